@@ -1,0 +1,42 @@
+# Two commands do everything from a fresh clone: `make demo` and `make test`. Needs Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test setup format lint types contracts unit clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@echo "== setting up $(VENV): one minute, once"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchrunner needs Python 3.11 or newer; set PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	@rm -rf outputs/demo-chat.simulated outputs/demo-images.simulated
+	@echo "== two jobs on the built-in simulator: no key, no network, nothing paid"
+	$(BIN)/batchrunner run jobs/demo-chat.yaml
+	$(BIN)/batchrunner run jobs/demo-images.yaml
+	@echo "== answers:  outputs/demo-chat.simulated/results.jsonl"
+	@echo "== pictures: outputs/demo-images.simulated/images/"
+	@ls outputs/demo-images.simulated/images
+
+test: setup format lint types contracts unit
+	@echo "== every check passed"
+
+format:
+	@echo "== format"; $(BIN)/ruff format --check .
+lint:
+	@echo "== lint"; $(BIN)/ruff check .
+types:
+	@echo "== types"; $(BIN)/mypy
+contracts:
+	@echo "== import contracts"; $(BIN)/lint-imports
+unit:
+	@echo "== tests"; $(BIN)/python -m pytest -n auto
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,77 @@
+"""What can go wrong on this side, as exceptions with an exit status. Faults of servers are values: see `outcome`."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """What a command tells its caller, fixed by the contract."""
+
+    DONE = 0
+    FAILED = 1
+    MISTAKE = 2
+    PAUSED = 3
+    STOPPED = 4
+    REFUSED = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class BatchrunnerError(Exception):
+    """The root of every error of this program; `exit_status` is what a command ends with."""
+
+    exit_status = ExitStatus.STOPPED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """One thing that a person has to mend in a job file, a source or a command line."""
+
+    problem: str
+    file: str | None = None
+    line: int | None = None
+    """1-based line in `file`."""
+    key: str | None = None
+    """Path of the key, like `limits.concurrency` or `prompts[2].id`."""
+    expected: str | None = None
+    hint: str | None = None
+    """What was probably meant, or what to do."""
+
+    def __str__(self) -> str:
+        """`file:line: key: problem; expected …; hint`, without the parts that are not known."""
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        head = ": ".join(part for part in (place, self.key, self.problem) if part)
+        tail = [f"expected {self.expected}"] if self.expected else []
+        return "; ".join([head, *tail, *([self.hint] if self.hint else [])])
+
+
+class JobMistakesError(BatchrunnerError):
+    """A job file, one of its sources or a command line has mistakes; carries all of them."""
+
+    exit_status = ExitStatus.MISTAKE
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+class StoreBrokenError(BatchrunnerError):
+    """The disk refused a write or a sync (full, read-only, broken): nothing may be sent after it."""
+
+
+class LedgerDamagedError(BatchrunnerError):
+    """A ledger segment is damaged below what was durable: continuing could pay twice."""
+
+    def __init__(self, *, file: str, offset: int, problem: str) -> None:
+        super().__init__(f"{file}: byte {offset}: {problem}")
+        self.file = file
+        self.offset = offset
+        self.problem = problem
+
+
+class LockHeldError(BatchrunnerError):
+    """Another run is writing in this directory."""
+
+
+class WrongDirectoryError(BatchrunnerError):
+    """The output directory belongs to another job, or a simulated run is mixed with a real one."""

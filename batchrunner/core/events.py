@@ -1,0 +1,158 @@
+"""The ledger's lines: what happened, typed. Prompts, answers, headers and secrets never stand in one.
+
+Field names on disk are short because a night writes millions of them; `e` is the event's name. The writer adds `s`
+(sequence), `t` (wall clock), `d` (durable length) and `c` (checksum) around these fields; see `stores/ledger`.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e"):
+    """The root of all events."""
+
+
+class Open(_Event, frozen=True, tag="open"):
+    """A process begins its segment."""
+
+    version: int
+    run: str
+    segment: int
+    job: str
+    """Digest of the job as resolved."""
+    program: str
+    labels: str = ""
+    """Digest of all (index, id, key) of the plan that this process works by."""
+
+
+class Intent(_Event, frozen=True, tag="intent"):
+    """A paid POST is about to leave."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    model: str
+    account: str
+
+
+class Refused(_Event, frozen=True, tag="refused"):
+    """The server said no to a send without a word about the item; no attempt is charged."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    kind: str
+    wait: float | None = None
+
+
+class Accepted(_Event, frozen=True, tag="accepted"):
+    """The server took a task."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    task: str
+    model: str
+    account: str
+
+
+class Ready(_Event, frozen=True, tag="ready"):
+    """A task's pictures lie on the storage host."""
+
+    i: str
+    k: str
+    urls: tuple[str, ...]
+
+
+class Retry(_Event, frozen=True, tag="retry"):
+    """A send or a task ended without a result and is to be tried again; charges an attempt."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    """Attempts charged, this one included."""
+    kind: str
+    wait: float | None = None
+    ambiguous: bool = False
+
+
+class Done(_Event, frozen=True, tag="done"):
+    """The item succeeded and its bytes are durable."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    crc: str
+    """Of its line in results.jsonl."""
+    length: int
+    """Durable length of results.jsonl after that line."""
+    files: tuple[tuple[str, int, str], ...] = ()
+    """(path, size in bytes, sha256) of each artifact."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    images: int = 0
+    recovered: bool = False
+
+
+class Failed(_Event, frozen=True, tag="failed"):
+    """The item failed for good."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    kind: str
+    message: str
+    request_id: str | None = None
+    ambiguous: bool = False
+
+
+class Parked(_Event, frozen=True, tag="parked"):
+    """A lane stopped; `until` is a wall clock time, None while nothing but a person helps."""
+
+    account: str
+    model: str
+    """Empty: every lane of the account."""
+    kind: str
+    reason: str
+    until: float | None = None
+
+
+class Resumed(_Event, frozen=True, tag="resumed"):
+    """A parked lane goes on."""
+
+    account: str
+    model: str
+
+
+class Requeued(_Event, frozen=True, tag="requeued"):
+    """A person asked for a failed or held item to be tried again: its next generation."""
+
+    i: str
+    k: str
+
+
+class Rewritten(_Event, frozen=True, tag="rewritten"):
+    """results.jsonl was replaced, atomically, by one that shows the present job."""
+
+    length: int
+    labels: str
+
+
+class Close(_Event, frozen=True, tag="close"):
+    """The clean end of a segment."""
+
+    records: int
+
+
+Event: TypeAlias = (
+    Open | Intent | Refused | Accepted | Ready | Retry | Done | Failed | Parked | Resumed | Requeued | Rewritten | Close
+)

@@ -1,0 +1,158 @@
+"""The job as values: what `spec` makes of a job file and everyone else reads. Nothing here is optional by accident."""
+
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Literal, TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+Kind = Literal["chat", "image"]
+PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
+DialectName = Literal["openai-chat", "anthropic-messages", "modelscope-images", "openai-images"]
+AuthScheme = Literal["bearer", "x-api-key", "none"]
+PictureFormat = Literal["png", "jpeg", "webp", "gif"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Where requests go, in which dialect, and with whose keys (their names only)."""
+
+    preset: PresetName
+    dialect: DialectName
+    base_url: str
+    """Normalised: no end slash, no pasted endpoint path; empty for the simulator in process."""
+    key_env: tuple[str, ...]
+    """Names of environment variables, one account each; empty when no key is needed."""
+    auth: AuthScheme
+    headers: dict[str, str] = field(default_factory=dict)
+    proxy: str | None = None
+    allow_http: bool = False
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message of a conversation; `content` is a template in a job and rendered text in an item."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedPrompt:
+    """An entry of `prompts:` when it is a list. `prompt` is a template (matrix names and `vars`)."""
+
+    prompt: str | None
+    """None when the job has `messages:`, which then use `vars`."""
+    id: str | None = None
+    params: dict[str, Json] = field(default_factory=dict)
+    vars: dict[str, Json] = field(default_factory=dict)
+    images: tuple[str, ...] | None = None
+    line: int | None = None
+    """1-based line in the job file, for messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """`prompts:` as a list."""
+
+    entries: tuple[ListedPrompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """`prompts:` from a file or folder; rows are streamed."""
+
+    path: str
+    """Absolute, or relative to the working directory: `spec` has resolved it against the job file's folder."""
+    shown: str
+    """As the person wrote it."""
+    template: str | None = None
+    id: str | None = None
+    limit: int | None = None
+    on_bad_row: Literal["fail", "skip"] = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What must not be exceeded, per lane unless it says otherwise; None is no limit of its own."""
+
+    concurrency: int | None = None
+    """None is `auto`."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    requests_per_day: int | None = None
+    in_flight_tasks: int | None = None
+    poll_per_second: float | None = None
+    """Per account."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often an item is tried, and the longest wait between tries, in seconds."""
+
+    attempts: int = 5
+    max_wait_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Deadlines in seconds."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 120.0
+    idle_s: float = 120.0
+    total_s: float = 600.0
+    task_s: float = 600.0
+    download_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where results land and how artifacts are called."""
+
+    dir: str
+    """Relative to the working directory, or absolute."""
+    format: PictureFormat | None = None
+    """None keeps what the server sent."""
+    name: str = "{{ id }}"
+    each: str | None = None
+    """Template of a path below `dir`: every answer also goes into a file of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job file, read, checked and resolved."""
+
+    name: str
+    file: str
+    """The job file as the person named it, for messages and for the command that goes on."""
+    folder: PurePath
+    """The job file's folder: local pictures and schema files are relative to it."""
+    kind: Kind
+    provider: Provider
+    models: tuple[str, ...]
+    prompts: Listing | Source
+    matrix: dict[str, tuple[Json, ...]]
+    params: dict[str, Json]
+    system: str | None
+    """A template."""
+    messages: tuple[Turn, ...]
+    """Templates; empty when the prompt itself is the one user message."""
+    images: tuple[str, ...]
+    """Templates of local paths or URLs of pictures given to the model."""
+    schema: dict[str, Json] | None
+    stream: bool
+    replicas: int
+    limits: Limits
+    retry: Retry
+    timeouts: Timeouts
+    output: Output
+    durability: Literal["full", "result"]
+    on_ambiguous: Literal["resend", "hold"]
+    on_quota: Literal["wait", "stop"]
+    breaker: int
+    simulated: bool
+    """True for `provider: simulator` and `--simulate`: such a run never mixes with a real one."""
+    scenario: str | None = None
+    """Faults asked of the in-process simulator, for example `throttle:3`."""

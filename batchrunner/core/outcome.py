@@ -1,0 +1,185 @@
+"""What came of a request, as values. A dialect makes them, the engine decides what follows; see `rules`."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from batchrunner.core.job import Json
+
+
+class ProblemKind(StrEnum):
+    """Everything that can be wrong with a request, an answer, a task or a picture. `rules.RULES` says what follows."""
+
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    SERVER_ERROR = "server_error"
+    OVERLOADED = "overloaded"
+    THROTTLE = "throttle"
+    QUOTA_MODEL = "quota_model"
+    QUOTA_ACCOUNT = "quota_account"
+    MODEL_SUSPENDED = "model_suspended"
+    AUTH = "auth"
+    BILLING = "billing"
+    FORBIDDEN_MODEL = "forbidden_model"
+    MODEL_NOT_FOUND = "model_not_found"
+    BAD_REQUEST = "bad_request"
+    CONFIGURATION = "configuration"
+    ADAPTABLE = "adaptable"
+    CONTENT_FILTER = "content_filter"
+    MEDIA_FETCH = "media_fetch"
+    EMPTY_RESPONSE = "empty_response"
+    STREAM_CUT = "stream_cut"
+    STREAM_CORRUPT = "stream_corrupt"
+    TOO_LARGE = "too_large"
+    SCHEMA_MISS = "schema_miss"
+    TASK_FAILED = "task_failed"
+    TASK_CANCELLED = "task_cancelled"
+    TASK_EXPIRED = "task_expired"
+    TASK_NOT_FOUND = "task_not_found"
+    POLL_STUB = "poll_stub"
+    UNKNOWN_STATUS = "unknown_status"
+    EMPTY_RESULT = "empty_result"
+    DOWNLOAD_FAILED = "download_failed"
+    BAD_PICTURE = "bad_picture"
+
+
+Adaptation = Literal["stream", "no_stream_options", "no_thinking_switch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What a reply's headers say about limits. None is unknown, never zero. Times are seconds from the reply."""
+
+    model_remaining: int | None = None
+    """Calls left today for this model (ModelScope)."""
+    account_remaining: int | None = None
+    requests_remaining: int | None = None
+    """Requests left in the server's current window."""
+    tokens_remaining: int | None = None
+    requests_reset_s: float | None = None
+    """An upper bound: when the bucket is full again."""
+    tokens_reset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens as the server counted them; None is not told."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that the model asks for. `arguments` is the text as sent, which may be invalid JSON."""
+
+    id: str | None
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole chat answer."""
+
+    text: str
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    parsed: Json = None
+    """The validated value when the job has a schema."""
+    finish_reason: str | None = None
+    truncated: bool = False
+    usage: Usage | None = None
+    flags: tuple[str, ...] = ()
+    """What was odd about an answer that is whole all the same, like `no_done`."""
+    hints: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The server took an image task; its id must be durable before its first poll."""
+
+    task_id: str
+    hints: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureUrl:
+    """A picture that lies on a storage host."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureBytes:
+    """A picture that came in the answer itself."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """The pictures of a finished image request, at least one."""
+
+    refs: tuple[PictureUrl | PictureBytes, ...]
+    usage: Usage | None = None
+    flags: tuple[str, ...] = ()
+    hints: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A poll says that the task is not finished. `state` is `queued`, `running` or `unknown`."""
+
+    state: Literal["queued", "running", "unknown"]
+    raw: str = ""
+    """The server's own word."""
+    hint_s: float | None = None
+    stub: bool = False
+    """The reply names no task at all: the stub trap of PROTOCOL 3.9."""
+    hints: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a request gave nothing usable."""
+
+    kind: ProblemKind
+    message: str
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
+    wait_s: float | None = None
+    """How long the server asks to wait, whatever form the hint had."""
+    should_retry: bool | None = None
+    """`x-should-retry`, when the server sent it."""
+    adaptation: Adaptation | None = None
+    """Set for ADAPTABLE: what to change before the one resend."""
+    correction: "Correction | None" = None
+    """Set for SCHEMA_MISS: what to tell the model when it is asked again."""
+    usage: Usage | None = None
+    hints: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """A re-ask after an answer that broke the schema: the model's own text and the validator's words."""
+
+    said: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """How a resend differs from the item as written. Empty for the first send."""
+
+    adapted: frozenset[Adaptation] = field(default_factory=frozenset)
+    correction: Correction | None = None
+
+
+SendOutcome: TypeAlias = Answer | Accepted | Pictures | Problem
+"""What a paid POST comes to."""
+PollOutcome: TypeAlias = Pending | Pictures | Problem
+"""What a poll comes to. TASK_FAILED, TASK_CANCELLED, TASK_NOT_FOUND and EMPTY_RESULT speak of the task; any other
+problem speaks of the poll itself and never ends the task."""

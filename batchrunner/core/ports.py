@@ -1,0 +1,150 @@
+"""The doors of the engine: what it needs from the worlds, each as small as it can be.
+
+The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from batchrunner.core.events import Event
+from batchrunner.core.item import Item
+from batchrunner.core.job import PictureFormat
+from batchrunner.core.outcome import PollOutcome, Problem, Revision, SendOutcome
+from batchrunner.core.row import FailureRow, Picture, ResultRow
+from batchrunner.core.wire import Decoder, Request
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Time comes from here only."""
+
+    def monotonic(self) -> float:
+        """Seconds for waits; the running loop's own clock, so that virtual time works."""
+
+    def wall(self) -> float:
+        """Seconds since 1970, for windows, daily quotas and what is written down."""
+
+
+class Items(Protocol):
+    """The job's items in order, made anew by every call: rows × matrix × models × replicas, streamed."""
+
+    def stream(self, models: frozenset[str] | None = None) -> AsyncIterator[Item]:
+        """The items of these models (None: all). Ids, keys and indexes are the same whatever is asked for.
+
+        Raises:
+            JobMistakesError: a source cannot be read, or a row is bad and `on_bad_row` is `fail`.
+        """
+
+    @property
+    def skipped_rows(self) -> int:
+        """Bad rows that the last whole pass left out."""
+
+
+class Dialect(Protocol):
+    """A wire protocol, pure."""
+
+    def encode(self, item: Item, revision: Revision) -> Request:
+        """The paid POST."""
+
+    def decoder(self, item: Item) -> Decoder[SendOutcome]:
+        """A fresh reader for its reply."""
+
+
+class TaskDialect(Dialect, Protocol):
+    """A wire protocol whose POST may be accepted as a remote task."""
+
+    def poll(self, task_id: str) -> Request:
+        """The free GET that asks how the task stands."""
+
+    def poll_decoder(self) -> Decoder[PollOutcome]:
+        """A fresh reader for its reply."""
+
+
+class Transport(Protocol):
+    """Sends API requests of one provider with the credentials of its accounts. Follows no redirect."""
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+        """Send, let the decoder read, and give what it makes of it. Network faults reach it as `Broken`.
+
+        Raises:
+            asyncio.CancelledError: only.
+        """
+
+
+class Downloads(Protocol):
+    """Fetches pictures from storage hosts, without any credential."""
+
+    async def fetch(self, url: str) -> bytes | Problem:
+        """The whole body, capped; a DOWNLOAD_FAILED problem otherwise."""
+
+
+class Ledger(Protocol):
+    """The memory. Raises StoreBrokenError from every call once the disk refused one."""
+
+    def note(self, event: Event) -> None:
+        """Put the event in line; it is written and synced with the next ones."""
+
+    async def write(self, event: Event) -> None:
+        """Return when the event has been handed to the operating system: it survives kill -9."""
+
+    async def commit(self, event: Event) -> None:
+        """Return when the event is on the disk: it survives power loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a row stands in `results.jsonl`."""
+
+    crc: str
+    """crc32 of the line without its newline, eight lowercase hex digits."""
+    length: int
+    """The file's durable length in bytes right after the line."""
+
+
+class Results(Protocol):
+    """`results.jsonl` and `failures.jsonl`."""
+
+    async def add(self, row: ResultRow) -> Place:
+        """Append a row; durable when this returns."""
+
+    async def add_failure(self, row: FailureRow) -> None:
+        """Append a row to `failures.jsonl`; durable when this returns."""
+
+
+class PictureStore(Protocol):
+    """Checks, converts and keeps pictures."""
+
+    async def save(
+        self, data: bytes, *, stem: str, into: PictureFormat | None, text: Mapping[str, str]
+    ) -> Picture | Problem:
+        """Verify and load off the loop, convert, put `text` into a PNG's text chunks, save whole under a safe name.
+
+        Durable when this returns. A BAD_PICTURE problem when the bytes are no whole picture.
+        """
+
+
+class AnswerFiles(Protocol):
+    """`output.each`: every answer in a file of its own, too."""
+
+    async def save(self, item: Item, text: str) -> str:
+        """The path below the run's directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything the engine drives, plugged together by `app`."""
+
+    clock: Clock
+    items: Items
+    dialect: Dialect
+    tasks: TaskDialect | None
+    transport: Transport
+    downloads: Downloads
+    ledger: Ledger
+    results: Results
+    pictures: PictureStore
+    each: AnswerFiles | None
+    accounts: Sequence[str]
+    """Names of the keys' variables; a single empty string where no key is needed."""

@@ -1,0 +1,77 @@
+"""The provider presets as a table: base URLs, dialects, where keys come from, what is known of their limits.
+
+Source: DESIGN section 9 and PROTOCOL 2.1, 2.2, 3.2.
+"""
+
+from dataclasses import dataclass
+
+from batchrunner.core.job import AuthScheme, DialectName, Kind, PresetName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """What `provider: NAME` stands for."""
+
+    name: PresetName
+    base_url: str
+    dialects: dict[Kind, DialectName]
+    key_env: str | None
+    auth: AuthScheme
+    first_concurrency: int
+    """What `concurrency: auto` starts with on each lane."""
+    in_flight_tasks: int = 0
+    """Remote image tasks followed at a time on each lane unless the job says otherwise."""
+    poll_per_second: float = 10.0
+    """Polls of one account unless the job says otherwise."""
+
+
+_MODELSCOPE = "https://api-inference.modelscope.cn"
+
+PRESETS: dict[PresetName, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="modelscope",
+            base_url=f"{_MODELSCOPE}/v1",
+            dialects={"chat": "openai-chat", "image": "modelscope-images"},
+            key_env="MODELSCOPE_API_KEY",
+            auth="bearer",
+            first_concurrency=1,
+            in_flight_tasks=20,
+        ),
+        Preset(
+            name="modelscope-anthropic",
+            base_url=_MODELSCOPE,
+            dialects={"chat": "anthropic-messages"},
+            key_env="MODELSCOPE_API_KEY",
+            auth="x-api-key",
+            first_concurrency=1,
+        ),
+        Preset(
+            name="openai",
+            base_url="https://api.openai.com/v1",
+            dialects={"chat": "openai-chat", "image": "openai-images"},
+            key_env="OPENAI_API_KEY",
+            auth="bearer",
+            first_concurrency=4,
+        ),
+        Preset(
+            name="anthropic",
+            base_url="https://api.anthropic.com",
+            dialects={"chat": "anthropic-messages"},
+            key_env="ANTHROPIC_API_KEY",
+            auth="x-api-key",
+            first_concurrency=4,
+        ),
+        Preset(
+            name="simulator",
+            base_url="http://simulator.invalid/v1",
+            dialects={"chat": "openai-chat", "image": "modelscope-images"},
+            key_env=None,
+            auth="none",
+            first_concurrency=16,
+            in_flight_tasks=64,
+            poll_per_second=50.0,
+        ),
+    )
+}

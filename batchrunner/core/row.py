@@ -1,0 +1,180 @@
+"""The lines of `results.jsonl` and `failures.jsonl`: a contract, so names never change with the provider."""
+
+from dataclasses import dataclass
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import Answer, Problem, ToolCall, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture on disk. `path` is relative to the run's directory, with `/`."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    format: str
+    """Pillow's word: PNG, JPEG, WEBP, GIF."""
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOutput:
+    """`output` of a chat row; absent things are null."""
+
+    text: str
+    reasoning: str | None
+    tool_calls: tuple[ToolCall, ...] | None
+    parsed: Json
+    finish_reason: str | None
+    truncated: bool
+    flags: tuple[str, ...] = ()
+    path: str | None = None
+    """The answer's own file when the job has `output.each`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOutput:
+    """`output` of an image row."""
+
+    images: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What an item took, over all runs."""
+
+    attempts: int
+    ambiguous: int
+    """Sends that got no clear answer, cut off ones included: each may have been paid."""
+    recovered: bool
+    """True when a later process finished what an earlier one had begun."""
+    started_at: str
+    """UTC, RFC 3339 with milliseconds."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPicture:
+    """A picture that was given to a model, as rows show it."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """One succeeded item."""
+
+    id: str
+    prompt_id: str
+    index: int
+    model: str
+    prompt: str
+    vars: dict[str, Json]
+    params: dict[str, Json]
+    output: ChatOutput | ImageOutput
+    task_id: str | None
+    usage: Usage | None
+    attempts: int
+    ambiguous: int
+    recovered: bool
+    started_at: str
+    seconds: float
+    key: str
+    messages: tuple[dict[str, str], ...] | None = None
+    images: tuple[ShownPicture, ...] | None = None
+    """Pictures given to the model."""
+    replica: int | None = None
+    shared_with: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRow:
+    """One item that failed for good."""
+
+    id: str
+    prompt_id: str
+    index: int
+    model: str
+    prompt: str
+    vars: dict[str, Json]
+    params: dict[str, Json]
+    error: dict[str, Json]
+    """`class`, `message`, `status`, `code`, `request_id`."""
+    task_id: str | None
+    attempts: int
+    ambiguous: int
+    failed_at: str
+    key: str
+    shared_with: str | None = None
+
+
+def chat_output(answer: Answer, *, path: str | None) -> ChatOutput:
+    """The contract's shape of a chat answer."""
+    return ChatOutput(
+        text=answer.text,
+        reasoning=answer.reasoning,
+        tool_calls=answer.tool_calls or None,
+        parsed=answer.parsed,
+        finish_reason=answer.finish_reason,
+        truncated=answer.truncated,
+        flags=answer.flags,
+        path=path,
+    )
+
+
+def result_row(
+    item: Item, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None, effort: Effort
+) -> ResultRow:
+    """The row of a succeeded item."""
+    return ResultRow(
+        id=item.id,
+        prompt_id=item.prompt_id,
+        index=item.index,
+        model=item.model,
+        prompt=item.prompt,
+        vars=item.vars,
+        params=item.params,
+        output=output,
+        task_id=task_id,
+        usage=usage,
+        attempts=effort.attempts,
+        ambiguous=effort.ambiguous,
+        recovered=effort.recovered,
+        started_at=effort.started_at,
+        seconds=effort.seconds,
+        key=item.key,
+        messages=tuple({"role": t.role, "content": t.content} for t in item.turns) if item.shows_messages else None,
+        images=tuple(ShownPicture(name=p.name, sha256=p.sha256) for p in item.pictures) or None,
+        replica=item.replica if item.replica > 1 else None,
+    )
+
+
+def failure_row(
+    item: Item, problem: Problem, *, task_id: str | None, attempts: int, ambiguous: int, at: str
+) -> FailureRow:
+    """The row of an item that failed for good."""
+    return FailureRow(
+        id=item.id,
+        prompt_id=item.prompt_id,
+        index=item.index,
+        model=item.model,
+        prompt=item.prompt,
+        vars=item.vars,
+        params=item.params,
+        error={
+            "class": problem.kind.value,
+            "message": problem.message,
+            "status": problem.status,
+            "code": problem.code,
+            "request_id": problem.request_id,
+        },
+        task_id=task_id,
+        attempts=attempts,
+        ambiguous=ambiguous,
+        failed_at=at,
+        key=item.key,
+    )

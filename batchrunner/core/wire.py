@@ -1,0 +1,60 @@
+"""What crosses the network, as values: requests, heads of replies, how a reply ended, and who reads its bytes."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An HTTP request without its credentials: the transport adds those of the account, for the configured host only."""
+
+    method: Literal["GET", "POST"]
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Status and headers of a reply. Header names are lower-case; of repeated ones the last stands."""
+
+    status: int
+    headers: dict[str, str]
+    received_at: float
+    """Wall clock, seconds since 1970: what `Retry-After: <date>` is measured against."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """The reply's body was read to its end, as HTTP frames it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The exchange did not come to an orderly end."""
+
+    cause: Literal["connect", "timeout", "reset", "too_large"]
+    message: str
+    sent: bool
+    """True when bytes may have left: the server may have executed the request. False is proof that it did not."""
+
+
+Ending = Whole | Broken
+
+
+class Decoder(Protocol[T_co]):
+    """Reads one reply: `begin` once (never, if no head came), `feed` for each piece in order, `end` once.
+
+    Bytes in, one value out; never raises, whatever the bytes are. Content codings are already undone.
+    """
+
+    def begin(self, head: Head) -> None:
+        """The head of the reply."""
+
+    def feed(self, data: bytes) -> bool:
+        """A piece of the body of any size; True when nothing more is needed (the transport may then stop reading)."""
+
+    def end(self, ending: Ending) -> T_co:
+        """What it all came to."""
