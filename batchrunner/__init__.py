@@ -1,0 +1,91 @@
+"""Batchrunner sends the prompts of a YAML job file to a model and puts every answer on disk, each paid for once.
+
+    import batchrunner
+
+    job = batchrunner.load_job("jobs/cats.yaml")
+    report = batchrunner.run_sync(job)              # or: await batchrunner.run(job)
+    for row in batchrunner.results(report.status.dir):
+        print(row["id"], row["output"])
+
+A map of the house, from the door down; imports point down only:
+
+    cli         the commands, one file each, and progress
+    app         builds the concrete things and plugs them together
+    report      what happened, for people          simulator   a pretend provider
+    engine      where things happen in order: who may send when, attempts, remote tasks, what is written down
+    spec        job file -> Job                    prompts     Job -> stream of items
+    providers   the wire protocols, pure           stores      all that touches the disk
+    transport   all that touches the network       exporters   shapes that results leave in
+    core        frozen values and pure rules
+
+The public names below are looked up at first use, so that `import batchrunner` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from batchrunner.core.version import VERSION
+
+from batchrunner.core.version import VERSION
+
+__version__ = VERSION
+
+if TYPE_CHECKING:
+    from batchrunner.app import check, load_job, plan, results, run, run_sync, status
+    from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+    from batchrunner.core.job import Job
+    from batchrunner.core.plan import Plan
+    from batchrunner.core.report import CheckResult, Report
+    from batchrunner.core.status import Status
+    from batchrunner.simulator import run_server
+    from batchrunner.spec import job_schema, starter_job
+
+__all__ = [
+    "BatchrunnerError",
+    "CheckResult",
+    "ExitStatus",
+    "Job",
+    "JobMistakesError",
+    "Mistake",
+    "Plan",
+    "Report",
+    "Status",
+    "__version__",
+    "check",
+    "job_schema",
+    "load_job",
+    "plan",
+    "results",
+    "run",
+    "run_server",
+    "run_sync",
+    "starter_job",
+    "status",
+]
+
+_HOMES: dict[str, str] = {
+    **dict.fromkeys(("check", "load_job", "plan", "results", "run", "run_sync", "status"), "batchrunner.app"),
+    **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
+    **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec.job_schema"),
+    **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.report"),
+    "Job": "batchrunner.core.job",
+    "Plan": "batchrunner.core.plan",
+    "Status": "batchrunner.core.status",
+    "run_server": "batchrunner.simulator",
+}
+
+if not TYPE_CHECKING:  # a checker shall see the imports above only, and report a name that is not among them
+
+    def __getattr__(name: str) -> object:
+        """A public name, imported from its room when it is first asked for."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'batchrunner' has no attribute {name!r}")
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names and what is already loaded."""
+    return sorted({*globals(), *__all__})

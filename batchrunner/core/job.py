@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+if TYPE_CHECKING:
+    Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+else:  # a recursive alias means nothing to those who read annotations when the program runs, like msgspec
+    Json = Any
 
 Kind = Literal["chat", "image"]
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]

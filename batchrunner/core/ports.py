@@ -3,14 +3,15 @@
 The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import PollOutcome, Problem, Revision, SendOutcome
+from batchrunner.core.plan import Totals
 from batchrunner.core.row import FailureRow, Picture, ResultRow
 from batchrunner.core.wire import Decoder, Request
 
@@ -52,6 +53,7 @@ class Dialect(Protocol):
         """A fresh reader for its reply."""
 
 
+@runtime_checkable
 class TaskDialect(Dialect, Protocol):
     """A wire protocol whose POST may be accepted as a remote task."""
 
@@ -103,6 +105,14 @@ class Place:
     """The file's durable length in bytes right after the line."""
 
 
+class Replaced(Protocol):
+    """What an atomic rewrite came to."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the new file."""
+
+
 class Results(Protocol):
     """`results.jsonl` and `failures.jsonl`."""
 
@@ -111,6 +121,16 @@ class Results(Protocol):
 
     async def add_failure(self, row: FailureRow) -> None:
         """Append a row to `failures.jsonl`; durable when this returns."""
+
+    async def rewrite(self, items: AsyncIterator[Item], *, is_done: Callable[[bytes], bool]) -> Replaced:
+        """Replace `results.jsonl`, atomically, by one that shows these items in this order.
+
+        Rows of moved and renamed items are relabelled, further items of a key get a row `shared_with` the first,
+        rows of no item move to `superseded.jsonl`. Keys are the 16 bytes.
+        """
+
+    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Replaced:
+        """The same for `failures.jsonl`: one row for each item that stands failed, none for any other."""
 
 
 class PictureStore(Protocol):
@@ -148,3 +168,5 @@ class Ports:
     each: AnswerFiles | None
     accounts: Sequence[str]
     """Names of the keys' variables; a single empty string where no key is needed."""
+    remember: Callable[[Totals], None]
+    """Keeps the totals for `status`, which knows no job file."""

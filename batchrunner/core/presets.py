@@ -23,8 +23,11 @@ class Preset:
     """Remote image tasks followed at a time on each lane unless the job says otherwise."""
     poll_per_second: float = 10.0
     """Polls of one account unless the job says otherwise."""
+    day_offset_s: float = 0.0
+    """Where daily counters turn: seconds east of UTC of the zone whose midnight it is."""
 
 
+_SHANGHAI_S = 8 * 3600.0
 _MODELSCOPE = "https://api-inference.modelscope.cn"
 
 PRESETS: dict[PresetName, Preset] = {
@@ -38,6 +41,7 @@ PRESETS: dict[PresetName, Preset] = {
             auth="bearer",
             first_concurrency=1,
             in_flight_tasks=20,
+            day_offset_s=_SHANGHAI_S,
         ),
         Preset(
             name="modelscope-anthropic",
@@ -46,6 +50,7 @@ PRESETS: dict[PresetName, Preset] = {
             key_env="MODELSCOPE_API_KEY",
             auth="x-api-key",
             first_concurrency=1,
+            day_offset_s=_SHANGHAI_S,
         ),
         Preset(
             name="openai",
@@ -72,6 +77,7 @@ PRESETS: dict[PresetName, Preset] = {
             first_concurrency=16,
             in_flight_tasks=64,
             poll_per_second=50.0,
+            day_offset_s=_SHANGHAI_S,
         ),
     )
 }

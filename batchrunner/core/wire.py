@@ -8,7 +8,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """An HTTP request without its credentials: the transport adds those of the account, for the configured host only."""
+    """An HTTP request without credentials: the transport adds the account's, for the configured host only."""
 
     method: Literal["GET", "POST"]
     url: str

@@ -1,0 +1,8 @@
+"""Job in, a stream of items out: sources, templates, and rows × matrix × models × replicas.
+
+Knows prompt files and nothing else of the world. Refuses bad rows with file and line before anything is sent.
+"""
+
+from batchrunner.prompts.job_items import JobItems, check_items, items_of
+
+__all__ = ["JobItems", "check_items", "items_of"]

@@ -1,0 +1,22 @@
+"""A pretend provider: a pure, seeded world (`world`) behind two doors, in process and as an HTTP server.
+
+The world answers a call with a script of bytes, waits and breaks; the doors play it. The rules of what a real server
+accepts and says are those of PROTOCOL.md; section 9 is this room's specification. `run_server` is looked up at first
+use, so that a run in process never loads the server.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrunner.simulator.running import run_server
+
+__all__ = ["run_server"]
+
+if not TYPE_CHECKING:  # a checker shall see the import above only
+
+    def __getattr__(name: str) -> object:
+        """`run_server`, imported when it is first asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module 'batchrunner.simulator' has no attribute {name!r}")
+        return getattr(import_module("batchrunner.simulator.running"), name)

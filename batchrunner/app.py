@@ -1,0 +1,252 @@
+"""What the program does, one function a verb: the commands call these, and so does anybody's Python.
+
+`assembly` builds what a run needs; this file opens, watches and closes it, and decides nothing.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypedDict, TypeVar, Unpack
+
+from batchrunner.assembly import assemble
+from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
+from batchrunner.core.job import Job, Json
+from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.plan import Plan, count_items
+from batchrunner.core.presets import PRESETS
+from batchrunner.core.report import CheckResult, Report
+from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.status import Status
+from batchrunner.core.version import VERSION
+from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.runner import Runner, Wishes
+from batchrunner.engine.snapshot import with_end
+from batchrunner.engine.survey import survey, totals_of
+from batchrunner.prompts import check_items, items_of
+from batchrunner.providers import dialect_for
+from batchrunner.report.causes import failure_groups
+from batchrunner.report.standing import replay, status_of_directory
+from batchrunner.stores.lock import RunLock
+from batchrunner.stores.results import iter_results
+from batchrunner.stores.run_directory import take_directory
+from batchrunner.stores.run_file import check_claim, make_run_folder
+from batchrunner.transport import read_keys
+
+T = TypeVar("T")
+Progress = Callable[[Callable[[], Status]], Awaitable[None]]
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False, out: str | None = None) -> Job:
+    """Read, check and resolve a job file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key.path=VALUE` each, as of `--set`.
+        simulate: run it against the built-in simulator, apart from real runs.
+        out: the output directory, instead of the job's.
+
+    Raises:
+        JobMistakesError: with every mistake.
+    """
+    from batchrunner.spec import load_job as load  # noqa: PLC0415 - pydantic takes a third of a second
+
+    return load(path, overrides=overrides, simulate=simulate, out=out)
+
+
+async def check(job: Job) -> CheckResult:
+    """Stream every item once and collect what is wrong; sends nothing and writes nothing."""
+    dialect_for(job.provider)
+    mistakes = await check_items(job)
+    if mistakes:
+        return CheckResult(mistakes=mistakes, items=0)
+    items = items_of(job)
+    found = await survey(items, LedgerState())
+    notes = [f"{found.skipped_rows} bad rows are skipped"] if found.skipped_rows else []
+    missing = [mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]]
+    return CheckResult(mistakes=(), items=found.total, notes=(*notes, *missing))
+
+
+async def plan(job: Job) -> Plan:
+    """What a run would do now. Sends nothing and writes nothing.
+
+    Raises:
+        JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
+    """
+    folder = Path(job.output.dir)
+    check_claim(folder, job_name=job.name, simulated=job.simulated)
+    state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
+    items = items_of(job)
+    found = await survey(items, state)
+    totals = totals_of(job, found, accounts=len(job.provider.key_env))
+    daily = job.limits.requests_per_day
+    lanes = len(job.models) * max(1, len(job.provider.key_env))
+    return Plan(
+        job=job.name,
+        dir=job.output.dir,
+        items=count_items(state, totals, now=LoopClock().wall()),
+        to_send=found.to_send,
+        to_poll=len(state.tasks),
+        identical=sum(found.shared.values()),
+        superseded=found.vanished[Standing.DONE],
+        skipped_rows=found.skipped_rows,
+        estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
+        max_calls=found.to_send * job.retry.attempts,
+        quota_days=found.to_send / (daily * lanes) if daily else None,
+        notes=tuple(mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]),
+    )
+
+
+class RunOptions(TypedDict, total=False):
+    """What `run` and `run_sync` take beyond the job.
+
+    limit: only the first so many items of the job.
+    retry_failed: give items that had failed a new generation of attempts.
+    resend_held: send items that are held because they may have been paid already.
+    progress: started as a task with a function that tells the present status; cancelled at the end.
+    signals: SIGINT and SIGTERM drain the run, a second one cancels it.
+    say: for what a person should know at once; default: a line on stderr.
+    command: how to go on from a shell, for `Status.next_command`.
+    clock: for runs in virtual time.
+    """
+
+    limit: int | None
+    retry_failed: bool
+    resend_held: bool
+    progress: Progress | None
+    signals: bool
+    say: Callable[[str], None] | None
+    command: str | None
+    clock: LoopClock
+
+
+async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
+    """Run a job, or go on with it; see `RunOptions`.
+
+    Raises:
+        JobMistakesError: a source, or a key's variable that is not set.
+        LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
+    """
+    speak = options.get("say") or _to_stderr
+    clock = options.get("clock") or LoopClock()
+    keys, missing = read_keys(job.provider.key_env, os.environ)
+    if missing and not keys:
+        raise JobMistakesError(missing)
+    dialect_for(job.provider)
+    folder = Path(job.output.dir)
+    check_claim(folder, job_name=job.name, simulated=job.simulated)
+    make_run_folder(folder)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(RunLock(folder))
+        take_directory(folder, job, program=VERSION, wall=clock.wall())
+        for mistake in missing:
+            speak(f"{mistake.problem}: this key's lanes stay closed")
+        wishes = Wishes(
+            limit=options.get("limit"),
+            retry_failed=options.get("retry_failed", False),
+            resend_held=options.get("resend_held", False),
+        )
+        runner = await assemble(job, stack, clock=clock, keys=keys, folder=folder, wishes=wishes, say=speak)
+        async with _watched(runner, options):
+            exit_status, message = await _run_to_end(runner)
+        status = with_end(
+            replace(
+                runner.snapshot(), failures=failure_groups(folder), notes=tuple(mistake.problem for mistake in missing)
+            ),
+            exit_status,
+            message=message,
+            next_command=_next_command(runner, exit_status, options.get("command")),
+        )
+    return Report(status=status, exit_status=exit_status)
+
+
+def run_sync(job: Job, **options: Unpack[RunOptions]) -> Report:
+    """`run` from ordinary code, on uvloop where it runs."""
+    return on_a_fast_loop(run(job, **options))
+
+
+def on_a_fast_loop(coroutine: Coroutine[object, object, T]) -> T:
+    """Run it to its end on uvloop, or on asyncio's own loop where uvloop is not installed."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - it is not there on every system
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(coroutine)
+
+
+def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `Status.dir`
+    """Where a run stands, from its files, also while another process works on it.
+
+    Raises:
+        WrongDirectoryError: there is no run in this directory.
+        LedgerDamagedError, StoreBrokenError: its files cannot be read.
+    """
+    return status_of_directory(Path(dir))
+
+
+def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
+    """The rows of a run's `results.jsonl`."""
+    return iter_results(Path(dir))
+
+
+# -- the pieces of a run
+
+
+@asynccontextmanager
+async def _watched(runner: Runner, options: RunOptions) -> AsyncIterator[None]:
+    """Progress and signals, for as long as the run goes."""
+    loop = asyncio.get_running_loop()
+    progress = options.get("progress")
+    showing = asyncio.ensure_future(progress(runner.snapshot)) if progress is not None else None
+    caught = _SIGNALS if options.get("signals") else ()
+    for number in caught:
+        loop.add_signal_handler(number, runner.shutdown.request, int(number))
+    try:
+        yield
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+        if showing is not None:
+            showing.cancel()
+            with suppress(asyncio.CancelledError):
+                await showing
+
+
+async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
+    """The exit status and, where the machine or a person stopped it, why."""
+    shutdown = runner.shutdown
+    running = asyncio.create_task(runner.run())
+    shutdown.watch_over(running)
+    try:
+        await running
+    except StoreBrokenError as error:
+        return ExitStatus.STOPPED, str(error)
+    except asyncio.CancelledError:
+        if not shutdown.draining.is_set():
+            running.cancel()
+            raise
+    finally:
+        shutdown.over()
+    return runner.exit_status(), runner.message()
+
+
+def _next_command(runner: Runner, exit_status: ExitStatus, command: str | None) -> str | None:
+    """The exact command that goes on, None when nothing is left to do."""
+    if command is None or exit_status is ExitStatus.DONE:
+        return None
+    if exit_status is ExitStatus.FAILED:
+        return f"{command} --retry-failed"
+    items = runner.snapshot().items
+    only_held = items.held and not (items.pending or items.accepted or items.timed_out)
+    return f"{command} --resend-held" if only_held else command
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - the default voice of the Python API

@@ -1,0 +1,179 @@
+"""Builds the concrete things of a run and plugs them together; decides nothing. The one file that knows every room.
+
+Libraries that cost time to load are loaded inside the functions that need them.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.events import Done
+from batchrunner.core.job import Job
+from batchrunner.core.plan import Totals
+from batchrunner.core.ports import Downloads, Ports, TaskDialect, Transport
+from batchrunner.core.presets import PRESETS
+from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.version import VERSION
+from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.runner import Runner, Wishes
+from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.survey import lane_concurrency, survey, totals_of
+from batchrunner.prompts import JobItems, items_of
+from batchrunner.providers import dialect_for
+from batchrunner.report.standing import LEDGER, replay
+from batchrunner.stores.artifacts import AnswerFolder, Artifacts
+from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.results import AdoptedRow, ResultsFile
+from batchrunner.stores.run_directory import digest_of_job, remember_totals
+from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host
+
+
+async def assemble(
+    job: Job,
+    stack: AsyncExitStack,
+    *,
+    clock: LoopClock,
+    keys: dict[str, Secret],
+    folder: Path,
+    wishes: Wishes,
+    say: Callable[[str], None],
+) -> Runner:
+    """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out."""
+    state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say)
+    items = items_of(job)
+    found = await survey(items, state, limit=wishes.limit)
+    results = ResultsFile(folder)
+    recovered = results.recover(state.results_length)
+    transport, downloads = await _network(job, stack, clock=clock, keys=keys)
+    ledger = LedgerWriter.open(
+        folder / LEDGER,
+        run=f"{os.getpid()}-{int(clock.wall())}",
+        job=digest_of_job(job),
+        program=VERSION,
+        labels=found.labels,
+        clock=clock,
+    )
+    stack.push_async_callback(_close, ledger, results)
+    state.live = True
+    totals = totals_of(job, found, accounts=len(keys))
+    runner = Runner(
+        job=job,
+        ports=_ports(
+            job,
+            stack,
+            clock=clock,
+            items=items,
+            transport=transport,
+            downloads=downloads,
+            ledger=ledger,
+            results=results,
+            accounts=tuple(keys) or ("",),
+            folder=folder,
+        ),
+        state=state,
+        found=found,
+        totals=totals,
+        wishes=wishes,
+        shutdown=Shutdown(),
+        dice=random.Random(),  # noqa: S311 - jitter, no secret
+        say=say,
+        adopted=tuple(done for row in recovered.adopted if (done := _adopted(row, state)) is not None),
+        realigned_length=recovered.length if recovered.realigned else None,
+    )
+    if recovered.torn_bytes:
+        say(f"{folder}/results.jsonl: a torn end of {recovered.torn_bytes} bytes was moved to results.torn")
+    return runner
+
+
+def _ports(
+    job: Job,
+    stack: AsyncExitStack,
+    *,
+    clock: LoopClock,
+    items: JobItems,
+    transport: Transport,
+    downloads: Downloads,
+    ledger: LedgerWriter,
+    results: ResultsFile,
+    accounts: tuple[str, ...],
+    folder: Path,
+) -> Ports:
+    from batchrunner.stores.images import PictureFiles  # noqa: PLC0415 - Pillow, for runs only
+
+    artifacts = Artifacts(folder)
+    stack.callback(artifacts.close)
+    pictures = PictureFiles(artifacts)
+    stack.callback(pictures.close)
+
+    def remember(totals: Totals) -> None:
+        remember_totals(folder, totals)
+
+    dialect = dialect_for(job.provider)
+    return Ports(
+        clock=clock,
+        items=items,
+        dialect=dialect,
+        tasks=dialect if isinstance(dialect, TaskDialect) else None,
+        transport=transport,
+        downloads=downloads,
+        ledger=ledger,
+        results=results,
+        pictures=pictures,
+        each=AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None,
+        accounts=accounts,
+        remember=remember,
+    )
+
+
+async def _network(
+    job: Job, stack: AsyncExitStack, *, clock: LoopClock, keys: dict[str, Secret]
+) -> tuple[Transport, Downloads]:
+    """The real sessions, or the simulated world in process."""
+    if not job.provider.base_url or job.provider.base_url == PRESETS["simulator"].base_url:
+        from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
+
+        return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
+    provider = job.provider
+    lanes = len(job.models) * max(1, len(keys))
+    connections = lane_concurrency(job) * lanes + 64
+    transport = ApiTransport(provider, timeouts=job.timeouts, keys=keys, limit=connections, wall=clock.wall)
+    private = await is_private_host(provider.base_url)
+    downloads = PictureDownloads(
+        timeouts=job.timeouts,
+        allow_private=private,
+        allow_http=private or provider.allow_http,
+        proxy=provider.proxy,
+        ca_file=provider.ca_file,
+    )
+    return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
+
+
+async def _close(ledger: LedgerWriter, results: ResultsFile) -> None:
+    """A clean end where the disk lets us; where it does not, the next run finds a torn tail and goes on."""
+    with suppress(StoreBrokenError):
+        await results.close()
+    with suppress(StoreBrokenError):
+        await ledger.close()
+
+
+def _adopted(row: AdoptedRow, state: LedgerState) -> Done | None:
+    """A `done` for a row that reached the disk although its process did not live to say so."""
+    record = state.record(bytes.fromhex(row.key))
+    if not record.sends or record.standing in {Standing.DONE, Standing.FAILED}:
+        return None
+    return Done(
+        i=row.id,
+        k=row.key,
+        n=record.sends,
+        a=row.attempts,
+        crc=row.place.crc,
+        length=row.place.length,
+        files=row.files,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        images=len(row.files),
+        recovered=True,
+    )

@@ -1,0 +1,60 @@
+"""`batchrunner check JOB…`: every mistake of every job, then of their prompts. Sends nothing, writes nothing."""
+
+import asyncio
+from dataclasses import dataclass
+
+import batchrunner
+from batchrunner.cli.options import AsJson, JobFiles, Overrides
+from batchrunner.cli.output import emit, say, tell_mistakes
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.report.words import count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What `--json` shows of a job without mistakes."""
+
+    file: str
+    job: str
+    items: int
+    notes: tuple[str, ...]
+
+
+def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = False) -> ExitStatus:
+    r"""Check job files and their prompts; print every mistake.
+
+    \b
+    Nothing is sent. Each mistake has its file, line and key, and what was expected:
+      batchrunner check jobs/cats.yaml
+      batchrunner check jobs/*.yaml --json
+    """
+    fine: list[Checked] = []
+    mistakes: list[Mistake] = []
+    for file in jobs:
+        try:
+            found = _check_one(file, tuple(overrides or ()))
+        except JobMistakesError as error:
+            mistakes.extend(error.mistakes)
+        else:
+            fine.append(found)
+    for checked in fine:
+        _tell(checked)
+    if mistakes:
+        return tell_mistakes(tuple(mistakes), as_json=as_json)
+    if as_json:
+        emit({"mistakes": (), "jobs": fine})
+    return ExitStatus.DONE
+
+
+def _check_one(file: str, overrides: tuple[str, ...]) -> Checked:
+    job = batchrunner.load_job(file, overrides=overrides)
+    result = asyncio.run(batchrunner.check(job))
+    if result.mistakes:
+        raise JobMistakesError(result.mistakes)
+    return Checked(file=file, job=job.name, items=result.items, notes=result.notes)
+
+
+def _tell(checked: Checked) -> None:
+    say(f"{checked.file}: no mistakes, {count(checked.items, 'item')}")
+    for note in checked.notes:
+        say(f"  note: {note}")

@@ -1,0 +1,31 @@
+"""How this program was started, so that the command which goes on can be shown exactly, ready to paste."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def program() -> str:
+    """`batchrunner` when that is on the path, otherwise what does the same from where the person stands."""
+    started = sys.argv[0]
+    if Path(started).name == "__main__.py":
+        return f"{_shortest(sys.executable)} -m batchrunner"
+    return _shortest(started)
+
+
+def run_command(job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None) -> str:
+    """The `run` command that goes on with a job: without `--limit`, and without what a person asks for only once."""
+    options = [part for override in overrides for part in ("--set", override)]
+    options += ["--simulate"] if simulate else []
+    options += ["--out", out] if out is not None else []
+    file = f"./{job_file}" if job_file.startswith("-") else job_file
+    return f"{program()} {shlex.join(['run', file, *options])}"
+
+
+def _shortest(path: str) -> str:
+    name = Path(path).name
+    found = shutil.which(name)
+    same = found is not None and Path(found).absolute() == Path(path).absolute()
+    return shlex.quote(name if same else path)

@@ -1,0 +1,118 @@
+"""The command line: which commands there are, and what becomes of their errors.
+
+Refuses to show a traceback for anything a person can mend: mistakes, broken disks and refusals are told in words, and
+the exit status says which it was (DESIGN section 3).
+"""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from batchrunner import __version__
+from batchrunner.cli.check import check
+from batchrunner.cli.init import init
+from batchrunner.cli.output import emit, error_object, say, tell_error, tell_mistakes
+from batchrunner.cli.plan import plan
+from batchrunner.cli.run import run
+from batchrunner.cli.schema import schema
+from batchrunner.cli.simulate import simulate
+from batchrunner.cli.status import status
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
+
+COMMANDS: tuple[Callable[..., ExitStatus], ...] = (init, check, plan, run, status, simulate, schema)
+"""In the order of `--help`: the order in which a newcomer meets them."""
+
+_ABOUT = """Send the prompts of a YAML job file to a model; every answer and every picture lands on disk, paid for once.
+
+\b
+A first job, without a key and without paying:
+  batchrunner init
+  batchrunner run job.yaml --simulate
+
+\b
+A night's work, and going on after whatever happened to it:
+  batchrunner plan jobs/cats.yaml
+  batchrunner run jobs/cats.yaml
+  batchrunner status outputs/cats
+
+\b
+Exit status: 0 every item done, 1 some items failed, 2 the job file or the
+command line is wrong, 3 paused: run again later, 4 this machine stopped it
+(disk full, another run holds the lock), 5 the provider refused the account,
+130 or 143 interrupted. The same command always goes on where it stopped.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line; the value is the process's exit status."""
+    as_json = "--json" in arguments
+    try:
+        ended = build()(args=list(arguments), prog_name="batchrunner", standalone_mode=False)
+    except typer.TyperException as error:
+        return _tell_usage(error.format_message(), as_json=as_json)
+    except BatchrunnerError as error:
+        return tell_error(error, as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitStatus.INTERRUPTED
+    except OSError as error:
+        return tell_error(BatchrunnerError(_os_words(error)), as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the last door: exit status 1 would mean that items failed
+        return _tell_bug(error, as_json=as_json)
+    return ended if isinstance(ended, int) else ExitStatus.DONE
+
+
+def build() -> typer.Typer:
+    """The command line as typer knows it."""
+    command_line = typer.Typer(
+        name="batchrunner",
+        help=_ABOUT,
+        callback=_front,
+        invoke_without_command=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    for command in COMMANDS:
+        command_line.command(help=_help(command))(command)
+    return command_line
+
+
+def _help(command: Callable[..., ExitStatus]) -> str:
+    r"""The command's docstring; `\b` in it becomes typer's mark for lines that stay as they are."""
+    return (inspect.getdoc(command) or "").replace(r"\b", "\b")
+
+
+def _front(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"batchrunner {__version__}\n")
+        raise typer.Exit(ExitStatus.DONE)
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+        raise typer.Exit(ExitStatus.MISTAKE)
+
+
+def _tell_usage(message: str, *, as_json: bool) -> int:
+    hint = "`batchrunner --help` lists the commands, `batchrunner COMMAND --help` explains one"
+    return tell_mistakes((Mistake(problem=message.rstrip("."), hint=hint),), as_json=as_json)
+
+
+def _os_words(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
+
+
+def _tell_bug(error: Exception, *, as_json: bool) -> int:
+    say("".join(traceback.format_exception(error)))
+    say("error: this is a fault in batchrunner, please report the lines above; what was recorded is kept on disk.")
+    if as_json:
+        emit(error_object(BatchrunnerError(f"a fault in batchrunner: {type(error).__name__}")))
+    return ExitStatus.STOPPED

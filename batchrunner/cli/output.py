@@ -1,0 +1,95 @@
+"""The two mouths of the command line: people's text goes to stderr, one JSON object to stdout.
+
+A reader that went away (`| head`, a closed terminal) never ends a run: the work goes on, quietly.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import TextIO
+
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.job import Json
+from batchrunner.report.plain import printable
+
+
+def say(text: str) -> None:
+    """One or more lines to people; control characters are escaped."""
+    _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
+
+
+def emit(value: object) -> None:
+    """The command's JSON object, on a line of its own."""
+    emit_text(json.dumps(jsonable(value), allow_nan=False))
+
+
+def emit_text(text: str) -> None:
+    """JSON that is already text."""
+    _write(sys.stdout, text + "\n")
+
+
+def jsonable(value: object) -> Json:
+    """Dataclasses by their field names, tuples as lists, paths and enums as their values.
+
+    Raises:
+        TypeError: something else; what a command prints is made of these.
+    """
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(entry) for entry in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a JSON object")
+
+
+def tell_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus:
+    """Every mistake, for people or as `{"mistakes": […]}`."""
+    if as_json:
+        emit({"mistakes": mistakes})
+    for mistake in mistakes:
+        say(f"error: {mistake}".replace("\n", " "))
+    return ExitStatus.MISTAKE
+
+
+def tell_error(error: BatchrunnerError, *, as_json: bool) -> ExitStatus:
+    """What went wrong on this side, without a traceback; the value is what the command ends with."""
+    if isinstance(error, JobMistakesError):
+        return tell_mistakes(error.mistakes, as_json=as_json)
+    if as_json:
+        emit(error_object(error))
+    say(f"error: {error}")
+    return error.exit_status
+
+
+def error_object(error: BatchrunnerError) -> dict[str, object]:
+    """`{"error": {"message": …, "exit_status": n}}`."""
+    return {"error": {"message": str(error), "exit_status": error.exit_status}}
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Point the stream's descriptor at nothing, so that neither later lines nor the interpreter's end complain."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+    except (OSError, ValueError):
+        return

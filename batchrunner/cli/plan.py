@@ -1,0 +1,70 @@
+"""`batchrunner plan JOB`: what a run would do now. Sends nothing; shows estimates as estimates."""
+
+import asyncio
+from collections.abc import Iterator
+
+import batchrunner
+from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
+from batchrunner.cli.output import emit, say
+from batchrunner.core.errors import ExitStatus
+from batchrunner.core.plan import Plan
+from batchrunner.report.summary import items_line
+
+_WIDTH = 22
+
+
+def plan(
+    *,
+    job: JobFile,
+    out: Out = None,
+    overrides: Overrides = None,
+    simulate: Simulate = False,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Say what a run would do now, and what it may cost. Sends nothing.
+
+    \b
+    Also says what is done already, so it shows what a changed job file would send again:
+      batchrunner plan jobs/cats.yaml
+      batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
+    """
+    loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+    found = asyncio.run(batchrunner.plan(loaded))
+    if as_json:
+        emit(found)
+    else:
+        say("\n".join(table(found)))
+    return ExitStatus.DONE
+
+
+def table(found: Plan) -> Iterator[str]:
+    """The plan's lines for people; what is zero or unknown is left out where it says nothing."""
+    yield f"{found.job} in {found.dir}"
+    for label, value in _rows(found):
+        yield f"  {label:<{_WIDTH}} {value}"
+    for note in found.notes:
+        yield f"  note: {note}"
+
+
+def _rows(found: Plan) -> Iterator[tuple[str, str]]:
+    yield "items", items_line(found.items)
+    yield "requests to send", f"{found.to_send:,}, at most {found.max_calls:,} if every attempt were used"
+    yield from _counted(found)
+    yield "tokens to send", f"about {found.estimated_input_tokens:,} (a quarter of the characters)"
+    if found.quota_days is not None:
+        yield "days by daily quota", f"{found.quota_days:,.1f}"
+
+
+_COUNTED: tuple[tuple[str, str], ...] = (
+    ("to_poll", "tasks to follow"),
+    ("identical", "identical items, free"),
+    ("superseded", "rows to set aside"),
+    ("skipped_rows", "bad rows left out"),
+)
+"""Fields of `Plan` that are shown when they are not zero."""
+
+
+def _counted(found: Plan) -> Iterator[tuple[str, str]]:
+    for field, label in _COUNTED:
+        if number := getattr(found, field):
+            yield label, f"{number:,}"

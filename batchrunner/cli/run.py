@@ -1,0 +1,106 @@
+"""`batchrunner run JOB…`: runs jobs, or goes on with them where they stopped.
+
+The mistakes of any job stop all of them before anything is sent. Several jobs run one after the other unless
+`--parallel`; one that ends badly does not keep the others from running, an interruption does.
+"""
+
+from typing import Annotated
+
+import typer
+
+import batchrunner
+from batchrunner.cli.invocation import run_command
+from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate
+from batchrunner.cli.output import emit, error_object, say
+from batchrunner.cli.sequence import Asked, Broke, Ended, Errand, Ran, exit_status, run_all, run_one, worst
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.report.summary import summary
+
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, metavar="N", help="Only the first N items of each job: a small try before all."),
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try items again that had failed for good.")]
+ResendHeld = Annotated[
+    bool, typer.Option("--resend-held", help="Send items again that may have been paid already (on_ambiguous: hold).")
+]
+Parallel = Annotated[bool, typer.Option("--parallel", help="Run several jobs at the same time.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the closing summary.")]
+
+
+def run(
+    *,
+    jobs: JobFiles,
+    limit: Limit = None,
+    retry_failed: RetryFailed = False,
+    resend_held: ResendHeld = False,
+    out: Out = None,
+    overrides: Overrides = None,
+    simulate: Simulate = False,
+    parallel: Parallel = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Run jobs, or go on with them where they stopped. What is done is never paid again.
+
+    \b
+    Ctrl-C once: no more is sent, answers under way are awaited. Twice: stop at once.
+    Either way the same command goes on later:
+      batchrunner run jobs/cats.yaml
+      batchrunner run jobs/cats.yaml --limit 3
+      batchrunner run jobs/cats.yaml --simulate
+      batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
+      batchrunner run jobs/*.yaml --parallel
+    """
+    asked = Asked(limit=limit, retry_failed=retry_failed, resend_held=resend_held, quiet=quiet)
+    errands = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+    if len(errands) == 1:
+        report = run_one(errands[0], asked)
+        say(summary(report.status))
+        if as_json:
+            emit(report.status)
+        return report.exit_status
+    return _close(run_all(errands, asked, at_once=parallel), as_json=as_json)
+
+
+def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None) -> tuple[Errand, ...]:
+    """All jobs, read and resolved.
+
+    Raises:
+        JobMistakesError: with the mistakes of all of them, and of their combination.
+    """
+    errands: list[Errand] = []
+    mistakes: list[Mistake] = []
+    if out is not None and len(files) > 1:
+        mistakes.append(Mistake(key="--out", problem="several jobs cannot share a directory", hint="run them singly"))
+    for file in files:
+        command = run_command(file, overrides=overrides, simulate=simulate, out=out)
+        try:
+            job = batchrunner.load_job(file, overrides=overrides, simulate=simulate, out=out)
+        except JobMistakesError as error:
+            mistakes.extend(error.mistakes)
+        else:
+            errands.append(Errand(job=job, command=command))
+    if mistakes:
+        raise JobMistakesError(tuple(mistakes))
+    return tuple(errands)
+
+
+def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
+    for ended in all_ended:
+        match ended:
+            case Ran():
+                say(summary(ended.report.status))
+            case Broke():
+                say(f"{ended.errand.job.name}: error: {ended.error}\nnext: {ended.errand.command}")
+    if as_json:
+        emit({"jobs": [_shown(ended) for ended in all_ended]})
+    return worst(exit_status(ended) for ended in all_ended)
+
+
+def _shown(ended: Ended) -> object:
+    match ended:
+        case Ran():
+            return ended.report.status
+        case Broke():
+            return {"job": ended.errand.job.name, **error_object(ended.error)}

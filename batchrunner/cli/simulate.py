@@ -1,0 +1,127 @@
+"""`batchrunner simulate`: the simulated provider as an HTTP server, for a job or for any other client.
+
+Nothing it says is real and nothing is ever paid; Ctrl-C is its ordinary end and gives exit status 0.
+"""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+import batchrunner
+from batchrunner.cli.options import AsJson
+from batchrunner.cli.output import emit, say
+from batchrunner.core.errors import ExitStatus
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")]
+FilesPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the picture storage; 0 takes a free one.")]
+Faults = Annotated[str, typer.Option(metavar="NAME=RATE,...", help="What goes wrong by chance, as rates from 0 to 1.")]
+Scenario = Annotated[str | None, typer.Option(metavar="NAME", help="One trouble for every call, like throttle:3.")]
+Latency = Annotated[
+    str, typer.Option(metavar="S", help="Seconds until an answer begins, or NAME=S,... for other waits (see --list).")
+]
+Auth = Annotated[bool, typer.Option("--auth", help="Refuse calls without a key, as the real ones do. Any key will do.")]
+ListThem = Annotated[bool, typer.Option("--list", help="List scenarios, faults and waits by name, and leave.")]
+
+
+def simulate(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+    files_port: FilesPort = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers and faults.")] = 0,
+    faults: Faults = "",
+    scenario: Scenario = None,
+    latency: Latency = "",
+    auth: Auth = False,
+    list_them: ListThem = False,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Serve the simulated provider over HTTP, for a job or any other client.
+
+    \b
+    No key is needed and nothing is paid. Point a job at it:
+      provider: {preset: openai, base_url: http://127.0.0.1:8000/v1, api_key_env: []}
+    or any client of the OpenAI, Anthropic or ModelScope API. Ctrl-C ends it:
+      batchrunner simulate
+      batchrunner simulate --faults "throttle=0.1,5xx=0.05" --latency 0.5
+      batchrunner simulate --list
+    """
+    if list_them:
+        return _list(as_json=as_json)
+    doors = _Doors(as_json=as_json)
+    serving = batchrunner.run_server(
+        host=host,
+        port=port,
+        files_port=files_port,
+        seed=seed,
+        faults=faults,
+        scenario=scenario,
+        latency=_latency(latency),
+        auth=auth,
+        say=doors.opened,
+    )
+    asyncio.run(_until_asked(serving))
+    say("the simulator has ended")
+    return ExitStatus.DONE
+
+
+class _Doors:
+    """The addresses as the server tells them, a line each; once both are open, everyone is told where to go."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._urls: dict[str, str] = {}
+
+    def opened(self, line: str) -> None:
+        """`api    http://127.0.0.1:8000/v1`, then `files  http://127.0.0.1:40123`."""
+        name, _, url = line.partition(" ")
+        self._urls[name] = url.strip()
+        if {"api", "files"} <= self._urls.keys():
+            self._tell(self._urls["api"])
+
+    def _tell(self, api: str) -> None:
+        if self._as_json:
+            emit({"base_url": api, "files_url": self._urls["files"]})
+        say(f"the simulated provider listens: nothing is real, nothing is paid, Ctrl-C ends it\n  base_url: {api}")
+        say(f"  in a job file:   provider: {{preset: openai, base_url: {api!r}, api_key_env: []}}")
+        say(f"  for ModelScope:  provider: {{preset: modelscope, base_url: {api!r}, api_key_env: []}}")
+        say(f"  pictures:        {self._urls['files']}")
+
+
+async def _until_asked(serving: Coroutine[object, object, None]) -> None:
+    """Serve until SIGINT or SIGTERM: a server's ordinary ends."""
+    server = asyncio.ensure_future(serving)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, server.cancel)
+    with suppress(asyncio.CancelledError):
+        await server
+
+
+def _latency(text: str) -> str | float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return text or None
+
+
+def _list(*, as_json: bool) -> ExitStatus:
+    from batchrunner.simulator.faults import FAULT_NAMES, LATENCY_NAMES  # noqa: PLC0415 - for this question only
+    from batchrunner.simulator.scenarios import SCENARIOS  # noqa: PLC0415 - for this question only
+
+    if as_json:
+        emit({"scenarios": list(SCENARIOS.values()), "faults": list(FAULT_NAMES), "latency": list(LATENCY_NAMES)})
+        return ExitStatus.DONE
+    for group in dict.fromkeys(scenario.group for scenario in SCENARIOS.values()):
+        say(f"{group}:")
+        for scenario in SCENARIOS.values():
+            if scenario.group == group:
+                name = f"{scenario.name}:{scenario.figure}" if scenario.figure else scenario.name
+                say(f"  {name:<28} {scenario.summary}")
+    say(f"faults by chance (--faults):\n  {', '.join(FAULT_NAMES)}")
+    say(f"waits in seconds (--latency):\n  {', '.join(LATENCY_NAMES)}")
+    say("a scenario also stands behind a model's name: sim-model#throttle:3, or several: sim-model#throttle:3+sse-crlf")
+    return ExitStatus.DONE

@@ -1,0 +1,52 @@
+"""The key of an item: a content hash that recognises it across runs, files, orders and names.
+
+In it: what decides the answer. Out of it, on purpose: credentials, URLs, limits, paths, ids, the order, and `stream`,
+which changes how an answer travels and not what is asked. Source: RELIABILITY section 1, "Key".
+"""
+
+import json
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from batchrunner.core.job import DialectName, Json, Turn
+
+KEY_VERSION = 1
+"""Goes into every key: raised when the algorithm changes, so that old keys are never mistaken for new ones."""
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
+
+
+def digest(value: Json) -> str:
+    """blake2b-128 of the value's canonical JSON (sorted keys, no spaces, UTF-8), 32 hex digits.
+
+    Lone surrogates are hashed as they are: they are not valid UTF-8, but they must not crash a plan.
+    """
+    return blake2b(_canonical(value).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def item_key(
+    *,
+    dialect: DialectName,
+    model: str,
+    turns: Sequence[Turn],
+    params: dict[str, Json],
+    pictures_sha256: Sequence[str] = (),
+    schema_digest: str | None = None,
+    replica: int = 1,
+) -> str:
+    """The item's key, 32 hex digits. `schema_digest` is `digest(schema)`, made once per job: schemas can be long.
+
+    Params count as JSON writes them: `1` and `1.0` are different, the order of keys is not.
+    """
+    return digest(
+        {
+            "version": KEY_VERSION,
+            "dialect": dialect,
+            "model": model,
+            "turns": [[turn.role, turn.content] for turn in turns],
+            "params": params,
+            "pictures": list(pictures_sha256),
+            "schema": schema_digest,
+            "replica": replica,
+        }
+    )

@@ -1,0 +1,67 @@
+"""Names for people and for files: slugs, automatic ids, file stems, and when two names are the same on a disk.
+
+Pure functions over any text at all, lone surrogates and NULs included. They refuse nothing: they always give a name.
+Uniqueness is not decided here; whoever hands out names compares them with `fold`.
+"""
+
+import re
+import unicodedata
+from hashlib import blake2b
+
+STEM_LIMIT_BYTES = 120
+"""Room is left below the usual 255 for endings and for the names of half-written files."""
+
+_FALLBACK = "item"
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_PLAIN_STEM = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,117}[A-Za-z0-9_-])?")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\.|$)", re.IGNORECASE)
+
+
+def slug(text: str, limit: int = 40) -> str:
+    """The text's beginning as lower-case ASCII letters, digits and single hyphens, at most `limit` characters.
+
+    Never empty: text without any ASCII letter or digit, even after accents are taken off, gives `item`.
+    """
+    start = text[: 2 * limit]
+    if not start.isascii():
+        start = unicodedata.normalize("NFKD", start).encode("ascii", "ignore").decode("ascii")
+    return _NOT_SLUG.sub("-", start.lower()).strip("-")[:limit].rstrip("-") or _FALLBACK[:limit]
+
+
+def auto_id(prompt_text: str) -> str:
+    """A stable id from content alone: a slug of the beginning, a hyphen, six hex digits of the text's blake2b."""
+    digest = blake2b(prompt_text.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+    return f"{slug(prompt_text)}-{digest}"
+
+
+def safe_stem(text: str, *, suffix: str = "") -> str:
+    """One path component that is safe on every usual file system, at most 120 bytes of UTF-8, `suffix` included.
+
+    Letters, digits and marks of every script stay, and so do `_`, `-` and inner dots; all else becomes a hyphen. No
+    separator, control or bidi character, no dot or hyphen at the front, no dot at the end, no device name of Windows.
+    `suffix` must be safe itself; the text is cut to make room for it.
+    """
+    if not suffix and _PLAIN_STEM.fullmatch(text) and not _RESERVED.match(text):
+        return text
+    # A character is at least a byte: what lies beyond the limit can only matter by being cut off.
+    composed = unicodedata.normalize("NFC", text[: 8 * STEM_LIMIT_BYTES])
+    kept = "".join(char if _stays(char) else "-" for char in composed)
+    name = _cut(re.sub(r"-{2,}", "-", kept).strip(".-"), STEM_LIMIT_BYTES - len(suffix) - 1).rstrip(".-")
+    if _RESERVED.match(name):
+        name = f"_{name}"
+    return (name or _FALLBACK) + suffix
+
+
+def fold(name: str) -> str:
+    """What names are compared by: equal for case twins and for composed and decomposed accents."""
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _stays(char: str) -> bool:
+    return char in "_-." or char.isalnum() or unicodedata.category(char).startswith("M")
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    return text.encode()[:limit_bytes].decode("utf-8", "ignore")

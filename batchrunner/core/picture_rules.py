@@ -1,0 +1,129 @@
+"""What ModelScope's image models accept, checked before anything is paid. Pure. Source: PROTOCOL 3.10.
+
+Refuses only what the documentation refuses: parameters that it does not name pass untouched.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from batchrunner.core.job import Json
+
+Verdict: TypeAlias = "tuple[str, str] | None"
+"""What is wrong and what was expected; None when nothing is."""
+
+MAX_PROMPT_CHARS = 2000
+MAX_SEED = 2**31 - 1
+MAX_STEPS = 100
+GUIDANCE = (1.5, 20.0)
+MAX_LORAS = 6
+LORA_TOLERANCE = 1e-3
+_ANY_SIDE = (64, 2048)
+
+_SIDES: tuple[tuple[str, tuple[int, int]], ...] = (
+    ("qwen-image", (64, 1664)),
+    ("z-image", (512, 2048)),
+    ("flux", (64, 1024)),
+    ("stable-diffusion", _ANY_SIDE),
+    ("sdxl", _ANY_SIDE),
+)
+"""Part of a model's id, and the shortest and longest side in pixels of its pictures."""
+
+
+def prompt_mistake(text: str) -> str | None:
+    """What is wrong with an image prompt as it will be sent; None when nothing is."""
+    if not text.strip():
+        return "is empty"
+    if len(text) >= MAX_PROMPT_CHARS:
+        return f"has {len(text)} characters; image prompts must have fewer than {MAX_PROMPT_CHARS}"
+    return None
+
+
+def params_mistakes(model: str, params: Mapping[str, Json]) -> list[tuple[str, str, str]]:
+    """(key, what is wrong, what was expected) of every parameter that this model's service would refuse."""
+    found = ((key, rule(model, params[key])) for key, rule in _RULES.items() if key in params)
+    return [(key, *verdict) for key, verdict in found if verdict is not None]
+
+
+def side_range(model: str) -> tuple[int, int]:
+    """Shortest and longest side in pixels for a model; the widest range known for families nobody documented."""
+    known = model.split("#", 1)[0].lower()
+    return next((sides for part, sides in _SIDES if part in known), _ANY_SIDE)
+
+
+def _size(model: str, value: Json) -> Verdict:
+    shortest, longest = side_range(model)
+    expected = f"WIDTHxHEIGHT, each side from {shortest} to {longest} for {model}, for example 1024x1024"
+    sides = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", value) if isinstance(value, str) else None
+    if sides is None:
+        return ("is no size", expected)
+    if not all(shortest <= int(side) <= longest for side in sides.groups()):
+        return ("is outside the range of the model", expected)
+    return None
+
+
+def _whole(value: Json, *, least: int, most: int) -> Verdict:
+    expected = f"a whole number from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return ("is not a whole number", expected)
+    return None if least <= value <= most else ("is out of range", expected)
+
+
+def _seed(_model: str, value: Json) -> Verdict:
+    return _whole(value, least=0, most=MAX_SEED)
+
+
+def _steps(_model: str, value: Json) -> Verdict:
+    return _whole(value, least=1, most=MAX_STEPS)
+
+
+def _guidance(model: str, value: Json) -> Verdict:
+    least, most = GUIDANCE
+    expected = f"a number from {least:g} to {most:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ("is not a number", expected)
+    if value == 0 and "turbo" in model.lower():  # documented elsewhere as what distilled models want
+        return None
+    return None if least <= value <= most else ("is out of range", expected)
+
+
+def _loras(_model: str, value: Json) -> Verdict:
+    expected = f"the id of one LoRA, or a mapping of up to {MAX_LORAS} ids to weights that sum to 1"
+    match value:
+        case str():
+            return None if value.strip() else ("is empty", expected)
+        case dict():
+            return _lora_weights(value, expected)
+        case _:
+            return ("is neither text nor a mapping", expected)
+
+
+def _lora_weights(loras: Mapping[str, Json], expected: str) -> Verdict:
+    if not 1 <= len(loras) <= MAX_LORAS:
+        return (f"names {len(loras)} LoRAs", expected)
+    weights = [weight for weight in loras.values() if isinstance(weight, int | float) and not isinstance(weight, bool)]
+    if len(weights) < len(loras):
+        return ("has a weight that is not a number", expected)
+    total = math.fsum(weights)
+    # A little slack for the sum itself: 1.001 written in decimals is still within the tolerance.
+    if abs(total - 1) > LORA_TOLERANCE + 1e-9:
+        return (f"has weights that sum to {total:g}", expected)
+    return None
+
+
+def _negative_prompt(_model: str, value: Json) -> Verdict:
+    expected = f"text of fewer than {MAX_PROMPT_CHARS} characters"
+    if not isinstance(value, str):
+        return ("is not text", expected)
+    return None if len(value) < MAX_PROMPT_CHARS else (f"has {len(value)} characters", expected)
+
+
+_RULES: dict[str, Callable[[str, Json], Verdict]] = {
+    "size": _size,
+    "seed": _seed,
+    "steps": _steps,
+    "guidance": _guidance,
+    "loras": _loras,
+    "negative_prompt": _negative_prompt,
+}

@@ -1,0 +1,24 @@
+"""What a run comes to, as a value for callers."""
+
+from dataclasses import dataclass
+
+from batchrunner.core.errors import ExitStatus, Mistake
+from batchrunner.core.status import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The end of a run."""
+
+    status: Status
+    exit_status: ExitStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What `check` found in a job and its sources."""
+
+    mistakes: tuple[Mistake, ...]
+    items: int
+    """Items the job makes; 0 when there are mistakes."""
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,302 @@
+"""The memory as replayed: where each item stands, what was sent, which tasks are open. The lifecycle is a table.
+
+One packed integer an item, keyed by the 16 bytes of its content hash; objects exist for open tasks and parks only.
+Terminal states are sticky; replaying an event twice changes no standing (RELIABILITY section 4, invariants 7 to 10).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from batchrunner.core.events import (
+    Accepted,
+    Close,
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Open,
+    Parked,
+    Ready,
+    Refused,
+    Requeued,
+    Resumed,
+    Retry,
+    Rewritten,
+)
+from batchrunner.core.pacing import day_of
+
+
+class Standing(IntEnum):
+    """Where an item stands."""
+
+    PENDING = 0
+    SENDING = 1
+    ACCEPTED = 2
+    DONE = 3
+    FAILED = 4
+
+
+S = Standing
+ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued
+
+LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
+    (S.PENDING, Intent): S.SENDING,
+    (S.PENDING, Done): S.DONE,  # a whole row whose `done` a crash swallowed is adopted
+    (S.PENDING, Failed): S.FAILED,  # given up between two sends, or its model is known not to exist
+    (S.PENDING, Requeued): S.PENDING,  # a held item that a person lets go
+    (S.SENDING, Intent): S.SENDING,
+    (S.SENDING, Done): S.DONE,
+    (S.SENDING, Accepted): S.ACCEPTED,
+    (S.SENDING, Refused): S.PENDING,
+    (S.SENDING, Retry): S.PENDING,
+    (S.SENDING, Failed): S.FAILED,
+    (S.ACCEPTED, Ready): S.ACCEPTED,
+    (S.ACCEPTED, Accepted): S.ACCEPTED,
+    (S.ACCEPTED, Done): S.DONE,
+    (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
+    (S.ACCEPTED, Failed): S.FAILED,
+    (S.FAILED, Requeued): S.PENDING,
+}
+"""What is not in the table changes nothing: a terminal record wins over late ones."""
+
+# The packed integer, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16.
+_DOUBTFUL: Final = 1 << 3
+_CUT: Final = 1 << 4
+_FRESH: Final = 1 << 5
+_ATTEMPTS: Final = 6
+_AMBIGUOUS: Final = 14
+_SENDS: Final = 22
+_BYTE: Final = 0xFF
+_SENDS_MAX: Final = 0xFFFF
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenTask:
+    """An accepted task that has not come to its end."""
+
+    task_id: str
+    item_id: str
+    account: str
+    model: str
+    accepted_at: float
+    """Wall clock."""
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Park:
+    """Why a lane stands still, and until when (wall clock; None: until a person has done something)."""
+
+    kind: str
+    reason: str
+    until: float | None
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemRecord:
+    """What is known of one item, unpacked."""
+
+    standing: Standing
+    attempts: int
+    ambiguous: int
+    sends: int
+    doubtful: bool
+    """Its last send got no clear answer."""
+    fresh: bool
+    """First seen by this process: what finishes it later did not recover it."""
+
+
+class LedgerState:
+    """Feed it every event in order, `segment_ended` after each segment; then ask."""
+
+    def __init__(self, *, day_offset_s: float = 0.0) -> None:
+        self._day_offset_s = day_offset_s
+        self._items: dict[bytes, int] = {}
+        self._sending: set[bytes] = set()
+        self._counts = [0] * len(Standing)
+        self.tasks: dict[bytes, OpenTask] = {}
+        self.parks: dict[tuple[str, str], Park] = {}
+        self.days: dict[tuple[str, str], tuple[int, int]] = {}
+        """(account, model) -> (days since 1970 where the quota turns, sends on that day)."""
+        self.labels: set[str] = set()
+        """Labels under which rows were written since results.jsonl was last rewritten."""
+        self.unsettled = False
+        """Rows were added since results.jsonl was last rewritten."""
+        self.sends = 0
+        self.refused = 0
+        self.ambiguous = 0
+        self.unknown = 0
+        self.doubtful_count = 0
+        self.images = 0
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.results_length = 0
+        self.segments = 0
+        self.closed = True
+        """The last segment ended with `close`."""
+        self.live = False
+        """True once this process writes: items that first appear from now on are its own."""
+
+    def __repr__(self) -> str:
+        stand = ", ".join(f"{self.count(s)} {s.name.lower()}" for s in Standing)
+        return f"<LedgerState: {stand}; {self.sends} sends, {self.ambiguous} ambiguous, {self.unknown} unknown>"
+
+    # -- asking
+
+    def standing(self, key: bytes) -> Standing:
+        """Where the item with this key stands; PENDING when the ledger has never heard of it."""
+        return Standing(self._items.get(key, 0) & 7)
+
+    def record(self, key: bytes) -> ItemRecord:
+        """Everything known of one item."""
+        packed = self._items.get(key, _FRESH)
+        return ItemRecord(
+            standing=Standing(packed & 7),
+            attempts=packed >> _ATTEMPTS & _BYTE,
+            ambiguous=packed >> _AMBIGUOUS & _BYTE,
+            sends=packed >> _SENDS,
+            doubtful=bool(packed & _DOUBTFUL),
+            fresh=bool(packed & _FRESH),
+        )
+
+    def count(self, standing: Standing) -> int:
+        """Keys with this standing; PENDING counts only those that the ledger has heard of."""
+        return self._counts[standing]
+
+    def standings(self) -> Iterator[tuple[bytes, Standing]]:
+        """Every known key with its standing."""
+        return ((key, Standing(packed & 7)) for key, packed in self._items.items())
+
+    def timed_out(self, *, now: float, task_s: float) -> int:
+        """Accepted tasks that are older than their deadline of `task_s` seconds."""
+        return sum(1 for task in self.tasks.values() if now - task.accepted_at > task_s)
+
+    def sent_today(self, account: str, model: str, *, day: int) -> int:
+        """Sends of this lane on that day (days since 1970)."""
+        counted_on, sends = self.days.get((account, model), (day, 0))
+        return sends if counted_on == day else 0
+
+    # -- replaying
+
+    def apply(self, event: Event, *, at: float) -> None:
+        """Take one event that happened at wall clock `at`."""
+        match event:
+            case Open():
+                self.segments += 1
+                self.closed = False
+                if event.labels:
+                    self.labels.add(event.labels)
+            case Close():
+                self.closed = True
+            case Rewritten():
+                self.results_length = event.length
+                self.labels = {event.labels}
+                self.unsettled = False
+            case Parked():
+                self.parks[event.account, event.model] = Park(
+                    kind=event.kind, reason=event.reason, until=event.until, since=at
+                )
+            case Resumed():
+                self.parks.pop((event.account, event.model), None)
+            case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued():
+                self._item_event(bytes.fromhex(event.k), event, at)
+
+    def segment_ended(self) -> None:
+        """The process behind the segment is gone: whatever it was sending is unknown, charged and counted."""
+        for key in self._sending:
+            packed = self._items[key]
+            self.unknown += 1
+            packed = _with_attempts(_plus_ambiguous(packed), (packed >> _ATTEMPTS & _BYTE) + 1)
+            self._store(key, self._doubt((packed & ~7) | _CUT | S.PENDING, doubtful=True))
+        self._sending.clear()
+
+    def _item_event(self, key: bytes, event: ItemEvent, at: float) -> None:
+        packed = self._items.get(key)
+        if packed is None:
+            packed = _FRESH if self.live else 0
+            self._counts[S.PENDING] += 1
+            self._items[key] = packed
+        to = LIFECYCLE.get((Standing(packed & 7), type(event)))
+        self._count_sends(event, at)
+        if to is None:
+            return
+        packed = self._apply_to_item(key, packed, event, at)
+        self._store(key, (packed & ~7) | to)
+        if to is S.SENDING:
+            self._sending.add(key)
+        else:
+            self._sending.discard(key)
+        if to is not S.ACCEPTED:
+            self.tasks.pop(key, None)
+
+    def _apply_to_item(self, key: bytes, packed: int, event: ItemEvent, at: float) -> int:
+        match event:
+            case Intent():
+                packed = self._doubt(packed, doubtful=False) & ~_CUT
+                return _with_sends(_with_attempts(packed, event.a), event.n)
+            case Refused() | Ready():
+                if isinstance(event, Ready) and key in self.tasks:
+                    self.tasks[key].urls = event.urls
+                return packed
+            case Accepted():
+                self.tasks[key] = OpenTask(
+                    task_id=event.task, item_id=event.i, account=event.account, model=event.model, accepted_at=at
+                )
+                return packed
+            case Retry() | Failed():
+                if event.ambiguous:
+                    packed = _plus_ambiguous(self._doubt(packed, doubtful=isinstance(event, Retry)))
+                    self.ambiguous += 1
+                return _with_attempts(packed, event.a)
+            case Done():
+                return self._finish(packed, event)
+            case Requeued():
+                return _with_attempts(self._doubt(packed, doubtful=False), 0)
+
+    def _finish(self, packed: int, event: Done) -> int:
+        if packed & _CUT:  # its answer had reached the disk after all
+            self.unknown -= 1
+        self.results_length = max(self.results_length, event.length)
+        self.unsettled = True
+        self.images += event.images
+        self.input_tokens = _plus(self.input_tokens, event.input_tokens)
+        self.output_tokens = _plus(self.output_tokens, event.output_tokens)
+        return _with_attempts(self._doubt(packed, doubtful=False) & ~_CUT, event.a)
+
+    def _count_sends(self, event: ItemEvent, at: float) -> None:
+        if isinstance(event, Intent):
+            self.sends += 1
+            day = day_of(wall=at, offset_s=self._day_offset_s)
+            lane = event.account, event.model
+            self.days[lane] = day, self.sent_today(*lane, day=day) + 1
+        elif isinstance(event, Refused):
+            self.refused += 1
+
+    def _doubt(self, packed: int, *, doubtful: bool) -> int:
+        self.doubtful_count += doubtful - bool(packed & _DOUBTFUL)
+        return packed | _DOUBTFUL if doubtful else packed & ~_DOUBTFUL
+
+    def _store(self, key: bytes, packed: int) -> None:
+        self._counts[self._items[key] & 7] -= 1
+        self._counts[packed & 7] += 1
+        self._items[key] = packed
+
+
+def _with_attempts(packed: int, attempts: int) -> int:
+    return packed & ~(_BYTE << _ATTEMPTS) | min(attempts, _BYTE) << _ATTEMPTS
+
+
+def _plus_ambiguous(packed: int) -> int:
+    count = min((packed >> _AMBIGUOUS & _BYTE) + 1, _BYTE)
+    return packed & ~(_BYTE << _AMBIGUOUS) | count << _AMBIGUOUS
+
+
+def _with_sends(packed: int, sends: int) -> int:
+    return packed & ((1 << _SENDS) - 1) | min(sends, _SENDS_MAX) << _SENDS
+
+
+def _plus(known: int | None, more: int | None) -> int | None:
+    return known if more is None else (known or 0) + more

@@ -1,0 +1,251 @@
+"""One item's life in a lane: send, decode, record, and try again while that makes sense. The one retry layer.
+
+The first send costs no retry machinery; tenacity is entered at the first trouble. Its wait is the server's hint or a
+backoff, its sleep gives the slot up, its stop counts charged attempts only. This is the only file that knows it.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from batchrunner.core.job import Job
+from batchrunner.core.outcome import (
+    Accepted,
+    Answer,
+    Pictures,
+    Problem,
+    ProblemKind,
+    Revision,
+    SendOutcome,
+)
+from batchrunner.core.pacing import backoff_s, estimate_tokens
+from batchrunner.core.ports import Ports
+from batchrunner.core.rules import RULES, Then, is_held, may_try_again
+from batchrunner.core.state import OpenTask
+from batchrunner.engine.judge import Judge
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.pool import Pool, Work
+from batchrunner.engine.record import Book
+from batchrunner.engine.remote import Remote
+from batchrunner.engine.shutdown import Shutdown, SteppedOutError
+from batchrunner.engine.verdict import Again, Finished, GivenUp, Unchanged, Verdict, Waiting
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempts:
+    """What every item's life needs; one for a run."""
+
+    job: Job
+    ports: Ports
+    book: Book
+    judge: Judge
+    remote: Remote
+    shutdown: Shutdown
+    dice: random.Random
+    left_open: Callable[[str], None]
+    """Told of every item that this run leaves unfinished, and why."""
+
+    # -- the story of an item
+
+    async def pursue(self, work: Work, lane: Lane, pool: Pool) -> None:
+        """From a slot in hand to the item's end, or to its return to the pool."""
+        lane.entered()
+        try:
+            verdict = await self._send(work, lane, pool)
+            await self._conclude(work, lane, pool, verdict)
+        except SteppedOutError:
+            pool.give_back(work)
+        finally:
+            lane.left()
+            pool.left(work)
+
+    async def resume(self, work: Work, lane: Lane, pool: Pool, task: OpenTask) -> None:
+        """An accepted task of an earlier process: followed to its own end, without a slot."""
+        lane.entered()
+        try:
+            verdict = await self.remote.follow(work, lane, task, resumed=True)
+            await self._conclude(work, lane, pool, verdict)
+        except SteppedOutError:
+            pool.give_back(work)
+        finally:
+            lane.left()
+            pool.left(work)
+
+    async def _conclude(self, work: Work, lane: Lane, pool: Pool, verdict: Verdict) -> None:
+        if isinstance(verdict, Again):
+            verdict = await self._persist(work, lane, pool, verdict)
+        match verdict:
+            case Finished() | Again():
+                pass
+            case GivenUp():
+                await self.book.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
+            case Unchanged():
+                pool.give_back(work)
+            case Waiting():
+                self.left_open(verdict.why)
+
+    # -- one send
+
+    async def _send(self, work: Work, lane: Lane, pool: Pool) -> Verdict:
+        """One POST and what comes of it. The slot is held when this begins, and free before anything is synced."""
+        tokens = estimate_tokens(sum(len(turn.content) for turn in work.item.turns))
+        try:
+            refusal = self._refuse(work, pool)
+            if refusal is not None:
+                return refusal
+            await self._may_spend(lane, tokens)
+            outcome = await self._exchange(work, lane, pool)
+        finally:
+            lane.release()
+        match outcome:
+            case Answer():
+                await self._came_through(lane, pool)
+                if outcome.usage and outcome.usage.input_tokens is not None:
+                    lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
+                path = await self.ports.each.save(work.item, outcome.text) if self.ports.each else None
+                await self.book.answered(work, outcome, path=path)
+                return Finished()
+            case Accepted():
+                await self.book.accepted(work, lane, outcome.task_id)
+                await self._came_through(lane, pool)
+                return await self.remote.follow(work, lane, self.book.state.tasks[work.key], resumed=False)
+            case Pictures():
+                await self._came_through(lane, pool)
+                return await self.remote.keep_at_once(work, lane, outcome)
+            case Problem():
+                return await self._after(work, lane, pool, outcome)
+
+    def _refuse(self, work: Work, pool: Pool) -> GivenUp | None:
+        """Why this item is not worth a send any more."""
+        charged = self.book.state.record(work.key).attempts
+        if pool.condemned is not None:
+            return GivenUp(problem=pool.condemned, charged=charged, ambiguous=False)
+        if charged >= self.job.retry.attempts:
+            return GivenUp(problem=_used_up(charged), charged=charged, ambiguous=False)
+        return None
+
+    async def _may_spend(self, lane: Lane, tokens: int) -> None:
+        while (wait_s := lane.tokens_wait_s(tokens)) > 0:
+            await self.shutdown.sleep(wait_s)
+        lane.take_tokens(tokens)
+
+    async def _exchange(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
+        if self.shutdown.draining.is_set():
+            raise SteppedOutError
+        revision = work.revision
+        if pool.adapted:
+            revision = replace(revision, adapted=revision.adapted | pool.adapted)
+        request = self.ports.dialect.encode(work.item, revision)
+        if work.began is None:
+            work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
+        await self.book.intent(work, lane)
+        return await self.ports.transport.exchange(request, self.ports.dialect.decoder(work.item), account=lane.account)
+
+    async def _came_through(self, lane: Lane, pool: Pool) -> None:
+        pool.absolve()
+        if lane.came_through():
+            await self.book.resumed(lane.account, lane.model)
+
+    # -- trouble
+
+    async def _after(self, work: Work, lane: Lane, pool: Pool, problem: Problem) -> Verdict:
+        """Obey the table of `core.rules`."""
+        rule = RULES[problem.kind]
+        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        before = self.book.state.record(work.key).attempts
+        parked = await self.judge.hear(lane, pool, problem)
+        match rule.then:
+            case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
+                await self.book.refused(work, problem)
+                return Unchanged()
+            case Then.WAIT:
+                await self.book.refused(work, problem, wait_s=problem.wait_s)
+                return Unchanged() if parked else Again(problem=problem, charged=before)
+            case Then.ADAPT:
+                await self.book.refused(work, problem)
+                return self._adapt(work, pool, problem, charged=before)
+            case Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
+                return await self._charge(work, pool, problem, before=before, parked=parked)
+
+    async def _charge(self, work: Work, pool: Pool, problem: Problem, *, before: int, parked: bool) -> Verdict:
+        rule = RULES[problem.kind]
+        charged = before + 1
+        if parked and rule.then is Then.RETRY:
+            # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
+            await self.book.retry(work, problem, charged=before, ambiguous=rule.ambiguous)
+            return Waiting(why="held") if is_held(problem, self.job) else Unchanged()
+        if rule.then is Then.FAIL_MODEL:
+            pool.accuse(work, problem)
+        if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
+            return GivenUp(problem=problem, charged=charged, ambiguous=rule.ambiguous)
+        await self.book.retry(work, problem, charged=charged, ambiguous=rule.ambiguous, wait_s=problem.wait_s)
+        if is_held(problem, self.job):
+            return Waiting(why="held")
+        if problem.correction is not None:
+            work.revision = replace(work.revision, correction=problem.correction)
+        return Again(problem=problem, charged=charged)
+
+    def _adapt(self, work: Work, pool: Pool, problem: Problem, *, charged: int) -> Verdict:
+        wish = problem.adaptation
+        if wish is None or wish in work.revision.adapted:
+            return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
+        work.revision = Revision(adapted=work.revision.adapted | {wish}, correction=work.revision.correction)
+        pool.adapted |= {wish}
+        return Again(problem=problem, charged=charged)
+
+    async def _persist(self, work: Work, lane: Lane, pool: Pool, first: Again) -> Verdict:
+        """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
+        known: list[Verdict] = [first]
+
+        async def go_on() -> Verdict:
+            return known.pop() if known else await self._send(work, lane, pool)
+
+        def wait(state: RetryCallState) -> float:
+            return self._wait_s(work, _verdict(state).problem)
+
+        def used_up(state: RetryCallState) -> bool:
+            return _verdict(state).charged >= self.job.retry.attempts
+
+        async def step_aside(seconds: float) -> None:
+            await self.shutdown.sleep(seconds)
+            if not await lane.acquire(fresh=False):
+                raise SteppedOutError
+
+        def give_up(state: RetryCallState) -> Verdict:
+            last = _verdict(state)
+            return GivenUp(problem=last.problem, charged=last.charged, ambiguous=False)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda verdict: isinstance(verdict, Again)),
+            wait=wait,
+            stop=used_up,
+            sleep=step_aside,
+            retry_error_callback=give_up,
+        )
+        verdict: Verdict = await retrying(go_on)
+        return verdict
+
+    def _wait_s(self, work: Work, problem: Problem) -> float:
+        """The server's own hint is a lower bound; otherwise a backoff that grows with this item's same trouble."""
+        if problem.wait_s is not None:
+            return problem.wait_s * (1.0 + 0.1 * self.dice.random())
+        rule = RULES[problem.kind]
+        cap_s = min(rule.cap_s, self.job.retry.max_wait_s)
+        tries = work.kinds.get(problem.kind, 1) - 1
+        return backoff_s(first_s=rule.first_wait_s, cap_s=cap_s, tries=tries, dice=self.dice.random())
+
+
+def _verdict(state: RetryCallState) -> Again:
+    assert state.outcome is not None, "tenacity asks before the first call"
+    verdict = state.outcome.result()
+    assert isinstance(verdict, Again), "only `Again` is tried again"
+    return verdict
+
+
+def _used_up(charged: int) -> Problem:
+    return Problem(
+        kind=ProblemKind.RESET,
+        message=f"all {charged} attempts are used up; the last send was cut off by the end of its process",
+    )

@@ -1,0 +1,304 @@
+"""Lanes: who may send when. One per (account, model), with its slots, pace, park and breaker.
+
+A slot is taken before an item is read. Items that come back from a wait go before fresh ones, and everybody is let in
+one by one, so that no herd leaves when a lane opens again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from batchrunner.core.job import Limits
+from batchrunner.core.pacing import (
+    GIVE_UP_PARKED_S,
+    Breaker,
+    Bucket,
+    day_of,
+    minute_bucket,
+    next_midnight,
+)
+from batchrunner.core.ports import Clock
+from batchrunner.core.state import Park
+
+_LEAST_ALIVE: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """Why a lane sends nothing more in this run."""
+
+    kind: str
+    reason: str
+    refused_account: bool
+    """True when only the account's owner can mend it: exit status 5, otherwise 3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What a lane is made with."""
+
+    concurrency: int
+    in_flight_tasks: int | None
+    """None for dialects without remote tasks."""
+    limits: Limits
+    breaker: int
+    day_offset_s: float
+
+
+class Lane:
+    """One queue with its limits. Every method runs on the loop's thread and returns at once, except `acquire`."""
+
+    def __init__(self, account: str, model: str, *, settings: LaneSettings, clock: Clock, sent_today: int) -> None:
+        self.account = account
+        self.model = model
+        self.limit = settings.concurrency
+        self.in_flight = 0
+        self.alive = 0
+        """Items in this lane's hands: sending, waiting, recording, or followed as a task."""
+        self.open_tasks = 0
+        self.park: Park | None = None
+        self.closed: Closed | None = None
+        self.probing = False
+        """One send at a time, until one comes through."""
+        self.probes = 0
+        self.parked_since: float | None = None
+        self.refused_in_row = 0
+        self.refused_since: float | None = None
+        self.breaker = Breaker(threshold=settings.breaker)
+        self._settings = settings
+        self._clock = clock
+        self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
+        self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
+        self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
+        self._sent_today = sent_today
+        self._returning: deque[asyncio.Future[bool]] = deque()
+        self._fresh: deque[asyncio.Future[bool]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._draining = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "parked" if self.park else "probing" if self.probing else "open"
+        return f"<Lane {self.account or '-'} {self.model}: {state}, {self.in_flight}/{self.limit} in flight>"
+
+    # -- slots
+
+    async def acquire(self, *, fresh: bool) -> bool:
+        """Wait for a slot; False when the lane closed, or, for a returning item, parked, or the run drains."""
+        if not self._fresh and not self._returning and self._hold_s(fresh=fresh) == 0.0:
+            return self._grant()
+        if self.closed or self._draining:
+            return False
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        (self._fresh if fresh else self._returning).append(turn)
+        self.pump()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self.in_flight -= 1
+        assert self.in_flight >= 0, "a slot was given back twice"
+        self.pump()
+
+    def entered(self) -> None:
+        """An item is in this lane's hands."""
+        self.alive += 1
+
+    def left(self) -> None:
+        """An item is not in this lane's hands any more."""
+        self.alive -= 1
+        self.pump()
+
+    def task_opened(self) -> None:
+        """A remote task is being followed."""
+        self.open_tasks += 1
+
+    def task_ended(self) -> None:
+        """A remote task is not followed any more."""
+        self.open_tasks -= 1
+        self.pump()
+
+    def pump(self) -> None:
+        """Let in as many waiters as may send now; arrange to be called again when time alone lets in the next."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for queue, fresh in ((self._returning, False), (self._fresh, True)):
+            while queue:
+                turn = queue[0]
+                hold = 0.0 if turn.done() else self._hold_s(fresh=fresh)
+                if hold == 0.0:
+                    turn = queue.popleft()
+                    if not turn.done():
+                        turn.set_result(self._grant())
+                    continue
+                if hold is not None:
+                    self._timer = asyncio.get_running_loop().call_later(hold, self.pump)
+                    return
+                break
+
+    def _grant(self) -> bool:
+        self.in_flight += 1
+        self._count_day()
+        self._sent_today += 1
+        if self._pace is not None:
+            self._pace.take(self._clock.monotonic())
+        return True
+
+    def _hold_s(self, *, fresh: bool) -> float | None:
+        """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
+        if self.closed or self._draining:
+            return None
+        wall = self._clock.wall()
+        if self.park is not None:
+            if self.park.until is None:
+                return None
+            if wall < self.park.until:
+                return max(0.001, self.park.until - wall)
+            self.probing = True
+        if self.in_flight >= (1 if self.probing else self.limit):
+            return None
+        if fresh and not self._has_room():
+            return None
+        self._count_day()
+        daily = self._settings.limits.requests_per_day
+        if daily is not None and self._sent_today >= daily:
+            return next_midnight(wall=wall, offset_s=self._settings.day_offset_s) - wall
+        return self._pace.wait_s(self._clock.monotonic()) if self._pace is not None else 0.0
+
+    def _has_room(self) -> bool:
+        most_tasks = self._settings.in_flight_tasks
+        if most_tasks is not None and self.open_tasks + self.in_flight >= most_tasks:
+            return False
+        return self.alive < max(_LEAST_ALIVE, 4 * self.limit) + (most_tasks or 0)
+
+    def _count_day(self) -> None:
+        day = day_of(wall=self._clock.wall(), offset_s=self._settings.day_offset_s)
+        if day != self._day:
+            self._day, self._sent_today = day, 0
+
+    # -- tokens a minute
+
+    def tokens_wait_s(self, tokens: int) -> float:
+        """Seconds to wait before sending a prompt of about that many tokens."""
+        return self._tokens.wait_s(self._clock.monotonic(), tokens) if self._tokens is not None else 0.0
+
+    def take_tokens(self, tokens: int) -> None:
+        """They go out now; a later call with the difference corrects the estimate."""
+        if self._tokens is not None:
+            self._tokens.take(self._clock.monotonic(), tokens)
+
+    # -- parking and closing
+
+    def came_through(self) -> bool:
+        """A send succeeded; True when that ends a park."""
+        self.refused_in_row = 0
+        self.refused_since = None
+        self.breaker.success()
+        self.probes = 0
+        self.parked_since = None
+        ended = self.park is not None
+        self.park = None
+        if self.probing:
+            self.probing = False
+            self.pump()
+        return ended
+
+    def refused(self) -> int:
+        """A throttle or an overload; how many in a row now."""
+        self.refused_in_row += 1
+        if self.refused_since is None:
+            self.refused_since = self._clock.monotonic()
+        return self.refused_in_row
+
+    def park_until(self, *, kind: str, reason: str, until: float | None) -> bool:
+        """Stop until that wall clock time, then probe with one send. False when it was parked too long: it closes."""
+        wall = self._clock.wall()
+        if self.parked_since is None:
+            self.parked_since = wall
+        self.park = Park(kind=kind, reason=reason, until=until, since=wall)
+        self.probing = until is not None
+        self.probes += 1
+        self._turn_away(self._returning)
+        self.pump()
+        if wall - self.parked_since > GIVE_UP_PARKED_S:
+            self.close(Closed(kind=kind, reason=reason, refused_account=False))
+            return False
+        return True
+
+    def restore_park(self, park: Park) -> None:
+        """Take over a park that an earlier process wrote down."""
+        self.park = park
+        self.parked_since = park.since
+        self.probing = True
+        self.probes = 1
+
+    def close(self, closed: Closed) -> None:
+        """Send nothing more in this run."""
+        if self.closed is None:
+            self.closed = closed
+        self._turn_away(self._returning)
+        self._turn_away(self._fresh)
+
+    def drain(self) -> None:
+        """The run ends: turn everybody away."""
+        self._draining = True
+        self._turn_away(self._returning)
+        self._turn_away(self._fresh)
+
+    @property
+    def day_is_spent(self) -> bool:
+        """`limits.requests_per_day` is used up."""
+        self._count_day()
+        daily = self._settings.limits.requests_per_day
+        return daily is not None and self._sent_today >= daily
+
+    @property
+    def day_ends_at(self) -> float:
+        """Wall clock time when a new day of `requests_per_day` begins."""
+        return next_midnight(wall=self._clock.wall(), offset_s=self._settings.day_offset_s)
+
+    @property
+    def pace(self) -> Bucket | None:
+        """The bucket of `requests_per_minute`."""
+        return self._pace
+
+    @staticmethod
+    def _turn_away(queue: "deque[asyncio.Future[bool]]") -> None:
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(False)
+
+
+class LaneSet:
+    """All lanes of a run."""
+
+    def __init__(self, lanes: tuple[Lane, ...]) -> None:
+        self._lanes = {(lane.account, lane.model): lane for lane in lanes}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def find(self, account: str, model: str) -> Lane | None:
+        """That lane, if the run has it."""
+        return self._lanes.get((account, model))
+
+    def of_account(self, account: str) -> tuple[Lane, ...]:
+        """Every lane that sends with this key."""
+        return tuple(lane for lane in self if lane.account == account)
+
+    def of_model(self, model: str) -> tuple[Lane, ...]:
+        """Every lane that sends to this model."""
+        return tuple(lane for lane in self if lane.model == model)
+
+    def drain(self) -> None:
+        """Turn everybody away."""
+        for lane in self:
+            lane.drain()

@@ -1,0 +1,269 @@
+"""Writes down what happened: artifact first, ledger second, state third. The only room that makes events.
+
+Nothing is sent before its intent stands here, and terminal records are shielded from cancellation.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.events import (
+    Accepted as AcceptedEvent,
+)
+from batchrunner.core.events import (
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Parked,
+    Ready,
+    Refused,
+    Requeued,
+    Resumed,
+    Retry,
+    Rewritten,
+)
+from batchrunner.core.outcome import Answer, Problem, Usage
+from batchrunner.core.ports import Clock, Ledger, Results
+from batchrunner.core.row import ChatOutput, Effort, ImageOutput, Picture, chat_output, failure_row, result_row
+from batchrunner.core.state import ItemRecord, LedgerState, Park
+from batchrunner.core.status import FailureGroup
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.pool import Work
+
+T = TypeVar("T")
+
+_MESSAGE_MAX = 2000
+_GROUPS_MAX = 50
+
+
+async def shielded(record: Awaitable[T]) -> T:
+    """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards."""
+    task = asyncio.ensure_future(record)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task])
+        raise
+
+
+def rfc3339(wall: float) -> str:
+    """UTC with milliseconds."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(slots=True, kw_only=True)
+class Book:
+    """One run's pen."""
+
+    ledger: Ledger
+    results: Results
+    state: LedgerState
+    clock: Clock
+    synced_intents: bool
+    """`durability: full`."""
+    last_resort: Callable[[str], None]
+    """Told of paid answers that the disk refused to take."""
+    failures: dict[tuple[str, str], FailureGroup] = field(default_factory=dict)
+
+    # -- before and between sends
+
+    async def intent(self, work: Work, lane: Lane) -> None:
+        """A paid POST is about to leave; it may when this returns."""
+        record = self.state.record(work.key)
+        event = Intent(
+            i=work.item.id,
+            k=work.item.key,
+            n=record.sends + 1,
+            a=record.attempts,
+            model=lane.model,
+            account=lane.account,
+        )
+        await (self._commit(event) if self.synced_intents else self._write(event))
+
+    async def refused(self, work: Work, problem: Problem, *, wait_s: float | None = None) -> None:
+        """The server said no without a word about the item."""
+        record = self.state.record(work.key)
+        await self._write(
+            Refused(
+                i=work.item.id,
+                k=work.item.key,
+                n=record.sends,
+                a=record.attempts,
+                kind=problem.kind.value,
+                wait=wait_s,
+            )
+        )
+
+    async def retry(
+        self, work: Work, problem: Problem, *, charged: int, ambiguous: bool, wait_s: float | None = None
+    ) -> None:
+        """A send or a task ended without a result; `charged` is the attempts used up, this one included."""
+        record = self.state.record(work.key)
+        await shielded(
+            self._write(
+                Retry(
+                    i=work.item.id,
+                    k=work.item.key,
+                    n=record.sends,
+                    a=charged,
+                    kind=problem.kind.value,
+                    wait=wait_s,
+                    ambiguous=ambiguous,
+                )
+            )
+        )
+
+    # -- remote tasks
+
+    async def accepted(self, work: Work, lane: Lane, task_id: str) -> None:
+        """The server took a task; it may be polled when this returns."""
+        record = self.state.record(work.key)
+        await shielded(
+            self._commit(
+                AcceptedEvent(
+                    i=work.item.id,
+                    k=work.item.key,
+                    n=record.sends,
+                    a=record.attempts,
+                    task=task_id,
+                    model=lane.model,
+                    account=lane.account,
+                )
+            )
+        )
+
+    async def ready(self, work: Work, urls: tuple[str, ...]) -> None:
+        """The task's pictures can be fetched from these URLs, also by a later process."""
+        await self._write(Ready(i=work.item.id, k=work.item.key, urls=urls))
+
+    # -- the ends
+
+    async def answered(self, work: Work, answer: Answer, *, path: str | None) -> None:
+        """A chat answer: its row, then `done`."""
+        try:
+            await shielded(self._done(work, chat_output(answer, path=path), usage=answer.usage, task_id=None))
+        except StoreBrokenError:
+            self.last_resort(f"{work.item.id}: {answer.text}")
+            raise
+
+    async def pictured(
+        self, work: Work, pictures: tuple[Picture, ...], *, usage: Usage | None, task_id: str | None
+    ) -> None:
+        """Pictures that are on the disk: their row, then `done`."""
+        await shielded(self._done(work, ImageOutput(images=pictures), usage=usage, task_id=task_id))
+
+    async def failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
+        """The item failed for good."""
+        await shielded(self._failed(work, problem, charged=charged, ambiguous=ambiguous))
+
+    async def _done(
+        self, work: Work, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None
+    ) -> None:
+        record = self.state.record(work.key)
+        effort = self._effort(work, record)
+        place = await self.results.add(result_row(work.item, output, usage=usage, task_id=task_id, effort=effort))
+        images = output.images if isinstance(output, ImageOutput) else ()
+        await self._commit(
+            Done(
+                i=work.item.id,
+                k=work.item.key,
+                n=record.sends,
+                a=effort.attempts,
+                crc=place.crc,
+                length=place.length,
+                files=tuple((picture.path, picture.bytes, picture.sha256) for picture in images),
+                input_tokens=usage.input_tokens if usage else None,
+                output_tokens=usage.output_tokens if usage else None,
+                images=len(images),
+                recovered=effort.recovered,
+            )
+        )
+
+    async def _failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
+        record = self.state.record(work.key)
+        task = self.state.tasks.get(work.key)
+        row = failure_row(
+            work.item,
+            problem,
+            task_id=task.task_id if task else None,
+            attempts=charged,
+            ambiguous=record.ambiguous + ambiguous,
+            at=rfc3339(self.clock.wall()),
+        )
+        await self.results.add_failure(row)
+        await self._commit(
+            Failed(
+                i=work.item.id,
+                k=work.item.key,
+                n=record.sends,
+                a=charged,
+                kind=problem.kind.value,
+                message=problem.message[:_MESSAGE_MAX],
+                request_id=problem.request_id,
+                ambiguous=ambiguous,
+            )
+        )
+        self._group(work, problem)
+
+    # -- lanes, people, files
+
+    async def parked(self, account: str, model: str, park: Park) -> None:
+        """A lane stopped."""
+        await self._write(Parked(account=account, model=model, kind=park.kind, reason=park.reason, until=park.until))
+
+    async def resumed(self, account: str, model: str) -> None:
+        """It goes on."""
+        await self._write(Resumed(account=account, model=model))
+
+    async def requeued(self, item_id: str, key: str) -> None:
+        """A person asked for one more generation of attempts. Synced with the next commit."""
+        await self._write(Requeued(i=item_id, k=key))
+
+    async def rewritten(self, *, length: int, labels: str) -> None:
+        """results.jsonl shows the present job."""
+        await self._commit(Rewritten(length=length, labels=labels))
+
+    async def adopted(self, event: Done) -> None:
+        """A whole row was found whose `done` a crash had swallowed."""
+        await self._commit(event)
+
+    # -- pieces
+
+    def _effort(self, work: Work, record: ItemRecord) -> Effort:
+        now_wall = self.clock.wall()
+        task = self.state.tasks.get(work.key)
+        began_wall = work.began_wall or (task.accepted_at if task else now_wall)
+        seconds = self.clock.monotonic() - work.began if work.began is not None else now_wall - began_wall
+        return Effort(
+            attempts=record.attempts + 1,
+            ambiguous=record.ambiguous,
+            recovered=not record.fresh,
+            started_at=rfc3339(began_wall),
+            seconds=round(max(0.0, seconds), 3),
+        )
+
+    def _group(self, work: Work, problem: Problem) -> None:
+        cause = problem.kind.value, problem.message[:200]
+        known = self.failures.get(cause)
+        if known is None and len(self.failures) >= _GROUPS_MAX:
+            cause = problem.kind.value, "other messages"
+            known = self.failures.get(cause)
+        self.failures[cause] = FailureGroup(
+            kind=cause[0],
+            message=cause[1],
+            count=known.count + 1 if known else 1,
+            example=known.example if known else work.item.id,
+        )
+
+    async def _write(self, event: Event) -> None:
+        await self.ledger.write(event)
+        self.state.apply(event, at=self.clock.wall())
+
+    async def _commit(self, event: Event) -> None:
+        await self.ledger.commit(event)
+        self.state.apply(event, at=self.clock.wall())

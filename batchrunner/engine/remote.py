@@ -1,0 +1,98 @@
+"""An item whose pictures come from elsewhere: its accepted task is followed to its own end, its pictures are kept.
+
+A picture that was paid for is never given up: what cannot be fetched, or is no picture, leaves the task accepted with
+its URLs in the ledger. The next run fetches it again; nothing here submits anything.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from batchrunner.core.job import Job
+from batchrunner.core.outcome import Pictures, PictureUrl, Problem
+from batchrunner.core.pacing import backoff_s
+from batchrunner.core.rules import RULES, is_held, may_try_again
+from batchrunner.core.state import OpenTask
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.pictures import PictureKeeper
+from batchrunner.engine.pool import Work
+from batchrunner.engine.record import Book
+from batchrunner.engine.shutdown import Shutdown, SteppedOutError
+from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
+from batchrunner.engine.verdict import Again, Finished, GivenUp, Verdict, Waiting
+
+_FETCHES: Final = 4
+_FETCHES_BEFORE_ASKING_AGAIN: Final = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class Remote:
+    """What following needs; one for a run."""
+
+    job: Job
+    book: Book
+    tasks: TaskFollower | None
+    keeper: PictureKeeper
+    shutdown: Shutdown
+    dice: random.Random
+
+    async def follow(self, work: Work, lane: Lane, task: OpenTask, *, resumed: bool) -> Verdict:
+        """An accepted task, to its own end."""
+        lane.task_opened()
+        try:
+            for round_ in range(_FETCHES):
+                asked_again = round_ >= _FETCHES_BEFORE_ASKING_AGAIN
+                end = await self._end_of(
+                    task, resumed=resumed, ask=not task.urls or (asked_again and bool(task.task_id))
+                )
+                if isinstance(end, LeftOpen):
+                    return Waiting(why=end.why)
+                if isinstance(end, Problem):
+                    return await self._task_ended(work, end)
+                if await self._keep(work, end, task) is None:
+                    return Finished()
+                await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
+            return Waiting(why="download_failed")
+        except SteppedOutError:
+            return Waiting(why="draining")
+        finally:
+            lane.task_ended()
+
+    async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
+        if not ask:
+            return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls))
+        assert self.tasks is not None, "a task was accepted by a dialect that has none"
+        return await self.tasks.follow(task.task_id, account=task.account, resumed=resumed)
+
+    async def _keep(self, work: Work, pictures: Pictures, task: OpenTask) -> Problem | None:
+        urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
+        if urls and urls != task.urls:
+            await self.book.ready(work, urls)
+        kept = await self.keeper.keep(work, pictures)
+        if isinstance(kept, Problem):
+            return kept
+        await self.book.pictured(work, kept, usage=pictures.usage, task_id=task.task_id or None)
+        return None
+
+    async def keep_at_once(self, work: Work, lane: Lane, pictures: Pictures) -> Verdict:
+        """A synchronous answer: pictures in it are kept now, URLs are remembered first, like those of a task."""
+        if any(isinstance(ref, PictureUrl) for ref in pictures.refs):
+            await self.book.accepted(work, lane, "")
+            task = self.book.state.tasks[work.key]
+            await self.book.ready(work, tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl)))
+            return await self.follow(work, lane, task, resumed=False)
+        kept = await self.keeper.keep(work, pictures)
+        if isinstance(kept, Problem):
+            charged = self.book.state.record(work.key).attempts + 1
+            return GivenUp(problem=kept, charged=charged, ambiguous=True)
+        await self.book.pictured(work, kept, usage=pictures.usage, task_id=None)
+        return Finished()
+
+    async def _task_ended(self, work: Work, problem: Problem) -> Verdict:
+        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        charged = self.book.state.record(work.key).attempts + 1
+        ambiguous = RULES[problem.kind].ambiguous
+        if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
+            return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
+        await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous)
+        return Waiting(why="held") if is_held(problem, self.job) else Again(problem=problem, charged=charged)

@@ -1,0 +1,330 @@
+"""A run, told in order: take up what was left, open the lanes, let items flow, settle, say how it ended."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from batchrunner.core.errors import BatchrunnerError, ExitStatus
+from batchrunner.core.events import Done
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job
+from batchrunner.core.plan import Survey, Totals
+from batchrunner.core.ports import Ports
+from batchrunner.core.presets import PRESETS
+from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.status import LaneStatus, Status
+from batchrunner.engine.attempt import Attempts
+from batchrunner.engine.judge import Judge
+from batchrunner.engine.lanes import Lane, LaneSet, LaneSettings
+from batchrunner.engine.pictures import PictureKeeper
+from batchrunner.engine.pool import Pool, Work
+from batchrunner.engine.record import Book
+from batchrunner.engine.remote import Remote
+from batchrunner.engine.resumption import closed_pool, orphan
+from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.snapshot import lane_status, status_of
+from batchrunner.engine.survey import lane_concurrency
+from batchrunner.engine.tasks import TaskFollower
+
+_RESTORED_PARKS: Final = frozenset({"quota_model", "quota_account", "model_suspended", "throttle", "overloaded"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What this run was asked for beyond the job."""
+
+    limit: int | None = None
+    """Only the first so many items of the job."""
+    retry_failed: bool = False
+    resend_held: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Runner:
+    """One run. Make it, `await run()`, ask `exit_status()`; `snapshot()` at any time."""
+
+    job: Job
+    ports: Ports
+    state: LedgerState
+    found: Survey
+    totals: Totals
+    wishes: Wishes
+    shutdown: Shutdown
+    dice: random.Random
+    say: Callable[[str], None]
+    adopted: tuple[Done, ...] = ()
+    """Rows that reached the disk although their process did not live to say so."""
+    realigned_length: int | None = None
+    """Set when results.jsonl is not the file that the ledger knows: a rewrite whose record a crash swallowed."""
+    book: Book = field(init=False)
+    lanes: LaneSet = field(init=False)
+    pools: dict[str, Pool] = field(init=False)
+    left_open: dict[str, int] = field(default_factory=dict)
+    """Items that this run leaves unfinished, counted by reason."""
+    stranded: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(account, model) -> open tasks of keys that this process does not have."""
+    _orphans_ended: bool = False
+
+    def __post_init__(self) -> None:
+        ports, job = self.ports, self.job
+        self.book = Book(
+            ledger=ports.ledger,
+            results=ports.results,
+            state=self.state,
+            clock=ports.clock,
+            synced_intents=job.durability == "full",
+            last_resort=lambda answer: self.say(f"the disk did not take this answer: {answer}"),
+        )
+        self.lanes = LaneSet(tuple(self._lane(account, model) for model in job.models for account in ports.accounts))
+        self.pools = {
+            model: Pool(model, ports.items.stream(frozenset({model})), wanted=self._wanted) for model in job.models
+        }
+
+    # -- the story
+
+    async def run(self) -> None:
+        """Work until nothing is left to do, or nothing can go on.
+
+        Raises:
+            StoreBrokenError: the disk refused; nothing was sent after that instant.
+            JobMistakesError: a source became unreadable meanwhile.
+            asyncio.CancelledError: the end was asked for twice, or the grace is over.
+        """
+        if self.realigned_length is not None:
+            await self.book.rewritten(length=self.realigned_length, labels="")
+        for event in self.adopted:
+            await self.book.adopted(event)
+        await self._requeue()
+        await self._take_over_parks()
+        self.ports.remember(self.totals)
+        follower = self._follower()
+        attempts = self._attempts(follower)
+        drainer = asyncio.create_task(self._drain_when_asked(follower))
+        try:
+            await self._work(attempts, follower)
+        except BaseExceptionGroup as group:
+            raise _first_of(group) from group
+        finally:
+            drainer.cancel()
+        if not self.shutdown.draining.is_set():
+            await self.settle()
+        self.ports.remember(self.totals)
+
+    async def _work(self, attempts: Attempts, follower: TaskFollower | None) -> None:
+        async with asyncio.TaskGroup() as polling:
+            polls = polling.create_task(follower.run()) if follower is not None else None
+            async with asyncio.TaskGroup() as sending:
+                self._resume_tasks(attempts, sending)
+                for lane in self.lanes:
+                    sending.create_task(self._drive(lane, self.pools[lane.model], attempts, sending))
+            if polls is not None:
+                polls.cancel()
+
+    async def _drive(self, lane: Lane, pool: Pool, attempts: Attempts, group: asyncio.TaskGroup) -> None:
+        """A slot first, then an item for it."""
+        while await lane.acquire(fresh=True):
+            try:
+                work = await pool.take()
+            except BaseException:
+                lane.release()
+                raise
+            if work is not None:
+                pursuing = group.create_task(attempts.pursue(work, lane, pool))
+                pursuing.add_done_callback(lambda _: self._close_when_drained(pool))
+                continue
+            lane.release()
+            if pool.drained:
+                return
+            await pool.wait()
+
+    def _close_when_drained(self, pool: Pool) -> None:
+        """Wake the drivers that wait for a slot, or for a parked lane, of a model with nothing left to do."""
+        if pool.drained:
+            for lane in self.lanes.of_model(pool.model):
+                lane.drain()
+
+    async def _drain_when_asked(self, follower: TaskFollower | None) -> None:
+        await self.shutdown.draining.wait()
+        self.lanes.drain()
+        for pool in self.pools.values():
+            pool.change()
+        if follower is not None:
+            follower.drain()
+
+    async def settle(self) -> None:
+        """Bring the result files in line with the present job: labels, shared rows, vanished items, failures."""
+        moved = bool(self.state.labels - {self.found.labels}) or self._orphans_ended
+        shares = bool(self.found.shared) and self.state.unsettled
+        if moved or shares:
+            replaced = await self.ports.results.rewrite(
+                self.ports.items.stream(), is_done=lambda key: self.state.standing(key) is Standing.DONE
+            )
+            await self.book.rewritten(length=replaced.length, labels=self.found.labels)
+        await self._settle_failures()
+
+    async def _settle_failures(self) -> None:
+        await self.ports.results.settle_failures(
+            self.ports.items.stream(), is_failed=lambda key: self.state.standing(key) is Standing.FAILED
+        )
+
+    # -- taking up what was left
+
+    async def _requeue(self) -> None:
+        wishes, state = self.wishes, self.state
+        if not wishes.retry_failed and not wishes.resend_held:
+            return
+        async for item in self.ports.items.stream():
+            record = state.record(bytes.fromhex(item.key))
+            failed = wishes.retry_failed and record.standing is Standing.FAILED
+            held = wishes.resend_held and record.standing is Standing.PENDING and record.doubtful
+            if failed or held:
+                await self.book.requeued(item.id, item.key)
+        await self._settle_failures()
+
+    async def _take_over_parks(self) -> None:
+        """A quota is still spent after a restart; whatever a person may have mended since is tried again."""
+        now = self.ports.clock.wall()
+        for (account, model), park in tuple(self.state.parks.items()):
+            lane = self.lanes.find(account, model)
+            if lane is not None and park.until is not None and park.kind in _RESTORED_PARKS and park.until > now:
+                lane.restore_park(park)
+            else:
+                await self.book.resumed(account, model)
+
+    def _resume_tasks(self, attempts: Attempts, group: asyncio.TaskGroup) -> None:
+        """Accepted tasks first: they are paid for. Those of items that the job has no more are followed, too."""
+        items = {bytes.fromhex(item.key): item for item in self.found.resumable}
+        for key, task in tuple(self.state.tasks.items()):
+            item = items.get(key)
+            lane = self.lanes.find(task.account, task.model)
+            if task.account not in self.ports.accounts:
+                self.stranded[task.account, task.model] = self.stranded.get((task.account, task.model), 0) + 1
+                continue
+            if lane is None:
+                lane = self._lane(task.account, task.model)
+            pool = self.pools.get(task.model) or closed_pool(task.model)
+            work = Work(item=item or orphan(key, task), key=key)
+            pool.claim(work)
+            group.create_task(self._resume(attempts, work, lane, pool))
+
+    async def _resume(self, attempts: Attempts, work: Work, lane: Lane, pool: Pool) -> None:
+        await attempts.resume(work, lane, pool, self.state.tasks[work.key])
+        self._close_when_drained(pool)
+        if work.item.index == 0:
+            self._orphan_ended(work.key)
+
+    def _orphan_ended(self, key: bytes) -> None:
+        vanished = self.totals.vanished
+        vanished[Standing.ACCEPTED.name] = vanished.get(Standing.ACCEPTED.name, 1) - 1
+        standing = self.state.standing(key).name
+        vanished[standing] = vanished.get(standing, 0) + 1
+        self._orphans_ended = True
+
+    # -- how it stands, how it ended
+
+    def snapshot(self) -> Status:
+        """Now."""
+        offset_s = PRESETS[self.job.provider.preset].day_offset_s
+        now = self.ports.clock.wall()
+        lanes = [lane_status(lane, offset_s=offset_s, now=now) for lane in self.lanes]
+        for (account, model), count in self.stranded.items():
+            reason = f"{count} accepted tasks wait for the key in {account}, which is not set"
+            lanes.append(LaneStatus(account=account, model=model, state="parked", reason=reason))
+        return status_of(
+            self.job,
+            self.state,
+            self.totals,
+            now=now,
+            run_state="running",
+            lanes=lanes,
+            failures=sorted(self.book.failures.values(), key=lambda group: -group.count),
+        )
+
+    def exit_status(self) -> ExitStatus:
+        """How it ended when nothing was raised. What is beyond `--limit` does not count as left."""
+        if self.shutdown.draining.is_set():
+            terminated = self.shutdown.signal_number == ExitStatus.TERMINATED - 128
+            return ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED
+        undrained = any(not pool.drained for pool in self.pools.values())
+        if undrained and any(lane.closed is not None and lane.closed.refused_account for lane in self.lanes):
+            return ExitStatus.REFUSED
+        items = self.snapshot().items
+        if undrained or self.left_open or self.stranded or items.held or items.timed_out:
+            return ExitStatus.PAUSED
+        return ExitStatus.FAILED if items.failed else ExitStatus.DONE
+
+    def message(self) -> str | None:
+        """Why it stopped, in the words of whoever refused; None when nothing did."""
+        reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None]
+        return reasons[0] if reasons else None
+
+    # -- pieces
+
+    def _wanted(self, item: Item, key: bytes) -> bool:
+        if self.wishes.limit is not None and item.index > self.wishes.limit:
+            return False
+        record = self.state.record(key)
+        if record.standing is not Standing.PENDING:
+            return False
+        return not (record.doubtful and self.totals.hold)
+
+    def _lane(self, account: str, model: str) -> Lane:
+        job, preset = self.job, PRESETS[self.job.provider.preset]
+        clock = self.ports.clock
+        today = int((clock.wall() + preset.day_offset_s) // 86_400)
+        settings = LaneSettings(
+            concurrency=lane_concurrency(job),
+            in_flight_tasks=(job.limits.in_flight_tasks or preset.in_flight_tasks or 1) if self.ports.tasks else None,
+            limits=job.limits,
+            breaker=job.breaker,
+            day_offset_s=preset.day_offset_s,
+        )
+        sent_today = self.state.sent_today(account, model, day=today)
+        return Lane(account, model, settings=settings, clock=clock, sent_today=sent_today)
+
+    def _follower(self) -> TaskFollower | None:
+        if self.ports.tasks is None:
+            return None
+        return TaskFollower(
+            dialect=self.ports.tasks,
+            transport=self.ports.transport,
+            clock=self.ports.clock,
+            dice=self.dice,
+            poll_per_second=self.job.limits.poll_per_second or PRESETS[self.job.provider.preset].poll_per_second,
+            task_s=self.job.timeouts.task_s,
+        )
+
+    def _attempts(self, follower: TaskFollower | None) -> Attempts:
+        preset = PRESETS[self.job.provider.preset]
+        keeper = PictureKeeper(downloads=self.ports.downloads, store=self.ports.pictures, into=self.job.output.format)
+        remote = Remote(
+            job=self.job, book=self.book, tasks=follower, keeper=keeper, shutdown=self.shutdown, dice=self.dice
+        )
+        judge = Judge(
+            job=self.job,
+            lanes=self.lanes,
+            book=self.book,
+            clock=self.ports.clock,
+            shanghai=preset.day_offset_s != 0.0,
+        )
+        return Attempts(
+            job=self.job,
+            ports=self.ports,
+            book=self.book,
+            judge=judge,
+            remote=remote,
+            shutdown=self.shutdown,
+            dice=self.dice,
+            left_open=self._note_left_open,
+        )
+
+    def _note_left_open(self, why: str) -> None:
+        self.left_open[why] = self.left_open.get(why, 0) + 1
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to tell of a group: this program's own error when there is one."""
+    flat = [_first_of(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    return next((error for error in flat if isinstance(error, BatchrunnerError)), flat[0])

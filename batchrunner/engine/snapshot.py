@@ -1,0 +1,129 @@
+"""Where the run stands at this moment, as the contract's value: from the state, the lanes and the totals."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from batchrunner.core.errors import ExitStatus
+from batchrunner.core.job import Job
+from batchrunner.core.plan import Totals, count_items
+from batchrunner.core.state import LedgerState, Park
+from batchrunner.core.status import (
+    FailureGroup,
+    ItemCounts,
+    LaneState,
+    LaneStatus,
+    RunState,
+    SendCounts,
+    Status,
+    UsageCounts,
+)
+from batchrunner.engine.lanes import Lane
+
+STATES: Mapping[ExitStatus, RunState] = {
+    ExitStatus.DONE: "done",
+    ExitStatus.FAILED: "failed",
+    ExitStatus.MISTAKE: "stopped",
+    ExitStatus.PAUSED: "paused",
+    ExitStatus.STOPPED: "stopped",
+    ExitStatus.REFUSED: "refused",
+    ExitStatus.INTERRUPTED: "interrupted",
+    ExitStatus.TERMINATED: "interrupted",
+}
+
+
+def send_counts(state: LedgerState) -> SendCounts:
+    """Paid POSTs over all runs."""
+    return SendCounts(
+        total=state.sends,
+        refused=state.refused,
+        ambiguous=state.ambiguous,
+        unknown=state.unknown,
+        possible_duplicates=state.ambiguous + state.unknown,
+    )
+
+
+def usage_counts(state: LedgerState) -> UsageCounts:
+    """What was got."""
+    return UsageCounts(input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images)
+
+
+def shown_time(wall: float, *, offset_s: float) -> str:
+    """RFC 3339 in the zone where the provider's day turns: quota times are told as the provider means them."""
+    zone = timezone(timedelta(seconds=offset_s))
+    return datetime.fromtimestamp(wall, zone).isoformat(timespec="seconds")
+
+
+def lane_status(lane: Lane, *, offset_s: float, now: float) -> LaneStatus:
+    """A lane of this process."""
+    shown: LaneState = "open"
+    reason, until = None, None
+    if lane.closed is not None:
+        shown, reason = "stopped", lane.closed.reason
+    elif lane.park is not None and lane.park.until is not None and lane.park.until > now:
+        shown, reason = "parked", lane.park.reason
+        until = shown_time(lane.park.until, offset_s=offset_s)
+    elif lane.day_is_spent:
+        shown, reason = "parked", "limits.requests_per_day is used up"
+        until = shown_time(lane.day_ends_at, offset_s=offset_s)
+    elif lane.probing and lane.park is not None:
+        shown, reason = "waiting", f"probing after: {lane.park.reason}"
+    elif lane.alive > lane.in_flight + lane.open_tasks:
+        shown, reason = "waiting", "items wait before they are tried again, or are being written down"
+    return LaneStatus(
+        account=lane.account,
+        model=lane.model,
+        state=shown,
+        reason=reason,
+        until=until,
+        concurrency=lane.limit,
+        in_flight=lane.in_flight,
+    )
+
+
+def park_status(account: str, model: str, park: Park, *, offset_s: float, now: float) -> LaneStatus:
+    """A lane that the ledger knows to be parked; one whose time has come is tried by the next run."""
+    waits = park.until is not None and park.until > now
+    return LaneStatus(
+        account=account,
+        model=model,
+        state="parked" if waits else "stopped" if park.until is None else "waiting",
+        reason=park.reason,
+        until=shown_time(park.until, offset_s=offset_s) if park.until is not None else None,
+    )
+
+
+def status_of(
+    job: Job,
+    state: LedgerState,
+    totals: Totals,
+    *,
+    now: float,
+    run_state: RunState,
+    lanes: Iterable[LaneStatus] = (),
+    failures: Iterable[FailureGroup] = (),
+) -> Status:
+    """The whole of it."""
+    return Status(
+        job=job.name,
+        state=run_state,
+        items=count_items(state, totals, now=now),
+        sends=send_counts(state),
+        usage=usage_counts(state),
+        lanes=tuple(lanes),
+        dir=job.output.dir,
+        simulated=job.simulated,
+        failures=tuple(failures),
+    )
+
+
+def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, next_command: str | None) -> Status:
+    """The same at the end of the run."""
+    return replace(status, state=STATES[exit_status], message=message, next_command=next_command)
+
+
+def resting_state(items: ItemCounts) -> RunState:
+    """How a run that nobody works on is called."""
+    if items.pending or items.accepted or items.held or items.timed_out:
+        return "paused" if items.done or items.failed or items.accepted or items.timed_out else "pending"
+    return "failed" if items.failed else "done"

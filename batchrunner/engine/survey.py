@@ -1,0 +1,38 @@
+"""The planning pass: every item once, streamed and hashed, before the first send."""
+
+from batchrunner.core.job import Job
+from batchrunner.core.plan import Survey, Surveyor, Totals
+from batchrunner.core.ports import Items
+from batchrunner.core.presets import PRESETS
+from batchrunner.core.state import LedgerState
+
+
+async def survey(items: Items, state: LedgerState, *, limit: int | None = None) -> Survey:
+    """Count the job's items against what the ledger knows.
+
+    Raises:
+        JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
+    """
+    surveyor = Surveyor(state=state, limit=limit)
+    async for item in items.stream():
+        surveyor.take(item)
+    return surveyor.survey(skipped_rows=items.skipped_rows)
+
+
+def lane_concurrency(job: Job) -> int:
+    """Sends in flight at once on each lane: the job's number, else where the preset starts."""
+    return job.limits.concurrency or PRESETS[job.provider.preset].first_concurrency
+
+
+def totals_of(job: Job, found: Survey, *, accounts: int) -> Totals:
+    """What `run.json` keeps of it."""
+    return Totals(
+        total=found.total,
+        labels=found.labels,
+        shared={key.hex(): extra for key, extra in found.shared.items()},
+        vanished={standing.name: count for standing, count in found.vanished.items() if count},
+        hold=job.on_ambiguous == "hold",
+        task_s=job.timeouts.task_s,
+        concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),
+        synced_intents=job.durability == "full",
+    )

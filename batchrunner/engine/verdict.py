@@ -1,0 +1,43 @@
+"""What became of an item so far: what `attempt` and `remote` tell each other."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchrunner.core.outcome import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Done and recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """To be tried again after a wait. `charged` is the attempts used up, this one included if it was charged."""
+
+    problem: Problem
+    charged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """Failed for good; not recorded yet."""
+
+    problem: Problem
+    charged: int
+    ambiguous: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unchanged:
+    """Refused, with the lane parked: the item goes back to its pool. Recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Held, or its task goes on without us: nothing more in this run."""
+
+    why: str
+
+
+Verdict: TypeAlias = Finished | Again | GivenUp | Unchanged | Waiting

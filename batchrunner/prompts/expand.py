@@ -1,0 +1,168 @@
+"""Rows × matrix × models × replicas, in that order, as items with their ids, keys and file names.
+
+Every pass makes the same items, whatever models are asked for: names are handed out for all of them.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from itertools import repeat
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job, Json
+from batchrunner.core.keys import digest, item_key
+from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
+from batchrunner.prompts.findings import Findings
+from batchrunner.prompts.ids import Names
+from batchrunner.prompts.labels import Matrix, models_of, replica_suffix
+from batchrunner.prompts.recipe import Keyed, Recipe, unfillable
+from batchrunner.prompts.render import TemplateFault
+from batchrunner.prompts.rows import PromptRow, prompt_rows
+
+_BREATH = 500
+"""Items after which others on the loop get a turn: a list of prompts waits for nothing by itself."""
+
+
+class Expansion:
+    """One pass over the job's prompts."""
+
+    def __init__(self, job: Job, recipe: Recipe, findings: Findings) -> None:
+        self._job = job
+        self._recipe = recipe
+        self._findings = findings
+        self._filler = Filler(job, recipe)
+        self._matrix = Matrix(job, recipe.variables)
+        self._models = models_of(job)
+        self._schema_digest = None if job.schema is None else digest(job.schema)
+        shares_ids = not job.matrix and len(job.models) == 1 and job.replicas == 1
+        self._names = Names(shares_ids=shares_ids)
+        # Automatic ids are unique and safe as they are.
+        are_automatic = recipe.id is None and not recipe.entries
+        self._ids_are_stems = shares_ids and are_automatic and recipe.name is None and recipe.each is None
+        self._index = 0
+
+    def __repr__(self) -> str:
+        return f"<Expansion of {self._job.name} at item {self._index}>"
+
+    async def items(self, models: frozenset[str] | None) -> AsyncGenerator[Item]:
+        """The items of these models (None: all), in order.
+
+        Raises:
+            JobMistakesError: as `findings` decides.
+        """
+        repeated = self._claim_listed_ids()
+        async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as rows:
+            async for row in rows:
+                if row.number in repeated:
+                    continue
+                for item in await self._items_of(row):
+                    if self._index % _BREATH == 0:
+                        await asyncio.sleep(0)
+                    if models is None or item.model in models:
+                        yield item
+        self._findings.settle()
+
+    def _claim_listed_ids(self) -> frozenset[int]:
+        """Take the ids given in a list, so that no automatic one gets there first.
+
+        Returns:
+            The numbers of the entries that repeat one.
+        """
+        repeated = []
+        for number, entry in enumerate(self._recipe.entries, 1):
+            given = entry.listed.id
+            if given is not None and self._is_repeated(given, entry.listed.line, self._job.file, f"{entry.key}.id"):
+                repeated.append(number)
+        return frozenset(repeated)
+
+    def _is_repeated(self, given: str, line: int | None, file: str, key: str) -> bool:
+        earlier = self._names.given(given, line=line)
+        if earlier is None:
+            return False
+        place = f" at {file}:{earlier}" if earlier else ""
+        problem = f"the id `{given[:80]}` was already given{place}"
+        self._findings.mistake(
+            Mistake(problem=problem, file=file, line=line, key=key, expected="an id for every prompt that no other has")
+        )
+        return True
+
+    async def _items_of(self, row: PromptRow) -> Iterable[Item]:
+        """The items of a row: all of them, or none when it is bad in any combination."""
+        try:
+            fills = [await self._filler.fill(row, variables) for variables in self._matrix.variables()]
+            given = self._filler.given_id(row)
+        except UnusableRowError as error:
+            self._findings.bad_row(error.mistake)
+            return ()
+        if given is None:
+            given = self._names.automatic(fills[0].prompt)
+        elif row.entry is None and self._is_repeated(given, row.line, row.file, "prompts.id"):
+            return ()
+        return self._versions(row, given, fills)
+
+    def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> Iterator[Item]:
+        for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
+            params = {**self._job.params, **row.params, **combination.params}
+            for model in self._models:
+                for replica in range(1, self._job.replicas + 1):
+                    suffix = combination.suffix + model.suffix + replica_suffix(replica)
+                    yield self._item(prompt_id, suffix, filled, model=model.value, params=params, replica=replica)
+
+    def _item(
+        self, prompt_id: str, suffix: str, filled: Filled, *, model: str, params: dict[str, Json], replica: int
+    ) -> Item:
+        job = self._job
+        is_chat = job.kind == "chat"
+        self._index += 1
+        item_id = self._names.item(prompt_id, suffix)
+        key = item_key(
+            dialect=job.provider.dialect,
+            model=model,
+            turns=filled.turns,
+            params=params,
+            pictures_sha256=[picture.sha256 for picture in filled.pictures],
+            schema_digest=self._schema_digest if is_chat else None,
+            replica=replica,
+        )
+        stem = item_id
+        if not self._ids_are_stems:
+            own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": self._index, "model": model}
+            stem = self._stem({**params, **filled.vars, **own}, item_id, key)
+        return Item(
+            id=item_id,
+            prompt_id=prompt_id,
+            index=self._index,
+            key=key,
+            model=model,
+            prompt=filled.prompt,
+            turns=filled.turns,
+            vars=filled.vars,
+            params=params,
+            pictures=filled.pictures,
+            schema=job.schema if is_chat else None,
+            stream=job.stream if is_chat else False,
+            replica=replica,
+            stem=stem,
+            shows_messages=bool(job.messages) and is_chat,
+        )
+
+    def _stem(self, names: dict[str, Json], item_id: str, key: str) -> str:
+        if self._recipe.each:
+            # Only to find its mistakes before anything is paid; the path is made when the answer is there.
+            artifact_name(self._job, self._recipe.each, names)
+        name = artifact_name(self._job, self._recipe.name, names) if self._recipe.name else item_id
+        return self._names.stem(name, key)
+
+
+def artifact_name(job: Job, keyed: Keyed, names: dict[str, Json]) -> str:
+    """`output.name` or `output.each` filled with an item's parameters, variables, id, prompt_id, index and model.
+
+    Raises:
+        JobMistakesError: the template uses a name that this item does not have.
+    """
+    try:
+        return keyed.template.render(names)
+    except TemplateFault as fault:
+        mistake = unfillable(fault, file=job.file, line=None, key=keyed.key, names=list(names))
+        raise JobMistakesError((mistake,)) from fault

@@ -1,0 +1,154 @@
+"""A prompt's templates filled with its values: the conversation, the pictures, and what rows show of it."""
+
+from dataclasses import dataclass
+from itertools import chain
+
+from batchrunner.core.errors import Mistake
+from batchrunner.core.item import InputPicture
+from batchrunner.core.job import Job, Json, Turn
+from batchrunner.core.picture_rules import prompt_mistake
+from batchrunner.prompts.ids import ID_LIMIT_CHARS
+from batchrunner.prompts.pictures import Album, BadPictureError
+from batchrunner.prompts.recipe import PROMPT, ROW, Keyed, Recipe, unfillable
+from batchrunner.prompts.render import TemplateFault
+from batchrunner.prompts.rows import PromptRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """A prompt with one combination of the matrix's variables."""
+
+    prompt: str
+    turns: tuple[Turn, ...]
+    vars: dict[str, Json]
+    pictures: tuple[InputPicture, ...]
+
+
+class UnusableRowError(Exception):
+    """A row cannot be made into a prompt."""
+
+    def __init__(self, mistake: Mistake) -> None:
+        super().__init__(str(mistake))
+        self.mistake = mistake
+
+
+class Filler:
+    """Fills the prompts of one pass."""
+
+    def __init__(self, job: Job, recipe: Recipe) -> None:
+        self._job = job
+        self._recipe = recipe
+        self._album = Album(job.folder)
+        self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
+
+    async def fill(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
+        """The prompt with these variables of the matrix.
+
+        Raises:
+            UnusableRowError: a template, a value or a picture is at fault; it says where.
+        """
+        shown = {**row.values, **variables} if variables else row.values
+        values = shown if ROW in shown else {**shown, ROW: row.number}
+        turns = self._turns(row, values)
+        prompt = next(turn.content for turn in reversed(turns) if turn.role == "user")
+        if self._job.kind == "image":
+            turns = (Turn(role="user", content=prompt),)
+        if self._is_modelscope_picture and (problem := prompt_mistake(prompt)):
+            raise _unusable(row, f"the prompt {problem}")
+        pictures = [await self._picture(row, keyed, values) for keyed in row.images]
+        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(filter(None, pictures)))
+
+    def given_id(self, row: PromptRow) -> str | None:
+        """The row's given id, None if it gets an automatic one; the matrix has no part in it.
+
+        Raises:
+            UnusableRowError: it is empty or too long, or its template is at fault.
+        """
+        if row.entry is not None:
+            given, key = row.entry.listed.id, f"{row.entry.key}.id"
+        elif self._recipe.id is not None:
+            key = self._recipe.id.key
+            values = row.values if ROW in row.values else {**row.values, ROW: row.number}
+            given = self._text(row, self._recipe.id, values)
+        else:
+            return None
+        if given is None:
+            return None
+        if len(given) > ID_LIMIT_CHARS:
+            raise _unusable(row, f"the id has {len(given):,} characters, at most {ID_LIMIT_CHARS:,} can be", key=key)
+        return _required(row, given, key=key, what="the id")
+
+    def _turns(self, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
+        system = self._recipe.system
+        told = self._text(row, system, values, may_be_empty=True) if system else ""
+        first = (Turn(role="system", content=told),) if told.strip() else ()
+        if not self._recipe.messages:
+            return (*first, Turn(role="user", content=self._prompt(row, values)))
+        if row.prompt is not None and PROMPT not in values:
+            values = {**values, PROMPT: self._prompt(row, values)}
+        said = (Turn(role=k.role, content=self._text(row, k, values)) for k in self._recipe.messages)
+        return tuple(chain(first, said))
+
+    def _prompt(self, row: PromptRow, values: dict[str, Json]) -> str:
+        if row.prompt is not None:
+            return self._text(row, row.prompt, values)
+        column = row.prompt_column or _prompt_column(row.values)
+        if column is None:
+            columns = ", ".join(f"`{name}`" for name in row.values) or "none"
+            raise UnusableRowError(
+                Mistake(
+                    problem=f"there is no column `{PROMPT}`; the columns are {columns}",
+                    file=row.file,
+                    line=row.line,
+                    key="prompts.template",
+                    hint="write a `template` that says what of the row is the prompt",
+                )
+            )
+        text = row.values[column]
+        if isinstance(text, bool | list | dict | None):
+            raise _unusable(row, f"`{column}` is no text", key=None)
+        return _required(row, str(text), what=f"`{column}`")
+
+    def _text(self, row: PromptRow, keyed: Keyed, values: dict[str, Json], *, may_be_empty: bool = False) -> str:
+        try:
+            text = keyed.template.render(values)
+        except TemplateFault as fault:
+            raise UnusableRowError(
+                unfillable(fault, file=row.file, line=row.line, key=keyed.key, names=list(values))
+            ) from fault
+        return text if may_be_empty and not text else _required(row, text, key=keyed.key, may_be_blank=may_be_empty)
+
+    async def _picture(self, row: PromptRow, keyed: Keyed, values: dict[str, Json]) -> InputPicture | None:
+        try:
+            name = keyed.template.render(values).strip()
+            return await self._album.picture(name) if name else None
+        except BadPictureError as error:
+            raise _unusable(row, str(error), key=keyed.key) from error
+        except TemplateFault as fault:
+            if fault.unknown is not None:
+                return None
+            raise _unusable(row, fault.problem, key=keyed.key) from fault
+
+
+def _prompt_column(values: dict[str, Json]) -> str | None:
+    if PROMPT in values:
+        return PROMPT
+    return next((name for name in values if name.casefold() == PROMPT), None)
+
+
+def _required(
+    row: PromptRow, text: str, *, key: str | None = None, what: str = "the rendered text", may_be_blank: bool = False
+) -> str:
+    if not may_be_blank and not text.strip():
+        raise _unusable(row, f"{what} is empty", key=key)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _unusable(row, f"{what} has half a surrogate pair, which no text can hold", key=key) from error
+    return text
+
+
+def _unusable(row: PromptRow, problem: str, *, key: str | None = None) -> UnusableRowError:
+    return UnusableRowError(
+        Mistake(problem=problem, file=row.file, line=row.line, key=key or (row.entry.key if row.entry else None))
+    )

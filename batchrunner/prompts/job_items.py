@@ -1,0 +1,86 @@
+"""The port `Items` for a job, and the check that finds every mistake of its prompts at once."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job, Json, Source
+from batchrunner.prompts.expand import Expansion, artifact_name
+from batchrunner.prompts.findings import SHOWN, Findings
+from batchrunner.prompts.recipe import Recipe, recipe_of
+
+
+class JobItems:
+    """The items of a job; implements `core.ports.Items`. Templates are compiled at the first pass and then kept."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._compiled: tuple[Recipe, tuple[Mistake, ...]] | None = None
+        self._last: Findings | None = None
+
+    def __repr__(self) -> str:
+        return f"<JobItems of {self._job.name}, {self.skipped_rows} rows skipped in the last whole pass>"
+
+    @property
+    def skipped_rows(self) -> int:
+        """Bad rows that the last whole pass left out; 0 before the first."""
+        return self._last.skipped_rows if self._last else 0
+
+    @property
+    def skipped(self) -> tuple[Mistake, ...]:
+        """What was wrong with the first 20 of them."""
+        return self._last.skipped if self._last else ()
+
+    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
+        """The items of these models (None: all), in the job's order, read anew.
+
+        Raises:
+            JobMistakesError: templates that are none (all of them), or the first thing that is wrong with the rows.
+        """
+        findings = self._findings(at_most=1)
+        async with aclosing(Expansion(self._job, self._recipe(), findings).items(models)) as items:
+            async for item in items:
+                yield item
+        self._last = findings
+
+    def path_of(self, item: Item) -> str:
+        """`output.each` filled for an item; empty when the job has none. Any text: whoever writes there makes it safe.
+
+        Raises:
+            JobMistakesError: the template is none, or uses a name that the item does not have.
+        """
+        each = self._recipe().each
+        own: dict[str, Json] = {"id": item.id, "prompt_id": item.prompt_id, "index": item.index, "model": item.model}
+        return artifact_name(self._job, each, {**item.params, **item.vars, **own}) if each else ""
+
+    async def mistakes(self) -> tuple[Mistake, ...]:
+        """Up to 20 mistakes of the templates and all rows; bad rows are none where the job skips them."""
+        try:
+            async for _ in Expansion(self._job, self._recipe(), self._findings(at_most=SHOWN)).items(None):
+                pass
+        except JobMistakesError as error:
+            return error.mistakes
+        return ()
+
+    def _recipe(self) -> Recipe:
+        if self._compiled is None:
+            self._compiled = recipe_of(self._job)
+        recipe, mistakes = self._compiled
+        if mistakes:
+            raise JobMistakesError(mistakes)
+        return recipe
+
+    def _findings(self, *, at_most: int) -> Findings:
+        prompts = self._job.prompts
+        return Findings(at_most=at_most, skip_bad_rows=isinstance(prompts, Source) and prompts.on_bad_row == "skip")
+
+
+def items_of(job: Job) -> JobItems:
+    """The items of a job. Nothing is read before they are streamed."""
+    return JobItems(job)
+
+
+async def check_items(job: Job) -> tuple[Mistake, ...]:
+    """Stream everything once: up to 20 mistakes of the job's prompts, templates, pictures and rows, empty if none."""
+    return await JobItems(job).mistakes()

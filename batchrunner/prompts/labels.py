@@ -1,0 +1,90 @@
+"""What distinguishes the items of one prompt: combinations of the matrix, models and replicas, each with its suffix."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from batchrunner.core.job import Job, Json
+from batchrunner.core.naming import slug
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """One combination of the matrix."""
+
+    suffix: str
+    vars: dict[str, Json]
+    """The values of names that a template uses."""
+    params: dict[str, Json]
+    """The values of all other names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A value with the suffix that it adds to ids; empty where there is nothing to distinguish."""
+
+    suffix: str
+    value: str
+
+
+class Matrix:
+    """The combinations of a job's matrix; one empty combination without a matrix.
+
+    `variables` are the names that a template uses: those are no params.
+    """
+
+    def __init__(self, job: Job, variables: frozenset[str]) -> None:
+        self._names = tuple(job.matrix)
+        self._variables = variables
+        self._axes = [tuple(zip(_suffixes(name, values), values, strict=True)) for name, values in job.matrix.items()]
+
+    def __repr__(self) -> str:
+        return f"<Matrix {' × '.join(f'{len(axis)} {n}' for n, axis in zip(self._names, self._axes, strict=True))}>"
+
+    def __iter__(self) -> Iterator[Combination]:
+        """Every combination in the file's order, the last name fastest."""
+        for chosen in product(*self._axes):
+            values = {name: value for name, (_, value) in zip(self._names, chosen, strict=True)}
+            yield Combination(
+                suffix="".join(suffix for suffix, _ in chosen),
+                vars={name: value for name, value in values.items() if name in self._variables},
+                params={name: value for name, value in values.items() if name not in self._variables},
+            )
+
+    def variables(self) -> Iterator[dict[str, Json]]:
+        """The variables of every combination; a single empty set when no template uses any."""
+        if not self._variables:
+            return iter(({},))
+        return (combination.vars for combination in self)
+
+
+def models_of(job: Job) -> tuple[Labelled, ...]:
+    """The job's models; several of them are told apart by the part after the slash."""
+    if len(job.models) == 1:
+        return (Labelled(suffix="", value=job.models[0]),)
+    suffixes = _distinct(f"-{slug(model.rpartition('/')[2])}" for model in job.models)
+    return tuple(Labelled(suffix=suffix, value=model) for suffix, model in zip(suffixes, job.models, strict=True))
+
+
+def replica_suffix(replica: int) -> str:
+    """Nothing for the first, `-r2` for the second."""
+    return f"-r{replica}" if replica > 1 else ""
+
+
+def _suffixes(name: str, values: tuple[Json, ...]) -> list[str]:
+    return _distinct(f"-{name}{slug(value if isinstance(value, str) else json.dumps(value))}" for value in values)
+
+
+def _distinct(suffixes: Iterable[str]) -> list[str]:
+    """The same suffixes, a repeated one with `-2`, `-3`."""
+    taken: set[str] = set()
+    found: list[str] = []
+    for suffix in suffixes:
+        label, times = suffix, 1
+        while label in taken:
+            times += 1
+            label = f"{suffix}-{times}"
+        taken.add(label)
+        found.append(label)
+    return found

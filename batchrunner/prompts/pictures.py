@@ -1,0 +1,104 @@
+"""Pictures given to a model: a local file becomes a data URL, a web address is passed on as it is.
+
+A row is hostile: only whole regular files that begin like a picture leave this machine, and no other kind of URL.
+"""
+
+import asyncio
+import os
+import stat
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path, PurePath
+from urllib.parse import urlsplit
+
+import aiofiles
+import aiofiles.os
+
+from batchrunner.core.item import InputPicture
+
+PICTURE_LIMIT_BYTES = 20 * 1000 * 1000
+_KEPT = 4
+"""Pictures remembered in a pass, for the one that every row shows; the cap above bounds what they take."""
+
+_MAGIC: tuple[tuple[bytes, int, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
+    (b"\xff\xd8\xff", 0, "image/jpeg"),
+    (b"GIF87a", 0, "image/gif"),
+    (b"GIF89a", 0, "image/gif"),
+    (b"WEBP", 8, "image/webp"),
+)
+
+
+class BadPictureError(Exception):
+    """A picture cannot be given to a model."""
+
+
+class Album:
+    """Reads the pictures of one pass, off the loop."""
+
+    def __init__(self, folder: PurePath) -> None:
+        self._folder = Path(folder)
+        self._recent: dict[str, InputPicture] = {}
+
+    def __repr__(self) -> str:
+        return f"<Album of {self._folder}, {len(self._recent)} pictures at hand>"
+
+    async def picture(self, name: str) -> InputPicture:
+        """The picture of that path (relative to the job file's folder) or http(s) address.
+
+        Raises:
+            BadPictureError: it is missing, too large, no picture, or a URL of another kind.
+        """
+        known = self._recent.get(name)
+        if known is None:
+            known = await self._read(name)
+            if len(self._recent) >= _KEPT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[name] = known
+        return known
+
+    async def _read(self, name: str) -> InputPicture:
+        if "://" in name or name.startswith("data:"):
+            return _passed_on(name)
+        try:
+            found = await _content(self._folder / name)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise BadPictureError(f"the picture `{name}` cannot be read: {reason}") from error
+        media_type = _media_type(found)
+        if media_type is None:
+            raise BadPictureError(f"`{name}` is no PNG, JPEG, WEBP or GIF")
+        digest, url = await asyncio.to_thread(_hashed_and_coded, found, media_type)
+        return InputPicture(name=name, sha256=digest, url=url)
+
+
+def _passed_on(url: str) -> InputPicture:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise BadPictureError(f"`{url[:80]}` is no address: {error}") from error
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise BadPictureError(f"`{url[:80]}` is neither a file nor an http(s) address")
+    return InputPicture(name=url, sha256=sha256(url.encode("utf-8", "surrogatepass")).hexdigest(), url=url)
+
+
+async def _content(path: Path) -> bytes:
+    mode = (await aiofiles.os.stat(path)).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(0, "it is no regular file", os.fspath(path))
+    async with aiofiles.open(path, "rb") as file:
+        found = await file.read(PICTURE_LIMIT_BYTES + 1)
+    if len(found) > PICTURE_LIMIT_BYTES:
+        raise OSError(0, f"it is larger than {PICTURE_LIMIT_BYTES // 1_000_000} MB", os.fspath(path))
+    return found
+
+
+def _media_type(found: bytes) -> str | None:
+    for magic, offset, media_type in _MAGIC:
+        if found.startswith(magic, offset) and (offset == 0 or found.startswith(b"RIFF")):
+            return media_type
+    return None
+
+
+def _hashed_and_coded(found: bytes, media_type: str) -> tuple[str, str]:
+    return sha256(found).hexdigest(), f"data:{media_type};base64,{b64encode(found).decode('ascii')}"

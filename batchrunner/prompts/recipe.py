@@ -1,0 +1,178 @@
+"""The job's templates, compiled once, each with the key under which it stands in the job file.
+
+Also decides what a matrix name is: one that a template uses is a variable, any other a parameter. `output.name`,
+`output.each` and `prompts.id` do not decide that: a file may be named by a parameter, and a prompt has its id before
+the matrix.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from batchrunner.core.errors import Mistake
+from batchrunner.core.job import Job, ListedPrompt, Listing, Source
+from batchrunner.prompts.render import Template, TemplateFault, Templates
+
+ROW = "row"
+"""The variable with the row's number."""
+PROMPT = "prompt"
+"""The variable with the rendered prompt, for `messages`; and the column that needs no template."""
+_PLAIN_NAME = "{{ id }}"
+_SHOWN_NAMES = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyed:
+    """A template and where it stands."""
+
+    key: str
+    template: Template
+    role: str = "user"
+    """Of a turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A listed prompt with its templates compiled."""
+
+    key: str
+    listed: ListedPrompt
+    prompt: Keyed | None
+    images: tuple[Keyed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a row becomes an item."""
+
+    prompt: Keyed | None
+    """The source's template."""
+    id: Keyed | None
+    system: Keyed | None
+    messages: tuple[Keyed, ...]
+    images: tuple[Keyed, ...]
+    name: Keyed | None
+    """None when an artifact is called by its item's id, as by default."""
+    each: Keyed | None
+    """The path of an answer's own file."""
+    entries: tuple[Entry, ...]
+    variables: frozenset[str]
+    """The names of the matrix that some template uses."""
+
+    def needs(self) -> dict[str, str]:
+        """Names that the rows have to bring, each with the key of the first template that uses it."""
+        shared = (self.prompt, self.id, self.system, *self.messages, *self.images)
+        own = self.variables | {ROW} | ({PROMPT} if self.messages else frozenset())
+        found: dict[str, str] = {}
+        for keyed in shared:
+            for name in sorted(keyed.template.names - own) if keyed else ():
+                found.setdefault(name, keyed.key if keyed else "")
+        return found
+
+
+def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
+    """The job's recipe and every template of it that is none; the recipe is of use only without mistakes."""
+    compiler = _Compiler(job)
+    source = job.prompts if isinstance(job.prompts, Source) else None
+    prompt = compiler.template(source.template if source else None, "prompts.template")
+    system = compiler.template(job.system, "system")
+    messages = compiler.messages()
+    images = compiler.images(job.images, "images")
+    entries = compiler.entries(job.prompts) if isinstance(job.prompts, Listing) else ()
+    deciding = [
+        prompt,
+        system,
+        *messages,
+        *images,
+        *(own for entry in entries for own in (entry.prompt, *entry.images)),
+    ]
+    used = frozenset[str]().union(*(keyed.template.names for keyed in deciding if keyed))
+    name = job.output.name.strip()
+    recipe = Recipe(
+        prompt=prompt,
+        id=compiler.template(source.id if source else None, "prompts.id"),
+        system=system,
+        messages=messages,
+        images=images,
+        name=None if name == _PLAIN_NAME else compiler.template(name, "output.name"),
+        each=compiler.template(job.output.each, "output.each"),
+        entries=entries,
+        variables=used & job.matrix.keys(),
+    )
+    return recipe, tuple(compiler.mistakes)
+
+
+def unfillable(fault: TemplateFault, *, file: str, line: int | None, key: str, names: list[str]) -> Mistake:
+    """The mistake of a template that these values cannot fill; `names` are what the values have."""
+    if fault.unknown is None:
+        return Mistake(problem=fault.problem, file=file, line=line, key=key)
+    return unknown_name(fault.unknown, file=file, line=line, key=key, names=names)
+
+
+def unknown_name(name: str, *, file: str, line: int | None, key: str, names: list[str]) -> Mistake:
+    """The mistake of a template that uses a name which is nowhere."""
+    shown = ", ".join(f"`{known}`" for known in names[:_SHOWN_NAMES]) or "no names at all"
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return Mistake(
+        problem=f"the template uses `{name}`, which is unknown here",
+        file=file,
+        line=line,
+        key=key,
+        expected=f"names that there are: {shown}{more}",
+        hint=_meant(name, names),
+    )
+
+
+def _meant(name: str, names: list[str]) -> str | None:
+    by_case = {known.casefold(): known for known in names}
+    close = [by_case[found] for found in get_close_matches(name.casefold(), by_case, n=1)]
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+class _Compiler:
+    """Compiles every template of a job and collects what is wrong with them."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._templates = Templates()
+        self.mistakes: list[Mistake] = []
+
+    def template(
+        self, text: str | None, key: str, *, line: int | None = None, role: str = "user", optional: bool = False
+    ) -> Keyed | None:
+        """The template, or None when there is none or it is a mistake."""
+        if text is None:
+            return None
+        try:
+            template = self._templates.lenient(text) if optional else self._templates.strict(text)
+        except TemplateFault as fault:
+            place = f" (line {fault.line} of the template)" if fault.line and "\n" in text else ""
+            self.mistakes.append(Mistake(problem=fault.problem + place, file=self._job.file, line=line, key=key))
+            return None
+        return Keyed(key=key, template=template, role=role)
+
+    def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[Keyed, ...]:
+        """Templates of pictures, which a row may leave out."""
+        found = (self.template(text, f"{key}[{n}]", line=line, optional=True) for n, text in enumerate(texts))
+        return tuple(keyed for keyed in found if keyed)
+
+    def messages(self) -> tuple[Keyed, ...]:
+        """The turns of `messages`."""
+        turns = self._job.messages
+        if turns and all(turn.role != "user" for turn in turns):
+            problem = "there is no turn with the role `user`"
+            self.mistakes.append(Mistake(problem=problem, file=self._job.file, key="messages"))
+        found = (self.template(t.content, f"messages[{n}].content", role=t.role) for n, t in enumerate(turns))
+        return tuple(keyed for keyed in found if keyed)
+
+    def entries(self, listing: Listing) -> tuple[Entry, ...]:
+        """The listed prompts."""
+        return tuple(self._entry(f"prompts[{n}]", listed) for n, listed in enumerate(listing.entries))
+
+    def _entry(self, key: str, listed: ListedPrompt) -> Entry:
+        prompt = self.template(listed.prompt, f"{key}.prompt", line=listed.line)
+        images = self.images(listed.images or (), f"{key}.images", line=listed.line)
+        if prompt is None and not self._job.messages and listed.prompt is None:
+            self.mistakes.append(
+                Mistake(problem="there is no `prompt`", file=self._job.file, line=listed.line, key=key)
+            )
+        return Entry(key=key, listed=listed, prompt=prompt, images=images)

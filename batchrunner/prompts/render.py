@@ -1,0 +1,335 @@
+"""Templates: the only file that knows Jinja2.
+
+A template comes from the job file and is half trusted; what it is filled with is hostile and is never compiled.
+Refused: unknown names, null values, anything that reaches into Python, anything that gives another text the next time
+(`random`, `lipsum`), blocks that a prompt does not need (macros, includes, inheritance), and whatever grows without
+measure: the output, a repetition, a padding, a power, loops.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, filters, meta, nodes
+from jinja2 import Template as JinjaTemplate
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from batchrunner.core.job import Json
+
+OUTPUT_LIMIT_CHARS = 4 * 1024 * 1024
+STEP_LIMIT = 100_000
+"""Steps of all loops of one rendering."""
+_WIDTH_LIMIT = 1_000
+_DIGITS_LIMIT = 1_000
+_LIST_LIMIT = 100_000
+
+_REFUSED_BLOCKS: dict[type[nodes.Node], str] = {
+    nodes.Macro: "macro",
+    nodes.CallBlock: "call",
+    nodes.FilterBlock: "filter",
+    nodes.AssignBlock: "set … %}…{% endset",
+    nodes.Include: "include",
+    nodes.Import: "import",
+    nodes.FromImport: "from",
+    nodes.Extends: "extends",
+    nodes.Block: "block",
+}
+_GROWING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "translate", "format", "format_map"})
+_REFUSED_ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = (
+    (str, _GROWING_METHODS | {"join", "replace", "encode", "maketrans"}),
+    (bytes, _GROWING_METHODS | {"join", "replace"}),
+    (int, frozenset({"to_bytes", "from_bytes"})),
+)
+
+
+class TemplateFault(Exception):  # noqa: N818 -- named by what it is: a fault of a template, found at either time
+    """A template cannot be compiled, or not be filled with these values."""
+
+    def __init__(self, problem: str, *, line: int | None = None, unknown: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.line = line
+        """1-based line within the template."""
+        self.unknown = unknown
+        """The name that the values do not have, if that is what is wrong."""
+
+
+class Template:
+    """A compiled template. Text without any mark of a template is passed on as it is."""
+
+    __slots__ = ("_compiled", "_environment", "_text", "names")
+
+    def __init__(
+        self, text: str, *, environment: "_Sandbox", compiled: JinjaTemplate | None, names: frozenset[str]
+    ) -> None:
+        self._text = text
+        self._environment = environment
+        self._compiled = compiled
+        self.names = names
+        """The variables that it uses and does not set itself."""
+
+    def __repr__(self) -> str:
+        return f"<Template {self._text[:40]!r} of {', '.join(sorted(self.names)) or 'no names'}>"
+
+    def render(self, values: Mapping[str, Json]) -> str:
+        """The filled text, at most 4 Mi characters.
+
+        Raises:
+            TemplateFault: an unknown name, a null, a type error, or more than a prompt may need.
+        """
+        if self._compiled is None:
+            return self._text
+        self._environment.steps_left = STEP_LIMIT
+        try:
+            # `shared`: Jinja takes the mapping as it is. Left to itself it copies its globals anew for every row.
+            context = self._compiled.new_context({**self._environment.globals, **values}, shared=True)
+            return _capped(self._compiled.root_render_func(context))
+        except Exception as error:  # a template can raise whatever its expressions can
+            raise self._fault(error, values) from error
+
+    def _fault(self, error: Exception, values: Mapping[str, Json]) -> TemplateFault:
+        unknown = sorted(self.names - values.keys()) if isinstance(error, UndefinedError) else []
+        if unknown:
+            return TemplateFault(f"the template uses `{unknown[0]}`, which is unknown", unknown=unknown[0])
+        match error:
+            case RecursionError() | MemoryError():
+                problem = "it needs too much memory"
+            case TemplateError():
+                problem = error.message or type(error).__name__
+            case _:
+                problem = f"{type(error).__name__}: {error}"
+        return TemplateFault(f"the template cannot be filled: {problem}")
+
+
+class Templates:
+    """Compiles templates; each is compiled once and used for every row. Not for several threads at a time."""
+
+    def __init__(self) -> None:
+        self._strict = _Sandbox(finalize=_not_null)
+        self._lenient = _Sandbox(finalize=_null_is_empty)
+
+    def strict(self, text: str) -> Template:
+        """A template in which a null is a mistake.
+
+        Raises:
+            TemplateFault: it is no template, or uses what is refused.
+        """
+        return _compiled(text, self._strict)
+
+    def lenient(self, text: str) -> Template:
+        """A template in which a null is nothing: for what a row may leave out."""
+        return _compiled(text, self._lenient)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with the doors to unbounded work and to chance shut as well."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, finalize: Callable[[Any], Any]) -> None:
+        # Unoptimised: nothing of a template is evaluated while it is compiled.
+        super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False, cache_size=0, finalize=finalize)
+        self.steps_left = 0
+        del self.globals["lipsum"]
+        del self.filters["random"]
+        self.filters.update(_GUARDED_FILTERS)
+        self.filters["paced"] = self.paced
+
+    def paced(self, values: Iterable[Any]) -> Iterator[Any]:
+        """What every loop runs over."""
+        for value in values:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise SecurityError(f"its loops take more than {STEP_LIMIT:,} steps")
+            yield value
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        refused = any(attr in names for kind, names in _REFUSED_ATTRIBUTES if isinstance(obj, kind))
+        return not refused and super().is_safe_attribute(obj, attr, value)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        _BINOP_GUARDS[operator](left, right)
+        return super().call_binop(context, operator, left, right)
+
+
+def _capped(parts: Iterable[str]) -> str:
+    found: list[str] = []
+    length = 0
+    for part in parts:
+        length += len(part)
+        _require_length(length)
+        found.append(part)
+    return "".join(found)
+
+
+def _compiled(text: str, environment: _Sandbox) -> Template:
+    if "{" not in text:
+        return Template(text, environment=environment, compiled=None, names=frozenset())
+    try:
+        tree = environment.parse(text)
+        _refuse_blocks(tree)
+        names = frozenset(meta.find_undeclared_variables(tree)) - environment.globals.keys()
+        measured = _measured(tree)
+        measured.set_environment(environment)
+        compiled = environment.from_string(measured)
+    except TemplateSyntaxError as error:
+        raise TemplateFault(f"no valid template: {error.message}", line=error.lineno) from error
+    except (TemplateError, RecursionError, ValueError) as error:
+        raise TemplateFault(f"no valid template: {error}") from error
+    return Template(text, environment=environment, compiled=compiled, names=names)
+
+
+def _refuse_blocks(tree: nodes.Template) -> None:
+    for kind, word in _REFUSED_BLOCKS.items():
+        if found := tree.find(kind):
+            raise TemplateFault(f"`{{% {word} %}}` cannot be used in a prompt", line=found.lineno)
+    for loop in tree.find_all(nodes.For):
+        if loop.recursive:
+            raise TemplateFault("a `recursive` loop cannot be used in a prompt", line=loop.lineno)
+
+
+def _measured(tree: nodes.Template) -> nodes.Template:
+    """The same template with its loops counted and its `~` chains measured before they are joined."""
+    for loop in list(tree.find_all(nodes.For)):
+        loop.iter = nodes.Filter(loop.iter, "paced", [], [], None, None, lineno=loop.lineno)
+    _replace_chains(tree)
+    return tree
+
+
+def _replace_chains(node: nodes.Node) -> None:
+    for name, value in list(node.iter_fields()):
+        if isinstance(value, nodes.Node):
+            setattr(node, name, _chain(value))
+        elif isinstance(value, list):
+            setattr(node, name, [_chain(entry) if isinstance(entry, nodes.Node) else entry for entry in value])
+
+
+def _chain(node: nodes.Node) -> nodes.Node:
+    _replace_chains(node)
+    if not isinstance(node, nodes.Concat):
+        return node
+    parts = nodes.List(node.nodes, lineno=node.lineno)
+    return nodes.Filter(parts, "join", [], [], None, None, lineno=node.lineno)
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise SecurityError("a value that it uses is null")
+    return value
+
+
+def _null_is_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _guard_add(left: Any, right: Any) -> None:
+    if isinstance(left, str) and isinstance(right, str):
+        _require_length(len(left) + len(right))
+    elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        _require_few(len(left) + len(right))
+
+
+def _guard_multiply(left: Any, right: Any) -> None:
+    for sequence, times in ((left, right), (right, left)):
+        if isinstance(times, int) and isinstance(sequence, str):
+            _require_length(len(sequence) * times)
+        elif isinstance(times, int) and isinstance(sequence, list | tuple):
+            raise SecurityError("a list cannot be repeated")
+    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 3 * _DIGITS_LIMIT:
+        raise SecurityError(f"a number has more than {_DIGITS_LIMIT:,} digits")
+
+
+def _guard_power(left: Any, right: Any) -> None:
+    raise SecurityError(f"`**` is not allowed ({type(left).__name__} ** {type(right).__name__})")
+
+
+def _guard_percent(left: Any, right: Any) -> None:
+    del right
+    if isinstance(left, str):
+        _require_narrow(left)
+
+
+_BINOP_GUARDS: dict[str, Callable[[Any, Any], None]] = {
+    "+": _guard_add,
+    "*": _guard_multiply,
+    "**": _guard_power,
+    "%": _guard_percent,
+}
+
+
+def _require_length(chars: int) -> None:
+    if chars > OUTPUT_LIMIT_CHARS:
+        raise SecurityError(f"a text is longer than {OUTPUT_LIMIT_CHARS:,} characters")
+
+
+def _require_few(entries: int) -> None:
+    if entries > _LIST_LIMIT:
+        raise SecurityError(f"a list has more than {_LIST_LIMIT:,} entries")
+
+
+def _require_narrow(pattern: str) -> None:
+    if re.search(r"%[^%a-zA-Z]*(?:\d{4}|\*)", pattern):
+        raise SecurityError("a field of a `%` format is too wide")
+
+
+def _narrow(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, refusing widths and paddings beyond the limit."""
+
+    @wraps(filter_)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        first = 2 if hasattr(filter_, "jinja_pass_arg") else 1
+        for option in (*args[first:], *kwargs.values()):
+            size = option if isinstance(option, int) else len(option) if isinstance(option, str) else 0
+            if abs(size) > _WIDTH_LIMIT:
+                raise SecurityError(f"an option of `{filter_.__name__.removeprefix('do_')}` is beyond {_WIDTH_LIMIT:,}")
+        return filter_(*args, **kwargs)
+
+    return guarded
+
+
+def _replace(value: object, old: object, new: object, count: int | None = None) -> str:
+    text, before, after = str(value), str(old), str(new)
+    times = text.count(before) if count is None or count < 0 else min(count, text.count(before))
+    _require_length(len(text) + times * (len(after) - len(before)))
+    return text.replace(before, after, -1 if count is None else count)
+
+
+def _join(values: Iterable[Any], separator: object = "", attribute: str | None = None) -> str:
+    glue = str(separator)
+    parts: list[str] = []
+    length = 0
+    for value in values:
+        part = str(value if attribute is None else value[attribute])
+        length += len(part) + len(glue)
+        _require_length(length - len(glue))
+        parts.append(part)
+    return glue.join(parts)
+
+
+def _format(pattern: object, *args: Any, **kwargs: Any) -> str:
+    text = str(pattern)
+    _require_narrow(text)
+    return text % (kwargs or args)
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    """Plain JSON: Jinja's own filter escapes for HTML, which a prompt is not."""
+    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else min(indent, 8))
+
+
+_GUARDED_FILTERS: dict[str, Callable[..., Any]] = {
+    "center": _narrow(filters.do_center),
+    "indent": _narrow(filters.do_indent),
+    "wordwrap": _narrow(filters.do_wordwrap),
+    "batch": _narrow(filters.do_batch),
+    "slice": _narrow(filters.do_slice),
+    "round": _narrow(filters.do_round),
+    "replace": _replace,
+    "join": _join,
+    "format": _format,
+    "tojson": _tojson,
+}

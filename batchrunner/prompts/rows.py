@@ -1,0 +1,171 @@
+"""The job's prompts before they are filled: rows of a source or entries of a list, brought to one shape.
+
+Refuses a source that is missing, empty or of an unknown kind, and names that no row has.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from batchrunner.core.errors import Mistake
+from batchrunner.core.job import Job, Json, Source
+from batchrunner.prompts.findings import Findings
+from batchrunner.prompts.recipe import ROW, Entry, Keyed, Recipe, unknown_name
+from batchrunner.prompts.sources import SOURCES
+from batchrunner.prompts.sources.row import BadRow, BadSourceError, Format, Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRow:
+    """A prompt to fill, and where it stands."""
+
+    number: int
+    file: str
+    line: int | None
+    values: dict[str, Json]
+    """Columns of the row, or `vars` of the entry."""
+    prompt: Keyed | None
+    """None: the text is the row's own, or the job has `messages`."""
+    images: tuple[Keyed, ...]
+    params: dict[str, Json] = field(default_factory=dict)
+    entry: Entry | None = None
+    """The listed prompt that it is; None for a row of a source."""
+    prompt_column: str | None = None
+    """The column that is the prompt when there is no template, whatever its name."""
+
+
+def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[PromptRow]:
+    """The prompts in order. What is wrong with them goes to `findings`, which may raise."""
+    if isinstance(job.prompts, Source):
+        return _SourceRows(job.prompts, job, recipe, findings).rows()
+    return _listed_rows(job, recipe, findings)
+
+
+async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[PromptRow]:
+    if not recipe.entries:
+        findings.mistake(Mistake(problem="there are no prompts", file=job.file, key="prompts"))
+    missing = dict.fromkeys(recipe.needs())
+    names: dict[str, None] = {}
+    for number, entry in enumerate(recipe.entries, 1):
+        listed = entry.listed
+        for name in listed.vars:
+            missing.pop(name, None)
+            names[name] = None
+        if _own_names_known(job, recipe, entry, findings):
+            yield PromptRow(
+                number=number,
+                file=job.file,
+                line=listed.line,
+                values=listed.vars,
+                prompt=entry.prompt,
+                images=recipe.images if listed.images is None else entry.images,
+                params=listed.params,
+                entry=entry,
+            )
+    if recipe.entries:
+        _report_missing(list(missing), [*names, *recipe.variables, ROW], job, recipe, findings)
+
+
+def _own_names_known(job: Job, recipe: Recipe, entry: Entry, findings: Findings) -> bool:
+    known = [*entry.listed.vars, *sorted(recipe.variables), ROW]
+    for keyed in (entry.prompt, *entry.images):
+        for name in sorted(keyed.template.names.difference(known)) if keyed else ():
+            key = keyed.key if keyed else entry.key
+            findings.mistake(unknown_name(name, file=job.file, line=entry.listed.line, key=key, names=known))
+            return False
+    return True
+
+
+def _report_missing(names: list[str], known: list[str], job: Job, recipe: Recipe, findings: Findings) -> None:
+    needs = recipe.needs()
+    for name in names:
+        findings.mistake(unknown_name(name, file=job.file, line=None, key=needs[name], names=known))
+
+
+class _SourceRows:
+    """One pass over a source."""
+
+    def __init__(self, source: Source, job: Job, recipe: Recipe, findings: Findings) -> None:
+        self._source = source
+        self._job = job
+        self._recipe = recipe
+        self._findings = findings
+        self._missing = set(recipe.needs())
+        self._first: Row | None = None
+        self._read = 0
+
+    async def rows(self) -> AsyncGenerator[PromptRow]:
+        """The good rows; bad ones and everything that is wrong with the file are reported."""
+        kind = SOURCES.get(PurePath(self._source.path).suffix.lower())
+        if kind is None:
+            self._findings.mistake(self._unknown_kind())
+            return
+        limit = self._source.limit
+        try:
+            async with aclosing(kind.read(self._source.path)) as rows:
+                async for row in rows:
+                    if limit is not None and row.number > limit:
+                        break
+                    self._read += 1
+                    if (prompt := self._checked(row, kind)) is not None:
+                        yield prompt
+        except BadSourceError as error:
+            self._report(error.problem, line=error.line, hint=error.hint)
+            return
+        self._finish()
+
+    def _checked(self, row: Row | BadRow, kind: Format) -> PromptRow | None:
+        match row:
+            case BadRow():
+                self._findings.bad_row(
+                    Mistake(problem=row.problem, file=self._source.shown, line=row.line, hint=row.hint)
+                )
+                return None
+            case Row():
+                pass
+        if self._missing:
+            self._missing.difference_update(row.values)
+        if self._first is None:
+            self._first = row
+            if self._missing and kind.same_columns:
+                self._report_missing()
+        if self._missing and kind.same_columns:
+            return None
+        return PromptRow(
+            number=row.number,
+            file=self._source.shown,
+            line=row.line,
+            values=row.values,
+            prompt=self._recipe.prompt,
+            images=self._recipe.images,
+            prompt_column=kind.prompt_column,
+        )
+
+    def _finish(self) -> None:
+        if not self._read:
+            self._report("has no rows", hint="an empty job is most likely a mistake")
+        elif self._first is None:
+            reason = self._findings.skipped[0] if self._findings.skipped else "see the others"
+            self._report(f"every row is bad; the first: {reason}")
+        elif self._missing and not SOURCES[PurePath(self._source.path).suffix.lower()].same_columns:
+            self._report_missing()
+
+    def _report_missing(self) -> None:
+        columns = list(self._first.values) if self._first else []
+        known = [*columns, *sorted(self._recipe.variables - set(columns)), ROW]
+        _report_missing(sorted(self._missing), known, self._job, self._recipe, self._findings)
+
+    def _report(self, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
+        self._findings.mistake(Mistake(problem=problem, file=self._source.shown, line=line, hint=hint))
+
+    def _unknown_kind(self) -> Mistake:
+        ending = PurePath(self._source.path).suffix
+        return Mistake(
+            problem=f"cannot read prompts from `{ending}` files"
+            if ending
+            else "cannot read prompts from it: no ending",
+            file=self._source.shown,
+            key="prompts.file",
+            expected="a file that ends in " + ", ".join(SOURCES),
+        )

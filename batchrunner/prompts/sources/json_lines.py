@@ -1,0 +1,45 @@
+"""`.jsonl`: an object per line; blank lines are nothing. Refuses what JSON does not know, like NaN."""
+
+import json
+from typing import NoReturn
+
+from batchrunner.core.job import Json
+from batchrunner.prompts.sources.lines import rows_by_line, text_of
+from batchrunner.prompts.sources.row import BadRowError, Rows
+
+_KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
+
+
+def read_json_lines(path: str) -> Rows:
+    """A row for every line that is not blank."""
+    return rows_by_line(path, _values)
+
+
+def _values(raw: bytes | None) -> dict[str, Json]:
+    text = text_of(raw)
+    try:
+        value: Json = _decode(text)
+    except json.JSONDecodeError as error:
+        raise BadRowError(f"the line is not JSON: {error.msg} at character {error.pos + 1}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadRowError(f"the line is not usable JSON: {reason}") from error
+    if not isinstance(value, dict):
+        raise BadRowError(f"the line is {_KINDS.get(type(value), 'null')}, not an object")
+    if "\\ud" in text or "\\uD" in text:
+        _require_whole_characters(value)
+    return value
+
+
+def _require_whole_characters(values: dict[str, Json]) -> None:
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError("the line has half a surrogate pair, which no text can hold") from error
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode

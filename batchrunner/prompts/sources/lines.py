@@ -1,0 +1,133 @@
+"""A file as batches of lines: one hop to a thread for half a megabyte, never one for a row, never the whole file.
+
+Knows bytes, line ends, the byte order mark and the cap on a line; refuses what is no regular file or not UTF-8.
+"""
+
+import os
+import stat
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import aiofiles
+import aiofiles.os
+
+from batchrunner.core.job import Json
+from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
+
+CHUNK_BYTES = 512 * 1024
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+Parse = Callable[[bytes | None], dict[str, Json] | None]
+"""Makes a row's values of a line as `line_batches` gives it; None when the line is no row (a header).
+
+Raises BadRowError or BadSourceError.
+"""
+
+
+async def line_batches(path: str) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
+    """Batches of lines without their newline, each with the 1-based number of its first line.
+
+    A line longer than the cap is None. A carriage return at a line's end is left to the reader.
+
+    Raises:
+        BadSourceError: the file cannot be opened or read, or is UTF-16.
+    """
+    try:
+        await _require_regular(path)
+        async with aiofiles.open(path, "rb") as file:
+            splitter = _Splitter()
+            chunk = _without_bom(await file.read(CHUNK_BYTES))
+            while chunk:
+                if batch := splitter.feed(chunk):
+                    yield batch
+                chunk = await file.read(CHUNK_BYTES)
+            if batch := splitter.end():
+                yield batch
+    except OSError as error:
+        raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
+
+
+async def rows_by_line(path: str, parse: Parse) -> Rows:
+    """Rows of a format in which a line is a row and blank lines are nothing."""
+    number = 0
+    async with aclosing(line_batches(path)) as batches:
+        async for first, lines in batches:
+            for line, raw in enumerate(lines, first):
+                if raw is not None and not raw.strip():
+                    continue
+                if row := _row(parse, raw, number=number + 1, line=line):
+                    number += 1
+                    yield row
+
+
+def _row(parse: Parse, raw: bytes | None, *, number: int, line: int) -> Row | BadRow | None:
+    try:
+        values = parse(raw)
+    except BadRowError as error:
+        return BadRow(number=number, line=line, problem=str(error))
+    except BadSourceError as error:
+        raise BadSourceError(error.problem, line=line, hint=error.hint) from error
+    return None if values is None else Row(number=number, line=line, values=values)
+
+
+def text_of(raw: bytes | None) -> str:
+    """The text of a line, without the carriage return at its end.
+
+    Raises:
+        BadRowError: it is over the cap, not UTF-8, or has a NUL.
+    """
+    if raw is None:
+        raise BadRowError(f"the line is longer than {LINE_LIMIT_BYTES >> 20} MiB")
+    if b"\0" in raw:
+        raise BadRowError(f"there is a NUL byte in the line, at byte {raw.index(0) + 1}")
+    try:
+        return raw.decode().removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise BadRowError(f"the line is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}") from error
+
+
+class _Splitter:
+    """Cuts chunks into lines; holds at most one unfinished line, and drops that beyond the cap."""
+
+    def __init__(self) -> None:
+        self._line = 1
+        self._tail = bytearray()
+        self._too_long = False
+
+    def feed(self, chunk: bytes) -> tuple[int, list[bytes | None]] | None:
+        begun = len(self._tail)
+        self._tail += chunk
+        cut = self._tail.rfind(b"\n", begun)
+        if cut < 0:
+            if len(self._tail) > LINE_LIMIT_BYTES:
+                self._too_long = True
+                self._tail.clear()
+            return None
+        lines = bytes(self._tail[:cut]).split(b"\n")
+        del self._tail[: cut + 1]
+        return self._batch([*lines])
+
+    def end(self) -> tuple[int, list[bytes | None]] | None:
+        return self._batch([bytes(self._tail)]) if self._tail or self._too_long else None
+
+    def _batch(self, lines: list[bytes | None]) -> tuple[int, list[bytes | None]]:
+        first = lines[0]
+        if self._too_long or (first is not None and len(first) > LINE_LIMIT_BYTES):
+            lines[0] = None
+        self._too_long = False
+        number, self._line = self._line, self._line + len(lines)
+        return number, lines
+
+
+async def _require_regular(path: str) -> None:
+    mode = (await aiofiles.os.stat(path)).st_mode
+    if not stat.S_ISREG(mode):
+        name = os.path.basename(path)  # noqa: PTH119 -- a name for a message; nothing is opened
+        raise BadSourceError(f"`{name}` is no regular file", hint="a source is read several times: save it as a file")
+
+
+def _without_bom(chunk: bytes) -> bytes:
+    if chunk.startswith(_UTF16):
+        raise BadSourceError("the file is UTF-16, not UTF-8", line=1, hint="save it as UTF-8")
+    return chunk.removeprefix(_BOM)

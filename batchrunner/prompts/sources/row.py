@@ -1,0 +1,70 @@
+"""What a source yields: rows, and rows that are bad, each with its place in the file."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from batchrunner.core.job import Json
+
+LINE_LIMIT_BYTES = 16 * 1024 * 1024
+"""A longer line (or quoted row) is no prompt: it is a wrong file or a quote that never closes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row as read, columns in the file's order."""
+
+    number: int
+    """1-based among the rows of the file; bad rows count, blank lines and the header do not."""
+    line: int
+    """1-based line on which it begins."""
+    values: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """A row that cannot be used. `number` and `line` are those of `Row`."""
+
+    number: int
+    line: int
+    problem: str
+    hint: str | None = None
+
+
+Rows: TypeAlias = AsyncGenerator[Row | BadRow]
+
+
+class BadRowError(Exception):
+    """Within a source only: the row that is being read is bad."""
+
+
+class BadSourceError(Exception):
+    """The file as a whole cannot be read on: it is missing, no text, or its header is wrong."""
+
+    def __init__(self, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.line = line
+        self.hint = hint
+
+
+class Read(Protocol):
+    """Streams the rows of a file; closing the generator closes the file."""
+
+    def __call__(self, path: str, /) -> Rows:
+        """The rows in the file's order.
+
+        Raises:
+            BadSourceError: nothing more can be read.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A kind of file."""
+
+    read: Read
+    same_columns: bool
+    """True when every row has the columns of the first."""
+    prompt_column: str | None = None
+    """The column that is the prompt when there is no template, besides one that is called `prompt`."""

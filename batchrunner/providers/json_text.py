@@ -1,0 +1,92 @@
+"""JSON in and out of wire bytes: fast where the bytes are sound, patient where they are not, silent never.
+
+Refuses what is no JSON at all by giving `NotJson`; NaN, bad UTF-8 and lone surrogates get through, for a paid answer is
+worth more than a strict reading of it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import msgspec
+
+from batchrunner.core.job import Json
+
+_FAST_FAULTS = (msgspec.DecodeError, UnicodeError, RecursionError)
+_SLOW_FAULTS = (ValueError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotJson:
+    """Bytes that are no JSON, or nest deeper than is sane."""
+
+    problem: str
+
+
+def decode(data: bytes) -> "Json | NotJson":
+    """One JSON value. A BOM, NaN, bad UTF-8 and lone surrogates are borne; never raises."""
+    try:
+        value: Json = msgspec.json.decode(data)
+    except _FAST_FAULTS:
+        return decode_patiently(data)
+    return value
+
+
+def decode_patiently(data: bytes) -> "Json | NotJson":
+    """The slow way of `decode`, for bytes that the fast one refused."""
+    try:
+        value: Json = json.loads(data.decode("utf-8-sig", "replace"))
+    except _SLOW_FAULTS as fault:
+        return NotJson(problem=str(fault) if not isinstance(fault, RecursionError) else "nested too deeply")
+    return value
+
+
+def encode(value: object) -> bytes:
+    """UTF-8 JSON of plain values. Lone surrogates, which UTF-8 cannot hold, go out as escapes."""
+    try:
+        return msgspec.json.encode(value)
+    except (UnicodeError, OverflowError):
+        return json.dumps(value).encode()
+
+
+def sound(text: str) -> str:
+    """The same text without lone surrogates: halves that stand side by side are joined, orphans become U+FFFD.
+
+    Servers that cut a stream between UTF-16 units send one character as two escapes in two events.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Json]]:
+    """True for a JSON object."""
+    return isinstance(value, dict)
+
+
+def text_at(value: Json, *path: str) -> str | None:
+    """The non-empty string at a path of keys; None when anything on the way is missing or of another type."""
+    found = at(value, *path)
+    return sound(found) if isinstance(found, str) and found else None
+
+
+def at(value: Json, *path: str) -> Json:
+    """The value at a path of keys, or None."""
+    for key in path:
+        if not is_object(value):
+            return None
+        value = value.get(key)
+    return value
+
+
+def whole_number(value: object) -> int | None:
+    """A count of at least zero, from a number that is whole; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    return int(value) if 0 <= value < 2**63 else None

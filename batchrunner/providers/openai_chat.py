@@ -1,0 +1,104 @@
+"""The dialect of OpenAI's chat completions, as ModelScope, vLLM and many others speak it.
+
+Parameters are passed on as they are, unknown ones too; nothing is dropped or renamed but what a revision asks for.
+Source: PROTOCOL 3.4, 3.6, 3.7, 4; DESIGN 2, 9.
+"""
+
+from typing import Final
+
+from batchrunner.core.classify import family_of
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json, Provider, Turn
+from batchrunner.core.outcome import Correction, Revision, SendOutcome
+from batchrunner.core.wire import Decoder, Request
+from batchrunner.providers.endpoints import openai_url
+from batchrunner.providers.json_text import encode, is_object
+from batchrunner.providers.openai_chat_reply import ChatDecoder
+from batchrunner.providers.structured import SchemaChecks
+
+_THINKING: Final = "enable_thinking"
+
+
+class OpenAiChat:
+    """A `Dialect`. Keeps nothing but the ready-made check of the job's schema."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._url = openai_url(provider, "chat/completions")
+        self._family = family_of(provider)
+        self._checks = SchemaChecks()
+
+    def __repr__(self) -> str:
+        """Where it sends."""
+        return f"<OpenAiChat {self._url}>"
+
+    def encode(self, item: Item, revision: Revision) -> Request:
+        """The POST of one chat, streamed unless the item says otherwise."""
+        body = _body(item, revision)
+        accept = "text/event-stream" if body.get("stream") is True else "application/json"
+        return Request(
+            method="POST",
+            url=self._url,
+            headers={"content-type": "application/json", "accept": accept},
+            body=encode(body),
+        )
+
+    def decoder(self, item: Item) -> Decoder[SendOutcome]:
+        """A fresh reader for its reply."""
+        return ChatDecoder(self._family, check=self._checks.of(item.schema))
+
+
+def correction_text(correction: Correction) -> str:
+    """What a model is told whose answer broke the schema."""
+    return (
+        f"Your answer does not fit the required JSON schema: {correction.fault}\n"
+        "Answer again, with the complete corrected JSON and nothing else."
+    )
+
+
+def _body(item: Item, revision: Revision) -> dict[str, Json]:
+    body: dict[str, Json] = {"model": item.model, "messages": _messages(item, revision), "stream": item.stream}
+    if item.schema is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": item.schema},
+        }
+    body.update(item.params)
+    if "no_thinking_switch" in revision.adapted:
+        _drop_thinking_switch(body)
+    if revision.adapted & {"stream", "no_thinking_switch"}:
+        body["stream"] = True
+    if body["stream"] is True and "stream_options" not in body:
+        body["stream_options"] = {"include_usage": True}
+    if "no_stream_options" in revision.adapted:
+        body.pop("stream_options", None)
+    return body
+
+
+def _drop_thinking_switch(body: dict[str, Json]) -> None:
+    """For a model that only thinks: any switch is refused, so both places where one can stand are cleared."""
+    body.pop(_THINKING, None)
+    options = body.get("chat_template_kwargs")
+    if is_object(options):
+        body["chat_template_kwargs"] = {name: value for name, value in options.items() if name != _THINKING}
+
+
+def _messages(item: Item, revision: Revision) -> list[Json]:
+    """The turns; the pictures stand in the last user turn; a correction comes behind all."""
+    last_user = max((place for place, turn in enumerate(item.turns) if turn.role == "user"), default=None)
+    messages: list[Json] = [
+        _message(turn, item if place == last_user else None) for place, turn in enumerate(item.turns)
+    ]
+    if last_user is None and item.pictures:
+        messages.append(_message(Turn(role="user", content=""), item))
+    if revision.correction is not None:
+        messages.append({"role": "assistant", "content": revision.correction.said})
+        messages.append({"role": "user", "content": correction_text(revision.correction)})
+    return messages
+
+
+def _message(turn: Turn, pictured: Item | None) -> Json:
+    if pictured is None or not pictured.pictures:
+        return {"role": turn.role, "content": turn.content}
+    text: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []
+    pictures: list[Json] = [{"type": "image_url", "image_url": {"url": shown.url}} for shown in pictured.pictures]
+    return {"role": turn.role, "content": text + pictures}

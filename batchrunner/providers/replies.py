@@ -1,0 +1,258 @@
+"""The one place that reads refusals: error bodies of every shape, breaks of the network, replies that are no JSON.
+
+What the words mean is looked up in `core.classify`; what follows from it is decided in the engine. Nothing here raises,
+whatever the bytes are. Sources: PROTOCOL 2.3, 3.4, 4.4.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from batchrunner.core.classify import Family, adaptation_of, classify
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.wire import Broken, Head
+from batchrunner.providers.hints import hints_of, should_retry, wait_in_prose_s, wait_s
+from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, sound, whole_number
+from batchrunner.providers.sse import SseParser
+
+KEPT_OF_REFUSAL_BYTES: Final = 64 * 1024
+"""What is kept of a refusal's body; the rest is read over."""
+
+_TEXT_BYTES: Final = 500
+_MESSAGE_CHARS: Final = 1000
+_NAME_CHARS: Final = 200
+
+_MESSAGES: Final = (
+    ("error", "message"),
+    ("errors", "message"),
+    ("message",),
+    ("Message",),
+    ("msg",),
+    ("detail",),
+    ("detail", "message"),
+    ("detail", "msg"),
+    ("error",),
+    ("errors",),
+    ("error", "msg"),
+)
+_CODES: Final = (
+    ("error", "details", "error_code"),
+    ("error", "code"),
+    ("errors", "code"),
+    ("code",),
+    ("error_code",),
+    ("Code",),
+)
+_TYPES: Final = (("error", "type"), ("errors", "type"), ("type",))
+_STATUSES: Final = (
+    ("error", "http_code"),
+    ("error", "status_code"),
+    ("error", "status"),
+    ("error", "code"),
+    ("errors", "http_code"),
+    ("errors", "code"),
+    ("status_code",),
+    ("code",),
+)
+_REQUEST_IDS: Final = (("request_id",), ("errors", "request_id"), ("error", "request_id"), ("RequestId",))
+_REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-modelscope-request-id", "x-dashscope-request-id")
+
+_PASSING: Final = frozenset(
+    {
+        ProblemKind.THROTTLE,
+        ProblemKind.OVERLOADED,
+        ProblemKind.SERVER_ERROR,
+        ProblemKind.QUOTA_MODEL,
+        ProblemKind.QUOTA_ACCOUNT,
+    }
+)
+"""Refusals that pass by themselves: only their prose may name a wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What an error body says, whatever its shape. `status` is the one inside the body, if any."""
+
+    message: str
+    code: str | None = None
+    error_type: str | None = None
+    status: int | None = None
+    body: Json = None
+
+
+def read_fault(body: bytes) -> Fault:
+    """Shapes A to F: JSON objects, JSON inside one event of a stream, plain text, nothing."""
+    value = decode(body)
+    if isinstance(value, NotJson) and body.lstrip()[:5] in {b"data:", b"event", b"id: ", b"id:1\n"}:
+        parser = SseParser(cap_bytes=KEPT_OF_REFUSAL_BYTES)
+        events = [*parser.feed(body), *parser.end()]
+        value = next((found for event in events if not isinstance(found := decode(event.data), NotJson)), value)
+    return Fault(message=_shown(body)) if isinstance(value, NotJson) else fault_in(value)
+
+
+def fault_in(value: Json) -> Fault:
+    """What a JSON error says; the JSON itself when no message stands where one is looked for."""
+    plain = _with_firsts(value)
+    error_type = _name(plain, _TYPES)
+    return Fault(
+        message=message_in(plain) or (_shown(encode(value)) if value else ""),
+        code=_name(plain, _CODES),
+        error_type=None if error_type == "error" else error_type,
+        status=_status(plain),
+        body=plain,
+    )
+
+
+def message_in(value: Json) -> str:
+    """The first non-empty message among the places where servers put one; empty when there is none."""
+    plain = _with_firsts(value)
+    return next((text for path in _MESSAGES if (text := _text(plain, path))), "")
+
+
+def refusal(family: Family, head: Head, body: bytes) -> Problem:
+    """The problem that a reply outside 2xx states."""
+    if 300 <= head.status < 400:  # noqa: PLR2004 - the class of redirects, as HTTP numbers it
+        return _redirect(head)
+    return problem_of(family, head, read_fault(body), status=head.status)
+
+
+def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None) -> Problem:
+    """The problem that a fault states. `status` None: it stood inside a 2xx, and only its own status counts."""
+    counted = status if status is not None else fault.status
+    hints = hints_of(head)
+    kind = classify(
+        family,
+        status=counted,
+        message=fault.message,
+        code=fault.code,
+        error_type=fault.error_type,
+        hints=hints,
+    )
+    wait = wait_s(head, fault.body)
+    if wait is None and kind in _PASSING:
+        wait = wait_in_prose_s(fault.message)
+    return Problem(
+        kind=kind,
+        message=fault.message or f"HTTP {counted or head.status} without a word",
+        status=counted or head.status,
+        code=fault.code or fault.error_type,
+        request_id=request_id_of(head, fault.body),
+        wait_s=wait,
+        should_retry=should_retry(head),
+        adaptation=adaptation_of(fault.message) if kind is ProblemKind.ADAPTABLE else None,
+        hints=hints,
+    )
+
+
+def unreadable(family: Family, head: Head, body: bytes) -> Problem:
+    """The problem of a 2xx whose body is no JSON: an error text if its words say so, else a corrupt answer."""
+    if not body.strip():
+        return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer is empty", head=head)
+    problem = problem_of(family, head, Fault(message=_shown(body)), status=None)
+    if problem.kind is not ProblemKind.SERVER_ERROR:
+        return problem
+    kind = head.headers.get("content-type", "no content type")
+    message = f"HTTP {head.status} with an answer that is no JSON ({_cut(kind, _NAME_CHARS)}): {problem.message}"
+    return replace(problem, kind=ProblemKind.STREAM_CORRUPT, message=message)
+
+
+def broken_problem(ending: Broken, *, head: Head | None) -> Problem:
+    """The problem of an exchange that broke. Whatever its cause, one that was never sent is CONNECT."""
+    if not ending.sent:
+        kind = ProblemKind.CONNECT
+    else:
+        kind = _BROKEN[ending.cause] if head is None else _BROKEN_LATER[ending.cause]
+    return plain_problem(kind, ending.message, head=head)
+
+
+def plain_problem(kind: ProblemKind, message: str, *, head: Head | None, code: str | None = None) -> Problem:
+    """A problem in our own words, with what the head tells."""
+    if head is None:
+        return Problem(kind=kind, message=_cut(message, _MESSAGE_CHARS), code=code)
+    return Problem(
+        kind=kind,
+        message=_cut(message, _MESSAGE_CHARS),
+        status=head.status,
+        code=code,
+        request_id=request_id_of(head, None),
+        hints=hints_of(head),
+    )
+
+
+def request_id_of(head: Head, body: Json) -> str | None:
+    """What to quote to the server's people: from the body, else from a header."""
+    ids = [at(body, *path) for path in _REQUEST_IDS] + [head.headers.get(name) for name in _REQUEST_ID_HEADERS]
+    return next((_cut(found, _NAME_CHARS) for found in ids if isinstance(found, str) and found), None)
+
+
+Cause = Literal["connect", "timeout", "reset", "too_large"]
+
+_BROKEN: Final[dict[Cause, ProblemKind]] = {
+    # bytes left, so it is no proof that nothing happened
+    "connect": ProblemKind.RESET,
+    "timeout": ProblemKind.TIMEOUT,
+    "reset": ProblemKind.RESET,
+    "too_large": ProblemKind.TOO_LARGE,
+}
+_BROKEN_LATER: Final[dict[Cause, ProblemKind]] = {
+    "connect": ProblemKind.STREAM_CUT,
+    "timeout": ProblemKind.TIMEOUT,
+    "reset": ProblemKind.STREAM_CUT,
+    "too_large": ProblemKind.TOO_LARGE,
+}
+
+
+def _redirect(head: Head) -> Problem:
+    try:
+        host = urlsplit(head.headers.get("location", "")).hostname
+    except ValueError:
+        host = None
+    where = f"to {_cut(host, _NAME_CHARS)}" if host else "to another address"
+    message = f"HTTP {head.status} redirects {where}; redirects are not followed: put the right address into base_url"
+    return plain_problem(ProblemKind.CONFIGURATION, message, head=head)
+
+
+def _with_firsts(value: Json) -> Json:
+    """The value with lists of errors standing for their first entry."""
+    plain = _first_of(value)
+    if not is_object(plain):
+        return plain
+    return {**plain, **{key: _first_of(plain[key]) for key in ("error", "errors", "detail") if key in plain}}
+
+
+def _first_of(value: Json) -> Json:
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _text(value: Json, path: tuple[str, ...]) -> str:
+    found = at(value, *path)
+    return _cut(found.strip(), _MESSAGE_CHARS) if isinstance(found, str) else ""
+
+
+def _name(value: Json, paths: Iterable[tuple[str, ...]]) -> str | None:
+    for path in paths:
+        found = at(value, *path)
+        if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+            return _cut(str(found), _NAME_CHARS)
+    return None
+
+
+def _status(value: Json) -> int | None:
+    for path in _STATUSES:
+        found = at(value, *path)
+        if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) == len("429"):
+            found = int(found)
+        status = whole_number(found)
+        if status is not None and 400 <= status < 600:  # noqa: PLR2004 - errors, as HTTP numbers them
+            return status
+    return None
+
+
+def _shown(body: bytes) -> str:
+    return body[:_TEXT_BYTES].decode("utf-8", "replace").strip()
+
+
+def _cut(text: str, chars: int) -> str:
+    return sound(text if len(text) <= chars else text[: chars - 1] + "…")

@@ -1,0 +1,116 @@
+"""Structured output: reads an answer's text as JSON and holds it against the job's schema.
+
+Refuses to fetch anything: a `$ref` to another document is a mistake of the schema, not a reason to open a connection.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batchrunner.core.job import Json
+from batchrunner.providers.json_text import NotJson, decode, sound
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+_FAULT_CHARS: Final = 500
+_FENCE: Final = "```"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fits:
+    """The answer's value."""
+
+    value: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misses:
+    """Why the answer does not fit, in the validator's words: the model can mend it."""
+
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unusable:
+    """Why the schema itself cannot be used: only a person can mend it."""
+
+    fault: str
+
+
+class SchemaCheck:
+    """One schema, made ready once."""
+
+    __slots__ = ("_validator", "schema")
+
+    def __init__(self, schema: dict[str, Json]) -> None:
+        self.schema = schema
+        self._validator: Validator | None = None
+
+    def __repr__(self) -> str:
+        """Which schema."""
+        return f"<SchemaCheck of {len(self.schema)} keys>"
+
+    def look(self, text: str) -> Fits | Misses | Unusable:
+        """The value of an answer's text. A code fence and leaked thinking around it are borne."""
+        value = decode(_bare(text).encode("utf-8", "replace"))
+        if isinstance(value, NotJson):
+            return Misses(fault=f"the answer is not JSON: {value.problem}"[:_FAULT_CHARS])
+        return self._hold(value)
+
+    def _hold(self, value: Json) -> Fits | Misses | Unusable:
+        import re  # noqa: PLC0415 - beside its only use, with the lazy import below
+
+        from jsonschema.exceptions import SchemaError, UndefinedTypeCheck, UnknownType, best_match  # noqa: PLC0415
+        from referencing.exceptions import Unresolvable  # noqa: PLC0415
+
+        try:
+            if self._validator is None:
+                self._validator = _validator(self.schema)
+            error = best_match(self._validator.iter_errors(value))
+        except RecursionError:
+            return Misses(fault="the answer nests deeper than its schema can be followed")
+        except (Unresolvable, SchemaError, UnknownType, UndefinedTypeCheck, re.error) as fault:
+            return Unusable(fault=f"the schema cannot be used: {fault}"[:_FAULT_CHARS])
+        if error is None:
+            return Fits(value=value)
+        return Misses(fault=sound(f"{error.json_path}: {error.message}")[:_FAULT_CHARS])
+
+
+class SchemaChecks:
+    """The check of the schema asked for last: a job has one, and making it ready costs more than using it."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: SchemaCheck | None = None
+
+    def __repr__(self) -> str:
+        """The check at hand."""
+        return f"<SchemaChecks {self._last}>"
+
+    def of(self, schema: dict[str, Json] | None) -> SchemaCheck | None:
+        """The check of a schema; None for none."""
+        if schema is None:
+            return None
+        if self._last is None or self._last.schema is not schema:
+            self._last = SchemaCheck(schema)
+        return self._last
+
+
+def _validator(schema: dict[str, Json]) -> "Validator":
+    # lazily: jsonschema costs a tenth of a second to import, and most jobs have no schema
+    from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
+    from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
+
+    kind = validator_for(schema, default=Draft202012Validator)
+    kind.check_schema(schema)
+    made: Validator = kind(schema, registry=EMPTY_REGISTRY)
+    return made
+
+
+def _bare(text: str) -> str:
+    """The text without `<think>…</think>` before it and a Markdown fence around it."""
+    bare = text.rpartition("</think>")[2].strip()
+    if bare.startswith(_FENCE) and bare.endswith(_FENCE) and "\n" in bare:
+        bare = bare.partition("\n")[2].removesuffix(_FENCE)
+    return bare

@@ -1,0 +1,111 @@
+"""The reader of replies that are one JSON value: collects the body under a cap and hands it to one function."""
+
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from batchrunner.core.classify import Family
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.wire import Broken, Ending, Head, Whole
+from batchrunner.providers.json_text import NotJson, decode
+from batchrunner.providers.replies import (
+    KEPT_OF_REFUSAL_BYTES,
+    broken_problem,
+    plain_problem,
+    refusal,
+    unreadable,
+)
+
+T = TypeVar("T")
+
+PICTURES_CAP_BYTES: Final = 128 * 1024 * 1024
+"""Of a JSON body that may hold pictures in base64."""
+
+
+def is_success(head: Head) -> bool:
+    """True for 2xx."""
+    return 200 <= head.status < 300  # noqa: PLR2004 - the class of successes, as HTTP numbers it
+
+
+class Body:
+    """The bytes of a reply as far as they are kept."""
+
+    __slots__ = ("_cap", "_kept", "over")
+
+    def __init__(self, *, cap_bytes: int) -> None:
+        self._cap = cap_bytes
+        self._kept = bytearray()
+        self.over = False
+
+    def add(self, data: bytes) -> None:
+        """Keep what the cap leaves room for."""
+        room = self._cap - len(self._kept)
+        self.over = self.over or len(data) > room
+        self._kept += data[:room]
+
+    def bytes(self) -> bytes:
+        """What was kept."""
+        return bytes(self._kept)
+
+
+class WholeReply(Generic[T]):
+    """A `Decoder`. `read` makes the outcome of a 2xx; `reword` may change the problem that any other status states."""
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        read: Callable[[Head, Json], T | Problem],
+        reword: Callable[[Problem], Problem] = lambda problem: problem,
+        cap_bytes: int = PICTURES_CAP_BYTES,
+    ) -> None:
+        self._family = family
+        self._read = read
+        self._reword = reword
+        self._cap_bytes = cap_bytes
+        self._head: Head | None = None
+        self._body = Body(cap_bytes=0)
+
+    def __repr__(self) -> str:
+        """Where it stands."""
+        status = self._head.status if self._head else None
+        return f"<WholeReply status={status} {len(self._body.bytes())} B>"
+
+    def begin(self, head: Head) -> None:
+        """The head of the reply."""
+        self._head = head
+        self._body = Body(cap_bytes=self._cap_bytes if is_success(head) else KEPT_OF_REFUSAL_BYTES)
+
+    def feed(self, data: bytes) -> bool:
+        """A piece of the body; True once it is beyond its cap."""
+        self._body.add(data)
+        return self._body.over
+
+    def end(self, ending: Ending) -> T | Problem:
+        """What the reply came to. A body that is whole JSON counts, even if the connection broke behind it."""
+        head = self._head
+        if head is None or (isinstance(ending, Broken) and not ending.sent):
+            return no_reply(ending, head=head)
+        body = self._body.bytes()
+        if not is_success(head):
+            return self._reword(refusal(self._family, head, body))
+        if self._body.over:
+            message = f"the answer is larger than {self._cap_bytes} bytes"
+            return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
+        value = decode(body)
+        if not isinstance(value, NotJson):
+            return self._read(head, value)
+        match ending:
+            case Broken():
+                return broken_problem(ending, head=head)
+            case Whole():
+                return unreadable(self._family, head, body)
+
+
+def no_reply(ending: Ending, *, head: Head | None) -> Problem:
+    """The problem of an exchange that gave no reply."""
+    match ending:
+        case Broken():
+            return broken_problem(ending, head=head)
+        case Whole():
+            return plain_problem(ProblemKind.RESET, "the server sent no reply", head=head)

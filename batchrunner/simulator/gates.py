@@ -1,0 +1,138 @@
+"""Refusals and mishaps that a scenario asks for: tables from its name to the rule that decides about a call."""
+
+import math
+from collections.abc import Callable
+from email.utils import formatdate
+
+from batchrunner.simulator.chat_replies import thinks
+from batchrunner.simulator.faults import POST_FAULTS, Faults
+from batchrunner.simulator.order import Order
+from batchrunner.simulator.refusals import REFUSALS, Refusal
+
+_TPM_CLEARS_S = 60.0
+_HUGE_S = 7200.0
+_SLOPE_WINDOW_S = 10.0
+_SLOPE_FREE = 5
+_ROUNDING_S = 0.01
+_FOR_EVER = float("inf")
+
+Gate = Callable[[Order], Refusal | None]
+
+
+def refusal_of(order: Order) -> Refusal | None:
+    """What the first of the order's scenarios that refuses has to say."""
+    return next((said for name in order.chosen if name in GATES and (said := GATES[name](order)) is not None), None)
+
+
+def mishap_of(order: Order, faults: Faults) -> str | None:
+    """What goes wrong with a call that is not refused: by its scenario, else by chance. A name of MISHAPS' values."""
+    for name in order.chosen:
+        if name in MISHAPS and order.nth <= order.figure(name, _FOR_EVER):
+            return MISHAPS[name]
+    return faults.strike(order.dice, POST_FAULTS)
+
+
+MISHAPS = {
+    "shell200": "shell",
+    "choices-empty": "empty_choices",
+    "5xx": "server_error",
+    "html502": "bad_gateway",
+    "hang-headers": "hang",
+    "hang-mid-stream": "hang_mid",
+    "reset-before-headers": "reset",
+    "reset-mid-stream": "reset_mid",
+    "cut-mid-stream": "cut",
+}
+
+
+def _first_calls(scenario: str, refusal: str) -> Gate:
+    def gate(order: Order) -> Refusal | None:
+        return REFUSALS[refusal] if order.lane.calls <= order.figure(scenario, _FOR_EVER) else None
+
+    return gate
+
+
+def _burst(order: Order) -> Refusal | None:
+    return REFUSALS["T1"] if order.lane.in_flight > order.figure("burst", 1.0) else None
+
+
+def _slope(order: Order) -> Refusal | None:
+    recent = order.lane.recent
+    recent.append(order.now)
+    last = sum(1 for at in recent if at > order.now - _SLOPE_WINDOW_S)
+    before = sum(1 for at in recent if order.now - 2 * _SLOPE_WINDOW_S < at <= order.now - _SLOPE_WINDOW_S)
+    return REFUSALS["T4"] if last > 2 * max(before, _SLOPE_FREE) else None
+
+
+def _tokens_per_minute(order: Order) -> Refusal | None:
+    since = order.lane.memory.setdefault("tpm", order.now)
+    return REFUSALS["T3"] if order.now < since + _TPM_CLEARS_S - _ROUNDING_S else None
+
+
+def _closed_for(order: Order, seconds: float, header: str, value: str) -> Refusal | None:
+    """Closed from the first call on; one that comes too early is told the same again, and counted."""
+    memory = order.lane.memory
+    if "opens" in memory:
+        if order.now >= memory["opens"] - _ROUNDING_S:
+            return None
+        memory["too early"] = memory.get("too early", 0) + 1
+    memory.setdefault("opens", order.now + seconds)
+    return REFUSALS["T1"].with_header(header, value)
+
+
+def _retry_after(order: Order) -> Refusal | None:
+    seconds = order.figure("retry-after", 1.0)
+    return _closed_for(order, seconds, "retry-after", f"{seconds:g}")
+
+
+def _retry_after_ms(order: Order) -> Refusal | None:
+    wait_ms = order.figure("retry-after-ms", 500.0)
+    return _closed_for(order, wait_ms / 1000.0, "retry-after-ms", f"{wait_ms:g}")
+
+
+def _retry_after_date(order: Order) -> Refusal | None:
+    seconds = order.figure("retry-after-date", 2.0)
+    opens = order.lane.memory.get("opens", order.now + seconds)
+    return _closed_for(order, seconds, "retry-after", formatdate(math.ceil(opens), usegmt=True))
+
+
+def _retry_after_huge(order: Order) -> Refusal | None:
+    return _closed_for(order, _HUGE_S, "retry-after", f"{_HUGE_S:g}")
+
+
+def _should_not_retry(order: Order) -> Refusal | None:
+    refused = order.lane.calls <= order.figure("should-retry-false", _FOR_EVER)
+    return REFUSALS["busy"].with_header("x-should-retry", "false") if refused else None
+
+
+def _thinking_needs_stream(order: Order) -> Refusal | None:
+    fine = order.body.get("stream") is True or thinks(order.body) is False
+    return None if fine else REFUSALS["needs-stream"]
+
+
+def _no_stream_options(order: Order) -> Refusal | None:
+    return REFUSALS["stream-options"] if "stream_options" in order.body else None
+
+
+GATES: dict[str, Gate] = {
+    "throttle": _first_calls("throttle", "T1"),
+    "burst": _burst,
+    "slope": _slope,
+    "quota-noheader": _first_calls("quota-noheader", "T2-quiet"),
+    "tpm": _tokens_per_minute,
+    "retired": _first_calls("retired", "X1"),
+    "empty429": _first_calls("empty429", "E"),
+    "retry-after": _retry_after,
+    "retry-after-ms": _retry_after_ms,
+    "retry-after-date": _retry_after_date,
+    "retry-after-huge": _retry_after_huge,
+    "should-retry-false": _should_not_retry,
+    "auth-bad": _first_calls("auth-bad", "bad-token-A"),
+    "auth-unbound": _first_calls("auth-unbound", "unbound"),
+    "forbidden": _first_calls("forbidden", "forbidden"),
+    "noprovider": _first_calls("noprovider", "no-provider"),
+    "bad-model-id": _first_calls("bad-model-id", "bad-model-id"),
+    "think-needs-stream": _thinking_needs_stream,
+    "so-unsupported": _no_stream_options,
+}
+"""Scenario to rule. The quotas are not here: they are limits of the day, see `world`."""

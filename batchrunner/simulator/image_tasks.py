@@ -1,0 +1,225 @@
+"""Image tasks from their acceptance to their end: submit and poll replies (PROTOCOL 3.9), stub trap included.
+
+A task's id carries enough to tell a finished picture (digest, time, size), so that a world made anew still knows the
+tasks of an earlier one: a real provider forgets nothing because a client was started again. Their words are lost.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+from uuid import UUID
+
+from batchrunner.core.job import Json
+from batchrunner.simulator.dice import Dice, digest_of
+from batchrunner.simulator.faults import POLL_FAULTS, TASK_FAULTS, Faults, Latency
+from batchrunner.simulator.image_rules import picture_size
+from batchrunner.simulator.order import Chosen, Order
+from batchrunner.simulator.refusals import REFUSALS, refuse
+from batchrunner.simulator.script import Script, Visit, as_text, json_script
+
+_TASK_TYPE = "image_generation"
+_MOST_KEPT = 200_000
+_SLOW = 10.0
+_FAILED_TEXT = "Model inference failed: out of memory"
+_WEIRD = ("QUEUEING", "", "WARMING_UP", "GENERATING")
+
+
+@dataclass(slots=True, kw_only=True)
+class Task:
+    """An accepted task."""
+
+    id: str
+    content: int
+    prompt: str
+    size: tuple[int, int]
+    seed: int
+    accepted_at: float
+    duration_s: float
+    chosen: Chosen
+    account: str | None
+    """Token hash; None for a task of an earlier world, which anybody may ask for."""
+    model: str
+    fails: bool = False
+    polls: int = 0
+    downloads: int = 0
+    first_failed_at: float | None = None
+
+    def finished(self, now: float) -> bool:
+        """Whether its end is reached."""
+        return now >= self.accepted_at + self.duration_s
+
+    @property
+    def file(self) -> str:
+        """Name of its picture on the storage port."""
+        return f"{self.id}_0.{'jpg' if 'dl-wrong-ext' in self.chosen else 'png'}"
+
+
+class TaskBook:
+    """All tasks that were accepted, by id."""
+
+    def __init__(self, *, seed: int, faults: Faults, latency: Latency) -> None:
+        self._seed = seed
+        self._faults = faults
+        self._latency = latency
+        self._tasks: dict[str, Task] = {}
+        self.most_polls = 0
+
+    def __repr__(self) -> str:
+        return f"TaskBook({len(self._tasks)} tasks)"
+
+    def accept(self, order: Order) -> tuple[Task, Script]:
+        """A new task and the reply that tells its id."""
+        number = digest_of(f"{order.dice.content}/{order.nth}") % 9_000_000 + 1_000_000
+        task = self._make(order, name=str(number) if "img-id-number" in order.chosen else None)
+        self._tasks[task.id] = task
+        if len(self._tasks) > _MOST_KEPT:
+            del self._tasks[next(iter(self._tasks))]
+        return task, json_script(self._submit_body(task, order))
+
+    def find(self, task_id: str, *, now: float) -> Task | None:
+        """The task, also one of an earlier world."""
+        if (task := self._tasks.get(task_id)) is not None:
+            return task
+        task = _recall(task_id, self._seed, self._latency.task_s)
+        if task is None or task.accepted_at > now + 1.0:
+            return None
+        self._tasks[task_id] = task
+        return task
+
+    def model_of(self, path: str) -> str:
+        """The model of the task that a poll's path names; "" when it is not known."""
+        task = self._tasks.get(_task_id(path))
+        return task.model if task else ""
+
+    def poll(self, visit: Visit, *, account: str, files_base: str) -> Script:
+        """How the task stands. `account` is the hash of the token that asks."""
+        if visit.call.headers.get("x-modelscope-task-type") != _TASK_TYPE:
+            return json_script(_STUB)
+        task = self.find(_task_id(visit.path), now=visit.now)
+        if task is None or task.account not in (None, account):
+            return refuse(REFUSALS["task-not-found"], model="", request_id=visit.request_id)
+        task.polls += 1
+        self.most_polls = max(self.most_polls, task.polls)
+        if (script := self._poll_fault(task, visit)) is not None:
+            return script
+        return json_script({**_standing(task, visit.now, files_base), "request_id": visit.request_id})
+
+    def _make(self, order: Order, *, name: str | None) -> Task:
+        fault = self._faults.strike(order.dice, TASK_FAULTS)
+        duration_s = order.figure("img-slow", order.latency.task_s * (_SLOW if fault == "task_slow" else 1.0))
+        size = picture_size(order.body)
+        seed = order.body.get("seed")
+        return Task(
+            id=name or _name(order.dice.content, order.now, size, order.nth, self._seed),
+            content=order.dice.content,
+            prompt=as_text(order.body.get("prompt")),
+            size=size,
+            seed=seed if isinstance(seed, int) else self._seed,
+            accepted_at=order.now,
+            duration_s=0.0
+            if "img-sync-result" in order.chosen
+            else order.dice.spread(duration_s, order.latency.spread, "task"),
+            chosen=order.chosen,
+            account=order.lane.account.hash,
+            model=order.model,
+            fails=fault == "task_fail" or _asked_to_fail(order),
+        )
+
+    def _submit_body(self, task: Task, order: Order) -> Json:
+        if "img-sync-result" in task.chosen:
+            return {"images": [{"url": f"{order.files_base}/files/{task.file}"}], "request_id": order.request_id}
+        task_id: Json = int(task.id) if "img-id-number" in task.chosen else task.id
+        if "img-submit-says-succeed" in task.chosen:
+            return {"task_status": "SUCCEED", "task_id": task_id, "request_id": order.request_id}
+        return {"task_id": task_id, "request_id": order.request_id}
+
+    def _poll_fault(self, task: Task, visit: Visit) -> Script | None:
+        request_id = visit.request_id
+        grace_s = _figure(task, "img-notfound-grace", 5.0)
+        if "img-gone" in task.chosen or (grace_s is not None and visit.now < task.accepted_at + grace_s):
+            return refuse(REFUSALS["task-not-found"], model="", request_id=request_id)
+        if "img-stub" in task.chosen:
+            return json_script(_STUB)
+        throttled = _figure(task, "img-poll-429", 1.0)
+        struck = self._faults.strike(Dice(seed=self._seed, content=task.content, nth=task.polls), POLL_FAULTS)
+        if struck == "poll_throttle" or (throttled is not None and task.polls <= throttled):
+            return refuse(REFUSALS["T2"], model="", request_id=request_id)
+        return refuse(REFUSALS["busy"], model="", request_id=request_id) if struck == "poll_error" else None
+
+
+_STUB: Json = {"request_id": "", "task_id": "", "task_status": "PROCESSING", "outputs": {}}
+"""What a poll without the task-type header gets for ever."""
+
+
+def _task_id(path: str) -> str:
+    return unquote(path.rpartition("/")[2])
+
+
+def _standing(task: Task, now: float, files_base: str) -> dict[str, Json]:
+    if not task.finished(now):
+        started = now >= task.accepted_at + 0.2 * task.duration_s
+        plain = ("RUNNING" if task.polls % 2 else "PROCESSING") if started else "PENDING"
+        weird = "img-status-weird" in task.chosen
+        return {"task_id": task.id, "task_status": _WEIRD[task.polls % len(_WEIRD)] if weird else plain}
+    if task.fails:
+        return {"task_id": task.id, "task_status": "FAILED", "errors": _errors(task, now)}
+    if "img-status-weird" in task.chosen and task.polls <= len(_WEIRD):
+        return {"task_id": task.id, "task_status": _WEIRD[task.polls - 1]}
+    urls: list[Json] = [] if "img-no-urls" in task.chosen else [f"{files_base}/files/{task.file}"]
+    taken_ms = round(task.duration_s * 1000.0, 2)
+    return {"task_id": task.id, "task_status": "SUCCEED", "output_images": urls, "time_taken": taken_ms}
+
+
+def _errors(task: Task, now: float) -> Json:
+    """The details of a failure may come a second after the failure itself (PROTOCOL 3.9)."""
+    if task.first_failed_at is None:
+        task.first_failed_at = now
+    if "img-fail-empty-then-text" in task.chosen and now < task.first_failed_at + 1.0:
+        return {"code": 0, "message": ""}
+    return {"message": _FAILED_TEXT}
+
+
+def _asked_to_fail(order: Order) -> bool:
+    names = [name for name in ("img-fail", "img-fail-empty-then-text") if name in order.chosen]
+    return any(order.nth <= order.figure(name, float("inf")) for name in names)
+
+
+def _figure(task: Task, scenario: str, otherwise: float) -> float | None:
+    """The scenario's figure; None when the task has not asked for it."""
+    if scenario not in task.chosen:
+        return None
+    said = task.chosen[scenario]
+    return otherwise if said is None else said
+
+
+def _name(content: int, now: float, size: tuple[int, int], nth: int, seed: int) -> str:
+    """A UUID of 5 bytes of content, 4 of time, 2 and 2 of size, 1 of repetition and 2 that check the rest."""
+    facts = (content & (2**40 - 1)).to_bytes(5, "big") + (int(now) & (2**32 - 1)).to_bytes(4, "big")
+    facts += size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big") + bytes([nth % 256])
+    return str(UUID(bytes=facts + _check(facts, seed)))
+
+
+def _recall(task_id: str, seed: int, duration_s: float) -> Task | None:
+    try:
+        raw = UUID(task_id).bytes
+    except ValueError:
+        return None
+    if str(UUID(task_id)) != task_id or raw[14:] != _check(raw[:14], seed):
+        return None
+    size = (int.from_bytes(raw[9:11], "big"), int.from_bytes(raw[11:13], "big"))
+    content = int.from_bytes(raw[:5], "big")
+    return Task(
+        id=task_id,
+        content=content,
+        prompt=f"A picture of an earlier session, number {content:010x}",
+        size=size,
+        seed=seed,
+        accepted_at=float(int.from_bytes(raw[5:9], "big")),
+        duration_s=duration_s,
+        chosen={},
+        account=None,
+        model="",
+    )
+
+
+def _check(facts: bytes, seed: int) -> bytes:
+    return digest_of(facts, f"{seed}").to_bytes(8, "big")[:2]

@@ -1,0 +1,197 @@
+"""The door without a network: plays the world's scripts to the engine on the running loop, virtual time included.
+
+Breaks and deadlines reach the decoder as a real transport would report them. Opens no socket and reads no clock but the
+one it is given.
+"""
+
+import asyncio
+from typing import Final, TypeVar, assert_never
+from urllib.parse import urljoin, urlsplit
+
+from batchrunner.core.job import Timeouts
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.ports import Clock
+from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
+from batchrunner.simulator.faults import INSTANT, Latency
+from batchrunner.simulator.script import Call, Cut, EarlyStep, Hang, Reset, Role, Script, Send, Wait
+from batchrunner.simulator.world import World
+
+T = TypeVar("T")
+
+MAX_REDIRECTS: Final = 3
+CHAT_CAP_BYTES: Final = 16 * 1024 * 1024
+PICTURE_CAP_BYTES: Final = 64 * 1024 * 1024
+_WHOLE: Final = Whole()
+
+
+class SimulatedTransport:
+    """`core.ports.Transport` in front of a world. An account's name is its token here."""
+
+    def __init__(self, world: World, clock: Clock, *, timeouts: Timeouts | None = None) -> None:
+        self._world = world
+        self._clock = clock
+        self._timeouts = timeouts or Timeouts()
+
+    def __repr__(self) -> str:
+        return f"SimulatedTransport({self._world!r})"
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+        """Send, let the decoder read, and give what it makes of it.
+
+        Raises:
+            asyncio.CancelledError: only.
+        """
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers["authorization"] = f"Bearer {account or 'in-process'}"
+        call = _call(request.method, request.url, role="api", headers=headers, body=request.body or b"")
+        script = self._world.answer(call, self._clock.wall())
+        play = _Play(script, self._clock, self._timeouts, total_s=self._timeouts.total_s, cap_bytes=CHAT_CAP_BYTES)
+        try:
+            # A reply never comes in the same breath as its request
+            await asyncio.sleep(0)
+            return decoder.end(await _read(play, decoder))
+        finally:
+            self._world.leave(script)
+
+
+class SimulatedDownloads:
+    """`core.ports.Downloads` in front of a world's storage port. Whatever the host, the path counts."""
+
+    def __init__(self, world: World, clock: Clock, *, timeouts: Timeouts | None = None) -> None:
+        self._world = world
+        self._clock = clock
+        self._timeouts = timeouts or Timeouts()
+
+    def __repr__(self) -> str:
+        return f"SimulatedDownloads({self._world!r})"
+
+    async def fetch(self, url: str) -> bytes | Problem:
+        """The whole body, at most 64 MiB; a DOWNLOAD_FAILED problem otherwise."""
+        for _ in range(MAX_REDIRECTS + 1):
+            script = self._world.answer(_call("GET", url, role="files"), self._clock.wall())
+            if script.status not in (301, 302, 303, 307, 308):
+                return await self._take(script, url)
+            url = urljoin(url, script.headers.get("location", ""))
+        return _download_problem(f"{url}: more than {MAX_REDIRECTS} redirects")
+
+    async def _take(self, script: Script, url: str) -> bytes | Problem:
+        collector = _Collector()
+        total_s = self._timeouts.download_s
+        play = _Play(script, self._clock, self._timeouts, total_s=total_s, cap_bytes=PICTURE_CAP_BYTES)
+        await asyncio.sleep(0)
+        ending = await _read(play, collector)
+        if isinstance(ending, Broken):
+            return _download_problem(f"{url}: {ending.message}")
+        if script.status != 200:
+            return _download_problem(f"{url} answered {script.status}", status=script.status)
+        return b"".join(collector.pieces) or _download_problem(f"{url} is empty", status=script.status)
+
+
+def simulated_network(
+    *, clock: Clock, timeouts: Timeouts, scenario: str | None = None, latency: Latency = INSTANT, seed: int = 0
+) -> tuple[SimulatedTransport, SimulatedDownloads]:
+    """Both ports of a world of their own.
+
+    Raises:
+        JobMistakesError: an unknown scenario.
+    """
+    world = World(seed, scenario=scenario, latency=latency)
+    return (SimulatedTransport(world, clock, timeouts=timeouts), SimulatedDownloads(world, clock, timeouts=timeouts))
+
+
+def _call(method: str, url: str, *, role: Role, headers: dict[str, str] | None = None, body: bytes = b"") -> Call:
+    """A request as it would come in; of the URL, only path and query count."""
+    parts = urlsplit(url)
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return Call(method=method, path=path, headers=headers or {}, body=body, role=role)
+
+
+class _Play:
+    """One performance of a script against deadlines."""
+
+    def __init__(self, script: Script, clock: Clock, timeouts: Timeouts, *, total_s: float, cap_bytes: int) -> None:
+        self.script = script
+        self.clock = clock
+        self.cap_bytes = cap_bytes
+        self._timeouts = timeouts
+        self._ends_at = clock.monotonic() + total_s
+        self._total_s = total_s
+
+    async def wait(self, seconds: float, *, patience_s: float) -> Broken | None:
+        """Wait, unless patience or the whole exchange's time is over before; then say so."""
+        left_s = self._ends_at - self.clock.monotonic()
+        if seconds <= min(patience_s, left_s):
+            await asyncio.sleep(seconds)
+            return None
+        await asyncio.sleep(max(0.0, min(patience_s, left_s)))
+        limit = f"{patience_s:g} s without a byte" if patience_s <= left_s else f"not over after {self._total_s:g} s"
+        return Broken(cause="timeout", message=limit, sent=True)
+
+    async def head(self) -> Broken | None:
+        """Play what comes before the head."""
+        patience_s = self._timeouts.first_byte_s
+        for step in self.script.early:
+            if (broken := await self._step(step, patience_s=patience_s)) is not None:
+                return broken
+            patience_s -= step.seconds if isinstance(step, Wait) else 0.0
+        return None
+
+    async def pause(self, step: Wait | Cut | Reset | Hang) -> Broken | None:
+        """Play a step of the body that sends nothing."""
+        return await self._step(step, patience_s=self._timeouts.idle_s)
+
+    async def _step(self, step: EarlyStep | Cut, *, patience_s: float) -> Broken | None:
+        match step:
+            case Wait(seconds=seconds):
+                return await self.wait(seconds, patience_s=patience_s)
+            case Hang():
+                return await self.wait(float("inf"), patience_s=patience_s)
+            case Reset():
+                return Broken(cause="reset", message="connection reset by peer", sent=True)
+            case Cut():
+                return Broken(cause="reset", message="the connection ended before the reply did", sent=True)
+            case _:
+                assert_never(step)
+
+
+async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
+    """Let the decoder read the reply, and say how it ended."""
+    if (broken := await play.head()) is not None:
+        return broken
+    script = play.script
+    decoder.begin(Head(status=script.status, headers=dict(script.headers), received_at=play.clock.wall()))
+    got_bytes = 0
+    for step in script.steps:
+        if not isinstance(step, Send):
+            if (broken := await play.pause(step)) is not None:
+                return broken
+            continue
+        got_bytes += len(step.piece)
+        if got_bytes > play.cap_bytes:
+            return Broken(cause="too_large", message=f"more than {play.cap_bytes} bytes", sent=True)
+        if decoder.feed(step.piece):
+            break
+    return _WHOLE
+
+
+class _Collector:
+    """A decoder that keeps the bytes."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def begin(self, head: Head) -> None:
+        """Nothing of the head is needed."""
+
+    def feed(self, data: bytes) -> bool:
+        """Keep a piece."""
+        self.pieces.append(data)
+        return False
+
+    def end(self, ending: Ending) -> Ending:
+        """How it ended."""
+        return ending
+
+
+def _download_problem(message: str, *, status: int | None = None) -> Problem:
+    return Problem(kind=ProblemKind.DOWNLOAD_FAILED, message=message, status=status)

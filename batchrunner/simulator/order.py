@@ -1,0 +1,51 @@
+"""A paid POST as the world sees it: who sends what, for the how-manieth time, and which scenarios it asked for."""
+
+from dataclasses import dataclass
+
+from batchrunner.core.job import Json
+from batchrunner.simulator.accounts import Lane
+from batchrunner.simulator.dice import Dice
+from batchrunner.simulator.faults import Latency
+from batchrunner.simulator.refusals import Refusal, refuse
+from batchrunner.simulator.script import Script
+
+Chosen = dict[str, float | None]
+"""Scenarios by name, each with the figure after its colon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One request for something that is paid for."""
+
+    now: float
+    """Wall clock, seconds since 1970."""
+    headers: dict[str, str]
+    body: dict[str, Json]
+    model: str
+    """As sent, scenario included."""
+    chosen: Chosen
+    lane: Lane
+    dice: Dice
+    request_id: str
+    latency: Latency
+    files_base: str
+    """Where pictures are fetched from: scheme, host and port."""
+
+    @property
+    def base_model(self) -> str:
+        """The model without its scenario."""
+        return self.model.partition("#")[0]
+
+    @property
+    def nth(self) -> int:
+        """1 for the first send of this content by this account."""
+        return self.dice.nth
+
+    def figure(self, scenario: str, otherwise: float) -> float:
+        """The figure that came with a scenario."""
+        said = self.chosen.get(scenario)
+        return otherwise if said is None else said
+
+    def refuse(self, refusal: Refusal) -> Script:
+        """The reply that says no."""
+        return refuse(refusal, model=self.base_model, request_id=self.request_id)

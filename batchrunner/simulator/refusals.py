@@ -1,0 +1,164 @@
+"""What a server says when it says no: the messages and body shapes of PROTOCOL 3.4 and 3.5, as a table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from batchrunner.core.job import Json
+from batchrunner.simulator.script import JSON_TYPE, Script, Send, encode_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A reply that gives nothing. `{model}` in the message is filled in with the model as it was sent."""
+
+    status: int
+    shape: str
+    """A key of SHAPES."""
+    message: str = ""
+    code: str | None = None
+    type: str | None = None
+    http_code: str | None = None
+    """Said in the body as a string, as one back end does."""
+    headers: tuple[tuple[str, str], ...] = ()
+    quiet: bool = False
+    """True: no rate headers go with it."""
+
+    def with_header(self, name: str, value: str) -> "Refusal":
+        """The same with one more header."""
+        return replace(self, headers=(*self.headers, (name, value)))
+
+
+def refuse(refusal: Refusal, *, model: str, request_id: str) -> Script:
+    """The reply that says so."""
+    said = replace(refusal, message=refusal.message.replace("{model}", model))
+    media_type, body = SHAPES[refusal.shape](said, request_id)
+    headers = {"content-type": media_type, "x-request-id": request_id, **dict(refusal.headers)}
+    return Script(status=refusal.status, headers=headers, steps=(Send(piece=body),))
+
+
+def _plural(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
+    return JSON_TYPE, encode_json({"errors": {"message": refusal.message, "request_id": request_id}})
+
+
+def _plural_outside(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
+    return JSON_TYPE, encode_json({"errors": {"message": refusal.message}, "request_id": request_id})
+
+
+def _singular(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
+    return JSON_TYPE, encode_json({"error": {"message": refusal.message}, "request_id": request_id})
+
+
+def _passed_through(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
+    error: dict[str, Json] = {"message": refusal.message, "type": refusal.type}
+    if refusal.code is not None:
+        error = {"code": refusal.code, **error}
+    if refusal.http_code is not None:
+        error = {"http_code": refusal.http_code, **error}
+    return JSON_TYPE, encode_json({"error": error, "request_id": request_id})
+
+
+def _anthropic(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
+    error: dict[str, Json] = {"type": refusal.type or "invalid_request_error", "message": refusal.message}
+    return JSON_TYPE, encode_json({"type": "error", "error": error, "request_id": request_id})
+
+
+def _nothing(_refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
+    return "text/plain", b""
+
+
+def _page(refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
+    title = refusal.message
+    page = f"<html>\r\n<head><title>{title}</title></head>\r\n<body><center><h1>{title}</h1></center></body>\r\n</html>"
+    return "text/html", page.encode()
+
+
+SHAPES: dict[str, Callable[[Refusal, str], tuple[str, bytes]]] = {
+    "A": _plural,
+    "A-outside": _plural_outside,
+    "B": _singular,
+    "C": _passed_through,
+    "D": _anthropic,
+    "E": _nothing,
+    "F": _page,
+}
+"""The shapes of PROTOCOL 3.4: name to (content type, body)."""
+
+_BAD_TOKEN = "Authentication failed, please make sure that a valid ModelScope token is supplied."  # noqa: S105 - a message
+_T1 = (
+    "We have to rate limit you for model {model}. If you need higher limits, please consider other (commercial)"
+    " API providers."
+)
+_T3 = (
+    "You exceeded your current quota, please check your plan and billing details. For details, see:"
+    " https://help.aliyun.com/zh/model-studio/error-code#token-limit"
+)
+
+REFUSALS: dict[str, Refusal] = {
+    "T1": Refusal(status=429, shape="A", message=_T1),
+    "T2": Refusal(status=429, shape="A", message="Request limit exceeded."),
+    "T2-quiet": Refusal(status=429, shape="A", message="Request limit exceeded.", quiet=True),
+    "T3": Refusal(status=429, shape="C", message=_T3, code="insufficient_quota", type="insufficient_quota"),
+    "T4": Refusal(
+        status=429,
+        shape="C",
+        message="Request rate increased too quickly. To ensure system stability, please raise the rate smoothly.",
+        code="limit_burst_rate",
+        type="limit_burst_rate",
+    ),
+    "Q1": Refusal(
+        status=429, shape="B", message="You have exceeded today's quota for model {model}, please try again tomorrow"
+    ),
+    "X1": Refusal(
+        status=429,
+        shape="C",
+        message="insufficient balance (1008)",
+        type="insufficient_balance_error",
+        http_code="429",
+    ),
+    "E": Refusal(status=429, shape="E"),
+    "no-token": Refusal(status=401, shape="B", message=_BAD_TOKEN),
+    "bad-token": Refusal(status=401, shape="B", message=_BAD_TOKEN),
+    "bad-token-A": Refusal(status=401, shape="A", message=_BAD_TOKEN),
+    "unbound": Refusal(
+        status=401,
+        shape="B",
+        message="Please bind your Alibaba Cloud account before use: the account must be bound and real-name verified.",
+    ),
+    "forbidden": Refusal(status=403, shape="B", message="You have no permission to access model {model}."),
+    "no-provider": Refusal(status=400, shape="A", message="Model id : {model}, has no provider supported"),
+    "bad-model-id": Refusal(status=400, shape="B", message="Invalid model id: {model}"),
+    "needs-stream": Refusal(
+        status=400,
+        shape="C",
+        message="enable thinking can not be support when `stream=False`.",
+        code="invalid_parameter_error",
+        type="invalid_request_error",
+    ),
+    "stream-options": Refusal(
+        status=400,
+        shape="C",
+        message="Unrecognized request argument supplied: stream_options",
+        code="invalid_parameter_error",
+        type="invalid_request_error",
+    ),
+    "needs-async": Refusal(
+        status=400,
+        shape="A-outside",
+        message="image-gen task currently does not support synchronous calls. Please set the header"
+        " X-ModelScope-Async-Mode: true",
+    ),
+    "task-not-found": Refusal(status=404, shape="A-outside", message="task not found"),
+    "server-error": Refusal(status=500, shape="B", message="Internal server error, please try again later."),
+    "busy": Refusal(status=503, shape="A", message="Server is busy, please try again later"),
+    "bad-gateway": Refusal(status=502, shape="F", message="502 Bad Gateway"),
+    "no-path": Refusal(status=404, shape="B", message="The requested path was not found."),
+    "no-file": Refusal(status=404, shape="F", message="404 NoSuchKey"),
+}
+"""Everything that this world refuses with, by a short name."""
+
+
+def invalid(message: str, *, shape: str = "C") -> Refusal:
+    """A 400 that speaks of the body."""
+    return Refusal(
+        status=400, shape=shape, message=message, code="invalid_parameter_error", type="invalid_request_error"
+    )

@@ -1,0 +1,140 @@
+"""The scenarios of PROTOCOL 9.3 as a table: what can be asked for behind a model's `#`, or of a whole world.
+
+`Qwen/Qwen3-8B#throttle:3` refuses the first three calls; `a+b:2` asks for two at once. A figure is optional everywhere.
+Where the summary says "first n", leaving the figure out means always.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.simulator.order import Chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One line of `batchrunner simulate --list`."""
+
+    name: str
+    group: Literal["chat", "refusal", "mishap", "stream", "image", "download"]
+    summary: str
+    figure: str | None = None
+    """What the number after the colon means."""
+
+
+def parse_scenarios(text: str) -> Chosen:
+    """`throttle:3` or `ok-reasoning+sse-crlf`, as names with their figures.
+
+    Raises:
+        JobMistakesError: a name that SCENARIOS does not have, or a figure that is no number.
+    """
+    chosen: Chosen = {}
+    for part in filter(None, text.split("+")):
+        name, colon, figure = part.partition(":")
+        if name not in SCENARIOS:
+            raise _mistake(f"no scenario is called {name!r}", f"one of {', '.join(SCENARIOS)}")
+        try:
+            chosen[name] = float(figure) if colon else None
+        except ValueError:
+            raise _mistake(f"{figure!r} is no figure for {name}", f"like {name}:3") from None
+    return chosen
+
+
+def _mistake(problem: str, expected: str) -> JobMistakesError:
+    return JobMistakesError((Mistake(key="scenario", problem=problem, expected=expected),))
+
+
+def _row(
+    group: Literal["chat", "refusal", "mishap", "stream", "image", "download"],
+    name: str,
+    summary: str,
+    figure: str | None = None,
+) -> Scenario:
+    return Scenario(name=name, group=group, summary=summary, figure=figure)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        _row("chat", "ok", "a normal answer"),
+        _row("chat", "ok-reasoning", "reasoning before the answer"),
+        _row("chat", "ok-tools", "a tool call, even if no tools were offered"),
+        _row("chat", "ok-think-tags", "reasoning leaks into the text as <think>"),
+        _row("chat", "content-filter", "an empty answer with finish_reason content_filter"),
+        _row("chat", "length", "half an answer with finish_reason length"),
+        _row("chat", "shell200", "the empty shell: choices null (first n sends of each body)", "n"),
+        _row("chat", "choices-empty", "the empty shell with choices [] (first n sends of each body)", "n"),
+        _row("refusal", "throttle", "429 T1 for the first n calls of the lane", "n"),
+        _row("refusal", "burst", "429 T1 while more than c calls are in flight", "c"),
+        _row("refusal", "slope", "429 T4 when the rate doubles within 10 s"),
+        _row("refusal", "quota-model", "429 Q1 after n calls of the day, until midnight in Shanghai", "n"),
+        _row("refusal", "quota-account", "429 T2 after n calls of the account's day, header account-remaining 0", "n"),
+        _row("refusal", "quota-noheader", "429 T2 without any header (first n calls of the lane)", "n"),
+        _row("refusal", "tpm", "429 T3, clears 60 s after the first call"),
+        _row("refusal", "retired", "429 X1 for ever (or the first n calls of the lane)", "n"),
+        _row("refusal", "empty429", "429 without a body (first n calls of the lane)", "n"),
+        _row("refusal", "retry-after", "429 with Retry-After until n seconds have passed", "n"),
+        _row("refusal", "retry-after-ms", "429 with retry-after-ms until n milliseconds have passed", "n"),
+        _row("refusal", "retry-after-date", "429 with an HTTP date until n seconds have passed", "n"),
+        _row("refusal", "retry-after-huge", "429 with Retry-After: 7200 until that has passed"),
+        _row("refusal", "should-retry-false", "503 with x-should-retry: false (first n calls of the lane)", "n"),
+        _row("refusal", "auth-bad", "401 in shape A: no valid token (first n calls of the lane)", "n"),
+        _row("refusal", "auth-unbound", "401 in shape B: no Alibaba Cloud account is bound"),
+        _row("refusal", "forbidden", "403: no permission for the model"),
+        _row("refusal", "noprovider", "400: the model has no provider"),
+        _row("refusal", "bad-model-id", "400: no such model id"),
+        _row("refusal", "think-needs-stream", "400 unless the call streams or thinking is switched off"),
+        _row("refusal", "so-unsupported", "400 when stream_options is present"),
+        _row("mishap", "5xx", "500 (first n sends of each body)", "n"),
+        _row("mishap", "html502", "502 with a proxy's page (first n sends of each body)", "n"),
+        _row("mishap", "hang-headers", "no head ever (first n sends of each body)", "n"),
+        _row("mishap", "hang-mid-stream", "half an answer, then nothing (first n sends of each body)", "n"),
+        _row("mishap", "reset-before-headers", "aborted before the head (first n sends of each body)", "n"),
+        _row("mishap", "reset-mid-stream", "aborted in the middle (first n sends of each body)", "n"),
+        _row("mishap", "cut-mid-stream", "closed in the middle (first n sends of each body)", "n"),
+        _row("stream", "sse-crlf", "lines end in CR LF"),
+        _row("stream", "sse-cr", "lines end in CR"),
+        _row("stream", "sse-bom", "a byte order mark first"),
+        _row("stream", "sse-nospace", "no space after data:"),
+        _row("stream", "sse-multiline", "each chunk over several data lines"),
+        _row("stream", "sse-comments", "comments, ids, event names and retry between the chunks"),
+        _row("stream", "sse-split-utf8", "pieces end within characters"),
+        _row("stream", "sse-onebyte", "one byte at a time"),
+        _row("stream", "sse-no-final-blank", "no blank line after the last event"),
+        _row("stream", "sse-no-done", "no [DONE]"),
+        _row("stream", "sse-no-finish", "no finish_reason"),
+        _row("stream", "sse-finish-empty-string", 'finish_reason "" until the last chunk'),
+        _row("stream", "sse-null-delta", "chunks with a null delta and null fields"),
+        _row("stream", "sse-null-choices", "a chunk with null choices"),
+        _row("stream", "sse-usage-only", "a chunk with nothing but usage at the start"),
+        _row("stream", "sse-usage-every-chunk", "cumulative usage in every chunk"),
+        _row("stream", "sse-error-mid", "an error event after half of the answer"),
+        _row("stream", "sse-cut", "ends in good order after half of the answer"),
+        _row("stream", "sse-tool-no-index", "a tool call whose pieces have no index"),
+        _row("stream", "sse-json-instead", "plain JSON although a stream was asked for"),
+        _row("image", "img-ok", "a normal task"),
+        _row("image", "img-submit-says-succeed", "the submit reply already says SUCCEED"),
+        _row("image", "img-id-number", "the task id is a JSON number"),
+        _row("image", "img-slow", "the task takes s seconds", "s"),
+        _row("image", "img-fail", "the task fails (first n submits of each body)", "n"),
+        _row("image", "img-fail-empty-then-text", "fails; the reason comes a second after the first reading", "n"),
+        _row("image", "img-stub", "every poll gets the stub"),
+        _row("image", "img-notfound-grace", "task not found for the first s seconds", "s"),
+        _row("image", "img-gone", "task not found for ever"),
+        _row("image", "img-no-urls", "SUCCEED without a picture"),
+        _row("image", "img-sync-result", "the picture's URL comes in the submit reply"),
+        _row("image", "img-needs-async", "400 without the async header (as always)"),
+        _row("image", "img-poll-429", "429 for the first n polls of each task", "n"),
+        _row("image", "img-status-weird", "unknown and empty statuses before the end"),
+        _row("download", "dl-html", "200 image/png with a page in it"),
+        _row("download", "dl-truncated", "half a picture in a whole reply"),
+        _row("download", "dl-cut", "the connection ends in the middle"),
+        _row("download", "dl-404-once", "404 at the first download"),
+        _row("download", "dl-404", "404 for ever"),
+        _row("download", "dl-slow", "drips over s seconds", "s"),
+        _row("download", "dl-wrong-ext", "called .jpg, is a PNG"),
+        _row("download", "dl-redirect", "moved once, on the same host"),
+        _row("download", "dl-huge", "more than 64 MiB"),
+    )
+}
+"""All scenarios by name, in the order in which they are listed."""

@@ -1,0 +1,133 @@
+"""What the world is asked and what it answers: a call, and a script that a door plays. Values; nothing waits here."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from batchrunner.core.job import Json
+
+Role = Literal["api", "files"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request as it came in at one of the two ports."""
+
+    method: str
+    path: str
+    """With its query, as sent."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    body: bytes = b""
+    role: Role = "api"
+
+
+class Visit(NamedTuple):
+    """A call on its way through the world."""
+
+    call: Call
+    path: str
+    """Without its query."""
+    query: str
+    now: float
+    """Wall clock, seconds since 1970."""
+    number: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing happens for a while."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """A piece of the body."""
+
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """The connection is closed in good order although the body is not at its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """The connection is aborted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hang:
+    """Nothing happens any more, until the client leaves."""
+
+
+EarlyStep: TypeAlias = Wait | Reset | Hang
+Step: TypeAlias = Wait | Send | Cut | Reset | Hang
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A reply: `early` is played before the head, `steps` after it.
+
+    A `content-length` among the headers is what is announced, true or not; without one the door frames the body: with
+    its length when it is a single `Send`, else in chunks.
+    """
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    early: tuple[EarlyStep, ...] = ()
+    steps: tuple[Step, ...] = ()
+    lane: tuple[str, str] | None = None
+    """(token hash, model) that this call occupies until the door tells the world that it left."""
+
+    @property
+    def body(self) -> bytes:
+        """All pieces together."""
+        return b"".join(step.piece for step in self.steps if isinstance(step, Send))
+
+    @property
+    def whole(self) -> bool:
+        """True when the body comes to its end: nothing breaks or hangs."""
+        return not any(isinstance(step, Cut | Reset | Hang) for step in (*self.early, *self.steps))
+
+
+JSON_TYPE = "application/json"
+SSE_TYPE = "text/event-stream"
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
+
+
+def encode_json(value: Json) -> bytes:
+    """UTF-8 JSON with the spacing that real servers use; lone surrogates are written as escapes."""
+    text = _encoder.encode(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
+
+
+def json_script(value: Json, *, status: int = 200, headers: dict[str, str] | None = None) -> Script:
+    """A whole JSON reply."""
+    return Script(
+        status=status,
+        headers={"content-type": JSON_TYPE, **(headers or {})},
+        steps=(Send(piece=encode_json(value)),),
+    )
+
+
+def as_object(value: Json) -> dict[str, Json]:
+    """The value when it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Json) -> list[Json]:
+    """The value when it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: Json) -> str:
+    """The value when it is a string, else an empty one."""
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,178 @@
+"""The many ways in which servers write the same stream: edits of its chunks and framings of its bytes (PROTOCOL 9.3).
+
+An edit turns the list of chunks into another one; a framing turns the events' texts into pieces of bytes.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from batchrunner.core.job import Json
+from batchrunner.simulator.script import as_list, as_object, encode_json
+
+Chunk = dict[str, Json]
+DONE = "[DONE]"
+
+
+def _plain_event(data: str) -> str:
+    return f"data: {data}\n\n"
+
+
+def _framed(datas: Sequence[str]) -> list[bytes]:
+    return [_plain_event(data).encode("utf-8", "replace") for data in datas]
+
+
+def _with_line_end(end: bytes) -> "Framing":
+    return lambda datas: [piece.replace(b"\n", end) for piece in _framed(datas)]
+
+
+def _bom(datas: Sequence[str]) -> list[bytes]:
+    return [b"\xef\xbb\xbf", *_framed(datas)]
+
+
+def _no_space(datas: Sequence[str]) -> list[bytes]:
+    return [f"data:{data}\n\n".encode("utf-8", "replace") for data in datas]
+
+
+def _multiline(datas: Sequence[str]) -> list[bytes]:
+    pretty = [data if data == DONE else json.dumps(json.loads(data), ensure_ascii=False, indent=1) for data in datas]
+    events = ["".join(f"data: {line}\n" for line in data.split("\n")) + "\n" for data in pretty]
+    return [event.encode("utf-8", "replace") for event in events]
+
+
+def _comments(datas: Sequence[str]) -> list[bytes]:
+    pieces = [b": connected\n\n", b"retry: 3000\n\n"]
+    for number, piece in enumerate(_framed(datas)):
+        pieces += [b": ping\n\n", f"id: {number}\nevent: message\n".encode() + piece, b":\n\n"]
+    return pieces
+
+
+def _split_inside_characters(datas: Sequence[str]) -> list[bytes]:
+    """Each piece ends within a character of several bytes wherever there is one."""
+    whole = b"".join(_framed(datas))
+    cuts = [at for at in range(1, len(whole)) if whole[at] & 0xC0 == 0x80]
+    edges = [0, *cuts, len(whole)]
+    return [whole[start:end] for start, end in pairwise(edges)]
+
+
+def _one_byte(datas: Sequence[str]) -> list[bytes]:
+    whole = b"".join(_framed(datas))
+    return [whole[at : at + 1] for at in range(len(whole))]
+
+
+def _no_final_blank(datas: Sequence[str]) -> list[bytes]:
+    pieces = _framed(datas)
+    return [*pieces[:-1], pieces[-1].rstrip(b"\n")]
+
+
+Framing = Callable[[Sequence[str]], list[bytes]]
+
+FRAMINGS: dict[str, Framing] = {
+    "sse-crlf": _with_line_end(b"\r\n"),
+    "sse-cr": _with_line_end(b"\r"),
+    "sse-bom": _bom,
+    "sse-nospace": _no_space,
+    "sse-multiline": _multiline,
+    "sse-comments": _comments,
+    "sse-split-utf8": _split_inside_characters,
+    "sse-onebyte": _one_byte,
+    "sse-no-final-blank": _no_final_blank,
+}
+
+
+def _without_finish(chunks: list[Chunk]) -> list[Chunk]:
+    return [chunk for chunk in chunks if _finish_reason(chunk) is None]
+
+
+def _empty_finish(chunks: list[Chunk]) -> list[Chunk]:
+    return [_with_choice(chunk, {"finish_reason": ""}) if _finish_reason(chunk) is None else chunk for chunk in chunks]
+
+
+def _null_delta(chunks: list[Chunk]) -> list[Chunk]:
+    empty: Chunk = {"delta": None, "finish_reason": None}
+    nulls: Chunk = {"delta": {"content": None, "role": None, "tool_calls": None}}
+    return [chunks[0], _with_choice(chunks[0], empty), _with_choice(chunks[0], nulls), *chunks[1:]]
+
+
+def _null_choices(chunks: list[Chunk]) -> list[Chunk]:
+    return [{**chunks[0], "choices": None}, *chunks]
+
+
+def _usage_only(chunks: list[Chunk]) -> list[Chunk]:
+    usage: Chunk = {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}
+    return [{**chunks[0], "choices": [], "usage": usage}, *chunks]
+
+
+def _usage_every_chunk(chunks: list[Chunk]) -> list[Chunk]:
+    counted: list[Chunk] = []
+    for number, chunk in enumerate(chunks):
+        usage: Chunk = {"prompt_tokens": 9, "completion_tokens": number, "total_tokens": 9 + number}
+        counted.append(chunk if as_object(chunk.get("usage")) else {**chunk, "usage": usage})
+    return counted
+
+
+def _error_mid(chunks: list[Chunk]) -> list[Chunk]:
+    error: Chunk = {"message": "The server had an error while answering.", "type": "server_error", "code": 500}
+    return [*_first_half(chunks), {"error": error}]
+
+
+def _first_half(chunks: list[Chunk]) -> list[Chunk]:
+    return chunks[: max(1, len(chunks) // 2)]
+
+
+def _tools_without_index(chunks: list[Chunk]) -> list[Chunk]:
+    return [_with_delta(chunk, _bare_calls) for chunk in chunks]
+
+
+def _bare_calls(delta: Chunk) -> Chunk:
+    calls = as_list(delta.get("tool_calls"))
+    if not calls:
+        return delta
+    bare: list[Json] = [{k: v for k, v in as_object(call).items() if k != "index"} for call in calls]
+    return {**delta, "tool_calls": bare}
+
+
+EDITS: dict[str, Callable[[list[Chunk]], list[Chunk]]] = {
+    "sse-no-finish": _without_finish,
+    "sse-finish-empty-string": _empty_finish,
+    "sse-null-delta": _null_delta,
+    "sse-null-choices": _null_choices,
+    "sse-usage-only": _usage_only,
+    "sse-usage-every-chunk": _usage_every_chunk,
+    "sse-error-mid": _error_mid,
+    "sse-cut": _first_half,
+    "sse-tool-no-index": _tools_without_index,
+}
+
+WITHOUT_DONE = frozenset({"sse-no-done", "sse-error-mid", "sse-cut"})
+"""Scenarios whose stream has no `[DONE]`."""
+
+
+def stream_pieces(chunks: list[Chunk], *, scenarios: Sequence[str]) -> list[bytes]:
+    """The stream's bytes, a piece for each event unless a framing says otherwise."""
+    for name in scenarios:
+        if name in EDITS:
+            chunks = EDITS[name](chunks)
+    datas = [encode_json(chunk).decode() for chunk in chunks]
+    if not WITHOUT_DONE.intersection(scenarios):
+        datas.append(DONE)
+    framing = next((FRAMINGS[name] for name in scenarios if name in FRAMINGS), _framed)
+    return framing(datas)
+
+
+def _choice(chunk: Chunk) -> Chunk:
+    choices = as_list(chunk.get("choices"))
+    return as_object(choices[0]) if choices else {}
+
+
+def _finish_reason(chunk: Chunk) -> Json:
+    return _choice(chunk).get("finish_reason")
+
+
+def _with_choice(chunk: Chunk, change: Chunk) -> Chunk:
+    choice = _choice(chunk)
+    return {**chunk, "choices": [{**choice, **change}]} if choice else chunk
+
+
+def _with_delta(chunk: Chunk, change: Callable[[Chunk], Chunk]) -> Chunk:
+    return _with_choice(chunk, {"delta": change(as_object(_choice(chunk).get("delta")))})

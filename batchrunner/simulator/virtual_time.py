@@ -1,0 +1,163 @@
+"""An event loop whose clock jumps: a night of waiting takes as long as its work.
+
+When nothing is ready and nothing outside the loop is under way, the clock jumps to the next timer instead of waiting.
+What counts as under way, and holds the clock still:
+
+- a job given to `run_in_executor` or `asyncio.to_thread` (look-ups of names are such jobs, too), until its result has
+  reached the loop;
+- a block of `with loop.outside_work()`, for threads that come back by `call_soon_threadsafe` on their own;
+- bytes between sockets of this process. A kernel delivers loopback traffic while the sender is still in its call, or
+  moments later when it is busy; so, as long as any socket is registered with the loop, each jump is preceded by a real
+  wait of GRACE_S for it, and any event in that time means: do not jump. A peer in another process is beyond this rule,
+  because nobody can know what it is about to send.
+
+With no timer at all the loop waits in real time, and raises `StandstillError` when nothing can come any more: no job,
+no socket, or STALL_S without a sign of life. A job that itself waits for a timer of the loop stands still, too.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+from batchrunner.core.errors import BatchrunnerError
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+GRACE_S = 0.001
+STALL_S = 30.0
+
+
+class StandstillError(BatchrunnerError):
+    """The loop waits for something that cannot come."""
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A selector loop in virtual time, which begins at 0.0 seconds."""
+
+    def __init__(self, *, stall_s: float = STALL_S) -> None:
+        self._now = 0.0
+        self._under_way = 0
+        self._jumper = _JumpingSelector(self, stall_s=stall_s)
+        super().__init__(self._jumper)
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="virtual")
+        self.set_default_executor(self._pool)
+        # The loop's own wake-up socket is registered by now and is no sign of traffic
+        self._jumper.own_sockets = len(self._jumper.get_map())
+
+    def __repr__(self) -> str:
+        return f"<VirtualTimeLoop at {self._now:.3f} s, {self._under_way} under way, closed={self.is_closed()}>"
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._now
+
+    @property
+    def under_way(self) -> int:
+        """How many things outside the loop hold its clock still."""
+        return self._under_way
+
+    def jump(self, seconds: float) -> None:
+        """Go on in time; only the selector calls this."""
+        self._now += seconds
+
+    @contextmanager
+    def outside_work(self) -> Iterator[None]:
+        """Hold the clock still while something is under way that the loop cannot see."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> "asyncio.Future[T]":
+        """As the base class does it; the clock stands still until the result has reached the loop."""
+        if self.is_closed():
+            raise RuntimeError("the loop is closed")
+        job = (executor or self._pool).submit(func, *args)
+        self._under_way += 1
+        future = asyncio.wrap_future(job, loop=self)
+        # After wrap_future: the result is put in line first, only then may the clock go on
+        job.add_done_callback(lambda _: self._job_is_over())
+        return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the base's name
+        """Let the default executor's threads end."""
+        self._pool.shutdown(wait=timeout is None or timeout > 0)
+
+    def close(self) -> None:
+        """Close the loop and its executor."""
+        self._pool.shutdown(wait=False)
+        super().close()
+
+    def _job_is_over(self) -> None:
+        if not self.is_closed():
+            try:
+                self.call_soon_threadsafe(self._count_job)
+            except RuntimeError:
+                # Closed in the meantime: nobody's clock is held any more
+                return
+
+    def _count_job(self) -> None:
+        self._under_way -= 1
+
+
+class _JumpingSelector(selectors.BaseSelector):
+    """The system's selector; only waiting is different."""
+
+    def __init__(self, loop: VirtualTimeLoop, *, stall_s: float) -> None:
+        self._real = selectors.DefaultSelector()
+        self._loop = loop
+        self._stall_s = stall_s
+        self.own_sockets = 1
+
+    def register(self, fileobj: "FileDescriptorLike", events: int, data: object = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: "FileDescriptorLike") -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: "FileDescriptorLike", events: int, data: object = None) -> selectors.SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping["FileDescriptorLike", selectors.SelectorKey]:
+        return self._real.get_map()
+
+    def get_key(self, fileobj: "FileDescriptorLike") -> selectors.SelectorKey:
+        return self._real.get_key(fileobj)
+
+    def close(self) -> None:
+        self._real.close()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Events that are there already; else, by the module's rule, those of a real wait, or a jump."""
+        events = self._real.select(0)
+        if events or (timeout is not None and timeout <= 0):
+            return events
+        if self._loop.under_way:
+            return self._real.select(self._stall_s) or self._stalled()
+        traffic = len(self._real.get_map()) > self.own_sockets
+        if timeout is None:
+            return (self._real.select(self._stall_s) if traffic else []) or self._stalled()
+        if traffic and (events := self._real.select(GRACE_S)):
+            return events
+        self._loop.jump(timeout)
+        return []
+
+    def _stalled(self) -> list[tuple[selectors.SelectorKey, int]]:
+        raise StandstillError(
+            f"{self._loop!r} stands still: nothing is ready, no timer is set that may fire, "
+            f"{self._loop.under_way} jobs and {len(self._real.get_map()) - self.own_sockets} sockets gave no sign"
+        )
+
+
+def run_virtual(main: Coroutine[object, object, T] | Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run a coroutine, or what a function makes, on a fresh virtual-time loop, and close it."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main() if callable(main) else main)

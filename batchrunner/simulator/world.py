@@ -1,0 +1,335 @@
+"""The pretend provider itself: answers calls with scripts, counts what was paid. Pure and seeded.
+
+Opens nothing, waits for nothing and reads no clock: a door says what time it is and plays the script. To add an
+endpoint: one line in ENDPOINTS; to add a paid one: one more in GENERATIONS.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.job import Json
+from batchrunner.simulator.accounts import Account, Accounts, Quota, rate_headers
+from batchrunner.simulator.dice import Dice, digest_of
+from batchrunner.simulator.faults import INSTANT, NO_FAULTS, Faults, Latency
+from batchrunner.simulator.gates import mishap_of, refusal_of
+from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, befall
+from batchrunner.simulator.image_tasks import TaskBook
+from batchrunner.simulator.order import Chosen, Order
+from batchrunner.simulator.pacing import delayed
+from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid, refuse
+from batchrunner.simulator.request_log import LogEntry, RequestLog, Stats
+from batchrunner.simulator.scenarios import parse_scenarios
+from batchrunner.simulator.script import Call, Hang, Reset, Role, Script, Visit, Wait, json_script
+from batchrunner.simulator.storage import Storage
+
+MODELS = (
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-235B-A22B",
+    "deepseek-ai/DeepSeek-V4-Flash",
+    "Qwen/Qwen-Image",
+    "black-forest-labs/FLUX.1-Krea-dev",
+    "Tongyi-MAI/Z-Image-Turbo",
+)
+"""What `GET /v1/models` lists. Every other id is served as well."""
+
+FILES_HOST = "http://files.simulator.invalid"
+_STREAM_KEYS = frozenset({"stream", "stream_options"})
+
+
+class World:
+    """A provider with one memory. See `Faults`, `Latency`, `Quota` and `scenarios` for what it can be told to do."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        faults: Faults = NO_FAULTS,
+        scenario: str | None = None,
+        latency: Latency = INSTANT,
+        quota: Quota | None = None,
+        auth: bool = False,
+        tokens: frozenset[str] | None = None,
+        log_size: int = 10_000,
+    ) -> None:
+        """Make a world without a past.
+
+        Args:
+            seed: of everything that looks like chance.
+            faults: what goes wrong by chance.
+            scenario: asked for by every model that names none itself.
+            latency: how long things take.
+            quota: calls a day.
+            auth: refuse calls without a token.
+            tokens: refuse every other token; None takes any. Ones like `bad-…` and `unbound-…` are refused always.
+            log_size: how many requests the log remembers.
+
+        Raises:
+            JobMistakesError: an unknown scenario.
+        """
+        self.seed = seed
+        self.faults = faults
+        self.latency = latency
+        self.quota = quota or Quota()
+        self.files_base = FILES_HOST
+        self._auth = auth or tokens is not None
+        self._tokens = tokens
+        self._log_size = log_size
+        self._scenario = parse_scenarios(scenario or "")
+        self._begin()
+
+    def __repr__(self) -> str:
+        log = self.log
+        counts = f"{log.number} requests, {log.sends} sends, {log.paid} paid, {log.paid_twice} twice"
+        return f"World(seed={self.seed}, {counts})"
+
+    def answer(self, call: Call, now: float) -> Script:
+        """The script for a call that came at `now` (wall clock, seconds). The door tells when it is over: `leave`."""
+        self.log.number += 1
+        path, _, query = call.path.partition("?")
+        request_id = f"{digest_of(f'{self.seed}/{self.log.number}', bits=128):032x}"
+        visit = Visit(call, path, query, now, self.log.number, request_id)
+        endpoint = _endpoint(call.role, call.method, path)
+        if endpoint is None:
+            script = refuse(REFUSALS["no-path"], model="", request_id=visit.request_id)
+            return self._noted(visit, "unknown path", Verdict(script, "no path"))
+        return endpoint(self, visit)
+
+    def leave(self, script: Script) -> None:
+        """The exchange of this script is over, whoever ended it."""
+        if script.lane is not None:
+            self._accounts.leave(script.lane)
+            self.log.leave()
+
+    def stats(self) -> Stats:
+        """The counters."""
+        log = self.log
+        return Stats(
+            requests=dict(log.requests),
+            verdicts=dict(log.verdicts),
+            sends=log.sends,
+            refused=log.refused,
+            paid=log.paid,
+            paid_twice=log.paid_twice,
+            tasks=log.verdicts["task accepted"],
+            polls=log.requests["poll"],
+            most_polls_of_a_task=self.book.most_polls,
+            downloads=log.requests["download"],
+            in_flight=log.in_flight,
+            max_in_flight=log.max_in_flight,
+            max_per_second=log.max_per_second,
+            too_early=self._accounts.too_early,
+            storage_credentials=dict(log.storage_credentials),
+        )
+
+    def _begin(self) -> None:
+        self.log = RequestLog(size=self._log_size)
+        self.book = TaskBook(seed=self.seed, faults=self.faults, latency=self.latency)
+        self._storage = Storage(self.book, seed=self.seed, faults=self.faults, latency=self.latency)
+        self._accounts = Accounts()
+
+    def _noted(self, visit: Visit, kind: str, verdict: Verdict, order: Order | None = None) -> Script:
+        headless = any(isinstance(step, Reset | Hang) for step in verdict.script.early)
+        self.log.add(
+            LogEntry(
+                number=visit.number,
+                at=visit.now,
+                method=visit.call.method,
+                path=visit.path,
+                kind=kind,
+                status=0 if headless else verdict.script.status,
+                verdict=verdict.name,
+                account=order.lane.account.hash if order else "",
+                model=order.model if order else "",
+                content=f"{order.dice.content:016x}" if order else "",
+                nth=order.nth if order else 0,
+                paid=verdict.paid,
+                in_flight=self.log.in_flight,
+            )
+        )
+        return verdict.script
+
+    # -- what is paid for
+
+    def generate(self, visit: Visit, kind: str) -> Script:
+        """A POST that makes something: admitted, checked, perhaps refused or struck, else executed."""
+        self.log.sends += 1
+        account, refusal = self._admit(visit)
+        order = None if refusal else self._order(visit, account)
+        if not isinstance(order, Order):
+            said = refusal or order or REFUSALS["no-token"]
+            self.log.refused += 1
+            script = refuse(said, model="", request_id=visit.request_id)
+            return self._noted(visit, kind, Verdict(script, f"refused {said.status}"))
+        verdict = self._decide(GENERATIONS[kind], order)
+        if verdict.paid:
+            self.log.count_paid(order.dice.content)
+        self.log.refused += verdict.script.status >= 400
+        headers = {
+            **self._rates(order, quiet=verdict.quiet),
+            **verdict.script.headers,
+            "x-request-id": order.request_id,
+        }
+        script = replace(verdict.script, headers=headers, lane=order.lane.key)
+        return self._noted(visit, kind, verdict._replace(script=script), order)
+
+    def _admit(self, visit: Visit) -> tuple[Account, Refusal | None]:
+        token = _token(visit.call.headers)
+        account = self._accounts.account(token)
+        self.log.max_per_second = max(self.log.max_per_second, account.count_request(visit.now))
+        if token.startswith("unbound-"):
+            return account, REFUSALS["unbound"]
+        if token.startswith("bad-") or (self._tokens is not None and token and token not in self._tokens):
+            return account, REFUSALS["bad-token"]
+        return account, REFUSALS["no-token"] if self._auth and not token else None
+
+    def _order(self, visit: Visit, account: Account) -> Order | Refusal:
+        try:
+            body: Json = json.loads(visit.call.body)
+        except (ValueError, RecursionError):
+            return invalid("JSON parse error: the request body is not valid JSON.", shape="B")
+        if not isinstance(body, dict):
+            return invalid("The request body must be a JSON object.", shape="B")
+        model = body.get("model")
+        if not isinstance(model, str) or not model.strip():
+            return REFUSALS["bad-model-id"]
+        try:
+            chosen = parse_scenarios(model.partition("#")[2]) if "#" in model else self._scenario
+        except JobMistakesError as mistakes:
+            return invalid(str(mistakes), shape="B")
+        return self._entered(visit, account, body=body, model=model, chosen=chosen)
+
+    def _entered(self, visit: Visit, account: Account, *, body: dict[str, Json], model: str, chosen: Chosen) -> Order:
+        matter = {name: value for name, value in body.items() if name not in _STREAM_KEYS}
+        content = digest_of(account.hash, json.dumps(matter, sort_keys=True))
+        lane = self._accounts.lane(account, model)
+        lane.calls += 1
+        lane.in_flight += 1
+        self.log.enter()
+        return Order(
+            now=visit.now,
+            headers=visit.call.headers,
+            body=body,
+            model=model,
+            chosen=chosen,
+            lane=lane,
+            dice=Dice(seed=self.seed, content=content, nth=self.log.sent(content)),
+            request_id=visit.request_id,
+            latency=self.latency,
+            files_base=self.files_base,
+        )
+
+    def _decide(self, kind: Generation, order: Order) -> Verdict:
+        refusal = kind.check(order) or self._spent(order) or refusal_of(order)
+        if refusal is not None:
+            return Verdict(order.refuse(refusal), f"refused {refusal.status}", quiet=refusal.quiet)
+        mishap = mishap_of(order, self.faults)
+        if mishap is None or mishap in kind.spared:
+            return self._execute(kind, order)
+        return befall(mishap, order, lambda: self._execute(kind, order), self.faults)
+
+    def _execute(self, kind: Generation, order: Order) -> Verdict:
+        verdict = kind.execute(order, self.book)
+        order.lane.count_executed(order.now)
+        return verdict._replace(script=delayed(verdict.script, order))
+
+    def _limits(self, order: Order) -> tuple[int | None, int | None]:
+        """(account, model): calls a day, those that a scenario asks for first."""
+        account, model = self.quota.account_per_day, self.quota.model_per_day
+        if "quota-account" in order.chosen:
+            account = int(order.figure("quota-account", 0))
+        if "quota-model" in order.chosen:
+            model = int(order.figure("quota-model", 0))
+        return account, model
+
+    def _spent(self, order: Order) -> Refusal | None:
+        account, model = self._limits(order)
+        if model is not None and order.lane.used(order.now) >= model:
+            return REFUSALS["Q1"]
+        return REFUSALS["T2"] if account is not None and order.lane.account.used(order.now) >= account else None
+
+    def _rates(self, order: Order, *, quiet: bool) -> dict[str, str]:
+        account, model = self._limits(order)
+        return {} if quiet else rate_headers(order.lane, now=order.now, account_limit=account, model_limit=model)
+
+    # -- what is free
+
+    def poll(self, visit: Visit) -> Script:
+        """How a task stands."""
+        account, refusal = self._admit(visit)
+        if refusal:
+            script = refuse(refusal, model="", request_id=visit.request_id)
+            return self._noted(visit, "poll", Verdict(script, f"refused {refusal.status}"))
+        script = self.book.poll(visit, account=account.hash, files_base=self.files_base)
+        lane = self._accounts.lane(account, self.book.model_of(visit.path))
+        quota = self.quota
+        rates = rate_headers(lane, now=visit.now, account_limit=quota.account_per_day, model_limit=quota.model_per_day)
+        wait_s = self.latency.poll_s
+        early = (Wait(seconds=wait_s),) if wait_s else ()
+        script = replace(script, headers={**rates, **script.headers, "x-request-id": visit.request_id}, early=early)
+        return self._noted(visit, "poll", Verdict(script, f"poll {script.status}"))
+
+    def models(self, visit: Visit) -> Script:
+        """The roster; nobody's token is looked at."""
+        models: list[Json] = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in MODELS]
+        return self._noted(visit, "models", Verdict(json_script({"object": "list", "data": models}), "listed"))
+
+    def balance(self, visit: Visit) -> Script:
+        """Points of the account: what it started from less one for each call."""
+        account, refusal = self._admit(visit)
+        if refusal or not _token(visit.call.headers):
+            script = refuse(refusal or REFUSALS["no-token"], model="", request_id=visit.request_id)
+            return self._noted(visit, "balance", Verdict(script, "refused 401"))
+        left = max(0.0, self.quota.points - account.executed)
+        points: Json = {"total_balance": left, "available_balance": left, "frozen_amount": 0}
+        reply: Json = {"success": True, "request_id": visit.request_id, "data": points}
+        return self._noted(visit, "balance", Verdict(json_script(reply), "told"))
+
+    def download(self, visit: Visit) -> Script:
+        """A picture, or what the storage host has instead."""
+        self.log.note_credentials(visit.call.headers)
+        script = self._storage.fetch(visit.path, visit.query, now=visit.now)
+        return self._noted(visit, "download", Verdict(script, f"download {script.status}"))
+
+    # -- for whoever watches
+
+    def show_stats(self, _visit: Visit) -> Script:
+        """The counters as JSON; such a look is not counted."""
+        self.log.number -= 1
+        return json_script(asdict(self.stats()))
+
+    def show_log(self, visit: Visit) -> Script:
+        """The remembered requests after `?since=N`."""
+        self.log.number -= 1
+        said = visit.query.removeprefix("since=")
+        return json_script({"requests": self.log.since(int(said) if said.isdecimal() and len(said) < 19 else 0)})
+
+    def reset(self, _visit: Visit) -> Script:
+        """Begin anew with the same settings: no tasks, no counts, no lanes."""
+        self._begin()
+        return json_script({"reset": True})
+
+
+ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
+    ("api", "POST", "/v1/chat/completions"): lambda world, visit: world.generate(visit, "chat"),
+    ("api", "POST", "/v1/images/generations"): lambda world, visit: world.generate(visit, "image"),
+    ("api", "GET", "/v1/tasks/"): World.poll,
+    ("api", "GET", "/v1/models"): World.models,
+    ("api", "GET", "/openapi/v1/magicubes/balance"): World.balance,
+    ("files", "GET", "/files/"): World.download,
+    ("api", "GET", "/_simulator/stats"): World.show_stats,
+    ("api", "GET", "/_simulator/log"): World.show_log,
+    ("api", "POST", "/_simulator/reset"): World.reset,
+}
+"""(port, method, path) to what answers it. A path that ends in a slash is followed by a name."""
+
+
+def _endpoint(role: Role, method: str, path: str) -> Callable[[World, Visit], Script] | None:
+    found = ENDPOINTS.get((role, method, path))
+    return found or ENDPOINTS.get((role, method, path[: path.rfind("/") + 1]))
+
+
+def _token(headers: dict[str, str]) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()

@@ -1,0 +1,155 @@
+"""`schema:` of a job: read, and checked to be a JSON Schema that can be used with nothing fetched from anywhere."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import Draft202012Validator, validator_for
+
+from batchrunner.core.job import Json
+from batchrunner.spec.draft import Draft
+from batchrunner.spec.places import Fault, KeyPath, dotted, short
+from batchrunner.spec.reader import read_yaml
+from batchrunner.spec.syntax import decoded
+
+MAX_SCHEMA_BYTES = 1024 * 1024
+
+
+def answer_schema(draft: Draft) -> dict[str, Json] | None:
+    """The schema of a draft without faults."""
+    found, _faults = _read(draft)
+    return found
+
+
+def schema_faults(draft: Draft) -> Iterator[Fault]:
+    """What is wrong with the schema or with its file."""
+    found, faults = _read(draft)
+    yield from faults
+    if found is None or faults:
+        return
+    place = ("schema",) if isinstance(draft.spec.answer_schema, dict) else ()
+    where = "" if place else f"in {draft.spec.answer_schema}: "
+    checker = validator_for(found, default=Draft202012Validator)
+    checking = validator_for(checker.META_SCHEMA, default=checker)
+    try:
+        error = best_match(checking(checker.META_SCHEMA, format_checker=checker.FORMAT_CHECKER).iter_errors(found))
+    except RecursionError:
+        yield Fault(path=("schema",), problem=f"{where}is nested too deeply")
+        return
+    if error is not None:
+        path: KeyPath = ("schema", *(error.absolute_path if place else ()))
+        inside = "" if place else f"{dotted(tuple(error.absolute_path))} "
+        yield Fault(path=path, problem=f"{where}{inside}is not valid JSON Schema: {_said(error)}")
+        return
+    for path, reference in _references(found, ()):
+        if not _resolves(found, reference):
+            at = ("schema", *path) if place else ("schema",)
+            inside = "" if place else f"{dotted(path)} "
+            problem = f"{where}{inside}refers to {short(reference)}, which is not in the schema"
+            yield Fault(path=at, problem=problem, expected="a reference like #/$defs/name")
+
+
+def _said(error: ValidationError) -> str:
+    """The validator's words, cut: it quotes the whole schema."""
+    return short(error.message).strip('"')
+
+
+def _read(draft: Draft) -> tuple[dict[str, Json] | None, list[Fault]]:
+    given = draft.spec.answer_schema
+    if given is None:
+        return None, []
+    if isinstance(given, dict):
+        inline: dict[str, Json] = dict(given)
+        return inline, []
+    return _from_file(Path(os.path.normpath(draft.folder / given)), shown=given)
+
+
+def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[Fault]]:
+    def fault(problem: str, expected: str | None = None) -> tuple[None, list[Fault]]:
+        return None, [Fault(path=("schema",), problem=problem, expected=expected)]
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_SCHEMA_BYTES + 1)
+    except (OSError, ValueError) as error:
+        return fault(f"the file {shown} cannot be read: {getattr(error, 'strerror', None) or error}")
+    if len(raw) > MAX_SCHEMA_BYTES:
+        return fault(f"the file {shown} is larger than {MAX_SCHEMA_BYTES} bytes")
+    text = decoded(raw)
+    if isinstance(text, Fault):
+        return fault(f"{shown}:{text.line}: {text.problem}")
+    tree: Json
+    if path.suffix.lower() == ".json":
+        try:
+            tree = json.loads(text, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            return fault(f"{shown}:{error.lineno}: is not valid JSON: {error.msg}")
+        except (ValueError, RecursionError) as error:
+            return fault(f"{shown}: is not valid JSON: {error}")
+    else:
+        reading = read_yaml(text)
+        if reading.faults:
+            first = reading.faults[0]
+            line = first.line or reading.lines.get(first.path)
+            return fault(f"{shown}:{line}: {dotted(first.path)} {first.problem}")
+        tree = reading.tree
+    if not isinstance(tree, dict):
+        return fault(f"the file {shown} has no schema in it", "a mapping")
+    return tree, []
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _references(tree: Json, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    match tree:
+        case dict():
+            for key, value in tree.items():
+                if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+                    yield (*path, key), value
+                elif key not in ("const", "enum", "default", "examples"):
+                    yield from _references(value, (*path, key))
+        case list():
+            for place, entry in enumerate(tree):
+                yield from _references(entry, (*path, place))
+        case _:
+            return
+
+
+def _resolves(schema: Json, reference: str) -> bool:
+    """True for the schema itself, a JSON pointer into it, or an anchor in it; nothing is ever fetched."""
+    if not reference.startswith("#"):
+        return False
+    pointer = reference[1:]
+    if pointer and not pointer.startswith("/"):
+        return pointer in set(_anchors(schema))
+    here: Json = schema
+    for raw in pointer.split("/")[1:]:
+        step = raw.replace("~1", "/").replace("~0", "~")
+        match here:
+            case dict() if step in here:
+                here = here[step]
+            case list() if step.isdecimal() and int(step) < len(here):
+                here = here[int(step)]
+            case _:
+                return False
+    return True
+
+
+def _anchors(tree: Json) -> Iterator[str]:
+    match tree:
+        case dict():
+            for key, value in tree.items():
+                if key in ("$anchor", "$dynamicAnchor") and isinstance(value, str):
+                    yield value
+                else:
+                    yield from _anchors(value)
+        case list():
+            for entry in tree:
+                yield from _anchors(entry)
+        case _:
+            return

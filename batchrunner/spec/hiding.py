@@ -1,0 +1,48 @@
+"""What literal keys and tokens look like, and how they are made unreadable. Pure text in, text out."""
+
+import math
+import re
+from collections import Counter
+
+MASK = "•••"
+
+_START = r"(?<![A-Za-z0-9_])"
+_KNOWN = re.compile(
+    "|".join(
+        (
+            _START + r"sk-(?:(?=[\w-]*\d)[\w-]{10,}|[A-Za-z0-9]{20,}|(?:ant|proj|or)-[\w-]{8,})",
+            _START + r"ms-[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}",
+            _START + r"ms-(?=[\w-]*\d)(?=[\w-]*[a-zA-Z])[A-Za-z0-9-]{20,}",
+            _START + r"[Bb]earer\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{12,}",
+            _START + r"(?:hf|gsk|r8|ghp|gho|ghs|github_pat|xai|AIza|AKIA|LTAI|pplx|nvapi)[_-]?(?=[\w-]*\d)[\w-]{16,}",
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+        )
+    )
+)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_OPAQUE_CHARS = 20
+_OPAQUE_BITS = 3.2
+
+
+def shows_secret(text: str) -> bool:
+    """True when a literal key or token stands in the text."""
+    return _KNOWN.search(text) is not None
+
+
+def hidden(text: str) -> str:
+    """The text with every literal key or token made unreadable."""
+    return _KNOWN.sub(MASK, text)
+
+
+def names_variable(name: str) -> bool:
+    """True when this can be the name of an environment variable and does not look like a key itself."""
+    return bool(_VARIABLE.fullmatch(name)) and not opaque(name) and not shows_secret(name)
+
+
+def opaque(text: str) -> bool:
+    """True for long runs of mixed letters and digits, as keys are and names are not."""
+    if len(text) < _OPAQUE_CHARS or "_" in text:
+        return False
+    mixed = any(char.isdigit() for char in text) and any(char.isalpha() for char in text)
+    share = [count / len(text) for count in Counter(text).values()]
+    return mixed and -sum(part * math.log2(part) for part in share) > _OPAQUE_BITS

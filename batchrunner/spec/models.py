@@ -1,0 +1,300 @@
+"""The job file's keys as types: what each may be, and the sentence that an editor shows beside it.
+
+Cross-field rules live in `rules`; defaults that depend on other keys (None here) are settled in `resolve`.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+
+from batchrunner.core.job import AuthScheme, DialectName, Kind, PictureFormat, PresetName
+
+MAX_REPLICAS = 10_000
+MAX_WAIT_S = 7 * 24 * 3600.0
+
+
+def _shape(value: object) -> str | None:
+    """Which of several forms a value has; the tags never equal a key, so that they can be told from one in a path."""
+    match value:
+        case str():
+            return "<text>"
+        case bool():
+            return None
+        case int() | float():
+            return "<number>"
+        case list():
+            return "<list>"
+        case dict() | BaseModel():
+            return "<mapping>"
+        case _:
+            return None
+
+
+def _one_of(expected: str) -> Discriminator:
+    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
+
+
+class _Part(BaseModel):
+    """Unknown keys are mistakes, nothing is converted, and a key with nothing after its colon is not given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        known = {known.alias or name for name, known in cls.model_fields.items()}
+        return {key: value for key, value in given.items() if value is not None or key not in known}
+
+
+Text = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_WAIT_S, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+ModelId = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")]
+Params: TypeAlias = dict[str, JsonValue]
+
+
+class ProviderSpec(_Part):
+    """A provider spelled out."""
+
+    preset: PresetName | None = Field(
+        default=None, description="The preset to start from; keys beside it override what it says."
+    )
+    dialect: DialectName | None = Field(
+        default=None, description="The wire protocol. Default: from the preset and `kind`."
+    )
+    base_url: Text | None = Field(
+        default=None, description="Where requests go, for example http://127.0.0.1:8000/v1. Default: the preset's."
+    )
+    api_key_env: (
+        Annotated[
+            Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<list>")],
+            _one_of("the name of an environment variable, or a list of names"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="The NAME of the environment variable that has the key, or a list of names: one lane each. "
+        "Keys themselves never stand in a job file. An empty list: no key.",
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="More request headers. Nothing that carries a key: see `api_key_env`."
+    )
+    proxy: Text | None = Field(
+        default=None, description="HTTP proxy, for example http://proxy:3128; never from the environment."
+    )
+    allow_http: bool = Field(
+        default=False,
+        description="Allow a key to go over plain http to a host that is not this machine.",
+    )
+    auth: AuthScheme | None = Field(
+        default=None, description="How the key is sent: `bearer`, `x-api-key` or `none`. Default: the preset's."
+    )
+    ca_file: Text | None = Field(
+        default=None, description="Certificates to trust besides the system's: a PEM file, relative to the job file."
+    )
+
+
+class PromptSpec(_Part):
+    """One entry of `prompts:` with more than its text."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Its name in results and file names; unique. Default: made from the text."
+    )
+    prompt: Text | None = Field(default=None, description="The text; a template over `vars` and `matrix` names.")
+    params: Params = Field(default_factory=dict, description="Parameters of this prompt, over the job's.")
+    vars: Params = Field(default_factory=dict, description="Values for the templates.")
+    images: list[Text] | None = Field(
+        default=None, description="Pictures given to the model with this prompt: files or URLs."
+    )
+
+
+class SourceSpec(_Part):
+    """Prompts from a file or a folder, streamed."""
+
+    file: Text = Field(description="A .txt, .csv, .tsv, .jsonl or .parquet file or a folder, relative to the job file.")
+    template: Text | None = Field(
+        default=None,
+        description='Jinja2 over the row\'s columns, for example "{{ question }}". Default: the column `prompt`.',
+    )
+    id: Text | None = Field(
+        default=None, description='Template of each item\'s id, for example "q{{ row }}". Default: from content.'
+    )
+    limit: Count | None = Field(default=None, description="Only the first so many rows.")
+    on_bad_row: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="What a broken row does: `fail` before anything is sent, or `skip` it and report it.",
+    )
+
+
+class TurnSpec(_Part):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"] = Field(description="Who speaks.")
+    content: Text = Field(description="What is said; a template.")
+
+
+class LimitsSpec(_Part):
+    """What must not be exceeded, for each lane: one key and one model."""
+
+    concurrency: (
+        Annotated[
+            Annotated[Literal["auto"], Tag("<text>")] | Annotated[Count, Tag("<number>")],
+            _one_of("`auto` or a whole number of at least 1"),
+        ]
+        | None
+    ) = Field(
+        default=None, description="Requests in flight: `auto` (default) finds the limit by itself, a number caps it."
+    )
+    requests_per_minute: Rate | None = Field(default=None, description="Requests that may start in a minute.")
+    tokens_per_minute: Rate | None = Field(default=None, description="Tokens that may be used in a minute.")
+    requests_per_day: Count | None = Field(default=None, description="Requests in a day; then the lane waits.")
+    in_flight_tasks: Count | None = Field(default=None, description="Remote image tasks followed at a time.")
+    poll_per_second: Rate | None = Field(
+        default=None, description="How often an account asks how tasks stand, per second."
+    )
+
+
+class RetrySpec(_Part):
+    """How often an item is tried."""
+
+    attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=5, description="Tries of one item before it counts as failed. Refusals for limits are no tries."
+    )
+    max_wait_s: Seconds = Field(default=120.0, description="The longest wait between two tries, in seconds.")
+
+
+class TimeoutsSpec(_Part):
+    """Deadlines in seconds."""
+
+    connect_s: Seconds = Field(default=10.0, description="Until the connection stands, in seconds.")
+    first_byte_s: Seconds = Field(default=120.0, description="Until the answer begins, in seconds.")
+    idle_s: Seconds = Field(default=120.0, description="Between two pieces of an answer, in seconds.")
+    total_s: Seconds = Field(default=600.0, description="For a whole answer, in seconds.")
+    task_s: Seconds = Field(
+        default=600.0, description="For a remote image task, in seconds; the next run goes on asking."
+    )
+    download_s: Seconds = Field(default=120.0, description="For the download of a picture, in seconds.")
+
+
+class OutputSpec(_Part):
+    """Where results land."""
+
+    dir: Text | None = Field(
+        default=None, description="The folder of the results, relative to the working directory. Default: outputs/NAME."
+    )
+    format: PictureFormat | None = Field(
+        default=None, description="Convert pictures to this. Default: keep what the server sent."
+    )
+    name: Text = Field(default="{{ id }}", description="Template of the pictures' file names, without ending.")
+    each: Text | None = Field(
+        default=None, description='Also write every answer into a file of its own, for example "answers/{{ id }}.md".'
+    )
+
+
+ProviderChoice: TypeAlias = Annotated[
+    Annotated[PresetName, Tag("<text>")] | Annotated[ProviderSpec, Tag("<mapping>")],
+    _one_of("the name of a preset, or a mapping"),
+]
+Prompt: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[PromptSpec, Tag("<mapping>")],
+    _one_of("text, or a mapping with `prompt`"),
+]
+Prompts: TypeAlias = Annotated[
+    Annotated[list[Prompt], Field(min_length=1), Tag("<list>")] | Annotated[SourceSpec, Tag("<mapping>")],
+    _one_of("a list of prompts, or a mapping with `file`"),
+]
+AnswerSchema: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[Params, Tag("<mapping>")],
+    _one_of("a file name, or a JSON Schema as a mapping"),
+]
+
+
+class JobSpec(_Part):
+    """A job: prompts, a provider, and how far to go."""
+
+    model_config = ConfigDict(
+        title="batchrunner job",
+        json_schema_extra={
+            "required": ["provider", "prompts"],
+            "oneOf": [{"required": ["model"]}, {"required": ["models"]}],
+        },
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="The job's name, usable as a folder. Default: the file's name without its ending."
+    )
+    provider: ProviderChoice | None = Field(
+        default=None,
+        description="modelscope, modelscope-anthropic, openai, anthropic or simulator; or a mapping with more.",
+    )
+    kind: Kind = Field(default="chat", description="What is asked for: `chat` answers or an `image`.")
+    model: ModelId | None = Field(default=None, description="The model's id. Either this or `models`.")
+    models: Annotated[list[ModelId], Field(min_length=1)] | None = Field(
+        default=None, description="Several models: every prompt goes to each of them."
+    )
+    prompts: Prompts | None = Field(default=None, description="A list of prompts, or a source: a mapping with `file`.")
+    matrix: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Lists of values; every prompt goes with every combination. "
+        "A name that a template uses is a variable, any other a parameter.",
+    )
+    params: Params = Field(default_factory=dict, description="Parameters sent with every request, as they are.")
+    system: Text | None = Field(default=None, description="The system prompt; a template. Chat only.")
+    messages: Annotated[list[TurnSpec], Field(min_length=1)] | None = Field(
+        default=None, description="A conversation of several turns; each content is a template. Chat only."
+    )
+    images: list[Text] = Field(
+        default_factory=list, description="Pictures shown to the model: templates of local files or URLs. Chat only."
+    )
+    answer_schema: AnswerSchema | None = Field(
+        default=None,
+        alias="schema",
+        description="JSON Schema of the answer: a mapping, or a file relative to the job file. Chat only.",
+    )
+    stream: bool | None = Field(
+        default=None, description="Receive answers in pieces; they are put together. Default for chat: true."
+    )
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = Field(
+        default=1, description="How many answers to each item; identical items are otherwise sent once."
+    )
+    durability: Literal["full", "result"] | None = Field(
+        default=None,
+        description="What is on disk before going on: `full` every step (default for images), `result` (for chat).",
+    )
+    on_ambiguous: Literal["resend", "hold"] = Field(
+        default="resend",
+        description="When a request got no clear answer and may have been paid: `resend` it, or `hold` it back.",
+    )
+    on_quota: Literal["wait", "stop"] = Field(
+        default="wait", description="When the quota is spent: `wait` for it, or `stop`."
+    )
+    breaker: Count = Field(default=20, description="Stop a lane after so many items in a row fail in the same way.")
+    timeouts: TimeoutsSpec = Field(default_factory=TimeoutsSpec, description="Deadlines, in seconds.")
+    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="What must not be exceeded, for each lane.")
+    retry: RetrySpec = Field(default_factory=RetrySpec, description="Tries of an item, and the waits between them.")
+    output: OutputSpec = Field(default_factory=OutputSpec, description="Where results land, and how files are called.")
+    scenario: Text | None = Field(
+        default=None, description='Faults to play, for provider simulator only, for example "throttle:3".'
+    )
+
+
+PARTS: dict[tuple[str, ...], type[BaseModel]] = {
+    (): JobSpec,
+    ("provider",): ProviderSpec,
+    ("prompts",): SourceSpec,
+    ("prompts", "[]"): PromptSpec,
+    ("messages", "[]"): TurnSpec,
+    ("timeouts",): TimeoutsSpec,
+    ("limits",): LimitsSpec,
+    ("retry",): RetrySpec,
+    ("output",): OutputSpec,
+}
+"""Where each part stands in a job file; `[]` is any place in a list."""
+
+
+def keys_of(part: type[BaseModel]) -> tuple[str, ...]:
+    """The keys of a part, as they are written."""
+    return tuple(known.alias or name for name, known in part.model_fields.items())

@@ -1,0 +1,275 @@
+"""YAML as plain values with the line of every key. Refuses what YAML would turn into something nobody meant.
+
+A subclass of PyYAML's SafeLoader composes the nodes; this room walks them itself, because only nodes know lines, twice
+given keys and what a value looked like before YAML 1.1 made `no` false, `0123` eighty-three and `16:9` nine hundred.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import yaml
+
+from batchrunner.core.job import Json
+from batchrunner.spec.places import Fault, KeyPath
+from batchrunner.spec.syntax import syntax_fault
+
+MAX_DEPTH = 60
+MAX_REPEATED_NODES = 100_000
+"""How much aliases may add to what is written: a few hundred bytes can otherwise expand to gigabytes."""
+_INT_LIMIT = 2**63
+
+_QUOTE = "put it in quotes if it is text"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also knows `1e-4` as a number, as YAML 1.2 and JSON do."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """What a YAML text says. `tree` is None after a syntax fault."""
+
+    tree: Json = None
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    """1-based; of the key in a mapping, of the entry in a list."""
+    written: dict[KeyPath, str] = field(default_factory=dict)
+    """How unquoted values that YAML takes for something else than text were written."""
+    faults: list[Fault] = field(default_factory=list)
+
+
+class _SurpriseError(Exception):
+    """A scalar that must not be taken for what YAML takes it for."""
+
+    def __init__(self, taken_for: str, *, hint: str = _QUOTE) -> None:
+        super().__init__(taken_for)
+        self.taken_for = taken_for
+        self.hint = hint
+
+
+class _ExplodesError(Exception):
+    """Aliases add more nodes than any job needs."""
+
+
+def read_yaml(text: str) -> Reading:
+    """The text's one document. Never raises: whatever is wrong stands in `faults`."""
+    reading = Reading()
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        reading.faults.append(syntax_fault(error, text=text, line=None))
+        return reading
+    try:
+        node = loader.get_single_node()
+        if node is not None:
+            reading.tree = _Walk(reading).value(node, ())
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reading.tree = None
+        reading.faults.append(syntax_fault(error, text=text, line=loader.line + 1))
+    except RecursionError:
+        reading.faults.append(Fault(path=(), problem="is nested too deeply", expected=f"at most {MAX_DEPTH} levels"))
+    except _ExplodesError:
+        reading.tree = None
+        reading.faults.append(
+            Fault(
+                path=(), problem="its aliases (*name) expand to far more than is written", hint="write the values out"
+            )
+        )
+    finally:
+        loader.dispose()
+    return reading
+
+
+class _Walk:
+    """Turns nodes into values, once, top down."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._open: set[int] = set()
+        self._seen: set[int] = set()
+        self._repeated = 0
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Json:
+        self._count(node)
+        self._reading.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if id(node) in self._open:
+            self._fault(path, "contains itself through an alias (*name)")
+            return None
+        if len(path) > MAX_DEPTH:
+            self._fault(path, "is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+            return None
+        if node.tag not in _COLLECTIONS:
+            self._fault(path, f"carries a tag that job files do not know: {node.tag}")
+            return None
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(entry, (*path, place)) for place, entry in enumerate(node.value)]
+            return self._mapping(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def _count(self, node: yaml.Node) -> None:
+        if id(node) in self._seen:
+            self._repeated += 1
+            if self._repeated > MAX_REPEATED_NODES:
+                raise _ExplodesError
+        self._seen.add(id(node))
+
+    def _fault(self, path: KeyPath, problem: str, *, expected: str | None = None, hint: str | None = None) -> None:
+        self._reading.faults.append(Fault(path=path, problem=problem, expected=expected, hint=hint))
+
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> Json:
+        first_lines: dict[str, int] = {}
+        made: dict[str, Json] = {}
+        merged: list[tuple[yaml.Node, yaml.Node]] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                merged.extend(self._merged(value_node, path))
+                continue
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            line = key_node.start_mark.line + 1
+            if key in first_lines:
+                again = Fault(
+                    path=(*path, key), problem="is given twice", hint=f"first on line {first_lines[key]}", line=line
+                )
+                self._reading.faults.append(again)
+                continue
+            first_lines[key] = line
+            self._reading.lines[(*path, key)] = line
+            made[key] = self.value(value_node, (*path, key))
+        for key_node, value_node in merged:
+            key = self._key(key_node, path)
+            if key is not None and key not in made:
+                self._reading.lines[(*path, key)] = key_node.start_mark.line + 1
+                made[key] = self.value(value_node, (*path, key))
+        return made
+
+    def _merged(self, node: yaml.Node, path: KeyPath) -> list[tuple[yaml.Node, yaml.Node]]:
+        """The pairs that `<<:` brings in; an earlier mapping wins over a later one."""
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        pairs: list[tuple[yaml.Node, yaml.Node]] = []
+        for source in sources:
+            self._count(source)
+            if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
+                self._fault(
+                    (*path, "<<"), "merges something that is no other mapping", expected="an alias of a mapping"
+                )
+                continue
+            pairs.extend(pair for pair in source.value if pair[0].tag != "tag:yaml.org,2002:merge")
+            self._open.add(id(source))
+            for key_node, value_node in source.value:
+                if key_node.tag == "tag:yaml.org,2002:merge":
+                    pairs.extend(self._merged(value_node, path))
+            self._open.discard(id(source))
+        return pairs
+
+    def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
+        line = node.start_mark.line + 1
+        if not isinstance(node, yaml.ScalarNode):
+            fault = Fault(
+                path=path,
+                problem="a key is a list or a mapping",
+                expected="text",
+                hint="a template such as {{ question }} must stand in quotes",
+                line=line,
+            )
+            self._reading.faults.append(fault)
+            return None
+        if node.tag not in _TEXT_TAGS:
+            fault = Fault(
+                path=(*path, node.value),
+                problem="as a key this is not text to YAML",
+                hint=f'put it in quotes: "{node.value}"',
+                line=line,
+            )
+            self._reading.faults.append(fault)
+        return _whole_text(node.value)
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Json:
+        if node.tag not in _TEXT_TAGS and node.value:
+            self._reading.written[path] = node.value
+        if node.tag not in _SCALARS:
+            self._fault(path, f"carries a tag that job files do not know: {node.tag}")
+            return None
+        written: str = node.value
+        try:
+            return _SCALARS[node.tag](written)
+        except _SurpriseError as surprise:
+            self._fault(path, f"is read by YAML as {surprise.taken_for}", hint=surprise.hint)
+        except (ValueError, KeyError, OverflowError):
+            self._fault(path, "does not fit its YAML tag, or is too long for a number", hint=_QUOTE)
+        return written
+
+
+def _whole_text(text: str) -> str:
+    r"""Text that can be written as UTF-8: pairs of `\ud83d\ude00`, as JSON writes them, become one character."""
+    if not any("\ud800" <= char <= "\udfff" for char in text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _text(written: str) -> Json:
+    whole = _whole_text(written)
+    if "�" in whole and "�" not in written:
+        raise _SurpriseError("half a character (\\ud800 to \\udfff alone)", hint="write the character itself")
+    return whole
+
+
+def _number(written: str) -> Json:
+    plain = written.replace("_", "")
+    if ":" in plain:
+        raise _SurpriseError("a number to the base of 60")
+    if re.fullmatch(r"[-+]?0[0-9]+", plain):
+        raise _SurpriseError(f"the octal number {int(plain, 8)}", hint=f"{_QUOTE}, or write {int(plain, 8)}")
+    made = int(plain, 0)
+    if not -_INT_LIMIT <= made < _INT_LIMIT:
+        raise _SurpriseError("a number of more than 64 bits")
+    return made
+
+
+def _fraction(written: str) -> Json:
+    if ":" in written:
+        raise _SurpriseError("a number to the base of 60")
+    try:
+        made = float(written.replace("_", ""))
+    except ValueError:  # `.inf` and `.nan` are YAML's spelling, not Python's
+        made = math.nan
+    if not math.isfinite(made):
+        raise _SurpriseError("a number that JSON cannot carry", hint="write a finite number")
+    return made
+
+
+def _date(written: str) -> Json:
+    raise _SurpriseError("a date", hint=f'put it in quotes: "{written}"')
+
+
+def _no_value(_written: str) -> Json:
+    return None
+
+
+def _truth(written: str) -> Json:
+    return {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}[written.lower()]
+
+
+_COLLECTIONS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+_TEXT_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:value"}
+_SCALARS: dict[str, Callable[[str], Json]] = {
+    "tag:yaml.org,2002:str": _text,
+    "tag:yaml.org,2002:value": _text,
+    "tag:yaml.org,2002:null": _no_value,
+    "tag:yaml.org,2002:bool": _truth,
+    "tag:yaml.org,2002:int": _number,
+    "tag:yaml.org,2002:float": _fraction,
+    "tag:yaml.org,2002:timestamp": _date,
+}

@@ -1,0 +1,88 @@
+"""A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
+
+import os
+
+from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Retry, Source, Timeouts, Turn
+from batchrunner.spec.answer_schema import answer_schema
+from batchrunner.spec.draft import Draft
+from batchrunner.spec.models import PromptSpec, SourceSpec
+from batchrunner.spec.provider import is_simulated, resolved_provider
+from batchrunner.spec.rules import SIMULATED_ENDING, job_name
+
+
+def resolved(draft: Draft, *, out: str | None) -> Job:
+    """The job. `out` replaces the output folder as it is."""
+    spec, kind = draft.spec, draft.kind
+    return Job(
+        name=job_name(draft),
+        file=draft.file,
+        folder=draft.folder,
+        kind=kind,
+        provider=resolved_provider(draft),
+        models=draft.models,
+        prompts=_prompts(draft),
+        matrix={name: tuple(values) for name, values in spec.matrix.items()},
+        params=dict(spec.params),
+        system=spec.system,
+        messages=tuple(Turn(role=turn.role, content=turn.content) for turn in spec.messages or ()),
+        images=tuple(spec.images),
+        schema=answer_schema(draft),
+        stream=kind == "chat" if spec.stream is None else spec.stream,
+        replicas=spec.replicas,
+        limits=_limits(draft),
+        retry=Retry(attempts=spec.retry.attempts, max_wait_s=spec.retry.max_wait_s),
+        timeouts=Timeouts(**spec.timeouts.model_dump()),
+        output=_output(draft, out=out),
+        durability=spec.durability or ("full" if kind == "image" else "result"),
+        on_ambiguous=spec.on_ambiguous,
+        on_quota=spec.on_quota,
+        breaker=spec.breaker,
+        simulated=is_simulated(draft),
+        scenario=spec.scenario,
+    )
+
+
+def _prompts(draft: Draft) -> Listing | Source:
+    source = draft.spec.prompts
+    if not isinstance(source, SourceSpec):
+        return Listing(entries=tuple(_listed(draft, entry, place) for place, entry in enumerate(draft.entries)))
+    return Source(
+        path=os.path.normpath(draft.folder / source.file),
+        shown=source.file,
+        template=source.template,
+        id=source.id,
+        limit=source.limit,
+        on_bad_row=source.on_bad_row,
+    )
+
+
+def _listed(draft: Draft, entry: PromptSpec, place: int) -> ListedPrompt:
+    return ListedPrompt(
+        prompt=entry.prompt,
+        id=entry.id,
+        params=dict(entry.params),
+        vars=dict(entry.vars),
+        images=None if entry.images is None else tuple(entry.images),
+        line=draft.reading.lines.get(("prompts", place)),
+    )
+
+
+def _limits(draft: Draft) -> Limits:
+    limits = draft.spec.limits
+    return Limits(
+        concurrency=limits.concurrency if isinstance(limits.concurrency, int) else None,
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        requests_per_day=limits.requests_per_day,
+        in_flight_tasks=limits.in_flight_tasks,
+        poll_per_second=limits.poll_per_second,
+    )
+
+
+def _output(draft: Draft, *, out: str | None) -> Output:
+    given = draft.spec.output
+    folder = out
+    if folder is None:
+        folder = (given.dir or f"outputs/{job_name(draft)}").rstrip("/")
+        folder += SIMULATED_ENDING if is_simulated(draft) else ""
+    return Output(dir=folder, format=given.format, name=given.name, each=given.each)

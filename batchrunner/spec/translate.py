@@ -1,0 +1,157 @@
+"""pydantic's errors as faults in people's words. Nothing of pydantic's own wording gets out of here."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pydantic_core import ErrorDetails
+
+from batchrunner.core.job import Json
+from batchrunner.spec.models import PARTS, keys_of
+from batchrunner.spec.places import Fault, KeyPath, short
+
+_EXPECTED = {
+    "name": "a short text that can be the name of a folder",
+    "limits.concurrency": "`auto` or a whole number of at least 1",
+    "model": "the id of a model, without spaces",
+    "models[]": "the id of a model, without spaces",
+    "headers": "a mapping of header names to text",
+    "prompts": "at least one prompt",
+    "models": "a list of at least one model",
+    "messages": "a list of at least one message",
+}
+"""For paths where the general words would say less."""
+
+_ELSEWHERE = {
+    "api_key": "keys never stand in a job file: name the environment variable in `provider.api_key_env`",
+    "key": "keys never stand in a job file: name the environment variable in `provider.api_key_env`",
+    "token": "keys never stand in a job file: name the environment variable in `provider.api_key_env`",
+    "prompt": "write `prompts:` with a list",
+    **dict.fromkeys(
+        ("temperature", "max_tokens", "top_p", "seed", "size", "steps", "guidance", "negative_prompt", "loras", "n"),
+        "it belongs under `params`",
+    ),
+}
+"""Keys that people write where they are not known, and where to go instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A fault's problem and expectation for one type of error."""
+
+    problem: str
+    expected: str | Callable[[Mapping[str, object]], str] | None = None
+
+
+def _bound(words: str, name: str) -> Callable[[Mapping[str, object]], str]:
+    def expected(context: Mapping[str, object]) -> str:
+        bound = context.get(name)
+        return f"{words} {bound:g}" if isinstance(bound, int | float) else words
+
+    return expected
+
+
+def _choices(context: Mapping[str, object]) -> str:
+    names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+    return ", ".join(names[:-1]) + " or " + names[-1] if len(names) > 1 else "".join(names)
+
+
+_WORDS: dict[str, _Words] = {
+    "missing": _Words("is missing"),
+    "extra_forbidden": _Words("is not a known key"),
+    "string_type": _Words("is {value}, which is not text", "text"),
+    "string_too_short": _Words("is empty", "text"),
+    "string_too_long": _Words("is too long", _bound("at most this many characters:", "max_length")),
+    "string_pattern_mismatch": _Words("is {value}", "text without spaces"),
+    "int_type": _Words("is {value}", "a whole number"),
+    "int_from_float": _Words("is {value}", "a whole number"),
+    "float_type": _Words("is {value}", "a number"),
+    "finite_number": _Words("is {value}", "a finite number"),
+    "bool_type": _Words("is {value}", "true or false"),
+    "list_type": _Words("is {value}", "a list"),
+    "dict_type": _Words("is {value}", "a mapping"),
+    "model_type": _Words("is {value}", "a mapping"),
+    "too_short": _Words("is empty", "at least one entry"),
+    "greater_than": _Words("is {value}", _bound("more than", "gt")),
+    "greater_than_equal": _Words("is {value}", _bound("at least", "ge")),
+    "less_than_equal": _Words("is {value}", _bound("at most", "le")),
+    "literal_error": _Words("is {value}", _choices),
+    "shape": _Words("is {value}"),
+}
+
+
+def faults_of(errors: Iterable[ErrorDetails], written: Mapping[KeyPath, str]) -> list[Fault]:
+    """One fault for each of pydantic's errors. `written` has unquoted values as YAML found them."""
+    return [_fault(error, written) for error in errors]
+
+
+def path_of(error: ErrorDetails) -> KeyPath:
+    """The error's path in the job file, without the tags of unions."""
+    return tuple(step for step in error["loc"] if not (isinstance(step, str) and step.startswith("<")))
+
+
+def general(path: KeyPath) -> tuple[str, ...]:
+    """The path with every place in a list as `[]`."""
+    return tuple("[]" if isinstance(step, int) else step for step in path)
+
+
+def _fault(error: ErrorDetails, written: Mapping[KeyPath, str]) -> Fault:
+    path, kind, context = path_of(error), error["type"], error.get("ctx") or {}
+    value: Json = error["input"]
+    shown = "not what it should be" if path[:1] == ("provider",) and path[1:2] in _NEVER_SHOWN else short(value)
+    words = _WORDS.get(kind, _Words("is {value}"))
+    expected = words.expected(context) if callable(words.expected) else words.expected
+    if kind == "shape":
+        expected = error["msg"]
+    expected = _EXPECTED.get(".".join(general(path)).replace(".[]", "[]"), expected)
+    if kind == "missing":
+        return Fault(path=path, problem=words.problem)
+    if kind == "extra_forbidden":
+        return Fault(path=path, problem=words.problem, hint=_where_it_belongs(path))
+    if path in written and "not what" not in shown and kind in _WANTS_TEXT:
+        as_read = f"is read by YAML as {shown}, which is not text"
+        return Fault(path=path, problem=as_read, expected=expected, hint=f'put it in quotes: "{written[path]}"')
+    hint = None
+    if kind == "literal_error" and isinstance(value, str):
+        hint = meant(value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))
+    return Fault(path=path, problem=words.problem.format(value=shown), expected=expected, hint=hint)
+
+
+def meant(given: str, known: Iterable[str]) -> str | None:
+    """`did you mean …?` when something known looks like it."""
+    names = list(known)
+    exact = [name for name in names if name.casefold() == given.casefold()]
+    close = exact or get_close_matches(given.lower().replace("-", "_"), names, n=1, cutoff=0.7)
+    close = close or get_close_matches(given.lower(), names, n=1, cutoff=0.7)
+    return suggestion(close[0]) if close else None
+
+
+def suggestion(key: str) -> str:
+    """The hint that names what was probably meant."""
+    return f"did you mean `{key}`?"
+
+
+def _where_it_belongs(path: KeyPath) -> str | None:
+    """What to write instead of an unknown key: a similar key here, or the same key where it is known."""
+    key = str(path[-1])
+    here = keys_of(PARTS[general(path[:-1])]) if general(path[:-1]) in PARTS else ()
+    similar = meant(key, here)
+    if similar is not None:
+        return similar
+    if key in _ELSEWHERE:
+        return _ELSEWHERE[key]
+    homes = [part for part, model in PARTS.items() if key in keys_of(model) and part not in _AMBIGUOUS_HOMES]
+    if not homes:
+        return None
+    return f"it belongs under `{homes[0][0]}`" if homes[0] else "it belongs at the top of the file"
+
+
+_WANTS_TEXT = {"string_type", "shape", "literal_error"}
+"""Errors that an unquoted `no` or `0123` makes."""
+
+_NEVER_SHOWN: set[tuple[str | int, ...]] = {("api_key_env",), ("headers",), ("proxy",)}
+"""Keys of a provider whose wrong values may be secrets."""
+
+_AMBIGUOUS_HOMES = {("prompts",), ("prompts", "[]"), ("messages", "[]")}
+"""Parts whose keys are so common that pointing at them would mislead."""

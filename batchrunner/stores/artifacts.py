@@ -1,0 +1,113 @@
+"""Outputs as files of their own: whole or absent, and never outside the run's directory.
+
+Refuses: absolute paths, `..`, links on the way down, names that some file system would not take, half a file under a
+real name.
+"""
+
+import errno
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+
+from batchrunner.core.item import Item
+from batchrunner.core.naming import fold, safe_stem
+from batchrunner.stores.atomic import place_whole, sweep
+from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken
+from batchrunner.stores.off_loop import SharedStep, Threads
+
+_SUFFIX_LIMIT = 16
+_MAX_DEPTH = 8
+
+
+class Artifacts:
+    """Writes files below one run's directory."""
+
+    def __init__(self, root: Path, *, files: Files = DISK) -> None:
+        self._root = root
+        self._files = files
+        self._threads = Threads("artifact", count=2)
+        self._syncs: dict[Path, SharedStep] = {}
+
+    def __repr__(self) -> str:
+        return f"<Artifacts {self._root} folders={len(self._syncs)}>"
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Put `data` under `path`, which `safe_path` made; durable with its name when this returns.
+
+        Raises:
+            StoreBrokenError: the disk refused, or a link stands in the way.
+        """
+        target = self._root / path
+        try:
+            if target.parent not in self._syncs:
+                await self._threads.run(self._make_folders, PurePosixPath(path).parent)
+            await self._threads.run(place_whole, self._files, target, data, SHARED_FILE)
+            await self._sync_of(target.parent).done()
+        except OSError as error:
+            raise broken(target, error) from error
+
+    def sweep(self, folder: str) -> int:
+        """Remove half-written files that a killed process left in a folder; how many. For the holder of the lock."""
+        try:
+            return sweep(self._files, self._root / folder)
+        except OSError as error:
+            raise broken(self._root / folder, error) from error
+
+    def close(self) -> None:
+        """No further files."""
+        self._threads.close()
+
+    def _sync_of(self, folder: Path) -> SharedStep:
+        if folder not in self._syncs:
+            self._syncs[folder] = SharedStep(lambda: self._files.fsync_folder(folder), self._threads)
+        return self._syncs[folder]
+
+    def _make_folders(self, folder: PurePosixPath) -> None:
+        """Every step down is a real folder; each new one's name is durable."""
+        if folder.is_absolute() or ".." in folder.parts:
+            raise OSError(errno.EPERM, "lies outside the run's directory")
+        here = self._root
+        for part in folder.parts:
+            above, here = here, here / part
+            if self._files.make_folder(here, SHARED_FOLDER):
+                self._files.fsync_folder(above)
+
+
+class AnswerFolder:
+    """Implements `core.ports.AnswerFiles`: every answer in a file of its own, too."""
+
+    def __init__(self, artifacts: Artifacts, *, path_of: Callable[[Item], str]) -> None:
+        """Write through `artifacts`; `path_of` gives the rendered `output.each` of an item, any text at all."""
+        self._artifacts = artifacts
+        self._path_of = path_of
+        self._owners: dict[bytes, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<AnswerFolder written={len(self._owners)}>"
+
+    async def save(self, item: Item, text: str) -> str:
+        """See `core.ports.AnswerFiles`. A path that another item took in this process gets the item's key."""
+        path = safe_path(self._path_of(item))
+        if not self._claim(path, item):
+            path = safe_path(self._path_of(item), mark=f"-{item.key[:12]}")
+        await self._artifacts.write(path, text.encode("utf-8", "replace"))
+        return path
+
+    def _claim(self, path: str, item: Item) -> bool:
+        """Whether the path is this item's; eight bytes each are kept, compared as file systems may compare names."""
+        name = blake2b(fold(path).encode(), digest_size=8).digest()
+        return self._owners.setdefault(name, bytes.fromhex(item.key)[:8]) == bytes.fromhex(item.key)[:8]
+
+
+def safe_path(text: str, *, mark: str = "") -> str:
+    """Any text as a relative path with `/`, each component safe on every usual file system.
+
+    `mark` goes before the ending.
+    """
+    parts = [part for part in text.replace("\\", "/").split("/") if part.strip(" .")][-_MAX_DEPTH:]
+    *folders, name = parts or [""]
+    stem, dot, ending = name.rpartition(".")
+    plain = ending.isascii() and ending.isalnum() and len(ending) < _SUFFIX_LIMIT
+    suffix = f"{mark}.{ending}" if stem and dot and plain else mark
+    shown = stem if stem and dot and plain else name
+    return "/".join([*(safe_stem(part) for part in folders), safe_stem(shown, suffix=suffix)])

@@ -1,0 +1,154 @@
+"""The file port: every call to the operating system that a store makes, and nothing smarter.
+
+`Disk` is the real one. A simulated file system implements the same `Files`, so that crashes, power loss and full
+disks can be played by seed. Refuses: following a symbolic link at the last step of a path, inheriting descriptors
+into children, interpreting errors (an `OSError` leaves as it is; the stores translate it, once, with `broken`).
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from batchrunner.core.errors import StoreBrokenError
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+SHARED_FILE = 0o666
+"""Less the umask, like any file that a person makes."""
+SHARED_FOLDER = 0o777
+
+_ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Files(Protocol):
+    """What the stores ask of a file system. Every method raises OSError, as `os` does. Descriptors are ints."""
+
+    def open_new(self, path: Path, mode: int) -> int:
+        """Create for appending and reading; FileExistsError when the name is taken."""
+
+    def open_append(self, path: Path, mode: int) -> int:
+        """Open for appending and reading, created when absent."""
+
+    def open_read(self, path: Path) -> int:
+        """Open for reading."""
+
+    def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
+        """Up to `size_bytes` from `offset`; empty at the end. Works for every descriptor."""
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        """One write at the end; how many bytes were taken, which may be fewer than given."""
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """Cut the file to `length` bytes."""
+
+    def fsync(self, descriptor: int) -> None:
+        """Return when the file's bytes are on the disk."""
+
+    def fsync_folder(self, path: Path) -> None:
+        """Return when the folder's names are on the disk."""
+
+    def close(self, descriptor: int) -> None:
+        """Give the descriptor back."""
+
+    def length(self, descriptor: int) -> int:
+        """The open file's length in bytes."""
+
+    def exists(self, path: Path) -> bool:
+        """Whether the name is taken, by whatever."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace `target`, atomically."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+
+    def make_folder(self, path: Path, mode: int) -> bool:
+        """True when it was made now, False when it stood there; NotADirectoryError for a link or anything else."""
+
+    def names(self, path: Path) -> list[str]:
+        """The names in a folder, in no order."""
+
+
+class Disk:
+    """The machine's own file system."""
+
+    def open_new(self, path: Path, mode: int) -> int:
+        """See `Files`."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _ALWAYS, mode)
+
+    def open_append(self, path: Path, mode: int) -> int:
+        """See `Files`."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _ALWAYS, mode)
+
+    def open_read(self, path: Path) -> int:
+        """See `Files`."""
+        return os.open(path, os.O_RDONLY | _ALWAYS)
+
+    def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
+        """See `Files`."""
+        return os.pread(descriptor, size_bytes, offset)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        """See `Files`."""
+        return os.write(descriptor, data)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """See `Files`."""
+        os.ftruncate(descriptor, length)
+
+    def fsync(self, descriptor: int) -> None:
+        """See `Files`."""
+        os.fsync(descriptor)
+
+    def fsync_folder(self, path: Path) -> None:
+        """See `Files`."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """See `Files`."""
+        os.close(descriptor)
+
+    def length(self, descriptor: int) -> int:
+        """See `Files`."""
+        return os.fstat(descriptor).st_size
+
+    def exists(self, path: Path) -> bool:
+        """See `Files`."""
+        return os.path.lexists(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """See `Files`."""
+        os.rename(source, target)  # noqa: PTH104 - the port is `os`, name for name; a simulated one has no Path methods
+
+    def unlink(self, path: Path) -> None:
+        """See `Files`."""
+        path.unlink()
+
+    def make_folder(self, path: Path, mode: int) -> bool:
+        """See `Files`."""
+        try:
+            path.mkdir(mode)
+        except FileExistsError:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "is not a folder, or is a link to one", str(path)) from None
+            return False
+        return True
+
+    def names(self, path: Path) -> list[str]:
+        """See `Files`."""
+        return os.listdir(path)  # noqa: PTH208 - names are wanted, not paths
+
+
+DISK = Disk()
+
+
+def broken(path: Path, error: OSError) -> StoreBrokenError:
+    """The system's refusal in our words: which file, what the system said, and that nothing is sent after it."""
+    said = error.strerror or str(error)
+    return StoreBrokenError(f"{path}: {said}; nothing more is sent. Mend the disk, then run the same command again")

@@ -1,0 +1,182 @@
+"""Pictures: checked whole, converted if asked, kept under `images/`. The only file here that knows Pillow.
+
+Bytes come from strangers. Refuses, as BAD_PICTURE problems: other formats than PNG, JPEG, WEBP and GIF, half files,
+more pixels than allowed (asked before anything is decoded), whatever Pillow cannot verify *and* load.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from batchrunner.core.job import PictureFormat
+from batchrunner.core.naming import safe_stem
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.row import Picture
+from batchrunner.stores.artifacts import Artifacts
+from batchrunner.stores.off_loop import Threads
+from batchrunner.stores.picture_bytes import Format, format_of, stranger, whole_fault, with_png_text
+
+MAX_PIXELS = 100_000_000
+FOLDER = "images"
+
+_THREADS = 2
+_ENDINGS: dict[Format, str] = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}
+_INTO: dict[PictureFormat, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF"}
+# The reader of exactly the format that the first bytes name: nothing else of Pillow's fifty is ever tried.
+_READERS: dict[Format, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+}
+_MODES: dict[Format, frozenset[str]] = {
+    "PNG": frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}),
+    "JPEG": frozenset({"L", "RGB"}),
+    "WEBP": frozenset({"RGB", "RGBA"}),
+    "GIF": frozenset({"1", "L", "P", "RGB", "RGBA"}),
+}
+_SAVING: dict[Format, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95},
+    "WEBP": {"quality": 95},
+    "GIF": {},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """A picture as it will be kept."""
+
+    data: bytes
+    sha256: str
+    format: Format
+    width: int
+    height: int
+
+
+class PictureFiles:
+    """Implements `core.ports.PictureStore` below a run's directory; `close` it at the end."""
+
+    def __init__(self, artifacts: Artifacts, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._artifacts = artifacts
+        self._max_pixels = max_pixels
+        self._threads = Threads("picture", count=_THREADS)
+
+    def __repr__(self) -> str:
+        return f"<PictureFiles {self._artifacts!r} max_pixels={self._max_pixels}>"
+
+    async def save(
+        self, data: bytes, *, stem: str, into: PictureFormat | None, text: Mapping[str, str]
+    ) -> Picture | Problem:
+        """See `core.ports.PictureStore`. `stem` must be unique in the job; the ending follows the format.
+
+        Raises:
+            StoreBrokenError: the disk refused.
+        """
+        ready = await self._threads.run(prepare, data, into=into, text=dict(text), max_pixels=self._max_pixels)
+        if isinstance(ready, Problem):
+            return ready
+        path = f"{FOLDER}/{safe_stem(stem)}.{_ENDINGS[ready.format]}"
+        await self._artifacts.write(path, ready.data)
+        return Picture(
+            path=path,
+            sha256=ready.sha256,
+            width=ready.width,
+            height=ready.height,
+            format=ready.format,
+            bytes=len(ready.data),
+        )
+
+    def close(self) -> None:
+        """No further pictures."""
+        self._threads.close()
+
+
+def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str], max_pixels: int) -> _Ready | Problem:
+    """Check and convert, in a thread: blocks for as long as decoding takes."""
+    shape = format_of(data)
+    if shape is None:
+        return _bad(f"the server sent {stranger(data)} instead of a picture")
+    if fault := whole_fault(data, shape):
+        return _bad(f"the server sent {fault}")
+    wanted = shape if into is None else _INTO[into]
+    try:
+        size = _checked_size(data, shape, max_pixels)
+        if isinstance(size, Problem):
+            return size
+        with _READERS[shape](io.BytesIO(data)) as picture:
+            picture.load()
+            kept = data if wanted == shape else _encoded(picture, wanted)
+    except MemoryError:
+        return _bad(f"a {shape} that does not fit into this machine's memory")
+    except Exception as error:  # noqa: BLE001 - hostile bytes make Pillow raise anything at all
+        return _bad(f"a damaged {shape}: {type(error).__name__}: {error}")
+    if wanted == "PNG":
+        kept = with_png_text(kept, text)
+    digest = hashlib.sha256(kept).hexdigest()
+    return _Ready(data=kept, sha256=digest, format=wanted, width=size[0], height=size[1])
+
+
+def picture_fault(data: bytes, *, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Why these bytes are no whole picture; None when they are one. Blocks; for audits."""
+    ready = prepare(data, into=None, text={}, max_pixels=max_pixels)
+    return ready.message if isinstance(ready, Problem) else None
+
+
+def _checked_size(data: bytes, shape: Format, max_pixels: int) -> tuple[int, int] | Problem:
+    """Width and height from the header, and Pillow's own verification, which leaves its object unusable."""
+    if shape == "WEBP" and (pixels := _webp_pixels(data)) > max_pixels:
+        return _too_big(pixels, max_pixels)  # Pillow's reader makes room for the whole canvas when it opens one
+    with _READERS[shape](io.BytesIO(data)) as picture:
+        width, height = picture.size
+        if width * height > max_pixels:
+            return _too_big(width * height, max_pixels)
+        picture.verify()
+    return width, height
+
+
+def _webp_pixels(data: bytes) -> int:
+    """Width × height of a WEBP's canvas from its first chunk; 0 when it cannot be told."""
+    kind, body = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return (1 + int.from_bytes(body[4:7], "little")) * (1 + int.from_bytes(body[7:10], "little"))
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (1 + (bits & 0x3FFF)) * (1 + (bits >> 14 & 0x3FFF))
+    if kind == b"VP8 ":
+        return (int.from_bytes(body[6:8], "little") & 0x3FFF) * (int.from_bytes(body[8:10], "little") & 0x3FFF)
+    return 0
+
+
+def _encoded(picture: Image.Image, wanted: Format) -> bytes:
+    """The first frame in another format."""
+    has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+    shown = picture
+    if picture.mode.startswith("I;16") and wanted != "PNG":
+        shown = picture.convert("I").point(lambda value: value / 256).convert("L")
+    elif has_alpha:
+        shown = picture.convert("RGBA")
+    if has_alpha and wanted == "JPEG":
+        white = Image.new("RGB", shown.size, "white")
+        white.paste(shown, mask=shown.getchannel("A"))
+        shown = white
+    if shown.mode not in _MODES[wanted]:
+        shown = shown.convert("RGB")
+    saving = dict(_SAVING[wanted])
+    if picture.mode not in {"CMYK", "L", "I;16"} and (profile := picture.info.get("icc_profile")):
+        saving["icc_profile"] = profile
+    out = io.BytesIO()
+    shown.save(out, wanted, **saving)
+    return out.getvalue()
+
+
+def _too_big(pixels: int, max_pixels: int) -> Problem:
+    return _bad(f"a picture of {pixels} pixels; at most {max_pixels} are decoded")
+
+
+def _bad(message: str) -> Problem:
+    return Problem(kind=ProblemKind.BAD_PICTURE, message=message)

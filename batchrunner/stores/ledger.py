@@ -1,0 +1,106 @@
+"""The ledger's writer: one process, one segment, which nobody else ever appends to.
+
+Refuses: an existing segment, anything after the first refused write or sync, records without checksum.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
+from batchrunner.core.ports import Clock
+from batchrunner.stores.appender import Appender
+from batchrunner.stores.atomic import write_all
+from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, broken
+from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
+
+
+class LedgerWriter:
+    """Implements `core.ports.Ledger` over one new segment. Made by `open`, ended by `close`."""
+
+    def __init__(self, appender: Appender, *, clock: Clock, path: Path, number: int) -> None:
+        self._appender = appender
+        self._clock = clock
+        self._sequence = 1
+        self.path = path
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"<LedgerWriter segment={self.number} next={self._sequence} {self._appender!r}>"
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        run: str,
+        job: str,
+        program: str,
+        labels: str = "",
+        clock: Clock,
+        files: Files = DISK,
+    ) -> Self:
+        """Begin the next segment in `folder` (made when absent) with a durable `open`. For the holder of the lock.
+
+        Args:
+            folder: the run's `ledger` directory.
+            run: name of this process's run.
+            job: digest of the job as resolved.
+            program: version of this program.
+            labels: see `events.Open`.
+            clock: `wall()` stamps the records.
+            files: the file system.
+
+        Raises:
+            StoreBrokenError: the disk refused.
+        """
+        try:
+            if files.make_folder(folder, PRIVATE_FOLDER):
+                files.fsync_folder(folder.parent)
+            number = max(segment_numbers(files.names(folder)), default=0) + 1
+            path = segment_path(folder, number)
+            descriptor = files.open_new(path, PRIVATE_FILE)
+            event = Open(version=FORMAT_VERSION, run=run, segment=number, job=job, program=program, labels=labels)
+            write_all(files, descriptor, encode_line(event, sequence=0, at=clock.wall(), durable=0))
+            files.fsync(descriptor)
+            files.fsync_folder(folder)
+        except OSError as error:
+            raise broken(folder, error) from error
+        return cls(Appender(files, descriptor, path), clock=clock, path=path, number=number)
+
+    def note(self, event: Event) -> None:
+        """See `core.ports.Ledger`. Raises StoreBrokenError, and ValueError for an event that fits no record."""
+        appender = self._appender
+        durable = appender.durable_length if appender.starts_batch else None
+        line = encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable)
+        appender.append(line)
+        self._sequence += 1
+
+    async def write(self, event: Event) -> None:
+        """See `core.ports.Ledger`."""
+        self.note(event)
+        await self._appender.written()
+
+    async def commit(self, event: Event) -> None:
+        """See `core.ports.Ledger`."""
+        self.note(event)
+        await self._appender.synced()
+
+    async def close(self) -> None:
+        """Sync what is in line, then write and sync `close`: the mark of a clean end. Broken: only close the file.
+
+        Raises:
+            StoreBrokenError: the disk refused these last records.
+        """
+        try:
+            await self._appender.synced()
+            await self.commit(Close(records=self._sequence + 1))
+        finally:
+            await self._appender.close()
+
+    async def abandon(self) -> None:
+        """Close the file without a `close` record: what is in line is still synced, if the disk lets us."""
+        try:
+            await self._appender.close()
+        except StoreBrokenError:
+            return

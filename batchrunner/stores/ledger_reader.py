@@ -1,0 +1,218 @@
+"""Reads a ledger back, record by record, and tells a torn tail from damage.
+
+A crash may leave unsynced pages in any order, so damage at or above the greatest durable length that a sound record of
+the segment names ends the replay of that segment and is told in `left_out`. Damage below it, a gap in the segments'
+numbers, a missing `open` or an unknown version raises LedgerDamagedError: going on could pay twice. Nothing on the disk
+is ever changed here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from batchrunner.core.errors import LedgerDamagedError
+from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
+from batchrunner.stores.files import DISK, Files, broken
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
+from batchrunner.stores.lines import Line, read_lines
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One event as it was recorded."""
+
+    event: Event
+    at: float
+    """Wall clock, seconds since 1970."""
+    segment: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A torn tail: what stands at a segment's end and was not replayed."""
+
+    file: str
+    offset: int
+    bytes: int
+    sound_records: int
+    """Records in it whose checksum is right, but which follow the damage."""
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: byte {self.offset}: {self.problem}; the last {self.bytes} bytes "
+            f"({self.sound_records} readable records) were never known to be durable and are left out, as after a crash"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentEnd:
+    """How the reading of a segment ended."""
+
+    number: int
+    opened: Open | None
+    """None when not even the `open` had been written."""
+    records: int
+    """Read, unknown events included."""
+    closed: bool
+    """True after a clean end."""
+    left_out: LeftOut | None
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    s: int
+    t: float
+    e: str
+    d: int | None = None
+
+
+class _Head(msgspec.Struct):
+    e: str
+    version: int = 0
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+_KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
+
+
+class LedgerReading:
+    """Iterate it once for the records in order; `segments` then tells how each segment ended."""
+
+    def __init__(self, folder: Path, files: Files) -> None:
+        self._folder = folder
+        self._files = files
+        self.segments: list[SegmentEnd] = []
+
+    def __repr__(self) -> str:
+        return f"<LedgerReading {self._folder} segments={len(self.segments)} left_out={len(self.left_out)}>"
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The torn tails of what has been read so far."""
+        return tuple(segment.left_out for segment in self.segments if segment.left_out is not None)
+
+    def __iter__(self) -> Iterator[Record]:
+        self.segments.clear()
+        try:
+            names = self._files.names(self._folder) if self._files.exists(self._folder) else []
+            for expected, number in enumerate(segment_numbers(names), start=1):
+                if number != expected:
+                    missing = str(segment_path(self._folder, expected))
+                    raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing")
+                yield from self._segment(number)
+        except OSError as error:
+            raise broken(self._folder, error) from error
+
+    def _segment(self, number: int) -> Iterator[Record]:
+        path = segment_path(self._folder, number)
+        lines = read_lines(self._files, path, longest_bytes=MAX_LINE_BYTES)
+        opened: Open | None = None
+        left_out: LeftOut | None = None
+        sequence = 0
+        event: Event | None = None
+        for line in lines:
+            text = line.text
+            problem = _fault(line)
+            envelope = None if problem else _envelope(path, line)
+            if envelope is None or envelope.s != sequence:
+                gap = "" if envelope is None else f"record {envelope.s} stands where record {sequence} belongs"
+                left_out = _torn_tail(path, line, lines, problem or gap, envelope)
+                break
+            if sequence == 0:
+                _check_open(path, number, text)
+            event = _event(path, line, envelope)
+            if sequence == 0 and isinstance(event, Open):
+                opened = event
+            sequence += 1
+            if event is not None:
+                yield Record(event, envelope.t, number, envelope.s)
+        if sequence == 0 and left_out is None:
+            problem = "empty: its process ended before anything was written"
+            left_out = LeftOut(file=str(path), offset=0, bytes=0, sound_records=0, problem=problem)
+        closed = isinstance(event, Close) and left_out is None
+        self.segments.append(
+            SegmentEnd(number=number, opened=opened, records=sequence, closed=closed, left_out=left_out)
+        )
+
+
+def read_ledger(folder: Path, *, files: Files = DISK) -> LedgerReading:
+    """The records of all segments in order, streamed; a folder that is not there has none.
+
+    Raises, while iterating:
+        LedgerDamagedError: see the module.
+        StoreBrokenError: the disk refused to be read.
+    """
+    return LedgerReading(folder, files)
+
+
+def _fault(line: Line) -> str:
+    """What is wrong with a line by itself; empty when it is sound."""
+    if not line.whole:
+        return "a line without an end"
+    if not is_sound(line.text):
+        return "a line whose checksum is wrong"
+    return ""
+
+
+def _envelope(path: Path, line: Line) -> _Envelope:
+    try:
+        return _decode_envelope(line.text)
+    except msgspec.MsgspecError as error:
+        problem = f"a sound line that is no ledger record: {error}"
+        raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
+
+
+def _torn_tail(path: Path, bad: Line, rest: Iterator[Line], problem: str, out_of_turn: _Envelope | None) -> LeftOut:
+    """Look through what follows a fault: a durable length above it makes it damage."""
+    found = [out_of_turn] if out_of_turn is not None else _swallowed(path, bad)
+    sound, durable = len(found), max((record.d or 0 for record in found), default=0)
+    end = bad.offset + len(bad.text) + bad.whole
+    for line in rest:
+        end = line.offset + len(line.text) + line.whole
+        found = _swallowed(path, line) if _fault(line) else [_envelope(path, line)]
+        sound += len(found)
+        durable = max([durable, *(record.d or 0 for record in found)])
+        if durable > bad.offset:
+            break
+    if durable > bad.offset:
+        told = f"{problem}, below byte {durable}, up to which the segment was known to be durable"
+        raise LedgerDamagedError(file=str(path), offset=bad.offset, problem=told)
+    return LeftOut(file=str(path), offset=bad.offset, bytes=end - bad.offset, sound_records=sound, problem=problem)
+
+
+def _swallowed(path: Path, line: Line) -> list[_Envelope]:
+    """The sound record at the end of a faulty line: a lost newline makes one line of two."""
+    start = line.text.rfind(b'{"s":')
+    rest = line._replace(offset=line.offset + start, text=line.text[start:])
+    return [_envelope(path, rest)] if start > 0 and not _fault(rest) else []
+
+
+def _check_open(path: Path, number: int, text: bytes) -> None:
+    """Versions first: the other fields of a later format are not ours to judge."""
+    head = _decode_head(text)
+    if head.e != "open":
+        raise LedgerDamagedError(file=str(path), offset=0, problem=f"begins with `{head.e}` instead of `open`")
+    if head.version != FORMAT_VERSION:
+        problem = f"format version {head.version}; this program reads version {FORMAT_VERSION}"
+        raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
+    segment = _decode_event(text)
+    if isinstance(segment, Open) and segment.segment != number:
+        problem = f"says that it is segment {segment.segment}: the file was renamed or copied"
+        raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
+
+
+def _event(path: Path, line: Line, envelope: _Envelope) -> Event | None:
+    """The event, None for a name that this version does not know."""
+    try:
+        event: Event = _decode_event(line.text)
+    except msgspec.MsgspecError as error:
+        if envelope.e not in _KNOWN:
+            return None
+        problem = f"a sound line that is no `{envelope.e}` record: {error}"
+        raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
+    return event

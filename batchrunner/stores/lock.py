@@ -1,0 +1,152 @@
+"""One writer at a time: `flock` on the run's `lock` file, freed by the system when its holder dies, however it dies.
+
+The file is never removed: a lock on a removed file would keep nobody out. Its content only says who holds it. Refuses:
+believing the content (the lock itself is the truth), locking a file that another one has replaced.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from batchrunner.core.errors import LockHeldError
+from batchrunner.stores.files import PRIVATE_FILE, broken
+
+LOCK = "lock"
+_TRIES = 4
+_PAUSE_S = 0.05
+"""Whoever only looks (`holder_of`) has the lock for an instant; a run that starts then must not be turned away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a lock, in its own words; zero and empty when it has not said."""
+
+    pid: int = 0
+    host: str = ""
+    since: str = ""
+    """UTC, RFC 3339."""
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "another process"
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+class RunLock:
+    """The lock of one run's directory; a context manager. One object, one use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._descriptor: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<RunLock {self._path} {'free' if self._descriptor is None else 'held'}>"
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take the lock or say who has it. The directory must exist.
+
+        Raises:
+            LockHeldError: another process writes here.
+            StoreBrokenError: the file system cannot lock, or refused the file.
+        """
+        assert self._descriptor is None, "this lock is held already"
+        try:
+            descriptor = _locked(self._path)
+            try:
+                _write_holder(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise broken(self._path, error) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens when it is not held."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # what it says no longer matters; closing frees it
+                os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Who writes in this directory now; None when nobody does. Changes nothing."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(descriptor)
+    except OSError:
+        return None
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock on the file which has this name now."""
+    tries = 0
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            tries += 1
+            if tries == _TRIES:
+                raise _held(path, _read_holder(descriptor)) from None
+            time.sleep(_PAUSE_S)
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _held(path: Path, holder: Holder) -> LockHeldError:
+    return LockHeldError(
+        f"{path.parent}: {holder} is writing here; wait for it, stop it, or choose another directory with --out"
+    )
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    mine = os.fstat(descriptor)
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _write_holder(descriptor: int) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    holder = Holder(pid=os.getpid(), host=socket.gethostname(), since=since)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(asdict(holder)).encode() + b"\n", 0)
+
+
+def _read_holder(descriptor: int) -> Holder:
+    try:
+        said = json.loads(os.pread(descriptor, 4096, 0))
+        return Holder(pid=int(said["pid"]), host=str(said["host"]), since=str(said["since"]))
+    except (ValueError, KeyError, TypeError, OSError):
+        return Holder()

@@ -1,0 +1,55 @@
+"""Blocking steps in threads of their own.
+
+Not in the loop's shared ones: six hung look-ups there delayed a commit by two seconds. Refuses to leave a step behind:
+a cancelled caller still waits for the step that has begun.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads:
+    """A few threads for one purpose; they start with the first step."""
+
+    def __init__(self, name: str, *, count: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix=name)
+
+    async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the step returns or raises."""
+        flying = asyncio.get_running_loop().run_in_executor(self._pool, lambda: step(*args, **kwargs))
+        try:
+            return await asyncio.shield(flying)
+        except asyncio.CancelledError:
+            await asyncio.wait({flying})
+            raise
+
+    def close(self) -> None:
+        """No further steps; returns at once."""
+        self._pool.shutdown(wait=False)
+
+
+class SharedStep:
+    """A step that serves everyone who asked before it began: one fsync of a folder for many new files in it."""
+
+    def __init__(self, step: Callable[[], None], threads: Threads) -> None:
+        self._step = step
+        self._threads = threads
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    async def done(self) -> None:
+        """Return when a step that began after this call has ended; raises what it raised."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._round(self._running))
+        await asyncio.shield(self._next)
+
+    async def _round(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        self._running, self._next = self._next, None
+        await self._threads.run(self._step)

@@ -1,0 +1,119 @@
+"""What can be told of a picture without decoding it: its format, whether its end is there, and a PNG's text chunks.
+
+Pure. `whole_fault` exists because decoders are lenient: `verify()` passes half a JPEG, `load()` a PNG without its end.
+Refuses: formats other than PNG, JPEG, WEBP and GIF. Source: PROTOCOL 3.9.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_IHDR = b"\0\0\0\x0dIHDR"
+_IHDR_END = 33
+_MAX_TEXT_CHARACTERS = 1 << 18
+_MAX_KEYWORD = 79
+_STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
+_MARKER = 0xFF
+_START_OF_SCAN = 0xDA
+_HTML = re.compile(rb"\s*(?:<!doctype html|<html|<head|<body|<\?xml|<!--)", re.IGNORECASE)
+
+
+def format_of(data: bytes) -> Format | None:
+    """The format by the first bytes; what a name or a server says does not count."""
+    if data.startswith(_PNG_MAGIC):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    return None
+
+
+def stranger(data: bytes) -> str:
+    """What bytes that are no picture seem to be, for a message."""
+    if not data:
+        return "nothing at all (0 bytes)"
+    if _HTML.match(data.removeprefix(b"\xef\xbb\xbf")):
+        title = re.search(rb"<title[^>]*>([^<]{1,200})", data[:65536], re.IGNORECASE)
+        named = "" if title is None else f" titled {title[1].decode('utf-8', 'replace').strip()!r}"
+        return f"an HTML page{named}"
+    if data.lstrip()[:1] in {b"{", b"["}:
+        return f"JSON: {data[:200].decode('utf-8', 'replace')!r}"
+    return f"{len(data)} bytes of no known picture format, beginning with {data[:8].hex(' ')}"
+
+
+def whole_fault(data: bytes, shape: Format) -> str | None:
+    """What shows that the end is missing; None when the end is there."""
+    return _FAULTS[shape](data)
+
+
+def with_png_text(data: bytes, text: Mapping[str, str]) -> bytes:
+    """A PNG with iTXt chunks after its header; every other byte stays as it was."""
+    if data[len(_PNG_MAGIC) : 16] != _IHDR:
+        return data
+    chunks = b"".join(_itxt(keyword, value) for keyword, value in text.items())
+    return data[:_IHDR_END] + chunks + data[_IHDR_END:] if chunks else data
+
+
+def _itxt(keyword: str, text: str) -> bytes:
+    name = re.sub(r" {2,}", " ", re.sub(r"[^\x20-\x7e]", "-", keyword)).strip()[:_MAX_KEYWORD].strip() or "text"
+    value = text[:_MAX_TEXT_CHARACTERS].replace("\0", "\ufffd").encode("utf-8", "replace")
+    body = b"iTXt" + name.encode("ascii") + b"\0\0\0\0\0" + value
+    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def _png_fault(data: bytes) -> str | None:
+    for name, end in _png_chunks(data):
+        if end > len(data):
+            return f"a PNG that breaks off in its {name.decode('latin-1')} chunk"
+        if name == b"IEND":
+            return None
+    return "a PNG without its end"
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """(name, end) of each chunk; the last may end beyond the data."""
+    at = len(_PNG_MAGIC)
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], end
+        at = end
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    """Segments are stepped over by their lengths: a thumbnail inside one has an end marker of its own."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == _MARKER:
+        marker = data[at + 1]
+        if marker == _START_OF_SCAN:
+            return None if data.find(b"\xff\xd9", at) >= 0 else "a JPEG that breaks off before its end marker"
+        if marker == _MARKER:
+            at += 1
+        elif marker in _STANDALONE_MARKERS:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return "a JPEG that breaks off before its pixels"
+
+
+def _webp_fault(data: bytes) -> str | None:
+    promised = 8 + int.from_bytes(data[4:8], "little")
+    return None if len(data) >= promised else f"a WEBP of {len(data)} bytes that promises {promised}"
+
+
+def _gif_fault(data: bytes) -> str | None:
+    return None if data.rstrip(b"\0").endswith(b";") else "a GIF that breaks off before its trailer"
+
+
+_FAULTS: dict[Format, Callable[[bytes], str | None]] = {
+    "PNG": _png_fault,
+    "JPEG": _jpeg_fault,
+    "WEBP": _webp_fault,
+    "GIF": _gif_fault,
+}

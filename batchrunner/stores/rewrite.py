@@ -1,0 +1,187 @@
+"""One atomic replacement of a file of rows by one that shows the present job.
+
+The steps, each safe to be repeated after a crash: index the old file · write the new one beside it, in the items'
+order · append what nobody claims to other files, durable · replace. Until the last step the old file stands untouched.
+Refuses to lose a row: what has no place in the new file goes to `superseded` or, when it is no row, to `unreadable`.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from batchrunner.core.item import Item
+from batchrunner.stores.atomic import open_beside, write_all
+from batchrunner.stores.files import SHARED_FILE, Files, broken
+from batchrunner.stores.lines import read_lines
+from batchrunner.stores.off_loop import Threads
+from batchrunner.stores.row_index import Keep, RowIndex, index_rows
+from batchrunner.stores.rows import Label, id_of, label_of, relabelled, shared_copy
+
+_BATCH = 256
+_BUFFER_BYTES = 1 << 20
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """What a replacement came to."""
+
+    length: int
+    """Durable length of the new file in bytes."""
+    rows: int
+    shared: int
+    """Of these rows, copies for items that share a key."""
+    superseded: int
+    """Rows moved to `superseded.jsonl` by this call."""
+
+
+class Rewriting:
+    """The blocking steps, in order: `begin`, `place` for every batch of labels, `finish`; or `give_up`."""
+
+    def __init__(
+        self, files: Files, folder: Path, name: str, *, keep: Keep, superseded: str | None, unreadable: str
+    ) -> None:
+        self._files = files
+        self.path = folder / name
+        self._folder = folder
+        self._keep = keep
+        self._superseded = None if superseded is None else folder / superseded
+        self._unreadable = folder / unreadable
+        self._waiting = RowIndex()
+        self._placed = RowIndex()
+        self._old: int | None = None
+        self._beside: Path | None = None
+        self._new: int | None = None
+        self._buffer = bytearray()
+        self._length = 0
+        self._rows = 0
+        self._shared = 0
+
+    def begin(self) -> None:
+        """Index the old file, open both."""
+        if self._files.exists(self.path):
+            self._old = self._files.open_read(self.path)
+        self._waiting = index_rows(self._files, self.path, keep=self._keep)
+        self._beside, self._new = open_beside(self._files, self._folder, SHARED_FILE)
+
+    def place(self, labels: list[Label]) -> None:
+        """Write the rows of these items, which the job claims, as far as there are any."""
+        for label in labels:
+            if (place := self._waiting.take(label.key)) is not None:
+                self._placed.put(label.key, self._length, self._add(relabelled(self._read(place), label)))
+            elif label.key in self._placed:
+                owner = self._read_new(self._placed[label.key])
+                self._add(shared_copy(owner, label, owner=id_of(owner)))
+                self._shared += 1
+
+    def finish(self) -> Rewritten:
+        """Keep what nobody claimed, make the new file durable, and let it take the old one's name."""
+        unclaimed = sorted([*self._waiting.places(), *self._waiting.repeated])
+        superseded = 0
+        if self._superseded is not None:
+            superseded = self._keep_lines(self._superseded, unclaimed)
+        self._keep_lines(self._unreadable, self._waiting.unreadable)
+        self._flush()
+        new, beside = self._new, self._beside
+        assert new is not None
+        assert beside is not None
+        self._files.fsync(new)
+        self._files.rename(beside, self.path)
+        self._beside = None
+        self._files.fsync_folder(self._folder)
+        self.give_up()
+        return Rewritten(length=self._length, rows=self._rows, shared=self._shared, superseded=superseded)
+
+    def give_up(self) -> None:
+        """Close everything; a new file that has not taken its name is removed."""
+        for descriptor in (self._old, self._new):
+            if descriptor is not None:
+                self._files.close(descriptor)
+        self._old = self._new = None
+        if self._beside is not None:
+            self._files.unlink(self._beside)
+            self._beside = None
+
+    def _add(self, text: bytes) -> int:
+        """Append a line to the new file; its length without the newline."""
+        self._buffer += text
+        self._buffer += b"\n"
+        self._length += len(text) + 1
+        self._rows += 1
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._flush()
+        return len(text)
+
+    def _flush(self) -> None:
+        assert self._new is not None
+        write_all(self._files, self._new, bytes(self._buffer))
+        self._buffer.clear()
+
+    def _read(self, place: Place) -> bytes:
+        assert self._old is not None
+        offset, length = place
+        return self._files.read_at(self._old, length, offset)
+
+    def _read_new(self, place: Place) -> bytes:
+        assert self._new is not None
+        offset, length = place
+        if offset + length > self._length - len(self._buffer):
+            self._flush()
+        return self._files.read_at(self._new, length, offset)
+
+    def _keep_lines(self, path: Path, places: Iterable[Place]) -> int:
+        """Append lines of the old file to another one, durable; those that already stand there are not repeated."""
+        wanted = list(places)
+        if not wanted:
+            return 0
+        there = {_digest(line.text) for line in read_lines(self._files, path) if line.whole}
+        descriptor = self._files.open_append(path, SHARED_FILE)
+        kept = 0
+        try:
+            length = self._files.length(descriptor)
+            if length and self._files.read_at(descriptor, 1, length - 1) != b"\n":
+                write_all(self._files, descriptor, b"\n")  # a crash cut this file's last line; the row comes again
+            for place in wanted:
+                text = self._read(place)
+                if _digest(text) not in there:
+                    write_all(self._files, descriptor, text + b"\n")
+                    kept += 1
+            self._files.fsync(descriptor)
+        finally:
+            self._files.close(descriptor)
+        self._files.fsync_folder(self._folder)
+        return kept
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=16).digest()
+
+
+async def in_order(rewriting: Rewriting, items: AsyncIterator[Item], *, claims: Callable[[bytes], bool]) -> Rewritten:
+    """Drive a rewriting with a job's items; disk work happens off the loop.
+
+    Raises:
+        StoreBrokenError: the disk refused; the old file still stands.
+    """
+    thread = Threads("rewrite", count=1)
+    try:
+        try:
+            await thread.run(rewriting.begin)
+            labels: list[Label] = []
+            async for item in items:
+                label = label_of(item)
+                if claims(label.key):
+                    labels.append(label)
+                if len(labels) >= _BATCH:
+                    await thread.run(rewriting.place, labels)
+                    labels = []
+            await thread.run(rewriting.place, labels)
+            return await thread.run(rewriting.finish)
+        finally:
+            rewriting.give_up()
+    except OSError as error:
+        raise broken(rewriting.path, error) from error
+    finally:
+        thread.close()

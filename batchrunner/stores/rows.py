@@ -1,0 +1,199 @@
+"""Rows as lines of JSON: written in the contract's order, read back as little as a question needs, relabelled in place.
+
+Fields that nobody promised (`messages`, `images`, `replica`, `shared_with`, `flags`, `path`) are left out when empty;
+all others are always there. Refuses nothing that Python can hold: lone surrogates become U+FFFD, NaN becomes null.
+"""
+
+import zlib
+from dataclasses import dataclass, fields, replace
+
+import msgspec
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json
+from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow
+from batchrunner.stores.ledger_line import mended_text
+
+_EXTRAS = frozenset({"messages", "images", "replica", "shared_with", "flags", "path"})
+_TOO_DEEP = "parsed_too_deep"
+
+_encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _File(msgspec.Struct):
+    path: str
+    sha256: str
+    bytes: int
+
+
+class _Output(msgspec.Struct):
+    images: tuple[_File, ...] = ()
+
+
+class _Tokens(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class RowFacts(msgspec.Struct):
+    """What a `done` record needs of a result row."""
+
+    id: str
+    key: str
+    attempts: int = 0
+    output: _Output = msgspec.field(default_factory=_Output)
+    usage: _Tokens | None = None
+    task_id: str | None = None
+    shared_with: str | None = None
+
+
+class _Name(msgspec.Struct, gc=False):
+    key: str
+    shared_with: str | None = None
+
+
+_decode_name = msgspec.json.Decoder(_Name).decode
+_decode_facts = msgspec.json.Decoder(RowFacts).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """How an item is called in the present job: what a row takes from it when it was moved or renamed."""
+
+    key: bytes
+    """16 bytes."""
+    id: str
+    prompt_id: str
+    index: int
+    vars: bytes
+    """As JSON."""
+
+
+def label_of(item: Item) -> Label:
+    """The item without what makes it big."""
+    return Label(
+        key=bytes.fromhex(item.key),
+        id=_safe(item.id),
+        prompt_id=_safe(item.prompt_id),
+        index=item.index,
+        vars=_encode_any(item.vars),
+    )
+
+
+def crc_of(line: bytes) -> str:
+    """crc32 of a line without its newline, eight lowercase hex digits."""
+    return f"{zlib.crc32(line):08x}"
+
+
+def encode_row(row: ResultRow | FailureRow) -> bytes:
+    """The row's line, without a newline."""
+    try:
+        return _encode_any(_shown(row))
+    except RecursionError:
+        if not isinstance(row, ResultRow) or not isinstance(row.output, ChatOutput):
+            raise
+        # The answer's text says the same; a value nested deeper than the interpreter's stack can only be left out.
+        output = replace(row.output, parsed=None, flags=(*row.output.flags, _TOO_DEEP))
+        return _encode_any(_shown(replace(row, output=output)))
+
+
+def name_of(text: bytes) -> tuple[bytes, bool] | None:
+    """(key, whether it is a shared copy) of a row's line; None when the line is no row."""
+    try:
+        name = _decode_name(text)
+        key = bytes.fromhex(name.key)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return (key, name.shared_with is not None) if len(key) == 16 else None  # noqa: PLR2004 - blake2b-128
+
+
+def facts_of(text: bytes) -> RowFacts | None:
+    """What a `done` record needs; None when the line is no result row."""
+    if name_of(text) is None:
+        return None
+    try:
+        return _decode_facts(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def id_of(text: bytes) -> str:
+    """The id in a row's line."""
+    return _decode_facts_id(text).id
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+_decode_facts_id = msgspec.json.Decoder(_Id).decode
+
+
+def relabelled(text: bytes, label: Label) -> bytes:
+    """The row's line under its present label, no shared copy any more; the very same bytes when nothing changed."""
+    return _changed(text, _label_fields(label), without=("shared_with",))
+
+
+def shared_copy(text: bytes, label: Label, *, owner: str) -> bytes:
+    """The line of another item with the same key: nothing was sent for it, so it has no attempts and no doubts."""
+    nothing = msgspec.Raw(b"0")
+    extra = {"attempts": nothing, "ambiguous": nothing, "shared_with": msgspec.Raw(_encode(owner))}
+    return _changed(text, _label_fields(label) | extra, without=())
+
+
+def _label_fields(label: Label) -> dict[str, msgspec.Raw]:
+    return {
+        "id": msgspec.Raw(_encode(label.id)),
+        "prompt_id": msgspec.Raw(_encode(label.prompt_id)),
+        "index": msgspec.Raw(_encode(label.index)),
+        "vars": msgspec.Raw(label.vars),
+    }
+
+
+def _changed(text: bytes, changes: dict[str, msgspec.Raw], *, without: tuple[str, ...]) -> bytes:
+    """Fields that are not named keep their bytes, unknown ones too."""
+    row = _decode_fields(text)
+    gone = [name for name in without if name in row]
+    if not gone and all(bytes(row.get(name, b"")) == bytes(value) for name, value in changes.items()):
+        return text
+    row.update(changes)
+    for name in gone:
+        del row[name]
+    return _encode(row)
+
+
+def _shown(row: ResultRow | FailureRow) -> dict[str, object]:
+    shown = _fields(row)
+    if isinstance(row, ResultRow):
+        shown["output"] = _fields(row.output)
+    return shown
+
+
+def _fields(value: ResultRow | FailureRow | ChatOutput | ImageOutput) -> dict[str, object]:
+    extras = frozenset[str]() if isinstance(value, ImageOutput) else _EXTRAS
+    found = ((field.name, getattr(value, field.name)) for field in fields(value))
+    return {name: inner for name, inner in found if inner or name not in extras}
+
+
+def _encode_any(value: object) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _encode(_mended(msgspec.to_builtins(value)))
+
+
+def _mended(value: Json) -> Json:
+    match value:
+        case str():
+            return mended_text(value)
+        case list():
+            return [_mended(inner) for inner in value]
+        case dict():
+            return {mended_text(name): _mended(inner) for name, inner in value.items()}
+        case None | bool() | int() | float():
+            return value
+
+
+def _safe(text: str) -> str:
+    return text if text.isascii() else mended_text(text)

@@ -1,0 +1,48 @@
+"""A run's directory taken for a job: what stands in its `run.json`, and the totals that `status` reads there."""
+
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from batchrunner.core.job import Job, Json
+from batchrunner.core.plan import Totals
+from batchrunner.stores.run_file import RunFile, claim, read_run_file, write_run_file
+
+
+def resolved(job: Job) -> dict[str, Json]:
+    """The job as resolved. There are no secrets in a job: keys are named by their variables."""
+    plain = msgspec.to_builtins(job, enc_hook=str)
+    assert isinstance(plain, dict), "a dataclass becomes a mapping"
+    return plain
+
+
+def digest_of_job(job: Job) -> str:
+    """32 hex digits of the job as resolved."""
+    return blake2b(msgspec.json.encode(resolved(job), order="deterministic"), digest_size=16).hexdigest()
+
+
+def take_directory(folder: Path, job: Job, *, program: str, wall: float) -> RunFile:
+    """Write `run.json` for this job, or go on in its directory. For the holder of the lock.
+
+    Raises:
+        WrongDirectoryError: the directory is another job's, or a simulated run would mix with a real one.
+        StoreBrokenError: the disk refused.
+    """
+    return claim(
+        folder,
+        job_name=job.name,
+        simulated=job.simulated,
+        digest=digest_of_job(job),
+        job=resolved(job),
+        program=program,
+        created=datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    )
+
+
+def remember_totals(folder: Path, totals: Totals) -> None:
+    """Keep them in `run.json`. Raises StoreBrokenError."""
+    there = read_run_file(folder)
+    assert there is not None, "the directory was taken before"
+    write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)))

@@ -1,0 +1,172 @@
+"""`run.json`: what was run, as resolved and without secrets, and whose directory this is.
+
+Refuses: another job's directory, a simulated run in a real one's place and the other way round, a folder in which
+somebody keeps other things, a file written by a later format.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.job import Json
+from batchrunner.stores.atomic import TEMPORARY, write_whole
+from batchrunner.stores.files import DISK, PRIVATE_FILE, SHARED_FOLDER, Files, broken
+from batchrunner.stores.lock import LOCK
+
+RUN_FILE = "run.json"
+RUN_FILE_VERSION = 1
+
+_READ_BYTES = 1 << 26
+
+
+class RunFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `run.json`."""
+
+    version: int = RUN_FILE_VERSION
+    """Of this format."""
+    job_name: str
+    simulated: bool
+    digest: str
+    """Of the job as resolved."""
+    program: str
+    """Version of the program that wrote it last."""
+    created: str
+    """UTC, RFC 3339: the directory's first run."""
+    job: dict[str, Json]
+    """The job as resolved; the caller has left secrets out."""
+    totals: dict[str, Json] | None = None
+    """What the last planning pass counted, for `status`; None until there was one."""
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
+    """What was run in this directory; None when there is no `run.json`.
+
+    Raises:
+        WrongDirectoryError: the file is damaged, or of a later format.
+        StoreBrokenError: the disk refused.
+    """
+    path = folder / RUN_FILE
+    try:
+        if not files.exists(path):
+            return None
+        descriptor = files.open_read(path)
+        try:
+            text = files.read_at(descriptor, _READ_BYTES, 0)
+        finally:
+            files.close(descriptor)
+    except OSError as error:
+        raise broken(path, error) from error
+    try:
+        version = msgspec.json.decode(text, type=_Version).version
+        if version != RUN_FILE_VERSION:
+            raise WrongDirectoryError(
+                f"{path}: format version {version}; this program knows {RUN_FILE_VERSION}: use a newer one, "
+                "or another directory (--out)"
+            )
+        return msgspec.json.decode(text, type=RunFile)
+    except msgspec.MsgspecError as error:
+        raise WrongDirectoryError(
+            f"{path}: is no run.json of this program ({error}); put the right one back, "
+            "or use another directory (--out)"
+        ) from error
+
+
+def write_run_file(folder: Path, run: RunFile, *, files: Files = DISK) -> None:
+    """Replace `run.json`, atomically and readable by its owner only. Raises StoreBrokenError."""
+    path = folder / RUN_FILE
+    try:
+        text = msgspec.json.format(msgspec.json.encode(run), indent=2)
+        write_whole(files, path, text + b"\n", PRIVATE_FILE)
+    except OSError as error:
+        raise broken(path, error) from error
+
+
+def make_run_folder(folder: Path, *, files: Files = DISK) -> None:
+    """The directory and those above it, as far as they are missing. Raises StoreBrokenError."""
+    try:
+        missing = [folder]
+        while not files.exists(missing[-1].parent) and missing[-1].parent != missing[-1]:
+            missing.append(missing[-1].parent)
+        for path in reversed(missing):
+            if not files.exists(path) and files.make_folder(path, SHARED_FOLDER):
+                files.fsync_folder(path.parent)
+    except OSError as error:
+        raise broken(folder, error) from error
+
+
+def check_claim(folder: Path, *, job_name: str, simulated: bool, files: Files = DISK) -> RunFile | None:
+    """Whether this job may run here, without changing anything; what was run here before, if anything.
+
+    Raises:
+        WrongDirectoryError: it may not; the message says why and what to do.
+    """
+    there = read_run_file(folder, files=files)
+    if there is None:
+        _refuse_foreign(folder, files)
+        return None
+    if there.job_name != job_name:
+        raise WrongDirectoryError(
+            f"{folder}: belongs to the job `{there.job_name}`, not to `{job_name}`; give this job a directory of its "
+            "own (--out or output.dir), or its old name back"
+        )
+    if there.simulated != simulated:
+        was, now = ("a simulated", "a real") if there.simulated else ("a real", "a simulated")
+        raise WrongDirectoryError(
+            f"{folder}: holds {was} run; {now} one never mixes with it. Choose another directory with --out"
+        )
+    return there
+
+
+def claim(
+    folder: Path,
+    *,
+    job_name: str,
+    simulated: bool,
+    digest: str,
+    job: dict[str, Json],
+    program: str,
+    created: str,
+    files: Files = DISK,
+) -> RunFile:
+    """Make the directory this job's, or go on in it: `run.json` then says what is run now. Hold the lock.
+
+    `created` counts for the first run only. Raises WrongDirectoryError and StoreBrokenError, see `check_claim`.
+    """
+    make_run_folder(folder, files=files)
+    before = check_claim(folder, job_name=job_name, simulated=simulated, files=files)
+    run = RunFile(
+        job_name=job_name,
+        simulated=simulated,
+        digest=digest,
+        program=program,
+        created=created if before is None else before.created,
+        job=job,
+        totals=before.totals if before is not None else None,
+    )
+    if run != before:
+        write_run_file(folder, run, files=files)
+    return run
+
+
+def _refuse_foreign(folder: Path, files: Files) -> None:
+    """Hidden files and what a first start leaves behind when it is killed do not count."""
+    if not files.exists(folder):
+        return
+    try:
+        names = files.names(folder)
+    except NotADirectoryError as error:
+        raise WrongDirectoryError(f"{folder}: is a file; choose a directory with --out") from error
+    except OSError as error:
+        raise broken(folder, error) from error
+    foreign = sorted(name for name in names if not (name == LOCK or name.startswith(".") or name.endswith(TEMPORARY)))
+    if foreign:
+        some = ", ".join(foreign[:3]) + (" and more" if foreign[3:] else "")
+        raise WrongDirectoryError(
+            f"{folder}: has no run.json but other files ({some}); choose an empty directory with --out, "
+            "or put its run.json back"
+        )

@@ -1,0 +1,275 @@
+"""Sends API requests of one provider and lets a decoder read the replies.
+
+The account's key goes to the origin of the configured base URL and nowhere else; no redirect is followed. Whatever
+the network does becomes a `Broken` ending with the truth about whether the request may have been executed.
+Source: PROTOCOL 2.2 and 2.6, RELIABILITY section 5 (threats 1, 2, 4, 14, 16).
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from multidict import CIMultiDict
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
+from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
+from batchrunner.transport.addresses import is_loopback_name
+from batchrunner.transport.coding import ACCEPTED, CodingError, unpacker
+from batchrunner.transport.faults import explain, explain_late
+from batchrunner.transport.secrets import Secret, mask
+from batchrunner.transport.session import new_session, tls_context
+from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
+
+T = TypeVar("T")
+
+_MB = 1_000_000
+# Pictures in a JSON answer are base64, four thirds of up to 64 MiB.
+REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
+    "openai-chat": 16 * _MB,
+    "anthropic-messages": 16 * _MB,
+    "modelscope-images": 96 * _MB,
+    "openai-images": 96 * _MB,
+}
+"""Most bytes of a reply, on the wire and decoded alike."""
+
+LEAST_BYTES_PER_S: Final = 16.0
+"""Below this, without a single line end in `idle_s`, a reply counts as a drip. Keep-alives are lines, so they pass."""
+
+_GET_TOTAL_S = 30.0
+_LINGER_S = 0.25
+_LINGER_BYTES = 64 * 1024
+# Above this aiohttp warns of a body in one piece; as a file it goes in steps.
+_BODY_IN_ONE_PIECE_BYTES = 1 << 20
+_WHOLE = Whole()
+# What reading a reply can raise. Anything else is a fault of ours and stays an exception.
+_OUTSIDE = (aiohttp.ClientError, OSError, RuntimeError, CodingError)
+
+Cause: TypeAlias = Literal["connect", "timeout", "reset", "too_large"]
+
+_CREDENTIALS: dict[AuthScheme, Callable[[str], dict[str, str]]] = {
+    "bearer": lambda key: {"Authorization": f"Bearer {key}"},
+    "x-api-key": lambda key: {"x-api-key": key},
+    "none": lambda _: {},
+}
+
+
+class ApiTransport:
+    """The `core.ports.Transport` of one provider; an async context manager that owns its connections.
+
+    `keys` are by account (the name of the key's variable). `limit` bounds connections, 0 does not: the lanes do that,
+    and waiting for a connection of the pool counts as connecting. `wall` is the clock of `Head.received_at`.
+
+    Raises:
+        JobMistakesError: a key would go over plain http to another machine, the base URL carries a password or cannot
+            be read, or `ca_file` cannot be used.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        timeouts: Timeouts,
+        keys: Mapping[str, Secret],
+        limit: int = 0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._where, self._origin = _origin(provider)
+        _refuse_open_keys(provider, keys)
+        self._provider = provider
+        self._keys = dict(keys)
+        self._limit = limit
+        self._wall = wall
+        self._paces = {"POST": _pace(timeouts, timeouts.total_s), "GET": _pace(timeouts, _GET_TOTAL_S)}
+        self._cap_bytes = REPLY_CAP_BYTES[provider.dialect]
+        self._context = tls_context(provider.ca_file)
+        self._session: aiohttp.ClientSession | None = None
+        self._headers = {account: self._account_headers(account) for account in ("", *keys)}
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session is None else "open"
+        return f"<ApiTransport {self._where} {state} accounts={len(self._keys)}>"
+
+    async def __aenter__(self) -> Self:
+        self._session = new_session(
+            limit=self._limit,
+            headers={"Accept-Encoding": ACCEPTED},
+            proxy=self._provider.proxy,
+            context=self._context,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+        """Send, let the decoder read, and give what it makes of it. Network faults reach it as `Broken`.
+
+        Once the decoder needs nothing more the ending is `Whole`, whatever the connection does afterwards.
+
+        Raises:
+            asyncio.CancelledError: only; the connection is closed.
+        """
+        session = self._session
+        headers = self._headers.get(account)
+        if session is None or headers is None:
+            why = f"there is no key for {account}" if session is not None else "the transport is closed"
+            return decoder.end(Broken(cause="connect", message=why, sent=False))
+        pace = self._paces[request.method]
+        watch = Watch(pace)
+        UNDER_WAY.set(watch)
+        ending: Ending | None = None
+        with watch:
+            ending = await self._converse(session, request, headers, decoder, watch)
+        if ending is None:
+            cause: Cause = "timeout" if watch.sent else "connect"
+            ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
+        return decoder.end(ending)
+
+    async def _converse(
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        account_headers: Mapping[str, str],
+        decoder: Decoder[T],
+        watch: Watch,
+    ) -> Ending:
+        headers = CIMultiDict(request.headers)
+        if request.url.startswith(self._origin):
+            headers.update(account_headers)
+        body = request.body
+        try:
+            response = await session.request(
+                request.method,
+                request.url,
+                headers=headers,
+                data=io.BytesIO(body) if body is not None and len(body) > _BODY_IN_ONE_PIECE_BYTES else body,
+                allow_redirects=False,
+            )
+        except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system raise without a common root
+            return self._fault(error, watch)
+        try:
+            watch.head_came()
+            decoder.begin(_head(response, self._wall()))
+            return await self._pour(response, decoder, watch)
+        finally:
+            if not response.closed:
+                response.close()
+
+    async def _pour(self, response: aiohttp.ClientResponse, decoder: Decoder[T], watch: Watch) -> Ending:
+        """Feed the body to the decoder, within the caps, until it or the reply is at an end."""
+        content, cap_bytes = response.content, self._cap_bytes
+        wire_bytes = plain_bytes = 0
+        try:
+            undo = unpacker(response.headers.get("Content-Encoding"))
+            if (response.content_length or 0) > cap_bytes:
+                return self._too_large(watch)
+            while not content.at_eof():
+                coded = await content.readany()
+                wire_bytes += len(coded)
+                watch.piece_came(len(coded), line=b"\n" in coded)
+                if wire_bytes > cap_bytes:
+                    return self._too_large(watch)
+                for plain in undo.feed(coded) if undo is not None else (coded,):
+                    plain_bytes += len(plain)
+                    if plain_bytes > cap_bytes:
+                        return self._too_large(watch)
+                    if plain and decoder.feed(plain):
+                        watch.rest()
+                        await _linger(content)
+                        return _WHOLE
+        except _OUTSIDE as error:
+            return self._fault(error, watch)
+        if undo is not None and wire_bytes and not undo.is_complete():
+            return self._broken("reset", f"the reply of {self._where} ends in the middle of its coding", watch)
+        return _WHOLE
+
+    def _fault(self, error: Exception, watch: Watch) -> Broken:
+        return self._broken("reset" if watch.sent else "connect", explain(error, self._where), watch)
+
+    def _too_large(self, watch: Watch) -> Broken:
+        return self._broken("too_large", f"the reply of {self._where} has more than {self._cap_bytes} bytes", watch)
+
+    def _broken(self, cause: Cause, message: str, watch: Watch) -> Broken:
+        return Broken(cause=cause, message=mask(message, self._keys.values()), sent=watch.sent)
+
+    def _account_headers(self, account: str) -> CIMultiDict[str]:
+        """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""
+        headers = CIMultiDict(self._provider.headers)
+        if account in self._keys:
+            headers.update(_CREDENTIALS[self._provider.auth](self._keys[account].reveal()))
+        return headers
+
+
+async def _linger(content: aiohttp.StreamReader) -> None:
+    """Read what little may follow, so that the connection can be used again; give up soon, it is only a connection."""
+    size_bytes = 0
+    with suppress(*_OUTSIDE):
+        async with asyncio.timeout(_LINGER_S):
+            while not content.at_eof() and size_bytes <= _LINGER_BYTES:
+                size_bytes += len(await content.readany())
+
+
+def _head(response: aiohttp.ClientResponse, received_at: float) -> Head:
+    headers = {name.lower(): _readable(value) for name, value in response.headers.items()}
+    return Head(status=response.status, headers=headers, received_at=received_at)
+
+
+def _readable(value: str) -> str:
+    """Header bytes that are no UTF-8 come as lone surrogates, which no file could take later."""
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _pace(timeouts: Timeouts, total_s: float) -> Pace:
+    return Pace(
+        connect_s=timeouts.connect_s,
+        first_byte_s=timeouts.first_byte_s,
+        idle_s=timeouts.idle_s,
+        total_s=min(total_s, timeouts.total_s),
+        window_s=timeouts.idle_s,
+        least_bytes=LEAST_BYTES_PER_S * timeouts.idle_s,
+    )
+
+
+def _origin(provider: Provider) -> tuple[str, str]:
+    """`host:port` for messages, and `scheme://authority/`, which every URL of the provider begins with."""
+    problem = None
+    try:
+        parts = urlsplit(provider.base_url)
+        where = f"{parts.hostname}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
+        problem = "it holds a user name or password" if "@" in parts.netloc else None
+    except (ValueError, KeyError):
+        problem = "it is not an http or https URL"
+    else:
+        problem = problem or ("it names no host" if not parts.hostname else None)
+        origin = provider.base_url[: len(parts.scheme) + len("://") + len(parts.netloc)] + "/"
+        if problem is None:
+            return where, origin
+    mistake = Mistake(
+        problem=f"the base URL cannot be used: {problem}", key="provider.base_url", expected="https://HOST/PATH"
+    )
+    raise JobMistakesError((mistake,))
+
+
+def _refuse_open_keys(provider: Provider, keys: Mapping[str, Secret]) -> None:
+    """A key over plain http is readable by everyone on the way: only to this machine, or where the job says so."""
+    parts = urlsplit(provider.base_url)
+    stays_here = provider.proxy is None and is_loopback_name(parts.hostname or "")
+    if parts.scheme == "http" and keys and provider.auth != "none" and not (stays_here or provider.allow_http):
+        mistake = Mistake(
+            problem=f"the key would go over plain http to {parts.hostname}",
+            key="provider.base_url",
+            expected="https, or a server on this machine",
+            hint="for a server in your own network write `allow_http: true`",
+        )
+        raise JobMistakesError((mistake,))

@@ -1,0 +1,222 @@
+"""Fetches pictures from storage hosts: hostile URLs, no credential, no cookie, no address inside the network.
+
+Redirects are followed by hand, each URL checked anew. Signed URLs are secrets for a while: messages show host and
+path. Source: PROTOCOL 3.9 (results and download), RELIABILITY threats 1, 3 and 4.
+"""
+
+import re
+import socket
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from yarl import URL
+
+from batchrunner.core.job import Timeouts
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.transport.addresses import Reach, literal, reach, sounds_inside
+from batchrunner.transport.coding import CodingError, unpacker
+from batchrunner.transport.faults import AddressRefusedError, explain, explain_late
+from batchrunner.transport.session import new_session, plain_socket, tls_context
+from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
+
+MAX_REDIRECTS: Final = 3
+CAP_BYTES: Final = 64 * 1024 * 1024
+"""Most bytes of a picture, on the wire and decoded alike."""
+
+LEAST_BYTES_PER_S: Final = 256.0
+_WINDOWS = 4
+_SHOWN_CHARS = 200
+_OK = 200
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PRINTABLE = re.compile(r"[!-~]+")
+_SECONDS = re.compile(r"\d{1,6}")
+
+
+class PictureDownloads:
+    """The `core.ports.Downloads`; an async context manager that owns its connections.
+
+    `allow_private` opens this machine and private networks, never link-local (cloud metadata), multicast or reserved
+    addresses; the caller sets it when the API itself lies there (`is_private_host`). With a `proxy` the proxy looks
+    names up, so only addresses in numbers and names that sound like the inside are refused.
+
+    Raises:
+        JobMistakesError: `ca_file` cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeouts: Timeouts,
+        allow_private: bool,
+        allow_http: bool,
+        proxy: str | None = None,
+        ca_file: str | None = None,
+        cap_bytes: int = CAP_BYTES,
+    ) -> None:
+        window_s = timeouts.download_s / _WINDOWS
+        self._pace = Pace(
+            connect_s=timeouts.connect_s,
+            first_byte_s=min(timeouts.first_byte_s, window_s),
+            idle_s=min(timeouts.idle_s, window_s),
+            total_s=timeouts.download_s,
+            window_s=window_s,
+            least_bytes=LEAST_BYTES_PER_S * window_s,
+        )
+        self._reaches: frozenset[Reach] = frozenset({"public", "private"} if allow_private else {"public"})
+        self._schemes = frozenset({"https", "http"} if allow_http else {"https"})
+        self._proxy = proxy
+        self._context = tls_context(ca_file)
+        self._cap_bytes = cap_bytes
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session is None else "open"
+        return f"<PictureDownloads {state} {'|'.join(sorted(self._schemes))} to {'|'.join(sorted(self._reaches))}>"
+
+    async def __aenter__(self) -> Self:
+        self._session = new_session(
+            limit=0,
+            headers={"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            proxy=self._proxy,
+            context=self._context,
+            socket_factory=plain_socket if self._proxy else self._gated_socket,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def fetch(self, url: str) -> bytes | Problem:
+        """The whole body, at most 64 MiB; a DOWNLOAD_FAILED problem otherwise.
+
+        Raises:
+            asyncio.CancelledError: only; the connection is closed.
+        """
+        if self._session is None:
+            return _problem("the downloads are closed")
+        watch = Watch(self._pace)
+        UNDER_WAY.set(watch)
+        with watch:
+            return await self._follow(self._session, url, watch)
+        return _problem(explain_late(watch, self._pace, _shown(_parsed(url))))
+
+    async def _follow(self, session: aiohttp.ClientSession, url: str, watch: Watch) -> bytes | Problem:
+        target = _parsed(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            if (objection := self._objection(target)) is not None:
+                return _problem(f"{_shown(target)}: {objection}")
+            assert target is not None
+            try:
+                response = await session.get(target, allow_redirects=False)
+            except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system raise without a common root
+                return _problem(explain(error, _shown(target)))
+            try:
+                watch.head_came()
+                if response.status not in _REDIRECTS:
+                    return await self._take(response, target, watch)
+                target = _joined(target, response.headers.get("Location", ""))
+            finally:
+                if not response.closed:
+                    response.close()
+        return _problem(f"{_shown(_parsed(url))}: more than {MAX_REDIRECTS} redirects")
+
+    async def _take(self, response: aiohttp.ClientResponse, target: URL, watch: Watch) -> bytes | Problem:
+        shown = _shown(target)
+        if response.status != _OK:
+            return _problem(
+                f"{shown} answered {response.status}",
+                status=response.status,
+                wait_s=_wait_s(response.headers.get("Retry-After", "")),
+            )
+        try:
+            plain = await self._read(response, watch)
+        except (aiohttp.ClientError, OSError, RuntimeError, CodingError) as error:
+            return _problem(explain(error, shown), status=response.status)
+        if plain is None:
+            return _problem(f"{shown} has more than {self._cap_bytes} bytes", status=response.status)
+        return plain or _problem(f"{shown} is empty", status=response.status)
+
+    async def _read(self, response: aiohttp.ClientResponse, watch: Watch) -> bytes | None:
+        """The body to its end; None beyond the cap."""
+        undo = unpacker(response.headers.get("Content-Encoding"))
+        content = response.content
+        if (response.content_length or 0) > self._cap_bytes:
+            return None
+        pieces: list[bytes] = []
+        wire_bytes = plain_bytes = 0
+        while not content.at_eof():
+            coded = await content.readany()
+            wire_bytes += len(coded)
+            watch.piece_came(len(coded))
+            for plain in undo.feed(coded) if undo is not None else (coded,):
+                plain_bytes += len(plain)
+                if max(wire_bytes, plain_bytes) > self._cap_bytes:
+                    return None
+                pieces.append(plain)
+        if undo is not None and wire_bytes and not undo.is_complete():
+            raise CodingError("it ends in the middle of its coding")
+        return b"".join(pieces)
+
+    def _objection(self, target: URL | None) -> str | None:
+        """Why a URL is not fetched, as far as its spelling tells; the gate judges the addresses of names."""
+        if target is None or not target.raw_host:
+            return "it is not a URL that pictures are fetched from"
+        if target.scheme not in self._schemes:
+            return "only https is fetched" if target.scheme == "http" else "it is not an https URL"
+        if target.raw_user is not None or target.raw_password is not None:
+            return "it holds a user name or password"
+        host = (target.host or "").partition("%")[0]
+        if literal(host) is not None and reach(host) not in self._reaches:
+            return f"its address is one that pictures are not fetched from ({reach(host)})"
+        if self._proxy and "private" not in self._reaches and sounds_inside(host) and literal(host) is None:
+            return "its name is one of this network"
+        return None
+
+    def _gated_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        """The last place before a connection, where IP literals and names are equal."""
+        lies = reach(str(address[4][0]).partition("%")[0])
+        if lies not in self._reaches:
+            raise AddressRefusedError(lies)
+        return plain_socket(address)
+
+
+def _parsed(url: str) -> URL | None:
+    """The URL as the server wrote it where that is safe: quoting anew could break a signature."""
+    try:
+        quoted = URL(url)
+        kept = URL(url, encoded=True) if _PRINTABLE.fullmatch(url) else quoted
+        # yarl reads host and port of an encoded URL late: both readings have to agree on where it leads.
+        same = (kept.host, kept.port, kept.raw_user) == (quoted.host, quoted.port, quoted.raw_user)
+    except ValueError:
+        return None
+    return kept if same else quoted
+
+
+def _joined(base: URL, location: str) -> URL | None:
+    relative = _parsed(location) if location else None
+    try:
+        return _parsed(str(base.join(relative))) if relative is not None else None
+    except ValueError:
+        return None
+
+
+def _shown(url: URL | None) -> str:
+    """Host and path, never the query, which holds the signature."""
+    if url is None or not url.raw_host:
+        return "the picture's URL"
+    port = "" if url.is_default_port() else f":{url.port}"
+    shown = f"{url.raw_host}{port}{URL.build(path=url.path).raw_path}"
+    return shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "…"
+
+
+def _wait_s(retry_after: str) -> float | None:
+    return float(retry_after) if _SECONDS.fullmatch(retry_after) else None
+
+
+def _problem(message: str, *, status: int | None = None, wait_s: float | None = None) -> Problem:
+    return Problem(kind=ProblemKind.DOWNLOAD_FAILED, message=message, status=status, wait_s=wait_s)

@@ -1,0 +1,95 @@
+"""The one place where errors of aiohttp, of TLS and of the system become words.
+
+Never quotes an exception's own text: `repr` of some holds the request's headers, and others quote the server, who
+knows the key as well (RELIABILITY threat 2).
+"""
+
+import os
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+
+from batchrunner.transport.addresses import Reach
+from batchrunner.transport.coding import CodingError
+from batchrunner.transport.watch import Pace, Watch
+
+
+class AddressRefusedError(OSError):
+    """The address gate said no; the same text for every address, so that happy eyeballs keeps it whole."""
+
+    def __init__(self, reach: Reach) -> None:
+        super().__init__(f"refused by the address gate ({reach})")
+        self.reach = reach
+
+
+def explain(error: BaseException, where: str) -> str:
+    """What happened to an exchange with `where` (host and port), in a sentence without anybody's secrets."""
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            return words(error, where)
+    return f"the exchange with {where} failed ({type(error).__name__})"
+
+
+def explain_late(watch: Watch, pace: Pace, where: str) -> str:
+    """Which deadline passed."""
+    match watch.late:
+        case "connect":
+            return f"no connection to {where} within {pace.connect_s:g} s"
+        case "first_byte":
+            return f"{where} sent no reply within {pace.first_byte_s:g} s"
+        case "idle":
+            return f"{where} sent nothing for {pace.idle_s:g} s in the middle of its reply"
+        case "drip":
+            return f"{where} sent less than {pace.least_bytes:g} bytes in {pace.window_s:g} s"
+        case "total" | None:
+            return f"the exchange with {where} took longer than {pace.total_s:g} s"
+
+
+def _system(error: BaseException) -> str:
+    """The system's own word for an error number; numbers of look-ups are not among them."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else type(error).__name__
+
+
+def _connector(error: BaseException, where: str) -> str:
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(inner, AddressRefusedError):
+        return f"{where} is an address that pictures are not fetched from ({inner.reach})"
+    return f"could not connect to {where}: {_system(inner)}"
+
+
+def _certificate(error: BaseException, where: str) -> str:
+    inner = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
+    reason = inner.verify_message if isinstance(inner, ssl.SSLCertVerificationError) else "not valid"
+    return f"the TLS certificate of {where} was not accepted: {reason}; a private authority goes into provider.ca_file"
+
+
+def _tls(error: BaseException, where: str) -> str:
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    reason = inner.reason if isinstance(inner, ssl.SSLError) and inner.reason else "handshake failed"
+    return f"no TLS with {where}: {reason.replace('_', ' ').lower()}"
+
+
+def _tunnel(error: BaseException, where: str) -> str:
+    status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else 0
+    return f"the proxy answered {status} to the tunnel to {where}"
+
+
+_WORDS: Final[tuple[tuple[type[BaseException], Callable[[BaseException, str], str]], ...]] = (
+    (aiohttp.ClientConnectorDNSError, lambda _, where: f"the name in {where} was not found"),
+    (aiohttp.ClientConnectorCertificateError, _certificate),
+    (aiohttp.ClientConnectorSSLError, _tls),
+    (aiohttp.ClientProxyConnectionError, lambda _, where: f"the proxy to {where} could not be reached"),
+    (aiohttp.ClientConnectorError, _connector),
+    (aiohttp.ClientHttpProxyError, _tunnel),
+    (aiohttp.ClientResponseError, lambda _, where: f"what {where} sent is not HTTP"),
+    (aiohttp.ClientPayloadError, lambda _, where: f"{where} closed the connection before the reply was complete"),
+    (aiohttp.ServerDisconnectedError, lambda _, where: f"{where} closed the connection without a reply"),
+    (aiohttp.InvalidURL, lambda _, where: f"the address {where} cannot be used"),
+    (CodingError, lambda error, where: f"the reply of {where} is unusable: {error}"),
+    (OSError, lambda error, where: f"the connection to {where} broke: {_system(error)}"),
+    (aiohttp.ClientConnectionError, lambda _, where: f"the connection to {where} broke"),
+)
+"""First match wins, so the narrow ones stand first."""

@@ -1,0 +1,115 @@
+"""How sessions are made: connectors that tell when a request leaves, TLS that always verifies, nothing from outside.
+
+Neither proxies nor netrc nor cookies come from the environment (RELIABILITY threats 14 and 16).
+"""
+
+import socket
+import ssl
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.transport.watch import UNDER_WAY
+
+READ_BYTES: Final = 64 * 1024
+"""aiohttp holds at most twice this of a reply that nobody reads."""
+
+# Shorter than the five seconds after which common servers drop an idle connection: a POST that crosses with the
+# closing cannot be told from one that was executed.
+_KEEPALIVE_S = 4.0
+_DNS_TTL_S = 60
+
+# Finds a dead peer behind a NAT while a slow model thinks: after a minute of silence, every minute, five times.
+_SOCKET_KEEPALIVE = tuple(
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
+    if hasattr(socket, name)
+)
+
+
+class Connector(aiohttp.TCPConnector):
+    """Tells the exchange under way that its connection stands."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's
+    ) -> Connection:
+        """A connection from the pool or a new one."""
+        connection = await super().connect(req, traces, timeout)
+        UNDER_WAY.get().request_leaves()
+        return connection
+
+
+def plain_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A TCP socket that notices when the other side has vanished."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _SOCKET_KEEPALIVE:
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+@lru_cache(maxsize=4)  # reading the system's authorities takes tens of milliseconds
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """The system's authorities and those of `ca_file`.
+
+    Raises:
+        JobMistakesError: `ca_file` cannot be read or holds no certificate.
+    """
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:
+            reason = "no certificate in it" if isinstance(error, ssl.SSLError) else (error.strerror or "unreadable")
+            mistake = Mistake(
+                problem=f"{ca_file}: {reason}", key="provider.ca_file", expected="a readable file of PEM certificates"
+            )
+            raise JobMistakesError((mistake,)) from error
+    return context
+
+
+def new_session(
+    *,
+    limit: int,
+    headers: Mapping[str, str],
+    proxy: str | None,
+    context: ssl.SSLContext,
+    socket_factory: aiohttp.SocketFactoryType = plain_socket,
+) -> aiohttp.ClientSession:
+    """A session on the running loop. All deadlines are the watch's, so aiohttp gets none."""
+    connector = Connector(
+        limit=limit,
+        ssl=context,
+        keepalive_timeout=_KEEPALIVE_S,
+        ttl_dns_cache=_DNS_TTL_S,
+        socket_factory=socket_factory,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers={"User-Agent": user_agent(), **headers},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+        auto_decompress=False,
+        trust_env=False,
+        proxy=proxy,
+        read_bufsize=READ_BYTES,
+    )
+
+
+def user_agent() -> str:
+    """`batchrunner/VERSION`."""
+    try:
+        return f"batchrunner/{version('batchrunner')}"
+    except PackageNotFoundError:
+        return "batchrunner/0"

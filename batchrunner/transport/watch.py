@@ -1,0 +1,137 @@
+"""The deadlines of one exchange, on one timer that is armed once and looks, when it rings, whether time really passed.
+
+A reply that comes quickly costs one timer; a long stream costs one more every idle time, however many pieces it has.
+Source: PROTOCOL 2.6, RELIABILITY section 3 (half-open and slow-drip servers).
+"""
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+Late = Literal["connect", "first_byte", "idle", "drip", "total"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The deadlines of a kind of exchange, in seconds of the loop's clock."""
+
+    connect_s: float
+    first_byte_s: float
+    """From the request's leaving to the whole head of the reply."""
+    idle_s: float
+    """Between two pieces; any byte resets it."""
+    total_s: float
+    window_s: float
+    """Each such time after the head has to bring `least_bytes` or, where lines count, the end of a line."""
+    least_bytes: float
+
+
+class Watch:
+    """Ends the block it guards when a deadline passes: afterwards `late` says which. Other cancellations pass through.
+
+    `sent` is False until a connection stands: as long as it is, no byte of the request has left.
+    """
+
+    __slots__ = (
+        "_armed_at", "_bytes", "_cancelling", "_due", "_handle", "_lines", "_loop", "_pace", "_phase", "_task",
+        "_total_at", "_window_at", "late", "sent",
+    )  # fmt: skip
+
+    def __init__(self, pace: Pace) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in a task"
+        self._pace = pace
+        self._task = task
+        self._loop = task.get_loop()
+        self._cancelling = task.cancelling()
+        now = self._loop.time()
+        self._phase: Late = "connect"
+        self._total_at = now + pace.total_s
+        self._due = now + pace.connect_s
+        self._window_at = self._total_at
+        self._bytes = 0
+        self._lines = False
+        self.late: Late | None = None
+        self.sent = False
+        self._armed_at = min(self._due, self._total_at)
+        self._handle: asyncio.TimerHandle | None = self._loop.call_at(self._armed_at, self._ring)
+
+    def __repr__(self) -> str:
+        return f"<Watch {self._phase} sent={self.sent} late={self.late}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.rest()
+        if self.late is None:
+            return False
+        # The same account as asyncio.timeout keeps: somebody else's cancellation in the same moment wins.
+        return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+    def request_leaves(self) -> None:
+        """A connection stands: from now on bytes may have left."""
+        self.sent = True
+        self._phase = "first_byte"
+        self._expect(self._pace.first_byte_s)
+
+    def head_came(self) -> None:
+        """The reply's head is here; from now on pieces have to follow."""
+        self._phase = "idle"
+        self._window_at = self._loop.time() + self._pace.window_s
+        self._expect(self._pace.idle_s)
+
+    def piece_came(self, size_bytes: int, *, line: bool = False) -> None:
+        """A piece of the body; `line` when it holds the end of a line, which is what keep-alives are."""
+        self._due = self._loop.time() + self._pace.idle_s
+        self._bytes += size_bytes
+        self._lines = self._lines or line
+
+    def rest(self) -> None:
+        """No deadline any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _expect(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+        if self._handle is not None and self._next_at() < self._armed_at:
+            self._handle.cancel()
+            self._arm()
+
+    def _next_at(self) -> float:
+        return min(self._due, self._window_at, self._total_at)
+
+    def _arm(self) -> None:
+        self._armed_at = self._next_at()
+        self._handle = self._loop.call_at(self._armed_at, self._ring)
+
+    def _ring(self) -> None:
+        self._handle = None
+        # The loop may ring a clock's resolution early.
+        now = max(self._loop.time(), self._armed_at)
+        self.late = self._verdict(now)
+        if self.late is not None:
+            self._task.cancel()
+        else:
+            self._arm()
+
+    def _verdict(self, now: float) -> Late | None:
+        if now >= self._total_at:
+            return "total"
+        if now >= self._due:
+            return self._phase
+        if now >= self._window_at:
+            if not self._lines and self._bytes < self._pace.least_bytes:
+                return "drip"
+            self._window_at = now + self._pace.window_s
+            self._bytes, self._lines = 0, False
+        return None
+
+
+UNDER_WAY: ContextVar[Watch] = ContextVar("batchrunner.transport.under_way")
+"""The watch of the exchange that this task is in: the connector tells it when the request leaves."""

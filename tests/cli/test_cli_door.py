@@ -1,0 +1,117 @@
+"""The front door: quick, quiet, and honest about what it does not know."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2]
+HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2", "uvloop", "rich", "yaml", "tenacity", "jsonschema")
+COMMANDS = ("init", "check", "plan", "run", "status", "simulate", "schema")
+
+
+class Ran(Protocol):
+    status: int
+    out: str
+    err: str
+    json: dict[str, object]
+    last_line: str
+
+
+class CommandLine(Protocol):
+    folder: Path
+
+    def __call__(self, *arguments: str) -> Ran: ...
+
+
+def loaded_after(code: str) -> list[str]:
+    """The heavy libraries that a fresh interpreter has loaded after `code`."""
+    report = f"import sys, json; sys.stderr.write(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], cwd=HOME, capture_output=True, text=True, check=True
+    )
+    loaded: list[str] = json.loads(done.stderr)
+    return loaded
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    assert loaded_after("import batchrunner; dir(batchrunner)") == []
+
+
+def test_help_loads_no_heavy_library() -> None:
+    assert loaded_after("from batchrunner.cli.main import main; assert main(['--help']) == 0") == []
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["run", "--help"], ["simulate", "--help"]])
+def test_parsing_a_command_line_loads_nothing_but_typers_own_pydantic(arguments: list[str]) -> None:
+    loaded = loaded_after(f"from batchrunner.cli.main import main; assert main({arguments!r}) == 0")
+    assert set(loaded) <= {"pydantic"}
+
+
+def test_every_public_name_is_there_and_others_are_not() -> None:
+    import batchrunner as package  # noqa: PLC0415 - the fixture of these tests has the package's name
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # type: ignore[attr-defined]  # noqa: B018 - that it is missing is the point
+
+
+def test_the_version_is_the_packages(batchrunner: CommandLine) -> None:
+    version = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["version"]
+    assert batchrunner("--version").out == f"batchrunner {version}\n"
+
+
+def test_help_lists_every_command_and_no_other(batchrunner: CommandLine) -> None:
+    help_text = batchrunner("--help").out
+    listed = [line.split()[0] for line in help_text.split("Commands:")[1].splitlines() if line.strip()]
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example_and_has_json(batchrunner: CommandLine, command: str) -> None:
+    help_text = batchrunner(command, "--help").out
+    assert f"\n    batchrunner {command}" in help_text
+    assert "--json" in help_text
+    assert "\\b" not in help_text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["run"], "Missing argument"),
+        (["run", "--nonsense"], "No such option"),
+        (["nonsense"], "No such command"),
+        (["run", "a.yaml", "--limit", "0"], "limit"),
+        (["run", "a.yaml", "--limit", "many"], "limit"),
+        (["simulate", "--port", "70000"], "port"),
+        (["run", "missing.yaml"], "missing.yaml"),
+        (["check", "missing.yaml"], "missing.yaml"),
+        (["plan", "missing.yaml"], "missing.yaml"),
+        (["run", "one.yaml", "two.yaml", "--out", "x"], "--out"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_in_words_and_as_json(
+    batchrunner: CommandLine, arguments: list[str], problem: str
+) -> None:
+    told = batchrunner(*arguments)
+    assert told.status == 2
+    assert told.out == ""
+    assert problem in told.err
+    as_json = batchrunner(*arguments, "--json")
+    assert as_json.status == 2
+    mistakes = as_json.json["mistakes"]
+    assert isinstance(mistakes, list)
+    assert any(problem in json.dumps(mistake) for mistake in mistakes)
+    assert set(mistakes[0]) == {"file", "line", "key", "problem", "expected", "hint"}
+
+
+def test_no_command_at_all_shows_the_help_and_ends_with_2(batchrunner: CommandLine) -> None:
+    told = batchrunner()
+    assert told.status == 2
+    assert "batchrunner init" in told.err

@@ -1,0 +1,108 @@
+"""The example jobs and the starting file pass `check`, and say what they promise; defaults depend on the kind."""
+
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import pytest
+
+from batchrunner.core.job import Job, Limits, Listing, Output, Retry, Source, Timeouts, Turn
+from batchrunner.spec import load_job, starter_job
+
+Load = Callable[..., Job]
+
+JOBS = Path(__file__).parents[2] / "jobs"
+CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
+
+
+def test_every_example_is_there() -> None:
+    assert {path.name for path in JOBS.glob("*.yaml")} >= {
+        "demo-chat.yaml",
+        "demo-images.yaml",
+        "modelscope-chat.yaml",
+        "modelscope-images.yaml",
+        "questions-from-csv.yaml",
+        "compare-models.yaml",
+        "local-server.yaml",
+    }
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_loads_really_and_simulated(path: Path) -> None:
+    job = load_job(str(path))
+    assert job.name == path.stem
+    assert job.folder == PurePath(path.parent)
+    assert load_job(str(path), simulate=True).output.dir == f"outputs/{path.stem}.simulated"
+
+
+def test_the_starting_file_passes(load: Load) -> None:
+    job = load(starter_job())
+    assert isinstance(job.prompts, Listing)
+    assert job.prompts.entries[2].vars == {"thing": "a lighthouse in fog"}
+
+
+def test_the_demos_ask_nothing_real() -> None:
+    chat, images = (load_job(str(JOBS / f"demo-{kind}.yaml")) for kind in ("chat", "images"))
+    assert (chat.kind, chat.simulated, chat.provider.key_env) == ("chat", True, ())
+    assert (images.kind, images.simulated, images.params["size"]) == ("image", True, "512x512")
+    assert (chat.output.dir, images.output.dir) == ("outputs/demo-chat.simulated", "outputs/demo-images.simulated")
+
+
+def test_a_source_is_resolved_against_the_job_files_folder() -> None:
+    job = load_job(str(JOBS / "questions-from-csv.yaml"))
+    assert isinstance(job.prompts, Source)
+    assert (job.prompts.path, job.prompts.shown) == (str(JOBS / "data" / "questions.csv"), "data/questions.csv")
+
+
+def test_the_defaults_are_those_of_the_contract(load: Load, tmp_path: Path) -> None:
+    job = load(CHAT)
+    assert (job.name, job.kind, job.stream, job.durability, job.replicas, job.breaker) == (
+        "job",
+        "chat",
+        True,
+        "result",
+        1,
+        20,
+    )
+    assert (job.on_ambiguous, job.on_quota, job.schema, job.scenario) == ("resend", "wait", None, None)
+    assert (job.limits, job.retry, job.timeouts) == (Limits(), Retry(), Timeouts())
+    assert job.output == Output(dir="outputs/job.simulated")
+    assert job.file == str(tmp_path / "job.yaml")
+    picture = load(CHAT + "kind: image")
+    assert (picture.stream, picture.durability) == (False, "full")
+
+
+@pytest.mark.parametrize(
+    ("more", "simulate", "out", "expected"),
+    [
+        ("", False, None, "outputs/job"),
+        ("name: cats\n", False, None, "outputs/cats"),
+        ("name: cats\n", True, None, "outputs/cats.simulated"),
+        ("output: {dir: mine/}\n", False, None, "mine"),
+        ("output: {dir: mine/}\n", True, None, "mine.simulated"),
+        ("output: {dir: mine}\n", True, "there", "there"),
+    ],
+)
+def test_results_of_simulated_runs_go_elsewhere_unless_out_says_where(
+    load: Load, more: str, *, simulate: bool, out: str | None, expected: str
+) -> None:
+    job = load(CHAT.replace("simulator", "openai") + more, simulate=simulate, out=out)
+    assert (job.output.dir, job.simulated) == (expected, simulate)
+
+
+def test_messages_images_and_scenario_arrive(load: Load) -> None:
+    job = load(
+        CHAT.replace("[a]", "\n- {id: x, vars: {q: 1}, images: [a.png]}\n- plain\n")
+        + "messages: [{role: system, content: s}, {role: user, content: '{{ q }}'}]\n"
+        + "images: ['{{ photo }}']\nscenario: throttle:3\n"
+    )
+    assert job.messages == (Turn(role="system", content="s"), Turn(role="user", content="{{ q }}"))
+    assert (job.images, job.scenario) == (("{{ photo }}",), "throttle:3")
+    assert isinstance(job.prompts, Listing)
+    first, second = job.prompts.entries
+    assert (first.id, first.prompt, first.vars, first.images, first.line) == ("x", None, {"q": 1}, ("a.png",), 4)
+    assert (second.id, second.prompt, second.images, second.line) == (None, "plain", None, 5)
+
+
+def test_a_simulated_run_may_be_given_a_scenario(load: Load) -> None:
+    job = load(CHAT.replace("simulator", "modelscope"), simulate=True, overrides=["scenario=throttle:3"])
+    assert job.scenario == "throttle:3"

@@ -1,0 +1,166 @@
+"""Each bad job file gives exactly these mistakes: line, path of the key, what was wrong, what was probably meant."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.spec import load_job
+
+Mistakes = Callable[..., tuple[Mistake, ...]]
+
+CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
+IMAGE = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\nprompts: [a cat]\n"
+BARE = "provider: simulator\nmodel: m\n"
+
+Expected = tuple[int | None, str | None, str, str | None]
+
+TABLE: list[tuple[str, str, list[Expected]]] = [
+    ("misspelt key", "provder: simulator\nmodel: m\nprompts: [a]",
+     [(1, "provder", "is not a known key", "`provider`")]),
+    ("misspelt deep key", CHAT + "limits: {concurency: 3}", [(4, "limits.concurency", "not a known", "`concurrency`")]),
+    ("key in capitals", CHAT + "Matrix: {a: [1]}", [(4, "Matrix", "not a known key", "`matrix`")]),
+    ("key of another part", CHAT + "concurrency: 3", [(4, "concurrency", "not a known key", "under `limits`")]),
+    ("parameter at the top", CHAT + "temperature: 0.1", [(4, "temperature", "not a known key", "under `params`")]),
+    ("keys announced for later", CHAT + "deadline: 8h\nnotify: x\nbudget: 3\nwindow: 1\ntimezone: UTC", [
+        (4, "deadline", "not a known key", None), (5, "notify", "not a known key", None),
+        (6, "budget", "not a known key", None), (7, "window", "not a known key", None),
+        (8, "timezone", "not a known key", None)]),
+    ("wrong choice", CHAT + "kind: images", [(4, "kind", 'is "images"', "`image`")]),
+    ("wrong preset", "provider: modelscop\nmodel: m\nprompts: [a]",
+     [(1, "provider", 'is "modelscop"', "`modelscope`")]),
+    ("nothing given", "name: x", [
+        (None, "provider", "is missing", None), (None, "model", "is missing", None),
+        (None, "prompts", "is missing", None)]),
+    ("model and models", CHAT + "models: [b]", [(4, "models", "stands beside `model`", None)]),
+    ("model twice", "provider: simulator\nmodels: [a, b, a]\nprompts: [x]",
+     [(2, "models[2]", "same as models[0]", None)]),
+    ("no prompts", BARE + "prompts: []", [(3, "prompts", "is empty", None)]),
+    ("prompts without value", BARE + "prompts:", [(3, "prompts", "is empty", None)]),
+    ("prompts as text", BARE + "prompts: hello", [(3, "prompts", 'is "hello"', None)]),
+    ("empty prompt", BARE + "prompts: ['']", [(3, "prompts[0]", "is empty", None)]),
+    ("prompt without text", BARE + "prompts:\n- a\n- {id: b}", [(5, "prompts[1]", "has no `prompt`", None)]),
+    ("same id twice", BARE + "prompts:\n- {id: b, prompt: x}\n- {id: b, prompt: y}",
+     [(5, "prompts[1].id", "again", "first on line 4")]),
+    ("deep param", IMAGE.replace("[a cat]", "\n- a\n- {prompt: b, params: {seed: -1}}"),
+     [(6, "prompts[1].params.seed", "-1 is out of range", None)]),
+    ("missing source", BARE + "prompts:\n  file: gone.csv", [(4, "prompts.file", "no file or folder gone.csv", None)]),
+    ("source without file", BARE + "prompts: {template: x}", [(3, "prompts.file", "is missing", None)]),
+    ("zero replicas", CHAT + "replicas: 0", [(4, "replicas", "is 0", None)]),
+    ("truth for a number", CHAT + "breaker: true", [(4, "breaker", "is true", None)]),
+    ("number for truth", CHAT + "stream: 1", [(4, "stream", "is 1", None)]),
+    ("concurrency in words", CHAT + "limits: {concurrency: four}", [(4, "limits.concurrency", 'is "four"', None)]),
+    ("half a request", CHAT + "limits: {concurrency: 1.5}", [(4, "limits.concurrency", "is 1.5", None)]),
+    ("no time", CHAT + "timeouts: {total_s: 0}", [(4, "timeouts.total_s", "is 0", None)]),
+    ("limits as a list", CHAT + "limits: [1]", [(4, "limits", "is [1]", None)]),
+    ("matrix value alone", CHAT + "matrix: {seed: 3}", [(4, "matrix.seed", "is 3", None)]),
+    ("empty matrix list", CHAT + "matrix: {seed: []}", [(4, "matrix.seed", "is empty", None)]),
+    ("own parameter", CHAT + "params: {stream: false}", [(4, "params.stream", "is no parameter", "`stream`")]),
+    ("own parameter in the matrix", CHAT + "matrix: {model: [a]}", [(4, "matrix.model", "is no parameter", "models")]),
+    ("chat keys for pictures", IMAGE + "system: x\nstream: true\noutput: {each: a}", [
+        (5, "system", "for `kind: chat` only", None), (6, "stream", "for `kind: chat` only", None),
+        (7, "output.each", "for `kind: chat` only", None)]),
+    ("pictures at anthropic", CHAT.replace("simulator", "anthropic") + "kind: image",
+     [(4, "kind", "is image, which anthropic does not have", None)]),
+    ("dialect of the other kind", "provider: {preset: openai, dialect: openai-images}\nmodel: m\nprompts: [a]",
+     [(1, "provider.dialect", "does not fit `kind: chat`", None)]),
+    ("system twice", CHAT + "system: a\nmessages: [{role: system, content: b}, {role: user, content: c}]",
+     [(5, "messages[0]", "beside `system`", None)]),
+    ("nobody asks", CHAT + "messages: [{role: assistant, content: b}]",
+     [(4, "messages", "no message of the user", None)]),
+    ("unknown role", CHAT + "messages: [{role: bot, content: b}]", [(4, "messages[0].role", 'is "bot"', None)]),
+    ("template beside messages", BARE + "prompts: {file: ., template: x}\nmessages: [{role: user, content: c}]",
+     [(3, "prompts.template", "stands beside `messages`", None)]),
+    ("name with a slash", CHAT + "name: a/b", [(4, "name", "cannot be the name of a folder", None)]),
+    ("name of dots", CHAT + "name: ..", [(4, "name", "cannot be the name of a folder", None)]),
+    ("name like a simulated run", CHAT + "name: a.simulated", [(4, "name", "ends with .simulated", None)]),
+    ("output is here", CHAT + "output: {dir: .}", [(4, "output.dir", "no folder that a run could have", None)]),
+    ("answers outside", CHAT + "output: {each: ../x}", [(4, "output.each", "leads out of", None)]),
+    ("scenario at a real one", CHAT.replace("simulator", "openai") + "scenario: ok",
+     [(4, "scenario", "for the simulator only", None)]),
+    ("address of the simulator", "provider: {preset: simulator, base_url: http://x}\nmodel: m\nprompts: [a]",
+     [(1, "provider.base_url", "means nothing to the simulator", None)]),
+    ("provider without place", "provider: {auth: none}\nmodel: m\nprompts: [a]",
+     [(1, "provider", "neither `preset` nor `base_url`", None)]),
+    ("no schema", CHAT + "schema: {type: objekt}", [(4, "schema.type", "not valid JSON Schema", None)]),
+    ("schema from elsewhere", CHAT + "schema: {$ref: 'https://x.test/a.json'}",
+     [(4, 'schema["$ref"]', "which is not in the schema", None)]),
+    ("schema file gone", CHAT + "schema: gone.json", [(4, "schema", "gone.json cannot be read", None)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_a_bad_job_file_gives_exactly_its_mistakes(
+    mistakes: Mistakes, tmp_path: Path, text: str, expected: list[Expected]
+) -> None:
+    found = mistakes(text)
+    assert [(mistake.line, mistake.key) for mistake in found] == [row[:2] for row in expected]
+    for mistake, (_line, _key, problem, hint) in zip(found, expected, strict=True):
+        assert mistake.file == str(tmp_path / "job.yaml")
+        assert problem in mistake.problem
+        assert (hint or "") in (mistake.hint or "")
+
+
+def test_everything_is_said_at_once_in_the_order_of_the_file(mistakes: Mistakes) -> None:
+    text = (
+        "name: a/b\nprovider: {preset: modelscope, api_key: x, headers: {X-Api-Key: y}}\nkind: image\n"
+        "model: Qwen/Qwen-Image\nprompts:\n- a\n- {id: no, prompt: b}\n- {idd: c, prompt: d}\n"
+        "params: {size: 1024*1024, steps: 0}\nlimits: {concurrency: 0}\nretry: {attempts: 5, attempts: 6}\n"
+    )
+    found = mistakes(text, overrides=["retry.max_wait_s=soon"])
+    assert [(mistake.line, mistake.key) for mistake in found] == [
+        (1, "name"),
+        (2, "provider.api_key"),
+        (2, "provider.headers.X-Api-Key"),
+        (7, "prompts[1].id"),
+        (8, "prompts[2].idd"),
+        (9, "params.size"),
+        (9, "params.steps"),
+        (10, "limits.concurrency"),
+        (11, "retry.attempts"),
+        (None, "retry.max_wait_s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "taken_for"),
+    [
+        ("no", "false"),
+        ("on", "true"),
+        ("12", "12"),
+        ("0123", "octal"),
+        ("2026-01-02", "a date"),
+        ("1:30", "base of 60"),
+    ],
+)
+def test_an_id_that_yaml_takes_for_something_else_has_to_be_quoted(
+    mistakes: Mistakes, value: str, taken_for: str
+) -> None:
+    (mistake,) = mistakes(f"{BARE}prompts:\n- {{id: {value}, prompt: x}}\n")
+    assert (mistake.line, mistake.key) == (4, "prompts[0].id")
+    assert taken_for in mistake.problem
+    assert "quotes" in (mistake.hint or "")
+
+
+def test_a_value_that_may_be_a_word_or_a_truth_has_to_be_said_clearly(mistakes: Mistakes) -> None:
+    (mistake,) = mistakes(f"{CHAT}params: {{style: off}}\nstream: no\n")
+    assert (mistake.key, mistake.line) == ("params.style", 4)
+    assert "write false" in (mistake.hint or "")
+
+
+def test_a_missing_file_a_folder_and_a_broken_stem_are_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "-.yaml").write_text(CHAT)
+    for path, problem in (("gone.yaml", "no such file"), (".", "is a folder"), ("-.yaml", "name of a folder")):
+        with pytest.raises(JobMistakesError, match=problem) as caught:
+            load_job(str(tmp_path / path))
+        assert caught.value.exit_status is ExitStatus.MISTAKE
+
+
+def test_messages_never_speak_the_type_checkers_language(mistakes: Mistakes) -> None:
+    for _name, text, _expected in TABLE:
+        for mistake in mistakes(text):
+            words = str(mistake).lower()
+            assert not any(
+                jargon in words for jargon in ("pydantic", "input should", "validation error", "value_error")
+            )

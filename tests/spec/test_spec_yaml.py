@@ -1,0 +1,104 @@
+"""YAML that is broken, hostile or merely surprising gives a mistake with its line, and sound YAML is read as meant."""
+
+from collections.abc import Callable
+
+import pytest
+
+from batchrunner.core.errors import Mistake
+from batchrunner.core.job import Job, Listing
+
+Load = Callable[..., Job]
+Mistakes = Callable[..., tuple[Mistake, ...]]
+
+CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+HOSTILE = [
+    ("empty", b"", 1, "is empty"),
+    ("only a comment", b"# nothing\n", 1, "is empty"),
+    ("a list", b"- a\n- b\n", 1, "is not a mapping"),
+    ("a word", b"hello", 1, "is not a mapping"),
+    ("tab", b"limits:\n\tconcurrency: 3\n", 2, "a tab stands"),
+    ("not UTF-8", b"name: a\nmodel: \xff\xfe\n", 2, "not UTF-8"),
+    ("control character", b"name: a\nmodel: \x00\n", 2, "control character"),
+    ("unclosed quote", b'name: "a\nmodel: m\n', 3, "not closed"),
+    ("unclosed list", b"models: [a, b\nname: x\n", 2, "not closed"),
+    ("two documents", b"name: a\n---\nname: b\n", 2, "second document"),
+    ("undefined alias", b"name: a\nsystem: *bold*\n", 2, "names no anchor"),
+    ("bare template", b"name: a\nsystem: {{ x }}\n", 2, "key is a list or a mapping"),
+    ("bare template with more", b"name: a\nsystem: {{ x }} y\n", 2, "does not continue"),
+    ("colon in a text", b"name: a\nsystem: b: c\n", 2, "a colon stands"),
+    ("at sign", b"name: a\nsystem: @home\n", 2, "means something to YAML"),
+    ("impossible character", b'name: a\nsystem: "\\U7fffffff"\n', 2, "means nothing"),
+    ("half a character", b'name: a\nsystem: "\\ud800"\n', 2, "half a character"),
+    ("python object", b"name: a\nsystem: !!python/object:os.system x\n", 2, "a tag that job files do not know"),
+    ("binary", b"name: a\nsystem: !!binary aGk=\n", 2, "a tag that job files do not know"),
+    ("tag that does not fit", b"name: a\nbreaker: !!int abc\n", 2, "does not fit its YAML tag"),
+    ("alias bomb", BOMB.encode(), None, "aliases (*name) expand"),
+    ("alias of itself", b"name: a\nparams: &p {x: *p}\n", 2, "contains itself"),
+    ("deep list", b"params: {x: " + b"[" * 100 + b"]" * 100 + b"}", 1, "nested too deeply"),
+    ("bottomless list", b"[" * 20_000, None, "nested too deeply"),
+    ("bottomless mapping", b"{a: " * 20_000, None, "nested too deeply"),
+    ("duplicate key", b"name: a\nmodel: m\nname: b\n", 3, "is given twice"),
+    ("number as a key", b"params:\n  1: x\n", 2, "as a key this is not text"),
+    ("infinite", b"params:\n  x: .inf\n", 2, "JSON cannot carry"),
+    ("endless number", b"params:\n  x: " + b"9" * 5000 + b"\n", 2, "too long for a number"),
+    ("large number", b"params:\n  x: 99999999999999999999\n", 2, "more than 64 bits"),
+    ("sixties", b"params:\n  ratio: 16:9\n", 2, "base of 60"),
+    ("octal", b"params:\n  seed: 0123\n", 2, "octal number 83"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "problem"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
+def test_hostile_yaml_is_a_mistake_with_its_line(
+    mistakes: Mistakes, text: bytes, line: int | None, problem: str
+) -> None:
+    found = mistakes(text)
+    assert (line, True) in [(mistake.line, problem in mistake.problem) for mistake in found], "\n".join(map(str, found))
+
+
+def test_a_bare_template_is_told_to_get_quotes(mistakes: Mistakes) -> None:
+    for text in ("system: {{ x }}\n", "system: {{ x }} y\n", "prompts:\n- {{ x }} y\n"):
+        assert any("must stand in quotes" in (mistake.hint or "") for mistake in mistakes(text))
+
+
+def test_a_duplicate_key_says_where_the_first_stands(mistakes: Mistakes) -> None:
+    (mistake,) = mistakes(CHAT + "limits:\n  concurrency: 1\n  concurrency: 2\n")
+    assert (mistake.line, mistake.key, mistake.hint) == (6, "limits.concurrency", "first on line 5")
+
+
+def test_anchors_and_merges_are_fine(load: Load) -> None:
+    job = load(
+        "provider: simulator\nmodel: m\n"
+        "prompts:\n- {prompt: a, params: &p {seed: 1, top_p: 0.5}}\n- {prompt: b, params: {<<: *p, seed: 2}}\n"
+        "- {prompt: c, params: *p}\n"
+    )
+    assert isinstance(job.prompts, Listing)
+    assert [entry.params for entry in job.prompts.entries] == [
+        {"seed": 1, "top_p": 0.5},
+        {"seed": 2, "top_p": 0.5},
+        {"seed": 1, "top_p": 0.5},
+    ]
+
+
+def test_values_are_read_as_they_are_meant(load: Load) -> None:
+    job = load(CHAT + 'params: {a: 1e-4, b: 0x10, c: 1_000, d: "no", e: null, f: true, g: -2.5, h: "\\ud83d\\ude00"}\n')
+    assert job.params == {"a": 1e-4, "b": 16, "c": 1000, "d": "no", "e": None, "f": True, "g": -2.5, "h": "😀"}
+
+
+def test_a_key_with_nothing_after_it_is_not_given(load: Load) -> None:
+    assert load(CHAT + "limits:\nretry:\nsystem:\noutput:\n  dir:\n") == load(CHAT + "# the same\n")
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_in_the_usual_unicode_forms_are_read(load: Load, coding: str) -> None:
+    assert load(CHAT.replace("[a]", "[一只金色的猫]").encode(coding)).prompts == Listing(
+        entries=load(CHAT.replace("[a]", "[一只金色的猫]")).prompts.entries  # type: ignore[union-attr]  # it is a list
+    )
+
+
+def test_windows_line_ends_keep_their_lines(mistakes: Mistakes) -> None:
+    (mistake,) = mistakes((CHAT + "\nkindd: chat\n").replace("\n", "\r\n"))
+    assert (mistake.line, mistake.key) == (5, "kindd")

@@ -1,0 +1,299 @@
+"""`results.jsonl`: rows in the contract's shape, adoption after a crash, torn ends."""
+
+import asyncio
+import json
+import zlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import ToolCall, Usage
+from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Picture, ResultRow, ShownPicture
+from batchrunner.stores.results import Recovered, ResultsFile, iter_results
+from batchrunner.stores.rows import encode_row
+
+
+def key_of(number: int) -> str:
+    return f"{number:032x}"
+
+
+def chat(text: str = "4", *, parsed: Json = None, flags: tuple[str, ...] = (), path: str | None = None) -> ChatOutput:
+    return ChatOutput(
+        text=text,
+        reasoning=None,
+        tool_calls=None,
+        parsed=parsed,
+        finish_reason="stop",
+        truncated=False,
+        flags=flags,
+        path=path,
+    )
+
+
+def row_of(number: int, output: ChatOutput | ImageOutput | None = None, **changes: object) -> ResultRow:
+    row = ResultRow(
+        id=f"q{number}",
+        prompt_id=f"q{number}",
+        index=number,
+        model="m",
+        prompt="2+2?",
+        vars={"question": "2+2?"},
+        params={"seed": 1},
+        output=output or chat(),
+        task_id=None,
+        usage=Usage(input_tokens=3, output_tokens=1),
+        attempts=1,
+        ambiguous=0,
+        recovered=False,
+        started_at="2026-11-22T21:14:03.120Z",
+        seconds=1.5,
+        key=key_of(number),
+    )
+    for name, value in changes.items():
+        object.__setattr__(row, name, value)
+    return row
+
+
+def failure_of(number: int) -> FailureRow:
+    return FailureRow(
+        id=f"q{number}",
+        prompt_id=f"q{number}",
+        index=number,
+        model="m",
+        prompt="2+2?",
+        vars={},
+        params={},
+        error={"class": "bad_request", "message": "no", "status": 400, "code": None, "request_id": None},
+        task_id=None,
+        attempts=1,
+        ambiguous=0,
+        failed_at="2026-11-22T21:14:03.120Z",
+        key=key_of(number),
+    )
+
+
+def write_rows(folder: Path, *numbers: int) -> list[int]:
+    """The lengths that `add` told, in order."""
+
+    async def run() -> list[int]:
+        results = ResultsFile(folder)
+        places = await asyncio.gather(*(results.add(row_of(number)) for number in numbers))
+        await results.close()
+        return [place.length for place in places]
+
+    return asyncio.run(run())
+
+
+def recover(folder: Path, known_length: int) -> Recovered:
+    return ResultsFile(folder).recover(known_length)
+
+
+def test_a_chat_row_has_the_contracts_fields_in_their_order_with_null_for_what_is_absent() -> None:
+    row = json.loads(encode_row(row_of(1)))
+    assert list(row) == [
+        *("id", "prompt_id", "index", "model", "prompt", "vars", "params", "output", "task_id", "usage"),
+        *("attempts", "ambiguous", "recovered", "started_at", "seconds", "key"),
+    ]
+    assert list(row["output"]) == ["text", "reasoning", "tool_calls", "parsed", "finish_reason", "truncated"]
+    assert (row["task_id"], row["output"]["parsed"], row["usage"]) == (
+        None,
+        None,
+        {"input_tokens": 3, "output_tokens": 1},
+    )
+
+
+def test_an_image_row_has_the_contracts_output() -> None:
+    picture = Picture(path="images/a.png", sha256="ff", width=2, height=3, format="PNG", bytes=9)
+    row = json.loads(encode_row(row_of(1, ImageOutput(images=(picture,)), usage=None, task_id="77")))
+    assert row["output"] == {
+        "images": [{"path": "images/a.png", "sha256": "ff", "width": 2, "height": 3, "format": "PNG", "bytes": 9}]
+    }
+    assert (row["usage"], row["task_id"]) == (None, "77")
+
+
+def test_extras_stand_in_a_row_only_when_there_is_something_to_say() -> None:
+    calls = (ToolCall(id=None, name="f", arguments="{"),)
+    output = ChatOutput(
+        text="",
+        reasoning=None,
+        tool_calls=calls,
+        parsed=False,
+        finish_reason=None,
+        truncated=True,
+        flags=("no_done",),
+        path="answers/1.md",
+    )
+    full = row_of(
+        1,
+        output,
+        messages=({"role": "user", "content": "hi"},),
+        images=(ShownPicture(name="a.png", sha256="aa"),),
+        replica=2,
+        shared_with="q0",
+    )
+    row = json.loads(encode_row(full))
+    assert list(row)[-4:] == ["messages", "images", "replica", "shared_with"]
+    assert row["images"] == [{"name": "a.png", "sha256": "aa"}]
+    assert row["output"]["tool_calls"] == [{"id": None, "name": "f", "arguments": "{"}]
+    assert (row["output"]["flags"], row["output"]["path"], row["output"]["parsed"]) == (
+        ["no_done"],
+        "answers/1.md",
+        False,
+    )
+    assert "shared_with" not in json.loads(encode_row(failure_of(1)))
+
+
+def test_rows_are_utf8_and_no_text_makes_them_crash() -> None:
+    row = row_of(1, chat("中\u2028 \ud800 \ud83d\udc08"), vars={"a\udc00": [float("nan"), {"b": "\ud800"}], "n": 2**70})
+    line = encode_row(row)
+    assert "中".encode() in line
+    assert b"\n" not in line
+    read = json.loads(line)
+    assert read["output"]["text"] == "中\u2028 \ufffd \U0001f408"
+    assert read["vars"] == {"a\ufffd": [None, {"b": "\ufffd"}], "n": 2**70}
+
+
+def test_an_answer_nested_too_deep_keeps_its_text() -> None:
+    deep: Json = []
+    for _ in range(100_000):
+        deep = [deep]
+    row = json.loads(encode_row(row_of(1, chat("[[[…", parsed=deep))))
+    assert (row["output"]["parsed"], row["output"]["flags"]) == (None, ["parsed_too_deep"])
+    assert row["output"]["text"] == "[[[…"
+
+
+def test_add_tells_the_lines_checksum_and_the_files_length_after_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        results = ResultsFile(tmp_path)
+        for number in (1, 2):
+            place = await results.add(row_of(number))
+            text = (tmp_path / "results.jsonl").read_bytes()
+            assert place.length == len(text)
+            assert place.crc == f"{zlib.crc32(text.splitlines()[-1]):08x}"
+        await results.close()
+
+    asyncio.run(run())
+    assert [row["id"] for row in iter_results(tmp_path)] == ["q1", "q2"]
+
+
+def test_failures_have_their_own_file(tmp_path: Path) -> None:
+    async def run() -> None:
+        results = ResultsFile(tmp_path)
+        await results.add_failure(failure_of(3))
+        await results.close()
+
+    asyncio.run(run())
+    row = json.loads((tmp_path / "failures.jsonl").read_bytes())
+    assert list(row) == list(FailureRow.__dataclass_fields__)[:-1]
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_clean_directory_has_nothing_to_recover(tmp_path: Path) -> None:
+    assert recover(tmp_path, 0) == Recovered(adopted=(), torn_bytes=0, length=0, realigned=False)
+    lengths = write_rows(tmp_path, 1, 2)
+    assert recover(tmp_path, lengths[-1]) == Recovered(adopted=(), torn_bytes=0, length=lengths[-1], realigned=False)
+
+
+def test_whole_rows_beyond_the_known_length_are_adopted_with_what_a_done_needs(tmp_path: Path) -> None:
+    lengths = write_rows(tmp_path, 1, 2)
+    picture = Picture(path="images/a.png", sha256="ff", width=2, height=3, format="PNG", bytes=9)
+
+    async def run() -> int:
+        results = ResultsFile(tmp_path)
+        place = await results.add(row_of(3, ImageOutput(images=(picture,)), usage=None, attempts=4, task_id="77"))
+        await results.close()
+        return place.length
+
+    end = asyncio.run(run())
+    recovered = recover(tmp_path, lengths[0])
+    two, three = recovered.adopted
+    assert (two.id, two.key, two.place.length, two.input_tokens, two.files) == ("q2", key_of(2), lengths[1], 3, ())
+    assert (three.id, three.attempts, three.files, three.task_id) == ("q3", 4, (("images/a.png", 9, "ff"),), "77")
+    text = (tmp_path / "results.jsonl").read_bytes()
+    assert three.place.crc == f"{zlib.crc32(text.splitlines()[2]):08x}"
+    assert recovered.length == three.place.length == end
+
+
+def test_a_results_file_cut_anywhere_recovers_its_whole_rows_and_keeps_the_torn_bytes(tmp_path: Path) -> None:
+    lengths = write_rows(tmp_path, 1, 2, 3)
+    text = (tmp_path / "results.jsonl").read_bytes()
+    for cut in range(lengths[0], len(text)):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "results.jsonl").write_bytes(text[:cut])
+        recovered = recover(folder, lengths[0])
+        whole = max(length for length in lengths if length <= cut)
+        assert [row.place.length for row in recovered.adopted] == [length for length in lengths[1:] if length <= cut]
+        assert (folder / "results.jsonl").read_bytes() == text[:whole]
+        assert recovered.torn_bytes == cut - whole
+        torn = folder / "results.torn"
+        assert (torn.read_bytes() if torn.exists() else b"") == (text[whole:cut] + b"\n" if cut > whole else b"")
+        assert recover(folder, lengths[0]).adopted == recovered.adopted
+
+
+def test_torn_ends_collect_and_failures_are_mended_too(tmp_path: Path) -> None:
+    lengths = write_rows(tmp_path, 1)
+    for torn in (b'{"id":"a', b'{"id":"b'):
+        with (tmp_path / "results.jsonl").open("ab") as file:
+            file.write(torn)
+        recover(tmp_path, lengths[0])
+    assert (tmp_path / "results.torn").read_bytes() == b'{"id":"a\n{"id":"b\n'
+    (tmp_path / "failures.jsonl").write_bytes(b'{"id":1}\n{"i')
+    recover(tmp_path, lengths[0])
+    assert (tmp_path / "failures.jsonl").read_bytes() == b'{"id":1}\n'
+    assert (tmp_path / "failures.torn").read_bytes() == b'{"i\n'
+
+
+def test_rows_after_a_recovered_end_stand_on_lines_of_their_own(tmp_path: Path) -> None:
+    lengths = write_rows(tmp_path, 1)
+    with (tmp_path / "results.jsonl").open("ab") as file:
+        file.write(b'{"id":"half')
+    recover(tmp_path, lengths[0])
+    write_rows(tmp_path, 2)
+    assert [row["id"] for row in iter_results(tmp_path)] == ["q1", "q2"]
+
+
+@pytest.mark.parametrize("known_length", [5, 10**6])
+def test_a_known_length_where_no_line_ends_adopts_nothing_and_says_so(tmp_path: Path, known_length: int) -> None:
+    lengths = write_rows(tmp_path, 1, 2)
+    recovered = recover(tmp_path, known_length)
+    assert recovered == Recovered(adopted=(), torn_bytes=0, length=lengths[-1], realigned=True)
+
+
+def test_lost_results_are_not_taken_for_a_fresh_start(tmp_path: Path) -> None:
+    assert recover(tmp_path, 100).realigned
+
+
+def test_shared_copies_and_lines_of_others_are_never_adopted(tmp_path: Path) -> None:
+    copy = encode_row(row_of(2, shared_with="q1"))
+    (tmp_path / "results.jsonl").write_bytes(encode_row(row_of(1)) + b'\n{"a": 1}\nhello\n' + copy + b"\n")
+    assert [row.id for row in recover(tmp_path, 0).adopted] == ["q1"]
+
+
+def test_the_index_finds_every_row(tmp_path: Path) -> None:
+    write_rows(tmp_path, *range(1, 50))
+    index = ResultsFile(tmp_path).index()
+    text = (tmp_path / "results.jsonl").read_bytes()
+    assert len(index) == 49
+    for number in range(1, 50):
+        offset, length = index[bytes.fromhex(key_of(number))]
+        assert msgspec.json.decode(text[offset : offset + length])["id"] == f"q{number}"
+    assert bytes(16) not in index
+
+
+def test_a_torn_end_is_passed_over_by_readers(tmp_path: Path) -> None:
+    write_rows(tmp_path, 1)
+    with (tmp_path / "results.jsonl").open("ab") as file:
+        file.write(b'broken\n{"id":"half"}')
+    assert [row["id"] for row in iter_results(tmp_path)] == ["q1"]
+    assert list(iter_results(tmp_path / "nowhere")) == []
+
+
+def test_a_linked_results_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"")
+    (tmp_path / "results.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreBrokenError, match=r"results\.jsonl"):
+        write_rows(tmp_path, 1)

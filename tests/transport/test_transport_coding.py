@@ -1,0 +1,90 @@
+"""Content codings are undone in small steps, whatever the pieces are cut into."""
+
+import gzip
+import itertools
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrunner.transport.coding import STEP_BYTES, CodingError, unpacker
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gzip", gzip.compress),
+    "x-gzip": (" X-GZIP ", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "raw deflate": ("deflate", raw_deflate),
+    "two members": ("gzip", lambda data: gzip.compress(data[:3]) + gzip.compress(data[3:])),
+    "padded": ("gzip", lambda data: gzip.compress(data) + b"\0" * 20),
+}
+
+
+def undo(coding: str, pieces: list[bytes]) -> tuple[list[bytes], bool]:
+    stream = unpacker(coding)
+    assert stream is not None
+    return [plain for piece in pieces for plain in stream.feed(piece)], stream.is_complete()
+
+
+@pytest.mark.parametrize("name", CODINGS)
+@given(data=st.binary(max_size=300), cuts=st.lists(st.integers(0, 400), max_size=8), times=st.sampled_from([1, 700]))
+def test_any_cutting_gives_the_same_bytes_in_small_pieces(name: str, data: bytes, cuts: list[int], times: int) -> None:
+    coding, pack = CODINGS[name]
+    coded = pack(data * times)
+    places = [0, *sorted(cut % (len(coded) + 1) for cut in cuts), len(coded)]
+    plain, complete = undo(coding, [coded[start:end] for start, end in itertools.pairwise(places)])
+    assert b"".join(plain) == data * times
+    assert complete
+    assert all(0 < len(piece) <= STEP_BYTES for piece in plain)
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "raw deflate"])
+def test_every_cut_end_is_noticed(name: str) -> None:
+    coding, pack = CODINGS[name]
+    coded = pack(bytes(range(200)))
+    for length in range(len(coded)):
+        assert not undo(coding, [coded[:length]])[1]
+
+
+@given(junk=st.binary(max_size=60))
+def test_any_bytes_give_bytes_or_a_coding_error(junk: bytes) -> None:
+    for coding in ("gzip", "deflate"):
+        try:
+            undo(coding, [junk])
+        except CodingError as error:
+            assert str(error) == "its content coding is damaged"  # noqa: PT017 - either way is right
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "compress", "nonsense"])
+def test_codings_that_were_not_asked_for_are_refused(coding: str) -> None:
+    with pytest.raises(CodingError, match="not asked for"):
+        unpacker(coding)
+
+
+@pytest.mark.parametrize("coding", [None, "", "identity", "Identity"])
+def test_plain_bytes_need_nothing(coding: str | None) -> None:
+    assert unpacker(coding) is None
+
+
+@pytest.mark.parametrize("bits", [31, 15, -15])
+def test_a_bomb_is_made_piece_by_piece(bits: int) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, bits)
+    bomb = b"".join(packer.compress(b"\0" * 1_000_000) for _ in range(50)) + packer.flush()
+    stream = unpacker("gzip" if bits == 31 else "deflate")
+    assert stream is not None
+    tracemalloc.start()
+    try:
+        size = sum(map(len, stream.feed(bomb)))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size == 50_000_000
+    assert peak_bytes < 400_000

@@ -1,0 +1,277 @@
+"""Everything that can go wrong with an exchange: which ending it has, whether it was sent, and what it never says."""
+
+import asyncio
+import gzip
+import itertools
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+from transport_servers import (
+    ACCOUNT,
+    CANARY,
+    QUICK,
+    Kept,
+    Talk,
+    api,
+    chunked,
+    drips,
+    endless,
+    one,
+    post,
+    provider,
+    reply,
+    reset,
+    reset_at_once,
+    says,
+    serve,
+    silent,
+)
+
+from batchrunner.core.job import Timeouts
+from batchrunner.core.wire import Broken, Whole
+
+SHORT = Timeouts(connect_s=0.15, first_byte_s=0.15, idle_s=0.15, total_s=0.4)
+MB = 1_000_000
+
+
+async def echo_as_garbage(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(request.replace(b"POST", b"JUNK") + b"\r\n\r\n")
+    writer.close()
+
+
+async def echo_in_a_bad_header(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n" + CANARY.encode() + b"\x00 \r\n\r\n")
+    writer.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    talk: Talk
+    cause: str
+    words: str
+    timeouts: Timeouts = QUICK
+
+
+FAULTS = {
+    "reset before the head": Fault(talk=reset_at_once, cause="reset", words="broke"),
+    "closed before the head": Fault(talk=says(b"", then="close"), cause="reset", words="without a reply"),
+    "closed in the head": Fault(talk=says(b"HTTP/1.1 200 OK\r\nX", then="close"), cause="reset", words="closed"),
+    "reset in the head": Fault(talk=says(b"HTTP/1.1 200 OK\r\nX", then="reset"), cause="reset", words="broke"),
+    "half a body": Fault(talk=says(reply(b"x" * 99)[:-50], then="close"), cause="reset", words="before the reply was"),
+    "reset in the body": Fault(talk=says(reply(b"x" * 99)[:-50], then="reset"), cause="reset", words="before"),
+    "chunks without an end": Fault(talk=says(chunked(b"abc", end=False), then="close"), cause="reset", words="before"),
+    "a bad chunk": Fault(talk=says(chunked(b"abc", end=False) + b"zz\r\n"), cause="reset", words="not HTTP"),
+    "not HTTP": Fault(talk=says(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), cause="reset", words="not HTTP"),
+    "garbage that echoes": Fault(talk=echo_as_garbage, cause="reset", words="not HTTP"),
+    "a bad header that echoes": Fault(talk=echo_in_a_bad_header, cause="reset", words="not HTTP"),
+    "an endless header": Fault(talk=says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 99_999), cause="reset", words="not HTTP"),
+    "no reply": Fault(talk=silent, cause="timeout", words="no reply within 0.15 s", timeouts=SHORT),
+    "half a head for ever": Fault(
+        talk=drips(b"X: y\r\n", every_s=0.02, first=b"HTTP/1.1 200 OK\r\n"),
+        cause="timeout", words="no reply within", timeouts=SHORT,
+    ),
+    "silence in the body": Fault(talk=says(reply(b"x" * 99)[:-5]), cause="timeout", words="middle", timeouts=SHORT),
+    "a drip": Fault(talk=drips(b"x", every_s=0.1), cause="timeout", words="less than", timeouts=SHORT),
+    "keep-alives for ever": Fault(talk=drips(b": \n\n", every_s=0.05), cause="timeout", words="longer", timeouts=SHORT),
+    "a great length": Fault(talk=says(b"HTTP/1.1 200 OK\r\nContent-Length: 16000001\r\n\r\n"), cause="too_large",
+                            words="more than 16000000 bytes"),
+    "an endless body": Fault(talk=endless, cause="too_large", words="more than 16000000 bytes"),
+    "a gzip bomb": Fault(talk=says(reply(gzip.compress(b"\0" * 17 * MB, 1), headers="Content-Encoding: gzip\r\n")),
+                         cause="too_large", words="more than"),
+    "half a gzip": Fault(talk=says(reply(gzip.compress(b"x" * 99)[:-9], headers="Content-Encoding: gzip\r\n")),
+                         cause="reset", words="middle of its coding"),
+    "no gzip at all": Fault(talk=says(reply(b"plain", headers="Content-Encoding: gzip\r\n")), cause="reset",
+                            words="damaged"),
+    "a coding nobody asked for": Fault(talk=says(reply(b"x", headers="Content-Encoding: br\r\n")), cause="reset",
+                                       words="not asked for"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_after_the_request_left_says_so_in_words_without_the_key(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = FAULTS[name]
+    caplog.set_level(logging.DEBUG)
+
+    async def scene() -> None:
+        async with serve(fault.talk) as server:
+            kept = await one(server.url("/v1"), server.url(), timeouts=fault.timeouts)
+            assert isinstance(kept.ending, Broken), kept.ending
+            assert (kept.ending.cause, kept.ending.sent) == (fault.cause, True), kept.ending
+            assert fault.words in kept.ending.message
+            assert CANARY not in repr(kept.ending)
+            await server.lost.wait()
+            assert len(server.requests) == 1, "a POST is never sent again here"
+
+    asyncio.run(scene())
+    assert CANARY not in caplog.text
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port that nobody listens on, held so that nobody else takes it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_a_refused_connection_was_not_sent() -> None:
+    with refusing_port() as port:
+        kept = asyncio.run(one(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/v1/x"))
+    assert kept.head is None
+    assert kept.ending == Broken(
+        cause="connect", message=f"could not connect to 127.0.0.1:{port}: Connection refused", sent=False
+    )
+
+
+def test_an_unknown_name_was_not_sent() -> None:
+    kept = asyncio.run(one("https://nowhere.invalid/v1", "https://nowhere.invalid/v1/chat/completions"))
+    assert kept.ending == Broken(cause="connect", message="the name in nowhere.invalid:443 was not found", sent=False)
+
+
+def test_a_url_that_cannot_be_used_was_not_sent() -> None:
+    kept = asyncio.run(one("https://h/v1", f"ftp://{CANARY}@h/"))
+    assert isinstance(kept.ending, Broken)
+    assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
+    assert CANARY not in repr(kept.ending)
+
+
+def test_tls_with_a_server_that_has_none_was_not_sent() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def scene() -> Kept:
+        async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            return await one(url, f"{url}/v1/x")
+
+    kept = asyncio.run(scene())
+    assert isinstance(kept.ending, Broken)
+    assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
+    assert "no TLS with" in kept.ending.message
+
+
+def test_a_handshake_that_takes_too_long_was_not_sent() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+
+    async def scene() -> Kept:
+        async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            return await one(url, f"{url}/v1/x", timeouts=SHORT)
+
+    kept = asyncio.run(scene())
+    assert isinstance(kept.ending, Broken)
+    assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
+    assert "within 0.15 s" in kept.ending.message
+
+
+@pytest.mark.parametrize("then", ["close", "reset"])
+def test_a_proxy_that_refuses_the_tunnel_was_not_sent_and_shows_no_key(then: str) -> None:
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+
+    async def scene() -> None:
+        async with serve(says(refusal, then=then)) as proxy:
+            job = provider("https://api.invalid/v1", proxy=f"http://user:pass-canary@127.0.0.1:{proxy.port}")
+            kept = await one(job, "https://api.invalid/v1/x")
+            assert isinstance(kept.ending, Broken)
+            assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
+            assert "pass-canary" not in repr(kept.ending)
+            assert all(CANARY.encode() not in request for request in proxy.requests)
+
+    asyncio.run(scene())
+
+
+def test_what_came_before_a_break_reached_the_decoder() -> None:
+    async def scene() -> None:
+        async with serve(says(chunked(b"first ", b"second", end=False), then="close")) as server:
+            kept = await one(server.url("/v1"), server.url())
+            assert kept.body == b"first second"
+            assert isinstance(kept.ending, Broken)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("then", ["close", "reset"])
+def test_a_kept_connection_that_the_server_drops_under_a_post_is_ambiguous_and_not_sent_again(then: str) -> None:
+    turn = itertools.count(1)
+
+    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if next(turn) == 1:
+            writer.write(reply(b"first"))
+        elif then == "reset":
+            reset(writer)
+        else:
+            writer.close()
+
+    async def scene() -> None:
+        async with serve(talk) as server, api(server.url("/v1")) as transport:
+            first = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
+            assert first.ending == Whole()
+            second = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
+            assert isinstance(second.ending, Broken)
+            assert (second.ending.cause, second.ending.sent) == ("reset", True)
+            assert server.connections == 1
+            assert len(server.requests) == 2
+
+    asyncio.run(scene())
+
+
+def test_keep_alive_comments_are_progress() -> None:
+    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        for _ in range(8):
+            writer.write(b":\n\n")
+            await writer.drain()
+            await asyncio.sleep(0.04)
+        writer.write(b"data: [DONE]\n\n")
+        writer.close()
+
+    async def scene() -> None:
+        async with serve(talk) as server:
+            patient = Timeouts(connect_s=5, first_byte_s=5, idle_s=0.3, total_s=5)
+            kept = await one(server.url("/v1"), server.url(), timeouts=patient)
+            assert kept.ending == Whole()
+            assert kept.body.endswith(b"[DONE]\n\n")
+
+    asyncio.run(scene())
+
+
+def test_cancellation_passes_through_and_closes_the_connection() -> None:
+    async def scene() -> None:
+        async with serve(silent) as server, api(server.url("/v1")) as transport:
+            kept = Kept()
+            task = asyncio.create_task(transport.exchange(post(server.url()), kept, account=ACCOUNT))
+            await server.asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert kept.ending is None
+
+    async def scene_in_the_body() -> None:
+        started = asyncio.Event()
+
+        class Watching(Kept):
+            def feed(self, data: bytes) -> bool:
+                started.set()
+                return super().feed(data)
+
+        async with serve(says(reply(b"x" * 99)[:-5])) as server, api(server.url("/v1")) as transport:
+            task = asyncio.create_task(transport.exchange(post(server.url()), Watching(), account=ACCOUNT))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(scene())
+    asyncio.run(scene_in_the_body())
