@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING
 
 from batchrunner.core.version import VERSION
 
-from batchrunner.core.version import VERSION
-
 __version__ = VERSION
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ __all__ = [
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("check", "load_job", "plan", "results", "run", "run_sync", "status"), "batchrunner.app"),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
-    **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec.job_schema"),
+    **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
     **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.report"),
     "Job": "batchrunner.core.job",
     "Plan": "batchrunner.core.plan",

@@ -18,6 +18,7 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenErr
 from batchrunner.core.job import Job, Json
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.plan import Plan, count_items
+from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.report import CheckResult, Report
 from batchrunner.core.state import LedgerState, Standing
@@ -113,6 +114,7 @@ class RunOptions(TypedDict, total=False):
     say: for what a person should know at once; default: a line on stderr.
     command: how to go on from a shell, for `Status.next_command`.
     clock: for runs in virtual time.
+    network: another pair of doors than the job's own, for rehearsals.
     """
 
     limit: int | None
@@ -123,6 +125,7 @@ class RunOptions(TypedDict, total=False):
     say: Callable[[str], None] | None
     command: str | None
     clock: LoopClock
+    network: tuple[Transport, Downloads] | None
 
 
 async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
@@ -151,7 +154,16 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             retry_failed=options.get("retry_failed", False),
             resend_held=options.get("resend_held", False),
         )
-        runner = await assemble(job, stack, clock=clock, keys=keys, folder=folder, wishes=wishes, say=speak)
+        runner = await assemble(
+            job,
+            stack,
+            clock=clock,
+            keys=keys,
+            folder=folder,
+            wishes=wishes,
+            say=speak,
+            network=options.get("network"),
+        )
         async with _watched(runner, options):
             exit_status, message = await _run_to_end(runner)
         status = with_end(

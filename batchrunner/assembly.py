@@ -40,6 +40,7 @@ async def assemble(
     folder: Path,
     wishes: Wishes,
     say: Callable[[str], None],
+    network: tuple[Transport, Downloads] | None,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out."""
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say)
@@ -47,7 +48,7 @@ async def assemble(
     found = await survey(items, state, limit=wishes.limit)
     results = ResultsFile(folder)
     recovered = results.recover(state.results_length)
-    transport, downloads = await _network(job, stack, clock=clock, keys=keys)
+    transport, downloads = network or await _network(job, stack, clock=clock, keys=keys)
     ledger = LedgerWriter.open(
         folder / LEDGER,
         run=f"{os.getpid()}-{int(clock.wall())}",

@@ -57,11 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     except BatchrunnerError as error:
         return tell_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return ExitStatus.INTERRUPTED
+        return _tell_interrupted(as_json=as_json)
     except OSError as error:
         return tell_error(BatchrunnerError(_os_words(error)), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last door: exit status 1 would mean that items failed
         return _tell_bug(error, as_json=as_json)
+    if ended == ExitStatus.INTERRUPTED and not isinstance(ended, ExitStatus):
+        return _tell_interrupted(as_json=as_json)  # typer's word for a KeyboardInterrupt, not a command's own
     return ended if isinstance(ended, int) else ExitStatus.DONE
 
 
@@ -103,6 +105,14 @@ def _front(
 def _tell_usage(message: str, *, as_json: bool) -> int:
     hint = "`batchrunner --help` lists the commands, `batchrunner COMMAND --help` explains one"
     return tell_mistakes((Mistake(problem=message.rstrip("."), hint=hint),), as_json=as_json)
+
+
+def _tell_interrupted(*, as_json: bool) -> int:
+    words = "interrupted; nothing that was recorded is lost, the same command goes on"
+    if as_json:
+        emit({"error": {"message": words, "exit_status": ExitStatus.INTERRUPTED}})
+    say(words)
+    return ExitStatus.INTERRUPTED
 
 
 def _os_words(error: OSError) -> str:

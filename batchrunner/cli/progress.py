@@ -7,7 +7,7 @@ for a run's end: a display whose terminal went away falls silent.
 import asyncio
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from batchrunner.cli.output import say
@@ -37,6 +37,18 @@ def display() -> Display:
     from batchrunner.cli.live import LiveDisplay, can_be_live  # noqa: PLC0415 - Rich is loaded for terminals only
 
     return LiveDisplay() if can_be_live() else LineDisplay()
+
+
+def harmless(shown: Display) -> Callable[[Snapshot], Awaitable[None]]:
+    """`follow` of a display, whose own faults are told and end it, never the run."""
+
+    async def follow(snapshot: Snapshot) -> None:
+        try:
+            await shown.follow(snapshot)
+        except Exception as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
+            say(f"the progress display has ended by a fault of its own: {error!r}")
+
+    return follow
 
 
 class LineDisplay:

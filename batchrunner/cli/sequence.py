@@ -6,14 +6,18 @@ Refuses to start anything while one of several jobs has a mistake, or while two 
 import asyncio
 import os.path
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import batchrunner
 from batchrunner.cli.output import say
-from batchrunner.cli.progress import Display, display
+from batchrunner.cli.progress import Display, display, harmless
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.core.report import Report
+
+if TYPE_CHECKING:
+    from batchrunner.app import RunOptions
 
 PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.INTERRUPTED,
@@ -87,7 +91,7 @@ def run_one(errand: Errand, asked: Asked) -> Report:
     Raises:
         BatchrunnerError: mistakes in its prompts, a held lock, a broken disk.
     """
-    return _run_sync(errand, asked, _display(asked))
+    return _going_on(errand, batchrunner.run_sync(errand.job, **_options(errand, asked, _display(asked))))
 
 
 def run_all(errands: tuple[Errand, ...], asked: Asked, *, at_once: bool) -> tuple[Ended, ...]:
@@ -96,10 +100,12 @@ def run_all(errands: tuple[Errand, ...], asked: Asked, *, at_once: bool) -> tupl
     Raises:
         JobMistakesError: a job's prompts have mistakes, or two jobs share a directory; nothing was started.
     """
+    from batchrunner.app import on_a_fast_loop  # noqa: PLC0415 - the door to the house opens when something is run
+
     mistakes = (*_shared_folders(errands), *asyncio.run(_prompt_mistakes(errands)))
     if mistakes:
         raise JobMistakesError(mistakes)
-    return asyncio.run(_together(errands, asked)) if at_once else tuple(_in_turn(errands, asked))
+    return on_a_fast_loop(_together(errands, asked)) if at_once else tuple(_in_turn(errands, asked))
 
 
 def _in_turn(errands: tuple[Errand, ...], asked: Asked) -> Iterator[Ended]:
@@ -107,7 +113,8 @@ def _in_turn(errands: tuple[Errand, ...], asked: Asked) -> Iterator[Ended]:
     for place, errand in enumerate(errands):
         ended: Ended
         try:
-            ended = Ran(errand=errand, report=_run_sync(errand, asked, shown))
+            report = batchrunner.run_sync(errand.job, **_options(errand, asked, shown))
+            ended = Ran(errand=errand, report=_going_on(errand, report))
         except BatchrunnerError as error:
             ended = Broke(errand=errand, error=error)
         yield ended
@@ -124,32 +131,30 @@ async def _together(errands: tuple[Errand, ...], asked: Asked) -> tuple[Ended, .
 
 async def _run_beside(errand: Errand, asked: Asked, shown: Display | None) -> Ended:
     try:
-        report = await batchrunner.run(
-            errand.job,
-            limit=asked.limit,
-            retry_failed=asked.retry_failed,
-            resend_held=asked.resend_held,
-            progress=shown.follow if shown else None,
-            signals=True,
-            say=say,
-            command=errand.command,
-        )
+        report = await batchrunner.run(errand.job, **_options(errand, asked, shown))
     except BatchrunnerError as error:
         return Broke(errand=errand, error=error)
-    return Ran(errand=errand, report=report)
+    return Ran(errand=errand, report=_going_on(errand, report))
 
 
-def _run_sync(errand: Errand, asked: Asked, shown: Display | None) -> Report:
-    return batchrunner.run_sync(
-        errand.job,
-        limit=asked.limit,
-        retry_failed=asked.retry_failed,
-        resend_held=asked.resend_held,
-        progress=shown.follow if shown else None,
-        signals=True,
-        say=say,
-        command=errand.command,
-    )
+def _going_on(errand: Errand, report: Report) -> Report:
+    """A run that did all it was asked for by `--limit` still names the command for the rest."""
+    status = report.status
+    if status.next_command is not None or not status.items.pending:
+        return report
+    return replace(report, status=replace(status, next_command=errand.command))
+
+
+def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions":
+    return {
+        "limit": asked.limit,
+        "retry_failed": asked.retry_failed,
+        "resend_held": asked.resend_held,
+        "progress": harmless(shown) if shown else None,
+        "signals": True,
+        "say": say,
+        "command": errand.command,
+    }
 
 
 def _display(asked: Asked) -> Display | None:

@@ -4,6 +4,7 @@ Nothing it says is real and nothing is ever paid; Ctrl-C is its ordinary end and
 """
 
 import asyncio
+import math
 import signal
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -14,7 +15,7 @@ import typer
 import batchrunner
 from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, say
-from batchrunner.core.errors import ExitStatus
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")]
 FilesPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the picture storage; 0 takes a free one.")]
@@ -103,9 +104,12 @@ async def _until_asked(serving: Coroutine[object, object, None]) -> None:
 
 def _latency(text: str) -> str | float | None:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         return text or None
+    if not 0 <= seconds < math.inf:
+        raise JobMistakesError((Mistake(key="--latency", problem=f"{text} is no wait", expected="seconds, 0 or more"),))
+    return seconds
 
 
 def _list(*, as_json: bool) -> ExitStatus:

@@ -64,7 +64,7 @@ RULES: Final[dict[ProblemKind, Rule]] = {
     K.CONFIGURATION: Rule(then=Then.FAIL),
     K.CONTENT_FILTER: Rule(then=Then.FAIL),
     K.TOO_LARGE: Rule(then=Then.FAIL, ambiguous=True),
-    K.ADAPTABLE: Rule(then=Then.ADAPT),
+    K.ADAPTABLE: Rule(then=Then.ADAPT, first_wait_s=0.0, cap_s=0.0),
     K.MEDIA_FETCH: Rule(then=Then.RETRY, first_wait_s=10.0, tries=3),
     K.SCHEMA_MISS: Rule(then=Then.RETRY, first_wait_s=0.0, cap_s=0.0),
     # about an accepted task, once it has come to its own end: a new submit is a new attempt

@@ -70,6 +70,7 @@ _AMBIGUOUS: Final = 14
 _SENDS: Final = 22
 _BYTE: Final = 0xFF
 _SENDS_MAX: Final = 0xFFFF
+_CLOCK_GRAIN_S: Final = 0.001
 
 
 @dataclass(slots=True, kw_only=True)
@@ -171,8 +172,8 @@ class LedgerState:
         return ((key, Standing(packed & 7)) for key, packed in self._items.items())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
-        """Accepted tasks that are older than their deadline of `task_s` seconds."""
-        return sum(1 for task in self.tasks.values() if now - task.accepted_at > task_s)
+        """Accepted tasks whose deadline of `task_s` seconds has come."""
+        return sum(1 for task in self.tasks.values() if now - task.accepted_at >= task_s - _CLOCK_GRAIN_S)
 
     def sent_today(self, account: str, model: str, *, day: int) -> int:
         """Sends of this lane on that day (days since 1970)."""

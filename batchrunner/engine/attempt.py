@@ -17,7 +17,6 @@ from batchrunner.core.outcome import (
     Pictures,
     Problem,
     ProblemKind,
-    Revision,
     SendOutcome,
 )
 from batchrunner.core.pacing import backoff_s, estimate_tokens
@@ -64,8 +63,12 @@ class Attempts:
     async def resume(self, work: Work, lane: Lane, pool: Pool, task: OpenTask) -> None:
         """An accepted task of an earlier process: followed to its own end, without a slot."""
         lane.entered()
+        lane.task_opened()
         try:
-            verdict = await self.remote.follow(work, lane, task, resumed=True)
+            try:
+                verdict = await self.remote.follow(work, task, resumed=True)
+            finally:
+                lane.task_ended()
             await self._conclude(work, lane, pool, verdict)
         except SteppedOutError:
             pool.give_back(work)
@@ -97,6 +100,10 @@ class Attempts:
                 return refusal
             await self._may_spend(lane, tokens)
             outcome = await self._exchange(work, lane, pool)
+            # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
+            stands = isinstance(outcome, Problem) and await self.judge.hear(lane, pool, outcome)
+            if isinstance(outcome, Accepted | Pictures):
+                lane.task_opened()  # before the slot is free: else one task too many is let in
         finally:
             lane.release()
         match outcome:
@@ -107,15 +114,21 @@ class Attempts:
                 path = await self.ports.each.save(work.item, outcome.text) if self.ports.each else None
                 await self.book.answered(work, outcome, path=path)
                 return Finished()
-            case Accepted():
-                await self.book.accepted(work, lane, outcome.task_id)
-                await self._came_through(lane, pool)
-                return await self.remote.follow(work, lane, self.book.state.tasks[work.key], resumed=False)
-            case Pictures():
-                await self._came_through(lane, pool)
-                return await self.remote.keep_at_once(work, lane, outcome)
+            case Accepted() | Pictures():
+                return await self._fetch(work, lane, pool, outcome)
             case Problem():
-                return await self._after(work, lane, pool, outcome)
+                return await self._after(work, pool, outcome, parked=stands)
+
+    async def _fetch(self, work: Work, lane: Lane, pool: Pool, outcome: Accepted | Pictures) -> Verdict:
+        try:
+            if isinstance(outcome, Accepted):
+                await self.book.accepted(work, lane, outcome.task_id)
+            await self._came_through(lane, pool)
+            if isinstance(outcome, Accepted):
+                return await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False)
+            return await self.remote.keep_at_once(work, lane, outcome)
+        finally:
+            lane.task_ended()
 
     def _refuse(self, work: Work, pool: Pool) -> GivenUp | None:
         """Why this item is not worth a send any more."""
@@ -150,12 +163,11 @@ class Attempts:
 
     # -- trouble
 
-    async def _after(self, work: Work, lane: Lane, pool: Pool, problem: Problem) -> Verdict:
-        """Obey the table of `core.rules`."""
+    async def _after(self, work: Work, pool: Pool, problem: Problem, *, parked: bool) -> Verdict:
+        """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
         rule = RULES[problem.kind]
         work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
         before = self.book.state.record(work.key).attempts
-        parked = await self.judge.hear(lane, pool, problem)
         match rule.then:
             case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
                 await self.book.refused(work, problem)
@@ -165,7 +177,7 @@ class Attempts:
                 return Unchanged() if parked else Again(problem=problem, charged=before)
             case Then.ADAPT:
                 await self.book.refused(work, problem)
-                return self._adapt(work, pool, problem, charged=before)
+                return self._adapt(work, problem, charged=before)
             case Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
                 return await self._charge(work, pool, problem, before=before, parked=parked)
 
@@ -187,12 +199,11 @@ class Attempts:
             work.revision = replace(work.revision, correction=problem.correction)
         return Again(problem=problem, charged=charged)
 
-    def _adapt(self, work: Work, pool: Pool, problem: Problem, *, charged: int) -> Verdict:
+    def _adapt(self, work: Work, problem: Problem, *, charged: int) -> Verdict:
         wish = problem.adaptation
         if wish is None or wish in work.revision.adapted:
             return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
-        work.revision = Revision(adapted=work.revision.adapted | {wish}, correction=work.revision.correction)
-        pool.adapted |= {wish}
+        work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
         return Again(problem=problem, charged=charged)
 
     async def _persist(self, work: Work, lane: Lane, pool: Pool, first: Again) -> Verdict:

@@ -17,7 +17,6 @@ from batchrunner.engine.lanes import Closed, Lane, LaneSet
 from batchrunner.engine.pool import Pool
 from batchrunner.engine.record import Book
 
-_LEAST_REFUSED_IN_ROW: Final = 3
 _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
 _THROTTLE_FIRST_S: Final = 5.0
 _THROTTLE_CAP_S: Final = 120.0
@@ -70,6 +69,8 @@ class Judge:
             case Then.WAIT | Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
                 return await self._hear_trouble(lane, problem)
             case Then.ADAPT:
+                if problem.adaptation is not None:
+                    pool.adapted |= {problem.adaptation}
                 return False
 
     async def _stop_account(self, lane: Lane, problem: Problem) -> None:
@@ -80,7 +81,7 @@ class Judge:
                 sibling.close(closed)
 
     async def _park_quota(self, lane: Lane, problem: Problem) -> None:
-        if lane.closed is not None or (lane.park is not None and not lane.probing):
+        if lane.closed is not None or lane.stands_still:
             return  # one refusal parks it; the others that were in flight say nothing new
         if problem.kind in _QUOTAS and self.job.on_quota == "stop":
             await self._park(lane, problem, until=None)
@@ -98,13 +99,13 @@ class Judge:
     async def _hear_throttle(self, lane: Lane, problem: Problem) -> bool:
         """A hint longer than any wait parks; so do refusals in a row, for then the server says no to everybody."""
         in_row = lane.refused()
-        if lane.park is not None and not lane.probing:
+        if lane.stands_still:
             return True
         wait_s = problem.wait_s
         if wait_s is not None and wait_s > self.job.retry.max_wait_s:
             await self._park(lane, problem, until=self.clock.wall() + wait_s)
             return True
-        if not lane.probing and in_row < max(_LEAST_REFUSED_IN_ROW, lane.limit):
+        if not lane.probing and in_row < lane.limit:
             return False
         since = lane.refused_since
         if since is not None and self.clock.monotonic() - since > _THROTTLE_IS_QUOTA_AFTER_S:
@@ -118,7 +119,7 @@ class Judge:
 
     async def _hear_trouble(self, lane: Lane, problem: Problem) -> bool:
         """The same trouble on many items in a row is not the items': an outage parks, a systematic refusal closes."""
-        if lane.park is not None and not lane.probing:
+        if lane.stands_still:
             return True
         tripped = lane.breaker.trips(problem.kind.value, _likeness(problem))
         outage = problem.kind in _OUTAGES

@@ -197,18 +197,20 @@ class Lane:
     # -- parking and closing
 
     def came_through(self) -> bool:
-        """A send succeeded; True when that ends a park."""
+        """A send succeeded; True when that ends a park. A closed lane stays closed."""
+        if self.closed is not None:
+            return False
         self.refused_in_row = 0
         self.refused_since = None
         self.breaker.success()
+        if not self.probing:
+            return False  # what left before the lane was parked says nothing about the park
+        self.probing = False
+        self.park = None
         self.probes = 0
         self.parked_since = None
-        ended = self.park is not None
-        self.park = None
-        if self.probing:
-            self.probing = False
-            self.pump()
-        return ended
+        self.pump()
+        return True
 
     def refused(self) -> int:
         """A throttle or an overload; how many in a row now."""
@@ -223,7 +225,7 @@ class Lane:
         if self.parked_since is None:
             self.parked_since = wall
         self.park = Park(kind=kind, reason=reason, until=until, since=wall)
-        self.probing = until is not None
+        self.probing = False
         self.probes += 1
         self._turn_away(self._returning)
         self.pump()
@@ -236,7 +238,6 @@ class Lane:
         """Take over a park that an earlier process wrote down."""
         self.park = park
         self.parked_since = park.since
-        self.probing = True
         self.probes = 1
 
     def close(self, closed: Closed) -> None:
@@ -251,6 +252,11 @@ class Lane:
         self._draining = True
         self._turn_away(self._returning)
         self._turn_away(self._fresh)
+
+    @property
+    def stands_still(self) -> bool:
+        """Parked, and not yet probing: news from sends that left before change nothing."""
+        return self.park is not None and not self.probing
 
     @property
     def day_is_spent(self) -> bool:

@@ -36,9 +36,8 @@ class Remote:
     shutdown: Shutdown
     dice: random.Random
 
-    async def follow(self, work: Work, lane: Lane, task: OpenTask, *, resumed: bool) -> Verdict:
-        """An accepted task, to its own end."""
-        lane.task_opened()
+    async def follow(self, work: Work, task: OpenTask, *, resumed: bool) -> Verdict:
+        """An accepted task, to its own end. The caller counts it as open in its lane."""
         try:
             for round_ in range(_FETCHES):
                 asked_again = round_ >= _FETCHES_BEFORE_ASKING_AGAIN
@@ -55,8 +54,6 @@ class Remote:
             return Waiting(why="download_failed")
         except SteppedOutError:
             return Waiting(why="draining")
-        finally:
-            lane.task_ended()
 
     async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
         if not ask:
@@ -80,7 +77,7 @@ class Remote:
             await self.book.accepted(work, lane, "")
             task = self.book.state.tasks[work.key]
             await self.book.ready(work, tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl)))
-            return await self.follow(work, lane, task, resumed=False)
+            return await self.follow(work, task, resumed=False)
         kept = await self.keeper.keep(work, pictures)
         if isinstance(kept, Problem):
             charged = self.book.state.record(work.key).attempts + 1

@@ -62,6 +62,8 @@ class Expansion:
                     if models is None or item.model in models:
                         yield item
         self._findings.settle()
+        if not self._index:
+            self._findings.nothing_left()
 
     def _claim_listed_ids(self) -> frozenset[int]:
         """Take the ids given in a list, so that no automatic one gets there first.

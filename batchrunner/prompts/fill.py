@@ -9,7 +9,7 @@ from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.picture_rules import prompt_mistake
 from batchrunner.prompts.ids import ID_LIMIT_CHARS
 from batchrunner.prompts.pictures import Album, BadPictureError
-from batchrunner.prompts.recipe import PROMPT, ROW, Keyed, Recipe, unfillable
+from batchrunner.prompts.recipe import PROMPT, Keyed, Recipe, named, unfillable
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.rows import PromptRow
 
@@ -48,7 +48,7 @@ class Filler:
             UnusableRowError: a template, a value or a picture is at fault; it says where.
         """
         shown = {**row.values, **variables} if variables else row.values
-        values = shown if ROW in shown else {**shown, ROW: row.number}
+        values = named(shown, row=row.number)
         turns = self._turns(row, values)
         prompt = next(turn.content for turn in reversed(turns) if turn.role == "user")
         if self._job.kind == "image":
@@ -68,8 +68,7 @@ class Filler:
             given, key = row.entry.listed.id, f"{row.entry.key}.id"
         elif self._recipe.id is not None:
             key = self._recipe.id.key
-            values = row.values if ROW in row.values else {**row.values, ROW: row.number}
-            given = self._text(row, self._recipe.id, values)
+            given = self._text(row, self._recipe.id, named(row.values, row=row.number))
         else:
             return None
         if given is None:

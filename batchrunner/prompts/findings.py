@@ -1,5 +1,7 @@
 """What a pass over the prompts finds wrong: mistakes stop it, bad rows are skipped where the job says so."""
 
+from dataclasses import replace
+
 from batchrunner.core.errors import JobMistakesError, Mistake
 
 SHOWN = 20
@@ -41,6 +43,15 @@ class Findings:
         self.skipped_rows += 1
         if len(self._skipped) < SHOWN:
             self._skipped.append(mistake)
+
+    def nothing_left(self) -> None:
+        """The pass made no item at all: a job that skips its every row is not done, it is wrong.
+
+        Raises:
+            JobMistakesError: always.
+        """
+        first = self._skipped[0] if self._skipped else Mistake(problem="there are no prompts")
+        raise JobMistakesError((replace(first, problem=f"every row is bad, this is the first: {first.problem}"),))
 
     def settle(self) -> None:
         """Raise what was found, if anything.

@@ -5,11 +5,12 @@ Also decides what a matrix name is: one that a template uses is a variable, any 
 the matrix.
 """
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from batchrunner.core.errors import Mistake
-from batchrunner.core.job import Job, ListedPrompt, Listing, Source
+from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
 from batchrunner.prompts.render import Template, TemplateFault, Templates
 
 ROW = "row"
@@ -18,6 +19,7 @@ PROMPT = "prompt"
 """The variable with the rendered prompt, for `messages`; and the column that needs no template."""
 _PLAIN_NAME = "{{ id }}"
 _SHOWN_NAMES = 30
+_NO_NAME = re.compile(r"\W|^(?=\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,12 @@ def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
         variables=used & job.matrix.keys(),
     )
     return recipe, tuple(compiler.mistakes)
+
+
+def named(values: dict[str, Json], *, row: int | None = None) -> dict[str, Json]:
+    """The values as templates see them: with the row's number, and `Sub_Category` for a column `Sub Category`."""
+    aliases = {_NO_NAME.sub("_", name): value for name, value in values.items() if not name.isidentifier()}
+    return {**aliases, ROW: row, **values}
 
 
 def unfillable(fault: TemplateFault, *, file: str, line: int | None, key: str, names: list[str]) -> Mistake:

@@ -6,10 +6,7 @@ Refused: unknown names, null values, anything that reaches into Python, anything
 measure: the output, a repetition, a padding, a power, loops.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import wraps
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, filters, meta, nodes
@@ -19,13 +16,20 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchrunner.core.job import Json
+from batchrunner.prompts.growth import (
+    BINOP_GUARDS,
+    TooMuchError,
+    format_text,
+    join,
+    join_by,
+    narrow,
+    replace,
+    require_length,
+    to_json,
+)
 
-OUTPUT_LIMIT_CHARS = 4 * 1024 * 1024
 STEP_LIMIT = 100_000
 """Steps of all loops of one rendering."""
-_WIDTH_LIMIT = 1_000
-_DIGITS_LIMIT = 1_000
-_LIST_LIMIT = 100_000
 
 _REFUSED_BLOCKS: dict[type[nodes.Node], str] = {
     nodes.Macro: "macro",
@@ -40,7 +44,7 @@ _REFUSED_BLOCKS: dict[type[nodes.Node], str] = {
 }
 _GROWING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "translate", "format", "format_map"})
 _REFUSED_ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = (
-    (str, _GROWING_METHODS | {"join", "replace", "encode", "maketrans"}),
+    (str, _GROWING_METHODS | {"encode", "maketrans"}),
     (bytes, _GROWING_METHODS | {"join", "replace"}),
     (int, frozenset({"to_bytes", "from_bytes"})),
 )
@@ -92,12 +96,15 @@ class Template:
             raise self._fault(error, values) from error
 
     def _fault(self, error: Exception, values: Mapping[str, Json]) -> TemplateFault:
-        unknown = sorted(self.names - values.keys()) if isinstance(error, UndefinedError) else []
-        if unknown:
-            return TemplateFault(f"the template uses `{unknown[0]}`, which is unknown", unknown=unknown[0])
+        if isinstance(error, UndefinedError):
+            for name in self.names - values.keys():
+                if error.message == f"{name!r} is undefined":
+                    return TemplateFault(f"the template uses `{name}`, which is unknown", unknown=name)
         match error:
             case RecursionError() | MemoryError():
                 problem = "it needs too much memory"
+            case TooMuchError():
+                problem = str(error)
             case TemplateError():
                 problem = error.message or type(error).__name__
             case _:
@@ -151,8 +158,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         refused = any(attr in names for kind, names in _REFUSED_ATTRIBUTES if isinstance(obj, kind))
         return not refused and super().is_safe_attribute(obj, attr, value)
 
+    def wrap_str_format(self, value: Any) -> None:
+        """No stand-in for `str.format`: it would be taken before `is_safe_attribute` is asked, and pads without end."""
+        del value
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls, with the two methods of text that grow and are worth having measured like their filters."""
+        text = getattr(obj, "__self__", None)
+        if isinstance(text, str) and obj.__name__ in _MEASURED_METHODS:
+            return _MEASURED_METHODS[obj.__name__](text, *args, **kwargs)
+        return super().call(context, obj, *args, **kwargs)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _BINOP_GUARDS[operator](left, right)
+        BINOP_GUARDS[operator](left, right)
         return super().call_binop(context, operator, left, right)
 
 
@@ -161,7 +179,7 @@ def _capped(parts: Iterable[str]) -> str:
     length = 0
     for part in parts:
         length += len(part)
-        _require_length(length)
+        require_length(length)
         found.append(part)
     return "".join(found)
 
@@ -226,110 +244,17 @@ def _null_is_empty(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _guard_add(left: Any, right: Any) -> None:
-    if isinstance(left, str) and isinstance(right, str):
-        _require_length(len(left) + len(right))
-    elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        _require_few(len(left) + len(right))
-
-
-def _guard_multiply(left: Any, right: Any) -> None:
-    for sequence, times in ((left, right), (right, left)):
-        if isinstance(times, int) and isinstance(sequence, str):
-            _require_length(len(sequence) * times)
-        elif isinstance(times, int) and isinstance(sequence, list | tuple):
-            raise SecurityError("a list cannot be repeated")
-    if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 3 * _DIGITS_LIMIT:
-        raise SecurityError(f"a number has more than {_DIGITS_LIMIT:,} digits")
-
-
-def _guard_power(left: Any, right: Any) -> None:
-    raise SecurityError(f"`**` is not allowed ({type(left).__name__} ** {type(right).__name__})")
-
-
-def _guard_percent(left: Any, right: Any) -> None:
-    del right
-    if isinstance(left, str):
-        _require_narrow(left)
-
-
-_BINOP_GUARDS: dict[str, Callable[[Any, Any], None]] = {
-    "+": _guard_add,
-    "*": _guard_multiply,
-    "**": _guard_power,
-    "%": _guard_percent,
-}
-
-
-def _require_length(chars: int) -> None:
-    if chars > OUTPUT_LIMIT_CHARS:
-        raise SecurityError(f"a text is longer than {OUTPUT_LIMIT_CHARS:,} characters")
-
-
-def _require_few(entries: int) -> None:
-    if entries > _LIST_LIMIT:
-        raise SecurityError(f"a list has more than {_LIST_LIMIT:,} entries")
-
-
-def _require_narrow(pattern: str) -> None:
-    if re.search(r"%[^%a-zA-Z]*(?:\d{4}|\*)", pattern):
-        raise SecurityError("a field of a `%` format is too wide")
-
-
-def _narrow(filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, refusing widths and paddings beyond the limit."""
-
-    @wraps(filter_)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        first = 2 if hasattr(filter_, "jinja_pass_arg") else 1
-        for option in (*args[first:], *kwargs.values()):
-            size = option if isinstance(option, int) else len(option) if isinstance(option, str) else 0
-            if abs(size) > _WIDTH_LIMIT:
-                raise SecurityError(f"an option of `{filter_.__name__.removeprefix('do_')}` is beyond {_WIDTH_LIMIT:,}")
-        return filter_(*args, **kwargs)
-
-    return guarded
-
-
-def _replace(value: object, old: object, new: object, count: int | None = None) -> str:
-    text, before, after = str(value), str(old), str(new)
-    times = text.count(before) if count is None or count < 0 else min(count, text.count(before))
-    _require_length(len(text) + times * (len(after) - len(before)))
-    return text.replace(before, after, -1 if count is None else count)
-
-
-def _join(values: Iterable[Any], separator: object = "", attribute: str | None = None) -> str:
-    glue = str(separator)
-    parts: list[str] = []
-    length = 0
-    for value in values:
-        part = str(value if attribute is None else value[attribute])
-        length += len(part) + len(glue)
-        _require_length(length - len(glue))
-        parts.append(part)
-    return glue.join(parts)
-
-
-def _format(pattern: object, *args: Any, **kwargs: Any) -> str:
-    text = str(pattern)
-    _require_narrow(text)
-    return text % (kwargs or args)
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    """Plain JSON: Jinja's own filter escapes for HTML, which a prompt is not."""
-    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else min(indent, 8))
-
+_MEASURED_METHODS: dict[str, Callable[..., str]] = {"replace": replace, "join": join_by}
 
 _GUARDED_FILTERS: dict[str, Callable[..., Any]] = {
-    "center": _narrow(filters.do_center),
-    "indent": _narrow(filters.do_indent),
-    "wordwrap": _narrow(filters.do_wordwrap),
-    "batch": _narrow(filters.do_batch),
-    "slice": _narrow(filters.do_slice),
-    "round": _narrow(filters.do_round),
-    "replace": _replace,
-    "join": _join,
-    "format": _format,
-    "tojson": _tojson,
+    "center": narrow(filters.do_center),
+    "indent": narrow(filters.do_indent),
+    "wordwrap": narrow(filters.do_wordwrap),
+    "batch": narrow(filters.do_batch),
+    "slice": narrow(filters.do_slice),
+    "round": narrow(filters.do_round),
+    "replace": replace,
+    "join": join,
+    "format": format_text,
+    "tojson": to_json,
 }

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.prompts.findings import Findings
-from batchrunner.prompts.recipe import ROW, Entry, Keyed, Recipe, unknown_name
+from batchrunner.prompts.recipe import Entry, Keyed, Recipe, named, unknown_name
 from batchrunner.prompts.sources import SOURCES
 from batchrunner.prompts.sources.row import BadRow, BadSourceError, Format, Row
 
@@ -49,7 +49,7 @@ async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGen
     names: dict[str, None] = {}
     for number, entry in enumerate(recipe.entries, 1):
         listed = entry.listed
-        for name in listed.vars:
+        for name in named(listed.vars):
             missing.pop(name, None)
             names[name] = None
         if _own_names_known(job, recipe, entry, findings):
@@ -64,11 +64,11 @@ async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGen
                 entry=entry,
             )
     if recipe.entries:
-        _report_missing(list(missing), [*names, *recipe.variables, ROW], job, recipe, findings)
+        _report_missing(list(missing), [*names, *sorted(recipe.variables)], job, recipe, findings)
 
 
 def _own_names_known(job: Job, recipe: Recipe, entry: Entry, findings: Findings) -> bool:
-    known = [*entry.listed.vars, *sorted(recipe.variables), ROW]
+    known = [*named(entry.listed.vars), *sorted(recipe.variables)]
     for keyed in (entry.prompt, *entry.images):
         for name in sorted(keyed.template.names.difference(known)) if keyed else ():
             key = keyed.key if keyed else entry.key
@@ -111,9 +111,10 @@ class _SourceRows:
                     if (prompt := self._checked(row, kind)) is not None:
                         yield prompt
         except BadSourceError as error:
-            self._report(error.problem, line=error.line, hint=error.hint)
+            where = None if error.line else f"it was looked for at {self._source.path}"
+            self._report(error.problem, line=error.line, hint=error.hint or where)
             return
-        self._finish()
+        self._finish(kind)
 
     def _checked(self, row: Row | BadRow, kind: Format) -> PromptRow | None:
         match row:
@@ -125,7 +126,7 @@ class _SourceRows:
             case Row():
                 pass
         if self._missing:
-            self._missing.difference_update(row.values)
+            self._missing.difference_update(named(row.values))
         if self._first is None:
             self._first = row
             if self._missing and kind.same_columns:
@@ -142,18 +143,15 @@ class _SourceRows:
             prompt_column=kind.prompt_column,
         )
 
-    def _finish(self) -> None:
+    def _finish(self, kind: Format) -> None:
         if not self._read:
             self._report("has no rows", hint="an empty job is most likely a mistake")
-        elif self._first is None:
-            reason = self._findings.skipped[0] if self._findings.skipped else "see the others"
-            self._report(f"every row is bad; the first: {reason}")
-        elif self._missing and not SOURCES[PurePath(self._source.path).suffix.lower()].same_columns:
+        elif self._missing and self._first is not None and not kind.same_columns:
             self._report_missing()
 
     def _report_missing(self) -> None:
-        columns = list(self._first.values) if self._first else []
-        known = [*columns, *sorted(self._recipe.variables - set(columns)), ROW]
+        columns = named(self._first.values if self._first else {})
+        known = [*columns, *sorted(self._recipe.variables - columns.keys())]
         _report_missing(sorted(self._missing), known, self._job, self._recipe, self._findings)
 
     def _report(self, problem: str, *, line: int | None = None, hint: str | None = None) -> None:

@@ -75,7 +75,10 @@ def usage_line(usage: UsageCounts) -> str:
 
 def _headline(status: Status) -> str:
     simulated = " (simulated)" if status.simulated else ""
-    return f"{printable(status.job)}{simulated}: {STATES[status.state]}"
+    words = STATES[status.state]
+    if status.state == "done" and status.items.done < status.items.total:
+        words = "done as far as it was asked for"
+    return f"{printable(status.job)}{simulated}: {words}"
 
 
 def _body(status: Status) -> Iterator[tuple[str, str]]:

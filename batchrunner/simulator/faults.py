@@ -57,7 +57,8 @@ class Faults:
         chance = [(name, rate) for name in among if (rate := getattr(self, name))]
         if not chance:
             return None
-        rest = dice.roll("fault")
+        # A throw of its own for each group: a task that is to fail must not be the one whose polls fail
+        rest = dice.roll(f"fault of {among[0]}")
         for name, rate in chance:
             if rest < rate:
                 return name

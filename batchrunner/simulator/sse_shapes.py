@@ -41,10 +41,13 @@ def _multiline(datas: Sequence[str]) -> list[bytes]:
 
 
 def _comments(datas: Sequence[str]) -> list[bytes]:
-    pieces = [b": connected\n\n", b"retry: 3000\n\n"]
-    for number, piece in enumerate(_framed(datas)):
-        pieces += [b": ping\n\n", f"id: {number}\nevent: message\n".encode() + piece, b":\n\n"]
-    return pieces
+    return [b": connected\n\n", *(part for piece in _framed(datas) for part in (b": ping\n\n", piece, b":\n\n"))]
+
+
+def _fields(datas: Sequence[str]) -> list[bytes]:
+    """Everything that the standard allows besides data; the official SDK stumbles over the bare `retry`."""
+    pieces = [f"id: {at}\nevent: message\nodd\n".encode() + piece for at, piece in enumerate(_framed(datas))]
+    return [b"retry: 3000\n\n", *pieces]
 
 
 def _split_inside_characters(datas: Sequence[str]) -> list[bytes]:
@@ -74,6 +77,7 @@ FRAMINGS: dict[str, Framing] = {
     "sse-nospace": _no_space,
     "sse-multiline": _multiline,
     "sse-comments": _comments,
+    "sse-fields": _fields,
     "sse-split-utf8": _split_inside_characters,
     "sse-onebyte": _one_byte,
     "sse-no-final-blank": _no_final_blank,

@@ -41,10 +41,10 @@ class StandstillError(BatchrunnerError):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """A selector loop in virtual time, which begins at 0.0 seconds."""
 
-    def __init__(self, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, *, stall_s: float = STALL_S, grace_s: float = GRACE_S) -> None:
         self._now = 0.0
         self._under_way = 0
-        self._jumper = _JumpingSelector(self, stall_s=stall_s)
+        self._jumper = _JumpingSelector(self, stall_s=stall_s, grace_s=grace_s)
         super().__init__(self._jumper)
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="virtual")
         self.set_default_executor(self._pool)
@@ -111,10 +111,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 class _JumpingSelector(selectors.BaseSelector):
     """The system's selector; only waiting is different."""
 
-    def __init__(self, loop: VirtualTimeLoop, *, stall_s: float) -> None:
+    def __init__(self, loop: VirtualTimeLoop, *, stall_s: float, grace_s: float) -> None:
         self._real = selectors.DefaultSelector()
         self._loop = loop
         self._stall_s = stall_s
+        self._grace_s = grace_s
         self.own_sockets = 1
 
     def register(self, fileobj: "FileDescriptorLike", events: int, data: object = None) -> selectors.SelectorKey:
@@ -145,7 +146,7 @@ class _JumpingSelector(selectors.BaseSelector):
         traffic = len(self._real.get_map()) > self.own_sockets
         if timeout is None:
             return (self._real.select(self._stall_s) if traffic else []) or self._stalled()
-        if traffic and (events := self._real.select(GRACE_S)):
+        if traffic and (events := self._real.select(self._grace_s)):
             return events
         self._loop.jump(timeout)
         return []

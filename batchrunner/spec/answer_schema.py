@@ -1,7 +1,6 @@
 """`schema:` of a job: read, and checked to be a JSON Schema that can be used with nothing fetched from anywhere."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +10,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 
 from batchrunner.core.job import Json
 from batchrunner.spec.draft import Draft
+from batchrunner.spec.named_files import located
 from batchrunner.spec.places import Fault, KeyPath, dotted, short
 from batchrunner.spec.reader import read_yaml
 from batchrunner.spec.syntax import decoded
@@ -64,7 +64,7 @@ def _read(draft: Draft) -> tuple[dict[str, Json] | None, list[Fault]]:
     if isinstance(given, dict):
         inline: dict[str, Json] = dict(given)
         return inline, []
-    return _from_file(Path(os.path.normpath(draft.folder / given)), shown=given)
+    return _from_file(Path(located(draft.folder, given)), shown=given)
 
 
 def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[Fault]]:

@@ -14,7 +14,8 @@ _KNOWN = re.compile(
             _START + r"ms-[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}",
             _START + r"ms-(?=[\w-]*\d)(?=[\w-]*[a-zA-Z])[A-Za-z0-9-]{20,}",
             _START + r"[Bb]earer\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{12,}",
-            _START + r"(?:hf|gsk|r8|ghp|gho|ghs|github_pat|xai|AIza|AKIA|LTAI|pplx|nvapi)[_-]?(?=[\w-]*\d)[\w-]{16,}",
+            _START + r"(?:(?:hf|gsk|r8|ghp|gho|ghs|github_pat)_|(?:xai|pplx|nvapi)-)(?=[\w-]*\d)[\w-]{16,}",
+            _START + r"(?:AIza|AKIA|LTAI)(?=[\w-]*\d)[\w-]{16,}",
             r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
         )
     )
@@ -41,8 +42,12 @@ def names_variable(name: str) -> bool:
 
 def opaque(text: str) -> bool:
     """True for long runs of mixed letters and digits, as keys are and names are not."""
-    if len(text) < _OPAQUE_CHARS or "_" in text:
+    return any(_random(run) for run in text.split("_"))
+
+
+def _random(run: str) -> bool:
+    if len(run) < _OPAQUE_CHARS:
         return False
-    mixed = any(char.isdigit() for char in text) and any(char.isalpha() for char in text)
-    share = [count / len(text) for count in Counter(text).values()]
+    mixed = any(char.isdigit() for char in run) and any(char.isalpha() for char in run)
+    share = [count / len(run) for count in Counter(run).values()]
     return mixed and -sum(part * math.log2(part) for part in share) > _OPAQUE_BITS

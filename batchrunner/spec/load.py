@@ -19,7 +19,7 @@ from batchrunner.spec.rules import broken_rules
 from batchrunner.spec.syntax import decoded
 from batchrunner.spec.translate import suggestion
 
-MAX_FILE_BYTES = 16 * 1024 * 1024
+MAX_FILE_BYTES = 8 * 1024 * 1024
 
 
 def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False, out: str | None = None) -> Job:
@@ -34,6 +34,8 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     Raises:
         JobMistakesError: with every mistake of the file and of the overrides, in the file's order.
     """
+    if out is not None and not out.strip():
+        raise JobMistakesError((Mistake(problem="is empty", file="--out", expected="a folder"),))
     reading = _reading(path)
     faults = [*reading.faults]
     mapping = isinstance(reading.tree, dict)

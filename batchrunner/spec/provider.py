@@ -3,17 +3,16 @@
 A preset's key goes wherever the job says that preset is; a mapping without a preset has no key but a named one.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from batchrunner.core.job import AuthScheme, DialectName, Kind, Provider
 from batchrunner.core.presets import PRESETS, Preset
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.hiding import names_variable, opaque, shows_secret
 from batchrunner.spec.models import ProviderSpec
+from batchrunner.spec.named_files import is_there, located
 from batchrunner.spec.places import Fault
 from batchrunner.spec.urls import is_loopback, normalised, url_problem
 
@@ -25,8 +24,10 @@ _KIND_OF: dict[DialectName, Kind] = {
 }
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_CREDENTIAL = re.compile(r"auth|cookie|token|secret|passw|credential|api-?key|x-(goog-api-)?key|bearer", re.IGNORECASE)
-_CREDENTIAL_VALUE = re.compile(r"(bearer|basic|token|key)\s+\S", re.IGNORECASE)
+_CREDENTIAL = re.compile(
+    r"auth(?!ors?$)|cookie|\btoken\b|secret|passw|credential|api-?key|^x-key$|bearer", re.IGNORECASE
+)
+_CREDENTIAL_VALUE = re.compile(r"(?i:bearer|token|key)\s+\S{6}|(?i:basic)\s+(?=\S*[0-9A-Z=+/])\S{6}")
 _OWN_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 _NO_KEYS_HERE = "name the key's environment variable in `provider.api_key_env`"
 _PLACES = ("preset", "base_url")
@@ -119,7 +120,7 @@ def _base_url(choice: _Choice, preset: Preset, *, own_url: str | None) -> str:
 
 
 def _ca_file(draft: Draft, own: ProviderSpec) -> str | None:
-    return os.path.normpath(draft.folder / own.ca_file) if own.ca_file else None
+    return located(draft.folder, own.ca_file) if own.ca_file else None
 
 
 def provider_faults(draft: Draft) -> Iterator[Fault]:
@@ -207,7 +208,7 @@ def _plain_http(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
 
 def _certificates(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
     path = _ca_file(draft, own)
-    if path is not None and not Path(path).is_file():
+    if path is not None and not is_there(path, as_file=True):
         yield Fault(path=("provider", "ca_file"), problem=f"names a file that does not exist: {path}")
 
 

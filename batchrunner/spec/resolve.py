@@ -1,11 +1,10 @@
 """A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
 
-import os
-
 from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Retry, Source, Timeouts, Turn
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import PromptSpec, SourceSpec
+from batchrunner.spec.named_files import located
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 
@@ -47,7 +46,7 @@ def _prompts(draft: Draft) -> Listing | Source:
     if not isinstance(source, SourceSpec):
         return Listing(entries=tuple(_listed(draft, entry, place) for place, entry in enumerate(draft.entries)))
     return Source(
-        path=os.path.normpath(draft.folder / source.file),
+        path=located(draft.folder, source.file),
         shown=source.file,
         template=source.template,
         id=source.id,

@@ -6,12 +6,14 @@ Each gives faults for what it can judge and stays silent about keys that are bro
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
+from unicodedata import category
 
 from batchrunner.core.job import Kind
 from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
+from batchrunner.spec.named_files import is_there, located
 from batchrunner.spec.picture_checks import picture_faults, template_uses
 from batchrunner.spec.places import Fault, KeyPath
 from batchrunner.spec.provider import provider_faults
@@ -74,7 +76,7 @@ def _prompts(draft: Draft) -> Iterator[Fault]:
         yield from _text_or_vars(draft, place)
         if entry.id is None:
             continue
-        if any(not char.isprintable() for char in entry.id):
+        if any(category(char) in ("Cc", "Zl", "Zp") for char in entry.id):
             yield Fault(path=(*path, "id"), problem="has a control character in it")
         if entry.id in first:
             line = draft.reading.lines.get((*first[entry.id], "id"))
@@ -107,7 +109,7 @@ def _source(draft: Draft) -> Iterator[Fault]:
     source = draft.spec.prompts
     if not isinstance(source, SourceSpec):
         return
-    if not Path(os.path.normpath(draft.folder / source.file)).exists():
+    if not is_there(located(draft.folder, source.file)):
         folder = str(draft.folder)
         hint = f"paths are relative to the job file, in {folder}" if folder != "." else None
         yield Fault(path=("prompts", "file"), problem=f"there is no file or folder {source.file}", hint=hint)

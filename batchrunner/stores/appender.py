@@ -88,6 +88,8 @@ class Appender:
         self._check()
         offset = self._length
         self._length = offset + len(data)
+        if not self._buffer:
+            self._open_synced = None  # who waits for an earlier batch must not wait for this one, too
         self._buffer.append(data)
         if not self._writing:
             self._writing = True
@@ -148,7 +150,6 @@ class Appender:
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._flying_written, self._open_written = self._open_written or _Shared(loop=self._loop), None
-        self._open_synced = None
         flying = self._running_loop().run_in_executor(self._writer, self._write, data)
         flying.add_done_callback(self._wrote)
 
@@ -180,7 +181,6 @@ class Appender:
         if self._syncing or not self._sync_queue or self._sync_queue[0].target > self._written_length:
             return
         self._syncing = True
-        self._open_synced = None
         upto = self._written_length
         flying = self._running_loop().run_in_executor(self._syncer, self._files.fsync, self._descriptor)
         flying.add_done_callback(lambda done: self._synced_upto(upto, done))

@@ -14,6 +14,7 @@ from batchrunner.core.naming import fold, safe_stem
 from batchrunner.stores.atomic import place_whole, sweep
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken
 from batchrunner.stores.off_loop import SharedStep, Threads
+from batchrunner.stores.surrogates import mended_text
 
 _SUFFIX_LIMIT = 16
 _MAX_DEPTH = 8
@@ -90,7 +91,7 @@ class AnswerFolder:
         path = safe_path(self._path_of(item))
         if not self._claim(path, item):
             path = safe_path(self._path_of(item), mark=f"-{item.key[:12]}")
-        await self._artifacts.write(path, text.encode("utf-8", "replace"))
+        await self._artifacts.write(path, mended_text(text).encode())
         return path
 
     def _claim(self, path: str, item: Item) -> bool:

@@ -148,6 +148,16 @@ class Disk:
 DISK = Disk()
 
 
+def make_durable(files: Files, path: Path) -> None:
+    """Sync a file of an earlier process before anything relies on it: that process may not have lived to. OSError."""
+    if files.exists(path):
+        descriptor = files.open_read(path)
+        try:
+            files.fsync(descriptor)
+        finally:
+            files.close(descriptor)
+
+
 def broken(path: Path, error: OSError) -> StoreBrokenError:
     """The system's refusal in our words: which file, what the system said, and that nothing is sent after it."""
     said = error.strerror or str(error)

@@ -11,7 +11,7 @@ from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
 from batchrunner.core.ports import Clock
 from batchrunner.stores.appender import Appender
 from batchrunner.stores.atomic import write_all
-from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, broken
+from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, broken, make_durable
 from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
 
 
@@ -58,6 +58,7 @@ class LedgerWriter:
             if files.make_folder(folder, PRIVATE_FOLDER):
                 files.fsync_folder(folder.parent)
             number = max(segment_numbers(files.names(folder)), default=0) + 1
+            make_durable(files, segment_path(folder, number - 1))
             path = segment_path(folder, number)
             descriptor = files.open_new(path, PRIVATE_FILE)
             event = Open(version=FORMAT_VERSION, run=run, segment=number, job=job, program=program, labels=labels)

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from batchrunner.core.events import Event, Failed, Parked
+from batchrunner.stores.surrogates import mended_text
 
 MAX_LINE_BYTES = 64 * 1024
 TRAILER_BYTES = 17
@@ -107,11 +108,6 @@ def _mended_part(part: object) -> object:
     if isinstance(part, tuple):
         return tuple(_mended_part(inner) for inner in part)
     return part
-
-
-def mended_text(text: str) -> str:
-    """The same text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _shortened(event: Event) -> Event:

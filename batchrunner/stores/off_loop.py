@@ -7,6 +7,7 @@ a cancelled caller still waits for the step that has begun.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -25,7 +26,9 @@ class Threads:
         try:
             return await asyncio.shield(flying)
         except asyncio.CancelledError:
-            await asyncio.wait({flying})
+            while not flying.done():
+                with suppress(asyncio.CancelledError):  # a second Ctrl-C does not stop a thread either
+                    await asyncio.wait({flying})
             raise
 
     def close(self) -> None:

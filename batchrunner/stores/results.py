@@ -16,7 +16,7 @@ from batchrunner.core.ports import Place
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.stores.appender import Appender
 from batchrunner.stores.atomic import write_all
-from batchrunner.stores.files import DISK, SHARED_FILE, Files, broken
+from batchrunner.stores.files import DISK, SHARED_FILE, Files, broken, make_durable
 from batchrunner.stores.lines import read_lines
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
 from batchrunner.stores.row_index import RowIndex, index_rows
@@ -80,6 +80,8 @@ class ResultsFile:
         try:
             torn_bytes = self._cut_torn_end(RESULTS, TORN)
             self._cut_torn_end(FAILURES, FAILURES_TORN)
+            make_durable(self._files, path)
+            make_durable(self._files, self._folder / FAILURES)
             length = self._length(path)
             realigned = known_length > 0 and not self._line_ends_at(path, known_length)
             start = length if realigned else known_length

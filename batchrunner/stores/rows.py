@@ -12,7 +12,7 @@ import msgspec
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow
-from batchrunner.stores.ledger_line import mended_text
+from batchrunner.stores.surrogates import mended_text
 
 _EXTRAS = frozenset({"messages", "images", "replica", "shared_with", "flags", "path"})
 _TOO_DEEP = "parsed_too_deep"
@@ -53,6 +53,11 @@ class _Name(msgspec.Struct, gc=False):
     shared_with: str | None = None
 
 
+class _Id(msgspec.Struct):
+    id: str
+
+
+_decode_id = msgspec.json.Decoder(_Id).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
 
@@ -74,8 +79,8 @@ def label_of(item: Item) -> Label:
     """The item without what makes it big."""
     return Label(
         key=bytes.fromhex(item.key),
-        id=_safe(item.id),
-        prompt_id=_safe(item.prompt_id),
+        id=mended_text(item.id),
+        prompt_id=mended_text(item.prompt_id),
         index=item.index,
         vars=_encode_any(item.vars),
     )
@@ -120,14 +125,7 @@ def facts_of(text: bytes) -> RowFacts | None:
 
 def id_of(text: bytes) -> str:
     """The id in a row's line."""
-    return _decode_facts_id(text).id
-
-
-class _Id(msgspec.Struct):
-    id: str
-
-
-_decode_facts_id = msgspec.json.Decoder(_Id).decode
+    return _decode_id(text).id
 
 
 def relabelled(text: bytes, label: Label) -> bytes:
@@ -193,7 +191,3 @@ def _mended(value: Json) -> Json:
             return {mended_text(name): _mended(inner) for name, inner in value.items()}
         case None | bool() | int() | float():
             return value
-
-
-def _safe(text: str) -> str:
-    return text if text.isascii() else mended_text(text)

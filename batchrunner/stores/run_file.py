@@ -5,6 +5,7 @@ somebody keeps other things, a file written by a later format.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,12 @@ RUN_FILE_VERSION = 1
 _READ_BYTES = 1 << 26
 
 
+if TYPE_CHECKING:
+    JsonObject = dict[str, Json]
+else:
+    JsonObject = dict[str, object]  # msgspec cannot follow an alias that names itself
+
+
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `run.json`."""
 
@@ -33,9 +40,9 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """Version of the program that wrote it last."""
     created: str
     """UTC, RFC 3339: the directory's first run."""
-    job: dict[str, Json]
+    job: JsonObject
     """The job as resolved; the caller has left secrets out."""
-    totals: dict[str, Json] | None = None
+    totals: JsonObject | None = None
     """What the last planning pass counted, for `status`; None until there was one."""
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from batchrunner.cli.live import LiveDisplay, block
 from batchrunner.cli.pace import Pace
-from batchrunner.cli.progress import Display, LineDisplay
+from batchrunner.cli.progress import Display, LineDisplay, harmless
 from batchrunner.core.status import ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
 
 START = Status(
@@ -142,6 +142,11 @@ def test_many_lanes_show_the_stuck_ones_first_and_count_the_rest() -> None:
 def test_an_empty_job_and_a_narrow_terminal_can_be_drawn() -> None:
     console = Console(file=io.StringIO(), width=20)
     console.print(block(replace(PARKED, items=ItemCounts()), Pace(), now=NOW))
+
+
+def test_a_fault_of_the_display_is_told_and_ends_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(harmless(LineDisplay(write=lambda _: None, every_s=0.0))(script([START])))  # type: ignore[arg-type]
+    assert "OutOfSnapshotsError" in capsys.readouterr().err
 
 
 def test_a_terminal_that_went_away_does_not_end_the_run() -> None:

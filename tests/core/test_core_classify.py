@@ -1,5 +1,7 @@
 """What refusals mean: every row of PROTOCOL 3.4, 3.5, 4.7 and 5.4, and the same words in different houses."""
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given, strategies
 
@@ -15,110 +17,146 @@ T1 = (
 T3 = "You exceeded your current quota, please check your plan and billing details. See …/error-code#token-limit"
 OAI = "You exceeded your current quota, please check your plan and billing details."
 
-MODELSCOPE: dict[str, tuple[int | None, str, str | None, str | None, ProblemKind]] = {
-    "no provider": (400, "model X has no provider supported", None, None, K.MODEL_NOT_FOUND),
-    "bad model id": (400, "Invalid model id: x", None, None, K.MODEL_NOT_FOUND),
-    "image model not served": (400, "nope", "40212", None, K.MODEL_NOT_FOUND),
-    "no async header": (400, "image-gen task currently does not support synchronous calls. x", None, None, K.CONFIGURATION),
-    "thinking needs a stream": (400, "enable thinking can not be support when `stream=False`.", "invalid_parameter_error", "invalid_request_error", K.ADAPTABLE),
-    "thinking needs a stream, DashScope's words": (400, "parameter.enable_thinking must be set to false for non-streaming calls", None, None, K.ADAPTABLE),
-    "thinks only": (400, "The value of the enable_thinking parameter is restricted to True.", None, None, K.ADAPTABLE),
-    "stream_options": (400, "Unrecognized field: stream_options", None, None, K.ADAPTABLE),
-    "part type": (400, "Invalid value: image. Supported values are: text, image_url", None, None, K.BAD_REQUEST),
-    "media": (400, "Unable to download the media", None, None, K.MEDIA_FETCH),
-    "media, other words": (400, "Failed to download multimodal content", None, None, K.MEDIA_FETCH),
-    "media, timed out": (400, "Download of the image timed out", None, None, K.MEDIA_FETCH),
-    "sampling": (400, "temperature: only 1 is allowed for this model", None, None, K.BAD_REQUEST),
-    "any other 400": (400, "whatever", None, None, K.BAD_REQUEST),
-    "bad token": (401, "Authentication failed, please make sure that a valid ModelScope token is supplied.", None, None, K.AUTH),
-    "unbound": (401, "Please bind your Alibaba Cloud account before use.", None, None, K.AUTH),
-    "not real-name verified, whatever the status": (403, "account is not real-name verified", None, None, K.AUTH),
-    "private model": (403, "", None, None, K.FORBIDDEN_MODEL),
-    "unknown model or path": (404, "Not Found", None, None, K.MODEL_NOT_FOUND),
-    "busy": (500, "Server is busy, please try again later", None, None, K.OVERLOADED),
-    "busy 503": (503, "busy", None, None, K.OVERLOADED),
-    "Q1": (429, "You have exceeded today's quota for model Qwen/X, please try again tomorrow", None, None, K.QUOTA_MODEL),
-    "Q1 with a typographic apostrophe": (429, "You have exceeded today’s quota for model Qwen/X", None, None, K.QUOTA_MODEL),
-    "Q2": (429, "You have exceeded today's quota, please try again tomorrow", None, None, K.QUOTA_ACCOUNT),
-    "T1 names the model and is no quota": (429, T1, None, None, K.THROTTLE),
-    "T2": (429, "Request limit exceeded.", None, None, K.THROTTLE),
-    "T3 passes within a minute": (429, T3, "insufficient_quota", "insufficient_quota", K.THROTTLE),
-    "T4 allocated": (429, "Allocated quota exceeded, please increase your quota limit", None, None, K.THROTTLE),
-    "T4 rate": (429, "Requests rate limit exceeded, please try again later", None, None, K.THROTTLE),
-    "T4 slope": (429, "Request rate increased too quickly", None, None, K.THROTTLE),
-    "X1": (429, "insufficient balance (1008)", None, "insufficient_balance_error", K.MODEL_SUSPENDED),
-    "X1 by its type": (429, "", None, "insufficient_balance_error", K.MODEL_SUSPENDED),
-    "X2": (429, "Free allocated quota exceeded", None, None, K.THROTTLE),
-    "E": (429, "", None, None, K.THROTTLE),
-    "points": (429, "Your magicube balance is not enough", None, None, K.QUOTA_ACCOUNT),
-    "points in Chinese": (429, "魔粒余额不足", None, None, K.QUOTA_ACCOUNT),
-    "points with 402": (402, "insufficient magicube", None, None, K.QUOTA_ACCOUNT),
-    "quota with 402": (402, "daily quota used", None, None, K.QUOTA_ACCOUNT),
-    "today's quota with 402": (402, "exceeded today's quota for model X", None, None, K.QUOTA_MODEL),
-    "402 alone": (402, "pay", None, None, K.BILLING),
-    "quota inside a stream": (None, "You have exceeded today's quota for model X", None, None, K.QUOTA_MODEL),
-}  # fmt: skip
 
-OPENAI: dict[str, tuple[int | None, str, str | None, str | None, ProblemKind]] = {
-    "bad key": (401, "Incorrect API key provided", "invalid_api_key", "invalid_request_error", K.AUTH),
-    "country": (403, "Country, region, or territory not supported", "unsupported_country_region_territory", None, K.AUTH),
-    "permission": (403, "no access to model", None, None, K.FORBIDDEN_MODEL),
-    "unknown model": (404, "The model x does not exist", "model_not_found", None, K.MODEL_NOT_FOUND),
-    "unknown model with 400": (400, "no such model", "model_not_found", None, K.MODEL_NOT_FOUND),
-    "too long": (400, "maximum context length", "context_length_exceeded", "invalid_request_error", K.BAD_REQUEST),
-    "window": (429, "Rate limit reached", "rate_limit_exceeded", "requests", K.THROTTLE),
-    "slope": (429, "slow down", "slow_down", None, K.THROTTLE),
-    "slope, the old status": (503, "slow down", "slow_down", None, K.THROTTLE),
-    "unpaid": (429, OAI, "insufficient_quota", "insufficient_quota", K.BILLING),
-    "unpaid by words alone": (429, OAI, None, None, K.BILLING),
-    "unpaid inside a stream": (None, OAI, "insufficient_quota", None, K.BILLING),
-    "credit": (429, "", "credit_balance_exhausted", "insufficient_quota", K.BILLING),
-    "organisation": (429, "", "organization_spend_limit_exceeded", None, K.BILLING),
-    "project": (429, "", "project_spend_limit_exceeded", None, K.BILLING),
-    "usage": (429, "", "organization_usage_limit_exceeded", None, K.BILLING),
-    "an Alibaba server behind it": (429, T3, "insufficient_quota", None, K.THROTTLE),
-    "overloaded": (503, "The engine is currently overloaded", "server_is_overloaded", None, K.OVERLOADED),
-    "500": (500, "error", None, "server_error", K.SERVER_ERROR),
-    "504": (504, "", None, None, K.SERVER_ERROR),
-    "moderated": (400, "rejected", "moderation_blocked", None, K.CONTENT_FILTER),
-    "policy": (400, "rejected", "content_policy_violation", None, K.CONTENT_FILTER),
-    "413": (413, "", None, None, K.BAD_REQUEST),
-    "422": (422, "field required", None, None, K.BAD_REQUEST),
-    "408": (408, "", None, None, K.SERVER_ERROR),
-    "409": (409, "", None, None, K.SERVER_ERROR),
-    "425": (425, "", None, None, K.SERVER_ERROR),
-    "418": (418, "", None, None, K.BAD_REQUEST),
-    "405": (405, "Method Not Allowed", None, None, K.CONFIGURATION),
-    "302": (302, "", None, None, K.CONFIGURATION),
-    "529": (529, "", None, None, K.OVERLOADED),
-    "nothing known": (None, "boom", None, None, K.SERVER_ERROR),
-    "its own words are not ModelScope's": (429, "today's quota for model x", None, None, K.THROTTLE),
-}  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    status: int | None
+    message: str
+    kind: ProblemKind
+    code: str | None
+    error_type: str | None
 
-ANTHROPIC: dict[str, tuple[int | None, str, str | None, str | None, ProblemKind]] = {
-    "400": (400, "max_tokens: field required", None, "invalid_request_error", K.BAD_REQUEST),
-    "spend limit with 400": (400, "You have reached your specified API usage limits.", None, "invalid_request_error", K.BILLING),
-    "credit": (400, "Your credit balance is too low", None, "invalid_request_error", K.BILLING),
-    "401": (401, "invalid x-api-key", None, "authentication_error", K.AUTH),
-    "402": (402, "", None, "billing_error", K.BILLING),
-    "403": (403, "", None, "permission_error", K.FORBIDDEN_MODEL),
-    "404": (404, "model: x", None, "not_found_error", K.MODEL_NOT_FOUND),
-    "408": (408, "", None, "timeout_error", K.SERVER_ERROR),
-    "504": (504, "", None, "timeout_error", K.SERVER_ERROR),
-    "409": (409, "", None, "conflict", K.SERVER_ERROR),
-    "413": (413, "", None, "request_too_large", K.BAD_REQUEST),
-    "429": (429, "rate limit", None, "rate_limit_error", K.THROTTLE),
-    "429 that no wait ends": (429, "limit", "enforced_spend_limit_reached", "rate_limit_error", K.BILLING),
-    "500": (500, "Internal server error", None, "api_error", K.SERVER_ERROR),
-    "529": (529, "Overloaded", None, "overloaded_error", K.OVERLOADED),
-    "overloaded inside a stream": (None, "o", None, "overloaded_error", K.OVERLOADED),
-    "rate inside a stream": (None, "", None, "rate_limit_error", K.THROTTLE),
-    "key inside a stream": (None, "", None, "authentication_error", K.AUTH),
-    "api_error inside a stream": (None, "", None, "api_error", K.SERVER_ERROR),
-    "bad request inside a stream": (None, "x", None, "invalid_request_error", K.BAD_REQUEST),
-}  # fmt: skip
 
-HOUSES: dict[Family, dict[str, tuple[int | None, str, str | None, str | None, ProblemKind]]] = {
+def said(
+    status: int | None, message: str, kind: ProblemKind, *, code: str | None = None, error_type: str | None = None
+) -> Said:
+    return Said(status=status, message=message, kind=kind, code=code, error_type=error_type)
+
+
+MODELSCOPE: dict[str, Said] = {
+    "no provider": said(400, "model X has no provider supported", K.MODEL_NOT_FOUND),
+    "bad model id": said(400, "Invalid model id: x", K.MODEL_NOT_FOUND),
+    "image model not served": said(400, "nope", K.MODEL_NOT_FOUND, code="40212"),
+    "no async header": said(400, "image-gen task currently does not support synchronous calls. x", K.CONFIGURATION),
+    "thinking needs a stream": said(
+        400,
+        "enable thinking can not be support when `stream=False`.",
+        K.ADAPTABLE,
+        code="invalid_parameter_error",
+        error_type="invalid_request_error",
+    ),
+    "thinking needs a stream, DashScope's words": said(
+        400, "parameter.enable_thinking must be set to false for non-streaming calls", K.ADAPTABLE
+    ),
+    "thinks only": said(400, "The value of the enable_thinking parameter is restricted to True.", K.ADAPTABLE),
+    "stream_options": said(400, "Unrecognized field: stream_options", K.ADAPTABLE),
+    "part type": said(400, "Invalid value: image. Supported values are: text, image_url", K.BAD_REQUEST),
+    "media": said(400, "Unable to download the media", K.MEDIA_FETCH),
+    "media, other words": said(400, "Failed to download multimodal content", K.MEDIA_FETCH),
+    "media, timed out": said(400, "Download of the image timed out", K.MEDIA_FETCH),
+    "sampling": said(400, "temperature: only 1 is allowed for this model", K.BAD_REQUEST),
+    "any other 400": said(400, "whatever", K.BAD_REQUEST),
+    "bad token": said(
+        401, "Authentication failed, please make sure that a valid ModelScope token is supplied.", K.AUTH
+    ),
+    "unbound": said(401, "Please bind your Alibaba Cloud account before use.", K.AUTH),
+    "not real-name verified, whatever the status": said(403, "account is not real-name verified", K.AUTH),
+    "private model": said(403, "", K.FORBIDDEN_MODEL),
+    "unknown model or path": said(404, "Not Found", K.MODEL_NOT_FOUND),
+    "busy": said(500, "Server is busy, please try again later", K.OVERLOADED),
+    "busy 503": said(503, "busy", K.OVERLOADED),
+    "Q1": said(429, "You have exceeded today's quota for model Qwen/X, please try again tomorrow", K.QUOTA_MODEL),
+    "Q1 with a typographic apostrophe": said(429, "You have exceeded today’s quota for model Qwen/X", K.QUOTA_MODEL),
+    "Q2": said(429, "You have exceeded today's quota, please try again tomorrow", K.QUOTA_ACCOUNT),
+    "T1 names the model and is no quota": said(429, T1, K.THROTTLE),
+    "T2": said(429, "Request limit exceeded.", K.THROTTLE),
+    "T3 passes within a minute": said(429, T3, K.THROTTLE, code="insufficient_quota", error_type="insufficient_quota"),
+    "T4 allocated": said(429, "Allocated quota exceeded, please increase your quota limit", K.THROTTLE),
+    "T4 rate": said(429, "Requests rate limit exceeded, please try again later", K.THROTTLE),
+    "T4 slope": said(429, "Request rate increased too quickly", K.THROTTLE),
+    "X1": said(429, "insufficient balance (1008)", K.MODEL_SUSPENDED, error_type="insufficient_balance_error"),
+    "X1 by its type": said(429, "", K.MODEL_SUSPENDED, error_type="insufficient_balance_error"),
+    "X2": said(429, "Free allocated quota exceeded", K.THROTTLE),
+    "E": said(429, "", K.THROTTLE),
+    "points": said(429, "Your magicube balance is not enough", K.QUOTA_ACCOUNT),
+    "points in Chinese": said(429, "魔粒余额不足", K.QUOTA_ACCOUNT),
+    "points with 402": said(402, "insufficient magicube", K.QUOTA_ACCOUNT),
+    "quota with 402": said(402, "daily quota used", K.QUOTA_ACCOUNT),
+    "today's quota with 402": said(402, "exceeded today's quota for model X", K.QUOTA_MODEL),
+    "402 alone": said(402, "pay", K.BILLING),
+    "quota inside a stream": said(None, "You have exceeded today's quota for model X", K.QUOTA_MODEL),
+}
+
+OPENAI: dict[str, Said] = {
+    "bad key": said(
+        401, "Incorrect API key provided", K.AUTH, code="invalid_api_key", error_type="invalid_request_error"
+    ),
+    "country": said(
+        403, "Country, region, or territory not supported", K.AUTH, code="unsupported_country_region_territory"
+    ),
+    "permission": said(403, "no access to model", K.FORBIDDEN_MODEL),
+    "unknown model": said(404, "The model x does not exist", K.MODEL_NOT_FOUND, code="model_not_found"),
+    "unknown model with 400": said(400, "no such model", K.MODEL_NOT_FOUND, code="model_not_found"),
+    "too long": said(
+        400, "maximum context length", K.BAD_REQUEST, code="context_length_exceeded", error_type="invalid_request_error"
+    ),
+    "window": said(429, "Rate limit reached", K.THROTTLE, code="rate_limit_exceeded", error_type="requests"),
+    "slope": said(429, "slow down", K.THROTTLE, code="slow_down"),
+    "slope, the old status": said(503, "slow down", K.THROTTLE, code="slow_down"),
+    "unpaid": said(429, OAI, K.BILLING, code="insufficient_quota", error_type="insufficient_quota"),
+    "unpaid by words alone": said(429, OAI, K.BILLING),
+    "unpaid inside a stream": said(None, OAI, K.BILLING, code="insufficient_quota"),
+    "credit": said(429, "", K.BILLING, code="credit_balance_exhausted", error_type="insufficient_quota"),
+    "organisation": said(429, "", K.BILLING, code="organization_spend_limit_exceeded"),
+    "project": said(429, "", K.BILLING, code="project_spend_limit_exceeded"),
+    "usage": said(429, "", K.BILLING, code="organization_usage_limit_exceeded"),
+    "an Alibaba server behind it": said(429, T3, K.THROTTLE, code="insufficient_quota"),
+    "overloaded": said(503, "The engine is currently overloaded", K.OVERLOADED, code="server_is_overloaded"),
+    "500": said(500, "error", K.SERVER_ERROR, error_type="server_error"),
+    "504": said(504, "", K.SERVER_ERROR),
+    "moderated": said(400, "rejected", K.CONTENT_FILTER, code="moderation_blocked"),
+    "policy": said(400, "rejected", K.CONTENT_FILTER, code="content_policy_violation"),
+    "413": said(413, "", K.BAD_REQUEST),
+    "422": said(422, "field required", K.BAD_REQUEST),
+    "408": said(408, "", K.SERVER_ERROR),
+    "409": said(409, "", K.SERVER_ERROR),
+    "425": said(425, "", K.SERVER_ERROR),
+    "418": said(418, "", K.BAD_REQUEST),
+    "405": said(405, "Method Not Allowed", K.CONFIGURATION),
+    "302": said(302, "", K.CONFIGURATION),
+    "529": said(529, "", K.OVERLOADED),
+    "nothing known": said(None, "boom", K.SERVER_ERROR),
+    "its own words are not ModelScope's": said(429, "today's quota for model x", K.THROTTLE),
+}
+
+ANTHROPIC: dict[str, Said] = {
+    "400": said(400, "max_tokens: field required", K.BAD_REQUEST, error_type="invalid_request_error"),
+    "spend limit with 400": said(
+        400, "You have reached your specified API usage limits.", K.BILLING, error_type="invalid_request_error"
+    ),
+    "credit": said(400, "Your credit balance is too low", K.BILLING, error_type="invalid_request_error"),
+    "401": said(401, "invalid x-api-key", K.AUTH, error_type="authentication_error"),
+    "402": said(402, "", K.BILLING, error_type="billing_error"),
+    "403": said(403, "", K.FORBIDDEN_MODEL, error_type="permission_error"),
+    "404": said(404, "model: x", K.MODEL_NOT_FOUND, error_type="not_found_error"),
+    "408": said(408, "", K.SERVER_ERROR, error_type="timeout_error"),
+    "504": said(504, "", K.SERVER_ERROR, error_type="timeout_error"),
+    "409": said(409, "", K.SERVER_ERROR, error_type="conflict"),
+    "413": said(413, "", K.BAD_REQUEST, error_type="request_too_large"),
+    "429": said(429, "rate limit", K.THROTTLE, error_type="rate_limit_error"),
+    "429 that no wait ends": said(
+        429, "limit", K.BILLING, code="enforced_spend_limit_reached", error_type="rate_limit_error"
+    ),
+    "500": said(500, "Internal server error", K.SERVER_ERROR, error_type="api_error"),
+    "529": said(529, "Overloaded", K.OVERLOADED, error_type="overloaded_error"),
+    "overloaded inside a stream": said(None, "o", K.OVERLOADED, error_type="overloaded_error"),
+    "rate inside a stream": said(None, "", K.THROTTLE, error_type="rate_limit_error"),
+    "key inside a stream": said(None, "", K.AUTH, error_type="authentication_error"),
+    "api_error inside a stream": said(None, "", K.SERVER_ERROR, error_type="api_error"),
+    "bad request inside a stream": said(None, "x", K.BAD_REQUEST, error_type="invalid_request_error"),
+}
+
+HOUSES: dict[Family, dict[str, Said]] = {
     "modelscope": MODELSCOPE,
     "simulator": MODELSCOPE,
     "openai": OPENAI,
@@ -128,12 +166,11 @@ ROWS = [(family, name, row) for family, rows in HOUSES.items() for name, row in 
 
 
 @pytest.mark.parametrize(("family", "name", "row"), ROWS, ids=[f"{family}: {name}" for family, name, _ in ROWS])
-def test_a_refusal_means_what_its_house_means(
-    family: Family, name: str, row: tuple[int | None, str, str | None, str | None, ProblemKind]
-) -> None:
-    status, message, code, error_type, kind = row
-    found = classify(family, status=status, message=message, code=code, error_type=error_type, hints=None)
-    assert found is kind, name
+def test_a_refusal_means_what_its_house_means(family: Family, name: str, row: Said) -> None:
+    found = classify(
+        family, status=row.status, message=row.message, code=row.code, error_type=row.error_type, hints=None
+    )
+    assert found is row.kind, name
 
 
 @pytest.mark.parametrize(
@@ -204,14 +241,13 @@ HINTS = strategies.none() | strategies.builds(
 @given(
     strategies.sampled_from(sorted(SIGNS)),
     strategies.none() | strategies.integers(-1, 1000),
-    TEXTS,
-    strategies.none() | TEXTS,
-    strategies.none() | TEXTS,
+    strategies.tuples(TEXTS, strategies.none() | TEXTS, strategies.none() | TEXTS),
     HINTS,
 )
 def test_anything_has_a_kind(
-    family: Family, status: int | None, message: str, code: str | None, error_type: str | None, hints: Hints | None
+    family: Family, status: int | None, words: tuple[str, str | None, str | None], hints: Hints | None
 ) -> None:
+    message, code, error_type = words
     kind = classify(family, status=status, message=message, code=code, error_type=error_type, hints=hints)
     assert isinstance(kind, ProblemKind)
 

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from prompt_jobs import DATA
 
 from batchrunner.prompts.sources import SOURCES
 from batchrunner.prompts.sources.lines import CHUNK_BYTES
 from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadSourceError, Row
-from prompt_jobs import DATA
 
 
 def read(path: Path, text: str | bytes | None = None) -> list[Row | BadRow]:

@@ -26,9 +26,10 @@ def head(status: int = 200, content_type: str = JSON, **headers: str) -> Head:
 
 
 def cuts(body: bytes) -> Iterator[list[bytes]]:
-    """The body whole, byte by byte, and in twelve random ways, empty pieces among them."""
+    """The body whole, byte by byte, so with empty pieces between, and in twelve random ways."""
     yield [body]
     yield [body[place : place + 1] for place in range(len(body))]
+    yield [piece for place in range(len(body)) for piece in (body[place : place + 1], b"")]
     for seed in range(12):
         dice = random.Random(seed)
         places = sorted(dice.randrange(len(body) + 1) for _ in range(dice.randrange(1, 12)))

@@ -56,10 +56,14 @@ def test_a_submit_is_a_post_in_utf8_that_asks_to_be_accepted() -> None:
     [
         (["https://x.example/a.png"], {}, "https://x.example/a.png"),
         (["data:image/png;base64,AA"], {}, ["data:image/png;base64,AA"]),
-        (["https://x.example/a.png", "https://x.example/b.png"], {}, ["https://x.example/a.png", "https://x.example/b.png"]),
+        (
+            ["https://x.example/a.png", "https://x.example/b.png"],
+            {},
+            ["https://x.example/a.png", "https://x.example/b.png"],
+        ),
         (["https://x.example/a.png"], {"image_url": "https://mine.example"}, "https://mine.example"),
     ],
-)  # fmt: skip
+)
 def test_pictures_to_edit_go_as_image_url(urls: list[str], params: dict[str, Json], sent: Json) -> None:
     pictures = tuple(InputPicture(name=url, sha256="", url=url) for url in urls)
     request = DIALECT.encode(item(pictures=pictures, params=params), Revision())
@@ -220,16 +224,31 @@ ENDS: dict[str, tuple[Json, ProblemKind, str | None, str | None]] = {
         None,
     ),
     "failed, with a code": (task("FAILED", errors={"code": 500, "message": "x"}), K.TASK_FAILED, "x", "500"),
-    "failed, a code of nought beside a reason": (task("FAILED", errors={"code": 0, "message": "x"}), K.TASK_FAILED, "x", None),
+    "failed, a code of nought beside a reason": (
+        task("FAILED", errors={"code": 0, "message": "x"}),
+        K.TASK_FAILED,
+        "x",
+        None,
+    ),
     "failed without a reason is flagged": (task("FAILED", errors={"code": 0, "message": ""}), K.TASK_FAILED, None, "0"),
     "failed without anything is flagged": (task("FAILED"), K.TASK_FAILED, None, "0"),
-    "failed, not found": (task("FAILED", errors={"message": "Task not found"}), K.TASK_NOT_FOUND, "Task not found", None),
+    "failed, not found": (
+        task("FAILED", errors={"message": "Task not found"}),
+        K.TASK_NOT_FOUND,
+        "Task not found",
+        None,
+    ),
     "not found without a word": ({"errors": {"message": "task not found"}}, K.TASK_NOT_FOUND, "task not found", None),
     "succeeded without pictures": (task("SUCCEED"), K.EMPTY_RESULT, None, None),
     "succeeded with an empty list": (task("SUCCEED", output_images=[]), K.EMPTY_RESULT, None, None),
     "cancelled": (task("CANCELED"), K.TASK_CANCELLED, None, None),
-    "throttled with 200": ({"errors": {"message": "Request limit exceeded."}}, K.THROTTLE, "Request limit exceeded.", None),
-}  # fmt: skip
+    "throttled with 200": (
+        {"errors": {"message": "Request limit exceeded."}},
+        K.THROTTLE,
+        "Request limit exceeded.",
+        None,
+    ),
+}
 
 
 @pytest.mark.parametrize(("value", "kind", "message", "code"), ENDS.values(), ids=ENDS.keys())

@@ -42,8 +42,8 @@ SHAPES = {
     ),
     "C": (
         400,
-        b'{"error": {"code": "invalid_parameter_error", "message": "enable thinking can not be support when '
-        b'`stream=False`.", "type": "invalid_request_error"}, "request_id": "2147"}',
+        b"""{"error": {"code": "invalid_parameter_error", "type": "invalid_request_error",
+        "message": "enable thinking can not be support when `stream=False`."}, "request_id": "2147"}""",
         (
             K.ADAPTABLE,
             "enable thinking can not be support when `stream=False`.",
@@ -53,14 +53,14 @@ SHAPES = {
     ),
     "C, its status a string": (
         429,
-        b'{"error": {"http_code": "429", "message": "insufficient balance (1008)", '
-        b'"type": "insufficient_balance_error"}, "request_id": "x"}',
+        b"""{"error": {"http_code": "429", "message": "insufficient balance (1008)",
+        "type": "insufficient_balance_error"}, "request_id": "x"}""",
         (K.MODEL_SUSPENDED, "insufficient balance (1008)", "insufficient_balance_error", "x"),
     ),
     "D": (
         400,
-        b'{"type": "error", "error": {"type": "invalid_request_error", "message": "JSON parse error: x"}, '
-        b'"request_id": "1352"}',
+        b"""{"type": "error", "error": {"type": "invalid_request_error", "message": "JSON parse error: x"},
+        "request_id": "1352"}""",
         (K.BAD_REQUEST, "JSON parse error: x", "invalid_request_error", "1352"),
     ),
     "E": (429, b"", (K.THROTTLE, "HTTP 429 without a word", None, None)),
@@ -73,12 +73,24 @@ SHAPES = {
     "Message": (400, b'{"Message": "m", "RequestId": "r"}', (K.BAD_REQUEST, "m", None, "r")),
     "msg": (400, b'{"msg": "m"}', (K.BAD_REQUEST, "m", None, None)),
     "detail": (404, b'{"detail": "Not Found"}', (K.MODEL_NOT_FOUND, "Not Found", None, None)),
-    "detail as a list": (422, b'{"detail": [{"loc": [], "msg": "field required"}]}', (K.BAD_REQUEST, "field required", None, None)),
-    "no message in the JSON": (400, b'{"error":{"code":40212}}', (K.MODEL_NOT_FOUND, '{"error":{"code":40212}}', "40212", None)),
+    "detail as a list": (
+        422,
+        b'{"detail": [{"loc": [], "msg": "field required"}]}',
+        (K.BAD_REQUEST, "field required", None, None),
+    ),
+    "no message in the JSON": (
+        400,
+        b'{"error":{"code":40212}}',
+        (K.MODEL_NOT_FOUND, '{"error":{"code":40212}}', "40212", None),
+    ),
     "empty fields": (400, b'{"error": {"message": "", "code": ""}, "message": "m"}', (K.BAD_REQUEST, "m", None, None)),
-    "an event": (400, b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"c","message":"m"}\n\n', (K.BAD_REQUEST, "m", "c", None)),
+    "an event": (
+        400,
+        b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"c","message":"m"}\n\n',
+        (K.BAD_REQUEST, "m", "c", None),
+    ),
     "bad UTF-8": (400, b'{"error": {"message": "\xff"}}', (K.BAD_REQUEST, "�", None, None)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("status", "body", "said"), SHAPES.values(), ids=SHAPES.keys())
@@ -192,13 +204,46 @@ def test_a_refusal_that_breaks_off_is_a_refusal_all_the_same() -> None:
 OUTCOMES = (Answer, Accepted, Pictures, Pending, Problem)
 FRAGMENTS = strategies.sampled_from(
     [
-        b"data: ", b"\n\n", b"\r\n", b"[DONE]", b'{"choices":[', b'{"delta":', b'{"content":', b'"x"', b"}", b"]",
-        b"null", b"NaN", b"1e999", b"[" * 2000, b'{"a":' * 2000, b'"\\ud800"', b"\xff", b"\xef\xbb\xbf", b"{", b",",
-        b'{"task_id":', b'{"task_status":"SUCCEED","output_images":[', b'"data:image/png;base64,AAAA"', b'{"error":',
-        b'{"errors":{"message":', b"event: error\n", b'"finish_reason":', b'"usage":', b"9" * 400, b"-1", b'"tool_calls":[',
+        b"data: ",
+        b"\n\n",
+        b"\r\n",
+        b"[DONE]",
+        b'{"choices":[',
+        b'{"delta":',
+        b'{"content":',
+        b'"x"',
+        b"}",
+        b"]",
+        b"null",
+        b"NaN",
+        b"1e999",
+        b"[" * 2000,
+        b'{"a":' * 2000,
+        b'"\\ud800"',
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"{",
+        b",",
+        b'{"task_id":',
+        b'{"task_status":"SUCCEED","output_images":[',
+        b'"data:image/png;base64,AAAA"',
+        b'{"error":',
+        b'{"errors":{"message":',
+        b"event: error\n",
+        b'"finish_reason":',
+        b'"usage":',
+        b"9" * 400,
+        b"-1",
+        b'"tool_calls":[',
     ]
-)  # fmt: skip
+)
 BODIES = strategies.binary(max_size=200) | strategies.lists(FRAGMENTS, max_size=12).map(b"".join)
+FIELDS = [
+    "choices", "delta", "message", "content", "finish_reason", "usage", "error", "errors", "code", "type", "task_id",
+    "task_status", "index", "tool_calls", "function", "arguments", "name", "output_images", "images", "data", "url",
+    "b64_json", "request_id", "detail", "prompt_tokens", "reasoning_content", "refusal", "outputs", "retry_after",
+    "http_code",
+]  # fmt: skip
 JSON_VALUES = strategies.recursive(
     strategies.none()
     | strategies.booleans()
@@ -208,11 +253,7 @@ JSON_VALUES = strategies.recursive(
     lambda inner: (
         strategies.lists(inner, max_size=3)
         | strategies.dictionaries(
-            strategies.sampled_from(
-                "choices delta message content finish_reason usage error errors code type task_id task_status index "
-                "tool_calls function arguments name output_images images data url b64_json request_id detail "
-                "prompt_tokens reasoning_content refusal outputs retry_after http_code".split()
-            ),
+            strategies.sampled_from(FIELDS),
             inner,
             max_size=4,
         )

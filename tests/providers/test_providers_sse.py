@@ -26,7 +26,10 @@ STREAMS = {
     "one event": (b"data: x\n\n", plain(b"x")),
     "two events": (b"data: x\n\ndata: y\n\n", plain(b"x", b"y")),
     "blank lines between events say nothing": (b"\n\n\ndata: x\n\n\n\n\ndata: y\n\n\n", plain(b"x", b"y")),
-    "a BOM at the start is none of the stream": (b"\xef\xbb\xbfdata: x\r\n\r\ndata: [DONE]\r\n\r\n", plain(b"x", b"[DONE]")),
+    "a BOM at the start is none of the stream": (
+        b"\xef\xbb\xbfdata: x\r\n\r\ndata: [DONE]\r\n\r\n",
+        plain(b"x", b"[DONE]"),
+    ),
     "only one BOM is": (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", []),
     "a BOM later is no BOM": (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", plain(b"x")),
     "CRLF": (b"data: x\r\n\r\ndata: y\r\n\r\n", plain(b"x", b"y")),
@@ -47,12 +50,15 @@ STREAMS = {
     "a split character": ("data: 猫\n\n".encode(), plain("猫".encode())),
     "nothing": (b"", []),
     "half a BOM": (b"\xef\xbb", []),
-    "an end without its blank line: JSON is whole": (b'data: a\n\ndata: {"type":"message_stop"}', plain(b"a", b'{"type":"message_stop"}')),
+    "an end without its blank line: JSON is whole": (
+        b'data: a\n\ndata: {"type":"message_stop"}',
+        plain(b"a", b'{"type":"message_stop"}'),
+    ),
     "an end without its blank line, the line ended": (b"data: [DONE]\n", plain(b"[DONE]")),
     "an end inside JSON is dropped": (b'data: {"type":"mess', []),
     "an end inside words is dropped": (b"data: wor", []),
     "an end with a name keeps it": (b"event: error\ndata: {}", [("error", b"{}")]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("body", "events"), STREAMS.values(), ids=STREAMS.keys())

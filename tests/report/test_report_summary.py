@@ -74,6 +74,12 @@ def test_a_clean_end_is_short_and_has_no_next_command() -> None:
     ]
 
 
+def test_a_limited_run_does_not_claim_that_every_item_is_done() -> None:
+    told = summary(replace(CLEAN, items=ItemCounts(total=100, done=3, pending=97), next_command="batchrunner run x"))
+    assert told.splitlines()[0] == "gsm8k: done as far as it was asked for"
+    assert "97 still to send" in told
+
+
 def test_the_last_line_is_the_command_that_goes_on_whatever_else_is_told() -> None:
     told = summary(replace(NIGHT, message="disk full", notes=("one", "two"), unaccounted_max=16, simulated=True))
     assert told.splitlines()[-1] == "next: batchrunner run jobs/cats.yaml"

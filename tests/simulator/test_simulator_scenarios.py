@@ -32,7 +32,11 @@ TEXT = expected_text("M/m", "hi")
 
 
 def named(scenario: str, *, now: float = NOW, world: World | None = None, **more: Json) -> Script:
-    return ask(world or World(), model=f"M/m#{scenario}", now=now, **more)
+    there = world or World()
+    turns: Json = [{"role": "user", "content": "hi"}]
+    script = post(there, CHAT, {"model": f"M/m#{scenario}", "messages": turns, **more}, now=now)
+    there.leave(script)
+    return script
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_an_answer_breaks_off_after_half_of_its_bytes(scenario: str, last: type,
     # A cut stream may also end in good order, by chance
     assert isinstance(script.steps[-1], last) or (scenario == "cut-mid-stream" and stream)
     whole = len(named("ok", stream=stream).body)
-    assert abs(len(script.body) - whole // 2) < 40
+    assert whole // 3 < len(script.body) < whole * 2 // 3
 
 
 def test_before_the_head_nothing_is_sent() -> None:
@@ -262,8 +266,12 @@ def test_a_chunk_may_stand_on_several_data_lines() -> None:
 
 
 def test_comments_and_other_fields_stand_between_the_chunks() -> None:
-    lines = stream_of("sse-comments").decode().split("\n")
-    assert {line.partition(":")[0] for line in lines} == {"", "retry", "id", "event", "data"}
+    def names(scenario: str) -> set[str]:
+        return {line.partition(":")[0] for line in stream_of(scenario).decode().split("\n")}
+
+    assert names("sse-comments") == {"", "data"}
+    assert names("sse-fields") == {"", "retry", "id", "event", "odd", "data"}
+    assert streamed_text(named("sse-fields", stream=True)) == streamed_text(named("sse-comments", stream=True)) == TEXT
 
 
 def test_finish_reasons_may_be_missing_or_empty() -> None:
@@ -299,7 +307,7 @@ def test_pieces_of_a_tool_call_may_have_no_index() -> None:
     calls = [
         first(event, "choices", 0, "delta", "tool_calls", 0)
         for event in events_of(named("sse-tool-no-index", stream=True))
-        if "tool_calls" in str(event["choices"])[:60]
+        if "'tool_calls': [" in str(event["choices"])
     ]
     assert len(calls) > 1
     assert all(isinstance(call, dict) and "index" not in call for call in calls)

@@ -17,8 +17,8 @@ def world_of(scenario: str | None = None, *, task_s: float = 10.0, rates: str = 
     return World(scenario=scenario, latency=Latency(task_s=task_s), faults=Faults.parse(rates))
 
 
-def task_of(world: World, **more: Json) -> str:
-    return str(reply(submit(world, **more))["task_id"])
+def task_of(world: World, *, prompt: str = "a cat", size: str = "512x512", seed: int = 0) -> str:
+    return str(reply(submit(world, prompt=prompt, size=size, seed=seed))["task_id"])
 
 
 def status(world: World, task: str, after_s: float) -> Json:
@@ -43,7 +43,8 @@ def test_a_task_waits_runs_succeeds_and_its_picture_is_the_prompt_drawn() -> Non
 
 def test_the_picture_is_512_square_unless_a_size_is_asked_for() -> None:
     world = world_of()
-    body = fetch(world, url_of(world, task_of(world)), now=NOW + 100).body
+    task = str(reply(submit(world))["task_id"])
+    body = fetch(world, url_of(world, task), now=NOW + 100).body
     with Image.open(BytesIO(body)) as picture:
         assert picture.size == (512, 512)
 

@@ -57,12 +57,9 @@ GOLDEN = [
     ),
     ("{base_url: 'http://127.0.0.1:8000/v1'}", "chat", provider("openai", "openai-chat", "http://127.0.0.1:8000/v1")),
     (
-        "{base_url: 'http://10.0.0.5:8000/v1/', dialect: anthropic-messages, allow_http: yes,"
-        " api_key_env: [A_KEY, B_KEY]}",
+        "{base_url: 'http://10.0.0.5:8000/v1/', dialect: anthropic-messages, allow_http: yes, api_key_env: [A_K, B_K]}",
         "chat",
-        provider(
-            "openai", "anthropic-messages", "http://10.0.0.5:8000", ("A_KEY", "B_KEY"), "x-api-key", allow_http=True
-        ),
+        provider("openai", "anthropic-messages", "http://10.0.0.5:8000", ("A_K", "B_K"), "x-api-key", allow_http=True),
     ),
     (
         "{preset: modelscope-anthropic, auth: bearer}",

@@ -115,10 +115,17 @@ def test_a_header_that_would_break_the_request_is_a_mistake(mistakes: Mistakes, 
         "The bearer of good news arrived at ten o'clock in 1912",
         "What does task-1234567890123 mean?",
         "3f2b8c1e-9d4a-4e6b-8f70-1a2b3c4d5e6f",
+        "the ghostwriter_of_the_2024_edition and the hfactor1234567890123",
     ],
 )
 def test_ordinary_words_are_no_secrets(load: Load, text: str) -> None:
     assert load(CHAT.replace("[a]", f'["{text}"]')).name == "job"
+
+
+@pytest.mark.parametrize("header", ["X-Author: somebody", "X-Keyword: tides", "X-Team: basic research"])
+def test_ordinary_headers_are_sent(load: Load, header: str) -> None:
+    name, _, value = header.partition(": ")
+    assert load(CHAT.replace("openai", f"{{preset: openai, headers: {{{header}}}}}")).provider.headers == {name: value}
 
 
 @pytest.mark.parametrize("name", ["MODELSCOPE_API_KEY", "MY_KEY", "key2", "ANTHROPICKEYOFTHEEVALSTEAM"])

@@ -15,6 +15,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
 )
 
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9))
+
 HOSTILE = [
     ("empty", b"", 1, "is empty"),
     ("only a comment", b"# nothing\n", 1, "is empty"),
@@ -37,6 +39,9 @@ HOSTILE = [
     ("binary", b"name: a\nsystem: !!binary aGk=\n", 2, "a tag that job files do not know"),
     ("tag that does not fit", b"name: a\nbreaker: !!int abc\n", 2, "does not fit its YAML tag"),
     ("alias bomb", BOMB.encode(), None, "aliases (*name) expand"),
+    ("merge bomb", MERGES.encode(), None, "aliases (*name) expand"),
+    ("merge of itself", b"params: &p {<<: *p}\n", 1, "no other mapping"),
+    ("merge of a text", b"params: {<<: x}\n", 1, "no other mapping"),
     ("alias of itself", b"name: a\nparams: &p {x: *p}\n", 2, "contains itself"),
     ("deep list", b"params: {x: " + b"[" * 100 + b"]" * 100 + b"}", 1, "nested too deeply"),
     ("bottomless list", b"[" * 20_000, None, "nested too deeply"),

@@ -30,6 +30,21 @@ class HeldSync(Disk):
         super().fsync(descriptor)
 
 
+class HeldWrite(Disk):
+    """A disk whose first write waits until it is let go, and whose second one too."""
+
+    def __init__(self) -> None:
+        self.began = [threading.Event(), threading.Event()]
+        self.may_end = [threading.Event(), threading.Event()]
+        self.writes = 0
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        number, self.writes = self.writes, self.writes + 1
+        self.began[number].set()
+        assert self.may_end[number].wait(10)
+        return super().write(descriptor, data)
+
+
 class RefusingDisk(Disk):
     """A disk that refuses the n-th write or sync (from 1) with EIO."""
 
@@ -135,6 +150,26 @@ def test_synced_is_never_told_before_an_fsync_that_began_after_the_write(tmp_pat
         assert second.done() <= (appender.durable_length == appender.length)
         await second
         assert files.syncs == 2
+        await appender.close()
+
+    asyncio.run(run())
+
+
+def test_an_fsync_vouches_only_for_what_was_written_before_it_began(tmp_path: Path) -> None:
+    async def run() -> None:
+        files = HeldWrite()
+        appender = open_file(tmp_path / "a", files)
+        appender.append(b"first\n")
+        first = asyncio.create_task(appender.synced())
+        await asyncio.to_thread(files.began[0].wait, 10)
+        appender.append(b"second\n")
+        second = asyncio.create_task(appender.synced())
+        files.may_end[0].set()
+        await first
+        await asyncio.to_thread(files.began[1].wait, 10)
+        assert (appender.durable_length, second.done()) == (len(b"first\n"), False)
+        files.may_end[1].set()
+        await second
         await appender.close()
 
     asyncio.run(run())

@@ -172,6 +172,43 @@ def test_the_first_record_of_a_batch_names_what_is_durable_and_the_others_do_not
     assert [json.loads(line).get("d") for line in lines] == [0, starts[1], None, starts[3], None, starts[5]]
 
 
+def test_what_was_only_written_is_never_named_durable(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = open_ledger(tmp_path / "ledger")
+        for batch in range(3):
+            await ledger.write(intent(str(batch)))
+        await ledger.close()
+
+    asyncio.run(run())
+    lines = (tmp_path / "ledger" / "000001.jsonl").read_bytes().splitlines(keepends=True)
+    first = len(lines[0])
+    assert [json.loads(line)["d"] for line in lines] == [0, first, first, first, sum(map(len, lines[:4]))]
+
+
+def test_a_new_segment_its_folder_and_the_one_before_are_durable_when_it_is_open(tmp_path: Path) -> None:
+    class Watched(Disk):
+        def __init__(self) -> None:
+            self.synced: list[str] = []
+
+        def fsync(self, descriptor: int) -> None:
+            super().fsync(descriptor)
+            name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+            self.synced.append(f"{name}:{self.length(descriptor)}")
+
+        def fsync_folder(self, path: Path) -> None:
+            super().fsync_folder(path)
+            self.synced.append(path.name)
+
+    write_all_events(tmp_path / "ledger")
+    before = (tmp_path / "ledger" / "000001.jsonl").stat().st_size
+    files = Watched()
+    ledger = open_ledger(tmp_path / "ledger", files)
+    size = ledger.path.stat().st_size
+    assert size > 0
+    assert files.synced == [f"000001.jsonl:{before}", f"000002.jsonl:{size}", "ledger"]
+    asyncio.run(ledger.abandon())
+
+
 def test_a_refused_write_ends_the_ledger_and_the_next_run_starts_a_new_segment(tmp_path: Path) -> None:
     class FullDisk(Disk):
         full = False

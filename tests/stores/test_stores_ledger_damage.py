@@ -4,9 +4,12 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import Close, Event, Intent, Open
+from batchrunner.stores.files import Disk
 from batchrunner.stores.ledger_line import encode_line
 from batchrunner.stores.ledger_reader import LeftOut, read_ledger
 
@@ -25,9 +28,33 @@ def segment(*, batches: int = 3, size: int = 2) -> list[bytes]:
     return lines
 
 
+class FirstSegment(Disk):
+    """A disk whose first segment is in memory: byte-level tests read thousands of variants."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def names(self, path: Path) -> list[str]:
+        return sorted({"000001.jsonl", *(super().names(path) if super().exists(path) else ())})
+
+    def exists(self, path: Path) -> bool:
+        return path.name in {"000001.jsonl", "no-such-folder"} or super().exists(path)
+
+    def open_read(self, path: Path) -> int:
+        return -1 if path.name == "000001.jsonl" else super().open_read(path)
+
+    def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
+        if descriptor == -1:
+            return self.text[offset : offset + size_bytes]
+        return super().read_at(descriptor, size_bytes, offset)
+
+    def close(self, descriptor: int) -> None:
+        if descriptor != -1:
+            super().close(descriptor)
+
+
 def read(folder: Path, text: bytes) -> tuple[list[Event], tuple[LeftOut, ...]]:
-    (folder / "000001.jsonl").write_bytes(text)
-    reading = read_ledger(folder)
+    reading = read_ledger(folder, files=FirstSegment(text))
     events = [record.event for record in reading]
     return events, reading.left_out
 
@@ -171,3 +198,24 @@ def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
 
 def sealed(start: bytes) -> bytes:
     return b'%b,"c":"%08x"}\n' % (start, zlib.crc32(start))
+
+
+@given(st.data())
+def test_whatever_happens_to_its_bytes_a_ledger_is_refused_or_replays_a_beginning(data: st.DataObject) -> None:
+    folder = Path(__file__).parent / "no-such-folder"
+    lines = segment()
+    text = bytearray(b"".join(lines))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 300)))
+        text[start:end] = data.draw(st.binary(max_size=40) | st.sampled_from(lines) | st.just(bytes(end - start)))
+    events = [
+        OPEN,
+        *(Intent(i=f"{b}.{p}", k=KEY, n=1, a=0, model="m", account="a") for b in range(3) for p in range(2)),
+    ]
+    try:
+        kept, told = read(folder, bytes(text))
+    except LedgerDamagedError:
+        return
+    assert kept == events[: len(kept)]
+    assert told or bytes(text) == b"".join(lines[: len(kept)])

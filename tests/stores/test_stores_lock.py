@@ -1,5 +1,6 @@
 """One writer at a time, across real processes."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -85,6 +86,26 @@ def test_a_lock_on_a_file_that_was_replaced_keeps_nobody_in_the_belief_of_holdin
         (tmp_path / "lock").rename(tmp_path / "old")
         with RunLock(tmp_path), pytest.raises(LockHeldError):
             RunLock(tmp_path).acquire()
+
+
+def test_a_file_replaced_between_opening_and_locking_is_not_taken_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    replaced: list[int] = []
+
+    def replacing_first(descriptor: int, operation: int) -> None:
+        if not replaced:
+            replaced.append(descriptor)
+            (tmp_path / "lock").rename(tmp_path / "old")
+        real(descriptor, operation)
+
+    monkeypatch.setattr("batchrunner.stores.lock.fcntl.flock", replacing_first)
+    with RunLock(tmp_path):
+        holder = holder_of(tmp_path)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+    assert (tmp_path / "old").read_bytes() == b""
 
 
 def test_a_linked_lock_is_refused(tmp_path: Path) -> None:

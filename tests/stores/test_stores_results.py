@@ -12,6 +12,7 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import ToolCall, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Picture, ResultRow, ShownPicture
+from batchrunner.stores.files import Disk
 from batchrunner.stores.results import Recovered, ResultsFile, iter_results
 from batchrunner.stores.rows import encode_row
 
@@ -87,8 +88,18 @@ def write_rows(folder: Path, *numbers: int) -> list[int]:
     return asyncio.run(run())
 
 
+class HastyDisk(Disk):
+    """A disk that says it has synced: byte-level tests make thousands of files."""
+
+    def fsync(self, descriptor: int) -> None:
+        pass
+
+    def fsync_folder(self, path: Path) -> None:
+        pass
+
+
 def recover(folder: Path, known_length: int) -> Recovered:
-    return ResultsFile(folder).recover(known_length)
+    return ResultsFile(folder, files=HastyDisk()).recover(known_length)
 
 
 def test_a_chat_row_has_the_contracts_fields_in_their_order_with_null_for_what_is_absent() -> None:
@@ -215,6 +226,22 @@ def test_whole_rows_beyond_the_known_length_are_adopted_with_what_a_done_needs(t
     text = (tmp_path / "results.jsonl").read_bytes()
     assert three.place.crc == f"{zlib.crc32(text.splitlines()[2]):08x}"
     assert recovered.length == three.place.length == end
+
+
+def test_adopted_rows_are_on_the_disk_before_anyone_relies_on_them(tmp_path: Path) -> None:
+    class Watched(Disk):
+        def __init__(self) -> None:
+            self.synced: set[int] = set()
+
+        def fsync(self, descriptor: int) -> None:
+            super().fsync(descriptor)
+            self.synced.add(self.length(descriptor))
+
+    (tmp_path / "results.jsonl").write_bytes(encode_row(row_of(1)) + b"\n")
+    files = Watched()
+    recovered = ResultsFile(tmp_path, files=files).recover(0)
+    assert [row.place.length for row in recovered.adopted] == [recovered.length]
+    assert recovered.length in files.synced
 
 
 def test_a_results_file_cut_anywhere_recovers_its_whole_rows_and_keeps_the_torn_bytes(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from batchrunner.core.errors import StoreBrokenError, WrongDirectoryError
 from batchrunner.stores.run_file import RunFile, check_claim, claim, read_run_file, write_run_file
 
 
-def take(folder: Path, *, name: str = "cats", simulated: bool = False, digest: str = "d1", created: str = "t1") -> RunFile:
+def take(
+    folder: Path, *, name: str = "cats", simulated: bool = False, digest: str = "d1", created: str = "t1"
+) -> RunFile:
     return claim(
         folder,
         job_name=name,

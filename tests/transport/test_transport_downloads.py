@@ -3,12 +3,28 @@
 import asyncio
 import gzip
 import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transport_servers import QUICK, Server, Talk, chunked, downloads, header_lines, reply, reset, says, serve, silent
+from transport_servers import (
+    NEVER,
+    PATIENT,
+    Server,
+    Talk,
+    chunked,
+    downloads,
+    drips,
+    endless,
+    header_lines,
+    reply,
+    reset,
+    says,
+    serve,
+    silent,
+)
 
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
@@ -19,7 +35,6 @@ SIGNED = "?Expires=9&Signature=canary-signature"
 
 INSIDE = [
     "http://127.0.0.1:{port}/a.png",
-    "http://127.1.2.3:{port}/a.png",
     "http://localhost:{port}/a.png",
     "http://LOCALHOST.:{port}/a.png",
     "http://[::1]:{port}/a.png",
@@ -36,8 +51,6 @@ INSIDE = [
     "http://0177.0.0.1:{port}/a.png",
     "http://127.1:{port}/a.png",
     "http://10.0.0.1/a.png",
-    "http://172.16.0.1/a.png",
-    "http://192.168.0.1/a.png",
     "http://100.100.100.200/latest/meta-data",
     "http://169.254.169.254/latest/meta-data",
     "http://[fe80::1%25lo]/a.png",
@@ -51,7 +64,6 @@ INSIDE = [
     "file:///etc/passwd",
     "ftp://127.0.0.1:{port}/a.png",
     "data:image/png;base64,AAAA",
-    "gopher://127.0.0.1:{port}/",
     "//127.0.0.1:{port}/a.png",
     "/a.png",
     "http://",
@@ -62,7 +74,7 @@ INSIDE = [
 
 
 def strict(*, allow_http: bool = True, allow_private: bool = False) -> PictureDownloads:
-    return PictureDownloads(timeouts=QUICK, allow_private=allow_private, allow_http=allow_http)
+    return PictureDownloads(timeouts=PATIENT, allow_private=allow_private, allow_http=allow_http)
 
 
 async def fetch(url: str, loader: PictureDownloads | None = None) -> bytes | Problem:
@@ -93,6 +105,17 @@ def test_private_addresses_are_open_when_the_caller_says_so(url: str) -> None:
     async def scene() -> None:
         async with serve(says(reply(PICTURE))) as server:
             assert await fetch(url.format(port=server.port), strict(allow_private=True)) == PICTURE
+
+    asyncio.run(scene())
+
+
+def test_a_url_with_a_password_in_it_is_not_fetched_and_not_shown() -> None:
+    async def scene() -> None:
+        async with serve(says(reply(PICTURE))) as server:
+            for user in ("user:canary-signature@", "canary-signature@", ":canary-signature@"):
+                problem = failed(await fetch(f"http://{user}127.0.0.1:{server.port}/a.png"))
+                assert "user name or password" in problem.message
+            assert server.connections == 0
 
     asyncio.run(scene())
 
@@ -137,10 +160,10 @@ def test_proxies_of_the_environment_are_ignored_and_the_jobs_own_is_used(monkeyp
             monkeypatch.setenv("http_proxy", proxy.url(""))
             assert await fetch(server.url("/a.png")) == PICTURE
             assert proxy.connections == 0
-            own = PictureDownloads(timeouts=QUICK, allow_private=False, allow_http=True, proxy=proxy.url(""))
+            own = PictureDownloads(timeouts=PATIENT, allow_private=False, allow_http=True, proxy=proxy.url(""))
             assert await fetch("http://storage.example.com/a.png", own) == b"proxied"
             for url in ("http://10.0.0.1/a", "http://[::1]/a", "http://localhost/a", "http://nas/a", "http://x.lan/"):
-                own = PictureDownloads(timeouts=QUICK, allow_private=False, allow_http=True, proxy=proxy.url(""))
+                own = PictureDownloads(timeouts=PATIENT, allow_private=False, allow_http=True, proxy=proxy.url(""))
                 failed(await fetch(url, own))
             assert proxy.connections == 1
 
@@ -185,53 +208,52 @@ def test_every_redirect_is_checked_anew(to: str) -> None:
     asyncio.run(scene())
 
 
-async def drip(request: bytes, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while not writer.is_closing():
-        writer.write(b"\n")
-        await writer.drain()
-        await asyncio.sleep(0.02)
-
-
 async def reset_in_the_body(request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(reply(PICTURE)[:-100])
     await writer.drain()
     reset(writer)
 
 
-async def endless(request: bytes, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while not writer.is_closing():
-        writer.write(b"x" * 65536)
-        await writer.drain()
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    talk: Talk
+    words: str
+    timeouts: Timeouts = PATIENT
 
 
-FAULTS: dict[str, tuple[Talk, str]] = {
-    "half the length": (says(reply(PICTURE)[:-100], then="close"), "before the reply was complete"),
-    "reset in the body": (reset_in_the_body, "before the reply was complete"),
-    "chunks without an end": (says(chunked(PICTURE, end=False), then="close"), "before the reply was complete"),
-    "not HTTP": (says(b"220 ftp ready\r\n"), "not HTTP"),
-    "an empty body": (says(reply(b"")), "is empty"),
-    "no reply": (silent, "no reply within"),
-    "silence in the body": (says(reply(PICTURE)[:-1]), "sent nothing for"),
-    "a drip": (drip, "less than"),
-    "a great length": (says(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"), "more than 1048576 bytes"),
-    "an endless body": (endless, "more than 1048576 bytes"),
-    "half a gzip": (says(reply(gzip.compress(PICTURE)[:-9], headers="Content-Encoding: gzip\r\n")), "middle"),
-    "no gzip": (says(reply(PICTURE, headers="Content-Encoding: gzip\r\n")), "damaged"),
-    "brotli": (says(reply(PICTURE, headers="Content-Encoding: br\r\n")), "not asked for"),
+NO_HEAD = Timeouts(connect_s=NEVER, first_byte_s=0.15, idle_s=NEVER, download_s=NEVER)
+NO_BODY = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.15, download_s=NEVER)
+SLOW = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=NEVER, download_s=2)
+
+FAULTS = {
+    "half the length": Fault(talk=says(reply(PICTURE)[:-100], then="close"), words="before the reply was complete"),
+    "reset in the body": Fault(talk=reset_in_the_body, words="before the reply was complete"),
+    "chunks without an end": Fault(talk=says(chunked(PICTURE, end=False), then="close"), words="before the reply was"),
+    "not HTTP": Fault(talk=says(b"220 ftp ready\r\n"), words="not HTTP"),
+    "an empty body": Fault(talk=says(reply(b"")), words="is empty"),
+    "no reply": Fault(talk=silent, words="no reply within", timeouts=NO_HEAD),
+    "silence in the body": Fault(talk=says(reply(PICTURE)[:-1]), words="sent nothing for", timeouts=NO_BODY),
+    "a drip": Fault(talk=drips(b"\n", every_s=0.02), words="less than 128 bytes in 0.5 s", timeouts=SLOW),
+    "a great length": Fault(
+        talk=says(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"), words="more than 1048576 bytes"
+    ),
+    "an endless body": Fault(talk=endless, words="more than 1048576 bytes"),
+    "half a gzip": Fault(
+        talk=says(reply(gzip.compress(PICTURE)[:-9], headers="Content-Encoding: gzip\r\n")), words="middle"
+    ),
+    "no gzip": Fault(talk=says(reply(PICTURE, headers="Content-Encoding: gzip\r\n")), words="damaged"),
+    "brotli": Fault(talk=says(reply(PICTURE, headers="Content-Encoding: br\r\n")), words="not asked for"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_a_problem_that_shows_host_and_path_and_never_the_signature(name: str) -> None:
-    talk, words = FAULTS[name]
+    fault = FAULTS[name]
 
     async def scene() -> None:
-        async with serve(talk) as server:
-            loader = downloads(timeouts=Timeouts(connect_s=5, first_byte_s=5, idle_s=5, download_s=0.8))
-            problem = failed(await fetch(server.url("/img/a.png" + SIGNED), loader))
-            assert words in problem.message
+        async with serve(fault.talk) as server:
+            problem = failed(await fetch(server.url("/img/a.png" + SIGNED), downloads(timeouts=fault.timeouts)))
+            assert fault.words in problem.message
             assert f"127.0.0.1:{server.port}/img/a.png" in problem.message
             await server.lost.wait()
 
@@ -239,15 +261,8 @@ def test_a_fault_is_a_problem_that_shows_host_and_path_and_never_the_signature(n
 
 
 def test_a_steady_drip_of_many_bytes_ends_at_the_total_deadline() -> None:
-    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        while not writer.is_closing():
-            writer.write(b"x" * 100)
-            await writer.drain()
-            await asyncio.sleep(0.01)
-
     async def scene() -> None:
-        async with serve(talk) as server:
+        async with serve(drips(b"x" * 100, every_s=0.01)) as server:
             loader = downloads(timeouts=Timeouts(download_s=0.3))
             assert "longer than 0.3 s" in failed(await fetch(server.url("/a.png"), loader)).message
 
@@ -328,7 +343,7 @@ def test_cancellation_passes_through() -> None:
 @pytest.mark.parametrize("start", ["", "http://", "http://[", "http://127.0.0.1:1/", "https://127.0.0.1:1/%"])
 def test_any_text_as_a_url_is_a_problem_and_never_an_exception(start: str, tail: str) -> None:
     async def scene() -> bytes | Problem:
-        loader = PictureDownloads(timeouts=QUICK, allow_private=False, allow_http=True, proxy="http://127.0.0.1:1")
+        loader = PictureDownloads(timeouts=PATIENT, allow_private=False, allow_http=True, proxy="http://127.0.0.1:1")
         return await fetch(start + tail, loader)
 
     failed(asyncio.run(scene()))

@@ -13,7 +13,8 @@ import pytest
 from transport_servers import (
     ACCOUNT,
     CANARY,
-    QUICK,
+    NEVER,
+    PATIENT,
     Kept,
     Talk,
     api,
@@ -34,7 +35,11 @@ from transport_servers import (
 from batchrunner.core.job import Timeouts
 from batchrunner.core.wire import Broken, Whole
 
-SHORT = Timeouts(connect_s=0.15, first_byte_s=0.15, idle_s=0.15, total_s=0.4)
+NO_HEAD = Timeouts(connect_s=NEVER, first_byte_s=0.15, idle_s=NEVER, total_s=NEVER)
+NO_BODY = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.15, total_s=NEVER)
+SLOW = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.6, total_s=NEVER)
+LONG = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=NEVER, total_s=0.3)
+NO_TLS = Timeouts(connect_s=0.15, first_byte_s=NEVER, idle_s=NEVER, total_s=NEVER)
 MB = 1_000_000
 
 
@@ -53,7 +58,7 @@ class Fault:
     talk: Talk
     cause: str
     words: str
-    timeouts: Timeouts = QUICK
+    timeouts: Timeouts = PATIENT
 
 
 FAULTS = {
@@ -69,14 +74,19 @@ FAULTS = {
     "garbage that echoes": Fault(talk=echo_as_garbage, cause="reset", words="not HTTP"),
     "a bad header that echoes": Fault(talk=echo_in_a_bad_header, cause="reset", words="not HTTP"),
     "an endless header": Fault(talk=says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 99_999), cause="reset", words="not HTTP"),
-    "no reply": Fault(talk=silent, cause="timeout", words="no reply within 0.15 s", timeouts=SHORT),
+    "no reply": Fault(talk=silent, cause="timeout", words="no reply within 0.15 s", timeouts=NO_HEAD),
     "half a head for ever": Fault(
         talk=drips(b"X: y\r\n", every_s=0.02, first=b"HTTP/1.1 200 OK\r\n"),
-        cause="timeout", words="no reply within", timeouts=SHORT,
+        cause="timeout", words="no reply within", timeouts=NO_HEAD,
     ),
-    "silence in the body": Fault(talk=says(reply(b"x" * 99)[:-5]), cause="timeout", words="middle", timeouts=SHORT),
-    "a drip": Fault(talk=drips(b"x", every_s=0.1), cause="timeout", words="less than", timeouts=SHORT),
-    "keep-alives for ever": Fault(talk=drips(b": \n\n", every_s=0.05), cause="timeout", words="longer", timeouts=SHORT),
+    "silence in the body": Fault(talk=says(reply(b"x" * 99)[:-5]), cause="timeout", words="middle", timeouts=NO_BODY),
+    "silence after the head": Fault(talk=says(reply(b"x" * 9)[:-9]), cause="timeout", words="middle", timeouts=NO_BODY),
+    "a drip after a good start": Fault(
+        talk=drips(b"x", every_s=0.1, first=b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 99),
+        cause="timeout", words="less than", timeouts=SLOW,
+    ),
+    "a drip": Fault(talk=drips(b"x", every_s=0.1), cause="timeout", words="less than", timeouts=SLOW),
+    "keep-alives for ever": Fault(talk=drips(b": \n\n", every_s=0.05), cause="timeout", words="longer", timeouts=LONG),
     "a great length": Fault(talk=says(b"HTTP/1.1 200 OK\r\nContent-Length: 16000001\r\n\r\n"), cause="too_large",
                             words="more than 16000000 bytes"),
     "an endless body": Fault(talk=endless, cause="too_large", words="more than 16000000 bytes"),
@@ -134,6 +144,12 @@ def test_an_unknown_name_was_not_sent() -> None:
     assert kept.ending == Broken(cause="connect", message="the name in nowhere.invalid:443 was not found", sent=False)
 
 
+def test_a_key_in_the_wrong_place_is_masked() -> None:
+    kept = asyncio.run(one(f"https://{CANARY}.invalid/v1", f"https://{CANARY}.invalid/v1/x"))
+    assert isinstance(kept.ending, Broken)
+    assert kept.ending.message == "the name in ***.invalid:443 was not found"
+
+
 def test_a_url_that_cannot_be_used_was_not_sent() -> None:
     kept = asyncio.run(one("https://h/v1", f"ftp://{CANARY}@h/"))
     assert isinstance(kept.ending, Broken)
@@ -168,7 +184,7 @@ def test_a_handshake_that_takes_too_long_was_not_sent() -> None:
     async def scene() -> Kept:
         async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
             url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            return await one(url, f"{url}/v1/x", timeouts=SHORT)
+            return await one(url, f"{url}/v1/x", timeouts=NO_TLS)
 
     kept = asyncio.run(scene())
     assert isinstance(kept.ending, Broken)
@@ -227,19 +243,19 @@ def test_a_kept_connection_that_the_server_drops_under_a_post_is_ambiguous_and_n
     asyncio.run(scene())
 
 
-def test_keep_alive_comments_are_progress() -> None:
+def test_keep_alive_lines_are_progress_however_few_their_bytes() -> None:
     async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-        for _ in range(8):
+        for _ in range(6):
             writer.write(b":\n\n")
             await writer.drain()
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.25)
         writer.write(b"data: [DONE]\n\n")
         writer.close()
 
     async def scene() -> None:
         async with serve(talk) as server:
-            patient = Timeouts(connect_s=5, first_byte_s=5, idle_s=0.3, total_s=5)
+            patient = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=1, total_s=NEVER)
             kept = await one(server.url("/v1"), server.url(), timeouts=patient)
             assert kept.ending == Whole()
             assert kept.body.endswith(b"[DONE]\n\n")

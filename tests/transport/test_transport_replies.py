@@ -1,6 +1,7 @@
 """How a reply is read: to its end, within caps, and no further than the decoder needs."""
 
 import asyncio
+import gzip
 import tracemalloc
 import zlib
 
@@ -93,6 +94,23 @@ def test_a_bomb_needs_little_memory_and_ends_at_the_cap(coding: str) -> None:
     assert kept.ending.cause == "too_large"
     assert 15 * MB < kept.size <= 16 * MB
     assert peak_bytes < 800_000
+
+
+def test_bytes_on_the_wire_count_too() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"all there is")
+
+    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await says(head)(request, writer)
+        await drips(b"\0" * 99_999, every_s=0, first=b"")(request, writer)
+
+    async def scene() -> None:
+        async with serve(talk) as server:
+            kept = await one(server.url("/v1"), server.url())
+            assert kept.body == b"all there is"
+            assert isinstance(kept.ending, Broken)
+            assert kept.ending.cause == "too_large"
+
+    asyncio.run(scene())
 
 
 def test_image_dialects_take_pictures_in_base64() -> None:

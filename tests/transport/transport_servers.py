@@ -187,16 +187,18 @@ def provider(
     )  # fmt: skip
 
 
-QUICK = Timeouts(connect_s=5, first_byte_s=5, idle_s=5, total_s=5, download_s=5)
+NEVER = 60.0
+"""A deadline that no test waits for, also on a busy machine."""
+PATIENT = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=NEVER, total_s=NEVER, download_s=NEVER)
 KEYS = {ACCOUNT: Secret(CANARY)}
 
 
-def api(source: Provider | str, *, timeouts: Timeouts = QUICK) -> ApiTransport:
+def api(source: Provider | str, *, timeouts: Timeouts = PATIENT) -> ApiTransport:
     chosen = provider(source) if isinstance(source, str) else source
     return ApiTransport(chosen, timeouts=timeouts, keys=KEYS, limit=0)
 
 
-def downloads(*, timeouts: Timeouts = QUICK, cap_bytes: int = 1 << 20) -> PictureDownloads:
+def downloads(*, timeouts: Timeouts = PATIENT, cap_bytes: int = 1 << 20) -> PictureDownloads:
     return PictureDownloads(timeouts=timeouts, allow_private=True, allow_http=True, cap_bytes=cap_bytes)
 
 
@@ -204,7 +206,7 @@ def post(url: str, body: bytes = b'{"prompt": "x"}', headers: dict[str, str] | N
     return Request(method="POST", url=url, headers=headers or {"Content-Type": "application/json"}, body=body)
 
 
-async def one(source: Provider | str, url: str, *, timeouts: Timeouts = QUICK, decoder: Kept | None = None) -> Kept:
+async def one(source: Provider | str, url: str, *, timeouts: Timeouts = PATIENT, decoder: Kept | None = None) -> Kept:
     """One POST by a transport of its own."""
     async with api(source, timeouts=timeouts) as transport:
         return await transport.exchange(post(url), decoder or Kept(), account=ACCOUNT)

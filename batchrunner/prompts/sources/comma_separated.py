@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.header import column_names, wrong_width
-from batchrunner.prompts.sources.lines import line_batches
+from batchrunner.prompts.sources.lines import CHUNK_BYTES, line_batches
 from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -18,14 +18,16 @@ _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 async def read_comma_separated(path: str) -> Rows:
     """A row for every record after the header; blank lines are nothing."""
-    csv.field_size_limit(LINE_LIMIT_BYTES)
+    # The cap on the whole row speaks first, and with its place; a module-wide limit of 128 KiB would speak for others.
+    csv.field_size_limit(2 * LINE_LIMIT_BYTES + 2 * CHUNK_BYTES)
     feed = _Feed()
     table = _Table()
     async with aclosing(line_batches(path)) as batches:
         async for _, lines in batches:
             feed.add(lines)
-            for row in table.rows(feed):
-                yield row
+            if feed.is_worth_parsing:
+                for row in table.rows(feed):
+                    yield row
     feed.ended = True
     for row in table.rows(feed):
         yield row
@@ -42,8 +44,11 @@ class _Feed:
         self.ended = False
         self.line = 1
         """1-based line on which the record begins."""
+        self.is_worth_parsing = True
+        """False until an unfinished record has doubled: a long one is not begun again for every batch."""
         self._lines: list[str] = []
-        self._begun = 0
+        self._wanted_chars = 0
+        self._begun = self._next = 0
         self._next = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -64,16 +69,21 @@ class _Feed:
             BadSourceError: that record, or a line, is over the cap.
         """
         del self._lines[: self._begun]
-        self._begun = 0
-        if None in lines or sum(map(len, self._lines)) > LINE_LIMIT_BYTES:
+        self._begun = self._next = 0
+        if None in lines or self._unfinished_chars() > LINE_LIMIT_BYTES:
             problem = f"the row that begins here is longer than {LINE_LIMIT_BYTES >> 20} MiB"
             raise BadSourceError(problem, line=self.line, hint="is a quote left open?")
         # Bytes that are not UTF-8 are smuggled through the parser and found in the row that has them.
         self._lines += [raw.decode("utf-8", "surrogateescape") + "\n" for raw in lines if raw is not None]
+        self.is_worth_parsing = self._unfinished_chars() >= self._wanted_chars
 
     def again(self) -> None:
         """Go back to where the record begins."""
         self._next = self._begun
+        self._wanted_chars = 2 * self._unfinished_chars()
+
+    def _unfinished_chars(self) -> int:
+        return sum(len(line) for line in self._lines[self._begun :])
 
     def finish(self) -> int:
         """The record is read: how many lines it had."""

@@ -1,0 +1,271 @@
+"""Pictures from strangers: what is kept, how, and what is refused."""
+
+import asyncio
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from batchrunner.core.job import PictureFormat
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.row import Picture
+from batchrunner.stores.artifacts import Artifacts
+from batchrunner.stores.images import PictureFiles, picture_fault, prepare
+
+BLUE = (10, 20, 200)
+
+
+def drawn(shape: str, *, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:
+    picture = Image.linear_gradient("L").resize(size).convert(mode)
+    out = io.BytesIO()
+    picture.save(out, shape)
+    return out.getvalue()
+
+
+def save(
+    root: Path,
+    data: bytes,
+    *,
+    stem: str = "blue",
+    into: PictureFormat | None = None,
+    text: dict[str, str] | None = None,
+    max_pixels: int = 10_000_000,
+) -> Picture | Problem:
+    async def run() -> Picture | Problem:
+        artifacts = Artifacts(root)
+        pictures = PictureFiles(artifacts, max_pixels=max_pixels)
+        try:
+            return await pictures.save(data, stem=stem, into=into, text=text or {})
+        finally:
+            pictures.close()
+            artifacts.close()
+
+    return asyncio.run(run())
+
+
+def kept(root: Path, data: bytes, **options: object) -> tuple[Picture, bytes]:
+    picture = save(root, data, **options)  # type: ignore[arg-type]  # the tests' own shorthand
+    assert isinstance(picture, Picture), picture
+    return picture, (root / picture.path).read_bytes()
+
+
+def refused(root: Path, data: bytes, **options: object) -> str:
+    problem = save(root, data, **options)  # type: ignore[arg-type]  # the tests' own shorthand
+    assert isinstance(problem, Problem), problem
+    assert problem.kind is ProblemKind.BAD_PICTURE
+    assert list(root.rglob("*")) == []
+    return problem.message
+
+
+@pytest.mark.parametrize(("shape", "ending"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif")])
+def test_a_whole_picture_is_kept_byte_for_byte_under_its_true_ending(tmp_path: Path, shape: str, ending: str) -> None:
+    data = drawn(shape)
+    picture, there = kept(tmp_path, data)
+    assert there == data
+    assert picture == Picture(
+        path=f"images/blue.{ending}",
+        sha256=hashlib.sha256(data).hexdigest(),
+        width=40,
+        height=30,
+        format=shape,
+        bytes=len(data),
+    )
+
+
+def test_the_prompt_goes_into_a_png_without_touching_its_other_bytes(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", "server")
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4), BLUE).save(out, "PNG", pnginfo=info)
+    data = out.getvalue()
+    text = {
+        "prompt": "A blue cat, 蓝猫 \U0001f408",
+        "params": '{"seed": 1}',
+        "bad\x00key\u4e2d" + "x" * 99: "nul\0 \ud800",
+    }
+    picture, there = kept(tmp_path, data, text=text)
+    assert there[:33] == data[:33]
+    assert there.endswith(data[33:])
+    with Image.open(io.BytesIO(there)) as read:
+        assert isinstance(read, PngImagePlugin.PngImageFile)
+        assert read.text["prompt"] == "A blue cat, 蓝猫 \U0001f408"
+        assert read.text["params"] == '{"seed": 1}'
+        assert read.text["Software"] == "server"
+        assert len(read.text) == 4
+        assert read.getpixel((0, 0)) == BLUE
+    assert picture_fault(there) is None
+    assert (picture.bytes, picture.sha256) == (len(there), hashlib.sha256(there).hexdigest())
+
+
+def test_other_formats_get_no_text(tmp_path: Path) -> None:
+    data = drawn("JPEG")
+    assert kept(tmp_path, data, text={"prompt": "x"})[1] == data
+
+
+FORMATS: tuple[PictureFormat, ...] = ("png", "jpeg", "webp", "gif")
+SOURCES = [
+    *((shape, "RGB") for shape in ("PNG", "JPEG", "WEBP", "GIF")),
+    *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGBA", "I;16")),
+    *(("JPEG", mode) for mode in ("L", "CMYK")),
+]
+
+
+@pytest.mark.parametrize("into", FORMATS)
+@pytest.mark.parametrize(("shape", "mode"), SOURCES)
+def test_every_picture_can_become_every_format(tmp_path: Path, into: PictureFormat, shape: str, mode: str) -> None:
+    if mode == "I;16":
+        out = io.BytesIO()
+        Image.new("I;16", (40, 30), 40_000).save(out, "PNG")
+        data = out.getvalue()
+    else:
+        data = drawn(shape, mode=mode)
+    picture, there = kept(tmp_path, data, into=into)
+    assert (picture.format, picture.width, picture.height) == (into.upper(), 40, 30)
+    assert picture_fault(there) is None
+
+
+def test_what_was_transparent_becomes_white_in_a_jpeg(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    clear.paste((*BLUE, 255), (0, 0, 10, 20))
+    out = io.BytesIO()
+    clear.save(out, "PNG")
+    _, there = kept(tmp_path, out.getvalue(), into="jpeg")
+    with Image.open(io.BytesIO(there)) as read:
+        pixel, other = read.getpixel((17, 10)), read.getpixel((3, 10))
+    assert isinstance(pixel, tuple)
+    assert isinstance(other, tuple)
+    assert min(pixel) > 250
+    assert other[2] > 150 > other[0]
+
+
+def test_a_converted_picture_has_the_text_when_it_becomes_a_png(tmp_path: Path) -> None:
+    _, there = kept(tmp_path, drawn("WEBP"), into="png", text={"prompt": "蓝猫"})
+    with Image.open(io.BytesIO(there)) as read:
+        assert read.info["prompt"] == "蓝猫"
+
+
+def test_a_page_instead_of_a_picture_is_called_a_page(tmp_path: Path) -> None:
+    page = b"\n<!DOCTYPE html><html><head><title>Hotlinking is not allowed</title></head></html>"
+    assert "an HTML page titled 'Hotlinking is not allowed'" in refused(tmp_path, page)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "nothing at all"),
+        (b'{"error": "gone"}', "JSON"),
+        (b"BM" + bytes(60), "no known picture format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no known picture format"),
+        (b"\x89PNG\r\n\x1a\n", "without its end"),
+        (b"\xff\xd8\xff", "before its pixels"),
+        (b"RIFF\xff\x00\x00\x00WEBPVP8 ", "promises"),
+        (b"GIF89a", "trailer"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_what_it_seems_to_be(tmp_path: Path, data: bytes, said: str) -> None:
+    assert said in refused(tmp_path, data)
+
+
+@pytest.mark.parametrize("shape", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_a_picture_cut_anywhere_is_refused(shape: str) -> None:
+    data = drawn(shape, size=(24, 24))
+    for cut in range(len(data)):
+        assert picture_fault(data[:cut]) is not None, cut
+
+
+def test_half_a_jpeg_with_a_whole_thumbnail_inside_is_refused() -> None:
+    thumbnail = drawn("JPEG", size=(8, 8))
+    body = drawn("JPEG", size=(64, 64))
+    segment = b"Exif\0\0" + thumbnail
+    data = body[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + body[2:]
+    assert picture_fault(data) is None
+    assert picture_fault(data[:-40]) == "the server sent a JPEG that breaks off before its end marker"
+
+
+def test_a_png_without_its_end_is_refused() -> None:
+    assert picture_fault(drawn("PNG")[:-12]) == "the server sent a PNG without its end"
+
+
+def test_a_flipped_bit_in_a_pngs_pixels_is_refused() -> None:
+    data = bytearray(drawn("PNG"))
+    data[len(data) // 2] ^= 1
+    fault = picture_fault(bytes(data))
+    assert fault is not None
+    assert fault.startswith("a damaged PNG")
+
+
+def test_a_png_whose_checksums_are_wrong_is_refused_though_its_pixels_load() -> None:
+    data = bytearray(drawn("PNG"))
+    data[data.index(b"IEND") - 5] ^= 1
+    with Image.open(io.BytesIO(bytes(data))) as lenient:
+        lenient.load()
+    fault = picture_fault(bytes(data))
+    assert fault is not None
+    assert fault.startswith("a damaged PNG")
+
+
+def test_junk_after_the_end_does_no_harm(tmp_path: Path) -> None:
+    for shape in ("PNG", "JPEG", "WEBP"):
+        kept(tmp_path, drawn(shape) + b"\0\0junk", stem=shape)
+
+
+def bomb(width: int, height: int) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_bomb_is_refused_by_its_header_alone(tmp_path: Path) -> None:
+    assert "2500000000 pixels; at most 10000000" in refused(tmp_path, bomb(50_000, 50_000))
+
+
+def test_a_webp_canvas_is_measured_before_room_is_made_for_it(tmp_path: Path) -> None:
+    canvas = struct.pack("<I", 16_000)[:3]
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + canvas + canvas
+    assert "256032001 pixels" in refused(tmp_path, b"RIFF" + struct.pack("<I", len(body)) + body)
+    for lossless in (True, False):
+        out = io.BytesIO()
+        Image.new("RGB", (50, 40)).save(out, "WEBP", lossless=lossless)
+        assert "2000 pixels; at most 100" in refused(tmp_path, out.getvalue(), max_pixels=100)
+
+
+def test_a_stem_never_leads_out_of_the_pictures_folder(tmp_path: Path) -> None:
+    picture, _ = kept(tmp_path, drawn("PNG"), stem="../../evil")
+    assert picture.path == "images/evil.png"
+
+
+def test_several_pictures_are_saved_at_the_same_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        artifacts = Artifacts(tmp_path)
+        pictures = PictureFiles(artifacts)
+        data = drawn("PNG")
+        saved = await asyncio.gather(
+            *(pictures.save(data, stem=f"s-{number}", into=None, text={"prompt": str(number)}) for number in range(20))
+        )
+        assert {picture.path for picture in saved if isinstance(picture, Picture)} == {
+            f"images/s-{number}.png" for number in range(20)
+        }
+        pictures.close()
+        artifacts.close()
+
+    asyncio.run(run())
+    assert len(list((tmp_path / "images").iterdir())) == 20
+
+
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_bytes_make_it_crash(shape: str, data: st.DataObject) -> None:
+    mangled = bytearray(drawn(shape, size=(9, 9)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        mangled[data.draw(st.integers(0, len(mangled) - 1))] = data.draw(st.integers(0, 255))
+    for into in (None, *FORMATS):
+        prepare(bytes(mangled), into=into, text={"prompt": "x"}, max_pixels=1_000_000)
