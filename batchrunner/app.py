@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypedDict, TypeVar, Unpack
+from weakref import WeakKeyDictionary
 
 from batchrunner.assembly import assemble
 from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
@@ -26,6 +27,7 @@ from batchrunner.core.status import Status
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
+from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.snapshot import with_end
 from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import check_items, items_of
@@ -217,18 +219,43 @@ async def _watched(runner: Runner, options: RunOptions) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     progress = options.get("progress")
     showing = asyncio.ensure_future(progress(runner.snapshot)) if progress is not None else None
-    caught = _SIGNALS if options.get("signals") else ()
-    for number in caught:
-        loop.add_signal_handler(number, runner.shutdown.request, int(number))
+    listening = options.get("signals", False)
+    if listening:
+        _listen(loop, runner.shutdown)
     try:
         yield
     finally:
-        for number in caught:
-            loop.remove_signal_handler(number)
+        if listening:
+            _stop_listening(loop, runner.shutdown)
         if showing is not None:
             showing.cancel()
             with suppress(asyncio.CancelledError):
                 await showing
+
+
+_LISTENERS: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Shutdown]] = WeakKeyDictionary()
+"""A loop has one handler a signal, and several runs may share a loop: one signal reaches them all."""
+
+
+def _listen(loop: asyncio.AbstractEventLoop, shutdown: Shutdown) -> None:
+    listeners = _LISTENERS.setdefault(loop, [])
+    listeners.append(shutdown)
+
+    def tell(number: int) -> None:
+        for each in tuple(listeners):
+            each.request(number)
+
+    if len(listeners) == 1:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, tell, int(number))
+
+
+def _stop_listening(loop: asyncio.AbstractEventLoop, shutdown: Shutdown) -> None:
+    listeners = _LISTENERS[loop]
+    listeners.remove(shutdown)
+    if not listeners:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
@@ -251,13 +278,13 @@ async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
 
 def _next_command(runner: Runner, exit_status: ExitStatus, command: str | None) -> str | None:
     """The exact command that goes on, None when nothing is left to do."""
-    if command is None or exit_status is ExitStatus.DONE:
-        return None
-    if exit_status is ExitStatus.FAILED:
-        return f"{command} --retry-failed"
     items = runner.snapshot().items
-    only_held = items.held and not (items.pending or items.accepted or items.timed_out)
-    return f"{command} --resend-held" if only_held else command
+    left = items.pending or items.accepted or items.timed_out
+    if command is None or not (left or items.held or items.failed):
+        return None
+    if left:
+        return command
+    return f"{command} --resend-held" if items.held else f"{command} --retry-failed"
 
 
 def _to_stderr(text: str) -> None:

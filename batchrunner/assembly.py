@@ -20,7 +20,7 @@ from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
-from batchrunner.engine.survey import lane_concurrency, survey, totals_of
+from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.report.standing import LEDGER, replay
@@ -138,9 +138,7 @@ async def _network(
 
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
     provider = job.provider
-    lanes = len(job.models) * max(1, len(keys))
-    connections = lane_concurrency(job) * lanes + 64
-    transport = ApiTransport(provider, timeouts=job.timeouts, keys=keys, limit=connections, wall=clock.wall)
+    transport = ApiTransport(provider, timeouts=job.timeouts, keys=keys, limit=0, wall=clock.wall)  # lanes bound it
     private = await is_private_host(provider.base_url)
     downloads = PictureDownloads(
         timeouts=job.timeouts,

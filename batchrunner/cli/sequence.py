@@ -6,7 +6,7 @@ Refuses to start anything while one of several jobs has a mistake, or while two 
 import asyncio
 import os.path
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import batchrunner
@@ -114,7 +114,7 @@ def _in_turn(errands: tuple[Errand, ...], asked: Asked) -> Iterator[Ended]:
         ended: Ended
         try:
             report = batchrunner.run_sync(errand.job, **_options(errand, asked, shown))
-            ended = Ran(errand=errand, report=_going_on(errand, report))
+            ended = Ran(errand=errand, report=report)
         except BatchrunnerError as error:
             ended = Broke(errand=errand, error=error)
         yield ended
@@ -134,15 +134,7 @@ async def _run_beside(errand: Errand, asked: Asked, shown: Display | None) -> En
         report = await batchrunner.run(errand.job, **_options(errand, asked, shown))
     except BatchrunnerError as error:
         return Broke(errand=errand, error=error)
-    return Ran(errand=errand, report=_going_on(errand, report))
-
-
-def _going_on(errand: Errand, report: Report) -> Report:
-    """A run that did all it was asked for by `--limit` still names the command for the rest."""
-    status = report.status
-    if status.next_command is not None or not status.items.pending:
-        return report
-    return replace(report, status=replace(status, next_command=errand.command))
+    return Ran(errand=errand, report=report)
 
 
 def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions":

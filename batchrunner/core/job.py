@@ -23,7 +23,7 @@ class Provider:
     preset: PresetName
     dialect: DialectName
     base_url: str
-    """Normalised: no end slash, no pasted endpoint path; empty for the simulator in process."""
+    """Normalised: no end slash, no pasted endpoint path; `http://simulator.invalid/v1` for the simulator in process."""
     key_env: tuple[str, ...]
     """Names of environment variables, one account each; empty when no key is needed."""
     auth: AuthScheme
@@ -46,7 +46,7 @@ class ListedPrompt:
     """An entry of `prompts:` when it is a list. `prompt` is a template (matrix names and `vars`)."""
 
     prompt: str | None
-    """None when the job has `messages:`, which then use `vars`."""
+    """None only when the job has `messages:`, which then use `vars`, or this text as `prompt`."""
     id: str | None = None
     params: dict[str, Json] = field(default_factory=dict)
     vars: dict[str, Json] = field(default_factory=dict)

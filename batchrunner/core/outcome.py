@@ -160,6 +160,8 @@ class Problem:
     """Set for SCHEMA_MISS: what to tell the model when it is asked again."""
     usage: Usage | None = None
     hints: Hints | None = None
+    under_way: bool = False
+    """It stood inside a 2xx reply: the server had begun the work, and may charge for it whatever it says now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

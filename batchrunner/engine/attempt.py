@@ -173,7 +173,10 @@ class Attempts:
                 await self.book.refused(work, problem)
                 return Unchanged()
             case Then.WAIT:
-                await self.book.refused(work, problem, wait_s=problem.wait_s)
+                if problem.under_way:
+                    await self.book.retry(work, problem, charged=before, ambiguous=True, wait_s=problem.wait_s)
+                else:
+                    await self.book.refused(work, problem, wait_s=problem.wait_s)
                 return Unchanged() if parked else Again(problem=problem, charged=before)
             case Then.ADAPT:
                 await self.book.refused(work, problem)

@@ -42,6 +42,7 @@ class Pool:
         self._wanted = wanted
         self._returned: deque[Work] = deque()
         self._active: set[bytes] = set()
+        self._ahead: Work | None = None
         self._reading = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -51,10 +52,13 @@ class Pool:
     @property
     def drained(self) -> bool:
         """Nothing is left, and nothing can come back."""
-        return self.exhausted and not self._active and not self._returned
+        return self.exhausted and self._ahead is None and not self._active and not self._returned
 
     async def take(self) -> Work | None:
         """The next item to send; None when there is none at the moment.
+
+        One item is read ahead, so that the end of the source is known when its last item is handed out: nobody then
+        waits for a slot that nobody needs.
 
         Raises:
             JobMistakesError: the source has become unreadable.
@@ -62,15 +66,24 @@ class Pool:
         if self._returned:
             return self._hand_out(self._returned.popleft())
         async with self._reading:
-            while not self.exhausted:
-                item = await anext(self._items, None)
-                if item is None:
-                    self.exhausted = True
-                    self.change()
-                    return None
-                key = bytes.fromhex(item.key)
-                if key not in self._active and self._wanted(item, key):
-                    return self._hand_out(Work(item=item, key=key))
+            work = self._ahead or await self._read()
+            self._ahead = None
+            if work is None:
+                return None
+            self._hand_out(work)
+            self._ahead = await self._read()
+            return work
+
+    async def _read(self) -> Work | None:
+        while not self.exhausted:
+            item = await anext(self._items, None)
+            if item is None:
+                self.exhausted = True
+                self.change()
+                return None
+            key = bytes.fromhex(item.key)
+            if key not in self._active and self._wanted(item, key):
+                return Work(item=item, key=key)
         return None
 
     def claim(self, work: Work) -> None:

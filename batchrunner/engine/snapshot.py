@@ -118,8 +118,9 @@ def status_of(
 
 
 def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, next_command: str | None) -> Status:
-    """The same at the end of the run."""
-    return replace(status, state=STATES[exit_status], message=message, next_command=next_command)
+    """The same at the end of the run. One that was asked for a part only and did it leaves the rest pending."""
+    part = exit_status is ExitStatus.DONE and status.items.pending
+    return replace(status, state="pending" if part else STATES[exit_status], message=message, next_command=next_command)
 
 
 def resting_state(items: ItemCounts) -> RunState:

@@ -143,6 +143,7 @@ def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None) 
         should_retry=should_retry(head),
         adaptation=adaptation_of(fault.message) if kind is ProblemKind.ADAPTABLE else None,
         hints=hints,
+        under_way=status is None,
     )
 
 

@@ -134,7 +134,7 @@ def _numbers(text: str, *, names: dict[str, str], what: str) -> dict[str, float]
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, figure = (piece.strip() for piece in part.partition("="))
         try:
-            numbers[names[name]] = _figure(figure)
+            numbers[names[name]] = finite(figure)
         except KeyError:
             mistakes.append(Mistake(key=what, problem=f"unknown name {name!r}", expected=f"one of {', '.join(names)}"))
         except ValueError:
@@ -144,7 +144,12 @@ def _numbers(text: str, *, names: dict[str, str], what: str) -> dict[str, float]
     return numbers
 
 
-def _figure(text: str) -> float:
+def finite(text: str) -> float:
+    """The number that a text spells.
+
+    Raises:
+        ValueError: it spells none, or one that is not finite or beyond a thousand million.
+    """
     figure = float(text)
     if not abs(figure) < 1e9:
         raise ValueError(text)

@@ -4,8 +4,9 @@ Knows types, enum, const, properties, items, anyOf/oneOf/allOf, local references
 that gets a value of its type, which may miss a rule that is not read here (`pattern`, `format`, `not`).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.dice import digest_of
@@ -13,6 +14,10 @@ from batchrunner.simulator.script import as_list, as_object, as_text
 
 _DEEPEST = 12
 """References may go round in circles; below this only null is given."""
+_MOST_PARTS = 2000
+_LARGEST = 1e12
+_MOST_ITEMS = 100.0
+_LONGEST = 10_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +29,12 @@ class _Place:
     grain: int
     text: str
     """What strings are cut from."""
+    budget: Iterator[int]
+    """One for each part of the value; shared by all places."""
     depth: int = 0
 
     def below(self, name: str) -> "_Place":
-        return _Place(
-            root=self.root, path=f"{self.path}/{name}", grain=self.grain, text=self.text, depth=self.depth + 1
-        )
+        return replace(self, path=f"{self.path}/{name}", depth=self.depth + 1)
 
     def choice(self, count: int) -> int:
         return digest_of(f"{self.grain}{self.path}") % max(1, count)
@@ -37,11 +42,11 @@ class _Place:
 
 def value_for(schema: Mapping[str, Json], *, grain: int, text: str) -> Json:
     """A value that satisfies the schema; the same for the same `grain` and `text`."""
-    return _make(schema, _Place(root=schema, path="", grain=grain, text=text))
+    return _make(schema, _Place(root=schema, path="", grain=grain, text=text, budget=iter(range(_MOST_PARTS))))
 
 
 def _make(schema: Mapping[str, Json], place: _Place) -> Json:
-    if place.depth > _DEEPEST:
+    if place.depth > _DEEPEST or next(place.budget, None) is None:
         return None
     reference = as_text(schema.get("$ref"))
     if reference:
@@ -92,7 +97,9 @@ def _object(schema: Mapping[str, Json], place: _Place) -> Json:
 
 
 def _array(schema: Mapping[str, Json], place: _Place) -> Json:
-    least, most = int(_bound(schema, "minItems", 0)), int(_bound(schema, "maxItems", 1e6))
+    least, most = (
+        int(min(_MOST_ITEMS, _bound(schema, name, end))) for name, end in (("minItems", 0), ("maxItems", 1e6))
+    )
     count = min(most, max(least, 1 + place.choice(2)))
     return [_make(as_object(schema.get("items")), place.below(str(at))) for at in range(count)]
 
@@ -101,8 +108,10 @@ def _string(schema: Mapping[str, Json], place: _Place) -> Json:
     words = place.text.split() or ["nothing"]
     at = place.choice(len(words))
     text = " ".join(words[at : at + 4])
-    least, most = int(_bound(schema, "minLength", 0)), int(_bound(schema, "maxLength", 1e6))
-    return text.ljust(least, "x")[:most]
+    least, most = (
+        int(min(_LONGEST, _bound(schema, name, end))) for name, end in (("minLength", 0), ("maxLength", 1e6))
+    )
+    return text.ljust(least, "x")[: max(0, most)]
 
 
 def _integer(schema: Mapping[str, Json], place: _Place) -> Json:
@@ -129,7 +138,9 @@ def _null(_schema: Mapping[str, Json], _place: _Place) -> Json:
 
 def _bound(schema: Mapping[str, Json], name: str, otherwise: float) -> float:
     said = schema.get(name)
-    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) else otherwise
+    if not isinstance(said, int | float) or isinstance(said, bool) or (isinstance(said, float) and math.isnan(said)):
+        return otherwise
+    return float(max(-_LARGEST, min(_LARGEST, said)))
 
 
 _MAKERS: dict[str, Callable[[Mapping[str, Json], _Place], Json]] = {

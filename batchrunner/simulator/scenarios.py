@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.simulator.faults import finite
 from batchrunner.simulator.order import Chosen
 
 
@@ -34,7 +35,7 @@ def parse_scenarios(text: str) -> Chosen:
         if name not in SCENARIOS:
             raise _mistake(f"no scenario is called {name!r}", f"one of {', '.join(SCENARIOS)}")
         try:
-            chosen[name] = float(figure) if colon else None
+            chosen[name] = finite(figure) if colon else None
         except ValueError:
             raise _mistake(f"{figure!r} is no figure for {name}", f"like {name}:3") from None
     return chosen

@@ -291,3 +291,15 @@ def test_on_a_terminal_the_progress_is_drawn_and_the_summary_stays(batchrunner: 
     assert out == b""
     assert b"\x1b[" in drawn
     assert "cats (simulated): every item is done" in drawn.decode()
+
+
+def test_one_signal_drains_every_parallel_job(batchrunner: CommandLine) -> None:
+    jobs = [batchrunner.job("one", SLOW), batchrunner.job("two", SLOW)]
+    running = batchrunner.start("run", *jobs, "--parallel", "--json")
+    assert running.stderr is not None
+    told = {running.stderr.readline().split(":")[0] for _ in jobs}  # both have begun
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=30)
+    assert told == {"one", "two"}
+    assert running.returncode == 130
+    assert [job["state"] for job in json.loads(out)["jobs"]] == ["interrupted", "interrupted"]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from engine_house import House, chat, image
 
@@ -10,7 +11,7 @@ from batchrunner.core.errors import ExitStatus
 THREE = ("one", "two", "three")
 
 
-def sent_by(house: House, job: str, **options: object) -> int:
+def sent_by(house: House, job: str, **options: Any) -> int:
     """Paid POSTs of one more run."""
     before = house.stats.sends
     assert house.run(job, **options).exit_status is ExitStatus.DONE

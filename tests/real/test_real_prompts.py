@@ -109,11 +109,10 @@ def test_pictures_survive_kills_and_no_accepted_task_is_submitted_again(tmp_path
     ]
     open_tasks: set[str] = set()
     for record in records:
-        match record["e"]:
-            case "accepted":
-                open_tasks.add(record["k"])
-            case "intent":
-                assert record["k"] not in open_tasks, "an accepted task was submitted again"
-            case "done" | "failed" | "retry":
-                open_tasks.discard(record["k"])
+        if record["e"] == "accepted":
+            open_tasks.add(record["k"])
+        elif record["e"] == "intent":
+            assert record["k"] not in open_tasks, "an accepted task was submitted again"
+        elif record["e"] in {"done", "failed", "retry"}:
+            open_tasks.discard(record["k"])
     assert not open_tasks

@@ -2,7 +2,7 @@
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.job import Json
@@ -51,9 +51,23 @@ json_values = st.recursive(
 keywords = st.sampled_from(["type", "properties", "items", "enum", "anyOf", "allOf", "$ref", "minimum", "minLength"])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keywords, json_values, max_size=4))
 def test_any_schema_gives_some_value(schema: dict[str, Json]) -> None:
     value_for(schema, grain=1, text="words")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {name: {"$ref": "#"} for name in "abcdefgh"}},
+        {"type": "string", "minLength": 10**12},
+        {"type": "array", "minItems": 10**12, "items": {"type": "array", "minItems": 10**12}},
+        {"type": "integer", "minimum": float("inf"), "maximum": float("nan")},
+    ],
+)
+def test_a_hostile_schema_costs_no_more_than_others(schema: dict[str, Json]) -> None:
+    assert len(str(value_for(schema, grain=1, text="words"))) < 200_000
 
 
 def test_tokens_are_a_quarter_of_the_characters() -> None:

@@ -183,7 +183,7 @@ def test_a_jump_is_preceded_by_a_real_wait_for_late_bytes() -> None:
         loop = asyncio.get_running_loop()
         here, there = socket.socketpair()
         with here, there:
-            here.setblocking(False)
+            here.settimeout(0)
 
             def work() -> None:
                 slow_job()

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from simulator_calls import (
     ASYNC,
     CHAT,
@@ -102,6 +104,33 @@ def test_a_bad_chat_body_is_refused_with_a_400(body: Json, said: str) -> None:
     script = post(World(), CHAT, body)
     assert script.status == 400
     assert said in error_of(script)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+turns = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": json_values}), max_size=3)
+keys = st.sampled_from(
+    [
+        *("messages", "prompt", "stream", "tools", "tool_choice", "response_format", "max_tokens", "size", "seed"),
+        *("loras", "stream_options", "steps", "guidance", "negative_prompt", "chat_template_kwargs", "temperature"),
+    ]
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(keys, json_values, max_size=5),
+    turns,
+    st.sampled_from([CHAT, "/v1/images/generations"]),
+    st.sampled_from(["ok", "ok-tools", "ok-reasoning", "img-ok", "sse-multiline"]),
+)
+def test_whatever_the_body_there_is_a_reply(body: dict[str, Json], said: list[Json], path: str, scenario: str) -> None:
+    script = post(World(), path, {"prompt": "a", "messages": said, "model": f"m#{scenario}", **body}, headers=ASYNC)
+    assert script.status in {200, 400}
+    assert script.whole
 
 
 def test_bytes_that_are_no_json_are_refused_with_a_400() -> None:
@@ -258,7 +287,7 @@ def test_a_bad_fault_is_a_mistake_that_says_what_is_wrong(text: str) -> None:
         Faults.parse(text)
 
 
-@pytest.mark.parametrize("text", ["no-such", "throttle:x", "throttle:3+no-such"])
+@pytest.mark.parametrize("text", ["no-such", "throttle:x", "quota-model:inf", "throttle:3+no-such"])
 def test_a_bad_scenario_is_a_mistake(text: str) -> None:
     with pytest.raises(JobMistakesError, match="scenario"):
         World(scenario=text)

@@ -154,6 +154,11 @@ def test_a_value_that_may_be_a_word_or_a_truth_has_to_be_said_clearly(mistakes: 
     assert "write false" in (mistake.hint or "")
 
 
+@pytest.mark.parametrize("more", ["limits: {concurrency: 0123}", "params: {on: off}", "breaker: 2026-01-01"])
+def test_what_is_wrong_with_a_value_is_said_once(mistakes: Mistakes, more: str) -> None:
+    assert len(mistakes(CHAT + more)) == 1
+
+
 def test_a_missing_file_a_folder_and_a_broken_stem_are_mistakes(tmp_path: Path) -> None:
     (tmp_path / "-.yaml").write_text(CHAT)
     for path, problem in (("gone.yaml", "no such file"), (".", "is a folder"), ("-.yaml", "name of a folder")):

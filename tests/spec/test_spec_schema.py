@@ -91,6 +91,7 @@ def test_an_answer_schema_is_read_from_the_job_or_from_a_file_beside_it(load: Lo
         ("a.json", '{"pattern": "("}', "pattern is not valid JSON Schema"),
         ("a.json", '{"$ref": "#/nowhere"}', "refers to"),
         ("a.json", '{"$ref": "file:///etc/passwd"}', "refers to"),
+        ("a.json", '{"$ref": "b/properties/x", "properties": {"x": {}}}', "refers to"),
     ],
 )
 def test_a_bad_schema_file_is_a_mistake_on_the_line_of_its_key(

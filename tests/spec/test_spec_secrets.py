@@ -6,6 +6,7 @@ import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job
+from batchrunner.spec.places import short
 
 Load = Callable[..., Job]
 Mistakes = Callable[..., tuple[Mistake, ...]]
@@ -67,6 +68,11 @@ def test_a_literal_secret_is_a_mistake_that_never_echoes_it(
     assert key in [mistake.key for mistake in found]
     assert secret not in str(JobMistakesError(found))
     assert secret[:12] not in repr(found) or secret == "hunter2"
+
+
+def test_a_value_is_cut_only_after_its_secrets_are_hidden() -> None:
+    for before in range(40, 60):
+        assert SK[:6] not in short("x" * before + " " + SK)
 
 
 def test_a_secret_as_a_key_or_in_a_setting_is_not_echoed_either(mistakes: Mistakes) -> None:

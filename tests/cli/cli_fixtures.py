@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class CommandLine:
     """Runs `batchrunner …` in `folder`."""
 
     folder: Path
+    started: list["subprocess.Popen[str]"] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -63,7 +64,7 @@ class CommandLine:
         return ran
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.argv(*arguments),
             cwd=self.folder,
             env=self.environment,
@@ -72,6 +73,8 @@ class CommandLine:
             stdin=subprocess.DEVNULL,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def job(self, name: str, text: str) -> str:
         """A job file for the simulator; the value is its path below the folder."""
@@ -80,5 +83,10 @@ class CommandLine:
 
 
 @pytest.fixture
-def batchrunner(tmp_path: Path) -> CommandLine:
-    return CommandLine(folder=tmp_path)
+def batchrunner(tmp_path: Path) -> Iterator[CommandLine]:
+    command_line = CommandLine(folder=tmp_path)
+    yield command_line
+    for process in command_line.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
