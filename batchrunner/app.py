@@ -174,7 +174,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             ),
             exit_status,
             message=message,
-            next_command=_next_command(runner, exit_status, options.get("command")),
+            next_command=_next_command(runner, options.get("command")),
         )
     return Report(status=status, exit_status=exit_status)
 
@@ -276,7 +276,7 @@ async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
     return runner.exit_status(), runner.message()
 
 
-def _next_command(runner: Runner, exit_status: ExitStatus, command: str | None) -> str | None:
+def _next_command(runner: Runner, command: str | None) -> str | None:
     """The exact command that goes on, None when nothing is left to do."""
     items = runner.snapshot().items
     left = items.pending or items.accepted or items.timed_out

@@ -91,7 +91,7 @@ def run_one(errand: Errand, asked: Asked) -> Report:
     Raises:
         BatchrunnerError: mistakes in its prompts, a held lock, a broken disk.
     """
-    return _going_on(errand, batchrunner.run_sync(errand.job, **_options(errand, asked, _display(asked))))
+    return batchrunner.run_sync(errand.job, **_options(errand, asked, _display(asked)))
 
 
 def run_all(errands: tuple[Errand, ...], asked: Asked, *, at_once: bool) -> tuple[Ended, ...]:
