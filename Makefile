@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup format lint types contracts unit clean
+.PHONY: demo test setup format lint types contracts unit bench clean
 
 setup: $(READY)
 
@@ -37,6 +37,9 @@ contracts:
 	@echo "== import contracts"; $(BIN)/lint-imports
 unit:
 	@echo "== tests"; $(BIN)/python -m pytest -n auto
+
+bench: setup
+	@for figures in benchmarks/*.py; do echo "== $$figures"; $(BIN)/python $$figures || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,7 +29,8 @@ from batchrunner.core.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from batchrunner.app import check, load_job, plan, results, run, run_sync, status
+    from batchrunner.app import check, load_job, plan, results, run, run_sync, status, verify
+    from batchrunner.core.audit import Audit
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from batchrunner.spec import job_schema, starter_job
 
 __all__ = [
+    "Audit",
     "BatchrunnerError",
     "CheckResult",
     "ExitStatus",
@@ -59,13 +61,15 @@ __all__ = [
     "run_sync",
     "starter_job",
     "status",
+    "verify",
 ]
 
 _HOMES: dict[str, str] = {
-    **dict.fromkeys(("check", "load_job", "plan", "results", "run", "run_sync", "status"), "batchrunner.app"),
+    **dict.fromkeys(("check", "load_job", "plan", "results", "run", "run_sync", "status", "verify"), "batchrunner.app"),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
     **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.report"),
+    "Audit": "batchrunner.core.audit",
     "Job": "batchrunner.core.job",
     "Plan": "batchrunner.core.plan",
     "Status": "batchrunner.core.status",

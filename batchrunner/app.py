@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final, TypedDict, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
-from batchrunner.assembly import assemble
+from batchrunner.assembly import ask_balances, assemble
+from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
 from batchrunner.core.job import Job, Json
 from batchrunner.core.pacing import estimate_tokens
-from batchrunner.core.plan import Plan, count_items
+from batchrunner.core.plan import Plan, cost_plan, count_items, points_plan
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.report import CheckResult, Report
@@ -26,6 +27,7 @@ from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import Status
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.purse import budget_so_far
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.snapshot import with_end
@@ -33,8 +35,10 @@ from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import check_items, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.report.causes import failure_groups
+from batchrunner.report.night import balance_line, night_notes
+from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
-from batchrunner.stores.lock import RunLock
+from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.results import iter_results
 from batchrunner.stores.run_directory import take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
@@ -76,7 +80,7 @@ async def check(job: Job) -> CheckResult:
 
 
 async def plan(job: Job) -> Plan:
-    """What a run would do now. Sends nothing and writes nothing.
+    """What a run would do now. Sends nothing and writes nothing; asks for the balance if the job wants that.
 
     Raises:
         JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
@@ -88,6 +92,7 @@ async def plan(job: Job) -> Plan:
     found = await survey(items, state)
     totals = totals_of(job, found, accounts=len(job.provider.key_env))
     daily = job.limits.requests_per_day
+    keys, missing = read_keys(job.provider.key_env, os.environ)
     lanes = len(job.models) * max(1, len(job.provider.key_env))
     return Plan(
         job=job.name,
@@ -101,7 +106,11 @@ async def plan(job: Job) -> Plan:
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
         max_calls=found.to_send * job.retry.attempts,
         quota_days=found.to_send / (daily * lanes) if daily else None,
-        notes=tuple(mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]),
+        notes=(*(mistake.problem for mistake in missing), *night_notes(job, wall=LoopClock().wall())),
+        points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
+        cost=cost_plan(job, found.ahead),
+        budget=budget_so_far(job, state),
+        balances=await ask_balances(job, keys),
     )
 
 
@@ -151,6 +160,8 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
         take_directory(folder, job, program=VERSION, wall=clock.wall())
         for mistake in missing:
             speak(f"{mistake.problem}: this key's lanes stay closed")
+        for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):
+            speak(note)
         wishes = Wishes(
             limit=options.get("limit"),
             retry_failed=options.get("retry_failed", False),
@@ -176,6 +187,10 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             message=message,
             next_command=_next_command(runner, options.get("command")),
         )
+    trouble = await notify(job, status)
+    if trouble is not None:
+        speak(trouble)
+        status = replace(status, notes=(*status.notes, trouble))
     return Report(status=status, exit_status=exit_status)
 
 
@@ -203,6 +218,25 @@ def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `
         LedgerDamagedError, StoreBrokenError: its files cannot be read.
     """
     return status_of_directory(Path(dir))
+
+
+def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as above
+    """Audit a run's directory: is everything that was recorded there, and as it was? Changes nothing in it.
+
+    Args:
+        dir: the run's directory; nothing may run there meanwhile.
+        salvage: a new directory into which everything sound is copied; must not exist, or be empty.
+
+    Raises:
+        WrongDirectoryError: there is no run in this directory, or `salvage` is taken.
+        LockHeldError: a run is working here.
+        StoreBrokenError: its files cannot be read, or the copies not written.
+    """
+    from batchrunner.report.audit import audit  # noqa: PLC0415 - Pillow, for audits only
+
+    folder = Path(dir)
+    with Quiet(folder):
+        return audit(folder)
 
 
 def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
@@ -268,12 +302,13 @@ async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
     except StoreBrokenError as error:
         return ExitStatus.STOPPED, str(error)
     except asyncio.CancelledError:
-        if not shutdown.draining.is_set():
+        if not shutdown.requests:
             running.cancel()
             raise
     finally:
         shutdown.over()
-    return runner.exit_status(), runner.message()
+    ending = runner.ending()
+    return ending.exit_status(), ending.message()
 
 
 def _next_command(runner: Runner, command: str | None) -> str | None:

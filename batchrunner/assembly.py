@@ -3,16 +3,18 @@
 Libraries that cost time to load are loaded inside the functions that need them.
 """
 
+import asyncio
 import os
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Done
 from batchrunner.core.job import Job
-from batchrunner.core.plan import Totals
+from batchrunner.core.plan import PointBalance, Totals
 from batchrunner.core.ports import Downloads, Ports, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState, Standing
@@ -23,11 +25,14 @@ from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
+from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
 from batchrunner.report.standing import LEDGER, replay
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
+from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.results import AdoptedRow, ResultsFile
-from batchrunner.stores.run_directory import digest_of_job, remember_totals
+from batchrunner.stores.run_directory import digest_of_job, remember_totals, remove_leftovers
+from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host
 
 
@@ -41,12 +46,18 @@ async def assemble(
     wishes: Wishes,
     say: Callable[[str], None],
     network: tuple[Transport, Downloads] | None,
+    files: InspectedFiles = DISK,
+    dice: random.Random | None = None,
 ) -> Runner:
-    """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out."""
-    state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say)
+    """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out.
+
+    `files` and `dice` are the machine's own unless a simulation, which must be the same for the same seed, brings its.
+    """
+    remove_leftovers(folder, files=files)
+    state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say, files=files)
     items = items_of(job)
     found = await survey(items, state, limit=wishes.limit)
-    results = ResultsFile(folder)
+    results = ResultsFile(folder, files=files)
     recovered = results.recover(state.results_length)
     transport, downloads = network or await _network(job, stack, clock=clock, keys=keys)
     ledger = LedgerWriter.open(
@@ -56,6 +67,7 @@ async def assemble(
         program=VERSION,
         labels=found.labels,
         clock=clock,
+        files=files,
     )
     stack.push_async_callback(_close, ledger, results)
     state.live = True
@@ -73,14 +85,16 @@ async def assemble(
             results=results,
             accounts=tuple(keys) or ("",),
             folder=folder,
+            files=files,
         ),
         state=state,
         found=found,
         totals=totals,
         wishes=wishes,
         shutdown=Shutdown(),
-        dice=random.Random(),  # noqa: S311 - jitter, no secret
+        dice=dice or random.Random(),  # noqa: S311 - jitter, no secret
         say=say,
+        offset_at=offset_of_zone(job.timezone),
         adopted=tuple(done for row in recovered.adopted if (done := _adopted(row, state)) is not None),
         realigned_length=recovered.length if recovered.realigned else None,
     )
@@ -101,16 +115,17 @@ def _ports(
     results: ResultsFile,
     accounts: tuple[str, ...],
     folder: Path,
+    files: Files,
 ) -> Ports:
     from batchrunner.stores.images import PictureFiles  # noqa: PLC0415 - Pillow, for runs only
 
-    artifacts = Artifacts(folder)
+    artifacts = Artifacts(folder, files=files)
     stack.callback(artifacts.close)
     pictures = PictureFiles(artifacts)
     stack.callback(pictures.close)
 
     def remember(totals: Totals) -> None:
-        remember_totals(folder, totals)
+        remember_totals(folder, totals, files=files)
 
     dialect = dialect_for(job.provider)
     return Ports(
@@ -150,6 +165,18 @@ async def _network(
     return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
 
 
+async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance, ...]:
+    """What each account has at ModelScope, when the job wants to know; a free question to a host of its own."""
+    if not job.provider.balance or not keys:
+        return ()
+    base_url = job.provider.base_url
+    provider = replace(job.provider, base_url=balance_origin(base_url), auth="bearer", headers={})
+    async with ApiTransport(provider, timeouts=job.timeouts, keys=keys) as transport:
+        request = balance_request(base_url)
+        asked = [transport.exchange(request, BalanceReader(account), account=account) for account in keys]
+        return tuple(await asyncio.gather(*asked))
+
+
 async def _close(ledger: LedgerWriter, results: ResultsFile) -> None:
     """A clean end where the disk lets us; where it does not, the next run finds a torn tail and goes on."""
     with suppress(StoreBrokenError):
@@ -159,14 +186,17 @@ async def _close(ledger: LedgerWriter, results: ResultsFile) -> None:
 
 
 def _adopted(row: AdoptedRow, state: LedgerState) -> Done | None:
-    """A `done` for a row that reached the disk although its process did not live to say so."""
+    """A `done` for a row that reached the disk although its process did not live to say so.
+
+    Its item may be unknown to the ledger: a power loss may take intents that were not synced, and the row is paid for.
+    """
     record = state.record(bytes.fromhex(row.key))
-    if not record.sends or record.standing in {Standing.DONE, Standing.FAILED}:
+    if record.standing in {Standing.DONE, Standing.FAILED}:
         return None
     return Done(
         i=row.id,
         k=row.key,
-        n=record.sends,
+        n=max(1, record.sends),
         a=row.attempts,
         crc=row.place.crc,
         length=row.place.length,

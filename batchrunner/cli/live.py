@@ -87,7 +87,18 @@ def block(status: Status, pace: Pace, *, now: datetime) -> RenderableType:
         Text(_share(status)),
     )
     figures = Text(f"{counts_line(status)}{pace_words(status, pace)}")
-    return Group(head, figures, *_lanes(status.lanes, now))
+    return Group(head, figures, *_whole_run(status, now), *_lanes(status.lanes, now))
+
+
+def _whole_run(status: Status, now: datetime) -> list[RenderableType]:
+    """What the whole run waits for, or what will pause it."""
+    if status.waiting is not None:
+        until = printable(instant(status.waiting.until, now=now))
+        return [Text(f"waiting {printable(status.waiting.reason, most=120)} · until {until}", style="yellow")]
+    if status.ends is not None:
+        until = printable(instant(status.ends.until, now=now))
+        return [Text(f"pauses at {printable(status.ends.reason, most=120)} · {until}", style="dim")]
+    return []
 
 
 def _share(status: Status) -> str:

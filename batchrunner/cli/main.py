@@ -21,9 +21,10 @@ from batchrunner.cli.run import run
 from batchrunner.cli.schema import schema
 from batchrunner.cli.simulate import simulate
 from batchrunner.cli.status import status
+from batchrunner.cli.verify import verify
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
 
-COMMANDS: tuple[Callable[..., ExitStatus], ...] = (init, check, plan, run, status, simulate, schema)
+COMMANDS: tuple[Callable[..., ExitStatus], ...] = (init, check, plan, run, status, verify, simulate, schema)
 """In the order of `--help`: the order in which a newcomer meets them."""
 
 _ABOUT = """Send the prompts of a YAML job file to a model; every answer and every picture lands on disk, paid for once.

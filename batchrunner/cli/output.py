@@ -3,17 +3,13 @@
 A reader that went away (`| head`, a closed terminal) never ends a run: the work goes on, quietly.
 """
 
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
-from enum import Enum
-from pathlib import PurePath
 from typing import TextIO
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.job import Json
+from batchrunner.report.json_values import jsonable
 from batchrunner.report.plain import printable
 
 
@@ -30,27 +26,6 @@ def emit(value: object) -> None:
 def emit_text(text: str) -> None:
     """JSON that is already text."""
     _write(sys.stdout, text + "\n")
-
-
-def jsonable(value: object) -> Json:
-    """Dataclasses by their field names, tuples as lists, paths and enums as their values.
-
-    Raises:
-        TypeError: something else; what a command prints is made of these.
-    """
-    if isinstance(value, Enum):
-        return jsonable(value.value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(entry) for entry in value]
-    if dataclasses.is_dataclass(value):
-        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in a JSON object")
 
 
 def tell_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus:

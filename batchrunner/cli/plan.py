@@ -6,9 +6,12 @@ from collections.abc import Iterator
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
 from batchrunner.cli.output import emit, say
+from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.plan import Plan
-from batchrunner.report.summary import items_line
+from batchrunner.report.night import balance_line
+from batchrunner.report.plain import printable
+from batchrunner.report.summary import budget_line, items_line
 
 _WIDTH = 22
 
@@ -53,6 +56,23 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
     yield "tokens to send", f"about {found.estimated_input_tokens:,} (a quarter of the characters)"
     if found.quota_days is not None:
         yield "days by daily quota", f"{found.quota_days:,.1f}"
+    yield from _price(found)
+
+
+def _price(found: Plan) -> Iterator[tuple[str, str]]:
+    if points := found.points:
+        days = f": {points.days:,.1f} days at {figure(points.per_day or 0.0)} a day" if points.days is not None else ""
+        yield "points to spend", f"about {figure(points.needed)}{days}"
+        if points.assumed:
+            yield "", "assumed; see provider.points_per_call and provider.points_per_day"
+        yield "", "points do not come by themselves: they are claimed by logging in, and expire"
+    if cost := found.cost:
+        most = f", at most {figure(cost.most)}" if cost.most is not None else ", and the answers: max_tokens is not set"
+        yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for what is sent{most}"
+    for line in found.budget:
+        yield "budget used", budget_line(line)
+    for balance in found.balances:
+        yield "balance", balance_line(balance)
 
 
 _COUNTED: tuple[tuple[str, str], ...] = (

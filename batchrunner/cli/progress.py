@@ -8,13 +8,14 @@ import asyncio
 import math
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from batchrunner.cli.output import say
 from batchrunner.cli.pace import Pace
 from batchrunner.core.status import Status
 from batchrunner.report.plain import printable
-from batchrunner.report.summary import items_line, lane_line, usage_line
+from batchrunner.report.summary import budget_line, items_line, lane_line, usage_line, wait_line
 from batchrunner.report.words import duration
 
 LINE_EVERY_S = 10.0
@@ -104,6 +105,7 @@ def counts_line(status: Status) -> str:
     """Where the items stand, what is in flight, and what was got so far."""
     flying = sum(lane.in_flight or 0 for lane in status.lanes)
     parts = [items_line(status.items), f"{flying:,} in flight" if flying else "", usage_line(status.usage)]
+    parts += [budget_line(replace(line, in_flight=0.0)) for line in status.budget]
     return ", ".join(part for part in parts if part)
 
 
@@ -118,5 +120,7 @@ def pace_words(status: Status, pace: Pace) -> str:
 
 
 def waits(status: Status) -> tuple[str, ...]:
-    """One line for each lane that does not go on: its name, why, until when."""
+    """A line for the run when all of it waits, else one for each lane that does not go on: why, until when."""
+    if status.waiting is not None:
+        return (f"waiting {wait_line(status.waiting)}",)
     return tuple(lane_line(lane) for lane in status.lanes if lane.state != "open")

@@ -4,7 +4,8 @@ import json
 
 import batchrunner
 from batchrunner.cli.options import AsJson
-from batchrunner.cli.output import emit, emit_text, jsonable
+from batchrunner.cli.output import emit, emit_text
+from batchrunner.report.json_values import jsonable
 from batchrunner.core.errors import ExitStatus
 
 

@@ -81,6 +81,9 @@ class Retry(_Event, frozen=True, tag="retry"):
     kind: str
     wait: float | None = None
     ambiguous: bool = False
+    input_tokens: int | None = None
+    """What it used up all the same, where the server told."""
+    output_tokens: int | None = None
 
 
 class Done(_Event, frozen=True, tag="done"):
@@ -113,6 +116,8 @@ class Failed(_Event, frozen=True, tag="failed"):
     message: str
     request_id: str | None = None
     ambiguous: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class Parked(_Event, frozen=True, tag="parked"):

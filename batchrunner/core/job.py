@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from batchrunner.core.budget import Budget
+from batchrunner.core.night import Deadline, Window
+
 if TYPE_CHECKING:
     Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 else:  # a recursive alias means nothing to those who read annotations when the program runs, like msgspec
@@ -31,6 +34,14 @@ class Provider:
     proxy: str | None = None
     allow_http: bool = False
     ca_file: str | None = None
+    points_per_day: float | None = None
+    """Points that an account gets a day; None where calls cost none."""
+    points_per_call: dict[str, float] = field(default_factory=dict)
+    """By model; empty where calls cost none."""
+    points_assumed: bool = False
+    """True while either is the preset's guess rather than the person's word."""
+    balance: bool = False
+    """Ask ModelScope for the balance of points before a run and in `plan`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +170,11 @@ class Job:
     """True for `provider: simulator` and `--simulate`: such a run never mixes with a real one."""
     scenario: str | None = None
     """Faults asked of the in-process simulator, for example `throttle:3`."""
+    window: Window | None = None
+    """The part of each day in which it sends."""
+    timezone: str | None = None
+    """IANA name of the zone of `window` and `deadline`; None is the machine's own."""
+    deadline: Deadline | None = None
+    budget: Budget | None = None
+    notify: tuple[str, ...] = ()
+    """The words of a command that is run at the end; empty for none."""

@@ -12,7 +12,6 @@ _PROBE_AFTER_MIDNIGHT_S: Final = 300.0
 PROBE_FIRST_S: Final = 60.0
 PROBE_CAP_S: Final = 3600.0
 _NOTHING: Final = 1e-9
-_YOUNG_S: Final = 120.0
 GIVE_UP_PARKED_S: Final = 48 * 3600.0
 """A quota is waited for this long, then the run ends, resumable."""
 
@@ -106,16 +105,6 @@ class Breaker:
 def estimate_tokens(chars: int) -> int:
     """A quarter of the characters, at least one: a rule of thumb for pacing, corrected by real usage."""
     return max(1, chars // 4)
-
-
-def poll_wait_s(*, age_s: float, polls: int, hint_s: float | None, dice: float) -> float:
-    """Seconds to the next poll of a task that is `age_s` old: 3 s first, growing by half up to 10 s, with jitter.
-
-    A task older than two minutes is asked twice a minute. The server's own hint is a lower bound (PROTOCOL 3.9).
-    """
-    wait = 3.0 * 1.5 ** min(polls, 10)
-    wait = min(wait, 10.0 if age_s < _YOUNG_S else 30.0)
-    return max(wait * (0.8 + 0.4 * dice), hint_s or 0.0)
 
 
 def next_midnight(*, wall: float, offset_s: float) -> float:

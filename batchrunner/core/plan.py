@@ -3,9 +3,69 @@
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from batchrunner.core.budget import Budget, BudgetLine, Price, Tariff, Usages, answers_of, output_limit
 from batchrunner.core.item import Item
+from batchrunner.core.job import Job
+from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import ItemCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointBalance:
+    """What an account has at ModelScope; `available` is None when it could not be learnt, and `why` says why."""
+
+    account: str
+    available: float | None = None
+    total: float | None = None
+    frozen: float | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointsPlan:
+    """What the sends of a run without trouble would cost in points."""
+
+    needed: float
+    per_day: float | None
+    """Of all accounts together."""
+    days: float | None
+    """Days' worth of points; they do not refill by themselves, somebody has to claim them."""
+    assumed: bool
+    """True while the price of a call or the points of a day are the program's guess."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPlan:
+    """What the sends of a run without trouble would cost in money, by the prices that the job gives."""
+
+    currency: str
+    least: float
+    """Calls, pictures and about what is sent."""
+    most: float | None
+    """With the longest answers that `max_tokens` allows; None when it does not limit them all."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ToSend:
+    """What is still to be sent to one model."""
+
+    calls: int = 0
+    chars: int = 0
+    answers: int = 0
+    """Pictures or answers: a call may ask for several (`n`)."""
+    most_output_tokens: int = 0
+    unlimited: int = 0
+    """Calls whose answers have no limit."""
+
+    def take(self, item: Item) -> None:
+        """One more item."""
+        answers, limit = answers_of(item.params), output_limit(item.params)
+        self.calls += 1
+        self.chars += sum(len(turn.content) for turn in item.turns)
+        self.answers += answers
+        self.most_output_tokens += (limit or 0) * answers
+        self.unlimited += limit is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +91,14 @@ class Plan:
     quota_days: float | None
     """Days that `limits.requests_per_day` stretches the run to; None without such a limit."""
     notes: tuple[str, ...] = ()
+    points: PointsPlan | None = None
+    """None where calls cost no points."""
+    cost: CostPlan | None = None
+    """None without prices."""
+    budget: tuple[BudgetLine, ...] = ()
+    """What is gone of the job's budget."""
+    balances: tuple[PointBalance, ...] = ()
+    """What each account has, asked when the job says `balance: true`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +119,8 @@ class Survey:
     resumable: tuple[Item, ...]
     """Items whose tasks are accepted and not finished."""
     skipped_rows: int = 0
+    ahead: dict[str, ToSend] = field(default_factory=dict)
+    """What is still to be sent, by model."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +135,7 @@ class Surveyor:
     _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
     _per_model: dict[str, int] = field(default_factory=dict)
     _resumable: list[Item] = field(default_factory=list)
-    _to_send: int = 0
-    _chars: int = 0
+    _ahead: dict[str, ToSend] = field(default_factory=dict)
     _total: int = 0
 
     def take(self, item: Item) -> None:
@@ -85,8 +154,7 @@ class Surveyor:
         if self.limit is not None and item.index > self.limit:
             return
         if standing is Standing.PENDING:
-            self._to_send += 1
-            self._chars += sum(len(turn.content) for turn in item.turns)
+            self._ahead.setdefault(item.model, ToSend()).take(item)
 
     def survey(self, *, skipped_rows: int) -> Survey:
         """The result, once every item was taken."""
@@ -100,11 +168,53 @@ class Surveyor:
             shared=self._shared,
             vanished=vanished,
             per_model=self._per_model,
-            to_send=self._to_send,
-            prompt_chars=self._chars,
+            to_send=sum(ahead.calls for ahead in self._ahead.values()),
+            prompt_chars=sum(ahead.chars for ahead in self._ahead.values()),
             resumable=tuple(self._resumable),
             skipped_rows=skipped_rows,
+            ahead=self._ahead,
         )
+
+
+def points_plan(job: Job, ahead: dict[str, ToSend], *, accounts: int) -> PointsPlan | None:
+    """Of these sends with that many keys; None where calls cost no points."""
+    provider = job.provider
+    if not provider.points_per_call:
+        return None
+    needed = sum(to_send.calls * provider.points_per_call.get(model, 0.0) for model, to_send in ahead.items())
+    per_day = provider.points_per_day * max(1, accounts) if provider.points_per_day else None
+    return PointsPlan(
+        needed=needed,
+        per_day=per_day,
+        days=needed / per_day if per_day else None,
+        assumed=provider.points_assumed,
+    )
+
+
+def cost_plan(job: Job, ahead: dict[str, ToSend]) -> CostPlan | None:
+    """Of these sends by the job's prices; None without prices."""
+    budget = job.budget
+    if budget is None or not budget.prices:
+        return None
+    least, most = 0.0, 0.0
+    for model, to_send in ahead.items():
+        tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, untold=Usages())
+        base = Usages(
+            input_tokens=estimate_tokens(to_send.chars) if job.kind == "chat" else 0,
+            pictures=to_send.answers if job.kind == "image" else 0,
+        )
+        least += tariff.amounts(base, calls=to_send.calls).money
+        most += tariff.amounts(Usages(output_tokens=to_send.most_output_tokens), calls=0).money
+    endless = any(to_send.unlimited and _sells_output(budget, model) for model, to_send in ahead.items())
+    return CostPlan(
+        currency=budget.currency or "money",
+        least=round(least, 6),
+        most=None if endless else round(least + most, 6),
+    )
+
+
+def _sells_output(budget: Budget, model: str) -> bool:
+    return budget.prices.get(model, Price()).output_per_million > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,10 @@ class Preset:
     """Polls of one account unless the job says otherwise."""
     day_offset_s: float = 0.0
     """Where daily counters turn: seconds east of UTC of the zone whose midnight it is."""
+    points_per_day: float | None = None
+    """What an account can claim a day by logging in (PROTOCOL 3.2): an assumption, the job's own figure wins."""
+    points_per_call: float | None = None
+    """The middle tier's price of a call: an assumption, too."""
 
 
 _SHANGHAI_S = 8 * 3600.0
@@ -42,6 +46,8 @@ PRESETS: dict[PresetName, Preset] = {
             first_concurrency=1,
             in_flight_tasks=20,
             day_offset_s=_SHANGHAI_S,
+            points_per_day=200.0,
+            points_per_call=1.0,
         ),
         Preset(
             name="modelscope-anthropic",
@@ -51,6 +57,8 @@ PRESETS: dict[PresetName, Preset] = {
             auth="x-api-key",
             first_concurrency=1,
             day_offset_s=_SHANGHAI_S,
+            points_per_day=200.0,
+            points_per_call=1.0,
         ),
         Preset(
             name="openai",

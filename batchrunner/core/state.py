@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from batchrunner.core.budget import BARREN_KINDS, Tally
 from batchrunner.core.events import (
     Accepted,
     Close,
@@ -61,13 +62,15 @@ LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
 }
 """What is not in the table changes nothing: a terminal record wins over late ones."""
 
-# The packed integer, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16.
+# The packed integer, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16,
+# and the model's number, 0 while no send has named it.
 _DOUBTFUL: Final = 1 << 3
 _CUT: Final = 1 << 4
 _FRESH: Final = 1 << 5
 _ATTEMPTS: Final = 6
 _AMBIGUOUS: Final = 14
 _SENDS: Final = 22
+_MODEL: Final = 38
 _BYTE: Final = 0xFF
 _SENDS_MAX: Final = 0xFFFF
 _CLOCK_GRAIN_S: Final = 0.001
@@ -124,6 +127,10 @@ class LedgerState:
         """(account, model) -> (days since 1970 where the quota turns, sends on that day)."""
         self.labels: set[str] = set()
         """Labels under which rows were written since results.jsonl was last rewritten."""
+        self.tallies: dict[str, Tally] = {}
+        """What was sent to each model, for budgets."""
+        self._models: list[Tally] = [Tally()]
+        self._numbers: dict[str, int] = {}
         self.unsettled = False
         """Rows were added since results.jsonl was last rewritten."""
         self.sends = 0
@@ -158,7 +165,7 @@ class LedgerState:
             standing=Standing(packed & 7),
             attempts=packed >> _ATTEMPTS & _BYTE,
             ambiguous=packed >> _AMBIGUOUS & _BYTE,
-            sends=packed >> _SENDS,
+            sends=packed >> _SENDS & _SENDS_MAX,
             doubtful=bool(packed & _DOUBTFUL),
             fresh=bool(packed & _FRESH),
         )
@@ -221,9 +228,10 @@ class LedgerState:
             self._counts[S.PENDING] += 1
             self._items[key] = packed
         to = LIFECYCLE.get((Standing(packed & 7), type(event)))
-        self._count_sends(event, at)
+        self._count_sends(event, at, packed)
         if to is None:
             return
+        self._tally(packed, event)
         packed = self._apply_to_item(key, packed, event, at)
         self._store(key, (packed & ~7) | to)
         if to is S.SENDING:
@@ -237,7 +245,8 @@ class LedgerState:
         match event:
             case Intent():
                 packed = self._doubt(packed, doubtful=False) & ~_CUT
-                return _with_sends(_with_attempts(packed, event.a), event.n)
+                packed = _with_sends(_with_attempts(packed, event.a), event.n)
+                return packed & ((1 << _MODEL) - 1) | self._numbers[event.model] << _MODEL
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = event.urls
@@ -267,14 +276,32 @@ class LedgerState:
         self.output_tokens = _plus(self.output_tokens, event.output_tokens)
         return _with_attempts(self._doubt(packed, doubtful=False) & ~_CUT, event.a)
 
-    def _count_sends(self, event: ItemEvent, at: float) -> None:
+    def _tally(self, packed: int, event: ItemEvent) -> None:
+        """What an item's event says of the call that it ends; `packed` is the item as it was before."""
+        if isinstance(event, Done):
+            tally = self._models[packed >> _MODEL]
+            tally.done += 1
+            tally.pictures += event.images
+            tally.told(event.input_tokens, event.output_tokens)
+        elif isinstance(event, Retry | Failed) and packed & 7 in {S.SENDING, S.ACCEPTED}:
+            tally = self._models[packed >> _MODEL]
+            tally.told(event.input_tokens, event.output_tokens)
+            tally.barren += event.kind in BARREN_KINDS
+
+    def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):
             self.sends += 1
+            if event.model not in self._numbers:
+                self._numbers[event.model] = len(self._models)
+                self.tallies[event.model] = Tally()
+                self._models.append(self.tallies[event.model])
+            self._models[self._numbers[event.model]].calls += 1
             day = day_of(wall=at, offset_s=self._day_offset_s)
             lane = event.account, event.model
             self.days[lane] = day, self.sent_today(*lane, day=day) + 1
         elif isinstance(event, Refused):
             self.refused += 1
+            self._models[packed >> _MODEL].calls -= 1
 
     def _doubt(self, packed: int, *, doubtful: bool) -> int:
         self.doubtful_count += doubtful - bool(packed & _DOUBTFUL)
@@ -296,7 +323,7 @@ def _plus_ambiguous(packed: int) -> int:
 
 
 def _with_sends(packed: int, sends: int) -> int:
-    return packed & ((1 << _SENDS) - 1) | min(sends, _SENDS_MAX) << _SENDS
+    return packed & ~(_SENDS_MAX << _SENDS) | min(sends, _SENDS_MAX) << _SENDS
 
 
 def _plus(known: int | None, more: int | None) -> int | None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from batchrunner.core.budget import BudgetLine
+
 RunState = Literal["running", "done", "failed", "paused", "stopped", "refused", "interrupted", "pending"]
 LaneState = Literal["open", "waiting", "parked", "stopped"]
 
@@ -58,6 +60,15 @@ class LaneStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """What the whole run waits for, or is ended by."""
+
+    reason: str
+    until: str
+    """RFC 3339 with an offset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailureGroup:
     """Failed items with the same cause."""
 
@@ -87,3 +98,9 @@ class Status:
     message: str | None = None
     """Why it stopped, in the server's or the disk's own words."""
     notes: tuple[str, ...] = field(default_factory=tuple)
+    waiting: Wait | None = None
+    """The whole run waits: for its window to open."""
+    ends: Wait | None = None
+    """What will pause it, if it is not done by then: the end of its window, its deadline."""
+    budget: tuple[BudgetLine, ...] = ()
+    """What is gone of the job's budget, over all runs; empty without one."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
+from batchrunner.core.governor import Ticket
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import (
     Accepted,
@@ -26,6 +27,7 @@ from batchrunner.core.state import OpenTask
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pool import Pool, Work
+from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
@@ -42,17 +44,18 @@ class Attempts:
     judge: Judge
     remote: Remote
     shutdown: Shutdown
+    purse: Purse
     dice: random.Random
     left_open: Callable[[str], None]
     """Told of every item that this run leaves unfinished, and why."""
 
     # -- the story of an item
 
-    async def pursue(self, work: Work, lane: Lane, pool: Pool) -> None:
+    async def pursue(self, work: Work, lane: Lane, pool: Pool, ticket: Ticket) -> None:
         """From a slot in hand to the item's end, or to its return to the pool."""
         lane.entered()
         try:
-            verdict = await self._send(work, lane, pool)
+            verdict = await self._send(work, lane, pool, ticket)
             await self._conclude(work, lane, pool, verdict)
         except SteppedOutError:
             pool.give_back(work)
@@ -91,21 +94,28 @@ class Attempts:
 
     # -- one send
 
-    async def _send(self, work: Work, lane: Lane, pool: Pool) -> Verdict:
+    async def _send(self, work: Work, lane: Lane, pool: Pool, ticket: Ticket) -> Verdict:
         """One POST and what comes of it. The slot is held when this begins, and free before anything is synced."""
         tokens = estimate_tokens(sum(len(turn.content) for turn in work.item.turns))
+        outcome: SendOutcome | None = None
         try:
             refusal = self._refuse(work, pool)
             if refusal is not None:
                 return refusal
             await self._may_spend(lane, tokens)
             outcome = await self._exchange(work, lane, pool)
+            lane.heard(ticket, outcome)
             # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
             stands = isinstance(outcome, Problem) and await self.judge.hear(lane, pool, outcome)
+            if not isinstance(outcome, Problem):
+                await self.judge.foresee(lane, pool, outcome.hints)
             if isinstance(outcome, Accepted | Pictures):
                 lane.task_opened()  # before the slot is free: else one task too many is let in
         finally:
-            lane.release()
+            if outcome is None:
+                lane.give_up(ticket)
+            else:
+                lane.release()
         match outcome:
             case Answer():
                 await self._came_through(lane, pool)
@@ -145,6 +155,17 @@ class Attempts:
         lane.take_tokens(tokens)
 
     async def _exchange(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
+        held = await self.purse.admit(work.item)
+        if held is None:
+            raise SteppedOutError
+        outcome: SendOutcome | None = None
+        try:
+            outcome = await self._converse(work, lane, pool)
+        finally:
+            self.purse.settle(work.item, held, outcome)
+        return outcome
+
+    async def _converse(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
         if self.shutdown.draining.is_set():
             raise SteppedOutError
         revision = work.revision
@@ -212,9 +233,10 @@ class Attempts:
     async def _persist(self, work: Work, lane: Lane, pool: Pool, first: Again) -> Verdict:
         """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
         known: list[Verdict] = [first]
+        tickets: list[Ticket] = []
 
         async def go_on() -> Verdict:
-            return known.pop() if known else await self._send(work, lane, pool)
+            return known.pop() if known else await self._send(work, lane, pool, tickets.pop())
 
         def wait(state: RetryCallState) -> float:
             return self._wait_s(work, _verdict(state).problem)
@@ -224,8 +246,10 @@ class Attempts:
 
         async def step_aside(seconds: float) -> None:
             await self.shutdown.sleep(seconds)
-            if not await lane.acquire(fresh=False):
+            ticket = await lane.acquire(fresh=False)
+            if ticket is None:
                 raise SteppedOutError
+            tickets.append(ticket)
 
         def give_up(state: RetryCallState) -> Verdict:
             last = _verdict(state)

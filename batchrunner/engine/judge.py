@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
 from batchrunner.core.ports import Clock
 from batchrunner.core.rules import RULES, Then
@@ -18,6 +18,8 @@ from batchrunner.engine.pool import Pool
 from batchrunner.engine.record import Book
 
 _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
+_NARROW: Final = 4
+_SPARE_REFUSALS: Final = 8
 _THROTTLE_FIRST_S: Final = 5.0
 _THROTTLE_CAP_S: Final = 120.0
 _OUTAGE_FIRST_S: Final = 15.0
@@ -73,6 +75,20 @@ class Judge:
                     pool.adapted |= {problem.adaptation}
                 return False
 
+    async def foresee(self, lane: Lane, pool: Pool, hints: Hints | None) -> None:
+        """A reply that says nothing is left stops the lane before the wall, if there is anything more to send."""
+        if hints is None or lane.stands_still or pool.nothing_to_send:
+            return
+        if hints.account_remaining == 0:
+            for sibling in self.lanes.of_account(lane.account):
+                await self._park_quota(sibling, _spent(ProblemKind.QUOTA_ACCOUNT))
+        elif hints.model_remaining == 0:
+            await self._park_quota(lane, _spent(ProblemKind.QUOTA_MODEL))
+        elif hints.requests_remaining == 0 and hints.requests_reset_s:
+            # the reset is when the bucket is full again, an upper bound: a probe before it costs one call
+            pause_s = min(hints.requests_reset_s, self.job.retry.max_wait_s)
+            await self._park(lane, _spent(ProblemKind.THROTTLE), until=self.clock.wall() + pause_s)
+
     async def _stop_account(self, lane: Lane, problem: Problem) -> None:
         closed = Closed(kind=problem.kind.value, reason=_reason(problem), refused_account=True)
         for sibling in self.lanes.of_account(lane.account):
@@ -105,7 +121,7 @@ class Judge:
         if wait_s is not None and wait_s > self.job.retry.max_wait_s:
             await self._park(lane, problem, until=self.clock.wall() + wait_s)
             return True
-        if not lane.probing and in_row < lane.limit:
+        if not lane.probing and in_row < _enough(lane, hinted=wait_s is not None):
             return False
         since = lane.refused_since
         if since is not None and self.clock.monotonic() - since > _THROTTLE_IS_QUOTA_AFTER_S:
@@ -140,6 +156,11 @@ class Judge:
         await self.book.parked(lane.account, lane.model, lane.park)
 
 
+def _enough(lane: Lane, *, hinted: bool) -> int:
+    """Refusals in a row that mean: nobody gets through. A hint on a narrow lane speaks for all of it at once."""
+    return lane.limit if hinted and lane.limit <= _NARROW else lane.in_flight + _SPARE_REFUSALS
+
+
 def _reason(problem: Problem) -> str:
     words = REASONS.get(problem.kind, problem.kind.value.replace("_", " "))
     return f"{words}: {problem.message}"[:500] if problem.message else words
@@ -148,6 +169,10 @@ def _reason(problem: Problem) -> str:
 def _likeness(problem: Problem) -> str:
     """The message without what differs from item to item."""
     return re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", problem.message.lower())[:120]
+
+
+def _spent(kind: ProblemKind) -> Problem:
+    return Problem(kind=kind, message="the last reply's headers say that nothing is left")
 
 
 def _as_quota(problem: Problem) -> Problem:

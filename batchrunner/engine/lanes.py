@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from batchrunner.core.governor import Governor, Ticket
 from batchrunner.core.job import Limits
+from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
 from batchrunner.core.pacing import (
     GIVE_UP_PARKED_S,
     Breaker,
@@ -21,8 +23,13 @@ from batchrunner.core.pacing import (
 )
 from batchrunner.core.ports import Clock
 from batchrunner.core.state import Park
+from batchrunner.core.tuning import CEILING
 
 _LEAST_ALIVE: Final = 64
+_WALLS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
+_FAULTS: Final = frozenset({ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET})
+_SILENT: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT, ProblemKind.AUTH, ProblemKind.BILLING})
+"""These stop lanes by themselves and say nothing about how many or how fast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,8 @@ class LaneSettings:
     """What a lane is made with."""
 
     concurrency: int
+    """Sends in flight at once: the job's number, or where `auto` starts."""
+    adaptive: bool
     in_flight_tasks: int | None
     """None for dialects without remote tasks."""
     limits: Limits
@@ -53,7 +62,8 @@ class Lane:
     def __init__(self, account: str, model: str, *, settings: LaneSettings, clock: Clock, sent_today: int) -> None:
         self.account = account
         self.model = model
-        self.limit = settings.concurrency
+        ceiling = CEILING if settings.adaptive else settings.concurrency
+        self.governor = Governor(limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive)
         self.in_flight = 0
         self.alive = 0
         """Items in this lane's hands: sending, waiting, recording, or followed as a task."""
@@ -73,8 +83,8 @@ class Lane:
         self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
         self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
         self._sent_today = sent_today
-        self._returning: deque[asyncio.Future[bool]] = deque()
-        self._fresh: deque[asyncio.Future[bool]] = deque()
+        self._returning: deque[asyncio.Future[Ticket | None]] = deque()
+        self._fresh: deque[asyncio.Future[Ticket | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
 
@@ -82,23 +92,47 @@ class Lane:
         state = "closed" if self.closed else "parked" if self.park else "probing" if self.probing else "open"
         return f"<Lane {self.account or '-'} {self.model}: {state}, {self.in_flight}/{self.limit} in flight>"
 
+    @property
+    def limit(self) -> int:
+        """Sends in flight at once, as far as is known to be right."""
+        return self.governor.limit
+
     # -- slots
 
-    async def acquire(self, *, fresh: bool) -> bool:
-        """Wait for a slot; False when the lane closed, or, for a returning item, parked, or the run drains."""
+    async def acquire(self, *, fresh: bool) -> Ticket | None:
+        """Wait for a slot; None when the lane closed, or, for a returning item, parked, or the run drains."""
         if not self._fresh and not self._returning and self._hold_s(fresh=fresh) == 0.0:
             return self._grant()
         if self.closed or self._draining:
-            return False
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            return None
+        turn: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
         (self._fresh if fresh else self._returning).append(turn)
         self.pump()
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.result():
-                self.release()
+            if turn.done() and not turn.cancelled() and (ticket := turn.result()) is not None:
+                self.give_up(ticket)
             raise
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Give a slot back that nothing was sent with."""
+        self.governor.withdrawn(ticket)
+        self.release()
+
+    def heard(self, ticket: Ticket, outcome: SendOutcome) -> None:
+        """What came of a send teaches the governor."""
+        now = self._clock.monotonic()
+        kind = outcome.kind if isinstance(outcome, Problem) else None
+        if kind in _WALLS:
+            self.governor.refused(now, ticket)
+        elif kind in _FAULTS:
+            self.governor.withdrawn(ticket)
+            self.governor.failed(now)
+        elif kind in _SILENT:
+            self.governor.withdrawn(ticket)
+        else:
+            self.governor.accepted(now, ticket)
 
     def release(self) -> None:
         """Give a slot back."""
@@ -143,13 +177,14 @@ class Lane:
                     return
                 break
 
-    def _grant(self) -> bool:
+    def _grant(self) -> Ticket:
         self.in_flight += 1
         self._count_day()
         self._sent_today += 1
+        now = self._clock.monotonic()
         if self._pace is not None:
-            self._pace.take(self._clock.monotonic())
-        return True
+            self._pace.take(now)
+        return self.governor.sent(now, in_flight=self.in_flight)
 
     def _hold_s(self, *, fresh: bool) -> float | None:
         """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
@@ -170,7 +205,8 @@ class Lane:
         daily = self._settings.limits.requests_per_day
         if daily is not None and self._sent_today >= daily:
             return next_midnight(wall=wall, offset_s=self._settings.day_offset_s) - wall
-        return self._pace.wait_s(self._clock.monotonic()) if self._pace is not None else 0.0
+        now = self._clock.monotonic()
+        return max(self._pace.wait_s(now) if self._pace is not None else 0.0, self.governor.wait_s(now))
 
     def _has_room(self) -> bool:
         most_tasks = self._settings.in_flight_tasks
@@ -209,6 +245,7 @@ class Lane:
         self.park = None
         self.probes = 0
         self.parked_since = None
+        self.governor.start_again(self._clock.monotonic())
         self.pump()
         return True
 
@@ -276,11 +313,11 @@ class Lane:
         return self._pace
 
     @staticmethod
-    def _turn_away(queue: "deque[asyncio.Future[bool]]") -> None:
+    def _turn_away(queue: "deque[asyncio.Future[Ticket | None]]") -> None:
         while queue:
             turn = queue.popleft()
             if not turn.done():
-                turn.set_result(False)
+                turn.set_result(None)
 
 
 class LaneSet:

@@ -54,6 +54,11 @@ class Pool:
         """Nothing is left, and nothing can come back."""
         return self.exhausted and self._ahead is None and not self._active and not self._returned
 
+    @property
+    def nothing_to_send(self) -> bool:
+        """Every item has been handed out; one may still come back."""
+        return self.exhausted and self._ahead is None and not self._returned
+
     async def take(self) -> Work | None:
         """The next item to send; None when there is none at the moment.
 

@@ -5,6 +5,7 @@ Nothing is sent before its intent stands here, and terminal records are shielded
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -41,13 +42,18 @@ _GROUPS_MAX = 50
 
 
 async def shielded(record: Awaitable[T]) -> T:
-    """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards."""
+    """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards.
+
+    A record that fails in that time raises what it raises: whoever waits must learn that an answer was not kept.
+    """
     task = asyncio.ensure_future(record)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # one more Ctrl-C does not undo a record that is under way
+                await asyncio.wait([task])
+        task.result()
         raise
 
 
@@ -66,9 +72,13 @@ class Book:
     clock: Clock
     synced_intents: bool
     """`durability: full`."""
+    unsynced_max: int = 0
+    """Intents that a power loss may take where they are not synced one by one: what `unaccounted_max` promises."""
     last_resort: Callable[[str], None]
     """Told of paid answers that the disk refused to take."""
     failures: dict[tuple[str, str], FailureGroup] = field(default_factory=dict)
+    _intents: int = 0
+    _intents_synced: int = 0
 
     # -- before and between sends
 
@@ -83,7 +93,9 @@ class Book:
             model=lane.model,
             account=lane.account,
         )
-        await (self._commit(event) if self.synced_intents else self._write(event))
+        self._intents += 1
+        may_be_lost = not self.synced_intents and self._intents - self._intents_synced <= self.unsynced_max
+        await (self._write(event) if may_be_lost else self._commit(event))
 
     async def refused(self, work: Work, problem: Problem, *, wait_s: float | None = None) -> None:
         """The server said no without a word about the item."""
@@ -114,6 +126,8 @@ class Book:
                     kind=problem.kind.value,
                     wait=wait_s,
                     ambiguous=ambiguous,
+                    input_tokens=problem.usage.input_tokens if problem.usage else None,
+                    output_tokens=problem.usage.output_tokens if problem.usage else None,
                 )
             )
         )
@@ -206,6 +220,8 @@ class Book:
                 message=problem.message[:_MESSAGE_MAX],
                 request_id=problem.request_id,
                 ambiguous=ambiguous,
+                input_tokens=problem.usage.input_tokens if problem.usage else None,
+                output_tokens=problem.usage.output_tokens if problem.usage else None,
             )
         )
         self._group(work, problem)
@@ -265,5 +281,7 @@ class Book:
         self.state.apply(event, at=self.clock.wall())
 
     async def _commit(self, event: Event) -> None:
+        intents = self._intents
         await self.ledger.commit(event)
+        self._intents_synced = max(self._intents_synced, intents)
         self.state.apply(event, at=self.clock.wall())

@@ -59,7 +59,9 @@ class Remote:
         if not ask:
             return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls))
         assert self.tasks is not None, "a task was accepted by a dialect that has none"
-        return await self.tasks.follow(task.task_id, account=task.account, resumed=resumed)
+        return await self.tasks.follow(
+            task.task_id, account=task.account, model=task.model, accepted_at=task.accepted_at, resumed=resumed
+        )
 
     async def _keep(self, work: Work, pictures: Pictures, task: OpenTask) -> Problem | None:
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))

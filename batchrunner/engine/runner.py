@@ -6,20 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from batchrunner.core.errors import BatchrunnerError, ExitStatus
+from batchrunner.core.errors import BatchrunnerError
 from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.night import OffsetAt
 from batchrunner.core.plan import Survey, Totals
 from batchrunner.core.ports import Ports
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.engine.attempt import Attempts
+from batchrunner.engine.ending import Ending
 from batchrunner.engine.judge import Judge
-from batchrunner.engine.lanes import Lane, LaneSet, LaneSettings
+from batchrunner.engine.lanes import Closed, Lane, LaneSet, LaneSettings
+from batchrunner.engine.night import Night
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.pool import Pool, Work
+from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.resumption import closed_pool, orphan
@@ -43,7 +47,7 @@ class Wishes:
 
 @dataclass(slots=True, kw_only=True)
 class Runner:
-    """One run. Make it, `await run()`, ask `exit_status()`; `snapshot()` at any time."""
+    """One run. Make it, `await run()`, ask `ending()`; `snapshot()` at any time."""
 
     job: Job
     ports: Ports
@@ -54,6 +58,8 @@ class Runner:
     shutdown: Shutdown
     dice: random.Random
     say: Callable[[str], None]
+    offset_at: OffsetAt = lambda _: 0.0
+    """The zone of the job's window and deadline."""
     adopted: tuple[Done, ...] = ()
     """Rows that reached the disk although their process did not live to say so."""
     realigned_length: int | None = None
@@ -61,6 +67,8 @@ class Runner:
     book: Book = field(init=False)
     lanes: LaneSet = field(init=False)
     pools: dict[str, Pool] = field(init=False)
+    night: Night = field(init=False)
+    purse: Purse = field(init=False)
     left_open: dict[str, int] = field(default_factory=dict)
     """Items that this run leaves unfinished, counted by reason."""
     stranded: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -75,12 +83,15 @@ class Runner:
             state=self.state,
             clock=ports.clock,
             synced_intents=job.durability == "full",
+            unsynced_max=self.totals.concurrency,
             last_resort=lambda answer: self.say(f"the disk did not take this answer: {answer}"),
         )
         self.lanes = LaneSet(tuple(self._lane(account, model) for model in job.models for account in ports.accounts))
         self.pools = {
             model: Pool(model, ports.items.stream(frozenset({model})), wanted=self._wanted) for model in job.models
         }
+        self.night = Night(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
+        self.purse = Purse(job, self.state, on_spent=self._close_lanes)
 
     # -- the story
 
@@ -101,14 +112,16 @@ class Runner:
         self.ports.remember(self.totals)
         follower = self._follower()
         attempts = self._attempts(follower)
-        drainer = asyncio.create_task(self._drain_when_asked(follower))
+        beside = [asyncio.create_task(beside) for beside in (self._drain_when_asked(follower), self.night.watch())]
         try:
-            await self._work(attempts, follower)
+            if not self._has_work() or await self.night.opened():
+                await self._work(attempts, follower)
         except BaseExceptionGroup as group:
             raise _first_of(group) from group
         finally:
-            drainer.cancel()
-        if not self.shutdown.draining.is_set():
+            for task in beside:
+                task.cancel()
+        if not self.shutdown.requests:
             await self.settle()
         self.ports.remember(self.totals)
 
@@ -124,20 +137,28 @@ class Runner:
 
     async def _drive(self, lane: Lane, pool: Pool, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """A slot first, then an item for it."""
-        while await lane.acquire(fresh=True):
+        while (ticket := await lane.acquire(fresh=True)) is not None:
             try:
                 work = await pool.take()
             except BaseException:
-                lane.release()
+                lane.give_up(ticket)
                 raise
             if work is not None:
-                pursuing = group.create_task(attempts.pursue(work, lane, pool))
+                pursuing = group.create_task(attempts.pursue(work, lane, pool, ticket))
                 pursuing.add_done_callback(lambda _: self._close_when_drained(pool))
                 continue
-            lane.release()
+            lane.give_up(ticket)
             if pool.drained:
                 return
             await pool.wait()
+
+    def _has_work(self) -> bool:
+        return bool(self.found.to_send or self.state.tasks or self.wishes.retry_failed or self.wishes.resend_held)
+
+    def _close_lanes(self, reason: str) -> None:
+        """The budget is spent: nothing leaves any more, what was accepted is followed to its end."""
+        for lane in self.lanes:
+            lane.close(Closed(kind="budget", reason=reason, refused_account=False))
 
     def _close_when_drained(self, pool: Pool) -> None:
         """Wake the drivers that wait for a slot, or for a parked lane, of a model with nothing left to do."""
@@ -148,6 +169,7 @@ class Runner:
     async def _drain_when_asked(self, follower: TaskFollower | None) -> None:
         await self.shutdown.draining.wait()
         self.lanes.drain()
+        self.purse.close()
         for pool in self.pools.values():
             pool.change()
         if follower is not None:
@@ -240,25 +262,21 @@ class Runner:
             run_state="running",
             lanes=lanes,
             failures=sorted(self.book.failures.values(), key=lambda group: -group.count),
+            waiting=self.night.waiting,
+            ends=self.night.ends,
+            budget=self.purse.lines() if self.job.budget is not None else (),
         )
 
-    def exit_status(self) -> ExitStatus:
-        """How it ended when nothing was raised. What is beyond `--limit` does not count as left."""
-        if self.shutdown.draining.is_set():
-            terminated = self.shutdown.signal_number == ExitStatus.TERMINATED - 128
-            return ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED
-        undrained = any(not pool.drained for pool in self.pools.values())
-        if undrained and any(lane.closed is not None and lane.closed.refused_account for lane in self.lanes):
-            return ExitStatus.REFUSED
-        items = self.snapshot().items
-        if undrained or self.left_open or self.stranded or items.held or items.timed_out:
-            return ExitStatus.PAUSED
-        return ExitStatus.FAILED if items.failed else ExitStatus.DONE
-
-    def message(self) -> str | None:
-        """Why it stopped, in the words of whoever refused; None when nothing did."""
-        reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None]
-        return reasons[0] if reasons else None
+    def ending(self) -> Ending:
+        """How it ended when nothing was raised."""
+        return Ending(
+            shutdown=self.shutdown,
+            lanes=tuple(self.lanes),
+            pools=tuple(self.pools.values()),
+            items=self.snapshot().items,
+            left_open=bool(self.left_open or self.stranded),
+            spent=self.purse.spent_out,
+        )
 
     # -- pieces
 
@@ -276,6 +294,7 @@ class Runner:
         today = int((clock.wall() + preset.day_offset_s) // 86_400)
         settings = LaneSettings(
             concurrency=lane_concurrency(job),
+            adaptive=job.limits.concurrency is None,
             in_flight_tasks=(job.limits.in_flight_tasks or preset.in_flight_tasks or 1) if self.ports.tasks else None,
             limits=job.limits,
             breaker=job.breaker,
@@ -316,6 +335,7 @@ class Runner:
             judge=judge,
             remote=remote,
             shutdown=self.shutdown,
+            purse=self.purse,
             dice=self.dice,
             left_open=self._note_left_open,
         )

@@ -2,6 +2,7 @@
 
 The first request drains: no new intent is written, sleepers wake and step out, what is in flight is received and
 recorded within a grace. The second one cancels. Either way the ledger is closed and everything can be resumed.
+A pause (the window closed, the deadline came) drains, too, and waits for what is in flight as long as that takes.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ class Shutdown:
         self.draining = asyncio.Event()
         self.requests = 0
         self.signal_number: int | None = None
+        self.paused: str | None = None
+        """Why the run ends early by the job's own wish."""
         self._root: asyncio.Task[object] | None = None
         self._grace: asyncio.TimerHandle | None = None
 
@@ -41,6 +44,12 @@ class Shutdown:
             self._grace = asyncio.get_running_loop().call_later(GRACE_S, self._cancel)
         else:
             self._cancel()
+
+    def pause(self, reason: str) -> None:
+        """The job's own wish to end for now. What is in flight has its own deadlines and gets no other."""
+        if not self.draining.is_set():
+            self.paused = reason
+            self.draining.set()
 
     def over(self) -> None:
         """The run has ended by itself: nothing is left to cancel."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
+from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job
 from batchrunner.core.plan import Totals, count_items
@@ -17,6 +18,7 @@ from batchrunner.core.status import (
     SendCounts,
     Status,
     UsageCounts,
+    Wait,
 )
 from batchrunner.engine.lanes import Lane
 
@@ -102,6 +104,9 @@ def status_of(
     run_state: RunState,
     lanes: Iterable[LaneStatus] = (),
     failures: Iterable[FailureGroup] = (),
+    waiting: Wait | None = None,
+    ends: Wait | None = None,
+    budget: tuple[BudgetLine, ...] = (),
 ) -> Status:
     """The whole of it."""
     return Status(
@@ -114,13 +119,17 @@ def status_of(
         dir=job.output.dir,
         simulated=job.simulated,
         failures=tuple(failures),
+        waiting=waiting,
+        ends=ends,
+        budget=budget,
     )
 
 
 def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, next_command: str | None) -> Status:
     """The same at the end of the run. One that was asked for a part only and did it leaves the rest pending."""
     part = exit_status is ExitStatus.DONE and status.items.pending
-    return replace(status, state="pending" if part else STATES[exit_status], message=message, next_command=next_command)
+    state: RunState = "pending" if part else STATES[exit_status]
+    return replace(status, state=state, message=message, next_command=next_command, waiting=None, ends=None)
 
 
 def resting_state(items: ItemCounts) -> RunState:

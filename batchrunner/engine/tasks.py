@@ -1,7 +1,8 @@
-"""Follows remote image tasks: one scheduler, one heap, however many tasks there are.
+"""Follows remote image tasks: one scheduler, one heap for each account, however many tasks there are.
 
-A task is followed to its own end. Trouble with a poll never ends a task and never costs an attempt; a deadline leaves
-it accepted, for the next run to go on with. Nothing here submits anything.
+A task is asked when its answer is likely (`core.polling`), the one that is due longest first, and followed to its own
+end. Trouble with a poll never ends a task and never costs an attempt: it slows the task's polls, and much of it the
+account's. A deadline leaves the task accepted, for the next run to go on with. Nothing here submits anything.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.outcome import Pending, Pictures, Problem, ProblemKind
-from batchrunner.core.pacing import Bucket, backoff_s, poll_wait_s
+from batchrunner.core.pacing import backoff_s
+from batchrunner.core.polling import PollPace, RunTimes, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
 
 _POLLS_AT_ONCE: Final = 32
@@ -20,6 +22,8 @@ _NOT_FOUND_POLLS: Final = 3
 _EMPTY_RESULT_POLLS: Final = 3
 _STUB_POLLS: Final = 3
 _RESUME_SPREAD_S: Final = 3.0
+_YOUNG_S: Final = 1.0
+_NOW_S: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,16 @@ class LeftOpen:
     message: str = ""
 
 
+_OF_THE_TASK: Final = frozenset(
+    {
+        ProblemKind.TASK_FAILED,
+        ProblemKind.TASK_CANCELLED,
+        ProblemKind.TASK_NOT_FOUND,
+        ProblemKind.EMPTY_RESULT,
+    }
+)
+"""Every other kind speaks of the poll."""
+
 TaskEnd: TypeAlias = Pictures | Problem | LeftOpen
 
 
@@ -37,9 +51,13 @@ TaskEnd: TypeAlias = Pictures | Problem | LeftOpen
 class _Followed:
     task_id: str
     account: str
-    began: float
+    model: str
+    accepted: float
+    """Monotonic time at which the server took it; before this process began, if need be."""
     deadline: float
     end: "asyncio.Future[TaskEnd]"
+    open_at_s: float | None
+    """The greatest age at which it is known to have been open; None while nobody has asked."""
     polls: int = 0
     troubles: int = 0
     stubs: int = 0
@@ -51,6 +69,18 @@ class _Followed:
 
 
 @dataclass(slots=True, kw_only=True)
+class _Account:
+    """The tasks of one account by the time at which they are due, and how often the account may be asked."""
+
+    pace: PollPace
+    due: list[tuple[float, int, _Followed]] = field(default_factory=list)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until its next poll; there must be one."""
+        return max(self.due[0][0] - now, self.pace.wait_s(now))
+
+
+@dataclass(slots=True, kw_only=True)
 class TaskFollower:
     """`follow` any number of tasks while `run` runs."""
 
@@ -59,31 +89,40 @@ class TaskFollower:
     clock: Clock
     dice: random.Random
     poll_per_second: float
+    """Of each account."""
     task_s: float
-    _heap: list[tuple[float, int, _Followed]] = field(default_factory=list)
+    polls: int = 0
+    _accounts: dict[str, _Account] = field(default_factory=dict)
+    _run_times: dict[str, RunTimes] = field(default_factory=dict)
+    """By model: what one account's tasks show holds for the others'."""
     _sequence: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _buckets: dict[str, Bucket] = field(default_factory=dict)
     _draining: bool = False
-    polls: int = 0
 
     def __repr__(self) -> str:
-        return f"<TaskFollower: {len(self._heap)} tasks waiting for their next poll, {self.polls} polls made>"
+        waiting = sum(len(account.due) for account in self._accounts.values())
+        return f"<TaskFollower: {waiting} tasks waiting for their next poll, {self.polls} polls made>"
 
-    async def follow(self, task_id: str, *, account: str, resumed: bool) -> TaskEnd:
-        """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out."""
+    async def follow(self, task_id: str, *, account: str, model: str, accepted_at: float, resumed: bool) -> TaskEnd:
+        """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out.
+
+        `accepted_at` is wall clock time.
+        """
         if self._draining:
             return LeftOpen(why="draining")
         now = self.clock.monotonic()
+        age_s = max(0.0, self.clock.wall() - accepted_at)
+        young = age_s <= _YOUNG_S and not resumed
         followed = _Followed(
             task_id=task_id,
             account=account,
-            began=now,
+            model=model,
+            accepted=now - age_s,
             deadline=now + self.task_s,
             end=asyncio.get_running_loop().create_future(),
+            open_at_s=0.0 if young else None,
         )
-        wait_s = self.dice.random() * _RESUME_SPREAD_S if resumed else self._cadence_s(followed, None)
-        self._plan(followed, wait_s)
+        self._plan(followed, self._cadence_s(followed, None) if young else self.dice.random() * _RESUME_SPREAD_S)
         return await followed.end
 
     async def run(self) -> None:
@@ -99,24 +138,24 @@ class TaskFollower:
     def drain(self) -> None:
         """Leave every task open, at once."""
         self._draining = True
-        while self._heap:
-            _, _, followed = heapq.heappop(self._heap)
-            _end(followed, LeftOpen(why="draining"))
+        for account in self._accounts.values():
+            while account.due:
+                _, _, followed = account.due.pop()
+                _end(followed, LeftOpen(why="draining"))
 
     async def _next_due(self) -> _Followed:
         while True:
             self._changed.clear()
-            if not self._heap:
+            now = self.clock.monotonic()
+            waiting = [account for account in self._accounts.values() if account.due]
+            if not waiting:
                 await self._changed.wait()
                 continue
-            due, _, followed = self._heap[0]
-            now = self.clock.monotonic()
-            bucket = self._bucket(followed.account)
-            wait_s = max(due - now, bucket.wait_s(now))
-            if wait_s <= 0:
-                heapq.heappop(self._heap)
-                bucket.take(now)
-                return followed
+            account = min(waiting, key=lambda account: (max(0.0, account.wait_s(now)), account.due[0]))
+            wait_s = account.wait_s(now)
+            if wait_s <= _NOW_S:
+                account.pace.take(now)
+                return heapq.heappop(account.due)[2]
             try:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
@@ -126,19 +165,34 @@ class TaskFollower:
     async def _poll(self, followed: _Followed) -> None:
         followed.polls += 1
         self.polls += 1
+        age_s = self._age_s(followed)
         outcome = await self.transport.exchange(
             self.dialect.poll(followed.task_id), self.dialect.poll_decoder(), account=followed.account
         )
+        now, pace = self.clock.monotonic(), self._account(followed.account).pace
+        if isinstance(outcome, Problem) and outcome.kind not in _OF_THE_TASK:
+            pace.refused(now, wait_s=outcome.wait_s)
+        else:
+            pace.answered(now)
         match outcome:
             case Pictures():
+                if followed.open_at_s is not None:
+                    self._times(followed.model).ended(since_s=followed.open_at_s, age_s=age_s)
                 _end(followed, outcome)
             case Pending():
-                followed.troubles = 0
-                followed.stubs = followed.stubs + 1 if outcome.stub else 0
-                followed.last_word = _stub_words(followed) if outcome.stub else outcome.raw
+                self._still_open(followed, outcome, age_s)
                 self._again(followed, self._cadence_s(followed, outcome.hint_s))
             case Problem():
                 self._after_problem(followed, outcome)
+
+    def _still_open(self, followed: _Followed, word: Pending, age_s: float) -> None:
+        followed.troubles = 0
+        followed.stubs = followed.stubs + 1 if word.stub else 0
+        followed.last_word = _stub_words(followed) if word.stub else word.raw
+        if not word.stub:
+            if followed.open_at_s is not None:
+                self._times(followed.model).still_open(since_s=followed.open_at_s, age_s=age_s)
+            followed.open_at_s = age_s
 
     def _after_problem(self, followed: _Followed, problem: Problem) -> None:
         now = self.clock.monotonic()
@@ -163,7 +217,7 @@ class TaskFollower:
                     _end(followed, Problem(kind=ProblemKind.TASK_EXPIRED, message=problem.message))
                 else:
                     self._again(followed, 3.0)
-            case _:  # every other kind speaks of the poll, not of the task
+            case _:  # not in _OF_THE_TASK
                 followed.troubles += 1
                 backoff = backoff_s(first_s=2.0, cap_s=60.0, tries=followed.troubles, dice=self.dice.random())
                 self._again(followed, max(backoff, problem.wait_s or 0.0))
@@ -179,19 +233,34 @@ class TaskFollower:
 
     def _plan(self, followed: _Followed, wait_s: float) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (self.clock.monotonic() + wait_s, self._sequence, followed))
+        entry = self.clock.monotonic() + wait_s, self._sequence, followed
+        heapq.heappush(self._account(followed.account).due, entry)
         self._changed.set()
 
     def _cadence_s(self, followed: _Followed, hint_s: float | None) -> float:
-        age_s = self.clock.monotonic() - followed.began
-        return poll_wait_s(age_s=age_s, polls=followed.polls, hint_s=hint_s, dice=self.dice.random())
+        return next_poll_s(
+            self._times(followed.model),
+            age_s=self._age_s(followed),
+            polls=followed.polls,
+            hint_s=hint_s,
+            dice=self.dice.random(),
+        )
 
-    def _bucket(self, account: str) -> Bucket:
-        bucket = self._buckets.get(account)
-        if bucket is None:
-            bucket = Bucket(rate_per_s=self.poll_per_second, burst=max(1.0, self.poll_per_second / 2))
-            self._buckets[account] = bucket
-        return bucket
+    def _age_s(self, followed: _Followed) -> float:
+        return self.clock.monotonic() - followed.accepted
+
+    def _times(self, model: str) -> RunTimes:
+        times = self._run_times.get(model)
+        if times is None:
+            times = self._run_times[model] = RunTimes()
+        return times
+
+    def _account(self, name: str) -> _Account:
+        account = self._accounts.get(name)
+        if account is None:
+            account = _Account(pace=PollPace(per_second=self.poll_per_second))
+            self._accounts[name] = account
+        return account
 
 
 def _stub_words(followed: _Followed) -> str:

@@ -10,12 +10,16 @@ from typing import Final
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import DialectName, Provider
 from batchrunner.core.ports import Dialect, TaskDialect
+from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.providers.openai_images import OpenAiImages
 
 DIALECTS: Final[dict[DialectName, Callable[[Provider], Dialect | TaskDialect]]] = {
     "openai-chat": OpenAiChat,
+    "anthropic-messages": AnthropicMessages,
     "modelscope-images": ModelScopeImages,
+    "openai-images": OpenAiImages,
 }
 
 

@@ -4,14 +4,10 @@ Every field of a chunk may be null, missing, or not of its documented type; what
 what is empty adds nothing. Source: PROTOCOL 4.1 to 4.3.
 """
 
-from typing import Final
-
 import msgspec
 
 from batchrunner.core.outcome import ToolCall, Usage
 from batchrunner.providers.json_text import encode, is_object, sound, whole_number
-
-TEXT_CAP_BYTES: Final = 16 * 1024 * 1024
 
 
 class FunctionPiece(msgspec.Struct, gc=False):

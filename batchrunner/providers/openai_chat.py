@@ -9,12 +9,12 @@ from typing import Final
 from batchrunner.core.classify import family_of
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider, Turn
-from batchrunner.core.outcome import Correction, Revision, SendOutcome
+from batchrunner.core.outcome import Revision, SendOutcome
 from batchrunner.core.wire import Decoder, Request
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.json_text import encode, is_object
 from batchrunner.providers.openai_chat_reply import ChatDecoder
-from batchrunner.providers.structured import SchemaChecks
+from batchrunner.providers.structured import SchemaChecks, correction_text
 
 _THINKING: Final = "enable_thinking"
 
@@ -45,14 +45,6 @@ class OpenAiChat:
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
         return ChatDecoder(self._family, check=self._checks.of(item.schema))
-
-
-def correction_text(correction: Correction) -> str:
-    """What a model is told whose answer broke the schema."""
-    return (
-        f"Your answer does not fit the required JSON schema: {correction.fault}\n"
-        "Answer again, with the complete corrected JSON and nothing else."
-    )
 
 
 def _body(item: Item, revision: Revision) -> dict[str, Json]:

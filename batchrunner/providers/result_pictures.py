@@ -6,6 +6,7 @@ picture is not looked at here. Sources: PROTOCOL 3.9, 6.1.
 
 import base64
 import binascii
+import json
 from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -16,18 +17,33 @@ from batchrunner.providers.json_text import at, is_object, sound
 
 _PLACES: Final = (("output_images",), ("images",), ("data",), ("output", "results"), ("output", "output_images"))
 _BASE64_KEYS: Final = ("b64_json", "base64")
-_URL_CHARS: Final = 8192
-"""A longer URL is none: it would not fit into a line of the ledger either."""
+_MOST_URLS: Final = 16
+_URL_BYTES: Final = 4096
+_URLS_BYTES: Final = 48 * 1024
+"""Of all URLs of a reply as ASCII JSON: a task's URLs are one record of the ledger, which holds 64 KiB."""
 
 
 def pictures_in(value: Json) -> tuple[PictureUrl | PictureBytes, ...]:
-    """The pictures of the first place that has any; empty when there is none."""
+    """The pictures of the first place that has any; empty when there is none. URLs that no record holds are none."""
     for place in _PLACES:
         found = at(value, *place)
-        refs = tuple(_refs(found if isinstance(found, list) else [found]))
+        refs = tuple(_recordable(_refs(found if isinstance(found, list) else [found])))
         if refs:
             return refs
     return ()
+
+
+def _recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUrl | PictureBytes]:
+    room = _URLS_BYTES
+    urls = 0
+    for ref in refs:
+        if isinstance(ref, PictureUrl):
+            size_bytes = _size_bytes(ref.url)
+            if urls == _MOST_URLS or size_bytes > room:
+                continue
+            urls += 1
+            room -= size_bytes
+        yield ref
 
 
 def _refs(entries: Iterable[Json]) -> Iterator[PictureUrl | PictureBytes]:
@@ -53,7 +69,7 @@ def _ref(entry: Json) -> PictureUrl | PictureBytes | None:
 def _from_url(url: str) -> PictureUrl | PictureBytes | None:
     scheme = url[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        return PictureUrl(url=url) if len(url) <= _URL_CHARS and sound(url) == url else None
+        return PictureUrl(url=url) if sound(url) == url and _size_bytes(url) <= _URL_BYTES else None
     if not scheme.startswith("data:"):
         return None
     media, comma, payload = url[len("data:") :].partition(",")
@@ -63,6 +79,11 @@ def _from_url(url: str) -> PictureUrl | PictureBytes | None:
         return _from_base64(payload)
     data = unquote_to_bytes(sound(payload))
     return PictureBytes(data=data) if data else None
+
+
+def _size_bytes(url: str) -> int:
+    """As ASCII JSON, without the quotes."""
+    return len(json.dumps(url)) - 2
 
 
 def _from_base64(packed: str) -> PictureBytes | None:

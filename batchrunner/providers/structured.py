@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.job import Json
+from batchrunner.core.outcome import Correction
 from batchrunner.providers.json_text import NotJson, decode, sound
 
 if TYPE_CHECKING:
@@ -95,6 +96,14 @@ class SchemaChecks:
         if self._last is None or self._last.schema is not schema:
             self._last = SchemaCheck(schema)
         return self._last
+
+
+def correction_text(correction: Correction) -> str:
+    """What a model is told whose answer broke the schema."""
+    return (
+        f"Your answer does not fit the required JSON schema: {correction.fault}\n"
+        "Answer again, with the complete corrected JSON and nothing else."
+    )
 
 
 def _validator(schema: dict[str, Json]) -> "Validator":

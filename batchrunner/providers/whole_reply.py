@@ -49,7 +49,10 @@ class Body:
 
 
 class WholeReply(Generic[T]):
-    """A `Decoder`. `read` makes the outcome of a 2xx; `reword` may change the problem that any other status states."""
+    """A `Decoder`. `read` makes the outcome of a 2xx; `reword` may change the problem that any other status states.
+
+    `parse` makes JSON of the body of a 2xx, where that may come in another form.
+    """
 
     def __init__(
         self,
@@ -57,11 +60,13 @@ class WholeReply(Generic[T]):
         *,
         read: Callable[[Head, Json], T | Problem],
         reword: Callable[[Problem], Problem] = lambda problem: problem,
+        parse: Callable[[bytes], Json | NotJson] = decode,
         cap_bytes: int = PICTURES_CAP_BYTES,
     ) -> None:
         self._family = family
         self._read = read
         self._reword = reword
+        self._parse = parse
         self._cap_bytes = cap_bytes
         self._head: Head | None = None
         self._body = Body(cap_bytes=0)
@@ -92,7 +97,7 @@ class WholeReply(Generic[T]):
         if self._body.over:
             message = f"the answer is larger than {self._cap_bytes} bytes"
             return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
-        value = decode(body)
+        value = self._parse(body)
         if not isinstance(value, NotJson):
             return self._read(head, value)
         match ending:

@@ -7,16 +7,23 @@ from typing import Final
 
 import msgspec
 
+from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
 from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.job import Json, Kind
+from batchrunner.core.night import Window, opening
 from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
-from batchrunner.core.status import Status
-from batchrunner.engine.snapshot import park_status, resting_state, send_counts, usage_counts
+from batchrunner.core.status import Status, Wait
+from batchrunner.engine.night import outside_words
+from batchrunner.engine.purse import spent_so_far
+from batchrunner.engine.snapshot import park_status, resting_state, send_counts, shown_time, usage_counts
 from batchrunner.report.causes import failure_groups
+from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
 from batchrunner.stores.run_file import RunFile, read_run_file
+from batchrunner.stores.zones import offset_of_zone
 
 LEDGER: Final = "ledger"
 """The ledger's folder in a run's directory."""
@@ -26,7 +33,12 @@ _NOTHING_KNOWN: Final = Totals(
 
 
 def replay(
-    folder: Path, *, day_offset_s: float, running: bool = False, say: Callable[[str], None] | None = None
+    folder: Path,
+    *,
+    day_offset_s: float,
+    running: bool = False,
+    say: Callable[[str], None] | None = None,
+    files: Files = DISK,
 ) -> LedgerState:
     """What the ledger in a run's directory remembers; nothing when there is none yet.
 
@@ -35,13 +47,14 @@ def replay(
         day_offset_s: where daily counters turn, seconds east of UTC.
         running: another process is writing; what it sends is under way, not unknown.
         say: told of torn tails that were left out.
+        files: the file system.
 
     Raises:
         LedgerDamagedError: a segment is damaged below what was durable.
         StoreBrokenError: the disk refused to be read.
     """
     state = LedgerState(day_offset_s=day_offset_s)
-    reading = read_ledger(folder / LEDGER)
+    reading = read_ledger(folder / LEDGER, files=files)
     segment = 0
     for record in reading:
         if record.segment != segment:
@@ -88,7 +101,57 @@ def status_of_directory(folder: Path) -> Status:
         dir=str(folder),
         simulated=there.simulated,
         failures=failure_groups(folder),
+        waiting=_waiting(there.job, now=now) if running else None,
+        budget=_budget(there.job, state),
     )
+
+
+class _NightKeys(msgspec.Struct):
+    """What `run.json` says of the window."""
+
+    window: Window | None = None
+    timezone: str | None = None
+
+
+class _PointsKeys(msgspec.Struct):
+    points_per_call: dict[str, float] = {}
+
+
+class _BudgetKeys(msgspec.Struct):
+    """What `run.json` says of the budget; earlier versions say nothing."""
+
+    kind: Kind
+    provider: _PointsKeys
+    budget: Budget | None = None
+
+
+def _waiting(job: dict[str, Json], *, now: float) -> Wait | None:
+    """Whether the process that works here waits for its window."""
+    try:
+        keys = msgspec.convert(job, _NightKeys)
+        offset_at = offset_of_zone(keys.timezone)
+    except (msgspec.MsgspecError, LookupError):  # written by a later version, or where more zones are known
+        return None
+    if keys.window is None:
+        return None
+    found = opening(keys.window, wall=now, offset_at=offset_at)
+    if found.opens_at <= now:
+        return None
+    until = shown_time(found.opens_at, offset_s=offset_at(found.opens_at))
+    return Wait(reason=outside_words(keys.window, keys.timezone), until=until)
+
+
+def _budget(job: dict[str, Json], state: LedgerState) -> tuple[BudgetLine, ...]:
+    try:
+        keys = msgspec.convert(job, _BudgetKeys)
+    except msgspec.MsgspecError:  # as above
+        return ()
+    if keys.budget is None:
+        return ()
+    spent = spent_so_far(
+        state.tallies, kind=keys.kind, prices=keys.budget.prices, points_per_call=keys.provider.points_per_call
+    )
+    return tuple(budget_lines(keys.budget, spent, Amounts()))
 
 
 def day_offset_of(run: RunFile) -> float:

@@ -7,7 +7,17 @@ goes on, when something is left to do. Refuses to guess: what no server told is 
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, RunState, SendCounts, Status, UsageCounts
+from batchrunner.core.budget import BudgetLine, figure
+from batchrunner.core.status import (
+    FailureGroup,
+    ItemCounts,
+    LaneStatus,
+    RunState,
+    SendCounts,
+    Status,
+    UsageCounts,
+    Wait,
+)
 from batchrunner.report.plain import printable
 from batchrunner.report.words import count, instant
 
@@ -60,6 +70,19 @@ def lane_line(lane: LaneStatus) -> str:
     return f"{lane_name(lane)} {lane.state}{why}{end}"
 
 
+def wait_line(wait: Wait) -> str:
+    """Why the whole run waits, and until when."""
+    return f"{printable(wait.reason, most=_MOST_MESSAGE)}, until {printable(instant(wait.until))}"
+
+
+def budget_line(line: BudgetLine) -> str:
+    """`412 of 500 calls, 4 more in flight`; without a limit only what is gone."""
+    unit = printable(line.currency or line.unit, most=_MOST_NAME)
+    limit = f" of {figure(line.limit)}" if line.limit is not None else ""
+    flying = f", {figure(line.in_flight)} more in flight" if line.in_flight else ""
+    return f"{figure(line.spent)}{limit} {unit}{flying}"
+
+
 def lane_name(lane: LaneStatus) -> str:
     """Account and model, as far as they have names."""
     return " · ".join(printable(part, most=_MOST_NAME) for part in (lane.account, lane.model) if part) or "the lane"
@@ -88,8 +111,12 @@ def _body(status: Status) -> Iterator[tuple[str, str]]:
     yield from _sends(status.sends, status.unaccounted_max)
     if used := usage_line(status.usage):
         yield "got", used
+    for line in status.budget:
+        yield "budget", budget_line(line)
     yield from _places(status)
     yield from _failures(status.failures)
+    if status.waiting is not None:
+        yield "waits", wait_line(status.waiting)
     yield from _waits(status.lanes)
     for note in status.notes:
         yield "note", printable(note)

@@ -8,6 +8,8 @@ from batchrunner.simulator.chat_replies import answer_chat, check_chat, shell
 from batchrunner.simulator.faults import Faults
 from batchrunner.simulator.image_rules import check_image
 from batchrunner.simulator.image_tasks import TaskBook
+from batchrunner.simulator.messages_replies import answer_messages, check_messages
+from batchrunner.simulator.openai_images import answer_pictures, check_pictures, wants_pictures_at_once
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.pacing import broken_off
 from batchrunner.simulator.refusals import REFUSALS, Refusal
@@ -42,14 +44,28 @@ def _chat(order: Order, _book: TaskBook) -> Verdict:
     return Verdict(answer_chat(order), "answered", paid=True)
 
 
+def _message(order: Order, _book: TaskBook) -> Verdict:
+    return Verdict(answer_messages(order), "answered", paid=True)
+
+
+def _check_image(order: Order) -> Refusal | None:
+    return check_pictures(order) if wants_pictures_at_once(order) else check_image(order)
+
+
 def _image(order: Order, book: TaskBook) -> Verdict:
+    if wants_pictures_at_once(order):
+        return Verdict(answer_pictures(order, book), "answered", paid=True)
     task, script = book.accept(order)
     return Verdict(script, "task accepted", paid=not task.fails)
 
 
+_NO_CHOICES = frozenset({"shell", "empty_choices"})
+"""The empty shell is known of chat completions only."""
+
 GENERATIONS = {
     "chat": Generation(check=check_chat, execute=_chat),
-    "image": Generation(check=check_image, execute=_image, spared=frozenset({"shell", "empty_choices"})),
+    "image": Generation(check=_check_image, execute=_image, spared=_NO_CHOICES),
+    "message": Generation(check=check_messages, execute=_message, spared=_NO_CHOICES),
 }
 
 

@@ -59,6 +59,8 @@ def _passed_through(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
 
 def _anthropic(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
     error: dict[str, Json] = {"type": refusal.type or "invalid_request_error", "message": refusal.message}
+    if refusal.code is not None:
+        error["details"] = {"error_code": refusal.code}
     return JSON_TYPE, encode_json({"type": "error", "error": error, "request_id": request_id})
 
 

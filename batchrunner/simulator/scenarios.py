@@ -12,12 +12,15 @@ from batchrunner.simulator.faults import finite
 from batchrunner.simulator.order import Chosen
 
 
+Group = Literal["chat", "refusal", "mishap", "stream", "message", "image", "picture", "download"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One line of `batchrunner simulate --list`."""
 
     name: str
-    group: Literal["chat", "refusal", "mishap", "stream", "image", "download"]
+    group: Group
     summary: str
     figure: str | None = None
     """What the number after the colon means."""
@@ -46,7 +49,7 @@ def _mistake(problem: str, expected: str) -> JobMistakesError:
 
 
 def _row(
-    group: Literal["chat", "refusal", "mishap", "stream", "image", "download"],
+    group: Group,
     name: str,
     summary: str,
     figure: str | None = None,
@@ -114,6 +117,22 @@ SCENARIOS: dict[str, Scenario] = {
         _row("stream", "sse-cut", "ends in good order after half of the answer"),
         _row("stream", "sse-tool-no-index", "a tool call whose pieces have no index"),
         _row("stream", "sse-json-instead", "plain JSON although a stream was asked for"),
+        _row("message", "an-thinking", "a thinking block before the answer"),
+        _row("message", "an-tool", "a tool call, even if no tools were offered"),
+        _row("message", "an-refusal", "stop_reason refusal and no text"),
+        _row("message", "an-ping", "a ping before every event"),
+        _row("message", "an-unknown-event", "events, blocks and pieces of unknown types"),
+        _row("message", "an-usage-late", "the input is counted in message_delta only"),
+        _row("message", "an-one-index", "every block has index 0"),
+        _row("message", "an-no-event-line", "no event: lines"),
+        _row("message", "an-no-type", "no type in the data"),
+        _row("message", "an-no-message-start", "no message_start"),
+        _row("message", "an-no-message-stop", "no message_stop"),
+        _row("message", "an-no-end", "ends in good order before message_delta"),
+        _row("message", "an-overloaded-mid", "an overloaded_error after half of the answer"),
+        _row("message", "an-529", "529 overloaded_error (first n calls of the lane)", "n"),
+        _row("message", "an-429-nohint", "429 of a spend limit, without a hint (first n calls of the lane)", "n"),
+        _row("message", "an-content-array-400", "400 when any content is a list"),
         _row("image", "img-ok", "a normal task"),
         _row("image", "img-submit-says-succeed", "the submit reply already says SUCCEED"),
         _row("image", "img-id-number", "the task id is a JSON number"),
@@ -128,6 +147,10 @@ SCENARIOS: dict[str, Scenario] = {
         _row("image", "img-needs-async", "400 without the async header (as always)"),
         _row("image", "img-poll-429", "429 for the first n polls of each task", "n"),
         _row("image", "img-status-weird", "unknown and empty statuses before the end"),
+        _row("picture", "oi-ok", "pictures in the reply, as OpenAI sends them"),
+        _row("picture", "oi-moderation", "400 moderation_blocked"),
+        _row("picture", "oi-empty", "200 without pictures"),
+        _row("picture", "oi-part-failed", "the last picture is an error"),
         _row("download", "dl-html", "200 image/png with a page in it"),
         _row("download", "dl-truncated", "half a picture in a whole reply"),
         _row("download", "dl-cut", "the connection ends in the middle"),

@@ -313,6 +313,7 @@ class World:
 
 ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
     ("api", "POST", "/v1/chat/completions"): lambda world, visit: world.generate(visit, "chat"),
+    ("api", "POST", "/v1/messages"): lambda world, visit: world.generate(visit, "message"),
     ("api", "POST", "/v1/images/generations"): lambda world, visit: world.generate(visit, "image"),
     ("api", "GET", "/v1/tasks/"): World.poll,
     ("api", "GET", "/v1/models"): World.models,

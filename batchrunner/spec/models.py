@@ -5,58 +5,16 @@ Cross-field rules live in `rules`; defaults that depend on other keys (None here
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag
 
 from batchrunner.core.job import AuthScheme, DialectName, Kind, PictureFormat, PresetName
+from batchrunner.spec.night_keys import BudgetSpec, PriceSpec
+from batchrunner.spec.parts import Amount, Count, ModelId, Params, Part, Rate, Seconds, Text, one_of
 
 MAX_REPLICAS = 10_000
-MAX_WAIT_S = 7 * 24 * 3600.0
 
 
-def _shape(value: object) -> str | None:
-    """Which of several forms a value has; the tags never equal a key, so that they can be told from one in a path."""
-    match value:
-        case str():
-            return "<text>"
-        case bool():
-            return None
-        case int() | float():
-            return "<number>"
-        case list():
-            return "<list>"
-        case dict() | BaseModel():
-            return "<mapping>"
-        case _:
-            return None
-
-
-def _one_of(expected: str) -> Discriminator:
-    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
-
-
-class _Part(BaseModel):
-    """Unknown keys are mistakes, nothing is converted, and a key with nothing after its colon is not given."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_empty(cls, given: object) -> object:
-        if not isinstance(given, dict):
-            return given
-        known = {known.alias or name for name, known in cls.model_fields.items()}
-        return {key: value for key, value in given.items() if value is not None or key not in known}
-
-
-Text = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(gt=0, le=MAX_WAIT_S, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-ModelId = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")]
-Params: TypeAlias = dict[str, JsonValue]
-
-
-class ProviderSpec(_Part):
+class ProviderSpec(Part):
     """A provider spelled out."""
 
     preset: PresetName | None = Field(
@@ -71,7 +29,7 @@ class ProviderSpec(_Part):
     api_key_env: (
         Annotated[
             Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<list>")],
-            _one_of("the name of an environment variable, or a list of names"),
+            one_of("the name of an environment variable, or a list of names"),
         ]
         | None
     ) = Field(
@@ -95,9 +53,29 @@ class ProviderSpec(_Part):
     ca_file: Text | None = Field(
         default=None, description="Certificates to trust besides the system's: a PEM file, relative to the job file."
     )
+    points_per_day: Rate | None = Field(
+        default=None,
+        description="Points an account gets a day, for `plan`. Default at ModelScope: 200, an assumption; they are "
+        "claimed by logging in.",
+    )
+    points_per_call: (
+        Annotated[
+            Annotated[Amount, Tag("<number>")] | Annotated[dict[str, Amount], Tag("<mapping>")],
+            one_of("a number of points, or a mapping of models to numbers"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Points that a call costs: a number, or a mapping of models to numbers. Default at ModelScope: 1, "
+        "an assumption.",
+    )
+    balance: bool = Field(
+        default=False,
+        description="Ask ModelScope for the account's balance of points in `plan` and before a run; costs nothing.",
+    )
 
 
-class PromptSpec(_Part):
+class PromptSpec(Part):
     """One entry of `prompts:` with more than its text."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
@@ -111,7 +89,7 @@ class PromptSpec(_Part):
     )
 
 
-class SourceSpec(_Part):
+class SourceSpec(Part):
     """Prompts from a file or a folder, streamed."""
 
     file: Text = Field(description="A .txt, .csv, .tsv, .jsonl or .parquet file or a folder, relative to the job file.")
@@ -129,20 +107,20 @@ class SourceSpec(_Part):
     )
 
 
-class TurnSpec(_Part):
+class TurnSpec(Part):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"] = Field(description="Who speaks.")
     content: Text = Field(description="What is said; a template.")
 
 
-class LimitsSpec(_Part):
+class LimitsSpec(Part):
     """What must not be exceeded, for each lane: one key and one model."""
 
     concurrency: (
         Annotated[
             Annotated[Literal["auto"], Tag("<text>")] | Annotated[Count, Tag("<number>")],
-            _one_of("`auto` or a whole number of at least 1"),
+            one_of("`auto` or a whole number of at least 1"),
         ]
         | None
     ) = Field(
@@ -157,7 +135,7 @@ class LimitsSpec(_Part):
     )
 
 
-class RetrySpec(_Part):
+class RetrySpec(Part):
     """How often an item is tried."""
 
     attempts: Annotated[int, Field(ge=1, le=100)] = Field(
@@ -166,7 +144,7 @@ class RetrySpec(_Part):
     max_wait_s: Seconds = Field(default=120.0, description="The longest wait between two tries, in seconds.")
 
 
-class TimeoutsSpec(_Part):
+class TimeoutsSpec(Part):
     """Deadlines in seconds."""
 
     connect_s: Seconds = Field(default=10.0, description="Until the connection stands, in seconds.")
@@ -179,7 +157,7 @@ class TimeoutsSpec(_Part):
     download_s: Seconds = Field(default=120.0, description="For the download of a picture, in seconds.")
 
 
-class OutputSpec(_Part):
+class OutputSpec(Part):
     """Where results land."""
 
     dir: Text | None = Field(
@@ -196,23 +174,23 @@ class OutputSpec(_Part):
 
 ProviderChoice: TypeAlias = Annotated[
     Annotated[PresetName, Tag("<text>")] | Annotated[ProviderSpec, Tag("<mapping>")],
-    _one_of("the name of a preset, or a mapping"),
+    one_of("the name of a preset, or a mapping"),
 ]
 Prompt: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[PromptSpec, Tag("<mapping>")],
-    _one_of("text, or a mapping with `prompt`"),
+    one_of("text, or a mapping with `prompt`"),
 ]
 Prompts: TypeAlias = Annotated[
     Annotated[list[Prompt], Field(min_length=1), Tag("<list>")] | Annotated[SourceSpec, Tag("<mapping>")],
-    _one_of("a list of prompts, or a mapping with `file`"),
+    one_of("a list of prompts, or a mapping with `file`"),
 ]
 AnswerSchema: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[Params, Tag("<mapping>")],
-    _one_of("a file name, or a JSON Schema as a mapping"),
+    one_of("a file name, or a JSON Schema as a mapping"),
 ]
 
 
-class JobSpec(_Part):
+class JobSpec(Part):
     """A job: prompts, a provider, and how far to go."""
 
     model_config = ConfigDict(
@@ -276,6 +254,34 @@ class JobSpec(_Part):
     limits: LimitsSpec = Field(default_factory=LimitsSpec, description="What must not be exceeded, for each lane.")
     retry: RetrySpec = Field(default_factory=RetrySpec, description="Tries of an item, and the waits between them.")
     output: OutputSpec = Field(default_factory=OutputSpec, description="Where results land, and how files are called.")
+    window: Text | None = Field(
+        default=None,
+        description="The part of each day in which requests are sent, for example 22:00-07:00. A run waits for it, and "
+        "pauses at its end.",
+    )
+    timezone: Text | None = Field(
+        default=None,
+        description="The zone of `window` and `deadline`, for example Asia/Shanghai. Default: the machine's own.",
+    )
+    deadline: Text | None = Field(
+        default=None,
+        description='When a run pauses: "07:00" (the next), "2026-11-23T07:00", or a time from its start like 8h.',
+    )
+    budget: BudgetSpec | None = Field(
+        default=None,
+        description="What must not be exceeded over all runs of the job; a run pauses before it would be.",
+    )
+    notify: (
+        Annotated[
+            Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
+            one_of("a command, or a list of its words"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="A command that is run when a run has ended, without a shell, with the closing JSON on its stdin "
+        "and without the providers' keys in its environment.",
+    )
     scenario: Text | None = Field(
         default=None, description='Faults to play, for provider simulator only, for example "throttle:3".'
     )
@@ -291,8 +297,10 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("limits",): LimitsSpec,
     ("retry",): RetrySpec,
     ("output",): OutputSpec,
+    ("budget",): BudgetSpec,
+    ("budget", "prices", "{}"): PriceSpec,
 }
-"""Where each part stands in a job file; `[]` is any place in a list."""
+"""Where each part stands in a job file; `[]` is any place in a list, `{}` any name."""
 
 
 def keys_of(part: type[BaseModel]) -> tuple[str, ...]:

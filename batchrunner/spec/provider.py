@@ -14,6 +14,7 @@ from batchrunner.spec.hiding import names_variable, opaque, shows_secret
 from batchrunner.spec.models import ProviderSpec
 from batchrunner.spec.named_files import is_there, located
 from batchrunner.spec.places import Fault
+from batchrunner.spec.translate import meant
 from batchrunner.spec.urls import is_loopback, normalised, url_problem
 
 _KIND_OF: dict[DialectName, Kind] = {
@@ -61,7 +62,29 @@ def resolved_provider(draft: Draft) -> Provider:
         proxy=None if simulated else choice.own.proxy,
         allow_http=choice.own.allow_http and not simulated,
         ca_file=None if simulated else _ca_file(draft, choice.own),
+        points_per_day=choice.own.points_per_day or choice.preset.points_per_day,
+        points_per_call=points_of(draft) or {},
+        points_assumed=_assumes_points(draft, choice),
+        balance=choice.own.balance and not simulated,
     )
+
+
+def points_of(draft: Draft) -> dict[str, float] | None:
+    """Points of a call by model, none where calls cost none; None while the provider is not known."""
+    choice = _choice(draft)
+    if choice is None:
+        return None
+    given, usual = choice.own.points_per_call, choice.preset.points_per_call
+    of_model = given if isinstance(given, dict) else {}
+    rest = given if isinstance(given, int | float) else usual
+    costs = {model: of_model.get(model, rest) for model in draft.models}
+    return {model: cost for model, cost in costs.items() if cost is not None}
+
+
+def _assumes_points(draft: Draft, choice: _Choice) -> bool:
+    given = choice.own.points_per_call
+    told = all(model in given for model in draft.models) if isinstance(given, dict) else given is not None
+    return choice.preset.points_per_call is not None and not (told and choice.own.points_per_day is not None)
 
 
 def is_simulated(draft: Draft) -> bool:
@@ -138,6 +161,7 @@ def provider_faults(draft: Draft) -> Iterator[Fault]:
     yield from _plain_http(draft, own)
     yield from _certificates(draft, own)
     yield from _in_process(draft, own)
+    yield from _points(draft, own)
     if draft.spec.scenario and draft.knows("provider") and not is_simulated(draft):
         yield Fault(path=("scenario",), problem="is for the simulator only", hint="write `provider: simulator`")
 
@@ -218,3 +242,14 @@ def _in_process(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
     for key in _IN_PROCESS:
         if draft.given("provider", key):
             yield Fault(path=("provider", key), problem="means nothing to the simulator, which runs in this process")
+
+
+def _points(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
+    if own.balance and draft.knows("provider", "preset") and not (own.preset or "").startswith("modelscope"):
+        problem = "is for ModelScope only: nobody else has such a balance"
+        yield Fault(path=("provider", "balance"), problem=problem)
+    costs = own.points_per_call
+    for model in costs if isinstance(costs, dict) and draft.knows("models") and draft.knows("model") else ():
+        if draft.models and model not in draft.models:
+            path = ("provider", "points_per_call", model)
+            yield Fault(path=path, problem="is no model of this job", hint=meant(model, draft.models))

@@ -5,6 +5,7 @@ from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import PromptSpec, SourceSpec
 from batchrunner.spec.named_files import located
+from batchrunner.spec.night import budget_of, deadline_of, notify_of, window_of
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 
@@ -38,6 +39,11 @@ def resolved(draft: Draft, *, out: str | None) -> Job:
         breaker=spec.breaker,
         simulated=is_simulated(draft),
         scenario=spec.scenario,
+        window=window_of(draft),
+        timezone=spec.timezone,
+        deadline=deadline_of(draft),
+        budget=budget_of(draft),
+        notify=notify_of(draft),
     )
 
 

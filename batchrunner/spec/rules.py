@@ -14,6 +14,7 @@ from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
 from batchrunner.spec.named_files import is_there, located
+from batchrunner.spec.night import night_faults
 from batchrunner.spec.picture_checks import picture_faults, template_uses
 from batchrunner.spec.places import Fault, KeyPath
 from batchrunner.spec.provider import provider_faults
@@ -200,6 +201,7 @@ RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     schema_faults,
     _output,
     picture_faults,
+    night_faults,
 )
 
 

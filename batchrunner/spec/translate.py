@@ -36,6 +36,10 @@ _ELSEWHERE = {
 """Keys that people write where they are not known, and where to go instead."""
 
 
+_MODEL_DEPTH = 2
+"""Where the model's name stands in `budget.prices.NAME`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Words:
     """A fault's problem and expectation for one type of error."""
@@ -92,8 +96,12 @@ def path_of(error: ErrorDetails) -> KeyPath:
 
 
 def general(path: KeyPath) -> tuple[str, ...]:
-    """The path with every place in a list as `[]`."""
-    return tuple("[]" if isinstance(step, int) else step for step in path)
+    """The path with every place in a list as `[]`, and every model with a price as `{}`."""
+    named = path[:2] == ("budget", "prices")
+    return tuple(
+        "[]" if isinstance(step, int) else "{}" if named and depth == _MODEL_DEPTH else step
+        for depth, step in enumerate(path)
+    )
 
 
 def _fault(error: ErrorDetails, written: Mapping[KeyPath, str]) -> Fault:
@@ -153,5 +161,5 @@ _WANTS_TEXT = {"string_type", "shape", "literal_error"}
 _NEVER_SHOWN: set[tuple[str | int, ...]] = {("api_key_env",), ("headers",), ("proxy",)}
 """Keys of a provider whose wrong values may be secrets."""
 
-_AMBIGUOUS_HOMES = {("prompts",), ("prompts", "[]"), ("messages", "[]")}
+_AMBIGUOUS_HOMES = {("prompts",), ("prompts", "[]"), ("messages", "[]"), ("budget", "prices", "{}")}
 """Parts whose keys are so common that pointing at them would mislead."""

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from batchrunner.core.item import Item
 from batchrunner.core.naming import fold, safe_stem
-from batchrunner.stores.atomic import place_whole, sweep
+from batchrunner.stores.atomic import place_whole
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken
 from batchrunner.stores.off_loop import SharedStep, Threads
 from batchrunner.stores.surrogates import mended_text
@@ -47,13 +47,6 @@ class Artifacts:
         except OSError as error:
             raise broken(target, error) from error
 
-    def sweep(self, folder: str) -> int:
-        """Remove half-written files that a killed process left in a folder; how many. For the holder of the lock."""
-        try:
-            return sweep(self._files, self._root / folder)
-        except OSError as error:
-            raise broken(self._root / folder, error) from error
-
     def close(self) -> None:
         """No further files."""
         self._threads.close()
@@ -64,14 +57,14 @@ class Artifacts:
         return self._syncs[folder]
 
     def _make_folders(self, folder: PurePosixPath) -> None:
-        """Every step down is a real folder; each new one's name is durable."""
+        """Every step down is a real folder whose name is durable, whoever made it."""
         if folder.is_absolute() or ".." in folder.parts:
             raise OSError(errno.EPERM, "lies outside the run's directory")
         here = self._root
         for part in folder.parts:
             above, here = here, here / part
-            if self._files.make_folder(here, SHARED_FOLDER):
-                self._files.fsync_folder(above)
+            self._files.make_folder(here, SHARED_FOLDER)
+            self._files.fsync_folder(above)
 
 
 class AnswerFolder:

@@ -6,13 +6,15 @@ Refuses: leaving half a file under a real name, following links, silently short 
 import errno
 import itertools
 import os
+import re
 from pathlib import Path
 
-from batchrunner.stores.files import Files
+from batchrunner.stores.files import Files, InspectedFiles
 
 TEMPORARY = ".tmp"
 """Names ending so are left-overs of a process that was killed; whoever holds the run's lock may remove them."""
 
+_LEFT_OVER = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
 _numbers = itertools.count(1)
 
 
@@ -65,11 +67,18 @@ def write_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
     files.fsync_folder(path.parent)
 
 
-def sweep(files: Files, folder: Path) -> int:
-    """Remove what killed processes left in `folder`; how many files. Only for the holder of the run's lock."""
-    if not files.exists(folder):
-        return 0
-    left = [name for name in files.names(folder) if name.startswith(".") and name.endswith(TEMPORARY)]
+def is_left_over(name: str) -> bool:
+    """Whether a file's name says that it was never finished."""
+    return _LEFT_OVER.fullmatch(name) is not None
+
+
+def sweep(files: InspectedFiles, folder: Path) -> int:
+    """Remove what killed processes left in `folder` and below; how many files. Only for the holder of the run's lock.
+
+    Raises:
+        OSError: what the system said.
+    """
+    left = [name for name in files.names(folder) if is_left_over(name)]
     for name in left:
         files.unlink(folder / name)
-    return len(left)
+    return len(left) + sum(sweep(files, folder / name) for name in files.folders(folder))

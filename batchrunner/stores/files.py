@@ -8,8 +8,9 @@ into children, interpreting errors (an `OSError` leaves as it is; the stores tra
 import errno
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from batchrunner.core.errors import StoreBrokenError
 
@@ -69,6 +70,26 @@ class Files(Protocol):
 
     def names(self, path: Path) -> list[str]:
         """The names in a folder, in no order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a name stands for, without following it."""
+
+    kind: Literal["file", "folder", "other"]
+    mode: int
+    """Permission bits."""
+    size_bytes: int
+
+
+class InspectedFiles(Files, Protocol):
+    """What a walk through a run's directory asks beyond that."""
+
+    def look(self, path: Path) -> Look | None:
+        """What stands under this name; None when nothing does."""
+
+    def folders(self, path: Path) -> list[str]:
+        """The names in a folder that are folders themselves, links aside."""
 
 
 class Disk:
@@ -143,6 +164,24 @@ class Disk:
     def names(self, path: Path) -> list[str]:
         """See `Files`."""
         return os.listdir(path)  # noqa: PTH208 - names are wanted, not paths
+
+    def look(self, path: Path) -> Look | None:
+        """See `InspectedFiles`."""
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        kind: Literal["file", "folder", "other"] = "other"
+        if stat.S_ISREG(found.st_mode):
+            kind = "file"
+        elif stat.S_ISDIR(found.st_mode):
+            kind = "folder"
+        return Look(kind=kind, mode=stat.S_IMODE(found.st_mode), size_bytes=found.st_size)
+
+    def folders(self, path: Path) -> list[str]:
+        """See `InspectedFiles`."""
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 DISK = Disk()

@@ -55,10 +55,11 @@ class LedgerWriter:
             StoreBrokenError: the disk refused.
         """
         try:
-            if files.make_folder(folder, PRIVATE_FOLDER):
-                files.fsync_folder(folder.parent)
+            files.make_folder(folder, PRIVATE_FOLDER)
+            files.fsync_folder(folder.parent)  # also names that an earlier process made and could not sync
             number = max(segment_numbers(files.names(folder)), default=0) + 1
             make_durable(files, segment_path(folder, number - 1))
+            files.fsync_folder(folder)  # names, too: a power loss must not take an older segment and leave a newer one
             path = segment_path(folder, number)
             descriptor = files.open_new(path, PRIVATE_FILE)
             event = Open(version=FORMAT_VERSION, run=run, segment=number, job=job, program=program, labels=labels)

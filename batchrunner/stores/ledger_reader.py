@@ -6,6 +6,7 @@ numbers, a missing `open` or an unknown version raises LedgerDamagedError: going
 is ever changed here.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
+from batchrunner.core.state import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
 from batchrunner.stores.lines import Line, read_lines
@@ -77,6 +79,7 @@ class _Head(msgspec.Struct):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_event = msgspec.json.Decoder(Event).decode
+_is_key = re.compile("[0-9a-f]{32}").fullmatch
 _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 
 
@@ -215,4 +218,6 @@ def _event(path: Path, line: Line, envelope: _Envelope) -> Event | None:
             return None
         problem = f"a sound line that is no `{envelope.e}` record: {error}"
         raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
+    if isinstance(event, ItemEvent) and not _is_key(event.k):
+        raise LedgerDamagedError(file=str(path), offset=line.offset, problem="a sound line with a key that is none")
     return event

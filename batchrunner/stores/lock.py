@@ -84,6 +84,42 @@ class RunLock:
             self._descriptor = None
 
 
+class Quiet:
+    """Keeps every writer out of a run's directory without writing a byte there: for audits. A context manager.
+
+    Where no run has ever been there is no lock file, and nobody to keep out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._descriptor: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Quiet {self._path} {'free' if self._descriptor is None else 'held'}>"
+
+    def __enter__(self) -> Self:
+        """Raises LockHeldError while somebody writes here, StoreBrokenError when the file system cannot lock."""
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return self
+        except BlockingIOError:
+            assert self._descriptor is not None, "it was opened before it was refused"
+            holder = _read_holder(self._descriptor)
+            self.__exit__()
+            raise _held(self._path, holder) from None
+        except OSError as error:
+            self.__exit__()
+            raise broken(self._path, error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 def holder_of(folder: Path) -> Holder | None:
     """Who writes in this directory now; None when nobody does. Changes nothing."""
     try:

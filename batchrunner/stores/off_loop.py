@@ -29,6 +29,7 @@ class Threads:
             while not flying.done():
                 with suppress(asyncio.CancelledError):  # a second Ctrl-C does not stop a thread either
                     await asyncio.wait({flying})
+            flying.exception()  # heard, so that nobody is told of it again: the caller is gone
             raise
 
     def close(self) -> None:
@@ -49,6 +50,7 @@ class SharedStep:
         """Return when a step that began after this call has ended; raises what it raised."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._round(self._running))
+            self._next.add_done_callback(_heard)  # those who asked may all have been cancelled
         await asyncio.shield(self._next)
 
     async def _round(self, before: asyncio.Task[None] | None) -> None:
@@ -56,3 +58,8 @@ class SharedStep:
             await asyncio.wait({before})
         self._running, self._next = self._next, None
         await self._threads.run(self._step)
+
+
+def _heard(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        task.exception()

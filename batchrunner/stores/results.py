@@ -10,6 +10,7 @@ from typing import cast
 
 import msgspec
 
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.ports import Place
@@ -18,6 +19,7 @@ from batchrunner.stores.appender import Appender
 from batchrunner.stores.atomic import write_all
 from batchrunner.stores.files import DISK, SHARED_FILE, Files, broken, make_durable
 from batchrunner.stores.lines import read_lines
+from batchrunner.stores.mending import take_out_unreadable
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
 from batchrunner.stores.row_index import RowIndex, index_rows
 from batchrunner.stores.rows import RowFacts, crc_of, encode_row, facts_of
@@ -50,7 +52,7 @@ class Recovered:
 
     adopted: tuple[AdoptedRow, ...]
     torn_bytes: int
-    """Cut off the end into `results.torn`."""
+    """Cut off the end, or taken out of what was never recorded, into `results.torn`."""
     length: int
     """The file's length now."""
     realigned: bool
@@ -64,9 +66,11 @@ class ResultsFile:
 
     def __init__(self, folder: Path, *, files: Files = DISK) -> None:
         self._folder = folder
+        self._torn = folder / TORN
         self._files = files
         self._results: Appender | None = None
         self._failures: Appender | None = None
+        self._refused: str | None = None
 
     def __repr__(self) -> str:
         return f"<ResultsFile {self._folder} {self._results!r} {self._failures!r}>"
@@ -84,6 +88,8 @@ class ResultsFile:
             make_durable(self._files, self._folder / FAILURES)
             length = self._length(path)
             realigned = known_length > 0 and not self._line_ends_at(path, known_length)
+            if not realigned and (holes := take_out_unreadable(self._files, path, start=known_length, into=self._torn)):
+                torn_bytes, length = torn_bytes + holes, length - holes
             start = length if realigned else known_length
             adopted = tuple(self._rows_from(path, start))
         except OSError as error:
@@ -159,14 +165,22 @@ class ResultsFile:
 
     def _appender(self, name: str) -> Appender:
         path = self._folder / name
+        if self._refused is not None:
+            raise StoreBrokenError(self._refused)
         try:
             is_new = not self._files.exists(path)
             descriptor = self._files.open_append(path, SHARED_FILE)
-            if is_new:
-                self._files.fsync_folder(self._folder)
-            return Appender(self._files, descriptor, path)
+            try:
+                if is_new:
+                    self._files.fsync_folder(self._folder)
+                return Appender(self._files, descriptor, path)
+            except OSError:
+                self._files.close(descriptor)
+                raise
         except OSError as error:
-            raise broken(path, error) from error
+            told = broken(path, error)
+            self._refused = str(told)  # else the next row would find the file there, and trust its name
+            raise told from error
 
     def _length(self, path: Path) -> int:
         if not self._files.exists(path):

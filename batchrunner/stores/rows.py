@@ -29,6 +29,8 @@ class _File(msgspec.Struct):
 
 class _Output(msgspec.Struct):
     images: tuple[_File, ...] = ()
+    text: str = ""
+    path: str | None = None
 
 
 class _Tokens(msgspec.Struct):
@@ -37,7 +39,7 @@ class _Tokens(msgspec.Struct):
 
 
 class RowFacts(msgspec.Struct):
-    """What a `done` record needs of a result row."""
+    """What a `done` record and an audit need of a result row."""
 
     id: str
     key: str
@@ -119,6 +121,15 @@ def facts_of(text: bytes) -> RowFacts | None:
         return None
     try:
         return _decode_facts(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def name_and_id_of(text: bytes) -> tuple[bytes, str] | None:
+    """(key, id) of a row's line of either file; None when the line is no row."""
+    name = name_of(text)
+    try:
+        return None if name is None else (name[0], id_of(text))
     except msgspec.MsgspecError:
         return None
 

@@ -8,6 +8,8 @@ import msgspec
 
 from batchrunner.core.job import Job, Json
 from batchrunner.core.plan import Totals
+from batchrunner.stores.atomic import sweep
+from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.run_file import RunFile, claim, read_run_file, write_run_file
 
 
@@ -23,7 +25,7 @@ def digest_of_job(job: Job) -> str:
     return blake2b(msgspec.json.encode(resolved(job), order="deterministic"), digest_size=16).hexdigest()
 
 
-def take_directory(folder: Path, job: Job, *, program: str, wall: float) -> RunFile:
+def take_directory(folder: Path, job: Job, *, program: str, wall: float, files: Files = DISK) -> RunFile:
     """Write `run.json` for this job, or go on in its directory. For the holder of the lock.
 
     Raises:
@@ -38,11 +40,20 @@ def take_directory(folder: Path, job: Job, *, program: str, wall: float) -> RunF
         job=resolved(job),
         program=program,
         created=datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        files=files,
     )
 
 
-def remember_totals(folder: Path, totals: Totals) -> None:
+def remove_leftovers(folder: Path, *, files: InspectedFiles = DISK) -> None:
+    """Half-written files of killed processes, wherever they lie in the directory. Raises StoreBrokenError."""
+    try:
+        sweep(files, folder)
+    except OSError as error:
+        raise broken(folder, error) from error
+
+
+def remember_totals(folder: Path, totals: Totals, *, files: Files = DISK) -> None:
     """Keep them in `run.json`. Raises StoreBrokenError."""
-    there = read_run_file(folder)
+    there = read_run_file(folder, files=files)
     assert there is not None, "the directory was taken before"
-    write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)))
+    write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)), files=files)

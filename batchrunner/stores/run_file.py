@@ -4,6 +4,7 @@ Refuses: another job's directory, a simulated run in a real one's place and the 
 somebody keeps other things, a file written by a later format.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,14 +95,18 @@ def write_run_file(folder: Path, run: RunFile, *, files: Files = DISK) -> None:
 
 
 def make_run_folder(folder: Path, *, files: Files = DISK) -> None:
-    """The directory and those above it, as far as they are missing. Raises StoreBrokenError."""
+    """The directory and those above it, as far as they are missing; its name is durable. Raises StoreBrokenError."""
     try:
+        if files.exists(folder):
+            with suppress(PermissionError):  # a folder that may be passed through and not be read
+                files.fsync_folder(folder.parent)
+            return
         missing = [folder]
         while not files.exists(missing[-1].parent) and missing[-1].parent != missing[-1]:
             missing.append(missing[-1].parent)
         for path in reversed(missing):
-            if not files.exists(path) and files.make_folder(path, SHARED_FOLDER):
-                files.fsync_folder(path.parent)
+            files.make_folder(path, SHARED_FOLDER)
+            files.fsync_folder(path.parent)
     except OSError as error:
         raise broken(folder, error) from error
 

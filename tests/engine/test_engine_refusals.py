@@ -55,6 +55,18 @@ def test_a_spent_daily_quota_is_waited_for_and_costs_few_calls(house: House) -> 
     assert (parked["until"] + 8 * 3600) % DAY_S == 300.0, "the first probe is not at 00:05 in Shanghai"
 
 
+def test_headers_that_say_nothing_is_left_stop_the_lane_before_the_wall(house: House) -> None:
+    report = house.run(chat(*TEN, model="sim/chat#quota-model:4", more="limits: {concurrency: 1}"))
+    assert report.exit_status is ExitStatus.DONE
+    assert house.stats.refused == 0
+    assert len(house.events("parked")) == 2
+
+
+def test_the_last_item_of_a_spent_quota_parks_nothing(house: House) -> None:
+    house.run(chat(*TEN[:4], model="sim/chat#quota-model:4", more="limits: {concurrency: 1}"))
+    assert house.events("parked") == []
+
+
 def test_on_quota_stop_ends_the_run_at_once_and_resumable(house: House) -> None:
     job = chat(*TEN, model="sim/chat#quota-model:4", more="on_quota: stop\nlimits: {concurrency: 2}")
     began = house.began

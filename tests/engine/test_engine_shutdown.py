@@ -101,6 +101,7 @@ def test_waiters_of_a_parked_lane_leave_at_once(tmp_path: Path, asked: list[Shut
 def lane(*, concurrency: int, **limits: float) -> Lane:
     settings = LaneSettings(
         concurrency=concurrency,
+        adaptive=False,
         in_flight_tasks=None,
         limits=Limits(**limits),  # type: ignore[arg-type] # numbers by name
         breaker=20,

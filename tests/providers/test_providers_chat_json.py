@@ -11,7 +11,7 @@ from providers_reading import EVENTS, JSON, head, read
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, ToolCall
 from batchrunner.core.wire import Whole
-from batchrunner.providers.chat_draft import TEXT_CAP_BYTES
+from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES
 
 K = ProblemKind
 

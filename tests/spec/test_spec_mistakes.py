@@ -23,10 +23,6 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("key in capitals", CHAT + "Matrix: {a: [1]}", [(4, "Matrix", "not a known key", "`matrix`")]),
     ("key of another part", CHAT + "concurrency: 3", [(4, "concurrency", "not a known key", "under `limits`")]),
     ("parameter at the top", CHAT + "temperature: 0.1", [(4, "temperature", "not a known key", "under `params`")]),
-    ("keys announced for later", CHAT + "deadline: 8h\nnotify: x\nbudget: 3\nwindow: 1\ntimezone: UTC", [
-        (4, "deadline", "not a known key", None), (5, "notify", "not a known key", None),
-        (6, "budget", "not a known key", None), (7, "window", "not a known key", None),
-        (8, "timezone", "not a known key", None)]),
     ("wrong choice", CHAT + "kind: images", [(4, "kind", 'is "images"', "`image`")]),
     ("wrong preset", "provider: modelscop\nmodel: m\nprompts: [a]",
      [(1, "provider", 'is "modelscop"', "`modelscope`")]),

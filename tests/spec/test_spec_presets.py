@@ -18,6 +18,8 @@ def provider(
     preset: str, dialect: str, base_url: str, key_env: tuple[str, ...] = (), auth: str = "none", **more: object
 ) -> Provider:
     fields = {"preset": preset, "dialect": dialect, "base_url": base_url, "key_env": key_env, "auth": auth, **more}
+    if preset.startswith("modelscope"):
+        fields |= {"points_per_day": 200.0, "points_per_call": {"m": 1.0}, "points_assumed": True}
     return Provider(**fields)  # type: ignore[arg-type]  # the table holds plain text
 
 

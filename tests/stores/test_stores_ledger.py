@@ -205,7 +205,8 @@ def test_a_new_segment_its_folder_and_the_one_before_are_durable_when_it_is_open
     ledger = open_ledger(tmp_path / "ledger", files)
     size = ledger.path.stat().st_size
     assert size > 0
-    assert files.synced == [f"000001.jsonl:{before}", f"000002.jsonl:{size}", "ledger"]
+    above = tmp_path.name
+    assert files.synced == [above, f"000001.jsonl:{before}", "ledger", f"000002.jsonl:{size}", "ledger"]
     asyncio.run(ledger.abandon())
 
 

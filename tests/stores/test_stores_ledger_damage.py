@@ -174,7 +174,7 @@ def test_an_unknown_version_is_refused_whatever_its_fields(tmp_path: Path) -> No
 def test_unknown_fields_and_unknown_events_of_this_version_are_passed_over(tmp_path: Path) -> None:
     lines = segment(batches=1)
     lines.append(sealed(b'{"s":3,"t":1.0,"e":"applauded","i":7'))
-    lines.append(sealed(b'{"s":4,"t":1.0,"e":"requeued","i":"x","k":"y","mood":[1,{}]'))
+    lines.append(sealed(b'{"s":4,"t":1.0,"e":"requeued","i":"x","k":"%b","mood":[1,{}]' % KEY.encode()))
     kept, told = read(tmp_path, b"".join(lines))
     assert [type(event).__name__ for event in kept] == ["Open", "Intent", "Intent", "Requeued"]
     assert told == ()
@@ -183,6 +183,9 @@ def test_unknown_fields_and_unknown_events_of_this_version_are_passed_over(tmp_p
 def test_a_sound_line_with_the_wrong_fields_is_damage(tmp_path: Path) -> None:
     lines = [*segment(batches=1), sealed(b'{"s":3,"t":1.0,"e":"requeued","i":7,"k":"y"')]
     with pytest.raises(LedgerDamagedError, match="no `requeued` record"):
+        read(tmp_path, b"".join(lines))
+    lines = [*segment(batches=1), sealed(b'{"s":3,"t":1.0,"e":"requeued","i":"x","k":"y"')]
+    with pytest.raises(LedgerDamagedError, match="a key that is none"):
         read(tmp_path, b"".join(lines))
     lines = [*segment(batches=1), sealed(b'{"a":1')]
     with pytest.raises(LedgerDamagedError, match="no ledger record"):

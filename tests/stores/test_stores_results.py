@@ -261,6 +261,19 @@ def test_a_results_file_cut_anywhere_recovers_its_whole_rows_and_keeps_the_torn_
         assert recover(folder, lengths[0]).adopted == recovered.adopted
 
 
+def test_a_hole_before_whole_rows_is_taken_out_and_the_rows_are_adopted(tmp_path: Path) -> None:
+    lengths = write_rows(tmp_path, 1, 2, 3)
+    path = tmp_path / "results.jsonl"
+    text = path.read_bytes()
+    path.write_bytes(text[: lengths[0]] + bytes(lengths[1] - lengths[0] - 1) + b"\n" + text[lengths[1] :])
+    recovered = recover(tmp_path, lengths[0])
+    assert [row.id for row in recovered.adopted] == ["q3"]
+    assert recovered.torn_bytes == lengths[1] - lengths[0]
+    assert path.read_bytes() == text[: lengths[0]] + text[lengths[1] :]
+    assert recovered.length == recovered.adopted[0].place.length == len(path.read_bytes())
+    assert (tmp_path / "results.torn").read_bytes().strip(b"\0") == b"\n"
+
+
 def test_torn_ends_collect_and_failures_are_mended_too(tmp_path: Path) -> None:
     lengths = write_rows(tmp_path, 1)
     for torn in (b'{"id":"a', b'{"id":"b'):

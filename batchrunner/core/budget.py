@@ -1,0 +1,206 @@
+"""What a job may use up, over all its runs: calls, tokens, points, money. Arithmetic only; counts come from the ledger.
+
+A call that was turned away costs nothing. One whose usage no server told counts as the mean of those that were told,
+and as a guess while there are none: a budget errs towards stopping too early.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_MILLION: Final = 1_000_000.0
+_NOTHING: Final = 1e-9
+
+BARREN_KINDS: Final = frozenset(
+    {"connect", "bad_request", "model_not_found", "forbidden_model", "configuration", "media_fetch", "adaptable"}
+)
+"""Problems that say that the server did no work for a call: it counts as a call, and uses no tokens, no picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model costs, in the budget's currency."""
+
+    input_per_million: float = 0.0
+    output_per_million: float = 0.0
+    per_picture: float = 0.0
+    per_call: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What must not be exceeded; None is no limit. `prices` are by model and what `money` is counted by."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    points: float | None = None
+    money: float | None = None
+    currency: str = ""
+    prices: Mapping[str, Price]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usages:
+    """What a call uses up, known or guessed."""
+
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    pictures: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What was sent to one model over all runs, as the ledger tells it."""
+
+    calls: int = 0
+    """Sends that were not turned away, those under way included."""
+    done: int = 0
+    """Calls that came to an answer or to pictures."""
+    measured: int = 0
+    """Calls whose tokens the server told."""
+    barren: int = 0
+    """Calls for which the server did nothing."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    pictures: int = 0
+
+    def told(self, input_tokens: int | None, output_tokens: int | None) -> None:
+        """A server told what a call used."""
+        if input_tokens is None and output_tokens is None:
+            return
+        self.measured += 1
+        self.input_tokens += input_tokens or 0
+        self.output_tokens += output_tokens or 0
+
+    def mean(self, untold: Usages) -> Usages:
+        """Tokens of a call on average, `untold` while none is known."""
+        if not self.measured:
+            return untold
+        return Usages(
+            input_tokens=self.input_tokens / self.measured,
+            output_tokens=self.output_tokens / self.measured,
+            pictures=untold.pictures,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """What is counted against a budget. `tokens` are input and output together."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    points: float = 0.0
+    money: float = 0.0
+
+    def plus(self, other: "Amounts", *, times: float = 1.0) -> "Amounts":
+        """Both together; `times=-1.0` takes the other away."""
+        return Amounts(
+            calls=self.calls + times * other.calls,
+            tokens=self.tokens + times * other.tokens,
+            points=self.points + times * other.points,
+            money=self.money + times * other.money,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tariff:
+    """What calls of one model are counted as."""
+
+    price: Price
+    points_per_call: float
+    untold: Usages
+    """What a call is taken to use while no server has told anything."""
+
+    def amounts(self, used: Usages, *, calls: float = 1.0) -> Amounts:
+        """Of so many calls that used this together."""
+        price = self.price
+        return Amounts(
+            calls=calls,
+            tokens=used.input_tokens + used.output_tokens,
+            points=calls * self.points_per_call,
+            money=calls * price.per_call
+            + used.input_tokens * price.input_per_million / _MILLION
+            + used.output_tokens * price.output_per_million / _MILLION
+            + used.pictures * price.per_picture,
+        )
+
+    def spent(self, tally: Tally) -> Amounts:
+        """All that was sent to the model so far."""
+        mean = tally.mean(self.untold)
+        unmeasured = max(0, tally.calls - tally.measured - tally.barren)
+        unfinished = max(0, tally.calls - tally.done - tally.barren)
+        used = Usages(
+            input_tokens=tally.input_tokens + unmeasured * mean.input_tokens,
+            output_tokens=tally.output_tokens + unmeasured * mean.output_tokens,
+            pictures=tally.pictures + unfinished * self.untold.pictures,
+        )
+        return self.amounts(used, calls=tally.calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetLine:
+    """One limit of a budget and how much of it is gone, over all runs."""
+
+    unit: str
+    """`calls`, `tokens`, `points`, or `money`."""
+    limit: float | None
+    """None: counted only, as money is when there are prices and no limit."""
+    spent: float
+    in_flight: float = 0.0
+    """Set aside for calls whose answers have not come."""
+    currency: str | None = None
+
+
+_UNITS: Final[tuple[tuple[str, Callable[[Budget], float | None], Callable[[Amounts], float]], ...]] = (
+    ("calls", lambda budget: budget.calls, lambda amounts: amounts.calls),
+    ("tokens", lambda budget: budget.tokens, lambda amounts: amounts.tokens),
+    ("points", lambda budget: budget.points, lambda amounts: amounts.points),
+    ("money", lambda budget: budget.money, lambda amounts: amounts.money),
+)
+
+
+def budget_lines(budget: Budget, spent: Amounts, in_flight: Amounts) -> Iterator[BudgetLine]:
+    """Every limit, and money also without one when there are prices."""
+    for unit, limit_of, amount_of in _UNITS:
+        limit = limit_of(budget)
+        if limit is None and not (unit == "money" and budget.prices):
+            continue
+        yield BudgetLine(
+            unit=unit,
+            limit=limit,
+            spent=round(amount_of(spent), 6),
+            in_flight=round(amount_of(in_flight), 6),
+            currency=(budget.currency or None) if unit == "money" else None,
+        )
+
+
+def exceeded_by(budget: Budget, spent: Amounts, more: Amounts) -> str | None:
+    """The first unit that `more` would exceed, None when it fits."""
+    for unit, limit_of, amount_of in _UNITS:
+        limit = limit_of(budget)
+        if limit is not None and amount_of(spent) + amount_of(more) > limit + _NOTHING:
+            return unit
+    return None
+
+
+def unlimited(budget: Budget) -> bool:
+    """True when it only counts."""
+    return all(limit_of(budget) is None for _, limit_of, _ in _UNITS)
+
+
+def figure(amount: float) -> str:
+    """`1,234,567`, `0.125`: at most four decimals."""
+    shown = f"{amount:,.4f}"
+    return shown.rstrip("0").rstrip(".")
+
+
+def answers_of(params: Mapping[str, object]) -> int:
+    """How many answers or pictures a call with these parameters asks for."""
+    several = params.get("n")
+    return several if isinstance(several, int) and several > 1 else 1
+
+
+def output_limit(params: Mapping[str, object]) -> int | None:
+    """The most tokens that these parameters allow an answer; None when they set no limit."""
+    limits = (params.get(key) for key in ("max_tokens", "max_completion_tokens"))
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)

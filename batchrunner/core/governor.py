@@ -1,0 +1,322 @@
+"""How many at once and how fast, found from what the server does. Arithmetic on events and times that are given.
+
+Two walls look alike from outside: a server may count what is in flight, or what comes in a minute. They are told apart
+by one question: was as much in flight accepted a moment ago? If not, the refusal is the wall of the *window*: it stands
+one below. If so, it is the wall of the *pace*: what was accepted since the last refusal, over the time it took, is a
+lower bound of what the server allows, whatever its burst. Refusals that go on unchanged when the pace falls are chance,
+and neither wall. Failures have a budget of their own; a few in a hundred move nothing.
+
+Refusals come at once, answers late: a send counts as accepted from the moment it leaves until it is heard refused.
+"""
+
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from batchrunner.core import tuning
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A send on its way. `in_flight` counts itself, and is corrected when others turn out to have been refused."""
+
+    at: float
+    in_flight: int
+
+
+@dataclass(slots=True)
+class _Cycle:
+    """Since the last refusal that counted."""
+
+    began: float
+    sent: int = 0
+    refused: int = 0
+
+    @property
+    def accepted(self) -> int:
+        return self.sent - self.refused
+
+
+@dataclass(slots=True, kw_only=True)
+class Governor:
+    """One lane's window (`limit`) and pace. Times are monotonic seconds; `in_flight` counts the call itself.
+
+    Ask `wait_s` before a send, tell it of each with `sent`, and of its end with `accepted`, `refused` or `failed`.
+    """
+
+    limit: int
+    ceiling: int
+    adaptive: bool
+    """False: the window stays at `limit`; the pace is still found."""
+    rate_per_s: float | None = None
+    """The pace's wall as found so far; None while there is none."""
+    _slow_start: bool = True
+    _latency_s: float | None = None
+    _next_at: float = 0.0
+    _cycle: _Cycle | None = None
+    _event_at: float = -1e9
+    _hold_s: float = 0.0
+    _sends: "deque[Ticket]" = field(default_factory=lambda: deque(maxlen=tuning.REMEMBERED))
+    _most: tuple[int, int] = (0, 0)
+    _period_began: float = 0.0
+    _floor: float | None = None
+    """What the last cycle's average proved, while the pace tries more than that."""
+    _trust_average: int = 0
+    """For so many cycles more the average is taken for the rate: the server has a burst, the pace told too much."""
+    _shares: list[float] = field(default_factory=list)
+    _rate_before: float | None = None
+    _rate_first: float = 0.0
+    _window_evidence: int = 0
+    _immune_until: float = -1e9
+    _since_probe: int = 0
+    _probes_kept: int = 0
+    _base_limit: int = 0
+    _base_latency_s: float = 0.0
+    _patience: int = 1
+    _ends: "deque[bool]" = field(default_factory=lambda: deque(maxlen=tuning.FAILED_OF))
+
+    def __repr__(self) -> str:
+        return f"<Governor: window {self.limit}, {self.rate_per_s or 0:.3g}/s{', slow start' * self._slow_start}>"
+
+    # -- before a send
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next send may leave; 0 when it may now."""
+        return max(0.0, self._next_at - now)
+
+    def sent(self, now: float, *, in_flight: int) -> Ticket:
+        """A send leaves now, as one of `in_flight`; give the ticket back with what became of it."""
+        self._age(now)
+        ticket = Ticket(now, in_flight)
+        self._sends.append(ticket)
+        if self._cycle is None:
+            self._cycle = _Cycle(began=now)
+        self._cycle.sent += 1
+        pace = self._pace(now)
+        if pace is not None:
+            # What a timer's grain costs may be made good, no more: no burst can be saved up.
+            self._next_at = max(self._next_at, now - tuning.TIMER_GRAIN_S) + 1.0 / pace
+        return ticket
+
+    def _pace(self, now: float) -> float | None:
+        smooth = None
+        if self.adaptive and self._latency_s is not None:
+            gain = tuning.SMOOTH_START if self._slow_start else tuning.SMOOTH
+            smooth = max(gain * self.limit / max(self._latency_s, 0.001), 1.0)
+        if self.rate_per_s is None:
+            return smooth
+        over = min(max(0.0, now - self._event_at - self._hold_s), tuning.GROWN_S)
+        grown = float(self.rate_per_s * (1.0 + _growth(self.rate_per_s)) ** (over + over * over / 20.0))
+        return grown if smooth is None else min(grown, smooth)
+
+    # -- after a send
+
+    def accepted(self, now: float, ticket: Ticket) -> None:
+        """The server did it, or took it."""
+        latency = now - ticket.at
+        self._latency_s = latency if self._latency_s is None else 0.9 * self._latency_s + 0.1 * latency
+        self._ends.append(False)
+        if self.adaptive:
+            self._grow(ticket.in_flight)
+
+    def refused(self, now: float, ticket: Ticket) -> None:
+        """The server said: not so many, or not so fast."""
+        most = self._forget(ticket)
+        in_flight = ticket.in_flight
+        if self._cycle is None:
+            self._cycle = _Cycle(began=ticket.at, sent=1)
+        self._cycle.refused += 1
+        if ticket.at <= self._event_at or now < self._immune_until:
+            return  # it left before the last one was heard: one event, one decrease
+        if (
+            self.adaptive
+            and in_flight > max(most, 1)
+            and self._cycle.accepted >= (1 if self._window_evidence else tuning.EVIDENT)
+        ):
+            self._window_evidence += 1
+            if self._window_evidence > 1:
+                self._window_wall(now, in_flight)
+                return
+        elif in_flight <= most:
+            self._window_evidence = 0
+        self._pace_wall(now)
+
+    def failed(self, now: float) -> None:
+        """A fault: a 5xx, a reset, a timeout. When most recent sends failed, the window halves, once."""
+        self._ends.append(True)
+        if not self.adaptive or len(self._ends) < tuning.FAILED_OF:
+            return
+        if sum(self._ends) >= tuning.FAILED_SHARE * tuning.FAILED_OF:
+            self.limit = max(1, self.limit // 2)
+            self._slow_start = False
+            self._ends.clear()
+            self._event_at = now
+
+    def withdrawn(self, ticket: Ticket) -> None:
+        """It never left, or what came of it says nothing about walls."""
+        with suppress(ValueError):
+            self._sends.remove(ticket)
+        if self._cycle is not None and ticket.at >= self._cycle.began:
+            self._cycle.sent = max(0, self._cycle.sent - 1)
+
+    def start_again(self, now: float) -> None:
+        """After a park: begin at half of what worked, without a herd."""
+        if self.adaptive:
+            self.limit = max(1, self.limit // 2)
+        self._cycle = None
+        self._event_at = now
+
+    def _forget(self, refused: Ticket) -> int:
+        """Take a refused send out of what counts as accepted; the most that was accepted in flight before it."""
+        most = max(self._most)
+        later = False
+        for ticket in self._sends:
+            if ticket is refused:
+                later = True
+            elif later:
+                ticket.in_flight -= 1
+            else:
+                most = max(most, ticket.in_flight)
+        if later:
+            self._sends.remove(refused)
+        return most
+
+    def _age(self, now: float) -> None:
+        """What leaves the short memory goes into the long one: the most in flight, of this half minute and the last."""
+        if now - self._period_began > tuning.PERIOD_S:
+            self._most = (0, self._most[0])
+            self._period_began = now
+        if len(self._sends) == tuning.REMEMBERED:
+            self._most = (max(self._most[0], self._sends[0].in_flight), self._most[1])
+
+    # -- the two walls
+
+    def _window_wall(self, now: float, in_flight: int) -> None:
+        self.limit = max(1, in_flight - 1)
+        self.rate_per_s = self._rate_before
+        self._slow_start = False
+        self._since_probe = 0
+        self._probes_kept = 0
+        self._event_at = now
+        self._cycle = None
+
+    def _pace_wall(self, now: float) -> None:
+        cycle = self._cycle
+        assert cycle is not None, "a refusal belongs to a cycle"
+        early = self.rate_per_s is not None and now - self._event_at <= self._hold_s
+        share = cycle.refused / max(1, cycle.sent)
+        if early and self._floor is None and not _tells(cycle, now):
+            if share <= tuning.WORSE or cycle.sent <= tuning.ENOUGH or self.rate_per_s is None:
+                return
+            self.rate_per_s *= 0.7  # most are refused: no need to see a whole second of it
+            self._event_at = now
+            return
+        if early:
+            self._shares.append(share)
+            deep = (self.rate_per_s or 0.0) < tuning.CUT_DEEP * self._rate_first
+            if deep and len(self._shares) > tuning.CUTS and share > tuning.LESS * self._shares[0]:
+                self._by_chance(now)
+                return
+        else:
+            self._shares = [share]
+            self._rate_before = self.rate_per_s
+        self.rate_per_s, self._hold_s = self._found(now, cycle, early=early)
+        if not early:
+            self._rate_first = self.rate_per_s
+        self._event_at = now
+        self._next_at = min(max(self._next_at, now + 1.0 / self.rate_per_s), now + 2.0 / self.rate_per_s)
+        self._cycle = _Cycle(began=now)
+
+    def _by_chance(self, now: float) -> None:
+        """Cut after cut has not made refusals rarer: they do not depend on what we do."""
+        self.rate_per_s = self._rate_before
+        self._immune_until = now + tuning.IMMUNE_S
+        self._shares = []
+        self._cycle = None
+
+    def _found(self, now: float, cycle: _Cycle, *, early: bool) -> tuple[float, float]:
+        """The rate below which the wall is thought to stand, and how long to keep to it."""
+        span = now - cycle.began
+        average = cycle.accepted / span if span > 0 else 0.0
+        known = self.rate_per_s
+        if early and known is not None:
+            if self._floor is not None:
+                rate, self._floor, self._trust_average = (
+                    max(tuning.BELOW * self._floor, tuning.SLOWEST),
+                    None,
+                    tuning.TRUSTED_CYCLES,
+                )
+                return rate, _long_hold_s(rate)
+            # The bucket is empty: what it lets through now is its rate.
+            rate = max(min(known * 0.95, average * tuning.BELOW), tuning.SLOWEST)
+            return rate, _long_hold_s(rate)
+        if known is None:
+            return max(tuning.BELOW * (average + self._recent_rate()) / 2, tuning.SLOWEST), tuning.SHORT_HOLD_S
+        pace = self._pace(now) or known
+        if self._trust_average > 0:
+            self._trust_average -= 1
+            rate = max(tuning.BELOW * min(pace, 1.04 * average), tuning.SLOWEST)
+        else:
+            rate = max((0.99 - tuning.OVERSHOT * _growth(known) / known) * min(pace, 2.0 * known), tuning.SLOWEST)
+            self._floor = average
+        return rate, _long_hold_s(rate)
+
+    def _recent_rate(self) -> float:
+        times = [send.at for send in list(self._sends)[-tuning.RECENT_CALLS :]]
+        if len(times) < tuning.ENOUGH:
+            return 1.0
+        return (len(times) - 1) / max(times[-1] - times[0], 0.1)
+
+    # -- growing
+
+    def _grow(self, in_flight: int) -> None:
+        used = in_flight if not self._slow_start else 2 * in_flight
+        if used < self.limit - self.limit // 8 or self.limit >= self.ceiling:
+            return  # the window is not what holds us back
+        if self._slow_start:
+            if self._queues(tuning.DOUBLED):
+                self.limit, self._slow_start = self._base_limit, False
+                return
+            self.limit = min(self.limit + 1, self.ceiling)
+            return
+        self._since_probe += 1
+        if self._since_probe >= self._patience * (self.limit if self._probes_kept else max(60, 3 * self.limit)):
+            self._probe()
+
+    def _probe(self) -> None:
+        """A little wider, then more and more, as long as answers take no longer for it."""
+        self._since_probe = 0
+        if self._queues(tuning.WIDER):
+            self.limit, self._probes_kept = self._base_limit, 0
+            self._patience = min(2 * self._patience, tuning.PATIENCE_MOST)
+            return
+        self.limit = min(self.ceiling, self.limit + max(1, int(self.limit * tuning.PROBE_SHARE * 3**self._probes_kept)))
+        self._probes_kept = min(self._probes_kept + 1, 3)
+
+    def _queues(self, wider: float) -> bool:
+        """Whether answers take longer since the window was so much narrower: then more in flight only waits longer."""
+        latency = self._latency_s or 0.0
+        if not self._base_limit:
+            self._base_limit, self._base_latency_s = self.limit, latency
+        grown = self.limit / self._base_limit
+        if grown < wider or self.limit <= tuning.SMALL:
+            return False
+        if latency > self._base_latency_s * (1.0 + tuning.LONGER * (grown - 1.0)):
+            return True
+        self._base_limit, self._base_latency_s = self.limit, latency
+        return False
+
+
+def _long_hold_s(rate_per_s: float) -> float:
+    """Long enough that one refusal at its end is a small share of the calls in it."""
+    return min(max(tuning.HOLD_LEAST_S, tuning.HOLD_CALLS / rate_per_s), tuning.HOLD_MOST_S)
+
+
+def _growth(rate_per_s: float) -> float:
+    """Share by which the pace grows in a second, once it grows: little a call, lest it overshoots."""
+    return min(tuning.GROWTH_PER_S, max(tuning.GROWTH_PER_CALL * rate_per_s, tuning.GROWTH_LEAST))
+
+
+def _tells(cycle: _Cycle, now: float) -> bool:
+    """Whether a cycle is long enough to tell a rate."""
+    return cycle.accepted >= tuning.ENOUGH and now - cycle.began >= tuning.SHORT_HOLD_S / 2

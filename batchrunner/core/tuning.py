@@ -1,0 +1,57 @@
+"""The governor's figures. Found by `benchmarks/limits.py`: change one, and look at its tables again.
+
+Seconds, calls and shares, as the names say.
+"""
+
+from typing import Final
+
+CEILING: Final = 1024
+"""The widest window of `concurrency: auto`."""
+
+# What it remembers: sends for the window's wall, the latest of them for the first guess of a rate.
+REMEMBERED: Final = 200
+RECENT_CALLS: Final = 20
+PERIOD_S: Final = 30.0
+# A rate told by fewer accepted calls than this is none; a window's wall wants a few calls that were accepted below it.
+ENOUGH: Final = 3
+EVIDENT: Final = 4
+
+# Failures: of so many sends in a row, this share halves the window.
+FAILED_OF: Final = 40
+FAILED_SHARE: Final = 0.4
+
+# The pace stays just below what was found for about so many calls: the refusal at the end is then 2 to 3 % of them.
+BELOW: Final = 0.985
+HOLD_CALLS: Final = 45.0
+HOLD_LEAST_S: Final = 5.0
+HOLD_MOST_S: Final = 32.0
+SHORT_HOLD_S: Final = 2.0
+# Then it grows, faster and faster, but little from one call to the next.
+GROWTH_PER_S: Final = 0.10
+GROWTH_PER_CALL: Final = 0.03
+GROWTH_LEAST: Final = 0.02
+GROWN_S: Final = 30.0
+OVERSHOT: Final = 2.3
+"""Calls by which the growth has gone too far when the refusal is heard."""
+TRUSTED_CYCLES: Final = 3
+SLOWEST: Final = 0.02
+
+# Refusals right after a cut: more than half means far too fast; as many as before after deep cuts means chance.
+WORSE: Final = 0.5
+CUTS: Final = 3
+CUT_DEEP: Final = 0.3
+LESS: Final = 0.6
+IMMUNE_S: Final = 60.0
+
+# Sends are spread over the time that an answer takes, with some slack; a timer's grain may be made good.
+SMOOTH: Final = 1.5
+SMOOTH_START: Final = 3.0
+TIMER_GRAIN_S: Final = 0.002
+
+# The window is tried a little wider, then more; answers that take longer for it end that, and the patience doubles.
+PROBE_SHARE: Final = 0.02
+PATIENCE_MOST: Final = 16
+DOUBLED: Final = 2.0
+WIDER: Final = 1.3
+LONGER: Final = 0.5
+SMALL: Final = 8

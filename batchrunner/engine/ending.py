@@ -1,0 +1,46 @@
+"""How a run ended, when nothing was raised: its exit status and the reason, from what is left and why."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from batchrunner.core.errors import ExitStatus
+from batchrunner.core.status import ItemCounts
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.pool import Pool
+from batchrunner.engine.shutdown import Shutdown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What is left at the end of a run."""
+
+    shutdown: Shutdown
+    lanes: tuple[Lane, ...]
+    pools: Iterable[Pool]
+    items: ItemCounts
+    left_open: bool
+    """Items were left unfinished: held, late at the server, or waiting for a key that is not there."""
+    spent: str | None
+    """Why the budget lets nothing more through."""
+
+    def exit_status(self) -> ExitStatus:
+        """What is beyond `--limit` does not count as left."""
+        if self.shutdown.requests:
+            terminated = self.shutdown.signal_number == ExitStatus.TERMINATED - 128
+            return ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED
+        undrained = any(not pool.drained for pool in self.pools)
+        if undrained and any(lane.closed is not None and lane.closed.refused_account for lane in self.lanes):
+            return ExitStatus.REFUSED
+        items = self.items
+        if self.shutdown.paused is not None and not items.pending and not items.accepted:
+            undrained = False  # the sources were not read to their end, but nothing in the rest of them is to be sent
+        if undrained or self.left_open or items.held or items.timed_out:
+            return ExitStatus.PAUSED
+        return ExitStatus.FAILED if items.failed else ExitStatus.DONE
+
+    def message(self) -> str | None:
+        """The job's own wish, or the words of whoever refused; None when nothing stopped it."""
+        if self.exit_status() is ExitStatus.PAUSED and (wish := self.shutdown.paused or self.spent):
+            return wish
+        reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None]
+        return reasons[0] if reasons else None

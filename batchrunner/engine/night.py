@@ -1,0 +1,123 @@
+"""When a run may send: it waits for its window, and pauses when the window closes or its deadline comes.
+
+Instants are the wall clock's, looked at again every minute: a machine that slept is not late by its sleep.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+from batchrunner.core.job import Job
+from batchrunner.core.night import OffsetAt, Window, deadline_at, opening
+from batchrunner.core.ports import Clock
+from batchrunner.core.status import Wait
+from batchrunner.engine.shutdown import Shutdown, SteppedOutError
+from batchrunner.engine.snapshot import shown_time
+
+_LOOK_EVERY_S: Final = 60.0
+_LEAST_S: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    at: float
+    reason: str
+    """Before it comes: what it is."""
+    message: str
+    """After it came: why the run paused, and what goes on."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Night:
+    """One for a run. Whoever begins calls `opened` once; `watch` runs beside the work."""
+
+    job: Job
+    clock: Clock
+    shutdown: Shutdown
+    offset_at: OffsetAt
+    waiting: Wait | None = None
+    """Set while the whole run waits for its window."""
+    _ends: list[_End] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        deadline, now = self.job.deadline, self.clock.wall()
+        if deadline is not None:
+            at = deadline_at(deadline, began=now, offset_at=self.offset_at)
+            words = "has come" if at > now else "lies in the past; change `deadline` to go on"
+            name = f"the deadline {deadline.shown}"
+            self._ends.append(_End(at=at, reason=name, message=f"{name} ({self._shown(at)}) {words}"))
+
+    @property
+    def ends(self) -> Wait | None:
+        """What ends the run first, and when."""
+        if not self._ends or self.waiting is not None:
+            return None
+        first = min(self._ends, key=lambda end: end.at)
+        return Wait(reason=first.reason, until=self._shown(first.at))
+
+    async def opened(self) -> bool:
+        """Wait until the window is open; True at once without one. False when the run is told to end before that."""
+        window, now = self.job.window, self.clock.wall()
+        if window is None:
+            return not self._over(now)
+        found = opening(window, wall=now, offset_at=self.offset_at)
+        if self._over(now):
+            return False
+        if now < found.opens_at:
+            if early := [end for end in self._ends if end.at <= found.opens_at]:
+                self.shutdown.pause(f"{early[0].reason} comes before its window opens at {self._shown(found.opens_at)}")
+                return False
+            reason = outside_words(window, self.job.timezone)
+            self.waiting = Wait(reason=reason, until=self._shown(found.opens_at))
+            if not await self._wait_until(found.opens_at):
+                return False
+        self._ends.append(self._closing(window, found.closes_at))
+        return True
+
+    async def watch(self) -> None:
+        """Pause the run when its first end comes; returns then. Never returns while there is none."""
+        while True:
+            now = self.clock.wall()
+            if self._over(now):
+                return
+            left_s = min((end.at - now for end in self._ends), default=_LOOK_EVERY_S)
+            await asyncio.sleep(max(_LEAST_S, min(left_s, _LOOK_EVERY_S)))
+
+    async def _wait_until(self, at: float) -> bool:
+        try:
+            while (left_s := at - self.clock.wall()) > 0:
+                await self.shutdown.sleep(max(_LEAST_S, min(left_s, _LOOK_EVERY_S)))
+        except SteppedOutError:
+            return False
+        finally:
+            self.waiting = None
+        return not self.shutdown.draining.is_set()
+
+    def _over(self, now: float) -> bool:
+        """Pause the run if one of its ends will have come by then; true if so."""
+        come = [end for end in self._ends if end.at <= now]
+        if come:
+            self.shutdown.pause(min(come, key=lambda end: end.at).message)
+        return bool(come)
+
+    def _closing(self, window: Window, closes_at: float) -> _End:
+        again = opening(window, wall=closes_at, offset_at=self.offset_at).opens_at
+        name = f"its window {window.shown}, {zone_words(self.job.timezone)},"
+        return _End(
+            at=closes_at,
+            reason=f"the end of {name.rstrip(',')}",
+            message=f"{name} closed at {self._shown(closes_at)}; it opens again at {self._shown(again)}",
+        )
+
+    def _shown(self, at: float) -> str:
+        return shown_time(at, offset_s=self.offset_at(at))
+
+
+def zone_words(timezone: str | None) -> str:
+    """The zone's name, or whose it is."""
+    return timezone or "this machine's local time"
+
+
+def outside_words(window: Window, timezone: str | None) -> str:
+    """Why a run waits outside its window."""
+    return f"outside its window {window.shown}, {zone_words(timezone)}"

@@ -1,0 +1,199 @@
+"""The job's budget: a send is admitted only if it fits, with everything that is under way set aside at its estimate.
+
+Real usage corrects the estimate as soon as it is told; what was turned away is given back. When not even the next send
+alone fits, the purse is spent: no send leaves any more, and what is in flight is kept.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from batchrunner.core.budget import (
+    BARREN_KINDS,
+    Amounts,
+    Budget,
+    BudgetLine,
+    Price,
+    Tally,
+    Tariff,
+    Usages,
+    answers_of,
+    budget_lines,
+    exceeded_by,
+    figure,
+    output_limit,
+    unlimited,
+)
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job, Kind
+from batchrunner.core.outcome import Accepted, Answer, Pictures, Problem, SendOutcome, Usage
+from batchrunner.core.rules import REFUSALS
+from batchrunner.core.state import LedgerState
+
+_BYTES_PER_TOKEN: Final = 3
+"""Of UTF-8: one token for a Chinese character, a little more than is true for English."""
+_UNTOLD_CHAT: Final = Usages(input_tokens=256.0, output_tokens=1024.0)
+_UNTOLD_PICTURE: Final = Usages(pictures=1.0)
+_NOTHING: Final = Amounts()
+
+
+def tariff(*, kind: Kind, price: Price, points_per_call: float) -> Tariff:
+    """What calls of a model are counted as."""
+    untold = _UNTOLD_CHAT if kind == "chat" else _UNTOLD_PICTURE
+    return Tariff(price=price, points_per_call=points_per_call, untold=untold)
+
+
+def spent_so_far(
+    tallies: Mapping[str, Tally], *, kind: Kind, prices: Mapping[str, Price], points_per_call: Mapping[str, float]
+) -> Amounts:
+    """Over all runs; of models that the job has no more, too."""
+    total = _NOTHING
+    for model, tally in tallies.items():
+        its = tariff(kind=kind, price=prices.get(model, Price()), points_per_call=points_per_call.get(model, 0.0))
+        total = total.plus(its.spent(tally))
+    return total
+
+
+def budget_so_far(job: Job, state: LedgerState) -> tuple[BudgetLine, ...]:
+    """Each limit and what is gone of it while nobody works; empty without a budget."""
+    if job.budget is None:
+        return ()
+    spent = spent_so_far(
+        state.tallies, kind=job.kind, prices=job.budget.prices, points_per_call=job.provider.points_per_call
+    )
+    return tuple(budget_lines(job.budget, spent, _NOTHING))
+
+
+class Purse:
+    """One for a run. `admit` before a send, `settle` after it; `on_spent` is called once, with the reason."""
+
+    def __init__(self, job: Job, state: LedgerState, *, on_spent: Callable[[str], None]) -> None:
+        budget, points = job.budget or Budget(prices={}), job.provider.points_per_call
+        self.spent = spent_so_far(state.tallies, kind=job.kind, prices=budget.prices, points_per_call=points)
+        self.set_aside = _NOTHING
+        self.spent_out: str | None = None
+        """Why nothing more is sent, once that is so."""
+        self._budget = budget
+        self._counts = job.budget is not None
+        self._watches = not unlimited(budget)
+        self._tariffs = {
+            model: tariff(
+                kind=job.kind, price=budget.prices.get(model, Price()), points_per_call=points.get(model, 0.0)
+            )
+            for model in job.models
+        }
+        self._tallies: dict[str, Tally] = state.tallies
+        self._longest: dict[str, float] = {}
+        self._on_spent = on_spent
+        self._under_way = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Purse: {self.spent} spent, {self.set_aside} set aside for {self._under_way} sends>"
+
+    def lines(self) -> tuple[BudgetLine, ...]:
+        """Each limit and what is gone of it."""
+        return tuple(budget_lines(self._budget, self.spent, self.set_aside))
+
+    async def admit(self, item: Item) -> Amounts | None:
+        """Set a send's estimate aside; None when it must not leave. Waits while answers under way may make room."""
+        if not self._counts:
+            return None if self._closed else _NOTHING
+        estimate = self._estimate(item)
+        while self._watches and not self._closed:
+            unit = exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate)
+            if unit is None:
+                break
+            if not self._under_way:
+                self._is_spent(unit, estimate)
+                break
+            self._changed.clear()
+            await self._changed.wait()
+        if self._closed:
+            return None
+        self._under_way += 1
+        self.set_aside = self.set_aside.plus(estimate)
+        return estimate
+
+    def settle(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> None:
+        """The send has come to this; None: it never left."""
+        if not self._counts:
+            return
+        self._under_way -= 1
+        self.set_aside = self.set_aside.plus(estimate, times=-1.0) if self._under_way else _NOTHING
+        self.spent = self.spent.plus(self._real(item, estimate, outcome))
+        self._changed.set()
+
+    def close(self) -> None:
+        """The run ends for another reason: nobody waits here any longer."""
+        self._closed = True
+        self._changed.set()
+
+    def _is_spent(self, unit: str, estimate: Amounts) -> None:
+        limit = next(line for line in self.lines() if line.unit == unit)
+        self.spent_out = spent_message(limit, needs=float(getattr(estimate, unit)))
+        self.close()
+        self._on_spent(self.spent_out)
+
+    def _estimate(self, item: Item) -> Amounts:
+        its = self._tariffs[item.model]
+        times = answers_of(item.params)
+        if its.untold.pictures:
+            return its.amounts(Usages(pictures=its.untold.pictures * times))
+        asked_bytes = sum(len(turn.content.encode("utf-8", "surrogatepass")) for turn in item.turns)
+        return its.amounts(
+            Usages(
+                input_tokens=asked_bytes // _BYTES_PER_TOKEN + 1,
+                output_tokens=self._most_output(item, its) * times,
+            )
+        )
+
+    def _most_output(self, item: Item, its: Tariff) -> float:
+        """What the job allows an answer, else the longest one of this run, else the mean of earlier ones."""
+        limit = output_limit(item.params)
+        if limit is not None:
+            return float(limit)
+        tally = self._tallies.get(item.model)
+        mean = tally.mean(its.untold) if tally is not None else its.untold
+        return max(self._longest.get(item.model, 0.0), mean.output_tokens)
+
+    def _real(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> Amounts:
+        its = self._tariffs[item.model]
+        match outcome:
+            case None:
+                return _NOTHING
+            case Answer():
+                return self._told(item.model, its, outcome.usage) or estimate
+            case Accepted():
+                return estimate
+            case Pictures():
+                told = outcome.usage or Usage()
+                used = Usages(
+                    input_tokens=told.input_tokens or 0,
+                    output_tokens=told.output_tokens or 0,
+                    pictures=len(outcome.refs),
+                )
+                return its.amounts(used)
+            case Problem() if outcome.kind in REFUSALS and not outcome.under_way:
+                return _NOTHING
+            case Problem() if outcome.kind.value in BARREN_KINDS:
+                return its.amounts(Usages())
+            case Problem():
+                return self._told(item.model, its, outcome.usage) or estimate
+
+    def _told(self, model: str, its: Tariff, usage: Usage | None) -> Amounts | None:
+        if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
+            return None
+        output_tokens = float(usage.output_tokens or 0)
+        self._longest[model] = max(self._longest.get(model, 0.0), output_tokens)
+        return its.amounts(Usages(input_tokens=usage.input_tokens or 0, output_tokens=output_tokens))
+
+
+def spent_message(line: BudgetLine, *, needs: float) -> str:
+    """Why nothing more is sent, in a person's words."""
+    unit = line.unit if line.unit != "money" else (line.currency or "money")
+    return (
+        f"the budget of {figure(line.limit or 0.0)} {unit} is used up: {figure(line.spent)} over all runs, and the "
+        f"next request needs about {figure(needs)}; raise `budget.{line.unit}` to go on"
+    )

@@ -1,0 +1,231 @@
+"""An Anthropic message while it grows: blocks begin, take pieces and are joined; in a whole message they are full.
+
+Blocks and pieces of unknown types are read over, like the citations, signatures and the server's own tools, for which
+an answer has no place. Source: PROTOCOL 5.2, 5.3.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from batchrunner.core.outcome import ToolCall, Usage
+from batchrunner.providers.json_text import encode, is_object, sound, whole_number
+
+_PIECES: Final = {"text": "text_delta", "thinking": "thinking_delta", "tool_use": "input_json_delta"}
+"""Types of blocks that count, and the type of the pieces that belong into each."""
+_BEGUN_BY: Final = {"text_delta": "text", "thinking_delta": "thinking"}
+"""Pieces that may come without their block's beginning: it would have said nothing more."""
+
+
+class Delta(msgspec.Struct, gc=False):
+    """A piece of a block, or what changed in the message."""
+
+    type: object = None
+    text: object = None
+    thinking: object = None
+    partial_json: object = None
+    stop_reason: object = None
+
+
+class Block(msgspec.Struct, gc=False):
+    """A block as it begins, or whole."""
+
+    type: object = None
+    text: object = None
+    thinking: object = None
+    id: object = None
+    name: object = None
+    input: object = None
+
+
+class Message(msgspec.Struct, gc=False):
+    """A message: without content in a stream's beginning, whole in an answer in one piece."""
+
+    type: object = None
+    content: list[Block] | str | None = None
+    stop_reason: object = None
+    usage: object = None
+    error: object = None
+    errors: object = None
+
+
+class MessageEvent(msgspec.Struct, gc=False):
+    """An event of a stream."""
+
+    type: object = None
+    index: object = None
+    message: Message | None = None
+    content_block: Block | None = None
+    delta: Delta | None = None
+    usage: object = None
+    error: object = None
+    errors: object = None
+
+
+class _Grown:
+    """A block while it grows."""
+
+    __slots__ = ("id", "input", "kind", "name", "parts")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.parts: list[str] = []
+        self.id: str | None = None
+        self.name = ""
+        self.input: object = None
+
+
+class MessageDraft:
+    """A message while it grows."""
+
+    __slots__ = (
+        "_blocks",
+        "_by_index",
+        "finished",
+        "missed_a_beginning",
+        "size_bytes",
+        "started",
+        "stop_reason",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self._blocks: list[_Grown] = []
+        self._by_index: dict[int, _Grown] = {}
+        self.started = False
+        self.finished = False
+        self.stop_reason: str | None = None
+        self.usage: Usage | None = None
+        self.size_bytes = 0
+        self.missed_a_beginning = False
+        """True once a piece came for a block that had not begun."""
+
+    def __repr__(self) -> str:
+        """Where it stands."""
+        return f"<MessageDraft {self.size_bytes} B, {len(self._blocks)} blocks, stop_reason={self.stop_reason}>"
+
+    def take_message(self, message: Message) -> None:
+        """A message as it begins, or whole."""
+        self.started = True
+        content = message.content
+        for block in [Block(type="text", text=content)] if isinstance(content, str) else content or ():
+            self._begin(block, index=None)
+        self._take_stop_reason(message.stop_reason)
+        self.usage = _newer_usage(self.usage, message.usage)
+
+    def start(self, said: MessageEvent) -> None:
+        """`message_start`; a second one says nothing new."""
+        if not self.started:
+            self.take_message(said.message or Message())
+
+    def start_block(self, said: MessageEvent) -> None:
+        """`content_block_start`; one at an index that is taken follows the other: both were said."""
+        if said.content_block is not None:
+            self._begin(said.content_block, index=said.index)
+
+    def grow_block(self, said: MessageEvent) -> str | None:
+        """`content_block_delta`; what is wrong, if there is no block that it could belong to."""
+        delta, kind = said.delta, said.delta.type if said.delta is not None else None
+        if delta is None or not isinstance(kind, str) or kind not in _PIECES.values():
+            return None
+        grown = self._block_at(said.index)
+        if grown is None:
+            if kind not in _BEGUN_BY:
+                return f"the stream has a piece of block {str(said.index)[:20]}, which never began"
+            self.missed_a_beginning = True
+            grown = self._begin(Block(type=_BEGUN_BY[kind]), index=said.index)
+        if _PIECES.get(grown.kind) == kind:
+            pieces = {"text": delta.text, "thinking": delta.thinking, "tool_use": delta.partial_json}
+            self._add(grown, pieces[grown.kind])
+        return None
+
+    def change(self, said: MessageEvent) -> None:
+        """`message_delta`."""
+        self._take_stop_reason(said.delta.stop_reason if said.delta is not None else None)
+        self.usage = _newer_usage(self.usage, said.usage)
+
+    def finish(self, _said: MessageEvent) -> None:
+        """`message_stop`."""
+        self.finished = True
+
+    @property
+    def text(self) -> str:
+        """The answer so far: its blocks joined as they stand, for citations split a text in the middle."""
+        return self._joined("text", between="")
+
+    @property
+    def reasoning(self) -> str | None:
+        """The thinking so far; None when there was none."""
+        return self._joined("thinking", between="\n\n") or None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls so far, in the order in which they began. Without any piece, a block's own input counts."""
+        return tuple(
+            ToolCall(id=block.id, name=block.name, arguments=_arguments(block))
+            for block in self._blocks
+            if block.kind == "tool_use"
+        )
+
+    def _joined(self, kind: str, *, between: str) -> str:
+        return sound(
+            between.join(text for block in self._blocks if block.kind == kind and (text := "".join(block.parts)))
+        )
+
+    def _begin(self, block: Block, *, index: object) -> _Grown:
+        grown = _Grown(block.type if isinstance(block.type, str) else "")
+        grown.id = sound(block.id) if isinstance(block.id, str) and block.id else None
+        grown.name = sound(block.name) if isinstance(block.name, str) else ""
+        grown.input = block.input
+        self._blocks.append(grown)
+        self._by_index[index if isinstance(index, int) else len(self._blocks) - 1] = grown
+        self._add(grown, {"text": block.text, "thinking": block.thinking}.get(grown.kind))
+        return grown
+
+    def _block_at(self, index: object) -> _Grown | None:
+        """The block at an index; without one, the last that began."""
+        if isinstance(index, int):
+            return self._by_index.get(index)
+        return self._blocks[-1] if self._blocks else None
+
+    def _take_stop_reason(self, said: object) -> None:
+        if isinstance(said, str) and said:
+            self.stop_reason = sound(said)
+
+    def _add(self, grown: _Grown, text: object) -> None:
+        if isinstance(text, str) and text:
+            grown.parts.append(text)
+            self.size_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+PARTS: Final[dict[str, Callable[[MessageDraft, MessageEvent], str | None]]] = {
+    "message_start": MessageDraft.start,
+    "content_block_start": MessageDraft.start_block,
+    "content_block_delta": MessageDraft.grow_block,
+    "content_block_stop": lambda _draft, _said: None,
+    "message_delta": MessageDraft.change,
+    "message_stop": MessageDraft.finish,
+}
+"""Events of a message, and what takes each; it gives what is wrong with the event, if anything is."""
+
+
+def _newer_usage(known: Usage | None, said: object) -> Usage | None:
+    """What is known once `usage` was said again: its counts are totals, so each that is there replaces the older."""
+    if not is_object(said):
+        return known
+    before = known or Usage()
+    input_tokens = whole_number(said.get("input_tokens"))
+    output_tokens = whole_number(said.get("output_tokens"))
+    usage = Usage(
+        input_tokens=before.input_tokens if input_tokens is None else input_tokens,
+        output_tokens=before.output_tokens if output_tokens is None else output_tokens,
+    )
+    return None if usage == Usage() else usage
+
+
+def _arguments(block: _Grown) -> str:
+    pieces = "".join(block.parts)
+    if pieces or block.input in (None, "", {}):
+        return sound(pieces) or "{}"
+    return sound(block.input) if isinstance(block.input, str) else encode(block.input).decode()

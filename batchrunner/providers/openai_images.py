@@ -1,0 +1,96 @@
+"""The dialect of OpenAI's image generations, which Ark and others copy: a POST whose reply holds the pictures.
+
+Parameters are passed on as they are; `response_format` above all is sent only if the person gave it, for some models
+refuse it. A stream of partial pictures, if the person asked for one, is read for its last pictures.
+Source: PROTOCOL 6.1, 6.2.
+"""
+
+from typing import Final
+
+from batchrunner.core.classify import Family, family_of
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json, Provider
+from batchrunner.core.outcome import Pictures, Problem, ProblemKind, Revision, SendOutcome, Usage
+from batchrunner.core.wire import Decoder, Head, Request
+from batchrunner.providers.endpoints import openai_url
+from batchrunner.providers.hints import hints_of
+from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, whole_number
+from batchrunner.providers.replies import fault_in, message_in, plain_problem, problem_of
+from batchrunner.providers.result_pictures import pictures_in
+from batchrunner.providers.sse import DONE, SseParser
+from batchrunner.providers.whole_reply import PICTURES_CAP_BYTES, WholeReply
+
+_PACKED: Final = ("b64_json", "url")
+_COMPLETED: Final = ".completed"
+"""How the type of an event ends that holds a finished picture."""
+
+
+class OpenAiImages:
+    """A `Dialect`."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._url = openai_url(provider, "images/generations")
+        self._family = family_of(provider)
+
+    def __repr__(self) -> str:
+        """Where it sends."""
+        return f"<OpenAiImages {self._url}>"
+
+    def encode(self, item: Item, revision: Revision) -> Request:  # noqa: ARG002 - the port's; no revision fits an image
+        """The POST that asks for pictures. Pictures to start from go as `image`, as servers like Ark take them."""
+        body: dict[str, Json] = {"model": item.model, "prompt": item.prompt}
+        if item.pictures:
+            urls: list[Json] = [picture.url for picture in item.pictures]
+            body["image"] = urls if len(urls) > 1 else urls[0]
+        body.update(item.params)
+        return Request(
+            method="POST",
+            url=self._url,
+            headers={"content-type": "application/json"},
+            body=encode(body),
+        )
+
+    def decoder(self, item: Item) -> Decoder[SendOutcome]:  # noqa: ARG002 - the port's; every item's reply reads alike
+        """A fresh reader for the reply."""
+        return WholeReply[SendOutcome](
+            self._family, read=lambda head, value: _made(self._family, head, value), parse=_whole_or_streamed
+        )
+
+
+def _made(family: Family, head: Head, value: Json) -> Pictures | Problem:
+    """Pictures, however few of those asked for; without any, the reason that is given."""
+    refs = pictures_in(value)
+    entries = at(value, "data")
+    listed = entries if isinstance(entries, list) else []
+    if refs:
+        flags = ("pictures_missing",) if len(refs) < len(listed) else ()
+        return Pictures(refs=refs, usage=_usage(value), flags=flags, hints=hints_of(head))
+    for said in (value, *listed):
+        if is_object(said) and message_in(said):
+            return problem_of(family, head, fault_in(said), status=None)
+    return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer holds no picture", head=head)
+
+
+def _usage(value: Json) -> Usage | None:
+    usage = Usage(
+        input_tokens=whole_number(at(value, "usage", "input_tokens")),
+        output_tokens=whole_number(at(value, "usage", "output_tokens")),
+    )
+    return None if usage == Usage() else usage
+
+
+def _whole_or_streamed(body: bytes) -> Json | NotJson:
+    """The reply's JSON; of a stream, its finished pictures put together as an unstreamed reply would hold them."""
+    value = decode(body)
+    if not isinstance(value, NotJson) or not body.lstrip()[:6].startswith((b"data:", b"event:", b":")):
+        return value
+    parser = SseParser(cap_bytes=PICTURES_CAP_BYTES)
+    said = [decode(event.data) for event in [*parser.feed(body), *parser.end()] if not event.data.startswith(DONE)]
+    events = [event for event in said if is_object(event)]
+    if failed := next((event for event in events if event.get("error") or event.get("type") == "error"), None):
+        return failed
+    finished = [event for event in events if str(event.get("type")).endswith(_COMPLETED)]
+    if not finished:
+        return value
+    data: list[Json] = [{name: event[name] for name in _PACKED if name in event} for event in finished]
+    return {"data": data, "usage": finished[-1].get("usage")}

@@ -1,0 +1,218 @@
+"""The reader of a reply that may be a stream of events, one JSON value, or a refusal, whatever was asked for.
+
+Knows the forms and how a reply can end; what events and answers mean is the dialect's, which fills in three methods.
+Partial text is never an answer. Sources: PROTOCOL 2.5, 4.5.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Final
+
+from batchrunner.core.classify import Family
+from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
+from batchrunner.core.wire import Broken, Ending, Head, Whole
+from batchrunner.providers.json_text import NotJson, decode
+from batchrunner.providers.replies import (
+    KEPT_OF_REFUSAL_BYTES,
+    broken_problem,
+    plain_problem,
+    problem_of,
+    read_fault,
+    refusal,
+    unreadable,
+)
+from batchrunner.providers.sse import SseEvent, SseParser
+from batchrunner.providers.structured import Fits, Misses, SchemaCheck, Unusable
+from batchrunner.providers.whole_reply import Body, is_success, no_reply
+
+K = ProblemKind
+
+TEXT_CAP_BYTES: Final = 16 * 1024 * 1024
+"""Of an answer's text, thinking and arguments together."""
+_BODY_CAP_BYTES: Final = 4 * TEXT_CAP_BYTES
+"""Of a JSON answer: its text may be escaped."""
+_SHOWN_BYTES: Final = 500
+"""Of a stream that says nothing, for the message."""
+_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
+"""What may stand before the first sign of either form, and means nothing there."""
+
+ABORTED: Final = frozenset({"error", "abort", "aborted", "cancelled"})
+"""Finish reasons by which servers say that they did not finish."""
+
+
+class _Form(Enum):
+    """What the body is."""
+
+    UNKNOWN = auto()
+    EVENTS = auto()
+    JSON = auto()
+    REFUSAL = auto()
+
+
+class StreamedReply(ABC):
+    """A `Decoder[SendOutcome]` for one reply; a dialect's reader is made from it."""
+
+    def __init__(self, family: Family, *, check: SchemaCheck | None) -> None:
+        self._family = family
+        self._check = check
+        self._head: Head | None = None
+        self._form = _Form.UNKNOWN
+        self._body = Body(cap_bytes=_BODY_CAP_BYTES)
+        """A refusal, a JSON answer, or the first bytes of a stream."""
+        self._events = SseParser()
+        self._begun = False
+        """True once anything of an answer came."""
+        self._done = False
+        """True once the stream said that it is at its end."""
+        self._problem: Problem | None = None
+        self._usage: Usage | None = None
+
+    def __repr__(self) -> str:
+        """Where it stands."""
+        return f"<{type(self).__name__} {self._form.name} begun={self._begun} done={self._done} {self._problem}>"
+
+    def begin(self, head: Head) -> None:
+        """The head of the reply."""
+        self._head = head
+        if not is_success(head):
+            self._form = _Form.REFUSAL
+            self._body = Body(cap_bytes=KEPT_OF_REFUSAL_BYTES)
+
+    def feed(self, data: bytes) -> bool:
+        """A piece of the body; True after the stream's own end, or once it is clear that no answer comes."""
+        if self._done or self._problem is not None:
+            return True
+        if self._form is _Form.EVENTS:
+            if not self._begun:
+                self._body.add(data)
+            return self._take_events(self._events.feed(data))
+        self._body.add(data)
+        if self._form is _Form.UNKNOWN:
+            return self._recognise(at_end=False)
+        return self._body.over
+
+    def end(self, ending: Ending) -> Answer | Problem:
+        """What it all came to."""
+        head = self._head
+        if head is None or (isinstance(ending, Broken) and not ending.sent):
+            return no_reply(ending, head=head)
+        if self._form is _Form.REFUSAL:
+            return refusal(self._family, head, self._body.bytes())
+        if self._form is _Form.UNKNOWN:
+            self._recognise(at_end=True)
+        if self._form is _Form.EVENTS and not self._done and self._problem is None:
+            self._take_events(self._events.end())
+        elif self._form is _Form.JSON:
+            self._take_body(head, ending)
+        return self._problem or self._verdict(head, ending)
+
+    # -- what a dialect fills in
+
+    @abstractmethod
+    def _take_event(self, event: SseEvent) -> None:
+        """One event; sets `_begun`, `_done`, `_usage` and `_problem`."""
+
+    @abstractmethod
+    def _take_json(self, body: bytes) -> None:
+        """A whole answer in one piece of sound JSON."""
+
+    @abstractmethod
+    def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
+        """What an answer without a problem comes to, once everything was taken."""
+
+    # -- what a dialect may use
+
+    @property
+    def _is_json(self) -> bool:
+        return self._form is _Form.JSON
+
+    def _stop(self, kind: ProblemKind, message: str) -> None:
+        self._problem = plain_problem(kind, message, head=self._head)
+
+    def _refuse_event(self, data: bytes, *, is_error: bool) -> None:
+        """An event that the dialect cannot read: an error's words, if it may be those, else a corrupt stream."""
+        assert self._head is not None
+        if is_error or not self._begun:
+            self._problem = problem_of(self._family, self._head, read_fault(data), status=None)
+        if not is_error and (self._problem is None or self._problem.kind is K.SERVER_ERROR):
+            shown = data[:200].decode("utf-8", "replace")
+            self._stop(K.STREAM_CORRUPT, f"the stream has an event that is no part of an answer: {shown}")
+
+    def _too_long(self) -> None:
+        self._stop(K.TOO_LARGE, f"the answer is longer than {TEXT_CAP_BYTES} bytes")
+
+    def _failed(self, kind: ProblemKind, message: str, head: Head) -> Problem:
+        return replace(plain_problem(kind, message, head=head), usage=self._usage)
+
+    def _cut(self, head: Head, ending: Ending, *, size_bytes: int, finish_reason: str | None) -> Problem:
+        """The problem of a stream that ended before its answer did."""
+        if isinstance(ending, Broken):
+            return broken_problem(ending, head=head)
+        if self._begun:
+            reason = f"finish reason {finish_reason!r}" if finish_reason else "no finish reason"
+            return self._failed(
+                K.STREAM_CUT, f"the stream ended after {size_bytes} bytes of answer with {reason}", head
+            )
+        lead = self._body.bytes()
+        spoken = unreadable(self._family, head, lead)
+        if spoken.kind not in {K.STREAM_CORRUPT, K.EMPTY_RESPONSE}:
+            return spoken
+        shown = lead[:200].decode("utf-8", "replace").strip()
+        return self._failed(K.STREAM_CUT, f"the stream ended before any answer: {shown}", head)
+
+    def _held_to_schema(self, answer: Answer, head: Head) -> Answer | Problem:
+        """The answer with its value, or what to tell the model. An answer that only calls tools has none."""
+        if self._check is None or (answer.tool_calls and not answer.text):
+            return answer
+        match self._check.look(answer.text):
+            case Fits(value=value):
+                return replace(answer, parsed=value)
+            case Misses(fault=fault):
+                fault = f"{fault} (the answer was cut off by the token limit)" if answer.truncated else fault
+                problem = self._failed(K.SCHEMA_MISS, f"the answer breaks the schema: {fault}", head)
+                return replace(problem, correction=Correction(said=answer.text, fault=fault))
+            case Unusable(fault=fault):
+                return self._failed(K.CONFIGURATION, fault, head)
+
+    # -- the forms
+
+    def _recognise(self, *, at_end: bool) -> bool:
+        """Tell events from JSON by the first byte that says something, else by the content type."""
+        assert self._head is not None
+        bare = self._body.bytes().lstrip(_BLANK)
+        if not bare and not at_end:
+            self._body = Body(cap_bytes=_BODY_CAP_BYTES)
+            return False
+        kind = self._head.headers.get("content-type", "").lower()
+        if bare[:1] in {b"{", b"["} or not (bare[:1] in {b"d", b"e", b"i", b"r", b":"} or "event-stream" in kind):
+            self._form = _Form.JSON
+            return self._body.over
+        self._form = _Form.EVENTS
+        self._body = Body(cap_bytes=_SHOWN_BYTES)
+        self._body.add(bare)
+        return self._take_events(self._events.feed(bare))
+
+    def _take_events(self, events: list[SseEvent]) -> bool:
+        for event in events:
+            self._take_event(event)
+            if self._done or self._problem is not None:
+                return True
+        if self._events.overflow is not None:
+            cap = self._events.overflow
+            self._stop(K.TOO_LARGE, f"the stream has {cap.what} of more than {cap.cap_bytes} bytes")
+            return True
+        return False
+
+    def _take_body(self, head: Head, ending: Ending) -> None:
+        body = self._body.bytes()
+        if self._body.over:
+            self._stop(K.TOO_LARGE, f"the answer is larger than {_BODY_CAP_BYTES} bytes")
+        elif not isinstance(decode(body), NotJson):
+            self._take_json(body)
+        else:
+            match ending:
+                case Broken():
+                    self._problem = broken_problem(ending, head=head)
+                case Whole():
+                    self._problem = unreadable(self._family, head, body)

@@ -1,0 +1,84 @@
+"""The audit behind `batchrunner verify`: is everything that was recorded there, and as it was?
+
+Four passes, each streaming: the ledger and the pictures it names, result rows, failure rows, whatever else lies in the
+directory. Changes nothing; the caller keeps writers out. Memory: two packed integers an item, eight bytes a file.
+"""
+
+from pathlib import Path
+
+from batchrunner.core.audit import Audit, AuditCounts
+from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.state import Standing
+from batchrunner.report.audit_files import PictureAudit, look_around
+from batchrunner.report.audit_findings import Sheet
+from batchrunner.report.audit_ledger import LedgerAudit
+from batchrunner.report.audit_rows import RowAudit
+from batchrunner.report.standing import LEDGER
+from batchrunner.stores.files import DISK, InspectedFiles, broken
+from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.run_file import RunFile, read_run_file
+
+
+def run_file_of(folder: Path, *, files: InspectedFiles = DISK) -> RunFile:
+    """Whose directory it is.
+
+    Raises:
+        WrongDirectoryError: nobody's, or its run.json cannot be read.
+        StoreBrokenError: the disk refused.
+    """
+    there = read_run_file(folder, files=files)
+    if there is None:
+        raise WrongDirectoryError(f"{folder}: no run has been here (there is no run.json); is it the right directory?")
+    return there
+
+
+def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
+    """Look at everything in a run's directory in which nobody writes meanwhile.
+
+    Raises:
+        WrongDirectoryError: there is no run in this directory.
+        StoreBrokenError: the disk refused to be read.
+    """
+    run = run_file_of(folder, files=files)
+    sheet = Sheet()
+    pictures = PictureAudit(folder=folder, files=files, sheet=sheet)
+    ledger = LedgerAudit(sheet=sheet, look_at=pictures.look_at)
+    rows = RowAudit(folder=folder, files=files, sheet=sheet, ledger=ledger)
+    reading = read_ledger(folder / LEDGER, files=files)
+    try:
+        try:
+            ledger.read(reading)
+        finally:
+            pictures.finish()
+        rows.results()
+        rows.superseded_rows()
+        rows.missing()
+        rows.failure_rows(vanished=_vanished_failures(run))
+        look_around(folder, files=files, sheet=sheet, named=ledger.paths)
+    except OSError as error:
+        raise broken(folder, error) from error
+    return Audit(
+        job=run.job_name,
+        dir=str(folder),
+        sound=not sheet.damaged,
+        findings=sheet.findings(),
+        checked=AuditCounts(
+            segments=len(reading.segments),
+            records=ledger.records,
+            done=ledger.state.count(Standing.DONE),
+            failed=ledger.state.count(Standing.FAILED),
+            rows=rows.rows,
+            superseded=rows.superseded,
+            failures=rows.failures,
+            pictures=pictures.pictures,
+            picture_bytes=pictures.picture_bytes,
+            answer_files=rows.answer_files,
+        ),
+    )
+
+
+def _vanished_failures(run: RunFile) -> int:
+    """Failed items that the job has no more: their rows are dropped when a run settles."""
+    vanished = run.totals.get("vanished") if run.totals is not None else None
+    count = vanished.get(Standing.FAILED.name, 0) if isinstance(vanished, dict) else 0
+    return count if isinstance(count, int) else 0

@@ -1,0 +1,137 @@
+"""The audit's passes over files: every picture's bytes, what else lies in the directory, and who may read it.
+
+Pictures are read one at a time for each thread. Refuses to follow links and to remove anything.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from batchrunner.report.audit_findings import Sheet
+from batchrunner.report.audit_ledger import Named, path_mark
+from batchrunner.report.standing import LEDGER
+from batchrunner.stores.atomic import is_left_over
+from batchrunner.stores.files import InspectedFiles
+from batchrunner.stores.ledger_line import SEGMENT_NAME
+from batchrunner.stores.lock import LOCK
+from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSEDED, TORN
+from batchrunner.stores.run_file import RUN_FILE
+
+OWN: Final = frozenset({RUN_FILE, LOCK, RESULTS, FAILURES, SUPERSEDED, TORN, FAILURES_TORN, "report.html"})
+"""Files that this program puts at the top of a run's directory."""
+PRIVATE: Final = (RUN_FILE, LOCK, LEDGER)
+_OTHERS: Final = 0o077
+_AT_ONCE: Final = 4
+"""Pictures per thread that may wait for their turn."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PictureAudit:
+    """Looks at pictures in a few threads; `finish` waits for the last ones. A context manager."""
+
+    folder: Path
+    files: InspectedFiles
+    sheet: Sheet
+    threads: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
+    pictures: int = 0
+    picture_bytes: int = 0
+    _pool: ThreadPoolExecutor = field(init=False)
+    _flying: "deque[tuple[str, Future[tuple[str, str] | None]]]" = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="audit")
+
+    def look_at(self, item_id: str, named: tuple[Named, ...]) -> None:
+        """Check the pictures of an item against what was recorded; what is wrong goes onto the sheet, in order."""
+        for picture in named:
+            self.pictures += 1
+            self.picture_bytes += picture[1]
+            self._flying.append((item_id, self._pool.submit(fault_of, self.files, self.folder, picture)))
+        while len(self._flying) > _AT_ONCE * self.threads:
+            self._hear()
+
+    def finish(self) -> None:
+        """Wait for those under way."""
+        while self._flying:
+            self._hear()
+        self._pool.shutdown()
+
+    def _hear(self) -> None:
+        item_id, flying = self._flying.popleft()
+        fault = flying.result()
+        if fault is not None:
+            kind, words = fault
+            self.sheet.add(kind, f"{words} (item `{item_id}`)")
+
+
+def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, str] | None:
+    """(kind of finding, words) of what is wrong with a recorded picture; None when it is as it was. Raises OSError."""
+    from batchrunner.stores.images import picture_fault  # noqa: PLC0415 - Pillow, for audits with pictures only
+
+    path, size_bytes, sha256 = picture
+    data = read_plain(files, folder, path, most_bytes=size_bytes + 1)
+    if data is None:
+        return "file_missing", path
+    if len(data) != size_bytes:
+        than = "more" if len(data) > size_bytes else "fewer"
+        return "file_changed", f"{path}: {than} than the {size_bytes} bytes that were recorded"
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return "file_changed", f"{path}: its sha256 differs"
+    fault = picture_fault(data)
+    return None if fault is None else ("picture_broken", f"{path}: {fault}")
+
+
+def read_plain(files: InspectedFiles, folder: Path, path: str, *, most_bytes: int) -> bytes | None:
+    """The first bytes of a plain file below the folder; None when there is none. Raises OSError."""
+    parts = PurePosixPath(path).parts
+    if not parts or PurePosixPath(path).is_absolute() or ".." in parts:
+        return None
+    here = folder
+    for part in parts[:-1]:
+        here /= part
+        step = files.look(here)
+        if step is None or step.kind != "folder":
+            return None
+    found = files.look(folder / path)
+    if found is None or found.kind != "file":
+        return None
+    descriptor = files.open_read(folder / path)
+    try:
+        return files.read_at(descriptor, most_bytes, 0)
+    finally:
+        files.close(descriptor)
+
+
+def look_around(folder: Path, *, files: InspectedFiles, sheet: Sheet, named: set[int]) -> None:
+    """Tell files that nobody named, half-written ones, links, private files that others can read. Raises OSError."""
+    for path in _walk(files, folder, PurePosixPath()):
+        found = files.look(folder / path)
+        name = path.as_posix()
+        if found is None:
+            continue
+        if found.kind == "other":
+            sheet.add("not_plain", name)
+        if path.parts[0] in PRIVATE and found.mode & _OTHERS:
+            sheet.add("mode_open", f"{name}: mode {found.mode:04o}")
+        if found.kind == "file" and not _is_own(path) and path_mark(name) not in named:
+            sheet.add("leftover" if is_left_over(path.name) else "stray", name)
+
+
+def _is_own(path: PurePosixPath) -> bool:
+    if len(path.parts) == 1:
+        return path.name in OWN
+    return path.parent == PurePosixPath(LEDGER) and SEGMENT_NAME.fullmatch(path.name) is not None
+
+
+def _walk(files: InspectedFiles, folder: Path, below: PurePosixPath) -> Iterator[PurePosixPath]:
+    """Everything below the folder, a folder before what is in it."""
+    folders = set(files.folders(folder / below))
+    for name in sorted(files.names(folder / below)):
+        yield below / name
+        if name in folders:
+            yield from _walk(files, folder, below / name)

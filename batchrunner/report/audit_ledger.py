@@ -1,0 +1,161 @@
+"""The audit's first pass: the ledger, record by record, and the pictures that each `done` names.
+
+Of an item, 16 bytes and two integers are kept; of a picture, eight bytes. Refuses to judge what follows damage.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+from batchrunner.core.errors import LedgerDamagedError
+from batchrunner.core.events import Close, Done, Event, Failed, Intent, Retry, Rewritten
+from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState
+from batchrunner.report.audit_findings import Sheet
+from batchrunner.stores.ledger_reader import LedgerReading, Record
+
+Named = tuple[str, int, str]
+"""(path, size in bytes, sha256) of a picture."""
+
+_SENDS_MAX: Final = 0xFFFF
+_ATTEMPTS_MAX: Final = 0xFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What a `done` said of its row."""
+
+    crc: int
+    files_crc: int
+    length: int
+    epoch: int
+    found: bool
+
+
+class Promises:
+    """What every `done` promised, one packed integer an item, and whether its row was found."""
+
+    def __init__(self) -> None:
+        self._packed: dict[bytes, int] = {}
+        self.epoch = 0
+        """Rewritings of results.jsonl so far: checksums of rows hold until the next one."""
+
+    def __repr__(self) -> str:
+        return f"<Promises of {len(self._packed)} items, epoch {self.epoch}>"
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._packed
+
+    def __getitem__(self, key: bytes) -> Promise:
+        packed = self._packed[key]
+        return Promise(
+            found=bool(packed & 1),
+            crc=packed >> 1 & 0xFFFFFFFF,
+            files_crc=packed >> 33 & 0xFFFFFFFF,
+            epoch=packed >> 65 & 0xFFFFFF,
+            length=packed >> 89,
+        )
+
+    def put(self, key: bytes, done: Done) -> None:
+        """Take a `done` that counts."""
+        crc = int(done.crc, 16) if done.crc else 0
+        self._packed[key] = done.length << 89 | self.epoch << 65 | files_crc(done.files) << 33 | crc << 1
+
+    def mark_found(self, key: bytes) -> bool:
+        """Its row is there; True when another one was there before."""
+        before = self._packed[key]
+        self._packed[key] = before | 1
+        return bool(before & 1)
+
+    def missing(self) -> Iterator[bytes]:
+        """Keys whose row was not found."""
+        return (key for key, packed in self._packed.items() if not packed & 1)
+
+
+def files_crc(files: tuple[Named, ...]) -> int:
+    """One number for the pictures of an item, for comparing."""
+    return crc32(repr(files).encode("utf-8", "surrogatepass")) if files else 0
+
+
+def path_mark(path: str) -> int:
+    """Eight bytes that stand for a path."""
+    return int.from_bytes(blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+@dataclass(slots=True, kw_only=True)
+class LedgerAudit:
+    """Feed it a reading; then its fields tell."""
+
+    sheet: Sheet
+    look_at: Callable[[str, tuple[Named, ...]], None]
+    """Told of the pictures of each item that is done: (item's id, pictures)."""
+    state: LedgerState = field(default_factory=LedgerState)
+    promises: Promises = field(default_factory=Promises)
+    paths: set[int] = field(default_factory=set)
+    """Marks of all paths that somebody named."""
+    whole: bool = True
+    """False when damage ended the reading."""
+    records: int = 0
+    _segment: int = 0
+    _closed: bool = False
+
+    def read(self, reading: LedgerReading) -> None:
+        """All of it. Raises StoreBrokenError."""
+        try:
+            for record in reading:
+                self._take(record)
+        except LedgerDamagedError as error:
+            self.whole = False
+            self.sheet.add("ledger_damaged", f"{Path(error.file).name}: byte {error.offset}: {error.problem}")
+        self.state.segment_ended()
+        for torn in reading.left_out:
+            self.sheet.add(
+                "torn_tail", f"{Path(torn.file).name}: byte {torn.offset}: {torn.bytes} bytes: {torn.problem}"
+            )
+
+    def _take(self, record: Record) -> None:
+        self.records += 1
+        event = record.event
+        if record.segment != self._segment:
+            self.state.segment_ended()
+            self._segment, self._closed = record.segment, False
+        elif self._closed:
+            self._odd(record, "after the segment was closed")
+        if isinstance(event, ItemEvent):
+            self._take_item(record, event)
+        elif isinstance(event, Rewritten):
+            self.promises.epoch += 1
+        elif isinstance(event, Close):
+            self._closed = True
+            if event.records != record.sequence + 1:
+                self._odd(record, f"it counts {event.records} records, and is number {record.sequence + 1}")
+        self.state.apply(event, at=record.at)
+
+    def _take_item(self, record: Record, event: ItemEvent) -> None:
+        key = bytes.fromhex(event.k)
+        before = self.state.record(key)
+        if (before.standing, type(event)) not in LIFECYCLE:
+            self._odd(record, f"while `{event.i}` is {before.standing.name.lower()}")
+            return
+        if isinstance(event, Intent) and event.n != min(before.sends, _SENDS_MAX) + 1:
+            self._odd(record, f"send {event.n} of `{event.i}` follows send {before.sends}")
+        if isinstance(event, Intent | Retry | Failed | Done) and min(event.a, _ATTEMPTS_MAX) < before.attempts:
+            self._odd(record, f"`{event.i}` has {event.a} attempts after {before.attempts}")
+        if isinstance(event, Done):
+            self.promises.put(key, event)
+            self.paths.update(path_mark(path) for path, _, _ in event.files)
+            self.look_at(event.i, event.files)
+
+    def _odd(self, record: Record, why: str) -> None:
+        self.sheet.add(
+            "odd_record", f"segment {record.segment}, record {record.sequence}: `{_name(record.event)}` {why}"
+        )
+
+
+def _name(event: Event) -> str:
+    return type(event).__name__.lower()

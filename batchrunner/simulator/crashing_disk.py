@@ -1,0 +1,372 @@
+"""A disk that fails on purpose: kill -9, power loss, full disks and refused calls, by seed.
+
+Implements `stores.files.Files` in memory. It keeps, of every file and folder, what the system shows and what is on the
+platter. When a process is killed, all that was handed to the system stays. When the power goes, of everything that was
+not synced any part may have reached the platter, in any order:
+
+- of a file, each page (of a size that the seed chooses) and each length since the last fsync; pages that did not make
+  it read as before, or as zeros where nothing was before;
+- of a folder, any of the creations, renames and removals since its last fsync, each whole or not at all.
+
+Refuses to be kinder than POSIX: a file's own fsync saves no name, and a folder's fsync saves no bytes.
+"""
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from batchrunner.stores.files import Look
+
+PAGES_BYTES: Final = (16, 64, 512, 4096)
+_KEPT_PAGES: Final = 0.6
+_KEPT_NAMES: Final = 0.5
+
+Refusal = Literal["crash", "enospc", "eio", "short"]
+
+
+@dataclass(slots=True)
+class _File:
+    mode: int
+    seen: bytearray = field(default_factory=bytearray)
+    platter: bytearray = field(default_factory=bytearray)
+    dirty_from: int | None = None
+    """Where the bytes begin that no fsync has saved; None when all are."""
+
+    def touch(self, offset: int) -> None:
+        self.dirty_from = offset if self.dirty_from is None else min(self.dirty_from, offset)
+
+
+@dataclass(slots=True)
+class _Folder:
+    mode: int
+    seen: "dict[str, _Node]" = field(default_factory=dict)
+    platter: "dict[str, _Node]" = field(default_factory=dict)
+    unsynced: "list[dict[str, _Node | None]]" = field(default_factory=list)
+    """Changes of names since the last fsync; None: the name is gone."""
+
+    def change(self, names: "dict[str, _Node | None]") -> None:
+        self.unsynced.append(names)
+        _apply(self.seen, names)
+
+
+_Node: TypeAlias = _File | _Folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What befalls the n-th call that changes something, counted from 1."""
+
+    at_call: int
+    kind: Refusal
+
+
+class CrashingDisk:
+    """One machine's disk over several lives of a process. `trouble` strikes once; `die` ends a life at any moment."""
+
+    def __init__(self, seed: int = 0, *, capacity_bytes: int | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.page_bytes = self.rng.choice(PAGES_BYTES)
+        self.capacity_bytes = capacity_bytes
+        self.trouble: Trouble | None = None
+        self.dead = False
+        self.calls = 0
+        """That change something, in this life."""
+        self.on_death: Callable[[], None] = lambda: None
+        self.clock: Callable[[], float] = lambda: 0.0
+        self.refused_at: float | None = None
+        """When, by `clock`, this life was refused something for the first time."""
+        self._root = _Folder(0o755)
+        self._open: dict[int, tuple[_File, Path]] = {}
+        self._next_descriptor = 3
+        self._used_bytes = 0
+        self.trace: list[str] = []
+        """Every call that changed something, over all lives."""
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "alive"
+        return f"<CrashingDisk {state} calls={self.calls} trouble={self.trouble} page={self.page_bytes}>"
+
+    # -- lives
+
+    def die(self) -> None:
+        """The process ends here: no further call has any effect."""
+        if not self.dead:
+            self.dead = True
+            self.on_death()
+
+    def wake(self, *, power_was_lost: bool) -> None:
+        """The next life finds what the last one left."""
+        if power_was_lost:
+            self._lose_power(self._root)
+        self._open.clear()
+        self.dead = False
+        self.trouble = None
+        self.refused_at = None
+        self.calls = 0
+
+    def _lose_power(self, folder: _Folder) -> None:
+        for change in folder.unsynced:
+            if self.rng.random() < _KEPT_NAMES:
+                _apply(folder.platter, change)
+        folder.seen = dict(folder.platter)
+        folder.unsynced.clear()
+        for node in folder.seen.values():
+            if isinstance(node, _Folder):
+                self._lose_power(node)
+            else:
+                node.seen = self._what_is_left(node)
+                node.platter = bytearray(node.seen)
+                node.dirty_from = None
+
+    def _what_is_left(self, file: _File) -> bytearray:
+        if file.dirty_from is None:
+            return bytearray(file.platter)
+        low, high = sorted((len(file.platter), len(file.seen)))
+        length = self.rng.choice((low, high, self.rng.randint(low, high)))
+        left = bytearray(file.platter[:length])
+        left += bytes(length - len(left))
+        first = file.dirty_from // self.page_bytes * self.page_bytes
+        for page in range(first, len(left), self.page_bytes):
+            end = min(page + self.page_bytes, len(left), len(file.seen))
+            if end > page and self.rng.random() < _KEPT_PAGES:
+                left[page:end] = file.seen[page:end]
+        return left
+
+    # -- refusals
+
+    def _call(self, told: str) -> Refusal | None:
+        """Count a call that changes something; what befalls it, if anything."""
+        self._alive()
+        self.calls += 1
+        self.trace.append(told)
+        trouble = self.trouble
+        if trouble is None or self.calls != trouble.at_call:
+            return None
+        self.trouble = None
+        if trouble.kind == "crash" and self.rng.random() < 0.5:  # before the call has any effect
+            self.die()
+            self._alive()
+        return trouble.kind
+
+    def _refused(self, number: int) -> OSError:
+        if self.refused_at is None:
+            self.refused_at = self.clock()
+        return OSError(number, os.strerror(number))
+
+    def _alive(self) -> None:
+        if self.dead:
+            raise OSError(errno.EIO, "the machine is gone")
+
+    def _simple(self, told: str, step: Callable[[], None]) -> None:
+        """A call that has its effect or not."""
+        match self._call(told):
+            case "enospc":
+                raise self._refused(errno.ENOSPC)
+            case "eio":
+                raise self._refused(errno.EIO)
+            case "crash":
+                step()
+                self.die()
+                self._alive()
+            case "short" | None:
+                step()
+
+    # -- `stores.files.Files`
+
+    def open_new(self, path: Path, mode: int) -> int:
+        """See `Files`."""
+        folder = self._folder(path.parent)
+        if path.name in folder.seen:
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        file = _File(mode)
+        self._simple(f"create {path.name}", lambda: folder.change({path.name: file}))
+        return self._opened(file, path)
+
+    def open_append(self, path: Path, mode: int) -> int:
+        """See `Files`."""
+        self._alive()
+        node = self._find(path)
+        return self.open_new(path, mode) if node is None else self._opened(_as_file(node, path), path)
+
+    def open_read(self, path: Path) -> int:
+        """See `Files`."""
+        self._alive()
+        return self._opened(_as_file(self._find(path), path), path)
+
+    def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
+        """See `Files`."""
+        self._alive()
+        return bytes(self._open[descriptor][0].seen[offset : offset + size_bytes])
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        """See `Files`."""
+        file, path = self._open[descriptor]
+        befallen = self._call(f"write {len(data)} to {path.name}")
+        taken = len(data)
+        if befallen == "eio":
+            raise self._refused(errno.EIO)
+        if befallen in {"crash", "short", "enospc"}:
+            taken = self.rng.randrange(len(data)) if data else 0
+        if self.capacity_bytes is not None:
+            taken = min(taken, max(0, self.capacity_bytes - self._used_bytes))
+        if taken == 0 and data and befallen != "crash":
+            raise self._refused(errno.ENOSPC)
+        self._used_bytes += taken
+        file.touch(len(file.seen))
+        file.seen += data[:taken]
+        if befallen == "crash":
+            self.die()
+            self._alive()
+        if befallen == "enospc":  # what the system does: a short write first, the reason with the next call
+            self.capacity_bytes = self._used_bytes
+        return taken
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """See `Files`."""
+        file, path = self._open[descriptor]
+
+        def cut() -> None:
+            file.touch(length)
+            del file.seen[length:]
+
+        self._simple(f"truncate {path.name}", cut)
+
+    def fsync(self, descriptor: int) -> None:
+        """See `Files`. A refused one saves nothing."""
+        file, path = self._open[descriptor]
+
+        def save() -> None:
+            if file.dirty_from is not None:
+                del file.platter[file.dirty_from :]
+                file.platter += file.seen[len(file.platter) :]
+                file.dirty_from = None
+
+        self._simple(f"sync {path.name}", save)
+
+    def fsync_folder(self, path: Path) -> None:
+        """See `Files`."""
+        folder = self._folder(path)
+
+        def save() -> None:
+            folder.platter = dict(folder.seen)
+            folder.unsynced.clear()
+
+        self._simple(f"sync folder {path.name}", save)
+
+    def close(self, descriptor: int) -> None:
+        """See `Files`."""
+        self._open.pop(descriptor, None)
+
+    def length(self, descriptor: int) -> int:
+        """See `Files`."""
+        self._alive()
+        return len(self._open[descriptor][0].seen)
+
+    def exists(self, path: Path) -> bool:
+        """See `Files`."""
+        self._alive()
+        return self._find(path) is not None
+
+    def rename(self, source: Path, target: Path) -> None:
+        """See `Files`. Within one folder, as the stores do it."""
+        assert source.parent == target.parent, "an atomic replacement stays in its folder"
+        folder = self._folder(source.parent)
+        if source.name not in folder.seen:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(source))
+        names = {source.name: None, target.name: folder.seen[source.name]}
+        self._simple(f"rename to {target.name}", lambda: folder.change(names))
+
+    def unlink(self, path: Path) -> None:
+        """See `Files`."""
+        folder = self._folder(path.parent)
+        node = _as_file(folder.seen.get(path.name), path)
+
+        def remove() -> None:
+            folder.change({path.name: None})
+            self._used_bytes -= len(node.seen)
+
+        self._simple("unlink", remove)
+
+    def make_folder(self, path: Path, mode: int) -> bool:
+        """See `Files`."""
+        folder = self._folder(path.parent)
+        there = folder.seen.get(path.name)
+        if isinstance(there, _File):
+            raise NotADirectoryError(errno.ENOTDIR, "is not a folder, or is a link to one", str(path))
+        if there is None:
+            self._simple(f"make {path.name}", lambda: folder.change({path.name: _Folder(mode)}))
+        return there is None
+
+    def names(self, path: Path) -> list[str]:
+        """See `Files`."""
+        self._alive()
+        return list(self._folder(path).seen)
+
+    def look(self, path: Path) -> Look | None:
+        """See `InspectedFiles`."""
+        self._alive()
+        node = self._find(path)
+        if node is None:
+            return None
+        if isinstance(node, _Folder):
+            return Look(kind="folder", mode=node.mode, size_bytes=0)
+        return Look(kind="file", mode=node.mode, size_bytes=len(node.seen))
+
+    def folders(self, path: Path) -> list[str]:
+        """See `InspectedFiles`."""
+        return [name for name, node in self._folder(path).seen.items() if isinstance(node, _Folder)]
+
+    def bytes_of(self, path: Path, *, on_the_platter: bool) -> bytes:
+        """A file's content as the system shows it, or as it would be if the power went and nothing more were saved."""
+        file = _as_file(self._find(path), path)
+        return bytes(file.platter if on_the_platter else file.seen)
+
+    # -- pieces
+
+    def _opened(self, file: _File, path: Path) -> int:
+        descriptor = self._next_descriptor
+        self._next_descriptor += 1
+        self._open[descriptor] = file, path
+        return descriptor
+
+    def _find(self, path: Path) -> _Node | None:
+        node: _Node | None = self._root
+        for part in path.parts[1:]:
+            if not isinstance(node, _Folder):
+                return None
+            node = node.seen.get(part)
+        return node
+
+    def _folder(self, path: Path) -> _Folder:
+        self._alive()
+        node = self._find(path)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        if isinstance(node, _File):
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path))
+        return node
+
+    @property
+    def open_descriptors(self) -> tuple[str, ...]:
+        """Names of the files that somebody has not closed."""
+        return tuple(path.name for _, path in self._open.values())
+
+
+def _apply(names: dict[str, _Node], change: dict[str, _Node | None]) -> None:
+    for name, node in change.items():
+        if node is None:
+            names.pop(name, None)
+        else:
+            names[name] = node
+
+
+def _as_file(node: _Node | None, path: Path) -> _File:
+    if node is None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+    if isinstance(node, _Folder):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+    return node

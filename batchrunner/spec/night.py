@@ -1,0 +1,203 @@
+"""The keys of the night: when a run may send, what it may use up, whom it tells. Reads no clock.
+
+Refuses windows that are empty or whole days, zones that this machine does not know, budgets that nothing could be
+counted by, and commands that only a shell would understand.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Final
+from zoneinfo import ZoneInfo, available_timezones
+
+from batchrunner.core.budget import Budget, Price
+from batchrunner.core.night import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
+from batchrunner.spec.draft import Draft
+from batchrunner.spec.night_keys import BudgetSpec, PriceSpec
+from batchrunner.spec.places import Fault, short
+from batchrunner.spec.provider import points_of
+
+_MINUTES_A_DAY: Final = 24 * 60
+_TIME = r"([01]?\d|2[0-3]):([0-5]\d)"
+_WINDOW = re.compile(rf"{_TIME}\s*[-–]\s*(?:{_TIME}|(24):(00))")
+_TIME_OF_DAY = re.compile(_TIME)
+_DURATION = re.compile(r"(?:(\d{1,3})\s*d)?\s*(?:(\d{1,4})\s*h)?\s*(?:(\d{1,5})\s*m(?:in)?)?\s*(?:(\d{1,6})\s*s)?")
+_UNIT_S: Final = (86_400.0, 3600.0, 60.0, 1.0)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a calendar's time without a zone is what is counted here
+_SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1"})
+
+
+def window_of(draft: Draft) -> Window | None:
+    """The window of a draft without faults."""
+    return _window(draft.spec.window) if draft.spec.window else None
+
+
+def deadline_of(draft: Draft) -> Deadline | None:
+    """The deadline of a draft without faults."""
+    return _deadline(draft.spec.deadline) if draft.spec.deadline else None
+
+
+def notify_of(draft: Draft) -> tuple[str, ...]:
+    """The words of the command, none without one."""
+    given = draft.spec.notify
+    return tuple(shlex.split(given) if isinstance(given, str) else given or ())
+
+
+def budget_of(draft: Draft) -> Budget | None:
+    """The budget of a draft without faults."""
+    given = draft.spec.budget
+    if given is None:
+        return None
+    return Budget(
+        calls=given.calls,
+        tokens=given.tokens,
+        points=given.points,
+        money=given.money,
+        currency=given.currency,
+        prices={model: _price(price) for model, price in given.prices.items()},
+    )
+
+
+def _price(given: PriceSpec) -> Price:
+    return Price(
+        input_per_million=given.input or 0.0,
+        output_per_million=given.output or 0.0,
+        per_picture=given.picture or 0.0,
+        per_call=given.call or 0.0,
+    )
+
+
+def _window(text: str) -> Window | None:
+    found = _WINDOW.fullmatch(text.strip())
+    if found is None:
+        return None
+    opens, closes = found.group(1, 2), found.group(3, 4) if found[3] else found.group(5, 6)
+    return Window(
+        opens_minute=_minute(*opens),
+        closes_minute=_minute(*closes),
+        shown=f"{opens[0]:0>2}:{opens[1]}-{closes[0]:0>2}:{closes[1]}",
+    )
+
+
+def _minute(hour: str, minute: str) -> int:
+    return int(hour) * 60 + int(minute)
+
+
+def _deadline(text: str) -> Deadline | None:
+    text = text.strip()
+    if time_of_day := _TIME_OF_DAY.fullmatch(text):
+        return AtTimeOfDay(minute=_minute(*time_of_day.groups()), shown=text)
+    if text and (duration := _DURATION.fullmatch(text)):
+        seconds = sum(int(part or 0) * unit_s for part, unit_s in zip(duration.groups(), _UNIT_S, strict=True))
+        return AfterDuration(seconds=seconds, shown=text) if seconds else None
+    if not _DATE.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    offset = moment.utcoffset()
+    local_s = (moment.replace(tzinfo=None, microsecond=0) - _EPOCH).total_seconds()
+    return AtDate(local_s=local_s, offset_s=offset.total_seconds() if offset is not None else None, shown=text)
+
+
+def night_faults(draft: Draft) -> Iterator[Fault]:
+    """Everything that is wrong with these keys beyond their types."""
+    yield from _window_faults(draft.spec.window)
+    yield from _zone_faults(draft.spec.timezone)
+    if draft.spec.deadline is not None and _deadline(draft.spec.deadline) is None:
+        yield Fault(
+            path=("deadline",),
+            problem=f"is {short(draft.spec.deadline)}",
+            expected='a time like "07:00", a date like "2026-11-23T07:00", or a duration like 8h or 1h30m',
+        )
+    yield from _notify_faults(draft)
+    if draft.spec.budget is not None:
+        yield from _budget_faults(draft, draft.spec.budget)
+
+
+def _window_faults(text: str | None) -> Iterator[Fault]:
+    if text is None:
+        return
+    window = _window(text)
+    if window is None:
+        yield Fault(path=("window",), problem=f"is {short(text)}", expected="two times of day, like 22:00-07:00")
+    elif window.opens_minute == window.closes_minute:
+        problem, hint = "opens and closes at the same time", "leave it out to send at any time"
+        yield Fault(path=("window",), problem=problem, hint=hint)
+    elif (window.opens_minute, window.closes_minute) == (0, _MINUTES_A_DAY):
+        yield Fault(path=("window",), problem="is the whole day", hint="leave it out to send at any time")
+
+
+def _zone_faults(name: str | None) -> Iterator[Fault]:
+    if name is None:
+        return
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):  # a path, a folder, a name that nobody has
+        known = available_timezones()
+        close = get_close_matches(name.replace(" ", "_"), known, n=1, cutoff=0.6) if known else []
+        hint = f"did you mean `{close[0]}`?" if close else None
+        if not known:
+            hint = "this machine has no time zone database: `pip install tzdata`"
+        problem = f"is {short(name)}, no time zone that this machine knows"
+        yield Fault(path=("timezone",), problem=problem, expected="a name like Asia/Shanghai or UTC", hint=hint)
+
+
+def _notify_faults(draft: Draft) -> Iterator[Fault]:
+    given = draft.spec.notify
+    if given is None:
+        return
+    try:
+        words = notify_of(draft)
+    except ValueError:
+        yield Fault(path=("notify",), problem="has a quote that is not closed", hint="write the words as a list")
+        return
+    if not words or not words[0].strip():
+        yield Fault(path=("notify",), problem="is empty", expected="a command, or a list of its words")
+    elif any("\0" in word for word in words):
+        yield Fault(path=("notify",), problem="has a character that no command line can have")
+    elif isinstance(given, str) and (_SHELL_WORDS & set(words) or given.rstrip().endswith((";", "&"))):
+        problem = "is written for a shell, and none runs it"
+        yield Fault(path=("notify",), problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script')
+
+
+def _budget_faults(draft: Draft, budget: BudgetSpec) -> Iterator[Fault]:
+    limits = ("calls", "tokens", "points", "money")
+    if not any(draft.given("budget", key) for key in (*limits, "prices")) and _is_whole(draft, "budget"):
+        yield Fault(path=("budget",), problem="has no limit", expected="calls, tokens, points or money")
+    for model, price in budget.prices.items():
+        path = ("budget", "prices", model)
+        if not any(draft.given(*path, key) for key in PriceSpec.model_fields) and _is_whole(draft, *path):
+            yield Fault(path=path, problem="has no price", expected="input, output, picture or call")
+        elif draft.knows("kind") and draft.kind == "chat" and price.picture:
+            yield Fault(path=(*path, "picture"), problem="is for `kind: image` only")
+    if budget.tokens is not None and draft.kind == "image" and draft.knows("kind"):
+        hint = "limit calls, points or money"
+        yield Fault(
+            path=("budget", "tokens"), problem="is for `kind: chat` only: pictures are not counted so", hint=hint
+        )
+    yield from _uncounted(draft, budget)
+
+
+def _is_whole(draft: Draft, *path: str) -> bool:
+    """True when nothing below the path was wrong and left out."""
+    return not any(gone[: len(path)] == path for gone in draft.left_out)
+
+
+def _uncounted(draft: Draft, budget: BudgetSpec) -> Iterator[Fault]:
+    """Limits that could not be watched, because nobody said what a call costs."""
+    if budget.money is not None and draft.knows("budget", "prices"):
+        for model in draft.models:
+            if model not in budget.prices:
+                problem = f"has no price for {short(model)}, which `money` needs"
+                yield Fault(path=("budget", "prices"), problem=problem, expected="a price for each model of the job")
+    if budget.points is not None and draft.knows("provider") and draft.knows("provider", "points_per_call"):
+        costs = points_of(draft)
+        for model in draft.models:
+            if costs is not None and not costs.get(model):
+                problem = f"cannot be counted: a call of {short(model)} costs no points"
+                yield Fault(path=("budget", "points"), problem=problem, hint="write `provider.points_per_call`")

@@ -1,0 +1,222 @@
+"""How near a lane comes to limits that nobody told it, and how often it is refused on the way. Virtual time.
+
+The engine's own `Lane` against pretend servers: token buckets (a rate and a burst), and servers that count what is in
+flight. Refusals take 50 ms, answers as long as the table says, give or take a fifth. Run: make bench, or
+
+    python benchmarks/limits.py
+"""
+
+import asyncio
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from batchrunner.core.governor import Ticket
+from batchrunner.core.job import Limits
+from batchrunner.core.outcome import Answer, Problem, ProblemKind
+from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.simulator.virtual_time import run_virtual
+
+SEEDS = (1, 2, 3)
+REFUSAL_S = 0.05
+WARM_S = 120.0
+Rate = Callable[[float], float]
+
+
+@dataclass
+class Bucket:
+    """Allows `per_minute`, in bursts of `burst`; `factor` changes the rate with time."""
+
+    per_minute: float
+    burst: float
+    factor: Rate = lambda _: 1.0
+    level: float = field(init=False)
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.level = self.burst
+
+    def takes(self, now: float, _busy: int) -> bool:
+        rate = self.per_minute / 60.0 * self.factor(now)
+        self.level = min(self.burst, self.level + (now - self.at) * rate)
+        self.at = now
+        if self.level < 1.0 - 1e-9:
+            return False
+        self.level -= 1.0
+        return True
+
+
+@dataclass
+class Slots:
+    """Takes so many at once."""
+
+    count: int
+
+    def takes(self, _now: float, busy: int) -> bool:
+        return busy < self.count
+
+
+@dataclass
+class Told:
+    """What happened, by second."""
+
+    done: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    ended: float = 0.0
+    busy: int = 0
+
+    def share(self, since: float, until: float, expected: float) -> float:
+        return 100.0 * sum(since <= at < until for at in self.done) / expected
+
+    def refusals(self, since: float) -> float:
+        refused = sum(at >= since for at in self.refused)
+        return 100.0 * refused / max(1, refused + sum(at >= since for at in self.done))
+
+
+@dataclass(kw_only=True)
+class Load:
+    """One lane at work on a server until everything is done or the time is over."""
+
+    server: Bucket | Slots
+    latency_s: float
+    seed: int
+    items: int = 10**9
+    until: float = 600.0
+    start: int = 4
+    fixed: int = 0
+    failing: float = 0.0
+    told: Told = field(default_factory=Told)
+
+    async def run(self) -> Told:
+        self.dice, self.left, self.changed = random.Random(self.seed), self.items, asyncio.Event()
+        settings = LaneSettings(
+            concurrency=self.fixed or self.start,
+            adaptive=not self.fixed,
+            in_flight_tasks=None,
+            limits=Limits(),
+            breaker=20,
+            day_offset_s=0,
+        )
+        self.lane = Lane("", "m", settings=settings, clock=LoopClock(wall_at_zero=0.0), sent_today=0)
+        loop = asyncio.get_running_loop()
+        loop.call_at(self.until, self.over)
+        async with asyncio.TaskGroup() as group:
+            while (ticket := await self.lane.acquire(fresh=True)) is not None:
+                while not self.left and len(self.told.done) < self.items:
+                    self.changed.clear()
+                    await self.changed.wait()
+                if len(self.told.done) >= self.items:
+                    self.lane.give_up(ticket)
+                    break
+                self.left -= 1
+                group.create_task(self.send(ticket))
+        self.told.ended = self.told.done[-1]
+        return self.told
+
+    def over(self) -> None:
+        self.items = 0
+        self.lane.drain()
+        self.changed.set()
+
+    async def send(self, ticket: Ticket) -> None:
+        now = asyncio.get_running_loop().time()
+        outcome: Answer | Problem = Answer(text="")
+        if not self.server.takes(now, self.told.busy):
+            await asyncio.sleep(REFUSAL_S)
+            outcome = Problem(kind=ProblemKind.THROTTLE, message="")
+            self.told.refused.append(now)
+        else:
+            self.told.busy += 1
+            await asyncio.sleep(self.latency_s * self.dice.uniform(0.8, 1.2))
+            self.told.busy -= 1
+            if self.dice.random() < self.failing:
+                outcome = Problem(kind=ProblemKind.SERVER_ERROR, message="")
+        self.lane.heard(ticket, outcome)
+        self.lane.release()
+        if isinstance(outcome, Answer):
+            self.told.done.append(asyncio.get_running_loop().time())
+        else:
+            self.left += 1
+        self.changed.set()
+
+
+def spread(figures: list[float]) -> str:
+    return f"{statistics.median(figures):7.1f}  ({min(figures):.1f} to {max(figures):.1f})"
+
+
+def steady() -> None:
+    print("\na token bucket of unknown rate, minutes 2 to 10    goodput %, median (spread)   refused %")
+    for per_minute in (60, 600, 6000):
+        for burst in (1.0, per_minute / 6):
+            for latency_s in (0.3, 2.0, 8.0):
+                runs = [
+                    run_virtual(Load(server=Bucket(per_minute, burst), latency_s=latency_s, seed=s).run) for s in SEEDS
+                ]
+                goodput = [told.share(WARM_S, 600.0, per_minute * 8.0) for told in runs]
+                refused = [told.refusals(WARM_S) for told in runs]
+                print(
+                    f"  R {per_minute:5}/min, burst {burst:5.0f}, answers {latency_s:3} s     "
+                    f"{spread(goodput)}   {spread(refused)}"
+                )
+
+
+def changing() -> None:
+    print("\nthe rate halves at minute 4 and doubles back at minute 8, goodput % of what is allowed:")
+    print(
+        "                                          halved: first minute, rest | doubled: first minute, rest | refused %"
+    )
+    for per_minute in (60, 600, 6000):
+        for burst in (1.0, per_minute / 6):
+            for latency_s in (0.3, 2.0, 8.0):
+
+                def factor(now: float) -> float:
+                    return 0.5 if 240.0 <= now < 480.0 else 1.0
+
+                runs = [
+                    run_virtual(
+                        Load(server=Bucket(per_minute, burst, factor), latency_s=latency_s, seed=s, until=720.0).run
+                    )
+                    for s in SEEDS[:1]
+                ]
+                told = runs[0]
+                windows = ((240, 300, 0.5), (300, 480, 0.5), (480, 540, 1.0), (540, 720, 1.0))
+                shares = [told.share(a, z, per_minute * (z - a) / 60.0 * part) for a, z, part in windows]
+                print(
+                    f"  R {per_minute:5}/min, burst {burst:5.0f}, answers {latency_s:3} s     "
+                    + "  ".join(f"{share:6.1f}" for share in shares)
+                    + f"   {told.refusals(WARM_S):5.1f}"
+                )
+
+
+def slots() -> None:
+    print("\na server that takes c at once, 429 above: share of the ideal rate %, refused %")
+    for count in (4, 16, 64, 256):
+        for latency_s in (0.3, 2.0):
+            items = int(count / latency_s * 400)
+            runs = [
+                run_virtual(Load(server=Slots(count), latency_s=latency_s, seed=s, items=items, until=1e6).run)
+                for s in SEEDS
+            ]
+            rate = [100.0 * items * latency_s / count / told.ended for told in runs]
+            refused = [told.refusals(0.0) for told in runs]
+            print(f"  c {count:4}, answers {latency_s:3} s, {items:6} items    {spread(rate)}   {spread(refused)}")
+
+
+def failing() -> None:
+    print("\n5 % random 500s, a server that takes 16 at once: time of `auto` over time of a fixed 16")
+    ratios = []
+    for seed in SEEDS:
+        common = {"latency_s": 0.5, "seed": seed, "items": 3000, "until": 1e6, "failing": 0.05}
+        auto = run_virtual(Load(server=Slots(16), **common).run)  # type: ignore[arg-type]  # figures by name
+        fixed = run_virtual(Load(server=Slots(16), fixed=16, **common).run)  # type: ignore[arg-type]  # as above
+        ratios.append(auto.ended / fixed.ended)
+    print(f"  ratio {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    parts = {"steady": steady, "changing": changing, "slots": slots, "failing": failing}
+    for name in sys.argv[1:] or parts:
+        parts[name]()

@@ -1,0 +1,119 @@
+"""What is counted against a budget, and what a ledger remembers for it."""
+
+import pytest
+
+from batchrunner.core.budget import (
+    Amounts,
+    Budget,
+    Price,
+    Tally,
+    Tariff,
+    Usages,
+    answers_of,
+    budget_lines,
+    exceeded_by,
+    figure,
+    output_limit,
+    unlimited,
+)
+from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Refused, Retry
+from batchrunner.core.state import LedgerState
+
+CHAT = Tariff(
+    price=Price(input_per_million=1_000_000, output_per_million=2_000_000, per_picture=5, per_call=3),
+    points_per_call=0.5,
+    untold=Usages(input_tokens=10, output_tokens=100),
+)
+KEY = "00" * 16
+
+
+def replayed(*events: Event) -> Tally:
+    state = LedgerState()
+    for event in events:
+        state.apply(event, at=0.0)
+    state.segment_ended()
+    return state.tallies["m"]
+
+
+def intent(number: int = 1) -> Intent:
+    return Intent(i="x", k=KEY, n=number, a=0, model="m", account="")
+
+
+def retry(kind: str, **more: int) -> Retry:
+    return Retry(i="x", k=KEY, n=1, a=1, kind=kind, **more)  # type: ignore[arg-type] # token counts only
+
+
+DONE = Done(i="x", k=KEY, n=2, a=1, crc="", length=1, input_tokens=7, output_tokens=70)
+
+
+def test_a_call_that_was_turned_away_is_none() -> None:
+    assert replayed(intent(), Refused(i="x", k=KEY, n=1, a=0, kind="throttle")).calls == 0
+
+
+def test_each_call_is_weighed_by_what_was_told_of_it() -> None:
+    told = replayed(intent(), retry("schema_miss", input_tokens=5, output_tokens=50), intent(2), DONE)
+    assert (told.calls, told.done, told.measured, told.barren) == (2, 1, 2, 0)
+    assert CHAT.spent(told).tokens == 132
+
+
+@pytest.mark.parametrize("kind", ["bad_request", "model_not_found", "connect"])
+def test_a_call_for_which_the_server_did_nothing_uses_no_tokens(kind: str) -> None:
+    failed = Failed(i="x", k=KEY, n=1, a=1, kind=kind, message="")
+    spent = CHAT.spent(replayed(intent(), failed))
+    assert (spent.calls, spent.tokens, spent.points) == (1, 0, 0.5)
+
+
+def test_a_call_that_nobody_measured_counts_as_the_mean_and_as_a_guess_while_there_is_none() -> None:
+    cut_off = replayed(intent())
+    assert CHAT.spent(cut_off).tokens == 110
+    among_others = replayed(intent(), retry("reset"), intent(2), DONE)
+    assert CHAT.spent(among_others).tokens == 2 * 77
+
+
+def test_an_end_between_two_sends_is_no_call_and_a_repeated_record_counts_once() -> None:
+    ended = replayed(intent(), retry("reset"), Failed(i="x", k=KEY, n=1, a=1, kind="bad_request", message=""))
+    assert (ended.calls, ended.barren) == (1, 0)
+    twice = replayed(intent(), DONE, DONE)
+    assert (twice.done, twice.output_tokens) == (1, 70)
+
+
+def test_an_accepted_picture_counts_before_it_is_there_and_once() -> None:
+    pictures = Tariff(price=Price(per_picture=2), points_per_call=0, untold=Usages(pictures=1))
+    accepted = Accepted(i="x", k=KEY, n=1, a=0, task="t", model="m", account="")
+    assert pictures.spent(replayed(intent(), accepted)).money == 2
+    done = Done(i="x", k=KEY, n=1, a=1, crc="", length=1, images=3)
+    assert pictures.spent(replayed(intent(), accepted, done)).money == 6
+
+
+def test_many_models_are_told_apart_and_a_number_of_sends_never_runs_into_one() -> None:
+    state = LedgerState()
+    for number in range(300):
+        key = f"{number:032x}"
+        state.apply(Intent(i="x", k=key, n=70_000, a=300, model=f"m{number}", account=""), at=0.0)
+        state.apply(Done(i="x", k=key, n=70_000, a=1, crc="", length=1, output_tokens=number), at=0.0)
+        assert state.record(bytes.fromhex(key)).sends == 65_535
+    assert [state.tallies[f"m{number}"].output_tokens for number in range(300)] == list(range(300))
+
+
+def test_money_is_the_sum_of_what_each_thing_costs() -> None:
+    amounts = CHAT.amounts(Usages(input_tokens=1, output_tokens=10, pictures=2), calls=4)
+    assert amounts == Amounts(calls=4, tokens=11, points=2, money=4 * 3 + 1 + 20 + 10)
+
+
+def test_a_budget_is_full_when_it_is_reached_and_not_before() -> None:
+    budget = Budget(calls=10, money=1.0, prices={})
+    assert exceeded_by(budget, Amounts(calls=9), Amounts(calls=1)) is None
+    assert exceeded_by(budget, Amounts(calls=10), Amounts(calls=1)) == "calls"
+    assert exceeded_by(budget, Amounts(money=0.1 * 3), Amounts(money=0.7)) is None
+    assert unlimited(Budget(prices={"m": Price()}))
+    assert not unlimited(budget)
+    assert [line.unit for line in budget_lines(budget, Amounts(), Amounts())] == ["calls", "money"]
+
+
+def test_parameters_say_how_much_may_come_back() -> None:
+    assert (answers_of({}), answers_of({"n": 3}), answers_of({"n": True}), answers_of({"n": "3"})) == (1, 3, 1, 1)
+    assert (output_limit({}), output_limit({"max_tokens": 9, "max_completion_tokens": 5})) == (None, 5)
+
+
+def test_figures_are_short_and_exact() -> None:
+    assert [figure(x) for x in (1234567, 0.5, 20.0, 0.12345, 0)] == ["1,234,567", "0.5", "20", "0.1235", "0"]

@@ -1,0 +1,187 @@
+"""The governor finds walls that nobody told it, and does not see walls where there are none."""
+
+import heapq
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrunner.core.governor import Governor, Ticket
+
+REFUSAL_S = 0.05
+
+
+class Play:
+    """A governor against a pretend server, event by event, without a clock of its own."""
+
+    def __init__(
+        self, governor: Governor, takes: Callable[[float, int], bool], *, latency_s: float, seed: int = 1
+    ) -> None:
+        self.governor, self.takes, self.latency_s = governor, takes, latency_s
+        self.dice = random.Random(seed)
+        self.done: list[float] = []
+        self.refused: list[float] = []
+        self.in_flight = self.busy = self.order = 0
+        self.most_in_flight = 0
+        self.looks_at = 0.0
+
+    def run(self, *, until: float, failing: float = 0.0) -> "Play":
+        events: list[tuple[float, int, str, Ticket | None]] = [(0.0, 0, "look", None)]
+        while events and events[0][0] < until:
+            now, _, what, ticket = heapq.heappop(events)
+            if ticket is not None:
+                self._hear(now, what, ticket)
+            self._send(now, events, failing)
+        return self
+
+    def _hear(self, now: float, what: str, ticket: Ticket) -> None:
+        self.in_flight -= 1
+        if what == "refused":
+            self.governor.refused(now, ticket)
+            self.refused.append(now)
+            return
+        self.busy -= 1
+        if what == "failed":
+            self.governor.withdrawn(ticket)
+            self.governor.failed(now)
+        else:
+            self.governor.accepted(now, ticket)
+            self.done.append(now)
+
+    def _send(self, now: float, events: list[tuple[float, int, str, Ticket | None]], failing: float) -> None:
+        while self.in_flight < self.governor.limit:
+            self.order += 1
+            wait_s = self.governor.wait_s(now)
+            if wait_s > 1e-9:
+                if not now < self.looks_at <= now + wait_s:
+                    self.looks_at = now + wait_s
+                    heapq.heappush(events, (self.looks_at, self.order, "look", None))
+                return
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            ticket = self.governor.sent(now, in_flight=self.in_flight)
+            if not self.takes(now, self.busy):
+                heapq.heappush(events, (now + REFUSAL_S, self.order, "refused", ticket))
+                continue
+            self.busy += 1
+            ends = now + self.latency_s * self.dice.uniform(0.8, 1.2)
+            heapq.heappush(events, (ends, self.order, "failed" if self.dice.random() < failing else "done", ticket))
+
+    def share_refused(self, since: float) -> float:
+        refused = sum(at >= since for at in self.refused)
+        return refused / max(1, refused + sum(at >= since for at in self.done))
+
+
+def auto(start: int = 4) -> Governor:
+    return Governor(limit=start, ceiling=1024, adaptive=True)
+
+
+def bucket(per_s: float, burst: float) -> Callable[[float, int], bool]:
+    level, last = burst, 0.0
+
+    def takes(now: float, _busy: int) -> bool:
+        nonlocal level, last
+        level, last = min(burst, level + (now - last) * per_s), now
+        if level < 1.0 - 1e-9:
+            return False
+        level -= 1.0
+        return True
+
+    return takes
+
+
+@pytest.mark.parametrize("count", [4, 16, 64])
+def test_a_server_that_counts_what_is_in_flight_is_filled_to_its_last_slot(count: int) -> None:
+    play = Play(auto(), lambda _now, busy: busy < count, latency_s=1.0).run(until=160.0)
+    assert count <= play.governor.limit <= count + max(1, count // 10)
+    assert play.share_refused(60.0) <= 0.03
+    assert len([at for at in play.done if at >= 60.0]) >= 0.95 * 100 * count
+
+
+@pytest.mark.parametrize("burst", [1.0, 100.0])
+def test_a_server_that_counts_the_minute_is_met_at_its_rate_whatever_its_burst(burst: float) -> None:
+    play = Play(auto(), bucket(10.0, burst), latency_s=0.5).run(until=600.0)
+    assert len([at for at in play.done if at >= 120.0]) >= 0.93 * 10.0 * 480
+    assert play.share_refused(120.0) <= 0.03
+
+
+def test_a_rate_that_halves_is_followed_down() -> None:
+    fast, slow = bucket(10.0, 10.0), bucket(5.0, 1.0)
+    play = Play(auto(), lambda now, busy: (fast if now < 200 else slow)(now, busy), latency_s=0.5).run(until=500.0)
+    assert play.share_refused(260.0) <= 0.05
+    assert len([at for at in play.done if at >= 260.0]) >= 0.9 * 5.0 * 240
+
+
+def test_refusals_by_chance_do_not_make_it_creep() -> None:
+    dice = random.Random(3)
+    governor = Governor(limit=10, ceiling=10, adaptive=False)
+    play = Play(governor, lambda _now, _busy: dice.random() >= 0.2, latency_s=0.05).run(until=30.0)
+    assert len(play.done) >= 0.7 * 30.0 * 10 / 0.05 * 0.8
+
+
+def test_five_failures_in_a_hundred_do_not_shrink_the_window() -> None:
+    play = Play(auto(16), lambda _now, busy: busy < 16, latency_s=0.5).run(until=200.0, failing=0.05)
+    assert play.governor.limit >= 16
+
+
+def test_a_server_that_mostly_fails_is_asked_less() -> None:
+    play = Play(auto(64), lambda _now, _busy: True, latency_s=0.5).run(until=20.0, failing=0.9)
+    assert play.governor.limit <= 8
+
+
+def test_growing_stops_where_more_in_flight_brings_no_more_answers() -> None:
+    class Queueing(Play):
+        """Eight workers and an endless queue: latency grows with what is in flight."""
+
+        def _send(self, now: float, events: list[tuple[float, int, str, Ticket | None]], failing: float) -> None:
+            self.latency_s = max(1.0, (self.busy + 1) / 8.0)
+            super()._send(now, events, failing)
+
+    play = Queueing(auto(), lambda _now, _busy: True, latency_s=1.0).run(until=150.0)
+    assert play.governor.limit < 200
+
+
+def test_a_fixed_number_is_a_ceiling_and_stays() -> None:
+    governor = Governor(limit=7, ceiling=7, adaptive=False)
+    play = Play(governor, lambda _now, busy: busy < 3, latency_s=0.2).run(until=60.0)
+    assert governor.limit == 7
+    assert play.most_in_flight <= 7
+
+
+def test_one_event_is_one_decrease() -> None:
+    governor = auto(100)
+    tickets = [governor.sent(0.0, in_flight=number) for number in range(1, 101)]
+    for ticket in tickets[:50]:
+        governor.accepted(1.0, ticket)
+    for ticket in tickets[50:]:
+        governor.refused(1.0, ticket)
+    assert governor.limit >= 50
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["accepted", "refused", "failed", "withdrawn"]),
+            st.floats(min_value=0.0, max_value=10.0),
+            st.integers(min_value=1, max_value=50),
+        ),
+        max_size=200,
+    )
+)
+def test_whatever_happens_it_lets_something_through_at_last(events: list[tuple[str, float, int]]) -> None:
+    governor = auto()
+    now = 0.0
+    for what, pause, in_flight in events:
+        now += pause + governor.wait_s(now)
+        ticket = governor.sent(now, in_flight=in_flight)
+        now += 0.1
+        if what == "failed":
+            governor.failed(now)
+        elif what == "withdrawn":
+            governor.withdrawn(ticket)
+        else:
+            getattr(governor, what)(now, ticket)
+        assert 1 <= governor.limit <= 1024
+        assert governor.wait_s(now) <= 100.0, governor

@@ -1,0 +1,67 @@
+"""Seeds that once failed, each with its story. They stay: a story may become another one as the code changes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PastBug:
+    seed: int
+    story: str
+
+
+PAST_BUGS = (
+    PastBug(
+        2192,
+        "Two lives in a row died before the ledger's folder was synced; the power loss kept the name of segment 2 and "
+        "took that of segment 1: the ledger was refused as damaged. A new segment now syncs the names before it.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class PastCall:
+    """A call of a first life at which something once went wrong, in the sweep over all calls."""
+
+    kind: str
+    trouble: str
+    story: str
+
+
+PAST_CALLS = (
+    PastCall(
+        "chat-result",
+        "eio",
+        "The sync of the folder that holds a new results.jsonl was refused; the next row found the file there, and "
+        "trusted a name that a power loss then took, together with rows that the ledger called done.",
+    ),
+    PastCall(
+        "chat-result",
+        "crash",
+        "A power loss took intents that were not synced, and their items' rows were not adopted because the ledger did "
+        "not know them: paid answers were paid for again.",
+    ),
+    PastCall(
+        "chat-result",
+        "crash",
+        "A slot is free before its `done` is synced: more intents than the concurrency could be lost at once, and "
+        "`unaccounted_max` said too little.",
+    ),
+    PastCall(
+        "chat",
+        "crash",
+        "A hole that a power loss left before whole rows of results.jsonl stayed there as a line of zeros, which "
+        "pandas and DuckDB refuse.",
+    ),
+    PastCall(
+        "image",
+        "crash",
+        "Half-written pictures of killed processes were never removed.",
+    ),
+    PastCall(
+        "chat",
+        "eio",
+        "Records that failed while their task was being cancelled wrote tracebacks to stderr, and the answers in them "
+        "were not told as a last resort.",
+    ),
+)
+"""All of these are met by `test_every_call_may_be_the_last_one`, which needs no seed to find them again."""

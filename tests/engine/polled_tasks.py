@@ -1,0 +1,131 @@
+"""A task follower in virtual time before a server that is told when each task ends and which polls it refuses."""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from batchrunner.core.job import Json, Provider
+from batchrunner.core.wire import Decoder, Head, Request, Whole
+from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
+from batchrunner.providers.modelscope_images import ModelScopeImages
+from batchrunner.simulator.virtual_time import run_virtual
+
+T = TypeVar("T")
+BEGAN = 1_795_000_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polled:
+    """One poll as the server saw it."""
+
+    at: float
+    task: int
+    account: str
+    refused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A task: accepted at a second of the run (negative: by an earlier run), ended at another."""
+
+    accepted: float
+    ends: float
+    account: str = ""
+    model: str = "m"
+    resumed: bool = False
+
+
+@dataclass
+class Server:
+    """A `Transport`."""
+
+    tasks: Sequence[Remote]
+    refuses: Callable[[float, str], bool]
+    polls: list[Polled] = field(default_factory=list)
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+        now = asyncio.get_running_loop().time()
+        number = int(request.url.rpartition("/")[2])
+        refused = self.refuses(now, account)
+        self.polls.append(Polled(at=now, task=number, account=account, refused=refused))
+        status, body = 200, _standing(number, ended=now >= self.tasks[number].ends)
+        if refused:
+            status, body = 429, {"errors": {"message": "Too many requests"}, "request_id": "r"}
+        await asyncio.sleep(0.05)
+        decoder.begin(Head(status=status, headers={"content-type": "application/json"}, received_at=BEGAN + now))
+        decoder.feed(json.dumps(body).encode())
+        return decoder.end(Whole())
+
+
+def _standing(number: int, *, ended: bool) -> dict[str, Json]:
+    if ended:
+        urls: list[Json] = ["https://files.invalid/0.png"]
+        return {"task_id": str(number), "task_status": "SUCCEED", "output_images": urls, "request_id": "r"}
+    return {"task_id": str(number), "task_status": "RUNNING", "request_id": "r"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What came of following them all."""
+
+    polls: list[Polled]
+    ends: list[TaskEnd]
+    noticed: list[float]
+    """Seconds of the run, by task."""
+
+    @property
+    def left_open(self) -> list[LeftOpen]:
+        return [end for end in self.ends if isinstance(end, LeftOpen)]
+
+
+def watch(
+    tasks: Sequence[Remote],
+    *,
+    poll_per_second: float = 10.0,
+    task_s: float = 100_000.0,
+    refuses: Callable[[float, str], bool] = lambda _at, _account: False,
+    seed: int = 1,
+) -> Watched:
+    """Follow these tasks to their ends."""
+    server = Server(tasks, refuses)
+
+    async def night() -> Watched:
+        clock = LoopClock(wall_at_zero=BEGAN)
+        follower = TaskFollower(
+            dialect=ModelScopeImages(
+                Provider(
+                    preset="modelscope",
+                    dialect="modelscope-images",
+                    base_url="https://api.invalid/v1",
+                    key_env=(),
+                    auth="none",
+                )
+            ),
+            transport=server,
+            clock=clock,
+            dice=random.Random(seed),
+            poll_per_second=poll_per_second,
+            task_s=task_s,
+        )
+
+        async def one(number: int, task: Remote) -> tuple[TaskEnd, float]:
+            await asyncio.sleep(max(0.0, task.accepted))
+            end = await follower.follow(
+                str(number),
+                account=task.account,
+                model=task.model,
+                accepted_at=BEGAN + task.accepted,
+                resumed=task.resumed,
+            )
+            return end, clock.monotonic()
+
+        asking = asyncio.create_task(follower.run())
+        told = await asyncio.gather(*(one(number, task) for number, task in enumerate(tasks)))
+        asking.cancel()
+        return Watched(polls=server.polls, ends=[end for end, _ in told], noticed=[at for _, at in told])
+
+    return run_virtual(night)

@@ -1,0 +1,78 @@
+"""Whatever the bytes are: one outcome, the same however they are cut, and nothing in it that no record can hold."""
+
+import json
+
+import pytest
+from hypothesis import given, strategies
+from providers_chat import DONE, STOP, USAGE, delta, tools
+from providers_messages import BEGUN, BLOCK, HI, START, TOOL, WHOLE, ended, event, pieces_of_input
+from providers_reading import EVENTS, JSON, RESET, head, item, provider, read
+
+from batchrunner.core.job import DialectName, Json
+from batchrunner.core.outcome import Accepted, Answer, Pictures, PictureUrl, Problem
+from batchrunner.core.ports import TaskDialect
+from batchrunner.core.wire import Ending, Head, Whole
+from batchrunner.providers import DIALECTS, dialect_for
+from batchrunner.providers.result_pictures import pictures_in
+
+RECORD_BYTES = 64 * 1024
+BITS = [
+    *(DONE, STOP, USAGE, delta(content="a"), tools({"index": 0, "function": {"arguments": "{"}}), b"data: {\n\n"),
+    *(START, BLOCK, HI, TOOL, pieces_of_input(0, "{"), ended(), WHOLE, BEGUN, event("message_stop")),
+    *(
+        event("error", error={"type": "x"}),
+        b"event: message_start\ndata: 1\n\n",
+        b'{"content": "a"}',
+        b'{"data": [{}]}',
+    ),
+    *(b'{"task_id": ', b"1}", b"\xff", b"\r", b"\n\n", b"event: ", b"[", b'"\\ud800"', b"null"),
+]
+BODIES = strategies.one_of(
+    strategies.binary(max_size=200),
+    strategies.lists(strategies.sampled_from(BITS), max_size=8).map(b"".join),
+)
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS))
+@given(
+    body=BODIES,
+    cut=strategies.integers(0, 400),
+    reply=strategies.builds(
+        head, strategies.sampled_from([200, 200, 200, 302, 429, 500]), strategies.sampled_from([EVENTS, JSON, ""])
+    ),
+    ending=strategies.sampled_from([Whole(), RESET]),
+)
+def test_any_bytes_give_one_outcome_however_they_are_cut(
+    name: DialectName, body: bytes, cut: int, reply: Head, ending: Ending
+) -> None:
+    dialect = dialect_for(provider("simulator", name))
+    outcomes = [
+        read(dialect.decoder(item()), reply, pieces, ending)
+        for pieces in ([body], [body[:cut], body[cut:]], [body[at : at + 1] for at in range(len(body))])
+    ]
+    assert isinstance(outcomes[0], Answer | Accepted | Pictures | Problem)
+    assert outcomes[1:] == outcomes[:1] * 2
+    if isinstance(dialect, TaskDialect):
+        read(dialect.poll_decoder(), reply, [body], ending)
+
+
+def urls(*lengths: int, letter: str = "x") -> list[Json]:
+    return ["https://h.example/".ljust(length, letter) for length in lengths]
+
+
+def test_urls_that_no_record_holds_are_no_pictures() -> None:
+    assert len(pictures_in({"output_images": urls(*[100] * 40)})) == 16
+    assert len(pictures_in({"output_images": urls(4096, 4097)})) == 1
+    assert pictures_in({"output_images": urls(5000)}) == ()
+
+
+@pytest.mark.parametrize("letter", ["x", "猫", "😀", "\u0001"])
+def test_all_urls_of_a_reply_fit_into_one_record(letter: str) -> None:
+    refs = pictures_in({"images": urls(*[300] * 10, *[600] * 6, *[3000] * 30, letter=letter)})
+    assert refs
+    kept = [ref.url for ref in refs if isinstance(ref, PictureUrl)]
+    assert len(json.dumps(kept)) < RECORD_BYTES - 8 * 1024
+
+
+def test_pictures_in_the_answer_itself_are_not_counted() -> None:
+    assert len(pictures_in({"data": [{"b64_json": "AAAA"}] * 40})) == 40
