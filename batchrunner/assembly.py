@@ -31,7 +31,7 @@ from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.results import AdoptedRow, ResultsFile
-from batchrunner.stores.run_directory import digest_of_job, remember_totals, remove_leftovers
+from batchrunner.stores.run_directory import digest_of_job, remember_totals, remove_leftovers, windows_that_worked
 from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host
 
@@ -71,7 +71,7 @@ async def assemble(
     )
     stack.push_async_callback(_close, ledger, results)
     state.live = True
-    totals = totals_of(job, found, accounts=len(keys))
+    totals = totals_of(job, found, accounts=len(keys), windows=windows_that_worked(folder, files=files))
     runner = Runner(
         job=job,
         ports=_ports(

@@ -231,6 +231,8 @@ class Totals:
     concurrency: int
     """The most sends in flight at once, for `unaccounted_max`."""
     synced_intents: bool
+    windows: dict[str, int] = field(default_factory=dict)
+    """`ACCOUNT MODEL` -> how many at once last worked: where `concurrency: auto` begins the next run."""
 
 
 def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts:

@@ -138,6 +138,8 @@ class LedgerState:
         self.ambiguous = 0
         self.unknown = 0
         self.doubtful_count = 0
+        self.most_sending = 0
+        """The most sends that were ever in flight at once."""
         self.images = 0
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -236,6 +238,7 @@ class LedgerState:
         self._store(key, (packed & ~7) | to)
         if to is S.SENDING:
             self._sending.add(key)
+            self.most_sending = max(self.most_sending, len(self._sending))
         else:
             self._sending.discard(key)
         if to is not S.ACCEPTED:

@@ -19,9 +19,9 @@ from batchrunner.engine.record import Book
 
 _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
 _NARROW: Final = 4
-_SPARE_REFUSALS: Final = 8
+_SPARE_REFUSALS: Final = 4
 _THROTTLE_FIRST_S: Final = 5.0
-_THROTTLE_CAP_S: Final = 120.0
+_THROTTLE_CAP_S: Final = 300.0
 _OUTAGE_FIRST_S: Final = 15.0
 _SUSPENDED_PROBES: Final = 2
 _OUTAGES: Final = frozenset(
@@ -127,7 +127,7 @@ class Judge:
         if since is not None and self.clock.monotonic() - since > _THROTTLE_IS_QUOTA_AFTER_S:
             await self._park_quota(lane, _as_quota(problem))
             return True
-        pause_s = backoff_s(first_s=_THROTTLE_FIRST_S, cap_s=_THROTTLE_CAP_S, tries=lane.probes, dice=0.5)
+        pause_s = backoff_s(first_s=_THROTTLE_FIRST_S, cap_s=_THROTTLE_CAP_S, tries=2 * lane.probes, dice=1.0)
         await self._park(
             lane, problem, until=self.clock.wall() + max(wait_s or 0.0, pause_s if wait_s is None else 0.0)
         )

@@ -3,10 +3,9 @@
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchrunner.core.errors import BatchrunnerError
 from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
@@ -27,7 +26,7 @@ from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.resumption import closed_pool, orphan
-from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, status_of
 from batchrunner.engine.survey import lane_concurrency
 from batchrunner.engine.tasks import TaskFollower
@@ -117,13 +116,14 @@ class Runner:
             if not self._has_work() or await self.night.opened():
                 await self._work(attempts, follower)
         except BaseExceptionGroup as group:
-            raise _first_of(group) from group
+            raise first_of(group) from group
         finally:
             for task in beside:
                 task.cancel()
         if not self.shutdown.requests:
             await self.settle()
-        self.ports.remember(self.totals)
+        windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
+        self.ports.remember(replace(self.totals, windows=windows))
 
     async def _work(self, attempts: Attempts, follower: TaskFollower | None) -> None:
         async with asyncio.TaskGroup() as polling:
@@ -292,9 +292,12 @@ class Runner:
         job, preset = self.job, PRESETS[self.job.provider.preset]
         clock = self.ports.clock
         today = int((clock.wall() + preset.day_offset_s) // 86_400)
+        auto = job.limits.concurrency is None
         settings = LaneSettings(
-            concurrency=lane_concurrency(job),
-            adaptive=job.limits.concurrency is None,
+            concurrency=self.totals.windows.get(f"{account} {model}", lane_concurrency(job))
+            if auto
+            else lane_concurrency(job),
+            adaptive=auto,
             in_flight_tasks=(job.limits.in_flight_tasks or preset.in_flight_tasks or 1) if self.ports.tasks else None,
             limits=job.limits,
             breaker=job.breaker,
@@ -342,9 +345,3 @@ class Runner:
 
     def _note_left_open(self, why: str) -> None:
         self.left_open[why] = self.left_open.get(why, 0) + 1
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to tell of a group: this program's own error when there is one."""
-    flat = [_first_of(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
-    return next((error for error in flat if isinstance(error, BatchrunnerError)), flat[0])

@@ -8,6 +8,8 @@ A pause (the window closed, the deadline came) drains, too, and waits for what i
 import asyncio
 from typing import Final
 
+from batchrunner.core.errors import BatchrunnerError
+
 GRACE_S: Final = 60.0
 """How long answers that are already paid for are waited for."""
 
@@ -75,3 +77,9 @@ class Shutdown:
                 return
         if self.draining.is_set():
             raise SteppedOutError
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to tell of a group: this program's own error when there is one."""
+    flat = [first_of(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    return next((error for error in flat if isinstance(error, BatchrunnerError)), flat[0])

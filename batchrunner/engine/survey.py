@@ -24,7 +24,7 @@ def lane_concurrency(job: Job) -> int:
     return job.limits.concurrency or PRESETS[job.provider.preset].first_concurrency
 
 
-def totals_of(job: Job, found: Survey, *, accounts: int) -> Totals:
+def totals_of(job: Job, found: Survey, *, accounts: int, windows: dict[str, int] | None = None) -> Totals:
     """What `run.json` keeps of it."""
     return Totals(
         total=found.total,
@@ -35,4 +35,5 @@ def totals_of(job: Job, found: Survey, *, accounts: int) -> Totals:
         task_s=job.timeouts.task_s,
         concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),
         synced_intents=job.durability == "full",
+        windows=windows or {},
     )

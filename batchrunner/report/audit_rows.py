@@ -112,7 +112,8 @@ class RowAudit:
         self.ledger.paths.update(path_mark(file.path) for file in facts.output.images)
         if not self.ledger.whole:
             return
-        beyond = line.offset >= state.results_length
+        heard_of = state.record(bytes.fromhex(facts.key)).sends > 0 or not state.closed
+        beyond = line.offset >= state.results_length and heard_of
         self.sheet.add("row_unadopted" if beyond else "row_unknown", f"`{facts.id}`: {_place(RESULTS, line)}")
 
     def _compare(self, line: Line, facts: RowFacts, key: bytes) -> None:

@@ -97,7 +97,7 @@ def status_of_directory(folder: Path) -> Status:
         sends=send_counts(state),
         usage=usage_counts(state),
         lanes=tuple(parks),
-        unaccounted_max=totals.concurrency if cut_off else None,
+        unaccounted_max=max(totals.concurrency, state.most_sending) if cut_off else None,
         dir=str(folder),
         simulated=there.simulated,
         failures=failure_groups(folder),

@@ -14,6 +14,7 @@ Refuses to be kinder than POSIX: a file's own fsync saves no name, and a folder'
 import errno
 import os
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Final, Literal, TypeAlias
 from batchrunner.stores.files import Look
 
 PAGES_BYTES: Final = (16, 64, 512, 4096)
+_NUMBERED: Final = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
+"""Names of files that are not finished differ from process to process."""
 _KEPT_PAGES: Final = 0.6
 _KEPT_NAMES: Final = 0.5
 
@@ -142,7 +145,7 @@ class CrashingDisk:
         """Count a call that changes something; what befalls it, if anything."""
         self._alive()
         self.calls += 1
-        self.trace.append(told)
+        self.trace.append(_NUMBERED.sub("a new file", told))
         trouble = self.trouble
         if trouble is None or self.calls != trouble.at_call:
             return None

@@ -58,7 +58,8 @@ def _unknown(events: list[Event]) -> list[Event]:
 
 
 def _pings(events: list[Event]) -> list[Event]:
-    return [part for event in events for part in ({"type": "ping"}, event)]
+    ping: Event = {"type": "ping"}
+    return [part for event in events for part in (ping, event)]
 
 
 def _usage_late(events: list[Event]) -> list[Event]:

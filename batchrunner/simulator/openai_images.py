@@ -11,15 +11,14 @@ from dataclasses import replace
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens
 from batchrunner.simulator.drawing import draw
+from batchrunner.simulator.image_rules import picture_size
 from batchrunner.simulator.image_tasks import TaskBook
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.refusals import Refusal
 from batchrunner.simulator.script import JSON_TYPE, SSE_TYPE, Script, Send, Wait, as_text, encode_json
 
 _SIZE = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})")
-_DEFAULT_SIZE = (1024, 1024)
-_DREW = 64
-"""Greatest side of a picture that is really drawn: the reply holds it, and a test makes many."""
+_LONGEST_SIDE = 3840
 _LONGEST_PROMPTS = (("dall-e-2", 1000), ("dall-e-3", 4000), ("", 32_000))
 _FORMATS = ("png", "jpeg", "webp")
 _TOKENS_OF_A_PICTURE = 1056
@@ -46,7 +45,7 @@ def check_pictures(order: Order) -> Refusal | None:
     if "response_format" in body and not _gives_urls(order.base_model):
         return _invalid("Unknown parameter: 'response_format'.", "unknown_parameter")
     size = body.get("size", "auto")
-    if size != "auto" and not _SIZE.fullmatch(as_text(size)):
+    if size != "auto" and (not _SIZE.fullmatch(as_text(size)) or max(picture_size(body)) > _LONGEST_SIDE):
         return _invalid("Invalid value for 'size'.", "invalid_value")
     if body.get("output_format", "png") not in _FORMATS:
         return _invalid(f"'output_format' must be one of {', '.join(_FORMATS)}.", "invalid_value")
@@ -91,7 +90,7 @@ def _body(order: Order, book: TaskBook) -> dict[str, Json]:
         data = None
     if "oi-part-failed" in order.chosen and isinstance(data, list):
         data[-1] = {"error": {"code": "content_policy_violation", "message": "This picture was withheld."}}
-    width, height = _size(order)
+    width, height = picture_size(order.body)
     return {
         "created": _FIRST_DAY + order.dice.content % 10_000_000,
         "data": data,
@@ -121,16 +120,8 @@ def _packed(order: Order, count: int) -> list[Json]:
 
 
 def _drawn(order: Order, at: int) -> str:
-    width, height = _size(order)
-    small = max(1, -(-max(width, height) // _DREW))
-    size = (max(1, width // small), max(1, height // small))
-    picture = draw(as_text(order.body.get("prompt")), size, order.dice.seed + at)
+    picture = draw(as_text(order.body.get("prompt")), picture_size(order.body), order.dice.seed + at)
     return base64.b64encode(picture).decode()
-
-
-def _size(order: Order) -> tuple[int, int]:
-    found = _SIZE.fullmatch(as_text(order.body.get("size")))
-    return (int(found[1]), int(found[2])) if found else _DEFAULT_SIZE
 
 
 def _events(order: Order) -> list[bytes]:

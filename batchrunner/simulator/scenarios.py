@@ -11,7 +11,6 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.simulator.faults import finite
 from batchrunner.simulator.order import Chosen
 
-
 Group = Literal["chat", "refusal", "mishap", "stream", "message", "image", "picture", "download"]
 
 

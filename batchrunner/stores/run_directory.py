@@ -57,3 +57,12 @@ def remember_totals(folder: Path, totals: Totals, *, files: Files = DISK) -> Non
     there = read_run_file(folder, files=files)
     assert there is not None, "the directory was taken before"
     write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)), files=files)
+
+
+def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:
+    """`Totals.windows` of the last run here; empty when there was none."""
+    there = read_run_file(folder, files=files)
+    known = there.totals.get("windows") if there is not None and there.totals is not None else None
+    if not isinstance(known, dict):
+        return {}
+    return {lane: width for lane, width in known.items() if isinstance(width, int) and width > 0}

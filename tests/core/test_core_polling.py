@@ -186,3 +186,15 @@ def test_a_pace_never_falls_to_nothing_and_comes_back() -> None:
         pace.answered(20_000.0 + second)
     assert pace.rate_per_s == 10.0
     assert pace.wait_s(30_000.0) == 0.0
+
+
+def test_a_pace_that_comes_back_gives_nothing_for_the_time_before() -> None:
+    pace = PollPace(per_second=10.0)
+    for _ in range(5):
+        pace.refused(0.0, wait_s=None)
+    for _ in range(25):
+        pace.take(0.0)
+    for _ in range(60):
+        pace.answered(3.0)
+    assert pace.rate_per_s == 10.0
+    assert math.isclose(pace.wait_s(3.0), 0.6)

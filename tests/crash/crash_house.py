@@ -30,11 +30,11 @@ from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Wishes
 from batchrunner.engine.survey import lane_concurrency
 from batchrunner.prompts import items_of
+from batchrunner.report.standing import LEDGER
 from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.one_thread import OneThreadLoop
 from batchrunner.simulator.world import World
-from batchrunner.report.standing import LEDGER
 from batchrunner.stores.ledger_line import is_sound
 from batchrunner.stores.run_directory import take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder

@@ -22,7 +22,7 @@ from batchrunner.simulator.world import World
 K = ProblemKind
 
 GROUPS = frozenset({"chat", "refusal", "mishap", "stream"})
-CHAT = [name for name, scenario in SCENARIOS.items() if scenario.group in GROUPS and not name.startswith("an-")]
+CHAT = [name for name, scenario in SCENARIOS.items() if scenario.group in GROUPS]
 PROMPT = "Count 3 cats: é 猫 😀"
 
 LATER = {"quota-model": ("quota-model:1", 2), "quota-account": ("quota-account:1", 2)}

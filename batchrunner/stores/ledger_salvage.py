@@ -1,0 +1,227 @@
+"""What can still be read of a damaged ledger, and how it is written down anew.
+
+`sound_lines` gives every record whose checksum is right, wherever it stands; `Mender` makes of them a story that the
+lifecycle allows: what follows from a lost record is put back (an intent whose `accepted` is there must have been),
+what contradicts is left out. Refuses to invent an answer, and to read a format of a later version.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import msgspec
+
+from batchrunner.core.errors import LedgerDamagedError
+from batchrunner.core.events import (
+    FORMAT_VERSION,
+    Accepted,
+    Close,
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Open,
+    Ready,
+    Refused,
+    Requeued,
+    Retry,
+    Rewritten,
+)
+from batchrunner.core.ports import Place
+from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState, Standing
+from batchrunner.stores.files import Files
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
+from batchrunner.stores.lines import read_lines
+
+KIND = "salvage"
+"""What a record that was put back says as its reason."""
+
+_KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
+Numbered = Intent | Refused | Accepted | Retry | Failed | Done
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    s: int
+    t: float
+    e: str
+    version: int = FORMAT_VERSION
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+
+
+class Kept(NamedTuple):
+    """A record that could be read. Events of later programs of this version have no place in a mended story."""
+
+    segment: int
+    at: float
+    event: Event
+
+
+@dataclass(slots=True, kw_only=True)
+class SoundLines:
+    """Iterate it for the records; `stretches` then tells how often something was lost between them."""
+
+    folder: Path
+    files: Files
+    stretches: int = 0
+
+    def __iter__(self) -> Iterator[Kept]:
+        self.stretches = 0
+        names = self.files.names(self.folder) if self.files.exists(self.folder) else []
+        numbers = segment_numbers(names)
+        self.stretches += max(numbers, default=0) - len(numbers)
+        for number in numbers:
+            yield from self._segment(number)
+
+    def _segment(self, number: int) -> Iterator[Kept]:
+        path = segment_path(self.folder, number)
+        expected, damaged = 0, False
+        for line in read_lines(self.files, path, longest_bytes=MAX_LINE_BYTES):
+            kept = _kept(path, number, line.text) if line.whole and is_sound(line.text) else None
+            if kept is None:
+                self.stretches += not damaged
+                damaged = True
+                continue
+            sequence, record = kept
+            self.stretches += sequence != expected and not damaged
+            expected, damaged = sequence + 1, False
+            if record is not None:
+                yield record
+
+
+def _kept(path: Path, number: int, text: bytes) -> tuple[int, Kept | None] | None:
+    """(sequence, record) of a sound line; None when it says nothing that can be understood."""
+    try:
+        envelope = _decode_envelope(text)
+        if envelope.e == "open" and envelope.version != FORMAT_VERSION:
+            problem = f"format version {envelope.version}; this program reads version {FORMAT_VERSION}"
+            raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
+        if envelope.e not in _KNOWN:
+            return envelope.s, None
+        event: Event = _decode_event(text)
+        if isinstance(event, ItemEvent) and len(bytes.fromhex(event.k)) != 16:  # noqa: PLR2004 - blake2b-128
+            return None
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return envelope.s, Kept(number, envelope.t, event)
+
+
+@dataclass(slots=True, kw_only=True)
+class Mender:
+    """Feed it the records of a ledger in order; it gives what is to be written instead, and knows where that leads.
+
+    `place_of` tells where an item's row stands in the new directory; None when its answer is lost.
+    """
+
+    place_of: Callable[[bytes], Place | None]
+    state: LedgerState = field(default_factory=LedgerState)
+    fetched_again: int = 0
+    sent_again: int = 0
+    _lane: tuple[str, str] = ("", "")
+
+    def mended(self, event: Event, *, at: float) -> list[Event]:
+        """The events that take this one's place, none where it contradicts. `Open`, `Close` are the writer's."""
+        if isinstance(event, Open | Close | Rewritten):
+            return []
+        if not isinstance(event, ItemEvent):
+            self.state.apply(event, at=at)
+            return [event]
+        if isinstance(event, Intent | Accepted):
+            self._lane = event.model, event.account
+        written: list[Event] = []
+        for step in self._with_what_was_lost(event):
+            if (standing_before(self.state, step), type(step)) in LIFECYCLE:
+                self.state.apply(step, at=at)
+                written.append(step)
+        return written
+
+    def segment_ended(self) -> None:
+        """As `LedgerState` has it."""
+        self.state.segment_ended()
+
+    def adopted(self, done: Done, *, at: float) -> list[Event]:
+        """A row whose `done` is lost."""
+        standing = standing_before(self.state, done)
+        before: list[Event] = [Requeued(i=done.i, k=done.k)] if standing is Standing.FAILED else []
+        record = self.state.record(bytes.fromhex(done.k))
+        a = done.a if before else max(done.a, record.attempts)
+        events = [*before, msgspec.structs.replace(done, n=max(done.n, record.sends), a=a)]
+        for event in events:
+            self.state.apply(event, at=at)
+        return events
+
+    def requeued(self, key: bytes, *, at: float) -> list[Event]:
+        """A failed item whose row is lost is tried again."""
+        event = Requeued(i=key.hex(), k=key.hex())
+        self.state.apply(event, at=at)
+        return [event]
+
+    # -- what must have been between two records
+
+    def _with_what_was_lost(self, event: ItemEvent) -> Iterator[ItemEvent]:
+        key = bytes.fromhex(event.k)
+        standing = self.state.standing(key)
+        if standing is Standing.DONE:
+            return
+        if standing is Standing.FAILED and not isinstance(event, Requeued):
+            yield Requeued(i=event.i, k=event.k)
+        if isinstance(event, Ready):
+            yield from self._ready(key, event)
+        elif isinstance(event, Numbered):
+            yield from self._numbered(key, event)
+        else:
+            yield event
+
+    def _ready(self, key: bytes, event: Ready) -> Iterator[ItemEvent]:
+        if self.state.standing(key) is Standing.SENDING:
+            record = self.state.record(key)
+            model, account = self._lane
+            yield Accepted(
+                i=event.i, k=event.k, n=record.sends, a=record.attempts, task="", model=model, account=account
+            )
+        yield event
+
+    def _numbered(self, key: bytes, event: Numbered) -> Iterator[ItemEvent]:
+        record = self.state.record(key)
+        new_send = event.n > record.sends
+        if isinstance(event, Intent) and not new_send:
+            return  # a second time the same
+        if new_send and record.standing is Standing.ACCEPTED:
+            a = max(record.attempts, min(event.a, record.attempts + 1))
+            yield Retry(i=event.i, k=event.k, n=record.sends, a=a, kind=KIND)
+        last = event.n if isinstance(event, Intent) else event.n + 1
+        for number in range(record.sends + 1, last):
+            yield self._intent(event, number)
+        attempts = self.state.record(key).attempts
+        moved = msgspec.structs.replace(event, a=max(event.a, attempts))
+        if isinstance(moved, Done):
+            yield from self._done(key, moved)
+        else:
+            yield moved
+
+    def _intent(self, event: Numbered, number: int) -> Intent:
+        attempts = self.state.record(bytes.fromhex(event.k)).attempts
+        model, account = self._lane
+        return Intent(i=event.i, k=event.k, n=number, a=attempts, model=model, account=account)
+
+    def _done(self, key: bytes, event: Done) -> Iterator[ItemEvent]:
+        place = self.place_of(key)
+        if place is not None:
+            yield msgspec.structs.replace(event, crc=place.crc, length=place.length)
+            return
+        standing = self.state.standing(key)
+        if standing is Standing.ACCEPTED:
+            self.fetched_again += 1  # its task, and where its pictures lie, are known
+            return
+        self.sent_again += 1
+        if standing is Standing.SENDING:
+            attempts = self.state.record(key).attempts
+            yield Retry(i=event.i, k=event.k, n=event.n, a=attempts, kind=KIND, ambiguous=True)
+
+
+def standing_before(state: LedgerState, event: ItemEvent) -> Standing:
+    """Where the event's item stands."""
+    return state.standing(bytes.fromhex(event.k))

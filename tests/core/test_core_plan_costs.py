@@ -1,0 +1,88 @@
+"""What a plan says of points and money: sums of what is told, and silence where nothing was told."""
+
+from pathlib import Path
+
+import pytest
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job, Turn
+from batchrunner.core.plan import CostPlan, PointsPlan, Surveyor, ToSend, cost_plan, points_plan
+from batchrunner.core.state import LedgerState
+from batchrunner.spec import load_job
+
+
+def job(folder: Path, text: str) -> Job:
+    path = folder / "job.yaml"
+    path.write_text(f"prompts: [a]\n{text}\n")
+    return load_job(str(path))
+
+
+def item(number: int, **params: int) -> Item:
+    turns = (Turn(role="user", content="x" * 40),)
+    return Item(
+        id=f"i{number}",
+        prompt_id="p",
+        index=number,
+        key=f"{number:032x}",
+        model="m",
+        prompt="",
+        turns=turns,
+        params=dict(params),
+    )
+
+
+def test_what_is_ahead_is_counted_by_model() -> None:
+    surveyor = Surveyor(state=LedgerState(), limit=3)
+    for each in (item(1), item(1), item(2, max_tokens=5, n=2), item(4)):
+        surveyor.take(each)
+    found = surveyor.survey(skipped_rows=0)
+    assert found.ahead == {"m": ToSend(calls=2, chars=80, answers=3, most_output_tokens=10, unlimited=1)}
+    assert (found.to_send, found.prompt_chars) == (2, 80)
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [
+        ("modelscope", PointsPlan(needed=300.0, per_day=400.0, days=0.75, assumed=True)),
+        (
+            "{preset: modelscope, points_per_call: 2, points_per_day: 100}",
+            PointsPlan(needed=600.0, per_day=200.0, days=3.0, assumed=False),
+        ),
+        (
+            "{preset: openai, points_per_call: {m: 0.5}}",
+            PointsPlan(needed=150.0, per_day=None, days=None, assumed=False),
+        ),
+        ("openai", None),
+    ],
+)
+def test_points_are_those_of_all_calls_and_all_accounts(
+    tmp_path: Path, provider: str, expected: PointsPlan | None
+) -> None:
+    made = job(tmp_path, f"provider: {provider}\nmodel: m")
+    assert points_plan(made, {"m": ToSend(calls=300)}, accounts=2) == expected
+
+
+PRICED = "provider: openai\nmodel: m\nbudget: {currency: CNY, prices: {m: {input: 1000000, %s}}}"
+
+
+@pytest.mark.parametrize(
+    ("prices", "unlimited", "expected"),
+    [
+        ("output: 2000000", 0, CostPlan(currency="CNY", least=100.0, most=140.0)),
+        ("output: 2000000", 1, CostPlan(currency="CNY", least=100.0, most=None)),
+        ("call: 3", 1, CostPlan(currency="CNY", least=130.0, most=130.0)),
+    ],
+)
+def test_cost_has_an_upper_end_only_where_answers_have(
+    tmp_path: Path, prices: str, unlimited: int, expected: CostPlan
+) -> None:
+    ahead = ToSend(calls=10, chars=400, answers=10, most_output_tokens=20, unlimited=unlimited)
+    assert cost_plan(job(tmp_path, PRICED % prices), {"m": ahead}) == expected
+
+
+def test_pictures_cost_by_their_number_and_a_job_without_prices_has_no_cost(tmp_path: Path) -> None:
+    ahead = {"Qwen/Qwen-Image": ToSend(calls=2, chars=400, answers=6, unlimited=2)}
+    text = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\n"
+    priced = job(tmp_path, text + "budget: {prices: {Qwen/Qwen-Image: {picture: 0.5, input: 9}}}")
+    assert cost_plan(priced, ahead) == CostPlan(currency="money", least=3.0, most=3.0)
+    assert cost_plan(job(tmp_path, text), ahead) is None
