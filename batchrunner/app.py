@@ -233,10 +233,12 @@ def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as
         StoreBrokenError: its files cannot be read, or the copies not written.
     """
     from batchrunner.report.audit import audit  # noqa: PLC0415 - Pillow, for audits only
+    from batchrunner.report.salvage import salvage_into  # noqa: PLC0415 - as above
 
     folder = Path(dir)
     with Quiet(folder):
-        return audit(folder)
+        found = audit(folder)
+        return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))
 
 
 def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchrunner.cli.pace import Pace
-from batchrunner.cli.progress import Snapshot, counts_line, finished, pace_words
+from batchrunner.cli.progress_words import Snapshot, counts_line, finished, pace_words
 from batchrunner.core.status import LaneState, LaneStatus, Status
 from batchrunner.report.plain import printable
 from batchrunner.report.summary import lane_name

@@ -58,6 +58,8 @@ class Salvaged:
     """Items whose pictures are lost, but whose task and URLs are known: fetched again, not paid again."""
     pictures: int
     answer_files: int
+    sound: bool
+    """Whether an audit of the new directory found no damage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,11 @@ class Purse:
 def spent_message(line: BudgetLine, *, needs: float) -> str:
     """Why nothing more is sent, in a person's words."""
     unit = line.unit if line.unit != "money" else (line.currency or "money")
+    limit, spent = line.limit or 0.0, figure(line.spent)
+    budget = f"the budget of {figure(limit)} {unit}"
+    if line.spent >= limit:
+        return f"{budget} is used up: {spent} over all runs; raise `budget.{line.unit}` to go on"
     return (
-        f"the budget of {figure(line.limit or 0.0)} {unit} is used up: {figure(line.spent)} over all runs, and the "
-        f"next request needs about {figure(needs)}; raise `budget.{line.unit}` to go on"
+        f"{budget} leaves no room for the next request, which may need {figure(needs)}: {spent} are used over all "
+        f"runs; raise `budget.{line.unit}` to go on"
     )

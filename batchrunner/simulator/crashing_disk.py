@@ -1,12 +1,7 @@
 """A disk that fails on purpose: kill -9, power loss, full disks and refused calls, by seed.
 
-Implements `stores.files.Files` in memory. It keeps, of every file and folder, what the system shows and what is on the
-platter. When a process is killed, all that was handed to the system stays. When the power goes, of everything that was
-not synced any part may have reached the platter, in any order:
-
-- of a file, each page (of a size that the seed chooses) and each length since the last fsync; pages that did not make
-  it read as before, or as zeros where nothing was before;
-- of a folder, any of the creations, renames and removals since its last fsync, each whole or not at all.
+Implements `stores.files.Files` in memory. When a process is killed, all that was handed to the system stays; when the
+power goes, what was not synced stays in part and out of order (see `platter`).
 
 Refuses to be kinder than POSIX: a file's own fsync saves no name, and a folder's fsync saves no bytes.
 """
@@ -16,47 +11,17 @@ import os
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
+from batchrunner.simulator.platter import PAGES_BYTES, File, Folder, Node
 from batchrunner.stores.files import Look
 
-PAGES_BYTES: Final = (16, 64, 512, 4096)
 _NUMBERED: Final = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
 """Names of files that are not finished differ from process to process."""
-_KEPT_PAGES: Final = 0.6
-_KEPT_NAMES: Final = 0.5
 
 Refusal = Literal["crash", "enospc", "eio", "short"]
-
-
-@dataclass(slots=True)
-class _File:
-    mode: int
-    seen: bytearray = field(default_factory=bytearray)
-    platter: bytearray = field(default_factory=bytearray)
-    dirty_from: int | None = None
-    """Where the bytes begin that no fsync has saved; None when all are."""
-
-    def touch(self, offset: int) -> None:
-        self.dirty_from = offset if self.dirty_from is None else min(self.dirty_from, offset)
-
-
-@dataclass(slots=True)
-class _Folder:
-    mode: int
-    seen: "dict[str, _Node]" = field(default_factory=dict)
-    platter: "dict[str, _Node]" = field(default_factory=dict)
-    unsynced: "list[dict[str, _Node | None]]" = field(default_factory=list)
-    """Changes of names since the last fsync; None: the name is gone."""
-
-    def change(self, names: "dict[str, _Node | None]") -> None:
-        self.unsynced.append(names)
-        _apply(self.seen, names)
-
-
-_Node: TypeAlias = _File | _Folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +47,8 @@ class CrashingDisk:
         self.clock: Callable[[], float] = lambda: 0.0
         self.refused_at: float | None = None
         """When, by `clock`, this life was refused something for the first time."""
-        self._root = _Folder(0o755)
-        self._open: dict[int, tuple[_File, Path]] = {}
+        self._root = Folder(0o755)
+        self._open: dict[int, tuple[File, Path]] = {}
         self._next_descriptor = 3
         self._used_bytes = 0
         self.trace: list[str] = []
@@ -104,40 +69,12 @@ class CrashingDisk:
     def wake(self, *, power_was_lost: bool) -> None:
         """The next life finds what the last one left."""
         if power_was_lost:
-            self._lose_power(self._root)
+            self._root.lose_power(self.rng, page_bytes=self.page_bytes)
         self._open.clear()
         self.dead = False
         self.trouble = None
         self.refused_at = None
         self.calls = 0
-
-    def _lose_power(self, folder: _Folder) -> None:
-        for change in folder.unsynced:
-            if self.rng.random() < _KEPT_NAMES:
-                _apply(folder.platter, change)
-        folder.seen = dict(folder.platter)
-        folder.unsynced.clear()
-        for node in folder.seen.values():
-            if isinstance(node, _Folder):
-                self._lose_power(node)
-            else:
-                node.seen = self._what_is_left(node)
-                node.platter = bytearray(node.seen)
-                node.dirty_from = None
-
-    def _what_is_left(self, file: _File) -> bytearray:
-        if file.dirty_from is None:
-            return bytearray(file.platter)
-        low, high = sorted((len(file.platter), len(file.seen)))
-        length = self.rng.choice((low, high, self.rng.randint(low, high)))
-        left = bytearray(file.platter[:length])
-        left += bytes(length - len(left))
-        first = file.dirty_from // self.page_bytes * self.page_bytes
-        for page in range(first, len(left), self.page_bytes):
-            end = min(page + self.page_bytes, len(left), len(file.seen))
-            if end > page and self.rng.random() < _KEPT_PAGES:
-                left[page:end] = file.seen[page:end]
-        return left
 
     # -- refusals
 
@@ -185,7 +122,7 @@ class CrashingDisk:
         folder = self._folder(path.parent)
         if path.name in folder.seen:
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
-        file = _File(mode)
+        file = File(mode)
         self._simple(f"create {path.name}", lambda: folder.change({path.name: file}))
         return self._opened(file, path)
 
@@ -219,8 +156,7 @@ class CrashingDisk:
         if taken == 0 and data and befallen != "crash":
             raise self._refused(errno.ENOSPC)
         self._used_bytes += taken
-        file.touch(len(file.seen))
-        file.seen += data[:taken]
+        file.append(data[:taken])
         if befallen == "crash":
             self.die()
             self._alive()
@@ -231,34 +167,16 @@ class CrashingDisk:
     def truncate(self, descriptor: int, length: int) -> None:
         """See `Files`."""
         file, path = self._open[descriptor]
-
-        def cut() -> None:
-            file.touch(length)
-            del file.seen[length:]
-
-        self._simple(f"truncate {path.name}", cut)
+        self._simple(f"truncate {path.name}", lambda: file.cut(length))
 
     def fsync(self, descriptor: int) -> None:
         """See `Files`. A refused one saves nothing."""
         file, path = self._open[descriptor]
-
-        def save() -> None:
-            if file.dirty_from is not None:
-                del file.platter[file.dirty_from :]
-                file.platter += file.seen[len(file.platter) :]
-                file.dirty_from = None
-
-        self._simple(f"sync {path.name}", save)
+        self._simple(f"sync {path.name}", file.sync)
 
     def fsync_folder(self, path: Path) -> None:
         """See `Files`."""
-        folder = self._folder(path)
-
-        def save() -> None:
-            folder.platter = dict(folder.seen)
-            folder.unsynced.clear()
-
-        self._simple(f"sync folder {path.name}", save)
+        self._simple(f"sync folder {path.name}", self._folder(path).sync)
 
     def close(self, descriptor: int) -> None:
         """See `Files`."""
@@ -298,10 +216,10 @@ class CrashingDisk:
         """See `Files`."""
         folder = self._folder(path.parent)
         there = folder.seen.get(path.name)
-        if isinstance(there, _File):
+        if isinstance(there, File):
             raise NotADirectoryError(errno.ENOTDIR, "is not a folder, or is a link to one", str(path))
         if there is None:
-            self._simple(f"make {path.name}", lambda: folder.change({path.name: _Folder(mode)}))
+            self._simple(f"make {path.name}", lambda: folder.change({path.name: Folder(mode)}))
         return there is None
 
     def names(self, path: Path) -> list[str]:
@@ -315,13 +233,13 @@ class CrashingDisk:
         node = self._find(path)
         if node is None:
             return None
-        if isinstance(node, _Folder):
+        if isinstance(node, Folder):
             return Look(kind="folder", mode=node.mode, size_bytes=0)
         return Look(kind="file", mode=node.mode, size_bytes=len(node.seen))
 
     def folders(self, path: Path) -> list[str]:
         """See `InspectedFiles`."""
-        return [name for name, node in self._folder(path).seen.items() if isinstance(node, _Folder)]
+        return [name for name, node in self._folder(path).seen.items() if isinstance(node, Folder)]
 
     def bytes_of(self, path: Path, *, on_the_platter: bool) -> bytes:
         """A file's content as the system shows it, or as it would be if the power went and nothing more were saved."""
@@ -330,26 +248,26 @@ class CrashingDisk:
 
     # -- pieces
 
-    def _opened(self, file: _File, path: Path) -> int:
+    def _opened(self, file: File, path: Path) -> int:
         descriptor = self._next_descriptor
         self._next_descriptor += 1
         self._open[descriptor] = file, path
         return descriptor
 
-    def _find(self, path: Path) -> _Node | None:
-        node: _Node | None = self._root
+    def _find(self, path: Path) -> Node | None:
+        node: Node | None = self._root
         for part in path.parts[1:]:
-            if not isinstance(node, _Folder):
+            if not isinstance(node, Folder):
                 return None
             node = node.seen.get(part)
         return node
 
-    def _folder(self, path: Path) -> _Folder:
+    def _folder(self, path: Path) -> Folder:
         self._alive()
         node = self._find(path)
         if node is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
-        if isinstance(node, _File):
+        if isinstance(node, File):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path))
         return node
 
@@ -359,17 +277,9 @@ class CrashingDisk:
         return tuple(path.name for _, path in self._open.values())
 
 
-def _apply(names: dict[str, _Node], change: dict[str, _Node | None]) -> None:
-    for name, node in change.items():
-        if node is None:
-            names.pop(name, None)
-        else:
-            names[name] = node
-
-
-def _as_file(node: _Node | None, path: Path) -> _File:
+def _as_file(node: Node | None, path: Path) -> File:
     if node is None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
-    if isinstance(node, _Folder):
+    if isinstance(node, Folder):
         raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     return node

@@ -47,6 +47,22 @@ class Artifacts:
         except OSError as error:
             raise broken(target, error) from error
 
+    async def write_once(self, path: str, data: bytes) -> str:
+        """The same for bytes that exist nowhere else, like a picture of an earlier job under the same name.
+
+        Where other bytes stand already they stay, and the newcomer's name gets the beginning of its digest. The value
+        is the path in the end; the same bytes again take the same path.
+        """
+        try:
+            taken = await self._threads.run(_holds_other, self._files, self._root / path, data)
+        except OSError as error:
+            raise broken(self._root / path, error) from error
+        if taken:
+            stem, _, ending = path.rpartition(".")
+            path = f"{stem}-{blake2b(data, digest_size=4).hexdigest()}.{ending}"
+        await self.write(path, data)
+        return path
+
     def close(self) -> None:
         """No further files."""
         self._threads.close()
@@ -65,6 +81,17 @@ class Artifacts:
             above, here = here, here / part
             self._files.make_folder(here, SHARED_FOLDER)
             self._files.fsync_folder(above)
+
+
+def _holds_other(files: Files, path: Path, data: bytes) -> bool:
+    """Whether something else than these bytes stands there."""
+    if not files.exists(path):
+        return False
+    descriptor = files.open_read(path)
+    try:
+        return files.read_at(descriptor, len(data) + 1, 0) != data
+    finally:
+        files.close(descriptor)
 
 
 class AnswerFolder:

@@ -74,14 +74,15 @@ class PictureFiles:
     ) -> Picture | Problem:
         """See `core.ports.PictureStore`. `stem` must be unique in the job; the ending follows the format.
 
+        A picture that an earlier version of the job left under this name stays: see `Artifacts.write_once`.
+
         Raises:
             StoreBrokenError: the disk refused.
         """
         ready = await self._threads.run(prepare, data, into=into, text=dict(text), max_pixels=self._max_pixels)
         if isinstance(ready, Problem):
             return ready
-        path = f"{FOLDER}/{safe_stem(stem)}.{_ENDINGS[ready.format]}"
-        await self._artifacts.write(path, ready.data)
+        path = await self._artifacts.write_once(f"{FOLDER}/{safe_stem(stem)}.{_ENDINGS[ready.format]}", ready.data)
         return Picture(
             path=path,
             sha256=ready.sha256,

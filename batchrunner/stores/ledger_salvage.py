@@ -166,7 +166,7 @@ class Mender:
         standing = self.state.standing(key)
         if standing is Standing.DONE:
             return
-        if standing is Standing.FAILED and not isinstance(event, Requeued):
+        if standing is Standing.FAILED and isinstance(event, Numbered) and event.n > self.state.record(key).sends:
             yield Requeued(i=event.i, k=event.k)
         if isinstance(event, Ready):
             yield from self._ready(key, event)

@@ -37,7 +37,7 @@ def told_again(seed: int) -> None:
     try:
         story(seed)
     except BaseException as error:
-        error.add_note(f"to tell it again: BATCHRUNNER_SEED={seed} .venv/bin/python -m pytest {HERE} -k one_seed")
+        error.add_note(f"to tell it again: BATCHRUNNER_SEED={seed} .venv/bin/python -m pytest {HERE} -k by_seed")
         raise
 
 
@@ -61,17 +61,11 @@ def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, *, power: b
             raise
 
 
-@pytest.mark.skipif(ONE_SEED is not None, reason="one seed is told")
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize("batch", range(BATCHES if ONE_SEED is None else 1))
 def test_nights_that_end_badly_by_seed(batch: int) -> None:
     """Invariants 1 to 12, 16, 19 and 20 over several lives, with faults of the server too."""
-    for seed in range(batch, SEEDS, BATCHES):
+    for seed in range(batch, SEEDS, BATCHES) if ONE_SEED is None else [int(ONE_SEED)]:
         told_again(seed)
-
-
-@pytest.mark.skipif(ONE_SEED is None, reason="BATCHRUNNER_SEED names no seed")
-def test_one_seed() -> None:
-    told_again(int(ONE_SEED or 0))
 
 
 @pytest.mark.parametrize("bug", PAST_BUGS, ids=lambda bug: str(bug.seed))

@@ -138,6 +138,13 @@ def test_a_run_whose_last_answer_comes_after_the_window_closed_is_done(tmp_path:
     assert report.status.message is None
 
 
+def test_a_paused_run_leaves_its_result_files_in_line_with_the_job(house: House) -> None:
+    house.run(chat(*TEN))
+    report = house.run(chat(*NINETY[1:], more=SLOWLY + "deadline: 25m"))
+    assert report.exit_status is ExitStatus.PAUSED
+    assert [row["prompt"] for row in house.rows("superseded.jsonl")] == ["q0"]
+
+
 # -- the deadline
 
 
@@ -243,6 +250,14 @@ def test_an_answer_without_a_limit_is_guessed_and_the_budget_holds(house: House)
     used = (report.status.usage.input_tokens or 0) + (report.status.usage.output_tokens or 0)
     assert report.exit_status is ExitStatus.PAUSED
     assert 2500 < used <= 3000
+
+
+def test_a_budget_that_no_answer_of_unknown_length_fits_sends_nothing_and_says_what_one_may_need(house: House) -> None:
+    report = house.run(chat(*TEN, more="budget: {tokens: 1000}"))
+    assert report.exit_status is ExitStatus.PAUSED
+    assert house.stats.sends == 0
+    assert "leaves no room for the next request, which may need 1,02" in (report.status.message or "")
+    assert house.run(chat(*TEN, more="budget: {tokens: 1000}\nparams: {max_tokens: 90}")).exit_status is ExitStatus.DONE
 
 
 def test_points_are_counted_by_the_price_of_each_model(house: House) -> None:

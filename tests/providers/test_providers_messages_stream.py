@@ -176,7 +176,7 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         event("message_start") + BLOCK + HI + ended() + STOP,
         hi(usage=Usage(output_tokens=2)),
     ),
-    "a second beginning": (START + BLOCK + HI + START + ended() + STOP, hi()),
+    "a second beginning": (START + BLOCK + HI + ended() + START + STOP, hi()),
     "a stop sequence": (BEGUN + ended("stop_sequence") + STOP, hi(finish_reason="stop_sequence")),
     "the token limit is a success, cut short": (
         BEGUN + ended("max_tokens") + STOP,

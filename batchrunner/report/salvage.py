@@ -1,0 +1,298 @@
+"""Copies everything sound of a damaged run into a new directory: rows, pictures, answers, and a ledger that says so.
+
+The old directory is read only. What was known as done and lost its answer is written down as sent and lost: it is sent
+again and counted as a possible duplicate; pictures whose task is known are fetched again instead. Refuses a directory
+that holds anything. `run.json` comes last, so that half a salvage is no run.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from batchrunner.core.audit import Salvaged
+from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.events import FORMAT_VERSION, Done, Open, Rewritten
+from batchrunner.core.ports import Place
+from batchrunner.core.state import Standing
+from batchrunner.core.version import VERSION
+from batchrunner.report.audit import audit, run_file_of
+from batchrunner.report.audit_files import fault_of, read_plain
+from batchrunner.report.audit_ledger import Promises, files_crc
+from batchrunner.report.standing import LEDGER
+from batchrunner.stores.atomic import place_whole, write_all
+from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_FOLDER, InspectedFiles, broken
+from batchrunner.stores.ledger_salvage import Kept, Mender, SoundLines
+from batchrunner.stores.lines import read_lines
+from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED
+from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of
+from batchrunner.stores.run_file import make_run_folder, write_run_file
+from batchrunner.stores.segment_copy import SegmentCopy
+
+LABELS = "salvaged"
+"""No plan's digest: the next run puts rows in order and gives them their present labels."""
+
+
+def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salvaged:
+    """See the module. For whoever keeps writers out of the old directory.
+
+    Raises:
+        WrongDirectoryError: `new` holds something, or `old` is no run.
+        LedgerDamagedError: the ledger was written by a later program.
+        StoreBrokenError: the disk refused.
+    """
+    run = run_file_of(old, files=files)
+    try:
+        if files.exists(new) and files.names(new):
+            raise WrongDirectoryError(f"{new}: is not empty; name a new directory with --salvage")
+        make_run_folder(new, files=files)
+        salvage = Salvage(old=old, new=new, files=files)
+        salvage.read_ledger()
+        salvage.copy_rows()
+        salvage.copy_failures()
+        salvage.write_ledger(job=run.digest)
+        salvage.sync_folders()
+        write_run_file(new, run, files=files)
+    except NotADirectoryError as error:
+        raise WrongDirectoryError(f"{new}: is no directory; name a new one with --salvage") from error
+    except OSError as error:
+        raise broken(new, error) from error
+    return salvage.told(sound=audit(new, files=files).sound)
+
+
+@dataclass(slots=True, kw_only=True)
+class Salvage:
+    """The steps, in order. Of an item, 16 bytes and a few integers are kept."""
+
+    old: Path
+    new: Path
+    files: InspectedFiles
+    _promises: Promises = field(default_factory=Promises)
+    _places: dict[bytes, int] = field(default_factory=dict)
+    """Key to length << 32 | crc of its row in the new directory."""
+    _ids: set[bytes] = field(default_factory=set)
+    _failed: set[bytes] = field(default_factory=set)
+    """Failed items whose row was not found yet."""
+    _folders: set[Path] = field(default_factory=set)
+    _stretches: int = 0
+    _records: int = 0
+    _rows: int = 0
+    _pictures: int = 0
+    _answers: int = 0
+    _mender: Mender | None = None
+
+    # -- what the ledger promised
+
+    def read_ledger(self) -> None:
+        """Which rows to expect, and who has failed."""
+        reading = self._lines()
+        mender = Mender(place_of=lambda _: Place(crc="", length=0))
+        segment = 0
+        for kept in reading:
+            if kept.segment != segment:
+                mender.segment_ended()
+                segment = kept.segment
+            self._promises.epoch += isinstance(kept.event, Rewritten)
+            if isinstance(kept.event, Done) and bytes.fromhex(kept.event.k) not in self._promises:
+                self._promises.put(bytes.fromhex(kept.event.k), kept.event)
+            mender.mended(kept.event, at=kept.at)
+        mender.segment_ended()
+        self._stretches = reading.stretches
+        self._failed = {key for key, standing in mender.state.standings() if standing is Standing.FAILED}
+
+    # -- rows and what they name
+
+    def copy_rows(self) -> None:
+        """Sound rows with sound pictures, in the old files' order; each one's answer file is made from its row."""
+        self._copy_lines(RESULTS)
+        self._copy_lines(SUPERSEDED)
+
+    def _copy_lines(self, name: str) -> None:
+        if not self.files.exists(self.old / name):
+            return
+        descriptor = self.files.open_new(self.new / name, SHARED_FILE)
+        try:
+            length = 0
+            for text, facts in self._sound_rows(name):
+                write_all(self.files, descriptor, text + b"\n")
+                length += len(text) + 1
+                self._rows += 1
+                if facts.shared_with is None:
+                    shown = length if name == RESULTS else 0
+                    self._places[bytes.fromhex(facts.key)] = shown << 32 | int(crc_of(text), 16)
+            self.files.fsync(descriptor)
+        finally:
+            self.files.close(descriptor)
+
+    def _sound_rows(self, name: str) -> Iterator[tuple[bytes, RowFacts]]:
+        for line in read_lines(self.files, self.old / name):
+            facts = facts_of(line.text) if line.whole else None
+            if facts is None:
+                continue
+            key = bytes.fromhex(facts.key)
+            mark = hashlib.blake2b(facts.id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            if facts.shared_with is not None:
+                wanted = key in self._places and mark not in self._ids
+            else:
+                wanted = key not in self._places and mark not in self._ids and self._is_sound(line.text, facts, key)
+            if wanted:
+                if name == RESULTS:
+                    self._ids.add(mark)
+                    self._copy_answer(facts)
+                yield line.text, facts
+
+    def _is_sound(self, text: bytes, facts: RowFacts, key: bytes) -> bool:
+        pictures = tuple((file.path, file.bytes, file.sha256) for file in facts.output.images)
+        if key in self._promises:
+            promise = self._promises[key]
+            if promise.files_crc != files_crc(pictures):
+                return False
+            if promise.epoch == self._promises.epoch and promise.crc != int(crc_of(text), 16):
+                return False
+        if any(fault_of(self.files, self.old, picture) is not None for picture in pictures):
+            return False
+        for path, size_bytes, _ in pictures:
+            data = read_plain(self.files, self.old, path, most_bytes=size_bytes)
+            assert data is not None, "it was looked at just now"
+            self._put(path, data)
+            self._pictures += 1
+        return True
+
+    def _copy_answer(self, facts: RowFacts) -> None:
+        path = facts.output.path
+        if path is not None and _is_below(path):
+            self._put(path, facts.output.text.encode())
+            self._answers += 1
+
+    def copy_failures(self) -> None:
+        """Rows of items that are failed."""
+        if not self.files.exists(self.old / FAILURES):
+            return
+        descriptor = self.files.open_new(self.new / FAILURES, SHARED_FILE)
+        try:
+            failed = set(self._failed)
+            for line in read_lines(self.files, self.old / FAILURES):
+                name = name_and_id_of(line.text) if line.whole else None
+                if name is not None and name[0] in failed and name[0] not in self._places:
+                    self._failed.discard(name[0])
+                    write_all(self.files, descriptor, line.text + b"\n")
+            self.files.fsync(descriptor)
+        finally:
+            self.files.close(descriptor)
+
+    # -- the new ledger
+
+    def write_ledger(self, *, job: str) -> None:
+        """Every old segment anew; then what the old ledger had lost."""
+        self.files.make_folder(self.new / LEDGER, PRIVATE_FOLDER)
+        mender = self._mender = Mender(place_of=self._place_of)
+        copy: SegmentCopy | None = None
+        segment, number, at = 0, 0, 0.0
+        for kept in self._lines():
+            if copy is None or kept.segment != segment:
+                if copy is not None:
+                    self._end(copy, mender, at=at)
+                segment, number = kept.segment, number + 1
+                copy = self._begin(number, kept, job=job)
+            at = kept.at
+            for event in mender.mended(kept.event, at=at):
+                copy.add(event, at=at)
+        if copy is None:
+            copy = self._begin(1, None, job=job)
+        self._add_what_was_lost(copy, mender, at=at)
+        self._end(copy, mender, at=at)
+        self.files.fsync_folder(self.new / LEDGER)
+
+    def _begin(self, number: int, kept: Kept | None, *, job: str) -> SegmentCopy:
+        opened = kept.event if kept is not None and isinstance(kept.event, Open) else None
+        event = Open(
+            version=FORMAT_VERSION,
+            run=opened.run if opened is not None else LABELS,
+            segment=number,
+            job=opened.job if opened is not None else job,
+            program=opened.program if opened is not None else VERSION,
+            labels=LABELS,
+        )
+        return SegmentCopy(self.files, self.new / LEDGER, event, at=kept.at if kept is not None else 0.0)
+
+    def _end(self, copy: SegmentCopy, mender: Mender, *, at: float) -> None:
+        with copy:
+            copy.end(at=at)
+        mender.segment_ended()
+        self._records += copy.records
+
+    def _add_what_was_lost(self, copy: SegmentCopy, mender: Mender, *, at: float) -> None:
+        for name in (RESULTS, SUPERSEDED):
+            for line in read_lines(self.files, self.new / name):
+                facts = facts_of(line.text)
+                assert facts is not None, "it was copied as a row"
+                key = bytes.fromhex(facts.key)
+                place = self._place_of(key)
+                if place is not None and mender.state.standing(key) is not Standing.DONE:
+                    for event in mender.adopted(_done(facts, place), at=at):
+                        copy.add(event, at=at)
+        for key in self._failed:
+            if mender.state.standing(key) is Standing.FAILED:
+                for event in mender.requeued(key, at=at):
+                    copy.add(event, at=at)
+
+    def sync_folders(self) -> None:
+        """Names of all copies."""
+        for folder in (*self._folders, self.new):
+            self.files.fsync_folder(folder)
+
+    def told(self, *, sound: bool) -> Salvaged:
+        """What came of it."""
+        assert self._mender is not None, "the ledger was written"
+        return Salvaged(
+            dir=str(self.new),
+            records=self._records,
+            records_lost=self._stretches,
+            rows=self._rows,
+            rows_lost=self._mender.sent_again,
+            fetched_again=self._mender.fetched_again,
+            pictures=self._pictures,
+            answer_files=self._answers,
+            sound=sound,
+        )
+
+    # -- pieces
+
+    def _lines(self) -> SoundLines:
+        return SoundLines(folder=self.old / LEDGER, files=self.files)
+
+    def _place_of(self, key: bytes) -> Place | None:
+        packed = self._places.get(key)
+        return None if packed is None else Place(crc=f"{packed & 0xFFFFFFFF:08x}", length=packed >> 32)
+
+    def _put(self, path: str, data: bytes) -> None:
+        target, here = self.new / path, self.new
+        if target.parent not in self._folders:
+            for part in PurePosixPath(path).parent.parts:
+                here /= part
+                self.files.make_folder(here, SHARED_FOLDER)
+                self._folders.update((here, here.parent))
+        place_whole(self.files, target, data, SHARED_FILE)
+
+
+def _is_below(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts and bool(pure.parts)
+
+
+def _done(facts: RowFacts, place: Place) -> Done:
+    usage = facts.usage
+    files = tuple((file.path, file.bytes, file.sha256) for file in facts.output.images)
+    return Done(
+        i=facts.id,
+        k=facts.key,
+        n=1,
+        a=facts.attempts,
+        crc=place.crc,
+        length=place.length,
+        files=files,
+        input_tokens=None if usage is None else usage.input_tokens,
+        output_tokens=None if usage is None else usage.output_tokens,
+        images=len(files),
+        recovered=True,
+    )
