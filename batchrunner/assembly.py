@@ -148,7 +148,7 @@ async def _network(
     job: Job, stack: AsyncExitStack, *, clock: LoopClock, keys: dict[str, Secret]
 ) -> tuple[Transport, Downloads]:
     """The real sessions, or the simulated world in process."""
-    if not job.provider.base_url or job.provider.base_url == PRESETS["simulator"].base_url:
+    if job.provider.base_url.removesuffix("/v1") == PRESETS["simulator"].base_url.removesuffix("/v1"):
         from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
 
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)

@@ -94,6 +94,8 @@ def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retr
     `x-should-retry: false` is obeyed for whatever would be charged; a refusal is never the end of an item.
     """
     rule = RULES[problem.kind]
+    if problem.under_way:
+        return charged < retry.attempts
     match rule.then:
         case Then.WAIT | Then.ADAPT | Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
             return True
@@ -105,6 +107,11 @@ def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retr
             return charged < retry.attempts and (rule.tries is None or same_kind < rule.tries)
 
 
+def is_ambiguous(problem: Problem) -> bool:
+    """Whether the server may have done, and charged, the work."""
+    return problem.under_way or RULES[problem.kind].ambiguous
+
+
 def is_held(problem: Problem, job: Job) -> bool:
     """Whether a person wants to decide before this is sent again, because it may have been paid."""
-    return job.on_ambiguous == "hold" and RULES[problem.kind].ambiguous
+    return job.on_ambiguous == "hold" and is_ambiguous(problem)

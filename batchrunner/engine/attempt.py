@@ -22,7 +22,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import Ports
-from batchrunner.core.rules import RULES, Then, is_held, may_try_again
+from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.core.state import OpenTask
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
@@ -193,11 +193,10 @@ class Attempts:
             case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
                 await self.book.refused(work, problem)
                 return Unchanged()
+            case Then.WAIT if problem.under_way:
+                return await self._charge(work, pool, problem, before=before, parked=parked)
             case Then.WAIT:
-                if problem.under_way:
-                    await self.book.retry(work, problem, charged=before, ambiguous=True, wait_s=problem.wait_s)
-                else:
-                    await self.book.refused(work, problem, wait_s=problem.wait_s)
+                await self.book.refused(work, problem, wait_s=problem.wait_s)
                 return Unchanged() if parked else Again(problem=problem, charged=before)
             case Then.ADAPT:
                 await self.book.refused(work, problem)
@@ -206,17 +205,17 @@ class Attempts:
                 return await self._charge(work, pool, problem, before=before, parked=parked)
 
     async def _charge(self, work: Work, pool: Pool, problem: Problem, *, before: int, parked: bool) -> Verdict:
-        rule = RULES[problem.kind]
+        rule, ambiguous = RULES[problem.kind], is_ambiguous(problem)
         charged = before + 1
-        if parked and rule.then is Then.RETRY:
+        if parked and rule.then in {Then.RETRY, Then.WAIT}:
             # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
-            await self.book.retry(work, problem, charged=before, ambiguous=rule.ambiguous)
+            await self.book.retry(work, problem, charged=before, ambiguous=ambiguous)
             return Waiting(why="held") if is_held(problem, self.job) else Unchanged()
         if rule.then is Then.FAIL_MODEL:
             pool.accuse(work, problem)
         if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
-            return GivenUp(problem=problem, charged=charged, ambiguous=rule.ambiguous)
-        await self.book.retry(work, problem, charged=charged, ambiguous=rule.ambiguous, wait_s=problem.wait_s)
+            return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
+        await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
         if is_held(problem, self.job):
             return Waiting(why="held")
         if problem.correction is not None:

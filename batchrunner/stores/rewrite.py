@@ -2,7 +2,8 @@
 
 The steps, each safe to be repeated after a crash: index the old file · write the new one beside it, in the items'
 order · append what nobody claims to other files, durable · replace. Until the last step the old file stands untouched.
-Refuses to lose a row: what has no place in the new file goes to `superseded` or, when it is no row, to `unreadable`.
+Refuses to lose a row: what has no place in the new file goes to `superseded`, from where it comes back with its item,
+or, when it is no row, to `unreadable`.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -51,6 +52,8 @@ class Rewriting:
         self._unreadable = folder / unreadable
         self._waiting = RowIndex()
         self._placed = RowIndex()
+        self._aside = RowIndex()
+        self._aside_file: int | None = None
         self._old: int | None = None
         self._beside: Path | None = None
         self._new: int | None = None
@@ -64,17 +67,24 @@ class Rewriting:
         if self._files.exists(self.path):
             self._old = self._files.open_read(self.path)
         self._waiting = index_rows(self._files, self.path, keep=self._keep)
+        if self._superseded is not None and self._files.exists(self._superseded):
+            self._aside = index_rows(self._files, self._superseded, keep="last")
+            self._aside_file = self._files.open_read(self._superseded)
         self._beside, self._new = open_beside(self._files, self._folder, SHARED_FILE)
 
     def place(self, labels: list[Label]) -> None:
         """Write the rows of these items, which the job claims, as far as there are any."""
         for label in labels:
             if (place := self._waiting.take(label.key)) is not None:
-                self._placed.put(label.key, self._length, self._add(relabelled(self._read(place), label)))
+                text = self._read(place, of=self._old)
+                self._placed.put(label.key, self._length, self._add(relabelled(text, label)))
             elif label.key in self._placed:
                 owner = self._read_new(self._placed[label.key])
                 self._add(shared_copy(owner, label, owner=id_of(owner)))
                 self._shared += 1
+            elif (place := self._aside.take(label.key)) is not None:  # its item had vanished and came back
+                text = self._read(place, of=self._aside_file)
+                self._placed.put(label.key, self._length, self._add(relabelled(text, label)))
 
     def finish(self) -> Rewritten:
         """Keep what nobody claimed, make the new file durable, and let it take the old one's name."""
@@ -96,10 +106,10 @@ class Rewriting:
 
     def give_up(self) -> None:
         """Close everything; a new file that has not taken its name is removed."""
-        for descriptor in (self._old, self._new):
+        for descriptor in (self._old, self._new, self._aside_file):
             if descriptor is not None:
                 self._files.close(descriptor)
-        self._old = self._new = None
+        self._old = self._new = self._aside_file = None
         if self._beside is not None:
             self._files.unlink(self._beside)
             self._beside = None
@@ -119,10 +129,10 @@ class Rewriting:
         write_all(self._files, self._new, bytes(self._buffer))
         self._buffer.clear()
 
-    def _read(self, place: Place) -> bytes:
-        assert self._old is not None
+    def _read(self, place: Place, *, of: int | None) -> bytes:
+        assert of is not None
         offset, length = place
-        return self._files.read_at(self._old, length, offset)
+        return self._files.read_at(of, length, offset)
 
     def _read_new(self, place: Place) -> bytes:
         assert self._new is not None
@@ -144,7 +154,7 @@ class Rewriting:
             if length and self._files.read_at(descriptor, 1, length - 1) != b"\n":
                 write_all(self._files, descriptor, b"\n")  # a crash cut this file's last line; the row comes again
             for place in wanted:
-                text = self._read(place)
+                text = self._read(place, of=self._old)
                 if _digest(text) not in there:
                     write_all(self._files, descriptor, text + b"\n")
                     kept += 1

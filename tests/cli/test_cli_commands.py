@@ -303,3 +303,9 @@ def test_one_signal_drains_every_parallel_job(batchrunner: CommandLine) -> None:
     assert told == {"one", "two"}
     assert running.returncode == 130
     assert [job["state"] for job in json.loads(out)["jobs"]] == ["interrupted", "interrupted"]
+
+
+def test_simulate_needs_no_network_whatever_the_dialect(batchrunner: CommandLine) -> None:
+    for number, preset in enumerate(("openai", "anthropic", "modelscope", "modelscope-anthropic")):
+        (batchrunner.folder / f"job{number}.yaml").write_text(f"provider: {preset}\nmodel: m\nprompts: [one]\n")
+        assert batchrunner.run("run", f"job{number}.yaml", "--simulate").status == 0

@@ -222,8 +222,15 @@ class CrashHouse:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.disk = CrashingDisk(self.seed)
-        self.job = job_of(self.kind, self.items, self.more)
-        self.keys = keys_of(self.kind, self.items, self.more)
+        self.keys: dict[str, bytes] = {}
+        self.change(self.items)
+
+    def change(self, items: int) -> None:
+        """A person makes the job shorter or longer between two runs."""
+        self.items = items
+        self.job = job_of(self.kind, items, self.more)
+        self.present = keys_of(self.kind, items, self.more)
+        self.keys |= self.present
 
     def live(
         self, *, trouble: Trouble | None = None, dies_at_s: float | None = None, dies_at_post: int = 0

@@ -77,7 +77,10 @@ def story(
 ) -> CrashHouse:
     """A whole night; raises `Violation` when an invariant does not hold."""
     house, rng = house_of(seed, kinds=kinds, wrap=wrap)
+    changes = rng.random() < 0.4
     for _ in range(rng.randint(1, 4)):
+        if changes:
+            house.change(rng.randint(1, 7))
         ending = endings(rng)
         house.live(trouble=ending.trouble, dies_at_s=ending.dies_at_s, dies_at_post=ending.dies_at_post)
         house.wake(power_was_lost=ending.power_is_lost)
@@ -89,6 +92,14 @@ def story(
             break
         check(house)
     check_end(house, ended)
+    if changes and house.items > 1:  # what is taken out and put back costs nothing
+        posts, items = house.witness.posts.total(), house.items
+        house.change(items - 1)
+        check_end(house, house.live())
+        house.change(items)
+        check_end(house, house.live())
+        if house.witness.posts.total() != posts:
+            raise Violation(11, "an item that came back was sent again")
     house.wake(power_was_lost=rng.random() < 0.5)
     posts = house.witness.posts.total()
     check_end(house, house.live())

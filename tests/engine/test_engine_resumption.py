@@ -73,6 +73,7 @@ def test_a_prompt_that_vanished_and_came_back_costs_nothing(house: House) -> Non
     assert sent_by(house, chat("one", "two")) == 0
     assert len(house.rows()) == 2
     assert sent_by(house, chat(*THREE)) == 0
+    assert [(row["index"], row["prompt"]) for row in house.rows()] == [(1, "one"), (2, "two"), (3, "three")]
 
 
 def test_identical_items_are_sent_once_and_each_has_its_row(house: House) -> None:

@@ -39,6 +39,11 @@ def ended(reason: JsonValue = "end_turn", **usage: JsonValue) -> bytes:
     return event("message_delta", delta=change, usage=usage or {"output_tokens": 2})
 
 
+def nameless(stream: bytes) -> bytes:
+    """The stream without its `event:` lines."""
+    return b"".join(line for line in stream.splitlines(keepends=True) if not line.startswith(b"event:"))
+
+
 START = event(
     "message_start",
     message={
