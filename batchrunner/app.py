@@ -46,6 +46,8 @@ from batchrunner.transport import read_keys
 
 T = TypeVar("T")
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
+_WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
+"""Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -184,7 +186,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
                 runner.snapshot(), failures=failure_groups(folder), notes=tuple(mistake.problem for mistake in missing)
             ),
             exit_status,
-            message=message,
+            message=message if exit_status not in _WHOLE else None,
             next_command=_next_command(runner, options.get("command")),
         )
     trouble = await notify(job, status)

@@ -17,7 +17,8 @@ from batchrunner.core.governor import Ticket
 from batchrunner.core.job import Limits
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.lane_settings import LaneSettings
+from batchrunner.engine.lanes import Lane
 from batchrunner.simulator.virtual_time import run_virtual
 
 SEEDS = (1, 2, 3)

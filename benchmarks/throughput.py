@@ -1,7 +1,7 @@
 """Durable runs against a bare aiohttp loop: the same answers, from the same stub server, on the same machine.
 
-The bare loop keeps everything in memory and forgets it; the program writes intents, rows and ledger. Ratios above 1 mean
-that the program is faster. Run: python benchmarks/throughput.py [ITEMS]
+The bare loop keeps everything in memory and forgets it; the program writes intents, rows and ledger. A ratio above 1
+means that the program is faster. Run: python benchmarks/throughput.py [ITEMS]
 """
 
 import asyncio

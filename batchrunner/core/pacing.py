@@ -62,9 +62,9 @@ class Bucket:
         return missing / self.rate_per_s if missing > _NOTHING else 0.0
 
     def take(self, now: float, amount: float = 1.0) -> None:
-        """Take it, below zero if need be: what was really used counts."""
+        """Take it, below zero if need be: what was really used counts. A negative amount is a credit."""
         self._refill(now)
-        self.level -= amount
+        self.level = min(self.burst, self.level - amount)
 
     def _refill(self, now: float) -> None:
         if self.at is not None:

@@ -3,7 +3,7 @@
 The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -31,7 +31,7 @@ class Clock(Protocol):
 class Items(Protocol):
     """The job's items in order, made anew by every call: rows × matrix × models × replicas, streamed."""
 
-    def stream(self, models: frozenset[str] | None = None) -> AsyncIterator[Item]:
+    def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item, None]:
         """The items of these models (None: all). Ids, keys and indexes are the same whatever is asked for.
 
         Raises:

@@ -72,6 +72,8 @@ class Attempts:
                 verdict = await self.remote.follow(work, task, resumed=True)
             finally:
                 lane.task_ended()
+            if isinstance(verdict, Again) and work.item.index == 0:
+                return  # the job has no such item any more: nobody wants it to be paid for again
             await self._conclude(work, lane, pool, verdict)
         except SteppedOutError:
             pool.give_back(work)
@@ -233,18 +235,25 @@ class Attempts:
         """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
         known: list[Verdict] = [first]
         tickets: list[Ticket] = []
+        last_failed = [True]
 
         async def go_on() -> Verdict:
             return known.pop() if known else await self._send(work, lane, pool, tickets.pop())
 
         def wait(state: RetryCallState) -> float:
-            return self._wait_s(work, _verdict(state).problem)
+            problem = _verdict(state).problem
+            last_failed[-1] = RULES[problem.kind].then is Then.RETRY and problem.wait_s is None
+            return self._wait_s(work, problem)
 
         def used_up(state: RetryCallState) -> bool:
             return _verdict(state).charged >= self.job.retry.attempts
 
         async def step_aside(seconds: float) -> None:
             await self.shutdown.sleep(seconds)
+            while last_failed[-1] and (wait_s := lane.retry_wait_s()) > 0:
+                await self.shutdown.sleep(wait_s)
+            if last_failed[-1]:
+                lane.take_retry()
             ticket = await lane.acquire(fresh=False)
             if ticket is None:
                 raise SteppedOutError

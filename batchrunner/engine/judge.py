@@ -13,7 +13,8 @@ from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
 from batchrunner.core.ports import Clock
 from batchrunner.core.rules import RULES, Then
-from batchrunner.engine.lanes import Closed, Lane, LaneSet
+from batchrunner.engine.lane_settings import Closed
+from batchrunner.engine.lanes import Lane, LaneSet
 from batchrunner.engine.pool import Pool
 from batchrunner.engine.record import Book
 

@@ -7,11 +7,9 @@ one by one, so that no herd leaves when a lane opens again.
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.governor import Governor, Ticket
-from batchrunner.core.job import Limits
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
 from batchrunner.core.pacing import (
     GIVE_UP_PARKED_S,
@@ -24,36 +22,16 @@ from batchrunner.core.pacing import (
 from batchrunner.core.ports import Clock
 from batchrunner.core.state import Park
 from batchrunner.core.tuning import CEILING
+from batchrunner.engine.lane_settings import Closed, LaneSettings
 
 _LEAST_ALIVE: Final = 64
+_RETRIES_PER_SEND: Final = 0.1
+_RETRIES_PER_S: Final = 0.2
+_RETRIES_AT_ONCE: Final = 10.0
 _WALLS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
 _FAULTS: Final = frozenset({ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET})
 _SILENT: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT, ProblemKind.AUTH, ProblemKind.BILLING})
 """These stop lanes by themselves and say nothing about how many or how fast."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
-    """Why a lane sends nothing more in this run."""
-
-    kind: str
-    reason: str
-    refused_account: bool
-    """True when only the account's owner can mend it: exit status 5, otherwise 3."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneSettings:
-    """What a lane is made with."""
-
-    concurrency: int
-    """Sends in flight at once: the job's number, or where `auto` starts."""
-    adaptive: bool
-    in_flight_tasks: int | None
-    """None for dialects without remote tasks."""
-    limits: Limits
-    breaker: int
-    day_offset_s: float
 
 
 class Lane:
@@ -80,6 +58,7 @@ class Lane:
         self._settings = settings
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
+        self._retries = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_AT_ONCE)
         self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
         self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
         self._sent_today = sent_today
@@ -182,6 +161,7 @@ class Lane:
         self._count_day()
         self._sent_today += 1
         now = self._clock.monotonic()
+        self._retries.take(now, -_RETRIES_PER_SEND)
         if self._pace is not None:
             self._pace.take(now)
         return self.governor.sent(now, in_flight=self.in_flight)
@@ -229,6 +209,16 @@ class Lane:
         """They go out now; a later call with the difference corrects the estimate."""
         if self._tokens is not None:
             self._tokens.take(self._clock.monotonic(), tokens)
+
+    # -- retries of failures
+
+    def retry_wait_s(self) -> float:
+        """Seconds until one more failed item may be tried: a tenth of the sends, never slower than one in five."""
+        return self._retries.wait_s(self._clock.monotonic())
+
+    def take_retry(self) -> None:
+        """One is tried again now."""
+        self._retries.take(self._clock.monotonic())
 
     # -- parking and closing
 

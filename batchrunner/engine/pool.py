@@ -6,7 +6,7 @@ a time, only when a lane has a slot for it; a parked lane of another model holds
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from batchrunner.core.item import Item
@@ -30,7 +30,7 @@ class Work:
 class Pool:
     """One model's work."""
 
-    def __init__(self, model: str, items: AsyncIterator[Item], *, wanted: Callable[[Item, bytes], bool]) -> None:
+    def __init__(self, model: str, items: AsyncGenerator[Item, None], *, wanted: Callable[[Item, bytes], bool]) -> None:
         self.model = model
         self.exhausted = False
         self.condemned: Problem | None = None
@@ -114,6 +114,11 @@ class Pool:
     def absolve(self) -> None:
         """An item of the model came through."""
         self.accused = None
+
+    async def close(self) -> None:
+        """The source is read no further. Left to the loop's end, its streams would be closed in the wrong order."""
+        async with self._reading:
+            await self._items.aclose()
 
     def change(self) -> None:
         """Wake whoever waits for work."""

@@ -1,6 +1,6 @@
 """Accepted tasks whose items the job has no more: they are paid for, so they are followed and kept all the same."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from batchrunner.core.item import Item
 from batchrunner.core.state import OpenTask
@@ -28,7 +28,7 @@ def closed_pool(model: str) -> Pool:
     return pool
 
 
-async def _nothing() -> AsyncIterator[Item]:
+async def _nothing() -> AsyncGenerator[Item, None]:
     nothing: tuple[Item, ...] = ()
     for item in nothing:
         yield item

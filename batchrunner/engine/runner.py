@@ -18,7 +18,8 @@ from batchrunner.core.status import LaneStatus, Status
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.ending import Ending
 from batchrunner.engine.judge import Judge
-from batchrunner.engine.lanes import Closed, Lane, LaneSet, LaneSettings
+from batchrunner.engine.lane_settings import Closed, LaneSettings
+from batchrunner.engine.lanes import Lane, LaneSet
 from batchrunner.engine.night import Night
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.pool import Pool, Work
@@ -120,6 +121,8 @@ class Runner:
         finally:
             for task in beside:
                 task.cancel()
+            for pool in self.pools.values():
+                await pool.close()
         if not self.shutdown.requests:
             await self.settle()
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}

@@ -53,7 +53,7 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
         rows.results()
         rows.superseded_rows()
         rows.missing()
-        rows.failure_rows(vanished=_vanished_failures(run))
+        rows.failure_rows()
         look_around(folder, files=files, sheet=sheet, named=ledger.paths)
     except OSError as error:
         raise broken(folder, error) from error
@@ -75,10 +75,3 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
             answer_files=rows.answer_files,
         ),
     )
-
-
-def _vanished_failures(run: RunFile) -> int:
-    """Failed items that the job has no more: their rows are dropped when a run settles."""
-    vanished = run.totals.get("vanished") if run.totals is not None else None
-    count = vanished.get(Standing.FAILED.name, 0) if isinstance(vanished, dict) else 0
-    return count if isinstance(count, int) else 0

@@ -19,10 +19,12 @@ from batchrunner.stores.atomic import is_left_over
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.ledger_line import SEGMENT_NAME
 from batchrunner.stores.lock import LOCK
-from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSEDED, TORN
+from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES, TORN
 from batchrunner.stores.run_file import RUN_FILE
 
-OWN: Final = frozenset({RUN_FILE, LOCK, RESULTS, FAILURES, SUPERSEDED, TORN, FAILURES_TORN, "report.html"})
+OWN: Final = frozenset(
+    {RUN_FILE, LOCK, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN, "report.html"}
+)
 """Files that this program puts at the top of a run's directory."""
 PRIVATE: Final = (RUN_FILE, LOCK, LEDGER)
 _OTHERS: Final = 0o077

@@ -13,7 +13,7 @@ from batchrunner.report.audit_findings import Sheet
 from batchrunner.report.audit_ledger import LedgerAudit, files_crc, path_mark
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.lines import Line, read_lines
-from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED
+from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
 from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of
 
 _SHOWN: Final = 3
@@ -70,22 +70,22 @@ class RowAudit:
         for key in self.ledger.promises.missing():
             self.sheet.add("row_missing", f"key {key.hex()}")
 
-    def failure_rows(self, *, vanished: int) -> None:
-        """Every line of failures.jsonl. `vanished` failed items of the job's past need no row. Raises OSError."""
+    def failure_rows(self) -> None:
+        """Every line of failures.jsonl and superseded_failures.jsonl. Raises OSError."""
         rowless = {key for key, standing in self.ledger.state.standings() if standing is Standing.FAILED}
-        for line in read_lines(self.files, self.folder / FAILURES):
-            self.failures += 1
-            name = name_and_id_of(line.text) if line.whole else None
-            if name is None:
-                self.sheet.add("torn_rows", _place(FAILURES, line))
-                continue
-            key, item_id = name
-            rowless.discard(key)
-            if self.ledger.whole and self.ledger.state.standing(key) is not Standing.FAILED:
-                self.sheet.add("failure_stale", item_id)
-        if len(rowless) > vanished:
-            for key in rowless:
-                self.sheet.add("failure_missing", f"key {key.hex()}")
+        for name in (FAILURES, SUPERSEDED_FAILURES):
+            for line in read_lines(self.files, self.folder / name):
+                self.failures += name == FAILURES
+                found = name_and_id_of(line.text) if line.whole else None
+                if found is None:
+                    self.sheet.add("torn_rows", _place(name, line))
+                    continue
+                key, item_id = found
+                rowless.discard(key)
+                if self.ledger.whole and name == FAILURES and self.ledger.state.standing(key) is not Standing.FAILED:
+                    self.sheet.add("failure_stale", item_id)
+        for key in rowless:
+            self.sheet.add("failure_missing", f"key {key.hex()}")
 
     # -- one row
 

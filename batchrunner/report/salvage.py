@@ -24,7 +24,7 @@ from batchrunner.stores.atomic import place_whole, write_all
 from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_FOLDER, InspectedFiles, broken
 from batchrunner.stores.ledger_salvage import Kept, Mender, SoundLines
 from batchrunner.stores.lines import read_lines
-from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED
+from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
 from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of
 from batchrunner.stores.run_file import make_run_folder, write_run_file
 from batchrunner.stores.segment_copy import SegmentCopy
@@ -166,12 +166,16 @@ class Salvage:
 
     def copy_failures(self) -> None:
         """Rows of items that are failed."""
-        if not self.files.exists(self.old / FAILURES):
+        self._copy_failures(FAILURES)
+        self._copy_failures(SUPERSEDED_FAILURES)
+
+    def _copy_failures(self, name_of_file: str) -> None:
+        if not self.files.exists(self.old / name_of_file):
             return
-        descriptor = self.files.open_new(self.new / FAILURES, SHARED_FILE)
+        descriptor = self.files.open_new(self.new / name_of_file, SHARED_FILE)
         try:
             failed = set(self._failed)
-            for line in read_lines(self.files, self.old / FAILURES):
+            for line in read_lines(self.files, self.old / name_of_file):
                 name = name_and_id_of(line.text) if line.whole else None
                 if name is not None and name[0] in failed and name[0] not in self._places:
                     self._failed.discard(name[0])

@@ -92,7 +92,7 @@ def status_of_directory(folder: Path) -> Status:
     ]
     return Status(
         job=there.job_name,
-        state="running" if running else resting_state(items),
+        state="running" if running else resting_state(items) if there.totals is not None else "pending",
         items=items,
         sends=send_counts(state),
         usage=usage_counts(state),

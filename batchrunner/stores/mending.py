@@ -9,7 +9,7 @@ from pathlib import Path
 from batchrunner.stores.atomic import open_beside, write_all
 from batchrunner.stores.files import SHARED_FILE, Files
 from batchrunner.stores.lines import read_lines
-from batchrunner.stores.rows import facts_of
+from batchrunner.stores.rows import name_and_id_of
 
 _CHUNK_BYTES = 1 << 20
 
@@ -19,7 +19,7 @@ def take_out_unreadable(files: Files, path: Path, *, start: int, into: Path) -> 
     holes = [
         (line.offset, len(line.text) + 1)
         for line in read_lines(files, path, start=start)
-        if line.whole and facts_of(line.text) is None
+        if line.whole and name_and_id_of(line.text) is None
     ]
     if not holes:
         return 0

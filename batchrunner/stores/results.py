@@ -29,6 +29,9 @@ FAILURES = "failures.jsonl"
 TORN = "results.torn"
 FAILURES_TORN = "failures.torn"
 SUPERSEDED = "superseded.jsonl"
+SUPERSEDED_FAILURES = "superseded_failures.jsonl"
+_OTHERS = ((FAILURES, FAILURES_TORN), (SUPERSEDED, TORN), (SUPERSEDED_FAILURES, FAILURES_TORN))
+"""Files that no length is recorded of, and where their torn ends go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,9 @@ class ResultsFile:
         path = self._folder / RESULTS
         try:
             torn_bytes = self._cut_torn_end(RESULTS, TORN)
-            self._cut_torn_end(FAILURES, FAILURES_TORN)
+            for name, torn in _OTHERS:
+                self._cut_torn_end(name, torn)
+                take_out_unreadable(self._files, self._folder / name, start=0, into=self._folder / torn)
             make_durable(self._files, path)
             make_durable(self._files, self._folder / FAILURES)
             length = self._length(path)
@@ -138,14 +143,24 @@ class ResultsFile:
         return await in_order(rewriting, items, claims=is_done)
 
     async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Rewritten:
-        """The same for `failures.jsonl`: one row per item that is failed now, its latest; other rows are dropped."""
+        """The same for `failures.jsonl`: one row per item that is failed now, its latest.
+
+        Rows of failed items that the job has no more go to `superseded_failures.jsonl`; those of items that are not
+        failed any more are dropped.
+        """
         if self._failures is not None:
             await self._failures.close()
             self._failures = None
-        if not self._files.exists(self._folder / FAILURES):
+        if not any(self._files.exists(self._folder / name) for name in (FAILURES, SUPERSEDED_FAILURES)):
             return Rewritten(length=0, rows=0, shared=0, superseded=0)
         rewriting = Rewriting(
-            self._files, self._folder, FAILURES, keep="last", superseded=None, unreadable=FAILURES_TORN
+            self._files,
+            self._folder,
+            FAILURES,
+            keep="last",
+            superseded=SUPERSEDED_FAILURES,
+            unreadable=FAILURES_TORN,
+            outlives=is_failed,
         )
         return await in_order(rewriting, items, claims=is_failed)
 

@@ -35,20 +35,30 @@ class Rewritten:
     shared: int
     """Of these rows, copies for items that share a key."""
     superseded: int
-    """Rows moved to `superseded.jsonl` by this call."""
+    """Rows moved to the file of superseded ones by this call."""
 
 
 class Rewriting:
     """The blocking steps, in order: `begin`, `place` for every batch of labels, `finish`; or `give_up`."""
 
     def __init__(
-        self, files: Files, folder: Path, name: str, *, keep: Keep, superseded: str | None, unreadable: str
+        self,
+        files: Files,
+        folder: Path,
+        name: str,
+        *,
+        keep: Keep,
+        superseded: str,
+        unreadable: str,
+        outlives: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
+        """Work on `name` in a folder; `outlives` tells whose row is worth keeping when the job has its item no more."""
         self._files = files
         self.path = folder / name
         self._folder = folder
         self._keep = keep
-        self._superseded = None if superseded is None else folder / superseded
+        self._superseded = folder / superseded
+        self._outlives = outlives
         self._unreadable = folder / unreadable
         self._waiting = RowIndex()
         self._placed = RowIndex()
@@ -67,7 +77,7 @@ class Rewriting:
         if self._files.exists(self.path):
             self._old = self._files.open_read(self.path)
         self._waiting = index_rows(self._files, self.path, keep=self._keep)
-        if self._superseded is not None and self._files.exists(self._superseded):
+        if self._files.exists(self._superseded):
             self._aside = index_rows(self._files, self._superseded, keep="last")
             self._aside_file = self._files.open_read(self._superseded)
         self._beside, self._new = open_beside(self._files, self._folder, SHARED_FILE)
@@ -88,10 +98,10 @@ class Rewriting:
 
     def finish(self) -> Rewritten:
         """Keep what nobody claimed, make the new file durable, and let it take the old one's name."""
-        unclaimed = sorted([*self._waiting.places(), *self._waiting.repeated])
-        superseded = 0
-        if self._superseded is not None:
-            superseded = self._keep_lines(self._superseded, unclaimed)
+        unclaimed = [self._waiting[key] for key in self._waiting if self._outlives(key)]
+        if self._keep == "first":  # of an item that failed again, only the last row says how it stands
+            unclaimed += self._waiting.repeated
+        superseded = self._keep_lines(self._superseded, sorted(unclaimed))
         self._keep_lines(self._unreadable, self._waiting.unreadable)
         self._flush()
         new, beside = self._new, self._beside

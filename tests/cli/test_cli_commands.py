@@ -308,4 +308,17 @@ def test_one_signal_drains_every_parallel_job(batchrunner: CommandLine) -> None:
 def test_simulate_needs_no_network_whatever_the_dialect(batchrunner: CommandLine) -> None:
     for number, preset in enumerate(("openai", "anthropic", "modelscope", "modelscope-anthropic")):
         (batchrunner.folder / f"job{number}.yaml").write_text(f"provider: {preset}\nmodel: m\nprompts: [one]\n")
-        assert batchrunner.run("run", f"job{number}.yaml", "--simulate").status == 0
+        assert batchrunner("run", f"job{number}.yaml", "--simulate").status == 0
+
+
+def test_an_interrupted_source_is_closed_in_good_order(batchrunner: CommandLine) -> None:
+    (batchrunner.folder / "many.txt").write_text("".join(f"question {number}\n" for number in range(20_000)))
+    job = batchrunner.job("many", "prompts: {file: many.txt}\nlimits: {concurrency: 2, requests_per_minute: 60}\n")
+    running = batchrunner.start("run", job)
+    assert running.stderr is not None
+    running.stderr.readline()  # it has begun
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "generator" not in told
+    assert "Traceback" not in told

@@ -281,10 +281,12 @@ def test_torn_ends_collect_and_failures_are_mended_too(tmp_path: Path) -> None:
             file.write(torn)
         recover(tmp_path, lengths[0])
     assert (tmp_path / "results.torn").read_bytes() == b'{"id":"a\n{"id":"b\n'
-    (tmp_path / "failures.jsonl").write_bytes(b'{"id":1}\n{"i')
-    recover(tmp_path, lengths[0])
-    assert (tmp_path / "failures.jsonl").read_bytes() == b'{"id":1}\n'
-    assert (tmp_path / "failures.torn").read_bytes() == b'{"i\n'
+    row = encode_row(failure_of(1)) + b"\n"
+    for name in ("failures.jsonl", "superseded_failures.jsonl"):
+        (tmp_path / name).write_bytes(bytes(9) + b"\n" + row + b'{"i')
+        recover(tmp_path, lengths[0])
+        assert (tmp_path / name).read_bytes() == row
+    assert (tmp_path / "failures.torn").read_bytes() == 2 * (b'{"i\n' + bytes(9) + b"\n")
 
 
 def test_rows_after_a_recovered_end_stand_on_lines_of_their_own(tmp_path: Path) -> None:

@@ -258,3 +258,24 @@ def test_failures_show_who_is_failed_now_once_each_by_the_latest_row(tmp_path: P
 def test_without_failures_there_is_no_failures_file(tmp_path: Path) -> None:
     assert settle(tmp_path, [item(1)], failed=()).rows == 0
     assert names(tmp_path) == []
+
+
+def test_a_row_comes_back_from_the_superseded_ones_with_its_item_and_its_present_label(tmp_path: Path) -> None:
+    put(tmp_path, line(1), line(2), line(3))
+    rewrite(tmp_path, [item(1), item(3)])
+    assert get(tmp_path, "superseded.jsonl") == [line(2)]
+    rewritten = rewrite(tmp_path, [item(2, index=1, name="two"), item(1, index=2), item(2, index=3, name="again")])
+    assert [json.loads(text)["id"] for text in get(tmp_path)] == ["two", "q1", "again"]
+    assert json.loads(get(tmp_path)[2])["shared_with"] == "two"
+    assert (rewritten.rows, rewritten.shared, rewritten.superseded) == (3, 1, 1)
+    assert get(tmp_path, "superseded.jsonl") == [line(2), line(3)]
+
+
+def test_a_failure_of_a_vanished_item_is_kept_aside_and_comes_back(tmp_path: Path) -> None:
+    put(tmp_path, line(1), line(2, attempts=3), line(2, attempts=4), line(3), name="failures.jsonl")
+    settle(tmp_path, [item(3)], failed=(2, 3))
+    assert get(tmp_path, "failures.jsonl") == [line(3)]
+    assert get(tmp_path, "superseded_failures.jsonl") == [line(2, attempts=4)], "1 is not failed any more"
+    (tmp_path / "failures.jsonl").unlink()
+    settle(tmp_path, [item(2)], failed=(2,))
+    assert get(tmp_path, "failures.jsonl") == [line(2, attempts=4)]

@@ -1,0 +1,91 @@
+"""`batchrunner verify` in a real process: its words, its JSON, its exit status."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, Protocol
+
+IMAGES = "kind: image\nparams: {size: 64x64}\nprompts: [A boat, A barn]\n"
+OUT = "outputs/pictures.simulated"
+
+
+class Ran(Protocol):
+    status: int
+    out: str
+    err: str
+    json: Any
+
+
+class CommandLine(Protocol):
+    folder: Path
+
+    def __call__(self, *arguments: str) -> Ran: ...
+    def start(self, *arguments: str) -> "subprocess.Popen[str]": ...
+    def job(self, name: str, text: str) -> str: ...
+
+
+def finished(batchrunner: CommandLine) -> str:
+    job = batchrunner.job("pictures", IMAGES)
+    assert batchrunner("run", job, "--quiet").status == 0
+    return job
+
+
+def test_a_sound_run_ends_with_0_and_says_what_was_looked_at(batchrunner: CommandLine) -> None:
+    finished(batchrunner)
+    told = batchrunner("verify", OUT)
+    assert (told.status, told.out) == (0, "")
+    assert "sound" in told.err
+    assert "2 pictures" in told.err
+    shown = batchrunner("verify", OUT, "--json").json
+    assert (shown["sound"], shown["findings"], shown["checked"]["done"]) == (True, [], 2)
+
+
+def test_damage_ends_with_4_and_names_the_place_and_the_way_out(batchrunner: CommandLine) -> None:
+    job = finished(batchrunner)
+    picture = min((batchrunner.folder / OUT / "images").iterdir())
+    picture.write_bytes(picture.read_bytes()[:-40])
+    told = batchrunner("verify", OUT)
+    assert told.status == 4
+    assert f"images/{picture.name}" in told.err
+    assert "--salvage NEW" in told.err
+    saved = batchrunner("verify", OUT, "--salvage", "saved", "--json")
+    assert saved.status == 4
+    (finding,) = saved.json["findings"]
+    assert (finding["kind"], finding["level"], finding["count"]) == ("file_changed", "damage", 1)
+    assert saved.json["salvaged"]["rows"] == 1
+    assert batchrunner("verify", "saved").status == 0
+    assert batchrunner("run", job, "--out", "saved", "--quiet").status == 0
+    assert batchrunner("verify", "saved").status == 0
+
+
+def test_a_damaged_ledger_is_told_and_salvaged(batchrunner: CommandLine) -> None:
+    finished(batchrunner)
+    (segment,) = (batchrunner.folder / OUT / "ledger").iterdir()
+    text = bytearray(segment.read_bytes())
+    text[200] ^= 1
+    segment.write_bytes(bytes(text))
+    told = batchrunner("verify", OUT, "--salvage", "saved")
+    assert told.status == 4
+    assert "ledger is damaged" in told.err
+    assert "salvaged into saved: 2 rows" in told.err
+    assert batchrunner("verify", "saved", "--json").json["checked"]["done"] == 2
+
+
+def test_what_is_no_run_is_an_error_in_words(batchrunner: CommandLine) -> None:
+    told = batchrunner("verify", "nowhere", "--json")
+    assert told.status == 4
+    assert "nowhere" in told.err
+    assert "error" in told.json
+
+
+def test_a_run_at_work_is_not_disturbed(batchrunner: CommandLine) -> None:
+    slow = "prompts: [A, B, C, D]\nlimits: {concurrency: 1, requests_per_minute: 6}\n"
+    process = batchrunner.start("run", batchrunner.job("slow", slow))
+    assert process.stderr is not None
+    segment = batchrunner.folder / "outputs/slow.simulated/ledger/000001.jsonl"
+    while not segment.exists():
+        assert process.poll() is None
+    told = batchrunner("verify", "outputs/slow.simulated", "--json")
+    assert told.status == 4
+    assert f"process {process.pid}" in told.json["error"]["message"]
+    assert json.loads(segment.read_bytes().splitlines()[0])["e"] == "open"

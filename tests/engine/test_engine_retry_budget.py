@@ -1,0 +1,25 @@
+"""Retries of failures draw on a budget: a lane in trouble does not become a storm (invariant 14)."""
+
+from engine_house import House, chat
+
+
+def test_retries_of_failures_stay_within_a_tenth_of_the_sends_and_one_in_five_seconds(house: House) -> None:
+    many = tuple(f"q{number}" for number in range(200))
+    house.run(chat(*many, model="sim/chat#5xx:1", more="breaker: 10000\nlimits: {concurrency: 50}"))
+    began = house.events("intent")[0]["t"]
+    seen: set[str] = set()
+    retries = 0
+    for sends, event in enumerate(house.events("intent"), start=1):
+        if event["k"] in seen:
+            retries += 1
+            assert retries <= 10 + 0.1 * sends + 0.2 * (event["t"] - began) + 1, "more retries than the budget has"
+        seen.add(event["k"])
+    assert retries == 200
+    assert len(house.rows()) == 200
+
+
+def test_hinted_refusals_are_outside_the_budget(house: House) -> None:
+    many = tuple(f"q{number}" for number in range(100))
+    began = house.began
+    house.run(chat(*many, model="sim/chat#retry-after:5", more="limits: {concurrency: 50}"))
+    assert house.began - began < 60.0
