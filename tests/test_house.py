@@ -39,14 +39,18 @@ def test_no_file_is_longer_than_a_page_of_350_lines() -> None:
     assert long == {}
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import batchrunner",
-        "import sys; sys.argv = ['batchrunner', '--help']; import runpy\ntry:\n runpy.run_module('batchrunner', run_name='__main__')\nexcept SystemExit: pass",
-    ],
-)
+HELP = """
+import runpy, sys
+sys.argv = ["batchrunner", "--help"]
+try:
+    runpy.run_module("batchrunner", run_name="__main__")
+except SystemExit:
+    pass
+"""
+
+
+@pytest.mark.parametrize("code", ["import batchrunner", HELP])
 def test_looking_in_costs_no_heavy_library(code: str) -> None:
-    told = "\nimport sys; print('HEAVY', [name for name in %r if name in sys.modules], file=sys.stderr)" % (HEAVY,)
+    told = f"\nimport sys; print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code + told], cwd=HOME, capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stderr
