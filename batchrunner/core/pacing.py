@@ -3,7 +3,7 @@
 Sources: PROTOCOL 3.2 and 3.5 (reset moments), 8 (backoff); RELIABILITY section 3.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 _DAY_S: Final = 86_400.0
@@ -46,11 +46,13 @@ class Bucket:
 
     rate_per_s: float
     burst: float
-    level: float = field(init=False)
+    level: float = -1.0
+    """What may be taken now; a negative one at first means full."""
     at: float | None = None
 
     def __post_init__(self) -> None:
-        self.level = self.burst
+        if self.level < 0.0:
+            self.level = self.burst
 
     def __repr__(self) -> str:
         return f"<Bucket: {self.level:.2f} of {self.burst:g}, +{self.rate_per_s:g}/s>"

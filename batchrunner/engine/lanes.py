@@ -27,7 +27,9 @@ from batchrunner.engine.lane_settings import Closed, LaneSettings
 _LEAST_ALIVE: Final = 64
 _RETRIES_PER_SEND: Final = 0.1
 _RETRIES_PER_S: Final = 0.2
-_RETRIES_AT_ONCE: Final = 10.0
+_RETRIES_AT_FIRST: Final = 10.0
+_RETRIES_SAVED: Final = 500.0
+"""What good hours may save up: a run whose faults are rare never waits for its budget."""
 _WALLS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
 _FAULTS: Final = frozenset({ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET})
 _SILENT: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT, ProblemKind.AUTH, ProblemKind.BILLING})
@@ -58,7 +60,7 @@ class Lane:
         self._settings = settings
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
-        self._retries = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_AT_ONCE)
+        self._retries = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_SAVED, level=_RETRIES_AT_FIRST)
         self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
         self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
         self._sent_today = sent_today
