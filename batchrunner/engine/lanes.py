@@ -102,8 +102,9 @@ class Lane:
         self.release()
 
     def heard(self, ticket: Ticket, outcome: SendOutcome) -> None:
-        """What came of a send teaches the governor."""
+        """What came of a send teaches the governor; each send saves up for a tenth of a retry."""
         now = self._clock.monotonic()
+        self._retries.take(now, -_RETRIES_PER_SEND)
         kind = outcome.kind if isinstance(outcome, Problem) else None
         if kind in _WALLS:
             self.governor.refused(now, ticket)
@@ -163,7 +164,6 @@ class Lane:
         self._count_day()
         self._sent_today += 1
         now = self._clock.monotonic()
-        self._retries.take(now, -_RETRIES_PER_SEND)
         if self._pace is not None:
             self._pace.take(now)
         return self.governor.sent(now, in_flight=self.in_flight)
