@@ -29,11 +29,12 @@ from batchrunner.core.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from batchrunner.app import check, load_job, plan, results, run, run_sync, status, verify
+    from batchrunner.app import check, load_job, plan, rehearse, results, run, run_sync, status, verify
     from batchrunner.core.audit import Audit
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
+    from batchrunner.core.rehearsal import Rehearsal
     from batchrunner.core.report import CheckResult, Report
     from batchrunner.core.status import Status
     from batchrunner.simulator import run_server
@@ -48,6 +49,7 @@ __all__ = [
     "JobMistakesError",
     "Mistake",
     "Plan",
+    "Rehearsal",
     "Report",
     "Status",
     "__version__",
@@ -55,6 +57,7 @@ __all__ = [
     "job_schema",
     "load_job",
     "plan",
+    "rehearse",
     "results",
     "run",
     "run_server",
@@ -65,13 +68,16 @@ __all__ = [
 ]
 
 _HOMES: dict[str, str] = {
-    **dict.fromkeys(("check", "load_job", "plan", "results", "run", "run_sync", "status", "verify"), "batchrunner.app"),
+    **dict.fromkeys(
+        ("check", "load_job", "plan", "rehearse", "results", "run", "run_sync", "status", "verify"), "batchrunner.app"
+    ),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
     **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.report"),
     "Audit": "batchrunner.core.audit",
     "Job": "batchrunner.core.job",
     "Plan": "batchrunner.core.plan",
+    "Rehearsal": "batchrunner.core.rehearsal",
     "Status": "batchrunner.core.status",
     "run_server": "batchrunner.simulator",
 }

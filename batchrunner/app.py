@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypedDict, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
-from batchrunner.assembly import ask_balances, assemble
+from batchrunner.assembly import ask_balances, assemble, rehearsal_of
 from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
 from batchrunner.core.job import Job, Json
@@ -22,6 +22,7 @@ from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.plan import Plan, cost_plan, count_items, points_plan
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
+from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.report import CheckResult, Report
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import Status
@@ -114,6 +115,18 @@ async def plan(job: Job) -> Plan:
         budget=budget_so_far(job, state),
         balances=await ask_balances(job, keys),
     )
+
+
+def rehearse(job: Job, **options: Unpack[RehearsalOptions]) -> Rehearsal:
+    """Run what is left of a job against a simulated provider in virtual time, and say how it would go.
+
+    Sends and writes nothing; see `RehearsalOptions`. Blocks: in a coroutine, `await asyncio.to_thread(rehearse, job)`.
+
+    Raises:
+        JobMistakesError: of the profile, or of a source.
+        LedgerDamagedError, WrongDirectoryError, StoreBrokenError: a run could not go on there.
+    """
+    return rehearsal_of(job, options)
 
 
 class RunOptions(TypedDict, total=False):

@@ -17,6 +17,7 @@ from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance, Totals
 from batchrunner.core.ports import Downloads, Ports, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
+from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
@@ -32,8 +33,9 @@ from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.results import AdoptedRow, ResultsFile
 from batchrunner.stores.run_directory import digest_of_job, remember_totals, remove_leftovers, windows_that_worked
+from batchrunner.stores.run_file import check_claim
 from batchrunner.stores.zones import offset_of_zone
-from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host
+from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
 
 
 async def assemble(
@@ -175,6 +177,31 @@ async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance,
         request = balance_request(base_url)
         asked = [transport.exchange(request, BalanceReader(account), account=account) for account in keys]
         return tuple(await asyncio.gather(*asked))
+
+
+def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
+    """A rehearsal of what the job's directory says is left; see `app.rehearse`."""
+    from batchrunner.simulator.profiles import profile_of  # noqa: PLC0415 - the simulator, for simulated runs only
+    from batchrunner.simulator.rehearsal import rehearse  # noqa: PLC0415 - as above
+
+    profile = profile_of(job, options.get("profile", ""))
+    day_offset_s = PRESETS[job.provider.preset].day_offset_s
+    state, windows = LedgerState(day_offset_s=day_offset_s), dict[str, int]()
+    if not options.get("from_scratch", False):
+        folder = Path(job.output.dir)
+        check_claim(folder, job_name=job.name, simulated=job.simulated)
+        state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
+    missing = read_keys(job.provider.key_env, os.environ)[1]
+    return rehearse(
+        job,
+        state=state,
+        profile=profile,
+        wall=options.get("began", LoopClock().wall()),
+        seed=options.get("seed", 0),
+        limit=options.get("limit"),
+        windows=windows,
+        notes=tuple(mistake.problem for mistake in missing),
+    )
 
 
 async def _close(ledger: LedgerWriter, results: ResultsFile) -> None:

@@ -17,6 +17,7 @@ from batchrunner.cli.check import check
 from batchrunner.cli.init import init
 from batchrunner.cli.output import emit, error_object, say, tell_error, tell_mistakes
 from batchrunner.cli.plan import plan
+from batchrunner.cli.rehearse import rehearse
 from batchrunner.cli.run import run
 from batchrunner.cli.schema import schema
 from batchrunner.cli.simulate import simulate
@@ -24,7 +25,7 @@ from batchrunner.cli.status import status
 from batchrunner.cli.verify import verify
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
 
-COMMANDS: tuple[Callable[..., ExitStatus], ...] = (init, check, plan, run, status, verify, simulate, schema)
+COMMANDS: tuple[Callable[..., ExitStatus], ...] = (init, check, plan, rehearse, run, status, verify, simulate, schema)
 """In the order of `--help`: the order in which a newcomer meets them."""
 
 _ABOUT = """Send the prompts of a YAML job file to a model; every answer and every picture lands on disk, paid for once.
@@ -37,6 +38,7 @@ A first job, without a key and without paying:
 \b
 A night's work, and going on after whatever happened to it:
   batchrunner plan jobs/cats.yaml
+  batchrunner rehearse jobs/cats.yaml
   batchrunner run jobs/cats.yaml
   batchrunner status outputs/cats
 

@@ -15,6 +15,8 @@ class InputPicture:
     """Hex digest of the bytes of a local file, or of the URL's text when it is passed on."""
     url: str
     """What is sent: a data URL for a local file, else the URL itself."""
+    detail: str | None = None
+    """How closely the model shall look, where a ready request says it and the dialect has a word for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,14 @@ from contextlib import aclosing
 from itertools import repeat
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import Item
+from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.keys import digest, item_key
+from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.ids import Names
-from batchrunner.prompts.labels import Matrix, models_of, replica_suffix
+from batchrunner.prompts.labels import Labelled, Matrix, models_of, replica_suffix
 from batchrunner.prompts.recipe import Keyed, Recipe, unfillable
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.rows import PromptRow, prompt_rows
@@ -51,6 +52,7 @@ class Expansion:
         Raises:
             JobMistakesError: as `findings` decides.
         """
+        self._check_matrix()
         repeated = self._claim_listed_ids()
         async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as rows:
             async for row in rows:
@@ -64,6 +66,20 @@ class Expansion:
         self._findings.settle()
         if not self._index:
             self._findings.nothing_left()
+
+    def _check_matrix(self) -> None:
+        """The rules of ModelScope's pictures for the values that become parameters, for each model of the job.
+
+        `spec` says it first, and with the line; but only a compiled template tells a variable from a word in quotes.
+        """
+        if self._job.provider.dialect != "modelscope-images":
+            return
+        for name, values in self._job.matrix.items():
+            for place, value in enumerate(values if name not in self._recipe.variables else ()):
+                verdicts = (params_mistakes(model, {name: value}) for model in self._job.models)
+                for _, problem, expected in next(filter(None, verdicts), ()):
+                    key = f"matrix.{name}[{place}]"
+                    self._findings.mistake(Mistake(problem=problem, file=self._job.file, key=key, expected=expected))
 
     def _claim_listed_ids(self) -> frozenset[int]:
         """Take the ids given in a list, so that no automatic one gets there first.
@@ -99,20 +115,30 @@ class Expansion:
             return ()
         if given is None:
             given = self._names.automatic(fills[0].prompt)
-        elif row.entry is None and self._is_repeated(given, row.line, row.file, "prompts.id"):
+        elif row.entry is None and self._is_repeated(given, row.line, row.file, self._filler.id_key(row)):
             return ()
         return self._versions(row, given, fills)
 
     def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> Iterator[Item]:
         for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
             params = {**self._job.params, **row.params, **combination.params}
-            for model in self._models:
+            # A request that names its model goes to that one, and its own name needs no other beside it.
+            own = row.asked.model if row.asked else None
+            for model in self._models if own is None else (Labelled(suffix="", value=own),):
                 for replica in range(1, self._job.replicas + 1):
                     suffix = combination.suffix + model.suffix + replica_suffix(replica)
-                    yield self._item(prompt_id, suffix, filled, model=model.value, params=params, replica=replica)
+                    yield self._item(row, prompt_id, suffix, filled, model=model.value, params=params, replica=replica)
 
     def _item(
-        self, prompt_id: str, suffix: str, filled: Filled, *, model: str, params: dict[str, Json], replica: int
+        self,
+        row: PromptRow,
+        prompt_id: str,
+        suffix: str,
+        filled: Filled,
+        *,
+        model: str,
+        params: dict[str, Json],
+        replica: int,
     ) -> Item:
         job = self._job
         is_chat = job.kind == "chat"
@@ -123,12 +149,12 @@ class Expansion:
             model=model,
             turns=filled.turns,
             params=params,
-            pictures_sha256=[picture.sha256 for picture in filled.pictures],
+            pictures_sha256=[_told_apart(picture) for picture in filled.pictures],
             schema_digest=self._schema_digest if is_chat else None,
             replica=replica,
         )
         stem = item_id
-        if not self._ids_are_stems:
+        if not self._ids_are_stems or row.asked is not None:
             own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": self._index, "model": model}
             stem = self._stem({**params, **filled.vars, **own}, item_id, key)
         return Item(
@@ -146,7 +172,7 @@ class Expansion:
             stream=job.stream if is_chat else False,
             replica=replica,
             stem=stem,
-            shows_messages=bool(job.messages) and is_chat,
+            shows_messages=is_chat and (bool(job.messages) or (row.asked is not None and len(row.asked.turns) > 1)),
         )
 
     def _stem(self, names: dict[str, Json], item_id: str, key: str) -> str:
@@ -155,6 +181,10 @@ class Expansion:
             artifact_name(self._job, self._recipe.each, names)
         name = artifact_name(self._job, self._recipe.name, names) if self._recipe.name else item_id
         return self._names.stem(name, key)
+
+
+def _told_apart(picture: InputPicture) -> str:
+    return picture.sha256 if picture.detail is None else f"{picture.sha256}:{picture.detail}"
 
 
 def artifact_name(job: Job, keyed: Keyed, names: dict[str, Json]) -> str:

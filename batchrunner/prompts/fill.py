@@ -1,6 +1,6 @@
 """A prompt's templates filled with its values: the conversation, the pictures, and what rows show of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from batchrunner.core.errors import Mistake
@@ -12,6 +12,10 @@ from batchrunner.prompts.pictures import Album, BadPictureError
 from batchrunner.prompts.recipe import PROMPT, Keyed, Recipe, named, unfillable
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.rows import PromptRow
+from batchrunner.prompts.sources.openai_batch import CUSTOM_ID
+from batchrunner.prompts.sources.row import Asked, AskedPicture
+
+_SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +53,23 @@ class Filler:
         """
         shown = {**row.values, **variables} if variables else row.values
         values = named(shown, row=row.number)
-        turns = self._turns(row, values)
+        turns = self._asked_turns(row.asked, row, values) if row.asked else self._turns(row, values)
         prompt = next(turn.content for turn in reversed(turns) if turn.role == "user")
         if self._job.kind == "image":
             turns = (Turn(role="user", content=prompt),)
         if self._is_modelscope_picture and (problem := prompt_mistake(prompt)):
             raise _unusable(row, f"the prompt {problem}")
-        pictures = [await self._picture(row, keyed, values) for keyed in row.images]
-        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(filter(None, pictures)))
+        pictures = [await self._asked_picture(row, picture) for picture in (row.asked.pictures if row.asked else ())]
+        pictures += filter(None, [await self._picture(row, keyed, values) for keyed in row.images])
+        if row.unshown:
+            shown = {name: value for name, value in shown.items() if name not in row.unshown - variables.keys()}
+        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(pictures))
+
+    def id_key(self, row: PromptRow) -> str:
+        """Where a row's given id comes from."""
+        if row.entry is not None:
+            return f"{row.entry.key}.id"
+        return CUSTOM_ID if self._recipe.id is None else self._recipe.id.key
 
     def given_id(self, row: PromptRow) -> str | None:
         """The row's given id, None if it gets an automatic one; the matrix has no part in it.
@@ -64,11 +77,13 @@ class Filler:
         Raises:
             UnusableRowError: it is empty or too long, or its template is at fault.
         """
+        key = self.id_key(row)
         if row.entry is not None:
-            given, key = row.entry.listed.id, f"{row.entry.key}.id"
+            given = row.entry.listed.id
         elif self._recipe.id is not None:
-            key = self._recipe.id.key
             given = self._text(row, self._recipe.id, named(row.values, row=row.number))
+        elif row.asked is not None:
+            given = row.asked.id
         else:
             return None
         if given is None:
@@ -78,15 +93,23 @@ class Filler:
         return _required(row, given, key=key, what="the id")
 
     def _turns(self, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
-        system = self._recipe.system
-        told = self._text(row, system, values, may_be_empty=True) if system else ""
-        first = (Turn(role="system", content=told),) if told.strip() else ()
+        first = self._told(row, values)
         if not self._recipe.messages:
             return (*first, Turn(role="user", content=self._prompt(row, values)))
         if row.prompt is not None and PROMPT not in values:
             values = {**values, PROMPT: self._prompt(row, values)}
         said = (Turn(role=k.role, content=self._text(row, k, values)) for k in self._recipe.messages)
         return tuple(chain(first, said))
+
+    def _asked_turns(self, asked: Asked, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
+        """The request's own turns; the job's `system` comes first where the request has none."""
+        has_system = "system" in asked.params or any(turn.role in _SYSTEM_ROLES for turn in asked.turns)
+        return asked.turns if has_system else (*self._told(row, values), *asked.turns)
+
+    def _told(self, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
+        system = self._recipe.system
+        told = self._text(row, system, values, may_be_empty=True) if system else ""
+        return (Turn(role="system", content=told),) if told.strip() else ()
 
     def _prompt(self, row: PromptRow, values: dict[str, Json]) -> str:
         if row.prompt is not None:
@@ -116,6 +139,13 @@ class Filler:
                 unfillable(fault, file=row.file, line=row.line, key=keyed.key, names=list(values))
             ) from fault
         return text if may_be_empty and not text else _required(row, text, key=keyed.key, may_be_blank=may_be_empty)
+
+    async def _asked_picture(self, row: PromptRow, asked: AskedPicture) -> InputPicture:
+        try:
+            picture = await self._album.given(asked.url)
+        except BadPictureError as error:
+            raise _unusable(row, str(error), key="body.messages") from error
+        return replace(picture, detail=asked.detail)
 
     async def _picture(self, row: PromptRow, keyed: Keyed, values: dict[str, Json]) -> InputPicture | None:
         try:

@@ -4,9 +4,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from unicodedata import category
 
 from batchrunner.core.job import Job, Json
 from batchrunner.core.naming import slug
+
+_LABEL_CHARS = 40
+_NOTHING = "item"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,24 @@ def replica_suffix(replica: int) -> str:
 
 
 def _suffixes(name: str, values: tuple[Json, ...]) -> list[str]:
-    return _distinct(f"-{name}{slug(value if isinstance(value, str) else json.dumps(value))}" for value in values)
+    return _distinct(f"-{_readable(name)}{_readable(_written(value))}" for value in values)
+
+
+def _written(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _readable(text: str) -> str:
+    """The text's beginning with its letters, digits, dots, underscores and hyphens; a hyphen between what was parted.
+
+    An id may have dots, and `0.2` is not to be taken for `0-2`. Files get names of their own, made safe elsewhere.
+    """
+    kept = "".join(char if _stays(char) else " " for char in text[: 4 * _LABEL_CHARS])
+    return "-".join(kept.split())[:_LABEL_CHARS] or _NOTHING
+
+
+def _stays(char: str) -> bool:
+    return char in "._-" or char.isalnum() or category(char).startswith("M")
 
 
 def _distinct(suffixes: Iterable[str]) -> list[str]:

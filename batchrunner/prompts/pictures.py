@@ -1,12 +1,13 @@
 """Pictures given to a model: a local file becomes a data URL, a web address is passed on as it is.
 
-A row is hostile: only whole regular files that begin like a picture leave this machine, and no other kind of URL.
+A row is hostile: only whole regular files that begin like a picture leave this machine, and no other kind of URL. Data
+URLs are taken from ready requests alone, where they are the only form of a picture.
 """
 
 import asyncio
 import os
 import stat
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from hashlib import sha256
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
@@ -57,6 +58,16 @@ class Album:
             self._recent[name] = known
         return known
 
+    async def given(self, url: str) -> InputPicture:
+        """The picture of a ready request: a data URL, or an http(s) address that is passed on. No file is opened.
+
+        Raises:
+            BadPictureError: it is neither, or holds no picture.
+        """
+        if url[:5].lower() != "data:":
+            return _passed_on(url)
+        return await asyncio.to_thread(_unpacked, url)
+
     async def _read(self, name: str) -> InputPicture:
         if "://" in name or name.startswith("data:"):
             return _passed_on(name)
@@ -70,6 +81,23 @@ class Album:
             raise BadPictureError(f"`{name}` is no PNG, JPEG, WEBP or GIF")
         digest, url = await asyncio.to_thread(_hashed_and_coded, found, media_type)
         return InputPicture(name=name, sha256=digest, url=url)
+
+
+def _unpacked(url: str) -> InputPicture:
+    described, comma, payload = url.partition(",")
+    if not comma or not described.lower().endswith(";base64"):
+        raise BadPictureError(f"`{url[:40]}…` is no data URL in base64")
+    try:
+        found = b64decode(payload, validate=True)
+    except ValueError as error:
+        raise BadPictureError(f"`{described}` is not base64: {error}") from error
+    media_type = _media_type(found)
+    if media_type is None:
+        raise BadPictureError(f"`{described}` is no PNG, JPEG, WEBP or GIF")
+    if len(found) > PICTURE_LIMIT_BYTES:
+        raise BadPictureError(f"`{described}` is larger than {PICTURE_LIMIT_BYTES // 1_000_000} MB")
+    digest, rewritten = _hashed_and_coded(found, media_type)
+    return InputPicture(name=f"data:{media_type}", sha256=digest, url=rewritten)
 
 
 def _passed_on(url: str) -> InputPicture:

@@ -10,10 +10,11 @@ from pathlib import PurePath
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, Source
+from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.recipe import Entry, Keyed, Recipe, named, unknown_name
-from batchrunner.prompts.sources import SOURCES
-from batchrunner.prompts.sources.row import BadRow, BadSourceError, Format, Row
+from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
+from batchrunner.prompts.sources.row import Asked, BadRow, BadSourceError, Format, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,10 @@ class PromptRow:
     """The listed prompt that it is; None for a row of a source."""
     prompt_column: str | None = None
     """The column that is the prompt when there is no template, whatever its name."""
+    unshown: frozenset[str] = frozenset()
+    """Columns that templates have and `vars` has not."""
+    asked: Asked | None = None
+    """The request that the row is; then there are no templates of a prompt."""
 
 
 def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[PromptRow]:
@@ -97,7 +102,8 @@ class _SourceRows:
 
     async def rows(self) -> AsyncGenerator[PromptRow]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
-        kind = SOURCES.get(PurePath(self._source.path).suffix.lower())
+        is_templated = self._recipe.prompt is not None or bool(self._recipe.messages)
+        kind = await format_of(self._source.path, is_templated=is_templated)
         if kind is None:
             self._findings.mistake(self._unknown_kind())
             return
@@ -119,9 +125,7 @@ class _SourceRows:
     def _checked(self, row: Row | BadRow, kind: Format) -> PromptRow | None:
         match row:
             case BadRow():
-                self._findings.bad_row(
-                    Mistake(problem=row.problem, file=self._source.shown, line=row.line, hint=row.hint)
-                )
+                self._bad(row, row.problem, hint=row.hint)
                 return None
             case Row():
                 pass
@@ -133,15 +137,34 @@ class _SourceRows:
                 self._report_missing()
         if self._missing and kind.same_columns:
             return None
+        if row.asked is not None and (misfit := _misfit(row.asked, self._job)) is not None:
+            self._bad(row, misfit.problem, key=misfit.key, expected=misfit.expected, hint=misfit.hint)
+            return None
+        return self._prompt_row(row, kind)
+
+    def _prompt_row(self, row: Row, kind: Format) -> PromptRow:
+        values = row.values
+        if kind.path_column in values:
+            values = {**values, kind.path_column: f"{self._shown}/{values[kind.path_column]}"}
         return PromptRow(
             number=row.number,
-            file=self._source.shown,
+            file=self._shown + row.where,
             line=row.line,
-            values=row.values,
+            values=values,
             prompt=self._recipe.prompt,
             images=self._recipe.images,
-            prompt_column=kind.prompt_column,
+            params=row.asked.params if row.asked else {},
+            prompt_column=kind.prompt_column if kind.prompt_column in values else None,
+            unshown=kind.unshown,
+            asked=row.asked,
         )
+
+    def _bad(self, row: Row | BadRow, problem: str, **more: str | None) -> None:
+        self._findings.bad_row(Mistake(problem=problem, file=self._shown + row.where, line=row.line, **more))
+
+    @property
+    def _shown(self) -> str:
+        return self._source.shown.rstrip("/") or "/"
 
     def _finish(self, kind: Format) -> None:
         if not self._read:
@@ -165,5 +188,29 @@ class _SourceRows:
             else "cannot read prompts from it: no ending",
             file=self._source.shown,
             key="prompts.file",
-            expected="a file that ends in " + ", ".join(SOURCES),
+            expected=f"a file that ends in {', '.join(kind for kind in SOURCES if kind.startswith('.'))}, or {FOLDER}",
         )
+
+
+def _misfit(asked: Asked, job: Job) -> Mistake | None:
+    """What keeps a ready request from being sent by this job."""
+    dialect = job.provider.dialect
+    if dialect not in asked.dialects:
+        return Mistake(
+            problem=f"the request is for {asked.url}, which this job's dialect {dialect} does not have",
+            key="url",
+            hint=f"send it with the dialect {' or '.join(asked.dialects)}",
+        )
+    if asked.model is not None and asked.model not in job.models:
+        return Mistake(
+            problem=f"the request is for the model `{asked.model[:100]}`, which the job does not name",
+            key="body.model",
+            expected=", ".join(f"`{model}`" for model in job.models),
+            hint="name it in `models`, or take `model` out of the file's bodies to let the job choose",
+        )
+    models = job.models if asked.model is None else (asked.model,)
+    if dialect == "modelscope-images":
+        for model in models:
+            for key, problem, expected in params_mistakes(model, asked.params):
+                return Mistake(problem=problem, key=f"body.{key}", expected=expected)
+    return None

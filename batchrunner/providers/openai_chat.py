@@ -7,7 +7,7 @@ Source: PROTOCOL 3.4, 3.6, 3.7, 4; DESIGN 2, 9.
 from typing import Final
 
 from batchrunner.core.classify import family_of
-from batchrunner.core.item import Item
+from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
 from batchrunner.core.wire import Decoder, Request
@@ -92,5 +92,9 @@ def _message(turn: Turn, pictured: Item | None) -> Json:
     if pictured is None or not pictured.pictures:
         return {"role": turn.role, "content": turn.content}
     text: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []
-    pictures: list[Json] = [{"type": "image_url", "image_url": {"url": shown.url}} for shown in pictured.pictures]
+    pictures: list[Json] = [{"type": "image_url", "image_url": _shown(picture)} for picture in pictured.pictures]
     return {"role": turn.role, "content": text + pictures}
+
+
+def _shown(picture: InputPicture) -> Json:
+    return {"url": picture.url} if picture.detail is None else {"url": picture.url, "detail": picture.detail}

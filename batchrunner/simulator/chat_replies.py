@@ -111,7 +111,7 @@ def _reply(order: Order) -> _Reply:
     if "content-filter" in order.chosen:
         text, finish_reason = "", "content_filter"
     spoken = text + (reasoning or "") + "".join(as_text(as_object(call["function"])["arguments"]) for call in calls)
-    asked, said = prompt_tokens(order.body), count_tokens(spoken)
+    asked, said = prompt_tokens(order.body), order.said_tokens(count_tokens(spoken))
     name = f"{order.dice.content:016x}"
     return _Reply(
         id=f"chatcmpl-{name}-{order.nth}",

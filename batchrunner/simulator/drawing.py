@@ -1,6 +1,7 @@
 """Pictures really drawn: colours and shapes from a hash of the prompt, its words on top. The only user of Pillow."""
 
 import random
+from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 from textwrap import wrap
@@ -10,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from batchrunner.simulator.dice import digest_of
 
 Colour = tuple[int, int, int]
+Paint = Callable[[str, tuple[int, int], int], bytes]
+"""From a prompt, a size and a seed to a picture's bytes."""
 
 _SHAPES = 9
 _LINES = 6

@@ -52,6 +52,14 @@ class Faults:
             return replace(faults, retry_after_s=None)
         return faults
 
+    def shown(self) -> str:
+        """As `parse` would take it, with `+` for commas; empty without faults."""
+        rates = [(name, getattr(self, field)) for name, field in FAULT_NAMES.items() if field != "retry_after_s"]
+        parts = [f"{name}={rate:g}" for name, rate in rates if rate]
+        if parts and self.throttle:
+            parts.append(f"retry_after={-1 if self.retry_after_s is None else self.retry_after_s:g}")
+        return "+".join(parts)
+
     def strike(self, dice: Dice, among: tuple[str, ...]) -> str | None:
         """Which of these faults befalls this call, if any."""
         chance = [(name, rate) for name in among if (rate := getattr(self, name))]
@@ -103,6 +111,8 @@ class Latency:
     """From accepting an image task to its end."""
     poll_s: float = 0.0
     download_s: float = 0.0
+    refusal_s: float = 0.0
+    """Until a refusal is said."""
     spread: float = 0.0
 
     @classmethod
@@ -121,6 +131,7 @@ LATENCY_NAMES = {
     "task": "task_s",
     "poll": "poll_s",
     "download": "download_s",
+    "refusal": "refusal_s",
     "spread": "spread",
 }
 INSTANT = Latency()

@@ -10,8 +10,9 @@ from uuid import UUID
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.dice import Dice, digest_of
+from batchrunner.simulator.drawing import Paint, draw
 from batchrunner.simulator.faults import POLL_FAULTS, TASK_FAULTS, Faults, Latency
-from batchrunner.simulator.image_rules import picture_size
+from batchrunner.simulator.image_rules import DEFAULT_SIZE, picture_size
 from batchrunner.simulator.order import Chosen, Order
 from batchrunner.simulator.refusals import REFUSALS, refuse
 from batchrunner.simulator.script import Script, Visit, as_text, json_script
@@ -42,6 +43,11 @@ class Task:
     polls: int = 0
     downloads: int = 0
     first_failed_at: float | None = None
+    paint: Paint = draw
+
+    def picture(self) -> bytes:
+        """The PNG that comes of it."""
+        return self.paint(self.prompt, self.size, self.seed)
 
     def finished(self, now: float) -> bool:
         """Whether its end is reached."""
@@ -56,7 +62,8 @@ class Task:
 class TaskBook:
     """All tasks that were accepted, by id."""
 
-    def __init__(self, *, seed: int, faults: Faults, latency: Latency) -> None:
+    def __init__(self, *, seed: int, faults: Faults, latency: Latency, paint: Paint = draw) -> None:
+        self.paint = paint
         self._seed = seed
         self._faults = faults
         self._latency = latency
@@ -75,6 +82,22 @@ class TaskBook:
             del self._tasks[next(iter(self._tasks))]
         return task, json_script(self._submit_body(task, order))
 
+    def adopt(self, task_id: str, *, model: str, accepted_at: float) -> None:
+        """A task that another provider accepted goes on here, for whoever asks."""
+        self._tasks[task_id] = Task(
+            id=task_id,
+            content=digest_of(task_id),
+            prompt="",
+            size=DEFAULT_SIZE,
+            seed=self._seed,
+            accepted_at=accepted_at,
+            duration_s=self._latency.task_s,
+            chosen={},
+            account=None,
+            model=model,
+            paint=self.paint,
+        )
+
     def find(self, task_id: str, *, now: float) -> Task | None:
         """The task, also one of an earlier world."""
         if (task := self._tasks.get(task_id)) is not None:
@@ -82,6 +105,7 @@ class TaskBook:
         task = _recall(task_id, self._seed, self._latency.task_s)
         if task is None or task.accepted_at > now + 1.0:
             return None
+        task.paint = self.paint
         self._tasks[task_id] = task
         return task
 
@@ -122,6 +146,7 @@ class TaskBook:
             account=order.lane.account.hash,
             model=order.model,
             fails=fault == "task_fail" or _asked_to_fail(order),
+            paint=self.paint,
         )
 
     def _submit_body(self, task: Task, order: Order) -> Json:

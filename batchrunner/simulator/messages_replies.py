@@ -155,7 +155,7 @@ def _reply(order: Order) -> _Reply:
         blocks=tuple(blocks),
         stop_reason=stop_reason,
         asked=prompt_tokens(conversation),
-        said=count_tokens(spoken),
+        said=order.said_tokens(count_tokens(spoken)),
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens
-from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.image_rules import picture_size
 from batchrunner.simulator.image_tasks import TaskBook
 from batchrunner.simulator.order import Order
@@ -63,7 +62,7 @@ def answer_pictures(order: Order, book: TaskBook) -> Script:
     early = (Wait(seconds=wait_s),) if wait_s else ()
     if order.body.get("stream") is True:
         headers = {"content-type": f"{SSE_TYPE}; charset=utf-8"}
-        return Script(headers=headers, early=early, steps=tuple(Send(piece=piece) for piece in _events(order)))
+        return Script(headers=headers, early=early, steps=tuple(Send(piece=piece) for piece in _events(order, book)))
     body = encode_json(_body(order, book))
     return Script(headers={"content-type": JSON_TYPE}, early=early, steps=(Send(piece=body),))
 
@@ -85,7 +84,7 @@ def _body(order: Order, book: TaskBook) -> dict[str, Json]:
     count = order.body.get("n", 1)
     assert isinstance(count, int)
     by_url = _gives_urls(order.base_model) and order.body.get("response_format", "url") == "url"
-    data: Json = _urls(order, book, count) if by_url else _packed(order, count)
+    data: Json = _urls(order, book, count) if by_url else _packed(order, book, count)
     if "oi-empty" in order.chosen:
         data = None
     if "oi-part-failed" in order.chosen and isinstance(data, list):
@@ -115,19 +114,19 @@ def _urls(order: Order, book: TaskBook, count: int) -> list[Json]:
     return [{"url": f"{order.files_base}/files/{task.id}_{at}.png"} for at in range(count)]
 
 
-def _packed(order: Order, count: int) -> list[Json]:
-    return [{"b64_json": _drawn(order, at)} for at in range(count)]
+def _packed(order: Order, book: TaskBook, count: int) -> list[Json]:
+    return [{"b64_json": _drawn(order, book, at)} for at in range(count)]
 
 
-def _drawn(order: Order, at: int) -> str:
-    picture = draw(as_text(order.body.get("prompt")), picture_size(order.body), order.dice.seed + at)
+def _drawn(order: Order, book: TaskBook, at: int) -> str:
+    picture = book.paint(as_text(order.body.get("prompt")), picture_size(order.body), order.dice.seed + at)
     return base64.b64encode(picture).decode()
 
 
-def _events(order: Order) -> list[bytes]:
+def _events(order: Order, book: TaskBook) -> list[bytes]:
     said = order.body.get("partial_images", 0)
     partial = said if isinstance(said, int) else 0
-    packed = _drawn(order, 0)
+    packed = _drawn(order, book, 0)
     about: dict[str, Json] = {"b64_json": packed, "created_at": _FIRST_DAY, "output_format": "png"}
     events: list[dict[str, Json]] = [
         {"type": "image_generation.partial_image", **about, "partial_image_index": at} for at in range(partial)

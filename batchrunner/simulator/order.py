@@ -9,6 +9,8 @@ from batchrunner.simulator.faults import Latency
 from batchrunner.simulator.refusals import Refusal, refuse
 from batchrunner.simulator.script import Script
 
+_ANSWERS_DIFFER = 0.5
+
 Chosen = dict[str, float | None]
 """Scenarios by name, each with the figure after its colon."""
 
@@ -30,6 +32,8 @@ class Order:
     latency: Latency
     files_base: str
     """Where pictures are fetched from: scheme, host and port."""
+    answer_tokens: int | None = None
+    """About how many tokens answers are counted as; None counts what they say."""
 
     @property
     def base_model(self) -> str:
@@ -45,6 +49,14 @@ class Order:
         """The figure that came with a scenario."""
         said = self.chosen.get(scenario)
         return otherwise if said is None else said
+
+    def said_tokens(self, counted: int) -> int:
+        """What an answer is counted as; `counted` is what it says."""
+        if self.answer_tokens is None:
+            return counted
+        said = max(1, round(self.dice.spread(self.answer_tokens, _ANSWERS_DIFFER, "tokens")))
+        limit = self.body.get("max_tokens") or self.body.get("max_completion_tokens")
+        return min(said, limit) if isinstance(limit, int) else said
 
     def refuse(self, refusal: Refusal) -> Script:
         """The reply that says no."""

@@ -35,6 +35,12 @@ def delayed(script: Script, order: Order) -> Script:
     return replace(script, early=(Wait(seconds=wait_s), *script.early)) if wait_s else script
 
 
+def slow_to_refuse(script: Script, order: Order) -> Script:
+    """A refusal, after the time that it takes."""
+    wait_s = order.dice.spread(order.latency.refusal_s, order.latency.spread, "refusal")
+    return replace(script, early=(Wait(seconds=wait_s), *script.early)) if wait_s else script
+
+
 def broken_off(script: Script, last: Cut | Reset | Hang) -> Script:
     """The first half of a reply's bytes, and then `last`. A reply in one piece announces its whole length."""
     total = len(script.body)

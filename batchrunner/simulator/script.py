@@ -21,6 +21,12 @@ class Call:
     body: bytes = b""
     role: Role = "api"
 
+    @property
+    def token(self) -> str:
+        """The credential that it brings; "" without one."""
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else self.headers.get("x-api-key", "").strip()
+
 
 class Visit(NamedTuple):
     """A call on its way through the world."""
@@ -82,6 +88,8 @@ class Script:
     steps: tuple[Step, ...] = ()
     lane: tuple[str, str] | None = None
     """(token hash, model) that this call occupies until the door tells the world that it left."""
+    let_in: bool = False
+    """It went through its lane's limits and takes a place there as long."""
 
     @property
     def body(self) -> bytes:

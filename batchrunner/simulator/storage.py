@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from batchrunner.simulator.dice import Dice
-from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.faults import DOWNLOAD_FAULTS, Faults, Latency
 from batchrunner.simulator.image_tasks import Task, TaskBook
 from batchrunner.simulator.refusals import REFUSALS, refuse
@@ -44,17 +43,12 @@ class Storage:
         return Script(status=script.status, headers=script.headers, early=early, steps=script.steps)
 
 
-def picture(task: Task) -> bytes:
-    """The PNG of a task."""
-    return draw(task.prompt, task.size, task.seed)
-
-
 def _of(*steps: Step, media_type: str = "image/png") -> Script:
     return Script(headers={"content-type": media_type}, steps=steps)
 
 
 def _plain(task: Task) -> Script:
-    return _of(Send(piece=picture(task)))
+    return _of(Send(piece=task.picture()))
 
 
 def _html(_task: Task) -> Script:
@@ -63,12 +57,12 @@ def _html(_task: Task) -> Script:
 
 def _truncated(task: Task) -> Script:
     """Half a picture in a reply that is whole as far as HTTP can tell."""
-    body = picture(task)
+    body = task.picture()
     return _of(Send(piece=body[: len(body) // 2]))
 
 
 def _cut(task: Task) -> Script:
-    body = picture(task)
+    body = task.picture()
     headers = {"content-type": "image/png", "content-length": str(len(body))}
     return Script(headers=headers, steps=(Send(piece=body[: len(body) // 2]), Cut()))
 
@@ -82,7 +76,7 @@ def _missing_once(task: Task) -> Script:
 
 
 def _slow(task: Task) -> Script:
-    body = picture(task)
+    body = task.picture()
     said = task.chosen.get("dl-slow")
     pause_s = (30.0 if said is None else said) / _DRIPS
     size = -(-len(body) // _DRIPS)
@@ -91,12 +85,12 @@ def _slow(task: Task) -> Script:
 
 
 def _wrong_ending(task: Task) -> Script:
-    return _of(Send(piece=picture(task)), media_type="image/jpeg")
+    return _of(Send(piece=task.picture()), media_type="image/jpeg")
 
 
 def _huge(task: Task) -> Script:
     """One mebibyte sent again and again, so that it costs nothing to hold."""
-    return _of(Send(piece=picture(task)), *(Send(piece=_ZEROS) for _ in range(_HUGE_MIB)))
+    return _of(Send(piece=task.picture()), *(Send(piece=_ZEROS) for _ in range(_HUGE_MIB)))
 
 
 _ZEROS = bytes(_MIB)

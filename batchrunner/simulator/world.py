@@ -12,27 +12,20 @@ from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Json
 from batchrunner.simulator.accounts import Account, Accounts, Quota, rate_headers
 from batchrunner.simulator.dice import Dice, digest_of
+from batchrunner.simulator.drawing import Paint, draw
 from batchrunner.simulator.faults import INSTANT, NO_FAULTS, Faults, Latency
 from batchrunner.simulator.gates import mishap_of, refusal_of
 from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, befall
 from batchrunner.simulator.image_tasks import TaskBook
+from batchrunner.simulator.limits import NO_LIMITS, Limits, Turnstiles
 from batchrunner.simulator.order import Chosen, Order
-from batchrunner.simulator.pacing import delayed
+from batchrunner.simulator.pacing import delayed, slow_to_refuse
 from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid, refuse
 from batchrunner.simulator.request_log import LogEntry, RequestLog, Stats
+from batchrunner.simulator.roster import MODELS
 from batchrunner.simulator.scenarios import parse_scenarios
 from batchrunner.simulator.script import Call, Hang, Reset, Role, Script, Visit, Wait, json_script
 from batchrunner.simulator.storage import Storage
-
-MODELS = (
-    "Qwen/Qwen3-8B",
-    "Qwen/Qwen3-235B-A22B",
-    "deepseek-ai/DeepSeek-V4-Flash",
-    "Qwen/Qwen-Image",
-    "black-forest-labs/FLUX.1-Krea-dev",
-    "Tongyi-MAI/Z-Image-Turbo",
-)
-"""What `GET /v1/models` lists. Every other id is served as well."""
 
 FILES_HOST = "http://files.simulator.invalid"
 _STREAM_KEYS = frozenset({"stream", "stream_options"})
@@ -49,6 +42,9 @@ class World:
         scenario: str | None = None,
         latency: Latency = INSTANT,
         quota: Quota | None = None,
+        limits: Limits = NO_LIMITS,
+        answer_tokens: int | None = None,
+        paint: Paint = draw,
         auth: bool = False,
         tokens: frozenset[str] | None = None,
         log_size: int = 10_000,
@@ -61,6 +57,9 @@ class World:
             scenario: asked for by every model that names none itself.
             latency: how long things take.
             quota: calls a day.
+            limits: calls a minute and at once.
+            answer_tokens: about how many tokens answers are counted as; None counts what they say.
+            paint: makes the pictures.
             auth: refuse calls without a token.
             tokens: refuse every other token; None takes any. Ones like `bad-…` and `unbound-…` are refused always.
             log_size: how many requests the log remembers.
@@ -72,6 +71,9 @@ class World:
         self.faults = faults
         self.latency = latency
         self.quota = quota or Quota()
+        self.limits = limits
+        self.answer_tokens = answer_tokens
+        self._paint = paint
         self.files_base = FILES_HOST
         self._auth = auth or tokens is not None
         self._tokens = tokens
@@ -100,7 +102,15 @@ class World:
         """The exchange of this script is over, whoever ended it."""
         if script.lane is not None:
             self._accounts.leave(script.lane)
+            if script.let_in:
+                self._turnstiles.of(script.lane).leave()
             self.log.leave()
+
+    def remember(self, *, token: str, model: str, calls: int, now: float) -> None:
+        """Calls of this day that came before this world was made."""
+        lane = self._accounts.lane(self._accounts.account(token), model)
+        for _ in range(calls):
+            lane.count_executed(now)
 
     def stats(self) -> Stats:
         """The counters."""
@@ -125,9 +135,10 @@ class World:
 
     def _begin(self) -> None:
         self.log = RequestLog(size=self._log_size)
-        self.book = TaskBook(seed=self.seed, faults=self.faults, latency=self.latency)
+        self.book = TaskBook(seed=self.seed, faults=self.faults, latency=self.latency, paint=self._paint)
         self._storage = Storage(self.book, seed=self.seed, faults=self.faults, latency=self.latency)
         self._accounts = Accounts()
+        self._turnstiles = Turnstiles(self.limits)
 
     def _noted(self, visit: Visit, kind: str, verdict: Verdict, order: Order | None = None) -> Script:
         headless = any(isinstance(step, Reset | Hang) for step in verdict.script.early)
@@ -175,7 +186,7 @@ class World:
         return self._noted(visit, kind, verdict._replace(script=script), order)
 
     def _admit(self, visit: Visit) -> tuple[Account, Refusal | None]:
-        token = _token(visit.call.headers)
+        token = visit.call.token
         account = self._accounts.account(token)
         self.log.max_per_second = max(self.log.max_per_second, account.count_request(visit.now))
         if token.startswith("unbound-"):
@@ -218,12 +229,19 @@ class World:
             request_id=visit.request_id,
             latency=self.latency,
             files_base=self.files_base,
+            answer_tokens=self.answer_tokens,
         )
 
     def _decide(self, kind: Generation, order: Order) -> Verdict:
         refusal = kind.check(order) or self._spent(order) or refusal_of(order)
+        refusal = refusal or self._turnstiles.of(order.lane.key).enter(order.now)
         if refusal is not None:
-            return Verdict(order.refuse(refusal), f"refused {refusal.status}", quiet=refusal.quiet)
+            script = slow_to_refuse(order.refuse(refusal), order)
+            return Verdict(script, f"refused {refusal.status}", quiet=refusal.quiet)
+        verdict = self._let_in(kind, order)
+        return verdict._replace(script=replace(verdict.script, let_in=True))
+
+    def _let_in(self, kind: Generation, order: Order) -> Verdict:
         mishap = mishap_of(order, self.faults)
         if mishap is None or mishap in kind.spared:
             return self._execute(kind, order)
@@ -278,7 +296,7 @@ class World:
     def balance(self, visit: Visit) -> Script:
         """Points of the account: what it started from less one for each call."""
         account, refusal = self._admit(visit)
-        if refusal or not _token(visit.call.headers):
+        if refusal or not visit.call.token:
             script = refuse(refusal or REFUSALS["no-token"], model="", request_id=visit.request_id)
             return self._noted(visit, "balance", Verdict(script, "refused 401"))
         left = max(0.0, self.quota.points - account.executed)
@@ -329,8 +347,3 @@ ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
 def _endpoint(role: Role, method: str, path: str) -> Callable[[World, Visit], Script] | None:
     found = ENDPOINTS.get((role, method, path))
     return found or ENDPOINTS.get((role, method, path[: path.rfind("/") + 1]))
-
-
-def _token(headers: dict[str, str]) -> str:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()

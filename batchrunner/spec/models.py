@@ -92,10 +92,14 @@ class PromptSpec(Part):
 class SourceSpec(Part):
     """Prompts from a file or a folder, streamed."""
 
-    file: Text = Field(description="A .txt, .csv, .tsv, .jsonl or .parquet file or a folder, relative to the job file.")
+    file: Text = Field(
+        description="A .txt, .csv, .tsv, .jsonl or .parquet file, an OpenAI batch file (.jsonl), or a folder of texts "
+        "or pictures; relative to the job file."
+    )
     template: Text | None = Field(
         default=None,
-        description='Jinja2 over the row\'s columns, for example "{{ question }}". Default: the column `prompt`.',
+        description='Jinja2 over the row\'s columns, for example "{{ question }}". Default: the column `prompt`, '
+        "a text file's content, a batch file's own requests.",
     )
     id: Text | None = Field(
         default=None, description='Template of each item\'s id, for example "q{{ row }}". Default: from content.'

@@ -15,6 +15,20 @@ PAST_BUGS = (
         "Two lives in a row died before the ledger's folder was synced; the power loss kept the name of segment 2 and "
         "took that of segment 1: the ledger was refused as damaged. A new segment now syncs the names before it.",
     ),
+    PastBug(
+        457,
+        "The task of an item that the job had no more failed at the server, and the item was sent again with an empty "
+        "prompt, for money. It is left alone now.",
+    ),
+    PastBug(
+        1232,
+        "A failed item vanished from the job and came back: its row had been dropped from failures.jsonl. Rows of "
+        "vanished failures are now kept aside and come back with their item, and so do result rows.",
+    ),
+    PastBug(
+        1414,
+        "A power loss left a hole in superseded.jsonl for ever. Every file of rows is now mended when a run begins.",
+    ),
 )
 
 

@@ -4,6 +4,7 @@
 numbers of RELIABILITY section 4; the doors of `crash_house` and the functions of `invariants` check them.
 """
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from crash_stories import Ending, story
 from invariants import Violation, check, check_end
 from past_bugs import PAST_BUGS, PastBug
 
-from batchrunner.core.errors import ExitStatus
+from batchrunner.core.errors import ExitStatus, StoreBrokenError
+from batchrunner.engine.record import shielded
 from batchrunner.simulator.crashing_disk import Refusal, Trouble
 from batchrunner.simulator.faults import NO_FAULTS, Latency
+from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 
 SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS", "400"))
@@ -140,6 +143,24 @@ def test_answers_that_a_full_disk_does_not_take_are_told_as_a_last_resort() -> N
         assert again <= told
         lost += again
     assert lost, "the sweep met no answer that the disk did not take"
+
+
+def test_a_record_that_fails_while_its_task_is_cancelled_is_heard() -> None:
+    """Else an answer that the disk did not take would be lost without a word."""
+
+    async def record() -> None:
+        await asyncio.sleep(2.0)
+        raise StoreBrokenError("full")
+
+    async def main() -> None:
+        task = asyncio.create_task(shielded(record()))
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            task.cancel()
+        with pytest.raises(StoreBrokenError, match="full"):
+            await task
+
+    run_virtual(main)
 
 
 def test_nothing_befalls_a_story_without_trouble() -> None:

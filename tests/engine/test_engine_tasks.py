@@ -125,3 +125,12 @@ def test_many_tasks_under_faults_each_end_once(tmp_path: Path) -> None:
     assert report.exit_status is ExitStatus.DONE
     assert len({row["id"] for row in house.rows()}) == len(house.rows()) == 150
     assert house.stats.paid_twice <= report.status.sends.possible_duplicates
+
+
+def test_a_failed_task_of_a_prompt_that_vanished_is_not_paid_for_again(tmp_path: Path) -> None:
+    house = House(tmp_path, World(latency=Latency(task_s=100.0)))
+    settings = {"model": "Qwen/Qwen-Image#img-fail:1", "more": "timeouts: {task_s: 10}"}
+    assert house.run(image("a boat", "a barn", **settings)).status.items.timed_out == 2
+    house.began += 200.0
+    house.run(image("a boat", **settings))
+    assert house.stats.sends == 3, "the boat again, the barn not: nobody wants it any more"

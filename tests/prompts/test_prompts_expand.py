@@ -12,6 +12,7 @@ from batchrunner.core.keys import digest, item_key
 from batchrunner.core.naming import auto_id, fold, safe_stem
 from batchrunner.core.ports import Items
 from batchrunner.prompts import items_of
+from batchrunner.spec import load_job
 
 
 def test_prompts_are_slowest_then_the_matrix_then_models_then_replicas() -> None:
@@ -82,17 +83,41 @@ def test_item_ids_that_meet_by_chance_are_told_apart() -> None:
 
 
 def test_values_and_models_with_the_same_slug_have_different_suffixes() -> None:
-    job = job_of(listing(ListedPrompt(prompt="a", id="x")), matrix={"t": ("A!", "a", -1, 1)}, models=("a/M", "b/m"))
+    job = job_of(listing(ListedPrompt(prompt="a", id="x")), matrix={"t": ("a!", "a", -1, 1)}, models=("a/M", "b/m"))
     assert [item.id for item in items(job)] == [
         "x-ta-m",
         "x-ta-m-2",
         "x-ta-2-m",
         "x-ta-2-m-2",
+        "x-t-1-m",
+        "x-t-1-m-2",
         "x-t1-m",
         "x-t1-m-2",
-        "x-t1-2-m",
-        "x-t1-2-m-2",
     ]
+
+
+def test_values_of_the_matrix_stay_readable_in_ids() -> None:
+    values = (0.2, -1, True, None, "1024x1024", "Ink wash", "水墨", "a/b\n<c>", "../x", "!?", [1, {"a": 0.5}], "y" * 99)
+    job = job_of(listing(ListedPrompt(prompt="p", id="p")), matrix={"t": values})
+    found = items(job)
+    assert [item.id for item in found] == [
+        "p-t0.2",
+        "p-t-1",
+        "p-ttrue",
+        "p-tnull",
+        "p-t1024x1024",
+        "p-tInk-wash",
+        "p-t水墨",
+        "p-ta-b-c",
+        "p-t..-x",
+        "p-titem",
+        "p-t1-a-0.5",
+        "p-t" + "y" * 40,
+    ]
+    assert all(safe_stem(item.stem) == item.stem for item in found)
+    assert found[0].stem == "p-t0.2"
+    (seeded,) = items(job_of(listing(ListedPrompt(prompt="p", id="p")), matrix={"temperature": (0.2,), "seed": (1,)}))
+    assert seeded.id == "p-temperature0.2-seed1"
 
 
 def test_a_matrix_name_that_a_template_uses_is_a_variable_and_no_parameter() -> None:
@@ -284,3 +309,23 @@ def test_prompts_of_modelscope_pictures_keep_its_rules() -> None:
     assert mistakes(picture_job(listing("fine", long)))[0].key == "prompts[1]"
     assert len(mistakes(picture_job(listing("fine", long)))) == 1
     assert mistakes(job_of(listing(long))) == ()
+
+
+def test_the_rules_of_modelscopes_pictures_hold_for_every_value_of_the_matrix_and_every_model() -> None:
+    good = {"seed": (1, 2), "size": ("512x512", "1024x1024")}
+    models = ("Qwen/Qwen-Image", "black-forest-labs/FLUX.1-dev")
+    assert len(items(picture_job(listing("x"), matrix=good, models=models))) == 8
+    bad = {"seed": (1, -1), "size": ("1024x1024", "1664x928")}
+    found = mistakes(picture_job(listing("x"), matrix=bad, models=models))
+    assert [(m.key, m.problem) for m in found] == [
+        ("matrix.seed[1]", "is out of range"),
+        ("matrix.size[1]", "is outside the range of the model"),
+    ]
+    variable = picture_job(listing("x {{ size }}"), matrix={"size": ("small",)})
+    assert items(variable)[0].prompt == "x small"
+
+
+def test_a_word_in_a_templates_quotes_does_not_hide_a_parameter_from_the_rules(tmp_path: Path) -> None:
+    head = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\n"
+    (tmp_path / "job.yaml").write_text(head + "prompts: ['{{ \"a seed\" }}']\nmatrix: {seed: [-1]}\n")
+    assert "matrix.seed[0]: is out of range" in mistake(load_job(str(tmp_path / "job.yaml")))

@@ -76,9 +76,9 @@ def test_templates_that_are_none_are_all_told_at_once() -> None:
 
 
 def test_an_unknown_ending_names_the_known_ones(tmp_path: Path) -> None:
-    said = mistake(job_of(source(tmp_path / "a.parquet", "x")))
-    assert "`.parquet`" in said
-    assert ".txt, .csv, .tsv, .jsonl" in said
+    said = mistake(job_of(source(tmp_path / "a.xlsx", "x")))
+    assert "`.xlsx`" in said
+    assert ".txt, .csv, .tsv, .jsonl, .parquet, or a folder" in said
     assert "no ending" in mistake(job_of(source(tmp_path / "prompts", "x")))
 
 

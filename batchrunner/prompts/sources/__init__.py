@@ -1,14 +1,48 @@
-"""Prompt files, one module for each kind; this table lists what exists, by the file's ending in lower case."""
+"""Prompt files, one module for each kind; the table lists what exists, by its ending in lower case or by what it is."""
+
+import asyncio
+from pathlib import Path, PurePath
 
 from batchrunner.prompts.sources.comma_separated import read_comma_separated
+from batchrunner.prompts.sources.folder import FILE, TEXT, read_folder
 from batchrunner.prompts.sources.json_lines import read_json_lines
+from batchrunner.prompts.sources.openai_batch import CUSTOM_ID, is_openai_batch, read_openai_batch
+from batchrunner.prompts.sources.parquet import read_parquet
 from batchrunner.prompts.sources.row import Format
 from batchrunner.prompts.sources.tab_separated import read_tab_separated
 from batchrunner.prompts.sources.text_lines import COLUMN, read_text
+
+FOLDER = "a folder"
+OPENAI_BATCH = "an OpenAI batch file"
 
 SOURCES: dict[str, Format] = {
     ".txt": Format(read=read_text, same_columns=True, prompt_column=COLUMN),
     ".csv": Format(read=read_comma_separated, same_columns=True),
     ".tsv": Format(read=read_tab_separated, same_columns=True),
     ".jsonl": Format(read=read_json_lines, same_columns=False),
+    ".parquet": Format(read=read_parquet, same_columns=True),
+    FOLDER: Format(
+        read=read_folder, same_columns=False, prompt_column=TEXT, path_column=FILE, unshown=frozenset({FILE, TEXT})
+    ),
+    OPENAI_BATCH: Format(read=read_openai_batch, same_columns=False, unshown=frozenset({CUSTOM_ID})),
 }
+
+
+async def format_of(path: str, *, is_templated: bool) -> Format | None:
+    """The kind of source that stands at the path, None if it is none that can be read.
+
+    A `.jsonl` of ready requests is a batch file only where no template says what to make of its rows.
+    """
+    if await asyncio.to_thread(_is_folder, path):
+        return SOURCES[FOLDER]
+    ending = PurePath(path).suffix.lower()
+    if ending == ".jsonl" and not is_templated and await is_openai_batch(path):
+        return SOURCES[OPENAI_BATCH]
+    return SOURCES.get(ending)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False

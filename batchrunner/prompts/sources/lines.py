@@ -34,7 +34,7 @@ async def line_batches(path: str) -> AsyncGenerator[tuple[int, list[bytes | None
         BadSourceError: the file cannot be opened or read, or is UTF-16.
     """
     try:
-        await _require_regular(path)
+        await require_regular(path)
         async with aiofiles.open(path, "rb") as file:
             splitter = _Splitter()
             chunk = _without_bom(await file.read(CHUNK_BYTES))
@@ -120,7 +120,13 @@ class _Splitter:
         return number, lines
 
 
-async def _require_regular(path: str) -> None:
+async def require_regular(path: str) -> None:
+    """Refuse a folder, a pipe, a device.
+
+    Raises:
+        BadSourceError: it is one of them.
+        OSError: nothing stands there.
+    """
     mode = (await aiofiles.os.stat(path)).st_mode
     if not stat.S_ISREG(mode):
         name = os.path.basename(path)  # noqa: PTH119 -- a name for a message; nothing is opened

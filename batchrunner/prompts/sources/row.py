@@ -4,10 +4,37 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from batchrunner.core.job import Json
+from batchrunner.core.job import DialectName, Json, Turn
 
 LINE_LIMIT_BYTES = 16 * 1024 * 1024
 """A longer line (or quoted row) is no prompt: it is a wrong file or a quote that never closes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedPicture:
+    """A picture of a ready request."""
+
+    url: str
+    """A data URL or an http(s) address, as it stands in the file."""
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A ready request: what a row asks for by itself, without the job's templates."""
+
+    id: str
+    url: str
+    """The endpoint, as it stands in the file."""
+    dialects: tuple[DialectName, ...]
+    """Those that have this endpoint."""
+    model: str | None
+    """None when the row leaves the choice to the job."""
+    turns: tuple[Turn, ...]
+    """At least one is the user's; it may be empty when there are pictures."""
+    pictures: tuple[AskedPicture, ...]
+    """Of the user's last turn."""
+    params: dict[str, Json]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,19 +43,24 @@ class Row:
 
     number: int
     """1-based among the rows of the file; bad rows count, blank lines and the header do not."""
-    line: int
-    """1-based line on which it begins."""
+    line: int | None
+    """1-based line on which it begins; None where there are no lines."""
     values: dict[str, Json]
+    where: str = ""
+    """What messages put behind the source's name where there are no lines, like `/cat.png`."""
+    asked: Asked | None = None
+    """The request that the row is, if it is one; `values` are then what stands beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadRow:
-    """A row that cannot be used. `number` and `line` are those of `Row`."""
+    """A row that cannot be used. `number`, `line` and `where` are those of `Row`."""
 
     number: int
-    line: int
+    line: int | None
     problem: str
     hint: str | None = None
+    where: str = ""
 
 
 Rows: TypeAlias = AsyncGenerator[Row | BadRow]
@@ -68,3 +100,7 @@ class Format:
     """True when every row has the columns of the first."""
     prompt_column: str | None = None
     """The column that is the prompt when there is no template, besides one that is called `prompt`."""
+    path_column: str | None = None
+    """A column with a path below the source; templates see it with the source's own name before it."""
+    unshown: frozenset[str] = frozenset()
+    """Columns for templates only: too large for `vars`, or told elsewhere in a result."""

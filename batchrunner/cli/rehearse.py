@@ -1,0 +1,170 @@
+"""`batchrunner rehearse JOB`: the job against a pretend provider in virtual time, and how it would go.
+
+The command ends with 0 when it could tell, whatever it tells: the status that the run itself would end with is in its
+words and in `exit_status`.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import Annotated
+
+import typer
+
+import batchrunner
+from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
+from batchrunner.cli.output import emit, say
+from batchrunner.core.errors import ExitStatus
+from batchrunner.core.rehearsal import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
+from batchrunner.report.plain import printable
+from batchrunner.report.summary import STATES, budget_line, items_line, usage_line
+from batchrunner.report.words import count, duration, instant
+
+_WIDTH = 22
+_MOST_WORDS = 240
+_MOST_GROUPS = 10
+
+Profile = Annotated[
+    str,
+    typer.Option(metavar="NAME=FIGURE,...", help="What the provider is like, or a YAML file of that (names below)."),
+]
+Seed = Annotated[int, typer.Option(help="The same seed foretells the same.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N items of the job.")]
+FromScratch = Annotated[bool, typer.Option("--from-scratch", help="All of it, whatever is done already.")]
+Timeline = Annotated[bool, typer.Option("--timeline", help="Show hour by hour what would happen.")]
+
+
+def rehearse(
+    *,
+    job: JobFile,
+    profile: Profile = "",
+    seed: Seed = 0,
+    limit: Limit = None,
+    from_scratch: FromScratch = False,
+    timeline: Timeline = False,
+    out: Out = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Foretell how a run would go: when it ends, what it takes, what stops it. Sends and writes nothing.
+
+    \b
+    The engine itself works on what is left of the job, against a simulated provider in
+    virtual time. What is supposed of the provider is a guess: correct it where you know better.
+      batchrunner rehearse jobs/cats.yaml
+      batchrunner rehearse jobs/cats.yaml --timeline
+      batchrunner rehearse jobs/cats.yaml --profile "task=15,rpm=60,concurrent=1,per_day=200"
+      batchrunner rehearse jobs/cats.yaml --profile "faults=throttle=0.02+5xx=0.01" --seed 7
+    \b
+    Names: first, chunk, task, poll, download, refusal (seconds each; an answer has about ten
+    chunks), spread (0 to 1), rpm, burst, concurrent, hint (yes: refusals say when to come back),
+    schedule (SECONDS:FACTOR+…), per_day (of a model), account_per_day, tokens (of an answer),
+    faults (as in `simulate --list`, joined by +). `none` takes a limit away.
+    """
+    options = RehearsalOptions(profile=profile, seed=seed, limit=limit, from_scratch=from_scratch)
+    loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), out=out)
+    told = batchrunner.rehearse(loaded, **options)
+    if as_json:
+        emit(told)
+        return ExitStatus.DONE
+    lines = [*(_timeline(told) if timeline else ()), *_table(told)]
+    say("\n".join(lines))
+    return ExitStatus.DONE
+
+
+def _table(told: Rehearsal) -> Iterator[str]:
+    yield f"{printable(told.job)}, rehearsed: nothing was sent"
+    for label, value in _rows(told):
+        yield f"  {label:<{_WIDTH}} {value}"
+    for note in told.notes:
+        yield f"  note: {printable(note)}"
+
+
+def _rows(told: Rehearsal) -> Iterator[tuple[str, str]]:
+    yield "it would end", f"{instant(told.ends)}, {duration(told.seconds)} from now"
+    yield "as", f"{STATES[told.state]} (exit status {int(told.exit_status)})"
+    if told.message:
+        yield "because", printable(told.message, most=_MOST_WORDS)
+    yield "items", items_line(told.items)
+    yield "calls", f"{told.calls:,}" + (f", {told.refused:,} of them turned away unpaid" if told.refused else "")
+    yield from _counted(told)
+    if used := usage_line(told.usage):
+        yield "got", used
+    for line in told.budget:
+        yield "budget used", budget_line(line)
+    for group in told.failures[:_MOST_GROUPS]:
+        yield "would fail", f"{group.count:,} × {group.kind}: {printable(group.message, most=_MOST_WORDS)}"
+    yield "supposed of it", printable(told.profile)
+
+
+_COUNTED: tuple[tuple[str, str], ...] = (
+    ("retried", "tried again"),
+    ("polls", "polls"),
+    ("quota_days", "days with calls"),
+    ("peak_concurrency", "calls at once, most"),
+    ("peak_tasks", "tasks at once, most"),
+)
+"""Fields of `Rehearsal` that are shown when they are not zero."""
+
+
+def _counted(told: Rehearsal) -> Iterator[tuple[str, str]]:
+    for field, label in _COUNTED:
+        if number := getattr(told, field):
+            yield label, f"{number:,}"
+    if told.parked_seconds >= 1.0:
+        yield "parked", duration(told.parked_seconds)
+    if told.starts > 1:
+        yield "to be started", count(told.starts, "time")
+
+
+# -- hour by hour
+
+
+def _timeline(told: Rehearsal) -> Iterator[str]:
+    """Days, their hours, and what happened in between, in the order of time."""
+    done = told.items.done - sum(hour.done for hour in told.hours)
+    entries: list[Span | Moment] = [*told.hours, *told.moments]
+    entries.sort(key=lambda entry: _hour_of(_when(entry)))  # a stable sort: an hour's sum, then what happened in it
+    spans = {day.began[:10]: day for day in told.days}
+    for date, of_day in groupby(entries, key=lambda entry: _when(entry)[:10]):
+        day = spans.get(date)
+        yield f"{date}  {_span_words(day)}" if day is not None else date
+        for entry in of_day:
+            match entry:
+                case Span():
+                    done += entry.done
+                    yield f"  {entry.began[11:16]}  {_span_words(entry)}; {done:,} of {told.items.total:,}"
+                case Moment():
+                    yield f"  {entry.at[11:16]}  {_moment_words(entry)}"
+
+
+def _when(entry: Span | Moment) -> str:
+    return entry.began if isinstance(entry, Span) else entry.at
+
+
+def _hour_of(at: str) -> datetime:
+    return datetime.fromisoformat(at).replace(minute=0, second=0)
+
+
+def _span_words(span: Span) -> str:
+    parts = [f"{span.done:,} done", count(span.calls, "call")]
+    parts += [f"{span.refused:,} turned away"] if span.refused else []
+    parts += [f"{span.failed:,} failed"] if span.failed else []
+    return ", ".join(parts)
+
+
+_HAPPENED: dict[MomentKind, str] = {
+    "begins": "begins",
+    "parked": "parked",
+    "resumed": "goes on",
+    "pauses": "pauses until it is started again",
+    "ends": "ends",
+}
+
+
+def _moment_words(moment: Moment) -> str:
+    lane = " · ".join(printable(part) for part in (moment.account, moment.model) if part)
+    words = f"{lane} {_HAPPENED[moment.kind]}" if lane else _HAPPENED[moment.kind]
+    why = f": {printable(moment.words, most=_MOST_WORDS)}" if moment.words else ""
+    until = f", until {instant(moment.until)}" if moment.until else ""
+    return f"{words}{why}{until}"

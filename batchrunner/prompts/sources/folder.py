@@ -1,0 +1,94 @@
+"""A folder: a row for each file in it, in the order in which people count (`2.png` before `10.png`).
+
+Every row has `path` (relative to the folder), `name` (without its ending) and `suffix`; a text file has its `text` too,
+a picture its `file`, which `images` takes. Hidden files are nothing, and subfolders are not entered: what lies deeper
+may be another kind of thing, and a row too many is paid for. A file of any other kind is a bad row, for a question
+about a picture must not be sent without the picture. Only names are kept in memory; texts are read one by one.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from batchrunner.core.job import Json
+from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
+
+TEXT = "text"
+"""The column with a text file's content."""
+FILE = "file"
+"""The column with a picture's path."""
+_TEXTS = (".txt", ".md")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_BOM = "\ufeff"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+async def read_folder(path: str) -> Rows:
+    """A row for every file that is not hidden."""
+    try:
+        names = await asyncio.to_thread(_names, path)
+    except OSError as error:
+        raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
+    if not names:
+        raise BadSourceError("has no files", hint="hidden files do not count, and subfolders are not entered")
+    for number, name in enumerate(names, 1):
+        try:
+            yield Row(number=number, line=None, where=f"/{name}", values=await _values(path, name))
+        except BadRowError as error:
+            shown = name.encode("utf-8", "replace").decode()
+            yield BadRow(number=number, line=None, where=f"/{shown}", problem=str(error))
+
+
+def _names(path: str) -> list[str]:
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    return sorted(names, key=_counted)
+
+
+def _counted(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
+    """What names are ordered by: numbers as numbers, letters without their case; the whole name if that is the same."""
+    return tuple(_parts(name)), name
+
+
+def _parts(name: str) -> Iterator[tuple[int, str]]:
+    for place, part in enumerate(_DIGITS.split(name)):
+        yield (int(part), "") if place % 2 else (-1, part.casefold())
+
+
+async def _values(path: str, name: str) -> dict[str, Json]:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError("the file's name is not UTF-8") from error
+    file = PurePath(name)
+    values: dict[str, Json] = {"path": name, "name": file.stem, "suffix": file.suffix}
+    kind = file.suffix.lower()
+    if kind in _PICTURES:
+        return {**values, FILE: name}
+    if kind in _TEXTS:
+        return {**values, TEXT: await asyncio.to_thread(_text, Path(path) / name)}
+    raise BadRowError(f"the file is neither text ({', '.join(_TEXTS)}) nor a picture ({', '.join(_PICTURES)})")
+
+
+def _text(path: Path) -> str:
+    """The file's text, without the line end that editors put behind it."""
+    if not path.is_file():
+        raise BadRowError("it is no regular file")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LINE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise BadRowError(f"the file cannot be read: {error.strerror or error}") from error
+    if len(raw) > LINE_LIMIT_BYTES:
+        raise BadRowError(f"the file is longer than {LINE_LIMIT_BYTES >> 20} MiB")
+    if raw.startswith(_UTF16):
+        raise BadRowError("the file is UTF-16, not UTF-8")
+    if b"\0" in raw:
+        raise BadRowError(f"there is a NUL byte in the file, at byte {raw.index(0) + 1}")
+    try:
+        return raw.decode().removeprefix(_BOM).rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise BadRowError(f"the file is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}") from error

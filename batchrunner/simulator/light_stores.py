@@ -1,0 +1,90 @@
+"""Stores that keep nothing: what the engine writes down in a rehearsal is counted and forgotten.
+
+A ledger that tells a diary, results that are only as long as they would be counted, pictures that are looked at just
+enough to notice a broken download. Nothing here touches a disk.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from batchrunner.core.events import Event
+from batchrunner.core.item import Item
+from batchrunner.core.job import PictureFormat
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.ports import Place
+from batchrunner.core.row import FailureRow, Picture, ResultRow
+
+SPECK: Final = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63606060000000040001f61738550000000049454e44ae426082"
+)
+"""The smallest whole PNG: what every picture of a rehearsal is."""
+
+
+def speck(_prompt: str, _size: tuple[int, int], _seed: int) -> bytes:
+    """Paints nothing; see `simulator.drawing.Paint`."""
+    return SPECK
+
+
+class LightLedger:
+    """`core.ports.Ledger` of a process that need not remember: the state in memory is all there is."""
+
+    def __init__(self, told: Callable[[Event], None]) -> None:
+        self._told = told
+
+    def note(self, event: Event) -> None:
+        """Told at once."""
+        self._told(event)
+
+    async def write(self, event: Event) -> None:
+        """As `note`."""
+        self._told(event)
+
+    async def commit(self, event: Event) -> None:
+        """As `note`."""
+        self._told(event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replaced:
+    length: int
+
+
+class LightResults:
+    """`core.ports.Results`: a row is a unit of length, no more."""
+
+    def __init__(self, length: int = 0) -> None:
+        self._length = length
+
+    async def add(self, row: ResultRow) -> Place:
+        """One more row."""
+        del row
+        self._length += 1
+        return Place(crc="00000000", length=self._length)
+
+    async def add_failure(self, row: FailureRow) -> None:
+        """Failures are counted from the ledger's events."""
+
+    async def rewrite(self, items: AsyncIterator[Item], *, is_done: Callable[[bytes], bool]) -> _Replaced:
+        """There is nothing to put in order."""
+        del items, is_done
+        return _Replaced(length=self._length)
+
+    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> _Replaced:
+        """As `rewrite`."""
+        del items, is_failed
+        return _Replaced(length=0)
+
+
+class LightPictures:
+    """`core.ports.PictureStore`: takes the speck for a picture, and everything else for a broken download."""
+
+    async def save(
+        self, data: bytes, *, stem: str, into: PictureFormat | None, text: Mapping[str, str]
+    ) -> Picture | Problem:
+        """A picture of no file, or a BAD_PICTURE problem."""
+        del into, text
+        if data != SPECK:
+            return Problem(kind=ProblemKind.BAD_PICTURE, message="the server sent something else than a picture")
+        return Picture(path=stem, sha256="", width=1, height=1, format="PNG", bytes=len(data))

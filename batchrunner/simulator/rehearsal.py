@@ -1,0 +1,290 @@
+"""A rehearsal: the engine itself, unchanged, at work on a simulated provider in virtual time.
+
+What is left of a job, as its ledger tells, is sent to a world of its own, from now on, window after window, until
+nothing is left or nothing goes on. Opens no socket, writes nothing, and needs no key.
+"""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from batchrunner.core.errors import ExitStatus
+from batchrunner.core.events import Intent, Refused
+from batchrunner.core.job import Job
+from batchrunner.core.outcome import Problem
+from batchrunner.core.pacing import day_of
+from batchrunner.core.ports import Downloads, Ports, TaskDialect
+from batchrunner.core.presets import PRESETS, Preset
+from batchrunner.core.rehearsal import Rehearsal
+from batchrunner.core.state import LedgerState
+from batchrunner.core.status import Status, UsageCounts
+from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.runner import Runner, Wishes
+from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.snapshot import with_end
+from batchrunner.engine.survey import survey, totals_of
+from batchrunner.prompts import JobItems, items_of
+from batchrunner.providers import dialect_for
+from batchrunner.simulator.diary import Diary
+from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
+from batchrunner.simulator.light_stores import SPECK, LightLedger, LightPictures, LightResults, speck
+from batchrunner.simulator.one_thread import OneThreadLoop
+from batchrunner.simulator.profiles import Profile
+from batchrunner.simulator.world import World
+from batchrunner.stores.zones import offset_of_zone
+
+HORIZON_S: Final = 400 * 86_400.0
+"""Farther nothing is foretold."""
+_PICTURES_AT_ONCE: Final = "oi-ok"
+
+
+def rehearse(
+    job: Job,
+    *,
+    state: LedgerState,
+    profile: Profile,
+    wall: float,
+    seed: int = 0,
+    limit: int | None = None,
+    windows: dict[str, int] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Rehearsal:
+    """Blocks for as long as it takes; not from within a running loop's thread.
+
+    Args:
+        job: what is to be run.
+        state: what its ledger remembers; an empty one rehearses all of it. It is used up.
+        profile: what is supposed of the provider.
+        wall: the instant at which the run would begin, seconds since 1970.
+        seed: of everything that looks like chance; the same one foretells the same.
+        limit: only the first so many items.
+        windows: how many at once last worked, by `ACCOUNT MODEL`.
+        notes: what the caller wants said beside it.
+
+    Raises:
+        JobMistakesError: a source of the job.
+    """
+    began = time.perf_counter()
+
+    async def foretell() -> Rehearsal:
+        stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=LoopClock(wall_at_zero=wall))
+        await stage.play(Wishes(limit=limit), windows=windows or {})
+        return stage.told(notes, took_s=time.perf_counter() - began)
+
+    with asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(seed))) as runner:
+        return runner.run(foretell())
+
+
+def world_of(job: Job, profile: Profile, *, seed: int) -> World:
+    """The provider that a profile supposes. Its pictures are specks."""
+    at_once = _PICTURES_AT_ONCE if job.provider.dialect == "openai-images" else None
+    return World(
+        seed,
+        scenario=job.scenario or at_once,
+        latency=profile.latency,
+        limits=profile.limits,
+        quota=profile.quota,
+        faults=profile.faults,
+        answer_tokens=profile.answer_tokens,
+        paint=speck,
+        log_size=1,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stage:
+    """One rehearsal: the pretend provider, what is remembered, and the story as it is told."""
+
+    job: Job
+    state: LedgerState
+    profile: Profile
+    seed: int
+    clock: LoopClock
+    world: World = field(init=False)
+    diary: Diary = field(init=False)
+    dice: random.Random = field(init=False)
+    starts: int = 0
+    _before: UsageCounts = field(init=False)
+    _status: Status = field(init=False)
+    _exit_status: ExitStatus = field(init=False)
+    _began: float = field(init=False)
+    _ended: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = self.state
+        self.job = _indoors(self.job)
+        self.world = world_of(self.job, self.profile, seed=self.seed)
+        self.diary = Diary(clock=self.clock, state=state, offset_s=self._preset.day_offset_s)
+        self.dice = random.Random(self.seed)
+        self._before = UsageCounts(
+            input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images
+        )
+
+    async def play(self, wishes: Wishes, *, windows: dict[str, int]) -> None:
+        """Run it, and start it again whenever its window has closed, as somebody would the next evening."""
+        self._began = self.clock.wall()
+        self._take_over()
+        self.diary.note("begins")
+        while True:
+            runner = await self._runner(wishes, windows)
+            self.starts += 1
+            done_before = self.diary.totals[Intent]
+            await self._one_run(runner)
+            ending = runner.ending()
+            self._exit_status = ending.exit_status()
+            self._status = with_end(runner.snapshot(), self._exit_status, message=ending.message(), next_command=None)
+            self._ended = self.clock.wall()
+            windows = {f"{lane.account} {lane.model}": lane.limit for lane in runner.lanes}
+            went_on = self.diary.totals[Intent] > done_before
+            if not went_on or not self._goes_on_next_evening(runner):
+                break
+            self.diary.note("pauses", self._status.message or "")
+            self.state.segment_ended()
+        self.diary.close()
+        self.diary.note("ends", self._status.message or "")
+
+    async def _one_run(self, runner: Runner) -> None:
+        left_s = max(0.0, HORIZON_S - (self.clock.wall() - self._began))
+        words = f"a rehearsal foretells no more than {HORIZON_S / 86_400:.0f} days"
+        horizon = asyncio.get_running_loop().call_later(left_s, runner.shutdown.pause, words)
+        try:
+            await runner.run()
+        finally:
+            runner.shutdown.over()
+            horizon.cancel()
+
+    def _goes_on_next_evening(self, runner: Runner) -> bool:
+        paused = self._exit_status is ExitStatus.PAUSED and runner.shutdown.paused is not None
+        far = self.clock.wall() - self._began >= HORIZON_S
+        return paused and self.job.window is not None and self.job.deadline is None and not far
+
+    # -- before the first call
+
+    def _take_over(self) -> None:
+        """The provider knows what the ledger knows: today's calls, and the tasks that are under way."""
+        state, now = self.state, self.clock.wall()
+        today = day_of(wall=now, offset_s=self._preset.day_offset_s)
+        for account, model in state.days:
+            calls = state.sent_today(account, model, day=today)
+            self.world.remember(token=account or "in-process", model=model, calls=calls, now=now)
+        for task in state.tasks.values():
+            if task.task_id:
+                self.world.book.adopt(task.task_id, model=task.model, accepted_at=task.accepted_at)
+        state.live = True
+
+    async def _runner(self, wishes: Wishes, windows: dict[str, int]) -> Runner:
+        items = items_of(self.job)
+        found = await survey(items, self.state, limit=wishes.limit)
+        ports = self._ports(items)
+        return Runner(
+            job=self.job,
+            ports=ports,
+            state=self.state,
+            found=found,
+            totals=totals_of(self.job, found, accounts=len(ports.accounts), windows=windows),
+            wishes=wishes,
+            shutdown=Shutdown(),
+            dice=self.dice,
+            say=lambda _: None,
+            offset_at=offset_of_zone(self.job.timezone),
+        )
+
+    def _ports(self, items: JobItems) -> Ports:
+        job, clock, world = self.job, self.clock, self.world
+        dialect = dialect_for(job.provider)
+        known = frozenset(url for task in self.state.tasks.values() for url in task.urls)
+        return Ports(
+            clock=clock,
+            items=items,
+            dialect=dialect,
+            tasks=dialect if isinstance(dialect, TaskDialect) else None,
+            transport=SimulatedTransport(world, clock, timeouts=job.timeouts),
+            downloads=_Fetching(
+                known=known,
+                otherwise=SimulatedDownloads(world, clock, timeouts=job.timeouts),
+                seconds=self.profile.latency.download_s,
+            ),
+            ledger=LightLedger(self.diary.take),
+            results=LightResults(self.state.results_length),
+            pictures=LightPictures(),
+            each=None,
+            accounts=job.provider.key_env or ("",),
+            remember=lambda _: None,
+        )
+
+    # -- afterwards
+
+    def told(self, notes: tuple[str, ...], *, took_s: float) -> Rehearsal:
+        """What is foretold."""
+        status, stats, diary = self._status, self.world.stats(), self.diary
+        days = diary.days()
+        return Rehearsal(
+            job=self.job.name,
+            dir=self.job.output.dir,
+            profile=self.profile.shown(),
+            seed=self.seed,
+            state=status.state,
+            exit_status=self._exit_status,
+            message=status.message,
+            began=diary.shown(self._began),
+            ends=diary.shown(self._ended),
+            seconds=round(self._ended - self._began, 3),
+            items=status.items,
+            calls=diary.totals[Intent],
+            refused=diary.totals[Refused],
+            retried=diary.retried,
+            polls=stats.polls,
+            downloads=stats.downloads,
+            quota_days=sum(1 for day in days if day.calls),
+            starts=self.starts,
+            peak_concurrency=stats.max_in_flight,
+            peak_tasks=diary.peak_tasks,
+            parked_seconds=round(diary.parked_s, 3),
+            usage=self._used(status.usage),
+            failures=status.failures,
+            budget=status.budget,
+            hours=diary.hours(),
+            days=days,
+            moments=tuple(diary.moments),
+            notes=notes,
+            took_seconds=round(took_s, 3),
+        )
+
+    def _used(self, after: UsageCounts) -> UsageCounts:
+        return UsageCounts(
+            input_tokens=_minus(after.input_tokens, self._before.input_tokens),
+            output_tokens=_minus(after.output_tokens, self._before.output_tokens),
+            images=after.images - self._before.images,
+        )
+
+    @property
+    def _preset(self) -> Preset:
+        return PRESETS[self.job.provider.preset]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetching:
+    """`core.ports.Downloads`: pictures that an earlier run left on a real host are there, too."""
+
+    known: frozenset[str]
+    otherwise: Downloads
+    seconds: float
+
+    async def fetch(self, url: str) -> bytes | Problem:
+        """See `core.ports.Downloads`."""
+        if url not in self.known:
+            return await self.otherwise.fetch(url)
+        await asyncio.sleep(self.seconds)
+        return SPECK
+
+
+def _indoors(job: Job) -> Job:
+    """The same job with the provider's paths where the world has them; its limits and its dialect stay."""
+    provider = replace(job.provider, base_url=PRESETS["simulator"].base_url, balance=False)
+    return replace(job, provider=provider)
+
+
+def _minus(after: int | None, before: int | None) -> int | None:
+    return after if after is None else after - (before or 0)
