@@ -30,7 +30,7 @@ SHORT_HOLD_S: Final = 2.0
 GROWTH_PER_S: Final = 0.10
 GROWTH_PER_CALL: Final = 0.03
 GROWTH_LEAST: Final = 0.02
-GROWN_S: Final = 30.0
+GROWN_S: Final = 90.0
 OVERSHOT: Final = 2.3
 """Calls by which the growth has gone too far when the refusal is heard."""
 TRUSTED_CYCLES: Final = 3

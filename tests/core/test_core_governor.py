@@ -185,3 +185,9 @@ def test_whatever_happens_it_lets_something_through_at_last(events: list[tuple[s
             getattr(governor, what)(now, ticket)
         assert 1 <= governor.limit <= 1024
         assert governor.wait_s(now) <= 100.0, governor
+
+
+def test_a_pace_found_far_too_low_does_not_freeze() -> None:
+    governor = Governor(limit=4, ceiling=64, adaptive=True, rate_per_s=0.03)
+    play = Play(governor, lambda _now, _busy: True, latency_s=0.5).run(until=300.0)
+    assert len([at for at in play.done if at >= 200.0]) >= 100 * 2
