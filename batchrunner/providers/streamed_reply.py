@@ -187,6 +187,9 @@ class StreamedReply(ABC):
         kind = self._head.headers.get("content-type", "").lower()
         if bare[:1] in {b"{", b"["} or not (bare[:1] in {b"d", b"e", b"i", b"r", b":"} or "event-stream" in kind):
             self._form = _Form.JSON
+            if not self._body.over:  # as if the blanks before it had come in a piece of their own
+                self._body = Body(cap_bytes=_BODY_CAP_BYTES)
+                self._body.add(bare)
             return self._body.over
         self._form = _Form.EVENTS
         self._body = Body(cap_bytes=_SHOWN_BYTES)

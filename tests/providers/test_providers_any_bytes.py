@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import example, given, strategies
 from providers_chat import DONE, STOP, USAGE, delta, tools
 from providers_messages import BEGUN, BLOCK, HI, START, TOOL, WHOLE, ended, event, pieces_of_input
 from providers_reading import EVENTS, JSON, RESET, head, item, provider, read
@@ -34,6 +34,7 @@ BODIES = strategies.one_of(
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
+@example(body=b'\r""', cut=1, reply=head(200, JSON), ending=Whole())  # blanks before a body that is no JSON
 @given(
     body=BODIES,
     cut=strategies.integers(0, 400),
