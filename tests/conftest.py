@@ -1,3 +1,12 @@
-"""Fixtures of the rooms' tests, each from a module beside the tests that use it."""
+"""Fixtures of the rooms' tests, each from a module beside the tests that use it; examples that CI can repeat."""
+
+import os
+
+from hypothesis import settings
 
 pytest_plugins = ("cli_fixtures", "engine_fixtures", "spec_fixtures")
+
+# In CI the same examples each time, on a machine that may be slow; everywhere else new ones are looked for.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
