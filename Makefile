@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup format lint types contracts unit bench clean
+.PHONY: demo test setup format lint types contracts unit torture bench clean
 
 setup: $(READY)
 
@@ -37,6 +37,10 @@ contracts:
 	@echo "== import contracts"; $(BIN)/lint-imports
 unit:
 	@echo "== tests"; $(BIN)/python -m pytest -n auto
+
+torture: setup
+	@echo "== the tests that try to break it, long: about an hour"
+	BATCHRUNNER_TORTURE=1 $(BIN)/python -m pytest -n auto tests/crash tests/fuzz tests/real tests/providers tests/spec tests/stores
 
 bench: setup
 	@for figures in benchmarks/*.py; do echo "== $$figures"; $(BIN)/python $$figures || exit 1; done
