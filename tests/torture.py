@@ -1,4 +1,4 @@
-"""Sizes and figures of the tests that try to break the program: usual ones for `make test`, long ones for `make torture`.
+"""Sizes and figures of the tests that try to break the program: usual in `make test`, long in `make torture`.
 
 A test takes its size from `at_size` and tells the `tried` fixture what it did; the sums are printed at the end.
 """
