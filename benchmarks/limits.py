@@ -164,31 +164,32 @@ def steady() -> None:
                 )
 
 
+WINDOWS = ((240, 300, 0.5), (300, 480, 0.5), (480, 540, 1.0), (540, 720, 1.0))
+
+
+def halves(now: float) -> float:
+    return 0.5 if 240.0 <= now < 480.0 else 1.0
+
+
 def changing() -> None:
-    print("\nthe rate halves at minute 4 and doubles back at minute 8, goodput % of what is allowed:")
-    print(
-        "                                          halved: first minute, rest | doubled: first minute, rest | refused %"
-    )
+    print("\nthe rate halves at minute 4 and doubles back at minute 8: goodput % of what is allowed, median (spread)")
+    print(f"{'':44}{'halved: first minute':>24}{'after it':>24}{'doubled: first minute':>24}{'after it':>24}")
     for per_minute in (60, 600, 6000):
         for burst in (1.0, per_minute / 6):
             for latency_s in (0.3, 2.0, 8.0):
-
-                def factor(now: float) -> float:
-                    return 0.5 if 240.0 <= now < 480.0 else 1.0
-
                 runs = [
                     run_virtual(
-                        Load(server=Bucket(per_minute, burst, factor), latency_s=latency_s, seed=s, until=720.0).run
+                        Load(server=Bucket(per_minute, burst, halves), latency_s=latency_s, seed=s, until=720.0).run
                     )
-                    for s in SEEDS[:1]
+                    for s in SEEDS
                 ]
-                told = runs[0]
-                windows = ((240, 300, 0.5), (300, 480, 0.5), (480, 540, 1.0), (540, 720, 1.0))
-                shares = [told.share(a, z, per_minute * (z - a) / 60.0 * part) for a, z, part in windows]
+                shares = [
+                    spread([told.share(a, z, per_minute * (z - a) / 60.0 * part) for told in runs])
+                    for a, z, part in WINDOWS
+                ]
                 print(
                     f"  R {per_minute:5}/min, burst {burst:5.0f}, answers {latency_s:3} s     "
-                    + "  ".join(f"{share:6.1f}" for share in shares)
-                    + f"   {told.refusals(WARM_S):5.1f}"
+                    + "".join(f"{share:>24}" for share in shares)
                 )
 
 

@@ -53,6 +53,7 @@ class Governor:
     _slow_start: bool = True
     _latency_s: float | None = None
     _next_at: float = 0.0
+    _last_sent_at: float = 0.0
     _cycle: _Cycle | None = None
     _event_at: float = -1e9
     _hold_s: float = 0.0
@@ -61,8 +62,11 @@ class Governor:
     _period_began: float = 0.0
     _floor: float | None = None
     """What the last cycle's average proved, while the pace tries more than that."""
-    _trust_average: int = 0
+    _stepped: bool = False
+    _trust_left: int = 0
     """For so many cycles more the average is taken for the rate: the server has a burst, the pace told too much."""
+    _trust: int = tuning.TRUSTED_CYCLES
+    """How many the next time: more each time that the pace is caught at it."""
     _shares: list[float] = field(default_factory=list)
     _rate_before: float | None = None
     _rate_first: float = 0.0
@@ -92,6 +96,7 @@ class Governor:
         if self._cycle is None:
             self._cycle = _Cycle(began=now)
         self._cycle.sent += 1
+        self._last_sent_at = now
         pace = self._pace(now)
         if pace is not None:
             # What a timer's grain costs may be made good, no more: no burst can be saved up.
@@ -126,7 +131,7 @@ class Governor:
         if self._cycle is None:
             self._cycle = _Cycle(began=ticket.at, sent=1)
         self._cycle.refused += 1
-        if ticket.at <= self._event_at or now < self._immune_until:
+        if ticket.at <= self._event_at or self._is_immune(now):
             return  # it left before the last one was heard: one event, one decrease
         if (
             self.adaptive
@@ -139,7 +144,7 @@ class Governor:
                 return
         elif in_flight <= most:
             self._window_evidence = 0
-        self._pace_wall(now)
+        self._pace_wall(now, ticket.at)
 
     def failed(self, now: float) -> None:
         """A fault: a 5xx, a reset, a timeout. When most recent sends failed, the window halves, once."""
@@ -200,7 +205,7 @@ class Governor:
         self._event_at = now
         self._cycle = None
 
-    def _pace_wall(self, now: float) -> None:
+    def _pace_wall(self, now: float, refused_at: float) -> None:
         cycle = self._cycle
         assert cycle is not None, "a refusal belongs to a cycle"
         early = self.rate_per_s is not None and now - self._event_at <= self._hold_s
@@ -224,7 +229,10 @@ class Governor:
         if not early:
             self._rate_first = self.rate_per_s
         self._event_at = now
-        self._next_at = min(max(self._next_at, now + 1.0 / self.rate_per_s), now + 2.0 / self.rate_per_s)
+        # A pace that only just went too far is refused by a bucket that has all but one call's worth.
+        alone = not early and self._last_sent_at <= refused_at
+        rest_s = (tuning.SOON if alone else 1.0) / self.rate_per_s
+        self._next_at = min(max(self._next_at, now + rest_s), now + 2.0 * rest_s)
         self._cycle = _Cycle(began=now)
 
     def _by_chance(self, now: float) -> None:
@@ -234,32 +242,48 @@ class Governor:
         self._shares = []
         self._cycle = None
 
+    def _is_immune(self, now: float) -> bool:
+        """Chance goes on as it was; refusals that become the rule are a wall after all."""
+        cycle = self._cycle
+        if cycle is not None and cycle.refused > tuning.EVIDENT and cycle.refused > tuning.WORSE * cycle.sent:
+            self._immune_until = min(self._immune_until, now)
+        return now < self._immune_until
+
     def _found(self, now: float, cycle: _Cycle, *, early: bool) -> tuple[float, float]:
         """The rate below which the wall is thought to stand, and how long to keep to it."""
-        span = now - cycle.began
-        average = cycle.accepted / span if span > 0 else 0.0
+        span = max(now - cycle.began, 1e-6)
         known = self.rate_per_s
-        if early and known is not None:
-            if self._floor is not None:
-                rate, self._floor, self._trust_average = (
-                    max(tuning.BELOW * self._floor, tuning.SLOWEST),
-                    None,
-                    tuning.TRUSTED_CYCLES,
-                )
-                return rate, _long_hold_s(rate)
-            # The bucket is empty: what it lets through now is its rate.
-            rate = max(min(known * 0.95, average * tuning.BELOW), tuning.SLOWEST)
-            return rate, _long_hold_s(rate)
         if known is None:
-            return max(tuning.BELOW * (average + self._recent_rate()) / 2, tuning.SLOWEST), tuning.SHORT_HOLD_S
-        pace = self._pace(now) or known
-        if self._trust_average > 0:
-            self._trust_average -= 1
-            rate = max(tuning.BELOW * min(pace, 1.04 * average), tuning.SLOWEST)
-        else:
-            rate = max((0.99 - tuning.OVERSHOT * _growth(known) / known) * min(pace, 2.0 * known), tuning.SLOWEST)
-            self._floor = average
+            first = tuning.BELOW * (cycle.accepted / span + self._recent_rate()) / 2
+            return max(first, tuning.SLOWEST), tuning.SHORT_HOLD_S
+        rate = self._found_early(cycle, span, known) if early else self._found_late(now, cycle, span, known)
+        rate = max(rate, tuning.SLOWEST)
         return rate, _long_hold_s(rate)
+
+    def _found_early(self, cycle: _Cycle, span: float, known: float) -> float:
+        if self._floor is None:
+            # The bucket is empty: what it lets through now is its rate.
+            return min(known * 0.95, cycle.accepted / span * tuning.BELOW)
+        if self._floor < tuning.FAR * known and not self._stepped:
+            # The pace has grown much in that cycle: its average tells little, what came last tells more.
+            self._stepped = True
+            return tuning.STEP * known
+        rate, self._floor = tuning.BELOW * self._floor, None
+        self._trust_left = self._trust
+        self._trust = min(2 * self._trust, tuning.TRUSTED_MOST)
+        return rate
+
+    def _found_late(self, now: float, cycle: _Cycle, span: float, known: float) -> float:
+        average = cycle.accepted / span
+        pace = self._pace(now) or known
+        if self._trust_left > 0:
+            self._trust_left -= 1
+            # One call more or less between two refusals is chance: with few of them it must not pull the rate down.
+            return tuning.BELOW * min(pace, (cycle.accepted + 0.5) / span)
+        if self._floor is not None and not self._stepped:
+            self._trust = tuning.TRUSTED_CYCLES  # the pace told the truth
+        self._floor, self._stepped = average, False
+        return (0.99 - tuning.OVERSHOT * _growth(known) / known) * min(pace, tuning.LEAP * known)
 
     def _recent_rate(self) -> float:
         times = [send.at for send in list(self._sends)[-tuning.RECENT_CALLS :]]

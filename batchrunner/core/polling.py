@@ -13,9 +13,9 @@ from typing import Final
 
 from batchrunner.core.pacing import Bucket
 
-LATE_SECOND: Final = 0.6
+LATE_SECOND: Final = 0.5
 """Polls that a second of not noticing is worth."""
-LATE_AT_ALL: Final = 3.1
+LATE_AT_ALL: Final = 3.4
 """Polls that noticing within NOTICED_AT_ONCE_S, rather than later, is worth."""
 NOTICED_AT_ONCE_S: Final = 1.0
 LONGEST_WAIT_S: Final = 30.0

@@ -24,7 +24,7 @@ FAILED_SHARE: Final = 0.4
 BELOW: Final = 0.985
 HOLD_CALLS: Final = 45.0
 HOLD_LEAST_S: Final = 5.0
-HOLD_MOST_S: Final = 32.0
+HOLD_MOST_S: Final = 36.0
 SHORT_HOLD_S: Final = 2.0
 # Then it grows, faster and faster, but little from one call to the next.
 GROWTH_PER_S: Final = 0.10
@@ -33,7 +33,14 @@ GROWTH_LEAST: Final = 0.02
 GROWN_S: Final = 90.0
 OVERSHOT: Final = 2.3
 """Calls by which the growth has gone too far when the refusal is heard."""
-TRUSTED_CYCLES: Final = 3
+SOON: Final = 0.4
+"""Share of an interval after which a call that was refused at a pace just too high is tried again."""
+FAR: Final = 0.75
+STEP: Final = 0.9
+LEAP: Final = 2.0
+"""The most that a pace may become in one cycle, as a multiple of the last."""
+TRUSTED_CYCLES: Final = 2
+TRUSTED_MOST: Final = 16
 SLOWEST: Final = 0.02
 
 # Refusals right after a cut: more than half means far too fast; as many as before after deep cuts means chance.
