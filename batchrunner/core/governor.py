@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from batchrunner.core import tuning
+from batchrunner.core import growth, tuning
 
 
 @dataclass(slots=True, eq=False)
@@ -108,11 +108,12 @@ class Governor:
         if self.adaptive and self._latency_s is not None:
             gain = tuning.SMOOTH_START if self._slow_start else tuning.SMOOTH
             smooth = max(gain * self.limit / max(self._latency_s, 0.001), 1.0)
+        return min((pace for pace in (self._grown(now), smooth) if pace is not None), default=None)
+
+    def _grown(self, now: float) -> float | None:
         if self.rate_per_s is None:
-            return smooth
-        over = min(max(0.0, now - self._event_at - self._hold_s), tuning.GROWN_S)
-        grown = float(self.rate_per_s * (1.0 + _growth(self.rate_per_s)) ** (over + over * over / 20.0))
-        return grown if smooth is None else min(grown, smooth)
+            return None
+        return growth.grown(self.rate_per_s, over_s=now - self._event_at - self._hold_s)
 
     # -- after a send
 
@@ -198,6 +199,8 @@ class Governor:
 
     def _window_wall(self, now: float, in_flight: int) -> None:
         self.limit = max(1, in_flight - 1)
+        if self._rate_before is not None:  # it was not the pace: what that has grown to has been accepted
+            self._rate_before = max(self._rate_before, self._grown(now) or 0.0)
         self.rate_per_s = self._rate_before
         self._slow_start = False
         self._since_probe = 0
@@ -258,7 +261,7 @@ class Governor:
             return max(first, tuning.SLOWEST), tuning.SHORT_HOLD_S
         rate = self._found_early(cycle, span, known) if early else self._found_late(now, cycle, span, known)
         rate = max(rate, tuning.SLOWEST)
-        return rate, _long_hold_s(rate)
+        return rate, growth.hold_s(rate)
 
     def _found_early(self, cycle: _Cycle, span: float, known: float) -> float:
         if self._floor is None:
@@ -282,8 +285,10 @@ class Governor:
             return tuning.BELOW * min(pace, (cycle.accepted + 0.5) / span)
         if self._floor is not None and not self._stepped:
             self._trust = tuning.TRUSTED_CYCLES  # the pace told the truth
-        self._floor, self._stepped = average, False
-        return (0.99 - tuning.OVERSHOT * _growth(known) / known) * min(pace, tuning.LEAP * known)
+        self._floor, self._stepped = average if cycle.accepted >= tuning.ENOUGH else None, False
+        overshot = min(tuning.OVERSHOT * growth.share_per_s(known) / known, tuning.OVERSHOT_MOST)
+        # What was accepted from one refusal to the next is less than the server allows, however it counts.
+        return max((0.99 - overshot) * min(pace, tuning.LEAP * known), tuning.BELOW * average)
 
     def _recent_rate(self) -> float:
         times = [send.at for send in list(self._sends)[-tuning.RECENT_CALLS :]]
@@ -329,16 +334,6 @@ class Governor:
             return True
         self._base_limit, self._base_latency_s = self.limit, latency
         return False
-
-
-def _long_hold_s(rate_per_s: float) -> float:
-    """Long enough that one refusal at its end is a small share of the calls in it."""
-    return min(max(tuning.HOLD_LEAST_S, tuning.HOLD_CALLS / rate_per_s), tuning.HOLD_MOST_S)
-
-
-def _growth(rate_per_s: float) -> float:
-    """Share by which the pace grows in a second, once it grows: little a call, lest it overshoots."""
-    return min(tuning.GROWTH_PER_S, max(tuning.GROWTH_PER_CALL * rate_per_s, tuning.GROWTH_LEAST))
 
 
 def _tells(cycle: _Cycle, now: float) -> bool:

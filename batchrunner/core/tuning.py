@@ -25,6 +25,9 @@ BELOW: Final = 0.985
 HOLD_CALLS: Final = 45.0
 HOLD_LEAST_S: Final = 5.0
 HOLD_MOST_S: Final = 36.0
+# Where a call comes every few seconds it stays for some calls at least, else every fifth would be a refusal.
+HOLD_FEW_CALLS: Final = 15.0
+HOLD_SLOW_S: Final = 120.0
 SHORT_HOLD_S: Final = 2.0
 # Then it grows, faster and faster, but little from one call to the next.
 GROWTH_PER_S: Final = 0.10
@@ -33,6 +36,7 @@ GROWTH_LEAST: Final = 0.02
 GROWN_S: Final = 90.0
 OVERSHOT: Final = 2.3
 """Calls by which the growth has gone too far when the refusal is heard."""
+OVERSHOT_MOST: Final = 0.3
 SOON: Final = 0.4
 """Share of an interval after which a call that was refused at a pace just too high is tried again."""
 FAR: Final = 0.75
@@ -42,6 +46,7 @@ LEAP: Final = 2.0
 TRUSTED_CYCLES: Final = 2
 TRUSTED_MOST: Final = 16
 SLOWEST: Final = 0.02
+FASTEST: Final = 10_000.0
 
 # Refusals right after a cut: more than half means far too fast; as many as before after deep cuts means chance.
 WORSE: Final = 0.5

@@ -191,3 +191,32 @@ def test_a_pace_found_far_too_low_does_not_freeze() -> None:
     governor = Governor(limit=4, ceiling=64, adaptive=True, rate_per_s=0.03)
     play = Play(governor, lambda _now, _busy: True, latency_s=0.5).run(until=300.0)
     assert len([at for at in play.done if at >= 200.0]) >= 100 * 2
+
+
+def test_a_pace_found_far_too_low_before_a_slow_server_climbs_to_it() -> None:
+    governor = Governor(limit=3, ceiling=64, adaptive=True, rate_per_s=0.02)
+    play = Play(governor, bucket(0.5, 1.0), latency_s=0.7).run(until=1200.0)
+    assert len([at for at in play.done if at >= 600.0]) >= 0.85 * 0.5 * 600
+
+
+def test_a_server_that_takes_one_at_a_time_is_not_slowed_down_by_a_pace() -> None:
+    play = Play(auto(), lambda _now, busy: busy < 1, latency_s=0.6).run(until=600.0)
+    assert len([at for at in play.done if at >= 120.0]) >= 0.9 * 480 / 0.6
+    assert play.governor.limit == 1
+
+
+def test_what_was_taken_for_chance_and_becomes_the_rule_is_a_wall() -> None:
+    dice = random.Random(3)
+    slow = bucket(1.0, 1.0)
+
+    def takes(now: float, busy: int) -> bool:
+        return dice.random() >= 0.2 if now < 20.0 else slow(now, busy)
+
+    play = Play(Governor(limit=10, ceiling=10, adaptive=False), takes, latency_s=0.05).run(until=120.0)
+    assert sum(at >= 30.0 for at in play.refused) <= 60
+
+
+def test_a_rate_that_doubles_is_followed_up_within_a_minute() -> None:
+    slow, fast = bucket(0.5, 1.0), bucket(1.0, 1.0)
+    play = Play(auto(), lambda now, busy: (slow if now < 300 else fast)(now, busy), latency_s=0.5).run(until=600.0)
+    assert len([at for at in play.done if at >= 360.0]) >= 0.9 * 240
