@@ -29,9 +29,10 @@ from batchrunner.core.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from batchrunner.app import check, load_job, plan, rehearse, results, run, run_sync, status, verify
+    from batchrunner.app import check, export, load_job, plan, rehearse, results, run, run_sync, status, verify
     from batchrunner.core.audit import Audit
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+    from batchrunner.core.export import Exported
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
     from batchrunner.core.rehearsal import Rehearsal
@@ -45,6 +46,7 @@ __all__ = [
     "BatchrunnerError",
     "CheckResult",
     "ExitStatus",
+    "Exported",
     "Job",
     "JobMistakesError",
     "Mistake",
@@ -54,6 +56,7 @@ __all__ = [
     "Status",
     "__version__",
     "check",
+    "export",
     "job_schema",
     "load_job",
     "plan",
@@ -69,12 +72,14 @@ __all__ = [
 
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
-        ("check", "load_job", "plan", "rehearse", "results", "run", "run_sync", "status", "verify"), "batchrunner.app"
+        ("check", "export", "load_job", "plan", "rehearse", "results", "run", "run_sync", "status", "verify"),
+        "batchrunner.app",
     ),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
     **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.report"),
     "Audit": "batchrunner.core.audit",
+    "Exported": "batchrunner.core.export",
     "Job": "batchrunner.core.job",
     "Plan": "batchrunner.core.plan",
     "Rehearsal": "batchrunner.core.rehearsal",

@@ -2,11 +2,14 @@
 
 import sys
 
-from batchrunner.cli.main import main as run_command_line
-
 
 def main() -> int:
     """Run the command line of this process; the value is its exit status."""
+    try:
+        from batchrunner.cli.main import main as run_command_line  # noqa: PLC0415 - Ctrl-C may come while it is read
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before anything began\n")
+        return 130
     return run_command_line(sys.argv[1:])
 
 

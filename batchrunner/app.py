@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypedDict, TypeVar, Unpack
+from typing import IO, Final, TypedDict, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
 from batchrunner.assembly import ask_balances, assemble, rehearsal_of
 from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
+from batchrunner.core.export import Exported
 from batchrunner.core.job import Job, Json
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.plan import Plan, cost_plan, count_items, points_plan
@@ -31,7 +32,7 @@ from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.purse import budget_so_far
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
-from batchrunner.engine.snapshot import with_end
+from batchrunner.engine.snapshot import going_on, with_end
 from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import check_items, items_of
 from batchrunner.providers import dialect_for
@@ -39,11 +40,13 @@ from batchrunner.report.causes import failure_groups
 from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
+from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.results import iter_results
-from batchrunner.stores.run_directory import take_directory
+from batchrunner.stores.run_directory import remember_end, take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
 from batchrunner.transport import read_keys
+from batchrunner.transport.masking import refuse_keys_in_job
 
 T = TypeVar("T")
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
@@ -113,6 +116,7 @@ async def plan(job: Job) -> Plan:
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         cost=cost_plan(job, found.ahead),
         budget=budget_so_far(job, state),
+        forecast=forecast(job, found, state, now=LoopClock().wall()),
         balances=await ask_balances(job, keys),
     )
 
@@ -166,13 +170,14 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     keys, missing = read_keys(job.provider.key_env, os.environ)
     if missing and not keys:
         raise JobMistakesError(missing)
+    refuse_keys_in_job(job, keys)
     dialect_for(job.provider)
     folder = Path(job.output.dir)
     check_claim(folder, job_name=job.name, simulated=job.simulated)
     make_run_folder(folder)
     async with AsyncExitStack() as stack:
         stack.enter_context(RunLock(folder))
-        take_directory(folder, job, program=VERSION, wall=clock.wall())
+        take_directory(folder, job, program=VERSION, wall=clock.wall(), command=options.get("command"))
         for mistake in missing:
             speak(f"{mistake.problem}: this key's lanes stay closed")
         for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):
@@ -200,8 +205,10 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             ),
             exit_status,
             message=message if exit_status not in _WHOLE else None,
-            next_command=_next_command(runner, options.get("command")),
+            next_command=going_on(runner.snapshot().items, options.get("command")),
         )
+        with suppress(StoreBrokenError):  # a full disk has told more than this already
+            remember_end(folder, status.message)
     trouble = await notify(job, status)
     if trouble is not None:
         speak(trouble)
@@ -254,6 +261,13 @@ def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as
     with Quiet(folder):
         found = audit(folder)
         return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))
+
+
+def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, failures: bool = False) -> Exported:  # noqa: A002
+    """Take a run's results along as one file (`batchrunner.exporters.EXPORTERS`); see `report.export.export_run`."""
+    from batchrunner.report.export import export_run  # noqa: PLC0415 - tar, csv and the like, for exports only
+
+    return export_run(Path(dir), to=to, out=out, failures=failures)
 
 
 def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
@@ -326,17 +340,6 @@ async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
         shutdown.over()
     ending = runner.ending()
     return ending.exit_status(), ending.message()
-
-
-def _next_command(runner: Runner, command: str | None) -> str | None:
-    """The exact command that goes on, None when nothing is left to do."""
-    items = runner.snapshot().items
-    left = items.pending or items.accepted or items.timed_out
-    if command is None or not (left or items.held or items.failed):
-        return None
-    if left:
-        return command
-    return f"{command} --resend-held" if items.held else f"{command} --retry-failed"
 
 
 def _to_stderr(text: str) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from batchrunner import __version__
 from batchrunner.cli.check import check
+from batchrunner.cli.export import export
 from batchrunner.cli.init import init
 from batchrunner.cli.output import emit, error_object, say, tell_error, tell_mistakes
 from batchrunner.cli.plan import plan
@@ -25,7 +26,18 @@ from batchrunner.cli.status import status
 from batchrunner.cli.verify import verify
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
 
-COMMANDS: tuple[Callable[..., ExitStatus], ...] = (init, check, plan, rehearse, run, status, verify, simulate, schema)
+COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
+    init,
+    check,
+    plan,
+    rehearse,
+    run,
+    status,
+    verify,
+    export,
+    simulate,
+    schema,
+)
 """In the order of `--help`: the order in which a newcomer meets them."""
 
 _ABOUT = """Send the prompts of a YAML job file to a model; every answer and every picture lands on disk, paid for once.
@@ -41,6 +53,7 @@ A night's work, and going on after whatever happened to it:
   batchrunner rehearse jobs/cats.yaml
   batchrunner run jobs/cats.yaml
   batchrunner status outputs/cats
+  batchrunner export outputs/cats --to csv
 
 \b
 Exit status: 0 every item done, 1 some items failed, 2 the job file or the

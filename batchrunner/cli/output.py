@@ -52,6 +52,11 @@ def error_object(error: BatchrunnerError) -> dict[str, object]:
     return {"error": {"message": str(error), "exit_status": error.exit_status}}
 
 
+def reader_is_gone() -> None:
+    """Let nothing more go to stdout."""
+    _silence(sys.stdout)
+
+
 def _write(stream: TextIO, text: str) -> None:
     try:
         stream.write(text)

@@ -12,6 +12,7 @@ from batchrunner.core.plan import Plan
 from batchrunner.report.night import balance_line
 from batchrunner.report.plain import printable
 from batchrunner.report.summary import budget_line, items_line
+from batchrunner.report.words import duration, instant
 
 _WIDTH = 22
 
@@ -57,6 +58,10 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
     if found.quota_days is not None:
         yield "days by daily quota", f"{found.quota_days:,.1f}"
     yield from _price(found)
+    if ends := found.forecast:
+        days = f", calls on {ends.quota_days} days" if ends.quota_days > 1 else ""
+        yield "would end", f"about {instant(ends.at)}, {duration(ends.seconds)} from now{days}"
+        yield "", "a rule of thumb; batchrunner rehearse plays it through"
 
 
 def _price(found: Plan) -> Iterator[tuple[str, str]]:

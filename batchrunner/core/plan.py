@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Final
 
 from batchrunner.core.budget import Budget, BudgetLine, Price, Tariff, Usages, answers_of, output_limit
+from batchrunner.core.forecast import Forecast
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import ItemCounts
+
+HELD: Final = "HELD"
+"""A key of `Totals.vanished` beside the names of standings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,8 @@ class Plan:
     """None without prices."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget."""
+    forecast: Forecast | None = None
+    """About when it would end; None when nothing is left to send."""
     balances: tuple[PointBalance, ...] = ()
     """What each account has, asked when the job says `balance: true`."""
 
@@ -112,6 +119,8 @@ class Survey:
     """Further items per key that occurs more than once."""
     vanished: dict[Standing, int]
     """Keys that the ledger knows and the job has no more."""
+    vanished_held: int
+    """Pending ones among them whose last send got no clear answer."""
     per_model: dict[str, int]
     to_send: int
     prompt_chars: int
@@ -159,14 +168,17 @@ class Surveyor:
     def survey(self, *, skipped_rows: int) -> Survey:
         """The result, once every item was taken."""
         vanished = dict.fromkeys(Standing, 0)
+        held = 0
         for key, standing in self.state.standings():
             if key not in self._seen:
                 vanished[standing] += 1
+                held += self.state.record(key).doubtful
         return Survey(
             total=self._total,
             labels=self._labels.hexdigest(),
             shared=self._shared,
             vanished=vanished,
+            vanished_held=held,
             per_model=self._per_model,
             to_send=sum(ahead.calls for ahead in self._ahead.values()),
             prompt_chars=sum(ahead.chars for ahead in self._ahead.values()),
@@ -225,6 +237,7 @@ class Totals:
     labels: str
     shared: dict[str, int]
     vanished: dict[str, int]
+    """By standing; under HELD those that would be held, which are pending ones."""
     hold: bool
     """`on_ambiguous: hold`: items whose last send got no clear answer are held."""
     task_s: float
@@ -238,10 +251,13 @@ class Totals:
 def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts:
     """Items by where they stand. `now` is wall clock, seconds since 1970."""
     by = {standing: state.count(standing) - totals.vanished.get(standing.name, 0) for standing in Standing}
+    held = state.doubtful_count - totals.vanished.get(HELD, 0)
     for key, extra in totals.shared.items():
-        by[state.standing(bytes.fromhex(key))] += extra
+        record = state.record(bytes.fromhex(key))
+        by[record.standing] += extra
+        held += extra * record.doubtful
+    held = held if totals.hold else 0
     timed_out = state.timed_out(now=now, task_s=totals.task_s)
-    held = state.doubtful_count if totals.hold else 0
     done, failed, accepted = by[Standing.DONE], by[Standing.FAILED], by[Standing.ACCEPTED] - timed_out
     return ItemCounts(
         total=totals.total,

@@ -132,6 +132,16 @@ def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, ne
     return replace(status, state=state, message=message, next_command=next_command, waiting=None, ends=None)
 
 
+def going_on(items: ItemCounts, command: str | None) -> str | None:
+    """The exact command that goes on, given the one that began; None when nothing is left to do."""
+    left = items.pending or items.accepted or items.timed_out
+    if command is None or not (left or items.held or items.failed):
+        return None
+    if left:
+        return command
+    return f"{command} --resend-held" if items.held else f"{command} --retry-failed"
+
+
 def resting_state(items: ItemCounts) -> RunState:
     """How a run that nobody works on is called."""
     if items.pending or items.accepted or items.held or items.timed_out:

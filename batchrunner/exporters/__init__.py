@@ -1,1 +1,23 @@
-"""Shapes that results leave in, one file each. Empty as yet: `results.jsonl` is read as it is."""
+"""The shapes that results leave in: rows in, pieces of a file out. Pure, and streamed.
+
+A format is a function from a `Shapable` to pieces of bytes, in a file of its own with a line in `EXPORTERS`. Refuses to
+open anything: rows and pictures are handed in, and whoever asked for the pieces writes them.
+"""
+
+from batchrunner.core.export import Format
+from batchrunner.exporters.comma_separated import comma_separated
+from batchrunner.exporters.json_lines import json_lines
+from batchrunner.exporters.markdown import markdown
+from batchrunner.exporters.openai_batch import openai_batch
+from batchrunner.exporters.parquet import parquet
+from batchrunner.exporters.webdataset import webdataset
+
+EXPORTERS: dict[str, Format] = {
+    "jsonl": Format(write=json_lines, ending=".jsonl", is_text=True),
+    "csv": Format(write=comma_separated, ending=".csv", is_text=True),
+    "parquet": Format(write=parquet, ending=".parquet", is_text=False, needs="pyarrow"),
+    "markdown": Format(write=markdown, ending=".md", is_text=True),
+    "openai-batch": Format(write=openai_batch, ending=".batch.jsonl", is_text=True),
+    "webdataset": Format(write=webdataset, ending=".tar", is_text=False),
+}
+"""Every format by the name that `--to` takes."""

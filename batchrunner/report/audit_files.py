@@ -19,6 +19,7 @@ from batchrunner.stores.atomic import is_left_over
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.ledger_line import SEGMENT_NAME
 from batchrunner.stores.lock import LOCK
+from batchrunner.stores.outgoing import EXPORTS
 from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES, TORN
 from batchrunner.stores.run_file import RUN_FILE
 
@@ -127,6 +128,8 @@ def look_around(folder: Path, *, files: InspectedFiles, sheet: Sheet, named: set
 def _is_own(path: PurePosixPath) -> bool:
     if len(path.parts) == 1:
         return path.name in OWN
+    if path.parts[0] == EXPORTS and not is_left_over(path.name):
+        return True
     return path.parent == PurePosixPath(LEDGER) and SEGMENT_NAME.fullmatch(path.name) is not None
 
 

@@ -17,12 +17,13 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, Wait
 from batchrunner.engine.night import outside_words
 from batchrunner.engine.purse import spent_so_far
-from batchrunner.engine.snapshot import park_status, resting_state, send_counts, shown_time, usage_counts
+from batchrunner.engine.snapshot import going_on, park_status, resting_state, send_counts, shown_time, usage_counts
 from batchrunner.report.causes import failure_groups
 from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
-from batchrunner.stores.run_file import RunFile, read_run_file
+from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file
+from batchrunner.stores.unreadable import UNREADABLE
 from batchrunner.stores.zones import offset_of_zone
 
 LEDGER: Final = "ledger"
@@ -74,7 +75,7 @@ def status_of_directory(folder: Path) -> Status:
     """See the module.
 
     Raises:
-        WrongDirectoryError: there is no run in this directory.
+        WrongDirectoryError: there is no run in this directory, or its run.json is damaged.
         LedgerDamagedError, StoreBrokenError: see `replay`.
     """
     there = read_run_file(folder)
@@ -83,7 +84,7 @@ def status_of_directory(folder: Path) -> Status:
     running = holder_of(folder) is not None
     offset_s = day_offset_of(there)
     state = replay(folder, day_offset_s=offset_s, running=running)
-    totals = msgspec.convert(there.totals, Totals) if there.totals is not None else _NOTHING_KNOWN
+    totals = _totals(folder, there)
     now = time.time()
     items = count_items(state, totals, now=now)
     cut_off = not running and not state.closed and not totals.synced_intents
@@ -101,9 +102,20 @@ def status_of_directory(folder: Path) -> Status:
         dir=str(folder),
         simulated=there.simulated,
         failures=failure_groups(folder),
+        next_command=None if running else going_on(items, there.command),
+        message=None if running else there.message,
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
+
+
+def _totals(folder: Path, there: RunFile) -> Totals:
+    try:
+        return msgspec.convert(there.totals, Totals) if there.totals is not None else _NOTHING_KNOWN
+    except UNREADABLE as error:
+        raise WrongDirectoryError(
+            f"{folder / RUN_FILE}: its totals are damaged ({error}); run the job again, or put the right file back"
+        ) from error
 
 
 class _NightKeys(msgspec.Struct):

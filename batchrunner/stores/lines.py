@@ -33,12 +33,13 @@ def read_lines(files: Files, path: Path, *, start: int = 0, longest_bytes: int |
         return
     descriptor = files.open_read(path)
     try:
-        yield from _split(files, descriptor, start, longest_bytes)
+        yield from lines_of(files, descriptor, start=start, longest_bytes=longest_bytes)
     finally:
         files.close(descriptor)
 
 
-def _split(files: Files, descriptor: int, start: int, longest_bytes: int | None) -> Iterator[Line]:
+def lines_of(files: Files, descriptor: int, *, start: int = 0, longest_bytes: int | None = None) -> Iterator[Line]:
+    """The same for a file that is open, and stays so. Raises OSError."""
     offset = read_to = start
     rest: list[bytes] = []
     rest_bytes = 0

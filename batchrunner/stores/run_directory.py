@@ -25,7 +25,9 @@ def digest_of_job(job: Job) -> str:
     return blake2b(msgspec.json.encode(resolved(job), order="deterministic"), digest_size=16).hexdigest()
 
 
-def take_directory(folder: Path, job: Job, *, program: str, wall: float, files: Files = DISK) -> RunFile:
+def take_directory(
+    folder: Path, job: Job, *, program: str, wall: float, command: str | None = None, files: Files = DISK
+) -> RunFile:
     """Write `run.json` for this job, or go on in its directory. For the holder of the lock.
 
     Raises:
@@ -40,6 +42,7 @@ def take_directory(folder: Path, job: Job, *, program: str, wall: float, files: 
         job=resolved(job),
         program=program,
         created=datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=command,
         files=files,
     )
 
@@ -57,6 +60,14 @@ def remember_totals(folder: Path, totals: Totals, *, files: Files = DISK) -> Non
     there = read_run_file(folder, files=files)
     assert there is not None, "the directory was taken before"
     write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)), files=files)
+
+
+def remember_end(folder: Path, message: str | None, *, files: Files = DISK) -> None:
+    """Keep in `run.json` why the run ended. Raises StoreBrokenError."""
+    there = read_run_file(folder, files=files)
+    assert there is not None, "the directory was taken before"
+    if there.message != message:
+        write_run_file(folder, msgspec.structs.replace(there, message=message), files=files)
 
 
 def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:

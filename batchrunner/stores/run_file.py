@@ -15,6 +15,7 @@ from batchrunner.core.job import Json
 from batchrunner.stores.atomic import TEMPORARY, write_whole
 from batchrunner.stores.files import DISK, PRIVATE_FILE, SHARED_FOLDER, Files, broken
 from batchrunner.stores.lock import LOCK
+from batchrunner.stores.unreadable import UNREADABLE
 
 RUN_FILE = "run.json"
 RUN_FILE_VERSION = 1
@@ -45,6 +46,10 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """The job as resolved; the caller has left secrets out."""
     totals: JsonObject | None = None
     """What the last planning pass counted, for `status`; None until there was one."""
+    command: str | None = None
+    """How the last run can be gone on with from a shell; None where it was not started from one."""
+    message: str | None = None
+    """Why the last run ended before everything was done; None while it runs, and after a kill."""
 
 
 class _Version(msgspec.Struct):
@@ -77,7 +82,7 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
                 "or another directory (--out)"
             )
         return msgspec.json.decode(text, type=RunFile)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise WrongDirectoryError(
             f"{path}: is no run.json of this program ({error}); put the right one back, "
             "or use another directory (--out)"
@@ -143,6 +148,7 @@ def claim(
     job: dict[str, Json],
     program: str,
     created: str,
+    command: str | None = None,
     files: Files = DISK,
 ) -> RunFile:
     """Make the directory this job's, or go on in it: `run.json` then says what is run now. Hold the lock.
@@ -159,6 +165,7 @@ def claim(
         created=created if before is None else before.created,
         job=job,
         totals=before.totals if before is not None else None,
+        command=command,
     )
     if run != before:
         write_run_file(folder, run, files=files)

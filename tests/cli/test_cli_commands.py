@@ -72,6 +72,23 @@ def test_status_says_what_run_said(batchrunner: CommandLine) -> None:
     assert "3 of 3 done" in batchrunner("status", "outputs/cats.simulated").err
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("model: sim/chat#quota-model:1\non_quota: stop\n", "daily quota of the model"),
+        ("model: sim/chat\nbudget: {calls: 1}\n", "the budget of 1 calls is used up"),
+    ],
+)
+def test_status_repeats_why_a_run_paused_and_how_it_goes_on(batchrunner: CommandLine, more: str, why: str) -> None:
+    (batchrunner.folder / "night.yaml").write_text(f"provider: simulator\n{more}prompts: [a, b, c]\n", encoding="utf-8")
+    ran = batchrunner("run", "night.yaml")
+    told = batchrunner("status", "outputs/night.simulated")
+    assert ran.status == 3
+    assert why in told.err
+    assert told.last_line == ran.last_line
+    assert told.last_line.endswith("run night.yaml")
+
+
 def test_status_of_what_is_no_run_is_an_error_in_words(batchrunner: CommandLine) -> None:
     told = batchrunner("status", "nowhere", "--json")
     assert told.status in {2, 4}

@@ -11,7 +11,7 @@ import pytest
 
 HOME = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2", "uvloop", "rich", "yaml", "tenacity", "jsonschema")
-COMMANDS = ("init", "check", "plan", "rehearse", "run", "status", "verify", "simulate", "schema")
+COMMANDS = ("init", "check", "plan", "rehearse", "run", "status", "verify", "export", "simulate", "schema")
 
 
 class Ran(Protocol):

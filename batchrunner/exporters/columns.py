@@ -1,0 +1,111 @@
+"""Rows as flat cells, for formats that are tables: which columns there are, and in which order.
+
+`vars`, `params`, `output`, `usage` and `error` are spread (`params.seed`); what is nested deeper becomes JSON text.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, TypeAlias
+
+from batchrunner.core.export import Row, Shapable
+from batchrunner.core.job import Json
+from batchrunner.exporters.values import json_text, mappings, text
+
+Cell: TypeAlias = str | int | float | bool | None
+Kind = Literal["text", "integer", "number", "truth"]
+"""What a column holds."""
+
+_ALWAYS: Final[dict[str, Kind]] = {
+    "id": "text",
+    "prompt_id": "text",
+    "index": "integer",
+    "status": "text",
+    "model": "text",
+    "prompt": "text",
+    "usage.input_tokens": "integer",
+    "usage.output_tokens": "integer",
+    "task_id": "text",
+    "attempts": "integer",
+    "ambiguous": "integer",
+    "recovered": "truth",
+    "started_at": "text",
+    "seconds": "number",
+    "key": "text",
+}
+"""Columns that every export has, whatever the rows hold, so that two exports can be laid together."""
+
+_SPREAD: Final = ("vars", "params", "output", "usage", "error")
+_ORDER: Final = (
+    *("id", "prompt_id", "index", "status", "model", "prompt", "messages", "images", "vars", "params"),
+    *("replica", "shared_with", "output.text", "output.images", "output", "error", "usage"),
+    *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
+)
+"""A name, or the group before its dot. What is not named here, `key` aside, stands before `key`, as it was seen."""
+_INTEGERS: Final = range(-(2**63), 2**63)
+
+
+def _paths(value: Json) -> Cell:
+    return ";".join(text(picture.get("path")) for picture in mappings(value))
+
+
+def _as_json(value: Json) -> Cell:
+    return None if value is None else json_text(value)
+
+
+_SHOWN: Final[dict[str, Callable[[Json], Cell]]] = {"output.images": _paths, "output.parsed": _as_json}
+"""Columns that are not shown in the usual way: paths are enough, and a parsed text must not look like a number."""
+
+
+def cells_of(row: Row) -> dict[str, Cell]:
+    """The row's cells by column."""
+    return dict(_cells(row))
+
+
+def _cells(row: Row) -> Iterator[tuple[str, Cell]]:
+    yield "status", row.outcome
+    for name, value in row.fields.items():
+        if name not in _SPREAD:
+            yield name, _cell(name, value)
+        elif isinstance(value, dict):
+            for inner, leaf in value.items():
+                column = f"{name}.{inner}"
+                yield column, _cell(column, leaf)
+
+
+def _cell(column: str, value: Json) -> Cell:
+    if column in _SHOWN:
+        return _SHOWN[column](value)
+    return json_text(value) if isinstance(value, dict | list) else value
+
+
+def columns_of(run: Shapable) -> dict[str, Kind]:
+    """Every column of the rows, in order, and what it holds: text where kinds are mixed. One pass."""
+    kinds: dict[str, Kind | None] = dict.fromkeys(_ALWAYS)
+    for row in run.rows():
+        for name, value in cells_of(row).items():
+            known, now = kinds.get(name), _kind(value)
+            kinds[name] = now if known is None else known if now is None else _both(known, now)
+    return {name: kinds[name] or _ALWAYS.get(name, "text") for name in sorted(kinds, key=_place)}
+
+
+def _kind(value: Cell) -> Kind | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, int):
+        return "integer" if value in _INTEGERS else "text"
+    return "number" if isinstance(value, float) else "text"
+
+
+def _both(known: Kind, now: Kind) -> Kind:
+    if known == now:
+        return known
+    return "number" if {known, now} == {"integer", "number"} else "text"
+
+
+def _place(column: str) -> int:
+    group = column.partition(".")[0]
+    last = len(_ORDER) + 1
+    return next(
+        (_ORDER.index(name) for name in (column, group) if name in _ORDER), last if column == "key" else last - 1
+    )

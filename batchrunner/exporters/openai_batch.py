@@ -1,0 +1,116 @@
+"""`openai-batch`: the output file of OpenAI's Batch API (PROTOCOL 7.2), so that what reads one reads a run.
+
+`custom_id` is the item's id. Failures, where asked for, stand among the answers in the job's order, as vLLM's
+`run_batch` does it; a success is `status_code` 200 and no `error`. A picture's `url` is its path in the run's
+directory.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from batchrunner.core.export import Row, Shapable
+from batchrunner.core.job import Json
+from batchrunner.exporters.values import json_text, mapping, mappings, text
+
+_FINISH: Final = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "function_call",
+    "content_filter": "content_filter",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+}
+"""OpenAI's words, and Anthropic's in them."""
+_HTTP_ERRORS: Final = range(400, 600)
+_OK: Final = 200
+
+
+def openai_batch(run: Shapable) -> Iterator[bytes]:
+    """A line for each row."""
+    for row in run.rows():
+        yield json_text(_line(row)).encode() + b"\n"
+
+
+def _line(row: Row) -> dict[str, Json]:
+    fields = row.fields
+    head: dict[str, Json] = {"id": f"batch_req_{text(fields.get('key'))}", "custom_id": text(fields.get("id"))}
+    if row.outcome == "failed":
+        return head | _failure(mapping(fields.get("error")))
+    body = _pictures(fields) if "images" in mapping(fields.get("output")) else _completion(fields)
+    return head | _response(_OK, None, body)
+
+
+def _failure(error: dict[str, Json]) -> dict[str, Json]:
+    """A refusal over HTTP is a response; anything else is an error of the batch itself."""
+    status = error.get("status")
+    kind, message = text(error.get("class")), text(error.get("message"))
+    if not isinstance(status, int) or status not in _HTTP_ERRORS:
+        return {"response": None, "error": {"code": kind, "message": message}}
+    inner: dict[str, Json] = {"message": message, "type": kind, "param": None, "code": error.get("code")}
+    return _response(status, error.get("request_id"), {"error": inner})
+
+
+def _response(status: int, request_id: Json, body: dict[str, Json]) -> dict[str, Json]:
+    return {"response": {"status_code": status, "request_id": request_id, "body": body}, "error": None}
+
+
+def _completion(fields: dict[str, Json]) -> dict[str, Json]:
+    output = mapping(fields.get("output"))
+    message: dict[str, Json] = {"role": "assistant", "content": text(output.get("text")), "refusal": None}
+    if output.get("reasoning") is not None:
+        message["reasoning_content"] = output["reasoning"]
+    if calls := mappings(output.get("tool_calls")):
+        message["tool_calls"] = [_call(call) for call in calls]
+    choice: dict[str, Json] = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": _finish_reason(output, calls=bool(calls)),
+    }
+    return {
+        "id": f"chatcmpl-{text(fields.get('key'))}",
+        "object": "chat.completion",
+        "created": _seconds(fields.get("started_at")),
+        "model": text(fields.get("model")),
+        "choices": [choice],
+        "usage": _usage(mapping(fields.get("usage"))),
+    }
+
+
+def _call(call: dict[str, Json]) -> dict[str, Json]:
+    function: dict[str, Json] = {"name": text(call.get("name")), "arguments": text(call.get("arguments"))}
+    return {"id": text(call.get("id")), "type": "function", "function": function}
+
+
+def _finish_reason(output: dict[str, Json], *, calls: bool) -> str:
+    if output.get("truncated") is True:
+        return "length"
+    return _FINISH.get(text(output.get("finish_reason")), "tool_calls" if calls else "stop")
+
+
+def _usage(usage: dict[str, Json]) -> Json:
+    """None unless both counts are known: a total of one half would be a lie."""
+    given, got = usage.get("input_tokens"), usage.get("output_tokens")
+    if not isinstance(given, int) or not isinstance(got, int):
+        return None
+    return {"prompt_tokens": given, "completion_tokens": got, "total_tokens": given + got}
+
+
+def _pictures(fields: dict[str, Json]) -> dict[str, Json]:
+    images = mappings(mapping(fields.get("output")).get("images"))
+    return {
+        "created": _seconds(fields.get("started_at")),
+        "data": [{"url": text(picture.get("path"))} for picture in images],
+    }
+
+
+def _seconds(rfc3339: Json) -> int:
+    """Since 1970; 0 when it is no instant."""
+    try:
+        return int(datetime.fromisoformat(text(rfc3339)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        return 0

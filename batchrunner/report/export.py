@@ -1,0 +1,199 @@
+"""Takes a run's results along: its rows in the job's order, in a format, as one file that is whole or absent.
+
+Reads the run's directory and writes nothing there but `export/`, so another process may be working on the run. Memory
+grows with the number of rows (an integer each), not with their size. Refuses to overwrite anything but an earlier
+export in `export/`.
+"""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO
+
+from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.export import Exported, Format, Row
+from batchrunner.core.naming import safe_stem
+from batchrunner.core.state import Standing
+from batchrunner.core.status import Status
+from batchrunner.exporters import EXPORTERS
+from batchrunner.report.audit_files import read_plain
+from batchrunner.report.plain import printable
+from batchrunner.report.standing import day_offset_of, replay, status_of_directory
+from batchrunner.stores.files import DISK, SHARED_FOLDER
+from batchrunner.stores.outgoing import EXPORTS, OutgoingFile
+from batchrunner.stores.row_order import RowOrder
+from batchrunner.stores.run_file import RunFile, read_run_file
+
+
+@dataclass(slots=True, kw_only=True)
+class ShownRun:
+    """Implements `core.export.Shapable` for a run on disk."""
+
+    name: str
+    folder: Path
+    order: RowOrder
+    beside: Path
+    """The folder that links start from."""
+    pictures_missing: int = 0
+
+    @property
+    def count(self) -> int:
+        """See `Shapable`."""
+        return len(self.order)
+
+    def rows(self) -> Iterator[Row]:
+        """See `Shapable`."""
+        return self.order.rows()
+
+    def picture(self, path: str, sha256: str) -> bytes | None:
+        """See `Shapable`. No link is followed, and nothing outside of the run's directory is read."""
+        try:
+            found = DISK.look(self.folder / path)
+            content = found and read_plain(DISK, self.folder, path, most_bytes=found.size_bytes + 1)
+        except (OSError, ValueError):  # a name that no disk takes
+            content = None
+        if not content or hashlib.sha256(content).hexdigest() != sha256:
+            self.pictures_missing += 1
+            return None
+        return content
+
+    def printable(self, line: str) -> str:
+        """See `Shapable`."""
+        return printable(line)
+
+    def link(self, path: str) -> str:
+        """See `Shapable`."""
+        return Path(os.path.relpath(self.folder / path, self.beside)).as_posix()
+
+
+def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, failures: bool) -> Exported:
+    """Write a run's rows as one file.
+
+    Args:
+        folder: the run's directory; another process may be working on it.
+        to: a name of `exporters.EXPORTERS`.
+        out: a new file, or something open for bytes; None for `export/NAME.ENDING` in the run's directory, where an
+            earlier export is replaced.
+        failures: put the rows of failed items in, too.
+
+    Raises:
+        JobMistakesError: no such format, its library is not here, no run in this directory, a place that is taken.
+        WrongDirectoryError: `run.json` is damaged.
+        LedgerDamagedError, StoreBrokenError: the run cannot be read, or the file not be written.
+    """
+    shape = _format(to)
+    run = _run_file(folder)
+    status = status_of_directory(folder)
+    with RowOrder(folder) as order:
+        state = replay(folder, day_offset_s=day_offset_of(run), running=True) if failures else None
+        order.index(is_failed=None if state is None else lambda key: state.standing(key) is Standing.FAILED)
+        target = _target(folder, order, out, default=f"{safe_stem(run.job_name)}{shape.ending}")
+        path = target if isinstance(target, Path) else None
+        shown = ShownRun(name=run.job_name, folder=folder, order=order, beside=path.parent if path else Path.cwd())
+        replaced = path is not None and path.exists()
+        written = _write(shape, shown, target, replaces=out is None)
+        return Exported(
+            path=None if path is None else str(path),
+            format=to,
+            rows=len(order),
+            failed=status.items.failed,
+            missing=max(0, status.items.total - status.items.failed - min(order.done, status.items.done)),
+            bytes=written,
+            failures_included=failures,
+            vanished=_vanished(status, order),
+            damaged=_damaged(folder, run, order),
+            pictures_missing=shown.pictures_missing,
+            replaced=replaced,
+            job=run.job_name,
+            state=status.state,
+            simulated=run.simulated,
+        )
+
+
+def _format(name: str) -> Format:
+    """The format, its library loaded."""
+    shape = EXPORTERS.get(name)
+    if shape is None:
+        close = difflib.get_close_matches(name, EXPORTERS, n=1)
+        raise _mistake(
+            f"there is no format `{name}`",
+            expected=f"one of {', '.join(EXPORTERS)}",
+            hint=f"did you mean `{close[0]}`?" if close else None,
+        )
+    if shape.needs is not None:
+        try:
+            import_module(shape.needs)
+        except ImportError as error:
+            install = f"install it with: pip install 'batchrunner[{name}]'"
+            raise _mistake(f"the format {name} needs {shape.needs}, which is not here", hint=install) from error
+    return shape
+
+
+def _run_file(folder: Path) -> RunFile:
+    run = read_run_file(folder)
+    if run is None:
+        hint = "name a run's directory, like outputs/cats"
+        raise _mistake("no run has been here (there is no run.json)", file=str(folder), hint=hint)
+    return run
+
+
+def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, default: str) -> Path | IO[bytes]:
+    """Where it goes. The run's own files are never stood among, nor replaced."""
+    if isinstance(out, str):
+        target = Path(out)
+        inside = target.parent.resolve()
+        if inside.is_relative_to(folder.resolve()) and not inside.is_relative_to((folder / EXPORTS).resolve()):
+            hint = f"leave --out away to have it in {folder / EXPORTS}, or name a place elsewhere"
+            raise _mistake("lies among the run's own files", file=out, hint=hint)
+        return target
+    if out is not None:
+        return out
+    if order.fills_export_folder:
+        hint = "name another place with --out"
+        raise _mistake("the job keeps its answers there (output.each)", file=str(folder / EXPORTS), hint=hint)
+    try:
+        DISK.make_folder(folder / EXPORTS, SHARED_FOLDER)
+        DISK.fsync_folder(folder)
+    except OSError as error:
+        said = f"{folder / EXPORTS}: {error.strerror or error}; name another place with --out"
+        raise StoreBrokenError(said) from error
+    return folder / EXPORTS / default
+
+
+def _write(shape: Format, shown: ShownRun, target: Path | IO[bytes], *, replaces: bool) -> int:
+    """How many bytes were written."""
+    size_bytes = 0
+    with ExitStack() as stack:
+        file = stack.enter_context(OutgoingFile(target, replaces=replaces)) if isinstance(target, Path) else target
+        for piece in shape.write(shown):
+            size_bytes += len(piece)
+            file.write(piece)
+        if isinstance(file, OutgoingFile):
+            file.finish()
+        else:
+            file.flush()
+    return size_bytes
+
+
+def _vanished(status: Status, order: RowOrder) -> int:
+    """Rows beyond those of the job's items; while a run is at work, new ones may come between two looks."""
+    return max(0, order.done - status.items.done) if status.state != "running" else 0
+
+
+def _damaged(folder: Path, run: RunFile, order: RowOrder) -> int:
+    """Lines that were recorded and are no rows now; what lies beyond is what a crash left, and was never told of."""
+    if not order.unreadable:
+        return 0
+    recorded = replay(folder, day_offset_s=day_offset_of(run), running=True).results_length
+    return sum(offset < recorded for offset in order.unreadable)
+
+
+def _mistake(
+    problem: str, *, file: str | None = None, expected: str | None = None, hint: str | None = None
+) -> JobMistakesError:
+    return JobMistakesError((Mistake(problem=problem, file=file, expected=expected, hint=hint),))

@@ -1,0 +1,144 @@
+"""Known keys taken out of whatever comes in, before anybody can write it down.
+
+A server knows the key that it was sent, and may say it again: in an error, in an answer, in a URL or in a picture.
+Values are frozen, so a masked one is a copy. Refuses prompts that hold a key: they would be kept and shown with it.
+Source: RELIABILITY threat 2.
+"""
+
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import fields, is_dataclass, replace
+from typing import Final, TypeVar
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job
+from batchrunner.core.ports import Items
+from batchrunner.transport.secrets import MASK, SHORTEST_MASKED, Secret, mask
+
+T = TypeVar("T")
+
+_SHORTEST_REFUSED: Final = 12
+"""Shorter ones may be words, such as the placeholders that local servers take: a prompt may hold those."""
+_DEEPEST: Final = 100
+"""Of a masked value; what nests deeper becomes the mask as a whole."""
+
+
+def masked(value: T, secrets: Iterable[Secret]) -> T:
+    """The same value, of the same type, with every known key inside replaced. Bytes keep their length."""
+    known = [secret for secret in secrets if len(secret.reveal()) >= SHORTEST_MASKED]
+    if not known or not _holds(value, known):
+        return value
+    clean: T = _masked(value, known, _DEEPEST)
+    return clean
+
+
+def refuse_keys_in_job(job: Job, keys: Mapping[str, Secret]) -> None:
+    """A job is written down as resolved: raises JobMistakesError when a key's own text stands in it."""
+    for name, secret in keys.items():
+        if len(secret.reveal()) >= _SHORTEST_REFUSED and _holds(job, [secret]):
+            raise JobMistakesError((_mistake(f"the key of {name} stands in the job itself", file=job.file),))
+
+
+class KeylessItems:
+    """The `core.ports.Items` of a job, refused at the first item that holds a key."""
+
+    def __init__(self, items: Items, keys: Mapping[str, Secret]) -> None:
+        self._items = items
+        self._keys = {name: key for name, key in keys.items() if len(key.reveal()) >= _SHORTEST_REFUSED}
+
+    def __repr__(self) -> str:
+        return f"<KeylessItems of {self._items!r}>"
+
+    @property
+    def skipped_rows(self) -> int:
+        """As the port says."""
+        return self._items.skipped_rows
+
+    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
+        """As the port says; raises JobMistakesError for an item that holds a key."""
+        async with aclosing(self._items.stream(models)) as items:
+            async for item in items:
+                for name, key in self._keys.items():
+                    if _holds(item, [key]):
+                        raise JobMistakesError((_mistake(f"the key of {name} stands in item {item.index}", file=None),))
+                yield item
+
+
+def _mistake(problem: str, *, file: str | None) -> Mistake:
+    hint = "take it out: whatever is sent is written down, too"
+    return Mistake(problem=problem, file=file, expected="the name of an environment variable", hint=hint)
+
+
+def _holds(value: object, secrets: list[Secret]) -> bool:
+    """Without recursion: values of servers nest as deep as they like."""
+    tokens = [secret.reveal() for secret in secrets]
+    coded = [token.encode() for token in tokens]
+    left: list[object] = [value]
+    while left:
+        here = left.pop()
+        if isinstance(here, str):
+            if any(token in here or _cut_off(here, token) for token in tokens):
+                return True
+        elif isinstance(here, bytes):
+            if any(token in here for token in coded):
+                return True
+        else:
+            left.extend(_inside(here))
+    return False
+
+
+def _inside(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        yield from value.keys()
+        yield from value.values()
+    elif isinstance(value, list | tuple | frozenset):
+        yield from value
+    elif is_dataclass(value):
+        yield from (getattr(value, field.name) for field in fields(value))
+
+
+def _masked(value: T, secrets: list[Secret], depth: int) -> T:
+    clean: object = value
+    match value:
+        case str():
+            clean = type(value)(_masked_text(value, secrets)) if _holds(value, secrets) else value
+        case bytes():
+            clean = value
+            for secret in secrets:
+                token = secret.reveal().encode()
+                clean = clean.replace(token, b"*" * len(token))
+        case Mapping() | list() | tuple() if depth == 0:
+            clean = MASK
+        case Mapping():
+            clean = {_masked(key, secrets, 0): _masked(inner, secrets, depth - 1) for key, inner in value.items()}
+        case list():
+            clean = [_masked(inner, secrets, depth - 1) for inner in value]
+        case tuple():
+            clean = tuple(_masked(inner, secrets, depth - 1) for inner in value)
+        case _:
+            clean = _masked_fields(value, secrets, depth - 1)
+    return clean  # type: ignore[return-value]  # each branch keeps the type, which no checker can follow
+
+
+def _masked_fields(value: object, secrets: list[Secret], depth: int) -> object:
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    found = {field.name: getattr(value, field.name) for field in fields(value)}
+    return replace(value, **{name: _masked(inner, secrets, depth) for name, inner in found.items()})
+
+
+def _masked_text(text: str, secrets: list[Secret]) -> str:
+    text = mask(text, secrets)
+    for secret in secrets:
+        if cut := _cut_off(text, secret.reveal()):
+            text = text[: -len(cut)] + MASK
+    return text
+
+
+def _cut_off(text: str, token: str) -> str:
+    """The end of a text that was shortened within a key, when half of the key still shows; else nothing."""
+    half = max(SHORTEST_MASKED, len(token) // 2)
+    start = text.rfind(token[:half])
+    rest = text[start:] if start >= 0 else ""
+    return rest if rest and token.startswith(rest.rstrip("…")) else ""
