@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup format lint types contracts unit torture bench clean
+.PHONY: demo test test-servers setup format lint types contracts unit torture bench clean
 
 setup: $(READY)
 
@@ -37,6 +37,12 @@ contracts:
 	@echo "== import contracts"; $(BIN)/lint-imports
 unit:
 	@echo "== tests"; $(BIN)/python -m pytest -n auto
+
+test-servers: setup
+	@echo "== a server that no one here wrote: llama.cpp's, from the extra \`servers\`"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
+	  || echo "== the extra cannot be installed here (pip says why, above): its tests are skipped"
+	$(BIN)/python -m pytest tests/servers
 
 torture: setup
 	@echo "== the tests that try to break it, long: about an hour"

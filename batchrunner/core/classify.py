@@ -157,6 +157,9 @@ _SHARED: Final = (
     Sign(kind=K.OVERLOADED, statuses=_ANY_5XX, names=_named("overloaded_error", "server_is_overloaded")),
     Sign(kind=K.OVERLOADED, statuses=_ANY_5XX, words=("overloaded", "server is busy", "too busy", "busy, please")),
     Sign(kind=K.OVERLOADED, statuses=_on(503), words=("busy",)),
+    # a server that is still reading its model: llama.cpp by both, Ollama and Hugging Face by the words
+    Sign(kind=K.OVERLOADED, statuses=_on(503), names=_named("unavailable_error")),
+    Sign(kind=K.OVERLOADED, statuses=_on(503), words=("loading model", "currently loading")),
     Sign(kind=K.THROTTLE, statuses=_on(503), names=_named("slow_down")),
     Sign(kind=K.SERVER_ERROR, statuses=frozenset(range(500, 600))),
     # no status at all: only what the error calls itself is left (PROTOCOL 5.3, 5.4)
@@ -170,7 +173,7 @@ _SHARED: Final = (
 
 SIGNS: Final[dict[Family, tuple[Sign, ...]]] = {
     "modelscope": _MODELSCOPE + _SHARED,
-    "simulator": _MODELSCOPE + _SHARED,
+    "simulator": _MODELSCOPE + _ANTHROPIC + _SHARED,
     "openai": _OPENAI + _SHARED,
     "anthropic": _ANTHROPIC + _SHARED,
 }
@@ -197,15 +200,9 @@ _ADAPTABLE: Final = _on(400, 422, None)
 def family_of(provider: Provider) -> Family:
     """Whose words a provider's refusals are; a `base_url` of one's own keeps the preset's family.
 
-    A simulator that speaks a dialect of another house refuses in that house's words.
+    The simulator has ModelScope's quotas and throttles in every dialect, and Anthropic's bills.
     """
-    match provider.preset, provider.dialect:
-        case "simulator", "openai-images":
-            return "openai"
-        case "simulator", "anthropic-messages":
-            return "anthropic"
-        case _:
-            return FAMILIES[provider.preset]
+    return FAMILIES[provider.preset]
 
 
 def classify(

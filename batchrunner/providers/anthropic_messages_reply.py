@@ -1,6 +1,7 @@
 """The reader of an Anthropic messages reply: what its events say, and when they are a whole answer.
 
-Refuses a stream that does not begin with `message_start`. An `error` event inside a 200 is classified by its own words.
+Refuses a stream whose beginning is lost: pieces of a block that never began. `message_start` itself may be missing:
+llama.cpp leaves it out when its first token makes no text. An `error` event inside a 200 is classified by its words.
 Source: PROTOCOL 5.2 to 5.4.
 """
 
@@ -27,6 +28,9 @@ _TRUNCATED: Final = frozenset({"max_tokens", "model_context_window_exceeded", "p
 """Stop reasons that leave an answer unfinished; the last one is how servers of another house say it."""
 _ERROR: Final = "error"
 _IGNORED: Final = frozenset({"ping"})
+_STARTS: Final = frozenset({"message_start", "message_delta"})
+"""Events before which nothing of an answer can have been lost; the start of its first block is the third."""
+_FIRST_BLOCK: Final = "content_block_start"
 
 _EVENTS: Final = msgspec.json.Decoder(MessageEvent)
 _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -80,7 +84,7 @@ class MessagesDecoder(StreamedReply):
             self._problem = problem_of(self._family, self._head, fault_in(value), status=None)
 
     def _take_part(self, name: str, said: MessageEvent) -> None:
-        if not self._begun and name != "message_start":
+        if not (self._begun or name in _STARTS or (name == _FIRST_BLOCK and said.index in (0, None))):
             self._stop(K.STREAM_CORRUPT, f"the stream has a {name} before any message_start")
             return
         fault = PARTS[name](self._draft, said)
@@ -138,6 +142,7 @@ class MessagesDecoder(StreamedReply):
 
     def _flags(self, ending: Ending) -> tuple[str, ...]:
         odd = {
+            "no_message_start": not self._draft.started,
             "no_message_stop": not (self._is_json or self._done),
             "no_finish_reason": self._draft.stop_reason is None,
             "no_block_start": self._draft.missed_a_beginning,

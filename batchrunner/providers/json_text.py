@@ -12,6 +12,8 @@ import msgspec
 
 from batchrunner.core.job import Json
 
+_PATIENT_BYTES = 16 * 1024 * 1024
+"""The slow way takes several times as much memory as the bytes."""
 _FAST_FAULTS = (msgspec.DecodeError, UnicodeError, RecursionError)
 _SLOW_FAULTS = (ValueError, RecursionError)
 
@@ -34,6 +36,8 @@ def decode(data: bytes) -> "Json | NotJson":
 
 def decode_patiently(data: bytes) -> "Json | NotJson":
     """The slow way of `decode`, for bytes that the fast one refused."""
+    if len(data) > _PATIENT_BYTES:
+        return NotJson(problem="not valid, and too long to be read leniently")
     try:
         value: Json = json.loads(data.decode("utf-8-sig", "replace"))
     except _SLOW_FAULTS as fault:

@@ -4,6 +4,7 @@ Parameters are passed on as they are, unknown ones too; nothing is dropped or re
 Source: PROTOCOL 3.4, 3.6, 3.7, 4; DESIGN 2, 9.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from batchrunner.core.classify import family_of
@@ -14,9 +15,10 @@ from batchrunner.core.wire import Decoder, Request
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.json_text import encode, is_object
 from batchrunner.providers.openai_chat_reply import ChatDecoder
-from batchrunner.providers.structured import SchemaChecks, correction_text
+from batchrunner.providers.structured import SchemaChecks, correction_text, schema_in_words
 
 _THINKING: Final = "enable_thinking"
+_FORMAT: Final = "response_format"
 
 
 class OpenAiChat:
@@ -44,16 +46,13 @@ class OpenAiChat:
 
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
-        return ChatDecoder(self._family, check=self._checks.of(item.schema))
+        return ChatDecoder(self._family, check=self._checks.of(item.schema), sends_schema=_sends_schema(item))
 
 
 def _body(item: Item, revision: Revision) -> dict[str, Json]:
     body: dict[str, Json] = {"model": item.model, "messages": _messages(item, revision), "stream": item.stream}
-    if item.schema is not None:
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": item.schema},
-        }
+    if item.schema is not None and (form := _form_of(item.schema, revision)) is not None:
+        body[_FORMAT] = form
     body.update(item.params)
     if "no_thinking_switch" in revision.adapted:
         _drop_thinking_switch(body)
@@ -66,6 +65,18 @@ def _body(item: Item, revision: Revision) -> dict[str, Json]:
     return body
 
 
+def _sends_schema(item: Item) -> bool:
+    """False without a schema, and where the person wrote the format: that is sent as it is, whatever comes of it."""
+    return item.schema is not None and _FORMAT not in item.params
+
+
+def _form_of(schema: dict[str, Json], revision: Revision) -> Json:
+    """How the request carries the schema; where a server takes none, `json_object` promises an object and no more."""
+    if "json_object" not in revision.adapted:
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    return {"type": "json_object"} if schema.get("type") == "object" else None
+
+
 def _drop_thinking_switch(body: dict[str, Json]) -> None:
     """For a model that only thinks: any switch is refused, so both places where one can stand are cleared."""
     body.pop(_THINKING, None)
@@ -75,17 +86,29 @@ def _drop_thinking_switch(body: dict[str, Json]) -> None:
 
 
 def _messages(item: Item, revision: Revision) -> list[Json]:
-    """The turns; the pictures stand in the last user turn; a correction comes behind all."""
+    """The turns; the pictures and a schema in words stand in the last user turn; a correction comes behind all."""
+    words = _schema_in_words(item, revision)
     last_user = max((place for place, turn in enumerate(item.turns) if turn.role == "user"), default=None)
     messages: list[Json] = [
-        _message(turn, item if place == last_user else None) for place, turn in enumerate(item.turns)
+        _message(_with(turn, words), item) if place == last_user else _message(turn, None)
+        for place, turn in enumerate(item.turns)
     ]
-    if last_user is None and item.pictures:
-        messages.append(_message(Turn(role="user", content=""), item))
+    if last_user is None and (item.pictures or words):
+        messages.append(_message(Turn(role="user", content=words), item))
     if revision.correction is not None:
         messages.append({"role": "assistant", "content": revision.correction.said})
         messages.append({"role": "user", "content": correction_text(revision.correction)})
     return messages
+
+
+def _schema_in_words(item: Item, revision: Revision) -> str:
+    """Where the format cannot carry it, the conversation does; empty where it can."""
+    told = "json_object" in revision.adapted and _sends_schema(item)
+    return schema_in_words(item.schema) if told and item.schema is not None else ""
+
+
+def _with(turn: Turn, words: str) -> Turn:
+    return replace(turn, content="\n\n".join(filter(None, (turn.content, words)))) if words else turn
 
 
 def _message(turn: Turn, pictured: Item | None) -> Json:

@@ -4,6 +4,7 @@ An answer is complete by what it says, not by the connection's end: see `_verdic
 Source: PROTOCOL 3.6, 4.1 to 4.5.
 """
 
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -17,12 +18,14 @@ from batchrunner.providers.json_text import NotJson, decode, decode_patiently, i
 from batchrunner.providers.replies import fault_in, problem_of
 from batchrunner.providers.sse import DONE, SseEvent
 from batchrunner.providers.streamed_reply import ABORTED, TEXT_CAP_BYTES, StreamedReply
-from batchrunner.providers.structured import SchemaCheck
+from batchrunner.providers.structured import SchemaCheck, refuses_schema
 
 K = ProblemKind
 
 _FILTERED: Final = frozenset({"content_filter", "sensitive"})
 _TRUNCATED: Final = frozenset({"length", "max_tokens"})
+
+_PERHAPS_THE_SCHEMA: Final = "; some models answer a `schema` so, because they take no response_format json_schema"
 
 _CHUNKS: Final = msgspec.json.Decoder(Chunk)
 
@@ -30,9 +33,21 @@ _CHUNKS: Final = msgspec.json.Decoder(Chunk)
 class ChatDecoder(StreamedReply):
     """A `Decoder[SendOutcome]` for one reply."""
 
-    def __init__(self, family: Family, *, check: SchemaCheck | None) -> None:
+    def __init__(self, family: Family, *, check: SchemaCheck | None, sends_schema: bool = False) -> None:
         super().__init__(family, check=check)
+        self._sends_schema = sends_schema
         self._drafts: dict[int, Draft] = {}
+
+    def end(self, ending: Ending) -> Answer | Problem:
+        """What it all came to. A server that takes no schema says so with a 400, or with an empty answer."""
+        outcome = super().end(ending)
+        if not self._sends_schema or isinstance(outcome, Answer):
+            return outcome
+        if outcome.kind is K.BAD_REQUEST and refuses_schema(outcome.message):
+            return replace(outcome, kind=K.ADAPTABLE, adaptation="json_object")
+        if outcome.kind is K.EMPTY_RESPONSE:
+            return replace(outcome, message=f"{outcome.message}{_PERHAPS_THE_SCHEMA}", adaptation="json_object")
+        return outcome
 
     def _take_event(self, event: SseEvent) -> None:
         if event.data.startswith(DONE):

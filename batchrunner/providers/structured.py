@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Correction
-from batchrunner.providers.json_text import NotJson, decode, sound
+from batchrunner.providers.json_text import NotJson, decode, encode, sound
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 _FAULT_CHARS: Final = 500
 _FENCE: Final = "```"
+_REFUSALS: Final = (
+    ("json_schema",),
+    ("invalid schema for response_format",),
+    ("response_format", "unavailable"),
+    ("response_format", "not support"),
+    ("structured output", "not support"),
+)
+"""All the words of a row: a server that takes no schema, or not this one, in `response_format`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +104,18 @@ class SchemaChecks:
         if self._last is None or self._last.schema is not schema:
             self._last = SchemaCheck(schema)
         return self._last
+
+
+def refuses_schema(message: str) -> bool:
+    """Whether a 400 says that the server, or this model, takes no schema in `response_format` (PROTOCOL 8)."""
+    text = message.lower()
+    return any(all(word in text for word in words) for words in _REFUSALS)
+
+
+def schema_in_words(schema: dict[str, Json]) -> str:
+    """What a model is told where the request itself cannot carry the schema."""
+    shown = encode(schema).decode("utf-8", "replace")
+    return f"Answer with JSON that fits this JSON Schema, and with nothing else:\n{shown}"
 
 
 def correction_text(correction: Correction) -> str:

@@ -91,10 +91,13 @@ class WholeReply(Generic[T]):
         head = self._head
         if head is None or (isinstance(ending, Broken) and not ending.sent):
             return no_reply(ending, head=head)
-        body = self._body.bytes()
+        if isinstance(ending, Broken) and ending.cause == "too_large" and is_success(head):
+            return broken_problem(ending, head=head)
+        body, over = self._body.bytes(), self._body.over
+        self._body = Body(cap_bytes=0)  # a second copy of a big answer is too much
         if not is_success(head):
             return self._reword(refusal(self._family, head, body))
-        if self._body.over:
+        if over:
             message = f"the answer is larger than {self._cap_bytes} bytes"
             return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
         value = self._parse(body)

@@ -9,7 +9,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +23,8 @@ from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, CodingError, unpacker
 from batchrunner.transport.faults import explain, explain_late
+from batchrunner.transport.masking import masked
+from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, mask
 from batchrunner.transport.session import new_session, tls_context
 from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
@@ -30,12 +32,12 @@ from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
 T = TypeVar("T")
 
 _MB = 1_000_000
-# Pictures in a JSON answer are base64, four thirds of up to 64 MiB.
+# Pictures in a JSON answer are base64; it is in memory as bytes, as text and as pictures for a moment.
 REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
     "openai-chat": 16 * _MB,
     "anthropic-messages": 16 * _MB,
-    "modelscope-images": 96 * _MB,
-    "openai-images": 96 * _MB,
+    "modelscope-images": 48 * _MB,
+    "openai-images": 48 * _MB,
 }
 """Most bytes of a reply, on the wire and decoded alike."""
 
@@ -64,7 +66,8 @@ class ApiTransport:
     """The `core.ports.Transport` of one provider; an async context manager that owns its connections.
 
     `keys` are by account (the name of the key's variable). `limit` bounds connections, 0 does not: the lanes do that,
-    and waiting for a connection of the pool counts as connecting. `wall` is the clock of `Head.received_at`.
+    and waiting for a connection of the pool counts as connecting. `wall` is the clock of `Head.received_at`; `room` is
+    shared with whoever else reads replies.
 
     Raises:
         JobMistakesError: a key would go over plain http to another machine, the base URL carries a password or cannot
@@ -79,12 +82,14 @@ class ApiTransport:
         keys: Mapping[str, Secret],
         limit: int = 0,
         wall: Callable[[], float] = time.time,
+        room: Room | None = None,
     ) -> None:
         self._where, self._origin = _origin(provider)
         _refuse_open_keys(provider, keys)
         self._provider = provider
         self._keys = dict(keys)
         self._limit = limit
+        self._room = room or Room()
         self._wall = wall
         self._paces = {"POST": _pace(timeouts, timeouts.total_s), "GET": _pace(timeouts, _GET_TOTAL_S)}
         self._cap_bytes = REPLY_CAP_BYTES[provider.dialect]
@@ -95,6 +100,10 @@ class ApiTransport:
     def __repr__(self) -> str:
         state = "closed" if self._session is None else "open"
         return f"<ApiTransport {self._where} {state} accounts={len(self._keys)}>"
+
+    def hold(self, size_bytes: int) -> AbstractContextManager[object]:
+        """Count an answer as held until it is kept elsewhere; replies that are being read wait for that."""
+        return self._room.hold(size_bytes)
 
     async def __aenter__(self) -> Self:
         self._session = new_session(
@@ -113,9 +122,10 @@ class ApiTransport:
             await session.close()
 
     async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
-        """Send, let the decoder read, and give what it makes of it. Network faults reach it as `Broken`.
+        """Send, let the decoder read, and give what it makes of it, without the keys that the server may have echoed.
 
-        Once the decoder needs nothing more the ending is `Whole`, whatever the connection does afterwards.
+        Network faults reach the decoder as `Broken`. Once it needs nothing more the ending is `Whole`, whatever the
+        connection does afterwards.
 
         Raises:
             asyncio.CancelledError: only; the connection is closed.
@@ -129,20 +139,22 @@ class ApiTransport:
         watch = Watch(pace)
         UNDER_WAY.set(watch)
         ending: Ending | None = None
-        with watch:
-            ending = await self._converse(session, request, headers, decoder, watch)
-        if ending is None:
-            cause: Cause = "timeout" if watch.sent else "connect"
-            ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
-        return decoder.end(ending)
+        with self._room.share() as share:
+            with watch:
+                ending = await self._converse(session, request, headers, decoder, watch, share)
+            if ending is None:
+                cause: Cause = "timeout" if watch.sent else "connect"
+                ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
+            return masked(decoder.end(ending), self._keys.values())
 
-    async def _converse(
+    async def _converse(  # noqa: PLR0917 - what one exchange is made of
         self,
         session: aiohttp.ClientSession,
         request: Request,
         account_headers: Mapping[str, str],
         decoder: Decoder[T],
         watch: Watch,
+        share: Share,
     ) -> Ending:
         headers = CIMultiDict(request.headers)
         if request.url.startswith(self._origin):
@@ -161,12 +173,12 @@ class ApiTransport:
         try:
             watch.head_came()
             decoder.begin(_head(response, self._wall()))
-            return await self._pour(response, decoder, watch)
+            return await self._pour(response, decoder, watch, share)
         finally:
             if not response.closed:
                 response.close()
 
-    async def _pour(self, response: aiohttp.ClientResponse, decoder: Decoder[T], watch: Watch) -> Ending:
+    async def _pour(self, response: aiohttp.ClientResponse, decoder: Decoder[T], watch: Watch, share: Share) -> Ending:
         """Feed the body to the decoder, within the caps, until it or the reply is at an end."""
         content, cap_bytes = response.content, self._cap_bytes
         wire_bytes = plain_bytes = 0
@@ -184,6 +196,7 @@ class ApiTransport:
                     plain_bytes += len(plain)
                     if plain_bytes > cap_bytes:
                         return self._too_large(watch)
+                    await share.take(len(plain), waiting=watch.excuse)
                     if plain and decoder.feed(plain):
                         watch.rest()
                         await _linger(content)

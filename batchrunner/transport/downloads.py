@@ -6,6 +6,7 @@ path. Source: PROTOCOL 3.9 (results and download), RELIABILITY threats 1, 3 and 
 
 import re
 import socket
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,6 +18,9 @@ from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.transport.addresses import Reach, literal, reach, sounds_inside
 from batchrunner.transport.coding import CodingError, unpacker
 from batchrunner.transport.faults import AddressRefusedError, explain, explain_late
+from batchrunner.transport.masking import masked
+from batchrunner.transport.room import Room, Share
+from batchrunner.transport.secrets import Secret
 from batchrunner.transport.session import new_session, plain_socket, tls_context
 from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
 
@@ -38,7 +42,8 @@ class PictureDownloads:
 
     `allow_private` opens this machine and private networks, never link-local (cloud metadata), multicast or reserved
     addresses; the caller sets it when the API itself lies there (`is_private_host`). With a `proxy` the proxy looks
-    names up, so only addresses in numbers and names that sound like the inside are refused.
+    names up, so only addresses in numbers and names that sound like the inside are refused. `hide` are keys that are
+    never sent, only taken out of what comes: a storage host may be in league with the server that knows them.
 
     Raises:
         JobMistakesError: `ca_file` cannot be used.
@@ -53,6 +58,8 @@ class PictureDownloads:
         proxy: str | None = None,
         ca_file: str | None = None,
         cap_bytes: int = CAP_BYTES,
+        hide: Collection[Secret] = (),
+        room: Room | None = None,
     ) -> None:
         window_s = timeouts.download_s / _WINDOWS
         self._pace = Pace(
@@ -68,6 +75,8 @@ class PictureDownloads:
         self._proxy = proxy
         self._context = tls_context(ca_file)
         self._cap_bytes = cap_bytes
+        self._hide = tuple(hide)
+        self._room = room or Room()
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -101,11 +110,11 @@ class PictureDownloads:
             return _problem("the downloads are closed")
         watch = Watch(self._pace)
         UNDER_WAY.set(watch)
-        with watch:
-            return await self._follow(self._session, url, watch)
-        return _problem(explain_late(watch, self._pace, _shown(_parsed(url))))
+        with watch, self._room.share() as share:
+            return masked(await self._follow(self._session, url, watch, share), self._hide)
+        return masked(_problem(explain_late(watch, self._pace, _shown(_parsed(url)))), self._hide)
 
-    async def _follow(self, session: aiohttp.ClientSession, url: str, watch: Watch) -> bytes | Problem:
+    async def _follow(self, session: aiohttp.ClientSession, url: str, watch: Watch, share: Share) -> bytes | Problem:
         target = _parsed(url)
         for _ in range(MAX_REDIRECTS + 1):
             if (objection := self._objection(target)) is not None:
@@ -118,14 +127,14 @@ class PictureDownloads:
             try:
                 watch.head_came()
                 if response.status not in _REDIRECTS:
-                    return await self._take(response, target, watch)
+                    return await self._take(response, target, watch, share)
                 target = _joined(target, response.headers.get("Location", ""))
             finally:
                 if not response.closed:
                     response.close()
         return _problem(f"{_shown(_parsed(url))}: more than {MAX_REDIRECTS} redirects")
 
-    async def _take(self, response: aiohttp.ClientResponse, target: URL, watch: Watch) -> bytes | Problem:
+    async def _take(self, response: aiohttp.ClientResponse, target: URL, watch: Watch, share: Share) -> bytes | Problem:
         shown = _shown(target)
         if response.status != _OK:
             return _problem(
@@ -134,14 +143,14 @@ class PictureDownloads:
                 wait_s=_wait_s(response.headers.get("Retry-After", "")),
             )
         try:
-            plain = await self._read(response, watch)
+            plain = await self._read(response, watch, share)
         except (aiohttp.ClientError, OSError, RuntimeError, CodingError) as error:
             return _problem(explain(error, shown), status=response.status)
         if plain is None:
             return _problem(f"{shown} has more than {self._cap_bytes} bytes", status=response.status)
         return plain or _problem(f"{shown} is empty", status=response.status)
 
-    async def _read(self, response: aiohttp.ClientResponse, watch: Watch) -> bytes | None:
+    async def _read(self, response: aiohttp.ClientResponse, watch: Watch, share: Share) -> bytes | None:
         """The body to its end; None beyond the cap."""
         undo = unpacker(response.headers.get("Content-Encoding"))
         content = response.content
@@ -158,6 +167,7 @@ class PictureDownloads:
                 if max(wire_bytes, plain_bytes) > self._cap_bytes:
                     return None
                 pieces.append(plain)
+                await share.take(len(plain), waiting=watch.excuse)
         if undo is not None and wire_bytes and not undo.is_complete():
             raise CodingError("it ends in the middle of its coding")
         return b"".join(pieces)

@@ -12,7 +12,7 @@ from batchrunner.core.errors import Mistake
 MASK: Final = "***"
 
 # Shorter ones are placeholders like `EMPTY` or `none`: masking them would riddle innocent text.
-_SHORTEST_MASKED = 8
+SHORTEST_MASKED: Final = 8
 _QUOTES = "\"'`“”‘’"
 _SCHEME = re.compile(r"\A(?:authorization\s*:\s*)?bearer\s+", re.IGNORECASE)
 
@@ -82,7 +82,7 @@ def read_keys(names: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[st
 
 def mask(text: str, secrets: Iterable[Secret]) -> str:
     """The text with every known key replaced by `***`, the longest first."""
-    tokens = {token for secret in secrets if len(token := secret.reveal()) >= _SHORTEST_MASKED}
+    tokens = {token for secret in secrets if len(token := secret.reveal()) >= SHORTEST_MASKED}
     for token in sorted(tokens, key=len, reverse=True):
         text = text.replace(token, MASK)
     return text

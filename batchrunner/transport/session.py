@@ -15,6 +15,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.transport.reuse import Reuse
 from batchrunner.transport.watch import UNDER_WAY
 
 READ_BYTES: Final = 64 * 1024
@@ -34,7 +35,9 @@ _SOCKET_KEEPALIVE = tuple(
 
 
 class Connector(aiohttp.TCPConnector):
-    """Tells the exchange under way that its connection stands."""
+    """Tells the exchange under way that its connection stands; uses none again where the server closes them."""
+
+    reuse: Reuse
 
     async def connect(
         self,
@@ -44,6 +47,8 @@ class Connector(aiohttp.TCPConnector):
     ) -> Connection:
         """A connection from the pool or a new one."""
         connection = await super().connect(req, traces, timeout)
+        while not await self.reuse.allows(connection):
+            connection = await super().connect(req, traces, timeout)
         UNDER_WAY.get().request_leaves()
         return connection
 
@@ -95,6 +100,7 @@ def new_session(
         ttl_dns_cache=_DNS_TTL_S,
         socket_factory=socket_factory,
     )
+    connector.reuse = Reuse()
     return aiohttp.ClientSession(
         connector=connector,
         headers={"User-Agent": user_agent(), **headers},

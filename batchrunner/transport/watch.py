@@ -91,6 +91,12 @@ class Watch:
         self._bytes += size_bytes
         self._lines = self._lines or line
 
+    def excuse(self) -> None:
+        """It is this side that does not read: of the deadlines only the total goes on counting."""
+        now = self._loop.time()
+        self._due = now + self._pace.idle_s
+        self._window_at = now + self._pace.window_s
+
     def rest(self) -> None:
         """No deadline any more."""
         if self._handle is not None:

@@ -112,6 +112,11 @@ OPENAI: dict[str, Said] = {
     "usage": said(429, "", K.BILLING, code="organization_usage_limit_exceeded"),
     "an Alibaba server behind it": said(429, T3, K.THROTTLE, code="insufficient_quota"),
     "overloaded": said(503, "The engine is currently overloaded", K.OVERLOADED, code="server_is_overloaded"),
+    "llama.cpp, loading": said(503, "Loading model", K.OVERLOADED, code="503", error_type="unavailable_error"),
+    "Ollama, loading": said(503, "llm server loading model", K.OVERLOADED),
+    "Hugging Face, loading": said(503, "Model x is currently loading", K.OVERLOADED),
+    "503 for whatever else": said(503, "Service Unavailable", K.SERVER_ERROR),
+    "llama.cpp, too long": said(400, "too long", K.BAD_REQUEST, code="400", error_type="exceed_context_size_error"),
     "500": said(500, "error", K.SERVER_ERROR, error_type="server_error"),
     "504": said(504, "", K.SERVER_ERROR),
     "moderated": said(400, "rejected", K.CONTENT_FILTER, code="moderation_blocked"),
@@ -221,8 +226,8 @@ def test_words_that_ask_for_a_change_ask_for_nothing_beside_another_status() -> 
         ("anthropic", "anthropic-messages", "anthropic"),
         ("simulator", "openai-chat", "simulator"),
         ("simulator", "modelscope-images", "simulator"),
-        ("simulator", "anthropic-messages", "anthropic"),
-        ("simulator", "openai-images", "openai"),
+        ("simulator", "anthropic-messages", "simulator"),
+        ("simulator", "openai-images", "simulator"),
     ],
 )
 def test_an_address_of_ones_own_keeps_the_presets_house(

@@ -126,10 +126,10 @@ def test_a_picture_by_url_lies_on_the_storage_host() -> None:
 
 
 KINDS: dict[type[Exception], frozenset[ProblemKind]] = {
-    openai.RateLimitError: frozenset({K.THROTTLE, K.BILLING}),
+    openai.RateLimitError: frozenset({K.THROTTLE, K.QUOTA_MODEL, K.QUOTA_ACCOUNT, K.MODEL_SUSPENDED}),
     openai.AuthenticationError: frozenset({K.AUTH}),
     openai.PermissionDeniedError: frozenset({K.FORBIDDEN_MODEL}),
-    openai.BadRequestError: frozenset({K.BAD_REQUEST, K.CONTENT_FILTER, K.ADAPTABLE}),
+    openai.BadRequestError: frozenset({K.BAD_REQUEST, K.CONTENT_FILTER, K.ADAPTABLE, K.MODEL_NOT_FOUND}),
     openai.InternalServerError: frozenset({K.SERVER_ERROR, K.OVERLOADED}),
     openai.APITimeoutError: frozenset({K.TIMEOUT}),
     openai.APIConnectionError: frozenset({K.RESET, K.STREAM_CUT}),

@@ -46,6 +46,7 @@ BODIES = strategies.one_of(
 def test_any_bytes_give_one_outcome_however_they_are_cut(
     name: DialectName, body: bytes, cut: int, reply: Head, ending: Ending
 ) -> None:
+    """Threat 10."""
     dialect = dialect_for(provider("simulator", name))
     outcomes = [
         read(dialect.decoder(item()), reply, pieces, ending)

@@ -52,7 +52,11 @@ def failure(kind: str, message: str = "m") -> bytes:
 
 
 PROBLEMS: dict[str, tuple[bytes, ProblemKind, str | None]] = {
-    "no message_start before a block": (BLOCK + HI + ended() + STOP, K.STREAM_CORRUPT, None),
+    "no message_start before a later block": (
+        block(1, type="text", text="") + text("Hi.", 1) + ended() + STOP,
+        K.STREAM_CORRUPT,
+        None,
+    ),
     "no message_start before a piece": (HI + ended() + STOP, K.STREAM_CORRUPT, None),
     "no message_start before the end": (STOP, K.STREAM_CORRUPT, None),
     "a piece of a call that never began": (START + pieces_of_input(3, "{}") + STOP, K.STREAM_CORRUPT, None),

@@ -188,6 +188,11 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         START + block(0, type="thinking", thinking="") + thinking("hm") + ended("max_tokens") + STOP,
         Answer(text="", reasoning="hm", finish_reason="max_tokens", truncated=True, usage=USED),
     ),
+    "no message_start": (BLOCK + HI + ended() + STOP, hi("no_message_start", usage=Usage(output_tokens=2))),
+    "no message_start, and a block without an index": (
+        event("content_block_start", content_block={"type": "text", "text": ""}) + HI + ended() + STOP,
+        hi("no_message_start", usage=Usage(output_tokens=2)),
+    ),
     "no message_stop": (BEGUN + ended(), hi("no_message_stop")),
     "no stop reason": (BEGUN + ended(None) + STOP, hi("no_finish_reason", finish_reason=None)),
     "a text without its block's beginning": (START + HI + ended() + STOP, hi("no_block_start")),

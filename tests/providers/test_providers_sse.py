@@ -78,6 +78,7 @@ OVERFLOWS = {
 
 @pytest.mark.parametrize(("body", "events", "what"), OVERFLOWS.values(), ids=OVERFLOWS.keys())
 def test_what_is_too_long_ends_the_stream_as_a_value(body: bytes, events: list[tuple[str, bytes]], what: str) -> None:
+    """Threat 9: endless lines and endless events."""
     for pieces in cuts(body):
         found, overflow = parse(pieces, cap_bytes=32)
         assert found == events

@@ -57,6 +57,7 @@ REACHES: dict[str, Reach] = {
 
 @pytest.mark.parametrize(("address", "lies"), REACHES.items())
 def test_an_address_lies_where_the_registries_say(address: str, lies: Reach) -> None:
+    """Threat 3."""
     assert reach(address) == lies
 
 

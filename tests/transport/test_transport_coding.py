@@ -76,6 +76,7 @@ def test_plain_bytes_need_nothing(coding: str | None) -> None:
 
 @pytest.mark.parametrize("bits", [31, 15, -15])
 def test_a_bomb_is_made_piece_by_piece(bits: int) -> None:
+    """Threat 4."""
     packer = zlib.compressobj(9, zlib.DEFLATED, bits)
     bomb = b"".join(packer.compress(b"\0" * 1_000_000) for _ in range(50)) + packer.flush()
     stream = unpacker("gzip" if bits == 31 else "deflate")

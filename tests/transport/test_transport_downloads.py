@@ -91,6 +91,7 @@ def failed(result: bytes | Problem) -> Problem:
 
 @pytest.mark.parametrize("url", INSIDE)
 def test_nothing_inside_is_fetched_however_it_is_spelt(url: str) -> None:
+    """Threat 3: the table of URLs."""
     async def scene() -> None:
         async with serve(says(reply(PICTURE))) as server:
             problem = failed(await fetch(url.format(port=server.port) + SIGNED, strict()))
@@ -137,6 +138,7 @@ def test_plain_http_is_fetched_only_if_allowed() -> None:
 
 
 def test_a_download_carries_no_credential_and_no_cookie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Threats 1 and 3."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login canary password canary\n")
     netrc.chmod(0o600)
@@ -154,6 +156,7 @@ def test_a_download_carries_no_credential_and_no_cookie(monkeypatch: pytest.Monk
 
 
 def test_proxies_of_the_environment_are_ignored_and_the_jobs_own_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threat 14, for pictures."""
     async def scene() -> None:
         async with serve(says(reply(b"proxied"))) as proxy, serve(says(reply(PICTURE))) as server:
             monkeypatch.setenv("HTTP_PROXY", proxy.url(""))
@@ -198,6 +201,7 @@ def test_three_redirects_are_followed_and_a_fourth_is_not() -> None:
     "to", ["http://169.254.169.254/latest", "file:///etc/passwd", "http://u:p@127.0.0.1/", "//[::]/", "http://[", ""]
 )
 def test_every_redirect_is_checked_anew(to: str) -> None:
+    """Threat 3."""
     moved = reply(status="302 Found", headers=f"Location: {to}\r\n" if to else "")
 
     async def scene() -> None:
@@ -261,6 +265,7 @@ def test_a_fault_is_a_problem_that_shows_host_and_path_and_never_the_signature(n
 
 
 def test_a_steady_drip_of_many_bytes_ends_at_the_total_deadline() -> None:
+    """Threat 9, for pictures."""
     async def scene() -> None:
         async with serve(drips(b"x" * 100, every_s=0.01)) as server:
             loader = downloads(timeouts=Timeouts(download_s=0.3))
@@ -295,6 +300,7 @@ def test_a_whole_picture_comes_whole(*, packed: bool) -> None:
 
 
 def test_a_bomb_needs_no_more_than_the_cap_and_a_little() -> None:
+    """Threat 4."""
     bomb = gzip.compress(b"\0" * 40_000_000, 9)
     cap_bytes = 4 << 20
 

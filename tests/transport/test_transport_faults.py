@@ -105,6 +105,7 @@ FAULTS = {
 def test_a_fault_after_the_request_left_says_so_in_words_without_the_key(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Threat 2, and the streams of threat 9 that a deadline ends."""
     fault = FAULTS[name]
     caplog.set_level(logging.DEBUG)
 

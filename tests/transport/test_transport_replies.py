@@ -75,6 +75,7 @@ def test_a_decoder_is_fed_no_more_once_it_has_enough() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw deflate"])
 def test_a_bomb_needs_little_memory_and_ends_at_the_cap(coding: str) -> None:
+    """Threat 4: a bomb per coding, memory measured."""
     bits = {"gzip": 31, "deflate": 15, "raw deflate": -15}[coding]
     packer = zlib.compressobj(9, zlib.DEFLATED, bits)
     bomb = b"".join(packer.compress(b"\0" * MB) for _ in range(60)) + packer.flush()

@@ -57,6 +57,7 @@ def test_the_key_goes_once_in_the_header_of_its_scheme(auth: AuthScheme, line: s
 
 
 def test_a_request_to_another_origin_carries_neither_key_nor_own_headers() -> None:
+    """Threat 1."""
     async def scene() -> None:
         async with serve(says(reply())) as home, serve(says(reply())) as other:
             async with api(provider(home.url("/v1"), headers={"X-Team": "evals"})) as transport:
@@ -83,6 +84,7 @@ def test_a_longer_authority_that_begins_like_the_configured_one_is_another_origi
 
 @pytest.mark.parametrize("status", ["301 M", "302 F", "303 S", "307 T", "308 P"])
 def test_a_redirect_is_a_reply_and_the_second_host_sees_nothing(status: str) -> None:
+    """Threat 1."""
     async def scene() -> None:
         async with serve(says(reply())) as second:
             moved = reply(status=status, headers=f"Location: {second.url()}\r\n")
@@ -98,6 +100,7 @@ def test_a_redirect_is_a_reply_and_the_second_host_sees_nothing(status: str) -> 
 
 
 def test_proxies_and_netrc_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Threat 14: a canary proxy."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login canary password canary-from-netrc\n")
     netrc.chmod(0o600)
@@ -198,6 +201,7 @@ def test_a_poll_is_a_get_without_a_body() -> None:
     ["http://api.example.com/v1", "http://10.0.0.5/v1", "http://localhost.example.com", "http://127.0.0.1.nip.io/v1"],
 )
 def test_a_key_goes_over_plain_http_to_this_machine_only_unless_the_job_allows_it(base_url: str) -> None:
+    """Threat 14."""
     with pytest.raises(JobMistakesError, match="plain http") as caught:
         api(base_url)
     assert CANARY not in str(caught.value)
@@ -219,6 +223,7 @@ def test_a_base_url_that_cannot_be_used_is_a_mistake(base_url: str) -> None:
 
 
 def test_a_self_signed_certificate_is_refused_before_anything_is_sent(certificate: tuple[Path, ssl.SSLContext]) -> None:
+    """Threat 16."""
     async def scene() -> None:
         async with serve(says(reply()), tls=certificate[1]) as server:
             kept = await one(server.url("/v1", scheme="https"), server.url(scheme="https"))

@@ -35,6 +35,7 @@ def test_a_key_that_merely_contains_the_word_is_left_alone() -> None:
 
 
 def test_no_way_of_printing_shows_a_secret() -> None:
+    """Threat 2."""
     secret = Secret(KEY)
     for shown in (
         repr(secret),

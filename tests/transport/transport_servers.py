@@ -4,13 +4,14 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.wire import Ending, Head, Request
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret
+from batchrunner.transport.room import Room
 
 CANARY = "sk-canary-0123456789abcdef"
 ACCOUNT = "MY_KEY"
@@ -193,13 +194,15 @@ PATIENT = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=NEVER, total_s=NE
 KEYS = {ACCOUNT: Secret(CANARY)}
 
 
-def api(source: Provider | str, *, timeouts: Timeouts = PATIENT) -> ApiTransport:
+def api(source: Provider | str, *, timeouts: Timeouts = PATIENT, room: Room | None = None) -> ApiTransport:
     chosen = provider(source) if isinstance(source, str) else source
-    return ApiTransport(chosen, timeouts=timeouts, keys=KEYS, limit=0)
+    return ApiTransport(chosen, timeouts=timeouts, keys=KEYS, limit=0, room=room)
 
 
-def downloads(*, timeouts: Timeouts = PATIENT, cap_bytes: int = 1 << 20) -> PictureDownloads:
-    return PictureDownloads(timeouts=timeouts, allow_private=True, allow_http=True, cap_bytes=cap_bytes)
+def downloads(
+    *, timeouts: Timeouts = PATIENT, cap_bytes: int = 1 << 20, hide: Collection[Secret] = ()
+) -> PictureDownloads:
+    return PictureDownloads(timeouts=timeouts, allow_private=True, allow_http=True, cap_bytes=cap_bytes, hide=hide)
 
 
 def post(url: str, body: bytes = b'{"prompt": "x"}', headers: dict[str, str] | None = None) -> Request:

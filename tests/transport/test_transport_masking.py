@@ -1,0 +1,167 @@
+"""Threat 2 for what servers say back: the key is out of every value before anybody could write it down."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transport_servers import ACCOUNT, CANARY, api, downloads, post, reply, says, serve
+
+from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json, Turn
+from batchrunner.core.outcome import (
+    Accepted,
+    Answer,
+    PictureBytes,
+    Pictures,
+    PictureUrl,
+    Problem,
+    ProblemKind,
+    ToolCall,
+)
+from batchrunner.core.wire import Ending, Head
+from batchrunner.transport import Secret
+from batchrunner.transport.masking import KeylessItems, masked
+
+SECRETS = [Secret(CANARY), Secret("short")]
+DEEP: Json = [CANARY]
+for _ in range(5000):
+    DEEP = [DEEP]
+
+SAID: dict[str, object] = {
+    "a problem": Problem(kind=ProblemKind.AUTH, message=f"bad key {CANARY}", code=CANARY, request_id=CANARY),
+    "a problem cut off within the key": Problem(kind=ProblemKind.AUTH, message=f"bad key {CANARY[:-4]}"),
+    "a problem cut off with a mark": Problem(kind=ProblemKind.AUTH, message=f"bad key {CANARY[:-4]}…"),
+    "an answer": Answer(text=f"{CANARY}{CANARY}", reasoning=CANARY, finish_reason=CANARY, flags=(CANARY,)),
+    "a tool call": Answer(text="", tool_calls=(ToolCall(id=CANARY, name=CANARY, arguments=f'{{"a": "{CANARY}"}}'),)),
+    "a parsed value": Answer(text="", parsed={CANARY: [CANARY, {"a": (CANARY)}], "n": 1, "x": None}),
+    "a parsed value without end": Answer(text="", parsed=DEEP),
+    "a task": Accepted(task_id=CANARY),
+    "a URL": Pictures(refs=(PictureUrl(url=f"https://h.example/{CANARY}.png?a={CANARY}"),)),
+    "a picture": Pictures(refs=(PictureBytes(data=b"\x89PNG" + CANARY.encode() + b"rest"),)),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_no_value_keeps_the_key(name: str) -> None:
+    """Threat 2."""
+    value = SAID[name]
+    clean = masked(value, SECRETS)
+    assert type(clean) is type(value)
+    try:
+        shown = repr(clean)
+    except RecursionError:
+        shown = ""
+    assert CANARY not in shown
+    assert CANARY[: len(CANARY) // 2] not in shown
+
+
+def test_bytes_keep_their_length_and_a_deep_value_its_shallow_part() -> None:
+    """Threat 2: what is masked can still be read as what it is."""
+    assert masked(b"a" + CANARY.encode() + b"b", SECRETS) == b"a" + b"*" * len(CANARY) + b"b"
+    clean = masked(DEEP, SECRETS)
+    for _ in range(50):
+        assert isinstance(clean, list)
+        (clean,) = clean
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_what_holds_no_key_is_left_as_it_is(value: Json) -> None:
+    """Threat 2: the very same object, also where a short key could be a word of the text."""
+    assert masked(value, SECRETS) is value
+    answer = Answer(text="a short answer", parsed=value)
+    assert masked(answer, SECRETS) is answer
+
+
+@given(JSON, st.lists(st.booleans(), min_size=1, max_size=4))
+def test_a_key_anywhere_in_a_value_is_out_of_it(value: Json, path: list[bool]) -> None:
+    """Threat 2."""
+    spoilt: Json = f"<{CANARY}>"
+    for as_list in path:
+        spoilt = [value, spoilt] if as_list else {"a": value, CANARY: spoilt}
+    assert CANARY not in json.dumps(masked(spoilt, SECRETS))
+
+
+@dataclass
+class Said:
+    """A decoder whose outcome is what the server said."""
+
+    text: str = ""
+
+    def begin(self, head: Head) -> None:
+        self.text = repr(head.headers)
+
+    def feed(self, data: bytes) -> bool:
+        self.text += data.decode("latin-1")
+        return False
+
+    def end(self, ending: Ending) -> str:
+        return self.text
+
+
+def test_no_exchange_gives_the_key_back() -> None:
+    """Threat 2, on a socket: in a header and in the body."""
+
+    async def scene() -> None:
+        echo = reply(f"your key is {CANARY}".encode(), headers=f"X-Key: {CANARY}\r\n")
+        async with serve(says(echo)) as server, api(server.url("/v1")) as transport:
+            said: str = await transport.exchange(post(server.url()), Said(), account=ACCOUNT)
+            assert CANARY.encode() in server.requests[0]
+            assert CANARY not in said
+            assert "your key is ***" in said
+
+    asyncio.run(scene())
+
+
+def test_no_download_brings_the_key() -> None:
+    """Threat 2: a storage host in league with the server that knows the key."""
+
+    async def scene() -> None:
+        hide = [Secret(CANARY)]
+        async with serve(says(reply(b"\x89PNG" + CANARY.encode()))) as server, downloads(hide=hide) as loader:
+            assert await loader.fetch(server.url("/a.png")) == b"\x89PNG" + b"*" * len(CANARY)
+        async with serve(says(reply(b"", status="404 No"))) as server, downloads(hide=hide) as loader:
+            assert CANARY not in repr(await loader.fetch(server.url(f"/{CANARY}.png")))
+
+    asyncio.run(scene())
+
+
+class Listed:
+    """Items of a job."""
+
+    skipped_rows = 3
+
+    def __init__(self, *prompts: str) -> None:
+        self.prompts = prompts
+
+    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
+        for index, prompt in enumerate(self.prompts, 1):
+            turns = (Turn(role="user", content=prompt),)
+            yield Item(id=f"i{index}", prompt_id="p", index=index, key="0" * 32, model="m", prompt=prompt, turns=turns)
+
+
+def test_an_item_that_holds_a_key_is_a_mistake_that_names_the_variable_and_not_the_key() -> None:
+    """Threats 2 and 15: its prompt would be written down."""
+
+    async def count(items: KeylessItems) -> int:
+        return len([item async for item in items.stream()])
+
+    keys = {ACCOUNT: Secret(CANARY), "PLACEHOLDER": Secret("lm-studio")}
+    fine = KeylessItems(Listed("a", "about lm-studio"), keys)
+    assert asyncio.run(count(fine)) == 2
+    assert fine.skipped_rows == 3
+    with pytest.raises(JobMistakesError) as caught:
+        asyncio.run(count(KeylessItems(Listed("a", f"b {CANARY}"), keys)))
+    assert f"the key of {ACCOUNT} stands in item 2" in str(caught.value)
+    assert CANARY not in str(caught.value)
