@@ -68,6 +68,9 @@ class Ready(_Event, frozen=True, tag="ready"):
     i: str
     k: str
     urls: tuple[str, ...]
+    input_tokens: int | None = None
+    """What the answer that held the URLs used up, where the server told."""
+    output_tokens: int | None = None
 
 
 class Retry(_Event, frozen=True, tag="retry"):

@@ -44,7 +44,7 @@ class ProblemKind(StrEnum):
     BAD_PICTURE = "bad_picture"
 
 
-Adaptation = Literal["stream", "no_stream_options", "no_thinking_switch"]
+Adaptation = Literal["stream", "no_stream_options", "no_thinking_switch", "json_object"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ class Problem:
     should_retry: bool | None = None
     """`x-should-retry`, when the server sent it."""
     adaptation: Adaptation | None = None
-    """Set for ADAPTABLE: what to change before the one resend."""
+    """Set for ADAPTABLE: what to change before the one resend. Beside EMPTY_RESPONSE: what may have caused it."""
     correction: "Correction | None" = None
     """Set for SCHEMA_MISS: what to tell the model when it is asked again."""
     usage: Usage | None = None

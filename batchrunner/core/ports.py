@@ -4,6 +4,7 @@ The engine imports this and never the rooms behind it, so that it runs against t
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -16,6 +17,7 @@ from batchrunner.core.row import FailureRow, Picture, ResultRow
 from batchrunner.core.wire import Decoder, Request
 
 T = TypeVar("T")
+Hold = Callable[[int], AbstractContextManager[object]]
 
 
 class Clock(Protocol):
@@ -73,6 +75,14 @@ class Transport(Protocol):
         Raises:
             asyncio.CancelledError: only.
         """
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A transport that bounds what it reads by what is held already."""
+
+    def hold(self, size_bytes: int) -> AbstractContextManager[object]:
+        """Count so many bytes for as long as the context lasts; never waits."""
 
 
 class Downloads(Protocol):
@@ -170,3 +180,5 @@ class Ports:
     """Names of the keys' variables; a single empty string where no key is needed."""
     remember: Callable[[Totals], None]
     """Keeps the totals for `status`, which knows no job file."""
+    hold: Hold = lambda _: nullcontext()
+    """Counts so many bytes until they are on the disk; the transport reads no more than fits beside them."""

@@ -26,6 +26,7 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
+from batchrunner.core.outcome import Usage
 from batchrunner.core.pacing import day_of
 
 
@@ -87,6 +88,8 @@ class OpenTask:
     accepted_at: float
     """Wall clock."""
     urls: tuple[str, ...] = ()
+    usage: Usage | None = None
+    """Of the answer that held the URLs, where it was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +256,7 @@ class LedgerState:
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = event.urls
+                    self.tasks[key].usage = _told(event) or self.tasks[key].usage
                 return packed
             case Accepted():
                 self.tasks[key] = OpenTask(
@@ -260,8 +264,9 @@ class LedgerState:
                 )
                 return packed
             case Retry() | Failed():
+                packed = self._doubt(packed, doubtful=event.ambiguous and isinstance(event, Retry))
                 if event.ambiguous:
-                    packed = _plus_ambiguous(self._doubt(packed, doubtful=isinstance(event, Retry)))
+                    packed = _plus_ambiguous(packed)
                     self.ambiguous += 1
                 return _with_attempts(packed, event.a)
             case Done():
@@ -314,6 +319,11 @@ class LedgerState:
         self._counts[self._items[key] & 7] -= 1
         self._counts[packed & 7] += 1
         self._items[key] = packed
+
+
+def _told(event: Ready) -> Usage | None:
+    usage = Usage(input_tokens=event.input_tokens, output_tokens=event.output_tokens)
+    return None if usage == Usage() else usage
 
 
 def _with_attempts(packed: int, attempts: int) -> int:

@@ -5,8 +5,10 @@ backoff, its sleep gives the slot up, its stop counts charged attempts only. Thi
 """
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
@@ -14,6 +16,7 @@ from batchrunner.core.governor import Ticket
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import (
     Accepted,
+    Adaptation,
     Answer,
     Pictures,
     Problem,
@@ -32,6 +35,8 @@ from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import Again, Finished, GivenUp, Unchanged, Verdict, Waiting
+
+_CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,16 +125,22 @@ class Attempts:
                 lane.release()
         match outcome:
             case Answer():
+                outcome = _telling(outcome, work)
+                pool.adapted |= work.revision.adapted
                 await self._came_through(lane, pool)
                 if outcome.usage and outcome.usage.input_tokens is not None:
                     lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
-                path = await self.ports.each.save(work.item, outcome.text) if self.ports.each else None
-                await self.book.answered(work, outcome, path=path)
-                return Finished()
+                return await self._keep(work, outcome)
             case Accepted() | Pictures():
                 return await self._fetch(work, lane, pool, outcome)
             case Problem():
                 return await self._after(work, pool, outcome, parked=stands)
+
+    async def _keep(self, work: Work, answer: Answer) -> Verdict:
+        with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)):
+            path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
+            await self.book.answered(work, answer, path=path)
+        return Finished()
 
     async def _fetch(self, work: Work, lane: Lane, pool: Pool, outcome: Accepted | Pictures) -> Verdict:
         try:
@@ -152,9 +163,20 @@ class Attempts:
         return None
 
     async def _may_spend(self, lane: Lane, tokens: int) -> None:
-        while (wait_s := lane.tokens_wait_s(tokens)) > 0:
+        """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came."""
+        if lane.tokens_wait_s(tokens) <= 0:
+            lane.take_tokens(tokens)
+            return
+        clock, pace = self.ports.clock, lane.pace
+        if pace is not None:
+            pace.take(clock.monotonic(), -1.0)
+        while (
+            wait_s := max(lane.tokens_wait_s(tokens), pace.wait_s(clock.monotonic()) if pace is not None else 0.0)
+        ) > 0:
             await self.shutdown.sleep(wait_s)
         lane.take_tokens(tokens)
+        if pace is not None:
+            pace.take(clock.monotonic())
 
     async def _exchange(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
         held = await self.purse.admit(work.item)
@@ -170,10 +192,9 @@ class Attempts:
     async def _converse(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
         if self.shutdown.draining.is_set():
             raise SteppedOutError
-        revision = work.revision
-        if pool.adapted:
-            revision = replace(revision, adapted=revision.adapted | pool.adapted)
-        request = self.ports.dialect.encode(work.item, revision)
+        if not pool.adapted <= work.revision.adapted:
+            work.revision = replace(work.revision, adapted=work.revision.adapted | pool.adapted)
+        request = self.ports.dialect.encode(work.item, work.revision)
         if work.began is None:
             work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
         await self.book.intent(work, lane)
@@ -222,6 +243,8 @@ class Attempts:
             return Waiting(why="held")
         if problem.correction is not None:
             work.revision = replace(work.revision, correction=problem.correction)
+        if problem.adaptation is not None:
+            work.revision = replace(work.revision, adapted=work.revision.adapted | {problem.adaptation})
         return Again(problem=problem, charged=charged)
 
     def _adapt(self, work: Work, problem: Problem, *, charged: int) -> Verdict:
@@ -242,7 +265,8 @@ class Attempts:
 
         def wait(state: RetryCallState) -> float:
             problem = _verdict(state).problem
-            last_failed[-1] = RULES[problem.kind].then is Then.RETRY and problem.wait_s is None
+            unhinted = RULES[problem.kind].then is Then.RETRY and problem.wait_s is None
+            last_failed[-1] = unhinted and problem.correction is None  # a re-ask follows a whole answer, no failure
             return self._wait_s(work, problem)
 
         def used_up(state: RetryCallState) -> bool:
@@ -288,6 +312,11 @@ def _verdict(state: RetryCallState) -> Again:
     verdict = state.outcome.result()
     assert isinstance(verdict, Again), "only `Again` is tried again"
     return verdict
+
+
+def _telling(answer: Answer, work: Work) -> Answer:
+    """With what was asked otherwise than the job says, where that may have changed the answer."""
+    return replace(answer, flags=(*answer.flags, *sorted(work.revision.adapted & _CHANGES_ANSWERS)))
 
 
 def _used_up(charged: int) -> Problem:

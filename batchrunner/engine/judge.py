@@ -137,7 +137,7 @@ class Judge:
     async def _hear_trouble(self, lane: Lane, problem: Problem) -> bool:
         """The same trouble on many items in a row is not the items': an outage parks, a systematic refusal closes."""
         if lane.stands_still:
-            return True
+            return _stands_for(lane, problem)
         tripped = lane.breaker.trips(problem.kind.value, _likeness(problem))
         outage = problem.kind in _OUTAGES
         if not tripped and not (lane.probing and outage):
@@ -160,6 +160,12 @@ class Judge:
 def _enough(lane: Lane, *, hinted: bool) -> int:
     """Refusals in a row that mean: nobody gets through. A hint on a narrow lane speaks for all of it at once."""
     return lane.limit if hinted and lane.limit <= _NARROW else lane.in_flight + _SPARE_REFUSALS
+
+
+def _stands_for(lane: Lane, problem: Problem) -> bool:
+    """Whether a lane stands still because of trouble like this, and not for a reason of its own."""
+    stopped = lane.closed.kind if lane.closed is not None else lane.park.kind if lane.park is not None else ""
+    return stopped == problem.kind.value or (problem.kind in _OUTAGES and stopped in _OUTAGES)
 
 
 def _reason(problem: Problem) -> str:

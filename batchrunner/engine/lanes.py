@@ -181,7 +181,7 @@ class Lane:
             self.probing = True
         if self.in_flight >= (1 if self.probing else self.limit):
             return None
-        if fresh and not self._has_room():
+        if self._tasks_are_full() or (fresh and not self._has_room()):
             return None
         self._count_day()
         daily = self._settings.limits.requests_per_day
@@ -191,10 +191,12 @@ class Lane:
         return max(self._pace.wait_s(now) if self._pace is not None else 0.0, self.governor.wait_s(now))
 
     def _has_room(self) -> bool:
-        most_tasks = self._settings.in_flight_tasks
-        if most_tasks is not None and self.open_tasks + self.in_flight >= most_tasks:
-            return False
-        return self.alive < max(_LEAST_ALIVE, 4 * self.limit) + (most_tasks or 0)
+        return self.alive < max(_LEAST_ALIVE, 4 * self.limit) + (self._settings.in_flight_tasks or 0)
+
+    def _tasks_are_full(self) -> bool:
+        """Every send under way may become a task."""
+        most = self._settings.in_flight_tasks
+        return most is not None and self.open_tasks + self.in_flight >= most
 
     def _count_day(self) -> None:
         day = day_of(wall=self._clock.wall(), offset_s=self._settings.day_offset_s)

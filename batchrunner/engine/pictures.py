@@ -10,7 +10,7 @@ from typing import Final
 
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem
-from batchrunner.core.ports import Downloads, PictureStore
+from batchrunner.core.ports import Downloads, Hold, PictureStore
 from batchrunner.core.row import Picture
 from batchrunner.engine.pool import Work
 
@@ -24,6 +24,7 @@ class PictureKeeper:
     downloads: Downloads
     store: PictureStore
     into: PictureFormat | None
+    hold: Hold
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def keep(self, work: Work, pictures: Pictures) -> tuple[Picture, ...] | Problem:
@@ -39,10 +40,13 @@ class PictureKeeper:
         return tuple(kept)
 
     async def _keep_one(self, work: Work, ref: PictureUrl | PictureBytes, stem: str) -> Picture | Problem:
-        fetched = ref.data if isinstance(ref, PictureBytes) else await self.downloads.fetch(ref.url)
+        if isinstance(ref, PictureBytes):
+            return await self.store.save(ref.data, stem=stem, into=self.into, text=_text_of(work))
+        fetched = await self.downloads.fetch(ref.url)
         if isinstance(fetched, Problem):
             return fetched
-        return await self.store.save(fetched, stem=stem, into=self.into, text=_text_of(work))
+        with self.hold(len(fetched)):
+            return await self.store.save(fetched, stem=stem, into=self.into, text=_text_of(work))
 
 
 def _text_of(work: Work) -> dict[str, str]:

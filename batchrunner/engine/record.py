@@ -151,9 +151,17 @@ class Book:
             )
         )
 
-    async def ready(self, work: Work, urls: tuple[str, ...]) -> None:
-        """The task's pictures can be fetched from these URLs, also by a later process."""
-        await self._write(Ready(i=work.item.id, k=work.item.key, urls=urls))
+    async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
+        """The task's pictures can be fetched from these URLs, also by a later process, which then knows their usage."""
+        await self._write(
+            Ready(
+                i=work.item.id,
+                k=work.item.key,
+                urls=urls,
+                input_tokens=usage.input_tokens if usage else None,
+                output_tokens=usage.output_tokens if usage else None,
+            )
+        )
 
     # -- the ends
 
@@ -236,9 +244,10 @@ class Book:
         """It goes on."""
         await self._write(Resumed(account=account, model=model))
 
-    async def requeued(self, item_id: str, key: str) -> None:
-        """A person asked for one more generation of attempts. Synced with the next commit."""
-        await self._write(Requeued(i=item_id, k=key))
+    async def requeued(self, item_id: str, key: str, *, synced: bool) -> None:
+        """A person asked for one more generation of attempts. `synced`: this, and all before it, is on the disk."""
+        event = Requeued(i=item_id, k=key)
+        await (self._commit(event) if synced else self._write(event))
 
     async def rewritten(self, *, length: int, labels: str) -> None:
         """results.jsonl shows the present job."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import Pictures, PictureUrl, Problem
+from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.rules import RULES, is_held, may_try_again
 from batchrunner.core.state import OpenTask
@@ -57,7 +57,7 @@ class Remote:
 
     async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
         if not ask:
-            return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls))
+            return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls), usage=task.usage)
         assert self.tasks is not None, "a task was accepted by a dialect that has none"
         return await self.tasks.follow(
             task.task_id, account=task.account, model=task.model, accepted_at=task.accepted_at, resumed=resumed
@@ -66,7 +66,7 @@ class Remote:
     async def _keep(self, work: Work, pictures: Pictures, task: OpenTask) -> Problem | None:
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
         if urls and urls != task.urls:
-            await self.book.ready(work, urls)
+            await self.book.ready(work, urls, usage=pictures.usage)
         kept = await self.keeper.keep(work, pictures)
         if isinstance(kept, Problem):
             return kept
@@ -78,9 +78,11 @@ class Remote:
         if any(isinstance(ref, PictureUrl) for ref in pictures.refs):
             await self.book.accepted(work, lane, "")
             task = self.book.state.tasks[work.key]
-            await self.book.ready(work, tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl)))
+            urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
+            await self.book.ready(work, urls, usage=pictures.usage)
             return await self.follow(work, task, resumed=False)
-        kept = await self.keeper.keep(work, pictures)
+        with self.keeper.hold(sum(len(ref.data) for ref in pictures.refs if isinstance(ref, PictureBytes))):
+            kept = await self.keeper.keep(work, pictures)
         if isinstance(kept, Problem):
             charged = self.book.state.record(work.key).attempts + 1
             return GivenUp(problem=kept, charged=charged, ambiguous=True)

@@ -10,7 +10,7 @@ from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.night import OffsetAt
-from batchrunner.core.plan import Survey, Totals
+from batchrunner.core.plan import HELD, Survey, Totals
 from batchrunner.core.ports import Ports
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState, Standing
@@ -26,7 +26,7 @@ from batchrunner.engine.pool import Pool, Work
 from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
-from batchrunner.engine.resumption import closed_pool, orphan
+from batchrunner.engine.resumption import closed_pool, orphan, requeue
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, status_of
 from batchrunner.engine.survey import lane_concurrency
@@ -197,16 +197,10 @@ class Runner:
     # -- taking up what was left
 
     async def _requeue(self) -> None:
-        wishes, state = self.wishes, self.state
-        if not wishes.retry_failed and not wishes.resend_held:
-            return
-        async for item in self.ports.items.stream():
-            record = state.record(bytes.fromhex(item.key))
-            failed = wishes.retry_failed and record.standing is Standing.FAILED
-            held = wishes.resend_held and record.standing is Standing.PENDING and record.doubtful
-            if failed or held:
-                await self.book.requeued(item.id, item.key)
-        await self._settle_failures()
+        wishes = self.wishes
+        if wishes.retry_failed or wishes.resend_held:
+            await requeue(self.ports.items, self.book, failed=wishes.retry_failed, held=wishes.resend_held)
+            await self._settle_failures()
 
     async def _take_over_parks(self) -> None:
         """A quota is still spent after a restart; whatever a person may have mended since is tried again."""
@@ -241,10 +235,10 @@ class Runner:
             self._orphan_ended(work.key)
 
     def _orphan_ended(self, key: bytes) -> None:
-        vanished = self.totals.vanished
-        vanished[Standing.ACCEPTED.name] = vanished.get(Standing.ACCEPTED.name, 1) - 1
-        standing = self.state.standing(key).name
-        vanished[standing] = vanished.get(standing, 0) + 1
+        vanished, record = self.totals.vanished, self.state.record(key)
+        changes = (Standing.ACCEPTED.name, -1), (record.standing.name, 1), (HELD, int(record.doubtful))
+        for name, more in changes:
+            vanished[name] = vanished.get(name, 0) + more
         self._orphans_ended = True
 
     # -- how it stands, how it ended
@@ -323,7 +317,9 @@ class Runner:
 
     def _attempts(self, follower: TaskFollower | None) -> Attempts:
         preset = PRESETS[self.job.provider.preset]
-        keeper = PictureKeeper(downloads=self.ports.downloads, store=self.ports.pictures, into=self.job.output.format)
+        keeper = PictureKeeper(
+            downloads=self.ports.downloads, store=self.ports.pictures, into=self.job.output.format, hold=self.ports.hold
+        )
         remote = Remote(
             job=self.job, book=self.book, tasks=follower, keeper=keeper, shutdown=self.shutdown, dice=self.dice
         )

@@ -1,7 +1,7 @@
 """The planning pass: every item once, streamed and hashed, before the first send."""
 
 from batchrunner.core.job import Job
-from batchrunner.core.plan import Survey, Surveyor, Totals
+from batchrunner.core.plan import HELD, Survey, Surveyor, Totals
 from batchrunner.core.ports import Items
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
@@ -30,7 +30,8 @@ def totals_of(job: Job, found: Survey, *, accounts: int, windows: dict[str, int]
         total=found.total,
         labels=found.labels,
         shared={key.hex(): extra for key, extra in found.shared.items()},
-        vanished={standing.name: count for standing, count in found.vanished.items() if count},
+        vanished={standing.name: count for standing, count in found.vanished.items() if count}
+        | ({HELD: found.vanished_held} if found.vanished_held else {}),
         hold=job.on_ambiguous == "hold",
         task_s=job.timeouts.task_s,
         concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),

@@ -10,7 +10,7 @@ import errno
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -241,10 +241,19 @@ class CrashingDisk:
         """See `InspectedFiles`."""
         return [name for name, node in self._folder(path).seen.items() if isinstance(node, Folder)]
 
-    def bytes_of(self, path: Path, *, on_the_platter: bool) -> bytes:
-        """A file's content as the system shows it, or as it would be if the power went and nothing more were saved."""
+    def bytes_of(self, path: Path, *, on_the_platter: bool, start: int = 0) -> bytes:
+        """A file from `start` on, as the system shows it, or as it would be if the power went and nothing more came."""
         file = _as_file(self._find(path), path)
-        return bytes(file.platter if on_the_platter else file.seen)
+        return bytes((file.platter if on_the_platter else file.seen)[start:])
+
+    def walk(self) -> Iterator[tuple[Path, Node]]:
+        """Everything on the disk, as the system shows it."""
+        below: list[tuple[Path, Node]] = [(Path("/"), self._root)]
+        while below:
+            path, node = below.pop()
+            if isinstance(node, Folder):
+                below += [(path / name, child) for name, child in node.seen.items()]
+            yield path, node
 
     # -- pieces
 

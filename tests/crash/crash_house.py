@@ -5,199 +5,36 @@ watched: a dead process reaches neither.
 """
 
 import asyncio
-import json
 import random
-from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeVar
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
 
-from batchrunner import app
+from crash_doors import Doors, WatchedLedger, WatchedResults
+from crash_jobs import RUN, Shape, items_in, job_of
+from crash_tail import rows_on
+from crash_watch import SHANGHAI_S, Body, Known, Watch, Witness
+
 from batchrunner.assembly import assemble
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
-from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Retry
-from batchrunner.core.job import Job
-from batchrunner.core.outcome import Problem
-from batchrunner.core.ports import Ledger
+from batchrunner.core.item import Item
 from batchrunner.core.status import Status
 from batchrunner.core.version import VERSION
-from batchrunner.core.wire import Decoder, Request
 from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.runner import Wishes
+from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.survey import lane_concurrency
-from batchrunner.prompts import items_of
-from batchrunner.report.standing import LEDGER
+from batchrunner.report.standing import replay
 from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.one_thread import OneThreadLoop
 from batchrunner.simulator.world import World
-from batchrunner.stores.ledger_line import is_sound
 from batchrunner.stores.run_directory import take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
+from batchrunner.transport import Secret
 
-T = TypeVar("T")
-
-RUN = Path("/run")
 MONDAY_EVENING = 1_795_000_000.0
-LONGEST_LIFE_S = 5 * 86_400.0
-
-JOBS = {
-    "chat": "model: sim/chat\ndurability: full\n",
-    "chat-result": "model: sim/chat\nlimits: {concurrency: 2}\n",
-    "chat-each": 'model: sim/chat\noutput: {each: "answers/{{ id }}.md"}\n',
-    "image": "model: Qwen/Qwen-Image\nkind: image\nparams: {size: 64x64}\ntimeouts: {task_s: 3600}\n",
-}
-
-
-@cache
-def job_of(kind: str, items: int, more: str = "") -> Job:
-    prompts = "".join(f"  - item number {number}\n" for number in range(items))
-    text = f"name: job\nprovider: simulator\n{JOBS[kind]}{more}\nprompts:\n{prompts}"
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "job.yaml"
-        path.write_text(text, "utf-8")
-        return app.load_job(str(path), simulate=True, out=str(RUN))
-
-
-@cache
-def keys_of(job_kind: str, items: int, more: str = "") -> dict[str, bytes]:
-    """Prompt to key: how the doors know whose request comes by."""
-
-    async def read() -> dict[str, bytes]:
-        return {item.prompt: bytes.fromhex(item.key) async for item in items_of(job_of(job_kind, items, more)).stream()}
-
-    return asyncio.run(read())
-
-
-@dataclass
-class Witness:
-    """What the outside knows for certain, over all lives: what was sent, and what was acknowledged as durable."""
-
-    posts: Counter[bytes] = field(default_factory=Counter)
-    submitted_again: list[bytes] = field(default_factory=list)
-    """Items that were posted although a task of theirs was known to be under way."""
-    done: set[bytes] = field(default_factory=set)
-    failed: set[bytes] = field(default_factory=set)
-    tasks: dict[bytes, str] = field(default_factory=dict)
-    posts_after_refusal: int = 0
-    posts_too_early: int = 0
-    """POSTs whose intent was not where the job's durability wants it before they leave."""
-    lives: list[str] = field(default_factory=list)
-
-    def acknowledged(self, event: Event) -> None:
-        """The ledger says that this is on the disk."""
-        match event:
-            case Done():
-                self.done.add(bytes.fromhex(event.k))
-                self.tasks.pop(bytes.fromhex(event.k), None)
-            case Failed():
-                self.failed.add(bytes.fromhex(event.k))
-                self.tasks.pop(bytes.fromhex(event.k), None)
-            case Accepted():
-                self.tasks[bytes.fromhex(event.k)] = event.task
-            case _:
-                pass
-
-    def begun(self, event: Event) -> None:
-        """The engine wants this to be written: a task whose end was seen needs not be remembered any more."""
-        if isinstance(event, Retry):
-            self.tasks.pop(bytes.fromhex(event.k), None)
-
-
-@dataclass
-class WatchedLedger:
-    """Tells the witness what was acknowledged."""
-
-    inner: Ledger
-    witness: Witness
-
-    def note(self, event: Event) -> None:
-        self.inner.note(event)
-
-    async def write(self, event: Event) -> None:
-        self.witness.begun(event)
-        await self.inner.write(event)
-
-    async def commit(self, event: Event) -> None:
-        self.witness.begun(event)
-        await self.inner.commit(event)
-        self.witness.acknowledged(event)
-
-
-@dataclass
-class IntentNotSynced(WatchedLedger):
-    """A mutant: paid POSTs leave before their intent is on the disk."""
-
-    async def commit(self, event: Event) -> None:
-        if isinstance(event, Intent):
-            self.inner.note(event)
-        else:
-            await super().commit(event)
-
-
-@dataclass
-class NoIntent(WatchedLedger):
-    """A mutant: nothing is written before a paid POST."""
-
-    async def commit(self, event: Event) -> None:
-        if not isinstance(event, Intent):
-            await super().commit(event)
-
-    async def write(self, event: Event) -> None:
-        if not isinstance(event, Intent):
-            await super().write(event)
-
-
-Wrap = Callable[[Ledger, Witness], Ledger]
-
-
-@dataclass
-class Doors:
-    """The world behind a wall that a dead process cannot pass."""
-
-    house: "CrashHouse"
-    transport: SimulatedTransport
-    downloads: SimulatedDownloads
-    clock: LoopClock
-    refused_at: float | None = None
-
-    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
-        await self._alive()
-        if request.method == "POST":
-            self._count(request)
-        outcome = await self.transport.exchange(request, decoder, account=account)
-        await self._alive()
-        return outcome
-
-    async def fetch(self, url: str) -> bytes | Problem:
-        await self._alive()
-        found = await self.downloads.fetch(url)
-        await self._alive()
-        return found
-
-    def _count(self, request: Request) -> None:
-        house = self.house
-        key = house.keys[_prompt_of(request)]
-        witness = house.witness
-        witness.posts[key] += 1
-        synced = house.job.durability == "full"
-        witness.posts_too_early += house.intents_of(key, on_the_platter=synced) < witness.posts[key] - house.unaccounted
-        if key in witness.tasks:
-            witness.submitted_again.append(key)
-        refused_at = house.disk.refused_at
-        if refused_at is not None and self.clock.monotonic() > refused_at:
-            witness.posts_after_refusal += 1
-        house.posts_left -= 1
-        if house.posts_left == 0:
-            asyncio.get_running_loop().call_soon(house.disk.die)
-
-    async def _alive(self) -> None:
-        if self.house.disk.dead:
-            await asyncio.get_running_loop().create_future()
+LONGEST_LIFE_S = 20 * 86_400.0
+CANARY = "sk-canary-5f0c2e"
 
 
 @dataclass
@@ -205,63 +42,91 @@ class CrashHouse:
     """Lives of one job. `live` is one of them."""
 
     seed: int
-    kind: str
+    kind: str = "chat"
     items: int = 4
-    more: str = ""
+    """Prompts of the job; the items are more where it has several models, replicas or twins."""
+    shape: Shape | None = None
     world: World = field(default_factory=World)
-    wrap: Wrap = WatchedLedger
+    mutant: "Mutant" = lambda house, runner, doors: None
     wall: float = MONDAY_EVENING
     witness: Witness = field(default_factory=Witness)
     posts_left: int = 0
     """The life ends right after so many POSTs more; 0: it does not."""
-    unaccounted: int = 0
-    """POSTs whose unsynced intents power losses may have taken (`durability: result`)."""
     said: list[str] = field(default_factory=list)
     status: Status | None = None
+    watch: Watch | None = None
+    """Of the last life; None when it ended before anything could be sent."""
+    power_was_lost: bool = False
+    """At the end of the last life."""
+    most_attempts: int = 0
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.disk = CrashingDisk(self.seed)
-        self.keys: dict[str, bytes] = {}
+        self.known_items: dict[bytes, Item] = {}
+        self.bodies: dict[Body, frozenset[bytes]] = {}
+        self._shape = self.shape or Shape(kind=self.kind)
         self.change(self.items)
 
-    def change(self, items: int) -> None:
-        """A person makes the job shorter or longer between two runs."""
-        self.items = items
-        self.job = job_of(self.kind, items, self.more)
-        self.present = keys_of(self.kind, items, self.more)
-        self.keys |= self.present
+    def change(self, prompts: int, shape: Shape | None = None) -> None:
+        """A person makes the job shorter or longer between two runs, or turns its settings."""
+        self.items = prompts
+        self._shape = shape or self._shape
+        self.job = job_of(self._shape, prompts)
+        self.present = items_in(self._shape, prompts)
+        self.most_attempts = max(self.most_attempts, self.job.retry.attempts)
+        for item in self.present:
+            key, body = bytes.fromhex(item.key), (item.model, item.prompt)
+            self.known_items[key] = item
+            self.bodies[body] = self.bodies.get(body, frozenset()) | {key}
+
+    def turn(self, **settings: object) -> None:
+        """The same prompts with other settings (fields of `Shape`)."""
+        self.change(self.items, replace(self._shape, **settings))  # type: ignore[arg-type]  # names stand in the stories
 
     def live(
-        self, *, trouble: Trouble | None = None, dies_at_s: float | None = None, dies_at_post: int = 0
+        self,
+        *,
+        trouble: Trouble | None = None,
+        dies_at_s: float | None = None,
+        dies_at_post: int = 0,
+        asked_at_s: tuple[float, ...] = (),
+        wishes: Wishes | None = None,
     ) -> ExitStatus | None:
-        """One process; None when it died. A disk that refuses ends it with STOPPED."""
+        """One process; None when it died. A disk that refuses ends it with STOPPED. `asked_at_s`: Ctrl-C, then again.
+
+        Raises:
+            Violation: an invariant did not hold at some event.
+        """
         self.disk.trouble = trouble
         self.posts_left = dies_at_post
+        self.watch, self.power_was_lost = None, False
         with asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(self.rng.random()))) as runner:
-            return runner.run(self._life(dies_at_s))
+            ended = runner.run(self._life(dies_at_s, asked_at_s, wishes or Wishes()))
+        if self.witness.violation is not None:
+            raise self.witness.violation
+        if ended not in {None, ExitStatus.STOPPED, ExitStatus.INTERRUPTED}:
+            self._slots_came_back()
+        return ended
 
-    def intents_of(self, key: bytes, *, on_the_platter: bool) -> int:
-        """Sound intents of an item in the ledger, as the system or only the platter has it."""
-        marks = b'"e":"intent"', f'"k":"{key.hex()}"'.encode()
-        count = 0
-        for name in self.disk.names(RUN / LEDGER):
-            text = self.disk.bytes_of(RUN / LEDGER / name, on_the_platter=on_the_platter)
-            count += sum(all(mark in line for mark in marks) for line in text.split(b"\n") if is_sound(line))
-        return count
+    def _slots_came_back(self) -> None:
+        if self.watch is not None:
+            self.watch.over()
 
     def wake(self, *, power_was_lost: bool) -> None:
         """What the next life will find."""
         if power_was_lost and self.job.durability == "result":
-            self.unaccounted += lane_concurrency(self.job)
+            lanes = len(self.job.models) * max(1, len(self.job.provider.key_env))
+            self.witness.unaccounted += lane_concurrency(self.job) * lanes
+        self.power_was_lost = power_was_lost
         self.disk.wake(power_was_lost=power_was_lost)
         self.disk.capacity_bytes = None  # a person has made room
 
-    async def _life(self, dies_at_s: float | None) -> ExitStatus | None:
+    async def _life(self, dies_at_s: float | None, asked_at_s: tuple[float, ...], wishes: Wishes) -> ExitStatus | None:
         loop = asyncio.get_running_loop()
         clock = LoopClock(wall_at_zero=self.wall)
         self.disk.clock = loop.time
-        working = asyncio.ensure_future(self._work(clock))
+        working = asyncio.ensure_future(self._work(clock, asked_at_s, wishes))
 
         def die() -> None:
             loop.call_soon(working.cancel)
@@ -269,12 +134,12 @@ class CrashHouse:
         self.disk.on_death = die
         if dies_at_s is not None:
             loop.call_later(dies_at_s, self.disk.die)
+        ended: ExitStatus | None = None
         try:
             async with asyncio.timeout(LONGEST_LIFE_S):
                 ended = await working
         except asyncio.CancelledError:
-            assert self.disk.dead, "somebody else cancelled the run"
-            ended = None
+            assert self.disk.dead or self.witness.violation, "somebody else cancelled the run"
         except StoreBrokenError as error:
             self.said.append(str(error))
             ended = None if self.disk.dead else ExitStatus.STOPPED
@@ -283,40 +148,80 @@ class CrashHouse:
         self.witness.lives.append("died" if died else str(ended and ended.name))
         return None if died else ended
 
-    async def _work(self, clock: LoopClock) -> ExitStatus:
+    async def _work(self, clock: LoopClock, asked_at_s: tuple[float, ...], wishes: Wishes) -> ExitStatus:
         disk, job = self.disk, self.job
         check_claim(RUN, job_name=job.name, simulated=job.simulated, files=disk)
         make_run_folder(RUN, files=disk)
         async with AsyncExitStack() as stack:
             take_directory(RUN, job, program=VERSION, wall=clock.wall(), files=disk)
             doors = Doors(
-                house=self,
+                disk=disk,
                 transport=SimulatedTransport(self.world, clock, timeouts=job.timeouts),
                 downloads=SimulatedDownloads(self.world, clock, timeouts=job.timeouts),
-                clock=clock,
+                key_of=lambda account: f"{CANARY}-{account}" if account else "",
+                on_post=self._count_down,
             )
             runner = await assemble(
                 job,
                 stack,
                 clock=clock,
-                keys={},
+                keys={account: Secret(f"{CANARY}-{account}") for account in job.provider.key_env},
                 folder=RUN,
-                wishes=Wishes(),
+                wishes=wishes,
                 say=self.said.append,
                 network=(doors, doors),
                 files=disk,
                 dice=random.Random(self.rng.random()),
             )
-            runner.book.ledger = self.wrap(runner.book.ledger, self.witness)
+            doors.watch = self.watch = self._watch(clock, runner)
+            runner.book.ledger = WatchedLedger(runner.book.ledger, self.watch)
+            runner.book.results = WatchedResults(runner.book.results, self.watch)
+            self.mutant(self, runner, doors)
             try:
-                await runner.run()
+                return await self._run(runner, asked_at_s)
             finally:
                 self.status = runner.snapshot()
-            return runner.ending().exit_status()
+
+    async def _run(self, runner: Runner, asked_at_s: tuple[float, ...]) -> ExitStatus:
+        """With Ctrl-C as `app.run` hears it."""
+        loop, shutdown = asyncio.get_running_loop(), runner.shutdown
+        running = asyncio.ensure_future(runner.run())
+        shutdown.watch_over(running)
+        asking = [loop.call_later(at_s, shutdown.request) for at_s in asked_at_s]
+        try:
+            await running
+        except asyncio.CancelledError:
+            if not shutdown.requests or self.disk.dead:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([running])
+                raise
+        finally:
+            shutdown.over()
+            for asked in asking:
+                asked.cancel()
+        return runner.ending().exit_status()
+
+    def _watch(self, clock: LoopClock, runner: Runner) -> Watch:
+        rows = {bytes.fromhex(row["key"]) for row in rows_on(self.disk)}
+        known = Known(
+            disk=self.disk,
+            job=self.job,
+            clock=clock,
+            witness=self.witness,
+            bodies=self.bodies,
+            items=self.known_items,
+            most_attempts=self.most_attempts,
+            rows=rows,
+            shadow=replay(RUN, day_offset_s=SHANGHAI_S, files=self.disk),
+        )
+        return Watch(known, runner)
+
+    def _count_down(self) -> None:
+        self.posts_left -= 1
+        if self.posts_left == 0:
+            asyncio.get_running_loop().call_soon(self.disk.die)
 
 
-def _prompt_of(request: Request) -> str:
-    body = json.loads(request.body or b"{}")
-    prompt = body.get("prompt") or body["messages"][-1]["content"]
-    assert isinstance(prompt, str)
-    return prompt
+Mutant = Callable[[CrashHouse, Runner, Doors], None]
+"""Breaks something in a life that is about to begin."""

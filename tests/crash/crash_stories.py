@@ -1,20 +1,34 @@
-"""Whole nights by seed: several lives that end badly, then one that may finish. The same seed tells the same story."""
+"""Whole nights by seed: several lives that end badly, then some that may finish. The same seed tells the same story."""
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from crash_house import JOBS, CrashHouse, WatchedLedger, Wrap
-from invariants import Violation, check, check_end
+from crash_house import CrashHouse, Mutant
+from crash_jobs import JOBS, PLAIN, Shape, shape_of
+from crash_violation import Violation
+from invariants import ENDS, check, check_end
 
 from batchrunner.core.errors import ExitStatus
+from batchrunner.engine.runner import Wishes
+from batchrunner.simulator.accounts import Quota
 from batchrunner.simulator.crashing_disk import Refusal, Trouble
 from batchrunner.simulator.faults import NO_FAULTS, Faults, Latency
+from batchrunner.simulator.limits import NO_LIMITS, Limits
 from batchrunner.simulator.world import World
 
 TROUBLES: tuple[Refusal, ...] = ("crash", "crash", "crash", "enospc", "eio", "short")
+STORM = Faults(server_error=0.6, reset=0.2)
 MOST_LAST_LIVES = 12
-ENDS = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
+DAY_S = 86_400.0
+SCENARIOS = (
+    "throttle:3", "retry-after:7", "retry-after:200", "retry-after-ms:500", "tpm", "empty429:2", "quota-noheader:2",
+    "retired:2", "retired:9", "auth-bad:1", "should-retry-false:2", "burst:2", "5xx:2", "5xx:4", "5xx:9", "shell200:1",
+    "cut-mid-stream:1", "reset-before-headers:1", "hang-headers:1", "noprovider", "forbidden", "content-filter",
+    "so-unsupported", "think-needs-stream", "sse-error-mid", "an-529:3", "an-overloaded-mid", "img-fail:2",
+    "img-slow:900", "img-notfound-grace:20", "img-gone", "img-poll-429:5", "img-sync-result", "img-no-urls",
+    "dl-404-once", "dl-404", "dl-cut", "oi-empty", "oi-moderation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,7 @@ class Ending:
     trouble: Trouble | None = None
     dies_at_s: float | None = None
     dies_at_post: int = 0
+    asked_at_s: tuple[float, ...] = ()
     power_is_lost: bool = False
 
 
@@ -38,6 +53,19 @@ def ending_of(rng: random.Random) -> Ending:
         case _:
             trouble = Trouble(at_call=rng.randint(1, rng.choice((25, 50, 120))), kind=rng.choice(TROUBLES))
             return Ending(trouble=trouble, power_is_lost=power)
+
+
+def any_ending(rng: random.Random) -> Ending:
+    """Or because somebody asked, once or twice; or late in the night."""
+    match rng.choice(("asked", "late", *["else"] * 6)):
+        case "asked":
+            first_s = rng.choice((0.5, 5.0, 60.0)) * rng.random()
+            asked_at_s = (first_s, first_s + 3.0 * rng.random()) if rng.random() < 0.5 else (first_s,)
+            return Ending(asked_at_s=asked_at_s, power_is_lost=rng.random() < 0.3)
+        case "late":
+            return Ending(dies_at_s=rng.choice((600.0, DAY_S)) * rng.random(), power_is_lost=rng.random() < 0.5)
+        case _:
+            return ending_of(rng)
 
 
 def faults_of(rng: random.Random) -> Faults:
@@ -60,49 +88,119 @@ def faults_of(rng: random.Random) -> Faults:
     )
 
 
-def house_of(seed: int, *, kinds: tuple[str, ...], wrap: Wrap = WatchedLedger) -> tuple[CrashHouse, random.Random]:
-    rng = random.Random(f"story {seed}")
+def world_of(seed: int, rng: random.Random, extra: random.Random | None) -> World:
+    """`extra` adds scenarios, quotas and limits that the job does not know."""
     latency = Latency(first_byte_s=rng.choice((0.0, 0.3, 3.0)), task_s=5.0, poll_s=0.1, download_s=0.2, spread=0.5)
-    world = World(seed, faults=faults_of(rng), latency=latency)
-    house = CrashHouse(seed, kind=rng.choice(kinds), items=rng.randint(1, 6), world=world, wrap=wrap)
-    return house, rng
+    faults = faults_of(rng)
+    if extra is None:
+        return World(seed, faults=faults, latency=latency)
+    if extra.random() < 0.12:
+        faults = STORM
+    elif faults != NO_FAULTS:
+        faults = replace(faults, schema_break=0.3)
+    few = Quota(model_per_day=extra.randint(2, 6)), Quota(account_per_day=extra.randint(2, 6))
+    tight = Limits(concurrent=2), Limits(per_minute=20.0, hint=True), Limits(per_minute=6.0, burst=2.0)
+    return World(
+        seed,
+        faults=faults,
+        latency=latency,
+        scenario=extra.choice(SCENARIOS) if extra.random() < 0.4 else None,
+        quota=extra.choice(few) if extra.random() < 0.2 else None,
+        limits=extra.choice(tight) if extra.random() < 0.2 else NO_LIMITS,
+    )
+
+
+def calm(world: World) -> None:
+    """Faults stop: whatever went wrong by chance, by a scenario or for want of quota goes wrong no more."""
+    world.faults = world.book._faults = world._storage._faults = NO_FAULTS
+    world._scenario = {}
+    world.quota = Quota()
+    for task in world.book._tasks.values():
+        task.chosen = {}
+
+
+# -- stories
+
+Endings = Callable[[random.Random], Ending]
+
+
+def plain_story(seed: int, *, endings: Endings = ending_of) -> CrashHouse:
+    """As the first stories were: one lane, settings of the kind, faults that never stop."""
+    rng = random.Random(f"story {seed}")
+    world = world_of(seed, rng, None)
+    house = CrashHouse(seed, kind=rng.choice(tuple(PLAIN)), items=rng.randint(1, 6), world=world)
+    changes = rng.random() < 0.4
+    for _ in range(rng.randint(1, 4)):
+        if changes:
+            house.change(rng.randint(1, 7))
+        bad_life(house, endings(rng))
+    return told_to_its_end(house, rng, changes=changes)
 
 
 def story(
     seed: int,
     *,
     kinds: tuple[str, ...] = tuple(JOBS),
-    wrap: Wrap = WatchedLedger,
-    endings: Callable[[random.Random], Ending] = ending_of,
+    mutant: Mutant | None = None,
+    endings: Endings = any_ending,
 ) -> CrashHouse:
     """A whole night; raises `Violation` when an invariant does not hold."""
-    house, rng = house_of(seed, kinds=kinds, wrap=wrap)
+    rng, extra = random.Random(f"night {seed}"), random.Random(f"shape {seed}")
+    shape = shape_of(extra, kinds=kinds)
+    world = world_of(seed, rng, extra)
+    items = rng.choice((1, 2, 3, 4, 6, 12, 12))
+    house = CrashHouse(seed, shape=shape, items=items, world=world)
+    house.mutant = mutant or house.mutant
     changes = rng.random() < 0.4
     for _ in range(rng.randint(1, 4)):
         if changes:
             house.change(rng.randint(1, 7))
-        ending = endings(rng)
-        house.live(trouble=ending.trouble, dies_at_s=ending.dies_at_s, dies_at_post=ending.dies_at_post)
-        house.wake(power_was_lost=ending.power_is_lost)
-        check(house)
-    ended = None
+        if rng.random() < 0.2:
+            house.turn(attempts=rng.randint(1, 5), hold=rng.random() < 0.5)
+        bad_life(house, endings(rng), retry_failed=rng.random() < 0.15)
+    house.turn(hold=shape.hold, budget_calls=None)
+    calm(world)
+    return told_to_its_end(house, rng, changes=changes and rng.random() < 0.5)
+
+
+def bad_life(house: CrashHouse, ending: Ending, *, retry_failed: bool = False) -> None:
+    house.live(
+        trouble=ending.trouble,
+        dies_at_s=ending.dies_at_s,
+        dies_at_post=ending.dies_at_post,
+        asked_at_s=ending.asked_at_s,
+        wishes=Wishes(retry_failed=retry_failed),
+    )
+    house.wake(power_was_lost=ending.power_is_lost)
+    check(house)
+
+
+def told_to_its_end(house: CrashHouse, rng: random.Random, *, changes: bool) -> CrashHouse:
+    """Lives without trouble until the job is finished; then some that have nothing to do."""
+    ended: ExitStatus | None = None
     for _ in range(MOST_LAST_LIVES):
-        ended = house.live()
+        ended = house.live(wishes=Wishes(resend_held=True))
         if ended in ENDS:
             break
         check(house)
+        if ended is not ExitStatus.STOPPED:
+            house.wall += DAY_S / 3  # somebody looks at it again in a while
     check_end(house, ended)
     if changes and house.items > 1:  # what is taken out and put back costs nothing
-        posts, items = house.witness.posts.total(), house.items
-        house.change(items - 1)
-        check_end(house, house.live())
-        house.change(items)
-        check_end(house, house.live())
-        if house.witness.posts.total() != posts:
-            raise Violation(11, "an item that came back was sent again")
+        items = house.items
+        for prompts in (items - 1, items):
+            house.change(prompts)
+            idle_life(house, "an item that came back was sent again")
     house.wake(power_was_lost=rng.random() < 0.5)
+    idle_life(house, "a finished job was sent again")
+    return house
+
+
+def idle_life(house: CrashHouse, otherwise: str) -> None:
     posts = house.witness.posts.total()
     check_end(house, house.live())
     if house.witness.posts.total() != posts:
-        raise Violation(11, "a finished job was sent again")
-    return house
+        raise Violation(11, otherwise)
+
+
+__all__ = ["Ending", "Shape", "any_ending", "ending_of", "plain_story", "story"]

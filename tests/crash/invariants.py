@@ -1,158 +1,210 @@
 """The invariants of RELIABILITY section 4 that can be judged from outside, by number, after the end of any life.
 
-Each is a function of a house whose process is gone; it raises `Violation` with its number. Nothing here knows how the
-engine works: only the bytes on the disk, what the world counted, and what was acknowledged.
+Each is a function of a `Look` at a house whose process is gone; it raises `Violation` with its number. Nothing here
+knows how the engine works: only the bytes on the disk, what the world counted, and what was acknowledged. What must
+hold at every event is in `crash_watch`.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Final
 
-from crash_house import MONDAY_EVENING, RUN, CrashHouse
+from crash_house import CANARY, CrashHouse
+from crash_jobs import RUN
+from crash_tail import rows_on
+from crash_violation import Violation, need
+from crash_watch import SHANGHAI_S
 
+from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import ItemRecord, LedgerState, Standing
 from batchrunner.report.audit import audit
-from batchrunner.report.standing import LEDGER, replay
-from batchrunner.stores.ledger_reader import read_ledger
-from batchrunner.stores.lines import read_lines
+from batchrunner.report.standing import LEDGER
+from batchrunner.simulator.platter import File
+from batchrunner.stores.ledger_reader import Record, read_ledger
+from batchrunner.stores.run_file import RUN_FILE
 
-SHANGHAI_S: Final = 8 * 3600.0
-
-
-class Violation(AssertionError):  # noqa: N818 - a word of the tests, not an error of the program
-    """An invariant does not hold."""
-
-    def __init__(self, number: int, words: str) -> None:
-        super().__init__(f"invariant {number}: {words}")
-        self.number = number
+ENDS: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
+_TOP: Final = RUN.parts[1]
+_OTHERS: Final = 0o077
 
 
-def need(number: int, words: str, *, holds: bool) -> None:
-    if not holds:
-        raise Violation(number, words)
+class Look:
+    """The house between two lives, everything in it read once and replayed once."""
+
+    def __init__(self, house: CrashHouse) -> None:
+        self.house = house
+        self.records: tuple[Record, ...] = tuple(read_ledger(RUN / LEDGER, files=house.disk))
+        self.state = LedgerState(day_offset_s=SHANGHAI_S)
+        self.replay_into(self.state)
+        touched = house.watch.since_durable if house.watch is not None else ()
+        self.as_written = {key: _lasting(self.state.record(key)) for key in touched}
+        """How items of the last life stand in the bytes, before what was being sent is called unknown."""
+        self.state.segment_ended()
+
+    @cached_property
+    def audit(self) -> Audit:
+        return audit(RUN, files=self.house.disk)
+
+    def replay_into(self, state: LedgerState) -> None:
+        """Everything but the end of the last segment."""
+        segment = 0
+        for record in self.records:
+            if record.segment != segment:
+                state.segment_ended()
+                segment = record.segment
+            state.apply(record.event, at=record.at)
 
 
 def state_of(house: CrashHouse) -> LedgerState:
-    return replay(RUN, day_offset_s=SHANGHAI_S, files=house.disk)
+    return Look(house).state
 
 
 def rows_of(house: CrashHouse, name: str = "results.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line.text) for line in read_lines(house.disk, RUN / name)]
+    return rows_on(house.disk, name)
 
 
 # -- after any end of a life
 
 
-def every_post_has_its_intent(house: CrashHouse, state: LedgerState) -> None:
-    """Invariants 1 and 2. Where chat intents are not synced, a power loss may take as many as were in flight."""
-    early = house.witness.posts_too_early
-    need(1, f"{early} POSTs left before their intent was in the ledger", holds=not early)
-    missing = {key: count - state.record(key).sends for key, count in house.witness.posts.items()}
-    surplus = sum(count for count in missing.values() if count > 0)
-    need(2, f"{surplus} POSTs left without a trace in the ledger", holds=surplus <= house.unaccounted)
+def every_post_has_its_intent(look: Look) -> None:
+    """Invariant 2. Where chat intents are not synced, a power loss may take as many as were in flight."""
+    house = look.house
+    sends = {body: sum(look.state.record(key).sends for key in keys) for body, keys in house.bodies.items()}
+    surplus = sum(max(0, count - sends[body]) for body, count in house.witness.posts.items())
+    need(2, f"{surplus} POSTs left without a trace in the ledger", holds=surplus <= house.witness.unaccounted)
 
 
-def paid_twice_is_told(house: CrashHouse, state: LedgerState) -> None:
-    """Invariant 3."""
-    twice, told = house.world.stats().paid_twice, state.ambiguous + state.unknown
-    need(3, f"{twice} paid twice, {told} told as possible", holds=twice <= told + house.unaccounted)
+def paid_twice_is_told(look: Look) -> None:
+    """Invariant 3. Replicas are asked for, and so are answers that broke their schema: these are no repeats."""
+    house = look.house
+    wanted = sum((len(keys) - 1) for body, keys in house.bodies.items() if house.witness.posts[body])
+    wanted += house.witness.asked_again
+    twice, told = house.world.stats().paid_twice, look.state.ambiguous + look.state.unknown
+    need(
+        3,
+        f"{twice} paid twice, {wanted} of them wanted, {told} told as possible",
+        holds=twice <= told + wanted + house.witness.unaccounted,
+    )
 
 
-def accepted_tasks_are_known(house: CrashHouse, state: LedgerState) -> None:
-    """Invariant 4, and no task is submitted again while it is under way."""
-    for key, task_id in house.witness.tasks.items():
-        known = state.tasks.get(key)
-        ended = state.standing(key) in {Standing.DONE, Standing.FAILED}
+def accepted_tasks_are_known(look: Look) -> None:
+    """Invariant 4."""
+    for key, task_id in look.house.witness.tasks.items():
+        known = look.state.tasks.get(key)
+        ended = look.state.standing(key) in {Standing.DONE, Standing.FAILED}
         need(4, f"task {task_id} is forgotten", holds=ended or (known is not None and known.task_id == task_id))
-    need(4, "an accepted task was submitted again", holds=not house.witness.submitted_again)
 
 
-def what_was_acknowledged_stands(house: CrashHouse, state: LedgerState) -> None:
+def what_was_acknowledged_stands(look: Look) -> None:
     """Invariants 6 and 9."""
-    for standing, keys in ((Standing.DONE, house.witness.done), (Standing.FAILED, house.witness.failed)):
-        lost = [key for key in keys if state.standing(key) is not standing]
+    witness = look.house.witness
+    for standing, keys in ((Standing.DONE, witness.done), (Standing.FAILED, witness.failed)):
+        lost = [key for key in keys if look.state.standing(key) is not standing]
         need(6, f"{len(lost)} acknowledged {standing.name} are gone", holds=not lost)
 
 
-def replay_is_idempotent(house: CrashHouse, state: LedgerState) -> None:
-    """Invariant 8."""
-    twice = LedgerState(day_offset_s=SHANGHAI_S)
-    for _ in range(2):
-        segment = 0
-        for record in read_ledger(RUN / LEDGER, files=house.disk):
-            if record.segment != segment:
-                twice.segment_ended()
-                segment = record.segment
-            twice.apply(record.event, at=record.at)
-        twice.segment_ended()
-    need(8, "replayed twice it stands differently", holds=dict(twice.standings()) == dict(state.standings()))
+def the_bytes_say_what_the_engine_believed(look: Look) -> None:
+    """Invariants 4 and 6, for every item with an event in this life: nothing that was acknowledged is forgotten."""
+    house, watch = look.house, look.house.watch
+    for key, found in look.as_written.items():
+        assert watch is not None, "an event has been seen"
+        possible = [_lasting(record) for record in watch.may_stand(key, power_was_lost=house.power_was_lost)]
+        number = 6 if possible[0][0] in {Standing.DONE, Standing.FAILED} else 4
+        need(number, f"an item stands as {found} on the disk, not as one of {possible}", holds=found in possible)
 
 
-def attempts_stay_in_their_bounds(house: CrashHouse, state: LedgerState) -> None:
+def _lasting(record: ItemRecord) -> tuple[Standing, int, int, int, bool]:
+    """What a replay knows: everything but whose item it is."""
+    return record.standing, record.attempts, record.ambiguous, record.sends, record.doubtful
+
+
+def replay_is_idempotent(look: Look) -> None:
+    """Invariant 8. Its standings stay; sums are counted twice from here on."""
+    once = dict(look.state.standings())
+    look.replay_into(look.state)
+    look.state.segment_ended()
+    need(8, "replayed twice it stands differently", holds=once == dict(look.state.standings()))
+
+
+def attempts_stay_in_their_bounds(look: Look) -> None:
     """Invariant 10."""
-    most = max((state.record(key).attempts for key, _ in state.standings()), default=0)
-    need(10, f"{most} attempts", holds=most <= house.job.retry.attempts)
+    most = max((look.state.record(key).attempts for key, _ in look.state.standings()), default=0)
+    need(10, f"{most} attempts", holds=most <= look.house.most_attempts)
 
 
-def what_is_recorded_is_there(house: CrashHouse, state: LedgerState) -> None:
+def what_is_recorded_is_there(look: Look) -> None:
     """Invariants 5, 9, 10, 19 by the program's own audit: no damage, and nothing that the lifecycle does not know."""
-    if not house.disk.exists(RUN / "run.json"):
-        need(5, "a run without run.json has a ledger", holds=not state.segments)
+    if not look.house.disk.exists(RUN / RUN_FILE):
+        need(5, "a run without run.json has a ledger", holds=not look.state.segments)
         return
-    found = [finding for finding in audit(RUN, files=house.disk).findings if finding.level != "note"]
+    found = [finding for finding in look.audit.findings if finding.level != "note"]
     need(5, f"the audit found {found}", holds=not found)
 
 
-def nothing_is_sent_after_a_refusal(house: CrashHouse, state: LedgerState) -> None:
-    """Invariant 16."""
-    count = house.witness.posts_after_refusal
-    need(16, f"{count} POSTs after the disk had refused", holds=not count)
+def every_file_is_below_the_run_and_keeps_the_key_out(look: Look) -> None:
+    """Invariants 18 and 19."""
+    canary = CANARY.encode()
+    for path, node in look.house.disk.walk():
+        need(19, f"{path} is not below the run's directory", holds=path.parts[1:2] in {(), (_TOP,)})
+        if path.parts[2:3] in {(LEDGER,), (RUN_FILE,), ("lock",)}:
+            need(19, f"{path} can be read by others: {node.mode:o}", holds=not node.mode & _OTHERS)
+        need(18, f"the key stands in {path}", holds=not (isinstance(node, File) and canary in node.seen))
+    told = [line for line in look.house.said if CANARY in line]
+    need(18, f"the key is told: {told}", holds=not told)
 
 
-ALWAYS: Final[tuple[Callable[[CrashHouse, LedgerState], None], ...]] = (
+ALWAYS: Final[tuple[Callable[[Look], None], ...]] = (
+    every_file_is_below_the_run_and_keeps_the_key_out,
     every_post_has_its_intent,
     paid_twice_is_told,
     accepted_tasks_are_known,
     what_was_acknowledged_stands,
-    replay_is_idempotent,
+    the_bytes_say_what_the_engine_believed,
     attempts_stay_in_their_bounds,
     what_is_recorded_is_there,
-    nothing_is_sent_after_a_refusal,
+    replay_is_idempotent,
 )
 
 
-def check(house: CrashHouse) -> None:
+def check(house: CrashHouse) -> Look:
     """Everything that holds at any time."""
-    state = state_of(house)
+    look = Look(house)
     for invariant in ALWAYS:
-        invariant(house, state)
+        invariant(look)
+    return look
 
 
 # -- when the job is finished
 
 
 def check_end(house: CrashHouse, ended: ExitStatus | None) -> None:
-    """Invariants 11 and 20, and what must not be left behind."""
-    check(house)
-    state = state_of(house)
-    need(20, f"the last life ended with {ended}", holds=ended in {ExitStatus.DONE, ExitStatus.FAILED})
+    """Invariants 11, 12 and 20, and what must not be left behind."""
+    look = check(house)
+    need(20, f"the last life ended with {ended}", holds=ended in ENDS)
     rows = rows_of(house)
     ids = Counter(row["id"] for row in rows)
     need(11, f"rows {ids.most_common(3)}", holds=all(count == 1 for count in ids.values()))
-    wanted: dict[Standing, set[bytes]] = {standing: set() for standing in Standing}
-    for key in house.present.values():
-        wanted[state.standing(key)].add(key)
-    finished = len(wanted[Standing.DONE]) + len(wanted[Standing.FAILED])
-    need(11, f"{finished} of {house.items} items have an outcome", holds=finished == house.items)
-    shown = {bytes.fromhex(row["key"]) for row in rows}
-    need(11, f"{len(shown)} rows of {len(wanted[Standing.DONE])}", holds=shown == wanted[Standing.DONE])
-    failed = {bytes.fromhex(row["key"]) for row in rows_of(house, "failures.jsonl")}
-    need(11, "failures.jsonl shows other items than those that failed", holds=failed == wanted[Standing.FAILED])
-    notes = [finding for finding in audit(RUN, files=house.disk).findings if finding.kind not in {"torn_tail", "stray"}]
+    done, failed = _ids(look, Standing.DONE), _ids(look, Standing.FAILED)
+    open_ = {item.id for item in house.present} - done - failed
+    need(11, f"without an outcome: {open_}", holds=not open_)
+    need(11, f"{len(ids)} rows of {len(done)}", holds=set(ids) == done)
+    shown = {row["id"] for row in rows_of(house, "failures.jsonl")}
+    need(11, "failures.jsonl shows other items than those that failed", holds=shown == failed)
+    notes = [finding for finding in look.audit.findings if finding.kind not in {"torn_tail", "stray"}]
     need(11, f"left behind: {notes}", holds=not notes)
     need(12, f"descriptors left open: {house.disk.open_descriptors}", holds=not house.disk.open_descriptors)
 
 
-__all__ = ["MONDAY_EVENING", "Violation", "check", "check_end", "rows_of", "state_of"]
+def _ids(look: Look, standing: Standing) -> set[str]:
+    return set(_standing_as(look, standing))
+
+
+def _standing_as(look: Look, standing: Standing) -> Iterator[str]:
+    for item in look.house.present:
+        if look.state.standing(bytes.fromhex(item.key)) is standing:
+            yield item.id
+
+
+__all__ = ["ENDS", "Violation", "check", "check_end", "rows_of", "state_of"]

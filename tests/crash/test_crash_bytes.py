@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from engine_house import House, World, chat, image
+from torture import Tried
 
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import Event, Open
@@ -108,7 +109,7 @@ def test_the_whole_segment_is_sound(segment: bytes) -> None:
     assert len(events) == segment.count(b"\n")
 
 
-def test_replay_of_a_segment_cut_anywhere_is_replay_of_its_whole_lines(segment: bytes) -> None:
+def test_replay_of_a_segment_cut_anywhere_is_replay_of_its_whole_lines(segment: bytes, tried: Tried) -> None:
     """Invariant 7, for every offset."""
     events, _, _ = read(segment)
     for cut in range(len(segment)):
@@ -121,9 +122,10 @@ def test_replay_of_a_segment_cut_anywhere_is_replay_of_its_whole_lines(segment: 
         assert bool(told) == (torn > 0 or not whole)
         if torn in (1, 60):
             assert standing_of(segment[:cut]) == standing_of(whole)
+    tried("bytes: ledgers cut", len(segment))
 
 
-def test_no_flipped_bit_goes_undetected(segment: bytes) -> None:
+def test_no_flipped_bit_goes_undetected(segment: bytes, tried: Tried) -> None:
     """Every bit. Damage below the durable length is refused with its place; above it a told tail."""
     events, _, _ = read(segment)
     for place in range(len(segment)):
@@ -137,9 +139,10 @@ def test_no_flipped_bit_goes_undetected(segment: bytes) -> None:
             else:
                 assert tail is not None
                 assert tail.offset <= place < tail.offset + tail.bytes
+    tried("bytes: bits flipped", 8 * len(segment))
 
 
-def test_no_dropped_doubled_or_swapped_line_goes_undetected(segment: bytes) -> None:
+def test_no_dropped_doubled_or_swapped_line_goes_undetected(segment: bytes, tried: Tried) -> None:
     lines = segment.splitlines(keepends=True)
     for number, line in enumerate(lines):
         assert is_detected(b"".join([*lines[:number], *lines[number + 1 :]])), f"line {number} was dropped"
@@ -148,15 +151,17 @@ def test_no_dropped_doubled_or_swapped_line_goes_undetected(segment: bytes) -> N
             swapped = [*lines]
             swapped[number], swapped[other] = swapped[other], swapped[number]
             assert is_detected(b"".join(swapped)), f"lines {other} and {number} were swapped"
+    tried("bytes: lines dropped, doubled, swapped", 2 * len(lines) + len(lines) * (len(lines) - 1) // 2)
 
 
-def test_no_line_of_another_place_goes_undetected(segment: bytes) -> None:
+def test_no_line_of_another_place_goes_undetected(segment: bytes, tried: Tried) -> None:
     """A sound line of the same ledger, put over another one."""
     lines = segment.splitlines(keepends=True)
     for number in range(len(lines)):
         for other in range(len(lines)):
             if other != number:
                 assert is_detected(b"".join([*lines[:number], lines[other], *lines[number + 1 :]]))
+    tried("bytes: lines put over others", len(lines) * (len(lines) - 1))
 
 
 def test_a_segment_in_the_place_of_another_is_refused(segment: bytes) -> None:
@@ -164,12 +169,13 @@ def test_a_segment_in_the_place_of_another_is_refused(segment: bytes) -> None:
         read(segment, segment)
 
 
-def test_zeros_and_garbage_in_the_middle_are_detected(segment: bytes) -> None:
+def test_zeros_and_garbage_in_the_middle_are_detected(segment: bytes, tried: Tried) -> None:
     """What a lost page looks like, at every place and in several sizes."""
     for size in (1, 16, 64, 512):
         for place in range(0, len(segment), 7):
             hole = segment[:place] + bytes(min(size, len(segment) - place)) + segment[place + size :]
             assert hole == segment or is_detected(hole)
+    tried("bytes: holes", 4 * len(range(0, len(segment), 7)))
 
 
 def test_replaying_twice_changes_no_standing(segment: bytes) -> None:

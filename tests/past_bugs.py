@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PastBug:
+    """A night of `crash/crash_stories.py` in which an invariant once did not hold."""
+
     seed: int
     story: str
+    plain: bool = False
+    """Told by `plain_story`, as the first ones were."""
 
 
 PAST_BUGS = (
@@ -14,20 +18,40 @@ PAST_BUGS = (
         2192,
         "Two lives in a row died before the ledger's folder was synced; the power loss kept the name of segment 2 and "
         "took that of segment 1: the ledger was refused as damaged. A new segment now syncs the names before it.",
+        plain=True,
     ),
     PastBug(
         457,
         "The task of an item that the job had no more failed at the server, and the item was sent again with an empty "
         "prompt, for money. It is left alone now.",
+        plain=True,
     ),
     PastBug(
         1232,
         "A failed item vanished from the job and came back: its row had been dropped from failures.jsonl. Rows of "
         "vanished failures are now kept aside and come back with their item, and so do result rows.",
+        plain=True,
     ),
     PastBug(
         1414,
         "A power loss left a hole in superseded.jsonl for ever. Every file of rows is now mended when a run begins.",
+        plain=True,
+    ),
+    PastBug(
+        3,
+        "With `on_ambiguous: hold`, items that were cut off and then taken out of the job counted as held: the status "
+        "said 32 done, 8 held and -8 pending, and every run ended as paused. They count as vanished now.",
+    ),
+    PastBug(94, "The same, with other items."),
+    PastBug(
+        189,
+        "Sends that waited for `tokens_per_minute` had been counted against `requests_per_minute` when they began to "
+        "wait, and left together: more in a minute than was allowed. They are counted when they leave.",
+    ),
+    PastBug(
+        2354,
+        "`--retry-failed` took rows out of failures.jsonl before the ledger's `requeued` was synced; a power loss took "
+        "the record and left failed items without a row, which the audit calls damage. It is synced first now.",
     ),
 )
 

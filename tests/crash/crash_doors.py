@@ -1,0 +1,114 @@
+"""What stands between a life and everything outside it: the ledger, the results and the world, all watched."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from crash_jobs import PROMPT
+from crash_watch import Body, Watch
+
+from batchrunner.core.events import Event
+from batchrunner.core.item import Item
+from batchrunner.core.outcome import Problem
+from batchrunner.core.ports import Downloads, Ledger, Place, Replaced, Results, Transport
+from batchrunner.core.row import FailureRow, ResultRow
+from batchrunner.core.wire import Decoder, Request
+from batchrunner.simulator.crashing_disk import CrashingDisk
+
+T = TypeVar("T")
+
+
+@dataclass
+class WatchedLedger:
+    """Tells the watch what is to be written and what was acknowledged."""
+
+    inner: Ledger
+    watch: Watch
+
+    def note(self, event: Event) -> None:
+        self.watch.begun(event)
+        self.inner.note(event)
+
+    async def write(self, event: Event) -> None:
+        self.watch.begun(event)
+        await self.inner.write(event)
+        self.watch.acknowledged(event, durable=False)
+
+    async def commit(self, event: Event) -> None:
+        self.watch.begun(event)
+        await self.inner.commit(event)
+        self.watch.acknowledged(event, durable=True)
+
+
+@dataclass
+class WatchedResults:
+    """Tells the watch of every row."""
+
+    inner: Results
+    watch: Watch
+
+    async def add(self, row: ResultRow) -> Place:
+        self.watch.row(bytes.fromhex(row.key))
+        return await self.inner.add(row)
+
+    async def add_failure(self, row: FailureRow) -> None:
+        await self.inner.add_failure(row)
+
+    async def rewrite(self, items: AsyncIterator[Item], *, is_done: Callable[[bytes], bool]) -> Replaced:
+        return await self.inner.rewrite(items, is_done=is_done)
+
+    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Replaced:
+        return await self.inner.settle_failures(items, is_failed=is_failed)
+
+
+@dataclass
+class Doors:
+    """The world behind a wall that a dead process cannot pass. Accounts bring their keys, as they do in earnest."""
+
+    disk: CrashingDisk
+    transport: Transport
+    downloads: Downloads
+    key_of: Callable[[str], str]
+    on_post: Callable[[], None]
+    watch: Watch | None = None
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+        await self._alive()
+        assert self.watch is not None, "nobody sends before the life has begun"
+        if request.method != "POST":
+            self.watch.poll(account, request.url.rpartition("/")[2])
+            outcome = await self.transport.exchange(request, decoder, account=self.key_of(account))
+            await self._alive()
+            return outcome
+        body = body_of(request)
+        lane = account, body[0]
+        self.watch.post(lane, body)
+        self.on_post()
+        try:
+            outcome = await self.transport.exchange(request, decoder, account=self.key_of(account))
+            await self._alive()
+        finally:
+            self.watch.replied(lane)
+        return outcome
+
+    async def fetch(self, url: str) -> bytes | Problem:
+        await self._alive()
+        found = await self.downloads.fetch(url)
+        await self._alive()
+        return found
+
+    async def _alive(self) -> None:
+        if self.disk.dead:
+            await asyncio.get_running_loop().create_future()
+
+
+def body_of(request: Request) -> Body:
+    """What a request shows of its item. What a model is told besides, or asked again, comes after the prompt."""
+    body = json.loads(request.body or b"{}")
+    prompt = PROMPT.search(json.dumps(body.get("prompt") or body["messages"]))
+    model = body["model"]
+    assert prompt is not None
+    assert isinstance(model, str)
+    return model, prompt[0]
