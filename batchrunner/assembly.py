@@ -15,7 +15,7 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Done
 from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance, Totals
-from batchrunner.core.ports import Downloads, Ports, TaskDialect, Transport
+from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState, Standing
@@ -36,6 +36,8 @@ from batchrunner.stores.run_directory import digest_of_job, remember_totals, rem
 from batchrunner.stores.run_file import check_claim
 from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
+from batchrunner.transport.masking import KeylessItems
+from batchrunner.transport.room import Room
 
 
 async def assemble(
@@ -58,7 +60,7 @@ async def assemble(
     remove_leftovers(folder, files=files)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say, files=files)
     items = items_of(job)
-    found = await survey(items, state, limit=wishes.limit)
+    found = await survey(KeylessItems(items, keys), state, limit=wishes.limit)
     results = ResultsFile(folder, files=files)
     recovered = results.recover(state.results_length)
     transport, downloads = network or await _network(job, stack, clock=clock, keys=keys)
@@ -143,6 +145,7 @@ def _ports(
         each=AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None,
         accounts=accounts,
         remember=remember,
+        **({"hold": transport.hold} if isinstance(transport, Holding) else {}),
     )
 
 
@@ -154,8 +157,8 @@ async def _network(
         from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
 
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
-    provider = job.provider
-    transport = ApiTransport(provider, timeouts=job.timeouts, keys=keys, limit=0, wall=clock.wall)  # lanes bound it
+    provider, room = job.provider, Room()
+    transport = ApiTransport(provider, timeouts=job.timeouts, keys=keys, wall=clock.wall, room=room)
     private = await is_private_host(provider.base_url)
     downloads = PictureDownloads(
         timeouts=job.timeouts,
@@ -163,6 +166,8 @@ async def _network(
         allow_http=private or provider.allow_http,
         proxy=provider.proxy,
         ca_file=provider.ca_file,
+        hide=tuple(keys.values()),
+        room=room,
     )
     return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
 

@@ -69,6 +69,8 @@ class Governor:
     """How many the next time: more each time that the pace is caught at it."""
     _shares: list[float] = field(default_factory=list)
     _rate_before: float | None = None
+    _rate_worked: float | None = None
+    """The rate when a call was accepted last."""
     _rate_first: float = 0.0
     _window_evidence: int = 0
     _immune_until: float = -1e9
@@ -122,6 +124,7 @@ class Governor:
         latency = now - ticket.at
         self._latency_s = latency if self._latency_s is None else 0.9 * self._latency_s + 0.1 * latency
         self._ends.append(False)
+        self._rate_worked = self.rate_per_s
         if self.adaptive:
             self._grow(ticket.in_flight)
 
@@ -164,6 +167,10 @@ class Governor:
             self._sends.remove(ticket)
         if self._cycle is not None and ticket.at >= self._cycle.began:
             self._cycle.sent = max(0, self._cycle.sent - 1)
+
+    def nobody_gets_through(self, now: float) -> None:
+        """The refusals since the last call that was accepted told nothing of the pace: what they found is forgotten."""
+        self.rate_per_s, self._cycle, self._next_at = self._rate_worked, None, now
 
     def start_again(self, now: float) -> None:
         """After a park: begin at half of what worked, without a herd."""

@@ -124,11 +124,12 @@ class Judge:
             return True
         if not lane.probing and in_row < _enough(lane, hinted=wait_s is not None):
             return False
-        since = lane.refused_since
+        since = lane.refused_since if problem.kind is ProblemKind.THROTTLE else None
         if since is not None and self.clock.monotonic() - since > _THROTTLE_IS_QUOTA_AFTER_S:
             await self._park_quota(lane, _as_quota(problem))
             return True
-        pause_s = backoff_s(first_s=_THROTTLE_FIRST_S, cap_s=_THROTTLE_CAP_S, tries=2 * lane.probes, dice=1.0)
+        cap_s = _THROTTLE_CAP_S if problem.kind is ProblemKind.THROTTLE else PROBE_CAP_S
+        pause_s = backoff_s(first_s=_THROTTLE_FIRST_S, cap_s=cap_s, tries=2 * lane.probes, dice=1.0)
         await self._park(
             lane, problem, until=self.clock.wall() + max(wait_s or 0.0, pause_s if wait_s is None else 0.0)
         )

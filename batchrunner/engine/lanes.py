@@ -256,6 +256,8 @@ class Lane:
         if self.parked_since is None:
             self.parked_since = wall
         self.park = Park(kind=kind, reason=reason, until=until, since=wall)
+        if kind != ProblemKind.THROTTLE:
+            self.governor.nobody_gets_through(self._clock.monotonic())
         self.probing = False
         self.probes += 1
         self._turn_away(self._returning)

@@ -8,6 +8,7 @@ from batchrunner.simulator.made_to_schema import value_for
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.pacing import paced, whole
 from batchrunner.simulator.refusals import Refusal, invalid
+from batchrunner.simulator.schema_answers import json_for, schema_of_format
 from batchrunner.simulator.script import SSE_TYPE, Script, as_list, as_object, as_text, encode_json
 from batchrunner.simulator.sse_shapes import FRAMINGS, Chunk, stream_pieces
 
@@ -81,6 +82,11 @@ def answer_chat(order: Order) -> Script:
     )
 
 
+def misses_schema(order: Order) -> bool:
+    """Whether the answer is a text that breaks the schema that was asked for."""
+    return order.breaks_schema and schema_of_format(order.body) is not None and not _tool_calls(order)
+
+
 def thinks(body: dict[str, Json]) -> bool | None:
     """What the request says of thinking; None when it says nothing."""
     said = body.get("enable_thinking", as_object(body.get("chat_template_kwargs")).get("enable_thinking"))
@@ -133,12 +139,10 @@ def _reasoning(order: Order) -> str | None:
 
 def _text(order: Order) -> tuple[str, str]:
     text = text_for(order.body, seed=order.dice.seed)
-    form = as_object(order.body.get("response_format"))
-    if form.get("type") == "json_object":
+    if (schema := schema_of_format(order.body)) is not None:
+        text = json_for(schema, order, text=text)
+    elif as_object(order.body.get("response_format")).get("type") == "json_object":
         text = encode_json({"answer": text}).decode()
-    elif form.get("type") == "json_schema":
-        schema = as_object(as_object(form.get("json_schema")).get("schema"))
-        text = encode_json(value_for(schema, grain=order.dice.content, text=text)).decode()
     limit = order.body.get("max_tokens") or order.body.get("max_completion_tokens")
     if "length" in order.chosen and limit is None:
         limit = max(1, count_tokens(text) // 2)

@@ -32,6 +32,8 @@ class Faults:
     download_html: float = 0.0
     download_truncated: float = 0.0
     download_missing: float = 0.0
+    schema_break: float = 0.0
+    """The first answer to a request for structured output breaks its schema; paid. Later answers fit."""
     retry_after_s: float | None = 1.0
     """What a throttle asks to wait; None sends no such header."""
 
@@ -78,6 +80,7 @@ POST_FAULTS = ("throttle", "server_error", "reset", "cut", "shell", "hang")
 TASK_FAULTS = ("task_fail", "task_slow")
 POLL_FAULTS = ("poll_throttle", "poll_error")
 DOWNLOAD_FAULTS = ("download_html", "download_truncated", "download_missing")
+ANSWER_FAULTS = ("schema_break",)
 
 FAULT_NAMES = {
     "throttle": "throttle",
@@ -93,6 +96,7 @@ FAULT_NAMES = {
     "dl-html": "download_html",
     "dl-truncated": "download_truncated",
     "dl-404": "download_missing",
+    "schema-break": "schema_break",
     "retry_after": "retry_after_s",
 }
 """Names on the command line; a negative `retry_after` sends no such header."""

@@ -8,6 +8,7 @@ from batchrunner.simulator.chat_replies import thinks
 from batchrunner.simulator.faults import POST_FAULTS, Faults
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.refusals import REFUSALS, Refusal
+from batchrunner.simulator.schema_answers import asks_for_json_schema
 
 _TPM_CLEARS_S = 60.0
 _HUGE_S = 7200.0
@@ -27,13 +28,18 @@ def refusal_of(order: Order) -> Refusal | None:
 def mishap_of(order: Order, faults: Faults) -> str | None:
     """What goes wrong with a call that is not refused: by its scenario, else by chance. A name of MISHAPS' values."""
     for name in order.chosen:
-        if name in MISHAPS and order.nth <= order.figure(name, _FOR_EVER):
+        if name in MISHAPS and order.nth <= order.figure(name, _FOR_EVER) and _meant(name, order):
             return MISHAPS[name]
     return faults.strike(order.dice, POST_FAULTS)
 
 
+def _meant(mishap: str, order: Order) -> bool:
+    return mishap != "schema-shell" or asks_for_json_schema(order.body)
+
+
 MISHAPS = {
     "shell200": "shell",
+    "schema-shell": "shell",
     "choices-empty": "empty_choices",
     "5xx": "server_error",
     "html502": "bad_gateway",
@@ -114,6 +120,10 @@ def _no_stream_options(order: Order) -> Refusal | None:
     return REFUSALS["stream-options"] if "stream_options" in order.body else None
 
 
+def _no_json_schema(order: Order) -> Refusal | None:
+    return REFUSALS["json-schema"] if asks_for_json_schema(order.body) else None
+
+
 GATES: dict[str, Gate] = {
     "throttle": _first_calls("throttle", "T1"),
     "burst": _burst,
@@ -134,5 +144,6 @@ GATES: dict[str, Gate] = {
     "bad-model-id": _first_calls("bad-model-id", "bad-model-id"),
     "think-needs-stream": _thinking_needs_stream,
     "so-unsupported": _no_stream_options,
+    "schema-400": _no_json_schema,
 }
 """Scenario to rule. The quotas are not here: they are limits of the day, see `world`."""

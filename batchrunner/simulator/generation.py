@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from batchrunner.simulator import chat_replies, messages_replies
 from batchrunner.simulator.chat_replies import answer_chat, check_chat, shell
+from batchrunner.simulator.embeddings import answer_embeddings, check_embeddings
 from batchrunner.simulator.faults import Faults
 from batchrunner.simulator.image_rules import check_image
 from batchrunner.simulator.image_tasks import TaskBook
@@ -26,6 +28,8 @@ class Verdict(NamedTuple):
     """No rate headers go with it."""
 
 
+_BROKEN = "answered, schema broken"
+
 Run = Callable[[], Verdict]
 """Executes the order at hand, once."""
 
@@ -34,6 +38,8 @@ Run = Callable[[], Verdict]
 class Generation:
     """A kind of paid call."""
 
+    path: str
+    """Where it is POSTed to."""
     check: Callable[[Order], Refusal | None]
     execute: Callable[[Order, TaskBook], Verdict]
     spared: frozenset[str] = frozenset()
@@ -41,11 +47,17 @@ class Generation:
 
 
 def _chat(order: Order, _book: TaskBook) -> Verdict:
-    return Verdict(answer_chat(order), "answered", paid=True)
+    name = _BROKEN if chat_replies.misses_schema(order) else "answered"
+    return Verdict(answer_chat(order), name, paid=True)
 
 
 def _message(order: Order, _book: TaskBook) -> Verdict:
-    return Verdict(answer_messages(order), "answered", paid=True)
+    name = _BROKEN if messages_replies.misses_schema(order) else "answered"
+    return Verdict(answer_messages(order), name, paid=True)
+
+
+def _embedding(order: Order, _book: TaskBook) -> Verdict:
+    return Verdict(answer_embeddings(order), "embedded", paid=True)
 
 
 def _check_image(order: Order) -> Refusal | None:
@@ -63,9 +75,10 @@ _NO_CHOICES = frozenset({"shell", "empty_choices"})
 """The empty shell is known of chat completions only."""
 
 GENERATIONS = {
-    "chat": Generation(check=check_chat, execute=_chat),
-    "image": Generation(check=_check_image, execute=_image, spared=_NO_CHOICES),
-    "message": Generation(check=check_messages, execute=_message, spared=_NO_CHOICES),
+    "chat": Generation(path="/v1/chat/completions", check=check_chat, execute=_chat),
+    "embedding": Generation(path="/v1/embeddings", check=check_embeddings, execute=_embedding, spared=_NO_CHOICES),
+    "image": Generation(path="/v1/images/generations", check=_check_image, execute=_image, spared=_NO_CHOICES),
+    "message": Generation(path="/v1/messages", check=check_messages, execute=_message, spared=_NO_CHOICES),
 }
 
 

@@ -26,6 +26,7 @@ def check_image(order: Order) -> Refusal | None:
         or _size_problem(order.body.get("size"), order.base_model)
         or _range_problem(order.body, order.base_model)
         or _loras_problem(order.body.get("loras"))
+        or _given_problem(order.body.get("image_url"))
     )
     return invalid(problem, shape="A-outside") if problem else None
 
@@ -70,6 +71,16 @@ def _range_problem(body: Mapping[str, Json], model: str) -> str | None:
         kinds = int if whole else (int, float)
         if isinstance(said, bool) or not isinstance(said, kinds) or not least <= said <= greatest:
             return f"{name} must be {'an integer' if whole else 'a number'} between {least} and {greatest}"
+    return None
+
+
+def _given_problem(given: Json) -> str | None:
+    """A picture to edit, or several: each by its URL, or as a data URL in a list (PROTOCOL 3.10)."""
+    if given is None:
+        return None
+    urls = given if isinstance(given, list) else [given]
+    if not urls or not all(as_text(url).startswith(("http://", "https://", "data:image/")) for url in urls):
+        return "image_url must be a URL or a list of URLs"
     return None
 
 

@@ -4,15 +4,15 @@ The words are those that the chat endpoint would say to the same conversation. T
 that mean something here are honoured; the rest of them change nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens, prompt_tokens, reasoning_for, text_for
-from batchrunner.simulator.made_to_schema import value_for
 from batchrunner.simulator.messages_shapes import Event, stream_pieces
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.pacing import paced, whole
 from batchrunner.simulator.refusals import Refusal
+from batchrunner.simulator.schema_answers import input_for
 from batchrunner.simulator.script import SSE_TYPE, Script, as_list, as_object, as_text, encode_json
 
 _ROLES = frozenset({"user", "assistant"})
@@ -82,6 +82,12 @@ def answer_messages(order: Order) -> Script:
         headers={"content-type": f"{SSE_TYPE}; charset=utf-8", "cache-control": "no-cache", **headers},
         steps=paced(pieces, order, exact=exact),
     )
+
+
+def misses_schema(order: Order) -> bool:
+    """Whether the answer breaks the schema of the tool that it must call."""
+    forced = as_object(order.body.get("tool_choice")).get("type") == "tool"
+    return order.breaks_schema and forced and not _answers_a_tool(order.body)
 
 
 def _invalid(message: str) -> Refusal:
@@ -181,13 +187,16 @@ def _called(order: Order, conversation: dict[str, Json]) -> dict[str, Json] | No
     offered = tools or [_LOOKUP]
     named = next((tool for tool in offered if tool.get("name") == choice.get("name")), offered[0])
     text = text_for(conversation, seed=order.dice.seed)
-    value = value_for(as_object(named.get("input_schema")), grain=order.dice.content, text=text)
-    return {
-        "type": "tool_use",
-        "id": f"toolu_{order.dice.content:016x}",
-        "name": as_text(named.get("name")),
-        "input": value if isinstance(value, dict) else {},
-    }
+    name = as_text(named.get("name"))
+    given = input_for(as_object(named.get("input_schema")), _if_forced(order), text=text)
+    if given is None:
+        return None
+    return {"type": "tool_use", "id": f"toolu_{order.dice.content:016x}", "name": name, "input": given}
+
+
+def _if_forced(order: Order) -> Order:
+    """Only a tool that must be called is a request for structured output; others are the person's own."""
+    return order if misses_schema(order) else replace(order, breaks_schema=False)
 
 
 def _answers_a_tool(body: dict[str, Json]) -> bool:

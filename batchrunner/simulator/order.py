@@ -32,6 +32,8 @@ class Order:
     latency: Latency
     files_base: str
     """Where pictures are fetched from: scheme, host and port."""
+    breaks_schema: bool = False
+    """If it asks for structured output, its answer is to miss the schema."""
     answer_tokens: int | None = None
     """About how many tokens answers are counted as; None counts what they say."""
 

@@ -143,6 +143,13 @@ REFUSALS: dict[str, Refusal] = {
         code="invalid_parameter_error",
         type="invalid_request_error",
     ),
+    "json-schema": Refusal(
+        status=400,
+        shape="C",
+        message="Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.",
+        code="invalid_parameter_error",
+        type="invalid_request_error",
+    ),
     "needs-async": Refusal(
         status=400,
         shape="A-outside",

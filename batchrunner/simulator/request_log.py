@@ -94,6 +94,10 @@ class RequestLog:
         self._paid[content] = times = self._paid.get(content, 0) + 1
         self.paid_twice += times > 1
 
+    def answered(self, content: int | None) -> bool:
+        """Whether this order was executed before."""
+        return content in self._paid
+
     def enter(self) -> None:
         """A send begins."""
         self.in_flight += 1

@@ -88,6 +88,10 @@ SCENARIOS: dict[str, Scenario] = {
         _row("refusal", "bad-model-id", "400: no such model id"),
         _row("refusal", "think-needs-stream", "400 unless the call streams or thinking is switched off"),
         _row("refusal", "so-unsupported", "400 when stream_options is present"),
+        _row("refusal", "schema-400", "400 when response_format asks for json_schema"),
+        _row(
+            "mishap", "schema-shell", "the empty shell when response_format asks for json_schema (first n sends)", "n"
+        ),
         _row("mishap", "5xx", "500 (first n sends of each body)", "n"),
         _row("mishap", "html502", "502 with a proxy's page (first n sends of each body)", "n"),
         _row("mishap", "hang-headers", "no head ever (first n sends of each body)", "n"),

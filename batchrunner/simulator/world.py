@@ -1,25 +1,27 @@
 """The pretend provider itself: answers calls with scripts, counts what was paid. Pure and seeded.
 
 Opens nothing, waits for nothing and reads no clock: a door says what time it is and plays the script. To add an
-endpoint: one line in ENDPOINTS; to add a paid one: one more in GENERATIONS.
+endpoint: one line in ENDPOINTS, or in GENERATIONS when it is paid for.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Json
 from batchrunner.simulator.accounts import Account, Accounts, Quota, rate_headers
 from batchrunner.simulator.dice import Dice, digest_of
 from batchrunner.simulator.drawing import Paint, draw
-from batchrunner.simulator.faults import INSTANT, NO_FAULTS, Faults, Latency
+from batchrunner.simulator.faults import ANSWER_FAULTS, INSTANT, NO_FAULTS, Faults, Latency
 from batchrunner.simulator.gates import mishap_of, refusal_of
 from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, befall
 from batchrunner.simulator.image_tasks import TaskBook
 from batchrunner.simulator.limits import NO_LIMITS, Limits, Turnstiles
 from batchrunner.simulator.order import Chosen, Order
 from batchrunner.simulator.pacing import delayed, slow_to_refuse
+from batchrunner.simulator.recognition import content_before, content_of
 from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid, refuse
 from batchrunner.simulator.request_log import LogEntry, RequestLog, Stats
 from batchrunner.simulator.roster import MODELS
@@ -28,7 +30,6 @@ from batchrunner.simulator.script import Call, Hang, Reset, Role, Script, Visit,
 from batchrunner.simulator.storage import Storage
 
 FILES_HOST = "http://files.simulator.invalid"
-_STREAM_KEYS = frozenset({"stream", "stream_options"})
 
 
 class World:
@@ -177,11 +178,8 @@ class World:
         if verdict.paid:
             self.log.count_paid(order.dice.content)
         self.log.refused += verdict.script.status >= 400
-        headers = {
-            **self._rates(order, quiet=verdict.quiet),
-            **verdict.script.headers,
-            "x-request-id": order.request_id,
-        }
+        rates = self._rates(order, quiet=verdict.quiet)
+        headers = {**rates, **verdict.script.headers, "x-request-id": order.request_id}
         script = replace(verdict.script, headers=headers, lane=order.lane.key)
         return self._noted(visit, kind, verdict._replace(script=script), order)
 
@@ -212,8 +210,9 @@ class World:
         return self._entered(visit, account, body=body, model=model, chosen=chosen)
 
     def _entered(self, visit: Visit, account: Account, *, body: dict[str, Json], model: str, chosen: Chosen) -> Order:
-        matter = {name: value for name, value in body.items() if name not in _STREAM_KEYS}
-        content = digest_of(account.hash, json.dumps(matter, sort_keys=True))
+        content = content_of(account.hash, body)
+        dice = Dice(seed=self.seed, content=content, nth=self.log.sent(content))
+        new = not (self.log.answered(content) or self.log.answered(content_before(account.hash, body)))
         lane = self._accounts.lane(account, model)
         lane.calls += 1
         lane.in_flight += 1
@@ -225,10 +224,11 @@ class World:
             model=model,
             chosen=chosen,
             lane=lane,
-            dice=Dice(seed=self.seed, content=content, nth=self.log.sent(content)),
+            dice=dice,
             request_id=visit.request_id,
             latency=self.latency,
             files_base=self.files_base,
+            breaks_schema=new and self.faults.strike(dice, ANSWER_FAULTS) is not None,
             answer_tokens=self.answer_tokens,
         )
 
@@ -330,9 +330,7 @@ class World:
 
 
 ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
-    ("api", "POST", "/v1/chat/completions"): lambda world, visit: world.generate(visit, "chat"),
-    ("api", "POST", "/v1/messages"): lambda world, visit: world.generate(visit, "message"),
-    ("api", "POST", "/v1/images/generations"): lambda world, visit: world.generate(visit, "image"),
+    **{("api", "POST", made.path): partial(World.generate, kind=kind) for kind, made in GENERATIONS.items()},
     ("api", "GET", "/v1/tasks/"): World.poll,
     ("api", "GET", "/v1/models"): World.models,
     ("api", "GET", "/openapi/v1/magicubes/balance"): World.balance,

@@ -101,6 +101,8 @@ def drafted(reading: Reading, *, file: str, folder: PurePath, simulate: bool, kn
 
 def _leave_out(tree: dict[str, Json], path: KeyPath) -> KeyPath:
     """Take the value at the path away, and say which path is gone: a list goes whole unless it has a stand-in."""
+    if not path:
+        return path
     holder: Json = tree
     for step in path[:-1]:
         match holder, step:

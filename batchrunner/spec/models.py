@@ -229,7 +229,8 @@ class JobSpec(Part):
         default=None, description="A conversation of several turns; each content is a template. Chat only."
     )
     images: list[Text] = Field(
-        default_factory=list, description="Pictures shown to the model: templates of local files or URLs. Chat only."
+        default_factory=list,
+        description="Pictures shown to the model, or edited with `kind: image`: templates of local files or URLs.",
     )
     answer_schema: AnswerSchema | None = Field(
         default=None,

@@ -1,5 +1,6 @@
 """`--set a.b=VALUE`: changes to a job file from the command line. Refuses what it cannot place."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +10,8 @@ from batchrunner.spec.places import Fault, KeyPath, parsed_path
 from batchrunner.spec.reader import Reading, read_yaml
 
 OPTION = "--set"
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What the system makes of bytes of the command line that are no text."""
 
 
 def apply(overrides: Sequence[str], reading: Reading) -> tuple[list[Fault], set[KeyPath]]:
@@ -16,6 +19,10 @@ def apply(overrides: Sequence[str], reading: Reading) -> tuple[list[Fault], set[
     faults: list[Fault] = []
     given: set[KeyPath] = set()
     for override in overrides:
+        if _HALF_CHARACTER.search(override):
+            problem = "is no setting: it holds a byte that is no UTF-8"
+            faults.append(Fault(path=(OPTION,), problem=problem, expected="text that a job file could hold"))
+            continue
         written_path, equals, text = override.partition("=")
         path = parsed_path(written_path.strip())
         if not equals or path is None:

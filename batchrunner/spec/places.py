@@ -13,6 +13,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 _PLAIN_KEY = re.compile(r"[\w-]+")
 _SHOWN_CHARS = 60
+_DEEPEST = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,5 +51,7 @@ def short(value: Json) -> str:
 def parsed_path(text: str) -> KeyPath | None:
     """`limits.concurrency` or `prompts[0].id` as a path; None when it is none."""
     if not re.fullmatch(r"[^.\[\]]+(\[\d{1,6}\]|\.[^.\[\]]+)*", text):
+        return None
+    if text.count(".") + text.count("[") > _DEEPEST:
         return None
     return tuple(int(place) if place else key for key, place in re.findall(r"([^.\[\]]+)(?=\.|\[|$)|\[(\d+)\]", text))

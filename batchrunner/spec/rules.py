@@ -17,13 +17,13 @@ from batchrunner.spec.named_files import is_there, located
 from batchrunner.spec.night import night_faults
 from batchrunner.spec.picture_checks import picture_faults, template_uses
 from batchrunner.spec.places import Fault, KeyPath
-from batchrunner.spec.provider import provider_faults
+from batchrunner.spec.provider import dialect_of, provider_faults
 
 SIMULATED_ENDING = ".simulated"
 
 _FOLDER = re.compile(r"\w[\w .()+@=,~-]*")
 _MAX_NAME_BYTES = 100
-_CHAT_ONLY = ("system", "messages", "images", "schema")
+_CHAT_ONLY = ("system", "messages", "schema")
 _NO_FOLDERS = {".", "..", "/", "//"}
 _YAML_WORDS = {"yes", "no", "on", "off"}
 _OWN_KEYS: dict[str, str] = {
@@ -140,9 +140,22 @@ def _chat_only(draft: Draft) -> Iterator[Fault]:
         yield Fault(path=("stream",), problem="is for `kind: chat` only")
     if draft.spec.output.each:
         yield Fault(path=("output", "each"), problem="is for `kind: chat` only")
+
+
+def _edited(draft: Draft) -> Iterator[Fault]:
+    """Pictures to start from stand in `images` or in the dialect's own parameter: of both, one would be ignored."""
+    if draft.kind == "chat" or not draft.knows("kind") or not draft.knows("provider"):
+        return
+    own = _PICTURE_PARAMS.get(dialect_of(draft) or "", "")
     for place, entry in enumerate(draft.entries):
-        if entry.images:
-            yield Fault(path=("prompts", place, "images"), problem="is for `kind: chat` only")
+        if entry.images and own in {**draft.spec.params, **entry.params}:
+            yield Fault(path=("prompts", place, "images"), problem=f"stands beside the parameter `{own}`, which wins")
+    if draft.given("images") and own in draft.spec.params:
+        yield Fault(path=("images",), problem=f"stands beside the parameter `{own}`, which wins")
+
+
+_PICTURE_PARAMS = {"modelscope-images": "image_url", "openai-images": "image"}
+"""Where a dialect sends the pictures to start from."""
 
 
 def _own_params(draft: Draft) -> Iterator[Fault]:
@@ -195,6 +208,7 @@ RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     _source,
     _messages,
     _chat_only,
+    _edited,
     _matrix,
     _own_params,
     _yaml_words,

@@ -92,7 +92,7 @@ def faults_of(errors: Iterable[ErrorDetails], written: Mapping[KeyPath, str]) ->
 
 def path_of(error: ErrorDetails) -> KeyPath:
     """The error's path in the job file, without the tags of unions."""
-    return tuple(step for step in error["loc"] if not (isinstance(step, str) and step.startswith("<")))
+    return tuple(step for step in error["loc"] if step not in _TAGS)
 
 
 def general(path: KeyPath) -> tuple[str, ...]:
@@ -142,6 +142,8 @@ def suggestion(key: str) -> str:
 
 def _where_it_belongs(path: KeyPath) -> str | None:
     """What to write instead of an unknown key: a similar key here, or the same key where it is known."""
+    if not path:
+        return None  # the key is spelt like a tag
     key = str(path[-1])
     here = keys_of(PARTS[general(path[:-1])]) if general(path[:-1]) in PARTS else ()
     similar = meant(key, here)
@@ -160,6 +162,9 @@ _WANTS_TEXT = {"string_type", "shape", "literal_error"}
 
 _NEVER_SHOWN: set[tuple[str | int, ...]] = {("api_key_env",), ("headers",), ("proxy",)}
 """Keys of a provider whose wrong values may be secrets."""
+
+_TAGS = {"<text>", "<list>", "<mapping>", "<number>"}
+"""What tells the branches of a union apart, in `models`; no key of a job file."""
 
 _AMBIGUOUS_HOMES = {("prompts",), ("prompts", "[]"), ("messages", "[]"), ("budget", "prices", "{}")}
 """Parts whose keys are so common that pointing at them would mislead."""

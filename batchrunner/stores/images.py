@@ -20,10 +20,14 @@ from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.picture_bytes import Format, format_of, stranger, whole_fault, with_png_text
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 36_000_000
+"""Room for 8K; Pillow takes four bytes for each."""
 FOLDER = "images"
 
 _THREADS = 2
+_BIG_PIXELS = 4_000_000
+_BIG_CONVERTED_PIXELS = 20_000_000
+"""A conversion may need the pixels three times."""
 _ENDINGS: dict[Format, str] = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}
 _INTO: dict[PictureFormat, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF"}
 # The reader of exactly the format that the first bytes name: nothing else of Pillow's fifty is ever tried.
@@ -65,6 +69,8 @@ class PictureFiles:
         self._artifacts = artifacts
         self._max_pixels = max_pixels
         self._threads = Threads("picture", count=_THREADS)
+        # One after the other and all by one thread: another would have, and keep, as much memory of its own.
+        self._big = Threads("big picture", count=1)
 
     def __repr__(self) -> str:
         return f"<PictureFiles {self._artifacts!r} max_pixels={self._max_pixels}>"
@@ -79,7 +85,8 @@ class PictureFiles:
         Raises:
             StoreBrokenError: the disk refused.
         """
-        ready = await self._threads.run(prepare, data, into=into, text=dict(text), max_pixels=self._max_pixels)
+        threads = self._big if await self._threads.run(_pixels_of, data) > _BIG_PIXELS else self._threads
+        ready = await threads.run(prepare, data, into=into, text=dict(text), max_pixels=self._max_pixels)
         if isinstance(ready, Problem):
             return ready
         path = await self._artifacts.write_once(f"{FOLDER}/{safe_stem(stem)}.{_ENDINGS[ready.format]}", ready.data)
@@ -95,6 +102,7 @@ class PictureFiles:
     def close(self) -> None:
         """No further pictures."""
         self._threads.close()
+        self._big.close()
 
 
 def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str], max_pixels: int) -> _Ready | Problem:
@@ -109,9 +117,9 @@ def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str],
         size = _checked_size(data, shape, max_pixels)
         if isinstance(size, Problem):
             return size
-        with _READERS[shape](io.BytesIO(data)) as picture:
-            picture.load()
-            kept = data if wanted == shape else _encoded(picture, wanted)
+        if wanted != shape and size[0] * size[1] > _BIG_CONVERTED_PIXELS:
+            return _too_big(size[0] * size[1], _BIG_CONVERTED_PIXELS)
+        kept = _decoded(data, shape, wanted)
     except MemoryError:
         return _bad(f"a {shape} that does not fit into this machine's memory")
     except Exception as error:  # noqa: BLE001 - hostile bytes make Pillow raise anything at all
@@ -120,6 +128,25 @@ def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str],
         kept = with_png_text(kept, text)
     digest = hashlib.sha256(kept).hexdigest()
     return _Ready(data=kept, sha256=digest, format=wanted, width=size[0], height=size[1])
+
+
+def _pixels_of(data: bytes) -> int:
+    """Width × height as the header says; 0 for what cannot be opened."""
+    shape = format_of(data)
+    if shape is None or shape == "WEBP":
+        return _webp_pixels(data) if shape else 0
+    try:
+        with _READERS[shape](io.BytesIO(data)) as picture:
+            return picture.width * picture.height
+    except Exception:  # noqa: BLE001 - as in `prepare`, which says what is wrong
+        return 0
+
+
+def _decoded(data: bytes, shape: Format, wanted: Format) -> bytes:
+    """The bytes to keep, after every pixel was read."""
+    with _READERS[shape](io.BytesIO(data)) as picture:
+        picture.load()
+        return data if wanted == shape else _encoded(picture, wanted)
 
 
 def picture_fault(data: bytes, *, max_pixels: int = MAX_PIXELS) -> str | None:

@@ -15,11 +15,12 @@ from typing import get_args
 import msgspec
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
+from batchrunner.core.events import FORMAT_VERSION, Close, Done, Event, Open
 from batchrunner.core.state import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
 from batchrunner.stores.lines import Line, read_lines
+from batchrunner.stores.unreadable import UNREADABLE
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -80,6 +81,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_event = msgspec.json.Decoder(Event).decode
 _is_key = re.compile("[0-9a-f]{32}").fullmatch
+_is_crc = re.compile("[0-9a-f]{8}|").fullmatch
 _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 
 
@@ -127,10 +129,10 @@ class LedgerReading:
                 left_out = _torn_tail(path, line, lines, problem or gap, envelope)
                 break
             if sequence == 0:
-                _check_open(path, number, text)
+                _check_open(path, text)
             event = _event(path, line, envelope)
             if sequence == 0 and isinstance(event, Open):
-                opened = event
+                opened = _in_its_place(path, number, event)
             sequence += 1
             if event is not None:
                 yield Record(event, envelope.t, number, envelope.s)
@@ -164,8 +166,9 @@ def _fault(line: Line) -> str:
 
 def _envelope(path: Path, line: Line) -> _Envelope:
     try:
+        line.text.decode("ascii")
         return _decode_envelope(line.text)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         problem = f"a sound line that is no ledger record: {error}"
         raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
 
@@ -195,29 +198,44 @@ def _swallowed(path: Path, line: Line) -> list[_Envelope]:
     return [_envelope(path, rest)] if start > 0 and not _fault(rest) else []
 
 
-def _check_open(path: Path, number: int, text: bytes) -> None:
+def _check_open(path: Path, text: bytes) -> None:
     """Versions first: the other fields of a later format are not ours to judge."""
-    head = _decode_head(text)
+    try:
+        head = _decode_head(text)
+    except UNREADABLE as error:
+        raise LedgerDamagedError(file=str(path), offset=0, problem=f"a sound line that is no `open`: {error}") from error
     if head.e != "open":
         raise LedgerDamagedError(file=str(path), offset=0, problem=f"begins with `{head.e}` instead of `open`")
     if head.version != FORMAT_VERSION:
         problem = f"format version {head.version}; this program reads version {FORMAT_VERSION}"
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
-    segment = _decode_event(text)
-    if isinstance(segment, Open) and segment.segment != number:
-        problem = f"says that it is segment {segment.segment}: the file was renamed or copied"
+
+
+def _in_its_place(path: Path, number: int, opened: Open) -> Open:
+    if opened.segment != number:
+        problem = f"says that it is segment {opened.segment}: the file was renamed or copied"
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
+    return opened
 
 
 def _event(path: Path, line: Line, envelope: _Envelope) -> Event | None:
     """The event, None for a name that this version does not know."""
     try:
         event: Event = _decode_event(line.text)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         if envelope.e not in _KNOWN:
             return None
         problem = f"a sound line that is no `{envelope.e}` record: {error}"
         raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
-    if isinstance(event, ItemEvent) and not _is_key(event.k):
-        raise LedgerDamagedError(file=str(path), offset=line.offset, problem="a sound line with a key that is none")
+    if problem := fault_of(event):
+        raise LedgerDamagedError(file=str(path), offset=line.offset, problem=f"a sound line with {problem}")
     return event
+
+
+def fault_of(event: Event) -> str:
+    """What an event says that none can say, types aside; empty when nothing."""
+    if isinstance(event, ItemEvent) and not _is_key(event.k):
+        return "a key that is none"
+    if isinstance(event, Done) and not (_is_crc(event.crc) and event.length >= 0):
+        return "a place in results.jsonl that is none"
+    return ""

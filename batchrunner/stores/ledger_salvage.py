@@ -31,8 +31,10 @@ from batchrunner.core.events import (
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState, Standing
 from batchrunner.stores.files import Files
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_sound, segment_numbers, segment_path
+from batchrunner.stores.ledger_reader import fault_of
 from batchrunner.stores.lines import read_lines
+from batchrunner.stores.unreadable import UNREADABLE
 
 KIND = "salvage"
 """What a record that was put back says as its reason."""
@@ -102,9 +104,10 @@ def _kept(path: Path, number: int, text: bytes) -> tuple[int, Kept | None] | Non
         if envelope.e not in _KNOWN:
             return envelope.s, None
         event: Event = _decode_event(text)
-        if isinstance(event, ItemEvent) and len(bytes.fromhex(event.k)) != 16:  # noqa: PLR2004 - blake2b-128
+        if fault_of(event) or not text.isascii():
             return None
-    except (msgspec.MsgspecError, ValueError):
+        encode_line(event, sequence=0, at=envelope.t, durable=None)
+    except (*UNREADABLE, ValueError):
         return None
     return envelope.s, Kept(number, envelope.t, event)
 

@@ -23,6 +23,7 @@ from batchrunner.stores.mending import take_out_unreadable
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
 from batchrunner.stores.row_index import RowIndex, index_rows
 from batchrunner.stores.rows import RowFacts, crc_of, encode_row, facts_of
+from batchrunner.stores.unreadable import UNREADABLE
 
 RESULTS = "results.jsonl"
 FAILURES = "failures.jsonl"
@@ -107,8 +108,10 @@ class ResultsFile:
             self._results = self._appender(RESULTS)
         line = encode_row(row)
         offset = self._results.append(line + b"\n")
+        place = Place(crc=crc_of(line), length=offset + len(line) + 1)
+        del line  # it may be as large as an answer may be, and the disk slow
         await self._results.synced()
-        return Place(crc=crc_of(line), length=offset + len(line) + 1)
+        return place
 
     async def add_failure(self, row: FailureRow) -> None:
         """See `core.ports.Results`."""
@@ -268,7 +271,7 @@ def _iter_rows(path: Path, files: Files) -> Iterator[dict[str, Json]]:
             if line.whole:
                 try:
                     row = cast("dict[str, Json]", decode(line.text))
-                except msgspec.MsgspecError:
+                except UNREADABLE:
                     continue
                 yield row
     except OSError as error:

@@ -13,6 +13,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow
 from batchrunner.stores.surrogates import mended_text
+from batchrunner.stores.unreadable import UNREADABLE
 
 _EXTRAS = frozenset({"messages", "images", "replica", "shared_with", "flags", "path"})
 _TOO_DEEP = "parsed_too_deep"
@@ -108,9 +109,10 @@ def encode_row(row: ResultRow | FailureRow) -> bytes:
 def name_of(text: bytes) -> tuple[bytes, bool] | None:
     """(key, whether it is a shared copy) of a row's line; None when the line is no row."""
     try:
+        text.decode()  # fields that are not looked at here are looked at later
         name = _decode_name(text)
         key = bytes.fromhex(name.key)
-    except (msgspec.MsgspecError, ValueError):
+    except (*UNREADABLE, ValueError):
         return None
     return (key, name.shared_with is not None) if len(key) == 16 else None  # noqa: PLR2004 - blake2b-128
 
@@ -121,7 +123,7 @@ def facts_of(text: bytes) -> RowFacts | None:
         return None
     try:
         return _decode_facts(text)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 
@@ -130,7 +132,7 @@ def name_and_id_of(text: bytes) -> tuple[bytes, str] | None:
     name = name_of(text)
     try:
         return None if name is None else (name[0], id_of(text))
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

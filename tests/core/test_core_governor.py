@@ -220,3 +220,16 @@ def test_a_rate_that_doubles_is_followed_up_within_a_minute() -> None:
     slow, fast = bucket(0.5, 1.0), bucket(1.0, 1.0)
     play = Play(auto(), lambda now, busy: (slow if now < 300 else fast)(now, busy), latency_s=0.5).run(until=600.0)
     assert len([at for at in play.done if at >= 360.0]) >= 0.9 * 240
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_server_that_let_nobody_through_told_nothing_of_its_pace(*, told: bool) -> None:
+    governor, now = auto(), 0.0
+    for _ in range(6):
+        governor.refused(now + REFUSAL_S, governor.sent(now, in_flight=1))
+        now += 3.0
+    if not told:
+        governor.nobody_gets_through(now)
+    for number in (1, 2):
+        governor.accepted(now + REFUSAL_S, governor.sent(now, in_flight=number))
+    assert (governor.wait_s(now) < 1.0) != told

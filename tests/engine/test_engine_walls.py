@@ -86,3 +86,13 @@ def test_the_next_run_begins_with_what_last_worked(tmp_path: Path) -> None:
     assert widths == [found]
     assert found is not None
     assert found <= 6, "the simulator takes five at once"
+
+
+def test_a_server_that_is_overloaded_for_long_has_no_quota(house: House) -> None:
+    job = chat(*MANY[:30], model="sim/chat#an-529:30").replace(
+        "provider: simulator", "provider: {preset: simulator, dialect: anthropic-messages}"
+    )
+    assert house.run(job).exit_status is ExitStatus.DONE
+    parks = house.events("parked")
+    assert parks[-1]["t"] - parks[0]["t"] > 900.0, "long enough that a throttle would be taken for a quota"
+    assert {park["kind"] for park in parks} == {"overloaded"}

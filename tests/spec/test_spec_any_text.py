@@ -81,6 +81,7 @@ def test_any_bytes_are_a_job_or_mistakes(raw: bytes) -> None:
 @_QUICK
 @given(st.lists(_PIECES | st.text(max_size=3), max_size=40).map("".join))
 def test_any_yaml_like_text_is_a_job_or_mistakes(text: str) -> None:
+    """Threat 7."""
     outcome(text.encode("utf-8", "surrogatepass"))
 
 

@@ -1,11 +1,21 @@
-"""The example jobs and the starting file pass `check`, and say what they promise; defaults depend on the kind."""
+"""The example jobs pass `check`, run simulated and do what they promise; the starting file; defaults by kind."""
 
+import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 
+from batchrunner import app
+from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job, Limits, Listing, Output, Retry, Source, Timeouts, Turn
+from batchrunner.core.report import Report
+from batchrunner.engine.clock import LoopClock
+from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
+from batchrunner.simulator.virtual_time import run_virtual
+from batchrunner.simulator.world import World
 from batchrunner.spec import load_job, starter_job
 
 Load = Callable[..., Job]
@@ -14,16 +24,50 @@ JOBS = Path(__file__).parents[2] / "jobs"
 CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 
 
-def test_every_example_is_there() -> None:
-    assert {path.name for path in JOBS.glob("*.yaml")} >= {
-        "demo-chat.yaml",
-        "demo-images.yaml",
-        "modelscope-chat.yaml",
-        "modelscope-images.yaml",
-        "questions-from-csv.yaml",
-        "compare-models.yaml",
-        "local-server.yaml",
-    }
+SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "anthropic-messages": lambda row: row["output"]["reasoning"] and row["messages"],
+    "compare-models": lambda row: row["messages"],
+    "demo-chat": lambda row: row["output"]["text"],
+    "demo-images": lambda row: row["output"]["images"],
+    "describe-pictures": lambda row: len(row["images"]) == 1 and row["output"]["path"],
+    "edit-pictures": lambda row: row["images"] and row["output"]["images"],
+    "local-server": lambda row: row["output"]["text"],
+    "modelscope-chat": lambda row: row["output"]["text"],
+    "modelscope-images": lambda row: row["output"]["images"],
+    "openai-batch-file": lambda row: row["id"].startswith("row-"),
+    "openai-images": lambda row: [picture["format"] for picture in row["output"]["images"]] == ["WEBP"] * 2,
+    "pictures-from-csv": lambda row: len(row["images"]) == 2,
+    "questions-from-csv": lambda row: row["output"]["parsed"],
+    "questions-from-parquet": lambda row: row["vars"]["level"],
+    "structured-answers": lambda row: set(row["output"]["parsed"]) == {"answer", "confidence", "doubts"},
+    "texts-from-folder": lambda row: row["output"]["path"].startswith("titles/"),
+    "tools": lambda row: row["output"]["tool_calls"][0]["name"] == "weather",
+}
+"""What the rows of an example have that it is there to show."""
+
+
+def test_every_example_shows_something() -> None:
+    assert {path.stem for path in JOBS.glob("*.yaml")} == set(SHOWS)
+
+
+@pytest.mark.parametrize("name", SHOWS)
+def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -> None:
+    job = app.load_job(str(JOBS / f"{name}.yaml"), simulate=True, out=str(tmp_path / "out"))
+    checked = asyncio.run(app.check(job))
+    assert (checked.mistakes, checked.items > 0) == ((), True)
+
+    async def night() -> Report:
+        clock, world = LoopClock(wall_at_zero=1_795_000_000.0), World()
+        network = (
+            SimulatedTransport(world, clock, timeouts=job.timeouts),
+            SimulatedDownloads(world, clock, timeouts=job.timeouts),
+        )
+        return await app.run(job, clock=clock, network=network, say=lambda _: None, limit=2)
+
+    report = run_virtual(night)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert (report.exit_status, len(rows)) == (ExitStatus.DONE, 2)
+    assert all(SHOWS[name](row) for row in rows)
 
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)

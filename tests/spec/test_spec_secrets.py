@@ -64,6 +64,7 @@ PLACES = [
 def test_a_literal_secret_is_a_mistake_that_never_echoes_it(
     mistakes: Mistakes, text: str, key: str, secret: str
 ) -> None:
+    """Threat 15."""
     found = mistakes(text)
     assert key in [mistake.key for mistake in found]
     assert secret not in str(JobMistakesError(found))

@@ -60,6 +60,7 @@ HOSTILE = [
 def test_hostile_yaml_is_a_mistake_with_its_line(
     mistakes: Mistakes, text: bytes, line: int | None, problem: str
 ) -> None:
+    """Threat 7."""
     found = mistakes(text)
     assert (line, True) in [(mistake.line, problem in mistake.problem) for mistake in found], "\n".join(map(str, found))
 
