@@ -102,6 +102,7 @@ class WholeReply(Generic[T]):
             return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
         value = self._parse(body)
         if not isinstance(value, NotJson):
+            del body  # it may hold pictures, of which `value` and the outcome are copies already
             return self._read(head, value)
         match ending:
             case Broken():

@@ -62,6 +62,10 @@ def _burst(order: Order) -> Refusal | None:
     return REFUSALS["T1"] if order.lane.in_flight > order.figure("burst", 1.0) else None
 
 
+def _unpaid(order: Order) -> Refusal | None:
+    return REFUSALS["unpaid"] if order.lane.calls > order.figure("unpaid", 0.0) else None
+
+
 def _slope(order: Order) -> Refusal | None:
     recent = order.lane.recent
     recent.append(order.now)
@@ -128,6 +132,7 @@ GATES: dict[str, Gate] = {
     "throttle": _first_calls("throttle", "T1"),
     "burst": _burst,
     "slope": _slope,
+    "unpaid": _unpaid,
     "quota-noheader": _first_calls("quota-noheader", "T2-quiet"),
     "tpm": _tokens_per_minute,
     "retired": _first_calls("retired", "X1"),

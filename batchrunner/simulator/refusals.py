@@ -100,6 +100,14 @@ REFUSALS: dict[str, Refusal] = {
     "T2": Refusal(status=429, shape="A", message="Request limit exceeded."),
     "T2-quiet": Refusal(status=429, shape="A", message="Request limit exceeded.", quiet=True),
     "T3": Refusal(status=429, shape="C", message=_T3, code="insufficient_quota", type="insufficient_quota"),
+    "unpaid": Refusal(
+        status=429,
+        shape="C",
+        message="You exceeded your current quota, please check your plan and billing details.",
+        code="insufficient_quota",
+        type="insufficient_quota",
+        quiet=True,
+    ),
     "T4": Refusal(
         status=429,
         shape="C",

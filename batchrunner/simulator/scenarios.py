@@ -73,6 +73,7 @@ SCENARIOS: dict[str, Scenario] = {
         _row("refusal", "quota-model", "429 Q1 after n calls of the day, until midnight in Shanghai", "n"),
         _row("refusal", "quota-account", "429 T2 after n calls of the account's day, header account-remaining 0", "n"),
         _row("refusal", "quota-noheader", "429 T2 without any header (first n calls of the lane)", "n"),
+        _row("refusal", "unpaid", "429 insufficient_quota, as OpenAI means it, after n calls of the lane", "n"),
         _row("refusal", "tpm", "429 T3, clears 60 s after the first call"),
         _row("refusal", "retired", "429 X1 for ever (or the first n calls of the lane)", "n"),
         _row("refusal", "empty429", "429 without a body (first n calls of the lane)", "n"),

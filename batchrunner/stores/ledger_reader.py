@@ -203,7 +203,8 @@ def _check_open(path: Path, text: bytes) -> None:
     try:
         head = _decode_head(text)
     except UNREADABLE as error:
-        raise LedgerDamagedError(file=str(path), offset=0, problem=f"a sound line that is no `open`: {error}") from error
+        problem = f"a sound line that is no `open`: {error}"
+        raise LedgerDamagedError(file=str(path), offset=0, problem=problem) from error
     if head.e != "open":
         raise LedgerDamagedError(file=str(path), offset=0, problem=f"begins with `{head.e}` instead of `open`")
     if head.version != FORMAT_VERSION:

@@ -198,11 +198,12 @@ class PictureDownloads:
 def _parsed(url: str) -> URL | None:
     """The URL as the server wrote it where that is safe: quoting anew could break a signature."""
     try:
+        url.encode()  # half a character is in no address, and no message could show it
         quoted = URL(url)
         kept = URL(url, encoded=True) if _PRINTABLE.fullmatch(url) else quoted
         # yarl reads host and port of an encoded URL late: both readings have to agree on where it leads.
         same = (kept.host, kept.port, kept.raw_user) == (quoted.host, quoted.port, quoted.raw_user)
-    except ValueError:
+    except (ValueError, IndexError):  # the second over `https://[::1]@`
         return None
     return kept if same else quoted
 
@@ -211,7 +212,7 @@ def _joined(base: URL, location: str) -> URL | None:
     relative = _parsed(location) if location else None
     try:
         return _parsed(str(base.join(relative))) if relative is not None else None
-    except ValueError:
+    except (ValueError, IndexError):
         return None
 
 

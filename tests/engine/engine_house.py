@@ -26,13 +26,15 @@ class House:
     began: float = MONDAY_EVENING
     """Wall clock at which the next run begins; each run moves it on."""
     said: list[str] = field(default_factory=list)
+    simulate: bool = True
+    """False: the job's own provider decides what words mean; the world answers for it all the same."""
 
     def run(self, job: str, *, overrides: tuple[str, ...] = (), **options: Any) -> Report:
         """Write the job file, run it in virtual time against the same world."""
         path = self.folder / "job.yaml"
         path.write_text(job, "utf-8")
         out = str(self.folder / "out")
-        loaded = app.load_job(str(path), simulate=True, out=out, overrides=overrides)
+        loaded = app.load_job(str(path), simulate=self.simulate, out=out, overrides=overrides)
 
         async def night() -> Report:
             clock = LoopClock(wall_at_zero=self.began)

@@ -45,6 +45,34 @@ def test_a_dead_key_costs_no_more_calls_than_there_are_slots(house: House, scena
     assert house.stats.sends <= SLOTS
 
 
+def test_an_unpaid_account_costs_no_more_calls_than_there_are_slots_and_goes_on_when_paid(tmp_path: Path) -> None:
+    """`insufficient_quota` as OpenAI means it: money, not time."""
+    openai = "provider: {preset: openai, base_url: 'http://127.0.0.1:1/v1', api_key_env: [], auth: none}"
+    job = chat(*MANY, model="sim/chat#unpaid:50", more=fixed()).replace("provider: simulator", openai)
+    house = House(tmp_path, simulate=False)
+    report = house.run(job)
+    assert report.exit_status is ExitStatus.REFUSED
+    assert "check your plan and billing details" in (report.status.message or "")
+    assert (report.status.items.done, report.status.items.failed) == (50, 0)
+    assert house.stats.sends <= 50 + SLOTS
+    paid = house.stats.paid
+    while report.exit_status is ExitStatus.REFUSED and paid < len(MANY):
+        house.world = World()  # fifty more calls are paid for
+        report = house.run(job)
+        paid += house.stats.paid
+    assert report.exit_status is ExitStatus.DONE
+    assert paid == len(house.rows()) == len(MANY)
+
+
+def test_a_spent_quota_is_waited_for_and_everything_is_done_once(tmp_path: Path) -> None:
+    house = House(tmp_path, World(latency=Latency(first_byte_s=0.5)))
+    report = house.run(chat(*MANY, model="sim/chat#quota-model:150", more=fixed()))
+    assert report.exit_status is ExitStatus.DONE
+    assert len(house.rows()) == len(MANY)
+    assert house.stats.paid == len(MANY)
+    assert house.events("done")[-1]["t"] - house.events("intent")[0]["t"] > 3600.0
+
+
 @pytest.mark.parametrize("more", ["", "limits: {concurrency: 16}"])
 @pytest.mark.parametrize("scenario", ["5xx", "hang-headers", "reset-before-headers"])
 def test_a_server_that_is_down_costs_sixty_calls_at_most_before_the_lane_waits(

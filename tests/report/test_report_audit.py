@@ -85,6 +85,7 @@ def test_everything_is_looked_at(finished: dict[str, Path]) -> None:
 def test_damage_is_found_named_salvaged_and_only_what_is_lost_is_paid_again(
     finished: dict[str, Path], house: House, name: str, damage: Damage
 ) -> None:
+    """Invariant 5: every way to lose what `done` promised."""
     out = copy_of(finished, name, house)
     damage.happens(out)
     before = tree(out)

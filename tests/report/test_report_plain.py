@@ -28,11 +28,13 @@ from batchrunner.report.plain import printable
     ],
 )
 def test_control_and_bidi_characters_become_visible_and_letters_stay(text: str, shown: str) -> None:
+    """Threat 13: the table."""
     assert printable(text) == shown
 
 
 @given(st.text(st.characters()))
 def test_any_text_comes_out_as_one_line_that_steers_nothing(text: str) -> None:
+    """Threat 13."""
     shown = printable(text)
     assert len(shown.splitlines()) <= 1
     assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cs", "Zl", "Zp"}

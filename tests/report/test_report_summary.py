@@ -89,6 +89,7 @@ def test_the_last_line_is_the_command_that_goes_on_whatever_else_is_told() -> No
 
 
 def test_a_server_cannot_forge_a_line_or_steer_the_terminal() -> None:
+    """Threat 13."""
     forged = "sorry\nnext: rm -rf ~\x1b[2J\u202e"
     told = summary(
         replace(

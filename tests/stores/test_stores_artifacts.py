@@ -47,6 +47,7 @@ def test_a_file_lands_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("path", ["../out.md", "a/../../out.md", "/tmp/batchrunner-out.md"])
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, path: str) -> None:
+    """Threat 5, invariant 19."""
     root = tmp_path / "run"
     root.mkdir()
     with pytest.raises(StoreBrokenError, match="outside"):
@@ -55,6 +56,7 @@ def test_a_path_that_leads_out_is_refused(tmp_path: Path, path: str) -> None:
 
 
 def test_a_link_on_the_way_down_is_refused(tmp_path: Path) -> None:
+    """Threat 5, invariant 19."""
     root, outside = tmp_path / "run", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
@@ -172,6 +174,7 @@ def test_any_text_becomes_a_path_below(text: str, path: str) -> None:
 
 @given(st.text(max_size=400), st.sampled_from(["", "-0123456789ab"]))
 def test_no_text_leads_out_or_makes_a_name_that_is_too_long(text: str, mark: str) -> None:
+    """Threat 5, invariant 19: any text as an id."""
     path = safe_path(text, mark=mark)
     parts = path.split("/")
     assert all(part not in {"", ".", ".."} and len(part.encode()) <= 200 for part in parts)

@@ -103,6 +103,7 @@ def test_a_line_is_ascii_json_whose_last_field_is_the_checksum_of_all_but_17_byt
 
 
 def test_secrets_can_hide_in_the_ledger_so_only_its_owner_reads_it(tmp_path: Path) -> None:
+    """Invariant 19."""
     write_all_events(tmp_path / "ledger")
     assert stat.S_IMODE((tmp_path / "ledger").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "ledger" / "000001.jsonl").stat().st_mode) == 0o600
@@ -119,6 +120,8 @@ def test_each_process_makes_its_own_segment_and_touches_no_other(tmp_path: Path)
 
 
 def test_two_writers_never_share_a_segment(tmp_path: Path) -> None:
+    """Invariant 17."""
+
     async def run() -> None:
         one, other = open_ledger(tmp_path / "ledger"), open_ledger(tmp_path / "ledger")
         assert one.path != other.path

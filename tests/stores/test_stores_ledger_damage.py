@@ -60,6 +60,7 @@ def read(folder: Path, text: bytes) -> tuple[list[Event], tuple[LeftOut, ...]]:
 
 
 def test_a_ledger_cut_anywhere_replays_as_its_whole_lines_and_tells_the_rest(tmp_path: Path) -> None:
+    """Invariant 7."""
     lines = segment()
     text = b"".join(lines)
     events, left_out = read(tmp_path, text)

@@ -174,6 +174,7 @@ def test_what_is_no_picture_is_refused_with_what_it_seems_to_be(tmp_path: Path, 
 
 @pytest.mark.parametrize("shape", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_a_picture_cut_anywhere_is_refused(shape: str) -> None:
+    """Threat 6: halves of every format."""
     data = drawn(shape, size=(24, 24))
     for cut in range(len(data)):
         assert picture_fault(data[:cut]) is not None, cut
@@ -189,6 +190,7 @@ def test_half_a_jpeg_with_a_whole_thumbnail_inside_is_refused() -> None:
 
 
 def test_a_png_without_its_end_is_refused() -> None:
+    """Threat 6."""
     assert picture_fault(drawn("PNG")[:-12]) == "the server sent a PNG without its end"
 
 
@@ -225,6 +227,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 def test_a_bomb_is_refused_by_its_header_alone(tmp_path: Path) -> None:
+    """Threat 6."""
     assert "2500000000 pixels; at most 10000000" in refused(tmp_path, bomb(50_000, 50_000))
 
 
@@ -264,6 +267,7 @@ def test_several_pictures_are_saved_at_the_same_time(tmp_path: Path) -> None:
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
 @settings(max_examples=150, deadline=None)
 def test_no_bytes_make_it_crash(shape: str, data: st.DataObject) -> None:
+    """Threat 6."""
     mangled = bytearray(drawn(shape, size=(9, 9)))
     for _ in range(data.draw(st.integers(1, 4))):
         mangled[data.draw(st.integers(0, len(mangled) - 1))] = data.draw(st.integers(0, 255))

@@ -130,6 +130,7 @@ def play(disk: CrashingDisk, told: Told, numbers: range) -> None:
 @pytest.mark.parametrize("losses", [0.0, 0.5, 1.0], ids=["kill", "both", "power"])
 @pytest.mark.parametrize("seed", range(15))
 def test_what_was_acknowledged_survives_the_end_of_a_process_at_any_call(seed: int, losses: float) -> None:
+    """Invariant 6."""
     rng = random.Random(seed)
     disk, told = CrashingDisk(seed), Told()
     disk.make_folder(RUN, 0o700)

@@ -1,0 +1,110 @@
+"""The tables of tests/README.md tell the truth: every number is there, every test exists and says its number."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+TESTS: Final = Path(__file__).parent
+TABLES: Final = {"Invariant": ("## Invariants", 22), "Threat": ("## Threats", 16)}
+_NAMES = re.compile(r"`(?:([\w/]+\.py)|(test_\w+))`")
+_NUMBERS = re.compile(r"(?:invariant|threat)s?((?:[\s,]|\d|\band\b|\bto\b|\bbut\b)+)", re.IGNORECASE)
+
+
+class Row(NamedTuple):
+    """A row of a table: its number, the tests that say it with the files they stand in, and further tests."""
+
+    kind: str
+    number: int
+    tests: tuple[tuple[str, str], ...]
+    more: tuple[str, ...]
+
+
+def rows() -> list[Row]:
+    text = (TESTS / "README.md").read_text("utf-8")
+    found: list[Row] = []
+    for kind, (title, _) in TABLES.items():
+        table = text.split(f"\n{title}", 1)[1].split("\n## ", 1)[0]
+        for line in re.findall(r"^\| \d.*\|$", table, re.MULTILINE):
+            _, number, _, tests, more, _ = line.split("|")
+            found.append(Row(kind, int(number), tuple(_tests(tests)), tuple(re.findall(r"`(test_\w+)`", more))))
+    return found
+
+
+def _tests(cell: str) -> list[tuple[str, str]]:
+    """(file, test) pairs: a file's name counts until the next one."""
+    file, pairs = "", []
+    for path, test in _NAMES.findall(cell):
+        file = path or file
+        if test:
+            pairs.append((file, test))
+    return pairs
+
+
+@cache
+def named_in(file: str) -> dict[str, str]:
+    """The tests of a file and their docstrings."""
+    tree = ast.parse((TESTS / file).read_text("utf-8"))
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+@cache
+def all_tests() -> frozenset[str]:
+    files = [str(path.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")]
+    return frozenset(name for file in files for name in named_in(file))
+
+
+def numbers_in(text: str, kind: str) -> set[int]:
+    """The numbers that follow the word: `Invariants 1 to 6, 9 and 11`, `1 to 20 but 7 and 17`."""
+    found: set[int] = set()
+    for words in (match for match in _NUMBERS.finditer(text) if match[0].lower().startswith(kind.lower())):
+        kept, _, dropped = words[1].partition("but")
+        found |= _spans(kept) - _spans(dropped)
+    return found
+
+
+def _spans(words: str) -> set[int]:
+    spans = re.findall(r"(\d+)(?:\s+to\s+(\d+))?", words)
+    return {number for first, last in spans for number in range(int(first), int(last or first) + 1)}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_number_stands_in_its_table_once(kind: str) -> None:
+    assert [row.number for row in rows() if row.kind == kind] == list(range(1, TABLES[kind][1] + 1))
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.kind} {row.number}")
+def test_every_test_of_a_row_exists_and_says_its_number(row: Row) -> None:
+    assert row.tests
+    for file, test in row.tests:
+        assert file, f"{test} stands in no file"
+        assert test in named_in(file), f"{file} has no {test}"
+        assert row.number in numbers_in(named_in(file)[test], row.kind), f"{test} does not say {row.kind} {row.number}"
+    assert set(row.more) <= all_tests()
+
+
+def test_nothing_writes_a_page_yet() -> None:
+    """Threat 11: as long as nothing makes HTML there is nothing to escape."""
+    program = TESTS.parent / "batchrunner"
+    pages = [path for path in program.rglob("*") if path.suffix == ".j2" or path.name == "page.py"]
+    assert not pages, "test threat 11 in a real browser, and put those tests into the row of threat 11"
+
+
+def test_every_folder_of_tests_is_told_of() -> None:
+    text = (TESTS / "README.md").read_text("utf-8")
+    folders = {path.parent.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py") if path.parent != TESTS}
+    assert {folder for folder in folders if f"`{folder}/`" not in text} == set()
+
+
+def test_numbers_are_read_as_they_are_written() -> None:
+    assert numbers_in("Invariants 1 to 3, 5 and 7 to 9 but 8: x", "Invariant") == {1, 2, 3, 5, 7, 9}
+    assert numbers_in("Threat 2, invariants 18 and 19.", "Invariant") == {18, 19}
+    assert numbers_in("Threat 2, invariants 18 and 19.", "Threat") == {2}
+    assert numbers_in("see RELIABILITY 5", "Threat") == set()
