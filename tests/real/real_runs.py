@@ -52,6 +52,12 @@ class Simulator:
         with urllib.request.urlopen(self.base_url.removesuffix("/v1") + "/_simulator/stats") as reply:
             return dict(json.load(reply))
 
+    def log(self, *, since: int) -> list[dict[str, Any]]:
+        """The requests after this number, as far as it remembers them."""
+        url = f"{self.base_url.removesuffix('/v1')}/_simulator/log?since={since}"
+        with urllib.request.urlopen(url) as reply:
+            return list(json.load(reply)["requests"])
+
 
 @contextlib.contextmanager
 def simulator(folder: Path, *options: str) -> Iterator[Simulator]:

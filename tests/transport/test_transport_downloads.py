@@ -92,6 +92,7 @@ def failed(result: bytes | Problem) -> Problem:
 @pytest.mark.parametrize("url", INSIDE)
 def test_nothing_inside_is_fetched_however_it_is_spelt(url: str) -> None:
     """Threat 3: the table of URLs."""
+
     async def scene() -> None:
         async with serve(says(reply(PICTURE))) as server:
             problem = failed(await fetch(url.format(port=server.port) + SIGNED, strict()))
@@ -157,6 +158,7 @@ def test_a_download_carries_no_credential_and_no_cookie(monkeypatch: pytest.Monk
 
 def test_proxies_of_the_environment_are_ignored_and_the_jobs_own_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threat 14, for pictures."""
+
     async def scene() -> None:
         async with serve(says(reply(b"proxied"))) as proxy, serve(says(reply(PICTURE))) as server:
             monkeypatch.setenv("HTTP_PROXY", proxy.url(""))
@@ -266,6 +268,7 @@ def test_a_fault_is_a_problem_that_shows_host_and_path_and_never_the_signature(n
 
 def test_a_steady_drip_of_many_bytes_ends_at_the_total_deadline() -> None:
     """Threat 9, for pictures."""
+
     async def scene() -> None:
         async with serve(drips(b"x" * 100, every_s=0.01)) as server:
             loader = downloads(timeouts=Timeouts(download_s=0.3))

@@ -58,6 +58,7 @@ def test_the_key_goes_once_in_the_header_of_its_scheme(auth: AuthScheme, line: s
 
 def test_a_request_to_another_origin_carries_neither_key_nor_own_headers() -> None:
     """Threat 1."""
+
     async def scene() -> None:
         async with serve(says(reply())) as home, serve(says(reply())) as other:
             async with api(provider(home.url("/v1"), headers={"X-Team": "evals"})) as transport:
@@ -85,6 +86,7 @@ def test_a_longer_authority_that_begins_like_the_configured_one_is_another_origi
 @pytest.mark.parametrize("status", ["301 M", "302 F", "303 S", "307 T", "308 P"])
 def test_a_redirect_is_a_reply_and_the_second_host_sees_nothing(status: str) -> None:
     """Threat 1."""
+
     async def scene() -> None:
         async with serve(says(reply())) as second:
             moved = reply(status=status, headers=f"Location: {second.url()}\r\n")
@@ -224,6 +226,7 @@ def test_a_base_url_that_cannot_be_used_is_a_mistake(base_url: str) -> None:
 
 def test_a_self_signed_certificate_is_refused_before_anything_is_sent(certificate: tuple[Path, ssl.SSLContext]) -> None:
     """Threat 16."""
+
     async def scene() -> None:
         async with serve(says(reply()), tls=certificate[1]) as server:
             kept = await one(server.url("/v1", scheme="https"), server.url(scheme="https"))
