@@ -1,0 +1,69 @@
+"""A real file system that is full: the run stops with 4 and a clear sentence, and goes on when there is room again."""
+
+from pathlib import Path
+
+import pytest
+from real_disks import SmallDisk, small_disk
+from real_jobs import chat_job, image_job
+from real_judging import (
+    Account,
+    account_of,
+    is_sound,
+    ledger_records,
+    nothing_is_wrong,
+    pictures_are_what_was_sent,
+    texts_are_what_was_sent,
+    write_prompts,
+)
+from real_lives import life
+from real_runs import CANARY, Ended, Simulator, no_byte_holds, simulator
+
+pytestmark = pytest.mark.real
+ROOM_BYTES = 512 * 1024
+ANSWERS, PICTURES = 1_000, 200
+
+
+def run_there(disk: SmallDisk, job: Path) -> Ended:
+    with life(job.parent, "run", str(job), "--json", "--out", str(disk.there / "out"), before=disk.door) as living:
+        return living.end()
+
+
+def fills_and_goes_on(disk: SmallDisk, job: Path, server: Simulator, *, items: int) -> Account:
+    out = disk.here / "out"
+    ended = run_there(disk, job)
+    assert ended.status == 4, ended
+    assert "no space left" in ended.stderr.lower(), ended.stderr
+    assert "Traceback" not in ended.stderr
+    is_sound(out)
+    done = {record["k"] for record in ledger_records(out) if record["e"] == "done"}
+    assert 0 < len(done) < items
+    assert server.stats()["in_flight"] == 0
+    still = run_there(disk, job)
+    assert still.status == 4, still
+    assert "no space left" in still.stderr.lower(), still.stderr
+    is_sound(out)
+    disk.grow()
+    last = run_there(disk, job)
+    assert last.status == 0, last.stderr
+    is_sound(out)
+    no_byte_holds(out, CANARY)
+    account = account_of(out, server.stats(), items=items)
+    nothing_is_wrong(account)
+    return account
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_answers_on_a_full_disk_are_kept_and_the_rest_follows_when_there_is_room(tmp_path: Path, kind: str) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
+    with small_disk(tmp_path, kind, size_bytes=ROOM_BYTES) as disk, simulator(tmp_path) as server:
+        fills_and_goes_on(disk, chat_job(tmp_path, server.base_url), server, items=ANSWERS)
+        texts_are_what_was_sent(disk.here / "out", prompts)
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_tasks_accepted_before_the_disk_was_full_are_followed_and_not_paid_again(tmp_path: Path, kind: str) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", items=PICTURES)
+    with small_disk(tmp_path, kind, size_bytes=ROOM_BYTES) as disk, simulator(tmp_path) as server:
+        job = image_job(tmp_path, server.base_url, in_flight=50)
+        fills_and_goes_on(disk, job, server, items=PICTURES)
+        pictures_are_what_was_sent(disk.here / "out", prompts)
