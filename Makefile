@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-servers setup format lint types contracts unit torture bench clean
+.PHONY: demo test test-servers setup format lint types contracts unit torture bench soak clean
 
 setup: $(READY)
 
@@ -46,10 +46,14 @@ test-servers: setup
 
 torture: setup
 	@echo "== the tests that try to break it, long: about an hour"
-	BATCHRUNNER_TORTURE=1 $(BIN)/python -m pytest -n auto tests/crash tests/fuzz tests/real tests/providers tests/spec tests/stores
+	BATCHRUNNER_TORTURE=1 $(BIN)/python -m pytest -n auto tests/crash tests/fuzz tests/real tests/engine/test_engine_soak.py
 
 bench: setup
-	@for figures in benchmarks/*.py; do echo "== $$figures"; $(BIN)/python $$figures || exit 1; done
+	@for figures in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$figures"; $(BIN)/python $$figures || exit 1; done
+
+soak: setup
+	@echo "== ten real minutes: memory and descriptors"
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -196,8 +196,10 @@ def _compiled(text: str, environment: _Sandbox) -> Template:
         compiled = environment.from_string(measured)
     except TemplateSyntaxError as error:
         raise TemplateFault(f"no valid template: {error.message}", line=error.lineno) from error
-    except (TemplateError, RecursionError, ValueError) as error:
-        raise TemplateFault(f"no valid template: {error}") from error
+    except SyntaxError as error:  # Jinja2 writes Python, which nests no deeper than Python's parser lets it
+        raise TemplateFault(f"no valid template: {error.msg}") from error
+    except (TemplateError, RecursionError, MemoryError, ValueError) as error:
+        raise TemplateFault(f"no valid template: {str(error) or 'it is nested too deep'}") from error
     return Template(text, environment=environment, compiled=compiled, names=names)
 
 
