@@ -53,6 +53,11 @@ PAST_BUGS = (
         "`--retry-failed` took rows out of failures.jsonl before the ledger's `requeued` was synced; a power loss took "
         "the record and left failed items without a row, which the audit calls damage. It is synced first now.",
     ),
+    PastBug(
+        8473,
+        "Two pictures could not be fetched within the window, and a day later their files were gone: every further run "
+        "ended as paused, for ever. A file that is gone after a day has expired, and its item is tried again or fails.",
+    ),
 )
 
 

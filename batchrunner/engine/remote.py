@@ -1,7 +1,8 @@
 """An item whose pictures come from elsewhere: its accepted task is followed to its own end, its pictures are kept.
 
-A picture that was paid for is never given up: what cannot be fetched, or is no picture, leaves the task accepted with
-its URLs in the ledger. The next run fetches it again; nothing here submits anything.
+A picture that was paid for is not given up: what cannot be fetched, or is no picture, leaves the task accepted with
+its URLs in the ledger. The next run fetches it again; nothing here submits anything. Only a file that is gone when a
+provider may have swept it away has expired with its task.
 """
 
 import random
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem
+from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.rules import RULES, is_held, may_try_again
 from batchrunner.core.state import OpenTask
@@ -23,6 +24,9 @@ from batchrunner.engine.verdict import Again, Finished, GivenUp, Verdict, Waitin
 
 _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2
+_KEPT_FOR_S: Final = 86_400.0
+"""No provider is known to keep results for less than a day (PROTOCOL 3.9, 6.2)."""
+_GONE: Final = frozenset({404, 410})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Remote:
 
     async def follow(self, work: Work, task: OpenTask, *, resumed: bool) -> Verdict:
         """An accepted task, to its own end. The caller counts it as open in its lane."""
+        missing: Problem | None = None
         try:
             for round_ in range(_FETCHES):
                 asked_again = round_ >= _FETCHES_BEFORE_ASKING_AGAIN
@@ -48,12 +53,19 @@ class Remote:
                     return Waiting(why=end.why)
                 if isinstance(end, Problem):
                     return await self._task_ended(work, end)
-                if await self._keep(work, end, task) is None:
+                missing = await self._keep(work, end, task)
+                if missing is None:
                     return Finished()
                 await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
+            if missing is not None and self._has_expired(task, missing):
+                expired = Problem(kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status)
+                return await self._task_ended(work, expired)
             return Waiting(why="download_failed")
         except SteppedOutError:
             return Waiting(why="draining")
+
+    def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
+        return missing.status in _GONE and self.book.clock.wall() - task.accepted_at > _KEPT_FOR_S
 
     async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
         if not ask:

@@ -11,13 +11,16 @@ from crash_watch import Body, Watch
 
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
-from batchrunner.core.outcome import Problem
+from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Downloads, Ledger, Place, Replaced, Results, Transport
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.core.wire import Decoder, Request
 from batchrunner.simulator.crashing_disk import CrashingDisk
 
 T = TypeVar("T")
+_TASK_IS_OVER = frozenset(
+    {ProblemKind.TASK_FAILED, ProblemKind.TASK_CANCELLED, ProblemKind.TASK_NOT_FOUND, ProblemKind.EMPTY_RESULT}
+)
 
 
 @dataclass
@@ -78,9 +81,12 @@ class Doors:
         await self._alive()
         assert self.watch is not None, "nobody sends before the life has begun"
         if request.method != "POST":
-            self.watch.poll(account, request.url.rpartition("/")[2])
+            task_id = request.url.rpartition("/")[2]
+            self.watch.poll(account, task_id)
             outcome = await self.transport.exchange(request, decoder, account=self.key_of(account))
             await self._alive()
+            if isinstance(outcome, Problem) and outcome.kind in _TASK_IS_OVER:
+                self.watch.task_is_over(task_id)
             return outcome
         body = body_of(request)
         lane = account, body[0]

@@ -13,7 +13,7 @@ from crash_rates import Level, RetryAllowance
 from crash_tail import LedgerTail
 from crash_violation import Violation, need
 
-from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Requeued, Retry
+from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Ready, Requeued, Retry
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import ProblemKind
@@ -48,7 +48,7 @@ class Witness:
     unaccounted: int = 0
     """POSTs whose unsynced intents power losses may have taken (`durability: result`)."""
     asked_again: int = 0
-    """Answers that broke their schema: paid, told as what they are, and asked for once more."""
+    """Answers that broke their schema and items that a person gave another chance: paid, told, and wanted again."""
     events: int = 0
     """So many times everything was checked."""
     violation: Violation | None = None
@@ -75,6 +75,7 @@ class Witness:
             self.asked_again += event.kind == ProblemKind.SCHEMA_MISS
         elif isinstance(event, Requeued):
             self.failed.discard(bytes.fromhex(event.k))
+            self.asked_again += 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,10 @@ class Watch:
         """Items that were sent in this life, and where."""
         self._estimates: dict[bytes, int] = {}
         self._tasks: dict[LaneName, set[bytes]] = {}
+        self._over: set[str | None] = set()
+        """Tasks whose end the server told."""
+        self._ends: set[bytes] = set()
+        """Items whose task is over, or whose end or next try is being written down."""
         self._paces: dict[LaneName, Level] = {}
         self._tokens: dict[LaneName, Level] = {}
         self._polls: dict[str, Level] = {}
@@ -167,6 +172,8 @@ class Watch:
                 self._failed_in[key] = self._lane_of.get(key, ("", ""))
         if isinstance(event, Retry | Done | Failed):
             self._ended(key, event)
+        elif isinstance(event, Ready):
+            self._ends.add(key)
         self.witness.begun(event)
         self.pending[key] = event
 
@@ -208,9 +215,13 @@ class Watch:
         tasks.add(key)
         most = self.job.limits.in_flight_tasks or PRESETS[self.job.provider.preset].in_flight_tasks
         if event.task:
-            self._need(12, f"{len(tasks)} tasks in flight in {lane}, {most} allowed", holds=len(tasks) <= most)
+            self._ends.discard(key)
+            under_way = [key for key in tasks - self._ends if self.witness.tasks.get(key) not in self._over]
+            fits = len(under_way) <= most
+            self._need(12, f"{len(under_way)} tasks in flight in {lane}, {most} allowed", holds=fits)
 
     def _ended(self, key: bytes, event: Retry | Done | Failed) -> None:
+        self._ends.add(key)
         for tasks in self._tasks.values():
             tasks.discard(key)
         estimate = self._estimates.pop(key, None)
@@ -283,6 +294,10 @@ class Watch:
         rate = self.job.limits.poll_per_second or PRESETS[self.job.provider.preset].poll_per_second
         level = self._polls.setdefault(account, Level(rate, max(1.0, rate / 2.0)))
         self._need(15, f"more than {rate} polls a second", holds=level.take(self.clock.monotonic()))
+
+    def task_is_over(self, task_id: str) -> None:
+        """The server has said so; what became of the item is written down after that, and others may go before."""
+        self._over.add(task_id)
 
     # -- the end of the life
 

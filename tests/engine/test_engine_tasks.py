@@ -60,6 +60,19 @@ def test_a_picture_that_cannot_be_had_stays_accepted_and_is_never_submitted_agai
     assert not list((house.out / "images").glob("*.png")) if (house.out / "images").exists() else True
 
 
+def test_a_picture_that_is_gone_after_a_day_has_expired_and_is_told_as_perhaps_paid_twice(house: House) -> None:
+    job = image("a boat", model=model("dl-404"), more="retry: {attempts: 2}")
+    assert house.run(job).exit_status is ExitStatus.PAUSED
+    house.began += 86_400.0
+    report = house.run(job)
+    assert (report.exit_status, house.stats.sends) == (ExitStatus.PAUSED, 2), "a new attempt, whose file is young"
+    assert report.status.sends.possible_duplicates == 1
+    house.began += 86_400.0
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    assert house.rows("failures.jsonl")[0]["error"]["class"] == "task_expired"
+    assert house.stats.sends == 2
+
+
 def test_stub_replies_end_with_the_deadline_and_the_task_stays_accepted(house: House) -> None:
     began = house.began
     report = house.run(image("a boat", model=model("img-stub"), more="timeouts: {task_s: 300}"))
