@@ -19,7 +19,7 @@ from batchrunner.simulator.world import World
 
 TROUBLES: tuple[Refusal, ...] = ("crash", "crash", "crash", "enospc", "eio", "short")
 STORM = Faults(server_error=0.6, reset=0.2)
-MOST_LAST_LIVES = 12
+MOST_LAST_LIVES = 40
 DAY_S = 86_400.0
 SCENARIOS = (
     "throttle:3", "retry-after:7", "retry-after:200", "retry-after-ms:500", "tpm", "empty429:2", "quota-noheader:2",

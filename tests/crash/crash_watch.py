@@ -211,7 +211,8 @@ class Watch:
 
     def _task_begun(self, key: bytes, event: Accepted) -> None:
         lane = event.account, event.model
-        tasks = self._tasks.setdefault(lane, {key for key, task in self.shadow.tasks.items() if _lane(task) == lane})
+        left = {key for key, task in self.shadow.tasks.items() if _lane(task) == lane and not task.urls}
+        tasks = self._tasks.setdefault(lane, left)
         tasks.add(key)
         most = self.job.limits.in_flight_tasks or PRESETS[self.job.provider.preset].in_flight_tasks
         if event.task:
