@@ -13,9 +13,9 @@ from typing import Final
 
 from batchrunner.core.pacing import Bucket
 
-LATE_SECOND: Final = 0.5
+LATE_SECOND: Final = 0.45
 """Polls that a second of not noticing is worth."""
-LATE_AT_ALL: Final = 3.4
+LATE_AT_ALL: Final = 3.6
 """Polls that noticing within NOTICED_AT_ONCE_S, rather than later, is worth."""
 NOTICED_AT_ONCE_S: Final = 1.0
 LONGEST_WAIT_S: Final = 30.0
@@ -23,7 +23,7 @@ SHORTEST_WAIT_S: Final = 0.5
 ENOUGH_ENDS: Final = 8
 """Ends that must have been seen before what was learned is believed."""
 
-_EXPLORED: Final = 0.02
+_EXPLORED: Final = 0.01
 _JITTER_S: Final = 0.1
 _YOUNG_S: Final = 120.0
 _YOUNG_CAP_S: Final = 10.0
@@ -180,7 +180,7 @@ def _reached_at(reached: Sequence[float], age_s: float) -> float:
 def next_poll_s(times: RunTimes, *, age_s: float, polls: int, hint_s: float | None, dice: float) -> float:
     """Seconds to the next poll of a task that is `age_s` old and was asked `polls` times.
 
-    `dice` is uniform in [0, 1): it spreads polls out, and sends one in 50 ahead of its time to learn what no poll of
+    `dice` is uniform in [0, 1): it spreads polls out, and sends one in 100 ahead of its time to learn what no poll of
     the plan would show. The server's own hint is a lower bound (PROTOCOL 3.9).
     """
     learned_s = times.wait_s(age_s)
