@@ -67,7 +67,12 @@ class Usage:
     """Tokens as the server counted them; None is not told."""
 
     input_tokens: int | None = None
+    """All that was read, what came from a cache included."""
     output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    """Of the input: what came from a cache. None where there was none, or nobody told."""
+    cache_write_tokens: int | None = None
+    """Of the input: what went into a cache, where that has a price of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,44 @@ class ToolCall:
     id: str | None
     name: str
     arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureUrl:
+    """A picture that lies on a storage host."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureBytes:
+    """A picture that came in the answer itself."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundBytes:
+    """Sound that came in the answer itself."""
+
+    data: bytes
+    format: str | None = None
+    """What the server or the request calls it, such as `wav` or `pcm16`; the bytes have the last word."""
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One of several answers to one request (`n`)."""
+
+    index: int
+    text: str
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    truncated: bool = False
+    parsed: Json = None
+    extras: dict[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +137,12 @@ class Answer:
     flags: tuple[str, ...] = ()
     """What was odd about an answer that is whole all the same, like `no_done`."""
     hints: Hints | None = None
+    pictures: tuple[PictureUrl | PictureBytes, ...] = ()
+    sounds: tuple[SoundBytes, ...] = ()
+    choices: tuple[Alternative, ...] = ()
+    """All of them where there is more than one; the answer itself is the first that is sound."""
+    extras: dict[str, Json] = field(default_factory=dict)
+    """What was paid for besides, under the server's own names: `logprobs`, `annotations`, `reasoning_details` …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +151,6 @@ class Accepted:
 
     task_id: str
     hints: Hints | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PictureUrl:
-    """A picture that lies on a storage host."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PictureBytes:
-    """A picture that came in the answer itself."""
-
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
