@@ -4,14 +4,12 @@ Refuses to fetch anything: a `$ref` to another document is a mistake of the sche
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from batchrunner.core.job import Json
+from batchrunner.core.json_schema import JsonSchema, SchemaFault, prepare
 from batchrunner.core.outcome import Correction
 from batchrunner.providers.json_text import NotJson, decode, encode, sound
-
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
 
 _FAULT_CHARS: Final = 500
 _FENCE: Final = "```"
@@ -49,11 +47,11 @@ class Unusable:
 class SchemaCheck:
     """One schema, made ready once."""
 
-    __slots__ = ("_validator", "schema")
+    __slots__ = ("_ready", "schema")
 
     def __init__(self, schema: dict[str, Json]) -> None:
         self.schema = schema
-        self._validator: Validator | None = None
+        self._ready: JsonSchema | SchemaFault | None = None
 
     def __repr__(self) -> str:
         """Which schema."""
@@ -64,25 +62,15 @@ class SchemaCheck:
         value = decode(_bare(text).encode("utf-8", "replace"))
         if isinstance(value, NotJson):
             return Misses(fault=f"the answer is not JSON: {value.problem}"[:_FAULT_CHARS])
-        return self._hold(value)
+        return self._hold(value, chars=len(text))
 
-    def _hold(self, value: Json) -> Fits | Misses | Unusable:
-        import re  # noqa: PLC0415 - beside its only use, with the lazy import below
-
-        from jsonschema.exceptions import SchemaError, UndefinedTypeCheck, UnknownType, best_match  # noqa: PLC0415
-        from referencing.exceptions import Unresolvable  # noqa: PLC0415
-
-        try:
-            if self._validator is None:
-                self._validator = _validator(self.schema)
-            error = best_match(self._validator.iter_errors(value))
-        except RecursionError:
-            return Misses(fault="the answer nests deeper than its schema can be followed")
-        except (Unresolvable, SchemaError, UnknownType, UndefinedTypeCheck, re.error) as fault:
-            return Unusable(fault=f"the schema cannot be used: {fault}"[:_FAULT_CHARS])
-        if error is None:
-            return Fits(value=value)
-        return Misses(fault=sound(f"{error.json_path}: {error.message}")[:_FAULT_CHARS])
+    def _hold(self, value: Json, *, chars: int) -> Fits | Misses | Unusable:
+        if self._ready is None:
+            self._ready = prepare(self.schema)
+        if isinstance(self._ready, SchemaFault):
+            return Unusable(fault=f"the schema cannot be used: {self._ready.problem}"[:_FAULT_CHARS])
+        fault = self._ready.miss(value, chars=chars)
+        return Fits(value=value) if fault is None else Misses(fault=sound(fault)[:_FAULT_CHARS])
 
 
 class SchemaChecks:
@@ -124,17 +112,6 @@ def correction_text(correction: Correction) -> str:
         f"Your answer does not fit the required JSON schema: {correction.fault}\n"
         "Answer again, with the complete corrected JSON and nothing else."
     )
-
-
-def _validator(schema: dict[str, Json]) -> "Validator":
-    # lazily: jsonschema costs a tenth of a second to import, and most jobs have no schema
-    from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
-    from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
-
-    kind = validator_for(schema, default=Draft202012Validator)
-    kind.check_schema(schema)
-    made: Validator = kind(schema, registry=EMPTY_REGISTRY)
-    return made
 
 
 def _bare(text: str) -> str:

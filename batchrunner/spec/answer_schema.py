@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.validators import Draft202012Validator, validator_for
-
 from batchrunner.core.job import Json
+from batchrunner.core.json_schema import SchemaFault, prepare
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.named_files import located
 from batchrunner.spec.places import Fault, KeyPath, dotted, short
@@ -32,29 +30,17 @@ def schema_faults(draft: Draft) -> Iterator[Fault]:
         return
     place = ("schema",) if isinstance(draft.spec.answer_schema, dict) else ()
     where = "" if place else f"in {draft.spec.answer_schema}: "
-    checker = validator_for(found, default=Draft202012Validator)
-    checking = validator_for(checker.META_SCHEMA, default=checker)
-    try:
-        error = best_match(checking(checker.META_SCHEMA, format_checker=checker.FORMAT_CHECKER).iter_errors(found))
-    except RecursionError:
-        yield Fault(path=("schema",), problem=f"{where}is nested too deeply")
-        return
-    if error is not None:
-        path: KeyPath = ("schema", *(error.absolute_path if place else ()))
-        inside = "" if place else f"{dotted(tuple(error.absolute_path))} "
-        yield Fault(path=path, problem=f"{where}{inside}is not valid JSON Schema: {_said(error)}")
-        return
-    for path, reference in _references(found, ()):
-        if not _resolves(found, reference):
-            at = ("schema", *path) if place else ("schema",)
-            inside = "" if place else f"{dotted(path)} "
-            problem = f"{where}{inside}refers to {short(reference)}, which is not in the schema"
-            yield Fault(path=at, problem=problem, expected="a reference like #/$defs/name")
-
-
-def _said(error: ValidationError) -> str:
-    """The validator's words, cut: it quotes the whole schema."""
-    return short(error.message).strip('"')
+    lost = [(path, reference) for path, reference in _references(found, ()) if not _resolves(found, reference)]
+    for path, reference in lost:
+        inside = "" if place else f"{dotted(path)} "
+        problem = f"{where}{inside}refers to {short(reference)}, which is not in the schema"
+        yield Fault(
+            path=("schema", *path) if place else ("schema",), problem=problem, expected="a reference like #/$defs/name"
+        )
+    ready = prepare(found) if not lost else None
+    if isinstance(ready, SchemaFault):
+        inside = "" if place or not ready.path else f"{dotted(ready.path)} "
+        yield Fault(path=("schema", *ready.path) if place else ("schema",), problem=f"{where}{inside}{ready.problem}")
 
 
 def _read(draft: Draft) -> tuple[dict[str, Json] | None, list[Fault]]:

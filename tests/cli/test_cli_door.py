@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 
 HOME = Path(__file__).resolve().parents[2]
-HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2", "uvloop", "rich", "yaml", "tenacity", "jsonschema")
+HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2", "uvloop", "rich", "yaml", "tenacity", "jsonschema_rs")
 COMMANDS = ("init", "check", "plan", "rehearse", "run", "status", "verify", "export", "simulate", "schema")
 
 

@@ -158,8 +158,8 @@ def test_a_model_that_answers_in_words_is_held_to_the_schema_all_the_same() -> N
 @pytest.mark.parametrize(
     ("arguments", "reason", "said", "fault"),
     [
-        ('{"n": "four"}', "tool_use", '{"n": "four"}', "$.n: 'four' is not of type 'integer'"),
-        ("{}", "tool_use", "{}", "$: 'n' is a required property"),
+        ('{"n": "four"}', "tool_use", '{"n": "four"}', '$.n: "four" is not of type "integer"'),
+        ("{}", "tool_use", "{}", '$: "n" is a required property'),
         ('{"n": ', "max_tokens", '{"n": ', "token limit"),
     ],
 )
