@@ -43,7 +43,7 @@ from batchrunner.report.standing import replay, status_of_directory
 from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.results import iter_results
-from batchrunner.stores.run_directory import remember_end, take_directory
+from batchrunner.stores.run_directory import refuse_run_elsewhere, remember_end, run_elsewhere, take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
 from batchrunner.transport import read_keys
 from batchrunner.transport.masking import refuse_keys_in_job
@@ -76,6 +76,8 @@ async def check(job: Job) -> CheckResult:
     """Stream every item once and collect what is wrong; sends nothing and writes nothing."""
     dialect_for(job.provider)
     mistakes = await check_items(job)
+    if (misplaced := run_elsewhere(job)) is not None:
+        mistakes = (misplaced, *mistakes)
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
     items = items_of(job)
@@ -92,6 +94,7 @@ async def plan(job: Job) -> Plan:
         JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
     """
     folder = Path(job.output.dir)
+    refuse_run_elsewhere(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
     items = items_of(job)
@@ -143,6 +146,7 @@ class RunOptions(TypedDict, total=False):
     signals: SIGINT and SIGTERM drain the run, a second one cancels it.
     say: for what a person should know at once; default: a line on stderr.
     command: how to go on from a shell, for `Status.next_command`.
+    command_elsewhere: the same with absolute paths, for those who ask from another folder.
     clock: for runs in virtual time.
     network: another pair of doors than the job's own, for rehearsals.
     """
@@ -154,6 +158,7 @@ class RunOptions(TypedDict, total=False):
     signals: bool
     say: Callable[[str], None] | None
     command: str | None
+    command_elsewhere: str | None
     clock: LoopClock
     network: tuple[Transport, Downloads] | None
 
@@ -173,11 +178,19 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     refuse_keys_in_job(job, keys)
     dialect_for(job.provider)
     folder = Path(job.output.dir)
+    refuse_run_elsewhere(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated)
     make_run_folder(folder)
     async with AsyncExitStack() as stack:
         stack.enter_context(RunLock(folder))
-        take_directory(folder, job, program=VERSION, wall=clock.wall(), command=options.get("command"))
+        take_directory(
+            folder,
+            job,
+            program=VERSION,
+            wall=clock.wall(),
+            command=options.get("command"),
+            command_elsewhere=options.get("command_elsewhere"),
+        )
         for mistake in missing:
             speak(f"{mistake.problem}: this key's lanes stay closed")
         for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):

@@ -32,7 +32,13 @@ from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.results import AdoptedRow, ResultsFile
-from batchrunner.stores.run_directory import digest_of_job, remember_totals, remove_leftovers, windows_that_worked
+from batchrunner.stores.run_directory import (
+    digest_of_job,
+    refuse_run_elsewhere,
+    remember_totals,
+    remove_leftovers,
+    windows_that_worked,
+)
 from batchrunner.stores.run_file import check_claim
 from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
@@ -194,6 +200,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
     state, windows = LedgerState(day_offset_s=day_offset_s), dict[str, int]()
     if not options.get("from_scratch", False):
         folder = Path(job.output.dir)
+        refuse_run_elsewhere(job)
         check_claim(folder, job_name=job.name, simulated=job.simulated)
         state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
     missing = read_keys(job.provider.key_env, os.environ)[1]

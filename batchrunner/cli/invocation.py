@@ -7,25 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def program() -> str:
-    """`batchrunner` when that is on the path, otherwise what does the same from where the person stands."""
+def program(*, anywhere: bool = False) -> str:
+    """`batchrunner` when that is on the path, otherwise what does the same from where the person stands.
+
+    `anywhere`: from any other folder, too.
+    """
     started = sys.argv[0]
     if Path(started).name == "__main__.py":
-        return f"{_shortest(sys.executable)} -m batchrunner"
-    return _shortest(started)
+        return f"{_shortest(sys.executable, anywhere=anywhere)} -m batchrunner"
+    return _shortest(started, anywhere=anywhere)
 
 
-def run_command(job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None) -> str:
-    """The `run` command that goes on with a job: without `--limit`, and without what a person asks for only once."""
+def run_command(
+    job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None, anywhere: bool = False
+) -> str:
+    """The `run` command that goes on with a job: without `--limit`, and without what a person asks for only once.
+
+    `anywhere`: with absolute paths, so that it works from any other folder, too.
+    """
+    if anywhere:
+        job_file = str(Path(job_file).absolute())
+        out = None if out is None else str(Path(out).absolute())
     options = [part for override in overrides for part in ("--set", override)]
     options += ["--simulate"] if simulate else []
     options += ["--out", out] if out is not None else []
     file = f"./{job_file}" if job_file.startswith("-") else job_file
-    return f"{program()} {shlex.join(['run', file, *options])}"
+    return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"
 
 
-def _shortest(path: str) -> str:
+def _shortest(path: str, *, anywhere: bool) -> str:
     name = Path(path).name
     found = shutil.which(name)
     same = found is not None and Path(found).absolute() == Path(path).absolute()
-    return shlex.quote(name if same else path)
+    return shlex.quote(name if same else str(Path(path).absolute()) if anywhere else path)

@@ -74,13 +74,16 @@ def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: s
     if out is not None and len(files) > 1:
         mistakes.append(Mistake(key="--out", problem="several jobs cannot share a directory", hint="run them singly"))
     for file in files:
-        command = run_command(file, overrides=overrides, simulate=simulate, out=out)
+        command, elsewhere = (
+            run_command(file, overrides=overrides, simulate=simulate, out=out, anywhere=anywhere)
+            for anywhere in (False, True)
+        )
         try:
             job = batchrunner.load_job(file, overrides=overrides, simulate=simulate, out=out)
         except JobMistakesError as error:
             mistakes.extend(error.mistakes)
         else:
-            errands.append(Errand(job=job, command=command))
+            errands.append(Errand(job=job, command=command, elsewhere=elsewhere))
     if mistakes:
         raise JobMistakesError(tuple(mistakes))
     return tuple(errands)

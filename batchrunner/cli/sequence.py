@@ -46,10 +46,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """A job to run, and the command that goes on with it alone."""
+    """A job to run, and the command that goes on with it alone: from here, and from any other folder."""
 
     job: Job
     command: str
+    elsewhere: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,7 @@ def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions
         "signals": True,
         "say": say,
         "command": errand.command,
+        "command_elsewhere": errand.elsewhere,
     }
 
 

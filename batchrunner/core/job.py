@@ -127,6 +127,8 @@ class Output:
 
     dir: str
     """Relative to the working directory, or absolute."""
+    former_dir: str | None = None
+    """Where earlier versions looked for the same results, below the working directory; None where that is `dir`."""
     format: PictureFormat | None = None
     """None keeps what the server sent."""
     name: str = "{{ id }}"

@@ -102,11 +102,20 @@ def status_of_directory(folder: Path) -> Status:
         dir=str(folder),
         simulated=there.simulated,
         failures=failure_groups(folder),
-        next_command=None if running else going_on(items, there.command),
+        next_command=None if running else going_on(items, _command(there)),
         message=None if running else there.message,
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
+
+
+def _command(there: RunFile) -> str | None:
+    """The command that goes on, as it works in the present working directory."""
+    try:
+        here = there.typed_in in (None, str(Path.cwd()))
+    except OSError:  # the working directory is gone
+        here = False
+    return there.command if here else there.command_elsewhere or there.command
 
 
 def _totals(folder: Path, there: RunFile) -> Totals:

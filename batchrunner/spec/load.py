@@ -4,7 +4,7 @@ Refuses to stop at the first mistake: a file that is YAML at all is checked to i
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job
@@ -12,6 +12,7 @@ from batchrunner.spec import overrides as settings
 from batchrunner.spec.draft import Draft, drafted
 from batchrunner.spec.hiding import hidden
 from batchrunner.spec.leaks import leak_faults
+from batchrunner.spec.named_files import real_name
 from batchrunner.spec.places import Fault, KeyPath, dotted
 from batchrunner.spec.reader import Reading, read_yaml
 from batchrunner.spec.resolve import resolved
@@ -46,7 +47,7 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
         raise _error(path, faults, reading, given=set())
     wrong_settings, given = settings.apply(overrides, reading)
     faults = [*reading.faults, *wrong_settings, *leak_faults(reading.tree)]
-    draft = drafted(reading, file=path, folder=PurePath(path).parent, simulate=simulate, known=faults)
+    draft = drafted(reading, file=path, folder=real_name(path).parent, simulate=simulate, known=faults)
     faults += [*draft.faults, *_further(draft)]
     if faults:
         raise _error(path, faults, reading, given=given)

@@ -165,7 +165,9 @@ class OutputSpec(Part):
     """Where results land."""
 
     dir: Text | None = Field(
-        default=None, description="The folder of the results, relative to the working directory. Default: outputs/NAME."
+        default=None,
+        description="The folder of the results, relative to the job file's folder, or to the one around it where that "
+        "is called jobs. Default: outputs/NAME.",
     )
     format: PictureFormat | None = Field(
         default=None, description="Convert pictures to this. Default: keep what the server sent."

@@ -1,7 +1,44 @@
-"""Files that a job file names: where they are, and whether they are there. Opens none of them."""
+"""Where the files that a job names lie, and where its results go, wherever the person stands. Opens none of them.
+
+A job file that is a link is the file that it leads to: the same job has the same sources and the same outputs under
+every name, so that nothing is paid for twice.
+"""
 
 import os
+import stat
 from pathlib import Path, PurePath
+
+_JOBS = "jobs"
+"""A folder of this name holds the job files of the project around it."""
+_TWO_UP = str(PurePath("..", ".."))
+
+
+def real_name(file: str) -> PurePath:
+    """The job file itself: where links lead to, as it was named where there are none; in `.` when it is no file.
+
+    Pipes (`/dev/stdin`, `<(...)`) have no folder of their own: the working directory is theirs.
+    """
+    try:
+        if not stat.S_ISREG(Path(file).stat().st_mode):
+            return PurePath(PurePath(file).name)
+        real = Path(file).resolve()
+        return PurePath(file) if real == Path(file).absolute() else real
+    except (OSError, ValueError):
+        return PurePath(file)
+
+
+def results_folder(folder: PurePath, name: str) -> str:
+    """The path of a results folder that a job file in `folder` names; relative to the working directory where short.
+
+    It lies below the project: `folder` itself or, where that is called `jobs`, the one around it.
+    """
+    try:
+        project = PurePath(os.path.realpath(folder))
+        place = os.path.normpath((project.parent if project.name == _JOBS else project) / name)
+        short = os.path.relpath(place)
+    except (OSError, ValueError):  # the working directory is gone, or on another drive
+        return os.path.normpath(Path(folder).absolute() / name)
+    return place if PurePath(name).is_absolute() or short.startswith(_TWO_UP) else short
 
 
 def located(folder: PurePath, name: str) -> str:

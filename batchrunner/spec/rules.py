@@ -6,14 +6,14 @@ Each gives faults for what it can judge and stays silent about keys that are bro
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePosixPath
 from unicodedata import category
 
 from batchrunner.core.job import Kind
 from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
-from batchrunner.spec.named_files import is_there, located
+from batchrunner.spec.named_files import is_there, located, real_name
 from batchrunner.spec.night import night_faults
 from batchrunner.spec.picture_checks import picture_faults, template_uses
 from batchrunner.spec.places import Fault, KeyPath
@@ -40,7 +40,7 @@ def job_name(draft: Draft) -> str:
     """Given, or the job file's name without its ending."""
     if draft.spec.name is not None:
         return draft.spec.name
-    return re.sub(r"\.(ya?ml|json)$", "", PurePath(draft.file).name, flags=re.IGNORECASE)
+    return re.sub(r"\.(ya?ml|json)$", "", real_name(draft.file).name, flags=re.IGNORECASE)
 
 
 def _name(draft: Draft) -> Iterator[Fault]:

@@ -1,11 +1,13 @@
 """A run's directory taken for a job: what stands in its `run.json`, and the totals that `status` reads there."""
 
+import shlex
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 
+from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.job import Job, Json
 from batchrunner.core.plan import Totals
 from batchrunner.stores.atomic import sweep
@@ -26,9 +28,18 @@ def digest_of_job(job: Job) -> str:
 
 
 def take_directory(
-    folder: Path, job: Job, *, program: str, wall: float, command: str | None = None, files: Files = DISK
+    folder: Path,
+    job: Job,
+    *,
+    program: str,
+    wall: float,
+    command: str | None = None,
+    command_elsewhere: str | None = None,
+    files: Files = DISK,
 ) -> RunFile:
     """Write `run.json` for this job, or go on in its directory. For the holder of the lock.
+
+    `command` goes on with the run from the present working directory, `command_elsewhere` from any.
 
     Raises:
         WrongDirectoryError: the directory is another job's, or a simulated run would mix with a real one.
@@ -43,8 +54,55 @@ def take_directory(
         program=program,
         created=datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=command,
+        command_elsewhere=command_elsewhere,
+        typed_in=None if command is None else _working_directory(),
+        job_path=str(Path(job.file).resolve()),
         files=files,
     )
+
+
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed while somebody stood in it
+        return ""
+
+
+def run_elsewhere(job: Job, *, files: Files = DISK) -> Mistake | None:
+    """The mistake of paying again for what a run of this job has where earlier versions put its results.
+
+    They took `output.dir` as relative to the working directory. None when nothing of this job lies there.
+    """
+    former = job.output.former_dir
+    if former is None or job.simulated:
+        return None
+    try:
+        there = read_run_file(Path(former), files=files)
+    except (WrongDirectoryError, StoreBrokenError):
+        return None  # nothing that can be told to be this job's
+    if there is None or there.simulated or there.job_name != job.name or not _same_file(there, job):
+        return None
+    return Mistake(
+        problem=f"a run of this job lies in {former}, where earlier versions put it; the results now belong to "
+        f"{job.output.dir}, wherever the command runs, and what is done there would be paid for again",
+        file=job.file,
+        key="output.dir",
+        hint=f"move it (mkdir -p {shlex.quote(str(Path(job.output.dir).parent))} && mv {shlex.quote(former)} "
+        f"{shlex.quote(job.output.dir)}), or go on where it is (--out {shlex.quote(former)})",
+    )
+
+
+def refuse_run_elsewhere(job: Job) -> None:
+    """Raise JobMistakesError for a run of this job in the place of earlier versions, see `run_elsewhere`."""
+    if (misplaced := run_elsewhere(job)) is not None:
+        raise JobMistakesError((misplaced,))
+
+
+def _same_file(there: RunFile, job: Job) -> bool:
+    """Whether a run is of this job file, or of one that is gone: a job of the same name beside it is another."""
+    recorded = there.job.get("file")
+    path = Path(there.job_path or (recorded if isinstance(recorded, str) else job.file))
+    return not path.exists() or path.resolve() == Path(job.file).resolve()
 
 
 def remove_leftovers(folder: Path, *, files: InspectedFiles = DISK) -> None:

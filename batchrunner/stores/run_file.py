@@ -48,6 +48,12 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """What the last planning pass counted, for `status`; None until there was one."""
     command: str | None = None
     """How the last run can be gone on with from a shell; None where it was not started from one."""
+    command_elsewhere: str | None = None
+    """The same from any other folder, with absolute paths."""
+    typed_in: str | None = None
+    """The working directory in which `command` works."""
+    job_path: str | None = None
+    """The job file, absolute and without links; None in what earlier versions wrote."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
 
@@ -149,6 +155,9 @@ def claim(
     program: str,
     created: str,
     command: str | None = None,
+    command_elsewhere: str | None = None,
+    typed_in: str | None = None,
+    job_path: str | None = None,
     files: Files = DISK,
 ) -> RunFile:
     """Make the directory this job's, or go on in it: `run.json` then says what is run now. Hold the lock.
@@ -166,6 +175,9 @@ def claim(
         job=job,
         totals=before.totals if before is not None else None,
         command=command,
+        command_elsewhere=command_elsewhere,
+        typed_in=typed_in,
+        job_path=job_path,
     )
     if run != before:
         write_run_file(folder, run, files=files)

@@ -40,6 +40,11 @@ class Bench:
         path.write_text(json.dumps(self.tree))
         return app.load_job(str(path))
 
+    @property
+    def results(self) -> str:
+        """Where its results go, below its own folder."""
+        return str(Path(self.job.output.dir).relative_to(self.folder))
+
     @cached_property
     def items(self) -> list[Item]:
         """What is asked for."""

@@ -62,7 +62,7 @@ NIGHT: dict[str, Effect] = {
     "name": Effect(
         base=chat(),
         change={"name": "cats"},
-        look=lambda bench: (bench.report.status.job, bench.job.output.dir),
+        look=lambda bench: (bench.report.status.job, bench.results),
         was=("job", "outputs/job.simulated"),
         now=("cats", "outputs/cats.simulated"),
     ),
@@ -94,14 +94,14 @@ NIGHT: dict[str, Effect] = {
     "output": Effect(
         base=paid(),
         change={"output": {"dir": "mine"}},
-        look=lambda bench: bench.job.output.dir,
+        look=lambda bench: bench.results,
         was="outputs/job",
         now="mine",
     ),
     "output.dir": Effect(
         base=paid(output={"dir": "mine"}),
         change={"output.dir": "yours/x"},
-        look=lambda bench: bench.job.output.dir,
+        look=lambda bench: bench.results,
         was="mine",
         now="yours/x",
     ),

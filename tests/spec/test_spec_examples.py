@@ -109,7 +109,8 @@ def test_the_defaults_are_those_of_the_contract(load: Load, tmp_path: Path) -> N
     )
     assert (job.on_ambiguous, job.on_quota, job.schema, job.scenario) == ("resend", "wait", None, None)
     assert (job.limits, job.retry, job.timeouts) == (Limits(), Retry(), Timeouts())
-    assert job.output == Output(dir="outputs/job.simulated")
+    place = str(tmp_path / "outputs" / "job.simulated")
+    assert job.output == Output(dir=place, former_dir="outputs/job.simulated")
     assert job.file == str(tmp_path / "job.yaml")
     picture = load(CHAT + "kind: image")
     assert (picture.stream, picture.durability) == (False, "full")
@@ -127,8 +128,16 @@ def test_the_defaults_are_those_of_the_contract(load: Load, tmp_path: Path) -> N
     ],
 )
 def test_results_of_simulated_runs_go_elsewhere_unless_out_says_where(
-    load: Load, more: str, *, simulate: bool, out: str | None, expected: str
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    more: str,
+    *,
+    simulate: bool,
+    out: str | None,
+    expected: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     job = load(CHAT.replace("simulator", "openai") + more, simulate=simulate, out=out)
     assert (job.output.dir, job.simulated) == (expected, simulate)
 
