@@ -75,3 +75,7 @@ class LockHeldError(BatchrunnerError):
 
 class WrongDirectoryError(BatchrunnerError):
     """The output directory belongs to another job, or a simulated run is mixed with a real one."""
+
+
+class LifecycleError(BatchrunnerError):
+    """A step that an item's lifecycle does not know: a fault of this program, raised before it sends or writes."""

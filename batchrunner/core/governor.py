@@ -22,6 +22,10 @@ class Ticket:
 
     at: float
     in_flight: int
+    stops: int = 0
+    """How often its lane had stopped when it was given: one that has stopped again since does not honour it."""
+    day: int = 0
+    """The day that it was counted on."""
 
 
 @dataclass(slots=True)

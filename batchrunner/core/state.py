@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Final
 
 from batchrunner.core.budget import BARREN_KINDS, Tally
+from batchrunner.core.errors import LifecycleError
 from batchrunner.core.events import (
     Accepted,
     Close,
@@ -48,20 +49,27 @@ LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
     (S.PENDING, Done): S.DONE,  # a whole row whose `done` a crash swallowed is adopted
     (S.PENDING, Failed): S.FAILED,  # given up between two sends, or its model is known not to exist
     (S.PENDING, Requeued): S.PENDING,  # a held item that a person lets go
-    (S.SENDING, Intent): S.SENDING,
     (S.SENDING, Done): S.DONE,
     (S.SENDING, Accepted): S.ACCEPTED,
     (S.SENDING, Refused): S.PENDING,
     (S.SENDING, Retry): S.PENDING,
     (S.SENDING, Failed): S.FAILED,
     (S.ACCEPTED, Ready): S.ACCEPTED,
-    (S.ACCEPTED, Accepted): S.ACCEPTED,
     (S.ACCEPTED, Done): S.DONE,
     (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
     (S.ACCEPTED, Failed): S.FAILED,
     (S.FAILED, Requeued): S.PENDING,
 }
-"""What is not in the table changes nothing: a terminal record wins over late ones."""
+"""The steps that an item may take. A process that takes another one is wrong, and raises before it does.
+
+Replay is forgiving, for an earlier program may have been wrong: what is in neither table changes nothing there, so that
+a terminal record wins over late ones.
+"""
+_REPLAYED: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
+    **LIFECYCLE,
+    (S.SENDING, Intent): S.SENDING,
+    (S.ACCEPTED, Accepted): S.ACCEPTED,
+}
 
 # The packed integer, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16,
 # and the model's number, 0 while no send has named it.
@@ -151,7 +159,8 @@ class LedgerState:
         self.closed = True
         """The last segment ended with `close`."""
         self.live = False
-        """True once this process writes: items that first appear from now on are its own."""
+        """True once this process writes: items that first appear from now on are its own, and only steps of the
+        lifecycle are taken."""
 
     def __repr__(self) -> str:
         stand = ", ".join(f"{self.count(s)} {s.name.lower()}" for s in Standing)
@@ -194,8 +203,29 @@ class LedgerState:
 
     # -- replaying
 
+    def check(self, event: Event) -> None:
+        """Ask before an event of this process is written, or what it announces is done.
+
+        Raises:
+            LifecycleError: the item cannot take this step from where it stands.
+        """
+        if isinstance(event, ItemEvent):
+            standing = self.standing(bytes.fromhex(event.k))
+            if (standing, type(event)) not in LIFECYCLE:
+                step = type(event).__name__.lower()
+                raise LifecycleError(
+                    f"internal error: `{step}` of the item {event.i}, which is {standing.name.lower()}; the run was "
+                    "stopped before that, nothing was sent; run again to go on, and please report this"
+                )
+
     def apply(self, event: Event, *, at: float) -> None:
-        """Take one event that happened at wall clock `at`."""
+        """Take one event that happened at wall clock `at`.
+
+        Raises:
+            LifecycleError: a live process took a step that the lifecycle does not know.
+        """
+        if self.live:
+            self.check(event)
         match event:
             case Open():
                 self.segments += 1
@@ -232,7 +262,7 @@ class LedgerState:
             packed = _FRESH if self.live else 0
             self._counts[S.PENDING] += 1
             self._items[key] = packed
-        to = LIFECYCLE.get((Standing(packed & 7), type(event)))
+        to = _REPLAYED.get((Standing(packed & 7), type(event)))
         self._count_sends(event, at, packed)
         if to is None:
             return

@@ -29,12 +29,12 @@ from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_a
 from batchrunner.core.state import OpenTask
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pool import Pool, Work
 from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import Again, Finished, GivenUp, Unchanged, Verdict, Waiting
+from batchrunner.engine.work_queue import Work, WorkQueue
 
 _CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
@@ -56,20 +56,23 @@ class Attempts:
 
     # -- the story of an item
 
-    async def pursue(self, work: Work, lane: Lane, pool: Pool, ticket: Ticket) -> None:
-        """From a slot in hand to the item's end, or to its return to the pool."""
+    async def pursue(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> None:
+        """From a slot in hand to the item's end, or to its return to the queue."""
         lane.entered()
         try:
-            verdict = await self._send(work, lane, pool, ticket)
-            await self._conclude(work, lane, pool, verdict)
+            verdict = await self._send(work, lane, queue, ticket)
+            await self._conclude(work, lane, queue, verdict)
         except SteppedOutError:
-            pool.give_back(work)
+            queue.requeue(work)
         finally:
             lane.left()
-            pool.left(work)
+            queue.release(work)
 
-    async def resume(self, work: Work, lane: Lane, pool: Pool, task: OpenTask) -> None:
-        """An accepted task of an earlier process: followed to its own end, without a slot."""
+    async def resume(self, work: Work, lane: Lane, queue: WorkQueue, task: OpenTask, *, wanted: bool) -> None:
+        """An accepted task of an earlier process: followed to its own end, without a slot.
+
+        `wanted`: should the task have failed, its item is to be sent again by this run.
+        """
         lane.entered()
         lane.task_opened()
         try:
@@ -77,45 +80,45 @@ class Attempts:
                 verdict = await self.remote.follow(work, task, resumed=True)
             finally:
                 lane.task_ended()
-            if isinstance(verdict, Again) and work.item.index == 0:
-                return  # the job has no such item any more: nobody wants it to be paid for again
-            await self._conclude(work, lane, pool, verdict)
+            if isinstance(verdict, Again) and not wanted:
+                return  # the job has no such item any more, or not in this part: nobody wants it to be paid for again
+            await self._conclude(work, lane, queue, verdict)
         except SteppedOutError:
-            pool.give_back(work)
+            queue.requeue(work)
         finally:
             lane.left()
-            pool.left(work)
+            queue.release(work)
 
-    async def _conclude(self, work: Work, lane: Lane, pool: Pool, verdict: Verdict) -> None:
+    async def _conclude(self, work: Work, lane: Lane, queue: WorkQueue, verdict: Verdict) -> None:
         if isinstance(verdict, Again):
-            verdict = await self._persist(work, lane, pool, verdict)
+            verdict = await self._persist(work, lane, queue, verdict)
         match verdict:
             case Finished() | Again():
                 pass
             case GivenUp():
                 await self.book.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
             case Unchanged():
-                pool.give_back(work)
+                queue.requeue(work)
             case Waiting():
                 self.left_open(verdict.why)
 
     # -- one send
 
-    async def _send(self, work: Work, lane: Lane, pool: Pool, ticket: Ticket) -> Verdict:
+    async def _send(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> Verdict:
         """One POST and what comes of it. The slot is held when this begins, and free before anything is synced."""
         tokens = estimate_tokens(sum(len(turn.content) for turn in work.item.turns))
         outcome: SendOutcome | None = None
         try:
-            refusal = self._refuse(work, pool)
+            refusal = self._refuse(work, queue)
             if refusal is not None:
                 return refusal
-            await self._may_spend(lane, tokens)
-            outcome = await self._exchange(work, lane, pool)
+            await self._may_spend(lane, ticket, tokens)
+            outcome = await self._exchange(work, lane, queue, ticket)
             lane.heard(ticket, outcome)
             # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
-            stands = isinstance(outcome, Problem) and await self.judge.hear(lane, pool, outcome)
+            stands = isinstance(outcome, Problem) and await self.judge.hear(lane, queue, outcome)
             if not isinstance(outcome, Problem):
-                await self.judge.foresee(lane, pool, outcome.hints)
+                await self.judge.foresee(lane, queue, outcome.hints)
             if isinstance(outcome, Accepted | Pictures):
                 lane.task_opened()  # before the slot is free: else one task too many is let in
         finally:
@@ -126,15 +129,15 @@ class Attempts:
         match outcome:
             case Answer():
                 outcome = _telling(outcome, work)
-                pool.adapted |= work.revision.adapted
-                await self._came_through(lane, pool)
+                queue.adapted |= work.revision.adapted
+                await self._came_through(lane, queue)
                 if outcome.usage and outcome.usage.input_tokens is not None:
                     lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
                 return await self._keep(work, outcome)
             case Accepted() | Pictures():
-                return await self._fetch(work, lane, pool, outcome)
+                return await self._fetch(work, lane, queue, outcome)
             case Problem():
-                return await self._after(work, pool, outcome, parked=stands)
+                return await self._after(work, queue, outcome, parked=stands)
 
     async def _keep(self, work: Work, answer: Answer) -> Verdict:
         with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)):
@@ -142,72 +145,82 @@ class Attempts:
             await self.book.answered(work, answer, path=path)
         return Finished()
 
-    async def _fetch(self, work: Work, lane: Lane, pool: Pool, outcome: Accepted | Pictures) -> Verdict:
+    async def _fetch(self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures) -> Verdict:
         try:
             if isinstance(outcome, Accepted):
                 await self.book.accepted(work, lane, outcome.task_id)
-            await self._came_through(lane, pool)
+            await self._came_through(lane, queue)
             if isinstance(outcome, Accepted):
                 return await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False)
             return await self.remote.keep_at_once(work, lane, outcome)
         finally:
             lane.task_ended()
 
-    def _refuse(self, work: Work, pool: Pool) -> GivenUp | None:
+    def _refuse(self, work: Work, queue: WorkQueue) -> GivenUp | None:
         """Why this item is not worth a send any more."""
         charged = self.book.state.record(work.key).attempts
-        if pool.condemned is not None:
-            return GivenUp(problem=pool.condemned, charged=charged, ambiguous=False)
+        if queue.rejected is not None:
+            return GivenUp(problem=queue.rejected, charged=charged, ambiguous=False)
         if charged >= self.job.retry.attempts:
             return GivenUp(problem=_used_up(charged), charged=charged, ambiguous=False)
         return None
 
-    async def _may_spend(self, lane: Lane, tokens: int) -> None:
-        """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came."""
+    async def _may_spend(self, lane: Lane, ticket: Ticket, tokens: int) -> None:
+        """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came.
+
+        Raises:
+            SteppedOutError: the run drains, or the lane stopped meanwhile. No tokens were taken.
+        """
         if lane.tokens_wait_s(tokens) <= 0:
             lane.take_tokens(tokens)
             return
         clock, pace = self.ports.clock, lane.pace
         if pace is not None:
             pace.take(clock.monotonic(), -1.0)
-        while (
-            wait_s := max(lane.tokens_wait_s(tokens), pace.wait_s(clock.monotonic()) if pace is not None else 0.0)
-        ) > 0:
-            await self.shutdown.sleep(wait_s)
+        try:
+            while (
+                wait_s := max(lane.tokens_wait_s(tokens), pace.wait_s(clock.monotonic()) if pace is not None else 0.0)
+            ) > 0:
+                await self.shutdown.sleep(wait_s)
+                if not lane.honours(ticket):
+                    raise SteppedOutError
+        finally:
+            if pace is not None:
+                pace.take(clock.monotonic())
         lane.take_tokens(tokens)
-        if pace is not None:
-            pace.take(clock.monotonic())
 
-    async def _exchange(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
+    async def _exchange(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> SendOutcome:
         held = await self.purse.admit(work.item)
         if held is None:
             raise SteppedOutError
         outcome: SendOutcome | None = None
         try:
-            outcome = await self._converse(work, lane, pool)
+            if not lane.honours(ticket):
+                raise SteppedOutError
+            outcome = await self._converse(work, lane, queue)
         finally:
             self.purse.settle(work.item, held, outcome)
         return outcome
 
-    async def _converse(self, work: Work, lane: Lane, pool: Pool) -> SendOutcome:
+    async def _converse(self, work: Work, lane: Lane, queue: WorkQueue) -> SendOutcome:
         if self.shutdown.draining.is_set():
             raise SteppedOutError
-        if not pool.adapted <= work.revision.adapted:
-            work.revision = replace(work.revision, adapted=work.revision.adapted | pool.adapted)
+        if not queue.adapted <= work.revision.adapted:
+            work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
         request = self.ports.dialect.encode(work.item, work.revision)
         if work.began is None:
             work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
         await self.book.intent(work, lane)
         return await self.ports.transport.exchange(request, self.ports.dialect.decoder(work.item), account=lane.account)
 
-    async def _came_through(self, lane: Lane, pool: Pool) -> None:
-        pool.absolve()
+    async def _came_through(self, lane: Lane, queue: WorkQueue) -> None:
+        queue.model_works()
         if lane.came_through():
             await self.book.resumed(lane.account, lane.model)
 
     # -- trouble
 
-    async def _after(self, work: Work, pool: Pool, problem: Problem, *, parked: bool) -> Verdict:
+    async def _after(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
         """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
         rule = RULES[problem.kind]
         work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
@@ -217,7 +230,7 @@ class Attempts:
                 await self.book.refused(work, problem)
                 return Unchanged()
             case Then.WAIT if problem.under_way:
-                return await self._charge(work, pool, problem, before=before, parked=parked)
+                return await self._charge(work, queue, problem, before=before, parked=parked)
             case Then.WAIT:
                 await self.book.refused(work, problem, wait_s=problem.wait_s)
                 return Unchanged() if parked else Again(problem=problem, charged=before)
@@ -225,9 +238,9 @@ class Attempts:
                 await self.book.refused(work, problem)
                 return self._adapt(work, problem, charged=before)
             case Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
-                return await self._charge(work, pool, problem, before=before, parked=parked)
+                return await self._charge(work, queue, problem, before=before, parked=parked)
 
-    async def _charge(self, work: Work, pool: Pool, problem: Problem, *, before: int, parked: bool) -> Verdict:
+    async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
         rule, ambiguous = RULES[problem.kind], is_ambiguous(problem)
         charged = before + 1
         if parked and rule.then in {Then.RETRY, Then.WAIT}:
@@ -235,7 +248,7 @@ class Attempts:
             await self.book.retry(work, problem, charged=before, ambiguous=ambiguous)
             return Waiting(why="held") if is_held(problem, self.job) else Unchanged()
         if rule.then is Then.FAIL_MODEL:
-            pool.accuse(work, problem)
+            queue.model_rejected(work, problem)
         if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
             return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
         await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
@@ -254,14 +267,14 @@ class Attempts:
         work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
         return Again(problem=problem, charged=charged)
 
-    async def _persist(self, work: Work, lane: Lane, pool: Pool, first: Again) -> Verdict:
+    async def _persist(self, work: Work, lane: Lane, queue: WorkQueue, first: Again) -> Verdict:
         """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
         known: list[Verdict] = [first]
         tickets: list[Ticket] = []
         last_failed = [True]
 
         async def go_on() -> Verdict:
-            return known.pop() if known else await self._send(work, lane, pool, tickets.pop())
+            return known.pop() if known else await self._send(work, lane, queue, tickets.pop())
 
         def wait(state: RetryCallState) -> float:
             problem = _verdict(state).problem

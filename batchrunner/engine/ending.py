@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import ItemCounts
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pool import Pool
 from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.work_queue import WorkQueue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class Ending:
 
     shutdown: Shutdown
     lanes: tuple[Lane, ...]
-    pools: Iterable[Pool]
+    queues: Iterable[WorkQueue]
     items: ItemCounts
     left_open: bool
     """Items were left unfinished: held, late at the server, or waiting for a key that is not there."""
@@ -28,7 +28,7 @@ class Ending:
         if self.shutdown.requests:
             terminated = self.shutdown.signal_number == ExitStatus.TERMINATED - 128
             return ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED
-        undrained = any(not pool.drained for pool in self.pools)
+        undrained = any(not queue.drained for queue in self.queues)
         if undrained and any(lane.closed is not None and lane.closed.refused_account for lane in self.lanes):
             return ExitStatus.REFUSED
         items = self.items

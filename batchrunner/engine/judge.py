@@ -15,8 +15,8 @@ from batchrunner.core.ports import Clock
 from batchrunner.core.rules import RULES, Then
 from batchrunner.engine.lane_settings import Closed
 from batchrunner.engine.lanes import Lane, LaneSet
-from batchrunner.engine.pool import Pool
 from batchrunner.engine.record import Book
+from batchrunner.engine.work_queue import WorkQueue
 
 _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
 _NARROW: Final = 4
@@ -52,8 +52,8 @@ class Judge:
     shanghai: bool
     """Daily quotas turn at Shanghai's midnight."""
 
-    async def hear(self, lane: Lane, pool: Pool, problem: Problem) -> bool:
-        """Act on the lane; True when it does not send now, so that the item goes back to its pool."""
+    async def hear(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
+        """Act on the lane; True when it does not send now, so that the item goes back to its queue."""
         match RULES[problem.kind].then:
             case Then.STOP_ACCOUNT:
                 await self._stop_account(lane, problem)
@@ -64,7 +64,7 @@ class Judge:
                 return True
             case Then.PARK_LANE:
                 if problem.kind is ProblemKind.MODEL_SUSPENDED and lane.probes >= _SUSPENDED_PROBES:
-                    pool.condemned = problem
+                    queue.rejected = problem
                 await self._park_quota(lane, problem)
                 return True
             case Then.WAIT if problem.kind is not ProblemKind.CONNECT:
@@ -73,12 +73,12 @@ class Judge:
                 return await self._hear_trouble(lane, problem)
             case Then.ADAPT:
                 if problem.adaptation is not None:
-                    pool.adapted |= {problem.adaptation}
+                    queue.adapted |= {problem.adaptation}
                 return False
 
-    async def foresee(self, lane: Lane, pool: Pool, hints: Hints | None) -> None:
+    async def foresee(self, lane: Lane, queue: WorkQueue, hints: Hints | None) -> None:
         """A reply that says nothing is left stops the lane before the wall, if there is anything more to send."""
-        if hints is None or lane.stands_still or pool.nothing_to_send:
+        if hints is None or lane.stands_still or queue.nothing_to_send:
             return
         if hints.account_remaining == 0:
             for sibling in self.lanes.of_account(lane.account):

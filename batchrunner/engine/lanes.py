@@ -1,12 +1,12 @@
 """Lanes: who may send when. One per (account, model), with its slots, pace, park and breaker.
 
-A slot is taken before an item is read. Items that come back from a wait go before fresh ones, and everybody is let in
-one by one, so that no herd leaves when a lane opens again.
+A slot is taken before an item is, and never kept while the source is read. Items that come back from a wait go before
+fresh ones, and everybody is let in one by one, so that no herd leaves when a lane opens again.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from batchrunner.core.governor import Governor, Ticket
@@ -68,6 +68,10 @@ class Lane:
         self._fresh: deque[asyncio.Future[Ticket | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
+        self._stops = 0
+        """How often it was parked or closed."""
+        self.on_stopped: Callable[[], None] = lambda: None
+        """Called when it turns everybody away for good."""
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "parked" if self.park else "probing" if self.probing else "open"
@@ -97,9 +101,20 @@ class Lane:
             raise
 
     def give_up(self, ticket: Ticket) -> None:
-        """Give a slot back that nothing was sent with."""
+        """Give a slot back that nothing was sent with: it does not count as a request of its minute and its day."""
         self.governor.withdrawn(ticket)
+        self._count_day()
+        self._sent_today -= ticket.day == self._day
+        if self._pace is not None:
+            self._pace.take(self._clock.monotonic(), -1.0)
         self.release()
+
+    def honours(self, ticket: Ticket) -> bool:
+        """Whether a slot may still be used: not once the lane has been parked or closed since it was given.
+
+        To be asked after everything that is waited for between a slot and its send.
+        """
+        return ticket.stops == self._stops
 
     def heard(self, ticket: Ticket, outcome: SendOutcome) -> None:
         """What came of a send teaches the governor; each send saves up for a tenth of a retry."""
@@ -166,7 +181,9 @@ class Lane:
         now = self._clock.monotonic()
         if self._pace is not None:
             self._pace.take(now)
-        return self.governor.sent(now, in_flight=self.in_flight)
+        ticket = self.governor.sent(now, in_flight=self.in_flight)
+        ticket.stops, ticket.day = self._stops, self._day
+        return ticket
 
     def _hold_s(self, *, fresh: bool) -> float | None:
         """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
@@ -260,6 +277,7 @@ class Lane:
             self.governor.nobody_gets_through(self._clock.monotonic())
         self.probing = False
         self.probes += 1
+        self._stops += 1
         self._turn_away(self._returning)
         self.pump()
         if wall - self.parked_since > GIVE_UP_PARKED_S:
@@ -277,14 +295,21 @@ class Lane:
         """Send nothing more in this run."""
         if self.closed is None:
             self.closed = closed
+            self._stops += 1
         self._turn_away(self._returning)
         self._turn_away(self._fresh)
+        self.on_stopped()
 
     def drain(self) -> None:
         """The run ends: turn everybody away."""
         self._draining = True
         self._turn_away(self._returning)
         self._turn_away(self._fresh)
+        self.on_stopped()
+
+    def has_stopped(self) -> bool:
+        """Nobody gets a slot any more."""
+        return self.closed is not None or self._draining
 
     @property
     def stands_still(self) -> bool:

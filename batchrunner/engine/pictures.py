@@ -12,7 +12,7 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem
 from batchrunner.core.ports import Downloads, Hold, PictureStore
 from batchrunner.core.row import Picture
-from batchrunner.engine.pool import Work
+from batchrunner.engine.work_queue import Work
 
 _AT_ONCE: Final = 8
 

@@ -4,7 +4,6 @@ Real usage corrects the estimate as soon as it is told; what was turned away is 
 alone fits, the purse is spent: no send leaves any more, and what is in flight is kept.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -29,6 +28,7 @@ from batchrunner.core.job import Job, Kind
 from batchrunner.core.outcome import Accepted, Answer, Pictures, Problem, SendOutcome, Usage
 from batchrunner.core.rules import REFUSALS
 from batchrunner.core.state import LedgerState
+from batchrunner.engine.condition import Condition
 
 _BYTES_PER_TOKEN: Final = 3
 """Of UTF-8: one token for a Chinese character, a little more than is true for English."""
@@ -87,7 +87,7 @@ class Purse:
         self._on_spent = on_spent
         self._under_way = 0
         self._closed = False
-        self._changed = asyncio.Event()
+        self._changed = Condition()
 
     def __repr__(self) -> str:
         return f"<Purse: {self.spent} spent, {self.set_aside} set aside for {self._under_way} sends>"
@@ -108,8 +108,7 @@ class Purse:
             if not self._under_way:
                 self._is_spent(unit, estimate)
                 break
-            self._changed.clear()
-            await self._changed.wait()
+            await self._changed.until(lambda: self._may_decide(estimate))
         if self._closed:
             return None
         self._under_way += 1
@@ -123,12 +122,18 @@ class Purse:
         self._under_way -= 1
         self.set_aside = self.set_aside.plus(estimate, times=-1.0) if self._under_way else _NOTHING
         self.spent = self.spent.plus(self._real(item, estimate, outcome))
-        self._changed.set()
+        self._changed.notify()
 
     def close(self) -> None:
         """The run ends for another reason: nobody waits here any longer."""
         self._closed = True
-        self._changed.set()
+        self._changed.notify()
+
+    def _may_decide(self, estimate: Amounts) -> bool:
+        """Whether waiting any longer could change nothing."""
+        if self._closed or not self._under_way:
+            return True
+        return exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is None
 
     def _is_spent(self, unit: str, estimate: Amounts) -> None:
         limit = next(line for line in self.lines() if line.unit == unit)

@@ -33,7 +33,7 @@ from batchrunner.core.row import ChatOutput, Effort, ImageOutput, Picture, chat_
 from batchrunner.core.state import ItemRecord, LedgerState, Park
 from batchrunner.core.status import FailureGroup
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pool import Work
+from batchrunner.engine.work_queue import Work
 
 T = TypeVar("T")
 
@@ -83,7 +83,11 @@ class Book:
     # -- before and between sends
 
     async def intent(self, work: Work, lane: Lane) -> None:
-        """A paid POST is about to leave; it may when this returns."""
+        """A paid POST is about to leave; it may when this returns.
+
+        Raises:
+            LifecycleError: the item is not pending.
+        """
         record = self.state.record(work.key)
         event = Intent(
             i=work.item.id,
@@ -286,10 +290,12 @@ class Book:
         )
 
     async def _write(self, event: Event) -> None:
+        self.state.check(event)
         await self.ledger.write(event)
         self.state.apply(event, at=self.clock.wall())
 
     async def _commit(self, event: Event) -> None:
+        self.state.check(event)
         intents = self._intents
         await self.ledger.commit(event)
         self._intents_synced = max(self._intents_synced, intents)

@@ -16,11 +16,11 @@ from batchrunner.core.rules import RULES, is_held, may_try_again
 from batchrunner.core.state import OpenTask
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pictures import PictureKeeper
-from batchrunner.engine.pool import Work
 from batchrunner.engine.record import Book
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
 from batchrunner.engine.verdict import Again, Finished, GivenUp, Verdict, Waiting
+from batchrunner.engine.work_queue import Work
 
 _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2

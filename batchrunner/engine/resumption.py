@@ -3,33 +3,42 @@
 Those tasks are paid for, so they are followed and kept all the same.
 """
 
-from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from batchrunner.core.item import Item
 from batchrunner.core.ports import Items
 from batchrunner.core.state import OpenTask, Standing
-from batchrunner.engine.pool import Pool
 from batchrunner.engine.record import Book
+from batchrunner.engine.work_queue import WorkQueue
 
 
-async def requeue(items: Items, book: Book, *, failed: bool, held: bool) -> None:
-    """Give failed and held items a new generation of attempts.
+async def requeue(items: Items, book: Book, *, failed: bool, held: bool, limit: int | None = None) -> frozenset[str]:
+    """Give failed and held items, among the first `limit`, a new generation of attempts.
 
     Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
+
+    Returns:
+        The models of these items.
 
     Raises:
         JobMistakesError, StoreBrokenError: see `Items` and `Book`.
     """
     last: Item | None = None
-    async for item in items.stream():
-        record = book.state.record(bytes.fromhex(item.key))
-        is_held = record.standing is Standing.PENDING and record.doubtful
-        if (failed and record.standing is Standing.FAILED) or (held and is_held):
-            if last is not None:
-                await book.requeued(last.id, last.key, synced=False)
-            last = item
+    models = set[str]()
+    async with aclosing(items.stream()) as stream:
+        async for item in stream:
+            if limit is not None and item.index > limit:
+                break
+            record = book.state.record(bytes.fromhex(item.key))
+            is_held = record.standing is Standing.PENDING and record.doubtful
+            if (failed and record.standing is Standing.FAILED) or (held and is_held):
+                if last is not None:
+                    await book.requeued(last.id, last.key, synced=False)
+                last = item
+                models.add(item.model)
     if last is not None:
         await book.requeued(last.id, last.key, synced=True)
+    return frozenset(models)
 
 
 def orphan(key: bytes, task: OpenTask) -> Item:
@@ -46,14 +55,8 @@ def orphan(key: bytes, task: OpenTask) -> Item:
     )
 
 
-def closed_pool(model: str) -> Pool:
-    """A pool for a model that the job has no more: nothing comes from it."""
-    pool = Pool(model, _nothing(), wanted=lambda _item, _key: False)
-    pool.exhausted = True
-    return pool
-
-
-async def _nothing() -> AsyncGenerator[Item, None]:
-    nothing: tuple[Item, ...] = ()
-    for item in nothing:
-        yield item
+def closed_queue(model: str) -> WorkQueue:
+    """A queue for a model that the job has no more: nothing comes from it."""
+    queue = WorkQueue(model, wanted=lambda _: False, keys=set())
+    queue.exhausted = True
+    return queue

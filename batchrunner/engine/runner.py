@@ -22,15 +22,15 @@ from batchrunner.engine.lane_settings import Closed, LaneSettings
 from batchrunner.engine.lanes import Lane, LaneSet
 from batchrunner.engine.night import Night
 from batchrunner.engine.pictures import PictureKeeper
-from batchrunner.engine.pool import Pool, Work
 from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
-from batchrunner.engine.resumption import closed_pool, orphan, requeue
+from batchrunner.engine.resumption import closed_queue, orphan, requeue
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, status_of
 from batchrunner.engine.survey import lane_concurrency
 from batchrunner.engine.tasks import TaskFollower
+from batchrunner.engine.work_queue import Work, WorkQueue
 
 _RESTORED_PARKS: Final = frozenset({"quota_model", "quota_account", "model_suspended", "throttle", "overloaded"})
 
@@ -66,7 +66,7 @@ class Runner:
     """Set when results.jsonl is not the file that the ledger knows: a rewrite whose record a crash swallowed."""
     book: Book = field(init=False)
     lanes: LaneSet = field(init=False)
-    pools: dict[str, Pool] = field(init=False)
+    queues: dict[str, WorkQueue] = field(init=False)
     night: Night = field(init=False)
     purse: Purse = field(init=False)
     left_open: dict[str, int] = field(default_factory=dict)
@@ -74,6 +74,8 @@ class Runner:
     stranded: dict[tuple[str, str], int] = field(default_factory=dict)
     """(account, model) -> open tasks of keys that this process does not have."""
     _orphans_ended: bool = False
+    _requeued: frozenset[str] = frozenset()
+    """Models of which a person wanted failed or held items once more."""
 
     def __post_init__(self) -> None:
         ports, job = self.ports, self.job
@@ -87,9 +89,10 @@ class Runner:
             last_resort=lambda answer: self.say(f"the disk did not take this answer: {answer}"),
         )
         self.lanes = LaneSet(tuple(self._lane(account, model) for model in job.models for account in ports.accounts))
-        self.pools = {
-            model: Pool(model, ports.items.stream(frozenset({model})), wanted=self._wanted) for model in job.models
-        }
+        live_keys = set[bytes]()
+        self.queues = {model: WorkQueue(model, wanted=self._wanted, keys=live_keys) for model in job.models}
+        for lane in self.lanes:
+            lane.on_stopped = self.queues[lane.model].notify
         self.night = Night(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
         self.purse = Purse(job, self.state, on_spent=self._close_lanes)
 
@@ -106,7 +109,8 @@ class Runner:
         if self.realigned_length is not None:
             await self.book.rewritten(length=self.realigned_length, labels="")
         for event in self.adopted:
-            await self.book.adopted(event)
+            if self.state.standing(bytes.fromhex(event.k)) not in {Standing.DONE, Standing.FAILED}:
+                await self.book.adopted(event)  # the first of several rows of a key
         await self._requeue()
         await self._take_over_parks()
         self.ports.remember(self.totals)
@@ -121,60 +125,64 @@ class Runner:
         finally:
             for task in beside:
                 task.cancel()
-            for pool in self.pools.values():
-                await pool.close()
         if not self.shutdown.requests:
             await self.settle()
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
         self.ports.remember(replace(self.totals, windows=windows))
 
     async def _work(self, attempts: Attempts, follower: TaskFollower | None) -> None:
-        async with asyncio.TaskGroup() as polling:
-            polls = polling.create_task(follower.run()) if follower is not None else None
+        async with asyncio.TaskGroup() as supplying:
+            suppliers = [supplying.create_task(follower.run())] if follower is not None else []
             async with asyncio.TaskGroup() as sending:
                 self._resume_tasks(attempts, sending)
+                suppliers += [supplying.create_task(self._read(queue)) for queue in self.queues.values()]
                 for lane in self.lanes:
-                    sending.create_task(self._drive(lane, self.pools[lane.model], attempts, sending))
-            if polls is not None:
-                polls.cancel()
+                    sending.create_task(self._drive(lane, self.queues[lane.model], attempts, sending))
+            for supplier in suppliers:
+                supplier.cancel()
 
-    async def _drive(self, lane: Lane, pool: Pool, attempts: Attempts, group: asyncio.TaskGroup) -> None:
-        """A slot first, then an item for it."""
-        while (ticket := await lane.acquire(fresh=True)) is not None:
-            try:
-                work = await pool.take()
-            except BaseException:
-                lane.give_up(ticket)
-                raise
-            if work is not None:
-                pursuing = group.create_task(attempts.pursue(work, lane, pool, ticket))
-                pursuing.add_done_callback(lambda _: self._close_when_drained(pool))
-                continue
-            lane.give_up(ticket)
-            if pool.drained:
+    async def _read(self, queue: WorkQueue) -> None:
+        """The model's part of the source, if the survey or a person's wish says that there is anything to send."""
+        if self._has_items(queue.model):
+            await queue.read(self.ports.items.stream(frozenset({queue.model})), limit=self.wishes.limit)
+        else:
+            queue.nothing_to_read()
+        self._close_when_drained(queue)
+
+    async def _drive(self, lane: Lane, queue: WorkQueue, attempts: Attempts, group: asyncio.TaskGroup) -> None:
+        """Wait until there is an item; a slot first, then the item for it."""
+        while await queue.ready(stopped=lane.has_stopped):
+            ticket = await lane.acquire(fresh=True)
+            if ticket is None:
                 return
-            await pool.wait()
+            work = queue.take()
+            if work is None:
+                lane.give_up(ticket)  # another lane was faster
+                continue
+            pursuing = group.create_task(attempts.pursue(work, lane, queue, ticket))
+            pursuing.add_done_callback(lambda _: self._close_when_drained(queue))
+
+    def _has_items(self, model: str) -> bool:
+        return model in self._requeued or model in self.found.ahead
 
     def _has_work(self) -> bool:
-        return bool(self.found.to_send or self.state.tasks or self.wishes.retry_failed or self.wishes.resend_held)
+        return bool(self.found.ahead or self.state.tasks or self._requeued)
 
     def _close_lanes(self, reason: str) -> None:
         """The budget is spent: nothing leaves any more, what was accepted is followed to its end."""
         for lane in self.lanes:
             lane.close(Closed(kind="budget", reason=reason, refused_account=False))
 
-    def _close_when_drained(self, pool: Pool) -> None:
+    def _close_when_drained(self, queue: WorkQueue) -> None:
         """Wake the drivers that wait for a slot, or for a parked lane, of a model with nothing left to do."""
-        if pool.drained:
-            for lane in self.lanes.of_model(pool.model):
+        if queue.drained:
+            for lane in self.lanes.of_model(queue.model):
                 lane.drain()
 
     async def _drain_when_asked(self, follower: TaskFollower | None) -> None:
         await self.shutdown.draining.wait()
         self.lanes.drain()
         self.purse.close()
-        for pool in self.pools.values():
-            pool.change()
         if follower is not None:
             follower.drain()
 
@@ -198,8 +206,16 @@ class Runner:
 
     async def _requeue(self) -> None:
         wishes = self.wishes
-        if wishes.retry_failed or wishes.resend_held:
-            await requeue(self.ports.items, self.book, failed=wishes.retry_failed, held=wishes.resend_held)
+        failed = wishes.retry_failed and self.state.count(Standing.FAILED)
+        held = wishes.resend_held and self.state.doubtful_count
+        if failed or held:
+            self._requeued = await requeue(
+                self.ports.items,
+                self.book,
+                failed=wishes.retry_failed,
+                held=wishes.resend_held,
+                limit=wishes.limit,
+            )
             await self._settle_failures()
 
     async def _take_over_parks(self) -> None:
@@ -223,14 +239,15 @@ class Runner:
                 continue
             if lane is None:
                 lane = self._lane(task.account, task.model)
-            pool = self.pools.get(task.model) or closed_pool(task.model)
+            queue = self.queues.get(task.model) or closed_queue(task.model)
             work = Work(item=item or orphan(key, task), key=key)
-            pool.claim(work)
-            group.create_task(self._resume(attempts, work, lane, pool))
+            queue.claim(work)
+            group.create_task(self._resume(attempts, work, lane, queue))
 
-    async def _resume(self, attempts: Attempts, work: Work, lane: Lane, pool: Pool) -> None:
-        await attempts.resume(work, lane, pool, self.state.tasks[work.key])
-        self._close_when_drained(pool)
+    async def _resume(self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue) -> None:
+        wanted = work.item.index != 0 and self._in_part(work.item)
+        await attempts.resume(work, lane, queue, self.state.tasks[work.key], wanted=wanted)
+        self._close_when_drained(queue)
         if work.item.index == 0:
             self._orphan_ended(work.key)
 
@@ -269,7 +286,7 @@ class Runner:
         return Ending(
             shutdown=self.shutdown,
             lanes=tuple(self.lanes),
-            pools=tuple(self.pools.values()),
+            queues=tuple(self.queues.values()),
             items=self.snapshot().items,
             left_open=bool(self.left_open or self.stranded),
             spent=self.purse.spent_out,
@@ -277,13 +294,15 @@ class Runner:
 
     # -- pieces
 
-    def _wanted(self, item: Item, key: bytes) -> bool:
-        if self.wishes.limit is not None and item.index > self.wishes.limit:
-            return False
+    def _wanted(self, key: bytes) -> bool:
         record = self.state.record(key)
         if record.standing is not Standing.PENDING:
             return False
         return not (record.doubtful and self.totals.hold)
+
+    def _in_part(self, item: Item) -> bool:
+        """Whether the run was asked for this item."""
+        return self.wishes.limit is None or item.index <= self.wishes.limit
 
     def _lane(self, account: str, model: str) -> Lane:
         job, preset = self.job, PRESETS[self.job.provider.preset]

@@ -8,6 +8,7 @@ account's. A deadline leaves the task accepted, for the next run to go on with. 
 import asyncio
 import heapq
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ from batchrunner.core.outcome import Pending, Pictures, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.polling import PollPace, RunTimes, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
+from batchrunner.engine.condition import Condition
 
 _POLLS_AT_ONCE: Final = 32
 _NOT_FOUND_GRACE_S: Final = 30.0
@@ -96,7 +98,7 @@ class TaskFollower:
     _run_times: dict[str, RunTimes] = field(default_factory=dict)
     """By model: what one account's tasks show holds for the others'."""
     _sequence: int = 0
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: Condition = field(default_factory=Condition)
     _draining: bool = False
 
     def __repr__(self) -> str:
@@ -145,11 +147,11 @@ class TaskFollower:
 
     async def _next_due(self) -> _Followed:
         while True:
-            self._changed.clear()
+            seen = self._sequence
             now = self.clock.monotonic()
             waiting = [account for account in self._accounts.values() if account.due]
             if not waiting:
-                await self._changed.wait()
+                await self._changed.until(self._planned_since(seen))
                 continue
             account = min(waiting, key=lambda account: (max(0.0, account.wait_s(now)), account.due[0]))
             wait_s = account.wait_s(now)
@@ -158,9 +160,12 @@ class TaskFollower:
                 return heapq.heappop(account.due)[2]
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+                    await self._changed.until(self._planned_since(seen))
             except TimeoutError:
                 continue
+
+    def _planned_since(self, sequence: int) -> Callable[[], bool]:
+        return lambda: self._sequence != sequence
 
     async def _poll(self, followed: _Followed) -> None:
         followed.polls += 1
@@ -235,7 +240,7 @@ class TaskFollower:
         self._sequence += 1
         entry = self.clock.monotonic() + wait_s, self._sequence, followed
         heapq.heappush(self._account(followed.account).due, entry)
-        self._changed.set()
+        self._changed.notify()
 
     def _cadence_s(self, followed: _Followed, hint_s: float | None) -> float:
         return next_poll_s(

@@ -30,7 +30,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchanged:
-    """Refused, with the lane parked: the item goes back to its pool. Recorded."""
+    """Refused, with the lane parked: the item goes back to its queue. Recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

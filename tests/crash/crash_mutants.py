@@ -22,9 +22,9 @@ from batchrunner.core.row import ResultRow
 from batchrunner.core.wire import Decoder, Ending, Head, Request
 from batchrunner.engine.lane_settings import Closed
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pool import Work
 from batchrunner.engine.record import Book
 from batchrunner.engine.runner import Runner
+from batchrunner.engine.work_queue import Work
 
 T = TypeVar("T")
 Lie = Callable[[Event], tuple[Event, ...]]

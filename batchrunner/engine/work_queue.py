@@ -1,0 +1,173 @@
+"""What is still to do for one model, and the one owner of every key that is live: at most one work item a key.
+
+A key is live from the moment its item is read until the item has left: read ahead, active in somebody's hands, or
+returned and waiting to be sent again. The source never brings it a second time meanwhile, whoever else asks for it: an
+identical item of the job, or the task of an earlier process that failed and is to be sent once more.
+
+The lanes of the model (one per account) draw from it, so that the load goes where it can be taken. The source is read
+ahead by a task of its own, a few items at most: no lane keeps a slot while it is read, and a parked lane holds nothing
+up here.
+"""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from batchrunner.core.errors import LifecycleError
+from batchrunner.core.item import Item
+from batchrunner.core.outcome import Adaptation, Problem, ProblemKind, Revision
+from batchrunner.engine.condition import Condition
+
+READ_AHEAD: Final = 32
+"""Items of a model that wait for a slot, at most."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """An item in somebody's hands, with what this process learned about it."""
+
+    item: Item
+    key: bytes
+    revision: Revision = field(default_factory=Revision)
+    kinds: dict[ProblemKind, int] = field(default_factory=dict)
+    """Tries per kind of problem, for kinds with a cap of their own and for growing waits."""
+    began_wall: float | None = None
+    began: float | None = None
+    """Monotonic seconds of the first send in this process."""
+
+
+class WorkQueue:
+    """One model's work. `keys` is shared by all queues of a run: the keys that are live anywhere."""
+
+    def __init__(self, model: str, *, wanted: Callable[[bytes], bool], keys: set[bytes]) -> None:
+        self.model = model
+        self.exhausted = False
+        """The source has nothing more for this run."""
+        self.rejected: Problem | None = None
+        """Why every item of this model fails without being sent, once two have agreed."""
+        self.adapted: frozenset[Adaptation] = frozenset()
+        """What the server asked to change once: later items are sent like that at once."""
+        self._wanted = wanted
+        self._keys = keys
+        self._ahead: deque[Work] = deque()
+        self._returned: deque[Work] = deque()
+        self._active: dict[bytes, Work] = {}
+        self._rejected_by: tuple[bytes, ProblemKind] | None = None
+        self._changed = Condition()
+        self._room = Condition()
+
+    def __repr__(self) -> str:
+        waiting = f"{len(self._returned)} returned, {len(self._ahead)} read ahead"
+        return f"<WorkQueue {self.model}: {len(self._active)} active, {waiting}>"
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is left, and nothing can come back."""
+        return self.nothing_to_send and not self._active
+
+    @property
+    def nothing_to_send(self) -> bool:
+        """Every item has been handed out; one may still come back."""
+        return self.exhausted and not self._ahead and not self._returned
+
+    def live(self) -> Iterator[Work]:
+        """Every item that has been read and has not left."""
+        yield from self._active.values()
+        yield from self._returned
+        yield from self._ahead
+
+    # -- the source
+
+    async def read(self, items: AsyncGenerator[Item, None], *, limit: int | None) -> None:
+        """Read what is wanted, as there is room for it, to the end of the source or of the first `limit` items.
+
+        A task beside the lanes; cancelled when they need nothing more.
+
+        Raises:
+            JobMistakesError: the source has become unreadable.
+        """
+        async with aclosing(items):
+            async for item in items:
+                if limit is not None and item.index > limit:
+                    break
+                key = bytes.fromhex(item.key)
+                if key not in self._keys and self._wanted(key):
+                    self._keys.add(key)
+                    self._ahead.append(Work(item=item, key=key))
+                    self._changed.notify()
+                if item.index == limit:
+                    break
+                if len(self._ahead) >= READ_AHEAD:
+                    await self._room.until(self._has_room)
+        self.nothing_to_read()
+
+    def nothing_to_read(self) -> None:
+        """The source is known to have nothing that is wanted."""
+        self.exhausted = True
+        self._changed.notify()
+
+    def _has_room(self) -> bool:
+        return len(self._ahead) <= READ_AHEAD // 2
+
+    # -- the lanes
+
+    async def ready(self, *, stopped: Callable[[], bool]) -> bool:
+        """Wait until there is an item to take; False when there never will be, or the lane that asks has stopped."""
+        await self._changed.until(lambda: bool(self._returned or self._ahead) or self.drained or stopped())
+        return bool(self._returned or self._ahead) and not stopped()
+
+    def take(self) -> Work | None:
+        """The next item to send, returned ones first; None when another lane was faster."""
+        if self._returned:
+            work = self._returned.popleft()
+        elif self._ahead:
+            work = self._ahead.popleft()
+            if self._has_room():
+                self._room.notify()
+        else:
+            return None
+        self._active[work.key] = work
+        return work
+
+    def claim(self, work: Work) -> None:
+        """An item that came another way (an accepted task of an earlier process) is in somebody's hands.
+
+        Raises:
+            LifecycleError: its key is live already.
+        """
+        if work.key in self._keys:
+            raise LifecycleError(f"the item {work.item.id} is at work already")
+        self._keys.add(work.key)
+        self._active[work.key] = work
+
+    def requeue(self, work: Work) -> None:
+        """The item is to be sent again, by any lane of the model. It stays live."""
+        del self._active[work.key]
+        self._returned.append(work)
+        self._changed.notify()
+
+    def release(self, work: Work) -> None:
+        """Whoever had the item is through with it; it leaves unless it was requeued."""
+        if self._active.get(work.key) is work:
+            del self._active[work.key]
+            self._keys.discard(work.key)
+        self._changed.notify()
+
+    def notify(self) -> None:
+        """A lane has stopped: whoever waits here for it looks again."""
+        self._changed.notify()
+
+    # -- the model
+
+    def model_rejected(self, work: Work, problem: Problem) -> None:
+        """This item says that the model itself is refused; the second different one speaks for all others."""
+        by = self._rejected_by
+        if by is not None and by[0] != work.key and by[1] is problem.kind:
+            self.rejected = problem
+        self._rejected_by = (work.key, problem.kind)
+
+    def model_works(self) -> None:
+        """An item of the model came through."""
+        self._rejected_by = None
