@@ -12,7 +12,7 @@ from engine_house import House, World, chat, image
 from batchrunner import app
 from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, LockHeldError, WrongDirectoryError
-from batchrunner.core.events import Done, Intent, Open
+from batchrunner.core.events import Done, Intent, Open, Refused
 from batchrunner.report.audit_files import fault_of
 from batchrunner.report.audit_findings import KINDS, Sheet
 from batchrunner.report.audit_ledger import LedgerAudit
@@ -189,7 +189,8 @@ def test_a_record_that_does_not_follow_from_what_stood_before_is_told(house: Hou
 
     done = Done(i="x", k="0" * 32, n=1, a=1, crc="00000000", length=1)
     told = Open(version=1, run="r", segment=1, job="j", program="p")
-    events = [told, intent(1), intent(3), done, done, intent(4)]
+    refused = Refused(i="x", k="0" * 32, n=2, a=0, kind="throttle")
+    events = [told, intent(1), intent(2), refused, intent(4), done, done, intent(5)]
     sheet = Sheet()
     ledger = LedgerAudit(sheet=sheet, look_at=lambda _id, _files: None)
 
@@ -198,9 +199,10 @@ def test_a_record_that_does_not_follow_from_what_stood_before_is_told(house: Hou
 
     ledger.read(Reading(Record(event, 1.0, 1, number) for number, event in enumerate(events)))  # type: ignore[arg-type] # what it asks of a reading
     (finding,) = sheet.findings()
-    assert (finding.kind, finding.level, finding.count) == ("odd_record", "odd", 3)
-    assert "send 3 of `x` follows send 1" in finding.examples[0]
-    assert "while `x` is done" in finding.examples[1]
+    assert (finding.kind, finding.level, finding.count) == ("odd_record", "odd", 4)
+    assert "`intent` while `x` is sending" in finding.examples[0]
+    assert "send 4 of `x` follows send 2" in finding.examples[1]
+    assert "while `x` is done" in finding.examples[2]
 
 
 def test_a_directory_at_work_is_refused_with_the_name_of_who_works_there(
