@@ -52,6 +52,8 @@ T = TypeVar("T")
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
 _WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 """Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
+_HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
+"""The terminal went away; not every system has it."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -143,7 +145,8 @@ class RunOptions(TypedDict, total=False):
     retry_failed: give items that had failed a new generation of attempts.
     resend_held: send items that are held because they may have been paid already.
     progress: started as a task with a function that tells the present status; cancelled at the end.
-    signals: SIGINT and SIGTERM drain the run, a second one cancels it.
+    signals: SIGINT, SIGTERM and SIGHUP drain the run; SIGINT or SIGTERM after one of them cancels it. SIGHUP stays
+        ignored where it was ignored before (nohup).
     say: for what a person should know at once; default: a line on stderr.
     command: how to go on from a shell, for `Status.next_command`.
     command_elsewhere: the same with absolute paths, for those who ask from another folder.
@@ -321,19 +324,28 @@ def _listen(loop: asyncio.AbstractEventLoop, shutdown: Shutdown) -> None:
 
     def tell(number: int) -> None:
         for each in tuple(listeners):
-            each.request(number)
+            # A closing terminal sends SIGHUP twice, from the shell and from the system: no second request to end.
+            if number != _HANGUP or not each.requests:
+                each.request(number)
 
     if len(listeners) == 1:
-        for number in _SIGNALS:
+        for number in _heard_signals():
             loop.add_signal_handler(number, tell, int(number))
+
+
+def _heard_signals() -> tuple[int, ...]:
+    ignored = _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN
+    return _SIGNALS if _HANGUP is None or ignored else (*_SIGNALS, _HANGUP)
 
 
 def _stop_listening(loop: asyncio.AbstractEventLoop, shutdown: Shutdown) -> None:
     listeners = _LISTENERS[loop]
     listeners.remove(shutdown)
     if not listeners:
-        for number in _SIGNALS:
+        for number in _heard_signals():
             loop.remove_signal_handler(number)
+        if _HANGUP is not None and shutdown.signal_number == _HANGUP:
+            signal.signal(_HANGUP, signal.SIG_IGN)  # the second one of a closing terminal must not cut off the end
 
 
 async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:

@@ -45,6 +45,7 @@ def run(
 
     \b
     Ctrl-C once: no more is sent, answers under way are awaited. Twice: stop at once.
+    A terminal that is closed does the same as Ctrl-C once; under nohup the run goes on.
     Either way the same command goes on later:
       batchrunner run jobs/cats.yaml
       batchrunner run jobs/cats.yaml --limit 3

@@ -26,8 +26,8 @@ class Ending:
     def exit_status(self) -> ExitStatus:
         """What is beyond `--limit` does not count as left."""
         if self.shutdown.requests:
-            terminated = self.shutdown.signal_number == ExitStatus.TERMINATED - 128
-            return ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED
+            interrupted = self.shutdown.signal_number in {None, ExitStatus.INTERRUPTED - 128}
+            return ExitStatus.INTERRUPTED if interrupted else ExitStatus.TERMINATED
         undrained = any(not queue.drained for queue in self.queues)
         if undrained and any(lane.closed is not None and lane.closed.refused_account for lane in self.lanes):
             return ExitStatus.REFUSED
