@@ -25,6 +25,8 @@ class ProblemKind(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     BAD_REQUEST = "bad_request"
     CONFIGURATION = "configuration"
+    NOT_REACHED = "not_reached"
+    NO_SUCH_PATH = "no_such_path"
     ADAPTABLE = "adaptable"
     CONTENT_FILTER = "content_filter"
     MEDIA_FETCH = "media_fetch"
@@ -44,7 +46,7 @@ class ProblemKind(StrEnum):
     BAD_PICTURE = "bad_picture"
 
 
-Adaptation = Literal["stream", "no_stream_options", "no_thinking_switch", "json_object"]
+Adaptation = Literal["stream", "no_stream", "no_stream_options", "no_thinking_switch", "json_object"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +198,9 @@ class Problem:
     usage: Usage | None = None
     hints: Hints | None = None
     under_way: bool = False
-    """It stood inside a 2xx reply: the server had begun the work, and may charge for it whatever it says now."""
+    """A part of the answer had come: the server had begun the work, and may charge for it whatever it says now."""
+    look_at: str | None = None
+    """The key of the job that is probably wrong, such as `provider.base_url`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ class Then(Enum):
     STOP_ACCOUNT = "every lane of the account stops until a person has done something; the item is unchanged"
     FAIL = "the item failed for good"
     FAIL_MODEL = "the item failed, and when a second one agrees so do all others of its model"
+    STOP_RUN = "the lanes probe a few times, then the run ends as a mistake of the configuration; the item is unchanged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +37,16 @@ class Rule:
     first_wait_s: float = 2.0
     cap_s: float = 60.0
     tries: int | None = None
+    once_answered: Then | None = None
+    """What holds instead once a good answer came in this run: of the model for FAIL_MODEL, of the server otherwise."""
 
 
 RULES: Final[dict[ProblemKind, Rule]] = {
     # never executed: no attempt is charged; the lane's breaker ends a long outage
     K.CONNECT: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0),
+    # something else than the API answered, or nothing can: a mistake of the job, or an outage if it has answered before
+    K.NOT_REACHED: Rule(then=Then.STOP_RUN, once_answered=Then.WAIT, first_wait_s=2.0),
+    K.NO_SUCH_PATH: Rule(then=Then.STOP_RUN, once_answered=Then.FAIL, first_wait_s=2.0),
     # perhaps executed
     K.TIMEOUT: Rule(then=Then.RETRY, ambiguous=True),
     K.RESET: Rule(then=Then.RETRY, ambiguous=True),
@@ -49,16 +55,16 @@ RULES: Final[dict[ProblemKind, Rule]] = {
     K.STREAM_CORRUPT: Rule(then=Then.RETRY, ambiguous=True),
     K.EMPTY_RESPONSE: Rule(then=Then.RETRY, ambiguous=True, first_wait_s=10.0, tries=3),
     # refusals that say nothing of the item
-    K.OVERLOADED: Rule(then=Then.WAIT, first_wait_s=5.0, cap_s=120.0),
-    K.THROTTLE: Rule(then=Then.WAIT, first_wait_s=5.0, cap_s=120.0),
+    K.OVERLOADED: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=120.0),
+    K.THROTTLE: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=120.0),
     K.QUOTA_MODEL: Rule(then=Then.PARK_LANE),
     K.MODEL_SUSPENDED: Rule(then=Then.PARK_LANE, first_wait_s=300.0, tries=2),
     K.QUOTA_ACCOUNT: Rule(then=Then.PARK_ACCOUNT),
     K.AUTH: Rule(then=Then.STOP_ACCOUNT),
     K.BILLING: Rule(then=Then.STOP_ACCOUNT),
     # about the model
-    K.FORBIDDEN_MODEL: Rule(then=Then.FAIL_MODEL),
-    K.MODEL_NOT_FOUND: Rule(then=Then.FAIL_MODEL),
+    K.FORBIDDEN_MODEL: Rule(then=Then.FAIL_MODEL, once_answered=Then.FAIL),
+    K.MODEL_NOT_FOUND: Rule(then=Then.FAIL_MODEL, once_answered=Then.FAIL),
     # about the item
     K.BAD_REQUEST: Rule(then=Then.FAIL),
     K.CONFIGURATION: Rule(then=Then.FAIL),
@@ -83,7 +89,8 @@ RULES: Final[dict[ProblemKind, Rule]] = {
 REFUSALS: Final = frozenset(
     kind
     for kind, rule in RULES.items()
-    if rule.then in {Then.WAIT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.ADAPT}
+    if rule.then in {Then.WAIT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN, Then.ADAPT}
+    and rule.once_answered is not Then.FAIL
 )
 """Kinds that the ledger records as `refused`: no attempt is charged."""
 
@@ -99,6 +106,8 @@ def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retr
     match rule.then:
         case Then.WAIT | Then.ADAPT | Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
             return True
+        case Then.STOP_RUN:
+            return rule.once_answered is not Then.FAIL
         case Then.FAIL | Then.FAIL_MODEL:
             return problem.should_retry is True and charged < retry.attempts
         case Then.RETRY:

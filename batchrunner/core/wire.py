@@ -39,6 +39,8 @@ class Broken:
     message: str
     sent: bool
     """True when bytes may have left: the server may have executed the request. False is proof that it did not."""
+    look_at: str | None = None
+    """The key of the job that is probably wrong, where no waiting mends it: a certificate, a name, a proxy's word."""
 
 
 Ending = Whole | Broken

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
@@ -36,6 +37,8 @@ from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import Again, Finished, GivenUp, Unchanged, Verdict, Waiting
 from batchrunner.engine.work_queue import Work, WorkQueue
 
+_SINGLED_OUT: Final = 3
+_FREE_HALVES: Final = 3
 _CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
 
@@ -98,7 +101,7 @@ class Attempts:
             case GivenUp():
                 await self.book.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
             case Unchanged():
-                queue.requeue(work)
+                queue.requeue(work, last=verdict.last)
             case Waiting():
                 self.left_open(verdict.why)
 
@@ -211,10 +214,17 @@ class Attempts:
         if work.began is None:
             work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
         await self.book.intent(work, lane)
-        return await self.ports.transport.exchange(request, self.ports.dialect.decoder(work.item), account=lane.account)
+        outcome = await self.ports.transport.exchange(
+            request, self.ports.dialect.decoder(work.item), account=lane.account
+        )
+        if isinstance(outcome, Problem) and outcome.look_at == "provider.base_url":
+            path = urlsplit(request.url).path
+            return replace(outcome, message=f"{request.method} {path}: {outcome.message}")
+        return outcome
 
     async def _came_through(self, lane: Lane, queue: WorkQueue) -> None:
         queue.model_works()
+        self.judge.answered = True
         if lane.came_through():
             await self.book.resumed(lane.account, lane.model)
 
@@ -222,13 +232,17 @@ class Attempts:
 
     async def _after(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
         """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
-        rule = RULES[problem.kind]
         work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
         before = self.book.state.record(work.key).attempts
-        match rule.then:
-            case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
+        match self.judge.then(problem, queue):
+            case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT | Then.STOP_RUN:
                 await self.book.refused(work, problem)
                 return Unchanged()
+            case Then.WAIT if problem.kind is ProblemKind.NOT_REACHED:
+                if queue.single_out(work) >= _SINGLED_OUT:
+                    return GivenUp(problem=problem, charged=before + 1, ambiguous=False)
+                await self.book.refused(work, problem)
+                return Unchanged(last=True)
             case Then.WAIT if problem.under_way:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
             case Then.WAIT:
@@ -243,10 +257,15 @@ class Attempts:
     async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
         rule, ambiguous = RULES[problem.kind], is_ambiguous(problem)
         charged = before + 1
-        if parked and rule.then in {Then.RETRY, Then.WAIT}:
+        # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not for ever.
+        free = rule.then is Then.WAIT and work.kinds[problem.kind] <= _FREE_HALVES
+        if free or (parked and rule.then is Then.RETRY):
             # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
-            await self.book.retry(work, problem, charged=before, ambiguous=ambiguous)
-            return Waiting(why="held") if is_held(problem, self.job) else Unchanged()
+            wait_s = None if parked else problem.wait_s
+            await self.book.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
+            if is_held(problem, self.job):
+                return Waiting(why="held")
+            return Unchanged() if parked else Again(problem=problem, charged=before)
         if rule.then is Then.FAIL_MODEL:
             queue.model_rejected(work, problem)
         if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):

@@ -31,6 +31,8 @@ class Ending:
         undrained = any(not queue.drained for queue in self.queues)
         if undrained and any(lane.closed is not None and lane.closed.refused_account for lane in self.lanes):
             return ExitStatus.REFUSED
+        if undrained and any(lane.closed is not None and lane.closed.mistake for lane in self.lanes):
+            return ExitStatus.MISTAKE
         items = self.items
         if self.shutdown.paused is not None and not items.pending and not items.accepted:
             undrained = False  # the sources were not read to their end, but nothing in the rest of them is to be sent

@@ -5,7 +5,8 @@ reason and its end, so that a later process knows it.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.job import Job
@@ -25,9 +26,22 @@ _THROTTLE_FIRST_S: Final = 5.0
 _THROTTLE_CAP_S: Final = 300.0
 _OUTAGE_FIRST_S: Final = 15.0
 _SUSPENDED_PROBES: Final = 2
+_SETUP_PROBES: Final = 3
+"""Requests that must come to the same before the job, and not a passing fault, is thought to be wrong."""
+_TOLD_MOST: Final = 20
+_FAULT_OF_REQUESTS: Final = frozenset({500, 501})
+"""Statuses by which some servers refuse what they cannot do; gateways speak of outages by others."""
 _OUTAGES: Final = frozenset(
-    {ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET, ProblemKind.EMPTY_RESPONSE}
+    {
+        ProblemKind.CONNECT,
+        ProblemKind.NOT_REACHED,
+        ProblemKind.SERVER_ERROR,
+        ProblemKind.TIMEOUT,
+        ProblemKind.RESET,
+        ProblemKind.EMPTY_RESPONSE,
+    }
 )
+_UNREACHED: Final = frozenset({ProblemKind.CONNECT, ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
 _QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
 REASONS: Final[dict[ProblemKind, str]] = {
     ProblemKind.QUOTA_MODEL: "daily quota of the model",
@@ -38,6 +52,8 @@ REASONS: Final[dict[ProblemKind, str]] = {
     ProblemKind.THROTTLE: "throttled",
     ProblemKind.OVERLOADED: "the server is overloaded",
     ProblemKind.CONNECT: "the server cannot be reached",
+    ProblemKind.NOT_REACHED: "the API was not reached",
+    ProblemKind.NO_SUCH_PATH: "the API was not reached",
 }
 
 
@@ -51,26 +67,34 @@ class Judge:
     clock: Clock
     shanghai: bool
     """Daily quotas turn at Shanghai's midnight."""
+    say: Callable[[str], None]
+    """For what a person should know at once."""
+    answered: bool = False
+    """A good answer came in this run: the job's address, key and way to the server are right."""
+    _setup_refusals: int = 0
+    _told: set[str] = field(default_factory=set)
+
+    def then(self, problem: Problem, queue: WorkQueue) -> Then:
+        """What follows from a problem, by the table and by what has been answered so far."""
+        rule = RULES[problem.kind]
+        answered = bool(queue.answers) if rule.then is Then.FAIL_MODEL else self.answered
+        return rule.once_answered if answered and rule.once_answered is not None else rule.then
 
     async def hear(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """Act on the lane; True when it does not send now, so that the item goes back to its queue."""
-        match RULES[problem.kind].then:
-            case Then.STOP_ACCOUNT:
-                await self._stop_account(lane, problem)
+        if problem.kind in _UNREACHED:
+            self._tell(problem)
+        match self.then(problem, queue):
+            case Then.STOP_RUN:
+                await self._check_setup(lane, problem)
                 return True
-            case Then.PARK_ACCOUNT:
-                for sibling in self.lanes.of_account(lane.account):
-                    await self._park_quota(sibling, problem)
+            case Then.STOP_ACCOUNT | Then.PARK_ACCOUNT | Then.PARK_LANE as then:
+                await self._stop(lane, queue, problem, then)
                 return True
-            case Then.PARK_LANE:
-                if problem.kind is ProblemKind.MODEL_SUSPENDED and lane.probes >= _SUSPENDED_PROBES:
-                    queue.rejected = problem
-                await self._park_quota(lane, problem)
-                return True
-            case Then.WAIT if problem.kind is not ProblemKind.CONNECT:
+            case Then.WAIT if problem.kind not in _OUTAGES:
                 return await self._hear_throttle(lane, problem)
             case Then.WAIT | Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
-                return await self._hear_trouble(lane, problem)
+                return await self._hear_trouble(lane, queue, problem)
             case Then.ADAPT:
                 if problem.adaptation is not None:
                     queue.adapted |= {problem.adaptation}
@@ -90,6 +114,17 @@ class Judge:
             pause_s = min(hints.requests_reset_s, self.job.retry.max_wait_s)
             await self._park(lane, _spent(ProblemKind.THROTTLE), until=self.clock.wall() + pause_s)
 
+    async def _stop(self, lane: Lane, queue: WorkQueue, problem: Problem, then: Then) -> None:
+        if then is Then.STOP_ACCOUNT:
+            await self._stop_account(lane, problem)
+        elif then is Then.PARK_ACCOUNT:
+            for sibling in self.lanes.of_account(lane.account):
+                await self._park_quota(sibling, problem)
+        else:
+            if problem.kind is ProblemKind.MODEL_SUSPENDED and lane.probes >= _SUSPENDED_PROBES:
+                queue.rejected = problem
+            await self._park_quota(lane, problem)
+
     async def _stop_account(self, lane: Lane, problem: Problem) -> None:
         closed = Closed(kind=problem.kind.value, reason=_reason(problem), refused_account=True)
         for sibling in self.lanes.of_account(lane.account):
@@ -106,7 +141,9 @@ class Judge:
             return
         wall = self.clock.wall()
         if problem.wait_s is not None:
-            until = wall + problem.wait_s
+            # a daily quota is said by some to end within seconds: the asked wait is a lower bound
+            growing_s = next_quota_probe(wall=0.0, probes=lane.probes - 1, shanghai=False) if lane.probes else 0.0
+            until = wall + max(problem.wait_s, growing_s)
         elif problem.kind is ProblemKind.MODEL_SUSPENDED:
             until = wall + RULES[problem.kind].first_wait_s
         else:
@@ -135,16 +172,50 @@ class Judge:
         )
         return True
 
-    async def _hear_trouble(self, lane: Lane, problem: Problem) -> bool:
+    async def _check_setup(self, lane: Lane, problem: Problem) -> None:
+        """Nothing has come through yet and something else than the API answered: a few probes, then the run ends."""
+        if lane.stands_still or lane.closed is not None:
+            return  # it left before the last probe was heard
+        self._setup_refusals += 1
+        wall = self.clock.wall()
+        over = self._setup_refusals >= _SETUP_PROBES
+        first_s, tries = RULES[problem.kind].first_wait_s, self._setup_refusals - 1
+        pause_s = max(problem.wait_s or 0.0, backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=tries, dice=1.0))
+        look_at = f"; look at `{problem.look_at}`" if problem.look_at else ""
+        closed = Closed(
+            kind=problem.kind.value, reason=f"{_reason(problem)}{look_at}", refused_account=False, mistake=True
+        )
+        for each in self.lanes:  # they all send to the same address
+            if each.closed is None:
+                await self._park(each, problem, until=None if over else wall + pause_s)
+                if over:
+                    each.close(closed)
+
+    def _tell(self, problem: Problem) -> None:
+        """The cause of a failed connection, once."""
+        likeness = _likeness(problem)
+        if likeness not in self._told and len(self._told) < _TOLD_MOST:
+            self._told.add(likeness)
+            self.say(f"{problem.message}; the request is tried again")
+
+    async def _hear_trouble(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """The same trouble on many items in a row is not the items': an outage parks, a systematic refusal closes."""
         if lane.stands_still:
             return _stands_for(lane, problem)
         tripped = lane.breaker.trips(problem.kind.value, _likeness(problem))
         outage = problem.kind in _OUTAGES
+        if problem.kind is ProblemKind.NOT_REACHED:
+            tripped = True  # one page is enough: no item is to blame for it
+        elif tripped and not queue.answers and problem.status in _FAULT_OF_REQUESTS and lane.probes >= _SETUP_PROBES:
+            outage = False  # the same words for every request, and nothing ever came through: they mean the job
         if not tripped and not (lane.probing and outage):
             return False
         if outage:
-            pause_s = backoff_s(first_s=_OUTAGE_FIRST_S, cap_s=PROBE_CAP_S, tries=lane.probes, dice=1.0)
+            first_s = _OUTAGE_FIRST_S
+            if problem.kind is ProblemKind.NOT_REACHED:
+                first_s = RULES[problem.kind].first_wait_s
+            pause_s = backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=lane.probes, dice=1.0)
+            pause_s = max(pause_s, problem.wait_s or 0.0)
             await self._park(lane, problem, until=self.clock.wall() + pause_s)
         else:
             reason = f"{lane.breaker.count} items in a row: {_reason(problem)}"

@@ -12,7 +12,9 @@ class Closed:
     kind: str
     reason: str
     refused_account: bool
-    """True when only the account's owner can mend it: exit status 5, otherwise 3."""
+    """True when only the account's owner can mend it: exit status 5."""
+    mistake: bool = False
+    """True when the job is wrong, such as its base URL: exit status 2. Otherwise it is 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -348,6 +348,7 @@ class Runner:
             book=self.book,
             clock=self.ports.clock,
             shanghai=preset.day_offset_s != 0.0,
+            say=self.say,
         )
         return Attempts(
             job=self.job,

@@ -32,6 +32,9 @@ class GivenUp:
 class Unchanged:
     """Refused, with the lane parked: the item goes back to its queue. Recorded."""
 
+    last: bool = False
+    """It goes behind all others, so that another item is the next probe."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:

@@ -33,6 +33,10 @@ class Work:
     revision: Revision = field(default_factory=Revision)
     kinds: dict[ProblemKind, int] = field(default_factory=dict)
     """Tries per kind of problem, for kinds with a cap of their own and for growing waits."""
+    answers_seen: int | None = None
+    """`WorkQueue.answers` when something else than the API last answered this item."""
+    singled_out: int = 0
+    """How often it was turned away so although others got through in between."""
     began_wall: float | None = None
     began: float | None = None
     """Monotonic seconds of the first send in this process."""
@@ -49,6 +53,8 @@ class WorkQueue:
         """Why every item of this model fails without being sent, once two have agreed."""
         self.adapted: frozenset[Adaptation] = frozenset()
         """What the server asked to change once: later items are sent like that at once."""
+        self.answers = 0
+        """Good answers of this model in this run: one is enough to know that it is there."""
         self._wanted = wanted
         self._keys = keys
         self._ahead: deque[Work] = deque()
@@ -142,10 +148,10 @@ class WorkQueue:
         self._keys.add(work.key)
         self._active[work.key] = work
 
-    def requeue(self, work: Work) -> None:
-        """The item is to be sent again, by any lane of the model. It stays live."""
+    def requeue(self, work: Work, *, last: bool = False) -> None:
+        """The item is to be sent again by any lane of the model, `last` after those that wait. It stays live."""
         del self._active[work.key]
-        self._returned.append(work)
+        (self._ahead if last else self._returned).append(work)
         self._changed.notify()
 
     def release(self, work: Work) -> None:
@@ -162,7 +168,12 @@ class WorkQueue:
     # -- the model
 
     def model_rejected(self, work: Work, problem: Problem) -> None:
-        """This item says that the model itself is refused; the second different one speaks for all others."""
+        """This item says that the model itself is refused; the second different one speaks for all others.
+
+        Not once the model has answered: then it is the item that was refused, whatever the words are.
+        """
+        if self.answers:
+            return
         by = self._rejected_by
         if by is not None and by[0] != work.key and by[1] is problem.kind:
             self.rejected = problem
@@ -171,3 +182,11 @@ class WorkQueue:
     def model_works(self) -> None:
         """An item of the model came through."""
         self._rejected_by = None
+        self.answers += 1
+
+    def single_out(self, work: Work) -> int:
+        """A machine on the way turned this item away; how often that was while others got through in between."""
+        if work.answers_seen is not None and self.answers > work.answers_seen:
+            work.singled_out += 1
+        work.answers_seen = self.answers
+        return work.singled_out

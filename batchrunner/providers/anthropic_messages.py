@@ -76,6 +76,8 @@ def _body(item: Item, revision: Revision) -> dict[str, Json]:
             body.pop(name, None)
     if revision.adapted & {"stream", "no_thinking_switch"} or _takes_long(body):
         body["stream"] = True
+    if "no_stream" in revision.adapted:
+        body["stream"] = False
     return body
 
 

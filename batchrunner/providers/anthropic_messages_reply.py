@@ -81,7 +81,9 @@ class MessagesDecoder(StreamedReply):
         if isinstance(value, NotJson):
             self._refuse_event(data, is_error=True)
         else:
-            self._problem = problem_of(self._family, self._head, fault_in(value), status=None)
+            self._problem = problem_of(
+                self._family, self._head, fault_in(value), status=None, under_way=self._has_content()
+            )
 
     def _take_part(self, name: str, said: MessageEvent) -> None:
         if not (self._begun or name in _STARTS or (name == _FIRST_BLOCK and said.index in (0, None))):

@@ -14,11 +14,12 @@ from typing import Final
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Hints
 from batchrunner.core.wire import Head
-from batchrunner.providers.json_text import at
+from batchrunner.providers.json_text import at, is_object
 
 _LITELLM: Final = "llm_provider-"
 _EPOCH_FROM: Final = 1e9
-"""Plain numbers from here on are moments, not waits."""
+_EPOCH_MS_FROM: Final = 1e12
+"""Plain numbers from here on are moments, not waits: in seconds, in milliseconds."""
 
 _UNITS_S: Final = {
     "ns": 1e-9,
@@ -39,16 +40,60 @@ _UNITS_S: Final = {
     "h": 3600.0,
     "hour": 3600.0,
     "hours": 3600.0,
+    "hr": 3600.0,
+    "hrs": 3600.0,
     "d": 86400.0,
+    "day": 86400.0,
+    "days": 86400.0,
+    "毫秒": 1e-3,
+    "秒": 1.0,
+    "分": 60.0,
+    "分钟": 60.0,
+    "小时": 3600.0,
+    "天": 86400.0,
 }
-_PART: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zµμ]+)")
+_PART: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zµμ]+|毫秒|分钟|小时|[秒分天])")
 _DURATION: Final = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ns|us|µs|μs|ms|s|m|h|d))+")
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
-_PROSE: Final = re.compile(
-    r"\b(?:in|after|wait|for)\s+(?:about\s+|around\s+|another\s+)?~?"
-    r"((?:\d{1,9}(?:\.\d{1,9})?\s*(?:milliseconds|seconds|minutes|hours|second|minute|hour|secs?|mins?|ms|s|m|h)\b"
-    r"|\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h)(?=\d))+)"
+_HTTP_DATE: Final = re.compile(r"[A-Za-z]{3,9},? ")
+_ISO_DURATION: Final = re.compile(
+    r"P(?:(\d{1,9})D)?(?:T(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9}(?:\.\d{1,9})?)S)?)?", re.IGNORECASE
 )
+_NUMBER: Final = r"\d{1,9}(?:\.\d{1,9})?"
+_UNIT: Final = r"(?:milliseconds|seconds|minutes|hours|days|second|minute|hour|day|secs?|mins?|hrs?|ms|s|m|h|d)"
+_PROSE: Final = re.compile(
+    r"\b(?:in|after|wait|for|least|within|next)\s+(?:about\s+|around\s+|another\s+|at\s+least\s+|the\s+next\s+)?[~≈]?\s*"
+    rf"({_NUMBER}\s*{_UNIT}(?:\b|(?=\d))(?:(?:\s*,\s*|\s+and\s+|\s*){_NUMBER}\s*{_UNIT}(?:\b|(?=\d)))*)"
+)
+_PROSE_DATE: Final = re.compile(
+    r"\b(?:at|after|until|till|by|before)\s+(?:about\s+)?"
+    r"(\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:z|utc|[+-]\d\d:?\d\d)?)"
+)
+_PROSE_CHINESE: Final = re.compile(rf"({_NUMBER})\s*(毫秒|秒|分钟|小时|天)钟?\s*(?:后|之后|以后|再)")
+_ASKING: Final = (("retry-after-ms", 1e-3), ("x-ms-retry-after-ms", 1e-3), ("retry-after", 1.0), ("x-retry-after", 1.0))
+"""Headers that ask for a wait, the most precise first, and the unit of a plain number."""
+_ASKED_IN_BODIES: Final = {
+    "retryafter": 1.0,
+    "retryafterms": 1e-3,
+    "retryaftermilliseconds": 1e-3,
+    "retryafterseconds": 1.0,
+    "retryaftersec": 1.0,
+    "retrydelay": 1.0,
+    "retryin": 1.0,
+    "retryinseconds": 1.0,
+    "estimatedtime": 1.0,
+    "resetsin": 1.0,
+    "resetsinseconds": 1.0,
+    "resetinseconds": 1.0,
+    "resetafter": 1.0,
+    "resetsat": 1.0,
+    "resetat": 1.0,
+    "waitseconds": 1.0,
+    "waittime": 1.0,
+}
+"""Names of fields, without `_` and `-` and in lower case, to the unit of a plain number."""
+_DEEP: Final = 6
+_FIELD: Final = re.compile(r"(?:^|[;,\s])([a-z]+)\s*=\s*\"?(\d{1,12}(?:\.\d{1,9})?)\"?", re.IGNORECASE)
 
 
 def hints_of(head: Head) -> Hints | None:
@@ -83,6 +128,8 @@ def reset_s(text: str, *, received_at: float) -> float | None:
     text = text.strip()
     if _RFC_3339.match(text):
         return _until(text, received_at=received_at)
+    if _HTTP_DATE.match(text):
+        return _http_date(text, received_at=received_at)
     if _DURATION.fullmatch(text):
         return duration_s(text)
     return _seconds(text, received_at=received_at)
@@ -94,29 +141,127 @@ def should_retry(head: Head) -> bool | None:
 
 
 def wait_s(head: Head, body: Json) -> float | None:
-    """How long the server asks to wait: `retry-after-ms`, `retry-after` (seconds or date), the body's `retry_after`."""
-    for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        given = head.headers.get(name)
-        if given is None:
-            continue
-        wait = _seconds(given, received_at=head.received_at, unit_s=unit_s)
-        if wait is None:
-            wait = _http_date(given, received_at=head.received_at)
+    """How long the server asks to wait: by a header of `_ASKING`, else by a field of the body, however deep."""
+    for name, unit_s in _ASKING:
+        wait = asked_s(head.headers.get(name, ""), received_at=head.received_at, unit_s=unit_s)
         if wait is not None:
             return wait
-    for path in (("error", "retry_after"), ("errors", "retry_after"), ("retry_after",)):
-        told = at(body, *path)
-        if isinstance(told, str | int | float) and not isinstance(told, bool):
-            wait = _seconds(str(told), received_at=head.received_at)
-            if wait is not None:
-                return wait
-    return None
+    return _asked_in(body, head, depth=0)
 
 
-def wait_in_prose_s(message: str) -> float | None:
+def reset_wait_s(head: Head, body: Json = None) -> float | None:
+    """Until a limit of which nothing is left begins anew, by the headers of any family; the longest of several.
+
+    Routers pass the headers of the server behind them on in the body (`error.metadata.headers`).
+    """
+    passed_on = at(body, "error", "metadata", "headers")
+    inner = passed_on if is_object(passed_on) else {}
+    lifted = {name.lower(): str(value) for name, value in inner.items() if isinstance(value, str | int | float)}
+    headers = {
+        name.removeprefix(_LITELLM).replace("rate-limit", "ratelimit"): value
+        for name, value in {**head.headers, **lifted}.items()
+    }
+    waits = [_draft_wait_s(headers)]
+    for name, value in headers.items():
+        if "ratelimit" in name and "reset" in name and _is_spent(headers, name):
+            waits.append(
+                reset_s(value.split(",")[-1] if name == "ratelimit-reset" else value, received_at=head.received_at)
+            )
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def asked_s(text: str, *, received_at: float, unit_s: float = 1.0) -> float | None:
+    """A wait in any form: a number, one with a unit, an HTTP or ISO date, an ISO duration, or a list of these."""
+    text = text.strip().strip('"')
+    if not text:
+        return None
+    for read in (_http_date, _until):
+        if (wait := read(text, received_at=received_at)) is not None:
+            return wait
+    waits = [_asked_once(part.strip(), received_at, unit_s) for part in re.split(r"[,;]", text)]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _asked_once(text: str, received_at: float, unit_s: float) -> float | None:
+    wait = _seconds(text, received_at=received_at, unit_s=unit_s)
+    if wait is not None or not text:
+        return wait
+    if (iso := _ISO_DURATION.fullmatch(text)) and any(iso.groups()):
+        days, hours, minutes, seconds = (float(part or 0) for part in iso.groups())
+        return days * 86400.0 + hours * 3600.0 + minutes * 60.0 + seconds
+    if _RFC_3339.match(text):
+        return _until(text, received_at=received_at)
+    lowered = text.lower()
+    return duration_s(lowered) if _PART.match(lowered) else None
+
+
+def _asked_in(value: Json, head: Head, *, depth: int) -> float | None:
+    """The longest wait that a field of a body names."""
+    if depth > _DEEP:
+        return None
+    if isinstance(value, list):
+        return max(
+            (wait for each in value[:20] if (wait := _asked_in(each, head, depth=depth + 1)) is not None), default=None
+        )
+    if not is_object(value):
+        return None
+    waits: list[float | None] = []
+    for name, told in value.items():
+        unit_s = _ASKED_IN_BODIES.get(re.sub("[-_]", "", name).lower())
+        if unit_s is None:
+            waits.append(_asked_in(told, head, depth=depth + 1))
+        elif is_object(told):  # a protobuf Duration
+            whole, rest = told.get("seconds") or 0, told.get("nanos") or 0
+            waits.append(_seconds(f"{whole}", received_at=head.received_at))
+            waits[-1] = None if waits[-1] is None or not isinstance(rest, int) else waits[-1] + rest * 1e-9
+        elif isinstance(told, str | int | float) and not isinstance(told, bool):
+            waits.append(asked_s(str(told), received_at=head.received_at, unit_s=unit_s))
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _is_spent(headers: Mapping[str, str], reset: str) -> bool:
+    """Whether nothing is left of what a reset header speaks of; also where the reply does not say what is left."""
+    remaining = reset.replace("-reset-after", "-remaining").replace("reset", "remaining")
+    if remaining not in headers:
+        return not any("remaining" in name for name in headers if "ratelimit" in name)
+    return _left(headers, remaining) == 0
+
+
+def _draft_wait_s(headers: Mapping[str, str]) -> float | None:
+    """`RateLimit: "name";r=0;t=12` and its older form `limit=20, remaining=0, reset=12`.
+
+    Where `t` is missing, the whole window of the policy is the most that the wait can be.
+    """
+    told = headers.get("ratelimit", "")
+    older = {name.lower(): value for name, value in _FIELD.findall(told)}
+    if "remaining" in older and "reset" in older:
+        return float(older["reset"]) if float(older["remaining"]) == 0 else None
+    waits: list[float] = []
+    for limit in told.split(","):
+        fields = {name.lower(): float(value) for name, value in _FIELD.findall(limit)}
+        if fields.get("r") == 0:
+            policy = limit.split(";", maxsplit=1)[0].strip()
+            windows = [
+                float(value)
+                for each in headers.get("ratelimit-policy", "").split(",")
+                if each.split(";", maxsplit=1)[0].strip() == policy
+                for name, value in _FIELD.findall(each)
+                if name.lower() == "w"
+            ]
+            waits.append(fields["t"] if "t" in fields else max(windows, default=0.0))
+    return max((wait for wait in waits if wait > 0), default=None)
+
+
+def wait_in_prose_s(message: str, *, received_at: float | None = None) -> float | None:
     """The last resort: `… resets in ~30s`, `try again in 6m0s`. Only for refusals that pass by themselves."""
-    found = _PROSE.search(message.lower())
-    return duration_s(found.group(1)) if found else None
+    text = message.lower()
+    waits = [duration_s(found) for found in _PROSE.findall(text)]
+    waits += [duration_s("".join(found)) for found in _PROSE_CHINESE.findall(text)]
+    if received_at is not None:
+        waits += [
+            _until(found.replace(" utc", "z").strip(), received_at=received_at) for found in _PROSE_DATE.findall(text)
+        ]
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
 def duration_s(text: str) -> float | None:
@@ -159,10 +304,14 @@ def _seconds(text: str, *, received_at: float, unit_s: float = 1.0) -> float | N
         return None
     if not math.isfinite(value) or value < 0:
         return None
+    if value >= _EPOCH_MS_FROM * unit_s:
+        value /= 1000.0 * unit_s
     return max(0.0, value - received_at) if value >= _EPOCH_FROM else value
 
 
 def _until(text: str, *, received_at: float) -> float | None:
+    if not _RFC_3339.match(text):
+        return None
     try:
         moment = datetime.fromisoformat(text)
         return max(0.0, _utc(moment).timestamp() - received_at)
@@ -171,6 +320,8 @@ def _until(text: str, *, received_at: float) -> float | None:
 
 
 def _http_date(text: str, *, received_at: float) -> float | None:
+    if not _HTTP_DATE.match(text):
+        return None
     try:
         return max(0.0, _utc(parsedate_to_datetime(text)).timestamp() - received_at)
     except (ValueError, TypeError, IndexError, OverflowError):

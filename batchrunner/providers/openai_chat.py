@@ -58,6 +58,9 @@ def _body(item: Item, revision: Revision) -> dict[str, Json]:
         _drop_thinking_switch(body)
     if revision.adapted & {"stream", "no_thinking_switch"}:
         body["stream"] = True
+    if "no_stream" in revision.adapted:
+        body["stream"] = False
+        body.pop("stream_options", None)
     if body["stream"] is True and "stream_options" not in body:
         body["stream_options"] = {"include_usage": True}
     if "no_stream_options" in revision.adapted:

@@ -94,7 +94,12 @@ class ChatDecoder(StreamedReply):
             return
         named = chunk.error or chunk.errors or is_error or value.get("object") == "error"
         if named or ("message" in value and "code" in value):
-            self._problem = problem_of(self._family, self._head, fault_in(value), status=None)
+            self._problem = problem_of(
+                self._family, self._head, fault_in(value), status=None, under_way=self._has_content()
+            )
+
+    def _has_content(self) -> bool:
+        return any(draft.size_bytes for draft in self._drafts.values())
 
     def _grow(self, choice: Choice) -> None:
         place = choice.index if isinstance(choice.index, int) else 0

@@ -4,16 +4,18 @@ What the words mean is looked up in `core.classify`; what follows from it is dec
 whatever the bytes are. Sources: PROTOCOL 2.3, 3.4, 4.4.
 """
 
+import html
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from batchrunner.core.classify import Family, adaptation_of, classify
+from batchrunner.core.classify import Family, Form, adaptation_of, classify
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.wire import Broken, Head
-from batchrunner.providers.hints import hints_of, should_retry, wait_in_prose_s, wait_s
+from batchrunner.providers.hints import hints_of, reset_wait_s, should_retry, wait_in_prose_s, wait_s
 from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, sound, whole_number
 from batchrunner.providers.sse import SseParser
 
@@ -36,6 +38,10 @@ _MESSAGES: Final = (
     ("error",),
     ("errors",),
     ("error", "msg"),
+    ("error", "error"),
+    ("base_resp", "status_msg"),
+    ("status", "message"),
+    ("title",),
 )
 _CODES: Final = (
     ("error", "details", "error_code"),
@@ -43,9 +49,20 @@ _CODES: Final = (
     ("errors", "code"),
     ("code",),
     ("error_code",),
+    ("error", "error_code"),
+    ("base_resp", "status_code"),
     ("Code",),
 )
-_TYPES: Final = (("error", "type"), ("errors", "type"), ("type",))
+_TYPES: Final = (
+    ("error", "type"),
+    ("errors", "type"),
+    ("type",),
+    ("error", "status"),
+    ("error_type",),
+    ("__type",),
+    ("detail", "type"),
+    ("name",),
+)
 _STATUSES: Final = (
     ("error", "http_code"),
     ("error", "status_code"),
@@ -56,6 +73,12 @@ _STATUSES: Final = (
     ("status_code",),
     ("code",),
 )
+_PAGE_BYTES: Final = 16 * 1024
+_PAGE: Final = re.compile(r"<!doctype html|<html|<head|<body|<\?xml[^>]*>\s*<!doctype html|<!--", re.IGNORECASE)
+_TITLE: Final = re.compile(r"<(title|h1|h2)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
+_TAG: Final = re.compile(r"<[^>]*>")
+_ELSEWHERE: Final = frozenset({ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
+_LOOK_AT: Final = {407: "provider.proxy"}
 _REQUEST_IDS: Final = (("request_id",), ("errors", "request_id"), ("error", "request_id"), ("RequestId",))
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-modelscope-request-id", "x-dashscope-request-id")
 
@@ -79,6 +102,11 @@ class Fault:
     code: str | None = None
     error_type: str | None = None
     status: int | None = None
+    param: str | None = None
+    """The request's parameter that it complains of."""
+    details: str = ""
+    """Further words that say what kind of refusal it is, such as the name of a quota or an inner code."""
+    form: Form = "json"
     body: Json = None
 
 
@@ -89,18 +117,23 @@ def read_fault(body: bytes) -> Fault:
         parser = SseParser(cap_bytes=KEPT_OF_REFUSAL_BYTES)
         events = [*parser.feed(body), *parser.end()]
         value = next((found for event in events if not isinstance(found := decode(event.data), NotJson)), value)
-    return Fault(message=_shown(body)) if isinstance(value, NotJson) else fault_in(value)
+    return _unspoken(body) if isinstance(value, NotJson) else fault_in(value)
 
 
 def fault_in(value: Json) -> Fault:
     """What a JSON error says; the JSON itself when no message stands where one is looked for."""
     plain = _with_firsts(value)
     error_type = _name(plain, _TYPES)
+    message = message_in(plain)
+    raw = _raw(plain)
     return Fault(
-        message=message_in(plain) or (_shown(encode(value)) if value else ""),
+        message=_cut(": ".join(filter(None, (message, raw))), _MESSAGE_CHARS)
+        or (_shown(encode(value)) if value else ""),
         code=_name(plain, _CODES),
         error_type=None if error_type == "error" else error_type,
         status=_status(plain),
+        param=_text(plain, ("error", "param")) or None,
+        details=_details(plain),
         body=plain,
     )
 
@@ -118,32 +151,40 @@ def refusal(family: Family, head: Head, body: bytes) -> Problem:
     return problem_of(family, head, read_fault(body), status=head.status)
 
 
-def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None) -> Problem:
-    """The problem that a fault states. `status` None: it stood inside a 2xx, and only its own status counts."""
+def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None, under_way: bool = False) -> Problem:
+    """The problem that a fault states. `status` None: it stood inside a 2xx, and only its own status counts.
+
+    `under_way`: a part of the answer had come before it.
+    """
     counted = status if status is not None else fault.status
     hints = hints_of(head)
+    wait, prose = wait_s(head, fault.body), wait_in_prose_s(fault.message, received_at=head.received_at)
     kind = classify(
         family,
         status=counted,
-        message=fault.message,
+        message=f"{fault.message} {fault.details}" if fault.details else fault.message,
         code=fault.code,
-        error_type=fault.error_type,
+        error_type=fault.error_type or _amazon_error(head),
         hints=hints,
+        param=fault.param,
+        form=fault.form,
+        waits=wait is not None or prose is not None,
     )
-    wait = wait_s(head, fault.body)
-    if wait is None and kind in _PASSING:
-        wait = wait_in_prose_s(fault.message)
+    if kind in _PASSING:
+        given = (wait, prose if wait is None else None, reset_wait_s(head, fault.body) if wait is None else None)
+        wait = max((each for each in given if each is not None), default=None)
     return Problem(
         kind=kind,
-        message=fault.message or f"HTTP {counted or head.status} without a word",
+        message=_worded(kind, fault, counted or head.status),
         status=counted or head.status,
         code=fault.code or fault.error_type,
         request_id=request_id_of(head, fault.body),
         wait_s=wait,
         should_retry=should_retry(head),
-        adaptation=adaptation_of(fault.message) if kind is ProblemKind.ADAPTABLE else None,
+        adaptation=adaptation_of(fault.message, param=fault.param) if kind is ProblemKind.ADAPTABLE else None,
         hints=hints,
-        under_way=status is None,
+        under_way=under_way,
+        look_at=_LOOK_AT.get(counted or 0, "provider.base_url") if kind in _ELSEWHERE else None,
     )
 
 
@@ -151,7 +192,11 @@ def unreadable(family: Family, head: Head, body: bytes) -> Problem:
     """The problem of a 2xx whose body is no JSON: an error text if its words say so, else a corrupt answer."""
     if not body.strip():
         return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer is empty", head=head)
-    problem = problem_of(family, head, Fault(message=_shown(body)), status=None)
+    fault = _unspoken(body)
+    if fault.form == "page":
+        message = f"HTTP {head.status} with a web page instead of an answer: {fault.message}"
+        return replace(plain_problem(ProblemKind.NOT_REACHED, message, head=head), look_at="provider.base_url")
+    problem = problem_of(family, head, fault, status=None)
     if problem.kind is not ProblemKind.SERVER_ERROR:
         return problem
     kind = head.headers.get("content-type", "no content type")
@@ -161,6 +206,8 @@ def unreadable(family: Family, head: Head, body: bytes) -> Problem:
 
 def broken_problem(ending: Broken, *, head: Head | None) -> Problem:
     """The problem of an exchange that broke. Whatever its cause, one that was never sent is CONNECT."""
+    if ending.look_at is not None and not ending.sent:
+        return replace(plain_problem(ProblemKind.NOT_REACHED, ending.message, head=head), look_at=ending.look_at)
     if not ending.sent:
         kind = ProblemKind.CONNECT
     else:
@@ -212,7 +259,59 @@ def _redirect(head: Head) -> Problem:
         host = None
     where = f"to {_cut(host, _NAME_CHARS)}" if host else "to another address"
     message = f"HTTP {head.status} redirects {where}; redirects are not followed: put the right address into base_url"
-    return plain_problem(ProblemKind.CONFIGURATION, message, head=head)
+    return replace(plain_problem(ProblemKind.NOT_REACHED, message, head=head), look_at="provider.base_url")
+
+
+def _unspoken(body: bytes) -> Fault:
+    """A body that is no JSON: a page by its title, else its text."""
+    start = body[:_PAGE_BYTES].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    if not start:
+        return Fault(message="", form="nothing")
+    if not _PAGE.match(start):
+        return Fault(message=_shown(body), form="text")
+    found = _TITLE.search(start)
+    title = " ".join(html.unescape(_TAG.sub(" ", found.group(2))).split()) if found else ""
+    return Fault(message=_cut(title, _NAME_CHARS) or _shown(body), form="page")
+
+
+def _worded(kind: ProblemKind, fault: Fault, status: int) -> str:
+    """The message for a person; where it was not the API that spoke, with what that means."""
+    if kind is ProblemKind.NO_SUCH_PATH or (kind is ProblemKind.NOT_REACHED and fault.form == "json"):
+        return f"HTTP {status}: the server does not know this path: {fault.message}"
+    if kind is ProblemKind.NOT_REACHED:
+        said = {"page": f"a web page, {fault.message!r}", "nothing": "no words"}.get(fault.form, repr(fault.message))
+        return f"HTTP {status} with {said}: this is not the API's own answer, but a proxy's, a gateway's or a login's"
+    if fault.form == "page":
+        return f"HTTP {status} with a web page: {fault.message}"
+    return fault.message or f"HTTP {status} without a word"
+
+
+def _raw(value: Json) -> str:
+    """What the server behind a router said, where the router passes it on (`error.metadata.raw`)."""
+    raw = at(value, "error", "metadata", "raw")
+    if isinstance(raw, str):
+        inner = decode(raw.encode("utf-8", "surrogatepass"))
+        return _cut((message_in(inner) if is_object(inner) else "") or raw, _TEXT_BYTES)
+    return message_in(raw) if is_object(raw) else ""
+
+
+def _details(value: Json) -> str:
+    """Inner codes, reasons and names of quotas, for the tables of words."""
+    found: list[Json] = [at(value, "error", "innererror", "code"), at(value, "error", "status")]
+    found += _listed(at(value, "error", "metadata", "reasons"))
+    for detail in _listed(at(value, "error", "details")):
+        found.append(at(detail, "reason"))
+        found += [at(violation, "quotaId") for violation in _listed(at(detail, "violations"))]
+    return _cut(" ".join(text for text in found if isinstance(text, str)), _MESSAGE_CHARS)
+
+
+def _listed(value: Json) -> list[Json]:
+    return value[:20] if isinstance(value, list) else []
+
+
+def _amazon_error(head: Head) -> str | None:
+    """The name of an error as Amazon's services give it beside the body."""
+    return head.headers.get("x-amzn-errortype", "").partition(":")[0] or None
 
 
 def _with_firsts(value: Json) -> Json:

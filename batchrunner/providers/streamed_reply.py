@@ -121,6 +121,10 @@ class StreamedReply(ABC):
     def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
         """What an answer without a problem comes to, once everything was taken."""
 
+    def _has_content(self) -> bool:
+        """Whether a part of the answer came: what a server begins it may charge for."""
+        return self._begun
+
     # -- what a dialect may use
 
     @property
@@ -134,7 +138,9 @@ class StreamedReply(ABC):
         """An event that the dialect cannot read: an error's words, if it may be those, else a corrupt stream."""
         assert self._head is not None
         if is_error or not self._begun:
-            self._problem = problem_of(self._family, self._head, read_fault(data), status=None)
+            self._problem = problem_of(
+                self._family, self._head, read_fault(data), status=None, under_way=self._has_content()
+            )
         if not is_error and (self._problem is None or self._problem.kind is K.SERVER_ERROR):
             shown = data[:200].decode("utf-8", "replace")
             self._stop(K.STREAM_CORRUPT, f"the stream has an event that is no part of an answer: {shown}")

@@ -62,7 +62,7 @@ MODELSCOPE: dict[str, Said] = {
     "unbound": said(401, "Please bind your Alibaba Cloud account before use.", K.AUTH),
     "not real-name verified, whatever the status": said(403, "account is not real-name verified", K.AUTH),
     "private model": said(403, "", K.FORBIDDEN_MODEL),
-    "unknown model or path": said(404, "Not Found", K.MODEL_NOT_FOUND),
+    "a path that it does not know": said(404, "Not Found", K.NOT_REACHED),
     "busy": said(500, "Server is busy, please try again later", K.OVERLOADED),
     "busy 503": said(503, "busy", K.OVERLOADED),
     "Q1": said(429, "You have exceeded today's quota for model Qwen/X, please try again tomorrow", K.QUOTA_MODEL),
@@ -115,7 +115,7 @@ OPENAI: dict[str, Said] = {
     "llama.cpp, loading": said(503, "Loading model", K.OVERLOADED, code="503", error_type="unavailable_error"),
     "Ollama, loading": said(503, "llm server loading model", K.OVERLOADED),
     "Hugging Face, loading": said(503, "Model x is currently loading", K.OVERLOADED),
-    "503 for whatever else": said(503, "Service Unavailable", K.SERVER_ERROR),
+    "503 for whatever else": said(503, "Service Unavailable", K.OVERLOADED),
     "llama.cpp, too long": said(400, "too long", K.BAD_REQUEST, code="400", error_type="exceed_context_size_error"),
     "500": said(500, "error", K.SERVER_ERROR, error_type="server_error"),
     "504": said(504, "", K.SERVER_ERROR),
@@ -127,8 +127,8 @@ OPENAI: dict[str, Said] = {
     "409": said(409, "", K.SERVER_ERROR),
     "425": said(425, "", K.SERVER_ERROR),
     "418": said(418, "", K.BAD_REQUEST),
-    "405": said(405, "Method Not Allowed", K.CONFIGURATION),
-    "302": said(302, "", K.CONFIGURATION),
+    "405": said(405, "Method Not Allowed", K.NOT_REACHED),
+    "302": said(302, "", K.NOT_REACHED),
     "529": said(529, "", K.OVERLOADED),
     "nothing known": said(None, "boom", K.SERVER_ERROR),
     "its own words are not ModelScope's": said(429, "today's quota for model x", K.THROTTLE),
@@ -258,8 +258,8 @@ def test_anything_has_a_kind(
 
 
 @given(strategies.sampled_from(sorted(SIGNS)), strategies.integers(400, 499), TEXTS)
-def test_an_unnamed_4xx_is_never_taken_for_a_fault_of_the_server_but_for_the_three_that_pass(
+def test_an_unnamed_4xx_is_never_taken_for_a_fault_of_the_server_but_for_those_that_pass(
     family: Family, status: int, message: str
 ) -> None:
     kind = classify(family, status=status, message=message, code=None, error_type=None, hints=None)
-    assert (kind is K.SERVER_ERROR) == (status in {408, 409, 425})
+    assert (kind is K.SERVER_ERROR) == (status in {408, 409, 423, 424, 425, 440, 444, 449, 460, 499})

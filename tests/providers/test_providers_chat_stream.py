@@ -239,14 +239,18 @@ PROBLEMS = {
         K.THROTTLE,
         "too many requests",
     ),
-    "an error object of old servers": (event({"object": "error", "message": "m", "code": 404}), K.MODEL_NOT_FOUND, "m"),
+    "an error object of old servers": (
+        event({"object": "error", "message": "no model m", "code": 404}),
+        K.MODEL_NOT_FOUND,
+        None,
+    ),
     "an error after the finish": (HI + STOP + event({"error": {"message": "m"}}), K.SERVER_ERROR, "m"),
     "words at the start": (b"data: insufficient balance\n\n", K.MODEL_SUSPENDED, "insufficient balance"),
     "words later": (HI + b"data: insufficient balance\n\n", K.STREAM_CORRUPT, None),
     "JSON that is no chunk": (HI + b'data: {"choices": {"a": 1}}\n\n', K.STREAM_CORRUPT, None),
     "JSON that is no object": (b"data: [1]\n\n", K.STREAM_CORRUPT, None),
     "nested too deeply": (b"data: " + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"\n\n", K.STREAM_CORRUPT, None),
-    "a page of HTML": (b"<html>Log in</html>", K.STREAM_CUT, None),
+    "a page of HTML": (b"<html>Log in</html>", K.NOT_REACHED, None),
 }
 
 

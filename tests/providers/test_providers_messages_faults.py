@@ -89,14 +89,14 @@ PROBLEMS: dict[str, tuple[bytes, ProblemKind, str | None]] = {
     "too large a request": (failure("request_too_large"), K.BAD_REQUEST, "m"),
     "a type nobody knows": (BEGUN + failure("surprise_error"), K.SERVER_ERROR, "m"),
     "an error behind the reason": (BEGUN + ended() + failure("api_error"), K.SERVER_ERROR, "m"),
-    "an error in another house's words": (b'data: {"errors": {"message": "Rate limited"}}\n\n', K.SERVER_ERROR, None),
+    "an error in another house's words": (b'data: {"errors": {"message": "Rate limited"}}\n\n', K.THROTTLE, None),
     "an error that is no JSON": (BEGUN + b"event: error\ndata: oh no\n\n", K.SERVER_ERROR, "oh no"),
     "words at the start": (b"data: the spend limit is reached\n\n", K.BILLING, "the spend limit is reached"),
     "words later": (BEGUN + b"data: oh no\n\n", K.STREAM_CORRUPT, None),
     "a part of another shape": (BEGUN + event("message_delta", delta=[1]), K.STREAM_CORRUPT, None),
     "JSON that is no object": (b"data: [1]\n\n", K.STREAM_CORRUPT, None),
     "nested too deeply": (b"data: " + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"\n\n", K.STREAM_CORRUPT, None),
-    "a page of HTML": (b"<html>Log in</html>", K.STREAM_CUT, None),
+    "a page of HTML": (b"<html>Log in</html>", K.NOT_REACHED, None),
     "another house's stream": (b'data: {"choices": [{"delta": {"content": "Hi."}}]}\n\n', K.STREAM_CUT, None),
 }
 

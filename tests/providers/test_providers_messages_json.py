@@ -70,7 +70,7 @@ REPLIES: dict[str, tuple[bytes, Answer | ProblemKind]] = {
     "content of another shape": (finished(content={"a": 1}), K.STREAM_CORRUPT),
     "half an object": (finished()[:-20], K.STREAM_CORRUPT),
     "a list": (b"[]", K.STREAM_CORRUPT),
-    "HTML": (b"<html>Welcome</html>", K.STREAM_CORRUPT),
+    "HTML": (b"<html>Welcome</html>", K.NOT_REACHED),
 }
 
 

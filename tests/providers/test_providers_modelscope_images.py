@@ -273,8 +273,8 @@ def test_a_poll_that_ends_a_task_says_how(
         (500, b"", K.SERVER_ERROR),
         (503, b"busy", K.OVERLOADED),
         (401, b"", K.AUTH),
-        (302, b"", K.CONFIGURATION),
-        (200, b"<html>", K.STREAM_CORRUPT),
+        (302, b"", K.NOT_REACHED),
+        (200, b"<html>", K.NOT_REACHED),
         (200, b"", K.EMPTY_RESPONSE),
     ],
 )

@@ -64,7 +64,11 @@ SHAPES = {
         (K.BAD_REQUEST, "JSON parse error: x", "invalid_request_error", "1352"),
     ),
     "E": (429, b"", (K.THROTTLE, "HTTP 429 without a word", None, None)),
-    "F, HTML": (502, b"<html>502 Bad Gateway</html>", (K.SERVER_ERROR, "<html>502 Bad Gateway</html>", None, None)),
+    "F, HTML": (
+        502,
+        b"<html><title>502 Bad Gateway</title></html>",
+        (K.SERVER_ERROR, "HTTP 502 with a web page: 502 Bad Gateway", None, None),
+    ),
     "F, text": (503, b"upstream overloaded\n", (K.OVERLOADED, "upstream overloaded", None, None)),
     "a list": (400, b'[{"error": {"message": "bad", "code": 400}}]', (K.BAD_REQUEST, "bad", "400", None)),
     "errors as a list": (400, b'{"errors": [{"message": "bad"}]}', (K.BAD_REQUEST, "bad", None, None)),
@@ -72,7 +76,11 @@ SHAPES = {
     "a message at the top": (422, b'{"message": "m", "code": "c"}', (K.BAD_REQUEST, "m", "c", None)),
     "Message": (400, b'{"Message": "m", "RequestId": "r"}', (K.BAD_REQUEST, "m", None, "r")),
     "msg": (400, b'{"msg": "m"}', (K.BAD_REQUEST, "m", None, None)),
-    "detail": (404, b'{"detail": "Not Found"}', (K.MODEL_NOT_FOUND, "Not Found", None, None)),
+    "detail": (
+        404,
+        b'{"detail": "Not Found"}',
+        (K.NOT_REACHED, "HTTP 404: the server does not know this path: Not Found", None, None),
+    ),
     "detail as a list": (
         422,
         b'{"detail": [{"loc": [], "msg": "field required"}]}',
@@ -146,7 +154,7 @@ def test_a_redirect_is_a_configuration_problem_that_names_the_host_only(status: 
     reply = head(status, location=location)
     problem = read(OpenAiChat(provider()).decoder(item()), reply, [b"moved: canary"], Whole())
     assert isinstance(problem, Problem)
-    assert problem.kind is K.CONFIGURATION
+    assert (problem.kind, problem.look_at) == (K.NOT_REACHED, "provider.base_url")
     assert str(status) in problem.message
     assert shown in problem.message
     assert "canary" not in problem.message

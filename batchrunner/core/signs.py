@@ -1,0 +1,495 @@
+"""What refusals are known by, as tables per family of servers: `classify` reads them from the top.
+
+The same words mean opposite things in different houses (`insufficient_quota` passes within a minute at ModelScope and
+is an unpaid bill at OpenAI), so each family has a table of its own and all share the last one. The first row whose
+every condition holds gives the kind. No row guesses from a status alone where the words say more, and none takes a
+model's name in the text for a sign of spent quota: the burst throttle names it too.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from batchrunner.core.outcome import ProblemKind
+
+Family = Literal["modelscope", "openai", "anthropic", "simulator"]
+Form = Literal["json", "text", "page", "nothing"]
+"""What the body of a refusal is: the API's JSON, plain text, a web page, or empty."""
+
+K = ProblemKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """A row. Empty conditions hold for everything; words are lower case and looked for anywhere in the message."""
+
+    kind: ProblemKind
+    statuses: frozenset[int | None] = frozenset()
+    """HTTP statuses; None stands for an error that came without one, inside a stream or a 200."""
+    words: tuple[str, ...] = ()
+    """One of these is in the message."""
+    exact: frozenset[str] = frozenset()
+    """The whole message is one of these."""
+    also: tuple[str, ...] = ()
+    """And one of these."""
+    names: frozenset[str] = frozenset()
+    """The error's code or type is one of these."""
+    spent: Literal["model", "account"] | None = None
+    """The headers say that nothing is left today."""
+    forms: frozenset[Form] = frozenset()
+    """The body is one of these."""
+    waits: bool = False
+    """The reply says when to come back."""
+
+
+def _on(*statuses: int | None) -> frozenset[int | None]:
+    return frozenset(statuses)
+
+
+def _named(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+_ANY_4XX: Final = frozenset[int | None]({*range(400, 500), None})
+_ANY_5XX: Final = frozenset[int | None]({*range(500, 600), None})
+_ANY: Final = _ANY_4XX | _ANY_5XX
+_ODD: Final = _on(408, 409, 423, 424, 425, 440, 444, 449, 460, 499)
+"""Trouble on the way or at the server that passes, by numbers that look like a client's mistake."""
+_LIMITED: Final = _on(402, 403, 429, None)
+"""Where ModelScope speaks of quota; guides name 402 beside 429 (PROTOCOL 3.5)."""
+
+_MODELSCOPE: Final = (
+    Sign(kind=K.QUOTA_MODEL, statuses=_on(402, 429), spent="model"),
+    Sign(kind=K.QUOTA_ACCOUNT, statuses=_on(402, 429), spent="account"),
+    Sign(kind=K.QUOTA_MODEL, statuses=_LIMITED, words=("today's quota",), also=("for model",)),
+    Sign(kind=K.QUOTA_ACCOUNT, statuses=_LIMITED, words=("today's quota",)),
+    Sign(
+        kind=K.QUOTA_ACCOUNT,
+        statuses=_LIMITED,
+        words=("magicube", "魔粒"),
+        also=("insufficient", "not enough", "exhaust", "used up", "run out", "不足", "不够", "用完", "用尽", "耗尽"),
+    ),
+    Sign(kind=K.MODEL_SUSPENDED, statuses=_ANY_4XX, words=("insufficient balance",)),
+    Sign(kind=K.MODEL_SUSPENDED, statuses=_ANY_4XX, names=_named("insufficient_balance_error")),
+    Sign(
+        kind=K.THROTTLE,
+        statuses=_LIMITED,
+        words=(
+            "rate limit",
+            "request limit exceeded",
+            "too many",
+            "increased too quickly",
+            "allocated quota exceeded",
+            "current quota",
+        ),
+    ),
+    Sign(kind=K.THROTTLE, statuses=_LIMITED, names=_named("insufficient_quota")),
+    Sign(kind=K.QUOTA_ACCOUNT, statuses=_on(402), words=("quota",)),
+    Sign(
+        kind=K.AUTH,
+        statuses=_ANY_4XX,
+        words=("valid modelscope token", "bind your alibaba cloud account", "real-name verified"),
+    ),
+    Sign(kind=K.MODEL_NOT_FOUND, statuses=_ANY_4XX, words=("has no provider supported", "invalid model id")),
+    Sign(kind=K.MODEL_NOT_FOUND, statuses=_ANY_4XX, names=_named("40212")),
+    Sign(kind=K.CONFIGURATION, statuses=_ANY_4XX, words=("does not support synchronous calls",)),
+)
+
+_QUOTA_WITH_WINDOW: Final = Sign(
+    kind=K.THROTTLE,
+    statuses=_on(403, 429, None),
+    words=("quota", "limit", "credit", "billing", "too many"),
+    waits=True,
+)
+"""Whatever it says of plans and bills: a refusal that names the moment at which it ends is a wait."""
+
+_OPENAI: Final = (
+    # an Alibaba server behind this family's dialect: its link marks the per-minute limit
+    Sign(kind=K.THROTTLE, words=("#token-limit",)),
+    Sign(
+        kind=K.BILLING,
+        names=_named(
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+            "billing_hard_limit_reached",
+            "billing_not_active",
+        ),
+    ),
+    _QUOTA_WITH_WINDOW,
+    Sign(
+        kind=K.BILLING, statuses=_on(402, 403, 429, None), words=("exceeded your current quota", "billing hard limit")
+    ),
+    Sign(kind=K.THROTTLE, names=_named("rate_limit_exceeded", "slow_down")),
+    Sign(kind=K.OVERLOADED, names=_named("server_is_overloaded")),
+    Sign(kind=K.AUTH, statuses=_ANY_4XX, names=_named("invalid_api_key", "account_deactivated")),
+    Sign(kind=K.AUTH, statuses=_on(403, None), names=_named("unsupported_country_region_territory")),
+    Sign(kind=K.AUTH, statuses=_on(403), words=("country, region, or territory not supported",)),
+    Sign(kind=K.BAD_REQUEST, statuses=_ANY_4XX, names=_named("context_length_exceeded")),
+)
+
+_ANTHROPIC: Final = (
+    Sign(kind=K.BILLING, names=_named("enforced_spend_limit_reached", "billing_error")),
+    Sign(
+        kind=K.BILLING,
+        statuses=_on(400, 402, 403, 429, None),
+        words=("spend limit", "api usage limits", "credit balance is too low"),
+    ),
+)
+
+_MEDIA: Final = (
+    "unable to download",
+    "failed to download",
+    "error while downloading",
+    "timeout while downloading",
+    "timed out",
+)
+
+_UNPAID: Final = (
+    # by name
+    Sign(
+        kind=K.BILLING,
+        names=_named(
+            "1113",  # Zhipu: no balance, said with a 429
+            "30001",  # SiliconFlow: balance, said with a 403
+            "arrearage",
+            "accountoverdueerror",
+            "billing_error",
+            "billing_not_active",
+            "exceeded_current_quota_error",
+            "insufficient_balance",
+            "insufficient_credits",
+            "insufficient_funds",
+            "insufficient_user_quota",
+            "no_credits",
+            "out_of_credits",
+            "payment_required",
+            "pre_consume_token_quota_failed",
+            "user_quota_exhausted",
+        ),
+    ),
+    _QUOTA_WITH_WINDOW,
+    # by words
+    Sign(
+        kind=K.BILLING,
+        statuses=_ANY,
+        words=(
+            "account is in arrears",
+            "account is overdue",
+            "overdue balance",
+            "overdue payment",
+            "is in good standing",
+            "balance is insufficient",
+            "balance is too low",
+            "insufficient balance",
+            "insufficient account balance",
+            "insufficient credit",
+            "insufficient funds",
+            "not enough balance",
+            "not enough credit",
+            "credits are depleted",
+            "credits have been depleted",
+            "credits exhausted",
+            "out of credit",
+            "run out of credit",
+            "ran out of credit",
+            "used all available credits",
+            "any credits or licenses",
+            "no remaining credits",
+            "add more credits",
+            "add credits",
+            "purchase credits",
+            "purchase more credits",
+            "quota is not enough",
+            "key limit exceeded",
+            "monthly included credits",
+            "spending limit",
+            "spend limit",
+            "billing hard limit",
+            "plan and billing details",
+            "payment required",
+            "payment method",
+            "unpaid invoice",
+            "please recharge",
+            "recharge your account",
+            "top up your",
+            "use free tier only",
+            "余额不足",
+            "欠费",
+            "充值",
+            "额度不足",
+            "额度已用尽",
+            "额度已用完",
+            "额度用尽",
+        ),
+    ),
+)
+"""Unpaid is unpaid, whatever the status."""
+
+_FILTERED: Final = (
+    Sign(
+        kind=K.CONTENT_FILTER,
+        statuses=_ANY,
+        names=_named(
+            "1301",  # Zhipu
+            "content_filter",
+            "content_filtered",
+            "content_moderation",
+            "content_policy_violation",
+            "content_violation",
+            "data_inspection_failed",
+            "datainspectionfailed",
+            "inputimagesensitivecontentdetected",
+            "inputtextsensitivecontentdetected",
+            "moderation_blocked",
+            "outputtextsensitivecontentdetected",
+            "prompt_blocked",
+            "responsibleaipolicyviolation",
+            "safety_violation",
+            "sensitivecontentdetected",
+        ),
+    ),
+    Sign(
+        kind=K.CONTENT_FILTER,
+        statuses=(_ANY_4XX - _on(401, 402, 407, 429)) | _on(451),
+        forms=frozenset({"json", "text"}),
+        words=(
+            "datainspectionfailed",
+            "inappropriate content",
+            "content filter",
+            "content_filter",
+            "content management policy",
+            "content moderation",
+            "content policy",
+            "content violates",
+            "requires moderation",
+            "moderation system",
+            "moderation policy",
+            "failed moderation",
+            "was flagged",
+            "been flagged",
+            "usage guidelines",
+            "usage polic",
+            "safety system",
+            "safety check",
+            "safety_check",
+            "safety policy",
+            "content exists risk",
+            "considered high risk",
+            "sensitive content",
+            "request moderated",
+            "responsibleai",
+            "unsafe content",
+            "prohibited content",
+            "敏感内容",
+            "敏感信息",
+            "敏感词",
+            "违规内容",
+            "内容违规",
+            "内容安全",
+        ),
+    ),
+)
+"""What was withheld or flagged is about the item, whatever the status."""
+
+_LIMITED_BY_NAME: Final = (
+    Sign(
+        kind=K.THROTTLE,
+        names=_named(
+            "1302",  # Zhipu: too many at once; the next two: too many in a while
+            "1303",
+            "1305",
+            "concurrency_limit_exceeded",
+            "limit_burst_rate",
+            "limit_requests",
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            "rate_limit_reached",
+            "rate_limited",
+            "requestlimitexceeded",
+            "resource_exhausted",
+            "slow_down",
+            "throttled",
+            "throttling",
+            "throttling.allocationquota",
+            "throttling.ratequota",
+            "throttlingexception",
+            "too_many_requests",
+            "toomanyrequestsexception",
+        ),
+    ),
+    Sign(kind=K.OVERLOADED, names=_named("engine_overloaded_error", "model_overloaded", "modelnotreadyexception")),
+    Sign(
+        kind=K.THROTTLE,
+        statuses=_on(400, 403, None),
+        words=("too many requests", "rate limit", "rate exceeded", "ratelimit", "throttl", "请求过于频繁", "并发"),
+    ),
+)
+
+_NO_MODEL: Final = (
+    Sign(
+        kind=K.MODEL_NOT_FOUND,
+        statuses=_ANY_4XX,
+        names=_named(
+            "1211",  # Zhipu
+            "20012",  # SiliconFlow
+            "deploymentnotfound",
+            "invalid_model",
+            "invalid_model_id",
+            "invalidendpointormodel.notfound",
+            "model_not_available",
+            "model_not_exist",
+            "model_not_found",
+            "modelnotfound",
+            "modelnotfounderror",
+            "unknown_model",
+            "unsupported_model",
+        ),
+    ),
+    Sign(
+        kind=K.MODEL_NOT_FOUND,
+        statuses=_on(400, 403, 404, 410, 422, None),
+        forms=frozenset({"json", "text"}),
+        words=(
+            "invalid model name",
+            "invalid model id",
+            "invalid model identifier",
+            "invalid model:",
+            "model identifier is invalid",
+            "not a valid model",
+            "model not exist",
+            "model not found",
+            "model_not_found",
+            "no such model",
+            "unknown model",
+            "unsupported model",
+            "modelnotfound",
+            "has no provider supported",
+            "no endpoints found for",
+            "no allowed providers are available",
+            "no router for requested model",
+            "real modelid",
+            "try pulling it first",
+            "模型不存在",
+        ),
+    ),
+    Sign(
+        kind=K.MODEL_NOT_FOUND,
+        statuses=_on(400, 403, 404, 410, 422, None),
+        forms=frozenset({"json", "text"}),
+        words=("the model ", "model '", 'model "', "model=", "model:", "models/", "model id", "deployment", "模型"),
+        also=(
+            "does not exist",
+            "doesn't exist",
+            "do not have access to it",
+            "not exist",
+            "not found",
+            "not been found",
+            "not deployed",
+            "not loaded",
+            "no longer",
+            "decommissioned",
+            "not available",
+            "unavailable for",
+            "不存在",
+            "未找到",
+            "已下线",
+        ),
+    ),
+    Sign(
+        kind=K.MODEL_NOT_FOUND,
+        statuses=_on(404),
+        forms=frozenset({"json", "text"}),
+        words=("model", "deployment", "模型"),
+    ),
+)
+
+_NOT_THE_API: Final = (
+    # a web page, a bare status or a word of plain text comes from a proxy, a firewall, an ingress or a login
+    Sign(kind=K.NOT_REACHED, statuses=frozenset({*range(300, 400), 407})),
+    Sign(
+        kind=K.NOT_REACHED,
+        statuses=_on(*(set(range(400, 500)) - {401, 402, 408, 413, 414, 429, 431})) - _ODD,
+        forms=frozenset({"page"}),
+    ),
+    Sign(kind=K.NOT_REACHED, statuses=_on(403, 404, 405), forms=frozenset({"text", "nothing"})),
+    Sign(kind=K.NOT_REACHED, statuses=_on(405)),
+    Sign(
+        kind=K.NOT_REACHED,
+        statuses=_on(403, 404, None),
+        words=(
+            "no route matched",
+            "missing authentication token",  # AWS's gateway, for a path that it does not know
+            "rbac: access denied",
+            "unexpected endpoint or method",
+            "route not found",
+        ),
+    ),
+    Sign(
+        kind=K.NOT_REACHED,
+        statuses=_on(404),
+        exact=frozenset(
+            {"not found", "404 not found", "page not found", "404 page not found", "resource not found", "404"}
+        ),
+    ),
+)
+
+_NO_SUCH_PATH: Final = (
+    # what is said of one request: the path is known
+    Sign(
+        kind=K.BAD_REQUEST,
+        statuses=_on(404),
+        words=("no endpoints found", "support", "image", "audio", "file_id", "tool", "previous response"),
+    ),
+    Sign(kind=K.NO_SUCH_PATH, statuses=_on(404)),
+)
+
+_SHARED: Final = (
+    *_UNPAID,
+    *_FILTERED,
+    *_LIMITED_BY_NAME,
+    *_NO_MODEL,
+    Sign(kind=K.MEDIA_FETCH, statuses=_on(400, 422), words=_MEDIA),
+    Sign(kind=K.MEDIA_FETCH, statuses=_on(400, 422), names=_named("invalid_image_url")),
+    # the model made no tool call or no JSON (Groq), or its process died (LM Studio): the next try may do better
+    Sign(
+        kind=K.SERVER_ERROR,
+        statuses=_on(400, 422, None),
+        names=_named("json_validate_failed", "tool_use_failed", "output_parse_failed", "modelerrorexception"),
+    ),
+    Sign(
+        kind=K.SERVER_ERROR,
+        statuses=_on(400, 404, 422, None),
+        words=("has crashed", "model crashed", "was unloaded while", "failed to load model", "out of memory"),
+    ),
+    *_NOT_THE_API,
+    Sign(kind=K.AUTH, statuses=_on(401)),
+    Sign(kind=K.BILLING, statuses=_on(402)),
+    Sign(kind=K.FORBIDDEN_MODEL, statuses=_on(403)),
+    *_NO_SUCH_PATH,
+    # a proxy or a scheduler gave the request up, or has no room for it yet
+    Sign(kind=K.OVERLOADED, statuses=_on(498)),
+    Sign(kind=K.SERVER_ERROR, statuses=_ODD),
+    Sign(kind=K.THROTTLE, statuses=_on(429)),
+    Sign(kind=K.BAD_REQUEST, statuses=frozenset(range(400, 500))),
+    Sign(kind=K.OVERLOADED, statuses=_on(529)),
+    Sign(kind=K.OVERLOADED, statuses=_ANY_5XX, names=_named("overloaded_error", "server_is_overloaded", "overloaded")),
+    Sign(kind=K.OVERLOADED, statuses=_ANY_5XX, words=("overloaded", "server is busy", "too busy", "busy, please")),
+    # nginx's limits, a full queue, a model that is still being read: no 503 tells of work that was done
+    Sign(kind=K.THROTTLE, statuses=_on(503), words=("rate limit", "too many", "throttl", "slow down")),
+    Sign(kind=K.OVERLOADED, statuses=_on(503)),
+    Sign(kind=K.SERVER_ERROR, statuses=frozenset(range(500, 600))),
+    # no status at all: only what the error calls itself is left
+    Sign(kind=K.AUTH, names=_named("authentication_error", "invalid_api_key")),
+    Sign(kind=K.FORBIDDEN_MODEL, names=_named("permission_error", "permission_denied_error")),
+    Sign(kind=K.MODEL_NOT_FOUND, names=_named("not_found_error")),
+    Sign(kind=K.BAD_REQUEST, names=_named("invalid_request_error", "request_too_large", "invalid_parameter_error")),
+)
+
+SIGNS: Final[dict[Family, tuple[Sign, ...]]] = {
+    "modelscope": _MODELSCOPE + _SHARED,
+    "simulator": _MODELSCOPE + _ANTHROPIC + _SHARED,
+    "openai": _OPENAI + _SHARED,
+    "anthropic": _ANTHROPIC + _SHARED,
+}
