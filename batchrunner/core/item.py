@@ -40,6 +40,8 @@ class Item:
     params: dict[str, Json] = field(default_factory=dict)
     pictures: tuple[InputPicture, ...] = ()
     schema: dict[str, Json] | None = None
+    schema_sha256: str | None = None
+    """Of `schema` as canonical JSON, hex; made once per job."""
     stream: bool = True
     replica: int = 1
     stem: str = ""

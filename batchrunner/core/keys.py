@@ -6,7 +6,7 @@ which changes how an answer travels and not what is asked. Source: RELIABILITY s
 
 import json
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 from batchrunner.core.job import DialectName, Json, Turn
 
@@ -22,6 +22,11 @@ def digest(value: Json) -> str:
     Lone surrogates are hashed as they are: they are not valid UTF-8, but they must not crash a plan.
     """
     return blake2b(_canonical(value).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def schema_sha256(schema: Json) -> str:
+    """SHA-256 of a JSON Schema's canonical JSON, as above; 64 hex digits, so that others can make it, too."""
+    return sha256(_canonical(schema).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def item_key(

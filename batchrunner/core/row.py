@@ -1,10 +1,13 @@
 """The lines of `results.jsonl` and `failures.jsonl`: a contract, so names never change with the provider."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, ToolCall, Usage
+
+_SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class ResultRow:
     index: int
     model: str
     prompt: str
+    system: str | None = None
+    """As sent; None where there was no system prompt."""
     vars: dict[str, Json]
     params: dict[str, Json]
     output: ChatOutput | ImageOutput
@@ -85,6 +90,9 @@ class ResultRow:
     seconds: float
     key: str
     messages: tuple[dict[str, str], ...] | None = None
+    """The whole conversation as sent, where it is more than a prompt."""
+    schema_sha256: str | None = None
+    """Of the JSON Schema that the answer was asked to fit, as canonical JSON."""
     images: tuple[ShownPicture, ...] | None = None
     """Pictures given to the model."""
     replica: int | None = None
@@ -100,6 +108,8 @@ class FailureRow:
     index: int
     model: str
     prompt: str
+    system: str | None = None
+    """As sent; None where there was no system prompt."""
     vars: dict[str, Json]
     params: dict[str, Json]
     error: dict[str, Json]
@@ -109,6 +119,8 @@ class FailureRow:
     ambiguous: int
     failed_at: str
     key: str
+    messages: tuple[dict[str, str], ...] | None = None
+    schema_sha256: str | None = None
     shared_with: str | None = None
 
 
@@ -126,6 +138,16 @@ def chat_output(answer: Answer, *, path: str | None) -> ChatOutput:
     )
 
 
+def system_of(item: Item) -> str | None:
+    """The system prompt as sent: what stands before the conversation, several parts in paragraphs; None without one."""
+    said = [turn.content for turn in takewhile(lambda turn: turn.role in _SYSTEM_ROLES, item.turns)]
+    return "\n\n".join(said) if said else None
+
+
+def _messages(item: Item) -> tuple[dict[str, str], ...] | None:
+    return tuple({"role": t.role, "content": t.content} for t in item.turns) if item.shows_messages else None
+
+
 def result_row(
     item: Item, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None, effort: Effort
 ) -> ResultRow:
@@ -136,6 +158,7 @@ def result_row(
         index=item.index,
         model=item.model,
         prompt=item.prompt,
+        system=system_of(item),
         vars=item.vars,
         params=item.params,
         output=output,
@@ -147,7 +170,8 @@ def result_row(
         started_at=effort.started_at,
         seconds=effort.seconds,
         key=item.key,
-        messages=tuple({"role": t.role, "content": t.content} for t in item.turns) if item.shows_messages else None,
+        messages=_messages(item),
+        schema_sha256=item.schema_sha256,
         images=tuple(ShownPicture(name=p.name, sha256=p.sha256) for p in item.pictures) or None,
         replica=item.replica if item.replica > 1 else None,
     )
@@ -163,6 +187,7 @@ def failure_row(
         index=item.index,
         model=item.model,
         prompt=item.prompt,
+        system=system_of(item),
         vars=item.vars,
         params=item.params,
         error={
@@ -177,4 +202,6 @@ def failure_row(
         ambiguous=ambiguous,
         failed_at=at,
         key=item.key,
+        messages=_messages(item),
+        schema_sha256=item.schema_sha256,
     )

@@ -21,6 +21,7 @@ _ALWAYS: Final[dict[str, Kind]] = {
     "status": "text",
     "model": "text",
     "prompt": "text",
+    "system": "text",
     "usage.input_tokens": "integer",
     "usage.output_tokens": "integer",
     "task_id": "text",
@@ -35,7 +36,8 @@ _ALWAYS: Final[dict[str, Kind]] = {
 
 _SPREAD: Final = ("vars", "params", "output", "usage", "error")
 _ORDER: Final = (
-    *("id", "prompt_id", "index", "status", "model", "prompt", "messages", "images", "vars", "params"),
+    *("id", "prompt_id", "index", "status", "model", "prompt", "system", "messages"),
+    *("schema_sha256", "images", "vars", "params"),
     *("replica", "shared_with", "output.text", "output.images", "output", "error", "usage"),
     *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
 )

@@ -58,6 +58,8 @@ def _facts(fields: dict[str, Json]) -> Iterator[tuple[str, str]]:
 
 def _asked(run: Shapable, fields: dict[str, Json]) -> Iterator[str]:
     turns = mappings(fields.get("messages"))
+    if not turns and fields.get("system") is not None:
+        yield from ("**System**", _fence(run, text(fields["system"])))
     if not turns:
         yield from ("**Prompt**", _fence(run, text(fields.get("prompt"))))
     for turn in turns:

@@ -11,7 +11,7 @@ from itertools import repeat
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Job, Json
-from batchrunner.core.keys import digest, item_key
+from batchrunner.core.keys import digest, item_key, schema_sha256
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
 from batchrunner.prompts.findings import Findings
@@ -36,6 +36,7 @@ class Expansion:
         self._matrix = Matrix(job, recipe.variables)
         self._models = models_of(job)
         self._schema_digest = None if job.schema is None else digest(job.schema)
+        self._schema_sha256 = None if job.schema is None else schema_sha256(job.schema)
         shares_ids = not job.matrix and len(job.models) == 1 and job.replicas == 1
         self._names = Names(shares_ids=shares_ids)
         # Automatic ids are unique and safe as they are.
@@ -169,6 +170,7 @@ class Expansion:
             params=params,
             pictures=filled.pictures,
             schema=job.schema if is_chat else None,
+            schema_sha256=self._schema_sha256 if is_chat else None,
             stream=job.stream if is_chat else False,
             replica=replica,
             stem=stem,

@@ -1,7 +1,8 @@
 """Rows as lines of JSON: written in the contract's order, read back as little as a question needs, relabelled in place.
 
-Fields that nobody promised (`messages`, `images`, `replica`, `shared_with`, `flags`, `path`) are left out when empty;
-all others are always there. Refuses nothing that Python can hold: lone surrogates become U+FFFD, NaN becomes null.
+Fields that nobody promised (`messages`, `schema_sha256`, `images`, `replica`, `shared_with`, `flags`, `path`) are left
+out when empty; all others are always there. Refuses nothing that Python can hold: lone surrogates become U+FFFD, NaN
+becomes null.
 """
 
 import zlib
@@ -15,7 +16,7 @@ from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow
 from batchrunner.stores.surrogates import mended_text
 from batchrunner.stores.unreadable import UNREADABLE
 
-_EXTRAS = frozenset({"messages", "images", "replica", "shared_with", "flags", "path"})
+_EXTRAS = frozenset({"messages", "schema_sha256", "images", "replica", "shared_with", "flags", "path"})
 _TOO_DEEP = "parsed_too_deep"
 
 _encode = msgspec.json.Encoder().encode

@@ -66,7 +66,7 @@ def test_columns_are_those_of_all_rows_in_the_contracts_order() -> None:
     rows = (chat_row(vars={"a": "1"}), failed_row(params={"seed": 7}), picture_row(("images/x.png", b"x"), later=1))
     header = made("csv", *rows).decode().splitlines()[0].split(",")
     assert header == [
-        *("id", "prompt_id", "index", "status", "model", "prompt", "vars.a", "params.seed"),
+        *("id", "prompt_id", "index", "status", "model", "prompt", "system", "vars.a", "params.seed"),
         *("output.text", "output.images", "output.reasoning", "output.tool_calls", "output.parsed"),
         *("output.finish_reason", "output.truncated", "output.flags"),
         *("error.class", "error.message", "error.status", "error.code", "error.request_id"),

@@ -105,14 +105,14 @@ def recover(folder: Path, known_length: int) -> Recovered:
 def test_a_chat_row_has_the_contracts_fields_in_their_order_with_null_for_what_is_absent() -> None:
     row = json.loads(encode_row(row_of(1)))
     assert list(row) == [
-        *("id", "prompt_id", "index", "model", "prompt", "vars", "params", "output", "task_id", "usage"),
+        *("id", "prompt_id", "index", "model", "prompt", "system", "vars", "params", "output", "task_id", "usage"),
         *("attempts", "ambiguous", "recovered", "started_at", "seconds", "key"),
     ]
     assert list(row["output"]) == ["text", "reasoning", "tool_calls", "parsed", "finish_reason", "truncated"]
     assert (row["task_id"], row["output"]["parsed"], row["usage"]) == (
         None,
         None,
-        {"input_tokens": 3, "output_tokens": 1},
+        {"input_tokens": 3, "output_tokens": 1, "cache_read_tokens": None, "cache_write_tokens": None},
     )
 
 
@@ -198,7 +198,9 @@ def test_failures_have_their_own_file(tmp_path: Path) -> None:
 
     asyncio.run(run())
     row = json.loads((tmp_path / "failures.jsonl").read_bytes())
-    assert list(row) == list(FailureRow.__dataclass_fields__)[:-1]
+    assert list(row) == [
+        name for name in FailureRow.__dataclass_fields__ if name not in {"messages", "schema_sha256", "shared_with"}
+    ]
     assert not (tmp_path / "results.jsonl").exists()
 
 
