@@ -25,7 +25,7 @@ from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.report import CheckResult, Report
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import Standing
 from batchrunner.core.status import Status
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
@@ -34,7 +34,7 @@ from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.snapshot import going_on, with_end
 from batchrunner.engine.survey import survey, totals_of
-from batchrunner.prompts import check_items, items_of
+from batchrunner.prompts import items_of
 from batchrunner.providers import dialect_for
 from batchrunner.report.causes import failure_groups
 from batchrunner.report.night import balance_line, night_notes
@@ -49,6 +49,7 @@ from batchrunner.transport import read_keys
 from batchrunner.transport.masking import refuse_keys_in_job
 
 T = TypeVar("T")
+Counted = Callable[[int], None]
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
 _WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 """Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
@@ -74,23 +75,28 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     return load(path, overrides=overrides, simulate=simulate, out=out)
 
 
-async def check(job: Job) -> CheckResult:
-    """Stream every item once and collect what is wrong; sends nothing and writes nothing."""
+async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
+    """Stream every item once and collect what is wrong; sends nothing and writes nothing.
+
+    `progress` is told the number of items seen, from a million on.
+    """
     dialect_for(job.provider)
-    mistakes = await check_items(job)
+    items = items_of(job)
+    items.progress = progress
+    mistakes = await items.mistakes()
     if (misplaced := run_elsewhere(job)) is not None:
         mistakes = (misplaced, *mistakes)
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
-    items = items_of(job)
-    found = await survey(items, LedgerState())
-    notes = [f"{found.skipped_rows} bad rows are skipped"] if found.skipped_rows else []
+    notes = [f"{items.skipped_rows} bad rows are skipped"] if items.skipped_rows else []
     missing = [mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]]
-    return CheckResult(mistakes=(), items=found.total, notes=(*notes, *missing))
+    return CheckResult(mistakes=(), items=items.counted, notes=(*notes, *missing))
 
 
-async def plan(job: Job) -> Plan:
+async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
     """What a run would do now. Sends nothing and writes nothing; asks for the balance if the job wants that.
+
+    `progress` as for `check`.
 
     Raises:
         JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
@@ -100,6 +106,7 @@ async def plan(job: Job) -> Plan:
     check_claim(folder, job_name=job.name, simulated=job.simulated)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
     items = items_of(job)
+    items.progress = progress
     found = await survey(items, state)
     totals = totals_of(job, found, accounts=len(job.provider.key_env))
     daily = job.limits.requests_per_day

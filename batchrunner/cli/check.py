@@ -1,11 +1,12 @@
 """`batchrunner check JOB…`: every mistake of every job, then of their prompts. Sends nothing, writes nothing."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFiles, Overrides
-from batchrunner.cli.output import emit, say, tell_mistakes
+from batchrunner.cli.output import emit, reading, say, tell_mistakes
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.words import count
 
@@ -32,7 +33,7 @@ def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = Fals
     mistakes: list[Mistake] = []
     for file in jobs:
         try:
-            found = _check_one(file, tuple(overrides or ()))
+            found = _check_one(file, tuple(overrides or ()), progress=None if as_json else reading(file))
         except JobMistakesError as error:
             mistakes.extend(error.mistakes)
         else:
@@ -46,9 +47,9 @@ def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = Fals
     return ExitStatus.DONE
 
 
-def _check_one(file: str, overrides: tuple[str, ...]) -> Checked:
+def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int], None] | None) -> Checked:
     job = batchrunner.load_job(file, overrides=overrides)
-    result = asyncio.run(batchrunner.check(job))
+    result = asyncio.run(batchrunner.check(job, progress=progress))
     if result.mistakes:
         raise JobMistakesError(result.mistakes)
     return Checked(file=file, job=job.name, items=result.items, notes=result.notes)

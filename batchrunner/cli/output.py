@@ -6,6 +6,7 @@ A reader that went away (`| head`, a closed terminal) never ends a run: the work
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
@@ -16,6 +17,11 @@ from batchrunner.report.plain import printable
 def say(text: str) -> None:
     """One or more lines to people; control characters are escaped."""
     _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
+
+
+def reading(file: str) -> Callable[[int], None]:
+    """Tells people how far a long pass over a job's prompts has come."""
+    return lambda items: say(f"{file}: {items:,} items read so far")
 
 
 def emit(value: object) -> None:

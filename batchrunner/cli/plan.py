@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
-from batchrunner.cli.output import emit, say
+from batchrunner.cli.output import emit, reading, say
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.plan import Plan
@@ -33,7 +33,7 @@ def plan(
       batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
     """
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
-    found = asyncio.run(batchrunner.plan(loaded))
+    found = asyncio.run(batchrunner.plan(loaded, progress=None if as_json else reading(job)))
     if as_json:
         emit(found)
     else:

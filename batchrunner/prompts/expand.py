@@ -4,7 +4,7 @@ Every pass makes the same items, whatever models are asked for: names are handed
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from itertools import repeat
 
@@ -24,12 +24,19 @@ from batchrunner.prompts.rows import PromptRow, prompt_rows
 _BREATH = 500
 """Items after which others on the loop get a turn: a list of prompts waits for nothing by itself."""
 
+TOLD_FROM = 1_000_000
+TOLD_EVERY = 250_000
+"""Items of a pass after which its progress is told; multiples of the breath."""
+
 
 class Expansion:
     """One pass over the job's prompts."""
 
-    def __init__(self, job: Job, recipe: Recipe, findings: Findings) -> None:
+    def __init__(
+        self, job: Job, recipe: Recipe, findings: Findings, *, progress: Callable[[int], None] | None = None
+    ) -> None:
         self._job = job
+        self._progress = progress
         self._recipe = recipe
         self._findings = findings
         self._filler = Filler(job, recipe)
@@ -47,6 +54,11 @@ class Expansion:
     def __repr__(self) -> str:
         return f"<Expansion of {self._job.name} at item {self._index}>"
 
+    @property
+    def counted(self) -> int:
+        """Items made so far, whatever their model."""
+        return self._index
+
     async def items(self, models: frozenset[str] | None) -> AsyncGenerator[Item]:
         """The items of these models (None: all), in order.
 
@@ -61,12 +73,17 @@ class Expansion:
                     continue
                 for item in await self._items_of(row):
                     if self._index % _BREATH == 0:
+                        self._tell()
                         await asyncio.sleep(0)
                     if models is None or item.model in models:
                         yield item
         self._findings.settle()
         if not self._index:
             self._findings.nothing_left()
+
+    def _tell(self) -> None:
+        if self._progress is not None and self._index >= TOLD_FROM and self._index % TOLD_EVERY == 0:
+            self._progress(self._index)
 
     def _check_matrix(self) -> None:
         """The rules of ModelScope's pictures for the values that become parameters, for each model of the job.

@@ -1,6 +1,6 @@
 """The port `Items` for a job, and the check that finds every mistake of its prompts at once."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from batchrunner.core.errors import JobMistakesError, Mistake
@@ -18,6 +18,10 @@ class JobItems:
         self._job = job
         self._compiled: tuple[Recipe, tuple[Mistake, ...]] | None = None
         self._last: Findings | None = None
+        self.counted = 0
+        """Items that the last search for mistakes has seen."""
+        self.progress: Callable[[int], None] | None = None
+        """Told how many items a pass has seen: from a million on, every quarter of a million."""
 
     def __repr__(self) -> str:
         return f"<JobItems of {self._job.name}, {self.skipped_rows} rows skipped in the last whole pass>"
@@ -39,7 +43,7 @@ class JobItems:
             JobMistakesError: templates that are none (all of them), or the first thing that is wrong with the rows.
         """
         findings = self._findings(at_most=1)
-        async with aclosing(Expansion(self._job, self._recipe(), findings).items(models)) as items:
+        async with aclosing(self._pass(findings).items(models)) as items:
             async for item in items:
                 yield item
         self._last = findings
@@ -57,11 +61,17 @@ class JobItems:
     async def mistakes(self) -> tuple[Mistake, ...]:
         """Up to 20 mistakes of the templates and all rows; bad rows are none where the job skips them."""
         try:
-            async for _ in Expansion(self._job, self._recipe(), self._findings(at_most=SHOWN)).items(None):
+            findings = self._findings(at_most=SHOWN)
+            expansion = self._pass(findings)
+            async for _ in expansion.items(None):
                 pass
         except JobMistakesError as error:
             return error.mistakes
+        self._last, self.counted = findings, expansion.counted
         return ()
+
+    def _pass(self, findings: Findings) -> Expansion:
+        return Expansion(self._job, self._recipe(), findings, progress=self.progress)
 
     def _recipe(self) -> Recipe:
         if self._compiled is None:

@@ -32,6 +32,13 @@ class Draft:
     folder: PurePath
     simulate: bool
     faults: tuple[Fault, ...] = field(default=())
+    entries: tuple[PromptSpec, ...] = field(init=False)
+    """The listed prompts; none for a source."""
+
+    def __post_init__(self) -> None:
+        listed = self.spec.prompts if isinstance(self.spec.prompts, list) else ()
+        made = tuple(PromptSpec(prompt=entry) if isinstance(entry, str) else entry for entry in listed)
+        object.__setattr__(self, "entries", made)  # every rule goes through them: 100,000 are made once
 
     def given(self, *path: str | int) -> bool:
         """True when the file has this key, be its value right or wrong."""
@@ -59,13 +66,6 @@ class Draft:
     def models(self) -> tuple[str, ...]:
         """The models, however they were given."""
         return tuple(self.spec.models or ()) or ((self.spec.model,) if self.spec.model else ())
-
-    @property
-    def entries(self) -> tuple[PromptSpec, ...]:
-        """The listed prompts; none for a source."""
-        if not isinstance(self.spec.prompts, list):
-            return ()
-        return tuple(PromptSpec(prompt=entry) if isinstance(entry, str) else entry for entry in self.spec.prompts)
 
 
 def drafted(reading: Reading, *, file: str, folder: PurePath, simulate: bool, known: Sequence[Fault] = ()) -> Draft:

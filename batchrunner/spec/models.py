@@ -3,6 +3,7 @@
 Cross-field rules live in `rules`; defaults that depend on other keys (None here) are settled in `resolve`.
 """
 
+from functools import cache
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag
@@ -310,6 +311,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
 """Where each part stands in a job file; `[]` is any place in a list, `{}` any name."""
 
 
+@cache
 def keys_of(part: type[BaseModel]) -> tuple[str, ...]:
     """The keys of a part, as they are written."""
     return tuple(known.alias or name for name, known in part.model_fields.items())

@@ -6,6 +6,7 @@ Each gives faults for what it can judge and stays silent about keys that are bro
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from math import prod
 from pathlib import PurePosixPath
 from unicodedata import category
 
@@ -20,6 +21,9 @@ from batchrunner.spec.places import Fault, KeyPath
 from batchrunner.spec.provider import dialect_of, provider_faults
 
 SIMULATED_ENDING = ".simulated"
+
+MAX_ITEMS = 10_000_000
+"""A job with more would be read for hours before its first request: most likely a matrix with one axis too many."""
 
 _FOLDER = re.compile(r"\w[\w .()+@=,~-]*")
 _MAX_NAME_BYTES = 100
@@ -200,6 +204,26 @@ def _matrix(draft: Draft) -> Iterator[Fault]:
             yield Fault(path=("matrix", name), problem="has no name")
 
 
+def _size(draft: Draft) -> Iterator[Fault]:
+    """How many items the job has is a product: nobody has to make them to see that they are too many."""
+    factors = [(len(draft.entries), ("prompts",), "prompts")] if draft.entries else []
+    factors += [(len(values), ("matrix",), f"of {name}") for name, values in draft.spec.matrix.items()]
+    factors += [(len(draft.models), ("models",), "models"), (draft.spec.replicas, ("replicas",), "replicas")]
+    items = prod(number for number, _, _ in factors if number)
+    if items <= MAX_ITEMS:
+        return
+    most = max(factors)[1]
+    by_matrix = prod(len(values) for values in draft.spec.matrix.values()) > 1
+    product = " × ".join(f"{number:,} {what[:40]}" for number, _, what in factors if number > 1)
+    of_each = "" if draft.entries else " of each row"
+    yield Fault(
+        path=("matrix",) if by_matrix else most,
+        problem=f"the job makes {items:,} items{of_each}: {product}",
+        expected=f"at most {MAX_ITEMS:,} items",
+        hint="leave out values, or split the job",
+    )
+
+
 RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     _name,
     provider_faults,
@@ -210,6 +234,7 @@ RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     _chat_only,
     _edited,
     _matrix,
+    _size,
     _own_params,
     _yaml_words,
     schema_faults,

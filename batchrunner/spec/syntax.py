@@ -12,11 +12,16 @@ from batchrunner.spec.places import Fault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wording:
-    """`needle` as the parser says it; `problem` and `hint` as a person should read it."""
+    """`needle` as PyYAML says it, or as PyYAML and libyaml say it; `problem` and `hint` as a person should read it."""
 
-    needle: str
+    needle: str | tuple[str, ...]
     problem: str
     hint: str | None = None
+
+    def is_said(self, said: str) -> bool:
+        """True when the parser means this."""
+        needles = (self.needle,) if isinstance(self.needle, str) else self.needle
+        return any(needle in said for needle in needles)
 
 
 _WORDINGS = (
@@ -31,13 +36,13 @@ _WORDINGS = (
         hint="put the text in quotes",
     ),
     _Wording(
-        needle="mapping values are not allowed here",
+        needle="mapping values are not allowed",
         problem="a colon stands where no key may be",
         hint="look at the indentation, and put text with `: ` in it in quotes",
     ),
     _Wording(needle="could not find expected ':'", problem="a key without its colon", hint="write `key: value`"),
     _Wording(
-        needle="expected <block end>",
+        needle=("expected <block end>", "did not find expected key", "did not find expected '-' indicator"),
         problem="what stands here does not continue what stands above",
         hint="look at the indentation and at the quotes",
     ),
@@ -51,7 +56,10 @@ _WORDINGS = (
         problem="a text begins with * and names no anchor",
         hint="put the text in quotes",
     ),
-    _Wording(needle="expected the node content", problem="a list [ ] or mapping { } is not closed or lacks a value"),
+    _Wording(
+        needle=("expected the node content", "did not find expected node content"),
+        problem="a list [ ] or mapping { } is not closed or lacks a value",
+    ),
     _Wording(
         needle="unexpected end of stream", problem="a quoted text is not closed", hint="look for the missing quote"
     ),
@@ -68,7 +76,9 @@ _WORDINGS = (
 def syntax_fault(error: Exception, *, text: str, line: int | None) -> Fault:
     """The parser's error as a fault; `line` is where the parser stood, for errors that do not say."""
     if isinstance(error, ReaderError):
-        line = text.count("\n", 0, error.position) + 1
+        # libyaml counts the bytes of UTF-8, PyYAML the characters.
+        read = text.encode()[: error.position] if error.encoding == "?" else text[: error.position].encode()
+        line = read.count(b"\n") + 1
         return Fault(path=(), problem="a control character that YAML does not allow", hint="remove it", line=line)
     if not isinstance(error, yaml.MarkedYAMLError):
         return Fault(path=(), problem="an escape or a number that means nothing", hint="put it in quotes", line=line)
@@ -76,12 +86,19 @@ def syntax_fault(error: Exception, *, text: str, line: int | None) -> Fault:
     if mark is not None:
         line = mark.line + 1
     said = f"{error.context or ''} {error.problem or ''}".strip()
-    wording = next((known for known in _WORDINGS if known.needle in said), None)
+    if mark is not None and "cannot start any token" in said and _is_tab(text, mark):
+        said = "character '\\t' that cannot start any token"
+    wording = next((known for known in _WORDINGS if known.is_said(said)), None)
     problem = wording.problem if wording else f"is not valid YAML: {said}"
     hint = wording.hint if wording else None
     if line is not None and _bare_template(text, line):
         hint = "a template that begins with {{ must stand in quotes"
     return Fault(path=(), problem=problem, hint=hint, line=line)
+
+
+def _is_tab(text: str, mark: yaml.Mark) -> bool:
+    lines = text.splitlines()
+    return mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t"
 
 
 def _bare_template(text: str, line: int) -> bool:

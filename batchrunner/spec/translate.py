@@ -85,9 +85,14 @@ _WORDS: dict[str, _Words] = {
 }
 
 
+_MOST_GUESSES = 100
+"""Different unknown keys for which a similar one is looked for: guesses are slow, a list may have 100,000."""
+
+
 def faults_of(errors: Iterable[ErrorDetails], written: Mapping[KeyPath, str]) -> list[Fault]:
     """One fault for each of pydantic's errors. `written` has unquoted values as YAML found them."""
-    return [_fault(error, written) for error in errors]
+    hints: dict[tuple[str, ...], str | None] = {}
+    return [_fault(error, written, hints) for error in errors]
 
 
 def path_of(error: ErrorDetails) -> KeyPath:
@@ -104,7 +109,7 @@ def general(path: KeyPath) -> tuple[str, ...]:
     )
 
 
-def _fault(error: ErrorDetails, written: Mapping[KeyPath, str]) -> Fault:
+def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tuple[str, ...], str | None]) -> Fault:
     path, kind, context = path_of(error), error["type"], error.get("ctx") or {}
     value: Json = error["input"]
     shown = "not what it should be" if path[:1] == ("provider",) and path[1:2] in _NEVER_SHOWN else short(value)
@@ -116,7 +121,7 @@ def _fault(error: ErrorDetails, written: Mapping[KeyPath, str]) -> Fault:
     if kind == "missing":
         return Fault(path=path, problem=words.problem)
     if kind == "extra_forbidden":
-        return Fault(path=path, problem=words.problem, hint=_where_it_belongs(path))
+        return Fault(path=path, problem=words.problem, hint=_hint_of_unknown(path, hints))
     if path in written and "not what" not in shown and kind in _WANTS_TEXT:
         as_read = f"is read by YAML as {shown}, which is not text"
         return Fault(path=path, problem=as_read, expected=expected, hint=f'put it in quotes: "{written[path]}"')
@@ -138,6 +143,16 @@ def meant(given: str, known: Iterable[str]) -> str | None:
 def suggestion(key: str) -> str:
     """The hint that names what was probably meant."""
     return f"did you mean `{key}`?"
+
+
+def _hint_of_unknown(path: KeyPath, hints: dict[tuple[str, ...], str | None]) -> str | None:
+    """As `_where_it_belongs`, once for a key that many entries have; `hints` are those that were found so far."""
+    place = general(path)
+    if place not in hints:
+        if len(hints) >= _MOST_GUESSES:
+            return None
+        hints[place] = _where_it_belongs(path)
+    return hints[place]
 
 
 def _where_it_belongs(path: KeyPath) -> str | None:

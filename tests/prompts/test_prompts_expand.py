@@ -1,8 +1,10 @@
 """Rows × matrix × models × replicas: the order, ids, keys, parameters, variables and file names."""
 
+import asyncio
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_jobs import items, job_of, listing, mistake, mistakes, picture_job, source, stream
@@ -11,7 +13,7 @@ from batchrunner.core.job import ListedPrompt, Output, Turn
 from batchrunner.core.keys import digest, item_key
 from batchrunner.core.naming import auto_id, fold, safe_stem
 from batchrunner.core.ports import Items
-from batchrunner.prompts import items_of
+from batchrunner.prompts import expand, items_of
 from batchrunner.spec import load_job
 
 
@@ -329,3 +331,16 @@ def test_a_word_in_a_templates_quotes_does_not_hide_a_parameter_from_the_rules(t
     head = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\n"
     (tmp_path / "job.yaml").write_text(head + "prompts: ['{{ \"a seed\" }}']\nmatrix: {seed: [-1]}\n")
     assert "matrix.seed[0]: is out of range" in mistake(load_job(str(tmp_path / "job.yaml")))
+
+
+def test_a_long_pass_tells_its_progress_from_a_million_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expand, "TOLD_FROM", 1_000)
+    monkeypatch.setattr(expand, "TOLD_EVERY", 500)
+    told: list[int] = []
+    every = items_of(job_of(listing(*map(str, range(250))), replicas=10))
+    every.progress = told.append
+    assert asyncio.run(every.mistakes()) == ()
+    assert told == [1_000, 1_500, 2_000, 2_500]
+    assert every.counted == 2_500
+    stream(every)
+    assert len(told) == 8

@@ -1,5 +1,6 @@
 """Each bad job file gives exactly these mistakes: line, path of the key, what was wrong, what was probably meant."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,3 +171,34 @@ def test_messages_never_speak_the_type_checkers_language(mistakes: Mistakes) -> 
             assert not any(
                 jargon in words for jargon in ("pydantic", "input should", "validation error", "value_error")
             )
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "product"),
+    [
+        (
+            f"matrix: {{a: {list(range(1000))}, b: {list(range(1000))}, c: {list(range(1000))}}}",
+            "matrix",
+            "1,000,000,000",
+        ),
+        (f"matrix: {{{', '.join(f'n{n}: {list(range(10))}' for n in range(9))}}}", "matrix", "1,000,000,000"),
+        (f"matrix: {{a: {list(range(2000))}}}\nreplicas: 10000", "matrix", "20,000,000"),
+        (f"matrix: {{{', '.join(f'n{n}: [0, 1]' for n in range(40))}}}", "matrix", "1,099,511,627,776"),
+    ],
+)
+def test_a_job_of_too_many_items_is_a_mistake_with_its_number_at_once(
+    mistakes: Mistakes, keys: str, key: str, product: str
+) -> None:
+    began_s = time.process_time()
+    (found,) = mistakes(f"provider: simulator\nmodel: m\nprompts: [a]\n{keys}\n")
+    assert time.process_time() - began_s < 1.0
+    assert found.key == key
+    assert f"the job makes {product} items" in found.problem
+    assert found.expected == "at most 10,000,000 items"
+
+
+def test_a_matrix_of_a_source_counts_for_each_row(mistakes: Mistakes, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\nx\n")
+    axes = ", ".join(f"n{n}: {list(range(10))}" for n in range(8))
+    (found,) = mistakes(f"provider: simulator\nmodel: m\nprompts: {{file: a.csv}}\nmatrix: {{{axes}}}\n")
+    assert "the job makes 100,000,000 items of each row" in found.problem

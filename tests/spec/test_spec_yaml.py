@@ -1,11 +1,13 @@
 """YAML that is broken, hostile or merely surprising gives a mistake with its line, and sound YAML is read as meant."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Listing
+from batchrunner.spec import reader
 
 Load = Callable[..., Job]
 Mistakes = Callable[..., tuple[Mistake, ...]]
@@ -108,3 +110,44 @@ def test_files_in_the_usual_unicode_forms_are_read(load: Load, coding: str) -> N
 def test_windows_line_ends_keep_their_lines(mistakes: Mistakes) -> None:
     (mistake,) = mistakes((CHAT + "\nkindd: chat\n").replace("\n", "\r\n"))
     assert (mistake.line, mistake.key) == (5, "kindd")
+
+
+_COMMENT = b"# " + b"x" * 70_000 + b"\n"
+"""Makes a text so large that libyaml reads it."""
+
+
+@pytest.mark.parametrize(("text", "line", "problem"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
+def test_a_large_file_gets_the_same_words_as_a_small_one(
+    mistakes: Mistakes, text: bytes, line: int | None, problem: str
+) -> None:
+    found = mistakes(_COMMENT + text)
+    assert any(problem in mistake.problem for mistake in found), found
+    if line is not None and text.strip():
+        assert line + 1 in [mistake.line for mistake in found] or problem in ("is empty", "is not a mapping")
+
+
+@pytest.mark.parametrize("c_loader", [None, reader._C_LOADER], ids=["PyYAML", "libyaml"])
+def test_a_large_file_says_the_same_with_and_without_libyaml(
+    load: Load, monkeypatch: pytest.MonkeyPatch, c_loader: type | None
+) -> None:
+    monkeypatch.setattr(reader, "_C_LOADER", c_loader)
+    listed = "".join(f'  - {{prompt: "é漢😀 {n}", vars: {{x: 1e-4, y: 0.5}}}}\n' for n in range(2_000))
+    job = load(f"provider: simulator\nmodel: m\nprompts:\n{listed}")
+    assert isinstance(job.prompts, Listing)
+    assert len(job.prompts.entries) == 2_000
+    last = job.prompts.entries[-1]
+    assert (last.prompt, last.vars, last.line) == ("é漢😀 1999", {"x": 0.0001, "y": 0.5}, 2_003)
+
+
+def test_ten_thousand_unknown_keys_are_told_in_seconds(mistakes: Mistakes) -> None:
+    began_s = time.process_time()
+    found = mistakes(CHAT + "".join(f"key_{n}: 1\n" for n in range(10_000)))
+    assert len(found) == 10_000
+    assert time.process_time() - began_s < 5.0
+
+
+def test_ten_thousand_listed_prompts_are_read_in_seconds(load: Load) -> None:
+    """PyYAML alone takes 0.3 ms for each; what every rule did with each entry again is done once."""
+    began_s = time.process_time()
+    load("provider: simulator\nmodel: m\nprompts:\n" + "".join(f"  - prompt {n}\n" for n in range(10_000)))
+    assert time.process_time() - began_s < 2.0
