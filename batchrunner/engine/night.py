@@ -11,6 +11,7 @@ from batchrunner.core.job import Job
 from batchrunner.core.night import OffsetAt, Window, deadline_at, opening
 from batchrunner.core.ports import Clock
 from batchrunner.core.status import Wait
+from batchrunner.engine.condition import Condition
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.snapshot import shown_time
 
@@ -38,6 +39,7 @@ class Night:
     waiting: Wait | None = None
     """Set while the whole run waits for its window."""
     _ends: list[_End] = field(default_factory=list)
+    _has_end: Condition = field(default_factory=Condition)
 
     def __post_init__(self) -> None:
         deadline, now = self.job.deadline, self.clock.wall()
@@ -72,15 +74,17 @@ class Night:
             if not await self._wait_until(found.opens_at):
                 return False
         self._ends.append(self._closing(window, found.closes_at))
+        self._has_end.notify()
         return True
 
     async def watch(self) -> None:
-        """Pause the run when its first end comes; returns then. Never returns while there is none."""
+        """Pause the run when its first end comes; returns then. Sets no timer while there is none."""
+        await self._has_end.until(lambda: bool(self._ends))
         while True:
             now = self.clock.wall()
             if self._over(now):
                 return
-            left_s = min((end.at - now for end in self._ends), default=_LOOK_EVERY_S)
+            left_s = min(end.at - now for end in self._ends)
             await asyncio.sleep(max(_LEAST_S, min(left_s, _LOOK_EVERY_S)))
 
     async def _wait_until(self, at: float) -> bool:

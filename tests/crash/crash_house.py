@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from crash_doors import Doors, WatchedLedger, WatchedResults
 from crash_jobs import RUN, Shape, items_in, job_of
 from crash_tail import rows_on
+from crash_violation import Violation
 from crash_watch import SHANGHAI_S, Body, Known, Watch, Witness
+from slow_source import SlowItems
 
 from batchrunner.assembly import assemble
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
@@ -59,6 +61,8 @@ class CrashHouse:
     power_was_lost: bool = False
     """At the end of the last life."""
     most_attempts: int = 0
+    item_s: Callable[[int], float] = lambda _: 0.0
+    """Seconds until the source gives the item with that index to a run's lanes."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -138,6 +142,10 @@ class CrashHouse:
         try:
             async with asyncio.timeout(LONGEST_LIFE_S):
                 ended = await working
+        except TimeoutError:  # the watchdog: a run waits for something that cannot come, or goes round in circles
+            raise Violation(
+                20, f"nothing came to an end in {LONGEST_LIFE_S / 86_400:.0f} days: {self.status}"
+            ) from None
         except asyncio.CancelledError:
             assert self.disk.dead or self.witness.violation, "somebody else cancelled the run"
         except StoreBrokenError as error:
@@ -174,6 +182,7 @@ class CrashHouse:
                 dice=random.Random(self.rng.random()),
             )
             doors.watch = self.watch = self._watch(clock, runner)
+            runner.ports = replace(runner.ports, items=SlowItems(job, self.item_s))
             runner.book.ledger = WatchedLedger(runner.book.ledger, self.watch)
             runner.book.results = WatchedResults(runner.book.results, self.watch)
             self.mutant(self, runner, doors)

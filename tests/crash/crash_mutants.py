@@ -24,7 +24,7 @@ from batchrunner.engine.lane_settings import Closed
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.record import Book
 from batchrunner.engine.runner import Runner
-from batchrunner.engine.work_queue import Work
+from batchrunner.engine.work_queue import Work, WorkQueue
 
 T = TypeVar("T")
 Lie = Callable[[Event], tuple[Event, ...]]
@@ -211,6 +211,28 @@ def _without_budget(lane: Lane) -> None:
     setattr(lane, "retry_wait_s", lambda: 0.0)  # noqa: B010 - an assignment to a method is what mypy refuses
 
 
+def _in_queues(turn: Callable[[WorkQueue], None]) -> Mutant:
+    def turns(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+        for queue in runner.queues.values():
+            turn(queue)
+
+    return turns
+
+
+def _forgets_what_returned(queue: WorkQueue) -> None:
+    release = queue.release
+
+    def forget(work: Work) -> None:
+        release(work)
+        queue._keys.discard(work.key)
+
+    setattr(queue, "release", forget)  # noqa: B010 - as above
+
+
+def _loses_wake_ups(queue: WorkQueue) -> None:
+    setattr(queue._changed, "notify", lambda: None)  # noqa: B010 - as above
+
+
 def _shut(lane: Lane) -> None:
     lane.close(Closed(kind="nothing", reason="a mutant", refused_account=False))
 
@@ -269,5 +291,7 @@ MUTANTS = (
     _of("rows that the disk refused are thought to stand", 16, hears_no_refusal, "chat"),
     _of("a key stands in the ledger", 18, below(_with_the_key), "chat"),
     _of("a file lies elsewhere", 19, strays),
+    _of("keys of returned items are forgotten", 23, _in_queues(_forgets_what_returned)),
+    _of("wake-ups are lost", 20, _in_queues(_loses_wake_ups)),
     _of("a lane is shut", 20, _in_lanes(_shut)),
 )

@@ -21,6 +21,7 @@ TROUBLES: tuple[Refusal, ...] = ("crash", "crash", "crash", "enospc", "eio", "sh
 STORM = Faults(server_error=0.6, reset=0.2)
 MOST_LAST_LIVES = 40
 DAY_S = 86_400.0
+SLOWNESS_S = (0.05, 1.0, 20.0, 600.0)
 SCENARIOS = (
     "throttle:3", "retry-after:7", "retry-after:200", "retry-after-ms:500", "tpm", "empty429:2", "quota-noheader:2",
     "retired:2", "retired:9", "auth-bad:1", "should-retry-false:2", "burst:2", "5xx:2", "5xx:4", "5xx:9", "shell200:1",
@@ -110,6 +111,19 @@ def world_of(seed: int, rng: random.Random, extra: random.Random | None) -> Worl
     )
 
 
+def item_s_of(rng: random.Random) -> Callable[[int], float]:
+    """Most sources take time, and some stop in the middle for as long as anything else takes."""
+    match rng.choice(("at once", "steady", "steady", "halting")):
+        case "at once":
+            return lambda _: 0.0
+        case "steady":
+            slowness_s = rng.choice(SLOWNESS_S)
+            return lambda _: slowness_s * rng.random()
+        case _:
+            slowness_s, halts = rng.choice(SLOWNESS_S), rng.choice((0.2, 0.5))
+            return lambda _: slowness_s * rng.random() if rng.random() < halts else 0.0
+
+
 def calm(world: World) -> None:
     """Faults stop: whatever went wrong by chance, by a scenario or for want of quota goes wrong no more."""
     world.faults = world.book._faults = world._storage._faults = NO_FAULTS
@@ -151,6 +165,7 @@ def story(
     items = rng.choice((1, 2, 3, 4, 6, 12, 12))
     house = CrashHouse(seed, shape=shape, items=items, world=world)
     house.mutant = mutant or house.mutant
+    house.item_s = item_s_of(random.Random(f"source {seed}"))
     changes = rng.random() < 0.4
     for _ in range(rng.randint(1, 4)):
         if changes:
@@ -160,6 +175,8 @@ def story(
         bad_life(house, endings(rng), retry_failed=rng.random() < 0.15)
     house.turn(hold=shape.hold, budget_calls=None)
     calm(world)
+    slow_s = house.item_s
+    house.item_s = lambda index: min(slow_s(index), 1.0)  # the whole source fits into a window of five minutes
     return told_to_its_end(house, rng, changes=changes and rng.random() < 0.5)
 
 

@@ -139,6 +139,13 @@ class Watch:
         self._need(4, f"the engine believes {its}, the ledger says {mine}", holds=agree)
         for lane in self.runner.lanes:
             self._lane(lane)
+        self._live_items()
+
+    def _live_items(self) -> None:
+        """At most one live work item for a key (23), over all queues of the run: a few at any time."""
+        live = Counter(work.key for queue in self.runner.queues.values() for work in queue.live())
+        twice = [self.known.items[key].id for key, count in live.items() if count > 1]
+        self._need(23, f"more than one live work item of {twice}", holds=not twice)
 
     def _lane(self, lane: Lane) -> None:
         name = lane.account, lane.model
@@ -158,6 +165,9 @@ class Watch:
         key = bytes.fromhex(event.k)
         record = self.shadow.record(key)
         name = type(event).__name__
+        if isinstance(event, Intent):
+            pending = record.standing is Standing.PENDING and not isinstance(self.pending.get(key), Intent)
+            self._need(23, f"an intent of an item that is {record.standing.name}", holds=pending)
         allowed = (record.standing, type(event)) in LIFECYCLE
         self._need(9, f"{name} of an item that is {record.standing.name}", holds=allowed)
         self._attempts(event, record)

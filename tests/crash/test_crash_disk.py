@@ -52,7 +52,7 @@ def told_again(seed: int, tell: Callable[[int], CrashHouse], test: str) -> Crash
 @pytest.mark.parametrize("trouble", ["crash", "enospc", "eio", "short"])
 @pytest.mark.parametrize("kind", PLAIN)
 def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Tried, *, power: bool) -> None:
-    """Invariants 1 to 20 but 7 and 17, at every event, after trouble at the n-th call to the disk, for every n."""
+    """Invariants 1 to 20 and 23 but 7 and 17, at every event; trouble at the n-th call to the disk, for every n."""
     items = at_size(2, 4)
     calls = calls_of(kind, items=items)
     for call in range(1, calls + 1):
@@ -73,7 +73,7 @@ def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Trie
 
 @pytest.mark.parametrize("batch", range(BATCHES if ONE_SEED is None else 1))
 def test_nights_that_end_badly_by_seed(batch: int, tried: Tried) -> None:
-    """Invariants 1 to 20 but 7 and 17, at every event of several lives, with faults of the server too."""
+    """Invariants 1 to 20 and 23 but 7 and 17, at every event of several lives, with faults of the server too."""
     seeds = range(batch, SEEDS, BATCHES) if ONE_SEED is None else [int(ONE_SEED)]
     events = sum(told_again(seed, story, "by_seed").witness.events for seed in seeds)
     tried("seeds: nights that end badly", len(seeds))

@@ -1,11 +1,16 @@
 """A house for engine tests: real stores in a folder, the simulated world behind the doors, time that jumps."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from batchrunner import app
+from slow_source import SlowItems
+
+from batchrunner import app, assembly
+from batchrunner.core.job import Job
 from batchrunner.core.report import Report
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.faults import Faults, Latency
@@ -28,6 +33,10 @@ class House:
     said: list[str] = field(default_factory=list)
     simulate: bool = True
     """False: the job's own provider decides what words mean; the world answers for it all the same."""
+    item_s: Callable[[int], float] = lambda _: 0.0
+    """Seconds until the source gives the item with that index."""
+    source: SlowItems | None = None
+    """Of the last run."""
 
     def run(self, job: str, *, overrides: tuple[str, ...] = (), **options: Any) -> Report:
         """Write the job file, run it in virtual time against the same world."""
@@ -42,11 +51,16 @@ class House:
                 SimulatedTransport(self.world, clock, timeouts=loaded.timeouts),
                 SimulatedDownloads(self.world, clock, timeouts=loaded.timeouts),
             )
-            report = await app.run(loaded, clock=clock, network=network, say=self.said.append, **options)
+            with patch.object(assembly, "items_of", self._items_of):
+                report = await app.run(loaded, clock=clock, network=network, say=self.said.append, **options)
             self.began = clock.wall() + 1.0
             return report
 
         return run_virtual(night)
+
+    def _items_of(self, job: Job) -> SlowItems:
+        self.source = SlowItems(job, self.item_s)
+        return self.source
 
     @property
     def out(self) -> Path:

@@ -1,0 +1,34 @@
+"""A job's items from a source that takes its time: each one after a wait, which virtual time makes cheap.
+
+Lists come all at once, and an engine that only ever met lists reads a source to its end before the first answer comes.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job
+from batchrunner.prompts import JobItems
+
+
+class SlowItems(JobItems):
+    """Each item comes `wait_s(index)` seconds after it is asked for."""
+
+    def __init__(self, job: Job, wait_s: Callable[[int], float]) -> None:
+        super().__init__(job)
+        self._wait_s = wait_s
+        self.passes = 0
+        """How often somebody began to read it."""
+        self.read = 0
+        """Items read, over all passes."""
+
+    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
+        """As the job's own, slower."""
+        self.passes += 1
+        async with aclosing(super().stream(models)) as items:
+            async for item in items:
+                if (wait_s := self._wait_s(item.index)) > 0.0:
+                    await asyncio.sleep(wait_s)
+                self.read += 1
+                yield item
