@@ -40,8 +40,8 @@ def with_tasks_left_behind(tmp_path: Path, world: World, job: str) -> House:
     return house
 
 
-IMPATIENT = "timeouts: {task_s: 30}\nlimits: {concurrency: 1}\n"
-REFUSALS = ["quota-model:0", "throttle", "retry-after:4000", "5xx"]
+IMPATIENT = "timeouts: {task_s: 30}\nlimits: {concurrency: 2}\n"
+REFUSALS = ["quota-model:0", "throttle", "retry-after:4000", "5xx:2"]
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
