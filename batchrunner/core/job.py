@@ -168,6 +168,10 @@ class Job:
     on_ambiguous: Literal["resend", "hold"]
     on_quota: Literal["wait", "stop"]
     breaker: int
+    picture_folders: tuple[str, ...] = ()
+    """Local pictures lie below `folder` or one of these: the project's folder, the source's own, `images_from`."""
+    images_from: tuple[str, ...] = ()
+    """Folders in which a relative name of a picture is looked for where `folder` has none."""
     simulated: bool
     """True for `provider: simulator` and `--simulate`: such a run never mixes with a real one."""
     scenario: str | None = None

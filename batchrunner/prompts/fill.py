@@ -42,7 +42,7 @@ class Filler:
     def __init__(self, job: Job, recipe: Recipe) -> None:
         self._job = job
         self._recipe = recipe
-        self._album = Album(job.folder)
+        self._album = Album(job)
         self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
 
     async def fill(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
@@ -152,7 +152,7 @@ class Filler:
             name = keyed.template.render(values).strip()
             return await self._album.picture(name) if name else None
         except BadPictureError as error:
-            raise _unusable(row, str(error), key=keyed.key) from error
+            raise _unusable(row, str(error), key=keyed.key, hint=error.hint) from error
         except TemplateFault as fault:
             if fault.unknown is not None:
                 return None
@@ -177,7 +177,6 @@ def _required(
     return text
 
 
-def _unusable(row: PromptRow, problem: str, *, key: str | None = None) -> UnusableRowError:
-    return UnusableRowError(
-        Mistake(problem=problem, file=row.file, line=row.line, key=key or (row.entry.key if row.entry else None))
-    )
+def _unusable(row: PromptRow, problem: str, *, key: str | None = None, hint: str | None = None) -> UnusableRowError:
+    key = key or (row.entry.key if row.entry else None)
+    return UnusableRowError(Mistake(problem=problem, file=row.file, line=row.line, key=key, hint=hint))

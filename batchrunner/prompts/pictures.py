@@ -1,6 +1,7 @@
 """Pictures given to a model: a local file becomes a data URL, a web address is passed on as it is.
 
-A row is hostile: only whole regular files that begin like a picture leave this machine, and no other kind of URL. Data
+A row is hostile: only whole regular files that begin like a picture leave this machine, from the folders that the job
+names (links are followed first), and no other kind of URL. Data
 URLs are taken from ready requests alone, where they are the only form of a picture.
 """
 
@@ -9,13 +10,14 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from hashlib import sha256
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiofiles
 import aiofiles.os
 
 from batchrunner.core.item import InputPicture
+from batchrunner.core.job import Job
 
 PICTURE_LIMIT_BYTES = 20 * 1000 * 1000
 _KEPT = 4
@@ -33,22 +35,30 @@ _MAGIC: tuple[tuple[bytes, int, str], ...] = (
 class BadPictureError(Exception):
     """A picture cannot be given to a model."""
 
+    def __init__(self, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
 
 class Album:
     """Reads the pictures of one pass, off the loop."""
 
-    def __init__(self, folder: PurePath) -> None:
-        self._folder = Path(folder)
+    def __init__(self, job: Job) -> None:
+        self._folder = Path(job.folder)
+        self._places = (self._folder, *map(Path, job.images_from))
+        self._named = (self._folder, *map(Path, job.picture_folders))
+        self._allowed: tuple[str, ...] | None = None
         self._recent: dict[str, InputPicture] = {}
 
     def __repr__(self) -> str:
         return f"<Album of {self._folder}, {len(self._recent)} pictures at hand>"
 
     async def picture(self, name: str) -> InputPicture:
-        """The picture of that path (relative to the job file's folder) or http(s) address.
+        """The picture of that path (relative to the job file's folder, or to one of `images_from`) or http(s) address.
 
         Raises:
-            BadPictureError: it is missing, too large, no picture, or a URL of another kind.
+            BadPictureError: it is missing, too large, no picture, outside of the job's folders, or a URL of another
+                kind.
         """
         known = self._recent.get(name)
         if known is None:
@@ -72,7 +82,7 @@ class Album:
         if "://" in name or name.startswith("data:"):
             return _passed_on(name)
         try:
-            found = await _content(self._folder / name)
+            found = await _content(Path(await asyncio.to_thread(self._located, name)))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise BadPictureError(f"the picture `{name}` cannot be read: {reason}") from error
@@ -81,6 +91,26 @@ class Album:
             raise BadPictureError(f"`{name}` is no PNG, JPEG, WEBP or GIF")
         digest, url = await asyncio.to_thread(_hashed_and_coded, found, media_type)
         return InputPicture(name=name, sha256=digest, url=url)
+
+    def _located(self, name: str) -> str:
+        """The file itself, links followed. Raises BadPictureError, and ValueError for what no file can be called."""
+        if self._allowed is None:
+            self._allowed = tuple(os.path.realpath(folder) for folder in self._named)
+        places = self._places if not os.path.isabs(name) else self._places[:1]  # noqa: PTH117 - no Path is made of it
+        found = [os.path.realpath(place / name) for place in places]
+        inside = [real for real in found if any(_lies_below(real, folder) for folder in self._allowed)]
+        if not inside:
+            shown = "" if found[0].endswith(name.lstrip("./")) else f" (it is {found[0][:200]})"
+            raise BadPictureError(
+                f"the picture `{name[:200]}` lies outside of the folders that this job names{shown}",
+                hint=f"move it below {self._allowed[-1] if len(self._allowed) == 1 else self._allowed[1]}, "
+                f"or name its folder in `images_from`",
+            )
+        return next((real for real in inside if os.path.exists(real)), inside[0])  # noqa: PTH110 - as above
+
+
+def _lies_below(real: str, folder: str) -> bool:
+    return real.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _unpacked(url: str) -> InputPicture:

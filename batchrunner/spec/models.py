@@ -235,6 +235,17 @@ class JobSpec(Part):
         default_factory=list,
         description="Pictures shown to the model, or edited with `kind: image`: templates of local files or URLs.",
     )
+    images_from: (
+        Annotated[
+            Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
+            one_of("a folder, or a list of folders"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Folders from which local pictures may be sent, besides the project's and the source's own; "
+        "relative to the job file. A relative name that the job file's folder does not have is looked for there.",
+    )
     answer_schema: AnswerSchema | None = Field(
         default=None,
         alias="schema",

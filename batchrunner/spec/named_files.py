@@ -27,14 +27,27 @@ def real_name(file: str) -> PurePath:
         return PurePath(file)
 
 
+def project_folder(folder: PurePath) -> str:
+    """The folder of the project whose job file lies in `folder`: that one or, where it is called `jobs`, its parent."""
+    project = PurePath(os.path.realpath(folder))
+    return str(project.parent if project.name == _JOBS else project)
+
+
+def folder_of(path: str) -> str:
+    """The path itself where it is a folder, else the one in which it lies."""
+    try:
+        return path if Path(path).is_dir() else os.path.dirname(path) or os.curdir  # noqa: PTH120 - text in, text out
+    except (OSError, ValueError):
+        return path
+
+
 def results_folder(folder: PurePath, name: str) -> str:
     """The path of a results folder that a job file in `folder` names; relative to the working directory where short.
 
     It lies below the project: `folder` itself or, where that is called `jobs`, the one around it.
     """
     try:
-        project = PurePath(os.path.realpath(folder))
-        place = os.path.normpath((project.parent if project.name == _JOBS else project) / name)
+        place = os.path.normpath(PurePath(project_folder(folder)) / name)
         short = os.path.relpath(place)
     except (OSError, ValueError):  # the working directory is gone, or on another drive
         return os.path.normpath(Path(folder).absolute() / name)

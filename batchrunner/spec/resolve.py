@@ -6,7 +6,7 @@ from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Ret
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import PromptSpec, SourceSpec
-from batchrunner.spec.named_files import located, results_folder
+from batchrunner.spec.named_files import folder_of, located, project_folder, results_folder
 from batchrunner.spec.night import budget_of, deadline_of, notify_of, window_of
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
@@ -28,6 +28,8 @@ def resolved(draft: Draft, *, out: str | None) -> Job:
         system=spec.system,
         messages=tuple(Turn(role=turn.role, content=turn.content) for turn in spec.messages or ()),
         images=tuple(spec.images),
+        picture_folders=_picture_folders(draft),
+        images_from=_images_from(draft),
         schema=answer_schema(draft),
         stream=kind == "chat" if spec.stream is None else spec.stream,
         replicas=spec.replicas,
@@ -61,6 +63,18 @@ def _prompts(draft: Draft) -> Listing | Source:
         limit=source.limit,
         on_bad_row=source.on_bad_row,
     )
+
+
+def _images_from(draft: Draft) -> tuple[str, ...]:
+    given = draft.spec.images_from
+    return tuple(located(draft.folder, name) for name in ([given] if isinstance(given, str) else given or ()))
+
+
+def _picture_folders(draft: Draft) -> tuple[str, ...]:
+    """The project's folder, the source's own, and those of `images_from`."""
+    source = draft.spec.prompts
+    of_source = (folder_of(located(draft.folder, source.file)),) if isinstance(source, SourceSpec) else ()
+    return (project_folder(draft.folder), *of_source, *_images_from(draft))
 
 
 def _listed(draft: Draft, entry: PromptSpec, place: int) -> ListedPrompt:

@@ -14,7 +14,7 @@ from batchrunner.core.job import Kind
 from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
-from batchrunner.spec.named_files import is_there, located, real_name
+from batchrunner.spec.named_files import folder_of, is_there, located, real_name
 from batchrunner.spec.night import night_faults
 from batchrunner.spec.picture_checks import picture_faults, template_uses
 from batchrunner.spec.places import Fault, KeyPath
@@ -204,6 +204,14 @@ def _matrix(draft: Draft) -> Iterator[Fault]:
             yield Fault(path=("matrix", name), problem="has no name")
 
 
+def _images_from(draft: Draft) -> Iterator[Fault]:
+    given = draft.spec.images_from
+    for place, name in enumerate([given] if isinstance(given, str) else given or ()):
+        path: KeyPath = ("images_from",) if isinstance(given, str) else ("images_from", place)
+        if folder_of(located(draft.folder, name)) != located(draft.folder, name):
+            yield Fault(path=path, problem=f"there is no folder {name}", hint="paths are relative to the job file")
+
+
 def _size(draft: Draft) -> Iterator[Fault]:
     """How many items the job has is a product: nobody has to make them to see that they are too many."""
     factors = [(len(draft.entries), ("prompts",), "prompts")] if draft.entries else []
@@ -235,6 +243,7 @@ RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     _edited,
     _matrix,
     _size,
+    _images_from,
     _own_params,
     _yaml_words,
     schema_faults,

@@ -50,6 +50,14 @@ def shown(bench: Bench) -> list[str]:
     return [part["image_url"]["url"][:22] for part in parts if part["type"] == "image_url"]
 
 
+def shown_or_refused(bench: Bench) -> list[str]:
+    """The pictures on the wire, where the job is accepted."""
+    try:
+        return shown(bench)
+    except JobMistakesError:
+        return ["refused"]
+
+
 def attempt(bench: Bench) -> object:
     """The prompts, or where the first mistake is."""
     try:
@@ -224,6 +232,14 @@ ASKED: dict[str, Effect] = {
         look=lambda bench: said(bench)[0],
         was=("user", "first"),
         now=("user", "x is 1"),
+    ),
+    "images_from": Effect(
+        base=paid(images=["red.png"]),
+        change={"images_from": "pictures"},
+        look=shown_or_refused,
+        was=["refused"],
+        now=["data:image/png;base64,"],
+        files={"pictures/red.png": picture("red")},
     ),
     "images": Effect(
         base=paid({"prompt": "a", "vars": {"photo": "red.png"}}),

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_an_image_template_that_no_row_can_fill_is_a_mistake(tmp_path: Path) -> 
         ("folder", "no regular file"),
         ("pipe", "no regular file"),
         ("large.png", "larger than 20 MB"),
-        ("/etc/passwd", "is no PNG"),
+        ("/etc/passwd", "outside of the folders"),
         ("file:///etc/passwd", "neither a file nor an http(s) address"),
         ("ftp://h.test/a.png", "neither a file nor an http(s) address"),
         ("https://", "neither a file nor an http(s) address"),
@@ -107,3 +108,51 @@ def test_the_pictures_of_a_listed_prompt_replace_those_of_the_job(tmp_path: Path
     )
     found = items(job_of(prompts, folder=tmp_path, images=("job.png",)))
     assert [[picture.name for picture in item.pictures] for item in found] == [["job.png"], ["own.png"], []]
+
+
+@pytest.mark.parametrize(
+    "way", ["absolute", "above", "far above", "link", "linked folder", "above a folder", "missing"]
+)
+def test_a_row_sends_no_picture_from_outside_of_the_folders_that_the_job_names(tmp_path: Path, way: str) -> None:
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    for folder in (project / "pictures", outside):
+        folder.mkdir(parents=True)
+    (outside / "private.png").write_bytes(PNG)
+    (project / "link.png").symlink_to(outside / "private.png")
+    (project / "linked").symlink_to(outside)
+    name = {
+        "absolute": str(outside / "private.png"),
+        "above": "../outside/private.png",
+        "far above": "../" * 40 + f"{outside}/private.png",
+        "link": "link.png",
+        "linked folder": "linked/private.png",
+        "above a folder": "pictures/../../outside/private.png",
+        "missing": "../outside/none.png",
+    }[way]
+    job = job_of(source(project / "a.csv", f"prompt,photo\nfine,\nx,{name}\n"), folder=project, images=("{{ photo }}",))
+    said = mistake(job)
+    assert said.startswith(f"a.csv:3: images[0]: the picture `{name[:200]}` lies outside of the folders")
+    assert "name its folder in `images_from`" in said
+    named = replace(job, picture_folders=(str(outside),))
+    if way == "missing":
+        assert "No such file" in mistake(named)
+    else:
+        assert len(items(named)[1].pictures) == 1
+
+
+def test_a_neighbour_whose_name_begins_like_the_folder_is_outside(tmp_path: Path) -> None:
+    for name in ("set", "set-private"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "set-private" / "p.png").write_bytes(PNG)
+    job = job_of(listing("x"), folder=tmp_path / "set", images=("../set-private/p.png",))
+    assert "outside of the folders" in mistake(job)
+
+
+def test_images_from_is_where_a_relative_name_is_looked_for_too(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "set" / "p.png").write_bytes(PNG)
+    named = (str(tmp_path / "set"),)
+    job = job_of(listing("x"), folder=tmp_path / "project", images=("p.png",), images_from=named, picture_folders=named)
+    assert len(items(job)[0].pictures) == 1
+    assert "outside of the folders" in mistake(replace(job, images=("../set/../p.png",)))
