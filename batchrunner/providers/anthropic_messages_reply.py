@@ -13,19 +13,20 @@ from batchrunner.core.classify import Family
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.wire import Broken, Ending, Head
 from batchrunner.providers.answer_tool import AnswerTool
+from batchrunner.providers.chat_draft import is_blank
+from batchrunner.providers.chat_media import without_thinking
+from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, at, decode, decode_patiently
+from batchrunner.providers.json_text import NotJson, at, decode, decode_patiently, is_object
 from batchrunner.providers.messages_draft import PARTS, Message, MessageDraft, MessageEvent
+from batchrunner.providers.openai_chat_reply import tells_of_trouble
 from batchrunner.providers.replies import fault_in, message_in, problem_of
-from batchrunner.providers.sse import DONE, SseEvent
-from batchrunner.providers.streamed_reply import ABORTED, TEXT_CAP_BYTES, StreamedReply
+from batchrunner.providers.sse import SseEvent, is_done
+from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
 from batchrunner.providers.structured import SchemaCheck
 
 K = ProblemKind
 
-_FILTERED: Final = frozenset({"refusal", "content_filter", "sensitive"})
-_TRUNCATED: Final = frozenset({"max_tokens", "model_context_window_exceeded", "pause_turn", "length"})
-"""Stop reasons that leave an answer unfinished; the last one is how servers of another house say it."""
 _ERROR: Final = "error"
 _IGNORED: Final = frozenset({"ping"})
 _STARTS: Final = frozenset({"message_start", "message_delta"})
@@ -45,7 +46,7 @@ class MessagesDecoder(StreamedReply):
         self._draft = MessageDraft()
 
     def _take_event(self, event: SseEvent) -> None:
-        if not event.data or event.data.startswith(DONE):  # another house's end; this one has its own
+        if not event.data or is_done(event.data):  # another house's end; this one has its own
             return
         try:
             said = _EVENTS.decode(event.data)
@@ -55,10 +56,32 @@ class MessagesDecoder(StreamedReply):
                 return
             said = patient
         name = _name(said.type, event)
-        if name == _ERROR or said.error or said.errors:
+        if name == _ERROR or any(not is_blank(error) for error in (said.error, said.errors)):
             self._take_error(event.data)
         elif name in PARTS:
             self._take_part(name, said)
+        elif name not in _IGNORED:
+            value = decode(event.data)
+            if is_object(value) and tells_of_trouble(value):
+                self._take_error(event.data)
+
+    def _take_late(self, event: SseEvent) -> None:
+        """Some servers count behind the end."""
+        try:
+            said = _EVENTS.decode(event.data)
+        except _FAULTS:
+            return
+        self._draft.count(said.usage)
+        self._usage = self._draft.usage
+
+    @property
+    def _is_finished(self) -> bool:
+        reason = self._draft.stop_reason
+        return self._draft.finished or (reason is not None and meaning_of(reason) != "broken")
+
+    def _holds_an_end(self, body: bytes) -> bool:
+        value = decode(body)
+        return not isinstance(value, NotJson) and bool(at(value, "stop_reason"))
 
     def _patiently(self, event: SseEvent) -> MessageEvent | None:
         """The event in data that the fast reader refused; None for one that is not of an answer, or no event at all."""
@@ -78,7 +101,9 @@ class MessagesDecoder(StreamedReply):
     def _take_error(self, data: bytes) -> None:
         assert self._head is not None
         value = decode(data)
-        if isinstance(value, NotJson):
+        if self._is_finished:
+            self._late_trouble = True
+        elif isinstance(value, NotJson):
             self._refuse_event(data, is_error=True)
         else:
             self._problem = problem_of(
@@ -109,7 +134,7 @@ class MessagesDecoder(StreamedReply):
         except (msgspec.ValidationError, UnicodeError, RecursionError):
             self._refuse_event(body, is_error=False)
             return
-        named = message.error or message.errors or message.type == _ERROR
+        named = any(not is_blank(error) for error in (message.error, message.errors)) or message.type == _ERROR
         silent = message.content is None and message.stop_reason is None
         if named or (silent and not isinstance(value, NotJson) and message_in(value)):
             self._take_error(body)
@@ -121,34 +146,43 @@ class MessagesDecoder(StreamedReply):
         """Complete by `message_stop` or a stop reason, and not empty."""
         draft = self._draft
         reason = draft.stop_reason
-        if not (self._done or self._is_json or reason) or reason in ABORTED:
+        if not (self._done or self._is_json or reason) or meaning_of(reason) == "broken":
             return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=reason)
-        if reason in _FILTERED:
+        if meaning_of(reason) == "filtered":
             return self._failed(K.CONTENT_FILTER, draft.text or "the model's provider refused to answer", head)
-        truncated = reason in _TRUNCATED
-        if not (draft.text or draft.tool_calls or (truncated and draft.reasoning)):
+        truncated = meaning_of(reason) == "cut"
+        text, thought = without_thinking(draft.text, cut=truncated)
+        media = draft.media
+        thinking = "\n\n".join(found for found in (draft.reasoning, "".join(media.thinking), thought) if found)
+        words = text or draft.tool_calls or media.pictures or media.sounds
+        if not (words or thinking):
             return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
         answer = Answer(
-            text=draft.text,
-            reasoning=draft.reasoning,
+            text=text,
+            reasoning=thinking or None,
             tool_calls=draft.tool_calls,
             finish_reason=reason,
             truncated=truncated,
             usage=self._usage,
-            flags=self._flags(ending),
+            flags=self._flags(ending, reasoning_only=not words and not truncated),
             hints=hints_of(head),
+            pictures=tuple(dict.fromkeys(media.pictures)),
+            sounds=tuple(media.sounds),
+            extras=draft.extras,
         )
         if self._tool is not None:
             answer = self._tool.taken_from(answer)
         return self._held_to_schema(answer, head)
 
-    def _flags(self, ending: Ending) -> tuple[str, ...]:
+    def _flags(self, ending: Ending, *, reasoning_only: bool) -> tuple[str, ...]:
         odd = {
             "no_message_start": not self._draft.started,
             "no_message_stop": not (self._is_json or self._done),
             "no_finish_reason": self._draft.stop_reason is None,
             "no_block_start": self._draft.missed_a_beginning,
             "cut_after_end": self._is_json and isinstance(ending, Broken),
+            "reasoning_only": reasoning_only,
+            "trouble_after_end": self._late_trouble,
         }
         return tuple(flag for flag, holds in odd.items() if holds)
 

@@ -4,10 +4,20 @@ Every field of a chunk may be null, missing, or not of its documented type; what
 what is empty adds nothing. Source: PROTOCOL 4.1 to 4.3.
 """
 
+from typing import Final
+
 import msgspec
 
-from batchrunner.core.outcome import ToolCall, Usage
-from batchrunner.providers.json_text import encode, is_object, sound, whole_number
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import PictureBytes, PictureUrl, SoundBytes, ToolCall
+from batchrunner.providers.chat_media import media_in, parts_of, words_in
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
+from batchrunner.providers.picture_refs import picture_from_base64
+from batchrunner.providers.usage_counts import said_again
+
+_DETAIL_TEXT: Final = ("text", "summary", "data")
+_NO_ERROR: Final[tuple[object, ...]] = (None, False, 0, 200)
+_NO_ERROR_WORDS: Final = frozenset({"", "0", "200", "ok", "success", "null", "none", "no error"})
 
 
 class FunctionPiece(msgspec.Struct, gc=False):
@@ -31,9 +41,20 @@ class Piece(msgspec.Struct, gc=False):
     content: object = None
     reasoning_content: object = None
     reasoning: object = None
+    reasoning_details: object = None
+    thinking: object = None
+    thinking_blocks: object = None
     refusal: object = None
     tool_calls: list[ToolPiece] | None = None
     function_call: FunctionPiece | None = None
+    images: object = None
+    image: object = None
+    image_url: object = None
+    audio: object = None
+    annotations: object = None
+    citations: object = None
+    context: object = None
+    usage: object = None
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -43,6 +64,9 @@ class Choice(msgspec.Struct, gc=False):
     delta: Piece | None = None
     message: Piece | None = None
     finish_reason: object = None
+    logprobs: object = None
+    error: object = None
+    usage: object = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -52,6 +76,18 @@ class Chunk(msgspec.Struct, gc=False):
     usage: object = None
     error: object = None
     errors: object = None
+    x_groq: object = None
+    timings: object = None
+    citations: object = None
+    search_results: object = None
+    references: object = None
+    web_search: object = None
+    prompt_logprobs: object = None
+
+
+EXTRAS_OF_CHUNK: Final = ("citations", "search_results", "references", "web_search", "prompt_logprobs")
+"""What stands beside the choices and belongs to the answer."""
+_EXTRAS_OF_PIECE: Final = ("annotations", "citations", "context", "thinking_blocks")
 
 
 class _Call:
@@ -68,7 +104,23 @@ class _Call:
 class Draft:
     """One choice while it grows."""
 
-    __slots__ = ("_by_key", "_calls", "_reasoning", "_refusal", "_text", "finish_reason", "size_bytes")
+    __slots__ = (
+        "_by_key",
+        "_calls",
+        "_details",
+        "_in_deltas",
+        "_reasoning",
+        "_refusal",
+        "_sound",
+        "_text",
+        "error",
+        "extras",
+        "finish_reason",
+        "pictures",
+        "size_bytes",
+        "sounds",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -76,7 +128,17 @@ class Draft:
         self._refusal: list[str] = []
         self._calls: list[_Call] = []
         self._by_key: dict[tuple[str, int | str], _Call] = {}
+        self._details: list[Json] = []
+        self._in_deltas = False
+        self._sound: dict[str, list[str]] = {}
         self.finish_reason: str | None = None
+        self.error: object = None
+        """What the server says went wrong with this very choice."""
+        self.usage: dict[str, Json] | None = None
+        self.pictures: dict[PictureUrl | PictureBytes, None] = {}
+        """In order; servers say the same picture again in their last chunk."""
+        self.sounds: list[SoundBytes] = []
+        self.extras: dict[str, Json] = {}
         self.size_bytes = 0
 
     def __repr__(self) -> str:
@@ -85,15 +147,31 @@ class Draft:
 
     def take(self, choice: Choice) -> None:
         """Append first, close after: content may ride in the chunk that ends the answer."""
-        piece = choice.delta or choice.message
-        if piece is not None:
-            self._take_piece(piece)
-        if choice.finish_reason and isinstance(choice.finish_reason, str):
-            self.finish_reason = choice.finish_reason
+        if choice.delta is not None:
+            self._take_piece(choice.delta)
+            self._in_deltas = self._in_deltas or self.said
+        if choice.message is not None and not self._in_deltas:  # else it says all that once more
+            self._take_piece(choice.message)
+        reason = choice.finish_reason
+        if is_object(reason):
+            reason = reason.get("type")
+        if reason and isinstance(reason, str):
+            self.finish_reason = reason
+        if isinstance(choice.logprobs, dict | list):
+            grow(self.extras, "logprobs", choice.logprobs)
+        if choice.error is not None and not is_blank(choice.error):
+            self.error = choice.error
+        if choice.usage is not None:
+            self.usage = said_again(self.usage, choice.usage)
+
+    @property
+    def said(self) -> bool:
+        """Whether anything came that a person would want."""
+        return bool(self._text or self._calls or self._reasoning or self.pictures or self.sounds or self._sound)
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The answer so far, as it came."""
         return sound("".join(self._text))
 
     @property
@@ -113,19 +191,99 @@ class Draft:
             ToolCall(id=call.id, name=call.name, arguments=sound("".join(call.arguments))) for call in self._calls
         )
 
+    @property
+    def all_extras(self) -> dict[str, Json]:
+        """What came besides, with the details of its thinking."""
+        return self.extras | ({"reasoning_details": self._details} if self._details else {})
+
+    def all_sounds(self) -> tuple[SoundBytes, ...]:
+        """Whole ones, and the one that came in pieces."""
+        data = b"".join(
+            found.data for packed in self._sound.get("data", ()) if (found := picture_from_base64(packed)) is not None
+        )
+        said = sound("".join(self._sound.get("transcript", ()))) or None
+        if not data and said is None:
+            return tuple(self.sounds)
+        formats = self._sound.get("format")
+        return (*self.sounds, SoundBytes(data=data, format=formats[-1] if formats else None, transcript=said))
+
     def _take_piece(self, piece: Piece) -> None:
         if piece.content:
-            self._add(self._text, _text_of(piece.content))
-        # one of the two: some servers send the same thinking under both names
-        thinking = piece.reasoning_content or piece.reasoning
+            self._take_content(piece.content)
+        # one of them: some servers send the same thinking under several names
+        thinking = piece.reasoning_content or piece.reasoning or piece.thinking
         if thinking:
-            self._add(self._reasoning, _text_of(thinking))
+            self._add(self._reasoning, words_in(thinking))
+        if piece.reasoning_details:
+            self._take_details(piece.reasoning_details, told=bool(thinking))
         if piece.refusal:
-            self._add(self._refusal, _text_of(piece.refusal))
+            self._add(self._refusal, words_in(piece.refusal))
         for position, tool in enumerate(piece.tool_calls or ()):
             self._take_tool(tool, position)
         if piece.function_call is not None:
             self._take_tool(ToolPiece(index="function_call", function=piece.function_call), 0)
+        self._take_rest(piece)
+
+    def _take_rest(self, piece: Piece) -> None:
+        """What is no text: pictures, sound, counts and what is kept as it is."""
+        if piece.images or piece.image or piece.image_url:
+            for found in media_in([piece.images, piece.image, piece.image_url]):
+                self._take_picture(found)
+        if piece.audio:
+            self._take_sound(piece.audio)
+        if piece.usage is not None:
+            self.usage = said_again(self.usage, piece.usage)
+        for name in _EXTRAS_OF_PIECE:
+            if said := getattr(piece, name):
+                grow(self.extras, name, said)
+
+    def _take_content(self, content: object) -> None:
+        if isinstance(content, str):
+            self._add(self._text, content)
+            return
+        parts = parts_of(content)
+        self._add(self._text, "".join(parts.text))
+        self._add(self._reasoning, "".join(parts.thinking))
+        self._add(self._refusal, "".join(parts.refusal))
+        for picture in parts.pictures:
+            self._take_picture(picture)
+        self.sounds += parts.sounds
+        if parts.others:
+            grow(self.extras, "content_parts", parts.others)
+
+    def _take_picture(self, picture: PictureUrl | PictureBytes) -> None:
+        self.pictures.setdefault(picture)
+
+    def _take_sound(self, said: object) -> None:
+        """OpenAI's `audio` comes whole, or in pieces of base64 and of its transcript."""
+        if not is_object(said):
+            return
+        for name in ("data", "transcript", "format"):
+            piece = said.get(name)
+            if isinstance(piece, str) and piece:
+                self._sound.setdefault(name, []).append(piece)
+        if (identifier := said.get("id")) is not None:
+            self.extras.setdefault("audio_id", identifier)
+        if isinstance(url := said.get("url"), str) and url:
+            grow(self.extras, "audio_urls", [url])
+
+    def _take_details(self, details: object, *, told: bool) -> None:
+        """OpenRouter's: pieces of one detail carry its index. Their text is the thinking where no other name has it."""
+        for detail in details if isinstance(details, list) else [details]:
+            if not is_object(detail):
+                continue
+            if not told:
+                self._add(self._reasoning, "".join(_strings(detail, ("text", "summary"))))
+            last = self._details[-1] if self._details else None
+            if is_object(last) and all(last.get(name) == detail.get(name) for name in ("type", "index")):
+                pieces = {name: str(last.get(name) or "") + "".join(_strings(detail, (name,))) for name in _DETAIL_TEXT}
+                self._details[-1] = {
+                    **last,
+                    **{name: value for name, value in detail.items() if value is not None},
+                    **{name: text for name, text in pieces.items() if text},
+                }
+            else:
+                self._details.append(detail)
 
     def _take_tool(self, tool: ToolPiece, position: int) -> None:
         call = self._call_of(tool, position)
@@ -150,7 +308,7 @@ class Draft:
         else:
             keys = [("position", position)]
         call = self._by_key.get(keys[0])
-        if call is None:
+        if call is None or _is_another(call, tool):
             call = _Call()
             self._calls.append(call)
         for key in keys:
@@ -158,25 +316,53 @@ class Draft:
         return call
 
     def _add(self, parts: list[str], text: str) -> None:
+        if not text:
+            return
         parts.append(text)
         self.size_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def usage_of(value: object) -> Usage | None:
-    """`usage` as OpenAI counts it; None when it is not there."""
-    if not is_object(value):
-        return None
-    usage = Usage(
-        input_tokens=whole_number(value.get("prompt_tokens")),
-        output_tokens=whole_number(value.get("completion_tokens")),
-    )
-    return None if usage == Usage() else usage
+def grow(extras: dict[str, Json], name: str, said: object) -> None:
+    """Add what a chunk says to what earlier ones said: lists go on, objects are filled, anything else is replaced."""
+    known = extras.get(name)
+    if isinstance(known, list) and isinstance(said, list):
+        known.extend(entry for entry in said if name == "logprobs" or entry not in known)
+    elif is_object(known) and is_object(said):
+        for inner, value in said.items():
+            before = known.get(inner)
+            if isinstance(before, list) and isinstance(value, list):
+                before.extend(value)
+            elif value is not None:
+                known[inner] = value
+    elif said is not None:
+        extras[name] = list(said) if isinstance(said, list) else said  # type: ignore[assignment]  # JSON, by its maker
 
 
-def _text_of(content: object) -> str:
-    """A string, or the `text` of the parts of a list."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    return "".join(text for part in content if isinstance(text := part.get("text") if is_object(part) else part, str))
+def is_blank(error: object) -> bool:
+    """An `error` that says nothing: empty, null inside, or a code that means success."""
+    if is_object(error):
+        return all(is_blank(value) for value in error.values())
+    if isinstance(error, list):
+        return all(is_blank(value) for value in error)
+    return error in _NO_ERROR or (isinstance(error, str) and error.strip().lower() in _NO_ERROR_WORDS)
+
+
+def _is_another(call: _Call, tool: ToolPiece) -> bool:
+    """Whether a piece at a call's place begins another call: servers number badly, and call every one 0."""
+    function = tool.function
+    name = function.name if function is not None and isinstance(function.name, str) else ""
+    given = tool.id if isinstance(tool.id, str) and tool.id else None
+    if given is not None and call.id is not None and given != call.id:
+        return bool(name) or _is_whole(call)  # a new id for every piece of one call has been seen, too
+    if given is not None and given == call.id:
+        return False
+    arguments = function.arguments if function is not None else None
+    return bool(name and call.name and arguments) and _is_whole(call)
+
+
+def _is_whole(call: _Call) -> bool:
+    return not isinstance(decode("".join(call.arguments).encode("utf-8", "replace")), NotJson)
+
+
+def _strings(detail: dict[str, Json], names: tuple[str, ...]) -> list[str]:
+    return [text for name in names if isinstance(text := detail.get(name), str)]

@@ -16,6 +16,9 @@ _PATIENT_BYTES = 16 * 1024 * 1024
 """The slow way takes several times as much memory as the bytes."""
 _FAST_FAULTS = (msgspec.DecodeError, UnicodeError, RecursionError)
 _SLOW_FAULTS = (ValueError, RecursionError)
+_LENIENT = json.JSONDecoder(strict=False)
+_QUOTE, _BACKSLASH = b'"'[0], b"\\"[0]
+_CLOSERS = {b"{"[0]: b"}"[0], b"["[0]: b"]"[0]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,7 @@ class NotJson:
 
 
 def decode(data: bytes) -> "Json | NotJson":
-    """One JSON value. A BOM, NaN, bad UTF-8 and lone surrogates are borne; never raises."""
+    """One JSON value. A BOM, NaN, bad UTF-8, lone surrogates and raw control characters get through; never raises."""
     try:
         value: Json = msgspec.json.decode(data)
     except _FAST_FAULTS:
@@ -39,10 +42,54 @@ def decode_patiently(data: bytes) -> "Json | NotJson":
     if len(data) > _PATIENT_BYTES:
         return NotJson(problem="not valid, and too long to be read leniently")
     try:
-        value: Json = json.loads(data.decode("utf-8-sig", "replace"))
+        value: Json = json.loads(data.decode("utf-8-sig", "replace"), strict=False)
     except _SLOW_FAULTS as fault:
         return NotJson(problem=str(fault) if not isinstance(fault, RecursionError) else "nested too deeply")
     return value
+
+
+def first_value(data: bytes) -> bytes | None:
+    """The JSON object or list that the bytes begin with, when something else follows it; else None."""
+    if len(data) > _PATIENT_BYTES:
+        return None
+    text = data.decode("utf-8-sig", "replace").lstrip()
+    if text[:1] not in {"{", "["}:
+        return None
+    try:
+        _, end = _LENIENT.raw_decode(text)
+    except _SLOW_FAULTS:
+        return None
+    return text[:end].encode("utf-8", "replace")
+
+
+def cut_value(data: bytes) -> bytes | None:
+    """The JSON object of which the last bytes were lost, with what it left open closed again; None if that fails.
+
+    A server that counts characters where HTTP counts bytes ends its body too soon.
+    """
+    if len(data) > _PATIENT_BYTES or data.lstrip()[:1] != b"{":
+        return None
+    closers = bytearray()
+    in_text = escaped = False
+    for byte in data:
+        if in_text:
+            escaped, in_text = byte == _BACKSLASH and not escaped, escaped or byte != _QUOTE
+        elif byte == _QUOTE:
+            in_text = True
+        elif byte in _CLOSERS:
+            closers.append(_CLOSERS[byte])
+        elif closers and byte == closers[-1]:
+            closers.pop()
+    if in_text or not closers:
+        return None
+    closers.reverse()
+    whole = data.rstrip()
+    unsure = whole[-1:].isalnum()  # the rest of a number may be lost; a name without its value is dropped, too
+    for end in (0 if unsure else len(data), data.rfind(b",")):
+        mended = data[:end].rstrip(b" \t\r\n,:") + closers if end > 0 else b""
+        if mended and not isinstance(decode(mended), NotJson):
+            return bytes(mended)
+    return None
 
 
 def encode(value: object) -> bytes:

@@ -1,7 +1,7 @@
 """An Anthropic message while it grows: blocks begin, take pieces and are joined; in a whole message they are full.
 
-Blocks and pieces of unknown types are read over, like the citations, signatures and the server's own tools, for which
-an answer has no place. Source: PROTOCOL 5.2, 5.3.
+Blocks of other types, such as those of the server's own tools, are kept as they are;
+signatures are read over. Source: PROTOCOL 5.2, 5.3.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,19 @@ from typing import Final
 
 import msgspec
 
+from batchrunner.core.job import Json
 from batchrunner.core.outcome import ToolCall, Usage
-from batchrunner.providers.json_text import encode, is_object, sound, whole_number
+from batchrunner.providers.chat_media import Parts, parts_of
+from batchrunner.providers.json_text import encode, sound
+from batchrunner.providers.usage_counts import said_again, usage_of
 
-_PIECES: Final = {"text": "text_delta", "thinking": "thinking_delta", "tool_use": "input_json_delta"}
+_PIECES: Final = {
+    "text": "text_delta",
+    "thinking": "thinking_delta",
+    "tool_use": "input_json_delta",
+    "server_tool_use": "input_json_delta",
+    "mcp_tool_use": "input_json_delta",
+}
 """Types of blocks that count, and the type of the pieces that belong into each."""
 _BEGUN_BY: Final = {"text_delta": "text", "thinking_delta": "thinking"}
 """Pieces that may come without their block's beginning: it would have said nothing more."""
@@ -25,6 +34,7 @@ class Delta(msgspec.Struct, gc=False):
     text: object = None
     thinking: object = None
     partial_json: object = None
+    citation: object = None
     stop_reason: object = None
 
 
@@ -37,6 +47,11 @@ class Block(msgspec.Struct, gc=False):
     id: object = None
     name: object = None
     input: object = None
+    source: object = None
+    content: object = None
+    data: object = None
+    citations: object = None
+    tool_use_id: object = None
 
 
 class Message(msgspec.Struct, gc=False):
@@ -66,10 +81,11 @@ class MessageEvent(msgspec.Struct, gc=False):
 class _Grown:
     """A block while it grows."""
 
-    __slots__ = ("id", "input", "kind", "name", "parts")
+    __slots__ = ("block", "id", "input", "kind", "name", "parts")
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, block: Block) -> None:
         self.kind = kind
+        self.block = block
         self.parts: list[str] = []
         self.id: str | None = None
         self.name = ""
@@ -82,12 +98,13 @@ class MessageDraft:
     __slots__ = (
         "_blocks",
         "_by_index",
+        "_citations",
+        "_counts",
         "finished",
         "missed_a_beginning",
         "size_bytes",
         "started",
         "stop_reason",
-        "usage",
     )
 
     def __init__(self) -> None:
@@ -96,7 +113,8 @@ class MessageDraft:
         self.started = False
         self.finished = False
         self.stop_reason: str | None = None
-        self.usage: Usage | None = None
+        self._counts: dict[str, Json] | None = None
+        self._citations: list[Json] = []
         self.size_bytes = 0
         self.missed_a_beginning = False
         """True once a piece came for a block that had not begun."""
@@ -112,7 +130,7 @@ class MessageDraft:
         for block in [Block(type="text", text=content)] if isinstance(content, str) else content or ():
             self._begin(block, index=None)
         self._take_stop_reason(message.stop_reason)
-        self.usage = _newer_usage(self.usage, message.usage)
+        self.count(message.usage)
 
     def start(self, said: MessageEvent) -> None:
         """`message_start`; a second one says nothing new."""
@@ -127,6 +145,8 @@ class MessageDraft:
     def grow_block(self, said: MessageEvent) -> str | None:
         """`content_block_delta`; what is wrong, if there is no block that it could belong to."""
         delta, kind = said.delta, said.delta.type if said.delta is not None else None
+        if delta is not None and delta.citation is not None:
+            self._citations.append(delta.citation)  # type: ignore[arg-type]  # JSON, by its maker
         if delta is None or not isinstance(kind, str) or kind not in _PIECES.values():
             return None
         grown = self._block_at(said.index)
@@ -136,14 +156,35 @@ class MessageDraft:
             self.missed_a_beginning = True
             grown = self._begin(Block(type=_BEGUN_BY[kind]), index=said.index)
         if _PIECES.get(grown.kind) == kind:
-            pieces = {"text": delta.text, "thinking": delta.thinking, "tool_use": delta.partial_json}
-            self._add(grown, pieces[grown.kind])
+            pieces = {"text": delta.text, "thinking": delta.thinking}
+            self._add(grown, pieces.get(grown.kind, delta.partial_json))
         return None
 
     def change(self, said: MessageEvent) -> None:
         """`message_delta`."""
         self._take_stop_reason(said.delta.stop_reason if said.delta is not None else None)
-        self.usage = _newer_usage(self.usage, said.usage)
+        self.count(said.usage)
+
+    def count(self, said: object) -> None:
+        """`usage`, whenever it comes; its counts are totals."""
+        self._counts = said_again(self._counts, said)
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was counted so far."""
+        return usage_of(self._counts)
+
+    @property
+    def media(self) -> Parts:
+        """What the blocks hold besides text, thinking and calls: pictures, sound, and what is kept as it is."""
+        known = {"text", "thinking", "tool_use"}
+        return parts_of([_as_sent(grown) for grown in self._blocks if grown.kind not in known])
+
+    @property
+    def extras(self) -> dict[str, Json]:
+        """Citations, and blocks that are neither text nor thinking nor a call."""
+        found: dict[str, Json] = {"citations": self._citations, "content_parts": self.media.others}
+        return {name: value for name, value in found.items() if value}
 
     def finish(self, _said: MessageEvent) -> None:
         """`message_stop`."""
@@ -174,12 +215,14 @@ class MessageDraft:
         )
 
     def _begin(self, block: Block, *, index: object) -> _Grown:
-        grown = _Grown(block.type if isinstance(block.type, str) else "")
+        grown = _Grown(block.type if isinstance(block.type, str) else "", block)
         grown.id = sound(block.id) if isinstance(block.id, str) and block.id else None
         grown.name = sound(block.name) if isinstance(block.name, str) else ""
         grown.input = block.input
         self._blocks.append(grown)
         self._by_index[index if isinstance(index, int) else len(self._blocks) - 1] = grown
+        if isinstance(block.citations, list):
+            self._citations += block.citations
         self._add(grown, {"text": block.text, "thinking": block.thinking}.get(grown.kind))
         return grown
 
@@ -210,18 +253,11 @@ PARTS: Final[dict[str, Callable[[MessageDraft, MessageEvent], str | None]]] = {
 """Events of a message, and what takes each; it gives what is wrong with the event, if anything is."""
 
 
-def _newer_usage(known: Usage | None, said: object) -> Usage | None:
-    """What is known once `usage` was said again: its counts are totals, so each that is there replaces the older."""
-    if not is_object(said):
-        return known
-    before = known or Usage()
-    input_tokens = whole_number(said.get("input_tokens"))
-    output_tokens = whole_number(said.get("output_tokens"))
-    usage = Usage(
-        input_tokens=before.input_tokens if input_tokens is None else input_tokens,
-        output_tokens=before.output_tokens if output_tokens is None else output_tokens,
-    )
-    return None if usage == Usage() else usage
+def _as_sent(grown: _Grown) -> dict[str, Json]:
+    block = {name: value for name, value in msgspec.structs.asdict(grown.block).items() if value is not None}
+    if grown.parts:
+        block["input"] = "".join(grown.parts)
+    return block
 
 
 def _arguments(block: _Grown) -> str:

@@ -1,33 +1,50 @@
 """The reader of an OpenAI chat reply: what its chunks say, and when they are a whole answer.
 
-An answer is complete by what it says, not by the connection's end: see `_verdict`.
-Source: PROTOCOL 3.6, 4.1 to 4.5.
+An answer is complete by what it says, not by the connection's end: see `_verdict`. Once it is, whatever follows takes
+nothing back. Source: PROTOCOL 3.6, 4.1 to 4.5.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from batchrunner.core.classify import Family
-from batchrunner.core.outcome import Answer, Problem, ProblemKind
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall, Usage
 from batchrunner.core.wire import Broken, Ending, Head
-from batchrunner.providers.chat_draft import Choice, Chunk, Draft, usage_of
+from batchrunner.providers.chat_draft import EXTRAS_OF_CHUNK, Choice, Chunk, Draft, grow, is_blank
+from batchrunner.providers.chat_media import without_thinking
+from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, decode, decode_patiently, is_object
+from batchrunner.providers.json_text import NotJson, at, decode, decode_patiently, is_object
 from batchrunner.providers.replies import fault_in, problem_of
-from batchrunner.providers.sse import DONE, SseEvent
-from batchrunner.providers.streamed_reply import ABORTED, TEXT_CAP_BYTES, StreamedReply
-from batchrunner.providers.structured import SchemaCheck, refuses_schema
+from batchrunner.providers.sse import SseEvent, is_done
+from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
+from batchrunner.providers.structured import Fits, SchemaCheck, refuses_schema
+from batchrunner.providers.usage_counts import added_up, said_again, usage_of
 
 K = ProblemKind
-
-_FILTERED: Final = frozenset({"content_filter", "sensitive"})
-_TRUNCATED: Final = frozenset({"length", "max_tokens"})
 
 _PERHAPS_THE_SCHEMA: Final = "; some models answer a `schema` so, because they take no response_format json_schema"
 
 _CHUNKS: Final = msgspec.json.Decoder(Chunk)
+_FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """A choice as it will be kept."""
+
+    draft: Draft
+    text: str
+    reasoning: str | None
+    tool_calls: tuple[ToolCall, ...]
+    truncated: bool
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text or self.tool_calls or self.reasoning or self.draft.pictures or self.draft.all_sounds())
 
 
 class ChatDecoder(StreamedReply):
@@ -37,6 +54,8 @@ class ChatDecoder(StreamedReply):
         super().__init__(family, check=check)
         self._sends_schema = sends_schema
         self._drafts: dict[int, Draft] = {}
+        self._counts: dict[str, Json] | None = None
+        self._extras: dict[str, Json] = {}
 
     def end(self, ending: Ending) -> Answer | Problem:
         """What it all came to. A server that takes no schema says so with a 400, or with an empty answer."""
@@ -50,19 +69,38 @@ class ChatDecoder(StreamedReply):
         return outcome
 
     def _take_event(self, event: SseEvent) -> None:
-        if event.data.startswith(DONE):
+        if is_done(event.data):
             self._done = True
         elif event.data:
             self._take(event.data, is_error=event.name == "error")
 
+    def _take_late(self, event: SseEvent) -> None:
+        """Some servers count behind `[DONE]`."""
+        try:
+            chunk = _CHUNKS.decode(event.data)
+        except _FAULTS:
+            return
+        self._count(chunk)
+
     def _take_json(self, body: bytes) -> None:
         self._take(body, is_error=False)
+
+    @property
+    def _is_finished(self) -> bool:
+        return bool(self._drafts) and all(
+            draft.finish_reason is not None and draft.error is None and meaning_of(draft.finish_reason) != "broken"
+            for draft in self._drafts.values()
+        )
+
+    def _holds_an_end(self, body: bytes) -> bool:
+        choices = at(decode(body), "choices")  # type: ignore[arg-type]  # `cut_value` gives JSON only
+        return isinstance(choices, list) and bool(choices) and all(at(choice, "finish_reason") for choice in choices)
 
     def _take(self, data: bytes, *, is_error: bool) -> None:
         """One chunk. An error among chunks is classified like an HTTP error."""
         try:
             chunk = _CHUNKS.decode(data)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+        except _FAULTS:
             patient = self._patiently(data)
             if patient is None:
                 self._refuse_event(data, is_error=is_error)
@@ -73,10 +111,17 @@ class ChatDecoder(StreamedReply):
             if self._problem is not None:
                 return
         self._begun = True
-        if chunk.usage is not None:
-            self._usage = usage_of(chunk.usage) or self._usage
+        self._count(chunk)
         for choice in chunk.choices or ():
             self._grow(choice)
+        for name in EXTRAS_OF_CHUNK:
+            if said := getattr(chunk, name):
+                grow(self._extras, name, said)
+
+    def _count(self, chunk: Chunk) -> None:
+        for said in (chunk.timings, at(chunk.x_groq, "usage") if is_object(chunk.x_groq) else None, chunk.usage):
+            if said is not None:
+                self._counts = said_again(self._counts, said)
 
     def _patiently(self, data: bytes) -> Chunk | None:
         """The chunk in bytes that the fast reader refused, if there is one."""
@@ -92,14 +137,18 @@ class ChatDecoder(StreamedReply):
         value = decode(data)
         if isinstance(value, NotJson) or not is_object(value):
             return
-        named = chunk.error or chunk.errors or is_error or value.get("object") == "error"
-        if named or ("message" in value and "code" in value):
+        named = any(not is_blank(error) for error in (chunk.error, chunk.errors)) or value.get("object") == "error"
+        if not (named or is_error or (chunk.choices is None and tells_of_trouble(value))):
+            return
+        if self._is_finished:
+            self._late_trouble = True
+        else:
             self._problem = problem_of(
                 self._family, self._head, fault_in(value), status=None, under_way=self._has_content()
             )
 
     def _has_content(self) -> bool:
-        return any(draft.size_bytes for draft in self._drafts.values())
+        return any(draft.said for draft in self._drafts.values())
 
     def _grow(self, choice: Choice) -> None:
         place = choice.index if isinstance(choice.index, int) else 0
@@ -111,34 +160,137 @@ class ChatDecoder(StreamedReply):
             self._too_long()
 
     def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
-        """The table of PROTOCOL 4.5: complete by `[DONE]` or a finish reason, and not empty."""
-        draft = self._drafts[min(self._drafts)] if self._drafts else Draft()
-        if not (self._done or self._is_json or draft.finish_reason) or draft.finish_reason in ABORTED:
-            return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=draft.finish_reason)
+        """The table of PROTOCOL 4.5: complete by `[DONE]` or a finish reason, and not empty.
+
+        Of several choices the first that is sound is the answer, and all of them are kept.
+        """
+        self._usage = self._all_counts()
+        places = sorted(self._drafts)
+        problems: list[Problem] = []
+        read: dict[int, _Read] = {}
+        for place in places:
+            draft = self._drafts[place]
+            problem = self._fault_of(draft, head, ending)
+            if problem is None:
+                read[place] = _read(draft)
+                problem = self._fault_of_read(read[place], head)
+            if problem is not None:
+                problems.append(problem)
+                read.pop(place, None)
+        if not read:
+            return problems[0] if problems else self._nothing(head, ending)
+        answer = self._answer(read, self._best(read), ending, broken=bool(problems))
+        held = self._held_to_schema(answer, head)
+        if isinstance(held, Problem) and not answer.text and answer.reasoning:
+            # some servers take a structured answer for thinking
+            elsewhere = self._held_to_schema(replace(answer, text=answer.reasoning), head)
+            held = replace(elsewhere, text="") if isinstance(elsewhere, Answer) else held
+        return held
+
+    def _nothing(self, head: Head, ending: Ending) -> Problem:
+        """There is no choice at all."""
+        if not (self._done or self._is_json):
+            return self._cut(head, ending, size_bytes=0, finish_reason=None)
+        return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
+
+    def _fault_of(self, draft: Draft, head: Head, ending: Ending) -> Problem | None:
+        """Why a choice is not whole."""
+        if draft.error is not None:
+            fault = fault_in({"error": draft.error})  # type: ignore[dict-item]  # JSON, by its maker
+            return replace(problem_of(self._family, head, fault, status=None, under_way=draft.said), usage=self._usage)
+        reason = draft.finish_reason
+        if not (self._done or self._is_json or reason) or meaning_of(reason) == "broken":
+            return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=reason)
         refused = draft.refusal
-        if draft.finish_reason in _FILTERED or (refused and not draft.text):
+        if meaning_of(reason) == "filtered" or (refused and not draft.text):
             message = refused or "the answer was withheld by the server's content filter"
             return self._failed(K.CONTENT_FILTER, message, head)
-        truncated = draft.finish_reason in _TRUNCATED
-        if not (draft.text or draft.tool_calls or (truncated and draft.reasoning)):
-            return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
-        answer = Answer(
-            text=draft.text,
-            reasoning=draft.reasoning,
-            tool_calls=draft.tool_calls,
-            finish_reason=draft.finish_reason,
-            truncated=truncated,
-            usage=self._usage,
-            flags=self._flags(ending, draft),
-            hints=hints_of(head),
-        )
-        return self._held_to_schema(answer, head)
+        return None
 
-    def _flags(self, ending: Ending, draft: Draft) -> tuple[str, ...]:
+    def _fault_of_read(self, read: _Read, head: Head) -> Problem | None:
+        if read.is_empty:
+            return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
+        return None
+
+    def _best(self, read: dict[int, _Read]) -> int:
+        """The first choice, or the first that fits the schema where there is one."""
+        if self._check is None or len(read) == 1:
+            return min(read)
+        fitting = [place for place, choice in read.items() if isinstance(self._check.look(choice.text), Fits)]
+        return min(fitting or read)
+
+    def _answer(self, read: dict[int, _Read], best: int, ending: Ending, *, broken: bool) -> Answer:
+        main = read[best]
+        return Answer(
+            text=main.text,
+            reasoning=main.reasoning,
+            tool_calls=main.tool_calls,
+            finish_reason=main.draft.finish_reason,
+            truncated=main.truncated,
+            usage=self._usage,
+            flags=self._flags(ending, main, broken=broken),
+            hints=hints_of(self._head) if self._head is not None else None,
+            pictures=tuple(dict.fromkeys(found for choice in read.values() for found in choice.draft.pictures)),
+            sounds=tuple(found for choice in read.values() for found in choice.draft.all_sounds()),
+            choices=tuple(self._alternative(place, choice) for place, choice in read.items()) if len(read) > 1 else (),
+            extras={**main.draft.all_extras, **self._extras},
+        )
+
+    def _alternative(self, place: int, read: _Read) -> Alternative:
+        look = self._check.look(read.text) if self._check is not None else None
+        return Alternative(
+            index=place,
+            text=read.text,
+            reasoning=read.reasoning,
+            tool_calls=read.tool_calls,
+            finish_reason=read.draft.finish_reason,
+            truncated=read.truncated,
+            parsed=look.value if isinstance(look, Fits) else None,
+            extras=read.draft.all_extras,
+        )
+
+    def _all_counts(self) -> Usage | None:
+        usage = usage_of(self._counts)
+        if usage is not None:
+            return usage
+        return added_up(found for draft in self._drafts.values() if (found := usage_of(draft.usage)) is not None)
+
+    def _flags(self, ending: Ending, main: _Read, *, broken: bool) -> tuple[str, ...]:
+        words = main.text or main.tool_calls or main.draft.pictures or main.draft.all_sounds()
         odd = {
             "no_done": not (self._is_json or self._done),
-            "no_finish_reason": draft.finish_reason is None,
+            "no_finish_reason": main.draft.finish_reason is None,
             "cut_after_end": self._is_json and isinstance(ending, Broken),
             "more_choices": len(self._drafts) > 1,
+            "broken_choice": broken,
+            "reasoning_only": not words and not main.truncated,
+            "trouble_after_end": self._late_trouble,
         }
         return tuple(flag for flag, holds in odd.items() if holds)
+
+
+def tells_of_trouble(value: dict[str, Json]) -> bool:
+    """Whether an event that is no part of an answer says that something went wrong, in any server's own shape."""
+    if value.get("success") is False or not is_blank(value.get("detail")):
+        return True
+    codes = [value.get(name) for name in ("code", "error_code", "status_code", "errcode", "status")]
+    words = [value.get(name) for name in ("message", "msg", "error_msg", "error_message", "errmsg", "Message")]
+    has_words = any(isinstance(said, str) and said.strip() for said in words)
+    numbers = (int(code) if isinstance(code, str) and code.isdecimal() else code for code in codes)
+    named = any(not is_blank(code) and not isinstance(code, bool) for code in numbers)
+    return has_words and named
+
+
+def _read(draft: Draft) -> _Read:
+    truncated = meaning_of(draft.finish_reason) == "cut"
+    text, thought = without_thinking(draft.text, cut=truncated)
+    thinking = [found for found in (draft.reasoning, thought) if found]
+    if not text:
+        text = next((said.transcript for said in draft.all_sounds() if said.transcript), "")
+    return _Read(
+        draft=draft,
+        text=text,
+        reasoning="\n\n".join(thinking) or None,
+        tool_calls=draft.tool_calls,
+        truncated=truncated,
+    )

@@ -19,7 +19,13 @@ from batchrunner.providers.json_text import NotJson, decode
 CAP_BYTES: Final = 8 * 1024 * 1024
 DONE: Final = b"[DONE]"
 
+_WORD_BYTES: Final = 16
 _BOM: Final = b"\xef\xbb\xbf"
+
+
+def is_done(data: bytes) -> bool:
+    """Whether an event's data is the closing word, in quotes or in another case too."""
+    return data.startswith(DONE) or (len(data) < _WORD_BYTES and data.strip(b" \t\"'").upper() == DONE)
 
 
 class SseEvent(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +100,7 @@ class SseParser:
         if self._line:
             self._read(b"\n", events)
         data = bytes(self._data[:-1])
-        if self._has_data and (data.startswith(DONE) or not isinstance(decode(data), NotJson)):
+        if self._has_data and (is_done(data) or not isinstance(decode(data), NotJson)):
             self._dispatch(events)
         return events
 
@@ -140,13 +146,22 @@ class SseParser:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
+            if self._has_data and (value[:1] == b"{" or is_done(value)) and self._is_whole():
+                self._dispatch(events)
             if len(self._data) + len(value) > self._cap:
                 self._give_up("event")
                 return
             self._data += value + b"\n"
             self._has_data = True
         elif field == b"event":
+            if self._has_data and self._name and self._is_whole():
+                self._dispatch(events)
             self._name = value.decode("utf-8", "replace")
+
+    def _is_whole(self) -> bool:
+        """Whether the data so far is an event of its own: some servers end their events with one newline only."""
+        data = bytes(self._data[:-1])
+        return is_done(data) or (data[:1] == b"{" and not isinstance(decode(data), NotJson))
 
     def _dispatch(self, events: list[SseEvent]) -> None:
         events.append(SseEvent(self._name, bytes(self._data[:-1])))

@@ -12,7 +12,7 @@ from typing import Final
 from batchrunner.core.classify import Family
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
 from batchrunner.core.wire import Broken, Ending, Head, Whole
-from batchrunner.providers.json_text import NotJson, decode
+from batchrunner.providers.json_text import NotJson, cut_value, decode, first_value
 from batchrunner.providers.replies import (
     KEPT_OF_REFUSAL_BYTES,
     broken_problem,
@@ -36,9 +36,6 @@ _SHOWN_BYTES: Final = 500
 """Of a stream that says nothing, for the message."""
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first sign of either form, and means nothing there."""
-
-ABORTED: Final = frozenset({"error", "abort", "aborted", "cancelled"})
-"""Finish reasons by which servers say that they did not finish."""
 
 
 class _Form(Enum):
@@ -67,6 +64,8 @@ class StreamedReply(ABC):
         """True once the stream said that it is at its end."""
         self._problem: Problem | None = None
         self._usage: Usage | None = None
+        self._late_trouble = False
+        """True once an error, or junk, came behind the answer's own end."""
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -80,8 +79,15 @@ class StreamedReply(ABC):
             self._body = Body(cap_bytes=KEPT_OF_REFUSAL_BYTES)
 
     def feed(self, data: bytes) -> bool:
-        """A piece of the body; True after the stream's own end, or once it is clear that no answer comes."""
-        if self._done or self._problem is not None:
+        """A piece of the body; True after the stream's own end, or once it is clear that no answer comes.
+
+        What may follow the end is looked at for the tokens that it counts, and for nothing else.
+        """
+        if self._problem is not None:
+            return True
+        if self._done:
+            if self._form is _Form.EVENTS:
+                self._take_events(self._events.feed(data))
             return True
         if self._form is _Form.EVENTS:
             if not self._begun:
@@ -101,7 +107,7 @@ class StreamedReply(ABC):
             return refusal(self._family, head, self._body.bytes())
         if self._form is _Form.UNKNOWN:
             self._recognise(at_end=True)
-        if self._form is _Form.EVENTS and not self._done and self._problem is None:
+        if self._form is _Form.EVENTS and self._problem is None:
             self._take_events(self._events.end())
         elif self._form is _Form.JSON:
             self._take_body(head, ending)
@@ -112,6 +118,15 @@ class StreamedReply(ABC):
     @abstractmethod
     def _take_event(self, event: SseEvent) -> None:
         """One event; sets `_begun`, `_done`, `_usage` and `_problem`."""
+
+    @abstractmethod
+    def _take_late(self, event: SseEvent) -> None:
+        """An event behind the stream's end; may set `_usage`, nothing else."""
+
+    @property
+    @abstractmethod
+    def _is_finished(self) -> bool:
+        """Whether the answer has come to its own end, however the stream goes on."""
 
     @abstractmethod
     def _take_json(self, body: bytes) -> None:
@@ -125,6 +140,10 @@ class StreamedReply(ABC):
         """Whether a part of the answer came: what a server begins it may charge for."""
         return self._begun
 
+    @abstractmethod
+    def _holds_an_end(self, body: bytes) -> bool:
+        """Whether JSON whose last brackets were lost holds a whole answer: its end is named in it."""
+
     # -- what a dialect may use
 
     @property
@@ -137,6 +156,9 @@ class StreamedReply(ABC):
     def _refuse_event(self, data: bytes, *, is_error: bool) -> None:
         """An event that the dialect cannot read: an error's words, if it may be those, else a corrupt stream."""
         assert self._head is not None
+        if self._is_finished:
+            self._late_trouble = True
+            return
         if is_error or not self._begun:
             self._problem = problem_of(
                 self._family, self._head, read_fault(data), status=None, under_way=self._has_content()
@@ -204,10 +226,18 @@ class StreamedReply(ABC):
 
     def _take_events(self, events: list[SseEvent]) -> bool:
         for event in events:
-            self._take_event(event)
-            if self._done or self._problem is not None:
+            if self._done:
+                self._take_late(event)
+            else:
+                self._take_event(event)
+            if self._problem is not None:
                 return True
+        if self._done:
+            return True
         if self._events.overflow is not None:
+            if self._is_finished:
+                self._done = self._late_trouble = True
+                return True
             cap = self._events.overflow
             self._stop(K.TOO_LARGE, f"the stream has {cap.what} of more than {cap.cap_bytes} bytes")
             return True
@@ -219,6 +249,12 @@ class StreamedReply(ABC):
             self._stop(K.TOO_LARGE, f"the answer is larger than {_BODY_CAP_BYTES} bytes")
         elif not isinstance(decode(body), NotJson):
             self._take_json(body)
+        elif (first := first_value(body)) is not None:
+            self._take_json(first)
+            self._late_trouble = True
+        elif (mended := cut_value(body)) is not None and self._holds_an_end(mended):
+            self._take_json(mended)
+            self._late_trouble = True
         else:
             match ending:
                 case Broken():

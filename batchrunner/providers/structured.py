@@ -3,6 +3,8 @@
 Refuses to fetch anything: a `$ref` to another document is a mistake of the schema, not a reason to open a connection.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +14,12 @@ from batchrunner.core.outcome import Correction
 from batchrunner.providers.json_text import NotJson, decode, encode, sound
 
 _FAULT_CHARS: Final = 500
-_FENCE: Final = "```"
+_FENCES: Final = ("```", "~~~")
+_FENCED: Final = re.compile(
+    r"(?P<fence>`{3,}|~{3,})[ \t]*(?:json5?|jsonc|javascript|js|text)?[ \t]*\r?\n?(?P<block>.*?)(?:(?P=fence)|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""A block in a Markdown fence, of which the end may be missing."""
 _REFUSALS: Final = (
     ("json_schema",),
     ("invalid schema for response_format",),
@@ -58,11 +65,14 @@ class SchemaCheck:
         return f"<SchemaCheck of {len(self.schema)} keys>"
 
     def look(self, text: str) -> Fits | Misses | Unusable:
-        """The value of an answer's text. A code fence and leaked thinking around it are borne."""
-        value = decode(_bare(text).encode("utf-8", "replace"))
-        if isinstance(value, NotJson):
-            return Misses(fault=f"the answer is not JSON: {value.problem}"[:_FAULT_CHARS])
-        return self._hold(value, chars=len(text))
+        """The value of an answer's text. A code fence, prose around it and leaked thinking are read over."""
+        problem = ""
+        for reading in _readings(text):
+            value = decode(reading.encode("utf-8", "replace"))
+            if not isinstance(value, NotJson):
+                return self._hold(value, chars=len(text))
+            problem = problem or value.problem
+        return Misses(fault=f"the answer is not JSON: {problem}"[:_FAULT_CHARS])
 
     def _hold(self, value: Json, *, chars: int) -> Fits | Misses | Unusable:
         if self._ready is None:
@@ -114,9 +124,14 @@ def correction_text(correction: Correction) -> str:
     )
 
 
-def _bare(text: str) -> str:
-    """The text without `<think>…</think>` before it and a Markdown fence around it."""
+def _readings(text: str) -> Iterator[str]:
+    """The text without `<think>…</think>` before it; then, for one that is no JSON, the one block that it fences."""
     bare = text.rpartition("</think>")[2].strip()
-    if bare.startswith(_FENCE) and bare.endswith(_FENCE) and "\n" in bare:
-        bare = bare.partition("\n")[2].removesuffix(_FENCE)
-    return bare
+    yield bare
+    blocks = [found["block"].strip() for found in _FENCED.finditer(bare)]
+    if len(blocks) > 1:
+        blocks = [block for block in blocks if not isinstance(decode(block.encode("utf-8", "replace")), NotJson)]
+    if len(blocks) == 1:
+        yield blocks[0]
+    if bare.startswith(_FENCES) and "\n" in bare:  # its own text may hold a fence
+        yield bare.partition("\n")[2].rstrip().removesuffix("```").removesuffix("~~~")

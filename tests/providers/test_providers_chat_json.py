@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from providers_chat import CALL, DONE, FINISHED, SHELL, USAGE, USED, decoder, de
 from providers_reading import EVENTS, JSON, head, read
 
 from batchrunner.core.job import Json as JsonValue
-from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, ToolCall
+from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, ToolCall, Usage
 from batchrunner.core.wire import Whole
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES
 
@@ -23,6 +24,8 @@ def finished(**fields: JsonValue) -> bytes:
 def message(finish: JsonValue = "stop", **fields: JsonValue) -> bytes:
     return finished(choices=[{"index": 0, "message": fields, "finish_reason": finish}], usage=None)
 
+
+PARTLY_USED = Usage(input_tokens=9, output_tokens=2)
 
 WHOLE: dict[str, tuple[bytes, Answer | ProblemKind]] = {
     "a normal answer": (finished(), hi(usage=USED)),
@@ -46,7 +49,14 @@ WHOLE: dict[str, tuple[bytes, Answer | ProblemKind]] = {
     "an error with 200": (b'{"error": {"message": "m", "http_code": "429"}}', K.THROTTLE),
     "errors with 200": (b'{"errors": {"message": "today\'s quota"}}', K.QUOTA_ACCOUNT),
     "a message and a code with 200": (b'{"message": "no", "code": 401}', K.AUTH),
-    "half an object": (finished()[:-20], K.STREAM_CORRUPT),
+    "without its last bytes, behind the finish": (finished()[:-20], hi("trouble_after_end", usage=PARTLY_USED)),
+    "half an object": (finished()[:120], K.STREAM_CORRUPT),
+    "bytes behind it": (finished() + b"\r\n0\r\n", hi("trouble_after_end", usage=USED)),
+    "raw control characters": (message(content="H@i.").replace(b"@", b"\t"), replace(hi(), text="H\ti.")),
+    "thinking alone": (
+        message(content=None, reasoning_content="t"),
+        Answer(text="", reasoning="t", finish_reason="stop", flags=("reasoning_only",)),
+    ),
     "HTML": (b"<html>Welcome</html>", K.NOT_REACHED),
     "a list": (b"[]", K.STREAM_CORRUPT),
     "nested too deeply": (b"[" * 100_000, K.STREAM_CORRUPT),
@@ -102,14 +112,21 @@ SCHEMA: dict[str, JsonValue] = {
     "properties": {"n": {"type": "integer"}},
     "required": ["n"],
 }
-FITS = ['{"n": 4}', '```json\n{"n": 4}\n```', "<think>hm {</think>\n\n" + '{"n": 4}', '```\n{"n": 4}```']
+FITS = [
+    'Sure! Here it is:\n```json\n{"n": 4}\n```\nHope it helps',
+    'Sure: ```{"n": 4}``` is it',
+    'As JSON:\n~~~\n{"n": 4}\n~~~',
+    'As JSON:\n```json\n{"n": 4}',
+    'Run `x`:\n```sh\nls\n```\nand get\n```json\n{"n": 4}\n```',
+    *['{"n": 4}', '```json\n{"n": 4}\n```', "<think>hm {</think>\n\n" + '{"n": 4}', '```\n{"n": 4}```'],
+]
 
 
 @pytest.mark.parametrize("text", FITS)
 def test_an_answer_that_fits_its_schema_has_a_value(text: str) -> None:
     answer = outcome_of(delta("stop", content=text) + DONE, schema=SCHEMA)
     assert isinstance(answer, Answer)
-    assert (answer.text, answer.parsed) == (text, {"n": 4})
+    assert (answer.text, answer.parsed) == (text.rpartition("</think>")[2].lstrip(), {"n": 4})
 
 
 MISSES = {

@@ -1,12 +1,13 @@
 """Chat streams of PROTOCOL 4.2 to 4.5, fed whole, byte by byte, in random pieces, with junk behind."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from providers_chat import CALL, DONE, FINISHED, HI, STOP, USAGE, USED, decoder, delta, event, hi, outcome_of, tools
 from providers_reading import EVENTS, JSON, RESET, TIMEOUT, head
 
-from batchrunner.core.outcome import Answer, Problem, ProblemKind, ToolCall
+from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall
 from batchrunner.core.wire import Broken, Whole
 
 K = ProblemKind
@@ -64,7 +65,7 @@ ANSWERS = {
     ),
     "content as a list of parts": (
         delta(content=[{"type": "text", "text": "H"}, {"type": "x"}, {"text": "i."}]) + STOP + DONE,
-        hi(),
+        replace(hi(), extras={"content_parts": [{"type": "x"}]}),
     ),
     "obfuscation and unknown fields": (
         event({"obfuscation": "x", "choices": [{"index": 0, "delta": {"content": "Hi.", "z": [1]}, "q": 1}]})
@@ -145,7 +146,21 @@ ANSWERS = {
         event({"choices": [{"index": 1, "delta": {"content": "Other"}}, {"index": 0, "delta": {"content": "Hi."}}]})
         + STOP
         + DONE,
-        hi("more_choices"),
+        replace(
+            hi("more_choices"),
+            choices=(
+                Alternative(index=0, text="Hi.", finish_reason="stop"),
+                Alternative(index=1, text="Other"),
+            ),
+        ),
+    ),
+    "thinking and no answer": (
+        delta(reasoning_content="hm") + STOP + DONE,
+        Answer(text="", reasoning="hm", finish_reason="stop", flags=("reasoning_only",)),
+    ),
+    "an error after the finish": (
+        HI + STOP + event({"error": {"message": "m"}}),
+        hi("no_done", "trouble_after_end"),
     ),
 }
 
@@ -218,7 +233,6 @@ def test_a_finish_that_says_it_did_not_finish_is_a_cut(reason: str) -> None:
 PROBLEMS = {
     "nothing but [DONE]": (DONE, K.EMPTY_RESPONSE, None),
     "[DONE] and a finish, no content": (STOP + DONE, K.EMPTY_RESPONSE, None),
-    "thinking and no answer": (delta(reasoning_content="hm") + STOP + DONE, K.EMPTY_RESPONSE, None),
     "filtered": (delta("content_filter", content="Hi") + DONE, K.CONTENT_FILTER, None),
     "refused": (delta("stop", refusal="I can't.") + DONE, K.CONTENT_FILTER, "I can't."),
     "an error among chunks": (
@@ -244,7 +258,7 @@ PROBLEMS = {
         K.MODEL_NOT_FOUND,
         None,
     ),
-    "an error after the finish": (HI + STOP + event({"error": {"message": "m"}}), K.SERVER_ERROR, "m"),
+    "an error instead of a finish": (HI + event({"error": {"message": "m"}}), K.SERVER_ERROR, "m"),
     "words at the start": (b"data: insufficient balance\n\n", K.MODEL_SUSPENDED, "insufficient balance"),
     "words later": (HI + b"data: insufficient balance\n\n", K.STREAM_CORRUPT, None),
     "JSON that is no chunk": (HI + b'data: {"choices": {"a": 1}}\n\n', K.STREAM_CORRUPT, None),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from providers_messages import (
@@ -83,7 +84,7 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         + text("i.", 1)
         + ended()
         + STOP,
-        hi(),
+        replace(hi(), extras={"citations": [{"type": "char_location", "cited_text": "x"}]}),
     ),
     "thinking apart from the text": (
         START
@@ -97,7 +98,21 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         + text("Hi.", 3)
         + ended()
         + STOP,
-        Answer(text="Hi.", reasoning="Let me see\n\nYes.", finish_reason="end_turn", usage=USED),
+        Answer(
+            text="Hi.",
+            reasoning="Let me see\n\nYes.",
+            finish_reason="end_turn",
+            usage=USED,
+            extras={"content_parts": [{"type": "redacted_thinking", "data": "xx"}]},
+        ),
+    ),
+    "thinking and no answer": (
+        START + block(0, type="thinking", thinking="hm") + ended() + STOP,
+        Answer(text="", reasoning="hm", finish_reason="end_turn", usage=USED, flags=("reasoning_only",)),
+    ),
+    "an error behind the reason": (
+        BEGUN + ended() + event("error", error={"type": "api_error", "message": "m"}),
+        hi("no_message_stop", "trouble_after_end"),
     ),
     "every block at index 0": (
         START + block(0, type="thinking", thinking="") + thinking("hm") + CLOSED + BLOCK + HI + CLOSED + ended() + STOP,
@@ -148,7 +163,19 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         + text("Hi.", 2)
         + ended()
         + STOP,
-        hi(),
+        replace(
+            hi(),
+            extras={
+                "content_parts": [
+                    {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": '{"query": "x"}'},
+                    {
+                        "type": "web_search_tool_result",
+                        "content": [{"type": "web_search_result"}],
+                        "tool_use_id": "srv",
+                    },
+                ]
+            },
+        ),
     ),
     "usage is a total, and what is left out stays": (
         BEGUN + ended(None, output_tokens=1) + ended(output_tokens=5) + STOP,
