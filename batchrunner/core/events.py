@@ -60,6 +60,10 @@ class Accepted(_Event, frozen=True, tag="accepted"):
     task: str
     model: str
     account: str
+    origin: str = ""
+    """The base URL of the server that accepted it, which alone can be asked for it; empty in older ledgers."""
+    guess: bool = False
+    """Its id stood in a field that does not say so."""
 
 
 class Ready(_Event, frozen=True, tag="ready"):
@@ -84,6 +88,11 @@ class Retry(_Event, frozen=True, tag="retry"):
     kind: str
     wait: float | None = None
     ambiguous: bool = False
+    held: bool = False
+    """A person decides whether it is sent again, whatever `on_ambiguous` says; `message` is why."""
+    message: str = ""
+    task: str = ""
+    """Of a held item: the task that gave nothing that could be used."""
     input_tokens: int | None = None
     """What it used up all the same, where the server told."""
     output_tokens: int | None = None

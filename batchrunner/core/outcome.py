@@ -35,11 +35,13 @@ class ProblemKind(StrEnum):
     STREAM_CORRUPT = "stream_corrupt"
     TOO_LARGE = "too_large"
     SCHEMA_MISS = "schema_miss"
+    NOT_UNDERSTOOD = "not_understood"
     TASK_FAILED = "task_failed"
     TASK_CANCELLED = "task_cancelled"
     TASK_EXPIRED = "task_expired"
     TASK_NOT_FOUND = "task_not_found"
     POLL_STUB = "poll_stub"
+    WRONG_TASK = "wrong_task"
     UNKNOWN_STATUS = "unknown_status"
     EMPTY_RESULT = "empty_result"
     DOWNLOAD_FAILED = "download_failed"
@@ -152,6 +154,10 @@ class Accepted:
     """The server took an image task; its id must be durable before its first poll."""
 
     task_id: str
+    guess: bool = False
+    """True when the field's name did not say that it is a task's id: a task that is then not known is not sent again."""
+    others: tuple[str, ...] = ()
+    """Ids of further tasks that the same request made, which are not followed."""
     hints: Hints | None = None
 
 
@@ -160,6 +166,8 @@ class Pictures:
     """The pictures of a finished image request, at least one."""
 
     refs: tuple[PictureUrl | PictureBytes, ...]
+    task_id: str = ""
+    """Of the task that a reply to a submit named beside its pictures."""
     usage: Usage | None = None
     flags: tuple[str, ...] = ()
     hints: Hints | None = None
@@ -201,6 +209,10 @@ class Problem:
     """A part of the answer had come: the server had begun the work, and may charge for it whatever it says now."""
     look_at: str | None = None
     """The key of the job that is probably wrong, such as `provider.base_url`."""
+    of_task: bool = False
+    """It is the end of an accepted task, in the words of its API; a poll's own trouble is none."""
+    unexplained: bool = False
+    """The task failed without a word: the reason may come with the next poll."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,5 +234,5 @@ class Revision:
 SendOutcome: TypeAlias = Answer | Accepted | Pictures | Problem
 """What a paid POST comes to."""
 PollOutcome: TypeAlias = Pending | Pictures | Problem
-"""What a poll comes to. TASK_FAILED, TASK_CANCELLED, TASK_NOT_FOUND and EMPTY_RESULT speak of the task; any other
-problem speaks of the poll itself and never ends the task."""
+"""What a poll comes to. A problem `of_task` is the task's end, TASK_NOT_FOUND and EMPTY_RESULT become it if they stay;
+any other problem speaks of the poll itself and never ends the task."""

@@ -121,6 +121,8 @@ class Survey:
     """Keys that the ledger knows and the job has no more."""
     vanished_held: int
     """Pending ones among them whose last send got no clear answer."""
+    vanished_kept: int
+    """Pending ones among those that are held whatever `on_ambiguous` says."""
     per_model: dict[str, int]
     to_send: int
     prompt_chars: int
@@ -168,17 +170,19 @@ class Surveyor:
     def survey(self, *, skipped_rows: int) -> Survey:
         """The result, once every item was taken."""
         vanished = dict.fromkeys(Standing, 0)
-        held = 0
+        held = kept = 0
         for key, standing in self.state.standings():
             if key not in self._seen:
                 vanished[standing] += 1
                 held += self.state.record(key).doubtful
+                kept += key in self.state.held
         return Survey(
             total=self._total,
             labels=self._labels.hexdigest(),
             shared=self._shared,
             vanished=vanished,
             vanished_held=held,
+            vanished_kept=kept,
             per_model=self._per_model,
             to_send=sum(ahead.calls for ahead in self._ahead.values()),
             prompt_chars=sum(ahead.chars for ahead in self._ahead.values()),
@@ -237,7 +241,7 @@ class Totals:
     labels: str
     shared: dict[str, int]
     vanished: dict[str, int]
-    """By standing; under HELD those that would be held, which are pending ones."""
+    """By standing; under HELD those that are held, which are pending ones."""
     hold: bool
     """`on_ambiguous: hold`: items whose last send got no clear answer are held."""
     task_s: float
@@ -251,12 +255,11 @@ class Totals:
 def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts:
     """Items by where they stand. `now` is wall clock, seconds since 1970."""
     by = {standing: state.count(standing) - totals.vanished.get(standing.name, 0) for standing in Standing}
-    held = state.doubtful_count - totals.vanished.get(HELD, 0)
+    held = (state.doubtful_count if totals.hold else len(state.held)) - totals.vanished.get(HELD, 0)
     for key, extra in totals.shared.items():
         record = state.record(bytes.fromhex(key))
         by[record.standing] += extra
-        held += extra * record.doubtful
-    held = held if totals.hold else 0
+        held += extra * state.waits_for_a_person(bytes.fromhex(key), hold=totals.hold)
     timed_out = state.timed_out(now=now, task_s=totals.task_s)
     done, failed, accepted = by[Standing.DONE], by[Standing.FAILED], by[Standing.ACCEPTED] - timed_out
     return ItemCounts(

@@ -62,8 +62,8 @@ class TaskDialect(Dialect, Protocol):
     def poll(self, task_id: str) -> Request:
         """The free GET that asks how the task stands."""
 
-    def poll_decoder(self) -> Decoder[PollOutcome]:
-        """A fresh reader for its reply."""
+    def poll_decoder(self, task_id: str = "") -> Decoder[PollOutcome]:
+        """A fresh reader for its reply, which may speak of another task than the one that was asked for."""
 
 
 class Transport(Protocol):

@@ -43,6 +43,8 @@ class ImageOutput:
     """`output` of an image row."""
 
     images: tuple[Picture, ...]
+    flags: tuple[str, ...] = ()
+    """What was odd: `fewer_pictures`, `shared_task`, `more_tasks`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ class Then(Enum):
     PARK_LANE = "the lane stops until a probe time; the item is unchanged"
     PARK_ACCOUNT = "every lane of the account stops until a probe time; the item is unchanged"
     STOP_ACCOUNT = "every lane of the account stops until a person has done something; the item is unchanged"
+    HOLD = "the item is held for a person: it may be paid for, and nothing says where its result is"
     FAIL = "the item failed for good"
     FAIL_MODEL = "the item failed, and when a second one agrees so do all others of its model"
     STOP_RUN = "the lanes probe a few times, then the run ends as a mistake of the configuration; the item is unchanged"
@@ -76,11 +77,14 @@ RULES: Final[dict[ProblemKind, Rule]] = {
     # about an accepted task, once it has come to its own end: a new submit is a new attempt
     K.TASK_FAILED: Rule(then=Then.RETRY, first_wait_s=5.0),
     K.TASK_EXPIRED: Rule(then=Then.RETRY, ambiguous=True, first_wait_s=5.0),
-    K.EMPTY_RESULT: Rule(then=Then.RETRY, ambiguous=True, first_wait_s=5.0),
+    # paid for, and waited for already: another order would be paid as well
+    K.EMPTY_RESULT: Rule(then=Then.FAIL, ambiguous=True),
+    K.NOT_UNDERSTOOD: Rule(then=Then.HOLD, ambiguous=True),
     K.TASK_CANCELLED: Rule(then=Then.FAIL),
     # about a task that goes on: the task scheduler asks again, an item never sees these as its end
     K.TASK_NOT_FOUND: Rule(then=Then.WAIT, first_wait_s=3.0),
     K.POLL_STUB: Rule(then=Then.WAIT, first_wait_s=3.0),
+    K.WRONG_TASK: Rule(then=Then.WAIT, first_wait_s=3.0),
     K.UNKNOWN_STATUS: Rule(then=Then.WAIT, first_wait_s=3.0),
     K.DOWNLOAD_FAILED: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, tries=4),
     K.BAD_PICTURE: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, tries=4),
@@ -108,6 +112,8 @@ def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retr
             return True
         case Then.STOP_RUN:
             return rule.once_answered is not Then.FAIL
+        case Then.HOLD:
+            return False
         case Then.FAIL | Then.FAIL_MODEL:
             return problem.should_retry is True and charged < retry.attempts
         case Then.RETRY:

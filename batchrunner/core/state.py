@@ -83,6 +83,8 @@ _MODEL: Final = 38
 _BYTE: Final = 0xFF
 _SENDS_MAX: Final = 0xFFFF
 _CLOCK_GRAIN_S: Final = 0.001
+_TASKS_REMEMBERED: Final = 4096
+"""Ids of accepted tasks, the latest ones, among which one that is given twice is noticed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +100,19 @@ class OpenTask:
     urls: tuple[str, ...] = ()
     usage: Usage | None = None
     """Of the answer that held the URLs, where it was told."""
+    origin: str = ""
+    """The base URL of the server that accepted it; empty where an older program wrote it down."""
+    guess: bool = False
+    """Its id may not be a task's at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldItem:
+    """Why an item waits for a person, whatever `on_ambiguous` says."""
+
+    item_id: str
+    kind: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +148,10 @@ class LedgerState:
         self._sending: set[bytes] = set()
         self._counts = [0] * len(Standing)
         self.tasks: dict[bytes, OpenTask] = {}
+        self.held: dict[bytes, HeldItem] = {}
+        self.shared_tasks: set[bytes] = set()
+        """Items whose task's id the server had given to another item before."""
+        self._task_owners: dict[tuple[str, str], bytes] = {}
         self.parks: dict[tuple[str, str], Park] = {}
         self.days: dict[tuple[str, str], tuple[int, int]] = {}
         """(account, model) -> (days since 1970 where the quota turns, sends on that day)."""
@@ -183,6 +202,11 @@ class LedgerState:
             doubtful=bool(packed & _DOUBTFUL),
             fresh=bool(packed & _FRESH),
         )
+
+    def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
+        """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
+        packed = self._items.get(key, 0)
+        return packed & 7 == S.PENDING and (key in self.held or (hold and bool(packed & _DOUBTFUL)))
 
     def count(self, standing: Standing) -> int:
         """Keys with this standing; PENDING counts only those that the ledger has heard of."""
@@ -276,6 +300,10 @@ class LedgerState:
             self._sending.discard(key)
         if to is not S.ACCEPTED:
             self.tasks.pop(key, None)
+        if isinstance(event, Retry) and event.held:
+            self.held[key] = HeldItem(item_id=event.i, kind=event.kind, message=event.message)
+        elif self.held:
+            self.held.pop(key, None)
 
     def _apply_to_item(self, key: bytes, packed: int, event: ItemEvent, at: float) -> int:
         match event:
@@ -290,8 +318,15 @@ class LedgerState:
                 return packed
             case Accepted():
                 self.tasks[key] = OpenTask(
-                    task_id=event.task, item_id=event.i, account=event.account, model=event.model, accepted_at=at
+                    task_id=event.task,
+                    item_id=event.i,
+                    account=event.account,
+                    model=event.model,
+                    accepted_at=at,
+                    origin=event.origin,
+                    guess=event.guess,
                 )
+                self._remember_task(key, event)
                 return packed
             case Retry() | Failed():
                 packed = self._doubt(packed, doubtful=event.ambiguous and isinstance(event, Retry))
@@ -303,6 +338,15 @@ class LedgerState:
                 return self._finish(packed, event)
             case Requeued():
                 return _with_attempts(self._doubt(packed, doubtful=False), 0)
+
+    def _remember_task(self, key: bytes, event: Accepted) -> None:
+        if not event.task:
+            return
+        owners, task = self._task_owners, (event.origin, event.task)
+        if owners.setdefault(task, key) != key:
+            self.shared_tasks.add(key)
+        if len(owners) > _TASKS_REMEMBERED:
+            del owners[next(iter(owners))]
 
     def _finish(self, packed: int, event: Done) -> int:
         if packed & _CUT:  # its answer had reached the disk after all

@@ -26,13 +26,15 @@ def lane_concurrency(job: Job) -> int:
 
 def totals_of(job: Job, found: Survey, *, accounts: int, windows: dict[str, int] | None = None) -> Totals:
     """What `run.json` keeps of it."""
+    hold = job.on_ambiguous == "hold"
+    vanished_held = found.vanished_held if hold else found.vanished_kept
     return Totals(
         total=found.total,
         labels=found.labels,
         shared={key.hex(): extra for key, extra in found.shared.items()},
         vanished={standing.name: count for standing, count in found.vanished.items() if count}
-        | ({HELD: found.vanished_held} if found.vanished_held else {}),
-        hold=job.on_ambiguous == "hold",
+        | ({HELD: vanished_held} if vanished_held else {}),
+        hold=hold,
         task_s=job.timeouts.task_s,
         concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),
         synced_intents=job.durability == "full",

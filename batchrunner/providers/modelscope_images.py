@@ -1,9 +1,10 @@
 """ModelScope's image dialect: a POST that is accepted as a task, free polls until it ends, URLs of the pictures.
 
 Never takes "SUCCEED" in the reply to a submit for a finished picture, never takes a stub for a task, never lets a poll
-that was refused speak of the task. Source: PROTOCOL 3.9, 3.10, 6.3.
+that was refused, or that speaks of another task, speak of the task. Source: PROTOCOL 3.9, 3.10, 6.3.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, Literal
 from urllib.parse import quote
@@ -21,54 +22,32 @@ from batchrunner.core.outcome import (
     Revision,
     SendOutcome,
 )
+from batchrunner.core.task_failures import failed_task_kind
 from batchrunner.core.wire import Decoder, Head, Request
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.hints import hints_of, wait_s
-from batchrunner.providers.json_text import at, encode, is_object, sound
-from batchrunner.providers.replies import fault_in, message_in, plain_problem, problem_of, request_id_of
-from batchrunner.providers.result_pictures import pictures_in
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
+from batchrunner.providers.replies import Fault, fault_in, plain_problem, problem_of, request_id_of
+from batchrunner.providers.result_pictures import pictures_in, speaks_of_results
+from batchrunner.providers.task_replies import (
+    ID_CHARS,
+    is_refusal,
+    named_in_pieces,
+    reason_in,
+    says_gone,
+    shown,
+    speaks_of_another,
+    standing_of,
+    task_named_in,
+    word_in,
+)
 from batchrunner.providers.whole_reply import WholeReply
 
 K = ProblemKind
 
-Standing = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-STANDINGS: Final[dict[str, Standing]] = {
-    "PENDING": "queued",
-    "QUEUED": "queued",
-    "QUEUEING": "queued",
-    "CREATED": "queued",
-    "SUBMITTED": "queued",
-    "RUNNING": "running",
-    "PROCESSING": "running",
-    "IN_PROGRESS": "running",
-    "GENERATING": "running",
-    "SUCCEED": "succeeded",
-    "SUCCEEDED": "succeeded",
-    "SUCCESS": "succeeded",
-    "COMPLETED": "succeeded",
-    "DONE": "succeeded",
-    "READY": "succeeded",
-    "FAILED": "failed",
-    "FAIL": "failed",
-    "FAILURE": "failed",
-    "ERROR": "failed",
-    "REVOKED": "failed",
-    "TIMEOUT": "failed",
-    "CANCELED": "cancelled",
-    "CANCELLED": "cancelled",
-    "ABORTED": "cancelled",
-}
-"""The servers' words, upper-cased. Any other word is unknown: the task is asked again."""
-
-NO_REASON: Final = "0"
-"""The code of a TASK_FAILED whose message was empty: the reason may come with the next poll (PROTOCOL 3.9)."""
-
-_GONE: Final = frozenset({404, 410})
-_NOT_FOUND: Final = "task not found"
-_ID_CHARS: Final = 512
-_IDS: Final = (("task_id",), ("output", "task_id"))
-_WORDS: Final = (("task_status",), ("output", "task_status"), ("status",))
+_LOST_ON_THE_WAY: Final = frozenset({408, 409, 425})
+"""Statuses below 500 that may hide a task that was accepted; every 5xx may."""
+_IDLE_WORDS: Final = frozenset({"ok", "true", "none", "null"})
 
 
 class ModelScopeImages:
@@ -96,9 +75,14 @@ class ModelScopeImages:
             body=encode(body),
         )
 
-    def decoder(self, item: Item) -> Decoder[SendOutcome]:  # noqa: ARG002 - the port's; every item's reply reads alike
-        """A fresh reader for the reply to a submit."""
-        return WholeReply[SendOutcome](self._family, read=lambda head, value: _submitted(self._family, head, value))
+    def decoder(self, item: Item) -> Decoder[SendOutcome]:
+        """A fresh reader for the reply to a submit. Pictures that the item holds are none of its results."""
+        given = tuple(_addresses_of(item))
+        return WholeReply[SendOutcome](
+            self._family,
+            read=lambda head, value: _submitted(self._family, head, value, base_url=self._tasks_url, given=given),
+            reword=_accepted_all_the_same,
+        )
 
     def poll(self, task_id: str) -> Request:
         """The free GET that asks how the task stands."""
@@ -108,10 +92,12 @@ class ModelScopeImages:
             headers={"x-modelscope-task-type": "image_generation"},
         )
 
-    def poll_decoder(self) -> Decoder[PollOutcome]:
-        """A fresh reader for the reply to a poll."""
+    def poll_decoder(self, task_id: str = "") -> Decoder[PollOutcome]:
+        """A fresh reader for the reply to a poll of this task."""
         return WholeReply[PollOutcome](
-            self._family, read=lambda head, value: _polled(self._family, head, value), reword=_reworded
+            self._family,
+            read=lambda head, value: _polled(self._family, head, value, task_id=task_id, base_url=self._tasks_url),
+            reword=lambda problem, body: _refused(problem, body, task_id=task_id),
         )
 
 
@@ -122,103 +108,177 @@ def _given(item: Item) -> Json:
     return urls if len(urls) > 1 or only.startswith("data:") else only
 
 
-def _submitted(family: Family, head: Head, value: Json) -> SendOutcome:
-    """A task id wins over everything: the picture it stands for is paid."""
-    task_id = next((found for path in _IDS if (found := _id_text(at(value, *path)))), "")
-    if task_id in {".", ".."} or len(task_id) > _ID_CHARS:
-        message = f"the server gave a task id that cannot be asked for: {task_id[:80]!r}"
-        return plain_problem(K.STREAM_CORRUPT, message, head=head)
-    if task_id:
-        return Accepted(task_id=task_id, hints=hints_of(head))
-    refs = pictures_in(value)
+def _addresses_of(item: Item) -> Iterator[str]:
+    """Where the pictures lie that the request holds, as a server may repeat them."""
+    yield from (picture.url for picture in item.pictures if not picture.url.startswith("data:"))
+    given = item.params.get("image_url")
+    yield from (url for url in (given if isinstance(given, list) else [given]) if isinstance(url, str))
+
+
+def _submitted(family: Family, head: Head, value: Json, *, base_url: str, given: tuple[str, ...]) -> SendOutcome:
+    """Pictures finish the item, an id is a task; a reply with neither is a refusal if it says so, else is held."""
+    task = task_named_in(value)
+    standing = standing_of(word_in(value))
+    if task is not None and (task.id in {".", ".."} or len(task.id) > ID_CHARS):
+        message = f"the server gave a task id that cannot be asked for: {task.id[:80]!r}"
+        return plain_problem(K.NOT_UNDERSTOOD, message, head=head)
+    if standing in {"failed", "refused", "filtered", "cancelled"} and (task is not None or standing != "failed"):
+        problem = _ended(family, head, value, standing)
+        if not problem.unexplained:
+            return replace(problem, of_task=False)
+    refs = pictures_in(value, base_url=base_url, given=given) if standing in {"succeeded", None} else ()
     if refs:
-        return Pictures(refs=refs, hints=hints_of(head))
-    if is_object(value) and message_in(value):
-        return problem_of(family, head, fault_in(value), status=None)
-    message = "the server took the request and named neither a task nor a picture"
-    return replace(plain_problem(K.EMPTY_RESPONSE, message, head=head), request_id=request_id_of(head, value))
+        return Pictures(refs=refs, task_id=task.id if task is not None else "", hints=hints_of(head))
+    if task is not None:
+        return Accepted(task_id=task.id, guess=task.guess, others=task.others, hints=hints_of(head))
+    if is_refusal(value):
+        return _refusal_within(family, head, value)
+    message = f"the server took the request, and its reply names neither a task nor a picture: {shown(value)}"
+    return replace(plain_problem(K.NOT_UNDERSTOOD, message, head=head), request_id=request_id_of(head, value))
 
 
-def _id_text(value: Json) -> str:
-    """A task id as text; servers send strings, numbers and UUIDs."""
-    if isinstance(value, str):
-        return sound(value.strip())
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return ""
-    return str(int(value)) if isinstance(value, int) or value.is_integer() else ""
+def _refusal_within(family: Family, head: Head, value: Json) -> Problem:
+    """A refusal inside a 2xx: as with a status of its own it is no attempt. One that nobody knows is a server's fault."""
+    reason = reason_in(value)
+    fault = fault_in(value)
+    problem = problem_of(family, head, replace(fault, message=reason.message or fault.message), status=None)
+    kind = problem.kind
+    if kind is K.SERVER_ERROR:
+        read = _kind_of(family, head, reason)
+        kind = K.SERVER_ERROR if read is K.TASK_FAILED else read
+    return replace(problem, kind=kind, under_way=kind is K.SERVER_ERROR)
 
 
-def _polled(family: Family, head: Head, value: Json) -> PollOutcome:
-    word = next((str(found) for path in _WORDS if isinstance(found := at(value, *path), str | int)), "").strip()
-    standing = STANDINGS.get(word.upper())
-    if standing is None and not word:
-        return _wordless(family, head, value)
+def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
+    """A reply that broke off, or a gateway's error, that names a task: it is accepted, and paid for."""
+    status = problem.status
+    if status is None or (300 <= status < 500 and status not in _LOST_ON_THE_WAY):  # noqa: PLR2004 - HTTP's classes
+        return problem
+    value = decode(body)
+    task = named_in_pieces(body) if isinstance(value, NotJson) else task_named_in(value)
+    if task is None or (task.guess and not 200 <= status < 300):  # noqa: PLR2004 - as above
+        return problem
+    if task.id in {".", ".."} or len(task.id) > ID_CHARS:
+        return problem
+    return Accepted(task_id=task.id, guess=task.guess, others=task.others)
+
+
+def _polled(family: Family, head: Head, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
+    if task_id and (other := speaks_of_another(value, task_id)):
+        message = f"the reply speaks of task {other[:80]}, and {task_id[:80]} was asked for"
+        return _of_poll(K.WRONG_TASK, message, head, value)
+    word = word_in(value)
+    standing = standing_of(word)
     match standing:
         case "queued" | "running":
-            return _pending(head, value, standing, word)
-        case None:
-            return _pending(head, value, "unknown", word)
+            return _pending(head, value, standing, word, base_url)
         case "succeeded":
-            return _finished(head, value)
-        case "failed":
-            return _failed(head, value)
-        case "cancelled":
-            message = message_in(value) or f"the server says {sound(word)[:40]}"
-            return _of_task(K.TASK_CANCELLED, message, head, value)
+            return _finished(family, head, value, base_url)
+        case "failed" | "refused" | "filtered" | "cancelled":
+            problem = _ended(family, head, value, standing)
+            gone = says_gone(value, task_id, status=None)
+            return replace(problem, kind=K.TASK_NOT_FOUND, of_task=False) if gone else problem
+        case "gone":
+            return _of_poll(K.TASK_NOT_FOUND, reason_in(value).message or f"the server says {word}", head, value)
+        case None if word and not word.isdigit() and word.lower() not in _IDLE_WORDS:
+            return _pending(head, value, "unknown", word, base_url)
+        case None:
+            return _wordless(family, head, value, word, task_id=task_id, base_url=base_url)
 
 
-def _pending(head: Head, value: Json, state: Literal["queued", "running", "unknown"], word: str) -> Pending:
+def _pending(
+    head: Head, value: Json, state: Literal["queued", "running", "unknown"], word: str, base_url: str
+) -> Pending:
     return Pending(
         state=state,
         raw=sound(word)[:80],
         hint_s=wait_s(head, value),
-        stub=_is_stub(value),
+        stub=_is_stub(value, base_url),
         hints=hints_of(head),
     )
 
 
-def _is_stub(value: Json) -> bool:
+def _is_stub(value: Json, base_url: str) -> bool:
     """True when the reply has a place for the task's id and leaves it empty, like everything else it could name."""
     if not is_object(value) or "task_id" not in value:
         return False
-    return not (value["task_id"] or value.get("request_id") or value.get("outputs") or pictures_in(value))
+    told = value["task_id"] or value.get("request_id") or value.get("outputs")
+    return not (told or pictures_in(value, base_url=base_url))
 
 
-def _wordless(family: Family, head: Head, value: Json) -> PollOutcome:
+def _wordless(family: Family, head: Head, value: Json, word: str, *, task_id: str, base_url: str) -> PollOutcome:
     """A 200 without a status: pictures speak for themselves, an error speaks of the poll, the rest is unknown."""
-    if pictures_in(value):
-        return _finished(head, value)
-    message = message_in(value)
-    if _NOT_FOUND in message.lower():
-        return _of_task(K.TASK_NOT_FOUND, message, head, value)
-    if message:
-        return problem_of(family, head, fault_in(value), status=None)
-    return _pending(head, value, "unknown", "")
+    if pictures_in(value, base_url=base_url):
+        return _finished(family, head, value, base_url)
+    message = reason_in(value).message
+    if says_gone(value, task_id, status=None):
+        return _of_poll(K.TASK_NOT_FOUND, message, head, value)
+    if message and is_refusal(value):
+        return replace(problem_of(family, head, fault_in(value), status=None), message=message)
+    return _pending(head, value, "unknown", word, base_url)
 
 
-def _finished(head: Head, value: Json) -> PollOutcome:
-    refs = pictures_in(value)
+def _finished(family: Family, head: Head, value: Json, base_url: str) -> PollOutcome:
+    refs = pictures_in(value, base_url=base_url)
     if refs:
         return Pictures(refs=refs, hints=hints_of(head))
-    return _of_task(K.EMPTY_RESULT, "the task succeeded and has no picture", head, value)
+    reason = reason_in(value)
+    kind = _kind_of(family, head, reason) if reason.message else K.TASK_FAILED
+    if kind is not K.TASK_FAILED:
+        return replace(_of_poll(kind, reason.message, head, value), code=reason.code, of_task=True)
+    words = f": {reason.message}" if reason.message else ""
+    if speaks_of_results(value):
+        message = f"the task succeeded, and no picture is found in its result{words}: {shown(value)}"
+        return _of_poll(K.NOT_UNDERSTOOD, message, head, value)
+    return _of_poll(K.EMPTY_RESULT, f"the task succeeded and has no picture{words}", head, value)
 
 
-def _failed(head: Head, value: Json) -> Problem:
-    message = message_in(value) or message_in(at(value, "output"))
-    if _NOT_FOUND in message.lower():
-        return _of_task(K.TASK_NOT_FOUND, message, head, value)
-    if not message:
-        return replace(_of_task(K.TASK_FAILED, "the task failed; no reason was given", head, value), code=NO_REASON)
-    code = fault_in(value).code
-    return replace(_of_task(K.TASK_FAILED, message, head, value), code=None if code == NO_REASON else code)
+def _ended(
+    family: Family, head: Head, value: Json, standing: Literal["failed", "refused", "filtered", "cancelled"]
+) -> Problem:
+    """The end of a task that gives no picture, by the reason that it gives, wherever that stands."""
+    reason = reason_in(value)
+    kind = _kind_of(family, head, reason) if reason.message else K.TASK_FAILED
+    said = f"the server says {word_in(value)[:40]}"
+    match standing:
+        case "filtered":
+            kind = K.CONTENT_FILTER
+        case "refused" if kind is K.TASK_FAILED:
+            kind = K.BAD_REQUEST
+        case "cancelled" if kind is K.TASK_FAILED:
+            kind = K.TASK_CANCELLED
+        case _:
+            pass
+    silent = not reason.message and kind is K.TASK_FAILED
+    message = reason.message or ("the task failed; no reason was given" if silent else said)
+    return replace(
+        _of_poll(kind, message, head, value),
+        code=reason.code,
+        wait_s=wait_s(head, value),
+        of_task=True,
+        unexplained=silent,
+    )
 
 
-def _of_task(kind: ProblemKind, message: str, head: Head, value: Json) -> Problem:
+def _kind_of(family: Family, head: Head, reason: Fault) -> ProblemKind:
+    return failed_task_kind(
+        family,
+        message=reason.message,
+        code=reason.code,
+        error_type=reason.error_type,
+        status=reason.status,
+        hints=hints_of(head),
+    )
+
+
+def _of_poll(kind: ProblemKind, message: str, head: Head, value: Json) -> Problem:
     return replace(plain_problem(kind, message, head=head), request_id=request_id_of(head, value))
 
 
-def _reworded(problem: Problem) -> Problem:
-    """A refused poll speaks of itself, unless it says that the task is not there."""
-    if problem.status in _GONE or _NOT_FOUND in problem.message.lower():
-        return replace(problem, kind=K.TASK_NOT_FOUND)
-    return problem
+def _refused(problem: Problem, body: bytes, *, task_id: str) -> PollOutcome:
+    """A refused poll speaks of itself, unless the API's own JSON says that the task is not there."""
+    value = decode(body) if body else NotJson(problem="empty")
+    if isinstance(value, NotJson) or problem.status is None:
+        return problem
+    gone = says_gone(value, task_id, status=problem.status)
+    return replace(problem, kind=K.TASK_NOT_FOUND) if gone else problem

@@ -1,32 +1,170 @@
 """Finds the pictures in a JSON reply, wherever a server puts them: URLs, data URLs, base64.
 
-Only http(s) and data URLs count; anything else in such a place is no picture and is read over. Whether the bytes are a
-picture is not looked at here. Sources: PROTOCOL 3.9, 6.1.
+A walk with rules, no list of shapes: it goes down only through keys that name results, so that echoed input pictures,
+previews and links of the API's own are never taken for what was paid for. Only http(s) and data URLs, paths on the
+server itself and base64 count; anything else in such a place is no picture and is read over. Whether the bytes are a
+picture is looked at here only where nothing else says so. Sources: PROTOCOL 3.9, 6.1.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, PictureUrl
-from batchrunner.providers.json_text import at, is_object
+from batchrunner.providers.json_text import is_object
 from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url, url_size_bytes
 
-_PLACES: Final = (("output_images",), ("images",), ("data",), ("output", "results"), ("output", "output_images"))
-_BASE64_KEYS: Final = ("b64_json", "base64")
+_LISTS: Final = (
+    "outputimages",
+    "images",
+    "imageurls",
+    "imagelist",
+    "imageresult",
+    "imageresults",
+    "generatedimages",
+    "resulturls",
+    "resultimages",
+    "outputurls",
+    "urls",
+    "pictures",
+    "artifacts",
+    "generations",
+    "predictions",
+)
+"""Keys of what holds nothing but results, without case, `_` and `-`; the first that has any counts."""
+_OUTPUTS: Final = ("outputs", "output", "results", "result", "taskresult")
+"""Keys of results or of what wraps them."""
+_WRAPPERS: Final = ("data", "response", "task", "content", "assets", "payload", "body")
+"""Keys of what wraps a reply: what stands directly in them may as well be an echo of the request."""
+_BASE64: Final = ("b64json", "base64", "imagebase64", "b64", "imageb64")
+_NAMED: Final = ("imageurl", "outputimage", "outputurl", "pictureurl", "image", "img", "picture", "sample")
+"""Keys of one picture."""
+_LINKS: Final = ("url", "uri", "fileurl", "downloadurl", "signedurl", "href", "file")
+"""Keys of one address, which outside of results is a picture's only where its path ends like one."""
+_ENTRY: Final = (*_BASE64, "url", *_NAMED, *_LINKS)
+_PICTURE_PATH: Final = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|heif|jxl|svg)$", re.IGNORECASE)
+_MAGIC: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x00", b"<svg")
+_LEAST_BASE64_CHARS: Final = 32
+_ABOUT: Final = frozenset(
+    "taskid id requestid traceid status taskstatus state code message msg object type model prompt created createdat"
+    " updatedat finishedat submittime scheduledtime endtime starttime timetaken taskmetrics usage metrics".split()
+)
+"""Keys that tell of a task and are no result of it."""
+_DEEPEST: Final = 8
 _MOST_URLS: Final = 16
+_ADDRESS_CHARS: Final = 4096
 _URLS_BYTES: Final = 48 * 1024
 """Of all URLs of a reply as ASCII JSON: a task's URLs are one record of the ledger, which holds 64 KiB."""
 
 
-def pictures_in(value: Json) -> tuple[PictureUrl | PictureBytes, ...]:
-    """The pictures of the first place that has any; empty when there is none. URLs that no record holds are none."""
-    for place in _PLACES:
-        found = at(value, *place)
-        refs = tuple(_recordable(_refs(found if isinstance(found, list) else [found])))
-        if refs:
-            return refs
-    return ()
+def pictures_in(
+    value: Json, *, base_url: str = "", given: Collection[str] = ()
+) -> tuple[PictureUrl | PictureBytes, ...]:
+    """The pictures of the first place that has any; empty when there is none. URLs that no record holds are none.
+
+    `base_url` is where the reply came from: addresses without a scheme or host are completed by it. `given` are the
+    addresses of pictures that the request held, which are no results wherever they stand.
+    """
+    return tuple(_recordable(_Finder(base_url, frozenset(given)).of_reply(value, 0)))
+
+
+def speaks_of_results(value: Json, *, depth: int = 0) -> bool:
+    """True when a place for results holds something, whether it is understood or not."""
+    if not is_object(value) or depth > _DEEPEST:
+        return False
+    keys = _by_plain_name(value)
+    if any(_is_filled(keys.get(name)) for name in (*_LISTS, *_OUTPUTS)):
+        return True
+    return any(speaks_of_results(keys.get(name), depth=depth + 1) for name in _WRAPPERS)
+
+
+def has_empty_results(value: Json, *, depth: int = 0) -> bool:
+    """True when a place for results is there and holds nothing: they may come later."""
+    if not is_object(value) or depth > _DEEPEST:
+        return False
+    keys = _by_plain_name(value)
+    if any(name in keys and not _is_filled(keys[name]) for name in (*_LISTS, *_OUTPUTS)):
+        return True
+    return any(has_empty_results(keys.get(name), depth=depth + 1) for name in (*_WRAPPERS, *_OUTPUTS))
+
+
+class _Finder:
+    """One walk through one reply."""
+
+    def __init__(self, base_url: str, given: frozenset[str]) -> None:
+        self._base_url = base_url
+        self._given = given
+
+    def of_reply(self, value: Json, depth: int) -> list[PictureUrl | PictureBytes]:
+        """Of a reply or of what wraps it: results first, then what is named a picture, if no place stands empty."""
+        if not is_object(value) or depth > _DEEPEST:
+            return []
+        keys = _by_plain_name(value)
+        for name in (*_LISTS, *_OUTPUTS):
+            if found := self._of_results(keys.get(name), depth + 1):
+                return found
+        if isinstance(listed := keys.get("data"), list) and (found := self._of_results(listed, depth + 1)):
+            return found
+        for name in _WRAPPERS:
+            if found := self.of_reply(keys.get(name), depth + 1):
+                return found
+        if has_empty_results(value):
+            return []  # the place of the results is known, and what stands beside it is something else
+        for name in (*_BASE64, *_NAMED):
+            if found := self._of_results(keys.get(name), depth + 1):
+                return found
+        for name in _LINKS:
+            link = keys.get(name)
+            if isinstance(link, str) and _PICTURE_PATH.search(_path_of(link)) and (found := self._of_text(link)):
+                return found
+        return []
+
+    def _of_results(self, value: Json, depth: int) -> list[PictureUrl | PictureBytes]:
+        """Of a place for results: each entry of a list, the first key that has any of an object."""
+        if depth > _DEEPEST:
+            return []
+        if isinstance(value, str):
+            return self._of_text(value)
+        if isinstance(value, list):
+            return [ref for entry in value for ref in self._of_results(entry, depth + 1)]
+        if not is_object(value):
+            return []
+        keys = _by_plain_name(value)
+        for name in _BASE64:
+            packed = keys.get(name)
+            if isinstance(packed, str) and packed:
+                ref = picture_from_base64(packed)
+                return [ref] if ref is not None else []
+        numbered = [entry for name, entry in keys.items() if name.isdigit()]
+        for name in (*_ENTRY, *_LISTS, *_OUTPUTS, *_WRAPPERS):
+            if found := self._of_results(keys.get(name), depth + 1):
+                return found
+        return [ref for entry in numbered for ref in self._of_results(entry, depth + 1)]
+
+    def _of_text(self, text: str) -> list[PictureUrl | PictureBytes]:
+        text = text.strip()
+        if not text or text in self._given:
+            return []
+        ref = self._from_url(text) or _from_bare_base64(text)
+        return [ref] if ref is not None and not (isinstance(ref, PictureUrl) and ref.url in self._given) else []
+
+    def _from_url(self, url: str) -> PictureUrl | PictureBytes | None:
+        scheme = url[:8].lower()
+        return picture_from_url(url if scheme.startswith(("http://", "https://", "data:")) else self._completed(url))
+
+    def _completed(self, address: str) -> str:
+        """An address on the host that it names, or on the server itself; empty when it is none."""
+        if not address.startswith("/") or any(char.isspace() for char in address[:_ADDRESS_CHARS]):
+            return ""
+        here = urlsplit(self._base_url)
+        if address.startswith("//"):
+            host = address[2:].partition("/")[0]
+            return f"{here.scheme or 'https'}:{address}" if "." in host or ":" in host else ""
+        if not here.netloc or not _PICTURE_PATH.search(_path_of(address)):
+            return ""  # base64 of a JPEG begins with a slash, too
+        return f"{here.scheme}://{here.netloc}{address}"
 
 
 def _recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUrl | PictureBytes]:
@@ -42,21 +180,37 @@ def _recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUr
         yield ref
 
 
-def _refs(entries: Iterable[Json]) -> Iterator[PictureUrl | PictureBytes]:
-    for entry in entries:
-        ref = _ref(entry)
-        if ref is not None:
-            yield ref
+def _by_plain_name(value: dict[str, Json]) -> dict[str, Json]:
+    """The object by its keys as they are compared: `outputImages` and `output_images` are one."""
+    return {plain_name(key): entry for key, entry in value.items()}
 
 
-def _ref(entry: Json) -> PictureUrl | PictureBytes | None:
-    if isinstance(entry, str):
-        return picture_from_url(entry.strip())
-    if not is_object(entry):
+def plain_name(key: str) -> str:
+    """A key without case, `_` and `-`."""
+    return key.lower().replace("_", "").replace("-", "")
+
+
+def _is_filled(value: Json) -> bool:
+    """True when anything but emptiness stands there."""
+    if isinstance(value, list):
+        return any(_is_filled(entry) for entry in value[:_MOST_URLS])
+    if is_object(value):
+        return any(_is_filled(entry) for name, entry in value.items() if plain_name(name) not in _ABOUT)
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
+
+
+def _from_bare_base64(text: str) -> PictureBytes | None:
+    """Base64 where an address is expected: only if what it holds begins like a picture."""
+    if len(text) < _LEAST_BASE64_CHARS or text[:1] in "{[<" or "://" in text[:16]:
         return None
-    for key in _BASE64_KEYS:
-        packed = entry.get(key)
-        if isinstance(packed, str) and packed:
-            return picture_from_base64(packed)
-    url = entry.get("url")
-    return picture_from_url(url.strip()) if isinstance(url, str) else None
+    head = picture_from_base64(text[:64].strip()[:60])
+    if head is None or not head.data.startswith(_MAGIC):
+        return None
+    return picture_from_base64(text)

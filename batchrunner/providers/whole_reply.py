@@ -49,7 +49,7 @@ class Body:
 
 
 class WholeReply(Generic[T]):
-    """A `Decoder`. `read` makes the outcome of a 2xx; `reword` may change the problem that any other status states.
+    """A `Decoder`. `read` makes the outcome of a 2xx's JSON; `reword` may see more in any other body than a problem.
 
     `parse` makes JSON of the body of a 2xx, where that may come in another form.
     """
@@ -59,7 +59,7 @@ class WholeReply(Generic[T]):
         family: Family,
         *,
         read: Callable[[Head, Json], T | Problem],
-        reword: Callable[[Problem], Problem] = lambda problem: problem,
+        reword: Callable[[Problem, bytes], T | Problem] = lambda problem, _: problem,
         parse: Callable[[bytes], Json | NotJson] = decode,
         cap_bytes: int = PICTURES_CAP_BYTES,
     ) -> None:
@@ -96,7 +96,7 @@ class WholeReply(Generic[T]):
         body, over = self._body.bytes(), self._body.over
         self._body = Body(cap_bytes=0)  # a second copy of a big answer is too much
         if not is_success(head):
-            return self._reword(refusal(self._family, head, body))
+            return self._reword(refusal(self._family, head, body), body)
         if over:
             message = f"the answer is larger than {self._cap_bytes} bytes"
             return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
@@ -106,9 +106,9 @@ class WholeReply(Generic[T]):
             return self._read(head, value)
         match ending:
             case Broken():
-                return broken_problem(ending, head=head)
+                return self._reword(broken_problem(ending, head=head), body)
             case Whole():
-                return unreadable(self._family, head, body)
+                return self._reword(unreadable(self._family, head, body), body)
 
 
 def no_reply(ending: Ending, *, head: Head | None) -> Problem:

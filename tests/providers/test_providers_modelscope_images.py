@@ -22,7 +22,8 @@ from batchrunner.core.outcome import (
     SendOutcome,
 )
 from batchrunner.core.wire import Head, Whole
-from batchrunner.providers.modelscope_images import STANDINGS, ModelScopeImages
+from batchrunner.providers.modelscope_images import ModelScopeImages
+from batchrunner.providers.task_replies import STANDINGS
 
 K = ProblemKind
 URL = "https://muse-ai.oss-cn-hangzhou.aliyuncs.com/img/d2fd.png"
@@ -79,7 +80,14 @@ SUBMITS: dict[str, tuple[Json, SendOutcome]] = {
         {"task_status": "SUCCEED", "task_id": UUID, "request_id": "x"},
         Accepted(task_id=UUID),
     ),
-    "an id wins over pictures: it is paid": ({"task_id": "1", "output_images": [URL]}, Accepted(task_id="1")),
+    "an id and pictures: finished": (
+        {"task_id": "1", "output_images": [URL]},
+        Pictures(refs=(PictureUrl(url=URL),), task_id="1"),
+    ),
+    "an id and pictures of a task that runs: accepted": (
+        {"task_id": "1", "task_status": "RUNNING", "output_images": [URL]},
+        Accepted(task_id="1"),
+    ),
     "an id wins over an error": ({"task_id": "1", "errors": {"message": "x"}}, Accepted(task_id="1")),
     "nested": ({"output": {"task_id": UUID, "task_status": "PENDING"}}, Accepted(task_id=UUID)),
     "synchronous, images": ({"images": [{"url": URL}], "request_id": "x"}, Pictures(refs=(PictureUrl(url=URL),))),
@@ -102,16 +110,16 @@ def test_every_shape_of_a_taken_submit_is_understood(value: Json, outcome: SendO
 
 
 REFUSED: dict[str, tuple[Json, ProblemKind]] = {
-    "nothing": ({}, K.EMPTY_RESPONSE),
-    "a request id alone": ({"request_id": "x"}, K.EMPTY_RESPONSE),
-    "an id that is none": ({"task_id": True}, K.EMPTY_RESPONSE),
-    "an empty id": ({"task_id": " "}, K.EMPTY_RESPONSE),
-    "a status alone": ({"task_status": "SUCCEED"}, K.EMPTY_RESPONSE),
-    "pictures that are none": ({"images": [{"url": "ftp://x"}, None, 7], "data": "!"}, K.EMPTY_RESPONSE),
-    "no object": ([], K.EMPTY_RESPONSE),
+    "nothing": ({}, K.NOT_UNDERSTOOD),
+    "a request id alone": ({"request_id": "x"}, K.NOT_UNDERSTOOD),
+    "an id that is none": ({"task_id": True}, K.NOT_UNDERSTOOD),
+    "an empty id": ({"task_id": " "}, K.NOT_UNDERSTOOD),
+    "a status alone": ({"task_status": "SUCCEED"}, K.NOT_UNDERSTOOD),
+    "pictures that are none": ({"images": [{"url": "ftp://x"}, None, 7], "data": "!"}, K.NOT_UNDERSTOOD),
+    "no object": ([], K.NOT_UNDERSTOOD),
     "an error with 200": ({"errors": {"message": "Request limit exceeded."}}, K.THROTTLE),
-    "an id that walks": ({"task_id": ".."}, K.STREAM_CORRUPT),
-    "an id that never ends": ({"task_id": "9" * 600}, K.STREAM_CORRUPT),
+    "an id that walks": ({"task_id": ".."}, K.NOT_UNDERSTOOD),
+    "an id that never ends": ({"task_id": "9" * 600}, K.NOT_UNDERSTOOD),
 }
 
 
@@ -206,7 +214,13 @@ def test_every_shape_of_a_poll_is_understood(value: Json, outcome: PollOutcome) 
 @pytest.mark.parametrize(("word", "standing"), STANDINGS.items())
 def test_each_word_stands_for_what_the_table_says(word: str, standing: str) -> None:
     outcome = polled(task(word, output_images=[URL] if standing == "succeeded" else []))
-    kinds = {"failed": K.TASK_FAILED, "cancelled": K.TASK_CANCELLED}
+    kinds = {
+        "failed": K.TASK_FAILED,
+        "cancelled": K.TASK_CANCELLED,
+        "refused": K.BAD_REQUEST,
+        "filtered": K.CONTENT_FILTER,
+        "gone": K.TASK_NOT_FOUND,
+    }
     match outcome:
         case Pending(state=state):
             assert state == standing
@@ -230,8 +244,8 @@ ENDS: dict[str, tuple[Json, ProblemKind, str | None, str | None]] = {
         "x",
         None,
     ),
-    "failed without a reason is flagged": (task("FAILED", errors={"code": 0, "message": ""}), K.TASK_FAILED, None, "0"),
-    "failed without anything is flagged": (task("FAILED"), K.TASK_FAILED, None, "0"),
+    "failed without a reason is flagged": (task("FAILED", errors={"code": 0, "message": ""}), K.TASK_FAILED, None, None),
+    "failed without anything is flagged": (task("FAILED"), K.TASK_FAILED, None, None),
     "failed, not found": (
         task("FAILED", errors={"message": "Task not found"}),
         K.TASK_NOT_FOUND,
@@ -265,8 +279,14 @@ def test_a_poll_that_ends_a_task_says_how(
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (404, b"", K.TASK_NOT_FOUND),
-        (410, b"gone", K.TASK_NOT_FOUND),
+        (404, b"", K.MODEL_NOT_FOUND),
+        (404, b"<html><h1>404 Not Found</h1></html>", K.MODEL_NOT_FOUND),
+        (404, b"task not found", K.MODEL_NOT_FOUND),
+        (404, b'{"message": "no Route matched with those values"}', K.MODEL_NOT_FOUND),
+        (404, b'{"status": 404, "error": "Not Found", "path": "/v1/tasks/1"}', K.MODEL_NOT_FOUND),
+        (404, b'{"detail": "Not Found"}', K.TASK_NOT_FOUND),
+        (404, b'{"code": 404, "msg": "task 1 does not exist"}', K.TASK_NOT_FOUND),
+        (410, b'{"detail": "gone"}', K.TASK_NOT_FOUND),
         (400, b'{"errors": {"message": "task not found"}}', K.TASK_NOT_FOUND),
         (500, b'{"errors": {"message": "Task not found: 1"}}', K.TASK_NOT_FOUND),
         (429, b'{"errors": {"message": "Request limit exceeded."}}', K.THROTTLE),

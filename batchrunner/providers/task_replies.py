@@ -1,0 +1,353 @@
+"""What a reply about a task says, whatever it is wrapped in: the task's id, how it stands, and why it failed.
+
+Gateways put the API's reply below `data`, `result`, `response` and the like, and call its fields otherwise. Rules find
+them; ids of requests, logs and users are never taken for a task's. Source: PROTOCOL 3.9.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from batchrunner.core.job import Json
+from batchrunner.providers.json_text import NotJson, decode, is_object, sound
+from batchrunner.providers.replies import Fault, fault_in, message_in
+from batchrunner.providers.result_pictures import plain_name
+
+Standing = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]
+
+_WORDS: Final[dict[Standing, str]] = {
+    "queued": "PENDING QUEUED QUEUEING CREATED SUBMITTED IN_QUEUE WAITING SCHEDULED SUSPENDED THROTTLED ACCEPTED"
+    " NOT_START NOT_STARTED",
+    "running": "RUNNING PROCESSING IN_PROGRESS GENERATING STARTING STARTED",
+    "succeeded": "SUCCEED SUCCEEDED SUCCESS SUCCESSFUL COMPLETED COMPLETE DONE READY FINISHED FINISH",
+    "failed": "FAILED FAIL FAILURE ERROR ERRORED REVOKED TIMEOUT TIMED_OUT EXPIRED EXCEPTION FAULTED CRASHED",
+    "refused": "REJECTED REJECT REFUSED INVALID DENIED",
+    "filtered": "CONTENT_MODERATED REQUEST_MODERATED MODERATED CONTENT_FILTERED CONTENT_FILTER FILTERED CONTENT_BLOCKED"
+    " BLOCKED NSFW SENSITIVE CONTENT_POLICY_VIOLATION MODERATION_BLOCKED",
+    "cancelled": "CANCELED CANCELLED CANCEL ABORTED ABORT STOPPED TERMINATED KILLED DELETED",
+    "gone": "TASK_NOT_FOUND NOT_FOUND",
+}
+STANDINGS: Final[dict[str, Standing]] = {
+    word: standing for standing, words in _WORDS.items() for word in words.split()
+}
+"""The servers' words, upper-cased, with `_` for spaces and hyphens. Any other is unknown: the task is asked again."""
+
+ID_CHARS: Final = 512
+_WRAPPERS: Final = ("data", "result", "results", "output", "outputs", "response", "task", "job", "payload", "body")
+_OF_A_TASK: Final = frozenset({"task", "job", "prediction", "generation"})
+_TASK_IDS: Final = ("taskid", "taskids")
+_OTHER_IDS: Final = ("jobid", "predictionid", "generationid", "promptid", "id")
+_STATUSES: Final = ("taskstatus", "status", "state", "jobstatus")
+_REASONS: Final = (
+    "failreason",
+    "failurereason",
+    "failedreason",
+    "taskerror",
+    "errormessage",
+    "errormsg",
+    "failure",
+    "reason",
+    "statusmessage",
+    "details",
+    "taskmessage",
+    "statusmsg",
+    "error",
+    "errors",
+)
+_REASON_CODES: Final = ("errorcode", "failurecode", "failcode", "code")
+_IDLE_MESSAGES: Final = frozenset({"", "ok", "success", "succeeded", "succeed", "none", "null", "request success"})
+"""What stands in `message` of replies that have nothing to tell."""
+_DEEPEST: Final = 4
+_MESSAGE_CHARS: Final = 1000
+_ID_IN_PIECES: Final = re.compile(
+    rb'"task_?id"\s*:\s*(?:"((?:[^"\\\x00-\x1f]){1,512})"|(\d{1,64})(?=\s*[,}\]]))', re.IGNORECASE
+)
+_GONE_STATUSES: Final = frozenset({404, 410})
+_GONE: Final = re.compile(
+    r"not[ _]?found|(not|n't) exist|no such|unknown (task|job)|expired|no longer|\bgone\b|不存在|未找到|找不到|过期",
+    re.IGNORECASE,
+)
+_A_TASK: Final = re.compile(r"\b(task|job|prediction|generation)(_?id)?s?\b|任务", re.IGNORECASE)
+_OF_THE_WAY: Final = re.compile(
+    r"\b(path|route|url|uri|endpoint|page|resource|handler|method|upstream|backend|model|host|service)s?\b|路径|接口|模型",
+    re.IGNORECASE,
+)
+_MENDED_BYTES: Final = 8192
+_TOKEN: Final = re.compile(r"(?=.*\d)[A-Za-z0-9][A-Za-z0-9_.:-]{5,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskName:
+    """The id under which a task can be asked for."""
+
+    id: str
+    guess: bool
+    """True when the field's name does not say that it is a task's."""
+    others: tuple[str, ...] = ()
+    """Further tasks that the same request made."""
+
+
+def task_named_in(value: Json) -> TaskName | None:
+    """The task that a reply to a submit names; None when it names none."""
+    layers = list(_layers(value))
+    for _, layer in layers:
+        for name in _TASK_IDS:
+            ids = [found for entry in _listed(layer.get(name)) if (found := id_text(entry))]
+            if ids:
+                return TaskName(id=ids[0], guess=False, others=tuple(ids[1:]))
+    for _, layer in layers:
+        if isinstance(tasks := layer.get("tasks"), list):
+            ids = [found for entry in tasks if (found := _id_of_entry(entry))]
+            if ids:
+                return TaskName(id=ids[0], guess=False, others=tuple(ids[1:]))
+    for place, layer in layers:
+        for name in _OTHER_IDS:
+            if (found := id_text(layer.get(name))) and not _is_of_something_else(name, layer, place, found):
+                return TaskName(id=found, guess=True)
+    return _bare_token(value)
+
+
+def named_in_pieces(body: bytes) -> TaskName | None:
+    """The task in a body that broke off or is no sound JSON; None when its id is not there in full."""
+    if body.lstrip()[:1] not in {b"{", b"["}:
+        return None
+    if found := _ID_IN_PIECES.search(body):
+        return TaskName(id=id_text((found[1] or found[2]).decode("utf-8", "replace")), guess=False)
+    whole = decode(_mended(body[:_MENDED_BYTES]))
+    return None if isinstance(whole, NotJson) else task_named_in(whole)
+
+
+def speaks_of_another(value: Json, task_id: str) -> str:
+    """The id of the other task of which a reply to a poll speaks; empty when it is this one or none is named."""
+    named: list[str] = []
+    for _, layer in _layers(value):
+        for name in _TASK_IDS:
+            named += [found for entry in _listed(layer.get(name)) if (found := id_text(entry))]
+        if any(name in layer for name in _STATUSES):
+            named += [found for name in _OTHER_IDS if (found := id_text(layer.get(name)))]
+        if task_id in named or any(id_text(layer.get(name)) == task_id for name in (*_OTHER_IDS, "requestid")):
+            return ""
+    return named[0] if named else ""
+
+
+def word_in(value: Json) -> str:
+    """The word that says how the task stands, as the server wrote it; empty when there is none.
+
+    A wrapper's own `status: success` says that the question was understood: what stands deeper counts before it, and
+    `task_status` before anything else.
+    """
+    words = [
+        (name != "taskstatus", -depth, str(found))
+        for depth, (_, layer) in enumerate(_layers(value))
+        for name in _STATUSES
+        if isinstance(found := layer.get(name), str | int) and not isinstance(found, bool) and str(found).strip()
+    ]
+    known = [word for word in words if standing_of(word[2]) is not None]
+    return min(known or words, default=(False, 0, ""))[2].strip()
+
+
+def standing_of(word: str) -> Standing | None:
+    """What a server's word means; None when nobody knows."""
+    return STANDINGS.get(re.sub(r"[\s-]+", "_", word.strip()).upper())
+
+
+def reason_in(value: Json) -> Fault:
+    """Why a task failed, wherever it stands; an empty message when no reason is given.
+
+    What is called an error or a reason counts before what is called a message, which a wrapper may use for itself.
+    """
+    layers = [layer for _, layer in _layers(value)]
+    for read in (_named_reason, _spoken_reason):
+        for layer in reversed(layers):
+            if message := read(layer):
+                fault = fault_in(layer)
+                code = next((str(found) for name in _REASON_CODES if _is_code(found := layer.get(name))), None)
+                return replace(fault, message=_cut(message), code=next((found for found in (fault.code, code) if found not in {None, "0"}), None))
+    return Fault(message="")
+
+
+def says_gone(value: Json, task_id: str, *, status: int | None) -> bool:
+    """True when a JSON reply says that there is no such task. `status` None: it came with a 2xx.
+
+    The 404 of a gateway or a framework speaks of its own paths: words about those say nothing of a task.
+    """
+    layers = [layer for _, layer in _layers(value)]
+    if not layers:
+        return False
+    told = " ".join(filter(None, (message_in(value), reason_in(value).message, word_in(value))))
+    text = re.sub(r"\S*/\S*", " ", told)
+    gone = _GONE.search(text) is not None
+    if _A_TASK.search(text) or (task_id and task_id in text.split()):
+        return gone or status in _GONE_STATUSES
+    if status not in _GONE_STATUSES:
+        return False
+    if any("path" in layer for layer in layers) or _OF_THE_WAY.search(text):
+        return False
+    named = any(id_text(layer.get(name)) == task_id for layer in layers for name in (*_TASK_IDS, *_OTHER_IDS))
+    return gone or (named and bool(task_id))
+
+
+def is_refusal(value: Json) -> bool:
+    """True when a 2xx says itself that it is none: an error in it, a code, or `success: false`."""
+    for _, layer in _layers(value):
+        if layer.get("success") is False or layer.get("ok") is False:
+            return True
+        if any(_is_filled_error(layer.get(name)) for name in ("error", "errors", "errormessage", "errorcode")):
+            return True
+        code = layer.get("code", layer.get("statuscode"))
+        if isinstance(code, int) and not isinstance(code, bool) and (code < 0 or code >= 400):  # noqa: PLR2004 - HTTP's
+            return True
+        if isinstance(code, str) and code.strip() and not _is_idle_code(code):
+            return True
+        if any(standing_of(str(layer.get(name))) in {"failed", "refused", "filtered"} for name in _STATUSES):
+            return True
+    return False
+
+
+def id_text(value: Json) -> str:
+    """A task id as text; servers send strings, numbers and UUIDs."""
+    if isinstance(value, str):
+        return sound(value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else ""
+
+
+def _layers(value: Json) -> Iterator[tuple[str, dict[str, Json]]]:
+    """(key, object by plain names) of the reply and of what it wraps, from the outside in; "" is the reply itself."""
+    ahead: list[tuple[int, str, Json]] = [(0, "", value)]
+    while ahead:
+        depth, place, found = ahead.pop(0)
+        if isinstance(found, str) and found.lstrip()[:1] == "{" and depth:  # JSON in a text, as some gateways pass on
+            decoded = decode(found.encode("utf-8", "replace"))
+            found = None if isinstance(decoded, NotJson) else decoded
+        if isinstance(found, list):
+            found = found[0] if found else None
+        if not is_object(found):
+            continue
+        layer = {plain_name(key): entry for key, entry in found.items()}
+        yield place, layer
+        if depth < _DEEPEST:
+            ahead += [(depth + 1, name, layer[name]) for name in _WRAPPERS if name in layer]
+
+
+def _mended(body: bytes) -> bytes:
+    """The part of a broken JSON body up to its last whole field, with its brackets closed."""
+    open_brackets: list[int] = []
+    mended = b""
+    in_text = escaped = False
+    for place, byte in enumerate(body):
+        if in_text:
+            in_text = escaped or byte != ord('"')
+            escaped = byte == ord("\\") and not escaped
+        elif byte == ord('"'):
+            in_text = True
+        elif byte in b"{[":
+            open_brackets.append(byte)
+        elif byte in b"}]":
+            if open_brackets:
+                open_brackets.pop()
+        elif byte == ord(","):
+            closing = bytes(ord("}") if bracket == ord("{") else ord("]") for bracket in reversed(open_brackets))
+            mended = body[:place] + closing
+    return mended
+
+
+def _listed(value: Json) -> list[Json]:
+    return value[:16] if isinstance(value, list) else [value]
+
+
+def _id_of_entry(value: Json) -> str:
+    if not is_object(value):
+        return id_text(value)
+    layer = {plain_name(key): entry for key, entry in value.items()}
+    return next((found for name in (*_TASK_IDS, *_OTHER_IDS) if (found := id_text(layer.get(name)))), "")
+
+
+def _is_of_something_else(name: str, layer: dict[str, Json], place: str, found: str) -> bool:
+    """Whether an `id` is that of an answer or of the request and not of a task."""
+    if name != "id" or place in _OF_A_TASK:
+        return False
+    if "choices" in layer or found == id_text(layer.get("requestid")):
+        return True
+    return is_refusal(dict(layer))
+
+
+def _bare_token(value: Json) -> TaskName | None:
+    """A reply whose result is one word, as some gateways tell a task's id."""
+    if not is_object(value) or is_refusal(value):
+        return None
+    for name in ("result", "data", "output", "task"):
+        found = value.get(name)
+        if isinstance(found, int) and not isinstance(found, bool) and found > 0 and name != "data":
+            return TaskName(id=str(found), guess=True)
+        if isinstance(found, str) and _TOKEN.fullmatch(found.strip()):
+            return TaskName(id=found.strip(), guess=True)
+    return None
+
+
+def _named_reason(layer: dict[str, Json]) -> str:
+    """What stands in a layer's fields for errors and reasons."""
+    spoken = message_in({name: entry for name, entry in layer.items() if name in {"error", "errors", "detail"}})
+    if spoken.lower() not in _IDLE_MESSAGES:
+        return spoken
+    return next((text for name in _REASONS if (text := _text_in(layer.get(name)))), "")
+
+
+def _spoken_reason(layer: dict[str, Json]) -> str:
+    """What stands in a layer's message, or at least in its code."""
+    message = message_in({name: layer[name] for name in ("message", "msg") if name in layer})
+    if message.lower() not in _IDLE_MESSAGES:
+        return message
+    codes = [found for name in _REASON_CODES if isinstance(found := layer.get(name), str)]
+    return next((code for code in codes if not _is_idle_code(code)), "")
+
+
+def _text_in(value: Json) -> str:
+    """The words in a reason: a text, or the first text of an object or a list."""
+    if isinstance(value, str):
+        text = value.strip()
+        return "" if text.lower() in _IDLE_MESSAGES else text
+    if isinstance(value, list):
+        return next((text for entry in value[:8] if (text := _text_in(entry))), "")
+    if is_object(value):
+        if message := message_in(value):
+            return message
+        plain = {plain_name(key): entry for key, entry in value.items()}
+        named = [
+            plain[name] for name in ("message", "msg", "reason", "detail", "description", *_REASONS) if name in plain
+        ]
+        codes = [found for name in _REASON_CODES if isinstance(found := plain.get(name), str)]
+        return next((text for entry in [*named, *codes] if isinstance(entry, str) and (text := _text_in(entry))), "")
+    return ""
+
+
+def _is_filled_error(value: Json) -> bool:
+    if is_object(value):
+        return any(_is_filled_error(entry) for entry in value.values())
+    if isinstance(value, list):
+        return any(_is_filled_error(entry) for entry in value)
+    if isinstance(value, str):
+        return value.strip().lower() not in _IDLE_MESSAGES
+    return isinstance(value, int | float) and not isinstance(value, bool) and value != 0
+
+
+def _is_code(value: Json) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value not in {"", 0}
+
+
+def _is_idle_code(code: str) -> bool:
+    plain = code.strip().lower()
+    return plain in _IDLE_MESSAGES or (plain.isdigit() and int(plain[:9]) < 400)  # noqa: PLR2004 - errors, in HTTP
+
+
+def _cut(text: str) -> str:
+    return sound(text if len(text) <= _MESSAGE_CHARS else text[: _MESSAGE_CHARS - 1] + "…")
+
+
+def shown(value: Json, *, chars: int = 300) -> str:
+    """The beginning of a reply, for a person to look at."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _cut(text if len(text) <= chars else text[: chars - 1] + "…")
