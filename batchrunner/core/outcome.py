@@ -155,7 +155,7 @@ class Accepted:
 
     task_id: str
     guess: bool = False
-    """True when the field's name did not say that it is a task's id: a task that is then not known is not sent again."""
+    """True when the field's name did not say that it is a task's id: if no such task is known, the item is held."""
     others: tuple[str, ...] = ()
     """Ids of further tasks that the same request made, which are not followed."""
     hints: Hints | None = None

@@ -70,7 +70,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureGroup:
-    """Failed items with the same cause."""
+    """Failed or held items with the same cause."""
 
     kind: str
     message: str
@@ -102,5 +102,7 @@ class Status:
     """The whole run waits: for its window to open."""
     ends: Wait | None = None
     """What will pause it, if it is not done by then: the end of its window, its deadline."""
+    held: tuple[FailureGroup, ...] = ()
+    """Items that wait for a person because a reply was not understood, with that reply's beginning."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget, over all runs; empty without one."""

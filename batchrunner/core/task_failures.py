@@ -59,9 +59,10 @@ _MEDIA: Final = re.compile(
     re.IGNORECASE,
 )
 _REFUSED: Final = re.compile(
-    r"\binvalid|\bunsupported|not (be )?(supported|compatible|valid|allowed|permitted)|incompatible|does(n't| not) (support|exist)"
-    r"|\bmust (be|have|not|contain)|should be (in|between|a|an|less|greater)|out of range|exceeds|exceed the (max|limit)"
-    r"|too (long|large|small|short|big|many)|malformed|bad request|validation error|cannot be (empty|blank|null)"
+    r"\binvalid|\bunsupported|not (be )?(supported|compatible|valid|allowed|permitted)|incompatible"
+    r"|does(n't| not) (support|exist)|\bmust (be|have|not|contain)|should be (in|between|a|an|less|greater)"
+    r"|out of range|exceeds|exceed the (max|limit)|too (long|large|small|short|big|many)"
+    r"|malformed|bad request|validation error|cannot be (empty|blank|null)"
     r"|(is|are) (required|missing)|missing (required|param|argument|field)|unknown (param|lora|argument|field|size)"
     r"|unrecogni[sz]ed|(lora|checkpoint|scheduler|sampler)[^.;]{0,60}not found|unprocessable"
     r"|不支持|参数(错误|无效|不合法)|无效|非法|超出|不能为空|过长",

@@ -34,11 +34,15 @@ from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from batchrunner.engine.verdict import Again, Finished, GivenUp, Unchanged, Verdict, Waiting
+from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 _SINGLED_OUT: Final = 3
 _FREE_HALVES: Final = 3
+_TURNED_AWAY: Final = frozenset(
+    {Then.WAIT, Then.ADAPT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN}
+)
+"""What says nothing of the item."""
 _CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
 
@@ -54,8 +58,8 @@ class Attempts:
     shutdown: Shutdown
     purse: Purse
     dice: random.Random
-    left_open: Callable[[str], None]
-    """Told of every item that this run leaves unfinished, and why."""
+    left_open: Callable[[str, str], None]
+    """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
 
     # -- the story of an item
 
@@ -71,19 +75,22 @@ class Attempts:
             lane.left()
             queue.release(work)
 
-    async def resume(self, work: Work, lane: Lane, queue: WorkQueue, task: OpenTask, *, wanted: bool) -> None:
+    async def resume(
+        self, work: Work, lane: Lane, queue: WorkQueue, task: OpenTask, *, wanted: bool, may_ask: bool = True
+    ) -> None:
         """An accepted task of an earlier process: followed to its own end, without a slot.
 
-        `wanted`: should the task have failed, its item is to be sent again by this run.
+        `wanted`: should the task have failed, its item is to be sent again by this run. `may_ask`: see `Remote.follow`.
         """
         lane.entered()
         lane.task_opened()
         try:
             try:
-                verdict = await self.remote.follow(work, task, resumed=True)
+                found = await self.remote.follow(work, task, resumed=True, may_ask=may_ask)
+                verdict = await self._judged(work, lane, queue, found)
             finally:
                 lane.task_ended()
-            if isinstance(verdict, Again) and not wanted:
+            if isinstance(verdict, Again | Unchanged) and not wanted:
                 return  # the job has no such item any more, or not in this part: nobody wants it to be paid for again
             await self._conclude(work, lane, queue, verdict)
         except SteppedOutError:
@@ -103,7 +110,7 @@ class Attempts:
             case Unchanged():
                 queue.requeue(work, last=verdict.last)
             case Waiting():
-                self.left_open(verdict.why)
+                self.left_open(verdict.why, verdict.message)
 
     # -- one send
 
@@ -150,12 +157,15 @@ class Attempts:
 
     async def _fetch(self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures) -> Verdict:
         try:
-            if isinstance(outcome, Accepted):
-                await self.book.accepted(work, lane, outcome.task_id)
-            await self._came_through(lane, queue)
-            if isinstance(outcome, Accepted):
-                return await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False)
-            return await self.remote.keep_at_once(work, lane, outcome)
+            if isinstance(outcome, Pictures):
+                await self._came_through(lane, queue)
+                found = await self.remote.keep_at_once(work, lane, outcome)
+            else:
+                await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess)
+                await self._taken(lane, queue)
+                task = self.book.state.tasks[work.key]
+                found = await self.remote.follow(work, task, resumed=False, flags=_flags_of(outcome))
+            return await self._judged(work, lane, queue, found)
         finally:
             lane.task_ended()
 
@@ -228,6 +238,28 @@ class Attempts:
         if lane.came_through():
             await self.book.resumed(lane.account, lane.model)
 
+    async def _taken(self, lane: Lane, queue: WorkQueue) -> None:
+        """A task was accepted: the door is open, and whether the task comes to anything its own end will say."""
+        queue.task_taken()
+        self.judge.answered = True
+        if lane.task_taken():
+            await self.book.resumed(lane.account, lane.model)
+
+    async def _judged(self, work: Work, lane: Lane, queue: WorkQueue, found: Verdict | TaskEnded) -> Verdict:
+        """What follows from the end of a task; one that gave nothing is judged like a submit that is refused so."""
+        if isinstance(found, Finished):
+            await self._came_through(lane, queue)
+        if not isinstance(found, TaskEnded):
+            return found
+        problem = found.problem
+        stands = await self.judge.hear(lane, queue, problem)
+        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        before = self.book.state.record(work.key).attempts
+        if self.judge.then(problem, queue) not in _TURNED_AWAY:
+            return await self._charge(work, queue, problem, before=before, parked=stands)
+        await self.book.retry(work, problem, charged=before, ambiguous=False, wait_s=problem.wait_s)
+        return Unchanged() if stands else Again(problem=problem, charged=before)
+
     # -- trouble
 
     async def _after(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
@@ -251,7 +283,7 @@ class Attempts:
             case Then.ADAPT:
                 await self.book.refused(work, problem)
                 return self._adapt(work, problem, charged=before)
-            case Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
+            case Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
 
     async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
@@ -266,6 +298,9 @@ class Attempts:
             if is_held(problem, self.job):
                 return Waiting(why="held")
             return Unchanged() if parked else Again(problem=problem, charged=before)
+        if rule.then is Then.HOLD:
+            await self.book.retry(work, problem, charged=charged, ambiguous=True, held=True)
+            return Waiting(why="held", message=problem.message)
         if rule.then is Then.FAIL_MODEL:
             queue.model_rejected(work, problem)
         if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
@@ -349,6 +384,11 @@ def _verdict(state: RetryCallState) -> Again:
 def _telling(answer: Answer, work: Work) -> Answer:
     """With what was asked otherwise than the job says, where that may have changed the answer."""
     return replace(answer, flags=(*answer.flags, *sorted(work.revision.adapted & _CHANGES_ANSWERS)))
+
+
+def _flags_of(task: Accepted) -> tuple[str, ...]:
+    """What the row will say of how the task was accepted."""
+    return ("more_tasks",) if task.others else ()
 
 
 def _used_up(charged: int) -> Problem:

@@ -1,13 +1,21 @@
 """How a run ended, when nothing was raised: its exit status and the reason, from what is left and why."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import ItemCounts
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.work_queue import WorkQueue
+
+_LEFT: Final = {
+    "held": "held for a person to decide",
+    "timed_out": "late at the server",
+    "download_failed": "with pictures that could not be fetched",
+}
+_MOST_REASONS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +30,10 @@ class Ending:
     """Items were left unfinished: held, late at the server, or waiting for a key that is not there."""
     spent: str | None
     """Why the budget lets nothing more through."""
+    unasked: tuple[str, ...] = ()
+    """Accepted tasks that this run could not ask for, and why."""
+    last_words: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(why, what the server said last) -> items that are left unfinished so."""
 
     def exit_status(self) -> ExitStatus:
         """What is beyond `--limit` does not count as left."""
@@ -44,5 +56,11 @@ class Ending:
         """The job's own wish, or the words of whoever refused; None when nothing stopped it."""
         if self.exit_status() is ExitStatus.PAUSED and (wish := self.shutdown.paused or self.spent):
             return wish
-        reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None]
-        return reasons[0] if reasons else None
+        reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None][:1]
+        left = [
+            f"{count:,} {_LEFT[why]}; the last word: {words}"
+            for (why, words), count in sorted(self.last_words.items(), key=lambda entry: -entry[1])
+            if why in _LEFT
+        ]
+        told = [*reasons, *self.unasked, *left]
+        return "; ".join(told[:_MOST_REASONS]) or None

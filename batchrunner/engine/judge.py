@@ -39,9 +39,14 @@ _OUTAGES: Final = frozenset(
         ProblemKind.TIMEOUT,
         ProblemKind.RESET,
         ProblemKind.EMPTY_RESPONSE,
+        ProblemKind.TASK_FAILED,
+        ProblemKind.TASK_EXPIRED,
+        ProblemKind.EMPTY_RESULT,
     }
 )
 _UNREACHED: Final = frozenset({ProblemKind.CONNECT, ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
+_HELD_IN_ROW: Final = 3
+"""Replies in a row that nobody understands: each may be a picture that was paid for."""
 _QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
 REASONS: Final[dict[ProblemKind, str]] = {
     ProblemKind.QUOTA_MODEL: "daily quota of the model",
@@ -50,6 +55,8 @@ REASONS: Final[dict[ProblemKind, str]] = {
     ProblemKind.AUTH: "the key was refused",
     ProblemKind.BILLING: "the account is unpaid",
     ProblemKind.THROTTLE: "throttled",
+    ProblemKind.TASK_FAILED: "tasks fail",
+    ProblemKind.NOT_UNDERSTOOD: "the server's replies are not understood",
     ProblemKind.OVERLOADED: "the server is overloaded",
     ProblemKind.CONNECT: "the server cannot be reached",
     ProblemKind.NOT_REACHED: "the API was not reached",
@@ -77,7 +84,8 @@ class Judge:
     def then(self, problem: Problem, queue: WorkQueue) -> Then:
         """What follows from a problem, by the table and by what has been answered so far."""
         rule = RULES[problem.kind]
-        answered = bool(queue.answers) if rule.then is Then.FAIL_MODEL else self.answered
+        model_answered = queue.finished if problem.of_task else queue.answers
+        answered = bool(model_answered) if rule.then is Then.FAIL_MODEL else self.answered
         return rule.once_answered if answered and rule.once_answered is not None else rule.then
 
     async def hear(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
@@ -93,7 +101,7 @@ class Judge:
                 return True
             case Then.WAIT if problem.kind not in _OUTAGES:
                 return await self._hear_throttle(lane, problem)
-            case Then.WAIT | Then.RETRY | Then.FAIL | Then.FAIL_MODEL:
+            case Then.WAIT | Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
                 return await self._hear_trouble(lane, queue, problem)
             case Then.ADAPT:
                 if problem.adaptation is not None:
@@ -125,6 +133,12 @@ class Judge:
                 queue.rejected = problem
             await self._park_quota(lane, problem)
 
+    async def polls_refused(self, account: str, problem: Problem) -> None:
+        """The polls of an account are refused because of its key: no order is placed with it any more."""
+        for lane in self.lanes.of_account(account):
+            if lane.closed is None:
+                await self._stop_account(lane, problem)
+
     async def _stop_account(self, lane: Lane, problem: Problem) -> None:
         closed = Closed(kind=problem.kind.value, reason=_reason(problem), refused_account=True)
         for sibling in self.lanes.of_account(lane.account):
@@ -153,13 +167,14 @@ class Judge:
     async def _hear_throttle(self, lane: Lane, problem: Problem) -> bool:
         """A hint longer than any wait parks; so do refusals in a row, for then the server says no to everybody."""
         in_row = lane.refused()
+        enough = 1 if problem.of_task else _enough(lane, hinted=problem.wait_s is not None)
         if lane.stands_still:
             return True
         wait_s = problem.wait_s
         if wait_s is not None and wait_s > self.job.retry.max_wait_s:
             await self._park(lane, problem, until=self.clock.wall() + wait_s)
             return True
-        if not lane.probing and in_row < _enough(lane, hinted=wait_s is not None):
+        if not lane.probing and in_row < enough:
             return False
         since = lane.refused_since if problem.kind is ProblemKind.THROTTLE else None
         if since is not None and self.clock.monotonic() - since > _THROTTLE_IS_QUOTA_AFTER_S:
@@ -202,7 +217,10 @@ class Judge:
         """The same trouble on many items in a row is not the items': an outage parks, a systematic refusal closes."""
         if lane.stands_still:
             return _stands_for(lane, problem)
-        tripped = lane.breaker.trips(problem.kind.value, _likeness(problem))
+        breaker = lane.task_breaker if problem.of_task else lane.breaker
+        tripped = breaker.trips(problem.kind.value, _likeness(problem))
+        if RULES[problem.kind].then is Then.HOLD:
+            tripped = tripped or breaker.count >= _HELD_IN_ROW
         outage = problem.kind in _OUTAGES
         if problem.kind is ProblemKind.NOT_REACHED:
             tripped = True  # one page is enough: no item is to blame for it
@@ -218,13 +236,13 @@ class Judge:
             pause_s = max(pause_s, problem.wait_s or 0.0)
             await self._park(lane, problem, until=self.clock.wall() + pause_s)
         else:
-            reason = f"{lane.breaker.count} items in a row: {_reason(problem)}"
+            reason = f"{breaker.count} items in a row: {_reason(problem)}"
             await self._park(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=reason, refused_account=False))
         return True
 
     async def _park(self, lane: Lane, problem: Problem, *, until: float | None) -> None:
-        lane.park_until(kind=problem.kind.value, reason=_reason(problem), until=until)
+        lane.park_until(kind=problem.kind.value, reason=_reason(problem), until=until, by_task=problem.of_task)
         assert lane.park is not None, "it was parked just now"
         await self.book.parked(lane.account, lane.model, lane.park)
 
@@ -247,6 +265,8 @@ def _reason(problem: Problem) -> str:
 
 def _likeness(problem: Problem) -> str:
     """The message without what differs from item to item."""
+    if RULES[problem.kind].then is Then.HOLD:
+        return ""  # it repeats the server's reply
     return re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", problem.message.lower())[:120]
 
 

@@ -57,6 +57,11 @@ class Lane:
         self.refused_in_row = 0
         self.refused_since: float | None = None
         self.breaker = Breaker(threshold=settings.breaker)
+        self.task_breaker = Breaker(threshold=settings.breaker)
+        """Of tasks that fail: that further ones are accepted is no sign that they do better."""
+        self.parked_by_task = False
+        """The park came of tasks' ends: only a task that succeeds ends it."""
+        self._probe_followed = False
         self._settings = settings
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
@@ -153,6 +158,7 @@ class Lane:
     def task_ended(self) -> None:
         """A remote task is not followed any more."""
         self.open_tasks -= 1
+        self._probe_followed = False
         self.pump()
 
     def pump(self) -> None:
@@ -196,7 +202,7 @@ class Lane:
             if wall < self.park.until:
                 return max(0.001, self.park.until - wall)
             self.probing = True
-        if self.in_flight >= (1 if self.probing else self.limit):
+        if self.in_flight >= (1 if self.probing else self.limit) or (self.probing and self._probe_followed):
             return None
         if self._tasks_are_full() or (fresh and not self._has_room()):
             return None
@@ -244,7 +250,11 @@ class Lane:
     # -- parking and closing
 
     def came_through(self) -> bool:
-        """A send succeeded; True when that ends a park. A closed lane stays closed."""
+        """An item succeeded; True when that ends a park. A closed lane stays closed."""
+        self.task_breaker.success()
+        return self._opened()
+
+    def _opened(self) -> bool:
         if self.closed is not None:
             return False
         self.refused_in_row = 0
@@ -254,11 +264,20 @@ class Lane:
             return False  # what left before the lane was parked says nothing about the park
         self.probing = False
         self.park = None
+        self.parked_by_task = False
         self.probes = 0
         self.parked_since = None
         self.governor.start_again(self._clock.monotonic())
         self.pump()
         return True
+
+    def task_taken(self) -> bool:
+        """A task was accepted; True when that ends a park. One that failing tasks began waits for this one's end."""
+        if self.closed is None and self.parked_by_task:
+            self.breaker.success()
+            self._probe_followed = self.probing
+            return False
+        return self._opened()
 
     def refused(self) -> int:
         """A throttle or an overload; how many in a row now."""
@@ -267,12 +286,13 @@ class Lane:
             self.refused_since = self._clock.monotonic()
         return self.refused_in_row
 
-    def park_until(self, *, kind: str, reason: str, until: float | None) -> bool:
+    def park_until(self, *, kind: str, reason: str, until: float | None, by_task: bool = False) -> bool:
         """Stop until that wall clock time, then probe with one send. False when it was parked too long: it closes."""
         wall = self._clock.wall()
         if self.parked_since is None:
             self.parked_since = wall
         self.park = Park(kind=kind, reason=reason, until=until, since=wall)
+        self.parked_by_task = by_task
         if kind != ProblemKind.THROTTLE:
             self.governor.nobody_gets_through(self._clock.monotonic())
         self.probing = False

@@ -76,6 +76,10 @@ class Book:
     """Intents that a power loss may take where they are not synced one by one: what `unaccounted_max` promises."""
     last_resort: Callable[[str], None]
     """Told of paid answers that the disk refused to take."""
+    origin: str = ""
+    """Base URL of the server that the run sends to: accepted tasks belong to it."""
+    say: Callable[[str], None] = lambda _: None
+    """Told of what a person should know at once."""
     failures: dict[tuple[str, str], FailureGroup] = field(default_factory=dict)
     _intents: int = 0
     _intents_synced: int = 0
@@ -116,10 +120,21 @@ class Book:
         )
 
     async def retry(
-        self, work: Work, problem: Problem, *, charged: int, ambiguous: bool, wait_s: float | None = None
+        self,
+        work: Work,
+        problem: Problem,
+        *,
+        charged: int,
+        ambiguous: bool,
+        wait_s: float | None = None,
+        held: bool = False,
     ) -> None:
-        """A send or a task ended without a result; `charged` is the attempts used up, this one included."""
+        """A send or a task ended without a result; `charged` is the attempts used up, this one included.
+
+        `held`: a person decides whether it is sent again.
+        """
         record = self.state.record(work.key)
+        task = self.state.tasks.get(work.key)
         await shielded(
             self._write(
                 Retry(
@@ -130,6 +145,9 @@ class Book:
                     kind=problem.kind.value,
                     wait=wait_s,
                     ambiguous=ambiguous,
+                    held=held,
+                    message=problem.message[:_MESSAGE_MAX] if held else "",
+                    task=task.task_id if held and task is not None else "",
                     input_tokens=problem.usage.input_tokens if problem.usage else None,
                     output_tokens=problem.usage.output_tokens if problem.usage else None,
                 )
@@ -138,7 +156,7 @@ class Book:
 
     # -- remote tasks
 
-    async def accepted(self, work: Work, lane: Lane, task_id: str) -> None:
+    async def accepted(self, work: Work, lane: Lane, task_id: str, *, guess: bool = False) -> None:
         """The server took a task; it may be polled when this returns."""
         record = self.state.record(work.key)
         await shielded(
@@ -151,9 +169,13 @@ class Book:
                     task=task_id,
                     model=lane.model,
                     account=lane.account,
+                    origin=self.origin,
+                    guess=guess,
                 )
             )
         )
+        if work.key in self.state.shared_tasks:
+            self.say(f"{work.item.id}: the server gave it the task id of another item, {task_id[:80]}")
 
     async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
         """The task's pictures can be fetched from these URLs, also by a later process, which then knows their usage."""
@@ -178,10 +200,18 @@ class Book:
             raise
 
     async def pictured(
-        self, work: Work, pictures: tuple[Picture, ...], *, usage: Usage | None, task_id: str | None
+        self,
+        work: Work,
+        pictures: tuple[Picture, ...],
+        *,
+        usage: Usage | None,
+        task_id: str | None,
+        flags: tuple[str, ...] = (),
     ) -> None:
         """Pictures that are on the disk: their row, then `done`."""
-        await shielded(self._done(work, ImageOutput(images=pictures), usage=usage, task_id=task_id))
+        if work.key in self.state.shared_tasks:
+            flags = (*flags, "shared_task")
+        await shielded(self._done(work, ImageOutput(images=pictures, flags=flags), usage=usage, task_id=task_id))
 
     async def failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
         """The item failed for good."""

@@ -6,26 +6,28 @@ provider may have swept it away has expired with its task.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
-from batchrunner.core.rules import RULES, is_held, may_try_again
+from batchrunner.core.row import Picture
 from batchrunner.core.state import OpenTask
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.record import Book
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
-from batchrunner.engine.verdict import Again, Finished, GivenUp, Verdict, Waiting
+from batchrunner.engine.verdict import Finished, GivenUp, TaskEnded, Verdict, Waiting
 from batchrunner.engine.work_queue import Work
 
 _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2
 _KEPT_FOR_S: Final = 86_400.0
 """No provider is known to keep results for less than a day (PROTOCOL 3.9, 6.2)."""
+_NUMBERS: Final = ("n", "num_images", "num_outputs", "batch_size")
+"""Parameters that ask for so many pictures."""
 _GONE: Final = frozenset({404, 410})
 
 
@@ -40,27 +42,36 @@ class Remote:
     shutdown: Shutdown
     dice: random.Random
 
-    async def follow(self, work: Work, task: OpenTask, *, resumed: bool) -> Verdict:
-        """An accepted task, to its own end. The caller counts it as open in its lane."""
+    async def follow(
+        self, work: Work, task: OpenTask, *, resumed: bool, may_ask: bool = True, flags: tuple[str, ...] = ()
+    ) -> Verdict | TaskEnded:
+        """An accepted task, to its own end. The caller counts it as open in its lane.
+
+        `may_ask` False: its server is not the job's, so that only what lies at known addresses can be had.
+        """
         missing: Problem | None = None
         try:
             for round_ in range(_FETCHES):
                 asked_again = round_ >= _FETCHES_BEFORE_ASKING_AGAIN
                 end = await self._end_of(
-                    task, resumed=resumed, ask=not task.urls or (asked_again and bool(task.task_id))
+                    task, resumed=resumed, ask=not task.urls or (asked_again and bool(task.task_id) and may_ask)
                 )
                 if isinstance(end, LeftOpen):
-                    return Waiting(why=end.why)
+                    return Waiting(why=end.why, message=end.message)
+                if isinstance(end, Problem) and task.urls:
+                    break  # it was finished, and what the server says of it now is no reason to pay again
                 if isinstance(end, Problem):
-                    return await self._task_ended(work, end)
-                missing = await self._keep(work, end, task)
+                    return TaskEnded(problem=_as_guessed(end) if task.guess else end)
+                missing = await self._keep(work, replace(end, flags=(*end.flags, *flags)), task)
                 if missing is None:
                     return Finished()
                 await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
             if missing is not None and self._has_expired(task, missing):
-                expired = Problem(kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status)
-                return await self._task_ended(work, expired)
-            return Waiting(why="download_failed")
+                expired = Problem(
+                    kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status, of_task=True
+                )
+                return TaskEnded(problem=expired)
+            return Waiting(why="download_failed", message=missing.message if missing is not None else "")
         except SteppedOutError:
             return Waiting(why="draining")
 
@@ -82,13 +93,19 @@ class Remote:
         kept = await self.keeper.keep(work, pictures)
         if isinstance(kept, Problem):
             return kept
-        await self.book.pictured(work, kept, usage=pictures.usage, task_id=task.task_id or None)
+        await self.book.pictured(
+            work,
+            kept,
+            usage=pictures.usage,
+            task_id=task.task_id or None,
+            flags=(*pictures.flags, *_flags_of(work, kept)),
+        )
         return None
 
-    async def keep_at_once(self, work: Work, lane: Lane, pictures: Pictures) -> Verdict:
+    async def keep_at_once(self, work: Work, lane: Lane, pictures: Pictures) -> Verdict | TaskEnded:
         """A synchronous answer: pictures in it are kept now, URLs are remembered first, like those of a task."""
         if any(isinstance(ref, PictureUrl) for ref in pictures.refs):
-            await self.book.accepted(work, lane, "")
+            await self.book.accepted(work, lane, pictures.task_id)
             task = self.book.state.tasks[work.key]
             urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
             await self.book.ready(work, urls, usage=pictures.usage)
@@ -98,14 +115,25 @@ class Remote:
         if isinstance(kept, Problem):
             charged = self.book.state.record(work.key).attempts + 1
             return GivenUp(problem=kept, charged=charged, ambiguous=True)
-        await self.book.pictured(work, kept, usage=pictures.usage, task_id=None)
+        await self.book.pictured(
+            work,
+            kept,
+            usage=pictures.usage,
+            task_id=pictures.task_id or None,
+            flags=(*pictures.flags, *_flags_of(work, kept)),
+        )
         return Finished()
 
-    async def _task_ended(self, work: Work, problem: Problem) -> Verdict:
-        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
-        charged = self.book.state.record(work.key).attempts + 1
-        ambiguous = RULES[problem.kind].ambiguous
-        if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
-            return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
-        await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous)
-        return Waiting(why="held") if is_held(problem, self.job) else Again(problem=problem, charged=charged)
+
+def _flags_of(work: Work, kept: tuple[Picture, ...]) -> tuple[str, ...]:
+    """What a person should know of pictures that are kept: fewer came than were asked for."""
+    wanted = next((asked for name in _NUMBERS if isinstance(asked := work.item.params.get(name), int)), 1)
+    return ("fewer_pictures",) if len(kept) < wanted else ()
+
+
+def _as_guessed(problem: Problem) -> Problem:
+    """A task that nobody knows, under an id that may have been none: it may be paid for, and is not ordered again."""
+    if problem.kind is not ProblemKind.TASK_EXPIRED:
+        return problem
+    message = f"the server does not know the task by the id that its reply named: {problem.message}"
+    return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)

@@ -4,6 +4,7 @@ Those tasks are paid for, so they are followed and kept all the same.
 """
 
 from contextlib import aclosing
+from urllib.parse import SplitResult, urlsplit
 
 from batchrunner.core.item import Item
 from batchrunner.core.ports import Items
@@ -60,3 +61,23 @@ def closed_queue(model: str) -> WorkQueue:
     queue = WorkQueue(model, wanted=lambda _: False, keys=set())
     queue.exhausted = True
     return queue
+
+
+def same_server(origin: str, base_url: str) -> bool:
+    """Whether a task that was accepted at one base URL can be asked for at another. Older ledgers do not say where."""
+    return not origin or _place(origin) == _place(base_url)
+
+
+def elsewhere(origin: str) -> str:
+    """Why a task is left alone whose server is not the job's: no key goes to a host that the job does not name."""
+    return f"belong to {origin}: set provider.base_url to it again to get their pictures; nothing is ordered elsewhere"
+
+
+def _place(url: str) -> tuple[str, str, int | None, str]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = SplitResult("", "", url, "", ""), None
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").rstrip("."), port or usual, parts.path.rstrip("/").removesuffix("/v1")

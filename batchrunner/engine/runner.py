@@ -25,13 +25,14 @@ from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
-from batchrunner.engine.resumption import closed_queue, orphan, requeue
+from batchrunner.engine.resumption import closed_queue, elsewhere, orphan, requeue, same_server
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, status_of
 from batchrunner.engine.survey import lane_concurrency
 from batchrunner.engine.tasks import TaskFollower
 from batchrunner.engine.work_queue import Work, WorkQueue
 
+_WORDS_KEPT: Final = 50
 _RESTORED_PARKS: Final = frozenset({"quota_model", "quota_account", "model_suspended", "throttle", "overloaded"})
 
 
@@ -71,8 +72,10 @@ class Runner:
     purse: Purse = field(init=False)
     left_open: dict[str, int] = field(default_factory=dict)
     """Items that this run leaves unfinished, counted by reason."""
-    stranded: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(account, model) -> open tasks of keys that this process does not have."""
+    stranded: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """(account, model, why) -> open tasks that this process cannot ask for."""
+    last_words: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(why, what the server said last) -> items that this run leaves unfinished so."""
     _orphans_ended: bool = False
     _requeued: frozenset[str] = frozenset()
     """Models of which a person wanted failed or held items once more."""
@@ -86,6 +89,8 @@ class Runner:
             clock=ports.clock,
             synced_intents=job.durability == "full",
             unsynced_max=self.totals.concurrency,
+            origin=job.provider.base_url,
+            say=self.say,
             last_resort=lambda answer: self.say(f"the disk did not take this answer: {answer}"),
         )
         self.lanes = LaneSet(tuple(self._lane(account, model) for model in job.models for account in ports.accounts))
@@ -116,6 +121,8 @@ class Runner:
         self.ports.remember(self.totals)
         follower = self._follower()
         attempts = self._attempts(follower)
+        if follower is not None:
+            follower.key_refused = attempts.judge.polls_refused
         beside = [asyncio.create_task(beside) for beside in (self._drain_when_asked(follower), self.night.watch())]
         try:
             if not self._has_work() or await self.night.opened():
@@ -234,26 +241,32 @@ class Runner:
         for key, task in tuple(self.state.tasks.items()):
             item = items.get(key)
             lane = self.lanes.find(task.account, task.model)
+            may_ask = same_server(task.origin, self.job.provider.base_url)
+            why = "" if may_ask or task.urls else elsewhere(task.origin)
             if task.account not in self.ports.accounts:
-                self.stranded[task.account, task.model] = self.stranded.get((task.account, task.model), 0) + 1
+                why = f"wait for the key in {task.account}, which is not set"
+            if why:
+                cause = task.account, task.model, why
+                self.stranded[cause] = self.stranded.get(cause, 0) + 1
                 continue
             if lane is None:
                 lane = self._lane(task.account, task.model)
             queue = self.queues.get(task.model) or closed_queue(task.model)
             work = Work(item=item or orphan(key, task), key=key)
             queue.claim(work)
-            group.create_task(self._resume(attempts, work, lane, queue))
+            group.create_task(self._resume(attempts, work, lane, queue, may_ask=may_ask))
 
-    async def _resume(self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue) -> None:
+    async def _resume(self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue, *, may_ask: bool) -> None:
         wanted = work.item.index != 0 and self._in_part(work.item)
-        await attempts.resume(work, lane, queue, self.state.tasks[work.key], wanted=wanted)
+        await attempts.resume(work, lane, queue, self.state.tasks[work.key], wanted=wanted, may_ask=may_ask)
         self._close_when_drained(queue)
         if work.item.index == 0:
             self._orphan_ended(work.key)
 
     def _orphan_ended(self, key: bytes) -> None:
         vanished, record = self.totals.vanished, self.state.record(key)
-        changes = (Standing.ACCEPTED.name, -1), (record.standing.name, 1), (HELD, int(record.doubtful))
+        held = self.state.waits_for_a_person(key, hold=self.totals.hold)
+        changes = (Standing.ACCEPTED.name, -1), (record.standing.name, 1), (HELD, int(held))
         for name, more in changes:
             vanished[name] = vanished.get(name, 0) + more
         self._orphans_ended = True
@@ -265,8 +278,8 @@ class Runner:
         offset_s = PRESETS[self.job.provider.preset].day_offset_s
         now = self.ports.clock.wall()
         lanes = [lane_status(lane, offset_s=offset_s, now=now) for lane in self.lanes]
-        for (account, model), count in self.stranded.items():
-            reason = f"{count} accepted tasks wait for the key in {account}, which is not set"
+        for (account, model, why), count in self.stranded.items():
+            reason = f"{count} accepted tasks {why}"
             lanes.append(LaneStatus(account=account, model=model, state="parked", reason=reason))
         return status_of(
             self.job,
@@ -290,6 +303,8 @@ class Runner:
             items=self.snapshot().items,
             left_open=bool(self.left_open or self.stranded),
             spent=self.purse.spent_out,
+            unasked=tuple(f"{count} accepted tasks {why}" for (_, _, why), count in self.stranded.items()),
+            last_words=self.last_words,
         )
 
     # -- pieces
@@ -298,7 +313,7 @@ class Runner:
         record = self.state.record(key)
         if record.standing is not Standing.PENDING:
             return False
-        return not (record.doubtful and self.totals.hold)
+        return not self.state.waits_for_a_person(key, hold=self.totals.hold)
 
     def _in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""
@@ -362,5 +377,8 @@ class Runner:
             left_open=self._note_left_open,
         )
 
-    def _note_left_open(self, why: str) -> None:
+    def _note_left_open(self, why: str, words: str) -> None:
         self.left_open[why] = self.left_open.get(why, 0) + 1
+        cause = why, words
+        if words and (cause in self.last_words or len(self.last_words) < _WORDS_KEPT):
+            self.last_words[cause] = self.last_words.get(cause, 0) + 1

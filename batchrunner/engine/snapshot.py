@@ -22,6 +22,7 @@ from batchrunner.core.status import (
 )
 from batchrunner.engine.lanes import Lane
 
+_MOST_GROUPS = 50
 STATES: Mapping[ExitStatus, RunState] = {
     ExitStatus.DONE: "done",
     ExitStatus.FAILED: "failed",
@@ -48,6 +49,22 @@ def send_counts(state: LedgerState) -> SendCounts:
 def usage_counts(state: LedgerState) -> UsageCounts:
     """What was got."""
     return UsageCounts(input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images)
+
+
+def held_groups(state: LedgerState) -> tuple[FailureGroup, ...]:
+    """Items that wait for a person, by why."""
+    groups: dict[tuple[str, str], FailureGroup] = {}
+    for item in state.held.values():
+        cause = item.kind, item.message
+        if cause in groups or len(groups) < _MOST_GROUPS:
+            known = groups.get(cause)
+            groups[cause] = FailureGroup(
+                kind=item.kind,
+                message=item.message,
+                count=known.count + 1 if known else 1,
+                example=known.example if known else item.item_id,
+            )
+    return tuple(groups.values())
 
 
 def shown_time(wall: float, *, offset_s: float) -> str:
@@ -119,6 +136,7 @@ def status_of(
         dir=job.output.dir,
         simulated=job.simulated,
         failures=tuple(failures),
+        held=held_groups(state),
         waiting=waiting,
         ends=ends,
         budget=budget,

@@ -8,11 +8,11 @@ account's. A deadline leaves the task accepted, for the next run to go on with. 
 import asyncio
 import heapq
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
-from batchrunner.core.outcome import Pending, Pictures, Problem, ProblemKind
+from batchrunner.core.outcome import Pending, Pictures, PollOutcome, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.polling import PollPace, RunTimes, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
@@ -20,8 +20,14 @@ from batchrunner.engine.condition import Condition
 
 _POLLS_AT_ONCE: Final = 32
 _NOT_FOUND_GRACE_S: Final = 30.0
+_SEEN_GRACE_S: Final = 180.0
+"""Of a task that was there before: a server that has just been started again may not know it yet."""
 _NOT_FOUND_POLLS: Final = 3
-_EMPTY_RESULT_POLLS: Final = 3
+_LATE_RESULT_S: Final = 60.0
+"""How long the pictures of a task that says that it succeeded are waited for."""
+_REREAD_S: Final = 1.0
+_REFUSED_POLLS: Final = 3
+"""Polls of an account in a row that are refused because of its key: no order is placed with it any more."""
 _STUB_POLLS: Final = 3
 _RESUME_SPREAD_S: Final = 3.0
 _YOUNG_S: Final = 1.0
@@ -37,14 +43,10 @@ class LeftOpen:
 
 
 _OF_THE_TASK: Final = frozenset(
-    {
-        ProblemKind.TASK_FAILED,
-        ProblemKind.TASK_CANCELLED,
-        ProblemKind.TASK_NOT_FOUND,
-        ProblemKind.EMPTY_RESULT,
-    }
+    {ProblemKind.TASK_NOT_FOUND, ProblemKind.EMPTY_RESULT, ProblemKind.NOT_UNDERSTOOD, ProblemKind.WRONG_TASK}
 )
-"""Every other kind speaks of the poll."""
+"""The server answered, and not about the poll. Every other kind that is not `of_task` is the poll's own trouble."""
+_OF_THE_KEY: Final = frozenset({ProblemKind.AUTH, ProblemKind.BILLING})
 
 TaskEnd: TypeAlias = Pictures | Problem | LeftOpen
 
@@ -65,8 +67,11 @@ class _Followed:
     stubs: int = 0
     not_found: int = 0
     not_found_since: float | None = None
-    empty_results: int = 0
+    empty_since: float | None = None
+    empty_polls: int = 0
     reread: bool = False
+    seen: bool = False
+    """The server has known it: an earlier process polled it, or this one has."""
     last_word: str = ""
 
 
@@ -75,6 +80,8 @@ class _Account:
     """The tasks of one account by the time at which they are due, and how often the account may be asked."""
 
     pace: PollPace
+    refusals: int = 0
+    """Polls in a row that were refused because of the key."""
     due: list[tuple[float, int, _Followed]] = field(default_factory=list)
 
     def wait_s(self, now: float) -> float:
@@ -93,6 +100,8 @@ class TaskFollower:
     poll_per_second: float
     """Of each account."""
     task_s: float
+    key_refused: Callable[[str, Problem], Awaitable[None]] | None = None
+    """Told that an account's polls are refused because of its key."""
     polls: int = 0
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _run_times: dict[str, RunTimes] = field(default_factory=dict)
@@ -123,6 +132,7 @@ class TaskFollower:
             deadline=now + self.task_s,
             end=asyncio.get_running_loop().create_future(),
             open_at_s=0.0 if young else None,
+            seen=resumed,
         )
         self._plan(followed, self._cadence_s(followed, None) if young else self.dice.random() * _RESUME_SPREAD_S)
         return await followed.end
@@ -172,13 +182,9 @@ class TaskFollower:
         self.polls += 1
         age_s = self._age_s(followed)
         outcome = await self.transport.exchange(
-            self.dialect.poll(followed.task_id), self.dialect.poll_decoder(), account=followed.account
+            self.dialect.poll(followed.task_id), self.dialect.poll_decoder(followed.task_id), account=followed.account
         )
-        now, pace = self.clock.monotonic(), self._account(followed.account).pace
-        if isinstance(outcome, Problem) and outcome.kind not in _OF_THE_TASK:
-            pace.refused(now, wait_s=outcome.wait_s)
-        else:
-            pace.answered(now)
+        await self._heard(followed.account, outcome)
         match outcome:
             case Pictures():
                 if followed.open_at_s is not None:
@@ -190,39 +196,58 @@ class TaskFollower:
             case Problem():
                 self._after_problem(followed, outcome)
 
+    async def _heard(self, name: str, outcome: PollOutcome) -> None:
+        """What a reply says of the account: how fast it may be asked, and whether its key is taken."""
+        now, account = self.clock.monotonic(), self._account(name)
+        if not isinstance(outcome, Problem) or outcome.of_task or outcome.kind in _OF_THE_TASK:
+            account.pace.answered(now)
+            account.refusals = 0
+            return
+        account.pace.refused(now, wait_s=outcome.wait_s)
+        account.refusals = account.refusals + 1 if outcome.kind in _OF_THE_KEY else 0
+        if account.refusals == _REFUSED_POLLS and self.key_refused is not None:
+            await self.key_refused(name, outcome)
+
     def _still_open(self, followed: _Followed, word: Pending, age_s: float) -> None:
         followed.troubles = 0
         followed.stubs = followed.stubs + 1 if word.stub else 0
         followed.last_word = _stub_words(followed) if word.stub else word.raw
         if not word.stub:
+            followed.seen = followed.seen or word.state != "unknown"
+            followed.not_found, followed.not_found_since = 0, None
+            followed.empty_polls, followed.empty_since = 0, None
             if followed.open_at_s is not None:
                 self._times(followed.model).still_open(since_s=followed.open_at_s, age_s=age_s)
             followed.open_at_s = age_s
 
     def _after_problem(self, followed: _Followed, problem: Problem) -> None:
         now = self.clock.monotonic()
-        followed.last_word = problem.message
-        match problem.kind:
-            case ProblemKind.TASK_FAILED if not problem.message.strip() and not followed.reread:
+        followed.last_word = _words_of(problem)
+        if problem.of_task:
+            if problem.unexplained and not followed.reread:
                 followed.reread = True  # details of a failure have been seen to arrive a second later
-                self._again(followed, 1.0)
-            case ProblemKind.TASK_FAILED | ProblemKind.TASK_CANCELLED:
+                self._again(followed, _REREAD_S)
+            else:
                 _end(followed, problem)
-            case ProblemKind.EMPTY_RESULT:
-                followed.empty_results += 1
-                if followed.empty_results >= _EMPTY_RESULT_POLLS:
-                    _end(followed, problem)
+            return
+        match problem.kind:
+            case ProblemKind.EMPTY_RESULT | ProblemKind.NOT_UNDERSTOOD:
+                followed.empty_polls += 1
+                followed.empty_since = now if followed.empty_since is None else followed.empty_since
+                if now - followed.empty_since >= _LATE_RESULT_S:
+                    _end(followed, replace(problem, of_task=True))
                 else:
-                    self._again(followed, 2.0)
+                    self._again(followed, min(1.0 + followed.empty_polls, 10.0))
             case ProblemKind.TASK_NOT_FOUND:
                 followed.not_found += 1
                 followed.not_found_since = now if followed.not_found_since is None else followed.not_found_since
-                gone = now - followed.not_found_since >= _NOT_FOUND_GRACE_S
+                grace_s = _SEEN_GRACE_S if followed.seen else _NOT_FOUND_GRACE_S
+                gone = now - followed.not_found_since >= grace_s
                 if gone and followed.not_found >= _NOT_FOUND_POLLS:
-                    _end(followed, Problem(kind=ProblemKind.TASK_EXPIRED, message=problem.message))
+                    _end(followed, Problem(kind=ProblemKind.TASK_EXPIRED, message=problem.message, of_task=True))
                 else:
-                    self._again(followed, 3.0)
-            case _:  # not in _OF_THE_TASK
+                    self._again(followed, min(3.0 + followed.not_found // 4, 15.0))
+            case _:  # of the poll
                 followed.troubles += 1
                 backoff = backoff_s(first_s=2.0, cap_s=60.0, tries=followed.troubles, dice=self.dice.random())
                 self._again(followed, max(backoff, problem.wait_s or 0.0))
@@ -266,6 +291,11 @@ class TaskFollower:
             account = _Account(pace=PollPace(per_second=self.poll_per_second))
             self._accounts[name] = account
         return account
+
+
+def _words_of(problem: Problem) -> str:
+    status = f"HTTP {problem.status}, " if problem.status is not None else ""
+    return f"{status}{problem.kind.value.replace('_', ' ')}: {problem.message}"
 
 
 def _stub_words(followed: _Followed) -> str:

@@ -38,9 +38,17 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Held, or its task goes on without us: nothing more in this run."""
+    """Held, or its task goes on without us: nothing more in this run. `message` is what the server said last."""
 
     why: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEnded:
+    """An accepted task came to an end that gave nothing; not recorded and not judged yet."""
+
+    problem: Problem
 
 
 Verdict: TypeAlias = Finished | Again | GivenUp | Unchanged | Waiting

@@ -55,12 +55,15 @@ class WorkQueue:
         """What the server asked to change once: later items are sent like that at once."""
         self.answers = 0
         """Good answers of this model in this run: one is enough to know that it is there."""
+        self.finished = 0
+        """Those that were results, and not only tasks that were accepted."""
         self._wanted = wanted
         self._keys = keys
         self._ahead: deque[Work] = deque()
         self._returned: deque[Work] = deque()
         self._active: dict[bytes, Work] = {}
         self._rejected_by: tuple[bytes, ProblemKind] | None = None
+        self._rejected_by_task = False
         self._changed = Condition()
         self._room = Condition()
 
@@ -172,17 +175,25 @@ class WorkQueue:
 
         Not once the model has answered: then it is the item that was refused, whatever the words are.
         """
-        if self.answers:
+        if self.finished if problem.of_task else self.answers:
             return
         by = self._rejected_by
         if by is not None and by[0] != work.key and by[1] is problem.kind:
             self.rejected = problem
         self._rejected_by = (work.key, problem.kind)
+        self._rejected_by_task = problem.of_task
 
     def model_works(self) -> None:
         """An item of the model came through."""
         self._rejected_by = None
         self.answers += 1
+        self.finished += 1
+
+    def task_taken(self) -> None:
+        """A task of the model was accepted, which says nothing against one that has failed."""
+        self.answers += 1
+        if not self._rejected_by_task:
+            self._rejected_by = None
 
     def single_out(self, work: Work) -> int:
         """A machine on the way turned this item away; how often that was while others got through in between."""

@@ -138,7 +138,7 @@ def _submitted(family: Family, head: Head, value: Json, *, base_url: str, given:
 
 
 def _refusal_within(family: Family, head: Head, value: Json) -> Problem:
-    """A refusal inside a 2xx: as with a status of its own it is no attempt. One that nobody knows is a server's fault."""
+    """A refusal inside a 2xx is judged as if it had its own status. One that nobody knows is a server's fault."""
     reason = reason_in(value)
     fault = fault_in(value)
     problem = problem_of(family, head, replace(fault, message=reason.message or fault.message), status=None)

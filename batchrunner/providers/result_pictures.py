@@ -47,10 +47,11 @@ _ENTRY: Final = (*_BASE64, "url", *_NAMED, *_LINKS)
 _PICTURE_PATH: Final = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|heif|jxl|svg)$", re.IGNORECASE)
 _MAGIC: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x00", b"<svg")
 _LEAST_BASE64_CHARS: Final = 32
-_ABOUT: Final = frozenset(
+_ABOUT_WORDS: Final = (
     "taskid id requestid traceid status taskstatus state code message msg object type model prompt created createdat"
-    " updatedat finishedat submittime scheduledtime endtime starttime timetaken taskmetrics usage metrics".split()
+    " updatedat finishedat submittime scheduledtime endtime starttime timetaken taskmetrics usage metrics"
 )
+_ABOUT: Final = frozenset(_ABOUT_WORDS.split())
 """Keys that tell of a task and are no result of it."""
 _DEEPEST: Final = 8
 _MOST_URLS: Final = 16
@@ -110,8 +111,11 @@ class _Finder:
         for name in _WRAPPERS:
             if found := self.of_reply(keys.get(name), depth + 1):
                 return found
-        if has_empty_results(value):
-            return []  # the place of the results is known, and what stands beside it is something else
+        # where the place of the results is known and empty, what stands beside it is something else
+        return [] if has_empty_results(value) else self._of_names(keys, depth)
+
+    def _of_names(self, keys: dict[str, Json], depth: int) -> list[PictureUrl | PictureBytes]:
+        """Of what is named a picture, or is an address that ends like one."""
         for name in (*_BASE64, *_NAMED):
             if found := self._of_results(keys.get(name), depth + 1):
                 return found

@@ -29,9 +29,7 @@ _WORDS: Final[dict[Standing, str]] = {
     "cancelled": "CANCELED CANCELLED CANCEL ABORTED ABORT STOPPED TERMINATED KILLED DELETED",
     "gone": "TASK_NOT_FOUND NOT_FOUND",
 }
-STANDINGS: Final[dict[str, Standing]] = {
-    word: standing for standing, words in _WORDS.items() for word in words.split()
-}
+STANDINGS: Final[dict[str, Standing]] = {word: standing for standing, words in _WORDS.items() for word in words.split()}
 """The servers' words, upper-cased, with `_` for spaces and hyphens. Any other is unknown: the task is asked again."""
 
 ID_CHARS: Final = 512
@@ -164,7 +162,11 @@ def reason_in(value: Json) -> Fault:
             if message := read(layer):
                 fault = fault_in(layer)
                 code = next((str(found) for name in _REASON_CODES if _is_code(found := layer.get(name))), None)
-                return replace(fault, message=_cut(message), code=next((found for found in (fault.code, code) if found not in {None, "0"}), None))
+                return replace(
+                    fault,
+                    message=_cut(message),
+                    code=next((found for found in (fault.code, code) if found not in {None, "0"}), None),
+                )
     return Fault(message="")
 
 

@@ -17,7 +17,15 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, Wait
 from batchrunner.engine.night import outside_words
 from batchrunner.engine.purse import spent_so_far
-from batchrunner.engine.snapshot import going_on, park_status, resting_state, send_counts, shown_time, usage_counts
+from batchrunner.engine.snapshot import (
+    going_on,
+    held_groups,
+    park_status,
+    resting_state,
+    send_counts,
+    shown_time,
+    usage_counts,
+)
 from batchrunner.report.causes import failure_groups
 from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.ledger_reader import read_ledger
@@ -102,6 +110,7 @@ def status_of_directory(folder: Path) -> Status:
         dir=str(folder),
         simulated=there.simulated,
         failures=failure_groups(folder),
+        held=held_groups(state),
         next_command=None if running else going_on(items, _command(there)),
         message=None if running else there.message,
         waiting=_waiting(there.job, now=now) if running else None,

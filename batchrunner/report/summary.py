@@ -115,6 +115,7 @@ def _body(status: Status) -> Iterator[tuple[str, str]]:
         yield "budget", budget_line(line)
     yield from _places(status)
     yield from _failures(status.failures)
+    yield from _groups("held", status.held)
     if status.waiting is not None:
         yield "waits", wait_line(status.waiting)
     yield from _waits(status.lanes)
@@ -145,13 +146,17 @@ def _places(status: Status) -> Iterator[tuple[str, str]]:
 
 
 def _failures(groups: tuple[FailureGroup, ...]) -> Iterator[tuple[str, str]]:
+    yield from _groups("failed", groups)
+
+
+def _groups(label: str, groups: tuple[FailureGroup, ...]) -> Iterator[tuple[str, str]]:
     ordered = sorted(groups, key=lambda group: -group.count)
     for group in ordered[:_MOST_GROUPS]:
         message = f": {printable(group.message, most=_MOST_MESSAGE)}" if group.message else ""
         example = f"for example {printable(group.example)}" if group.count > 1 else printable(group.example)
-        yield "failed", f"{group.count:,} × {printable(group.kind)}{message} ({example})"
+        yield label, f"{group.count:,} × {printable(group.kind)}{message} ({example})"
     if rest := ordered[_MOST_GROUPS:]:
-        yield "failed", f"{sum(group.count for group in rest):,} for {count(len(rest), 'other cause')}"
+        yield label, f"{sum(group.count for group in rest):,} for {count(len(rest), 'other cause')}"
 
 
 def _waits(lanes: tuple[LaneStatus, ...]) -> Iterator[tuple[str, str]]:

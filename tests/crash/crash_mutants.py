@@ -104,9 +104,16 @@ class DiscreetBook(Book):
     """Tells nobody that a send got no clear answer."""
 
     async def retry(
-        self, work: Work, problem: Problem, *, charged: int, ambiguous: bool, wait_s: float | None = None
+        self,
+        work: Work,
+        problem: Problem,
+        *,
+        charged: int,
+        ambiguous: bool,
+        wait_s: float | None = None,
+        held: bool = False,
     ) -> None:
-        await Book.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s)
+        await Book.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
 
 
 def discreet(house: CrashHouse, runner: Runner, doors: Doors) -> None:

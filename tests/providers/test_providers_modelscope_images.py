@@ -244,7 +244,12 @@ ENDS: dict[str, tuple[Json, ProblemKind, str | None, str | None]] = {
         "x",
         None,
     ),
-    "failed without a reason is flagged": (task("FAILED", errors={"code": 0, "message": ""}), K.TASK_FAILED, None, None),
+    "failed without a reason is flagged": (
+        task("FAILED", errors={"code": 0, "message": ""}),
+        K.TASK_FAILED,
+        None,
+        None,
+    ),
     "failed without anything is flagged": (task("FAILED"), K.TASK_FAILED, None, None),
     "failed, not found": (
         task("FAILED", errors={"message": "Task not found"}),
