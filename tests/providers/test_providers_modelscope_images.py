@@ -284,11 +284,6 @@ def test_a_poll_that_ends_a_task_says_how(
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (404, b"", K.MODEL_NOT_FOUND),
-        (404, b"<html><h1>404 Not Found</h1></html>", K.MODEL_NOT_FOUND),
-        (404, b"task not found", K.MODEL_NOT_FOUND),
-        (404, b'{"message": "no Route matched with those values"}', K.MODEL_NOT_FOUND),
-        (404, b'{"status": 404, "error": "Not Found", "path": "/v1/tasks/1"}', K.MODEL_NOT_FOUND),
         (404, b'{"detail": "Not Found"}', K.TASK_NOT_FOUND),
         (404, b'{"code": 404, "msg": "task 1 does not exist"}', K.TASK_NOT_FOUND),
         (410, b'{"detail": "gone"}', K.TASK_NOT_FOUND),
@@ -307,6 +302,30 @@ def test_a_refused_poll_speaks_of_itself_unless_the_task_is_gone(status: int, bo
     problem = read_every_way(DIALECT.poll_decoder, head(status), body)
     assert isinstance(problem, Problem)
     assert problem.kind is kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><h1>404 Not Found</h1></html>",
+        b"task not found",
+        b"404 page not found",
+        b'{"message": "no Route matched with those values"}',
+        b'{"status": 404, "error": "Not Found", "path": "/v1/tasks/1"}',
+        b'{"error": "Cannot GET /v1/tasks/1"}',
+        b'{"message": "The requested path was not found."}',
+        b'{"error": {"message": "upstream service not found"}}',
+        b"[]",
+        b"{}",
+    ],
+)
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_a_machine_on_the_way_says_of_its_paths_ends_no_task(status: int, body: bytes) -> None:
+    problem = read_every_way(lambda: DIALECT.poll_decoder("1"), head(status), body)
+    assert isinstance(problem, Problem)
+    assert not problem.of_task
+    assert problem.kind is not K.TASK_NOT_FOUND
 
 
 def test_a_poll_tells_when_to_come_back_and_what_is_left() -> None:
