@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 from field_runs import Field, Ran
 from field_server import Answer, Asked, Reply, http
@@ -69,7 +70,12 @@ class Tasks:
         return http(self._put(json.dumps(said), asked, order))
 
     def _put(self, text: str, asked: Asked, order: int) -> str:
-        text = text.replace('"T"', f'"t{order}"').replace('"U"', f'"{asked.base}/files/{order}.png"')
+        name = unquote(asked.path.rpartition("/")[2]) if asked.method == "GET" else f"t{order}"
+        text = (
+            text.replace('"T"', f'"{name}"')
+            .replace('\\"T\\"', f'\\"{name}\\"')
+            .replace('"U"', f'"{asked.base}/files/{order}.png"')
+        )
         return text.replace("{base}", asked.base).replace("{host}", asked.base.partition("://")[2])
 
 
