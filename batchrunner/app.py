@@ -27,6 +27,7 @@ from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.report import CheckResult, Report
 from batchrunner.core.state import Standing
 from batchrunner.core.status import Status
+from batchrunner.core.tuning import CEILING
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.purse import budget_so_far
@@ -41,10 +42,13 @@ from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
 from batchrunner.simulator.forecast import forecast
+from batchrunner.stores.files import DISK
 from batchrunner.stores.lock import Quiet, RunLock
+from batchrunner.stores.lock_file import LOCK_FILE
 from batchrunner.stores.results import iter_results
 from batchrunner.stores.run_directory import refuse_run_elsewhere, remember_end, run_elsewhere, take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
+from batchrunner.stores.trial import places_for_requests, try_disk
 from batchrunner.transport import read_keys
 from batchrunner.transport.masking import refuse_keys_in_job
 
@@ -192,7 +196,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     check_claim(folder, job_name=job.name, simulated=job.simulated)
     make_run_folder(folder)
     async with AsyncExitStack() as stack:
-        stack.enter_context(RunLock(folder))
+        lock = stack.enter_context(RunLock(folder))
         take_directory(
             folder,
             job,
@@ -201,6 +205,9 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             command=options.get("command"),
             command_elsewhere=options.get("command_elsewhere"),
         )
+        most_in_flight = _room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
+        for note in (*await asyncio.to_thread(try_disk, folder, job, files=DISK), *_lock_notes(lock, folder)):
+            speak(note)
         for mistake in missing:
             speak(f"{mistake.problem}: this key's lanes stay closed")
         for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):
@@ -209,6 +216,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             limit=options.get("limit"),
             retry_failed=options.get("retry_failed", False),
             resend_held=options.get("resend_held", False),
+            most_in_flight=most_in_flight,
         )
         runner = await assemble(
             job,
@@ -299,6 +307,27 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
 
 
 # -- the pieces of a run
+
+
+_ROOM_FOR_AUTO: Final = 256
+"""What `auto` rarely needs more than: below that, the bound is worth a word."""
+
+
+def _room_for_requests(job: Job, *, lanes: int, say: Callable[[str], None]) -> int:
+    """Requests that each lane may have in flight with the files that this process may open; said where it is fewer."""
+    places = places_for_requests(job, lanes=lanes)
+    if places < (job.limits.concurrency or _ROOM_FOR_AUTO):
+        asked = f"limits.concurrency is {job.limits.concurrency}" if job.limits.concurrency else "`auto` stays below"
+        say(
+            f"at most {places} requests in flight on each lane: the system allows this process no more open files "
+            f"(`ulimit -n` raises that); {asked}"
+        )
+    return min(places, max(job.limits.concurrency or 0, CEILING))
+
+
+def _lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
+    words = f"{folder}: this disk cannot lock files; `{LOCK_FILE}` keeps other runs out instead"
+    return (f"{words}. Do not start this job on two machines at once: both would pay",) if lock.is_second_best else ()
 
 
 @asynccontextmanager

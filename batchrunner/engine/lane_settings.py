@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from batchrunner.core.job import Limits
+from batchrunner.core.tuning import CEILING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +30,5 @@ class LaneSettings:
     limits: Limits
     breaker: int
     day_offset_s: float
+    ceiling: int = CEILING
+    """What `auto` never exceeds."""

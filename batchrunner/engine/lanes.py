@@ -21,7 +21,6 @@ from batchrunner.core.pacing import (
 )
 from batchrunner.core.ports import Clock
 from batchrunner.core.state import Park
-from batchrunner.core.tuning import CEILING
 from batchrunner.engine.lane_settings import Closed, LaneSettings
 
 _LEAST_ALIVE: Final = 64
@@ -42,7 +41,7 @@ class Lane:
     def __init__(self, account: str, model: str, *, settings: LaneSettings, clock: Clock, sent_today: int) -> None:
         self.account = account
         self.model = model
-        ceiling = CEILING if settings.adaptive else settings.concurrency
+        ceiling = settings.ceiling if settings.adaptive else settings.concurrency
         self.governor = Governor(limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive)
         self.in_flight = 0
         self.alive = 0

@@ -15,6 +15,7 @@ from batchrunner.core.ports import Ports
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import LaneStatus, Status
+from batchrunner.core.tuning import CEILING
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.ending import Ending
 from batchrunner.engine.judge import Judge
@@ -44,6 +45,8 @@ class Wishes:
     """Only the first so many items of the job."""
     retry_failed: bool = False
     resend_held: bool = False
+    most_in_flight: int = CEILING
+    """Requests in flight on each lane that this machine has room for, whatever the job says."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -325,9 +328,11 @@ class Runner:
         today = int((clock.wall() + preset.day_offset_s) // 86_400)
         auto = job.limits.concurrency is None
         settings = LaneSettings(
-            concurrency=self.totals.windows.get(f"{account} {model}", lane_concurrency(job))
-            if auto
-            else lane_concurrency(job),
+            concurrency=min(
+                self.totals.windows.get(f"{account} {model}", lane_concurrency(job)) if auto else lane_concurrency(job),
+                self.wishes.most_in_flight,
+            ),
+            ceiling=self.wishes.most_in_flight,
             adaptive=auto,
             in_flight_tasks=(job.limits.in_flight_tasks or preset.in_flight_tasks or 1) if self.ports.tasks else None,
             limits=job.limits,

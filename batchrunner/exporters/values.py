@@ -5,6 +5,8 @@ import json
 from batchrunner.core.job import Json
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+"""What some readers of lines take for a newline."""
 
 
 def mapping(value: Json) -> dict[str, Json]:
@@ -27,6 +29,6 @@ def text(value: Json) -> str:
 def json_text(value: Json) -> str:
     """The value as JSON on one line; a few words in its place when it is nested deeper than the stack."""
     try:
-        return _encode(value)
+        return _encode(value).translate(_LINE_ENDS)
     except RecursionError:
         return '"nested too deep"'

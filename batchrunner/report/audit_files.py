@@ -19,12 +19,13 @@ from batchrunner.stores.atomic import is_left_over
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.ledger_line import SEGMENT_NAME
 from batchrunner.stores.lock import LOCK
+from batchrunner.stores.lock_file import LOCK_FILE
 from batchrunner.stores.outgoing import EXPORTS
 from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES, TORN
 from batchrunner.stores.run_file import RUN_FILE
 
 OWN: Final = frozenset(
-    {RUN_FILE, LOCK, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN, "report.html"}
+    {RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN, "report.html"}
 )
 """Files that this program puts at the top of a run's directory."""
 PRIVATE: Final = (RUN_FILE, LOCK, LEDGER)

@@ -20,6 +20,9 @@ SHARED_FILE = 0o666
 """Less the umask, like any file that a person makes."""
 SHARED_FOLDER = 0o777
 
+NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How a file system says that it does not have a call at all."""
+
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -124,12 +127,8 @@ class Disk:
         os.fsync(descriptor)
 
     def fsync_folder(self, path: Path) -> None:
-        """See `Files`."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        """See `Files`. A file system that has no such call (SMB, VirtualBox, some FUSE) keeps names as it does."""
+        syncs_folder(path)
 
     def close(self, descriptor: int) -> None:
         """See `Files`."""
@@ -182,6 +181,20 @@ class Disk:
         """See `InspectedFiles`."""
         with os.scandir(path) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def syncs_folder(path: Path) -> bool:
+    """Put a folder's names on the disk; False where the file system cannot. Raises OSError for all other trouble."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 DISK = Disk()

@@ -2,6 +2,9 @@
 
 The file is never removed: a lock on a removed file would keep nobody out. Its content only says who holds it. Refuses:
 believing the content (the lock itself is the truth), locking a file that another one has replaced.
+
+Where the file system has no `flock` (ENOLCK and the like on some network disks), a file `.lock` that is created
+exclusively takes its place: `stores.lock_file`.
 """
 
 import contextlib
@@ -10,33 +13,19 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from batchrunner.core.errors import LockHeldError
 from batchrunner.stores.files import PRIVATE_FILE, broken
+from batchrunner.stores.lock_file import NO_LOCKS, Holder, LockFile
 
 LOCK = "lock"
 _TRIES = 4
 _PAUSE_S = 0.05
 """Whoever only looks (`holder_of`) has the lock for an instant; a run that starts then must not be turned away."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds a lock, in its own words; zero and empty when it has not said."""
-
-    pid: int = 0
-    host: str = ""
-    since: str = ""
-    """UTC, RFC 3339."""
-
-    def __str__(self) -> str:
-        if not self.pid:
-            return "another process"
-        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 class RunLock:
@@ -45,6 +34,12 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK
         self._descriptor: int | None = None
+        self._instead: LockFile | None = None
+
+    @property
+    def is_second_best(self) -> bool:
+        """True when the file system cannot lock, and a file stands in the lock's place."""
+        return self._instead is not None
 
     def __repr__(self) -> str:
         return f"<RunLock {self._path} {'free' if self._descriptor is None else 'held'}>"
@@ -65,7 +60,15 @@ class RunLock:
         """
         assert self._descriptor is None, "this lock is held already"
         try:
-            descriptor = _locked(self._path)
+            try:
+                descriptor = _locked(self._path)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                self._instead = LockFile(self._path.parent)
+                if (other := self._instead.acquire(_own())) is not None:
+                    raise _held(self._path, other, remove=self._instead.path) from None
+                return
             try:
                 _write_holder(descriptor)
             except OSError:
@@ -77,6 +80,9 @@ class RunLock:
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""
+        if self._instead is not None:
+            self._instead.release()
+            self._instead = None
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # what it says no longer matters; closing frees it
                 os.ftruncate(self._descriptor, 0)
@@ -111,7 +117,10 @@ class Quiet:
             raise _held(self._path, holder) from None
         except OSError as error:
             self.__exit__()
-            raise broken(self._path, error) from error
+            if error.errno not in NO_LOCKS:
+                raise broken(self._path, error) from error
+            if (other := LockFile(self._path.parent).holder()) is not None:
+                raise _held(self._path, other) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,8 +139,8 @@ def holder_of(folder: Path) -> Holder | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _read_holder(descriptor)
-    except OSError:
-        return None
+    except OSError as error:
+        return LockFile(folder).holder() if error.errno in NO_LOCKS else None
     else:
         return None
     finally:
@@ -158,9 +167,10 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def _held(path: Path, holder: Holder) -> LockHeldError:
+def _held(path: Path, holder: Holder, *, remove: Path | None = None) -> LockHeldError:
+    left = f". This disk cannot lock: if that process is gone for good, remove {remove}" if remove else ""
     return LockHeldError(
-        f"{path.parent}: {holder} is writing here; wait for it, stop it, or choose another directory with --out"
+        f"{path.parent}: {holder} is writing here; wait for it, stop it, or choose another directory with --out{left}"
     )
 
 
@@ -174,10 +184,13 @@ def _is_named(descriptor: int, path: Path) -> bool:
 
 
 def _write_holder(descriptor: int) -> None:
-    since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    holder = Holder(pid=os.getpid(), host=socket.gethostname(), since=since)
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(asdict(holder)).encode() + b"\n", 0)
+    os.pwrite(descriptor, json.dumps(asdict(_own())).encode() + b"\n", 0)
+
+
+def _own() -> Holder:
+    since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Holder(pid=os.getpid(), host=socket.gethostname(), since=since)
 
 
 def _read_holder(descriptor: int) -> Holder:

@@ -19,7 +19,7 @@ from batchrunner.stores.unreadable import UNREADABLE
 _EXTRAS = frozenset({"messages", "schema_sha256", "images", "replica", "shared_with", "flags", "path"})
 _TOO_DEEP = "parsed_too_deep"
 
-_encode = msgspec.json.Encoder().encode
+_plain_encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -186,6 +186,14 @@ def _fields(value: ResultRow | FailureRow | ChatOutput | ImageOutput) -> dict[st
     extras = frozenset[str]() if isinstance(value, ImageOutput) else _EXTRAS
     found = ((field.name, getattr(value, field.name)) for field in fields(value))
     return {name: inner for name, inner in found if inner or name not in extras}
+
+
+def _encode(value: object) -> bytes:
+    """JSON on what every reader takes for one line: some cut at U+2028, U+2029 and U+0085 as at a newline."""
+    line = _plain_encode(value)
+    if b"\xe2\x80" in line:
+        line = line.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return line.replace(b"\xc2\x85", b"\\u0085") if b"\xc2\x85" in line else line
 
 
 def _encode_any(value: object) -> bytes:

@@ -1,7 +1,10 @@
 """One writer at a time, across real processes."""
 
+import errno
 import fcntl
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import LockHeldError, StoreBrokenError
-from batchrunner.stores.lock import RunLock, holder_of
+from batchrunner.stores.lock import Quiet, RunLock, holder_of
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -118,3 +121,65 @@ def test_a_linked_lock_is_refused(tmp_path: Path) -> None:
 
 def test_nobody_holds_a_directory_that_is_not_there(tmp_path: Path) -> None:
     assert holder_of(tmp_path / "none") is None
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_without_locks_gets_a_lock_file_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with RunLock(tmp_path) as lock:
+        assert lock.is_second_best
+        with pytest.raises(LockHeldError, match=rf"process {os.getpid()} on .+ is writing here.*remove .*\.lock"):
+            RunLock(tmp_path).acquire()
+        holder = holder_of(tmp_path)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+        with pytest.raises(LockHeldError):
+            Quiet(tmp_path).__enter__()
+    assert not (tmp_path / ".lock").exists()
+    assert holder_of(tmp_path) is None
+    with Quiet(tmp_path), RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_the_lock_file_of_a_dead_process_of_this_machine_is_set_aside(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    for pid, started in ((ended.pid, "1"), (os.getpid(), "1")):  # gone, and its number taken by another process
+        said = {"pid": pid, "host": socket.gethostname(), "since": "2026-01-01T00:00:00Z", "started": started}
+        (tmp_path / ".lock").write_text(json.dumps(said))
+        assert holder_of(tmp_path) is None
+        with RunLock(tmp_path):
+            pass
+
+
+@pytest.mark.usefixtures("no_flock")
+@pytest.mark.parametrize("said", ['{"pid": 1, "host": "elsewhere", "since": "2026", "started": "1"}', "", "{", "[]"])
+def test_a_lock_file_that_cannot_be_judged_from_here_is_respected(tmp_path: Path, said: str) -> None:
+    (tmp_path / ".lock").write_text(said)
+    with pytest.raises(LockHeldError, match="if that process is gone for good, remove"):
+        RunLock(tmp_path).acquire()
+    assert (tmp_path / ".lock").read_text() == said
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EBADF])
+def test_a_lock_that_fails_in_another_way_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(StoreBrokenError):
+        RunLock(tmp_path).acquire()

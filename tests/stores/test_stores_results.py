@@ -14,7 +14,7 @@ from batchrunner.core.outcome import ToolCall, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Picture, ResultRow, ShownPicture
 from batchrunner.stores.files import Disk
 from batchrunner.stores.results import Recovered, ResultsFile, iter_results
-from batchrunner.stores.rows import encode_row
+from batchrunner.stores.rows import Label, encode_row, relabelled, shared_copy
 
 
 def key_of(number: int) -> str:
@@ -341,3 +341,17 @@ def test_a_linked_results_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreBrokenError, match=r"results\.jsonl"):
         write_rows(tmp_path, 1)
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"])
+@pytest.mark.parametrize("around", ["a{}b", "{}", "é{}漢", "\\\\{}"])
+def test_a_row_holds_nothing_that_some_reader_takes_for_a_line_end(end: str, around: str) -> None:
+    text = around.format(end)
+    line = encode_row(row_of(1, chat(text)))
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line)["output"]["text"] == text
+    encoded = msgspec.json.encode({text: text})
+    label = Label(key=bytes.fromhex(key_of(1)), id=text, prompt_id=text, index=1, vars=encoded)
+    for changed in (relabelled(line, label), shared_copy(line, label, owner=text)):
+        assert len(changed.decode().splitlines()) == 1
+        assert json.loads(changed)["vars"] == {text: text}

@@ -1,0 +1,149 @@
+"""What a run will need of its disk and of the system, tried before the first payment.
+
+An answer that finds no place is paid for and lost, so every place is opened and written once while nothing has been
+sent: the result files, `images/`, the folders of `output.each`, with a name as long as the longest that can come. The
+same for open files: the limit is raised as far as the system allows, and what is left of it bounds the requests in
+flight. Refuses, as StoreBrokenError, with the file and what to do.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.job import Job
+from batchrunner.core.naming import STEM_LIMIT_BYTES
+from batchrunner.stores.artifacts import safe_path
+from batchrunner.stores.atomic import TEMPORARY, write_all
+from batchrunner.stores.files import PRIVATE_FILE, SHARED_FOLDER, InspectedFiles, syncs_folder
+from batchrunner.stores.results import FAILURES, RESULTS
+
+IMAGES = "images"
+_TRIED_BYTES = 4096
+_LONGEST_ENDING = 24
+_KEPT_FREE = 48
+"""Descriptors for files, threads, name look-ups, polls and whatever else is no request."""
+_TO_DO = {
+    errno.ENOSPC: "make room on this disk",
+    errno.EDQUOT: "make room: the quota of this disk is used up",
+    errno.EROFS: "this disk is mounted read-only: choose another directory with --out",
+    errno.EACCES: "give yourself the right to write there, or choose another directory with --out",
+    errno.EPERM: "give yourself the right to write there, or choose another directory with --out",
+    errno.ENAMETOOLONG: "choose a shorter path with --out",
+    errno.ELOOP: "it is a link: put the real file in its place, or let output.dir itself lead to the other disk",
+    errno.ENOTDIR: "put a real folder in its place, or let output.dir itself lead to the other disk",
+    errno.EISDIR: "move the folder of this name away",
+}
+
+
+def try_disk(folder: Path, job: Job, *, files: InspectedFiles) -> tuple[str, ...]:
+    """Open and write whatever the run will write; what a person should know of this disk. Blocks.
+
+    Raises:
+        StoreBrokenError: a place cannot be written.
+    """
+    for name in (RESULTS, FAILURES):
+        _try_file(files, folder / name)
+    places = [folder, *_answer_folders(folder, job)]
+    if job.kind == "image" or files.exists(folder / IMAGES):
+        places.append(folder / IMAGES)
+    for place in places:
+        _try_folder(files, folder, place)
+    return () if syncs_folder(folder) else (_UNSYNCED.format(folder=folder),)
+
+
+_UNSYNCED = (
+    "{folder}: this disk cannot sync a folder (network and shared folders often cannot): after a power cut the names "
+    "of its newest files may be gone, and the last items of a run be paid for again; a killed process loses nothing"
+)
+
+
+def places_for_requests(job: Job, *, lanes: int) -> int:
+    """Raise the limit of open files as far as it goes; how many requests each lane may then have in flight.
+
+    Raises:
+        StoreBrokenError: not even one.
+    """
+    limit = _raised_limit()
+    if limit is None:
+        return sys.maxsize
+    each = 2 if job.kind == "image" else 1  # a picture is fetched while the lane's next request is under way
+    places = (limit - _open_now() - _KEPT_FREE) // (each * max(1, lanes))
+    if places < 1:
+        raise StoreBrokenError(
+            f"at most {limit} files may be open at a time, too few for one request on each of {lanes} lanes; nothing "
+            "was sent. Raise the limit with `ulimit -n 1024`, then run the same command again"
+        )
+    return places
+
+
+def _raised_limit() -> int | None:
+    """The system's limit of open files, raised; None where there is none."""
+    try:
+        import resource  # noqa: PLC0415 - it is not there on every system
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _open_now() -> int:
+    for listed in ("/proc/self/fd", "/dev/fd"):
+        with suppress(OSError):
+            return len(os.listdir(listed))  # noqa: PTH208 - numbers are wanted, not paths
+    return 16
+
+
+def _answer_folders(folder: Path, job: Job) -> Iterator[Path]:
+    """The folders of `output.each` that are the same for all items."""
+    written, template, _ = (job.output.each or "").partition("{")
+    steps = PurePosixPath(written.replace("\\", "/") + ("x" if template or not written else "")).parts[:-1]
+    if job.output.each and steps:
+        here = folder
+        for step in PurePosixPath(safe_path("/".join((*steps, "x")))).parts[:-1]:
+            here /= step
+            yield here
+
+
+def _try_file(files: InspectedFiles, path: Path) -> None:
+    """A file that is there can be appended to."""
+    if not files.exists(path):
+        return
+    try:
+        found = files.look(path)
+        if found is not None and found.kind == "folder":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        files.close(files.open_append(path, PRIVATE_FILE))
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _try_folder(files: InspectedFiles, root: Path, place: Path) -> None:
+    """A folder that is there, or can be made, takes a new file with a long name and its bytes."""
+    try:
+        if place != root:
+            files.make_folder(place, SHARED_FOLDER)
+        digits = STEM_LIMIT_BYTES + _LONGEST_ENDING - len(TEMPORARY) - len(f".{os.getpid()}-")
+        path = place / f".{os.getpid()}-{'0' * digits}{TEMPORARY}"  # a left-over by its name, should this be killed
+        descriptor = files.open_new(path, PRIVATE_FILE)
+        try:
+            write_all(files, descriptor, bytes(_TRIED_BYTES))
+            files.fsync(descriptor)
+        finally:
+            files.close(descriptor)
+            files.unlink(path)
+    except OSError as error:
+        raise _refused(place, error) from error
+
+
+def _refused(path: Path, error: OSError) -> StoreBrokenError:
+    what = _TO_DO.get(error.errno or 0, "mend the disk, or choose another directory with --out")
+    said = error.strerror or str(error)
+    return StoreBrokenError(f"{path}: {said}; results could not be kept there, so nothing was sent. To go on: {what}")
