@@ -142,6 +142,9 @@ class Results(Protocol):
     async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Replaced:
         """The same for `failures.jsonl`: one row for each item that stands failed, none for any other."""
 
+    async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
+        """Whether `failures.jsonl` shows so many rows already, all of failed items and in their order."""
+
 
 class PictureStore(Protocol):
     """Checks, converts and keeps pictures."""

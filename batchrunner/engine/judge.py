@@ -47,7 +47,8 @@ _OUTAGES: Final = frozenset(
 _UNREACHED: Final = frozenset({ProblemKind.CONNECT, ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
 _HELD_IN_ROW: Final = 3
 """Replies in a row that nobody understands: each may be a picture that was paid for."""
-_QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
+QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
+"""What `on_quota` is about."""
 REASONS: Final[dict[ProblemKind, str]] = {
     ProblemKind.QUOTA_MODEL: "daily quota of the model",
     ProblemKind.QUOTA_ACCOUNT: "quota of the account",
@@ -149,7 +150,7 @@ class Judge:
     async def _park_quota(self, lane: Lane, problem: Problem) -> None:
         if lane.closed is not None or lane.stands_still:
             return  # one refusal parks it; the others that were in flight say nothing new
-        if problem.kind in _QUOTAS and self.job.on_quota == "stop":
+        if problem.kind in QUOTAS and self.job.on_quota == "stop":
             await self._park(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=_reason(problem), refused_account=False))
             return
@@ -174,7 +175,7 @@ class Judge:
         if wait_s is not None and wait_s > self.job.retry.max_wait_s:
             await self._park(lane, problem, until=self.clock.wall() + wait_s)
             return True
-        if not lane.probing and in_row < enough:
+        if in_row < enough and (not lane.probing or _probes_an_outage(lane)):
             return False
         since = lane.refused_since if problem.kind is ProblemKind.THROTTLE else None
         if since is not None and self.clock.monotonic() - since > _THROTTLE_IS_QUOTA_AFTER_S:
@@ -226,7 +227,7 @@ class Judge:
             tripped = True  # one page is enough: no item is to blame for it
         elif tripped and not queue.answers and problem.status in _FAULT_OF_REQUESTS and lane.probes >= _SETUP_PROBES:
             outage = False  # the same words for every request, and nothing ever came through: they mean the job
-        if not tripped and not (lane.probing and outage):
+        if not tripped and not (outage and _probes_an_outage(lane)):
             return False
         if outage:
             first_s = _OUTAGE_FIRST_S
@@ -245,6 +246,14 @@ class Judge:
         lane.park_until(kind=problem.kind.value, reason=_reason(problem), until=until, by_task=problem.of_task)
         assert lane.park is not None, "it was parked just now"
         await self.book.parked(lane.account, lane.model, lane.park)
+
+
+def _probes_an_outage(lane: Lane) -> bool:
+    """Whether the send under way asks if an outage is over: a fault says no, and a refusal that the server is back.
+
+    A fault at a probe after a refusal is one item's trouble, as it is in any other send.
+    """
+    return lane.probing and lane.park is not None and lane.park.kind in _OUTAGES
 
 
 def _enough(lane: Lane, *, hinted: bool) -> int:

@@ -10,7 +10,7 @@ from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.night import OffsetAt
-from batchrunner.core.plan import HELD, Survey, Totals
+from batchrunner.core.plan import HELD, Survey, Totals, count_items
 from batchrunner.core.ports import Ports
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState, Standing
@@ -18,7 +18,7 @@ from batchrunner.core.status import LaneStatus, Status
 from batchrunner.core.tuning import CEILING
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.ending import Ending
-from batchrunner.engine.judge import Judge
+from batchrunner.engine.judge import QUOTAS, Judge
 from batchrunner.engine.lane_settings import Closed, LaneSettings
 from batchrunner.engine.lanes import Lane, LaneSet
 from batchrunner.engine.night import Night
@@ -28,7 +28,7 @@ from batchrunner.engine.record import Book
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.resumption import closed_queue, elsewhere, orphan, requeue, same_server
 from batchrunner.engine.shutdown import Shutdown, first_of
-from batchrunner.engine.snapshot import lane_status, status_of
+from batchrunner.engine.snapshot import lane_status, shown_time, status_of
 from batchrunner.engine.survey import lane_concurrency
 from batchrunner.engine.tasks import TaskFollower
 from batchrunner.engine.work_queue import Work, WorkQueue
@@ -197,20 +197,30 @@ class Runner:
             follower.drain()
 
     async def settle(self) -> None:
-        """Bring the result files in line with the present job: labels, shared rows, vanished items, failures."""
+        """Bring the result files in line with the present job: labels, shared rows, vanished items, failures.
+
+        Reads the whole source, whatever part of it the run was for, and only if something must change. Failures come
+        first: once `rewritten` is in the ledger, no later run has a reason to look at their labels again.
+        """
         moved = bool(self.state.labels - {self.found.labels}) or self._orphans_ended
+        if moved or not await self._failures_are_settled():
+            await self._settle_failures()
         shares = bool(self.found.shared) and self.state.unsettled
         if moved or shares:
             replaced = await self.ports.results.rewrite(
                 self.ports.items.stream(), is_done=lambda key: self.state.standing(key) is Standing.DONE
             )
             await self.book.rewritten(length=replaced.length, labels=self.found.labels)
-        await self._settle_failures()
+
+    async def _failures_are_settled(self) -> bool:
+        failed = count_items(self.state, self.totals, now=self.ports.clock.wall()).failed
+        return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
     async def _settle_failures(self) -> None:
-        await self.ports.results.settle_failures(
-            self.ports.items.stream(), is_failed=lambda key: self.state.standing(key) is Standing.FAILED
-        )
+        await self.ports.results.settle_failures(self.ports.items.stream(), is_failed=self._is_failed)
+
+    def _is_failed(self, key: bytes) -> bool:
+        return self.state.standing(key) is Standing.FAILED
 
     # -- taking up what was left
 
@@ -235,8 +245,16 @@ class Runner:
             lane = self.lanes.find(account, model)
             if lane is not None and park.until is not None and park.kind in _RESTORED_PARKS and park.until > now:
                 lane.restore_park(park)
+                if self.job.on_quota == "stop" and park.kind in QUOTAS:
+                    lane.close(
+                        Closed(kind=park.kind, reason=self._still_spent(park.reason, park.until), refused_account=False)
+                    )
             else:
                 await self.book.resumed(account, model)
+
+    def _still_spent(self, reason: str, until: float) -> str:
+        offset_s = PRESETS[self.job.provider.preset].day_offset_s
+        return f"{reason}; an earlier run was told so, nothing is sent before {shown_time(until, offset_s=offset_s)}"
 
     def _resume_tasks(self, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """Accepted tasks first: they are paid for. Those of items that the job has no more are followed, too."""

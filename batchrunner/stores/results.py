@@ -3,6 +3,7 @@
 Refuses: adding before `recover` was asked, gluing a row to a torn end, rows that are not on the disk.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from batchrunner.stores.lines import read_lines
 from batchrunner.stores.mending import take_out_unreadable
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
 from batchrunner.stores.row_index import RowIndex, index_rows
-from batchrunner.stores.rows import RowFacts, crc_of, encode_row, facts_of
+from batchrunner.stores.rows import RowFacts, crc_of, encode_row, facts_of, key_and_index_of
 from batchrunner.stores.unreadable import UNREADABLE
 
 RESULTS = "results.jsonl"
@@ -166,6 +167,25 @@ class ResultsFile:
             outlives=is_failed,
         )
         return await in_order(rewriting, items, claims=is_failed)
+
+    async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
+        """Whether `failures.jsonl` shows so many rows already, all of failed items and in their order.
+
+        `settle_failures`, which reads all items of the job, has nothing to do then unless their labels changed.
+        """
+        return await asyncio.to_thread(self._failures_are_settled, count, is_failed)
+
+    def _failures_are_settled(self, count: int, is_failed: Callable[[bytes], bool]) -> bool:
+        path, rows, last_index = self._folder / FAILURES, 0, 0
+        try:
+            for line in read_lines(self._files, path):
+                found = key_and_index_of(line.text) if line.whole else None
+                if found is None or found[1] <= last_index or not is_failed(found[0]):
+                    return False
+                rows, last_index = rows + 1, found[1]
+        except OSError as error:
+            raise broken(path, error) from error
+        return rows == count
 
     async def close(self) -> None:
         """Sync what is in line and close both files. Raises StoreBrokenError."""

@@ -57,11 +57,17 @@ class _Name(msgspec.Struct, gc=False):
     shared_with: str | None = None
 
 
+class _Place(msgspec.Struct, gc=False):
+    key: str
+    index: int
+
+
 class _Id(msgspec.Struct):
     id: str
 
 
 _decode_id = msgspec.json.Decoder(_Id).decode
+_decode_place = msgspec.json.Decoder(_Place).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
 
@@ -134,6 +140,15 @@ def name_and_id_of(text: bytes) -> tuple[bytes, str] | None:
     try:
         return None if name is None else (name[0], id_of(text))
     except UNREADABLE:
+        return None
+
+
+def key_and_index_of(text: bytes) -> tuple[bytes, int] | None:
+    """The 16 bytes of a row's key and its item's index; None if the line is no row."""
+    try:
+        row = _decode_place(text)
+        return bytes.fromhex(row.key), row.index
+    except (msgspec.DecodeError, ValueError):
         return None
 
 

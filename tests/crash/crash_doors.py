@@ -65,6 +65,9 @@ class WatchedResults:
     async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Replaced:
         return await self.inner.settle_failures(items, is_failed=is_failed)
 
+    async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
+        return await self.inner.failures_are_settled(count=count, is_failed=is_failed)
+
 
 @dataclass
 class Doors:

@@ -1,30 +1,14 @@
 """One live work item for a key, whatever comes back and however slowly the source is read; nobody waits for ever."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engine_house import House, World, chat, image
+from engine_timetable import Timetable
 
 from batchrunner.core.errors import ExitStatus, LifecycleError
 from batchrunner.core.events import Accepted, Intent, Requeued
 from batchrunner.core.state import LedgerState, Standing
-from batchrunner.simulator.scenarios import parse_scenarios
-from batchrunner.simulator.script import Call, Script
-
-
-class Timetable(World):
-    """A provider that behaves by the hour: `scenario_at(seconds since the first call)`."""
-
-    def __init__(self, scenario_at: Callable[[float], str], **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]  # the world's own settings
-        self._scenario_at = scenario_at
-        self._first_at: float | None = None
-
-    def answer(self, call: Call, now: float) -> Script:
-        self._first_at = now if self._first_at is None else self._first_at
-        self._scenario = parse_scenarios(self._scenario_at(now - self._first_at))
-        return super().answer(call, now)
 
 
 def failing_tasks_then(refusal: str, *, until_s: float = 5000.0) -> Timetable:
@@ -32,10 +16,12 @@ def failing_tasks_then(refusal: str, *, until_s: float = 5000.0) -> Timetable:
     return Timetable(lambda s: "img-slow:900+img-fail" if s < 900 else refusal if s < until_s else "ok")
 
 
-def with_tasks_left_behind(tmp_path: Path, world: World, job: str) -> House:
+def with_tasks_left_behind(
+    tmp_path: Path, world: World, job: str, *, item_s: float = 30.0, limit: int | None = None
+) -> House:
     """An hour after a run that did not wait for its tasks."""
-    house = House(tmp_path, world, item_s=lambda _: 30.0)
-    assert house.run(job).exit_status is ExitStatus.PAUSED
+    house = House(tmp_path, world, item_s=lambda _: item_s)
+    assert house.run(job, limit=limit).exit_status is ExitStatus.PAUSED
     house.began += 3600.0
     return house
 
@@ -109,3 +95,15 @@ def test_an_intent_of_an_accepted_item_raises() -> None:
     state.apply(Accepted(i="x", k="0" * 32, n=1, a=0, task="t", model="m", account=""), at=0.0)
     with pytest.raises(LifecycleError, match="accepted"):
         state.check(intent(2))
+
+
+# -- nobody waits for ever, and nobody waits for the source with a slot in hand
+
+
+def test_an_item_that_is_returned_while_the_rest_of_the_source_is_passed_over_is_sent(tmp_path: Path) -> None:
+    """It is returned between a look for work and the wait for it. The source holds nothing else that is wanted."""
+    job = image(*(str(number) for number in range(40)), more=IMPATIENT + "breaker: 1")
+    house = with_tasks_left_behind(tmp_path, failing_tasks_then("quota-model:0"), job, item_s=1.0, limit=1)
+    report = house.run(job, limit=1)
+    assert (report.status.items.done, report.status.items.pending) == (1, 39)
+    assert house.stats.tasks == 2

@@ -1,0 +1,216 @@
+"""Who waits for what: slots, sources, parks. Nobody keeps from others what they need, and nobody waits for ever."""
+
+from pathlib import Path
+
+import pytest
+from engine_house import Faults, House, World, chat
+from engine_timetable import Timetable
+
+from batchrunner.core.errors import ExitStatus
+from batchrunner.engine.condition import Condition
+from batchrunner.engine.work_queue import READ_AHEAD
+from batchrunner.simulator.virtual_time import StandstillError
+
+TEN = tuple(f"question {number}" for number in range(10))
+HUNDRED = tuple(f"question {number}" for number in range(100))
+
+
+def test_a_run_in_which_nothing_can_happen_any_more_is_noticed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog of every test in virtual time: a lost wake-up fails instead of hanging."""
+    monkeypatch.setattr(Condition, "notify", lambda _: None)
+    with pytest.raises(StandstillError):
+        house.run(chat("one"))
+
+
+def test_a_retry_goes_on_while_the_source_is_slow(tmp_path: Path) -> None:
+    """One slot, an item that failed once and waits for it, and a source that gives nothing for ten minutes."""
+    house = House(tmp_path, item_s=lambda index: 600.0 if index == 2 else 0.0)
+    assert house.run(chat("one", "two", model="sim/chat#5xx:1", more="limits: {concurrency: 1}")).exit_status == 0
+    first, second = house.events("done")
+    assert first["t"] - house.events("intent")[0]["t"] < 10.0
+    assert second["t"] - first["t"] > 500.0
+
+
+def test_a_returned_item_goes_on_while_the_source_is_slow(tmp_path: Path) -> None:
+    """As above, with an item that came back because its lane was parked."""
+    world = Timetable(lambda s: "throttle" if s < 1.0 else "ok")
+    house = House(tmp_path, world, item_s=lambda index: 3600.0 if index == 2 else 0.0)
+    assert house.run(chat("one", "two", more="limits: {concurrency: 1}")).exit_status == 0
+    first, second = house.events("done")
+    assert first["t"] - house.events("intent")[0]["t"] < 60.0
+    assert second["t"] - first["t"] > 3500.0
+
+
+def test_a_parked_lane_reads_no_more_than_a_few_items_ahead(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    prompts = tuple(f"question {number}" for number in range(500))
+    house.run(chat(*prompts, model="sim/chat#quota-model:0", more="on_quota: stop\nlimits: {concurrency: 4}"))
+    assert house.source is not None
+    assert house.source.read <= len(prompts) + READ_AHEAD + 8
+
+
+def test_an_account_that_is_refused_ends_the_run_while_the_source_is_slow(tmp_path: Path) -> None:
+    house = House(tmp_path, item_s=lambda index: 86_400.0 if index == 2 else 0.0)
+    began = house.began + 86_400.0  # the survey reads everything first
+    assert house.run(chat("one", "two", model="sim/chat#auth-bad")).exit_status is ExitStatus.REFUSED
+    assert house.began - began < 600.0
+
+
+def test_a_run_that_is_asked_to_end_does_so_while_the_source_is_slow(tmp_path: Path) -> None:
+    house = House(tmp_path, item_s=lambda index: 86_400.0 if index == 2 else 0.0)
+    began = house.began + 86_400.0
+    report = house.run(chat("one", "two", more="deadline: 2h"))
+    assert report.exit_status is ExitStatus.PAUSED
+    assert report.status.items.done == 1
+    assert house.began - began < 3 * 3600.0
+
+
+# -- a slot that was granted before a park
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        "limits: {concurrency: 8, tokens_per_minute: 20}",
+        "limits: {concurrency: 8, tokens_per_minute: 20, requests_per_minute: 60}",
+    ],
+)
+@pytest.mark.parametrize("scenario", ["quota-model:1", "quota-account:1", "retry-after-huge", "auth-bad"])
+def test_a_slot_that_was_granted_before_a_park_is_not_used_after_it(house: House, scenario: str, limits: str) -> None:
+    """They wait for tokens with a slot in hand; the lane parks meanwhile."""
+    house.run(chat(*TEN, model=f"sim/chat#{scenario}", more=f"on_quota: stop\n{limits}\ndeadline: 1h"))
+    parked = next(event["t"] for event in house.events("parked"))
+    assert [event for event in house.events("intent") if parked < event["t"] < parked + 3500] == []
+
+
+def test_a_slot_that_is_given_back_unused_costs_no_request_of_the_day(tmp_path: Path) -> None:
+    """Two lanes wait for one item: one of them is faster."""
+    house = House(tmp_path, item_s=lambda _: 60.0)
+    assert house.run(chat("one", "two", more="limits: {requests_per_day: 2}")).exit_status is ExitStatus.DONE
+    assert house.events("done")[-1]["t"] - house.events("intent")[0]["t"] < 3600.0
+
+
+# -- how often the source is read
+
+
+def test_a_limit_ends_the_stream_behind_its_last_item(house: House) -> None:
+    report = house.run(chat(*HUNDRED), limit=3)
+    assert house.source is not None
+    assert (report.status.items.done, report.status.items.pending, report.status.items.total) == (3, 97, 100)
+    assert house.source.read == 103, "the survey reads all of it, the lanes three items"
+
+
+def test_a_limit_waits_for_nothing_behind_its_last_item(tmp_path: Path) -> None:
+    house = House(tmp_path, item_s=lambda index: 86_400.0 if index == 2 else 0.0)
+    began = house.began + 86_400.0
+    assert house.run(chat("one", "two"), limit=1).exit_status is ExitStatus.DONE
+    assert house.began - began < 60.0
+
+
+@pytest.mark.parametrize("more", ["", "replicas: 2", "on_ambiguous: hold"])
+def test_a_resumption_with_nothing_to_do_reads_the_source_once(house: House, more: str) -> None:
+    job = chat("one", "same", "same", "bad", model="sim/chat", more=more)
+    house.world = World(faults=Faults())
+    assert house.run(job).exit_status is ExitStatus.DONE
+    for options in ({}, {"limit": 2}, {"retry_failed": True}, {"resend_held": True}):
+        assert house.run(job, **options).exit_status is ExitStatus.DONE
+        assert house.source is not None
+        assert (house.source.passes, house.source.read) == (1, 4 * (2 if "replicas" in more else 1))
+
+
+def test_a_resumption_with_failures_and_nothing_to_do_reads_the_source_once(house: House) -> None:
+    job = chat(*TEN, "same", "same", model="sim/chat#5xx:9", more="retry: {attempts: 1}\nbreaker: 1000")
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    before = house.rows("failures.jsonl")
+    assert len(before) == 12
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    assert house.source is not None
+    assert house.source.passes == 1
+    assert house.rows("failures.jsonl") == before
+
+
+def test_failures_that_an_interrupted_run_left_unsettled_are_settled(house: House) -> None:
+    job = chat(*TEN, model="sim/chat#5xx:9", more="retry: {attempts: 1}\nbreaker: 1000")
+    house.run(job)
+    path = house.out / "failures.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[::-1], lines[3]]), "utf-8")
+    house.run(job)
+    assert path.read_text("utf-8") == "".join(lines)
+
+
+def test_a_part_of_a_job_leaves_the_rows_outside_of_it_where_they_are(house: House) -> None:
+    job = chat("one", "two", "three", "same", "same", "six")
+    assert house.run(job).exit_status is ExitStatus.DONE
+    longer = chat("zero", "one", "two", "three", "same", "same", "six")
+    report = house.run(longer, limit=1)
+    assert report.exit_status is ExitStatus.DONE
+    assert [row["index"] for row in house.rows()] == [1, 2, 3, 4, 5, 6, 7]
+    assert house.rows("superseded.jsonl") == []
+    assert report.status.items.done == report.status.items.total == 7
+
+
+def test_a_part_of_a_job_gives_failed_items_outside_of_it_no_new_attempts(house: House) -> None:
+    job = chat("one", "two", model="sim/chat#5xx:2", more="retry: {attempts: 2}\nbreaker: 1000")
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    report = house.run(job, limit=1, retry_failed=True)
+    assert (report.status.items.done, report.status.items.failed) == (1, 1)
+    assert [row["index"] for row in house.rows("failures.jsonl")] == [2]
+
+
+# -- parks
+
+
+@pytest.mark.parametrize("scenario", ["quota-model:1", "quota-account:1"])
+def test_a_quota_that_an_earlier_run_met_stops_this_one_at_once_if_the_job_says_stop(
+    house: House, scenario: str
+) -> None:
+    job = chat(*TEN, model=f"sim/chat#{scenario}", more="limits: {concurrency: 1}\ndeadline: 1h")
+    assert house.run(job).exit_status is ExitStatus.PAUSED
+    sends, began = house.stats.sends, house.began
+    report = house.run(job.replace("deadline: 1h", "on_quota: stop"))
+    assert report.exit_status is ExitStatus.PAUSED
+    assert "an earlier run was told so" in (report.status.message or "")
+    assert (house.stats.sends, house.began - began < 10.0) == (sends, True)
+
+
+def test_a_quota_that_an_earlier_run_met_matters_to_nobody_who_has_nothing_to_send(house: House) -> None:
+    job = chat(*TEN, model="sim/chat#quota-model:1", more="limits: {concurrency: 1}\ndeadline: 1h")
+    house.run(job)
+    report = house.run(chat(TEN[0], model="sim/chat#quota-model:1", more="on_quota: stop"))
+    assert (report.exit_status, report.status.message) == (ExitStatus.DONE, None)
+
+
+def once_after(first: str, until_s: float, then: str) -> Timetable:
+    """`first` for so many seconds, then `then` for a single call, then all is well."""
+    late: list[float] = []
+
+    def scenario(seconds: float) -> str:
+        if seconds < until_s:
+            return first
+        late.append(seconds)
+        return then if len(late) == 1 else "ok"
+
+    return Timetable(scenario)
+
+
+@pytest.mark.parametrize("fault", ["5xx", "reset-before-headers", "shell200", "cut-mid-stream"])
+@pytest.mark.parametrize("refusal", ["throttle", "retry-after:60", "quota-model:0"])
+def test_a_single_fault_at_a_probe_after_a_refusal_is_a_retry_of_its_item(
+    tmp_path: Path, refusal: str, fault: str
+) -> None:
+    """Whatever the lane was parked for but an outage: the server is there."""
+    house = House(tmp_path, once_after(refusal, 60.0, fault))
+    assert house.run(chat(*TEN, more="limits: {concurrency: 1}")).exit_status is ExitStatus.DONE
+    assert {event["kind"] for event in house.events("parked")} <= {"throttle", "quota_model"}
+    assert len(house.events("retry")) == 1
+
+
+@pytest.mark.parametrize("refusal", ["throttle", "empty429"])
+def test_a_single_refusal_at_a_probe_after_an_outage_shows_that_the_server_is_back(
+    tmp_path: Path, refusal: str
+) -> None:
+    house = House(tmp_path, once_after("reset-before-headers", 300.0, refusal))
+    assert house.run(chat(*TEN, more="limits: {concurrency: 4}\nbreaker: 2")).exit_status is ExitStatus.DONE
+    assert {event["kind"] for event in house.events("parked")} == {"reset"}
+    assert len(house.events("refused")) == 1
