@@ -57,6 +57,8 @@ Counted = Callable[[int], None]
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
 _WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 """Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
+_PROGRESS_ENDS_S: Final = 5.0
+"""How long a progress callback that was cancelled is waited for."""
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
 """The terminal went away; not every system has it."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -184,7 +186,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
         JobMistakesError: a source, or a key's variable that is not set.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
-    speak = options.get("say") or _to_stderr
+    speak = _harmless(options.get("say") or _to_stderr)
     clock = options.get("clock") or LoopClock()
     keys, missing = read_keys(job.provider.key_env, os.environ)
     if missing and not keys:
@@ -228,7 +230,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             say=speak,
             network=options.get("network"),
         )
-        async with _watched(runner, options):
+        async with _watched(runner, options, speak):
             exit_status, message = await _run_to_end(runner)
         status = with_end(
             replace(
@@ -238,9 +240,14 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             message=message if exit_status not in _WHOLE else None,
             next_command=going_on(runner.snapshot().items, options.get("command")),
         )
-        with suppress(StoreBrokenError):  # a full disk has told more than this already
+        try:
             remember_end(folder, status.message)
-    trouble = await notify(job, status)
+        except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
+            speak(f"the end of the run could not be kept for `status`: {error}")
+    try:
+        trouble = await notify(job, status)
+    except Exception as error:  # noqa: BLE001 - the run has ended: this changes nothing of it
+        trouble = f"notify: {error!r}"
     if trouble is not None:
         speak(trouble)
         status = replace(status, notes=(*status.notes, trouble))
@@ -331,11 +338,11 @@ def _lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def _watched(runner: Runner, options: RunOptions) -> AsyncIterator[None]:
+async def _watched(runner: Runner, options: RunOptions, speak: Callable[[str], None]) -> AsyncIterator[None]:
     """Progress and signals, for as long as the run goes."""
     loop = asyncio.get_running_loop()
     progress = options.get("progress")
-    showing = asyncio.ensure_future(progress(runner.snapshot)) if progress is not None else None
+    showing = asyncio.create_task(_shown(progress, runner, speak)) if progress is not None else None
     listening = options.get("signals", False)
     if listening:
         _listen(loop, runner.shutdown)
@@ -346,8 +353,31 @@ async def _watched(runner: Runner, options: RunOptions) -> AsyncIterator[None]:
             _stop_listening(loop, runner.shutdown)
         if showing is not None:
             showing.cancel()
-            with suppress(asyncio.CancelledError):
-                await showing
+            await asyncio.wait({showing}, timeout=_PROGRESS_ENDS_S)
+
+
+async def _shown(progress: Progress, runner: Runner, speak: Callable[[str], None]) -> None:
+    """The caller's progress; its failure is told, and the run goes on without it."""
+    try:
+        await progress(runner.snapshot)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
+        speak(f"the progress callback has ended by an error of its own: {error!r}")
+
+
+def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
+    """The caller's `say`; where it fails, what it was to say and all that follows goes to stderr."""
+    voices = [say]
+
+    def speak(text: str) -> None:
+        try:
+            voices[-1](text)
+        except Exception as error:  # noqa: BLE001 - a message must not cost an answer
+            if len(voices) == 1:
+                voices.append(_to_stderr)
+                _to_stderr(f"the `say` callback failed ({error!r}); messages go to stderr from now on")
+                _to_stderr(text)
+
+    return speak
 
 
 _LISTENERS: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Shutdown]] = WeakKeyDictionary()
@@ -404,4 +434,5 @@ async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - the default voice of the Python API
+    with suppress(OSError, ValueError):  # a terminal that went away
+        print(text, file=sys.stderr)  # noqa: T201 - the default voice of the Python API

@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
 from batchrunner.report.standing import LEDGER, replay
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
+from batchrunner.stores.error_log import ErrorLog
 from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.results import AdoptedRow, ResultsFile
@@ -44,6 +45,7 @@ from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
 from batchrunner.transport.masking import KeylessItems
 from batchrunner.transport.room import Room
+from batchrunner.transport.secrets import mask
 
 
 async def assemble(
@@ -93,7 +95,7 @@ async def assemble(
             downloads=downloads,
             ledger=ledger,
             results=results,
-            accounts=tuple(keys) or ("",),
+            keys=keys,
             folder=folder,
             files=files,
         ),
@@ -123,7 +125,7 @@ def _ports(
     downloads: Downloads,
     ledger: LedgerWriter,
     results: ResultsFile,
-    accounts: tuple[str, ...],
+    keys: dict[str, Secret],
     folder: Path,
     files: Files,
 ) -> Ports:
@@ -133,6 +135,9 @@ def _ports(
     stack.callback(artifacts.close)
     pictures = PictureFiles(artifacts)
     stack.callback(pictures.close)
+
+    def hide_keys(text: str) -> str:
+        return mask(text, keys.values())
 
     def remember(totals: Totals) -> None:
         remember_totals(folder, totals, files=files)
@@ -149,10 +154,15 @@ def _ports(
         results=results,
         pictures=pictures,
         each=AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None,
-        accounts=accounts,
+        accounts=tuple(keys) or ("",),
         remember=remember,
-        **({"hold": transport.hold} if isinstance(transport, Holding) else {}),
+        note_fault=ErrorLog(folder, mask=hide_keys, wall=clock.wall, files=files),
+        hold=transport.hold if isinstance(transport, Holding) else _hold_nothing,
     )
+
+
+def _hold_nothing(_: int) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 async def _network(

@@ -46,6 +46,8 @@ class ProblemKind(StrEnum):
     EMPTY_RESULT = "empty_result"
     DOWNLOAD_FAILED = "download_failed"
     BAD_PICTURE = "bad_picture"
+    INTERNAL = "internal"
+    """A fault of this program in the item's own work."""
 
 
 Adaptation = Literal["stream", "no_stream", "no_stream_options", "no_thinking_switch", "json_object"]

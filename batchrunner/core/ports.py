@@ -73,7 +73,8 @@ class Transport(Protocol):
         """Send, let the decoder read, and give what it makes of it. Network faults reach it as `Broken`.
 
         Raises:
-            asyncio.CancelledError: only.
+            asyncio.CancelledError: the connection is closed.
+            Exception: whatever the decoder raised.
         """
 
 
@@ -165,6 +166,20 @@ class AnswerFiles(Protocol):
         """The path below the run's directory."""
 
 
+class NoteFault(Protocol):
+    """Keeps an exception that nobody expected, for whoever mends the program."""
+
+    async def __call__(self, what: str, error: BaseException) -> str:
+        """Write the traceback where a person finds it; the value is the error in one line, without keys.
+
+        Never raises: `what` was under way, and others' work goes on.
+        """
+
+
+async def _unwritten(what: str, error: BaseException) -> str:
+    return f"{what}: {type(error).__name__}: {error}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything the engine drives, plugged together by `app`."""
@@ -183,5 +198,7 @@ class Ports:
     """Names of the keys' variables; a single empty string where no key is needed."""
     remember: Callable[[Totals], None]
     """Keeps the totals for `status`, which knows no job file."""
+    note_fault: NoteFault = _unwritten
+    """Keeps the traceback of a fault of this program in `errors.log`."""
     hold: Hold = lambda _: nullcontext()
     """Counts so many bytes until they are on the disk; the transport reads no more than fits beside them."""

@@ -74,6 +74,8 @@ RULES: Final[dict[ProblemKind, Rule]] = {
     K.ADAPTABLE: Rule(then=Then.ADAPT, first_wait_s=0.0, cap_s=0.0),
     K.MEDIA_FETCH: Rule(then=Then.RETRY, first_wait_s=10.0, tries=3),
     K.SCHEMA_MISS: Rule(then=Then.RETRY, first_wait_s=0.0, cap_s=0.0),
+    # about this program: the same step would fail again, and a second request would be paid for nothing
+    K.INTERNAL: Rule(then=Then.FAIL, ambiguous=True),
     # about an accepted task, once it has come to its own end: a new submit is a new attempt
     K.TASK_FAILED: Rule(then=Then.RETRY, first_wait_s=5.0),
     K.TASK_EXPIRED: Rule(then=Then.RETRY, ambiguous=True, first_wait_s=5.0),

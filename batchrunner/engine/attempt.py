@@ -28,6 +28,7 @@ from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import Ports
 from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.core.state import OpenTask
+from batchrunner.engine.faults import Faults
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.purse import Purse
@@ -54,6 +55,7 @@ class Attempts:
     ports: Ports
     book: Book
     judge: Judge
+    faults: Faults
     remote: Remote
     shutdown: Shutdown
     purse: Purse
@@ -71,6 +73,8 @@ class Attempts:
             await self._conclude(work, lane, queue, verdict)
         except SteppedOutError:
             queue.requeue(work)
+        except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
+            await self.faults.fail(work, lane, queue, error)
         finally:
             lane.left()
             queue.release(work)
@@ -95,6 +99,8 @@ class Attempts:
             await self._conclude(work, lane, queue, verdict)
         except SteppedOutError:
             queue.requeue(work)
+        except Exception as error:  # noqa: BLE001 - as above
+            await self.faults.fail(work, lane, queue, error)
         finally:
             lane.left()
             queue.release(work)
@@ -223,10 +229,12 @@ class Attempts:
         request = self.ports.dialect.encode(work.item, work.revision)
         if work.began is None:
             work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
+        decoder = self.ports.dialect.decoder(work.item)
         await self.book.intent(work, lane)
-        outcome = await self.ports.transport.exchange(
-            request, self.ports.dialect.decoder(work.item), account=lane.account
-        )
+        try:
+            outcome = await self.ports.transport.exchange(request, decoder, account=lane.account)
+        except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
+            return await self.faults.problem(work, error)
         if isinstance(outcome, Problem) and outcome.look_at == "provider.base_url":
             path = urlsplit(request.url).path
             return replace(outcome, message=f"{request.method} {path}: {outcome.message}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import (
     Accepted as AcceptedEvent,
 )
@@ -195,7 +194,7 @@ class Book:
         """A chat answer: its row, then `done`."""
         try:
             await shielded(self._done(work, chat_output(answer, path=path), usage=answer.usage, task_id=None))
-        except StoreBrokenError:
+        except Exception:
             self.last_resort(f"{work.item.id}: {answer.text}")
             raise
 

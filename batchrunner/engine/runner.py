@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from batchrunner.core.status import LaneStatus, Status
 from batchrunner.core.tuning import CEILING
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.ending import Ending
+from batchrunner.engine.faults import Faults
 from batchrunner.engine.judge import QUOTAS, Judge
 from batchrunner.engine.lane_settings import Closed, LaneSettings
 from batchrunner.engine.lanes import Lane, LaneSet
@@ -80,6 +81,8 @@ class Runner:
     last_words: dict[tuple[str, str], int] = field(default_factory=dict)
     """(why, what the server said last) -> items that this run leaves unfinished so."""
     _orphans_ended: bool = False
+    _forgetful: bool = False
+    """The totals could not be kept once: that was told."""
     _requeued: frozenset[str] = frozenset()
     """Models of which a person wanted failed or held items once more."""
 
@@ -121,12 +124,15 @@ class Runner:
                 await self.book.adopted(event)  # the first of several rows of a key
         await self._requeue()
         await self._take_over_parks()
-        self.ports.remember(self.totals)
+        await self._remember(self.totals)
         follower = self._follower()
         attempts = self._attempts(follower)
         if follower is not None:
             follower.key_refused = attempts.judge.polls_refused
-        beside = [asyncio.create_task(beside) for beside in (self._drain_when_asked(follower), self.night.watch())]
+        beside = [
+            asyncio.create_task(self._beside("the end of the run", self._drain_when_asked(follower))),
+            asyncio.create_task(self._beside("the deadline", self.night.watch())),
+        ]
         try:
             if not self._has_work() or await self.night.opened():
                 await self._work(attempts, follower)
@@ -135,10 +141,31 @@ class Runner:
         finally:
             for task in beside:
                 task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)  # their failures were told when they happened
         if not self.shutdown.requests:
             await self.settle()
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
-        self.ports.remember(replace(self.totals, windows=windows))
+        await self._remember(replace(self.totals, windows=windows))
+
+    async def _remember(self, totals: Totals) -> None:
+        """Totals for `status`: to fail in that is told, and no reason to stop."""
+        try:
+            await asyncio.to_thread(self.ports.remember, totals)
+        except Exception as error:  # noqa: BLE001 - as the docstring says
+            if not self._forgetful:
+                self.say(f"the totals could not be kept for `status`: {error}")
+            self._forgetful = True
+
+    async def _beside(self, what: str, watching: Coroutine[None, None, None]) -> None:
+        """A watch beside the work. Without it the run would not end as it should, so its failure pauses the run."""
+        try:
+            await watching
+        except Exception as error:  # noqa: BLE001 - nobody awaits it before the end, and answers are under way
+            line = await self.ports.note_fault(f"watching for {what}", error)
+            reason = f"an internal error in watching for {what}; please report it with errors.log: {line}"
+            self.say(reason)
+            self.shutdown.pause(reason)
+            self.lanes.drain()
 
     async def _work(self, attempts: Attempts, follower: TaskFollower | None) -> None:
         async with asyncio.TaskGroup() as supplying:
@@ -388,11 +415,13 @@ class Runner:
             shanghai=preset.day_offset_s != 0.0,
             say=self.say,
         )
+        faults = Faults(book=self.book, judge=judge, note=self.ports.note_fault, left_open=self._note_left_open)
         return Attempts(
             job=self.job,
             ports=self.ports,
             book=self.book,
             judge=judge,
+            faults=faults,
             remote=remote,
             shutdown=self.shutdown,
             purse=self.purse,

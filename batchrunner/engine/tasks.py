@@ -178,6 +178,13 @@ class TaskFollower:
         return lambda: self._sequence != sequence
 
     async def _poll(self, followed: _Followed) -> None:
+        try:
+            await self._ask(followed)
+        except Exception as error:  # noqa: BLE001 - a fault of ours in one task's poll: its own item hears of it
+            if not followed.end.done():
+                followed.end.set_exception(error)
+
+    async def _ask(self, followed: _Followed) -> None:
         followed.polls += 1
         self.polls += 1
         age_s = self._age_s(followed)

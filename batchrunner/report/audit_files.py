@@ -16,6 +16,7 @@ from batchrunner.report.audit_findings import Sheet
 from batchrunner.report.audit_ledger import Named, path_mark
 from batchrunner.report.standing import LEDGER
 from batchrunner.stores.atomic import is_left_over
+from batchrunner.stores.error_log import ERROR_LOG
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.ledger_line import SEGMENT_NAME
 from batchrunner.stores.lock import LOCK
@@ -25,10 +26,22 @@ from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSE
 from batchrunner.stores.run_file import RUN_FILE
 
 OWN: Final = frozenset(
-    {RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN, "report.html"}
+    {
+        RUN_FILE,
+        LOCK,
+        LOCK_FILE,
+        RESULTS,
+        FAILURES,
+        SUPERSEDED,
+        SUPERSEDED_FAILURES,
+        TORN,
+        FAILURES_TORN,
+        ERROR_LOG,
+        "report.html",
+    }
 )
 """Files that this program puts at the top of a run's directory."""
-PRIVATE: Final = (RUN_FILE, LOCK, LEDGER)
+PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
 _OTHERS: Final = 0o077
 _AT_ONCE: Final = 4
 """Pictures per thread that may wait for their turn."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from batchrunner.core.budget import BudgetLine, figure
+from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
@@ -115,6 +116,7 @@ def _body(status: Status) -> Iterator[tuple[str, str]]:
         yield "budget", budget_line(line)
     yield from _places(status)
     yield from _failures(status.failures)
+    yield from _internal(status)
     yield from _groups("held", status.held)
     if status.waiting is not None:
         yield "waits", wait_line(status.waiting)
@@ -157,6 +159,14 @@ def _groups(label: str, groups: tuple[FailureGroup, ...]) -> Iterator[tuple[str,
         yield label, f"{group.count:,} × {printable(group.kind)}{message} ({example})"
     if rest := ordered[_MOST_GROUPS:]:
         yield label, f"{sum(group.count for group in rest):,} for {count(len(rest), 'other cause')}"
+
+
+def _internal(status: Status) -> Iterator[tuple[str, str]]:
+    """Faults of this program: where their tracebacks are, and what to do with them."""
+    failed = sum(group.count for group in status.failures if group.kind == ProblemKind.INTERNAL)
+    if failed and status.dir is not None:
+        log = printable(str(PurePath(status.dir) / "errors.log"))
+        yield "report", f"{count(failed, 'item')} failed by an error in batchrunner itself: please report it with {log}"
 
 
 def _waits(lanes: tuple[LaneStatus, ...]) -> Iterator[tuple[str, str]]:

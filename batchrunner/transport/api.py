@@ -8,7 +8,7 @@ Source: PROTOCOL 2.2 and 2.6, RELIABILITY section 5 (threats 1, 2, 4, 14, 16).
 import asyncio
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, TypeVar
@@ -21,7 +21,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
-from batchrunner.transport.coding import ACCEPTED, CodingError, unpacker
+from batchrunner.transport.coding import ACCEPTED, CodingError, Unpacker, unpacker
 from batchrunner.transport.faults import explain, explain_late
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
@@ -50,7 +50,8 @@ _LINGER_BYTES = 64 * 1024
 # Above this aiohttp warns of a body in one piece; as a file it goes in steps.
 _BODY_IN_ONE_PIECE_BYTES = 1 << 20
 _WHOLE = Whole()
-# What reading a reply can raise. Anything else is a fault of ours and stays an exception.
+# What the network can raise while a reply is read; uvloop says RuntimeError of a connection that is gone. Only the
+# reading itself is guarded: what a decoder raises is a fault of this program, and no reason to send again.
 _OUTSIDE = (aiohttp.ClientError, OSError, RuntimeError, CodingError)
 
 Cause: TypeAlias = Literal["connect", "timeout", "reset", "too_large"]
@@ -128,7 +129,8 @@ class ApiTransport:
         connection does afterwards.
 
         Raises:
-            asyncio.CancelledError: only; the connection is closed.
+            asyncio.CancelledError: the connection is closed.
+            Exception: whatever the decoder raised; it may have been sent.
         """
         session = self._session
         headers = self._headers.get(account)
@@ -178,36 +180,63 @@ class ApiTransport:
             if not response.closed:
                 response.close()
 
+    def _unpacker(self, response: aiohttp.ClientResponse, watch: Watch) -> Unpacker | Broken | None:
+        if (response.content_length or 0) > self._cap_bytes:
+            return self._too_large(watch)
+        try:
+            return unpacker(response.headers.get("Content-Encoding"))
+        except CodingError as error:
+            return self._fault(error, watch)
+
+    async def _read(self, content: aiohttp.StreamReader, watch: Watch) -> bytes | Broken:
+        try:
+            return await content.readany()
+        except _OUTSIDE as error:
+            return self._fault(error, watch)
+
+    def _plain(self, undo: Unpacker | None, coded: bytes, watch: Watch) -> Iterator[bytes | Broken]:
+        """Without its content coding; what whoever takes the pieces raises does not come here."""
+        if undo is None:
+            yield coded
+            return
+        try:
+            yield from undo.feed(coded)
+        except CodingError as error:
+            yield self._fault(error, watch)
+
     async def _pour(self, response: aiohttp.ClientResponse, decoder: Decoder[T], watch: Watch, share: Share) -> Ending:
         """Feed the body to the decoder, within the caps, until it or the reply is at an end."""
         content, cap_bytes = response.content, self._cap_bytes
         wire_bytes = plain_bytes = 0
-        try:
-            undo = unpacker(response.headers.get("Content-Encoding"))
-            if (response.content_length or 0) > cap_bytes:
+        undo = self._unpacker(response, watch)
+        if isinstance(undo, Broken):
+            return undo
+        while not content.at_eof():
+            coded = await self._read(content, watch)
+            if isinstance(coded, Broken):
+                return coded
+            wire_bytes += len(coded)
+            watch.piece_came(len(coded), line=b"\n" in coded)
+            if wire_bytes > cap_bytes:
                 return self._too_large(watch)
-            while not content.at_eof():
-                coded = await content.readany()
-                wire_bytes += len(coded)
-                watch.piece_came(len(coded), line=b"\n" in coded)
-                if wire_bytes > cap_bytes:
+            for plain in self._plain(undo, coded, watch):
+                if isinstance(plain, Broken):
+                    return plain
+                plain_bytes += len(plain)
+                if plain_bytes > cap_bytes:
                     return self._too_large(watch)
-                for plain in undo.feed(coded) if undo is not None else (coded,):
-                    plain_bytes += len(plain)
-                    if plain_bytes > cap_bytes:
-                        return self._too_large(watch)
-                    await share.take(len(plain), waiting=watch.excuse)
-                    if plain and decoder.feed(plain):
-                        watch.rest()
-                        await _linger(content)
-                        return _WHOLE
-        except _OUTSIDE as error:
-            return self._fault(error, watch)
+                await share.take(len(plain), waiting=watch.excuse)
+                if plain and decoder.feed(plain):
+                    watch.rest()
+                    await _linger(content)
+                    return _WHOLE
         if undo is not None and wire_bytes and not undo.is_complete():
             return self._broken("reset", f"the reply of {self._where} ends in the middle of its coding", watch)
         return _WHOLE
 
     def _fault(self, error: Exception, watch: Watch) -> Broken:
+        if isinstance(error, RecursionError | NotImplementedError):  # RuntimeErrors that no connection raises
+            raise error
         return self._broken("reset" if watch.sent else "connect", explain(error, self._where), watch)
 
     def _too_large(self, watch: Watch) -> Broken:

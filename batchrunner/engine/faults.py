@@ -1,0 +1,61 @@
+"""Faults of this program in one item's work: the item fails as `internal`, the traceback is kept, the others go on.
+
+The same step would fail again, so nothing is sent a second time. What the item has cost is told as far as it is known:
+a request that had left counts as an attempt, and may have been paid for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.ports import NoteFault
+from batchrunner.core.state import Standing
+from batchrunner.engine.judge import Judge
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.record import Book
+from batchrunner.engine.work_queue import Work, WorkQueue
+
+_ENDED: Final = frozenset({Standing.DONE, Standing.FAILED})
+
+
+@dataclass(slots=True, kw_only=True)
+class Faults:
+    """One for a run."""
+
+    book: Book
+    judge: Judge
+    note: NoteFault
+    left_open: Callable[[str, str], None]
+
+    async def problem(self, work: Work, error: Exception) -> Problem:
+        """The item's failure, for who records what became of its request.
+
+        Raises:
+            BatchrunnerError: the error itself, when it is one that this program raises on purpose.
+        """
+        if isinstance(error, BatchrunnerError):
+            raise error
+        line = await self.note(f"item {work.item.id} ({work.item.key})", error)
+        return Problem(kind=ProblemKind.INTERNAL, message=f"internal error, see errors.log: {line}")
+
+    async def fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
+        """Record the item as failed, whatever it was doing.
+
+        Raises:
+            BatchrunnerError: see `problem`; or the disk refused the record.
+        """
+        problem = await self.problem(work, error)
+        record = self.book.state.record(work.key)
+        if record.standing in _ENDED:
+            return
+        await self.judge.hear(lane, queue, problem)
+        sent = record.standing is not Standing.PENDING
+        try:
+            await self.book.failed(work, problem, charged=record.attempts + sent, ambiguous=sent)
+        except BatchrunnerError:
+            raise
+        except Exception as second:  # noqa: BLE001 - what broke the item's work may break the record of it, too
+            await self.note(f"the failure of item {work.item.id} could not be recorded; the next run sends it", second)
+            self.left_open("internal", problem.message)

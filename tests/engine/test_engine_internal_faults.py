@@ -1,0 +1,306 @@
+"""A fault of this program in one item's work fails that item, is paid for once, and is nobody else's trouble."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_house import House, chat, image
+
+from batchrunner import app
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.report import Report
+from batchrunner.core.row import result_row
+from batchrunner.engine import record
+from batchrunner.engine.pictures import PictureKeeper
+from batchrunner.engine.record import Book
+from batchrunner.engine.tasks import TaskFollower
+from batchrunner.providers.modelscope_images import ModelScopeImages
+from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.providers.openai_chat_reply import ChatDecoder
+from batchrunner.report import summary
+from batchrunner.stores import error_log
+
+PROMPTS = [f"prompt {number}" for number in range(8)]
+BAD = "prompt 3"
+CANARY = "sk-canary-77e1c0ffee"
+Patch = pytest.MonkeyPatch
+
+
+def broken_encoder(patch: Patch, error: Exception) -> None:
+    encode = OpenAiChat.encode
+
+    def broken(self: OpenAiChat, item: Any, revision: Any) -> Any:
+        if item.prompt == BAD:
+            raise error
+        return encode(self, item, revision)
+
+    patch.setattr(OpenAiChat, "encode", broken)
+
+
+def broken_decoder(patch: Patch, error: Exception, method: str = "end") -> None:
+    """Of the bad item only, whose decoder is marked when it is made."""
+    decoder, whole = OpenAiChat.decoder, getattr(ChatDecoder, method)
+    bad: set[int] = set()
+
+    def marking(self: OpenAiChat, item: Any) -> Any:
+        made = decoder(self, item)
+        if item.prompt == BAD:
+            bad.add(id(made))
+            kept.append(made)
+        return made
+
+    def broken(self: ChatDecoder, *given: Any) -> Any:
+        if id(self) in bad:
+            raise error
+        return whole(self, *given)
+
+    kept: list[Any] = []  # so that no other object gets its id
+    patch.setattr(OpenAiChat, "decoder", marking)
+    patch.setattr(ChatDecoder, method, broken)
+
+
+def broken_feed(patch: Patch, error: Exception) -> None:
+    broken_decoder(patch, error, "feed")
+
+
+def broken_begin(patch: Patch, error: Exception) -> None:
+    broken_decoder(patch, error, "begin")
+
+
+def broken_row(patch: Patch, error: Exception) -> None:
+    whole = result_row
+
+    def broken(item: Any, *given: Any, **named: Any) -> Any:
+        if item.prompt == BAD:
+            raise error
+        return whole(item, *given, **named)
+
+    patch.setattr(record, "result_row", broken)
+
+
+def broken_keeper(patch: Patch, error: Exception) -> None:
+    keep = PictureKeeper.keep
+
+    async def broken(self: PictureKeeper, work: Any, pictures: Any) -> Any:
+        if work.item.prompt == BAD:
+            raise error
+        return await keep(self, work, pictures)
+
+    patch.setattr(PictureKeeper, "keep", broken)
+
+
+def broken_poller(patch: Patch, error: Exception) -> None:
+    """The reader of the first poll's reply, whosever it is."""
+    whole = ModelScopeImages.poll_decoder
+    made: list[Any] = []
+
+    def broken(self: ModelScopeImages, task_id: str) -> Any:
+        decoder = whole(self, task_id)
+        if not made:
+            made.append(decoder)
+
+            def end(_: Any) -> Any:
+                raise error
+
+            class Broken:
+                begin, feed = decoder.begin, decoder.feed
+
+            Broken.end = staticmethod(end)  # type: ignore[attr-defined]  # a decoder with one broken method
+            return Broken()
+        return decoder
+
+    patch.setattr(ModelScopeImages, "poll_decoder", broken)
+
+
+Break = Callable[[Patch, Exception], None]
+KINDS: list[tuple[Break, int]] = [
+    (broken_encoder, 0),
+    (broken_begin, 1),
+    (broken_feed, 1),
+    (broken_decoder, 1),
+    (broken_row, 1),
+    (broken_keeper, 1),
+    (broken_poller, 1),
+]
+ERRORS = [
+    RecursionError("too deep"),
+    KeyError("choices"),
+    OSError("no disk of ours"),
+    TimeoutError(),
+    ValueError("\ud800"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(("breaking", "left"), KINDS, ids=[kind.__name__ for kind, _ in KINDS])
+def test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on(
+    house: House, monkeypatch: Patch, breaking: Break, left: int, error: Exception
+) -> None:
+    breaking(monkeypatch, error)
+    pictures = breaking in {broken_keeper, broken_poller}
+    report = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
+    (failure,) = house.rows("failures.jsonl")
+    assert (failure["error"]["class"], report.exit_status, len(house.rows())) == ("internal", 1, 7)
+    assert house.stats.sends == 7 + left
+    assert failure["attempts"] == left
+    assert report.status.sends.possible_duplicates == left
+    log = house.out / "errors.log"
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert type(error).__name__ in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert app.verify(str(house.out)).sound
+    told = summary.summary(report.status)
+    assert f"please report it with {log}" in told
+    assert f"please report it with {log}" in summary.summary(app.status(str(house.out)))
+    again = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
+    assert (again.exit_status, house.stats.sends) == (1, 7 + left), "nothing is bought again"
+    monkeypatch.undo()
+    mended = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"), retry_failed=True)
+    assert (mended.exit_status, len(house.rows())) == (0, 8)
+
+
+def test_an_answer_that_could_not_be_recorded_is_told(house: House, monkeypatch: Patch) -> None:
+    broken_row(monkeypatch, KeyError("row"))
+    house.run(chat(BAD))
+    assert any("the disk did not take this answer" in said for said in house.said)
+
+
+def test_a_failure_that_cannot_be_recorded_either_leaves_the_item_open_and_counted(
+    house: House, monkeypatch: Patch
+) -> None:
+    broken_row(monkeypatch, KeyError("row"))
+    monkeypatch.setattr(record, "failure_row", lambda *_given, **_named: 1 / 0)
+    report = house.run(chat(*PROMPTS))
+    assert (len(house.rows()), report.exit_status) == (7, 3)
+    monkeypatch.undo()
+    again = house.run(chat(*PROMPTS))
+    assert (again.exit_status, house.stats.sends, again.status.sends.possible_duplicates) == (0, 9, 1)
+
+
+def test_a_fault_that_hits_every_item_stops_the_lane_like_any_other_trouble(house: House, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(ChatDecoder, "end", lambda *_: 1 / 0)
+    report = house.run(chat(*(f"p{n}" for n in range(60)), more="breaker: 5\nlimits: {concurrency: 1}"))
+    assert (report.exit_status, house.stats.sends) == (3, 5)
+    assert "internal" in str(report.status.message)
+
+
+@pytest.mark.parametrize("method", ["pictured", "answered"])
+def test_a_broken_disk_still_stops_everything(house: House, monkeypatch: Patch, method: str) -> None:
+    async def refused(*_given: Any, **_named: Any) -> None:
+        raise StoreBrokenError("the disk is gone")
+
+    monkeypatch.setattr(Book, method, refused)
+    report = house.run((image if method == "pictured" else chat)(*PROMPTS, more="limits: {concurrency: 1}"))
+    assert (report.exit_status, report.status.message) == (4, "the disk is gone")
+    assert not (house.out / "errors.log").exists()
+
+
+def test_the_log_holds_no_key_and_ends_at_its_bound(tmp_path: Path, house: House, monkeypatch: Patch) -> None:
+    house.simulate = False
+    monkeypatch.setenv("MY_KEY", CANARY)
+    monkeypatch.setattr(error_log, "LOG_BYTES_MAX", 5000)
+    monkeypatch.setattr(ChatDecoder, "end", lambda *_: json.loads(f"{{{CANARY}"))
+    monkeypatch.setattr(ChatDecoder, "begin", lambda *_: (_ for _ in ()).throw(KeyError(CANARY)))
+    job = chat(*PROMPTS, more="limits: {concurrency: 1}").replace(
+        "provider: simulator", "provider: {preset: openai, api_key_env: MY_KEY}"
+    )
+    house.run(job)
+    assert len(house.rows("failures.jsonl")) == 8
+    assert 0 < (house.out / "errors.log").stat().st_size <= 5000
+    for path in house.out.rglob("*"):
+        assert path.is_dir() or CANARY not in path.read_text("utf-8"), path
+
+
+# -- what stands beside the run
+
+
+async def broken_progress(_: Any) -> None:
+    await asyncio.sleep(0)
+    raise RuntimeError("no screen")
+
+
+async def stubborn_progress(_: Any) -> None:
+    """Its first cancellation is swallowed; the second one is the loop's own, at its end."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(10_000)
+    await asyncio.sleep(10_000)
+
+
+def at_once(_: Any) -> Any:
+    raise SystemExit(9)
+
+
+@pytest.mark.parametrize("progress", [broken_progress, stubborn_progress, at_once])
+def test_a_progress_callback_that_breaks_changes_nothing(house: House, progress: Any) -> None:
+    report = house.run(chat(*PROMPTS), progress=progress)
+    assert (report.exit_status, len(house.rows())) == (0, 8)
+    told = [said for said in house.said if "progress" in said]
+    assert len(told) == (progress is not stubborn_progress)
+
+
+def test_a_voice_that_breaks_changes_nothing(
+    house: House, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def deaf(_: str) -> None:
+        raise UnicodeError("no such letter")
+
+    house.said = type("Deaf", (), {"append": staticmethod(deaf)})()
+    report = house.run(chat(*PROMPTS), progress=broken_progress)
+    assert (report.exit_status, len(house.rows())) == (0, 8)
+    assert capsys.readouterr().err.count("no screen") == 1
+
+
+def test_a_notify_command_that_breaks_changes_nothing(house: House, monkeypatch: Patch) -> None:
+    async def broken(*_: Any) -> str:
+        raise OSError("no room for a temporary file")
+
+    monkeypatch.setattr(app, "notify", broken)
+    report = house.run(chat(*PROMPTS))
+    assert (report.exit_status, len(house.rows())) == (0, 8)
+    assert any("no room for a temporary file" in said for said in house.said)
+
+
+@pytest.mark.parametrize("error", [StoreBrokenError("run.json: read-only"), AssertionError("gone")])
+def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(
+    house: House, monkeypatch: Patch, error: Exception
+) -> None:
+    def refused(*_given: Any, **_named: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("batchrunner.assembly.remember_totals", refused)
+    report: Report = house.run(chat(*PROMPTS))
+    assert (report.exit_status, len(house.rows())) == (0, 8)
+    assert sum("totals could not be kept" in said for said in house.said) == 1
+
+
+def test_a_watch_beside_the_work_that_breaks_is_told_and_pauses_the_run(house: House, monkeypatch: Patch) -> None:
+    async def broken(*_: Any) -> None:
+        await asyncio.sleep(1)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("batchrunner.engine.night.Night.watch", broken)
+    report = house.run(chat(*PROMPTS, more="limits: {concurrency: 1, requests_per_minute: 1}"))
+    assert (report.exit_status, report.status.state) == (3, "paused")
+    assert "internal error in watching for the deadline" in str(report.status.message)
+    assert "ZeroDivisionError" in (house.out / "errors.log").read_text()
+    assert len(house.rows()) < 8
+
+
+def test_what_a_poll_says_of_one_task_does_not_end_the_others(house: House, monkeypatch: Patch) -> None:
+    ask = TaskFollower._ask
+    asked: list[str] = []
+
+    async def broken(self: TaskFollower, followed: Any) -> None:
+        asked.append(followed.task_id)
+        if followed.task_id == asked[0]:
+            raise IndexError("pop from an empty heap")
+        await ask(self, followed)
+
+    monkeypatch.setattr(TaskFollower, "_ask", broken)
+    report = house.run(image(*PROMPTS))
+    assert (report.exit_status, len(house.rows()), len(house.rows("failures.jsonl"))) == (1, 7, 1)
+    assert house.rows("failures.jsonl")[0]["task_id"] == asked[0]
