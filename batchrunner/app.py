@@ -241,7 +241,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             next_command=going_on(runner.snapshot().items, options.get("command")),
         )
         try:
-            remember_end(folder, status.message)
+            remember_end(folder, status.message, ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
             speak(f"the end of the run could not be kept for `status`: {error}")
     try:
@@ -292,10 +292,11 @@ def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as
         LockHeldError: a run is working here.
         StoreBrokenError: its files cannot be read, or the copies not written.
     """
-    from batchrunner.report.audit import audit  # noqa: PLC0415 - Pillow, for audits only
+    from batchrunner.report.audit import audit, run_file_of  # noqa: PLC0415 - Pillow, for audits only
     from batchrunner.report.salvage import salvage_into  # noqa: PLC0415 - as above
 
     folder = Path(dir)
+    run_file_of(folder)
     with Quiet(folder):
         found = audit(folder)
         return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))

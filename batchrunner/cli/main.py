@@ -15,6 +15,8 @@ import typer
 from batchrunner import __version__
 from batchrunner.cli.check import check
 from batchrunner.cli.export import export
+from batchrunner.cli.habits import COMMANDS as COMMANDS_NOT_THERE
+from batchrunner.cli.habits import meant
 from batchrunner.cli.init import init
 from batchrunner.cli.output import emit, error_object, say, tell_error, tell_mistakes
 from batchrunner.cli.plan import plan
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         ended = build()(args=list(arguments), prog_name="batchrunner", standalone_mode=False)
     except typer.TyperException as error:
-        return _tell_usage(error.format_message(), as_json=as_json)
+        return _tell_usage(error.format_message(), arguments, as_json=as_json)
     except BatchrunnerError as error:
         return tell_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -118,8 +120,9 @@ def _front(
         raise typer.Exit(ExitStatus.MISTAKE)
 
 
-def _tell_usage(message: str, *, as_json: bool) -> int:
-    hint = "`batchrunner --help` lists the commands, `batchrunner COMMAND --help` explains one"
+def _tell_usage(message: str, arguments: Sequence[str], *, as_json: bool) -> int:
+    following = next(iter(arguments[1:2]), None)
+    hint = meant(message, following) or COMMANDS_NOT_THERE["help"]
     return tell_mistakes((Mistake(problem=message.rstrip("."), hint=hint),), as_json=as_json)
 
 

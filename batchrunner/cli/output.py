@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake, NoRunError
 from batchrunner.report.json_values import jsonable
 from batchrunner.report.plain import printable
 
@@ -48,7 +48,7 @@ def tell_error(error: BatchrunnerError, *, as_json: bool) -> ExitStatus:
     if isinstance(error, JobMistakesError):
         return tell_mistakes(error.mistakes, as_json=as_json)
     if as_json:
-        emit(error_object(error))
+        emit(error_object(error) | ({"mistakes": (error.mistake,)} if isinstance(error, NoRunError) else {}))
     say(f"error: {error}")
     return error.exit_status
 

@@ -13,8 +13,14 @@ STEM_LIMIT_BYTES = 120
 
 _FALLBACK = "item"
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 _PLAIN_STEM = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,117}[A-Za-z0-9_-])?")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\.|$)", re.IGNORECASE)
+
+
+def is_address(path: str) -> bool:
+    """True for what names no folder of this machine: `s3://bucket/x`, `https://…`, `file:///tmp`, `s3:/bucket`."""
+    return _ADDRESS.match(path) is not None
 
 
 def slug(text: str, limit: int = 40) -> str:

@@ -7,7 +7,7 @@ directory. Changes nothing; the caller keeps writers out. Memory: two packed int
 from pathlib import Path
 
 from batchrunner.core.audit import Audit, AuditCounts
-from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.errors import NoRunError
 from batchrunner.core.state import Standing
 from batchrunner.report.audit_files import PictureAudit, look_around
 from batchrunner.report.audit_findings import Sheet
@@ -23,12 +23,13 @@ def run_file_of(folder: Path, *, files: InspectedFiles = DISK) -> RunFile:
     """Whose directory it is.
 
     Raises:
-        WrongDirectoryError: nobody's, or its run.json cannot be read.
+        NoRunError: nobody's.
+        WrongDirectoryError: its run.json cannot be read.
         StoreBrokenError: the disk refused.
     """
     there = read_run_file(folder, files=files)
     if there is None:
-        raise WrongDirectoryError(f"{folder}: no run has been here (there is no run.json); is it the right directory?")
+        raise NoRunError(str(folder))
     return there
 
 

@@ -15,9 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.errors import JobMistakesError, Mistake, NoRunError, StoreBrokenError
 from batchrunner.core.export import Exported, Format, Row
-from batchrunner.core.naming import safe_stem
+from batchrunner.core.naming import is_address, safe_stem
 from batchrunner.core.state import Standing
 from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
@@ -137,13 +137,15 @@ def _format(name: str) -> Format:
 def _run_file(folder: Path) -> RunFile:
     run = read_run_file(folder)
     if run is None:
-        hint = "name a run's directory, like outputs/cats"
-        raise _mistake("no run has been here (there is no run.json)", file=str(folder), hint=hint)
+        raise NoRunError(str(folder))
     return run
 
 
 def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, default: str) -> Path | IO[bytes]:
     """Where it goes. The run's own files are never stood among, nor replaced."""
+    if isinstance(out, str) and is_address(out):
+        hint = "name a local file, and copy it from there"
+        raise _mistake("is an address; an export can be written to a local file only", file=out, hint=hint)
     if isinstance(out, str):
         target = Path(out)
         inside = target.parent.resolve()

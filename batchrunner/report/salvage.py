@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from batchrunner.core.audit import Salvaged
 from batchrunner.core.errors import WrongDirectoryError
 from batchrunner.core.events import FORMAT_VERSION, Done, Open, Rewritten
+from batchrunner.core.naming import is_address
 from batchrunner.core.ports import Place
 from batchrunner.core.state import Standing
 from batchrunner.core.version import VERSION
@@ -42,6 +43,8 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
         StoreBrokenError: the disk refused.
     """
     run = run_file_of(old, files=files)
+    if is_address(str(new)):
+        raise WrongDirectoryError(f"{new}: is an address; name a new local directory with --salvage")
     try:
         if files.exists(new) and files.names(new):
             raise WrongDirectoryError(f"{new}: is not empty; name a new directory with --salvage")

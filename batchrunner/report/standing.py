@@ -3,18 +3,18 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
-from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.errors import NoRunError, WrongDirectoryError
 from batchrunner.core.job import Json, Kind
 from batchrunner.core.night import Window, opening
 from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
-from batchrunner.core.status import Status, Wait
+from batchrunner.core.status import ItemCounts, RunState, Status, Wait
 from batchrunner.engine.night import outside_words
 from batchrunner.engine.purse import spent_so_far
 from batchrunner.engine.snapshot import (
@@ -88,7 +88,7 @@ def status_of_directory(folder: Path) -> Status:
     """
     there = read_run_file(folder)
     if there is None:
-        raise WrongDirectoryError(f"{folder}: no run has been here (there is no run.json); is it the right directory?")
+        raise NoRunError(str(folder))
     running = holder_of(folder) is not None
     offset_s = day_offset_of(there)
     state = replay(folder, day_offset_s=offset_s, running=running)
@@ -101,7 +101,7 @@ def status_of_directory(folder: Path) -> Status:
     ]
     return Status(
         job=there.job_name,
-        state="running" if running else resting_state(items) if there.totals is not None else "pending",
+        state="running" if running else _resting_state(there, items),
         items=items,
         sends=send_counts(state),
         usage=usage_counts(state),
@@ -116,6 +116,14 @@ def status_of_directory(folder: Path) -> Status:
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
+
+
+def _resting_state(there: RunFile, items: ItemCounts) -> RunState:
+    """What the last run called its own end; after a kill, and in what earlier versions wrote, what the items say."""
+    if there.totals is None:
+        return "pending"
+    states: tuple[RunState, ...] = get_args(RunState)
+    return next((state for state in states if state == there.ended), None) or resting_state(items)
 
 
 def _command(there: RunFile) -> str | None:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job
+from batchrunner.core.naming import is_address
 from batchrunner.spec import overrides as settings
 from batchrunner.spec.draft import Draft, drafted
 from batchrunner.spec.hiding import hidden
 from batchrunner.spec.leaks import leak_faults
 from batchrunner.spec.named_files import real_name
-from batchrunner.spec.places import Fault, KeyPath, dotted
+from batchrunner.spec.places import Fault, KeyPath, dotted, short
 from batchrunner.spec.reader import Reading, read_yaml
 from batchrunner.spec.resolve import resolved
-from batchrunner.spec.rules import broken_rules
+from batchrunner.spec.rules import ADDRESS_HINT, ADDRESS_PROBLEM, broken_rules
 from batchrunner.spec.syntax import decoded
 from batchrunner.spec.translate import suggestion
 
@@ -37,6 +38,9 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     """
     if out is not None and not out.strip():
         raise JobMistakesError((Mistake(problem="is empty", file="--out", expected="a folder"),))
+    if out is not None and is_address(out):
+        problem = f"is the address {short(out)}; {ADDRESS_PROBLEM}"
+        raise JobMistakesError((Mistake(problem=problem, file="--out", hint=ADDRESS_HINT),))
     reading = _reading(path)
     faults = [*reading.faults]
     mapping = isinstance(reading.tree, dict)

@@ -10,16 +10,19 @@ from math import prod
 from pathlib import PurePosixPath
 from unicodedata import category
 
-from batchrunner.core.job import Kind
+from batchrunner.core.job import Json, Kind
+from batchrunner.core.naming import is_address
 from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
 from batchrunner.spec.named_files import folder_of, is_there, located, real_name
 from batchrunner.spec.night import night_faults
 from batchrunner.spec.picture_checks import picture_faults, template_uses
-from batchrunner.spec.places import Fault, KeyPath
+from batchrunner.spec.places import Fault, KeyPath, short
 from batchrunner.spec.provider import dialect_of, provider_faults
 
+ADDRESS_PROBLEM = "results can be written to a local folder only"
+ADDRESS_HINT = "name a local folder, and copy it when the run has ended"
 SIMULATED_ENDING = ".simulated"
 
 MAX_ITEMS = 10_000_000
@@ -158,6 +161,41 @@ def _edited(draft: Draft) -> Iterator[Fault]:
         yield Fault(path=("images",), problem=f"stands beside the parameter `{own}`, which wins")
 
 
+def _local_pictures(draft: Draft) -> Iterator[Fault]:
+    """A parameter is sent as it is: the name of a file on this machine means nothing to the server."""
+    if draft.kind == "chat" or not draft.knows("kind"):
+        return
+    places: list[tuple[KeyPath, Json]] = []
+    holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), draft.spec.params)]
+    holders += [(("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries)]
+    for path, params in holders:
+        places += [((*path, name), params[name]) for name in sorted(_PICTURE_NAMES & params.keys())]
+    for name in sorted(_PICTURE_NAMES & draft.spec.matrix.keys()):
+        if template_uses(draft, name):
+            continue
+        places += [(("matrix", name, place), value) for place, value in enumerate(draft.spec.matrix[name])]
+    for path, value in places:
+        inner = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for place, text in inner:
+            if isinstance(text, str) and _local(draft, text):
+                own = path if place is None else (*path, place)
+                problem = f"{short(text)} is a local file, which the server cannot read"
+                yield Fault(path=own, problem=problem, hint="local pictures go into `images:`")
+
+
+def _local(draft: Draft, text: str) -> bool:
+    if is_address(text) or text.startswith(("data:", _BARE_JPEG)) or len(text) > _LONGEST_PATH:
+        return text.lower().startswith("file:")
+    return bool(_PICTURE_PATH.match(text)) or is_there(located(draft.folder, text), as_file=True)
+
+
+_PICTURE_PATH = re.compile(
+    r"(\.{1,2}|~)?[/\\]|[A-Za-z]:[/\\]|[^\n]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|svg)\Z", re.IGNORECASE
+)
+_LONGEST_PATH = 1000
+_BARE_JPEG = "/9j/"
+"""How a JPEG begins in base64, which some servers take without `data:`."""
+_PICTURE_NAMES = {"image_url", "image", "images", "mask"}
 _PICTURE_PARAMS = {"modelscope-images": "image_url", "openai-images": "image"}
 """Where a dialect sends the pictures to start from."""
 
@@ -189,7 +227,11 @@ def _yaml_words(draft: Draft) -> Iterator[Fault]:
 
 def _output(draft: Draft) -> Iterator[Fault]:
     folder = draft.spec.output.dir
-    if folder is not None and (os.path.normpath(folder) in _NO_FOLDERS or "\0" in folder or folder.startswith("~")):
+    if folder is not None and is_address(folder):
+        yield Fault(
+            path=("output", "dir"), problem=f"is the address {short(folder)}; {ADDRESS_PROBLEM}", hint=ADDRESS_HINT
+        )
+    elif folder is not None and (os.path.normpath(folder) in _NO_FOLDERS or "\0" in folder or folder.startswith("~")):
         problem = "is no folder that a run could have for itself"
         yield Fault(path=("output", "dir"), problem=problem, expected="a path like outputs/NAME")
     each = draft.spec.output.each
@@ -241,6 +283,7 @@ RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     _messages,
     _chat_only,
     _edited,
+    _local_pictures,
     _matrix,
     _size,
     _images_from,

@@ -73,6 +73,10 @@ _WORDINGS = (
 )
 
 
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'|(?:^|\s)#.*", re.MULTILINE)
+"""Texts in quotes and comments: braces in them mean nothing to YAML."""
+
+
 def syntax_fault(error: Exception, *, text: str, line: int | None) -> Fault:
     """The parser's error as a fault; `line` is where the parser stood, for errors that do not say."""
     if isinstance(error, ReaderError):
@@ -93,6 +97,8 @@ def syntax_fault(error: Exception, *, text: str, line: int | None) -> Fault:
     hint = wording.hint if wording else None
     if line is not None and _bare_template(text, line):
         hint = "a template that begins with {{ must stand in quotes"
+    elif line is not None and _template_in_flow(text, line, error.context_mark or mark):
+        hint = 'a text with a template {{ }} or {% %} must stand in quotes here, like "Say {{ name }}"'
     return Fault(path=(), problem=problem, hint=hint, line=line)
 
 
@@ -105,6 +111,13 @@ def _bare_template(text: str, line: int) -> bool:
     """True when the line, or the one above it, has a template right after a colon or dash."""
     lines = text.splitlines()
     return any(re.search(r"(:|-)\s+\{\{", candidate) for candidate in lines[max(0, line - 2) : line])
+
+
+def _template_in_flow(text: str, line: int, begun: yaml.Mark | None) -> bool:
+    """True when a template stands outside of quotes between where the parser's trouble began and where it gave up."""
+    first = line if begun is None else min(line, begun.line + 1)
+    bare = _QUOTED.sub("", "\n".join(text.splitlines()[first - 1 : line]))
+    return re.search(r"\{[{%]", bare) is not None
 
 
 def decoded(raw: bytes) -> str | Fault:

@@ -17,7 +17,7 @@ from batchrunner.stores.files import SHARED_FILE, Files, broken
 from batchrunner.stores.lines import read_lines
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.row_index import Keep, RowIndex, index_rows
-from batchrunner.stores.rows import Label, id_of, label_of, relabelled, shared_copy
+from batchrunner.stores.rows import Label, id_of, label_of, relabelled, shared_copy, unlabelled
 
 _BATCH = 256
 _BUFFER_BYTES = 1 << 20
@@ -152,11 +152,14 @@ class Rewriting:
         return self._files.read_at(self._new, length, offset)
 
     def _keep_lines(self, path: Path, places: Iterable[Place]) -> int:
-        """Append lines of the old file to another one, durable; those that already stand there are not repeated."""
+        """Append lines of the old file to another one, durable; those that already stand there are not repeated.
+
+        A row stands there under whatever label, and also as a last line whose newline a crash has cut off.
+        """
         wanted = list(places)
         if not wanted:
             return 0
-        there = {_digest(line.text) for line in read_lines(self._files, path) if line.whole}
+        there = {_digest(line.text) for line in read_lines(self._files, path)}
         descriptor = self._files.open_append(path, SHARED_FILE)
         kept = 0
         try:
@@ -165,8 +168,9 @@ class Rewriting:
                 write_all(self._files, descriptor, b"\n")  # a crash cut this file's last line; the row comes again
             for place in wanted:
                 text = self._read(place, of=self._old)
-                if _digest(text) not in there:
+                if (digest := _digest(text)) not in there:
                     write_all(self._files, descriptor, text + b"\n")
+                    there.add(digest)
                     kept += 1
             self._files.fsync(descriptor)
         finally:
@@ -176,7 +180,7 @@ class Rewriting:
 
 
 def _digest(text: bytes) -> bytes:
-    return blake2b(text, digest_size=16).digest()
+    return blake2b(unlabelled(text), digest_size=16).digest()
 
 
 async def in_order(rewriting: Rewriting, items: AsyncIterator[Item], *, claims: Callable[[bytes], bool]) -> Rewritten:

@@ -169,6 +169,17 @@ def shared_copy(text: bytes, label: Label, *, owner: str) -> bytes:
     return _changed(text, _label_fields(label) | extra, without=())
 
 
+def unlabelled(text: bytes) -> bytes:
+    """The row's line without what its label says: the same for a row that was moved or renamed; no row as it is."""
+    try:
+        row = _decode_fields(text)
+    except UNREADABLE:
+        return text
+    for name in ("id", "prompt_id", "index", "vars", "shared_with"):
+        row.pop(name, None)
+    return _encode(row)
+
+
 def _label_fields(label: Label) -> dict[str, msgspec.Raw]:
     return {
         "id": msgspec.Raw(_encode(label.id)),

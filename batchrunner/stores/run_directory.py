@@ -120,12 +120,12 @@ def remember_totals(folder: Path, totals: Totals, *, files: Files = DISK) -> Non
     write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)), files=files)
 
 
-def remember_end(folder: Path, message: str | None, *, files: Files = DISK) -> None:
-    """Keep in `run.json` why the run ended. Raises StoreBrokenError."""
+def remember_end(folder: Path, message: str | None, *, ended: str | None = None, files: Files = DISK) -> None:
+    """Keep in `run.json` how the run ended, and why. Raises StoreBrokenError."""
     there = read_run_file(folder, files=files)
     assert there is not None, "the directory was taken before"
-    if there.message != message:
-        write_run_file(folder, msgspec.structs.replace(there, message=message), files=files)
+    if (there.message, there.ended) != (message, ended):
+        write_run_file(folder, msgspec.structs.replace(there, message=message, ended=ended), files=files)
 
 
 def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:

@@ -54,6 +54,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """The working directory in which `command` works."""
     job_path: str | None = None
     """The job file, absolute and without links; None in what earlier versions wrote."""
+    ended: str | None = None
+    """How the last run said that it ended, in the words of `status`; None while it runs, and after a kill."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
 

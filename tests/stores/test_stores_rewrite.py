@@ -279,3 +279,25 @@ def test_a_failure_of_a_vanished_item_is_kept_aside_and_comes_back(tmp_path: Pat
     (tmp_path / "failures.jsonl").unlink()
     settle(tmp_path, [item(2)], failed=(2,))
     assert get(tmp_path, "failures.jsonl") == [line(2, attempts=4)]
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["{2}\n{3}\n", "{2}\n{3}", "{2}\n", "{2}", '{2}\n{"id":"q3","pro'],
+    ids=["all", "cut", "one", "one cut", "torn"],
+)
+def test_a_row_that_was_set_aside_before_a_kill_is_not_set_aside_again(tmp_path: Path, left: str) -> None:
+    put(tmp_path, line(1), line(2), line(3))
+    (tmp_path / "superseded.jsonl").write_text(left.replace("{2}", line(2)).replace("{3}", line(3)))
+    rewrite(tmp_path, [item(1)])
+    kept = [text for text in get(tmp_path, "superseded.jsonl") if text.endswith("}")]
+    assert sorted(kept) == [line(2), line(3)]
+
+
+def test_a_row_that_came_back_under_another_name_and_left_again_is_set_aside_once(tmp_path: Path) -> None:
+    put(tmp_path, line(1), line(2))
+    rewrite(tmp_path, [item(1)])
+    for name in ("two", "zwei"):
+        rewrite(tmp_path, [item(2, index=1, name=name), item(1, index=2)])
+        assert rewrite(tmp_path, [item(1)]).superseded == 0
+    assert get(tmp_path, "superseded.jsonl") == [line(2)]
