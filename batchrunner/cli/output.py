@@ -45,10 +45,10 @@ def tell_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus
 
 def tell_error(error: BatchrunnerError, *, as_json: bool) -> ExitStatus:
     """What went wrong on this side, without a traceback; the value is what the command ends with."""
-    if isinstance(error, JobMistakesError):
+    if isinstance(error, JobMistakesError) and not isinstance(error, NoRunError):
         return tell_mistakes(error.mistakes, as_json=as_json)
     if as_json:
-        emit(error_object(error) | ({"mistakes": (error.mistake,)} if isinstance(error, NoRunError) else {}))
+        emit(error_object(error) | ({"mistakes": error.mistakes} if isinstance(error, NoRunError) else {}))
     say(f"error: {error}")
     return error.exit_status
 

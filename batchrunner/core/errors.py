@@ -81,15 +81,15 @@ class LifecycleError(BatchrunnerError):
     """A step that an item's lifecycle does not know: a fault of this program, raised before it sends or writes."""
 
 
-class NoRunError(WrongDirectoryError):
+class NoRunError(WrongDirectoryError, JobMistakesError):
     """No run has been in the directory that a command was given: nothing is broken, the name is wrong."""
 
     exit_status = ExitStatus.MISTAKE
 
     def __init__(self, folder: str) -> None:
-        self.mistake = Mistake(
+        mistake = Mistake(
             file=folder,
             problem="no run has been here (there is no run.json)",
             hint="name a run's directory, like outputs/cats",
         )
-        super().__init__(str(self.mistake))
+        super().__init__((mistake,))
