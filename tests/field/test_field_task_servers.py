@@ -1,0 +1,107 @@
+"""An accepted task belongs to the server that accepted it; what it says of the key and of its place is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from field_runs import Field, job_with
+from field_server import FieldServer, http, json_reply, serving
+from field_tasks import DONE, RUNNING, Tasks, image_job
+
+from batchrunner import app
+from batchrunner.core.report import Report
+from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.resumption import same_server
+from batchrunner.simulator.virtual_time import run_virtual
+
+GONE = json_reply({"errors": {"message": "task not found"}}, status=404)
+LATE = {"timeouts": {"task_s": 20}}
+
+
+class Servers:
+    """Two servers at once, and runs of one job with the base URL of either."""
+
+    def __init__(self, folder: Path, first: Tasks, second: Tasks) -> None:
+        self.folder = folder
+        self.first, self.second = first, second
+        self.bases: list[str] = []
+
+    def play(self, *runs: tuple[int, str, dict[str, Any]]) -> list[Report]:
+        """(which server, what stands behind its address, further keys of the job) of each run."""
+
+        async def main() -> list[Report]:
+            async with serving(self.first) as first, serving(self.second) as second:
+                self.bases = [first.base, second.base]
+                return [
+                    await self._run(number, (first, second)[which], path, changes)
+                    for number, (which, path, changes) in enumerate(runs)
+                ]
+
+        return run_virtual(main)
+
+    async def _run(self, number: int, server: FieldServer, path: str, changes: dict[str, Any]) -> Report:
+        file = self.folder / "job.yaml"
+        job = job_with(**image_job(**changes))
+        job["provider"]["base_url"] = server.base + path
+        file.write_text(json.dumps(job), "utf-8")
+        loaded = app.load_job(str(file), out=str(self.folder / "out"))
+        clock = LoopClock(wall_at_zero=1_795_000_000.0 + 10_000.0 * number)
+        return await app.run(loaded, clock=clock, say=lambda _: None)
+
+
+def test_a_changed_base_url_orders_nothing_again_and_says_where_the_task_is(field: Field) -> None:
+    servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks(polls=[GONE]))
+    late, moved, back = servers.play((0, "/v1", LATE), (1, "/v1", LATE), (0, "/v1", LATE))
+    assert (late.exit_status, moved.exit_status) == (3, 3)
+    assert (servers.first.orders, servers.second.orders, servers.second.polled) == (1, 0, {})
+    assert servers.bases[0] in (moved.status.message or "")
+    assert "provider.base_url" in (moved.status.message or "")
+    assert back.exit_status == 3
+    shown = app.status(str(field.folder / "out"))
+    assert shown.items.accepted + shown.items.timed_out == 1
+
+
+def test_the_picture_is_fetched_once_the_base_url_is_restored(field: Field) -> None:
+    first = Tasks(at=lambda asked, _: RUNNING if asked.at_s < 21.0 else DONE)
+    servers = Servers(field.folder, first, Tasks())
+    reports = servers.play((0, "/v1", LATE), (1, "/v1", {}), (0, "/v1", {}))
+    assert [report.exit_status for report in reports] == [3, 3, 0]
+    assert (servers.first.orders, servers.second.orders) == (1, 0)
+
+
+def test_new_items_are_ordered_at_the_new_server_beside_old_tasks(field: Field) -> None:
+    servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks())
+    reports = servers.play((0, "/v1", LATE), (1, "/v1", {"items": 3}))
+    assert [report.exit_status for report in reports] == [3, 3]
+    assert (servers.first.orders, servers.second.orders) == (1, 2)
+    assert reports[1].status.items.done == 2
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1/", "/v1/images/generations"])
+def test_another_spelling_of_the_base_url_is_the_same_server(field: Field, path: str) -> None:
+    first = Tasks(at=lambda asked, _: RUNNING if asked.at_s < 21.0 else DONE)
+    servers = Servers(field.folder, first, Tasks())
+    reports = servers.play((0, "/v1", LATE), (0, path, {}))
+    assert [report.exit_status for report in reports] == [3, 0]
+    assert servers.first.orders == 1
+
+
+def test_pictures_whose_addresses_are_known_need_no_server_to_be_asked(field: Field) -> None:
+    broken = http(b"", status=500)
+    first = Tasks()
+    first.file = broken
+    second = Tasks(at=lambda _asked, _order: GONE)
+    servers = Servers(field.folder, first, second)
+    late, moved = servers.play((0, "/v1", {}), (1, "/v1", {}))
+    assert (late.exit_status, moved.exit_status) == (3, 3)
+    assert (first.orders, second.orders, second.polled) == (1, 0, {})
+    assert moved.status.items.accepted + moved.status.items.timed_out == 1
+
+
+def test_an_old_ledger_without_origins_is_followed_as_before() -> None:
+    assert same_server("", "https://anywhere.example/v1")
+    assert not same_server("https://a.example/v1", "http://a.example/v1")
+    assert not same_server("https://a.example/v1", "https://b.example/v1")
+    assert not same_server("https://a.example/x/v1", "https://a.example/y/v1")
+    assert same_server("https://A.example:443/v1/", "https://a.example")
