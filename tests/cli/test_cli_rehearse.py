@@ -48,7 +48,7 @@ def test_a_timeline_tells_days_hours_parks_and_resumptions_in_order(batchrunner:
     ("more", "profile", "words"),
     [
         ("budget: {calls: 3}\n", "", "exit status 3"),
-        ("kind: image\nmodel: Qwen/Qwen-Image\n", "faults=task-fail=1", "exit status 1"),
+        ("kind: image\nmodel: Qwen/Qwen-Image\nbreaker: 100\n", "faults=task-fail=1", "exit status 1"),
         ("", "faults=5xx=1", "exit status 3"),
     ],
 )
