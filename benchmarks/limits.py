@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from batchrunner.core.governor import Ticket
 from batchrunner.core.job import Limits
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
+from batchrunner.core.pacing import backoff_s
+from batchrunner.core.rules import RULES
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.lane_settings import LaneSettings
 from batchrunner.engine.lanes import Lane
@@ -61,6 +63,28 @@ class Slots:
 
 
 @dataclass
+class LimitReq:
+    """nginx's `limit_req`: `per_s`, a queue of `burst`; without `nodelay` what is queued waits for its turn."""
+
+    per_s: float
+    burst: float
+    nodelay: bool
+    excess: float = 0.0
+    at: float = -1e9
+
+    def takes(self, now: float, _busy: int) -> bool:
+        excess = max(0.0, self.excess - (now - self.at) * self.per_s) + (1.0 if self.at > 0 else 0.0)
+        if excess > self.burst:
+            return False
+        self.excess, self.at = excess, now
+        return True
+
+    @property
+    def delay_s(self) -> float:
+        return 0.0 if self.nodelay else self.excess / self.per_s
+
+
+@dataclass
 class Told:
     """What happened, by second."""
 
@@ -81,7 +105,7 @@ class Told:
 class Load:
     """One lane at work on a server until everything is done or the time is over."""
 
-    server: Bucket | Slots
+    server: Bucket | Slots | LimitReq
     latency_s: float
     seed: int
     items: int = 10**9
@@ -89,6 +113,9 @@ class Load:
     start: int = 4
     fixed: int = 0
     failing: float = 0.0
+    kind: ProblemKind = ProblemKind.THROTTLE
+    waits: bool = False
+    """Refused items wait by themselves before they are sent again, as in a run."""
     told: Told = field(default_factory=Told)
 
     async def run(self) -> Told:
@@ -127,11 +154,12 @@ class Load:
         outcome: Answer | Problem = Answer(text="")
         if not self.server.takes(now, self.told.busy):
             await asyncio.sleep(REFUSAL_S)
-            outcome = Problem(kind=ProblemKind.THROTTLE, message="")
+            outcome = Problem(kind=self.kind, message="")
             self.told.refused.append(now)
         else:
             self.told.busy += 1
-            await asyncio.sleep(self.latency_s * self.dice.uniform(0.8, 1.2))
+            delay_s = self.server.delay_s if isinstance(self.server, LimitReq) else 0.0
+            await asyncio.sleep(delay_s + self.latency_s * self.dice.uniform(0.8, 1.2))
             self.told.busy -= 1
             if self.dice.random() < self.failing:
                 outcome = Problem(kind=ProblemKind.SERVER_ERROR, message="")
@@ -140,6 +168,9 @@ class Load:
         if isinstance(outcome, Answer):
             self.told.done.append(asyncio.get_running_loop().time())
         else:
+            if self.waits:
+                rule = RULES[self.kind]
+                await asyncio.sleep(backoff_s(first_s=rule.first_wait_s, cap_s=8.0, tries=0, dice=self.dice.random()))
             self.left += 1
         self.changed.set()
 
@@ -218,7 +249,39 @@ def failing() -> None:
     print(f"  ratio {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
+def short() -> None:
+    """Short jobs behind nginx's limits, with its wordless 503: what a person with a few hundred items sees."""
+    print("\nnginx with its default 503, from the first request on: share of the ideal time %, refused %")
+    servers: dict[str, tuple[Callable[[], LimitReq | Slots], float]] = {
+        "limit_req 20/s burst 5 nodelay": (lambda: LimitReq(20.0, 5.0, nodelay=True), 20.0),
+        "limit_req 20/s burst 5": (lambda: LimitReq(20.0, 5.0, nodelay=False), 20.0),
+        "limit_conn 8": (lambda: Slots(8), 8.0),
+    }
+    for name, (server, figure) in servers.items():
+        for latency_s in (0.5,) if "conn" in name else (0.02, 0.2, 1.0):
+            per_s = figure / latency_s if "conn" in name else figure
+            for items in (300, 1200):
+                runs = [
+                    run_virtual(
+                        Load(
+                            server=server(),
+                            latency_s=latency_s,
+                            seed=seed,
+                            items=items,
+                            until=1e6,
+                            kind=ProblemKind.OVERLOADED,
+                            waits=True,
+                        ).run
+                    )
+                    for seed in SEEDS
+                ]
+                ideal_s = items / per_s + (0.0 if "conn" in name else latency_s)
+                ratio = [100.0 * ideal_s / told.ended for told in runs]
+                refused = [told.refusals(0.0) for told in runs]
+                print(f"  {name:31}, answers {latency_s:4} s, {items:5} items   {spread(ratio)}   {spread(refused)}")
+
+
 if __name__ == "__main__":
-    parts = {"steady": steady, "changing": changing, "slots": slots, "failing": failing}
+    parts = {"steady": steady, "changing": changing, "slots": slots, "failing": failing, "short": short}
     for name in sys.argv[1:] or parts:
         parts[name]()

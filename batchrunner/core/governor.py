@@ -76,6 +76,8 @@ class Governor:
     _rate_worked: float | None = None
     """The rate when a call was accepted last."""
     _rate_first: float = 0.0
+    _searching: bool = False
+    """The first guess came from a start that was still speeding up: the pace is sought above it, in big steps."""
     _window_evidence: int = 0
     _immune_until: float = -1e9
     _since_probe: int = 0
@@ -119,7 +121,8 @@ class Governor:
     def _grown(self, now: float) -> float | None:
         if self.rate_per_s is None:
             return None
-        return growth.grown(self.rate_per_s, over_s=now - self._event_at - self._hold_s)
+        over_s = now - self._event_at - self._hold_s
+        return growth.grown(self.rate_per_s, over_s=over_s, searching=self._searching)
 
     # -- after a send
 
@@ -138,7 +141,8 @@ class Governor:
         in_flight = ticket.in_flight
         if self._cycle is None:
             self._cycle = _Cycle(began=ticket.at, sent=1)
-        self._cycle.refused += 1
+        if ticket.at >= self._cycle.began:
+            self._cycle.refused += 1
         if ticket.at <= self._event_at or self._is_immune(now):
             return  # it left before the last one was heard: one event, one decrease
         if (
@@ -225,9 +229,16 @@ class Governor:
         early = self.rate_per_s is not None and now - self._event_at <= self._hold_s
         share = cycle.refused / max(1, cycle.sent)
         if early and self._floor is None and not _tells(cycle, now):
-            if share <= tuning.WORSE or cycle.sent <= tuning.ENOUGH or self.rate_per_s is None:
+            if (
+                share <= (tuning.WORSE if not self._searching else tuning.WORSE_AT_FIRST)
+                or cycle.sent <= tuning.ENOUGH
+                or self.rate_per_s is None
+            ):
                 return
-            self.rate_per_s *= 0.7  # most are refused: no need to see a whole second of it
+            # most are refused: no need to see a whole second of it
+            seen = tuning.BELOW * (cycle.accepted + 1) / max(now - cycle.began, 1e-6)
+            most = tuning.CUT if self._window_evidence else tuning.CUT_MOST
+            self.rate_per_s *= min(max(seen / self.rate_per_s, most), tuning.CUT)
             self._event_at = now
             return
         if early:
@@ -238,7 +249,7 @@ class Governor:
                 return
         else:
             self._shares = [share]
-            self._rate_before = self.rate_per_s
+            self._rate_before = self.rate_per_s if not self._searching else None
         self.rate_per_s, self._hold_s = self._found(now, cycle, early=early)
         if not early:
             self._rate_first = self.rate_per_s
@@ -268,10 +279,18 @@ class Governor:
         span = max(now - cycle.began, 1e-6)
         known = self.rate_per_s
         if known is None:
-            first = tuning.BELOW * (cycle.accepted / span + self._recent_rate()) / 2
-            return max(first, tuning.SLOWEST), tuning.SHORT_HOLD_S
+            first = tuning.BELOW * max(cycle.accepted / max(span, tuning.FIRST_SPAN_S), self._recent_rate())
+            self._searching = True
+            return max(first, tuning.SLOWEST), tuning.SEARCH_HOLD_S
         rate = self._found_early(cycle, span, known) if early else self._found_late(now, cycle, span, known)
         rate = max(rate, tuning.SLOWEST)
+        if self._searching:
+            self._searching = early or cycle.accepted < tuning.ENOUGH
+            if self._searching and not early:
+                rate = max(min(tuning.CUT * known, tuning.BELOW * (cycle.accepted + 1) / span), tuning.SLOWEST)
+            elif not early:
+                rate = max(tuning.BELOW * min(self._recent_rate(), self._pace(now) or known), tuning.SLOWEST)
+            return rate, tuning.SHORT_HOLD_S
         return rate, growth.hold_s(rate)
 
     def _found_early(self, cycle: _Cycle, span: float, known: float) -> float:
@@ -305,7 +324,7 @@ class Governor:
         times = [send.at for send in list(self._sends)[-tuning.RECENT_CALLS :]]
         if len(times) < tuning.ENOUGH:
             return 1.0
-        return (len(times) - 1) / max(times[-1] - times[0], 0.1)
+        return (len(times) - 1) / max(times[-1] - times[0], tuning.FIRST_SPAN_S)
 
     # -- growing
 

@@ -17,7 +17,8 @@ def share_per_s(rate_per_s: float) -> float:
     return min(tuning.GROWTH_PER_S, max(tuning.GROWTH_PER_CALL * rate_per_s, tuning.GROWTH_LEAST))
 
 
-def grown(rate_per_s: float, *, over_s: float) -> float:
+def grown(rate_per_s: float, *, over_s: float, searching: bool = False) -> float:
     """The pace, `over_s` seconds after it was kept long enough: faster and faster, up to a most."""
     over = min(max(0.0, over_s), tuning.GROWN_S)
-    return min(float(rate_per_s * (1.0 + share_per_s(rate_per_s)) ** (over + over * over / 20.0)), tuning.FASTEST)
+    share = min(tuning.SEARCH_PER_S, tuning.SEARCH_PER_CALL * rate_per_s) if searching else share_per_s(rate_per_s)
+    return min(float(rate_per_s * (1.0 + share) ** (over + over * over / 20.0)), tuning.FASTEST)

@@ -34,6 +34,12 @@ GROWTH_PER_S: Final = 0.10
 GROWTH_PER_CALL: Final = 0.03
 GROWTH_LEAST: Final = 0.02
 GROWN_S: Final = 90.0
+# The first guess of a pace is made while the window still opens: it is sought above that in bigger steps.
+SEARCH_PER_S: Final = 0.7
+SEARCH_PER_CALL: Final = 0.1
+SEARCH_HOLD_S: Final = 0.5
+FIRST_SPAN_S: Final = 0.7
+"""What is seen in less time than this tells of a burst, and of no rate."""
 OVERSHOT: Final = 2.3
 """Calls by which the growth has gone too far when the refusal is heard."""
 OVERSHOT_MOST: Final = 0.3
@@ -50,6 +56,9 @@ FASTEST: Final = 10_000.0
 
 # Refusals right after a cut: more than half means far too fast; as many as before after deep cuts means chance.
 WORSE: Final = 0.5
+WORSE_AT_FIRST: Final = 0.35
+CUT: Final = 0.7
+CUT_MOST: Final = 0.25
 CUTS: Final = 3
 CUT_DEEP: Final = 0.3
 LESS: Final = 0.6

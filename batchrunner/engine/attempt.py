@@ -370,6 +370,7 @@ class Attempts:
             retry_error_callback=give_up,
         )
         verdict: Verdict = await retrying(go_on)
+        lane.retry_ended(worked=last_failed[-1] and isinstance(verdict, Finished))
         return verdict
 
     def _wait_s(self, work: Work, problem: Problem) -> float:

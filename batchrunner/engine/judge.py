@@ -23,6 +23,8 @@ _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
 _NARROW: Final = 4
 _SPARE_REFUSALS: Final = 4
 _THROTTLE_FIRST_S: Final = 5.0
+_LIMIT_FIRST_S: Final = 0.5
+"""Where something got through a moment ago: a burst is used up, and its rate opens again at once."""
 _THROTTLE_CAP_S: Final = 300.0
 _OUTAGE_FIRST_S: Final = 15.0
 _SUSPENDED_PROBES: Final = 2
@@ -182,7 +184,8 @@ class Judge:
             await self._park_quota(lane, _as_quota(problem))
             return True
         cap_s = _THROTTLE_CAP_S if problem.kind is ProblemKind.THROTTLE else PROBE_CAP_S
-        pause_s = backoff_s(first_s=_THROTTLE_FIRST_S, cap_s=cap_s, tries=2 * lane.probes, dice=1.0)
+        first_s = _LIMIT_FIRST_S if lane.accepted_lately else _THROTTLE_FIRST_S
+        pause_s = backoff_s(first_s=first_s, cap_s=cap_s, tries=2 * lane.probes, dice=1.0)
         await self._park(
             lane, problem, until=self.clock.wall() + max(wait_s or 0.0, pause_s if wait_s is None else 0.0)
         )

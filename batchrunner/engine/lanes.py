@@ -5,6 +5,7 @@ fresh ones, and everybody is let in one by one, so that no herd leaves when a la
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -29,9 +30,19 @@ _RETRIES_PER_S: Final = 0.2
 _RETRIES_AT_FIRST: Final = 10.0
 _RETRIES_SAVED: Final = 500.0
 """What good hours may save up: a run whose faults are rare never waits for its budget."""
+_LATELY_S: Final = 2.0
 _WALLS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
 _FAULTS: Final = frozenset({ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET})
-_SILENT: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT, ProblemKind.AUTH, ProblemKind.BILLING})
+_SILENT: Final = frozenset(
+    {
+        ProblemKind.QUOTA_MODEL,
+        ProblemKind.QUOTA_ACCOUNT,
+        ProblemKind.AUTH,
+        ProblemKind.BILLING,
+        ProblemKind.NOT_REACHED,
+        ProblemKind.NO_SUCH_PATH,
+    }
+)
 """These stop lanes by themselves and say nothing about how many or how fast."""
 
 
@@ -54,6 +65,7 @@ class Lane:
         self.probes = 0
         self.parked_since: float | None = None
         self.refused_in_row = 0
+        self._accepted_at = -math.inf
         self.refused_since: float | None = None
         self.breaker = Breaker(threshold=settings.breaker)
         self.task_breaker = Breaker(threshold=settings.breaker)
@@ -133,6 +145,7 @@ class Lane:
         elif kind in _SILENT:
             self.governor.withdrawn(ticket)
         else:
+            self._accepted_at = now
             self.governor.accepted(now, ticket)
 
     def release(self) -> None:
@@ -246,6 +259,11 @@ class Lane:
         """One is tried again now."""
         self._retries.take(self._clock.monotonic())
 
+    def retry_ended(self, *, worked: bool) -> None:
+        """A failed item that was tried again and came through gives back what its last retry took of the budget."""
+        if worked:
+            self._retries.take(self._clock.monotonic(), -1.0)
+
     # -- parking and closing
 
     def came_through(self) -> bool:
@@ -292,7 +310,7 @@ class Lane:
             self.parked_since = wall
         self.park = Park(kind=kind, reason=reason, until=until, since=wall)
         self.parked_by_task = by_task
-        if kind != ProblemKind.THROTTLE:
+        if kind != ProblemKind.THROTTLE and not self.accepted_lately:
             self.governor.nobody_gets_through(self._clock.monotonic())
         self.probing = False
         self.probes += 1
@@ -329,6 +347,11 @@ class Lane:
     def has_stopped(self) -> bool:
         """Nobody gets a slot any more."""
         return self.closed is not None or self._draining
+
+    @property
+    def accepted_lately(self) -> bool:
+        """Something was accepted a moment ago: refusals mean how many or how fast, not that nobody gets through."""
+        return self._clock.monotonic() - self._accepted_at < _LATELY_S
 
     @property
     def stands_still(self) -> bool:
