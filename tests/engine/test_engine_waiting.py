@@ -1,15 +1,22 @@
 """Who waits for what: slots, sources, parks. Nobody keeps from others what they need, and nobody waits for ever."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from engine_house import Faults, House, World, chat
+from engine_house import Faults, House, Latency, World, chat
 from engine_timetable import Timetable
 
 from batchrunner.core.errors import ExitStatus
+from batchrunner.core.job import Limits
+from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.condition import Condition
+from batchrunner.engine.lane_settings import LaneSettings
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.work_queue import READ_AHEAD
-from batchrunner.simulator.virtual_time import StandstillError
+from batchrunner.simulator.scenarios import parse_scenarios
+from batchrunner.simulator.script import Call, Script
+from batchrunner.simulator.virtual_time import StandstillError, run_virtual
 
 TEN = tuple(f"question {number}" for number in range(10))
 HUNDRED = tuple(f"question {number}" for number in range(100))
@@ -83,10 +90,62 @@ def test_a_slot_that_was_granted_before_a_park_is_not_used_after_it(house: House
     assert [event for event in house.events("intent") if parked < event["t"] < parked + 3500] == []
 
 
-def test_a_slot_that_is_given_back_unused_costs_no_request_of_the_day(tmp_path: Path) -> None:
-    """Two lanes wait for one item: one of them is faster."""
-    house = House(tmp_path, item_s=lambda _: 60.0)
-    assert house.run(chat("one", "two", more="limits: {requests_per_day: 2}")).exit_status is ExitStatus.DONE
+def test_a_slot_that_is_given_back_unused_costs_no_request_of_its_minute_and_day() -> None:
+    async def main() -> None:
+        settings = LaneSettings(
+            concurrency=4,
+            adaptive=False,
+            in_flight_tasks=None,
+            limits=Limits(requests_per_day=2, requests_per_minute=1.0),
+            breaker=20,
+            day_offset_s=0.0,
+        )
+        lane = Lane("", "m", settings=settings, clock=LoopClock(), sent_today=0)
+        for _ in range(5):
+            ticket = await lane.acquire(fresh=True)
+            assert ticket is not None
+            lane.give_up(ticket)
+        assert asyncio.get_running_loop().time() == 0.0
+        assert not lane.day_is_spent
+
+    run_virtual(main)
+
+
+# -- several lanes
+
+TWO_KEYS = "{preset: openai, base_url: 'http://127.0.0.1:1/v1', api_key_env: [KEY_A, KEY_B]}"
+REFUSED = ["quota-account:0", "throttle", "auth-bad", "reset-before-headers", "retry-after:80000"]
+
+
+class OneKeyRefused(World):
+    """Refuses what comes with one key, in some way, and takes ten seconds over an answer."""
+
+    def __init__(self, scenario: str) -> None:
+        super().__init__(latency=Latency(first_byte_s=10.0))
+        self._refusal = scenario
+
+    def answer(self, call: Call, now: float) -> Script:
+        self._scenario = parse_scenarios(self._refusal if call.token == "KEY_A" else "ok")
+        return super().answer(call, now)
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 5.0, 100.0])
+@pytest.mark.parametrize(
+    "scenario", ["quota-account:0", "throttle", "auth-bad", "reset-before-headers", "retry-after:80000"]
+)
+def test_what_one_account_does_not_take_another_one_does_and_the_run_waits_for_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str, wait_s: float
+) -> None:
+    """Items that came back from a lane are sent by the other one, each once; the parked lane is not waited for."""
+    for name in ("KEY_A", "KEY_B"):
+        monkeypatch.setenv(name, f"a-secret-{name}")
+    house = House(tmp_path, OneKeyRefused(scenario), simulate=False, item_s=lambda _: wait_s)
+    job = chat(*TEN, "same", "same", more="breaker: 2\nlimits: {concurrency: 2}")
+    report = house.run(job.replace("provider: simulator", f"provider: {TWO_KEYS}"))
+    assert report.status.items.done == 12
+    assert report.exit_status is ExitStatus.DONE
+    assert house.stats.verdicts["answered"] == 11
+    assert house.stats.paid - 11 <= report.status.sends.possible_duplicates
     assert house.events("done")[-1]["t"] - house.events("intent")[0]["t"] < 3600.0
 
 
