@@ -41,6 +41,7 @@ from batchrunner.report.causes import failure_groups
 from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
+from batchrunner.report.words import skipped_words
 from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.files import DISK
 from batchrunner.stores.lock import Quiet, RunLock
@@ -94,9 +95,15 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
         mistakes = (misplaced, *mistakes)
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
-    notes = [f"{items.skipped_rows} bad rows are skipped"] if items.skipped_rows else []
+    notes = skipped_words(items.skipped_rows, items.skipped)
     missing = [mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]]
-    return CheckResult(mistakes=(), items=items.counted, notes=(*notes, *missing))
+    return CheckResult(
+        mistakes=(),
+        items=items.counted,
+        notes=(*notes, *missing),
+        skipped_rows=items.skipped_rows,
+        skipped=items.skipped,
+    )
 
 
 async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
@@ -127,10 +134,15 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
         identical=sum(found.shared.values()),
         superseded=found.vanished[Standing.DONE],
         skipped_rows=found.skipped_rows,
+        skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
         max_calls=found.to_send * job.retry.attempts,
         quota_days=found.to_send / (daily * lanes) if daily else None,
-        notes=(*(mistake.problem for mistake in missing), *night_notes(job, wall=LoopClock().wall())),
+        notes=(
+            *(mistake.problem for mistake in missing),
+            *night_notes(job, wall=LoopClock().wall()),
+            *skipped_words(found.skipped_rows, items.skipped),
+        ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         cost=cost_plan(job, found.ahead),
         budget=budget_so_far(job, state),
@@ -234,7 +246,12 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             exit_status, message = await _run_to_end(runner)
         status = with_end(
             replace(
-                runner.snapshot(), failures=failure_groups(folder), notes=tuple(mistake.problem for mistake in missing)
+                runner.snapshot(),
+                failures=failure_groups(folder),
+                notes=(
+                    *(mistake.problem for mistake in missing),
+                    *skipped_words(runner.found.skipped_rows, runner.found.skipped),
+                ),
             ),
             exit_status,
             message=message if exit_status not in _WHOLE else None,

@@ -28,6 +28,7 @@ from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
 from batchrunner.report.standing import LEDGER, replay
+from batchrunner.report.words import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.error_log import ErrorLog
 from batchrunner.stores.files import DISK, Files, InspectedFiles
@@ -69,6 +70,9 @@ async def assemble(
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say, files=files)
     items = items_of(job)
     found = await survey(KeylessItems(items, keys), state, limit=wishes.limit)
+    found = replace(found, skipped=items.skipped)
+    for line in skipped_words(found.skipped_rows, found.skipped):
+        say(line)
     results = ResultsFile(folder, files=files)
     recovered = results.recover(state.results_length)
     transport, downloads = network or await _network(job, stack, clock=clock, keys=keys)

@@ -19,6 +19,8 @@ class Checked:
     job: str
     items: int
     notes: tuple[str, ...]
+    skipped_rows: int = 0
+    skipped: tuple[Mistake, ...] = ()
 
 
 def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = False) -> ExitStatus:
@@ -52,7 +54,14 @@ def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int
     result = asyncio.run(batchrunner.check(job, progress=progress))
     if result.mistakes:
         raise JobMistakesError(result.mistakes)
-    return Checked(file=file, job=job.name, items=result.items, notes=result.notes)
+    return Checked(
+        file=file,
+        job=job.name,
+        items=result.items,
+        notes=result.notes,
+        skipped_rows=result.skipped_rows,
+        skipped=result.skipped,
+    )
 
 
 def _tell(checked: Checked) -> None:

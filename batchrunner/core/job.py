@@ -50,6 +50,10 @@ class Turn:
 
     role: str
     content: str
+    raw: dict[str, Json] | None = field(default=None, compare=False)
+    """The message of a ready request where it is more than a text: sent as it stands. `content` is then its words."""
+    raw_decides: bool = field(default=False, compare=False)
+    """True when `raw` says what role, content and the item's pictures do not: the key has it then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,10 @@ class Source:
     id: str | None = None
     limit: int | None = None
     on_bad_row: Literal["fail", "skip"] = "fail"
+    encoding: str | None = None
+    """Of a file that is no UTF-8; None reads UTF-8, or UTF-16 and UTF-32 that say so with their first bytes."""
+    delimiter: str | None = None
+    """Between the columns of a `.csv`; None is a comma."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,10 +48,14 @@ def item_key(
             "version": KEY_VERSION,
             "dialect": dialect,
             "model": model,
-            "turns": [[turn.role, turn.content] for turn in turns],
+            "turns": [_said(turn) for turn in turns],
             "params": params,
             "pictures": list(pictures_sha256),
             "schema": schema_digest,
             "replica": replica,
         }
     )
+
+
+def _said(turn: Turn) -> Json:
+    return [turn.role, turn.content, turn.raw] if turn.raw_decides else [turn.role, turn.content]

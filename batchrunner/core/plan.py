@@ -5,6 +5,7 @@ from hashlib import blake2b
 from typing import Final
 
 from batchrunner.core.budget import Budget, BudgetLine, Price, Tariff, Usages, answers_of, output_limit
+from batchrunner.core.errors import Mistake
 from batchrunner.core.forecast import Forecast
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
@@ -104,6 +105,8 @@ class Plan:
     """What is gone of the job's budget."""
     forecast: Forecast | None = None
     """About when it would end; None when nothing is left to send."""
+    skipped: tuple[Mistake, ...] = ()
+    """What is wrong with the first 20 bad rows that are left out."""
     balances: tuple[PointBalance, ...] = ()
     """What each account has, asked when the job says `balance: true`."""
 
@@ -130,6 +133,8 @@ class Survey:
     resumable: tuple[Item, ...]
     """Items whose tasks are accepted and not finished."""
     skipped_rows: int = 0
+    skipped: tuple[Mistake, ...] = ()
+    """What is wrong with the first 20 bad rows that were left out."""
     ahead: dict[str, ToSend] = field(default_factory=dict)
     """What is still to be sent, by model."""
 

@@ -22,3 +22,7 @@ class CheckResult:
     items: int
     """Items the job makes; 0 when there are mistakes."""
     notes: tuple[str, ...] = ()
+    skipped_rows: int = 0
+    """Bad rows that `on_bad_row: skip` leaves out."""
+    skipped: tuple[Mistake, ...] = ()
+    """What is wrong with the first 20 of them."""

@@ -14,7 +14,7 @@ from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.recipe import Entry, Keyed, Recipe, named, unknown_name
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
-from batchrunner.prompts.sources.row import Asked, BadRow, BadSourceError, Format, Row
+from batchrunner.prompts.sources.row import Asked, BadRow, BadSourceError, Form, Format, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +103,14 @@ class _SourceRows:
     async def rows(self) -> AsyncGenerator[PromptRow]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
         is_templated = self._recipe.prompt is not None or bool(self._recipe.messages)
-        kind = await format_of(self._source.path, is_templated=is_templated)
+        form = Form(encoding=self._source.encoding, delimiter=self._source.delimiter)
+        kind = await format_of(self._source.path, is_templated=is_templated, form=form)
         if kind is None:
             self._findings.mistake(self._unknown_kind())
             return
         limit = self._source.limit
         try:
-            async with aclosing(kind.read(self._source.path)) as rows:
+            async with aclosing(kind.read(self._source.path, form)) as rows:
                 async for row in rows:
                     if limit is not None and row.number > limit:
                         break

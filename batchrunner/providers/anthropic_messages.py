@@ -97,7 +97,9 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
     """The turns but the system's; the pictures stand in the last user turn; a correction comes behind all."""
     turns = [turn for turn in item.turns if turn.role not in _SYSTEM_ROLES]
     last_user = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=None)
-    messages = [_message(turn, item.pictures if place == last_user else ()) for place, turn in enumerate(turns)]
+    is_ready = any(turn.raw is not None for turn in turns)  # its pictures stand in its messages
+    pictures = () if is_ready else item.pictures
+    messages = [_message(turn, pictures if place == last_user else ()) for place, turn in enumerate(turns)]
     if last_user is None and item.pictures:
         messages.append(_message(Turn(role="user", content=""), item.pictures))
     if revision.correction is not None:
@@ -108,7 +110,9 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
 
 
 def _message(turn: Turn, pictures: tuple[InputPicture, ...]) -> Json:
-    """Pictures come before the words that speak of them."""
+    """Pictures come before the words that speak of them; a ready message stays as it stands."""
+    if turn.raw is not None:
+        return turn.raw
     if not pictures:
         return {"role": turn.role, "content": turn.content}
     shown: list[Json] = [{"type": "image", "source": _source(picture.url)} for picture in pictures]

@@ -92,8 +92,9 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
     """The turns; the pictures and a schema in words stand in the last user turn; a correction comes behind all."""
     words = _schema_in_words(item, revision)
     last_user = max((place for place, turn in enumerate(item.turns) if turn.role == "user"), default=None)
+    is_ready = any(turn.raw is not None for turn in item.turns)  # its pictures stand in its messages
     messages: list[Json] = [
-        _message(_with(turn, words), item) if place == last_user else _message(turn, None)
+        _message(_with(turn, words), None if is_ready else item) if place == last_user else _message(turn, None)
         for place, turn in enumerate(item.turns)
     ]
     if last_user is None and (item.pictures or words):
@@ -111,10 +112,16 @@ def _schema_in_words(item: Item, revision: Revision) -> str:
 
 
 def _with(turn: Turn, words: str) -> Turn:
+    if words and turn.raw is not None:
+        content = turn.raw.get("content")
+        more: Json = [*content, {"type": "text", "text": words}] if isinstance(content, list) else None
+        return replace(turn, raw={**turn.raw, "content": more or f"{turn.content}\n\n{words}"})
     return replace(turn, content="\n\n".join(filter(None, (turn.content, words)))) if words else turn
 
 
 def _message(turn: Turn, pictured: Item | None) -> Json:
+    if turn.raw is not None:
+        return turn.raw
     if pictured is None or not pictured.pictures:
         return {"role": turn.role, "content": turn.content}
     text: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []

@@ -1,6 +1,9 @@
 """Figures and instants as people say them. Pure; the present instant is always given."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+
+from batchrunner.core.errors import Mistake
 
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -10,6 +13,15 @@ _DAY_S = 86400
 def count(number: int, singular: str, plural: str | None = None) -> str:
     """`1 item`, `1,200 items`."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def skipped_words(number: int, named: Sequence[Mistake], *, most: int = 5) -> tuple[str, ...]:
+    """Lines that say how many bad rows `on_bad_row: skip` left out, and which the first ones are."""
+    if not number:
+        return ()
+    shown = tuple(f"skipped {mistake}" for mistake in named[:most])
+    more = (f"and {number - len(shown):,} more",) if number > len(shown) else ()
+    return (f"{count(number, 'bad row is', 'bad rows are')} skipped", *shown, *more)
 
 
 def duration(seconds: float) -> str:

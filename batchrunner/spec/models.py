@@ -106,6 +106,14 @@ class SourceSpec(Part):
         default=None, description='Template of each item\'s id, for example "q{{ row }}". Default: from content.'
     )
     limit: Count | None = Field(default=None, description="Only the first so many rows.")
+    encoding: Text | None = Field(
+        default=None,
+        description="The text encoding of a file that is not UTF-8, for example gb18030 or cp1252. UTF-16 that begins "
+        "with a byte order mark needs none.",
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        default=None, description='What separates the columns of a .csv file, for example ";". Default: a comma.'
+    )
     on_bad_row: Literal["fail", "skip"] = Field(
         default="fail",
         description="What a broken row does: `fail` before anything is sent, or `skip` it and report it.",

@@ -62,6 +62,8 @@ def _prompts(draft: Draft) -> Listing | Source:
         id=source.id,
         limit=source.limit,
         on_bad_row=source.on_bad_row,
+        encoding=source.encoding,
+        delimiter=source.delimiter,
     )
 
 

@@ -121,9 +121,31 @@ def _source(draft: Draft) -> Iterator[Fault]:
         folder = str(draft.folder)
         hint = f"paths are relative to the job file, in {folder}" if folder != "." else None
         yield Fault(path=("prompts", "file"), problem=f"there is no file or folder {source.file}", hint=hint)
+    ending = PurePosixPath(source.file).suffix.lower()
+    if source.encoding is not None and not _is_text_encoding(source.encoding):
+        yield Fault(
+            path=("prompts", "encoding"),
+            problem=f"is {short(source.encoding)}, which is no text encoding that Python knows",
+            expected="a name like gb18030, big5, shift_jis, utf-16-le or cp1252",
+        )
+    elif source.encoding is not None and ending == ".parquet":
+        yield Fault(path=("prompts", "encoding"), problem="is for files of text; Parquet has an encoding of its own")
+    if source.delimiter is not None and ending != ".csv":
+        hint = "a .tsv file is cut at tabs" if ending == ".tsv" else None
+        yield Fault(path=("prompts", "delimiter"), problem="is for .csv files only", hint=hint)
+    elif source.delimiter is not None and source.delimiter in '\r\n"\0':
+        yield Fault(path=("prompts", "delimiter"), problem=f"cannot be {short(source.delimiter)}", expected="like ;")
     if source.template and draft.given("messages"):
         problem = "stands beside `messages`, which say the same"
         yield Fault(path=("prompts", "template"), problem=problem, expected="one of the two")
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+        return isinstance(b"".decode(name), str)
+    except (LookupError, ValueError, TypeError):
+        return False
 
 
 def _messages(draft: Draft) -> Iterator[Fault]:

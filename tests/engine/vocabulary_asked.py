@@ -159,6 +159,22 @@ ASKED: dict[str, Effect] = {
         now=["four"],
         files={"rows.txt": LINES, "other.txt": b"four\n"},
     ),
+    "prompts.encoding": Effect(
+        base=source(),
+        change={"prompts.encoding": "cp1252"},
+        look=attempt,
+        was="rows.txt:1",
+        now=["café"],
+        files={"rows.txt": "café".encode("cp1252")},
+    ),
+    "prompts.delimiter": Effect(
+        base=source(file="rows.csv"),
+        change={"prompts.delimiter": ";"},
+        look=attempt,
+        was="rows.csv:1",
+        now=["hi", "ho"],
+        files={"rows.csv": TABLE.replace(b",", b";")},
+    ),
     "prompts.template": Effect(
         base=source(file="rows.csv"),
         change={"prompts.template": "{{ prompt }} {{ who }}"},

@@ -231,3 +231,85 @@ def test_real_questions_leave_as_they_stand_in_the_batch_file(tmp_path: Path) ->
     assert [item.id for item in found] == [one["custom_id"] for one in lines]
     assert len(found) == len({item.key for item in found}) == 1319
     assert sent(job, found) == [{**one["body"], "stream": False} for one in lines]
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+READY: dict[str, list[dict[str, Any]]] = {
+    "text, picture, text, picture": [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "first"}, shown(), {"type": "text", "text": "second"}, shown()],
+        }
+    ],
+    "picture before text": [{"role": "user", "content": [shown(), {"type": "text", "text": "what is it?"}]}],
+    "picture in an earlier turn": [
+        {"role": "user", "content": [{"type": "text", "text": "see"}, shown()]},
+        {"role": "assistant", "content": "I see."},
+        {"role": "user", "content": "and?"},
+    ],
+    "texts of their own": [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, shown()]}
+    ],
+    "tool history": [
+        {"role": "user", "content": "w"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c", "content": "5"},
+    ],
+    "tool history that goes on": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "w"},
+        {"role": "assistant", "content": "I look.", "tool_calls": [CALL, CALL]},
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "5"}]},
+        {"role": "assistant", "content": "Five.", "refusal": "No."},
+        {"role": "user", "content": "sure?", "name": "Ann"},
+    ],
+    "functions of old": [
+        {"role": "user", "content": "w"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "5"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_conversation_of_texts_pictures_and_tools_in_any_order_is_sent_as_it_stands(
+    tmp_path: Path, name: str
+) -> None:
+    job = job_of(batch(tmp_path, body(messages=READY[name])))
+    (found,) = sent(job, items(job))
+    assert found["messages"] == READY[name]
+
+
+def test_messages_with_results_of_tools_are_sent_as_they_stand(tmp_path: Path) -> None:
+    said = [
+        {"role": "user", "content": "w"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "5"}]},
+    ]
+    job = speaking("anthropic-messages", job_of(batch(tmp_path, line(url="/v1/messages", body={"messages": said}))))
+    (found,) = sent(job, items(job))
+    assert found["messages"] == said
+
+
+def test_the_order_of_words_and_pictures_and_what_tools_gave_are_in_the_key(tmp_path: Path) -> None:
+    def key(*said: dict[str, Any]) -> str:
+        return items(job_of(batch(tmp_path, body(messages=list(said)))))[0].key
+
+    words: dict[str, Any] = {"type": "text", "text": "what?"}
+    behind, before = (
+        key({"role": "user", "content": [words, shown()]}),
+        key({"role": "user", "content": [shown(), words]}),
+    )
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    given = [key(*SAID, call, {"role": "tool", "tool_call_id": "c", "content": content}) for content in ("5", "6")]
+    assert len({behind, before, *given, key(*SAID)}) == 5
+
+
+def test_a_schema_in_words_stands_behind_a_ready_message(tmp_path: Path) -> None:
+    job = job_of(batch(tmp_path, body(messages=READY["picture before text"])), schema={"type": "object"})
+    (item,) = items(job)
+    encoded = dialect_for(job.provider).encode(item, Revision(adapted=frozenset({"json_object"}))).body or b""
+    *first, words = json.loads(encoded)["messages"][0]["content"]
+    assert first == READY["picture before text"][0]["content"]
+    assert words["type"] == "text"
+    assert "JSON" in words["text"]

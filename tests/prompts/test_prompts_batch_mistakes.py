@@ -10,8 +10,6 @@ from prompt_jobs import items, job_of, mistake, mistakes, picture_job, source, s
 
 from batchrunner.prompts import items_of
 
-TOOL_CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
-
 BAD: list[tuple[dict[str, Any] | str, str]] = [
     ("{", "not JSON"),
     ("[]", "a list, not an object"),
@@ -32,10 +30,10 @@ BAD: list[tuple[dict[str, Any] | str, str]] = [
     (body(messages=[]), "`body.messages` is no list"),
     (body(messages=["hi"]), "`body.messages[0]` is no object"),
     (body(messages=[{"role": "assistant", "content": "x"}]), "no message of the user"),
-    (body(messages=[*SAID, {"role": "tool", "content": "x", "tool_call_id": "1"}]), "messages[1].tool_call_id` is not"),
-    (body(messages=[*SAID, {"role": "tool", "content": "x"}]), "messages[1].role` is tool, which is not supported"),
-    (body(messages=[*SAID, TOOL_CALL]), "`body.messages[1].tool_calls` is not supported"),
-    (user("x", name="Ann"), "`body.messages[0].name` is not supported"),
+    (body(messages=[*SAID, {"role": "critic", "content": "x"}]), "messages[1].role` is critic, which is not supported"),
+    (body(messages=[*SAID, {"role": "tool", "content": "x", "tool_id": "1"}]), "messages[1].tool_id` is not supported"),
+    (body(messages=[*SAID, {"role": "assistant", "audio": {"id": "1"}}]), "`body.messages[1].audio` is not supported"),
+    (body(messages=[*SAID, {"role": "tool", "content": [{"type": "file"}]}]), "is a part of the type file"),
     (user(" "), "`body.messages[0].content` is empty"),
     (user(None), "neither text nor a list of parts"),
     (user([]), "neither text nor a list of parts"),
@@ -46,8 +44,6 @@ BAD: list[tuple[dict[str, Any] | str, str]] = [
     (parts("x", {"type": "image_url", "image_url": {"url": PNG_URL, "min_pixels": 9}}), "min_pixels` is not supported"),
     (parts("x", {"type": "image_url", "image_url": 7}), "content[1].image_url` is no object"),
     (parts("x", {"type": "image_url", "image_url": {}}), "content[1].image_url.url` is no text"),
-    (parts("x", shown(), "y"), "pictures between its texts"),
-    (body(messages=[parts(shown())["body"]["messages"][0], *SAID]), "`body.messages[0]` has a picture"),
     (parts("x", shown("p.png")), "neither a file nor an http(s) address"),
     (parts("x", shown("file:///etc/passwd")), "neither a file nor an http(s) address"),
     (parts("x", shown("data:image/png,rest")), "is no data URL in base64"),

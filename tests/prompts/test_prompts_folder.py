@@ -126,7 +126,8 @@ def test_a_file_of_another_kind_is_a_bad_row_and_not_a_question_without_its_pict
     ("found", "says"),
     [
         (b"caf\xe9", "not UTF-8: byte 4 is 0xe9"),
-        ("Hi".encode("utf-16"), "UTF-16"),
+        ("Hi there".encode("utf-16-le"), "it looks like UTF-16: write `encoding: utf-16-le`"),
+        ("你好，请翻译".encode("gb18030"), "it looks like GB18030"),
         (b"a\0b", "NUL byte in the file, at byte 2"),
         (b"x" * (LINE_LIMIT_BYTES + 1), "longer than 16 MiB"),
         (b" \n", "`text` is empty"),
@@ -191,3 +192,10 @@ def test_a_folder_with_an_ending_is_still_a_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_missing_or_closed_is_a_mistake(tmp_path: Path) -> None:
     assert "no ending" in mistake(job_of(Source(path=str(tmp_path / "none"), shown="none")))
+
+
+def test_texts_of_a_folder_are_read_in_the_encoding_that_the_job_names(tmp_path: Path) -> None:
+    texts = folder(tmp_path / "t", {"a.txt": "你好".encode("gb18030")})
+    assert [item.prompt for item in items(job_of(source(texts, encoding="gb18030")))] == ["你好"]
+    marked = folder(tmp_path / "m", {"a.txt": "你好".encode("utf-16")})
+    assert [item.prompt for item in items(job_of(source(marked)))] == ["你好"]

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prompt_jobs import DATA
+from prompt_jobs import DATA, items, job_of, mistake, source, stream
 
+from batchrunner.prompts import items_of
 from batchrunner.prompts.sources import SOURCES
 from batchrunner.prompts.sources.lines import CHUNK_BYTES
 from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadSourceError, Row
@@ -176,10 +178,6 @@ def test_a_column_without_a_name_gets_one(tmp_path: Path, ending: str, separator
     assert row.values == {"column_1": "0", "prompt": "x"}
 
 
-def test_utf16_is_named(tmp_path: Path) -> None:
-    assert "UTF-16" in problem(tmp_path / "a.txt", "A cat".encode("utf-16")).problem
-
-
 def test_a_line_over_the_cap_is_bad_and_the_next_one_is_read(tmp_path: Path) -> None:
     first, bad, last = read(tmp_path / "a.txt", b"a\n" + b"x" * (LINE_LIMIT_BYTES + CHUNK_BYTES) + b"\nb")
     assert isinstance(first, Row)
@@ -216,3 +214,105 @@ def test_real_files_are_read_whole() -> None:
     parti = rows(DATA / "parti_prompts.tsv")
     assert len(parti) == 1632
     assert all(set(row.values) == {"Prompt", "Category", "Challenge", "Note"} and row.values["Prompt"] for row in parti)
+
+
+TEXTS = {
+    "gb18030": "你好，请把这句话翻译成英文。",
+    "big5": "請把這句話翻譯成英文",
+    "shift_jis": "こんにちは、世界。",
+    "euc_kr": "안녕하세요 세계 여러분",
+    "cp1251": "Привет! Как дела?",
+    "cp1252": "Où est le café déjà naïve",
+}
+FILES = {
+    ".csv": "prompt,n\n{0},1\n{0},2\n",
+    ".tsv": "prompt\tn\n{0}\t1\n{0}\t2\n",
+    ".jsonl": '{{"prompt": "{0}"}}\n{{"prompt": "{0}"}}\n',
+    ".txt": "{0}\n{0}\n",
+}
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("encoding", [*TEXTS, "utf-16-le", "utf-16-be", "utf-32-be", "utf-8-sig"])
+def test_a_file_is_read_in_the_encoding_that_the_job_names(tmp_path: Path, ending: str, encoding: str) -> None:
+    text = TEXTS.get(encoding, "héllo 漢😀")
+    rows_of = source(tmp_path / f"a{ending}", FILES[ending].format(text).encode(encoding), encoding=encoding)
+    template = "{{ line }}" if ending == ".txt" else None
+    assert [item.prompt for item in items(job_of(replace(rows_of, template=template)))] == [text, text]
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, ending: str, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    found = rows(tmp_path / f"a{ending}", (mark + FILES[ending].format("héllo 漢😀")).encode(encoding))
+    assert [row.values.get("prompt", row.values.get("line")) for row in found] == ["héllo 漢😀"] * 2
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_bytes_that_are_not_utf8_are_told_with_what_they_look_like(tmp_path: Path, ending: str, encoding: str) -> None:
+    rows_of = source(tmp_path / f"a{ending}", FILES[ending].format(TEXTS[encoding]).encode(encoding))
+    said = mistake(job_of(rows_of))
+    assert said.startswith(f"a{ending}:{1 if ending in ('.txt', '.jsonl') else 2}: ")
+    assert "is not UTF-8" in said
+    assert f"write `encoding: {encoding}` under `prompts`" in said
+
+
+def test_utf16_without_its_mark_is_told(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        said = mistake(job_of(source(tmp_path / "a.txt", "hello world\n".encode(encoding))))
+        assert f"it looks like UTF-16: write `encoding: {encoding}`" in said
+
+
+def test_a_byte_that_the_named_encoding_does_not_know_is_a_bad_row(tmp_path: Path) -> None:
+    raw = "你好\n".encode("gb18030") + b"\xff\xff\n" + "再见\n".encode("gb18030")
+    every = items_of(job_of(source(tmp_path / "a.txt", raw, encoding="gb18030", on_bad_row="skip")))
+    assert [item.prompt for item in stream(every)] == ["你好", "再见"]
+    assert "the line is not gb18030: byte 1 is 0xff" in str(every.skipped[0])
+    odd = source(tmp_path / "b.txt", "ab\n".encode("utf-16-le") + b"c", encoding="utf-16-le")
+    assert "the file is not utf-16-le from here on" in mistake(job_of(odd))
+
+
+def test_encodings_are_decoded_across_chunks(tmp_path: Path) -> None:
+    text = "漢字かな" * (CHUNK_BYTES // 4)
+    lines = [text, "x", text[1:]]
+    for encoding in ("utf-16", "gb18030", "utf-8"):
+        made = source(tmp_path / f"{encoding}.txt", "\n".join(lines).encode(encoding), encoding=encoding)
+        assert [item.prompt for item in items(job_of(made))] == lines
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", "§"])
+def test_the_columns_of_a_csv_are_separated_as_the_job_says(tmp_path: Path, delimiter: str) -> None:
+    text = f'prompt{delimiter}n\n"a{delimiter}b"{delimiter}1\nc, d{delimiter}2\n'
+    found = items(job_of(source(tmp_path / "a.csv", text, delimiter=delimiter, template="{{ prompt }} {{ n }}")))
+    assert [item.prompt for item in found] == [f"a{delimiter}b 1", "c, d 2"]
+
+
+def test_another_delimiter_than_the_one_in_use_is_hinted_at(tmp_path: Path) -> None:
+    for text, given, hint in (
+        ("prompt;n\na;1\n", None, 'separated by semicolons, not by commas; write `delimiter: ";"` under `prompts`'),
+        ("prompt\tn\na\t1\n", None, 'write `delimiter: "\\t"`'),
+        ("prompt,n\na,1\n", ";", "separated by commas, not by semicolons"),
+    ):
+        assert hint in mistake(job_of(source(tmp_path / "a.csv", text, delimiter=given)))
+
+
+def test_excels_own_line_about_the_delimiter_is_no_header(tmp_path: Path) -> None:
+    found = items(job_of(source(tmp_path / "a.csv", "sep=;\r\nprompt;n\r\na;1\r\n", delimiter=";")))
+    assert [item.prompt for item in found] == ["a"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize("last", ["ended", "open"])
+@pytest.mark.parametrize("ending", FILES)
+def test_every_kind_of_line_end_makes_the_same_rows(tmp_path: Path, ending: str, end: str, last: str) -> None:
+    text = FILES[ending].format("hello").replace("\n", end)
+    found = rows(tmp_path / f"a{ending}", text if last == "ended" else text.removesuffix(end))
+    assert [row.values.get("prompt", row.values.get("line")) for row in found] == ["hello", "hello"]
+
+
+def test_a_lone_carriage_return_in_a_row_is_told_in_words(tmp_path: Path) -> None:
+    said = mistake(job_of(source(tmp_path / "a.csv", "prompt,n\nhello,1\nwor\rld,2\n")))
+    assert "a carriage return stands alone in a field without quotes" in said
+    assert "line ends of Unix or Windows" in said

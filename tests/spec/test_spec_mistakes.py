@@ -202,3 +202,25 @@ def test_a_matrix_of_a_source_counts_for_each_row(mistakes: Mistakes, tmp_path: 
     axes = ", ".join(f"n{n}: {list(range(10))}" for n in range(8))
     (found,) = mistakes(f"provider: simulator\nmodel: m\nprompts: {{file: a.csv}}\nmatrix: {{{axes}}}\n")
     assert "the job makes 100,000,000 items of each row" in found.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "key", "says"),
+    [
+        ("a.csv", "encoding: klingon", "prompts.encoding", "no text encoding"),
+        ("a.csv", "encoding: base64", "prompts.encoding", "no text encoding"),
+        ("a.parquet", "encoding: gbk", "prompts.encoding", "Parquet has an encoding of its own"),
+        ("a.csv", "delimiter: ';;'", "prompts.delimiter", "is too long"),
+        ("a.csv", "delimiter: ''", "prompts.delimiter", "is empty"),
+        ("a.csv", "delimiter: '\"'", "prompts.delimiter", "cannot be"),
+        ("a.tsv", "delimiter: ','", "prompts.delimiter", "is for .csv files only"),
+        ("a.jsonl", "delimiter: ','", "prompts.delimiter", "is for .csv files only"),
+    ],
+)
+def test_encoding_and_delimiter_are_checked_before_the_file_is_read(  # noqa: PLR0917 - a table's columns
+    mistakes: Mistakes, tmp_path: Path, name: str, keys: str, key: str, says: str
+) -> None:
+    (tmp_path / name).write_text("prompt\nx\n")
+    (found,) = mistakes(f"provider: simulator\nmodel: m\nprompts: {{file: {name}, {keys}}}\n")
+    assert found.key == key
+    assert says in found.problem

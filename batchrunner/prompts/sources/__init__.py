@@ -8,7 +8,7 @@ from batchrunner.prompts.sources.folder import FILE, TEXT, read_folder
 from batchrunner.prompts.sources.json_lines import read_json_lines
 from batchrunner.prompts.sources.openai_batch import CUSTOM_ID, is_openai_batch, read_openai_batch
 from batchrunner.prompts.sources.parquet import read_parquet
-from batchrunner.prompts.sources.row import Format
+from batchrunner.prompts.sources.row import PLAIN, Form, Format
 from batchrunner.prompts.sources.tab_separated import read_tab_separated
 from batchrunner.prompts.sources.text_lines import COLUMN, read_text
 
@@ -28,7 +28,7 @@ SOURCES: dict[str, Format] = {
 }
 
 
-async def format_of(path: str, *, is_templated: bool) -> Format | None:
+async def format_of(path: str, *, is_templated: bool, form: Form = PLAIN) -> Format | None:
     """The kind of source that stands at the path, None if it is none that can be read.
 
     A `.jsonl` of ready requests is a batch file only where no template says what to make of its rows.
@@ -36,7 +36,7 @@ async def format_of(path: str, *, is_templated: bool) -> Format | None:
     if await asyncio.to_thread(_is_folder, path):
         return SOURCES[FOLDER]
     ending = PurePath(path).suffix.lower()
-    if ending == ".jsonl" and not is_templated and await is_openai_batch(path):
+    if ending == ".jsonl" and not is_templated and await is_openai_batch(path, form):
         return SOURCES[OPENAI_BATCH]
     return SOURCES.get(ending)
 

@@ -5,24 +5,35 @@ closes is told apart from a long field by the cap, and never swallows rows in si
 """
 
 import csv
+import json
 from collections.abc import Iterator
 from contextlib import aclosing
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.header import column_names, wrong_width
 from batchrunner.prompts.sources.lines import CHUNK_BYTES, line_batches
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
+from batchrunner.prompts.sources.row import (
+    LINE_LIMIT_BYTES,
+    PLAIN,
+    BadRow,
+    BadRowError,
+    BadSourceError,
+    Form,
+    Row,
+    Rows,
+)
+from batchrunner.prompts.sources.text_encoding import hint_of
 
-_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-async def read_comma_separated(path: str) -> Rows:
+async def read_comma_separated(path: str, form: Form = PLAIN) -> Rows:
     """A row for every record after the header; blank lines are nothing."""
     # The cap on the whole row speaks first, and with its place; a module-wide limit of 128 KiB would speak for others.
     csv.field_size_limit(2 * LINE_LIMIT_BYTES + 2 * CHUNK_BYTES)
     feed = _Feed()
-    table = _Table()
-    async with aclosing(line_batches(path)) as batches:
+    table = _Table(form)
+    async with aclosing(line_batches(path, form)) as batches:
         async for _, lines in batches:
             feed.add(lines)
             if feed.is_worth_parsing:
@@ -96,13 +107,15 @@ class _Feed:
 class _Table:
     """Makes rows of records. The first record that is not blank is the header."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._delimiter = form.delimiter or ","
         self._names: tuple[str, ...] = ()
         self._number = 0
 
     def rows(self, feed: _Feed) -> Iterator[Row | BadRow]:
         """The rows that the lines read so far hold."""
-        reader = csv.reader(feed, strict=True)
+        reader = csv.reader(feed, strict=True, delimiter=self._delimiter)
         while True:
             line = feed.line
             try:
@@ -121,51 +134,72 @@ class _Table:
 
     def _broken(self, error: csv.Error, *, line: int, lines: int) -> BadRow:
         if not self._names:
-            raise BadSourceError(f"the header is not CSV: {error}", line=line)
+            raise BadSourceError(
+                f"the header is not CSV: {_said(error)}", line=line, hint=_RETURNS if _is_return(error) else None
+            )
         self._number += 1
         over = f", which goes on for {lines} lines" if lines > 1 else ""
-        hint = 'a quote inside a quoted field is written twice: ""'
-        return BadRow(number=self._number, line=line, problem=f"the row{over}, is not CSV: {error}", hint=hint)
+        hint = _RETURNS if _is_return(error) else 'a quote inside a quoted field is written twice: ""'
+        return BadRow(number=self._number, line=line, problem=f"the row{over}, is not CSV: {_said(error)}", hint=hint)
 
     def _row(self, cells: list[str], line: int) -> Row | BadRow | None:
         if not "".join(cells).strip() and len(cells) <= 1:
             return None
+        if not self._names and cells[0].lower() == "sep=" and not "".join(cells[1:]):
+            return None  # Excel's own line that names the delimiter
         if not self._names:
-            self._names = _header(cells, line)
+            self._names = _header(cells, line, self._form)
             return None
         self._number += 1
         try:
             return Row(number=self._number, line=line, values=self._values(cells))
         except BadRowError as error:
-            return BadRow(number=self._number, line=line, problem=str(error))
+            return BadRow(number=self._number, line=line, problem=str(error), hint=error.hint)
 
     def _values(self, cells: list[str]) -> dict[str, Json]:
+        _require_text(cells, self._form)
         if len(cells) != len(self._names):
             raise BadRowError(wrong_width(len(cells), self._names))
-        _require_text(cells)
         return dict(zip(self._names, cells, strict=True))
 
 
-def _header(cells: list[str], line: int) -> tuple[str, ...]:
+_RETURNS = "save the file with the line ends of Unix or Windows"
+
+
+def _is_return(error: csv.Error) -> bool:
+    return "new-line character" in str(error)
+
+
+def _said(error: csv.Error) -> str:
+    """Python's words, but where they speak to programmers."""
+    return "a carriage return stands alone in a field without quotes" if _is_return(error) else str(error)
+
+
+def _header(cells: list[str], line: int, form: Form) -> tuple[str, ...]:
     try:
-        _require_text(cells)
+        _require_text(cells, form)
         names = column_names(cells)
     except BadRowError as error:
-        raise BadSourceError(f"the header: {error}", line=line) from error
+        raise BadSourceError(f"the header: {error}", line=line, hint=error.hint) from error
     except BadSourceError as error:
         raise BadSourceError(error.problem, line=line, hint=error.hint) from error
-    for separator, word in _OTHER_SEPARATORS.items():
-        if len(names) == 1 and separator in names[0]:
-            hint = "save it with commas, or with tabs as .tsv"
-            raise BadSourceError(f"the columns are separated by {word}, not by commas", line=line, hint=hint)
+    used = form.delimiter or ","
+    for separator, word in _SEPARATORS.items():
+        if len(names) == 1 and separator in names[0] and separator != used:
+            hint = f"write `delimiter: {json.dumps(separator)}` under `prompts`"
+            not_by = _SEPARATORS.get(used, f"`{used}`")
+            raise BadSourceError(f"the columns are separated by {word}, not by {not_by}", line=line, hint=hint)
     return names
 
 
-def _require_text(cells: list[str]) -> None:
+def _require_text(cells: list[str], form: Form) -> None:
     whole = "".join(cells)
     if "\0" in whole:
-        raise BadRowError("there is a NUL byte in the row")
+        raw = whole.encode("utf-8", "surrogateescape")
+        raise BadRowError("there is a NUL byte in the row", hint=hint_of(raw) if 3 * raw.count(0) > len(raw) else None)
     try:
         whole.encode()
     except UnicodeEncodeError as error:
-        raise BadRowError(f"the row is not UTF-8: it has the byte 0x{ord(whole[error.start]) & 0xFF:02x}") from error
+        problem = f"the row is not {form.called}: it has the byte 0x{ord(whole[error.start]) & 0xFF:02x}"
+        hint = None if form.encoding else hint_of(whole.encode("utf-8", "surrogateescape"))
+        raise BadRowError(problem, hint=hint) from error

@@ -1,24 +1,23 @@
 """What the body of a ready request says: its conversation, taken out of the body; what is left are parameters.
 
-A turn here is a text, and pictures stand in the last turn of the user, before or behind its words: that is what an
-item can hold. Anything else (tools' turns, sounds, files, marks for a cache, a picture between words) is refused and
-named, never dropped. Several texts of a turn are put together line by line. Source: PROTOCOL 4.1, 5.1, 6.1, 7.1.
+A message that is a text, or texts that are put together line by line, becomes a turn. One that is more (pictures among
+the words, calls of tools and what they gave, a name) becomes a turn with the message as it stands, and that is sent;
+pictures are looked at all the same. Anything that no part of this program knows (sounds, files, marks for a cache) is
+refused and named, never dropped.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchrunner.core.job import Json, Turn
 from batchrunner.prompts.sources.row import AskedPicture, BadRowError
 
-_CHAT_ROLES = ("system", "developer", "user", "assistant")
-_MESSAGES_ROLES = ("user", "assistant")
 _DEFAULT_DETAIL = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """The turns, and the pictures of the user's last one."""
+    """The turns, and all pictures in them."""
 
     turns: tuple[Turn, ...]
     pictures: tuple[AskedPicture, ...] = ()
@@ -31,6 +30,31 @@ class _Said:
     place: str
     turn: Turn
     pictures: tuple[AskedPicture, ...]
+    is_plain: bool
+    """True for texts alone, and for texts with pictures behind them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grammar:
+    """What may stand in a dialect's messages."""
+
+    roles: tuple[str, ...]
+    history_roles: tuple[str, ...] = ()
+    """Of messages that are sent as they stand."""
+    keys: tuple[str, ...] = ()
+    """Beside role and content; such a message is sent as it stands."""
+    history_parts: tuple[str, ...] = ()
+
+
+_CHAT = _Grammar(
+    roles=("system", "developer", "user", "assistant", "tool", "function"),
+    history_roles=("tool", "function"),
+    keys=("name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content"),
+    history_parts=("refusal",),
+)
+_MESSAGES = _Grammar(
+    roles=("user", "assistant"), history_parts=("tool_use", "tool_result", "thinking", "redacted_thinking")
+)
 
 
 def of_chat(body: dict[str, Json]) -> Conversation:
@@ -39,7 +63,7 @@ def of_chat(body: dict[str, Json]) -> Conversation:
     Raises:
         BadRowError: there are none, or something in them has no place in an item.
     """
-    return _conversation(body, roles=_CHAT_ROLES)
+    return _conversation(body, _CHAT)
 
 
 def of_messages(body: dict[str, Json]) -> Conversation:
@@ -50,7 +74,7 @@ def of_messages(body: dict[str, Json]) -> Conversation:
     Raises:
         BadRowError: as `of_chat`.
     """
-    found = _conversation(body, roles=_MESSAGES_ROLES)
+    found = _conversation(body, _MESSAGES)
     if not isinstance(body.get("system"), str):
         return found
     told = Turn(role="system", content=str(body.pop("system")))
@@ -71,43 +95,55 @@ def of_picture(body: dict[str, Json]) -> Conversation:
     return Conversation(turns=(Turn(role="user", content=prompt),))
 
 
-def _conversation(body: dict[str, Json], *, roles: tuple[str, ...]) -> Conversation:
+def _conversation(body: dict[str, Json], grammar: "_Grammar") -> Conversation:
     messages = body.pop("messages", None)
     if not isinstance(messages, list) or not messages:
         raise BadRowError("`body.messages` is no list of messages")
-    said = [_said(message, f"body.messages[{place}]", roles) for place, message in enumerate(messages)]
+    said = [_said(message, f"body.messages[{place}]", grammar) for place, message in enumerate(messages)]
     last = next((one for one in reversed(said) if one.turn.role == "user"), None)
     if last is None:
         raise BadRowError("`body.messages` has no message of the user")
-    if not last.turn.content.strip() and not last.pictures:
+    if not last.turn.content.strip() and last.turn.raw is None:
         raise BadRowError(f"`{last.place}.content` is empty")
-    elsewhere = next((one.place for one in said if one.pictures and one is not last), None)
-    if elsewhere is not None:
-        raise BadRowError(f"`{elsewhere}` has a picture; only the last message of the user can have some")
-    return Conversation(turns=tuple(one.turn for one in said), pictures=last.pictures)
+    # Where the program itself would put the last message's words and pictures, the key is that of any such item.
+    turns = (
+        replace(one.turn, raw_decides=True)
+        if one.turn.raw is not None and not (one is last and one.is_plain)
+        else one.turn
+        for one in said
+    )
+    return Conversation(turns=tuple(turns), pictures=tuple(picture for one in said for picture in one.pictures))
 
 
-def _said(message: Json, place: str, roles: tuple[str, ...]) -> _Said:
-    given = _only(message, place, known=("role", "content"))
+def _said(message: Json, place: str, grammar: "_Grammar") -> _Said:
+    given = _only(message, place, known=("role", "content", *grammar.keys))
     role = given.get("role")
-    if not isinstance(role, str) or role not in roles:
-        raise BadRowError(f"`{place}.role` is {role}, which is not supported; what is: {', '.join(roles)}")
+    if not isinstance(role, str) or role not in grammar.roles:
+        raise BadRowError(f"`{place}.role` is {role}, which is not supported; what is: {', '.join(grammar.roles)}")
     content = given.get("content")
-    if isinstance(content, str):
-        return _Said(place=place, turn=Turn(role=role, content=content), pictures=())
+    is_text = given.keys() <= {"role", "content"} and role not in grammar.history_roles
+    whole = message if isinstance(message, dict) else None
+    if isinstance(content, str) or (content is None and not is_text and role != "user"):
+        turn = Turn(role=role, content=content or "", raw=None if is_text else whole)
+        return _Said(place=place, turn=turn, pictures=(), is_plain=is_text)
     if not isinstance(content, list):
         raise BadRowError(f"`{place}.content` is neither text nor a list of parts")
-    parts = [_part(part, f"{place}.content[{n}]") for n, part in enumerate(content)]
+    parts = [_part(part, f"{place}.content[{n}]", grammar) for n, part in enumerate(content)]
     texts = [part for part in parts if isinstance(part, str)]
-    pictures = tuple(part for part in parts if not isinstance(part, str))
+    pictures = tuple(part for part in parts if isinstance(part, AskedPicture))
     kinds = [isinstance(part, str) for part in parts]
-    if kinds not in (sorted(kinds), sorted(kinds, reverse=True)):
-        raise BadRowError(f"`{place}.content` has pictures between its texts; they can stand before or behind them")
-    return _Said(place=place, turn=Turn(role=role, content="\n".join(texts)), pictures=pictures)
+    is_plain = is_text and None not in parts and kinds == sorted(kinds, reverse=True)
+    raw = None if is_plain and not pictures else whole
+    return _Said(
+        place=place, turn=Turn(role=role, content="\n".join(texts), raw=raw), pictures=pictures, is_plain=is_plain
+    )
 
 
-def _part(part: Json, place: str) -> str | AskedPicture:
+def _part(part: Json, place: str, grammar: "_Grammar") -> str | AskedPicture | None:
+    """Its text, its picture, or None for a piece of a conversation with tools, which is sent as it stands."""
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind in grammar.history_parts:
+        return None
     read = _PARTS.get(kind) if isinstance(kind, str) else None
     if read is None:
         raise BadRowError(f"`{place}` is a part of the type {kind}, which is not supported; what is: {_KNOWN_PARTS}")

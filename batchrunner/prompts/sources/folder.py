@@ -13,7 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
+from batchrunner.prompts.sources.row import (
+    LINE_LIMIT_BYTES,
+    PLAIN,
+    BadRow,
+    BadRowError,
+    BadSourceError,
+    Form,
+    Row,
+    Rows,
+)
+from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of
 
 TEXT = "text"
 """The column with a text file's content."""
@@ -22,11 +32,10 @@ FILE = "file"
 _TEXTS = (".txt", ".md")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _BOM = "\ufeff"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _DIGITS = re.compile(r"([0-9]+)")
 
 
-async def read_folder(path: str) -> Rows:
+async def read_folder(path: str, form: Form = PLAIN) -> Rows:
     """A row for every file that is not hidden."""
     try:
         names = await asyncio.to_thread(_names, path)
@@ -36,10 +45,10 @@ async def read_folder(path: str) -> Rows:
         raise BadSourceError("has no files", hint="hidden files do not count, and subfolders are not entered")
     for number, name in enumerate(names, 1):
         try:
-            yield Row(number=number, line=None, where=f"/{name}", values=await _values(path, name))
+            yield Row(number=number, line=None, where=f"/{name}", values=await _values(path, name, form))
         except BadRowError as error:
             shown = name.encode("utf-8", "replace").decode()
-            yield BadRow(number=number, line=None, where=f"/{shown}", problem=str(error))
+            yield BadRow(number=number, line=None, where=f"/{shown}", problem=str(error), hint=error.hint)
 
 
 def _names(path: str) -> list[str]:
@@ -58,7 +67,7 @@ def _parts(name: str) -> Iterator[tuple[int, str]]:
         yield (int(part), "") if place % 2 else (-1, part.casefold())
 
 
-async def _values(path: str, name: str) -> dict[str, Json]:
+async def _values(path: str, name: str, form: Form) -> dict[str, Json]:
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -69,11 +78,11 @@ async def _values(path: str, name: str) -> dict[str, Json]:
     if kind in _PICTURES:
         return {**values, FILE: name}
     if kind in _TEXTS:
-        return {**values, TEXT: await asyncio.to_thread(_text, Path(path) / name)}
+        return {**values, TEXT: await asyncio.to_thread(_text, Path(path) / name, form)}
     raise BadRowError(f"the file is neither text ({', '.join(_TEXTS)}) nor a picture ({', '.join(_PICTURES)})")
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, form: Form) -> str:
     """The file's text, without the line end that editors put behind it."""
     if not path.is_file():
         raise BadRowError("it is no regular file")
@@ -84,11 +93,12 @@ def _text(path: Path) -> str:
         raise BadRowError(f"the file cannot be read: {error.strerror or error}") from error
     if len(raw) > LINE_LIMIT_BYTES:
         raise BadRowError(f"the file is longer than {LINE_LIMIT_BYTES >> 20} MiB")
-    if raw.startswith(_UTF16):
-        raise BadRowError("the file is UTF-16, not UTF-8")
-    if b"\0" in raw:
-        raise BadRowError(f"there is a NUL byte in the file, at byte {raw.index(0) + 1}")
+    encoding = encoding_of(raw, form.encoding)
+    if b"\0" in raw and encoding is None:
+        hint = hint_of(raw) if 3 * raw.count(0) > len(raw) else None
+        raise BadRowError(f"there is a NUL byte in the file, at byte {raw.index(0) + 1}", hint=hint)
     try:
-        return raw.decode().removeprefix(_BOM).rstrip("\r\n")
+        return raw.decode(encoding or "utf-8").removeprefix(_BOM).rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise BadRowError(f"the file is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}") from error
+        problem = f"the file is not {encoding or form.called}: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        raise BadRowError(problem, hint=None if encoding else hint_of(raw)) from error

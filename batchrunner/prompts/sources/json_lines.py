@@ -5,18 +5,21 @@ from typing import NoReturn
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.lines import rows_by_line, text_of
-from batchrunner.prompts.sources.row import BadRowError, Rows
+from batchrunner.prompts.sources.row import PLAIN, BadRowError, Form, Rows
 
 _KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
 
 
-def read_json_lines(path: str) -> Rows:
+def read_json_lines(path: str, form: Form = PLAIN) -> Rows:
     """A row for every line that is not blank."""
-    return rows_by_line(path, _values)
+
+    def values(raw: bytes | None) -> dict[str, Json]:
+        return _values(text_of(raw, form))
+
+    return rows_by_line(path, values, form)
 
 
-def _values(raw: bytes | None) -> dict[str, Json]:
-    text = text_of(raw)
+def _values(text: str) -> dict[str, Json]:
     try:
         value: Json = _decode(text)
     except json.JSONDecodeError as error:

@@ -1,6 +1,7 @@
 """A file as batches of lines: one hop to a thread for half a megabyte, never one for a row, never the whole file.
 
-Knows bytes, line ends, the byte order mark and the cap on a line; refuses what is no regular file or not UTF-8.
+Knows bytes, encodings, line ends (also the lone carriage returns of old spreadsheets), the byte order mark and the cap
+on a line; refuses what is no regular file or not in its encoding.
 """
 
 import os
@@ -12,11 +13,20 @@ import aiofiles
 import aiofiles.os
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
+from batchrunner.prompts.sources.row import (
+    LINE_LIMIT_BYTES,
+    PLAIN,
+    BadRow,
+    BadRowError,
+    BadSourceError,
+    Form,
+    Row,
+    Rows,
+)
+from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of, to_utf8
 
 CHUNK_BYTES = 512 * 1024
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 Parse = Callable[[bytes | None], dict[str, Json] | None]
 """Makes a row's values of a line as `line_batches` gives it; None when the line is no row (a header).
@@ -25,19 +35,20 @@ Raises BadRowError or BadSourceError.
 """
 
 
-async def line_batches(path: str) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
-    """Batches of lines without their newline, each with the 1-based number of its first line.
+async def line_batches(path: str, form: Form = PLAIN) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
+    """Batches of lines in UTF-8 without their newline, each with the 1-based number of its first line.
 
-    A line longer than the cap is None. A carriage return at a line's end is left to the reader.
+    A line longer than the cap is None. A carriage return at a line's end is left to the reader. Bytes that the file's
+    encoding does not know stand in their line as they are.
 
     Raises:
-        BadSourceError: the file cannot be opened or read, or is UTF-16.
+        BadSourceError: the file cannot be opened or read.
     """
     try:
         await require_regular(path)
         async with aiofiles.open(path, "rb") as file:
-            splitter = _Splitter()
-            chunk = _without_bom(await file.read(CHUNK_BYTES))
+            splitter = _Splitter(form)
+            chunk = await file.read(CHUNK_BYTES)
             while chunk:
                 if batch := splitter.feed(chunk):
                     yield batch
@@ -48,10 +59,10 @@ async def line_batches(path: str) -> AsyncGenerator[tuple[int, list[bytes | None
         raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
 
 
-async def rows_by_line(path: str, parse: Parse) -> Rows:
+async def rows_by_line(path: str, parse: Parse, form: Form = PLAIN) -> Rows:
     """Rows of a format in which a line is a row and blank lines are nothing."""
     number = 0
-    async with aclosing(line_batches(path)) as batches:
+    async with aclosing(line_batches(path, form)) as batches:
         async for first, lines in batches:
             for line, raw in enumerate(lines, first):
                 if raw is not None and not raw.strip():
@@ -65,39 +76,46 @@ def _row(parse: Parse, raw: bytes | None, *, number: int, line: int) -> Row | Ba
     try:
         values = parse(raw)
     except BadRowError as error:
-        return BadRow(number=number, line=line, problem=str(error))
+        return BadRow(number=number, line=line, problem=str(error), hint=error.hint)
     except BadSourceError as error:
         raise BadSourceError(error.problem, line=line, hint=error.hint) from error
     return None if values is None else Row(number=number, line=line, values=values)
 
 
-def text_of(raw: bytes | None) -> str:
+def text_of(raw: bytes | None, form: Form = PLAIN) -> str:
     """The text of a line, without the carriage return at its end.
 
     Raises:
-        BadRowError: it is over the cap, not UTF-8, or has a NUL.
+        BadRowError: it is over the cap, not in the file's encoding, or has a NUL.
     """
     if raw is None:
         raise BadRowError(f"the line is longer than {LINE_LIMIT_BYTES >> 20} MiB")
     if b"\0" in raw:
-        raise BadRowError(f"there is a NUL byte in the line, at byte {raw.index(0) + 1}")
+        hint = hint_of(raw) if 3 * raw.count(0) > len(raw) else None
+        raise BadRowError(f"there is a NUL byte in the line, at byte {raw.index(0) + 1}", hint=hint)
     try:
         return raw.decode().removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise BadRowError(f"the line is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}") from error
+        problem = f"the line is not {form.called}: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        raise BadRowError(problem, hint=None if form.encoding else hint_of(raw)) from error
 
 
 class _Splitter:
     """Cuts chunks into lines; holds at most one unfinished line, and drops that beyond the cap."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form) -> None:
+        self._form = form
         self._line = 1
         self._tail = bytearray()
         self._too_long = False
+        self._begun = False
+        self._converted: Callable[[bytes, bool], bytes] | None = None
+        self._ends_with_return = False
+        """True when lines end with a carriage return alone, as in old spreadsheets for the Macintosh."""
 
     def feed(self, chunk: bytes) -> tuple[int, list[bytes | None]] | None:
         begun = len(self._tail)
-        self._tail += chunk
+        self._tail += self._as_utf8(chunk)
         cut = self._tail.rfind(b"\n", begun)
         if cut < 0:
             if len(self._tail) > LINE_LIMIT_BYTES:
@@ -108,7 +126,24 @@ class _Splitter:
         del self._tail[: cut + 1]
         return self._batch([*lines])
 
+    def _as_utf8(self, chunk: bytes, *, last: bool = False) -> bytes:
+        is_first, self._begun = not self._begun, True
+        if is_first and (encoding := encoding_of(chunk, self._form.encoding)) is not None:
+            self._converted = to_utf8(encoding)
+        if self._converted is not None:
+            try:
+                chunk = self._converted(chunk, last)
+            except UnicodeDecodeError as error:
+                problem = f"the file is not {error.encoding} from here on: {error.reason}"
+                raise BadSourceError(problem, line=self._line, hint="write its `encoding:` under `prompts`") from error
+        if is_first:
+            chunk = chunk.removeprefix(_BOM)
+            self._ends_with_return = b"\n" not in chunk and b"\r" in chunk[:-1]
+        return chunk.replace(b"\r", b"\n") if self._ends_with_return else chunk
+
     def end(self) -> tuple[int, list[bytes | None]] | None:
+        if self._converted is not None:
+            self._tail += self._as_utf8(b"", last=True)
         return self._batch([bytes(self._tail)]) if self._tail or self._too_long else None
 
     def _batch(self, lines: list[bytes | None]) -> tuple[int, list[bytes | None]]:
@@ -131,9 +166,3 @@ async def require_regular(path: str) -> None:
     if not stat.S_ISREG(mode):
         name = os.path.basename(path)  # noqa: PTH119 -- a name for a message; nothing is opened
         raise BadSourceError(f"`{name}` is no regular file", hint="a source is read several times: save it as a file")
-
-
-def _without_bom(chunk: bytes) -> bytes:
-    if chunk.startswith(_UTF16):
-        raise BadSourceError("the file is UTF-16, not UTF-8", line=1, hint="save it as UTF-8")
-    return chunk.removeprefix(_BOM)

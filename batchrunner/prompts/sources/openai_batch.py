@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from batchrunner.core.job import DialectName, Json
 from batchrunner.prompts.sources.conversation import Conversation, of_chat, of_messages, of_picture
 from batchrunner.prompts.sources.json_lines import read_json_lines
-from batchrunner.prompts.sources.row import Asked, BadRow, BadRowError, BadSourceError, Row, Rows
+from batchrunner.prompts.sources.row import PLAIN, Asked, BadRow, BadRowError, BadSourceError, Form, Row, Rows
 
 CUSTOM_ID = "custom_id"
 _METHOD, _URL, _BODY = "method", "url", "body"
@@ -39,10 +39,10 @@ _ENDPOINTS: dict[str, _Endpoint] = {
 """By the URL's path behind its version."""
 
 
-async def is_openai_batch(path: str) -> bool:
+async def is_openai_batch(path: str, form: Form = PLAIN) -> bool:
     """True when the first line that is not blank is a request of a batch; false also for what cannot be read."""
     try:
-        async with aclosing(read_json_lines(path)) as rows:
+        async with aclosing(read_json_lines(path, form)) as rows:
             async for row in rows:
                 return isinstance(row, Row) and row.values.keys() >= {*_OWN}
     except BadSourceError:
@@ -50,9 +50,9 @@ async def is_openai_batch(path: str) -> bool:
     return False
 
 
-async def read_openai_batch(path: str) -> Rows:
+async def read_openai_batch(path: str, form: Form = PLAIN) -> Rows:
     """A row for every line that is not blank."""
-    async with aclosing(read_json_lines(path)) as rows:
+    async with aclosing(read_json_lines(path, form)) as rows:
         async for row in rows:
             yield _request(row) if isinstance(row, Row) else row
 
@@ -61,7 +61,7 @@ def _request(row: Row) -> Row | BadRow:
     try:
         asked = _asked(row.values)
     except BadRowError as error:
-        return BadRow(number=row.number, line=row.line, problem=str(error))
+        return BadRow(number=row.number, line=row.line, problem=str(error), hint=error.hint)
     beside = {name: value for name, value in row.values.items() if name not in _OWN}
     return replace(row, values={CUSTOM_ID: asked.id, **beside}, asked=asked)
 

@@ -17,7 +17,16 @@ from uuid import UUID
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.header import column_names
 from batchrunner.prompts.sources.lines import require_regular
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadRowError, BadSourceError, Row, Rows
+from batchrunner.prompts.sources.row import (
+    LINE_LIMIT_BYTES,
+    PLAIN,
+    BadRow,
+    BadRowError,
+    BadSourceError,
+    Form,
+    Row,
+    Rows,
+)
 
 _BATCH_BYTES = 2 * 1024 * 1024
 _BATCH_ROWS = 256
@@ -27,7 +36,7 @@ Batch: TypeAlias = "list[dict[str, Json] | BadRowError]"
 """Rows, each its values or what is wrong with it."""
 
 
-async def read_parquet(path: str) -> Rows:
+async def read_parquet(path: str, _form: Form = PLAIN) -> Rows:
     """The rows of every row group in turn."""
     try:
         await require_regular(path)

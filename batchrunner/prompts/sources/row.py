@@ -33,7 +33,7 @@ class Asked:
     turns: tuple[Turn, ...]
     """At least one is the user's; it may be empty when there are pictures."""
     pictures: tuple[AskedPicture, ...]
-    """Of the user's last turn."""
+    """Of all turns. Where a turn has its `raw` message they are sent in it, else in the user's last turn."""
     params: dict[str, Json]
 
 
@@ -69,6 +69,10 @@ Rows: TypeAlias = AsyncGenerator[Row | BadRow]
 class BadRowError(Exception):
     """Within a source only: the row that is being read is bad."""
 
+    def __init__(self, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
 
 class BadSourceError(Exception):
     """The file as a whole cannot be read on: it is missing, no text, or its header is wrong."""
@@ -80,10 +84,27 @@ class BadSourceError(Exception):
         self.hint = hint
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a file of text is written, where the job says it."""
+
+    encoding: str | None = None
+    """None is UTF-8, or what a byte order mark says."""
+    delimiter: str | None = None
+
+    @property
+    def called(self) -> str:
+        """The encoding as messages name it."""
+        return self.encoding or "UTF-8"
+
+
+PLAIN = Form()
+
+
 class Read(Protocol):
     """Streams the rows of a file; closing the generator closes the file."""
 
-    def __call__(self, path: str, /) -> Rows:
+    def __call__(self, path: str, form: Form = PLAIN, /) -> Rows:
         """The rows in the file's order.
 
         Raises:

@@ -6,33 +6,34 @@ A row may leave out trailing columns, which are then empty; one with more column
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.header import column_names, wrong_width
 from batchrunner.prompts.sources.lines import rows_by_line, text_of
-from batchrunner.prompts.sources.row import BadRowError, BadSourceError, Rows
+from batchrunner.prompts.sources.row import PLAIN, BadRowError, BadSourceError, Form, Rows
 
 
-def read_tab_separated(path: str) -> Rows:
+def read_tab_separated(path: str, form: Form = PLAIN) -> Rows:
     """A row for every line after the header that is not blank."""
-    return rows_by_line(path, _Table().values)
+    return rows_by_line(path, _Table(form).values, form)
 
 
 class _Table:
     """Remembers the header. The first line that is not blank is it."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form) -> None:
+        self._form = form
         self._names: tuple[str, ...] = ()
 
     def values(self, raw: bytes | None) -> dict[str, Json] | None:
         if not self._names:
-            self._names = _header(raw)
+            self._names = _header(raw, self._form)
             return None
-        cells = text_of(raw).split("\t")
+        cells = text_of(raw, self._form).split("\t")
         missing = len(self._names) - len(cells)
         if missing < 0:
             raise BadRowError(wrong_width(len(cells), self._names))
         return dict(zip(self._names, cells + [""] * missing, strict=True))
 
 
-def _header(raw: bytes | None) -> tuple[str, ...]:
+def _header(raw: bytes | None, form: Form) -> tuple[str, ...]:
     try:
-        return column_names(text_of(raw).split("\t"))
+        return column_names(text_of(raw, form).split("\t"))
     except BadRowError as error:
-        raise BadSourceError(f"the header: {error}") from error
+        raise BadSourceError(f"the header: {error}", hint=error.hint) from error

@@ -2,15 +2,15 @@
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.lines import rows_by_line, text_of
-from batchrunner.prompts.sources.row import Rows
+from batchrunner.prompts.sources.row import PLAIN, Form, Rows
 
 COLUMN = "line"
 
 
-def read_text(path: str) -> Rows:
+def read_text(path: str, form: Form = PLAIN) -> Rows:
     """A row for every line that is not blank."""
-    return rows_by_line(path, _values)
 
+    def values(raw: bytes | None) -> dict[str, Json]:
+        return {COLUMN: text_of(raw, form)}
 
-def _values(raw: bytes | None) -> dict[str, Json]:
-    return {COLUMN: text_of(raw)}
+    return rows_by_line(path, values, form)
