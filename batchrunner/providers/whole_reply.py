@@ -101,6 +101,8 @@ class WholeReply(Generic[T]):
             message = f"the answer is larger than {self._cap_bytes} bytes"
             return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
         value = self._parse(body)
+        if isinstance(value, NotJson) and (end := body.rfind(b"}") + 1) and end < len(body):
+            value = self._parse(body[:end])  # bytes behind the answer take nothing from it
         if not isinstance(value, NotJson):
             del body  # it may hold pictures, of which `value` and the outcome are copies already
             return self._read(head, value)

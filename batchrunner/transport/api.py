@@ -21,7 +21,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
-from batchrunner.transport.coding import ACCEPTED, CodingError, Unpacker, unpacker
+from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
 from batchrunner.transport.faults import explain, explain_late
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _MB = 1_000_000
 # Pictures in a JSON answer are base64; it is in memory as bytes, as text and as pictures for a moment.
 REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
-    "openai-chat": 16 * _MB,
+    "openai-chat": 48 * _MB,
     "anthropic-messages": 16 * _MB,
     "modelscope-images": 48 * _MB,
     "openai-images": 48 * _MB,
@@ -175,7 +175,10 @@ class ApiTransport:
         try:
             watch.head_came()
             decoder.begin(_head(response, self._wall()))
-            return await self._pour(response, decoder, watch, share)
+            ending = await self._pour(response, decoder, watch, share)
+            if watch.replies is not None and watch.replies.behind and isinstance(ending, Whole):
+                decoder.feed(watch.replies.behind)  # a server that counts characters cuts its own answer off
+            return ending
         finally:
             if not response.closed:
                 response.close()
@@ -215,6 +218,7 @@ class ApiTransport:
             coded = await self._read(content, watch)
             if isinstance(coded, Broken):
                 return coded
+            undo = undo or _unsaid(coded, is_first=not wire_bytes)
             wire_bytes += len(coded)
             watch.piece_came(len(coded), line=b"\n" in coded)
             if wire_bytes > cap_bytes:
@@ -228,7 +232,7 @@ class ApiTransport:
                 await share.take(len(plain), waiting=watch.excuse)
                 if plain and decoder.feed(plain):
                     watch.rest()
-                    await _linger(content)
+                    await _linger(content, None if undo is not None else decoder.feed)
                     return _WHOLE
         if undo is not None and wire_bytes and not undo.is_complete():
             return self._broken("reset", f"the reply of {self._where} ends in the middle of its coding", watch)
@@ -253,13 +257,21 @@ class ApiTransport:
         return headers
 
 
-async def _linger(content: aiohttp.StreamReader) -> None:
+def _unsaid(coded: bytes, *, is_first: bool) -> Unpacker | None:
+    """What undoes a coding that the head forgot to name."""
+    return unpacker("gzip") if is_first and coded.startswith(GZIP_MAGIC) else None
+
+
+async def _linger(content: aiohttp.StreamReader, feed: Callable[[bytes], bool] | None) -> None:
     """Read what little may follow, so that the connection can be used again; give up soon, it is only a connection."""
     size_bytes = 0
     with suppress(*_OUTSIDE):
         async with asyncio.timeout(_LINGER_S):
             while not content.at_eof() and size_bytes <= _LINGER_BYTES:
-                size_bytes += len(await content.readany())
+                piece = await content.readany()
+                size_bytes += len(piece)
+                if feed is not None:
+                    feed(piece)
 
 
 def _head(response: aiohttp.ClientResponse, received_at: float) -> Head:

@@ -1,14 +1,15 @@
 """Undoing content codings step by step, so that a small reply can never become a big one in memory.
 
 Each step gives at most 64 KiB; the caller counts and stops. Refuses codings that were not asked for (br, zstd) and
-stacked ones. Source: RELIABILITY threat 4, RFC 9110 section 8.4.
+stacked ones, but believes the bytes before it believes the head. Source: RELIABILITY threat 4, RFC 9110 section 8.4.
 """
 
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 STEP_BYTES: Final = 64 * 1024
+GZIP_MAGIC: Final = b"\x1f\x8b"
 ACCEPTED: Final = "gzip, deflate"
 
 _GZIP_BITS = 16 + zlib.MAX_WBITS
@@ -77,29 +78,88 @@ class _Inflate:
         return self._stream
 
 
-_Maker: TypeAlias = Callable[[], Unpacker | None]
+class _Sniffing:
+    """Undoes a coding only if the bytes are in it: servers and gateways name codings that their bytes are not in.
 
-_UNPACKERS: dict[str, _Maker] = {
-    "": lambda: None,
-    "identity": lambda: None,
-    "gzip": lambda: _Inflate(bits=_GZIP_BITS),
-    "x-gzip": lambda: _Inflate(bits=_GZIP_BITS),
-    "deflate": lambda: _Inflate(bits=None),
-}
+    Plain bytes are told by how they begin: as JSON, an event, text, or a picture. A gzip stream has a magic of its own.
+    """
+
+    def __init__(self, coding: str) -> None:
+        self._coding = coding
+        self._start = b""
+        self._inner: Unpacker | None = None
+        self._plain = False
+
+    def feed(self, coded: bytes) -> Iterator[bytes]:
+        if self._plain:
+            yield from _steps(coded)
+            return
+        if self._inner is None:
+            self._start += coded
+            if len(self._start) < _MAGIC_BYTES:
+                return
+            coded, self._start = self._start, b""
+            self._decide(coded)
+            yield from self.feed(coded)
+            return
+        yield from self._inner.feed(coded)
+
+    def is_complete(self) -> bool:
+        if self._inner is None:
+            return self._plain
+        return self._inner.is_complete()
+
+    def _decide(self, start: bytes) -> None:
+        if start.startswith(GZIP_MAGIC):
+            self._inner = _Inflate(bits=_GZIP_BITS)
+        elif self._coding in _OTHERS and not _begins_plainly(start):
+            raise CodingError(f"it has a content coding that was not asked for ({self._coding})")
+        elif self._coding == "deflate" and start[:2] not in _WORDS_NO_DEFLATE_BEGINS_WITH:
+            self._inner = _Inflate(bits=None)
+        else:
+            self._plain = True
+
+
+_MAGIC_BYTES = 2
+_GZIPS = frozenset({"gzip", "x-gzip"})
+_OTHERS = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+"""Codings that were not asked for, and that are undone by no one here."""
+_WORDS_NO_DEFLATE_BEGINS_WITH = frozenset({b'{"', b"{\n", b"{\r", b"{ ", b"[{", b"da", b"ev"})
+"""Or hardly ever: it has no magic, and two bytes must do."""
+_STARTS = (
+    *(b"{", b"[", b"data", b"da", b"event", b"ev", b"id", b":", b"<", b"\xef\xbb", b'"', b"Ba", b"In", b"up"),
+    *(b"\x89P", b"\xff\xd8", b"GI", b"RI", b"BM", b"\0\0", b"II", b"MM", b"\xff\x0a"),
+)
+"""Of JSON, events, pages and the words of proxies, and of pictures."""
+
+
+def _begins_plainly(start: bytes) -> bool:
+    bare = start.lstrip()
+    return not bare or bare.startswith(_STARTS)
+
+
+def _steps(plain: bytes) -> Iterator[bytes]:
+    for at in range(0, len(plain), STEP_BYTES):
+        yield plain[at : at + STEP_BYTES]
 
 
 def unpacker(content_encoding: str | None) -> Unpacker | None:
     """What undoes this `Content-Encoding`; None when the bytes are plain.
 
+    A word that is no coding (`utf-8`, `none`) says nothing; one that the bytes are not in is not believed.
+
     Raises:
-        CodingError: a coding that was not asked for.
+        CodingError: more than one coding, one upon the other.
     """
     if content_encoding is None:
         return None
-    make = _UNPACKERS.get(content_encoding.strip().lower())
-    if make is None:
-        raise CodingError("it has a content coding that was not asked for")
-    return make()
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    codings = [name for name in names if name in _GZIPS or name in _OTHERS or name == "deflate"]
+    if len(codings) > 1:
+        raise CodingError("it has several content codings, none of which was asked for together")
+    if not codings:
+        return None
+    return _Sniffing(codings[0])
 
 
 def _begins_member(coded: bytes) -> bool:

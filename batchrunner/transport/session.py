@@ -3,15 +3,18 @@
 Neither proxies nor netrc nor cookies come from the environment (RELIABILITY threats 14 and 16).
 """
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Final, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 
 from batchrunner.core.errors import JobMistakesError, Mistake
@@ -26,12 +29,60 @@ READ_BYTES: Final = 64 * 1024
 _KEEPALIVE_S = 4.0
 _DNS_TTL_S = 60
 
+# A paid answer behind a long head is an answer: gateways add a cookie for each of their hops, and signed policies.
+_HEAD_LINE_BYTES = 64 * 1024
+_HEAD_LINES = 4096
+_HEAD_BYTES = 256 * 1024
+_HEAD_END: Final = b"\r\n\r\n"
+
 # Finds a dead peer behind a NAT while a slow model thinks: after a minute of silence, every minute, five times.
 _SOCKET_KEEPALIVE = tuple(
     (getattr(socket, name), value)
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
     if hasattr(socket, name)
 )
+
+
+class Replies(ResponseHandler):
+    """Reads the replies of one connection; what follows a complete reply without having been asked for is set aside.
+
+    aiohttp's parser gives up a piece of the network as a whole when it ends in bytes that are no HTTP, and with it the
+    answer that stands before them. So a head goes to the parser by itself, and the rest as a piece of its own: what
+    was complete by then stays so.
+    """
+
+    behind: bytes = b""
+    """Bytes that came in one piece with the end of the last reply, as far as their place is known."""
+    _head_bytes: int = 0
+
+    def data_received(self, data: bytes) -> None:
+        """A piece from the network."""
+        if self._payload is not None and not self._payload.is_eof():
+            self._take(data)
+            return
+        head, found, rest = data.partition(_HEAD_END)
+        self._head_bytes += len(head)
+        if self._head_bytes > _HEAD_BYTES:
+            self.set_exception(HttpProcessingError(message="the head is too long"))
+            self.abort()
+            return
+        if found:
+            self._head_bytes = 0
+        super().data_received(head + found)
+        if rest and self._payload is not None and self.is_connected():
+            self._take(rest)
+
+    def _take(self, data: bytes) -> None:
+        """A piece of a body: more than the rest of it is there when the parser complains and the body is whole."""
+        payload = self._payload
+        before = payload.total_bytes if payload is not None else 0
+        super().data_received(data)
+        if payload is None or self._exception is None:
+            return
+        if payload.is_eof():
+            self.behind = data[payload.total_bytes - before :]
+        elif payload.exception() is None:  # else nobody would tell whoever reads it
+            payload.set_exception(aiohttp.ClientPayloadError("the body is not framed as HTTP frames it"))
 
 
 class Connector(aiohttp.TCPConnector):
@@ -49,7 +100,9 @@ class Connector(aiohttp.TCPConnector):
         connection = await super().connect(req, traces, timeout)
         while not await self.reuse.allows(connection):
             connection = await super().connect(req, traces, timeout)
-        UNDER_WAY.get().request_leaves()
+        watch = UNDER_WAY.get()
+        watch.replies = connection.protocol if isinstance(connection.protocol, Replies) else None
+        watch.request_leaves()
         return connection
 
 
@@ -100,6 +153,8 @@ def new_session(
         ttl_dns_cache=_DNS_TTL_S,
         socket_factory=socket_factory,
     )
+    made = partial(Replies, loop=asyncio.get_running_loop())
+    connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it
     connector.reuse = Reuse()
     return aiohttp.ClientSession(
         connector=connector,
@@ -110,6 +165,9 @@ def new_session(
         trust_env=False,
         proxy=proxy,
         read_bufsize=READ_BYTES,
+        max_line_size=_HEAD_LINE_BYTES,
+        max_field_size=_HEAD_LINE_BYTES,
+        max_headers=_HEAD_LINES,
     )
 
 

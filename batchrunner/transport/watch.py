@@ -8,7 +8,7 @@ import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 Late = Literal["connect", "first_byte", "idle", "drip", "total"]
 
@@ -28,6 +28,13 @@ class Pace:
     least_bytes: float
 
 
+class Replied(Protocol):
+    """Reads the replies of a connection."""
+
+    behind: bytes
+    """What came behind the last one."""
+
+
 class Watch:
     """Ends the block it guards when a deadline passes: afterwards `late` says which. Other cancellations pass through.
 
@@ -36,7 +43,7 @@ class Watch:
 
     __slots__ = (
         "_armed_at", "_bytes", "_cancelling", "_due", "_handle", "_lines", "_loop", "_pace", "_phase", "_task",
-        "_total_at", "_window_at", "late", "sent",
+        "_total_at", "_window_at", "late", "replies", "sent",
     )  # fmt: skip
 
     def __init__(self, pace: Pace) -> None:
@@ -54,6 +61,8 @@ class Watch:
         self._bytes = 0
         self._lines = False
         self.late: Late | None = None
+        self.replies: Replied | None = None
+        """Who reads the connection, once there is one."""
         self.sent = False
         self._armed_at = min(self._due, self._total_at)
         self._handle: asyncio.TimerHandle | None = self._loop.call_at(self._armed_at, self._ring)

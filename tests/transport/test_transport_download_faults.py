@@ -57,8 +57,8 @@ FAULTS = {
     "half a gzip": Fault(
         talk=says(reply(gzip.compress(PICTURE)[:-9], headers="Content-Encoding: gzip\r\n")), words="middle"
     ),
-    "no gzip": Fault(talk=says(reply(PICTURE, headers="Content-Encoding: gzip\r\n")), words="damaged"),
-    "brotli": Fault(talk=says(reply(PICTURE, headers="Content-Encoding: br\r\n")), words="not asked for"),
+    "no gzip": Fault(talk=says(reply(b"\x1f\x8b" + PICTURE, headers="Content-Encoding: gzip\r\n")), words="damaged"),
+    "brotli": Fault(talk=says(reply(b"\x0b\x05" + PICTURE, headers="Content-Encoding: br\r\n")), words="not asked for"),
 }
 
 
