@@ -20,6 +20,7 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenErr
 from batchrunner.core.export import Exported
 from batchrunner.core.job import Job, Json
 from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.picture_rules import picture_notes
 from batchrunner.core.plan import Plan, cost_plan, count_items, points_plan
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
@@ -100,7 +101,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     return CheckResult(
         mistakes=(),
         items=items.counted,
-        notes=(*notes, *missing),
+        notes=(*notes, *missing, *picture_notes(job)),
         skipped_rows=items.skipped_rows,
         skipped=items.skipped,
     )

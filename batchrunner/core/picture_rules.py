@@ -3,12 +3,14 @@
 Refuses only what the documentation refuses: parameters that it does not name pass untouched.
 """
 
+import ipaddress
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
-from batchrunner.core.job import Json
+from batchrunner.core.job import Job, Json, Listing
 
 Verdict: TypeAlias = "tuple[str, str] | None"
 """What is wrong and what was expected; None when nothing is."""
@@ -20,6 +22,13 @@ GUIDANCE = (1.5, 20.0)
 MAX_LORAS = 6
 LORA_TOLERANCE = 1e-3
 _ANY_SIDE = (64, 2048)
+LOCAL_PICTURE = "is a local file, which the server cannot read"
+_LOCAL = re.compile(
+    r"file:|(\.{1,2}|~)?[/\\]|[A-Za-z]:[/\\]|[^\n:]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|svg)\Z", re.IGNORECASE
+)
+_BARE_JPEG = "/9j/"
+_LONGEST_ADDRESS = 4096
+_INSIDE = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet")
 
 _SIDES: tuple[tuple[str, tuple[int, int]], ...] = (
     ("qwen-image", (64, 1664)),
@@ -119,11 +128,76 @@ def _negative_prompt(_model: str, value: Json) -> Verdict:
     return None if len(value) < MAX_PROMPT_CHARS else (f"has {len(value)} characters", expected)
 
 
+def _image_url(_model: str, value: Json) -> Verdict:
+    expected = "an address that the server can reach, https://HOST/PATH, or a list of such"
+    if value is None:
+        return None
+    if isinstance(value, list):
+        found = (_image_address(entry, expected) for entry in value)
+        return next((verdict for verdict in found if verdict), None) if value else ("is empty", expected)
+    return _image_address(value, expected)
+
+
+def _image_address(value: Json, expected: str) -> Verdict:
+    if not isinstance(value, str):
+        return ("is no address", expected)
+    text = value.strip()
+    if not text:
+        return ("is empty", expected)
+    if text.lower().startswith("data:") or text.startswith(_BARE_JPEG) or len(text) > _LONGEST_ADDRESS:
+        return None  # some models take the picture itself
+    if _LOCAL.match(text):
+        return (LOCAL_PICTURE, expected)
+    return None if _host_of(text) is not None else ("is no http or https address", expected)
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return None
+    return host if parts.scheme in {"http", "https"} and host else None
+
+
+def picture_notes(job: Job) -> tuple[str, ...]:
+    """What a person should know of the addresses in `image_url`: the server cannot reach those inside a network."""
+    if job.provider.dialect != "modelscope-images" or _is_inside(_host_of(job.provider.base_url) or ""):
+        return ()
+    places: list[tuple[str, Json]] = [("params.image_url", job.params.get("image_url"))]
+    entries = job.prompts.entries if isinstance(job.prompts, Listing) else ()
+    places += [
+        (f"prompts[{place}].params.image_url", entry.params.get("image_url")) for place, entry in enumerate(entries)
+    ]
+    places += [(f"matrix.image_url[{place}]", value) for place, value in enumerate(job.matrix.get("image_url", ()))]
+    return tuple(
+        f"{place}: {host} is an address inside a network; the server must be able to reach it"
+        for place, value in places
+        for host in _hosts_in(value)
+        if _is_inside(host)
+    )
+
+
+def _hosts_in(value: Json) -> Iterator[str]:
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, str) and (host := _host_of(entry.strip())):
+            yield host
+
+
+def _is_inside(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return "." not in name or name.endswith(_INSIDE)
+
+
 _RULES: dict[str, Callable[[str, Json], Verdict]] = {
     "size": _size,
     "seed": _seed,
     "steps": _steps,
     "guidance": _guidance,
     "loras": _loras,
+    "image_url": _image_url,
     "negative_prompt": _negative_prompt,
 }

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from batchrunner.core.job import Json
-from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
+from batchrunner.core.picture_rules import LOCAL_PICTURE, params_mistakes, prompt_mistake
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
 from batchrunner.spec.places import Fault, KeyPath, short
@@ -64,6 +64,7 @@ def _value(draft: Draft, path: KeyPath, name: str, value: Json) -> Iterator[Faul
         (problem, expected): None
         for model in draft.models
         for _key, problem, expected in params_mistakes(model, {name: value})
+        if problem != LOCAL_PICTURE  # told for every dialect by the general rules
     }
     for problem, expected in found:
         shown = f"{short(value)} {problem}" if not isinstance(value, dict) else problem

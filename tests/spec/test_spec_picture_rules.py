@@ -6,7 +6,7 @@ import pytest
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json
-from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
+from batchrunner.core.picture_rules import params_mistakes, picture_notes, prompt_mistake
 
 Load = Callable[..., Job]
 Mistakes = Callable[..., tuple[Mistake, ...]]
@@ -31,6 +31,10 @@ GOOD: list[tuple[str, str, Json]] = [
     (QWEN, "loras", dict.fromkeys("abcdef", 1 / 6)),
     (QWEN, "negative_prompt", "x" * 1999),
     (QWEN, "num_inference_steps", "anything"),
+    (QWEN, "image_url", "https://x.example/a.png"),
+    (QWEN, "image_url", ["https://x.example/a.png", "data:image/png;base64,AAAA"]),
+    (QWEN, "image_url", "http://192.168.1.5/a.png"),
+    (QWEN, "image_url", None),
 ]
 BAD: list[tuple[str, str, Json]] = [
     (QWEN, "size", "1665x64"),
@@ -58,6 +62,19 @@ BAD: list[tuple[str, str, Json]] = [
     (QWEN, "loras", dict.fromkeys("abcdefg", 1 / 7)),
     (QWEN, "loras", {"a": "1"}),
     (QWEN, "loras", ["a"]),
+    (QWEN, "image_url", ""),
+    (QWEN, "image_url", " "),
+    (QWEN, "image_url", []),
+    (QWEN, "image_url", ["https://x.example/a.png", ""]),
+    (QWEN, "image_url", "file:///pictures/x.png"),
+    (QWEN, "image_url", "FILE:/pictures/x"),
+    (QWEN, "image_url", "pictures/x.png"),
+    (QWEN, "image_url", "~/x.jpeg"),
+    (QWEN, "image_url", "ftp://x.example/a.png"),
+    (QWEN, "image_url", "x.example/a"),
+    (QWEN, "image_url", "https:///a.png"),
+    (QWEN, "image_url", "https://[::1/a.png"),
+    (QWEN, "image_url", 7),
     (QWEN, "negative_prompt", "x" * 2000),
     (QWEN, "negative_prompt", None),
 ]
@@ -120,3 +137,36 @@ def test_other_services_have_other_rules(load: Load, provider: str) -> None:
     assert load(IMAGE.replace("modelscope", provider, 1) + "prompts: [a]\nparams: {size: auto}\n").params == {
         "size": "auto"
     }
+
+
+@pytest.mark.parametrize("given", ['"file:///pictures/x.png"', '""', "[]", "ftp://x.example/a.png", "./x.png"])
+def test_an_address_that_the_server_cannot_fetch_is_refused_once_with_its_place(mistakes: Mistakes, given: str) -> None:
+    (one,) = mistakes(IMAGE + f"prompts: [a]\nparams:\n  image_url: {given}\n")
+    assert (one.line, (one.key or "").partition("[")[0]) == (6, "params.image_url")
+    (two,) = mistakes(IMAGE + f"prompts:\n- prompt: a\n  params:\n    image_url: {given}\n")
+    assert two.line == 7
+
+
+PLACES = ("params: {image_url: '%s'}", "matrix: {image_url: ['%s']}")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://192.168.1.5/a.png",
+        "http://10.1.2.3:8080/a.png",
+        "http://localhost/a.png",
+        "https://nas.local/a.png",
+        "http://[fd00::1]/a.png",
+    ],
+)
+def test_an_address_inside_a_network_is_noted(load: Load, given: str, place: str) -> None:
+    (note,) = picture_notes(load(IMAGE + "prompts: [a]\n" + place % given + "\n"))
+    assert "image_url" in note
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("given", ["https://x.example/a.png", "https://8.8.8.8/a.png", "data:image/png;base64,AA"])
+def test_an_address_out_in_the_world_needs_no_note(load: Load, given: str, place: str) -> None:
+    assert picture_notes(load(IMAGE + "prompts: [a]\n" + place % given + "\n")) == ()
