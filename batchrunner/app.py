@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from batchrunner.assembly import ask_balances, assemble, rehearsal_of
 from batchrunner.core.audit import Audit
-from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.export import Exported
 from batchrunner.core.job import Job, Json
 from batchrunner.core.pacing import estimate_tokens
@@ -81,6 +81,19 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     from batchrunner.spec import load_job as load  # noqa: PLC0415 - pydantic takes a third of a second
 
     return load(path, overrides=overrides, simulate=simulate, out=out)
+
+
+async def every_mistake(error: JobMistakesError) -> tuple[Mistake, ...]:
+    """The mistakes of a job file that `load_job` refused, and those of its prompts as far as they can be checked."""
+    if error.partial is None:
+        return error.mistakes
+    known = {mistake.key for mistake in error.mistakes}
+    more = [
+        mistake
+        for mistake in await items_of(error.partial).mistakes()
+        if mistake.key is None or mistake.key not in known
+    ]
+    return (*error.mistakes, *more)
 
 
 async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:

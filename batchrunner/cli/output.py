@@ -13,6 +13,9 @@ from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesErr
 from batchrunner.report.json_values import jsonable
 from batchrunner.report.plain import printable
 
+MOST_SHOWN = 200
+"""Mistakes that a person is shown, a line each; how many more there are is said."""
+
 
 def say(text: str) -> None:
     """One or more lines to people; control characters are escaped."""
@@ -38,8 +41,11 @@ def tell_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus
     """Every mistake, for people or as `{"mistakes": […]}`."""
     if as_json:
         emit({"mistakes": mistakes})
-    for mistake in mistakes:
+    for mistake in mistakes[:MOST_SHOWN]:
         say(f"error: {mistake}".replace("\n", " "))
+    if len(mistakes) > MOST_SHOWN:
+        left_out = len(mistakes) - MOST_SHOWN
+        say(f"error: and {left_out:,} more mistakes, {len(mistakes):,} in all; `--json` lists every one")
     return ExitStatus.MISTAKE
 
 

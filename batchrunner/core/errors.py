@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrunner.core.job import Job
 
 
 class ExitStatus(IntEnum):
@@ -50,9 +54,11 @@ class JobMistakesError(BatchrunnerError):
 
     exit_status = ExitStatus.MISTAKE
 
-    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+    def __init__(self, mistakes: tuple[Mistake, ...], *, partial: "Job | None" = None) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
         self.mistakes = mistakes
+        self.partial = partial
+        """The job without what is wrong with it, to look for more mistakes; None where too little is left of it."""
 
 
 class StoreBrokenError(BatchrunnerError):

@@ -50,6 +50,7 @@ class Expansion:
         are_automatic = recipe.id is None and not recipe.entries
         self._ids_are_stems = shares_ids and are_automatic and recipe.name is None and recipe.each is None
         self._index = 0
+        self._unnamed: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Expansion of {self._job.name} at item {self._index}>"
@@ -129,7 +130,7 @@ class Expansion:
             fills = [await self._filler.fill(row, variables) for variables in self._matrix.variables()]
             given = self._filler.given_id(row)
         except UnusableRowError as error:
-            self._findings.bad_row(error.mistake)
+            self._findings.bad_row(*error.mistakes)
             return ()
         if given is None:
             given = self._names.automatic(fills[0].prompt)
@@ -197,9 +198,20 @@ class Expansion:
     def _stem(self, names: dict[str, Json], item_id: str, key: str) -> str:
         if self._recipe.each:
             # Only to find its mistakes before anything is paid; the path is made when the answer is there.
-            artifact_name(self._job, self._recipe.each, names)
-        name = artifact_name(self._job, self._recipe.name, names) if self._recipe.name else item_id
-        return self._names.stem(name, key)
+            self._artifact_name(self._recipe.each, names)
+        name = self._artifact_name(self._recipe.name, names) if self._recipe.name else item_id
+        return self._names.stem(name or item_id, key)
+
+    def _artifact_name(self, keyed: Keyed, names: dict[str, Json]) -> str:
+        """Empty when it cannot be made, which is told once for each template."""
+        try:
+            return artifact_name(self._job, keyed, names)
+        except JobMistakesError as error:
+            if keyed.key not in self._unnamed:
+                self._unnamed.add(keyed.key)
+                for mistake in error.mistakes:
+                    self._findings.mistake(mistake)
+            return ""
 
 
 def _told_apart(picture: InputPicture) -> str:

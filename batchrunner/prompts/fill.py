@@ -31,9 +31,9 @@ class Filled:
 class UnusableRowError(Exception):
     """A row cannot be made into a prompt."""
 
-    def __init__(self, mistake: Mistake) -> None:
-        super().__init__(str(mistake))
-        self.mistake = mistake
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__("; ".join(map(str, mistakes)))
+        self.mistakes = mistakes
 
 
 class Filler:
@@ -59,8 +59,7 @@ class Filler:
             turns = (Turn(role="user", content=prompt),)
         if self._is_modelscope_picture and (problem := prompt_mistake(prompt)):
             raise _unusable(row, f"the prompt {problem}")
-        pictures = [await self._asked_picture(row, picture) for picture in (row.asked.pictures if row.asked else ())]
-        pictures += filter(None, [await self._picture(row, keyed, values) for keyed in row.images])
+        pictures = await self._pictures(row, values)
         if row.unshown:
             shown = {name: value for name, value in shown.items() if name not in row.unshown - variables.keys()}
         return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(pictures))
@@ -139,6 +138,20 @@ class Filler:
                 unfillable(fault, file=row.file, line=row.line, key=keyed.key, names=list(values))
             ) from fault
         return text if may_be_empty and not text else _required(row, text, key=keyed.key, may_be_blank=may_be_empty)
+
+    async def _pictures(self, row: PromptRow, values: dict[str, Json]) -> list[InputPicture]:
+        """All of them, or what is wrong with any of them."""
+        found: list[InputPicture | None] = []
+        wrong: list[Mistake] = []
+        asked = [self._asked_picture(row, picture) for picture in (row.asked.pictures if row.asked else ())]
+        for looking in (*asked, *(self._picture(row, keyed, values) for keyed in row.images)):
+            try:
+                found.append(await looking)
+            except UnusableRowError as error:
+                wrong.extend(error.mistakes)
+        if wrong:
+            raise UnusableRowError(*wrong)
+        return [picture for picture in found if picture is not None]
 
     async def _asked_picture(self, row: PromptRow, asked: AskedPicture) -> InputPicture:
         try:

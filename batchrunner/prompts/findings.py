@@ -5,20 +5,23 @@ from dataclasses import replace
 from batchrunner.core.errors import JobMistakesError, Mistake
 
 SHOWN = 20
+KEPT = 100_000
+"""Mistakes that a check keeps: a source of millions of bad rows must not fill the memory with them."""
 
 
 class Findings:
-    """Collects mistakes up to a number and then raises; counts the bad rows of a job that skips them."""
+    """Collects mistakes; counts the bad rows of a job that skips them. `first_only` raises at the first."""
 
-    def __init__(self, *, at_most: int, skip_bad_rows: bool) -> None:
-        self._at_most = at_most
+    def __init__(self, *, first_only: bool, skip_bad_rows: bool) -> None:
+        self._first_only = first_only
+        self._left_out = 0
         self._skip_bad_rows = skip_bad_rows
         self._mistakes: list[Mistake] = []
         self._skipped: list[Mistake] = []
         self.skipped_rows = 0
 
     def __repr__(self) -> str:
-        return f"<Findings {len(self._mistakes)} of {self._at_most} mistakes, {self.skipped_rows} rows skipped>"
+        return f"<Findings {len(self._mistakes)} mistakes, {self.skipped_rows} rows skipped>"
 
     @property
     def skipped(self) -> tuple[Mistake, ...]:
@@ -29,20 +32,24 @@ class Findings:
         """Something that must be mended whatever `on_bad_row` says.
 
         Raises:
-            JobMistakesError: there are enough of them now.
+            JobMistakesError: one is enough.
         """
-        self._mistakes.append(mistake)
-        if len(self._mistakes) >= self._at_most:
+        if len(self._mistakes) < KEPT:
+            self._mistakes.append(mistake)
+        else:
+            self._left_out += 1
+        if self._first_only:
             self.settle()
 
-    def bad_row(self, mistake: Mistake) -> None:
-        """A row that cannot be used: skipped, or a mistake like any other."""
+    def bad_row(self, *mistakes: Mistake) -> None:
+        """A row that cannot be used, with all that is wrong with it: skipped, or mistakes like any other."""
         if not self._skip_bad_rows:
-            self.mistake(mistake)
+            for mistake in mistakes:
+                self.mistake(mistake)
             return
         self.skipped_rows += 1
         if len(self._skipped) < SHOWN:
-            self._skipped.append(mistake)
+            self._skipped.append(mistakes[0])
 
     def nothing_left(self) -> None:
         """The pass made no item at all: a job that skips its every row is not done, it is wrong.
@@ -50,6 +57,7 @@ class Findings:
         Raises:
             JobMistakesError: always.
         """
+        self.settle()
         first = self._skipped[0] if self._skipped else Mistake(problem="there are no prompts")
         raise JobMistakesError((replace(first, problem=f"every row is bad, this is the first: {first.problem}"),))
 
@@ -60,4 +68,10 @@ class Findings:
             JobMistakesError: with every mistake so far.
         """
         if self._mistakes:
-            raise JobMistakesError(tuple(self._mistakes))
+            raise JobMistakesError(self.mistakes)
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """All that were found, in the order of the pass; the last one says how many were not kept, if any."""
+        more = f"{self._left_out:,} more mistakes are left out, of {self._left_out + KEPT:,}"
+        return (*self._mistakes, *((Mistake(problem=more),) if self._left_out else ()))

@@ -7,7 +7,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.prompts.expand import Expansion, artifact_name
-from batchrunner.prompts.findings import SHOWN, Findings
+from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.recipe import Recipe, recipe_of
 
 
@@ -42,7 +42,7 @@ class JobItems:
         Raises:
             JobMistakesError: templates that are none (all of them), or the first thing that is wrong with the rows.
         """
-        findings = self._findings(at_most=1)
+        findings = self._findings(first_only=True)
         async with aclosing(self._pass(findings).items(models)) as items:
             async for item in items:
                 yield item
@@ -59,19 +59,25 @@ class JobItems:
         return artifact_name(self._job, each, {**item.params, **item.vars, **own}) if each else ""
 
     async def mistakes(self) -> tuple[Mistake, ...]:
-        """Up to 20 mistakes of the templates and all rows; bad rows are none where the job skips them."""
+        """Every mistake of the templates and all rows; bad rows are none where the job skips them.
+
+        A template that is none hides nothing else: something harmless stands in for it. Of millions, the first
+        100,000 are kept and the others counted.
+        """
+        recipe, broken = recipe_of(self._job)
+        findings = self._findings(first_only=False)
+        expansion = self._pass(findings, recipe)
+        found: tuple[Mistake, ...] = ()
         try:
-            findings = self._findings(at_most=SHOWN)
-            expansion = self._pass(findings)
             async for _ in expansion.items(None):
                 pass
         except JobMistakesError as error:
-            return error.mistakes
+            found = error.mistakes
         self._last, self.counted = findings, expansion.counted
-        return ()
+        return tuple(dict.fromkeys((*broken, *findings.mistakes, *found)))
 
-    def _pass(self, findings: Findings) -> Expansion:
-        return Expansion(self._job, self._recipe(), findings, progress=self.progress)
+    def _pass(self, findings: Findings, recipe: Recipe | None = None) -> Expansion:
+        return Expansion(self._job, recipe or self._recipe(), findings, progress=self.progress)
 
     def _recipe(self) -> Recipe:
         if self._compiled is None:
@@ -81,9 +87,11 @@ class JobItems:
             raise JobMistakesError(mistakes)
         return recipe
 
-    def _findings(self, *, at_most: int) -> Findings:
+    def _findings(self, *, first_only: bool) -> Findings:
         prompts = self._job.prompts
-        return Findings(at_most=at_most, skip_bad_rows=isinstance(prompts, Source) and prompts.on_bad_row == "skip")
+        return Findings(
+            first_only=first_only, skip_bad_rows=isinstance(prompts, Source) and prompts.on_bad_row == "skip"
+        )
 
 
 def items_of(job: Job) -> JobItems:
@@ -92,5 +100,5 @@ def items_of(job: Job) -> JobItems:
 
 
 async def check_items(job: Job) -> tuple[Mistake, ...]:
-    """Stream everything once: up to 20 mistakes of the job's prompts, templates, pictures and rows, empty if none."""
+    """Stream everything once: every mistake of the job's prompts, templates, pictures and rows, empty if none."""
     return await JobItems(job).mistakes()

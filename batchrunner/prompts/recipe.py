@@ -19,6 +19,9 @@ PROMPT = "prompt"
 """The variable with the rendered prompt, for `messages`; and the column that needs no template."""
 _PLAIN_NAME = "{{ id }}"
 _SHOWN_NAMES = 30
+_STAND_IN = "-"
+"""For a template that is broken, in checks."""
+_MAY_BE_ABSENT = ("prompts.id", "output.name", "output.each")
 _NO_NAME = re.compile(r"\W|^(?=\d)")
 
 
@@ -72,7 +75,10 @@ class Recipe:
 
 
 def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
-    """The job's recipe and every template of it that is none; the recipe is of use only without mistakes."""
+    """The job's recipe and every template of it that is none; the recipe is for checks only where there are mistakes.
+
+    A harmless text then stands in for a broken template, so that whatever else is wrong is found as well.
+    """
     compiler = _Compiler(job)
     source = job.prompts if isinstance(job.prompts, Source) else None
     prompt = compiler.template(source.template if source else None, "prompts.template")
@@ -155,7 +161,9 @@ class _Compiler:
         except TemplateFault as fault:
             place = f" (line {fault.line} of the template)" if fault.line and "\n" in text else ""
             self.mistakes.append(Mistake(problem=fault.problem + place, file=self._job.file, line=line, key=key))
-            return None
+            if optional or key in _MAY_BE_ABSENT:
+                return None
+            template = self._templates.strict(_STAND_IN)
         return Keyed(key=key, template=template, role=role)
 
     def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[Keyed, ...]:

@@ -74,12 +74,13 @@ async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGen
 
 def _own_names_known(job: Job, recipe: Recipe, entry: Entry, findings: Findings) -> bool:
     known = [*named(entry.listed.vars), *sorted(recipe.variables)]
+    all_known = True
     for keyed in (entry.prompt, *entry.images):
         for name in sorted(keyed.template.names.difference(known)) if keyed else ():
             key = keyed.key if keyed else entry.key
             findings.mistake(unknown_name(name, file=job.file, line=entry.listed.line, key=key, names=known))
-            return False
-    return True
+            all_known = False
+    return all_known
 
 
 def _report_missing(names: list[str], known: list[str], job: Job, recipe: Recipe, findings: Findings) -> None:

@@ -54,8 +54,23 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     draft = drafted(reading, file=path, folder=real_name(path).parent, simulate=simulate, known=faults)
     faults += [*draft.faults, *_further(draft)]
     if faults:
-        raise _error(path, faults, reading, given=given)
+        raise _error(path, faults, reading, given=given, partial=_partial(draft, faults, out=out))
     return resolved(draft, out=out)
+
+
+def _partial(draft: Draft, faults: Iterable[Fault], *, out: str | None) -> Job | None:
+    """The job as far as it is right, when its prompts can be checked without it inventing mistakes."""
+    broken = {fault.path[0] for fault in faults if len(fault.path) == 1} | {path[0] for path in draft.left_out if path}
+    if broken & _DECIDE_PROMPTS or any(fault.path[:2] == ("prompts", "file") for fault in faults):
+        return None
+    try:
+        return resolved(draft, out=out)
+    except Exception:  # noqa: BLE001 - a draft with faults promises nothing; what is wrong with it is known already
+        return None
+
+
+_DECIDE_PROMPTS = {"kind", "provider", "prompts", "matrix", "messages", "model", "models", "system", "images", "params"}
+"""Keys without which the prompts would be others: what is said of those would be guesses."""
 
 
 def _further(draft: Draft) -> Iterable[Fault]:
@@ -92,11 +107,13 @@ def _reading(path: str) -> Reading:
     return Reading(faults=[Fault(path=(), problem=problem)])
 
 
-def _error(path: str, faults: Iterable[Fault], reading: Reading, *, given: set[KeyPath]) -> JobMistakesError:
+def _error(
+    path: str, faults: Iterable[Fault], reading: Reading, *, given: set[KeyPath], partial: Job | None = None
+) -> JobMistakesError:
     """All faults as mistakes, in the file's order, settings last, without secrets and without repetitions."""
     mistakes = [_mistake(path, fault, reading, given) for fault in faults]
     ordered = sorted(mistakes, key=lambda mistake: (mistake.file != path, mistake.line or 0))
-    return JobMistakesError(tuple(dict.fromkeys(ordered)))
+    return JobMistakesError(tuple(dict.fromkeys(ordered)), partial=partial)
 
 
 def _mistake(path: str, fault: Fault, reading: Reading, given: set[KeyPath]) -> Mistake:

@@ -123,10 +123,28 @@ def test_only_the_last_whole_pass_counts(tmp_path: Path) -> None:
     assert every.skipped_rows == 1
 
 
-def test_the_check_tells_up_to_twenty_mistakes_with_their_lines(tmp_path: Path) -> None:
+def test_the_check_tells_every_mistake_with_its_line(tmp_path: Path) -> None:
     rows = source(tmp_path / "a.jsonl", "x\n" * 3 + '{"prompt": "fine"}\n' + "x\n" * 40)
-    assert [m.line for m in mistakes(job_of(rows))] == [1, 2, 3, *range(5, 22)]
+    assert [m.line for m in mistakes(job_of(rows))] == [1, 2, 3, *range(5, 45)]
     assert mistakes(job_of(source(tmp_path / "b.jsonl", 'x\n{"prompt": "fine"}\n', on_bad_row="skip"))) == ()
+
+
+def test_a_broken_template_and_a_bad_name_hide_no_bad_row_and_no_bad_picture(tmp_path: Path) -> None:
+    text = 'x\n{"prompt": "a", "p": "none.png", "q": "gone.png"}\ny\n{"prompt": "b"}\n'
+    rows = source(tmp_path / "a.jsonl", text, template="{{ broken", id="{{ alike")
+    output = Output(dir="out", name="{{ nowhere }}", each="{% if %}")
+    found = mistakes(job_of(rows, images=("{{ p }}", "{{ q }}"), output=output))
+    assert [mistake.line for mistake in found if mistake.line] == [1, 2, 2, 3]
+    assert {mistake.key for mistake in found if not mistake.line} == {
+        *("prompts.template", "prompts.id", "output.each", "output.name"),
+    }
+
+
+def test_more_mistakes_than_are_kept_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrunner.prompts.findings.KEPT", 5)
+    *kept, last = mistakes(job_of(source(tmp_path / "a.jsonl", "x\n" * 12)))
+    assert [mistake.line for mistake in kept] == [1, 2, 3, 4, 5]
+    assert last.problem == "7 more mistakes are left out, of 12"
 
 
 def test_the_check_finds_prompts_that_modelscope_refuses(tmp_path: Path) -> None:
