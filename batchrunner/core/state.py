@@ -238,8 +238,8 @@ class LedgerState:
             if (standing, type(event)) not in LIFECYCLE:
                 step = type(event).__name__.lower()
                 raise LifecycleError(
-                    f"internal error: `{step}` of the item {event.i}, which is {standing.name.lower()}; the run was "
-                    "stopped before that, nothing was sent; run again to go on, and please report this"
+                    f"internal error: `{step}` of the item {event.i}, which is {standing.name.lower()}; nothing "
+                    "was sent or written for it, the run pauses; run again to go on, and please report this"
                 )
 
     def apply(self, event: Event, *, at: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.errors import BatchrunnerError, LifecycleError
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import NoteFault
 from batchrunner.core.state import Standing
@@ -28,6 +28,8 @@ class Faults:
     judge: Judge
     note: NoteFault
     left_open: Callable[[str, str], None]
+    pause: Callable[[str], None]
+    """Ends the run: what is under way is awaited and recorded."""
 
     async def problem(self, work: Work, error: Exception) -> Problem:
         """The item's failure, for who records what became of its request.
@@ -41,11 +43,17 @@ class Faults:
         return Problem(kind=ProblemKind.INTERNAL, message=f"internal error, see errors.log: {line}")
 
     async def fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
-        """Record the item as failed, whatever it was doing.
+        """Record the item as failed, whatever it was doing; pause the run if it is not known where the item stands.
 
         Raises:
             BatchrunnerError: see `problem`; or the disk refused the record.
         """
+        if isinstance(error, LifecycleError):
+            # The memory of this process is wrong about the item: no record of it may be written, and nothing more sent.
+            await self.note(f"item {work.item.id} ({work.item.key})", error)
+            self.left_open("internal", str(error))
+            self.pause(str(error))
+            return
         problem = await self.problem(work, error)
         record = self.book.state.record(work.key)
         if record.standing in _ENDED:

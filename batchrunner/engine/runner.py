@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
@@ -36,6 +37,8 @@ from batchrunner.engine.work_queue import Work, WorkQueue
 
 _WORDS_KEPT: Final = 50
 _RESTORED_PARKS: Final = frozenset({"quota_model", "quota_account", "model_suspended", "throttle", "overloaded"})
+_SOURCE: Final = "source"
+"""A reason in `Runner.left_open`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,7 @@ class Runner:
 
         Raises:
             StoreBrokenError: the disk refused; nothing was sent after that instant.
-            JobMistakesError: a source became unreadable meanwhile.
+            JobMistakesError: a source became unreadable before anything was sent.
             asyncio.CancelledError: the end was asked for twice, or the grace is over.
         """
         if self.realigned_length is not None:
@@ -142,8 +145,11 @@ class Runner:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)  # their failures were told when they happened
-        if not self.shutdown.requests:
-            await self.settle()
+        if not self.shutdown.requests and _SOURCE not in self.left_open:
+            try:
+                await self.settle()
+            except JobMistakesError as error:
+                self._source_changed(error)
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
         await self._remember(replace(self.totals, windows=windows))
 
@@ -181,10 +187,20 @@ class Runner:
     async def _read(self, queue: WorkQueue) -> None:
         """The model's part of the source, if the survey or a person's wish says that there is anything to send."""
         if self._has_items(queue.model):
-            await queue.read(self.ports.items.stream(frozenset({queue.model})), limit=self.wishes.limit)
+            stream = self.ports.items.stream(frozenset({queue.model}))
+            surveyed = self.found.per_model.get(queue.model, 0)
+            try:
+                await queue.read(stream, limit=self.wishes.limit, surveyed=surveyed)
+            except JobMistakesError as error:
+                self._source_changed(error)
         else:
             queue.nothing_to_read()
         self._close_when_drained(queue)
+
+    def _source_changed(self, error: JobMistakesError) -> None:
+        """Nothing more leaves, what is under way is awaited and recorded; a later run settles the result files."""
+        self._note_left_open(_SOURCE, "")
+        self.shutdown.pause(f"the prompts changed while the run was at work: {error}; run again to go on with them")
 
     async def _drive(self, lane: Lane, queue: WorkQueue, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """Wait until there is an item; a slot first, then the item for it."""
@@ -415,7 +431,13 @@ class Runner:
             shanghai=preset.day_offset_s != 0.0,
             say=self.say,
         )
-        faults = Faults(book=self.book, judge=judge, note=self.ports.note_fault, left_open=self._note_left_open)
+        faults = Faults(
+            book=self.book,
+            judge=judge,
+            note=self.ports.note_fault,
+            left_open=self._note_left_open,
+            pause=self.shutdown.pause,
+        )
         return Attempts(
             job=self.job,
             ports=self.ports,

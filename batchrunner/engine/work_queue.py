@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
-from batchrunner.core.errors import LifecycleError
+from batchrunner.core.errors import JobMistakesError, LifecycleError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Adaptation, Problem, ProblemKind, Revision
 from batchrunner.engine.condition import Condition
@@ -89,18 +89,22 @@ class WorkQueue:
 
     # -- the source
 
-    async def read(self, items: AsyncGenerator[Item, None], *, limit: int | None) -> None:
+    async def read(self, items: AsyncGenerator[Item, None], *, limit: int | None, surveyed: int) -> None:
         """Read what is wanted, as there is room for it, to the end of the source or of the first `limit` items.
 
-        A task beside the lanes; cancelled when they need nothing more.
+        A task beside the lanes; cancelled when they need nothing more. `surveyed`: the model's items in the survey.
 
         Raises:
-            JobMistakesError: the source has become unreadable.
+            JobMistakesError: the source has become unreadable, shorter or longer since then.
         """
+        count = 0
         async with aclosing(items):
             async for item in items:
                 if limit is not None and item.index > limit:
                     break
+                count += 1
+                if count > surveyed:
+                    raise _changed_source(f"more than {surveyed:,} prompts for {self.model}", surveyed)
                 key = bytes.fromhex(item.key)
                 if key not in self._keys and self._wanted(key):
                     self._keys.add(key)
@@ -110,6 +114,9 @@ class WorkQueue:
                     break
                 if len(self._ahead) >= READ_AHEAD:
                     await self._room.until(self._has_room)
+            else:
+                if count < surveyed:
+                    raise _changed_source(f"{count:,} prompts for {self.model}", surveyed)
         self.nothing_to_read()
 
     def nothing_to_read(self) -> None:
@@ -201,3 +208,8 @@ class WorkQueue:
             work.singled_out += 1
         work.answers_seen = self.answers
         return work.singled_out
+
+
+def _changed_source(found: str, surveyed: int) -> JobMistakesError:
+    problem = f"the source has {found} now, and had {surveyed:,} when the run began"
+    return JobMistakesError((Mistake(key="prompts", problem=problem),))
