@@ -240,7 +240,9 @@ class Judge:
             pause_s = max(pause_s, problem.wait_s or 0.0)
             await self._park(lane, problem, until=self.clock.wall() + pause_s)
         else:
-            reason = f"{breaker.count} items in a row: {_reason(problem)}"
+            row = f"{breaker.count} items in a row"
+            same = "every request came to the same, and none came through" if problem.kind in _OUTAGES else row
+            reason = f"{same}: {_reason(problem)}"
             await self._park(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=reason, refused_account=False))
         return True

@@ -259,7 +259,8 @@ def wait_in_prose_s(message: str, *, received_at: float | None = None) -> float 
     waits += [duration_s("".join(found)) for found in _PROSE_CHINESE.findall(text)]
     if received_at is not None:
         waits += [
-            _until(found.replace(" utc", "z").strip(), received_at=received_at) for found in _PROSE_DATE.findall(text)
+            _until(found.upper().replace(" UTC", "Z").strip(), received_at=received_at)
+            for found in _PROSE_DATE.findall(text)
         ]
     return max((wait for wait in waits if wait is not None), default=None)
 

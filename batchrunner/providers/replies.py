@@ -51,6 +51,7 @@ _CODES: Final = (
     ("error_code",),
     ("error", "error_code"),
     ("base_resp", "status_code"),
+    ("reason",),
     ("Code",),
 )
 _TYPES: Final = (

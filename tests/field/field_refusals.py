@@ -1,0 +1,552 @@
+"""What servers and machines on the way say when they refuse: replies as they were reported, and what is right.
+
+Bodies are written for this table after public reports (`reference`); nothing is copied but the words that have to be
+recognised.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import formatdate
+from typing import Any, Final
+
+from field_runs import Case
+from field_server import HELLO, Asked, Script, delta, http, json_reply, sse, to_requests
+
+BEGAN_S: Final = 1_795_000_000
+"""Wall clock of a first run."""
+TWELVE: Final = {"prompts": [f"p{number}" for number in range(12)], "limits": {"concurrency": 1}}
+THREE: Final = {"prompts": ["p0", "p1", "p2"], "limits": {"concurrency": 1}}
+MANY: Final = {"prompts": [f"p{number}" for number in range(40)]}
+
+
+def error(message: str, status: int, /, **more: object) -> bytes:
+    """The usual shape: `error` with a message."""
+    return json_reply({"error": {"message": message, **more}}, status=status)
+
+
+def page(title: str, status: int, /, **headers: str) -> bytes:
+    """A web page."""
+    text = f"<!DOCTYPE html>\n<html>\n<head><title>{title}</title></head>\n<body><h1>{title}</h1></body>\n</html>\n"
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return http(text, status=status, kind="text/html", headers=named)
+
+
+def _of_one_item(name: str, reply: bytes, reference: str, kind: str = "content_filter") -> Case:
+    """It goes to the sixth, seventh and eighth of twelve items: three fail as what they are, nine are done."""
+    return Case(
+        name=name,
+        script=to_requests(reply, 6, 7, 8, others=HELLO),
+        job=TWELVE,
+        requests=12,
+        exit_status=1,
+        done=9,
+        failed=3,
+        failure={"error.class": kind},
+        reference=reference,
+    )
+
+
+def _on_the_way(name: str, reply: bytes, reference: str) -> tuple[Case, Case]:
+    """Before any answer the job is wrong; after some it is an outage, and no item pays for it."""
+    first = Case(
+        name=f"{name}, at once", reply=reply, job=THREE, requests=3, exit_status=2, done=0, reference=reference
+    )
+    later = Case(
+        name=f"{name}, later",
+        script=to_requests(reply, 6, 7, 8, others=HELLO),
+        job=TWELVE,
+        requests=15,
+        done=12,
+        reference=reference,
+    )
+    return first, later
+
+
+def _unpaid(name: str, reply: bytes, reference: str) -> Case:
+    return Case(name=name, reply=reply, job=THREE, requests=1, exit_status=5, done=0, reference=reference)
+
+
+def _no_model(name: str, reply: bytes, reference: str) -> Case:
+    return Case(
+        name=name,
+        reply=reply,
+        job=THREE,
+        requests=2,
+        exit_status=1,
+        done=0,
+        failed=3,
+        failure={"error.class": "model_not_found"},
+        reference=reference,
+    )
+
+
+def _passes(name: str, reply: bytes, reference: str, **changes: Any) -> Case:
+    case = Case(name=name, reply=reply, times=1, requests=2, text="hello world", reference=reference)
+    return replace(case, **changes)
+
+
+def _limit(name: str, reply: bytes, reference: str, **changes: Any) -> Case:
+    """A refusal that says nothing of the item: no try is charged, nothing counts as perhaps paid."""
+    return _passes(name, reply, reference, row={"attempts": 1, "ambiguous": 0}, **changes)
+
+
+def _waits(name: str, reply: bytes, reference: str, *, wait_s: float = 12.0) -> Case:
+    return _limit(name, reply, reference, not_before_s=wait_s)
+
+
+def _slow(status: int = 429, /, **headers: str) -> bytes:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return json_reply({"error": {"message": "slow down"}}, status=status, headers=named)
+
+
+def _unless_streamed(refusal: bytes) -> Script:
+    def answer(asked: Asked) -> bytes:
+        return refusal if asked.json["stream"] is True else HELLO
+
+    return answer
+
+
+def _unstreamed(name: str, reply: bytes, reference: str) -> Case:
+    """The second and the third item are sent without a stream at once."""
+    return Case(name=name, script=_unless_streamed(reply), job=THREE, requests=4, done=3, reference=reference)
+
+
+def _inside_200(name: str, reply: bytes, reference: str) -> Case:
+    job = {"retry": {"attempts": 2}}
+    return _limit(name, reply, reference, times=2, requests=3, job=job)
+
+
+def _broken_for_all(name: str, reply: bytes, reference: str) -> Case:
+    """Nothing ever comes through: the lane closes with the words, and no item has failed."""
+    return Case(name=name, reply=reply, job=MANY, requests=None, exit_status=3, done=0, reference=reference)
+
+
+ONE_ITEM: Final = (
+    _of_one_item(
+        "moderation of a router",
+        error("m requires moderation. Your input was flagged.", 403, code=403, metadata={"reasons": ["violence"]}),
+        "openrouter.ai/docs/api-reference/errors",
+    ),
+    _of_one_item(
+        "usage guidelines",
+        json_reply(
+            {
+                "code": "The caller does not have permission to execute the specified operation",
+                "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO",
+            },
+            status=403,
+        ),
+        "github.com/UKGovernmentBEIS/inspect_ai/pull/2267",
+    ),
+    _of_one_item(
+        "content management policy",
+        error(
+            "The response was filtered due to the prompt triggering the content management policy.",
+            400,
+            code="content_filter",
+            innererror={"code": "ResponsibleAIPolicyViolation"},
+        ),
+        "learn.microsoft.com/azure/ai-services/openai/concepts/content-filter",
+    ),
+    _of_one_item("content exists risk", error("Content Exists Risk", 400), "github.com/deepseek-ai/DeepSeek-V3"),
+    _of_one_item(
+        "considered high risk",
+        error("The request was rejected because it was considered high risk", 400, type="content_filter"),
+        "platform.moonshot.cn/docs/api/chat",
+    ),
+    _of_one_item(
+        "no picture at this endpoint",
+        error("No endpoints found that support image input", 404, code=404),
+        "github.com/cline/cline/issues",
+        kind="bad_request",
+    ),
+    _of_one_item("forbidden for one", error("not for you", 403), "any API key with rules", kind="forbidden_model"),
+    _of_one_item("unknown model for one", error("model not found", 404), "any router", kind="model_not_found"),
+    _of_one_item("JSON 404 for one", error("no such conversation", 404), "any API with resources", kind="no_such_path"),
+)
+
+ON_THE_WAY: Final = (
+    *_on_the_way("nginx 403", page("403 Forbidden", 403), "nginx.org: deny"),
+    *_on_the_way("nginx 404", page("404 Not Found", 404), "nginx.org: no location"),
+    *_on_the_way("nginx 405", page("405 Not Allowed", 405), "nginx.org: static location"),
+    *_on_the_way("a login", http(status=302, headers={"Location": "https://login.example/?next=/v1"}), "any SSO proxy"),
+    *_on_the_way("a moved API", http(status=308, headers={"Location": "/v2/chat"}), "any API behind a rewrite"),
+    *_on_the_way(
+        "Cloudflare, just a moment", page("Just a moment...", 403), "github.com/anthropics/claude-code/issues/30437"
+    ),
+    *_on_the_way(
+        "Cloudflare, access denied",
+        page("Access denied | api.example used Cloudflare to restrict access", 403),
+        "github.com/JohnnyZ93/oai-compatible-copilot/issues/287",
+    ),
+    *_on_the_way("Cloudflare, a bare code", http("error code: 1010", status=403, kind="text/plain"), "cloudflare 1010"),
+    *_on_the_way("squid", page("ERROR: The requested URL could not be retrieved", 403), "squid-cache.org"),
+    *_on_the_way("a proxy's password", page("Proxy Authentication Required", 407), "squid-cache.org"),
+    *_on_the_way("Envoy without words", http(status=404, kind=None), "envoyproxy.io: no route"),
+    *_on_the_way("Istio", http("RBAC: access denied", status=403, kind="text/plain"), "istio.io: authorization"),
+    *_on_the_way("Traefik", http("404 page not found\n", status=404, kind="text/plain"), "traefik.io: no router"),
+    *_on_the_way(
+        "Kong", json_reply({"message": "no Route matched with those values"}, status=404), "docs.konghq.com: no route"
+    ),
+    *_on_the_way("FastAPI", json_reply({"detail": "Not Found"}, status=404), "github.com/fastapi/fastapi"),
+    *_on_the_way(
+        "FastAPI, 405", json_reply({"detail": "Method Not Allowed"}, status=405), "github.com/fastapi/fastapi"
+    ),
+    *_on_the_way("a web application's page", page("My Chat UI", 200), "a base_url without /v1"),
+    *_on_the_way(
+        "LM Studio, 200 for any path",
+        json_reply({"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
+        "github.com/lmstudio-ai/lmstudio-bug-tracker/issues/618",
+    ),
+    *_on_the_way(
+        "AWS's gateway, no such path",
+        json_reply({"message": "Missing Authentication Token"}, status=403),
+        "repost.aws/knowledge-center/api-gateway-authentication-token-errors",
+    ),
+)
+
+UNPAID: Final = (
+    _unpaid(
+        "new-api's quota",
+        error("user quota is not enough", 403, type="new_api_error", code="insufficient_user_quota"),
+        "github.com/songquanpeng/one-api/issues/1270",
+    ),
+    _unpaid(
+        "one-api's reserved quota",
+        error("user [1] quota [-5] preConsumedQuota [743] is not enough", 403),
+        "github.com/songquanpeng/one-api/issues/1846",
+    ),
+    _unpaid(
+        "new-api in Chinese",
+        error("预扣费额度失败, 用户剩余额度不足", 403, code="pre_consume_token_quota_failed"),
+        "github.com/QuantumNous/new-api/issues/7448",
+    ),
+    _unpaid("a key's limit", error("Key limit exceeded (total limit).", 403, code=403), "openrouter.ai/docs"),
+    _unpaid(
+        "arrears",
+        error("Access denied, please make sure your account is in good standing.", 400, code="Arrearage"),
+        "help.aliyun.com/zh/model-studio/error-code",
+    ),
+    _unpaid(
+        "low credit",
+        json_reply(
+            {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}},
+            status=400,
+        ),
+        "github.com/anthropics/claude-code/issues",
+    ),
+    _unpaid(
+        "Zhipu with 429",
+        error("余额不足或无可用资源包,请充值。", 429, code="1113"),
+        "github.com/agentscope-ai/QwenPaw/issues/202",
+    ),
+    _unpaid(
+        "Zhipu with 429, in English",
+        error("Insufficient balance or no resource package. Please recharge.", 429, code="1113"),
+        "github.com/zai-org/GLM-5/issues/148",
+    ),
+    _unpaid(
+        "SiliconFlow's paid balance",
+        json_reply(
+            {"code": 30011, "message": "Your paid balance is insufficient. Please top up.", "data": None}, status=403
+        ),
+        "github.com/FoundationAgents/OpenManus/issues/438",
+    ),
+    _unpaid(
+        "xAI without credits",
+        json_reply(
+            {"code": "no permission", "error": "Your team doesn't have any credits or licenses yet."}, status=403
+        ),
+        "github.com/pajeronda/xai_conversation/issues/7",
+    ),
+    _unpaid("402", error("Insufficient Balance", 402), "api-docs.deepseek.com/quick_start/error_codes"),
+    _unpaid(
+        "Moonshot with 429",
+        error("Your account is suspended, please check your plan", 429, type="exceeded_current_quota_error"),
+        "platform.moonshot.cn/docs/api/chat",
+    ),
+    _unpaid(
+        "OpenAI with 429",
+        error(
+            "You exceeded your current quota, please check your plan and billing details.",
+            429,
+            code="insufficient_quota",
+        ),
+        "github.com/dev-hato/hato-bot/pull/4552",
+    ),
+    _unpaid("unpaid inside a 200", error("Insufficient credits", 200, code=402), "openrouter.ai/docs"),
+    _unpaid("unpaid with 500", error("insufficient account balance", 500), "gateways that wrap every error"),
+)
+
+NO_MODEL: Final = (
+    _no_model(
+        "litellm",
+        error(
+            "/chat/completions: Invalid model name passed in model=m. Call `/v1/models` to view models.",
+            400,
+            code="400",
+        ),
+        "github.com/BerriAI/litellm/issues/9663",
+    ),
+    _no_model(
+        "litellm, older",
+        json_reply({"detail": {"error": "Invalid model name passed in"}}, status=400),
+        "github.com/BerriAI/litellm/issues/2398",
+    ),
+    _no_model(
+        "LM Studio",
+        error('Invalid model identifier "m". Please specify a valid downloaded model.', 400, code="model_not_found"),
+        "github.com/assafelovic/gpt-researcher/issues/1556",
+    ),
+    _no_model("a router", error("m is not a valid model ID", 400), "github.com/continuedev/continue/issues/10322"),
+    _no_model(
+        "Bedrock",
+        json_reply({"message": "The provided model identifier is invalid."}, status=400),
+        "github.com/earendil-works/pi/issues/4993",
+    ),
+    _no_model(
+        "transformers serve",
+        json_reply(
+            {"detail": "m is not a local folder and is not a valid model identifier listed on the hub"}, status=400
+        ),
+        "github.com/huggingface/transformers",
+    ),
+    _no_model(
+        "a reason beside the words",
+        json_reply({"message": "Invalid model. Please select another.", "reason": "INVALID_MODEL_ID"}, status=400),
+        "github.com/decolua/9router/issues/1187",
+    ),
+    _no_model(
+        "vLLM", error("The model `m` does not exist.", 404, type="NotFoundError"), "github.com/vllm-project/vllm"
+    ),
+    _no_model("Ollama", error('model "m" not found, try pulling it first', 404), "github.com/ollama/ollama"),
+    _no_model("DeepSeek", error("Model Not Exist", 400), "api-docs.deepseek.com"),
+    _no_model(
+        "SiliconFlow",
+        json_reply({"code": 20012, "message": "Model does not exist. Please check it carefully."}, status=400),
+        "docs.siliconflow.cn",
+    ),
+    _no_model("Zhipu", error("模型不存在，请检查模型代码。", 400, code="1211"), "docs.bigmodel.cn"),
+    _no_model("Mistral", error("Invalid model: m", 400, type="invalid_model"), "docs.mistral.ai"),
+    _no_model(
+        "Azure",
+        error("The API deployment for this resource does not exist.", 404, code="DeploymentNotFound"),
+        "learn.microsoft.com",
+    ),
+    _no_model("no endpoints for it", error("No endpoints found for m.", 404, code=404), "openrouter.ai/docs"),
+)
+
+PASSING: Final = (
+    *(
+        _passes(f"{status}", json_reply({"error": {"message": "interrupted"}}, status=status), "gateways and CDNs")
+        for status in (408, 409, 423, 424, 425, 444, 460, 499, 500, 502, 504, *range(520, 529), 530)
+    ),
+    _limit("498, no room in the tier", error("capacity exceeded", 498), "console.groq.com/docs/errors"),
+    _limit("529", error("Overloaded", 529, type="overloaded_error"), "docs.anthropic.com: errors"),
+    _passes(
+        "TGI's 424",
+        json_reply(
+            {"error": "Request failed during generation: out of memory", "error_type": "generation"}, status=424
+        ),
+        "github.com/huggingface/text-generation-inference",
+    ),
+    _passes(
+        "Groq, a tool call that failed",
+        error("Failed to call a function. Please adjust your prompt.", 400, code="tool_use_failed"),
+        "github.com/lucagrippa/obsidian-ai-tagger/issues/34",
+    ),
+    _passes(
+        "Groq, JSON that failed",
+        error("Failed to generate JSON. Please adjust your prompt.", 400, code="json_validate_failed"),
+        "github.com/thepersonalaicompany/amurex-backend/issues/38",
+    ),
+    _passes(
+        "LM Studio, a crash",
+        json_reply({"error": "The model has crashed without additional information. (Exit code: 1)"}, status=400),
+        "github.com/lmstudio-ai/lmstudio-bug-tracker/issues/1057",
+    ),
+    _limit(
+        "Bedrock's throttle with 400",
+        json_reply({"message": "Too many requests, please wait.", "__type": "ThrottlingException"}, status=400),
+        "docs.aws.amazon.com/bedrock: troubleshooting",
+    ),
+    _limit(
+        "Bedrock's throttle by its header",
+        json_reply({"message": "try later"}, status=400, headers={"x-amzn-ErrorType": "ThrottlingException:http://x"}),
+        "docs.aws.amazon.com/bedrock: troubleshooting",
+    ),
+    _limit("throttled with 403", error("Rate limit exceeded for this key", 403), "gateways"),
+    _limit(
+        "throttled with 500",
+        error("litellm.RateLimitError", 500, code="rate_limit_exceeded"),
+        "github.com/BerriAI/litellm",
+    ),
+    _limit("nginx's bare 503", page("503 Service Temporarily Unavailable", 503), "nginx.org: limit_req"),
+    _limit("503 without a body", http(status=503, kind=None), "HAProxy, Envoy"),
+    _limit("a 503 of any words", error("no healthy upstream", 503), "envoyproxy.io"),
+    _limit(
+        "a wait that speaks of billing",
+        json_reply(
+            [
+                {
+                    "error": {
+                        "code": 429,
+                        "message": "You exceeded your current quota, please check your plan and billing details.",
+                        "status": "RESOURCE_EXHAUSTED",
+                        "details": [
+                            {"violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]},
+                            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "4s"},
+                        ],
+                    }
+                }
+            ],
+            status=429,
+        ),
+        "github.com/google-gemini/gemini-cli/issues/8437",
+        not_before_s=4.0,
+    ),
+)
+
+INSIDE_200: Final = (
+    _inside_200("a 429 in a whole reply", error("Rate limit exceeded", 200, code=429), "openrouter.ai/docs"),
+    _inside_200(
+        "a 429 in a stream", sse({"error": {"message": "Rate limit exceeded", "code": 429}}), "openrouter.ai/docs"
+    ),
+    _inside_200(
+        "a 429 after an empty delta",
+        sse(delta(role="assistant", content=""), {"error": {"message": "Too many requests", "code": 429}}),
+        "openrouter.ai/docs",
+    ),
+    _inside_200("a 503 in a whole reply", error("no capacity", 200, code=503), "openrouter.ai/docs"),
+    _inside_200(
+        "overloaded in a stream", sse({"error": {"type": "overloaded_error", "message": "o"}}), "docs.anthropic.com"
+    ),
+)
+
+UNSTREAMED: Final = (
+    _unstreamed(
+        "an organisation that is not verified",
+        error(
+            "Your organization must be verified to stream this model.", 400, param="stream", code="unsupported_value"
+        ),
+        "github.com/charmbracelet/crush/issues/422",
+    ),
+    _unstreamed("by the parameter alone", error("Unsupported value", 400, param="stream"), "platform.openai.com"),
+    _unstreamed("not supported", error("Streaming is not supported for this model.", 400), "gateways"),
+    _unstreamed("422", json_reply({"detail": "this model does not support streaming"}, status=422), "gateways"),
+)
+
+BROKEN_FOR_ALL: Final = (
+    _broken_for_all(
+        "llama.cpp without a projector",
+        error("image input is not supported - hint: you may need to provide the mmproj", 500, type="server_error"),
+        "github.com/ggml-org/llama.cpp/issues/15377",
+    ),
+    _broken_for_all(
+        "llama.cpp, a URL", error("failed to load image: cannot make GET request", 500), "github.com/ggml-org/llama.cpp"
+    ),
+    _broken_for_all("a bad parameter", error("Unsupported parameter: top_kk", 500), "servers that answer 500 to it"),
+    _broken_for_all("not implemented", error("chat is not implemented", 501), "servers with half an API"),
+)
+
+_HTTP_DATE = formatdate(BEGAN_S + 13, usegmt=True)
+_ISO_DATE = datetime.fromtimestamp(BEGAN_S + 13, UTC).isoformat().replace("+00:00", "Z")
+
+WAITS: Final = (
+    _waits("seconds", _slow(Retry_After="12"), "RFC 9110"),
+    _waits("with a unit", _slow(Retry_After="12s"), "gateways"),
+    _waits("with a word", _slow(Retry_After="12 seconds"), "gateways"),
+    _waits("a list", _slow(Retry_After="5, 12"), "two proxies in a row"),
+    _waits("an HTTP date", _slow(Retry_After=_HTTP_DATE), "RFC 9110"),
+    _waits("an ISO date", _slow(Retry_After=_ISO_DATE), "gateways"),
+    _waits("an epoch", _slow(Retry_After=str(BEGAN_S + 13)), "gateways"),
+    _waits("milliseconds", _slow(retry_after_ms="12000"), "github.com/openai/openai-python"),
+    _waits("Azure's milliseconds", _slow(x_ms_retry_after_ms="12000"), "learn.microsoft.com"),
+    _waits(
+        "requests are used up",
+        _slow(x_ratelimit_remaining_requests="0", x_ratelimit_reset_requests="12s"),
+        "platform.openai.com",
+    ),
+    _waits(
+        "tokens are used up",
+        _slow(x_ratelimit_remaining_tokens="0", x_ratelimit_reset_tokens="0m12.5s"),
+        "console.groq.com",
+    ),
+    _waits(
+        "a minute's window",
+        _slow(x_ratelimit_remaining_tokens_minute="0", x_ratelimit_reset_tokens_minute="12.4"),
+        "inference-docs.cerebras.ai",
+    ),
+    _waits(
+        "an epoch of seconds", _slow(X_RateLimit_Remaining="0", X_RateLimit_Reset=str(BEGAN_S + 13)), "docs.github.com"
+    ),
+    _waits(
+        "an epoch of milliseconds",
+        _slow(X_RateLimit_Remaining="0", X_RateLimit_Reset=str((BEGAN_S + 13) * 1000)),
+        "openrouter.ai/docs",
+    ),
+    _waits("a delta", _slow(X_RateLimit_Remaining="0", X_RateLimit_Reset="12"), "gateways"),
+    _waits(
+        "the draft's three headers",
+        _slow(RateLimit_Limit="20", RateLimit_Remaining="0", RateLimit_Reset="12"),
+        "draft-ietf-httpapi-ratelimit-headers-07",
+    ),
+    _waits(
+        "the draft's list",
+        _slow(RateLimit="limit=20, remaining=0, reset=12"),
+        "draft-ietf-httpapi-ratelimit-headers-08",
+    ),
+    _waits(
+        "the draft's items",
+        _slow(RateLimit='"default";r=0;t=12', RateLimit_Policy='"default";q=20;w=60'),
+        "draft-ietf-httpapi-ratelimit-headers-10",
+    ),
+    _waits(
+        "Anthropic's dates",
+        _slow(anthropic_ratelimit_requests_remaining="0", anthropic_ratelimit_requests_reset=_ISO_DATE),
+        "docs.anthropic.com: rate limits",
+    ),
+    _waits(
+        "a time until the model is loaded",
+        json_reply({"error": "Model m is currently loading", "estimated_time": 12.0}, status=503),
+        "huggingface.co/docs/api-inference",
+    ),
+    _waits(
+        "RetryInfo with 503",
+        error("overloaded", 503, details=[{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "12s"}]),
+        "google.aip.dev/193",
+    ),
+    _waits(
+        "a protobuf's duration",
+        error("slow", 429, details=[{"retryDelay": {"seconds": 12, "nanos": 500_000_000}}]),
+        "google.aip.dev/193",
+    ),
+    _waits(
+        "a router's metadata",
+        error(
+            "Rate limit exceeded",
+            429,
+            metadata={"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str((BEGAN_S + 13) * 1000)}},
+        ),
+        "github.com/Gitlawb/openclaude/issues/936",
+    ),
+    _waits("a field", error("slow", 429, retry_after=12), "discord-like APIs"),
+    _waits("a field in camel case", json_reply({"message": "slow", "retryAfter": 12}, status=429), "gateways"),
+    _waits("prose", error("Rate limit reached. Please try again in 12.5s.", 429), "console.groq.com"),
+    _waits("prose with two units", error("Please try again in 1m12s.", 429), "console.groq.com", wait_s=72.0),
+    _waits("prose in minutes", error("Try again in 20 minutes.", 429), "gateways", wait_s=1200.0),
+    _waits("prose in Chinese", error("请求过于频繁，请 12 秒后重试", 429), "open.bigmodel.cn"),
+    _waits("prose with a date", error(f"Limit reached, try again at {_ISO_DATE}", 429), "gateways"),
+)
+
+REFUSALS: Final = (
+    *ONE_ITEM,
+    *ON_THE_WAY,
+    *UNPAID,
+    *NO_MODEL,
+    *PASSING,
+    *INSIDE_200,
+    *UNSTREAMED,
+    *BROKEN_FOR_ALL,
+    *WAITS,
+)

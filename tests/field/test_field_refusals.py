@@ -1,0 +1,44 @@
+"""A refusal means what it means, whoever says it and however its bytes come."""
+
+import pytest
+from field_refusals import BROKEN_FOR_ALL, ON_THE_WAY, REFUSALS, THREE, UNPAID
+from field_runs import Case, Field, case_ids, check_case
+from field_server import HELLO, always
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=case_ids(REFUSALS))
+def test_a_refusal_means_what_it_means(field: Field, case: Case) -> None:
+    check_case(field, case)
+
+
+@pytest.mark.parametrize("case", REFUSALS[::3], ids=case_ids(REFUSALS[::3]))
+def test_a_refusal_in_random_pieces_means_the_same(field: Field, case: Case) -> None:
+    check_case(field, case, cut="random")
+
+
+@pytest.mark.parametrize("case", REFUSALS[1::6], ids=case_ids(REFUSALS[1::6]))
+def test_a_refusal_byte_by_byte_means_the_same(field: Field, case: Case) -> None:
+    check_case(field, case, cut="bytes")
+
+
+@pytest.mark.parametrize("case", ON_THE_WAY[::2], ids=case_ids(ON_THE_WAY[::2]))
+def test_what_is_not_the_api_is_said_with_the_key_to_look_at(field: Field, case: Case) -> None:
+    ran = check_case(field, case)
+    assert "look at `provider." in (ran.report.status.message or "")
+    assert ran.said, "a person was told nothing while it was tried"
+    assert field.run(always(HELLO), THREE).exit_status == 0, "the same command does not go on"
+
+
+@pytest.mark.parametrize("case", UNPAID[:4], ids=case_ids(UNPAID[:4]))
+def test_an_unpaid_account_goes_on_with_the_same_command(field: Field, case: Case) -> None:
+    check_case(field, case)
+    ran = field.run(always(HELLO), THREE)
+    assert (ran.exit_status, len(ran.rows)) == (0, 3)
+
+
+@pytest.mark.parametrize("case", BROKEN_FOR_ALL, ids=case_ids(BROKEN_FOR_ALL))
+def test_the_same_500_for_everything_is_not_waited_for_and_shown_with_its_words(field: Field, case: Case) -> None:
+    ran = check_case(field, case)
+    assert ran.took_s < 1800.0
+    assert len(ran.asked) <= 40
+    assert "every request came to the same" in (ran.report.status.message or "")
