@@ -141,7 +141,7 @@ class Governor:
         in_flight = ticket.in_flight
         if self._cycle is None:
             self._cycle = _Cycle(began=ticket.at, sent=1)
-        if ticket.at >= self._cycle.began:
+        if ticket.at >= self._cycle.began or not self._searching:
             self._cycle.refused += 1
         if ticket.at <= self._event_at or self._is_immune(now):
             return  # it left before the last one was heard: one event, one decrease
@@ -237,7 +237,7 @@ class Governor:
                 return
             # most are refused: no need to see a whole second of it
             seen = tuning.BELOW * (cycle.accepted + 1) / max(now - cycle.began, 1e-6)
-            most = tuning.CUT if self._window_evidence else tuning.CUT_MOST
+            most = tuning.CUT_MOST if self._searching and not self._window_evidence else tuning.CUT
             self.rate_per_s *= min(max(seen / self.rate_per_s, most), tuning.CUT)
             self._event_at = now
             return
