@@ -35,6 +35,7 @@ def _of_one_item(name: str, reply: bytes, reference: str, kind: str = "content_f
     """It goes to the sixth, seventh and eighth of twelve items: three fail as what they are, nine are done."""
     return Case(
         name=name,
+        reply=reply,
         script=to_requests(reply, 6, 7, 8, others=HELLO),
         job=TWELVE,
         requests=12,
@@ -53,6 +54,7 @@ def _on_the_way(name: str, reply: bytes, reference: str) -> tuple[Case, Case]:
     )
     later = Case(
         name=f"{name}, later",
+        reply=reply,
         script=to_requests(reply, 6, 7, 8, others=HELLO),
         job=TWELVE,
         requests=15,
@@ -108,7 +110,9 @@ def _unless_streamed(refusal: bytes) -> Script:
 
 def _unstreamed(name: str, reply: bytes, reference: str) -> Case:
     """The second and the third item are sent without a stream at once."""
-    return Case(name=name, script=_unless_streamed(reply), job=THREE, requests=4, done=3, reference=reference)
+    return Case(
+        name=name, reply=reply, script=_unless_streamed(reply), job=THREE, requests=4, done=3, reference=reference
+    )
 
 
 def _inside_200(name: str, reply: bytes, reference: str) -> Case:
@@ -157,7 +161,7 @@ ONE_ITEM: Final = (
     _of_one_item(
         "no picture at this endpoint",
         error("No endpoints found that support image input", 404, code=404),
-        "github.com/cline/cline/issues",
+        "OpenRouter, for models without pictures",
         kind="bad_request",
     ),
     _of_one_item("forbidden for one", error("not for you", 403), "any API key with rules", kind="forbidden_model"),
@@ -233,7 +237,7 @@ UNPAID: Final = (
             {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}},
             status=400,
         ),
-        "github.com/anthropics/claude-code/issues",
+        "docs.anthropic.com: errors",
     ),
     _unpaid(
         "Zhipu with 429",
