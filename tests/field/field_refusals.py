@@ -5,15 +5,11 @@ recognised.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import formatdate
 from typing import Any, Final
 
 from field_runs import Case
 from field_server import HELLO, Asked, Script, delta, http, json_reply, sse, to_requests
 
-BEGAN_S: Final = 1_795_000_000
-"""Wall clock of a first run."""
 TWELVE: Final = {"prompts": [f"p{number}" for number in range(12)], "limits": {"concurrency": 1}}
 THREE: Final = {"prompts": ["p0", "p1", "p2"], "limits": {"concurrency": 1}}
 MANY: Final = {"prompts": [f"p{number}" for number in range(40)]}
@@ -87,18 +83,9 @@ def _passes(name: str, reply: bytes, reference: str, **changes: Any) -> Case:
     return replace(case, **changes)
 
 
-def _limit(name: str, reply: bytes, reference: str, **changes: Any) -> Case:
+def limit(name: str, reply: bytes, reference: str, **changes: Any) -> Case:
     """A refusal that says nothing of the item: no try is charged, nothing counts as perhaps paid."""
     return _passes(name, reply, reference, row={"attempts": 1, "ambiguous": 0}, **changes)
-
-
-def _waits(name: str, reply: bytes, reference: str, *, wait_s: float = 12.0) -> Case:
-    return _limit(name, reply, reference, not_before_s=wait_s)
-
-
-def _slow(status: int = 429, /, **headers: str) -> bytes:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return json_reply({"error": {"message": "slow down"}}, status=status, headers=named)
 
 
 def _unless_streamed(refusal: bytes) -> Script:
@@ -117,7 +104,7 @@ def _unstreamed(name: str, reply: bytes, reference: str) -> Case:
 
 def _inside_200(name: str, reply: bytes, reference: str) -> Case:
     job = {"retry": {"attempts": 2}}
-    return _limit(name, reply, reference, times=2, requests=3, job=job)
+    return limit(name, reply, reference, times=2, requests=3, job=job)
 
 
 def _broken_for_all(name: str, reply: bytes, reference: str) -> Case:
@@ -345,8 +332,8 @@ PASSING: Final = (
         _passes(f"{status}", json_reply({"error": {"message": "interrupted"}}, status=status), "gateways and CDNs")
         for status in (408, 409, 423, 424, 425, 444, 460, 499, 500, 502, 504, *range(520, 529), 530)
     ),
-    _limit("498, no room in the tier", error("capacity exceeded", 498), "console.groq.com/docs/errors"),
-    _limit("529", error("Overloaded", 529, type="overloaded_error"), "docs.anthropic.com: errors"),
+    limit("498, no room in the tier", error("capacity exceeded", 498), "console.groq.com/docs/errors"),
+    limit("529", error("Overloaded", 529, type="overloaded_error"), "docs.anthropic.com: errors"),
     _passes(
         "TGI's 424",
         json_reply(
@@ -369,26 +356,26 @@ PASSING: Final = (
         json_reply({"error": "The model has crashed without additional information. (Exit code: 1)"}, status=400),
         "github.com/lmstudio-ai/lmstudio-bug-tracker/issues/1057",
     ),
-    _limit(
+    limit(
         "Bedrock's throttle with 400",
         json_reply({"message": "Too many requests, please wait.", "__type": "ThrottlingException"}, status=400),
         "docs.aws.amazon.com/bedrock: troubleshooting",
     ),
-    _limit(
+    limit(
         "Bedrock's throttle by its header",
         json_reply({"message": "try later"}, status=400, headers={"x-amzn-ErrorType": "ThrottlingException:http://x"}),
         "docs.aws.amazon.com/bedrock: troubleshooting",
     ),
-    _limit("throttled with 403", error("Rate limit exceeded for this key", 403), "gateways"),
-    _limit(
+    limit("throttled with 403", error("Rate limit exceeded for this key", 403), "gateways"),
+    limit(
         "throttled with 500",
         error("litellm.RateLimitError", 500, code="rate_limit_exceeded"),
         "github.com/BerriAI/litellm",
     ),
-    _limit("nginx's bare 503", page("503 Service Temporarily Unavailable", 503), "nginx.org: limit_req"),
-    _limit("503 without a body", http(status=503, kind=None), "HAProxy, Envoy"),
-    _limit("a 503 of any words", error("no healthy upstream", 503), "envoyproxy.io"),
-    _limit(
+    limit("nginx's bare 503", page("503 Service Temporarily Unavailable", 503), "nginx.org: limit_req"),
+    limit("503 without a body", http(status=503, kind=None), "HAProxy, Envoy"),
+    limit("a 503 of any words", error("no healthy upstream", 503), "envoyproxy.io"),
+    limit(
         "a wait that speaks of billing",
         json_reply(
             [
@@ -453,96 +440,6 @@ BROKEN_FOR_ALL: Final = (
     _broken_for_all("not implemented", error("chat is not implemented", 501), "servers with half an API"),
 )
 
-_HTTP_DATE = formatdate(BEGAN_S + 13, usegmt=True)
-_ISO_DATE = datetime.fromtimestamp(BEGAN_S + 13, UTC).isoformat().replace("+00:00", "Z")
-
-WAITS: Final = (
-    _waits("seconds", _slow(Retry_After="12"), "RFC 9110"),
-    _waits("with a unit", _slow(Retry_After="12s"), "gateways"),
-    _waits("with a word", _slow(Retry_After="12 seconds"), "gateways"),
-    _waits("a list", _slow(Retry_After="5, 12"), "two proxies in a row"),
-    _waits("an HTTP date", _slow(Retry_After=_HTTP_DATE), "RFC 9110"),
-    _waits("an ISO date", _slow(Retry_After=_ISO_DATE), "gateways"),
-    _waits("an epoch", _slow(Retry_After=str(BEGAN_S + 13)), "gateways"),
-    _waits("milliseconds", _slow(retry_after_ms="12000"), "github.com/openai/openai-python"),
-    _waits("Azure's milliseconds", _slow(x_ms_retry_after_ms="12000"), "learn.microsoft.com"),
-    _waits(
-        "requests are used up",
-        _slow(x_ratelimit_remaining_requests="0", x_ratelimit_reset_requests="12s"),
-        "platform.openai.com",
-    ),
-    _waits(
-        "tokens are used up",
-        _slow(x_ratelimit_remaining_tokens="0", x_ratelimit_reset_tokens="0m12.5s"),
-        "console.groq.com",
-    ),
-    _waits(
-        "a minute's window",
-        _slow(x_ratelimit_remaining_tokens_minute="0", x_ratelimit_reset_tokens_minute="12.4"),
-        "inference-docs.cerebras.ai",
-    ),
-    _waits(
-        "an epoch of seconds", _slow(X_RateLimit_Remaining="0", X_RateLimit_Reset=str(BEGAN_S + 13)), "docs.github.com"
-    ),
-    _waits(
-        "an epoch of milliseconds",
-        _slow(X_RateLimit_Remaining="0", X_RateLimit_Reset=str((BEGAN_S + 13) * 1000)),
-        "openrouter.ai/docs",
-    ),
-    _waits("a delta", _slow(X_RateLimit_Remaining="0", X_RateLimit_Reset="12"), "gateways"),
-    _waits(
-        "the draft's three headers",
-        _slow(RateLimit_Limit="20", RateLimit_Remaining="0", RateLimit_Reset="12"),
-        "draft-ietf-httpapi-ratelimit-headers-07",
-    ),
-    _waits(
-        "the draft's list",
-        _slow(RateLimit="limit=20, remaining=0, reset=12"),
-        "draft-ietf-httpapi-ratelimit-headers-08",
-    ),
-    _waits(
-        "the draft's items",
-        _slow(RateLimit='"default";r=0;t=12', RateLimit_Policy='"default";q=20;w=60'),
-        "draft-ietf-httpapi-ratelimit-headers-10",
-    ),
-    _waits(
-        "Anthropic's dates",
-        _slow(anthropic_ratelimit_requests_remaining="0", anthropic_ratelimit_requests_reset=_ISO_DATE),
-        "docs.anthropic.com: rate limits",
-    ),
-    _waits(
-        "a time until the model is loaded",
-        json_reply({"error": "Model m is currently loading", "estimated_time": 12.0}, status=503),
-        "huggingface.co/docs/api-inference",
-    ),
-    _waits(
-        "RetryInfo with 503",
-        error("overloaded", 503, details=[{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "12s"}]),
-        "google.aip.dev/193",
-    ),
-    _waits(
-        "a protobuf's duration",
-        error("slow", 429, details=[{"retryDelay": {"seconds": 12, "nanos": 500_000_000}}]),
-        "google.aip.dev/193",
-    ),
-    _waits(
-        "a router's metadata",
-        error(
-            "Rate limit exceeded",
-            429,
-            metadata={"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str((BEGAN_S + 13) * 1000)}},
-        ),
-        "github.com/Gitlawb/openclaude/issues/936",
-    ),
-    _waits("a field", error("slow", 429, retry_after=12), "discord-like APIs"),
-    _waits("a field in camel case", json_reply({"message": "slow", "retryAfter": 12}, status=429), "gateways"),
-    _waits("prose", error("Rate limit reached. Please try again in 12.5s.", 429), "console.groq.com"),
-    _waits("prose with two units", error("Please try again in 1m12s.", 429), "console.groq.com", wait_s=72.0),
-    _waits("prose in minutes", error("Try again in 20 minutes.", 429), "gateways", wait_s=1200.0),
-    _waits("prose in Chinese", error("请求过于频繁，请 12 秒后重试", 429), "open.bigmodel.cn"),
-    _waits("prose with a date", error(f"Limit reached, try again at {_ISO_DATE}", 429), "gateways"),
-)
-
 REFUSALS: Final = (
     *ONE_ITEM,
     *ON_THE_WAY,
@@ -552,5 +449,4 @@ REFUSALS: Final = (
     *INSIDE_200,
     *UNSTREAMED,
     *BROKEN_FOR_ALL,
-    *WAITS,
 )

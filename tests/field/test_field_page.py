@@ -12,10 +12,10 @@ from field_refusals import (
     PASSING,
     UNPAID,
     UNSTREAMED,
-    WAITS,
 )
 from field_runs import Case
 from field_server import Reply
+from field_waits import WAITS
 from test_field_answers import BROKEN, CUT, KEPT, OK
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "field-replies.md"

@@ -1,22 +1,27 @@
 """A refusal means what it means, whoever says it and however its bytes come."""
 
+from typing import Final
+
 import pytest
 from field_refusals import BROKEN_FOR_ALL, ON_THE_WAY, REFUSALS, THREE, UNPAID
 from field_runs import Case, Field, case_ids, check_case
 from field_server import HELLO, always
+from field_waits import WAITS
+
+ALL: Final = (*REFUSALS, *WAITS)
 
 
-@pytest.mark.parametrize("case", REFUSALS, ids=case_ids(REFUSALS))
+@pytest.mark.parametrize("case", ALL, ids=case_ids(ALL))
 def test_a_refusal_means_what_it_means(field: Field, case: Case) -> None:
     check_case(field, case)
 
 
-@pytest.mark.parametrize("case", REFUSALS[::3], ids=case_ids(REFUSALS[::3]))
+@pytest.mark.parametrize("case", ALL[::3], ids=case_ids(ALL[::3]))
 def test_a_refusal_in_random_pieces_means_the_same(field: Field, case: Case) -> None:
     check_case(field, case, cut="random")
 
 
-@pytest.mark.parametrize("case", REFUSALS[1::6], ids=case_ids(REFUSALS[1::6]))
+@pytest.mark.parametrize("case", ALL[1::6], ids=case_ids(ALL[1::6]))
 def test_a_refusal_byte_by_byte_means_the_same(field: Field, case: Case) -> None:
     check_case(field, case, cut="bytes")
 
