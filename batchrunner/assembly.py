@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchrunner.core.errors import StoreBrokenError
-from batchrunner.core.events import Done
+from batchrunner.core.events import Done, recorded_files
 from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance, Totals
 from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
@@ -253,7 +253,7 @@ def _adopted(row: AdoptedRow, state: LedgerState) -> Done | None:
         a=row.attempts,
         crc=row.place.crc,
         length=row.place.length,
-        files=row.files,
+        files=recorded_files(row.files),
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         images=len(row.files),

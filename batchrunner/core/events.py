@@ -117,6 +117,19 @@ class Done(_Event, frozen=True, tag="done"):
     recovered: bool = False
 
 
+_FILES_BYTES = 40 * 1024
+
+
+def recorded_files(files: tuple[tuple[str, int, str], ...]) -> tuple[tuple[str, int, str], ...]:
+    """The first of an item's files, as many as one record has room for; its row, whose crc it holds, names them all."""
+    room = _FILES_BYTES
+    for number, (path, _, sha256) in enumerate(files):
+        room -= 6 * len(path) + len(sha256) + 32
+        if room < 0:
+            return files[:number]
+    return files
+
+
 class Failed(_Event, frozen=True, tag="failed"):
     """The item failed for good."""
 

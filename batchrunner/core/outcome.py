@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.job import Json
 
@@ -186,6 +186,10 @@ class Pending:
     stub: bool = False
     """The reply names no task at all: the stub trap of PROTOCOL 3.9."""
     hints: Hints | None = None
+
+
+DAMAGED: Final = "damaged"
+"""The code of a BAD_PICTURE of which the bytes are there and broken: no later run can fetch better ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

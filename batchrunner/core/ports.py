@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar, runtime_checkable
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
-from batchrunner.core.outcome import PollOutcome, Problem, Revision, SendOutcome
+from batchrunner.core.outcome import PollOutcome, Problem, Revision, SendOutcome, SoundBytes
 from batchrunner.core.plan import Totals
-from batchrunner.core.row import FailureRow, Picture, ResultRow
+from batchrunner.core.row import FailureRow, Picture, ResultRow, Sound
 from batchrunner.core.wire import Decoder, Request
 
 T = TypeVar("T")
@@ -155,8 +155,12 @@ class PictureStore(Protocol):
     ) -> Picture | Problem:
         """Verify and load off the loop, convert, put `text` into a PNG's text chunks, save whole under a safe name.
 
-        Durable when this returns. A BAD_PICTURE problem when the bytes are no whole picture.
+        Durable when this returns. What cannot be looked into is kept as it came. A BAD_PICTURE problem when the bytes
+        are no picture, or half of one.
         """
+
+    async def save_sound(self, sound: SoundBytes, *, stem: str) -> Sound:
+        """Save a sound whole under a safe name; durable when this returns."""
 
 
 class AnswerFiles(Protocol):

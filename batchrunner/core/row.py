@@ -1,11 +1,11 @@
 """The lines of `results.jsonl` and `failures.jsonl`: a contract, so names never change with the provider."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
-from batchrunner.core.outcome import Answer, Problem, ToolCall, Usage
+from batchrunner.core.outcome import Alternative, Answer, Problem, ToolCall, Usage
 
 _SYSTEM_ROLES = ("system", "developer")
 
@@ -16,11 +16,32 @@ class Picture:
 
     path: str
     sha256: str
-    width: int
-    height: int
+    width: int | None
+    """None, like `height`, of a picture that is kept as it came because it could not be checked."""
+    height: int | None
     format: str
-    """Pillow's word: PNG, JPEG, WEBP, GIF."""
+    """PNG, JPEG, WEBP, GIF; of others what their first bytes say, such as AVIF, or BIN."""
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """A sound on disk. `path` is relative to the run's directory, with `/`."""
+
+    path: str
+    sha256: str
+    format: str
+    bytes: int
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A picture or a sound of an answer that could not be had: where it lies, or its damaged bytes, and why."""
+
+    reason: str
+    url: str | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +57,14 @@ class ChatOutput:
     flags: tuple[str, ...] = ()
     path: str | None = None
     """The answer's own file when the job has `output.each`."""
+    images: tuple[Picture, ...] = ()
+    """Pictures in the answer."""
+    audio: tuple[Sound, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    choices: tuple[Alternative, ...] = ()
+    """All answers where the request had several."""
+    extras: dict[str, Json] = field(default_factory=dict)
+    """What else came, under the server's own names; a row has these beside the other fields of `output`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +155,23 @@ class FailureRow:
     shared_with: str | None = None
 
 
-def chat_output(answer: Answer, *, path: str | None) -> ChatOutput:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptMedia:
+    """What became of the pictures and sounds of a chat answer."""
+
+    images: tuple[Picture, ...] = ()
+    audio: tuple[Sound, ...] = ()
+    missing: tuple[Missing, ...] = ()
+
+
+def unchecked(pictures: tuple[Picture, ...]) -> tuple[str, ...]:
+    """The flag of pictures that could not be checked."""
+    return ("unchecked",) if any(picture.width is None for picture in pictures) else ()
+
+
+def chat_output(answer: Answer, *, path: str | None, media: KeptMedia | None = None) -> ChatOutput:
     """The contract's shape of a chat answer."""
+    media = media or KeptMedia()
     return ChatOutput(
         text=answer.text,
         reasoning=answer.reasoning,
@@ -135,8 +179,13 @@ def chat_output(answer: Answer, *, path: str | None) -> ChatOutput:
         parsed=answer.parsed,
         finish_reason=answer.finish_reason,
         truncated=answer.truncated,
-        flags=answer.flags,
+        flags=(*answer.flags, *unchecked(media.images), *(("media_missing",) if media.missing else ())),
         path=path,
+        images=media.images,
+        audio=media.audio,
+        missing=media.missing,
+        choices=answer.choices,
+        extras=answer.extras,
     )
 
 

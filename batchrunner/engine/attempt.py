@@ -20,6 +20,7 @@ from batchrunner.core.outcome import (
     Adaptation,
     Answer,
     Pictures,
+    PictureUrl,
     Problem,
     ProblemKind,
     SendOutcome,
@@ -32,7 +33,7 @@ from batchrunner.engine.faults import Faults
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.purse import Purse
-from batchrunner.engine.record import Book
+from batchrunner.engine.record import Book, shielded
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
@@ -156,9 +157,13 @@ class Attempts:
                 return await self._after(work, queue, outcome, parked=stands)
 
     async def _keep(self, work: Work, answer: Answer) -> Verdict:
-        with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)):
+        held = sum(len(found.data) for found in (*answer.pictures, *answer.sounds) if not isinstance(found, PictureUrl))
+        with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + held):
             path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
-            await self.book.answered(work, answer, path=path)
+            media = None
+            if answer.pictures or answer.sounds:
+                media = await shielded(self.remote.keeper.keep_answer(work, answer))
+            await self.book.answered(work, answer, path=path, media=media)
         return Finished()
 
     async def _fetch(self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures) -> Verdict:

@@ -25,10 +25,22 @@ from batchrunner.core.events import (
     Resumed,
     Retry,
     Rewritten,
+    recorded_files,
 )
 from batchrunner.core.outcome import Answer, Problem, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
-from batchrunner.core.row import ChatOutput, Effort, ImageOutput, Picture, chat_output, failure_row, result_row
+from batchrunner.core.row import (
+    ChatOutput,
+    Effort,
+    ImageOutput,
+    KeptMedia,
+    Picture,
+    Sound,
+    chat_output,
+    failure_row,
+    result_row,
+    unchecked,
+)
 from batchrunner.core.state import ItemRecord, LedgerState, Park
 from batchrunner.core.status import FailureGroup
 from batchrunner.engine.lanes import Lane
@@ -190,10 +202,12 @@ class Book:
 
     # -- the ends
 
-    async def answered(self, work: Work, answer: Answer, *, path: str | None) -> None:
+    async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia | None = None) -> None:
         """A chat answer: its row, then `done`."""
         try:
-            await shielded(self._done(work, chat_output(answer, path=path), usage=answer.usage, task_id=None))
+            await shielded(
+                self._done(work, chat_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
+            )
         except Exception:
             self.last_resort(f"{work.item.id}: {answer.text}")
             raise
@@ -210,6 +224,7 @@ class Book:
         """Pictures that are on the disk: their row, then `done`."""
         if work.key in self.state.shared_tasks:
             flags = (*flags, "shared_task")
+        flags = (*flags, *unchecked(pictures))
         await shielded(self._done(work, ImageOutput(images=pictures, flags=flags), usage=usage, task_id=task_id))
 
     async def failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
@@ -222,7 +237,9 @@ class Book:
         record = self.state.record(work.key)
         effort = self._effort(work, record)
         place = await self.results.add(result_row(work.item, output, usage=usage, task_id=task_id, effort=effort))
-        images = output.images if isinstance(output, ImageOutput) else ()
+        files: tuple[Picture | Sound, ...] = (
+            output.images if isinstance(output, ImageOutput) else (*output.images, *output.audio)
+        )
         await self._commit(
             Done(
                 i=work.item.id,
@@ -231,10 +248,10 @@ class Book:
                 a=effort.attempts,
                 crc=place.crc,
                 length=place.length,
-                files=tuple((picture.path, picture.bytes, picture.sha256) for picture in images),
+                files=recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files)),
                 input_tokens=usage.input_tokens if usage else None,
                 output_tokens=usage.output_tokens if usage else None,
-                images=len(images),
+                images=len(output.images),
                 recovered=effort.recovered,
             )
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
+from batchrunner.core.outcome import DAMAGED, PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.row import Picture
 from batchrunner.core.state import OpenTask
@@ -66,6 +66,11 @@ class Remote:
                 if missing is None:
                     return Finished()
                 await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
+            if (
+                missing is not None and missing.code == DAMAGED
+            ):  # fetching it once more, today or tomorrow, mends nothing
+                charged = self.book.state.record(work.key).attempts + 1
+                return GivenUp(problem=missing, charged=charged, ambiguous=True)
             if missing is not None and self._has_expired(task, missing):
                 expired = Problem(
                     kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status, of_task=True

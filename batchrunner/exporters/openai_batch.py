@@ -40,7 +40,7 @@ def _line(row: Row) -> dict[str, Json]:
     head: dict[str, Json] = {"id": f"batch_req_{text(fields.get('key'))}", "custom_id": text(fields.get("id"))}
     if row.outcome == "failed":
         return head | _failure(mapping(fields.get("error")))
-    body = _pictures(fields) if "images" in mapping(fields.get("output")) else _completion(fields)
+    body = _pictures(fields) if "text" not in mapping(fields.get("output")) else _completion(fields)
     return head | _response(_OK, None, body)
 
 

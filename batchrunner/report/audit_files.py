@@ -42,6 +42,8 @@ OWN: Final = frozenset(
 )
 """Files that this program puts at the top of a run's directory."""
 PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
+_DAMAGED: Final = ("images", "damaged")
+"""What came for a picture and is none, kept for whoever wants to look."""
 _OTHERS: Final = 0o077
 _AT_ONCE: Final = 4
 """Pictures per thread that may wait for their turn."""
@@ -140,6 +142,8 @@ def look_around(folder: Path, *, files: InspectedFiles, sheet: Sheet, named: set
 
 
 def _is_own(path: PurePosixPath) -> bool:
+    if path.parts[: len(_DAMAGED)] == _DAMAGED:
+        return True
     if len(path.parts) == 1:
         return path.name in OWN
     if path.parts[0] == EXPORTS and not is_left_over(path.name):

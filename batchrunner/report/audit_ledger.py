@@ -11,7 +11,7 @@ from typing import Final
 from zlib import crc32
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import Close, Done, Event, Failed, Intent, Retry, Rewritten
+from batchrunner.core.events import Close, Done, Event, Failed, Intent, Retry, Rewritten, recorded_files
 from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.stores.ledger_reader import LedgerReading, Record
@@ -79,7 +79,7 @@ class Promises:
 
 def files_crc(files: tuple[Named, ...]) -> int:
     """One number for the pictures of an item, for comparing."""
-    return crc32(repr(files).encode("utf-8", "surrogatepass")) if files else 0
+    return crc32(repr(recorded_files(files)).encode("utf-8", "surrogatepass")) if files else 0
 
 
 def path_mark(path: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from batchrunner.core.events import recorded_files
 from batchrunner.core.state import Standing
 from batchrunner.report.audit_files import read_plain
 from batchrunner.report.audit_findings import Sheet
@@ -109,7 +110,7 @@ class RowAudit:
         state = self.ledger.state
         if facts.output.path is not None:
             self.ledger.paths.add(path_mark(facts.output.path))
-        self.ledger.paths.update(path_mark(file.path) for file in facts.output.images)
+        self.ledger.paths.update(path_mark(path) for path, _, _ in facts.files)
         if not self.ledger.whole:
             return
         heard_of = state.record(bytes.fromhex(facts.key)).sends > 0 or not state.closed
@@ -118,7 +119,10 @@ class RowAudit:
 
     def _compare(self, line: Line, facts: RowFacts, key: bytes) -> None:
         promise = self.ledger.promises[key]
-        named = tuple((file.path, file.bytes, file.sha256) for file in facts.output.images)
+        named = facts.files
+        if rest := named[len(recorded_files(named)) :]:
+            self.ledger.paths.update(path_mark(path) for path, _, _ in rest)
+            self.ledger.look_at(facts.id, rest)
         if files_crc(named) != promise.files_crc:
             self.sheet.add("row_files", f"`{facts.id}`: {_place(RESULTS, line)}")
         if promise.epoch != self.ledger.promises.epoch:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from batchrunner.core.audit import Salvaged
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.events import FORMAT_VERSION, Done, Open, Rewritten
+from batchrunner.core.events import FORMAT_VERSION, Done, Open, Rewritten, recorded_files
 from batchrunner.core.naming import is_address
 from batchrunner.core.ports import Place
 from batchrunner.core.state import Standing
@@ -145,7 +145,7 @@ class Salvage:
                 yield line.text, facts
 
     def _is_sound(self, text: bytes, facts: RowFacts, key: bytes) -> bool:
-        pictures = tuple((file.path, file.bytes, file.sha256) for file in facts.output.images)
+        pictures = facts.files
         if key in self._promises:
             promise = self._promises[key]
             if promise.files_crc != files_crc(pictures):
@@ -289,7 +289,7 @@ def _is_below(path: str) -> bool:
 
 def _done(facts: RowFacts, place: Place) -> Done:
     usage = facts.usage
-    files = tuple((file.path, file.bytes, file.sha256) for file in facts.output.images)
+    files = facts.files
     return Done(
         i=facts.id,
         k=facts.key,
@@ -297,7 +297,7 @@ def _done(facts: RowFacts, place: Place) -> Done:
         a=facts.attempts,
         crc=place.crc,
         length=place.length,
-        files=files,
+        files=recorded_files(files),
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
         images=len(files),

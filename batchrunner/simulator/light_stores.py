@@ -11,9 +11,9 @@ from typing import Final
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
-from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.outcome import Problem, ProblemKind, SoundBytes
 from batchrunner.core.ports import Place
-from batchrunner.core.row import FailureRow, Picture, ResultRow
+from batchrunner.core.row import FailureRow, Picture, ResultRow, Sound
 
 SPECK: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -93,3 +93,7 @@ class LightPictures:
         if data != SPECK:
             return Problem(kind=ProblemKind.BAD_PICTURE, message="the server sent something else than a picture")
         return Picture(path=stem, sha256="", width=1, height=1, format="PNG", bytes=len(data))
+
+    async def save_sound(self, sound: SoundBytes, *, stem: str) -> Sound:
+        """A sound of no file."""
+        return Sound(path=stem, sha256="", format="BIN", bytes=len(sound.data), transcript=sound.transcript)

@@ -1,28 +1,41 @@
 """Pictures: checked whole, converted if asked, kept under `images/`. The only file here that knows Pillow.
 
-Bytes come from strangers. Refuses, as BAD_PICTURE problems: other formats than PNG, JPEG, WEBP and GIF, half files,
-more pixels than allowed (asked before anything is decoded), whatever Pillow cannot verify *and* load.
+Bytes come from strangers, and are paid for. What cannot be looked into (other formats than PNG, JPEG, WEBP and GIF,
+more pixels than are decoded) is kept as it came, without width and height. Refuses, as BAD_PICTURE problems: pages and
+other words, half files, and whatever Pillow cannot verify *and* load; damaged ones are kept under `images/damaged/`.
 """
 
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.naming import safe_stem
-from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.row import Picture
+from batchrunner.core.outcome import DAMAGED, Problem, ProblemKind, SoundBytes
+from batchrunner.core.row import Picture, Sound
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.off_loop import Threads
-from batchrunner.stores.picture_bytes import Format, format_of, stranger, whole_fault, with_png_text
+from batchrunner.stores.picture_bytes import (
+    Format,
+    format_of,
+    has_long_png_text,
+    other_format,
+    sound_format,
+    stranger,
+    whole_fault,
+    with_png_text,
+    without_png_text,
+)
 
 MAX_PIXELS = 36_000_000
 """Room for 8K; Pillow takes four bytes for each."""
 FOLDER = "images"
+DAMAGED_FOLDER = "images/damaged"
+SOUNDS_FOLDER = "audio"
 
 _THREADS = 2
 _BIG_PIXELS = 4_000_000
@@ -57,9 +70,10 @@ class _Ready:
 
     data: bytes
     sha256: str
-    format: Format
-    width: int
-    height: int
+    format: str
+    ending: str
+    width: int | None
+    height: int | None
 
 
 class PictureFiles:
@@ -88,8 +102,8 @@ class PictureFiles:
         threads = self._big if await self._threads.run(_pixels_of, data) > _BIG_PIXELS else self._threads
         ready = await threads.run(prepare, data, into=into, text=dict(text), max_pixels=self._max_pixels)
         if isinstance(ready, Problem):
-            return ready
-        path = await self._artifacts.write_once(f"{FOLDER}/{safe_stem(stem)}.{_ENDINGS[ready.format]}", ready.data)
+            return await self._with_damaged(ready, data, stem) if ready.code == DAMAGED else ready
+        path = await self._artifacts.write_once(f"{FOLDER}/{safe_stem(stem)}.{ready.ending}", ready.data)
         return Picture(
             path=path,
             sha256=ready.sha256,
@@ -98,6 +112,31 @@ class PictureFiles:
             format=ready.format,
             bytes=len(ready.data),
         )
+
+    async def save_sound(self, sound: SoundBytes, *, stem: str) -> Sound:
+        """See `core.ports.PictureStore`. Sounds lie in a folder of their own.
+
+        Raises:
+            StoreBrokenError: the disk refused.
+        """
+        name, ending = sound_format(sound.data) or other_format(sound.data) or ("BIN", "bin")
+        if ending == "bin" and sound.format and sound.format.isascii() and sound.format.isalnum():
+            name, ending = sound.format.upper()[:8], sound.format.lower()[:8]
+        path = await self._artifacts.write_once(f"{SOUNDS_FOLDER}/{safe_stem(stem)}.{ending}", sound.data)
+        return Sound(
+            path=path,
+            sha256=hashlib.sha256(sound.data).hexdigest(),
+            format=name,
+            bytes=len(sound.data),
+            transcript=sound.transcript,
+        )
+
+    async def _with_damaged(self, problem: Problem, data: bytes, stem: str) -> Problem:
+        """The problem with the place where the bytes lie, for whoever wants to mend them: they are paid for."""
+        shape = format_of(data)
+        ending = _ENDINGS[shape] if shape is not None else "bin"
+        path = await self._artifacts.write_once(f"{DAMAGED_FOLDER}/{safe_stem(stem)}.{ending}", data)
+        return replace(problem, message=f"{problem.message}; its bytes are kept in {path}")
 
     def close(self) -> None:
         """No further pictures."""
@@ -109,25 +148,40 @@ def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str],
     """Check and convert, in a thread: blocks for as long as decoding takes."""
     shape = format_of(data)
     if shape is None:
-        return _bad(f"the server sent {stranger(data)} instead of a picture")
+        other = other_format(data)
+        if other is None:
+            return _bad(f"the server sent {stranger(data)} instead of a picture")
+        return _ready(data, *other, size=None)
     if fault := whole_fault(data, shape):
-        return _bad(f"the server sent {fault}")
+        return _bad(f"the server sent {fault}", code=DAMAGED)
     wanted = shape if into is None else _INTO[into]
+    shown = without_png_text(data) if shape == "PNG" and has_long_png_text(data) else data
     try:
-        size = _checked_size(data, shape, max_pixels)
-        if isinstance(size, Problem):
-            return size
+        size = _checked_size(shown, shape, max_pixels)
+        if size is None:
+            return _ready(data, shape, _ENDINGS[shape], size=None)
         if wanted != shape and size[0] * size[1] > _BIG_CONVERTED_PIXELS:
-            return _too_big(size[0] * size[1], _BIG_CONVERTED_PIXELS)
-        kept = _decoded(data, shape, wanted)
+            wanted = shape
+        kept = _decoded(shown, shape, wanted) if wanted != shape else _looked_at(data, shown, shape)
     except MemoryError:
-        return _bad(f"a {shape} that does not fit into this machine's memory")
+        return _ready(data, shape, _ENDINGS[shape], size=None)
     except Exception as error:  # noqa: BLE001 - hostile bytes make Pillow raise anything at all
-        return _bad(f"a damaged {shape}: {type(error).__name__}: {error}")
+        return _bad(f"a damaged {shape}: {type(error).__name__}: {error}", code=DAMAGED)
     if wanted == "PNG":
         kept = with_png_text(kept, text)
-    digest = hashlib.sha256(kept).hexdigest()
-    return _Ready(data=kept, sha256=digest, format=wanted, width=size[0], height=size[1])
+    return _ready(kept, wanted, _ENDINGS[wanted], size=size)
+
+
+def _ready(data: bytes, name: str, ending: str, *, size: tuple[int, int] | None) -> _Ready:
+    width, height = size or (None, None)
+    digest = hashlib.sha256(data).hexdigest()
+    return _Ready(data=data, sha256=digest, format=name, ending=ending, width=width, height=height)
+
+
+def _looked_at(data: bytes, shown: bytes, shape: Format) -> bytes:
+    """The bytes as they came, after every pixel was read."""
+    _decoded(shown, shape, shape)
+    return data
 
 
 def _pixels_of(data: bytes) -> int:
@@ -155,14 +209,17 @@ def picture_fault(data: bytes, *, max_pixels: int = MAX_PIXELS) -> str | None:
     return ready.message if isinstance(ready, Problem) else None
 
 
-def _checked_size(data: bytes, shape: Format, max_pixels: int) -> tuple[int, int] | Problem:
-    """Width and height from the header, and Pillow's own verification, which leaves its object unusable."""
-    if shape == "WEBP" and (pixels := _webp_pixels(data)) > max_pixels:
-        return _too_big(pixels, max_pixels)  # Pillow's reader makes room for the whole canvas when it opens one
+def _checked_size(data: bytes, shape: Format, max_pixels: int) -> tuple[int, int] | None:
+    """Width and height from the header, and Pillow's own verification, which leaves its object unusable.
+
+    None for more pixels than are decoded.
+    """
+    if shape == "WEBP" and _webp_pixels(data) > max_pixels:
+        return None  # Pillow's reader makes room for the whole canvas when it opens one
     with _READERS[shape](io.BytesIO(data)) as picture:
         width, height = picture.size
         if width * height > max_pixels:
-            return _too_big(width * height, max_pixels)
+            return None
         picture.verify()
     return width, height
 
@@ -202,9 +259,5 @@ def _encoded(picture: Image.Image, wanted: Format) -> bytes:
     return out.getvalue()
 
 
-def _too_big(pixels: int, max_pixels: int) -> Problem:
-    return _bad(f"a picture of {pixels} pixels; at most {max_pixels} are decoded")
-
-
-def _bad(message: str) -> Problem:
-    return Problem(kind=ProblemKind.BAD_PICTURE, message=message)
+def _bad(message: str, *, code: str | None = None) -> Problem:
+    return Problem(kind=ProblemKind.BAD_PICTURE, message=message, code=code)

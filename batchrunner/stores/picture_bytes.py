@@ -1,7 +1,7 @@
 """What can be told of a picture without decoding it: its format, whether its end is there, and a PNG's text chunks.
 
 Pure. `whole_fault` exists because decoders are lenient: `verify()` passes half a JPEG, `load()` a PNG without its end.
-Refuses: formats other than PNG, JPEG, WEBP and GIF. Source: PROTOCOL 3.9.
+Of other formats than PNG, JPEG, WEBP and GIF it tells the name and no more.
 """
 
 import re
@@ -33,6 +33,119 @@ def format_of(data: bytes) -> Format | None:
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
     return None
+
+
+_BRANDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"avi", "AVIF", "avif"),
+    (b"hei", "HEIC", "heic"),
+    (b"hev", "HEIC", "heic"),
+    (b"mif1", "HEIF", "heif"),
+    (b"msf1", "HEIF", "heif"),
+    (b"qt", "MOV", "mov"),
+    (b"M4A", "M4A", "m4a"),
+    (b"", "MP4", "mp4"),
+)
+"""Of files that begin with an `ftyp` box, by the beginning of the brand."""
+_MAGICS: tuple[tuple[bytes, str, str], ...] = (
+    (b"BM", "BMP", "bmp"),
+    (b"II*\0", "TIFF", "tiff"),
+    (b"MM\0*", "TIFF", "tiff"),
+    (b"II+\0", "TIFF", "tiff"),
+    (b"\xff\x0a", "JXL", "jxl"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JXL", "jxl"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JP2", "jp2"),
+    (b"\xff\x4f\xff\x51", "J2K", "j2k"),
+    (b"8BPS", "PSD", "psd"),
+    (b"\0\0\1\0", "ICO", "ico"),
+    (b"qoif", "QOI", "qoi"),
+    (b"DDS ", "DDS", "dds"),
+    (b"v/1\1", "EXR", "exr"),
+    (b"#?RADIANCE", "HDR", "hdr"),
+    (b"P4\n", "PBM", "pbm"),
+    (b"P5\n", "PGM", "pgm"),
+    (b"P6\n", "PPM", "ppm"),
+    (b"%PDF-", "PDF", "pdf"),
+    (b"\x1a\x45\xdf\xa3", "WEBM", "webm"),
+    (b"glTF", "GLB", "glb"),
+    (b"PK\3\4", "ZIP", "zip"),
+    (b"\x1f\x8b", "GZIP", "gz"),
+)
+_SOUNDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"ID3", "MP3", "mp3"),
+    (b"\xff\xfb", "MP3", "mp3"),
+    (b"\xff\xf3", "MP3", "mp3"),
+    (b"\xff\xf2", "MP3", "mp3"),
+    (b"\xff\xf1", "AAC", "aac"),
+    (b"\xff\xf9", "AAC", "aac"),
+    (b"OggS", "OGG", "ogg"),
+    (b"fLaC", "FLAC", "flac"),
+)
+_SVG = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]", re.IGNORECASE | re.DOTALL
+)
+_TEXT_BYTES = 512
+_SHORTEST_BYTES = 64
+"""Fewer are the beginning of something, and no picture."""
+
+
+def other_format(data: bytes) -> tuple[str, str] | None:
+    """(name, ending) of what is kept although nothing here can look into it; None for pages, JSON and other text."""
+    if data[4:8] == b"ftyp":
+        return next((name, ending) for brand, name, ending in _BRANDS if data[8:12].startswith(brand))
+    for magic, name, ending in _MAGICS:
+        if data.startswith(magic):
+            return name, ending
+    if (sound := sound_format(data)) is not None:
+        return sound
+    if _SVG.match(data[:65536].removeprefix(b"\xef\xbb\xbf")):
+        return "SVG", "svg"
+    return None if _is_text(data) or len(data) < _SHORTEST_BYTES else ("BIN", "bin")
+
+
+def sound_format(data: bytes) -> tuple[str, str] | None:
+    """(name, ending) of a sound by its first bytes."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return "WAV", "wav"
+    return next(((name, ending) for magic, name, ending in _SOUNDS if data.startswith(magic)), None)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether the bytes read as words, so that they say what went wrong rather than show a picture."""
+    start = data[:_TEXT_BYTES]
+    if not start or b"\0" in start:
+        return not start
+    try:
+        words = start.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 3:
+            return False
+        words = start[: error.start].decode()
+    return all(char.isprintable() or char.isspace() for char in words)
+
+
+def without_png_text(data: bytes) -> bytes:
+    """A PNG without its text chunks, for a reader that gives up on long ones."""
+    kept = [_PNG_MAGIC]
+    at = len(_PNG_MAGIC)
+    for name, end in _png_chunks(data):
+        if name not in _TEXTS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def has_long_png_text(data: bytes) -> bool:
+    """Whether text chunks of a PNG are longer than readers take."""
+    at, size = len(_PNG_MAGIC), 0
+    for name, end in _png_chunks(data):
+        size += end - at if name in _TEXTS else 0
+        at = end
+    return size > _LONG_TEXT_BYTES
+
+
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_LONG_TEXT_BYTES = 1000
+"""Packed text may be a thousand times as long, and Pillow takes a megabyte."""
 
 
 def stranger(data: bytes) -> str:

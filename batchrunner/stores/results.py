@@ -305,7 +305,7 @@ def _adopted(facts: RowFacts, place: Place) -> AdoptedRow:
         key=facts.key,
         place=place,
         attempts=facts.attempts,
-        files=tuple((file.path, file.bytes, file.sha256) for file in facts.output.images),
+        files=facts.files,
         input_tokens=None if usage is None else usage.input_tokens,
         output_tokens=None if usage is None else usage.output_tokens,
         task_id=facts.task_id,

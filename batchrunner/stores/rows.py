@@ -12,11 +12,17 @@ import msgspec
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
-from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow
+from batchrunner.core.outcome import Alternative, Usage
+from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Missing, ResultRow
 from batchrunner.stores.surrogates import mended_text
 from batchrunner.stores.unreadable import UNREADABLE
 
-_EXTRAS = frozenset({"messages", "schema_sha256", "images", "replica", "shared_with", "flags", "path"})
+_EXTRAS = frozenset(
+    {
+        *("messages", "schema_sha256", "images", "replica", "shared_with", "flags", "path"),
+        *("audio", "missing", "choices", "extras"),
+    }
+)
 _TOO_DEEP = "parsed_too_deep"
 
 _plain_encode = msgspec.json.Encoder().encode
@@ -31,6 +37,7 @@ class _File(msgspec.Struct):
 
 class _Output(msgspec.Struct):
     images: tuple[_File, ...] = ()
+    audio: tuple[_File, ...] = ()
     text: str = ""
     path: str | None = None
 
@@ -50,6 +57,11 @@ class RowFacts(msgspec.Struct):
     usage: _Tokens | None = None
     task_id: str | None = None
     shared_with: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, int, str], ...]:
+        """(path, size in bytes, sha256) of each of its pictures and sounds."""
+        return tuple((file.path, file.bytes, file.sha256) for file in (*self.output.images, *self.output.audio))
 
 
 class _Name(msgspec.Struct, gc=False):
@@ -204,12 +216,36 @@ def _changed(text: bytes, changes: dict[str, msgspec.Raw], *, without: tuple[str
 def _shown(row: ResultRow | FailureRow) -> dict[str, object]:
     shown = _fields(row)
     if isinstance(row, ResultRow):
-        shown["output"] = _fields(row.output)
+        output = _fields(row.output)
+        if isinstance(row.output, ChatOutput):
+            extras = row.output.extras
+            output.pop("extras", None)
+            output |= {name: value for name, value in extras.items() if name not in output}
+            if row.output.choices:
+                output["choices"] = [_choice(choice) for choice in row.output.choices]
+            if row.output.missing:
+                output["missing"] = [_present(gone) for gone in row.output.missing]
+        shown["output"] = output
+        if row.usage is not None:
+            shown["usage"] = _present(row.usage, always=("input_tokens", "output_tokens"))
     return shown
 
 
+def _choice(choice: Alternative) -> dict[str, object]:
+    shown: dict[str, object] = {field.name: getattr(choice, field.name) for field in fields(choice)}
+    extras = shown.pop("extras")
+    shown["tool_calls"] = choice.tool_calls or None
+    return {**extras, **shown} if isinstance(extras, dict) else shown
+
+
+def _present(value: Usage | Missing, *, always: tuple[str, ...] = ()) -> dict[str, object]:
+    """The fields that say something."""
+    found = ((field.name, getattr(value, field.name)) for field in fields(value))
+    return {name: inner for name, inner in found if inner is not None or name in always}
+
+
 def _fields(value: ResultRow | FailureRow | ChatOutput | ImageOutput) -> dict[str, object]:
-    extras = frozenset[str]() if isinstance(value, ImageOutput) else _EXTRAS
+    extras = _EXTRAS - {"images"} if isinstance(value, ImageOutput) else _EXTRAS
     found = ((field.name, getattr(value, field.name)) for field in fields(value))
     return {name: inner for name, inner in found if inner or name not in extras}
 

@@ -157,6 +157,8 @@ def picture(data: bytes) -> object:
         ready = prepare(data, into=into, text={"prompt": "x\0\ud800", "é" * 99: "y"}, max_pixels=MOST_PIXELS)
         if isinstance(ready, Problem):
             ready.message.encode("utf-8", "surrogatepass")
+        elif ready.width is None or ready.height is None:
+            assert ready.data == data, "what cannot be looked into is kept as it came"
         else:
             assert ready.width * ready.height <= MOST_PIXELS
             assert picture_fault(ready.data, max_pixels=MOST_PIXELS) is None, "what was kept is no whole picture"

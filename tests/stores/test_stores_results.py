@@ -112,7 +112,7 @@ def test_a_chat_row_has_the_contracts_fields_in_their_order_with_null_for_what_i
     assert (row["task_id"], row["output"]["parsed"], row["usage"]) == (
         None,
         None,
-        {"input_tokens": 3, "output_tokens": 1, "cache_read_tokens": None, "cache_write_tokens": None},
+        {"input_tokens": 3, "output_tokens": 1},
     )
 
 
