@@ -26,6 +26,9 @@ _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2
 _KEPT_FOR_S: Final = 86_400.0
 """No provider is known to keep results for less than a day (PROTOCOL 3.9, 6.2)."""
+_TRIED_FOR_S: Final = 7 * 86_400.0
+"""A picture that no run could fetch for so long will not come any more."""
+_SHOWN_CHARS: Final = 500
 _NUMBERS: Final = ("n", "num_images", "num_outputs", "batch_size")
 """Parameters that ask for so many pictures."""
 _GONE: Final = frozenset({404, 410})
@@ -66,19 +69,31 @@ class Remote:
                 if missing is None:
                     return Finished()
                 await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
-            if (
-                missing is not None and missing.code == DAMAGED
-            ):  # fetching it once more, today or tomorrow, mends nothing
-                charged = self.book.state.record(work.key).attempts + 1
-                return GivenUp(problem=missing, charged=charged, ambiguous=True)
-            if missing is not None and self._has_expired(task, missing):
-                expired = Problem(
-                    kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status, of_task=True
-                )
-                return TaskEnded(problem=expired)
-            return Waiting(why="download_failed", message=missing.message if missing is not None else "")
+            return self._without(work, task, missing)
         except SteppedOutError:
             return Waiting(why="draining")
+
+    def _without(self, work: Work, task: OpenTask, missing: Problem | None) -> Verdict | TaskEnded:
+        """What becomes of a finished task whose pictures could not be had this time."""
+        if missing is None:
+            return Waiting(why="download_failed")
+        if missing.code == DAMAGED:  # fetching it once more, today or tomorrow, mends nothing
+            return self._given_up(work, missing)
+        if self._has_expired(task, missing):
+            expired = Problem(
+                kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status, of_task=True
+            )
+            return TaskEnded(problem=expired)
+        age_s = self.book.clock.wall() - task.accepted_at
+        if age_s > _TRIED_FOR_S:
+            days = int(age_s // 86_400)
+            why = f"{missing.message}; given up after {days} days: {', '.join(task.urls)[:_SHOWN_CHARS]}"
+            return self._given_up(work, replace(missing, message=why))
+        return Waiting(why="download_failed", message=missing.message)
+
+    def _given_up(self, work: Work, problem: Problem) -> GivenUp:
+        """Failed, and not ordered again: it is paid for."""
+        return GivenUp(problem=problem, charged=self.book.state.record(work.key).attempts + 1, ambiguous=True)
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
         return missing.status in _GONE and self.book.clock.wall() - task.accepted_at > _KEPT_FOR_S

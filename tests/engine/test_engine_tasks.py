@@ -48,7 +48,7 @@ def test_a_failed_task_is_a_new_attempt(house: House, scenario: str) -> None:
     assert house.rows()[0]["attempts"] == 2
 
 
-@pytest.mark.parametrize("scenario", ["dl-html", "dl-truncated", "dl-cut", "dl-404", "dl-huge"])
+@pytest.mark.parametrize("scenario", ["dl-html", "dl-cut", "dl-404", "dl-huge"])
 def test_a_picture_that_cannot_be_had_stays_accepted_and_is_never_submitted_again(house: House, scenario: str) -> None:
     job = image("a boat", model=model(scenario))
     report = house.run(job)
@@ -58,6 +58,26 @@ def test_a_picture_that_cannot_be_had_stays_accepted_and_is_never_submitted_agai
     assert house.run(job).exit_status is ExitStatus.PAUSED
     assert house.stats.sends == 1
     assert not list((house.out / "images").glob("*.png")) if (house.out / "images").exists() else True
+
+
+def test_a_damaged_picture_is_fetched_again_then_failed_with_its_bytes_kept(house: House) -> None:
+    job = image("a boat", model=model("dl-truncated"))
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    error = house.rows("failures.jsonl")[0]["error"]
+    assert error["class"] == "bad_picture"
+    (kept,) = (house.out / "images/damaged").iterdir()
+    assert f"images/damaged/{kept.name}" in error["message"]
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    assert house.stats.sends == 1
+
+
+def test_no_picture_is_fetched_for_ever(house: House) -> None:
+    job = image("a boat", model=model("dl-html"))
+    assert house.run(job).exit_status is ExitStatus.PAUSED
+    house.began += 8 * 86_400.0
+    assert house.run(job).exit_status is ExitStatus.FAILED
+    assert "given up after 8 days" in house.rows("failures.jsonl")[0]["error"]["message"]
+    assert house.stats.sends == 1
 
 
 def test_a_picture_that_is_gone_after_a_day_has_expired_and_is_told_as_perhaps_paid_twice(house: House) -> None:
