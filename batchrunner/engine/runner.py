@@ -133,8 +133,8 @@ class Runner:
         if follower is not None:
             follower.key_refused = attempts.judge.polls_refused
         beside = [
-            asyncio.create_task(self._beside("the end of the run", self._drain_when_asked(follower))),
-            asyncio.create_task(self._beside("the deadline", self.night.watch())),
+            asyncio.create_task(self._beside("the end of the run", lambda: self._drain_when_asked(follower))),
+            asyncio.create_task(self._beside("the deadline", self.night.watch)),
         ]
         try:
             if not self._has_work() or await self.night.opened():
@@ -162,10 +162,10 @@ class Runner:
                 self.say(f"the totals could not be kept for `status`: {error}")
             self._forgetful = True
 
-    async def _beside(self, what: str, watching: Coroutine[None, None, None]) -> None:
+    async def _beside(self, what: str, watching: Callable[[], Coroutine[None, None, None]]) -> None:
         """A watch beside the work. Without it the run would not end as it should, so its failure pauses the run."""
         try:
-            await watching
+            await watching()
         except Exception as error:  # noqa: BLE001 - nobody awaits it before the end, and answers are under way
             line = await self.ports.note_fault(f"watching for {what}", error)
             reason = f"an internal error in watching for {what}; please report it with errors.log: {line}"
