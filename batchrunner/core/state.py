@@ -27,7 +27,7 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
-from batchrunner.core.outcome import Usage
+from batchrunner.core.outcome import ProblemKind, Usage
 from batchrunner.core.pacing import day_of
 
 
@@ -146,6 +146,10 @@ class LedgerState:
         self._day_offset_s = day_offset_s
         self._items: dict[bytes, int] = {}
         self._sending: set[bytes] = set()
+        self._reasks: set[bytes] = set()
+        """Items whose last answer broke its schema; the process of this segment knows what to tell the model."""
+        self._uncorrected: set[bytes] = set()
+        """Items like that whose process is gone: their next send is the first request once more, paid again."""
         self._counts = [0] * len(Standing)
         self.tasks: dict[bytes, OpenTask] = {}
         self.held: dict[bytes, HeldItem] = {}
@@ -273,12 +277,16 @@ class LedgerState:
 
     def segment_ended(self) -> None:
         """The process behind the segment is gone: whatever it was sending is unknown, charged and counted."""
+        self._sending |= {key for key, task in self.tasks.items() if not task.task_id and not task.urls}
         for key in self._sending:
+            self.tasks.pop(key, None)  # the answer held pictures, and nobody can be asked where they are
             packed = self._items[key]
             self.unknown += 1
             packed = _with_attempts(_plus_ambiguous(packed), (packed >> _ATTEMPTS & _BYTE) + 1)
             self._store(key, self._doubt((packed & ~7) | _CUT | S.PENDING, doubtful=True))
         self._sending.clear()
+        self._uncorrected |= self._reasks
+        self._reasks.clear()
 
     def _item_event(self, key: bytes, event: ItemEvent, at: float) -> None:
         packed = self._items.get(key)
@@ -291,7 +299,7 @@ class LedgerState:
         if to is None:
             return
         self._tally(packed, event)
-        packed = self._apply_to_item(key, packed, event, at)
+        packed = self._apply_to_item(key, self._asked_again(key, packed, event), event, at)
         self._store(key, (packed & ~7) | to)
         if to is S.SENDING:
             self._sending.add(key)
@@ -304,6 +312,20 @@ class LedgerState:
             self.held[key] = HeldItem(item_id=event.i, kind=event.kind, message=event.message)
         elif self.held:
             self.held.pop(key, None)
+
+    def _asked_again(self, key: bytes, packed: int, event: ItemEvent) -> int:
+        """Count the sends that repeat a request because what was to be told the model went with its process."""
+        if isinstance(event, Retry) and event.kind == ProblemKind.SCHEMA_MISS:
+            self._reasks.add(key)
+            return packed
+        self._reasks.discard(key)
+        if key not in self._uncorrected:
+            return packed
+        self._uncorrected.discard(key)
+        if not isinstance(event, Intent):
+            return packed
+        self.unknown += 1
+        return _plus_ambiguous(packed)
 
     def _apply_to_item(self, key: bytes, packed: int, event: ItemEvent, at: float) -> int:
         match event:

@@ -190,15 +190,17 @@ class Book:
 
     async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
         """The task's pictures can be fetched from these URLs, also by a later process, which then knows their usage."""
-        await self._write(
-            Ready(
-                i=work.item.id,
-                k=work.item.key,
-                urls=urls,
-                input_tokens=usage.input_tokens if usage else None,
-                output_tokens=usage.output_tokens if usage else None,
-            )
+        event = Ready(
+            i=work.item.id,
+            k=work.item.key,
+            urls=urls,
+            input_tokens=usage.input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
         )
+        if self.state.tasks[work.key].task_id:
+            await self._write(event)
+        else:  # no server can be asked for them again
+            await shielded(self._commit(event))
 
     # -- the ends
 

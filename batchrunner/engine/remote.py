@@ -101,7 +101,9 @@ class Remote:
     async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
         if not ask:
             return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls), usage=task.usage)
-        assert self.tasks is not None, "a task was accepted by a dialect that has none"
+        if self.tasks is None or not task.task_id:
+            words = "it was accepted as a task, which the provider of the present job does not know"
+            return LeftOpen(why="timed_out", message=f"{words}; run it with the one that took it")
         return await self.tasks.follow(
             task.task_id, account=task.account, model=task.model, accepted_at=task.accepted_at, resumed=resumed
         )
@@ -125,7 +127,8 @@ class Remote:
     async def keep_at_once(self, work: Work, lane: Lane, pictures: Pictures) -> Verdict | TaskEnded:
         """A synchronous answer: pictures in it are kept now, URLs are remembered first, like those of a task."""
         if any(isinstance(ref, PictureUrl) for ref in pictures.refs):
-            await self.book.accepted(work, lane, pictures.task_id)
+            # an id that nobody can be asked by is none: what was cut off before its URLs were known is sent again
+            await self.book.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
             task = self.book.state.tasks[work.key]
             urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
             await self.book.ready(work, urls, usage=pictures.usage)

@@ -38,6 +38,10 @@ JOBS: Final = {
     "whole": "model: sim/chat\nstream: false\n",
     "pictures": "provider: {preset: simulator, dialect: openai-images}\nmodel: gpt-image-1\nkind: image\n",
 }
+APART: Final = {
+    "urls": "provider: {preset: simulator, dialect: openai-images}\nmodel: dall-e-3\nkind: image\n",
+}
+"""Kinds with tests of their own: one more in `JOBS` would make every seed tell another story."""
 _SCHEMA: Final = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
 _SECOND_MODEL: Final = {"image": "Qwen/Qwen-Image-2", "pictures": "gpt-image-2"}
 WINDOWS: Final = (
@@ -110,10 +114,11 @@ def shape_of(rng: random.Random, *, kinds: tuple[str, ...]) -> Shape:
 def _base(kind: str) -> Job:
     """The kind with as many prompts as any story has."""
     prompts = "".join(f"  - item number {number}\n" for number in range(_MOST_PROMPTS))
-    provider = "" if "provider:" in JOBS[kind] else "provider: simulator\n"
+    keys = {**JOBS, **APART}[kind]
+    provider = "" if "provider:" in keys else "provider: simulator\n"
     with TemporaryDirectory() as folder:
         path = Path(folder) / "job.yaml"
-        path.write_text(f"name: job\n{provider}{JOBS[kind]}\nprompts:\n{prompts}", "utf-8")
+        path.write_text(f"name: job\n{provider}{keys}\nprompts:\n{prompts}", "utf-8")
         (Path(folder) / "answer.schema.json").write_text(_SCHEMA, "utf-8")
         return app.load_job(str(path), simulate=True, out=str(RUN))
 
