@@ -47,6 +47,7 @@ from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.files import DISK
 from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.lock_file import LOCK_FILE
+from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import iter_results
 from batchrunner.stores.run_directory import refuse_run_elsewhere, remember_end, run_elsewhere, take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
@@ -220,12 +221,18 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     refuse_keys_in_job(job, keys)
     dialect_for(job.provider)
     folder = Path(job.output.dir)
-    refuse_run_elsewhere(job)
-    check_claim(folder, job_name=job.name, simulated=job.simulated)
-    make_run_folder(folder)
     async with AsyncExitStack() as stack:
-        lock = stack.enter_context(RunLock(folder))
-        take_directory(
+        # whoever awaits this run has other things on the loop, and a disk may take its time
+        disk = Threads("run-files", count=1)
+        stack.callback(disk.close)
+        await disk.run(refuse_run_elsewhere, job)
+        await disk.run(check_claim, folder, job_name=job.name, simulated=job.simulated)
+        await disk.run(make_run_folder, folder)
+        lock = RunLock(folder)
+        stack.push_async_callback(disk.run, lock.release)
+        await disk.run(lock.acquire)
+        await disk.run(
+            take_directory,
             folder,
             job,
             program=VERSION,
@@ -234,7 +241,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             command_elsewhere=options.get("command_elsewhere"),
         )
         most_in_flight = _room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
-        for note in (*await asyncio.to_thread(try_disk, folder, job, files=DISK), *_lock_notes(lock, folder)):
+        for note in (*await disk.run(try_disk, folder, job, files=DISK), *_lock_notes(lock, folder)):
             speak(note)
         for mistake in missing:
             speak(f"{mistake.problem}: this key's lanes stay closed")
@@ -261,7 +268,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
         status = with_end(
             replace(
                 runner.snapshot(),
-                failures=failure_groups(folder),
+                failures=await disk.run(failure_groups, folder),
                 notes=(
                     *(mistake.problem for mistake in missing),
                     *skipped_words(runner.found.skipped_rows, runner.found.skipped),
@@ -272,7 +279,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             next_command=going_on(runner.snapshot().items, options.get("command")),
         )
         try:
-            remember_end(folder, status.message, ended=status.state)
+            await disk.run(remember_end, folder, status.message, ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
             speak(f"the end of the run could not be kept for `status`: {error}")
     try:

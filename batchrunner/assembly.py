@@ -33,6 +33,7 @@ from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.error_log import ErrorLog
 from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import AdoptedRow, ResultsFile
 from batchrunner.stores.run_directory import (
     digest_of_job,
@@ -66,28 +67,45 @@ async def assemble(
 
     `files` and `dice` are the machine's own unless a simulation, which must be the same for the same seed, brings its.
     """
-    remove_leftovers(folder, files=files)
-    state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s, say=say, files=files)
+    disk = Threads("assembly", count=1)
+    stack.callback(disk.close)
+    await disk.run(remove_leftovers, folder, files=files)
+    told: list[str] = []  # by the thread; `say` belongs to the loop
+    day_offset_s = PRESETS[job.provider.preset].day_offset_s
+    state = await disk.run(replay, folder, day_offset_s=day_offset_s, say=told.append, files=files)
+    for line in told:
+        say(line)
     items = items_of(job)
     found = await survey(KeylessItems(items, keys), state, limit=wishes.limit)
     found = replace(found, skipped=items.skipped)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)
     results = ResultsFile(folder, files=files)
-    recovered = results.recover(state.results_length)
-    transport, downloads = network or await _network(job, stack, clock=clock, keys=keys)
-    ledger = LedgerWriter.open(
-        folder / LEDGER,
-        run=f"{os.getpid()}-{int(clock.wall())}",
-        job=digest_of_job(job),
-        program=VERSION,
-        labels=found.labels,
-        clock=clock,
-        files=files,
-    )
-    stack.push_async_callback(_close, ledger, results)
+    recovered = await disk.run(results.recover, state.results_length)
+    transport, downloads = network or await _network(job, stack, disk, clock=clock, keys=keys)
+    wall = clock.wall()
+    opened: list[LedgerWriter] = []
+    stack.push_async_callback(_close, opened, results)
+
+    def open_ledger() -> None:
+        opened.append(
+            LedgerWriter.open(
+                folder / LEDGER,
+                run=f"{os.getpid()}-{int(wall)}",
+                job=digest_of_job(job),
+                program=VERSION,
+                labels=found.labels,
+                clock=clock,
+                wall=wall,
+                files=files,
+            )
+        )
+
+    await disk.run(open_ledger)
+    (ledger,) = opened
     state.live = True
-    totals = totals_of(job, found, accounts=len(keys), windows=windows_that_worked(folder, files=files))
+    windows = await disk.run(windows_that_worked, folder, files=files)
+    totals = totals_of(job, found, accounts=len(keys), windows=windows)
     runner = Runner(
         job=job,
         ports=_ports(
@@ -170,7 +188,7 @@ def _hold_nothing(_: int) -> AbstractContextManager[object]:
 
 
 async def _network(
-    job: Job, stack: AsyncExitStack, *, clock: LoopClock, keys: dict[str, Secret]
+    job: Job, stack: AsyncExitStack, disk: Threads, *, clock: LoopClock, keys: dict[str, Secret]
 ) -> tuple[Transport, Downloads]:
     """The real sessions, or the simulated world in process."""
     if job.provider.base_url.removesuffix("/v1") == PRESETS["simulator"].base_url.removesuffix("/v1"):
@@ -178,9 +196,11 @@ async def _network(
 
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
     provider, room = job.provider, Room()
-    transport = ApiTransport(provider, timeouts=job.timeouts, keys=keys, wall=clock.wall, room=room)
+    # reads certificates
+    transport = await disk.run(ApiTransport, provider, timeouts=job.timeouts, keys=keys, wall=clock.wall, room=room)
     private = await is_private_host(provider.base_url)
-    downloads = PictureDownloads(
+    downloads = await disk.run(
+        PictureDownloads,
         timeouts=job.timeouts,
         allow_private=private,
         allow_http=private or provider.allow_http,
@@ -230,12 +250,13 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
     )
 
 
-async def _close(ledger: LedgerWriter, results: ResultsFile) -> None:
+async def _close(opened: list[LedgerWriter], results: ResultsFile) -> None:
     """A clean end where the disk lets us; where it does not, the next run finds a torn tail and goes on."""
     with suppress(StoreBrokenError):
         await results.close()
-    with suppress(StoreBrokenError):
-        await ledger.close()
+    for ledger in opened:
+        with suppress(StoreBrokenError):
+            await ledger.close()
 
 
 def _adopted(row: AdoptedRow, state: LedgerState) -> Done | None:

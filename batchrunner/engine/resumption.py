@@ -10,6 +10,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.ports import Items
 from batchrunner.core.state import OpenTask, Standing
 from batchrunner.engine.record import Book
+from batchrunner.engine.survey import unhurried
 from batchrunner.engine.work_queue import WorkQueue
 
 
@@ -26,7 +27,7 @@ async def requeue(items: Items, book: Book, *, failed: bool, held: bool, limit: 
     """
     last: Item | None = None
     models = set[str]()
-    async with aclosing(items.stream()) as stream:
+    async with aclosing(unhurried(items.stream())) as stream:
         async for item in stream:
             if limit is not None and item.index > limit:
                 break

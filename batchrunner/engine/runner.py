@@ -31,7 +31,7 @@ from batchrunner.engine.remote import Remote
 from batchrunner.engine.resumption import closed_queue, elsewhere, orphan, requeue, same_server
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, shown_time, status_of
-from batchrunner.engine.survey import lane_concurrency
+from batchrunner.engine.survey import lane_concurrency, unhurried
 from batchrunner.engine.tasks import TaskFollower
 from batchrunner.engine.work_queue import Work, WorkQueue
 
@@ -187,7 +187,7 @@ class Runner:
     async def _read(self, queue: WorkQueue) -> None:
         """The model's part of the source, if the survey or a person's wish says that there is anything to send."""
         if self._has_items(queue.model):
-            stream = self.ports.items.stream(frozenset({queue.model}))
+            stream = unhurried(self.ports.items.stream(frozenset({queue.model})))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
                 await queue.read(stream, limit=self.wishes.limit, surveyed=surveyed)
@@ -251,7 +251,7 @@ class Runner:
         shares = bool(self.found.shared) and self.state.unsettled
         if moved or shares:
             replaced = await self.ports.results.rewrite(
-                self.ports.items.stream(), is_done=lambda key: self.state.standing(key) is Standing.DONE
+                unhurried(self.ports.items.stream()), is_done=lambda key: self.state.standing(key) is Standing.DONE
             )
             await self.book.rewritten(length=replaced.length, labels=self.found.labels)
 
@@ -260,7 +260,7 @@ class Runner:
         return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
     async def _settle_failures(self) -> None:
-        await self.ports.results.settle_failures(self.ports.items.stream(), is_failed=self._is_failed)
+        await self.ports.results.settle_failures(unhurried(self.ports.items.stream()), is_failed=self._is_failed)
 
     def _is_failed(self, key: bytes) -> bool:
         return self.state.standing(key) is Standing.FAILED

@@ -1,10 +1,18 @@
 """The planning pass: every item once, streamed and hashed, before the first send."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.plan import HELD, Survey, Surveyor, Totals
 from batchrunner.core.ports import Items
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
+
+_ITEMS_A_TURN: Final = 64
 
 
 async def survey(items: Items, state: LedgerState, *, limit: int | None = None) -> Survey:
@@ -14,9 +22,20 @@ async def survey(items: Items, state: LedgerState, *, limit: int | None = None) 
         JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
     """
     surveyor = Surveyor(state=state, limit=limit)
-    async for item in items.stream():
+    async for item in unhurried(items.stream()):
         surveyor.take(item)
     return surveyor.survey(skipped_rows=items.skipped_rows)
+
+
+async def unhurried(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
+    """The same items. A source in memory never waits for anything: now and then the loop's other tasks have a turn."""
+    count = 0
+    async with aclosing(items):
+        async for item in items:
+            yield item
+            count += 1
+            if count % _ITEMS_A_TURN == 0:
+                await asyncio.sleep(0)
 
 
 def lane_concurrency(job: Job) -> int:

@@ -38,6 +38,7 @@ class LedgerWriter:
         program: str,
         labels: str = "",
         clock: Clock,
+        wall: float | None = None,
         files: Files = DISK,
     ) -> Self:
         """Begin the next segment in `folder` (made when absent) with a durable `open`. For the holder of the lock.
@@ -49,6 +50,7 @@ class LedgerWriter:
             program: version of this program.
             labels: see `events.Open`.
             clock: `wall()` stamps the records.
+            wall: when the segment begins; for threads, where a loop's clock cannot be asked. None: ask the clock.
             files: the file system.
 
         Raises:
@@ -63,7 +65,9 @@ class LedgerWriter:
             path = segment_path(folder, number)
             descriptor = files.open_new(path, PRIVATE_FILE)
             event = Open(version=FORMAT_VERSION, run=run, segment=number, job=job, program=program, labels=labels)
-            write_all(files, descriptor, encode_line(event, sequence=0, at=clock.wall(), durable=0))
+            write_all(
+                files, descriptor, encode_line(event, sequence=0, at=clock.wall() if wall is None else wall, durable=0)
+            )
             files.fsync(descriptor)
             files.fsync_folder(folder)
         except OSError as error:

@@ -21,6 +21,7 @@ from batchrunner.stores.atomic import write_all
 from batchrunner.stores.files import DISK, SHARED_FILE, Files, broken, make_durable
 from batchrunner.stores.lines import read_lines
 from batchrunner.stores.mending import take_out_unreadable
+from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
 from batchrunner.stores.row_index import RowIndex, index_rows
 from batchrunner.stores.rows import RowFacts, crc_of, encode_row, facts_of, key_and_index_of
@@ -76,6 +77,9 @@ class ResultsFile:
         self._results: Appender | None = None
         self._failures: Appender | None = None
         self._refused: str | None = None
+        self._open: dict[str, Appender] = {}
+        """What was opened, also where whoever asked for it was cancelled meanwhile."""
+        self._opener = Threads("open-results", count=1)
 
     def __repr__(self) -> str:
         return f"<ResultsFile {self._folder} {self._results!r} {self._failures!r}>"
@@ -106,7 +110,7 @@ class ResultsFile:
     async def add(self, row: ResultRow) -> Place:
         """See `core.ports.Results`. Those who wait return in the order in which their rows stand in the file."""
         if self._results is None:
-            self._results = self._appender(RESULTS)
+            self._results = await self._opener.run(self._opened, RESULTS)
         line = encode_row(row)
         offset = self._results.append(line + b"\n")
         place = Place(crc=crc_of(line), length=offset + len(line) + 1)
@@ -117,7 +121,7 @@ class ResultsFile:
     async def add_failure(self, row: FailureRow) -> None:
         """See `core.ports.Results`."""
         if self._failures is None:
-            self._failures = self._appender(FAILURES)
+            self._failures = await self._opener.run(self._opened, FAILURES)
         self._failures.append(encode_row(row) + b"\n")
         await self._failures.synced()
 
@@ -152,9 +156,8 @@ class ResultsFile:
         Rows of failed items that the job has no more go to `superseded_failures.jsonl`; those of items that are not
         failed any more are dropped.
         """
-        if self._failures is not None:
-            await self._failures.close()
-            self._failures = None
+        self._failures = None
+        await self._release(FAILURES)
         if not any(self._files.exists(self._folder / name) for name in (FAILURES, SUPERSEDED_FAILURES)):
             return Rewritten(length=0, rows=0, shared=0, superseded=0)
         rewriting = Rewriting(
@@ -189,17 +192,26 @@ class ResultsFile:
 
     async def close(self) -> None:
         """Sync what is in line and close both files. Raises StoreBrokenError."""
+        self._opener.close()
         try:
             await self._release_results()
         finally:
-            if self._failures is not None:
-                await self._failures.close()
-                self._failures = None
+            self._failures = None
+            await self._release(FAILURES)
 
     async def _release_results(self) -> None:
-        if self._results is not None:
-            await self._results.close()
-            self._results = None
+        self._results = None
+        await self._release(RESULTS)
+
+    def _opened(self, name: str) -> Appender:
+        """In the one thread of the opener, so that rows are added in the order in which they were asked for."""
+        if name not in self._open:
+            self._open[name] = self._appender(name)
+        return self._open[name]
+
+    async def _release(self, name: str) -> None:
+        if (appender := self._open.pop(name, None)) is not None:
+            await appender.close()
 
     def _appender(self, name: str) -> Appender:
         path = self._folder / name
