@@ -16,11 +16,11 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.wire import Broken, Head
 from batchrunner.providers.hints import hints_of, reset_wait_s, should_retry, wait_in_prose_s, wait_s
-from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, sound, whole_number
+from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, sound, whole_number
 from batchrunner.providers.sse import SseParser
 
-KEPT_OF_REFUSAL_BYTES: Final = 64 * 1024
-"""What is kept of a refusal's body; the rest is read over."""
+KEPT_OF_REFUSAL_BYTES: Final = 1024 * 1024
+"""What is kept of a refusal's body; the rest is read over. Some servers quote the whole request in their message."""
 
 _TEXT_BYTES: Final = 500
 _MESSAGE_CHARS: Final = 1000
@@ -118,6 +118,9 @@ def read_fault(body: bytes) -> Fault:
         parser = SseParser(cap_bytes=KEPT_OF_REFUSAL_BYTES)
         events = [*parser.feed(body), *parser.end()]
         value = next((found for event in events if not isinstance(found := decode(event.data), NotJson)), value)
+    if isinstance(value, NotJson) and len(body) >= KEPT_OF_REFUSAL_BYTES:
+        whole = cut_value(body.rstrip(b"\\") + b'"')  # what was read over begins within the message, most likely
+        value = value if whole is None else decode(whole)
     return _unspoken(body) if isinstance(value, NotJson) else fault_in(value)
 
 
@@ -128,7 +131,7 @@ def fault_in(value: Json) -> Fault:
     message = message_in(plain)
     raw = _raw(plain)
     return Fault(
-        message=_cut(": ".join(filter(None, (message, raw))), _MESSAGE_CHARS)
+        message=_both_ends(": ".join(filter(None, (message, raw))), _MESSAGE_CHARS)
         or (_shown(encode(value)) if value else ""),
         code=_name(plain, _CODES),
         error_type=None if error_type == "error" else error_type,
@@ -292,7 +295,7 @@ def _raw(value: Json) -> str:
     raw = at(value, "error", "metadata", "raw")
     if isinstance(raw, str):
         inner = decode(raw.encode("utf-8", "surrogatepass"))
-        return _cut((message_in(inner) if is_object(inner) else "") or raw, _TEXT_BYTES)
+        return _both_ends((message_in(inner) if is_object(inner) else "") or raw, _TEXT_BYTES)
     return message_in(raw) if is_object(raw) else ""
 
 
@@ -329,7 +332,7 @@ def _first_of(value: Json) -> Json:
 
 def _text(value: Json, path: tuple[str, ...]) -> str:
     found = at(value, *path)
-    return _cut(found.strip(), _MESSAGE_CHARS) if isinstance(found, str) else ""
+    return _both_ends(found.strip(), _MESSAGE_CHARS) if isinstance(found, str) else ""
 
 
 def _name(value: Json, paths: Iterable[tuple[str, ...]]) -> str | None:
@@ -352,7 +355,16 @@ def _status(value: Json) -> int | None:
 
 
 def _shown(body: bytes) -> str:
-    return body[:_TEXT_BYTES].decode("utf-8", "replace").strip()
+    beginning = body[:_TEXT_BYTES].decode("utf-8", "replace").strip()
+    if len(body) <= 2 * _TEXT_BYTES:
+        return beginning
+    return f"{beginning} … {body[-_TEXT_BYTES // 2 :].decode('utf-8', 'ignore').strip()}"
+
+
+def _both_ends(text: str, chars: int) -> str:
+    """The text, shortened in its middle: what a long one is about stands at its beginning or at its end."""
+    tail = chars // 3
+    return sound(text if len(text) <= chars else f"{text[: chars - tail - 3]} … {text[-tail:]}")
 
 
 def _cut(text: str, chars: int) -> str:

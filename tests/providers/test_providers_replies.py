@@ -21,6 +21,7 @@ from batchrunner.core.wire import Broken, Ending, Head, Whole
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.providers.replies import KEPT_OF_REFUSAL_BYTES
 
 K = ProblemKind
 
@@ -167,7 +168,7 @@ def test_a_refusal_that_goes_on_for_ever_is_read_so_far_and_no_further() -> None
     fed = 0
     while not decoder.feed(b"x" * 8192):
         fed += 1
-        assert fed < 100
+        assert 8192 * fed <= KEPT_OF_REFUSAL_BYTES
     problem = decoder.end(Whole())
     assert isinstance(problem, Problem)
     assert problem.kind is K.SERVER_ERROR
@@ -334,3 +335,39 @@ def test_a_url_that_is_no_web_address_is_no_picture() -> None:
     decoder = ModelScopeImages(provider(dialect="modelscope-images")).poll_decoder()
     found = read(decoder, head(), [body], Whole())
     assert found == Pictures(refs=(PictureUrl(url="https://a.example/1.png"), PictureBytes(data=b"hi")))
+
+
+LONG_REFUSALS = {
+    "unpaid, the words first": (
+        402,
+        '{"error": {"message": "Insufficient account balance. PAD", "code": 1}}',
+        K.BILLING,
+    ),
+    "unpaid, the words last": (
+        429,
+        '{"error": {"message": "PAD You exceeded your current quota", "code": "insufficient_quota"}}',
+        K.BILLING,
+    ),
+    "a key, its code behind the message": (401, '{"error": {"message": "PAD", "code": "invalid_api_key"}}', K.AUTH),
+    "a limit": (429, '{"error": {"message": "Rate limit reached for requests. PAD"}}', K.THROTTLE),
+    "text": (503, "upstream connect error PAD", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, size) for name in LONG_REFUSALS for size in (200_000, 900_000)]
+    + [(name, 3_000_000) for name in LONG_REFUSALS if "words last" not in name],  # those lie behind all that is kept
+)
+def test_a_refusal_is_judged_alike_however_long_its_message_is(name: str, size: int) -> None:
+    status, words, kind = LONG_REFUSALS[name]
+    dialect = OpenAiChat(provider("openai"))
+    short, long = (
+        read(dialect.decoder(item()), head(status), [words.replace("PAD", pad).encode()], Whole())
+        for pad in ("request: ", "request: " * (size // 9))
+    )
+    assert isinstance(short, Problem)
+    assert isinstance(long, Problem)
+    assert long.kind is short.kind
+    assert kind is None or short.kind is kind
+    assert len(long.message) < 2_500
