@@ -37,6 +37,7 @@ from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.snapshot import going_on, with_end
 from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import items_of
+from batchrunner.prompts.params import literal_braces
 from batchrunner.providers import dialect_for
 from batchrunner.report.causes import failure_groups
 from batchrunner.report.night import balance_line, night_notes
@@ -110,7 +111,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
         mistakes = (misplaced, *mistakes)
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
-    notes = skipped_words(items.skipped_rows, items.skipped)
+    notes = (*skipped_words(items.skipped_rows, items.skipped), *literal_braces(job))
     missing = [mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]]
     return CheckResult(
         mistakes=(),
@@ -157,6 +158,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
             *(mistake.problem for mistake in missing),
             *night_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
+            *literal_braces(job),
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         cost=cost_plan(job, found.ahead),

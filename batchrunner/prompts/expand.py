@@ -140,7 +140,7 @@ class Expansion:
 
     def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> Iterator[Item]:
         for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
-            params = {**self._job.params, **row.params, **combination.params}
+            params = {**filled.params, **row.params, **combination.params}
             # A request that names its model goes to that one, and its own name needs no other beside it.
             own = row.asked.model if row.asked else None
             for model in self._models if own is None else (Labelled(suffix="", value=own),):

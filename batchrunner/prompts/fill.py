@@ -6,8 +6,9 @@ from itertools import chain
 from batchrunner.core.errors import Mistake
 from batchrunner.core.item import InputPicture
 from batchrunner.core.job import Job, Json, Turn
-from batchrunner.core.picture_rules import prompt_mistake
+from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
 from batchrunner.prompts.ids import ID_LIMIT_CHARS
+from batchrunner.prompts.params import RowParams, SlotFault
 from batchrunner.prompts.pictures import Album, BadPictureError
 from batchrunner.prompts.recipe import PROMPT, Keyed, Recipe, named, unfillable
 from batchrunner.prompts.render import TemplateFault
@@ -26,6 +27,8 @@ class Filled:
     turns: tuple[Turn, ...]
     vars: dict[str, Json]
     pictures: tuple[InputPicture, ...]
+    params: dict[str, Json]
+    """The job's own, filled where they are templates."""
 
 
 class UnusableRowError(Exception):
@@ -62,7 +65,23 @@ class Filler:
         pictures = await self._pictures(row, values)
         if row.unshown:
             shown = {name: value for name, value in shown.items() if name not in row.unshown - variables.keys()}
-        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(pictures))
+        params = self._job.params if self._recipe.params is None else self._params(row, self._recipe.params, values)
+        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(pictures), params=params)
+
+    def _params(self, row: PromptRow, params: RowParams, values: dict[str, Json]) -> dict[str, Json]:
+        try:
+            filled = params.filled(values)
+        except SlotFault as wrong:
+            raise UnusableRowError(
+                unfillable(wrong.fault, file=row.file, line=row.line, key=wrong.key, names=list(values))
+            ) from wrong
+        if self._is_modelscope_picture:
+            for model in self._job.models:
+                for name, problem, expected in params_mistakes(model, filled):
+                    key, shown = f"params.{name}", f"`{name}` is {str(filled.get(name))[:80]}: {problem}"
+                    mistake = Mistake(problem=shown, file=row.file, line=row.line, key=key, expected=expected)
+                    raise UnusableRowError(mistake)
+        return filled
 
     def id_key(self, row: PromptRow) -> str:
         """Where a row's given id comes from."""

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
+from batchrunner.prompts.params import RowParams, row_params
 from batchrunner.prompts.render import Template, TemplateFault, Templates
 
 ROW = "row"
@@ -60,6 +61,8 @@ class Recipe:
     each: Keyed | None
     """The path of an answer's own file."""
     entries: tuple[Entry, ...]
+    params: RowParams | None
+    """The job's `params` where some are templates over the row."""
     variables: frozenset[str]
     """The names of the matrix that some template uses."""
 
@@ -71,6 +74,9 @@ class Recipe:
         for keyed in shared:
             for name in sorted(keyed.template.names - own) if keyed else ():
                 found.setdefault(name, keyed.key if keyed else "")
+        for slot in self.params.slots if self.params else ():
+            for name in sorted(slot.expression.names - own):
+                found.setdefault(name, slot.key)
         return found
 
 
@@ -93,7 +99,9 @@ def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
         *images,
         *(own for entry in entries for own in (entry.prompt, *entry.images)),
     ]
+    params = compiler.params()
     used = frozenset[str]().union(*(keyed.template.names for keyed in deciding if keyed))
+    used = used.union(*(slot.expression.names for slot in params.slots)) if params else used
     name = job.output.name.strip()
     recipe = Recipe(
         prompt=prompt,
@@ -104,6 +112,7 @@ def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
         name=None if name == _PLAIN_NAME else compiler.template(name, "output.name"),
         each=compiler.template(job.output.each, "output.each"),
         entries=entries,
+        params=params,
         variables=used & job.matrix.keys(),
     )
     return recipe, tuple(compiler.mistakes)
@@ -165,6 +174,13 @@ class _Compiler:
                 return None
             template = self._templates.strict(_STAND_IN)
         return Keyed(key=key, template=template, role=role)
+
+    def params(self) -> RowParams | None:
+        """The templates in `params`, of a job over a source."""
+        found, faults = row_params(self._job, self._templates)
+        for wrong in faults:
+            self.mistakes.append(Mistake(problem=wrong.fault.problem, file=self._job.file, key=wrong.key))
+        return found
 
     def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[Keyed, ...]:
         """Templates of pictures, which a row may leave out."""

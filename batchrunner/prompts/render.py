@@ -6,6 +6,7 @@ Refused: unknown names, null values, anything that reaches into Python, anything
 measure: the output, a repetition, a padding, a power, loops.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from batchrunner.prompts.growth import (
     to_json,
 )
 
+_RESULT = "result_of_the_expression"
 STEP_LIMIT = 100_000
 """Steps of all loops of one rendering."""
 
@@ -95,6 +97,24 @@ class Template:
         except Exception as error:  # a template can raise whatever its expressions can
             raise self._fault(error, values) from error
 
+    def result(self, values: Mapping[str, Json]) -> Json:
+        """The value that the template gives to `result`. Raises TemplateFault."""
+        assert self._compiled is not None, "an expression is compiled"
+        self._environment.steps_left = STEP_LIMIT
+        try:
+            context = self._compiled.new_context({**self._environment.globals, **values}, shared=True)
+            for _ in self._compiled.root_render_func(context):
+                pass
+            found = context.vars[_RESULT]
+            if isinstance(found, StrictUndefined):
+                str(found)  # raises what it has to say
+            written = json.dumps(found, allow_nan=False)
+            require_length(len(written))
+        except Exception as error:  # a template can raise whatever its expressions can
+            raise self._fault(error, values) from error
+        value: Json = json.loads(written)  # a tuple is a list, and a row's own value is not shared
+        return value
+
     def _fault(self, error: Exception, values: Mapping[str, Json]) -> TemplateFault:
         if isinstance(error, UndefinedError):
             for name in self.names - values.keys():
@@ -112,6 +132,32 @@ class Template:
         return TemplateFault(f"the template cannot be filled: {problem}")
 
 
+class Expression:
+    """A template whose value keeps its type where it is one expression; otherwise its text."""
+
+    __slots__ = ("_is_typed", "_template")
+
+    def __init__(self, template: Template, *, is_typed: bool) -> None:
+        self._template = template
+        self._is_typed = is_typed
+
+    def __repr__(self) -> str:
+        return f"<Expression {self._template!r}>"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The variables that it uses."""
+        return self._template.names
+
+    def value(self, values: Mapping[str, Json]) -> Json:
+        """The value, of JSON's types; nothing larger than a text may be.
+
+        Raises:
+            TemplateFault: as of `Template.render`, or the value is of no type that JSON knows.
+        """
+        return self._template.result(values) if self._is_typed else self._template.render(values)
+
+
 class Templates:
     """Compiles templates; each is compiled once and used for every row. Not for several threads at a time."""
 
@@ -126,6 +172,23 @@ class Templates:
             TemplateFault: it is no template, or uses what is refused.
         """
         return _compiled(text, self._strict)
+
+    def expression(self, text: str) -> Expression:
+        """A template that may be one expression, whose value keeps its type.
+
+        Raises:
+            TemplateFault: as of `strict`.
+        """
+        try:
+            body = self._strict.parse(text.strip()).body
+        except TemplateSyntaxError:
+            body = []
+        inner = body[0].nodes if len(body) == 1 and isinstance(body[0], nodes.Output) else []
+        if len(inner) != 1 or isinstance(inner[0], nodes.TemplateData):
+            return Expression(self.strict(text), is_typed=False)
+        inside = text.strip()[2:-2].strip("-+ ")
+        template = _compiled(f"{{% set {_RESULT} = ({inside}\n) %}}", self._strict)
+        return Expression(template, is_typed=True)
 
     def lenient(self, text: str) -> Template:
         """A template in which a null is nothing: for what a row may leave out."""

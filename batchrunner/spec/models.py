@@ -234,7 +234,11 @@ class JobSpec(Part):
         description="Lists of values; every prompt goes with every combination. "
         "A name that a template uses is a variable, any other a parameter.",
     )
-    params: Params = Field(default_factory=dict, description="Parameters sent with every request, as they are.")
+    params: Params = Field(
+        default_factory=dict,
+        description="Parameters sent with every request, as they are; over a source "
+        'its values may be templates over the row, for example "{{ temperature }}", which keeps the column\'s type.',
+    )
     system: Text | None = Field(default=None, description="The system prompt; a template. Chat only.")
     messages: Annotated[list[TurnSpec], Field(min_length=1)] | None = Field(
         default=None, description="A conversation of several turns; each content is a template. Chat only."

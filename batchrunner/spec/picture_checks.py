@@ -34,6 +34,28 @@ def _templates(draft: Draft) -> Iterator[str]:
     yield spec.system or ""
     yield from (turn.content for turn in spec.messages or ())
     yield from spec.images
+    if isinstance(spec.prompts, SourceSpec):
+        yield from texts_in(spec.params)
+
+
+def texts_in(value: Json) -> Iterator[str]:
+    """Every text in a value."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for part in value:
+                yield from texts_in(part)
+        case dict():
+            for part in value.values():
+                yield from texts_in(part)
+        case _:
+            return
+
+
+def is_filled_later(draft: Draft, value: Json) -> bool:
+    """True for a parameter with a template over the rows of a source: only its value can be judged."""
+    return isinstance(draft.spec.prompts, SourceSpec) and any(map(_TEMPLATE.search, texts_in(value)))
 
 
 def picture_faults(draft: Draft) -> Iterator[Fault]:
@@ -55,6 +77,8 @@ def picture_faults(draft: Draft) -> Iterator[Fault]:
 
 def _params(draft: Draft, path: KeyPath, params: Mapping[str, Json]) -> Iterator[Fault]:
     for name, value in params.items():
+        if path == ("params",) and is_filled_later(draft, value):
+            continue
         yield from _value(draft, (*path, name), name, value)
 
 

@@ -17,7 +17,7 @@ from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
 from batchrunner.spec.named_files import folder_of, is_there, located, real_name
 from batchrunner.spec.night import night_faults
-from batchrunner.spec.picture_checks import picture_faults, template_uses
+from batchrunner.spec.picture_checks import is_filled_later, picture_faults, template_uses
 from batchrunner.spec.places import Fault, KeyPath, short
 from batchrunner.spec.provider import dialect_of, provider_faults
 
@@ -191,7 +191,11 @@ def _local_pictures(draft: Draft) -> Iterator[Fault]:
     holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), draft.spec.params)]
     holders += [(("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries)]
     for path, params in holders:
-        places += [((*path, name), params[name]) for name in sorted(_PICTURE_NAMES & params.keys())]
+        places += [
+            ((*path, name), params[name])
+            for name in sorted(_PICTURE_NAMES & params.keys())
+            if path != ("params",) or not is_filled_later(draft, params[name])
+        ]
     for name in sorted(_PICTURE_NAMES & draft.spec.matrix.keys()):
         if template_uses(draft, name):
             continue
