@@ -31,6 +31,13 @@ CAP_BYTES: Final = 64 * 1024 * 1024
 LEAST_BYTES_PER_S: Final = 256.0
 _WINDOWS = 4
 _SHOWN_CHARS = 200
+_SHORT_KEPT = 256
+_END_MARKS = (
+    (b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"),
+    (b"\xff\xd8\xff", b"\xff\xd9"),
+    (b"GIF8", b"\x00;"),
+)
+"""How a picture begins and ends by its own format."""
 _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -77,6 +84,8 @@ class PictureDownloads:
         self._cap_bytes = cap_bytes
         self._hide = tuple(hide)
         self._room = room or Room()
+        self._short: dict[str, int] = {}
+        """URLs whose picture was at its end before the announced length, with the bytes that came."""
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -110,11 +119,29 @@ class PictureDownloads:
             return _problem("the downloads are closed")
         watch = Watch(self._pace)
         UNDER_WAY.set(watch)
+        taken: list[bytes] = []
+        fetched: bytes | Problem | None = None
         with watch, self._room.share() as share:
-            return masked(await self._follow(self._session, url, watch, share), self._hide)
-        return masked(_problem(explain_late(watch, self._pace, _shown(_parsed(url)))), self._hide)
+            fetched = await self._follow(self._session, url, watch, share, taken)
+        if fetched is None:
+            fetched = _problem(explain_late(watch, self._pace, _shown(_parsed(url))))
+        if isinstance(fetched, Problem) and taken:
+            fetched = self._whole_all_the_same(url, b"".join(taken)) or fetched
+        return masked(fetched, self._hide)
 
-    async def _follow(self, session: aiohttp.ClientSession, url: str, watch: Watch, share: Share) -> bytes | Problem:
+    def _whole_all_the_same(self, url: str, data: bytes) -> bytes | None:
+        """A picture that comes to its own end mark before the length that its server announced, twice alike."""
+        size_before = self._short.get(url)
+        if not _has_its_end(data):
+            return None
+        self._short[url] = len(data)
+        if len(self._short) > _SHORT_KEPT:
+            del self._short[next(iter(self._short))]
+        return data if size_before == len(data) else None
+
+    async def _follow(
+        self, session: aiohttp.ClientSession, url: str, watch: Watch, share: Share, taken: list[bytes]
+    ) -> bytes | Problem:
         target = _parsed(url)
         for _ in range(MAX_REDIRECTS + 1):
             if (objection := self._objection(target)) is not None:
@@ -127,14 +154,16 @@ class PictureDownloads:
             try:
                 watch.head_came()
                 if response.status not in _REDIRECTS:
-                    return await self._take(response, target, watch, share)
+                    return await self._take(response, target, watch, share, taken)
                 target = _joined(target, response.headers.get("Location", ""))
             finally:
                 if not response.closed:
                     response.close()
         return _problem(f"{_shown(_parsed(url))}: more than {MAX_REDIRECTS} redirects")
 
-    async def _take(self, response: aiohttp.ClientResponse, target: URL, watch: Watch, share: Share) -> bytes | Problem:
+    async def _take(
+        self, response: aiohttp.ClientResponse, target: URL, watch: Watch, share: Share, taken: list[bytes]
+    ) -> bytes | Problem:
         shown = _shown(target)
         if response.status != _OK:
             return _problem(
@@ -143,20 +172,21 @@ class PictureDownloads:
                 wait_s=_wait_s(response.headers.get("Retry-After", "")),
             )
         try:
-            plain = await self._read(response, watch, share)
+            plain = await self._read(response, watch, share, taken)
         except (aiohttp.ClientError, OSError, RuntimeError, CodingError) as error:
             return _problem(explain(error, shown), status=response.status)
         if plain is None:
             return _problem(f"{shown} has more than {self._cap_bytes} bytes", status=response.status)
         return plain or _problem(f"{shown} is empty", status=response.status)
 
-    async def _read(self, response: aiohttp.ClientResponse, watch: Watch, share: Share) -> bytes | None:
-        """The body to its end; None beyond the cap."""
+    async def _read(
+        self, response: aiohttp.ClientResponse, watch: Watch, share: Share, taken: list[bytes]
+    ) -> bytes | None:
+        """The body to its end; None beyond the cap. `taken` holds what came before an end that is none."""
         undo = unpacker(response.headers.get("Content-Encoding"))
         content = response.content
         if (response.content_length or 0) > self._cap_bytes:
             return None
-        pieces: list[bytes] = []
         wire_bytes = plain_bytes = 0
         while not content.at_eof():
             coded = await content.readany()
@@ -165,12 +195,15 @@ class PictureDownloads:
             for plain in undo.feed(coded) if undo is not None else (coded,):
                 plain_bytes += len(plain)
                 if max(wire_bytes, plain_bytes) > self._cap_bytes:
+                    taken.clear()
                     return None
-                pieces.append(plain)
+                taken.append(plain)
                 await share.take(len(plain), waiting=watch.excuse)
         if undo is not None and wire_bytes and not undo.is_complete():
             raise CodingError("it ends in the middle of its coding")
-        return b"".join(pieces)
+        whole = b"".join(taken)
+        taken.clear()
+        return whole
 
     def _objection(self, target: URL | None) -> str | None:
         """Why a URL is not fetched, as far as its spelling tells; the gate judges the addresses of names."""
@@ -193,6 +226,13 @@ class PictureDownloads:
         if lies not in self._reaches:
             raise AddressRefusedError(lies)
         return plain_socket(address)
+
+
+def _has_its_end(data: bytes) -> bool:
+    """Whether the bytes are a picture that is complete by its own format's end mark."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return len(data) >= int.from_bytes(data[4:8], "little") + 8
+    return any(data.startswith(start) and data.endswith(end) for start, end in _END_MARKS)
 
 
 def _parsed(url: str) -> URL | None:

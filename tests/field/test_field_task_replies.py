@@ -341,3 +341,29 @@ def test_an_id_that_came_before_the_connection_broke_is_kept(field: Field) -> No
     tasks = Tasks(submits=[cut])
     ran = field.run(tasks, image_job())
     assert (ran.exit_status, tasks.orders) == (0, 1)
+
+
+@pytest.mark.parametrize("missing", [1, 50, 5000])
+@pytest.mark.parametrize("then", ["close", "reset"])
+def test_a_picture_that_is_whole_by_its_own_end_mark_is_kept_after_a_second_try(
+    field: Field, missing: int, then: Any
+) -> None:
+    short = Reply(data=http(PNG, kind="image/png", length=len(PNG) + missing), then=then)
+    tasks = Tasks(file=short)
+    ran = field.run(tasks, image_job())
+    assert (ran.exit_status, tasks.orders) == (0, 1), ran.report
+    assert sum(asked.path.startswith("/files/") for asked in ran.asked) == 2
+    assert (ran.out / ran.output()["images"][0]["path"]).read_bytes()[-8:] == PNG[-8:]
+
+
+def test_a_picture_that_is_whole_although_its_server_never_ends_is_kept(field: Field) -> None:
+    tasks = Tasks(file=Reply(data=http(PNG, kind="image/png", length=len(PNG) + 50), then="hang"))
+    ran = field.run(tasks, image_job(timeouts={"download_s": 8}))
+    assert (ran.exit_status, tasks.orders) == (0, 1), ran.report
+
+
+def test_half_a_picture_is_never_kept(field: Field) -> None:
+    half = Reply(data=http(PNG[: len(PNG) // 2], kind="image/png", length=len(PNG)), then="close")
+    tasks = Tasks(file=half)
+    ran = field.run(tasks, image_job())
+    assert (ran.exit_status, tasks.orders, ran.rows) == (3, 1, [])
