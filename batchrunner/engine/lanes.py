@@ -164,8 +164,9 @@ class Lane:
         self.pump()
 
     def task_opened(self) -> None:
-        """A remote task is being followed."""
+        """A remote task is being followed; the one of a probe holds up the next probe."""
         self.open_tasks += 1
+        self._probe_followed = self.probing and self.parked_by_task
 
     def task_ended(self) -> None:
         """A remote task is not followed any more."""
@@ -292,7 +293,6 @@ class Lane:
         """A task was accepted; True when that ends a park. One that failing tasks began waits for this one's end."""
         if self.closed is None and self.parked_by_task:
             self.breaker.success()
-            self._probe_followed = self.probing
             return False
         return self._opened()
 

@@ -15,12 +15,37 @@ from batchrunner.simulator.faults import POLL_FAULTS, TASK_FAULTS, Faults, Laten
 from batchrunner.simulator.image_rules import DEFAULT_SIZE, picture_size
 from batchrunner.simulator.order import Chosen, Order
 from batchrunner.simulator.refusals import REFUSALS, refuse
-from batchrunner.simulator.script import Script, Visit, as_text, json_script
+from batchrunner.simulator.script import (
+    JSON_TYPE,
+    Script,
+    Send,
+    Visit,
+    as_object,
+    as_text,
+    encode_json,
+    json_script,
+)
 
+FILES_OF_OTHERS = "http://files.simulator.invalid/files"
 _TASK_TYPE = "image_generation"
 _MOST_KEPT = 200_000
 _SLOW = 10.0
 _FAILED_TEXT = "Model inference failed: out of memory"
+_FAILURES: dict[str, dict[str, Json]] = {
+    "img-fail": {"message": _FAILED_TEXT},
+    "img-fail-empty-then-text": {"message": _FAILED_TEXT},
+    "img-fail-nsfw": {"message": "NSFW content detected"},
+    "img-fail-size": {"message": "The size is not supported by this model"},
+    "img-fail-quota": {"message": "You have exceeded today's quota for model {model}, please try again tomorrow"},
+    "img-fail-throttle": {"message": "We have to rate limit you for model {model}."},
+    "img-fail-provider": {"message": "{model} has no provider supported"},
+    "img-fail-balance": {"message": "insufficient balance"},
+    "img-fail-cuda": {"message": "Model inference failed: CUDA error"},
+}
+"""Why tasks fail, by the scenario that asks for it."""
+_STATES = {"img-moderated": "Content Moderated", "img-expired": "EXPIRED"}
+"""How other APIs call ends."""
+_SAME_ID = "7000000"
 _WEIRD = ("QUEUEING", "", "WARMING_UP", "GENERATING")
 
 
@@ -76,11 +101,12 @@ class TaskBook:
     def accept(self, order: Order) -> tuple[Task, Script]:
         """A new task and the reply that tells its id."""
         number = digest_of(f"{order.dice.content}/{order.nth}") % 9_000_000 + 1_000_000
-        task = self._make(order, name=str(number) if "img-id-number" in order.chosen else None)
+        name = str(number) if "img-id-number" in order.chosen else _SAME_ID if "img-same-id" in order.chosen else None
+        task = self._make(order, name=name)
         self._tasks[task.id] = task
         if len(self._tasks) > _MOST_KEPT:
             del self._tasks[next(iter(self._tasks))]
-        return task, json_script(self._submit_body(task, order))
+        return task, _odd_submit(task, order.request_id) or json_script(self._submit_body(task, order))
 
     def adopt(self, task_id: str, *, model: str, accepted_at: float) -> None:
         """A task that another provider accepted goes on here, for whoever asks."""
@@ -125,7 +151,8 @@ class TaskBook:
         self.most_polls = max(self.most_polls, task.polls)
         if (script := self._poll_fault(task, visit)) is not None:
             return script
-        return json_script({**_standing(task, visit.now, files_base), "request_id": visit.request_id})
+        standing = {**_standing(task, visit.now, files_base), "request_id": visit.request_id}
+        return json_script(_wrapped(standing) if "img-wrapped" in task.chosen else standing)
 
     def _make(self, order: Order, *, name: str | None) -> Task:
         fault = self._faults.strike(order.dice, TASK_FAULTS)
@@ -140,7 +167,7 @@ class TaskBook:
             seed=seed if isinstance(seed, int) else self._seed,
             accepted_at=order.now,
             duration_s=0.0
-            if "img-sync-result" in order.chosen
+            if "img-sync-result" in order.chosen or "img-with-picture" in order.chosen
             else order.dice.spread(duration_s, order.latency.spread, "task"),
             chosen=order.chosen,
             account=order.lane.account.hash,
@@ -153,6 +180,11 @@ class TaskBook:
         if "img-sync-result" in task.chosen:
             return {"images": [{"url": f"{order.files_base}/files/{task.file}"}], "request_id": order.request_id}
         task_id: Json = int(task.id) if "img-id-number" in task.chosen else task.id
+        if "img-with-picture" in task.chosen:
+            urls: list[Json] = [f"{order.files_base}/files/{task.file}"]
+            return {"task_id": task_id, "task_status": "SUCCEED", "output_images": urls, "request_id": order.request_id}
+        if "img-wrapped" in task.chosen:
+            return {"code": 200, "data": {"status": "submitted", "task_id": task_id}}
         if "img-submit-says-succeed" in task.chosen:
             return {"task_status": "SUCCEED", "task_id": task_id, "request_id": order.request_id}
         return {"task_id": task_id, "request_id": order.request_id}
@@ -160,7 +192,19 @@ class TaskBook:
     def _poll_fault(self, task: Task, visit: Visit) -> Script | None:
         request_id = visit.request_id
         grace_s = _figure(task, "img-notfound-grace", 5.0)
-        if "img-gone" in task.chosen or (grace_s is not None and visit.now < task.accepted_at + grace_s):
+        if "img-poll-401" in task.chosen:
+            return refuse(REFUSALS["bad-token"], model="", request_id=request_id)
+        if task.polls <= (_figure(task, "img-other-task", 1.0) or 0.0):
+            other: list[Json] = [f"{FILES_OF_OTHERS}/other.png"]
+            return json_script({"task_id": f"9{task.id}", "task_status": "SUCCEED", "output_images": other})
+        page_s = _figure(task, "img-page-404", 50.0)
+        if page_s is not None and task.polls > 1 and visit.now < task.accepted_at + page_s:
+            return refuse(REFUSALS["no-page"], model="", request_id=request_id)
+        if (
+            "img-with-picture" in task.chosen
+            or "img-gone" in task.chosen
+            or (grace_s is not None and visit.now < task.accepted_at + grace_s)
+        ):
             return refuse(REFUSALS["task-not-found"], model="", request_id=request_id)
         if "img-stub" in task.chosen:
             return json_script(_STUB)
@@ -185,10 +229,16 @@ def _standing(task: Task, now: float, files_base: str) -> dict[str, Json]:
         plain = ("RUNNING" if task.polls % 2 else "PROCESSING") if started else "PENDING"
         weird = "img-status-weird" in task.chosen
         return {"task_id": task.id, "task_status": _WEIRD[task.polls % len(_WEIRD)] if weird else plain}
+    for scenario, word in _STATES.items():
+        if scenario in task.chosen:
+            return {"task_id": task.id, "task_status": word}
     if task.fails:
         return {"task_id": task.id, "task_status": "FAILED", "errors": _errors(task, now)}
     if "img-status-weird" in task.chosen and task.polls <= len(_WEIRD):
         return {"task_id": task.id, "task_status": _WEIRD[task.polls - 1]}
+    late_s = _figure(task, "img-late", 20.0)
+    if late_s is not None and now < task.accepted_at + task.duration_s + late_s:
+        return {"task_id": task.id, "task_status": "SUCCEED", "output_images": None}
     urls: list[Json] = [] if "img-no-urls" in task.chosen else [f"{files_base}/files/{task.file}"]
     taken_ms = round(task.duration_s * 1000.0, 2)
     return {"task_id": task.id, "task_status": "SUCCEED", "output_images": urls, "time_taken": taken_ms}
@@ -200,12 +250,37 @@ def _errors(task: Task, now: float) -> Json:
         task.first_failed_at = now
     if "img-fail-empty-then-text" in task.chosen and now < task.first_failed_at + 1.0:
         return {"code": 0, "message": ""}
-    return {"message": _FAILED_TEXT}
+    asked = next((name for name in _FAILURES if name in task.chosen), "img-fail")
+    return {name: as_text(text).replace("{model}", task.model) for name, text in _FAILURES[asked].items()}
 
 
 def _asked_to_fail(order: Order) -> bool:
-    names = [name for name in ("img-fail", "img-fail-empty-then-text") if name in order.chosen]
+    names = [name for name in _FAILURES if name in order.chosen]
     return any(order.nth <= order.figure(name, float("inf")) for name in names)
+
+
+def _odd_submit(task: Task, request_id: str) -> Script | None:
+    """Replies to orders that were taken all the same."""
+    taken: Json = {"task_id": task.id, "task_status": "PENDING", "request_id": request_id}
+    if "img-504-id" in task.chosen:
+        return json_script({"errors": {"message": "upstream timed out"}, "task_id": task.id}, status=504)
+    if "img-cut-id" in task.chosen:
+        return Script(headers={"content-type": JSON_TYPE}, steps=(Send(piece=encode_json(taken)[:-40]),))
+    if "img-no-words" in task.chosen:
+        return json_script({"success": True, "message": "submitted"})
+    if "img-refused-200" in task.chosen:
+        return json_script({"success": False, "code": 40212, "message": "model not available through API"})
+    return None
+
+
+def _wrapped(standing: dict[str, Json]) -> Json:
+    """The same as gateways pass it on: below `data`, with other names and lists in lists."""
+    data: dict[str, Json] = {"task_id": standing["task_id"], "status": as_text(standing["task_status"]).lower()}
+    if urls := standing.get("output_images"):
+        data["result"] = {"images": [{"url": urls}]}
+    if "errors" in standing:
+        data["fail_reason"] = as_object(standing["errors"]).get("message")
+    return {"code": 200, "message": "success", "data": data}
 
 
 def _figure(task: Task, scenario: str, otherwise: float) -> float | None:

@@ -169,6 +169,7 @@ REFUSALS: dict[str, Refusal] = {
     "busy": Refusal(status=503, shape="A", message="Server is busy, please try again later"),
     "bad-gateway": Refusal(status=502, shape="F", message="502 Bad Gateway"),
     "no-path": Refusal(status=404, shape="B", message="The requested path was not found."),
+    "no-page": Refusal(status=404, shape="F", message="404 Not Found"),
     "no-file": Refusal(status=404, shape="F", message="404 NoSuchKey"),
 }
 """Everything that this world refuses with, by a short name."""
