@@ -68,6 +68,13 @@ _GONE: Final = re.compile(
     re.IGNORECASE,
 )
 _A_TASK: Final = re.compile(r"\b(task|job|prediction|generation)(_?id)?s?\b|任务", re.IGNORECASE)
+_TASK_GONE: Final = re.compile(
+    r"\b(task|job|prediction)(_?id)?\b.{0,60}?(not[ _]?found|(not|n't) exist|expired|no longer exists|\bgone\b)"
+    r"|(no such|unknown|could not find|(not|n't) find)( the)? (task|job|prediction)|任务(不存在|未找到|已?过期)",
+    re.IGNORECASE,
+)
+_OTHER_PARTS: Final = re.compile(r"fail|error|model|lora|file|image|picture|checkpoint|node", re.IGNORECASE)
+"""Between `task` and `not found` these say that something else was not found."""
 _OF_THE_WAY: Final = re.compile(
     r"\b(path|route|url|uri|endpoint|page|resource|handler|method|upstream|backend|model|host|service)s?\b|路径|接口|模型",
     re.IGNORECASE,
@@ -120,12 +127,14 @@ def named_in_pieces(body: bytes) -> TaskName | None:
 def speaks_of_another(value: Json, task_id: str) -> str:
     """The id of the other task of which a reply to a poll speaks; empty when it is this one or none is named."""
     named: list[str] = []
+    wanted = task_id.lower()
     for _, layer in _layers(value):
         for name in _TASK_IDS:
             named += [found for entry in _listed(layer.get(name)) if (found := id_text(entry))]
         if any(name in layer for name in _STATUSES):
             named += [found for name in _OTHER_IDS if (found := id_text(layer.get(name)))]
-        if task_id in named or any(id_text(layer.get(name)) == task_id for name in (*_OTHER_IDS, "requestid")):
+        named_too = [id_text(layer.get(name)) for name in (*_OTHER_IDS, "requestid")]
+        if wanted in {found.lower() for found in (*named, *named_too)}:
             return ""
     return named[0] if named else ""
 
@@ -181,10 +190,12 @@ def says_gone(value: Json, task_id: str, *, status: int | None) -> bool:
     told = " ".join(filter(None, (message_in(value), reason_in(value).message, word_in(value))))
     text = re.sub(r"\S*/\S*", " ", told)
     gone = _GONE.search(text) is not None
-    if _A_TASK.search(text) or (task_id and task_id in text.split()):
-        return gone or status in _GONE_STATUSES
+    if any(_OTHER_PARTS.search(found[0]) is None for found in _TASK_GONE.finditer(text)):
+        return True
     if status not in _GONE_STATUSES:
         return False
+    if _A_TASK.search(text) or (task_id and task_id in text.split()):
+        return True
     if any("path" in layer for layer in layers) or _OF_THE_WAY.search(text):
         return False
     named = any(id_text(layer.get(name)) == task_id for layer in layers for name in (*_TASK_IDS, *_OTHER_IDS))

@@ -48,6 +48,7 @@ CASES = (
     once("error, an object", None, "bad_request", "prompt is too long", error={"detail": "prompt is too long"}),
     once("errors, a list", [{"message": "invalid mask"}], "bad_request", "invalid mask"),
     once("detail, a list", None, "bad_request", "invalid mask", detail=[{"msg": "invalid mask"}]),
+    once("a LoRA that is not there", {"message": "Task failed: LoRA me/x not found"}, "bad_request"),
     once("failure_reason", None, "bad_request", "invalid mask", failure_reason="invalid mask"),
     once("message beside the state", None, "bad_request", "invalid mask", message="invalid mask"),
     TaskCase(

@@ -226,6 +226,8 @@ def test_a_reply_that_speaks_of_another_task_is_trouble_of_that_poll_only(field:
         {"id": "row-1", "data": {"task_id": "T", "task_status": "SUCCEED", "output_images": ["U"]}},
         {"task_id": "", "task_status": "SUCCEED", "output_images": ["U"]},
         {"task_status": "SUCCEED", "output_images": ["U"], "request_id": "another"},
+        {"task_id": "T1", "task_status": "SUCCEED", "output_images": ["U"]},
+        {"result": {"data": [{"url": "U"}]}, "status": "succeeded", "id": "T"},
     ],
 )
 def test_ids_of_other_things_make_no_reply_another_tasks(field: Field, own: Any) -> None:
