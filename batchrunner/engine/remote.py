@@ -46,25 +46,33 @@ class Remote:
     dice: random.Random
 
     async def follow(
-        self, work: Work, task: OpenTask, *, resumed: bool, may_ask: bool = True, flags: tuple[str, ...] = ()
+        self,
+        work: Work,
+        task: OpenTask,
+        *,
+        resumed: bool,
+        may_ask: bool = True,
+        found: Pictures | None = None,
+        flags: tuple[str, ...] = (),
     ) -> Verdict | TaskEnded:
         """An accepted task, to its own end. The caller counts it as open in its lane.
 
-        `may_ask` False: its server is not the job's, so that only what lies at known addresses can be had.
+        `may_ask` False: its server is not the job's, so that only what lies at known addresses can be had. `found` are
+        pictures that came already, some of which may not lie at any address.
         """
         missing: Problem | None = None
         try:
             for round_ in range(_FETCHES):
                 asked_again = round_ >= _FETCHES_BEFORE_ASKING_AGAIN
-                end = await self._end_of(
-                    task, resumed=resumed, ask=not task.urls or (asked_again and bool(task.task_id) and may_ask)
-                )
+                ask = not task.urls or (asked_again and bool(task.task_id) and may_ask)
+                end = found if found is not None and not ask else await self._end_of(task, resumed=resumed, ask=ask)
                 if isinstance(end, LeftOpen):
                     return Waiting(why=end.why, message=end.message)
                 if isinstance(end, Problem) and task.urls:
                     break  # it was finished, and what the server says of it now is no reason to pay again
                 if isinstance(end, Problem):
                     return TaskEnded(problem=_as_guessed(end) if task.guess else end)
+                found = end
                 missing = await self._keep(work, replace(end, flags=(*end.flags, *flags)), task)
                 if missing is None:
                     return Finished()
@@ -132,7 +140,7 @@ class Remote:
             task = self.book.state.tasks[work.key]
             urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
             await self.book.ready(work, urls, usage=pictures.usage)
-            return await self.follow(work, task, resumed=False)
+            return await self.follow(work, task, resumed=False, found=pictures)
         with self.keeper.hold(sum(len(ref.data) for ref in pictures.refs if isinstance(ref, PictureBytes))):
             kept = await self.keeper.keep(work, pictures)
         if isinstance(kept, Problem):

@@ -369,3 +369,12 @@ def test_half_a_picture_is_never_kept(field: Field) -> None:
     tasks = Tasks(file=half)
     ran = field.run(tasks, image_job())
     assert (ran.exit_status, tasks.orders, ran.rows) == (3, 1, [])
+
+
+@pytest.mark.parametrize("where", ["submit", "poll"])
+def test_pictures_at_addresses_and_in_the_reply_itself_are_all_kept(field: Field, where: str) -> None:
+    both = {**DONE, "output_images": ["U", PACKED]}
+    tasks = Tasks(submits=[both]) if where == "submit" else Tasks(polls=[both])
+    ran = field.run(tasks, image_job())
+    assert (ran.exit_status, tasks.orders) == (0, 1)
+    assert len(ran.output()["images"]) == 2
