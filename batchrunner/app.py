@@ -21,7 +21,7 @@ from batchrunner.core.export import Exported
 from batchrunner.core.job import Job, Json
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.picture_rules import picture_notes
-from batchrunner.core.plan import Plan, cost_plan, count_items, points_plan
+from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, points_plan
 from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
@@ -161,7 +161,8 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
             *literal_braces(job),
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
-        cost=cost_plan(job, found.ahead),
+        answers=answers_plan(job, found.ahead, state.tallies),
+        cost=cost_plan(job, found.ahead, state.tallies),
         budget=budget_so_far(job, state),
         forecast=forecast(job, found, state, now=LoopClock().wall()),
         balances=await ask_balances(job, keys),

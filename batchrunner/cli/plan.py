@@ -54,9 +54,11 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
     yield "items", items_line(found.items)
     yield "requests to send", f"{found.to_send:,}, at most {found.max_calls:,} if every attempt were used"
     yield from _counted(found)
-    yield "tokens to send", f"about {found.estimated_input_tokens:,} (a quarter of the characters)"
-    if found.quota_days is not None:
-        yield "days by daily quota", f"{found.quota_days:,.1f}"
+    yield "tokens to send", f"about {found.estimated_input_tokens:,}: a quarter of the prompts' characters"
+    yield "", "without pictures, tools, a schema, and requests that are sent again"
+    if answers := found.answers:
+        basis = ", ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
+        yield "tokens of answers", f"about {answers.tokens:,}: {basis}"
     yield from _price(found)
     if ends := found.forecast:
         days = f", calls on {ends.quota_days} days" if ends.quota_days > 1 else ""
@@ -66,20 +68,27 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
 
 def _price(found: Plan) -> Iterator[tuple[str, str]]:
     if points := found.points:
-        days = f": {points.days:,.1f} days at {figure(points.per_day or 0.0)} a day" if points.days is not None else ""
-        yield "points to spend", f"about {figure(points.needed)}{days}"
+        a_day = f", {figure(points.per_day)} a day can be had" if points.per_day is not None else ""
+        yield "points to spend", f"about {figure(points.needed)}{a_day}"
         if points.assumed:
             yield "", "assumed; see provider.points_per_call and provider.points_per_day"
         yield "", "points do not come by themselves: they are claimed by logging in, and expire"
     if cost := found.cost:
-        most = f", at most {figure(cost.most)}" if cost.most is not None else ", and the answers: max_tokens is not set"
-        yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for what is sent{most}"
+        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper end: max_tokens is not set"
+        answers = f", about {figure(cost.expected)} with the answers" if cost.expected is not None else ""
+        yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for what is sent{answers}{most}"
     for line in found.budget:
         yield "budget used", budget_line(line)
     for balance in found.balances:
         yield "balance", balance_line(balance)
 
 
+_BASES: dict[str, str] = {
+    "measured": "as many as this job's answers took so far, {mean:,.0f} each",
+    "max_tokens": "the longest that max_tokens allows, {mean:,.0f} each",
+    "guess": "a guess of {mean:,.0f} each, no answer has come yet and max_tokens is not set",
+}
+"""What `AnswersPlan.basis` means to people."""
 _COUNTED: tuple[tuple[str, str], ...] = (
     ("to_poll", "tasks to follow"),
     ("identical", "identical items, free"),

@@ -1,10 +1,11 @@
 """What a run would do now: the survey of all items against the ledger, kept as counts and keys, never as items."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
-from batchrunner.core.budget import Budget, BudgetLine, Price, Tariff, Usages, answers_of, output_limit
+from batchrunner.core.budget import Budget, BudgetLine, Price, Tally, Tariff, Usages, answers_of, output_limit
 from batchrunner.core.errors import Mistake
 from batchrunner.core.forecast import Forecast
 from batchrunner.core.item import Item
@@ -50,6 +51,19 @@ class CostPlan:
     """Calls, pictures and about what is sent."""
     most: float | None
     """With the longest answers that `max_tokens` allows; None when it does not limit them all."""
+    expected: float | None = None
+    """With answers as long as `AnswersPlan` takes them to be; None where no answers of text are sold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersPlan:
+    """How many tokens the answers of a run without trouble would have. An estimate, by what is known best."""
+
+    tokens: int
+    basis: tuple[str, ...]
+    """What it rests on: `measured` (the mean of this job's answers so far), `max_tokens` (the longest that they can
+    be), `guess` (500 an answer); several where models differ."""
+    per_answer: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +106,8 @@ class Plan:
     skipped_rows: int
     estimated_input_tokens: int
     """A quarter of the characters to send: a rule of thumb, no tokenizer's count."""
+    answers: AnswersPlan | None = None
+    """Tokens of the answers; None for pictures, and when nothing is left to send."""
     max_calls: int
     """POSTs if every attempt of every item were used up."""
     quota_days: float | None
@@ -212,12 +228,38 @@ def points_plan(job: Job, ahead: dict[str, ToSend], *, accounts: int) -> PointsP
     )
 
 
-def cost_plan(job: Job, ahead: dict[str, ToSend]) -> CostPlan | None:
-    """Of these sends by the job's prices; None without prices."""
+GUESSED_ANSWER_TOKENS: Final = 500
+"""Of an answer that nothing limits and none of which has come yet."""
+
+
+def answers_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally]) -> AnswersPlan | None:
+    """Tokens of the answers to these sends: what answers took so far, else what limits them, else a guess."""
+    if job.kind != "chat" or not any(to_send.answers for to_send in ahead.values()):
+        return None
+    by_model = {model: _answer_tokens(to_send, tallies.get(model)) for model, to_send in ahead.items()}
+    tokens = round(sum(total for total, _ in by_model.values()))
+    return AnswersPlan(
+        tokens=tokens,
+        basis=tuple(sorted({basis for _, basis in by_model.values()})),
+        per_answer=round(tokens / sum(to_send.answers for to_send in ahead.values()), 1),
+    )
+
+
+def _answer_tokens(to_send: ToSend, tally: Tally | None) -> tuple[float, str]:
+    if tally is not None and tally.measured:
+        return to_send.calls * tally.output_tokens / tally.measured, "measured"
+    if not to_send.unlimited:
+        return float(to_send.most_output_tokens), "max_tokens"
+    limited = to_send.most_output_tokens
+    return float(limited + to_send.unlimited * GUESSED_ANSWER_TOKENS), "guess"
+
+
+def cost_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally] | None = None) -> CostPlan | None:
+    """Of these sends by the job's prices; None without prices. `tallies` are of what this job's answers took so far."""
     budget = job.budget
     if budget is None or not budget.prices:
         return None
-    least, most = 0.0, 0.0
+    least, most, answers = 0.0, 0.0, 0.0
     for model, to_send in ahead.items():
         tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, untold=Usages())
         base = Usages(
@@ -225,12 +267,16 @@ def cost_plan(job: Job, ahead: dict[str, ToSend]) -> CostPlan | None:
             pictures=to_send.answers if job.kind == "image" else 0,
         )
         least += tariff.amounts(base, calls=to_send.calls).money
+        if job.kind == "chat":
+            tokens, _ = _answer_tokens(to_send, (tallies or {}).get(model))
+            answers += tariff.amounts(Usages(output_tokens=tokens), calls=0).money
         most += tariff.amounts(Usages(output_tokens=to_send.most_output_tokens), calls=0).money
     endless = any(to_send.unlimited and _sells_output(budget, model) for model, to_send in ahead.items())
     return CostPlan(
         currency=budget.currency or "money",
         least=round(least, 6),
         most=None if endless else round(least + most, 6),
+        expected=round(least + answers, 6) if answers else None,
     )
 
 

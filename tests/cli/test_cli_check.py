@@ -28,8 +28,8 @@ def test_mistakes_of_keys_templates_rows_and_pictures_are_listed_together(
     first = job(
         tmp_path,
         "a.yaml",
-        "provider: simulator\nmodel: m\nlimits: {concurency: 3}\nreplicas: many\nbreaker: 2\n"
-        "prompts: {file: rows.jsonl, template: '{{ q }}', id: '{{ broken'}\nimages: ['{{ p }}']\noutput: {each: '/x'}\n",
+        "provider: simulator\nmodel: m\nlimits: {concurency: 3}\nreplicas: many\nbreaker: 2\noutput: {each: '/x'}\n"
+        "prompts: {file: rows.jsonl, template: '{{ q }}', id: '{{ broken'}\nimages: ['{{ p }}']\n",
     )
     second = job(tmp_path, "b.yaml", "provider: simulator\nmodel: m\nprompts: [a, '{{ x }} and {{ y }}', '{{ }}']\n")
     third = job(tmp_path, "c.yaml", "provider: simulator\nmodel: [\n")

@@ -1,12 +1,26 @@
 """What a plan says of points and money: sums of what is told, and silence where nothing was told."""
 
+import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
+from batchrunner import plan
+from batchrunner.cli.plan import table
+from batchrunner.core.budget import Tally
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Turn
-from batchrunner.core.plan import CostPlan, PointsPlan, Surveyor, ToSend, cost_plan, points_plan
+from batchrunner.core.plan import (
+    AnswersPlan,
+    CostPlan,
+    PointsPlan,
+    Surveyor,
+    ToSend,
+    answers_plan,
+    cost_plan,
+    points_plan,
+)
 from batchrunner.core.state import LedgerState
 from batchrunner.spec import load_job
 
@@ -68,8 +82,8 @@ PRICED = "provider: openai\nmodel: m\nbudget: {currency: CNY, prices: {m: {input
 @pytest.mark.parametrize(
     ("prices", "unlimited", "expected"),
     [
-        ("output: 2000000", 0, CostPlan(currency="CNY", least=100.0, most=140.0)),
-        ("output: 2000000", 1, CostPlan(currency="CNY", least=100.0, most=None)),
+        ("output: 2000000", 0, CostPlan(currency="CNY", least=100.0, most=140.0, expected=140.0)),
+        ("output: 2000000", 1, CostPlan(currency="CNY", least=100.0, most=None, expected=1140.0)),
         ("call: 3", 1, CostPlan(currency="CNY", least=130.0, most=130.0)),
     ],
 )
@@ -86,3 +100,61 @@ def test_pictures_cost_by_their_number_and_a_job_without_prices_has_no_cost(tmp_
     priced = job(tmp_path, text + "budget: {prices: {Qwen/Qwen-Image: {picture: 0.5, input: 9}}}")
     assert cost_plan(priced, ahead) == CostPlan(currency="money", least=3.0, most=3.0)
     assert cost_plan(job(tmp_path, text), ahead) is None
+
+
+def estimate(tokens: int, per_answer: float, *basis: str) -> AnswersPlan:
+    return AnswersPlan(tokens=tokens, basis=basis, per_answer=per_answer)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "tally", "expected"),
+    [
+        (
+            ToSend(calls=10, answers=10, most_output_tokens=200),
+            None,
+            estimate(200, 20.0, "max_tokens"),
+        ),
+        (
+            ToSend(calls=10, answers=10, unlimited=10),
+            None,
+            estimate(5000, 500.0, "guess"),
+        ),
+        (
+            ToSend(calls=10, answers=10, unlimited=10),
+            Tally(),
+            estimate(5000, 500.0, "guess"),
+        ),
+        (
+            ToSend(calls=10, answers=10, most_output_tokens=900),
+            Tally(measured=4, output_tokens=120),
+            estimate(300, 30.0, "measured"),
+        ),
+        (ToSend(), None, None),
+    ],
+)
+def test_answers_are_as_long_as_those_so_far_or_as_their_limit_or_a_guess_that_is_said(
+    tmp_path: Path, ahead: ToSend, tally: Tally | None, expected: AnswersPlan | None
+) -> None:
+    made = job(tmp_path, "provider: openai\nmodel: m")
+    assert answers_plan(made, {"m": ahead}, {"m": tally} if tally else {}) == expected
+    drawn = job(tmp_path, "provider: openai\nkind: image\nmodel: m")
+    assert answers_plan(drawn, {"m": ahead}, {}) is None
+
+
+def test_models_that_differ_are_estimated_each_by_what_is_known_of_it(tmp_path: Path) -> None:
+    made = job(tmp_path, "provider: openai\nmodels: [a, b]")
+    ahead = {"a": ToSend(calls=2, answers=2, unlimited=2), "b": ToSend(calls=2, answers=2, unlimited=2)}
+    found = answers_plan(made, ahead, {"a": Tally(measured=1, output_tokens=7)})
+    assert found == AnswersPlan(tokens=1014, basis=("guess", "measured"), per_answer=253.5)
+
+
+def test_a_plan_for_people_has_one_forecast_and_says_what_its_estimates_leave_out(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    text = "provider: modelscope\nmodel: m\nlimits: {requests_per_day: 2}\nprompts: [a, b, c, d, e]\n"
+    path.write_text(text + "budget: {prices: {m: {input: 1000000, output: 2000000}}}\n")
+    words = "\n".join(table(asyncio.run(plan(load_job(str(path))))))
+    assert words.count("would end") == 1
+    assert not re.search(r"\d days? at|days by daily quota", words)
+    assert "without pictures, tools, a schema" in words
+    assert "about 2,500: a guess of 500 each" in words
+    assert re.search(r"about 5,?001 with the answers, no upper end", words)
