@@ -82,7 +82,7 @@ async def assemble(
         say(line)
     results = ResultsFile(folder, files=files)
     recovered = await disk.run(results.recover, state.results_length)
-    transport, downloads = network or await _network(job, stack, disk, clock=clock, keys=keys)
+    transport, downloads = network or await _network(job, stack, disk, clock=clock, keys=keys, say=say)
     wall = clock.wall()
     opened: list[LedgerWriter] = []
     stack.push_async_callback(_close, opened, results)
@@ -188,7 +188,13 @@ def _hold_nothing(_: int) -> AbstractContextManager[object]:
 
 
 async def _network(
-    job: Job, stack: AsyncExitStack, disk: Threads, *, clock: LoopClock, keys: dict[str, Secret]
+    job: Job,
+    stack: AsyncExitStack,
+    disk: Threads,
+    *,
+    clock: LoopClock,
+    keys: dict[str, Secret],
+    say: Callable[[str], None],
 ) -> tuple[Transport, Downloads]:
     """The real sessions, or the simulated world in process."""
     if job.provider.base_url.removesuffix("/v1") == PRESETS["simulator"].base_url.removesuffix("/v1"):
@@ -197,7 +203,9 @@ async def _network(
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
     provider, room = job.provider, Room()
     # reads certificates
-    transport = await disk.run(ApiTransport, provider, timeouts=job.timeouts, keys=keys, wall=clock.wall, room=room)
+    transport = await disk.run(
+        ApiTransport, provider, timeouts=job.timeouts, keys=keys, wall=clock.wall, room=room, say=say
+    )
     private = await is_private_host(provider.base_url)
     downloads = await disk.run(
         PictureDownloads,

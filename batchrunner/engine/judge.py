@@ -93,7 +93,7 @@ class Judge:
 
     async def hear(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """Act on the lane; True when it does not send now, so that the item goes back to its queue."""
-        if problem.kind in _UNREACHED:
+        if problem.kind in _UNREACHED or (problem.kind in _OUTAGES and not self.answered and not problem.of_task):
             self._tell(problem)
         match self.then(problem, queue):
             case Then.STOP_RUN:

@@ -6,7 +6,7 @@ provider may have swept it away has expired with its task.
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.job import Job
@@ -31,6 +31,9 @@ _TRIED_FOR_S: Final = 7 * 86_400.0
 _SHOWN_CHARS: Final = 500
 _NUMBERS: Final = ("n", "num_images", "num_outputs", "batch_size")
 """Parameters that ask for so many pictures."""
+_CAUSES: Final = 50
+_CAUSE_CHARS: Final = 120
+_TOLD_COUNTS: Final = frozenset(10**power for power in range(9))
 _GONE: Final = frozenset({404, 410})
 
 
@@ -44,6 +47,8 @@ class Remote:
     keeper: PictureKeeper
     shutdown: Shutdown
     dice: random.Random
+    _missing: dict[tuple[str, int | None, str], int] = field(default_factory=dict)
+    """(kind, status, host) -> how often a picture could not be kept for it."""
 
     async def follow(
         self,
@@ -76,6 +81,7 @@ class Remote:
                 missing = await self._keep(work, replace(end, flags=(*end.flags, *flags)), task)
                 if missing is None:
                     return Finished()
+                self._tell_missing(missing, end)
                 await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
             return self._without(work, task, missing)
         except SteppedOutError:
@@ -102,6 +108,22 @@ class Remote:
     def _given_up(self, work: Work, problem: Problem) -> GivenUp:
         """Failed, and not ordered again: it is paid for."""
         return GivenUp(problem=problem, charged=self.book.state.record(work.key).attempts + 1, ambiguous=True)
+
+    def _tell_missing(self, missing: Problem, pictures: Pictures) -> None:
+        """Pictures that cannot be kept: the first of each cause at once, then how many, at every tenfold number."""
+        url = next((ref.url for ref in pictures.refs if isinstance(ref, PictureUrl)), "")
+        address = url.partition("?")[0].partition("://")[2][:_CAUSE_CHARS]  # what follows may be a signature
+        host = address.partition("/")[0]
+        cause = missing.kind.value, missing.status, host
+        if cause not in self._missing and len(self._missing) >= _CAUSES:
+            return
+        count = self._missing[cause] = self._missing.get(cause, 0) + 1
+        if count in _TOLD_COUNTS:
+            where = f" ({address})" if host not in missing.message else ""
+            often = f", {count:,} times so far" if count > 1 else ""
+            self.book.say(
+                f"a picture is not kept yet: {missing.message}{where}{often}; it is fetched again, not ordered"
+            )
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
         return missing.status in _GONE and self.book.clock.wall() - task.accepted_at > _KEPT_FOR_S

@@ -413,6 +413,7 @@ class Runner:
             dice=self.dice,
             poll_per_second=self.job.limits.poll_per_second or PRESETS[self.job.provider.preset].poll_per_second,
             task_s=self.job.timeouts.task_s,
+            say=self.say,
         )
 
     def _attempts(self, follower: TaskFollower | None) -> Attempts:

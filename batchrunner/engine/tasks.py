@@ -7,9 +7,11 @@ account's. A deadline leaves the task accepted, for the next run to go on with. 
 
 import asyncio
 import heapq
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.outcome import Pending, Pictures, PollOutcome, Problem, ProblemKind
@@ -18,6 +20,8 @@ from batchrunner.core.polling import PollPace, RunTimes, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
 from batchrunner.engine.condition import Condition
 
+_LATE_SHARE: Final = 0.5
+"""Of `timeouts.task_s`: after that a task is called late, and so long nothing more is said of it."""
 _POLLS_AT_ONCE: Final = 32
 _NOT_FOUND_GRACE_S: Final = 30.0
 _SEEN_GRACE_S: Final = 180.0
@@ -102,6 +106,9 @@ class TaskFollower:
     task_s: float
     key_refused: Callable[[str, Problem], Awaitable[None]] | None = None
     """Told that an account's polls are refused because of its key."""
+    say: Callable[[str], None] = lambda _: None
+    """Told when tasks are late."""
+    _told_late_at: float = -math.inf
     polls: int = 0
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _run_times: dict[str, RunTimes] = field(default_factory=dict)
@@ -266,7 +273,24 @@ class TaskFollower:
         elif now >= followed.deadline:
             _end(followed, LeftOpen(why="timed_out", message=followed.last_word))
         else:
+            if now - followed.accepted >= _LATE_SHARE * self.task_s:
+                self._tell_late(followed, now)
             self._plan(followed, min(wait_s, max(0.0, followed.deadline - now)))
+
+    def _tell_late(self, followed: _Followed, now: float) -> None:
+        """Tasks that take long: how many, since when, until when they are waited for. Not again for a while."""
+        if now - self._told_late_at < _LATE_SHARE * self.task_s:
+            return
+        self._told_late_at = now
+        waiting = [each for account in self._accounts.values() for _, _, each in account.due]
+        late = [each for each in (followed, *waiting) if now - each.accepted >= _LATE_SHARE * self.task_s]
+        wall, oldest = self.clock.wall(), min(each.accepted for each in late)
+        since, until = (_clock_time(wall + at - now) for at in (oldest, max(each.deadline for each in late)))
+        some = "1 accepted task is" if len(late) == 1 else f"{len(late):,} accepted tasks are"
+        self.say(
+            f"{some} not finished yet, the oldest since {since}; asked for until {until}, then they stay accepted "
+            "and the next run goes on with them"
+        )
 
     def _plan(self, followed: _Followed, wait_s: float) -> None:
         self._sequence += 1
@@ -314,3 +338,8 @@ def _stub_words(followed: _Followed) -> str:
 def _end(followed: _Followed, end: TaskEnd) -> None:
     if not followed.end.done():
         followed.end.set_result(end)
+
+
+def _clock_time(wall: float) -> str:
+    """UTC, to the second."""
+    return datetime.fromtimestamp(wall, UTC).strftime("%H:%M:%S UTC")

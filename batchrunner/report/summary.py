@@ -27,7 +27,7 @@ STATES: dict[RunState, str] = {
     "done": "every item is done",
     "failed": "finished, some items failed",
     "paused": "paused, run again later",
-    "stopped": "stopped by this machine",
+    "stopped": "stopped before the end",
     "refused": "the provider refused the account",
     "interrupted": "interrupted, nothing is lost",
     "pending": "not finished",

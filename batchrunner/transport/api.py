@@ -7,6 +7,7 @@ Source: PROTOCOL 2.2 and 2.6, RELIABILITY section 5 (threats 1, 2, 4, 14, 16).
 
 import asyncio
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -27,7 +28,7 @@ from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, mask
 from batchrunner.transport.session import new_session, tls_context
-from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
+from batchrunner.transport.watch import SILENT_S, UNDER_WAY, Pace, Watch
 
 T = TypeVar("T")
 
@@ -84,7 +85,10 @@ class ApiTransport:
         limit: int = 0,
         wall: Callable[[], float] = time.time,
         room: Room | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
+        self._say = say
+        self._silence_told_at = -math.inf
         self._where, self._origin = _origin(provider)
         _refuse_open_keys(provider, keys)
         self._provider = provider
@@ -138,7 +142,7 @@ class ApiTransport:
             why = f"there is no key for {account}" if session is not None else "the transport is closed"
             return decoder.end(Broken(cause="connect", message=why, sent=False))
         pace = self._paces[request.method]
-        watch = Watch(pace)
+        watch = Watch(pace, on_silence=self._silent if self._say is not None else None)
         UNDER_WAY.set(watch)
         ending: Ending | None = None
         with self._room.share() as share:
@@ -148,6 +152,13 @@ class ApiTransport:
                 cause: Cause = "timeout" if watch.sent else "connect"
                 ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
             return masked(decoder.end(ending), self._keys.values())
+
+    def _silent(self, limit_s: float) -> None:
+        """One of the requests hears nothing: told once for all that wait with it."""
+        now = asyncio.get_running_loop().time()
+        if self._say is not None and now - self._silence_told_at >= limit_s:
+            self._silence_told_at = now
+            self._say(f"nothing received for {SILENT_S:g} s from {self._where}; waiting up to {limit_s:g} s")
 
     async def _converse(  # noqa: PLR0917 - what one exchange is made of
         self,

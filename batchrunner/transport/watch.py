@@ -5,10 +5,14 @@ Source: PROTOCOL 2.6, RELIABILITY section 3 (half-open and slow-drip servers).
 """
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Final, Literal, Protocol, Self
+
+SILENT_S: Final = 60.0
+"""A server that has sent nothing for so long is spoken of, whatever the job lets it have."""
 
 Late = Literal["connect", "first_byte", "idle", "drip", "total"]
 
@@ -42,11 +46,27 @@ class Watch:
     """
 
     __slots__ = (
-        "_armed_at", "_bytes", "_cancelling", "_due", "_handle", "_lines", "_loop", "_pace", "_phase", "_task",
-        "_total_at", "_window_at", "late", "replies", "sent",
+        "_armed_at",
+        "_bytes",
+        "_cancelling",
+        "_due",
+        "_handle",
+        "_lines",
+        "_loop",
+        "_on_silence",
+        "_pace",
+        "_phase",
+        "_silent_at",
+        "_task",
+        "_total_at",
+        "_window_at",
+        "late",
+        "replies",
+        "sent",
     )  # fmt: skip
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, *, on_silence: Callable[[float], None] | None = None) -> None:
+        """`on_silence` is told, once, the seconds that a request still has when nothing has come for `SILENT_S`."""
         task = asyncio.current_task()
         assert task is not None, "an exchange runs in a task"
         self._pace = pace
@@ -57,6 +77,8 @@ class Watch:
         self._phase: Late = "connect"
         self._total_at = now + pace.total_s
         self._due = now + pace.connect_s
+        self._on_silence = on_silence
+        self._silent_at = self._total_at
         self._window_at = self._total_at
         self._bytes = 0
         self._lines = False
@@ -86,11 +108,13 @@ class Watch:
         """A connection stands: from now on bytes may have left."""
         self.sent = True
         self._phase = "first_byte"
+        self._listen()
         self._expect(self._pace.first_byte_s)
 
     def head_came(self) -> None:
         """The reply's head is here; from now on pieces have to follow."""
         self._phase = "idle"
+        self._listen()
         self._window_at = self._loop.time() + self._pace.window_s
         self._expect(self._pace.idle_s)
 
@@ -119,7 +143,23 @@ class Watch:
             self._arm()
 
     def _next_at(self) -> float:
-        return min(self._due, self._window_at, self._total_at)
+        return min(self._due, self._window_at, self._total_at, self._silent_at)
+
+    def _listen(self) -> None:
+        """From now on silence counts."""
+        if self._on_silence is not None:
+            self._silent_at = self._loop.time() + SILENT_S
+
+    def _notice(self, now: float) -> None:
+        """Nothing came for a while: told when it is so, looked for later when something came meanwhile."""
+        limit_s = self._pace.idle_s if self._phase == "idle" else self._pace.first_byte_s
+        came = self._due - limit_s
+        if self._on_silence is not None and now - came >= SILENT_S and self._due > now:
+            on_silence, self._on_silence = self._on_silence, None
+            self._silent_at = self._total_at
+            on_silence(limit_s)
+        else:
+            self._silent_at = max(came, now - SILENT_S + 1.0) + SILENT_S
 
     def _arm(self) -> None:
         self._armed_at = self._next_at()
@@ -129,6 +169,8 @@ class Watch:
         self._handle = None
         # The loop may ring a clock's resolution early.
         now = max(self._loop.time(), self._armed_at)
+        if now >= self._silent_at and self._silent_at < self._total_at:
+            self._notice(now)
         self.late = self._verdict(now)
         if self.late is not None:
             self._task.cancel()
