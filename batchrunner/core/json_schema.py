@@ -32,6 +32,8 @@ _ERRORS_MAX: Final = 100
 _PATTERN_BYTES_MAX: Final = 50_000_000
 """Memory of one pattern, made ready; counted repetitions of `\\p{L}` exceed the library's own ten million."""
 _MESSAGE_CHARS: Final = 400
+_PANICS: Final = "pyo3_runtime"
+"""Where the exception of a broken-off call into Rust stands: no Exception by its class, and no reason to end a run."""
 _DIALECT_2020: Final = "https://json-schema.org/draft/2020-12/schema"
 _DIALECTS: Final = frozenset(
     {
@@ -92,6 +94,10 @@ class JsonSchema:
             return self._miss(_without_lone_surrogates(value))
         except (ValueError, RecursionError) as error:
             return f"the answer cannot be validated: {error}"
+        except BaseException as error:
+            if type(error).__module__ != _PANICS:
+                raise
+            return f"the answer cannot be validated: {_one_line(str(error))}"
 
     def _miss(self, value: Json) -> str | None:
         if self._validator.is_valid(value):

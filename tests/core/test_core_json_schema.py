@@ -188,3 +188,21 @@ def test_odd_values_that_fit_fit() -> None:
     assert miss({"const": 10**30}, 10**30 + 1) is not None
     assert miss({"type": "string", "maxLength": 1}, "\ud800") is None
     assert miss({"items": {"$ref": "#"}}, nest(DEPTH_MAX)) is None
+
+
+def test_a_panic_of_the_library_is_a_miss_and_what_ends_a_process_ends_it() -> None:
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    class Breaks:
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def is_valid(self, _: object) -> bool:
+            raise self.error
+
+    def check_of(error: BaseException) -> JsonSchema:
+        return JsonSchema(Breaks(error), backtracks=False, schema_depth=1)  # type: ignore[arg-type]  # a double
+
+    assert "cannot be validated: index out of bounds" in str(check_of(panic("index out of bounds")).miss(1, chars=1))
+    with pytest.raises(KeyboardInterrupt):
+        check_of(KeyboardInterrupt()).miss(1, chars=1)

@@ -6,6 +6,7 @@ Not by timings: by the threads that touch the run's files, and by the turns that
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,11 @@ from engine_house import House, chat
 
 from batchrunner import app, assembly
 from batchrunner.core.errors import LockHeldError
+from batchrunner.core.events import Parked
 from batchrunner.core.report import Report
+from batchrunner.providers.structured import SchemaCheck
+from batchrunner.stores.files import Disk
+from batchrunner.stores.ledger_line import encode_line
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import RunLock
 
@@ -180,3 +185,53 @@ def test_a_slow_start_that_is_cancelled_gives_the_lock_back(tmp_path: Path, monk
     monkeypatch.undo()
     report, _ = beside(lambda: app.run(job, say=lambda _: None))
     assert report.exit_status == 0
+
+
+EVENTS = 50_000
+
+
+def test_a_ledger_of_fifty_thousand_events_on_a_slow_disk_lets_others_have_turns(
+    tmp_path: Path, touched: Touched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    House(tmp_path).run(chat("one", "two"))
+    (segment,) = (tmp_path / "out" / "ledger").iterdir()
+    lines = segment.read_bytes().splitlines()
+    at = time.time()
+    with segment.open("wb") as file:
+        file.write(lines[0] + b"\n")
+        for number in range(1, EVENTS):
+            parked = Parked(account="", model="sim/chat", kind="throttle", reason=f"{number}", until=1.0)
+            file.write(encode_line(parked, sequence=number, at=at, durable=0))
+    slow = Disk.read_at
+
+    def read_slowly(self: Disk, descriptor: int, size_bytes: int, offset: int) -> bytes:
+        time.sleep(0.005)
+        return slow(self, descriptor, size_bytes, offset)
+
+    monkeypatch.setattr(Disk, "read_at", read_slowly)
+    job = job_of(tmp_path, chat("one", "two"))
+    touched.by_loop.clear()
+    report, turns = beside(lambda: app.run(job, say=lambda _: None))
+    assert report.exit_status == 0
+    assert touched.by_loop == []
+    assert turns > 1_000, "while fifty thousand lines were read"
+
+
+HOSTILE = "a" * 40 + "!"
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|aa)+$", r"^(a|aa)+(?!b)$", r"^((a+)+)\\1$"])
+def test_a_hostile_answer_to_a_pattern_is_a_miss_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    look = SchemaCheck.look
+
+    def hostile(self: SchemaCheck, _: str) -> Any:
+        return look(self, f'"{HOSTILE}"')
+
+    monkeypatch.setattr(SchemaCheck, "look", hostile)
+    schema = f'schema: {{type: string, pattern: "{pattern}"}}'
+    job = job_of(tmp_path, chat("one", "two", more=f"{schema}\nretry: {{attempts: 2}}"))
+    report, _ = beside(lambda: app.run(job, say=lambda _: None))
+    assert (report.exit_status, report.status.items.failed) == (1, 2)
+    assert {group.kind for group in report.status.failures} == {"schema_miss"}

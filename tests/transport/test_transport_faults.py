@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import aiohttp
 import pytest
 from transport_servers import (
     ACCOUNT,
@@ -34,6 +35,7 @@ from transport_servers import (
 
 from batchrunner.core.job import Timeouts
 from batchrunner.core.wire import Broken, Whole
+from batchrunner.transport.coding import CodingError
 
 NO_HEAD = Timeouts(connect_s=NEVER, first_byte_s=0.15, idle_s=NEVER, total_s=NEVER)
 NO_BODY = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.15, total_s=NEVER)
@@ -292,3 +294,57 @@ def test_cancellation_passes_through_and_closes_the_connection() -> None:
 
     asyncio.run(scene())
     asyncio.run(scene_in_the_body())
+
+
+def broken_reader(method: str, error: Exception) -> Kept:
+    """A decoder whose method fails."""
+
+    def broken(*_: object) -> bool:
+        raise error
+
+    made = Kept()
+    setattr(made, method, broken)
+    return made
+
+
+@pytest.mark.parametrize("method", ["begin", "feed", "end"])
+@pytest.mark.parametrize(
+    "error",
+    [RecursionError("deep"), RuntimeError("ours"), OSError("ours"), aiohttp.ClientError("ours"), CodingError("ours")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_decoder_raises_is_no_fault_of_the_network(method: str, error: Exception) -> None:
+    async def scene() -> None:
+        async with serve(says(reply(b"{}"))) as server:
+            await one(server.url("/v1"), server.url(), decoder=broken_reader(method, error))
+
+    with pytest.raises(type(error)) as raised:
+        asyncio.run(scene())
+    assert raised.value is error
+
+
+def test_a_recursion_while_the_network_is_read_is_no_fault_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deep(_: aiohttp.StreamReader) -> bytes:
+        raise RecursionError
+
+    async def scene() -> None:
+        async with serve(says(reply(b"{}"))) as server:
+            monkeypatch.setattr(aiohttp.StreamReader, "readany", deep)
+            await one(server.url("/v1"), server.url())
+
+    with pytest.raises(RecursionError):
+        asyncio.run(scene())
+
+
+def test_a_connection_that_uvloop_calls_gone_is_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(_: aiohttp.StreamReader) -> bytes:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    async def scene() -> Kept:
+        async with serve(says(reply(b"{}"))) as server:
+            monkeypatch.setattr(aiohttp.StreamReader, "readany", gone)
+            return await one(server.url("/v1"), server.url())
+
+    kept = asyncio.run(scene())
+    assert isinstance(kept.ending, Broken)
+    assert (kept.ending.cause, kept.ending.sent) == ("reset", True)
