@@ -136,7 +136,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
     items = items_of(job)
     items.progress = progress
-    found = await survey(items, state)
+    found = await survey(items, state, hold=job.on_ambiguous == "hold")
     totals = totals_of(job, found, accounts=len(job.provider.key_env))
     daily = job.limits.requests_per_day
     keys, missing = read_keys(job.provider.key_env, os.environ)

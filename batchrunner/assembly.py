@@ -76,7 +76,7 @@ async def assemble(
     for line in told:
         say(line)
     items = items_of(job)
-    found = await survey(KeylessItems(items, keys), state, limit=wishes.limit)
+    found = await survey(KeylessItems(items, keys), state, limit=wishes.limit, hold=job.on_ambiguous == "hold")
     found = replace(found, skipped=items.skipped)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)

@@ -162,6 +162,8 @@ class Surveyor:
     state: LedgerState
     limit: int | None = None
     """Only items up to this index count as to be sent."""
+    hold: bool = False
+    """`on_ambiguous: hold`: items whose last send got no clear answer are not to be sent."""
     _seen: set[bytes] = field(default_factory=set)
     _shared: dict[bytes, int] = field(default_factory=dict)
     _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
@@ -185,7 +187,7 @@ class Surveyor:
             self._resumable.append(item)
         if self.limit is not None and item.index > self.limit:
             return
-        if standing is Standing.PENDING:
+        if standing is Standing.PENDING and not (self.hold and self.state.record(key).doubtful):
             self._ahead.setdefault(item.model, ToSend()).take(item)
 
     def survey(self, *, skipped_rows: int) -> Survey:

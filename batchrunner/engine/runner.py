@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
@@ -127,7 +127,7 @@ class Runner:
                 await self.book.adopted(event)  # the first of several rows of a key
         await self._requeue()
         await self._take_over_parks()
-        await self._remember(self.totals)
+        await self._remember(self.totals, sends_follow=True)
         follower = self._follower()
         attempts = self._attempts(follower)
         if follower is not None:
@@ -151,12 +151,20 @@ class Runner:
             except JobMistakesError as error:
                 self._source_changed(error)
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
-        await self._remember(replace(self.totals, windows=windows))
+        await self._remember(replace(self.totals, windows=windows), sends_follow=False)
 
-    async def _remember(self, totals: Totals) -> None:
-        """Totals for `status`: to fail in that is told, and no reason to stop."""
+    async def _remember(self, totals: Totals, *, sends_follow: bool) -> None:
+        """Totals for `status`: to fail in that is told, and no reason to stop unless it is the disk that refuses.
+
+        Raises:
+            StoreBrokenError: before the first send: nothing is paid for on a disk that has refused once.
+        """
         try:
             await asyncio.to_thread(self.ports.remember, totals)
+        except StoreBrokenError as error:
+            if sends_follow:
+                raise
+            self.say(f"the totals could not be kept for `status`: {error}")
         except Exception as error:  # noqa: BLE001 - as the docstring says
             if not self._forgetful:
                 self.say(f"the totals could not be kept for `status`: {error}")

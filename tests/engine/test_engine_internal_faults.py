@@ -264,12 +264,20 @@ def test_a_notify_command_that_breaks_changes_nothing(house: House, monkeypatch:
     assert any("no room for a temporary file" in said for said in house.said)
 
 
-@pytest.mark.parametrize("error", [StoreBrokenError("run.json: read-only"), AssertionError("gone")])
-def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(
-    house: House, monkeypatch: Patch, error: Exception
-) -> None:
+def test_a_disk_that_refuses_the_totals_is_paid_for_nothing(house: House, monkeypatch: Patch) -> None:
+    """Invariant 16: no POST after the first error of the disk, whatever it was about to keep."""
+
     def refused(*_given: Any, **_named: Any) -> None:
-        raise error
+        raise StoreBrokenError("run.json: read-only")
+
+    monkeypatch.setattr("batchrunner.assembly.remember_totals", refused)
+    report: Report = house.run(chat(*PROMPTS))
+    assert (report.exit_status, house.stats.sends) == (4, 0)
+
+
+def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(house: House, monkeypatch: Patch) -> None:
+    def refused(*_given: Any, **_named: Any) -> None:
+        raise AssertionError("gone")
 
     monkeypatch.setattr("batchrunner.assembly.remember_totals", refused)
     report: Report = house.run(chat(*PROMPTS))

@@ -177,6 +177,21 @@ def test_a_resumption_with_nothing_to_do_reads_the_source_once(house: House, mor
         assert (house.source.passes, house.source.read) == (1, 4 * (2 if "replicas" in more else 1))
 
 
+def test_a_resumption_with_held_items_only_reads_the_source_once_and_sends_them_when_it_is_told_to(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, Timetable(lambda s: "reset-before-headers" if s < 100 else "ok"), item_s=lambda _: 1.0)
+    job = chat("one", "one", "two", more="on_ambiguous: hold")
+    assert house.run(job).status.items.held == 3
+    house.began += 1000.0
+    report = house.run(job)
+    assert (report.exit_status, report.status.items.held, house.stats.sends) == (ExitStatus.PAUSED, 3, 2)
+    assert house.source is not None
+    assert house.source.passes == 1
+    report = house.run(job, resend_held=True)
+    assert (report.exit_status, report.status.items.done, house.stats.sends) == (ExitStatus.DONE, 3, 4)
+
+
 def test_a_resumption_with_failures_and_nothing_to_do_reads_the_source_once(house: House) -> None:
     job = chat(*TEN, "same", "same", model="sim/chat#5xx:9", more="retry: {attempts: 1}\nbreaker: 1000")
     assert house.run(job).exit_status is ExitStatus.FAILED
