@@ -73,6 +73,7 @@ class Lane:
         self.parked_by_task = False
         """The park came of tasks' ends: only a task that succeeds ends it."""
         self._probe_followed = False
+        self._task_succeeded = False
         self._settings = settings
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
@@ -232,6 +233,8 @@ class Lane:
     def _tasks_are_full(self) -> bool:
         """Every send under way may become a task."""
         most = self._settings.in_flight_tasks
+        if most is not None and not self._task_succeeded:
+            most = min(most, self._settings.breaker)  # more of them could fail alike before the breaker knows
         return most is not None and self.open_tasks + self.in_flight >= most
 
     def _count_day(self) -> None:
@@ -270,6 +273,7 @@ class Lane:
     def came_through(self) -> bool:
         """An item succeeded; True when that ends a park. A closed lane stays closed."""
         self.task_breaker.success()
+        self._task_succeeded = True
         return self._opened()
 
     def _opened(self) -> bool:
