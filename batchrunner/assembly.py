@@ -47,7 +47,7 @@ from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
 from batchrunner.transport.masking import KeylessItems
 from batchrunner.transport.room import Room
-from batchrunner.transport.secrets import mask
+from batchrunner.transport.secrets import mask, read_proxy_auth
 
 
 async def assemble(
@@ -202,9 +202,16 @@ async def _network(
 
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
     provider, room = job.provider, Room()
-    # reads certificates
-    transport = await disk.run(
-        ApiTransport, provider, timeouts=job.timeouts, keys=keys, wall=clock.wall, room=room, say=say
+    proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
+    transport = await disk.run(  # reads certificates
+        ApiTransport,
+        provider,
+        timeouts=job.timeouts,
+        keys=keys,
+        wall=clock.wall,
+        room=room,
+        say=say,
+        proxy_auth=proxy_auth,
     )
     private = await is_private_host(provider.base_url)
     downloads = await disk.run(
@@ -213,6 +220,7 @@ async def _network(
         allow_private=private,
         allow_http=private or provider.allow_http,
         proxy=provider.proxy,
+        proxy_auth=proxy_auth,
         ca_file=provider.ca_file,
         hide=tuple(keys.values()),
         room=room,
@@ -225,8 +233,9 @@ async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance,
     if not job.provider.balance or not keys:
         return ()
     base_url = job.provider.base_url
-    provider = replace(job.provider, base_url=balance_origin(base_url), auth="bearer", headers={})
-    async with ApiTransport(provider, timeouts=job.timeouts, keys=keys) as transport:
+    provider = replace(job.provider, base_url=balance_origin(base_url), auth="bearer", headers={}, api_version=None)
+    proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
+    async with ApiTransport(provider, timeouts=job.timeouts, keys=keys, proxy_auth=proxy_auth) as transport:
         request = balance_request(base_url)
         asked = [transport.exchange(request, BalanceReader(account), account=account) for account in keys]
         return tuple(await asyncio.gather(*asked))

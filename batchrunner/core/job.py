@@ -15,7 +15,7 @@ else:  # a recursive alias means nothing to those who read annotations when the 
 Kind = Literal["chat", "image"]
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
 DialectName = Literal["openai-chat", "anthropic-messages", "modelscope-images", "openai-images"]
-AuthScheme = Literal["bearer", "x-api-key", "none"]
+AuthScheme = Literal["bearer", "x-api-key", "api-key", "none"]
 PictureFormat = Literal["png", "jpeg", "webp", "gif"]
 
 
@@ -32,6 +32,12 @@ class Provider:
     auth: AuthScheme
     headers: dict[str, str] = field(default_factory=dict)
     proxy: str | None = None
+    proxy_auth_env: str | None = None
+    """The NAME of the environment variable that has the proxy's `user:password`."""
+    api_version: str | None = None
+    """Goes onto every URL as `api-version`, as Azure wants it."""
+    edits_as_form: bool = False
+    """Pictures to start from go as files to `images/edits`, as OpenAI has it; else as `image` of the usual request."""
     allow_http: bool = False
     ca_file: str | None = None
     points_per_day: float | None = None

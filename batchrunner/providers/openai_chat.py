@@ -124,9 +124,10 @@ def _message(turn: Turn, pictured: Item | None) -> Json:
         return turn.raw
     if pictured is None or not pictured.pictures:
         return {"role": turn.role, "content": turn.content}
+    # before the words that speak of them, as ModelScope's own example has it
     text: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []
     pictures: list[Json] = [{"type": "image_url", "image_url": _shown(picture)} for picture in pictured.pictures]
-    return {"role": turn.role, "content": text + pictures}
+    return {"role": turn.role, "content": pictures + text}
 
 
 def _shown(picture: InputPicture) -> Json:

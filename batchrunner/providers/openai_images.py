@@ -5,16 +5,18 @@ refuse it. A stream of partial pictures, if the person asked for one, is read fo
 Source: PROTOCOL 6.1, 6.2.
 """
 
+from hashlib import blake2b
 from typing import Final
 
 from batchrunner.core.classify import Family, family_of
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
-from batchrunner.core.outcome import Pictures, Problem, ProblemKind, Revision, SendOutcome, Usage
+from batchrunner.core.outcome import PictureBytes, Pictures, Problem, ProblemKind, Revision, SendOutcome, Usage
 from batchrunner.core.wire import Decoder, Head, Request
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.hints import hints_of
 from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, whole_number
+from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url
 from batchrunner.providers.replies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.providers.sse import DONE, SseParser
@@ -30,6 +32,8 @@ class OpenAiImages:
 
     def __init__(self, provider: Provider) -> None:
         self._url = openai_url(provider, "images/generations")
+        self._edits_url = openai_url(provider, "images/edits")
+        self._edits = provider.edits_as_form
         self._family = family_of(provider)
 
     def __repr__(self) -> str:
@@ -37,7 +41,13 @@ class OpenAiImages:
         return f"<OpenAiImages {self._url}>"
 
     def encode(self, item: Item, revision: Revision) -> Request:  # noqa: ARG002 - the port's; no revision fits an image
-        """The POST that asks for pictures. Pictures to start from go as `image`, as servers like Ark take them."""
+        """The POST that asks for pictures.
+
+        Pictures to start from go as files to OpenAI's own endpoint for edits; other servers, like Ark, take them as
+        `image` of the usual one.
+        """
+        if item.pictures and self._edits:
+            return _edit(self._edits_url, item)
         body: dict[str, Json] = {"model": item.model, "prompt": item.prompt}
         if item.pictures:
             urls: list[Json] = [picture.url for picture in item.pictures]
@@ -55,6 +65,52 @@ class OpenAiImages:
         return WholeReply[SendOutcome](
             self._family, read=lambda head, value: _made(self._family, head, value), parse=_whole_or_streamed
         )
+
+
+def _edit(url: str, item: Item) -> Request:
+    """The pictures' bytes and the parameters as a form; one picture that is only an address goes as its address."""
+    fields: list[tuple[str, Json]] = [("model", item.model), ("prompt", item.prompt), *item.params.items()]
+    parts = [_field(name, value) for name, value in fields if name != "mask"]
+    name = "image[]" if len(item.pictures) > 1 else "image"
+    parts += [_file(name, picture.url, number) for number, picture in enumerate(item.pictures, start=1)]
+    mask = item.params.get("mask")
+    if isinstance(mask, str):
+        parts.append(_file("mask", mask, 0))
+    boundary = _boundary(parts)
+    body = b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + boundary + b"--\r\n"
+    kind = f"multipart/form-data; boundary={boundary.decode()}"
+    return Request(method="POST", url=url, headers={"content-type": kind}, body=body)
+
+
+def _field(name: str, value: Json) -> bytes:
+    said = value if isinstance(value, str) else encode(value).decode()
+    return f'Content-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n{said}'.encode("utf-8", "replace")
+
+
+def _file(name: str, url: str, number: int) -> bytes:
+    found = picture_from_url(url) or picture_from_base64(url)
+    if not isinstance(found, PictureBytes):
+        return _field(name, url)
+    media = url[len("data:") :].partition(";")[0].partition(",")[0] if url.startswith("data:") else "image/png"
+    ending = media.rpartition("/")[2].replace("jpeg", "jpg").partition("+")[0] or "png"
+    head = f'Content-Disposition: form-data; name="{name}"; filename="image-{number}.{ending}"\r\nContent-Type: {media}'
+    return head.encode("utf-8", "replace") + b"\r\n\r\n" + found.data
+
+
+def _quoted(name: str) -> str:
+    return name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+
+
+def _boundary(parts: list[bytes]) -> bytes:
+    """The same for the same request; in no part, or another is taken."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    boundary = b"batchrunner-" + digest.hexdigest().encode()
+    while any(boundary in part for part in parts):
+        digest.update(boundary)
+        boundary = b"batchrunner-" + digest.hexdigest().encode()
+    return boundary
 
 
 def _made(family: Family, head: Head, value: Json) -> Pictures | Problem:

@@ -44,12 +44,20 @@ class ProviderSpec(Part):
     proxy: Text | None = Field(
         default=None, description="HTTP proxy, for example http://proxy:3128; never from the environment."
     )
+    proxy_auth_env: Text | None = Field(
+        default=None,
+        description="The NAME of the environment variable that has the proxy's `user:password`; it never stands here.",
+    )
+    api_version: Text | None = Field(
+        default=None, description="Azure's `api-version`, which goes onto every URL, for example 2024-10-21."
+    )
     allow_http: bool = Field(
         default=False,
         description="Allow a key to go over plain http to a host that is not this machine.",
     )
     auth: AuthScheme | None = Field(
-        default=None, description="How the key is sent: `bearer`, `x-api-key` or `none`. Default: the preset's."
+        default=None,
+        description="How the key is sent: `bearer`, `x-api-key`, `api-key` or `none`. Default: the preset's.",
     )
     ca_file: Text | None = Field(
         default=None, description="Certificates to trust besides the system's: a PEM file, relative to the job file."

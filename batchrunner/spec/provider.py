@@ -6,6 +6,7 @@ A preset's key goes wherever the job says that preset is; a mapping without a pr
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from batchrunner.core.job import AuthScheme, DialectName, Kind, Provider
 from batchrunner.core.presets import PRESETS, Preset
@@ -23,6 +24,8 @@ _KIND_OF: dict[DialectName, Kind] = {
     "modelscope-images": "image",
     "openai-images": "image",
 }
+_OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _CREDENTIAL = re.compile(
@@ -32,7 +35,7 @@ _CREDENTIAL_VALUE = re.compile(r"(?i:bearer|token|key)\s+\S{6}|(?i:basic)\s+(?=\
 _OWN_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 _NO_KEYS_HERE = "name the key's environment variable in `provider.api_key_env`"
 _PLACES = ("preset", "base_url")
-_IN_PROCESS = ("base_url", "api_key_env", "proxy", "ca_file", "auth")
+_IN_PROCESS = ("base_url", "api_key_env", "proxy", "proxy_auth_env", "api_version", "ca_file", "auth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,9 @@ def resolved_provider(draft: Draft) -> Provider:
         auth=_auth(choice) if key_env else "none",
         headers=dict(choice.own.headers),
         proxy=None if simulated else choice.own.proxy,
+        proxy_auth_env=None if simulated else choice.own.proxy_auth_env,
+        api_version=None if simulated else choice.own.api_version,
+        edits_as_form=_edits_as_form(choice),
         allow_http=choice.own.allow_http and not simulated,
         ca_file=None if simulated else _ca_file(draft, choice.own),
         points_per_day=choice.own.points_per_day or choice.preset.points_per_day,
@@ -137,6 +143,14 @@ def _auth(choice: _Choice) -> AuthScheme:
     return "x-api-key" if choice.dialect == "anthropic-messages" else "bearer"
 
 
+def _edits_as_form(choice: _Choice) -> bool:
+    """OpenAI's own way, wherever the job names OpenAI or its host; a server that only speaks alike has its own."""
+    if choice.dialect != "openai-images":
+        return False
+    host = (urlsplit((choice.own.base_url or "").strip()).hostname or "").lower()
+    return choice.own.preset == "openai" or host.endswith(_OPENAI_HOSTS)
+
+
 def _base_url(choice: _Choice, preset: Preset, *, own_url: str | None) -> str:
     of_modelscope = (choice.own.preset or "").startswith("modelscope")
     return normalised((own_url or preset.base_url).strip(), choice.dialect, of_modelscope=of_modelscope)
@@ -158,6 +172,8 @@ def provider_faults(draft: Draft) -> Iterator[Fault]:
     yield from _dialect_fits(draft, own)
     yield from _key_names(own)
     yield from _headers(own)
+    yield from _proxy_auth(own)
+    yield from _version(own)
     yield from _plain_http(draft, own)
     yield from _certificates(draft, own)
     yield from _in_process(draft, own)
@@ -200,6 +216,23 @@ def _key_names(own: ProviderSpec) -> Iterator[Fault]:
             yield Fault(path=path, problem=f"names {name} twice")
     if names and own.auth == "none":
         yield Fault(path=("provider", "auth"), problem="is none, though `api_key_env` names a key")
+
+
+def _proxy_auth(own: ProviderSpec) -> Iterator[Fault]:
+    name = own.proxy_auth_env
+    path = ("provider", "proxy_auth_env")
+    if name is None or shows_secret(name):
+        return
+    if not names_variable(name):
+        problem = "is not the name of an environment variable; it may be a password itself"
+        yield Fault(path=path, problem=problem, expected="a name like PROXY_AUTH, whose value is user:password")
+    elif own.proxy is None:
+        yield Fault(path=path, problem="says how to log in at a proxy, but there is none", hint="add `proxy`")
+
+
+def _version(own: ProviderSpec) -> Iterator[Fault]:
+    if own.api_version is not None and not _VERSION.fullmatch(own.api_version):
+        yield Fault(path=("provider", "api_version"), problem="is no version", expected="a version like 2024-10-21")
 
 
 def _headers(own: ProviderSpec) -> Iterator[Fault]:

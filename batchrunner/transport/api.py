@@ -26,7 +26,7 @@ from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpa
 from batchrunner.transport.faults import explain, explain_late
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
-from batchrunner.transport.secrets import Secret, mask
+from batchrunner.transport.secrets import Secret, hidden_of, mask
 from batchrunner.transport.session import new_session, tls_context
 from batchrunner.transport.watch import SILENT_S, UNDER_WAY, Pace, Watch
 
@@ -60,6 +60,7 @@ Cause: TypeAlias = Literal["connect", "timeout", "reset", "too_large"]
 _CREDENTIALS: dict[AuthScheme, Callable[[str], dict[str, str]]] = {
     "bearer": lambda key: {"Authorization": f"Bearer {key}"},
     "x-api-key": lambda key: {"x-api-key": key},
+    "api-key": lambda key: {"api-key": key},
     "none": lambda _: {},
 }
 
@@ -86,6 +87,7 @@ class ApiTransport:
         wall: Callable[[], float] = time.time,
         room: Room | None = None,
         say: Callable[[str], None] | None = None,
+        proxy_auth: Secret | None = None,
     ) -> None:
         self._say = say
         self._silence_told_at = -math.inf
@@ -93,6 +95,9 @@ class ApiTransport:
         _refuse_open_keys(provider, keys)
         self._provider = provider
         self._keys = dict(keys)
+        self._proxy_auth = proxy_auth
+        self._hidden = (*keys.values(), *hidden_of(proxy_auth))
+        self._version = f"api-version={provider.api_version}" if provider.api_version else ""
         self._limit = limit
         self._room = room or Room()
         self._wall = wall
@@ -115,6 +120,7 @@ class ApiTransport:
             limit=self._limit,
             headers={"Accept-Encoding": ACCEPTED},
             proxy=self._provider.proxy,
+            proxy_auth=self._proxy_auth,
             context=self._context,
         )
         return self
@@ -151,7 +157,7 @@ class ApiTransport:
             if ending is None:
                 cause: Cause = "timeout" if watch.sent else "connect"
                 ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
-            return masked(decoder.end(ending), self._keys.values())
+            return masked(decoder.end(ending), self._hidden)
 
     def _silent(self, limit_s: float) -> None:
         """One of the requests hears nothing: told once for all that wait with it."""
@@ -176,7 +182,7 @@ class ApiTransport:
         try:
             response = await session.request(
                 request.method,
-                request.url,
+                self._versioned(request.url),
                 headers=headers,
                 data=io.BytesIO(body) if body is not None and len(body) > _BODY_IN_ONE_PIECE_BYTES else body,
                 allow_redirects=False,
@@ -193,6 +199,11 @@ class ApiTransport:
         finally:
             if not response.closed:
                 response.close()
+
+    def _versioned(self, url: str) -> str:
+        if not self._version:
+            return url
+        return f"{url}{'&' if '?' in url else '?'}{self._version}"
 
     def _unpacker(self, response: aiohttp.ClientResponse, watch: Watch) -> Unpacker | Broken | None:
         if (response.content_length or 0) > self._cap_bytes:
@@ -258,7 +269,7 @@ class ApiTransport:
         return self._broken("too_large", f"the reply of {self._where} has more than {self._cap_bytes} bytes", watch)
 
     def _broken(self, cause: Cause, message: str, watch: Watch) -> Broken:
-        return Broken(cause=cause, message=mask(message, self._keys.values()), sent=watch.sent)
+        return Broken(cause=cause, message=mask(message, self._hidden), sent=watch.sent)
 
     def _account_headers(self, account: str) -> CIMultiDict[str]:
         """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""

@@ -20,7 +20,7 @@ from batchrunner.transport.coding import CodingError, unpacker
 from batchrunner.transport.faults import AddressRefusedError, explain, explain_late
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
-from batchrunner.transport.secrets import Secret
+from batchrunner.transport.secrets import Secret, hidden_of
 from batchrunner.transport.session import new_session, plain_socket, tls_context
 from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
 
@@ -63,6 +63,7 @@ class PictureDownloads:
         allow_private: bool,
         allow_http: bool,
         proxy: str | None = None,
+        proxy_auth: Secret | None = None,
         ca_file: str | None = None,
         cap_bytes: int = CAP_BYTES,
         hide: Collection[Secret] = (),
@@ -80,9 +81,10 @@ class PictureDownloads:
         self._reaches: frozenset[Reach] = frozenset({"public", "private"} if allow_private else {"public"})
         self._schemes = frozenset({"https", "http"} if allow_http else {"https"})
         self._proxy = proxy
+        self._proxy_auth = proxy_auth
         self._context = tls_context(ca_file)
         self._cap_bytes = cap_bytes
-        self._hide = tuple(hide)
+        self._hide = (*hide, *hidden_of(proxy_auth))
         self._room = room or Room()
         self._short: dict[str, int] = {}
         """URLs whose picture was at its end before the announced length, with the bytes that came."""
@@ -97,6 +99,7 @@ class PictureDownloads:
             limit=0,
             headers={"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
             proxy=self._proxy,
+            proxy_auth=self._proxy_auth,
             context=self._context,
             socket_factory=plain_socket if self._proxy else self._gated_socket,
         )

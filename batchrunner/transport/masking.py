@@ -73,12 +73,12 @@ def _mistake(problem: str, *, file: str | None) -> Mistake:
 def _holds(value: object, secrets: list[Secret]) -> bool:
     """Without recursion: values of servers nest as deep as they like."""
     tokens = [secret.reveal() for secret in secrets]
-    coded = [token.encode() for token in tokens]
+    coded = [form.encode() for secret in secrets for form in (secret.reveal(), *secret.packed)]
     left: list[object] = [value]
     while left:
         here = left.pop()
         if isinstance(here, str):
-            if any(token in here or _cut_off(here, token) for token in tokens):
+            if any(secret.is_in(here) for secret in secrets) or any(_cut_off(here, token) for token in tokens):
                 return True
         elif isinstance(here, bytes):
             if any(token in here for token in coded):
@@ -105,9 +105,8 @@ def _masked(value: T, secrets: list[Secret], depth: int) -> T:
             clean = type(value)(_masked_text(value, secrets)) if _holds(value, secrets) else value
         case bytes():
             clean = value
-            for secret in secrets:
-                token = secret.reveal().encode()
-                clean = clean.replace(token, b"*" * len(token))
+            for form in (form.encode() for secret in secrets for form in (secret.reveal(), *secret.packed)):
+                clean = clean.replace(form, b"*" * len(form))
         case Mapping() | list() | tuple() if depth == 0:
             clean = MASK
         case Mapping():

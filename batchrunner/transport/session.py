@@ -6,19 +6,23 @@ Neither proxies nor netrc nor cookies come from the environment (RELIABILITY thr
 import asyncio
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, cast
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
+from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.transport.reuse import Reuse
+from batchrunner.transport.secrets import Secret
 from batchrunner.transport.watch import UNDER_WAY
 
 READ_BYTES: Final = 64 * 1024
@@ -89,6 +93,8 @@ class Connector(aiohttp.TCPConnector):
     """Tells the exchange under way that its connection stands; uses none again where the server closes them."""
 
     reuse: Reuse
+    proxy_login: str | None
+    """What a proxy wants to see, and nobody behind it."""
 
     async def connect(
         self,
@@ -97,6 +103,11 @@ class Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's
     ) -> Connection:
         """A connection from the pool or a new one."""
+        if self.proxy_login is not None and req.proxy is not None:
+            if req.is_ssl():
+                req.proxy_headers = CIMultiDict({hdrs.PROXY_AUTHORIZATION: self.proxy_login})
+            else:
+                req.headers[hdrs.PROXY_AUTHORIZATION] = self.proxy_login
         connection = await super().connect(req, traces, timeout)
         while not await self.reuse.allows(connection):
             connection = await super().connect(req, traces, timeout)
@@ -142,6 +153,7 @@ def new_session(
     limit: int,
     headers: Mapping[str, str],
     proxy: str | None,
+    proxy_auth: Secret | None = None,
     context: ssl.SSLContext,
     socket_factory: aiohttp.SocketFactoryType = plain_socket,
 ) -> aiohttp.ClientSession:
@@ -156,6 +168,7 @@ def new_session(
     made = partial(Replies, loop=asyncio.get_running_loop())
     connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it
     connector.reuse = Reuse()
+    connector.proxy_login = _basic(proxy_auth) if proxy is not None else None
     return aiohttp.ClientSession(
         connector=connector,
         headers={"User-Agent": user_agent(), **headers},
@@ -169,6 +182,10 @@ def new_session(
         max_field_size=_HEAD_LINE_BYTES,
         max_headers=_HEAD_LINES,
     )
+
+
+def _basic(secret: Secret | None) -> str | None:
+    return None if secret is None else f"Basic {b64encode(secret.reveal().encode()).decode()}"
 
 
 def user_agent() -> str:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from vocabulary_bench import Bench, Effect, paid
@@ -20,6 +21,7 @@ from batchrunner.simulator.http_door import serve
 from batchrunner.simulator.script import Call, Script
 from batchrunner.simulator.world import World
 from batchrunner.transport import ApiTransport, read_keys
+from batchrunner.transport.secrets import read_proxy_auth
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ def behind_a_door(bench: Bench, use: Callable[[Bench], Awaitable[T]]) -> tuple[T
     with pytest.MonkeyPatch.context() as environment:
         for name, key in KEYS.items():
             environment.setenv(name, key)
+        environment.setenv("VOCABULARY_PROXY", "me:password-of-mine")
         bench.items  # noqa: B018 - made here, for they are made on a loop of their own
         return asyncio.run(scene())
 
@@ -79,7 +82,11 @@ async def outcomes(bench: Bench) -> list[SendOutcome]:
     """One send by each account, through the transport that a run would have."""
     dialect = dialect_for(bench.job.provider)
     keys, _ = read_keys(bench.job.provider.key_env, os.environ)
-    async with ApiTransport(bench.job.provider, timeouts=bench.job.timeouts, keys=keys) as transport:
+    name = bench.job.provider.proxy_auth_env
+    proxy_auth = read_proxy_auth(name, os.environ) if name else None
+    async with ApiTransport(
+        bench.job.provider, timeouts=bench.job.timeouts, keys=keys, proxy_auth=proxy_auth
+    ) as transport:
         return [
             await transport.exchange(bench.request(), dialect.decoder(bench.items[0]), account=account)
             for account in (keys or ("",))
@@ -89,6 +96,14 @@ async def outcomes(bench: Bench) -> list[SendOutcome]:
 def header(name: str) -> Callable[[Bench], object]:
     """A look at one header of every call."""
     return lambda bench: [call.headers.get(name) for call in behind_a_door(bench, outcomes)[1]]
+
+
+def version_asked(bench: Bench) -> object:
+    """Azure's version in the URL of every call."""
+    return [
+        version[0] if (version := parse_qs(urlsplit(call.path).query).get("api-version")) else None
+        for call in behind_a_door(bench, outcomes)[1]
+    ]
 
 
 def reached(bench: Bench) -> int:
@@ -188,6 +203,20 @@ NETWORK: dict[str, Effect] = {
         look=reached,
         was=0,
         now=1,
+    ),
+    "provider.proxy_auth_env": Effect(
+        base=paid(provider={"base_url": "http://127.0.0.1:9/v1", "proxy": DOOR}),
+        change={"provider.proxy_auth_env": "VOCABULARY_PROXY"},
+        look=header("proxy-authorization"),
+        was=[None],
+        now=["Basic bWU6cGFzc3dvcmQtb2YtbWluZQ=="],
+    ),
+    "provider.api_version": Effect(
+        base=paid(provider=OURS),
+        change={"provider.api_version": "2024-10-21"},
+        look=version_asked,
+        was=[None],
+        now=["2024-10-21"],
     ),
     "provider.allow_http": Effect(
         base=paid(provider={**OURS, "base_url": ELSEWHERE}),

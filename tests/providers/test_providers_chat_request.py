@@ -101,9 +101,9 @@ def test_pictures_stand_in_the_last_user_turn() -> None:
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "what?"},
                 {"type": "image_url", "image_url": {"url": CAT.url}},
                 {"type": "image_url", "image_url": {"url": DOG.url}},
+                {"type": "text", "text": "what?"},
             ],
         },
         {"role": "assistant", "content": "x"},

@@ -43,7 +43,14 @@ GOLDEN = [
     (
         "openai",
         "image",
-        provider("openai", "openai-images", "https://api.openai.com/v1", ("OPENAI_API_KEY",), "bearer"),
+        provider(
+            "openai",
+            "openai-images",
+            "https://api.openai.com/v1",
+            ("OPENAI_API_KEY",),
+            "bearer",
+            edits_as_form=True,
+        ),
     ),
     (
         "anthropic",

@@ -1,10 +1,16 @@
 """Keys do not show themselves."""
 
+import base64
+import json
 import pickle
+import time
+from urllib.parse import quote
 
 import pytest
 
 from batchrunner.transport import Secret, clean_key, mask, read_keys
+from batchrunner.transport.masking import masked
+from batchrunner.transport.secrets import MASK
 
 KEY = "ms-01234567-89ab-cdef"
 
@@ -67,3 +73,56 @@ def test_every_missing_or_broken_key_is_a_mistake_that_names_the_variable_and_no
 def test_known_keys_are_masked_in_any_text_the_longest_first() -> None:
     secrets = [Secret(KEY), Secret(KEY + "-longer"), Secret("EMPTY"), Secret("")]
     assert mask(f"a {KEY}-longer b {KEY} c{KEY}c EMPTY", secrets) == "a *** b *** c***c EMPTY"
+
+
+ODD_KEY = "sk-ab/c+d_EF=0123456789"
+
+
+def numbered(shape: str) -> str:
+    return "".join(shape.format(ord(char)) for char in ODD_KEY)
+
+
+ENCODED = {
+    "percent": quote(ODD_KEY, safe=""),
+    "percent, slashes left": quote(ODD_KEY),
+    "percent twice": quote(quote(ODD_KEY, safe=""), safe=""),
+    "percent, every character": numbered("%{:02x}"),
+    "percent in capitals": numbered("%{:02X}"),
+    "JSON slashes": ODD_KEY.replace("/", r"\/"),
+    "JSON in JSON": json.dumps(json.dumps(ODD_KEY.replace("/", r"\/"))),
+    "JSON numbers": numbered(r"\u{:04x}"),
+    "some JSON numbers": ODD_KEY.replace("-", r"\u002d").replace("/", r"\u002F"),
+    "HTML numbers": numbered("&#{};"),
+    "HTML hex numbers": numbered("&#x{:X};"),
+    "HTML, punctuation only": ODD_KEY.replace("/", "&#x2F;").replace("=", "&#61;"),
+    "HTML names": ODD_KEY.replace("/", "&sol;").replace("+", "&plus;"),
+    "HTML twice": ODD_KEY.replace("/", "&amp;#47;"),
+    "hex": ODD_KEY.encode().hex(),
+    "URL-safe base64": base64.urlsafe_b64encode(ODD_KEY.encode()).decode(),
+    **{
+        f"base64 behind {before!r}": base64.b64encode(before + ODD_KEY.encode() + b"xy").decode()
+        for before in (b"", b"a", b"ab", b"user:", b"Bearer ")
+    },
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_a_key_is_masked_however_it_is_encoded(name: str) -> None:
+    said = f'{{"detail": "no such key {ENCODED[name]} here"}}'
+    shown = mask(said, [Secret(ODD_KEY)])
+    assert MASK in shown
+    assert len(shown) < len(said) - len(ODD_KEY) + len(MASK) + 2, shown
+    assert masked({"a": [said]}, [Secret(ODD_KEY)]) != {"a": [said]}
+
+
+def test_words_with_the_same_signs_stay_as_they_are() -> None:
+    said = r"100 % of \n &amp; sk-ab/c &#115;k %73 \u0073"
+    assert mask(said, [Secret(ODD_KEY)]) == said
+
+
+def test_a_long_text_without_a_key_is_read_quickly() -> None:
+    """A megabyte of answers in well under a second."""
+    said = r"The answer is 42 % of & things \n " * 30_000
+    began = time.perf_counter()
+    assert mask(said, [Secret(ODD_KEY)]) == said
+    assert time.perf_counter() - began < 2.0
