@@ -187,7 +187,7 @@ class Surveyor:
             self._resumable.append(item)
         if self.limit is not None and item.index > self.limit:
             return
-        if standing is Standing.PENDING and not (self.hold and self.state.record(key).doubtful):
+        if standing is Standing.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
             self._ahead.setdefault(item.model, ToSend()).take(item)
 
     def survey(self, *, skipped_rows: int) -> Survey:
