@@ -256,7 +256,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             resend_held=options.get("resend_held", False),
             most_in_flight=most_in_flight,
         )
-        runner = await assemble(
+        assembling = assemble(
             job,
             stack,
             clock=clock,
@@ -266,6 +266,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             say=speak,
             network=options.get("network"),
         )
+        runner = await _or_remembered(assembling, disk, folder)
         async with _watched(runner, options, speak):
             exit_status, message = await _run_to_end(runner)
         status = with_end(
@@ -377,6 +378,16 @@ def _room_for_requests(job: Job, *, lanes: int, say: Callable[[str], None]) -> i
 def _lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
     words = f"{folder}: this disk cannot lock files; `{LOCK_FILE}` keeps other runs out instead"
     return (f"{words}. Do not start this job on two machines at once: both would pay",) if lock.is_second_best else ()
+
+
+async def _or_remembered(assembling: Awaitable[Runner], disk: Threads, folder: Path) -> Runner:
+    """The runner; the mistake of a source that keeps it from being made is kept, so that `status` says the same."""
+    try:
+        return await assembling
+    except JobMistakesError as error:
+        with suppress(StoreBrokenError):
+            await disk.run(remember_end, folder, str(error.mistakes[0]), ended="stopped")
+        raise
 
 
 @asynccontextmanager

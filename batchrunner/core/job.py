@@ -141,8 +141,11 @@ class Output:
 
     dir: str
     """Relative to the working directory, or absolute."""
-    former_dir: str | None = None
-    """Where earlier versions looked for the same results, below the working directory; None where that is `dir`."""
+    former_dirs: tuple[str, ...] = ()
+    """Where earlier versions may have put the same results: below the working directory, below the job file's folder.
+
+    Without `dir` itself.
+    """
     format: PictureFormat | None = None
     """None keeps what the server sent."""
     name: str = "{{ id }}"

@@ -120,10 +120,9 @@ def status_of_directory(folder: Path) -> Status:
 
 def _resting_state(there: RunFile, items: ItemCounts) -> RunState:
     """What the last run called its own end; after a kill, and in what earlier versions wrote, what the items say."""
-    if there.totals is None:
-        return "pending"
     states: tuple[RunState, ...] = get_args(RunState)
-    return next((state for state in states if state == there.ended), None) or resting_state(items)
+    ended = next((state for state in states if state == there.ended), None)
+    return ended or (resting_state(items) if there.totals is not None else "pending")
 
 
 def _command(there: RunFile) -> str | None:

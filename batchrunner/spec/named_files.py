@@ -54,6 +54,18 @@ def results_folder(folder: PurePath, name: str) -> str:
     return place if PurePath(name).is_absolute() or short.startswith(_TWO_UP) else short
 
 
+def former_folders(folder: PurePath, name: str, *, but: str) -> tuple[str, ...]:
+    """Where earlier versions may have put these results, run from here or from the job file's folder."""
+    taken = {os.path.realpath(but)}
+    found: list[str] = []
+    for place in (name, located(folder, name)):
+        real = os.path.realpath(place)
+        if real not in taken:
+            taken.add(real)
+            found.append(place)
+    return tuple(found)
+
+
 def located(folder: PurePath, name: str) -> str:
     """The path of a file that a job file in `folder` names: absolute, or relative to the working directory."""
     return os.path.normpath(folder / name)

@@ -1,12 +1,10 @@
 """A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
 
-import os
-
 from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Retry, Source, Timeouts, Turn
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import PromptSpec, SourceSpec
-from batchrunner.spec.named_files import folder_of, located, project_folder, results_folder
+from batchrunner.spec.named_files import folder_of, former_folders, located, project_folder, results_folder
 from batchrunner.spec.night import budget_of, deadline_of, notify_of, window_of
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
@@ -104,10 +102,10 @@ def _limits(draft: Draft) -> Limits:
 
 def _output(draft: Draft, *, out: str | None) -> Output:
     given = draft.spec.output
-    folder, former = out, None
+    folder, former = out, tuple[str, ...]()
     if folder is None:
         named = (given.dir or f"outputs/{job_name(draft)}").rstrip("/")
         named += SIMULATED_ENDING if is_simulated(draft) else ""
         folder = results_folder(draft.folder, named)
-        former = named if os.path.realpath(named) != os.path.realpath(folder) else None
-    return Output(dir=folder, former_dir=former, format=given.format, name=given.name, each=given.each)
+        former = former_folders(draft.folder, named, but=folder)
+    return Output(dir=folder, former_dirs=former, format=given.format, name=given.name, each=given.each)

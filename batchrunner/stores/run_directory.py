@@ -73,23 +73,30 @@ def run_elsewhere(job: Job, *, files: Files = DISK) -> Mistake | None:
 
     They took `output.dir` as relative to the working directory. None when nothing of this job lies there.
     """
-    former = job.output.former_dir
+    former = next((place for place in job.output.former_dirs if _holds_run_of(Path(place), job, files)), None)
     if former is None or job.simulated:
         return None
-    try:
-        there = read_run_file(Path(former), files=files)
-    except (WrongDirectoryError, StoreBrokenError):
-        return None  # nothing that can be told to be this job's
-    if there is None or there.simulated or there.job_name != job.name or not _same_file(there, job):
-        return None
+    here, there = shlex.quote(job.output.dir), shlex.quote(former)
+    if files.exists(Path(job.output.dir)):
+        way = f"go on with one of the two (--out {here}, or --out {there}), or move the other away"
+    else:
+        parent = shlex.quote(str(Path(job.output.dir).parent))
+        way = f"move it (mkdir -p {parent} && mv {there} {here}), or go on where it is (--out {there})"
     return Mistake(
         problem=f"a run of this job lies in {former}, where earlier versions put it; the results now belong to "
         f"{job.output.dir}, wherever the command runs, and what is done there would be paid for again",
         file=job.file,
         key="output.dir",
-        hint=f"move it (mkdir -p {shlex.quote(str(Path(job.output.dir).parent))} && mv {shlex.quote(former)} "
-        f"{shlex.quote(job.output.dir)}), or go on where it is (--out {shlex.quote(former)})",
+        hint=way,
     )
+
+
+def _holds_run_of(folder: Path, job: Job, files: Files) -> bool:
+    try:
+        there = read_run_file(folder, files=files)
+    except (WrongDirectoryError, StoreBrokenError):
+        return False  # nothing that can be told to be this job's
+    return there is not None and not there.simulated and there.job_name == job.name and _same_file(there, job)
 
 
 def refuse_run_elsewhere(job: Job) -> None:
@@ -99,7 +106,7 @@ def refuse_run_elsewhere(job: Job) -> None:
 
 
 def _same_file(there: RunFile, job: Job) -> bool:
-    """Whether a run is of this job file, or of one that is gone: a job of the same name beside it is another."""
+    """Whether a run is of this job file, or of one that is not there: a job of the same name beside it is another."""
     recorded = there.job.get("file")
     path = Path(there.job_path or (recorded if isinstance(recorded, str) else job.file))
     return not path.exists() or path.resolve() == Path(job.file).resolve()

@@ -72,10 +72,29 @@ def test_moved_as_the_message_says_the_run_goes_on(tmp_path: Path, job: Path) ->
     assert (Path(loaded.output.dir) / "run.json").exists()
 
 
+def test_beside_a_run_in_its_place_nothing_is_to_be_moved_into_that(tmp_path: Path, job: Path) -> None:
+    _old_run(tmp_path, changed=THIS)
+    _old_run(job.parent, changed=THIS)
+    (mistake,) = _refused("set ups/cats.yaml")
+    assert "mv " not in str(mistake.hint)
+    assert "go on with one of the two" in str(mistake.hint)
+
+
+def test_a_run_that_was_started_in_the_folder_of_jobs_is_found_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/cats.yaml").write_text(JOB)
+    monkeypatch.chdir(tmp_path)
+    _old_run(tmp_path / "jobs", changed={"job": {"file": "cats.yaml"}})
+    (mistake,) = _refused("jobs/cats.yaml")
+    assert "lies in jobs/outputs/cats" in mistake.problem
+
+
 def test_with_out_it_goes_on_where_it_is(tmp_path: Path, job: Path) -> None:
     _old_run(tmp_path, changed=THIS)
     loaded = load_job("set ups/cats.yaml", out="outputs/cats")
-    assert loaded.output.former_dir is None
+    assert loaded.output.former_dirs == ()
 
 
 def test_plan_and_check_say_it_as_well(tmp_path: Path, job: Path) -> None:

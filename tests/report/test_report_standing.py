@@ -8,6 +8,7 @@ import pytest
 from cli_fixtures import CommandLine
 
 from batchrunner import load_job, run_sync, status
+from batchrunner.core.errors import JobMistakesError
 from batchrunner.report.summary import summary
 from batchrunner.stores.run_directory import remember_end
 
@@ -44,3 +45,14 @@ def test_an_interrupted_run_is_called_so_later_as_well(batchrunner: CommandLine)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert status(str(batchrunner.folder / "outputs/slow.simulated")).state == "interrupted"
+
+
+def test_a_run_that_a_bad_source_ended_says_so_later(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\nno json\n')
+    (tmp_path / "job.yaml").write_text("provider: simulator\nmodel: m\nprompts: {file: rows.jsonl}\n")
+    job = load_job(str(tmp_path / "job.yaml"))
+    with pytest.raises(JobMistakesError):
+        run_sync(job, say=lambda _text: None)
+    later = status(job.output.dir)
+    assert later.state == "stopped"
+    assert "rows.jsonl:2" in str(later.message)

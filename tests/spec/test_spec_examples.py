@@ -110,7 +110,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load, tmp_path: Path) -> N
     assert (job.on_ambiguous, job.on_quota, job.schema, job.scenario) == ("resend", "wait", None, None)
     assert (job.limits, job.retry, job.timeouts) == (Limits(), Retry(), Timeouts())
     place = str(tmp_path / "outputs" / "job.simulated")
-    assert job.output == Output(dir=place, former_dir="outputs/job.simulated")
+    assert job.output == Output(dir=place, former_dirs=("outputs/job.simulated",))
     assert job.file == str(tmp_path / "job.yaml")
     picture = load(CHAT + "kind: image")
     assert (picture.stream, picture.durability) == (False, "full")

@@ -89,7 +89,7 @@ def test_a_given_folder_is_relative_to_the_project_and_a_set_one_too(
 def test_out_is_relative_to_the_working_directory(tmp_path: Path, stand: Stand) -> None:
     stand("else")
     loaded = load_job(str(tmp_path / "my project/jobs/cats.yaml"), out="here")
-    assert (loaded.output.dir, loaded.output.former_dir) == ("here", None)
+    assert (loaded.output.dir, loaded.output.former_dirs) == ("here", ())
 
 
 @pytest.mark.parametrize("link", ["else/night.yaml", "else/jobs/cats.yaml", "link.yaml"])
