@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from email.utils import formatdate
 
 from batchrunner.simulator.chat_replies import thinks
@@ -14,6 +15,7 @@ _TPM_CLEARS_S = 60.0
 _HUGE_S = 7200.0
 _SLOPE_WINDOW_S = 10.0
 _SLOPE_FREE = 5
+_BURST = 5.0
 _ROUNDING_S = 0.01
 _FOR_EVER = float("inf")
 
@@ -110,6 +112,47 @@ def _retry_after_huge(order: Order) -> Refusal | None:
     return _closed_for(order, _HUGE_S, "retry-after", f"{_HUGE_S:g}")
 
 
+def _limit_req(order: Order) -> Refusal | None:
+    """As nginx's `limit_req` with a burst of five: so many a second, the rest get its bare 503."""
+    memory, per_s = order.lane.memory, order.figure("limit-req", 20.0)
+    excess = max(0.0, memory.get("excess", -1.0) - (order.now - memory.get("last", order.now)) * per_s) + 1.0
+    if "last" not in memory:
+        excess = 0.0
+    if excess > _BURST:
+        return REFUSALS["bare-503"]
+    memory["excess"], memory["last"] = excess, order.now
+    return None
+
+
+def _limit_conn(order: Order) -> Refusal | None:
+    return REFUSALS["bare-503"] if order.lane.in_flight > order.figure("limit-conn", 8.0) else None
+
+
+def _no_quota(order: Order) -> Refusal | None:
+    return REFUSALS["no-quota-403"] if order.lane.calls > order.figure("unpaid-403", 0.0) else None
+
+
+def _window(order: Order) -> Refusal | None:
+    seconds = order.figure("quota-window", 4.0)
+    opens = order.lane.memory.setdefault("window", order.now + seconds)
+    left_s = opens - order.now
+    return replace(REFUSALS["window"], code=f"{math.ceil(left_s)}s") if left_s > _ROUNDING_S else None
+
+
+def _spent_until(order: Order, scenario: str, name: str) -> Refusal | None:
+    """Closed for a while: `name` counts down, its partner says that nothing is left."""
+    opens = order.lane.memory.setdefault("spent until", order.now + order.figure(scenario, 5.0))
+    left_s = opens - order.now
+    if left_s <= _ROUNDING_S:
+        return None
+    refusal = REFUSALS["slow"].with_header(name.replace("reset", "remaining"), "0")
+    return refusal.with_header(name, f"{math.ceil(left_s)}")
+
+
+def _not_streamed(order: Order) -> Refusal | None:
+    return REFUSALS["unverified"] if order.body.get("stream") is True else None
+
+
 def _should_not_retry(order: Order) -> Refusal | None:
     refused = order.lane.calls <= order.figure("should-retry-false", _FOR_EVER)
     return REFUSALS["busy"].with_header("x-should-retry", "false") if refused else None
@@ -150,5 +193,23 @@ GATES: dict[str, Gate] = {
     "think-needs-stream": _thinking_needs_stream,
     "so-unsupported": _no_stream_options,
     "schema-400": _no_json_schema,
+    "limit-req": _limit_req,
+    "limit-conn": _limit_conn,
+    "bare-503": _first_calls("bare-503", "bare-503"),
+    "page-403": _first_calls("page-403", "page-403"),
+    "page-200": _first_calls("page-200", "page-200"),
+    "login": _first_calls("login", "login"),
+    "no-route": _first_calls("no-route", "no-route"),
+    "moderated-403": _first_calls("moderated-403", "moderated"),
+    "unpaid-403": _no_quota,
+    "quota-window": _window,
+    "error-in-200": _first_calls("error-in-200", "in-200"),
+    "same-500": _first_calls("same-500", "no-pictures"),
+    "odd-499": _first_calls("odd-499", "cancelled"),
+    "tool-use-failed": _first_calls("tool-use-failed", "tool-use"),
+    "no-stream": _not_streamed,
+    "unknown-model-400": _first_calls("unknown-model-400", "not-listed"),
+    "reset-requests": lambda order: _spent_until(order, "reset-requests", "x-ratelimit-reset-requests"),
+    "ratelimit-reset": lambda order: _spent_until(order, "ratelimit-reset", "ratelimit-reset"),
 }
 """Scenario to rule. The quotas are not here: they are limits of the day, see `world`."""

@@ -17,6 +17,7 @@ class Refusal:
     message: str = ""
     code: str | None = None
     type: str | None = None
+    param: str | None = None
     http_code: str | None = None
     """Said in the body as a string, as one back end does."""
     headers: tuple[tuple[str, str], ...] = ()
@@ -50,6 +51,8 @@ def _singular(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
 
 def _passed_through(refusal: Refusal, request_id: str) -> tuple[str, bytes]:
     error: dict[str, Json] = {"message": refusal.message, "type": refusal.type}
+    if refusal.param is not None:
+        error["param"] = refusal.param
     if refusal.code is not None:
         error = {"code": refusal.code, **error}
     if refusal.http_code is not None:
@@ -74,6 +77,26 @@ def _page(refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
     return "text/html", page.encode()
 
 
+def _google(refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
+    """`code` is how long to wait, such as `4s`."""
+    quota: Json = {"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}
+    details: list[Json] = [
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [quota]},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": refusal.code},
+    ]
+    error: Json = {
+        "code": refusal.status,
+        "message": refusal.message,
+        "status": "RESOURCE_EXHAUSTED",
+        "details": details,
+    }
+    return JSON_TYPE, encode_json([{"error": error}])
+
+
+def _detail(refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
+    return JSON_TYPE, encode_json({"detail": refusal.message})
+
+
 SHAPES: dict[str, Callable[[Refusal, str], tuple[str, bytes]]] = {
     "A": _plural,
     "A-outside": _plural_outside,
@@ -82,8 +105,10 @@ SHAPES: dict[str, Callable[[Refusal, str], tuple[str, bytes]]] = {
     "D": _anthropic,
     "E": _nothing,
     "F": _page,
+    "G": _google,
+    "H": _detail,
 }
-"""The shapes of PROTOCOL 3.4: name to (content type, body)."""
+"""Bodies of refusals as they were seen: name to (content type, body)."""
 
 _BAD_TOKEN = "Authentication failed, please make sure that a valid ModelScope token is supplied."  # noqa: S105 - a message
 _T1 = (
@@ -170,6 +195,50 @@ REFUSALS: dict[str, Refusal] = {
     "bad-gateway": Refusal(status=502, shape="F", message="502 Bad Gateway"),
     "no-path": Refusal(status=404, shape="B", message="The requested path was not found."),
     "no-page": Refusal(status=404, shape="F", message="404 Not Found"),
+    "bare-503": Refusal(status=503, shape="F", message="503 Service Temporarily Unavailable", quiet=True),
+    "page-403": Refusal(status=403, shape="F", message="403 Forbidden", quiet=True),
+    "page-200": Refusal(status=200, shape="F", message="Log in", quiet=True),
+    "login": Refusal(
+        status=302, shape="E", headers=(("location", "https://login.example.invalid/?next=%2Fv1"),), quiet=True
+    ),
+    "no-route": Refusal(status=404, shape="H", message="Not Found", quiet=True),
+    "moderated": Refusal(
+        status=403, shape="C", message="{model} requires moderation. Your input was flagged.", code="403"
+    ),
+    "no-quota-403": Refusal(
+        status=403, shape="C", message="user quota is not enough", code="insufficient_user_quota", type="new_api_error"
+    ),
+    "window": Refusal(
+        status=429,
+        shape="G",
+        message="You exceeded your current quota, please check your plan and billing details.",
+        quiet=True,
+    ),
+    "in-200": Refusal(status=200, shape="C", message="Rate limit exceeded", code="429"),
+    "no-pictures": Refusal(status=500, shape="C", message="image input is not supported", type="server_error"),
+    "cancelled": Refusal(status=499, shape="C", message="Request was cancelled upstream", code="499"),
+    "tool-use": Refusal(
+        status=400,
+        shape="C",
+        message="Failed to call a function. Please adjust your prompt.",
+        code="tool_use_failed",
+        type="invalid_request_error",
+    ),
+    "unverified": Refusal(
+        status=400,
+        shape="C",
+        message="Your organization must be verified to stream this model.",
+        code="unsupported_value",
+        type="invalid_request_error",
+        param="stream",
+    ),
+    "not-listed": Refusal(
+        status=400,
+        shape="C",
+        message="/chat/completions: Invalid model name passed in model={model}. Call `/v1/models` to view models.",
+        code="400",
+    ),
+    "slow": Refusal(status=429, shape="B", message="slow down", quiet=True),
     "no-file": Refusal(status=404, shape="F", message="404 NoSuchKey"),
 }
 """Everything that this world refuses with, by a short name."""

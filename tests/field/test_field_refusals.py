@@ -3,9 +3,9 @@
 from typing import Final
 
 import pytest
-from field_refusals import BROKEN_FOR_ALL, ON_THE_WAY, REFUSALS, THREE, UNPAID
+from field_refusals import BROKEN_FOR_ALL, ON_THE_WAY, REFUSALS, THREE, UNPAID, page
 from field_runs import Case, Field, case_ids, check_case
-from field_server import HELLO, always
+from field_server import HELLO, always, to_prompts
 from field_waits import WAITS
 
 ALL: Final = (*REFUSALS, *WAITS)
@@ -47,3 +47,10 @@ def test_the_same_500_for_everything_is_not_waited_for_and_shown_with_its_words(
     assert ran.took_s < 1800.0
     assert len(ran.asked) <= 40
     assert "every request came to the same" in (ran.report.status.message or "")
+
+
+def test_an_item_that_a_firewall_turns_away_while_others_pass_fails_alone(field: Field) -> None:
+    job = {"prompts": [f"p{number}" for number in range(200)], "limits": {"concurrency": 1}}
+    ran = field.run(to_prompts(page("Sorry, you have been blocked", 403), "p3", others=HELLO), job)
+    assert (ran.exit_status, len(ran.rows), len(ran.failures)) == (1, 199, 1)
+    assert ran.failures[0]["error"]["class"] == "not_reached"
