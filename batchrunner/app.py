@@ -43,6 +43,7 @@ from batchrunner.report.causes import failure_groups
 from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
+from batchrunner.report.stock import stock_notes, take_stock
 from batchrunner.report.words import skipped_words
 from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.files import DISK
@@ -134,9 +135,11 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
     refuse_run_elsewhere(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
+    stock = take_stock(folder, state)
     items = items_of(job)
     items.progress = progress
     found = await survey(items, state, hold=job.on_ambiguous == "hold")
+    state.lost = set(found.lost)
     totals = totals_of(job, found, accounts=len(job.provider.key_env))
     daily = job.limits.requests_per_day
     keys, missing = read_keys(job.provider.key_env, os.environ)
@@ -159,6 +162,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
             *night_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
             *literal_braces(job),
+            *stock_notes(folder, stock),
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),
@@ -186,6 +190,8 @@ class RunOptions(TypedDict, total=False):
 
     limit: only the first so many items of the job.
     retry_failed: give items that had failed a new generation of attempts.
+    resend_lost: pay again for done items whose row or picture is gone from the directory.
+    adopt_rows: go on although the ledger, or a part of it, is gone: what has a row is done.
     resend_held: send items that are held because they may have been paid already.
     progress: started as a task with a function that tells the present status; cancelled at the end.
     signals: SIGINT, SIGTERM and SIGHUP drain the run; SIGINT or SIGTERM after one of them cancels it. SIGHUP stays
@@ -200,6 +206,8 @@ class RunOptions(TypedDict, total=False):
     limit: int | None
     retry_failed: bool
     resend_held: bool
+    resend_lost: bool
+    adopt_rows: bool
     progress: Progress | None
     signals: bool
     say: Callable[[str], None] | None
@@ -255,6 +263,8 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             retry_failed=options.get("retry_failed", False),
             resend_held=options.get("resend_held", False),
             most_in_flight=most_in_flight,
+            resend_lost=options.get("resend_lost", False),
+            adopt_rows=options.get("adopt_rows", False),
         )
         assembling = assemble(
             job,

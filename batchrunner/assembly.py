@@ -6,19 +6,18 @@ Libraries that cost time to load are loaded inside the functions that need them.
 import asyncio
 import os
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchrunner.core.errors import StoreBrokenError
-from batchrunner.core.events import Done, recorded_files
+from batchrunner.core.events import FORMAT_VERSION, RESENDING_VERSION
 from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance, Totals
 from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import LedgerState
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
@@ -28,13 +27,17 @@ from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
 from batchrunner.report.standing import LEDGER, replay
+from batchrunner.report.stock import stock_notes, take_stock
 from batchrunner.report.words import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
+from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.error_log import ErrorLog
 from batchrunner.stores.files import DISK, Files, InspectedFiles
+from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.marks import RESULTS, size_marked, stands_as_marked
 from batchrunner.stores.off_loop import Threads
-from batchrunner.stores.results import AdoptedRow, ResultsFile
+from batchrunner.stores.results import ResultsFile
 from batchrunner.stores.run_directory import (
     digest_of_job,
     refuse_run_elsewhere,
@@ -76,16 +79,24 @@ async def assemble(
     for line in told:
         say(line)
     items = items_of(job)
+    results = ResultsFile(folder, files=files)
+    stock = await disk.run(_take_stock, folder, state, results, files=files)
     found = await survey(KeylessItems(items, keys), state, limit=wishes.limit, hold=job.on_ambiguous == "hold")
     found = replace(found, skipped=items.skipped)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)
-    results = ResultsFile(folder, files=files)
-    recovered = await disk.run(results.recover, state.results_length)
+    state.lost = set(found.lost)
+    realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not wishes.resend_lost)
     transport, downloads = network or await _network(job, stack, disk, clock=clock, keys=keys, say=say)
     wall = clock.wall()
+    artifacts = Artifacts(folder, files=files)
+    watch = DirectoryWatch(
+        folder=folder, files=files, state=state, results=results, artifacts=artifacts, outputs=stock.outputs
+    )
+    await disk.run(watch.begin)
     opened: list[LedgerWriter] = []
-    stack.push_async_callback(_close, opened, results)
+    stack.push_async_callback(watch.close, opened)
+    stack.callback(artifacts.close)
 
     def open_ledger() -> None:
         opened.append(
@@ -95,6 +106,9 @@ async def assemble(
                 job=digest_of_job(job),
                 program=VERSION,
                 labels=found.labels,
+                name=job.name,
+                simulated=job.simulated,
+                version=RESENDING_VERSION if wishes.resend_lost and state.lost else FORMAT_VERSION,
                 clock=clock,
                 wall=wall,
                 files=files,
@@ -118,6 +132,8 @@ async def assemble(
             ledger=ledger,
             results=results,
             keys=keys,
+            artifacts=artifacts,
+            confirm=watch.confirm,
             folder=folder,
             files=files,
         ),
@@ -129,12 +145,58 @@ async def assemble(
         dice=dice or random.Random(),  # noqa: S311 - jitter, no secret
         say=say,
         offset_at=offset_of_zone(job.timezone),
-        adopted=tuple(done for row in recovered.adopted if (done := _adopted(row, state)) is not None),
-        realigned_length=recovered.length if recovered.realigned else None,
+        adopted=stock.found.adopted(state, failures=wishes.adopt_rows) if stock.found is not None else (),
+        realigned_length=realigned_length,
     )
-    if recovered.torn_bytes:
-        say(f"{folder}/results.jsonl: a torn end of {recovered.torn_bytes} bytes was moved to results.torn")
+    if stock.torn_bytes:
+        say(f"{folder}/results.jsonl: a torn end of {stock.torn_bytes} bytes was moved to results.torn")
+    for note in stock_notes(folder, stock.found):
+        say(note)
     return runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stock:
+    """How a run found its directory."""
+
+    found: Inspection | None = None
+    """None: as the last clean end left it."""
+    outputs: frozenset[str]
+    length: int = 0
+    """Of results.jsonl."""
+    realigned_length: int | None = None
+    """Set when that is not the length by which the ledger knows it: rows are put in order when the run ends."""
+    torn_bytes: int = 0
+
+
+def _take_over(stock: _Stock, results: ResultsFile, *, lost: bool) -> int | None:
+    """Go on from what was found, while lost items wait or not; see `_Stock.realigned_length`. Blocks."""
+    length = stock.realigned_length
+    if stock.found is not None:
+        results.take_over(stock.found, lost=lost)
+        if not lost and (stock.found.unreadable or stock.found.stale):
+            length = stock.length
+    results.look()
+    return length
+
+
+def _take_stock(folder: Path, state: LedgerState, results: ResultsFile, *, files: InspectedFiles) -> _Stock:
+    """What was changed by hand or by a crash; torn ends are mended. Blocks. Raises StoreBrokenError."""
+    marked = state.marked
+    if marked is not None and stands_as_marked(files, folder, marked):
+        return _Stock(outputs=frozenset(name for name, *_ in marked.folders))
+    recovered = results.recover(state.results_length, crashed=not state.closed)
+    found = inspect(files, folder, state)
+    realigned = recovered.realigned or found.by_hand
+    if marked is not None:
+        realigned = realigned or recovered.length != size_marked(marked, RESULTS)
+    return _Stock(
+        found=found,
+        outputs=frozenset(found.outputs),
+        length=recovered.length,
+        realigned_length=recovered.length if realigned else None,
+        torn_bytes=recovered.torn_bytes,
+    )
 
 
 def _ports(
@@ -148,13 +210,13 @@ def _ports(
     ledger: LedgerWriter,
     results: ResultsFile,
     keys: dict[str, Secret],
+    artifacts: Artifacts,
+    confirm: Callable[[], Awaitable[None]],
     folder: Path,
     files: Files,
 ) -> Ports:
     from batchrunner.stores.images import PictureFiles  # noqa: PLC0415 - Pillow, for runs only
 
-    artifacts = Artifacts(folder, files=files)
-    stack.callback(artifacts.close)
     pictures = PictureFiles(artifacts)
     stack.callback(pictures.close)
 
@@ -180,6 +242,7 @@ def _ports(
         remember=remember,
         note_fault=ErrorLog(folder, mask=hide_keys, wall=clock.wall, files=files),
         hold=transport.hold if isinstance(transport, Holding) else _hold_nothing,
+        confirm=confirm,
     )
 
 
@@ -254,6 +317,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         refuse_run_elsewhere(job)
         check_claim(folder, job_name=job.name, simulated=job.simulated)
         state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
+        take_stock(folder, state)
     missing = read_keys(job.provider.key_env, os.environ)[1]
     return rehearse(
         job,
@@ -264,36 +328,4 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         limit=options.get("limit"),
         windows=windows,
         notes=tuple(mistake.problem for mistake in missing),
-    )
-
-
-async def _close(opened: list[LedgerWriter], results: ResultsFile) -> None:
-    """A clean end where the disk lets us; where it does not, the next run finds a torn tail and goes on."""
-    with suppress(StoreBrokenError):
-        await results.close()
-    for ledger in opened:
-        with suppress(StoreBrokenError):
-            await ledger.close()
-
-
-def _adopted(row: AdoptedRow, state: LedgerState) -> Done | None:
-    """A `done` for a row that reached the disk although its process did not live to say so.
-
-    Its item may be unknown to the ledger: a power loss may take intents that were not synced, and the row is paid for.
-    """
-    record = state.record(bytes.fromhex(row.key))
-    if record.standing in {Standing.DONE, Standing.FAILED}:
-        return None
-    return Done(
-        i=row.id,
-        k=row.key,
-        n=max(1, record.sends),
-        a=row.attempts,
-        crc=row.place.crc,
-        length=row.place.length,
-        files=recorded_files(row.files),
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
-        images=len(row.files),
-        recovered=True,
     )

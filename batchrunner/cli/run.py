@@ -24,6 +24,13 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try items aga
 ResendHeld = Annotated[
     bool, typer.Option("--resend-held", help="Send items again that may have been paid already (on_ambiguous: hold).")
 ]
+ResendLost = Annotated[
+    bool, typer.Option("--resend-lost", help="Pay again for finished items whose row or picture was removed by hand.")
+]
+AdoptRows = Annotated[
+    bool,
+    typer.Option("--adopt-rows", help="Go on although the ledger is gone: what has a row is done, the rest is sent."),
+]
 Parallel = Annotated[bool, typer.Option("--parallel", help="Run several jobs at the same time.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the closing summary.")]
 
@@ -34,6 +41,8 @@ def run(
     limit: Limit = None,
     retry_failed: RetryFailed = False,
     resend_held: ResendHeld = False,
+    resend_lost: ResendLost = False,
+    adopt_rows: AdoptRows = False,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -53,7 +62,14 @@ def run(
       batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
       batchrunner run jobs/*.yaml --parallel
     """
-    asked = Asked(limit=limit, retry_failed=retry_failed, resend_held=resend_held, quiet=quiet)
+    asked = Asked(
+        limit=limit,
+        retry_failed=retry_failed,
+        resend_held=resend_held,
+        resend_lost=resend_lost,
+        adopt_rows=adopt_rows,
+        quiet=quiet,
+    )
     errands = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
     if len(errands) == 1:
         report = run_one(errands[0], asked)

@@ -41,6 +41,8 @@ class Asked:
     limit: int | None
     retry_failed: bool
     resend_held: bool
+    resend_lost: bool = False
+    adopt_rows: bool = False
     quiet: bool
 
 
@@ -143,6 +145,8 @@ def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions
         "limit": asked.limit,
         "retry_failed": asked.retry_failed,
         "resend_held": asked.resend_held,
+        "resend_lost": asked.resend_lost,
+        "adopt_rows": asked.adopt_rows,
         "progress": harmless(shown) if shown else None,
         "signals": True,
         "say": say,

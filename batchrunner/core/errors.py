@@ -75,6 +75,10 @@ class LedgerDamagedError(BatchrunnerError):
         self.problem = problem
 
 
+class LedgerMissingError(BatchrunnerError):
+    """What the ledger knew is gone, in whole or in part, while its rows are there: continuing would pay twice."""
+
+
 class LockHeldError(BatchrunnerError):
     """Another run is writing in this directory."""
 

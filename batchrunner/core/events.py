@@ -9,6 +9,15 @@ from typing import TypeAlias
 import msgspec
 
 FORMAT_VERSION = 1
+"""What a segment opens with."""
+RESENDING_VERSION = 2
+"""Of a segment that may hold `lost`: a program that does not know it would call an item done whose answer is gone."""
+READABLE_VERSIONS = frozenset({FORMAT_VERSION, RESENDING_VERSION})
+
+FileMark: TypeAlias = tuple[str, int, int, int]
+"""(name, inode, size in bytes, mtime in nanoseconds) of a file of rows."""
+FolderMark: TypeAlias = tuple[str, int, int, int]
+"""(name, inode, newest mtime in nanoseconds of it and the folders below, files below) of a folder of outputs."""
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e"):
@@ -26,6 +35,11 @@ class Open(_Event, frozen=True, tag="open"):
     program: str
     labels: str = ""
     """Digest of all (index, id, key) of the plan that this process works by."""
+    name: str = ""
+    """Of the job; empty in ledgers of earlier programs. A lost run.json is made from it and from `simulated`."""
+    simulated: bool | None = None
+    before: int | None = None
+    """Bytes of the segment before this one, which nobody appends to any more; None in ledgers of earlier programs."""
 
 
 class Intent(_Event, frozen=True, tag="intent"):
@@ -170,6 +184,13 @@ class Requeued(_Event, frozen=True, tag="requeued"):
     k: str
 
 
+class Lost(_Event, frozen=True, tag="lost"):
+    """The answer of an item that was done is gone from the directory, and a person asked to pay for it again."""
+
+    i: str
+    k: str
+
+
 class Rewritten(_Event, frozen=True, tag="rewritten"):
     """results.jsonl was replaced, atomically, by one that shows the present job."""
 
@@ -178,11 +199,29 @@ class Rewritten(_Event, frozen=True, tag="rewritten"):
 
 
 class Close(_Event, frozen=True, tag="close"):
-    """The clean end of a segment."""
+    """The clean end of a segment, and how the directory was left: what differs at the next start was changed by hand.
+
+    `files` is None where the process did not vouch for the directory: the next start looks at every row.
+    """
 
     records: int
+    files: tuple[FileMark, ...] | None = None
+    folders: tuple[FolderMark, ...] = ()
 
 
 Event: TypeAlias = (
-    Open | Intent | Refused | Accepted | Ready | Retry | Done | Failed | Parked | Resumed | Requeued | Rewritten | Close
+    Open
+    | Intent
+    | Refused
+    | Accepted
+    | Ready
+    | Retry
+    | Done
+    | Failed
+    | Parked
+    | Resumed
+    | Requeued
+    | Lost
+    | Rewritten
+    | Close
 )

@@ -146,6 +146,8 @@ class Survey:
     to_send: int
     prompt_chars: int
     """Characters of prompts still to send."""
+    lost: frozenset[bytes]
+    """Keys of done items whose row or picture is gone."""
     resumable: tuple[Item, ...]
     """Items whose tasks are accepted and not finished."""
     skipped_rows: int = 0
@@ -169,6 +171,7 @@ class Surveyor:
     _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
     _per_model: dict[str, int] = field(default_factory=dict)
     _resumable: list[Item] = field(default_factory=list)
+    _lost: set[bytes] = field(default_factory=set)
     _ahead: dict[str, ToSend] = field(default_factory=dict)
     _total: int = 0
 
@@ -185,6 +188,8 @@ class Surveyor:
         standing = self.state.standing(key)
         if standing is Standing.ACCEPTED:
             self._resumable.append(item)
+        elif key in self.state.lost:
+            self._lost.add(key)
         if self.limit is not None and item.index > self.limit:
             return
         if standing is Standing.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
@@ -209,6 +214,7 @@ class Surveyor:
             per_model=self._per_model,
             to_send=sum(ahead.calls for ahead in self._ahead.values()),
             prompt_chars=sum(ahead.chars for ahead in self._ahead.values()),
+            lost=frozenset(self._lost),
             resumable=tuple(self._resumable),
             skipped_rows=skipped_rows,
             ahead=self._ahead,
@@ -301,6 +307,8 @@ class Totals:
     concurrency: int
     """The most sends in flight at once, for `unaccounted_max`."""
     synced_intents: bool
+    lost: int = 0
+    """Done items whose row or picture was gone when the run began: for `status` while it goes on."""
     windows: dict[str, int] = field(default_factory=dict)
     """`ACCOUNT MODEL` -> how many at once last worked: where `concurrency: auto` begins the next run."""
 
@@ -309,18 +317,21 @@ def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts
     """Items by where they stand. `now` is wall clock, seconds since 1970."""
     by = {standing: state.count(standing) - totals.vanished.get(standing.name, 0) for standing in Standing}
     held = (state.doubtful_count if totals.hold else len(state.held)) - totals.vanished.get(HELD, 0)
+    lost = len(state.lost)
     for key, extra in totals.shared.items():
         record = state.record(bytes.fromhex(key))
         by[record.standing] += extra
         held += extra * state.waits_for_a_person(bytes.fromhex(key), hold=totals.hold)
+        lost += extra * (bytes.fromhex(key) in state.lost)
     timed_out = state.timed_out(now=now, task_s=totals.task_s)
-    done, failed, accepted = by[Standing.DONE], by[Standing.FAILED], by[Standing.ACCEPTED] - timed_out
+    done, failed, accepted = by[Standing.DONE] - lost, by[Standing.FAILED], by[Standing.ACCEPTED] - timed_out
     return ItemCounts(
         total=totals.total,
         done=done,
         failed=failed,
         accepted=accepted,
-        pending=totals.total - done - failed - accepted - timed_out - held,
+        pending=totals.total - done - lost - failed - accepted - timed_out - held,
         held=held,
         timed_out=timed_out,
+        lost=lost,
     )

@@ -3,7 +3,7 @@
 The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
@@ -124,6 +124,10 @@ class Replaced(Protocol):
         """Bytes of the new file."""
 
 
+async def _nothing_to_confirm() -> None:
+    """Where nobody else can change what was written."""
+
+
 class Results(Protocol):
     """`results.jsonl` and `failures.jsonl`."""
 
@@ -204,5 +208,7 @@ class Ports:
     """Keeps the totals for `status`, which knows no job file."""
     note_fault: NoteFault = _unwritten
     """Keeps the traceback of a fault of this program in `errors.log`."""
+    confirm: Callable[[], Awaitable[None]] = _nothing_to_confirm
+    """Before the run is called done: is what was written still there? Tells lost items; StoreBrokenError."""
     hold: Hold = lambda _: nullcontext()
     """Counts so many bytes until they are on the disk; the transport reads no more than fits beside them."""

@@ -18,6 +18,7 @@ from batchrunner.core.events import (
     Event,
     Failed,
     Intent,
+    Lost,
     Open,
     Parked,
     Ready,
@@ -42,7 +43,7 @@ class Standing(IntEnum):
 
 
 S = Standing
-ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued
+ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost
 
 LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
     (S.PENDING, Intent): S.SENDING,
@@ -59,6 +60,7 @@ LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
     (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
     (S.ACCEPTED, Failed): S.FAILED,
     (S.FAILED, Requeued): S.PENDING,
+    (S.DONE, Lost): S.PENDING,  # its answer is gone, and a person pays for another one
 }
 """The steps that an item may take. A process that takes another one is wrong, and raises before it does.
 
@@ -72,7 +74,7 @@ _REPLAYED: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
 }
 
 # The packed integer, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16,
-# and the model's number, 0 while no send has named it.
+# the model's number, 0 while no send has named it, 16; and of a done item: seen 1, epoch 16, crc 32.
 _DOUBTFUL: Final = 1 << 3
 _CUT: Final = 1 << 4
 _FRESH: Final = 1 << 5
@@ -80,6 +82,12 @@ _ATTEMPTS: Final = 6
 _AMBIGUOUS: Final = 14
 _SENDS: Final = 22
 _MODEL: Final = 38
+_SEEN: Final = 1 << 54
+_EPOCH: Final = 55
+_CRC: Final = 71
+_CRC_MASK: Final = 0xFFFFFFFF
+_MODEL_MASK: Final = 0xFFFF
+_BELOW_SEEN: Final = _SEEN - 1
 _BYTE: Final = 0xFF
 _SENDS_MAX: Final = 0xFFFF
 _CLOCK_GRAIN_S: Final = 0.001
@@ -142,7 +150,7 @@ class ItemRecord:
 class LedgerState:
     """Feed it every event in order, `segment_ended` after each segment; then ask."""
 
-    def __init__(self, *, day_offset_s: float = 0.0) -> None:
+    def __init__(self, *, day_offset_s: float = 0.0) -> None:  # noqa: PLR0915 - a line for each thing remembered
         self._day_offset_s = day_offset_s
         self._items: dict[bytes, int] = {}
         self._sending: set[bytes] = set()
@@ -174,10 +182,14 @@ class LedgerState:
         self.doubtful_count = 0
         self.most_sending = 0
         """The most sends that were ever in flight at once."""
-        self.images = 0
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
-        self.results_length = 0
+        self.images, self.results_length, self._epoch = 0, 0, 1
+        """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
+        self.lost: set[bytes] = set()
+        """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
+        self.marked: Close | None = None
+        """How the last clean end left the directory; None after any other end."""
         self.segments = 0
         self.closed = True
         """The last segment ended with `close`."""
@@ -211,6 +223,27 @@ class LedgerState:
         """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
         packed = self._items.get(key, 0)
         return packed & 7 == S.PENDING and (key in self.held or (hold and bool(packed & _DOUBTFUL)))
+
+    def crc(self, key: bytes) -> int | None:
+        """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
+        packed = self._items.get(key, 0)
+        return packed >> _CRC & _CRC_MASK if packed >> _EPOCH & _SENDS_MAX == self._epoch else None
+
+    def see(self, key: bytes) -> bool:
+        """The row of this done item is there; False when it was seen before."""
+        packed = self._items[key]
+        self._items[key] = packed | _SEEN
+        return not packed & _SEEN
+
+    def take_unseen(self) -> set[bytes]:
+        """Done items whose row nobody saw since the last time this was asked."""
+        unseen = set[bytes]()
+        for key, packed in self._items.items():
+            if packed & _SEEN:
+                self._items[key] = packed & ~_SEEN
+            elif packed & 7 == S.DONE:
+                unseen.add(key)
+        return unseen
 
     def count(self, standing: Standing) -> int:
         """Keys with this standing; PENDING counts only those that the ledger has heard of."""
@@ -257,12 +290,13 @@ class LedgerState:
         match event:
             case Open():
                 self.segments += 1
-                self.closed = False
+                self.closed, self.marked = False, None
                 if event.labels:
                     self.labels.add(event.labels)
             case Close():
-                self.closed = True
+                self.closed, self.marked = True, event if event.files is not None else None
             case Rewritten():
+                self._epoch = self._epoch % _SENDS_MAX + 1
                 self.results_length = event.length
                 self.labels = {event.labels}
                 self.unsettled = False
@@ -272,7 +306,7 @@ class LedgerState:
                 )
             case Resumed():
                 self.parks.pop((event.account, event.model), None)
-            case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued():
+            case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued() | Lost():
                 self._item_event(bytes.fromhex(event.k), event, at)
 
     def segment_ended(self) -> None:
@@ -332,7 +366,7 @@ class LedgerState:
             case Intent():
                 packed = self._doubt(packed, doubtful=False) & ~_CUT
                 packed = _with_sends(_with_attempts(packed, event.a), event.n)
-                return packed & ((1 << _MODEL) - 1) | self._numbers[event.model] << _MODEL
+                return packed & ((1 << _MODEL) - 1) | min(self._numbers[event.model], _MODEL_MASK) << _MODEL
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = event.urls
@@ -357,7 +391,11 @@ class LedgerState:
                     self.ambiguous += 1
                 return _with_attempts(packed, event.a)
             case Done():
+                self.lost.discard(key)
                 return self._finish(packed, event)
+            case Lost():
+                self.lost.discard(key)
+                return _with_attempts(packed & _BELOW_SEEN, 0)
             case Requeued():
                 return _with_attempts(self._doubt(packed, doubtful=False), 0)
 
@@ -378,17 +416,18 @@ class LedgerState:
         self.images += event.images
         self.input_tokens = _plus(self.input_tokens, event.input_tokens)
         self.output_tokens = _plus(self.output_tokens, event.output_tokens)
+        packed = packed & _BELOW_SEEN | self._epoch * bool(event.crc) << _EPOCH | int(event.crc or "0", 16) << _CRC
         return _with_attempts(self._doubt(packed, doubtful=False) & ~_CUT, event.a)
 
     def _tally(self, packed: int, event: ItemEvent) -> None:
         """What an item's event says of the call that it ends; `packed` is the item as it was before."""
         if isinstance(event, Done):
-            tally = self._models[packed >> _MODEL]
+            tally = self._models[packed >> _MODEL & _MODEL_MASK]
             tally.done += 1
             tally.pictures += event.images
             tally.told(event.input_tokens, event.output_tokens)
         elif isinstance(event, Retry | Failed) and packed & 7 in {S.SENDING, S.ACCEPTED}:
-            tally = self._models[packed >> _MODEL]
+            tally = self._models[packed >> _MODEL & _MODEL_MASK]
             tally.told(event.input_tokens, event.output_tokens)
             tally.barren += event.kind in BARREN_KINDS
 
@@ -405,7 +444,7 @@ class LedgerState:
             self.days[lane] = day, self.sent_today(*lane, day=day) + 1
         elif isinstance(event, Refused):
             self.refused += 1
-            self._models[packed >> _MODEL].calls -= 1
+            self._models[packed >> _MODEL & _MODEL_MASK].calls -= 1
 
     def _doubt(self, packed: int, *, doubtful: bool) -> int:
         self.doubtful_count += doubtful - bool(packed & _DOUBTFUL)

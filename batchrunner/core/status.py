@@ -20,6 +20,8 @@ class ItemCounts:
     pending: int = 0
     held: int = 0
     timed_out: int = 0
+    lost: int = 0
+    """Were done, and their row or picture is gone from the directory: paid for, and not sent again unasked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,12 +50,16 @@ class Ending:
             undrained = False  # the sources were not read to their end, but nothing in the rest of them is to be sent
         if undrained or self.left_open or items.held or items.timed_out:
             return ExitStatus.PAUSED
+        if items.lost:
+            return ExitStatus.STOPPED
         return ExitStatus.FAILED if items.failed else ExitStatus.DONE
 
     def message(self) -> str | None:
         """The job's own wish, or the words of whoever refused; None when nothing stopped it."""
         if self.exit_status() is ExitStatus.PAUSED and (wish := self.shutdown.paused or self.spent):
             return wish
+        if self.exit_status() is ExitStatus.STOPPED:
+            return lost_words(self.items.lost)
         reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None][:1]
         left = [
             f"{count:,} {_LEFT[why]}; the last word: {words}"
@@ -64,3 +68,13 @@ class Ending:
         ]
         told = [*reasons, *self.unasked, *left]
         return "; ".join(told[:_MOST_REASONS]) or None
+
+
+def lost_words(lost: int) -> str:
+    """What it means that so many done items have no row or picture, and what to do."""
+    subject = (
+        "the row or a picture of 1 finished item is"
+        if lost == 1
+        else f"rows or pictures of {lost:,} finished items are"
+    )
+    return f"{subject} gone from the directory; put back what was removed, or pay again with --resend-lost"

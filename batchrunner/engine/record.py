@@ -4,7 +4,7 @@ Nothing is sent before its intent stands here, and terminal records are shielded
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from batchrunner.core.events import (
     Event,
     Failed,
     Intent,
+    Lost,
     Parked,
     Ready,
     Refused,
@@ -41,7 +42,7 @@ from batchrunner.core.row import (
     result_row,
     unchecked,
 )
-from batchrunner.core.state import ItemRecord, LedgerState, Park
+from batchrunner.core.state import ItemEvent, ItemRecord, LedgerState, Park
 from batchrunner.core.status import FailureGroup
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.work_queue import Work
@@ -301,13 +302,24 @@ class Book:
         event = Requeued(i=item_id, k=key)
         await (self._commit(event) if synced else self._write(event))
 
+    async def resend_lost(self, item_id: str, key: str) -> None:
+        """A person pays again for an item whose answer is gone from the directory."""
+        await self._commit(Lost(i=item_id, k=key))
+
     async def rewritten(self, *, length: int, labels: str) -> None:
         """results.jsonl shows the present job."""
         await self._commit(Rewritten(length=length, labels=labels))
 
-    async def adopted(self, event: Done) -> None:
-        """A whole row was found whose `done` a crash had swallowed."""
-        await self._commit(event)
+    async def adopted(self, events: Iterable[ItemEvent]) -> int:
+        """Whole rows were found whose records a crash, or a person, had taken; how many. Durable when this returns."""
+        count, last = 0, None
+        for event in events:
+            if last is not None:
+                await self._write(last)
+            count, last = count + isinstance(event, Done | Failed), event
+        if last is not None:
+            await self._commit(last)
+        return count
 
     # -- pieces
 

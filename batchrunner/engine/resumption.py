@@ -14,8 +14,10 @@ from batchrunner.engine.survey import unhurried
 from batchrunner.engine.work_queue import WorkQueue
 
 
-async def requeue(items: Items, book: Book, *, failed: bool, held: bool, limit: int | None = None) -> frozenset[str]:
-    """Give failed and held items, among the first `limit`, a new generation of attempts.
+async def requeue(
+    items: Items, book: Book, *, failed: bool, held: bool, lost: bool = False, limit: int | None = None
+) -> frozenset[str]:
+    """Give failed, held and lost items, among the first `limit`, a new generation of attempts.
 
     Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
 
@@ -31,7 +33,12 @@ async def requeue(items: Items, book: Book, *, failed: bool, held: bool, limit: 
         async for item in stream:
             if limit is not None and item.index > limit:
                 break
-            record = book.state.record(bytes.fromhex(item.key))
+            key = bytes.fromhex(item.key)
+            if lost and key in book.state.lost:
+                await book.resend_lost(item.id, item.key)
+                models.add(item.model)
+                continue
+            record = book.state.record(key)
             is_held = record.standing is Standing.PENDING and record.doubtful
             if (failed and record.standing is Standing.FAILED) or (held and is_held):
                 if last is not None:

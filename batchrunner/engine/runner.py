@@ -2,19 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
-from batchrunner.core.events import Done
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.night import OffsetAt
 from batchrunner.core.plan import HELD, Survey, Totals, count_items
 from batchrunner.core.ports import Ports
 from batchrunner.core.presets import PRESETS
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import ItemEvent, LedgerState, Standing
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.core.tuning import CEILING
 from batchrunner.engine.attempt import Attempts
@@ -51,6 +50,10 @@ class Wishes:
     resend_held: bool = False
     most_in_flight: int = CEILING
     """Requests in flight on each lane that this machine has room for, whatever the job says."""
+    resend_lost: bool = False
+    """Pay again for done items whose row or picture is gone."""
+    adopt_rows: bool = False
+    """Go on without a ledger: what has a row is done, all else is not known."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,8 +71,8 @@ class Runner:
     say: Callable[[str], None]
     offset_at: OffsetAt = lambda _: 0.0
     """The zone of the job's window and deadline."""
-    adopted: tuple[Done, ...] = ()
-    """Rows that reached the disk although their process did not live to say so."""
+    adopted: Iterable[ItemEvent] = ()
+    """Of rows that reached the disk although their process did not live to say so, or whose ledger is gone."""
     realigned_length: int | None = None
     """Set when results.jsonl is not the file that the ledger knows: a rewrite whose record a crash swallowed."""
     book: Book = field(init=False)
@@ -122,9 +125,8 @@ class Runner:
         """
         if self.realigned_length is not None:
             await self.book.rewritten(length=self.realigned_length, labels="")
-        for event in self.adopted:
-            if self.state.standing(bytes.fromhex(event.k)) not in {Standing.DONE, Standing.FAILED}:
-                await self.book.adopted(event)  # the first of several rows of a key
+        if adopted := await self.book.adopted(self.adopted):
+            self.say(f"rows that the ledger did not know: {adopted:,}; they count, and are not paid for again")
         await self._requeue()
         await self._take_over_parks()
         await self._remember(self.totals, sends_follow=True)
@@ -145,6 +147,7 @@ class Runner:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)  # their failures were told when they happened
+        await self.ports.confirm()
         if not self.shutdown.requests and _SOURCE not in self.left_open:
             try:
                 await self.settle()
@@ -279,12 +282,14 @@ class Runner:
         wishes = self.wishes
         failed = wishes.retry_failed and self.state.count(Standing.FAILED)
         held = wishes.resend_held and self.state.doubtful_count
-        if failed or held:
+        lost = wishes.resend_lost and self.state.lost
+        if failed or held or lost:
             self._requeued = await requeue(
                 self.ports.items,
                 self.book,
                 failed=wishes.retry_failed,
                 held=wishes.resend_held,
+                lost=wishes.resend_lost,
                 limit=wishes.limit,
             )
             await self._settle_failures()

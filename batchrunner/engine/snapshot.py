@@ -153,10 +153,12 @@ def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, ne
 def going_on(items: ItemCounts, command: str | None) -> str | None:
     """The exact command that goes on, given the one that began; None when nothing is left to do."""
     left = items.pending or items.accepted or items.timed_out
-    if command is None or not (left or items.held or items.failed):
+    if command is None or not (left or items.lost or items.held or items.failed):
         return None
     if left:
         return command
+    if items.lost:
+        return f"{command} --resend-lost"
     return f"{command} --resend-held" if items.held else f"{command} --retry-failed"
 
 
@@ -164,4 +166,6 @@ def resting_state(items: ItemCounts) -> RunState:
     """How a run that nobody works on is called."""
     if items.pending or items.accepted or items.held or items.timed_out:
         return "paused" if items.done or items.failed or items.accepted or items.timed_out else "pending"
+    if items.lost:
+        return "stopped"
     return "failed" if items.failed else "done"

@@ -57,5 +57,6 @@ def totals_of(job: Job, found: Survey, *, accounts: int, windows: dict[str, int]
         task_s=job.timeouts.task_s,
         concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),
         synced_intents=job.durability == "full",
+        lost=sum(1 + found.shared.get(key, 0) for key in found.lost),
         windows=windows or {},
     )

@@ -15,7 +15,7 @@ from batchrunner.report.audit_ledger import LedgerAudit
 from batchrunner.report.audit_rows import RowAudit
 from batchrunner.report.standing import LEDGER
 from batchrunner.stores.files import DISK, InspectedFiles, broken
-from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.ledger_reader import paid_again, read_ledger
 from batchrunner.stores.run_file import RunFile, read_run_file
 
 
@@ -43,7 +43,7 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
     run = run_file_of(folder, files=files)
     sheet = Sheet()
     pictures = PictureAudit(folder=folder, files=files, sheet=sheet)
-    ledger = LedgerAudit(sheet=sheet, look_at=pictures.look_at)
+    ledger = LedgerAudit(sheet=sheet, look_at=pictures.look_at, paid_again=paid_again(folder / LEDGER, files=files))
     rows = RowAudit(folder=folder, files=files, sheet=sheet, ledger=ledger)
     reading = read_ledger(folder / LEDGER, files=files)
     try:

@@ -21,8 +21,9 @@ from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.ledger_line import SEGMENT_NAME
 from batchrunner.stores.lock import LOCK
 from batchrunner.stores.lock_file import LOCK_FILE
+from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
 from batchrunner.stores.outgoing import EXPORTS
-from batchrunner.stores.results import FAILURES, FAILURES_TORN, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES, TORN
+from batchrunner.stores.results import FAILURES_TORN, TORN
 from batchrunner.stores.run_file import RUN_FILE
 
 OWN: Final = frozenset(

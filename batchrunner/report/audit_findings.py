@@ -24,6 +24,7 @@ class Kind:
 _SALVAGE: Final = (
     "`batchrunner verify DIR --salvage NEW` copies what is sound to a new directory and changes nothing here"
 )
+_PAY_AGAIN: Final = "put back what was removed, or pay again with `batchrunner run JOB --resend-lost`"
 _RUN_AGAIN: Final = "the next run mends it"
 
 KINDS: Final[dict[str, Kind]] = {
@@ -33,7 +34,7 @@ KINDS: Final[dict[str, Kind]] = {
         advice=_SALVAGE,
     ),
     "row_missing": Kind(
-        level="damage", problem="items that the ledger knows as done, whose row stands in no file", advice=_SALVAGE
+        level="damage", problem="items that the ledger knows as done, whose row stands in no file", advice=_PAY_AGAIN
     ),
     "row_changed": Kind(
         level="damage",
@@ -45,7 +46,7 @@ KINDS: Final[dict[str, Kind]] = {
     "row_repeated": Kind(level="damage", problem="further rows of an item that has one", advice=_SALVAGE),
     "id_repeated": Kind(level="damage", problem="rows whose id an earlier row has", advice=_SALVAGE),
     "row_files": Kind(level="damage", problem="rows that name other pictures than the ledger", advice=_SALVAGE),
-    "file_missing": Kind(level="damage", problem="pictures that were recorded and are not there", advice=_SALVAGE),
+    "file_missing": Kind(level="damage", problem="pictures that were recorded and are not there", advice=_PAY_AGAIN),
     "file_changed": Kind(
         level="damage", problem="pictures whose bytes are not those that were recorded", advice=_SALVAGE
     ),
@@ -78,6 +79,11 @@ KINDS: Final[dict[str, Kind]] = {
     "results_moved": Kind(
         level="note",
         problem="results.jsonl was rewritten as its process ended, and its checksums with it",
+        advice=_RUN_AGAIN,
+    ),
+    "rows_reshaped": Kind(
+        level="note",
+        problem="results.jsonl was saved in another form: a byte order mark, other line ends, blank lines",
         advice=_RUN_AGAIN,
     ),
     "failure_stale": Kind(

@@ -3,6 +3,7 @@
 Of an item, 16 bytes and two integers are kept; of a picture, eight bytes. Refuses to judge what follows damage.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -11,7 +12,7 @@ from typing import Final
 from zlib import crc32
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import Close, Done, Event, Failed, Intent, Retry, Rewritten, recorded_files
+from batchrunner.core.events import Close, Done, Event, Failed, Intent, Lost, Retry, Rewritten, recorded_files
 from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.stores.ledger_reader import LedgerReading, Record
@@ -66,6 +67,10 @@ class Promises:
         crc = int(done.crc, 16) if done.crc else 0
         self._packed[key] = done.length << 89 | self.epoch << 65 | files_crc(done.files) << 33 | crc << 1
 
+    def forget(self, key: bytes) -> None:
+        """Its answer is gone, and a person pays for another one."""
+        self._packed.pop(key, None)
+
     def mark_found(self, key: bytes) -> bool:
         """Its row is there; True when another one was there before."""
         before = self._packed[key]
@@ -98,6 +103,8 @@ class LedgerAudit:
     promises: Promises = field(default_factory=Promises)
     paths: set[int] = field(default_factory=set)
     """Marks of all paths that somebody named."""
+    paid_again: Counter[bytes] = field(default_factory=Counter)
+    """So many of an item's answers are known to be gone: their pictures are not looked for."""
     whole: bool = True
     """False when damage ended the reading."""
     records: int = 0
@@ -149,7 +156,11 @@ class LedgerAudit:
         if isinstance(event, Done):
             self.promises.put(key, event)
             self.paths.update(path_mark(path) for path, _, _ in event.files)
-            self.look_at(event.i, event.files)
+            if not self.paid_again[key]:
+                self.look_at(event.i, event.files)
+        elif isinstance(event, Lost):
+            self.paid_again[key] -= 1
+            self.promises.forget(key)
 
     def _odd(self, record: Record, why: str) -> None:
         self.sheet.add(

@@ -14,8 +14,8 @@ from batchrunner.report.audit_findings import Sheet
 from batchrunner.report.audit_ledger import LedgerAudit, files_crc, path_mark
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.lines import Line, read_lines
-from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
-from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of
+from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
+from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
 
 _SHOWN: Final = 3
 
@@ -36,23 +36,32 @@ class RowAudit:
     _changed: list[str] = field(default_factory=list)
     _changed_count: int = 0
     _moved: int = 0
+    _reshaped: int = 0
 
     def results(self) -> None:
         """Every line of results.jsonl. Raises OSError."""
         known = self.ledger.state.results_length
-        for line in read_lines(self.files, self.folder / RESULTS):
+        for raw in read_lines(self.files, self.folder / RESULTS):
+            line = trimmed(raw)
+            if line is not raw or not line.text.strip():
+                self._reshaped += 1
+            if not line.text.strip():
+                continue
             self.rows += 1
-            facts = facts_of(line.text) if line.whole else None
+            facts = facts_of(line.text)
             if facts is None:
                 recorded = line.offset < known and self.ledger.whole
                 self.sheet.add("row_unreadable" if recorded else "torn_rows", _place(RESULTS, line))
                 continue
+            self._reshaped += not line.whole
             self._take(line, facts)
+        if self._reshaped:
+            self.sheet.add("rows_reshaped", f"{RESULTS}: {self._reshaped} lines")
         self._tell_changed()
 
     def superseded_rows(self) -> None:
         """Every line of superseded.jsonl: it may be where a `done` has its row. Raises OSError."""
-        for line in read_lines(self.files, self.folder / SUPERSEDED):
+        for line in row_lines(self.files, self.folder / SUPERSEDED):
             self.superseded += 1
             facts = facts_of(line.text) if line.whole else None
             if facts is None:
@@ -75,7 +84,7 @@ class RowAudit:
         """Every line of failures.jsonl and superseded_failures.jsonl. Raises OSError."""
         rowless = {key for key, standing in self.ledger.state.standings() if standing is Standing.FAILED}
         for name in (FAILURES, SUPERSEDED_FAILURES):
-            for line in read_lines(self.files, self.folder / name):
+            for line in row_lines(self.files, self.folder / name):
                 self.failures += name == FAILURES
                 found = name_and_id_of(line.text) if line.whole else None
                 if found is None:

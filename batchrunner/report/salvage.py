@@ -25,7 +25,7 @@ from batchrunner.stores.atomic import place_whole, write_all
 from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_FOLDER, InspectedFiles, broken
 from batchrunner.stores.ledger_salvage import Kept, Mender, SoundLines
 from batchrunner.stores.lines import read_lines
-from batchrunner.stores.results import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
+from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
 from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of
 from batchrunner.stores.run_file import make_run_folder, write_run_file
 from batchrunner.stores.segment_copy import SegmentCopy
@@ -213,12 +213,14 @@ class Salvage:
     def _begin(self, number: int, kept: Kept | None, *, job: str) -> SegmentCopy:
         opened = kept.event if kept is not None and isinstance(kept.event, Open) else None
         event = Open(
-            version=FORMAT_VERSION,
+            version=opened.version if opened is not None else FORMAT_VERSION,
             run=opened.run if opened is not None else LABELS,
             segment=number,
             job=opened.job if opened is not None else job,
             program=opened.program if opened is not None else VERSION,
             labels=LABELS,
+            name=opened.name if opened is not None else "",
+            simulated=opened.simulated if opened is not None else None,
         )
         return SegmentCopy(self.files, self.new / LEDGER, event, at=kept.at if kept is not None else 0.0)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, get_args
 
@@ -13,8 +14,9 @@ from batchrunner.core.job import Json, Kind
 from batchrunner.core.night import Window, opening
 from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.presets import PRESETS
-from batchrunner.core.state import LedgerState
+from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import ItemCounts, RunState, Status, Wait
+from batchrunner.engine.ending import lost_words
 from batchrunner.engine.night import outside_words
 from batchrunner.engine.purse import spent_so_far
 from batchrunner.engine.snapshot import (
@@ -27,7 +29,9 @@ from batchrunner.engine.snapshot import (
     usage_counts,
 )
 from batchrunner.report.causes import failure_groups
+from batchrunner.report.stock import stock_notes, take_stock
 from batchrunner.stores.files import DISK, Files
+from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
 from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file
@@ -94,7 +98,12 @@ def status_of_directory(folder: Path) -> Status:
     state = replay(folder, day_offset_s=offset_s, running=running)
     totals = _totals(folder, there)
     now = time.time()
+    stock = None if running else take_stock(folder, state)
+    if stock is not None:
+        _forget_vanished(state, stock, vanished=totals.vanished.get(Standing.DONE.name, 0))
     items = count_items(state, totals, now=now)
+    if running:
+        items = replace(items, done=items.done - totals.lost, lost=totals.lost)
     cut_off = not running and not state.closed and not totals.synced_intents
     parks = [
         park_status(account, model, park, offset_s=offset_s, now=now) for (account, model), park in state.parks.items()
@@ -112,7 +121,8 @@ def status_of_directory(folder: Path) -> Status:
         failures=failure_groups(folder),
         held=held_groups(state),
         next_command=None if running else going_on(items, _command(there)),
-        message=None if running else there.message,
+        message=None if running else lost_words(items.lost) if items.lost else there.message,
+        notes=tuple(stock_notes(folder, stock)),
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
@@ -120,6 +130,8 @@ def status_of_directory(folder: Path) -> Status:
 
 def _resting_state(there: RunFile, items: ItemCounts) -> RunState:
     """What the last run called its own end; after a kill, and in what earlier versions wrote, what the items say."""
+    if items.lost:  # removed since
+        return resting_state(items)
     states: tuple[RunState, ...] = get_args(RunState)
     ended = next((state for state in states if state == there.ended), None)
     return ended or (resting_state(items) if there.totals is not None else "pending")
@@ -132,6 +144,12 @@ def _command(there: RunFile) -> str | None:
     except OSError:  # the working directory is gone
         here = False
     return there.command if here else there.command_elsewhere or there.command
+
+
+def _forget_vanished(state: LedgerState, stock: Inspection, *, vanished: int) -> None:
+    """Rows of items that the job has no more are not missed: so many of the lost as rows are missing there."""
+    for _ in range(min(len(state.lost), max(0, vanished - stock.set_aside))):
+        state.lost.pop()
 
 
 def _totals(folder: Path, there: RunFile) -> Totals:

@@ -38,6 +38,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("accepted", "being made by the server"),
     ("timed_out", "late at the server"),
     ("held", "held"),
+    ("lost", "lost"),
     ("pending", "still to send"),
 )
 """Fields of `ItemCounts` besides `done`, and what people call them."""

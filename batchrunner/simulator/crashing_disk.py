@@ -187,6 +187,12 @@ class CrashingDisk:
         self._alive()
         return len(self._open[descriptor][0].seen)
 
+    def inode(self, descriptor: int) -> int:
+        """See `Files`."""
+        self._alive()
+        file, path = self._open[descriptor]
+        return file.number if self._find(path) is file else 0
+
     def exists(self, path: Path) -> bool:
         """See `Files`."""
         self._alive()
@@ -234,8 +240,8 @@ class CrashingDisk:
         if node is None:
             return None
         if isinstance(node, Folder):
-            return Look(kind="folder", mode=node.mode, size_bytes=0)
-        return Look(kind="file", mode=node.mode, size_bytes=len(node.seen))
+            return Look(kind="folder", mode=node.mode, size_bytes=0, inode=node.number, mtime_ns=node.changes)
+        return Look(kind="file", mode=node.mode, size_bytes=len(node.seen), inode=node.number, mtime_ns=node.changes)
 
     def folders(self, path: Path) -> list[str]:
         """See `InspectedFiles`."""

@@ -5,11 +5,13 @@ length since its last fsync (a page that did not make it reads as before, or as 
 folder, any of the creations, renames and removals since its last fsync, each whole or not at all.
 """
 
+import itertools
 import random
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 PAGES_BYTES: Final = (16, 64, 512, 4096)
+_numbers = itertools.count(1)
 _KEPT_PAGES: Final = 0.6
 _KEPT_NAMES: Final = 0.5
 
@@ -23,6 +25,10 @@ class File:
     platter: bytearray = field(default_factory=bytearray)
     dirty_from: int | None = None
     """Where the bytes begin that no fsync has saved; None when all are."""
+    number: int = field(default_factory=_numbers.__next__)
+    """The inode."""
+    changes: int = 0
+    """Stands for the time of the last one."""
 
     def append(self, data: bytes | memoryview) -> None:
         """At the end."""
@@ -62,6 +68,7 @@ class File:
         return left
 
     def _touch(self, offset: int) -> None:
+        self.changes += 1
         self.dirty_from = offset if self.dirty_from is None else min(self.dirty_from, offset)
 
 
@@ -74,9 +81,13 @@ class Folder:
     platter: "dict[str, Node]" = field(default_factory=dict)
     unsynced: "list[dict[str, Node | None]]" = field(default_factory=list)
     """Changes of names since the last fsync; None: the name is gone."""
+    number: int = field(default_factory=_numbers.__next__)
+    """As of a file."""
+    changes: int = 0
 
     def change(self, names: "dict[str, Node | None]") -> None:
         """One change, whole or not at all."""
+        self.changes += 1
         self.unsynced.append(names)
         _apply(self.seen, names)
 

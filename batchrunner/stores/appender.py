@@ -46,6 +46,7 @@ class Appender:
         self._files = files
         self._descriptor = descriptor
         self._path = path
+        self._inode = files.inode(descriptor)
         self._length = self._written_length = self._durable_length = files.length(descriptor)
         self._buffer: list[bytes] = []
         self._open_written: _Shared | None = None
@@ -73,6 +74,11 @@ class Appender:
     def durable_length(self) -> int:
         """Bytes known to be on the disk."""
         return self._durable_length
+
+    @property
+    def inode(self) -> int:
+        """The open file's number."""
+        return self._inode
 
     @property
     def starts_batch(self) -> bool:
@@ -182,8 +188,14 @@ class Appender:
             return
         self._syncing = True
         upto = self._written_length
-        flying = self._running_loop().run_in_executor(self._syncer, self._files.fsync, self._descriptor)
+        flying = self._running_loop().run_in_executor(self._syncer, self._sync)
         flying.add_done_callback(lambda done: self._synced_upto(upto, done))
+
+    def _sync(self) -> None:
+        """In the syncer's thread. Bytes of a file that no name leads to are nowhere."""
+        self._files.fsync(self._descriptor)
+        if not self._files.inode(self._descriptor):
+            raise OSError(errno.ENOENT, "was removed or replaced while this run was writing to it")
 
     def _synced_upto(self, upto: int, flying: asyncio.Future[None]) -> None:
         self._syncing = False

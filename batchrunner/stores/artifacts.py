@@ -8,6 +8,7 @@ import errno
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 from batchrunner.core.item import Item
 from batchrunner.core.naming import fold, safe_stem
@@ -27,7 +28,10 @@ class Artifacts:
         self._root = root
         self._files = files
         self._threads = Threads("artifact", count=2)
+        self._counting = Lock()
         self._syncs: dict[Path, SharedStep] = {}
+        self.added = 0
+        """Files under new names."""
 
     def __repr__(self) -> str:
         return f"<Artifacts {self._root} folders={len(self._syncs)}>"
@@ -42,7 +46,7 @@ class Artifacts:
         try:
             if target.parent not in self._syncs:
                 await self._threads.run(self._make_folders, PurePosixPath(path).parent)
-            await self._threads.run(place_whole, self._files, target, data, SHARED_FILE)
+            await self._threads.run(self._place, target, data)
             await self._sync_of(target.parent).done()
         except OSError as error:
             raise broken(target, error) from error
@@ -62,6 +66,17 @@ class Artifacts:
             path = f"{stem}-{blake2b(data, digest_size=4).hexdigest()}.{ending}"
         await self.write(path, data)
         return path
+
+    @property
+    def outputs(self) -> set[str]:
+        """Folders at the directory's top into which files were put."""
+        return {folder.relative_to(self._root).parts[0] for folder in self._syncs if folder != self._root}
+
+    def _place(self, target: Path, data: bytes) -> None:
+        is_new = not self._files.exists(target)
+        place_whole(self._files, target, data, SHARED_FILE)
+        with self._counting:
+            self.added += is_new
 
     def close(self) -> None:
         """No further files."""

@@ -59,6 +59,9 @@ class Files(Protocol):
     def length(self, descriptor: int) -> int:
         """The open file's length in bytes."""
 
+    def inode(self, descriptor: int) -> int:
+        """The open file's number; 0 when no name leads to it any more: it was removed while it was open."""
+
     def exists(self, path: Path) -> bool:
         """Whether the name is taken, by whatever."""
 
@@ -83,6 +86,8 @@ class Look:
     mode: int
     """Permission bits."""
     size_bytes: int
+    inode: int = 0
+    mtime_ns: int = 0
 
 
 class InspectedFiles(Files, Protocol):
@@ -138,6 +143,11 @@ class Disk:
         """See `Files`."""
         return os.fstat(descriptor).st_size
 
+    def inode(self, descriptor: int) -> int:
+        """See `Files`."""
+        found = os.fstat(descriptor)
+        return found.st_ino if found.st_nlink else 0
+
     def exists(self, path: Path) -> bool:
         """See `Files`."""
         return os.path.lexists(path)
@@ -175,7 +185,13 @@ class Disk:
             kind = "file"
         elif stat.S_ISDIR(found.st_mode):
             kind = "folder"
-        return Look(kind=kind, mode=stat.S_IMODE(found.st_mode), size_bytes=found.st_size)
+        return Look(
+            kind=kind,
+            mode=stat.S_IMODE(found.st_mode),
+            size_bytes=found.st_size,
+            inode=found.st_ino,
+            mtime_ns=found.st_mtime_ns,
+        )
 
     def folders(self, path: Path) -> list[str]:
         """See `InspectedFiles`."""

@@ -13,6 +13,7 @@ from batchrunner.stores.appender import Appender
 from batchrunner.stores.atomic import write_all
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, broken, make_durable
 from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
+from batchrunner.stores.marks import Marks
 
 
 class LedgerWriter:
@@ -37,6 +38,9 @@ class LedgerWriter:
         job: str,
         program: str,
         labels: str = "",
+        name: str = "",
+        simulated: bool | None = None,
+        version: int = FORMAT_VERSION,
         clock: Clock,
         wall: float | None = None,
         files: Files = DISK,
@@ -49,6 +53,9 @@ class LedgerWriter:
             job: digest of the job as resolved.
             program: version of this program.
             labels: see `events.Open`.
+            name: of the job.
+            simulated: whether nothing is paid.
+            version: of the format, which says what the segment may hold.
             clock: `wall()` stamps the records.
             wall: when the segment begins; for threads, where a loop's clock cannot be asked. None: ask the clock.
             files: the file system.
@@ -61,10 +68,21 @@ class LedgerWriter:
             files.fsync_folder(folder.parent)  # also names that an earlier process made and could not sync
             number = max(segment_numbers(files.names(folder)), default=0) + 1
             make_durable(files, segment_path(folder, number - 1))
+            before = _length_of(files, segment_path(folder, number - 1))
             files.fsync_folder(folder)  # names, too: a power loss must not take an older segment and leave a newer one
             path = segment_path(folder, number)
             descriptor = files.open_new(path, PRIVATE_FILE)
-            event = Open(version=FORMAT_VERSION, run=run, segment=number, job=job, program=program, labels=labels)
+            event = Open(
+                version=version,
+                run=run,
+                segment=number,
+                job=job,
+                program=program,
+                labels=labels,
+                name=name,
+                simulated=simulated,
+                before=before,
+            )
             write_all(
                 files, descriptor, encode_line(event, sequence=0, at=clock.wall() if wall is None else wall, durable=0)
             )
@@ -92,15 +110,24 @@ class LedgerWriter:
         self.note(event)
         await self._appender.synced()
 
-    async def close(self) -> None:
+    async def close(self, marks: Marks | None = None) -> None:
         """Sync what is in line, then write and sync `close`: the mark of a clean end. Broken: only close the file.
+
+        Args:
+            marks: how the directory is left; None where nobody vouches for it.
 
         Raises:
             StoreBrokenError: the disk refused these last records.
         """
         try:
             await self._appender.synced()
-            await self.commit(Close(records=self._sequence + 1))
+            await self.commit(
+                Close(
+                    records=self._sequence + 1,
+                    files=None if marks is None else marks.files,
+                    folders=() if marks is None else marks.folders,
+                )
+            )
         finally:
             await self._appender.close()
 
@@ -110,3 +137,14 @@ class LedgerWriter:
             await self._appender.close()
         except StoreBrokenError:
             return
+
+
+def _length_of(files: Files, path: Path) -> int | None:
+    """Bytes of the segment before; None when this is the first. Raises OSError."""
+    if not files.exists(path):
+        return None
+    descriptor = files.open_read(path)
+    try:
+        return files.length(descriptor)
+    finally:
+        files.close(descriptor)

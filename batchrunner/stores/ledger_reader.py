@@ -7,6 +7,7 @@ is ever changed here.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import get_args
 import msgspec
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import FORMAT_VERSION, Close, Done, Event, Open
+from batchrunner.core.events import READABLE_VERSIONS, RESENDING_VERSION, Close, Done, Event, Open
 from batchrunner.core.state import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
@@ -77,6 +78,11 @@ class _Head(msgspec.Struct):
     version: int = 0
 
 
+class _Keyed(msgspec.Struct):
+    k: str
+
+
+_decode_key = msgspec.json.Decoder(_Keyed).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_event = msgspec.json.Decoder(Event).decode
@@ -92,6 +98,8 @@ class LedgerReading:
         self._folder = folder
         self._files = files
         self.segments: list[SegmentEnd] = []
+        self._ended_at: int | None = None
+        """Length of the last segment that was read, where it had no clean end."""
 
     def __repr__(self) -> str:
         return f"<LedgerReading {self._folder} segments={len(self.segments)} left_out={len(self.left_out)}>"
@@ -108,10 +116,18 @@ class LedgerReading:
             for expected, number in enumerate(segment_numbers(names), start=1):
                 if number != expected:
                     missing = str(segment_path(self._folder, expected))
-                    raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing")
+                    raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing; put it back")
                 yield from self._segment(number)
         except OSError as error:
             raise broken(self._folder, error) from error
+
+    def _check_before(self, number: int, opened: Open) -> None:
+        """The segment before was whole when this one was begun, and nobody appends to it."""
+        if opened.before is None or self._ended_at is None or self._ended_at >= opened.before:
+            return
+        path = segment_path(self._folder, number - 1)
+        problem = f"ends here, and was {opened.before} bytes long: somebody cut it; put the right one back"
+        raise LedgerDamagedError(file=str(path), offset=self._ended_at, problem=problem)
 
     def _segment(self, number: int) -> Iterator[Record]:
         path = segment_path(self._folder, number)
@@ -120,8 +136,10 @@ class LedgerReading:
         left_out: LeftOut | None = None
         sequence = 0
         event: Event | None = None
-        for line in lines:
+        end = 0
+        for line in map(_trimmed, lines):
             text = line.text
+            end = line.offset + len(text) + line.whole
             problem = _fault(line)
             envelope = None if problem else _envelope(path, line)
             if envelope is None or envelope.s != sequence:
@@ -133,6 +151,7 @@ class LedgerReading:
             event = _event(path, line, envelope)
             if sequence == 0 and isinstance(event, Open):
                 opened = _in_its_place(path, number, event)
+                self._check_before(number, opened)
             sequence += 1
             if event is not None:
                 yield Record(event, envelope.t, number, envelope.s)
@@ -140,6 +159,7 @@ class LedgerReading:
             problem = "empty: its process ended before anything was written"
             left_out = LeftOut(file=str(path), offset=0, bytes=0, sound_records=0, problem=problem)
         closed = isinstance(event, Close) and left_out is None
+        self._ended_at = None if closed else end if left_out is None else left_out.offset + left_out.bytes
         self.segments.append(
             SegmentEnd(number=number, opened=opened, records=sequence, closed=closed, left_out=left_out)
         )
@@ -153,6 +173,38 @@ def read_ledger(folder: Path, *, files: Files = DISK) -> LedgerReading:
         StoreBrokenError: the disk refused to be read.
     """
     return LedgerReading(folder, files)
+
+
+def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
+    """How often an answer of each item was given up as lost. Reads no segment that cannot say so.
+
+    Raises StoreBrokenError.
+    """
+    found = Counter[bytes]()
+    try:
+        for number in segment_numbers(files.names(folder)) if files.exists(folder) else []:
+            for line in read_lines(files, segment_path(folder, number), longest_bytes=MAX_LINE_BYTES):
+                if line.offset == 0 and _version_of(line.text) < RESENDING_VERSION:
+                    break
+                if b'"e":"lost"' in line.text and is_sound(line.text.removesuffix(b"\r")):
+                    found[bytes.fromhex(_decode_key(line.text).k)] += 1
+    except OSError as error:
+        raise broken(folder, error) from error
+    except UNREADABLE:  # damage, which the reading of the ledger tells
+        pass
+    return found
+
+
+def _version_of(text: bytes) -> int:
+    try:
+        return _decode_head(text).version
+    except UNREADABLE:
+        return 0
+
+
+def _trimmed(line: Line) -> Line:
+    """Without the carriage return that somebody's tool put at its end: the checksum says that the rest is whole."""
+    return line._replace(text=line.text[:-1]) if line.text.endswith(b"\r") and is_sound(line.text[:-1]) else line
 
 
 def _fault(line: Line) -> str:
@@ -207,8 +259,8 @@ def _check_open(path: Path, text: bytes) -> None:
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem) from error
     if head.e != "open":
         raise LedgerDamagedError(file=str(path), offset=0, problem=f"begins with `{head.e}` instead of `open`")
-    if head.version != FORMAT_VERSION:
-        problem = f"format version {head.version}; this program reads version {FORMAT_VERSION}"
+    if head.version not in READABLE_VERSIONS:
+        problem = f"format version {head.version}; this program reads versions up to {max(READABLE_VERSIONS)}"
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
 
 

@@ -15,12 +15,14 @@ import msgspec
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import (
     FORMAT_VERSION,
+    READABLE_VERSIONS,
     Accepted,
     Close,
     Done,
     Event,
     Failed,
     Intent,
+    Lost,
     Open,
     Ready,
     Refused,
@@ -82,7 +84,8 @@ class SoundLines:
         path = segment_path(self.folder, number)
         expected, damaged = 0, False
         for line in read_lines(self.files, path, longest_bytes=MAX_LINE_BYTES):
-            kept = _kept(path, number, line.text) if line.whole and is_sound(line.text) else None
+            text = line.text.removesuffix(b"\r")
+            kept = _kept(path, number, text) if line.whole and is_sound(text) else None
             if kept is None:
                 self.stretches += not damaged
                 damaged = True
@@ -98,8 +101,8 @@ def _kept(path: Path, number: int, text: bytes) -> tuple[int, Kept | None] | Non
     """(sequence, record) of a sound line; None when it says nothing that can be understood."""
     try:
         envelope = _decode_envelope(text)
-        if envelope.e == "open" and envelope.version != FORMAT_VERSION:
-            problem = f"format version {envelope.version}; this program reads version {FORMAT_VERSION}"
+        if envelope.e == "open" and envelope.version not in READABLE_VERSIONS:
+            problem = f"format version {envelope.version}; this program reads versions up to {max(READABLE_VERSIONS)}"
             raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
         if envelope.e not in _KNOWN:
             return envelope.s, None
@@ -167,7 +170,7 @@ class Mender:
     def _with_what_was_lost(self, event: ItemEvent) -> Iterator[ItemEvent]:
         key = bytes.fromhex(event.k)
         standing = self.state.standing(key)
-        if standing is Standing.DONE:
+        if standing is Standing.DONE and not isinstance(event, Lost):
             return
         if standing is Standing.FAILED and isinstance(event, Numbered) and event.n > self.state.record(key).sends:
             yield Requeued(i=event.i, k=event.k)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from batchrunner.stores.atomic import open_beside, write_all
 from batchrunner.stores.files import SHARED_FILE, Files
-from batchrunner.stores.lines import read_lines
-from batchrunner.stores.rows import name_and_id_of
+from batchrunner.stores.rows import name_and_id_of, row_lines
 
 _CHUNK_BYTES = 1 << 20
 
@@ -18,7 +17,7 @@ def take_out_unreadable(files: Files, path: Path, *, start: int, into: Path) -> 
     """Move whole lines from `start` on that are no rows; how many bytes. Raises OSError, with the old file in place."""
     holes = [
         (line.offset, len(line.text) + 1)
-        for line in read_lines(files, path, start=start)
+        for line in row_lines(files, path, start=start)
         if line.whole and name_and_id_of(line.text) is None
     ]
     if not holes:

@@ -6,7 +6,7 @@ Refuses: adding before `recover` was asked, gluing a row to a torn end, rows tha
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import msgspec
@@ -17,60 +17,41 @@ from batchrunner.core.job import Json
 from batchrunner.core.ports import Place
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.stores.appender import Appender
-from batchrunner.stores.atomic import write_all
-from batchrunner.stores.files import DISK, SHARED_FILE, Files, broken, make_durable
-from batchrunner.stores.lines import read_lines
+from batchrunner.stores.atomic import write_all, write_whole
+from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, InspectedFiles, broken, make_durable
+from batchrunner.stores.inspection import Inspection
+from batchrunner.stores.lines import Line
+from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
 from batchrunner.stores.mending import take_out_unreadable
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
 from batchrunner.stores.row_index import RowIndex, index_rows
-from batchrunner.stores.rows import RowFacts, crc_of, encode_row, facts_of, key_and_index_of
+from batchrunner.stores.rows import crc_of, encode_row, facts_of, key_and_index_of, name_of, row_lines, trimmed
 from batchrunner.stores.unreadable import UNREADABLE
 
-RESULTS = "results.jsonl"
-FAILURES = "failures.jsonl"
 TORN = "results.torn"
 FAILURES_TORN = "failures.torn"
-SUPERSEDED = "superseded.jsonl"
-SUPERSEDED_FAILURES = "superseded_failures.jsonl"
 _OTHERS = ((FAILURES, FAILURES_TORN), (SUPERSEDED, TORN), (SUPERSEDED_FAILURES, FAILURES_TORN))
 """Files that no length is recorded of, and where their torn ends go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptedRow:
-    """A whole row beyond the known length: paid for, and not yet told to the ledger."""
-
-    id: str
-    key: str
-    place: Place
-    attempts: int
-    files: tuple[tuple[str, int, str], ...]
-    """(path, size in bytes, sha256) of its pictures."""
-    input_tokens: int | None
-    output_tokens: int | None
-    task_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
     """What stood in `results.jsonl` when this process began."""
 
-    adopted: tuple[AdoptedRow, ...]
     torn_bytes: int
     """Cut off the end, or taken out of what was never recorded, into `results.torn`."""
     length: int
     """The file's length now."""
     realigned: bool
     """True when no line ends at the known length: the file was rewritten and the `rewritten` record was lost, or a
-    person replaced it. Nothing is adopted then; the ledger needs a `rewritten` with `length`, and `index` tells which
-    rows are there."""
+    person replaced it. Nothing is torn then; the ledger needs a `rewritten` with `length`."""
 
 
 class ResultsFile:
     """Implements `core.ports.Results` in a run's directory. `recover` first, `close` last."""
 
-    def __init__(self, folder: Path, *, files: Files = DISK) -> None:
+    def __init__(self, folder: Path, *, files: InspectedFiles = DISK) -> None:
         self._folder = folder
         self._torn = folder / TORN
         self._files = files
@@ -80,32 +61,41 @@ class ResultsFile:
         self._open: dict[str, Appender] = {}
         """What was opened, also where whoever asked for it was cancelled meanwhile."""
         self._opener = Threads("open-results", count=1)
+        self._stale: frozenset[int] = frozenset()
+        self._keeps_unreadable = False
+        self._looked = False
+        self._left: tuple[int, int] | None = None
+        """(inode, size) of results.jsonl when nothing of this process was open there; None: no file."""
 
     def __repr__(self) -> str:
         return f"<ResultsFile {self._folder} {self._results!r} {self._failures!r}>"
 
-    def recover(self, known_length: int) -> Recovered:
-        """Cut torn ends off and find whole rows beyond the greatest length that a `done` names (0: none).
+    def recover(self, known_length: int, *, crashed: bool = True) -> Recovered:
+        """Cut torn ends off, beyond the greatest length that a `done` names (0: none).
 
-        Blocks; meant for the start, by the holder of the lock. Raises StoreBrokenError.
+        Before it nothing is torn, whatever it looks like: it was paid for, and a person has changed it. The same goes
+        for all files after a clean end (`crashed` false). Blocks; for the holder of the lock. Raises StoreBrokenError.
         """
         path = self._folder / RESULTS
         try:
-            torn_bytes = self._cut_torn_end(RESULTS, TORN)
+            realigned = known_length > 0 and not self._line_ends_at(path, known_length)
+            torn_bytes = self._mend_end(RESULTS, TORN, torn_from=known_length if crashed and not realigned else None)
             for name, torn in _OTHERS:
-                self._cut_torn_end(name, torn)
-                take_out_unreadable(self._files, self._folder / name, start=0, into=self._folder / torn)
+                self._mend_end(name, torn, torn_from=0 if crashed else None)
+                if crashed:
+                    take_out_unreadable(self._files, self._folder / name, start=0, into=self._folder / torn)
             make_durable(self._files, path)
             make_durable(self._files, self._folder / FAILURES)
             length = self._length(path)
-            realigned = known_length > 0 and not self._line_ends_at(path, known_length)
-            if not realigned and (holes := take_out_unreadable(self._files, path, start=known_length, into=self._torn)):
+            if (
+                not realigned
+                and crashed
+                and (holes := take_out_unreadable(self._files, path, start=known_length, into=self._torn))
+            ):
                 torn_bytes, length = torn_bytes + holes, length - holes
-            start = length if realigned else known_length
-            adopted = tuple(self._rows_from(path, start))
         except OSError as error:
             raise broken(path, error) from error
-        return Recovered(adopted=adopted, torn_bytes=torn_bytes, length=length, realigned=realigned)
+        return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned)
 
     async def add(self, row: ResultRow) -> Place:
         """See `core.ports.Results`. Those who wait return in the order in which their rows stand in the file."""
@@ -125,6 +115,58 @@ class ResultsFile:
         self._failures.append(encode_row(row) + b"\n")
         await self._failures.synced()
 
+    def look(self) -> None:
+        """Take results.jsonl as it is now for what `confirm` has to find. Raises StoreBrokenError."""
+        self._looked, self._left = True, self._there()
+
+    def confirm(self) -> None:
+        """Whether results.jsonl is still the file that this process looked at and added to, as long as it has to be.
+
+        Raises:
+            StoreBrokenError: it was removed, replaced or changed meanwhile.
+        """
+        expected = self._left if self._results is None else (self._results.inode, self._results.length)
+        if self._looked and self._there() != expected:
+            path = self._folder / RESULTS
+            raise StoreBrokenError(
+                f"{path}: was removed, moved, replaced or changed by somebody else while this run was working; "
+                "put it back if you can, and run the same command again: what is gone is told then"
+            )
+
+    def _there(self) -> tuple[int, int] | None:
+        try:
+            found = self._files.look(self._folder / RESULTS)
+        except OSError as error:
+            raise broken(self._folder / RESULTS, error) from error
+        return None if found is None else (found.inode, found.size_bytes)
+
+    def take_over(self, found: Inspection, *, lost: bool) -> None:
+        """What was found before this process adds rows; `lost`: done items have no row. Blocks. StoreBrokenError."""
+        self._stale, self._keeps_unreadable = frozenset(found.stale), lost
+        if not found.answers:
+            return
+        try:
+            descriptor = self._files.open_read(self._folder / RESULTS)
+            try:
+                for offset, length in found.answers:
+                    self._remake_answer(self._files.read_at(descriptor, length, offset))
+            finally:
+                self._files.close(descriptor)
+        except OSError as error:
+            raise broken(self._folder, error) from error
+
+    def _remake_answer(self, text: bytes) -> None:
+        """The answer's own file is gone, and its row has its words."""
+        facts = facts_of(text)
+        assert facts is not None, "it was read as a row just now"
+        assert facts.output.path is not None, "that is why it is here"
+        here = self._folder
+        for part in PurePosixPath(facts.output.path).parent.parts:
+            self._files.make_folder(here / part, SHARED_FOLDER)
+            self._files.fsync_folder(here)
+            here /= part
+        write_whole(self._files, self._folder / facts.output.path, facts.output.text.encode(), SHARED_FILE)
+
     def index(self) -> RowIndex:
         """Key to place of every row, by one streaming pass. Blocks. Raises StoreBrokenError."""
         try:
@@ -136,7 +178,8 @@ class ResultsFile:
         """Put `results.jsonl` in the items' order by one atomic replacement; write a `rewritten` record after it.
 
         Rows are relabelled when their item was moved or renamed; further items with the same key get a copy with
-        `shared_with`; rows that no done item claims go to `superseded.jsonl` first, unreadable lines to `results.torn`.
+        `shared_with`; rows that no done item claims go to `superseded.jsonl` first. Unreadable lines go to
+        `results.torn`, or stay at the end while a done item has no row: what a person broke may be that row.
         Every `done` must be in the ledger before. Nothing may be added meanwhile.
 
         Args:
@@ -146,9 +189,21 @@ class ResultsFile:
         Raises:
             StoreBrokenError: the disk refused; the old file still stands.
         """
+        self.confirm()
         await self._release_results()
-        rewriting = Rewriting(self._files, self._folder, RESULTS, keep="first", superseded=SUPERSEDED, unreadable=TORN)
-        return await in_order(rewriting, items, claims=is_done)
+        rewriting = Rewriting(
+            self._files,
+            self._folder,
+            RESULTS,
+            keep="first",
+            superseded=SUPERSEDED,
+            unreadable=None if self._keeps_unreadable else TORN,
+            stale=self._stale,
+        )
+        replaced = await in_order(rewriting, items, claims=is_done)
+        self._stale = frozenset()
+        self.look()
+        return replaced
 
     async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Rewritten:
         """The same for `failures.jsonl`: one row per item that is failed now, its latest.
@@ -181,7 +236,7 @@ class ResultsFile:
     def _failures_are_settled(self, count: int, is_failed: Callable[[bytes], bool]) -> bool:
         path, rows, last_index = self._folder / FAILURES, 0, 0
         try:
-            for line in read_lines(self._files, path):
+            for line in row_lines(self._files, path):
                 found = key_and_index_of(line.text) if line.whole else None
                 if found is None or found[1] <= last_index or not is_failed(found[0]):
                     return False
@@ -200,6 +255,8 @@ class ResultsFile:
             await self._release(FAILURES)
 
     async def _release_results(self) -> None:
+        if self._results is not None:
+            self._left = self._results.inode, self._results.length
         self._results = None
         await self._release(RESULTS)
 
@@ -250,15 +307,12 @@ class ResultsFile:
         finally:
             self._files.close(descriptor)
 
-    def _rows_from(self, path: Path, start: int) -> Iterator[AdoptedRow]:
-        for line in read_lines(self._files, path, start=start):
-            facts = facts_of(line.text)
-            if line.whole and facts is not None and facts.shared_with is None:
-                length = line.offset + len(line.text) + 1
-                yield _adopted(facts, Place(crc=crc_of(line.text), length=length))
+    def _mend_end(self, name: str, torn_name: str, *, torn_from: int | None) -> int:
+        """End the file with a newline; how many bytes were torn.
 
-    def _cut_torn_end(self, name: str, torn_name: str) -> int:
-        """Move what follows the last newline to another file, durable there before it is cut here."""
+        A row that lacks nothing but its newline gets it. A piece of one at `torn_from` or behind it moves to another
+        file, durable there before it is cut here; before it, or where that is None, it stays on a line of its own.
+        """
         path, torn_path = self._folder / name, self._folder / torn_name
         if not self._files.exists(path):
             return 0
@@ -268,9 +322,14 @@ class ResultsFile:
             end = _end_of_last_line(self._files, descriptor, length)
             if end == length:
                 return 0
+            piece = self._files.read_at(descriptor, length - end, end)
+            if torn_from is None or end < torn_from or name_of(trimmed(Line(end, piece, whole=False)).text) is not None:
+                write_all(self._files, descriptor, b"\n")
+                self._files.fsync(descriptor)
+                return 0
             torn = self._files.open_append(torn_path, SHARED_FILE)
             try:
-                write_all(self._files, torn, self._files.read_at(descriptor, length - end, end) + b"\n")
+                write_all(self._files, torn, piece + b"\n")
                 self._files.fsync(torn)
             finally:
                 self._files.close(torn)
@@ -299,7 +358,7 @@ def iter_failures(folder: Path, *, files: Files = DISK) -> Iterator[dict[str, Js
 def _iter_rows(path: Path, files: Files) -> Iterator[dict[str, Json]]:
     decode = msgspec.json.Decoder(dict[str, object]).decode
     try:
-        for line in read_lines(files, path):
+        for line in row_lines(files, path):
             if line.whole:
                 try:
                     row = cast("dict[str, Json]", decode(line.text))
@@ -308,20 +367,6 @@ def _iter_rows(path: Path, files: Files) -> Iterator[dict[str, Json]]:
                 yield row
     except OSError as error:
         raise broken(path, error) from error
-
-
-def _adopted(facts: RowFacts, place: Place) -> AdoptedRow:
-    usage = facts.usage
-    return AdoptedRow(
-        id=facts.id,
-        key=facts.key,
-        place=place,
-        attempts=facts.attempts,
-        files=facts.files,
-        input_tokens=None if usage is None else usage.input_tokens,
-        output_tokens=None if usage is None else usage.output_tokens,
-        task_id=facts.task_id,
-    )
 
 
 def _end_of_last_line(files: Files, descriptor: int, length: int) -> int:

@@ -3,10 +3,10 @@
 The steps, each safe to be repeated after a crash: index the old file · write the new one beside it, in the items'
 order · append what nobody claims to other files, durable · replace. Until the last step the old file stands untouched.
 Refuses to lose a row: what has no place in the new file goes to `superseded`, from where it comes back with its item,
-or, when it is no row, to `unreadable`.
+or, when it is no row, to `unreadable`, or to the end of the new file.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -49,17 +49,30 @@ class Rewriting:
         *,
         keep: Keep,
         superseded: str,
-        unreadable: str,
+        unreadable: str | None,
+        stale: Container[int] = (),
         outlives: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
-        """Work on `name` in a folder; `outlives` tells whose row is worth keeping when the job has its item no more."""
+        """Work on `name` in a folder.
+
+        Args:
+            files: the file system.
+            folder: the run's directory.
+            name: of the file of rows.
+            keep: which one of several rows with the same key.
+            superseded: where rows go that nobody claims.
+            unreadable: where lines go that are no rows; None: they stay, at the end.
+            stale: offsets of rows that stand in only where an item has no other.
+            outlives: tells whose row is worth keeping when the job has its item no more.
+        """
         self._files = files
         self.path = folder / name
         self._folder = folder
         self._keep = keep
         self._superseded = folder / superseded
         self._outlives = outlives
-        self._unreadable = folder / unreadable
+        self._unreadable = None if unreadable is None else folder / unreadable
+        self._stale = stale
         self._waiting = RowIndex()
         self._placed = RowIndex()
         self._aside = RowIndex()
@@ -76,7 +89,7 @@ class Rewriting:
         """Index the old file, open both."""
         if self._files.exists(self.path):
             self._old = self._files.open_read(self.path)
-        self._waiting = index_rows(self._files, self.path, keep=self._keep)
+        self._waiting = index_rows(self._files, self.path, keep=self._keep, stale=self._stale)
         if self._files.exists(self._superseded):
             self._aside = index_rows(self._files, self._superseded, keep="last")
             self._aside_file = self._files.open_read(self._superseded)
@@ -102,7 +115,11 @@ class Rewriting:
         if self._keep == "first":  # of an item that failed again, only the last row says how it stands
             unclaimed += self._waiting.repeated
         superseded = self._keep_lines(self._superseded, sorted(unclaimed))
-        self._keep_lines(self._unreadable, self._waiting.unreadable)
+        if self._unreadable is not None:
+            self._keep_lines(self._unreadable, self._waiting.unreadable)
+        else:
+            for place in self._waiting.unreadable:
+                self._add(self._read(place, of=self._old))
         self._flush()
         new, beside = self._new, self._beside
         assert new is not None

@@ -1,12 +1,11 @@
 """Which row stands where: a dict of 16-byte keys to packed ints, made by one streaming pass. Refuses to hold rows."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Literal
 
 from batchrunner.stores.files import Files
-from batchrunner.stores.lines import read_lines
-from batchrunner.stores.rows import name_of
+from batchrunner.stores.rows import name_of, row_lines
 
 _LENGTH_BITS = 32
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
@@ -58,31 +57,35 @@ class RowIndex:
         return [_unpack(packed) for packed in sorted(self._places.values())]
 
 
-def index_rows(files: Files, path: Path, *, keep: Keep) -> RowIndex:
-    """The index of a file of rows; `keep` chooses among originals that have the same key. Raises OSError."""
+def index_rows(files: Files, path: Path, *, keep: Keep, stale: Container[int] = ()) -> RowIndex:
+    """The index of a file of rows; `keep` chooses among originals that have the same key.
+
+    Rows whose offset is in `stale` stand in only where there is no other. Raises OSError.
+    """
     index = RowIndex()
-    copies: dict[bytes, tuple[int, int]] = {}
-    for line in read_lines(files, path):
+    stand_ins: list[tuple[bytes, tuple[int, int]]] = []
+    for line in row_lines(files, path):
         if not line.whole:
             continue
-        length = len(line.text)
+        place = line.offset, len(line.text)
         name = name_of(line.text)
         if name is None:
-            index.unreadable.append((line.offset, length))
+            index.unreadable.append(place)
             continue
         key, is_copy = name
-        if is_copy:
-            copies.setdefault(key, (line.offset, length))
+        if is_copy or line.offset in stale:
+            stand_ins.append((key, place))
         elif key not in index:
-            index.put(key, line.offset, length)
-        elif keep == "first":
-            index.repeated.append((line.offset, length))
+            index.put(key, *place)
         else:
-            index.repeated.append(index[key])
-            index.put(key, line.offset, length)
-    for key, place in copies.items():
+            index.repeated.append(place if keep == "first" else index[key])
+            if keep == "last":
+                index.put(key, *place)
+    for key, place in stand_ins:
         if key not in index:
             index.put(key, *place)
+        elif place[0] in stale:
+            index.repeated.append(place)
     return index
 
 

@@ -16,9 +16,9 @@ from batchrunner.core.export import Row
 from batchrunner.core.job import Json
 from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.lines import Line, lines_of
+from batchrunner.stores.marks import FAILURES, RESULTS
 from batchrunner.stores.outgoing import EXPORTS
-from batchrunner.stores.results import FAILURES, RESULTS
-from batchrunner.stores.rows import name_of
+from batchrunner.stores.rows import name_of, trimmed
 from batchrunner.stores.unreadable import UNREADABLE
 
 _LENGTH_BITS: Final = 32
@@ -91,8 +91,9 @@ class RowOrder:
 
     def _index_file(self, outcome: _Outcome, seen: set[bytes], is_failed: Callable[[bytes], bool] | None) -> None:
         latest: dict[bytes, int] = {}
-        for line in lines_of(self._files, self._open[outcome]):
-            if not line.whole:
+        for raw in lines_of(self._files, self._open[outcome]):
+            line = trimmed(raw)
+            if not line.text.strip() or (not line.whole and name_of(line.text) is None):
                 continue
             found = _name_and_fields(line)
             if found is None:

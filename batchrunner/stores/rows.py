@@ -6,7 +6,10 @@ becomes null.
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -14,6 +17,8 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Missing, ResultRow
+from batchrunner.stores.files import Files
+from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.surrogates import mended_text
 from batchrunner.stores.unreadable import UNREADABLE
 
@@ -24,6 +29,7 @@ _EXTRAS = frozenset(
     }
 )
 _TOO_DEEP = "parsed_too_deep"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _plain_encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -64,6 +70,15 @@ class RowFacts(msgspec.Struct):
         return tuple((file.path, file.bytes, file.sha256) for file in (*self.output.images, *self.output.audio))
 
 
+class FailureFacts(msgspec.Struct):
+    """What a `failed` record needs of a failure row."""
+
+    id: str
+    key: str
+    attempts: int = 0
+    error: dict[str, object] = {}
+
+
 class _Name(msgspec.Struct, gc=False):
     key: str
     shared_with: str | None = None
@@ -82,6 +97,7 @@ _decode_id = msgspec.json.Decoder(_Id).decode
 _decode_place = msgspec.json.Decoder(_Place).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
+_decode_failure = msgspec.json.Decoder(FailureFacts).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +141,27 @@ def encode_row(row: ResultRow | FailureRow) -> bytes:
         return _encode_any(_shown(replace(row, output=output)))
 
 
+def trimmed(line: Line) -> Line:
+    """The line without what an editor put around its row: a byte order mark at the file's start, a carriage return."""
+    offset, text, whole = line
+    if offset == 0 and text.startswith(_BYTE_ORDER_MARK):
+        offset, text = len(_BYTE_ORDER_MARK), text[len(_BYTE_ORDER_MARK) :]
+    elif not text.endswith(b"\r"):
+        return line
+    return Line(offset, text.removesuffix(b"\r"), whole)
+
+
+def row_lines(files: Files, path: Path, *, start: int = 0) -> Iterator[Line]:
+    """The lines of a file of rows, trimmed; without blank ones. A whole row without its newline is a whole line.
+
+    Raises OSError.
+    """
+    for line in read_lines(files, path, start=start):
+        offset, text, whole = trimmed(line)
+        if text and not text.isspace():
+            yield Line(offset, text, whole or name_of(text) is not None)
+
+
 def name_of(text: bytes) -> tuple[bytes, bool] | None:
     """(key, whether it is a shared copy) of a row's line; None when the line is no row."""
     try:
@@ -138,10 +175,21 @@ def name_of(text: bytes) -> tuple[bytes, bool] | None:
 
 def facts_of(text: bytes) -> RowFacts | None:
     """What a `done` record needs; None when the line is no result row."""
+    try:
+        text.decode()  # as in `name_of`
+        facts = _decode_facts(text)
+        is_key = len(bytes.fromhex(facts.key)) == 16  # noqa: PLR2004 - as in `name_of`
+    except (*UNREADABLE, ValueError):
+        return None
+    return facts if is_key else None
+
+
+def failure_of(text: bytes) -> FailureFacts | None:
+    """What a `failed` record needs; None when the line is no failure row."""
     if name_of(text) is None:
         return None
     try:
-        return _decode_facts(text)
+        return _decode_failure(text)
     except UNREADABLE:
         return None
 

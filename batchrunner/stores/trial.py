@@ -19,7 +19,7 @@ from batchrunner.core.naming import STEM_LIMIT_BYTES
 from batchrunner.stores.artifacts import safe_path
 from batchrunner.stores.atomic import TEMPORARY, write_all
 from batchrunner.stores.files import PRIVATE_FILE, SHARED_FOLDER, InspectedFiles, syncs_folder
-from batchrunner.stores.results import FAILURES, RESULTS
+from batchrunner.stores.marks import FAILURES, RESULTS
 
 IMAGES = "images"
 _TRIED_BYTES = 4096

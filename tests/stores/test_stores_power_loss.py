@@ -17,8 +17,10 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Done, Intent
 from batchrunner.core.ports import Place
 from batchrunner.core.row import ChatOutput, ResultRow
+from batchrunner.core.state import LedgerState
 from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
 from batchrunner.simulator.one_thread import OneThreadLoop
+from batchrunner.stores.inspection import inspect
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.results import ResultsFile
@@ -83,9 +85,14 @@ async def live(disk: CrashingDisk, told: Told, numbers: range) -> None:
     assert not recovered.realigned
     ledger = LedgerWriter.open(LEDGER, run="r", job="j", program="p", clock=Wall(), files=disk)
     told.replayed |= {event.i for event in seen if isinstance(event, Intent)}
-    for adopted in recovered.adopted:
-        await ledger.commit(done(int(adopted.id), adopted.place))
-        told.done[adopted.id] = adopted.place
+    state = LedgerState()
+    for event in seen:
+        state.apply(event, at=0.0)
+    for adopted in inspect(disk, RUN, state).adopted(state):
+        assert isinstance(adopted, Done)
+        place = Place(crc=adopted.crc, length=adopted.length)
+        await ledger.commit(done(int(adopted.i), place))
+        told.done[adopted.i] = place
     queue = iter(numbers)
 
     async def worker() -> None:

@@ -9,10 +9,13 @@ import msgspec
 import pytest
 
 from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.events import Done
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import ToolCall, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Picture, ResultRow, ShownPicture
+from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import Disk
+from batchrunner.stores.inspection import inspect
 from batchrunner.stores.results import Recovered, ResultsFile, iter_results
 from batchrunner.stores.rows import Label, encode_row, relabelled, shared_copy
 
@@ -100,6 +103,17 @@ class HastyDisk(Disk):
 
 def recover(folder: Path, known_length: int) -> Recovered:
     return ResultsFile(folder, files=HastyDisk()).recover(known_length)
+
+
+def adopted(folder: Path, known_length: int = 0) -> list[Done]:
+    """What the next process would record of rows beyond the known length: those before are done."""
+    state = LedgerState()
+    text = (folder / "results.jsonl").read_bytes()[:known_length]
+    for line in text.splitlines():
+        key = json.loads(line)["key"]
+        state.apply(Done(i="x", k=key, n=1, a=1, crc="", length=0), at=0.0)
+    found = inspect(HastyDisk(), folder, state)
+    return [event for event in found.adopted(state) if isinstance(event, Done)]
 
 
 def test_a_chat_row_has_the_contracts_fields_in_their_order_with_null_for_what_is_absent() -> None:
@@ -205,9 +219,9 @@ def test_failures_have_their_own_file(tmp_path: Path) -> None:
 
 
 def test_a_clean_directory_has_nothing_to_recover(tmp_path: Path) -> None:
-    assert recover(tmp_path, 0) == Recovered(adopted=(), torn_bytes=0, length=0, realigned=False)
+    assert recover(tmp_path, 0) == Recovered(torn_bytes=0, length=0, realigned=False)
     lengths = write_rows(tmp_path, 1, 2)
-    assert recover(tmp_path, lengths[-1]) == Recovered(adopted=(), torn_bytes=0, length=lengths[-1], realigned=False)
+    assert recover(tmp_path, lengths[-1]) == Recovered(torn_bytes=0, length=lengths[-1], realigned=False)
 
 
 def test_whole_rows_beyond_the_known_length_are_adopted_with_what_a_done_needs(tmp_path: Path) -> None:
@@ -221,13 +235,25 @@ def test_whole_rows_beyond_the_known_length_are_adopted_with_what_a_done_needs(t
         return place.length
 
     end = asyncio.run(run())
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(b"123456789")
     recovered = recover(tmp_path, lengths[0])
-    two, three = recovered.adopted
-    assert (two.id, two.key, two.place.length, two.input_tokens, two.files) == ("q2", key_of(2), lengths[1], 3, ())
-    assert (three.id, three.attempts, three.files, three.task_id) == ("q3", 4, (("images/a.png", 9, "ff"),), "77")
+    two, three = adopted(tmp_path, lengths[0])
+    assert (two.i, two.k, two.length, two.input_tokens, two.files) == ("q2", key_of(2), lengths[1], 3, ())
+    assert (three.i, three.a, three.files, three.recovered) == ("q3", 4, (("images/a.png", 9, "ff"),), True)
     text = (tmp_path / "results.jsonl").read_bytes()
-    assert three.place.crc == f"{zlib.crc32(text.splitlines()[2]):08x}"
-    assert recovered.length == three.place.length == end
+    assert three.crc == f"{zlib.crc32(text.splitlines()[2]):08x}"
+    assert recovered.length == three.length == end
+
+
+def test_a_row_whose_picture_is_gone_is_not_adopted(tmp_path: Path) -> None:
+    picture = Picture(path="images/a.png", sha256="ff", width=2, height=3, format="PNG", bytes=9)
+    row = encode_row(row_of(3, ImageOutput(images=(picture,)), usage=None))
+    (tmp_path / "results.jsonl").write_bytes(row + b"\n")
+    assert adopted(tmp_path) == []
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(b"1234567")
+    assert adopted(tmp_path) == []
 
 
 def test_adopted_rows_are_on_the_disk_before_anyone_relies_on_them(tmp_path: Path) -> None:
@@ -242,7 +268,7 @@ def test_adopted_rows_are_on_the_disk_before_anyone_relies_on_them(tmp_path: Pat
     (tmp_path / "results.jsonl").write_bytes(encode_row(row_of(1)) + b"\n")
     files = Watched()
     recovered = ResultsFile(tmp_path, files=files).recover(0)
-    assert [row.place.length for row in recovered.adopted] == [recovered.length]
+    assert [row.length for row in adopted(tmp_path)] == [recovered.length]
     assert recovered.length in files.synced
 
 
@@ -255,12 +281,17 @@ def test_a_results_file_cut_anywhere_recovers_its_whole_rows_and_keeps_the_torn_
         (folder / "results.jsonl").write_bytes(text[:cut])
         recovered = recover(folder, lengths[0])
         whole = max(length for length in lengths if length <= cut)
-        assert [row.place.length for row in recovered.adopted] == [length for length in lengths[1:] if length <= cut]
+        if cut + 1 in lengths:  # the row is whole and lacks its newline only
+            assert (folder / "results.jsonl").read_bytes() == text[: cut + 1]
+            assert recovered.torn_bytes == 0
+            continue
+        assert [row.length for row in adopted(folder, lengths[0])] == [
+            length for length in lengths[1:] if length <= cut
+        ]
         assert (folder / "results.jsonl").read_bytes() == text[:whole]
         assert recovered.torn_bytes == cut - whole
         torn = folder / "results.torn"
         assert (torn.read_bytes() if torn.exists() else b"") == (text[whole:cut] + b"\n" if cut > whole else b"")
-        assert recover(folder, lengths[0]).adopted == recovered.adopted
 
 
 def test_a_hole_before_whole_rows_is_taken_out_and_the_rows_are_adopted(tmp_path: Path) -> None:
@@ -269,10 +300,11 @@ def test_a_hole_before_whole_rows_is_taken_out_and_the_rows_are_adopted(tmp_path
     text = path.read_bytes()
     path.write_bytes(text[: lengths[0]] + bytes(lengths[1] - lengths[0] - 1) + b"\n" + text[lengths[1] :])
     recovered = recover(tmp_path, lengths[0])
-    assert [row.id for row in recovered.adopted] == ["q3"]
+    (row,) = adopted(tmp_path, lengths[0])
+    assert row.i == "q3"
     assert recovered.torn_bytes == lengths[1] - lengths[0]
     assert path.read_bytes() == text[: lengths[0]] + text[lengths[1] :]
-    assert recovered.length == recovered.adopted[0].place.length == len(path.read_bytes())
+    assert recovered.length == row.length == len(path.read_bytes())
     assert (tmp_path / "results.torn").read_bytes().strip(b"\0") == b"\n"
 
 
@@ -301,10 +333,10 @@ def test_rows_after_a_recovered_end_stand_on_lines_of_their_own(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("known_length", [5, 10**6])
-def test_a_known_length_where_no_line_ends_adopts_nothing_and_says_so(tmp_path: Path, known_length: int) -> None:
+def test_a_known_length_where_no_line_ends_is_told_and_nothing_is_torn(tmp_path: Path, known_length: int) -> None:
     lengths = write_rows(tmp_path, 1, 2)
     recovered = recover(tmp_path, known_length)
-    assert recovered == Recovered(adopted=(), torn_bytes=0, length=lengths[-1], realigned=True)
+    assert recovered == Recovered(torn_bytes=0, length=lengths[-1], realigned=True)
 
 
 def test_lost_results_are_not_taken_for_a_fresh_start(tmp_path: Path) -> None:
@@ -314,7 +346,8 @@ def test_lost_results_are_not_taken_for_a_fresh_start(tmp_path: Path) -> None:
 def test_shared_copies_and_lines_of_others_are_never_adopted(tmp_path: Path) -> None:
     copy = encode_row(row_of(2, shared_with="q1"))
     (tmp_path / "results.jsonl").write_bytes(encode_row(row_of(1)) + b'\n{"a": 1}\nhello\n' + copy + b"\n")
-    assert [row.id for row in recover(tmp_path, 0).adopted] == ["q1"]
+    assert recover(tmp_path, 0).torn_bytes == len(b'{"a": 1}\nhello\n')
+    assert [row.i for row in adopted(tmp_path)] == ["q1"]
 
 
 def test_the_index_finds_every_row(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""A run's directory from its start to its clean end: what was written must still be there when the run is called done.
+
+Refuses to vouch, in the ledger's `close`, for a directory from which something is missing.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.state import LedgerState
+from batchrunner.stores.artifacts import Artifacts
+from batchrunner.stores.files import InspectedFiles, broken
+from batchrunner.stores.inspection import inspect
+from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.marks import Marks, count_files, marks_of
+from batchrunner.stores.off_loop import Threads
+from batchrunner.stores.results import ResultsFile
+
+
+class DirectoryWatch:
+    """One process's."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        files: InspectedFiles,
+        state: LedgerState,
+        results: ResultsFile,
+        artifacts: Artifacts,
+        outputs: frozenset[str],
+    ) -> None:
+        """For a directory that was looked at; `outputs` are the folders of pictures and answers at its top."""
+        self._folder = folder
+        self._files = files
+        self._state = state
+        self._results = results
+        self._artifacts = artifacts
+        self._outputs = outputs
+        self._began_with = 0
+        self._threads = Threads("directory", count=1)
+
+    def __repr__(self) -> str:
+        return f"<DirectoryWatch {self._folder} began with {self._began_with} files>"
+
+    def begin(self) -> None:
+        """Count what is there, before anything is added. Blocks. Raises StoreBrokenError."""
+        self._began_with = self._count(self._outputs)
+
+    async def confirm(self) -> None:
+        """Tell what was removed while the run was working: lost items stand in the state afterwards.
+
+        Raises:
+            StoreBrokenError: results.jsonl is not the file that was written.
+        """
+        await self._threads.run(self._confirm)
+
+    def _confirm(self) -> None:
+        self._results.confirm()
+        if self._count(self._all_outputs) < self._began_with + self._artifacts.added:
+            known = frozenset(self._state.lost)
+            inspect(self._files, self._folder, self._state)
+            self._state.lost |= known
+
+    async def close(self, opened: list[LedgerWriter]) -> None:
+        """A clean end where the disk lets us; where it does not, the next run looks at every row and goes on."""
+        marks: Marks | None = None
+        with suppress(StoreBrokenError):
+            await self._results.close()
+            marks = await self._threads.run(self._marks)
+        for ledger in opened:
+            with suppress(StoreBrokenError):
+                await ledger.close(marks)
+        self._threads.close()
+
+    def _marks(self) -> Marks | None:
+        if self._state.lost:
+            return None
+        self._results.confirm()
+        if self._count(self._all_outputs) < self._began_with + self._artifacts.added:
+            return None
+        return marks_of(self._files, self._folder, self._all_outputs)
+
+    @property
+    def _all_outputs(self) -> frozenset[str]:
+        return self._outputs | self._artifacts.outputs
+
+    def _count(self, outputs: frozenset[str]) -> int:
+        try:
+            return sum(
+                count_files(self._files, self._folder / name)[0]
+                for name in outputs
+                if (found := self._files.look(self._folder / name)) is not None and found.kind == "folder"
+            )
+        except OSError as error:
+            raise broken(self._folder, error) from error

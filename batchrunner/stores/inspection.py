@@ -1,0 +1,228 @@
+"""Every row of a run's directory held against what the ledger knows: what a person, or a crash, changed in between.
+
+One streamed pass over `results.jsonl` and one over `superseded.jsonl`. A done item whose row stands in neither, or
+whose picture is not there with its size, is lost. A row of an item that the ledger does not know as done is adopted:
+it is paid for. Which place a row has does not matter, nor a byte order mark, carriage returns, or the order of its
+fields. Memory grows with what is wrong, not with the rows. Changes nothing.
+"""
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from batchrunner.core.events import Done, Failed, Requeued, recorded_files
+from batchrunner.core.ports import Place
+from batchrunner.core.state import ItemEvent, LedgerState, Standing
+from batchrunner.stores.files import InspectedFiles, broken
+from batchrunner.stores.lines import Line, read_lines
+from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED
+from batchrunner.stores.rows import RowFacts, crc_of, facts_of, failure_of, row_lines, trimmed
+
+_NO_SUCH_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP})
+
+
+@dataclass(slots=True, kw_only=True)
+class Inspection:
+    """What the pass found; `adopted` reads the rows concerned again."""
+
+    folder: Path
+    files: InspectedFiles
+    rows: int = 0
+    changed: int = 0
+    """Rows that are not the ones that were recorded; judged after a clean end only."""
+    repeated: int = 0
+    unreadable: int = 0
+    """Lines of results.jsonl that are no rows."""
+    reshaped: bool = False
+    """An editor put its marks around the rows."""
+    set_aside: int = 0
+    """Rows of done items that stand in superseded.jsonl only."""
+    stale: set[int] = field(default_factory=set)
+    """Offsets of rows whose picture is gone."""
+    outputs: set[str] = field(default_factory=set)
+    """Folders at the directory's top that hold pictures and answers."""
+    answers: list[tuple[int, int]] = field(default_factory=list)
+    """(offset, length) of rows whose answer has no file of its own any more."""
+    places: list[tuple[str, int, int]] = field(default_factory=list)
+    """(file, offset, length) of rows that the ledger does not know as done."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether results.jsonl has to be put in order again at the end of the run."""
+        return self.reshaped or bool(self.repeated)
+
+    def adopted(self, state: LedgerState, *, failures: bool = False) -> Iterator[ItemEvent]:
+        """What has to be recorded, so that what has a row is not paid again; `failures`: also for failures.jsonl.
+
+        Raises StoreBrokenError.
+        """
+        try:
+            for name, offset, length in self.places:
+                yield from _adoption(state, *self._row(name, offset, length))
+            if failures:
+                yield from _failures(self.files, self.folder / FAILURES, state)
+        except OSError as error:
+            raise broken(self.folder, error) from error
+
+    def _row(self, name: str, offset: int, length: int) -> tuple[RowFacts, Place]:
+        descriptor = self.files.open_read(self.folder / name)
+        try:
+            text = self.files.read_at(descriptor, length, offset)
+        finally:
+            self.files.close(descriptor)
+        facts = facts_of(text)
+        assert facts is not None, "it was read as a row just now"
+        return facts, Place(crc=crc_of(text), length=offset + length + 1 if name == RESULTS else 0)
+
+
+def inspect(files: InspectedFiles, folder: Path, state: LedgerState) -> Inspection:
+    """Look at every row; `state.lost` has the lost items afterwards. Blocks. Raises StoreBrokenError."""
+    inspector = _Inspector(state=state, found=Inspection(folder=folder, files=files))
+    try:
+        inspector.results()
+        inspector.set_aside()
+    except OSError as error:
+        raise broken(folder, error) from error
+    state.lost = state.take_unseen()
+    return inspector.found
+
+
+@dataclass(slots=True, kw_only=True)
+class _Inspector:
+    state: LedgerState
+    found: Inspection
+    _adopting: set[bytes] = field(default_factory=set)
+    _copied: set[bytes] = field(default_factory=set)
+    """Keys of shared copies: they stand in for a lost original."""
+
+    def results(self) -> None:
+        found = self.found
+        for raw in read_lines(found.files, found.folder / RESULTS):
+            line = trimmed(raw)
+            found.reshaped |= line is not raw or not line.text
+            if not line.text or line.text.isspace():
+                continue
+            facts = facts_of(line.text)
+            if facts is None:
+                found.unreadable += line.whole
+                continue
+            found.rows += 1
+            self._row(line, facts)
+        for key in self._copied:
+            if self.state.standing(key) is Standing.DONE:
+                self.state.see(key)
+
+    def _row(self, line: Line, facts: RowFacts) -> None:
+        found, key = self.found, bytes.fromhex(facts.key)
+        if not self._has_pictures(facts):
+            found.stale.add(line.offset)
+            return
+        self._answer(line, facts)
+        done = self.state.standing(key) is Standing.DONE
+        if facts.shared_with is not None:
+            self._copied.add(key)
+        elif not done:
+            self._adopt(key, RESULTS, line)
+        elif not self.state.see(key):
+            found.repeated += 1
+        elif self.state.closed and (crc := self.state.crc(key)) is not None:
+            found.changed += crc != int(crc_of(line.text), 16)
+
+    def set_aside(self) -> None:
+        found = self.found
+        for line in row_lines(found.files, found.folder / SUPERSEDED):
+            facts = facts_of(line.text)
+            if facts is None or not self._has_pictures(facts):
+                continue
+            key = bytes.fromhex(facts.key)
+            if self.state.standing(key) is not Standing.DONE:
+                self._adopt(key, SUPERSEDED, line)
+            else:
+                found.set_aside += self.state.see(key)
+
+    def _adopt(self, key: bytes, name: str, line: Line) -> None:
+        if key not in self._adopting:
+            self._adopting.add(key)
+            self.found.places.append((name, line.offset, len(line.text)))
+        elif name == RESULTS:
+            self.found.repeated += 1
+
+    def _has_pictures(self, facts: RowFacts) -> bool:
+        for path, size_bytes, _ in facts.files:
+            self._note_output(path)
+            if self._size_of(path) != size_bytes:
+                return False
+        return True
+
+    def _answer(self, line: Line, facts: RowFacts) -> None:
+        path = facts.output.path
+        if path is not None:
+            self._note_output(path)
+            if self._size_of(path) is None:
+                self.found.answers.append((line.offset, len(line.text)))
+
+    def _note_output(self, path: str) -> None:
+        top, slash, _ = path.partition("/")
+        if slash and top not in {"", ".", ".."}:
+            self.found.outputs.add(top)
+
+    def _size_of(self, path: str) -> int | None:
+        """Bytes of a plain file below the folder; None where there is none, and for a name that no disk takes."""
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            return None
+        try:
+            there = self.found.files.look(self.found.folder / path)
+        except OSError as error:
+            if error.errno in _NO_SUCH_NAME:
+                return None
+            raise
+        return there.size_bytes if there is not None and there.kind == "file" else None
+
+
+def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[ItemEvent]:
+    """A `done` for a row that reached the disk although its process did not live to say so, or whose ledger is gone.
+
+    Its item may be unknown to the ledger: a power loss may take intents that were not synced, and the row is paid for.
+    """
+    record = state.record(bytes.fromhex(facts.key))
+    if record.standing is Standing.DONE:
+        return
+    if record.standing is Standing.FAILED:
+        yield Requeued(i=facts.id, k=facts.key)
+    usage = facts.usage
+    yield Done(
+        i=facts.id,
+        k=facts.key,
+        n=max(1, record.sends),
+        a=max(facts.attempts, 0 if record.standing is Standing.FAILED else record.attempts),
+        crc=place.crc,
+        length=place.length,
+        files=recorded_files(facts.files),
+        input_tokens=None if usage is None else usage.input_tokens,
+        output_tokens=None if usage is None else usage.output_tokens,
+        images=len(facts.output.images),
+        recovered=True,
+    )
+
+
+def _failures(files: InspectedFiles, path: Path, state: LedgerState) -> Iterator[ItemEvent]:
+    """Items that failed for good, where nothing else knows of them."""
+    seen = set[str]()
+    for line in row_lines(files, path):
+        failure = failure_of(line.text)
+        if failure is None or failure.key in seen:
+            continue
+        seen.add(failure.key)
+        record = state.record(bytes.fromhex(failure.key))
+        if record.standing is Standing.PENDING and record.sends == 0:
+            yield Failed(
+                i=failure.id,
+                k=failure.key,
+                n=1,
+                a=failure.attempts,
+                kind=str(failure.error.get("class")),
+                message=str(failure.error.get("message"))[:2000],
+            )

@@ -1,0 +1,130 @@
+"""A small finished or half-finished run in a folder of its own, and what hands may do to it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from batchrunner import app
+from batchrunner.core.audit import Audit
+from batchrunner.core.job import Job
+from batchrunner.core.report import Report
+from batchrunner.core.status import Status
+
+Hand = Callable[[Path], None]
+
+CHAT = "provider: simulator\nmodel: sim/chat\nprompts: [one, two, three, four, five]\n"
+TWINS = "provider: simulator\nmodel: sim/chat\nprompts: [one, two, three, four, two]\n"
+EACH = CHAT + 'output: {each: "answers/{{ id }}.md"}\n'
+IMAGE = (
+    "provider: simulator\nkind: image\nmodel: Qwen/Qwen-Image\nparams: {size: 64x64}\n"
+    "limits: {poll_per_second: 100}\nprompts: [one, two, three, four, five]\n"
+)
+
+
+@dataclass
+class Field:
+    """A job and its directory; `run` is one life of a process."""
+
+    job: Job
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.job.output.dir)
+
+    def run(self, **options: bool | int) -> Report:
+        self.said.clear()
+        return app.run_sync(self.job, say=self.said.append, command="RUN", **options)  # type: ignore[arg-type]
+
+    def status(self) -> Status:
+        return app.status(str(self.folder))
+
+    def verify(self) -> Audit:
+        return app.verify(str(self.folder))
+
+    def found(self) -> dict[str, int]:
+        """What `verify` finds, by kind."""
+        return {finding.kind: finding.count for finding in self.verify().findings}
+
+    @property
+    def sends(self) -> int:
+        return self.status().sends.total
+
+
+Fields = Callable[..., Field]
+
+
+@pytest.fixture
+def fields(tmp_path: Path) -> Fields:
+    """Makes a run of a job: all of it, or only so many items."""
+
+    def make(text: str, *, limit: int | None = None, name: str = "job") -> Field:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text, encoding="utf-8")
+        made = Field(app.load_job(str(path), out=str(tmp_path / "out")))
+        made.run(limit=2)
+        if limit != 2:
+            made.run(**({} if limit is None else {"limit": limit}))
+        return made
+
+    return make
+
+
+# -- hands
+
+
+def lines(folder: Path) -> list[bytes]:
+    return (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def _put(folder: Path, rows: list[bytes]) -> None:
+    (folder / "results.jsonl").write_bytes(b"".join(rows))
+
+
+def _change(change: Callable[[bytes], bytes]) -> Hand:
+    def hand(folder: Path) -> None:
+        path = folder / "results.jsonl"
+        path.write_bytes(change(path.read_bytes()))
+
+    return hand
+
+
+def _saved_by_another_program(text: bytes) -> bytes:
+    return b"".join(json.dumps(json.loads(row), sort_keys=True).encode() + b"\r\n" for row in text.splitlines())
+
+
+def _copied(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("copy"))
+    shutil.rmtree(folder)
+    shutil.move(folder.with_name("copy"), folder)
+
+
+ANOTHER_FORM: dict[str, Hand] = {
+    "sorted": lambda folder: _put(folder, sorted(lines(folder), reverse=True)),
+    "with a byte order mark": _change(lambda text: b"\xef\xbb\xbf" + text),
+    "with carriage returns": _change(lambda text: text.replace(b"\n", b"\r\n")),
+    "without the last newline": _change(lambda text: text[:-1]),
+    "with all of that": _change(lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n").rstrip()),
+    "with blank lines": _change(lambda text: text.replace(b"\n", b"\n\n")),
+    "each row twice": lambda folder: _put(folder, lines(folder) * 2),
+    "saved by another program": _change(_saved_by_another_program),
+    "copied as a folder": _copied,
+}
+"""Nothing is lost by them."""
+
+ROWS_LOST: dict[str, tuple[Hand, int]] = {
+    "deleted": (lambda folder: (folder / "results.jsonl").unlink(), 5),
+    "emptied": (_change(lambda _: b""), 5),
+    "first removed": (lambda folder: _put(folder, lines(folder)[1:]), 1),
+    "middle removed": (lambda folder: _put(folder, lines(folder)[:2] + lines(folder)[3:]), 1),
+    "last removed": (lambda folder: _put(folder, lines(folder)[:-1]), 1),
+    "cut in the last row": (_change(lambda text: text[:-30]), 1),
+    "a row broken": (_change(lambda text: text.replace(b'"key"', b'key"', 1)), 1),
+    "as UTF-16": (_change(lambda text: text.decode().encode("utf-16")), 5),
+    "an older one, sorted": (lambda folder: _put(folder, sorted(lines(folder)[:3])), 2),
+}
+"""With how many of five rows are gone."""

@@ -1,0 +1,147 @@
+"""Rows, pictures and answers that hands changed between two lives: noticed before anything is paid or called done."""
+
+import asyncio
+import json
+
+import pytest
+from hands_cases import ANOTHER_FORM, CHAT, EACH, IMAGE, ROWS_LOST, TWINS, Fields, lines
+
+from batchrunner import app
+from batchrunner.core.errors import ExitStatus
+
+FORMS = [(job, form) for form in ANOTHER_FORM for job in (CHAT, TWINS if "twice" in form else IMAGE)]
+LOSSES = [*((CHAT, case) for case in ROWS_LOST), (EACH, "deleted"), (IMAGE, "deleted"), (IMAGE, "middle removed")]
+
+
+@pytest.mark.parametrize(("job", "form"), FORMS)
+def test_rows_in_another_form_are_taken_and_put_right(fields: Fields, job: str, form: str) -> None:
+    run = fields(job)
+    ids, sends = sorted(json.loads(row)["id"] for row in lines(run.folder)), run.sends
+    ANOTHER_FORM[form](run.folder)
+    assert run.status().items.done == 5
+    assert run.status().items.lost == 0
+    assert run.verify().exit_status in {ExitStatus.DONE, ExitStatus.STOPPED}
+    ended = run.run()
+    assert ended.exit_status is ExitStatus.DONE
+    assert run.sends == sends
+    assert not list(run.folder.glob("*.torn"))
+    assert sorted(json.loads(row)["id"] for row in lines(run.folder)) == ids
+    assert b"\r" not in b"".join(lines(run.folder))
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.said == []
+
+
+@pytest.mark.parametrize("form", sorted(set(ANOTHER_FORM) - {"saved by another program", "each row twice"}))
+def test_verify_calls_another_form_no_damage(fields: Fields, form: str) -> None:
+    run = fields(CHAT)
+    ANOTHER_FORM[form](run.folder)
+    assert run.verify().exit_status is ExitStatus.DONE
+
+
+@pytest.mark.parametrize(("job", "case"), LOSSES)
+def test_a_done_item_without_its_row_is_lost_in_every_command_and_paid_again_only_when_asked(
+    fields: Fields, job: str, case: str
+) -> None:
+    run = fields(job)
+    sends = run.sends
+    hand, lost = ROWS_LOST[case]
+    hand(run.folder)
+    standing = run.status()
+    assert (standing.items.lost, standing.items.done, standing.state) == (lost, 5 - lost, "stopped")
+    planned = asyncio.run(app.plan(run.job))
+    assert (planned.items.lost, planned.to_send) == (lost, 0)
+    assert run.verify().exit_status is ExitStatus.STOPPED
+    for _ in range(2):
+        ended = run.run()
+        assert ended.exit_status is ExitStatus.STOPPED
+        assert (ended.status.items.lost, ended.status.items.done) == (lost, 5 - lost)
+        assert ended.status.next_command == "RUN --resend-lost"
+        assert "--resend-lost" in (ended.status.message or "")
+    assert run.sends == sends
+    assert not list(run.folder.glob("*.torn"))
+    again = run.run(resend_lost=True)
+    assert again.exit_status is ExitStatus.DONE
+    assert run.sends == sends + lost
+    assert run.verify().exit_status is ExitStatus.DONE
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.sends == sends + lost
+
+
+def test_a_half_finished_run_does_the_rest_and_then_says_what_is_lost(fields: Fields) -> None:
+    run = fields(CHAT, limit=3)
+    ROWS_LOST["first removed"][0](run.folder)
+    ended = run.run()
+    assert ended.exit_status is ExitStatus.STOPPED
+    assert (ended.status.items.done, ended.status.items.lost, ended.status.sends.total) == (4, 1, 5)
+
+
+@pytest.mark.parametrize("hand", ["removed", "replaced", "emptied", "folder"])
+def test_a_done_item_without_its_picture_is_lost_and_paid_again_only_when_asked(fields: Fields, hand: str) -> None:
+    run = fields(IMAGE)
+    pictures = sorted((run.folder / "images").iterdir())
+    for picture in pictures if hand == "folder" else pictures[:1]:
+        picture.unlink()
+        if hand in {"replaced", "emptied"}:
+            picture.write_bytes(b"no picture" if hand == "replaced" else b"")
+    lost = 5 if hand == "folder" else 1
+    if hand == "folder":
+        (run.folder / "images").rmdir()
+    assert run.status().items.lost == lost
+    assert run.verify().exit_status is ExitStatus.STOPPED
+    assert run.run().exit_status is ExitStatus.STOPPED
+    assert run.sends == 5
+    assert run.run(resend_lost=True).exit_status is ExitStatus.DONE
+    assert run.sends == 5 + lost
+    assert len(lines(run.folder)) == 5
+    assert run.verify().exit_status is ExitStatus.DONE
+    assert run.run().exit_status is ExitStatus.DONE
+
+
+def test_answers_own_files_that_were_removed_are_written_again_from_their_rows(fields: Fields) -> None:
+    run = fields(EACH)
+    answers = {path: path.read_bytes() for path in (run.folder / "answers").iterdir()}
+    for path in answers:
+        path.unlink()
+    (run.folder / "answers").rmdir()
+    assert run.run().exit_status is ExitStatus.DONE
+    assert {path: path.read_bytes() for path in (run.folder / "answers").iterdir()} == answers
+    assert run.sends == 5
+
+
+def test_what_was_removed_and_is_put_back_is_lost_no_more(fields: Fields) -> None:
+    run = fields(CHAT)
+    text = (run.folder / "results.jsonl").read_bytes()
+    (run.folder / "results.jsonl").unlink()
+    assert run.run().exit_status is ExitStatus.STOPPED
+    (run.folder / "results.jsonl").write_bytes(text)
+    assert run.status().items.lost == 0
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.sends == 5
+
+
+def test_an_edited_row_counts_and_is_told(fields: Fields) -> None:
+    run = fields(CHAT)
+    rows = lines(run.folder)
+    rows[1] = json.dumps(json.loads(rows[1]) | {"note": "mine"}).encode() + b"\n"
+    (run.folder / "results.jsonl").write_bytes(b"".join(rows))
+    assert any("1 row is not as recorded" in note for note in run.status().notes)
+    assert run.run().exit_status is ExitStatus.DONE
+    assert any("1 row is not as recorded" in line for line in run.said)
+    assert any(json.loads(row).get("note") == "mine" for row in lines(run.folder))
+
+
+def test_a_run_that_nobody_touched_is_trusted_without_reading_its_rows(
+    fields: Fields, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fields(CHAT)
+
+    def read(*_: object) -> None:
+        raise AssertionError("the rows were read")
+
+    monkeypatch.setattr("batchrunner.assembly.inspect", read)
+    monkeypatch.setattr("batchrunner.report.stock.inspect", read)
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.status().items.done == 5
+    (run.folder / "results.jsonl").touch()
+    with pytest.raises(AssertionError, match="were read"):
+        run.run()
