@@ -46,14 +46,19 @@ from batchrunner.report.standing import replay, status_of_directory
 from batchrunner.report.stock import stock_notes, take_stock
 from batchrunner.report.words import skipped_words
 from batchrunner.simulator.forecast import forecast
-from batchrunner.stores.files import DISK
 from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.lock_file import LOCK_FILE
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import iter_results
-from batchrunner.stores.run_directory import refuse_run_elsewhere, remember_end, run_elsewhere, take_directory
+from batchrunner.stores.run_directory import (
+    digest_of_job,
+    refuse_run_elsewhere,
+    remember_end,
+    run_elsewhere,
+    take_directory,
+)
 from batchrunner.stores.run_file import check_claim, make_run_folder
-from batchrunner.stores.trial import places_for_requests, try_disk
+from batchrunner.stores.trial import places_for_requests
 from batchrunner.transport import read_keys
 from batchrunner.transport.masking import refuse_keys_in_job
 
@@ -133,7 +138,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
     """
     folder = Path(job.output.dir)
     refuse_run_elsewhere(job)
-    check_claim(folder, job_name=job.name, simulated=job.simulated)
+    check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
     stock = take_stock(folder, state)
     items = items_of(job)
@@ -232,12 +237,20 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     refuse_keys_in_job(job, keys)
     dialect_for(job.provider)
     folder = Path(job.output.dir)
+    adopt_rows = options.get("adopt_rows", False)
     async with AsyncExitStack() as stack:
         # whoever awaits this run has other things on the loop, and a disk may take its time
         disk = Threads("run-files", count=1)
         stack.callback(disk.close)
         await disk.run(refuse_run_elsewhere, job)
-        await disk.run(check_claim, folder, job_name=job.name, simulated=job.simulated)
+        await disk.run(
+            check_claim,
+            folder,
+            job_name=job.name,
+            simulated=job.simulated,
+            digest=digest_of_job(job),
+            adopt_rows=adopt_rows,
+        )
         await disk.run(make_run_folder, folder)
         lock = RunLock(folder)
         stack.push_async_callback(disk.run, lock.release)
@@ -250,9 +263,10 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             wall=clock.wall(),
             command=options.get("command"),
             command_elsewhere=options.get("command_elsewhere"),
+            adopt_rows=adopt_rows,
         )
         most_in_flight = _room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
-        for note in (*await disk.run(try_disk, folder, job, files=DISK), *_lock_notes(lock, folder)):
+        for note in _lock_notes(lock, folder):
             speak(note)
         for mistake in missing:
             speak(f"{mistake.problem}: this key's lanes stay closed")
@@ -264,7 +278,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             resend_held=options.get("resend_held", False),
             most_in_flight=most_in_flight,
             resend_lost=options.get("resend_lost", False),
-            adopt_rows=options.get("adopt_rows", False),
+            adopt_rows=adopt_rows,
         )
         assembling = assemble(
             job,
@@ -275,6 +289,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             wishes=wishes,
             say=speak,
             network=options.get("network"),
+            tries_disk=True,
         )
         runner = await _or_remembered(assembling, disk, folder)
         async with _watched(runner, options, speak):

@@ -46,6 +46,7 @@ from batchrunner.stores.run_directory import (
     windows_that_worked,
 )
 from batchrunner.stores.run_file import check_claim
+from batchrunner.stores.trial import try_disk
 from batchrunner.stores.zones import offset_of_zone
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
 from batchrunner.transport.masking import KeylessItems
@@ -65,6 +66,7 @@ async def assemble(
     network: tuple[Transport, Downloads] | None,
     files: InspectedFiles = DISK,
     dice: random.Random | None = None,
+    tries_disk: bool = False,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out.
 
@@ -75,7 +77,9 @@ async def assemble(
     await disk.run(remove_leftovers, folder, files=files)
     told: list[str] = []  # by the thread; `say` belongs to the loop
     day_offset_s = PRESETS[job.provider.preset].day_offset_s
-    state = await disk.run(replay, folder, day_offset_s=day_offset_s, say=told.append, files=files)
+    state = await disk.run(
+        replay, folder, day_offset_s=day_offset_s, say=told.append, adopt_rows=wishes.adopt_rows, files=files
+    )
     for line in told:
         say(line)
     items = items_of(job)
@@ -87,6 +91,10 @@ async def assemble(
         say(line)
     state.lost = set(found.lost)
     realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not wishes.resend_lost)
+    if tries_disk:  # only now: it touches the folders by which one sees that nobody else did
+        for note in await disk.run(try_disk, folder, job, files=files):
+            say(note)
+    await disk.run(results.look)
     transport, downloads = network or await _network(job, stack, disk, clock=clock, keys=keys, say=say)
     wall = clock.wall()
     artifacts = Artifacts(folder, files=files)
@@ -176,7 +184,6 @@ def _take_over(stock: _Stock, results: ResultsFile, *, lost: bool) -> int | None
         results.take_over(stock.found, lost=lost)
         if not lost and (stock.found.unreadable or stock.found.stale):
             length = stock.length
-    results.look()
     return length
 
 
@@ -224,7 +231,7 @@ def _ports(
         return mask(text, keys.values())
 
     def remember(totals: Totals) -> None:
-        remember_totals(folder, totals, files=files)
+        remember_totals(folder, totals, segment=ledger.number, files=files)
 
     dialect = dialect_for(job.provider)
     return Ports(
@@ -315,7 +322,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
     if not options.get("from_scratch", False):
         folder = Path(job.output.dir)
         refuse_run_elsewhere(job)
-        check_claim(folder, job_name=job.name, simulated=job.simulated)
+        check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
         state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
         take_stock(folder, state)
     missing = read_keys(job.provider.key_env, os.environ)[1]

@@ -91,6 +91,10 @@ class LifecycleError(BatchrunnerError):
     """A step that an item's lifecycle does not know: a fault of this program, raised before it sends or writes."""
 
 
+class UnreadableRunFileError(WrongDirectoryError):
+    """run.json is damaged; with the ledger and the job it can be made anew."""
+
+
 class NoRunError(WrongDirectoryError, JobMistakesError):
     """No run has been in the directory that a command was given: nothing is broken, the name is wrong."""
 

@@ -7,28 +7,35 @@ directory. Changes nothing; the caller keeps writers out. Memory: two packed int
 from pathlib import Path
 
 from batchrunner.core.audit import Audit, AuditCounts
-from batchrunner.core.errors import NoRunError
+from batchrunner.core.errors import LedgerMissingError, NoRunError, UnreadableRunFileError
 from batchrunner.core.state import Standing
 from batchrunner.report.audit_files import PictureAudit, look_around
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.report.audit_ledger import LedgerAudit
 from batchrunner.report.audit_rows import RowAudit
 from batchrunner.report.standing import LEDGER
+from batchrunner.report.stock import refuse_missing_ledger
 from batchrunner.stores.files import DISK, InspectedFiles, broken
 from batchrunner.stores.ledger_reader import paid_again, read_ledger
-from batchrunner.stores.run_file import RunFile, read_run_file
+from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
 
 
 def run_file_of(folder: Path, *, files: InspectedFiles = DISK) -> RunFile:
-    """Whose directory it is.
+    """Whose directory it is; what the ledger says of that where run.json is gone or damaged.
 
     Raises:
         NoRunError: nobody's.
         WrongDirectoryError: its run.json cannot be read.
         StoreBrokenError: the disk refused.
     """
-    there = read_run_file(folder, files=files)
-    if there is None:
+    try:
+        there = read_run_file(folder, files=files)
+    except UnreadableRunFileError:
+        there = run_file_of_ledger(folder, files=files)
+        if there is None:
+            raise
+        return there
+    if there is None and (there := run_file_of_ledger(folder, files=files)) is None:
         raise NoRunError(str(folder))
     return there
 
@@ -48,6 +55,13 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
     reading = read_ledger(folder / LEDGER, files=files)
     try:
         try:
+            if not run.created:
+                sheet.add("run_file_lost", RUN_FILE)
+            try:
+                refuse_missing_ledger(folder, files=files)
+            except LedgerMissingError as error:
+                ledger.whole = False
+                sheet.add("ledger_missing", str(error))
             ledger.read(reading)
         finally:
             pictures.finish()

@@ -33,6 +33,11 @@ KINDS: Final[dict[str, Kind]] = {
         problem="the ledger is damaged below what was known to be durable; what follows there was not judged",
         advice=_SALVAGE,
     ),
+    "ledger_missing": Kind(
+        level="damage",
+        problem="the ledger, or its newest segment, is gone: what is done can be told from the rows only",
+        advice="put it back, or `batchrunner run JOB --adopt-rows` counts as done what has a row",
+    ),
     "row_missing": Kind(
         level="damage", problem="items that the ledger knows as done, whose row stands in no file", advice=_PAY_AGAIN
     ),
@@ -69,6 +74,9 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "mode_open": Kind(
         level="odd", problem="files with URLs of results or the job that others can read", advice="chmod go-rwx"
+    ),
+    "run_file_lost": Kind(
+        level="odd", problem="run.json is gone or damaged", advice="`batchrunner run JOB` makes it anew"
     ),
     "not_plain": Kind(level="odd", problem="links or special files where this program makes none"),
     "torn_tail": Kind(level="note", problem="ends of ledger segments that a crash cut off; nothing relied on them"),

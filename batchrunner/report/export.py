@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
-from batchrunner.core.errors import JobMistakesError, Mistake, NoRunError, StoreBrokenError
+from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.export import Exported, Format, Row
 from batchrunner.core.naming import is_address, safe_stem
 from batchrunner.core.state import Standing
@@ -27,7 +27,7 @@ from batchrunner.report.standing import day_offset_of, replay, status_of_directo
 from batchrunner.stores.files import DISK, SHARED_FOLDER
 from batchrunner.stores.outgoing import EXPORTS, OutgoingFile
 from batchrunner.stores.row_order import RowOrder
-from batchrunner.stores.run_file import RunFile, read_run_file
+from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,10 +135,7 @@ def _format(name: str) -> Format:
 
 
 def _run_file(folder: Path) -> RunFile:
-    run = read_run_file(folder)
-    if run is None:
-        raise NoRunError(str(folder))
-    return run
+    return run_file_or_refuse(folder)
 
 
 def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, default: str) -> Path | IO[bytes]:

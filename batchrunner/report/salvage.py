@@ -55,7 +55,7 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
         salvage.copy_failures()
         salvage.write_ledger(job=run.digest)
         salvage.sync_folders()
-        write_run_file(new, run, files=files)
+        write_run_file(new, run.with_another_ledger(), files=files)
     except NotADirectoryError as error:
         raise WrongDirectoryError(f"{new}: is no directory; name a new one with --salvage") from error
     except OSError as error:

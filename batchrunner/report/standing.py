@@ -9,7 +9,7 @@ from typing import Final, get_args
 import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
-from batchrunner.core.errors import NoRunError, WrongDirectoryError
+from batchrunner.core.errors import WrongDirectoryError
 from batchrunner.core.job import Json, Kind
 from batchrunner.core.night import Window, opening
 from batchrunner.core.plan import Totals, count_items
@@ -29,16 +29,17 @@ from batchrunner.engine.snapshot import (
     usage_counts,
 )
 from batchrunner.report.causes import failure_groups
-from batchrunner.report.stock import stock_notes, take_stock
+from batchrunner.report.stock import refuse_missing_ledger, stock_notes, take_stock
+from batchrunner.stores import ledger_line
 from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
-from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file
+from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
 from batchrunner.stores.unreadable import UNREADABLE
 from batchrunner.stores.zones import offset_of_zone
 
-LEDGER: Final = "ledger"
+LEDGER: Final = ledger_line.LEDGER
 """The ledger's folder in a run's directory."""
 _NOTHING_KNOWN: Final = Totals(
     total=0, labels="", shared={}, vanished={}, hold=False, task_s=0.0, concurrency=0, synced_intents=True
@@ -51,6 +52,7 @@ def replay(
     day_offset_s: float,
     running: bool = False,
     say: Callable[[str], None] | None = None,
+    adopt_rows: bool = False,
     files: Files = DISK,
 ) -> LedgerState:
     """What the ledger in a run's directory remembers; nothing when there is none yet.
@@ -60,12 +62,16 @@ def replay(
         day_offset_s: where daily counters turn, seconds east of UTC.
         running: another process is writing; what it sends is under way, not unknown.
         say: told of torn tails that were left out.
+        adopt_rows: go on although the ledger, or its newest segment, is gone.
         files: the file system.
 
     Raises:
+        LedgerMissingError: the ledger, or its newest segment, is gone.
         LedgerDamagedError: a segment is damaged below what was durable.
         StoreBrokenError: the disk refused to be read.
     """
+    if not adopt_rows:
+        refuse_missing_ledger(folder, files=files)
     state = LedgerState(day_offset_s=day_offset_s)
     reading = read_ledger(folder / LEDGER, files=files)
     segment = 0
@@ -90,9 +96,7 @@ def status_of_directory(folder: Path) -> Status:
         WrongDirectoryError: there is no run in this directory, or its run.json is damaged.
         LedgerDamagedError, StoreBrokenError: see `replay`.
     """
-    there = read_run_file(folder)
-    if there is None:
-        raise NoRunError(str(folder))
+    there = run_file_or_refuse(folder)
     running = holder_of(folder) is not None
     offset_s = day_offset_of(there)
     state = replay(folder, day_offset_s=offset_s, running=running)

@@ -7,11 +7,15 @@ here, so that all of them count the same items as lost. `take_stock` changes not
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
+from batchrunner.core.errors import LedgerMissingError, UnreadableRunFileError
 from batchrunner.core.state import LedgerState
-from batchrunner.stores.files import DISK, InspectedFiles
+from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.inspection import Inspection, inspect
-from batchrunner.stores.marks import RESULTS, stands_as_marked
+from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
+from batchrunner.stores.marks import RESULTS, SUPERSEDED, stands_as_marked
+from batchrunner.stores.run_file import read_run_file
 
 
 def take_stock(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
@@ -25,6 +29,55 @@ def take_stock(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK
     for event in found.adopted(state):
         state.apply(event, at=time.time())
     return found
+
+
+def refuse_missing_ledger(folder: Path, *, files: Files = DISK) -> None:
+    """Raise LedgerMissingError where less of the ledger is there than once was: going on would pay twice.
+
+    Gaps before the newest segment are the reader's to find. Raises StoreBrokenError as well.
+    """
+    try:
+        there = read_run_file(folder, files=files)
+    except UnreadableRunFileError:
+        there = None
+    try:
+        ledger = folder / LEDGER
+        numbers = segment_numbers(files.names(ledger)) if files.exists(ledger) else []
+        newest = max(numbers, default=0)
+        if there is not None and there.segment is not None and there.segment > newest > 0:
+            raise LedgerMissingError(_MISSING.format(what=f"{segment_path(ledger, there.segment)} is", folder=folder))
+        if not numbers and (_has_rows(folder, files) or (there is not None and there.totals is not None)):
+            raise LedgerMissingError(_MISSING.format(what=f"{ledger}: the ledger is", folder=folder))
+        if there is not None and there.segment == newest and there.segment_bytes is not None:
+            _refuse_cut(segment_path(ledger, newest), there.segment_bytes, folder, files)
+    except OSError as error:
+        raise broken(folder, error) from error
+
+
+_MISSING: Final = (
+    "{what} gone, and with it what was paid for: going on would pay again. Put it back, or go on with "
+    "`batchrunner run JOB --adopt-rows`, which counts as done what has a row in {folder} and sends the rest"
+)
+
+
+def _has_rows(folder: Path, files: Files) -> bool:
+    return any(_length(files, folder / name) for name in (RESULTS, SUPERSEDED))
+
+
+def _refuse_cut(path: Path, size_bytes: int, folder: Path, files: Files) -> None:
+    """The newest segment of a clean end is as long as it was, or longer by the line ends of somebody's tool."""
+    if _length(files, path) < size_bytes:
+        raise LedgerMissingError(_MISSING.format(what=f"{path}: the end of this segment is", folder=folder))
+
+
+def _length(files: Files, path: Path) -> int:
+    if not files.exists(path):
+        return 0
+    descriptor = files.open_read(path)
+    try:
+        return files.length(descriptor)
+    finally:
+        files.close(descriptor)
 
 
 def stock_notes(folder: Path, found: Inspection | None) -> Iterator[str]:

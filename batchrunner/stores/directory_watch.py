@@ -6,7 +6,7 @@ Refuses to vouch, in the ledger's `close`, for a directory from which something 
 from contextlib import suppress
 from pathlib import Path
 
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.errors import StoreBrokenError, WrongDirectoryError
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.files import InspectedFiles, broken
@@ -15,6 +15,7 @@ from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.marks import Marks, count_files, marks_of
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import ResultsFile
+from batchrunner.stores.run_directory import remember_ledger
 
 
 class DirectoryWatch:
@@ -69,9 +70,15 @@ class DirectoryWatch:
             await self._results.close()
             marks = await self._threads.run(self._marks)
         for ledger in opened:
-            with suppress(StoreBrokenError):
+            with suppress(StoreBrokenError, WrongDirectoryError):
                 await ledger.close(marks)
+                await self._threads.run(self._remember, ledger)
         self._threads.close()
+
+    def _remember(self, ledger: LedgerWriter) -> None:
+        found = self._files.look(ledger.path)
+        if found is not None:
+            remember_ledger(self._folder, segment=ledger.number, size_bytes=found.size_bytes, files=self._files)
 
     def _marks(self) -> Marks | None:
         if self._state.lost:

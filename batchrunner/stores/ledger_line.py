@@ -22,6 +22,8 @@ from batchrunner.stores.surrogates import mended_text
 
 MAX_LINE_BYTES = 64 * 1024
 TRAILER_BYTES = 17
+LEDGER = "ledger"
+"""The ledger's folder in a run's directory."""
 SEGMENT_NAME = re.compile(r"([0-9]{6,})\.jsonl")
 
 _ENVELOPE_BYTES = 128

@@ -9,6 +9,7 @@ is ever changed here.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -173,6 +174,22 @@ def read_ledger(folder: Path, *, files: Files = DISK) -> LedgerReading:
         StoreBrokenError: the disk refused to be read.
     """
     return LedgerReading(folder, files)
+
+
+def newest_open(folder: Path, *, files: Files = DISK) -> Open | None:
+    """How the newest segment with a readable beginning was opened; None without one. Raises StoreBrokenError."""
+    try:
+        for number in reversed(segment_numbers(files.names(folder)) if files.exists(folder) else []):
+            first = next(read_lines(files, segment_path(folder, number), longest_bytes=MAX_LINE_BYTES), None)
+            if first is None or not is_sound(text := first.text.removesuffix(b"\r")):
+                continue
+            with suppress(*UNREADABLE):
+                event: Event = _decode_event(text)
+                if isinstance(event, Open):
+                    return event
+    except OSError as error:
+        raise broken(folder, error) from error
+    return None
 
 
 def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:

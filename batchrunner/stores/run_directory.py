@@ -35,6 +35,7 @@ def take_directory(
     wall: float,
     command: str | None = None,
     command_elsewhere: str | None = None,
+    adopt_rows: bool = False,
     files: Files = DISK,
 ) -> RunFile:
     """Write `run.json` for this job, or go on in its directory. For the holder of the lock.
@@ -57,6 +58,7 @@ def take_directory(
         command_elsewhere=command_elsewhere,
         typed_in=None if command is None else _working_directory(),
         job_path=str(Path(job.file).resolve()),
+        adopt_rows=adopt_rows,
         files=files,
     )
 
@@ -120,11 +122,21 @@ def remove_leftovers(folder: Path, *, files: InspectedFiles = DISK) -> None:
         raise broken(folder, error) from error
 
 
-def remember_totals(folder: Path, totals: Totals, *, files: Files = DISK) -> None:
-    """Keep them in `run.json`. Raises StoreBrokenError."""
+def remember_totals(folder: Path, totals: Totals, *, segment: int | None = None, files: Files = DISK) -> None:
+    """Keep them in `run.json`, and the number of the ledger's newest segment. Raises StoreBrokenError."""
     there = read_run_file(folder, files=files)
     assert there is not None, "the directory was taken before"
-    write_run_file(folder, msgspec.structs.replace(there, totals=msgspec.to_builtins(totals)), files=files)
+    kept = msgspec.structs.replace(
+        there, totals=msgspec.to_builtins(totals), segment=segment or there.segment, segment_bytes=None
+    )
+    write_run_file(folder, kept, files=files)
+
+
+def remember_ledger(folder: Path, *, segment: int, size_bytes: int, files: Files = DISK) -> None:
+    """Keep in `run.json` where the ledger ended, once nobody writes to it any more. Raises StoreBrokenError."""
+    there = read_run_file(folder, files=files)
+    if there is not None:
+        write_run_file(folder, msgspec.structs.replace(there, segment=segment, segment_bytes=size_bytes), files=files)
 
 
 def remember_end(folder: Path, message: str | None, *, ended: str | None = None, files: Files = DISK) -> None:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.errors import NoRunError, UnreadableRunFileError, WrongDirectoryError
 from batchrunner.core.job import Json
 from batchrunner.stores.atomic import TEMPORARY, write_whole
 from batchrunner.stores.files import DISK, PRIVATE_FILE, SHARED_FOLDER, Files, broken
+from batchrunner.stores.ledger_line import LEDGER
+from batchrunner.stores.ledger_reader import newest_open
 from batchrunner.stores.lock import LOCK
+from batchrunner.stores.marks import RESULTS, SUPERSEDED
 from batchrunner.stores.unreadable import UNREADABLE
 
 RUN_FILE = "run.json"
@@ -56,8 +59,16 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """The job file, absolute and without links; None in what earlier versions wrote."""
     ended: str | None = None
     """How the last run said that it ended, in the words of `status`; None while it runs, and after a kill."""
+    segment: int | None = None
+    """Number of the ledger's newest segment."""
+    segment_bytes: int | None = None
+    """Its length after a clean end; None before, and in what earlier versions wrote."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
+
+    def with_another_ledger(self) -> "RunFile":
+        """For a directory whose ledger was written anew."""
+        return msgspec.structs.replace(self, segment=None, segment_bytes=None)
 
 
 class _Version(msgspec.Struct):
@@ -68,7 +79,8 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
     """What was run in this directory; None when there is no `run.json`.
 
     Raises:
-        WrongDirectoryError: the file is damaged, or of a later format.
+        UnreadableRunFileError: the file is damaged.
+        WrongDirectoryError: it is of a later format.
         StoreBrokenError: the disk refused.
     """
     path = folder / RUN_FILE
@@ -91,7 +103,7 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
             )
         return msgspec.json.decode(text, type=RunFile)
     except UNREADABLE as error:
-        raise WrongDirectoryError(
+        raise UnreadableRunFileError(
             f"{path}: is no run.json of this program ({error}); put the right one back, "
             "or use another directory (--out)"
         ) from error
@@ -124,27 +136,83 @@ def make_run_folder(folder: Path, *, files: Files = DISK) -> None:
         raise broken(folder, error) from error
 
 
-def check_claim(folder: Path, *, job_name: str, simulated: bool, files: Files = DISK) -> RunFile | None:
-    """Whether this job may run here, without changing anything; what was run here before, if anything.
+def run_file_of_ledger(folder: Path, *, files: Files = DISK) -> RunFile | None:
+    """What the ledger says of a run whose run.json is gone; None without a ledger. Raises StoreBrokenError."""
+    opened = newest_open(folder / LEDGER, files=files)
+    if opened is None:
+        return None
+    return RunFile(
+        job_name=opened.name or folder.name,
+        simulated=bool(opened.simulated),
+        digest=opened.job,
+        program=opened.program,
+        created="",
+        job={},
+    )
+
+
+def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:
+    """For commands that are given a directory and no job.
+
+    Raises:
+        NoRunError: no run has been here.
+        WrongDirectoryError: run.json is gone or damaged.
+        StoreBrokenError: the disk refused.
+    """
+    there = read_run_file(folder, files=files)
+    if there is None and newest_open(folder / LEDGER, files=files) is not None:
+        raise WrongDirectoryError(
+            f"{folder}: run.json is gone, and the ledger is there; `batchrunner run JOB` makes it anew from both"
+        )
+    if there is None:
+        raise NoRunError(str(folder))
+    return there
+
+
+def check_claim(
+    folder: Path,
+    *,
+    job_name: str,
+    simulated: bool,
+    digest: str | None = None,
+    adopt_rows: bool = False,
+    files: Files = DISK,
+) -> RunFile | None:
+    """Whether this job may run here, without changing anything; what was run here before, if run.json can tell.
+
+    Where it cannot, the ledger says whose directory it is: by the job's name, in ledgers of earlier programs by the
+    job's `digest`. `adopt_rows` lets rows without a ledger be taken for this job's.
 
     Raises:
         WrongDirectoryError: it may not; the message says why and what to do.
     """
-    there = read_run_file(folder, files=files)
-    if there is None:
-        _refuse_foreign(folder, files)
-        return None
-    if there.job_name != job_name:
+    opened = newest_open(folder / LEDGER, files=files)
+    if opened is not None and opened.simulated is not None:
+        _refuse_other(folder, opened.name or job_name, was_simulated=opened.simulated, name=job_name, now=simulated)
+    try:
+        there = read_run_file(folder, files=files)
+    except UnreadableRunFileError:
+        if opened is None or not (opened.simulated is not None or opened.job == digest):
+            raise
+        return None  # it is made anew
+    if there is not None:
+        _refuse_other(folder, there.job_name, was_simulated=there.simulated, name=job_name, now=simulated)
+    elif opened is None or not (opened.simulated is not None or opened.job == digest):
+        _refuse_foreign(folder, files, adopt_rows=adopt_rows)
+    return there
+
+
+def _refuse_other(folder: Path, there: str, *, was_simulated: bool, name: str, now: bool) -> None:
+    if there != name:
         raise WrongDirectoryError(
-            f"{folder}: belongs to the job `{there.job_name}`, not to `{job_name}`; give this job a directory of its "
+            f"{folder}: belongs to the job `{there}`, not to `{name}`; give this job a directory of its "
             "own (--out or output.dir), or its old name back"
         )
-    if there.simulated != simulated:
-        was, now = ("a simulated", "a real") if there.simulated else ("a real", "a simulated")
+    if was_simulated != now:
+        was, other = ("a simulated", "a real") if was_simulated else ("a real", "a simulated")
         raise WrongDirectoryError(
-            f"{folder}: holds {was} run; {now} one never mixes with it. Choose another directory with --out"
+            f"{folder}: holds {was} run; {other} one never mixes with it. Choose another directory with --out"
         )
-    return there
 
 
 def claim(
@@ -160,6 +228,7 @@ def claim(
     command_elsewhere: str | None = None,
     typed_in: str | None = None,
     job_path: str | None = None,
+    adopt_rows: bool = False,
     files: Files = DISK,
 ) -> RunFile:
     """Make the directory this job's, or go on in it: `run.json` then says what is run now. Hold the lock.
@@ -167,7 +236,9 @@ def claim(
     `created` counts for the first run only. Raises WrongDirectoryError and StoreBrokenError, see `check_claim`.
     """
     make_run_folder(folder, files=files)
-    before = check_claim(folder, job_name=job_name, simulated=simulated, files=files)
+    before = check_claim(
+        folder, job_name=job_name, simulated=simulated, digest=digest, adopt_rows=adopt_rows, files=files
+    )
     run = RunFile(
         job_name=job_name,
         simulated=simulated,
@@ -176,6 +247,8 @@ def claim(
         created=created if before is None else before.created,
         job=job,
         totals=before.totals if before is not None else None,
+        segment=before.segment if before is not None else None,
+        segment_bytes=before.segment_bytes if before is not None else None,
         command=command,
         command_elsewhere=command_elsewhere,
         typed_in=typed_in,
@@ -186,7 +259,7 @@ def claim(
     return run
 
 
-def _refuse_foreign(folder: Path, files: Files) -> None:
+def _refuse_foreign(folder: Path, files: Files, *, adopt_rows: bool) -> None:
     """Hidden files and what a first start leaves behind when it is killed do not count."""
     if not files.exists(folder):
         return
@@ -197,6 +270,15 @@ def _refuse_foreign(folder: Path, files: Files) -> None:
     except OSError as error:
         raise broken(folder, error) from error
     foreign = sorted(name for name in names if not (name == LOCK or name.startswith(".") or name.endswith(TEMPORARY)))
+    rows = sorted({RESULTS, SUPERSEDED} & set(names))
+    if rows and adopt_rows:
+        return
+    if rows:
+        raise WrongDirectoryError(
+            f"{folder}: has {' and '.join(rows)}, and neither a run.json nor a ledger that says what was paid for; put "
+            "them back, choose another directory with --out, or go on with `batchrunner run JOB --adopt-rows`, which "
+            "counts as done what has a row"
+        )
     if foreign:
         some = ", ".join(foreign[:3]) + (" and more" if foreign[3:] else "")
         raise WrongDirectoryError(
