@@ -22,6 +22,8 @@ from batchrunner.engine.condition import Condition
 
 READ_AHEAD: Final = 32
 """Items of a model that wait for a slot, at most."""
+READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
+"""Of their texts and pictures: no further item is read while those that wait have as much."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class WorkQueue:
         self._wanted = wanted
         self._keys = keys
         self._ahead: deque[Work] = deque()
+        self._ahead_bytes = 0
         self._returned: deque[Work] = deque()
         self._active: dict[bytes, Work] = {}
         self._rejected_by: tuple[bytes, ProblemKind] | None = None
@@ -108,11 +111,11 @@ class WorkQueue:
                 key = bytes.fromhex(item.key)
                 if key not in self._keys and self._wanted(key):
                     self._keys.add(key)
-                    self._ahead.append(Work(item=item, key=key))
+                    self._put_ahead(Work(item=item, key=key))
                     self._changed.notify()
                 if item.index == limit:
                     break
-                if len(self._ahead) >= READ_AHEAD:
+                if len(self._ahead) >= READ_AHEAD or self._ahead_bytes >= READ_AHEAD_BYTES:
                     await self._room.until(self._has_room)
             else:
                 if count < surveyed:
@@ -125,7 +128,11 @@ class WorkQueue:
         self._changed.notify()
 
     def _has_room(self) -> bool:
-        return len(self._ahead) <= READ_AHEAD // 2
+        return len(self._ahead) <= READ_AHEAD // 2 and self._ahead_bytes < READ_AHEAD_BYTES
+
+    def _put_ahead(self, work: Work) -> None:
+        self._ahead.append(work)
+        self._ahead_bytes += _size_of(work.item)
 
     # -- the lanes
 
@@ -140,6 +147,7 @@ class WorkQueue:
             work = self._returned.popleft()
         elif self._ahead:
             work = self._ahead.popleft()
+            self._ahead_bytes -= _size_of(work.item)
             if self._has_room():
                 self._room.notify()
         else:
@@ -161,7 +169,10 @@ class WorkQueue:
     def requeue(self, work: Work, *, last: bool = False) -> None:
         """The item is to be sent again by any lane of the model, `last` after those that wait. It stays live."""
         del self._active[work.key]
-        (self._ahead if last else self._returned).append(work)
+        if last:
+            self._put_ahead(work)
+        else:
+            self._returned.append(work)
         self._changed.notify()
 
     def release(self, work: Work) -> None:
@@ -208,6 +219,11 @@ class WorkQueue:
             work.singled_out += 1
         work.answers_seen = self.answers
         return work.singled_out
+
+
+def _size_of(item: Item) -> int:
+    """About how many bytes it holds: pictures that are sent along stand in it whole."""
+    return sum(len(turn.content) for turn in item.turns) + sum(len(picture.url) for picture in item.pictures)
 
 
 def _changed_source(found: str, surveyed: int) -> JobMistakesError:

@@ -288,3 +288,17 @@ def test_a_single_refusal_at_a_probe_after_an_outage_shows_that_the_server_is_ba
     assert house.run(chat(*TEN, more="limits: {concurrency: 4}\nbreaker: 2")).exit_status is ExitStatus.DONE
     assert {event["kind"] for event in house.events("parked")} == {"reset"}
     assert len(house.events("refused")) == 1
+
+
+@pytest.mark.parametrize(("letters", "most"), [(2_000_000, 6), (10, READ_AHEAD + 8)])
+def test_items_that_wait_for_a_slot_are_bounded_in_number_and_in_bytes(tmp_path: Path, letters: int, most: int) -> None:
+    """The lane is stopped by its first answer; what has been read ahead by then is what is held."""
+    house = House(tmp_path)
+    prompts = tuple(f"{number} " + "a" * letters for number in range(60))
+    (tmp_path / "rows.txt").write_text("\n".join(prompts), "utf-8")
+    job = chat(model="sim/chat#auth-bad", more="limits: {concurrency: 1}").replace(
+        "prompts:\n", "prompts: {file: rows.txt}"
+    )
+    assert house.run(job).exit_status is ExitStatus.REFUSED
+    assert house.source is not None
+    assert house.source.read - len(prompts) <= most
