@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Final, TypedDict, TypeVar, Unpack
 from weakref import WeakKeyDictionary
 
-from batchrunner.assembly import ask_balances, assemble, rehearsal_of
+from batchrunner.assembly import ask_balances, assemble, reformatted, rehearsal_of
 from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.export import Exported
@@ -44,7 +44,7 @@ from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
 from batchrunner.report.stock import stock_notes, take_stock
-from batchrunner.report.words import skipped_words
+from batchrunner.report.words import count, skipped_words
 from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.lock_file import LOCK_FILE
@@ -168,6 +168,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
             *skipped_words(found.skipped_rows, items.skipped),
             *literal_braces(job),
             *stock_notes(folder, stock),
+            *format_notes(job, folder),
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),
@@ -197,6 +198,7 @@ class RunOptions(TypedDict, total=False):
     retry_failed: give items that had failed a new generation of attempts.
     resend_lost: pay again for done items whose row or picture is gone from the directory.
     adopt_rows: go on although the ledger, or a part of it, is gone: what has a row is done.
+    reformat: convert the pictures that are there to `output.format`; sends nothing.
     resend_held: send items that are held because they may have been paid already.
     progress: started as a task with a function that tells the present status; cancelled at the end.
     signals: SIGINT, SIGTERM and SIGHUP drain the run; SIGINT or SIGTERM after one of them cancels it. SIGHUP stays
@@ -213,6 +215,7 @@ class RunOptions(TypedDict, total=False):
     resend_held: bool
     resend_lost: bool
     adopt_rows: bool
+    reformat: bool
     progress: Progress | None
     signals: bool
     say: Callable[[str], None] | None
@@ -232,7 +235,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     speak = _harmless(options.get("say") or _to_stderr)
     clock = options.get("clock") or LoopClock()
     keys, missing = read_keys(job.provider.key_env, os.environ)
-    if missing and not keys:
+    if missing and not keys and not options.get("reformat", False):
         raise JobMistakesError(missing)
     refuse_keys_in_job(job, keys)
     dialect_for(job.provider)
@@ -266,16 +269,15 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             adopt_rows=adopt_rows,
         )
         most_in_flight = _room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
-        for note in _lock_notes(lock, folder):
+        for note in (*_lock_notes(lock, folder), *(f"{m.problem}: this key's lanes stay closed" for m in missing)):
             speak(note)
-        for mistake in missing:
-            speak(f"{mistake.problem}: this key's lanes stay closed")
         for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):
             speak(note)
         wishes = Wishes(
             limit=options.get("limit"),
             retry_failed=options.get("retry_failed", False),
             resend_held=options.get("resend_held", False),
+            reformat=options.get("reformat", False),
             most_in_flight=most_in_flight,
             resend_lost=options.get("resend_lost", False),
             adopt_rows=adopt_rows,
@@ -293,7 +295,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
         )
         runner = await _or_remembered(assembling, disk, folder)
         async with _watched(runner, options, speak):
-            exit_status, message = await _run_to_end(runner)
+            exit_status, message = await (reformatted if wishes.reformat else _run_to_end)(runner)
         status = with_end(
             replace(
                 runner.snapshot(),
@@ -398,6 +400,17 @@ def _room_for_requests(job: Job, *, lanes: int, say: Callable[[str], None]) -> i
             f"(`ulimit -n` raises that); {asked}"
         )
     return min(places, max(job.limits.concurrency or 0, CEILING))
+
+
+def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
+    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
+    if job.kind != "image" or job.output.format is None:
+        return ()
+    from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
+
+    number = other_formats(folder, job.output.format)
+    words = f"{count(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
+    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
 
 
 def _lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.events import FORMAT_VERSION, RESENDING_VERSION
 from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance, Totals
@@ -35,6 +36,7 @@ from batchrunner.stores.error_log import ErrorLog
 from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.ledger_reader import reformatted_events
 from batchrunner.stores.marks import RESULTS, size_marked, stands_as_marked
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import ResultsFile
@@ -116,7 +118,7 @@ async def assemble(
                 labels=found.labels,
                 name=job.name,
                 simulated=job.simulated,
-                version=RESENDING_VERSION if wishes.resend_lost and state.lost else FORMAT_VERSION,
+                version=RESENDING_VERSION if wishes.reformat or (wishes.resend_lost and state.lost) else FORMAT_VERSION,
                 clock=clock,
                 wall=wall,
                 files=files,
@@ -336,3 +338,37 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         windows=windows,
         notes=tuple(mistake.problem for mistake in missing),
     )
+
+
+async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:
+    """Convert the pictures of a run that was assembled for it to the job's format; how that ended, in words.
+
+    Raises:
+        JobMistakesError: the job names no format.
+        StoreBrokenError: the disk refused.
+    """
+    from batchrunner.stores.reformat import reformat  # noqa: PLC0415 - Pillow, for pictures only
+
+    wanted, folder = runner.job.output.format, Path(runner.job.output.dir)
+    if wanted is None:
+        problem = "needs `output.format`: the format to convert the pictures to"
+        raise JobMistakesError((Mistake(problem=problem, key="--reformat", expected="png, jpeg, webp or gif"),))
+    await runner.record_recovered()
+    told = await reformat(
+        folder,
+        wanted,
+        ledger=runner.ports.ledger,
+        state=runner.state,
+        files=DISK,
+        leftovers=lambda: (path for event in reformatted_events(folder / LEDGER) for path in event.gone),
+    )
+    for line in told.left:
+        runner.say(f"left as it is: {line}")
+    words = f"{told.pictures:,} pictures are {wanted} now; nothing was sent"
+    if told.left_count:
+        words += f"; {told.left_count:,} stay as they are"
+    runner.say(words)
+    items = runner.snapshot().items
+    if told.left_count or items.pending or items.accepted or items.held or items.timed_out:
+        return ExitStatus.PAUSED, words
+    return ExitStatus.FAILED if items.failed else ExitStatus.DONE, words

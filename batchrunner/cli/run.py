@@ -31,6 +31,9 @@ AdoptRows = Annotated[
     bool,
     typer.Option("--adopt-rows", help="Go on although the ledger is gone: what has a row is done, the rest is sent."),
 ]
+Reformat = Annotated[
+    bool, typer.Option("--reformat", help="Convert the pictures that are there to output.format; sends nothing.")
+]
 Parallel = Annotated[bool, typer.Option("--parallel", help="Run several jobs at the same time.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the closing summary.")]
 
@@ -43,6 +46,7 @@ def run(
     resend_held: ResendHeld = False,
     resend_lost: ResendLost = False,
     adopt_rows: AdoptRows = False,
+    reformat: Reformat = False,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -68,6 +72,7 @@ def run(
         resend_held=resend_held,
         resend_lost=resend_lost,
         adopt_rows=adopt_rows,
+        reformat=reformat,
         quiet=quiet,
     )
     errands = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)

@@ -43,6 +43,7 @@ class Asked:
     resend_held: bool
     resend_lost: bool = False
     adopt_rows: bool = False
+    reformat: bool = False
     quiet: bool
 
 
@@ -147,6 +148,7 @@ def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions
         "resend_held": asked.resend_held,
         "resend_lost": asked.resend_lost,
         "adopt_rows": asked.adopt_rows,
+        "reformat": asked.reformat,
         "progress": harmless(shown) if shown else None,
         "signals": True,
         "say": say,

@@ -11,7 +11,7 @@ import msgspec
 FORMAT_VERSION = 1
 """What a segment opens with."""
 RESENDING_VERSION = 2
-"""Of a segment that may hold `lost`: a program that does not know it would call an item done whose answer is gone."""
+"""Of a segment that may hold `lost` or `reformatted`: a program that knows neither would trust what is gone."""
 READABLE_VERSIONS = frozenset({FORMAT_VERSION, RESENDING_VERSION})
 
 FileMark: TypeAlias = tuple[str, int, int, int]
@@ -198,6 +198,17 @@ class Rewritten(_Event, frozen=True, tag="rewritten"):
     labels: str
 
 
+class Reformatted(_Event, frozen=True, tag="reformatted"):
+    """The item's pictures were converted; results.jsonl names the new ones with the next `rewritten`."""
+
+    i: str
+    k: str
+    files: tuple[tuple[str, int, str], ...]
+    """(path, size in bytes, sha256) of each of its pictures now."""
+    gone: tuple[str, ...]
+    """Originals that may be removed."""
+
+
 class Close(_Event, frozen=True, tag="close"):
     """The clean end of a segment, and how the directory was left: what differs at the next start was changed by hand.
 
@@ -223,5 +234,6 @@ Event: TypeAlias = (
     | Requeued
     | Lost
     | Rewritten
+    | Reformatted
     | Close
 )

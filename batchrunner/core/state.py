@@ -22,6 +22,7 @@ from batchrunner.core.events import (
     Open,
     Parked,
     Ready,
+    Reformatted,
     Refused,
     Requeued,
     Resumed,
@@ -306,6 +307,8 @@ class LedgerState:
                 )
             case Resumed():
                 self.parks.pop((event.account, event.model), None)
+            case Reformatted():
+                pass  # it changes which files there are, and nothing of where the item stands
             case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued() | Lost():
                 self._item_event(bytes.fromhex(event.k), event, at)
 

@@ -48,6 +48,8 @@ class Wishes:
     """Only the first so many items of the job."""
     retry_failed: bool = False
     resend_held: bool = False
+    reformat: bool = False
+    """Convert the pictures that are there to `output.format`, and send nothing."""
     most_in_flight: int = CEILING
     """Requests in flight on each lane that this machine has room for, whatever the job says."""
     resend_lost: bool = False
@@ -123,10 +125,7 @@ class Runner:
             JobMistakesError: a source became unreadable before anything was sent.
             asyncio.CancelledError: the end was asked for twice, or the grace is over.
         """
-        if self.realigned_length is not None:
-            await self.book.rewritten(length=self.realigned_length, labels="")
-        if adopted := await self.book.adopted(self.adopted):
-            self.say(f"rows that the ledger did not know: {adopted:,}; they count, and are not paid for again")
+        await self.record_recovered()
         await self._requeue()
         await self._take_over_parks()
         await self._remember(self.totals, sends_follow=True)
@@ -155,6 +154,13 @@ class Runner:
                 self._source_changed(error)
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
         await self._remember(replace(self.totals, windows=windows), sends_follow=False)
+
+    async def record_recovered(self) -> None:
+        """Write down what was found in the result files and an earlier process did not live to say."""
+        if self.realigned_length is not None:
+            await self.book.rewritten(length=self.realigned_length, labels="")
+        if adopted := await self.book.adopted(self.adopted):
+            self.say(f"rows that the ledger did not know: {adopted:,}; they count, and are not paid for again")
 
     async def _remember(self, totals: Totals, *, sends_follow: bool) -> None:
         """Totals for `status`: to fail in that is told, and no reason to stop unless it is the disk that refuses.

@@ -4,10 +4,11 @@ Four passes, each streaming: the ledger and the pictures it names, result rows, 
 directory. Changes nothing; the caller keeps writers out. Memory: two packed integers an item, eight bytes a file.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from batchrunner.core.audit import Audit, AuditCounts
-from batchrunner.core.errors import LedgerMissingError, NoRunError, UnreadableRunFileError
+from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, NoRunError, UnreadableRunFileError
 from batchrunner.core.state import Standing
 from batchrunner.report.audit_files import PictureAudit, look_around
 from batchrunner.report.audit_findings import Sheet
@@ -16,7 +17,7 @@ from batchrunner.report.audit_rows import RowAudit
 from batchrunner.report.standing import LEDGER
 from batchrunner.report.stock import refuse_missing_ledger
 from batchrunner.stores.files import DISK, InspectedFiles, broken
-from batchrunner.stores.ledger_reader import paid_again, read_ledger
+from batchrunner.stores.ledger_reader import paid_again, read_ledger, reformatted_events
 from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
 
 
@@ -40,6 +41,16 @@ def run_file_of(folder: Path, *, files: InspectedFiles = DISK) -> RunFile:
     return there
 
 
+def conversions(ledger: Path, *, files: InspectedFiles) -> dict[bytes, int]:
+    """How often the pictures of each item were converted; the ledger of a run without any is not read for it."""
+    found: dict[bytes, int] = {}
+    with suppress(LedgerDamagedError):  # the audit says so where it stands
+        for event in reformatted_events(ledger, files=files):
+            key = bytes.fromhex(event.k)
+            found[key] = found.get(key, 0) + 1
+    return found
+
+
 def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
     """Look at everything in a run's directory in which nobody writes meanwhile.
 
@@ -54,6 +65,7 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
     rows = RowAudit(folder=folder, files=files, sheet=sheet, ledger=ledger)
     reading = read_ledger(folder / LEDGER, files=files)
     try:
+        ledger.reformatted = conversions(folder / LEDGER, files=files)
         try:
             if not run.created:
                 sheet.add("run_file_lost", RUN_FILE)

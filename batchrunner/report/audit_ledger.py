@@ -12,7 +12,18 @@ from typing import Final
 from zlib import crc32
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import Close, Done, Event, Failed, Intent, Lost, Retry, Rewritten, recorded_files
+from batchrunner.core.events import (
+    Close,
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Lost,
+    Reformatted,
+    Retry,
+    Rewritten,
+    recorded_files,
+)
 from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.stores.ledger_reader import LedgerReading, Record
@@ -40,6 +51,8 @@ class Promises:
 
     def __init__(self) -> None:
         self._packed: dict[bytes, int] = {}
+        self.also: dict[bytes, set[int]] = {}
+        """Of items with converted pictures: what their row may name."""
         self.epoch = 0
         """Rewritings of results.jsonl so far: checksums of rows hold until the next one."""
 
@@ -70,6 +83,12 @@ class Promises:
     def forget(self, key: bytes) -> None:
         """Its answer is gone, and a person pays for another one."""
         self._packed.pop(key, None)
+        self.also.pop(key, None)
+
+    def refile(self, key: bytes, files: tuple[Named, ...]) -> None:
+        """Its pictures were converted: its row may name the old or the new ones from now on."""
+        if key in self._packed:
+            self.also.setdefault(key, set()).update({self[key].files_crc, files_crc(files)})
 
     def mark_found(self, key: bytes) -> bool:
         """Its row is there; True when another one was there before."""
@@ -108,6 +127,8 @@ class LedgerAudit:
     whole: bool = True
     """False when damage ended the reading."""
     records: int = 0
+    reformatted: dict[bytes, int] = field(default_factory=dict)
+    """How many conversions of an item's pictures are still to come: the files of the last one are to be there."""
     _segment: int = 0
     _closed: bool = False
 
@@ -135,6 +156,8 @@ class LedgerAudit:
             self._odd(record, "after the segment was closed")
         if isinstance(event, ItemEvent):
             self._take_item(record, event)
+        elif isinstance(event, Reformatted):
+            self._take_reformatted(event)
         elif isinstance(event, Rewritten):
             self.promises.epoch += 1
         elif isinstance(event, Close):
@@ -156,11 +179,20 @@ class LedgerAudit:
         if isinstance(event, Done):
             self.promises.put(key, event)
             self.paths.update(path_mark(path) for path, _, _ in event.files)
-            if not self.paid_again[key]:
+            if not self.paid_again[key] and not self.reformatted.get(key):
                 self.look_at(event.i, event.files)
         elif isinstance(event, Lost):
             self.paid_again[key] -= 1
             self.promises.forget(key)
+
+    def _take_reformatted(self, event: Reformatted) -> None:
+        """Its row names the old pictures until results.jsonl is replaced, and a crash may come in between."""
+        key = bytes.fromhex(event.k)
+        self.promises.refile(key, event.files)
+        self.paths.update(path_mark(path) for path in (*(path for path, _, _ in event.files), *event.gone))
+        self.reformatted[key] = self.reformatted.get(key, 1) - 1
+        if self.reformatted[key] == 0 and not self.paid_again[key]:
+            self.look_at(event.i, event.files)
 
     def _odd(self, record: Record, why: str) -> None:
         self.sheet.add(

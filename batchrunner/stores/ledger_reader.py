@@ -17,7 +17,7 @@ from typing import get_args
 import msgspec
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import READABLE_VERSIONS, RESENDING_VERSION, Close, Done, Event, Open
+from batchrunner.core.events import READABLE_VERSIONS, RESENDING_VERSION, Close, Done, Event, Open, Reformatted
 from batchrunner.core.state import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
@@ -86,6 +86,7 @@ class _Keyed(msgspec.Struct):
 _decode_key = msgspec.json.Decoder(_Keyed).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
+_HEAD_BYTES = 4096
 _decode_event = msgspec.json.Decoder(Event).decode
 _is_key = re.compile("[0-9a-f]{32}").fullmatch
 _is_crc = re.compile("[0-9a-f]{8}|").fullmatch
@@ -222,6 +223,28 @@ def _version_of(text: bytes) -> int:
 def _trimmed(line: Line) -> Line:
     """Without the carriage return that somebody's tool put at its end: the checksum says that the rest is whole."""
     return line._replace(text=line.text[:-1]) if line.text.endswith(b"\r") and is_sound(line.text[:-1]) else line
+
+
+def reformatted_events(folder: Path, *, files: Files = DISK) -> Iterator[Reformatted]:
+    """The conversions of pictures that a ledger has; nothing but the head of each segment is read where there are none.
+
+    Raises, while iterating: as `read_ledger`.
+    """
+    try:
+        numbers = segment_numbers(files.names(folder)) if files.exists(folder) else []
+        if not any(_may_hold_conversions(files, segment_path(folder, number)) for number in numbers):
+            return
+    except OSError as error:
+        raise broken(folder, error) from error
+    yield from (record.event for record in read_ledger(folder, files=files) if isinstance(record.event, Reformatted))
+
+
+def _may_hold_conversions(files: Files, segment: Path) -> bool:
+    descriptor = files.open_read(segment)
+    try:
+        return b'"version":%d,' % RESENDING_VERSION in files.read_at(descriptor, _HEAD_BYTES, 0)
+    finally:
+        files.close(descriptor)
 
 
 def _fault(line: Line) -> str:

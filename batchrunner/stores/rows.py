@@ -96,6 +96,7 @@ class _Id(msgspec.Struct):
 _decode_id = msgspec.json.Decoder(_Id).decode
 _decode_place = msgspec.json.Decoder(_Place).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
+_decode_path = msgspec.json.Decoder(_File).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
 _decode_failure = msgspec.json.Decoder(FailureFacts).decode
 
@@ -238,6 +239,19 @@ def unlabelled(text: bytes) -> bytes:
     for name in ("id", "prompt_id", "index", "vars", "shared_with"):
         row.pop(name, None)
     return _encode(row)
+
+
+def with_pictures(text: bytes, changed: dict[str, bytes]) -> bytes:
+    """The row's line with other pictures, as JSON by the path of the old one; the very same bytes without any."""
+    if not changed:
+        return text
+    output = _decode_fields(_decode_fields(text)["output"])
+    images = [
+        msgspec.Raw(changed.get(_decode_path(image).path, bytes(image)))
+        for image in msgspec.json.decode(output["images"], type=list[msgspec.Raw])
+    ]
+    output["images"] = msgspec.Raw(_encode(images))
+    return _changed(text, {"output": msgspec.Raw(_encode(output))}, without=())
 
 
 def _label_fields(label: Label) -> dict[str, msgspec.Raw]:

@@ -1,5 +1,6 @@
 """Parameters that are templates over the rows of a source: types are kept, faults are bad rows, keys follow values."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ def params(tmp_path: Path, given: dict[str, Any], rows: str = ROWS, **changes: A
 )
 def test_a_value_is_filled_from_the_row_and_keeps_its_type(tmp_path: Path, template: object, values: object) -> None:
     found = [each["x"] for each in params(tmp_path, {"x": template})]
-    assert found == values
-    assert [type(each) for each in found] == [type(each) for each in values]  # type: ignore[attr-defined] -- a list
+    assert json.dumps(found) == json.dumps(values)
 
 
 def test_values_deep_inside_are_filled_too_and_other_values_stay(tmp_path: Path) -> None:
