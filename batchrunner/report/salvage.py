@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from batchrunner.core.audit import Salvaged
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.events import FORMAT_VERSION, Done, Open, Rewritten, recorded_files
+from batchrunner.core.events import FORMAT_VERSION, Done, Open, Reformatted, Rewritten, recorded_files
 from batchrunner.core.naming import is_address
 from batchrunner.core.ports import Place
 from batchrunner.core.state import Standing
 from batchrunner.core.version import VERSION
 from batchrunner.report.audit import audit, run_file_of
 from batchrunner.report.audit_files import fault_of, read_plain
-from batchrunner.report.audit_ledger import Promises, files_crc
+from batchrunner.report.audit_ledger import Named, Promises, files_crc
 from batchrunner.report.standing import LEDGER
 from batchrunner.stores.atomic import place_whole, write_all
 from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_FOLDER, InspectedFiles, broken
@@ -77,6 +79,8 @@ class Salvage:
     _failed: set[bytes] = field(default_factory=set)
     """Failed items whose row was not found yet."""
     _folders: set[Path] = field(default_factory=set)
+    _converted: dict[bytes, tuple[Named, ...]] = field(default_factory=dict)
+    """The pictures of items whose pictures were converted, as their row names them: so their `done` names them here."""
     _stretches: int = 0
     _records: int = 0
     _rows: int = 0
@@ -98,6 +102,8 @@ class Salvage:
             self._promises.epoch += isinstance(kept.event, Rewritten)
             if isinstance(kept.event, Done) and bytes.fromhex(kept.event.k) not in self._promises:
                 self._promises.put(bytes.fromhex(kept.event.k), kept.event)
+            if isinstance(kept.event, Reformatted):
+                self._promises.refile(bytes.fromhex(kept.event.k), kept.event.files)
             mender.mended(kept.event, at=kept.at)
         mender.segment_ended()
         self._stretches = reading.stretches
@@ -148,7 +154,7 @@ class Salvage:
         pictures = facts.files
         if key in self._promises:
             promise = self._promises[key]
-            if promise.files_crc != files_crc(pictures):
+            if files_crc(pictures) not in self._promises.also.get(key, {promise.files_crc}):
                 return False
             if promise.epoch == self._promises.epoch and promise.crc != int(crc_of(text), 16):
                 return False
@@ -159,6 +165,8 @@ class Salvage:
             assert data is not None, "it was looked at just now"
             self._put(path, data)
             self._pictures += 1
+        if key in self._promises.also:
+            self._converted[key] = recorded_files(pictures)
         return True
 
     def _copy_answer(self, facts: RowFacts) -> None:
@@ -203,7 +211,10 @@ class Salvage:
                 copy = self._begin(number, kept, job=job)
             at = kept.at
             for event in mender.mended(kept.event, at=at):
-                copy.add(event, at=at)
+                if isinstance(event, Done) and (files := self._converted.get(bytes.fromhex(event.k))):
+                    copy.add(msgspec.structs.replace(event, files=files), at=at)
+                elif not isinstance(event, Reformatted):
+                    copy.add(event, at=at)
         if copy is None:
             copy = self._begin(1, None, job=job)
         self._add_what_was_lost(copy, mender, at=at)
@@ -213,7 +224,7 @@ class Salvage:
     def _begin(self, number: int, kept: Kept | None, *, job: str) -> SegmentCopy:
         opened = kept.event if kept is not None and isinstance(kept.event, Open) else None
         event = Open(
-            version=opened.version if opened is not None else FORMAT_VERSION,
+            version=FORMAT_VERSION,
             run=opened.run if opened is not None else LABELS,
             segment=number,
             job=opened.job if opened is not None else job,
