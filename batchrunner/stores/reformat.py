@@ -123,7 +123,7 @@ async def reformat(
         recorded = set[str]()
         for row in rows:
             new = [await converter.converted(picture) for picture in row.output.images]
-            kept = (*new, *row.output.audio)
+            kept: tuple[_File | _Sound, ...] = (*new, *row.output.audio)
             named = tuple((file.path, file.bytes, file.sha256) for file in kept)
             gone = tuple(old.path for old, now in zip(row.output.images, new, strict=True) if old.path != now.path)
             if gone and row.key not in recorded:  # identical items share pictures, and have a row each
