@@ -24,7 +24,7 @@ from batchrunner.stores.atomic import open_beside, write_all
 from batchrunner.stores.files import DISK, SHARED_FILE, InspectedFiles, broken
 from batchrunner.stores.images import FOLDER, MAX_PIXELS, prepare
 from batchrunner.stores.lines import read_lines
-from batchrunner.stores.results import RESULTS
+from batchrunner.stores.marks import RESULTS
 from batchrunner.stores.rows import with_pictures
 from batchrunner.stores.unreadable import UNREADABLE
 

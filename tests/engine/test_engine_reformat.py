@@ -7,12 +7,12 @@ import pytest
 from engine_house import House, image
 from PIL import Image
 
-from batchrunner import app, assembly
+from batchrunner import app
 from batchrunner.core.errors import ExitStatus, JobMistakesError
 from batchrunner.core.job import Job
 from batchrunner.stores import reformat as reformatting
+from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.ledger import LedgerWriter
-from batchrunner.stores.results import ResultsFile
 
 PROMPTS = ("a cat", "a dog", "a cat", "an owl")
 """The third shares the answer of the first."""
@@ -140,7 +140,7 @@ def test_a_kill_at_every_step_loses_no_picture_and_is_mended_by_the_same_command
 
     with monkeypatch.context() as patched:
         patched.setattr(reformatting, name, killing)
-        patched.setattr(assembly, "_close", _killed)
+        patched.setattr(DirectoryWatch, "close", _killed)
         with pytest.raises(KilledError):
             house.run(job("jpeg"), reformat=True)
     for picture in pictures(house):
@@ -155,9 +155,8 @@ def test_a_kill_at_every_step_loses_no_picture_and_is_mended_by_the_same_command
     assert is_sound(house)
 
 
-async def _killed(opened: list[LedgerWriter], results: ResultsFile) -> None:
+async def _killed(watch: DirectoryWatch, opened: list[LedgerWriter]) -> None:
     """A killed process closes nothing; its descriptors go with it."""
-    await results.close()
     for ledger in opened:
         await ledger.abandon()
 
