@@ -89,6 +89,8 @@ class Ready(_Event, frozen=True, tag="ready"):
     input_tokens: int | None = None
     """What the answer that held the URLs used up, where the server told."""
     output_tokens: int | None = None
+    first: int = 0
+    """How many URLs earlier records of the same answer hold: a record has room for some."""
 
 
 class Retry(_Event, frozen=True, tag="retry"):
@@ -132,6 +134,18 @@ class Done(_Event, frozen=True, tag="done"):
 
 
 _FILES_BYTES = 40 * 1024
+
+
+def parts_of_urls(urls: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The URLs in as many parts as records are needed for them; one, if need be an empty one."""
+    parts: list[tuple[str, ...]] = []
+    start, room = 0, _FILES_BYTES
+    for number, url in enumerate(urls):
+        room -= 6 * len(url) + 3 if not url.isascii() else 2 * len(url) + 3
+        if room < 0 and number > start:
+            parts.append(urls[start:number])
+            start, room = number, _FILES_BYTES - 2 * len(url) - 3
+    return [*parts, urls[start:]]
 
 
 def recorded_files(files: tuple[tuple[str, int, str], ...]) -> tuple[tuple[str, int, str], ...]:

@@ -372,7 +372,7 @@ class LedgerState:
                 return packed & ((1 << _MODEL) - 1) | min(self._numbers[event.model], _MODEL_MASK) << _MODEL
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
-                    self.tasks[key].urls = event.urls
+                    self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
                     self.tasks[key].usage = _told(event) or self.tasks[key].usage
                 return packed
             case Accepted():

@@ -26,6 +26,7 @@ from batchrunner.core.events import (
     Resumed,
     Retry,
     Rewritten,
+    parts_of_urls,
     recorded_files,
 )
 from batchrunner.core.outcome import Answer, Problem, Usage
@@ -191,17 +192,21 @@ class Book:
 
     async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
         """The task's pictures can be fetched from these URLs, also by a later process, which then knows their usage."""
-        event = Ready(
-            i=work.item.id,
-            k=work.item.key,
-            urls=urls,
-            input_tokens=usage.input_tokens if usage else None,
-            output_tokens=usage.output_tokens if usage else None,
-        )
-        if self.state.tasks[work.key].task_id:
-            await self._write(event)
-        else:  # no server can be asked for them again
-            await shielded(self._commit(event))
+        first = 0
+        for part in parts_of_urls(urls):
+            event = Ready(
+                i=work.item.id,
+                k=work.item.key,
+                urls=part,
+                input_tokens=usage.input_tokens if usage else None,
+                output_tokens=usage.output_tokens if usage else None,
+                first=first,
+            )
+            if self.state.tasks[work.key].task_id:
+                await self._write(event)
+            else:  # no server can be asked for them again
+                await shielded(self._commit(event))
+            first += len(part)
 
     # -- the ends
 

@@ -54,10 +54,10 @@ _ABOUT_WORDS: Final = (
 _ABOUT: Final = frozenset(_ABOUT_WORDS.split())
 """Keys that tell of a task and are no result of it."""
 _DEEPEST: Final = 8
-_MOST_URLS: Final = 16
+_MOST_URLS: Final = 10_000
 _ADDRESS_CHARS: Final = 4096
-_URLS_BYTES: Final = 48 * 1024
-"""Of all URLs of a reply as ASCII JSON: a task's URLs are one record of the ledger, which holds 64 KiB."""
+_URLS_BYTES: Final = 4 * 1024 * 1024
+"""Of all URLs of a reply as ASCII JSON: they stand in the ledger, over as many records as they need."""
 
 
 def pictures_in(

@@ -75,9 +75,9 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
                 ledger.whole = False
                 sheet.add("ledger_missing", str(error))
             ledger.read(reading)
+            rows.results()
         finally:
             pictures.finish()
-        rows.results()
         rows.superseded_rows()
         rows.missing()
         rows.failure_rows()

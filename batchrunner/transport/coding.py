@@ -124,7 +124,9 @@ _MAGIC_BYTES = 2
 _GZIPS = frozenset({"gzip", "x-gzip"})
 _OTHERS = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 """Codings that were not asked for, and that are undone by no one here."""
-_WORDS_NO_DEFLATE_BEGINS_WITH = frozenset({b'{"', b"{\n", b"{\r", b"{ ", b"[{", b"da", b"ev"})
+_WORDS_NO_DEFLATE_BEGINS_WITH = frozenset(
+    {b'{"', b"{\n", b"{\r", b"{ ", b"[{", b"da", b"ev", b"\x89P", b"\xff\xd8", b"GI", b"RI"}
+)
 """Or hardly ever: it has no magic, and two bytes must do."""
 _STARTS = (
     *(b"{", b"[", b"data", b"da", b"event", b"ev", b"id", b":", b"<", b"\xef\xbb", b'"', b"Ba", b"In", b"up"),
