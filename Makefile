@@ -39,9 +39,14 @@ unit:
 	@echo "== tests"; $(BIN)/python -m pytest -n auto
 
 test-servers: setup
-	@echo "== a server that no one here wrote: llama.cpp's, from the extra \`servers\`"
+	@echo "== servers that no one here wrote: llama.cpp's, llmock and LiteLLM's proxy; what cannot be had is skipped"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
-	  || echo "== the extra cannot be installed here (pip says why, above): its tests are skipped"
+	  || echo "== llama.cpp cannot be installed here (pip says why, above): its tests are skipped"
+	@test -e .servers/node_modules/@copilotkit/aimock || npm install --silent --no-audit --no-fund --prefix .servers @copilotkit/aimock \
+	  || echo "== llmock cannot be installed here: its tests are skipped"
+	@test -x .servers/litellm/bin/litellm \
+	  || { $(PYTHON) -m venv .servers/litellm && .servers/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]'; } \
+	  || echo "== LiteLLM's proxy cannot be installed here: its tests are skipped"
 	$(BIN)/python -m pytest tests/servers
 
 torture: setup
