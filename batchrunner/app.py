@@ -28,7 +28,6 @@ from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.report import CheckResult, Report
 from batchrunner.core.state import Standing
 from batchrunner.core.status import Status
-from batchrunner.core.tuning import CEILING
 from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.purse import budget_so_far
@@ -44,10 +43,9 @@ from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
 from batchrunner.report.stock import stock_notes, take_stock
-from batchrunner.report.words import count, skipped_words
+from batchrunner.report.words import skipped_words
 from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.lock import Quiet, RunLock
-from batchrunner.stores.lock_file import LOCK_FILE
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import iter_results
 from batchrunner.stores.run_directory import (
@@ -58,7 +56,7 @@ from batchrunner.stores.run_directory import (
     take_directory,
 )
 from batchrunner.stores.run_file import check_claim, make_run_folder
-from batchrunner.stores.trial import places_for_requests
+from batchrunner.stores.trial import lock_notes, room_for_requests
 from batchrunner.transport import read_keys
 from batchrunner.transport.masking import refuse_keys_in_job
 
@@ -240,7 +238,6 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     refuse_keys_in_job(job, keys)
     dialect_for(job.provider)
     folder = Path(job.output.dir)
-    adopt_rows = options.get("adopt_rows", False)
     async with AsyncExitStack() as stack:
         # whoever awaits this run has other things on the loop, and a disk may take its time
         disk = Threads("run-files", count=1)
@@ -252,7 +249,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             job_name=job.name,
             simulated=job.simulated,
             digest=digest_of_job(job),
-            adopt_rows=adopt_rows,
+            adopt_rows=options.get("adopt_rows", False),
         )
         await disk.run(make_run_folder, folder)
         lock = RunLock(folder)
@@ -266,10 +263,10 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             wall=clock.wall(),
             command=options.get("command"),
             command_elsewhere=options.get("command_elsewhere"),
-            adopt_rows=adopt_rows,
+            adopt_rows=options.get("adopt_rows", False),
         )
-        most_in_flight = _room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
-        for note in (*_lock_notes(lock, folder), *(f"{m.problem}: this key's lanes stay closed" for m in missing)):
+        most_in_flight = room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
+        for note in (*lock_notes(lock, folder), *(f"{m.problem}: this key's lanes stay closed" for m in missing)):
             speak(note)
         for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):
             speak(note)
@@ -280,7 +277,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             reformat=options.get("reformat", False),
             most_in_flight=most_in_flight,
             resend_lost=options.get("resend_lost", False),
-            adopt_rows=adopt_rows,
+            adopt_rows=options.get("adopt_rows", False),
         )
         assembling = assemble(
             job,
@@ -384,38 +381,6 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
 
 
 # -- the pieces of a run
-
-
-_ROOM_FOR_AUTO: Final = 256
-"""What `auto` rarely needs more than: below that, the bound is worth a word."""
-
-
-def _room_for_requests(job: Job, *, lanes: int, say: Callable[[str], None]) -> int:
-    """Requests that each lane may have in flight with the files that this process may open; said where it is fewer."""
-    places = places_for_requests(job, lanes=lanes)
-    if places < (job.limits.concurrency or _ROOM_FOR_AUTO):
-        asked = f"limits.concurrency is {job.limits.concurrency}" if job.limits.concurrency else "`auto` stays below"
-        say(
-            f"at most {places} requests in flight on each lane: the system allows this process no more open files "
-            f"(`ulimit -n` raises that); {asked}"
-        )
-    return min(places, max(job.limits.concurrency or 0, CEILING))
-
-
-def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
-    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
-    if job.kind != "image" or job.output.format is None:
-        return ()
-    from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
-
-    number = other_formats(folder, job.output.format)
-    words = f"{count(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
-    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
-
-
-def _lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
-    words = f"{folder}: this disk cannot lock files; `{LOCK_FILE}` keeps other runs out instead"
-    return (f"{words}. Do not start this job on two machines at once: both would pay",) if lock.is_second_best else ()
 
 
 async def _or_remembered(assembling: Awaitable[Runner], disk: Threads, folder: Path) -> Runner:

@@ -5,6 +5,7 @@ Pictures are read one at a time for each thread. Refuses to follow links and to 
 
 import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,20 +29,14 @@ from batchrunner.stores.run_file import RUN_FILE
 
 OWN: Final = frozenset(
     {
-        RUN_FILE,
-        LOCK,
-        LOCK_FILE,
-        RESULTS,
-        FAILURES,
-        SUPERSEDED,
-        SUPERSEDED_FAILURES,
-        TORN,
-        FAILURES_TORN,
-        ERROR_LOG,
-        "report.html",
+        *(RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN),
+        *(ERROR_LOG, "README.md", "report.html", "scores.jsonl"),
+        *(f"{EXPORTS}/", "batches/", "control/", "judge/", "report/", "shards/", "thumbs/"),
     }
 )
-"""Files that this program puts at the top of a run's directory."""
+"""What this program, in this version or a later one, puts at the top of a run's directory; a folder with its content.
+Pictures, answers and the ledger are known one by one."""
+_LEDGER_NAMES: Final = re.compile(rf"{SEGMENT_NAME.pattern}|[0-9]{{6,}}\.checkpoint")
 PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
 _DAMAGED: Final = ("images", "damaged")
 """What came for a picture and is none, kept for whoever wants to look."""
@@ -147,9 +142,9 @@ def _is_own(path: PurePosixPath) -> bool:
         return True
     if len(path.parts) == 1:
         return path.name in OWN
-    if path.parts[0] == EXPORTS and not is_left_over(path.name):
+    if f"{path.parts[0]}/" in OWN and not is_left_over(path.name):
         return True
-    return path.parent == PurePosixPath(LEDGER) and SEGMENT_NAME.fullmatch(path.name) is not None
+    return path.parent == PurePosixPath(LEDGER) and _LEDGER_NAMES.fullmatch(path.name) is not None
 
 
 def _walk(files: InspectedFiles, folder: Path, below: PurePosixPath) -> Iterator[PurePosixPath]:

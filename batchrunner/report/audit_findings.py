@@ -98,7 +98,7 @@ KINDS: Final[dict[str, Kind]] = {
         level="note", problem="rows of failures.jsonl whose items are not failed any more", advice=_RUN_AGAIN
     ),
     "leftover": Kind(level="note", problem="half-written files of a process that was killed", advice="may be removed"),
-    "stray": Kind(level="note", problem="files that no finished item of this run names"),
+    "stray": Kind(level="note", problem="unexpected files: no finished item of this run names them"),
 }
 """To find one more thing: a line here, and `add` where it is seen."""
 

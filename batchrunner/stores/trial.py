@@ -9,21 +9,26 @@ flight. Refuses, as StoreBrokenError, with the file and what to do.
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.job import Job
 from batchrunner.core.naming import STEM_LIMIT_BYTES
+from batchrunner.core.tuning import CEILING
 from batchrunner.stores.artifacts import safe_path
 from batchrunner.stores.atomic import TEMPORARY, write_all
 from batchrunner.stores.files import PRIVATE_FILE, SHARED_FOLDER, InspectedFiles, syncs_folder
+from batchrunner.stores.lock import RunLock
+from batchrunner.stores.lock_file import LOCK_FILE
 from batchrunner.stores.marks import FAILURES, RESULTS
 
 IMAGES = "images"
 _TRIED_BYTES = 4096
 _LONGEST_ENDING = 24
+_ROOM_FOR_AUTO = 256
+"""What `auto` rarely needs more than: below that, the bound is worth a word."""
 _KEPT_FREE = 48
 """Descriptors for files, threads, name look-ups, polls and whatever else is no request."""
 _TO_DO = {
@@ -78,6 +83,24 @@ def places_for_requests(job: Job, *, lanes: int) -> int:
             "was sent. Raise the limit with `ulimit -n 1024`, then run the same command again"
         )
     return places
+
+
+def room_for_requests(job: Job, *, lanes: int, say: Callable[[str], None]) -> int:
+    """Requests that each lane may have in flight with the files that this process may open; said where it is fewer."""
+    places = places_for_requests(job, lanes=lanes)
+    if places < (job.limits.concurrency or _ROOM_FOR_AUTO):
+        asked = f"limits.concurrency is {job.limits.concurrency}" if job.limits.concurrency else "`auto` stays below"
+        say(
+            f"at most {places} requests in flight on each lane: the system allows this process no more open files "
+            f"(`ulimit -n` raises that); {asked}"
+        )
+    return min(places, max(job.limits.concurrency or 0, CEILING))
+
+
+def lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
+    """What a person should know of a disk without locks."""
+    words = f"{folder}: this disk cannot lock files; `{LOCK_FILE}` keeps other runs out instead"
+    return (f"{words}. Do not start this job on two machines at once: both would pay",) if lock.is_second_best else ()
 
 
 def _raised_limit() -> int | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 import pytest
 from hands_cases import ANOTHER_FORM, CHAT, EACH, IMAGE, ROWS_LOST, TWINS, Fields, lines
@@ -145,3 +146,49 @@ def test_a_run_that_nobody_touched_is_trusted_without_reading_its_rows(
     (run.folder / "results.jsonl").touch()
     with pytest.raises(AssertionError, match="were read"):
         run.run()
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "ledger/000002.jsonl", "images", ".", "results.jsonl replaced"])
+def test_what_is_removed_while_a_run_works_ends_it_before_it_is_called_done(fields: Fields, name: str) -> None:
+    run = fields(IMAGE, limit=2)
+    target = run.folder / name.removesuffix(" replaced")
+
+    async def hands(_: object) -> None:
+        before = (run.folder / "results.jsonl").stat().st_size
+        for _ in range(3000):
+            if (run.folder / "results.jsonl").stat().st_size != before:
+                break
+            await asyncio.sleep(0.01)
+        if name.endswith("replaced"):
+            text = target.read_bytes()
+            target.unlink()
+            target.write_bytes(text)
+        elif target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
+
+    ended = asyncio.run(app.run(run.job, say=run.said.append, progress=hands))
+    assert ended.exit_status is ExitStatus.STOPPED
+
+
+def test_files_of_the_program_are_no_strays_and_others_are_named(fields: Fields) -> None:
+    run = fields(CHAT)
+    for name in (
+        "thumbs/a.png",
+        "report/index.html",
+        "control/pause",
+        "judge/x/run.json",
+        "batches/1",
+        "shards/l.json",
+    ):
+        path = run.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", "utf-8")
+    for name in ("report.html", "scores.jsonl", "README.md", "ledger/000001.checkpoint"):
+        path = run.folder / name
+        path.write_text("x", "utf-8")
+        path.chmod(0o600)
+    assert run.found() == {}
+    (run.folder / "notes.txt").write_text("mine", "utf-8")
+    assert run.found() == {"stray": 1}
