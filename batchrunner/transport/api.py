@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
-from batchrunner.transport.faults import explain, explain_late
+from batchrunner.transport.faults import explain, explain_late, wrong_key
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
@@ -263,7 +264,8 @@ class ApiTransport:
     def _fault(self, error: Exception, watch: Watch) -> Broken:
         if isinstance(error, RecursionError | NotImplementedError):  # RuntimeErrors that no connection raises
             raise error
-        return self._broken("reset" if watch.sent else "connect", explain(error, self._where), watch)
+        broken = self._broken("reset" if watch.sent else "connect", explain(error, self._where), watch)
+        return replace(broken, look_at=wrong_key(error)) if not watch.sent else broken
 
     def _too_large(self, watch: Watch) -> Broken:
         return self._broken("too_large", f"the reply of {self._where} has more than {self._cap_bytes} bytes", watch)

@@ -5,6 +5,7 @@ knows the key as well (RELIABILITY threat 2).
 """
 
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -77,8 +78,50 @@ def _tunnel(error: BaseException, where: str) -> str:
     return f"the proxy answered {status} to the tunnel to {where}"
 
 
+def wrong_key(error: BaseException) -> str | None:
+    """The key of the job to look at, where the same would come again however long one waits; None where it may pass.
+
+    A certificate, a name that does not exist and a proxy's refusal do not mend themselves; a refused connection, a
+    name server that gives no answer and a handshake that breaks may.
+    """
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            inner = error.certificate_error
+            wrong_host = isinstance(inner, ssl.SSLCertVerificationError) and inner.verify_code == _HOST_MISMATCH
+            return "provider.base_url" if wrong_host else "provider.ca_file"
+        case aiohttp.ClientConnectorDNSError():
+            return "provider.base_url" if _name_unknown(error) else None
+        case aiohttp.ClientConnectorSSLError():
+            reason = getattr(error.os_error, "reason", None)
+            return "provider.base_url" if reason in _PLAIN_HTTP else None
+        case aiohttp.ClientProxyConnectionError():
+            return "provider.proxy" if _name_unknown(error.os_error) else None
+        case aiohttp.ClientHttpProxyError():
+            return "provider.proxy" if error.status in _PROXY_REFUSES else None
+        case _:
+            return None
+
+
+def _name_unknown(error: BaseException) -> bool:
+    """Whether a look-up was answered: there is no such name. No answer at all may come later."""
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return isinstance(inner, socket.gaierror) and inner.errno in _NO_SUCH_NAME
+
+
+def _name(error: BaseException, where: str) -> str:
+    if _name_unknown(error):
+        return f"the name in {where} was not found"
+    return f"the name in {where} could not be looked up: the name server gave no answer"
+
+
+_HOST_MISMATCH: Final = 62
+"""OpenSSL's number for a certificate of another host."""
+_PLAIN_HTTP: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
+"""How OpenSSL names that the other side does not speak TLS."""
+_PROXY_REFUSES: Final = frozenset({400, 401, 403, 404, 405, 407})
+_NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _WORDS: Final[tuple[tuple[type[BaseException], Callable[[BaseException, str], str]], ...]] = (
-    (aiohttp.ClientConnectorDNSError, lambda _, where: f"the name in {where} was not found"),
+    (aiohttp.ClientConnectorDNSError, _name),
     (aiohttp.ClientConnectorCertificateError, _certificate),
     (aiohttp.ClientConnectorSSLError, _tls),
     (aiohttp.ClientProxyConnectionError, lambda _, where: f"the proxy to {where} could not be reached"),

@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 from field_refusals import BROKEN_FOR_ALL, ON_THE_WAY, REFUSALS, THREE, UNPAID, page
 from field_runs import Case, Field, case_ids, check_case
-from field_server import HELLO, always, to_prompts
+from field_server import HELLO, always, http, to_prompts
 from field_waits import WAITS
 
 ALL: Final = (*REFUSALS, *WAITS)
@@ -54,3 +54,28 @@ def test_an_item_that_a_firewall_turns_away_while_others_pass_fails_alone(field:
     ran = field.run(to_prompts(page("Sorry, you have been blocked", 403), "p3", others=HELLO), job)
     assert (ran.exit_status, len(ran.rows), len(ran.failures)) == (1, 199, 1)
     assert ran.failures[0]["error"]["class"] == "not_reached"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxy", "key"),
+    [
+        ("https://nowhere.invalid/v1", None, "provider.base_url"),
+        ("https://api.invalid/v1", "http://{host}", "provider.proxy"),
+    ],
+    ids=["no-such-name", "a-proxy-that-refuses-the-tunnel"],
+)
+def test_what_no_waiting_mends_ends_a_run_before_its_first_answer(
+    field: Field, base_url: str, proxy: str | None, key: str
+) -> None:
+    more = f"proxy: '{proxy}'," if proxy else ""
+    job = f"""
+name: job
+provider: {{base_url: "{base_url}", {more} api_key_env: FIELD_KEY}}
+model: m
+prompts: [p0, p1]
+""".replace("http://{host}", "{base}")
+    refused = http(status=407, kind=None)
+    ran = field.run(always(refused), job)
+    assert (ran.exit_status, ran.failures) == (2, [])
+    assert f"look at `{key}`" in (ran.report.status.message or "")
+    assert len(ran.said) >= 1

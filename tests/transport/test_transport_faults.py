@@ -36,6 +36,7 @@ from transport_servers import (
 from batchrunner.core.job import Timeouts
 from batchrunner.core.wire import Broken, Whole
 from batchrunner.transport.coding import CodingError
+from batchrunner.transport.faults import wrong_key
 
 NO_HEAD = Timeouts(connect_s=NEVER, first_byte_s=0.15, idle_s=NEVER, total_s=NEVER)
 NO_BODY = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.15, total_s=NEVER)
@@ -144,13 +145,19 @@ def test_a_refused_connection_was_not_sent() -> None:
 
 def test_an_unknown_name_was_not_sent() -> None:
     kept = asyncio.run(one("https://nowhere.invalid/v1", "https://nowhere.invalid/v1/chat/completions"))
-    assert kept.ending == Broken(cause="connect", message="the name in nowhere.invalid:443 was not found", sent=False)
+    assert isinstance(kept.ending, Broken)
+    assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
+    # a machine without a name server knows no better than that it cannot be looked up, which may pass
+    assert (kept.ending.message, kept.ending.look_at) in {
+        ("the name in nowhere.invalid:443 was not found", "provider.base_url"),
+        ("the name in nowhere.invalid:443 could not be looked up: the name server gave no answer", None),
+    }
 
 
 def test_a_key_in_the_wrong_place_is_masked() -> None:
     kept = asyncio.run(one(f"https://{CANARY}.invalid/v1", f"https://{CANARY}.invalid/v1/x"))
     assert isinstance(kept.ending, Broken)
-    assert kept.ending.message == "the name in ***.invalid:443 was not found"
+    assert kept.ending.message.startswith("the name in ***.invalid:443 ")
 
 
 def test_a_url_that_cannot_be_used_was_not_sent() -> None:
@@ -205,6 +212,7 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_and_shows_no_key(then: str
             kept = await one(job, "https://api.invalid/v1/x")
             assert isinstance(kept.ending, Broken)
             assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
+            assert kept.ending.look_at == "provider.proxy"
             assert "pass-canary" not in repr(kept.ending)
             assert all(CANARY.encode() not in request for request in proxy.requests)
 
@@ -348,3 +356,19 @@ def test_a_connection_that_uvloop_calls_gone_is_a_reset(monkeypatch: pytest.Monk
     kept = asyncio.run(scene())
     assert isinstance(kept.ending, Broken)
     assert (kept.ending.cause, kept.ending.sent) == ("reset", True)
+
+
+def test_a_name_that_does_not_exist_is_told_from_a_name_server_that_is_silent() -> None:
+    key = aiohttp.client_reqrep.ConnectionKey(
+        host="api.invalid", port=443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+    )
+
+    def failed(number: int) -> aiohttp.ClientConnectorDNSError:
+        return aiohttp.ClientConnectorDNSError(key, socket.gaierror(number, "x"))
+
+    assert wrong_key(failed(socket.EAI_NONAME)) == "provider.base_url"
+    assert wrong_key(failed(socket.EAI_AGAIN)) is None
+    assert wrong_key(failed(socket.EAI_FAIL)) is None
+    assert wrong_key(aiohttp.ClientProxyConnectionError(key, failed(socket.EAI_NONAME))) == "provider.proxy"
+    assert wrong_key(aiohttp.ClientProxyConnectionError(key, ConnectionRefusedError())) is None
+    assert wrong_key(aiohttp.ClientConnectorError(key, ConnectionRefusedError())) is None
