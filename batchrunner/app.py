@@ -42,8 +42,8 @@ from batchrunner.report.causes import failure_groups
 from batchrunner.report.night import balance_line, night_notes
 from batchrunner.report.notify import notify
 from batchrunner.report.standing import replay, status_of_directory
-from batchrunner.report.stock import stock_notes, take_stock
-from batchrunner.report.words import count, skipped_words
+from batchrunner.report.stock import format_notes, stock_notes, take_stock
+from batchrunner.report.words import skipped_words
 from batchrunner.simulator.forecast import forecast
 from batchrunner.stores.lock import Quiet, RunLock
 from batchrunner.stores.off_loop import Threads
@@ -381,17 +381,6 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
 
 
 # -- the pieces of a run
-
-
-def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
-    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
-    if job.kind != "image" or job.output.format is None:
-        return ()
-    from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
-
-    number = other_formats(folder, job.output.format)
-    words = f"{count(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
-    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
 
 
 async def _or_remembered(assembling: Awaitable[Runner], disk: Threads, folder: Path) -> Runner:

@@ -14,7 +14,7 @@ import msgspec
 
 from batchrunner.core.audit import Salvaged
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.events import FORMAT_VERSION, Done, Open, Reformatted, Rewritten, recorded_files
+from batchrunner.core.events import FORMAT_VERSION, Done, Lost, Open, Reformatted, Rewritten, recorded_files
 from batchrunner.core.naming import is_address
 from batchrunner.core.ports import Place
 from batchrunner.core.state import Standing
@@ -104,6 +104,8 @@ class Salvage:
                 self._promises.put(bytes.fromhex(kept.event.k), kept.event)
             if isinstance(kept.event, Reformatted):
                 self._promises.refile(bytes.fromhex(kept.event.k), kept.event.files)
+            if isinstance(kept.event, Lost):
+                self._promises.forget(bytes.fromhex(kept.event.k))
             mender.mended(kept.event, at=kept.at)
         mender.segment_ended()
         self._stretches = reading.stretches

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner.core.errors import LedgerMissingError, UnreadableRunFileError
+from batchrunner.core.job import Job
 from batchrunner.core.state import LedgerState
+from batchrunner.report.words import count as counted
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
@@ -95,6 +97,17 @@ def stock_notes(folder: Path, found: Inspection | None) -> Iterator[str]:
         yield f"{path}: lines that are no rows: {found.unreadable:,}; `batchrunner verify` names them"
     if found.answers:
         yield f"{folder}: answers without their own file (output.each): {len(found.answers):,}; a run writes them again"
+
+
+def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
+    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
+    if job.kind != "image" or job.output.format is None:
+        return ()
+    from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
+
+    number = other_formats(folder, job.output.format)
+    words = f"{counted(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
+    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
 
 
 def _rows(count: int) -> str:

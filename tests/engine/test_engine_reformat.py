@@ -10,6 +10,7 @@ from PIL import Image
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus, JobMistakesError
 from batchrunner.core.job import Job
+from batchrunner.report.stock import format_notes
 from batchrunner.stores import reformat as reformatting
 from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.ledger import LedgerWriter
@@ -79,10 +80,10 @@ def test_formats_may_change_more_than_once(tmp_path: Path) -> None:
 def test_plan_says_how_many_pictures_are_of_another_format(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.run(job(None))
-    (note,) = app.format_notes(loaded(house, "jpeg"), house.out)
+    (note,) = format_notes(loaded(house, "jpeg"), house.out)
     assert note.startswith("3 pictures are of another format than jpeg; `run --reformat` converts")
     house.run(job("jpeg"), reformat=True)
-    assert app.format_notes(loaded(house, "jpeg"), house.out) == ()
+    assert format_notes(loaded(house, "jpeg"), house.out) == ()
 
 
 def test_a_damaged_or_missing_picture_stays_and_is_named(tmp_path: Path) -> None:
