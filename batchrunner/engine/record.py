@@ -318,7 +318,8 @@ class Book:
     async def adopted(self, events: Iterable[ItemEvent]) -> int:
         """Whole rows were found whose records a crash, or a person, had taken; how many. Durable when this returns."""
         count, last = 0, None
-        for event in events:
+        steps = iter(events)
+        while (event := await asyncio.to_thread(next, steps, None)) is not None:  # each reads its row from the disk
             if last is not None:
                 await self._write(last)
             count, last = count + isinstance(event, Done | Failed), event
