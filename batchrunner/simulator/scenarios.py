@@ -11,7 +11,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.simulator.faults import finite
 from batchrunner.simulator.order import Chosen
 
-Group = Literal["chat", "refusal", "mishap", "stream", "message", "image", "picture", "download"]
+Group = Literal["chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +139,18 @@ SCENARIOS: dict[str, Scenario] = {
         _row("stream", "sse-cut", "ends in good order after half of the answer"),
         _row("stream", "sse-tool-no-index", "a tool call whose pieces have no index"),
         _row("stream", "sse-json-instead", "plain JSON although a stream was asked for"),
+        _row("field", "sse-quoted-done", 'the closing word in quotes: "[DONE]"'),
+        _row("field", "sse-junk-after-finish", "an event that is no JSON behind the finish reason"),
+        _row("field", "sse-single-newlines", "one newline between events, not two"),
+        _row("field", "sse-error-after-finish", "an error behind the finish reason"),
+        _row("field", "sse-code-msg-mid", "an event of code and msg after half of the answer"),
+        _row("field", "sse-finish-network", "finish_reason network_error"),
+        _row("field", "sse-finish-model-length", "finish_reason model_length"),
+        _row("field", "sse-usage-groq", "usage under x_groq"),
+        _row("field", "sse-usage-in-choice", "usage in the choice"),
+        _row("field", "sse-only-reasoning", "the whole answer as reasoning_content"),
+        _row("field", "sse-picture", "a picture in a delta"),
+        _row("field", "sse-two-choices", "two answers to one request"),
         _row("message", "an-thinking", "a thinking block before the answer"),
         _row("message", "an-tool", "a tool call, even if no tools were offered"),
         _row("message", "an-refusal", "stop_reason refusal and no text"),

@@ -68,6 +68,18 @@ def _no_final_blank(datas: Sequence[str]) -> list[bytes]:
     return [*pieces[:-1], pieces[-1].rstrip(b"\n")]
 
 
+def _quoted_done(datas: Sequence[str]) -> list[bytes]:
+    return _framed([f'"{data}"' if data == DONE else data for data in datas])
+
+
+def _junk_after_finish(datas: Sequence[str]) -> list[bytes]:
+    return _framed([*datas[:-1], "{not json", *datas[-1:]])
+
+
+def _single_newlines(datas: Sequence[str]) -> list[bytes]:
+    return [f"data: {data}\n".encode("utf-8", "replace") for data in datas]
+
+
 Framing = Callable[[Sequence[str]], list[bytes]]
 
 FRAMINGS: dict[str, Framing] = {
@@ -81,6 +93,9 @@ FRAMINGS: dict[str, Framing] = {
     "sse-split-utf8": _split_inside_characters,
     "sse-onebyte": _one_byte,
     "sse-no-final-blank": _no_final_blank,
+    "sse-quoted-done": _quoted_done,
+    "sse-junk-after-finish": _junk_after_finish,
+    "sse-single-newlines": _single_newlines,
 }
 
 
@@ -120,6 +135,64 @@ def _error_mid(chunks: list[Chunk]) -> list[Chunk]:
     return [*_first_half(chunks), {"error": error}]
 
 
+def _error_after_finish(chunks: list[Chunk]) -> list[Chunk]:
+    return [*chunks, {"error": {"message": "upstream reset", "code": 502}}]
+
+
+def _code_and_message_mid(chunks: list[Chunk]) -> list[Chunk]:
+    return [*_first_half(chunks), {"code": "1234", "msg": "network error", "success": False}]
+
+
+def _ending_with(reason: str) -> Callable[[list[Chunk]], list[Chunk]]:
+    def edit(chunks: list[Chunk]) -> list[Chunk]:
+        return [_with_choice(chunk, {"finish_reason": reason}) if _finish_reason(chunk) else chunk for chunk in chunks]
+
+    return edit
+
+
+def _usage_under_x(chunks: list[Chunk]) -> list[Chunk]:
+    edited: list[Chunk] = []
+    for chunk in chunks:
+        usage = chunk.get("usage")
+        edited.append({**chunk, "usage": None, "x_groq": {"usage": usage}} if usage else chunk)
+    return edited
+
+
+def _usage_in_choice(chunks: list[Chunk]) -> list[Chunk]:
+    usage = next((chunk.get("usage") for chunk in chunks if chunk.get("usage")), None)
+    bare: list[Chunk] = [{**chunk, "usage": None} for chunk in chunks]
+    return [_with_choice(chunk, {"usage": usage}) if _finish_reason(chunk) else chunk for chunk in bare]
+
+
+def _only_thinking(chunks: list[Chunk]) -> list[Chunk]:
+    return [_with_delta(chunk, _thought) for chunk in chunks]
+
+
+def _thought(delta: Chunk) -> Chunk:
+    return {"reasoning_content" if name == "content" else name: value for name, value in delta.items()}
+
+
+def _with_picture(chunks: list[Chunk]) -> list[Chunk]:
+    picture: Chunk = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_PIXEL}"}}
+    return [
+        _with_delta(chunk, lambda delta: {**delta, "images": [picture]}) if at == 1 else chunk
+        for at, chunk in enumerate(chunks)
+    ]
+
+
+def _two_choices(chunks: list[Chunk]) -> list[Chunk]:
+    return [
+        again
+        for chunk in chunks
+        for again in (chunk, _with_choice(chunk, {"index": 1}))
+        if again is chunk or _choice(chunk)
+    ]
+
+
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+"""A whole PNG of one pixel."""
+
+
 def _first_half(chunks: list[Chunk]) -> list[Chunk]:
     return chunks[: max(1, len(chunks) // 2)]
 
@@ -146,9 +219,18 @@ EDITS: dict[str, Callable[[list[Chunk]], list[Chunk]]] = {
     "sse-error-mid": _error_mid,
     "sse-cut": _first_half,
     "sse-tool-no-index": _tools_without_index,
+    "sse-error-after-finish": _error_after_finish,
+    "sse-code-msg-mid": _code_and_message_mid,
+    "sse-finish-network": _ending_with("network_error"),
+    "sse-finish-model-length": _ending_with("model_length"),
+    "sse-usage-groq": _usage_under_x,
+    "sse-usage-in-choice": _usage_in_choice,
+    "sse-only-reasoning": _only_thinking,
+    "sse-picture": _with_picture,
+    "sse-two-choices": _two_choices,
 }
 
-WITHOUT_DONE = frozenset({"sse-no-done", "sse-error-mid", "sse-cut"})
+WITHOUT_DONE = frozenset({"sse-no-done", "sse-error-mid", "sse-cut", "sse-code-msg-mid"})
 """Scenarios whose stream has no `[DONE]`."""
 
 

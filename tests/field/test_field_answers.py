@@ -4,6 +4,7 @@ Every row was seen in the field: see docs/field-replies.md. Streams are read who
 """
 
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -78,7 +79,7 @@ def cut(reason: str) -> Case:
     return Case(name=f"cut-{reason}", reply=reply, text="hel", output={"truncated": True, "finish_reason": reason})
 
 
-KEPT: Final = (
+KEPT_ROWS: Final = (
     kept("raw-tab", lines('{"choices":[{"index":0,"delta":{"content":"a\tb"}}]}', text_of(STOP), "[DONE]", between="\n\n"), text="a\tb"),
     kept("raw-newline-whole", http(HELLO_BYTES.replace(b"hello world", b"hello\x01\nworld")), text="hello\x01\nworld"),
     kept("quoted-done", lines(text_of(WORDS), text_of(STOP), '"[DONE]"', between="\n\n")),
@@ -120,7 +121,7 @@ KEPT: Final = (
     kept("claude-raw-control", CLAUDE.replace(b"hello world", b"hello\tworld"), job=ANTHROPIC, text="hello\tworld"),
     kept("claude-only-thinking", json_reply({"type": "message", "content": [{"type": "thinking", "thinking": "hm"}], "stop_reason": "end_turn"}), job=ANTHROPIC, text="", output={"reasoning": "hm", "flags": ["reasoning_only"]}),
 )  # fmt: skip
-OK: Final = (
+OK_ROWS: Final = (
     kept("no-space", http("".join(f"data:{line}\n\n" for line in (text_of(WORDS), text_of(STOP), "[DONE]")), kind="text/event-stream", length="none")),
     kept("crlf", lines(text_of(WORDS), text_of(STOP), "[DONE]", between="\r\n\r\n")),
     kept("bom", http(b"\xef\xbb\xbf" + sse(WORDS, STOP).partition(b"\r\n\r\n")[2], kind="text/event-stream", length="none")),
@@ -130,7 +131,7 @@ OK: Final = (
     kept("message-again-at-the-end", sse(WORDS, {"choices": [{"index": 0, "message": {"content": "hello world"}, "finish_reason": "stop"}]})),
     kept("split-characters", http("".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in (delta(content="hé漢😀"), STOP)), kind="text/event-stream", length="none"), text="hé漢😀"),
 )  # fmt: skip
-BROKEN: Final = (
+BROKEN_ROWS: Final = (
     *(again(f"finish-{reason}", sse(delta(content="hel"), delta(reason))) for reason in ("insufficient_system_resource", "network_error", "ERROR", "Abort", "engine_overloaded", "cancelled")),
     again("code-and-msg-in-the-middle", sse(delta(content="hel"), {"code": "1234", "msg": "network error", "success": False})),
     again("detail-in-the-middle", sse(delta(content="hel"), {"detail": "Internal Server Error"})),
@@ -141,7 +142,7 @@ BROKEN: Final = (
     again("claude-detail-in-the-middle", messages_stream(START, BLOCK, PIECE, {"type": "x", "detail": "boom"}), good=CLAUDE, job=ANTHROPIC),
     again("claude-stop-reason-error", messages_stream(START, BLOCK, PIECE, ended("network_error"), OVER), good=CLAUDE, job=ANTHROPIC),
 )  # fmt: skip
-CUT: Final = (
+CUT_ROWS: Final = (
     *map(cut, ("model_length", "MAX_TOKENS", "max_output_tokens", "token_limit", "Length", "max_new_tokens")),
     Case(
         name="claude-cut",
@@ -156,6 +157,38 @@ CUT: Final = (
         output={"reasoning": "hm, let me", "truncated": True},
     ),
 )
+SEEN: Final = {
+    "coding-gzip": "github.com/dotnet/runtime/issues/58568",
+    "coding-br": "github.com/antergone/palm-netlify-proxy/issues/12",
+    "coding-": "github.com/dotnet/runtime/issues/58568",
+    "a-header-of": "github.com/bentoml/BentoML/issues/4346",
+    "300-cookies": "github.com/aio-libs/aiohttp/issues/5603",
+    "a-long-status": "github.com/aio-libs/aiohttp/issues/2304",
+    "only-reasoning": "github.com/vllm-project/vllm/issues/17609",
+    "claude-only-thinking": "github.com/Metaculus/forecasting-tools/pull/278",
+    "finish-insufficient": "api-docs.deepseek.com: finish_reason",
+    "finish-network": "docs.bigmodel.cn: finish_reason",
+    "finish-": "github.com/CherryHQ/cherry-studio/pull/16079",
+    "choice-error": "github.com/genkit-ai/genkit/pull/6259",
+    "code-and-msg": "docs.bigmodel.cn: errors in a stream",
+    "detail-in": "github.com/fastapi/fastapi",
+    "error-code-in": "cloud.baidu.com: errors of Qianfan",
+    "error-after": "github.com/diegosouzapw/OmniRoute/pull/8210",
+    "comments": "openrouter.ai/docs: comments in a stream",
+    "cut-model_length": "docs.mistral.ai: finish_reason",
+    "cut-MAX": "ai.google.dev: FinishReason",
+}
+"""Where replies whose names begin so were seen."""
+
+
+def _referenced(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    def seen(name: str) -> str:
+        return next((place for start, place in SEEN.items() if name.startswith(start)), "")
+
+    return tuple(replace(case, reference=case.reference or seen(case.name)) for case in cases)
+
+
+KEPT, OK, BROKEN, CUT = map(_referenced, (KEPT_ROWS, OK_ROWS, BROKEN_ROWS, CUT_ROWS))
 ALL: Final = (*KEPT, *OK, *BROKEN, *CUT)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -126,7 +127,38 @@ USAGE: Final = (
     counted("claude-cached", json_reply({"type": "message", "content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": {"input_tokens": 3, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 8, "output_tokens": 7}}), ANTHROPIC, cache_read_tokens=20, cache_write_tokens=8),
     counted("claude-cached-streamed", messages_stream({"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 3, "cache_read_input_tokens": 28, "output_tokens": 1}}}, {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "hi"}}, ENDED | {"usage": {"output_tokens": 7}}, OVER), ANTHROPIC, cache_read_tokens=28),
 )  # fmt: skip
-ALL: Final = (*PICTURES, *SOUNDS, *REST, *CALLS, *USAGE)
+SEEN: Final = {
+    "images-": "github.com/OpenRouterTeam/ai-sdk-provider/issues/167",
+    "image": "github.com/Laisky/one-api/issues/44",
+    "inline": "github.com/BerriAI/litellm/issues/10094",
+    "only-a-picture": "github.com/decolua/9router/pull/3521",
+    "reasoning-details": "github.com/NousResearch/hermes-agent/pull/93219",
+    "reasoning-and": "github.com/BerriAI/litellm/issues/9100",
+    "think-tags": "github.com/vllm-project/vllm/issues/13375",
+    "schema-in": "github.com/vllm-project/vllm/issues/17609",
+    "calls-same-index": "github.com/ollama/ollama/issues/15457",
+    "calls-no-index": "github.com/ollama/ollama/issues/7881",
+    "calls-a-new-id": "github.com/spring-projects/spring-ai/pull/5973",
+    "calls-": "github.com/mcowger/plexus/issues/691",
+    "usage-in-the-choice": "github.com/earendil-works/pi/issues/2017",
+    "usage-under": "console.groq.com/docs: streaming",
+    "usage-claude": "docs.anthropic.com: prompt caching",
+    "audio": "platform.openai.com/docs/guides/audio",
+    "annotations": "openrouter.ai/docs: web search",
+    "citations": "docs.perplexity.ai",
+    "thinking-parts": "docs.mistral.ai: reasoning",
+}
+"""Where replies whose names begin so were seen."""
+
+
+def _referenced(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    def seen(name: str) -> str:
+        return next((place for start, place in SEEN.items() if name.startswith(start)), "")
+
+    return tuple(replace(case, reference=case.reference or seen(case.name)) for case in cases)
+
+
+ALL: Final = _referenced((*PICTURES, *SOUNDS, *REST, *CALLS, *USAGE))
 
 
 @pytest.mark.parametrize("case", ALL, ids=case_ids(ALL))

@@ -17,6 +17,7 @@ from field_runs import Case
 from field_server import Reply
 from field_waits import WAITS
 from test_field_answers import BROKEN, CUT, KEPT, OK
+from test_field_media import ALL as MEDIA
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "field-replies.md"
 HEAD: Final = """# Replies seen in the field
@@ -60,6 +61,11 @@ SECTIONS: Final[tuple[tuple[str, str, tuple[Case, ...]], ...]] = (
     ("Complete answers in odd wrappings", "Kept, with one request.", (*KEPT, *OK)),
     ("Answers that broke off", "Asked for again.", BROKEN),
     ("Answers cut by a limit", "Kept, with `truncated`.", CUT),
+    (
+        "Answers with more than words",
+        "Pictures and sound on the disk, choices, thinking, calls and counts in the row, with one request.",
+        MEDIA,
+    ),
 )
 
 
