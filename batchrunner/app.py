@@ -248,7 +248,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
             folder,
             job_name=job.name,
             simulated=job.simulated,
-            digest=digest_of_job(job),
+            digest=await disk.run(digest_of_job, job),
             adopt_rows=options.get("adopt_rows", False),
         )
         await disk.run(make_run_folder, folder)
