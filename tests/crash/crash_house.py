@@ -161,7 +161,7 @@ class CrashHouse:
         check_claim(RUN, job_name=job.name, simulated=job.simulated, files=disk)
         make_run_folder(RUN, files=disk)
         async with AsyncExitStack() as stack:
-            take_directory(RUN, job, program=VERSION, wall=clock.wall(), files=disk)
+            take_directory(RUN, job, program=VERSION, wall=clock.wall(), adopt_rows=wishes.adopt_rows, files=disk)
             doors = Doors(
                 disk=disk,
                 transport=SimulatedTransport(self.world, clock, timeouts=job.timeouts),

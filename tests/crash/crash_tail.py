@@ -14,7 +14,7 @@ from crash_jobs import RUN
 from batchrunner.report.standing import LEDGER
 from batchrunner.simulator.crashing_disk import CrashingDisk
 from batchrunner.stores.ledger_line import is_sound, segment_numbers, segment_path
-from batchrunner.stores.lines import read_lines
+from batchrunner.stores.rows import name_of, row_lines
 
 
 @dataclass
@@ -62,4 +62,6 @@ class LedgerTail:
 
 def rows_on(disk: CrashingDisk, name: str = "results.jsonl") -> list[dict[str, Any]]:
     """The rows of a file as they stand on the disk."""
-    return [json.loads(line.text) for line in read_lines(disk, RUN / name)]
+    return [
+        json.loads(line.text) for line in row_lines(disk, RUN / name) if line.whole and name_of(line.text) is not None
+    ]

@@ -13,7 +13,7 @@ from crash_rates import Level, RetryAllowance
 from crash_tail import LedgerTail
 from crash_violation import Violation, need
 
-from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Ready, Requeued, Retry
+from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, Requeued, Retry
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import ProblemKind
@@ -75,6 +75,9 @@ class Witness:
             self.asked_again += event.kind == ProblemKind.SCHEMA_MISS
         elif isinstance(event, Requeued):
             self.failed.discard(bytes.fromhex(event.k))
+            self.asked_again += 1
+        elif isinstance(event, Lost):
+            self.done.discard(bytes.fromhex(event.k))
             self.asked_again += 1
 
 
@@ -184,6 +187,8 @@ class Watch:
             self._ended(key, event)
         elif isinstance(event, Ready):
             self._ends.add(key)
+        if isinstance(event, Lost):
+            self.known.rows.discard(key)  # its row may be there, without its picture
         self.witness.begun(event)
         self.pending[key] = event
 

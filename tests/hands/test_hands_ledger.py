@@ -144,3 +144,14 @@ def test_rows_without_run_json_and_ledger_are_refused_and_may_be_adopted(fields:
     assert "--adopt-rows" in refused(run.run)
     ended = run.run(adopt_rows=True)
     assert (ended.exit_status, ended.status.sends.total) == (ExitStatus.DONE, 2)
+
+
+def test_a_run_that_adopted_rows_and_was_killed_at_once_goes_on(fields: Fields) -> None:
+    run = fields(CHAT, limit=3)
+    kept = (run.folder / "run.json").read_bytes()
+    shutil.rmtree(run.folder / "ledger")
+    assert run.run(adopt_rows=True, limit=3).exit_status is ExitStatus.DONE
+    there = json.loads((run.folder / "run.json").read_bytes())
+    assert there["segment"] == 1
+    assert there["segment_bytes"] == segments(run.folder)[0].stat().st_size
+    assert json.loads(kept)["segment"] > 1
