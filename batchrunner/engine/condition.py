@@ -12,7 +12,8 @@ class Condition:
     """Wakes everybody who waits; each one looks at what it waits for. All on the loop's thread, so there is no lock."""
 
     def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        """In the order in which they came, which is the order in which they are woken."""
 
     def __repr__(self) -> str:
         return f"<Condition: {len(self._waiters)} waiting>"
@@ -27,8 +28,8 @@ class Condition:
         """Return as soon as `holds()` is true when it is asked; at once if it is true now."""
         while not holds():
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters[waiter] = None
             try:
                 await waiter
             finally:
-                self._waiters.discard(waiter)
+                self._waiters.pop(waiter, None)
