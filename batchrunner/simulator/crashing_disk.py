@@ -7,6 +7,7 @@ Refuses to be kinder than POSIX: a file's own fsync saves no name, and a folder'
 """
 
 import errno
+import itertools
 import os
 import random
 import re
@@ -47,7 +48,8 @@ class CrashingDisk:
         self.clock: Callable[[], float] = lambda: 0.0
         self.refused_at: float | None = None
         """When, by `clock`, this life was refused something for the first time."""
-        self._root = Folder(0o755)
+        self._inodes = itertools.count(2)  # its own: the same seed is to give the same bytes
+        self._root = Folder(0o755, number=1)
         self._open: dict[int, tuple[File, Path]] = {}
         self._next_descriptor = 3
         self._used_bytes = 0
@@ -122,7 +124,7 @@ class CrashingDisk:
         folder = self._folder(path.parent)
         if path.name in folder.seen:
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
-        file = File(mode)
+        file = File(mode, number=next(self._inodes))
         self._simple(f"create {path.name}", lambda: folder.change({path.name: file}))
         return self._opened(file, path)
 
@@ -225,7 +227,9 @@ class CrashingDisk:
         if isinstance(there, File):
             raise NotADirectoryError(errno.ENOTDIR, "is not a folder, or is a link to one", str(path))
         if there is None:
-            self._simple(f"make {path.name}", lambda: folder.change({path.name: Folder(mode)}))
+            self._simple(
+                f"make {path.name}", lambda: folder.change({path.name: Folder(mode, number=next(self._inodes))})
+            )
         return there is None
 
     def names(self, path: Path) -> list[str]:

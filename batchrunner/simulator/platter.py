@@ -5,13 +5,11 @@ length since its last fsync (a page that did not make it reads as before, or as 
 folder, any of the creations, renames and removals since its last fsync, each whole or not at all.
 """
 
-import itertools
 import random
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 PAGES_BYTES: Final = (16, 64, 512, 4096)
-_numbers = itertools.count(1)
 _KEPT_PAGES: Final = 0.6
 _KEPT_NAMES: Final = 0.5
 
@@ -25,7 +23,7 @@ class File:
     platter: bytearray = field(default_factory=bytearray)
     dirty_from: int | None = None
     """Where the bytes begin that no fsync has saved; None when all are."""
-    number: int = field(default_factory=_numbers.__next__)
+    number: int = 0
     """The inode."""
     changes: int = 0
     """Stands for the time of the last one."""
@@ -81,7 +79,7 @@ class Folder:
     platter: "dict[str, Node]" = field(default_factory=dict)
     unsynced: "list[dict[str, Node | None]]" = field(default_factory=list)
     """Changes of names since the last fsync; None: the name is gone."""
-    number: int = field(default_factory=_numbers.__next__)
+    number: int = 0
     """As of a file."""
     changes: int = 0
 
