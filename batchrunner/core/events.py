@@ -4,6 +4,7 @@ Field names on disk are short because a night writes millions of them; `e` is th
 (sequence), `t` (wall clock), `d` (durable length) and `c` (checksum) around these fields; see `stores/ledger`.
 """
 
+import json
 from typing import TypeAlias
 
 import msgspec
@@ -141,10 +142,11 @@ def parts_of_urls(urls: tuple[str, ...]) -> list[tuple[str, ...]]:
     parts: list[tuple[str, ...]] = []
     start, room = 0, _FILES_BYTES
     for number, url in enumerate(urls):
-        room -= 6 * len(url) + 3 if not url.isascii() else 2 * len(url) + 3
+        size_bytes = len(json.dumps(url)) + 1
+        room -= size_bytes
         if room < 0 and number > start:
             parts.append(urls[start:number])
-            start, room = number, _FILES_BYTES - 2 * len(url) - 3
+            start, room = number, _FILES_BYTES - size_bytes
     return [*parts, urls[start:]]
 
 

@@ -249,9 +249,12 @@ class StreamedReply(ABC):
             self._stop(K.TOO_LARGE, f"the answer is larger than {_BODY_CAP_BYTES} bytes")
         elif not isinstance(decode(body), NotJson):
             self._take_json(body)
-        elif (first := first_value(body)) is not None:
+        elif (first := first_value(body)) is not None and self._holds_an_end(first):
             self._take_json(first)
             self._late_trouble = True
+        elif first is not None and all(line[:1] == b"{" for line in body.split(b"\n") if line.strip()):
+            self._form = _Form.EVENTS  # one on each line, without a word around them
+            self._take_events([SseEvent("", line.strip()) for line in body.split(b"\n") if line.strip()])
         elif (mended := cut_value(body)) is not None and self._holds_an_end(mended):
             self._take_json(mended)
             self._late_trouble = True

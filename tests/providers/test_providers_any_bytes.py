@@ -8,6 +8,7 @@ from providers_chat import DONE, STOP, USAGE, delta, tools
 from providers_messages import BEGUN, BLOCK, HI, START, TOOL, WHOLE, ended, event, pieces_of_input
 from providers_reading import EVENTS, JSON, RESET, head, item, provider, read
 
+from batchrunner.core.events import parts_of_urls
 from batchrunner.core.job import DialectName, Json
 from batchrunner.core.outcome import Accepted, Answer, Pictures, PictureUrl, Problem
 from batchrunner.core.ports import TaskDialect
@@ -63,17 +64,19 @@ def urls(*lengths: int, letter: str = "x") -> list[Json]:
 
 
 def test_urls_that_no_record_holds_are_no_pictures() -> None:
-    assert len(pictures_in({"output_images": urls(*[100] * 40)})) == 16
+    assert len(pictures_in({"output_images": urls(*[100] * 40)})) == 40
     assert len(pictures_in({"output_images": urls(4096, 4097)})) == 1
     assert pictures_in({"output_images": urls(5000)}) == ()
 
 
 @pytest.mark.parametrize("letter", ["x", "猫", "😀", "\u0001"])
-def test_all_urls_of_a_reply_fit_into_one_record(letter: str) -> None:
+def test_all_urls_of_a_reply_fit_into_as_many_records_as_they_need(letter: str) -> None:
     refs = pictures_in({"images": urls(*[300] * 10, *[600] * 6, *[3000] * 30, letter=letter)})
     assert refs
-    kept = [ref.url for ref in refs if isinstance(ref, PictureUrl)]
-    assert len(json.dumps(kept)) < RECORD_BYTES - 8 * 1024
+    kept = tuple(ref.url for ref in refs if isinstance(ref, PictureUrl))
+    parts = parts_of_urls(kept)
+    assert tuple(url for part in parts for url in part) == kept
+    assert max(len(json.dumps(part)) for part in parts) < RECORD_BYTES - 8 * 1024
 
 
 def test_pictures_in_the_answer_itself_are_not_counted() -> None:
