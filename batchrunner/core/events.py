@@ -160,6 +160,11 @@ def recorded_files(files: tuple[tuple[str, int, str], ...]) -> tuple[tuple[str, 
     return files
 
 
+def with_files(done: Done, files: tuple[tuple[str, int, str], ...]) -> Done:
+    """The same `done` for files that were converted since."""
+    return msgspec.structs.replace(done, files=files)
+
+
 class Failed(_Event, frozen=True, tag="failed"):
     """The item failed for good."""
 

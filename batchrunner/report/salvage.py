@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import msgspec
-
 from batchrunner.core.audit import Salvaged
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.events import FORMAT_VERSION, Done, Lost, Open, Reformatted, Rewritten, recorded_files
+from batchrunner.core.events import FORMAT_VERSION, Done, Lost, Open, Reformatted, Rewritten, recorded_files, with_files
 from batchrunner.core.naming import is_address
 from batchrunner.core.ports import Place
 from batchrunner.core.state import Standing
@@ -214,7 +212,7 @@ class Salvage:
             at = kept.at
             for event in mender.mended(kept.event, at=at):
                 if isinstance(event, Done) and (files := self._converted.get(bytes.fromhex(event.k))):
-                    copy.add(msgspec.structs.replace(event, files=files), at=at)
+                    copy.add(with_files(event, files), at=at)
                 elif not isinstance(event, Reformatted):
                     copy.add(event, at=at)
         if copy is None:
