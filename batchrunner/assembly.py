@@ -87,7 +87,13 @@ async def assemble(
     items = items_of(job)
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_take_stock, folder, state, results, files=files)
-    found = await survey(KeylessItems(items, keys), state, limit=wishes.limit, hold=job.on_ambiguous == "hold")
+    found = await survey(
+        KeylessItems(items, keys),
+        state,
+        limit=wishes.limit,
+        hold=job.on_ambiguous == "hold",
+        adopting=frozenset(stock.found.adopting) if stock.found is not None else frozenset(),
+    )
     found = replace(found, skipped=items.skipped)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)

@@ -166,6 +166,8 @@ class Surveyor:
     """Only items up to this index count as to be sent."""
     hold: bool = False
     """`on_ambiguous: hold`: items whose last send got no clear answer are not to be sent."""
+    adopting: frozenset[bytes] = frozenset()
+    """Keys that will be done before anything is sent: their rows are there."""
     _seen: set[bytes] = field(default_factory=set)
     _shared: dict[bytes, int] = field(default_factory=dict)
     _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
@@ -192,6 +194,8 @@ class Surveyor:
             self._lost.add(key)
         if self.limit is not None and item.index > self.limit:
             return
+        if key in self.adopting:
+            return
         if standing is Standing.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
             self._ahead.setdefault(item.model, ToSend()).take(item)
 
@@ -201,9 +205,10 @@ class Surveyor:
         held = kept = 0
         for key, standing in self.state.standings():
             if key not in self._seen:
-                vanished[standing] += 1
+                vanished[Standing.DONE if key in self.adopting else standing] += 1
                 held += self.state.record(key).doubtful
                 kept += key in self.state.held
+        vanished[Standing.DONE] += sum(not self.state.knows(key) for key in self.adopting - self._seen)
         return Survey(
             total=self._total,
             labels=self._labels.hexdigest(),

@@ -225,6 +225,10 @@ class LedgerState:
         packed = self._items.get(key, 0)
         return packed & 7 == S.PENDING and (key in self.held or (hold and bool(packed & _DOUBTFUL)))
 
+    def knows(self, key: bytes) -> bool:
+        """Whether the ledger has ever heard of this item."""
+        return key in self._items
+
     def crc(self, key: bytes) -> int | None:
         """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
         packed = self._items.get(key, 0)

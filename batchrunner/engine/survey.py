@@ -15,13 +15,22 @@ from batchrunner.core.state import LedgerState
 _ITEMS_A_TURN: Final = 64
 
 
-async def survey(items: Items, state: LedgerState, *, limit: int | None = None, hold: bool = False) -> Survey:
+async def survey(
+    items: Items,
+    state: LedgerState,
+    *,
+    limit: int | None = None,
+    hold: bool = False,
+    adopting: frozenset[bytes] = frozenset(),
+) -> Survey:
     """Count the job's items against what the ledger knows. `hold`: doubtful ones wait for a person.
+
+    Those in `adopting` will be done before anything is sent: their rows are there.
 
     Raises:
         JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
     """
-    surveyor = Surveyor(state=state, limit=limit, hold=hold)
+    surveyor = Surveyor(state=state, limit=limit, hold=hold, adopting=adopting)
     async for item in unhurried(items.stream()):
         surveyor.take(item)
     return surveyor.survey(skipped_rows=items.skipped_rows)

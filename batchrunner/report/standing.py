@@ -106,6 +106,8 @@ def status_of_directory(folder: Path) -> Status:
     if stock is not None:
         _forget_vanished(state, stock, vanished=totals.vanished.get(Standing.DONE.name, 0))
     items = count_items(state, totals, now=now)
+    if items.pending < 0:  # rows of items that were never this job's
+        items = replace(items, done=items.done + items.pending, pending=0)
     if running:
         items = replace(items, done=items.done - totals.lost, lost=totals.lost)
     cut_off = not running and not state.closed and not totals.synced_intents

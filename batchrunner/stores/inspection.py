@@ -45,6 +45,8 @@ class Inspection:
     """Folders at the directory's top that hold pictures and answers."""
     answers: list[tuple[int, int]] = field(default_factory=list)
     """(offset, length) of rows whose answer has no file of its own any more."""
+    adopting: set[bytes] = field(default_factory=set)
+    """Keys of these rows."""
     places: list[tuple[str, int, int]] = field(default_factory=list)
     """(file, offset, length) of rows that the ledger does not know as done."""
 
@@ -93,7 +95,6 @@ def inspect(files: InspectedFiles, folder: Path, state: LedgerState) -> Inspecti
 class _Inspector:
     state: LedgerState
     found: Inspection
-    _adopting: set[bytes] = field(default_factory=set)
     _copied: set[bytes] = field(default_factory=set)
     """Keys of shared copies: they stand in for a lost original."""
 
@@ -143,8 +144,8 @@ class _Inspector:
                 found.set_aside += self.state.see(key)
 
     def _adopt(self, key: bytes, name: str, line: Line) -> None:
-        if key not in self._adopting:
-            self._adopting.add(key)
+        if key not in self.found.adopting:
+            self.found.adopting.add(key)
             self.found.places.append((name, line.offset, len(line.text)))
         elif name == RESULTS:
             self.found.repeated += 1

@@ -192,3 +192,19 @@ def test_files_of_the_program_are_no_strays_and_others_are_named(fields: Fields)
     assert run.found() == {}
     (run.folder / "notes.txt").write_text("mine", "utf-8")
     assert run.found() == {"stray": 1}
+
+
+@pytest.mark.parametrize("limit", [3, None])
+def test_rows_of_another_run_mixed_in_change_no_count_and_are_set_aside(fields: Fields, limit: int | None) -> None:
+    run = fields(CHAT, limit=limit)
+    foreign = json.loads(lines(run.folder)[0]) | {"id": "foreign", "key": "ab" * 16}
+    with (run.folder / "results.jsonl").open("ab") as file:
+        file.write(json.dumps(foreign).encode() + b"\n")
+    ended = run.run()
+    assert (ended.exit_status, ended.status.state) == (ExitStatus.DONE, "done")
+    assert (ended.status.items.done, ended.status.items.pending, ended.status.next_command) == (5, 0, None)
+    assert len(lines(run.folder)) == 5
+    assert b"foreign" in (run.folder / "superseded.jsonl").read_bytes()
+    assert (run.status().items.done, run.verify().exit_status) == (5, ExitStatus.DONE)
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.sends == 5
