@@ -1,12 +1,13 @@
 """What a refusal means, by the tables of `signs`. Reads plain values; opens, decodes and decides nothing."""
 
+import re
 from typing import Final, Literal
 
 from batchrunner.core.job import PresetName, Provider
 from batchrunner.core.outcome import Adaptation, Hints, ProblemKind
 from batchrunner.core.signs import SIGNS, Family, Form, Sign
 
-__all__ = ["FAMILIES", "SIGNS", "Family", "Form", "adaptation_of", "classify", "family_of"]
+__all__ = ["FAMILIES", "SIGNS", "Family", "Form", "adaptation_of", "classify", "family_of", "is_about_the_request"]
 
 K = ProblemKind
 
@@ -53,6 +54,34 @@ _ADAPTED_PARAMS: Final[dict[str, Adaptation]] = {"stream": "no_stream", "stream_
 """What to change where only the parameter is named; a request that did not stream cannot be helped so."""
 _ADAPTABLE: Final = frozenset[int | None]({400, 403, 405, 422, 501, None})
 
+_FAULT_OF_REQUESTS: Final = frozenset({500, 501})
+"""Statuses by which some servers refuse what they cannot do; gateways speak of outages by others."""
+_SERVER_TROUBLE: Final = (
+    # as the standard, proxies and frameworks word a 5xx
+    *("internal error", "internal server", "server error", "server failure", "service error", "internal failure"),
+    *("bad gateway", "gateway timeout", "gateway error", "upstream", "proxy error", "backend error", "no healthy"),
+    *("web page", "without a word"),
+    # it passes, or the same request is to be sent again
+    *("temporar", "try again", "retry", "try later", "again later", "a later time", "try your request again"),
+    *("overload", "busy", "no capacity", "at capacity", "maintenance", "unavailable", "starting up", "shutting down"),
+    *("restarting", "is loading", "still loading", "not ready", "out of memory", "resource exhausted"),
+    # a connection, a process or a machine behind it is gone
+    *("timeout", "timed out", "deadline exceeded", "connection", "connect to", "connecterror", "econn", "socket hang"),
+    *("socket closed", "broken pipe", "network error", "dial tcp", "no route to host", "name resolution"),
+    *("unexpected eof", "crashed", "worker", "enginecore", "engine is dead", "engine dead", "background loop", "cuda"),
+    *("hip error", "nccl", "no space left", "database"),
+    *("unexpected error", "unknown error", "unexpected condition", "unhandled", "went wrong", "on our side", "our end"),
+    *("processing your request", "processing the request", "processing this request"),
+    *("内部错误", "服务器错误", "服务异常", "系统异常", "系统错误", "繁忙", "超时", "稍后", "稍候", "重试", "不可用"),
+    *("サーバーエラー", "しばらく", "내부 오류", "서버 오류", "잠시 후"),
+)
+"""By these a server speaks of its own trouble, which may pass; other words of a 500 are about what it was asked for."""
+_NO_WORDS: Final = re.compile(
+    r"(?:error|errors|err|http|https|status|code|type|detail|details|message|msg|internal|unknown|fail|failed|failure"
+    r"|exception|occurred|an|has|server|param|request|id|none|null|false|true|ok|[\W\d_])*"
+)
+"""A message that says nothing."""
+
 
 def family_of(provider: Provider) -> Family:
     """Whose words a provider's refusals are; a `base_url` of one's own keeps the preset's family.
@@ -97,6 +126,17 @@ def adaptation_of(message: str, *, param: str | None = None) -> Adaptation | Non
         if all(word in text for word in words):
             return adaptation
     return _ADAPTED_PARAMS.get(param or "")
+
+
+def is_about_the_request(status: int | None, message: str) -> bool:
+    """Whether a fault of the server, said of every request alike, means what they ask for and no outage.
+
+    `status` and `message` are those of a `SERVER_ERROR`; words of the server's own trouble, or none, mean an outage.
+    """
+    text = _plain(message)
+    if status not in _FAULT_OF_REQUESTS or _NO_WORDS.fullmatch(text):
+        return False
+    return not any(word in text for word in _SERVER_TROUBLE)
 
 
 def _holds(sign: Sign, *, status: int | None, text: str, names: set[str], hints: Hints | None) -> bool:

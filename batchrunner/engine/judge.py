@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from batchrunner.core.classify import is_about_the_request
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
@@ -31,8 +32,6 @@ _SUSPENDED_PROBES: Final = 2
 _SETUP_PROBES: Final = 3
 """Requests that must come to the same before the job, and not a passing fault, is thought to be wrong."""
 _TOLD_MOST: Final = 20
-_FAULT_OF_REQUESTS: Final = frozenset({500, 501})
-"""Statuses by which some servers refuse what they cannot do; gateways speak of outages by others."""
 _OUTAGES: Final = frozenset(
     {
         ProblemKind.CONNECT,
@@ -228,8 +227,8 @@ class Judge:
         outage = problem.kind in _OUTAGES
         if problem.kind is ProblemKind.NOT_REACHED:
             tripped = True  # one page is enough: no item is to blame for it
-        elif tripped and not queue.answers and problem.status in _FAULT_OF_REQUESTS and lane.probes >= _SETUP_PROBES:
-            outage = False  # the same words for every request, and nothing ever came through: they mean the job
+        elif tripped and not queue.answers and lane.probes >= _SETUP_PROBES and _means_the_job(problem):
+            outage = False  # the same words for every request, and nothing ever came through
         if not tripped and not (outage and _probes_an_outage(lane)):
             return False
         if outage:
@@ -251,6 +250,11 @@ class Judge:
         lane.park_until(kind=problem.kind.value, reason=_reason(problem), until=until, by_task=problem.of_task)
         assert lane.park is not None, "it was parked just now"
         await self.book.parked(lane.account, lane.model, lane.park)
+
+
+def _means_the_job(problem: Problem) -> bool:
+    """Whether a fault that every request meets is the job's: what it asks for, and not the server's own trouble."""
+    return problem.kind in _OUTAGES and is_about_the_request(problem.status, problem.message)
 
 
 def _probes_an_outage(lane: Lane) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, strategies
 
-from batchrunner.core.classify import SIGNS, Family, adaptation_of, classify, family_of
+from batchrunner.core.classify import SIGNS, Family, adaptation_of, classify, family_of, is_about_the_request
 from batchrunner.core.job import DialectName, PresetName, Provider
 from batchrunner.core.outcome import Adaptation, Hints, ProblemKind
 
@@ -263,3 +263,53 @@ def test_an_unnamed_4xx_is_never_taken_for_a_fault_of_the_server_but_for_those_t
 ) -> None:
     kind = classify(family, status=status, message=message, code=None, error_type=None, hints=None)
     assert (kind is K.SERVER_ERROR) == (status in {408, 409, 423, 424, 425, 440, 444, 449, 460, 499})
+
+
+OF_THE_SERVER = (
+    "Internal server error, please try again later.",
+    "internal error",
+    "The server had an error while processing your request. Sorry about that!",
+    "An error occurred.",
+    "An unexpected error occurred",
+    "502 Bad Gateway",
+    "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+    "dial tcp 127.0.0.1:11434: connect: refused",
+    "Connection error.",
+    "Request timed out.",
+    "Error code: 500",
+    "error",
+    "HTTP 500 without a word",
+    '{"error":{"message":"","type":"server_error","param":null}}',
+    "HTTP 500 with a web page: Oops",
+    "The service is temporarily unavailable",
+    "CUDA error: an illegal memory access was encountered",
+    "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+    "系统繁忙，请稍后再试",
+    "服务器内部错误",
+    "",
+)
+OF_THE_REQUEST = (
+    "image input is not supported - hint: you may need to provide the mmproj",
+    "failed to load image: cannot make GET request",
+    "Unsupported parameter: top_kk",
+    "chat is not implemented",
+    "This engine does not support image input",
+    "tools param requires --jinja flag",
+    "response_format.json_schema is currently not supported",
+    "Failed to parse grammar",
+    "unsupported operand type(s) for +: 'NoneType' and 'str'",
+    "Expected 'content' to be a string or an array",
+    "不支持的参数: top_kk",
+)
+
+
+@pytest.mark.parametrize("message", OF_THE_SERVER)
+def test_words_of_the_servers_own_trouble_are_not_about_the_request(message: str) -> None:
+    assert not is_about_the_request(500, message)
+
+
+@pytest.mark.parametrize("message", OF_THE_REQUEST)
+def test_other_words_of_a_500_are_about_the_request(message: str) -> None:
+    assert is_about_the_request(500, message)
+    assert is_about_the_request(501, message)
+    assert not is_about_the_request(502, message), "a gateway speaks of an outage"

@@ -3,7 +3,7 @@
 from typing import Final
 
 import pytest
-from field_refusals import BROKEN_FOR_ALL, ON_THE_WAY, REFUSALS, THREE, UNPAID, page
+from field_refusals import BROKEN_FOR_ALL, MANY, ON_THE_WAY, REFUSALS, THREE, UNPAID, error, page
 from field_runs import Case, Field, case_ids, check_case
 from field_server import HELLO, always, http, to_prompts
 from field_waits import WAITS
@@ -47,6 +47,17 @@ def test_the_same_500_for_everything_is_not_waited_for_and_shown_with_its_words(
     assert ran.took_s < 1800.0
     assert len(ran.asked) <= 40
     assert "every request came to the same" in (ran.report.status.message or "")
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Internal server error, please try again later.", "upstream connect error", "error", ""],
+    ids=["try-again", "upstream", "no-words", "nothing"],
+)
+def test_the_same_500_for_everything_that_speaks_of_the_server_is_waited_for(field: Field, message: str) -> None:
+    down = error(message, 500, type="server_error")
+    ran = check_case(field, Case(name="down", reply=down, times=27, job=MANY, requests=None, done=len(MANY["prompts"])))
+    assert ran.took_s > 300.0, "it was not down for long enough to show anything"
 
 
 def test_an_item_that_a_firewall_turns_away_while_others_pass_fails_alone(field: Field) -> None:
