@@ -37,7 +37,8 @@ def put(disk: CrashingDisk, path: Path, data: bytes) -> None:
     """Save a file as an editor does: a new one in its place, on the platter."""
     folder = _folder(disk, path.parent)
     folder.sync()
-    folder.seen[path.name] = folder.platter[path.name] = File(0o600, seen=bytearray(data), platter=bytearray(data))
+    file = File(0o600, seen=bytearray(data), platter=bytearray(data), number=next(disk._inodes))
+    folder.seen[path.name] = folder.platter[path.name] = file
     folder.changes += 1
 
 
