@@ -55,7 +55,9 @@ _MODEL: Final = re.compile(
 _OTHER_PARTS: Final = re.compile(r"lora|checkpoint|scheduler|sampler|size|parameter|controlnet|vae", re.IGNORECASE)
 _MEDIA: Final = re.compile(
     r"(unable|failed|could ?n.t|cannot|timeout|timed out|error).{0,20}(download|fetch|load\w*).{0,40}"
-    r"(image|media|file|url|picture|content)|下载.{0,6}(失败|超时)",
+    r"(image|media|file|url|picture|content)"
+    r"|(image|media|file|url|picture)\w* (could ?n.t|could not|cannot|can not) be (download|fetch|load|retriev)\w*"
+    r"|下载.{0,6}(失败|超时)",
     re.IGNORECASE,
 )
 _REFUSED: Final = re.compile(

@@ -32,7 +32,9 @@ from batchrunner.providers.result_pictures import pictures_in, speaks_of_results
 from batchrunner.providers.task_replies import (
     ID_CHARS,
     is_refusal,
+    likely_end,
     named_in_pieces,
+    own_part,
     reason_in,
     says_gone,
     shown,
@@ -47,6 +49,8 @@ K = ProblemKind
 
 _LOST_ON_THE_WAY: Final = frozenset({408, 409, 425})
 """Statuses below 500 that may hide a task that was accepted; every 5xx may."""
+_PLAIN_FAILURES: Final = frozenset({"FAILED", "FAIL", "FAILURE"})
+_SHOWN_BYTES: Final = 300
 _IDLE_WORDS: Final = frozenset({"ok", "true", "none", "null"})
 
 
@@ -150,12 +154,18 @@ def _refusal_within(family: Family, head: Head, value: Json) -> Problem:
 
 
 def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
-    """A reply that broke off, or a gateway's error, that names a task: it is accepted, and paid for."""
+    """A reply that broke off, or a gateway's error, that names a task: it is accepted, and paid for.
+
+    A whole reply with a 2xx that is no JSON says that something was accepted: it is held where it names no task.
+    """
     status = problem.status
     if status is None or (300 <= status < 500 and status not in _LOST_ON_THE_WAY):  # noqa: PLR2004 - HTTP's classes
         return problem
     value = decode(body)
     task = named_in_pieces(body) if isinstance(value, NotJson) else task_named_in(value)
+    if task is None and problem.kind in {K.EMPTY_RESPONSE, K.STREAM_CORRUPT}:
+        message = f"the server took the request with HTTP {status}, and its reply names no task: {_beginning(body)}"
+        return replace(problem, kind=K.NOT_UNDERSTOOD, message=message)
     if task is None or (task.guess and not 200 <= status < 300):  # noqa: PLR2004 - as above
         return problem
     if task.id in {".", ".."} or len(task.id) > ID_CHARS:
@@ -163,12 +173,19 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
     return Accepted(task_id=task.id, guess=task.guess, others=task.others)
 
 
+def _beginning(body: bytes) -> str:
+    """What a person is shown of a reply that is no JSON."""
+    return sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+
+
 def _polled(family: Family, head: Head, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
+    if task_id:
+        value = own_part(value, task_id)
     if task_id and (other := speaks_of_another(value, task_id)):
         message = f"the reply speaks of task {other[:80]}, and {task_id[:80]} was asked for"
         return _of_poll(K.WRONG_TASK, message, head, value)
     word = word_in(value)
-    standing = standing_of(word)
+    standing = standing_of(word) or _likely_end(value, word, base_url)
     match standing:
         case "queued" | "running":
             return _pending(head, value, standing, word, base_url)
@@ -184,6 +201,11 @@ def _polled(family: Family, head: Head, value: Json, *, task_id: str, base_url: 
             return _pending(head, value, "unknown", word, base_url)
         case None:
             return _wordless(family, head, value, word, task_id=task_id, base_url=base_url)
+
+
+def _likely_end(value: Json, word: str, base_url: str) -> Literal["succeeded", "failed", "filtered"] | None:
+    end = likely_end(word)
+    return end if end != "succeeded" or pictures_in(value, base_url=base_url) else None
 
 
 def _pending(
@@ -250,7 +272,9 @@ def _ended(
         case _:
             pass
     silent = not reason.message and kind is K.TASK_FAILED
-    message = reason.message or ("the task failed; no reason was given" if silent else said)
+    plain = word_in(value).upper() in _PLAIN_FAILURES
+    unexplained = "the task failed; no reason was given" + ("" if plain else f"; {said}")
+    message = reason.message or (unexplained if silent else said)
     return replace(
         _of_poll(kind, message, head, value),
         code=reason.code,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, PictureUrl
-from batchrunner.providers.json_text import is_object
+from batchrunner.providers.json_text import NotJson, decode, is_object
 from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url, url_size_bytes
 
 _LISTS: Final = (
@@ -36,7 +36,10 @@ _LISTS: Final = (
 """Keys of what holds nothing but results, without case, `_` and `-`; the first that has any counts."""
 _OUTPUTS: Final = ("outputs", "output", "results", "result", "taskresult")
 """Keys of results or of what wraps them."""
-_WRAPPERS: Final = ("data", "response", "task", "content", "assets", "payload", "body")
+_WRAPPERS: Final = (
+    *("data", "response", "task", "content", "assets", "payload", "body"),
+    *("prediction", "generation", "job", "reply", "resp", "rsp", "ret", "value", "item"),
+)
 """Keys of what wraps a reply: what stands directly in them may as well be an echo of the request."""
 _BASE64: Final = ("b64json", "base64", "imagebase64", "b64", "imageb64")
 _NAMED: Final = ("imageurl", "outputimage", "outputurl", "pictureurl", "image", "img", "picture", "sample")
@@ -56,6 +59,8 @@ _ABOUT: Final = frozenset(_ABOUT_WORDS.split())
 _DEEPEST: Final = 8
 _MOST_URLS: Final = 10_000
 _ADDRESS_CHARS: Final = 4096
+_MARKDOWN: Final = re.compile(r"!\[[^\]\n]{0,200}\]\(\s*([^)\s]{1,4096})")
+_MARKDOWN_CHARS: Final = 64 * 1024
 _URLS_BYTES: Final = 4 * 1024 * 1024
 """Of all URLs of a reply as ASCII JSON: they stand in the ledger, over as many records as they need."""
 
@@ -130,7 +135,7 @@ class _Finder:
         if depth > _DEEPEST:
             return []
         if isinstance(value, str):
-            return self._of_text(value)
+            return self._of_packed(value, depth) or self._of_text(value)
         if isinstance(value, list):
             return [ref for entry in value for ref in self._of_results(entry, depth + 1)]
         if not is_object(value):
@@ -146,6 +151,16 @@ class _Finder:
             if found := self._of_results(keys.get(name), depth + 1):
                 return found
         return [ref for entry in numbered for ref in self._of_results(entry, depth + 1)]
+
+    def _of_packed(self, text: str, depth: int) -> list[PictureUrl | PictureBytes]:
+        """Of JSON in a text, and of pictures in Markdown, as some gateways pass results on."""
+        start = text[:_ADDRESS_CHARS].lstrip()[:2]
+        if start[:1] in {"[", "{"}:
+            value = decode(text.encode("utf-8", "replace"))
+            return [] if isinstance(value, NotJson | str) else self._of_results(value, depth + 1)
+        if start == "![":
+            return [ref for url in _MARKDOWN.findall(text[:_MARKDOWN_CHARS]) for ref in self._of_text(url)]
+        return []
 
     def _of_text(self, text: str) -> list[PictureUrl | PictureBytes]:
         text = text.strip()

@@ -19,21 +19,33 @@ Standing = Literal["queued", "running", "succeeded", "failed", "refused", "filte
 
 _WORDS: Final[dict[Standing, str]] = {
     "queued": "PENDING QUEUED QUEUEING CREATED SUBMITTED IN_QUEUE WAITING SCHEDULED SUSPENDED THROTTLED ACCEPTED"
-    " NOT_START NOT_STARTED",
-    "running": "RUNNING PROCESSING IN_PROGRESS GENERATING STARTING STARTED",
-    "succeeded": "SUCCEED SUCCEEDED SUCCESS SUCCESSFUL COMPLETED COMPLETE DONE READY FINISHED FINISH",
-    "failed": "FAILED FAIL FAILURE ERROR ERRORED REVOKED TIMEOUT TIMED_OUT EXPIRED EXCEPTION FAULTED CRASHED",
+    " NOT_START NOT_STARTED 排队中 等待中 待处理",
+    "running": "RUNNING PROCESSING IN_PROGRESS GENERATING STARTING STARTED 处理中 生成中 进行中 运行中",
+    "succeeded": "SUCCEED SUCCEEDED SUCCESS SUCCESSFUL COMPLETED COMPLETE DONE READY FINISHED FINISH 成功 已完成 完成",
+    "failed": "FAILED FAIL FAILURE ERROR ERRORED REVOKED TIMEOUT TIMED_OUT EXPIRED EXCEPTION FAULTED CRASHED 失败",
     "refused": "REJECTED REJECT REFUSED INVALID DENIED",
     "filtered": "CONTENT_MODERATED REQUEST_MODERATED MODERATED CONTENT_FILTERED CONTENT_FILTER FILTERED CONTENT_BLOCKED"
-    " BLOCKED NSFW SENSITIVE CONTENT_POLICY_VIOLATION MODERATION_BLOCKED",
-    "cancelled": "CANCELED CANCELLED CANCEL ABORTED ABORT STOPPED TERMINATED KILLED DELETED",
+    " BLOCKED NSFW SENSITIVE UNSAFE CONTENT_POLICY_VIOLATION MODERATION_BLOCKED 违规 审核不通过",
+    "cancelled": "CANCELED CANCELLED CANCEL ABORTED ABORT STOPPED TERMINATED KILLED DELETED 已取消",
     "gone": "TASK_NOT_FOUND NOT_FOUND",
 }
 STANDINGS: Final[dict[str, Standing]] = {word: standing for standing, words in _WORDS.items() for word in words.split()}
 """The servers' words, upper-cased, with `_` for spaces and hyphens. Any other is unknown: the task is asked again."""
 
 ID_CHARS: Final = 512
-_WRAPPERS: Final = ("data", "result", "results", "output", "outputs", "response", "task", "job", "payload", "body")
+_ENUM_PREFIX: Final = re.compile(r"^((TASK|JOB|PREDICTION|GENERATION)_)?(STATUS|STATE)_")
+_ENDED_WELL: Final = frozenset(["SUCCEED", "SUCCEEDED", "SUCCESS", "SUCCESSFULLY", "COMPLETED", "FINISHED"])
+_ENDED_BADLY: Final = frozenset(["FAIL", "FAILED", "FAILURE"])
+_FILTERING: Final = frozenset(["NSFW", "MODERATED", "FILTERED", "UNSAFE", "SENSITIVE"])
+_NOT_YET: Final = frozenset(["NOT", "NO", "RETRY", "RETRYING", "WILL", "WAITING", "PENDING", "BEFORE", "UNTIL", "IN"])
+_WRAPPERS: Final = (
+    *("data", "result", "results", "output", "outputs", "response", "task", "job", "payload", "body"),
+    *("prediction", "generation", "content", "reply", "resp", "rsp", "ret", "value", "item", "items"),
+)
+_NEVER_WRAP: Final = frozenset(
+    {"input", "inputs", "request", "params", "parameters", "error", "errors", "usage", "config", "headers", "user"}
+)
+"""Keys below which an id is that of something else."""
 _OF_A_TASK: Final = frozenset({"task", "job", "prediction", "generation"})
 _TASK_IDS: Final = ("taskid", "taskids")
 _OTHER_IDS: Final = ("jobid", "predictionid", "generationid", "promptid", "id")
@@ -58,9 +70,11 @@ _REASON_CODES: Final = ("errorcode", "failurecode", "failcode", "code")
 _IDLE_MESSAGES: Final = frozenset({"", "ok", "success", "succeeded", "succeed", "none", "null", "request success"})
 """What stands in `message` of replies that have nothing to tell."""
 _DEEPEST: Final = 4
+_MOST_LISTED: Final = 1000
 _MESSAGE_CHARS: Final = 1000
 _ID_IN_PIECES: Final = re.compile(
-    rb'"task_?id"\s*:\s*(?:"((?:[^"\\\x00-\x1f]){1,512})"|(\d{1,64})(?=\s*[,}\]]))', re.IGNORECASE
+    rb"""["']task[_-]?id["']\s*:\s*(?:"([^"\\\x00-\x1f]{1,512})"|'([^'\\\x00-\x1f]{1,512})'|(\d{1,64})(?=\s*[,}\]]))""",
+    re.IGNORECASE,
 )
 _GONE_STATUSES: Final = frozenset({404, 410})
 _GONE: Final = re.compile(
@@ -111,17 +125,40 @@ def task_named_in(value: Json) -> TaskName | None:
         for name in _OTHER_IDS:
             if (found := id_text(layer.get(name))) and not _is_of_something_else(name, layer, place, found):
                 return TaskName(id=found, guess=True)
-    return _bare_token(value)
+    return _named_deeper(value) or _bare_token(value)
 
 
 def named_in_pieces(body: bytes) -> TaskName | None:
-    """The task in a body that broke off or is no sound JSON; None when its id is not there in full."""
-    if body.lstrip()[:1] not in {b"{", b"["}:
+    """The task in a body that broke off or is no sound JSON; None when its id is not there in full.
+
+    Before the JSON may stand what makes it an event of a stream, or keeps scripts from reading it.
+    """
+    start = min((place for mark in (b"{", b"[") if (place := body.find(mark)) >= 0), default=-1)
+    if start < 0 or body.lstrip()[:1] == b"<":
         return None
-    if found := _ID_IN_PIECES.search(body):
-        return TaskName(id=id_text((found[1] or found[2]).decode("utf-8", "replace")), guess=False)
-    whole = decode(_mended(body[:_MENDED_BYTES]))
+    if found := _ID_IN_PIECES.search(body, start):
+        return TaskName(id=id_text((found[1] or found[2] or found[3]).decode("utf-8", "replace")), guess=False)
+    whole = decode(_mended(body[start : start + _MENDED_BYTES]))
     return None if isinstance(whole, NotJson) else task_named_in(whole)
+
+
+def own_part(value: Json, task_id: str) -> Json:
+    """Where a reply lists several tasks, what it says of this one; else the reply."""
+    ahead: list[Json] = [value]
+    for _ in range(_DEEPEST):
+        for found in ahead:
+            listed = found[:_MOST_LISTED] if isinstance(found, list) and len(found) > 1 else ()
+            for entry in listed:
+                if is_object(entry) and _id_of_entry(entry).lower() == task_id.lower():
+                    return entry
+        ahead = [
+            entry
+            for found in ahead
+            if is_object(found)
+            for name, entry in found.items()
+            if plain_name(name) in _WRAPPERS or plain_name(name) == "tasks"
+        ]
+    return value
 
 
 def speaks_of_another(value: Json, task_id: str) -> str:
@@ -157,7 +194,28 @@ def word_in(value: Json) -> str:
 
 def standing_of(word: str) -> Standing | None:
     """What a server's word means; None when nobody knows."""
-    return STANDINGS.get(re.sub(r"[\s-]+", "_", word.strip()).upper())
+    upper = _upper(word)
+    return STANDINGS.get(upper) or STANDINGS.get(_ENUM_PREFIX.sub("", upper))
+
+
+def likely_end(word: str) -> Literal["succeeded", "failed", "filtered"] | None:
+    """The end that a word speaks of which is in no table, as `PARTIAL_SUCCESS`; None when it speaks of none, or of two.
+
+    That a task succeeded is sure only beside its pictures: parts of it have their ends, too.
+    """
+    parts = frozenset(re.split(r"[^A-Z]+", _upper(word)))
+    ends: list[Literal["succeeded", "failed", "filtered"]] = []
+    if parts & _ENDED_WELL:
+        ends.append("succeeded")
+    if parts & _FILTERING:
+        ends.append("filtered")
+    elif parts & _ENDED_BADLY:
+        ends.append("failed")
+    return ends[0] if len(ends) == 1 and not parts & _NOT_YET else None
+
+
+def _upper(word: str) -> str:
+    return re.sub(r"[\s-]+", "_", word.strip()).upper()
 
 
 def reason_in(value: Json) -> Fault:
@@ -288,6 +346,23 @@ def _is_of_something_else(name: str, layer: dict[str, Json], place: str, found: 
     return is_refusal(dict(layer))
 
 
+def _named_deeper(value: Json) -> TaskName | None:
+    """An id below keys that nobody knows: only where the field itself says that it is a task's or a job's."""
+    ahead: list[tuple[int, Json]] = [(0, value)]
+    while ahead:
+        depth, found = ahead.pop(0)
+        for entry in found[:1] if isinstance(found, list) else [found]:
+            if not is_object(entry):
+                continue
+            layer = {plain_name(key): inner for key, inner in entry.items()}
+            for name in (*_TASK_IDS, *_OTHER_IDS[:-1]):
+                if ids := [told for inner in _listed(layer.get(name)) if (told := id_text(inner))]:
+                    return TaskName(id=ids[0], guess=name not in _TASK_IDS, others=tuple(ids[1:]))
+            if depth < _DEEPEST:
+                ahead += [(depth + 1, inner) for name, inner in layer.items() if name not in _NEVER_WRAP]
+    return None
+
+
 def _bare_token(value: Json) -> TaskName | None:
     """A reply whose result is one word, as some gateways tell a task's id."""
     if not is_object(value) or is_refusal(value):
@@ -318,13 +393,15 @@ def _spoken_reason(layer: dict[str, Json]) -> str:
     return next((code for code in codes if not _is_idle_code(code)), "")
 
 
-def _text_in(value: Json) -> str:
-    """The words in a reason: a text, or the first text of an object or a list."""
+def _text_in(value: Json, *, depth: int = 0) -> str:
+    """The words in a reason: a text, or the first text of an object or a list, some levels down."""
+    if depth > _DEEPEST:
+        return ""
     if isinstance(value, str):
         text = value.strip()
         return "" if text.lower() in _IDLE_MESSAGES else text
     if isinstance(value, list):
-        return next((text for entry in value[:8] if (text := _text_in(entry))), "")
+        return next((text for entry in value[:8] if (text := _text_in(entry, depth=depth + 1))), "")
     if is_object(value):
         if message := message_in(value):
             return message
@@ -333,7 +410,8 @@ def _text_in(value: Json) -> str:
             plain[name] for name in ("message", "msg", "reason", "detail", "description", *_REASONS) if name in plain
         ]
         codes = [found for name in _REASON_CODES if isinstance(found := plain.get(name), str)]
-        return next((text for entry in [*named, *codes] if isinstance(entry, str) and (text := _text_in(entry))), "")
+        spoken = [entry for entry in named if isinstance(entry, str)]
+        return next((text for entry in [*spoken, *named, *codes] if (text := _text_in(entry, depth=depth + 1))), "")
     return ""
 
 

@@ -50,6 +50,9 @@ CASES = (
     once("detail, a list", None, "bad_request", "invalid mask", detail=[{"msg": "invalid mask"}]),
     once("a LoRA that is not there", {"message": "Task failed: LoRA me/x not found"}, "bad_request"),
     once("failure_reason", None, "bad_request", "invalid mask", failure_reason="invalid mask"),
+    once("a reason two levels down", {"detail": {"reason": "content policy violation"}}, "content_filter"),
+    once("a state of its own for what is unsafe", None, "content_filter", task_status="UNSAFE"),
+    once("a failure that says so in its state", None, "content_filter", task_status="FAILED_NSFW"),
     once("message beside the state", None, "bad_request", "invalid mask", message="invalid mask"),
     TaskCase(
         name="wrapped, with a message of the wrapper's own",
