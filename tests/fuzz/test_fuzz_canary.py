@@ -115,7 +115,7 @@ FAILURES: dict[str, Failure] = {
     "401": Failure(kind=refusing("401 Unauthorized"), statuses=frozenset({5})),
     "402": Failure(kind=refusing("402 Payment Required"), statuses=frozenset({1, 3, 5})),
     "403": Failure(kind=refusing("403 Forbidden"), statuses=frozenset({1, 5})),
-    "404": Failure(kind=refusing("404 Not Found")),
+    "404": Failure(kind=refusing("404 Not Found"), statuses=frozenset({2, 3})),
     "429": Failure(kind=refusing("429 Slow Down", more="Retry-After: 0.1\r\n"), statuses=frozenset({1, 3})),
     "500": Failure(kind=refusing("500 Oops")),
     "503": Failure(kind=refusing("503 Busy"), statuses=frozenset({1, 3})),

@@ -128,16 +128,35 @@ def test_a_picture_by_url_lies_on_the_storage_host() -> None:
 KINDS: dict[type[Exception], frozenset[ProblemKind]] = {
     openai.RateLimitError: frozenset({K.THROTTLE, K.QUOTA_MODEL, K.QUOTA_ACCOUNT, K.MODEL_SUSPENDED}),
     openai.AuthenticationError: frozenset({K.AUTH}),
-    openai.PermissionDeniedError: frozenset({K.FORBIDDEN_MODEL}),
-    openai.BadRequestError: frozenset({K.BAD_REQUEST, K.CONTENT_FILTER, K.ADAPTABLE, K.MODEL_NOT_FOUND}),
+    openai.PermissionDeniedError: frozenset({K.FORBIDDEN_MODEL, K.NOT_REACHED, K.CONTENT_FILTER, K.BILLING}),
+    openai.NotFoundError: frozenset({K.NOT_REACHED}),
+    openai.BadRequestError: frozenset(
+        {K.BAD_REQUEST, K.CONTENT_FILTER, K.ADAPTABLE, K.MODEL_NOT_FOUND, K.SERVER_ERROR}
+    ),
+    openai.APIStatusError: frozenset({K.NOT_REACHED, K.SERVER_ERROR}),
     openai.InternalServerError: frozenset({K.SERVER_ERROR, K.OVERLOADED}),
     openai.APITimeoutError: frozenset({K.TIMEOUT}),
     openai.APIConnectionError: frozenset({K.RESET, K.STREAM_CUT}),
+    AttributeError: frozenset({K.NOT_REACHED}),
 }
-"""What the SDK raises, and what it may be to us."""
+"""What the SDK raises, and what it may be to us: the SDK knows statuses, we read what was said."""
+
+EXACT: dict[str, ProblemKind] = {
+    "page-403": K.NOT_REACHED,
+    "page-200": K.NOT_REACHED,
+    "login": K.NOT_REACHED,
+    "no-route": K.NOT_REACHED,
+    "moderated-403": K.CONTENT_FILTER,
+    "unpaid-403": K.BILLING,
+    "odd-499": K.SERVER_ERROR,
+    "tool-use-failed": K.SERVER_ERROR,
+    "unknown-model-400": K.MODEL_NOT_FOUND,
+}
+"""What a refusal is to us, where its status alone would say something else."""
 
 CALLED_WHOLE: dict[str, tuple[ProblemKind, str]] = {
     "oi-empty": (K.EMPTY_RESPONSE, "the SDK gives a response without data"),
+    "error-in-200": (K.THROTTLE, "the SDK gives a response without data"),
     "oi-part-failed": (K.CONTENT_FILTER, "the SDK gives a picture that has neither base64 nor a URL"),
 }
 
@@ -151,6 +170,7 @@ def test_whatever_befalls_a_call_both_see_it(name: str) -> None:
         case Problem(kind=kind):
             assert isinstance(sides.sdk, Exception)
             assert kind in KINDS[type(sides.sdk)]
+            assert kind is EXACT.get(name, kind)
 
 
 @pytest.mark.parametrize("name", CALLED_WHOLE)

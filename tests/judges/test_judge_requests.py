@@ -90,9 +90,9 @@ def spoken(content: object = PROMPT) -> list[dict[str, Any]]:
 
 
 SHOWN = [
-    {"type": "text", "text": PROMPT},
     {"type": "image_url", "image_url": {"url": DATA_URL}},
     {"type": "image_url", "image_url": {"url": LINK}},
+    {"type": "text", "text": PROMPT},
 ]
 FUNCTION: dict[str, Json] = {"name": "weather", "description": "The weather.", "parameters": WEATHER}
 TOOLS: Json = [{"type": "function", "function": FUNCTION}]
