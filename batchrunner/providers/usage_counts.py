@@ -97,8 +97,12 @@ def added_up(usages: Iterable[Usage]) -> Usage | None:
     )
 
 
-def _first(said: Json, paths: tuple[_Path, ...]) -> int | None:
-    return next((count for path in paths if (count := _count(at(said, *path))) is not None), None)
+def _first(said: dict[str, Json], paths: tuple[_Path, ...]) -> int | None:
+    for name, *inner in paths:  # for every reply, and of the many names a server uses few
+        found = said.get(name)
+        if found is not None and (count := _count(at(found, *inner))) is not None:
+            return count
+    return None
 
 
 def _count(value: Json) -> int | None:

@@ -8,6 +8,7 @@ Source: RELIABILITY threat 2.
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
@@ -73,7 +74,6 @@ def _mistake(problem: str, *, file: str | None) -> Mistake:
 def _holds(value: object, secrets: list[Secret]) -> bool:
     """Without recursion: values of servers nest as deep as they like."""
     tokens = [secret.reveal() for secret in secrets]
-    coded = [form.encode() for secret in secrets for form in (secret.reveal(), *secret.packed)]
     left: list[object] = [value]
     while left:
         here = left.pop()
@@ -81,7 +81,7 @@ def _holds(value: object, secrets: list[Secret]) -> bool:
             if any(secret.is_in(here) for secret in secrets) or any(_cut_off(here, token) for token in tokens):
                 return True
         elif isinstance(here, bytes):
-            if any(token in here for token in coded):
+            if any(form in here for secret in secrets for form in secret.coded):
                 return True
         else:
             left.extend(_inside(here))
@@ -94,8 +94,15 @@ def _inside(value: object) -> Iterator[object]:
         yield from value.values()
     elif isinstance(value, list | tuple | frozenset):
         yield from value
-    elif is_dataclass(value):
-        yield from (getattr(value, field.name) for field in fields(value))
+    else:
+        for name in _field_names(type(value)):
+            yield getattr(value, name)
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """Of a dataclass; of any other type none. Looked up once: every reply is walked through."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 def _masked(value: T, secrets: list[Secret], depth: int) -> T:
@@ -105,7 +112,7 @@ def _masked(value: T, secrets: list[Secret], depth: int) -> T:
             clean = type(value)(_masked_text(value, secrets)) if _holds(value, secrets) else value
         case bytes():
             clean = value
-            for form in (form.encode() for secret in secrets for form in (secret.reveal(), *secret.packed)):
+            for form in (form for secret in secrets for form in secret.coded):
                 clean = clean.replace(form, b"*" * len(form))
         case Mapping() | list() | tuple() if depth == 0:
             clean = MASK
@@ -123,7 +130,7 @@ def _masked(value: T, secrets: list[Secret], depth: int) -> T:
 def _masked_fields(value: object, secrets: list[Secret], depth: int) -> object:
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    found = {field.name: getattr(value, field.name) for field in fields(value)}
+    found = {name: getattr(value, name) for name in _field_names(type(value))}
     return replace(value, **{name: _masked(inner, secrets, depth) for name, inner in found.items()})
 
 

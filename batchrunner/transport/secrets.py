@@ -21,13 +21,15 @@ _SCHEME = re.compile(r"\A(?:authorization\s*:\s*)?bearer\s+", re.IGNORECASE)
 class Secret:
     """A key. Shows itself only through `reveal()`; `repr`, `str` and formatting give a mask."""
 
-    __slots__ = ("_pattern", "_text", "packed")
+    __slots__ = ("_pattern", "_text", "coded", "packed")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._pattern: re.Pattern[str] | None = None
         self.packed = _packed(text) if len(text) >= SHORTEST_MASKED else ()
         """Its base64, at whatever place among other bytes, and its hex digits."""
+        self.coded = tuple(form.encode("utf-8", "replace") for form in (text, *self.packed))
+        """The key and its `packed` forms as bytes hold them."""
 
     def reveal(self) -> str:
         """The key itself, for a header and for nothing else."""
@@ -137,16 +139,22 @@ def may_be_escaped(text: str) -> bool:
 
 
 def _spellings(char: str) -> str:
-    """A pattern for one character: itself, percent, a backslash with it or its number, HTML's numbers and names."""
+    """A pattern for one character: itself, percent, a backslash with it or its number, HTML's numbers and names.
+
+    Every alternative begins with a literal, so that a search skips what can begin none; every repetition is bounded,
+    so that a text of nothing but backslashes is no work of hours.
+    """
     code = ord(char)
     digits = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in f"{code:02x}")
     named = "".join(f"|&{name};" for name in _NAMES.get(char, ()))
     plain = re.escape(char)
-    escapes = rf"\\+(?:{plain}|u00{digits}|x{digits})"
-    numbers = rf"&(?:amp;)*#(?:0*{code}|[xX]0*{digits});"
-    return rf"(?:{plain}|%(?:25)*{digits}|{escapes}|{numbers}{named})"
+    escapes = rf"\\\\{{0,{_NESTED}}}(?:{plain}|u00{digits}|x{digits})"
+    numbers = rf"&(?:amp;){{0,{_NESTED}}}#(?:0{{0,{_NESTED}}}{code}|[xX]0{{0,{_NESTED}}}{digits});"
+    return rf"(?:{plain}|%(?:25){{0,{_NESTED}}}{digits}|{escapes}|{numbers}{named})"
 
 
+_NESTED: Final = 16
+"""Escapes within escapes that are looked through: four rounds of JSON in JSON double their backslashes to fifteen."""
 _NAMES: Final = {
     "/": ("sol",),
     "+": ("plus",),

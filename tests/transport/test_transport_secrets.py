@@ -126,3 +126,13 @@ def test_a_long_text_without_a_key_is_read_quickly() -> None:
     began = time.perf_counter()
     assert mask(said, [Secret(ODD_KEY)]) == said
     assert time.perf_counter() - began < 2.0
+
+
+@pytest.mark.parametrize(
+    "said", ["\\" * 20_000, "%" + "25" * 10_000, "&amp;" * 5_000, "&#" + "0" * 20_000, "%25" * 7_000]
+)
+def test_a_text_of_nothing_but_escapes_is_read_in_time_that_grows_with_its_length(said: str) -> None:
+    """A model in a loop writes such: with the square of the length this takes many seconds, and stops all others."""
+    began = time.process_time()
+    assert mask(said, [Secret(ODD_KEY)]) == said
+    assert time.process_time() - began < 1.0
