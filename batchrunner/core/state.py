@@ -44,6 +44,8 @@ class Standing(IntEnum):
 
 
 S = Standing
+_STANDINGS: Final = tuple(Standing)
+"""By number: asked several times for every event, and an enum's own look-up is slow."""
 ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost
 
 LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
@@ -206,13 +208,13 @@ class LedgerState:
 
     def standing(self, key: bytes) -> Standing:
         """Where the item with this key stands; PENDING when the ledger has never heard of it."""
-        return Standing(self._items.get(key, 0) & 7)
+        return _STANDINGS[self._items.get(key, 0) & 7]
 
     def record(self, key: bytes) -> ItemRecord:
         """Everything known of one item."""
         packed = self._items.get(key, _FRESH)
         return ItemRecord(
-            standing=Standing(packed & 7),
+            standing=_STANDINGS[packed & 7],
             attempts=packed >> _ATTEMPTS & _BYTE,
             ambiguous=packed >> _AMBIGUOUS & _BYTE,
             sends=packed >> _SENDS & _SENDS_MAX,
@@ -256,7 +258,7 @@ class LedgerState:
 
     def standings(self) -> Iterator[tuple[bytes, Standing]]:
         """Every known key with its standing."""
-        return ((key, Standing(packed & 7)) for key, packed in self._items.items())
+        return ((key, _STANDINGS[packed & 7]) for key, packed in self._items.items())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
         """Accepted tasks whose deadline of `task_s` seconds has come."""
@@ -335,7 +337,7 @@ class LedgerState:
             packed = _FRESH if self.live else 0
             self._counts[S.PENDING] += 1
             self._items[key] = packed
-        to = _REPLAYED.get((Standing(packed & 7), type(event)))
+        to = _REPLAYED.get((_STANDINGS[packed & 7], type(event)))
         self._count_sends(event, at, packed)
         if to is None:
             return

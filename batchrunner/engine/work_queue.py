@@ -40,6 +40,8 @@ class Work:
     singled_out: int = 0
     """How often it was turned away so although others got through in between."""
     began_wall: float | None = None
+    size_bytes: int = 0
+    """About how much it holds, while it is read ahead."""
     began: float | None = None
     """Monotonic seconds of the first send in this process."""
 
@@ -132,7 +134,8 @@ class WorkQueue:
 
     def _put_ahead(self, work: Work) -> None:
         self._ahead.append(work)
-        self._ahead_bytes += _size_of(work.item)
+        work.size_bytes = _size_of(work.item)
+        self._ahead_bytes += work.size_bytes
 
     # -- the lanes
 
@@ -147,7 +150,7 @@ class WorkQueue:
             work = self._returned.popleft()
         elif self._ahead:
             work = self._ahead.popleft()
-            self._ahead_bytes -= _size_of(work.item)
+            self._ahead_bytes -= work.size_bytes
             if self._has_room():
                 self._room.notify()
         else:

@@ -119,12 +119,6 @@ def is_object(value: object) -> TypeGuard[dict[str, Json]]:
     return isinstance(value, dict)
 
 
-def text_at(value: Json, *path: str) -> str | None:
-    """The non-empty string at a path of keys; None when anything on the way is missing or of another type."""
-    found = at(value, *path)
-    return sound(found) if isinstance(found, str) and found else None
-
-
 def at(value: Json, *path: str) -> Json:
     """The value at a path of keys, or None."""
     for key in path:

@@ -8,6 +8,7 @@ becomes null.
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ _EXTRAS = frozenset(
         *("audio", "missing", "choices", "extras"),
     }
 )
+_EXTRAS_OF_IMAGES = _EXTRAS - {"images"}
 _TOO_DEEP = "parsed_too_deep"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -294,7 +296,7 @@ def _shown(row: ResultRow | FailureRow) -> dict[str, object]:
 
 
 def _choice(choice: Alternative) -> dict[str, object]:
-    shown: dict[str, object] = {field.name: getattr(choice, field.name) for field in fields(choice)}
+    shown: dict[str, object] = {name: getattr(choice, name) for name in _names(Alternative)}
     extras = shown.pop("extras")
     shown["tool_calls"] = choice.tool_calls or None
     return {**extras, **shown} if isinstance(extras, dict) else shown
@@ -302,14 +304,20 @@ def _choice(choice: Alternative) -> dict[str, object]:
 
 def _present(value: Usage | Missing, *, always: tuple[str, ...] = ()) -> dict[str, object]:
     """The fields that say something."""
-    found = ((field.name, getattr(value, field.name)) for field in fields(value))
-    return {name: inner for name, inner in found if inner is not None or name in always}
+    kind: type = type(value)
+    return {name: inner for name in _names(kind) if (inner := getattr(value, name)) is not None or name in always}
 
 
 def _fields(value: ResultRow | FailureRow | ChatOutput | ImageOutput) -> dict[str, object]:
-    extras = _EXTRAS - {"images"} if isinstance(value, ImageOutput) else _EXTRAS
-    found = ((field.name, getattr(value, field.name)) for field in fields(value))
-    return {name: inner for name, inner in found if inner or name not in extras}
+    extras = _EXTRAS_OF_IMAGES if isinstance(value, ImageOutput) else _EXTRAS
+    kind: type = type(value)
+    return {name: inner for name in _names(kind) if (inner := getattr(value, name)) or name not in extras}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Of the fields of a part of a row, in their order: looked up once and not for every row."""
+    return tuple(field.name for field in fields(kind))
 
 
 def _encode(value: object) -> bytes:

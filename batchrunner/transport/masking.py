@@ -95,8 +95,8 @@ def _inside(value: object) -> Iterator[object]:
     elif isinstance(value, list | tuple | frozenset):
         yield from value
     else:
-        for name in _field_names(type(value)):
-            yield getattr(value, name)
+        kind: type = type(value)
+        yield from (getattr(value, name) for name in _field_names(kind))
 
 
 @cache
@@ -130,7 +130,8 @@ def _masked(value: T, secrets: list[Secret], depth: int) -> T:
 def _masked_fields(value: object, secrets: list[Secret], depth: int) -> object:
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    found = {name: getattr(value, name) for name in _field_names(type(value))}
+    kind: type = type(value)
+    found = {name: getattr(value, name) for name in _field_names(kind)}
     return replace(value, **{name: _masked(inner, secrets, depth) for name, inner in found.items()})
 
 
