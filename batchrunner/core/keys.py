@@ -57,5 +57,56 @@ def item_key(
     )
 
 
+class KeyMaker:
+    """Makes the keys of items that differ in nothing but their turns: what stands before those is hashed once.
+
+    The same keys as `item_key`, which says what the arguments are; for items without pictures.
+    """
+
+    __slots__ = ("_head",)
+
+    def __init__(
+        self,
+        *,
+        dialect: DialectName,
+        model: str,
+        params: dict[str, Json],
+        schema_digest: str | None = None,
+        replica: int = 1,
+    ) -> None:
+        fixed: Json = {
+            "version": KEY_VERSION,
+            "dialect": dialect,
+            "model": model,
+            "turns": [],
+            "params": params,
+            "pictures": [],
+            "schema": schema_digest,
+            "replica": replica,
+        }
+        head = _canonical(fixed).removesuffix(f"[]{_AFTER_TURNS}")
+        self._head = blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
+
+    def __repr__(self) -> str:
+        return "<KeyMaker>"
+
+    def key(self, turns: Sequence[Turn]) -> str:
+        """The key of the item that has these turns, 32 hex digits."""
+        hashed = self._head.copy()
+        said = ",".join([f"[{_quoted(turn.role)},{_quoted(turn.content)}]" for turn in turns])
+        for turn in turns:
+            if turn.raw_decides:
+                said = _canonical([_said(each) for each in turns])[1:-1]
+                break
+        hashed.update(f"[{said}]{_AFTER_TURNS}".encode("utf-8", "surrogatepass"))
+        return hashed.hexdigest()
+
+
+_AFTER_TURNS = f',"version":{KEY_VERSION}}}'
+"""What canonical JSON of a key has behind the turns: its names stand in order of the alphabet."""
+_quoted = json.encoder.encode_basestring
+"""Text as `_canonical` writes it."""
+
+
 def _said(turn: Turn) -> Json:
     return [turn.role, turn.content, turn.raw] if turn.raw_decides else [turn.role, turn.content]

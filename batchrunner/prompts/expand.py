@@ -6,27 +6,44 @@ Every pass makes the same items, whatever models are asked for: names are handed
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import repeat
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Job, Json
-from batchrunner.core.keys import digest, item_key, schema_sha256
+from batchrunner.core.keys import KeyMaker, digest, item_key, schema_sha256
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.ids import Names
-from batchrunner.prompts.labels import Labelled, Matrix, models_of, replica_suffix
+from batchrunner.prompts.labels import Combination, Labelled, Matrix, models_of, replica_suffix
 from batchrunner.prompts.recipe import Keyed, Recipe, unfillable
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.rows import PromptRow, prompt_rows
 
+_FIXED_VERSIONS = 10_000
+"""Versions of a prompt whose parameters and beginnings of keys are kept."""
 _BREATH = 500
 """Items after which others on the loop get a turn: a list of prompts waits for nothing by itself."""
 
 TOLD_FROM = 1_000_000
 TOLD_EVERY = 250_000
 """Items of a pass after which its progress is told; multiples of the breath."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Version:
+    """What a prompt's item is besides its text."""
+
+    suffix: str
+    model: str
+    params: dict[str, Json]
+    replica: int
+    place: int = 0
+    """Of its combination in the matrix."""
+    keys: KeyMaker | None = None
+    """Where the version is the same for every prompt."""
 
 
 class Expansion:
@@ -42,13 +59,16 @@ class Expansion:
         self._filler = Filler(job, recipe)
         self._matrix = Matrix(job, recipe.variables)
         self._models = models_of(job)
-        self._schema_digest = None if job.schema is None else digest(job.schema)
-        self._schema_sha256 = None if job.schema is None else schema_sha256(job.schema)
+        self._is_chat = job.kind == "chat"
+        self._schema = job.schema if self._is_chat else None
+        self._schema_digest = None if self._schema is None else digest(self._schema)
+        self._schema_sha256 = None if self._schema is None else schema_sha256(self._schema)
         shares_ids = not job.matrix and len(job.models) == 1 and job.replicas == 1
         self._names = Names(shares_ids=shares_ids)
         # Automatic ids are unique and safe as they are.
-        are_automatic = recipe.id is None and not recipe.entries
+        are_automatic = recipe.id is None and all(entry.listed.id is None for entry in recipe.entries)
         self._ids_are_stems = shares_ids and are_automatic and recipe.name is None and recipe.each is None
+        self._versions_made: list[_Version] | None = None
         self._index = 0
         self._unnamed: set[str] = set()
 
@@ -72,7 +92,8 @@ class Expansion:
             async for row in rows:
                 if row.number in repeated:
                     continue
-                for item in await self._items_of(row):
+                waits = bool(row.images) or row.asked is not None
+                for item in await self._items_with_pictures(row) if waits else self._items_of(row):
                     if self._index % _BREATH == 0:
                         self._tell()
                         await asyncio.sleep(0)
@@ -124,14 +145,27 @@ class Expansion:
         )
         return True
 
-    async def _items_of(self, row: PromptRow) -> Iterable[Item]:
-        """The items of a row: all of them, or none when it is bad in any combination."""
+    async def _items_with_pictures(self, row: PromptRow) -> Iterable[Item]:
+        """As `_items_of`, where there may be pictures to look at."""
         try:
             fills = [await self._filler.fill(row, variables) for variables in self._matrix.variables()]
             given = self._filler.given_id(row)
         except UnusableRowError as error:
             self._findings.bad_row(*error.mistakes)
             return ()
+        return self._named(row, given, fills)
+
+    def _items_of(self, row: PromptRow) -> Iterable[Item]:
+        """The items of a row: all of them, or none when it is bad in any combination."""
+        try:
+            fills = [self._filler.fill_text(row, variables) for variables in self._matrix.variables()]
+            given = self._filler.given_id(row)
+        except UnusableRowError as error:
+            self._findings.bad_row(*error.mistakes)
+            return ()
+        return self._named(row, given, fills)
+
+    def _named(self, row: PromptRow, given: str | None, fills: list[Filled]) -> Iterable[Item]:
         if given is None:
             given = self._names.automatic(fills[0].prompt)
         elif row.entry is None and self._is_repeated(given, row.line, row.file, self._filler.id_key(row)):
@@ -139,6 +173,12 @@ class Expansion:
         return self._versions(row, given, fills)
 
     def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> Iterator[Item]:
+        if not row.params and not row.asked and self._recipe.params is None and (made := self._fixed_versions()):
+            for version in made:
+                filled = fills[version.place if len(fills) > 1 else 0]
+                key = version.keys.key(filled.turns) if version.keys and not filled.pictures else None
+                yield self._item(row, prompt_id, version, filled, key=key)
+            return
         for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
             params = {**filled.params, **row.params, **combination.params}
             # A request that names its model goes to that one, and its own name needs no other beside it.
@@ -146,32 +186,60 @@ class Expansion:
             for model in self._models if own is None else (Labelled(suffix="", value=own),):
                 for replica in range(1, self._job.replicas + 1):
                     suffix = combination.suffix + model.suffix + replica_suffix(replica)
-                    yield self._item(row, prompt_id, suffix, filled, model=model.value, params=params, replica=replica)
+                    version = _Version(suffix=suffix, model=model.value, params=params, replica=replica)
+                    yield self._item(row, prompt_id, version, filled, key=None)
+
+    def _fixed_versions(self) -> "list[_Version]":
+        """What prompts without parameters of their own are made into, the same for all of them; empty: too many."""
+        if self._versions_made is None:
+            replicas = range(1, self._job.replicas + 1)
+            combinations = list(enumerate(self._matrix)) if self._matrix.is_kept else []
+            self._versions_made = []
+            if len(combinations) * len(self._models) * len(replicas) <= _FIXED_VERSIONS:
+                for place, combination in combinations:
+                    params = {**self._job.params, **combination.params}
+                    self._versions_made += [
+                        self._version(place, combination, model, replica, params)
+                        for model in self._models
+                        for replica in replicas
+                    ]
+        return self._versions_made
+
+    def _version(
+        self, place: int, combination: Combination, model: Labelled, replica: int, params: dict[str, Json]
+    ) -> "_Version":
+        keys = KeyMaker(
+            dialect=self._job.provider.dialect,
+            model=model.value,
+            params=params,
+            schema_digest=self._schema_digest,
+            replica=replica,
+        )
+        suffix = combination.suffix + model.suffix + replica_suffix(replica)
+        return _Version(suffix=suffix, model=model.value, params=params, replica=replica, place=place, keys=keys)
 
     def _item(
         self,
         row: PromptRow,
         prompt_id: str,
-        suffix: str,
+        version: "_Version",
         filled: Filled,
         *,
-        model: str,
-        params: dict[str, Json],
-        replica: int,
+        key: str | None,
     ) -> Item:
-        job = self._job
-        is_chat = job.kind == "chat"
+        job, model, params = self._job, version.model, version.params
         self._index += 1
-        item_id = self._names.item(prompt_id, suffix)
-        key = item_key(
-            dialect=job.provider.dialect,
-            model=model,
-            turns=filled.turns,
-            params=params,
-            pictures_sha256=[_told_apart(picture) for picture in filled.pictures],
-            schema_digest=self._schema_digest if is_chat else None,
-            replica=replica,
-        )
+        item_id = self._names.item(prompt_id, version.suffix)
+        if key is None:
+            key = item_key(
+                dialect=job.provider.dialect,
+                model=model,
+                turns=filled.turns,
+                params=params,
+                pictures_sha256=[_told_apart(picture) for picture in filled.pictures],
+                schema_digest=self._schema_digest,
+                replica=version.replica,
+            )
         stem = item_id
         if not self._ids_are_stems or row.asked is not None:
             own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": self._index, "model": model}
@@ -187,12 +255,13 @@ class Expansion:
             vars=filled.vars,
             params=params,
             pictures=filled.pictures,
-            schema=job.schema if is_chat else None,
-            schema_sha256=self._schema_sha256 if is_chat else None,
-            stream=job.stream if is_chat else False,
-            replica=replica,
+            schema=self._schema,
+            schema_sha256=self._schema_sha256,
+            stream=job.stream if self._is_chat else False,
+            replica=version.replica,
             stem=stem,
-            shows_messages=is_chat and (bool(job.messages) or (row.asked is not None and len(row.asked.turns) > 1)),
+            shows_messages=self._is_chat
+            and (bool(job.messages) or (row.asked is not None and len(row.asked.turns) > 1)),
         )
 
     def _stem(self, names: dict[str, Json], item_id: str, key: str) -> str:

@@ -19,9 +19,9 @@ from batchrunner.prompts.sources.row import Asked, AskedPicture
 _SYSTEM_ROLES = ("system", "developer")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Filled:
-    """A prompt with one combination of the matrix's variables."""
+    """A prompt with one combination of the matrix's variables. Nobody changes one, as with `PromptRow`."""
 
     prompt: str
     turns: tuple[Turn, ...]
@@ -46,6 +46,8 @@ class Filler:
         self._job = job
         self._recipe = recipe
         self._album = Album(job)
+        self._fixed_first: tuple[Turn, ...] | None = None
+        """The turns before the prompt's own where they are the same for every row."""
         self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
 
     async def fill(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
@@ -54,19 +56,37 @@ class Filler:
         Raises:
             UnusableRowError: a template, a value or a picture is at fault; it says where.
         """
+        filled, values = self._worded(row, variables)
+        if row.images or row.asked:
+            filled.pictures = tuple(await self._pictures(row, values))
+        return self._with_params(filled, row, values)
+
+    def fill_text(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
+        """As `fill`, for a row without pictures, which need not wait for anything."""
+        filled, values = self._worded(row, variables)
+        return self._with_params(filled, row, values)
+
+    def _worded(self, row: PromptRow, variables: dict[str, Json]) -> tuple[Filled, dict[str, Json]]:
+        """The prompt without its pictures and its own parameters, and the values that templates see."""
         shown = {**row.values, **variables} if variables else row.values
         values = named(shown, row=row.number)
         turns = self._asked_turns(row.asked, row, values) if row.asked else self._turns(row, values)
-        prompt = next(turn.content for turn in reversed(turns) if turn.role == "user")
+        last = turns[-1]
+        if last.role != "user":
+            last = next(turn for turn in reversed(turns) if turn.role == "user")
+        prompt = last.content
         if self._job.kind == "image":
             turns = (Turn(role="user", content=prompt),)
         if self._is_modelscope_picture and (problem := prompt_mistake(prompt)):
             raise _unusable(row, f"the prompt {problem}")
-        pictures = await self._pictures(row, values)
         if row.unshown:
             shown = {name: value for name, value in shown.items() if name not in row.unshown - variables.keys()}
-        params = self._job.params if self._recipe.params is None else self._params(row, self._recipe.params, values)
-        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=tuple(pictures), params=params)
+        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=(), params=self._job.params), values
+
+    def _with_params(self, filled: Filled, row: PromptRow, values: dict[str, Json]) -> Filled:
+        if self._recipe.params is not None:
+            filled.params = self._params(row, self._recipe.params, values)
+        return filled
 
     def _params(self, row: PromptRow, params: RowParams, values: dict[str, Json]) -> dict[str, Json]:
         try:
@@ -125,9 +145,14 @@ class Filler:
         return asked.turns if has_system else (*self._told(row, values), *asked.turns)
 
     def _told(self, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
+        if self._fixed_first is not None:
+            return self._fixed_first
         system = self._recipe.system
         told = self._text(row, system, values, may_be_empty=True) if system else ""
-        return (Turn(role="system", content=told),) if told.strip() else ()
+        first = (Turn(role="system", content=told),) if told.strip() else ()
+        if system is None or system.template.is_fixed:
+            self._fixed_first = first
+        return first
 
     def _prompt(self, row: PromptRow, values: dict[str, Json]) -> str:
         if row.prompt is not None:
@@ -202,6 +227,8 @@ def _required(
 ) -> str:
     if not may_be_blank and not text.strip():
         raise _unusable(row, f"{what} is empty", key=key)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:

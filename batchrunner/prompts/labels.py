@@ -4,16 +4,19 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from unicodedata import category
 
 from batchrunner.core.job import Job, Json
 from batchrunner.core.naming import slug
 
 _LABEL_CHARS = 40
+_KEPT = 1_000
+"""Combinations that are made once for a pass; of a larger matrix they are made anew for every row."""
 _NOTHING = "item"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Combination:
     """One combination of the matrix."""
 
@@ -42,12 +45,19 @@ class Matrix:
         self._names = tuple(job.matrix)
         self._variables = variables
         self._axes = [tuple(zip(_suffixes(name, values), values, strict=True)) for name, values in job.matrix.items()]
+        self.is_kept = prod(map(len, self._axes)) <= _KEPT
+        """True when every iteration gives the same combinations, not only equal ones."""
+        self._kept = tuple(self._combinations()) if self.is_kept else ()
+        self._variables_kept = [combination.vars for combination in self._kept] if variables else [{}]
 
     def __repr__(self) -> str:
         return f"<Matrix {' × '.join(f'{len(axis)} {n}' for n, axis in zip(self._names, self._axes, strict=True))}>"
 
     def __iter__(self) -> Iterator[Combination]:
         """Every combination in the file's order, the last name fastest."""
+        return iter(self._kept) if self.is_kept else self._combinations()
+
+    def _combinations(self) -> Iterator[Combination]:
         for chosen in product(*self._axes):
             values = {name: value for name, (_, value) in zip(self._names, chosen, strict=True)}
             yield Combination(
@@ -56,10 +66,10 @@ class Matrix:
                 params={name: value for name, value in values.items() if name not in self._variables},
             )
 
-    def variables(self) -> Iterator[dict[str, Json]]:
+    def variables(self) -> Iterable[dict[str, Json]]:
         """The variables of every combination; a single empty set when no template uses any."""
-        if not self._variables:
-            return iter(({},))
+        if self.is_kept or not self._variables:
+            return self._variables_kept
         return (combination.vars for combination in self)
 
 

@@ -120,6 +120,11 @@ def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
 
 def named(values: dict[str, Json], *, row: int | None = None) -> dict[str, Json]:
     """The values as templates see them: with the row's number, and `Sub_Category` for a column `Sub Category`."""
+    for name in values:
+        if not name.isidentifier():
+            break
+    else:
+        return {ROW: row, **values}
     aliases = {_NO_NAME.sub("_", name): value for name, value in values.items() if not name.isidentifier()}
     return {**aliases, ROW: row, **values}
 

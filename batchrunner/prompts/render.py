@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from batchrunner.core.job import Json
 from batchrunner.prompts.growth import (
     BINOP_GUARDS,
+    OUTPUT_LIMIT_CHARS,
     TooMuchError,
     format_text,
     join,
@@ -67,11 +68,18 @@ class TemplateFault(Exception):  # noqa: N818 -- named by what it is: a fault of
 class Template:
     """A compiled template. Text without any mark of a template is passed on as it is."""
 
-    __slots__ = ("_compiled", "_environment", "_text", "names")
+    __slots__ = ("_compiled", "_environment", "_pieces", "_text", "names")
 
     def __init__(
-        self, text: str, *, environment: "_Sandbox", compiled: JinjaTemplate | None, names: frozenset[str]
+        self,
+        text: str,
+        *,
+        environment: "_Sandbox",
+        compiled: JinjaTemplate | None,
+        names: frozenset[str],
+        pieces: "tuple[tuple[bool, str], ...] | None" = None,
     ) -> None:
+        self._pieces = pieces
         self._text = text
         self._environment = environment
         self._compiled = compiled
@@ -80,6 +88,28 @@ class Template:
 
     def __repr__(self) -> str:
         return f"<Template {self._text[:40]!r} of {', '.join(sorted(self.names)) or 'no names'}>"
+
+    @property
+    def is_fixed(self) -> bool:
+        """True when it is the same text whatever the values are."""
+        return self._compiled is None
+
+    def _joined(self, pieces: tuple[tuple[bool, str], ...], values: Mapping[str, Json]) -> str | None:
+        """The text of a template that only puts values between its own words, without Jinja's machinery.
+
+        None for whatever needs a second look: a value that is missing or null, or too much text.
+        """
+        found, length = [], 0
+        for is_name, text in pieces:
+            value = values.get(text) if is_name else text
+            if value is None:
+                return None
+            shown = value if type(value) is str else str(value)
+            length += len(shown)
+            if length > OUTPUT_LIMIT_CHARS:
+                return None
+            found.append(shown)
+        return "".join(found)
 
     def render(self, values: Mapping[str, Json]) -> str:
         """The filled text, at most 4 Mi characters.
@@ -91,6 +121,8 @@ class Template:
             return self._text
         self._environment.steps_left = STEP_LIMIT
         try:
+            if self._pieces is not None and (joined := self._joined(self._pieces, values)) is not None:
+                return joined
             # `shared`: Jinja takes the mapping as it is. Left to itself it copies its globals anew for every row.
             context = self._compiled.new_context({**self._environment.globals, **values}, shared=True)
             return _capped(self._compiled.root_render_func(context))
@@ -254,6 +286,7 @@ def _compiled(text: str, environment: _Sandbox) -> Template:
         tree = environment.parse(text)
         _refuse_blocks(tree)
         names = frozenset(meta.find_undeclared_variables(tree)) - environment.globals.keys()
+        pieces = _pieces(tree)
         measured = _measured(tree)
         measured.set_environment(environment)
         compiled = environment.from_string(measured)
@@ -263,7 +296,23 @@ def _compiled(text: str, environment: _Sandbox) -> Template:
         raise TemplateFault(f"no valid template: {error.msg}") from error
     except (TemplateError, RecursionError, MemoryError, ValueError) as error:
         raise TemplateFault(f"no valid template: {str(error) or 'it is nested too deep'}") from error
-    return Template(text, environment=environment, compiled=compiled, names=names)
+    return Template(text, environment=environment, compiled=compiled, names=names, pieces=pieces)
+
+
+def _pieces(tree: nodes.Template) -> tuple[tuple[bool, str], ...] | None:
+    """Words and names (True) in order, of a template that has nothing else; None of any other."""
+    found: list[tuple[bool, str]] = []
+    for node in tree.body:
+        if not isinstance(node, nodes.Output):
+            return None
+        for piece in node.nodes:
+            if isinstance(piece, nodes.TemplateData):
+                found.append((False, piece.data))
+            elif isinstance(piece, nodes.Name) and piece.name != "self":  # which Jinja2 gives a meaning
+                found.append((True, piece.name))
+            else:
+                return None
+    return tuple(found)
 
 
 def _refuse_blocks(tree: nodes.Template) -> None:

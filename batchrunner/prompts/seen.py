@@ -25,14 +25,17 @@ class Seen:
 
     def claim(self, name: str, note: int = 0) -> int | None:
         """Take the name: None if it was free, else the note it was taken with. Notes are 0 … 2³²−1."""
-        code = _code(name)
-        slot = self._slot(code)
-        if self._hashes[slot]:
-            return self._notes[slot]
-        self._hashes[slot] = code
+        code = hash(name) & _WORD or 1  # as `_code` and `_slot`, written out: this is called twice for every item
+        hashes, mask = self._hashes, self._mask
+        slot = code & mask
+        while found := hashes[slot]:
+            if found == code:
+                return self._notes[slot]
+            slot = (slot + 1) & mask
+        hashes[slot] = code
         self._notes[slot] = note
         self._count += 1
-        if 3 * self._count > 2 * len(self._hashes):
+        if 3 * self._count > 2 * mask:
             self._grow()
         return None
 
