@@ -293,6 +293,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
         runner = await _or_remembered(assembling, disk, folder)
         async with _watched(runner, options, speak):
             exit_status, message = await (reformatted if wishes.reformat else _run_to_end)(runner)
+        runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
         status = with_end(
             replace(
                 runner.snapshot(),

@@ -188,7 +188,7 @@ class Surveyor:
             return
         self._seen.add(key)
         standing = self.state.standing(key)
-        if standing is Standing.ACCEPTED:
+        if standing is Standing.ACCEPTED or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:
             self._lost.add(key)

@@ -62,7 +62,7 @@ LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
     (S.ACCEPTED, Done): S.DONE,
     (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
     (S.ACCEPTED, Failed): S.FAILED,
-    (S.FAILED, Requeued): S.PENDING,
+    (S.FAILED, Requeued): S.PENDING,  # ACCEPTED where its task is kept
     (S.DONE, Lost): S.PENDING,  # its answer is gone, and a person pays for another one
 }
 """The steps that an item may take. A process that takes another one is wrong, and raises before it does.
@@ -163,6 +163,8 @@ class LedgerState:
         """Items like that whose process is gone: their next send is the first request once more, paid again."""
         self._counts = [0] * len(Standing)
         self.tasks: dict[bytes, OpenTask] = {}
+        self.kept_tasks: dict[bytes, OpenTask] = {}
+        """Of items that failed by a fault of ours: who wants such an item again gets its task, and no new one."""
         self.held: dict[bytes, HeldItem] = {}
         self.shared_tasks: set[bytes] = set()
         """Items whose task's id the server had given to another item before."""
@@ -343,6 +345,11 @@ class LedgerState:
             return
         self._tally(packed, event)
         packed = self._apply_to_item(key, self._asked_again(key, packed, event), event, at)
+        task = self.tasks.get(key)
+        if isinstance(event, Failed) and event.kind == ProblemKind.INTERNAL and task and (task.task_id or task.urls):
+            self.kept_tasks[key] = task
+        elif isinstance(event, Requeued) and key in self.kept_tasks:
+            to, packed = self._take_task_up(key, packed)
         self._store(key, (packed & ~7) | to)
         if to is S.SENDING:
             self._sending.add(key)
@@ -416,6 +423,12 @@ class LedgerState:
             self.shared_tasks.add(key)
         if len(owners) > _TASKS_REMEMBERED:
             del owners[next(iter(owners))]
+
+    def _take_task_up(self, key: bytes, packed: int) -> tuple[Standing, int]:
+        self.tasks[key] = self.kept_tasks.pop(key)
+        counted = bool(packed >> _AMBIGUOUS & _BYTE)  # it is not paid for nothing after all
+        self.ambiguous -= counted
+        return S.ACCEPTED, packed - counted * (1 << _AMBIGUOUS)
 
     def _finish(self, packed: int, event: Done) -> int:
         if packed & _CUT:  # its answer had reached the disk after all

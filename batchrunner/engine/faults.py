@@ -5,7 +5,7 @@ a request that had left counts as an attempt, and may have been paid for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.errors import BatchrunnerError, LifecycleError
@@ -58,6 +58,10 @@ class Faults:
         record = self.book.state.record(work.key)
         if record.standing in _ENDED:
             return
+        task = self.book.state.tasks.get(work.key)
+        if task is not None and (task.task_id or task.urls):
+            kept = "what was accepted is not given up: --retry-failed asks for it again and orders nothing"
+            problem = replace(problem, message=f"{problem.message}; {kept}")
         await self.judge.hear(lane, queue, problem)
         sent = record.standing is not Standing.PENDING
         try:

@@ -12,12 +12,15 @@ from engine_house import House, chat, image
 
 from batchrunner import app
 from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.report import Report
 from batchrunner.core.row import result_row
 from batchrunner.engine import record
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.record import Book
+from batchrunner.engine.remote import Remote
 from batchrunner.engine.tasks import TaskFollower
+from batchrunner.engine.verdict import GivenUp
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_chat_reply import ChatDecoder
@@ -161,6 +164,49 @@ def test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on(
     monkeypatch.undo()
     mended = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"), retry_failed=True)
     assert (mended.exit_status, len(house.rows())) == (0, 8)
+    assert house.stats.sends == (8 if pictures else 8 + left), "what a server had accepted is not ordered again"
+    assert mended.status.sends.possible_duplicates == (0 if pictures else left)
+
+
+@pytest.mark.parametrize("breaking", [broken_keeper, broken_poller])
+def test_an_accepted_task_outlives_every_fault_of_ours_and_is_not_ordered_again(
+    house: House, monkeypatch: Patch, breaking: Break
+) -> None:
+    """Over several lives, with `--limit`, and beside a plain run, its task is the one that was accepted first."""
+    job = image(*PROMPTS)
+    breaking(monkeypatch, KeyError("once"))
+    house.run(job)
+    (failure,) = house.rows("failures.jsonl")
+    assert "orders nothing" in failure["error"]["message"]
+    house.run(job, retry_failed=True, limit=1)
+    monkeypatch.undo()
+    breaking(monkeypatch, KeyError("twice"))
+    assert house.run(job, retry_failed=True).exit_status == 1
+    monkeypatch.undo()
+    mended = house.run(job, retry_failed=True)
+    assert (mended.exit_status, house.stats.sends, mended.status.sends.possible_duplicates) == (0, 8, 0)
+    assert failure["task_id"] in {row["task_id"] for row in house.rows()}
+    assert not house.rows("superseded.jsonl")
+    assert app.verify(str(house.out)).sound
+
+
+def test_a_task_that_comes_to_its_own_end_after_a_fault_of_ours_is_ordered_again(
+    house: House, monkeypatch: Patch
+) -> None:
+    broken_keeper(monkeypatch, KeyError("once"))
+    house.run(image(BAD))
+    monkeypatch.undo()
+    monkeypatch.setattr(Remote, "follow", _task_failed)
+    house.run(image(BAD), retry_failed=True)
+    monkeypatch.undo()
+    assert house.stats.sends == 1
+    mended = house.run(image(BAD), retry_failed=True)
+    assert (mended.exit_status, house.stats.sends) == (0, 2)
+
+
+async def _task_failed(self: Remote, *_given: Any, **_named: Any) -> GivenUp:
+    problem = Problem(kind=ProblemKind.CONTENT_FILTER, message="no", of_task=True)
+    return GivenUp(problem=problem, charged=1, ambiguous=False)
 
 
 def test_an_answer_that_could_not_be_recorded_is_told(house: House, monkeypatch: Patch) -> None:

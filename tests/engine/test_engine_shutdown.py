@@ -65,6 +65,7 @@ def test_a_second_request_cancels_and_what_was_in_flight_is_counted_as_unknown(
     assert report.exit_status is ExitStatus.INTERRUPTED
     assert house.began - began < 10.0
     assert house.events()[-1]["e"] == "close"
+    assert (report.status.sends.unknown, report.status.sends.possible_duplicates) == (5, 5), "it is told at once"
     second = house.run(job)
     assert second.exit_status is ExitStatus.DONE
     assert second.status.sends.unknown == 5
