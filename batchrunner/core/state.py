@@ -258,6 +258,10 @@ class LedgerState:
         """Keys with this standing; PENDING counts only those that the ledger has heard of."""
         return self._counts[standing]
 
+    def counts(self) -> dict[str, int]:
+        """Keys by standing, of those for which something was or may be paid: done, failed, accepted."""
+        return {standing.name.lower(): self._counts[standing] for standing in (S.DONE, S.FAILED, S.ACCEPTED)}
+
     def standings(self) -> Iterator[tuple[bytes, Standing]]:
         """Every known key with its standing."""
         return ((key, _STANDINGS[packed & 7]) for key, packed in self._items.items())

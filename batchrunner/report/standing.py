@@ -29,9 +29,9 @@ from batchrunner.engine.snapshot import (
     usage_counts,
 )
 from batchrunner.report.causes import failure_groups
-from batchrunner.report.stock import refuse_missing_ledger, stock_notes, take_stock
+from batchrunner.report.stock import refuse_missing_ledger, replay_into, stock_notes, take_stock
 from batchrunner.stores import ledger_line
-from batchrunner.stores.files import DISK, Files
+from batchrunner.stores.files import DISK, InspectedFiles
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
@@ -53,7 +53,7 @@ def replay(
     running: bool = False,
     say: Callable[[str], None] | None = None,
     adopt_rows: bool = False,
-    files: Files = DISK,
+    files: InspectedFiles = DISK,
 ) -> LedgerState:
     """What the ledger in a run's directory remembers; nothing when there is none yet.
 
@@ -74,12 +74,7 @@ def replay(
         refuse_missing_ledger(folder, files=files)
     state = LedgerState(day_offset_s=day_offset_s)
     reading = read_ledger(folder / LEDGER, files=files)
-    segment = 0
-    for record in reading:
-        if record.segment != segment:
-            state.segment_ended()
-            segment = record.segment
-        state.apply(record.event, at=record.at)
+    replay_into(state, reading)
     if not running:
         state.segment_ended()
     for torn in reading.left_out if say is not None else ():
@@ -102,7 +97,7 @@ def status_of_directory(folder: Path) -> Status:
     state = replay(folder, day_offset_s=offset_s, running=running)
     totals = _totals(folder, there)
     now = time.time()
-    stock = None if running else take_stock(folder, state)
+    stock = None if running else take_stock(folder, state, known_only=True)
     if stock is not None:
         _forget_vanished(state, stock, vanished=totals.vanished.get(Standing.DONE.name, 0))
     items = count_items(state, totals, now=now)

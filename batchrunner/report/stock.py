@@ -5,35 +5,41 @@ here, so that all of them count the same items as lost. `take_stock` changes not
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from batchrunner.core.errors import LedgerMissingError, UnreadableRunFileError
+from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, UnreadableRunFileError
 from batchrunner.core.job import Job
 from batchrunner.core.state import LedgerState
 from batchrunner.report.words import count as counted
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
+from batchrunner.stores.ledger_reader import Record, read_ledger
 from batchrunner.stores.marks import RESULTS, SUPERSEDED, stands_as_marked
-from batchrunner.stores.run_file import read_run_file
+from batchrunner.stores.run_file import RunFile, read_run_file
 
 
-def take_stock(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
+def take_stock(
+    folder: Path, state: LedgerState, *, known_only: bool = False, files: InspectedFiles = DISK
+) -> Inspection | None:
     """Let `state` say what is lost, and count rows that the ledger does not know as done, as the next run will.
 
-    None: nobody changed anything. Blocks. Raises StoreBrokenError.
+    `known_only`: for who has no job at hand to ask whether an item is its own; rows of items that the ledger never
+    heard of are not counted. None: nobody changed anything. Blocks. Raises StoreBrokenError.
     """
     if stands_as_marked(files, folder, state.marked):
         return None
     found = inspect(files, folder, state)
     for event in found.adopted(state):
+        if known_only and not state.record(bytes.fromhex(event.k)).sends:
+            continue
         state.apply(event, at=time.time())
     return found
 
 
-def refuse_missing_ledger(folder: Path, *, files: Files = DISK) -> None:
+def refuse_missing_ledger(folder: Path, *, files: InspectedFiles = DISK) -> None:
     """Raise LedgerMissingError where less of the ledger is there than once was: going on would pay twice.
 
     Gaps before the newest segment are the reader's to find. Raises StoreBrokenError as well.
@@ -51,7 +57,7 @@ def refuse_missing_ledger(folder: Path, *, files: Files = DISK) -> None:
         if not numbers and (_has_rows(folder, files) or (there is not None and there.totals is not None)):
             raise LedgerMissingError(_MISSING.format(what=f"{ledger}: the ledger is", folder=folder))
         if there is not None and there.segment == newest and there.segment_bytes is not None:
-            _refuse_cut(segment_path(ledger, newest), there.segment_bytes, folder, files)
+            _refuse_cut(segment_path(ledger, newest), there, files)
     except OSError as error:
         raise broken(folder, error) from error
 
@@ -66,10 +72,34 @@ def _has_rows(folder: Path, files: Files) -> bool:
     return any(_length(files, folder / name) for name in (RESULTS, SUPERSEDED))
 
 
-def _refuse_cut(path: Path, size_bytes: int, folder: Path, files: Files) -> None:
-    """The newest segment of a clean end is as long as it was, or longer by the line ends of somebody's tool."""
-    if _length(files, path) < size_bytes:
+def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
+    """The newest segment of a clean end is as long as it was, or longer by the line ends of somebody's tool.
+
+    A shorter one is read as after a crash if rows make up for all that the cut took: as many items are done, failed
+    and accepted as before.
+    """
+    if there.segment_bytes is None or _length(files, path) >= there.segment_bytes:
+        return
+    folder = path.parent.parent
+    state = LedgerState()
+    try:
+        replay_into(state, read_ledger(path.parent, files=files))
+    except LedgerDamagedError:  # more than a cut: whoever reads the ledger next names the place
+        return
+    state.segment_ended()
+    take_stock(folder, state, files=files)
+    if state.lost or state.counts() != there.segment_left:
         raise LedgerMissingError(_MISSING.format(what=f"{path}: the end of this segment is", folder=folder))
+
+
+def replay_into(state: LedgerState, records: Iterable[Record]) -> None:
+    """Apply all of them; what the last segment was sending is left as under way."""
+    segment = 0
+    for record in records:
+        if record.segment != segment:
+            state.segment_ended()
+            segment = record.segment
+        state.apply(record.event, at=record.at)
 
 
 def _length(files: Files, path: Path) -> int:

@@ -78,7 +78,13 @@ class DirectoryWatch:
     def _remember(self, ledger: LedgerWriter) -> None:
         found = self._files.look(ledger.path)
         if found is not None:
-            remember_ledger(self._folder, segment=ledger.number, size_bytes=found.size_bytes, files=self._files)
+            remember_ledger(
+                self._folder,
+                segment=ledger.number,
+                size_bytes=found.size_bytes,
+                left=self._state.counts(),
+                files=self._files,
+            )
 
     def _marks(self) -> Marks | None:
         if self._state.lost:

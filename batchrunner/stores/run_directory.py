@@ -127,16 +127,24 @@ def remember_totals(folder: Path, totals: Totals, *, segment: int | None = None,
     there = read_run_file(folder, files=files)
     assert there is not None, "the directory was taken before"
     kept = msgspec.structs.replace(
-        there, totals=msgspec.to_builtins(totals), segment=segment or there.segment, segment_bytes=None
+        there,
+        totals=msgspec.to_builtins(totals),
+        segment=segment or there.segment,
+        segment_bytes=None,
+        segment_left=None,
     )
     write_run_file(folder, kept, files=files)
 
 
-def remember_ledger(folder: Path, *, segment: int, size_bytes: int, files: Files = DISK) -> None:
-    """Keep in `run.json` where the ledger ended, once nobody writes to it any more. Raises StoreBrokenError."""
+def remember_ledger(folder: Path, *, segment: int, size_bytes: int, left: dict[str, int], files: Files = DISK) -> None:
+    """Keep in `run.json` where the ledger ended and how many items it knew by their standing.
+
+    For when nobody writes to it any more. Raises StoreBrokenError.
+    """
     there = read_run_file(folder, files=files)
     if there is not None:
-        write_run_file(folder, msgspec.structs.replace(there, segment=segment, segment_bytes=size_bytes), files=files)
+        ended = msgspec.structs.replace(there, segment=segment, segment_bytes=size_bytes, segment_left=left)
+        write_run_file(folder, ended, files=files)
 
 
 def remember_end(folder: Path, message: str | None, *, ended: str | None = None, files: Files = DISK) -> None:

@@ -63,12 +63,14 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the ledger's newest segment."""
     segment_bytes: int | None = None
     """Its length after a clean end; None before, and in what earlier versions wrote."""
+    segment_left: dict[str, int] | None = None
+    """How many items the ledger knew then by their standing; what a cut of the segment is measured by."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
 
     def with_another_ledger(self) -> "RunFile":
         """For a directory whose ledger was written anew."""
-        return msgspec.structs.replace(self, segment=None, segment_bytes=None)
+        return msgspec.structs.replace(self, segment=None, segment_bytes=None, segment_left=None)
 
 
 class _Version(msgspec.Struct):
@@ -249,6 +251,7 @@ def claim(
         totals=before.totals if before is not None else None,
         segment=before.segment if before is not None and not adopt_rows else None,
         segment_bytes=before.segment_bytes if before is not None and not adopt_rows else None,
+        segment_left=before.segment_left if before is not None and not adopt_rows else None,
         command=command,
         command_elsewhere=command_elsewhere,
         typed_in=typed_in,

@@ -171,7 +171,7 @@ def test_plan_and_run_show_the_balance_of_points(
     assert planned.returncode == 0
     assert server.asked == [("GET /openapi/v1/magicubes/balance", "Bearer canary-key")]
     assert "MODELSCOPE_API_KEY: 12.5 points, 2 more reserved by running tasks" in planned.stderr
-    assert "about 3: 0.0 days at 200 a day" in planned.stderr
+    assert "about 3, 200 a day can be had" in planned.stderr
     assert "assumed; see provider.points_per_call" in planned.stderr
     assert "claimed by logging in" in planned.stderr
     ran = with_environment(batchrunner, "run", job, MODELSCOPE_API_KEY="canary-key")

@@ -20,8 +20,13 @@ def emptied(folder: Path) -> None:
         path.unlink()
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+def cut(path: Path, *, keep: int = -2) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:keep]))
+
+
+def cut_with_its_row(folder: Path) -> None:
+    cut(segments(folder)[-1], keep=1)
+    cut(folder / "results.jsonl", keep=-1)
 
 
 def edited(path: Path) -> None:
@@ -32,7 +37,7 @@ GONE: dict[str, Callable[[Path], object]] = {
     "the folder": lambda folder: shutil.rmtree(folder / "ledger"),
     "all segments": emptied,
     "the newest segment": lambda folder: segments(folder)[-1].unlink(),
-    "the end of the newest segment": lambda folder: cut(segments(folder)[-1]),
+    "the end of the newest segment, and the row": cut_with_its_row,
 }
 DAMAGED: dict[str, Callable[[Path], object]] = {
     "the first segment": lambda folder: segments(folder)[0].unlink(),
@@ -56,10 +61,11 @@ def test_a_missing_ledger_is_refused_with_the_way_on_and_adopting_its_rows_pays_
 ) -> None:
     run = fields(job, limit=3)
     GONE[case](run.folder)
+    rows = lines(run.folder)
     for call in (run.status, run.run):
         assert "--adopt-rows" in refused(call)
     assert run.verify().exit_status is ExitStatus.STOPPED
-    assert len(lines(run.folder)) == 3
+    assert lines(run.folder) == rows
     ended = run.run(adopt_rows=True)
     assert ended.exit_status is ExitStatus.DONE
     assert ended.status.items.done == len(lines(run.folder)) == 5
@@ -68,6 +74,25 @@ def test_a_missing_ledger_is_refused_with_the_way_on_and_adopting_its_rows_pays_
     assert run.verify().exit_status is ExitStatus.DONE
     assert run.run().exit_status is ExitStatus.DONE
     assert run.status().sends.total <= 5
+
+
+@pytest.mark.parametrize("job", [CHAT, IMAGE], ids=["chat", "image"])
+def test_a_newest_segment_cut_anywhere_is_read_on_where_rows_make_up_for_it_and_refused_elsewhere(
+    fields: Fields, job: str
+) -> None:
+    run = fields(job, limit=3)
+    newest, whole = segments(run.folder)[-1], lines(run.folder)
+    text = newest.read_bytes()
+    for length in (*range(1, len(text), len(text) // 7), len(text) - 1):
+        newest.write_bytes(text[:length])
+        assert run.status().items.done == 3, length
+        (run.folder / "results.jsonl").write_bytes(b"".join(whole[:-1]))
+        for call in (run.status, run.run):
+            if length < text.rindex(b"\n", 0, -1):
+                assert "--adopt-rows" in refused(call)
+        (run.folder / "results.jsonl").write_bytes(b"".join(whole))
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.sends == len(lines(run.folder)) == 5
 
 
 @pytest.mark.parametrize("case", DAMAGED)

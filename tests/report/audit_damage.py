@@ -71,7 +71,7 @@ ROWS = (
     Damage("ledger line dropped", lambda out: without_line(segment(out), 2), frozenset({"ledger_damaged"})),
     Damage("ledger line doubled", lambda out: doubled_line(segment(out), 2), frozenset({"ledger_damaged"})),
     Damage("ledger emptied", lambda out: put(segment(out), b""), frozenset({"row_unknown", "torn_tail"})),
-    Damage("ledger removed", lambda out: segment(out).unlink(), frozenset({"row_unknown"})),
+    Damage("ledger removed", lambda out: segment(out).unlink(), frozenset({"ledger_missing"})),
     Damage("results removed", lambda out: (out / "results.jsonl").unlink(), frozenset({"row_missing"})),
     Damage(
         "results cut",
