@@ -92,13 +92,15 @@ class Judge:
 
     async def hear(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """Act on the lane; True when it does not send now, so that the item goes back to its queue."""
-        if problem.kind in _UNREACHED or (problem.kind in _OUTAGES and not self.answered and not problem.of_task):
+        lane.last_problem = problem.message
+        then = self.then(problem, queue)
+        if problem.kind in _UNREACHED or (then is Then.RETRY and self._waits_for(problem)):
             self._tell(problem)
-        match self.then(problem, queue):
+        match then:
             case Then.STOP_RUN:
                 await self._check_setup(lane, problem)
                 return True
-            case Then.STOP_ACCOUNT | Then.PARK_ACCOUNT | Then.PARK_LANE as then:
+            case Then.STOP_ACCOUNT | Then.PARK_ACCOUNT | Then.PARK_LANE:
                 await self._stop(lane, queue, problem, then)
                 return True
             case Then.WAIT if problem.kind not in _OUTAGES:
@@ -209,8 +211,12 @@ class Judge:
                 if over:
                     each.close(closed)
 
+    def _waits_for(self, problem: Problem) -> bool:
+        """Whether an item that met this waits and is sent again; what is sent again at once is no wait to explain."""
+        return self.job.retry.attempts > 1 and RULES[problem.kind].first_wait_s > 0
+
     def _tell(self, problem: Problem) -> None:
-        """The cause of a failed connection, once."""
+        """The cause of a wait, once for each cause."""
         likeness = _likeness(problem)
         if likeness not in self._told and len(self._told) < _TOLD_MOST:
             self._told.add(likeness)

@@ -49,6 +49,9 @@ _SILENT: Final = frozenset(
 class Lane:
     """One queue with its limits. Every method runs on the loop's thread and returns at once, except `acquire`."""
 
+    last_problem: str = ""
+    """The message of the last problem that one of its sends met."""
+
     def __init__(self, account: str, model: str, *, settings: LaneSettings, clock: Clock, sent_today: int) -> None:
         self.account = account
         self.model = model

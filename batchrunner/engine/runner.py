@@ -251,6 +251,9 @@ class Runner:
 
     async def _drain_when_asked(self, follower: TaskFollower | None) -> None:
         await self.shutdown.draining.wait()
+        under_way = sum(lane.in_flight for lane in self.lanes)
+        if under_way:
+            self.say(self.shutdown.waiting_for(under_way))
         self.lanes.drain()
         self.purse.close()
         if follower is not None:

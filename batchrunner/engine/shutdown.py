@@ -53,6 +53,13 @@ class Shutdown:
             self.paused = reason
             self.draining.set()
 
+    def waiting_for(self, requests: int) -> str:
+        """What a person reads while the answers that are under way are awaited."""
+        awaited = f"no more is sent; {requests} {'request is' if requests == 1 else 'requests are'} awaited"
+        if self.paused is not None:
+            return f"{self.paused}: {awaited}"
+        return f"{awaited} for up to {GRACE_S:g} s; Ctrl-C or SIGTERM again stops at once"
+
     def over(self) -> None:
         """The run has ended by itself: nothing is left to cancel."""
         self._root = None

@@ -89,6 +89,7 @@ def lane_status(lane: Lane, *, offset_s: float, now: float) -> LaneStatus:
         shown, reason = "waiting", f"probing after: {lane.park.reason}"
     elif lane.alive > lane.in_flight + lane.open_tasks:
         shown, reason = "waiting", "items wait before they are tried again, or are being written down"
+        reason += f"; the last problem: {lane.last_problem}" if lane.last_problem else ""
     return LaneStatus(
         account=lane.account,
         model=lane.model,

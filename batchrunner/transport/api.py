@@ -24,7 +24,7 @@ from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
-from batchrunner.transport.faults import explain, explain_late, wrong_key
+from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
@@ -264,6 +264,8 @@ class ApiTransport:
     def _fault(self, error: Exception, watch: Watch) -> Broken:
         if isinstance(error, RecursionError | NotImplementedError):  # RuntimeErrors that no connection raises
             raise error
+        if self._provider.proxy is not None:
+            error = of_the_proxy(error)
         broken = self._broken("reset" if watch.sent else "connect", explain(error, self._where), watch)
         return replace(broken, look_at=wrong_key(error)) if not watch.sent else broken
 

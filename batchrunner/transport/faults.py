@@ -33,6 +33,13 @@ def explain(error: BaseException, where: str) -> str:
     return f"the exchange with {where} failed ({type(error).__name__})"
 
 
+def of_the_proxy(error: Exception) -> Exception:
+    """The same fault on the way through a proxy: only the proxy's own name is looked up there."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return aiohttp.ClientProxyConnectionError(error.args[0], error.os_error)
+    return error
+
+
 def explain_late(watch: Watch, pace: Pace, where: str) -> str:
     """Which deadline passed."""
     match watch.late:
@@ -110,8 +117,17 @@ def _name_unknown(error: BaseException) -> bool:
 
 def _name(error: BaseException, where: str) -> str:
     if _name_unknown(error):
-        return f"the name in {where} was not found"
-    return f"the name in {where} could not be looked up: the name server gave no answer"
+        return f"could not connect to {where}: there is no host of that name"
+    return f"could not connect to {where}: the name server gave no answer"
+
+
+def _proxy(error: BaseException, where: str) -> str:
+    if not isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"the proxy to {where} could not be reached"
+    proxy = f"the proxy {error.host}:{error.port}"
+    if isinstance(error.os_error, socket.gaierror | aiohttp.ClientConnectorDNSError):
+        return _name(error.os_error, proxy)
+    return f"could not connect to {proxy}: {_system(error.os_error)}"
 
 
 _HOST_MISMATCH: Final = 62
@@ -124,7 +140,7 @@ _WORDS: Final[tuple[tuple[type[BaseException], Callable[[BaseException, str], st
     (aiohttp.ClientConnectorDNSError, _name),
     (aiohttp.ClientConnectorCertificateError, _certificate),
     (aiohttp.ClientConnectorSSLError, _tls),
-    (aiohttp.ClientProxyConnectionError, lambda _, where: f"the proxy to {where} could not be reached"),
+    (aiohttp.ClientProxyConnectionError, _proxy),
     (aiohttp.ClientConnectorError, _connector),
     (aiohttp.ClientHttpProxyError, _tunnel),
     (aiohttp.ClientResponseError, lambda _, where: f"what {where} sent is not HTTP"),

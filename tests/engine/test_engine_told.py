@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engine_house import House, World, chat, image
 
 from batchrunner.core.job import Provider, Timeouts
+from batchrunner.core.status import Status
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport import ApiTransport
 from batchrunner.transport.watch import Pace, Watch
@@ -60,6 +62,33 @@ def test_the_first_failure_of_a_run_is_told_with_its_cause_before_anything_else_
     house = House(tmp_path, world=World(scenario=scenario))
     house.run(chat("a", "b", "c", more="limits: {concurrency: 1}\n"))
     assert len([line for line in house.said if "the request is tried again" in line]) == 1
+
+
+@pytest.mark.parametrize("scenario", ["cut-mid-stream", "5xx", "reset-mid-stream"])
+def test_a_failure_after_good_answers_is_told_with_its_cause_and_stands_with_the_wait(
+    tmp_path: Path, scenario: str
+) -> None:
+    shown: list[str] = []
+
+    async def watching(snapshot: Callable[[], Status]) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            shown.extend(lane.reason or "" for lane in snapshot().lanes)
+
+    house = House(tmp_path)
+    broken = f"models: [sim/chat, 'sim/chat#{scenario}:2']"
+    job = chat("a", more="limits: {concurrency: 1}\n").replace('model: "sim/chat"', broken)
+    house.run(job, progress=watching)
+    told = [line for line in house.said if "the request is tried again" in line]
+    assert len(told) == 1
+    cause = told[0].partition("; the request")[0]
+    assert any(f"; the last problem: {cause}" in reason for reason in shown)
+
+
+def test_a_failure_that_is_the_items_last_try_is_not_called_tried_again(tmp_path: Path) -> None:
+    house = House(tmp_path, world=World(scenario="5xx"))
+    house.run(chat("a", more="retry: {attempts: 1}\n"))
+    assert not [line for line in house.said if "is tried again" in line]
 
 
 def _pace(*, first_byte_s: float, idle_s: float = 120.0) -> Pace:

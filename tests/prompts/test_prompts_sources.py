@@ -259,6 +259,26 @@ def test_bytes_that_are_not_utf8_are_told_with_what_they_look_like(tmp_path: Pat
     assert f"write `encoding: {encoding}` under `prompts`" in said
 
 
+@pytest.mark.parametrize(
+    "header", ["id;Frage;Größe", "Straße;Füße", "Preis in €;Länge", "20 °C;Größe", "„Öl“;§ 5", "señor;¿Qué?", "naïveté"]
+)
+def test_a_header_with_few_accents_looks_like_windows_1252(tmp_path: Path, header: str) -> None:
+    said = mistake(job_of(source(tmp_path / "a.csv", f"{header}\n1;2\n".encode("cp1252"))))
+    assert "it looks like Windows-1252: write `encoding: cp1252`" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("问题,学科", "gb18030"), ("AI的问题", "gb18030"), ("用Python写", "gb18030"), ("標題,內容", "big5"),
+        ("質問,答え", "shift_jis"), ("질문과 대답", "euc_kr"), ("Вопрос,Ответ", "cp1251"),
+    ],
+)  # fmt: skip
+def test_a_short_header_of_another_script_keeps_its_guess(tmp_path: Path, text: str, encoding: str) -> None:
+    said = mistake(job_of(source(tmp_path / "a.csv", f"{text}\nx,y\n".encode(encoding))))
+    assert f"write `encoding: {encoding}`" in said
+
+
 def test_utf16_without_its_mark_is_told(tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         said = mistake(job_of(source(tmp_path / "a.txt", "hello world\n".encode(encoding))))

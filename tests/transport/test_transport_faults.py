@@ -149,15 +149,33 @@ def test_an_unknown_name_was_not_sent() -> None:
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     # a machine without a name server knows no better than that it cannot be looked up, which may pass
     assert (kept.ending.message, kept.ending.look_at) in {
-        ("the name in nowhere.invalid:443 was not found", "provider.base_url"),
-        ("the name in nowhere.invalid:443 could not be looked up: the name server gave no answer", None),
+        ("could not connect to nowhere.invalid:443: there is no host of that name", "provider.base_url"),
+        ("could not connect to nowhere.invalid:443: the name server gave no answer", None),
+    }
+
+
+def test_a_proxy_that_is_not_there_is_named_with_its_cause() -> None:
+    with refusing_port() as port:
+        job = provider("https://api.invalid/v1", proxy=f"http://127.0.0.1:{port}")
+        kept = asyncio.run(one(job, "https://api.invalid/v1/x"))
+    assert isinstance(kept.ending, Broken)
+    assert kept.ending.message == f"could not connect to the proxy 127.0.0.1:{port}: Connection refused"
+
+
+def test_a_proxy_whose_name_is_unknown_is_not_taken_for_the_server() -> None:
+    job = provider("https://api.example.com/v1", proxy="http://nowhere.invalid:3128")
+    kept = asyncio.run(one(job, "https://api.example.com/v1/x"))
+    assert isinstance(kept.ending, Broken)
+    assert (kept.ending.message, kept.ending.look_at) in {
+        ("could not connect to the proxy nowhere.invalid:3128: there is no host of that name", "provider.proxy"),
+        ("could not connect to the proxy nowhere.invalid:3128: the name server gave no answer", None),
     }
 
 
 def test_a_key_in_the_wrong_place_is_masked() -> None:
     kept = asyncio.run(one(f"https://{CANARY}.invalid/v1", f"https://{CANARY}.invalid/v1/x"))
     assert isinstance(kept.ending, Broken)
-    assert kept.ending.message.startswith("the name in ***.invalid:443 ")
+    assert kept.ending.message.startswith("could not connect to ***.invalid:443: ")
 
 
 def test_a_url_that_cannot_be_used_was_not_sent() -> None:

@@ -5,6 +5,7 @@ look like is said to people, who then write `encoding:`; nothing is read by a gu
 """
 
 import codecs
+import re
 from collections.abc import Callable
 
 _MARKS = (
@@ -84,11 +85,18 @@ _FEW = 3
 
 
 def _is_western(raw: bytes) -> bool:
-    """Accented letters and curled quotes, most of them alone among ASCII, as in French or German."""
+    """Accented letters, signs and curled quotes, most of them alone among ASCII or in pairs within a word ("Größe")."""
     high = [place for place, byte in enumerate(raw) if byte > _HALF_WIDTH.stop]
-    letters = sum(raw[place] >= 0xC0 or 0x91 <= raw[place] <= 0x97 for place in high)  # noqa: PLR2004 - Windows' own
-    alone = sum(raw[place - 1 : place] < b"\x80" and raw[place + 1 : place + 2] < b"\x80" for place in high)
-    return letters == len(high) and _FEW * alone >= len(high)
+    runs = list(_HIGH_RUN.finditer(raw))
+    alone = sum(len(run[0]) == 1 for run in runs)
+    in_words = sum(len(run[0]) for run in runs if _PAIR_IN_WORD.search(raw, max(run.start() - 1, 0), run.end() + 1))
+    known = sum(raw[place] >= 0xC0 or raw[place] in _SIGNS for place in high)  # noqa: PLR2004 - Windows' letters
+    return known == len(high) and _FEW * (alone + in_words) >= len(high)
+
+
+_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
+_PAIR_IN_WORD = re.compile(rb"[a-z][\xc0-\xff]{2}[a-z]")
+_SIGNS = frozenset("€„“”‘’–—•…§°£«»²³½©®µ¿¡\xa0".encode("cp1252"))
 
 
 def _is_japanese(codes: list[int]) -> bool:
@@ -115,8 +123,8 @@ _GUESSES: tuple[tuple[str, str, Callable[[list[int]], bool]], ...] = (
     ("Shift-JIS", "shift_jis", _is_japanese),
     ("EUC-KR", "euc_kr", _is_korean),
     ("GB18030", "gb18030", _is_common_chinese),
-    ("Big5", "big5", _mostly(_HAN, *_CJK_MARKS, share=0.95)),
     ("Windows-1251", "cp1251", _is_russian),
+    ("Big5", "big5", _mostly(_HAN, *_CJK_MARKS, share=0.95)),
     ("Windows-1252", "cp1252", _mostly(*_LATIN, share=0.95)),
 )
 """In the order in which they are tried: those that most bytes cannot be come first."""
