@@ -152,12 +152,10 @@ class Draft:
             self._in_deltas = self._in_deltas or self.said
         if choice.message is not None and not self._in_deltas:  # else it says all that once more
             self._take_piece(choice.message)
-        reason = choice.finish_reason
-        if is_object(reason):
-            reason = reason.get("type")
-        if reason and isinstance(reason, str):
-            self.finish_reason = reason
-        if isinstance(choice.logprobs, dict | list):
+        if reason := choice.finish_reason:
+            reason = reason.get("type") if is_object(reason) else reason
+            self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
+        if choice.logprobs and isinstance(choice.logprobs, dict | list):
             grow(self.extras, "logprobs", choice.logprobs)
         if choice.error is not None and not is_blank(choice.error):
             self.error = choice.error
@@ -218,8 +216,9 @@ class Draft:
             self._take_details(piece.reasoning_details, told=bool(thinking))
         if piece.refusal:
             self._add(self._refusal, words_in(piece.refusal))
-        for position, tool in enumerate(piece.tool_calls or ()):
-            self._take_tool(tool, position)
+        if piece.tool_calls:
+            for position, tool in enumerate(piece.tool_calls):
+                self._take_tool(tool, position)
         if piece.function_call is not None:
             self._take_tool(ToolPiece(index="function_call", function=piece.function_call), 0)
         self._take_rest(piece)
@@ -233,9 +232,9 @@ class Draft:
             self._take_sound(piece.audio)
         if piece.usage is not None:
             self.usage = said_again(self.usage, piece.usage)
-        for name in _EXTRAS_OF_PIECE:
-            if said := getattr(piece, name):
-                grow(self.extras, name, said)
+        if piece.annotations or piece.citations or piece.context or piece.thinking_blocks:
+            for name in _EXTRAS_OF_PIECE:
+                grow(self.extras, name, getattr(piece, name) or None)
 
     def _take_content(self, content: object) -> None:
         if isinstance(content, str):

@@ -4,7 +4,6 @@ A part is read by what it holds, not by its name alone, for every server names i
 is neither text nor a picture nor sound nor thinking is given back as it is.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,8 +28,8 @@ _TAGS: Final = (
     ("[THINK]", "[/THINK]"),
 )
 """How models mark their thinking in the text itself, where no server took it out."""
-_LEFT_OPEN: Final = re.compile(r"\A(?P<thought>.*?)(?:\A|\n)\s*</think>\s*(?:\n|\Z)", re.DOTALL)
-"""The prompt's template said `<think>` already, so the answer begins in the middle of it."""
+_END_ALONE: Final = "</think>"
+"""On a line of its own: the prompt's template said `<think>` already, so the answer begins in the middle of it."""
 
 
 @dataclass(slots=True)
@@ -76,8 +75,12 @@ def without_thinking(text: str, *, cut: bool) -> tuple[str, str | None]:
             if closed or cut:
                 return rest.lstrip(), thought.strip() or None
             return text, None
-    if "</think>" in text and "<think>" not in text and (found := _LEFT_OPEN.match(text)):
-        return text[found.end() :].lstrip(), found["thought"].strip() or None
+    if _END_ALONE in text and "<think>" not in text:
+        place = 0
+        for line in text.split("\n"):
+            if line.strip() == _END_ALONE:
+                return text[place + len(line) :].lstrip(), text[:place].strip() or None
+            place += len(line) + 1
     return text, None
 
 

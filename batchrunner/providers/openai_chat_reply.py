@@ -111,12 +111,13 @@ class ChatDecoder(StreamedReply):
             if self._problem is not None:
                 return
         self._begun = True
-        self._count(chunk)
+        if chunk.usage is not None or chunk.timings is not None or chunk.x_groq is not None:
+            self._count(chunk)
         for choice in chunk.choices or ():
             self._grow(choice)
-        for name in EXTRAS_OF_CHUNK:
-            if said := getattr(chunk, name):
-                grow(self._extras, name, said)
+        if chunk.citations or chunk.search_results or chunk.references or chunk.web_search or chunk.prompt_logprobs:
+            for name in EXTRAS_OF_CHUNK:
+                grow(self._extras, name, getattr(chunk, name) or None)
 
     def _count(self, chunk: Chunk) -> None:
         for said in (chunk.timings, at(chunk.x_groq, "usage") if is_object(chunk.x_groq) else None, chunk.usage):

@@ -46,7 +46,18 @@ class Overflow:
 class SseParser:
     """Feed it pieces, then `end` it. After an overflow it gives no more events."""
 
-    __slots__ = ("_after_cr", "_cap", "_data", "_has_data", "_head", "_line", "_name", "_opened", "overflow")
+    __slots__ = (
+        "_after_cr",
+        "_cap",
+        "_data",
+        "_has_data",
+        "_head",
+        "_is_broken",
+        "_line",
+        "_name",
+        "_opened",
+        "overflow",
+    )
 
     def __init__(self, *, cap_bytes: int = CAP_BYTES) -> None:
         self.overflow: Overflow | None = None
@@ -61,6 +72,8 @@ class SseParser:
         self._data = bytearray()
         """The data lines of the event so far, each with an LF behind it."""
         self._has_data = False
+        self._is_broken = False
+        """The event's data was no whole event where one had to end: it never will be one."""
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -159,15 +172,23 @@ class SseParser:
             self._name = value.decode("utf-8", "replace")
 
     def _is_whole(self) -> bool:
-        """Whether the data so far is an event of its own: some servers end their events with one newline only."""
-        data = bytes(self._data[:-1])
-        return is_done(data) or (data[:1] == b"{" and not isinstance(decode(data), NotJson))
+        """Whether the data so far is an event of its own: some servers end their events with one newline only.
+
+        Asked where another event may begin. What is not whole behind a closing brace never becomes so, and is not read
+        again at every line of it.
+        """
+        if is_done(bytes(self._data[:_WORD_BYTES]).removesuffix(b"\n")):
+            return True
+        if self._is_broken or self._data[:1] != b"{" or self._data[-_WORD_BYTES:].rstrip()[-1:] != b"}":
+            return False
+        self._is_broken = isinstance(decode(bytes(self._data)), NotJson)
+        return not self._is_broken
 
     def _dispatch(self, events: list[SseEvent]) -> None:
         events.append(SseEvent(self._name, bytes(self._data[:-1])))
         self._name = ""
         self._data.clear()
-        self._has_data = False
+        self._has_data = self._is_broken = False
 
     def _give_up(self, what: Literal["line", "event"]) -> None:
         self.overflow = Overflow(what=what, cap_bytes=self._cap)

@@ -1,6 +1,7 @@
 """Chat replies as one JSON value, the caps, and answers that are held to a schema. PROTOCOL 3.6, 4.1; DESIGN 2."""
 
 import json
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,29 @@ def test_an_endless_line_is_too_large() -> None:
     problem = reader.end(Whole())
     assert isinstance(problem, Problem)
     assert problem.kind is K.TOO_LARGE
+
+
+ENDS_OF_THINKING = {
+    "t\n</think>\nHi.": ("Hi.", "t"),
+    "t\n\n  </think> \n\n Hi.": ("Hi.", "t"),
+    "\n</think>\n\nHi.": ("Hi.", None),
+    "t </think> t\n</think>\nHi.": ("Hi.", "t </think> t"),
+    "write </think> to end it": ("write </think> to end it", None),
+}
+
+
+@pytest.mark.parametrize("text", ENDS_OF_THINKING)
+def test_thinking_that_began_in_the_prompt_ends_with_its_tag_on_a_line_of_its_own(text: str) -> None:
+    answer = read(decoder(), head(), [message(content=text)], Whole())
+    assert isinstance(answer, Answer)
+    assert (answer.text, answer.reasoning) == ENDS_OF_THINKING[text]
+
+
+def test_a_text_of_nothing_but_blank_lines_is_read_in_time_that_grows_with_its_length() -> None:
+    began = time.process_time()
+    answer = read(decoder(), head(), [message(content="\n" * 60_000 + "a</think>b")], Whole())
+    assert isinstance(answer, Answer)
+    assert time.process_time() - began < 2.0
 
 
 SCHEMA: dict[str, JsonValue] = {

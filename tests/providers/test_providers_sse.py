@@ -1,6 +1,7 @@
 """Server-sent events: the nine rules of PROTOCOL 2.5, however the bytes are cut."""
 
 import random
+import time
 
 import pytest
 from hypothesis import given, strategies
@@ -97,6 +98,20 @@ def test_a_line_that_drips_in_is_not_copied_again_and_again() -> None:
         parser.feed(b"x")
     parser.feed(b"\ndata: y\n\n")
     assert parser.overflow is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"data: {\n" * 60_000,
+        b'data: {"a": "' + b"x" * 500_000 + b'"}}\n' + b"data: {}\n" * 20_000,
+        b"data: x\ndata: [DONE]\n" * 20_000,
+    ],
+)
+def test_an_event_of_many_lines_is_not_read_again_at_every_line(body: bytes) -> None:
+    began = time.process_time()
+    parse([body])
+    assert time.process_time() - began < 1.5
 
 
 ALPHABET = strategies.sampled_from(
