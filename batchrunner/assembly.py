@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.events import FORMAT_VERSION, RESENDING_VERSION
+from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
 from batchrunner.core.job import Job
 from batchrunner.core.plan import PointBalance, Totals
 from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
@@ -114,6 +114,8 @@ async def assemble(
     stack.push_async_callback(watch.close, opened)
     stack.callback(artifacts.close)
 
+    resends = wishes.reformat or (wishes.resend_lost and bool(state.lost))
+
     def open_ledger() -> None:
         opened.append(
             LedgerWriter.open(
@@ -124,7 +126,8 @@ async def assemble(
                 labels=found.labels,
                 name=job.name,
                 simulated=job.simulated,
-                version=RESENDING_VERSION if wishes.reformat or (wishes.resend_lost and state.lost) else FORMAT_VERSION,
+                version=STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION,
+                resends=resends,
                 clock=clock,
                 wall=wall,
                 files=files,

@@ -11,9 +11,11 @@ import msgspec
 
 FORMAT_VERSION = 1
 """What a segment opens with."""
-RESENDING_VERSION = 2
-"""Of a segment that may hold `lost` or `reformatted`: a program that knows neither would trust what is gone."""
-READABLE_VERSIONS = frozenset({FORMAT_VERSION, RESENDING_VERSION})
+STRICT_VERSION = 2
+"""Of a segment that may hold what an earlier program must not overlook: `lost` and `reformatted`, a `retry` that is
+`held`, an `accepted` that names its server. It would trust what is gone, send what a person is to decide about, or ask
+another server for a task."""
+READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION})
 
 FileMark: TypeAlias = tuple[str, int, int, int]
 """(name, inode, size in bytes, mtime in nanoseconds) of a file of rows."""
@@ -39,6 +41,8 @@ class Open(_Event, frozen=True, tag="open"):
     name: str = ""
     """Of the job; empty in ledgers of earlier programs. A lost run.json is made from it and from `simulated`."""
     simulated: bool | None = None
+    resends: bool = False
+    """The segment may hold `lost` or `reformatted`; others need not be searched for them."""
     before: int | None = None
     """Bytes of the segment before this one, which nobody appends to any more; None in ledgers of earlier programs."""
 
@@ -79,6 +83,8 @@ class Accepted(_Event, frozen=True, tag="accepted"):
     """The base URL of the server that accepted it, which alone can be asked for it; empty in older ledgers."""
     guess: bool = False
     """Its id stood in a field that does not say so."""
+    others: tuple[str, ...] = ()
+    """Ids of further tasks that the same order made, which nobody follows; as many as a record has room for."""
 
 
 class Ready(_Event, frozen=True, tag="ready"):
@@ -148,6 +154,16 @@ def parts_of_urls(urls: tuple[str, ...]) -> list[tuple[str, ...]]:
             parts.append(urls[start:number])
             start, room = number, _FILES_BYTES - size_bytes
     return [*parts, urls[start:]]
+
+
+def recorded_ids(ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of the ids, as many as one record has room for."""
+    room = _FILES_BYTES
+    for number, each in enumerate(ids):
+        room -= 6 * len(each) + 3
+        if room < 0:
+            return ids[:number]
+    return ids
 
 
 def recorded_files(files: tuple[tuple[str, int, str], ...]) -> tuple[tuple[str, int, str], ...]:

@@ -237,6 +237,15 @@ class Revision:
     correction: Correction | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldItem:
+    """Why an item waits for a person, whatever `on_ambiguous` says."""
+
+    item_id: str
+    kind: str
+    message: str
+
+
 SendOutcome: TypeAlias = Answer | Accepted | Pictures | Problem
 """What a paid POST comes to."""
 PollOutcome: TypeAlias = Pending | Pictures | Problem

@@ -74,6 +74,8 @@ class ImageOutput:
     images: tuple[Picture, ...]
     flags: tuple[str, ...] = ()
     """What was odd: `fewer_pictures`, `shared_task`, `more_tasks`."""
+    other_tasks: tuple[str, ...] = ()
+    """Ids of further tasks that the same order made and that were not followed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
-from batchrunner.core.outcome import ProblemKind, Usage
+from batchrunner.core.outcome import HeldItem, ProblemKind, Usage
 from batchrunner.core.pacing import day_of
 
 
@@ -115,15 +115,8 @@ class OpenTask:
     """The base URL of the server that accepted it; empty where an older program wrote it down."""
     guess: bool = False
     """Its id may not be a task's at all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldItem:
-    """Why an item waits for a person, whatever `on_ambiguous` says."""
-
-    item_id: str
-    kind: str
-    message: str
+    others: tuple[str, ...] = ()
+    """Further tasks that the same order made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +394,7 @@ class LedgerState:
                     accepted_at=at,
                     origin=event.origin,
                     guess=event.guess,
+                    others=event.others,
                 )
                 self._remember_task(key, event)
                 return packed

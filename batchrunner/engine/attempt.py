@@ -172,10 +172,10 @@ class Attempts:
                 await self._came_through(lane, queue)
                 found = await self.remote.keep_at_once(work, lane, outcome)
             else:
-                await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess)
+                await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
                 await self._taken(lane, queue)
                 task = self.book.state.tasks[work.key]
-                found = await self.remote.follow(work, task, resumed=False, flags=_flags_of(outcome))
+                found = await self.remote.follow(work, task, resumed=False)
             return await self._judged(work, lane, queue, found)
         finally:
             lane.task_ended()
@@ -398,11 +398,6 @@ def _verdict(state: RetryCallState) -> Again:
 def _telling(answer: Answer, work: Work) -> Answer:
     """With what was asked otherwise than the job says, where that may have changed the answer."""
     return replace(answer, flags=(*answer.flags, *sorted(work.revision.adapted & _CHANGES_ANSWERS)))
-
-
-def _flags_of(task: Accepted) -> tuple[str, ...]:
-    """What the row will say of how the task was accepted."""
-    return ("more_tasks",) if task.others else ()
 
 
 def _used_up(charged: int) -> Problem:

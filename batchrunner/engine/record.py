@@ -28,6 +28,7 @@ from batchrunner.core.events import (
     Rewritten,
     parts_of_urls,
     recorded_files,
+    recorded_ids,
 )
 from batchrunner.core.outcome import Answer, Problem, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
@@ -52,6 +53,7 @@ T = TypeVar("T")
 
 _MESSAGE_MAX = 2000
 _GROUPS_MAX = 50
+_TOLD_TASKS = 20
 
 
 async def shielded(record: Awaitable[T]) -> T:
@@ -169,8 +171,10 @@ class Book:
 
     # -- remote tasks
 
-    async def accepted(self, work: Work, lane: Lane, task_id: str, *, guess: bool = False) -> None:
-        """The server took a task; it may be polled when this returns."""
+    async def accepted(
+        self, work: Work, lane: Lane, task_id: str, *, guess: bool = False, others: tuple[str, ...] = ()
+    ) -> None:
+        """The server took a task; it may be polled when this returns. `others` are further tasks of the same order."""
         record = self.state.record(work.key)
         await shielded(
             self._commit(
@@ -184,9 +188,17 @@ class Book:
                     account=lane.account,
                     origin=self.origin,
                     guess=guess,
+                    others=recorded_ids(others),
                 )
             )
         )
+        if others:
+            named = ", ".join(other[:80] for other in others[:_TOLD_TASKS])
+            more = f" and {len(others) - _TOLD_TASKS:,} more" if len(others) > _TOLD_TASKS else ""
+            self.say(
+                f"{work.item.id}: the server made further tasks for this order, {named}{more}; only {task_id[:80]} is"
+                " followed, and the row names the others in `output.other_tasks`"
+            )
         if work.key in self.state.shared_tasks:
             self.say(f"{work.item.id}: the server gave it the task id of another item, {task_id[:80]}")
 
@@ -233,7 +245,12 @@ class Book:
         if work.key in self.state.shared_tasks:
             flags = (*flags, "shared_task")
         flags = (*flags, *unchecked(pictures))
-        await shielded(self._done(work, ImageOutput(images=pictures, flags=flags), usage=usage, task_id=task_id))
+        task = self.state.tasks.get(work.key)
+        others = task.others if task is not None else ()
+        if others:
+            flags = (*flags, "more_tasks")
+        output = ImageOutput(images=pictures, flags=flags, other_tasks=others)
+        await shielded(self._done(work, output, usage=usage, task_id=task_id))
 
     async def failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
         """The item failed for good."""

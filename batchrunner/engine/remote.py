@@ -58,7 +58,6 @@ class Remote:
         resumed: bool,
         may_ask: bool = True,
         found: Pictures | None = None,
-        flags: tuple[str, ...] = (),
     ) -> Verdict | TaskEnded:
         """An accepted task, to its own end. The caller counts it as open in its lane.
 
@@ -78,7 +77,7 @@ class Remote:
                 if isinstance(end, Problem):
                     return TaskEnded(problem=_as_guessed(end) if task.guess else end)
                 found = end
-                missing = await self._keep(work, replace(end, flags=(*end.flags, *flags)), task)
+                missing = await self._keep(work, end, task)
                 if missing is None:
                     return Finished()
                 self._tell_missing(missing, end)

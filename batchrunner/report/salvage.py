@@ -224,7 +224,7 @@ class Salvage:
     def _begin(self, number: int, kept: Kept | None, *, job: str) -> SegmentCopy:
         opened = kept.event if kept is not None and isinstance(kept.event, Open) else None
         event = Open(
-            version=FORMAT_VERSION,
+            version=opened.version if opened is not None else FORMAT_VERSION,
             run=opened.run if opened is not None else LABELS,
             segment=number,
             job=opened.job if opened is not None else job,
@@ -232,6 +232,7 @@ class Salvage:
             labels=LABELS,
             name=opened.name if opened is not None else "",
             simulated=opened.simulated if opened is not None else None,
+            resends=opened is not None and opened.resends,
         )
         return SegmentCopy(self.files, self.new / LEDGER, event, at=kept.at if kept is not None else 0.0)
 

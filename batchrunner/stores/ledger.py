@@ -41,6 +41,7 @@ class LedgerWriter:
         name: str = "",
         simulated: bool | None = None,
         version: int = FORMAT_VERSION,
+        resends: bool = False,
         clock: Clock,
         wall: float | None = None,
         files: Files = DISK,
@@ -56,6 +57,7 @@ class LedgerWriter:
             name: of the job.
             simulated: whether nothing is paid.
             version: of the format, which says what the segment may hold.
+            resends: see `events.Open`.
             clock: `wall()` stamps the records.
             wall: when the segment begins; for threads, where a loop's clock cannot be asked. None: ask the clock.
             files: the file system.
@@ -81,6 +83,7 @@ class LedgerWriter:
                 labels=labels,
                 name=name,
                 simulated=simulated,
+                resends=resends,
                 before=before,
             )
             write_all(

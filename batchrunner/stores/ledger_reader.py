@@ -17,7 +17,7 @@ from typing import get_args
 import msgspec
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import READABLE_VERSIONS, RESENDING_VERSION, Close, Done, Event, Open, Reformatted
+from batchrunner.core.events import READABLE_VERSIONS, Close, Done, Event, Open, Reformatted
 from batchrunner.core.state import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
@@ -77,6 +77,7 @@ class _Envelope(msgspec.Struct, gc=False):
 class _Head(msgspec.Struct):
     e: str
     version: int = 0
+    resends: bool = False
 
 
 class _Keyed(msgspec.Struct):
@@ -202,7 +203,7 @@ def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
     try:
         for number in segment_numbers(files.names(folder)) if files.exists(folder) else []:
             for line in read_lines(files, segment_path(folder, number), longest_bytes=MAX_LINE_BYTES):
-                if line.offset == 0 and _version_of(line.text) < RESENDING_VERSION:
+                if line.offset == 0 and not _resends(line.text):
                     break
                 if b'"e":"lost"' in line.text and is_sound(line.text.removesuffix(b"\r")):
                     found[bytes.fromhex(_decode_key(line.text).k)] += 1
@@ -213,11 +214,11 @@ def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
     return found
 
 
-def _version_of(text: bytes) -> int:
+def _resends(text: bytes) -> bool:
     try:
-        return _decode_head(text).version
+        return _decode_head(text).resends
     except UNREADABLE:
-        return 0
+        return False
 
 
 def _trimmed(line: Line) -> Line:
@@ -242,7 +243,7 @@ def reformatted_events(folder: Path, *, files: Files = DISK) -> Iterator[Reforma
 def _may_hold_conversions(files: Files, segment: Path) -> bool:
     descriptor = files.open_read(segment)
     try:
-        return b'"version":%d,' % RESENDING_VERSION in files.read_at(descriptor, _HEAD_BYTES, 0)
+        return b'"resends":true' in files.read_at(descriptor, _HEAD_BYTES, 0)
     finally:
         files.close(descriptor)
 

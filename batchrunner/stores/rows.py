@@ -26,7 +26,7 @@ from batchrunner.stores.unreadable import UNREADABLE
 _EXTRAS = frozenset(
     {
         *("messages", "schema_sha256", "images", "replica", "shared_with", "flags", "path"),
-        *("audio", "missing", "choices", "extras"),
+        *("audio", "missing", "choices", "extras", "other_tasks"),
     }
 )
 _EXTRAS_OF_IMAGES = _EXTRAS - {"images"}

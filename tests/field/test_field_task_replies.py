@@ -258,6 +258,31 @@ def test_ids_of_other_things_make_no_reply_another_tasks(field: Field, own: Any)
     assert tasks.polled == {1: 1}
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [{"task_ids": ["T", "t8", "t9"]}, {"data": {"tasks": [{"id": "T"}, {"id": "t8"}, {"id": "t9"}]}}],
+)
+def test_further_tasks_of_an_order_are_told_and_stand_in_ledger_and_row(field: Field, reply: Any) -> None:
+    ran = field.run(Tasks(submits=[reply]), image_job())
+    (row,) = ran.rows
+    assert (row["task_id"], row["output"]["flags"]) == ("t1", ["more_tasks"])
+    assert row["output"]["other_tasks"] == ["t8", "t9"]
+    assert [event["others"] for event in ran.events("accepted")] == [["t8", "t9"]]
+    assert any("t8, t9" in said for said in ran.said)
+
+
+def test_an_order_that_made_more_tasks_than_a_record_holds_is_kept(field: Field) -> None:
+    ran = field.run(Tasks(submits=[{"tasks": [{"id": "T"}, *({"id": f"{n:0500}"} for n in range(200))]}]), image_job())
+    assert (ran.exit_status, len(ran.rows)) == (0, 1)
+    assert any("180 more" in said for said in ran.said)
+
+
+def test_a_run_of_pictures_writes_what_earlier_programs_refuse_to_read(field: Field) -> None:
+    """They know no `held`, and would pay for such an item again."""
+    ran = field.run(Tasks(submits=[{"success": True}]), image_job())
+    assert [event["version"] for event in ran.events("open")] == [2]
+
+
 def test_two_items_with_one_task_id_are_told(field: Field) -> None:
     tasks = Tasks(submits=[{"task_id": "same-1"}])
     ran = field.run(tasks, image_job(items=2, limits={"concurrency": 1}))

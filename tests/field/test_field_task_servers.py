@@ -70,6 +70,14 @@ def test_the_picture_is_fetched_once_the_base_url_is_restored(field: Field) -> N
     assert (servers.first.orders, servers.second.orders) == (1, 0)
 
 
+def test_further_tasks_of_an_order_are_not_forgotten_by_the_next_run(field: Field) -> None:
+    first = Tasks(submits=[{"task_ids": ["T", "t8"]}], at=lambda asked, _: RUNNING if asked.at_s < 21.0 else DONE)
+    servers = Servers(field.folder, first, Tasks())
+    assert [report.exit_status for report in servers.play((0, "/v1", LATE), (0, "/v1", {}))] == [3, 0]
+    (row,) = (field.folder / "out" / "results.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(row)["output"]["other_tasks"] == ["t8"]
+
+
 def test_new_items_are_ordered_at_the_new_server_beside_old_tasks(field: Field) -> None:
     servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks())
     reports = servers.play((0, "/v1", LATE), (1, "/v1", {"items": 3}))
