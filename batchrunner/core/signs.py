@@ -6,60 +6,24 @@ every condition holds gives the kind. No row guesses from a status alone where t
 model's name in the text for a sign of spent quota: the burst throttle names it too.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from batchrunner.core.outcome import ProblemKind
+from batchrunner.core.sign import ANY, ANY_4XX, ANY_5XX, Family, Form, Sign, named, on
+from batchrunner.core.signs_unpaid import QUOTA_OF_A_WINDOW, QUOTA_WITH_WINDOW, UNPAID
 
-Family = Literal["modelscope", "openai", "anthropic", "simulator"]
-Form = Literal["json", "text", "page", "nothing"]
-"""What the body of a refusal is: the API's JSON, plain text, a web page, or empty."""
+__all__ = ["SIGNS", "Family", "Form", "Sign"]
 
 K = ProblemKind
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sign:
-    """A row. Empty conditions hold for everything; words are lower case and looked for anywhere in the message."""
-
-    kind: ProblemKind
-    statuses: frozenset[int | None] = frozenset()
-    """HTTP statuses; None stands for an error that came without one, inside a stream or a 200."""
-    words: tuple[str, ...] = ()
-    """One of these is in the message."""
-    exact: frozenset[str] = frozenset()
-    """The whole message is one of these."""
-    also: tuple[str, ...] = ()
-    """And one of these."""
-    names: frozenset[str] = frozenset()
-    """The error's code or type is one of these."""
-    spent: Literal["model", "account"] | None = None
-    """The headers say that nothing is left today."""
-    forms: frozenset[Form] = frozenset()
-    """The body is one of these."""
-    waits: bool = False
-    """The reply says when to come back."""
-
-
-def _on(*statuses: int | None) -> frozenset[int | None]:
-    return frozenset(statuses)
-
-
-def _named(*names: str) -> frozenset[str]:
-    return frozenset(names)
-
-
-_ANY_4XX: Final = frozenset[int | None]({*range(400, 500), None})
-_ANY_5XX: Final = frozenset[int | None]({*range(500, 600), None})
-_ANY: Final = _ANY_4XX | _ANY_5XX
-_ODD: Final = _on(408, 409, 423, 424, 425, 440, 444, 449, 460, 499)
+_ODD: Final = on(408, 409, 423, 424, 425, 440, 444, 449, 460, 499)
 """Trouble on the way or at the server that passes, by numbers that look like a client's mistake."""
-_LIMITED: Final = _on(402, 403, 429, None)
+_LIMITED: Final = on(402, 403, 429, None)
 """Where ModelScope speaks of quota; guides name 402 beside 429 (PROTOCOL 3.5)."""
 
 _MODELSCOPE: Final = (
-    Sign(kind=K.QUOTA_MODEL, statuses=_on(402, 429), spent="model"),
-    Sign(kind=K.QUOTA_ACCOUNT, statuses=_on(402, 429), spent="account"),
+    Sign(kind=K.QUOTA_MODEL, statuses=on(402, 429), spent="model"),
+    Sign(kind=K.QUOTA_ACCOUNT, statuses=on(402, 429), spent="account"),
     Sign(kind=K.QUOTA_MODEL, statuses=_LIMITED, words=("today's quota",), also=("for model",)),
     Sign(kind=K.QUOTA_ACCOUNT, statuses=_LIMITED, words=("today's quota",)),
     Sign(
@@ -68,8 +32,8 @@ _MODELSCOPE: Final = (
         words=("magicube", "魔粒"),
         also=("insufficient", "not enough", "exhaust", "used up", "run out", "不足", "不够", "用完", "用尽", "耗尽"),
     ),
-    Sign(kind=K.MODEL_SUSPENDED, statuses=_ANY_4XX, words=("insufficient balance",)),
-    Sign(kind=K.MODEL_SUSPENDED, statuses=_ANY_4XX, names=_named("insufficient_balance_error")),
+    Sign(kind=K.MODEL_SUSPENDED, statuses=ANY_4XX, words=("insufficient balance",)),
+    Sign(kind=K.MODEL_SUSPENDED, statuses=ANY_4XX, names=named("insufficient_balance_error")),
     Sign(
         kind=K.THROTTLE,
         statuses=_LIMITED,
@@ -82,32 +46,25 @@ _MODELSCOPE: Final = (
             "current quota",
         ),
     ),
-    Sign(kind=K.THROTTLE, statuses=_LIMITED, names=_named("insufficient_quota")),
-    Sign(kind=K.QUOTA_ACCOUNT, statuses=_on(402), words=("quota",)),
+    Sign(kind=K.THROTTLE, statuses=_LIMITED, names=named("insufficient_quota")),
+    Sign(kind=K.QUOTA_ACCOUNT, statuses=on(402), words=("quota",)),
     Sign(
         kind=K.AUTH,
-        statuses=_ANY_4XX,
+        statuses=ANY_4XX,
         words=("valid modelscope token", "bind your alibaba cloud account", "real-name verified"),
     ),
-    Sign(kind=K.MODEL_NOT_FOUND, statuses=_ANY_4XX, words=("has no provider supported", "invalid model id")),
-    Sign(kind=K.MODEL_NOT_FOUND, statuses=_ANY_4XX, names=_named("40212")),
-    Sign(kind=K.CONFIGURATION, statuses=_ANY_4XX, words=("does not support synchronous calls",)),
+    Sign(kind=K.MODEL_NOT_FOUND, statuses=ANY_4XX, words=("has no provider supported", "invalid model id")),
+    Sign(kind=K.MODEL_NOT_FOUND, statuses=ANY_4XX, names=named("40212")),
+    Sign(kind=K.CONFIGURATION, statuses=ANY_4XX, words=("does not support synchronous calls",)),
 )
-
-_QUOTA_WITH_WINDOW: Final = Sign(
-    kind=K.THROTTLE,
-    statuses=_on(403, 429, None),
-    words=("quota", "limit", "credit", "billing", "too many"),
-    waits=True,
-)
-"""Whatever it says of plans and bills: a refusal that names the moment at which it ends is a wait."""
 
 _OPENAI: Final = (
-    # an Alibaba server behind this family's dialect: its link marks the per-minute limit
+    # an Alibaba server behind this family's dialect: its link, or its code, marks the per-minute limit
     Sign(kind=K.THROTTLE, words=("#token-limit",)),
+    Sign(kind=K.THROTTLE, names=named("throttling", "throttling.allocationquota", "throttling.ratequota")),
     Sign(
         kind=K.BILLING,
-        names=_named(
+        names=named(
             "insufficient_quota",
             "credit_balance_exhausted",
             "organization_spend_limit_exceeded",
@@ -117,23 +74,22 @@ _OPENAI: Final = (
             "billing_not_active",
         ),
     ),
-    _QUOTA_WITH_WINDOW,
-    Sign(
-        kind=K.BILLING, statuses=_on(402, 403, 429, None), words=("exceeded your current quota", "billing hard limit")
-    ),
-    Sign(kind=K.THROTTLE, names=_named("rate_limit_exceeded", "slow_down")),
-    Sign(kind=K.OVERLOADED, names=_named("server_is_overloaded")),
-    Sign(kind=K.AUTH, statuses=_ANY_4XX, names=_named("invalid_api_key", "account_deactivated")),
-    Sign(kind=K.AUTH, statuses=_on(403, None), names=_named("unsupported_country_region_territory")),
-    Sign(kind=K.AUTH, statuses=_on(403), words=("country, region, or territory not supported",)),
-    Sign(kind=K.BAD_REQUEST, statuses=_ANY_4XX, names=_named("context_length_exceeded")),
+    QUOTA_WITH_WINDOW,
+    QUOTA_OF_A_WINDOW,
+    Sign(kind=K.BILLING, statuses=on(402, 403, 429, None), words=("exceeded your current quota", "billing hard limit")),
+    Sign(kind=K.THROTTLE, names=named("rate_limit_exceeded", "slow_down")),
+    Sign(kind=K.OVERLOADED, names=named("server_is_overloaded")),
+    Sign(kind=K.AUTH, statuses=ANY_4XX, names=named("invalid_api_key", "account_deactivated")),
+    Sign(kind=K.AUTH, statuses=on(403, None), names=named("unsupported_country_region_territory")),
+    Sign(kind=K.AUTH, statuses=on(403), words=("country, region, or territory not supported",)),
+    Sign(kind=K.BAD_REQUEST, statuses=ANY_4XX, names=named("context_length_exceeded")),
 )
 
 _ANTHROPIC: Final = (
-    Sign(kind=K.BILLING, names=_named("enforced_spend_limit_reached", "billing_error")),
+    Sign(kind=K.BILLING, names=named("enforced_spend_limit_reached", "billing_error")),
     Sign(
         kind=K.BILLING,
-        statuses=_on(400, 402, 403, 429, None),
+        statuses=on(400, 402, 403, 429, None),
         words=("spend limit", "api usage limits", "credit balance is too low"),
     ),
 )
@@ -146,93 +102,11 @@ _MEDIA: Final = (
     "timed out",
 )
 
-_UNPAID: Final = (
-    # by name
-    Sign(
-        kind=K.BILLING,
-        names=_named(
-            "1113",  # Zhipu: no balance, said with a 429
-            "30001",  # SiliconFlow: balance, said with a 403
-            "arrearage",
-            "accountoverdueerror",
-            "billing_error",
-            "billing_not_active",
-            "exceeded_current_quota_error",
-            "insufficient_balance",
-            "insufficient_credits",
-            "insufficient_funds",
-            "insufficient_user_quota",
-            "no_credits",
-            "out_of_credits",
-            "payment_required",
-            "pre_consume_token_quota_failed",
-            "user_quota_exhausted",
-        ),
-    ),
-    _QUOTA_WITH_WINDOW,
-    # by words
-    Sign(
-        kind=K.BILLING,
-        statuses=_ANY,
-        words=(
-            "account is in arrears",
-            "account is overdue",
-            "overdue balance",
-            "overdue payment",
-            "is in good standing",
-            "balance is insufficient",
-            "balance is too low",
-            "insufficient balance",
-            "insufficient account balance",
-            "insufficient credit",
-            "insufficient funds",
-            "not enough balance",
-            "not enough credit",
-            "credits are depleted",
-            "credits have been depleted",
-            "credits exhausted",
-            "out of credit",
-            "run out of credit",
-            "ran out of credit",
-            "used all available credits",
-            "any credits or licenses",
-            "no remaining credits",
-            "add more credits",
-            "add credits",
-            "purchase credits",
-            "purchase more credits",
-            "quota is not enough",
-            "preconsumedquota",
-            "key limit exceeded",
-            "monthly included credits",
-            "spending limit",
-            "spend limit",
-            "billing hard limit",
-            "plan and billing details",
-            "payment required",
-            "payment method",
-            "unpaid invoice",
-            "please recharge",
-            "recharge your account",
-            "top up your",
-            "use free tier only",
-            "余额不足",
-            "欠费",
-            "充值",
-            "额度不足",
-            "额度已用尽",
-            "额度已用完",
-            "额度用尽",
-        ),
-    ),
-)
-"""Unpaid is unpaid, whatever the status."""
-
 _FILTERED: Final = (
     Sign(
         kind=K.CONTENT_FILTER,
-        statuses=_ANY,
-        names=_named(
+        statuses=ANY,
+        names=named(
             "1301",  # Zhipu
             "content_filter",
             "content_filtered",
@@ -253,7 +127,7 @@ _FILTERED: Final = (
     ),
     Sign(
         kind=K.CONTENT_FILTER,
-        statuses=(_ANY_4XX - _on(401, 402, 407, 429)) | _on(451),
+        statuses=(ANY_4XX - on(401, 402, 407, 429)) | on(451),
         forms=frozenset({"json", "text"}),
         words=(
             "datainspectionfailed",
@@ -264,11 +138,17 @@ _FILTERED: Final = (
             "content moderation",
             "content policy",
             "content violates",
+            *("base_resp 1026", "base_resp 1027"),  # MiniMax: the input, the output
             "requires moderation",
             "moderation system",
             "moderation policy",
             "failed moderation",
             "was flagged",
+            "flagged by moderation",
+            "blocked by guardrail",
+            "guardrail policy",
+            "prompt blocked",
+            "prohibited_content",
             "been flagged",
             "usage guidelines",
             "usage polic",
@@ -297,7 +177,7 @@ _FILTERED: Final = (
 _LIMITED_BY_NAME: Final = (
     Sign(
         kind=K.THROTTLE,
-        names=_named(
+        names=named(
             "1302",  # Zhipu: too many at once; the next two: too many in a while
             "1303",
             "1305",
@@ -320,19 +200,30 @@ _LIMITED_BY_NAME: Final = (
             "toomanyrequestsexception",
         ),
     ),
-    Sign(kind=K.OVERLOADED, names=_named("engine_overloaded_error", "model_overloaded", "modelnotreadyexception")),
+    Sign(kind=K.OVERLOADED, names=named("engine_overloaded_error", "model_overloaded", "modelnotreadyexception")),
     Sign(
         kind=K.THROTTLE,
-        statuses=_on(400, 403, None),
-        words=("too many requests", "rate limit", "rate exceeded", "ratelimit", "throttl", "请求过于频繁", "并发"),
+        statuses=on(400, 403, None),
+        words=(
+            "too many requests",
+            "rate limit",
+            "rate exceeded",
+            "ratelimit",
+            "request limit reached",
+            "throttl",
+            "请求过于频繁",
+            "并发",
+            # MiniMax: requests, tokens, connections, growth, the plan's hours
+            *(f"base_resp {code}" for code in (1002, 1039, 1041, 2045, 2056)),
+        ),
     ),
 )
 
 _NO_MODEL: Final = (
     Sign(
         kind=K.MODEL_NOT_FOUND,
-        statuses=_ANY_4XX,
-        names=_named(
+        statuses=ANY_4XX,
+        names=named(
             "1211",  # Zhipu
             "20012",  # SiliconFlow
             "deploymentnotfound",
@@ -350,7 +241,7 @@ _NO_MODEL: Final = (
     ),
     Sign(
         kind=K.MODEL_NOT_FOUND,
-        statuses=_on(400, 403, 404, 410, 422, None),
+        statuses=on(400, 403, 404, 410, 422, None),
         forms=frozenset({"json", "text"}),
         words=(
             "invalid model name",
@@ -379,7 +270,7 @@ _NO_MODEL: Final = (
     ),
     Sign(
         kind=K.MODEL_NOT_FOUND,
-        statuses=_on(400, 403, 404, 410, 422, None),
+        statuses=on(400, 403, 404, 410, 422, None),
         forms=frozenset({"json", "text"}),
         words=("the model ", "model '", 'model "', "model=", "model:", "models/", "model id", "deployment", "模型"),
         also=(
@@ -402,7 +293,7 @@ _NO_MODEL: Final = (
     ),
     Sign(
         kind=K.MODEL_NOT_FOUND,
-        statuses=_on(404),
+        statuses=on(404),
         forms=frozenset({"json", "text"}),
         words=("model", "deployment", "模型"),
     ),
@@ -410,17 +301,17 @@ _NO_MODEL: Final = (
 
 _NOT_THE_API: Final = (
     # a web page, a bare status or a word of plain text comes from a proxy, a firewall, an ingress or a login
-    Sign(kind=K.NOT_REACHED, statuses=frozenset({*range(300, 400), 407})),
+    Sign(kind=K.NOT_REACHED, statuses=frozenset({*range(300, 400), 407, 511})),
     Sign(
         kind=K.NOT_REACHED,
-        statuses=_on(*(set(range(400, 500)) - {401, 402, 408, 413, 414, 429, 431})) - _ODD,
+        statuses=on(*(set(range(400, 500)) - {401, 402, 408, 413, 414, 429, 431})) - _ODD,
         forms=frozenset({"page"}),
     ),
-    Sign(kind=K.NOT_REACHED, statuses=_on(403, 404, 405), forms=frozenset({"text", "nothing"})),
-    Sign(kind=K.NOT_REACHED, statuses=_on(405)),
+    Sign(kind=K.NOT_REACHED, statuses=on(403, 404, 405), forms=frozenset({"text", "nothing"})),
+    Sign(kind=K.NOT_REACHED, statuses=on(405)),
     Sign(
         kind=K.NOT_REACHED,
-        statuses=_on(403, 404, None),
+        statuses=on(403, 404, None),
         words=(
             "no route matched",
             "missing authentication token",  # AWS's gateway, for a path that it does not know
@@ -431,7 +322,7 @@ _NOT_THE_API: Final = (
     ),
     Sign(
         kind=K.NOT_REACHED,
-        statuses=_on(404),
+        statuses=on(404),
         exact=frozenset(
             {"not found", "404 not found", "page not found", "404 page not found", "resource not found", "404"}
         ),
@@ -442,52 +333,55 @@ _NO_SUCH_PATH: Final = (
     # what is said of one request: the path is known
     Sign(
         kind=K.BAD_REQUEST,
-        statuses=_on(404),
+        statuses=on(404),
         words=("no endpoints found", "support", "image", "audio", "file_id", "tool", "previous response"),
     ),
-    Sign(kind=K.NO_SUCH_PATH, statuses=_on(404)),
+    Sign(kind=K.NO_SUCH_PATH, statuses=on(404)),
 )
 
 _SHARED: Final = (
-    *_UNPAID,
+    *UNPAID,
     *_FILTERED,
     *_LIMITED_BY_NAME,
     *_NO_MODEL,
-    Sign(kind=K.MEDIA_FETCH, statuses=_on(400, 422), words=_MEDIA),
-    Sign(kind=K.MEDIA_FETCH, statuses=_on(400, 422), names=_named("invalid_image_url")),
+    Sign(kind=K.CONTENT_FILTER, statuses=on(451), forms=frozenset({"json"})),
+    Sign(kind=K.MEDIA_FETCH, statuses=on(400, 422), words=_MEDIA),
+    Sign(kind=K.MEDIA_FETCH, statuses=on(400, 422), names=named("invalid_image_url")),
     # the model made no tool call or no JSON (Groq), or its process died (LM Studio): the next try may do better
     Sign(
         kind=K.SERVER_ERROR,
-        statuses=_on(400, 422, None),
-        names=_named("json_validate_failed", "tool_use_failed", "output_parse_failed", "modelerrorexception"),
+        statuses=on(400, 422, None),
+        names=named("json_validate_failed", "tool_use_failed", "output_parse_failed", "modelerrorexception"),
     ),
     Sign(
         kind=K.SERVER_ERROR,
-        statuses=_on(400, 404, 422, None),
+        statuses=on(400, 404, 422, None),
         words=("has crashed", "model crashed", "was unloaded while", "failed to load model", "out of memory"),
     ),
     *_NOT_THE_API,
-    Sign(kind=K.AUTH, statuses=_on(401)),
-    Sign(kind=K.BILLING, statuses=_on(402)),
-    Sign(kind=K.FORBIDDEN_MODEL, statuses=_on(403)),
+    Sign(kind=K.AUTH, statuses=ANY_4XX, names=named("organization_restricted", "account_deactivated")),
+    Sign(kind=K.AUTH, statuses=on(400, 403, None), words=("base_resp 1004", "base_resp 2049")),  # MiniMax
+    Sign(kind=K.AUTH, statuses=on(401)),
+    Sign(kind=K.BILLING, statuses=on(402)),
+    Sign(kind=K.FORBIDDEN_MODEL, statuses=on(403)),
     *_NO_SUCH_PATH,
     # a proxy or a scheduler gave the request up, or has no room for it yet
-    Sign(kind=K.OVERLOADED, statuses=_on(498)),
+    Sign(kind=K.OVERLOADED, statuses=on(498)),
     Sign(kind=K.SERVER_ERROR, statuses=_ODD),
-    Sign(kind=K.THROTTLE, statuses=_on(429)),
+    Sign(kind=K.THROTTLE, statuses=on(429)),
     Sign(kind=K.BAD_REQUEST, statuses=frozenset(range(400, 500))),
-    Sign(kind=K.OVERLOADED, statuses=_on(529)),
-    Sign(kind=K.OVERLOADED, statuses=_ANY_5XX, names=_named("overloaded_error", "server_is_overloaded", "overloaded")),
-    Sign(kind=K.OVERLOADED, statuses=_ANY_5XX, words=("overloaded", "server is busy", "too busy", "busy, please")),
+    Sign(kind=K.OVERLOADED, statuses=on(529)),
+    Sign(kind=K.OVERLOADED, statuses=ANY_5XX, names=named("overloaded_error", "server_is_overloaded", "overloaded")),
+    Sign(kind=K.OVERLOADED, statuses=ANY_5XX, words=("overloaded", "server is busy", "too busy", "busy, please")),
     # nginx's limits, a full queue, a model that is still being read: no 503 tells of work that was done
-    Sign(kind=K.THROTTLE, statuses=_on(503), words=("rate limit", "too many", "throttl", "slow down")),
-    Sign(kind=K.OVERLOADED, statuses=_on(503)),
+    Sign(kind=K.THROTTLE, statuses=on(503), words=("rate limit", "too many", "throttl", "slow down")),
+    Sign(kind=K.OVERLOADED, statuses=on(503)),
     Sign(kind=K.SERVER_ERROR, statuses=frozenset(range(500, 600))),
     # no status at all: only what the error calls itself is left
-    Sign(kind=K.AUTH, names=_named("authentication_error", "invalid_api_key")),
-    Sign(kind=K.FORBIDDEN_MODEL, names=_named("permission_error", "permission_denied_error")),
-    Sign(kind=K.MODEL_NOT_FOUND, names=_named("not_found_error")),
-    Sign(kind=K.BAD_REQUEST, names=_named("invalid_request_error", "request_too_large", "invalid_parameter_error")),
+    Sign(kind=K.AUTH, names=named("authentication_error", "invalid_api_key")),
+    Sign(kind=K.FORBIDDEN_MODEL, names=named("permission_error", "permission_denied_error")),
+    Sign(kind=K.MODEL_NOT_FOUND, names=named("not_found_error")),
+    Sign(kind=K.BAD_REQUEST, names=named("invalid_request_error", "request_too_large", "invalid_parameter_error")),
 )
 
 SIGNS: Final[dict[Family, tuple[Sign, ...]]] = {

@@ -93,6 +93,9 @@ _ASKED_IN_BODIES: Final = {
 }
 """Names of fields, without `_` and `-` and in lower case, to the unit of a plain number."""
 _DEEP: Final = 6
+LONGEST_WAIT_S: Final = 366 * 86_400.0
+"""A wait beyond this was not meant as one: a mistake of units, or of a clock."""
+_CLOCKS_AGREE_S: Final = 2.0
 _FIELD: Final = re.compile(r"(?:^|[;,\s])([a-z]+)\s*=\s*\"?(\d{1,12}(?:\.\d{1,9})?)\"?", re.IGNORECASE)
 
 
@@ -123,6 +126,17 @@ def hints_of(head: Head) -> Hints | None:
     return None if hints == Hints() else hints
 
 
+def server_time(head: Head) -> float:
+    """The reply's moment by the server's own clock, which the moments that it names are told by.
+
+    Without a `Date` it is the moment at which it came. A `Date` has whole seconds, cut off: so it is at most that.
+    """
+    told = _http_moment(head.headers.get("date", ""))
+    if told is None or 0.0 <= told - head.received_at <= _CLOCKS_AGREE_S:
+        return head.received_at
+    return told
+
+
 def reset_s(text: str, *, received_at: float) -> float | None:
     """Seconds until a bucket is full again: RFC 3339, `6m0s`, epoch or plain seconds; None if not understood."""
     text = text.strip()
@@ -143,7 +157,7 @@ def should_retry(head: Head) -> bool | None:
 def wait_s(head: Head, body: Json) -> float | None:
     """How long the server asks to wait: by a header of `_ASKING`, else by a field of the body, however deep."""
     for name, unit_s in _ASKING:
-        wait = asked_s(head.headers.get(name, ""), received_at=head.received_at, unit_s=unit_s)
+        wait = asked_s(head.headers.get(name, ""), received_at=server_time(head), unit_s=unit_s)
         if wait is not None:
             return wait
     return _asked_in(body, head, depth=0)
@@ -165,7 +179,7 @@ def reset_wait_s(head: Head, body: Json = None) -> float | None:
     for name, value in headers.items():
         if "ratelimit" in name and "reset" in name and _is_spent(headers, name):
             waits.append(
-                reset_s(value.split(",")[-1] if name == "ratelimit-reset" else value, received_at=head.received_at)
+                reset_s(value.split(",")[-1] if name == "ratelimit-reset" else value, received_at=server_time(head))
             )
     return max((wait for wait in waits if wait is not None), default=None)
 
@@ -212,10 +226,10 @@ def _asked_in(value: Json, head: Head, *, depth: int) -> float | None:
             waits.append(_asked_in(told, head, depth=depth + 1))
         elif is_object(told):  # a protobuf Duration
             whole, rest = told.get("seconds") or 0, told.get("nanos") or 0
-            waits.append(_seconds(f"{whole}", received_at=head.received_at))
+            waits.append(_seconds(f"{whole}", received_at=server_time(head)))
             waits[-1] = None if waits[-1] is None or not isinstance(rest, int) else waits[-1] + rest * 1e-9
         elif isinstance(told, str | int | float) and not isinstance(told, bool):
-            waits.append(asked_s(str(told), received_at=head.received_at, unit_s=unit_s))
+            waits.append(asked_s(str(told), received_at=server_time(head), unit_s=unit_s))
     return max((wait for wait in waits if wait is not None), default=None)
 
 
@@ -287,7 +301,7 @@ def _left(headers: Mapping[str, str], *names: str) -> int | None:
 
 def _reset(head: Head, headers: Mapping[str, str], *names: str) -> float | None:
     for name in names:
-        reset = reset_s(headers.get(name, ""), received_at=head.received_at)
+        reset = reset_s(headers.get(name, ""), received_at=server_time(head))
         if reset is not None:
             return reset
     return None
@@ -321,10 +335,15 @@ def _until(text: str, *, received_at: float) -> float | None:
 
 
 def _http_date(text: str, *, received_at: float) -> float | None:
+    moment = _http_moment(text)
+    return None if moment is None else max(0.0, moment - received_at)
+
+
+def _http_moment(text: str) -> float | None:
     if not _HTTP_DATE.match(text):
         return None
     try:
-        return max(0.0, _utc(parsedate_to_datetime(text)).timestamp() - received_at)
+        return _utc(parsedate_to_datetime(text)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

@@ -106,7 +106,7 @@ class ChatDecoder(StreamedReply):
                 self._refuse_event(data, is_error=is_error)
                 return
             chunk = patient
-        if chunk.error or chunk.errors or is_error or (chunk.choices is None and chunk.usage is None):
+        if chunk.error or chunk.errors or is_error or (not chunk.choices):
             self._take_odd(chunk, data, is_error=is_error)
             if self._problem is not None:
                 return
@@ -139,7 +139,7 @@ class ChatDecoder(StreamedReply):
         if isinstance(value, NotJson) or not is_object(value):
             return
         named = any(not is_blank(error) for error in (chunk.error, chunk.errors)) or value.get("object") == "error"
-        if not (named or is_error or (chunk.choices is None and tells_of_trouble(value))):
+        if not (named or is_error or (not chunk.choices and tells_of_trouble(value))):
             return
         if self._is_finished:
             self._late_trouble = True
@@ -274,6 +274,10 @@ def tells_of_trouble(value: dict[str, Json]) -> bool:
     """Whether an event that is no part of an answer says that something went wrong, in any server's own shape."""
     if value.get("success") is False or not is_blank(value.get("detail")):
         return True
+    if not is_blank(at(value, "base_resp", "status_code")) or not is_blank(at(value, "Response", "Error")):
+        return True  # the wrappers of MiniMax and Tencent
+    if not is_blank(at(value, "promptFeedback", "blockReason")):
+        return True  # Gemini: nothing is answered to what it withholds
     codes = [value.get(name) for name in ("code", "error_code", "status_code", "errcode", "status")]
     words = [value.get(name) for name in ("message", "msg", "error_msg", "error_message", "errmsg", "Message")]
     has_words = any(isinstance(said, str) and said.strip() for said in words)

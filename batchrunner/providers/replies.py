@@ -15,7 +15,15 @@ from batchrunner.core.classify import Family, Form, adaptation_of, classify
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.wire import Broken, Head
-from batchrunner.providers.hints import hints_of, reset_wait_s, should_retry, wait_in_prose_s, wait_s
+from batchrunner.providers.hints import (
+    LONGEST_WAIT_S,
+    hints_of,
+    reset_wait_s,
+    server_time,
+    should_retry,
+    wait_in_prose_s,
+    wait_s,
+)
 from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, sound, whole_number
 from batchrunner.providers.sse import SseParser
 
@@ -40,7 +48,12 @@ _MESSAGES: Final = (
     ("error", "msg"),
     ("error", "error"),
     ("base_resp", "status_msg"),
+    ("Response", "Error", "Message"),
+    ("promptFeedback", "blockReasonMessage"),
+    ("promptFeedback", "blockReason"),
     ("status", "message"),
+    ("error_msg",),
+    ("errmsg",),
     ("title",),
 )
 _CODES: Final = (
@@ -51,6 +64,8 @@ _CODES: Final = (
     ("error_code",),
     ("error", "error_code"),
     ("base_resp", "status_code"),
+    ("Response", "Error", "Code"),
+    ("errcode",),
     ("reason",),
     ("Code",),
 )
@@ -75,7 +90,11 @@ _STATUSES: Final = (
     ("code",),
 )
 _PAGE_BYTES: Final = 16 * 1024
-_PAGE: Final = re.compile(r"<!doctype html|<html|<head|<body|<\?xml[^>]*>\s*<!doctype html|<!--", re.IGNORECASE)
+_PAGE: Final = re.compile(
+    r"<!doctype html|<\?xml[^>]*>\s*<!doctype html|<!--"
+    r"|<(?:html|head|body|title|meta|script|noscript|style|link|base|iframe|frameset|form|center|div|table|h1|h2)[\s/>]",
+    re.IGNORECASE,
+)
 _TITLE: Final = re.compile(r"<(title|h1|h2)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<[^>]*>")
 _ELSEWHERE: Final = frozenset({ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
@@ -162,7 +181,8 @@ def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None, 
     """
     counted = status if status is not None else fault.status
     hints = hints_of(head)
-    wait, prose = wait_s(head, fault.body), wait_in_prose_s(fault.message, received_at=head.received_at)
+    wait = _plausible(wait_s(head, fault.body))
+    prose = _plausible(wait_in_prose_s(fault.message, received_at=server_time(head)))
     kind = classify(
         family,
         status=counted,
@@ -174,8 +194,8 @@ def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None, 
         form=fault.form,
         waits=wait is not None or prose is not None,
     )
-    if kind in _PASSING:
-        given = (wait, prose if wait is None else None, reset_wait_s(head, fault.body) if wait is None else None)
+    if kind in _PASSING and wait is None:
+        given = (prose, _plausible(reset_wait_s(head, fault.body)))
         wait = max((each for each in given if each is not None), default=None)
     return Problem(
         kind=kind,
@@ -190,6 +210,10 @@ def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None, 
         under_way=under_way,
         look_at=_LOOK_AT.get(counted or 0, "provider.base_url") if kind in _ELSEWHERE else None,
     )
+
+
+def _plausible(wait: float | None) -> float | None:
+    return wait if wait is None or wait <= LONGEST_WAIT_S else None
 
 
 def unreadable(family: Family, head: Head, body: bytes) -> Problem:
@@ -302,6 +326,8 @@ def _raw(value: Json) -> str:
 def _details(value: Json) -> str:
     """Inner codes, reasons and names of quotas, for the tables of words."""
     found: list[Json] = [at(value, "error", "innererror", "code"), at(value, "error", "status")]
+    if (code := at(value, "base_resp", "status_code")) is not None:
+        found.append(f"base_resp {code}")  # numbers that mean other things at other servers
     found += _listed(at(value, "error", "metadata", "reasons"))
     for detail in _listed(at(value, "error", "details")):
         found.append(at(detail, "reason"))

@@ -60,10 +60,6 @@ def _on_the_way(name: str, reply: bytes, reference: str) -> tuple[Case, Case]:
     return first, later
 
 
-def _unpaid(name: str, reply: bytes, reference: str) -> Case:
-    return Case(name=name, reply=reply, job=THREE, requests=1, exit_status=5, done=0, reference=reference)
-
-
 def _no_model(name: str, reply: bytes, reference: str) -> Case:
     return Case(
         name=name,
@@ -112,7 +108,36 @@ def _broken_for_all(name: str, reply: bytes, reference: str) -> Case:
     return Case(name=name, reply=reply, job=MANY, requests=None, exit_status=3, done=0, reference=reference)
 
 
+def wrapped(code: int, words: str) -> bytes:
+    """As MiniMax refuses: a 200 with counts of nothing and `base_resp`."""
+    told = {"status_code": code, "status_msg": words}
+    return json_reply({"id": "r1", "choices": None, "usage": {"total_tokens": 0}, "base_resp": told})
+
+
+def tencent(code: str, words: str) -> bytes:
+    return json_reply({"Response": {"Error": {"Code": code, "Message": words}, "RequestId": "r1"}})
+
+
 ONE_ITEM: Final = (
+    _of_one_item("MiniMax's filter, in a 200", wrapped(1026, "input new_sensitive"), "platform.minimaxi.com: errors"),
+    _of_one_item("MiniMax's filter of answers", wrapped(1027, "output new_sensitive"), "platform.minimaxi.com: errors"),
+    _of_one_item(
+        "Gemini's feedback, in a 200",
+        json_reply({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"totalTokenCount": 9}}),
+        "ai.google.dev/api/generate-content",
+    ),
+    _of_one_item(
+        "a guardrail",
+        json_reply(
+            {"message": "The content was blocked by guardrail policy", "__type": "ValidationException"}, status=400
+        ),
+        "docs.aws.amazon.com/bedrock: guardrails",
+    ),
+    _of_one_item(
+        "SiliconFlow's 451",
+        json_reply({"code": 20015, "message": "content risk", "data": None}, status=451),
+        "docs.siliconflow.cn",
+    ),
     _of_one_item(
         "moderation of a router",
         error("m requires moderation. Your input was flagged.", 403, code=403, metadata={"reasons": ["violence"]}),
@@ -157,6 +182,21 @@ ONE_ITEM: Final = (
 )
 
 ON_THE_WAY: Final = (
+    *_on_the_way(
+        "a captive portal",
+        http('<script>location="http://portal.example/login"</script>', kind="text/html"),
+        "hotel and campus networks",
+    ),
+    *_on_the_way(
+        "a captive portal that refreshes",
+        http('<meta http-equiv="refresh" content="0;url=http://portal.example/">', kind="text/html"),
+        "hotel and campus networks",
+    ),
+    *_on_the_way(
+        "a captive portal that says so",
+        page("Network Authentication Required", 511),
+        "RFC 6585: Network Authentication",
+    ),
     *_on_the_way("nginx 403", page("403 Forbidden", 403), "nginx.org: deny"),
     *_on_the_way("nginx 404", page("404 Not Found", 404), "nginx.org: no location"),
     *_on_the_way("nginx 405", page("405 Not Allowed", 405), "nginx.org: static location"),
@@ -194,79 +234,6 @@ ON_THE_WAY: Final = (
         json_reply({"message": "Missing Authentication Token"}, status=403),
         "repost.aws/knowledge-center/api-gateway-authentication-token-errors",
     ),
-)
-
-UNPAID: Final = (
-    _unpaid(
-        "new-api's quota",
-        error("user quota is not enough", 403, type="new_api_error", code="insufficient_user_quota"),
-        "github.com/songquanpeng/one-api/issues/1270",
-    ),
-    _unpaid(
-        "one-api's reserved quota",
-        error("user [1] quota [-5] preConsumedQuota [743] is not enough", 403),
-        "github.com/songquanpeng/one-api/issues/1846",
-    ),
-    _unpaid(
-        "new-api in Chinese",
-        error("预扣费额度失败, 用户剩余额度不足", 403, code="pre_consume_token_quota_failed"),
-        "github.com/QuantumNous/new-api/issues/7448",
-    ),
-    _unpaid("a key's limit", error("Key limit exceeded (total limit).", 403, code=403), "openrouter.ai/docs"),
-    _unpaid(
-        "arrears",
-        error("Access denied, please make sure your account is in good standing.", 400, code="Arrearage"),
-        "help.aliyun.com/zh/model-studio/error-code",
-    ),
-    _unpaid(
-        "low credit",
-        json_reply(
-            {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}},
-            status=400,
-        ),
-        "docs.anthropic.com: errors",
-    ),
-    _unpaid(
-        "Zhipu with 429",
-        error("余额不足或无可用资源包,请充值。", 429, code="1113"),
-        "github.com/agentscope-ai/QwenPaw/issues/202",
-    ),
-    _unpaid(
-        "Zhipu with 429, in English",
-        error("Insufficient balance or no resource package. Please recharge.", 429, code="1113"),
-        "github.com/zai-org/GLM-5/issues/148",
-    ),
-    _unpaid(
-        "SiliconFlow's paid balance",
-        json_reply(
-            {"code": 30011, "message": "Your paid balance is insufficient. Please top up.", "data": None}, status=403
-        ),
-        "github.com/FoundationAgents/OpenManus/issues/438",
-    ),
-    _unpaid(
-        "xAI without credits",
-        json_reply(
-            {"code": "no permission", "error": "Your team doesn't have any credits or licenses yet."}, status=403
-        ),
-        "github.com/pajeronda/xai_conversation/issues/7",
-    ),
-    _unpaid("402", error("Insufficient Balance", 402), "api-docs.deepseek.com/quick_start/error_codes"),
-    _unpaid(
-        "Moonshot with 429",
-        error("Your account is suspended, please check your plan", 429, type="exceeded_current_quota_error"),
-        "platform.moonshot.cn/docs/api/chat",
-    ),
-    _unpaid(
-        "OpenAI with 429",
-        error(
-            "You exceeded your current quota, please check your plan and billing details.",
-            429,
-            code="insufficient_quota",
-        ),
-        "github.com/dev-hato/hato-bot/pull/4552",
-    ),
-    _unpaid("unpaid inside a 200", error("Insufficient credits", 200, code=402), "openrouter.ai/docs"),
-    _unpaid("unpaid with 500", error("insufficient account balance", 500), "gateways that wrap every error"),
 )
 
 NO_MODEL: Final = (
@@ -399,6 +366,19 @@ PASSING: Final = (
 )
 
 INSIDE_200: Final = (
+    _inside_200("MiniMax's requests", wrapped(1002, "rate limit"), "platform.minimaxi.com: errors"),
+    _inside_200("MiniMax's tokens", wrapped(1039, "token limit"), "platform.minimaxi.com: errors"),
+    _inside_200(
+        "MiniMax in a stream",
+        sse({"id": "r1", "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, done=False),
+        "platform.minimaxi.com: errors",
+    ),
+    _inside_200(
+        "Qianfan's rate",
+        json_reply({"error_code": 18, "error_msg": "Open api qps request limit reached"}),
+        "cloud.baidu.com/doc/WENXINWORKSHOP",
+    ),
+    _inside_200("Tencent's rate", tencent("RequestLimitExceeded", "too fast"), "cloud.tencent.com/document/api"),
     _inside_200("a 429 in a whole reply", error("Rate limit exceeded", 200, code=429), "openrouter.ai/docs"),
     _inside_200(
         "a 429 in a stream", sse({"error": {"message": "Rate limit exceeded", "code": 429}}), "openrouter.ai/docs"
@@ -443,7 +423,6 @@ BROKEN_FOR_ALL: Final = (
 REFUSALS: Final = (
     *ONE_ITEM,
     *ON_THE_WAY,
-    *UNPAID,
     *NO_MODEL,
     *PASSING,
     *INSIDE_200,

@@ -153,6 +153,8 @@ class Case:
     """The same of the first failure's row."""
     not_before_s: float | None = None
     """Virtual seconds between the first request and the second, at least."""
+    not_after_s: float | None = None
+    """The same, at most."""
     reference: str = ""
     """Where such a reply was reported; it stands in docs/field-replies.md."""
 
@@ -191,6 +193,8 @@ def check_case(field: Field, case: Case, *, cut: Cut = "whole", seed: int = 0, *
         _expect(ran.failures[0], place, expected)
     if case.not_before_s is not None:
         assert ran.asked[1].at_s - ran.asked[0].at_s >= case.not_before_s
+    if case.not_after_s is not None:
+        assert ran.asked[1].at_s - ran.asked[0].at_s <= case.not_after_s
     return ran
 
 

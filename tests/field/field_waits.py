@@ -12,8 +12,8 @@ BEGAN_S: Final = 1_795_000_000
 """Wall clock of a first run."""
 
 
-def _waits(name: str, reply: bytes, reference: str, *, wait_s: float = 12.0) -> Case:
-    return limit(name, reply, reference, not_before_s=wait_s)
+def _waits(name: str, reply: bytes, reference: str, *, wait_s: float = 12.0, most_s: float | None = None) -> Case:
+    return limit(name, reply, reference, not_before_s=wait_s, not_after_s=most_s)
 
 
 def _slow(status: int = 429, /, **headers: str) -> bytes:
@@ -24,7 +24,59 @@ def _slow(status: int = 429, /, **headers: str) -> bytes:
 _HTTP_DATE = formatdate(BEGAN_S + 13, usegmt=True)
 _ISO_DATE = datetime.fromtimestamp(BEGAN_S + 13, UTC).isoformat().replace("+00:00", "Z")
 
+
+def _of_quota(quota: str) -> bytes:
+    words = "You exceeded your current quota, please check your plan and billing details."
+    return error(words, 429, status="RESOURCE_EXHAUSTED", details=[{"violations": [{"quotaId": quota}]}])
+
+
+def _by_clock(ahead_s: int) -> bytes:
+    """Of a server whose clock is wrong, and says so."""
+    moment = formatdate(BEGAN_S + ahead_s + 13, usegmt=True)
+    return _slow(Retry_After=moment, Date=formatdate(BEGAN_S + ahead_s, usegmt=True))
+
+
 WAITS: Final = (
+    _waits("a date, the server's clock an hour ahead", _by_clock(3600), "RFC 9110", wait_s=12.0, most_s=20.0),
+    _waits("a date, the server's clock an hour behind", _by_clock(-3600), "RFC 9110", wait_s=12.0, most_s=20.0),
+    _waits(
+        "an epoch, the server's clock an hour behind",
+        _slow(
+            X_RateLimit_Remaining="0",
+            X_RateLimit_Reset=str(BEGAN_S - 3587),
+            Date=formatdate(BEGAN_S - 3600, usegmt=True),
+        ),
+        "docs.github.com",
+        most_s=20.0,
+    ),
+    _waits("a wait of ages", _slow(Retry_After="1999999999999999999999"), "gateways", wait_s=0.0, most_s=20.0),
+    _waits("a date of ages", _slow(Retry_After="Fri, 31 Dec 9999 23:59:59 GMT"), "gateways", wait_s=0.0, most_s=20.0),
+    _waits("milliseconds of ages", _slow(retry_after_ms="9e30"), "gateways", wait_s=0.0, most_s=20.0),
+    _waits(
+        "Gemini's quota of a minute",
+        _of_quota("GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
+        "ai.google.dev/gemini-api/docs/rate-limits",
+        wait_s=0.0,
+        most_s=90.0,
+    ),
+    _waits(
+        "Gemini's quota of a day",
+        _of_quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
+        "ai.google.dev/gemini-api/docs/rate-limits",
+        wait_s=0.0,
+        most_s=90.0,
+    ),
+    _waits(
+        "Alibaba's allocated quota",
+        error(
+            "You exceeded your current quota, please check your plan and billing details.",
+            429,
+            code="Throttling.AllocationQuota",
+        ),
+        "help.aliyun.com/zh/model-studio/error-code",
+        wait_s=0.0,
+        most_s=90.0,
+    ),
     _waits("seconds", _slow(Retry_After="12"), "RFC 9110"),
     _waits("with a unit", _slow(Retry_After="12s"), "gateways"),
     _waits("with a word", _slow(Retry_After="12 seconds"), "gateways"),

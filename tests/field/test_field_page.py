@@ -10,11 +10,11 @@ from field_refusals import (
     ON_THE_WAY,
     ONE_ITEM,
     PASSING,
-    UNPAID,
     UNSTREAMED,
 )
 from field_runs import Case
 from field_server import Reply
+from field_unpaid import UNPAID
 from field_waits import WAITS
 from test_field_answers import BROKEN, CUT, KEPT, OK
 from test_field_media import ALL as MEDIA

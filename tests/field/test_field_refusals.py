@@ -3,12 +3,13 @@
 from typing import Final
 
 import pytest
-from field_refusals import BROKEN_FOR_ALL, MANY, ON_THE_WAY, REFUSALS, THREE, UNPAID, error, page
+from field_refusals import BROKEN_FOR_ALL, MANY, ON_THE_WAY, REFUSALS, THREE, error, page
 from field_runs import Case, Field, case_ids, check_case
 from field_server import HELLO, always, http, to_prompts
+from field_unpaid import UNPAID
 from field_waits import WAITS
 
-ALL: Final = (*REFUSALS, *WAITS)
+ALL: Final = (*REFUSALS, *UNPAID, *WAITS)
 
 
 @pytest.mark.parametrize("case", ALL, ids=case_ids(ALL))
