@@ -50,7 +50,7 @@ from batchrunner.stores.run_directory import (
 from batchrunner.stores.run_file import check_claim
 from batchrunner.stores.trial import try_disk
 from batchrunner.stores.zones import offset_of_zone
-from batchrunner.transport import ApiTransport, PictureDownloads, Secret, is_private_host, read_keys
+from batchrunner.transport import Secret, is_private_host, read_keys
 from batchrunner.transport.masking import KeylessItems
 from batchrunner.transport.room import Room
 from batchrunner.transport.secrets import mask, read_proxy_auth
@@ -282,6 +282,8 @@ async def _network(
         from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
 
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
+    from batchrunner.transport import ApiTransport, PictureDownloads  # noqa: PLC0415 - aiohttp, for real runs only
+
     provider, room = job.provider, Room()
     proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
     transport = await disk.run(  # reads certificates
@@ -313,6 +315,8 @@ async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance,
     """What each account has at ModelScope, when the job wants to know; a free question to a host of its own."""
     if not job.provider.balance or not keys:
         return ()
+    from batchrunner.transport import ApiTransport  # noqa: PLC0415 - as above
+
     base_url = job.provider.base_url
     provider = replace(job.provider, base_url=balance_origin(base_url), auth="bearer", headers={}, api_version=None)
     proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None

@@ -54,3 +54,15 @@ def test_looking_in_costs_no_heavy_library(code: str) -> None:
     told = f"\nimport sys; print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code + told], cwd=HOME, capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_job_is_looked_at_without_what_only_sending_needs(command: str) -> None:
+    job = HOME / "jobs" / "questions-from-csv.yaml"
+    code = f"from batchrunner.cli.main import main; import sys; status = main([{command!r}, {str(job)!r}])"
+    told = "\nheavy = [name for name in ('aiohttp', 'tenacity', 'PIL', 'pyarrow') if name in sys.modules]"
+    shown = "\nprint('ENDED', status, 'HEAVY', heavy, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + told + shown], cwd=HOME, capture_output=True, text=True, check=False
+    )
+    assert "ENDED 0 HEAVY []" in done.stderr, done.stderr

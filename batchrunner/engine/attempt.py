@@ -8,10 +8,8 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from batchrunner.core.governor import Ticket
 from batchrunner.core.job import Job
@@ -39,6 +37,9 @@ from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
 from batchrunner.engine.work_queue import Work, WorkQueue
 
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
 _SINGLED_OUT: Final = 3
 _FREE_HALVES: Final = 3
 _TURNED_AWAY: Final = frozenset(
@@ -65,6 +66,10 @@ class Attempts:
     """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
 
     # -- the story of an item
+
+    def __post_init__(self) -> None:
+        """A run loads tenacity before its first send, not at its first trouble; plans and checks never do."""
+        import tenacity  # noqa: F401, PLC0415 - as the docstring says
 
     async def pursue(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> None:
         """From a slot in hand to the item's end, or to its return to the queue."""
@@ -343,13 +348,13 @@ class Attempts:
         async def go_on() -> Verdict:
             return known.pop() if known else await self._send(work, lane, queue, tickets.pop())
 
-        def wait(state: RetryCallState) -> float:
+        def wait(state: "RetryCallState") -> float:
             problem = _verdict(state).problem
             unhinted = RULES[problem.kind].then is Then.RETRY and problem.wait_s is None
             last_failed[-1] = unhinted and problem.correction is None  # a re-ask follows a whole answer, no failure
             return self._wait_s(work, problem)
 
-        def used_up(state: RetryCallState) -> bool:
+        def used_up(state: "RetryCallState") -> bool:
             return _verdict(state).charged >= self.job.retry.attempts
 
         async def step_aside(seconds: float) -> None:
@@ -363,9 +368,11 @@ class Attempts:
                 raise SteppedOutError
             tickets.append(ticket)
 
-        def give_up(state: RetryCallState) -> Verdict:
+        def give_up(state: "RetryCallState") -> Verdict:
             last = _verdict(state)
             return GivenUp(problem=last.problem, charged=last.charged, ambiguous=False)
+
+        from tenacity import AsyncRetrying, retry_if_result  # noqa: PLC0415 - plans and calm runs need none of it
 
         retrying = AsyncRetrying(
             retry=retry_if_result(lambda verdict: isinstance(verdict, Again)),
@@ -388,7 +395,7 @@ class Attempts:
         return backoff_s(first_s=rule.first_wait_s, cap_s=cap_s, tries=tries, dice=self.dice.random())
 
 
-def _verdict(state: RetryCallState) -> Again:
+def _verdict(state: "RetryCallState") -> Again:
     assert state.outcome is not None, "tenacity asks before the first call"
     verdict = state.outcome.result()
     assert isinstance(verdict, Again), "only `Again` is tried again"

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from batchrunner.core.job import Json, Kind
 from batchrunner.spec.models import JobSpec, PromptSpec
@@ -19,6 +19,7 @@ from batchrunner.spec.translate import faults_of, path_of
 _STAND_INS: dict[str, Json] = {"prompts": {"prompt": "-"}, "messages": {"role": "user", "content": "-"}}
 """What stands in for a broken entry of a list, so that the places of the others stay."""
 _ROUNDS = 4
+_ENTRIES = TypeAdapter(list[PromptSpec])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,8 @@ class Draft:
 
     def __post_init__(self) -> None:
         listed = self.spec.prompts if isinstance(self.spec.prompts, list) else ()
-        made = tuple(PromptSpec(prompt=entry) if isinstance(entry, str) else entry for entry in listed)
-        object.__setattr__(self, "entries", made)  # every rule goes through them: 100,000 are made once
+        made = _ENTRIES.validate_python([{"prompt": entry} if isinstance(entry, str) else entry for entry in listed])
+        object.__setattr__(self, "entries", tuple(made))  # every rule goes through them: 100,000 are made once
 
     def given(self, *path: str | int) -> bool:
         """True when the file has this key, be its value right or wrong."""
@@ -55,7 +56,7 @@ class Draft:
 
     def knows(self, *path: str) -> bool:
         """False when this key, or what holds it, was wrong and left out."""
-        return not any(gone == path[: len(gone)] for gone in self.left_out)
+        return not any(path[:depth] in self.left_out for depth in range(len(path) + 1))
 
     @property
     def kind(self) -> Kind:
@@ -70,7 +71,7 @@ class Draft:
 
 def drafted(reading: Reading, *, file: str, folder: PurePath, simulate: bool, known: Sequence[Fault] = ()) -> Draft:
     """The draft of a mapping, with the faults of its types. `known` are faults whose paths need no second word."""
-    tree = deepcopy(reading.tree) if isinstance(reading.tree, dict) else {}
+    tree = _copied_mapping(reading.tree) if isinstance(reading.tree, dict) else {}
     spoken = {fault.path for fault in known}
     faults: list[Fault] = []
     left_out: set[KeyPath] = {fault.path for fault in known if fault.path}
@@ -97,6 +98,21 @@ def drafted(reading: Reading, *, file: str, folder: PurePath, simulate: bool, kn
         simulate=simulate,
         faults=tuple(faults),
     )
+
+
+def _copied_mapping(tree: dict[str, Json]) -> dict[str, Json]:
+    return {key: value if isinstance(value, str) else _copied(value) for key, value in tree.items()}
+
+
+def _copied(tree: Json) -> Json:
+    """What a reading's tree needs to be copied: mappings and lists, in which nothing stands twice."""
+    match tree:
+        case dict():
+            return _copied_mapping(tree)
+        case list():
+            return [entry if isinstance(entry, str) else _copied(entry) for entry in tree]
+        case _:
+            return tree
 
 
 def _leave_out(tree: dict[str, Json], path: KeyPath) -> KeyPath:

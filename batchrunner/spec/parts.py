@@ -39,6 +39,8 @@ class Part(BaseModel):
     def _leave_out_empty(cls, given: object) -> object:
         if not isinstance(given, dict):
             return given
+        if None not in given.values():
+            return given
         known = {known.alias or name for name, known in cls.model_fields.items()}
         return {key: value for key, value in given.items() if value is not None or key not in known}
 

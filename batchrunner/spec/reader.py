@@ -48,7 +48,12 @@ def _c_loader() -> "type[yaml.CSafeLoader] | None":
         return None
 
     class CLoader(yaml.CSafeLoader):
-        pass
+        def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+            """As PyYAML's, with the answer at once for what begins as no number, truth or date does."""
+            if kind is yaml.ScalarNode and value and value[0] not in self.yaml_implicit_resolvers:
+                return "tag:yaml.org,2002:str"
+            tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # the stubs leave it out
+            return tag
 
     _know_exponents(CLoader)
     return CLoader
@@ -266,6 +271,8 @@ def _whole_text(text: str) -> str:
 
 
 def _text(written: str) -> Json:
+    if written.isascii():
+        return written
     whole = _whole_text(written)
     if "�" in whole and "�" not in written:
         raise _SurpriseError("half a character (\\ud800 to \\udfff alone)", hint="write the character itself")

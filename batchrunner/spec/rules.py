@@ -189,7 +189,9 @@ def _local_pictures(draft: Draft) -> Iterator[Fault]:
         return
     places: list[tuple[KeyPath, Json]] = []
     holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), draft.spec.params)]
-    holders += [(("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries)]
+    holders += [
+        (("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries) if entry.params
+    ]
     for path, params in holders:
         places += [
             ((*path, name), params[name])
@@ -231,7 +233,7 @@ def _own_params(draft: Draft) -> Iterator[Fault]:
         return
     places: list[tuple[KeyPath, Collection[str]]] = [
         (("params",), draft.spec.params),
-        *((("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries)),
+        *((("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries) if entry.params),
         (("matrix",), [name for name in draft.spec.matrix if not template_uses(draft, name)]),
     ]
     for path, params in places:

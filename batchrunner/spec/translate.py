@@ -110,7 +110,10 @@ def general(path: KeyPath) -> tuple[str, ...]:
 
 
 def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tuple[str, ...], str | None]) -> Fault:
-    path, kind, context = path_of(error), error["type"], error.get("ctx") or {}
+    path, kind = path_of(error), error["type"]
+    if kind == "extra_forbidden":
+        return Fault(path=path, problem=_WORDS[kind].problem, hint=_hint_of_unknown(path, hints))
+    context = error.get("ctx") or {}
     value: Json = error["input"]
     shown = "not what it should be" if path[:1] == ("provider",) and path[1:2] in _NEVER_SHOWN else short(value)
     words = _WORDS.get(kind, _Words("is {value}"))
@@ -120,8 +123,6 @@ def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tupl
     expected = _EXPECTED.get(".".join(general(path)).replace(".[]", "[]"), expected)
     if kind == "missing":
         return Fault(path=path, problem=words.problem)
-    if kind == "extra_forbidden":
-        return Fault(path=path, problem=words.problem, hint=_hint_of_unknown(path, hints))
     if path in written and "not what" not in shown and kind in _WANTS_TEXT:
         as_read = f"is read by YAML as {shown}, which is not text"
         return Fault(path=path, problem=as_read, expected=expected, hint=f'put it in quotes: "{written[path]}"')

@@ -14,6 +14,8 @@ import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
+from batchrunner.core.job import Json, Turn
+from batchrunner.core.keys import KeyMaker, item_key
 from batchrunner.core.plan import Surveyor
 from batchrunner.core.state import LedgerState
 from batchrunner.prompts import check_items, items_of
@@ -339,3 +341,21 @@ def test_a_job_comes_to_the_same_items_and_mistakes_as_ever(
 def test_an_example_comes_to_the_same_items_as_ever(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES)
     assert _digest(name) == DIGESTS[name], "\n".join(_everything(name))[:20_000]
+
+
+_TEXTS = ("", "plain", "ü 漢字 🎉", '"quoted" \\ / \x00\x1f\x7f', "\u2028\ud800 alone", "\t\n\r\b\f", '[],"version":1}')
+
+
+@pytest.mark.parametrize("text", _TEXTS)
+@pytest.mark.parametrize("params", [{}, {"b": [1, 1.0, None], "a": '[],"version":1}'}])
+def test_a_key_made_from_a_kept_beginning_is_the_key_of_the_whole(text: str, params: dict[str, Json]) -> None:
+    raw: dict[str, Json] = {"role": "user", "content": text, "name": "x"}
+    fixed: dict[str, Json] = {"role": "user"}
+    for turns in (
+        (Turn(role="user", content=text),),
+        (Turn(role="system", content=text), Turn(role="user", content=text)),
+        (Turn(role="user", content=text, raw=fixed), Turn(role="user", content=text, raw=raw, raw_decides=True)),
+    ):
+        maker = KeyMaker(dialect="openai-chat", model=text, params=params, schema_digest="5e", replica=2)
+        whole = item_key(dialect="openai-chat", model=text, turns=turns, params=params, schema_digest="5e", replica=2)
+        assert maker.key(turns) == maker.key(turns) == whole
