@@ -328,7 +328,7 @@ def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts
         by[record.standing] += extra
         held += extra * state.waits_for_a_person(bytes.fromhex(key), hold=totals.hold)
         lost += extra * (bytes.fromhex(key) in state.lost)
-    timed_out = state.timed_out(now=now, task_s=totals.task_s)
+    timed_out = min(state.timed_out(now=now, task_s=totals.task_s), by[Standing.ACCEPTED])  # vanished items' are none
     done, failed, accepted = by[Standing.DONE] - lost, by[Standing.FAILED], by[Standing.ACCEPTED] - timed_out
     return ItemCounts(
         total=totals.total,

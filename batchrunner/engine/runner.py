@@ -331,6 +331,8 @@ class Runner:
             why = "" if may_ask or task.urls else elsewhere(task.origin)
             if task.account not in self.ports.accounts:
                 why = f"wait for the key in {task.account}, which is not set"
+                if task.account not in self.job.provider.key_env:
+                    why = f"were ordered with the key in {task.account}: add it to provider.api_key_env to get them"
             if why:
                 cause = task.account, task.model, why
                 self.stranded[cause] = self.stranded.get(cause, 0) + 1

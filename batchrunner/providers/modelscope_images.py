@@ -304,5 +304,6 @@ def _refused(problem: Problem, body: bytes, *, task_id: str) -> PollOutcome:
     value = decode(body) if body else NotJson(problem="empty")
     if isinstance(value, NotJson) or problem.status is None:
         return problem
-    gone = says_gone(value, task_id, status=problem.status)
-    return replace(problem, kind=K.TASK_NOT_FOUND) if gone else problem
+    if not says_gone(value, task_id, status=problem.status):
+        return problem
+    return replace(problem, kind=K.TASK_NOT_FOUND, message=reason_in(value).message or problem.message)

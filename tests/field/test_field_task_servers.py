@@ -95,6 +95,25 @@ def test_another_spelling_of_the_base_url_is_the_same_server(field: Field, path:
     assert servers.first.orders == 1
 
 
+def test_tasks_of_a_key_that_the_job_names_no_more_wait_and_say_so(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTHER_KEY", "sk-other-key-of-the-field")
+    servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks())
+    renamed = {**LATE, "provider": {"api_key_env": "OTHER_KEY"}}
+    _, after = servers.play((0, "/v1", LATE), (0, "/v1", renamed))
+    assert (after.exit_status, servers.first.orders) == (3, 1)
+    assert "add it to provider.api_key_env" in (after.status.message or "")
+    assert "not set" not in (after.status.message or "")
+
+
+def test_tasks_of_items_that_the_job_has_no_more_are_not_counted_as_its_own(field: Field) -> None:
+    servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks())
+    _, after = servers.play((0, "/v1", LATE), (1, "/v1", {**LATE, "params": {"size": "128x128"}}))
+    items = after.status.items
+    assert (items.total, items.done, items.accepted, items.timed_out) == (1, 1, 0, 0)
+
+
 def test_pictures_whose_addresses_are_known_need_no_server_to_be_asked(field: Field) -> None:
     broken = http(b"", status=500)
     first = Tasks()
