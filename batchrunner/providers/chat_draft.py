@@ -13,31 +13,36 @@ from batchrunner.core.outcome import PictureBytes, PictureUrl, SoundBytes, ToolC
 from batchrunner.providers.chat_media import media_in, parts_of, words_in
 from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
 from batchrunner.providers.picture_refs import picture_from_base64
+from batchrunner.providers.unknown_fields import REST, Known, keep
 from batchrunner.providers.usage_counts import said_again
 
+_SCHEME_BYTES: Final = 10
 _DETAIL_TEXT: Final = ("text", "summary", "data")
 _NO_ERROR: Final[tuple[object, ...]] = (None, False, 0, 200)
 _NO_ERROR_WORDS: Final = frozenset({"", "0", "200", "ok", "success", "null", "none", "no error"})
 
 
-class FunctionPiece(msgspec.Struct, gc=False):
+class FunctionPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A piece of a call's name and arguments."""
 
     name: object = None
     arguments: object = None
 
 
-class ToolPiece(msgspec.Struct, gc=False):
+class ToolPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A piece of a tool call."""
 
     index: object = None
     id: object = None
+    type: object = None
     function: FunctionPiece | None = None
+    custom: object = None
 
 
-class Piece(msgspec.Struct, gc=False):
+class Piece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A delta, or a whole message."""
 
+    role: object = None
     content: object = None
     reasoning_content: object = None
     reasoning: object = None
@@ -57,22 +62,37 @@ class Piece(msgspec.Struct, gc=False):
     usage: object = None
 
 
-class Choice(msgspec.Struct, gc=False):
+class Choice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """One of the answers in a chunk, usually the only one."""
 
     index: object = None
     delta: Piece | None = None
     message: Piece | None = None
+    text: object = None
     finish_reason: object = None
+    native_finish_reason: object = None
+    stop_reason: object = None
+    finishReason: object = None  # noqa: N815 - as Gemini's gateways write it
+    finish_details: object = None
     logprobs: object = None
     error: object = None
     usage: object = None
+    rest: dict[str, Json] | None = None
+    """What no other field here is for."""
 
 
-class Chunk(msgspec.Struct, gc=False):
+class Chunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A chunk of a stream, or a whole answer; `errors` and `error` are seen in place of both."""
 
     choices: list[Choice] | None = None
+    id: object = None
+    kind: object = msgspec.field(name="object", default=None)
+    created: object = None
+    model: object = None
+    system_fingerprint: object = None
+    service_tier: object = None
+    obfuscation: object = None
+    provider: object = None
     usage: object = None
     error: object = None
     errors: object = None
@@ -85,6 +105,14 @@ class Chunk(msgspec.Struct, gc=False):
     prompt_logprobs: object = None
 
 
+KNOWN: Final = Known(
+    chunk=Chunk.__struct_encode_fields__,
+    choice=[name for name in Choice.__struct_fields__ if name != REST],
+    piece=Piece.__struct_fields__,
+    tool=ToolPiece.__struct_fields__,
+    function=FunctionPiece.__struct_fields__,
+)
+"""What these readers know, for those who set the rest aside."""
 EXTRAS_OF_CHUNK: Final = ("citations", "search_results", "references", "web_search", "prompt_logprobs")
 """What stands beside the choices and belongs to the answer."""
 _EXTRAS_OF_PIECE: Final = ("annotations", "citations", "context", "thinking_blocks")
@@ -147,12 +175,11 @@ class Draft:
 
     def take(self, choice: Choice) -> None:
         """Append first, close after: content may ride in the chunk that ends the answer."""
-        if choice.delta is not None:
-            self._take_piece(choice.delta)
-            self._in_deltas = self._in_deltas or self.said
-        if choice.message is not None and not self._in_deltas:  # else it says all that once more
-            self._take_piece(choice.message)
-        if reason := choice.finish_reason:
+        self._take_words(choice)
+        if choice.rest:
+            for picture in keep(self.extras, choice.rest):
+                self._take_picture(picture)
+        if reason := choice.finish_reason or choice.finishReason or choice.finish_details or choice.stop_reason:
             reason = reason.get("type") if is_object(reason) else reason
             self.finish_reason = reason if reason and isinstance(reason, str) else self.finish_reason
         if choice.logprobs and isinstance(choice.logprobs, dict | list):
@@ -161,6 +188,19 @@ class Draft:
             self.error = choice.error
         if choice.usage is not None:
             self.usage = said_again(self.usage, choice.usage)
+
+    def _take_words(self, choice: Choice) -> None:
+        """The delta, the message, or the bare text."""
+        if choice.delta is not None:
+            self._take_piece(choice.delta)
+            self._in_deltas = self._in_deltas or self.said
+        if choice.message is not None:
+            if self._in_deltas:
+                self._take_once_more(choice.message)
+            else:
+                self._take_piece(choice.message, whole=choice.delta is None)
+        elif choice.delta is None and isinstance(choice.text, str):
+            self._add(self._text, choice.text)
 
     @property
     def said(self) -> bool:
@@ -205,7 +245,24 @@ class Draft:
         formats = self._sound.get("format")
         return (*self.sounds, SoundBytes(data=data, format=formats[-1] if formats else None, transcript=said))
 
-    def _take_piece(self, piece: Piece) -> None:
+    def _take_once_more(self, piece: Piece) -> None:
+        """A message that repeats what the deltas said: only what they left out is new."""
+        new = Draft()
+        new._take_piece(piece, whole=True)
+        self._text = self._text or new._text
+        self._reasoning = self._reasoning or new._reasoning
+        self._calls = self._calls or new._calls
+        self._sound = self._sound or new._sound
+        self._details = self._details or new._details
+        self._refusal = self._refusal or new._refusal
+        self.sounds = self.sounds or new.sounds
+        self.pictures |= new.pictures
+        self.usage = said_again(self.usage, new.usage)
+        for name, said in new.extras.items():
+            self.extras.setdefault(name, said)
+
+    def _take_piece(self, piece: Piece, *, whole: bool = False) -> None:
+        """`whole`: every tool call in it is one of its own."""
         if piece.content:
             self._take_content(piece.content)
         # one of them: some servers send the same thinking under several names
@@ -218,6 +275,8 @@ class Draft:
             self._add(self._refusal, words_in(piece.refusal))
         if piece.tool_calls:
             for position, tool in enumerate(piece.tool_calls):
+                if whole:
+                    self._by_key.clear()
                 self._take_tool(tool, position)
         if piece.function_call is not None:
             self._take_tool(ToolPiece(index="function_call", function=piece.function_call), 0)
@@ -228,6 +287,9 @@ class Draft:
         if piece.images or piece.image or piece.image_url:
             for found in media_in([piece.images, piece.image, piece.image_url]):
                 self._take_picture(found)
+            for packed in piece.images if isinstance(piece.images, list) else ():
+                if isinstance(packed, str) and "://" not in packed and (raw := picture_from_base64(packed)) is not None:
+                    self._take_picture(raw)
         if piece.audio:
             self._take_sound(piece.audio)
         if piece.usage is not None:
@@ -237,8 +299,8 @@ class Draft:
                 grow(self.extras, name, getattr(piece, name) or None)
 
     def _take_content(self, content: object) -> None:
-        if isinstance(content, str):
-            self._add(self._text, content)
+        if isinstance(content, str | int | float):
+            self._add(self._text, content if isinstance(content, str) else str(content))
             return
         parts = parts_of(content)
         self._add(self._text, "".join(parts.text))
@@ -255,6 +317,8 @@ class Draft:
 
     def _take_sound(self, said: object) -> None:
         """OpenAI's `audio` comes whole, or in pieces of base64 and of its transcript."""
+        if isinstance(said, str):
+            said = {"url" if "://" in said[:_SCHEME_BYTES] else "data": said}
         if not is_object(said):
             return
         for name in ("data", "transcript", "format"):
@@ -288,11 +352,9 @@ class Draft:
         call = self._call_of(tool, position)
         if call.id is None and isinstance(tool.id, str) and tool.id:
             call.id = sound(tool.id)
-        if tool.function is None:
-            return
-        if not call.name and isinstance(tool.function.name, str):
-            call.name = sound(tool.function.name)
-        arguments = tool.function.arguments
+        name, arguments = _called(tool)
+        if not call.name and isinstance(name, str):
+            call.name = sound(name)
         if isinstance(arguments, str):
             self._add(call.arguments, arguments)
         elif arguments is not None:
@@ -357,6 +419,13 @@ def _is_another(call: _Call, tool: ToolPiece) -> bool:
         return False
     arguments = function.arguments if function is not None else None
     return bool(name and call.name and arguments) and _is_whole(call)
+
+
+def _called(tool: ToolPiece) -> tuple[object, object]:
+    """(name, arguments) of a function, or of a tool that takes free text."""
+    if tool.function is not None:
+        return tool.function.name, tool.function.arguments
+    return (tool.custom.get("name"), tool.custom.get("input")) if is_object(tool.custom) else (None, None)
 
 
 def _is_whole(call: _Call) -> bool:

@@ -93,7 +93,7 @@ def _sort(part: object, parts: Parts) -> None:
             parts.refusal.append(str(part["refusal"]))
         elif part.get("thought") is True or any(name in kind for name in _THINKING):
             parts.thinking.append(_thought(part))
-            if "encrypted" in kind or "redacted" in kind:
+            if "encrypted" in kind or "redacted" in kind or part.get("signature"):
                 parts.others.append(part)
         elif (text := _text(part)) is not None:
             parts.text.append(text)

@@ -1,7 +1,9 @@
 """What the words mean with which servers end an answer: compared without case, `-` and spaces read as `_`."""
 
+import re
 from typing import Final, Literal
 
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 Meaning = Literal["whole", "cut", "broken", "filtered"]
 
 _CUT: Final = frozenset(
@@ -9,7 +11,15 @@ _CUT: Final = frozenset(
         *("length", "max_length", "model_length", "token_limit", "max_token_limit", "length_limit", "limit"),
         *("max_tokens", "max_output_tokens", "max_completion_tokens", "max_new_tokens", "max_tokens_reached"),
         *("context_length", "context_length_exceeded", "context_window_exceeded", "model_context_window_exceeded"),
-        *("truncated", "incomplete", "pause_turn", "error_limit", "max_total_tokens", "output_limit"),
+        *(
+            "truncated",
+            "repetition_truncation",
+            "incomplete",
+            "pause_turn",
+            "error_limit",
+            "max_total_tokens",
+            "output_limit",
+        ),
     }
 )
 """The answer is as long as it may be, and not at its end."""
@@ -20,6 +30,7 @@ _BROKEN: Final = frozenset(
         *("internal_error", "internal_server_error", "engine_error", "engine_overloaded", "overloaded", "timeout"),
         *("unavailable", "service_unavailable", "connection_error", "upstream_error", "system_error", "unknown_error"),
         *("malformed_function_call", "malformed_response", "unexpected_tool_call", "time_limit"),
+        *("cancel", "preempted", "preemption", "evicted", "eviction", "disconnected"),
     }
 )
 """The server did not finish, and says so."""
@@ -36,7 +47,7 @@ def meaning_of(reason: str | None) -> Meaning:
     """An unknown word, or none, means nothing bad: new ones appear, and an answer is paid for."""
     if reason is None:
         return "whole"
-    word = reason.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
+    word = _CAMEL.sub("_", reason.strip()).lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
     if word in _CUT:
         return "cut"
     if word in _BROKEN:

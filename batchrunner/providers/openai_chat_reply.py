@@ -13,20 +13,24 @@ from batchrunner.core.classify import Family
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall, Usage
 from batchrunner.core.wire import Broken, Ending, Head
-from batchrunner.providers.chat_draft import EXTRAS_OF_CHUNK, Choice, Chunk, Draft, grow, is_blank
+from batchrunner.providers.chat_draft import EXTRAS_OF_CHUNK, KNOWN, Choice, Chunk, Draft, grow, is_blank
 from batchrunner.providers.chat_media import without_thinking
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, at, decode, decode_patiently, is_object
+from batchrunner.providers.json_text import NotJson, at, decode, is_object
 from batchrunner.providers.replies import fault_in, problem_of
 from batchrunner.providers.sse import SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
 from batchrunner.providers.structured import Fits, SchemaCheck, refuses_schema
+from batchrunner.providers.unknown_fields import keep, split, unwrapped
 from batchrunner.providers.usage_counts import added_up, said_again, usage_of
 
 K = ProblemKind
 
 _PERHAPS_THE_SCHEMA: Final = "; some models answer a `schema` so, because they take no response_format json_schema"
+
+_SHOWN_OF_FILTERED: Final = 4_000
+"""Characters of an answer that was cut off by a filter, for the failure's row: they were paid for."""
 
 _CHUNKS: Final = msgspec.json.Decoder(Chunk)
 _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -56,6 +60,8 @@ class ChatDecoder(StreamedReply):
         self._drafts: dict[int, Draft] = {}
         self._counts: dict[str, Json] | None = None
         self._extras: dict[str, Json] = {}
+        self._odd = False
+        """True once the stream said something that is no part of an answer, before the answer's end."""
 
     def end(self, ending: Ending) -> Answer | Problem:
         """What it all came to. A server that takes no schema says so with a 400, or with an empty answer."""
@@ -76,11 +82,9 @@ class ChatDecoder(StreamedReply):
 
     def _take_late(self, event: SseEvent) -> None:
         """Some servers count behind `[DONE]`."""
-        try:
-            chunk = _CHUNKS.decode(event.data)
-        except _FAULTS:
-            return
-        self._count(chunk)
+        chunk = self._chunk_of(event.data)
+        if chunk is not None:
+            self._count(chunk)
 
     def _take_json(self, body: bytes) -> None:
         self._take(body, is_error=False)
@@ -98,14 +102,10 @@ class ChatDecoder(StreamedReply):
 
     def _take(self, data: bytes, *, is_error: bool) -> None:
         """One chunk. An error among chunks is classified like an HTTP error."""
-        try:
-            chunk = _CHUNKS.decode(data)
-        except _FAULTS:
-            patient = self._patiently(data)
-            if patient is None:
-                self._refuse_event(data, is_error=is_error)
-                return
-            chunk = patient
+        chunk = self._chunk_of(data)
+        if chunk is None:
+            self._refuse_event(data, is_error=is_error)
+            return
         if chunk.error or chunk.errors or is_error or (not chunk.choices):
             self._take_odd(chunk, data, is_error=is_error)
             if self._problem is not None:
@@ -113,8 +113,8 @@ class ChatDecoder(StreamedReply):
         self._begun = True
         if chunk.usage is not None or chunk.timings is not None or chunk.x_groq is not None:
             self._count(chunk)
-        for choice in chunk.choices or ():
-            self._grow(choice)
+        for position, choice in enumerate(chunk.choices or ()):
+            self._grow(choice, position)
         if chunk.citations or chunk.search_results or chunk.references or chunk.web_search or chunk.prompt_logprobs:
             for name in EXTRAS_OF_CHUNK:
                 grow(self._extras, name, getattr(chunk, name) or None)
@@ -124,13 +124,24 @@ class ChatDecoder(StreamedReply):
             if said is not None:
                 self._counts = said_again(self._counts, said)
 
-    def _patiently(self, data: bytes) -> Chunk | None:
-        """The chunk in bytes that the fast reader refused, if there is one."""
-        value = decode_patiently(data)
+    def _chunk_of(self, data: bytes) -> Chunk | None:
+        """The chunk in these bytes, if there is one; fields that its reader does not know are set aside."""
         try:
-            return None if isinstance(value, NotJson) else msgspec.convert(value, Chunk)
+            return _CHUNKS.decode(data)
+        except _FAULTS:
+            pass
+        value = decode(data)
+        value = value if isinstance(value, NotJson) else unwrapped(value)
+        if isinstance(value, NotJson) or not is_object(value):
+            return None
+        known, beside = split(value, KNOWN)
+        try:
+            chunk = msgspec.convert(known, Chunk)
         except (msgspec.ValidationError, UnicodeError, RecursionError):
             return None
+        if chunk.choices is not None:
+            keep(self._extras, beside)
+        return chunk
 
     def _take_odd(self, chunk: Chunk, data: bytes, *, is_error: bool) -> None:
         """A chunk with an error, with neither choices nor usage, or none at all."""
@@ -140,6 +151,8 @@ class ChatDecoder(StreamedReply):
             return
         named = any(not is_blank(error) for error in (chunk.error, chunk.errors)) or value.get("object") == "error"
         if not (named or is_error or (not chunk.choices and tells_of_trouble(value))):
+            bare = chunk.choices is None and chunk.usage is None
+            self._odd = self._odd or (bare and says_something(value))
             return
         if self._is_finished:
             self._late_trouble = True
@@ -151,8 +164,10 @@ class ChatDecoder(StreamedReply):
     def _has_content(self) -> bool:
         return any(draft.said for draft in self._drafts.values())
 
-    def _grow(self, choice: Choice) -> None:
-        place = choice.index if isinstance(choice.index, int) else 0
+    def _grow(self, choice: Choice, position: int) -> None:
+        place = choice.index if isinstance(choice.index, int) else position
+        if self._is_json and place in self._drafts:  # numbered badly: in one piece of JSON each is one of its own
+            place = max(self._drafts) + 1
         draft = self._drafts.get(place)
         if draft is None:
             draft = self._drafts[place] = Draft()
@@ -200,11 +215,14 @@ class ChatDecoder(StreamedReply):
             fault = fault_in({"error": draft.error})  # type: ignore[dict-item]  # JSON, by its maker
             return replace(problem_of(self._family, head, fault, status=None, under_way=draft.said), usage=self._usage)
         reason = draft.finish_reason
-        if not (self._done or self._is_json or reason) or meaning_of(reason) == "broken":
+        ended = self._done and not (self._odd or self._events.strayed)  # `[DONE]` behind trouble ends no answer
+        if not (ended or self._is_json or reason) or meaning_of(reason) == "broken":
             return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=reason)
         refused = draft.refusal
         if meaning_of(reason) == "filtered" or (refused and not draft.text):
             message = refused or "the answer was withheld by the server's content filter"
+            if draft.text:
+                message = f"{message}, after it had said: {draft.text[:_SHOWN_OF_FILTERED]}"
             return self._failed(K.CONTENT_FILTER, message, head)
         return None
 
@@ -270,12 +288,19 @@ class ChatDecoder(StreamedReply):
         return tuple(flag for flag, holds in odd.items() if holds)
 
 
+def says_something(value: dict[str, Json]) -> bool:
+    """Whether an event that is no part of an answer is more than a sign of life."""
+    return value.get("type") != "ping" and any(isinstance(said, str | dict) and said for said in value.values())
+
+
 def tells_of_trouble(value: dict[str, Json]) -> bool:
     """Whether an event that is no part of an answer says that something went wrong, in any server's own shape."""
     if value.get("success") is False or not is_blank(value.get("detail")):
         return True
     if not is_blank(at(value, "base_resp", "status_code")) or not is_blank(at(value, "Response", "Error")):
         return True  # the wrappers of MiniMax and Tencent
+    if not is_blank(at(value, "header", "code")):
+        return True  # Spark's
     if not is_blank(at(value, "promptFeedback", "blockReason")):
         return True  # Gemini: nothing is answered to what it withholds
     codes = [value.get(name) for name in ("code", "error_code", "status_code", "errcode", "status")]

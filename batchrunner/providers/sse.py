@@ -19,6 +19,7 @@ from batchrunner.providers.json_text import NotJson, decode
 CAP_BYTES: Final = 8 * 1024 * 1024
 DONE: Final = b"[DONE]"
 
+_STRAYS: Final = frozenset({b"{", b"<", b"["})
 _WORD_BYTES: Final = 16
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -57,6 +58,7 @@ class SseParser:
         "_name",
         "_opened",
         "overflow",
+        "strayed",
     )
 
     def __init__(self, *, cap_bytes: int = CAP_BYTES) -> None:
@@ -74,6 +76,8 @@ class SseParser:
         self._has_data = False
         self._is_broken = False
         """The event's data was no whole event where one had to end: it never will be one."""
+        self.strayed = False
+        """True once a line came that is neither a field of an event nor a comment, as of a page or a plain error."""
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -170,6 +174,8 @@ class SseParser:
             if self._has_data and self._name and self._is_whole():
                 self._dispatch(events)
             self._name = value.decode("utf-8", "replace")
+        elif line[:1] in _STRAYS or field == b"error":
+            self.strayed = True
 
     def _is_whole(self) -> bool:
         """Whether the data so far is an event of its own: some servers end their events with one newline only.

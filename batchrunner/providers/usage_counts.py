@@ -20,6 +20,7 @@ _READ_IN_ALL: Final[tuple[_Path, ...]] = (
     ("prompt_token_count",),
     ("prompt_eval_count",),
     ("prompt_n",),
+    ("promptTokens",),
 )
 _READ: Final[tuple[_Path, ...]] = (("input_tokens",), ("inputTokens",), ("inputTokenCount",))
 _WRITTEN: Final[tuple[_Path, ...]] = (
@@ -31,6 +32,8 @@ _WRITTEN: Final[tuple[_Path, ...]] = (
     ("generated_tokens",),
     ("eval_count",),
     ("predicted_n",),
+    ("completionTokens",),
+    ("outputTokenCount",),
 )
 _TOTAL: Final[tuple[_Path, ...]] = (("total_tokens",), ("totalTokenCount",))
 _APART_READ: Final[tuple[_Path, ...]] = (("cache_read_input_tokens",), ("cacheReadInputTokens",))
@@ -57,6 +60,8 @@ _CACHE_WRITTEN: Final[tuple[_Path, ...]] = (
 
 def usage_of(said: object) -> Usage | None:
     """What one `usage` object comes to; None when it counts nothing."""
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
     if not is_object(said):
         return None
     read, wrote = _first(said, _READ_IN_ALL), _first(said, _WRITTEN)
@@ -76,6 +81,8 @@ def usage_of(said: object) -> Usage | None:
 
 def said_again(known: dict[str, Json] | None, said: object) -> dict[str, Json] | None:
     """A `usage` object over an earlier one of the same reply: what is null, or zero again, takes nothing back."""
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
     if not is_object(said):
         return known
     if known is None:

@@ -71,7 +71,7 @@ ANSWERS = {
         event({"obfuscation": "x", "choices": [{"index": 0, "delta": {"content": "Hi.", "z": [1]}, "q": 1}]})
         + STOP
         + DONE,
-        hi(),
+        replace(hi(), extras={"q": 1, "z": [1]}),
     ),
     "keep-alives": (b": OPENROUTER PROCESSING\n\n" + event({"type": "ping"}) + b"data:\n\n" + HI + STOP + DONE, hi()),
     "length is a success, cut short": (
