@@ -152,23 +152,27 @@ class Attempts:
             case Answer():
                 outcome = _telling(outcome, work)
                 queue.adapted |= work.revision.adapted
-                await self._came_through(lane, queue)
                 if outcome.usage and outcome.usage.input_tokens is not None:
                     lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
-                return await self._keep(work, outcome)
+                return await shielded(self._keep(work, lane, queue, outcome))
             case Accepted() | Pictures():
                 return await self._fetch(work, lane, queue, outcome)
             case Problem():
                 return await self._after(work, queue, outcome, parked=stands)
 
-    async def _keep(self, work: Work, answer: Answer) -> Verdict:
+    async def _keep(self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer) -> Verdict:
+        """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
         held = sum(len(found.data) for found in (*answer.pictures, *answer.sounds) if not isinstance(found, PictureUrl))
-        with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + held):
-            path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
-            media = None
-            if answer.pictures or answer.sounds:
-                media = await shielded(self.remote.keeper.keep_answer(work, answer))
-            await self.book.answered(work, answer, path=path, media=media)
+        try:
+            await self._came_through(lane, queue)
+            with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + held):
+                path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
+                has_media = answer.pictures or answer.sounds
+                media = await self.remote.keeper.keep_answer(work, answer) if has_media else None
+                await self.book.answered(work, answer, path=path, media=media)
+        except Exception:
+            self.book.last_resort(f"{work.item.id}: {answer.text}")
+            raise
         return Finished()
 
     async def _fetch(self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures) -> Verdict:

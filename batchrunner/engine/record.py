@@ -223,14 +223,8 @@ class Book:
     # -- the ends
 
     async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia | None = None) -> None:
-        """A chat answer: its row, then `done`."""
-        try:
-            await shielded(
-                self._done(work, chat_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
-            )
-        except Exception:
-            self.last_resort(f"{work.item.id}: {answer.text}")
-            raise
+        """A chat answer: its row, then `done`. The caller shields it, with the steps before it."""
+        await self._done(work, chat_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
 
     async def pictured(
         self,

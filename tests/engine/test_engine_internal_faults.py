@@ -26,6 +26,7 @@ from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_chat_reply import ChatDecoder
 from batchrunner.report import summary
 from batchrunner.stores import error_log
+from batchrunner.stores.artifacts import AnswerFolder
 
 PROMPTS = [f"prompt {number}" for number in range(8)]
 BAD = "prompt 3"
@@ -213,6 +214,32 @@ def test_an_answer_that_could_not_be_recorded_is_told(house: House, monkeypatch:
     broken_row(monkeypatch, KeyError("row"))
     house.run(chat(BAD))
     assert any("the disk did not take this answer" in said for said in house.said)
+
+
+def test_an_answer_whose_own_file_could_not_be_written_is_told(house: House, monkeypatch: Patch) -> None:
+    async def broken(*_given: Any) -> str:
+        raise KeyError("own file")
+
+    monkeypatch.setattr(AnswerFolder, "save", broken)
+    house.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
+    assert any("the disk did not take this answer" in said for said in house.said)
+
+
+def test_an_answer_is_recorded_although_its_item_is_cancelled_while_its_own_file_is_written(
+    house: House, monkeypatch: Patch
+) -> None:
+    save = AnswerFolder.save
+
+    async def cancelled_meanwhile(self: AnswerFolder, *given: Any) -> str:
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__qualname__", "") == "Attempts.pursue":
+                task.cancel()
+        await asyncio.sleep(0)
+        return await save(self, *given)
+
+    monkeypatch.setattr(AnswerFolder, "save", cancelled_meanwhile)
+    house.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
+    assert (len(house.rows()), house.stats.sends) == (1, 1)
 
 
 def test_a_failure_that_cannot_be_recorded_either_leaves_the_item_open_and_counted(
