@@ -19,7 +19,7 @@ K = ProblemKind
 _ODD: Final = on(408, 409, 423, 424, 425, 440, 444, 449, 460, 499)
 """Trouble on the way or at the server that passes, by numbers that look like a client's mistake."""
 _LIMITED: Final = on(402, 403, 429, None)
-"""Where ModelScope speaks of quota; guides name 402 beside 429 (PROTOCOL 3.5)."""
+"""Where ModelScope speaks of quota; guides name 402 beside 429."""
 
 _MODELSCOPE: Final = (
     Sign(kind=K.QUOTA_MODEL, statuses=on(402, 429), spent="model"),

@@ -1,7 +1,7 @@
 """What a reply about a task says, whatever it is wrapped in: the task's id, how it stands, and why it failed.
 
 Gateways put the API's reply below `data`, `result`, `response` and the like, and call its fields otherwise. Rules find
-them; ids of requests, logs and users are never taken for a task's. Source: PROTOCOL 3.9.
+them; ids of requests, logs and users are never taken for a task's.
 """
 
 import json
