@@ -245,7 +245,9 @@ class Judge:
             pause_s = max(pause_s, problem.wait_s or 0.0)
             await self._park(lane, problem, until=self.clock.wall() + pause_s)
         else:
-            row = f"{breaker.count} items in a row"
+            row = (
+                f"{breaker.count} items in a row" if breaker.count != 1 else "the first item that failed (`breaker: 1`)"
+            )
             same = "every request came to the same, and none came through" if problem.kind in _OUTAGES else row
             reason = f"{same}: {_reason(problem)}"
             await self._park(lane, problem, until=None)

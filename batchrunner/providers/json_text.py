@@ -5,6 +5,7 @@ worth more than a strict reading of it.
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -43,8 +44,12 @@ def decode_patiently(data: bytes) -> "Json | NotJson":
         return NotJson(problem="not valid, and too long to be read leniently")
     try:
         value: Json = json.loads(data.decode("utf-8-sig", "replace"), strict=False)
-    except _SLOW_FAULTS as fault:
-        return NotJson(problem=str(fault) if not isinstance(fault, RecursionError) else "nested too deeply")
+    except json.JSONDecodeError as fault:
+        return NotJson(problem=str(fault))
+    except RecursionError:
+        return NotJson(problem="nested too deeply")
+    except _SLOW_FAULTS:  # all that is left to be wrong with text
+        return NotJson(problem=f"a number has more than {sys.get_int_max_str_digits():,} digits")
     return value
 
 

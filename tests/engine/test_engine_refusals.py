@@ -130,6 +130,12 @@ def test_the_same_mistake_of_twenty_items_in_a_row_closes_the_lane(house: House)
     assert "20 items in a row" in (report.status.message or "")
 
 
+def test_a_breaker_of_one_says_that_the_first_failure_closed_the_lane(house: House) -> None:
+    report = house.run(chat("q", "r", model="sim/chat#content-filter", more="breaker: 1\nlimits: {concurrency: 1}"))
+    assert (house.stats.sends, report.exit_status) == (1, ExitStatus.PAUSED)
+    assert "the first item that failed (`breaker: 1`)" in (report.status.message or "")
+
+
 def test_requests_per_day_holds_across_runs(house: House) -> None:
     job = chat(*TEN, more="limits: {requests_per_day: 4, concurrency: 2}")
     house.run(job, limit=3)
