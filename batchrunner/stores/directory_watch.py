@@ -12,7 +12,7 @@ from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.files import InspectedFiles, broken
 from batchrunner.stores.inspection import inspect
 from batchrunner.stores.ledger import LedgerWriter
-from batchrunner.stores.marks import Marks, count_files, marks_of
+from batchrunner.stores.marks import RESULTS, Marks, count_files, marks_of
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import ResultsFile
 from batchrunner.stores.run_directory import remember_ledger
@@ -90,6 +90,9 @@ class DirectoryWatch:
         if self._state.lost:
             return None
         self._results.confirm()
+        rows = self._files.look(self._folder / RESULTS)
+        if (rows.size_bytes if rows is not None else 0) != self._state.results_length:
+            return None  # a row has no `done` yet, because the disk refused one of them: the next run takes it over
         if self._count(self._all_outputs) < self._began_with + self._artifacts.added:
             return None
         return marks_of(self._files, self._folder, self._all_outputs)
