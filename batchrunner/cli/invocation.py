@@ -1,5 +1,6 @@
 """How this program was started, so that the command which goes on can be shown exactly, ready to paste."""
 
+import os
 import shlex
 import shutil
 import sys
@@ -26,13 +27,19 @@ def run_command(
     `anywhere`: with absolute paths, so that it works from any other folder, too.
     """
     if anywhere:
-        job_file = str(Path(job_file).absolute())
-        out = None if out is None else str(Path(out).absolute())
+        job_file = _absolute(job_file)
+        out = None if out is None else _absolute(out)
     options = [part for override in overrides for part in ("--set", override)]
     options += ["--simulate"] if simulate else []
     options += ["--out", out] if out is not None else []
     file = f"./{job_file}" if job_file.startswith("-") else job_file
     return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"
+
+
+def _absolute(path: str) -> str:
+    """Absolute and, unless a link is on the way, without `..`: the folder that it was typed in may go away."""
+    plain = os.path.abspath(path)  # noqa: PTH100 - pathlib keeps `..`
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else str(Path(path).absolute())
 
 
 def _shortest(path: str, *, anywhere: bool) -> str:

@@ -88,7 +88,7 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
         job=run.job_name,
         dir=str(folder),
         sound=not sheet.damaged,
-        findings=sheet.findings(),
+        findings=sheet.findings(folder=str(folder), command=run.command_here()),
         checked=AuditCounts(
             segments=len(reading.segments),
             records=ledger.records,

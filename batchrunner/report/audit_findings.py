@@ -3,10 +3,12 @@
 Memory does not grow with what is found: each kind keeps its count and its first few places.
 """
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.audit import Finding, Level
+from batchrunner.stores.run_file import ANY_RUN
 
 _EXAMPLES: Final = 5
 _ORDER: Final[tuple[Level, ...]] = ("damage", "odd", "note")
@@ -126,8 +128,8 @@ class Sheet:
         """Whether any of it is damage."""
         return any(KINDS[kind].level == "damage" for kind in self._counts)
 
-    def findings(self) -> tuple[Finding, ...]:
-        """All of it, in the table's order within each level."""
+    def findings(self, *, folder: str = "DIR", command: str | None = None) -> tuple[Finding, ...]:
+        """All of it, in the table's order within each level; the advice names this folder and the run's `command`."""
         found = [
             kind for level in _ORDER for kind, line in KINDS.items() if line.level == level and kind in self._counts
         ]
@@ -136,9 +138,16 @@ class Sheet:
                 kind=kind,
                 level=KINDS[kind].level,
                 problem=KINDS[kind].problem,
-                advice=KINDS[kind].advice,
+                advice=_pasteable(KINDS[kind].advice, folder=folder, command=command),
                 count=self._counts[kind],
                 examples=tuple(self._examples[kind]),
             )
             for kind in found
         )
+
+
+def _pasteable(advice: str | None, *, folder: str, command: str | None) -> str | None:
+    if advice is None:
+        return None
+    there = advice.replace(" verify DIR ", f" verify {shlex.quote(folder)} ")
+    return there if command is None else there.replace(ANY_RUN, command)

@@ -121,7 +121,7 @@ def status_of_directory(folder: Path) -> Status:
         simulated=there.simulated,
         failures=failure_groups(folder),
         held=held_groups(state),
-        next_command=None if running else going_on(items, _command(there)),
+        next_command=None if running else going_on(items, there.command_here()),
         message=None if running else lost_words(items.lost) if items.lost else there.message,
         notes=tuple(stock_notes(folder, stock)),
         waiting=_waiting(there.job, now=now) if running else None,
@@ -136,15 +136,6 @@ def _resting_state(there: RunFile, items: ItemCounts) -> RunState:
     states: tuple[RunState, ...] = get_args(RunState)
     ended = next((state for state in states if state == there.ended), None)
     return ended or (resting_state(items) if there.totals is not None else "pending")
-
-
-def _command(there: RunFile) -> str | None:
-    """The command that goes on, as it works in the present working directory."""
-    try:
-        here = there.typed_in in (None, str(Path.cwd()))
-    except OSError:  # the working directory is gone
-        here = False
-    return there.command if here else there.command_elsewhere or there.command
 
 
 def _forget_vanished(state: LedgerState, stock: Inspection, *, vanished: int) -> None:

@@ -18,7 +18,7 @@ from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import Record, read_ledger
 from batchrunner.stores.marks import RESULTS, SUPERSEDED, stands_as_marked
-from batchrunner.stores.run_file import RunFile, read_run_file
+from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
 
 
 def take_stock(
@@ -53,9 +53,9 @@ def refuse_missing_ledger(folder: Path, *, files: InspectedFiles = DISK) -> None
         numbers = segment_numbers(files.names(ledger)) if files.exists(ledger) else []
         newest = max(numbers, default=0)
         if there is not None and there.segment is not None and there.segment > newest > 0:
-            raise LedgerMissingError(_MISSING.format(what=f"{segment_path(ledger, there.segment)} is", folder=folder))
+            raise _missing(f"{segment_path(ledger, there.segment)} is", there, folder)
         if not numbers and (_has_rows(folder, files) or (there is not None and there.totals is not None)):
-            raise LedgerMissingError(_MISSING.format(what=f"{ledger}: the ledger is", folder=folder))
+            raise _missing(f"{ledger}: the ledger is", there, folder)
         if there is not None and there.segment == newest and there.segment_bytes is not None:
             _refuse_cut(segment_path(ledger, newest), there, files)
     except OSError as error:
@@ -64,8 +64,13 @@ def refuse_missing_ledger(folder: Path, *, files: InspectedFiles = DISK) -> None
 
 _MISSING: Final = (
     "{what} gone, and with it what was paid for: going on would pay again. Put it back, or go on with "
-    "`batchrunner run JOB --adopt-rows`, which counts as done what has a row in {folder} and sends the rest"
+    "`{command} --adopt-rows`, which counts as done what has a row in {folder} and sends the rest"
 )
+
+
+def _missing(what: str, there: RunFile | None, folder: Path) -> LedgerMissingError:
+    command = (there.command_here() if there is not None else None) or ANY_RUN
+    return LedgerMissingError(_MISSING.format(what=what, command=command, folder=folder))
 
 
 def _has_rows(folder: Path, files: Files) -> bool:
@@ -89,7 +94,7 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
     state.segment_ended()
     take_stock(folder, state, files=files)
     if state.lost or state.counts() != there.segment_left:
-        raise LedgerMissingError(_MISSING.format(what=f"{path}: the end of this segment is", folder=folder))
+        raise _missing(f"{path}: the end of this segment is", there, folder)
 
 
 def replay_into(state: LedgerState, records: Iterable[Record]) -> None:

@@ -22,6 +22,8 @@ from batchrunner.stores.unreadable import UNREADABLE
 
 RUN_FILE = "run.json"
 RUN_FILE_VERSION = 1
+ANY_RUN = "batchrunner run JOB"
+"""Stands in advice where the command that began the run is not known."""
 
 _READ_BYTES = 1 << 26
 
@@ -67,6 +69,14 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """How many items the ledger knew then by their standing; what a cut of the segment is measured by."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
+
+    def command_here(self) -> str | None:
+        """The command that goes on, as it works in the present working directory."""
+        try:
+            here = self.typed_in in (None, str(Path.cwd()))
+        except OSError:  # the working directory is gone
+            here = False
+        return self.command if here else self.command_elsewhere or self.command
 
     def with_another_ledger(self) -> "RunFile":
         """For a directory whose ledger was written anew."""

@@ -45,3 +45,19 @@ def test_the_command_keeps_what_shapes_the_job_and_is_quoted(tmp_path: Path, mon
 def test_a_file_that_looks_like_an_option_stays_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["./batchrunner"])
     assert run_command("-x.yaml", overrides=(), simulate=False, out=None).endswith("run ./-x.yaml")
+
+
+def test_a_command_for_anywhere_needs_no_folder_but_the_jobs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, jobs = tmp_path / "here", tmp_path / "jobs"
+    for folder in (here, jobs):
+        folder.mkdir()
+    (tmp_path / "linked").symlink_to(jobs / "deep", target_is_directory=True)
+    (jobs / "deep").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "argv", ["./batchrunner"])
+    plain = run_command("../jobs/a.yaml", overrides=(), simulate=False, out="../out", anywhere=True)
+    assert shlex.split(plain)[2:] == [str(jobs / "a.yaml"), "--out", str(tmp_path / "out")]
+    linked = run_command("../linked/../a.yaml", overrides=(), simulate=False, out=None, anywhere=True)
+    assert Path(shlex.split(linked)[2]).resolve() == jobs / "a.yaml"

@@ -1,6 +1,8 @@
 """`batchrunner verify` in a real process: its words, its JSON, its exit status."""
 
 import json
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,7 +75,7 @@ def test_a_damaged_ledger_is_told_and_salvaged(batchrunner: CommandLine) -> None
 
 def test_what_is_no_run_is_an_error_in_words(batchrunner: CommandLine) -> None:
     told = batchrunner("verify", "nowhere", "--json")
-    assert told.status == 4
+    assert told.status == 2
     assert "nowhere" in told.err
     assert "error" in told.json
 
@@ -89,3 +91,28 @@ def test_a_run_at_work_is_not_disturbed(batchrunner: CommandLine) -> None:
     assert told.status == 4
     assert f"process {process.pid}" in told.json["error"]["message"]
     assert json.loads(segment.read_bytes().splitlines()[0])["e"] == "open"
+
+
+def _pasted(batchrunner: CommandLine, told: str, flag: str, where: Path) -> int:
+    command = next(piece for piece in told.split("`") if piece.endswith(flag))
+    environment = getattr(batchrunner, "environment", None)
+    return subprocess.run(shlex.split(command), cwd=where, env=environment, capture_output=True, check=False).returncode
+
+
+def test_the_commands_that_advice_names_work_when_pasted_with_the_options_of_the_run(batchrunner: CommandLine) -> None:
+    job = batchrunner.job("pictures", IMAGES)
+    assert batchrunner("run", job, "--out", "mine", "--quiet").status == 0
+    min((batchrunner.folder / "mine/images").iterdir()).unlink()
+    told = batchrunner("verify", "mine")
+    assert told.status == 4
+    assert _pasted(batchrunner, told.err, "--resend-lost", batchrunner.folder) == 0
+    shutil.rmtree(batchrunner.folder / "mine/ledger")
+    for refused in (
+        batchrunner("verify", "mine"),
+        batchrunner("status", "mine"),
+        batchrunner("run", job, "--out", "mine"),
+    ):
+        assert refused.status == 4
+        assert "--out mine --adopt-rows`" in refused.err
+    assert _pasted(batchrunner, refused.err, "--adopt-rows", batchrunner.folder) == 0
+    assert batchrunner("verify", "mine").status == 0
