@@ -5,6 +5,7 @@ refuse it. A stream of partial pictures, if the person asked for one, is read fo
 Source: PROTOCOL 6.1, 6.2.
 """
 
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
 
@@ -15,14 +16,18 @@ from batchrunner.core.outcome import PictureBytes, Pictures, Problem, ProblemKin
 from batchrunner.core.wire import Decoder, Head, Request
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, whole_number
+from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, sound, whole_number
 from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url
 from batchrunner.providers.replies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.providers.sse import DONE, SseParser
+from batchrunner.providers.task_replies import TaskName, is_refusal, shown, standing_of, task_named_in, word_in
 from batchrunner.providers.whole_reply import PICTURES_CAP_BYTES, WholeReply
 
 _PACKED: Final = ("b64_json", "url")
+_PICTURE_KEYS: Final = frozenset({"b64_json", "url", "error", "code", "message"})
+_STREAM_STARTS: Final = (b"data:", b"event:", b":")
+_SHOWN_BYTES: Final = 300
 _COMPLETED: Final = ".completed"
 """How the type of an event ends that holds a finished picture."""
 
@@ -63,7 +68,10 @@ class OpenAiImages:
     def decoder(self, item: Item) -> Decoder[SendOutcome]:  # noqa: ARG002 - the port's; every item's reply reads alike
         """A fresh reader for the reply."""
         return WholeReply[SendOutcome](
-            self._family, read=lambda head, value: _made(self._family, head, value), parse=_whole_or_streamed
+            self._family,
+            read=lambda head, value: _made(self._family, head, value),
+            reword=_held_all_the_same,
+            parse=_whole_or_streamed,
         )
 
 
@@ -121,10 +129,35 @@ def _made(family: Family, head: Head, value: Json) -> Pictures | Problem:
     if refs:
         flags = ("pictures_missing",) if len(refs) < len(listed) else ()
         return Pictures(refs=refs, usage=_usage(value), flags=flags, hints=hints_of(head))
+    if (task := _task_in(value)) is not None:
+        message = (
+            f"the server took the order as task {task.id[:80]}, which this dialect cannot ask for"
+            f" (provider.dialect: modelscope-images can, where the server has /tasks): {shown(value)}"
+        )
+        return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
     for said in (value, *listed):
         if is_object(said) and message_in(said):
             return problem_of(family, head, fault_in(said), status=None)
+    if any(is_object(entry) and entry and not _PICTURE_KEYS & entry.keys() for entry in listed):
+        message = f"the server's answer holds something that is not understood as a picture: {shown(value)}"
+        return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
     return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer holds no picture", head=head)
+
+
+def _task_in(value: Json) -> TaskName | None:
+    """The task that a reply without pictures names; an `id` alone is one only beside a word that tells of waiting."""
+    task = None if is_refusal(value) else task_named_in(value)
+    waits = standing_of(word_in(value)) in {"queued", "running"}
+    return task if task is not None and (waits or not task.guess) else None
+
+
+def _held_all_the_same(problem: Problem, body: bytes) -> Problem:
+    """A whole answer with a 2xx in words that are no JSON: the order may be paid for, and is not repeated."""
+    if problem.kind is not ProblemKind.STREAM_CORRUPT or body.lstrip()[:6].startswith(_STREAM_STARTS):
+        return problem
+    said = sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip())
+    message = f"the server took the request with HTTP {problem.status}, and its reply names no picture: {said}"
+    return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
 
 
 def _usage(value: Json) -> Usage | None:
@@ -138,7 +171,7 @@ def _usage(value: Json) -> Usage | None:
 def _whole_or_streamed(body: bytes) -> Json | NotJson:
     """The reply's JSON; of a stream, its finished pictures put together as an unstreamed reply would hold them."""
     value = decode(body)
-    if not isinstance(value, NotJson) or not body.lstrip()[:6].startswith((b"data:", b"event:", b":")):
+    if not isinstance(value, NotJson) or not body.lstrip()[:6].startswith(_STREAM_STARTS):
         return value
     parser = SseParser(cap_bytes=PICTURES_CAP_BYTES)
     said = [decode(event.data) for event in [*parser.feed(body), *parser.end()] if not event.data.startswith(DONE)]

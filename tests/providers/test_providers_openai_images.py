@@ -126,6 +126,10 @@ NOTHING: dict[str, tuple[Json, ProblemKind]] = {
     "an empty list": ({"data": []}, K.EMPTY_RESPONSE),
     "pictures that are none": ({"data": [{"url": "ftp://x"}, {"b64_json": "!"}, None]}, K.EMPTY_RESPONSE),
     "no object": ([], K.EMPTY_RESPONSE),
+    "a task": ({"task_id": "t-1", "message": "success"}, K.NOT_UNDERSTOOD),
+    "a task by its state": ({"data": {"id": "t-1", "status": "queued"}}, K.NOT_UNDERSTOOD),
+    "an id alone": ({"id": "img-1", "data": []}, K.EMPTY_RESPONSE),
+    "a picture that nobody understands": ({"data": [{"oss_path": "bucket/key"}]}, K.NOT_UNDERSTOOD),
     "an error with 200": ({"error": {"message": "m", "code": "moderation_blocked"}}, K.CONTENT_FILTER),
     "all of a group failed": (
         {"data": [{"error": {"code": "content_policy_violation", "message": "m"}}]},
