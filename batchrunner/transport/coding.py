@@ -1,7 +1,7 @@
 """Undoing content codings step by step, so that a small reply can never become a big one in memory.
 
-Each step gives at most 64 KiB; the caller counts and stops. Refuses codings that were not asked for (br, zstd) and
-stacked ones, but believes the bytes before it believes the head. Source: RELIABILITY threat 4, RFC 9110 section 8.4.
+Each step gives at most 64 KiB; the caller counts and stops. Refuses codings that were not asked for (br, zstd), but
+believes the bytes before it believes the head. Source: RELIABILITY threat 4, RFC 9110 section 8.4.
 """
 
 import zlib
@@ -112,6 +112,8 @@ class _Sniffing:
     def _decide(self, start: bytes) -> None:
         if start.startswith(GZIP_MAGIC):
             self._inner = _Inflate(bits=_GZIP_BITS)
+        elif self._coding in _GZIPS and start[0] == _ZLIB_START and (start[0] << 8 | start[1]) % 31 == 0:
+            self._inner = _Inflate(bits=None)  # zlib, called gzip
         elif self._coding in _OTHERS and not _begins_plainly(start):
             raise CodingError(f"it has a content coding that was not asked for ({self._coding})")
         elif self._coding == "deflate" and start[:2] not in _WORDS_NO_DEFLATE_BEGINS_WITH:
@@ -120,7 +122,29 @@ class _Sniffing:
             self._plain = True
 
 
+class _Chain:
+    """Codings upon one another, the outermost first: gateways name their own behind the server's, used or not."""
+
+    def __init__(self, codings: "list[_Sniffing]") -> None:
+        self._codings = codings
+
+    def feed(self, coded: bytes) -> Iterator[bytes]:
+        yield from self._undo(coded, 0)
+
+    def is_complete(self) -> bool:
+        return all(coding.is_complete() for coding in self._codings)
+
+    def _undo(self, coded: bytes, place: int) -> Iterator[bytes]:
+        if place == len(self._codings):
+            yield coded
+            return
+        for piece in self._codings[place].feed(coded):
+            yield from self._undo(piece, place + 1)
+
+
+_MOST_CODINGS = 3
 _MAGIC_BYTES = 2
+_ZLIB_START = 0x78
 _GZIPS = frozenset({"gzip", "x-gzip"})
 _OTHERS = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 """Codings that were not asked for, and that are undone by no one here."""
@@ -151,14 +175,16 @@ def unpacker(content_encoding: str | None) -> Unpacker | None:
     A word that is no coding (`utf-8`, `none`) says nothing; one that the bytes are not in is not believed.
 
     Raises:
-        CodingError: more than one coding, one upon the other.
+        CodingError: more codings upon one another than make sense.
     """
     if content_encoding is None:
         return None
     names = [name.strip().lower() for name in content_encoding.split(",")]
     codings = [name for name in names if name in _GZIPS or name in _OTHERS or name == "deflate"]
     if len(codings) > 1:
-        raise CodingError("it has several content codings, none of which was asked for together")
+        if len(codings) > _MOST_CODINGS:
+            raise CodingError("it has more content codings upon one another than any answer needs")
+        return _Chain([_Sniffing(coding) for coding in reversed(codings)])
     if not codings:
         return None
     return _Sniffing(codings[0])

@@ -21,6 +21,7 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.transport.heads import LINE_BYTES, end_of, may_begin, mended
 from batchrunner.transport.reuse import Reuse
 from batchrunner.transport.secrets import Secret
 from batchrunner.transport.watch import UNDER_WAY
@@ -34,10 +35,8 @@ _KEEPALIVE_S = 4.0
 _DNS_TTL_S = 60
 
 # A paid answer behind a long head is an answer: gateways add a cookie for each of their hops, and signed policies.
-_HEAD_LINE_BYTES = 64 * 1024
 _HEAD_LINES = 4096
 _HEAD_BYTES = 256 * 1024
-_HEAD_END: Final = b"\r\n\r\n"
 
 # Finds a dead peer behind a NAT while a slow model thinks: after a minute of silence, every minute, five times.
 _SOCKET_KEEPALIVE = tuple(
@@ -57,24 +56,46 @@ class Replies(ResponseHandler):
 
     behind: bytes = b""
     """Bytes that came in one piece with the end of the last reply, as far as their place is known."""
-    _head_bytes: int = 0
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._start = bytearray()
+        """Of a head that has no end yet."""
 
     def data_received(self, data: bytes) -> None:
         """A piece from the network."""
         if self._payload is not None and not self._payload.is_eof():
             self._take(data)
             return
-        head, found, rest = data.partition(_HEAD_END)
-        self._head_bytes += len(head)
-        if self._head_bytes > _HEAD_BYTES:
+        known, start = len(self._start), self._start
+        start += data
+        if not may_begin(start):
+            self._pass_on()
+            return
+        end = end_of(start, known)
+        if (end or len(start)) > _HEAD_BYTES:
             self.set_exception(HttpProcessingError(message="the head is too long"))
             self.abort()
             return
-        if found:
-            self._head_bytes = 0
-        super().data_received(head + found)
+        if not end:
+            return
+        head, rest = bytes(start[:end]), bytes(start[end:])
+        start.clear()
+        super().data_received(mended(head))
         if rest and self._payload is not None and self.is_connected():
             self._take(rest)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The end; half a head is the parser's to judge."""
+        self._pass_on()
+        super().connection_lost(exc)
+
+    def _pass_on(self) -> None:
+        """What is no head goes on as it came."""
+        if self._start:
+            data = bytes(self._start)
+            self._start.clear()
+            super().data_received(data)
 
     def _take(self, data: bytes) -> None:
         """A piece of a body: more than the rest of it is there when the parser complains and the body is whole."""
@@ -178,8 +199,8 @@ def new_session(
         trust_env=False,
         proxy=proxy,
         read_bufsize=READ_BYTES,
-        max_line_size=_HEAD_LINE_BYTES,
-        max_field_size=_HEAD_LINE_BYTES,
+        max_line_size=LINE_BYTES,
+        max_field_size=LINE_BYTES,
         max_headers=_HEAD_LINES,
     )
 

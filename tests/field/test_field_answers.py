@@ -3,7 +3,9 @@
 Every row was seen in the field: see docs/field-replies.md. Streams are read whole, in random pieces and byte by byte.
 """
 
+import gzip
 import json
+import zlib
 from dataclasses import replace
 from typing import Any, Final
 
@@ -104,6 +106,20 @@ KEPT_ROWS: Final = (
     kept("coding-zstd-of-a-stream", sse(WORDS, STOP, headers={"Content-Encoding": "zstd"})),
     kept("coding-gzip-of-a-plain-stream", sse(WORDS, STOP, headers={"Content-Encoding": "gzip"})),
     kept("coding-none", http(HELLO_BYTES, headers={"Content-Encoding": "none"})),
+    kept("coding-gzip-twice-said-once-done", http(gzip.compress(HELLO_BYTES, mtime=0), headers={"Content-Encoding": "gzip, gzip"})),
+    kept("coding-gzip-twice", http(gzip.compress(gzip.compress(HELLO_BYTES, mtime=0), mtime=0), headers={"Content-Encoding": "gzip, gzip"})),
+    kept("coding-gzip-and-br-of-plain", http(HELLO_BYTES, headers={"Content-Encoding": "gzip, br"})),
+    kept("coding-gzip-of-zlib", http(zlib.compress(HELLO_BYTES), headers={"Content-Encoding": "gzip"})),
+    kept("head-with-two-lengths", http(HELLO_BYTES, headers={"content-length": str(len(HELLO_BYTES))})),
+    kept("head-with-a-list-of-lengths", http(HELLO_BYTES, length="none", headers={"Content-Length": f"{len(HELLO_BYTES)}, {len(HELLO_BYTES)}"})),
+    kept("head-with-two-different-lengths", http(HELLO_BYTES, length="none", headers={"Content-Length": "7, 9"})),
+    kept("head-with-a-length-that-is-none", http(HELLO_BYTES, length="none", headers={"Content-Length": "auto"})),
+    kept("head-with-length-and-chunks", http(b"%x\r\n%s\r\n0\r\n\r\n" % (len(HELLO_BYTES), HELLO_BYTES), headers={"Transfer-Encoding": "chunked"})),
+    kept("head-with-a-line-that-is-none", http(HELLO_BYTES).replace(b"X\r\n", b"X\r\nServing by edge-7\r\n", 1)),
+    kept("head-with-a-space-before-the-colon", http(HELLO_BYTES).replace(b"Content-Length:", b"Content-Length :", 1)),
+    kept("head-with-a-name-that-is-none", http(HELLO_BYTES, headers={"X(Trace)": "a", "": "b"})),
+    kept("head-with-a-line-of-100-kB", http(HELLO_BYTES, headers={"X-Policy": "x" * 100_000})),
+    kept("head-with-bare-newlines", http(HELLO_BYTES).replace(b"\r\n", b"\n")),
     kept("300-cookies", http(HELLO_BYTES[:], headers={}).replace(b"\r\n\r\n", b"\r\n" + b"\r\n".join(b"Set-Cookie: a%d=b" % n for n in range(300)) + b"\r\n\r\n", 1)),
     kept("a-header-of-32-kB", http(HELLO_BYTES, headers={"X-Trace": "x" * 32_768})),
     kept("a-long-status-line", http(HELLO_BYTES).replace(b"200 X", b"200 " + b"OK " * 4000, 1)),
@@ -190,6 +206,9 @@ SEEN: Final = {
     "coding-gzip": "github.com/dotnet/runtime/issues/58568",
     "coding-br": "github.com/antergone/palm-netlify-proxy/issues/12",
     "coding-": "github.com/dotnet/runtime/issues/58568",
+    "head-with-length": "github.com/aio-libs/aiohttp/issues/4223",
+    "head-with-two": "github.com/Karlson2k/libmicrohttpd/issues/15",
+    "head-with-a-list": "github.com/python-hyper/h11/issues/92",
     "a-header-of": "github.com/bentoml/BentoML/issues/4346",
     "300-cookies": "github.com/aio-libs/aiohttp/issues/5603",
     "a-long-status": "github.com/aio-libs/aiohttp/issues/2304",
@@ -226,7 +245,11 @@ def test_a_complete_answer_is_kept_and_a_broken_one_bought_again(field: Field, c
     check_case(field, case)
 
 
-IN_PIECES: Final = [case for case in ALL if "event-stream" in str(case.reply)[:200] or case.name == "bytes-after-body"]
+IN_PIECES: Final = [
+    case
+    for case in ALL
+    if "event-stream" in str(case.reply)[:200] or case.name == "bytes-after-body" or case.name.startswith("head-with")
+]
 
 
 @pytest.mark.parametrize("cut", ["random", "bytes"])

@@ -52,7 +52,7 @@ async def echo_as_garbage(request: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 async def echo_in_a_bad_header(request: bytes, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\n" + CANARY.encode() + b"\x00 \r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nX: " + CANARY.encode() + b"\x00 \r\n\r\n")
     writer.close()
 
 
