@@ -58,6 +58,7 @@ class Governor:
     _latency_s: float | None = None
     _next_at: float = 0.0
     _last_sent_at: float = 0.0
+    _first_at: float | None = None
     _cycle: _Cycle | None = None
     _event_at: float = -1e9
     _hold_s: float = 0.0
@@ -105,6 +106,8 @@ class Governor:
             self._cycle = _Cycle(began=now)
         self._cycle.sent += 1
         self._last_sent_at = now
+        if self._first_at is None:
+            self._first_at = now
         pace = self._pace(now)
         if pace is not None:
             # What a timer's grain costs may be made good, no more: no burst can be saved up.
@@ -116,6 +119,8 @@ class Governor:
         if self.adaptive and self._latency_s is not None:
             gain = tuning.SMOOTH_START if self._slow_start else tuning.SMOOTH
             smooth = max(gain * self.limit / max(self._latency_s, 0.001), 1.0)
+            if self._first_at is not None and now - self._first_at < tuning.OPENING_S:
+                smooth = min(smooth, tuning.OPENING_PER_S)
         return min((pace for pace in (self._grown(now), smooth) if pace is not None), default=None)
 
     def _grown(self, now: float) -> float | None:
@@ -189,17 +194,22 @@ class Governor:
 
     def _forget(self, refused: Ticket) -> int:
         """Take a refused send out of what counts as accepted; the most that was accepted in flight before it."""
-        most = max(self._most)
         later = False
+        before: list[int] = []
         for ticket in self._sends:
             if ticket is refused:
                 later = True
             elif later:
                 ticket.in_flight -= 1
             else:
-                most = max(most, ticket.in_flight)
+                before.append(ticket.in_flight)
         if later:
             self._sends.remove(refused)
+        most = max(*self._most, *before, 0)
+        if most == refused.in_flight <= tuning.FEW and before.count(most) <= tuning.CHANCE * len(before):
+            # The server counts a little otherwise than we do, for what is on its way: that once or twice one more
+            # was accepted does not make this the pace's wall.
+            return most - 1
         return most
 
     def _age(self, now: float) -> None:

@@ -12,6 +12,10 @@ CEILING: Final = 1024
 REMEMBERED: Final = 200
 RECENT_CALLS: Final = 20
 PERIOD_S: Final = 30.0
+# Our count and the server's differ by what is on its way. Of a few in flight one more or less is much: such a share
+# of sends that were accepted at the level of a refusal is chance.
+CHANCE: Final = 0.1
+FEW: Final = 32
 # A rate told by fewer accepted calls than this is none; a window's wall wants a few calls that were accepted below it.
 ENOUGH: Final = 3
 EVIDENT: Final = 4
@@ -67,6 +71,9 @@ IMMUNE_S: Final = 60.0
 # Sends are spread over the time that an answer takes, with some slack; a timer's grain may be made good.
 SMOOTH: Final = 1.5
 SMOOTH_START: Final = 3.0
+# Where answers take milliseconds, a dozen would leave for the first wall before its first refusal is heard.
+OPENING_S: Final = 0.3
+OPENING_PER_S: Final = 150.0
 TIMER_GRAIN_S: Final = 0.002
 
 # The window is tried a little wider, then more; answers that take longer for it end that, and the patience doubles.

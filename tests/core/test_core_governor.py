@@ -17,8 +17,16 @@ class Play:
     """A governor against a pretend server, event by event, without a clock of its own."""
 
     def __init__(
-        self, governor: Governor, takes: Callable[[float, int], bool], *, latency_s: float, seed: int = 1
+        self,
+        governor: Governor,
+        takes: Callable[[float, int], bool],
+        *,
+        latency_s: float,
+        seed: int = 1,
+        way_s: float = 0.0,
     ) -> None:
+        self.way_s = way_s
+        """How long an answer is on its way back, in the mean: its place at the server is free before it is heard."""
         self.governor, self.takes, self.latency_s = governor, takes, latency_s
         self.dice = random.Random(seed)
         self.done: list[float] = []
@@ -31,6 +39,7 @@ class Play:
         events: list[tuple[float, int, str, Ticket | None]] = [(0.0, 0, "look", None)]
         while events and events[0][0] < until:
             now, _, what, ticket = heapq.heappop(events)
+            self.busy -= what == "freed"
             if ticket is not None:
                 self._hear(now, what, ticket)
             self._send(now, events, failing)
@@ -42,7 +51,7 @@ class Play:
             self.governor.refused(now, ticket)
             self.refused.append(now)
             return
-        self.busy -= 1
+        self.busy -= not self.way_s
         if what == "failed":
             self.governor.withdrawn(ticket)
             self.governor.failed(now)
@@ -67,6 +76,9 @@ class Play:
                 continue
             self.busy += 1
             ends = now + self.latency_s * self.dice.uniform(0.8, 1.2)
+            if self.way_s:
+                heapq.heappush(events, (ends, self.order, "freed", None))
+                ends += self.dice.expovariate(1.0 / self.way_s)
             heapq.heappush(events, (ends, self.order, "failed" if self.dice.random() < failing else "done", ticket))
 
     def share_refused(self, since: float) -> float:
@@ -197,6 +209,24 @@ def test_a_pace_found_far_too_low_before_a_slow_server_climbs_to_it() -> None:
     governor = Governor(limit=3, ceiling=64, adaptive=True, rate_per_s=0.02)
     play = Play(governor, bucket(0.5, 1.0), latency_s=0.7).run(until=1200.0)
     assert len([at for at in play.done if at >= 600.0]) >= 0.85 * 0.5 * 600
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_slots_stay_slots_where_answers_are_heard_a_little_late(seed: int) -> None:
+    play = Play(auto(), lambda _now, busy: busy < 8, latency_s=0.5, way_s=0.01, seed=seed).run(until=120.0)
+    assert play.governor.limit in {8, 9}, "the window's wall was taken for one of the pace"
+    assert len([at for at in play.done if at >= 30.0]) >= 0.93 * 90 * 8 / 0.5
+    assert play.share_refused(30.0) <= 0.04
+
+
+def test_answers_of_milliseconds_do_not_send_a_dozen_into_the_first_wall() -> None:
+    governor = auto(16)
+    governor.accepted(0.002, governor.sent(0.0, in_flight=1))
+    now, left = 0.002, 0
+    while (now := now + governor.wait_s(now)) < 0.002 + REFUSAL_S:
+        governor.sent(now, in_flight=1)
+        left += 1
+    assert left <= 9
 
 
 def test_a_server_that_takes_one_at_a_time_is_not_slowed_down_by_a_pace() -> None:
