@@ -73,7 +73,9 @@ class Exported:
     failed: int
     """Items of the job that failed for good; their rows are in the file only if they were asked for."""
     missing: int
-    """Items of the job that have no row yet: unsent, under way, held or timed out."""
+    """Items of the job that have no row yet: unsent, under way, held or timed out; the lost ones are among them."""
+    lost: int = 0
+    """Finished items whose row or picture is gone from the directory."""
     bytes: int
     failures_included: bool
     vanished: int
@@ -91,4 +93,4 @@ class Exported:
     @property
     def exit_status(self) -> ExitStatus:
         """4 when something that was recorded could not be exported."""
-        return ExitStatus.STOPPED if self.damaged or self.pictures_missing else ExitStatus.DONE
+        return ExitStatus.STOPPED if self.damaged or self.pictures_missing or self.lost else ExitStatus.DONE

@@ -155,6 +155,7 @@ class LedgerState:
         self._uncorrected: set[bytes] = set()
         """Items like that whose process is gone: their next send is the first request once more, paid again."""
         self._counts = [0] * len(Standing)
+        self.intact_at = 0.0  # wall clock until which the directory is known to be as recorded; set by who replays
         self.tasks: dict[bytes, OpenTask] = {}
         self.kept_tasks: dict[bytes, OpenTask] = {}
         """Of items that failed by a fault of ours: who wants such an item again gets its task, and no new one."""
@@ -250,10 +251,6 @@ class LedgerState:
     def count(self, standing: Standing) -> int:
         """Keys with this standing; PENDING counts only those that the ledger has heard of."""
         return self._counts[standing]
-
-    def counts(self) -> dict[str, int]:
-        """Keys by standing, of those for which something was or may be paid: done, failed, accepted."""
-        return {standing.name.lower(): self._counts[standing] for standing in (S.DONE, S.FAILED, S.ACCEPTED)}
 
     def standings(self) -> Iterator[tuple[bytes, Standing]]:
         """Every known key with its standing."""

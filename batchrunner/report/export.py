@@ -103,6 +103,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, failures: 
             rows=len(order),
             failed=status.items.failed,
             missing=max(0, status.items.total - status.items.failed - min(order.done, status.items.done)),
+            lost=status.items.lost,
             bytes=written,
             failures_included=failures,
             vanished=_vanished(status, order),
@@ -181,7 +182,7 @@ def _write(shape: Format, shown: ShownRun, target: Path | IO[bytes], *, replaces
 
 def _vanished(status: Status, order: RowOrder) -> int:
     """Rows beyond those of the job's items; while a run is at work, new ones may come between two looks."""
-    return max(0, order.done - status.items.done) if status.state != "running" else 0
+    return max(0, order.done - status.items.done - status.items.lost) if status.state != "running" else 0
 
 
 def _damaged(folder: Path, run: RunFile, order: RowOrder) -> int:

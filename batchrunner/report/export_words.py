@@ -28,9 +28,9 @@ def _body(exported: Exported) -> Iterator[tuple[str, str]]:
         yield "failed", f"{count(exported.failed, 'item')}, with their errors"
     elif exported.failed:
         yield "not in it", f"{count(exported.failed, 'failed item')}; --failures takes them along"
-    if exported.missing:
+    if exported.missing > exported.lost:
         at_work = "the run is at work now" if exported.state == "running" else "the run is not finished"
-        yield "not in it", f"{count(exported.missing, 'item')} without a row yet: {at_work}"
+        yield "not in it", f"{count(exported.missing - exported.lost, 'item')} without a row yet: {at_work}"
     elif exported.state == "running":
         yield "note", "the run is at work now"
     if exported.vanished:
@@ -38,6 +38,9 @@ def _body(exported: Exported) -> Iterator[tuple[str, str]]:
             "beware",
             f"{count(exported.vanished, 'row')} of items that the job has no more; the next run moves them out",
         )
+    if exported.lost:
+        lost = count(exported.lost, "finished item")
+        yield "damage", f"{lost} without a row or a picture: it is gone from the directory; see `batchrunner status`"
     if exported.damaged:
         yield "damage", f"{count(exported.damaged, 'recorded line')} of results.jsonl cannot be read; see `verify`"
     if exported.pictures_missing:

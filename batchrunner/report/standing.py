@@ -97,7 +97,7 @@ def status_of_directory(folder: Path) -> Status:
     state = replay(folder, day_offset_s=offset_s, running=running)
     totals = _totals(folder, there)
     now = time.time()
-    stock = None if running else take_stock(folder, state, known_only=True)
+    stock = None if running else take_stock(folder, state)
     if stock is not None:
         _forget_vanished(state, stock, vanished=totals.vanished.get(Standing.DONE.name, 0))
     items = count_items(state, totals, now=now)

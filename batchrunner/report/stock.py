@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, UnreadableRunFileError
+from batchrunner.core.events import Close
 from batchrunner.core.job import Job
 from batchrunner.core.state import LedgerState
 from batchrunner.report.words import count as counted
@@ -18,23 +19,19 @@ from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import Record, read_ledger
 from batchrunner.stores.marks import RESULTS, SUPERSEDED, stands_as_marked
+from batchrunner.stores.run_directory import segment_left
 from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
 
 
-def take_stock(
-    folder: Path, state: LedgerState, *, known_only: bool = False, files: InspectedFiles = DISK
-) -> Inspection | None:
+def take_stock(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
     """Let `state` say what is lost, and count rows that the ledger does not know as done, as the next run will.
 
-    `known_only`: for who has no job at hand to ask whether an item is its own; rows of items that the ledger never
-    heard of are not counted. None: nobody changed anything. Blocks. Raises StoreBrokenError.
+    None: nobody changed anything. Blocks. Raises StoreBrokenError.
     """
     if stands_as_marked(files, folder, state.marked):
         return None
     found = inspect(files, folder, state)
     for event in found.adopted(state):
-        if known_only and not state.record(bytes.fromhex(event.k)).sends:
-            continue
         state.apply(event, at=time.time())
     return found
 
@@ -93,18 +90,27 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
         return
     state.segment_ended()
     take_stock(folder, state, files=files)
-    if state.lost or state.counts() != there.segment_left:
+    if state.lost or segment_left(state) != there.segment_left:
         raise _missing(f"{path}: the end of this segment is", there, folder)
 
 
 def replay_into(state: LedgerState, records: Iterable[Record]) -> None:
-    """Apply all of them; what the last segment was sending is left as under way."""
-    segment = 0
+    """Apply all of them; what the last segment was sending is left as under way.
+
+    An end that vouched for nothing leaves `intact_at` where it was before its segment, until one vouches again: what
+    was missing then may have been changed before the events since.
+    """
+    segment, vouched, before = 0, True, 0.0
     for record in records:
         if record.segment != segment:
             state.segment_ended()
-            segment = record.segment
+            segment, before = record.segment, state.intact_at
         state.apply(record.event, at=record.at)
+        if isinstance(record.event, Close):
+            vouched = record.event.files is not None
+            state.intact_at = before
+        if vouched:
+            state.intact_at = record.at
 
 
 def _length(files: Files, path: Path) -> int:

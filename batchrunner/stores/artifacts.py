@@ -102,9 +102,16 @@ def _holds_other(files: Files, path: Path, data: bytes) -> bool:
     """Whether something else than these bytes stands there."""
     if not files.exists(path):
         return False
-    descriptor = files.open_read(path)
+    try:
+        descriptor = files.open_read(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link is somebody else's
+            return True
+        raise
     try:
         return files.read_at(descriptor, len(data) + 1, 0) != data
+    except IsADirectoryError:
+        return True
     finally:
         files.close(descriptor)
 

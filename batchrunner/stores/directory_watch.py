@@ -15,7 +15,7 @@ from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.marks import RESULTS, Marks, count_files, marks_of
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import ResultsFile
-from batchrunner.stores.run_directory import remember_ledger
+from batchrunner.stores.run_directory import remember_ledger, segment_left
 
 
 class DirectoryWatch:
@@ -82,7 +82,7 @@ class DirectoryWatch:
                 self._folder,
                 segment=ledger.number,
                 size_bytes=found.size_bytes,
-                left=self._state.counts(),
+                left=segment_left(self._state),
                 files=self._files,
             )
 

@@ -88,6 +88,8 @@ class Look:
     size_bytes: int
     inode: int = 0
     mtime_ns: int = 0
+    ctime_ns: int = 0
+    """When the name or the bytes were last changed; 0 where that is not known."""
 
 
 class InspectedFiles(Files, Protocol):
@@ -191,6 +193,7 @@ class Disk:
             size_bytes=found.st_size,
             inode=found.st_ino,
             mtime_ns=found.st_mtime_ns,
+            ctime_ns=found.st_ctime_ns,
         )
 
     def folders(self, path: Path) -> list[str]:
@@ -227,6 +230,13 @@ def make_durable(files: Files, path: Path) -> None:
 
 
 def broken(path: Path, error: OSError) -> StoreBrokenError:
-    """The system's refusal in our words: which file, what the system said, and that nothing is sent after it."""
+    """The system's refusal in our words: which file, what the system said, and that nothing is sent after it.
+
+    Where the system names a file below the folder `path`, that one is named.
+    """
+    if isinstance(error.filename, str) and Path(error.filename).is_relative_to(path):
+        path = Path(error.filename)
     said = error.strerror or str(error)
+    if error.errno == errno.ELOOP:
+        said = "is a link, and no link is followed here: put the file itself in its place"
     return StoreBrokenError(f"{path}: {said}; nothing more is sent. Mend the disk, then run the same command again")

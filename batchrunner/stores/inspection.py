@@ -1,25 +1,28 @@
 """Every row of a run's directory held against what the ledger knows: what a person, or a crash, changed in between.
 
 One streamed pass over `results.jsonl` and one over `superseded.jsonl`. A done item whose row stands in neither, or
-whose picture is not there with its size, is lost. A row of an item that the ledger does not know as done is adopted:
-it is paid for. Which place a row has does not matter, nor a byte order mark, carriage returns, or the order of its
-fields. Memory grows with what is wrong, not with the rows. Changes nothing.
+whose picture is not there with its size, is lost; of pictures that were put there or changed since the ledger last
+found the directory intact, the checksum is looked at, too. A row of an item that the ledger does not know as done is
+adopted: it is paid for. Which place a row has does not matter, nor a byte order mark, carriage returns, or the order of
+its fields. Memory grows with what is wrong, not with the rows. Changes nothing.
 """
 
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from batchrunner.core.events import Done, Failed, Requeued, recorded_files
 from batchrunner.core.ports import Place
 from batchrunner.core.state import ItemEvent, LedgerState, Standing
-from batchrunner.stores.files import InspectedFiles, broken
+from batchrunner.stores.files import InspectedFiles, Look, broken
 from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED
 from batchrunner.stores.rows import RowFacts, crc_of, facts_of, failure_of, row_lines, trimmed
 
+_PIECE_BYTES: Final = 1 << 20
 _NO_SUCH_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP})
 
 
@@ -95,8 +98,12 @@ def inspect(files: InspectedFiles, folder: Path, state: LedgerState) -> Inspecti
 class _Inspector:
     state: LedgerState
     found: Inspection
+    _intact_ns: int = field(init=False)
     _copied: set[bytes] = field(default_factory=set)
     """Keys of shared copies: they stand in for a lost original."""
+
+    def __post_init__(self) -> None:
+        self._intact_ns = int(self.state.intact_at * 1e9)
 
     def results(self) -> None:
         found = self.found
@@ -151,9 +158,12 @@ class _Inspector:
             self.found.repeated += 1
 
     def _has_pictures(self, facts: RowFacts) -> bool:
-        for path, size_bytes, _ in facts.files:
+        for path, size_bytes, recorded in facts.files:
             self._note_output(path)
-            if self._size_of(path) != size_bytes:
+            there = self._look(path)
+            if there is None or there.size_bytes != size_bytes:
+                return False
+            if there.ctime_ns > self._intact_ns and self._sha256_of(path) != recorded:
                 return False
         return True
 
@@ -161,7 +171,7 @@ class _Inspector:
         path = facts.output.path
         if path is not None:
             self._note_output(path)
-            if self._size_of(path) is None:
+            if self._look(path) is None:
                 self.found.answers.append((line.offset, len(line.text)))
 
     def _note_output(self, path: str) -> None:
@@ -169,8 +179,19 @@ class _Inspector:
         if slash and top not in {"", ".", ".."}:
             self.found.outputs.add(top)
 
-    def _size_of(self, path: str) -> int | None:
-        """Bytes of a plain file below the folder; None where there is none, and for a name that no disk takes."""
+    def _sha256_of(self, path: str) -> str:
+        digest, offset = sha256(), 0
+        descriptor = self.found.files.open_read(self.found.folder / path)
+        try:
+            while piece := self.found.files.read_at(descriptor, _PIECE_BYTES, offset):
+                digest.update(piece)
+                offset += len(piece)
+        finally:
+            self.found.files.close(descriptor)
+        return digest.hexdigest()
+
+    def _look(self, path: str) -> Look | None:
+        """A plain file below the folder; None where there is none, and for a name that no disk takes."""
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or "\0" in path:
             return None
@@ -180,7 +201,7 @@ class _Inspector:
             if error.errno in _NO_SUCH_NAME:
                 return None
             raise
-        return there.size_bytes if there is not None and there.kind == "file" else None
+        return there if there is not None and there.kind == "file" else None
 
 
 def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[ItemEvent]:

@@ -10,6 +10,7 @@ import msgspec
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.job import Job, Json
 from batchrunner.core.plan import Totals
+from batchrunner.core.state import LedgerState, Standing
 from batchrunner.stores.atomic import sweep
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.run_file import RunFile, claim, read_run_file, write_run_file
@@ -134,6 +135,13 @@ def remember_totals(folder: Path, totals: Totals, *, segment: int | None = None,
         segment_left=None,
     )
     write_run_file(folder, kept, files=files)
+
+
+def segment_left(state: LedgerState) -> dict[str, int]:
+    """Keys by standing, of those for which something was or may be paid: done, failed, accepted."""
+    return {
+        standing.name.lower(): state.count(standing) for standing in (Standing.DONE, Standing.FAILED, Standing.ACCEPTED)
+    }
 
 
 def remember_ledger(folder: Path, *, segment: int, size_bytes: int, left: dict[str, int], files: Files = DISK) -> None:

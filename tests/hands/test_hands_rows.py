@@ -76,18 +76,26 @@ def test_a_half_finished_run_does_the_rest_and_then_says_what_is_lost(fields: Fi
     assert (ended.status.items.done, ended.status.items.lost, ended.status.sends.total) == (4, 1, 5)
 
 
-@pytest.mark.parametrize("hand", ["removed", "replaced", "emptied", "folder"])
+@pytest.mark.parametrize("hand", ["removed", "replaced", "emptied", "same size", "linked", "a folder now", "folder"])
 def test_a_done_item_without_its_picture_is_lost_and_paid_again_only_when_asked(fields: Fields, hand: str) -> None:
     run = fields(IMAGE)
     pictures = sorted((run.folder / "images").iterdir())
     for picture in pictures if hand == "folder" else pictures[:1]:
+        text = picture.read_bytes()
         picture.unlink()
-        if hand in {"replaced", "emptied"}:
-            picture.write_bytes(b"no picture" if hand == "replaced" else b"")
+        if hand in {"replaced", "emptied", "same size"}:
+            picture.write_bytes({"replaced": b"no picture", "emptied": b"", "same size": text[::-1]}[hand])
+        elif hand == "linked":
+            picture.symlink_to(run.folder.parent / "elsewhere.png")
+        elif hand == "a folder now":
+            picture.mkdir()
     lost = 5 if hand == "folder" else 1
     if hand == "folder":
         (run.folder / "images").rmdir()
     assert run.status().items.lost == lost
+    exported = app.export(str(run.folder), to="jsonl", out=str(run.folder.parent / "rows.jsonl"))
+    assert (exported.lost, exported.missing, exported.vanished) == (lost, lost, 0)
+    assert exported.exit_status is ExitStatus.STOPPED
     assert run.verify().exit_status is ExitStatus.STOPPED
     assert run.run().exit_status is ExitStatus.STOPPED
     assert run.sends == 5
