@@ -1,7 +1,7 @@
 """An Anthropic message while it grows: blocks begin, take pieces and are joined; in a whole message they are full.
 
-Blocks of other types, such as those of the server's own tools, are kept as they are;
-signatures are read over. Source: PROTOCOL 5.2, 5.3.
+Blocks of other types, such as those of the server's own tools, are kept as they are,
+and so is thinking that is signed. Source: PROTOCOL 5.2, 5.3.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,7 @@ class Delta(msgspec.Struct, gc=False):
     thinking: object = None
     partial_json: object = None
     citation: object = None
+    signature: object = None
     stop_reason: object = None
 
 
@@ -44,6 +45,7 @@ class Block(msgspec.Struct, gc=False):
     type: object = None
     text: object = None
     thinking: object = None
+    signature: object = None
     id: object = None
     name: object = None
     input: object = None
@@ -81,7 +83,7 @@ class MessageEvent(msgspec.Struct, gc=False):
 class _Grown:
     """A block while it grows."""
 
-    __slots__ = ("block", "id", "input", "kind", "name", "parts")
+    __slots__ = ("block", "id", "input", "kind", "name", "parts", "signature")
 
     def __init__(self, kind: str, block: Block) -> None:
         self.kind = kind
@@ -90,6 +92,7 @@ class _Grown:
         self.id: str | None = None
         self.name = ""
         self.input: object = None
+        self.signature = block.signature if isinstance(block.signature, str) else ""
 
 
 class MessageDraft:
@@ -147,6 +150,12 @@ class MessageDraft:
         delta, kind = said.delta, said.delta.type if said.delta is not None else None
         if delta is not None and delta.citation is not None:
             self._citations.append(delta.citation)  # type: ignore[arg-type]  # JSON, by its maker
+        if (
+            delta is not None
+            and isinstance(delta.signature, str)
+            and (signed := self._block_at(said.index)) is not None
+        ):
+            signed.signature += delta.signature
         if delta is None or not isinstance(kind, str) or kind not in _PIECES.values():
             return None
         grown = self._block_at(said.index)
@@ -184,6 +193,11 @@ class MessageDraft:
     def extras(self) -> dict[str, Json]:
         """Citations, and blocks that are neither text nor thinking nor a call."""
         found: dict[str, Json] = {"citations": self._citations, "content_parts": self.media.others}
+        signed = [grown for grown in self._blocks if grown.kind == "thinking" and grown.signature]
+        found["thinking_blocks"] = [
+            {"type": "thinking", "thinking": sound("".join(grown.parts)), "signature": sound(grown.signature)}
+            for grown in signed
+        ]
         return {name: value for name, value in found.items() if value}
 
     def finish(self, _said: MessageEvent) -> None:

@@ -85,6 +85,7 @@ REST: Final = (
     Case(name="thought-tags", reply=whole(content="<thought>hm</thought>A"), text="A", output={"reasoning": "hm"}),
     Case(name="words-about-tags-stay", reply=whole(content="Write `</think>` to end, A"), text="Write `</think>` to end, A", output={"reasoning": None}),
     Case(name="claude-think-tags", reply=json_reply({"type": "message", "content": [{"type": "text", "text": "<think>hm</think>A"}], "stop_reason": "end_turn"}), job=ANTHROPIC, text="A", output={"reasoning": "hm"}),
+    Case(name="claude-signed-thinking", reply=json_reply({"type": "message", "content": [{"type": "thinking", "thinking": "hm", "signature": "s9"}, {"type": "text", "text": "A"}], "stop_reason": "end_turn"}), job=ANTHROPIC, text="A", output={"reasoning": "hm", "thinking_blocks.0.signature": "s9"}),
     Case(name="unknown-part", reply=whole(content=[{"type": "text", "text": "A"}, {"type": "video_url", "video_url": {"url": "https://e.example/v.mp4"}}]), text="A", output={"content_parts.0.video_url.url": "https://e.example/v.mp4"}),
     Case(name="fence-in-prose", reply=whole(content='Sure! Here it is:\n```json\n{"a": 1}\n```\nHope it helps'), job={"schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}, output={"parsed": {"a": 1}}),
     Case(name="schema-in-the-thinking", reply=whole(content=None, reasoning_content='{"a": 1}'), job={"schema": {"type": "object", "required": ["a"]}}, output={"parsed": {"a": 1}}),

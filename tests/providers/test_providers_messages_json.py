@@ -35,7 +35,13 @@ REPLIES: dict[str, tuple[bytes, Answer | ProblemKind]] = {
     "indented, with a BOM": (b"\xef\xbb\xbf" + json.dumps(FINISHED, indent=2).encode(), hi()),
     "thinking before the text": (
         finished(content=[{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "text", "text": "Hi."}]),
-        Answer(text="Hi.", reasoning="t", finish_reason="end_turn", usage=USED),
+        Answer(
+            text="Hi.",
+            reasoning="t",
+            finish_reason="end_turn",
+            usage=USED,
+            extras={"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]},
+        ),
     ),
     "a tool call": (
         finished(

@@ -103,7 +103,10 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
             reasoning="Let me see\n\nYes.",
             finish_reason="end_turn",
             usage=USED,
-            extras={"content_parts": [{"type": "redacted_thinking", "data": "xx"}]},
+            extras={
+                "thinking_blocks": [{"type": "thinking", "thinking": "Let me see", "signature": "c2ln"}],
+                "content_parts": [{"type": "redacted_thinking", "data": "xx"}],
+            },
         ),
     ),
     "thinking and no answer": (
