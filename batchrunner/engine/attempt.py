@@ -139,8 +139,7 @@ class Attempts:
             lane.heard(ticket, outcome)
             # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
             stands = isinstance(outcome, Problem) and await self.judge.hear(lane, queue, outcome)
-            if not isinstance(outcome, Problem):
-                await self.judge.foresee(lane, queue, outcome.hints)
+            foreseen = () if isinstance(outcome, Problem) else self.judge.foresee(lane, queue, outcome.hints)
             if isinstance(outcome, Accepted | Pictures):
                 lane.task_opened()  # before the slot is free: else one task too many is let in
         finally:
@@ -154,13 +153,15 @@ class Attempts:
                 queue.adapted |= work.revision.adapted
                 if outcome.usage and outcome.usage.input_tokens is not None:
                     lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
-                return await shielded(self._keep(work, lane, queue, outcome))
+                return await shielded(self._keep(work, lane, queue, outcome, foreseen))
             case Accepted() | Pictures():
-                return await self._fetch(work, lane, queue, outcome)
+                return await self._fetch(work, lane, queue, outcome, foreseen)
             case Problem():
                 return await self._after(work, queue, outcome, parked=stands)
 
-    async def _keep(self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer) -> Verdict:
+    async def _keep(
+        self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, foreseen: tuple[Lane, ...]
+    ) -> Verdict:
         """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
         held = sum(len(found.data) for found in (*answer.pictures, *answer.sounds) if not isinstance(found, PictureUrl))
         try:
@@ -173,18 +174,26 @@ class Attempts:
         except Exception:
             self.book.last_resort(f"{work.item.id}: {answer.text}")
             raise
+        for parked in foreseen:
+            await self.judge.record_park(parked)
         return Finished()
 
-    async def _fetch(self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures) -> Verdict:
+    async def _fetch(
+        self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures, foreseen: tuple[Lane, ...]
+    ) -> Verdict:
         try:
+            found: Verdict | TaskEnded | None = None
             if isinstance(outcome, Pictures):
-                await self._came_through(lane, queue)
                 found = await self.remote.keep_at_once(work, lane, outcome)
+                await self._came_through(lane, queue)
             else:
                 await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
                 await self._taken(lane, queue)
-                task = self.book.state.tasks[work.key]
-                found = await self.remote.follow(work, task, resumed=False)
+            for parked in foreseen:
+                await self.judge.record_park(parked)
+            if found is None:
+                there = outcome if isinstance(outcome, Pictures) else None
+                found = await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False, found=there)
             return await self._judged(work, lane, queue, found)
         finally:
             lane.task_ended()

@@ -112,19 +112,29 @@ class Judge:
                     queue.adapted |= {problem.adaptation}
                 return False
 
-    async def foresee(self, lane: Lane, queue: WorkQueue, hints: Hints | None) -> None:
-        """A reply that says nothing is left stops the lane before the wall, if there is anything more to send."""
+    def foresee(self, lane: Lane, queue: WorkQueue, hints: Hints | None) -> tuple[Lane, ...]:
+        """A reply that says nothing is left stops the lane before the limit, if there is anything more to send.
+
+        It gives the lanes that were parked. `record_park` writes them down once the paid answer itself is kept.
+        """
         if hints is None or lane.stands_still or queue.nothing_to_send:
-            return
+            return ()
         if hints.account_remaining == 0:
-            for sibling in self.lanes.of_account(lane.account):
-                await self._park_quota(sibling, _spent(ProblemKind.QUOTA_ACCOUNT))
-        elif hints.model_remaining == 0:
-            await self._park_quota(lane, _spent(ProblemKind.QUOTA_MODEL))
-        elif hints.requests_remaining == 0 and hints.requests_reset_s:
+            spent = _spent(ProblemKind.QUOTA_ACCOUNT)
+            return tuple(each for each in self.lanes.of_account(lane.account) if self._park_for_quota(each, spent))
+        if hints.model_remaining == 0:
+            return (lane,) if self._park_for_quota(lane, _spent(ProblemKind.QUOTA_MODEL)) else ()
+        if hints.requests_remaining == 0 and hints.requests_reset_s:
             # the reset is when the bucket is full again, an upper bound: a probe before it costs one call
             pause_s = min(hints.requests_reset_s, self.job.retry.max_wait_s)
-            await self._park(lane, _spent(ProblemKind.THROTTLE), until=self.clock.wall() + pause_s)
+            _park_until(lane, _spent(ProblemKind.THROTTLE), until=self.clock.wall() + pause_s)
+            return (lane,)
+        return ()
+
+    async def record_park(self, lane: Lane) -> None:
+        """Write down why a lane stands still, if it still does."""
+        if lane.park is not None:
+            await self.book.parked(lane.account, lane.model, lane.park)
 
     async def _stop(self, lane: Lane, queue: WorkQueue, problem: Problem, then: Then) -> None:
         if then is Then.STOP_ACCOUNT:
@@ -151,12 +161,17 @@ class Judge:
                 sibling.close(closed)
 
     async def _park_quota(self, lane: Lane, problem: Problem) -> None:
+        if self._park_for_quota(lane, problem):
+            await self.record_park(lane)
+
+    def _park_for_quota(self, lane: Lane, problem: Problem) -> bool:
+        """Whether it was parked by this."""
         if lane.closed is not None or lane.stands_still:
-            return  # one refusal parks it; the others that were in flight say nothing new
+            return False  # one refusal parks it; the others that were in flight say nothing new
         if problem.kind in QUOTAS and self.job.on_quota == "stop":
-            await self._park(lane, problem, until=None)
+            _park_until(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=_reason(problem), refused_account=False))
-            return
+            return True
         wall = self.clock.wall()
         if problem.wait_s is not None:
             # a daily quota is said by some to end within seconds: the asked wait is a lower bound
@@ -166,7 +181,8 @@ class Judge:
             until = wall + RULES[problem.kind].first_wait_s
         else:
             until = next_quota_probe(wall=wall, probes=lane.probes, shanghai=self.shanghai)
-        await self._park(lane, problem, until=until)
+        _park_until(lane, problem, until=until)
+        return True
 
     async def _hear_throttle(self, lane: Lane, problem: Problem) -> bool:
         """A hint longer than any wait parks; so do refusals in a row, for then the server says no to everybody."""
@@ -255,9 +271,12 @@ class Judge:
         return True
 
     async def _park(self, lane: Lane, problem: Problem, *, until: float | None) -> None:
-        lane.park_until(kind=problem.kind.value, reason=_reason(problem), until=until, by_task=problem.of_task)
-        assert lane.park is not None, "it was parked just now"
-        await self.book.parked(lane.account, lane.model, lane.park)
+        _park_until(lane, problem, until=until)
+        await self.record_park(lane)
+
+
+def _park_until(lane: Lane, problem: Problem, *, until: float | None) -> None:
+    lane.park_until(kind=problem.kind.value, reason=_reason(problem), until=until, by_task=problem.of_task)
 
 
 def _means_the_job(problem: Problem) -> bool:

@@ -16,7 +16,7 @@ from batchrunner.core.row import Picture
 from batchrunner.core.state import OpenTask
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pictures import PictureKeeper
-from batchrunner.engine.record import Book
+from batchrunner.engine.record import Book, shielded
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
 from batchrunner.engine.verdict import Finished, GivenUp, TaskEnded, Verdict, Waiting
@@ -153,15 +153,24 @@ class Remote:
         )
         return None
 
-    async def keep_at_once(self, work: Work, lane: Lane, pictures: Pictures) -> Verdict | TaskEnded:
-        """A synchronous answer: pictures in it are kept now, URLs are remembered first, like those of a task."""
+    async def keep_at_once(self, work: Work, lane: Lane, pictures: Pictures) -> Verdict | None:
+        """A synchronous answer: pictures in it are kept now. URLs are remembered like those of a task.
+
+        It gives None for URLs: `follow` fetches them.
+        """
         if any(isinstance(ref, PictureUrl) for ref in pictures.refs):
-            # an id that nobody can be asked by is none: what was cut off before its URLs were known is sent again
-            await self.book.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
-            task = self.book.state.tasks[work.key]
-            urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
-            await self.book.ready(work, urls, usage=pictures.usage)
-            return await self.follow(work, task, resumed=False, found=pictures)
+            await shielded(self._remember_urls(work, lane, pictures))
+            return None
+        return await shielded(self._keep_bytes(work, pictures))
+
+    async def _remember_urls(self, work: Work, lane: Lane, pictures: Pictures) -> None:
+        """One step, whoever cancels meanwhile: between the two records nobody could tell where the pictures are."""
+        # an id that nobody can be asked by is none: what was cut off before its URLs were known is sent again
+        await self.book.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
+        urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
+        await self.book.ready(work, urls, usage=pictures.usage)
+
+    async def _keep_bytes(self, work: Work, pictures: Pictures) -> Verdict:
         with self.keeper.hold(sum(len(ref.data) for ref in pictures.refs if isinstance(ref, PictureBytes))):
             kept = await self.keeper.keep(work, pictures)
         if isinstance(kept, Problem):
