@@ -22,6 +22,7 @@ GUIDANCE = (1.5, 20.0)
 MAX_LORAS = 6
 LORA_TOLERANCE = 1e-3
 _ANY_SIDE = (64, 2048)
+NO_ADDRESS = "is no http or https address"
 LOCAL_PICTURE = "is a local file, which the server cannot read"
 _LOCAL = re.compile(
     r"file:|(\.{1,2}|~)?[/\\]|[A-Za-z]:[/\\]|[^\n:]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|svg)\Z", re.IGNORECASE
@@ -148,7 +149,7 @@ def _image_address(value: Json, expected: str) -> Verdict:
         return None  # some models take the picture itself
     if _LOCAL.match(text):
         return (LOCAL_PICTURE, expected)
-    return None if _host_of(text) is not None else ("is no http or https address", expected)
+    return None if _host_of(text) is not None else (NO_ADDRESS, expected)
 
 
 def _host_of(url: str) -> str | None:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from batchrunner.core.job import Json
-from batchrunner.core.picture_rules import LOCAL_PICTURE, params_mistakes, prompt_mistake
+from batchrunner.core.picture_rules import LOCAL_PICTURE, NO_ADDRESS, params_mistakes, prompt_mistake
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec
+from batchrunner.spec.named_files import is_there, located
 from batchrunner.spec.places import Fault, KeyPath, short
 from batchrunner.spec.provider import dialect_of
 
@@ -88,11 +89,17 @@ def _value(draft: Draft, path: KeyPath, name: str, value: Json) -> Iterator[Faul
         (problem, expected): None
         for model in draft.models
         for _key, problem, expected in params_mistakes(model, {name: value})
-        if problem != LOCAL_PICTURE  # told for every dialect by the general rules
+        if not _is_local(draft, value, problem)  # told for every dialect by the general rules
     }
     for problem, expected in found:
         shown = f"{short(value)} {problem}" if not isinstance(value, dict) else problem
         yield Fault(path=path, problem=shown, expected=expected)
+
+
+def _is_local(draft: Draft, value: Json, problem: str) -> bool:
+    if problem == NO_ADDRESS and isinstance(value, str):
+        return is_there(located(draft.folder, value), as_file=True)
+    return problem == LOCAL_PICTURE
 
 
 def _prompt_path(draft: Draft, place: int) -> KeyPath:

@@ -178,7 +178,10 @@ def poll_seeds() -> tuple[bytes, ...]:
         asked = Call(
             method="POST", path="/v1/images/generations", headers={"x-modelscope-async-mode": "true"}, body=body
         )
-        task = json.loads(world.answer(asked, NOON).body or b"{}").get("task_id")
+        try:
+            task = json.loads(world.answer(asked, NOON).body or b"{}").get("task_id")
+        except ValueError:  # scenarios whose order is answered with something that is no JSON
+            continue
         poll = Call(method="GET", path=f"/v1/tasks/{task}", headers={"x-modelscope-task-type": "image_generation"})
         found |= dict.fromkeys(as_text(world.answer(poll, NOON + after)) for after in (0.5, 30.0, 4000.0))
     return tuple(found)

@@ -16,7 +16,7 @@ from fuzz_target import Target
 from PIL import Image
 
 from batchrunner import app
-from batchrunner.core.errors import BatchrunnerError, LedgerDamagedError, WrongDirectoryError
+from batchrunner.core.errors import BatchrunnerError, LedgerDamagedError, LedgerMissingError, WrongDirectoryError
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem
 from batchrunner.core.state import LedgerState
@@ -89,7 +89,7 @@ def run_json(text: bytes) -> object:
         try:
             read_run_file(Path(folder))
             return json.dumps(jsonable(app.status(folder)), allow_nan=False)
-        except WrongDirectoryError as error:
+        except (WrongDirectoryError, LedgerMissingError) as error:
             return str(error)
 
 

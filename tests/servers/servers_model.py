@@ -85,7 +85,7 @@ def _weights(bias: list[float], *, seed: int) -> dict[str, Any]:
         weights[0] = 0.0  # the anchor stays as it is
         return weights
 
-    ones = np.ones(_WIDTH, np.float32)
+    ones: Any = np.ones(_WIDTH, np.float32)
     tensors = {"token_embd.weight": drawn(len(bias), _WIDTH), "output.weight": drawn(len(bias), _WIDTH)}
     tensors["token_embd.weight"][:, 0] = _ANCHOR
     tensors["output.weight"][:, 0] = bias
