@@ -311,7 +311,10 @@ class Lane:
         return self.refused_in_row
 
     def park_until(self, *, kind: str, reason: str, until: float | None, by_task: bool = False) -> bool:
-        """Stop until that wall clock time, then probe with one send. False when it was parked too long: it closes."""
+        """Stop until that wall clock time, then probe with one send.
+
+        False when it was parked too long, or is asked to wait longer than any run waits: it closes.
+        """
         wall = self._clock.wall()
         if self.parked_since is None:
             self.parked_since = wall
@@ -324,7 +327,7 @@ class Lane:
         self._stops += 1
         self._turn_away(self._returning)
         self.pump()
-        if wall - self.parked_since > GIVE_UP_PARKED_S:
+        if max(wall, until or wall) - self.parked_since > GIVE_UP_PARKED_S:
             self.close(Closed(kind=kind, reason=reason, refused_account=False))
             return False
         return True
@@ -334,6 +337,8 @@ class Lane:
         self.park = park
         self.parked_since = park.since
         self.probes = 1
+        if park.until is not None and park.until - self._clock.wall() > GIVE_UP_PARKED_S:
+            self.close(Closed(kind=park.kind, reason=park.reason, refused_account=False))
 
     def close(self, closed: Closed) -> None:
         """Send nothing more in this run."""

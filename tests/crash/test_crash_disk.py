@@ -24,7 +24,7 @@ from batchrunner.simulator.faults import NO_FAULTS, Latency
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 
-SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS") or at_size(1_000, 6_000))
+SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS") or at_size(1_000, 10_000))
 ONE_SEED = os.environ.get("BATCHRUNNER_SEED")
 BATCHES = 16
 """So that several processes share the seeds."""

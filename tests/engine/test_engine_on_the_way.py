@@ -90,3 +90,17 @@ def test_the_same_500_for_everything_is_not_waited_for(house: House) -> None:
     assert report.status.items.failed == 0
     assert house.began - began < 1800.0
     assert "image input is not supported" in (report.status.message or "")
+
+
+@pytest.mark.parametrize("scenario", ["quota-window:180000", "quota-window:31536000"])
+def test_a_wait_longer_than_any_run_waits_pauses_the_run_at_once_and_the_next_one_too(
+    house: House, scenario: str
+) -> None:
+    job = chat(*TWENTY, model=f"sim/chat#{scenario}", more=ONE_BY_ONE)
+    for sends in (1, 1):
+        report = house.run(job)
+        assert report.exit_status is ExitStatus.PAUSED
+        assert (report.status.items.pending, report.status.items.failed, house.stats.sends) == (20, 0, sends)
+        assert report.status.lanes[0].state == "stopped"
+    began, ended = house.events("open")[0]["t"], house.events("close")[-1]["t"]
+    assert ended - began < 3600.0
