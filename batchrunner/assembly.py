@@ -203,7 +203,7 @@ def _take_stock(folder: Path, state: LedgerState, results: ResultsFile, *, files
     marked = state.marked
     if marked is not None and stands_as_marked(files, folder, marked):
         return _Stock(outputs=frozenset(name for name, *_ in marked.folders))
-    recovered = results.recover(state.results_length, crashed=not state.closed)
+    recovered = results.recover(state.results_length, crashed=state.torn or not state.closed)
     found = inspect(files, folder, state)
     realigned = recovered.realigned or found.by_hand
     if marked is not None:

@@ -255,6 +255,8 @@ class Close(_Event, frozen=True, tag="close"):
     records: int
     files: tuple[FileMark, ...] | None = None
     folders: tuple[FolderMark, ...] = ()
+    torn: bool = False
+    """results.jsonl is longer than its records say: the disk refused a row, or its `done`, in the middle."""
 
 
 Event: TypeAlias = (

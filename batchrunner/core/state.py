@@ -187,6 +187,8 @@ class LedgerState:
         """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
         self.lost: set[bytes] = set()
         """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
+        self.torn = False
+        """See `Close`."""
         self.marked: Close | None = None
         """How the last clean end left the directory; None after any other end."""
         self.segments = 0
@@ -293,11 +295,12 @@ class LedgerState:
         match event:
             case Open():
                 self.segments += 1
-                self.closed, self.marked = False, None
+                self.closed, self.torn, self.marked = False, False, None
                 if event.labels:
                     self.labels.add(event.labels)
             case Close():
-                self.closed, self.marked = True, event if event.files is not None else None
+                self.closed, self.torn = True, event.torn
+                self.marked = event if event.files is not None else None
             case Rewritten():
                 self._epoch = self._epoch % _SENDS_MAX + 1
                 self.results_length = event.length

@@ -66,12 +66,14 @@ class DirectoryWatch:
     async def close(self, opened: list[LedgerWriter]) -> None:
         """A clean end where the disk lets us; where it does not, the next run looks at every row and goes on."""
         marks: Marks | None = None
+        torn = False
         with suppress(StoreBrokenError):
             await self._results.close()
-            marks = await self._threads.run(self._marks)
+            torn = await self._threads.run(self._is_torn)
+            marks = None if torn else await self._threads.run(self._marks)
         for ledger in opened:
             with suppress(StoreBrokenError, WrongDirectoryError):
-                await ledger.close(marks)
+                await ledger.close(marks, torn=torn)
                 await self._threads.run(self._remember, ledger)
         self._threads.close()
 
@@ -90,12 +92,20 @@ class DirectoryWatch:
         if self._state.lost:
             return None
         self._results.confirm()
-        rows = self._files.look(self._folder / RESULTS)
-        if (rows.size_bytes if rows is not None else 0) != self._state.results_length:
-            return None  # a row has no `done` yet, because the disk refused one of them: the next run takes it over
         if self._count(self._all_outputs) < self._began_with + self._artifacts.added:
             return None
         return marks_of(self._files, self._folder, self._all_outputs)
+
+    def _is_torn(self) -> bool:
+        """Whether a row has no `done`, because the disk refused one of them: the next run takes it over, or mends it.
+
+        While items are lost, what stands behind the recorded rows may be theirs, and nobody takes it for torn.
+        """
+        try:
+            rows = self._files.look(self._folder / RESULTS)
+        except OSError as error:
+            raise broken(self._folder / RESULTS, error) from error
+        return not self._state.lost and (rows.size_bytes if rows is not None else 0) > self._state.results_length
 
     @property
     def _all_outputs(self) -> frozenset[str]:

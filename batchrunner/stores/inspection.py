@@ -135,7 +135,7 @@ class _Inspector:
             self._adopt(key, RESULTS, line)
         elif not self.state.see(key):
             found.repeated += 1
-        elif self.state.closed and (crc := self.state.crc(key)) is not None:
+        elif self.state.closed and not self.state.torn and (crc := self.state.crc(key)) is not None:
             found.changed += crc != int(crc_of(line.text), 16)
 
     def set_aside(self) -> None:

@@ -113,11 +113,12 @@ class LedgerWriter:
         self.note(event)
         await self._appender.synced()
 
-    async def close(self, marks: Marks | None = None) -> None:
+    async def close(self, marks: Marks | None = None, *, torn: bool = False) -> None:
         """Sync what is in line, then write and sync `close`: the mark of a clean end. Broken: only close the file.
 
         Args:
             marks: how the directory is left; None where nobody vouches for it.
+            torn: results.jsonl holds more than its records say.
 
         Raises:
             StoreBrokenError: the disk refused these last records.
@@ -129,6 +130,7 @@ class LedgerWriter:
                     records=self._sequence + 1,
                     files=None if marks is None else marks.files,
                     folders=() if marks is None else marks.folders,
+                    torn=torn,
                 )
             )
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import zlib
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -226,7 +227,8 @@ def test_a_clean_directory_has_nothing_to_recover(tmp_path: Path) -> None:
 
 def test_whole_rows_beyond_the_known_length_are_adopted_with_what_a_done_needs(tmp_path: Path) -> None:
     lengths = write_rows(tmp_path, 1, 2)
-    picture = Picture(path="images/a.png", sha256="ff", width=2, height=3, format="PNG", bytes=9)
+    digest = sha256(b"123456789").hexdigest()
+    picture = Picture(path="images/a.png", sha256=digest, width=2, height=3, format="PNG", bytes=9)
 
     async def run() -> int:
         results = ResultsFile(tmp_path)
@@ -240,7 +242,7 @@ def test_whole_rows_beyond_the_known_length_are_adopted_with_what_a_done_needs(t
     recovered = recover(tmp_path, lengths[0])
     two, three = adopted(tmp_path, lengths[0])
     assert (two.i, two.k, two.length, two.input_tokens, two.files) == ("q2", key_of(2), lengths[1], 3, ())
-    assert (three.i, three.a, three.files, three.recovered) == ("q3", 4, (("images/a.png", 9, "ff"),), True)
+    assert (three.i, three.a, three.files, three.recovered) == ("q3", 4, (("images/a.png", 9, digest),), True)
     text = (tmp_path / "results.jsonl").read_bytes()
     assert three.crc == f"{zlib.crc32(text.splitlines()[2]):08x}"
     assert recovered.length == three.length == end
