@@ -30,6 +30,8 @@ _QUOTE = "put it in quotes if it is text"
 
 _LARGE_CHARS = 1 << 16
 """From here on libyaml reads, where it is there: ten times as fast, with shorter words for what it does not like."""
+_MANY_BRACKETS = 400
+"""So, too: PyYAML looks at every open bracket again for each character that follows it."""
 _BOUNDS_DEPTH = (0, 2, 5)
 """The first libyaml that refuses a text which nests so deep that composing it would overflow the C stack."""
 
@@ -99,7 +101,7 @@ class _ExplodesError(Exception):
 
 def read_yaml(text: str) -> Reading:
     """The text's one document. Never raises: whatever is wrong stands in `faults`."""
-    if _C_LOADER is not None and len(text) >= _LARGE_CHARS:
+    if _C_LOADER is not None and (len(text) >= _LARGE_CHARS or text.count("[") + text.count("{") >= _MANY_BRACKETS):
         with suppress(_RefusedEscapeError):
             return _read(text, _C_LOADER)
     return _read(text, _Loader)

@@ -28,6 +28,7 @@ HOSTILE = [
     ("not UTF-8", b"name: a\nmodel: \xff\xfe\n", 2, "not UTF-8"),
     ("control character", b"name: a\nmodel: \x00\n", 2, "control character"),
     ("unclosed quote", b'name: "a\nmodel: m\n', 3, "not closed"),
+    ("a line of open lists", b"models: " + b"[x, " * 1700, None, "nested too deeply"),
     ("unclosed list", b"models: [a, b\nname: x\n", 2, "not closed"),
     ("two documents", b"name: a\n---\nname: b\n", 2, "second document"),
     ("undefined alias", b"name: a\nsystem: *bold*\n", 2, "names no anchor"),
