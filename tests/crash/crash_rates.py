@@ -28,11 +28,19 @@ class Level:
 
 @dataclass(slots=True)
 class RetryAllowance:
-    """Retries of failures in one lane and one life: ten at first, a tenth of the sends, one in five seconds."""
+    """Retries of failures in one lane and one life: ten at first, a tenth of the sends, one in five seconds.
+
+    An item that comes through gives back what its last retry took.
+    """
 
     began: float
     sends: int = 0
     retries: int = 0
+    """Those that were not given back."""
+
+    def came_through(self) -> None:
+        """An item whose last send was such a retry is done."""
+        self.retries -= 1
 
     def sent(self, *, again: bool, now: float) -> bool:
         """A send leaves; False when it is one retry too many."""

@@ -129,6 +129,8 @@ class Watch:
         self._tokens: dict[LaneName, Level] = {}
         self._polls: dict[str, Level] = {}
         self._retries: dict[LaneName, RetryAllowance] = {}
+        self._retried_in: dict[bytes, LaneName] = {}
+        """Items whose last send was a retry of a failure in that lane."""
 
     # -- at any event
 
@@ -183,6 +185,8 @@ class Watch:
             rule = RULES[ProblemKind(event.kind)]
             if rule.then is Then.RETRY and event.wait is None and event.a > record.attempts:
                 self._failed_in[key] = self._lane_of.get(key, ("", ""))
+        if isinstance(event, Done) and (retried_in := self._retried_in.pop(key, None)) is not None:
+            self._allowance(retried_in).came_through()
         if isinstance(event, Retry | Done | Failed):
             self._ended(key, event)
         elif isinstance(event, Ready):
@@ -210,11 +214,13 @@ class Watch:
         task = self.witness.tasks.get(key)
         self._need(4, f"an item is submitted again although its task {task} is under way", holds=task is None)
         failed_in = self._failed_in.pop(key, None)
-        if failed_in is not None:
+        if failed_in is None:
+            self._retried_in.pop(key, None)
+            self._allowance(lane).sent(again=False, now=now)
+        else:
+            self._retried_in[key] = failed_in
             within = self._allowance(failed_in).sent(again=True, now=now)
             self._need(14, f"one retry too many in {failed_in}: {self._allowance(failed_in)}", holds=within)
-        else:
-            self._allowance(lane).sent(again=False, now=now)
         self._lane_of[key] = lane
         per_minute = self.job.limits.tokens_per_minute
         if per_minute is not None and self.job.kind == "chat":
