@@ -185,8 +185,6 @@ class Watch:
             rule = RULES[ProblemKind(event.kind)]
             if rule.then is Then.RETRY and event.wait is None and event.a > record.attempts:
                 self._failed_in[key] = self._lane_of.get(key, ("", ""))
-        if isinstance(event, Done) and (retried_in := self._retried_in.pop(key, None)) is not None:
-            self._allowance(retried_in).came_through()
         if isinstance(event, Retry | Done | Failed):
             self._ended(key, event)
         elif isinstance(event, Ready):
@@ -243,6 +241,8 @@ class Watch:
             self._need(12, f"{len(under_way)} tasks in flight in {lane}, {most} allowed", holds=fits)
 
     def _ended(self, key: bytes, event: Retry | Done | Failed) -> None:
+        if isinstance(event, Done) and (retried_in := self._retried_in.pop(key, None)) is not None:
+            self._allowance(retried_in).came_through()
         self._ends.add(key)
         for tasks in self._tasks.values():
             tasks.discard(key)
