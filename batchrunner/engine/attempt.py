@@ -153,7 +153,8 @@ class Attempts:
                 queue.adapted |= work.revision.adapted
                 if outcome.usage and outcome.usage.input_tokens is not None:
                     lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
-                return await shielded(self._keep(work, lane, queue, outcome, foreseen))
+                with self.ports.hold(_size_of(outcome)):  # at once: else the next replies are read beside this one
+                    return await shielded(self._keep(work, lane, queue, outcome, foreseen))
             case Accepted() | Pictures():
                 return await self._fetch(work, lane, queue, outcome, foreseen)
             case Problem():
@@ -163,14 +164,12 @@ class Attempts:
         self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, foreseen: tuple[Lane, ...]
     ) -> Verdict:
         """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
-        held = sum(len(found.data) for found in (*answer.pictures, *answer.sounds) if not isinstance(found, PictureUrl))
         try:
             await self._came_through(lane, queue)
-            with self.ports.hold(sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + held):
-                path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
-                has_media = answer.pictures or answer.sounds
-                media = await self.remote.keeper.keep_answer(work, answer) if has_media else None
-                await self.book.answered(work, answer, path=path, media=media)
+            path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
+            has_media = answer.pictures or answer.sounds
+            media = await self.remote.keeper.keep_answer(work, answer) if has_media else None
+            await self.book.answered(work, answer, path=path, media=media)
         except Exception:
             self.book.last_resort(f"{work.item.id}: {answer.text}")
             raise
@@ -413,6 +412,12 @@ def _verdict(state: "RetryCallState") -> Again:
     verdict = state.outcome.result()
     assert isinstance(verdict, Again), "only `Again` is tried again"
     return verdict
+
+
+def _size_of(answer: Answer) -> int:
+    """Bytes of memory that an answer takes, about."""
+    media = sum(len(found.data) for found in (*answer.pictures, *answer.sounds) if not isinstance(found, PictureUrl))
+    return sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + media
 
 
 def _telling(answer: Answer, work: Work) -> Answer:

@@ -226,6 +226,11 @@ class Appender:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
+    @property
+    def refused(self) -> bool:
+        """Whether the disk refused a write or a sync: what stands at the end of the file may be half a line."""
+        return self._cause is not None
+
     def _error(self) -> StoreBrokenError:
         """A fresh one for each who asks: a shared exception would grow everyone's traceback."""
         return StoreBrokenError(str(self._cause))

@@ -71,6 +71,7 @@ class DirectoryWatch:
             await self._results.close()
             torn = await self._threads.run(self._is_torn)
             marks = None if torn else await self._threads.run(self._marks)
+        torn = torn or self._results.refused
         for ledger in opened:
             with suppress(StoreBrokenError, WrongDirectoryError):
                 await ledger.close(marks, torn=torn)
@@ -105,7 +106,9 @@ class DirectoryWatch:
             rows = self._files.look(self._folder / RESULTS)
         except OSError as error:
             raise broken(self._folder / RESULTS, error) from error
-        return not self._state.lost and (rows.size_bytes if rows is not None else 0) > self._state.results_length
+        return self._results.refused or (
+            not self._state.lost and (rows.size_bytes if rows is not None else 0) > self._state.results_length
+        )
 
     @property
     def _all_outputs(self) -> frozenset[str]:

@@ -57,6 +57,8 @@ class ResultsFile:
         self._files = files
         self._results: Appender | None = None
         self._failures: Appender | None = None
+        self.refused = False
+        """Once closed: whether the disk refused a row."""
         self._refused: str | None = None
         self._open: dict[str, Appender] = {}
         """What was opened, also where whoever asked for it was cancelled meanwhile."""
@@ -248,6 +250,7 @@ class ResultsFile:
     async def close(self) -> None:
         """Sync what is in line and close both files. Raises StoreBrokenError."""
         self._opener.close()
+        self.refused = any(writer.refused for writer in (self._results, self._failures) if writer is not None)
         try:
             await self._release_results()
         finally:
