@@ -14,7 +14,7 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import PollOutcome, Problem, Revision, SendOutcome, SoundBytes
 from batchrunner.core.plan import Totals
 from batchrunner.core.row import FailureRow, Picture, ResultRow, Sound
-from batchrunner.core.wire import Decoder, Request
+from batchrunner.core.wire import Decoder, Gate, Request
 
 T = TypeVar("T")
 Hold = Callable[[int], AbstractContextManager[object]]
@@ -75,6 +75,24 @@ class Transport(Protocol):
         Raises:
             asyncio.CancelledError: the connection is closed.
             Exception: whatever the decoder raised.
+        """
+
+
+@runtime_checkable
+class GatedTransport(Transport, Protocol):
+    """A transport that gets a connection ready while the intent is being written: no byte leaves before its gate.
+
+    Before any other transport the intent is written first, and then the exchange begins.
+    """
+
+    takes_gates: bool
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
+        """As of a transport. Nothing leaves before `gate` lets it; without one the request may leave at once.
+
+        Raises:
+            asyncio.CancelledError: the connection is closed; what had not left by then never leaves.
+            Exception: whatever the decoder raised, or what the gate refused with. Then the request has not left.
         """
 
 

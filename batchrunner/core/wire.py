@@ -1,5 +1,6 @@
 """What crosses the network, as values: requests, heads of replies, how a reply ended, and who reads its bytes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -44,6 +45,20 @@ class Broken:
 
 
 Ending = Whole | Broken
+
+
+class Gate(Protocol):
+    """Says when a request may leave: once its intent has been handed to the operating system.
+
+    A gate is handed over with the request, after the intent was put in line; a callback costs no future and no task.
+    """
+
+    def __call__(self, call: Callable[..., None], /, *args: object) -> None:
+        """Call `call(refused, *args)` exactly once, within this call where the intent is written already, else later.
+
+        `refused` is None when the request may leave. Otherwise it must never leave, and `refused` is the exception that
+        the exchange raises. It may be called after the exchange was cancelled: then nothing may leave either.
+        """
 
 
 class Decoder(Protocol[T_co]):

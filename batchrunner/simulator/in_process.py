@@ -11,10 +11,11 @@ from urllib.parse import urljoin, urlsplit
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Clock
-from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
+from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.simulator.faults import INSTANT, Latency
 from batchrunner.simulator.script import Call, Cut, EarlyStep, Hang, Reset, Role, Script, Send, Wait
 from batchrunner.simulator.world import World
+from batchrunner.transport.watch import passed
 
 T = TypeVar("T")
 
@@ -25,7 +26,9 @@ _WHOLE: Final = Whole()
 
 
 class SimulatedTransport:
-    """`core.ports.Transport` in front of a world. An account's name is its token here."""
+    """`core.ports.GatedTransport` in front of a world. An account's name is its token here."""
+
+    takes_gates = True
 
     def __init__(self, world: World, clock: Clock, *, timeouts: Timeouts | None = None) -> None:
         self._world = world
@@ -35,12 +38,15 @@ class SimulatedTransport:
     def __repr__(self) -> str:
         return f"SimulatedTransport({self._world!r})"
 
-    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
-        """Send, let the decoder read, and give what it makes of it.
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
+        """Send once the gate lets it, let the decoder read, and give what it makes of it.
 
         Raises:
-            asyncio.CancelledError: only.
+            asyncio.CancelledError: as the port says.
+            Exception: what the gate refused with.
         """
+        if gate is not None:
+            await passed(gate)
         headers = {name.lower(): value for name, value in request.headers.items()}
         headers["authorization"] = f"Bearer {account or 'in-process'}"
         call = _call(request.method, request.url, role="api", headers=headers, body=request.body or b"")

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
-from batchrunner.core.wire import Broken, Decoder, Ending, Head, Request, Whole
+from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
 from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
@@ -29,7 +29,7 @@ from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
 from batchrunner.transport.session import new_session, tls_context
-from batchrunner.transport.watch import SILENT_S, UNDER_WAY, Pace, Watch
+from batchrunner.transport.watch import SILENT_S, UNDER_WAY, Pace, Watch, passed
 
 T = TypeVar("T")
 
@@ -77,6 +77,8 @@ class ApiTransport:
         JobMistakesError: a key would go over plain http to another machine, the base URL carries a password or cannot
             be read, or `ca_file` cannot be used.
     """
+
+    takes_gates = True
 
     def __init__(
         self,
@@ -133,21 +135,23 @@ class ApiTransport:
         if session is not None:
             await session.close()
 
-    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
         """Send, let the decoder read, and give what it makes of it, without the keys that the server may have echoed.
 
         Network faults reach the decoder as `Broken`. Once it needs nothing more the ending is `Whole`, whatever the
-        connection does afterwards.
+        connection does afterwards. Nothing leaves before `gate` lets it.
 
         Raises:
-            asyncio.CancelledError: the connection is closed.
-            Exception: whatever the decoder raised; it may have been sent.
+            asyncio.CancelledError: the connection is closed; what had not left by then never leaves.
+            Exception: whatever the decoder raised, when it may have been sent; what the gate refused with, when not.
         """
         session = self._session
         headers = self._headers.get(account)
         if session is None or headers is None:
             why = f"there is no key for {account}" if session is not None else "the transport is closed"
             return decoder.end(Broken(cause="connect", message=why, sent=False))
+        if gate is not None:
+            await passed(gate)
         pace = self._paces[request.method]
         watch = Watch(pace, on_silence=self._silent if self._say is not None else None)
         UNDER_WAY.set(watch)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
+from batchrunner.core.wire import Gate
+
 SILENT_S: Final = 60.0
 """A server that has sent nothing for so long is spoken of, whatever the job lets it have."""
 
@@ -30,6 +32,22 @@ class Pace:
     window_s: float
     """Each such time after the head has to bring `least_bytes` or, where lines count, the end of a line."""
     least_bytes: float
+
+
+async def passed(gate: Gate) -> None:
+    """Return when the request may leave; raise what the gate refuses with."""
+    is_open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def decide(refused: BaseException | None) -> None:
+        if is_open.done():  # the exchange was cancelled meanwhile
+            return
+        if refused is None:
+            is_open.set_result(None)
+        else:
+            is_open.set_exception(refused)
+
+    gate(decide)
+    await is_open
 
 
 class Replied(Protocol):

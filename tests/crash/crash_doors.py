@@ -14,8 +14,9 @@ from batchrunner.core.item import Item
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Downloads, Ledger, Place, Replaced, Results, Transport
 from batchrunner.core.row import FailureRow, ResultRow
-from batchrunner.core.wire import Decoder, Request
+from batchrunner.core.wire import Decoder, Gate, Request
 from batchrunner.simulator.crashing_disk import CrashingDisk
+from batchrunner.transport.watch import passed
 
 T = TypeVar("T")
 _TASK_IS_OVER = frozenset(
@@ -79,9 +80,13 @@ class Doors:
     key_of: Callable[[str], str]
     on_post: Callable[[], None]
     watch: Watch | None = None
+    takes_gates: bool = True
 
-    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
         await self._alive()
+        if gate is not None:
+            await passed(gate)
+            await self._alive()
         assert self.watch is not None, "nobody sends before the life has begun"
         if request.method != "POST":
             task_id = request.url.rpartition("/")[2]

@@ -199,3 +199,27 @@ def test_a_network_of_ones_own_has_both_ports() -> None:
     # The model's own scenario overrules the world's
     assert status == 200
     assert isinstance(missing, Problem)
+
+
+def test_a_request_reaches_the_world_once_its_gate_opens() -> None:
+    waiting: list[Callable[..., None]] = []
+
+    def gate(call: Callable[..., None], /, *args: object) -> None:
+        waiting.append(call)
+
+    async def main() -> None:
+        world = World()
+        transport = SimulatedTransport(world, CLOCK, timeouts=TIMEOUTS)
+        asked = asyncio.ensure_future(transport.exchange(order(), Listener(), account="", gate=gate))
+        await asyncio.sleep(1)
+        assert world.stats().sends == 0
+        waiting[0](None)
+        assert (await asked).ending == Whole()
+        refused = asyncio.ensure_future(transport.exchange(order(), Listener(), account="", gate=gate))
+        await asyncio.sleep(1)
+        waiting[1](OSError("the disk is full"))
+        with pytest.raises(OSError, match="the disk is full"):
+            await refused
+        assert world.stats().sends == 1
+
+    run_virtual(main)

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -271,5 +272,96 @@ def test_a_closed_transport_sends_nothing() -> None:
         kept = await transport.exchange(post("https://h/v1/chat/completions"), Kept(), account=ACCOUNT)
         assert isinstance(kept.ending, Broken)
         assert not kept.ending.sent
+
+    asyncio.run(scene())
+
+
+class HeldGate:
+    """A gate that opens when a test says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[BaseException | None], None]] = []
+        self.asked = asyncio.Event()
+
+    def __call__(self, call: Callable[..., None], /, *args: object) -> None:
+        self.calls.append(lambda refused: call(refused, *args))
+        self.asked.set()
+
+    def decide(self, refused: BaseException | None = None) -> None:
+        for call in self.calls:
+            call(refused)
+        self.calls.clear()
+
+
+def at_once(call: Callable[..., None], /, *args: object) -> None:
+    call(None, *args)
+
+
+SMALL, LARGE = b"small", b"x" * 3_000_000
+
+
+@pytest.mark.parametrize("by_proxy", [False, True])
+@pytest.mark.parametrize("body", [SMALL, LARGE])
+@pytest.mark.parametrize("is_kept_alive", [False, True])
+def test_nothing_leaves_before_the_gate_lets_it(body: bytes, *, by_proxy: bool, is_kept_alive: bool) -> None:
+    async def scene() -> None:
+        async with serve(says(reply(b"hello"))) as server:
+            base = "http://api.invalid/v1" if by_proxy else server.url("/v1")
+            job = provider(base, proxy=server.url("") if by_proxy else None, allow_http=True)
+            async with api(job) as transport:
+                url = base + "/chat/completions"
+                if is_kept_alive:
+                    await transport.exchange(post(url), Kept(), account=ACCOUNT, gate=at_once)
+                before, gate = len(server.requests), HeldGate()
+                asked = asyncio.ensure_future(transport.exchange(post(url, body), Kept(), account=ACCOUNT, gate=gate))
+                await gate.asked.wait()
+                await asyncio.sleep(0.05)
+                assert len(server.requests) == before
+                gate.decide()
+                assert (await asked).body == b"hello"
+                assert server.requests[-1].endswith(b"\r\n\r\n" + body)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_request_whose_intent_was_refused_never_leaves(body: bytes, *, later: bool) -> None:
+    def refuses(call: Callable[..., None], /, *args: object) -> None:
+        call(OSError("no space left"), *args)
+
+    async def scene() -> None:
+        async with serve(says(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
+            gate = HeldGate()
+            chosen = gate if later else refuses
+            asked = asyncio.ensure_future(
+                transport.exchange(post(server.url(), body), Kept(), account=ACCOUNT, gate=chosen)
+            )
+            if later:
+                await gate.asked.wait()
+                gate.decide(OSError("no space left"))
+            with pytest.raises(OSError, match="no space left"):
+                await asked
+            await transport.exchange(post(server.url(), b"next"), Kept(), account=ACCOUNT)
+            assert [request.rpartition(b"\r\n")[2] for request in server.requests] == [b"next"]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE])
+def test_a_gate_that_opens_after_a_cancellation_lets_nothing_leave(body: bytes) -> None:
+    async def scene() -> None:
+        async with serve(says(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
+            gate = HeldGate()
+            asked = asyncio.ensure_future(
+                transport.exchange(post(server.url(), body), Kept(), account=ACCOUNT, gate=gate)
+            )
+            await gate.asked.wait()
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            gate.decide()
+            await transport.exchange(post(server.url(), b"next"), Kept(), account=ACCOUNT)
+            assert [request.rpartition(b"\r\n")[2] for request in server.requests] == [b"next"]
 
     asyncio.run(scene())
