@@ -5,12 +5,9 @@ Terminal states are sticky; replaying an event twice changes no standing (RELIAB
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 from batchrunner.core.budget import BARREN_KINDS, Tally
-from batchrunner.core.errors import LifecycleError
 from batchrunner.core.events import (
     Accepted,
     Close,
@@ -29,118 +26,51 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
-from batchrunner.core.outcome import HeldItem, ProblemKind, Usage
+from batchrunner.core.lifecycle import (
+    LIFECYCLE,
+    REPLAYED,
+    STANDINGS,
+    ItemEvent,
+    ItemRecord,
+    OpenTask,
+    Park,
+    S,
+    Standing,
+    told_by,
+    wrong_step,
+)
+from batchrunner.core.outcome import HeldItem, ProblemKind
 from batchrunner.core.pacing import day_of
+from batchrunner.core.packed import (
+    AMBIGUOUS,
+    ATTEMPTS,
+    BELOW_SEEN,
+    BYTE,
+    CRC,
+    CRC_MASK,
+    CUT,
+    DONE_KEEPS,
+    DOUBTFUL,
+    EPOCH,
+    FRESH,
+    LASTS,
+    MODEL,
+    MODEL_MASK,
+    SEEN,
+    SENDS,
+    SENDS_MAX,
+    effort_of,
+    plus_ambiguous,
+    record_of,
+    with_attempts,
+    with_sends,
+)
 
+__all__ = ["LIFECYCLE", "ItemEvent", "ItemRecord", "LedgerState", "OpenTask", "Park", "Standing"]
 
-class Standing(IntEnum):
-    """Where an item stands."""
-
-    PENDING = 0
-    SENDING = 1
-    ACCEPTED = 2
-    DONE = 3
-    FAILED = 4
-
-
-S = Standing
-_STANDINGS: Final = tuple(Standing)
-"""By number: asked several times for every event, and an enum's own look-up is slow."""
-ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost
-
-LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
-    (S.PENDING, Intent): S.SENDING,
-    (S.PENDING, Done): S.DONE,  # a whole row whose `done` a crash swallowed is adopted
-    (S.PENDING, Failed): S.FAILED,  # given up between two sends, or its model is known not to exist
-    (S.PENDING, Requeued): S.PENDING,  # a held item that a person lets go
-    (S.SENDING, Done): S.DONE,
-    (S.SENDING, Accepted): S.ACCEPTED,
-    (S.SENDING, Refused): S.PENDING,
-    (S.SENDING, Retry): S.PENDING,
-    (S.SENDING, Failed): S.FAILED,
-    (S.ACCEPTED, Ready): S.ACCEPTED,
-    (S.ACCEPTED, Done): S.DONE,
-    (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
-    (S.ACCEPTED, Failed): S.FAILED,
-    (S.FAILED, Requeued): S.PENDING,  # ACCEPTED where its task is kept
-    (S.DONE, Lost): S.PENDING,  # its answer is gone, and a person pays for another one
-}
-"""The steps that an item may take. A process that takes another one is wrong, and raises before it does.
-
-Replay is forgiving, for an earlier program may have been wrong: what is in neither table changes nothing there, so that
-a terminal record wins over late ones.
-"""
-_REPLAYED: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
-    **LIFECYCLE,
-    (S.SENDING, Intent): S.SENDING,
-    (S.ACCEPTED, Accepted): S.ACCEPTED,
-}
-
-# The packed integer, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16,
-# the model's number, 0 while no send has named it, 16; and of a done item: seen 1, epoch 16, crc 32.
-_DOUBTFUL: Final = 1 << 3
-_CUT: Final = 1 << 4
-_FRESH: Final = 1 << 5
-_ATTEMPTS: Final = 6
-_AMBIGUOUS: Final = 14
-_SENDS: Final = 22
-_MODEL: Final = 38
-_SEEN: Final = 1 << 54
-_EPOCH: Final = 55
-_CRC: Final = 71
-_CRC_MASK: Final = 0xFFFFFFFF
-_MODEL_MASK: Final = 0xFFFF
-_BELOW_SEEN: Final = _SEEN - 1
-_BYTE: Final = 0xFF
-_SENDS_MAX: Final = 0xFFFF
 _CLOCK_GRAIN_S: Final = 0.001
 _TASKS_REMEMBERED: Final = 4096
 """Ids of accepted tasks, the latest ones, among which one that is given twice is noticed."""
-
-
-@dataclass(slots=True, kw_only=True)
-class OpenTask:
-    """An accepted task that has not come to its end."""
-
-    task_id: str
-    item_id: str
-    account: str
-    model: str
-    accepted_at: float
-    """Wall clock."""
-    urls: tuple[str, ...] = ()
-    usage: Usage | None = None
-    """Of the answer that held the URLs, where it was told."""
-    origin: str = ""
-    """The base URL of the server that accepted it; empty where an older program wrote it down."""
-    guess: bool = False
-    """Its id may not be a task's at all."""
-    others: tuple[str, ...] = ()
-    """Further tasks that the same order made."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Park:
-    """Why a lane stands still, and until when (wall clock; None: until a person has done something)."""
-
-    kind: str
-    reason: str
-    until: float | None
-    since: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemRecord:
-    """What is known of one item, unpacked."""
-
-    standing: Standing
-    attempts: int
-    ambiguous: int
-    sends: int
-    doubtful: bool
-    """Its last send got no clear answer."""
-    fresh: bool
-    """First seen by this process: what finishes it later did not recover it."""
 
 
 class LedgerState:
@@ -206,24 +136,16 @@ class LedgerState:
 
     def standing(self, key: bytes) -> Standing:
         """Where the item with this key stands; PENDING when the ledger has never heard of it."""
-        return _STANDINGS[self._items.get(key, 0) & 7]
+        return STANDINGS[self._items.get(key, 0) & 7]
 
     def record(self, key: bytes) -> ItemRecord:
         """Everything known of one item."""
-        packed = self._items.get(key, _FRESH)
-        return ItemRecord(
-            standing=_STANDINGS[packed & 7],
-            attempts=packed >> _ATTEMPTS & _BYTE,
-            ambiguous=packed >> _AMBIGUOUS & _BYTE,
-            sends=packed >> _SENDS & _SENDS_MAX,
-            doubtful=bool(packed & _DOUBTFUL),
-            fresh=bool(packed & _FRESH),
-        )
+        return record_of(self._items.get(key, FRESH))
 
     def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
         """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
         packed = self._items.get(key, 0)
-        return packed & 7 == S.PENDING and (key in self.held or (hold and bool(packed & _DOUBTFUL)))
+        return packed & 7 == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
 
     def knows(self, key: bytes) -> bool:
         """Whether the ledger has ever heard of this item."""
@@ -232,20 +154,20 @@ class LedgerState:
     def crc(self, key: bytes) -> int | None:
         """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
         packed = self._items.get(key, 0)
-        return packed >> _CRC & _CRC_MASK if packed >> _EPOCH & _SENDS_MAX == self._epoch else None
+        return packed >> CRC & CRC_MASK if packed >> EPOCH & SENDS_MAX == self._epoch else None
 
     def see(self, key: bytes) -> bool:
         """The row of this done item is there; False when it was seen before."""
         packed = self._items[key]
-        self._items[key] = packed | _SEEN
-        return not packed & _SEEN
+        self._items[key] = packed | SEEN
+        return not packed & SEEN
 
     def take_unseen(self) -> set[bytes]:
         """Done items whose row nobody saw since the last time this was asked."""
         unseen = set[bytes]()
         for key, packed in self._items.items():
-            if packed & _SEEN:
-                self._items[key] = packed & ~_SEEN
+            if packed & SEEN:
+                self._items[key] = packed & ~SEEN
             elif packed & 7 == S.DONE:
                 unseen.add(key)
         return unseen
@@ -256,7 +178,7 @@ class LedgerState:
 
     def standings(self) -> Iterator[tuple[bytes, Standing]]:
         """Every known key with its standing."""
-        return ((key, _STANDINGS[packed & 7]) for key, packed in self._items.items())
+        return ((key, STANDINGS[packed & 7]) for key, packed in self._items.items())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
         """Accepted tasks whose deadline of `task_s` seconds has come."""
@@ -266,6 +188,100 @@ class LedgerState:
         """Sends of this lane on that day (days since 1970)."""
         counted_on, sends = self.days.get((account, model), (day, 0))
         return sends if counted_on == day else 0
+
+    # -- the steps of nearly every item, without an event's object: the same as `check` and `apply`
+
+    def next_send(self, key: bytes, item_id: str) -> tuple[int, int]:
+        """(n, a) of the intent to be written for a send that is about to leave. Changes nothing.
+
+        Raises:
+            LifecycleError: the item is not pending.
+        """
+        packed = self._items.get(key, 0)
+        if packed & 7:
+            raise wrong_step(Intent, item_id, STANDINGS[packed & 7])
+        return (packed >> SENDS & SENDS_MAX) + 1, packed >> ATTEMPTS & BYTE
+
+    def sent(self, key: bytes, *, model: str, account: str, n: int, a: int, at: float) -> None:
+        """The intent that `next_send` gave the numbers of stands in the ledger.
+
+        Raises:
+            LifecycleError: in a live process, the item is not pending.
+        """
+        packed = self._items.get(key, -1)
+        if (packed > 0 and packed & 7) or key in self._reasks or key in self._uncorrected:
+            self._step(key, Intent(i="", k=key.hex(), n=n, a=a, model=model, account=account), at)
+            return
+        if packed < 0:
+            packed = FRESH if self.live else 0
+        else:
+            self._counts[S.PENDING] -= 1
+            if packed & DOUBTFUL:
+                self.doubtful_count -= 1
+            if self.held:
+                self.held.pop(key, None)
+        self._counts[S.SENDING] += 1
+        number = self._count_send(model, account, at)
+        self._items[key] = (
+            packed & LASTS
+            | S.SENDING.value
+            | min(a, BYTE) << ATTEMPTS
+            | min(n, SENDS_MAX) << SENDS
+            | min(number, MODEL_MASK) << MODEL
+        )
+        self._sending.add(key)
+        self.most_sending = max(self.most_sending, len(self._sending))
+
+    def effort(self, key: bytes) -> tuple[int, int, int, bool]:
+        """(sends, attempts, ambiguous, fresh), as in `record`."""
+        return effort_of(self._items.get(key, FRESH))
+
+    def ended_well(
+        self,
+        key: bytes,
+        *,
+        a: int,
+        crc: int | None,
+        length: int,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        images: int = 0,
+    ) -> None:
+        """The `done` of the item stands in the ledger; fields as there, `crc` as a number.
+
+        Raises:
+            LifecycleError: in a live process, the item is neither pending nor under way.
+        """
+        packed = self._items.get(key, 0)
+        if packed & 7 != S.SENDING.value or key in self._reasks or self.lost:
+            done = Done(
+                i="",
+                k=key.hex(),
+                n=0,
+                a=a,
+                crc="" if crc is None else f"{crc:08x}",
+                length=length,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                images=images,
+            )
+            self._step(key, done, 0.0)
+            return
+        tally = self._models[packed >> MODEL & MODEL_MASK]
+        tally.done += 1
+        tally.pictures += images
+        tally.told(input_tokens, output_tokens)
+        self._count_row(length, images, input_tokens, output_tokens)
+        packed = packed & DONE_KEEPS | S.DONE.value | min(a, BYTE) << ATTEMPTS
+        self._items[key] = packed if crc is None else packed | self._epoch << EPOCH | crc << CRC
+        self._counts[S.SENDING] -= 1
+        self._counts[S.DONE] += 1
+        self._sending.discard(key)
+
+    def _step(self, key: bytes, event: ItemEvent, at: float) -> None:
+        if self.live and (self.standing(key), type(event)) not in LIFECYCLE:
+            raise wrong_step(type(event), event.i or key.hex(), self.standing(key))
+        self._item_event(key, event, at)
 
     # -- replaying
 
@@ -278,11 +294,7 @@ class LedgerState:
         if isinstance(event, ItemEvent):
             standing = self.standing(bytes.fromhex(event.k))
             if (standing, type(event)) not in LIFECYCLE:
-                step = type(event).__name__.lower()
-                raise LifecycleError(
-                    f"internal error: `{step}` of the item {event.i}, which is {standing.name.lower()}; nothing "
-                    "was sent or written for it, the run pauses; run again to go on, and please report this"
-                )
+                raise wrong_step(type(event), event.i, standing)
 
     def apply(self, event: Event, *, at: float) -> None:
         """Take one event that happened at wall clock `at`.
@@ -302,7 +314,7 @@ class LedgerState:
                 self.closed, self.torn = True, event.torn
                 self.marked = event if event.files is not None else None
             case Rewritten():
-                self._epoch = self._epoch % _SENDS_MAX + 1
+                self._epoch = self._epoch % SENDS_MAX + 1
                 self.results_length = event.length
                 self.labels = {event.labels}
                 self.unsettled = False
@@ -324,8 +336,8 @@ class LedgerState:
             self.tasks.pop(key, None)  # the answer held pictures, and nobody can be asked where they are
             packed = self._items[key]
             self.unknown += 1
-            packed = _with_attempts(_plus_ambiguous(packed), (packed >> _ATTEMPTS & _BYTE) + 1)
-            self._store(key, self._doubt((packed & ~7) | _CUT | S.PENDING, doubtful=True))
+            packed = with_attempts(plus_ambiguous(packed), (packed >> ATTEMPTS & BYTE) + 1)
+            self._store(key, self._doubt((packed & ~7) | CUT | S.PENDING, doubtful=True))
         self._sending.clear()
         self._uncorrected |= self._reasks
         self._reasks.clear()
@@ -333,10 +345,10 @@ class LedgerState:
     def _item_event(self, key: bytes, event: ItemEvent, at: float) -> None:
         packed = self._items.get(key)
         if packed is None:
-            packed = _FRESH if self.live else 0
+            packed = FRESH if self.live else 0
             self._counts[S.PENDING] += 1
             self._items[key] = packed
-        to = _REPLAYED.get((_STANDINGS[packed & 7], type(event)))
+        to = REPLAYED.get((STANDINGS[packed & 7], type(event)))
         self._count_sends(event, at, packed)
         if to is None:
             return
@@ -372,18 +384,18 @@ class LedgerState:
         if not isinstance(event, Intent):
             return packed
         self.unknown += 1
-        return _plus_ambiguous(packed)
+        return plus_ambiguous(packed)
 
     def _apply_to_item(self, key: bytes, packed: int, event: ItemEvent, at: float) -> int:
         match event:
             case Intent():
-                packed = self._doubt(packed, doubtful=False) & ~_CUT
-                packed = _with_sends(_with_attempts(packed, event.a), event.n)
-                return packed & ((1 << _MODEL) - 1) | min(self._numbers[event.model], _MODEL_MASK) << _MODEL
+                packed = self._doubt(packed, doubtful=False) & ~CUT
+                packed = with_sends(with_attempts(packed, event.a), event.n)
+                return packed & ((1 << MODEL) - 1) | min(self._numbers[event.model], MODEL_MASK) << MODEL
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
-                    self.tasks[key].usage = _told(event) or self.tasks[key].usage
+                    self.tasks[key].usage = told_by(event) or self.tasks[key].usage
                 return packed
             case Accepted():
                 self.tasks[key] = OpenTask(
@@ -401,17 +413,17 @@ class LedgerState:
             case Retry() | Failed():
                 packed = self._doubt(packed, doubtful=event.ambiguous and isinstance(event, Retry))
                 if event.ambiguous:
-                    packed = _plus_ambiguous(packed)
+                    packed = plus_ambiguous(packed)
                     self.ambiguous += 1
-                return _with_attempts(packed, event.a)
+                return with_attempts(packed, event.a)
             case Done():
                 self.lost.discard(key)
                 return self._finish(packed, event)
             case Lost():
                 self.lost.discard(key)
-                return _with_attempts(packed & _BELOW_SEEN, 0)
+                return with_attempts(packed & BELOW_SEEN, 0)
             case Requeued():
-                return _with_attempts(self._doubt(packed, doubtful=False), 0)
+                return with_attempts(self._doubt(packed, doubtful=False), 0)
 
     def _remember_task(self, key: bytes, event: Accepted) -> None:
         if not event.task:
@@ -424,75 +436,65 @@ class LedgerState:
 
     def _take_task_up(self, key: bytes, packed: int) -> tuple[Standing, int]:
         self.tasks[key] = self.kept_tasks.pop(key)
-        counted = bool(packed >> _AMBIGUOUS & _BYTE)  # it is not paid for nothing after all
+        counted = bool(packed >> AMBIGUOUS & BYTE)  # it is not paid for nothing after all
         self.ambiguous -= counted
-        return S.ACCEPTED, packed - counted * (1 << _AMBIGUOUS)
+        return S.ACCEPTED, packed - counted * (1 << AMBIGUOUS)
 
     def _finish(self, packed: int, event: Done) -> int:
-        if packed & _CUT:  # its answer had reached the disk after all
+        if packed & CUT:  # its answer had reached the disk after all
             self.unknown -= 1
-        self.results_length = max(self.results_length, event.length)
+        self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
+        packed = packed & BELOW_SEEN | self._epoch * bool(event.crc) << EPOCH | int(event.crc or "0", 16) << CRC
+        return with_attempts(self._doubt(packed, doubtful=False) & ~CUT, event.a)
+
+    def _count_row(self, length: int, images: int, input_tokens: int | None, output_tokens: int | None) -> None:
+        self.results_length = max(self.results_length, length)
         self.unsettled = True
-        self.images += event.images
-        self.input_tokens = _plus(self.input_tokens, event.input_tokens)
-        self.output_tokens = _plus(self.output_tokens, event.output_tokens)
-        packed = packed & _BELOW_SEEN | self._epoch * bool(event.crc) << _EPOCH | int(event.crc or "0", 16) << _CRC
-        return _with_attempts(self._doubt(packed, doubtful=False) & ~_CUT, event.a)
+        self.images += images
+        if input_tokens is not None:
+            self.input_tokens = (self.input_tokens or 0) + input_tokens
+        if output_tokens is not None:
+            self.output_tokens = (self.output_tokens or 0) + output_tokens
 
     def _tally(self, packed: int, event: ItemEvent) -> None:
         """What an item's event says of the call that it ends; `packed` is the item as it was before."""
         if isinstance(event, Done):
-            tally = self._models[packed >> _MODEL & _MODEL_MASK]
+            tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.done += 1
             tally.pictures += event.images
             tally.told(event.input_tokens, event.output_tokens)
         elif isinstance(event, Retry | Failed) and packed & 7 in {S.SENDING, S.ACCEPTED}:
-            tally = self._models[packed >> _MODEL & _MODEL_MASK]
+            tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.told(event.input_tokens, event.output_tokens)
             tally.barren += event.kind in BARREN_KINDS
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):
-            self.sends += 1
-            if event.model not in self._numbers:
-                self._numbers[event.model] = len(self._models)
-                self.tallies[event.model] = Tally()
-                self._models.append(self.tallies[event.model])
-            self._models[self._numbers[event.model]].calls += 1
-            day = day_of(wall=at, offset_s=self._day_offset_s)
-            lane = event.account, event.model
-            self.days[lane] = day, self.sent_today(*lane, day=day) + 1
+            self._count_send(event.model, event.account, at)
         elif isinstance(event, Refused):
             self.refused += 1
-            self._models[packed >> _MODEL & _MODEL_MASK].calls -= 1
+            self._models[packed >> MODEL & MODEL_MASK].calls -= 1
+
+    def _count_send(self, model: str, account: str, at: float) -> int:
+        """The model's number."""
+        self.sends += 1
+        number = self._numbers.get(model)
+        if number is None:
+            number = self._numbers[model] = len(self._models)
+            self.tallies[model] = Tally()
+            self._models.append(self.tallies[model])
+        self._models[number].calls += 1
+        day = day_of(wall=at, offset_s=self._day_offset_s)
+        lane = account, model
+        counted_on, sends = self.days.get(lane, (day, 0))
+        self.days[lane] = day, (sends if counted_on == day else 0) + 1
+        return number
 
     def _doubt(self, packed: int, *, doubtful: bool) -> int:
-        self.doubtful_count += doubtful - bool(packed & _DOUBTFUL)
-        return packed | _DOUBTFUL if doubtful else packed & ~_DOUBTFUL
+        self.doubtful_count += doubtful - bool(packed & DOUBTFUL)
+        return packed | DOUBTFUL if doubtful else packed & ~DOUBTFUL
 
     def _store(self, key: bytes, packed: int) -> None:
         self._counts[self._items[key] & 7] -= 1
         self._counts[packed & 7] += 1
         self._items[key] = packed
-
-
-def _told(event: Ready) -> Usage | None:
-    usage = Usage(input_tokens=event.input_tokens, output_tokens=event.output_tokens)
-    return None if usage == Usage() else usage
-
-
-def _with_attempts(packed: int, attempts: int) -> int:
-    return packed & ~(_BYTE << _ATTEMPTS) | min(attempts, _BYTE) << _ATTEMPTS
-
-
-def _plus_ambiguous(packed: int) -> int:
-    count = min((packed >> _AMBIGUOUS & _BYTE) + 1, _BYTE)
-    return packed & ~(_BYTE << _AMBIGUOUS) | count << _AMBIGUOUS
-
-
-def _with_sends(packed: int, sends: int) -> int:
-    return packed & ~(_SENDS_MAX << _SENDS) | min(sends, _SENDS_MAX) << _SENDS
-
-
-def _plus(known: int | None, more: int | None) -> int | None:
-    return known if more is None else (known or 0) + more

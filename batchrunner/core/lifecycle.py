@@ -1,0 +1,112 @@
+"""The lifecycle as a table: where an item may stand, and which step leads where; and what is known of one item."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from batchrunner.core.errors import LifecycleError
+from batchrunner.core.events import Accepted, Done, Failed, Intent, Lost, Ready, Refused, Requeued, Retry
+from batchrunner.core.outcome import Usage
+
+
+class Standing(IntEnum):
+    """Where an item stands."""
+
+    PENDING = 0
+    SENDING = 1
+    ACCEPTED = 2
+    DONE = 3
+    FAILED = 4
+
+
+S = Standing
+STANDINGS: Final = tuple(Standing)
+"""By number: asked several times for every event, and an enum's own look-up is slow."""
+ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost
+
+LIFECYCLE: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
+    (S.PENDING, Intent): S.SENDING,
+    (S.PENDING, Done): S.DONE,  # a whole row whose `done` a crash swallowed is adopted
+    (S.PENDING, Failed): S.FAILED,  # given up between two sends, or its model is known not to exist
+    (S.PENDING, Requeued): S.PENDING,  # a held item that a person lets go
+    (S.SENDING, Done): S.DONE,
+    (S.SENDING, Accepted): S.ACCEPTED,
+    (S.SENDING, Refused): S.PENDING,
+    (S.SENDING, Retry): S.PENDING,
+    (S.SENDING, Failed): S.FAILED,
+    (S.ACCEPTED, Ready): S.ACCEPTED,
+    (S.ACCEPTED, Done): S.DONE,
+    (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
+    (S.ACCEPTED, Failed): S.FAILED,
+    (S.FAILED, Requeued): S.PENDING,  # ACCEPTED where its task is kept
+    (S.DONE, Lost): S.PENDING,  # its answer is gone, and a person pays for another one
+}
+"""The steps that an item may take. A process that takes another one is wrong, and raises before it does.
+
+Replay is forgiving, for an earlier program may have been wrong: what is in neither table changes nothing there, so that
+a terminal record wins over late ones.
+"""
+REPLAYED: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
+    **LIFECYCLE,
+    (S.SENDING, Intent): S.SENDING,
+    (S.ACCEPTED, Accepted): S.ACCEPTED,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenTask:
+    """An accepted task that has not come to its end."""
+
+    task_id: str
+    item_id: str
+    account: str
+    model: str
+    accepted_at: float
+    """Wall clock."""
+    urls: tuple[str, ...] = ()
+    usage: Usage | None = None
+    """Of the answer that held the URLs, where it was told."""
+    origin: str = ""
+    """The base URL of the server that accepted it; empty where an older program wrote it down."""
+    guess: bool = False
+    """Its id may not be a task's at all."""
+    others: tuple[str, ...] = ()
+    """Further tasks that the same order made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Park:
+    """Why a lane stands still, and until when (wall clock; None: until a person has done something)."""
+
+    kind: str
+    reason: str
+    until: float | None
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemRecord:
+    """What is known of one item, unpacked."""
+
+    standing: Standing
+    attempts: int
+    ambiguous: int
+    sends: int
+    doubtful: bool
+    """Its last send got no clear answer."""
+    fresh: bool
+    """First seen by this process: what finishes it later did not recover it."""
+
+
+def wrong_step(step: type[ItemEvent], item_id: str, standing: Standing) -> LifecycleError:
+    """What is raised before a step that the table does not have."""
+    return LifecycleError(
+        f"internal error: `{step.__name__.lower()}` of the item {item_id}, which is {standing.name.lower()}; nothing "
+        "was sent or written for it, the run pauses; run again to go on, and please report this"
+    )
+
+
+def told_by(event: Ready) -> Usage | None:
+    """What the answer that held the URLs said that it used up."""
+    usage = Usage(input_tokens=event.input_tokens, output_tokens=event.output_tokens)
+    return None if usage == Usage() else usage
