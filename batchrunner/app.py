@@ -5,14 +5,12 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final, TypedDict, TypeVar, Unpack
-from weakref import WeakKeyDictionary
 
 from batchrunner.assembly import ask_balances, assemble, reformatted, rehearsal_of
 from batchrunner.core.audit import Audit
@@ -32,7 +30,7 @@ from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.purse import budget_so_far
 from batchrunner.engine.runner import Runner, Wishes
-from batchrunner.engine.shutdown import Shutdown
+from batchrunner.engine.shutdown import listening
 from batchrunner.engine.snapshot import going_on, with_end
 from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import items_of
@@ -67,9 +65,6 @@ _WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 """Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
 _PROGRESS_ENDS_S: Final = 5.0
 """How long a progress callback that was cancelled is waited for."""
-_HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
-"""The terminal went away; not every system has it."""
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False, out: str | None = None) -> Job:
@@ -397,17 +392,12 @@ async def _or_remembered(assembling: Awaitable[Runner], disk: Threads, folder: P
 @asynccontextmanager
 async def _watched(runner: Runner, options: RunOptions, speak: Callable[[str], None]) -> AsyncIterator[None]:
     """Progress and signals, for as long as the run goes."""
-    loop = asyncio.get_running_loop()
     progress = options.get("progress")
     showing = asyncio.create_task(_shown(progress, runner, speak)) if progress is not None else None
-    listening = options.get("signals", False)
-    if listening:
-        _listen(loop, runner.shutdown)
     try:
-        yield
+        with listening(runner.shutdown) if options.get("signals", False) else nullcontext():
+            yield
     finally:
-        if listening:
-            _stop_listening(loop, runner.shutdown)
         if showing is not None:
             showing.cancel()
             await asyncio.wait({showing}, timeout=_PROGRESS_ENDS_S)
@@ -435,40 +425,6 @@ def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
                 _to_stderr(text)
 
     return speak
-
-
-_LISTENERS: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Shutdown]] = WeakKeyDictionary()
-"""A loop has one handler a signal, and several runs may share a loop: one signal reaches them all."""
-
-
-def _listen(loop: asyncio.AbstractEventLoop, shutdown: Shutdown) -> None:
-    listeners = _LISTENERS.setdefault(loop, [])
-    listeners.append(shutdown)
-
-    def tell(number: int) -> None:
-        for each in tuple(listeners):
-            # A closing terminal sends SIGHUP twice, from the shell and from the system: no second request to end.
-            if number != _HANGUP or not each.requests:
-                each.request(number)
-
-    if len(listeners) == 1:
-        for number in _heard_signals():
-            loop.add_signal_handler(number, tell, int(number))
-
-
-def _heard_signals() -> tuple[int, ...]:
-    ignored = _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN
-    return _SIGNALS if _HANGUP is None or ignored else (*_SIGNALS, _HANGUP)
-
-
-def _stop_listening(loop: asyncio.AbstractEventLoop, shutdown: Shutdown) -> None:
-    listeners = _LISTENERS[loop]
-    listeners.remove(shutdown)
-    if not listeners:
-        for number in _heard_signals():
-            loop.remove_signal_handler(number)
-        if _HANGUP is not None and shutdown.signal_number == _HANGUP:
-            signal.signal(_HANGUP, signal.SIG_IGN)  # the second one of a closing terminal must not cut off the end
 
 
 async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:

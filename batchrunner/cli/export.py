@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import batchrunner
+from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, reader_is_gone, say
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
@@ -51,7 +52,9 @@ def export(
     """
     if out == _STDOUT:
         return _to_stdout(folder, to, failures=failures, as_json=as_json)
-    return _told(batchrunner.export(folder, to=to, out=out, failures=failures), as_json=as_json)
+    with unwinding():
+        exported = batchrunner.export(folder, to=to, out=out, failures=failures)
+    return _told(exported, as_json=as_json)
 
 
 def _to_stdout(folder: str, to: str, *, failures: bool, as_json: bool) -> ExitStatus:

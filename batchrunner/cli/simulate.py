@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import batchrunner
+from batchrunner.cli.interruption import install
 from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, say
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
@@ -100,6 +101,7 @@ async def _until_asked(serving: Coroutine[object, object, None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, server.cancel)
     with suppress(asyncio.CancelledError):
         await server
+    install()  # the loop would leave the system's own handlers behind
 
 
 def _latency(text: str) -> str | float | None:

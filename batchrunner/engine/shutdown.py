@@ -6,12 +6,20 @@ A pause (the window closed, the deadline came) drains, too, and waits for what i
 """
 
 import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from batchrunner.core.errors import BatchrunnerError
 
 GRACE_S: Final = 60.0
 """How long answers that are already paid for are waited for."""
+_HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
+"""The terminal went away; not every system has it."""
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class SteppedOutError(Exception):
@@ -84,6 +92,49 @@ class Shutdown:
                 return
         if self.draining.is_set():
             raise SteppedOutError
+
+
+_LISTENERS: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Shutdown]] = WeakKeyDictionary()
+"""A loop has one handler a signal, and several runs may share a loop: one signal reaches them all."""
+_BEFORE: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+"""The process's own handlers, by signal: a loop that gives its own up would leave the system's in their place."""
+
+
+@contextmanager
+def listening(shutdown: Shutdown) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP ask this run to end, on the running loop; afterwards they do what they did before.
+
+    SIGHUP that was ignored (nohup) stays ignored.
+    """
+    loop = asyncio.get_running_loop()
+    listeners = _LISTENERS.setdefault(loop, [])
+    listeners.append(shutdown)
+
+    def tell(number: int) -> None:
+        for each in tuple(listeners):
+            # A closing terminal sends SIGHUP twice, from the shell and from the system: no second request to end.
+            if number != _HANGUP or not each.requests:
+                each.request(number)
+
+    if len(listeners) == 1:
+        for number in _heard_signals():
+            _BEFORE[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, tell, int(number))
+    try:
+        yield
+    finally:
+        listeners.remove(shutdown)
+        if not listeners:
+            for number in _heard_signals():
+                loop.remove_signal_handler(number)
+                signal.signal(number, _BEFORE.pop(number, None) or signal.SIG_DFL)
+            if _HANGUP is not None and shutdown.signal_number == _HANGUP:
+                signal.signal(_HANGUP, signal.SIG_IGN)  # the second of a closing terminal must not cut off the end
+
+
+def _heard_signals() -> tuple[int, ...]:
+    ignored = _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN
+    return _SIGNALS if _HANGUP is None or ignored else (*_SIGNALS, _HANGUP)
 
 
 def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
