@@ -78,11 +78,16 @@ class Album:
             return _passed_on(url)
         return await asyncio.to_thread(_unpacked, url)
 
+    @staticmethod
+    def is_passed_on(name: str) -> bool:
+        """True for an address, which is sent as it is: no file is read for it."""
+        return "://" in name or name.startswith("data:")
+
     async def _read(self, name: str) -> InputPicture:
-        if "://" in name or name.startswith("data:"):
+        if self.is_passed_on(name):
             return _passed_on(name)
         try:
-            found = await _content(Path(await asyncio.to_thread(self._located, name)))
+            found = await _content(Path(await asyncio.to_thread(self.located, name)))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise BadPictureError(f"the picture `{name}` cannot be read: {reason}") from error
@@ -92,8 +97,8 @@ class Album:
         digest, url = await asyncio.to_thread(_hashed_and_coded, found, media_type)
         return InputPicture(name=name, sha256=digest, url=url)
 
-    def _located(self, name: str) -> str:
-        """The file itself, links followed. Raises BadPictureError, and ValueError for what no file can be called."""
+    def located(self, name: str) -> str:
+        """The file itself, links followed. Blocks; raises BadPictureError, ValueError for what no file can be called."""
         if self._allowed is None:
             self._allowed = tuple(os.path.realpath(folder) for folder in self._named)
         places = self._places if not os.path.isabs(name) else self._places[:1]  # noqa: PTH117 - no Path is made of it

@@ -38,7 +38,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 async def read_folder(path: str, form: Form = PLAIN) -> Rows:
     """A row for every file that is not hidden."""
     try:
-        names = await asyncio.to_thread(_names, path)
+        names = await asyncio.to_thread(names_of, path)
     except OSError as error:
         raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
     if not names:
@@ -51,7 +51,8 @@ async def read_folder(path: str, form: Form = PLAIN) -> Rows:
             yield BadRow(number=number, line=None, where=f"/{shown}", problem=str(error), hint=error.hint)
 
 
-def _names(path: str) -> list[str]:
+def names_of(path: str) -> list[str]:
+    """The files that are rows, in the order in which they are. Blocks; raises OSError."""
     with os.scandir(path) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
     return sorted(names, key=_counted)
