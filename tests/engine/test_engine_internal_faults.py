@@ -98,14 +98,23 @@ def broken_keeper(patch: Patch, error: Exception) -> None:
 
 
 def broken_poller(patch: Patch, error: Exception) -> None:
-    """The reader of the first poll's reply, whosever it is."""
-    whole = ModelScopeImages.poll_decoder
-    made: list[Any] = []
+    """The reader of the reply to the bad item's first poll.
+
+    Not of whatever poll comes first: that depends on which thread's write ends first, so on the machine's load.
+    """
+    whole, follow = ModelScopeImages.poll_decoder, Remote.follow
+    bad: set[str] = set()
+
+    async def noting(self: Remote, work: Any, task: Any, **named: Any) -> Any:
+        if work.item.prompt == BAD:
+            bad.add(task.task_id)
+        return await follow(self, work, task, **named)
 
     def broken(self: ModelScopeImages, task_id: str) -> Any:
         decoder = whole(self, task_id)
-        if not made:
-            made.append(decoder)
+        if task_id in bad:
+            bad.clear()
+            patch.setattr(Remote, "follow", follow)
 
             def end(_: Any) -> Any:
                 raise error
@@ -117,6 +126,7 @@ def broken_poller(patch: Patch, error: Exception) -> None:
             return Broken()
         return decoder
 
+    patch.setattr(Remote, "follow", noting)
     patch.setattr(ModelScopeImages, "poll_decoder", broken)
 
 
