@@ -21,7 +21,7 @@ from batchrunner.providers.json_text import NotJson, at, decode, decode_patientl
 from batchrunner.providers.messages_draft import PARTS, Message, MessageDraft, MessageEvent
 from batchrunner.providers.openai_chat_reply import tells_of_trouble
 from batchrunner.providers.replies import fault_in, message_in, problem_of
-from batchrunner.providers.sse import SseEvent, is_done
+from batchrunner.providers.sse import STRAY, SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
 from batchrunner.providers.structured import SchemaCheck
 
@@ -44,9 +44,12 @@ class MessagesDecoder(StreamedReply):
         super().__init__(family, check=check)
         self._tool = tool
         self._draft = MessageDraft()
+        self._odd = False
+        """True once a line came that is no part of a stream, before the answer's end."""
 
     def _take_event(self, event: SseEvent) -> None:
         if not event.data or is_done(event.data):  # another house's end; this one has its own
+            self._odd = self._odd or event is STRAY
             return
         try:
             said = _EVENTS.decode(event.data)
@@ -146,7 +149,8 @@ class MessagesDecoder(StreamedReply):
         """Complete by `message_stop` or a stop reason, and not empty."""
         draft = self._draft
         reason = draft.stop_reason
-        if not (self._done or self._is_json or reason) or meaning_of(reason) == "broken":
+        ended = self._done and not self._odd
+        if not (ended or self._is_json or reason) or meaning_of(reason) == "broken":
             return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=reason)
         if meaning_of(reason) == "filtered":
             return self._failed(K.CONTENT_FILTER, draft.text or "the model's provider refused to answer", head)

@@ -4,7 +4,9 @@ Refuses what is no JSON at all by giving `NotJson`; NaN, bad UTF-8 and lone surr
 worth more than a strict reading of it.
 """
 
+import codecs
 import json
+import re
 import sys
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -19,6 +21,16 @@ _FAST_FAULTS = (msgspec.DecodeError, UnicodeError, RecursionError)
 _SLOW_FAULTS = (ValueError, RecursionError)
 _LENIENT = json.JSONDecoder(strict=False)
 _QUOTE, _BACKSLASH = b'"'[0], b"\\"[0]
+_DATA = b"data:"
+WIDEST_BYTES = 4
+"""Of a character."""
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})")
+_CHARSETS = frozenset(
+    {"iso8859-1", "cp1252", "iso8859-15", "gbk", "gb2312", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"}
+)
+"""Supersets of ASCII that are in use."""
+_BETWEEN = re.compile(r"[\s,]*(?:data:\s*)*", re.IGNORECASE)
+"""What may stand between two values in one event."""
 _CLOSERS = {b"{"[0]: b"}"[0], b"["[0]: b"]"[0]}
 
 
@@ -43,7 +55,7 @@ def decode_patiently(data: bytes) -> "Json | NotJson":
     if len(data) > _PATIENT_BYTES:
         return NotJson(problem="not valid, and too long to be read leniently")
     try:
-        value: Json = json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+        value: Json = json.loads(data.decode(json.detect_encoding(data), "replace"), strict=False)
     except json.JSONDecodeError as fault:
         return NotJson(problem=str(fault))
     except RecursionError:
@@ -65,6 +77,38 @@ def first_value(data: bytes) -> bytes | None:
     except _SLOW_FAULTS:
         return None
     return text[:end].encode("utf-8", "replace")
+
+
+def values_in(data: bytes) -> list[bytes]:
+    """What is in an event that is no JSON value by itself: `data:` said twice, several values, JSON in a text, a list.
+
+    Empty when there is nothing to take apart; else each piece is shorter than `data`.
+    """
+    bare = data.strip()
+    while bare[: len(_DATA)].lower() == _DATA:
+        bare = bare[len(_DATA) :].strip()
+    value = decode(bare)
+    if isinstance(value, str) and value.strip()[:1] in {"{", "["}:
+        return [value.strip().encode("utf-8", "replace")]
+    if isinstance(value, list) and len(value) > 1 and all(is_object(entry) for entry in value):
+        return [encode(entry) for entry in value]
+    if not isinstance(value, NotJson) or bare[:1] not in {b"{", b"["}:
+        return [bare] if bare and len(bare) < len(data.strip()) else []
+    text = bare.decode("utf-8", "replace")
+    pieces: list[bytes] = []
+    place = 0
+    while text[place : place + 1] in {"{", "["}:
+        try:
+            _, end = _LENIENT.raw_decode(text, place)
+        except _SLOW_FAULTS:
+            break
+        pieces.append(text[place:end].encode("utf-8", "replace"))
+        between = _BETWEEN.match(text, end)
+        place = between.end() if between else end
+    rest = text[place:]
+    if not pieces:
+        return [bare] if len(bare) < len(data.strip()) else []
+    return [*pieces, rest.encode("utf-8", "replace")] if rest else pieces
 
 
 def cut_value(data: bytes) -> bytes | None:
@@ -140,3 +184,41 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float) and not value.is_integer():
         return None
     return int(value) if 0 <= value < 2**63 else None
+
+
+class Recoder:
+    """Makes UTF-8 of a body in another coding, piece by piece: RFC 8259 forbids it, and servers send it.
+
+    A charset that the head names is believed from the first bytes on that are no UTF-8: frameworks name Latin-1 and
+    send UTF-8.
+    """
+
+    __slots__ = ("_charset", "_decoder")
+
+    def __init__(self, coding: str, *, named: str | None = None) -> None:
+        self._decoder = codecs.getincrementaldecoder(coding)("strict" if named else "replace")
+        self._charset = named
+
+    def feed(self, data: bytes) -> bytes:
+        """These bytes, and what the ones before left of a character."""
+        before = self._decoder.getstate()[0]
+        try:
+            text = self._decoder.decode(data)
+        except UnicodeError:
+            self._decoder = codecs.getincrementaldecoder(self._charset or "utf-8")("replace")
+            text = self._decoder.decode(before + data)
+        return text.encode("utf-8", "replace")
+
+
+def recoder(start: bytes, content_type: str) -> Recoder | None:
+    """What makes UTF-8 of a body that begins so; None for one that is in UTF-8, as nearly all are."""
+    if len(start) >= WIDEST_BYTES and not (coding := json.detect_encoding(start)).startswith("utf-8"):
+        return Recoder(coding)
+    if "charset" not in content_type or "utf-8" in content_type:
+        return None
+    found = _CHARSET.search(content_type)
+    try:
+        name = codecs.lookup(found[1]).name if found else "utf-8"
+    except LookupError:
+        return None
+    return Recoder("utf-8", named=name) if name not in {"utf-8", "ascii"} and name in _CHARSETS else None

@@ -19,7 +19,7 @@ from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
 from batchrunner.providers.json_text import NotJson, at, decode, is_object
 from batchrunner.providers.replies import fault_in, problem_of
-from batchrunner.providers.sse import SseEvent, is_done
+from batchrunner.providers.sse import STRAY, SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
 from batchrunner.providers.structured import Fits, SchemaCheck, refuses_schema
 from batchrunner.providers.unknown_fields import keep, split, unwrapped
@@ -79,6 +79,8 @@ class ChatDecoder(StreamedReply):
             self._done = True
         elif event.data:
             self._take(event.data, is_error=event.name == "error")
+        elif event is STRAY:
+            self._odd = True
 
     def _take_late(self, event: SseEvent) -> None:
         """Some servers count behind `[DONE]`."""
@@ -215,7 +217,7 @@ class ChatDecoder(StreamedReply):
             fault = fault_in({"error": draft.error})  # type: ignore[dict-item]  # JSON, by its maker
             return replace(problem_of(self._family, head, fault, status=None, under_way=draft.said), usage=self._usage)
         reason = draft.finish_reason
-        ended = self._done and not (self._odd or self._events.strayed)  # `[DONE]` behind trouble ends no answer
+        ended = self._done and not self._odd  # `[DONE]` behind trouble ends no answer
         if not (ended or self._is_json or reason) or meaning_of(reason) == "broken":
             return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=reason)
         refused = draft.refusal

@@ -9,6 +9,7 @@ Speed: whole `data: …` blocks in a piece, the common case, are cut out by one 
 borders of pieces goes line by line.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,7 +20,12 @@ from batchrunner.providers.json_text import NotJson, decode
 CAP_BYTES: Final = 8 * 1024 * 1024
 DONE: Final = b"[DONE]"
 
-_STRAYS: Final = frozenset({b"{", b"<", b"["})
+_STRAYS: Final = frozenset({b"{", b"<", b"[", b'"', b"}", b"]"})
+_OTHER_FIELDS: Final = frozenset({b"", b"id", b"retry"})
+"""Fields of the standard that say nothing here; a line that begins with a colon is a comment."""
+_TROUBLE: Final = frozenset({b"error", b"exception", b"fatal", b"traceback", b"message", b"detail", b"reason"})
+_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
+_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _WORD_BYTES: Final = 16
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -29,11 +35,30 @@ def is_done(data: bytes) -> bool:
     return data.startswith(DONE) or (len(data) < _WORD_BYTES and data.strip(b" \t\"'").upper() == DONE)
 
 
+def _is_stray(line: bytes, field: bytes) -> bool:
+    """Whether a line is no part of an event at all, but of a page or an error in plain text."""
+    if field in _OTHER_FIELDS or not line.strip(_BLANK):
+        return False
+    return line[:1] in _STRAYS or b" " in field or len(field) == len(line) or field.lower() in _TROUBLE
+
+
+def without_comments(body: bytes) -> bytes:
+    """What stands behind the comments with which a stream began, where that is JSON and no event; else nothing."""
+    rest = body.lstrip(_BLANK)
+    while rest[:1] == b":":
+        rest = _LINE_END.split(rest, maxsplit=1)[-1].lstrip(_BLANK) if _LINE_END.search(rest) else b""
+    return rest if rest[:1] in {b"{", b"["} and len(rest) < len(body) else b""
+
+
 class SseEvent(msgspec.Struct, frozen=True, gc=False):
     """One event. `name` is empty when the stream gave none; `data` is its lines joined with LF."""
 
     name: str
     data: bytes
+
+
+STRAY: Final = SseEvent("stray", b"")
+"""Stands where a line came that is neither a field of an event nor a comment, as of a page or a plain error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +83,6 @@ class SseParser:
         "_name",
         "_opened",
         "overflow",
-        "strayed",
     )
 
     def __init__(self, *, cap_bytes: int = CAP_BYTES) -> None:
@@ -76,8 +100,6 @@ class SseParser:
         self._has_data = False
         self._is_broken = False
         """The event's data was no whole event where one had to end: it never will be one."""
-        self.strayed = False
-        """True once a line came that is neither a field of an event nor a comment, as of a page or a plain error."""
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -174,8 +196,8 @@ class SseParser:
             if self._has_data and self._name and self._is_whole():
                 self._dispatch(events)
             self._name = value.decode("utf-8", "replace")
-        elif line[:1] in _STRAYS or field == b"error":
-            self.strayed = True
+        elif _is_stray(line, field):
+            events.append(STRAY)
 
     def _is_whole(self) -> bool:
         """Whether the data so far is an event of its own: some servers end their events with one newline only.

@@ -12,7 +12,17 @@ from typing import Final
 from batchrunner.core.classify import Family
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
 from batchrunner.core.wire import Broken, Ending, Head, Whole
-from batchrunner.providers.json_text import NotJson, cut_value, decode, first_value
+from batchrunner.providers.json_text import (
+    WIDEST_BYTES,
+    NotJson,
+    Recoder,
+    cut_value,
+    decode,
+    first_value,
+    is_object,
+    recoder,
+    values_in,
+)
 from batchrunner.providers.replies import (
     KEPT_OF_REFUSAL_BYTES,
     broken_problem,
@@ -22,7 +32,7 @@ from batchrunner.providers.replies import (
     refusal,
     unreadable,
 )
-from batchrunner.providers.sse import SseEvent, SseParser
+from batchrunner.providers.sse import SseEvent, SseParser, without_comments
 from batchrunner.providers.structured import Fits, Misses, SchemaCheck, Unusable
 from batchrunner.providers.whole_reply import Body, is_success, no_reply
 
@@ -32,8 +42,6 @@ TEXT_CAP_BYTES: Final = 16 * 1024 * 1024
 """Of an answer's text, thinking and arguments together."""
 _BODY_CAP_BYTES: Final = 4 * TEXT_CAP_BYTES
 """Of a JSON answer: its text may be escaped."""
-_SHOWN_BYTES: Final = 500
-"""Of a stream that says nothing, for the message."""
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first sign of either form, and means nothing there."""
 
@@ -66,6 +74,7 @@ class StreamedReply(ABC):
         self._usage: Usage | None = None
         self._late_trouble = False
         """True once an error, or junk, came behind the answer's own end."""
+        self._recoder: Recoder | None = None
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -83,6 +92,8 @@ class StreamedReply(ABC):
 
         What may follow the end is looked at for the tokens that it counts, and for nothing else.
         """
+        if self._recoder is not None:
+            data = self._recoder.feed(data)
         if self._problem is not None:
             return True
         if self._done:
@@ -109,6 +120,7 @@ class StreamedReply(ABC):
             self._recognise(at_end=True)
         if self._form is _Form.EVENTS and self._problem is None:
             self._take_events(self._events.end())
+            self._take_json_behind_comments(head, ending)
         elif self._form is _Form.JSON:
             self._take_body(head, ending)
         return self._problem or self._verdict(head, ending)
@@ -156,6 +168,11 @@ class StreamedReply(ABC):
     def _refuse_event(self, data: bytes, *, is_error: bool) -> None:
         """An event that the dialect cannot read: an error's words, if it may be those, else a corrupt stream."""
         assert self._head is not None
+        if not is_error and (pieces := values_in(data)):
+            for piece in pieces:
+                if self._problem is None and not self._done:
+                    self._take_event(SseEvent("", piece))
+            return
         if self._is_finished:
             self._late_trouble = True
             return
@@ -208,11 +225,18 @@ class StreamedReply(ABC):
     def _recognise(self, *, at_end: bool) -> bool:
         """Tell events from JSON by the first byte that says something, else by the content type."""
         assert self._head is not None
-        bare = self._body.bytes().lstrip(_BLANK)
+        start = self._body.bytes()
+        if len(start) < WIDEST_BYTES and not at_end:
+            return False
+        kind = self._head.headers.get("content-type", "").lower()
+        if self._recoder is None and (found := recoder(start, kind)) is not None:
+            self._recoder = found
+            self._body = Body(cap_bytes=_BODY_CAP_BYTES)
+            self._body.add(start := found.feed(start))
+        bare = start.lstrip(_BLANK)
         if not bare and not at_end:
             self._body = Body(cap_bytes=_BODY_CAP_BYTES)
             return False
-        kind = self._head.headers.get("content-type", "").lower()
         if bare[:1] in {b"{", b"["} or not (bare[:1] in {b"d", b"e", b"i", b"r", b":"} or "event-stream" in kind):
             self._form = _Form.JSON
             if not self._body.over:  # as if the blanks before it had come in a piece of their own
@@ -220,7 +244,7 @@ class StreamedReply(ABC):
                 self._body.add(bare)
             return self._body.over
         self._form = _Form.EVENTS
-        self._body = Body(cap_bytes=_SHOWN_BYTES)
+        self._body = Body(cap_bytes=_BODY_CAP_BYTES)  # until anything of an answer came
         self._body.add(bare)
         return self._take_events(self._events.feed(bare))
 
@@ -243,12 +267,24 @@ class StreamedReply(ABC):
             return True
         return False
 
+    def _take_json_behind_comments(self, head: Head, ending: Ending) -> None:
+        """Keep-alives of a stream, and then JSON in one piece: the answer was long in coming."""
+        if not self._begun and self._problem is None and (bare := without_comments(self._body.bytes())):
+            self._form = _Form.JSON
+            self._body = Body(cap_bytes=_BODY_CAP_BYTES)
+            self._body.add(bare)
+            self._take_body(head, ending)
+
     def _take_body(self, head: Head, ending: Ending) -> None:
         body = self._body.bytes()
         if self._body.over:
             self._stop(K.TOO_LARGE, f"the answer is larger than {_BODY_CAP_BYTES} bytes")
-        elif not isinstance(decode(body), NotJson):
-            self._take_json(body)
+        elif not isinstance(value := decode(body), NotJson):
+            if isinstance(value, list) and len(value) > 1 and all(is_object(entry) for entry in value):
+                self._form = _Form.EVENTS  # a stream written as one list
+                self._take_events([SseEvent("", piece) for piece in values_in(body)])
+            else:
+                self._take_json(body)
         elif (first := first_value(body)) is not None and self._holds_an_end(first):
             self._take_json(first)
             self._late_trouble = True

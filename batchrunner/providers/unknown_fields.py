@@ -11,6 +11,8 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes
 from batchrunner.providers.chat_media import media_in
 from batchrunner.providers.json_text import at, encode, is_object
+from batchrunner.providers.native_shapes import as_chat
+from batchrunner.providers.usage_counts import usage_of
 
 CAP_BYTES: Final = 1024 * 1024
 """Of all such fields of one answer; what goes beyond is named in `fields_left_out`."""
@@ -39,15 +41,18 @@ def unwrapped(value: Json) -> Json:
     """The answer inside what a gateway put around it; the value itself where there is nothing to take off."""
     if isinstance(value, list) and len(value) == 1 and is_object(value[0]) and "choices" in value[0]:
         return value[0]
-    if not is_object(value) or "choices" in value:
+    if is_object(value) and "choices" in value:
+        return value
+    if (answer := as_chat(value)) is not None:
+        return answer
+    if not is_object(value):
         return value
     for name in _WRAPPINGS:
         inner = value.get(name)
         if is_object(inner) and isinstance(inner.get("choices"), list | dict):
             return {**({"usage": value["usage"]} if "usage" in value else {}), **inner}
-    message = value.get("message")
-    if is_object(message) and "done" in value:  # Ollama's own
-        return {**value, "choices": [{"delta": message, "finish_reason": value.get("done_reason")}]}
+        if is_object(inner) and (answer := as_chat(inner)) is not None:
+            return {**({"usage": value["usage"]} if "usage" in value else {}), **answer}
     return value
 
 
@@ -171,4 +176,6 @@ def _counts_in(value: dict[str, Json]) -> Json:
     for name in ("tokens", "billed_units"):
         if is_object(found := at(value, "meta", name)):
             return found
-    return value if "prompt_eval_count" in value or "eval_count" in value else None
+    # Ollama's own stand beside the answer; an event that only counts has nothing around its counts
+    bare = "choices" not in value and usage_of(value) is not None
+    return value if bare or "prompt_eval_count" in value or "eval_count" in value else None

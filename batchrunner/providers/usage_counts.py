@@ -67,6 +67,8 @@ def usage_of(said: object) -> Usage | None:
     read, wrote = _first(said, _READ_IN_ALL), _first(said, _WRITTEN)
     if read is None and (beside := _first(said, _READ)) is not None:
         read = beside + (_first(said, _APART_READ) or 0) + (_first(said, _APART_WRITTEN) or 0)
+    if wrote is not None and (thought := _count(said.get("thoughtsTokenCount"))) is not None:
+        wrote += thought  # Gemini counts them beside the answer
     total = _first(said, _TOTAL)
     if wrote is None and total is not None and read is not None and total >= read:
         wrote = total - read

@@ -28,7 +28,7 @@ from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wr
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
-from batchrunner.transport.session import new_session, tls_context
+from batchrunner.transport.session import left_in, new_session, tls_context
 from batchrunner.transport.watch import SILENT_S, UNDER_WAY, Pace, Watch, passed
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ class ApiTransport:
         try:
             return await content.readany()
         except _OUTSIDE as error:
-            return self._fault(error, watch)
+            return left_in(content) or self._fault(error, watch)
 
     def _plain(self, undo: Unpacker | None, coded: bytes, watch: Watch) -> Iterator[bytes | Broken]:
         """Without its content coding; what whoever takes the pieces raises does not come here."""

@@ -4,6 +4,7 @@ Each step gives at most 64 KiB; the caller counts and stops. Refuses codings tha
 believes the bytes before it believes the head. Source: RELIABILITY threat 4, RFC 9110 section 8.4.
 """
 
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -12,8 +13,13 @@ STEP_BYTES: Final = 64 * 1024
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ACCEPTED: Final = "gzip, deflate"
 
-_GZIP_BITS = 16 + zlib.MAX_WBITS
 _DEFLATE_METHOD = 8
+_ZLIB_HEADER_BYTES = 2
+_GZIP_HEADER_BYTES = 10
+_HEADER_SUM, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16
+"""Flags of a gzip header."""
+_HEADER_MOST_BYTES = 1024
+_DAMAGED = "its content coding is damaged"
 
 
 class CodingError(Exception):
@@ -35,47 +41,118 @@ class Unpacker(Protocol):
 
 
 class _Inflate:
-    """One zlib, gzip or raw deflate stream; gzip may go on with further members."""
+    """One zlib, gzip or raw deflate stream; gzip may go on with further members.
 
-    def __init__(self, *, bits: int | None) -> None:
-        self._bits = bits
-        self._stream = zlib.decompressobj(bits) if bits is not None else None
+    The data is undone as raw deflate and its checksum is looked at afterwards: zlib itself would throw away what it
+    has when the checksum behind it is wrong, and with it an answer that may be whole.
+    """
+
+    def __init__(self, *, is_gzip: bool) -> None:
+        self._is_gzip = is_gzip
+        self._has_checksum = True
+        self._stream: zlib._Decompress | None = None
         self._start = b""
-        self._ended = False
+        """Of a header or of a checksum, which has not come in full."""
+        self._sum = 0
+        self._size = 0
+        self._is_whole = False
+        """True behind a checksum, as long as no further member has begun."""
 
     def feed(self, coded: bytes) -> Iterator[bytes]:
-        stream = self._stream or self._guess(coded)
-        if stream is None:
-            return
-        if self._start:
-            coded, self._start = self._start, b""
-        while coded or not stream.eof:
-            if stream.eof:
-                if self._bits != _GZIP_BITS or not _begins_member(coded):
+        """As the protocol says; a wrong checksum is told behind the bytes that it is about."""
+        while coded:
+            stream = self._stream
+            if stream is None:
+                coded = self._take_header(coded)
+                continue
+            if not _has_ended(stream):
+                yield from self._take_data(stream, coded)
+                coded = stream.unused_data
+                self._is_whole = _has_ended(stream) and not self._has_checksum
+            if _has_ended(stream):
+                if not self._has_checksum:
                     return  # padding after the end is harmless
-                stream = self._stream = zlib.decompressobj(_GZIP_BITS)
+                coded = self._take_checksum(coded)
+
+    def is_complete(self) -> bool:
+        return self._is_whole
+
+    def _take_data(self, stream: "zlib._Decompress", coded: bytes) -> Iterator[bytes]:
+        while not stream.eof:
             try:
                 plain = stream.decompress(coded, STEP_BYTES)
             except zlib.error as error:
-                raise CodingError("its content coding is damaged") from error
-            coded = stream.unused_data if stream.eof else stream.unconsumed_tail
-            if plain:
-                yield plain
-            elif not coded:
+                raise CodingError(_DAMAGED) from error
+            coded = stream.unconsumed_tail
+            if not plain:
                 return
+            self._size += len(plain)
+            self._sum = zlib.crc32(plain, self._sum) if self._is_gzip else zlib.adler32(plain, self._sum)
+            yield plain
 
-    def is_complete(self) -> bool:
-        return self._stream is not None and self._stream.eof
-
-    def _guess(self, coded: bytes) -> "zlib._Decompress | None":
-        """`deflate` means zlib by the standard and raw deflate by habit: the first two bytes tell."""
+    def _take_header(self, coded: bytes) -> bytes:
+        """What stands behind the header; a further member begins only where one is."""
+        if self._is_whole and not _begins_member(self._start + coded):
+            self._start = b""
+            return b""
         self._start += coded
-        if len(self._start) < 2:  # noqa: PLR2004 - a zlib header
+        length = _gzip_header(self._start) if self._is_gzip else self._zlib_header()
+        if length is None:
+            return b""
+        rest, self._start = self._start[length:], b""
+        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._sum, self._size, self._is_whole = 0 if self._is_gzip else 1, 0, False
+        return rest
+
+    def _zlib_header(self) -> int | None:
+        """`deflate` means zlib by the standard and raw deflate by habit: the first two bytes tell."""
+        if len(self._start) < _ZLIB_HEADER_BYTES:
             return None
         first, second = self._start[:2]
-        zlib_header = first & 0x0F == _DEFLATE_METHOD and (first << 8 | second) % 31 == 0
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS)
-        return self._stream
+        self._has_checksum = first & 0x0F == _DEFLATE_METHOD and (first << 8 | second) % 31 == 0
+        return _ZLIB_HEADER_BYTES if self._has_checksum else 0
+
+    def _take_checksum(self, coded: bytes) -> bytes:
+        """What stands behind the checksum, once it is there in full."""
+        wanted = (
+            struct.pack("<II", self._sum, self._size & 0xFFFFFFFF) if self._is_gzip else struct.pack(">I", self._sum)
+        )
+        self._start += coded
+        if len(self._start) < len(wanted):
+            return b""
+        found, rest = self._start[: len(wanted)], self._start[len(wanted) :]
+        self._start = b""
+        if found != wanted:
+            raise CodingError(_DAMAGED)
+        self._is_whole = True
+        if not self._is_gzip:
+            return b""
+        self._stream = None
+        return rest
+
+
+def _has_ended(stream: "zlib._Decompress") -> bool:
+    return stream.eof
+
+
+def _gzip_header(start: bytes) -> int | None:
+    """The length of a gzip header; None while it is not there in full. Raises CodingError for what is none."""
+    if len(start) < _GZIP_HEADER_BYTES:
+        return None
+    if not start.startswith(GZIP_MAGIC) or start[2] != _DEFLATE_METHOD or len(start) > STEP_BYTES + _HEADER_MOST_BYTES:
+        raise CodingError(_DAMAGED)
+    flags, length = start[3], _GZIP_HEADER_BYTES
+    if flags & _EXTRA:
+        if len(start) < length + 2:
+            return None
+        length += 2 + int.from_bytes(start[length : length + 2], "little")
+    for flag in (_NAME, _COMMENT):
+        if flags & flag:
+            length = start.find(b"\0", length) + 1
+            if not length:
+                return None
+    length += 2 if flags & _HEADER_SUM else 0
+    return length if len(start) >= length else None
 
 
 class _Sniffing:
@@ -111,13 +188,13 @@ class _Sniffing:
 
     def _decide(self, start: bytes) -> None:
         if start.startswith(GZIP_MAGIC):
-            self._inner = _Inflate(bits=_GZIP_BITS)
+            self._inner = _Inflate(is_gzip=True)
         elif self._coding in _GZIPS and start[0] == _ZLIB_START and (start[0] << 8 | start[1]) % 31 == 0:
-            self._inner = _Inflate(bits=None)  # zlib, called gzip
+            self._inner = _Inflate(is_gzip=False)  # zlib, called gzip
         elif self._coding in _OTHERS and not _begins_plainly(start):
             raise CodingError(f"it has a content coding that was not asked for ({self._coding})")
         elif self._coding == "deflate" and start[:2] not in _WORDS_NO_DEFLATE_BEGINS_WITH:
-            self._inner = _Inflate(bits=None)
+            self._inner = _Inflate(is_gzip=False)
         else:
             self._plain = True
 

@@ -11,6 +11,8 @@ LINE_BYTES: Final = 64 * 1024
 """Of a line that the parser takes; longer ones are left out."""
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _START: Final = b"HTTP/"
+_CHUNK: Final = re.compile(rb"\r?\n?[0-9A-Fa-f]{1,16}[ \t]*(?:[;\r\n]|$)")
+"""How chunks begin: with the length of the first, perhaps cut off."""
 
 
 def may_begin(start: bytes | bytearray) -> bool:
@@ -25,8 +27,11 @@ def end_of(start: bytes | bytearray, since: int) -> int:
     return min(ends, default=0)
 
 
-def mended(head: bytes) -> bytes:
-    """The head without lines that are none, with one length or none, and with CR LF behind each line."""
+def mended(head: bytes, rest: bytes = b"") -> bytes:
+    """The head without lines that are none, with one length or none, and with CR LF behind each line.
+
+    `rest` is what came with it of the body: where that shows no chunk, the head does not say that there are any.
+    """
     first, *lines = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
     kept, lengths, chunked, left_out = [first], [], False, False
     for line in lines:
@@ -44,7 +49,11 @@ def mended(head: bytes) -> bytes:
             lengths += [length.strip().lstrip(b"+") for length in value.split(b",")]
             left_out = True
             continue
-        chunked = chunked or (word == b"transfer-encoding" and b"chunked" in value.lower())
+        if word == b"transfer-encoding" and b"chunked" in value.lower():
+            if rest and _CHUNK.match(rest) is None:
+                lengths, left_out = [*lengths, b"none"], True
+                continue
+            chunked = True
         kept.append(line if name == given else name + colon + value)
     if lengths and not chunked:  # chunks say by themselves how long they are
         sound = len(set(lengths)) == 1 and lengths[0].isdigit()

@@ -81,7 +81,7 @@ class Replies(ResponseHandler):
             return
         head, rest = bytes(start[:end]), bytes(start[end:])
         start.clear()
-        super().data_received(mended(head))
+        super().data_received(mended(head, rest))
         if rest and self._payload is not None and self.is_connected():
             self._take(rest)
 
@@ -108,6 +108,11 @@ class Replies(ResponseHandler):
             self.behind = data[payload.total_bytes - before :]
         elif payload.exception() is None:  # else nobody would tell whoever reads it
             payload.set_exception(aiohttp.ClientPayloadError("the body is not framed as HTTP frames it"))
+
+
+def left_in(content: aiohttp.StreamReader) -> bytes:
+    """What came of a body before its end was lost: aiohttp tells of the loss first, and may drop a whole answer."""
+    return content._read_nowait(-1)  # noqa: SLF001 - its public readers raise as soon as an exception is set
 
 
 class Connector(aiohttp.TCPConnector):

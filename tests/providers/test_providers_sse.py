@@ -47,7 +47,11 @@ STREAMS = {
     "the last name stands": (b"event: a\nevent: b\ndata: x\n\n", [("b", b"x")]),
     "a name without data": (b"event: ping\n\ndata: x\n\n", [("ping", b""), ("", b"x")]),
     "ids and retries are read over": (b"id: 7\nretry: 10\ndata: x\n\nid\n\n", plain(b"x")),
-    "unknown fields are read over": (b"datax: 1\ndata : 2\nDATA: 3\n{}\ndata: x\n\n", plain(b"x")),
+    "unknown fields are read over": (b"datax: 1\nDATA: 3\nX-Trace: a b\ndata: x\n\n", plain(b"x")),
+    "words that are no field are told, in their place": (
+        b"data: x\n\nInternal Server Error\n\n{}\nError: y\n\ndata: z\n\n",
+        [("", b"x"), *[("stray", b"")] * 3, ("", b"z")],
+    ),
     "a split character": ("data: 猫\n\n".encode(), plain("猫".encode())),
     "nothing": (b"", []),
     "half a BOM": (b"\xef\xbb", []),
