@@ -6,8 +6,9 @@ The engine imports this and never the rooms behind it, so that it runs against t
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
@@ -112,7 +113,11 @@ class Downloads(Protocol):
 
 
 class Ledger(Protocol):
-    """The memory. Raises StoreBrokenError from every call once the disk refused one."""
+    """The memory. Raises StoreBrokenError from every call once the disk refused one.
+
+    What is put in line in one turn of the loop is handed over in one write; a `then` is called once, on the loop, with
+    None when it is so or with why it never will be, and must not raise.
+    """
 
     def note(self, event: Event) -> None:
         """Put the event in line; it is written and synced with the next ones."""
@@ -123,8 +128,14 @@ class Ledger(Protocol):
     async def commit(self, event: Event) -> None:
         """Return when the event is on the disk: it survives power loss."""
 
+    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+        """Put the event in line, and call `then` when it is on the disk, with others: nobody stands still for it."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
+        """Begin to bring to the disk what is in line, and call `then` when it is there."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Place:
     """Where a row stands in `results.jsonl`."""
 
@@ -132,6 +143,10 @@ class Place:
     """crc32 of the line without its newline, eight lowercase hex digits."""
     length: int
     """The file's durable length in bytes right after the line."""
+
+
+Kept: TypeAlias = Callable[[Place | StoreBrokenError], None]
+"""Told once, on the loop, where a row stands now that it is durable, or why it never will be. It must not raise."""
 
 
 class Replaced(Protocol):
@@ -148,6 +163,9 @@ async def _nothing_to_confirm() -> None:
 
 class Results(Protocol):
     """`results.jsonl` and `failures.jsonl`."""
+
+    def put(self, row: ResultRow, then: Kept) -> None:
+        """Append a row, and call `then` when it is durable: with the rows of other items, in their order."""
 
     async def add(self, row: ResultRow) -> Place:
         """Append a row; durable when this returns."""

@@ -1,13 +1,35 @@
-"""The lines of `results.jsonl` and `failures.jsonl`: a contract, so names never change with the provider."""
+"""The lines of `results.jsonl` and `failures.jsonl`: a contract, so names never change with the provider.
 
-from dataclasses import dataclass, field
+What makes a row is declared as it is written: the encoder takes these values straight, in the order of their fields.
+Of fields that nobody promised the default is left out; a field with `_always` stands in every row, None or not.
+"""
+
+from dataclasses import dataclass
 from itertools import takewhile
+from typing import Final
+
+import msgspec
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ToolCall, Usage
 
 _SYSTEM_ROLES = ("system", "developer")
+_always = msgspec.field(default_factory=type(None))
+"""None by default, and not left out: the encoder leaves out defaults, and does not know what a factory would make."""
+
+
+class _Part(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """A part of a row. Untracked by the garbage collector: nothing in it refers back to it."""
+
+
+class Tokens(_Part, kw_only=True):
+    """`usage` of a row: what was told of the cache stands there only if something was."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +57,7 @@ class Sound:
     transcript: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(_Part, kw_only=True):
     """A picture or a sound of an answer that could not be had: where it lies, or its damaged bytes, and why."""
 
     reason: str
@@ -44,8 +65,7 @@ class Missing:
     path: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatOutput:
+class ChatOutput(_Part, kw_only=True):
     """`output` of a chat row; absent things are null."""
 
     text: str
@@ -63,12 +83,11 @@ class ChatOutput:
     missing: tuple[Missing, ...] = ()
     choices: tuple[Alternative, ...] = ()
     """All answers where the request had several."""
-    extras: dict[str, Json] = field(default_factory=dict)
+    extras: dict[str, Json] = {}
     """What else came, under the server's own names; a row has these beside the other fields of `output`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOutput:
+class ImageOutput(_Part, kw_only=True):
     """`output` of an image row."""
 
     images: tuple[Picture, ...]
@@ -78,8 +97,7 @@ class ImageOutput:
     """Ids of further tasks that the same order made and that were not followed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class Effort(_Part, kw_only=True):
     """What an item took, over all runs."""
 
     attempts: int
@@ -92,16 +110,14 @@ class Effort:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownPicture:
+class ShownPicture(_Part, kw_only=True):
     """A picture that was given to a model, as rows show it."""
 
     name: str
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultRow:
+class ResultRow(_Part, kw_only=True):
     """One succeeded item."""
 
     id: str
@@ -109,13 +125,13 @@ class ResultRow:
     index: int
     model: str
     prompt: str
-    system: str | None = None
+    system: str | None = _always
     """As sent; None where there was no system prompt."""
     vars: dict[str, Json]
     params: dict[str, Json]
     output: ChatOutput | ImageOutput
     task_id: str | None
-    usage: Usage | None
+    usage: Tokens | Usage | None
     attempts: int
     ambiguous: int
     recovered: bool
@@ -132,8 +148,7 @@ class ResultRow:
     shared_with: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureRow:
+class FailureRow(_Part, kw_only=True):
     """One item that failed for good."""
 
     id: str
@@ -141,7 +156,7 @@ class FailureRow:
     index: int
     model: str
     prompt: str
-    system: str | None = None
+    system: str | None = _always
     """As sent; None where there was no system prompt."""
     vars: dict[str, Json]
     params: dict[str, Json]
@@ -166,14 +181,19 @@ class KeptMedia:
     missing: tuple[Missing, ...] = ()
 
 
+NO_MEDIA: Final = KeptMedia()
+
+
 def unchecked(pictures: tuple[Picture, ...]) -> tuple[str, ...]:
     """The flag of pictures that could not be checked."""
     return ("unchecked",) if any(picture.width is None for picture in pictures) else ()
 
 
-def chat_output(answer: Answer, *, path: str | None, media: KeptMedia | None = None) -> ChatOutput:
+def chat_output(answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> ChatOutput:
     """The contract's shape of a chat answer."""
-    media = media or KeptMedia()
+    flags = answer.flags
+    if media is not NO_MEDIA:
+        flags = (*flags, *unchecked(media.images), *(("media_missing",) if media.missing else ()))
     return ChatOutput(
         text=answer.text,
         reasoning=answer.reasoning,
@@ -181,7 +201,7 @@ def chat_output(answer: Answer, *, path: str | None, media: KeptMedia | None = N
         parsed=answer.parsed,
         finish_reason=answer.finish_reason,
         truncated=answer.truncated,
-        flags=(*answer.flags, *unchecked(media.images), *(("media_missing",) if media.missing else ())),
+        flags=flags,
         path=path,
         images=media.images,
         audio=media.audio,
@@ -193,12 +213,30 @@ def chat_output(answer: Answer, *, path: str | None, media: KeptMedia | None = N
 
 def system_of(item: Item) -> str | None:
     """The system prompt as sent: what stands before the conversation, several parts in paragraphs; None without one."""
+    if not item.turns or item.turns[0].role not in _SYSTEM_ROLES:
+        return None
     said = [turn.content for turn in takewhile(lambda turn: turn.role in _SYSTEM_ROLES, item.turns)]
-    return "\n\n".join(said) if said else None
+    return "\n\n".join(said)
+
+
+def tokens_of(usage: Usage | None) -> Tokens | None:
+    """Usage as rows show it."""
+    if usage is None:
+        return None
+    return Tokens(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+    )
 
 
 def _messages(item: Item) -> tuple[dict[str, str], ...] | None:
-    return tuple({"role": t.role, "content": t.content} for t in item.turns) if item.shows_messages else None
+    return tuple({"role": t.role, "content": t.content} for t in item.turns) or None if item.shows_messages else None
+
+
+def _pictures(item: Item) -> tuple[ShownPicture, ...] | None:
+    return tuple(ShownPicture(name=p.name, sha256=p.sha256) for p in item.pictures) if item.pictures else None
 
 
 def result_row(
@@ -216,7 +254,7 @@ def result_row(
         params=item.params,
         output=output,
         task_id=task_id,
-        usage=usage,
+        usage=tokens_of(usage),
         attempts=effort.attempts,
         ambiguous=effort.ambiguous,
         recovered=effort.recovered,
@@ -225,7 +263,7 @@ def result_row(
         key=item.key,
         messages=_messages(item),
         schema_sha256=item.schema_sha256,
-        images=tuple(ShownPicture(name=p.name, sha256=p.sha256) for p in item.pictures) or None,
+        images=_pictures(item),
         replica=item.replica if item.replica > 1 else None,
     )
 

@@ -25,6 +25,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import Ports
+from batchrunner.core.row import NO_MEDIA
 from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.core.state import OpenTask
 from batchrunner.engine.faults import Faults
@@ -168,7 +169,7 @@ class Attempts:
             await self._came_through(lane, queue)
             path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
             has_media = answer.pictures or answer.sounds
-            media = await self.remote.keeper.keep_answer(work, answer) if has_media else None
+            media = await self.remote.keeper.keep_answer(work, answer) if has_media else NO_MEDIA
             await self.book.answered(work, answer, path=path, media=media)
         except Exception:
             self.book.last_resort(f"{work.item.id}: {answer.text}")

@@ -33,6 +33,7 @@ from batchrunner.core.events import (
 from batchrunner.core.outcome import Answer, Problem, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
+    NO_MEDIA,
     ChatOutput,
     Effort,
     ImageOutput,
@@ -222,7 +223,7 @@ class Book:
 
     # -- the ends
 
-    async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia | None = None) -> None:
+    async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> None:
         """A chat answer: its row, then `done`. The caller shields it, with the steps before it."""
         await self._done(work, chat_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
 

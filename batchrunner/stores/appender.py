@@ -1,8 +1,9 @@
 """Group commit that clocks itself, for one file that only grows.
 
-The loop's thread alone owns the buffer; executors get immutable bytes. Write and sync are separate steps on separate
-threads: whoever waits for `written` never waits behind an fsync, and whatever was written while the last fsync ran
-goes with the next. There is no time window and no future per record: one per batch, shared.
+The loop's thread alone owns the buffer; executors get immutable bytes. What is appended in one turn of the loop is one
+write, and whoever waits for it shares one future or has a call of its own: there is no task and no future per record.
+Write and sync are separate steps: whoever waits for `written` never waits behind an fsync, and whatever was written
+while the last fsync ran goes with the next, which begins at once if somebody stands still for it, else after a breath.
 
 Refuses: going on after the first refused write or sync (every later call raises StoreBrokenError), short writes,
 being used from two loops.
@@ -11,15 +12,29 @@ being used from two loops.
 import asyncio
 import errno
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final, TypeAlias
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.stores.files import Files, broken
 
+Told: TypeAlias = Callable[[StoreBrokenError | None], None]
+"""Called once on the loop's thread, with None when it is so, or with why it never will be. It must not raise."""
 
-class _Shared(asyncio.Future[bool]):
-    """What a whole batch waits for; False tells that the store broke.
+INLINE_BYTES: Final = 64 * 1024
+"""A write of this size is a copy into the page cache, and takes less time than a hop to another thread."""
+_SLOW_S: Final = 0.005
+_BY_THREAD_S: Final = 1.0
+"""After a write on the loop's thread that took longer than `_SLOW_S` (the system holds back whoever writes): so long
+all writes go by the thread."""
+_BREATH_S: Final = 0.003
+"""The least time between two syncs that nobody stands still for: on a quick disk each would carry a record or two."""
+
+
+class _Shared(asyncio.Future[StoreBrokenError | None]):
+    """What a whole batch waits for.
 
     Cancelling one of those who wait must not cancel the others' future: that task is cancelled when the future is done.
     """
@@ -27,36 +42,57 @@ class _Shared(asyncio.Future[bool]):
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - the signature is asyncio's
         return False
 
+    def told(self, error: StoreBrokenError | None) -> None:
+        """Wake those who wait."""
+        if not self.done():
+            self.set_result(error)
 
-class _Waiting:
-    """Those who wait for the file to be durable up to `target`."""
 
-    __slots__ = ("future", "target")
+class _Commit:
+    """Those who are told when the file is durable up to `target`."""
 
-    def __init__(self, future: _Shared, target: int) -> None:
-        self.future = future
-        self.target = target
+    __slots__ = ("calls", "future", "target")
+
+    def __init__(self) -> None:
+        self.target = 0
+        self.calls: list[Told] = []
+        self.future: _Shared | None = None
 
 
 class Appender:
-    """Appends to one open file. Use it on one running loop; those who wait are woken in the order of their records."""
+    """Appends to one open file. Use it on one running loop; those who wait are woken in the order of their records.
 
-    def __init__(self, files: Files, descriptor: int, path: Path) -> None:
+    Writes of at most `inline_bytes` are made on the loop's own thread, unless the system has been slow to take one.
+    """
+
+    def __init__(self, files: Files, descriptor: int, path: Path, *, inline_bytes: int = 0) -> None:
         """Take over `descriptor`, opened for appending; what is in the file already counts as durable."""
         self._files = files
         self._descriptor = descriptor
         self._path = path
+        self._inline_bytes = inline_bytes
         self._inode = files.inode(descriptor)
         self._length = self._written_length = self._durable_length = files.length(descriptor)
         self._buffer: list[bytes] = []
+        self._when_written: list[Told] = []
+        """For what is in the buffer."""
+        self._flying: list[Told] = []
+        """For the write that a thread makes now."""
         self._open_written: _Shared | None = None
-        self._flying_written: _Shared | None = None
-        self._open_synced: _Waiting | None = None
-        self._sync_queue: deque[_Waiting] = deque()
+        self._commits: deque[_Commit] = deque()
+        self._open_commit: _Commit | None = None
+        """The last of them, as long as what is appended goes with the same write."""
+        self._urgent_to = 0
+        """Somebody stands still until the file is durable up to here."""
+        self._turn_due = False
+        self._flush_due = False
         self._writing = False
         self._syncing = False
         self._closed = False
         self._cause: StoreBrokenError | None = None
+        self._by_thread_until = 0.0
+        self._breath_ends = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"write-{path.name}")
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sync-{path.name}")
@@ -85,37 +121,61 @@ class Appender:
         """True when the next record will be the first of its batch."""
         return not self._buffer
 
+    @property
+    def refused(self) -> bool:
+        """Whether the disk refused a write or a sync: what stands at the end of the file may be half a line."""
+        return self._cause is not None
+
+    # -- putting in line
+
     def append(self, data: bytes) -> int:
-        """Put bytes in line; the offset where they begin.
+        """Put bytes in line; the offset where they begin. They are written as soon as anybody waits for them.
 
         Raises:
             StoreBrokenError: the disk refused something before, or the file is closed.
         """
-        self._check()
+        if self._cause is not None or self._closed:
+            self._check()
         offset = self._length
         self._length = offset + len(data)
         if not self._buffer:
-            self._open_synced = None  # who waits for an earlier batch must not wait for this one, too
+            self._open_commit = None  # who waits for an earlier batch must not wait for this one, too
         self._buffer.append(data)
-        if not self._writing:
-            self._writing = True
-            # not at once: what else is appended in this turn of the loop goes with it
-            self._running_loop().call_soon(self._start_write)
         return offset
+
+    def write_soon(self) -> None:
+        """Hand what is in line to the system at the end of this turn of the loop, whoever waits."""
+        self._flush_due = True
+        self._end_turn()
 
     async def written(self) -> None:
         """Return when everything appended so far was handed to the system: it survives kill -9."""
         self._check()
         if self._buffer:
-            if self._open_written is None:
-                self._open_written = _Shared(loop=self._loop)
             future = self._open_written
-        elif self._flying_written is not None:
-            future = self._flying_written
+            if future is None:
+                future = self._open_written = _Shared(loop=self._running_loop())
+                self._when_written.append(future.told)
+                self.write_soon()
+        elif self._flying:
+            future = _Shared(loop=self._loop)
+            self._flying.append(future.told)
         else:
             return
-        if not await future:
+        if await future is not None:
             raise self._error()
+
+    def when_durable(self, then: Told, *, urgent: bool = False) -> None:
+        """Call `then` when everything appended so far is on the disk, with what comes soon; `urgent`: with no more.
+
+        Raises:
+            StoreBrokenError: see `append`.
+        """
+        self._check()
+        if self._durable_length == self._length:
+            then(None)
+        else:
+            self._commit(urgent=urgent).calls.append(then)
 
     async def synced(self) -> None:
         """Return when everything appended so far is on the disk: it survives power loss."""
@@ -125,15 +185,25 @@ class Appender:
     async def _wait_synced(self) -> None:
         if self._durable_length == self._length:
             return
-        waiting = self._open_synced
-        if waiting is None:
-            waiting = self._open_synced = _Waiting(_Shared(loop=self._running_loop()), self._length)
-            self._sync_queue.append(waiting)
-            self._start_sync()
-        else:
-            waiting.target = self._length
-        if not await waiting.future:
+        commit = self._commit(urgent=True)
+        if commit.future is None:
+            commit.future = _Shared(loop=self._loop)
+            commit.calls.append(commit.future.told)
+        if await commit.future is not None:
             raise self._error()
+
+    def _commit(self, *, urgent: bool) -> _Commit:
+        """The one that everything appended so far belongs to."""
+        commit = self._open_commit
+        if commit is None:
+            commit = self._open_commit = _Commit()
+            self._commits.append(commit)
+            self._end_turn()
+        commit.target = self._length
+        if urgent and self._urgent_to < self._length:
+            self._urgent_to = self._length
+            self._end_turn()
+        return commit
 
     async def close(self) -> None:
         """Sync what is in line and close the file; a broken one is closed without a word. Twice is once."""
@@ -144,23 +214,53 @@ class Appender:
             if self._cause is None:
                 await self._wait_synced()
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self._writer.shutdown(wait=False)
             self._syncer.shutdown(wait=False)
             if not (self._writing or self._syncing):
                 self._files.close(self._descriptor)
 
-    def _start_write(self) -> None:
-        if self._cause is not None:
-            self._writing = False
+    # -- writing
+
+    def _end_turn(self) -> None:
+        """Not at once: what else is appended in this turn of the loop goes with it."""
+        if not self._turn_due:
+            self._turn_due = True
+            self._running_loop().call_soon(self._turn_ends)
+
+    def _turn_ends(self) -> None:
+        self._turn_due = False
+        if self._flush_due:
+            self._flush()
+        self._sync_next()
+
+    def _flush(self) -> None:
+        """Hand what is in line to the system. A write under way takes it along when it comes back."""
+        if self._writing or not self._buffer or self._cause is not None:
             return
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
-        self._flying_written, self._open_written = self._open_written or _Shared(loop=self._loop), None
-        flying = self._running_loop().run_in_executor(self._writer, self._write, data)
-        flying.add_done_callback(self._wrote)
+        self._flush_due = False
+        told, self._when_written, self._open_written = self._when_written, [], None
+        loop = self._running_loop()
+        began = loop.time()
+        if len(data) > self._inline_bytes or began < self._by_thread_until:
+            self._writing, self._flying = True, told
+            flying = loop.run_in_executor(self._writer, self._write, data)
+            flying.add_done_callback(self._wrote)
+            return
+        try:
+            self._write(data)
+        except Exception as error:  # noqa: BLE001 - as of a thread's write: whatever it is, the bytes are not there
+            self._break(error, told)
+            return
+        if loop.time() - began > _SLOW_S:
+            self._by_thread_until = began + _BY_THREAD_S
+        self._has_written(len(data), told)
 
     def _write(self, data: bytes) -> int:
-        """In the writer's thread."""
+        """On the loop's thread or the writer's."""
         taken = self._files.write(self._descriptor, data)
         if taken != len(data):
             raise OSError(
@@ -170,26 +270,43 @@ class Appender:
 
     def _wrote(self, flying: asyncio.Future[int]) -> None:
         self._writing = False
-        finished, self._flying_written = self._flying_written, None
+        told, self._flying = self._flying, []
         error = flying.exception()
         if error is not None or self._cause is not None:
-            self._break(error, finished)
+            self._break(error, told)
             return
-        self._written_length += flying.result()
-        if finished is not None:
-            finished.set_result(True)
-        if self._buffer:
-            self._writing = True
-            self._start_write()
-        self._start_sync()
+        self._has_written(flying.result(), told)
+        self._flush()
 
-    def _start_sync(self) -> None:
-        if self._syncing or not self._sync_queue or self._sync_queue[0].target > self._written_length:
+    def _has_written(self, size_bytes: int, told: list[Told]) -> None:
+        self._written_length += size_bytes
+        for then in told:
+            then(None)
+        self._sync_next()
+
+    # -- syncing
+
+    def _sync_next(self) -> None:
+        """Begin the next sync if one is wanted by now, and what it is to cover is written."""
+        if self._syncing or not self._commits or self._cause is not None:
+            return
+        loop = self._running_loop()
+        if self._urgent_to <= self._durable_length and loop.time() < self._breath_ends:
+            if self._timer is None:
+                self._timer = loop.call_at(self._breath_ends, self._breathed)
+            return
+        if self._commits[0].target > self._written_length:
+            self._flush()  # comes back here when it is done
             return
         self._syncing = True
         upto = self._written_length
-        flying = self._running_loop().run_in_executor(self._syncer, self._sync)
+        flying = loop.run_in_executor(self._syncer, self._sync)
         flying.add_done_callback(lambda done: self._synced_upto(upto, done))
+
+    def _breathed(self) -> None:
+        self._timer = None
+        self._breath_ends = 0.0  # a loop's timers may come a little early
+        self._sync_next()
 
     def _sync(self) -> None:
         """In the syncer's thread. Bytes of a file that no name leads to are nowhere."""
@@ -201,35 +318,38 @@ class Appender:
         self._syncing = False
         error = flying.exception()
         if error is not None or self._cause is not None:
-            self._break(error, None)
+            self._break(error, [])
             return
         self._durable_length = upto
-        while self._sync_queue and self._sync_queue[0].target <= upto:
-            self._sync_queue.popleft().future.set_result(True)
-        self._start_sync()
+        self._breath_ends = self._running_loop().time() + _BREATH_S
+        try:
+            while self._commits and self._commits[0].target <= upto:
+                for then in self._commits.popleft().calls:
+                    then(None)
+        finally:
+            self._sync_next()
 
-    def _break(self, error: BaseException | None, finished: _Shared | None) -> None:
+    # -- the end
+
+    def _break(self, error: BaseException | None, told: list[Told]) -> None:
         """The end of this store for the process's life: everyone who waits learns it."""
         if self._cause is None:
             reason = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
             self._cause = broken(self._path, reason)
-        waiting = [finished, self._open_written, *(entry.future for entry in self._sync_queue)]
-        self._sync_queue.clear()
+        waiting = [*told, *self._when_written]
+        for commit in self._commits:
+            waiting += commit.calls
+        self._commits.clear()
         self._buffer.clear()
-        self._open_written = self._open_synced = None
-        for future in waiting:
-            if future is not None and not future.done():
-                future.set_result(False)
+        self._when_written = []
+        self._open_written = self._open_commit = None
+        for then in waiting:
+            then(self._error())
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop
-
-    @property
-    def refused(self) -> bool:
-        """Whether the disk refused a write or a sync: what stands at the end of the file may be half a line."""
-        return self._cause is not None
 
     def _error(self) -> StoreBrokenError:
         """A fresh one for each who asks: a shared exception would grow everyone's traceback."""

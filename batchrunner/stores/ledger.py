@@ -9,7 +9,7 @@ from typing import Self
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
 from batchrunner.core.ports import Clock
-from batchrunner.stores.appender import Appender
+from batchrunner.stores.appender import INLINE_BYTES, Appender, Told
 from batchrunner.stores.atomic import write_all
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, broken, make_durable
 from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
@@ -93,25 +93,37 @@ class LedgerWriter:
             files.fsync_folder(folder)
         except OSError as error:
             raise broken(folder, error) from error
-        return cls(Appender(files, descriptor, path), clock=clock, path=path, number=number)
+        return cls(Appender(files, descriptor, path, inline_bytes=INLINE_BYTES), clock=clock, path=path, number=number)
 
     def note(self, event: Event) -> None:
         """See `core.ports.Ledger`. Raises StoreBrokenError, and ValueError for an event that fits no record."""
-        appender = self._appender
-        durable = appender.durable_length if appender.starts_batch else None
-        line = encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable)
-        appender.append(line)
-        self._sequence += 1
+        self._append(event)
+        self._appender.write_soon()
 
     async def write(self, event: Event) -> None:
         """See `core.ports.Ledger`."""
-        self.note(event)
+        self._append(event)
         await self._appender.written()
 
     async def commit(self, event: Event) -> None:
         """See `core.ports.Ledger`."""
-        self.note(event)
+        self._append(event)
         await self._appender.synced()
+
+    def commit_soon(self, event: Event, then: Told) -> None:
+        """See `core.ports.Ledger`."""
+        self._append(event)
+        self._appender.when_durable(then)
+
+    def sync_now(self, then: Told) -> None:
+        """See `core.ports.Ledger`."""
+        self._appender.when_durable(then, urgent=True)
+
+    def _append(self, event: Event) -> None:
+        appender = self._appender
+        durable = appender.durable_length if appender.starts_batch else None
+        appender.append(encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable))
+        self._sequence += 1
 
     async def close(self, marks: Marks | None = None, *, torn: bool = False) -> None:
         """Sync what is in line, then write and sync `close`: the mark of a clean end. Broken: only close the file.

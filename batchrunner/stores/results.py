@@ -14,9 +14,9 @@ import msgspec
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
-from batchrunner.core.ports import Place
+from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import FailureRow, ResultRow
-from batchrunner.stores.appender import Appender
+from batchrunner.stores.appender import INLINE_BYTES, Appender
 from batchrunner.stores.atomic import write_all, write_whole
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, InspectedFiles, broken, make_durable
 from batchrunner.stores.inspection import Inspection
@@ -60,6 +60,8 @@ class ResultsFile:
         self.refused = False
         """Once closed: whether the disk refused a row."""
         self._refused: str | None = None
+        self._unopened: list[tuple[bytes, Kept]] = []
+        """Rows that wait for results.jsonl to be opened."""
         self._open: dict[str, Appender] = {}
         """What was opened, also where whoever asked for it was cancelled meanwhile."""
         self._opener = Threads("open-results", count=1)
@@ -99,16 +101,47 @@ class ResultsFile:
             raise broken(path, error) from error
         return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned)
 
+    def put(self, row: ResultRow, then: Kept) -> None:
+        """See `core.ports.Results`. Rows stand in the file, and are told of, in the order of these calls."""
+        line = encode_row(row)
+        if self._results is not None and not self._unopened:
+            self._append(self._results, line, then)
+            return
+        self._unopened.append((line, then))  # the file is opened off the loop, once
+        if len(self._unopened) == 1:
+            opening = asyncio.ensure_future(self._opener.run(self._opened, RESULTS))
+            opening.add_done_callback(self._has_opened)
+
     async def add(self, row: ResultRow) -> Place:
         """See `core.ports.Results`. Those who wait return in the order in which their rows stand in the file."""
-        if self._results is None:
-            self._results = await self._opener.run(self._opened, RESULTS)
-        line = encode_row(row)
-        offset = self._results.append(line + b"\n")
-        place = Place(crc=crc_of(line), length=offset + len(line) + 1)
-        del line  # it may be as large as an answer may be, and the disk slow
-        await self._results.synced()
+        kept: asyncio.Future[Place | StoreBrokenError] = asyncio.get_running_loop().create_future()
+        self.put(row, lambda place: None if kept.done() else kept.set_result(place))
+        del row  # it may be as large as an answer may be, and the disk slow
+        place = await kept
+        if isinstance(place, StoreBrokenError):
+            raise place
         return place
+
+    def _has_opened(self, opening: "asyncio.Future[Appender]") -> None:
+        unopened, self._unopened = self._unopened, []
+        try:
+            results = self._results = opening.result()
+        except (StoreBrokenError, asyncio.CancelledError) as error:
+            for _, then in unopened:
+                then(StoreBrokenError(str(error) or "the results file was not opened: the run is being ended"))
+            return
+        for line, then in unopened:
+            self._append(results, line, then)
+
+    @staticmethod
+    def _append(results: Appender, line: bytes, then: Kept) -> None:
+        try:
+            offset = results.append(line + b"\n")
+        except StoreBrokenError as error:
+            then(error)
+            return
+        place = Place(crc=crc_of(line), length=offset + len(line) + 1)
+        results.when_durable(lambda error: then(place if error is None else error))
 
     async def add_failure(self, row: FailureRow) -> None:
         """See `core.ports.Results`."""
@@ -283,7 +316,7 @@ class ResultsFile:
             try:
                 if is_new:
                     self._files.fsync_folder(self._folder)
-                return Appender(self._files, descriptor, path)
+                return Appender(self._files, descriptor, path, inline_bytes=INLINE_BYTES)
             except OSError:
                 self._files.close(descriptor)
                 raise

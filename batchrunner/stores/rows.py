@@ -1,13 +1,13 @@
 """Rows as lines of JSON: written in the contract's order, read back as little as a question needs, relabelled in place.
 
 Fields that nobody promised (`messages`, `schema_sha256`, `images`, `replica`, `shared_with`, `flags`, `path`) are left
-out when empty; all others are always there. Refuses nothing that Python can hold: lone surrogates become U+FFFD, NaN
-becomes null.
+out when empty, as `core.row` declares; all others are always there. Refuses nothing that Python can hold: lone
+surrogates become U+FFFD, NaN becomes null.
 """
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -17,19 +17,12 @@ import msgspec
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Usage
-from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Missing, ResultRow
+from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow, tokens_of
 from batchrunner.stores.files import Files
 from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.surrogates import mended_text
 from batchrunner.stores.unreadable import UNREADABLE
 
-_EXTRAS = frozenset(
-    {
-        *("messages", "schema_sha256", "images", "replica", "shared_with", "flags", "path"),
-        *("audio", "missing", "choices", "extras", "other_tasks"),
-    }
-)
-_EXTRAS_OF_IMAGES = _EXTRAS - {"images"}
 _TOO_DEEP = "parsed_too_deep"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -140,8 +133,8 @@ def encode_row(row: ResultRow | FailureRow) -> bytes:
         if not isinstance(row, ResultRow) or not isinstance(row.output, ChatOutput):
             raise
         # The answer's text says the same; a value nested deeper than the interpreter's stack can only be left out.
-        output = replace(row.output, parsed=None, flags=(*row.output.flags, _TOO_DEEP))
-        return _encode_any(_shown(replace(row, output=output)))
+        output = msgspec.structs.replace(row.output, parsed=None, flags=(*row.output.flags, _TOO_DEEP))
+        return _encode_any(_shown(msgspec.structs.replace(row, output=output)))
 
 
 def trimmed(line: Line) -> Line:
@@ -277,22 +270,20 @@ def _changed(text: bytes, changes: dict[str, msgspec.Raw], *, without: tuple[str
     return _encode(row)
 
 
-def _shown(row: ResultRow | FailureRow) -> dict[str, object]:
-    shown = _fields(row)
-    if isinstance(row, ResultRow):
-        output = _fields(row.output)
-        if isinstance(row.output, ChatOutput):
-            extras = row.output.extras
-            output.pop("extras", None)
-            output |= {name: value for name, value in extras.items() if name not in output}
-            if row.output.choices:
-                output["choices"] = [_choice(choice) for choice in row.output.choices]
-            if row.output.missing:
-                output["missing"] = [_present(gone) for gone in row.output.missing]
-        shown["output"] = output
-        if row.usage is not None:
-            shown["usage"] = _present(row.usage, always=("input_tokens", "output_tokens"))
-    return shown
+def _shown(row: ResultRow | FailureRow) -> object:
+    """What the encoder takes as it is: the row itself, unless an answer brought what this contract has no name for."""
+    if isinstance(row, FailureRow):
+        return row
+    if isinstance(row.usage, Usage):
+        row = msgspec.structs.replace(row, usage=tokens_of(row.usage))
+    if isinstance(row.output, ImageOutput) or not (row.output.extras or row.output.choices):
+        return row
+    shown, output = _fields(row), _fields(row.output)
+    output.pop("extras", None)
+    output |= {name: value for name, value in row.output.extras.items() if name not in output}
+    if row.output.choices:
+        output["choices"] = [_choice(choice) for choice in row.output.choices]
+    return shown | {"output": output}
 
 
 def _choice(choice: Alternative) -> dict[str, object]:
@@ -302,16 +293,11 @@ def _choice(choice: Alternative) -> dict[str, object]:
     return {**extras, **shown} if isinstance(extras, dict) else shown
 
 
-def _present(value: Usage | Missing, *, always: tuple[str, ...] = ()) -> dict[str, object]:
-    """The fields that say something."""
-    kind: type = type(value)
-    return {name: inner for name in _names(kind) if (inner := getattr(value, name)) is not None or name in always}
-
-
-def _fields(value: ResultRow | FailureRow | ChatOutput | ImageOutput) -> dict[str, object]:
-    extras = _EXTRAS_OF_IMAGES if isinstance(value, ImageOutput) else _EXTRAS
-    kind: type = type(value)
-    return {name: inner for name in _names(kind) if (inner := getattr(value, name)) or name not in extras}
+def _fields(value: ResultRow | ChatOutput) -> dict[str, object]:
+    """The fields that the encoder would write, by name."""
+    infos = msgspec.structs.fields(type(value))
+    shown = ((info.encode_name, getattr(value, info.name), info.default) for info in infos)
+    return {name: inner for name, inner, default in shown if inner is not default}
 
 
 @cache
@@ -335,11 +321,11 @@ def _encode_any(value: object) -> bytes:
         return _encode(_mended(msgspec.to_builtins(value)))
 
 
-def _mended(value: Json) -> Json:
+def _mended(value: Json | tuple[Json, ...]) -> Json:
     match value:
         case str():
             return mended_text(value)
-        case list():
+        case list() | tuple():
             return [_mended(inner) for inner in value]
         case dict():
             return {mended_text(name): _mended(inner) for name, inner in value.items()}

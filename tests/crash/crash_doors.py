@@ -9,10 +9,11 @@ from typing import TypeVar
 from crash_jobs import PROMPT
 from crash_watch import Body, Watch
 
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.ports import Downloads, Ledger, Place, Replaced, Results, Transport
+from batchrunner.core.ports import Downloads, Kept, Ledger, Place, Replaced, Results, Transport
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.core.wire import Decoder, Gate, Request
 from batchrunner.simulator.crashing_disk import CrashingDisk
@@ -45,6 +46,18 @@ class WatchedLedger:
         await self.inner.commit(event)
         self.watch.acknowledged(event, durable=True)
 
+    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+        def told(error: StoreBrokenError | None) -> None:
+            if error is None:
+                self.watch.acknowledged(event, durable=True)
+            then(error)
+
+        self.watch.begun(event)
+        self.inner.commit_soon(event, told)
+
+    def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
+        self.inner.sync_now(then)
+
 
 @dataclass
 class WatchedResults:
@@ -52,6 +65,10 @@ class WatchedResults:
 
     inner: Results
     watch: Watch
+
+    def put(self, row: ResultRow, then: Kept) -> None:
+        self.watch.row(bytes.fromhex(row.key))
+        self.inner.put(row, then)
 
     async def add(self, row: ResultRow) -> Place:
         self.watch.row(bytes.fromhex(row.key))

@@ -17,7 +17,7 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Accepted, Done, Event, Intent
 from batchrunner.core.job import Limits, Retry
 from batchrunner.core.outcome import Problem
-from batchrunner.core.ports import Ledger, Place
+from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
 from batchrunner.core.wire import Decoder, Ending, Head, Request
 from batchrunner.engine.lane_settings import Closed
@@ -55,6 +55,20 @@ class LyingLedger:
 
     async def commit(self, event: Event) -> None:
         await self._tell(event, synced=True)
+
+    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+        told = self.lie(event)
+        synced = [each for each in told if not isinstance(each, self.unsynced)]
+        for each in told:
+            if each in synced[-1:]:
+                self.inner.commit_soon(each, then)
+            else:
+                self.inner.note(each)
+        if not synced:
+            then(None)
+
+    def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
+        self.inner.sync_now(then)
 
     async def _tell(self, event: Event, *, synced: bool) -> None:
         for told in self.lie(event):
@@ -152,6 +166,9 @@ def sends_twice(house: CrashHouse, runner: Runner, doors: Doors) -> None:
 
 @dataclass
 class WritesTwice(WatchedResults):
+    def put(self, row: ResultRow, then: Kept) -> None:
+        super().put(row, lambda _: super(WritesTwice, self).put(row, then))
+
     async def add(self, row: ResultRow) -> Place:
         await super().add(row)
         return await super().add(row)
@@ -165,6 +182,10 @@ def writes_rows_twice(house: CrashHouse, runner: Runner, doors: Doors) -> None:
 
 @dataclass
 class HearsNoRefusal(WatchedResults):
+    def put(self, row: ResultRow, then: Kept) -> None:
+        nowhere = Place(crc="00000000", length=0)
+        super().put(row, lambda place: then(nowhere if isinstance(place, StoreBrokenError) else place))
+
     async def add(self, row: ResultRow) -> Place:
         try:
             return await super().add(row)

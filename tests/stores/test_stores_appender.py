@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -285,3 +286,166 @@ def test_nothing_is_appended_after_close(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert (tmp_path / "a").read_bytes() == b"noted\n"
+
+
+class CountingDisk(Disk):
+    """A disk that tells which thread wrote how much, and how often it was synced. A slow one takes its time."""
+
+    def __init__(self, *, write_s: float = 0.0) -> None:
+        self.writes: list[tuple[bool, int]] = []
+        self.syncs = 0
+        self.write_s = write_s
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        self.writes.append((threading.current_thread() is threading.main_thread(), len(data)))
+        time.sleep(self.write_s)
+        return super().write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        self.syncs += 1
+        super().fsync(descriptor)
+
+
+def open_inline(path: Path, files: Disk, *, inline_bytes: int = 1000) -> Appender:
+    return Appender(files, files.open_append(path, PRIVATE_FILE), path, inline_bytes=inline_bytes)
+
+
+def test_what_is_appended_in_one_turn_of_the_loop_is_one_write_on_its_own_thread(tmp_path: Path) -> None:
+    files = CountingDisk()
+
+    async def run() -> None:
+        appender = open_inline(tmp_path / "a", files)
+
+        async def record() -> None:
+            appender.append(b"x" * 9)
+            await appender.written()
+
+        await asyncio.gather(*(record() for _ in range(50)))
+        assert files.writes == [(True, 450)]
+        await appender.close()
+
+    asyncio.run(run())
+
+
+def test_a_large_write_goes_by_the_thread_and_the_order_stays(tmp_path: Path) -> None:
+    files = CountingDisk()
+
+    async def run() -> None:
+        appender = open_inline(tmp_path / "a", files)
+        for data in (b"a" * 10, b"b" * 1001, b"c" * 10):
+            appender.append(data)
+            appender.write_soon()
+            await asyncio.sleep(0)
+        await appender.synced()
+        assert [on_loop for on_loop, _ in files.writes][:2] == [True, False]
+        await appender.close()
+
+    asyncio.run(run())
+    assert (tmp_path / "a").read_bytes() == b"a" * 10 + b"b" * 1001 + b"c" * 10
+
+
+def test_after_a_slow_write_the_loop_is_not_held_up_again(tmp_path: Path) -> None:
+    files = CountingDisk(write_s=0.02)
+
+    async def run() -> None:
+        appender = open_inline(tmp_path / "a", files)
+        for _ in range(3):
+            appender.append(b"x")
+            await appender.written()
+        assert files.writes == [(True, 1), (False, 1), (False, 1)]
+        await appender.close()
+
+    asyncio.run(run())
+
+
+def test_calls_come_in_the_order_of_the_records_and_share_their_syncs(tmp_path: Path) -> None:
+    files = CountingDisk()
+
+    async def run() -> None:
+        appender = open_inline(tmp_path / "a", files)
+        told: list[int] = []
+
+        def put(number: int) -> None:
+            appender.append(b"x" * 9)
+            appender.when_durable(lambda error: told.append(number) if error is None else None)
+
+        for number in range(300):
+            put(number)
+            if number % 10 == 9:
+                await asyncio.sleep(0)
+        await appender.synced()
+        assert told == list(range(300))
+        assert files.syncs < 10
+        await appender.close()
+
+    asyncio.run(run())
+
+
+def test_a_call_may_append_to_the_same_file(tmp_path: Path) -> None:
+    async def run() -> list[int]:
+        appender = open_inline(tmp_path / "a", CountingDisk())
+        lengths: list[int] = []
+        over = asyncio.Event()
+
+        def then(error: StoreBrokenError | None) -> None:
+            assert error is None
+            lengths.append(appender.durable_length)
+            if len(lengths) == 5:
+                over.set()
+                return
+            appender.append(b"x")
+            appender.when_durable(then)
+
+        appender.append(b"x")
+        appender.when_durable(then)
+        await over.wait()
+        await appender.close()
+        return lengths
+
+    assert asyncio.run(run()) == [1, 2, 3, 4, 5]
+
+
+def test_who_stands_still_does_not_wait_for_a_breath(tmp_path: Path) -> None:
+    async def run() -> float:
+        appender = open_inline(tmp_path / "a", CountingDisk())
+        loop = asyncio.get_running_loop()
+        waited = []
+        for _ in range(20):
+            appender.append(b"x")
+            began = loop.time()
+            await appender.synced()
+            waited.append(loop.time() - began)
+        await appender.close()
+        return min(waited)
+
+    assert asyncio.run(run()) < 0.003
+
+
+@pytest.mark.parametrize("refusal", [{"write": 1}, {"write": 2}, {"sync": 2}])
+def test_every_call_in_line_is_told_when_the_disk_refuses(tmp_path: Path, refusal: dict[str, int]) -> None:
+    async def batch(appender: Appender) -> list[StoreBrokenError | None]:
+        told: list[StoreBrokenError | None] = []
+        over = asyncio.Event()
+
+        def then(error: StoreBrokenError | None) -> None:
+            told.append(error)
+            if len(told) == 3:
+                over.set()
+
+        for _ in range(3):
+            appender.append(b"row\n")
+            appender.when_durable(then)
+        await over.wait()
+        return told
+
+    async def run() -> None:
+        appender = open_inline(tmp_path / "a", RefusingDisk(**refusal))
+        if 1 not in refusal.values():
+            assert await batch(appender) == [None] * 3
+        told = await batch(appender)
+        assert all("Input/output error" in str(error) for error in told)
+        with pytest.raises(StoreBrokenError):
+            appender.when_durable(told.append)
+        await appender.close()
+
+    asyncio.run(run())

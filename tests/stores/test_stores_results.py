@@ -58,7 +58,7 @@ def row_of(number: int, output: ChatOutput | ImageOutput | None = None, **change
         key=key_of(number),
     )
     for name, value in changes.items():
-        object.__setattr__(row, name, value)
+        setattr(row, name, value)
     return row
 
 
@@ -172,6 +172,24 @@ def test_extras_stand_in_a_row_only_when_there_is_something_to_say() -> None:
     assert "shared_with" not in json.loads(encode_row(failure_of(1)))
 
 
+def test_a_row_with_a_lone_surrogate_keeps_its_lists() -> None:
+    """A server's half of a pair in one field is no reason to lose what another one holds."""
+    calls = (ToolCall(id="c\ud800", name="f", arguments="{}"),)
+    output = ChatOutput(
+        text="\ud800",
+        reasoning=None,
+        tool_calls=calls,
+        parsed=None,
+        finish_reason=None,
+        truncated=False,
+        flags=("no_done",),
+    )
+    row = json.loads(encode_row(row_of(1, output, messages=({"role": "user", "content": "\ud800"},))))
+    assert row["output"]["tool_calls"] == [{"id": "c\ufffd", "name": "f", "arguments": "{}"}]
+    assert (row["output"]["flags"], row["output"]["text"]) == (["no_done"], "\ufffd")
+    assert row["messages"] == [{"role": "user", "content": "\ufffd"}]
+
+
 def test_rows_are_utf8_and_no_text_makes_them_crash() -> None:
     row = row_of(1, chat("中\u2028 \ud800 \ud83d\udc08"), vars={"a\udc00": [float("nan"), {"b": "\ud800"}], "n": 2**70})
     line = encode_row(row)
@@ -214,7 +232,7 @@ def test_failures_have_their_own_file(tmp_path: Path) -> None:
     asyncio.run(run())
     row = json.loads((tmp_path / "failures.jsonl").read_bytes())
     assert list(row) == [
-        name for name in FailureRow.__dataclass_fields__ if name not in {"messages", "schema_sha256", "shared_with"}
+        name for name in FailureRow.__struct_fields__ if name not in {"messages", "schema_sha256", "shared_with"}
     ]
     assert not (tmp_path / "results.jsonl").exists()
 
