@@ -205,6 +205,7 @@ def _take_stock(folder: Path, state: LedgerState, results: ResultsFile, *, files
         return _Stock(outputs=frozenset(name for name, *_ in marked.folders))
     recovered = results.recover(state.results_length, crashed=state.torn or not state.closed)
     found = inspect(files, folder, state)
+    found.reshaped |= recovered.reshaped
     realigned = recovered.realigned or found.by_hand
     if marked is not None:
         realigned = realigned or recovered.length != size_marked(marked, RESULTS)

@@ -15,6 +15,7 @@ from batchrunner.report.audit_ledger import LedgerAudit, files_crc, path_mark
 from batchrunner.stores.files import InspectedFiles
 from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
+from batchrunner.stores.row_forms import form_at
 from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
 
 _SHOWN: Final = 3
@@ -41,6 +42,7 @@ class RowAudit:
     def results(self) -> None:
         """Every line of results.jsonl. Raises OSError."""
         known = self.ledger.state.results_length
+        self._reshaped += form_at(self.files, self.folder / RESULTS) is not None
         for raw in read_lines(self.files, self.folder / RESULTS):
             line = trimmed(raw)
             if line is not raw or not line.text.strip():

@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -138,6 +138,11 @@ class CrashingDisk:
         """See `Files`."""
         self._alive()
         return self._opened(_as_file(self._find(path), path), path)
+
+    def open_unnamed(self, pieces: Iterable[bytes]) -> int:
+        """See `Files`. It lies on another disk, which has no trouble."""
+        self._alive()
+        return self._opened(File(0, seen=bytearray().join(pieces)), Path("unnamed"))
 
     def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         """See `Files`."""

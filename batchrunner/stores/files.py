@@ -8,6 +8,8 @@ into children, interpreting errors (an `OSError` leaves as it is; the stores tra
 import errno
 import os
 import stat
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -37,6 +39,9 @@ class Files(Protocol):
 
     def open_read(self, path: Path) -> int:
         """Open for reading."""
+
+    def open_unnamed(self, pieces: Iterable[bytes]) -> int:
+        """A file without a name, outside of the run's directory, that holds these bytes; open for reading."""
 
     def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         """Up to `size_bytes` from `offset`; empty at the end. Works for every descriptor."""
@@ -116,6 +121,13 @@ class Disk:
     def open_read(self, path: Path) -> int:
         """See `Files`."""
         return os.open(path, os.O_RDONLY | _ALWAYS)
+
+    def open_unnamed(self, pieces: Iterable[bytes]) -> int:
+        """See `Files`."""
+        with tempfile.TemporaryFile() as file:
+            file.writelines(pieces)
+            file.flush()
+            return os.dup(file.fileno())
 
     def read_at(self, descriptor: int, size_bytes: int, offset: int) -> bytes:
         """See `Files`."""

@@ -20,6 +20,7 @@ from batchrunner.core.state import ItemEvent, LedgerState, Standing
 from batchrunner.stores.files import InspectedFiles, Look, broken
 from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED
+from batchrunner.stores.row_forms import form_at, open_rows
 from batchrunner.stores.rows import RowFacts, crc_of, facts_of, failure_of, row_lines, trimmed
 
 _PIECE_BYTES: Final = 1 << 20
@@ -72,7 +73,7 @@ class Inspection:
             raise broken(self.folder, error) from error
 
     def _row(self, name: str, offset: int, length: int) -> tuple[RowFacts, Place]:
-        descriptor = self.files.open_read(self.folder / name)
+        descriptor = open_rows(self.files, self.folder / name)
         try:
             text = self.files.read_at(descriptor, length, offset)
         finally:
@@ -107,6 +108,7 @@ class _Inspector:
 
     def results(self) -> None:
         found = self.found
+        found.reshaped = form_at(found.files, found.folder / RESULTS) is not None
         for raw in read_lines(found.files, found.folder / RESULTS):
             line = trimmed(raw)
             found.reshaped |= line is not raw or not line.text

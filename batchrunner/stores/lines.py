@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrunner.stores.files import Files
+from batchrunner.stores.row_forms import open_rows
 
 _CHUNK_BYTES = 1 << 20
 
@@ -27,11 +28,12 @@ def read_lines(files: Files, path: Path, *, start: int = 0, longest_bytes: int |
     """The lines from `start` on, which must be the beginning of one. Nothing for a file that is not there.
 
     A line longer than `longest_bytes` comes in pieces that are not `whole`, its last piece apart: whatever a
-    power loss left behind, memory stays bounded. Raises OSError.
+    power loss left behind, memory stays bounded. Without that bound it is a file of rows, which may have been saved in
+    another form (`row_forms`). Raises OSError.
     """
     if not files.exists(path):
         return
-    descriptor = files.open_read(path)
+    descriptor = open_rows(files, path) if longest_bytes is None else files.open_read(path)
     try:
         yield from lines_of(files, descriptor, start=start, longest_bytes=longest_bytes)
     finally:

@@ -25,6 +25,7 @@ from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_F
 from batchrunner.stores.mending import take_out_unreadable
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
+from batchrunner.stores.row_forms import put_right
 from batchrunner.stores.row_index import RowIndex, index_rows
 from batchrunner.stores.rows import crc_of, encode_row, facts_of, key_and_index_of, name_of, row_lines, trimmed
 from batchrunner.stores.unreadable import UNREADABLE
@@ -33,6 +34,7 @@ TORN = "results.torn"
 FAILURES_TORN = "failures.torn"
 _OTHERS = ((FAILURES, FAILURES_TORN), (SUPERSEDED, TORN), (SUPERSEDED_FAILURES, FAILURES_TORN))
 """Files that no length is recorded of, and where their torn ends go."""
+_ALL = (RESULTS, *(name for name, _ in _OTHERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class Recovered:
     realigned: bool
     """True when no line ends at the known length: the file was rewritten and the `rewritten` record was lost, or a
     person replaced it. Nothing is torn then; the ledger needs a `rewritten` with `length`."""
+    reshaped: bool = False
+    """It was saved in another form, and is as it was written again."""
 
 
 class ResultsFile:
@@ -82,6 +86,7 @@ class ResultsFile:
         """
         path = self._folder / RESULTS
         try:
+            reshaped, *_ = [put_right(self._files, self._folder / name) for name in _ALL]
             realigned = known_length > 0 and not self._line_ends_at(path, known_length)
             torn_bytes = self._mend_end(RESULTS, TORN, torn_from=known_length if crashed and not realigned else None)
             for name, torn in _OTHERS:
@@ -99,7 +104,7 @@ class ResultsFile:
                 torn_bytes, length = torn_bytes + holes, length - holes
         except OSError as error:
             raise broken(path, error) from error
-        return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned)
+        return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned, reshaped=reshaped is not None)
 
     def put(self, row: ResultRow, then: Kept) -> None:
         """See `core.ports.Results`. Rows stand in the file, and are told of, in the order of these calls."""

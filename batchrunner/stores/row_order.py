@@ -18,6 +18,7 @@ from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.lines import Line, lines_of
 from batchrunner.stores.marks import FAILURES, RESULTS
 from batchrunner.stores.outgoing import EXPORTS
+from batchrunner.stores.row_forms import open_rows
 from batchrunner.stores.rows import name_of, trimmed
 from batchrunner.stores.unreadable import UNREADABLE
 
@@ -64,7 +65,7 @@ class RowOrder:
             path = self._folder / name
             try:
                 if self._files.exists(path):
-                    self._open[outcome] = self._files.open_read(path)
+                    self._open[outcome] = open_rows(self._files, path)
             except OSError as error:
                 self.__exit__()
                 raise _unread(path, error) from error

@@ -1,5 +1,6 @@
 """A small finished or half-finished run in a folder of its own, and what hands may do to it."""
 
+import codecs
 import json
 import shutil
 from collections.abc import Callable
@@ -97,6 +98,10 @@ def _saved_by_another_program(text: bytes) -> bytes:
     return b"".join(json.dumps(json.loads(row), sort_keys=True).encode() + b"\r\n" for row in text.splitlines())
 
 
+def _utf16_be(text: bytes) -> bytes:
+    return codecs.BOM_UTF16_BE + text.replace(b"\n", b"\r\n").decode().encode("utf-16-be")
+
+
 def _copied(folder: Path) -> None:
     shutil.copytree(folder, folder.with_name("copy"))
     shutil.rmtree(folder)
@@ -113,6 +118,17 @@ ANOTHER_FORM: dict[str, Hand] = {
     "each row twice": lambda folder: _put(folder, lines(folder) * 2),
     "saved by another program": _change(_saved_by_another_program),
     "copied as a folder": _copied,
+    "as UTF-16": _change(lambda text: text.decode().encode("utf-16")),
+    "as UTF-16 of the other order, with carriage returns": _change(_utf16_be),
+    "as UTF-16 without a mark, and without the last newline": _change(
+        lambda text: text[:-1].decode().encode("utf-16-le")
+    ),
+    "as UTF-32": _change(lambda text: text.decode().encode("utf-32")),
+    "with lone carriage returns": _change(lambda text: text.replace(b"\n", b"\r")),
+    "with lone carriage returns, and none at the end": _change(lambda text: text[:-1].replace(b"\n", b"\r")),
+    "with lone carriage returns and a byte order mark": _change(
+        lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r")
+    ),
 }
 """Nothing is lost by them."""
 
@@ -124,7 +140,6 @@ ROWS_LOST: dict[str, tuple[Hand, int]] = {
     "last removed": (lambda folder: _put(folder, lines(folder)[:-1]), 1),
     "cut in the last row": (_change(lambda text: text[:-30]), 1),
     "a row broken": (_change(lambda text: text.replace(b'"key"', b'key"', 1)), 1),
-    "as UTF-16": (_change(lambda text: text.decode().encode("utf-16")), 5),
     "an older one, sorted": (lambda folder: _put(folder, sorted(lines(folder)[:3])), 2),
 }
 """With how many of five rows are gone."""
