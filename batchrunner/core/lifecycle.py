@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, Self
 
 from batchrunner.core.errors import LifecycleError
 from batchrunner.core.events import Accepted, Done, Failed, Intent, Lost, Ready, Refused, Requeued, Retry
@@ -51,6 +51,8 @@ REPLAYED: Final[dict[tuple[Standing, type[ItemEvent]], Standing]] = {
     (S.SENDING, Intent): S.SENDING,
     (S.ACCEPTED, Accepted): S.ACCEPTED,
 }
+_TASKS_REMEMBERED: Final = 4096
+"""Ids of accepted tasks, the latest ones, among which one that is given twice is noticed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +74,33 @@ class OpenTask:
     """Its id may not be a task's at all."""
     others: tuple[str, ...] = ()
     """Further tasks that the same order made."""
+
+    @classmethod
+    def of(cls, event: Accepted, at: float) -> Self:
+        """As it was accepted at wall clock `at`."""
+        return cls(
+            task_id=event.task,
+            item_id=event.i,
+            account=event.account,
+            model=event.model,
+            accepted_at=at,
+            origin=event.origin,
+            guess=event.guess,
+            others=event.others,
+        )
+
+
+class TaskOwners(dict[tuple[str, str], bytes]):
+    """(origin, id) of the latest accepted tasks -> the key of the item that the server gave it to first."""
+
+    __slots__ = ()
+
+    def is_shared(self, task: tuple[str, str], key: bytes) -> bool:
+        """Note that the server gave the task to this item; whether it had given it to another one before."""
+        shared = self.setdefault(task, key) != key
+        if len(self) > _TASKS_REMEMBERED:
+            del self[next(iter(self))]
+        return shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The memory as replayed: where each item stands, what was sent, which tasks are open. The lifecycle is a table.
 
-One packed integer an item, keyed by the 16 bytes of its content hash; objects exist for open tasks and parks only.
+One word an item in a table by the 16 bytes of its content hash; objects exist for open tasks and parks only.
 Terminal states are sticky; replaying an event twice changes no standing (RELIABILITY section 4, invariants 7 to 10).
 """
 
@@ -26,6 +26,7 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
+from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
     LIFECYCLE,
     REPLAYED,
@@ -36,6 +37,7 @@ from batchrunner.core.lifecycle import (
     Park,
     S,
     Standing,
+    TaskOwners,
     told_by,
     wrong_step,
 )
@@ -46,19 +48,20 @@ from batchrunner.core.packed import (
     ATTEMPTS,
     BELOW_SEEN,
     BYTE,
-    CRC,
-    CRC_MASK,
     CUT,
     DONE_KEEPS,
     DOUBTFUL,
     EPOCH,
+    EPOCHS,
     FRESH,
-    LASTS,
+    KNOWN,
     MODEL,
     MODEL_MASK,
     SEEN,
     SENDS,
     SENDS_MAX,
+    SENT_KEEPS,
+    STANDING,
     effort_of,
     plus_ambiguous,
     record_of,
@@ -69,8 +72,6 @@ from batchrunner.core.packed import (
 __all__ = ["LIFECYCLE", "ItemEvent", "ItemRecord", "LedgerState", "OpenTask", "Park", "Standing"]
 
 _CLOCK_GRAIN_S: Final = 0.001
-_TASKS_REMEMBERED: Final = 4096
-"""Ids of accepted tasks, the latest ones, among which one that is given twice is noticed."""
 
 
 class LedgerState:
@@ -78,7 +79,7 @@ class LedgerState:
 
     def __init__(self, *, day_offset_s: float = 0.0) -> None:  # noqa: PLR0915 - a line for each thing remembered
         self._day_offset_s = day_offset_s
-        self._items: dict[bytes, int] = {}
+        self.table = ItemTable()
         self._sending: set[bytes] = set()
         self._reasks: set[bytes] = set()
         """Items whose last answer broke its schema; the process of this segment knows what to tell the model."""
@@ -92,7 +93,7 @@ class LedgerState:
         self.held: dict[bytes, HeldItem] = {}
         self.shared_tasks: set[bytes] = set()
         """Items whose task's id the server had given to another item before."""
-        self._task_owners: dict[tuple[str, str], bytes] = {}
+        self._task_owners = TaskOwners()
         self.parks: dict[tuple[str, str], Park] = {}
         self.days: dict[tuple[str, str], tuple[int, int]] = {}
         """(account, model) -> (days since 1970 where the quota turns, sends on that day)."""
@@ -104,8 +105,7 @@ class LedgerState:
         self._numbers: dict[str, int] = {}
         self.unsettled = False
         """Rows were added since results.jsonl was last rewritten."""
-        self.sends = 0
-        self.refused = 0
+        self.sends, self.refused = 0, 0
         self.ambiguous = 0
         self.unknown = 0
         self.doubtful_count = 0
@@ -136,40 +136,37 @@ class LedgerState:
 
     def standing(self, key: bytes) -> Standing:
         """Where the item with this key stands; PENDING when the ledger has never heard of it."""
-        return STANDINGS[self._items.get(key, 0) & 7]
+        return STANDINGS[self.table.words[self.table.find(key)] & STANDING]
 
     def record(self, key: bytes) -> ItemRecord:
         """Everything known of one item."""
-        return record_of(self._items.get(key, FRESH))
+        return record_of(self.table.words[self.table.find(key)])
 
     def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
         """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
-        packed = self._items.get(key, 0)
-        return packed & 7 == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
+        packed = self.table.words[self.table.find(key)]
+        return packed & STANDING == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
 
     def knows(self, key: bytes) -> bool:
         """Whether the ledger has ever heard of this item."""
-        return key in self._items
+        return bool(self.table.words[self.table.find(key)] & KNOWN)
 
     def crc(self, key: bytes) -> int | None:
         """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
-        packed = self._items.get(key, 0)
-        return packed >> CRC & CRC_MASK if packed >> EPOCH & SENDS_MAX == self._epoch else None
+        number = self.table.find(key)
+        return self.table.crcs[number] if self.table.words[number] >> EPOCH == self._epoch else None
 
     def see(self, key: bytes) -> bool:
         """The row of this done item is there; False when it was seen before."""
-        packed = self._items[key]
-        self._items[key] = packed | SEEN
+        number, words = self.table.find(key), self.table.words
+        packed = words[number]
+        words[number] = packed | SEEN
         return not packed & SEEN
 
     def take_unseen(self) -> set[bytes]:
         """Done items whose row nobody saw since the last time this was asked."""
-        unseen = set[bytes]()
-        for key, packed in self._items.items():
-            if packed & SEEN:
-                self._items[key] = packed & ~SEEN
-            elif packed & 7 == S.DONE:
-                unseen.add(key)
+        unseen = {key for key, packed in self.table.known() if packed & (SEEN | STANDING) == S.DONE}
+        self.table.clear(SEEN)
         return unseen
 
     def count(self, standing: Standing) -> int:
@@ -178,7 +175,7 @@ class LedgerState:
 
     def standings(self) -> Iterator[tuple[bytes, Standing]]:
         """Every known key with its standing."""
-        return ((key, STANDINGS[packed & 7]) for key, packed in self._items.items())
+        return ((key, STANDINGS[packed & STANDING]) for key, packed in self.table.known())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
         """Accepted tasks whose deadline of `task_s` seconds has come."""
@@ -197,9 +194,9 @@ class LedgerState:
         Raises:
             LifecycleError: the item is not pending.
         """
-        packed = self._items.get(key, 0)
-        if packed & 7:
-            raise wrong_step(Intent, item_id, STANDINGS[packed & 7])
+        packed = self.table.words[self.table.find(key)]
+        if packed & STANDING:
+            raise wrong_step(Intent, item_id, STANDINGS[packed & STANDING])
         return (packed >> SENDS & SENDS_MAX) + 1, packed >> ATTEMPTS & BYTE
 
     def sent(self, key: bytes, *, model: str, account: str, n: int, a: int, at: float) -> None:
@@ -208,12 +205,14 @@ class LedgerState:
         Raises:
             LifecycleError: in a live process, the item is not pending.
         """
-        packed = self._items.get(key, -1)
-        if (packed > 0 and packed & 7) or key in self._reasks or key in self._uncorrected:
+        table = self.table
+        number = table.add(key)
+        packed = table.words[number]
+        if packed & STANDING or key in self._reasks or key in self._uncorrected:
             self._step(key, Intent(i="", k=key.hex(), n=n, a=a, model=model, account=account), at)
             return
-        if packed < 0:
-            packed = FRESH if self.live else 0
+        if not packed & KNOWN:
+            packed |= KNOWN | FRESH if self.live else KNOWN
         else:
             self._counts[S.PENDING] -= 1
             if packed & DOUBTFUL:
@@ -221,20 +220,19 @@ class LedgerState:
             if self.held:
                 self.held.pop(key, None)
         self._counts[S.SENDING] += 1
-        number = self._count_send(model, account, at)
-        self._items[key] = (
-            packed & LASTS
+        table.words[number] = (
+            packed & SENT_KEEPS
             | S.SENDING.value
             | min(a, BYTE) << ATTEMPTS
             | min(n, SENDS_MAX) << SENDS
-            | min(number, MODEL_MASK) << MODEL
+            | min(self._count_send(model, account, at), MODEL_MASK) << MODEL
         )
         self._sending.add(key)
         self.most_sending = max(self.most_sending, len(self._sending))
 
     def effort(self, key: bytes) -> tuple[int, int, int, bool]:
         """(sends, attempts, ambiguous, fresh), as in `record`."""
-        return effort_of(self._items.get(key, FRESH))
+        return effort_of(self.table.words[self.table.find(key)])
 
     def ended_well(
         self,
@@ -252,8 +250,9 @@ class LedgerState:
         Raises:
             LifecycleError: in a live process, the item is neither pending nor under way.
         """
-        packed = self._items.get(key, 0)
-        if packed & 7 != S.SENDING.value or key in self._reasks or self.lost:
+        number = self.table.find(key)
+        packed = self.table.words[number]
+        if packed & STANDING != S.SENDING.value or key in self._reasks or self.lost:
             done = Done(
                 i="",
                 k=key.hex(),
@@ -273,7 +272,8 @@ class LedgerState:
         tally.told(input_tokens, output_tokens)
         self._count_row(length, images, input_tokens, output_tokens)
         packed = packed & DONE_KEEPS | S.DONE.value | min(a, BYTE) << ATTEMPTS
-        self._items[key] = packed if crc is None else packed | self._epoch << EPOCH | crc << CRC
+        self.table.words[number] = packed if crc is None else packed | self._epoch << EPOCH
+        self.table.crcs[number] = crc or 0
         self._counts[S.SENDING] -= 1
         self._counts[S.DONE] += 1
         self._sending.discard(key)
@@ -314,7 +314,7 @@ class LedgerState:
                 self.closed, self.torn = True, event.torn
                 self.marked = event if event.files is not None else None
             case Rewritten():
-                self._epoch = self._epoch % SENDS_MAX + 1
+                self._forget_checksums()
                 self.results_length = event.length
                 self.labels = {event.labels}
                 self.unsettled = False
@@ -334,21 +334,23 @@ class LedgerState:
         self._sending |= {key for key, task in self.tasks.items() if not task.task_id and not task.urls}
         for key in self._sending:
             self.tasks.pop(key, None)  # the answer held pictures, and nobody can be asked where they are
-            packed = self._items[key]
+            number = self.table.find(key)
+            packed = self.table.words[number]
             self.unknown += 1
             packed = with_attempts(plus_ambiguous(packed), (packed >> ATTEMPTS & BYTE) + 1)
-            self._store(key, self._doubt((packed & ~7) | CUT | S.PENDING, doubtful=True))
+            self._store(number, self._doubt((packed & ~STANDING) | CUT | S.PENDING, doubtful=True))
         self._sending.clear()
         self._uncorrected |= self._reasks
         self._reasks.clear()
 
     def _item_event(self, key: bytes, event: ItemEvent, at: float) -> None:
-        packed = self._items.get(key)
-        if packed is None:
-            packed = FRESH if self.live else 0
+        number = self.table.add(key)
+        packed = self.table.words[number]
+        if not packed & KNOWN:
+            packed |= KNOWN | FRESH if self.live else KNOWN
             self._counts[S.PENDING] += 1
-            self._items[key] = packed
-        to = REPLAYED.get((STANDINGS[packed & 7], type(event)))
+            self.table.words[number] = packed
+        to = REPLAYED.get((STANDINGS[packed & STANDING], type(event)))
         self._count_sends(event, at, packed)
         if to is None:
             return
@@ -359,7 +361,9 @@ class LedgerState:
             self.kept_tasks[key] = task
         elif isinstance(event, Requeued) and key in self.kept_tasks:
             to, packed = self._take_task_up(key, packed)
-        self._store(key, (packed & ~7) | to)
+        self._store(number, (packed & ~STANDING) | to)
+        if isinstance(event, Done):
+            self.table.crcs[number] = int(event.crc or "0", 16)
         if to is S.SENDING:
             self._sending.add(key)
             self.most_sending = max(self.most_sending, len(self._sending))
@@ -391,24 +395,17 @@ class LedgerState:
             case Intent():
                 packed = self._doubt(packed, doubtful=False) & ~CUT
                 packed = with_sends(with_attempts(packed, event.a), event.n)
-                return packed & ((1 << MODEL) - 1) | min(self._numbers[event.model], MODEL_MASK) << MODEL
+                return (
+                    packed & (BELOW_SEEN & ~(MODEL_MASK << MODEL))
+                    | min(self._numbers[event.model], MODEL_MASK) << MODEL
+                )
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
                     self.tasks[key].usage = told_by(event) or self.tasks[key].usage
                 return packed
             case Accepted():
-                self.tasks[key] = OpenTask(
-                    task_id=event.task,
-                    item_id=event.i,
-                    account=event.account,
-                    model=event.model,
-                    accepted_at=at,
-                    origin=event.origin,
-                    guess=event.guess,
-                    others=event.others,
-                )
-                self._remember_task(key, event)
+                self._accept(key, event, at)
                 return packed
             case Retry() | Failed():
                 packed = self._doubt(packed, doubtful=event.ambiguous and isinstance(event, Retry))
@@ -425,14 +422,10 @@ class LedgerState:
             case Requeued():
                 return with_attempts(self._doubt(packed, doubtful=False), 0)
 
-    def _remember_task(self, key: bytes, event: Accepted) -> None:
-        if not event.task:
-            return
-        owners, task = self._task_owners, (event.origin, event.task)
-        if owners.setdefault(task, key) != key:
+    def _accept(self, key: bytes, event: Accepted, at: float) -> None:
+        self.tasks[key] = OpenTask.of(event, at)
+        if event.task and self._task_owners.is_shared((event.origin, event.task), key):
             self.shared_tasks.add(key)
-        if len(owners) > _TASKS_REMEMBERED:
-            del owners[next(iter(owners))]
 
     def _take_task_up(self, key: bytes, packed: int) -> tuple[Standing, int]:
         self.tasks[key] = self.kept_tasks.pop(key)
@@ -444,7 +437,7 @@ class LedgerState:
         if packed & CUT:  # its answer had reached the disk after all
             self.unknown -= 1
         self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
-        packed = packed & BELOW_SEEN | self._epoch * bool(event.crc) << EPOCH | int(event.crc or "0", 16) << CRC
+        packed = packed & BELOW_SEEN | self._epoch * bool(event.crc) << EPOCH
         return with_attempts(self._doubt(packed, doubtful=False) & ~CUT, event.a)
 
     def _count_row(self, length: int, images: int, input_tokens: int | None, output_tokens: int | None) -> None:
@@ -463,7 +456,7 @@ class LedgerState:
             tally.done += 1
             tally.pictures += event.images
             tally.told(event.input_tokens, event.output_tokens)
-        elif isinstance(event, Retry | Failed) and packed & 7 in {S.SENDING, S.ACCEPTED}:
+        elif isinstance(event, Retry | Failed) and packed & STANDING in {S.SENDING, S.ACCEPTED}:
             tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.told(event.input_tokens, event.output_tokens)
             tally.barren += event.kind in BARREN_KINDS
@@ -494,7 +487,14 @@ class LedgerState:
         self.doubtful_count += doubtful - bool(packed & DOUBTFUL)
         return packed | DOUBTFUL if doubtful else packed & ~DOUBTFUL
 
-    def _store(self, key: bytes, packed: int) -> None:
-        self._counts[self._items[key] & 7] -= 1
-        self._counts[packed & 7] += 1
-        self._items[key] = packed
+    def _store(self, number: int, packed: int) -> None:
+        self._counts[self.table.words[number] & STANDING] -= 1
+        self._counts[packed & STANDING] += 1
+        self.table.words[number] = packed
+
+    def _forget_checksums(self) -> None:
+        """results.jsonl was rewritten: the checksums of its rows hold no more."""
+        self._epoch += 1
+        if self._epoch > EPOCHS:
+            self.table.clear(EPOCHS << EPOCH)
+            self._epoch = 1
