@@ -74,6 +74,17 @@ class ItemTable:
             self._make_index()
         return number
 
+    def word(self, key: bytes) -> int:
+        """The word of this key."""
+        return self.words[self.find(key)]
+
+    def claim(self, key: bytes) -> int:
+        """Note that the job has this item; its word as it was before, see `claim_all`."""
+        number = self.add(key)
+        word = self.words[number]
+        self.words[number] = word | IN_JOB
+        return word
+
     def claim_all(self, keys: Iterable[bytes]) -> list[int]:
         """Note that the job has these items; their words as they were before: with IN_JOB where it was known.
 

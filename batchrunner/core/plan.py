@@ -10,7 +10,9 @@ from batchrunner.core.errors import Mistake
 from batchrunner.core.forecast import Forecast
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.lifecycle import STANDINGS
 from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.packed import DOUBTFUL, IN_JOB, KNOWN, STANDING
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.status import ItemCounts
 
@@ -159,7 +161,7 @@ class Survey:
 
 @dataclass(slots=True, kw_only=True)
 class Surveyor:
-    """Takes every item once, in order; `survey()` gives the result. Holds 16 bytes an item until then."""
+    """Takes every item once, in order; `survey()` gives the result. The state's table keeps which items the job has."""
 
     state: LedgerState
     limit: int | None = None
@@ -168,7 +170,6 @@ class Surveyor:
     """`on_ambiguous: hold`: items whose last send got no clear answer are not to be sent."""
     adopting: frozenset[bytes] = frozenset()
     """Keys that will be done before anything is sent: their rows are there."""
-    _seen: set[bytes] = field(default_factory=set)
     _shared: dict[bytes, int] = field(default_factory=dict)
     _labels: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
     _per_model: dict[str, int] = field(default_factory=dict)
@@ -177,17 +178,20 @@ class Surveyor:
     _ahead: dict[str, ToSend] = field(default_factory=dict)
     _total: int = 0
 
+    def __post_init__(self) -> None:
+        self.state.table.forget_job()
+
     def take(self, item: Item) -> None:
         """The next item of the job."""
         key = bytes.fromhex(item.key)
         self._total += 1
         self._per_model[item.model] = self._per_model.get(item.model, 0) + 1
         self._labels.update(f"{item.index}\x1f{item.id}\x1f{item.key}\x1e".encode("utf-8", "surrogatepass"))
-        if key in self._seen:
+        word = self.state.table.claim(key)
+        if word & IN_JOB:
             self._shared[key] = self._shared.get(key, 0) + 1
             return
-        self._seen.add(key)
-        standing = self.state.standing(key)
+        standing = STANDINGS[word & STANDING]
         if standing is Standing.ACCEPTED or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:
@@ -203,12 +207,11 @@ class Surveyor:
         """The result, once every item was taken."""
         vanished = dict.fromkeys(Standing, 0)
         held = kept = 0
-        for key, standing in self.state.standings():
-            if key not in self._seen:
-                vanished[Standing.DONE if key in self.adopting else standing] += 1
-                held += self.state.record(key).doubtful
-                kept += key in self.state.held
-        vanished[Standing.DONE] += sum(not self.state.knows(key) for key in self.adopting - self._seen)
+        for key, word in self.state.table.vanished():
+            vanished[Standing.DONE if key in self.adopting else STANDINGS[word & STANDING]] += 1
+            held += bool(word & DOUBTFUL)
+            kept += key in self.state.held
+        vanished[Standing.DONE] += sum(not self.state.table.word(key) & (KNOWN | IN_JOB) for key in self.adopting)
         return Survey(
             total=self._total,
             labels=self._labels.hexdigest(),

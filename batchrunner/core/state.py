@@ -136,20 +136,20 @@ class LedgerState:
 
     def standing(self, key: bytes) -> Standing:
         """Where the item with this key stands; PENDING when the ledger has never heard of it."""
-        return STANDINGS[self.table.words[self.table.find(key)] & STANDING]
+        return STANDINGS[self.table.word(key) & STANDING]
 
     def record(self, key: bytes) -> ItemRecord:
         """Everything known of one item."""
-        return record_of(self.table.words[self.table.find(key)])
+        return record_of(self.table.word(key))
 
     def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
         """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
-        packed = self.table.words[self.table.find(key)]
+        packed = self.table.word(key)
         return packed & STANDING == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
 
     def knows(self, key: bytes) -> bool:
         """Whether the ledger has ever heard of this item."""
-        return bool(self.table.words[self.table.find(key)] & KNOWN)
+        return bool(self.table.word(key) & KNOWN)
 
     def crc(self, key: bytes) -> int | None:
         """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
@@ -194,7 +194,7 @@ class LedgerState:
         Raises:
             LifecycleError: the item is not pending.
         """
-        packed = self.table.words[self.table.find(key)]
+        packed = self.table.word(key)
         if packed & STANDING:
             raise wrong_step(Intent, item_id, STANDINGS[packed & STANDING])
         return (packed >> SENDS & SENDS_MAX) + 1, packed >> ATTEMPTS & BYTE
@@ -232,7 +232,7 @@ class LedgerState:
 
     def effort(self, key: bytes) -> tuple[int, int, int, bool]:
         """(sends, attempts, ambiguous, fresh), as in `record`."""
-        return effort_of(self.table.words[self.table.find(key)])
+        return effort_of(self.table.word(key))
 
     def ended_well(
         self,
