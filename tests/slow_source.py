@@ -4,7 +4,7 @@ Lists come all at once, and an engine that only ever met lists reads a source to
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from batchrunner.core.item import Item
@@ -23,12 +23,13 @@ class SlowItems(JobItems):
         self.read = 0
         """Items read, over all passes."""
 
-    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
-        """As the job's own, slower."""
+    async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
+        """As the job's own, one by one and slower."""
         self.passes += 1
-        async with aclosing(super().stream(models)) as items:
-            async for item in items:
-                if (wait_s := self._wait_s(item.index)) > 0.0:
-                    await asyncio.sleep(wait_s)
-                self.read += 1
-                yield item
+        async with aclosing(super().batches(models)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    if (wait_s := self._wait_s(item.index)) > 0.0:
+                        await asyncio.sleep(wait_s)
+                    self.read += 1
+                    yield [item]

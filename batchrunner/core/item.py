@@ -19,9 +19,12 @@ class InputPicture:
     """How closely the model shall look, where a ready request says it and the dialect has a word for it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Item:
-    """What is encoded, sent, decoded and recorded. Frozen: an item never changes, only its state does."""
+    """What is encoded, sent, decoded and recorded. Nobody changes an item, only its state changes.
+
+    It is not frozen: that would cost three times as much, for every item of every pass.
+    """
 
     id: str
     """Its name for people, unique in the job."""

@@ -50,9 +50,12 @@ class Provider:
     """Ask ModelScope for the balance of points before a run and in `plan`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Turn:
-    """One message of a conversation; `content` is a template in a job and rendered text in an item."""
+    """One message of a conversation; `content` is a template in a job and rendered text in an item.
+
+    Nobody changes one. It is not frozen: that would cost three times as much, for every turn of every item.
+    """
 
     role: str
     content: str

@@ -63,7 +63,7 @@ class KeyMaker:
     The same keys as `item_key`, which says what the arguments are; for items without pictures.
     """
 
-    __slots__ = ("_head",)
+    __slots__ = ("_before", "_first", "_head", "_head_and_first")
 
     def __init__(
         self,
@@ -86,20 +86,40 @@ class KeyMaker:
         }
         head = _canonical(fixed).removesuffix(f"[]{_AFTER_TURNS}")
         self._head = blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
+        self._before: Turn | None = None
+        self._first: Turn | None = None
+        self._head_and_first = self._head
 
     def __repr__(self) -> str:
         return "<KeyMaker>"
 
     def key(self, turns: Sequence[Turn]) -> str:
         """The key of the item that has these turns, 32 hex digits."""
-        hashed = self._head.copy()
-        said = ",".join([f"[{_quoted(turn.role)},{_quoted(turn.content)}]" for turn in turns])
-        for turn in turns:
-            if turn.raw_decides:
-                said = _canonical([_said(each) for each in turns])[1:-1]
-                break
-        hashed.update(f"[{said}]{_AFTER_TURNS}".encode("utf-8", "surrogatepass"))
+        first, rest = turns[0], turns[1:]
+        if rest and first is self._first:
+            hashed = self._head_and_first.copy()
+            text = f"{','.join(map(_written, rest))}]{_AFTER_TURNS}"
+        else:
+            hashed = self._head.copy()
+            text = f"[{','.join(map(_written, turns))}]{_AFTER_TURNS}"
+            if rest:
+                self._note_first(first)
+        hashed.update(text.encode("utf-8", "surrogatepass"))
         return hashed.hexdigest()
+
+    def _note_first(self, turn: Turn) -> None:
+        """The system's turn is most often the same for all prompts: then it is hashed once."""
+        if turn is not self._before:
+            self._before = turn
+            return
+        self._first = turn
+        self._head_and_first = self._head.copy()
+        self._head_and_first.update(f"[{_written(turn)},".encode("utf-8", "surrogatepass"))
+
+
+def _written(turn: Turn) -> str:
+    """As `_canonical` writes it."""
+    return _canonical(_said(turn)) if turn.raw_decides else f"[{_quoted(turn.role)},{_quoted(turn.content)}]"
 
 
 _AFTER_TURNS = f',"version":{KEY_VERSION}}}'

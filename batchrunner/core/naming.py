@@ -12,7 +12,10 @@ STEM_LIMIT_BYTES = 120
 """Room is left below the usual 255 for endings and for the names of half-written files."""
 
 _FALLBACK = "item"
-_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_SLUG_CHARS = bytes(
+    ord(chr(code).lower()) if chr(code).isascii() and chr(code).isalnum() else 32 for code in range(256)
+)
+"""Every byte of ASCII as it stands in a slug; a space for whatever parts words."""
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 _PLAIN_STEM = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,117}[A-Za-z0-9_-])?")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\.|$)", re.IGNORECASE)
@@ -30,8 +33,9 @@ def slug(text: str, limit: int = 40) -> str:
     """
     start = text[: 2 * limit]
     if not start.isascii():
-        start = unicodedata.normalize("NFKD", start).encode("ascii", "ignore").decode("ascii")
-    return _NOT_SLUG.sub("-", start.lower()).strip("-")[:limit].rstrip("-") or _FALLBACK[:limit]
+        start = unicodedata.normalize("NFKD", start)
+    words = start.encode("ascii", "ignore").translate(_SLUG_CHARS).split()
+    return b"-".join(words)[:limit].rstrip(b"-").decode("ascii") or _FALLBACK[:limit]
 
 
 def auto_id(prompt_text: str) -> str:

@@ -1,6 +1,6 @@
 """What a run would do now: the survey of all items against the ledger, kept as counts and keys, never as items."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -9,7 +9,7 @@ from batchrunner.core.budget import Budget, BudgetLine, Price, Tally, Tariff, Us
 from batchrunner.core.errors import Mistake
 from batchrunner.core.forecast import Forecast
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import STANDINGS
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.packed import DOUBTFUL, IN_JOB, KNOWN, STANDING
@@ -79,12 +79,19 @@ class ToSend:
     most_output_tokens: int = 0
     unlimited: int = 0
     """Calls whose answers have no limit."""
+    _params: dict[str, Json] | None = field(default=None, repr=False, compare=False)
+    """Of the last item: most often all have the same."""
+    _counts: tuple[int, int | None] = field(default=(1, None), repr=False, compare=False)
+    """Its answers, and their limit."""
 
     def take(self, item: Item) -> None:
         """One more item."""
-        answers, limit = answers_of(item.params), output_limit(item.params)
+        if item.params is not self._params:
+            self._params, self._counts = item.params, (answers_of(item.params), output_limit(item.params))
+        answers, limit = self._counts
         self.calls += 1
-        self.chars += sum(len(turn.content) for turn in item.turns)
+        for turn in item.turns:
+            self.chars += len(turn.content)
         self.answers += answers
         self.most_output_tokens += (limit or 0) * answers
         self.unlimited += limit is None
@@ -181,17 +188,22 @@ class Surveyor:
     def __post_init__(self) -> None:
         self.state.table.forget_job()
 
-    def take(self, item: Item) -> None:
-        """The next item of the job."""
-        key = bytes.fromhex(item.key)
-        self._total += 1
-        self._per_model[item.model] = self._per_model.get(item.model, 0) + 1
-        self._labels.update(f"{item.index}\x1f{item.id}\x1f{item.key}\x1e".encode("utf-8", "surrogatepass"))
-        word = self.state.table.claim(key)
-        if word & IN_JOB:
-            self._shared[key] = self._shared.get(key, 0) + 1
-            return
-        standing = STANDINGS[word & STANDING]
+    def take(self, items: Sequence[Item]) -> None:
+        """The next items of the job."""
+        labels = "".join([f"{item.index}\x1f{item.id}\x1f{item.key}\x1e" for item in items])
+        self._labels.update(labels.encode("utf-8", "surrogatepass"))
+        self._total += len(items)
+        claim = self.state.table.claim
+        for item in items:
+            key = bytes.fromhex(item.key)
+            self._per_model[item.model] = self._per_model.get(item.model, 0) + 1
+            word = claim(key)
+            if word & IN_JOB:
+                self._shared[key] = self._shared.get(key, 0) + 1
+            else:
+                self._take_new(item, key, STANDINGS[word & STANDING])
+
+    def _take_new(self, item: Item, key: bytes, standing: Standing) -> None:
         if standing is Standing.ACCEPTED or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:

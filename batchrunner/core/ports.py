@@ -34,11 +34,14 @@ class Clock(Protocol):
 class Items(Protocol):
     """The job's items in order, made anew by every call: rows × matrix × models × replicas, streamed."""
 
-    def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item, None]:
-        """The items of these models (None: all). Ids, keys and indexes are the same whatever is asked for.
+    def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item], None]:
+        """The items of these models (None: all), some at a time; others on the loop have a turn between batches.
+
+        Ids, keys and indexes are the same whatever is asked for.
 
         Raises:
-            JobMistakesError: a source cannot be read, or a row is bad and `on_bad_row` is `fail`.
+            JobMistakesError: a source cannot be read, or a row is bad and `on_bad_row` is `fail`; the items before
+                that were given.
         """
 
     @property

@@ -10,7 +10,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.ports import Items
 from batchrunner.core.state import OpenTask, Standing
 from batchrunner.engine.record import Book
-from batchrunner.engine.survey import unhurried
+from batchrunner.engine.survey import one_by_one
 from batchrunner.engine.work_queue import WorkQueue
 
 
@@ -29,7 +29,7 @@ async def requeue(
     """
     last: Item | None = None
     models = set[str]()
-    async with aclosing(unhurried(items.stream())) as stream:
+    async with aclosing(one_by_one(items.batches())) as stream:
         async for item in stream:
             if limit is not None and item.index > limit:
                 break

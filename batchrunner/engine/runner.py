@@ -30,7 +30,7 @@ from batchrunner.engine.remote import Remote
 from batchrunner.engine.resumption import closed_queue, elsewhere, orphan, requeue, same_server
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, shown_time, status_of
-from batchrunner.engine.survey import lane_concurrency, unhurried
+from batchrunner.engine.survey import lane_concurrency, one_by_one
 from batchrunner.engine.tasks import TaskFollower
 from batchrunner.engine.work_queue import Work, WorkQueue
 
@@ -204,10 +204,10 @@ class Runner:
     async def _read(self, queue: WorkQueue) -> None:
         """The model's part of the source, if the survey or a person's wish says that there is anything to send."""
         if self._has_items(queue.model):
-            stream = unhurried(self.ports.items.stream(frozenset({queue.model})))
+            batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
-                await queue.read(stream, limit=self.wishes.limit, surveyed=surveyed)
+                await queue.read(batches, limit=self.wishes.limit, surveyed=surveyed)
             except JobMistakesError as error:
                 self._source_changed(error)
         else:
@@ -271,7 +271,7 @@ class Runner:
         shares = bool(self.found.shared) and self.state.unsettled
         if moved or shares:
             replaced = await self.ports.results.rewrite(
-                unhurried(self.ports.items.stream()), is_done=lambda key: self.state.standing(key) is Standing.DONE
+                one_by_one(self.ports.items.batches()), is_done=lambda key: self.state.standing(key) is Standing.DONE
             )
             await self.book.rewritten(length=replaced.length, labels=self.found.labels)
 
@@ -280,7 +280,7 @@ class Runner:
         return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
     async def _settle_failures(self) -> None:
-        await self.ports.results.settle_failures(unhurried(self.ports.items.stream()), is_failed=self._is_failed)
+        await self.ports.results.settle_failures(one_by_one(self.ports.items.batches()), is_failed=self._is_failed)
 
     def _is_failed(self, key: bytes) -> bool:
         return self.state.standing(key) is Standing.FAILED

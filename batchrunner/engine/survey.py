@@ -1,9 +1,7 @@
 """The planning pass: every item once, streamed and hashed, before the first send."""
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
@@ -11,8 +9,6 @@ from batchrunner.core.plan import HELD, Survey, Surveyor, Totals
 from batchrunner.core.ports import Items
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import LedgerState
-
-_ITEMS_A_TURN: Final = 64
 
 
 async def survey(
@@ -31,20 +27,18 @@ async def survey(
         JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
     """
     surveyor = Surveyor(state=state, limit=limit, hold=hold, adopting=adopting)
-    async for item in unhurried(items.stream()):
-        surveyor.take(item)
+    async with aclosing(items.batches()) as batches:
+        async for batch in batches:
+            surveyor.take(batch)
     return surveyor.survey(skipped_rows=items.skipped_rows)
 
 
-async def unhurried(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
-    """The same items. A source in memory never waits for anything: now and then the loop's other tasks have a turn."""
-    count = 0
-    async with aclosing(items):
-        async for item in items:
-            yield item
-            count += 1
-            if count % _ITEMS_A_TURN == 0:
-                await asyncio.sleep(0)
+async def one_by_one(batches: AsyncGenerator[Sequence[Item], None]) -> AsyncGenerator[Item, None]:
+    """The items of the batches."""
+    async with aclosing(batches):
+        async for batch in batches:
+            for item in batch:
+                yield item
 
 
 def lane_concurrency(job: Job) -> int:

@@ -10,7 +10,7 @@ up here.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -94,7 +94,7 @@ class WorkQueue:
 
     # -- the source
 
-    async def read(self, items: AsyncGenerator[Item, None], *, limit: int | None, surveyed: int) -> None:
+    async def read(self, batches: AsyncGenerator[Sequence[Item], None], *, limit: int | None, surveyed: int) -> None:
         """Read what is wanted, as there is room for it, to the end of the source or of the first `limit` items.
 
         A task beside the lanes; cancelled when they need nothing more. `surveyed`: the model's items in the survey.
@@ -103,22 +103,24 @@ class WorkQueue:
             JobMistakesError: the source has become unreadable, shorter or longer since then.
         """
         count = 0
-        async with aclosing(items):
-            async for item in items:
-                if limit is not None and item.index > limit:
+        async with aclosing(batches):
+            async for batch in batches:
+                for item in batch:
+                    if limit is not None and item.index > limit:
+                        self.nothing_to_read()
+                        return
+                    count += 1
+                    if count > surveyed:
+                        raise _changed_source(f"more than {surveyed:,} prompts for {self.model}", surveyed)
+                    key = bytes.fromhex(item.key)
+                    if key not in self._keys and self._wanted(key):
+                        self._keys.add(key)
+                        self._put_ahead(Work(item=item, key=key))
+                        self._changed.notify()
+                        if len(self._ahead) >= READ_AHEAD or self._ahead_bytes >= READ_AHEAD_BYTES:
+                            await self._room.until(self._has_room)
+                if limit is not None and batch[-1].index >= limit:
                     break
-                count += 1
-                if count > surveyed:
-                    raise _changed_source(f"more than {surveyed:,} prompts for {self.model}", surveyed)
-                key = bytes.fromhex(item.key)
-                if key not in self._keys and self._wanted(key):
-                    self._keys.add(key)
-                    self._put_ahead(Work(item=item, key=key))
-                    self._changed.notify()
-                if item.index == limit:
-                    break
-                if len(self._ahead) >= READ_AHEAD or self._ahead_bytes >= READ_AHEAD_BYTES:
-                    await self._room.until(self._has_room)
             else:
                 if count < surveyed:
                     raise _changed_source(f"{count:,} prompts for {self.model}", surveyed)

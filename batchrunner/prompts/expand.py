@@ -24,12 +24,12 @@ from batchrunner.prompts.rows import PromptRow, prompt_rows
 
 _FIXED_VERSIONS = 10_000
 """Versions of a prompt whose parameters and beginnings of keys are kept."""
-_BREATH = 500
+_BATCH_ITEMS = 64
 """Items after which others on the loop get a turn: a list of prompts waits for nothing by itself."""
 
 TOLD_FROM = 1_000_000
 TOLD_EVERY = 250_000
-"""Items of a pass after which its progress is told; multiples of the breath."""
+"""Items of a pass after which its progress is told."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +70,8 @@ class Expansion:
         self._ids_are_stems = shares_ids and are_automatic and recipe.name is None and recipe.each is None
         self._versions_made: list[_Version] | None = None
         self._index = 0
+        self._batch_ends = _BATCH_ITEMS
+        self._tell_at = TOLD_EVERY
         self._unnamed: set[str] = set()
 
     def __repr__(self) -> str:
@@ -80,32 +82,57 @@ class Expansion:
         """Items made so far, whatever their model."""
         return self._index
 
-    async def items(self, models: frozenset[str] | None) -> AsyncGenerator[Item]:
-        """The items of these models (None: all), in order.
+    async def batches(self, models: frozenset[str] | None) -> AsyncGenerator[list[Item]]:
+        """The items of these models (None: all), in order, in batches; others on the loop have a turn after each.
 
         Raises:
-            JobMistakesError: as `findings` decides.
+            JobMistakesError: as `findings` decides, once the items before that are given.
         """
         self._check_matrix()
         repeated = self._claim_listed_ids()
-        async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as rows:
-            async for row in rows:
-                if row.number in repeated:
-                    continue
-                waits = bool(row.images) or row.asked is not None
-                for item in await self._items_with_pictures(row) if waits else self._items_of(row):
-                    if self._index % _BREATH == 0:
-                        self._tell()
-                        await asyncio.sleep(0)
-                    if models is None or item.model in models:
-                        yield item
+        async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as read:
+            async for rows in read:
+                async with aclosing(self._batches_of(rows, repeated, models)) as batches:
+                    async for batch in batches:
+                        yield batch
         self._findings.settle()
         if not self._index:
             self._findings.nothing_left()
 
-    def _tell(self) -> None:
-        if self._progress is not None and self._index >= TOLD_FROM and self._index % TOLD_EVERY == 0:
-            self._progress(self._index)
+    async def _batches_of(
+        self, rows: Iterator[PromptRow], repeated: frozenset[int], models: frozenset[str] | None
+    ) -> AsyncGenerator[list[Item]]:
+        made: list[Item] = []
+        try:
+            for row in rows:
+                if row.number in repeated:
+                    continue
+                waits = bool(row.images) or row.asked is not None
+                for item in await self._items_with_pictures(row) if waits else self._items_of(row):
+                    if models is None or item.model in models:
+                        made.append(item)
+                    # Pictures are large: an item that has any waits for its turn alone.
+                    if self._index >= self._batch_ends or item.pictures:
+                        await self._rest()
+                        if made:
+                            yield made
+                            made = []
+        except JobMistakesError:
+            if made:
+                yield made
+            raise
+        await self._rest()
+        if made:
+            yield made
+
+    async def _rest(self) -> None:
+        """A batch is made: tell how far the pass has come, and let others have a turn."""
+        self._batch_ends = self._index + _BATCH_ITEMS
+        while self._index >= self._tell_at:
+            if self._progress is not None and self._tell_at >= TOLD_FROM:
+                self._progress(self._tell_at)
+            self._tell_at += TOLD_EVERY
+        await asyncio.sleep(0)
 
     def _check_matrix(self) -> None:
         """The rules of ModelScope's pictures for the values that become parameters, for each model of the job.

@@ -1,7 +1,6 @@
 """A prompt's templates filled with its values: the conversation, the pictures, and what rows show of it."""
 
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.item import InputPicture
@@ -19,7 +18,7 @@ from batchrunner.prompts.sources.row import Asked, AskedPicture
 _SYSTEM_ROLES = ("system", "developer")
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Filled:
     """A prompt with one combination of the matrix's variables. Nobody changes one, as with `PromptRow`."""
 
@@ -49,6 +48,9 @@ class Filler:
         self._fixed_first: tuple[Turn, ...] | None = None
         """The turns before the prompt's own where they are the same for every row."""
         self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
+        self._is_picture = job.kind == "image"
+        self._seen: tuple[dict[str, Json], int] | None = None
+        self._seen_named: dict[str, Json] = {}
 
     async def fill(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
         """The prompt with these variables of the matrix.
@@ -56,50 +58,59 @@ class Filler:
         Raises:
             UnusableRowError: a template, a value or a picture is at fault; it says where.
         """
-        filled, values = self._worded(row, variables)
+        filled, shown = self._worded(row, variables)
         if row.images or row.asked:
-            filled.pictures = tuple(await self._pictures(row, values))
-        return self._with_params(filled, row, values)
+            filled.pictures = tuple(await self._pictures(row, self._named(row, shown)))
+        return self._with_params(filled, row, shown)
 
     def fill_text(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
         """As `fill`, for a row without pictures, which need not wait for anything."""
-        filled, values = self._worded(row, variables)
-        return self._with_params(filled, row, values)
+        filled, shown = self._worded(row, variables)
+        return filled if self._recipe.params is None else self._with_params(filled, row, shown)
 
     def _worded(self, row: PromptRow, variables: dict[str, Json]) -> tuple[Filled, dict[str, Json]]:
-        """The prompt without its pictures and its own parameters, and the values that templates see."""
-        shown = {**row.values, **variables} if variables else row.values
-        values = named(shown, row=row.number)
-        turns = self._asked_turns(row.asked, row, values) if row.asked else self._turns(row, values)
+        """The prompt without its pictures and its own parameters, and the columns and variables that it was made of."""
+        shown = made_of = {**row.values, **variables} if variables else row.values
+        turns = self._asked_turns(row.asked, row, shown) if row.asked else self._turns(row, shown)
         last = turns[-1]
         if last.role != "user":
             last = next(turn for turn in reversed(turns) if turn.role == "user")
         prompt = last.content
-        if self._job.kind == "image":
+        if self._is_picture:
             turns = (Turn(role="user", content=prompt),)
         if self._is_modelscope_picture and (problem := prompt_mistake(prompt)):
             raise _unusable(row, f"the prompt {problem}")
         if row.unshown:
-            shown = {name: value for name, value in shown.items() if name not in row.unshown - variables.keys()}
-        return Filled(prompt=prompt, turns=turns, vars=shown, pictures=(), params=self._job.params), values
+            unshown = row.unshown - variables.keys() if variables else row.unshown
+            shown = {name: value for name, value in shown.items() if name not in unshown}
+        return Filled(prompt, turns, shown, (), self._job.params), made_of
 
-    def _with_params(self, filled: Filled, row: PromptRow, values: dict[str, Json]) -> Filled:
+    def _named(self, row: PromptRow, shown: dict[str, Json]) -> dict[str, Json]:
+        """The values as templates see them; made once for all templates of a row."""
+        if self._seen is None or self._seen[0] is not shown or self._seen[1] != row.number:
+            self._seen, self._seen_named = (shown, row.number), named(shown, row=row.number)
+        return self._seen_named
+
+    def _with_params(self, filled: Filled, row: PromptRow, shown: dict[str, Json]) -> Filled:
         if self._recipe.params is not None:
-            filled.params = self._params(row, self._recipe.params, values)
+            filled.params = self._params(row, self._recipe.params, shown)
         return filled
 
-    def _params(self, row: PromptRow, params: RowParams, values: dict[str, Json]) -> dict[str, Json]:
+    def _params(self, row: PromptRow, params: RowParams, shown: dict[str, Json]) -> dict[str, Json]:
         try:
-            filled = params.filled(values)
+            filled = params.plain(shown)
+            if filled is None:
+                filled = params.filled(self._named(row, shown))
         except SlotFault as wrong:
+            names = list(self._named(row, shown))
             raise UnusableRowError(
-                unfillable(wrong.fault, file=row.file, line=row.line, key=wrong.key, names=list(values))
+                unfillable(wrong.fault, file=row.file, line=row.line, key=wrong.key, names=names)
             ) from wrong
         if self._is_modelscope_picture:
             for model in self._job.models:
                 for name, problem, expected in params_mistakes(model, filled):
-                    key, shown = f"params.{name}", f"`{name}` is {str(filled.get(name))[:80]}: {problem}"
-                    mistake = Mistake(problem=shown, file=row.file, line=row.line, key=key, expected=expected)
+                    key, words = f"params.{name}", f"`{name}` is {str(filled.get(name))[:80]}: {problem}"
+                    mistake = Mistake(problem=words, file=row.file, line=row.line, key=key, expected=expected)
                     raise UnusableRowError(mistake)
         return filled
 
@@ -119,7 +130,7 @@ class Filler:
         if row.entry is not None:
             given = row.entry.listed.id
         elif self._recipe.id is not None:
-            given = self._text(row, self._recipe.id, named(row.values, row=row.number))
+            given = self._text(row, self._recipe.id, row.values)
         elif row.asked is not None:
             given = row.asked.id
         else:
@@ -130,33 +141,32 @@ class Filler:
             raise _unusable(row, f"the id has {len(given):,} characters, at most {ID_LIMIT_CHARS:,} can be", key=key)
         return _required(row, given, key=key, what="the id")
 
-    def _turns(self, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
-        first = self._told(row, values)
+    def _turns(self, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
+        first = self._told(row, shown) if self._fixed_first is None else self._fixed_first
         if not self._recipe.messages:
-            return (*first, Turn(role="user", content=self._prompt(row, values)))
-        if row.prompt is not None and PROMPT not in values:
-            values = {**values, PROMPT: self._prompt(row, values)}
-        said = (Turn(role=k.role, content=self._text(row, k, values)) for k in self._recipe.messages)
-        return tuple(chain(first, said))
+            return (*first, Turn("user", self._prompt(row, shown)))
+        if row.prompt is not None and PROMPT not in shown:
+            shown = {**shown, PROMPT: self._prompt(row, shown)}
+        return (*first, *[Turn(keyed.role, self._text(row, keyed, shown)) for keyed in self._recipe.messages])
 
-    def _asked_turns(self, asked: Asked, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
+    def _asked_turns(self, asked: Asked, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
         """The request's own turns; the job's `system` comes first where the request has none."""
         has_system = "system" in asked.params or any(turn.role in _SYSTEM_ROLES for turn in asked.turns)
-        return asked.turns if has_system else (*self._told(row, values), *asked.turns)
+        return asked.turns if has_system else (*self._told(row, shown), *asked.turns)
 
-    def _told(self, row: PromptRow, values: dict[str, Json]) -> tuple[Turn, ...]:
+    def _told(self, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
         if self._fixed_first is not None:
             return self._fixed_first
         system = self._recipe.system
-        told = self._text(row, system, values, may_be_empty=True) if system else ""
+        told = self._text(row, system, shown, may_be_empty=True) if system else ""
         first = (Turn(role="system", content=told),) if told.strip() else ()
         if system is None or system.template.is_fixed:
             self._fixed_first = first
         return first
 
-    def _prompt(self, row: PromptRow, values: dict[str, Json]) -> str:
+    def _prompt(self, row: PromptRow, shown: dict[str, Json]) -> str:
         if row.prompt is not None:
-            return self._text(row, row.prompt, values)
+            return self._text(row, row.prompt, shown)
         column = row.prompt_column or _prompt_column(row.values)
         if column is None:
             columns = ", ".join(f"`{name}`" for name in row.values) or "none"
@@ -169,18 +179,26 @@ class Filler:
                     hint="write a `template` that says what of the row is the prompt",
                 )
             )
-        text = row.values[column]
-        if isinstance(text, bool | list | dict | None):
+        value = row.values[column]
+        if isinstance(value, bool | list | dict | None):
             raise _unusable(row, f"`{column}` is no text", key=None)
-        return _required(row, str(text), what=f"`{column}`")
+        text = str(value)
+        if text.isascii() and text and not text.isspace():
+            return text
+        return _required(row, text, what=f"`{column}`")
 
-    def _text(self, row: PromptRow, keyed: Keyed, values: dict[str, Json], *, may_be_empty: bool = False) -> str:
-        try:
-            text = keyed.template.render(values)
-        except TemplateFault as fault:
-            raise UnusableRowError(
-                unfillable(fault, file=row.file, line=row.line, key=keyed.key, names=list(values))
-            ) from fault
+    def _text(self, row: PromptRow, keyed: Keyed, shown: dict[str, Json], *, may_be_empty: bool = False) -> str:
+        text = keyed.template.joined(shown, row.number)
+        if text is None:
+            try:
+                text = keyed.template.render(self._named(row, shown))
+            except TemplateFault as fault:
+                names = list(self._named(row, shown))
+                raise UnusableRowError(
+                    unfillable(fault, file=row.file, line=row.line, key=keyed.key, names=names)
+                ) from fault
+        if text.isascii() and text and not text.isspace():
+            return text
         return text if may_be_empty and not text else _required(row, text, key=keyed.key, may_be_blank=may_be_empty)
 
     async def _pictures(self, row: PromptRow, values: dict[str, Json]) -> list[InputPicture]:

@@ -1,6 +1,6 @@
 """The port `Items` for a job, and the check that finds every mistake of its prompts at once."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from batchrunner.core.errors import JobMistakesError, Mistake
@@ -36,17 +36,24 @@ class JobItems:
         """What was wrong with the first 20 of them."""
         return self._last.skipped if self._last else ()
 
-    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
-        """The items of these models (None: all), in the job's order, read anew.
+    async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
+        """The items of these models (None: all), in the job's order, read anew, some at a time.
 
         Raises:
             JobMistakesError: templates that are none (all of them), or the first thing that is wrong with the rows.
         """
         findings = self._findings(first_only=True)
-        async with aclosing(self._pass(findings).items(models)) as items:
-            async for item in items:
-                yield item
+        async with aclosing(self._pass(findings).batches(models)) as batches:
+            async for batch in batches:
+                yield batch
         self._last = findings
+
+    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
+        """The same items one by one."""
+        async with aclosing(self.batches(models)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    yield item
 
     def path_of(self, item: Item) -> str:
         """`output.each` filled for an item; empty when the job has none. Any text: whoever writes there makes it safe.
@@ -69,7 +76,7 @@ class JobItems:
         expansion = self._pass(findings, recipe)
         found: tuple[Mistake, ...] = ()
         try:
-            async for _ in expansion.items(None):
+            async for _ in expansion.batches(frozenset()):
                 pass
         except JobMistakesError as error:
             found = error.mistakes

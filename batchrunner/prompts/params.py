@@ -12,6 +12,10 @@ from batchrunner.core.job import Job, Json, Listing
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
 
 _MARKS = ("{{", "{%")
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""Types of values that a parameter takes from a column just as they are."""
+_LONG_CHARS = 100_000
+"""A longer text is left to the template, which knows what is too long."""
 
 Filling: TypeAlias = "Json | Slot | list[Filling] | dict[str, Filling]"
 
@@ -30,6 +34,23 @@ class RowParams:
 
     filling: "dict[str, Filling]"
     slots: tuple[Slot, ...]
+    columns: tuple[tuple[str, str | None], ...] = ()
+    """Where every value is either fixed or a column's own: each parameter with its column, None if fixed."""
+
+    def plain(self, shown: dict[str, Json]) -> dict[str, Json] | None:
+        """As `filled`, by the columns alone; None where a value needs its template."""
+        if not self.columns:
+            return None
+        found: dict[str, Json] = {}
+        for name, column in self.columns:
+            if column is None:
+                found[name] = self.filling[name]  # type: ignore[assignment]  # there is no slot in it
+                continue
+            value = shown.get(column, found)
+            if type(value) not in _PLAIN or (type(value) is str and len(value) > _LONG_CHARS):
+                return None
+            found[name] = value
+        return found
 
     def filled(self, values: dict[str, Json]) -> dict[str, Json]:
         """The parameters of a row.
@@ -73,7 +94,14 @@ def row_params(job: Job, templates: Templates) -> tuple[RowParams | None, list[S
                 return value
 
     filling = {name: compiled(value, f"params.{name}") for name, value in job.params.items()}
-    return RowParams(filling=filling, slots=tuple(slots)), faults
+    return RowParams(filling=filling, slots=tuple(slots), columns=_columns(filling, slots)), faults
+
+
+def _columns(filling: "dict[str, Filling]", slots: list[Slot]) -> tuple[tuple[str, str | None], ...]:
+    own = {name: value.expression.column for name, value in filling.items() if isinstance(value, Slot)}
+    if len(own) != len(slots) or None in own.values():
+        return ()
+    return tuple((name, own.get(name)) for name in filling)
 
 
 def literal_braces(job: Job) -> tuple[str, ...]:

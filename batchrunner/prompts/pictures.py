@@ -98,7 +98,7 @@ class Album:
         return InputPicture(name=name, sha256=digest, url=url)
 
     def located(self, name: str) -> str:
-        """The file itself, links followed. Blocks; raises BadPictureError, ValueError for what no file can be called."""
+        """The file itself, links followed. Blocks; raises BadPictureError, ValueError for what cannot name a file."""
         if self._allowed is None:
             self._allowed = tuple(os.path.realpath(folder) for folder in self._named)
         places = self._places if not os.path.isabs(name) else self._places[:1]  # noqa: PTH117 - no Path is made of it

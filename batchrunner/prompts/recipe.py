@@ -12,10 +12,8 @@ from difflib import get_close_matches
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
 from batchrunner.prompts.params import RowParams, row_params
-from batchrunner.prompts.render import Template, TemplateFault, Templates
+from batchrunner.prompts.render import ROW, Template, TemplateFault, Templates
 
-ROW = "row"
-"""The variable with the row's number."""
 PROMPT = "prompt"
 """The variable with the rendered prompt, for `messages`; and the column that needs no template."""
 _PLAIN_NAME = "{{ id }}"

@@ -7,7 +7,9 @@ measure: the output, a repetition, a padding, a power, loops.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, filters, meta, nodes
@@ -30,6 +32,8 @@ from batchrunner.prompts.growth import (
     to_json,
 )
 
+ROW = "row"
+"""The variable with the row's number."""
 _RESULT = "result_of_the_expression"
 STEP_LIMIT = 100_000
 """Steps of all loops of one rendering."""
@@ -68,7 +72,7 @@ class TemplateFault(Exception):  # noqa: N818 -- named by what it is: a fault of
 class Template:
     """A compiled template. Text without any mark of a template is passed on as it is."""
 
-    __slots__ = ("_compiled", "_environment", "_pieces", "_text", "names")
+    __slots__ = ("_compiled", "_environment", "_fixed", "_get", "_pattern", "_places", "_text", "names")
 
     def __init__(
         self,
@@ -79,10 +83,14 @@ class Template:
         names: frozenset[str],
         pieces: "tuple[tuple[bool, str], ...] | None" = None,
     ) -> None:
-        self._pieces = pieces
         self._text = text
         self._environment = environment
         self._compiled = compiled
+        """None for a fixed text; and, until a row needs it, where `pieces` say it all."""
+        self._fixed = text if compiled is None and pieces is None else None
+        self._places = tuple(piece for is_name, piece in pieces or () if is_name)
+        self._get = itemgetter(*self._places) if self._places else None
+        self._pattern = "".join("%s" if is_name else piece.replace("%", "%%") for is_name, piece in pieces or ())
         self.names = names
         """The variables that it uses and does not set itself."""
 
@@ -92,24 +100,27 @@ class Template:
     @property
     def is_fixed(self) -> bool:
         """True when it is the same text whatever the values are."""
-        return self._compiled is None
+        return self._fixed is not None
 
-    def _joined(self, pieces: tuple[tuple[bool, str], ...], values: Mapping[str, Json]) -> str | None:
-        """The text of a template that only puts values between its own words, without Jinja's machinery.
+    def joined(self, columns: Mapping[str, Json], row: int | None) -> str | None:
+        """The text of a template that only puts columns between its own words, without Jinja's machinery.
 
-        None for whatever needs a second look: a value that is missing or null, or too much text.
+        None for whatever needs a second look with all of a row's names: a template that does more, a column that is
+        missing, null or known by another name only, too much text.
         """
-        found, length = [], 0
-        for is_name, text in pieces:
-            value = values.get(text) if is_name else text
-            if value is None:
-                return None
-            shown = value if type(value) is str else str(value)
-            length += len(shown)
-            if length > OUTPUT_LIMIT_CHARS:
-                return None
-            found.append(shown)
-        return "".join(found)
+        if self._get is None:
+            return self._fixed
+        try:
+            found = self._get({ROW: row, **columns} if ROW in self._places else columns)
+            if len(self._places) == 1:
+                text = found if type(found) is str and self._pattern == "%s" else self._pattern % (found,)
+                is_whole = found is not None
+            else:
+                text = self._pattern % found
+                is_whole = None not in found
+        except (KeyError, ValueError):
+            return None
+        return text if is_whole and len(text) <= OUTPUT_LIMIT_CHARS else None
 
     def render(self, values: Mapping[str, Json]) -> str:
         """The filled text, at most 4 Mi characters.
@@ -117,12 +128,12 @@ class Template:
         Raises:
             TemplateFault: an unknown name, a null, a type error, or more than a prompt may need.
         """
-        if self._compiled is None:
-            return self._text
+        if (text := self.joined(values, None)) is not None:
+            return text
         self._environment.steps_left = STEP_LIMIT
         try:
-            if self._pieces is not None and (joined := self._joined(self._pieces, values)) is not None:
-                return joined
+            if self._compiled is None:
+                self._compiled = self._environment.from_string(self._text)
             # `shared`: Jinja takes the mapping as it is. Left to itself it copies its globals anew for every row.
             context = self._compiled.new_context({**self._environment.globals, **values}, shared=True)
             return _capped(self._compiled.root_render_func(context))
@@ -167,11 +178,13 @@ class Template:
 class Expression:
     """A template whose value keeps its type where it is one expression; otherwise its text."""
 
-    __slots__ = ("_is_typed", "_template")
+    __slots__ = ("_is_typed", "_template", "column")
 
-    def __init__(self, template: Template, *, is_typed: bool) -> None:
+    def __init__(self, template: Template, *, is_typed: bool, column: str | None = None) -> None:
         self._template = template
         self._is_typed = is_typed
+        self.column = column
+        """The name that it is, where it is nothing but a name."""
 
     def __repr__(self) -> str:
         return f"<Expression {self._template!r}>"
@@ -220,7 +233,8 @@ class Templates:
             return Expression(self.strict(text), is_typed=False)
         inside = text.strip()[2:-2].strip("-+ ")
         template = _compiled(f"{{% set {_RESULT} = ({inside}\n) %}}", self._strict)
-        return Expression(template, is_typed=True)
+        column = inside if isinstance(inner[0], nodes.Name) and inside in template.names and inside != ROW else None
+        return Expression(template, is_typed=True, column=column)
 
     def lenient(self, text: str) -> Template:
         """A template in which a null is nothing: for what a row may leave out."""
@@ -282,11 +296,15 @@ def _capped(parts: Iterable[str]) -> str:
 def _compiled(text: str, environment: _Sandbox) -> Template:
     if "{" not in text:
         return Template(text, environment=environment, compiled=None, names=frozenset())
+    if (simple := _simple_pieces(text)) is not None:
+        used = frozenset(piece for is_name, piece in simple if is_name) - environment.globals.keys()
+        return Template(text, environment=environment, compiled=None, names=used, pieces=simple)
     try:
         tree = environment.parse(text)
         _refuse_blocks(tree)
         names = frozenset(meta.find_undeclared_variables(tree)) - environment.globals.keys()
-        pieces = _pieces(tree)
+        if (pieces := _pieces(tree)) is not None:
+            return Template(text, environment=environment, compiled=None, names=names, pieces=pieces)
         measured = _measured(tree)
         measured.set_environment(environment)
         compiled = environment.from_string(measured)
@@ -296,7 +314,28 @@ def _compiled(text: str, environment: _Sandbox) -> Template:
         raise TemplateFault(f"no valid template: {error.msg}") from error
     except (TemplateError, RecursionError, MemoryError, ValueError) as error:
         raise TemplateFault(f"no valid template: {str(error) or 'it is nested too deep'}") from error
-    return Template(text, environment=environment, compiled=compiled, names=names, pieces=pieces)
+    return Template(text, environment=environment, compiled=compiled, names=names)
+
+
+def _simple_pieces(text: str) -> tuple[tuple[bool, str], ...] | None:
+    """As `_pieces`, without Jinja2's parser, where a look at the text tells: a list may have 100,000 templates."""
+    if "\r" in text:
+        return None
+    words = _SIMPLE.split(text.removesuffix("\n"))
+    if len(words) == 1 or not _NOT_SIMPLE.isdisjoint(words[1::2]) or any(_BEGINS.search(word) for word in words[::2]):
+        return None
+    if any(word.endswith("{") for word in words[:-1:2]):  # three brackets begin something else
+        return None
+    return tuple((place % 2 == 1, word) for place, word in enumerate(words) if word)
+
+
+_SIMPLE = re.compile(r"\{\{ ?([A-Za-z_][A-Za-z0-9_]*) ?\}\}")
+_BEGINS = re.compile(r"\{[{%#]")
+_NOT_SIMPLE = frozenset(
+    {"true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if", "else", "self", "loop"}
+    | {"super", "caller", "varargs", "kwargs"}
+)
+"""Names that mean something to Jinja2, or may."""
 
 
 def _pieces(tree: nodes.Template) -> tuple[tuple[bool, str], ...] | None:

@@ -3,7 +3,7 @@
 Refuses a source that is missing, empty or of an unknown kind, and names that no row has.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -14,7 +14,7 @@ from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.recipe import Entry, Keyed, Recipe, named, unknown_name
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
-from batchrunner.prompts.sources.row import Asked, BadRow, BadSourceError, Form, Format, Row
+from batchrunner.prompts.sources.row import BATCH_ROWS, Asked, BadRow, BadSourceError, Form, Format, Row
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,37 +40,53 @@ class PromptRow:
     """The request that the row is; then there are no templates of a prompt."""
 
 
-def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[PromptRow]:
-    """The prompts in order. What is wrong with them goes to `findings`, which may raise."""
+_NONE: dict[str, Json] = {}
+"""Parameters of rows that have none of their own; nobody changes it."""
+
+
+def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Iterator[PromptRow]]:
+    """The prompts in order, in batches that are read to their ends; each row is looked at when it is taken.
+
+    What is wrong with them goes to `findings`, which may raise.
+    """
     if isinstance(job.prompts, Source):
         return _SourceRows(job.prompts, job, recipe, findings).rows()
     return _listed_rows(job, recipe, findings)
 
 
-async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[PromptRow]:
+async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Iterator[PromptRow]]:
     if not recipe.entries:
         findings.mistake(Mistake(problem="there are no prompts", file=job.file, key="prompts"))
     missing = dict.fromkeys(recipe.needs())
     names: dict[str, None] = {}
-    for number, entry in enumerate(recipe.entries, 1):
-        listed = entry.listed
-        if listed.vars or number == 1:
-            for name in named(listed.vars):
-                missing.pop(name, None)
-                names[name] = None
-        if _own_names_known(job, recipe, entry, findings):
-            yield PromptRow(
-                number=number,
-                file=job.file,
-                line=listed.line,
-                values=listed.vars,
-                prompt=entry.prompt,
-                images=recipe.images if listed.images is None else entry.images,
-                params=listed.params,
-                entry=entry,
-            )
+
+    def some(begin: int) -> Iterator[PromptRow]:
+        for number, entry in enumerate(recipe.entries[begin : begin + BATCH_ROWS], begin + 1):
+            if entry.listed.vars or number == 1:
+                for name in named(entry.listed.vars):
+                    missing.pop(name, None)
+                    names[name] = None
+            if _own_names_known(job, recipe, entry, findings):
+                yield _listed_row(job, recipe, entry, number)
+
+    for begin in range(0, len(recipe.entries), BATCH_ROWS):
+        yield some(begin)
     if recipe.entries:
         _report_missing(list(missing), [*names, *sorted(recipe.variables)], job, recipe, findings)
+
+
+def _listed_row(job: Job, recipe: Recipe, entry: Entry, number: int) -> PromptRow:
+    listed = entry.listed
+    return PromptRow(
+        number=number,
+        file=job.file,
+        line=listed.line,
+        values=listed.vars,
+        prompt=entry.prompt,
+        images=recipe.images if listed.images is None else entry.images,
+        params=listed.params,
+        entry=entry,
+    )
 
 
 def _own_names_known(job: Job, recipe: Recipe, entry: Entry, findings: Findings) -> bool:
@@ -103,8 +119,9 @@ class _SourceRows:
         self._missing = set(recipe.needs())
         self._first: Row | None = None
         self._read = 0
+        self._shown = source.shown.rstrip("/") or "/"
 
-    async def rows(self) -> AsyncGenerator[PromptRow]:
+    async def rows(self) -> AsyncGenerator[Iterator[PromptRow]]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
         is_templated = self._recipe.prompt is not None or bool(self._recipe.messages)
         form = Form(encoding=self._source.encoding, delimiter=self._source.delimiter)
@@ -114,26 +131,29 @@ class _SourceRows:
             return
         limit = self._source.limit
         try:
-            async with aclosing(kind.read(self._source.path, form)) as rows:
-                async for row in rows:
-                    if limit is not None and row.number > limit:
-                        break
-                    self._read += 1
-                    if (prompt := self._checked(row, kind)) is not None:
-                        yield prompt
+            async with aclosing(kind.read(self._source.path, form)) as batches:
+                async for batch in batches:
+                    if limit is None or batch[-1].number < limit:
+                        yield self._good(batch, kind)
+                        continue
+                    yield self._good([row for row in batch if row.number <= limit], kind)
+                    break
         except BadSourceError as error:
             where = None if error.line else f"it was looked for at {self._source.path}"
             self._report(error.problem, line=error.line, hint=error.hint or where)
             return
         self._finish(kind)
 
+    def _good(self, rows: list[Row | BadRow], kind: Format) -> Iterator[PromptRow]:
+        for row in rows:
+            self._read += 1
+            if (prompt := self._checked(row, kind)) is not None:
+                yield prompt
+
     def _checked(self, row: Row | BadRow, kind: Format) -> PromptRow | None:
-        match row:
-            case BadRow():
-                self._bad(row, row.problem, hint=row.hint)
-                return None
-            case Row():
-                pass
+        if isinstance(row, BadRow):
+            self._bad(row, row.problem, hint=row.hint)
+            return None
         if self._missing:
             self._missing.difference_update(named(row.values))
         if self._first is None:
@@ -149,16 +169,16 @@ class _SourceRows:
 
     def _prompt_row(self, row: Row, kind: Format) -> PromptRow:
         values = row.values
-        if kind.path_column in values:
+        if kind.path_column is not None and kind.path_column in values:
             values = {**values, kind.path_column: f"{self._shown}/{values[kind.path_column]}"}
         return PromptRow(
             number=row.number,
-            file=self._shown + row.where,
+            file=self._shown + row.where if row.where else self._shown,
             line=row.line,
             values=values,
             prompt=self._recipe.prompt,
             images=self._recipe.images,
-            params=row.asked.params if row.asked else {},
+            params=row.asked.params if row.asked else _NONE,
             prompt_column=kind.prompt_column if kind.prompt_column in values else None,
             unshown=kind.unshown,
             asked=row.asked,
@@ -166,10 +186,6 @@ class _SourceRows:
 
     def _bad(self, row: Row | BadRow, problem: str, **more: str | None) -> None:
         self._findings.bad_row(Mistake(problem=problem, file=self._shown + row.where, line=row.line, **more))
-
-    @property
-    def _shown(self) -> str:
-        return self._source.shown.rstrip("/") or "/"
 
     def _finish(self, kind: Format) -> None:
         if not self._read:

@@ -5,7 +5,7 @@ Values are frozen, so a masked one is a copy. Refuses prompts that hold a key: t
 Source: RELIABILITY threat 2.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
@@ -56,14 +56,16 @@ class KeylessItems:
         """As the port says."""
         return self._items.skipped_rows
 
-    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
+    async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
         """As the port says; raises JobMistakesError for an item that holds a key."""
-        async with aclosing(self._items.stream(models)) as items:
-            async for item in items:
-                for name, key in self._keys.items():
-                    if _holds(item, [key]):
-                        raise JobMistakesError((_mistake(f"the key of {name} stands in item {item.index}", file=None),))
-                yield item
+        async with aclosing(self._items.batches(models)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    for name, key in self._keys.items():
+                        if _holds(item, [key]):
+                            mistake = _mistake(f"the key of {name} stands in item {item.index}", file=None)
+                            raise JobMistakesError((mistake,))
+                yield batch
 
 
 def _mistake(problem: str, *, file: str | None) -> Mistake:

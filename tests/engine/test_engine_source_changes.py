@@ -3,7 +3,7 @@
 Also a step that no item may take: one item's trouble ends nothing that is under way.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,39 +22,41 @@ JOB = chat(*MANY, more="limits: {concurrency: 40}")
 class Changing(SlowItems):
     """Sound when it is surveyed; `change` turns what the lanes get."""
 
-    def __init__(self, job: Job, change: Callable[[AsyncGenerator[Item]], AsyncGenerator[Item]]) -> None:
+    def __init__(
+        self, job: Job, change: Callable[[AsyncGenerator[Sequence[Item]]], AsyncGenerator[Sequence[Item]]]
+    ) -> None:
         super().__init__(job, lambda _: 0.001)
         self._change = change
 
-    def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
-        items = super().stream(models)
+    def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
+        items = super().batches(models)
         return items if models is None else self._change(items)
 
 
-async def unreadable(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    async for item in items:
-        if item.index > 60:
+async def unreadable(items: AsyncGenerator[Sequence[Item]]) -> AsyncGenerator[Sequence[Item]]:
+    async for batch in items:
+        if batch[-1].index > 60:
             raise JobMistakesError((Mistake(problem="rows.csv cannot be read: Input/output error"),))
-        yield item
+        yield batch
 
 
-async def shorter(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    async for item in items:
-        if item.index <= 60:
-            yield item
+async def shorter(items: AsyncGenerator[Sequence[Item]]) -> AsyncGenerator[Sequence[Item]]:
+    async for batch in items:
+        if batch[-1].index <= 60:
+            yield batch
 
 
-async def longer(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    last: Item | None = None
-    async for item in items:
-        yield item
-        last = item
-    assert last is not None
+async def longer(items: AsyncGenerator[Sequence[Item]]) -> AsyncGenerator[Sequence[Item]]:
+    last: Sequence[Item] = ()
+    async for batch in items:
+        yield batch
+        last = batch
+    assert last
     yield last
 
 
 class House100(House):
-    change: Callable[[AsyncGenerator[Item]], AsyncGenerator[Item]]
+    change: Callable[[AsyncGenerator[Sequence[Item]]], AsyncGenerator[Sequence[Item]]]
 
     def _items_of(self, job: Job) -> SlowItems:
         self.source = Changing(job, self.change)
@@ -66,7 +68,10 @@ class House100(House):
     [(unreadable, 60, "Input/output error"), (shorter, 60, "60 prompts"), (longer, 100, "more than 100 prompts")],
 )
 def test_a_source_that_changes_while_it_runs_ends_the_run_with_what_was_under_way_recorded(
-    tmp_path: Path, change: Callable[[AsyncGenerator[Item]], AsyncGenerator[Item]], done: int, words: str
+    tmp_path: Path,
+    change: Callable[[AsyncGenerator[Sequence[Item]]], AsyncGenerator[Sequence[Item]]],
+    done: int,
+    words: str,
 ) -> None:
     house = House100(tmp_path, World(latency=Latency(first_byte_s=30.0)))
     house.change = change

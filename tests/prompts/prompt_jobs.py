@@ -71,7 +71,7 @@ def stream(items: JobItems, models: frozenset[str] | None = None) -> list[Item]:
     """All that it yields."""
 
     async def collect() -> list[Item]:
-        return [item async for item in items.stream(models)]
+        return [item async for batch in items.batches(models) for item in batch]
 
     return asyncio.run(collect())
 

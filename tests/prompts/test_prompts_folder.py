@@ -26,7 +26,7 @@ def folder(path: Path, files: dict[str, bytes | str]) -> Path:
 
 def rows(path: Path) -> list[Row]:
     async def collect() -> list[Row]:
-        return [row async for row in SOURCES[FOLDER].read(str(path)) if isinstance(row, Row)]
+        return [row async for rows in SOURCES[FOLDER].read(str(path)) for row in rows if isinstance(row, Row)]
 
     return asyncio.run(collect())
 

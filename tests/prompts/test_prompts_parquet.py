@@ -29,7 +29,7 @@ def written(path: Path, columns: dict[str, Any], **how: Any) -> Path:
 
 def read(path: Path) -> list[Row | BadRow]:
     async def collect() -> list[Row | BadRow]:
-        return [row async for row in SOURCES[".parquet"].read(str(path))]
+        return [row async for rows in SOURCES[".parquet"].read(str(path)) for row in rows]
 
     return asyncio.run(collect())
 
@@ -200,7 +200,7 @@ def test_a_pass_that_ends_early_leaves_the_file_alone(tmp_path: Path) -> None:
 
     async def first() -> Row | BadRow:
         async with aclosing(SOURCES[".parquet"].read(str(path))) as rows:
-            return await anext(rows)
+            return (await anext(rows))[0]
 
     row = asyncio.run(first())
     path.unlink()
@@ -212,7 +212,7 @@ PEAK = """
 import asyncio, sys
 from batchrunner.prompts.sources import SOURCES
 async def count(path):
-    return sum([1 async for _ in SOURCES[".parquet"].read(path)])
+    return sum([len(rows) async for rows in SOURCES[".parquet"].read(path)])
 rows = asyncio.run(count(sys.argv[1]))
 import pyarrow
 print(rows, pyarrow.default_memory_pool().max_memory())

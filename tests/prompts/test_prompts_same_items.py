@@ -304,12 +304,12 @@ def _everything(path: str) -> list[str]:
     except JobMistakesError as error:
         return [*_told(error.mistakes), *(_told(asyncio.run(check_items(error.partial))) if error.partial else ())]
     surveyor = Surveyor(state=LedgerState())
-    found = []
+    found: list[str] = []
 
     async def stream() -> None:
-        async for item in items_of(job).stream():
-            surveyor.take(item)
-            found.append(_shown(item))
+        async for batch in items_of(job).batches():
+            surveyor.take(batch)
+            found.extend(map(_shown, batch))
 
     try:
         asyncio.run(stream())

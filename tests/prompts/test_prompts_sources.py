@@ -20,7 +20,7 @@ def read(path: Path, text: str | bytes | None = None) -> list[Row | BadRow]:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
     async def collect() -> list[Row | BadRow]:
-        return [row async for row in SOURCES[path.suffix].read(str(path))]
+        return [row async for rows in SOURCES[path.suffix].read(str(path)) for row in rows]
 
     return asyncio.run(collect())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -145,17 +145,26 @@ class Listed:
     def __init__(self, *prompts: str) -> None:
         self.prompts = prompts
 
-    async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
-        for index, prompt in enumerate(self.prompts, 1):
-            turns = (Turn(role="user", content=prompt),)
-            yield Item(id=f"i{index}", prompt_id="p", index=index, key="0" * 32, model="m", prompt=prompt, turns=turns)
+    async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
+        yield [
+            Item(
+                id=f"i{index}",
+                prompt_id="p",
+                index=index,
+                key="0" * 32,
+                model="m",
+                prompt=prompt,
+                turns=(Turn(role="user", content=prompt),),
+            )
+            for index, prompt in enumerate(self.prompts, 1)
+        ]
 
 
 def test_an_item_that_holds_a_key_is_a_mistake_that_names_the_variable_and_not_the_key() -> None:
     """Threats 2 and 15: its prompt would be written down."""
 
     async def count(items: KeylessItems) -> int:
-        return len([item async for item in items.stream()])
+        return sum([len(batch) async for batch in items.batches()])
 
     keys = {ACCOUNT: Secret(CANARY), "PLACEHOLDER": Secret("lm-studio")}
     fine = KeylessItems(Listed("a", "about lm-studio"), keys)

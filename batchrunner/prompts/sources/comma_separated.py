@@ -6,13 +6,14 @@ closes is told apart from a long field by the cap, and never swallows rows in si
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.header import column_names, wrong_width
-from batchrunner.prompts.sources.lines import CHUNK_BYTES, line_batches
+from batchrunner.prompts.sources.lines import CHUNK_BYTES, in_steps, line_batches
 from batchrunner.prompts.sources.row import (
+    BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
@@ -34,14 +35,22 @@ async def read_comma_separated(path: str, form: Form = PLAIN) -> Rows:
     feed = _Feed()
     table = _Table(form)
     async with aclosing(line_batches(path, form)) as batches:
-        async for _, lines in batches:
-            feed.add(lines)
-            if feed.is_worth_parsing:
-                for row in table.rows(feed):
-                    yield row
+        async for first, lines in batches:
+            for line, some in in_steps(first, lines):
+                if (whole := table.whole_lines(some, feed)) is not None:
+                    yield whole
+                    continue
+                # Where a record is unfinished all that was read goes behind it: a long one is not begun again often.
+                rest = not feed.is_empty
+                feed.add(lines[line - first :] if rest else some)
+                if feed.is_worth_parsing:
+                    for rows in table.rows(feed):
+                        yield rows
+                if rest:
+                    break
     feed.ended = True
-    for row in table.rows(feed):
-        yield row
+    for rows in table.rows(feed):
+        yield rows
 
 
 class _MoreError(Exception):
@@ -72,6 +81,15 @@ class _Feed:
             raise _MoreError
         self._next += 1
         return self._lines[self._next - 1]
+
+    @property
+    def is_empty(self) -> bool:
+        """No record is begun: what comes next begins one."""
+        return self._begun == len(self._lines)
+
+    def pass_over(self, lines: int) -> None:
+        """So many lines were records that others have read."""
+        self.line += lines
 
     def add(self, lines: list[bytes | None]) -> None:
         """Put lines behind the record that is not finished.
@@ -113,8 +131,45 @@ class _Table:
         self._names: tuple[str, ...] = ()
         self._number = 0
 
-    def rows(self, feed: _Feed) -> Iterator[Row | BadRow]:
-        """The rows that the lines read so far hold."""
+    def whole_lines(self, lines: Sequence[bytes | None], feed: _Feed) -> list[Row | BadRow] | None:
+        """The rows of lines that are a good record each; None when they have to go through the feed."""
+        if not self._names or not feed.is_empty or None in lines:
+            return None
+        joined = b"\n".join(lines)  # type: ignore[arg-type]  # none of them is None
+        if b"\0" in joined:
+            return None
+        names, number, line = self._names, self._number + 1, feed.line
+        try:
+            texts = joined.decode().split("\n")
+            records = list(csv.reader(texts, strict=True, delimiter=self._delimiter))
+            if len(records) != len(lines) or min(map(len, records)) < 1:
+                return None
+            if len(names) == 1 and not all(cells[0] and not cells[0].isspace() for cells in records):
+                return None
+            values: list[dict[str, Json]] = [dict(zip(names, cells, strict=True)) for cells in records]
+        except (UnicodeDecodeError, csv.Error, ValueError):
+            return None
+        feed.pass_over(len(lines))
+        self._number += len(lines)
+        return [Row(number + place, line + place, row) for place, row in enumerate(values)]
+
+    def rows(self, feed: _Feed) -> Iterator[list[Row | BadRow]]:
+        """The rows that the lines read so far hold, in batches."""
+        rows: list[Row | BadRow] = []
+        try:
+            for row in self._rows(feed):
+                rows.append(row)
+                if len(rows) >= BATCH_ROWS:
+                    yield rows
+                    rows = []
+        except BadSourceError:
+            if rows:
+                yield rows
+            raise
+        if rows:
+            yield rows
+
+    def _rows(self, feed: _Feed) -> Iterator[Row | BadRow]:
         reader = csv.reader(feed, strict=True, delimiter=self._delimiter)
         while True:
             line = feed.line
@@ -152,7 +207,7 @@ class _Table:
             return None
         self._number += 1
         try:
-            return Row(number=self._number, line=line, values=self._values(cells))
+            return Row(self._number, line, self._values(cells))
         except BadRowError as error:
             return BadRow(number=self._number, line=line, problem=str(error), hint=error.hint)
 

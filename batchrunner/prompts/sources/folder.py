@@ -14,6 +14,8 @@ from pathlib import Path, PurePath
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.row import (
+    BATCH_BYTES,
+    BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
@@ -43,12 +45,28 @@ async def read_folder(path: str, form: Form = PLAIN) -> Rows:
         raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
     if not names:
         raise BadSourceError("has no files", hint="hidden files do not count, and subfolders are not entered")
-    for number, name in enumerate(names, 1):
+    number = 0
+    while number < len(names):
+        rows = await asyncio.to_thread(_rows, path, names, number, form)
+        number += len(rows)
+        yield rows
+
+
+def _rows(path: str, names: list[str], begin: int, form: Form) -> list[Row | BadRow]:
+    """A batch of files, from that place on: one hop to a thread for all of them. Blocks."""
+    rows: list[Row | BadRow] = []
+    size = 0
+    for number, name in enumerate(names[begin : begin + BATCH_ROWS], begin + 1):
         try:
-            yield Row(number=number, line=None, where=f"/{name}", values=await _values(path, name, form))
+            row = Row(number, None, _values(path, name, form), f"/{name}")
+            size += len(str(row.values.get(TEXT, "")))
+            rows.append(row)
         except BadRowError as error:
             shown = name.encode("utf-8", "replace").decode()
-            yield BadRow(number=number, line=None, where=f"/{shown}", problem=str(error), hint=error.hint)
+            rows.append(BadRow(number=number, line=None, where=f"/{shown}", problem=str(error), hint=error.hint))
+        if size > BATCH_BYTES:
+            break
+    return rows
 
 
 def names_of(path: str) -> list[str]:
@@ -68,7 +86,7 @@ def _parts(name: str) -> Iterator[tuple[int, str]]:
         yield (int(part), "") if place % 2 else (-1, part.casefold())
 
 
-async def _values(path: str, name: str, form: Form) -> dict[str, Json]:
+def _values(path: str, name: str, form: Form) -> dict[str, Json]:
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -79,7 +97,7 @@ async def _values(path: str, name: str, form: Form) -> dict[str, Json]:
     if kind in _PICTURES:
         return {**values, FILE: name}
     if kind in _TEXTS:
-        return {**values, TEXT: await asyncio.to_thread(_text, Path(path) / name, form)}
+        return {**values, TEXT: _text(Path(path) / name, form)}
     raise BadRowError(f"the file is neither text ({', '.join(_TEXTS)}) nor a picture ({', '.join(_PICTURES)})")
 
 

@@ -1,22 +1,48 @@
 """`.jsonl`: an object per line; blank lines are nothing. Refuses what JSON does not know, like NaN."""
 
 import json
+from collections.abc import Sequence
 from typing import NoReturn
+
+import msgspec
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.lines import rows_by_line, text_of
 from batchrunner.prompts.sources.row import PLAIN, BadRowError, Form, Rows
 
 _KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
+_DEEP = 200
+"""Brackets in a line from which on it is read with Python's own reader, whose depth is the one that counts."""
+_decode_row = msgspec.json.Decoder(dict[str, Json]).decode
 
 
 def read_json_lines(path: str, form: Form = PLAIN) -> Rows:
     """A row for every line that is not blank."""
+    return rows_by_line(path, _Objects(form), form)
 
-    def values(raw: bytes | None) -> dict[str, Json]:
-        return _values(text_of(raw, form))
 
-    return rows_by_line(path, values, form)
+class _Objects:
+    def __init__(self, form: Form) -> None:
+        self._form = form
+
+    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+        return _values(text_of(raw, self._form))
+
+    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+        """Read with msgspec, which gives what `json` gives; whatever it refuses is left to `json`, and to its words."""
+        whole = b"\n".join(lines)
+        if b"\\ud" in whole or b"\\uD" in whole:
+            return None
+        if whole.count(b"[") + whole.count(b"{") > _DEEP and any(_is_deep(raw) for raw in lines):
+            return None
+        try:
+            return [_decode_row(raw) for raw in lines]
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
+
+
+def _is_deep(raw: bytes) -> bool:
+    return raw.count(b"[") + raw.count(b"{") > _DEEP
 
 
 def _values(text: str) -> dict[str, Json]:

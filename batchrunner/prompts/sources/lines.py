@@ -6,14 +6,17 @@ on a line; refuses what is no regular file or not in its encoding.
 
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from typing import Protocol
 
 import aiofiles
 import aiofiles.os
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.row import (
+    BATCH_BYTES,
+    BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
@@ -28,11 +31,22 @@ from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of, to_u
 CHUNK_BYTES = 512 * 1024
 _BOM = b"\xef\xbb\xbf"
 
-Parse = Callable[[bytes | None], dict[str, Json] | None]
-"""Makes a row's values of a line as `line_batches` gives it; None when the line is no row (a header).
 
-Raises BadRowError or BadSourceError.
-"""
+class Parse(Protocol):
+    """Makes values of lines as `line_batches` gives them."""
+
+    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+        """The values of a row; None when the line is no row (a header).
+
+        Raises:
+            BadRowError, BadSourceError: with words for a person.
+        """
+
+    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+        """The values of these lines, each of which is a row; None when any of them needs a look of its own.
+
+        Never raises: what is wrong, blank, or no row is left to `one`.
+        """
 
 
 async def line_batches(path: str, form: Form = PLAIN) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
@@ -64,22 +78,66 @@ async def rows_by_line(path: str, parse: Parse, form: Form = PLAIN) -> Rows:
     number = 0
     async with aclosing(line_batches(path, form)) as batches:
         async for first, lines in batches:
-            for line, raw in enumerate(lines, first):
-                if raw is not None and not raw.strip():
-                    continue
-                if row := _row(parse, raw, number=number + 1, line=line):
-                    number += 1
-                    yield row
+            for line, some in in_steps(first, lines):
+                rows: list[Row | BadRow] = []
+                try:
+                    _read(parse, some, number=number + 1, line=line, rows=rows)
+                except BadSourceError:
+                    if rows:
+                        yield rows
+                    raise
+                number += len(rows)
+                if rows:
+                    yield rows
 
 
-def _row(parse: Parse, raw: bytes | None, *, number: int, line: int) -> Row | BadRow | None:
+def in_steps(first: int, lines: list[bytes | None]) -> Iterator[tuple[int, list[bytes | None]]]:
+    """The lines in batches of rows, each with the number of its first line."""
+    begin = 0
+    while begin < len(lines):
+        some = lines[begin : begin + BATCH_ROWS]
+        size_bytes = 0
+        for count, raw in enumerate(some, 1):
+            size_bytes += len(raw or b"")
+            if size_bytes > BATCH_BYTES:
+                del some[count:]
+                break
+        yield first + begin, some
+        begin += len(some)
+
+
+def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, rows: list[Row | BadRow]) -> None:
+    """Put the rows of these lines behind `rows`."""
+    whole = None if None in lines else parse.many(lines)  # type: ignore[arg-type]  # none of them is None
+    if whole is not None:
+        rows += [Row(number + place, line + place, values) for place, values in enumerate(whole)]
+        return
+    for place, raw in enumerate(lines, line):
+        if raw is not None and not raw.strip():
+            continue
+        try:
+            values = parse.one(raw)
+        except BadRowError as error:
+            rows.append(BadRow(number=number, line=place, problem=str(error), hint=error.hint))
+        except BadSourceError as error:
+            raise BadSourceError(error.problem, line=place, hint=error.hint) from error
+        else:
+            if values is None:
+                continue
+            rows.append(Row(number, place, values))
+        number += 1
+
+
+def texts_of(lines: Sequence[bytes]) -> list[str] | None:
+    """The texts of lines, as `text_of`; None when any of them is blank or needs a look of its own."""
+    whole = b"\n".join(lines)
+    if b"\0" in whole or b"\r" in whole:
+        return None
     try:
-        values = parse(raw)
-    except BadRowError as error:
-        return BadRow(number=number, line=line, problem=str(error), hint=error.hint)
-    except BadSourceError as error:
-        raise BadSourceError(error.problem, line=line, hint=error.hint) from error
-    return None if values is None else Row(number=number, line=line, values=values)
+        texts = whole.decode().split("\n")
+    except UnicodeDecodeError:
+        return None
+    return None if any(not text or text.isspace() for text in texts) else texts
 
 
 def text_of(raw: bytes | None, form: Form = PLAIN) -> str:

@@ -8,7 +8,7 @@ rows: other endpoints, streams, and whatever a conversation of texts and picture
 import re
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from batchrunner.core.job import DialectName, Json
 from batchrunner.prompts.sources.conversation import Conversation, of_chat, of_messages, of_picture
@@ -43,7 +43,7 @@ async def is_openai_batch(path: str, form: Form = PLAIN) -> bool:
     """True when the first line that is not blank is a request of a batch; false also for what cannot be read."""
     try:
         async with aclosing(read_json_lines(path, form)) as rows:
-            async for row in rows:
+            async for row, *_ in rows:
                 return isinstance(row, Row) and row.values.keys() >= {*_OWN}
     except BadSourceError:
         pass
@@ -53,8 +53,8 @@ async def is_openai_batch(path: str, form: Form = PLAIN) -> bool:
 async def read_openai_batch(path: str, form: Form = PLAIN) -> Rows:
     """A row for every line that is not blank."""
     async with aclosing(read_json_lines(path, form)) as rows:
-        async for row in rows:
-            yield _request(row) if isinstance(row, Row) else row
+        async for batch in rows:
+            yield [_request(row) if isinstance(row, Row) else row for row in batch]
 
 
 def _request(row: Row) -> Row | BadRow:
@@ -63,7 +63,7 @@ def _request(row: Row) -> Row | BadRow:
     except BadRowError as error:
         return BadRow(number=row.number, line=row.line, problem=str(error), hint=error.hint)
     beside = {name: value for name, value in row.values.items() if name not in _OWN}
-    return replace(row, values={CUSTOM_ID: asked.id, **beside}, asked=asked)
+    return Row(row.number, row.line, {CUSTOM_ID: asked.id, **beside}, row.where, asked)
 
 
 def _asked(line: dict[str, Json]) -> Asked:

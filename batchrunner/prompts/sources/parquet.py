@@ -18,6 +18,7 @@ from batchrunner.core.job import Json
 from batchrunner.prompts.sources.header import column_names
 from batchrunner.prompts.sources.lines import require_regular
 from batchrunner.prompts.sources.row import (
+    BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
@@ -46,13 +47,17 @@ async def read_parquet(path: str, _form: Form = PLAIN) -> Rows:
     number = 0
     steps = await asyncio.to_thread(_opened, path)
     while (batch := await asyncio.to_thread(next, steps, None)) is not None:
-        for made in batch:
-            number += 1
-            where = f", row {number}"
-            if isinstance(made, BadRowError):
-                yield BadRow(number=number, line=None, where=where, problem=str(made))
-            else:
-                yield Row(number=number, line=None, where=where, values=made)
+        for begin in range(0, len(batch), BATCH_ROWS):
+            some = batch[begin : begin + BATCH_ROWS]
+            yield [_placed(made, place) for place, made in enumerate(some, number + 1)]
+            number += len(some)
+
+
+def _placed(made: "dict[str, Json] | BadRowError", number: int) -> Row | BadRow:
+    where = f", row {number}"
+    if isinstance(made, BadRowError):
+        return BadRow(number=number, line=None, where=where, problem=str(made))
+    return Row(number, None, made, where)
 
 
 def _opened(path: str) -> Iterator[Batch]:
@@ -83,7 +88,7 @@ def _batches(arrow: Any, file: Any) -> Iterator[Batch]:
     try:
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), columns=read, use_threads=False):
             columns = {names[place]: _column(arrow, batch, schema.names[place]) for place in wanted}
-            yield _rows(columns, length=batch.num_rows, may_be_long=batch.nbytes > LINE_LIMIT_BYTES)
+            yield _rows(columns, may_be_long=batch.nbytes > LINE_LIMIT_BYTES)
     except (arrow.ArrowException, OSError) as error:
         raise BadSourceError(f"cannot be read on: {_first_line(error)}", hint="the file is damaged") from error
 
@@ -105,11 +110,11 @@ def _has_bytes(types: Any, kind: Any) -> bool:
     return any(is_it(kind) for is_it in plain) or any(_has_bytes(types, part) for part in inner if part is not None)
 
 
-def _rows(columns: dict[str, list[Json | BadRowError]], *, length: int, may_be_long: bool) -> Batch:
-    return [
-        _row({name: cells[place] for name, cells in columns.items()}, may_be_long=may_be_long)
-        for place in range(length)
-    ]
+def _rows(columns: dict[str, list[Json | BadRowError]], *, may_be_long: bool) -> Batch:
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    if not may_be_long and not any(type(cell) is BadRowError for cells in columns.values() for cell in cells):
+        return rows  # type: ignore[return-value]  # none of the cells is an error
+    return [_row(cells, may_be_long=may_be_long) for cells in rows]
 
 
 def _row(cells: dict[str, Json | BadRowError], *, may_be_long: bool) -> dict[str, Json] | BadRowError:
