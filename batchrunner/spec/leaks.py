@@ -7,19 +7,41 @@ from batchrunner.spec.hiding import shows_secret
 from batchrunner.spec.places import Fault, KeyPath
 
 
-def leak_faults(tree: Json, path: KeyPath = ()) -> Iterator[Fault]:
+def leak_faults(tree: Json) -> Iterator[Fault]:
     """A fault for every value or key that has a literal secret in it."""
+    texts: list[str] = []
+    _gather(tree, texts)
+    if any(map(shows_secret, texts)):  # almost never: where they stand is asked only then
+        yield from _found(tree, ())
+
+
+def _gather(tree: Json, texts: list[str]) -> None:
+    match tree:
+        case str():
+            texts.append(tree)
+        case list():
+            for entry in tree:
+                _gather(entry, texts)
+        case dict():
+            texts.extend(tree)
+            for value in tree.values():
+                _gather(value, texts)
+        case _:
+            return
+
+
+def _found(tree: Json, path: KeyPath) -> Iterator[Fault]:
     match tree:
         case str() if shows_secret(tree):
             yield _leak(path)
         case list():
             for place, entry in enumerate(tree):
-                yield from leak_faults(entry, (*path, place))
+                yield from _found(entry, (*path, place))
         case dict():
             for key, value in tree.items():
                 if shows_secret(key):
                     yield _leak((*path, key))
-                yield from leak_faults(value, (*path, key))
+                yield from _found(value, (*path, key))
         case _:
             return
 

@@ -23,8 +23,6 @@ MAX_REPEATED_NODES = 100_000
 _TOO_DEEP = Fault(path=(), problem="is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
 _INT_LIMIT = 2**63
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-
 _QUOTE = "put it in quotes if it is text"
 
 
@@ -53,7 +51,7 @@ def _c_loader() -> "type[yaml.CSafeLoader] | None":
         def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
             """As PyYAML's, with the answer at once for what begins as no number, truth or date does."""
             if kind is yaml.ScalarNode and value and value[0] not in self.yaml_implicit_resolvers:
-                return "tag:yaml.org,2002:str"
+                return _TEXT_TAG
             tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # the stubs leave it out
             return tag
 
@@ -144,15 +142,25 @@ class _Walk:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
+        self._lines = reading.lines
         self._open: set[int] = set()
         self._seen: set[int] = set()
         self._repeated = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Json:
-        self._count(node)
-        self._reading.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, path)
+        """Texts end here at once: a job that lists its prompts has some for each of them, and almost nothing else."""
+        if id(node) in self._seen:
+            self._count_again()
+        else:
+            self._seen.add(id(node))
+        if path not in self._lines:
+            self._lines[path] = node.start_mark.line + 1
+        if type(node) is yaml.ScalarNode:
+            text = node.value
+            return text if node.tag == _TEXT_TAG and text.isascii() else self._scalar(node, path)
+        return self._collection(node, path)
+
+    def _collection(self, node: yaml.Node, path: KeyPath) -> Json:
         if id(node) in self._open:
             self._fault(path, "contains itself through an alias (*name)")
             return None
@@ -170,12 +178,10 @@ class _Walk:
         finally:
             self._open.discard(id(node))
 
-    def _count(self, node: yaml.Node) -> None:
-        if id(node) in self._seen:
-            self._repeated += 1
-            if self._repeated > MAX_REPEATED_NODES:
-                raise _ExplodesError
-        self._seen.add(id(node))
+    def _count_again(self) -> None:
+        self._repeated += 1
+        if self._repeated > MAX_REPEATED_NODES:
+            raise _ExplodesError
 
     def _fault(self, path: KeyPath, problem: str, *, expected: str | None = None, hint: str | None = None) -> None:
         self._reading.faults.append(Fault(path=path, problem=problem, expected=expected, hint=hint))
@@ -199,8 +205,9 @@ class _Walk:
                 self._reading.faults.append(again)
                 continue
             first_lines[key] = line
-            self._reading.lines[(*path, key)] = line
-            made[key] = self.value(value_node, (*path, key))
+            place = (*path, key)
+            self._lines[place] = line
+            made[key] = self.value(value_node, place)
         for key_node, value_node in merged:
             key = self._key(key_node, path)
             if key is not None and key not in made:
@@ -213,7 +220,9 @@ class _Walk:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         pairs: list[tuple[yaml.Node, yaml.Node]] = []
         for source in sources:
-            self._count(source)
+            if id(source) in self._seen:
+                self._count_again()
+            self._seen.add(id(source))
             if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
                 self._fault(
                     (*path, "<<"), "merges something that is no other mapping", expected="an alias of a mapping"
@@ -228,6 +237,9 @@ class _Walk:
         return pairs
 
     def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
+        if type(node) is yaml.ScalarNode and node.tag == _TEXT_TAG and node.value.isascii():
+            key: str = node.value
+            return key
         line = node.start_mark.line + 1
         if not isinstance(node, yaml.ScalarNode):
             fault = Fault(
@@ -267,7 +279,11 @@ class _Walk:
 
 def _whole_text(text: str) -> str:
     r"""Text that can be written as UTF-8: pairs of `\ud83d\ude00`, as JSON writes them, become one character."""
-    if not _HALF_CHARACTER.search(text):
+    try:
+        text.encode()  # far quicker than to look for half a character, and the half is what it refuses
+    except UnicodeEncodeError:
+        pass
+    else:
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -318,7 +334,8 @@ def _truth(written: str) -> Json:
 
 
 _COLLECTIONS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
-_TEXT_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:value"}
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_TEXT_TAGS = {_TEXT_TAG, "tag:yaml.org,2002:value"}
 _SCALARS: dict[str, Callable[[str], Json]] = {
     "tag:yaml.org,2002:str": _text,
     "tag:yaml.org,2002:value": _text,
