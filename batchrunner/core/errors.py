@@ -55,10 +55,14 @@ class JobMistakesError(BatchrunnerError):
     exit_status = ExitStatus.MISTAKE
 
     def __init__(self, mistakes: tuple[Mistake, ...], *, partial: "Job | None" = None) -> None:
-        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        super().__init__(mistakes)
         self.mistakes = mistakes
         self.partial = partial
         """The job without what is wrong with it, to look for more mistakes; None where too little is left of it."""
+
+    def __str__(self) -> str:
+        """A line each, made when somebody asks: there may be 100,000."""
+        return "\n".join(str(mistake) for mistake in self.mistakes)
 
 
 class StoreBrokenError(BatchrunnerError):

@@ -139,7 +139,9 @@ def _error(
 
 
 def _mistake(path: str, fault: Fault, reading: Reading, given: set[KeyPath]) -> Mistake:
-    set_here = fault.path[:1] == (settings.OPTION,) or any(fault.path[: len(key)] == key for key in given)
+    set_here = fault.path[:1] == (settings.OPTION,) or bool(
+        given and any(fault.path[: len(key)] == key for key in given)
+    )
     key_path = () if fault.path[:1] == (settings.OPTION,) else fault.path
     return Mistake(
         problem=hidden(fault.problem),

@@ -97,11 +97,14 @@ def faults_of(errors: Iterable[ErrorDetails], written: Mapping[KeyPath, str]) ->
 
 def path_of(error: ErrorDetails) -> KeyPath:
     """The error's path in the job file, without the tags of unions."""
-    return tuple(step for step in error["loc"] if step not in _TAGS)
+    loc = error["loc"]
+    return loc if _TAGS.isdisjoint(loc) else tuple(step for step in loc if step not in _TAGS)
 
 
 def general(path: KeyPath) -> tuple[str, ...]:
     """The path with every place in a list as `[]`, and every model with a price as `{}`."""
+    if len(path) == 1 and isinstance(path[0], str):
+        return (path[0],)
     named = path[:2] == ("budget", "prices")
     return tuple(
         "[]" if isinstance(step, int) else "{}" if named and depth == _MODEL_DEPTH else step
