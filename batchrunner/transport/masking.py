@@ -15,7 +15,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.ports import Items
-from batchrunner.transport.secrets import MASK, SHORTEST_MASKED, Secret, mask
+from batchrunner.transport.secrets import MASK, SHORTEST_MASKED, Secret, mask, may_be_escaped
 
 T = TypeVar("T")
 
@@ -60,12 +60,62 @@ class KeylessItems:
         """As the port says; raises JobMistakesError for an item that holds a key."""
         async with aclosing(self._items.batches(models)) as batches:
             async for batch in batches:
-                for item in batch:
-                    for name, key in self._keys.items():
-                        if _holds(item, [key]):
-                            mistake = _mistake(f"the key of {name} stands in item {item.index}", file=None)
-                            raise JobMistakesError((mistake,))
+                if self._keys and _may_hold(_texts_of(batch), self._keys.values()):
+                    self._refuse_keys(batch)
                 yield batch
+
+    def _refuse_keys(self, batch: Sequence[Item]) -> None:
+        for item in batch:
+            for name, key in self._keys.items():
+                if _holds(item, [key]):
+                    mistake = _mistake(f"the key of {name} stands in item {item.index}", file=None)
+                    raise JobMistakesError((mistake,))
+
+
+def _texts_of(batch: Sequence[Item]) -> list[str]:
+    """Every text of these items. What they share is taken once."""
+    texts: list[str] = []
+    shared: set[int] = set()
+    others: list[object] = []
+    for item in batch:
+        texts += (item.id, item.prompt_id, item.stem, item.prompt, item.model)
+        for turn in item.turns:
+            if id(turn) not in shared:
+                shared.add(id(turn))
+                texts += (turn.role, turn.content)
+                others.append(turn.raw)
+        texts += item.vars
+        values = item.vars.values()
+        texts += [value for value in values if type(value) is str]
+        others += [value for value in values if type(value) is dict or type(value) is list]
+        for part in (item.params, item.schema, item.pictures):
+            if part and id(part) not in shared:
+                shared.add(id(part))
+                others.append(part)
+    texts += _strings_in(others)
+    return texts
+
+
+def _strings_in(values: list[object]) -> Iterator[str]:
+    """Every text in these values, without recursion. Empties the list."""
+    while values:
+        here = values.pop()
+        if isinstance(here, str):
+            yield here
+        elif here is not None:
+            values.extend(_inside(here))
+
+
+def _may_hold(texts: list[str], secrets: Iterable[Secret]) -> bool:
+    """False: none of these texts holds a key, or the beginning of one, in whatever form. One look for all of them."""
+    joined = "\n".join(texts)  # which stands in no key
+    escaped = "\n".join([text for text in texts if may_be_escaped(text)]) if may_be_escaped(joined) else ""
+    for secret in secrets:
+        if _begun(secret.reveal()) in joined or any(form in joined for form in secret.packed):
+            return True
+        if escaped and secret.escaped().search(escaped) is not None:
+            return True
+    return False
 
 
 def _mistake(problem: str, *, file: str | None) -> Mistake:
@@ -145,9 +195,13 @@ def _masked_text(text: str, secrets: list[Secret]) -> str:
     return text
 
 
+def _begun(token: str) -> str:
+    """As much of a key as tells it: whatever holds the key, or its beginning, has this."""
+    return token[: max(SHORTEST_MASKED, len(token) // 2)]
+
+
 def _cut_off(text: str, token: str) -> str:
     """The end of a text that was shortened within a key, when half of the key still shows; else nothing."""
-    half = max(SHORTEST_MASKED, len(token) // 2)
-    start = text.rfind(token[:half])
+    start = text.rfind(_begun(token))
     rest = text[start:] if start >= 0 else ""
     return rest if rest and token.startswith(rest.rstrip("…")) else ""

@@ -1,9 +1,11 @@
 """Threat 2 for what servers say back: the key is out of every value before anybody could write it down."""
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from transport_servers import ACCOUNT, CANARY, api, downloads, post, reply, says, serve
 
 from batchrunner.core.errors import JobMistakesError
-from batchrunner.core.item import Item
+from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import (
     Accepted,
@@ -158,6 +160,55 @@ class Listed:
             )
             for index, prompt in enumerate(self.prompts, 1)
         ]
+
+
+SPOILT = {
+    "as it is": CANARY,
+    "its beginning, cut off": CANARY[: len(CANARY) // 2 + 1],
+    "in percent": "".join(f"%{ord(char):02x}" for char in CANARY),
+    "in JSON": "".join(f"\\u00{ord(char):02x}" for char in CANARY),
+    "in base64": base64.b64encode(CANARY.encode()).decode(),
+    "in hex": CANARY.encode().hex(),
+}
+PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "the prompt": lambda text: {"prompt": text},
+    "a turn": lambda text: {"turns": (Turn(role="system", content=text), Turn(role="user", content="b"))},
+    "a message as it is sent": lambda text: {"turns": (Turn(role="user", content="b", raw={"x": [{"y": text}]}),)},
+    "a variable": lambda text: {"vars": {"a": 1, "b": text}},
+    "a variable's name": lambda text: {"vars": {text: 1}},
+    "deep in a variable": lambda text: {"vars": {"a": [{"b": [None, 1.5, {"c": text}]}]}},
+    "a parameter": lambda text: {"params": {"stop": [text]}},
+    "a schema": lambda text: {"schema": {"title": text}},
+    "a picture's address": lambda text: {"pictures": (InputPicture(name="a", sha256="", url=f"https://x/{text}"),)},
+    "an id": lambda text: {"id": text},
+    "a file's name": lambda text: {"stem": text},
+}
+
+
+@pytest.mark.parametrize("form", SPOILT)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_is_found_wherever_and_however_it_stands_in_an_item(place: str, form: str) -> None:
+    """Threats 2 and 15: the look at many items at once sees what a look at each of them would."""
+
+    def made(index: int, **more: Any) -> Item:
+        own: dict[str, Any] = {"id": "i", "prompt": "p", "turns": (Turn(role="user", content="p"),), **more}
+        return Item(prompt_id="p", index=index, key="0" * 32, model="m", **own)
+
+    spoilt = made(7, **PLACES[place](f"x {SPOILT[form]}"))
+
+    class Batch:
+        skipped_rows = 0
+
+        async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
+            yield [made(index) for index in range(1, 7)] + [spoilt, made(8)]
+
+    async def read() -> None:
+        async for _ in KeylessItems(Batch(), {ACCOUNT: Secret(CANARY)}).batches():
+            pass
+
+    with pytest.raises(JobMistakesError) as caught:
+        asyncio.run(read())
+    assert f"the key of {ACCOUNT} stands in item 7" in str(caught.value)
 
 
 def test_an_item_that_holds_a_key_is_a_mistake_that_names_the_variable_and_not_the_key() -> None:
