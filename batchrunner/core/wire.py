@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -61,10 +61,18 @@ class Gate(Protocol):
         """
 
 
+SETTLED_S: Final = 5.0
+"""A body in which nothing moved for so long may be whole already, whatever its head says of its length."""
+SETTLED_STREAM_S: Final = 15.0
+"""The same of a stream: its counts may come a while behind the answer's own end."""
+
+
 class Decoder(Protocol[T_co]):
     """Reads one reply: `begin` once (never, if no head came), `feed` for each piece in order, `end` once.
 
-    Bytes in, one value out; never raises, whatever the bytes are. Content codings are already undone.
+    Bytes in, one value out; never raises, whatever the bytes are. Content codings are already undone. One that also has
+    `settled(silent_s)` is asked by it whether a body that stands still is whole: then the rest is not waited for, and
+    `end` gets a timeout.
     """
 
     def begin(self, head: Head) -> None:

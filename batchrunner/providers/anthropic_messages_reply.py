@@ -10,15 +10,24 @@ from typing import Final
 import msgspec
 
 from batchrunner.core.classify import Family
+from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.wire import Broken, Ending, Head
 from batchrunner.providers.answer_tool import AnswerTool
 from batchrunner.providers.chat_draft import is_blank
-from batchrunner.providers.chat_media import without_thinking
+from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, at, decode, decode_patiently, is_object
-from batchrunner.providers.messages_draft import PARTS, Message, MessageDraft, MessageEvent
+from batchrunner.providers.json_text import NotJson, at, decode, is_object
+from batchrunner.providers.messages_draft import (
+    PARTS,
+    Message,
+    MessageDraft,
+    MessageEvent,
+    event_with_rest,
+    message_with_rest,
+)
+from batchrunner.providers.native_shapes import as_chat, chat_as_message, chunk_as_events
 from batchrunner.providers.openai_chat_reply import tells_of_trouble
 from batchrunner.providers.replies import fault_in, message_in, problem_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done
@@ -67,14 +76,13 @@ class MessagesDecoder(StreamedReply):
             value = decode(event.data)
             if is_object(value) and tells_of_trouble(value):
                 self._take_error(event.data)
+            elif is_object(value) and any(value[key] for key in value.keys() - {"type"}):
+                self._draft.take_rest({"other_events": [value]})
 
     def _take_late(self, event: SseEvent) -> None:
         """Some servers count behind the end."""
-        try:
-            said = _EVENTS.decode(event.data)
-        except _FAULTS:
-            return
-        self._draft.count(said.usage)
+        value = decode(event.data)
+        self._draft.count(None if isinstance(value, NotJson) else at(value, "usage"))
         self._usage = self._draft.usage
 
     @property
@@ -84,17 +92,20 @@ class MessagesDecoder(StreamedReply):
 
     def _holds_an_end(self, body: bytes) -> bool:
         value = decode(body)
-        return not isinstance(value, NotJson) and bool(at(value, "stop_reason"))
+        return bool(at(_message(value), "stop_reason"))
 
     def _patiently(self, event: SseEvent) -> MessageEvent | None:
         """The event in data that the fast reader refused; None for one that is not of an answer, or no event at all."""
-        value = decode_patiently(event.data)
+        value = decode(event.data)
         if isinstance(value, NotJson):
             if event.name not in _IGNORED:
                 self._refuse_event(event.data, is_error=event.name == _ERROR)
             return None
+        if (chat := _chat_in(value)) is not None:
+            self._take_chunk(chat, event.data)
+            return None
         try:
-            return msgspec.convert(value, MessageEvent)
+            return msgspec.convert(event_with_rest(value) if is_object(value) else value, MessageEvent)
         except (msgspec.ValidationError, UnicodeError, RecursionError):
             name = _name(at(value, "type"), event)
             if name in {*PARTS, _ERROR, ""} or at(value, "error") or at(value, "errors"):
@@ -122,6 +133,17 @@ class MessagesDecoder(StreamedReply):
             self._stop(K.STREAM_CORRUPT, fault)
         self._take_over()
 
+    def _take_chunk(self, chunk: dict[str, Json], data: bytes) -> None:
+        """A chunk of OpenAI's, which some gateways answer with whatever they are asked for."""
+        said = chunk_as_events(chunk)
+        if said is None:
+            self._refuse_event(data, is_error=False)
+            return
+        for each in said:
+            part = msgspec.convert(each, MessageEvent)
+            PARTS[str(part.type)](self._draft, part)
+        self._take_over()
+
     def _take_over(self) -> None:
         """What the draft came to."""
         self._begun = True
@@ -133,7 +155,7 @@ class MessagesDecoder(StreamedReply):
     def _take_json(self, body: bytes) -> None:
         value = decode(body)
         try:
-            message = msgspec.convert(value, Message)
+            message = msgspec.convert(_message(value), Message)
         except (msgspec.ValidationError, UnicodeError, RecursionError):
             self._refuse_event(body, is_error=False)
             return
@@ -157,6 +179,7 @@ class MessagesDecoder(StreamedReply):
         truncated = meaning_of(reason) == "cut"
         text, thought = without_thinking(draft.text, cut=truncated)
         media = draft.media
+        media.pictures += pictures_in_text(text)
         thinking = "\n\n".join(found for found in (draft.reasoning, "".join(media.thinking), thought) if found)
         words = text or draft.tool_calls or media.pictures or media.sounds
         if not (words or thinking):
@@ -189,6 +212,23 @@ class MessagesDecoder(StreamedReply):
             "trouble_after_end": self._late_trouble,
         }
         return tuple(flag for flag, holds in odd.items() if holds)
+
+
+def _message(value: Json | NotJson) -> Json:
+    """A message as the readers take it, from whatever API's shape it came in."""
+    if isinstance(value, NotJson):
+        return None
+    chat = _chat_in(value)
+    value = (chat_as_message(chat) or value) if chat is not None else value
+    return message_with_rest(value) if is_object(value) else value
+
+
+def _chat_in(value: Json) -> dict[str, Json] | None:
+    """An answer in another API's shape; None for one in Anthropic's own."""
+    if is_object(value) and "choices" in value:
+        return value
+    own = is_object(value) and value.get("type") in {"message", *PARTS}
+    return None if own else as_chat(value)
 
 
 def _name(said: object, event: SseEvent) -> str:

@@ -4,6 +4,7 @@ A part is read by what it holds, not by its name alone, for every server names i
 is neither text nor a picture nor sound nor thinking is given back as it is.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,8 +17,18 @@ from batchrunner.providers.picture_refs import picture_from_base64, picture_from
 _THINKING: Final = ("thinking", "reasoning", "thought", "summary")
 _SOUND: Final = ("audio", "sound", "speech")
 _URLS: Final = ("url", "uri", "file_uri", "fileUri", "image_url", "image", "audio_url")
-_PACKED: Final = ("b64_json", "base64", "data", "result", "image_base64", "bytes")
+_PACKED: Final = ("b64_json", "base64", "data", "result", "image_base64", "bytes", "file_data", "fileData")
 _MEDIA: Final = ("mime_type", "mimeType", "media_type", "mediaType", "format")
+_SIGNATURES: Final = ("signature", "thoughtSignature", "thought_signature")
+_PICTURE: Final = ("image", "picture", "photo", "img")
+MAGICS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\xff\x0a")
+"""How files of pictures begin: PNG, JPEG, GIF, WebP, BMP, TIFF, JPEG XL."""
+_BOXED: Final = frozenset({b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1", b"JXL \r\n\x87\n"})
+_FENCED: Final = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
+_SHOWN_IN_TEXT: Final = re.compile(
+    r"!\[[^\]]{0,1000}\]\(\s*<?(data:image/[^)\s>]+)|<img\b[^>]{0,1000}?\bsrc\s*=\s*[\"']?(data:image/[^\"'\s>]+)",
+    re.IGNORECASE,
+)
 _DEPTH: Final = 5
 _TAGS: Final = (
     ("<think>", "</think>"),
@@ -93,12 +104,15 @@ def _sort(part: object, parts: Parts) -> None:
             parts.refusal.append(str(part["refusal"]))
         elif part.get("thought") is True or any(name in kind for name in _THINKING):
             parts.thinking.append(_thought(part))
-            if "encrypted" in kind or "redacted" in kind or part.get("signature"):
+            if "encrypted" in kind or "redacted" in kind or any(part.get(name) for name in _SIGNATURES):
                 parts.others.append(part)
         elif (text := _text(part)) is not None:
             parts.text.append(text)
-            if part.get("annotations"):
-                parts.others.append({"annotations": part["annotations"]})
+            beside: dict[str, Json] = {
+                name: said for name, said in part.items() if name not in {"type", "text", "thought"} and said
+            }
+            if beside:
+                parts.others.append(beside)
         else:
             _sort_media(kind, part, parts)
 
@@ -106,7 +120,9 @@ def _sort(part: object, parts: Parts) -> None:
 def _sort_media(kind: str, part: dict[str, Json], parts: Parts) -> None:
     is_sound = _is_sound(kind, part)
     sounds = list(_sounds(part, _DEPTH)) if is_sound else []
-    pictures = [] if is_sound or "video" in kind or "file" in kind else list(_pictures(part, _DEPTH))
+    pictures = [] if is_sound or "video" in kind else list(_pictures(part, _DEPTH))
+    if not _is_about_pictures(kind, part):  # an address may be that of a page, bytes those of a document
+        pictures = [found for found in pictures if isinstance(found, PictureBytes) and is_picture(found.data)]
     parts.sounds += sounds
     parts.pictures += pictures
     if not (sounds or pictures):
@@ -136,6 +152,33 @@ def _is_sound(kind: str, part: dict[str, Json]) -> bool:
     return any(name in key.lower() for key in part for name in _SOUND) or any(
         media.startswith("audio/") for media in _media_types(part)
     )
+
+
+def _is_about_pictures(kind: str, part: dict[str, Json]) -> bool:
+    if any(name in kind for name in _PICTURE):
+        return True
+    named = [key.lower() for inner in (part, *part.values()) if is_object(inner) for key in inner]
+    return any(name in key for key in named for name in _PICTURE) or any(
+        media.startswith("image/") for media in _media_types(part)
+    )
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether bytes begin as pictures do."""
+    return data.startswith(MAGICS) or data[4:12] in _BOXED or data.lstrip()[:4].lower() in {b"<svg", b"<?xm"}
+
+
+def pictures_in_text(text: str) -> list[PictureBytes]:
+    """Pictures that stand as data URLs in Markdown or HTML, or are the whole text; not those in fenced code."""
+    if "data:image/" not in text:
+        return []
+    bare = text.strip()
+    if bare.startswith("data:image/") and " " not in bare:
+        urls = [bare]
+    else:
+        urls = [found[1] or found[2] for found in _SHOWN_IN_TEXT.finditer(_FENCED.sub("", text))]
+    found = (picture_from_url(url) for url in urls)
+    return [ref for ref in found if isinstance(ref, PictureBytes) and is_picture(ref.data)]
 
 
 def _media_types(part: dict[str, Json]) -> Iterator[str]:

@@ -10,9 +10,10 @@ from typing import Final
 import msgspec
 
 from batchrunner.core.job import Json
-from batchrunner.core.outcome import ToolCall, Usage
+from batchrunner.core.outcome import PictureBytes, ToolCall, Usage
 from batchrunner.providers.chat_media import Parts, parts_of
-from batchrunner.providers.json_text import encode, sound
+from batchrunner.providers.json_text import encode, is_object, sound
+from batchrunner.providers.unknown_fields import apart, grown, keep
 from batchrunner.providers.usage_counts import said_again, usage_of
 
 _PIECES: Final = {
@@ -23,11 +24,14 @@ _PIECES: Final = {
     "mcp_tool_use": "input_json_delta",
 }
 """Types of blocks that count, and the type of the pieces that belong into each."""
+_PAYLOADS: Final = ("text", "thinking", "partial_json")
+_BESIDES: Final = ("stop_sequence", "container", "context_management")
+"""Fields of Anthropic's own that go into the row under their names."""
 _BEGUN_BY: Final = {"text_delta": "text", "thinking_delta": "thinking"}
 """Pieces that may come without their block's beginning: it would have said nothing more."""
 
 
-class Delta(msgspec.Struct, gc=False):
+class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A piece of a block, or what changed in the message."""
 
     type: object = None
@@ -37,9 +41,13 @@ class Delta(msgspec.Struct, gc=False):
     citation: object = None
     signature: object = None
     stop_reason: object = None
+    stop_sequence: object = None
+    container: object = None
+    rest: dict[str, Json] | None = None
+    """What no other field here is for."""
 
 
-class Block(msgspec.Struct, gc=False):
+class Block(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A block as it begins, or whole."""
 
     type: object = None
@@ -54,20 +62,28 @@ class Block(msgspec.Struct, gc=False):
     data: object = None
     citations: object = None
     tool_use_id: object = None
+    rest: dict[str, Json] | None = None
 
 
-class Message(msgspec.Struct, gc=False):
+class Message(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A message: without content in a stream's beginning, whole in an answer in one piece."""
 
     type: object = None
+    id: object = None
+    role: object = None
+    model: object = None
     content: list[Block] | str | None = None
     stop_reason: object = None
+    stop_sequence: object = None
+    container: object = None
+    context_management: object = None
     usage: object = None
     error: object = None
     errors: object = None
+    rest: dict[str, Json] | None = None
 
 
-class MessageEvent(msgspec.Struct, gc=False):
+class MessageEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """An event of a stream."""
 
     type: object = None
@@ -76,14 +92,45 @@ class MessageEvent(msgspec.Struct, gc=False):
     content_block: Block | None = None
     delta: Delta | None = None
     usage: object = None
+    context_management: object = None
     error: object = None
     errors: object = None
+    rest: dict[str, Json] | None = None
+
+
+_KNOWN: Final = {
+    kind: frozenset(kind.__struct_encode_fields__) - {"rest"} for kind in (Delta, Block, Message, MessageEvent)
+}
+
+
+def event_with_rest(value: dict[str, Json]) -> dict[str, Json]:
+    """An event of a stream, with the fields that these readers do not know set aside as `rest`."""
+    kept = _with_rest(value, MessageEvent)
+    for name, kind in (("delta", Delta), ("content_block", Block)):
+        if is_object(inner := kept.get(name)):
+            kept[name] = _with_rest(inner, kind)
+    if is_object(inner := kept.get("message")):
+        kept["message"] = message_with_rest(inner)
+    return kept
+
+
+def message_with_rest(value: dict[str, Json]) -> dict[str, Json]:
+    """The same of a message."""
+    kept = _with_rest(value, Message)
+    if isinstance(blocks := kept.get("content"), list):
+        kept["content"] = [_with_rest(block, Block) if is_object(block) else block for block in blocks]
+    return kept
+
+
+def _with_rest(value: dict[str, Json], kind: type[Delta | Block | Message | MessageEvent]) -> dict[str, Json]:
+    kept, rest = apart(value, _KNOWN[kind])
+    return {**kept, "rest": rest} if rest else kept
 
 
 class _Grown:
     """A block while it grows."""
 
-    __slots__ = ("block", "id", "input", "kind", "name", "parts", "signature")
+    __slots__ = ("block", "id", "input", "kind", "name", "parts", "rest", "signature")
 
     def __init__(self, kind: str, block: Block) -> None:
         self.kind = kind
@@ -93,6 +140,8 @@ class _Grown:
         self.name = ""
         self.input: object = None
         self.signature = block.signature if isinstance(block.signature, str) else ""
+        self.rest: dict[str, Json] = dict(block.rest or {})
+        """What it says besides, under the server's own names."""
 
 
 class MessageDraft:
@@ -103,6 +152,8 @@ class MessageDraft:
         "_by_index",
         "_citations",
         "_counts",
+        "_pictures",
+        "_said_besides",
         "finished",
         "missed_a_beginning",
         "size_bytes",
@@ -118,6 +169,8 @@ class MessageDraft:
         self.stop_reason: str | None = None
         self._counts: dict[str, Json] | None = None
         self._citations: list[Json] = []
+        self._said_besides: dict[str, Json] = {}
+        self._pictures: list[PictureBytes] = []
         self.size_bytes = 0
         self.missed_a_beginning = False
         """True once a piece came for a block that had not begun."""
@@ -134,11 +187,13 @@ class MessageDraft:
             self._begin(block, index=None)
         self._take_stop_reason(message.stop_reason)
         self.count(message.usage)
+        self._take_besides(message, message.rest)
 
     def start(self, said: MessageEvent) -> None:
         """`message_start`; a second one says nothing new."""
         if not self.started:
             self.take_message(said.message or Message())
+        self.take_rest(said.rest)
 
     def start_block(self, said: MessageEvent) -> None:
         """`content_block_start`; one at an index that is taken follows the other: both were said."""
@@ -157,22 +212,55 @@ class MessageDraft:
         ):
             signed.signature += delta.signature
         if delta is None or not isinstance(kind, str) or kind not in _PIECES.values():
+            self._add_unknown(delta, self._block_at(said.index))
             return None
-        grown = self._block_at(said.index)
-        if grown is None:
+        block = self._block_at(said.index)
+        if block is None:
             if kind not in _BEGUN_BY:
                 return f"the stream has a piece of block {str(said.index)[:20]}, which never began"
             self.missed_a_beginning = True
-            grown = self._begin(Block(type=_BEGUN_BY[kind]), index=said.index)
-        if _PIECES.get(grown.kind) == kind:
+            block = self._begin(Block(type=_BEGUN_BY[kind]), index=said.index)
+        if _PIECES.get(block.kind) == kind:
             pieces = {"text": delta.text, "thinking": delta.thinking}
-            self._add(grown, pieces.get(grown.kind, delta.partial_json))
+            self._add(block, pieces.get(block.kind, delta.partial_json))
+            self._add_rest(block, delta.rest)
+        else:
+            self._add_unknown(delta, block)
         return None
+
+    def _add_unknown(self, delta: Delta | None, block: _Grown | None) -> None:
+        """A piece of a type that nobody knows, or that does not belong into its block: kept under its own names."""
+        if delta is None or block is None:
+            return
+        said = {name: value for name in _PAYLOADS if (value := getattr(delta, name)) not in (None, "")}
+        for name in said:
+            if name not in block.rest and isinstance(begun := getattr(block.block, name, None), str):
+                block.rest[name] = begun
+        self._add_rest(block, {**said, **(delta.rest or {})})
+
+    def _add_rest(self, block: _Grown, rest: dict[str, Json] | None) -> None:
+        for name, value in (rest or {}).items():
+            block.rest[name] = grown(block.rest.get(name), value)
+            self.size_bytes += len(encode(value))
 
     def change(self, said: MessageEvent) -> None:
         """`message_delta`."""
-        self._take_stop_reason(said.delta.stop_reason if said.delta is not None else None)
+        if said.delta is not None:
+            self._take_stop_reason(said.delta.stop_reason)
+            self._take_besides(said.delta, said.delta.rest)
         self.count(said.usage)
+        self._take_besides(said, said.rest)
+
+    def take_rest(self, rest: dict[str, Json] | None) -> None:
+        """Fields of an event, or a whole event, that no reader here knows."""
+        if rest:
+            self._pictures += keep(self._said_besides, rest)
+
+    def _take_besides(self, said: object, rest: dict[str, Json] | None) -> None:
+        for name in _BESIDES:
+            if (value := getattr(said, name, None)) is not None:
+                self.take_rest({name: value})
+        self.take_rest(rest)
 
     def count(self, said: object) -> None:
         """`usage`, whenever it comes; its counts are totals."""
@@ -187,18 +275,31 @@ class MessageDraft:
     def media(self) -> Parts:
         """What the blocks hold besides text, thinking and calls: pictures, sound, and what is kept as it is."""
         known = {"text", "thinking", "tool_use"}
-        return parts_of([_as_sent(grown) for grown in self._blocks if grown.kind not in known])
+        sent = [_as_sent(block) for block in self._blocks if block.kind not in known]
+        parts = parts_of([block for block in sent if not isinstance(block.get("text"), str)])
+        parts.others += [block for block in sent if isinstance(block.get("text"), str)]
+        parts.pictures += self._pictures
+        return parts
 
     @property
     def extras(self) -> dict[str, Json]:
         """Citations, and blocks that are neither text nor thinking nor a call."""
-        found: dict[str, Json] = {"citations": self._citations, "content_parts": self.media.others}
-        signed = [grown for grown in self._blocks if grown.kind == "thinking" and grown.signature]
+        told = [{"type": "text", **block.rest} for block in self._blocks if block.kind == "text" and block.rest]
+        found: dict[str, Json] = {"citations": self._citations, "content_parts": [*self.media.others, *told]}
         found["thinking_blocks"] = [
-            {"type": "thinking", "thinking": sound("".join(grown.parts)), "signature": sound(grown.signature)}
-            for grown in signed
+            {
+                "type": "thinking",
+                "thinking": sound("".join(block.parts)),
+                "signature": sound(block.signature),
+                **block.rest,
+            }
+            for block in self._blocks
+            if block.kind == "thinking" and (block.signature or block.rest)
         ]
-        return {name: value for name, value in found.items() if value}
+        found["tool_call_details"] = [
+            {"id": block.id, **block.rest} for block in self._blocks if block.kind == "tool_use" and block.rest
+        ]
+        return {**{name: value for name, value in found.items() if value}, **self._said_besides}
 
     def finish(self, _said: MessageEvent) -> None:
         """`message_stop`."""
@@ -268,10 +369,11 @@ PARTS: Final[dict[str, Callable[[MessageDraft, MessageEvent], str | None]]] = {
 
 
 def _as_sent(grown: _Grown) -> dict[str, Json]:
-    block = {name: value for name, value in msgspec.structs.asdict(grown.block).items() if value is not None}
+    fields = msgspec.structs.asdict(grown.block)
+    block = {name: value for name, value in fields.items() if value is not None and name != "rest"}
     if grown.parts:
         block["input"] = "".join(grown.parts)
-    return block
+    return block | grown.rest
 
 
 def _arguments(block: _Grown) -> str:

@@ -201,3 +201,75 @@ def _call(identifier: Json, name: Json, arguments: Json) -> Json:
 
 def _answered(value: _Object, choices: list[Json], *, without: tuple[str, ...]) -> _Object:
     return {**{name: said for name, said in value.items() if name not in without}, "choices": choices}
+
+
+def chat_as_message(chat: _Object) -> _Object | None:
+    """The first choice of a whole chat answer, as Anthropic would have written it; None where there is none."""
+    choices = chat.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = at(first, "message") or at(first, "delta")
+    if not is_object(message):
+        return None
+    content = message.get("content")
+    blocks: list[Json] = list(content) if isinstance(content, list) else []
+    if isinstance(content, str) and content:
+        blocks.append({"type": "text", "text": content})
+    if isinstance(thought := message.get("reasoning_content") or message.get("reasoning"), str) and thought:
+        blocks.insert(0, {"type": "thinking", "thinking": thought})
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else []:
+        function = at(call, "function")
+        blocks.append(
+            {"type": "tool_use", "id": at(call, "id"), "name": at(function, "name"), "input": at(function, "arguments")}
+        )
+    rest = {name: said for name, said in chat.items() if name not in {"choices", "object", "created"}}
+    more = {name: said for name, said in message.items() if name not in _OF_A_MESSAGE}
+    return {
+        **rest,
+        **more,
+        "content": [_block(block) for block in blocks],
+        "stop_reason": at(first, "finish_reason") or at(first, "finishReason"),
+    }
+
+
+def chunk_as_events(chunk: _Object) -> list[_Object] | None:
+    """A chunk of a chat stream, as events of Anthropic's; None where it says what these cannot."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return None
+    events: list[_Object] = []
+    for choice in choices:
+        piece = at(choice, "delta") or at(choice, "message")
+        if at(piece, "tool_calls") or (at(choice, "index") or 0) != 0:
+            return None
+        content = at(piece, "content")
+        texts: list[Json] = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        thought = at(piece, "reasoning_content") or at(piece, "reasoning")
+        if isinstance(thought, str) and thought:
+            events.append(_piece(0, {"type": "thinking_delta", "thinking": thought}))
+        events += [
+            _piece(1, {"type": "text_delta", "text": text})
+            for part in texts
+            if isinstance(text := at(part, "text"), str) and text
+        ]
+        if reason := at(choice, "finish_reason") or at(choice, "finishReason"):
+            events.append({"type": "message_delta", "delta": {"stop_reason": reason}})
+    if is_object(usage := chunk.get("usage")):
+        events.append({"type": "message_delta", "usage": usage})
+    return events
+
+
+_OF_A_MESSAGE: Final = frozenset({"role", "content", "reasoning_content", "reasoning", "tool_calls", "refusal"})
+
+
+def _piece(index: int, delta: Json) -> _Object:
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def _block(part: Json) -> Json:
+    """A part of a content as a block: text by its name, the rest as it is."""
+    if is_object(part) and isinstance(part.get("text"), str):
+        return (
+            {**part, "type": "thinking", "thinking": part["text"]} if part.get("thought") else {**part, "type": "text"}
+        )
+    return part

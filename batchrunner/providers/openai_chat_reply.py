@@ -14,7 +14,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall, Usage
 from batchrunner.core.wire import Broken, Ending, Head
 from batchrunner.providers.chat_draft import EXTRAS_OF_CHUNK, KNOWN, Choice, Chunk, Draft, grow, is_blank
-from batchrunner.providers.chat_media import without_thinking
+from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
 from batchrunner.providers.json_text import NotJson, at, decode, is_object
@@ -99,8 +99,13 @@ class ChatDecoder(StreamedReply):
         )
 
     def _holds_an_end(self, body: bytes) -> bool:
-        choices = at(decode(body), "choices")  # type: ignore[arg-type]  # `cut_value` gives JSON only
-        return isinstance(choices, list) and bool(choices) and all(at(choice, "finish_reason") for choice in choices)
+        value = decode(body)
+        choices = None if isinstance(value, NotJson) else at(unwrapped(value), "choices")
+        return (
+            isinstance(choices, list)
+            and bool(choices)
+            and all(at(choice, "finish_reason") or at(choice, "finishReason") for choice in choices)
+        )
 
     def _take(self, data: bytes, *, is_error: bool) -> None:
         """One chunk. An error among chunks is classified like an HTTP error."""
@@ -316,6 +321,8 @@ def tells_of_trouble(value: dict[str, Json]) -> bool:
 def _read(draft: Draft) -> _Read:
     truncated = meaning_of(draft.finish_reason) == "cut"
     text, thought = without_thinking(draft.text, cut=truncated)
+    for picture in pictures_in_text(text):
+        draft.pictures.setdefault(picture)
     thinking = [found for found in (draft.reasoning, thought) if found]
     if not text:
         text = next((said.transcript for said in draft.all_sounds() if said.transcript), "")

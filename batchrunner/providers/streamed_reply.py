@@ -11,7 +11,7 @@ from typing import Final
 
 from batchrunner.core.classify import Family
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
-from batchrunner.core.wire import Broken, Ending, Head, Whole
+from batchrunner.core.wire import SETTLED_STREAM_S, Broken, Ending, Head, Whole
 from batchrunner.providers.json_text import (
     WIDEST_BYTES,
     NotJson,
@@ -75,6 +75,8 @@ class StreamedReply(ABC):
         self._late_trouble = False
         """True once an error, or junk, came behind the answer's own end."""
         self._recoder: Recoder | None = None
+        self._looked_bytes = 0
+        """Of the body, when it was last looked at for being whole."""
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -108,6 +110,16 @@ class StreamedReply(ABC):
         if self._form is _Form.UNKNOWN:
             return self._recognise(at_end=False)
         return self._body.over
+
+    def settled(self, silent_s: float) -> bool:
+        """Whether what came is a whole answer, after so long without a byte: the server may never end its reply."""
+        if self._form is _Form.EVENTS:
+            return silent_s >= SETTLED_STREAM_S and self._problem is None and self._is_finished
+        body = self._body.bytes()
+        if len(body) == self._looked_bytes or self._body.over:
+            return False
+        self._looked_bytes = len(body)
+        return not isinstance(decode(body), NotJson) and (self._form is _Form.REFUSAL or self._holds_an_end(body))
 
     def end(self, ending: Ending) -> Answer | Problem:
         """What it all came to."""

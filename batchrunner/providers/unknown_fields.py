@@ -9,7 +9,7 @@ from typing import Final
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes
-from batchrunner.providers.chat_media import media_in
+from batchrunner.providers.chat_media import is_picture, media_in
 from batchrunner.providers.json_text import at, encode, is_object
 from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.usage_counts import usage_of
@@ -34,7 +34,6 @@ _TAKEN: Final = frozenset(
     | {"flags", "path", "extras"}
 )
 """Names that mean something in a row."""
-_MAGICS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 
 
 def unwrapped(value: Json) -> Json:
@@ -58,7 +57,7 @@ def unwrapped(value: Json) -> Json:
 
 def split(value: dict[str, Json], known: "Known") -> tuple[dict[str, Json], dict[str, Json]]:
     """(what the readers know, what stands beside the choices and is known to none); choices carry theirs in `rest`."""
-    kept, beside = _apart(value, known.chunk)
+    kept, beside = apart(value, known.chunk)
     choices = kept.get("choices")
     if choices is not None:
         if is_object(choices) and choices.keys() & {"delta", "message", "text"}:
@@ -97,7 +96,7 @@ def keep(extras: dict[str, Json], said: dict[str, Json]) -> list[PictureBytes]:
         if value in (None, "", [], {}, False):
             continue
         found = [entry for entry in media_in(value) if isinstance(entry, PictureBytes)] if _is_nested(value) else []
-        if found and all(entry.data.startswith(_MAGICS) for entry in found):
+        if found and all(is_picture(entry.data) for entry in found):
             pictures += found
             continue
         name = f"{given}_as_sent" if given in _TAKEN else given
@@ -107,7 +106,7 @@ def keep(extras: dict[str, Json], said: dict[str, Json]) -> list[PictureBytes]:
             if isinstance(left_out, list) and name not in left_out:
                 left_out.append(name)
         else:
-            extras[name] = _grown(before, value)
+            extras[name] = grown(before, value)
     return pictures
 
 
@@ -115,7 +114,7 @@ def _is_nested(value: Json) -> bool:
     return isinstance(value, list | dict)
 
 
-def _grown(before: Json, value: Json) -> Json:
+def grown(before: Json, value: Json) -> Json:
     """Texts and lists of a stream go on, objects are filled; what every chunk repeats stands once."""
     if before is None or before == value:
         return value
@@ -124,21 +123,22 @@ def _grown(before: Json, value: Json) -> Json:
     if isinstance(before, list) and isinstance(value, list):
         return [*before, *(entry for entry in value if isinstance(entry, int | float) or entry not in before)]
     if is_object(before) and is_object(value):
-        return {**before, **{name: _grown(before.get(name), inner) for name, inner in value.items()}}
+        return {**before, **{name: grown(before.get(name), inner) for name, inner in value.items()}}
     return value
 
 
-def _apart(value: dict[str, Json], known: frozenset[str]) -> tuple[dict[str, Json], dict[str, Json]]:
+def apart(value: dict[str, Json], known: frozenset[str]) -> tuple[dict[str, Json], dict[str, Json]]:
+    """(fields of these names, the others without those that only describe an envelope)."""
     kept = {name: said for name, said in value.items() if name in known}
     return kept, {name: said for name, said in value.items() if name not in known and name not in _ENVELOPE}
 
 
 def _choice(value: dict[str, Json], known: Known) -> dict[str, Json]:
-    kept, rest = _apart(value, known.choice)
+    kept, rest = apart(value, known.choice)
     for name in ("delta", "message"):
         piece = kept.get(name)
         if is_object(piece):
-            said, more = _apart(piece, known.piece)
+            said, more = apart(piece, known.piece)
             rest |= more
             kept[name] = _without_details_of_calls(said, known, rest)
     if rest:
@@ -157,9 +157,9 @@ def _without_details_of_calls(piece: dict[str, Json], known: Known, rest: dict[s
     for call in calls:
         if not is_object(call):
             continue
-        kept, more = _apart(call, known.tool)
+        kept, more = apart(call, known.tool)
         if is_object(function := kept.get("function")):
-            kept["function"], inner = _apart(function, known.function)
+            kept["function"], inner = apart(function, known.function)
             more |= inner
         bare.append(kept)
         if any(said not in (None, "", [], {}) for said in more.values()):

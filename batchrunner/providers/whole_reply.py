@@ -70,6 +70,7 @@ class WholeReply(Generic[T]):
         self._cap_bytes = cap_bytes
         self._head: Head | None = None
         self._body = Body(cap_bytes=0)
+        self._looked_bytes = 0
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -85,6 +86,14 @@ class WholeReply(Generic[T]):
         """A piece of the body; True once it is beyond its cap."""
         self._body.add(data)
         return self._body.over
+
+    def settled(self, _silent_s: float) -> bool:
+        """Whether what came is one whole JSON value: a server may never end a reply whose length it said wrongly."""
+        body = self._body.bytes()
+        if len(body) == self._looked_bytes or self._body.over:
+            return False
+        self._looked_bytes = len(body)
+        return not isinstance(decode(body), NotJson)
 
     def end(self, ending: Ending) -> T | Problem:
         """What the reply came to. A body that is whole JSON counts, even if the connection broke behind it."""

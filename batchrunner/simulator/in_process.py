@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Clock
-from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
+from batchrunner.core.wire import SETTLED_STREAM_S, Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.simulator.faults import INSTANT, Latency
 from batchrunner.simulator.script import Call, Cut, EarlyStep, Hang, Reset, Role, Script, Send, Wait
 from batchrunner.simulator.world import World
@@ -169,6 +169,10 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
     got_bytes = 0
     for step in script.steps:
         if not isinstance(step, Send):
+            settled = getattr(decoder, "settled", None)
+            if isinstance(step, Hang) and settled is not None and settled(SETTLED_STREAM_S):
+                broken = await play.wait(SETTLED_STREAM_S, patience_s=SETTLED_STREAM_S)
+                return broken or Broken(cause="timeout", message="nothing more behind a whole reply", sent=True)
             if (broken := await play.pause(step)) is not None:
                 return broken
             continue

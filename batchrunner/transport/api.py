@@ -153,7 +153,11 @@ class ApiTransport:
         if gate is not None:
             await passed(gate)
         pace = self._paces[request.method]
-        watch = Watch(pace, on_silence=self._silent if self._say is not None else None)
+        watch = Watch(
+            pace,
+            on_silence=self._silent if self._say is not None else None,
+            settled=getattr(decoder, "settled", None),
+        )
         UNDER_WAY.set(watch)
         ending: Ending | None = None
         with self._room.share() as share:

@@ -18,7 +18,7 @@ _ZLIB_HEADER_BYTES = 2
 _GZIP_HEADER_BYTES = 10
 _HEADER_SUM, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16
 """Flags of a gzip header."""
-_HEADER_MOST_BYTES = 1024
+_HEADER_MOST_BYTES = STEP_BYTES
 _DAMAGED = "its content coding is damaged"
 
 
@@ -98,6 +98,8 @@ class _Inflate:
         self._start += coded
         length = _gzip_header(self._start) if self._is_gzip else self._zlib_header()
         if length is None:
+            if len(self._start) > _HEADER_MOST_BYTES:
+                raise CodingError(_DAMAGED)
             return b""
         rest, self._start = self._start[length:], b""
         self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -139,7 +141,7 @@ def _gzip_header(start: bytes) -> int | None:
     """The length of a gzip header; None while it is not there in full. Raises CodingError for what is none."""
     if len(start) < _GZIP_HEADER_BYTES:
         return None
-    if not start.startswith(GZIP_MAGIC) or start[2] != _DEFLATE_METHOD or len(start) > STEP_BYTES + _HEADER_MOST_BYTES:
+    if not start.startswith(GZIP_MAGIC) or start[2] != _DEFLATE_METHOD:
         raise CodingError(_DAMAGED)
     flags, length = start[3], _GZIP_HEADER_BYTES
     if flags & _EXTRA:

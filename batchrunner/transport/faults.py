@@ -51,6 +51,8 @@ def explain_late(watch: Watch, pace: Pace, where: str) -> str:
             return f"{where} sent nothing for {pace.idle_s:g} s in the middle of its reply"
         case "drip":
             return f"{where} sent less than {pace.least_bytes:g} bytes in {pace.window_s:g} s"
+        case "settled":
+            return f"{where} sent nothing more behind a whole reply, and did not end it"
         case "total" | None:
             return f"the exchange with {where} took longer than {pace.total_s:g} s"
 

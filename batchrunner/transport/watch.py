@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
-from batchrunner.core.wire import Gate
+from batchrunner.core.wire import SETTLED_S, Gate
 
 SILENT_S: Final = 60.0
 """A server that has sent nothing for so long is spoken of, whatever the job lets it have."""
 
-Late = Literal["connect", "first_byte", "idle", "drip", "total"]
+Late = Literal["connect", "first_byte", "idle", "drip", "total", "settled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +70,12 @@ class Watch:
         "_due",
         "_handle",
         "_lines",
+        "_look_at",
         "_loop",
         "_on_silence",
         "_pace",
         "_phase",
+        "_settled",
         "_silent_at",
         "_task",
         "_total_at",
@@ -83,8 +85,18 @@ class Watch:
         "sent",
     )  # fmt: skip
 
-    def __init__(self, pace: Pace, *, on_silence: Callable[[float], None] | None = None) -> None:
-        """`on_silence` is told, once, the seconds that a request still has when nothing has come for `SILENT_S`."""
+    def __init__(
+        self,
+        pace: Pace,
+        *,
+        on_silence: Callable[[float], None] | None = None,
+        settled: Callable[[float], bool] | None = None,
+    ) -> None:
+        """`on_silence` is told, once, the seconds that a request still has when nothing has come for `SILENT_S`.
+
+        `settled` is asked every few seconds of a body in which nothing moves: whether, after so many seconds without
+        a byte, what came is a whole reply. Then nothing more is waited for.
+        """
         task = asyncio.current_task()
         assert task is not None, "an exchange runs in a task"
         self._pace = pace
@@ -97,6 +109,8 @@ class Watch:
         self._due = now + pace.connect_s
         self._on_silence = on_silence
         self._silent_at = self._total_at
+        self._settled = settled
+        self._look_at = self._total_at
         self._window_at = self._total_at
         self._bytes = 0
         self._lines = False
@@ -133,7 +147,10 @@ class Watch:
         """The reply's head is here; from now on pieces have to follow."""
         self._phase = "idle"
         self._listen()
-        self._window_at = self._loop.time() + self._pace.window_s
+        now = self._loop.time()
+        self._window_at = now + self._pace.window_s
+        if self._settled is not None:
+            self._look_at = max(now + SETTLED_S, min(self._armed_at, now + 2 * SETTLED_S))  # most are over by then
         self._expect(self._pace.idle_s)
 
     def piece_came(self, size_bytes: int, *, line: bool = False) -> None:
@@ -161,7 +178,7 @@ class Watch:
             self._arm()
 
     def _next_at(self) -> float:
-        return min(self._due, self._window_at, self._total_at, self._silent_at)
+        return min(self._due, self._window_at, self._total_at, self._silent_at, self._look_at)
 
     def _listen(self) -> None:
         """From now on silence counts."""
@@ -189,11 +206,18 @@ class Watch:
         now = max(self._loop.time(), self._armed_at)
         if now >= self._silent_at and self._silent_at < self._total_at:
             self._notice(now)
-        self.late = self._verdict(now)
+        self.late = "settled" if self._is_settled(now) else self._verdict(now)
         if self.late is not None:
             self._task.cancel()
         else:
             self._arm()
+
+    def _is_settled(self, now: float) -> bool:
+        if self._settled is None or now < self._look_at:
+            return False
+        self._look_at = now + SETTLED_S
+        silent_s = now - (self._due - self._pace.idle_s)
+        return silent_s >= SETTLED_S and self._settled(silent_s)
 
     def _verdict(self, now: float) -> Late | None:
         if now >= self._total_at:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 from field_runs import Case, Field, case_ids, check_case
-from field_server import Cut, Reply, delta, http, json_reply, message, sse
+from field_server import Cut, Reply, delta, http, json_reply, message, once, sse
 
 ANTHROPIC: Final = {"provider": {"preset": "anthropic", "base_url": "{base}"}}
 HELLO_BYTES: Final = json.dumps(message(content="hello world")).encode()
@@ -159,6 +159,10 @@ MENDED_ROWS: Final = (
     kept("gemini-draws", json_reply({"candidates": [{"content": {"parts": [{"text": "hello world"}, {"inlineData": {"mimeType": "image/png", "data": PNG}}]}, "finishReason": "STOP"}]}), output={"images.0.format": "PNG"}),
     kept("gemini-wrapped", json_reply({"response": GEMINI, "traceId": "t"}), row=COUNTED),
     kept("a-messages-answer", json_reply({"id": "m", "type": "message", "role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s9"}, {"type": "text", "text": "hello world"}], "stop_reason": "end_turn", "usage": {"input_tokens": 31, "output_tokens": 7}}), row=COUNTED, output={"reasoning": "hm"}),
+    kept("a-chat-answer-to-messages", json_reply(message(content="hello world", reasoning_content="hm", x="z9")), job=ANTHROPIC, output={"reasoning": "hm", "x": "z9"}, row={"usage": {"input_tokens": 3, "output_tokens": 4}}),
+    kept("a-chat-stream-to-messages", sse(delta(content="hello "), delta(content="world"), STOP, {"choices": [], "usage": COUNTS}), job=ANTHROPIC, row=COUNTED),
+    kept("a-chat-call-to-messages", json_reply(message(content=None, tool_calls=[{"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}])), job=ANTHROPIC, text="", output={"tool_calls.0.name": "f", "tool_calls.0.arguments": '{"x":1}'}),
+    kept("gemini-to-messages", json_reply(GEMINI), job=ANTHROPIC, output={"reasoning": "hm"}),
     kept("a-messages-stream", messages_stream(START, BLOCK, PIECE, ENDED, OVER)),
     kept("a-responses-answer", json_reply({"id": "r", "object": "response", "status": "completed", "output": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, {"type": "message", "content": [{"type": "output_text", "text": "hello world"}]}], "usage": {"input_tokens": 31, "output_tokens": 7}}), row=COUNTED, output={"reasoning": "hm"}),
     kept("an-ollama-answer", json_reply({"model": "m", "response": "hello world", "done": True, "done_reason": "stop"})),
@@ -362,3 +366,48 @@ IN_PIECES: Final = [
 @pytest.mark.parametrize("case", IN_PIECES, ids=str)
 def test_pieces_of_any_size_change_nothing(field: Field, case: Case, cut: Cut) -> None:
     check_case(field, case, cut=cut)
+
+
+LEFT_OPEN: Final = (
+    Case(name="a-length-too-long", reply=Reply(data=http(HELLO_BYTES, length=900), then="hang"), output=AT_THE_END),
+    Case(name="chunks-without-a-last", reply=Reply(data=chunked(chunk(HELLO_BYTES)), then="hang"), output=AT_THE_END),
+    Case(name="a-late-head", reply=Reply(data=http(HELLO_BYTES, length=900), delay_s=50.0, then="hang")),
+    Case(name="gemini-too-long", reply=Reply(data=http(text_of(GEMINI), length=900), then="hang")),
+    Case(name="no-length", reply=Reply(data=http(HELLO_BYTES, length="none"), then="hang")),
+    Case(name="a-stream-without-done", reply=Reply(data=sse(WORDS, STOP, done=False), then="hang")),
+    Case(
+        name="claude-too-long",
+        reply=Reply(data=http(CLAUDE.partition(b"\r\n\r\n")[2], length=900), then="hang"),
+        job=ANTHROPIC,
+    ),
+    Case(
+        name="claude-without-a-stop",
+        reply=Reply(data=messages_stream(START, BLOCK, PIECE, ENDED), then="hang"),
+        job=ANTHROPIC,
+    ),
+)
+
+
+@pytest.mark.parametrize("case", LEFT_OPEN, ids=case_ids(LEFT_OPEN))
+def test_a_whole_answer_is_taken_soon_though_its_connection_stays_open(field: Field, case: Case) -> None:
+    ran = check_case(field, replace(case, text="hello world"))
+    assert ran.took_s <= (70.0 if case.name == "a-late-head" else 16.0)
+
+
+HALVES: Final = (
+    http(HELLO_BYTES[:-30], length=900),
+    http(text_of({"choices": [{"message": {"content": "hel"}, "finish_reason": None}]}), length=900),
+    sse(delta(content="hel"), done=False),
+    http(text_of(delta(content="hel")) + "\n", kind="application/x-ndjson", length="none"),
+)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_what_is_not_whole_is_waited_for_as_long_as_the_job_says(field: Field, half: bytes) -> None:
+    ran = field.run(once(Reply(data=half, then="hang"), json_reply(message(content="hello world"))))
+    assert ran.took_s >= 120.0
+
+
+def test_a_stream_that_pauses_behind_its_end_may_still_count(field: Field) -> None:
+    reply = Reply(data=sse(WORDS, STOP, {"choices": [], "usage": COUNTS}), cut="random", gap_s=4.0)
+    assert field.run(once(reply, b"")).rows[0]["usage"] == COUNTED["usage"]

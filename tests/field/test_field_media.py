@@ -47,6 +47,69 @@ PICTURES: Final = (
     pictured("claude-image-block", json_reply({"type": "message", "content": [{"type": "text", "text": "Here it is"}, {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}], "stop_reason": "end_turn"}), job=ANTHROPIC),
     pictured("claude-image-block-streamed", messages_stream(START, {"type": "content_block_start", "index": 0, "content_block": {"type": "image", "source": {"type": "base64", "data": PNG}}}, ENDED, OVER), job=ANTHROPIC, text=""),
 )  # fmt: skip
+MARKDOWN: Final = f"Here it is\n\n![a cat]({URL})\n"
+IN_WORDS: Final = (
+    pictured("markdown", whole(content=MARKDOWN), text=MARKDOWN),
+    pictured("markdown-streamed", sse(delta(content=MARKDOWN[:60]), delta(content=MARKDOWN[60:]), delta("stop")), text=MARKDOWN),
+    pictured("markdown-twice", whole(content=MARKDOWN, images=[{"image_url": {"url": URL}}]), text=MARKDOWN),
+    pictured("html", whole(content=f'Here it is <img alt="x" src="{URL}">'), text=None),
+    pictured("only-a-data-url", whole(content=URL), text=URL),
+    pictured("markdown-of-claude", json_reply({"type": "message", "content": [{"type": "text", "text": MARKDOWN}], "stop_reason": "end_turn"}), job=ANTHROPIC, text=MARKDOWN),
+    Case(name="fenced-code-with-a-picture", reply=whole(content=f"```html\n<img src='{URL}'>\n```"), output={"images": None}),
+    Case(name="words-about-data-urls", reply=whole(content="write data:image/png;base64,AAAA in ![x](data:image/png;base64,AAAA)"), output={"images": None, "flags": None}),
+    Case(name="markdown-with-an-address", reply=whole(content="![a](https://e.example/a.png)"), output={"images": None, "missing": None}),
+    pictured("file-part", whole(content=[{"type": "text", "text": "Here it is"}, {"type": "file", "file": {"filename": "a.png", "file_data": URL}}])),
+    pictured("file-part-bare", whole(content=[{"type": "text", "text": "Here it is"}, {"type": "file", "file": {"filename": "a.png", "file_data": PNG}}])),
+    pictured("file-part-of-a-kind", whole(content=[{"type": "text", "text": "Here it is"}, {"type": "file", "mediaType": "image/png", "data": PNG}])),
+    Case(name="file-part-that-is-no-picture", reply=whole(content=[{"type": "text", "text": "A"}, {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0xLjQK"}}]), output={"images": None, "content_parts.0.file.file_data": "data:application/pdf;base64,JVBERi0xLjQK"}),
+)  # fmt: skip
+
+
+def claude(*blocks: dict[str, Any], **more: Any) -> bytes:
+    content = list(blocks) or [{"type": "text", "text": "A"}]
+    return json_reply({"type": "message", "content": content, "stop_reason": "end_turn", **more})
+
+
+def claude_streamed(*events: dict[str, Any], **ended: Any) -> bytes:
+    return messages_stream(START, *events, {**ENDED, **ended}, OVER)
+
+
+def begun(index: int, **block: Any) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def grown(index: int, **piece: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": piece}
+
+
+SEARCHED: Final[tuple[dict[str, Any], ...]] = ({"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "q9"}}, {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"type": "web_search_result", "url": "https://e.example/z9", "encrypted_content": "e9"}]}, {"type": "text", "text": "A"})  # fmt: skip
+
+
+def of_claude(name: str, reply: bytes, /, **output: Any) -> Case:
+    return Case(
+        name=f"claude-{name}",
+        reply=reply,
+        job=ANTHROPIC,
+        output={place.replace("__", "."): found for place, found in output.items()},
+    )
+
+
+OF_CLAUDE: Final = (
+    of_claude("stop-sequence", claude(stop_sequence="END", id="m", role="assistant", model="m"), stop_sequence="END", id=None, model=None),
+    of_claude("container", claude(container={"id": "c9"}), container__id="c9"),
+    of_claude("context-management", claude(context_management={"applied_edits": [{"type": "z9"}]}), context_management__applied_edits=[{"type": "z9"}]),
+    of_claude("a-field-of-its-own", claude(grounding={"u": "z9"}, flags=["z9"]), grounding__u="z9", flags_as_sent=["z9"]),
+    of_claude("a-block-of-its-own", claude({"type": "poem", "verse": "z9", "lines": 3}, {"type": "text", "text": "A"}), content_parts__0={"type": "poem", "verse": "z9", "lines": 3}, text="A"),
+    of_claude("a-field-of-a-text", claude({"type": "text", "text": "A", "grade": "z9"}), content_parts__0={"type": "text", "grade": "z9"}),
+    of_claude("a-field-of-its-thinking", claude({"type": "thinking", "thinking": "hm", "signature": "s9", "effort": "z9"}), thinking_blocks__0__effort="z9", reasoning="hm"),
+    of_claude("a-field-of-a-call", claude({"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}, "caller": {"type": "z9"}}), tool_call_details__0={"id": "t", "caller": {"type": "z9"}}, tool_calls__0__arguments='{"x":1}'),
+    of_claude("a-search", claude(*SEARCHED), content_parts__0__input__query="q9", content_parts__1__content__0__encrypted_content="e9", images=None, missing=None),
+    of_claude("the-same-streamed", claude_streamed(*(begun(at, **block) for at, block in enumerate(SEARCHED)), delta={"stop_reason": "stop_sequence", "stop_sequence": "END", "container": {"id": "c9"}}, context_management={"edits": ["z9"]}), stop_sequence="END", container__id="c9", context_management__edits=["z9"], content_parts__1__content__0__encrypted_content="e9"),
+    of_claude("a-streamed-block-of-its-own", claude_streamed(begun(0, type="poem", verse="z"), grown(0, type="verse_delta", verse="9", foot=4), begun(1, type="text", text="A")), content_parts__0={"type": "poem", "verse": "z9", "foot": 4}, text="A"),
+    of_claude("a-streamed-piece-of-its-own", claude_streamed(begun(0, type="text", text="A"), grown(0, type="grade_delta", grade="z9"), grown(0, type="text_delta", text="B", logprob=-0.5)), text="AB", content_parts__0={"type": "text", "grade": "z9", "logprob": -0.5}),
+    of_claude("an-event-of-its-own", claude_streamed(begun(0, type="text", text="A"), {"type": "moderation", "score": "z9"}, {"type": "ping", "cost": 0}), other_events=[{"type": "moderation", "score": "z9"}]),
+    of_claude("fields-of-the-beginning", messages_stream({"type": "message_start", "message": {**dict(START["message"]), "container": {"id": "c9"}, "lane": "z9"}}, begun(0, type="text", text="A"), ENDED, OVER), container__id="c9", lane="z9"),
+)  # fmt: skip
 SOUNDS: Final = (
     Case(name="audio-whole", reply=whole(content=None, audio={"id": "a", "data": PACKED_WAV, "transcript": "hi there"}), text="hi there", output={"audio.0.format": "WAV", "audio.0.bytes": len(WAV), "audio.0.path": lambda path: path.startswith("audio/")}),
     Case(name="audio-streamed", reply=sse(delta(audio={"id": "a", "transcript": "hi "}), delta(audio={"transcript": "there"}), delta(audio={"data": base64.b64encode(WAV[:21]).decode()}), delta(audio={"data": base64.b64encode(WAV[21:]).decode()}), delta("stop")), text="hi there", output={"audio.0.bytes": len(WAV), "audio.0.transcript": "hi there"}),
@@ -150,6 +213,8 @@ USAGE: Final = (
     counted("claude-cached-streamed", messages_stream({"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 3, "cache_read_input_tokens": 28, "output_tokens": 1}}}, {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "hi"}}, ENDED | {"usage": {"output_tokens": 7}}, OVER), ANTHROPIC, cache_read_tokens=28),
 )  # fmt: skip
 SEEN: Final = {
+    "claude-": "docs.anthropic.com: messages",
+    "file-part": "openrouter.ai/docs: files",
     "images-": "github.com/OpenRouterTeam/ai-sdk-provider/issues/167",
     "image": "github.com/Laisky/one-api/issues/44",
     "inline": "github.com/BerriAI/litellm/issues/10094",
@@ -180,7 +245,7 @@ def _referenced(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     return tuple(replace(case, reference=case.reference or seen(case.name)) for case in cases)
 
 
-ALL: Final = _referenced((*PICTURES, *SOUNDS, *REST, *CALLS, *USAGE))
+ALL: Final = _referenced((*PICTURES, *IN_WORDS, *OF_CLAUDE, *SOUNDS, *REST, *CALLS, *USAGE))
 
 
 @pytest.mark.parametrize("case", ALL, ids=case_ids(ALL))

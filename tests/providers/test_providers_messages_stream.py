@@ -72,7 +72,12 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         + text("Hi.", 1)
         + ended()
         + STOP,
-        hi(),
+        replace(
+            hi(),
+            extras={
+                "content_parts": [{"type": "poem", "text": "Rosesare"}, {"type": "text", "text": "x", "rhyme": [1]}]
+            },
+        ),
     ),
     "a block that begins with its text": (START + block(0, type="text", text="H") + text("i.") + ended() + STOP, hi()),
     "a text split by citations": (
@@ -123,7 +128,7 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
     ),
     "pieces of another type than their block": (
         START + BLOCK + thinking("x") + pieces_of_input(0, "{") + HI + ended() + STOP,
-        hi(),
+        replace(hi(), extras={"content_parts": [{"type": "text", "thinking": "x", "partial_json": "{"}]}),
     ),
     "a tool call in pieces": (
         START + TOOL + pieces_of_input(0, "", '{"a"', ": 1}") + CLOSED + ended("tool_use") + STOP,

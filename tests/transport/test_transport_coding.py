@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import random
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -86,6 +87,14 @@ def test_a_gzip_header_may_hold_names_and_extras(flags: int) -> None:
         assert (b"".join(plain), complete) == (b"hello", True)
     with pytest.raises(CodingError):
         undo("gzip", [b"\x1f\x8b\x08\x08" + bytes(6), *[b"n" * 9000] * 10])
+
+
+@pytest.mark.parametrize("name", CODINGS)
+def test_a_big_body_may_come_in_one_piece(name: str) -> None:
+    coding, pack = CODINGS[name]
+    data = random.Random(0).randbytes(300_000)
+    plain, complete = undo(coding, [pack(data)])
+    assert (b"".join(plain), complete) == (data, True)
 
 
 @given(junk=st.binary(max_size=60))
