@@ -74,6 +74,21 @@ class ItemTable:
             self._make_index()
         return number
 
+    def add_all(self, keys: Iterable[bytes]) -> list[int]:
+        """The numbers of these keys, which are there afterwards."""
+        found: list[int] = []
+        slots, mask, lows, highs = self._slots or self._make_index(), self._mask, self._lows, self._highs
+        for key in keys:
+            high, low = _halves(key)
+            slot = (high ^ low) & mask
+            while (number := slots[slot]) and (lows[number] != low or highs[number] != high):
+                slot = (slot + 1) & mask
+            if not number:
+                number = self.add(key)
+                slots, mask = self._slots, self._mask
+            found.append(number)
+        return found
+
     def word(self, key: bytes) -> int:
         """The word of this key."""
         return self.words[self.find(key)]
@@ -91,9 +106,8 @@ class ItemTable:
         That of an item of which the ledger has never heard is 0.
         """
         found: list[int] = []
-        words, add = self.words, self.add
-        for key in keys:
-            number = add(key)
+        words = self.words
+        for number in self.add_all(keys):
             word = words[number]
             found.append(word)
             words[number] = word | IN_JOB

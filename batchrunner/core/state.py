@@ -4,7 +4,7 @@ One word an item in a table by the 16 bytes of its content hash; objects exist f
 Terminal states are sticky; replaying an event twice changes no standing (RELIABILITY section 4, invariants 7 to 10).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final
 
 from batchrunner.core.budget import BARREN_KINDS, Tally
@@ -26,7 +26,6 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
-from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
     LIFECYCLE,
     REPLAYED,
@@ -37,10 +36,10 @@ from batchrunner.core.lifecycle import (
     Park,
     S,
     Standing,
-    TaskOwners,
     told_by,
     wrong_step,
 )
+from batchrunner.core.memory import Memory
 from batchrunner.core.outcome import HeldItem, ProblemKind
 from batchrunner.core.pacing import day_of
 from batchrunner.core.packed import (
@@ -57,134 +56,25 @@ from batchrunner.core.packed import (
     KNOWN,
     MODEL,
     MODEL_MASK,
-    SEEN,
     SENDS,
     SENDS_MAX,
     SENT_KEEPS,
     STANDING,
-    effort_of,
     plus_ambiguous,
-    record_of,
     with_attempts,
     with_sends,
 )
 
 __all__ = ["LIFECYCLE", "ItemEvent", "ItemRecord", "LedgerState", "OpenTask", "Park", "Standing"]
 
-_CLOCK_GRAIN_S: Final = 0.001
+_PENDING: Final = S.PENDING.value
+_SENDING: Final = S.SENDING.value
+_DONE: Final = S.DONE.value
+_SENT: Final = KNOWN | _SENDING
 
 
-class LedgerState:
+class LedgerState(Memory):
     """Feed it every event in order, `segment_ended` after each segment; then ask."""
-
-    def __init__(self, *, day_offset_s: float = 0.0) -> None:  # noqa: PLR0915 - a line for each thing remembered
-        self._day_offset_s = day_offset_s
-        self.table = ItemTable()
-        self._sending: set[bytes] = set()
-        self._reasks: set[bytes] = set()
-        """Items whose last answer broke its schema; the process of this segment knows what to tell the model."""
-        self._uncorrected: set[bytes] = set()
-        """Items like that whose process is gone: their next send is the first request once more, paid again."""
-        self._counts = [0] * len(Standing)
-        self.intact_at = 0.0  # wall clock until which the directory is known to be as recorded; set by who replays
-        self.tasks: dict[bytes, OpenTask] = {}
-        self.kept_tasks: dict[bytes, OpenTask] = {}
-        """Of items that failed by a fault of ours: who wants such an item again gets its task, and no new one."""
-        self.held: dict[bytes, HeldItem] = {}
-        self.shared_tasks: set[bytes] = set()
-        """Items whose task's id the server had given to another item before."""
-        self._task_owners = TaskOwners()
-        self.parks: dict[tuple[str, str], Park] = {}
-        self.days: dict[tuple[str, str], tuple[int, int]] = {}
-        """(account, model) -> (days since 1970 where the quota turns, sends on that day)."""
-        self.labels: set[str] = set()
-        """Labels under which rows were written since results.jsonl was last rewritten."""
-        self.tallies: dict[str, Tally] = {}
-        """What was sent to each model, for budgets."""
-        self._models: list[Tally] = [Tally()]
-        self._numbers: dict[str, int] = {}
-        self.unsettled = False
-        """Rows were added since results.jsonl was last rewritten."""
-        self.sends, self.refused = 0, 0
-        self.ambiguous = 0
-        self.unknown = 0
-        self.doubtful_count = 0
-        self.most_sending = 0
-        """The most sends that were ever in flight at once."""
-        self.input_tokens: int | None = None
-        self.output_tokens: int | None = None
-        self.images, self.results_length, self._epoch = 0, 0, 1
-        """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
-        self.lost: set[bytes] = set()
-        """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
-        self.torn = False
-        """See `Close`."""
-        self.marked: Close | None = None
-        """How the last clean end left the directory; None after any other end."""
-        self.segments = 0
-        self.closed = True
-        """The last segment ended with `close`."""
-        self.live = False
-        """True once this process writes: items that first appear from now on are its own, and only steps of the
-        lifecycle are taken."""
-
-    def __repr__(self) -> str:
-        stand = ", ".join(f"{self.count(s)} {s.name.lower()}" for s in Standing)
-        return f"<LedgerState: {stand}; {self.sends} sends, {self.ambiguous} ambiguous, {self.unknown} unknown>"
-
-    # -- asking
-
-    def standing(self, key: bytes) -> Standing:
-        """Where the item with this key stands; PENDING when the ledger has never heard of it."""
-        return STANDINGS[self.table.word(key) & STANDING]
-
-    def record(self, key: bytes) -> ItemRecord:
-        """Everything known of one item."""
-        return record_of(self.table.word(key))
-
-    def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
-        """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
-        packed = self.table.word(key)
-        return packed & STANDING == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
-
-    def knows(self, key: bytes) -> bool:
-        """Whether the ledger has ever heard of this item."""
-        return bool(self.table.word(key) & KNOWN)
-
-    def crc(self, key: bytes) -> int | None:
-        """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
-        number = self.table.find(key)
-        return self.table.crcs[number] if self.table.words[number] >> EPOCH == self._epoch else None
-
-    def see(self, key: bytes) -> bool:
-        """The row of this done item is there; False when it was seen before."""
-        number, words = self.table.find(key), self.table.words
-        packed = words[number]
-        words[number] = packed | SEEN
-        return not packed & SEEN
-
-    def take_unseen(self) -> set[bytes]:
-        """Done items whose row nobody saw since the last time this was asked."""
-        unseen = {key for key, packed in self.table.known() if packed & (SEEN | STANDING) == S.DONE}
-        self.table.clear(SEEN)
-        return unseen
-
-    def count(self, standing: Standing) -> int:
-        """Keys with this standing; PENDING counts only those that the ledger has heard of."""
-        return self._counts[standing]
-
-    def standings(self) -> Iterator[tuple[bytes, Standing]]:
-        """Every known key with its standing."""
-        return ((key, STANDINGS[packed & STANDING]) for key, packed in self.table.known())
-
-    def timed_out(self, *, now: float, task_s: float) -> int:
-        """Accepted tasks whose deadline of `task_s` seconds has come."""
-        return sum(1 for task in self.tasks.values() if now - task.accepted_at >= task_s - _CLOCK_GRAIN_S)
-
-    def sent_today(self, account: str, model: str, *, day: int) -> int:
-        """Sends of this lane on that day (days since 1970)."""
-        counted_on, sends = self.days.get((account, model), (day, 0))
-        return sends if counted_on == day else 0
 
     # -- the steps of nearly every item, without an event's object: the same as `check` and `apply`
 
@@ -222,17 +112,13 @@ class LedgerState:
         self._counts[S.SENDING] += 1
         table.words[number] = (
             packed & SENT_KEEPS
-            | S.SENDING.value
+            | _SENDING
             | min(a, BYTE) << ATTEMPTS
             | min(n, SENDS_MAX) << SENDS
-            | min(self._count_send(model, account, at), MODEL_MASK) << MODEL
+            | self._count_send(model, account, at) << MODEL
         )
         self._sending.add(key)
         self.most_sending = max(self.most_sending, len(self._sending))
-
-    def effort(self, key: bytes) -> tuple[int, int, int, bool]:
-        """(sends, attempts, ambiguous, fresh), as in `record`."""
-        return effort_of(self.table.word(key))
 
     def ended_well(
         self,
@@ -252,7 +138,7 @@ class LedgerState:
         """
         number = self.table.find(key)
         packed = self.table.words[number]
-        if packed & STANDING != S.SENDING.value or key in self._reasks or self.lost:
+        if packed & STANDING != _SENDING or key in self._reasks or self.lost:
             done = Done(
                 i="",
                 k=key.hex(),
@@ -271,7 +157,7 @@ class LedgerState:
         tally.pictures += images
         tally.told(input_tokens, output_tokens)
         self._count_row(length, images, input_tokens, output_tokens)
-        packed = packed & DONE_KEEPS | S.DONE.value | min(a, BYTE) << ATTEMPTS
+        packed = packed & DONE_KEEPS | _DONE | min(a, BYTE) << ATTEMPTS
         self.table.words[number] = packed if crc is None else packed | self._epoch << EPOCH
         self.table.crcs[number] = crc or 0
         self._counts[S.SENDING] -= 1
@@ -282,6 +168,54 @@ class LedgerState:
         if self.live and (self.standing(key), type(event)) not in LIFECYCLE:
             raise wrong_step(type(event), event.i or key.hex(), self.standing(key))
         self._item_event(key, event, at)
+
+    def apply_all(self, keys: Sequence[bytes], events: Sequence[Intent | Done], ats: Sequence[float]) -> None:
+        """The same as `apply` of each, in order, for replays of millions; `keys` are their keys.
+
+        Raises:
+            LifecycleError: a live process took a step that the lifecycle does not know.
+        """
+        words, crcs, models, counts = self.table.words, self.table.crcs, self._models, self._counts
+        usual = not (self.live or self._reasks or self._uncorrected or self.held or self.lost)
+        epoch, sending = self._epoch << EPOCH, self._sending
+        for number, key, event, at in zip(self.table.add_all(keys), keys, events, ats, strict=True):
+            word = words[number]
+            if isinstance(event, Intent):
+                a, n = event.a, event.n
+                if not usual or word & (STANDING | DOUBTFUL) or a > BYTE or n > SENDS_MAX:
+                    self.sent(key, model=event.model, account=event.account, n=n, a=a, at=at)
+                    continue
+                if word & KNOWN:
+                    counts[_PENDING] -= 1
+                counts[_SENDING] += 1
+                model = self._count_send(event.model, event.account, at)
+                words[number] = word & SENT_KEEPS | _SENT | a << ATTEMPTS | n << SENDS | model << MODEL
+                sending.add(key)
+                if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
+                    self.most_sending = len(sending)
+            elif not usual or word & STANDING != _SENDING or event.a > BYTE:
+                crc = int(event.crc, 16) if event.crc else None
+                self.ended_well(
+                    key,
+                    a=event.a,
+                    crc=crc,
+                    length=event.length,
+                    input_tokens=event.input_tokens,
+                    output_tokens=event.output_tokens,
+                    images=event.images,
+                )
+            else:
+                tally = models[word >> MODEL & MODEL_MASK]
+                tally.done += 1
+                tally.pictures += event.images
+                tally.told(event.input_tokens, event.output_tokens)
+                self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
+                word = word & DONE_KEEPS | _DONE | event.a << ATTEMPTS
+                words[number] = word | epoch if event.crc else word
+                crcs[number] = int(event.crc, 16) if event.crc else 0
+                counts[_SENDING] -= 1
+                counts[_DONE] += 1
+                sending.discard(key)
 
     # -- replaying
 
@@ -469,7 +403,7 @@ class LedgerState:
             self._models[packed >> MODEL & MODEL_MASK].calls -= 1
 
     def _count_send(self, model: str, account: str, at: float) -> int:
-        """The model's number."""
+        """The model's number, as far as a word has room for it."""
         self.sends += 1
         number = self._numbers.get(model)
         if number is None:
@@ -481,7 +415,7 @@ class LedgerState:
         lane = account, model
         counted_on, sends = self.days.get(lane, (day, 0))
         self.days[lane] = day, (sends if counted_on == day else 0) + 1
-        return number
+        return min(number, MODEL_MASK)
 
     def _doubt(self, packed: int, *, doubtful: bool) -> int:
         self.doubtful_count += doubtful - bool(packed & DOUBTFUL)

@@ -5,7 +5,7 @@ here, so that all of them count the same items as lost. `take_stock` changes not
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,9 @@ from batchrunner.core.state import LedgerState
 from batchrunner.report.words import count as counted
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.inspection import Inspection, inspect
+from batchrunner.stores.ledger_batches import Batch
 from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
-from batchrunner.stores.ledger_reader import Record, read_ledger
+from batchrunner.stores.ledger_reader import LedgerReading, read_ledger
 from batchrunner.stores.marks import RESULTS, SUPERSEDED, stands_as_marked
 from batchrunner.stores.run_directory import segment_left
 from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
@@ -94,23 +95,26 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
         raise _missing(f"{path}: the end of this segment is", there, folder)
 
 
-def replay_into(state: LedgerState, records: Iterable[Record]) -> None:
-    """Apply all of them; what the last segment was sending is left as under way.
+def replay_into(state: LedgerState, reading: LedgerReading) -> None:
+    """Apply all of it; what the last segment was sending is left as under way.
 
     An end that vouched for nothing leaves `intact_at` where it was before its segment, until one vouches again: what
     was missing then may have been changed before the events since.
     """
     segment, vouched, before = 0, True, 0.0
-    for record in records:
-        if record.segment != segment:
+    for step in reading.steps():
+        if step.segment != segment:
             state.segment_ended()
-            segment, before = record.segment, state.intact_at
-        state.apply(record.event, at=record.at)
-        if isinstance(record.event, Close):
-            vouched = record.event.files is not None
-            state.intact_at = before
+            segment, before = step.segment, state.intact_at
+        if isinstance(step, Batch):
+            state.apply_all(step.keys, step.events, step.ats)
+        else:
+            state.apply(step.event, at=step.at)
+            if isinstance(step.event, Close):
+                vouched = step.event.files is not None
+                state.intact_at = before
         if vouched:
-            state.intact_at = record.at
+            state.intact_at = step.at
 
 
 def _length(files: Files, path: Path) -> int:

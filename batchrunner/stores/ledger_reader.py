@@ -20,6 +20,7 @@ from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import READABLE_VERSIONS, Close, Done, Event, Open, Reformatted
 from batchrunner.core.state import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
+from batchrunner.stores.ledger_batches import PIECE_BYTES, Batch, sound_batches
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
 from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.unreadable import UNREADABLE
@@ -113,6 +114,12 @@ class LedgerReading:
         return tuple(segment.left_out for segment in self.segments if segment.left_out is not None)
 
     def __iter__(self) -> Iterator[Record]:
+        for step in self.steps(batched=False):
+            assert isinstance(step, Record), "nothing else comes one by one"
+            yield step
+
+    def steps(self, *, batched: bool = True) -> Iterator[Record | Batch]:
+        """The same records, but those of which there are millions in batches. Raises, while iterating, as there."""
         self.segments.clear()
         try:
             names = self._files.names(self._folder) if self._files.exists(self._folder) else []
@@ -120,7 +127,7 @@ class LedgerReading:
                 if number != expected:
                     missing = str(segment_path(self._folder, expected))
                     raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing; put it back")
-                yield from self._segment(number)
+                yield from self._segment(number, batched=batched)
         except OSError as error:
             raise broken(self._folder, error) from error
 
@@ -132,40 +139,69 @@ class LedgerReading:
         problem = f"ends here, and was {opened.before} bytes long: somebody cut it; put the right one back"
         raise LedgerDamagedError(file=str(path), offset=self._ended_at, problem=problem)
 
-    def _segment(self, number: int) -> Iterator[Record]:
+    def _segment(self, number: int, *, batched: bool) -> Iterator[Record | Batch]:
         path = segment_path(self._folder, number)
-        lines = read_lines(self._files, path, longest_bytes=MAX_LINE_BYTES)
-        opened: Open | None = None
-        left_out: LeftOut | None = None
-        sequence = 0
-        event: Event | None = None
-        end = 0
+        at = _Position()
+        yield from self._look(path, number, at, upto=1 if batched else None)
+        while batched and not at.ended:
+            for found in sound_batches(self._files, path, number, start=at.end, sequence=at.sequence):
+                if isinstance(found, Batch):
+                    at.sequence, at.end, at.event = found.sequence, found.end, found.last
+                    yield found
+                else:
+                    yield from self._take(path, number, at, found, _envelope(path, found))
+            yield from self._look(path, number, at, upto=at.end + PIECE_BYTES)
+        if at.sequence == 0 and at.left_out is None:
+            problem = "empty: its process ended before anything was written"
+            at.left_out = LeftOut(file=str(path), offset=0, bytes=0, sound_records=0, problem=problem)
+        left_out = at.left_out
+        closed = isinstance(at.event, Close) and left_out is None
+        self._ended_at = None if closed else at.end if left_out is None else left_out.offset + left_out.bytes
+        self.segments.append(
+            SegmentEnd(number=number, opened=at.opened, records=at.sequence, closed=closed, left_out=left_out)
+        )
+
+    def _look(self, path: Path, number: int, at: "_Position", *, upto: int | None) -> Iterator[Record]:
+        """Line by line, to the end of the segment or of the line that reaches the byte `upto`."""
+        lines = read_lines(self._files, path, start=at.end, longest_bytes=MAX_LINE_BYTES)
         for line in map(_trimmed, lines):
-            text = line.text
-            end = line.offset + len(text) + line.whole
+            at.end = line.offset + len(line.text) + line.whole
             problem = _fault(line)
             envelope = None if problem else _envelope(path, line)
-            if envelope is None or envelope.s != sequence:
-                gap = "" if envelope is None else f"record {envelope.s} stands where record {sequence} belongs"
-                left_out = _torn_tail(path, line, lines, problem or gap, envelope)
+            if envelope is None or envelope.s != at.sequence:
+                gap = "" if envelope is None else f"record {envelope.s} stands where record {at.sequence} belongs"
+                at.left_out = _torn_tail(path, line, lines, problem or gap, envelope)
                 break
-            if sequence == 0:
-                _check_open(path, text)
-            event = _event(path, line, envelope)
-            if sequence == 0 and isinstance(event, Open):
-                opened = _in_its_place(path, number, event)
-                self._check_before(number, opened)
-            sequence += 1
-            if event is not None:
-                yield Record(event, envelope.t, number, envelope.s)
-        if sequence == 0 and left_out is None:
-            problem = "empty: its process ended before anything was written"
-            left_out = LeftOut(file=str(path), offset=0, bytes=0, sound_records=0, problem=problem)
-        closed = isinstance(event, Close) and left_out is None
-        self._ended_at = None if closed else end if left_out is None else left_out.offset + left_out.bytes
-        self.segments.append(
-            SegmentEnd(number=number, opened=opened, records=sequence, closed=closed, left_out=left_out)
-        )
+            yield from self._take(path, number, at, line, envelope)
+            if upto is not None and at.end >= upto:
+                return
+        at.ended = True
+
+    def _take(self, path: Path, number: int, at: "_Position", line: Line, envelope: _Envelope) -> Iterator[Record]:
+        """A sound line in its turn; nothing is to be told of what this version has no name for."""
+        if at.sequence == 0:
+            _check_open(path, line.text)
+        at.end = line.offset + len(line.text) + line.whole
+        at.event = _event(path, line, envelope)
+        if at.sequence == 0 and isinstance(at.event, Open):
+            at.opened = _in_its_place(path, number, at.event)
+            self._check_before(number, at.opened)
+        at.sequence += 1
+        if at.event is not None:
+            yield Record(at.event, envelope.t, number, envelope.s)
+
+
+@dataclass(slots=True)
+class _Position:
+    """How far a segment was read."""
+
+    sequence: int = 0
+    end: int = 0
+    event: Event | None = None
+    """The last one; None where this version does not know its name."""
+    opened: Open | None = None
+    left_out: LeftOut | None = None
+    ended: bool = False
 
 
 def read_ledger(folder: Path, *, files: Files = DISK) -> LedgerReading:

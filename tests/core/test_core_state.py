@@ -27,7 +27,7 @@ _keys = st.sampled_from(KEYS)
 _tokens = st.none() | st.integers(0, 99)
 _named = {"i": st.just("blue"), "k": _keys}
 _numbered = {**_named, "n": st.integers(0, 70_000), "a": st.integers(0, 300)}
-_events: st.SearchStrategy[Event | str] = st.one_of(
+_usual: st.SearchStrategy[Intent | Done] = st.one_of(
     st.builds(Intent, **_numbered, model=st.sampled_from(MODELS), account=st.sampled_from(["", "KEY"])),
     st.builds(
         Done,
@@ -38,6 +38,9 @@ _events: st.SearchStrategy[Event | str] = st.one_of(
         output_tokens=_tokens,
         images=st.integers(0, 2),
     ),
+)
+_events: st.SearchStrategy[Event | str] = st.one_of(
+    _usual,
     st.builds(
         Retry,
         **_numbered,
@@ -146,3 +149,22 @@ def test_a_send_gets_the_numbers_that_follow_what_the_ledger_knows_and_only_whil
     else:
         with pytest.raises(LifecycleError, match="`intent` of the item blue, which is"):
             state.next_send(bytes.fromhex(key), "blue")
+
+
+@given(steps=_steps, batches=st.lists(st.lists(_usual, max_size=12), max_size=4))
+def test_many_sends_and_good_answers_at_once_do_what_they_do_one_by_one(
+    steps: list[Event | str], batches: list[list[Intent | Done]]
+) -> None:
+    quick, slow = LedgerState(), LedgerState()
+    for state in (quick, slow):
+        for event in steps:
+            slowly(state, event, AT)
+    for batch in batches:
+        ats = [AT + 40_000 * number for number, _ in enumerate(batch)]
+        quick.apply_all([bytes.fromhex(event.k) for event in batch], batch, ats)
+        for event, at in zip(batch, ats, strict=True):
+            slow.apply(event, at=at)
+        assert told(quick) == told(slow)
+    for state in (quick, slow):
+        state.segment_ended()
+    assert told(quick) == told(slow)

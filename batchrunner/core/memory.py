@@ -1,0 +1,135 @@
+"""What the ledger tells, kept so that it can be asked: one word an item in a table by the 16 bytes of its content hash.
+
+Objects exist for open tasks and parks only. `state` feeds it.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from batchrunner.core.budget import Tally
+from batchrunner.core.events import Close
+from batchrunner.core.item_table import ItemTable
+from batchrunner.core.lifecycle import STANDINGS, ItemRecord, OpenTask, Park, S, Standing, TaskOwners
+from batchrunner.core.outcome import HeldItem
+from batchrunner.core.packed import DOUBTFUL, EPOCH, KNOWN, SEEN, STANDING, effort_of, record_of
+
+_CLOCK_GRAIN_S: Final = 0.001
+
+
+class Memory:
+    """What is known of every item, every lane and of the whole. Only `see` and `take_unseen` change anything."""
+
+    def __init__(self, *, day_offset_s: float = 0.0) -> None:  # noqa: PLR0915 - a line for each thing remembered
+        self._day_offset_s = day_offset_s
+        self.table = ItemTable()
+        self._sending: set[bytes] = set()
+        self._reasks: set[bytes] = set()
+        """Items whose last answer broke its schema; the process of this segment knows what to tell the model."""
+        self._uncorrected: set[bytes] = set()
+        """Items like that whose process is gone: their next send is the first request once more, paid again."""
+        self._counts = [0] * len(Standing)
+        self.intact_at = 0.0  # wall clock until which the directory is known to be as recorded; set by who replays
+        self.tasks: dict[bytes, OpenTask] = {}
+        self.kept_tasks: dict[bytes, OpenTask] = {}
+        """Of items that failed by a fault of ours: who wants such an item again gets its task, and no new one."""
+        self.held: dict[bytes, HeldItem] = {}
+        self.shared_tasks: set[bytes] = set()
+        """Items whose task's id the server had given to another item before."""
+        self._task_owners = TaskOwners()
+        self.parks: dict[tuple[str, str], Park] = {}
+        self.days: dict[tuple[str, str], tuple[int, int]] = {}
+        """(account, model) -> (days since 1970 where the quota turns, sends on that day)."""
+        self.labels: set[str] = set()
+        """Labels under which rows were written since results.jsonl was last rewritten."""
+        self.tallies: dict[str, Tally] = {}
+        """What was sent to each model, for budgets."""
+        self._models: list[Tally] = [Tally()]
+        self._numbers: dict[str, int] = {}
+        self.unsettled = False
+        """Rows were added since results.jsonl was last rewritten."""
+        self.sends, self.refused = 0, 0
+        self.ambiguous = 0
+        self.unknown = 0
+        self.doubtful_count = 0
+        self.most_sending = 0
+        """The most sends that were ever in flight at once."""
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.images, self.results_length, self._epoch = 0, 0, 1
+        """`_epoch`: rewritings of results.jsonl so far, from one: checksums of rows hold until the next one."""
+        self.lost: set[bytes] = set()
+        """Done items whose row or picture is gone: what a look at the directory found, not the ledger."""
+        self.torn = False
+        """See `Close`."""
+        self.marked: Close | None = None
+        """How the last clean end left the directory; None after any other end."""
+        self.segments = 0
+        self.closed = True
+        """The last segment ended with `close`."""
+        self.live = False
+        """True once this process writes: items that first appear from now on are its own, and only steps of the
+        lifecycle are taken."""
+
+    def __repr__(self) -> str:
+        stand = ", ".join(f"{self.count(s)} {s.name.lower()}" for s in Standing)
+        return (
+            f"<{type(self).__name__}: {stand}; {self.sends} sends, {self.ambiguous} ambiguous, {self.unknown} unknown>"
+        )
+
+    # -- asking
+
+    def standing(self, key: bytes) -> Standing:
+        """Where the item with this key stands; PENDING when the ledger has never heard of it."""
+        return STANDINGS[self.table.word(key) & STANDING]
+
+    def record(self, key: bytes) -> ItemRecord:
+        """Everything known of one item."""
+        return record_of(self.table.word(key))
+
+    def effort(self, key: bytes) -> tuple[int, int, int, bool]:
+        """(sends, attempts, ambiguous, fresh), as in `record`."""
+        return effort_of(self.table.word(key))
+
+    def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
+        """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
+        packed = self.table.word(key)
+        return packed & STANDING == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
+
+    def knows(self, key: bytes) -> bool:
+        """Whether the ledger has ever heard of this item."""
+        return bool(self.table.word(key) & KNOWN)
+
+    def crc(self, key: bytes) -> int | None:
+        """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
+        number = self.table.find(key)
+        return self.table.crcs[number] if self.table.words[number] >> EPOCH == self._epoch else None
+
+    def see(self, key: bytes) -> bool:
+        """The row of this done item is there; False when it was seen before."""
+        number, words = self.table.find(key), self.table.words
+        packed = words[number]
+        words[number] = packed | SEEN
+        return not packed & SEEN
+
+    def take_unseen(self) -> set[bytes]:
+        """Done items whose row nobody saw since the last time this was asked."""
+        unseen = {key for key, packed in self.table.known() if packed & (SEEN | STANDING) == S.DONE}
+        self.table.clear(SEEN)
+        return unseen
+
+    def count(self, standing: Standing) -> int:
+        """Keys with this standing; PENDING counts only those that the ledger has heard of."""
+        return self._counts[standing]
+
+    def standings(self) -> Iterator[tuple[bytes, Standing]]:
+        """Every known key with its standing."""
+        return ((key, STANDINGS[packed & STANDING]) for key, packed in self.table.known())
+
+    def timed_out(self, *, now: float, task_s: float) -> int:
+        """Accepted tasks whose deadline of `task_s` seconds has come."""
+        return sum(1 for task in self.tasks.values() if now - task.accepted_at >= task_s - _CLOCK_GRAIN_S)
+
+    def sent_today(self, account: str, model: str, *, day: int) -> int:
+        """Sends of this lane on that day (days since 1970)."""
+        counted_on, sends = self.days.get((account, model), (day, 0))
+        return sends if counted_on == day else 0
