@@ -159,6 +159,10 @@ class Replaced(Protocol):
     def length(self) -> int:
         """Bytes of the new file."""
 
+    @property
+    def made(self) -> int:
+        """Rows that were gone, and were made again from what the ledger says."""
+
 
 async def _nothing_to_confirm() -> None:
     """Where nobody else can change what was written."""
@@ -183,8 +187,13 @@ class Results(Protocol):
         rows of no item move to `superseded.jsonl`. Keys are the 16 bytes.
         """
 
-    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Replaced:
-        """The same for `failures.jsonl`: one row for each item that stands failed, none for any other."""
+    async def settle_failures(
+        self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool], count: int = 0
+    ) -> Replaced:
+        """The same for `failures.jsonl`: one row for each item that stands failed, none for any other.
+
+        `count` is how many rows there should be: those that were removed by hand are made again.
+        """
 
     async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
         """Whether `failures.jsonl` shows so many rows already, all of failed items and in their order."""

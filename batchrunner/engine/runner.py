@@ -280,7 +280,12 @@ class Runner:
         return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
     async def _settle_failures(self) -> None:
-        await self.ports.results.settle_failures(one_by_one(self.ports.items.batches()), is_failed=self._is_failed)
+        count = self.state.count(Standing.FAILED)
+        items = one_by_one(self.ports.items.batches())
+        settled = await self.ports.results.settle_failures(items, is_failed=self._is_failed, count=count)
+        if settled.made:
+            rows = "1 row was" if settled.made == 1 else f"{settled.made:,} rows were"
+            self.say(f"failures.jsonl: {rows} gone, removed by hand; made again from the ledger, nothing was sent")
 
     def _is_failed(self, key: bytes) -> bool:
         return self.state.standing(key) is Standing.FAILED

@@ -69,7 +69,7 @@ KINDS: Final[dict[str, Kind]] = {
     "failure_missing": Kind(
         level="damage",
         problem="items that the ledger knows as failed, without a row in failures.jsonl",
-        advice=_SALVAGE,
+        advice="the next run makes them again from the ledger, without sending anything",
     ),
     "odd_record": Kind(
         level="odd", problem="ledger records that do not follow from what stood before; replay passes over them"

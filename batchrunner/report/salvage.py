@@ -12,10 +12,21 @@ from pathlib import Path, PurePosixPath
 
 from batchrunner.core.audit import Salvaged
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.events import FORMAT_VERSION, Done, Lost, Open, Reformatted, Rewritten, recorded_files, with_files
+from batchrunner.core.events import (
+    FORMAT_VERSION,
+    Done,
+    Intent,
+    Lost,
+    Open,
+    Reformatted,
+    Requeued,
+    Rewritten,
+    recorded_files,
+    with_files,
+)
 from batchrunner.core.naming import is_address
 from batchrunner.core.ports import Place
-from batchrunner.core.state import Standing
+from batchrunner.core.state import LedgerState, Standing
 from batchrunner.core.version import VERSION
 from batchrunner.report.audit import audit, run_file_of
 from batchrunner.report.audit_files import fault_of, read_plain
@@ -26,7 +37,7 @@ from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_F
 from batchrunner.stores.ledger_salvage import Kept, Mender, SoundLines
 from batchrunner.stores.lines import read_lines
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
-from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of
+from batchrunner.stores.rows import FailureFacts, RowFacts, crc_of, facts_of, failure_of, name_and_id_of
 from batchrunner.stores.run_file import make_run_folder, write_run_file
 from batchrunner.stores.segment_copy import SegmentCopy
 
@@ -60,7 +71,9 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
         raise WrongDirectoryError(f"{new}: is no directory; name a new one with --salvage") from error
     except OSError as error:
         raise broken(new, error) from error
-    return salvage.told(sound=audit(new, files=files).sound)
+    # rows of failures that are gone are made again by the next run, from this ledger
+    found = audit(new, files=files).findings
+    return salvage.told(sound=all(each.level != "damage" or each.kind == "failure_missing" for each in found))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +89,12 @@ class Salvage:
     _ids: set[bytes] = field(default_factory=set)
     _failed: set[bytes] = field(default_factory=set)
     """Failed items whose row was not found yet."""
+    _only_rows: dict[bytes, FailureFacts] = field(default_factory=dict)
+    """Items whose row says that they failed, while what the ledger said of it is gone."""
+    _before: LedgerState = field(default_factory=LedgerState)
+    """What the old ledger knows."""
+    _asked_again: set[bytes] = field(default_factory=set)
+    """Failed items that a person wanted to be tried again, and were not yet."""
     _folders: set[Path] = field(default_factory=set)
     _converted: dict[bytes, tuple[Named, ...]] = field(default_factory=dict)
     """The pictures of items whose pictures were converted, as their row names them: so their `done` names them here."""
@@ -104,9 +123,13 @@ class Salvage:
                 self._promises.refile(bytes.fromhex(kept.event.k), kept.event.files)
             if isinstance(kept.event, Lost):
                 self._promises.forget(bytes.fromhex(kept.event.k))
+            if isinstance(kept.event, Requeued):
+                self._asked_again.add(bytes.fromhex(kept.event.k))
+            elif self._asked_again and isinstance(kept.event, Intent):
+                self._asked_again.discard(bytes.fromhex(kept.event.k))
             mender.mended(kept.event, at=kept.at)
         mender.segment_ended()
-        self._stretches = reading.stretches
+        self._stretches, self._before = reading.stretches, mender.state
         self._failed = {key for key, standing in mender.state.standings() if standing is Standing.FAILED}
 
     # -- rows and what they name
@@ -188,12 +211,24 @@ class Salvage:
             failed = set(self._failed)
             for line in read_lines(self.files, self.old / name_of_file):
                 name = name_and_id_of(line.text) if line.whole else None
-                if name is not None and name[0] in failed and name[0] not in self._places:
+                if name is None or name[0] in self._places:
+                    continue
+                if name[0] in failed:
                     self._failed.discard(name[0])
-                    write_all(self.files, descriptor, line.text + b"\n")
+                elif name_of_file != FAILURES or not self._is_only_a_row(name[0], line.text):
+                    continue
+                write_all(self.files, descriptor, line.text + b"\n")
             self.files.fsync(descriptor)
         finally:
             self.files.close(descriptor)
+
+    def _is_only_a_row(self, key: bytes, text: bytes) -> bool:
+        """Whether it says what the ledger has lost: its item failed, and nobody asked for it again."""
+        failure = failure_of(text)
+        if failure is None or key in self._asked_again or self._before.standing(key) is not Standing.PENDING:
+            return False
+        self._only_rows[key] = failure
+        return True
 
     # -- the new ledger
 
@@ -252,10 +287,9 @@ class Salvage:
                 if place is not None and mender.state.standing(key) is not Standing.DONE:
                     for event in mender.adopted(_done(facts, place), at=at):
                         copy.add(event, at=at)
-        for key in self._failed:
-            if mender.state.standing(key) is Standing.FAILED:
-                for event in mender.requeued(key, at=at):
-                    copy.add(event, at=at)
+        for key, failure in self._only_rows.items():
+            for event in mender.failed(key, failure, at=at):
+                copy.add(event, at=at)
 
     def sync_folders(self) -> None:
         """Names of all copies."""

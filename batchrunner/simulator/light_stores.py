@@ -59,6 +59,7 @@ class LightLedger:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Replaced:
     length: int
+    made: int = 0
 
 
 class LightResults:
@@ -87,9 +88,11 @@ class LightResults:
         del items, is_done
         return _Replaced(length=self._length)
 
-    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> _Replaced:
+    async def settle_failures(
+        self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool], count: int = 0
+    ) -> _Replaced:
         """As `rewrite`."""
-        del items, is_failed
+        del items, is_failed, count
         return _Replaced(length=0)
 
     async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:

@@ -241,11 +241,11 @@ def _failures(files: InspectedFiles, path: Path, state: LedgerState) -> Iterator
             continue
         seen.add(failure.key)
         record = state.record(bytes.fromhex(failure.key))
-        if record.standing is Standing.PENDING and record.sends == 0:
+        if record.standing is Standing.PENDING:
             yield Failed(
                 i=failure.id,
                 k=failure.key,
-                n=1,
+                n=max(1, record.sends),
                 a=failure.attempts,
                 kind=str(failure.error.get("class")),
                 message=str(failure.error.get("message"))[:2000],

@@ -36,11 +36,14 @@ from batchrunner.stores.files import Files
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_sound, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import fault_of
 from batchrunner.stores.lines import read_lines
+from batchrunner.stores.rows import FailureFacts
 from batchrunner.stores.unreadable import UNREADABLE
 
 KIND = "salvage"
 """What a record that was put back says as its reason."""
 
+MESSAGE_MAX = 2000
+"""So much of a failure's words stands in the ledger."""
 _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 Numbered = Intent | Refused | Accepted | Retry | Failed | Done
 
@@ -159,11 +162,20 @@ class Mender:
             self.state.apply(event, at=at)
         return events
 
-    def requeued(self, key: bytes, *, at: float) -> list[Event]:
-        """A failed item whose row is lost is tried again."""
-        event = Requeued(i=key.hex(), k=key.hex())
-        self.state.apply(event, at=at)
-        return [event]
+    def failed(self, key: bytes, failure: FailureFacts, *, at: float) -> list[Event]:
+        """An item whose row says that it failed, and whose `failed` is lost."""
+        record = self.state.record(key)
+        if record.standing not in {Standing.PENDING, Standing.SENDING}:
+            return []
+        event = Failed(
+            i=failure.id,
+            k=failure.key,
+            n=max(1, record.sends),
+            a=failure.attempts,
+            kind=str(failure.error.get("class")),
+            message=str(failure.error.get("message"))[:MESSAGE_MAX],
+        )
+        return self.mended(event, at=at)
 
     # -- what must have been between two records
 

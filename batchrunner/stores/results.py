@@ -5,7 +5,7 @@ Refuses: adding before `recover` was asked, gluing a row to a torn end, rows tha
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -18,6 +18,7 @@ from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.stores.appender import INLINE_BYTES, Appender
 from batchrunner.stores.atomic import write_all, write_whole
+from batchrunner.stores.failure_rows import FailuresOfLedger
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, InspectedFiles, broken, make_durable
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.lines import Line
@@ -245,15 +246,19 @@ class ResultsFile:
         self.look()
         return replaced
 
-    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Rewritten:
-        """The same for `failures.jsonl`: one row per item that is failed now, its latest.
+    async def settle_failures(
+        self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool], count: int = 0
+    ) -> Rewritten:
+        """The same for `failures.jsonl`: one row per item that is failed now, its latest; `count` in all.
+
+        A row that was removed by hand is made again from the ledger.
 
         Rows of failed items that the job has no more go to `superseded_failures.jsonl`; those of items that are not
         failed any more are dropped.
         """
         self._failures = None
         await self._release(FAILURES)
-        if not any(self._files.exists(self._folder / name) for name in (FAILURES, SUPERSEDED_FAILURES)):
+        if not count and not any(self._files.exists(self._folder / name) for name in (FAILURES, SUPERSEDED_FAILURES)):
             return Rewritten(length=0, rows=0, shared=0, superseded=0)
         rewriting = Rewriting(
             self._files,
@@ -264,7 +269,9 @@ class ResultsFile:
             unreadable=FAILURES_TORN,
             outlives=is_failed,
         )
-        return await in_order(rewriting, items, claims=is_failed)
+        ledger = FailuresOfLedger(self._files, self._folder, lacks=lambda key: is_failed(key) and rewriting.lacks(key))
+        replaced = await in_order(rewriting, items, claims=is_failed, row_of=ledger.row_of)
+        return replace(replaced, made=ledger.made)
 
     async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
         """Whether `failures.jsonl` shows so many rows already, all of failed items and in their order.

@@ -36,6 +36,8 @@ class Rewritten:
     """Of these rows, copies for items that share a key."""
     superseded: int
     """Rows moved to the file of superseded ones by this call."""
+    made: int = 0
+    """Rows of failed items that were gone, and were made again from the ledger."""
 
 
 class Rewriting:
@@ -76,6 +78,7 @@ class Rewriting:
         self._waiting = RowIndex()
         self._placed = RowIndex()
         self._aside = RowIndex()
+        self._made: dict[bytes, bytes] = {}
         self._aside_file: int | None = None
         self._old: int | None = None
         self._beside: Path | None = None
@@ -95,6 +98,14 @@ class Rewriting:
             self._aside_file = self._files.open_read(self._superseded)
         self._beside, self._new = open_beside(self._files, self._folder, SHARED_FILE)
 
+    def lacks(self, key: bytes) -> bool:
+        """Whether no file has a row of this item."""
+        return not any(key in rows for rows in (self._waiting, self._placed, self._aside, self._made))
+
+    def lend(self, key: bytes, text: bytes) -> None:
+        """A row for an item that has none."""
+        self._made[key] = text
+
     def place(self, labels: list[Label]) -> None:
         """Write the rows of these items, which the job claims, as far as there are any."""
         for label in labels:
@@ -108,6 +119,8 @@ class Rewriting:
             elif (place := self._aside.take(label.key)) is not None:  # its item had vanished and came back
                 text = self._read(place, of=self._aside_file)
                 self._placed.put(label.key, self._length, self._add(relabelled(text, label)))
+            elif (made := self._made.pop(label.key, None)) is not None:
+                self._placed.put(label.key, self._length, self._add(relabelled(made, label)))
 
     def finish(self) -> Rewritten:
         """Keep what nobody claimed, make the new file durable, and let it take the old one's name."""
@@ -200,8 +213,16 @@ def _digest(text: bytes) -> bytes:
     return blake2b(unlabelled(text), digest_size=16).digest()
 
 
-async def in_order(rewriting: Rewriting, items: AsyncIterator[Item], *, claims: Callable[[bytes], bool]) -> Rewritten:
+async def in_order(
+    rewriting: Rewriting,
+    items: AsyncIterator[Item],
+    *,
+    claims: Callable[[bytes], bool],
+    row_of: Callable[[Item], bytes | None] | None = None,
+) -> Rewritten:
     """Drive a rewriting with a job's items; disk work happens off the loop.
+
+    `row_of` makes a row for an item that has none; it may block.
 
     Raises:
         StoreBrokenError: the disk refused; the old file still stands.
@@ -215,6 +236,10 @@ async def in_order(rewriting: Rewriting, items: AsyncIterator[Item], *, claims: 
                 label = label_of(item)
                 if claims(label.key):
                     labels.append(label)
+                    if row_of is not None and rewriting.lacks(label.key):
+                        made = await thread.run(row_of, item)
+                        if made is not None:
+                            rewriting.lend(label.key, made)
                 if len(labels) >= _BATCH:
                     await thread.run(rewriting.place, labels)
                     labels = []

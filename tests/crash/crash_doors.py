@@ -80,8 +80,10 @@ class WatchedResults:
     async def rewrite(self, items: AsyncIterator[Item], *, is_done: Callable[[bytes], bool]) -> Replaced:
         return await self.inner.rewrite(items, is_done=is_done)
 
-    async def settle_failures(self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool]) -> Replaced:
-        return await self.inner.settle_failures(items, is_failed=is_failed)
+    async def settle_failures(
+        self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool], count: int = 0
+    ) -> Replaced:
+        return await self.inner.settle_failures(items, is_failed=is_failed, count=count)
 
     async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
         return await self.inner.failures_are_settled(count=count, is_failed=is_failed)
