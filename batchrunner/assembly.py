@@ -85,6 +85,7 @@ async def assemble(
     for line in told:
         say(line)
     items = items_of(job)
+    items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_take_stock, folder, state, results, files=files)
     found = await survey(

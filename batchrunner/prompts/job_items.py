@@ -1,5 +1,6 @@
 """The port `Items` for a job, and the check that finds every mistake of its prompts at once."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
@@ -8,14 +9,22 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.prompts.expand import Expansion, artifact_name
 from batchrunner.prompts.findings import Findings
+from batchrunner.prompts.kept import KeptItems, stamp_of
 from batchrunner.prompts.recipe import Recipe, recipe_of
 
 
 class JobItems:
-    """The items of a job; implements `core.ports.Items`. Templates are compiled at the first pass and then kept."""
+    """The items of a job; implements `core.ports.Items`. Templates are compiled at the first pass and then kept.
+
+    So are the items themselves, where they are few: a later pass gives them again, and reads the source only if it has
+    changed since.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self.keeps = False
+        """Set by whoever will make more passes than one, before the first."""
+        self._kept: KeptItems | None = None
         self._compiled: tuple[Recipe, tuple[Mistake, ...]] | None = None
         self._last: Findings | None = None
         self.counted = 0
@@ -37,16 +46,44 @@ class JobItems:
         return self._last.skipped if self._last else ()
 
     async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
-        """The items of these models (None: all), in the job's order, read anew, some at a time.
+        """The items of these models (None: all), in the job's order, some at a time.
 
         Raises:
             JobMistakesError: templates that are none (all of them), or the first thing that is wrong with the rows.
         """
+        given = left_out = 0
+        if self._kept is not None and self._kept.is_whole:
+            for batch in self._kept.batches(models):
+                yield batch
+                given += len(batch)
+                await asyncio.sleep(0)
+            if await asyncio.to_thread(stamp_of, self._job) == self._kept.stamp:
+                return
+            self._kept, left_out = None, given
+        # Where the source has changed since, it is read to its end after all, so that whoever counts notices.
+        async with aclosing(self._read(models)) as batches:
+            async for batch in batches:
+                if more := batch[left_out:]:
+                    yield more
+                left_out = max(0, left_out - len(batch))
+        if left_out:
+            of_whom = "" if models is None else f" for {', '.join(sorted(models))}"
+            problem = f"the source has {given - left_out:,} prompts{of_whom} now, and had {given:,} when the run began"
+            raise JobMistakesError((Mistake(problem=problem, key="prompts"),))
+
+    async def _read(self, models: frozenset[str] | None) -> AsyncGenerator[Sequence[Item]]:
         findings = self._findings(first_only=True)
+        kept = None
+        if models is None and self.keeps and self._kept is None:
+            kept = self._kept = KeptItems(await asyncio.to_thread(stamp_of, self._job))
         async with aclosing(self._pass(findings).batches(models)) as batches:
             async for batch in batches:
+                if kept is not None:
+                    kept.add(batch)
                 yield batch
         self._last = findings
+        if kept is not None:
+            kept.end(await asyncio.to_thread(stamp_of, self._job))
 
     async def stream(self, models: frozenset[str] | None = None) -> AsyncGenerator[Item]:
         """The same items one by one."""

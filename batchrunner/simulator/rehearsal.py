@@ -176,6 +176,7 @@ class _Stage:
 
     async def _runner(self, wishes: Wishes, windows: dict[str, int]) -> Runner:
         items = items_of(self.job)
+        items.keeps = True
         found = await survey(items, self.state, limit=wishes.limit, hold=self.job.on_ambiguous == "hold")
         ports = self._ports(items)
         return Runner(

@@ -1,0 +1,92 @@
+"""The items of a whole pass kept in memory while they are few, so that the next pass needs not make them again.
+
+The source may change between two passes. What stood in it is remembered by its size and times, and whoever is given
+kept items is told at the end whether that still holds.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job, Source
+from batchrunner.prompts.sources.folder import names_of
+
+KEPT_BYTES: Final = 24 * 1024 * 1024
+"""Of all kept items of a job, about: some ten thousands of short prompts. Where there are more, none is kept."""
+_ITEM_BYTES: Final = 420
+"""Of an item without its texts and values."""
+
+Stamp = tuple[object, ...]
+"""How a source stands: equal stamps mean that nobody has written to it."""
+
+
+class KeptItems:
+    """The items of one pass. `add` every batch, then `batches` gives them again as long as `is_whole`."""
+
+    def __init__(self, stamp: Stamp) -> None:
+        self.stamp = stamp
+        """Of the source, before the pass."""
+        self.is_whole = False
+        """The pass has come to its end, and all of its items are here."""
+        self._batches: list[Sequence[Item]] = []
+        self._left_bytes = KEPT_BYTES
+
+    def __repr__(self) -> str:
+        return f"<KeptItems {sum(map(len, self._batches))}, room for {self._left_bytes} bytes>"
+
+    def add(self, batch: Sequence[Item]) -> None:
+        """The pass's next items; all are let go once they are too large."""
+        if self._left_bytes > 0:
+            self._batches.append(batch)
+            self._left_bytes -= sum(map(_size_of, batch))
+            if self._left_bytes <= 0:
+                self._batches.clear()
+
+    def end(self, stamp: Stamp) -> None:
+        """The pass has come to its end, and this is how the source stands now."""
+        self.is_whole = self._left_bytes > 0 and stamp == self.stamp
+
+    def batches(self, models: frozenset[str] | None) -> Iterator[Sequence[Item]]:
+        """The items of these models (None: all) once more."""
+        for batch in self._batches:
+            if some := batch if models is None else [item for item in batch if item.model in models]:
+                yield some
+
+
+def stamp_of(job: Job) -> Stamp:
+    """How the job's source stands now; the same for ever where there is none. Blocks, and never raises."""
+    if not isinstance(job.prompts, Source):
+        return ()
+    path = Path(job.prompts.path)
+    try:
+        if path.is_dir():
+            return tuple((name, *_stamp(path / name)) for name in names_of(str(path)))
+        return _stamp(path)
+    except (OSError, ValueError) as error:
+        return ("unreadable", str(error))
+
+
+def _stamp(path: Path) -> Stamp:
+    found = os.stat(path)  # noqa: PTH116 - a file of its own for each of thousands of texts
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _size_of(item: Item) -> int:
+    """About how many bytes it holds that no other item shares."""
+    size = _ITEM_BYTES + sys.getsizeof(item.vars)
+    for turn in item.turns:
+        size += sys.getsizeof(turn.content)
+    for picture in item.pictures:
+        size += len(picture.url)
+    left: list[object] = [*item.vars.values()]
+    while left:
+        value = left.pop()
+        size += sys.getsizeof(value)
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return size
