@@ -4,7 +4,15 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ("hands_cases", "cli_fixtures", "engine_fixtures", "field_runs", "spec_fixtures", "torture")
+pytest_plugins = (
+    "hands_cases",
+    "cli_fixtures",
+    "engine_fixtures",
+    "field_runs",
+    "spec_fixtures",
+    "torture",
+    "transport_ways",
+)
 
 # In CI the same examples each time, on a machine that may be slow; everywhere else new ones are looked for.
 settings.register_profile("ci", derandomize=True, deadline=None)

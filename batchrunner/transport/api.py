@@ -9,7 +9,7 @@ import asyncio
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -24,12 +24,13 @@ from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
+from batchrunner.transport.direct import DirectReply, DirectWay, direct_way
 from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
 from batchrunner.transport.masking import masked
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
 from batchrunner.transport.session import left_in, new_session, tls_context
-from batchrunner.transport.watch import SILENT_S, UNDER_WAY, Pace, Watch, passed
+from batchrunner.transport.watch import SILENT_S, UNDER_WAY, DeadlineTimer, Pace, Watch, passed
 
 T = TypeVar("T")
 
@@ -52,10 +53,12 @@ _LINGER_BYTES = 64 * 1024
 # Above this aiohttp warns of a body in one piece; as a file it goes in steps.
 _BODY_IN_ONE_PIECE_BYTES = 1 << 20
 _WHOLE = Whole()
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 # What the network can raise while a reply is read; uvloop says RuntimeError of a connection that is gone. Only the
 # reading itself is guarded: what a decoder raises is a fault of this program, and no reason to send again.
 _OUTSIDE = (aiohttp.ClientError, OSError, RuntimeError, CodingError)
 
+Response: TypeAlias = aiohttp.ClientResponse | DirectReply
 Cause: TypeAlias = Literal["connect", "timeout", "reset", "too_large"]
 
 _CREDENTIALS: dict[AuthScheme, Callable[[str], dict[str, str]]] = {
@@ -108,6 +111,10 @@ class ApiTransport:
         self._cap_bytes = REPLY_CAP_BYTES[provider.dialect]
         self._context = tls_context(provider.ca_file)
         self._session: aiohttp.ClientSession | None = None
+        self._timer: DeadlineTimer | None = None
+        self._direct: DirectWay | None = None
+        """None where every request takes aiohttp's public way."""
+        self._on_silence = self._silent if say is not None else None
         self._headers = {account: self._account_headers(account) for account in ("", *keys)}
 
     def __repr__(self) -> str:
@@ -126,12 +133,16 @@ class ApiTransport:
             proxy_auth=self._proxy_auth,
             context=self._context,
         )
+        self._timer = DeadlineTimer()
+        self._direct = direct_way(self._session) if self._provider.proxy is None else None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        session, self._session = self._session, None
+        session, self._session, self._direct = self._session, None, None
+        if self._timer is not None:
+            self._timer.close()
         if session is not None:
             await session.close()
 
@@ -146,27 +157,34 @@ class ApiTransport:
             Exception: whatever the decoder raised, when it may have been sent; what the gate refused with, when not.
         """
         session = self._session
-        headers = self._headers.get(account)
-        if session is None or headers is None:
+        if session is None or account not in self._headers:
             why = f"there is no key for {account}" if session is not None else "the transport is closed"
             return decoder.end(Broken(cause="connect", message=why, sent=False))
-        if gate is not None:
+        direct = self._direct
+        if direct is not None and not direct.takes(request):
+            direct = None
+        if direct is None and gate is not None:
             await passed(gate)
         pace = self._paces[request.method]
-        watch = Watch(
-            pace,
-            on_silence=self._silent if self._say is not None else None,
-            settled=getattr(decoder, "settled", None),
-        )
-        UNDER_WAY.set(watch)
+        watch = Watch(pace, timer=self._timer, on_silence=self._on_silence, settled=getattr(decoder, "settled", None))
+        share = self._room.share()
         ending: Ending | None = None
-        with self._room.share() as share:
+        try:
             with watch:
-                ending = await self._converse(session, request, headers, decoder, watch, share)
+                if direct is None:
+                    asked: Awaitable[Response] = self._ask(session, request, account, watch)
+                else:
+                    url = self._versioned(request.url)
+                    headers = self._headers_to(request.url, account)
+                    asked = direct.send(request, url, headers, account=account, watch=watch, gate=gate)
+                ending = await self._converse(asked, decoder, watch, share)
             if ending is None:
                 cause: Cause = "timeout" if watch.sent else "connect"
                 ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
             return masked(decoder.end(ending), self._hidden)
+        finally:
+            if share.held_bytes:
+                share.give_back()
 
     def _silent(self, limit_s: float) -> None:
         """One of the requests hears nothing: told once for all that wait with it."""
@@ -175,32 +193,42 @@ class ApiTransport:
             self._silence_told_at = now
             self._say(f"nothing received for {SILENT_S:g} s from {self._where}; waiting up to {limit_s:g} s")
 
-    async def _converse(  # noqa: PLR0917 - what one exchange is made of
+    async def _ask(
+        self, session: aiohttp.ClientSession, request: Request, account: str, watch: Watch
+    ) -> aiohttp.ClientResponse:
+        """Send by aiohttp's public way, and read the head of the reply."""
+        headers = CIMultiDict(request.headers)
+        headers.update(self._headers_to(request.url, account))
+        body = request.body
+        UNDER_WAY.set(watch)
+        return await session.request(
+            request.method,
+            self._versioned(request.url),
+            headers=headers,
+            data=io.BytesIO(body) if body is not None and len(body) > _BODY_IN_ONE_PIECE_BYTES else body,
+            allow_redirects=False,
+        )
+
+    async def _converse(
         self,
-        session: aiohttp.ClientSession,
-        request: Request,
-        account_headers: Mapping[str, str],
+        asked: Awaitable[Response],
         decoder: Decoder[T],
         watch: Watch,
         share: Share,
     ) -> Ending:
-        headers = CIMultiDict(request.headers)
-        if request.url.startswith(self._origin):
-            headers.update(account_headers)
-        body = request.body
         try:
-            response = await session.request(
-                request.method,
-                self._versioned(request.url),
-                headers=headers,
-                data=io.BytesIO(body) if body is not None and len(body) > _BODY_IN_ONE_PIECE_BYTES else body,
-                allow_redirects=False,
-            )
-        except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system raise without a common root
+            response = await asked
+        except Exception as error:  # aiohttp, TLS, uvloop and the system raise without a common root
+            if error is watch.refused:
+                raise
             return self._fault(error, watch)
         try:
             watch.head_came()
             decoder.begin(_head(response, self._wall()))
+            whole = response.whole(share) if type(response) is DirectReply else None
+            if whole is not None:
+                decoder.feed(whole)
+                return _WHOLE
             ending = await self._pour(response, decoder, watch, share)
             if watch.replies is not None and watch.replies.behind and isinstance(ending, Whole):
                 decoder.feed(watch.replies.behind)  # a server that counts characters cuts its own answer off
@@ -209,16 +237,21 @@ class ApiTransport:
             if not response.closed:
                 response.close()
 
+    def _headers_to(self, url: str, account: str) -> Mapping[str, str]:
+        """What the account adds to the dialect's own headers: its key and the job's headers, for the origin only."""
+        return self._headers[account] if url.startswith(self._origin) else _NO_HEADERS
+
     def _versioned(self, url: str) -> str:
         if not self._version:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self._version}"
 
-    def _unpacker(self, response: aiohttp.ClientResponse, watch: Watch) -> Unpacker | Broken | None:
-        if (response.content_length or 0) > self._cap_bytes:
+    def _unpacker(self, response: Response, watch: Watch) -> Unpacker | Broken | None:
+        headers = response.headers
+        if int(headers.get("Content-Length", 0)) > self._cap_bytes:
             return self._too_large(watch)
         try:
-            return unpacker(response.headers.get("Content-Encoding"))
+            return unpacker(headers.get("Content-Encoding"))
         except CodingError as error:
             return self._fault(error, watch)
 
@@ -238,7 +271,7 @@ class ApiTransport:
         except CodingError as error:
             yield self._fault(error, watch)
 
-    async def _pour(self, response: aiohttp.ClientResponse, decoder: Decoder[T], watch: Watch, share: Share) -> Ending:
+    async def _pour(self, response: Response, decoder: Decoder[T], watch: Watch, share: Share) -> Ending:
         """Feed the body to the decoder, within the caps, until it or the reply is at an end."""
         content, cap_bytes = response.content, self._cap_bytes
         wire_bytes = plain_bytes = 0
@@ -308,7 +341,7 @@ async def _linger(content: aiohttp.StreamReader, feed: Callable[[bytes], bool] |
                     feed(piece)
 
 
-def _head(response: aiohttp.ClientResponse, received_at: float) -> Head:
+def _head(response: Response, received_at: float) -> Head:
     headers = {name.lower(): _readable(value) for name, value in response.headers.items()}
     return Head(status=response.status, headers=headers, received_at=received_at)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrunner.transport.addresses import Reach
 from batchrunner.transport.coding import CodingError
@@ -146,6 +147,7 @@ _WORDS: Final[tuple[tuple[type[BaseException], Callable[[BaseException, str], st
     (aiohttp.ClientConnectorError, _connector),
     (aiohttp.ClientHttpProxyError, _tunnel),
     (aiohttp.ClientResponseError, lambda _, where: f"what {where} sent is not HTTP"),
+    (HttpProcessingError, lambda _, where: f"what {where} sent is not HTTP"),
     (aiohttp.ClientPayloadError, lambda _, where: f"{where} closed the connection before the reply was complete"),
     (aiohttp.ServerDisconnectedError, lambda _, where: f"{where} closed the connection without a reply"),
     (aiohttp.InvalidURL, lambda _, where: f"the address {where} cannot be used"),

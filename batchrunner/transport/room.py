@@ -27,6 +27,8 @@ class Room:
     shares: list["Share"] = field(default_factory=list)
     """Those that hold something, the oldest first."""
     freed: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+    """Replies that wait for room: without one nobody need be told that some is free."""
 
     def __repr__(self) -> str:
         return f"<Room {self.held_bytes} of {self.size_bytes} B held by {len(self.shares)}>"
@@ -58,13 +60,28 @@ class Share:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.held_bytes:
-            return
+        if self.held_bytes:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Hold nothing more."""
         room = self.room
         room.held_bytes -= self.held_bytes
         room.shares.remove(self)
-        freed, room.freed = room.freed, asyncio.Event()
-        freed.set()
+        if room.waiting:
+            freed, room.freed = room.freed, asyncio.Event()
+            freed.set()
+
+    def takes_at_once(self, size_bytes: int) -> bool:
+        """Take so many bytes more if there is room for them now; False: `take` has to wait for it."""
+        room = self.room
+        if room.held_bytes + size_bytes > room.size_bytes:
+            return False
+        if size_bytes and not self.held_bytes:
+            room.shares.append(self)
+        self.held_bytes += size_bytes
+        room.held_bytes += size_bytes
+        return True
 
     async def take(self, size_bytes: int, *, waiting: Callable[[], None]) -> None:
         """Take so many bytes more, then wait while the room is full and an older reply is there to empty it.
@@ -78,6 +95,10 @@ class Share:
         room.held_bytes += size_bytes
         while room.held_bytes > room.size_bytes and room.shares[0] is not self:
             waiting()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_S):
-                    await room.freed.wait()
+            room.waiting += 1
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_AGAIN_S):
+                        await room.freed.wait()
+            finally:
+                room.waiting -= 1

@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, cast
+from typing import Final, TypedDict, cast
 
 import aiohttp
 from aiohttp import hdrs
@@ -38,6 +38,26 @@ _DNS_TTL_S = 60
 _HEAD_LINES = 4096
 _HEAD_BYTES = 256 * 1024
 
+
+class ReadingOptions(TypedDict):
+    """How a session reads its replies."""
+
+    read_bufsize: int
+    auto_decompress: bool
+    max_line_size: int
+    max_field_size: int
+    max_headers: int
+
+
+READING: Final = ReadingOptions(
+    read_bufsize=READ_BYTES,
+    auto_decompress=False,
+    max_line_size=LINE_BYTES,
+    max_field_size=LINE_BYTES,
+    max_headers=_HEAD_LINES,
+)
+"""The same for whoever takes a connection and reads its replies without the session."""
+
 # Finds a dead peer behind a NAT while a slow model thinks: after a minute of silence, every minute, five times.
 _SOCKET_KEEPALIVE = tuple(
     (getattr(socket, name), value)
@@ -57,8 +77,11 @@ class Replies(ResponseHandler):
     behind: bytes = b""
     """Bytes that came in one piece with the end of the last reply, as far as their place is known."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse) -> None:
         super().__init__(loop=loop)
+        self._reuse = reuse
+        self.uses = 0
+        self.rests_since: float | None = None
         self._start = bytearray()
         """Of a head that has no end yet."""
 
@@ -87,6 +110,16 @@ class Replies(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end; half a head is the parser's to judge."""
+        payload = self._payload
+        if (
+            exc is None
+            and self.transport is not None  # else it is we who closed it
+            and payload is not None
+            and payload.is_eof()
+            and not self._start
+            and not self._should_close
+        ):
+            self._reuse.was_closed(self)
         self._pass_on()
         super().connection_lost(exc)
 
@@ -134,13 +167,26 @@ class Connector(aiohttp.TCPConnector):
                 req.proxy_headers = CIMultiDict({hdrs.PROXY_AUTHORIZATION: self.proxy_login})
             else:
                 req.headers[hdrs.PROXY_AUTHORIZATION] = self.proxy_login
-        connection = await super().connect(req, traces, timeout)
-        while not await self.reuse.allows(connection):
-            connection = await super().connect(req, traces, timeout)
+        connection, replies = await self.lasting(req, traces, timeout)
+        connection.add_callback(partial(self.reuse.is_over, replies))
         watch = UNDER_WAY.get()
-        watch.replies = connection.protocol if isinstance(connection.protocol, Replies) else None
+        watch.replies = replies
         watch.request_leaves()
         return connection
+
+    async def lasting(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as above
+    ) -> tuple[Connection, Replies]:
+        """A connection that the server is not about to close, as far as one can know, and who reads it."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            replies = connection.protocol
+            assert isinstance(replies, Replies), "the session's factory makes them"
+            if await self.reuse.allows(connection, replies):
+                return connection, replies
 
 
 def plain_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -191,22 +237,18 @@ def new_session(
         ttl_dns_cache=_DNS_TTL_S,
         socket_factory=socket_factory,
     )
-    made = partial(Replies, loop=asyncio.get_running_loop())
-    connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it
     connector.reuse = Reuse()
+    made = partial(Replies, loop=asyncio.get_running_loop(), reuse=connector.reuse)
+    connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it
     connector.proxy_login = _basic(proxy_auth) if proxy is not None else None
     return aiohttp.ClientSession(
         connector=connector,
         headers={"User-Agent": user_agent(), **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
-        auto_decompress=False,
         trust_env=False,
         proxy=proxy,
-        read_bufsize=READ_BYTES,
-        max_line_size=LINE_BYTES,
-        max_field_size=LINE_BYTES,
-        max_headers=_HEAD_LINES,
+        **READING,
     )
 
 

@@ -1,10 +1,11 @@
-"""The deadlines of one exchange, on one timer that is armed once and looks, when it rings, whether time really passed.
+"""The deadlines of exchanges, on one timer for all that are under way. It looks, when it rings, who is really late.
 
-A reply that comes quickly costs one timer; a long stream costs one more every idle time, however many pieces it has.
-Source: PROTOCOL 2.6, RELIABILITY section 3 (half-open and slow-drip servers).
+A reply that comes quickly costs no timer at all; a long stream costs a look every idle time, however many pieces it
+has. Source: PROTOCOL 2.6, RELIABILITY section 3 (half-open and slow-drip servers).
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from batchrunner.core.wire import SETTLED_S, Gate
 
 SILENT_S: Final = 60.0
 """A server that has sent nothing for so long is spoken of, whatever the job lets it have."""
+_LOOK_S: Final = 1e-5
+"""Between two looks at all exchanges, for each of them: a look takes a fraction of that."""
 
 Late = Literal["connect", "first_byte", "idle", "drip", "total", "settled"]
 
@@ -57,18 +60,62 @@ class Replied(Protocol):
     """What came behind the last one."""
 
 
+class DeadlineTimer:
+    """One timer for many watches, armed at the earliest of their deadlines. It belongs to the loop it was made on."""
+
+    __slots__ = ("_handle", "loop", "rings_at", "watches")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.watches: set[Watch] = set()
+        """Those under way."""
+        self.rings_at = math.inf
+        self._handle: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<DeadlineTimer of {len(self.watches)} exchanges, {'unarmed' if self._handle is None else 'armed'}>"
+
+    def ring_by(self, at: float) -> None:
+        """Ring at that time of the loop's clock, unless it is to ring earlier already."""
+        if at < self.rings_at:
+            if self._handle is not None:
+                self._handle.cancel()
+            self.rings_at = at
+            self._handle = self.loop.call_at(at, self.ring)
+
+    def ring(self) -> None:
+        """Look at every watch, and arm again."""
+        # The loop may ring a clock's resolution early.
+        now = max(self.loop.time(), self.rings_at) if self._handle is not None else self.loop.time()
+        self.close()
+        try:
+            for watch in tuple(self.watches):
+                if watch.next_at() <= now:
+                    watch.look(now)
+        finally:  # a fault of whoever is asked by one watch is not the others'
+            if self.watches:
+                # However many deadlines pass one after another, the looks at all stay a small part of the time.
+                soonest = now + len(self.watches) * _LOOK_S
+                self.ring_by(max(soonest, min(watch.next_at() for watch in self.watches)))
+
+    def close(self) -> None:
+        """No ringing any more, until somebody asks for it."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = None
+        self.rings_at = math.inf
+
+
 class Watch:
     """Ends the block it guards when a deadline passes: afterwards `late` says which. Other cancellations pass through.
 
-    `sent` is False until a connection stands: as long as it is, no byte of the request has left.
+    `sent` is False until the request may leave on a connection: as long as it is, no byte of the request has left.
     """
 
     __slots__ = (
-        "_armed_at",
         "_bytes",
         "_cancelling",
         "_due",
-        "_handle",
         "_lines",
         "_look_at",
         "_loop",
@@ -76,11 +123,14 @@ class Watch:
         "_pace",
         "_phase",
         "_settled",
+        "_shared",
         "_silent_at",
         "_task",
+        "_timer",
         "_total_at",
         "_window_at",
         "late",
+        "refused",
         "replies",
         "sent",
     )  # fmt: skip
@@ -89,37 +139,42 @@ class Watch:
         self,
         pace: Pace,
         *,
+        timer: DeadlineTimer | None = None,
         on_silence: Callable[[float], None] | None = None,
         settled: Callable[[float], bool] | None = None,
     ) -> None:
         """`on_silence` is told, once, the seconds that a request still has when nothing has come for `SILENT_S`.
 
         `settled` is asked every few seconds of a body in which nothing moves: whether, after so many seconds without
-        a byte, what came is a whole reply. Then nothing more is waited for.
+        a byte, what came is a whole reply. Then nothing more is waited for. Without a `timer` to share, the watch has
+        one of its own.
         """
         task = asyncio.current_task()
         assert task is not None, "an exchange runs in a task"
+        self._shared = timer is not None
+        self._timer = timer = timer or DeadlineTimer()
         self._pace = pace
         self._task = task
-        self._loop = task.get_loop()
+        self._loop = timer.loop
         self._cancelling = task.cancelling()
         now = self._loop.time()
         self._phase: Late = "connect"
-        self._total_at = now + pace.total_s
+        self._total_at = self._silent_at = self._window_at = self._look_at = now + pace.total_s
         self._due = now + pace.connect_s
         self._on_silence = on_silence
-        self._silent_at = self._total_at
         self._settled = settled
-        self._look_at = self._total_at
-        self._window_at = self._total_at
         self._bytes = 0
         self._lines = False
         self.late: Late | None = None
         self.replies: Replied | None = None
         """Who reads the connection, once there is one."""
+        self.refused: BaseException | None = None
+        """What the gate refused the request with."""
         self.sent = False
-        self._armed_at = min(self._due, self._total_at)
-        self._handle: asyncio.TimerHandle | None = self._loop.call_at(self._armed_at, self._ring)
+        timer.watches.add(self)
+        at = min(self._due, self._total_at)
+        if at < timer.rings_at:
+            timer.ring_by(at)
 
     def __repr__(self) -> str:
         return f"<Watch {self._phase} sent={self.sent} late={self.late}>"
@@ -136,22 +191,34 @@ class Watch:
         # The same account as asyncio.timeout keeps: somebody else's cancellation in the same moment wins.
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
 
+    def held_back(self) -> None:
+        """A connection stands, and the request waits for its gate: only the total counts meanwhile."""
+        self._due = self._total_at
+
     def request_leaves(self) -> None:
         """A connection stands: from now on bytes may have left."""
+        now = self._loop.time()
         self.sent = True
         self._phase = "first_byte"
-        self._listen()
-        self._expect(self._pace.first_byte_s)
+        at = self._due = now + self._pace.first_byte_s
+        if self._on_silence is not None:
+            self._silent_at = now + SILENT_S
+            at = min(at, self._silent_at)
+        if at < self._timer.rings_at:
+            self._timer.ring_by(at)
 
     def head_came(self) -> None:
         """The reply's head is here; from now on pieces have to follow."""
-        self._phase = "idle"
-        self._listen()
         now = self._loop.time()
-        self._window_at = now + self._pace.window_s
+        pace = self._pace
+        self._phase = "idle"
+        self._due = now + pace.idle_s
+        self._window_at = now + pace.window_s
         if self._settled is not None:
-            self._look_at = max(now + SETTLED_S, min(self._armed_at, now + 2 * SETTLED_S))  # most are over by then
-        self._expect(self._pace.idle_s)
+            self._look_at = now + SETTLED_S
+        if self._on_silence is not None:
+            self._silent_at = now + SILENT_S
+        self._timer.ring_by(self.next_at())
 
     def piece_came(self, size_bytes: int, *, line: bool = False) -> None:
         """A piece of the body; `line` when it holds the end of a line, which is what keep-alives are."""
@@ -167,23 +234,22 @@ class Watch:
 
     def rest(self) -> None:
         """No deadline any more."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        self._timer.watches.discard(self)
+        if not self._shared:
+            self._timer.close()
 
-    def _expect(self, seconds: float) -> None:
-        self._due = self._loop.time() + seconds
-        if self._handle is not None and self._next_at() < self._armed_at:
-            self._handle.cancel()
-            self._arm()
-
-    def _next_at(self) -> float:
+    def next_at(self) -> float:
+        """When there may be something to say, at the earliest."""
         return min(self._due, self._window_at, self._total_at, self._silent_at, self._look_at)
 
-    def _listen(self) -> None:
-        """From now on silence counts."""
-        if self._on_silence is not None:
-            self._silent_at = self._loop.time() + SILENT_S
+    def look(self, now: float) -> None:
+        """Tell of a silence, and end the guarded block if it is late."""
+        if now >= self._silent_at and self._silent_at < self._total_at:
+            self._notice(now)
+        self.late = "settled" if self._is_settled(now) else self._verdict(now)
+        if self.late is not None:
+            self._timer.watches.discard(self)
+            self._task.cancel()
 
     def _notice(self, now: float) -> None:
         """Nothing came for a while: told when it is so, looked for later when something came meanwhile."""
@@ -195,22 +261,6 @@ class Watch:
             on_silence(limit_s)
         else:
             self._silent_at = max(came, now - SILENT_S + 1.0) + SILENT_S
-
-    def _arm(self) -> None:
-        self._armed_at = self._next_at()
-        self._handle = self._loop.call_at(self._armed_at, self._ring)
-
-    def _ring(self) -> None:
-        self._handle = None
-        # The loop may ring a clock's resolution early.
-        now = max(self._loop.time(), self._armed_at)
-        if now >= self._silent_at and self._silent_at < self._total_at:
-            self._notice(now)
-        self.late = "settled" if self._is_settled(now) else self._verdict(now)
-        if self.late is not None:
-            self._task.cancel()
-        else:
-            self._arm()
 
     def _is_settled(self, now: float) -> bool:
         if self._settled is None or now < self._look_at:

@@ -38,6 +38,8 @@ from batchrunner.core.wire import Broken, Whole
 from batchrunner.transport.coding import CodingError
 from batchrunner.transport.faults import wrong_key
 
+pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
+
 NO_HEAD = Timeouts(connect_s=NEVER, first_byte_s=0.15, idle_s=NEVER, total_s=NEVER)
 NO_BODY = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.15, total_s=NEVER)
 SLOW = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.6, total_s=NEVER)
@@ -354,7 +356,7 @@ def test_a_recursion_while_the_network_is_read_is_no_fault_of_the_network(monkey
         raise RecursionError
 
     async def scene() -> None:
-        async with serve(says(reply(b"{}"))) as server:
+        async with serve(says(chunked(b"{}", end=False))) as server:
             monkeypatch.setattr(aiohttp.StreamReader, "readany", deep)
             await one(server.url("/v1"), server.url())
 
@@ -367,7 +369,7 @@ def test_a_connection_that_uvloop_calls_gone_is_a_reset(monkeypatch: pytest.Monk
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
     async def scene() -> Kept:
-        async with serve(says(reply(b"{}"))) as server:
+        async with serve(says(chunked(b"{}", end=False))) as server:
             monkeypatch.setattr(aiohttp.StreamReader, "readany", gone)
             return await one(server.url("/v1"), server.url())
 

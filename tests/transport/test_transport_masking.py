@@ -29,6 +29,8 @@ from batchrunner.core.wire import Ending, Head
 from batchrunner.transport import Secret
 from batchrunner.transport.masking import KeylessItems, masked
 
+pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
+
 SECRETS = [Secret(CANARY), Secret("short")]
 DEEP: Json = [CANARY]
 for _ in range(5000):

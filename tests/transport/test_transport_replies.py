@@ -27,6 +27,8 @@ from transport_servers import (
 from batchrunner.core.job import Timeouts
 from batchrunner.core.wire import Broken, Whole
 
+pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
+
 MB = 1_000_000
 
 

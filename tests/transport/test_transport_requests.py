@@ -28,6 +28,8 @@ from batchrunner.core.job import AuthScheme
 from batchrunner.core.wire import Broken, Request, Whole
 from batchrunner.transport import ApiTransport
 
+pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
+
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:

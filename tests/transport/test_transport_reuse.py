@@ -8,6 +8,8 @@ from transport_servers import ACCOUNT, Kept, Server, Talk, api, chunked, post, r
 
 from batchrunner.core.wire import Whole
 
+pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
+
 STREAM = chunked(b'data: {"choices": []}\n\n', b"data: [DONE]\n\n", headers="Keep-Alive: timeout=5, max=100\r\n")
 
 

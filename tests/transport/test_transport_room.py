@@ -3,10 +3,13 @@
 import asyncio
 from collections import Counter
 
+import pytest
 from transport_servers import ACCOUNT, Kept, api, post, reply, serve, silent
 
 from batchrunner.core.wire import Whole
 from batchrunner.transport.room import Room
+
+pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
 MB = 1 << 20
 

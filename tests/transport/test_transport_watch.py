@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from batchrunner.transport.watch import Pace, Watch
+from batchrunner.simulator.virtual_time import run_virtual
+from batchrunner.transport.watch import DeadlineTimer, Pace, Watch
 
 
 def pace(*, total_s: float = 9, connect_s: float = 9) -> Pace:
@@ -39,7 +40,7 @@ def test_a_cancellation_in_the_same_moment_wins() -> None:
 
         task = asyncio.create_task(guarded())
         await asyncio.sleep(0)
-        watches[0]._ring()
+        watches[0]._timer.ring()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -71,16 +72,84 @@ def test_a_watch_at_rest_does_not_ring() -> None:
     asyncio.run(scene())
 
 
-def test_quick_exchanges_cost_one_timer() -> None:
+def test_quick_exchanges_share_one_timer_that_is_armed_once() -> None:
     async def scene() -> None:
-        with Watch(pace()) as watch:
-            timer = watch._handle
+        timer = DeadlineTimer()
+        with Watch(pace(), timer=timer) as watch:
+            handle = timer._handle
+            for _ in range(100):
+                with Watch(pace(), timer=timer) as other:
+                    other.request_leaves()
+                    other.head_came()
+                    other.piece_came(10, line=True)
             watch.request_leaves()
             watch.head_came()
-            for _ in range(100):
-                watch.piece_came(10, line=True)
-            assert watch._handle is timer
-        assert timer is not None
-        assert timer.cancelled()
+            assert timer._handle is handle
+        assert not timer.watches
+        timer.close()
+        assert handle is not None
+        assert handle.cancelled()
 
     asyncio.run(scene())
+
+
+def test_a_watch_with_a_timer_of_its_own_leaves_none_behind() -> None:
+    async def scene() -> None:
+        with Watch(pace()) as watch:
+            handle = watch._timer._handle
+        assert handle is not None
+        assert handle.cancelled()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("count", [1, 3, 400])
+def test_each_of_many_is_ended_at_its_own_deadline(count: int) -> None:
+    async def scene() -> None:
+        timer, loop = DeadlineTimer(), asyncio.get_running_loop()
+        ended: dict[int, float] = {}
+
+        async def one(number: int) -> None:
+            with Watch(pace(total_s=100.0 + number % 7, connect_s=100.0 + number % 7), timer=timer) as watch:
+                await forever()
+            assert watch.late == "total"
+            ended[number] = loop.time()
+
+        began = loop.time()
+        await asyncio.gather(*(one(number) for number in range(count)))
+        for number, at in ended.items():
+            assert at - began == pytest.approx(100 + number % 7, abs=0.05)
+        assert not timer.watches
+
+    run_virtual(scene)
+
+
+def test_one_that_only_waits_for_its_gate_is_late_by_the_total_alone() -> None:
+    async def scene() -> None:
+        with Watch(pace(connect_s=1, total_s=50)) as watch:
+            watch.held_back()
+            await forever()
+        assert (watch.late, watch.sent) == ("total", False)
+
+    run_virtual(scene)
+
+
+def test_a_fault_of_whom_one_exchange_asks_leaves_the_others_their_deadlines() -> None:
+    def faulty(_: float) -> bool:
+        raise ValueError("ours")
+
+    async def scene() -> None:
+        timer, told = DeadlineTimer(), list[str]()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
+
+        async def one(*, is_faulty: bool) -> str | None:
+            with Watch(pace(total_s=30), timer=timer, settled=faulty if is_faulty else None) as watch:
+                watch.request_leaves()
+                watch.head_came()
+                await forever()
+            return watch.late
+
+        assert await asyncio.gather(one(is_faulty=True), one(is_faulty=False)) == ["idle", "idle"]
+        assert told == ["ValueError('ours')"]
+
+    run_virtual(scene)

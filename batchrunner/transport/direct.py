@@ -1,0 +1,263 @@
+"""The short way of a POST: on the connections and the parser of aiohttp, without its request and response objects.
+
+What is the same for all requests of an account to an address, the head as bytes and the key of aiohttp's pool, is made
+once; a request is then one write, and its reply is read from the connection's own queue. Connecting, TLS, the pool,
+keep-alive and the framing of replies stay aiohttp's. This is the only module that knows those of its internals, so
+`direct_way` tries them first, and where they are not as expected there is no short way: every request then takes the
+public one, as those with a proxy and those with a large body always do.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+from aiohttp.connector import Connection
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from batchrunner.core.wire import Gate, Request
+from batchrunner.transport.coding import GZIP_MAGIC
+from batchrunner.transport.room import Share
+from batchrunner.transport.session import READING, Connector, Replies
+from batchrunner.transport.watch import Watch
+
+DIRECT_BYTES: Final = 64 * 1024
+"""Larger bodies are written in steps by aiohttp, which waits for the network in between."""
+WHOLE_BYTES: Final = 64 * 1024
+"""A reply that is complete when its head is read, and not larger, is taken in one piece."""
+
+_PREPARED_MOST: Final = 64
+"""Of the heads that are kept; a run has one for each account and address."""
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+_TRIAL: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"
+
+
+class Prepared:
+    """What is the same for all requests of an account to an address."""
+
+    __slots__ = ("account", "given", "head", "key", "made", "url")
+
+    def __init__(self, made: aiohttp.ClientRequest, *, account: str, url: str, given: Mapping[str, str]) -> None:
+        """`given` are the headers that the dialect asked for, whose values the request's head holds."""
+        lines = [f"{made.method} {made.url.raw_path_qs} HTTP/1.1"]
+        lines += (f"{name}: {value}" for name, value in made.headers.items() if name.lower() != "content-length")
+        if any(sign in line for line in lines for sign in "\r\n\0"):
+            raise ValueError("a header of the request holds the end of a line")
+        self.head = ("\r\n".join(lines) + "\r\nContent-Length: ").encode()
+        """All that stands before the length of the body."""
+        self.made = made
+        """For the connector, which learns from it where to connect to."""
+        self.key = made.connection_key
+        self.account = account
+        self.url = url
+        self.given = given
+
+    def __repr__(self) -> str:
+        return f"<Prepared {self.made.method} {self.url}>"
+
+
+class DirectReply:
+    """A reply whose head is there, as far as its reader needs an `aiohttp.ClientResponse`."""
+
+    __slots__ = ("_connection", "_replies", "content", "headers", "status")
+
+    closed: Final = False
+    """Its reader has to close it."""
+
+    def __init__(
+        self,
+        status: int,
+        headers: CIMultiDictProxy[str],
+        content: aiohttp.StreamReader,
+        *,
+        connection: Connection,
+        replies: Replies,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.content = content
+        self._connection = connection
+        self._replies = replies
+
+    def __repr__(self) -> str:
+        return f"<DirectReply {self.status}>"
+
+    def whole(self, share: Share) -> bytes | None:
+        """The body if all of it is there as it was written, and there is room for it; None: it is read in steps."""
+        content = self.content
+        if (
+            type(content) is aiohttp.StreamReader
+            and content.is_eof()
+            and 0 < (size_bytes := content._size) <= WHOLE_BYTES
+            and content._exception is None
+            and not self._replies.behind
+            and content._buffer[0][0] != GZIP_MAGIC[0]
+            and "Content-Encoding" not in self.headers
+            and share.takes_at_once(size_bytes)
+        ):
+            return content.read_nowait(-1)
+        return None
+
+    def close(self) -> None:
+        """The connection goes back to the pool if the reply was complete, and is closed otherwise."""
+        if self.content.is_eof():
+            self._connection.release()
+            _connector_of(self._connection).reuse.is_over(self._replies)
+        else:
+            self._connection.close()
+
+
+class DirectWay:
+    """Sends the requests of one session."""
+
+    __slots__ = ("_connector", "_last", "_prepared", "_session")
+
+    def __init__(self, session: aiohttp.ClientSession, connector: Connector) -> None:
+        self._session = session
+        self._connector = connector
+        self._prepared: dict[tuple[object, ...], Prepared] = {}
+        self._last: Prepared | None = None
+
+    def __repr__(self) -> str:
+        return f"<DirectWay with {len(self._prepared)} heads>"
+
+    def takes(self, request: Request) -> bool:
+        """Whether a request is one for the short way."""
+        body = request.body
+        return body is not None and len(body) <= DIRECT_BYTES and request.method == "POST" and "@" not in request.url
+
+    async def send(
+        self, request: Request, url: str, headers: Mapping[str, str], *, account: str, watch: Watch, gate: Gate | None
+    ) -> DirectReply:
+        """Send a POST with a body to this URL, with the account's headers, and read the head of its reply.
+
+        Raises:
+            asyncio.CancelledError: as ever; the connection is closed.
+            Exception: what connecting, sending and reading raise; the gate's own exception when it refused.
+        """
+        prepared = self._last
+        if (
+            prepared is None
+            or prepared.account != account
+            or prepared.url != url
+            or (prepared.given is not request.headers and prepared.given != request.headers)
+        ):
+            prepared = self._last = self._prepare(request, url, headers, account)
+        connection, replies = await self._connected(prepared)
+        try:
+            watch.replies = replies
+            if replies._parser is None:
+                replies.set_response_params(read_until_eof=True, **READING)
+            body = request.body
+            assert body is not None, "only a POST comes here"
+            data = b"%b%d\r\n\r\n%b" % (prepared.head, len(body), body)
+            if gate is None:
+                _let_go(None, watch, replies, data)
+            else:
+                watch.held_back()
+                gate(_let_go, watch, replies, data)
+            while True:
+                message, content = await replies.read()
+                if not 100 <= message.code < 200 or message.code == 101:  # noqa: PLR2004 - what goes before a reply
+                    break
+        except BaseException as error:
+            connection.close()
+            if watch.refused is not None and isinstance(error, Exception):
+                raise watch.refused from None
+            raise
+        return DirectReply(message.code, message.headers, content, connection=connection, replies=replies)
+
+    async def _connected(self, prepared: Prepared) -> tuple[Connection, Replies]:
+        """A connection of the pool that may be used again, or a new one."""
+        connector = self._connector
+        connection = await connector._get(prepared.key, [])
+        if connection is not None:
+            replies = connection.protocol
+            assert isinstance(replies, Replies), "the session's factory makes them"
+            reuse = connector.reuse
+            if reuse.allows_at_once(replies) or await reuse.allows(connection, replies):
+                return connection, replies
+        return await connector.lasting(prepared.made, [], _NO_TIMEOUT)
+
+    def _prepare(self, request: Request, url: str, headers: Mapping[str, str], account: str) -> Prepared:
+        known = account, url, *request.headers.items()
+        prepared = self._prepared.get(known)
+        if prepared is None:
+            session = self._session
+            all_headers = CIMultiDict(session.headers)
+            all_headers.update(request.headers)
+            all_headers.update(headers)
+            made = aiohttp.ClientRequest(
+                request.method, URL(url), headers=all_headers, loop=asyncio.get_running_loop(), session=session
+            )
+            if len(self._prepared) >= _PREPARED_MOST:
+                self._prepared.clear()
+            prepared = self._prepared[known] = Prepared(made, account=account, url=url, given=request.headers)
+        return prepared
+
+
+def direct_way(session: aiohttp.ClientSession) -> DirectWay | None:
+    """The short way of a session; None where this aiohttp is not built as the short way needs it.
+
+    Everything it uses is tried on a reply that no network brought.
+    """
+    try:
+        connector = session.connector
+        fits = isinstance(connector, Connector) and _fits(session, connector)
+    except Exception:  # noqa: BLE001 - whatever another version of aiohttp may raise here
+        return None
+    return DirectWay(session, connector) if fits and isinstance(connector, Connector) else None
+
+
+def _fits(session: aiohttp.ClientSession, connector: Connector) -> bool:
+    made = aiohttp.ClientRequest(
+        "POST", URL("http://127.0.0.1/a"), headers={}, loop=asyncio.get_running_loop(), session=session
+    )
+    Prepared(made, account="", url="", given={})
+    replies = Replies(asyncio.get_running_loop(), reuse=connector.reuse)
+    names = {"_parser", "transport"}
+    if any(getattr(replies, name) is not None for name in names):
+        return False
+    replies.set_response_params(read_until_eof=True, **READING)
+    for piece in _TRIAL:
+        replies.data_received(piece)
+    try:
+        replies.read().send(None)
+    except StopIteration as read:
+        message, content = read.value
+    else:
+        return False
+    return (
+        list(inspect.signature(connector._get).parameters) == ["key", "traces"]
+        and inspect.iscoroutinefunction(connector._get)
+        and "_parser" not in {name for name in names if getattr(replies, name) is None}
+        and not replies.should_close
+        and message.code == 200  # noqa: PLR2004 - what the trial says
+        and message.headers.get("content-length") == "2"
+        and type(content) is aiohttp.StreamReader
+        and content.is_eof()
+        and content._exception is None
+        and content._size == 2  # noqa: PLR2004 - as above
+        and content._buffer[0][0] == _TRIAL[1][0]
+        and content.read_nowait(-1) == b"ok"
+        and all(callable(getattr(Connection, name)) for name in ("close", "release"))
+    )
+
+
+def _let_go(refused: BaseException | None, watch: Watch, replies: Replies, data: bytes) -> None:
+    """What the gate calls: write the request, unless its exchange or its connection is over by now."""
+    transport = replies.transport
+    if refused is not None:
+        watch.refused = refused
+        replies.set_exception(aiohttp.ClientConnectionError("the request may not leave"))  # who waits is woken by it
+    elif transport is not None and not transport.is_closing():
+        watch.request_leaves()
+        transport.write(data)
+
+
+def _connector_of(connection: Connection) -> Connector:
+    connector = connection._connector
+    assert isinstance(connector, Connector), "the connection is one of this session"
+    return connector
