@@ -149,6 +149,7 @@ class LedgerReading:
                     at.sequence, at.end, at.event = found.sequence, found.end, found.last
                     yield found
                 else:
+                    at.end = found.offset + len(found.text) + 1
                     yield from self._take(path, number, at, found, _envelope(path, found))
             yield from self._look(path, number, at, upto=at.end + PIECE_BYTES)
         if at.sequence == 0 and at.left_out is None:
@@ -164,8 +165,9 @@ class LedgerReading:
     def _look(self, path: Path, number: int, at: "_Position", *, upto: int | None) -> Iterator[Record]:
         """Line by line, to the end of the segment or of the line that reaches the byte `upto`."""
         lines = read_lines(self._files, path, start=at.end, longest_bytes=MAX_LINE_BYTES)
-        for line in map(_trimmed, lines):
-            at.end = line.offset + len(line.text) + line.whole
+        for raw in lines:
+            at.end = raw.offset + len(raw.text) + raw.whole
+            line = _trimmed(raw)
             problem = _fault(line)
             envelope = None if problem else _envelope(path, line)
             if envelope is None or envelope.s != at.sequence:
@@ -181,7 +183,6 @@ class LedgerReading:
         """A sound line in its turn; nothing is to be told of what this version has no name for."""
         if at.sequence == 0:
             _check_open(path, line.text)
-        at.end = line.offset + len(line.text) + line.whole
         at.event = _event(path, line, envelope)
         if at.sequence == 0 and isinstance(at.event, Open):
             at.opened = _in_its_place(path, number, at.event)

@@ -137,6 +137,7 @@ def _resealed(line: bytes, old: bytes, new: bytes) -> bytes:
 
 def test_sound_lines_that_no_program_writes_are_judged_as_they_are_line_by_line() -> None:
     strange = [
+        _with(lambda _, line: line[:-1] + b"\r\n"),
         _with(lambda number, line: line[:-1] + b"\r\n" if number % 3 else line),
         *(
             _with(lambda number, line, old=old, new=new: _resealed(line, old, new) if number in {40, 41} else line)  # type: ignore[misc]
