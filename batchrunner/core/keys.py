@@ -58,12 +58,12 @@ def item_key(
 
 
 class KeyMaker:
-    """Makes the keys of items that differ in nothing but their turns: what stands before those is hashed once.
+    """Makes the keys of items that differ in their turns, and perhaps in their parameters: all else is hashed once.
 
     The same keys as `item_key`, which says what the arguments are; for items without pictures.
     """
 
-    __slots__ = ("_before", "_first", "_head", "_head_and_first")
+    __slots__ = ("_after_params", "_before", "_first", "_head", "_head_and_first", "_to_params")
 
     def __init__(
         self,
@@ -74,18 +74,12 @@ class KeyMaker:
         schema_digest: str | None = None,
         replica: int = 1,
     ) -> None:
-        fixed: Json = {
-            "version": KEY_VERSION,
-            "dialect": dialect,
-            "model": model,
-            "turns": [],
-            "params": params,
-            "pictures": [],
-            "schema": schema_digest,
-            "replica": replica,
-        }
-        head = _canonical(fixed).removesuffix(f"[]{_AFTER_TURNS}")
-        self._head = blake2b(head.encode("utf-8", "surrogatepass"), digest_size=16)
+        # Names stand in order of the alphabet, and so do the pieces of this.
+        self._to_params = _begun(f'{{"dialect":{_quoted(dialect)},"model":{_quoted(model)},"params":')
+        schema = "null" if schema_digest is None else _quoted(schema_digest)
+        self._after_params = f',"pictures":[],"replica":{replica},"schema":{schema},"turns":['
+        self._head = self._to_params.copy()
+        self._head.update(f"{_canonical(params)}{self._after_params}".encode("utf-8", "surrogatepass"))
         self._before: Turn | None = None
         self._first: Turn | None = None
         self._head_and_first = self._head
@@ -96,14 +90,20 @@ class KeyMaker:
     def key(self, turns: Sequence[Turn]) -> str:
         """The key of the item that has these turns, 32 hex digits."""
         first, rest = turns[0], turns[1:]
-        if rest and first is self._first:
-            hashed = self._head_and_first.copy()
-            text = f"{','.join(map(_written, rest))}]{_AFTER_TURNS}"
+        if not rest:
+            hashed, text = self._head.copy(), f"{_written(first)}{_AFTER_TURNS}"
+        elif first is self._first:
+            hashed, text = self._head_and_first.copy(), f"{','.join(map(_written, rest))}{_AFTER_TURNS}"
         else:
-            hashed = self._head.copy()
-            text = f"[{','.join(map(_written, turns))}]{_AFTER_TURNS}"
-            if rest:
-                self._note_first(first)
+            hashed, text = self._head.copy(), f"{','.join(map(_written, turns))}{_AFTER_TURNS}"
+            self._note_first(first)
+        hashed.update(text.encode("utf-8", "surrogatepass"))
+        return hashed.hexdigest()
+
+    def key_with(self, params: dict[str, Json], turns: Sequence[Turn]) -> str:
+        """The key of the item that has these parameters and turns."""
+        hashed = self._to_params.copy()
+        text = f"{_canonical(params)}{self._after_params}{','.join(map(_written, turns))}{_AFTER_TURNS}"
         hashed.update(text.encode("utf-8", "surrogatepass"))
         return hashed.hexdigest()
 
@@ -114,7 +114,11 @@ class KeyMaker:
             return
         self._first = turn
         self._head_and_first = self._head.copy()
-        self._head_and_first.update(f"[{_written(turn)},".encode("utf-8", "surrogatepass"))
+        self._head_and_first.update(f"{_written(turn)},".encode("utf-8", "surrogatepass"))
+
+
+def _begun(text: str) -> "blake2b":
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
 
 
 def _written(turn: Turn) -> str:
@@ -122,7 +126,7 @@ def _written(turn: Turn) -> str:
     return _canonical(_said(turn)) if turn.raw_decides else f"[{_quoted(turn.role)},{_quoted(turn.content)}]"
 
 
-_AFTER_TURNS = f',"version":{KEY_VERSION}}}'
+_AFTER_TURNS = f'],"version":{KEY_VERSION}}}'
 """What canonical JSON of a key has behind the turns: its names stand in order of the alphabet."""
 _quoted = json.encoder.encode_basestring
 """Text as `_canonical` writes it."""

@@ -193,17 +193,31 @@ class Surveyor:
         labels = "".join([f"{item.index}\x1f{item.id}\x1f{item.key}\x1e" for item in items])
         self._labels.update(labels.encode("utf-8", "surrogatepass"))
         self._total += len(items)
-        claim = self.state.table.claim
-        for item in items:
-            key = bytes.fromhex(item.key)
-            self._per_model[item.model] = self._per_model.get(item.model, 0) + 1
-            word = claim(key)
+        keys = [bytes.fromhex(item.key) for item in items]
+        some_are_not_to_be_sent = self.limit is not None or bool(self.adopting)
+        model, ahead, of_model = "", ToSend(), 0
+        for item, key, word in zip(items, keys, self.state.table.claim_all(keys), strict=True):
+            if item.model != model:
+                self._count(model, of_model)
+                model, of_model = item.model, 0
+                ahead = self._ahead.get(model, ToSend())
+            of_model += 1
             if word & IN_JOB:
                 self._shared[key] = self._shared.get(key, 0) + 1
-            else:
-                self._take_new(item, key, STANDINGS[word & STANDING])
+            elif word or some_are_not_to_be_sent:
+                self._take_known(item, key, STANDINGS[word & STANDING])
+                ahead = self._ahead.get(model, ahead)
+            else:  # most items of a first run: the ledger has never heard of it
+                if not ahead.calls:
+                    self._ahead[model] = ahead
+                ahead.take(item)
+        self._count(model, of_model)
 
-    def _take_new(self, item: Item, key: bytes, standing: Standing) -> None:
+    def _count(self, model: str, items: int) -> None:
+        if items:
+            self._per_model[model] = self._per_model.get(model, 0) + items
+
+    def _take_known(self, item: Item, key: bytes, standing: Standing) -> None:
         if standing is Standing.ACCEPTED or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:

@@ -27,12 +27,14 @@ _FIXED_VERSIONS = 10_000
 _BATCH_ITEMS = 64
 """Items after which others on the loop get a turn: a list of prompts waits for nothing by itself."""
 
+_NO_VARIABLES: dict[str, Json] = {}
+
 TOLD_FROM = 1_000_000
 TOLD_EVERY = 250_000
 """Items of a pass after which its progress is told."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Version:
     """What a prompt's item is besides its text."""
 
@@ -40,10 +42,10 @@ class _Version:
     model: str
     params: dict[str, Json]
     replica: int
-    place: int = 0
+    place: int
     """Of its combination in the matrix."""
-    keys: KeyMaker | None = None
-    """Where the version is the same for every prompt."""
+    keys: KeyMaker
+    """Of items without pictures."""
 
 
 class Expansion:
@@ -63,12 +65,17 @@ class Expansion:
         self._schema = job.schema if self._is_chat else None
         self._schema_digest = None if self._schema is None else digest(self._schema)
         self._schema_sha256 = None if self._schema is None else schema_sha256(self._schema)
-        shares_ids = not job.matrix and len(job.models) == 1 and job.replicas == 1
+        self._shares_ids = shares_ids = not job.matrix and len(job.models) == 1 and job.replicas == 1
         self._names = Names(shares_ids=shares_ids)
         # Automatic ids are unique and safe as they are.
         are_automatic = recipe.id is None and all(entry.listed.id is None for entry in recipe.entries)
         self._ids_are_stems = shares_ids and are_automatic and recipe.name is None and recipe.each is None
         self._versions_made: list[_Version] | None = None
+        self._makers: dict[tuple[str, int], KeyMaker] = {}
+        self._only_version = self._fixed_versions()[0] if shares_ids and recipe.params is None else None
+        self._gives_ids = recipe.id is not None or not are_automatic
+        self._shows_messages = self._is_chat and bool(job.messages)
+        self._stream = job.stream if self._is_chat else False
         self._index = 0
         self._batch_ends = _BATCH_ITEMS
         self._tell_at = TOLD_EVERY
@@ -107,7 +114,7 @@ class Expansion:
             for row in rows:
                 if row.number in repeated:
                     continue
-                waits = bool(row.images) or row.asked is not None
+                waits = row.images or row.asked is not None
                 for item in await self._items_with_pictures(row) if waits else self._items_of(row):
                     if models is None or item.model in models:
                         made.append(item)
@@ -182,8 +189,24 @@ class Expansion:
             return ()
         return self._named(row, given, fills)
 
+    def _only_item_of(self, row: PromptRow, version: "_Version") -> Iterable[Item]:
+        """As `_items_of`, where a row without parameters of its own is one item: most rows of most jobs are."""
+        try:
+            filled = self._filler.fill_text(row, _NO_VARIABLES)
+            given = self._filler.given_id(row) if self._gives_ids else None
+        except UnusableRowError as error:
+            self._findings.bad_row(*error.mistakes)
+            return ()
+        if given is None:
+            given = self._names.automatic(filled.prompt)
+        elif row.entry is None and self._is_repeated(given, row.line, row.file, self._filler.id_key(row)):
+            return ()
+        return (self._item(row, given, version, filled, version.keys.key(filled.turns)),)
+
     def _items_of(self, row: PromptRow) -> Iterable[Item]:
         """The items of a row: all of them, or none when it is bad in any combination."""
+        if self._only_version is not None and not row.params:
+            return self._only_item_of(row, self._only_version)
         try:
             fills = [self._filler.fill_text(row, variables) for variables in self._matrix.variables()]
             given = self._filler.given_id(row)
@@ -200,11 +223,11 @@ class Expansion:
         return self._versions(row, given, fills)
 
     def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> Iterator[Item]:
-        if not row.params and not row.asked and self._recipe.params is None and (made := self._fixed_versions()):
+        if not row.params and row.asked is None and self._recipe.params is None and (made := self._fixed_versions()):
             for version in made:
                 filled = fills[version.place if len(fills) > 1 else 0]
-                key = version.keys.key(filled.turns) if version.keys and not filled.pictures else None
-                yield self._item(row, prompt_id, version, filled, key=key)
+                key = version.keys.key(filled.turns) if not filled.pictures else self._key(version, filled)
+                yield self._item(row, prompt_id, version, filled, key)
             return
         for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
             params = {**filled.params, **row.params, **combination.params}
@@ -213,8 +236,10 @@ class Expansion:
             for model in self._models if own is None else (Labelled(suffix="", value=own),):
                 for replica in range(1, self._job.replicas + 1):
                     suffix = combination.suffix + model.suffix + replica_suffix(replica)
-                    version = _Version(suffix=suffix, model=model.value, params=params, replica=replica)
-                    yield self._item(row, prompt_id, version, filled, key=None)
+                    keys = self._makers.get((model.value, replica)) or self._maker(model.value, replica)
+                    version = _Version(suffix, model.value, params, replica, 0, keys)
+                    key = keys.key_with(params, filled.turns) if not filled.pictures else self._key(version, filled)
+                    yield self._item(row, prompt_id, version, filled, key)
 
     def _fixed_versions(self) -> "list[_Version]":
         """What prompts without parameters of their own are made into, the same for all of them; empty: too many."""
@@ -235,15 +260,34 @@ class Expansion:
     def _version(
         self, place: int, combination: Combination, model: Labelled, replica: int, params: dict[str, Json]
     ) -> "_Version":
-        keys = KeyMaker(
+        suffix = combination.suffix + model.suffix + replica_suffix(replica)
+        keys = self._key_maker(model.value, replica, params)
+        return _Version(suffix, model.value, params, replica, place, keys)
+
+    def _maker(self, model: str, replica: int) -> KeyMaker:
+        """For prompts with parameters of their own; kept."""
+        maker = self._makers[model, replica] = self._key_maker(model, replica, {})
+        return maker
+
+    def _key_maker(self, model: str, replica: int, params: dict[str, Json]) -> KeyMaker:
+        return KeyMaker(
             dialect=self._job.provider.dialect,
-            model=model.value,
+            model=model,
             params=params,
             schema_digest=self._schema_digest,
             replica=replica,
         )
-        suffix = combination.suffix + model.suffix + replica_suffix(replica)
-        return _Version(suffix=suffix, model=model.value, params=params, replica=replica, place=place, keys=keys)
+
+    def _key(self, version: "_Version", filled: Filled) -> str:
+        return item_key(
+            dialect=self._job.provider.dialect,
+            model=version.model,
+            turns=filled.turns,
+            params=version.params,
+            pictures_sha256=[_told_apart(picture) for picture in filled.pictures],
+            schema_digest=self._schema_digest,
+            replica=version.replica,
+        )
 
     def _item(
         self,
@@ -251,44 +295,31 @@ class Expansion:
         prompt_id: str,
         version: "_Version",
         filled: Filled,
-        *,
-        key: str | None,
+        key: str,
     ) -> Item:
-        job, model, params = self._job, version.model, version.params
-        self._index += 1
-        item_id = self._names.item(prompt_id, version.suffix)
-        if key is None:
-            key = item_key(
-                dialect=job.provider.dialect,
-                model=model,
-                turns=filled.turns,
-                params=params,
-                pictures_sha256=[_told_apart(picture) for picture in filled.pictures],
-                schema_digest=self._schema_digest,
-                replica=version.replica,
-            )
-        stem = item_id
+        self._index = index = self._index + 1
+        stem = item_id = prompt_id if self._shares_ids else self._names.item(prompt_id, version.suffix)
         if not self._ids_are_stems or row.asked is not None:
-            own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": self._index, "model": model}
-            stem = self._stem({**params, **filled.vars, **own}, item_id, key)
+            own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": index, "model": version.model}
+            stem = self._stem({**version.params, **filled.vars, **own}, item_id, key)
         return Item(
             id=item_id,
             prompt_id=prompt_id,
-            index=self._index,
+            index=index,
             key=key,
-            model=model,
+            model=version.model,
             prompt=filled.prompt,
             turns=filled.turns,
             vars=filled.vars,
-            params=params,
+            params=version.params,
             pictures=filled.pictures,
             schema=self._schema,
             schema_sha256=self._schema_sha256,
-            stream=job.stream if self._is_chat else False,
+            stream=self._stream,
             replica=version.replica,
             stem=stem,
-            shows_messages=self._is_chat
-            and (bool(job.messages) or (row.asked is not None and len(row.asked.turns) > 1)),
+            shows_messages=self._shows_messages
+            or (row.asked is not None and self._is_chat and len(row.asked.turns) > 1),
         )
 
     def _stem(self, names: dict[str, Json], item_id: str, key: str) -> str:

@@ -58,19 +58,20 @@ class Filler:
         Raises:
             UnusableRowError: a template, a value or a picture is at fault; it says where.
         """
-        filled, shown = self._worded(row, variables)
+        shown = {**row.values, **variables} if variables else row.values
+        filled = self._worded(row, shown, variables)
         if row.images or row.asked:
             filled.pictures = tuple(await self._pictures(row, self._named(row, shown)))
         return self._with_params(filled, row, shown)
 
     def fill_text(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
         """As `fill`, for a row without pictures, which need not wait for anything."""
-        filled, shown = self._worded(row, variables)
+        shown = {**row.values, **variables} if variables else row.values
+        filled = self._worded(row, shown, variables)
         return filled if self._recipe.params is None else self._with_params(filled, row, shown)
 
-    def _worded(self, row: PromptRow, variables: dict[str, Json]) -> tuple[Filled, dict[str, Json]]:
-        """The prompt without its pictures and its own parameters, and the columns and variables that it was made of."""
-        shown = made_of = {**row.values, **variables} if variables else row.values
+    def _worded(self, row: PromptRow, shown: dict[str, Json], variables: dict[str, Json]) -> Filled:
+        """The prompt without its pictures and its own parameters, made of these columns and variables."""
         turns = self._asked_turns(row.asked, row, shown) if row.asked else self._turns(row, shown)
         last = turns[-1]
         if last.role != "user":
@@ -83,7 +84,7 @@ class Filler:
         if row.unshown:
             unshown = row.unshown - variables.keys() if variables else row.unshown
             shown = {name: value for name, value in shown.items() if name not in unshown}
-        return Filled(prompt, turns, shown, (), self._job.params), made_of
+        return Filled(prompt, turns, shown, (), self._job.params)
 
     def _named(self, row: PromptRow, shown: dict[str, Json]) -> dict[str, Json]:
         """The values as templates see them; made once for all templates of a row."""

@@ -26,7 +26,8 @@ class Names:
 
     def automatic(self, text: str) -> str:
         """The id of a prompt that has none: from its text, a repeat with `-2`."""
-        return self._numbered(self._prompts, auto_id(text))
+        base = auto_id(text)
+        return base if self._prompts.claim(base, 1) is None else self._numbered(self._prompts, base)
 
     def item(self, prompt_id: str, suffix: str) -> str:
         """The id of an item of that prompt; told apart by a number if another one has it by chance."""

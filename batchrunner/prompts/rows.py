@@ -17,7 +17,7 @@ from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
 from batchrunner.prompts.sources.row import BATCH_ROWS, Asked, BadRow, BadSourceError, Form, Format, Row
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class PromptRow:
     """A prompt to fill, and where it stands. Nobody changes one; a frozen one costs two and a half times as much."""
 
@@ -147,13 +147,17 @@ class _SourceRows:
     def _good(self, rows: list[Row | BadRow], kind: Format) -> Iterator[PromptRow]:
         for row in rows:
             self._read += 1
-            if (prompt := self._checked(row, kind)) is not None:
-                yield prompt
+            is_plain = not isinstance(row, BadRow) and row.asked is None and not self._missing
+            if not (is_plain and self._first is not None) and not self._is_good(row, kind):
+                continue
+            assert isinstance(row, Row), "a bad one is not good"
+            yield self._prompt_row(row, kind)
 
-    def _checked(self, row: Row | BadRow, kind: Format) -> PromptRow | None:
+    def _is_good(self, row: Row | BadRow, kind: Format) -> bool:
+        """What is wrong with the row, or with the names that rows were to bring, goes to `findings`."""
         if isinstance(row, BadRow):
             self._bad(row, row.problem, hint=row.hint)
-            return None
+            return False
         if self._missing:
             self._missing.difference_update(named(row.values))
         if self._first is None:
@@ -161,27 +165,28 @@ class _SourceRows:
             if self._missing and kind.same_columns:
                 self._report_missing()
         if self._missing and kind.same_columns:
-            return None
+            return False
         if row.asked is not None and (misfit := _misfit(row.asked, self._job)) is not None:
             self._bad(row, misfit.problem, key=misfit.key, expected=misfit.expected, hint=misfit.hint)
-            return None
-        return self._prompt_row(row, kind)
+            return False
+        return True
 
     def _prompt_row(self, row: Row, kind: Format) -> PromptRow:
         values = row.values
         if kind.path_column is not None and kind.path_column in values:
             values = {**values, kind.path_column: f"{self._shown}/{values[kind.path_column]}"}
         return PromptRow(
-            number=row.number,
-            file=self._shown + row.where if row.where else self._shown,
-            line=row.line,
-            values=values,
-            prompt=self._recipe.prompt,
-            images=self._recipe.images,
-            params=row.asked.params if row.asked else _NONE,
-            prompt_column=kind.prompt_column if kind.prompt_column in values else None,
-            unshown=kind.unshown,
-            asked=row.asked,
+            row.number,
+            self._shown + row.where if row.where else self._shown,
+            row.line,
+            values,
+            self._recipe.prompt,
+            self._recipe.images,
+            _NONE if row.asked is None else row.asked.params,
+            None,
+            kind.prompt_column if kind.prompt_column in values else None,
+            kind.unshown,
+            row.asked,
         )
 
     def _bad(self, row: Row | BadRow, problem: str, **more: str | None) -> None:
