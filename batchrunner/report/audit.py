@@ -51,6 +51,13 @@ def conversions(ledger: Path, *, files: InspectedFiles) -> dict[bytes, int]:
     return found
 
 
+def _vanished(run: RunFile) -> int:
+    """Done items that the job of the last run had no more."""
+    counts = (run.totals or {}).get("vanished")
+    count = counts.get(Standing.DONE.name) if isinstance(counts, dict) else None
+    return count if isinstance(count, int) else 0
+
+
 def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
     """Look at everything in a run's directory in which nobody writes meanwhile.
 
@@ -79,7 +86,8 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
         finally:
             pictures.finish()
         rows.superseded_rows()
-        rows.missing()
+        rows.missing(vanished=_vanished(run))
+        pictures.tell_missing(set_aside=rows.set_aside)
         rows.failure_rows()
         look_around(folder, files=files, sheet=sheet, named=ledger.paths)
     except OSError as error:

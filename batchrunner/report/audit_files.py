@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,9 @@ _DAMAGED: Final = ("images", "damaged")
 _OTHERS: Final = 0o077
 _AT_ONCE: Final = 4
 """Pictures per thread that may wait for their turn."""
+_MISSING: Final = "file_missing"
+_WORDS_KEPT: Final = 100
+"""Of so many items the words are kept until it is known whether the job still has them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,17 +59,21 @@ class PictureAudit:
     pictures: int = 0
     picture_bytes: int = 0
     _pool: ThreadPoolExecutor = field(init=False)
-    _flying: "deque[tuple[str, Future[tuple[str, str] | None]]]" = field(default_factory=deque)
+    _missing: dict[bytes, list[str]] = field(default_factory=dict)
+    _flying: "deque[tuple[str, bytes, Future[tuple[str, str] | None]]]" = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="audit")
 
-    def look_at(self, item_id: str, named: tuple[Named, ...]) -> None:
-        """Check the pictures of an item against what was recorded; what is wrong goes onto the sheet, in order."""
+    def look_at(self, item_id: str, key: bytes, named: tuple[Named, ...]) -> None:
+        """Check the pictures of an item against what was recorded; what is wrong goes onto the sheet, in order.
+
+        Pictures that are not there wait for `tell_missing`.
+        """
         for picture in named:
             self.pictures += 1
             self.picture_bytes += picture[1]
-            self._flying.append((item_id, self._pool.submit(fault_of, self.files, self.folder, picture)))
+            self._flying.append((item_id, key, self._pool.submit(fault_of, self.files, self.folder, picture)))
         while len(self._flying) > _AT_ONCE * self.threads:
             self._hear()
 
@@ -77,11 +84,23 @@ class PictureAudit:
         self._pool.shutdown()
 
     def _hear(self) -> None:
-        item_id, flying = self._flying.popleft()
+        item_id, key, flying = self._flying.popleft()
         fault = flying.result()
-        if fault is not None:
-            kind, words = fault
+        if fault is None:
+            return
+        kind, words = fault
+        if kind != _MISSING:
             self.sheet.add(kind, f"{words} (item `{item_id}`)")
+        elif key in self._missing or len(self._missing) < _WORDS_KEPT:
+            self._missing.setdefault(key, []).append(f"{words} (item `{item_id}`)")
+        else:
+            self._missing[key] = [words]
+
+    def tell_missing(self, *, set_aside: Container[bytes]) -> None:
+        """Pictures that are not there; of items in `set_aside`, which the job has no more, they are no damage."""
+        for key, words in self._missing.items():
+            for each in words:
+                self.sheet.add("superseded_missing" if key in set_aside else _MISSING, each)
 
 
 def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, str] | None:

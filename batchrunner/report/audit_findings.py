@@ -99,6 +99,10 @@ KINDS: Final[dict[str, Kind]] = {
     "failure_stale": Kind(
         level="note", problem="rows of failures.jsonl whose items are not failed any more", advice=_RUN_AGAIN
     ),
+    "superseded_missing": Kind(
+        level="note",
+        problem="rows or pictures of items that the job has no more are gone; nothing of the job is missing",
+    ),
     "leftover": Kind(level="note", problem="half-written files of a process that was killed", advice="may be removed"),
     "stray": Kind(level="note", problem="unexpected files: no finished item of this run names them"),
 }

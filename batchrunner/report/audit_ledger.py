@@ -116,8 +116,8 @@ class LedgerAudit:
     """Feed it a reading; then its fields tell."""
 
     sheet: Sheet
-    look_at: Callable[[str, tuple[Named, ...]], None]
-    """Told of the pictures of each item that is done: (item's id, pictures)."""
+    look_at: Callable[[str, bytes, tuple[Named, ...]], None]
+    """Told of the pictures of each item that is done: (item's id, key, pictures)."""
     state: LedgerState = field(default_factory=LedgerState)
     promises: Promises = field(default_factory=Promises)
     paths: set[int] = field(default_factory=set)
@@ -180,7 +180,7 @@ class LedgerAudit:
             self.promises.put(key, event)
             self.paths.update(path_mark(path) for path, _, _ in event.files)
             if not self.paid_again[key] and not self.reformatted.get(key):
-                self.look_at(event.i, event.files)
+                self.look_at(event.i, key, event.files)
         elif isinstance(event, Lost):
             self.paid_again[key] -= 1
             self.promises.forget(key)
@@ -192,7 +192,7 @@ class LedgerAudit:
         self.paths.update(path_mark(path) for path in (*(path for path, _, _ in event.files), *event.gone))
         self.reformatted[key] = self.reformatted.get(key, 1) - 1
         if self.reformatted[key] == 0 and not self.paid_again[key]:
-            self.look_at(event.i, event.files)
+            self.look_at(event.i, key, event.files)
 
     def _odd(self, record: Record, why: str) -> None:
         self.sheet.add(

@@ -33,6 +33,8 @@ class RowAudit:
     superseded: int = 0
     failures: int = 0
     answer_files: int = 0
+    set_aside: set[bytes] = field(default_factory=set)
+    """Done items that the job has no more: their rows are not in results.jsonl, and nothing of the job misses them."""
     _ids: set[int] = field(default_factory=set)
     _changed: list[str] = field(default_factory=list)
     _changed_count: int = 0
@@ -75,12 +77,22 @@ class RowAudit:
             if key in self.ledger.promises:
                 promise = self.ledger.promises[key]
                 if promise.epoch != self.ledger.promises.epoch or promise.crc == int(crc_of(line.text), 16):
+                    if not promise.found:
+                        self.set_aside.add(key)
                     self.ledger.promises.mark_found(key)
 
-    def missing(self) -> None:
-        """Items that are done and have no row: after both passes above."""
-        for key in self.ledger.promises.missing():
-            self.sheet.add("row_missing", f"key {key.hex()}")
+    def missing(self, *, vanished: int) -> None:
+        """Items that are done and have no row: after both passes above.
+
+        `vanished` is how many done items the last run knew that the job had no more; where so many have no row in
+        results.jsonl at most, the missing rows are theirs.
+        """
+        missing = set(self.ledger.promises.missing())
+        if len(missing) + len(self.set_aside) <= vanished:
+            self.set_aside |= missing
+        for key in missing:
+            kind = "superseded_missing" if key in self.set_aside else "row_missing"
+            self.sheet.add(kind, f"key {key.hex()}")
 
     def failure_rows(self) -> None:
         """Every line of failures.jsonl and superseded_failures.jsonl. Raises OSError."""
@@ -133,7 +145,7 @@ class RowAudit:
         named = facts.files
         if rest := named[len(recorded_files(named)) :]:
             self.ledger.paths.update(path_mark(path) for path, _, _ in rest)
-            self.ledger.look_at(facts.id, rest)
+            self.ledger.look_at(facts.id, key, rest)
         if files_crc(named) not in self.ledger.promises.also.get(key, {promise.files_crc}):
             self.sheet.add("row_files", f"`{facts.id}`: {_place(RESULTS, line)}")
         if promise.epoch != self.ledger.promises.epoch:

@@ -25,6 +25,13 @@ SHARED_FOLDER = 0o777
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """How a file system says that it does not have a call at all."""
 
+_WRONG_KIND = {
+    errno.EISDIR: "is a folder where a file is expected",
+    errno.ENOTDIR: "is a file, or lies below one, where a folder is expected",
+    errno.ENXIO: "",
+}
+"""What stands under a name of ours is something else; the words, or none where the system's say it."""
+
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -116,11 +123,11 @@ class Disk:
 
     def open_append(self, path: Path, mode: int) -> int:
         """See `Files`."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _ALWAYS, mode)
+        return plain(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _ALWAYS, mode), path)
 
     def open_read(self, path: Path) -> int:
         """See `Files`."""
-        return os.open(path, os.O_RDONLY | _ALWAYS)
+        return plain(os.open(path, os.O_RDONLY | _ALWAYS | os.O_NONBLOCK), path)
 
     def open_unnamed(self, pieces: Iterable[bytes]) -> int:
         """See `Files`."""
@@ -214,6 +221,17 @@ class Disk:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
+def plain(descriptor: int, path: Path) -> int:
+    """The descriptor, if it is a file's. A folder would refuse without its name, a pipe wait for a writer. OSError."""
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.ENXIO, "is no plain file, but a pipe, a socket or a device", str(path))
+
+
 def syncs_folder(path: Path) -> bool:
     """Put a folder's names on the disk; False where the file system cannot. Raises OSError for all other trouble."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -244,10 +262,13 @@ def make_durable(files: Files, path: Path) -> None:
 def broken(path: Path, error: OSError) -> StoreBrokenError:
     """The system's refusal in our words: which file, what the system said, and that nothing is sent after it.
 
-    Where the system names a file below the folder `path`, that one is named.
+    Where the system names a file below the folder `path`, or beside the file `path`, that one is named.
     """
-    if isinstance(error.filename, str) and Path(error.filename).is_relative_to(path):
+    if isinstance(error.filename, str) and Path(error.filename).is_relative_to(path.parent):
         path = Path(error.filename)
+    if error.errno in _WRONG_KIND:
+        way_on = "nothing more is sent. Move it away, put back what belongs there, then run the same command again"
+        return StoreBrokenError(f"{path}: {_WRONG_KIND[error.errno] or error.strerror}; {way_on}")
     said = error.strerror or str(error)
     if error.errno == errno.ELOOP:
         said = "is a link, and no link is followed here: put the file itself in its place"

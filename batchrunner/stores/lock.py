@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from batchrunner.core.errors import LockHeldError
-from batchrunner.stores.files import PRIVATE_FILE, broken
+from batchrunner.stores.files import DISK, PRIVATE_FILE, broken, plain
 from batchrunner.stores.lock_file import NO_LOCKS, Holder, LockFile
 
 LOCK = "lock"
@@ -106,7 +106,7 @@ class Quiet:
     def __enter__(self) -> Self:
         """Raises LockHeldError while somebody writes here, StoreBrokenError when the file system cannot lock."""
         try:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._descriptor = DISK.open_read(self._path)
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return self
@@ -132,7 +132,7 @@ class Quiet:
 def holder_of(folder: Path) -> Holder | None:
     """Who writes in this directory now; None when nobody does. Changes nothing."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = DISK.open_read(folder / LOCK)
     except OSError:
         return None
     try:
@@ -151,7 +151,7 @@ def _locked(path: Path) -> int:
     """A descriptor that holds the lock on the file which has this name now."""
     tries = 0
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        descriptor = plain(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE), path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_named(descriptor, path):

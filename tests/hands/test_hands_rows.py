@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
-from hands_cases import ANOTHER_FORM, CHAT, EACH, IMAGE, ROWS_LOST, TWINS, Fields, lines
+from hands_cases import ANOTHER_FORM, CHAT, EACH, IMAGE, ROWS_LOST, TWINS, Fields, Hand, lines
 
 from batchrunner import app
-from batchrunner.core.errors import ExitStatus
+from batchrunner.core.errors import ExitStatus, StoreBrokenError
 
 FORMS = [(job, form) for form in ANOTHER_FORM for job in (CHAT, TWINS if "twice" in form else IMAGE)]
 LOSSES = [*((CHAT, case) for case in ROWS_LOST), (EACH, "deleted"), (IMAGE, "deleted"), (IMAGE, "middle removed")]
@@ -216,3 +218,94 @@ def test_rows_of_another_run_mixed_in_change_no_count_and_are_set_aside(fields: 
     assert (run.status().items.done, run.verify().exit_status) == (5, ExitStatus.DONE)
     assert run.run().exit_status is ExitStatus.DONE
     assert run.sends == 5
+
+
+ASIDE: dict[str, Hand] = {
+    "their pictures removed": lambda folder: remove(folder, "superseded.jsonl"),
+    "their rows removed": lambda folder: (folder / "superseded.jsonl").unlink(),
+    "both removed": lambda folder: remove(folder, "superseded.jsonl", all_rows=True),
+    "some of both removed": lambda folder: remove(folder, "superseded.jsonl", most=2),
+}
+
+
+def remove(folder: Path, name: str, *, most: int = 100, all_rows: bool = False) -> None:
+    rows = (folder / name).read_bytes().splitlines(keepends=True)
+    for row in rows[:most]:
+        for picture in json.loads(row)["output"]["images"]:
+            (folder / picture["path"]).unlink()
+    if all_rows:
+        (folder / name).unlink()
+    elif most < len(rows):
+        (folder / name).write_bytes(b"".join(rows[1:]))
+
+
+@pytest.mark.parametrize("hand", ASIDE)
+def test_what_the_job_has_no_more_may_be_removed_and_verify_says_so_without_damage(fields: Fields, hand: str) -> None:
+    run = fields(IMAGE)
+    run = fields(IMAGE.replace("one, two, three", "six"))
+    assert len(lines(run.folder)) == 3
+    ASIDE[hand](run.folder)
+    audit = run.verify()
+    assert (audit.exit_status, set(run.found())) == (ExitStatus.DONE, {"superseded_missing"})
+    ended = run.run()
+    assert (ended.exit_status, ended.status.items.lost) == (ExitStatus.DONE, 0)
+    assert run.verify().exit_status is ExitStatus.DONE
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "images"])
+def test_what_the_job_has_is_missed_although_it_has_other_items_no_more(fields: Fields, name: str) -> None:
+    fields(IMAGE)
+    run = fields(IMAGE.replace("one, two, three", "six"))
+    (run.folder / "superseded.jsonl").unlink()
+    if name == "images":
+        remove(run.folder, "results.jsonl", most=1)
+    else:
+        (run.folder / name).write_bytes(b"".join(lines(run.folder)[1:]))
+    assert run.verify().exit_status is ExitStatus.STOPPED
+    assert run.run().exit_status is ExitStatus.STOPPED
+    assert run.status().items.lost == 1
+
+
+FILES = ("run.json", "results.jsonl", "failures.jsonl", "superseded.jsonl", "ledger/000001.jsonl", "lock")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_folder_or_a_pipe_in_a_files_place_is_called_that_with_the_way_on(
+    fields: Fields, name: str, kind: str
+) -> None:
+    """A pipe would keep whoever opens it waiting for a writer."""
+    run = fields(CHAT, limit=3)
+    path = run.folder / name
+    kept = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(StoreBrokenError) as caught:
+        run.run()
+    assert str(path) in str(caught.value)
+    assert ("is a folder" if kind == "folder" else "is no plain file") in str(caught.value)
+    assert "Move it away" in str(caught.value)
+    assert "Mend the disk" not in str(caught.value)
+    if name in FILES[:2]:
+        for call in (run.status, run.verify):
+            with pytest.raises(StoreBrokenError, match=name):
+                call()
+    path.rmdir() if kind == "folder" else path.unlink()
+    if kept is not None:
+        path.write_bytes(kept)
+    assert run.run().exit_status is ExitStatus.DONE
+    assert run.sends == 5
+
+
+def test_a_file_in_the_place_of_the_ledgers_folder_is_called_that(fields: Fields) -> None:
+    run = fields(CHAT, limit=3)
+    shutil.move(run.folder / "ledger", run.folder.parent / "kept")
+    (run.folder / "ledger").write_text("x", "utf-8")
+    with pytest.raises(StoreBrokenError, match=r"ledger: is a file, .* where a folder is expected"):
+        run.run()
+    (run.folder / "ledger").unlink()
+    shutil.move(run.folder.parent / "kept", run.folder / "ledger")
+    assert run.run().exit_status is ExitStatus.DONE

@@ -192,7 +192,7 @@ def test_a_record_that_does_not_follow_from_what_stood_before_is_told(house: Hou
     refused = Refused(i="x", k="0" * 32, n=2, a=0, kind="throttle")
     events = [told, intent(1), intent(2), refused, intent(4), done, done, intent(5)]
     sheet = Sheet()
-    ledger = LedgerAudit(sheet=sheet, look_at=lambda _id, _files: None)
+    ledger = LedgerAudit(sheet=sheet, look_at=lambda _id, _key, _files: None)
 
     class Reading(list[Record]):
         left_out = ()
