@@ -99,7 +99,8 @@ class Governor:
 
     def sent(self, now: float, *, in_flight: int) -> Ticket:
         """A send leaves now, as one of `in_flight`; give the ticket back with what became of it."""
-        self._age(now)
+        if len(self._sends) == tuning.REMEMBERED or now - self._period_began > tuning.PERIOD_S:
+            self._age(now)
         ticket = Ticket(now, in_flight)
         self._sends.append(ticket)
         if self._cycle is None:
@@ -108,7 +109,7 @@ class Governor:
         self._last_sent_at = now
         if self._first_at is None:
             self._first_at = now
-        pace = self._pace(now)
+        pace = self._pace(now) if self.rate_per_s is not None or self.adaptive else None
         if pace is not None:
             # What a timer's grain costs may be made good, no more: no burst can be saved up.
             self._next_at = max(self._next_at, now - tuning.TIMER_GRAIN_S) + 1.0 / pace
@@ -121,7 +122,10 @@ class Governor:
             smooth = max(gain * self.limit / max(self._latency_s, 0.001), 1.0)
             if self._first_at is not None and now - self._first_at < tuning.OPENING_S:
                 smooth = min(smooth, tuning.OPENING_PER_S)
-        return min((pace for pace in (self._grown(now), smooth) if pace is not None), default=None)
+        grown = self._grown(now) if self.rate_per_s is not None else None
+        if grown is None or smooth is None:
+            return smooth if grown is None else grown
+        return min(grown, smooth)
 
     def _grown(self, now: float) -> float | None:
         if self.rate_per_s is None:

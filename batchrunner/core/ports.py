@@ -131,8 +131,13 @@ class Ledger(Protocol):
     async def commit(self, event: Event) -> None:
         """Return when the event is on the disk: it survives power loss."""
 
-    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
-        """Put the event in line, and call `then` when it is on the disk, with others: nobody stands still for it."""
+    def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+        """Put the event in line, and call `then` when it was handed over: at the end of this turn of the loop."""
+
+    def commit_soon(
+        self, event: Event, then: Callable[[StoreBrokenError | None], None], *, urgent: bool = False
+    ) -> None:
+        """Put the event in line, and call `then` when it is on the disk. `urgent`: somebody stands still for it."""
 
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
         """Begin to bring to the disk what is in line, and call `then` when it is there."""

@@ -261,9 +261,9 @@ def result_row(
         started_at=effort.started_at,
         seconds=effort.seconds,
         key=item.key,
-        messages=_messages(item),
+        messages=_messages(item) if item.shows_messages else None,
         schema_sha256=item.schema_sha256,
-        images=_pictures(item),
+        images=_pictures(item) if item.pictures else None,
         replica=item.replica if item.replica > 1 else None,
     )
 

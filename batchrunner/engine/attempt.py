@@ -1,16 +1,33 @@
-"""One item's life in a lane: send, decode, record, and try again while that makes sense. The one retry layer.
+"""From a slot to the ledger: what happens to an item, in the order in which it happens, and the one retry layer.
 
-The first send costs no retry machinery; tenacity is entered at the first trouble. Its wait is the server's hint or a
-backoff, its sleep gives the slot up, its stop counts charged attempts only. This is the only file that knows it.
+    slot > item > intent in line > intent written > POST > answer > row in line > durable > `done` in line > durable
+
+A task is a slot, and goes from item to item. As long as answers come and nothing else, no item costs a task, a future
+or a timer of its own, and whatever can be done without waiting is done without waiting:
+
+- an intent is put in line, and the request is handed over with a gate; all intents of one turn of the loop are one
+  write, and their requests leave right after it;
+- an answer is put in line as its row, and the slot goes on to its next item at once. The stores call back, a batch at a
+  time: rows are durable, each `done` is put in line; they are durable, their items leave (`_recorded`). An item stays
+  live, counts as alive in its lane and its answer as held until then.
+
+Whatever is not ordinary leaves this road: what has to be waited for before a send (tokens, the budget) is waited for
+here, everything that comes of a send but an ordinary answer is `aftermath`'s, and a wait before a second try enters
+tenacity. Its wait is the server's hint or a backoff, its sleep gives the slot up, its stop counts charged attempts
+only. This is the only file that knows it.
 """
 
+import asyncio
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.governor import Ticket
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import (
@@ -24,10 +41,12 @@ from batchrunner.core.outcome import (
     SendOutcome,
 )
 from batchrunner.core.pacing import backoff_s, estimate_tokens
-from batchrunner.core.ports import Ports
-from batchrunner.core.row import NO_MEDIA
-from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
+from batchrunner.core.ports import GatedTransport, Ports
+from batchrunner.core.row import chat_output
+from batchrunner.core.rules import RULES, Then
 from batchrunner.core.state import OpenTask
+from batchrunner.engine.aftermath import Aftermath
+from batchrunner.engine.condition import Condition
 from batchrunner.engine.faults import Faults
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
@@ -35,19 +54,22 @@ from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book, shielded
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
+from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, Unchanged, Verdict, Waiting
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-_SINGLED_OUT: Final = 3
-_FREE_HALVES: Final = 3
-_TURNED_AWAY: Final = frozenset(
-    {Then.WAIT, Then.ADAPT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN}
-)
-"""What says nothing of the item."""
 _CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place in a lane: one send at a time leaves from it. `ticket` is in hand while no send is under way."""
+
+    lane: Lane
+    queue: WorkQueue
+    ticket: Ticket | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,26 +87,50 @@ class Attempts:
     dice: random.Random
     left_open: Callable[[str, str], None]
     """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
-
-    # -- the story of an item
+    ended: Callable[[WorkQueue], None]
+    """Told whenever an item has left its queue."""
+    aftermath: Aftermath = field(init=False)
+    broken: StoreBrokenError | None = None
+    """Why an answer could not be recorded, once the disk refused one: nothing more may be sent."""
+    _gated: GatedTransport | None = field(init=False)
+    _broke: Condition = field(default_factory=Condition)
+    _late: set[asyncio.Task[None]] = field(default_factory=set)
+    """Failures that are recorded in nobody's slot."""
 
     def __post_init__(self) -> None:
         """A run loads tenacity before its first send, not at its first trouble; plans and checks never do."""
         import tenacity  # noqa: F401, PLC0415 - as the docstring says
 
-    async def pursue(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> None:
-        """From a slot in hand to the item's end, or to its return to the queue."""
-        lane.entered()
-        try:
-            verdict = await self._send(work, lane, queue, ticket)
-            await self._conclude(work, lane, queue, verdict)
-        except SteppedOutError:
-            queue.requeue(work)
-        except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
-            await self.faults.fail(work, lane, queue, error)
-        finally:
-            lane.left()
-            queue.release(work)
+        transport = self.ports.transport
+        self._gated = cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else None
+        self.aftermath = Aftermath(job=self.job, ports=self.ports, book=self.book, judge=self.judge, remote=self.remote)
+
+    # -- the story of a slot
+
+    async def pursue(self, slot: Slot, work: Work) -> None:
+        """Item after item, each from a slot in hand to its end or its return to the queue, while the slot is kept."""
+        lane, queue = slot.lane, slot.queue
+        while True:
+            verdict: Verdict | None = None
+            lane.entered()
+            try:
+                verdict = await self._send(work, slot)
+                if verdict is not IN_LINE:
+                    verdict = await self._conclude(work, slot, verdict)
+            except SteppedOutError:
+                queue.requeue(work)
+            except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
+                await self.faults.fail(work, lane, queue, error)
+            finally:
+                if verdict is not IN_LINE:
+                    self._leave(work, lane, queue)
+            if slot.ticket is None:
+                return
+            following = queue.take()
+            if following is None:
+                lane.give_up(slot.ticket)
+                return
+            work = following
 
     async def resume(
         self, work: Work, lane: Lane, queue: WorkQueue, task: OpenTask, *, wanted: bool, may_ask: bool = True
@@ -93,119 +139,240 @@ class Attempts:
 
         `wanted`: should the task have failed, its item is to be sent again by this run. `may_ask`: see `Remote.follow`.
         """
+        slot = Slot(lane, queue, None)
+        verdict: Verdict | None = None
         lane.entered()
         lane.task_opened()
         try:
             try:
                 found = await self.remote.follow(work, task, resumed=True, may_ask=may_ask)
-                verdict = await self._judged(work, lane, queue, found)
+                verdict = await self.aftermath.judged(work, lane, queue, found)
             finally:
                 lane.task_ended()
             if isinstance(verdict, Again | Unchanged) and not wanted:
                 return  # the job has no such item any more, or not in this part: nobody wants it to be paid for again
-            await self._conclude(work, lane, queue, verdict)
+            verdict = await self._conclude(work, slot, verdict)
         except SteppedOutError:
             queue.requeue(work)
         except Exception as error:  # noqa: BLE001 - as above
             await self.faults.fail(work, lane, queue, error)
         finally:
-            lane.left()
-            queue.release(work)
+            if verdict is not IN_LINE:
+                self._leave(work, lane, queue)
+            if slot.ticket is not None:
+                lane.give_up(slot.ticket)
 
-    async def _conclude(self, work: Work, lane: Lane, queue: WorkQueue, verdict: Verdict) -> None:
+    async def _conclude(self, work: Work, slot: Slot, verdict: Verdict) -> Verdict:
         if isinstance(verdict, Again):
-            verdict = await self._persist(work, lane, queue, verdict)
+            verdict = await self._persist(work, slot, verdict)
         match verdict:
             case Finished() | Again():
                 pass
             case GivenUp():
                 await self.book.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
             case Unchanged():
-                queue.requeue(work, last=verdict.last)
+                slot.queue.requeue(work, last=verdict.last)
             case Waiting():
                 self.left_open(verdict.why, verdict.message)
+        return verdict
+
+    def _leave(self, work: Work, lane: Lane, queue: WorkQueue) -> None:
+        lane.left()
+        queue.release(work)
+        self.ended(queue)
 
     # -- one send
 
-    async def _send(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> Verdict:
-        """One POST and what comes of it. The slot is held when this begins, and free before anything is synced."""
-        tokens = estimate_tokens(sum(len(turn.content) for turn in work.item.turns))
+    async def _send(self, work: Work, slot: Slot) -> Verdict:
+        """One POST and what comes of it. The slot is held when this begins, and free before anything is waited for.
+
+        After an ordinary answer the slot has its next ticket already, if its lane lets it go on.
+        """
+        lane, queue = slot.lane, slot.queue
+        ticket, slot.ticket = slot.ticket, None
+        assert ticket is not None, "who sends has a slot"
         outcome: SendOutcome | None = None
+        in_line, stands, tokens = False, False, 0
+        foreseen: tuple[Lane, ...] = ()
         try:
             refusal = self._refuse(work, queue)
             if refusal is not None:
                 return refusal
-            await self._may_spend(lane, ticket, tokens)
-            outcome = await self._exchange(work, lane, queue, ticket)
+            if lane.counts_tokens:
+                tokens = estimate_tokens(sum(len(turn.content) for turn in work.item.turns))
+                await self._may_spend(lane, ticket, tokens)
+            outcome = await self._exchange(work, slot, ticket)
             lane.heard(ticket, outcome)
-            # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
-            stands = isinstance(outcome, Problem) and await self.judge.hear(lane, queue, outcome)
-            foreseen = () if isinstance(outcome, Problem) else self.judge.foresee(lane, queue, outcome.hints)
-            if isinstance(outcome, Accepted | Pictures):
-                lane.task_opened()  # before the slot is free: else one task too many is let in
+            if isinstance(outcome, Problem):
+                # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
+                stands = await self.judge.hear(lane, queue, outcome)
+            else:
+                foreseen, in_line = self._take(work, slot, outcome, tokens)
         finally:
             if outcome is None:
                 lane.give_up(ticket)
+            elif in_line:
+                slot.ticket = lane.renew()
             else:
                 lane.release()
+        if in_line:
+            return IN_LINE
         match outcome:
             case Answer():
                 outcome = _telling(outcome, work)
-                queue.adapted |= work.revision.adapted
-                if outcome.usage and outcome.usage.input_tokens is not None:
-                    lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
                 with self.ports.hold(_size_of(outcome)):  # at once: else the next replies are read beside this one
-                    return await shielded(self._keep(work, lane, queue, outcome, foreseen))
+                    return await shielded(self.aftermath.keep(work, lane, queue, outcome, foreseen))
             case Accepted() | Pictures():
-                return await self._fetch(work, lane, queue, outcome, foreseen)
+                return await self.aftermath.fetch(work, lane, queue, outcome, foreseen)
             case Problem():
-                return await self._after(work, queue, outcome, parked=stands)
-
-    async def _keep(
-        self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, foreseen: tuple[Lane, ...]
-    ) -> Verdict:
-        """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
-        try:
-            await self._came_through(lane, queue)
-            path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
-            has_media = answer.pictures or answer.sounds
-            media = await self.remote.keeper.keep_answer(work, answer) if has_media else NO_MEDIA
-            await self.book.answered(work, answer, path=path, media=media)
-        except Exception:
-            self.book.last_resort(f"{work.item.id}: {answer.text}")
-            raise
-        for parked in foreseen:
-            await self.judge.record_park(parked)
-        return Finished()
-
-    async def _fetch(
-        self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures, foreseen: tuple[Lane, ...]
-    ) -> Verdict:
-        try:
-            found: Verdict | TaskEnded | None = None
-            if isinstance(outcome, Pictures):
-                found = await self.remote.keep_at_once(work, lane, outcome)
-                await self._came_through(lane, queue)
-            else:
-                await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
-                await self._taken(lane, queue)
-            for parked in foreseen:
-                await self.judge.record_park(parked)
-            if found is None:
-                there = outcome if isinstance(outcome, Pictures) else None
-                found = await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False, found=there)
-            return await self._judged(work, lane, queue, found)
-        finally:
-            lane.task_ended()
+                return await self.aftermath.after_problem(work, queue, outcome, parked=stands)
 
     def _refuse(self, work: Work, queue: WorkQueue) -> GivenUp | None:
         """Why this item is not worth a send any more."""
-        charged = self.book.state.record(work.key).attempts
+        _, charged, _, _ = self.book.state.effort(work.key)
         if queue.rejected is not None:
             return GivenUp(problem=queue.rejected, charged=charged, ambiguous=False)
         if charged >= self.job.retry.attempts:
             return GivenUp(problem=_used_up(charged), charged=charged, ambiguous=False)
         return None
+
+    async def _exchange(self, work: Work, slot: Slot, ticket: Ticket) -> SendOutcome:
+        """The send itself: room in the budget, the intent, the POST, the reply.
+
+        Raises:
+            SteppedOutError: nothing may leave any more.
+        """
+        lane, queue, item = slot.lane, slot.queue, work.item
+        held = self.purse.admit_now(item) or await self.purse.admit(item)
+        if held is None:
+            raise SteppedOutError
+        outcome: SendOutcome | None = None
+        try:
+            if self.shutdown.draining.is_set() or self.broken is not None or not lane.honours(ticket):
+                raise SteppedOutError
+            if not queue.adapted <= work.revision.adapted:
+                work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
+            request = self.ports.dialect.encode(item, work.revision)
+            decoder = self.ports.dialect.decoder(item)
+            if work.began is None:
+                work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
+            intended = self.book.intent(work, lane)
+            try:
+                if self._gated is not None:
+                    outcome = await self._gated.exchange(request, decoder, account=lane.account, gate=intended)
+                else:
+                    await intended.opened()
+                    outcome = await self.ports.transport.exchange(request, decoder, account=lane.account)
+            except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
+                outcome = await self.faults.problem(work, error)
+            if isinstance(outcome, Problem) and outcome.look_at == "provider.base_url":
+                path = urlsplit(request.url).path
+                outcome = replace(outcome, message=f"{request.method} {path}: {outcome.message}")
+        finally:
+            self.purse.settle(item, held, outcome)
+        return outcome
+
+    # -- an answer
+
+    def _take(
+        self, work: Work, slot: Slot, outcome: Answer | Accepted | Pictures, tokens: int
+    ) -> tuple[tuple[Lane, ...], bool]:
+        """What came, before its slot is free: lanes that it parks for what its head says, and whether it is in line."""
+        lane, queue = slot.lane, slot.queue
+        foreseen = self.judge.foresee(lane, queue, outcome.hints) if outcome.hints is not None else ()
+        if not isinstance(outcome, Answer):
+            lane.task_opened()  # else one task too many is let in
+            return foreseen, False
+        if work.revision.adapted:
+            queue.adapted |= work.revision.adapted
+        if lane.counts_tokens and outcome.usage is not None and outcome.usage.input_tokens is not None:
+            lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
+        return foreseen, not foreseen and self._put_in_line(work, slot, outcome)
+
+    def _put_in_line(self, work: Work, slot: Slot, answer: Answer) -> bool:
+        """Put an ordinary answer's row in line; nobody waits for it. False where something must be waited for before.
+
+        Raises:
+            Exception: a fault of ours in this item's row. Its words are told rather than lost.
+        """
+        lane, queue = slot.lane, slot.queue
+        if answer.pictures or answer.sounds or lane.probing or self.ports.each is not None:
+            return False
+        queue.model_works()
+        self.judge.answered = True
+        lane.came_through()
+        hold = self.ports.hold(_size_of(answer))
+        hold.__enter__()
+        try:
+            self.book.keep(
+                work,
+                chat_output(_telling(answer, work) if work.revision.adapted else answer, path=None),
+                usage=answer.usage,
+                task_id=None,
+                then=partial(self._recorded, work, lane, queue, answer.text, hold),
+            )
+        except Exception:
+            hold.__exit__(None, None, None)
+            self.book.last_resort(f"{work.item.id}: {answer.text}")
+            raise
+        return True
+
+    def _recorded(  # noqa: PLR0917 - called by the stores, with what was put aside for it
+        self,
+        work: Work,
+        lane: Lane,
+        queue: WorkQueue,
+        text: str,
+        hold: AbstractContextManager[object],
+        error: Exception | None,
+    ) -> None:
+        """The row of an ordinary answer and its `done` are durable, and the item leaves; or they will never be."""
+        hold.__exit__(None, None, None)
+        if error is None:
+            if work.retried:
+                lane.retry_ended(worked=True)
+            self._leave(work, lane, queue)
+            return
+        self.book.last_resort(f"{work.item.id}: {text}")
+        if isinstance(error, StoreBrokenError):
+            self._break(error)
+            self._leave(work, lane, queue)
+        else:
+            task = asyncio.ensure_future(self._fail(work, lane, queue, error))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    async def _fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
+        try:
+            await self.faults.fail(work, lane, queue, error)
+        except StoreBrokenError as refused:
+            self._break(refused)
+        finally:
+            self._leave(work, lane, queue)
+
+    def _break(self, error: StoreBrokenError) -> None:
+        self.broken = self.broken or error
+        self._broke.notify()
+
+    async def settled(self) -> None:
+        """Return when every answer that was put in line is recorded, or told.
+
+        Raises:
+            StoreBrokenError: the disk refused one.
+        """
+        await self.book.settled()
+        while self._late:
+            await asyncio.wait(self._late)
+        if self.broken is not None:
+            raise self.broken
+
+    async def breaks(self) -> None:
+        """Never returns; raises what `settled` would as soon as it is known, while slots are at work."""
+        await self._broke.until(lambda: self.broken is not None)
+        assert self.broken is not None, "that was waited for"
+        raise self.broken
+
+    # -- what is waited for before a send
 
     async def _may_spend(self, lane: Lane, ticket: Ticket, tokens: int) -> None:
         """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came.
@@ -231,135 +398,16 @@ class Attempts:
                 pace.take(clock.monotonic())
         lane.take_tokens(tokens)
 
-    async def _exchange(self, work: Work, lane: Lane, queue: WorkQueue, ticket: Ticket) -> SendOutcome:
-        held = await self.purse.admit(work.item)
-        if held is None:
-            raise SteppedOutError
-        outcome: SendOutcome | None = None
-        try:
-            if not lane.honours(ticket):
-                raise SteppedOutError
-            outcome = await self._converse(work, lane, queue)
-        finally:
-            self.purse.settle(work.item, held, outcome)
-        return outcome
+    # -- a second try
 
-    async def _converse(self, work: Work, lane: Lane, queue: WorkQueue) -> SendOutcome:
-        if self.shutdown.draining.is_set():
-            raise SteppedOutError
-        if not queue.adapted <= work.revision.adapted:
-            work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
-        request = self.ports.dialect.encode(work.item, work.revision)
-        if work.began is None:
-            work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
-        decoder = self.ports.dialect.decoder(work.item)
-        await self.book.intent(work, lane)
-        try:
-            outcome = await self.ports.transport.exchange(request, decoder, account=lane.account)
-        except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
-            return await self.faults.problem(work, error)
-        if isinstance(outcome, Problem) and outcome.look_at == "provider.base_url":
-            path = urlsplit(request.url).path
-            return replace(outcome, message=f"{request.method} {path}: {outcome.message}")
-        return outcome
-
-    async def _came_through(self, lane: Lane, queue: WorkQueue) -> None:
-        queue.model_works()
-        self.judge.answered = True
-        if lane.came_through():
-            await self.book.resumed(lane.account, lane.model)
-
-    async def _taken(self, lane: Lane, queue: WorkQueue) -> None:
-        """A task was accepted: the door is open, and whether the task comes to anything its own end will say."""
-        queue.task_taken()
-        self.judge.answered = True
-        if lane.task_taken():
-            await self.book.resumed(lane.account, lane.model)
-
-    async def _judged(self, work: Work, lane: Lane, queue: WorkQueue, found: Verdict | TaskEnded) -> Verdict:
-        """What follows from the end of a task; one that gave nothing is judged like a submit that is refused so."""
-        if isinstance(found, Finished):
-            await self._came_through(lane, queue)
-        if not isinstance(found, TaskEnded):
-            return found
-        problem = found.problem
-        stands = await self.judge.hear(lane, queue, problem)
-        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
-        before = self.book.state.record(work.key).attempts
-        if self.judge.then(problem, queue) not in _TURNED_AWAY:
-            return await self._charge(work, queue, problem, before=before, parked=stands)
-        await self.book.retry(work, problem, charged=before, ambiguous=False, wait_s=problem.wait_s)
-        return Unchanged() if stands else Again(problem=problem, charged=before)
-
-    # -- trouble
-
-    async def _after(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
-        """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
-        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
-        before = self.book.state.record(work.key).attempts
-        match self.judge.then(problem, queue):
-            case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT | Then.STOP_RUN:
-                await self.book.refused(work, problem)
-                return Unchanged()
-            case Then.WAIT if problem.kind is ProblemKind.NOT_REACHED:
-                if queue.single_out(work) >= _SINGLED_OUT:
-                    return GivenUp(problem=problem, charged=before + 1, ambiguous=False)
-                await self.book.refused(work, problem)
-                return Unchanged(last=True)
-            case Then.WAIT if problem.under_way:
-                return await self._charge(work, queue, problem, before=before, parked=parked)
-            case Then.WAIT:
-                await self.book.refused(work, problem, wait_s=problem.wait_s)
-                return Unchanged() if parked else Again(problem=problem, charged=before)
-            case Then.ADAPT:
-                await self.book.refused(work, problem)
-                return self._adapt(work, problem, charged=before)
-            case Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
-                return await self._charge(work, queue, problem, before=before, parked=parked)
-
-    async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
-        rule, ambiguous = RULES[problem.kind], is_ambiguous(problem)
-        charged = before + 1
-        # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not for ever.
-        free = rule.then is Then.WAIT and work.kinds[problem.kind] <= _FREE_HALVES
-        if free or (parked and rule.then is Then.RETRY):
-            # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
-            wait_s = None if parked else problem.wait_s
-            await self.book.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
-            if is_held(problem, self.job):
-                return Waiting(why="held")
-            return Unchanged() if parked else Again(problem=problem, charged=before)
-        if rule.then is Then.HOLD:
-            await self.book.retry(work, problem, charged=charged, ambiguous=True, held=True)
-            return Waiting(why="held", message=problem.message)
-        if rule.then is Then.FAIL_MODEL:
-            queue.model_rejected(work, problem)
-        if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
-            return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
-        await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
-        if is_held(problem, self.job):
-            return Waiting(why="held")
-        if problem.correction is not None:
-            work.revision = replace(work.revision, correction=problem.correction)
-        if problem.adaptation is not None:
-            work.revision = replace(work.revision, adapted=work.revision.adapted | {problem.adaptation})
-        return Again(problem=problem, charged=charged)
-
-    def _adapt(self, work: Work, problem: Problem, *, charged: int) -> Verdict:
-        wish = problem.adaptation
-        if wish is None or wish in work.revision.adapted:
-            return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
-        work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
-        return Again(problem=problem, charged=charged)
-
-    async def _persist(self, work: Work, lane: Lane, queue: WorkQueue, first: Again) -> Verdict:
+    async def _persist(self, work: Work, slot: Slot, first: Again) -> Verdict:
         """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
+        lane = slot.lane
         known: list[Verdict] = [first]
-        tickets: list[Ticket] = []
         last_failed = [True]
 
         async def go_on() -> Verdict:
-            return known.pop() if known else await self._send(work, lane, queue, tickets.pop())
+            return known.pop() if known else await self._send(work, slot)
 
         def wait(state: "RetryCallState") -> float:
             problem = _verdict(state).problem
@@ -376,10 +424,10 @@ class Attempts:
                 await self.shutdown.sleep(wait_s)
             if last_failed[-1]:
                 lane.take_retry()
-            ticket = await lane.acquire(fresh=False)
-            if ticket is None:
+            work.retried = last_failed[-1]
+            slot.ticket = await lane.acquire(fresh=False)
+            if slot.ticket is None:
                 raise SteppedOutError
-            tickets.append(ticket)
 
         def give_up(state: "RetryCallState") -> Verdict:
             last = _verdict(state)
@@ -417,13 +465,16 @@ def _verdict(state: "RetryCallState") -> Again:
 
 def _size_of(answer: Answer) -> int:
     """Bytes of memory that an answer takes, about."""
-    media = sum(len(found.data) for found in (*answer.pictures, *answer.sounds) if not isinstance(found, PictureUrl))
-    return sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + media
+    size_bytes = sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)
+    for found in (*answer.pictures, *answer.sounds):
+        size_bytes += 0 if isinstance(found, PictureUrl) else len(found.data)
+    return size_bytes
 
 
 def _telling(answer: Answer, work: Work) -> Answer:
     """With what was asked otherwise than the job says, where that may have changed the answer."""
-    return replace(answer, flags=(*answer.flags, *sorted(work.revision.adapted & _CHANGES_ANSWERS)))
+    told = work.revision.adapted & _CHANGES_ANSWERS
+    return replace(answer, flags=(*answer.flags, *sorted(told))) if told else answer
 
 
 def _used_up(charged: int) -> Problem:

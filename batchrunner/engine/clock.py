@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LoopClock:
     """Implements `core.ports.Clock`. In virtual time, `wall_at_zero` is the date at the loop's time zero."""
 

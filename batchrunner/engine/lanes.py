@@ -57,17 +57,16 @@ class Lane:
         self.model = model
         ceiling = settings.ceiling if settings.adaptive else settings.concurrency
         self.governor = Governor(limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive)
-        self.in_flight = 0
+        self.in_flight = self.open_tasks = 0
         self.alive = 0
         """Items in this lane's hands: sending, waiting, recording, or followed as a task."""
-        self.open_tasks = 0
         self.park: Park | None = None
         self.closed: Closed | None = None
         self.probing = False
         """One send at a time, until one comes through."""
         self.probes = 0
         self.parked_since: float | None = None
-        self.refused_in_row = 0
+        self.refused_in_row = self._heard = 0
         self._accepted_at = -math.inf
         self.refused_since: float | None = None
         self.breaker = Breaker(threshold=settings.breaker)
@@ -82,6 +81,8 @@ class Lane:
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
         self._retries = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_SAVED, level=_RETRIES_AT_FIRST)
         self._tokens = minute_bucket(tokens) if (tokens := settings.limits.tokens_per_minute) else None
+        self.counts_tokens = self._tokens is not None
+        """`limits.tokens_per_minute` is set."""
         self._day = day_of(wall=clock.wall(), offset_s=settings.day_offset_s)
         self._sent_today = sent_today
         self._returning: deque[asyncio.Future[Ticket | None]] = deque()
@@ -106,8 +107,9 @@ class Lane:
 
     async def acquire(self, *, fresh: bool) -> Ticket | None:
         """Wait for a slot; None when the lane closed, or, for a returning item, parked, or the run drains."""
-        if not self._fresh and not self._returning and self._hold_s(fresh=fresh) == 0.0:
-            return self._grant()
+        now = self._clock.monotonic()
+        if not self._fresh and not self._returning and self._hold_s(now, fresh=fresh) == 0.0:
+            return self._grant(now)
         if self.closed or self._draining:
             return None
         turn: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
@@ -123,8 +125,9 @@ class Lane:
     def give_up(self, ticket: Ticket) -> None:
         """Give a slot back that nothing was sent with: it does not count as a request of its minute and its day."""
         self.governor.withdrawn(ticket)
-        self._count_day()
-        self._sent_today -= ticket.day == self._day
+        if self._settings.limits.requests_per_day is not None:
+            self._count_day()
+            self._sent_today -= ticket.day == self._day
         if self._pace is not None:
             self._pace.take(self._clock.monotonic(), -1.0)
         self.release()
@@ -137,10 +140,16 @@ class Lane:
         return ticket.stops == self._stops
 
     def heard(self, ticket: Ticket, outcome: SendOutcome) -> None:
-        """What came of a send teaches the governor; each send saves up for a tenth of a retry."""
+        """What came of a send teaches the governor; each send saves up for a tenth of a retry, see `_save_up`."""
         now = self._clock.monotonic()
-        self._retries.take(now, -_RETRIES_PER_SEND)
-        kind = outcome.kind if isinstance(outcome, Problem) else None
+        self._heard += 1
+        if self._retries.at is None:
+            self._retries.at = now  # from here on time saves up, too
+        if not isinstance(outcome, Problem):
+            self._accepted_at = now
+            self.governor.accepted(now, ticket)
+            return
+        kind = outcome.kind
         if kind in _WALLS:
             self.governor.refused(now, ticket)
         elif kind in _FAULTS:
@@ -156,7 +165,24 @@ class Lane:
         """Give a slot back."""
         self.in_flight -= 1
         assert self.in_flight >= 0, "a slot was given back twice"
-        self.pump()
+        if self._returning or self._fresh:
+            self.pump()
+
+    def renew(self) -> Ticket | None:
+        """Give a slot back and take it again for a fresh item.
+
+        None, and the slot is free, where an item that returns comes first or nobody may send now. Whoever waits for a
+        slot to begin with is not asked: a slot that goes on costs nothing, a new one a task.
+        """
+        self.in_flight -= 1
+        assert self.in_flight >= 0, "a slot was given back twice"
+        ticket = None
+        now = self._clock.monotonic()
+        if not self._returning and self._hold_s(now, fresh=True) == 0.0:
+            ticket = self._grant(now)
+        if self._returning or (self._fresh and self.in_flight < self.governor.limit):
+            self.pump()
+        return ticket
 
     def entered(self) -> None:
         """An item is in this lane's hands."""
@@ -165,7 +191,8 @@ class Lane:
     def left(self) -> None:
         """An item is not in this lane's hands any more."""
         self.alive -= 1
-        self.pump()
+        if self._returning or (self._fresh and self.in_flight < self.governor.limit):
+            self.pump()
 
     def task_opened(self) -> None:
         """A remote task is being followed; the one of a probe holds up the next probe."""
@@ -183,62 +210,60 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        now = self._clock.monotonic()
         for queue, fresh in ((self._returning, False), (self._fresh, True)):
             while queue:
                 turn = queue[0]
-                hold = 0.0 if turn.done() else self._hold_s(fresh=fresh)
+                hold = 0.0 if turn.done() else self._hold_s(now, fresh=fresh)
                 if hold == 0.0:
                     turn = queue.popleft()
                     if not turn.done():
-                        turn.set_result(self._grant())
+                        turn.set_result(self._grant(now))
                     continue
                 if hold is not None:
                     self._timer = asyncio.get_running_loop().call_later(hold, self.pump)
                     return
                 break
 
-    def _grant(self) -> Ticket:
+    def _grant(self, now: float) -> Ticket:
         self.in_flight += 1
-        self._count_day()
-        self._sent_today += 1
-        now = self._clock.monotonic()
+        if self._settings.limits.requests_per_day is not None:
+            self._count_day()
+            self._sent_today += 1
         if self._pace is not None:
             self._pace.take(now)
         ticket = self.governor.sent(now, in_flight=self.in_flight)
         ticket.stops, ticket.day = self._stops, self._day
         return ticket
 
-    def _hold_s(self, *, fresh: bool) -> float | None:
+    def _hold_s(self, now: float, *, fresh: bool) -> float | None:
         """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
         if self.closed or self._draining:
             return None
-        wall = self._clock.wall()
         if self.park is not None:
             if self.park.until is None:
                 return None
-            if wall < self.park.until:
-                return max(0.001, self.park.until - wall)
+            left_s = self.park.until - self._clock.wall()
+            if left_s > 0:
+                return max(0.001, left_s)
             self.probing = True
-        if self.in_flight >= (1 if self.probing else self.limit) or (self.probing and self._probe_followed):
+        if self.in_flight >= (1 if self.probing else self.governor.limit) or (self.probing and self._probe_followed):
             return None
-        if self._tasks_are_full() or (fresh and not self._has_room()):
+        limits, tasks = self._settings.limits, self._settings.in_flight_tasks
+        if fresh and self.alive >= max(_LEAST_ALIVE, 4 * self.governor.limit) + (tasks or 0):
             return None
-        self._count_day()
-        daily = self._settings.limits.requests_per_day
-        if daily is not None and self._sent_today >= daily:
-            return next_midnight(wall=wall, offset_s=self._settings.day_offset_s) - wall
-        now = self._clock.monotonic()
-        return max(self._pace.wait_s(now) if self._pace is not None else 0.0, self.governor.wait_s(now))
+        if tasks is not None and self._tasks_are_full(tasks):
+            return None
+        if limits.requests_per_day is not None and self.day_is_spent:
+            return self.day_ends_at - self._clock.wall()
+        wait_s = self.governor.wait_s(now)
+        return wait_s if self._pace is None else max(wait_s, self._pace.wait_s(now))
 
-    def _has_room(self) -> bool:
-        return self.alive < max(_LEAST_ALIVE, 4 * self.limit) + (self._settings.in_flight_tasks or 0)
-
-    def _tasks_are_full(self) -> bool:
+    def _tasks_are_full(self, most: int) -> bool:
         """Every send under way may become a task."""
-        most = self._settings.in_flight_tasks
-        if most is not None and not self._task_succeeded:
+        if not self._task_succeeded:
             most = min(most, self._settings.breaker)  # more of them could fail alike before the breaker knows
-        return most is not None and self.open_tasks + self.in_flight >= most
+        return self.open_tasks + self.in_flight >= most
 
     def _count_day(self) -> None:
         day = day_of(wall=self._clock.wall(), offset_s=self._settings.day_offset_s)
@@ -260,23 +285,32 @@ class Lane:
 
     def retry_wait_s(self) -> float:
         """Seconds until one more failed item may be tried: a tenth of the sends, never slower than one in five."""
+        self._save_up()
         return self._retries.wait_s(self._clock.monotonic())
 
     def take_retry(self) -> None:
         """One is tried again now."""
+        self._save_up()
         self._retries.take(self._clock.monotonic())
+
+    def _save_up(self) -> None:
+        """What the sends since the last time have saved up: the same sum as if each had done it by itself."""
+        self._retries.take(self._clock.monotonic(), -_RETRIES_PER_SEND * self._heard)
+        self._heard = 0
 
     def retry_ended(self, *, worked: bool) -> None:
         """A failed item that was tried again and came through gives back what its last retry took of the budget."""
         if worked:
+            self._save_up()
             self._retries.take(self._clock.monotonic(), -1.0)
 
     # -- parking and closing
 
     def came_through(self) -> bool:
         """An item succeeded; True when that ends a park. A closed lane stays closed."""
-        self.task_breaker.success()
         self._task_succeeded = True
+        if self.task_breaker.count:
+            self.task_breaker.success()
         return self._opened()
 
     def _opened(self) -> bool:
@@ -284,7 +318,8 @@ class Lane:
             return False
         self.refused_in_row = 0
         self.refused_since = None
-        self.breaker.success()
+        if self.breaker.count:
+            self.breaker.success()
         if not self.probing:
             return False  # what left before the lane was parked says nothing about the park
         self.probing = False
@@ -373,9 +408,11 @@ class Lane:
     @property
     def day_is_spent(self) -> bool:
         """`limits.requests_per_day` is used up."""
-        self._count_day()
         daily = self._settings.limits.requests_per_day
-        return daily is not None and self._sent_today >= daily
+        if daily is None:
+            return False
+        self._count_day()
+        return self._sent_today >= daily
 
     @property
     def day_ends_at(self) -> float:

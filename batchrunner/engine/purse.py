@@ -96,6 +96,17 @@ class Purse:
         """Each limit and what is gone of it."""
         return tuple(budget_lines(self._budget, self.spent, self.set_aside))
 
+    def admit_now(self, item: Item) -> Amounts | None:
+        """Set a send's estimate aside; None where `admit` must be asked: it has to wait, or nothing may leave."""
+        if self._closed or not self._counts:
+            return None if self._closed else _NOTHING
+        estimate = self._estimate(item)
+        if self._watches and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
+            return None
+        self._under_way += 1
+        self.set_aside = self.set_aside.plus(estimate)
+        return estimate
+
     async def admit(self, item: Item) -> Amounts | None:
         """Set a send's estimate aside; None when it must not leave. Waits while answers under way may make room."""
         if not self._counts:

@@ -1,6 +1,7 @@
 """Writes down what happened: artifact first, ledger second, state third. The only room that makes events.
 
-Nothing is sent before its intent stands here, and terminal records are shielded from cancellation.
+Nothing is sent before its intent stands here, and terminal records are shielded from cancellation. Intents and answers,
+which every item has, wait in nobody's task: the stores call back, a whole batch at a time, when they are written.
 """
 
 import asyncio
@@ -8,8 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import (
     Accepted as AcceptedEvent,
 )
@@ -45,9 +48,11 @@ from batchrunner.core.row import (
     result_row,
     unchecked,
 )
-from batchrunner.core.state import ItemEvent, ItemRecord, LedgerState, Park
+from batchrunner.core.state import ItemEvent, LedgerState, Park
 from batchrunner.core.status import FailureGroup
+from batchrunner.engine.condition import Condition
 from batchrunner.engine.lanes import Lane
+from batchrunner.engine.records_under_way import Intended, Kept
 from batchrunner.engine.work_queue import Work
 
 T = TypeVar("T")
@@ -55,6 +60,7 @@ T = TypeVar("T")
 _MESSAGE_MAX = 2000
 _GROUPS_MAX = 50
 _TOLD_TASKS = 20
+_SECOND_MS = 1000
 
 
 async def shielded(record: Awaitable[T]) -> T:
@@ -75,7 +81,17 @@ async def shielded(record: Awaitable[T]) -> T:
 
 def rfc3339(wall: float) -> str:
     """UTC with milliseconds."""
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(wall // 1.0)
+    millis = round((wall - second) * 1e6) // 1000
+    if millis == _SECOND_MS:
+        second, millis = second + 1, 0
+    if second != _second[0]:
+        _second[:] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{_second[1]}.{millis:03d}Z"
+
+
+_second: list[int | str] = [-1, ""]
+"""The last one that was written out, and its words: a second's thousands of rows share them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,29 +113,47 @@ class Book:
     say: Callable[[str], None] = lambda _: None
     """Told of what a person should know at once."""
     failures: dict[tuple[str, str], FailureGroup] = field(default_factory=dict)
-    _intents: int = 0
-    _intents_synced: int = 0
+    intents: int = 0
+    """Put in line by this process."""
+    intents_synced: int = 0
+    """Of these, known to be on the disk."""
+    _asked_for: int = 0
+    """The intents that the last sync that was asked for covers."""
+    _on_the_way: int = 0
+    """Answers whose records have not come to their end."""
+    _all_kept: Condition = field(default_factory=Condition)
 
     # -- before and between sends
 
-    async def intent(self, work: Work, lane: Lane) -> None:
-        """A paid POST is about to leave; it may when this returns.
+    def intent(self, work: Work, lane: Lane) -> Intended:
+        """A paid POST is about to leave: its intent is put in line, and the gate that is given opens when it may.
+
+        It may when its intent is written, or, with `durability: full`, on the disk. Without, a power loss may take no
+        more intents than `unaccounted_max` tells: a sync begins at half of that, without anybody waiting for it, and
+        where it comes too late requests wait for it.
 
         Raises:
             LifecycleError: the item is not pending.
+            StoreBrokenError: the disk refused something before.
         """
-        record = self.state.record(work.key)
-        event = Intent(
-            i=work.item.id,
-            k=work.item.key,
-            n=record.sends + 1,
-            a=record.attempts,
-            model=lane.model,
-            account=lane.account,
-        )
-        self._intents += 1
-        may_be_lost = not self.synced_intents and self._intents - self._intents_synced <= self.unsynced_max
-        await (self._write(event) if may_be_lost else self._commit(event))
+        item = work.item
+        n, a = self.state.next_send(work.key, item.id)
+        event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account)
+        intended = Intended(self, work.key, event)
+        self.intents += 1
+        unsynced = self.intents - self.intents_synced
+        if self.synced_intents or unsynced > self.unsynced_max:
+            self.ledger.commit_soon(event, intended.written, urgent=True)
+        else:
+            self.ledger.write_soon(event, intended.written)
+        if 2 * unsynced >= self.unsynced_max and self._asked_for <= self.intents_synced and not self.synced_intents:
+            self._asked_for = self.intents
+            self.ledger.sync_now(partial(self._are_synced, self.intents))
+        return intended
+
+    def _are_synced(self, intents: int, error: StoreBrokenError | None) -> None:
+        if error is None:
+            self.intents_synced = max(self.intents_synced, intents)
 
     async def refused(self, work: Work, problem: Problem, *, wait_s: float | None = None) -> None:
         """The server said no without a word about the item."""
@@ -223,8 +257,52 @@ class Book:
 
     # -- the ends
 
+    def keep(
+        self,
+        work: Work,
+        output: ChatOutput | ImageOutput,
+        *,
+        usage: Usage | None,
+        task_id: str | None,
+        then: Callable[[Exception | None], None],
+    ) -> None:
+        """Put an item's row in line. Once it is durable its `done` follows, and once that is durable `then` is told.
+
+        It is told of None, or of why the item is not recorded; it must not raise. What is raised here is a fault of
+        this program: then nothing is in line and `then` is told of nothing.
+        """
+        sends, attempts, ambiguous, fresh = self.state.effort(work.key)
+        kept = Kept(self, work, usage, then)
+        kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
+        if isinstance(output, ImageOutput):
+            files: tuple[Picture | Sound, ...] = output.images
+        else:
+            files = (*output.images, *output.audio)
+        if files:
+            kept.images = len(output.images)
+            kept.files = recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files))
+        effort = self._effort(work, attempts=kept.attempts, ambiguous=ambiguous, recovered=kept.recovered)
+        row = result_row(work.item, output, usage=usage, task_id=task_id, effort=effort)
+        self._on_the_way += 1
+        try:
+            self.results.put(row, kept.row_is_durable)
+        except BaseException:
+            self._on_the_way -= 1
+            raise
+
+    def kept(self, kept: Kept, error: Exception | None) -> None:
+        """The records of an answer have come to their end."""
+        self._on_the_way -= 1
+        kept.then(error)
+        if not self._on_the_way:
+            self._all_kept.notify()
+
+    async def settled(self) -> None:
+        """Return when every answer that was put in line is recorded, or cannot be."""
+        await self._all_kept.until(lambda: not self._on_the_way)
+
     async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> None:
-        """A chat answer: its row, then `done`. The caller shields it, with the steps before it."""
+        """A chat answer, durable when this returns. The caller shields it, with the steps before it."""
         await self._done(work, chat_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
 
     async def pictured(
@@ -254,27 +332,17 @@ class Book:
     async def _done(
         self, work: Work, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None
     ) -> None:
-        record = self.state.record(work.key)
-        effort = self._effort(work, record)
-        place = await self.results.add(result_row(work.item, output, usage=usage, task_id=task_id, effort=effort))
-        files: tuple[Picture | Sound, ...] = (
-            output.images if isinstance(output, ImageOutput) else (*output.images, *output.audio)
+        ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.keep(
+            work,
+            output,
+            usage=usage,
+            task_id=task_id,
+            then=lambda error: None if ended.done() else ended.set_result(error),
         )
-        await self._commit(
-            Done(
-                i=work.item.id,
-                k=work.item.key,
-                n=record.sends,
-                a=effort.attempts,
-                crc=place.crc,
-                length=place.length,
-                files=recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files)),
-                input_tokens=usage.input_tokens if usage else None,
-                output_tokens=usage.output_tokens if usage else None,
-                images=len(output.images),
-                recovered=effort.recovered,
-            )
-        )
+        error = await ended
+        if error is not None:
+            raise error
 
     async def _failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
         record = self.state.record(work.key)
@@ -341,15 +409,16 @@ class Book:
 
     # -- pieces
 
-    def _effort(self, work: Work, record: ItemRecord) -> Effort:
-        now_wall = self.clock.wall()
-        task = self.state.tasks.get(work.key)
-        began_wall = work.began_wall or (task.accepted_at if task else now_wall)
-        seconds = self.clock.monotonic() - work.began if work.began is not None else now_wall - began_wall
+    def _effort(self, work: Work, *, attempts: int, ambiguous: int, recovered: bool) -> Effort:
+        began_wall = work.began_wall
+        if began_wall is None:  # an accepted task of an earlier process
+            task = self.state.tasks.get(work.key)
+            began_wall = task.accepted_at if task else self.clock.wall()
+        seconds = self.clock.monotonic() - work.began if work.began is not None else self.clock.wall() - began_wall
         return Effort(
-            attempts=record.attempts + 1,
-            ambiguous=record.ambiguous,
-            recovered=not record.fresh,
+            attempts=attempts,
+            ambiguous=ambiguous,
+            recovered=recovered,
             started_at=rfc3339(began_wall),
             seconds=round(max(0.0, seconds), 3),
         )
@@ -374,7 +443,7 @@ class Book:
 
     async def _commit(self, event: Event) -> None:
         self.state.check(event)
-        intents = self._intents
+        intents = self.intents
         await self.ledger.commit(event)
-        self._intents_synced = max(self._intents_synced, intents)
+        self.intents_synced = max(self.intents_synced, intents)
         self.state.apply(event, at=self.clock.wall())

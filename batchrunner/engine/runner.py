@@ -16,7 +16,7 @@ from batchrunner.core.presets import PRESETS
 from batchrunner.core.state import ItemEvent, LedgerState, Standing
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.core.tuning import CEILING
-from batchrunner.engine.attempt import Attempts
+from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.ending import Ending
 from batchrunner.engine.faults import Faults
 from batchrunner.engine.judge import QUOTAS, Judge
@@ -25,7 +25,7 @@ from batchrunner.engine.lanes import Lane, LaneSet
 from batchrunner.engine.night import Night
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.purse import Purse
-from batchrunner.engine.record import Book
+from batchrunner.engine.record import Book, shielded
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.resumption import closed_queue, elsewhere, orphan, requeue, same_server
 from batchrunner.engine.shutdown import Shutdown, first_of
@@ -191,8 +191,16 @@ class Runner:
             self.lanes.drain()
 
     async def _work(self, attempts: Attempts, follower: TaskFollower | None) -> None:
+        try:
+            await self._send_all(attempts, follower)
+        finally:  # whoever cancels: what was put in line is recorded, or told
+            await shielded(attempts.settled())
+
+    async def _send_all(self, attempts: Attempts, follower: TaskFollower | None) -> None:
         async with asyncio.TaskGroup() as supplying:
-            suppliers = [supplying.create_task(follower.run())] if follower is not None else []
+            suppliers = [supplying.create_task(attempts.breaks())]
+            if follower is not None:
+                suppliers.append(supplying.create_task(follower.run()))
             async with asyncio.TaskGroup() as sending:
                 self._resume_tasks(attempts, sending)
                 suppliers += [supplying.create_task(self._read(queue)) for queue in self.queues.values()]
@@ -220,7 +228,7 @@ class Runner:
         self.shutdown.pause(f"the prompts changed while the run was at work: {error}; run again to go on with them")
 
     async def _drive(self, lane: Lane, queue: WorkQueue, attempts: Attempts, group: asyncio.TaskGroup) -> None:
-        """Wait until there is an item; a slot first, then the item for it."""
+        """Wait until there is an item; a slot first, then the item for it. The slot goes on from there by itself."""
         while await queue.ready(stopped=lane.has_stopped):
             ticket = await lane.acquire(fresh=True)
             if ticket is None:
@@ -229,8 +237,7 @@ class Runner:
             if work is None:
                 lane.give_up(ticket)  # another lane was faster
                 continue
-            pursuing = group.create_task(attempts.pursue(work, lane, queue, ticket))
-            pursuing.add_done_callback(lambda _: self._close_when_drained(queue))
+            group.create_task(attempts.pursue(Slot(lane, queue, ticket), work))
 
     def _has_items(self, model: str) -> bool:
         return model in self._requeued or model in self.found.ahead
@@ -245,7 +252,7 @@ class Runner:
 
     def _close_when_drained(self, queue: WorkQueue) -> None:
         """Wake the drivers that wait for a slot, or for a parked lane, of a model with nothing left to do."""
-        if queue.drained:
+        if queue.exhausted and queue.drained:
             for lane in self.lanes.of_model(queue.model):
                 lane.drain()
 
@@ -403,8 +410,9 @@ class Runner:
     # -- pieces
 
     def _wanted(self, key: bytes) -> bool:
-        record = self.state.record(key)
-        if record.standing is not Standing.PENDING:
+        if not self.state.knows(key):
+            return True
+        if self.state.standing(key) is not Standing.PENDING:
             return False
         return not self.state.waits_for_a_person(key, hold=self.totals.hold)
 
@@ -479,6 +487,7 @@ class Runner:
             purse=self.purse,
             dice=self.dice,
             left_open=self._note_left_open,
+            ended=self._close_when_drained,
         )
 
     def _note_left_open(self, why: str, words: str) -> None:

@@ -1,7 +1,7 @@
 """What became of an item so far: what `attempt` and `remote` tell each other."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from batchrunner.core.outcome import Problem
 
@@ -9,6 +9,10 @@ from batchrunner.core.outcome import Problem
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """Done and recorded."""
+
+
+IN_LINE: Final = Finished()
+"""The very object that says: answered, and its row is in line. The item stays live until it is recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

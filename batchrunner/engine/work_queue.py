@@ -26,19 +26,24 @@ READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
 """Of their texts and pictures: no further item is read while those that wait have as much."""
 
 
+AS_WRITTEN: Final = Revision()
+
+
 @dataclass(slots=True, kw_only=True)
 class Work:
     """An item in somebody's hands, with what this process learned about it."""
 
     item: Item
     key: bytes
-    revision: Revision = field(default_factory=Revision)
+    revision: Revision = AS_WRITTEN
     kinds: dict[ProblemKind, int] = field(default_factory=dict)
     """Tries per kind of problem, for kinds with a cap of their own and for growing waits."""
     answers_seen: int | None = None
     """`WorkQueue.answers` when something else than the API last answered this item."""
     singled_out: int = 0
     """How often it was turned away so although others got through in between."""
+    retried: bool = False
+    """Its last send was one more try after a failure, and took from the lane's budget of them."""
     began_wall: float | None = None
     size_bytes: int = 0
     """About how much it holds, while it is read ahead."""
@@ -153,7 +158,7 @@ class WorkQueue:
         elif self._ahead:
             work = self._ahead.popleft()
             self._ahead_bytes -= work.size_bytes
-            if self._has_room():
+            if len(self._ahead) <= READ_AHEAD // 2:
                 self._room.notify()
         else:
             return None
@@ -185,7 +190,8 @@ class WorkQueue:
         if self._active.get(work.key) is work:
             del self._active[work.key]
             self._keys.discard(work.key)
-        self._changed.notify()
+        if self.exhausted:  # it may have been the last one
+            self._changed.notify()
 
     def notify(self) -> None:
         """A lane has stopped: whoever waits here for it looks again."""
@@ -228,7 +234,12 @@ class WorkQueue:
 
 def _size_of(item: Item) -> int:
     """About how many bytes it holds: pictures that are sent along stand in it whole."""
-    return sum(len(turn.content) for turn in item.turns) + sum(len(picture.url) for picture in item.pictures)
+    size_bytes = 0
+    for turn in item.turns:
+        size_bytes += len(turn.content)
+    for picture in item.pictures:
+        size_bytes += len(picture.url)
+    return size_bytes
 
 
 def _changed_source(found: str, surveyed: int) -> JobMistakesError:

@@ -46,8 +46,16 @@ class LightLedger:
         """As `note`."""
         self._told(event)
 
-    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+    def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
         """As `note`."""
+        self._told(event)
+        then(None)
+
+    def commit_soon(
+        self, event: Event, then: Callable[[StoreBrokenError | None], None], *, urgent: bool = False
+    ) -> None:
+        """As `note`."""
+        del urgent
         self._told(event)
         then(None)
 

@@ -117,9 +117,9 @@ class Appender:
         return self._inode
 
     @property
-    def starts_batch(self) -> bool:
-        """True when the next record will be the first of its batch."""
-        return not self._buffer
+    def durable_length_told(self) -> int | None:
+        """The same, where the next record will be the first of its batch."""
+        return None if self._buffer else self._durable_length
 
     @property
     def refused(self) -> bool:
@@ -165,12 +165,35 @@ class Appender:
         if await future is not None:
             raise self._error()
 
+    def when_written(self, then: Told) -> None:
+        """Call `then` when everything appended so far was handed to the system: at the end of this turn of the loop.
+
+        Raises:
+            StoreBrokenError: see `append`.
+        """
+        if self._cause is not None or self._closed:
+            self._check()
+        if self._buffer:
+            self._when_written.append(then)
+            self._flush_due = True
+            if not self._turn_due:
+                self._end_turn()
+        elif self._writing:
+            self._flying.append(then)
+        else:
+            then(None)
+
     def when_durable(self, then: Told, *, urgent: bool = False) -> None:
         """Call `then` when everything appended so far is on the disk, with what comes soon; `urgent`: with no more.
 
         Raises:
             StoreBrokenError: see `append`.
         """
+        commit = self._open_commit
+        if commit is not None and not urgent and self._cause is None and not self._closed:
+            commit.target = self._length  # the way of nearly every record: it goes with the one before
+            commit.calls.append(then)
+            return
         self._check()
         if self._durable_length == self._length:
             then(None)

@@ -110,10 +110,15 @@ class LedgerWriter:
         self._append(event)
         await self._appender.synced()
 
-    def commit_soon(self, event: Event, then: Told) -> None:
+    def write_soon(self, event: Event, then: Told) -> None:
         """See `core.ports.Ledger`."""
         self._append(event)
-        self._appender.when_durable(then)
+        self._appender.when_written(then)
+
+    def commit_soon(self, event: Event, then: Told, *, urgent: bool = False) -> None:
+        """See `core.ports.Ledger`."""
+        self._append(event)
+        self._appender.when_durable(then, urgent=urgent)
 
     def sync_now(self, then: Told) -> None:
         """See `core.ports.Ledger`."""
@@ -121,7 +126,7 @@ class LedgerWriter:
 
     def _append(self, event: Event) -> None:
         appender = self._appender
-        durable = appender.durable_length if appender.starts_batch else None
+        durable = appender.durable_length_told
         appender.append(encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable))
         self._sequence += 1
 

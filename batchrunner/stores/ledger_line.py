@@ -28,6 +28,7 @@ SEGMENT_NAME = re.compile(r"([0-9]{6,})\.jsonl")
 
 _ENVELOPE_BYTES = 128
 """More than `s`, `t`, `d` and the trailer can take."""
+_LONG_BYTES = MAX_LINE_BYTES - _ENVELOPE_BYTES
 _KEPT_CHARACTERS = 4096
 """Of a message in a record that is too long; at most 12 bytes each when escaped."""
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -51,7 +52,12 @@ def encode_line(event: Event, *, sequence: int, at: float, durable: int | None) 
     Raises:
         ValueError: the event is too long for a record although its messages were cut.
     """
-    body = _encode_event(event)
+    try:
+        body = _encoder.encode(event)[1:-1]
+    except UnicodeEncodeError:
+        body = _encode_event(event)
+    if not body.isascii() or len(body) > _LONG_BYTES:
+        body = _encode_event(event)
     if durable is None:
         line = b'{"s":%d,"t":%.3f,%b' % (sequence, at, body)
     else:
@@ -68,9 +74,9 @@ def is_sound(text: bytes) -> bool:
 def _encode_event(event: Event) -> bytes:
     """The event's own fields, without the braces."""
     body = _encode_ascii(event)
-    if len(body) + _ENVELOPE_BYTES > MAX_LINE_BYTES:
+    if len(body) > _LONG_BYTES:
         body = _encode_ascii(_shortened(event))
-    if len(body) + _ENVELOPE_BYTES > MAX_LINE_BYTES:
+    if len(body) > _LONG_BYTES:
         raise ValueError(
             f"a ledger record of {len(body)} bytes ({type(event).__name__.lower()}): at most {MAX_LINE_BYTES} fit"
         )

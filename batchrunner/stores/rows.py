@@ -309,16 +309,20 @@ def _names(kind: type) -> tuple[str, ...]:
 def _encode(value: object) -> bytes:
     """JSON on what every reader takes for one line: some cut at U+2028, U+2029 and U+0085 as at a newline."""
     line = _plain_encode(value)
-    if b"\xe2\x80" in line:
-        line = line.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-    return line.replace(b"\xc2\x85", b"\\u0085") if b"\xc2\x85" in line else line
+    return _one_line(line) if b"\xe2\x80" in line or b"\xc2\x85" in line else line
+
+
+def _one_line(line: bytes) -> bytes:
+    line = line.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return line.replace(b"\xc2\x85", b"\\u0085")
 
 
 def _encode_any(value: object) -> bytes:
     try:
-        return _encode(value)
+        line = _plain_encode(value)  # as `_encode`: nearly every row ends here
     except UnicodeEncodeError:
         return _encode(_mended(msgspec.to_builtins(value)))
+    return _one_line(line) if b"\xe2\x80" in line or b"\xc2\x85" in line else line
 
 
 def _mended(value: Json | tuple[Json, ...]) -> Json:

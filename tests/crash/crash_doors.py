@@ -46,14 +46,25 @@ class WatchedLedger:
         await self.inner.commit(event)
         self.watch.acknowledged(event, durable=True)
 
-    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+    def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+        self.watch.begun(event)
+        self.inner.write_soon(event, self._told(event, then, durable=False))
+
+    def commit_soon(
+        self, event: Event, then: Callable[[StoreBrokenError | None], None], *, urgent: bool = False
+    ) -> None:
+        self.watch.begun(event)
+        self.inner.commit_soon(event, self._told(event, then, durable=True), urgent=urgent)
+
+    def _told(
+        self, event: Event, then: Callable[[StoreBrokenError | None], None], *, durable: bool
+    ) -> Callable[[StoreBrokenError | None], None]:
         def told(error: StoreBrokenError | None) -> None:
             if error is None:
-                self.watch.acknowledged(event, durable=True)
+                self.watch.acknowledged(event, durable=durable)
             then(error)
 
-        self.watch.begun(event)
-        self.inner.commit_soon(event, told)
+        return told
 
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
         self.inner.sync_now(then)

@@ -56,16 +56,32 @@ class LyingLedger:
     async def commit(self, event: Event) -> None:
         await self._tell(event, synced=True)
 
-    def commit_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
-        told = self.lie(event)
-        synced = [each for each in told if not isinstance(each, self.unsynced)]
-        for each in told:
-            if each in synced[-1:]:
-                self.inner.commit_soon(each, then)
-            else:
-                self.inner.note(each)
-        if not synced:
+    def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
+        self._put(self.lie(event), then, synced=False, urgent=False)
+
+    def commit_soon(
+        self, event: Event, then: Callable[[StoreBrokenError | None], None], *, urgent: bool = False
+    ) -> None:
+        self._put(self.lie(event), then, synced=True, urgent=urgent)
+
+    def _put(
+        self, told: tuple[Event, ...], then: Callable[[StoreBrokenError | None], None], *, synced: bool, urgent: bool
+    ) -> None:
+        """One after the other."""
+        if not told:
             then(None)
+            return
+
+        def go_on(error: StoreBrokenError | None) -> None:
+            if error is not None:
+                then(error)
+            else:
+                self._put(told[1:], then, synced=synced, urgent=urgent)
+
+        if synced and not isinstance(told[0], self.unsynced):
+            self.inner.commit_soon(told[0], go_on, urgent=urgent)
+        else:
+            self.inner.write_soon(told[0], go_on)
 
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
         self.inner.sync_now(then)

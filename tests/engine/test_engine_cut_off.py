@@ -1,6 +1,7 @@
 """A process that ends between two steps of one answer: the next one goes on, and every second payment is told."""
 
 import json
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from engine_house import Faults, House, World, chat
 from batchrunner import app
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.engine.record import Book
+from batchrunner.stores.ledger import LedgerWriter
 
 SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
 Patch = pytest.MonkeyPatch
@@ -29,13 +31,16 @@ def ends_before(patch: Patch, step: str, *, call: int) -> None:
     """The process ends where it would write this for the n-th time."""
     whole, calls = getattr(Book, step), [0]
 
-    async def broken(self: Book, *given: Any, **named: Any) -> Any:
+    def counted(self: Book, *given: Any, **named: Any) -> Any:
         calls[0] += 1
         if calls[0] >= call:
             raise StoreBrokenError("no room left")
-        return await whole(self, *given, **named)
+        return whole(self, *given, **named)
 
-    patch.setattr(Book, step, broken)
+    async def broken(self: Book, *given: Any, **named: Any) -> Any:
+        return await counted(self, *given, **named)
+
+    patch.setattr(Book, step, broken if iscoroutinefunction(whole) else counted)
 
 
 def cut_off(house: House, job: str, step: str, *, call: int) -> None:
@@ -83,13 +88,18 @@ def test_urls_that_are_kept_are_fetched_by_the_next_process(house: House) -> Non
 
 def test_urls_are_on_the_disk_before_the_first_download(house: House, monkeypatch: Patch) -> None:
     order: list[str] = []
-    commit = Book._commit
+    commit, commit_soon = LedgerWriter.commit, LedgerWriter.commit_soon
 
-    async def watched(self: Book, event: Any) -> None:
+    async def watched(self: LedgerWriter, event: Any) -> None:
         order.append(type(event).__name__)
         await commit(self, event)
 
-    monkeypatch.setattr(Book, "_commit", watched)
+    def watched_soon(self: LedgerWriter, event: Any, *given: Any, **named: Any) -> None:
+        order.append(type(event).__name__)
+        commit_soon(self, event, *given, **named)
+
+    monkeypatch.setattr(LedgerWriter, "commit", watched)
+    monkeypatch.setattr(LedgerWriter, "commit_soon", watched_soon)
     house.run(urls("one"))
     assert order.index("Ready") < order.index("Done")
 

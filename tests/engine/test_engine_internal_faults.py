@@ -271,13 +271,13 @@ def test_a_fault_that_hits_every_item_stops_the_lane_like_any_other_trouble(hous
     assert "internal" in str(report.status.message)
 
 
-@pytest.mark.parametrize("method", ["pictured", "answered"])
-def test_a_broken_disk_still_stops_everything(house: House, monkeypatch: Patch, method: str) -> None:
-    async def refused(*_given: Any, **_named: Any) -> None:
+@pytest.mark.parametrize("job", [image, chat], ids=["pictures", "answers"])
+def test_a_broken_disk_still_stops_everything(house: House, monkeypatch: Patch, job: Callable[..., str]) -> None:
+    def refused(*_given: Any, **_named: Any) -> None:
         raise StoreBrokenError("the disk is gone")
 
-    monkeypatch.setattr(Book, method, refused)
-    report = house.run((image if method == "pictured" else chat)(*PROMPTS, more="limits: {concurrency: 1}"))
+    monkeypatch.setattr(Book, "keep", refused)
+    report = house.run(job(*PROMPTS, more="limits: {concurrency: 1}"))
     assert (report.exit_status, report.status.message) == (4, "the disk is gone")
     assert not (house.out / "errors.log").exists()
 

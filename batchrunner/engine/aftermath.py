@@ -1,0 +1,167 @@
+"""What follows from a send that was not an ordinary answer: the careful path, where `attempt` stops.
+
+Answers with pictures, sounds or a file of their own, answers that end a park, accepted tasks, pictures, and every
+problem. Here is waited for what must be: each step is a record that the next one relies on.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from batchrunner.core.job import Job
+from batchrunner.core.outcome import Accepted, Answer, Pictures, Problem, ProblemKind
+from batchrunner.core.ports import Ports
+from batchrunner.core.row import NO_MEDIA
+from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
+from batchrunner.engine.judge import Judge
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.record import Book
+from batchrunner.engine.remote import Remote
+from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
+from batchrunner.engine.work_queue import Work, WorkQueue
+
+_SINGLED_OUT: Final = 3
+_FREE_HALVES: Final = 3
+_TURNED_AWAY: Final = frozenset(
+    {Then.WAIT, Then.ADAPT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN}
+)
+"""What says nothing of the item."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Aftermath:
+    """One for a run."""
+
+    job: Job
+    ports: Ports
+    book: Book
+    judge: Judge
+    remote: Remote
+
+    # -- what came
+
+    async def keep(
+        self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, foreseen: tuple[Lane, ...]
+    ) -> Verdict:
+        """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
+        try:
+            await self._came_through(lane, queue)
+            path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
+            has_media = answer.pictures or answer.sounds
+            media = await self.remote.keeper.keep_answer(work, answer) if has_media else NO_MEDIA
+            await self.book.answered(work, answer, path=path, media=media)
+        except Exception:
+            self.book.last_resort(f"{work.item.id}: {answer.text}")
+            raise
+        for parked in foreseen:
+            await self.judge.record_park(parked)
+        return Finished()
+
+    async def fetch(
+        self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures, foreseen: tuple[Lane, ...]
+    ) -> Verdict:
+        """An accepted task, or pictures, to their end; the lane counts it as an open task."""
+        try:
+            found: Verdict | TaskEnded | None = None
+            if isinstance(outcome, Pictures):
+                found = await self.remote.keep_at_once(work, lane, outcome)
+                await self._came_through(lane, queue)
+            else:
+                await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
+                await self._taken(lane, queue)
+            for parked in foreseen:
+                await self.judge.record_park(parked)
+            if found is None:
+                there = outcome if isinstance(outcome, Pictures) else None
+                found = await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False, found=there)
+            return await self.judged(work, lane, queue, found)
+        finally:
+            lane.task_ended()
+
+    async def _came_through(self, lane: Lane, queue: WorkQueue) -> None:
+        queue.model_works()
+        self.judge.answered = True
+        if lane.came_through():
+            await self.book.resumed(lane.account, lane.model)
+
+    async def _taken(self, lane: Lane, queue: WorkQueue) -> None:
+        """A task was accepted: the door is open, and whether the task comes to anything its own end will say."""
+        queue.task_taken()
+        self.judge.answered = True
+        if lane.task_taken():
+            await self.book.resumed(lane.account, lane.model)
+
+    async def judged(self, work: Work, lane: Lane, queue: WorkQueue, found: Verdict | TaskEnded) -> Verdict:
+        """What follows from the end of a task; one that gave nothing is judged like a submit that is refused so."""
+        if isinstance(found, Finished):
+            await self._came_through(lane, queue)
+        if not isinstance(found, TaskEnded):
+            return found
+        problem = found.problem
+        stands = await self.judge.hear(lane, queue, problem)
+        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        before = self.book.state.record(work.key).attempts
+        if self.judge.then(problem, queue) not in _TURNED_AWAY:
+            return await self._charge(work, queue, problem, before=before, parked=stands)
+        await self.book.retry(work, problem, charged=before, ambiguous=False, wait_s=problem.wait_s)
+        return Unchanged() if stands else Again(problem=problem, charged=before)
+
+    # -- trouble
+
+    async def after_problem(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
+        """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
+        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        before = self.book.state.record(work.key).attempts
+        match self.judge.then(problem, queue):
+            case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT | Then.STOP_RUN:
+                await self.book.refused(work, problem)
+                return Unchanged()
+            case Then.WAIT if problem.kind is ProblemKind.NOT_REACHED:
+                if queue.single_out(work) >= _SINGLED_OUT:
+                    return GivenUp(problem=problem, charged=before + 1, ambiguous=False)
+                await self.book.refused(work, problem)
+                return Unchanged(last=True)
+            case Then.WAIT if problem.under_way:
+                return await self._charge(work, queue, problem, before=before, parked=parked)
+            case Then.WAIT:
+                await self.book.refused(work, problem, wait_s=problem.wait_s)
+                return Unchanged() if parked else Again(problem=problem, charged=before)
+            case Then.ADAPT:
+                await self.book.refused(work, problem)
+                return self._adapt(work, problem, charged=before)
+            case Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
+                return await self._charge(work, queue, problem, before=before, parked=parked)
+
+    async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
+        rule, ambiguous = RULES[problem.kind], is_ambiguous(problem)
+        charged = before + 1
+        # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not for ever.
+        free = rule.then is Then.WAIT and work.kinds[problem.kind] <= _FREE_HALVES
+        if free or (parked and rule.then is Then.RETRY):
+            # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
+            wait_s = None if parked else problem.wait_s
+            await self.book.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
+            if is_held(problem, self.job):
+                return Waiting(why="held")
+            return Unchanged() if parked else Again(problem=problem, charged=before)
+        if rule.then is Then.HOLD:
+            await self.book.retry(work, problem, charged=charged, ambiguous=True, held=True)
+            return Waiting(why="held", message=problem.message)
+        if rule.then is Then.FAIL_MODEL:
+            queue.model_rejected(work, problem)
+        if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
+            return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
+        await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
+        if is_held(problem, self.job):
+            return Waiting(why="held")
+        if problem.correction is not None:
+            work.revision = replace(work.revision, correction=problem.correction)
+        if problem.adaptation is not None:
+            work.revision = replace(work.revision, adapted=work.revision.adapted | {problem.adaptation})
+        return Again(problem=problem, charged=charged)
+
+    def _adapt(self, work: Work, problem: Problem, *, charged: int) -> Verdict:
+        wish = problem.adaptation
+        if wish is None or wish in work.revision.adapted:
+            return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
+        work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
+        return Again(problem=problem, charged=charged)

@@ -1,0 +1,111 @@
+"""What an ordinary item costs between its slot and the ledger, in calls of Python functions: a budget that is kept.
+
+Counted, not timed: the same on every machine. Two runs are compared that differ in their number of items, so that what
+is done once a run does not count. Real stores in a folder; a transport that has the answer at once.
+"""
+
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from batchrunner import app
+from batchrunner.core.job import Job
+from batchrunner.core.wire import Decoder, Gate, Head, Request, Whole
+from batchrunner.engine.clock import LoopClock
+from batchrunner.simulator.virtual_time import run_virtual
+from batchrunner.transport.watch import passed
+
+T = TypeVar("T")
+ROOT: Final = str(Path(app.__file__).parent) + "/"
+ITEMS: Final = 300
+OURS: Final = ("engine/", "stores/", "core/")
+BODY: Final = (
+    b'{"id":"c1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant",'
+    b'"content":"forty-two"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":80}}'
+)
+
+
+@dataclass
+class Echo:
+    """Answers every request alike, once its gate is open."""
+
+    takes_gates: bool = True
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
+        if gate is not None:
+            await passed(gate)
+        decoder.begin(Head(status=200, headers={"content-type": "application/json"}, received_at=0.0))
+        decoder.feed(BODY)
+        return decoder.end(Whole())
+
+
+class NoDownloads:
+    async def fetch(self, url: str) -> bytes:
+        raise AssertionError(url)
+
+
+def run_counted(folder: Path, items: int, more: str) -> Counter[str]:
+    """Calls by file, below the package."""
+    folder.mkdir()
+    (folder / "prompts.txt").write_text("".join(f"question number {number}\n" for number in range(items)), "utf-8")
+    (folder / "job.yaml").write_text(
+        "name: job\nprovider: {preset: openai, base_url: 'http://127.0.0.1:9/v1', api_key_env: [], auth: none}\n"
+        f"model: m\nstream: false\nprompts: {{file: prompts.txt}}\n{more}\n",
+        "utf-8",
+    )
+    job = app.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
+    counts = Counter[str]()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(ROOT):
+            counts[frame.f_code.co_filename.removeprefix(ROOT)] += 1
+
+    before = sys.getprofile()
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        run_virtual(lambda: _run(job, items))
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
+    return counts
+
+
+async def _run(job: Job, items: int) -> None:
+    network: Any = Echo(), NoDownloads()
+    report = await app.run(job, clock=LoopClock(wall_at_zero=1_795_000_000.0), network=network, say=lambda _: None)
+    assert report.status.items.done == items
+
+
+def calls_an_item(folder: Path, more: str) -> Counter[str]:
+    """By room: what each further item adds."""
+    run_counted(folder / "warm", 20, more)  # what is loaded late
+    few, many = (run_counted(folder / str(items), items, more) for items in (ITEMS, 3 * ITEMS))
+    each = Counter[str]()
+    for file, calls in (many - few).items():
+        each[file.partition("/")[0] + "/"] += calls
+    return Counter({room: round(calls / (2 * ITEMS)) for room, calls in each.items()})
+
+
+BUDGETS: Final = {
+    "plain": ("limits: {concurrency: 64}", 145),
+    "one at a time": ("limits: {concurrency: 1}", 170),
+    "every intent on the disk": ("limits: {concurrency: 64}\ndurability: full", 150),
+    "concurrency found by itself": ("", 190),
+    "limits a minute": ("limits: {concurrency: 64, requests_per_minute: 1000000, tokens_per_minute: 100000000}", 160),
+    "a budget": ("limits: {concurrency: 64}\nbudget: {calls: 1000000}", 190),
+}
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_an_ordinary_item_stays_within_its_budget_of_calls(tmp_path: Path, kind: str) -> None:
+    """What stands in line for the next person who adds a little: look at `attempt` first, then raise it with a reason."""
+    more, budget = BUDGETS[kind]
+    each = calls_an_item(tmp_path, more)
+    assert sum(each[room] for room in OURS) <= budget, each
