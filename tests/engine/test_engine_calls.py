@@ -105,7 +105,7 @@ BUDGETS: Final = {
 
 @pytest.mark.parametrize("kind", BUDGETS)
 def test_an_ordinary_item_stays_within_its_budget_of_calls(tmp_path: Path, kind: str) -> None:
-    """What stands in line for the next person who adds a little: look at `attempt` first, then raise it with a reason."""
+    """Who adds a little here looks at `engine.attempt` first, and raises a budget with a reason only."""
     more, budget = BUDGETS[kind]
     each = calls_an_item(tmp_path, more)
     assert sum(each[room] for room in OURS) <= budget, each
