@@ -47,7 +47,7 @@ from batchrunner.providers.whole_reply import WholeReply
 
 K = ProblemKind
 
-_LOST_ON_THE_WAY: Final = frozenset({408, 409, 425})
+_LOST_ON_THE_WAY: Final = frozenset({408, 409, 425, 429})
 """Statuses below 500 that may hide a task that was accepted; every 5xx may."""
 _PLAIN_FAILURES: Final = frozenset({"FAILED", "FAIL", "FAILURE"})
 _SHOWN_BYTES: Final = 300

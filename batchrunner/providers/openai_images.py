@@ -12,22 +12,44 @@ from typing import Final
 from batchrunner.core.classify import Family, family_of
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
-from batchrunner.core.outcome import PictureBytes, Pictures, Problem, ProblemKind, Revision, SendOutcome, Usage
+from batchrunner.core.outcome import (
+    PictureBytes,
+    Pictures,
+    PictureUrl,
+    Problem,
+    ProblemKind,
+    Revision,
+    SendOutcome,
+    Usage,
+)
 from batchrunner.core.wire import Decoder, Head, Request
+from batchrunner.providers.chat_media import is_picture, media_in, pictures_in_text
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, at, decode, encode, is_object, sound, whole_number
+from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, sound, whole_number
+from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url
 from batchrunner.providers.replies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.providers.sse import DONE, SseParser
-from batchrunner.providers.task_replies import TaskName, is_refusal, shown, standing_of, task_named_in, word_in
+from batchrunner.providers.task_replies import (
+    TaskName,
+    is_refusal,
+    named_in_pieces,
+    shown,
+    standing_of,
+    task_named_in,
+    word_in,
+)
 from batchrunner.providers.whole_reply import PICTURES_CAP_BYTES, WholeReply
 
 _PACKED: Final = ("b64_json", "url")
 _PICTURE_KEYS: Final = frozenset({"b64_json", "url", "error", "code", "message"})
 _STREAM_STARTS: Final = (b"data:", b"event:", b":")
 _SHOWN_BYTES: Final = 300
+_END_BYTES: Final = 100
+_PERHAPS_TAKEN: Final = frozenset({408, 409, 425, 429})
+"""Statuses below 500 that may hide an order that was taken; every 5xx may."""
 _COMPLETED: Final = ".completed"
 """How the type of an event ends that holds a finished picture."""
 
@@ -70,7 +92,7 @@ class OpenAiImages:
         return WholeReply[SendOutcome](
             self._family,
             read=lambda head, value: _made(self._family, head, value),
-            reword=_held_all_the_same,
+            reword=_ordered_all_the_same,
             parse=_whole_or_streamed,
         )
 
@@ -123,7 +145,7 @@ def _boundary(parts: list[bytes]) -> bytes:
 
 def _made(family: Family, head: Head, value: Json) -> Pictures | Problem:
     """Pictures, however few of those asked for; without any, the reason that is given."""
-    refs = pictures_in(value)
+    refs = pictures_in(value) or _pictures_of_others(value)
     entries = at(value, "data")
     listed = entries if isinstance(entries, list) else []
     if refs:
@@ -138,10 +160,13 @@ def _made(family: Family, head: Head, value: Json) -> Pictures | Problem:
     for said in (value, *listed):
         if is_object(said) and message_in(said):
             return problem_of(family, head, fault_in(said), status=None)
+    if is_refusal(value):
+        return problem_of(family, head, fault_in(value), status=None)
     if any(is_object(entry) and entry and not _PICTURE_KEYS & entry.keys() for entry in listed):
         message = f"the server's answer holds something that is not understood as a picture: {shown(value)}"
         return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
-    return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer holds no picture", head=head)
+    message = f"the server took the order with HTTP {head.status}, and its reply holds no picture: {shown(value)}"
+    return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
 
 
 def _task_in(value: Json) -> TaskName | None:
@@ -151,12 +176,51 @@ def _task_in(value: Json) -> TaskName | None:
     return task if task is not None and (waits or not task.guess) else None
 
 
-def _held_all_the_same(problem: Problem, body: bytes) -> Problem:
-    """A whole answer with a 2xx in words that are no JSON: the order may be paid for, and is not repeated."""
-    if problem.kind is not ProblemKind.STREAM_CORRUPT or body.lstrip()[:6].startswith(_STREAM_STARTS):
+def _pictures_of_others(value: Json) -> tuple[PictureUrl | PictureBytes, ...]:
+    """Of an answer in the shape of another API: a chat's, Gemini's, Vertex's."""
+    chat = value if is_object(value) and "choices" in value else as_chat(value)
+    if chat is not None:
+        found = [ref for choice in _listed(chat.get("choices")) for ref in media_in(at(choice, "message"))]
+        texts = (at(choice, "message", "content") for choice in _listed(chat.get("choices")))
+        found += [ref for text in texts if isinstance(text, str) for ref in pictures_in_text(text)]
+        return tuple(dict.fromkeys(found))
+    packed = (at(entry, "bytesBase64Encoded") for entry in _listed(at(value, "predictions")))
+    return tuple(ref for text in packed if isinstance(text, str) and (ref := picture_from_base64(text)) is not None)
+
+
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
+    """What is paid for behind a reply that is no sound 2xx: its pictures are kept, an order in doubt is held.
+
+    A picture may stand in a reply that broke off behind it, in a gateway's error, or be the reply itself. A whole 2xx
+    in other words, and a refusal that names a task, tell of an order that was taken: it is not repeated.
+    """
+    status = problem.status or 0
+    success = 200 <= status < 300  # noqa: PLR2004 - the class of successes, as HTTP numbers it
+    if success and is_picture(body) and problem.kind is ProblemKind.STREAM_CORRUPT:
+        return Pictures(refs=(PictureBytes(data=body),))
+    value = decode(body) if body else None
+    if isinstance(value, NotJson) and (mended := cut_value(body)) is not None:
+        value = decode(mended)
+    if (success or status >= 500) and not isinstance(value, NotJson) and (refs := pictures_in(value)):  # noqa: PLR2004
+        return Pictures(refs=refs, flags=("cut_after_end",) if success else ())
+    if status in _PERHAPS_TAKEN or status >= 500 or success:  # noqa: PLR2004 - HTTP's server errors
+        task = named_in_pieces(body) if isinstance(value, NotJson) else task_named_in(value)
+        if task is not None and not task.guess:
+            message = (
+                f"HTTP {status}, and the reply names task {task.id[:80]}, which this dialect cannot ask for"
+                f" (provider.dialect: modelscope-images can, where the server has /tasks): {problem.message}"
+            )
+            return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
+    if problem.kind not in {ProblemKind.STREAM_CORRUPT, ProblemKind.EMPTY_RESPONSE} or not success:
         return problem
-    said = sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip())
-    message = f"the server took the request with HTTP {problem.status}, and its reply names no picture: {said}"
+    if body.lstrip()[:6].startswith(_STREAM_STARTS) and b"data: [DONE]" not in body[-_END_BYTES:]:
+        return problem  # a stream that broke off
+    said = sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    message = f"the server took the order with HTTP {status}, and its reply names no picture: {said}"
     return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
 
 

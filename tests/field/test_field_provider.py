@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 from field_runs import KEY, Field
-from field_server import HELLO, Answer, Asked, always, http, json_reply, message
+from field_server import HELLO, Answer, Asked, always, http, json_reply, message, once
 from test_field_answers import PNG
 
 from batchrunner.core.errors import JobMistakesError
@@ -134,3 +134,59 @@ def test_pictures_stand_before_the_words_that_speak_of_them(field: Field) -> Non
     picture(field.folder)
     asked = field.run(always(HELLO), {"images": ["cat.png"]}).asked[0]
     assert [part["type"] for part in asked.json["messages"][0]["content"]] == ["image_url", "text"]
+
+
+MADE: Final = json_reply({"data": [{"b64_json": PNG}]})
+NOTHING_IN_IT: Final = {
+    "no list": json_reply({"created": 1, "data": None}),
+    "an empty list": json_reply({"created": 1, "data": [], "usage": {"input_tokens": 3}}),
+    "an empty object": json_reply({}),
+    "an empty entry": json_reply({"data": [{"url": ""}]}),
+    "good news": json_reply({"success": True}),
+    "null": http("null"),
+    "an empty body": http(""),
+    "blanks": http("\n\n"),
+    "no content": http(status=204, kind=None),
+    "an empty 202": http(status=202),
+    "a stream of nothing": http("data: [DONE]\n\n", kind="text/event-stream", length="none"),
+    "a task with 429": json_reply({"task_id": "t-1", "message": "the queue is full"}, status=429),
+    "a task with 500": json_reply({"task_id": "t-1", "error": {"message": "x"}}, status=500),
+    "a task with 503": json_reply({"data": {"taskId": "t-1"}}, status=503),
+    "a task with 524": json_reply({"task_id": "t-1"}, status=524),
+    "a task of which the end is lost": http('{"task_id": "t-1", "x": ', length=400),
+}
+
+
+@pytest.mark.parametrize("reply", NOTHING_IN_IT.values(), ids=NOTHING_IN_IT.keys())
+def test_an_order_that_was_taken_and_is_not_understood_is_held_and_never_repeated(field: Field, reply: bytes) -> None:
+    ran = field.run(once(reply, MADE), {"kind": "image", "provider": {"dialect": "openai-images"}})
+    assert (len(ran.asked), ran.exit_status, ran.rows, ran.failures) == (1, 3, [], [])
+    (group,) = ran.report.status.held
+    assert (group.kind, group.count) == ("not_understood", 1)
+    assert field.run(always(MADE), {"kind": "image", "provider": {"dialect": "openai-images"}}).asked == []
+
+
+PAID: Final = {
+    "behind a gateway's error": json_reply({"data": [{"b64_json": PNG}]}, status=502),
+    "as the reply itself": http(base64.b64decode(PNG), kind="image/png"),
+    "with its brackets lost": http(json.dumps({"data": [{"b64_json": PNG}]})[:-2], length=900),
+    "in a chat answer": json_reply(
+        message(content="", images=[{"image_url": {"url": f"data:image/png;base64,{PNG}"}}])
+    ),
+    "in the words of one": json_reply(message(content=f"![x](data:image/png;base64,{PNG})")),
+    "as Gemini draws": json_reply({"candidates": [{"content": {"parts": [{"inlineData": {"data": PNG}}]}}]}),
+    "as Vertex draws": json_reply({"predictions": [{"bytesBase64Encoded": PNG}]}),
+    "as web UIs draw": json_reply({"images": [PNG], "parameters": {}}),
+}
+
+
+@pytest.mark.parametrize("reply", PAID.values(), ids=PAID.keys())
+def test_a_picture_is_kept_in_whatever_it_comes(field: Field, reply: bytes) -> None:
+    ran = field.run(once(reply, MADE), {"kind": "image", "provider": {"dialect": "openai-images"}})
+    assert (len(ran.asked), ran.exit_status, ran.output()["images"][0]["format"]) == (1, 0, "PNG")
+
+
+@pytest.mark.parametrize("reply", [json_reply({"success": False}), json_reply({"code": 500, "data": []})])
+def test_a_refusal_of_an_order_inside_a_200_is_one(field: Field, reply: bytes) -> None:
+    ran = field.run(once(reply, MADE), {"kind": "image", "provider": {"dialect": "openai-images"}})
+    assert (len(ran.asked), ran.exit_status) == (2, 0)

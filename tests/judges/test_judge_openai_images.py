@@ -155,7 +155,7 @@ EXACT: dict[str, ProblemKind] = {
 """What a refusal is to us, where its status alone would say something else."""
 
 CALLED_WHOLE: dict[str, tuple[ProblemKind, str]] = {
-    "oi-empty": (K.EMPTY_RESPONSE, "the SDK gives a response without data"),
+    "oi-empty": (K.NOT_UNDERSTOOD, "the SDK gives a response without data"),
     "error-in-200": (K.THROTTLE, "the SDK gives a response without data"),
     "oi-part-failed": (K.CONTENT_FILTER, "the SDK gives a picture that has neither base64 nor a URL"),
 }
