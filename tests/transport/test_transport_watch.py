@@ -149,7 +149,7 @@ def test_a_fault_of_whom_one_exchange_asks_leaves_the_others_their_deadlines() -
                 await forever()
             return watch.late
 
-        assert await asyncio.gather(one(is_faulty=True), one(is_faulty=False)) == ["idle", "idle"]
+        assert tuple(await asyncio.gather(one(is_faulty=True), one(is_faulty=False))) == ("idle", "idle")
         assert told == ["ValueError('ours')"]
 
     run_virtual(scene)
