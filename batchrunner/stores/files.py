@@ -28,9 +28,9 @@ NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EN
 _WRONG_KIND = {
     errno.EISDIR: "is a folder where a file is expected",
     errno.ENOTDIR: "is a file, or lies below one, where a folder is expected",
-    errno.ENXIO: "",
+    errno.ENXIO: "is a socket or a device where a file is expected",
 }
-"""What stands under a name of ours is something else; the words, or none where the system's say it."""
+"""What stands under a name of ours is something else."""
 
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -268,7 +268,8 @@ def broken(path: Path, error: OSError) -> StoreBrokenError:
         path = Path(error.filename)
     if error.errno in _WRONG_KIND:
         way_on = "nothing more is sent. Move it away, put back what belongs there, then run the same command again"
-        return StoreBrokenError(f"{path}: {_WRONG_KIND[error.errno] or error.strerror}; {way_on}")
+        plainly = error.strerror == os.strerror(error.errno)  # else whoever raised it said it more exactly
+        return StoreBrokenError(f"{path}: {_WRONG_KIND[error.errno] if plainly else error.strerror}; {way_on}")
     said = error.strerror or str(error)
     if error.errno == errno.ELOOP:
         said = "is a link, and no link is followed here: put the file itself in its place"
