@@ -13,9 +13,11 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchrunner needs Python 3.11 or newer; set PYTHON=")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m compileall -q batchrunner
 	@touch $(READY)
 
 demo: setup
+	@$(BIN)/python -m compileall -q batchrunner
 	@rm -rf outputs/demo-chat.simulated outputs/demo-images.simulated
 	@echo "== two jobs on the built-in simulator: no key, no network, nothing paid"
 	$(BIN)/batchrunner run jobs/demo-chat.yaml

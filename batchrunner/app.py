@@ -1,6 +1,7 @@
 """What the program does, one function a verb: the commands call these, and so does anybody's Python.
 
-`assembly` builds what a run needs; this file opens, watches and closes it, and decides nothing.
+`assembly` builds what a run needs; this file opens, watches and closes it, and decides nothing. Each verb loads the
+rooms that it needs when it is called: `check` and `status` are asked often, and need few of them.
 """
 
 import asyncio
@@ -10,53 +11,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Final, TypedDict, TypeVar, Unpack
+from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
-from batchrunner.assembly import ask_balances, assemble, reformatted, rehearsal_of
-from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.export import Exported
 from batchrunner.core.job import Job, Json
-from batchrunner.core.pacing import estimate_tokens
-from batchrunner.core.picture_rules import picture_notes
-from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, points_plan
-from batchrunner.core.ports import Downloads, Transport
 from batchrunner.core.presets import PRESETS
-from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
 from batchrunner.core.report import CheckResult, Report
-from batchrunner.core.state import Standing
 from batchrunner.core.status import Status
 from batchrunner.core.version import VERSION
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.purse import budget_so_far
-from batchrunner.engine.runner import Runner, Wishes
-from batchrunner.engine.shutdown import listening
-from batchrunner.engine.snapshot import going_on, with_end
-from batchrunner.engine.survey import survey, totals_of
-from batchrunner.prompts import items_of
-from batchrunner.prompts.params import literal_braces
-from batchrunner.providers import dialect_for
-from batchrunner.report.causes import failure_groups
-from batchrunner.report.night import balance_line, night_notes
-from batchrunner.report.notify import notify
-from batchrunner.report.standing import replay, status_of_directory
-from batchrunner.report.stock import format_notes, stock_notes, take_stock
-from batchrunner.report.words import skipped_words
-from batchrunner.simulator.forecast import forecast
-from batchrunner.stores.lock import Quiet, RunLock
-from batchrunner.stores.off_loop import Threads
-from batchrunner.stores.results import iter_results
-from batchrunner.stores.run_directory import (
-    digest_of_job,
-    refuse_run_elsewhere,
-    remember_end,
-    run_elsewhere,
-    take_directory,
-)
-from batchrunner.stores.run_file import check_claim, make_run_folder
-from batchrunner.stores.trial import lock_notes, room_for_requests
-from batchrunner.transport import read_keys
-from batchrunner.transport.masking import refuse_keys_in_job
+
+if TYPE_CHECKING:
+    from batchrunner.core.audit import Audit
+    from batchrunner.core.export import Exported
+    from batchrunner.core.plan import Plan, PointBalance
+    from batchrunner.core.ports import Downloads, Transport
+    from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
+    from batchrunner.engine.clock import LoopClock
+    from batchrunner.engine.runner import Runner
+    from batchrunner.stores.off_loop import Threads
+    from batchrunner.transport import Secret
 
 T = TypeVar("T")
 Counted = Callable[[int], None]
@@ -79,7 +52,7 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     Raises:
         JobMistakesError: with every mistake.
     """
-    from batchrunner.spec import load_job as load  # noqa: PLC0415 - pydantic takes a third of a second
+    from batchrunner.spec import load_job as load
 
     return load(path, overrides=overrides, simulate=simulate, out=out)
 
@@ -88,6 +61,8 @@ async def every_mistake(error: JobMistakesError) -> tuple[Mistake, ...]:
     """The mistakes of a job file that `load_job` refused, and those of its prompts as far as they can be checked."""
     if error.partial is None:
         return error.mistakes
+    from batchrunner.prompts import items_of
+
     known = {mistake.key for mistake in error.mistakes}
     more = [
         mistake
@@ -102,7 +77,15 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
 
     `progress` is told the number of items seen, from a million on.
     """
-    dialect_for(job.provider)
+    from batchrunner.core.picture_rules import picture_notes
+    from batchrunner.prompts import items_of
+    from batchrunner.prompts.params import literal_braces
+    from batchrunner.providers import require_dialect
+    from batchrunner.report.words import skipped_words
+    from batchrunner.stores.run_directory import run_elsewhere
+    from batchrunner.transport import read_keys
+
+    require_dialect(job.provider)
     items = items_of(job)
     items.progress = progress
     mistakes = await items.mistakes()
@@ -121,7 +104,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     )
 
 
-async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
+async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     """What a run would do now. Sends nothing and writes nothing; asks for the balance if the job wants that.
 
     `progress` as for `check`.
@@ -129,6 +112,23 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
     Raises:
         JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
     """
+    from batchrunner.core.pacing import estimate_tokens
+    from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, points_plan
+    from batchrunner.core.state import Standing
+    from batchrunner.engine.clock import LoopClock
+    from batchrunner.engine.purse import budget_so_far
+    from batchrunner.engine.survey import survey, totals_of
+    from batchrunner.prompts import items_of
+    from batchrunner.prompts.params import literal_braces
+    from batchrunner.report.night import night_notes
+    from batchrunner.report.standing import replay
+    from batchrunner.report.stock import format_notes, stock_notes, take_stock
+    from batchrunner.report.words import skipped_words
+    from batchrunner.simulator.forecast import forecast
+    from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere
+    from batchrunner.stores.run_file import check_claim
+    from batchrunner.transport import read_keys
+
     folder = Path(job.output.dir)
     refuse_run_elsewhere(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
@@ -168,11 +168,11 @@ async def plan(job: Job, *, progress: Counted | None = None) -> Plan:
         cost=cost_plan(job, found.ahead, state.tallies),
         budget=budget_so_far(job, state),
         forecast=forecast(job, found, state, now=LoopClock().wall()),
-        balances=await ask_balances(job, keys),
+        balances=await _balances(job, keys),
     )
 
 
-def rehearse(job: Job, **options: Unpack[RehearsalOptions]) -> Rehearsal:
+def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
     """Run what is left of a job against a simulated provider in virtual time, and say how it would go.
 
     Sends and writes nothing; see `RehearsalOptions`. Blocks: in a coroutine, `await asyncio.to_thread(rehearse, job)`.
@@ -181,6 +181,8 @@ def rehearse(job: Job, **options: Unpack[RehearsalOptions]) -> Rehearsal:
         JobMistakesError: of the profile, or of a source.
         LedgerDamagedError, WrongDirectoryError, StoreBrokenError: a run could not go on there.
     """
+    from batchrunner.assembly import rehearsal_of
+
     return rehearsal_of(job, options)
 
 
@@ -214,24 +216,41 @@ class RunOptions(TypedDict, total=False):
     say: Callable[[str], None] | None
     command: str | None
     command_elsewhere: str | None
-    clock: LoopClock
-    network: tuple[Transport, Downloads] | None
+    clock: "LoopClock"
+    network: "tuple[Transport, Downloads] | None"
 
 
-async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
+async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR0915 - a third of them load rooms
     """Run a job, or go on with it; see `RunOptions`.
 
     Raises:
         JobMistakesError: a source, or a key's variable that is not set.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
+    from batchrunner.assembly import assemble, reformatted
+    from batchrunner.engine.clock import LoopClock
+    from batchrunner.engine.runner import Wishes
+    from batchrunner.engine.snapshot import going_on, with_end
+    from batchrunner.providers import require_dialect
+    from batchrunner.report.causes import failure_groups
+    from batchrunner.report.night import balance_line, night_notes
+    from batchrunner.report.notify import notify
+    from batchrunner.report.words import skipped_words
+    from batchrunner.stores.lock import RunLock
+    from batchrunner.stores.off_loop import Threads
+    from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere, remember_end, take_directory
+    from batchrunner.stores.run_file import check_claim, make_run_folder
+    from batchrunner.stores.trial import lock_notes, room_for_requests
+    from batchrunner.transport import read_keys
+    from batchrunner.transport.masking import refuse_keys_in_job
+
     speak = _harmless(options.get("say") or _to_stderr)
     clock = options.get("clock") or LoopClock()
     keys, missing = read_keys(job.provider.key_env, os.environ)
     if missing and not keys and not options.get("reformat", False):
         raise JobMistakesError(missing)
     refuse_keys_in_job(job, keys)
-    dialect_for(job.provider)
+    require_dialect(job.provider)
     folder = Path(job.output.dir)
     async with AsyncExitStack() as stack:
         # whoever awaits this run has other things on the loop, and a disk may take its time
@@ -263,7 +282,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
         most_in_flight = room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
         for note in (*lock_notes(lock, folder), *(f"{m.problem}: this key's lanes stay closed" for m in missing)):
             speak(note)
-        for note in (*map(balance_line, await ask_balances(job, keys)), *night_notes(job, wall=clock.wall())):
+        for note in (*map(balance_line, await _balances(job, keys)), *night_notes(job, wall=clock.wall())):
             speak(note)
         wishes = Wishes(
             limit=options.get("limit"),
@@ -325,7 +344,7 @@ def on_a_fast_loop(coroutine: Coroutine[object, object, T]) -> T:
     """Run it to its end on uvloop, or on asyncio's own loop where uvloop is not installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - it is not there on every system
+        import uvloop  # it is not there on every system
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -339,10 +358,12 @@ def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `
         WrongDirectoryError: there is no run in this directory.
         LedgerDamagedError, StoreBrokenError: its files cannot be read.
     """
+    from batchrunner.report.standing import status_of_directory
+
     return status_of_directory(Path(dir))
 
 
-def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as above
+def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - as above
     """Audit a run's directory: is everything that was recorded there, and as it was? Changes nothing in it.
 
     Args:
@@ -354,8 +375,9 @@ def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as
         LockHeldError: a run is working here.
         StoreBrokenError: its files cannot be read, or the copies not written.
     """
-    from batchrunner.report.audit import audit, run_file_of  # noqa: PLC0415 - Pillow, for audits only
-    from batchrunner.report.salvage import salvage_into  # noqa: PLC0415 - as above
+    from batchrunner.report.audit import audit, run_file_of
+    from batchrunner.report.salvage import salvage_into
+    from batchrunner.stores.lock import Quiet
 
     folder = Path(dir)
     run_file_of(folder)
@@ -364,23 +386,36 @@ def verify(dir: str, *, salvage: str | None = None) -> Audit:  # noqa: A002 - as
         return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))
 
 
-def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, failures: bool = False) -> Exported:  # noqa: A002
+def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, failures: bool = False) -> "Exported":  # noqa: A002
     """Take a run's results along as one file (`batchrunner.exporters.EXPORTERS`); see `report.export.export_run`."""
-    from batchrunner.report.export import export_run  # noqa: PLC0415 - tar, csv and the like, for exports only
+    from batchrunner.report.export import export_run
 
     return export_run(Path(dir), to=to, out=out, failures=failures)
 
 
 def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
     """The rows of a run's `results.jsonl`."""
+    from batchrunner.stores.results import iter_results
+
     return iter_results(Path(dir))
 
 
 # -- the pieces of a run
 
 
-async def _or_remembered(assembling: Awaitable[Runner], disk: Threads, folder: Path) -> Runner:
+async def _balances(job: Job, keys: "dict[str, Secret]") -> "tuple[PointBalance, ...]":
+    """As `assembly.ask_balances`, which is loaded for a job that wants to know."""
+    if not job.provider.balance:
+        return ()
+    from batchrunner.assembly import ask_balances
+
+    return await ask_balances(job, keys)
+
+
+async def _or_remembered(assembling: "Awaitable[Runner]", disk: "Threads", folder: Path) -> "Runner":
     """The runner; the mistake of a source that keeps it from being made is kept, so that `status` says the same."""
+    from batchrunner.stores.run_directory import remember_end
+
     try:
         return await assembling
     except JobMistakesError as error:
@@ -390,8 +425,10 @@ async def _or_remembered(assembling: Awaitable[Runner], disk: Threads, folder: P
 
 
 @asynccontextmanager
-async def _watched(runner: Runner, options: RunOptions, speak: Callable[[str], None]) -> AsyncIterator[None]:
+async def _watched(runner: "Runner", options: RunOptions, speak: Callable[[str], None]) -> AsyncIterator[None]:
     """Progress and signals, for as long as the run goes."""
+    from batchrunner.engine.shutdown import listening
+
     progress = options.get("progress")
     showing = asyncio.create_task(_shown(progress, runner, speak)) if progress is not None else None
     try:
@@ -403,7 +440,7 @@ async def _watched(runner: Runner, options: RunOptions, speak: Callable[[str], N
             await asyncio.wait({showing}, timeout=_PROGRESS_ENDS_S)
 
 
-async def _shown(progress: Progress, runner: Runner, speak: Callable[[str], None]) -> None:
+async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], None]) -> None:
     """The caller's progress; its failure is told, and the run goes on without it."""
     try:
         await progress(runner.snapshot)
@@ -427,7 +464,7 @@ def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
     return speak
 
 
-async def _run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
+async def _run_to_end(runner: "Runner") -> tuple[ExitStatus, str | None]:
     """The exit status and, where the machine or a person stopped it, why."""
     shutdown = runner.shutdown
     running = asyncio.create_task(runner.run())

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from batchrunner import app
 from batchrunner.core.job import DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.presets import PRESETS
@@ -56,13 +57,32 @@ def test_looking_in_costs_no_heavy_library(code: str) -> None:
     assert "HEAVY []" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["check", "plan"])
-def test_a_job_is_looked_at_without_what_only_sending_needs(command: str) -> None:
-    job = HOME / "jobs" / "questions-from-csv.yaml"
-    code = f"from batchrunner.cli.main import main; import sys; status = main([{command!r}, {str(job)!r}])"
-    told = "\nheavy = [name for name in ('aiohttp', 'tenacity', 'PIL', 'pyarrow') if name in sys.modules]"
-    shown = "\nprint('ENDED', status, 'HEAVY', heavy, file=sys.stderr)"
+LIBRARIES = ("aiohttp", "tenacity", "PIL", "pyarrow", "jinja2", "jsonschema_rs", "uvloop", "rich")
+"""What costs time to load; pydantic, PyYAML and typer are needed to read any job file and any command line."""
+ROOMS = ("assembly", "engine.runner", "engine.attempt", "providers.replies", "transport.api", "simulator.world")
+"""Rooms that are needed to send, each with much below it."""
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("check {jobs}/questions-from-csv.yaml", {"jsonschema_rs"}),  # it has a schema
+        ("plan {jobs}/questions-from-csv.yaml", {"jsonschema_rs"}),
+        ("plan {jobs}/demo-chat.yaml", set()),
+        ("status {run}", set()),
+        ("export {run} --to jsonl --out {run}-taken.jsonl", set()),
+        ("run {jobs}/demo-chat.yaml --out {run}/again", {"PIL", "tenacity", "uvloop", "rooms"}),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_path: Path) -> None:
+    """What asks and tells needs nothing of what sends, and no library that its job has no use for."""
+    assert app.run_sync(app.load_job(str(HOME / "jobs" / "demo-chat.yaml"), out=str(tmp_path))).exit_status == 0
+    words = command.format(jobs=HOME / "jobs", run=tmp_path).split()
+    code = f"from batchrunner.cli.main import main; import sys; status = main({words!r})"
+    told = f"\nloaded = [name for name in {LIBRARIES!r} if name in sys.modules]"
+    told += f"\nloaded += ['rooms' for room in {ROOMS!r} if 'batchrunner.' + room in sys.modules]"
+    shown = "\nprint('ENDED', status, sorted(set(loaded)), file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code + told + shown], cwd=HOME, capture_output=True, text=True, check=False
     )
-    assert "ENDED 0 HEAVY []" in done.stderr, done.stderr
+    assert f"ENDED 0 {sorted(needed)}" in done.stderr, done.stderr

@@ -1,60 +1,26 @@
-"""Templates: the only file that knows Jinja2.
+"""Templates, as rows fill them. Those that only put columns between words are filled here; the others by `sandbox`.
 
 A template comes from the job file and is half trusted; what it is filled with is hostile and is never compiled.
-Refused: unknown names, null values, anything that reaches into Python, anything that gives another text the next time
-(`random`, `lipsum`), blocks that a prompt does not need (macros, includes, inheritance), and whatever grows without
-measure: the output, a repetition, a padding, a power, loops.
+Jinja2 is loaded when a template first needs it: most jobs have none that does.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any
-
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, filters, meta, nodes
-from jinja2 import Template as JinjaTemplate
-from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.growth import (
-    BINOP_GUARDS,
-    OUTPUT_LIMIT_CHARS,
-    TooMuchError,
-    format_text,
-    join,
-    join_by,
-    narrow,
-    replace,
-    require_length,
-    to_json,
-)
+from batchrunner.prompts.growth import OUTPUT_LIMIT_CHARS
+
+if TYPE_CHECKING:
+    from jinja2 import Template as JinjaTemplate
+
+    from batchrunner.prompts.sandbox import Sandbox
 
 ROW = "row"
 """The variable with the row's number."""
-_RESULT = "result_of_the_expression"
-STEP_LIMIT = 100_000
-"""Steps of all loops of one rendering."""
-
-_REFUSED_BLOCKS: dict[type[nodes.Node], str] = {
-    nodes.Macro: "macro",
-    nodes.CallBlock: "call",
-    nodes.FilterBlock: "filter",
-    nodes.AssignBlock: "set … %}…{% endset",
-    nodes.Include: "include",
-    nodes.Import: "import",
-    nodes.FromImport: "from",
-    nodes.Extends: "extends",
-    nodes.Block: "block",
-}
-_GROWING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "translate", "format", "format_map"})
-_REFUSED_ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = (
-    (str, _GROWING_METHODS | {"encode", "maketrans"}),
-    (bytes, _GROWING_METHODS | {"join", "replace"}),
-    (int, frozenset({"to_bytes", "from_bytes"})),
-)
+GLOBALS = frozenset({"cycler", "dict", "joiner", "namespace", "range"})
+"""Names that every template has from Jinja2: no variables of a row."""
 
 
 class TemplateFault(Exception):  # noqa: N818 -- named by what it is: a fault of a template, found at either time
@@ -72,19 +38,19 @@ class TemplateFault(Exception):  # noqa: N818 -- named by what it is: a fault of
 class Template:
     """A compiled template. Text without any mark of a template is passed on as it is."""
 
-    __slots__ = ("_compiled", "_environment", "_fixed", "_get", "_pattern", "_places", "_text", "names")
+    __slots__ = ("_compiled", "_fixed", "_get", "_pattern", "_places", "_sandbox", "_text", "names")
 
     def __init__(
         self,
         text: str,
         *,
-        environment: "_Sandbox",
-        compiled: JinjaTemplate | None,
+        sandbox: "Callable[[], Sandbox]",
+        compiled: "JinjaTemplate | None",
         names: frozenset[str],
         pieces: "tuple[tuple[bool, str], ...] | None" = None,
     ) -> None:
         self._text = text
-        self._environment = environment
+        self._sandbox = sandbox
         self._compiled = compiled
         """None for a fixed text; and, until a row needs it, where `pieces` say it all."""
         self._fixed = text if compiled is None and pieces is None else None
@@ -130,49 +96,14 @@ class Template:
         """
         if (text := self.joined(values, None)) is not None:
             return text
-        self._environment.steps_left = STEP_LIMIT
-        try:
-            if self._compiled is None:
-                self._compiled = self._environment.from_string(self._text)
-            # `shared`: Jinja takes the mapping as it is. Left to itself it copies its globals anew for every row.
-            context = self._compiled.new_context({**self._environment.globals, **values}, shared=True)
-            return _capped(self._compiled.root_render_func(context))
-        except Exception as error:  # a template can raise whatever its expressions can
-            raise self._fault(error, values) from error
+        if self._compiled is None:
+            self._compiled = self._sandbox().compiled(self._text)
+        return self._sandbox().text_of(self._compiled, values, self.names)
 
     def result(self, values: Mapping[str, Json]) -> Json:
-        """The value that the template gives to `result`. Raises TemplateFault."""
+        """The value that the template gives to `RESULT`. Raises TemplateFault."""
         assert self._compiled is not None, "an expression is compiled"
-        self._environment.steps_left = STEP_LIMIT
-        try:
-            context = self._compiled.new_context({**self._environment.globals, **values}, shared=True)
-            for _ in self._compiled.root_render_func(context):
-                pass
-            found = context.vars[_RESULT]
-            if isinstance(found, StrictUndefined):
-                str(found)  # raises what it has to say
-            written = json.dumps(found, allow_nan=False)
-            require_length(len(written))
-        except Exception as error:  # a template can raise whatever its expressions can
-            raise self._fault(error, values) from error
-        value: Json = json.loads(written)  # a tuple is a list, and a row's own value is not shared
-        return value
-
-    def _fault(self, error: Exception, values: Mapping[str, Json]) -> TemplateFault:
-        if isinstance(error, UndefinedError):
-            for name in self.names - values.keys():
-                if error.message == f"{name!r} is undefined":
-                    return TemplateFault(f"the template uses `{name}`, which is unknown", unknown=name)
-        match error:
-            case RecursionError() | MemoryError():
-                problem = "it needs too much memory"
-            case TooMuchError():
-                problem = str(error)
-            case TemplateError():
-                problem = error.message or type(error).__name__
-            case _:
-                problem = f"{type(error).__name__}: {error}"
-        return TemplateFault(f"the template cannot be filled: {problem}")
+        return self._sandbox().result_of(self._compiled, values, self.names)
 
 
 class Expression:
@@ -207,8 +138,8 @@ class Templates:
     """Compiles templates; each is compiled once and used for every row. Not for several threads at a time."""
 
     def __init__(self) -> None:
-        self._strict = _Sandbox(finalize=_not_null)
-        self._lenient = _Sandbox(finalize=_null_is_empty)
+        self._strict = _Later(null_is_empty=False)
+        self._lenient = _Later(null_is_empty=True)
 
     def strict(self, text: str) -> Template:
         """A template in which a null is a mistake.
@@ -216,7 +147,7 @@ class Templates:
         Raises:
             TemplateFault: it is no template, or uses what is refused.
         """
-        return _compiled(text, self._strict)
+        return _template(text, self._strict)
 
     def expression(self, text: str) -> Expression:
         """A template that may be one expression, whose value keeps its type.
@@ -224,97 +155,45 @@ class Templates:
         Raises:
             TemplateFault: as of `strict`.
         """
-        try:
-            body = self._strict.parse(text.strip()).body
-        except TemplateSyntaxError:
-            body = []
-        inner = body[0].nodes if len(body) == 1 and isinstance(body[0], nodes.Output) else []
-        if len(inner) != 1 or isinstance(inner[0], nodes.TemplateData):
+        inside, is_name = self._strict().expression_in(text)
+        if inside is None:
             return Expression(self.strict(text), is_typed=False)
-        inside = text.strip()[2:-2].strip("-+ ")
-        template = _compiled(f"{{% set {_RESULT} = ({inside}\n) %}}", self._strict)
-        column = inside if isinstance(inner[0], nodes.Name) and inside in template.names and inside != ROW else None
+        template = _template(f"{{% set {RESULT} = ({inside}\n) %}}", self._strict)
+        column = inside if is_name and inside in template.names and inside != ROW else None
         return Expression(template, is_typed=True, column=column)
 
     def lenient(self, text: str) -> Template:
         """A template in which a null is nothing: for what a row may leave out."""
-        return _compiled(text, self._lenient)
+        return _template(text, self._lenient)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with the doors to unbounded work and to chance shut as well."""
-
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
-
-    def __init__(self, finalize: Callable[[Any], Any]) -> None:
-        # Unoptimised: nothing of a template is evaluated while it is compiled.
-        super().__init__(undefined=StrictUndefined, autoescape=False, optimized=False, cache_size=0, finalize=finalize)
-        self.steps_left = 0
-        del self.globals["lipsum"]
-        del self.filters["random"]
-        self.filters.update(_GUARDED_FILTERS)
-        self.filters["paced"] = self.paced
-
-    def paced(self, values: Iterable[Any]) -> Iterator[Any]:
-        """What every loop runs over."""
-        for value in values:
-            self.steps_left -= 1
-            if self.steps_left < 0:
-                raise SecurityError(f"its loops take more than {STEP_LIMIT:,} steps")
-            yield value
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        refused = any(attr in names for kind, names in _REFUSED_ATTRIBUTES if isinstance(obj, kind))
-        return not refused and super().is_safe_attribute(obj, attr, value)
-
-    def wrap_str_format(self, value: Any) -> None:
-        """No stand-in for `str.format`: it would be taken before `is_safe_attribute` is asked, and pads without end."""
-        del value
-
-    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls, with the two methods of text that grow and are worth having measured like their filters."""
-        text = getattr(obj, "__self__", None)
-        if isinstance(text, str) and obj.__name__ in _MEASURED_METHODS:
-            return _MEASURED_METHODS[obj.__name__](text, *args, **kwargs)
-        return super().call(context, obj, *args, **kwargs)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        BINOP_GUARDS[operator](left, right)
-        return super().call_binop(context, operator, left, right)
+RESULT = "result_of_the_expression"
+"""The variable that holds the value of an expression."""
 
 
-def _capped(parts: Iterable[str]) -> str:
-    found: list[str] = []
-    length = 0
-    for part in parts:
-        length += len(part)
-        require_length(length)
-        found.append(part)
-    return "".join(found)
+class _Later:
+    """A sandbox that is made, and Jinja2 loaded, when a template first needs it."""
+
+    def __init__(self, *, null_is_empty: bool) -> None:
+        self._null_is_empty = null_is_empty
+        self._made: Sandbox | None = None
+
+    def __call__(self) -> "Sandbox":
+        if self._made is None:
+            from batchrunner.prompts.sandbox import Sandbox  # noqa: PLC0415 - Jinja2, for few jobs
+
+            self._made = Sandbox(null_is_empty=self._null_is_empty)
+        return self._made
 
 
-def _compiled(text: str, environment: _Sandbox) -> Template:
+def _template(text: str, sandbox: _Later) -> Template:
     if "{" not in text:
-        return Template(text, environment=environment, compiled=None, names=frozenset())
+        return Template(text, sandbox=sandbox, compiled=None, names=frozenset())
     if (simple := _simple_pieces(text)) is not None:
-        used = frozenset(piece for is_name, piece in simple if is_name) - environment.globals.keys()
-        return Template(text, environment=environment, compiled=None, names=used, pieces=simple)
-    try:
-        tree = environment.parse(text)
-        _refuse_blocks(tree)
-        names = frozenset(meta.find_undeclared_variables(tree)) - environment.globals.keys()
-        if (pieces := _pieces(tree)) is not None:
-            return Template(text, environment=environment, compiled=None, names=names, pieces=pieces)
-        measured = _measured(tree)
-        measured.set_environment(environment)
-        compiled = environment.from_string(measured)
-    except TemplateSyntaxError as error:
-        raise TemplateFault(f"no valid template: {error.message}", line=error.lineno) from error
-    except SyntaxError as error:  # Jinja2 writes Python, which nests no deeper than Python's parser lets it
-        raise TemplateFault(f"no valid template: {error.msg}") from error
-    except (TemplateError, RecursionError, MemoryError, ValueError) as error:
-        raise TemplateFault(f"no valid template: {str(error) or 'it is nested too deep'}") from error
-    return Template(text, environment=environment, compiled=compiled, names=names)
+        used = frozenset(piece for is_name, piece in simple if is_name) - GLOBALS
+        return Template(text, sandbox=sandbox, compiled=None, names=used, pieces=simple)
+    compiled, names, pieces = sandbox().read(text)
+    return Template(text, sandbox=sandbox, compiled=compiled, names=names, pieces=pieces)
 
 
 def _simple_pieces(text: str) -> tuple[tuple[bool, str], ...] | None:
@@ -336,78 +215,3 @@ _NOT_SIMPLE = frozenset(
     | {"super", "caller", "varargs", "kwargs"}
 )
 """Names that mean something to Jinja2, or may."""
-
-
-def _pieces(tree: nodes.Template) -> tuple[tuple[bool, str], ...] | None:
-    """Words and names (True) in order, of a template that has nothing else; None of any other."""
-    found: list[tuple[bool, str]] = []
-    for node in tree.body:
-        if not isinstance(node, nodes.Output):
-            return None
-        for piece in node.nodes:
-            if isinstance(piece, nodes.TemplateData):
-                found.append((False, piece.data))
-            elif isinstance(piece, nodes.Name) and piece.name != "self":  # which Jinja2 gives a meaning
-                found.append((True, piece.name))
-            else:
-                return None
-    return tuple(found)
-
-
-def _refuse_blocks(tree: nodes.Template) -> None:
-    for kind, word in _REFUSED_BLOCKS.items():
-        if found := tree.find(kind):
-            raise TemplateFault(f"`{{% {word} %}}` cannot be used in a prompt", line=found.lineno)
-    for loop in tree.find_all(nodes.For):
-        if loop.recursive:
-            raise TemplateFault("a `recursive` loop cannot be used in a prompt", line=loop.lineno)
-
-
-def _measured(tree: nodes.Template) -> nodes.Template:
-    """The same template with its loops counted and its `~` chains measured before they are joined."""
-    for loop in list(tree.find_all(nodes.For)):
-        loop.iter = nodes.Filter(loop.iter, "paced", [], [], None, None, lineno=loop.lineno)
-    _replace_chains(tree)
-    return tree
-
-
-def _replace_chains(node: nodes.Node) -> None:
-    for name, value in list(node.iter_fields()):
-        if isinstance(value, nodes.Node):
-            setattr(node, name, _chain(value))
-        elif isinstance(value, list):
-            setattr(node, name, [_chain(entry) if isinstance(entry, nodes.Node) else entry for entry in value])
-
-
-def _chain(node: nodes.Node) -> nodes.Node:
-    _replace_chains(node)
-    if not isinstance(node, nodes.Concat):
-        return node
-    parts = nodes.List(node.nodes, lineno=node.lineno)
-    return nodes.Filter(parts, "join", [], [], None, None, lineno=node.lineno)
-
-
-def _not_null(value: Any) -> Any:
-    if value is None:
-        raise SecurityError("a value that it uses is null")
-    return value
-
-
-def _null_is_empty(value: Any) -> Any:
-    return "" if value is None else value
-
-
-_MEASURED_METHODS: dict[str, Callable[..., str]] = {"replace": replace, "join": join_by}
-
-_GUARDED_FILTERS: dict[str, Callable[..., Any]] = {
-    "center": narrow(filters.do_center),
-    "indent": narrow(filters.do_indent),
-    "wordwrap": narrow(filters.do_wordwrap),
-    "batch": narrow(filters.do_batch),
-    "slice": narrow(filters.do_slice),
-    "round": narrow(filters.do_round),
-    "replace": replace,
-    "join": join,
-    "format": format_text,
-    "tojson": to_json,
-}

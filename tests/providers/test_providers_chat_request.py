@@ -11,8 +11,10 @@ from batchrunner.core.job import DialectName, Json, PresetName, Turn
 from batchrunner.core.outcome import Adaptation, Correction, Revision
 from batchrunner.core.wire import Request
 from batchrunner.providers import DIALECTS, dialect_for
+from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.providers.openai_images import OpenAiImages
 
 CAT = InputPicture(name="cat.png", sha256="0" * 64, url="data:image/png;base64,AAAA")
 DOG = InputPicture(name="https://x.example/dog.png", sha256="1" * 64, url="https://x.example/dog.png")
@@ -161,8 +163,12 @@ def test_a_base_url_is_taken_as_it_stands_and_at_modelscope_with_or_without_v1(
 
 
 def test_each_dialect_of_the_table_is_made_for_its_provider() -> None:
-    for name, make in DIALECTS.items():
-        assert type(dialect_for(provider("simulator", name))) is make
+    assert {name: type(dialect_for(provider("simulator", name))) for name in DIALECTS} == {
+        "openai-chat": OpenAiChat,
+        "anthropic-messages": AnthropicMessages,
+        "modelscope-images": ModelScopeImages,
+        "openai-images": OpenAiImages,
+    }
     assert isinstance(dialect_for(provider(dialect="modelscope-images")), ModelScopeImages)
 
 
