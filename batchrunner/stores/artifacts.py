@@ -105,13 +105,11 @@ def _holds_other(files: Files, path: Path, data: bytes) -> bool:
     try:
         descriptor = files.open_read(path)
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link is somebody else's
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, a folder or a pipe is somebody else's
             return True
         raise
     try:
         return files.read_at(descriptor, len(data) + 1, 0) != data
-    except IsADirectoryError:
-        return True
     finally:
         files.close(descriptor)
 
