@@ -117,6 +117,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.core.state import Standing
     from batchrunner.engine.clock import LoopClock
     from batchrunner.engine.purse import budget_so_far
+    from batchrunner.engine.resumption import left_notes
     from batchrunner.engine.survey import survey, totals_of
     from batchrunner.prompts import items_of
     from batchrunner.prompts.params import literal_braces
@@ -162,6 +163,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
             *literal_braces(job),
             *stock_notes(folder, stock),
             *format_notes(job, folder),
+            *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),
@@ -235,6 +237,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.report.causes import failure_groups
     from batchrunner.report.night import balance_line, night_notes
     from batchrunner.report.notify import notify
+    from batchrunner.report.stock import new_format_notes
     from batchrunner.report.words import skipped_words
     from batchrunner.stores.lock import RunLock
     from batchrunner.stores.off_loop import Threads
@@ -257,7 +260,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         disk = Threads("run-files", count=1)
         stack.callback(disk.close)
         await disk.run(refuse_run_elsewhere, job)
-        await disk.run(
+        before = await disk.run(
             check_claim,
             folder,
             job_name=job.name,
@@ -280,7 +283,12 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             adopt_rows=options.get("adopt_rows", False),
         )
         most_in_flight = room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
-        for note in (*lock_notes(lock, folder), *(f"{m.problem}: this key's lanes stay closed" for m in missing)):
+        formats = () if options.get("reformat") else await disk.run(new_format_notes, job, folder, before)
+        for note in (
+            *lock_notes(lock, folder),
+            *formats,
+            *(f"{m.problem}: this key's lanes stay closed" for m in missing),
+        ):
             speak(note)
         for note in (*map(balance_line, await _balances(job, keys)), *night_notes(job, wall=clock.wall())):
             speak(note)

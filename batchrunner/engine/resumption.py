@@ -3,10 +3,13 @@
 Those tasks are paid for, so they are followed and kept all the same.
 """
 
+from collections import Counter
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
 from urllib.parse import SplitResult, urlsplit
 
 from batchrunner.core.item import Item
+from batchrunner.core.job import Job
 from batchrunner.core.ports import Items
 from batchrunner.core.state import OpenTask, Standing
 from batchrunner.engine.record import Book
@@ -76,9 +79,26 @@ def same_server(origin: str, base_url: str) -> bool:
     return not origin or _place(origin) == _place(base_url)
 
 
-def elsewhere(origin: str) -> str:
-    """Why a task is left alone whose server is not the job's: no key goes to a host that the job does not name."""
-    return f"belong to {origin}: set provider.base_url to it again to get their pictures; nothing is ordered elsewhere"
+def why_left(task: OpenTask, job: Job, accounts: Collection[str]) -> str:
+    """Why an accepted task cannot be asked for, told of several; empty where it can.
+
+    Its key is not among `accounts`, or its server is not the job's: no key goes to a host that the job does not name.
+    Pictures whose addresses are known can be had all the same.
+    """
+    if task.account not in accounts:
+        if task.account in job.provider.key_env:
+            return f"wait for the key in {task.account}, which is not set"
+        return f"were ordered with the key in {task.account}: add it to provider.api_key_env to get them"
+    if same_server(task.origin, job.provider.base_url):
+        return ""
+    at = task.origin
+    return f"belong to {at}: set provider.base_url to it again to get their pictures; nothing is ordered elsewhere"
+
+
+def left_notes(tasks: Iterable[OpenTask], job: Job, accounts: Collection[str]) -> tuple[str, ...]:
+    """What `plan` says of accepted tasks that a run could not ask for now."""
+    causes = Counter(why_left(task, job, accounts) for task in tasks if not task.urls)
+    return tuple(f"{count} accepted tasks {why}" for why, count in causes.items() if why)
 
 
 def _place(url: str) -> tuple[str, str, int | None, str]:

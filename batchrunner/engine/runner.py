@@ -27,7 +27,7 @@ from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book, shielded
 from batchrunner.engine.remote import Remote
-from batchrunner.engine.resumption import closed_queue, elsewhere, orphan, requeue, same_server
+from batchrunner.engine.resumption import closed_queue, orphan, requeue, why_left
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.snapshot import lane_status, shown_time, status_of
 from batchrunner.engine.survey import lane_concurrency, one_by_one
@@ -339,13 +339,8 @@ class Runner:
         for key, task in tuple(self.state.tasks.items()):
             item = items.get(key)
             lane = self.lanes.find(task.account, task.model)
-            may_ask = same_server(task.origin, self.job.provider.base_url)
-            why = "" if may_ask or task.urls else elsewhere(task.origin)
-            if task.account not in self.ports.accounts:
-                why = f"wait for the key in {task.account}, which is not set"
-                if task.account not in self.job.provider.key_env:
-                    why = f"were ordered with the key in {task.account}: add it to provider.api_key_env to get them"
-            if why:
+            why = why_left(task, self.job, self.ports.accounts)
+            if why and not task.urls:
                 cause = task.account, task.model, why
                 self.stranded[cause] = self.stranded.get(cause, 0) + 1
                 continue
@@ -354,10 +349,11 @@ class Runner:
             queue = self.queues.get(task.model) or closed_queue(task.model)
             work = Work(item=item or orphan(key, task), key=key)
             queue.claim(work)
-            group.create_task(self._resume(attempts, work, lane, queue, may_ask=may_ask))
+            group.create_task(self._resume(attempts, work, lane, queue, may_ask=not why))
 
     async def _resume(self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue, *, may_ask: bool) -> None:
-        wanted = work.item.index != 0 and self._in_part(work.item)
+        has_key = self.state.tasks[work.key].account in self.ports.accounts
+        wanted = work.item.index != 0 and self._in_part(work.item) and has_key
         await attempts.resume(work, lane, queue, self.state.tasks[work.key], wanted=wanted, may_ask=may_ask)
         self._close_when_drained(queue)
         if work.item.index == 0:

@@ -155,5 +155,13 @@ def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
     return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
 
 
+def new_format_notes(job: Job, folder: Path, before: RunFile | None) -> tuple[str, ...]:
+    """The same for a run, when it is the first one since `output.format` was changed. Raises StoreBrokenError."""
+    output = before.job.get("output") if before is not None else None
+    if not isinstance(output, dict) or output.get("format") == job.output.format:
+        return ()  # the pictures are not counted at every start
+    return format_notes(job, folder)
+
+
 def _rows(count: int) -> str:
     return "1 row is" if count == 1 else f"{count:,} rows are"

@@ -100,6 +100,20 @@ def test_a_damaged_or_missing_picture_stays_and_is_named(tmp_path: Path) -> None
     assert {first, second} <= {picture["path"] for picture in pictures(house)}
 
 
+def test_a_run_says_once_that_its_pictures_are_of_another_format(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.run(job("png"))
+    assert not any("another format" in said for said in house.said)
+    house.run(job("jpeg"))
+    (told,) = [said for said in house.said if "another format" in said]
+    assert told.startswith("3 pictures are of another format than jpeg; `run --reformat` converts")
+    house.run(job("jpeg"))
+    house.run(job("png"), reformat=True)
+    assert sum("another format" in said for said in house.said) == 1
+    house.run(job(None))
+    assert sum("another format" in said for said in house.said) == 1
+
+
 def test_without_a_format_there_is_nothing_to_convert_to(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.run(job(None))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from field_runs import Field, job_with
+from field_runs import KEY_ENV, Field, job_with
 from field_server import FieldServer, http, json_reply, serving
 from field_tasks import DONE, RUNNING, Tasks, image_job
 
@@ -34,13 +34,13 @@ class Servers:
             async with serving(self.first) as first, serving(self.second) as second:
                 self.bases = [first.base, second.base]
                 return [
-                    await self._run(number, (first, second)[which], path, changes)
+                    await self.run(number, (first, second)[which], path, changes)
                     for number, (which, path, changes) in enumerate(runs)
                 ]
 
         return run_virtual(main)
 
-    async def _run(self, number: int, server: FieldServer, path: str, changes: dict[str, Any]) -> Report:
+    async def run(self, number: int, server: FieldServer, path: str, changes: dict[str, Any]) -> Report:
         file = self.folder / "job.yaml"
         job = job_with(**image_job(**changes))
         job["provider"]["base_url"] = server.base + path
@@ -132,3 +132,48 @@ def test_an_old_ledger_without_origins_is_followed_as_before() -> None:
     assert not same_server("https://a.example/v1", "https://b.example/v1")
     assert not same_server("https://a.example/x/v1", "https://a.example/y/v1")
     assert same_server("https://A.example:443/v1/", "https://a.example")
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("gone", [True, False])
+def test_pictures_whose_addresses_are_known_need_no_key(
+    field: Field, monkeypatch: pytest.MonkeyPatch, *, named: bool, gone: bool
+) -> None:
+    """The key of the account that ordered them is not set any more, or not named by the job: nothing is ordered."""
+    monkeypatch.setenv("OTHER_KEY", "sk-other-key-of-the-field")
+    first = Tasks(file=http(b"", status=500))
+    servers = Servers(field.folder, first, Tasks())
+    keys = {"provider": {"api_key_env": [KEY_ENV, "OTHER_KEY"] if named else "OTHER_KEY"}}
+
+    async def second_life() -> tuple[Report, Report]:
+        async with serving(first) as server:
+            one = await servers.run(0, server, "/v1", {})
+            monkeypatch.delenv(KEY_ENV)
+            first.file = http(b"", status=404) if gone else None
+            return one, await servers.run(1, server, "/v1", keys)
+
+    late, last = run_virtual(second_life)
+    polls = sum(first.polled.values())
+    assert (late.exit_status, last.exit_status) == (3, 3 if gone else 0)
+    assert (first.orders, last.status.items.done) == (1, 0 if gone else 1)
+    assert polls == sum(first.polled.values())
+
+
+def test_plan_says_which_accepted_tasks_a_run_could_not_ask_for(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks())
+    servers.play((0, "/v1", LATE))
+    file = field.folder / "job.yaml"
+    out = str(field.folder / "out")
+
+    def notes() -> str:
+        return " | ".join(run_virtual(app.plan(app.load_job(str(file), out=out))).notes)
+
+    assert "accepted tasks" not in notes()
+    text = file.read_text("utf-8")
+    file.write_text(text.replace(servers.bases[0], "https://elsewhere.example"), "utf-8")
+    assert f"1 accepted tasks belong to {servers.bases[0]}" in notes()
+    file.write_text(text.replace(KEY_ENV, "OTHER_KEY"), "utf-8")
+    assert f"were ordered with the key in {KEY_ENV}: add it to provider.api_key_env" in notes()
+    file.write_text(text, "utf-8")
+    monkeypatch.delenv(KEY_ENV)
+    assert f"wait for the key in {KEY_ENV}, which is not set" in notes()
