@@ -58,7 +58,13 @@ _MODELSCOPE: Final = (
     Sign(kind=K.CONFIGURATION, statuses=ANY_4XX, words=("does not support synchronous calls",)),
 )
 
+_TOO_MUCH: Final = Sign(
+    kind=K.BAD_REQUEST, statuses=on(413, 429), words=("request too large for",), also=("requested",)
+)
+"""More than the limit of a whole minute: it never passes, whatever its name says of limits."""
+
 _OPENAI: Final = (
+    _TOO_MUCH,
     # an Alibaba server behind this family's dialect: its link, or its code, marks the per-minute limit
     Sign(kind=K.THROTTLE, words=("#token-limit",)),
     Sign(kind=K.THROTTLE, names=named("throttling", "throttling.allocationquota", "throttling.ratequota")),
@@ -123,6 +129,7 @@ _FILTERED: Final = (
             "responsibleaipolicyviolation",
             "safety_violation",
             "sensitivecontentdetected",
+            "unsafe_request",
         ),
     ),
     Sign(
@@ -139,6 +146,10 @@ _FILTERED: Final = (
             "content policy",
             "content violates",
             *("base_resp 1026", "base_resp 1027"),  # MiniMax: the input, the output
+            *("spark 10013", "spark 10014", "spark 10019", "qianfan 336104"),
+            "blocked input",
+            "illegaldetected",
+            "content audit",
             "requires moderation",
             "moderation system",
             "moderation policy",
@@ -175,6 +186,7 @@ _FILTERED: Final = (
 """What was withheld or flagged is about the item, whatever the status."""
 
 _LIMITED_BY_NAME: Final = (
+    _TOO_MUCH,
     Sign(
         kind=K.THROTTLE,
         names=named(
@@ -215,8 +227,12 @@ _LIMITED_BY_NAME: Final = (
             "并发",
             # MiniMax: requests, tokens, connections, growth, the plan's hours
             *(f"base_resp {code}" for code in (1002, 1039, 1041, 2045, 2056)),
+            *(f"spark {code}" for code in (10007, 10008, 10110, 11201, 11202, 11203)),
+            *("flow limit", "流量受限", "限频", "限流", "call volume quota", "requestlimitexceeded"),
         ),
     ),
+    Sign(kind=K.THROTTLE, statuses=on(None), names=named("limitexceeded", "11201", "11202", "11203")),
+    Sign(kind=K.MODEL_SUSPENDED, names=named("setlimitexceeded")),  # Ark: the person's own limit paused the model
 )
 
 _NO_MODEL: Final = (
@@ -260,6 +276,7 @@ _NO_MODEL: Final = (
             "unsupported model",
             "modelnotfound",
             "has no provider supported",
+            "not supported by any provider",
             "no endpoints found for",
             "no allowed providers are available",
             "no router for requested model",
@@ -299,7 +316,70 @@ _NO_MODEL: Final = (
     ),
 )
 
+_NO_ACCOUNT: Final = (
+    # of the key or the account, whatever the status
+    Sign(
+        kind=K.AUTH,
+        statuses=ANY_4XX,
+        names=named(
+            "organization_restricted",
+            "account_deactivated",
+            "api_key_invalid",
+            "unrecognizedclientexception",
+            "incompletesignatureexception",
+            "invalidsignatureexception",
+            "expiredtokenexception",
+            "invalid_iam_token",
+        ),
+    ),
+    Sign(
+        kind=K.AUTH,
+        statuses=on(400, 403, None),
+        forms=frozenset({"json"}),
+        words=(
+            *("base_resp 1004", "base_resp 2049"),  # MiniMax
+            *("qianfan 110", "qianfan 111", "spark 10005", "spark 10313"),
+            *("api key not valid", "api_key_invalid", "api key is invalid", "invalid api key", "api key expired"),
+            *("api key is currently blocked", "api key has been", "consumer 'api_key", "consumer_suspended"),
+            *("token seems invalid", "access token invalid", "access token expired", "security token included"),
+            *("authfailure", "servicenotactivated", "not authorized to access this resource with an explicit deny"),
+            *("user location is not supported", "it is disabled", "service_disabled", "permission 'aiplatform."),
+        ),
+    ),
+    Sign(kind=K.FORBIDDEN_MODEL, names=named("model_terms_required", "model_permission_blocked_project")),
+    Sign(kind=K.FORBIDDEN_MODEL, names=named("model_permission_blocked_org")),
+    Sign(kind=K.FORBIDDEN_MODEL, statuses=on(None), words=("base_resp 2061",)),
+    Sign(
+        kind=K.BAD_REQUEST,
+        statuses=on(None),
+        words=(
+            *("base_resp 2013", "base_resp 1042", "spark 10163", "spark 10907", "qianfan 336003", "qianfan 336007"),
+            *("invalidparameter", "unsupportedparameter"),
+        ),
+    ),
+)
+
 _NOT_THE_API: Final = (
+    # firewalls, whatever the status they block with
+    Sign(
+        kind=K.NOT_REACHED,
+        statuses=ANY,
+        forms=frozenset({"page"}),
+        words=(
+            *("zscaler", "fortiguard", "web filter", "web page blocked", "page blocked", "access blocked", "umbrella"),
+            *("forcepoint", "web gateway", "site blocked", "website blocked", "netskope", "blocked by your"),
+        ),
+    ),
+    Sign(
+        kind=K.NOT_REACHED,
+        statuses=on(401, 403),
+        words=(
+            *("owner has blocked access", "owner of this website has banned", "by cloudflare", "request blocked"),
+            "virtual network/firewall",
+        ),
+    ),
+    Sign(kind=K.NOT_REACHED, statuses=on(403), exact=frozenset({"forbidden", "403 forbidden", "access denied"})),
+    Sign(kind=K.NOT_REACHED, statuses=on(463, 464, 561)),  # Amazon's balancer: headers, protocol, its own login
     # a web page, a bare status or a word of plain text comes from a proxy, a firewall, an ingress or a login
     Sign(kind=K.NOT_REACHED, statuses=frozenset({*range(300, 400), 407, 511})),
     Sign(
@@ -358,9 +438,8 @@ _SHARED: Final = (
         statuses=on(400, 404, 422, None),
         words=("has crashed", "model crashed", "was unloaded while", "failed to load model", "out of memory"),
     ),
+    *_NO_ACCOUNT,
     *_NOT_THE_API,
-    Sign(kind=K.AUTH, statuses=ANY_4XX, names=named("organization_restricted", "account_deactivated")),
-    Sign(kind=K.AUTH, statuses=on(400, 403, None), words=("base_resp 1004", "base_resp 2049")),  # MiniMax
     Sign(kind=K.AUTH, statuses=on(401)),
     Sign(kind=K.BILLING, statuses=on(402)),
     Sign(kind=K.FORBIDDEN_MODEL, statuses=on(403)),
@@ -371,6 +450,8 @@ _SHARED: Final = (
     Sign(kind=K.THROTTLE, statuses=on(429)),
     Sign(kind=K.BAD_REQUEST, statuses=frozenset(range(400, 500))),
     Sign(kind=K.OVERLOADED, statuses=on(529)),
+    # Cloudflare got no connection to the server behind it: no work was begun (520 and 524 tell no such thing)
+    Sign(kind=K.OVERLOADED, statuses=on(521, 522, 523, 525, 526, 527, 530)),
     Sign(kind=K.OVERLOADED, statuses=ANY_5XX, names=named("overloaded_error", "server_is_overloaded", "overloaded")),
     Sign(kind=K.OVERLOADED, statuses=ANY_5XX, words=("overloaded", "server is busy", "too busy", "busy, please")),
     # nginx's limits, a full queue, a model that is still being read: no 503 tells of work that was done

@@ -34,6 +34,7 @@ UNPAID: Final = (
             "accountoverdueerror",
             "blocked_api_access",  # Groq: the organization's own spend limit
             "budget_exceeded",  # LiteLLM
+            "credit_limit",  # Together
             "billing_error",
             "billing_not_active",
             "exceeded_current_quota_error",
@@ -47,6 +48,7 @@ UNPAID: Final = (
             "payment_required",
             "pre_consume_token_quota_failed",
             "user_quota_exhausted",
+            *("1309", "11200"),  # the plans of Zhipu and of Spark have ended
         ),
     ),
     QUOTA_WITH_WINDOW,
@@ -56,7 +58,16 @@ UNPAID: Final = (
         statuses=ANY,
         words=(
             "base_resp 1008",  # MiniMax
+            *("spark 11200", "qianfan 19", "appidnoautherror"),  # no rights, or no calls, are left
+            "total request limit reached",
             "account is in arrears",
+            "account overdue",
+            "credit limit exceeded",
+            "reached your credit limit",
+            "free trial quota",
+            "inactive subscription",
+            "inarrears",
+            "chargeresourceexhaust",
             "api usage limits",
             "billing to be enabled",
             "budget has been exceeded",
@@ -106,6 +117,9 @@ UNPAID: Final = (
             "use free tier only",
             "余额不足",
             "欠费",
+            "续费",
+            "余量已用尽",
+            "后付费",
             "充值",
             "额度不足",
             "额度已用尽",

@@ -7,7 +7,7 @@ that cannot be understood is left out, never guessed. Sources: PROTOCOL 2.3, 2.4
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -70,6 +70,14 @@ _PROSE_DATE: Final = re.compile(
     r"(\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:z|utc|[+-]\d\d:?\d\d)?)"
 )
 _PROSE_CHINESE: Final = re.compile(rf"({_NUMBER})\s*(毫秒|秒|分钟|小时|天)钟?\s*(?:后|之后|以后|再)")
+_DATE_CHINESE: Final = re.compile(
+    r"(\d{4})\s*[-/年]\s*(\d{1,2})\s*[-/月]\s*(\d{1,2})\s*日?[\st]*(\d{1,2})\s*[:：时点]\s*(\d{1,2})(?:\s*[:：分]\s*(\d{1,2}))?\s*[分秒]?"
+    r"\s*(?:后|之后|以后|重置|恢复|刷新|解除|重新|再)"
+)
+_BEIJING: Final = timezone(timedelta(hours=8))
+"""Where a moment in Chinese words is meant, if no zone stands with it."""
+_CLOCK: Final = re.compile(r"\bin\s+(?:(\d{1,3})\.)?(\d{1,2}):(\d\d):(\d\d)\b")
+"""Days, hours, minutes and seconds as .NET writes them."""
 _ASKING: Final = (("retry-after-ms", 1e-3), ("x-ms-retry-after-ms", 1e-3), ("retry-after", 1.0), ("x-retry-after", 1.0))
 """Headers that ask for a wait, the most precise first, and the unit of a plain number."""
 _ASKED_IN_BODIES: Final = {
@@ -271,7 +279,12 @@ def wait_in_prose_s(message: str, *, received_at: float | None = None) -> float 
     text = message.lower()
     waits = [duration_s(found) for found in _PROSE.findall(text)]
     waits += [duration_s("".join(found)) for found in _PROSE_CHINESE.findall(text)]
+    waits += [
+        int(days or 0) * 86_400.0 + int(hours) * 3_600 + int(minutes) * 60 + int(seconds)
+        for days, hours, minutes, seconds in _CLOCK.findall(text)
+    ]
     if received_at is not None:
+        waits += [_until_in_china(found, received_at=received_at) for found in _DATE_CHINESE.findall(text)]
         waits += [
             _until(found.upper().replace(" UTC", "Z").strip(), received_at=received_at)
             for found in _PROSE_DATE.findall(text)
@@ -330,6 +343,15 @@ def _until(text: str, *, received_at: float) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
         return max(0.0, _utc(moment).timestamp() - received_at)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _until_in_china(parts: tuple[str, ...], *, received_at: float) -> float | None:
+    try:
+        year, month, day, hour, minute, second = (int(part or 0) for part in parts)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=_BEIJING)
+        return max(0.0, moment.timestamp() - received_at)
     except (ValueError, OverflowError):
         return None
 

@@ -43,6 +43,11 @@ _MESSAGES: Final = (
     ("detail",),
     ("detail", "message"),
     ("detail", "msg"),
+    ("detail", "error"),
+    ("message", "message"),
+    ("message", "detail"),
+    ("message", "detail", "msg"),
+    ("header", "message"),
     ("error",),
     ("errors",),
     ("error", "msg"),
@@ -65,6 +70,7 @@ _CODES: Final = (
     ("error", "error_code"),
     ("base_resp", "status_code"),
     ("Response", "Error", "Code"),
+    ("header", "code"),
     ("errcode",),
     ("reason",),
     ("Code",),
@@ -95,6 +101,11 @@ _PAGE: Final = re.compile(
     r"|<(?:html|head|body|title|meta|script|noscript|style|link|base|iframe|frameset|form|center|div|table|h1|h2)[\s/>]",
     re.IGNORECASE,
 )
+_XML_ERROR: Final = re.compile(r"<(?:\w+:)?Error(?:Response)?[\s>].*", re.DOTALL)
+"""Amazon's, and of the storages that copy it."""
+_XML_FIELD: Final = re.compile(r"<(Code|Message)>([^<]{0,1000})</\1>")
+_FORBIDDEN: Final = 403
+_BLOCKED: Final = re.compile(r"\b(forbidden|denied|blocked|banned|firewall)\b", re.IGNORECASE)
 _TITLE: Final = re.compile(r"<(title|h1|h2)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<[^>]*>")
 _ELSEWHERE: Final = frozenset({ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
@@ -295,6 +306,10 @@ def _unspoken(body: bytes) -> Fault:
     start = body[:_PAGE_BYTES].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if not start:
         return Fault(message="", form="nothing")
+    if (error := _XML_ERROR.search(start)) is not None:
+        told = {name.lower(): html.unescape(said).strip() for name, said in _XML_FIELD.findall(error[0])}
+        words = [told[name] for name in ("code", "message") if told.get(name)]
+        return Fault(message=_cut(": ".join(words), _MESSAGE_CHARS) or _shown(body), code=told.get("code"), form="text")
     if not _PAGE.match(start):
         return Fault(message=_shown(body), form="text")
     found = _TITLE.search(start)
@@ -304,6 +319,8 @@ def _unspoken(body: bytes) -> Fault:
 
 def _worded(kind: ProblemKind, fault: Fault, status: int) -> str:
     """The message for a person; where it was not the API that spoke, with what that means."""
+    if kind is ProblemKind.NOT_REACHED and status == _FORBIDDEN and _BLOCKED.search(fault.message):
+        return f"HTTP {status} from a gateway or a firewall in front of the API: {fault.message}"
     if kind is ProblemKind.NO_SUCH_PATH or (kind is ProblemKind.NOT_REACHED and fault.form == "json"):
         return f"HTTP {status}: the server does not know this path: {fault.message}"
     if kind is ProblemKind.NOT_REACHED:
@@ -328,6 +345,13 @@ def _details(value: Json) -> str:
     found: list[Json] = [at(value, "error", "innererror", "code"), at(value, "error", "status")]
     if (code := at(value, "base_resp", "status_code")) is not None:
         found.append(f"base_resp {code}")  # numbers that mean other things at other servers
+    if (code := at(value, "header", "code")) is not None:
+        found.append(f"spark {code}")
+    if is_object(value) and "error_msg" in value:
+        found.append(f"qianfan {value.get('error_code')}")
+    found.append(at(value, "Response", "Error", "Code"))
+    if at(value, "cloudflare_error") is True or "cloudflare" in str(at(value, "type")):
+        found.append("by cloudflare")
     found += _listed(at(value, "error", "metadata", "reasons"))
     for detail in _listed(at(value, "error", "details")):
         found.append(at(detail, "reason"))
@@ -349,7 +373,17 @@ def _with_firsts(value: Json) -> Json:
     plain = _first_of(value)
     if not is_object(plain):
         return plain
-    return {**plain, **{key: _first_of(plain[key]) for key in ("error", "errors", "detail") if key in plain}}
+    return {
+        **plain,
+        **{key: _first_of(plain[key]) for key in ("error", "errors", "detail") if key in plain},
+        **_message_of(plain),
+    }
+
+
+def _message_of(value: dict[str, Json]) -> dict[str, Json]:
+    """A message that is an object, with its list of details standing for the first."""
+    message = value.get("message")
+    return {"message": {**message, "detail": _first_of(message.get("detail"))}} if is_object(message) else {}
 
 
 def _first_of(value: Json) -> Json:

@@ -14,6 +14,7 @@ from field_refusals import (
 )
 from field_runs import Case
 from field_server import Reply
+from field_servers import SERVERS
 from field_unpaid import UNPAID
 from field_waits import WAITS
 from test_field_answers import BROKEN, CUT, KEPT, OK
@@ -56,6 +57,11 @@ SECTIONS: Final[tuple[tuple[str, str, tuple[Case, ...]], ...]] = (
         "The same error for everything",
         "Nothing ever came through: after a few probes the lane closes with the words; no item has failed.",
         BROKEN_FOR_ALL,
+    ),
+    (
+        "Refusals of many servers",
+        "What befalls the account ends the run with 5, what stands before the API with 2; one item fails, or a model; the rest is tried again.",
+        SERVERS,
     ),
     ("Waits", "Never sent again earlier than asked.", WAITS),
     ("Complete answers in odd wrappings", "Kept, with one request.", (*KEPT, *OK)),

@@ -6,6 +6,7 @@ import pytest
 from field_refusals import BROKEN_FOR_ALL, MANY, ON_THE_WAY, REFUSALS, THREE, error, page
 from field_runs import Case, Field, case_ids, check_case
 from field_server import HELLO, always, http, to_prompts
+from field_servers import SERVERS
 from field_unpaid import UNPAID
 from field_waits import WAITS
 
@@ -25,6 +26,11 @@ def test_a_refusal_in_random_pieces_means_the_same(field: Field, case: Case) -> 
 @pytest.mark.parametrize("case", ALL[1::6], ids=case_ids(ALL[1::6]))
 def test_a_refusal_byte_by_byte_means_the_same(field: Field, case: Case) -> None:
     check_case(field, case, cut="bytes")
+
+
+@pytest.mark.parametrize("case", SERVERS, ids=case_ids(SERVERS))
+def test_a_refusal_in_a_servers_own_words_means_what_it_means(field: Field, case: Case) -> None:
+    check_case(field, case)
 
 
 @pytest.mark.parametrize("case", ON_THE_WAY[::2], ids=case_ids(ON_THE_WAY[::2]))
