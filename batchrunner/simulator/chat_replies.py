@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens, prompt_tokens, reasoning_for, text_for
+from batchrunner.simulator.envelopes import enveloped
 from batchrunner.simulator.made_to_schema import value_for
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.pacing import paced, whole
@@ -16,7 +17,7 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "functio
 _PART_TYPES = ("text", "image_url", "video_url", "video")
 _FIRST_DAY = 1_760_000_000
 """`created` does not follow the clock: the same seed gives the same bytes."""
-_FORCED_TOOLS = frozenset({"ok-tools", "sse-tool-no-index"})
+_FORCED_TOOLS = frozenset({"ok-tools", "sse-tool-no-index", "sse-tools-same-index"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +72,16 @@ def answer_chat(order: Order) -> Script:
     """The answer, streamed when that was asked for."""
     reply = _reply(order)
     if order.body.get("stream") is not True or "sse-json-instead" in order.chosen:
-        return whole(encode_json(_whole_body(reply)), order)
+        return enveloped(whole(encode_json(_whole_body(reply)), order), order)
     options = as_object(order.body.get("stream_options"))
     chunks = _chunks(reply, include_usage=options.get("include_usage") is True)
     pieces = stream_pieces(chunks, scenarios=tuple(order.chosen))
     exact = any(name in FRAMINGS for name in order.chosen)
-    return Script(
+    script = Script(
         headers={"content-type": f"{SSE_TYPE}; charset=utf-8", "cache-control": "no-cache"},
         steps=paced(pieces, order, exact=exact),
     )
+    return enveloped(script, order)
 
 
 def misses_schema(order: Order) -> bool:

@@ -15,6 +15,7 @@ from batchrunner.core.wire import SETTLED_STREAM_S, Broken, Decoder, Ending, Gat
 from batchrunner.simulator.faults import INSTANT, Latency
 from batchrunner.simulator.script import Call, Cut, EarlyStep, Hang, Reset, Role, Script, Send, Wait
 from batchrunner.simulator.world import World
+from batchrunner.transport.coding import CodingError, unpacker
 from batchrunner.transport.watch import passed
 
 T = TypeVar("T")
@@ -167,6 +168,7 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
     script = play.script
     decoder.begin(Head(status=script.status, headers=dict(script.headers), received_at=play.clock.wall()))
     got_bytes = 0
+    undo = unpacker(script.headers.get("content-encoding"))
     for step in script.steps:
         if not isinstance(step, Send):
             settled = getattr(decoder, "settled", None)
@@ -179,8 +181,11 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
         got_bytes += len(step.piece)
         if got_bytes > play.cap_bytes:
             return Broken(cause="too_large", message=f"more than {play.cap_bytes} bytes", sent=True)
-        if decoder.feed(step.piece):
-            break
+        try:
+            if any(decoder.feed(plain) for plain in (undo.feed(step.piece) if undo is not None else (step.piece,))):
+                break
+        except CodingError as error:
+            return Broken(cause="reset", message=str(error), sent=True)
     return _WHOLE
 
 

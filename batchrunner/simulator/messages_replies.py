@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens, prompt_tokens, reasoning_for, text_for
+from batchrunner.simulator.envelopes import enveloped
 from batchrunner.simulator.messages_shapes import Event, stream_pieces
 from batchrunner.simulator.order import Order
 from batchrunner.simulator.pacing import paced, whole
@@ -76,12 +77,13 @@ def answer_messages(order: Order) -> Script:
     headers = {"request-id": order.request_id}
     if order.body.get("stream") is not True or "sse-json-instead" in order.chosen:
         script = whole(encode_json(_whole_body(reply)), order)
-        return Script(headers={**script.headers, **headers}, steps=script.steps)
+        return enveloped(Script(headers={**script.headers, **headers}, steps=script.steps), order)
     pieces, exact = stream_pieces(_events(reply), scenarios=tuple(order.chosen))
-    return Script(
+    script = Script(
         headers={"content-type": f"{SSE_TYPE}; charset=utf-8", "cache-control": "no-cache", **headers},
         steps=paced(pieces, order, exact=exact),
     )
+    return enveloped(script, order)
 
 
 def misses_schema(order: Order) -> bool:

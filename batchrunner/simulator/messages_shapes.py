@@ -78,6 +78,40 @@ def _one_index(events: list[Event]) -> list[Event]:
     return [{**event, "index": 0} if "index" in event else event for event in events]
 
 
+def _error_after_end(events: list[Event]) -> list[Event]:
+    """An error where the closing event had to come: the answer's own end stands before it."""
+    return [*events[:-1], _error("overloaded_error", "Overloaded")]
+
+
+def _with_blocks(*blocks: dict[str, Json]) -> Callable[[list[Event]], list[Event]]:
+    """Whole blocks behind those of the answer."""
+
+    def edit(events: list[Event]) -> list[Event]:
+        last = sum(event["type"] == "content_block_start" for event in events)
+        added: list[Event] = []
+        for at, block in enumerate(blocks, start=last):
+            added.append({"type": "content_block_start", "index": at, "content_block": dict(block)})
+            added.append({"type": "content_block_stop", "index": at})
+        *before, change, stop = events
+        return [*before, *added, change, stop]
+
+    return edit
+
+
+def _own_fields(events: list[Event]) -> list[Event]:
+    """Fields of Anthropic's that came later, and one that nobody knows."""
+    container: Json = {"id": "container_1", "expires_at": "2026-01-01T00:00:00Z"}
+    return [
+        {**event, "delta": {**as_object(event.get("delta")), "container": container, "lane": "a"}}
+        if event["type"] == "message_delta"
+        else event
+        for event in events
+    ]
+
+
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+"""A whole PNG of one pixel."""
+
 EDITS: dict[str, Callable[[list[Event]], list[Event]]] = {
     "an-overloaded-mid": _overloaded_mid,
     "sse-error-mid": _error_mid,
@@ -89,6 +123,19 @@ EDITS: dict[str, Callable[[list[Event]], list[Event]]] = {
     "an-ping": _pings,
     "an-usage-late": _usage_late,
     "an-one-index": _one_index,
+    "an-error-after-end": _error_after_end,
+    "an-own-fields": _own_fields,
+    "an-picture": _with_blocks(
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": _PIXEL}}
+    ),
+    "an-search": _with_blocks(
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "cats"}},
+        {
+            "type": "web_search_tool_result",
+            "tool_use_id": "srvtoolu_1",
+            "content": [{"type": "web_search_result", "url": "https://e.example/a", "encrypted_content": "e"}],
+        },
+    ),
 }
 
 
@@ -113,10 +160,15 @@ def _data(event: Event) -> str:
     return encode_json(event).decode()
 
 
+def _one_newline(event: Event) -> bytes:
+    return f"event: {event['type']}\ndata: {_data(event)}\n".encode()
+
+
 WRITINGS: dict[str, Callable[[Event], bytes]] = {
     "an-no-event-line": _nameless,
     "an-no-type": _typeless,
     "sse-nospace": _no_space,
+    "an-single-newlines": _one_newline,
 }
 
 

@@ -80,6 +80,40 @@ def _single_newlines(datas: Sequence[str]) -> list[bytes]:
     return [f"data: {data}\n".encode("utf-8", "replace") for data in datas]
 
 
+def _data_twice(datas: Sequence[str]) -> list[bytes]:
+    return _framed([f"data: {data}" for data in datas])
+
+
+def _two_in_one(datas: Sequence[str]) -> list[bytes]:
+    """Two values in each event."""
+    pairs = [" ".join(datas[at : at + 2]) for at in range(0, len(datas) - 1, 2)]
+    return _framed([*pairs, *datas[len(pairs) * 2 :]])
+
+
+def _words_mid(datas: Sequence[str]) -> list[bytes]:
+    """A proxy's plain words after half of the answer, and then the end as if nothing were amiss."""
+    half = max(1, len(datas) // 2)
+    return [*_framed(datas[:half]), b"upstream connect error or disconnect/reset before headers\n\n", *_framed([DONE])]
+
+
+def _usage_after_done(datas: Sequence[str]) -> list[bytes]:
+    """The counts stand behind the closing word."""
+    counts = [data for data in datas if '"choices":[]' in data]
+    return _framed([*(data for data in datas if data not in counts), *counts])
+
+
+def _usage_event(datas: Sequence[str]) -> list[bytes]:
+    """The counts come in an event of their own name, without anything around them."""
+    pieces: list[bytes] = []
+    for data in datas:
+        value = as_object(json.loads(data)) if data != DONE else {}
+        if value.get("choices") == [] and value.get("usage"):
+            pieces.append(b"event: usage\ndata: %s\n\n" % encode_json(value["usage"]))
+        else:
+            pieces += _framed([data])
+    return pieces
+
+
 Framing = Callable[[Sequence[str]], list[bytes]]
 
 FRAMINGS: dict[str, Framing] = {
@@ -96,6 +130,11 @@ FRAMINGS: dict[str, Framing] = {
     "sse-quoted-done": _quoted_done,
     "sse-junk-after-finish": _junk_after_finish,
     "sse-single-newlines": _single_newlines,
+    "sse-data-twice": _data_twice,
+    "sse-two-in-one": _two_in_one,
+    "sse-words-mid": _words_mid,
+    "sse-usage-after-done": _usage_after_done,
+    "sse-usage-event": _usage_event,
 }
 
 
@@ -189,6 +228,94 @@ def _two_choices(chunks: list[Chunk]) -> list[Chunk]:
     ]
 
 
+def _said_by_the_last(**fields: Json) -> Callable[[list[Chunk]], list[Chunk]]:
+    """The delta of the chunk that ends the answer holds these fields, too."""
+
+    def edit(chunks: list[Chunk]) -> list[Chunk]:
+        return [
+            _with_delta(chunk, lambda delta: {**delta, **fields}) if _finish_reason(chunk) else chunk
+            for chunk in chunks
+        ]
+
+    return edit
+
+
+def _with_logprobs(chunks: list[Chunk]) -> list[Chunk]:
+    told: list[Chunk] = []
+    for chunk in chunks:
+        word = as_object(_choice(chunk).get("delta")).get("content")
+        entry: Json = {"token": word, "logprob": -0.125, "bytes": None, "top_logprobs": []}
+        told.append(_with_choice(chunk, {"logprobs": {"content": [entry]}}) if word else chunk)
+    return told
+
+
+def _thought_in_details(delta: Chunk) -> Chunk:
+    thought: Json = {"type": "reasoning.text", "text": "Let me see.", "index": 0}
+    return {**delta, "reasoning_details": [thought]}
+
+
+def _details_first(chunks: list[Chunk]) -> list[Chunk]:
+    return [_with_delta(chunks[0], _thought_in_details), *chunks[1:]]
+
+
+def _content_as_parts(chunks: list[Chunk]) -> list[Chunk]:
+    """Thinking and words as parts of the content."""
+    thought: Json = [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}]
+
+    def parts(delta: Chunk) -> Chunk:
+        word = delta.get("content")
+        return {**delta, "content": [{"type": "text", "text": word}]} if word else delta
+
+    return [
+        _with_delta(chunks[0], lambda delta: {**delta, "content": thought}),
+        *(_with_delta(chunk, parts) for chunk in chunks[1:]),
+    ]
+
+
+def _two_calls_at_one_index(chunks: list[Chunk]) -> list[Chunk]:
+    """The same call twice under ids of their own, both called 0."""
+    edited: list[Chunk] = []
+    again: list[Chunk] = []
+    for chunk in chunks:
+        calls = as_list(as_object(_choice(chunk).get("delta")).get("tool_calls"))
+        if calls:
+            first: Json = [{**as_object(call), "index": 0} for call in calls]
+            second: Json = [{**as_object(call), "index": 0, "id": f"{as_object(call).get('id')}_b"} for call in calls]
+            edited.append(_with_choice(chunk, {"delta": {"tool_calls": first}}))
+            again.append(_with_choice(chunk, {"delta": {"tool_calls": second}}))
+            continue
+        if again and not calls:
+            edited += again
+            again = []
+        edited.append(chunk)
+    return edited
+
+
+def _usage_as_text(chunks: list[Chunk]) -> list[Chunk]:
+    return [
+        {**chunk, "usage": {name: str(count) for name, count in as_object(chunk["usage"]).items()}}
+        if chunk.get("usage")
+        else chunk
+        for chunk in chunks
+    ]
+
+
+def _usage_from_a_cache(chunks: list[Chunk]) -> list[Chunk]:
+    cached: Json = {"cached_tokens": 4}
+    return [
+        {**chunk, "usage": {**as_object(chunk["usage"]), "prompt_tokens_details": cached}}
+        if chunk.get("usage")
+        else chunk
+        for chunk in chunks
+    ]
+
+
+def _fields_of_its_own(chunks: list[Chunk]) -> list[Chunk]:
+    return [{**chunk, "grounding": {"source": "e.example"}} if _finish_reason(chunk) else chunk for chunk in chunks]
+
+
+_SOUND = "UklGRiQAAABXQVZFZm10IAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+"""The head of a WAV file."""
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 """A whole PNG of one pixel."""
 
@@ -228,6 +355,18 @@ EDITS: dict[str, Callable[[list[Chunk]], list[Chunk]]] = {
     "sse-only-reasoning": _only_thinking,
     "sse-picture": _with_picture,
     "sse-two-choices": _two_choices,
+    "sse-sound": _said_by_the_last(audio={"id": "audio_1", "data": _SOUND, "transcript": "hello"}),
+    "sse-markdown-picture": _said_by_the_last(content=f"\n\n![a pixel](data:image/png;base64,{_PIXEL})"),
+    "sse-annotations": _said_by_the_last(
+        annotations=[{"type": "url_citation", "url_citation": {"url": "https://e.example/a"}}]
+    ),
+    "sse-logprobs": _with_logprobs,
+    "sse-reasoning-details": _details_first,
+    "sse-content-parts": _content_as_parts,
+    "sse-tools-same-index": _two_calls_at_one_index,
+    "sse-usage-text": _usage_as_text,
+    "sse-usage-cached": _usage_from_a_cache,
+    "sse-own-fields": _fields_of_its_own,
 }
 
 WITHOUT_DONE = frozenset({"sse-no-done", "sse-error-mid", "sse-cut", "sse-code-msg-mid"})
