@@ -57,7 +57,7 @@ class Ending:
     def message(self) -> str | None:
         """The job's own wish, or the words of whoever refused; None when nothing stopped it."""
         if self.exit_status() is ExitStatus.PAUSED and (wish := self.shutdown.paused or self.spent):
-            return wish
+            return "; ".join([wish, *self._nothing_came_through()])
         if self.exit_status() is ExitStatus.STOPPED:
             return lost_words(self.items.lost)
         reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None][:1]
@@ -66,8 +66,15 @@ class Ending:
             for (why, words), count in sorted(self.last_words.items(), key=lambda entry: -entry[1])
             if why in _LEFT
         ]
-        told = [*reasons, *self.unasked, *left]
+        told = [*reasons, *self.unasked, *left] or self._nothing_came_through()
         return "; ".join(told[:_MOST_REASONS]) or None
+
+    def _nothing_came_through(self) -> list[str]:
+        """The last trouble, where a run that was ended from outside had met nothing else."""
+        if any(queue.answers for queue in self.queues):
+            return []
+        problems = dict.fromkeys(lane.last_problem for lane in self.lanes if lane.last_problem and not lane.open_tasks)
+        return [f"nothing has come through: {problem}" for problem in problems][:1]
 
 
 def lost_words(lost: int) -> str:

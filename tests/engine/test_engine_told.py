@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from engine_house import House, World, chat, image
 
+from batchrunner import app
 from batchrunner.core.job import Provider, Timeouts
 from batchrunner.core.status import Status
 from batchrunner.simulator.virtual_time import run_virtual
@@ -146,3 +147,26 @@ def test_requests_that_wait_together_are_told_of_once() -> None:
 
 
 PROVIDER = Provider(preset="openai", dialect="openai-chat", base_url="https://host.test/v1", key_env=(), auth="none")
+
+
+@pytest.mark.parametrize("scenario", ["5xx:100000", "reset-before-headers:100000", "throttle:100000", "html502:100000"])
+@pytest.mark.parametrize("more", ["deadline: 10m", "deadline: 2h"])
+def test_an_end_from_outside_says_what_kept_everything_from_coming_through(
+    tmp_path: Path, scenario: str, more: str
+) -> None:
+    house = House(tmp_path, world=World(scenario=scenario))
+    report = house.run(chat("one", "two", more=f"{more}\nretry: {{attempts: 100}}"))
+    message = report.status.message or ""
+    assert (report.exit_status, report.status.items.done) == (3, 0)
+    assert message.startswith("the deadline")
+    assert "; nothing has come through: " in message
+    assert app.status(str(house.out)).message == message
+
+
+def test_an_end_from_outside_names_no_trouble_that_did_not_keep_answers_away(tmp_path: Path) -> None:
+    house = House(tmp_path, world=World(scenario="5xx:1"))
+    more = "deadline: 10m\nlimits: {concurrency: 1, requests_per_minute: 1}"
+    report = house.run(chat(*(f"prompt {n}" for n in range(40)), more=more))
+    assert report.exit_status == 3
+    assert report.status.items.done > 0
+    assert "come through" not in (report.status.message or "")
