@@ -106,5 +106,14 @@ PAST_CALLS = (
         "Records that failed while their task was being cancelled wrote tracebacks to stderr, and the answers in them "
         "were not told as a last resort.",
     ),
+    PastBug(
+        1463,
+        "An item had failed, and its process died while the record reached the disk: `--retry-failed` sent it again, "
+        "rightly, and the watch still waited for its first task. A requeued item has no task under way.",
+    ),
+    PastBug(
+        4427,
+        "A full disk left half a row in superseded.jsonl while results.jsonl was put in order, and the run called its "
+        "end clean: the half row stayed for ever. A refused rewrite is now told in `close`, and the next run mends it.",
+    ),
 )
-"""All of these are met by `test_every_call_may_be_the_last_one`, which needs no seed to find them again."""

@@ -5,6 +5,7 @@ Refuses: adding before `recover` was asked, gluing a row to a torn end, rows tha
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -63,7 +64,7 @@ class ResultsFile:
         self._results: Appender | None = None
         self._failures: Appender | None = None
         self.refused = False
-        """Once closed: whether the disk refused a row."""
+        """Once closed: whether the disk refused a row or a rewrite, so that some file of rows may end in half a row."""
         self._refused: str | None = None
         self._unopened: list[tuple[bytes, Kept]] = []
         """Rows that wait for results.jsonl to be opened."""
@@ -241,7 +242,8 @@ class ResultsFile:
             unreadable=None if self._keeps_unreadable else TORN,
             stale=self._stale,
         )
-        replaced = await in_order(rewriting, items, claims=is_done)
+        with self._noting_refusals():
+            replaced = await in_order(rewriting, items, claims=is_done)
         self._stale = frozenset()
         self.look()
         return replaced
@@ -270,7 +272,8 @@ class ResultsFile:
             outlives=is_failed,
         )
         ledger = FailuresOfLedger(self._files, self._folder, lacks=lambda key: is_failed(key) and rewriting.lacks(key))
-        replaced = await in_order(rewriting, items, claims=is_failed, row_of=ledger.row_of)
+        with self._noting_refusals():
+            replaced = await in_order(rewriting, items, claims=is_failed, row_of=ledger.row_of)
         return replace(replaced, made=ledger.made)
 
     async def failures_are_settled(self, *, count: int, is_failed: Callable[[bytes], bool]) -> bool:
@@ -295,12 +298,22 @@ class ResultsFile:
     async def close(self) -> None:
         """Sync what is in line and close both files. Raises StoreBrokenError."""
         self._opener.close()
-        self.refused = any(writer.refused for writer in (self._results, self._failures) if writer is not None)
+        writers = (self._results, self._failures)
+        self.refused = self.refused or any(writer.refused for writer in writers if writer is not None)
         try:
             await self._release_results()
         finally:
             self._failures = None
             await self._release(FAILURES)
+
+    @contextmanager
+    def _noting_refusals(self) -> Iterator[None]:
+        """A rewrite appends to the files of superseded and of unreadable rows: a full disk leaves half a row there."""
+        try:
+            yield
+        except StoreBrokenError:
+            self.refused = True
+            raise
 
     async def _release_results(self) -> None:
         if self._results is not None:

@@ -75,6 +75,7 @@ class Witness:
             self.asked_again += event.kind == ProblemKind.SCHEMA_MISS
         elif isinstance(event, Requeued):
             self.failed.discard(bytes.fromhex(event.k))
+            self.tasks.pop(bytes.fromhex(event.k), None)  # it had ended: nobody may requeue an item that is under way
             self.asked_again += 1
         elif isinstance(event, Lost):
             self.done.discard(bytes.fromhex(event.k))
