@@ -56,7 +56,8 @@ torture: setup
 	BATCHRUNNER_TORTURE=1 $(BIN)/python -m pytest -n auto tests/crash tests/fuzz tests/real tests/engine/test_engine_soak.py
 
 bench: setup
-	@for figures in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$figures"; $(BIN)/python $$figures || exit 1; done
+	@echo "== beside a bare aiohttp loop and its peers: an hour or more (make bench QUICK=1: some minutes)"
+	$(BIN)/python benchmarks/bench.py --docs $(if $(QUICK),--quick)
 
 soak: setup
 	@echo "== ten real minutes: memory and descriptors"

@@ -1,0 +1,134 @@
+"""Figures of `bench` as lines, as a table and as docs/benchmarks.md."""
+
+import os
+import platform
+import statistics
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@dataclass(slots=False, kw_only=True)
+class Figure:
+    """One measured figure: a value a round, of which the median counts."""
+
+    name: str
+    """The row's name, and after a colon which of its figures."""
+    title: str
+    unit: str = "x"
+    values: list[float] = field(default_factory=list)
+    least: float | None = None
+    """What it shall reach; for a figure where less is better, what it shall not exceed."""
+    less_is_better: bool = False
+    note: str = ""
+    left_out: str = ""
+    """Why there is no value."""
+    quick: bool = False
+    at: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def shown(self) -> str:
+        """The median with its spread."""
+        if not self.values:
+            return "-"
+        text = _number(self.median)
+        if len(self.values) > 1:
+            text += f" ({_number(min(self.values))} to {_number(max(self.values))})"
+        return f"{text} {self.unit}".strip()
+
+    def goal(self) -> str:
+        """What it shall be, and whether it is."""
+        if self.least is None or not self.values:
+            return ""
+        good = self.median <= self.least if self.less_is_better else self.median >= self.least
+        return f"{'≤' if self.less_is_better else '≥'} {_number(self.least)}{'' if good else ' (missed)'}"
+
+    def line(self) -> str:
+        if self.left_out:
+            return f"{self.title}: left out: {self.left_out}"
+        return f"{self.title}: {self.shown()}  {self.goal()}  {self.note}".rstrip()
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def table(figures: list[Figure]) -> str:
+    """All of them, for a screen."""
+    width = max((len(figure.title) for figure in figures), default=0)
+    lines = []
+    for figure in figures:
+        end = (
+            f"left out: {figure.left_out}"
+            if figure.left_out
+            else f"{figure.shown():32} {figure.goal():18} {figure.note}"
+        )
+        lines.append(f"{figure.title:{width}}  {end}{' [quick]' if figure.quick else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def machine() -> list[str]:
+    """The kind of machine, without its name."""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    memory = next(
+        (int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0.0
+    )
+    packages = []
+    for name in ("aiohttp", "uvloop", "msgspec", "Pillow", "pydantic"):
+        try:
+            packages.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return [
+        f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GB of memory",
+        f"{system}, {python}, {', '.join(packages)}",
+    ]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+_ABOUT = """# Benchmarks
+
+Written by `make bench`; not by hand. One machine, one run: compare ratios, not rates.
+
+How it is measured:
+
+- The client runs on one core, the servers on another. Whole answers come from nginx (`return 200`); answers that wait
+  or are flushed chunk by chunk from an asyncio stub on uvloop, on the server's core too.
+- The measure is a bare loop: aiohttp on uvloop, answers kept in memory and forgotten (`resp.json()`; streamed answers
+  by `readany()`, split at line ends, `json.loads` for each data line). The program writes intents, rows and ledger.
+- Rounds alternate between the two; each ratio is of one round; the figure is the median, its spread in brackets.
+- *span*: from the first intent to the last `done`, by the ledger's own stamps; without start-up and planning.
+  *Whole process*: from nothing to the end of the process, with both.
+- Instructions are counted by callgrind, as the difference between two sizes, divided by the items between them.
+"""
+
+
+def document(figures: list[Figure]) -> str:
+    """docs/benchmarks.md."""
+    lines = [_ABOUT, "The machine:", ""]
+    lines += [f"- {line}" for line in machine()]
+    lines += ["", "| measured | median (spread) | goal | |", "|---|---|---|---|"]
+    for figure in figures:
+        note = "; ".join(part for part in (figure.note, "small sizes" if figure.quick else "") if part)
+        if figure.left_out:
+            reason = " ".join(figure.left_out.split())[:200].replace("|", "/")
+            lines.append(f"| {figure.title} | left out | | {reason} |")
+        else:
+            lines.append(f"| {figure.title} | {figure.shown()} | {figure.goal()} | {note} |")
+    return "\n".join([*lines, ""])

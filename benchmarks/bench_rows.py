@@ -1,0 +1,407 @@
+"""The rows of `bench`: what is measured, against what, and what it shall reach."""
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench_peers import PEERS, peer_took
+from bench_report import Figure
+from bench_runs import PROGRAM, PROMPT, CannotMeasureError, OwnJob, Took, bare, instructions, run_process
+from bench_servers import most_open
+
+CHAT: Final = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What the rows measure with."""
+
+    home: Path
+    nginx: str
+    stub: str
+    files: Path
+    core: int | None
+    quick: bool
+    rounds: int
+
+    def size(self, quick: int, full: int) -> int:
+        return quick if self.quick else full
+
+    def bare(self, way: str, url: str, count: int, at_once: int) -> Took:
+        return bare(way, url, count, at_once, core=self.core)
+
+    def own(self, url: str, count: int, **job: object) -> Took:
+        return OwnJob(home=self.home, url=url, count=count, **job).run(core=self.core)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row; `slow`: left out of the quick run unless it is named."""
+
+    name: str
+    title: str
+    measure: Callable[[Bench], list[Figure]]
+    slow: bool = False
+
+
+def _against_bare(
+    name: str,
+    title: str,
+    *,
+    least: float,
+    at_once: int = 64,
+    count: tuple[int, int] = (3000, 20000),
+    **job: object,
+) -> Row:
+    def measure(bench: Bench) -> list[Figure]:
+        number = bench.size(*count)
+        ratios, cpu, rates = [], [], []
+        for _ in range(bench.rounds):
+            loop = bench.bare("json", bench.nginx + CHAT, number, at_once)
+            own = bench.own(bench.nginx, number, **{"concurrency": at_once, **job})
+            ratios.append(loop.span_s / own.span_s)
+            cpu.append(own.cpu_s / loop.cpu_s)
+            rates.append(number / own.span_s)
+        note = f"{number:,} items; {sorted(rates)[len(rates) // 2]:,.0f} a second"
+        return [
+            Figure(name=name, title=title, values=ratios, least=least, note=note),
+            Figure(
+                name=f"{name}:cpu",
+                title=f"{title}: CPU of the whole process",
+                values=cpu,
+                less_is_better=True,
+                least=1.3 if name == "chat-key" else None,
+                note="per request, to the bare loop's",
+            ),
+        ]
+
+    return Row(name=name, title=title, measure=measure)
+
+
+def _against_own(
+    name: str,
+    title: str,
+    *,
+    least: float,
+    stub: bool = False,
+    count: tuple[int, int] = (3000, 20000),
+    first: dict[str, object],
+    second: dict[str, object],
+) -> Row:
+    """`second` to `first`, both by this program."""
+
+    def measure(bench: Bench) -> list[Figure]:
+        number, url = bench.size(*count), f"{bench.stub}/flushed" if stub else bench.nginx
+        ratios = []
+        for _ in range(bench.rounds):
+            before = bench.own(url, number, **first)
+            after = bench.own(url, number, **second)
+            ratios.append(before.span_s / after.span_s)
+        return [Figure(name=name, title=title, values=ratios, least=least, note=f"{number:,} items")]
+
+    return Row(name=name, title=title, measure=measure)
+
+
+def _slow_1000(bench: Bench) -> list[Figure]:
+    number, at_once, wait_s = bench.size(10_000, 20_000), 1000, 0.2
+    url = f"{bench.stub}/later/{wait_s * 1000:.0f}"
+    ideal = number / at_once * wait_s
+    own, loops = [], []
+    for _ in range(bench.rounds):
+        loops.append(ideal / bench.bare("json", url + CHAT, number, at_once).span_s)
+        own.append(ideal / bench.own(url, number, concurrency=at_once).span_s)
+    note = f"{number:,} items, ideal {ideal:.0f} s; bare loop {sorted(loops)[len(loops) // 2]:.2f}"
+    return [Figure(name="slow-1000", title=_SLOW, values=own, least=0.74, note=note)]
+
+
+def _stream(bench: Bench) -> list[Figure]:
+    number, url = bench.size(1500, 10_000), f"{bench.stub}/flushed"
+    ratios = []
+    for _ in range(bench.rounds):
+        loop = bench.bare("stream", url + CHAT, number, 64)
+        ratios.append(loop.span_s / bench.own(url, number, stream=True).span_s)
+    return [Figure(name="stream", title=_STREAM, values=ratios, least=1.2, note=f"{number:,} items")]
+
+
+def _process(source: str) -> Callable[[Bench], list[Figure]]:
+    def measure(bench: Bench) -> list[Figure]:
+        number = bench.size(3000, 10_000)
+        ratios, peaks = [], []
+        for _ in range(bench.rounds):
+            loop = bench.bare("json", bench.nginx + CHAT, number, 64)
+            own = bench.own(bench.nginx, number, source=source)
+            ratios.append(loop.wall_s / own.wall_s)
+            peaks.append(own.peak_mb)
+        name = f"process-{source}"
+        note = f"{number:,} items, start-up and planning included"
+        return [
+            Figure(name=name, title=_PROCESS[source], values=ratios, least=0.65, note=note),
+            Figure(name=f"{name}:memory", title=f"{_PROCESS[source]}: peak memory", unit="MB", values=peaks),
+        ]
+
+    return measure
+
+
+def _in_flight(bench: Bench) -> list[Figure]:
+    number, at_once = 10_000, bench.size(2000, 10_000)
+    number = at_once
+    most_open(bench.stub)
+    small = bench.own(f"{bench.stub}/later/{5000}", 50, concurrency=50)
+    most_open(bench.stub)
+    big = bench.own(f"{bench.stub}/later/{5000}", number, concurrency=at_once, more={"timeouts": {"first_byte_s": 60}})
+    most = most_open(bench.stub)
+    each = (big.peak_mb - small.peak_mb) * 1024 / at_once
+    return [
+        Figure(
+            name="in-flight", title=_IN_FLIGHT, unit="open at the server", values=[float(most)], least=float(at_once)
+        ),
+        Figure(
+            name="in-flight:kb",
+            title=f"{_IN_FLIGHT}: memory of each",
+            unit="KB",
+            values=[each],
+            least=20.0,
+            less_is_better=True,
+        ),
+    ]
+
+
+def _pictures(bench: Bench) -> list[Figure]:
+    number = bench.size(60, 300)
+    make_picture(bench.files / "picture.png")
+    ratios = []
+    for _ in range(bench.rounds):
+        alone = bench.bare("pictures", str(bench.files), number, 1)
+        own = bench.own(bench.nginx, number, kind="image", dialect="openai-images", concurrency=8)
+        ratios.append(alone.span_s / own.span_s)
+    size = (bench.files / "picture.png").stat().st_size / 1e6
+    note = f"{number} pictures of {size:.1f} MB, one core"
+    return [Figure(name="pictures", title=_PICTURES, values=ratios, least=0.85, note=note)]
+
+
+def make_picture(path: Path) -> None:
+    """A PNG of 1024 × 1024 and about 2 MB: smooth colours under noise, as diffusion models make them."""
+    if path.exists():
+        return
+    from PIL import Image  # noqa: PLC0415 - for this row alone
+
+    dice = random.Random(1)
+    rough = Image.frombytes("RGB", (64, 64), dice.randbytes(64 * 64 * 3)).resize((1024, 1024), Image.Resampling.BICUBIC)
+    grain = Image.frombytes("RGB", (1024, 1024), bytes(value & 7 for value in dice.randbytes(1024 * 1024 * 3)))
+    Image.blend(rough, Image.eval(grain, lambda value: value * 32), 0.03).save(path)
+
+
+def _rehearse(bench: Bench) -> list[Figure]:
+    number = bench.size(2000, 10_000)
+    OwnJob(home=bench.home, url=bench.nginx, count=number, stream=True)
+    rates = []
+    for _ in range(bench.rounds):
+        words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
+        rates.append(number / run_process(words, cwd=bench.home / "work", core=bench.core, env=_KEY).wall_s)
+    pictures = {"limits": {"requests_per_day": number // 3 + 1, "concurrency": 8}, "kind": "image"}
+    OwnJob(home=bench.home, url=bench.nginx, count=number, kind="image", dialect="openai-images", more=pictures)
+    days = []
+    for _ in range(bench.rounds):
+        words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
+        days.append(run_process(words, cwd=bench.home / "work", core=bench.core, env=_KEY).wall_s)
+    return [
+        Figure(
+            name="rehearse", title=_REHEARSE, unit="items/s", values=rates, least=3000.0, note=f"{number:,} chat items"
+        ),
+        Figure(
+            name="rehearse:days",
+            title=f"{_REHEARSE}: {number:,} images over three quota days",
+            unit="s",
+            values=days,
+            least=5.0,
+            less_is_better=True,
+        ),
+    ]
+
+
+_KEY: Final = {"BENCH_API_KEY": "sk-bench-0123456789abcdef0123456789"}
+
+
+def _start_up(bench: Bench) -> list[Figure]:
+    folder = bench.home / "start"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "job.yaml").write_text('{"provider": "simulator", "model": "sim/talker", "prompts": ["Say hello."]}')
+    run_process(
+        [sys.executable, "-m", "compileall", "-q", str(bench.home.parent / "batchrunner")], cwd=folder, core=None
+    )
+    ways = {
+        "help": (["--help"], 9.0, "`--help`"),
+        "check": (["check", "job.yaml"], 14.0, "`check` of one prompt"),
+        "run": (["run", "job.yaml", "--out", "out"], 22.0, "one prompt on the simulator"),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(bench.rounds + 2):
+        nothing = run_process([sys.executable, "-c", "pass"], cwd=folder, core=bench.core).cpu_s
+        for name, (words, _, _) in ways.items():
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            took = run_process([sys.executable, *PROGRAM, *words], cwd=folder, core=bench.core)
+            ratios[name].append(took.cpu_s / nothing)
+    return [
+        Figure(
+            name=f"start-up:{name}",
+            title=f"Start-up, {title}: CPU to `python -c pass`",
+            values=ratios[name],
+            least=least,
+            less_is_better=True,
+        )
+        for name, (_, least, title) in ways.items()
+    ]
+
+
+def _yaml(bench: Bench) -> list[Figure]:
+    folder = bench.home / "yaml"
+    folder.mkdir(exist_ok=True)
+    number = 20_000
+    text = PROMPT * 3
+    lines = "".join(f'  - "Question {place}: {text}"\n' for place in range(number))
+    (folder / "job.yaml").write_text(f"provider: openai\nmodel: m\nprompts:\n{lines}")
+    took = [
+        run_process([sys.executable, *PROGRAM, "check", "job.yaml"], cwd=folder, core=bench.core).wall_s
+        for _ in range(bench.rounds)
+    ]
+    size = (folder / "job.yaml").stat().st_size / 1e6
+    return [
+        Figure(name="yaml", title=_YAML, unit="s", values=took, least=1.5, less_is_better=True, note=f"{size:.1f} MB")
+    ]
+
+
+def _instructions(bench: Bench) -> list[Figure]:
+    sizes = (200, 700) if bench.quick else (500, 2500)
+    own, loops = [], []
+    for number in sizes:
+        job = OwnJob(home=bench.home, url=bench.nginx, count=number)
+        own.append(
+            instructions([sys.executable, *PROGRAM, "run", "job.yaml"], cwd=job.folder, core=bench.core, env=_KEY)
+        )
+        words = [
+            sys.executable,
+            str(Path(__file__).parent / "bench_bare.py"),
+            "json",
+            bench.nginx + CHAT,
+            str(number),
+            "64",
+        ]
+        loops.append(instructions(words, cwd=job.folder, core=bench.core))
+    each = [(found[1] - found[0]) / (sizes[1] - sizes[0]) / 1000 for found in (own, loops)]
+    note = f"bare loop {each[1]:.0f} k; between {sizes[0]} and {sizes[1]:,} items"
+    return [
+        Figure(
+            name="instructions",
+            title=_INSTRUCTIONS,
+            unit="k",
+            values=[each[0]],
+            least=700.0,
+            less_is_better=True,
+            note=note,
+        )
+    ]
+
+
+def _peers(bench: Bench) -> list[Figure]:
+    number = bench.size(500, 2000)
+    figures = []
+    for name in PEERS:
+        title = f"To {name}, its durable output on: rate, whole process"
+        ratios = []
+        try:
+            for _ in range(min(3, bench.rounds)):
+                peer = peer_took(name, home=bench.home, url=bench.nginx, count=number, core=bench.core)
+                ratios.append(peer.span_s / bench.own(bench.nginx, number).span_s)
+        except CannotMeasureError as error:
+            figures.append(Figure(name=f"peers:{name}", title=title, left_out=str(error)))
+        else:
+            title = f"To {name}, its durable output on: rate"
+            figures.append(Figure(name=f"peers:{name}", title=title, values=ratios, note=f"{number:,} items"))
+    measured = [min(figure.values) for figure in figures if figure.values]
+    if measured:
+        fastest = min((figure for figure in figures if figure.values), key=lambda figure: figure.median)
+        figures.append(
+            Figure(
+                name="peers",
+                title="To the fastest durable peer",
+                values=fastest.values,
+                least=10.0,
+                note=fastest.name.split(":", 1)[1],
+            )
+        )
+    return figures
+
+
+def _scale(bench: Bench) -> list[Figure]:
+    out = bench.home / "scale.json"
+    sizes = ["1000", "10000"] if bench.quick else ["1000", "10000", "100000", "1000000"]
+    words = [sys.executable, str(Path(__file__).parent / "scale.py"), "--json", str(out), *sizes]
+    run_process(words, cwd=bench.home, core=None, limit_s=4 * 3600.0)
+    found = json.loads(out.read_text())
+    return [
+        Figure(
+            name="scale",
+            title=_SCALE,
+            unit="sizes",
+            values=[float(len(sizes))],
+            note=f"{len(found)} measurements in {os.path.relpath(out)}",
+        )
+    ]
+
+
+_SLOW = "1,000 at once against 200 ms: ideal makespan to ours"
+_STREAM = "Chat, streamed in 42 flushed chunks, to a bare loop: span"
+_IN_FLIGHT = "Requests in flight at once, answers after 5 s"
+_PICTURES = "Images, 1024² PNGs, to verify + load + write alone"
+_REHEARSE = "`rehearse`"
+_YAML = "20,000 prompts listed in YAML: `check`"
+_INSTRUCTIONS = "Instructions an item, whole run, API key set"
+_SCALE = "10^3 to 10^6 items: first run, resume, status, plan, export"
+_PROCESS = {
+    "jsonl": "Whole process from JSONL, to the bare loop's",
+    "csv": "Whole process from CSV with a template, to the bare loop's",
+}
+
+_ALL: Final = (
+    _against_bare("chat-key", "Chat, API key set, to a bare loop: span", least=0.85),
+    _against_bare("chat", "Chat, no key, to a bare loop: span", least=0.95, key=False),
+    _against_own("chat-auto", "`concurrency: auto` to 64: span", least=0.95, first={}, second={"concurrency": "auto"}),
+    _against_bare("chat-512", "Chat, 512 at once, to a bare loop: span", least=1.1, at_once=512),
+    Row(name="slow-1000", title=_SLOW, measure=_slow_1000),
+    Row(name="stream", title=_STREAM, measure=_stream),
+    _against_own(
+        "anthropic",
+        "Anthropic's dialect to OpenAI's: span",
+        least=0.9,
+        first={},
+        second={"dialect": "anthropic-messages", "more": {"params": {"max_tokens": 100}}},
+    ),
+    _against_own(
+        "anthropic-stream",
+        "Anthropic's dialect to OpenAI's, streamed: span",
+        least=0.9,
+        stub=True,
+        count=(1500, 10_000),
+        first={"stream": True},
+        second={"stream": True, "dialect": "anthropic-messages", "more": {"params": {"max_tokens": 100}}},
+    ),
+    _against_bare("full", "Chat, `durability: full`, to a bare loop: span", least=0.6, more={"durability": "full"}),
+    Row(name="process-jsonl", title=_PROCESS["jsonl"], measure=_process("jsonl")),
+    Row(name="process-csv", title=_PROCESS["csv"], measure=_process("csv")),
+    Row(name="in-flight", title=_IN_FLIGHT, measure=_in_flight),
+    Row(name="pictures", title=_PICTURES, measure=_pictures),
+    Row(name="rehearse", title=_REHEARSE, measure=_rehearse),
+    Row(name="start-up", title="Start-up: CPU to `python -c pass`", measure=_start_up),
+    Row(name="yaml", title=_YAML, measure=_yaml),
+    Row(name="instructions", title=_INSTRUCTIONS, measure=_instructions),
+    Row(name="peers", title="To the peers, their durable output on", measure=_peers, slow=True),
+    Row(name="scale", title=_SCALE, measure=_scale, slow=True),
+)
+ROWS: Final = {row.name: row for row in _ALL}

@@ -1,0 +1,160 @@
+"""What `bench` measures with: processes of the client's core, their CPU and memory, and jobs run by the program."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+KEY: Final = "BENCH_API_KEY"
+HERE: Final = Path(__file__).resolve().parent
+PROGRAM: Final = [
+    "-c",
+    "import sys; from batchrunner.__main__ import main; sys.argv[0] = 'batchrunner'; sys.exit(main())",
+]
+PROMPT: Final = "What is the sum of the first numbers, please? Answer in one sentence. "
+
+
+class CannotMeasureError(Exception):
+    """A figure cannot be had here; the message says why."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Took:
+    """What a process took."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    said: str
+    span_s: float = 0.0
+    """First intent to last done, or what the process itself measured."""
+
+
+def cores() -> tuple[int | None, int | None]:
+    """(of the client, of the servers); None, None where there is one core only: then both share it."""
+    found = sorted(os.sched_getaffinity(0))
+    return (found[0], found[1]) if len(found) > 1 else (None, None)
+
+
+def run_process(
+    words: list[str], *, cwd: Path, core: int | None, env: dict[str, str] | None = None, limit_s: float = 3600.0
+) -> Took:
+    """Run it to its end on a core. Raises CannotMeasureError, with the end of what it said, when it fails."""
+    pin = [] if core is None else ["taskset", "-c", str(core)]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        began = time.perf_counter()
+        process = subprocess.Popen([*pin, *words], cwd=cwd, env={**os.environ, **(env or {})}, stdout=out, stderr=err)
+        usage = _waited(process, limit_s)
+        wall_s = time.perf_counter() - began
+        out.seek(0)
+        err.seek(0)
+        said, complained = out.read().decode("utf-8", "replace"), err.read().decode("utf-8", "replace")
+    if process.returncode:
+        raise CannotMeasureError(f"{words[0]} ended with {process.returncode}: {(complained or said).strip()[-400:]}")
+    return Took(wall_s=wall_s, cpu_s=usage.ru_utime + usage.ru_stime, peak_mb=usage.ru_maxrss / 1024, said=said)
+
+
+def _waited(process: subprocess.Popen[bytes], limit_s: float) -> "os.struct_rusage":  # type: ignore[name-defined]
+    until = time.monotonic() + limit_s
+    while True:
+        found, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if found:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return usage
+        if time.monotonic() > until:
+            process.send_signal(signal.SIGKILL)
+            until = float("inf")
+        time.sleep(0.002)
+
+
+def bare(way: str, url: str, count: int, at_once: int, *, core: int | None) -> Took:
+    """A bare loop, see `bench_bare`."""
+    words = [sys.executable, str(HERE / "bench_bare.py"), way, url, str(count), str(at_once)]
+    took = run_process(words, cwd=HERE, core=core)
+    took.span_s = json.loads(took.said)["span_s"]
+    return took
+
+
+@dataclass(slots=True, kw_only=True)
+class OwnJob:
+    """A job for this program, made anew for each run."""
+
+    home: Path
+    url: str
+    count: int
+    concurrency: int | str = 64
+    key: bool = True
+    stream: bool = False
+    dialect: str = "openai-chat"
+    kind: str = "chat"
+    source: str = "jsonl"
+    more: dict[str, object] = field(default_factory=dict)
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.home / "work"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        auth = {"anthropic-messages": "x-api-key"}.get(self.dialect, "bearer")
+        provider: dict[str, object] = {"base_url": f"{self.url}/v1", "dialect": self.dialect}
+        provider |= {"api_key_env": KEY, "auth": auth} if self.key else {"api_key_env": [], "auth": "none"}
+        job: dict[str, object] = {"kind": self.kind, "model": "m", "provider": provider}
+        job |= {"limits": {"concurrency": self.concurrency}, "output": {"dir": "out"}}
+        job |= {"stream": self.stream} if self.kind == "chat" else {}
+        job["prompts"] = self._source()
+        (self.folder / "job.yaml").write_text(json.dumps({**job, **self.more}))
+
+    def _source(self) -> dict[str, str]:
+        if self.source == "csv":
+            with (self.folder / "prompts.csv").open("w") as out:
+                out.write("number,ask\n")
+                out.writelines(f'{number},"{PROMPT}"\n' for number in range(self.count))
+            return {"file": "prompts.csv", "template": "{{ ask }}{{ number }}"}
+        with (self.folder / "prompts.jsonl").open("w") as out:
+            out.writelines(f'{{"prompt": "{PROMPT}{number}"}}\n' for number in range(self.count))
+        return {"file": "prompts.jsonl"}
+
+    def run(self, *, core: int | None, before: list[str] | None = None) -> Took:
+        """Run it from nothing; every item must be done. `before` is put before the interpreter, for valgrind."""
+        shutil.rmtree(self.folder / "out", ignore_errors=True)
+        words = [*(before or []), sys.executable, *PROGRAM, "run", "job.yaml"]
+        took = run_process(words, cwd=self.folder, core=core, env={KEY: "sk-bench-0123456789abcdef0123456789"})
+        took.span_s, done = span_of(self.folder / "out/ledger")
+        if done != self.count:
+            raise CannotMeasureError(f"{done} of {self.count} items are done")
+        return took
+
+
+def span_of(ledger: Path) -> tuple[float, int]:
+    """Seconds from the first intent to the last done by the ledger's own stamps, and how many are done."""
+    first, last, done = float("inf"), 0.0, 0
+    for segment in sorted(ledger.glob("*.jsonl")):
+        with segment.open("rb") as lines:
+            for line in lines:
+                if b'"e":"done"' in line:
+                    last = float(line[line.index(b'"t":') + 4 :].split(b",", 1)[0])
+                    done += 1
+                elif done == 0 and first == float("inf") and b'"e":"intent"' in line:
+                    first = float(line[line.index(b'"t":') + 4 :].split(b",", 1)[0])
+    return last - first, done
+
+
+def instructions(words: list[str], *, cwd: Path, core: int | None, env: dict[str, str] | None = None) -> float:
+    """How many instructions a process takes, by callgrind. Raises CannotMeasureError where valgrind is not there."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise CannotMeasureError("valgrind is not installed")
+    with tempfile.NamedTemporaryFile() as out:
+        before = [valgrind, "--tool=callgrind", f"--callgrind-out-file={out.name}"]
+        run_process([*before, *words], cwd=cwd, core=core, env=env)
+        for line in Path(out.name).read_text(errors="replace").splitlines():
+            if line.startswith(("summary:", "totals:")):
+                return float(line.split()[1])
+    raise CannotMeasureError("callgrind wrote no totals")
