@@ -73,6 +73,7 @@ class Expansion:
         self._versions_made: list[_Version] | None = None
         self._makers: dict[tuple[str, int], KeyMaker] = {}
         self._only_version = self._fixed_versions()[0] if shares_ids and recipe.params is None else None
+        self._names_files = recipe.name is not None or recipe.each is not None
         self._gives_ids = recipe.id is not None or not are_automatic
         self._shows_messages = self._is_chat and bool(job.messages)
         self._stream = job.stream if self._is_chat else False
@@ -114,7 +115,7 @@ class Expansion:
             for row in rows:
                 if row.number in repeated:
                     continue
-                waits = row.images or row.asked is not None
+                waits = row.images or (row.asked is not None and row.asked.pictures)
                 for item in await self._items_with_pictures(row) if waits else self._items_of(row):
                     if models is None or item.model in models:
                         made.append(item)
@@ -205,7 +206,7 @@ class Expansion:
 
     def _items_of(self, row: PromptRow) -> Iterable[Item]:
         """The items of a row: all of them, or none when it is bad in any combination."""
-        if self._only_version is not None and not row.params:
+        if self._only_version is not None and not row.params and row.asked is None:
             return self._only_item_of(row, self._only_version)
         try:
             fills = [self._filler.fill_text(row, variables) for variables in self._matrix.variables()]
@@ -299,9 +300,11 @@ class Expansion:
     ) -> Item:
         self._index = index = self._index + 1
         stem = item_id = prompt_id if self._shares_ids else self._names.item(prompt_id, version.suffix)
-        if not self._ids_are_stems or row.asked is not None:
+        if self._names_files:
             own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": index, "model": version.model}
             stem = self._stem({**version.params, **filled.vars, **own}, item_id, key)
+        elif not self._ids_are_stems or row.asked is not None:
+            stem = self._names.stem(item_id, key)
         return Item(
             id=item_id,
             prompt_id=prompt_id,

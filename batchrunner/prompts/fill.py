@@ -60,7 +60,7 @@ class Filler:
         """
         shown = {**row.values, **variables} if variables else row.values
         filled = self._worded(row, shown, variables)
-        if row.images or row.asked:
+        if row.images or (row.asked and row.asked.pictures):
             filled.pictures = tuple(await self._pictures(row, self._named(row, shown)))
         return self._with_params(filled, row, shown)
 

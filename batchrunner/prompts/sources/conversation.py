@@ -95,10 +95,15 @@ def of_picture(body: dict[str, Json]) -> Conversation:
     return Conversation(turns=(Turn(role="user", content=prompt),))
 
 
+_PLAIN = ("role", "content")
+
+
 def _conversation(body: dict[str, Json], grammar: "_Grammar") -> Conversation:
     messages = body.pop("messages", None)
     if not isinstance(messages, list) or not messages:
         raise BadRowError("`body.messages` is no list of messages")
+    if (plain := _plain_turns(messages, grammar)) is not None:
+        return Conversation(turns=plain)
     said = [_said(message, f"body.messages[{place}]", grammar) for place, message in enumerate(messages)]
     last = next((one for one in reversed(said) if one.turn.role == "user"), None)
     if last is None:
@@ -113,6 +118,23 @@ def _conversation(body: dict[str, Json], grammar: "_Grammar") -> Conversation:
         for one in said
     )
     return Conversation(turns=tuple(turns), pictures=tuple(picture for one in said for picture in one.pictures))
+
+
+def _plain_turns(messages: list[Json], grammar: "_Grammar") -> tuple[Turn, ...] | None:
+    """The turns of a conversation in which everybody has a role and a text, and nothing else; None of any other."""
+    turns: list[Turn] = []
+    words = ""
+    for message in messages:
+        if type(message) is not dict or len(message) != len(_PLAIN):
+            return None
+        role, content = message.get("role"), message.get("content")
+        if type(role) is not str or type(content) is not str:
+            return None
+        if role not in grammar.roles or role in grammar.history_roles:
+            return None
+        turns.append(Turn(role, content))
+        words = content if role == "user" else words
+    return tuple(turns) if words and not words.isspace() else None
 
 
 def _said(message: Json, place: str, grammar: "_Grammar") -> _Said:

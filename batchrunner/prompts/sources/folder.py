@@ -9,8 +9,8 @@ about a picture must not be sent without the picture. Only names are kept in mem
 import asyncio
 import os
 import re
+import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePath
 
 from batchrunner.core.job import Json
 from batchrunner.prompts.sources.row import (
@@ -91,23 +91,30 @@ def _values(path: str, name: str, form: Form) -> dict[str, Json]:
         name.encode()
     except UnicodeEncodeError as error:
         raise BadRowError("the file's name is not UTF-8") from error
-    file = PurePath(name)
-    values: dict[str, Json] = {"path": name, "name": file.stem, "suffix": file.suffix}
-    kind = file.suffix.lower()
+    dot = name.rfind(".")
+    stem, suffix = (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")
+    values: dict[str, Json] = {"path": name, "name": stem, "suffix": suffix}
+    kind = suffix.lower()
     if kind in _PICTURES:
         return {**values, FILE: name}
     if kind in _TEXTS:
-        return {**values, TEXT: _text(Path(path) / name, form)}
+        return {**values, TEXT: _text(f"{path}/{name}", form)}
     raise BadRowError(f"the file is neither text ({', '.join(_TEXTS)}) nor a picture ({', '.join(_PICTURES)})")
 
 
-def _text(path: Path, form: Form) -> str:
+def _text(path: str, form: Form) -> str:
     """The file's text, without the line end that editors put behind it."""
-    if not path.is_file():
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a path of its own is dear for a small text
+    except OSError:
+        is_file = False
+    if not is_file:
         raise BadRowError("it is no regular file")
     try:
-        with path.open("rb") as file:
-            raw = file.read(LINE_LIMIT_BYTES + 1)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
+            raw = file.read(LINE_LIMIT_BYTES + 1) or b""
+            while more := file.read(LINE_LIMIT_BYTES + 1 - len(raw)):
+                raw += more
     except OSError as error:
         raise BadRowError(f"the file cannot be read: {error.strerror or error}") from error
     if len(raw) > LINE_LIMIT_BYTES:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 
 from batchrunner.core.job import DialectName, Json
 from batchrunner.prompts.sources.conversation import Conversation, of_chat, of_messages, of_picture
@@ -18,6 +19,7 @@ from batchrunner.prompts.sources.row import PLAIN, Asked, BadRow, BadRowError, B
 CUSTOM_ID = "custom_id"
 _METHOD, _URL, _BODY = "method", "url", "body"
 _OWN = (CUSTOM_ID, _METHOD, _URL, _BODY)
+_NEEDED = frozenset(_OWN)
 _VERSION = re.compile(r"^(?:/v[0-9]+)?/")
 _SHOWN_CHARS = 80
 
@@ -62,13 +64,18 @@ def _request(row: Row) -> Row | BadRow:
         asked = _asked(row.values)
     except BadRowError as error:
         return BadRow(number=row.number, line=row.line, problem=str(error), hint=error.hint)
-    beside = {name: value for name, value in row.values.items() if name not in _OWN}
+    beside = {name: value for name, value in row.values.items() if name not in _NEEDED}
     return Row(row.number, row.line, {CUSTOM_ID: asked.id, **beside}, row.where, asked)
 
 
+@lru_cache(maxsize=16)
+def _endpoint(url: str) -> _Endpoint | None:
+    return _ENDPOINTS.get(_VERSION.sub("", url).rstrip("/"))
+
+
 def _asked(line: dict[str, Json]) -> Asked:
-    missing = [f"`{name}`" for name in _OWN if name not in line]
-    if missing:
+    if not line.keys() >= _NEEDED:
+        missing = [f"`{name}`" for name in _OWN if name not in line]
         raise BadRowError(f"the line has no {' and no '.join(missing)}, as every line of a batch file has")
     body = line[_BODY]
     if not isinstance(body, dict):
@@ -78,7 +85,7 @@ def _asked(line: dict[str, Json]) -> Asked:
     if str(line[_METHOD]).upper() != "POST":
         raise BadRowError(f"`method` is {str(line[_METHOD])[:_SHOWN_CHARS]}, not POST")
     url = _text(line[_URL], _URL)
-    endpoint = _ENDPOINTS.get(_VERSION.sub("", url).rstrip("/"))
+    endpoint = _endpoint(url)
     if endpoint is None:
         known = ", ".join(f"/v1/{path}" for path in _ENDPOINTS)
         raise BadRowError(f"`url` is {url[:_SHOWN_CHARS]}, which cannot be sent from here; what can is {known}")

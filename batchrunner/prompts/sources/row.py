@@ -19,9 +19,9 @@ class AskedPicture:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Asked:
-    """A ready request: what a row asks for by itself, without the job's templates."""
+    """A ready request: what a row asks for by itself, without the job's templates. Nobody changes one: see `Row`."""
 
     id: str
     url: str
