@@ -137,9 +137,9 @@ async def assemble(
 
     await disk.run(open_ledger)
     (ledger,) = opened
+    state.apply(ledger.opened, at=wall)
     state.live = True
-    windows = await disk.run(windows_that_worked, folder, files=files)
-    totals = totals_of(job, found, accounts=len(keys), windows=windows)
+    totals = totals_of(job, found, accounts=len(keys), windows=await disk.run(windows_that_worked, folder, files=files))
     runner = Runner(
         job=job,
         ports=_ports(

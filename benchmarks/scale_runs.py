@@ -53,6 +53,7 @@ def make_finished(folder: Path) -> None:
             clock=LoopClock(),
         )
         remember_totals(out, totals_of(job, found, accounts=1), segment=ledger.number)
+        state.apply(ledger.opened, at=WALL)
         answer = Answer(text=ANSWER, finish_reason="stop", usage=Usage(input_tokens=20, output_tokens=40))
         effort = Effort(attempts=1, ambiguous=0, recovered=False, started_at="2026-01-01T00:00:00.000Z", seconds=0.5)
         length = 0

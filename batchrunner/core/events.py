@@ -21,6 +21,8 @@ FileMark: TypeAlias = tuple[str, int, int, int]
 """(name, inode, size in bytes, mtime in nanoseconds) of a file of rows."""
 FolderMark: TypeAlias = tuple[str, int, int, int]
 """(name, inode, newest mtime in nanoseconds of it and the folders below, files below) of a folder of outputs."""
+CheckpointMark: TypeAlias = tuple[int, int, int]
+"""(length in bytes, crc32, format) of a checkpoint."""
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e"):
@@ -257,6 +259,8 @@ class Close(_Event, frozen=True, tag="close"):
     folders: tuple[FolderMark, ...] = ()
     torn: bool = False
     """results.jsonl is longer than its records say: the disk refused a row, or its `done`, in the middle."""
+    checkpoint: CheckpointMark | None = None
+    """Of the file beside the segment that holds what the ledger told so far; programs that know none replay it all."""
 
 
 Event: TypeAlias = (

@@ -12,16 +12,19 @@ million runs of a million items. Keys are checksums of contents, so their own bi
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from itertools import compress, islice
 from struct import Struct
-from typing import Final
+from typing import Final, Self
 
-from batchrunner.core.packed import IN_JOB, KNOWN
+from batchrunner.core.lifecycle import STANDINGS
+from batchrunner.core.packed import DOUBTFUL, IN_JOB, KNOWN, LASTING, MODEL, MODEL_MASK, STANDING
 
 KEY_BYTES: Final = 16
 _SMALLEST: Final = 1 << 6
 _PIECE: Final = 1 << 16
 """Words that are changed in one step where all are."""
 _WORD: Final = (1 << 64) - 1
+_ONLY_KNOWN: Final = ~LASTING & _WORD | KNOWN
 _halves: Final[Callable[[bytes], tuple[int, int]]] = Struct(">QQ").unpack
 _whole = Struct(">QQ").pack
 
@@ -141,6 +144,49 @@ class ItemTable:
         for number, word in enumerate(self.words):
             if word & (KNOWN | IN_JOB) == KNOWN:
                 yield self.key(number), word
+
+    def dump(self) -> Iterator[bytes]:
+        """The items of which the ledger has heard, as `load` takes them; `known_count` says how many."""
+        whole = self.known_count() == len(self)
+        for column in (self._highs, self._lows, self.words, self.crcs):
+            for start in range(1, len(column), _PIECE):
+                piece = column[start : start + _PIECE]
+                if not whole:
+                    chosen = (word & KNOWN for word in self.words[start : start + _PIECE])
+                    piece = array(column.typecode, compress(piece, chosen))
+                if column is self.words:
+                    piece = array("Q", (word & LASTING for word in piece))
+                yield piece.tobytes()
+
+    def known_count(self) -> int:
+        """Of how many items the ledger has heard."""
+        return sum(1 for word in self.words if word & KNOWN)
+
+    @classmethod
+    def load(cls, count: int, read: Callable[[int], bytes]) -> Self:
+        """A table of so many items; `read` gives exactly so many bytes of what `dump` gave, or raises."""
+        table = cls()
+        for column in (table._highs, table._lows, table.words, table.crcs):
+            rest = count
+            while rest:
+                size = min(rest, _PIECE)
+                column.frombytes(read(size * column.itemsize))
+                rest -= size
+        return table
+
+    def counts(self, *, models: int, doubtful: int) -> list[int] | None:
+        """Items by standing; None where a word says what none can say of so many models and doubtful items."""
+        found = [0] * (STANDING + 1)
+        doubts = most = 0
+        for word in islice(self.words, 1, None):
+            if word & _ONLY_KNOWN != KNOWN:
+                return None
+            found[word & STANDING] += 1
+            doubts += word & DOUBTFUL
+            most = max(most, word >> MODEL & MODEL_MASK)
+        if any(found[len(STANDINGS) :]) or doubts != doubtful * DOUBTFUL or most >= models:
+            return None
+        return found[: len(STANDINGS)]
 
     def _make_index(self) -> "array[int]":
         """The index anew, at most half full."""

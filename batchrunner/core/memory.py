@@ -4,16 +4,52 @@ Objects exist for open tasks and parks only. `state` feeds it.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from batchrunner.core.budget import Tally
 from batchrunner.core.events import Close
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import STANDINGS, ItemRecord, OpenTask, Park, S, Standing, TaskOwners
 from batchrunner.core.outcome import HeldItem
-from batchrunner.core.packed import DOUBTFUL, EPOCH, KNOWN, SEEN, STANDING, effort_of, record_of
+from batchrunner.core.packed import DOUBTFUL, EPOCH, EPOCHS, KNOWN, LASTING, SEEN, STANDING, effort_of, record_of
 
 _CLOCK_GRAIN_S: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """All that is known besides the table of items, in plain values. Keys are in hex."""
+
+    day_offset_s: float
+    counts: list[int]
+    uncorrected: list[str]
+    tasks: dict[str, OpenTask]
+    kept_tasks: dict[str, OpenTask]
+    held: dict[str, HeldItem]
+    shared_tasks: list[str]
+    task_owners: list[tuple[str, str, str]]
+    """(origin, id, key)."""
+    parks: list[tuple[str, str, Park]]
+    """(account, model, park)."""
+    days: list[tuple[str, str, int, int]]
+    """(account, model, day, sends)."""
+    labels: list[str]
+    models: list[tuple[str, Tally]]
+    """The first is of items that no send has named."""
+    unsettled: bool
+    sends: int
+    refused: int
+    ambiguous: int
+    unknown: int
+    doubtful_count: int
+    most_sending: int
+    input_tokens: int | None
+    output_tokens: int | None
+    images: int
+    results_length: int
+    epoch: int
+    segments: int
 
 
 class Memory:
@@ -63,7 +99,8 @@ class Memory:
         """See `Close`."""
         self.marked: Close | None = None
         """How the last clean end left the directory; None after any other end."""
-        self.segments = 0
+        self.segments, self.events = 0, 0
+        """`events`: taken so far, by this process."""
         self.closed = True
         """The last segment ended with `close`."""
         self.live = False
@@ -133,3 +170,87 @@ class Memory:
         """Sends of this lane on that day (days since 1970)."""
         counted_on, sends = self.days.get((account, model), (day, 0))
         return sends if counted_on == day else 0
+
+    # -- keeping it apart from the ledger
+
+    def figures(self) -> Figures:
+        """After the end of a segment: what `take_over` needs besides the table, to know the same."""
+        assert not self._sending, "a segment is over when nothing is under way any more"
+        names = ["", *self._numbers]
+        return Figures(
+            day_offset_s=self._day_offset_s,
+            counts=list(self._counts),
+            uncorrected=[key.hex() for key in self._uncorrected],
+            tasks={key.hex(): task for key, task in self.tasks.items()},
+            kept_tasks={key.hex(): task for key, task in self.kept_tasks.items()},
+            held={key.hex(): item for key, item in self.held.items()},
+            shared_tasks=[key.hex() for key in self.shared_tasks],
+            task_owners=[(*task, key.hex()) for task, key in self._task_owners.items()],
+            parks=[(*lane, park) for lane, park in self.parks.items()],
+            days=[(*lane, *counted) for lane, counted in self.days.items()],
+            labels=sorted(self.labels),
+            models=list(zip(names, self._models, strict=True)),
+            unsettled=self.unsettled,
+            sends=self.sends,
+            refused=self.refused,
+            ambiguous=self.ambiguous,
+            unknown=self.unknown,
+            doubtful_count=self.doubtful_count,
+            most_sending=self.most_sending,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            images=self.images,
+            results_length=self.results_length,
+            epoch=self._epoch,
+            segments=self.segments,
+        )
+
+    def agrees_with(self, other: "Memory") -> bool:
+        """Whether both know the same of every item, and counted the same; days, which turn at another hour, aside."""
+        if self.sums() != other.sums():
+            return False
+        return all(word == other.table.word(key) & LASTING for key, word in self.table.known())
+
+    def sums(self) -> tuple[object, ...]:
+        """What was counted, for comparing."""
+        sends = self.sends, self.refused, self.ambiguous, self.unknown, self.tallies
+        rows = self.results_length, self._epoch, self.labels, self.input_tokens, self.output_tokens, self.images
+        return self._counts, sends, rows, set(self.tasks), set(self.kept_tasks), set(self.held)
+
+    def take_over(self, figures: Figures, table: ItemTable) -> bool:
+        """Know what these say, before anything else was told; False, and nothing is changed, where they do not agree.
+
+        Raises:
+            ValueError: a key that is none.
+        """
+        known = figures.epoch <= EPOCHS and figures.day_offset_s == self._day_offset_s and bool(figures.models)
+        if not known or table.counts(models=len(figures.models), doubtful=figures.doubtful_count) != figures.counts:
+            return False
+        tasks, kept = _by_key(figures.tasks), _by_key(figures.kept_tasks)
+        held, shared = _by_key(figures.held), set(map(bytes.fromhex, figures.shared_tasks))
+        uncorrected = set(map(bytes.fromhex, figures.uncorrected))
+        owners = {(origin, task): bytes.fromhex(key) for origin, task, key in figures.task_owners}
+        self.table, self._counts = table, figures.counts
+        self._uncorrected, self.tasks, self.kept_tasks = uncorrected, tasks, kept
+        self.held, self.shared_tasks = held, shared
+        self._task_owners.update(owners)
+        self.parks = {(account, model): park for account, model, park in figures.parks}
+        self.days = {(account, model): (day, sends) for account, model, day, sends in figures.days}
+        self.labels = set(figures.labels)
+        self._models = [tally for _, tally in figures.models]
+        self._numbers = {name: number for number, (name, _) in enumerate(figures.models) if number}
+        self.tallies = {name: self._models[number] for name, number in self._numbers.items()}
+        self.unsettled, self.sends, self.refused = figures.unsettled, figures.sends, figures.refused
+        self.ambiguous, self.unknown = figures.ambiguous, figures.unknown
+        self.doubtful_count, self.most_sending = figures.doubtful_count, figures.most_sending
+        self.input_tokens, self.output_tokens = figures.input_tokens, figures.output_tokens
+        self.images, self.results_length, self._epoch = figures.images, figures.results_length, figures.epoch
+        self.segments = figures.segments
+        return True
+
+
+T = TypeVar("T")
+
+
+def _by_key(values: dict[str, T]) -> dict[bytes, T]:
+    return {bytes.fromhex(key): value for key, value in values.items()}

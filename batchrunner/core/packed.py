@@ -26,6 +26,8 @@ STANDING: Final = 7
 BYTE: Final = 0xFF
 SENDS_MAX: Final = 0xFFFF
 MODEL_MASK: Final = 0xFFFF
+LASTING: Final = ~(FRESH | IN_JOB | SEEN) & (1 << 64) - 1
+"""What the ledger alone says of an item, without what this process and this job add to it."""
 BELOW_SEEN: Final = SEEN - 1
 SENT_KEEPS: Final = KNOWN | IN_JOB | FRESH | BYTE << AMBIGUOUS
 """What stays of an item that is sent once more; all else is told by the intent."""

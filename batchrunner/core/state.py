@@ -119,6 +119,7 @@ class LedgerState(Memory):
         )
         self._sending.add(key)
         self.most_sending = max(self.most_sending, len(self._sending))
+        self.events += 1
 
     def ended_well(
         self,
@@ -163,6 +164,7 @@ class LedgerState(Memory):
         self._counts[S.SENDING] -= 1
         self._counts[S.DONE] += 1
         self._sending.discard(key)
+        self.events += 1
 
     def _step(self, key: bytes, event: ItemEvent, at: float) -> None:
         if self.live and (self.standing(key), type(event)) not in LIFECYCLE:
@@ -193,6 +195,7 @@ class LedgerState(Memory):
                 sending.add(key)
                 if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
                     self.most_sending = len(sending)
+                self.events += 1
             elif not usual or word & STANDING != _SENDING or event.a > BYTE:
                 crc = int(event.crc, 16) if event.crc else None
                 self.ended_well(
@@ -216,6 +219,7 @@ class LedgerState(Memory):
                 counts[_SENDING] -= 1
                 counts[_DONE] += 1
                 sending.discard(key)
+                self.events += 1
 
     # -- replaying
 
@@ -238,6 +242,7 @@ class LedgerState(Memory):
         """
         if self.live:
             self.check(event)
+        self.events += not isinstance(event, ItemEvent)
         match event:
             case Open():
                 self.segments += 1
@@ -278,6 +283,7 @@ class LedgerState(Memory):
         self._reasks.clear()
 
     def _item_event(self, key: bytes, event: ItemEvent, at: float) -> None:
+        self.events += 1
         number = self.table.add(key)
         packed = self.table.words[number]
         if not packed & KNOWN:

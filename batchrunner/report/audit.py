@@ -5,6 +5,7 @@ directory. Changes nothing; the caller keeps writers out. Memory: two packed int
 """
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from batchrunner.core.audit import Audit, AuditCounts
@@ -16,6 +17,7 @@ from batchrunner.report.audit_ledger import LedgerAudit
 from batchrunner.report.audit_rows import RowAudit
 from batchrunner.report.standing import LEDGER
 from batchrunner.report.stock import refuse_missing_ledger
+from batchrunner.stores.checkpoint import checkpoint_numbers, kept_state
 from batchrunner.stores.files import DISK, InspectedFiles, broken
 from batchrunner.stores.ledger_reader import paid_again, read_ledger, reformatted_events
 from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
@@ -68,7 +70,14 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
     run = run_file_of(folder, files=files)
     sheet = Sheet()
     pictures = PictureAudit(folder=folder, files=files, sheet=sheet)
-    ledger = LedgerAudit(sheet=sheet, look_at=pictures.look_at, paid_again=paid_again(folder / LEDGER, files=files))
+    newest = run.checkpointed[0] if run.checkpointed is not None else None
+    ledger = LedgerAudit(
+        sheet=sheet,
+        look_at=pictures.look_at,
+        paid_again=paid_again(folder / LEDGER, files=files),
+        kept_state=partial(kept_state, files, folder / LEDGER),
+        checkpoint=newest if newest in checkpoint_numbers(files, folder / LEDGER) else None,
+    )
     rows = RowAudit(folder=folder, files=files, sheet=sheet, ledger=ledger)
     reading = read_ledger(folder / LEDGER, files=files)
     try:

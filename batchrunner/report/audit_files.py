@@ -19,7 +19,7 @@ from batchrunner.report.standing import LEDGER
 from batchrunner.stores.atomic import is_left_over
 from batchrunner.stores.error_log import ERROR_LOG
 from batchrunner.stores.files import InspectedFiles
-from batchrunner.stores.ledger_line import SEGMENT_NAME
+from batchrunner.stores.ledger_line import CHECKPOINT_NAME, SEGMENT_NAME
 from batchrunner.stores.lock import LOCK
 from batchrunner.stores.lock_file import LOCK_FILE
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
@@ -27,6 +27,7 @@ from batchrunner.stores.outgoing import EXPORTS
 from batchrunner.stores.results import FAILURES_TORN, TORN
 from batchrunner.stores.run_file import RUN_FILE
 
+_LEDGER_NAMES: Final = re.compile(rf"{SEGMENT_NAME.pattern}|{CHECKPOINT_NAME.pattern}")
 OWN: Final = frozenset(
     {
         *(RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN),
@@ -36,7 +37,6 @@ OWN: Final = frozenset(
 )
 """What this program, in this version or a later one, puts at the top of a run's directory; a folder with its content.
 Pictures, answers and the ledger are known one by one."""
-_LEDGER_NAMES: Final = re.compile(rf"{SEGMENT_NAME.pattern}|[0-9]{{6,}}\.checkpoint")
 PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
 _DAMAGED: Final = ("images", "damaged")
 """What came for a picture and is none, kept for whoever wants to look."""

@@ -81,6 +81,16 @@ KINDS: Final[dict[str, Kind]] = {
         level="odd", problem="run.json is gone or damaged", advice="`batchrunner run JOB` makes it anew"
     ),
     "not_plain": Kind(level="odd", problem="links or special files where this program makes none"),
+    "checkpoint_wrong": Kind(
+        level="damage",
+        problem="a checkpoint in ledger/ says something else than the ledger, and may be believed",
+        advice="remove the .checkpoint file: the ledger is read in its place; and please report this",
+    ),
+    "checkpoint_unusable": Kind(
+        level="note",
+        problem="a checkpoint in ledger/ that is not what it was, or of another format; it is not used",
+        advice="it may be removed; the ledger is read in its place",
+    ),
     "torn_tail": Kind(level="note", problem="ends of ledger segments that a crash cut off; nothing relied on them"),
     "torn_rows": Kind(level="note", problem="torn rows that nothing relied on, as a crash leaves them"),
     "row_unadopted": Kind(

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import (
+    CheckpointMark,
     Close,
     Done,
     Event,
@@ -26,6 +27,7 @@ from batchrunner.core.events import (
 )
 from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState
 from batchrunner.report.audit_findings import Sheet
+from batchrunner.stores.ledger_line import LEDGER, checkpoint_path
 from batchrunner.stores.ledger_reader import LedgerReading, Record
 
 Named = tuple[str, int, str]
@@ -129,6 +131,10 @@ class LedgerAudit:
     records: int = 0
     reformatted: dict[bytes, int] = field(default_factory=dict)
     """How many conversions of an item's pictures are still to come: the files of the last one are to be there."""
+    kept_state: Callable[[int, CheckpointMark], LedgerState | None] = lambda _segment, _mark: None
+    """What the checkpoint at the end of a segment says; None where there is none that could be used."""
+    checkpoint: int | None = None
+    """The segment at whose end the one stands that would be used; others do no harm."""
     _segment: int = 0
     _closed: bool = False
 
@@ -162,9 +168,21 @@ class LedgerAudit:
             self.promises.epoch += 1
         elif isinstance(event, Close):
             self._closed = True
+            self._judge_checkpoint(record.segment, event.checkpoint)
             if event.records != record.sequence + 1:
                 self._odd(record, f"it counts {event.records} records, and is number {record.sequence + 1}")
         self.state.apply(event, at=record.at)
+
+    def _judge_checkpoint(self, segment: int, mark: CheckpointMark | None) -> None:
+        if mark is None or segment != self.checkpoint:
+            return
+        name = checkpoint_path(Path(LEDGER), segment)
+        self.state.segment_ended()
+        kept = self.kept_state(segment, mark)
+        if kept is None:
+            self.sheet.add("checkpoint_unusable", name.as_posix())
+        elif not kept.agrees_with(self.state):
+            self.sheet.add("checkpoint_wrong", name.as_posix())
 
     def _take_item(self, record: Record, event: ItemEvent) -> None:
         key = bytes.fromhex(event.k)

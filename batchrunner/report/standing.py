@@ -31,11 +31,12 @@ from batchrunner.engine.snapshot import (
 from batchrunner.report.causes import failure_groups
 from batchrunner.report.stock import refuse_missing_ledger, replay_into, stock_notes, take_stock
 from batchrunner.stores import ledger_line
+from batchrunner.stores.checkpoint import Restored, restored
 from batchrunner.stores.files import DISK, InspectedFiles
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
-from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
+from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_or_refuse
 from batchrunner.stores.unreadable import UNREADABLE
 from batchrunner.stores.zones import offset_of_zone
 
@@ -72,9 +73,13 @@ def replay(
     """
     if not adopt_rows:
         refuse_missing_ledger(folder, files=files)
-    state = LedgerState(day_offset_s=day_offset_s)
-    reading = read_ledger(folder / LEDGER, files=files)
-    replay_into(state, reading)
+    known = _checkpoint(folder, day_offset_s=day_offset_s, files=files)
+    if known is not None:
+        state, reading = known.state, read_ledger(folder / LEDGER, files=files, after=known.segment)
+        replay_into(state, reading, vouched=known.vouched)
+    else:
+        state, reading = LedgerState(day_offset_s=day_offset_s), read_ledger(folder / LEDGER, files=files)
+        replay_into(state, reading)
     if not running:
         state.segment_ended()
     for torn in reading.left_out if say is not None else ():
@@ -82,6 +87,15 @@ def replay(
         if torn.bytes:
             say(f"{torn.file}: {torn.bytes} bytes at its end were cut off by a crash and are left out ({torn.problem})")
     return state
+
+
+def _checkpoint(folder: Path, *, day_offset_s: float, files: InspectedFiles) -> Restored | None:
+    try:
+        there = read_run_file(folder, files=files)
+    except WrongDirectoryError:  # the ledger is there to be read
+        return None
+    newest = there.checkpointed if there is not None else None
+    return restored(files, folder / LEDGER, newest, day_offset_s=day_offset_s)
 
 
 def status_of_directory(folder: Path) -> Status:

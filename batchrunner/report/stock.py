@@ -95,13 +95,13 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
         raise _missing(f"{path}: the end of this segment is", there, folder)
 
 
-def replay_into(state: LedgerState, reading: LedgerReading) -> None:
-    """Apply all of it; what the last segment was sending is left as under way.
+def replay_into(state: LedgerState, reading: LedgerReading, *, vouched: bool = True) -> None:
+    """Apply all of it; what the last segment was sending is left as under way. `vouched`: by the end before it.
 
     An end that vouched for nothing leaves `intact_at` where it was before its segment, until one vouches again: what
     was missing then may have been changed before the events since.
     """
-    segment, vouched, before = 0, True, 0.0
+    segment, before = 0, 0.0
     for step in reading.steps():
         if step.segment != segment:
             state.segment_ended()

@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from batchrunner.core.errors import StoreBrokenError, WrongDirectoryError
+from batchrunner.core.events import CheckpointMark
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
+from batchrunner.stores.checkpoint import remove_checkpoints, segment_mark, write_checkpoint
 from batchrunner.stores.files import InspectedFiles, broken
 from batchrunner.stores.inspection import inspect
 from batchrunner.stores.ledger import LedgerWriter
@@ -39,6 +41,7 @@ class DirectoryWatch:
         self._artifacts = artifacts
         self._outputs = outputs
         self._began_with = 0
+        self._events_before = 0
         self._threads = Threads("directory", count=1)
 
     def __repr__(self) -> str:
@@ -47,6 +50,7 @@ class DirectoryWatch:
     def begin(self) -> None:
         """Count what is there, before anything is added. Blocks. Raises StoreBrokenError."""
         self._began_with = self._count(self._outputs)
+        self._events_before = self._state.events
 
     async def confirm(self) -> None:
         """Tell what was removed while the run was working: lost items stand in the state afterwards.
@@ -74,20 +78,34 @@ class DirectoryWatch:
         torn = torn or self._results.refused
         for ledger in opened:
             with suppress(StoreBrokenError, WrongDirectoryError):
-                await ledger.close(marks, torn=torn)
-                await self._threads.run(self._remember, ledger)
+                await ledger.synced()
+                checkpoint = await self._threads.run(self._checkpoint, ledger)
+                await ledger.close(marks, torn=torn, checkpoint=checkpoint)
+                await self._threads.run(self._remember, ledger, checkpointed=checkpoint is not None)
         self._threads.close()
 
-    def _remember(self, ledger: LedgerWriter) -> None:
-        found = self._files.look(ledger.path)
+    def _checkpoint(self, ledger: LedgerWriter) -> CheckpointMark | None:
+        """What the state knows, if it took every record of the ledger, and nothing else."""
+        state = self._state
+        if state.events - self._events_before != ledger.records:
+            return None
+        state.segment_ended()
+        return write_checkpoint(
+            self._files, ledger.path.parent, state, segment=ledger.number, intact_at=state.intact_at
+        )
+
+    def _remember(self, ledger: LedgerWriter, *, checkpointed: bool) -> None:
+        found = segment_mark(self._files, ledger.path.parent, ledger.number)
         if found is not None:
             remember_ledger(
                 self._folder,
                 segment=ledger.number,
-                size_bytes=found.size_bytes,
+                size_bytes=found[2],
                 left=segment_left(self._state),
+                checkpointed=found if checkpointed else None,
                 files=self._files,
             )
+        remove_checkpoints(self._files, ledger.path.parent, but=ledger.number if checkpointed else None)
 
     def _marks(self) -> Marks | None:
         if self._state.lost:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from batchrunner.core.errors import StoreBrokenError
-from batchrunner.core.events import FORMAT_VERSION, Close, Event, Open
+from batchrunner.core.events import FORMAT_VERSION, CheckpointMark, Close, Event, Open
 from batchrunner.core.ports import Clock
 from batchrunner.stores.appender import INLINE_BYTES, Appender, Told
 from batchrunner.stores.atomic import write_all
@@ -19,12 +19,14 @@ from batchrunner.stores.marks import Marks
 class LedgerWriter:
     """Implements `core.ports.Ledger` over one new segment. Made by `open`, ended by `close`."""
 
-    def __init__(self, appender: Appender, *, clock: Clock, path: Path, number: int) -> None:
+    def __init__(self, appender: Appender, *, clock: Clock, path: Path, number: int, opened: Open) -> None:
         self._appender = appender
         self._clock = clock
         self._sequence = 1
         self.path = path
         self.number = number
+        self.opened = opened
+        """The first record."""
 
     def __repr__(self) -> str:
         return f"<LedgerWriter segment={self.number} next={self._sequence} {self._appender!r}>"
@@ -93,7 +95,13 @@ class LedgerWriter:
             files.fsync_folder(folder)
         except OSError as error:
             raise broken(folder, error) from error
-        return cls(Appender(files, descriptor, path, inline_bytes=INLINE_BYTES), clock=clock, path=path, number=number)
+        return cls(
+            Appender(files, descriptor, path, inline_bytes=INLINE_BYTES),
+            clock=clock,
+            path=path,
+            number=number,
+            opened=event,
+        )
 
     def note(self, event: Event) -> None:
         """See `core.ports.Ledger`. Raises StoreBrokenError, and ValueError for an event that fits no record."""
@@ -130,12 +138,24 @@ class LedgerWriter:
         appender.append(encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable))
         self._sequence += 1
 
-    async def close(self, marks: Marks | None = None, *, torn: bool = False) -> None:
+    @property
+    def records(self) -> int:
+        """How many records there are so far, written or in line."""
+        return self._sequence
+
+    async def synced(self) -> None:
+        """Return when everything in line is on the disk. Raises StoreBrokenError."""
+        await self._appender.synced()
+
+    async def close(
+        self, marks: Marks | None = None, *, torn: bool = False, checkpoint: CheckpointMark | None = None
+    ) -> None:
         """Sync what is in line, then write and sync `close`: the mark of a clean end. Broken: only close the file.
 
         Args:
             marks: how the directory is left; None where nobody vouches for it.
             torn: results.jsonl holds more than its records say.
+            checkpoint: of the file that holds what the ledger tells up to here.
 
         Raises:
             StoreBrokenError: the disk refused these last records.
@@ -148,6 +168,7 @@ class LedgerWriter:
                     files=None if marks is None else marks.files,
                     folders=() if marks is None else marks.folders,
                     torn=torn,
+                    checkpoint=checkpoint,
                 )
             )
         finally:

@@ -25,6 +25,7 @@ TRAILER_BYTES = 17
 LEDGER = "ledger"
 """The ledger's folder in a run's directory."""
 SEGMENT_NAME = re.compile(r"([0-9]{6,})\.jsonl")
+CHECKPOINT_NAME = re.compile(r"([0-9]{6,})\.checkpoint")
 
 _ENVELOPE_BYTES = 128
 """More than `s`, `t`, `d` and the trailer can take."""
@@ -39,6 +40,11 @@ _encoder = msgspec.json.Encoder()
 def segment_path(folder: Path, number: int) -> Path:
     """Where segment `number` (from 1) of a ledger lies."""
     return folder / f"{number:06d}.jsonl"
+
+
+def checkpoint_path(folder: Path, number: int) -> Path:
+    """Where the checkpoint at the end of segment `number` lies."""
+    return folder / f"{number:06d}.checkpoint"
 
 
 def segment_numbers(names: list[str]) -> list[int]:

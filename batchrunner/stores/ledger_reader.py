@@ -98,8 +98,9 @@ _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 class LedgerReading:
     """Iterate it once for the records in order; `segments` then tells how each segment ended."""
 
-    def __init__(self, folder: Path, files: Files) -> None:
+    def __init__(self, folder: Path, files: Files, after: int = 0) -> None:
         self._folder = folder
+        self._after = after
         self._files = files
         self.segments: list[SegmentEnd] = []
         self._ended_at: int | None = None
@@ -127,7 +128,8 @@ class LedgerReading:
                 if number != expected:
                     missing = str(segment_path(self._folder, expected))
                     raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing; put it back")
-                yield from self._segment(number, batched=batched)
+                if number > self._after:
+                    yield from self._segment(number, batched=batched)
         except OSError as error:
             raise broken(self._folder, error) from error
 
@@ -205,14 +207,14 @@ class _Position:
     ended: bool = False
 
 
-def read_ledger(folder: Path, *, files: Files = DISK) -> LedgerReading:
-    """The records of all segments in order, streamed; a folder that is not there has none.
+def read_ledger(folder: Path, *, files: Files = DISK, after: int = 0) -> LedgerReading:
+    """The records of all segments after number `after` in order, streamed; a folder that is not there has none.
 
     Raises, while iterating:
         LedgerDamagedError: see the module.
         StoreBrokenError: the disk refused to be read.
     """
-    return LedgerReading(folder, files)
+    return LedgerReading(folder, files, after)
 
 
 def newest_open(folder: Path, *, files: Files = DISK) -> Open | None:

@@ -12,6 +12,7 @@ from batchrunner.core.job import Job, Json
 from batchrunner.core.plan import Totals
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.stores.atomic import sweep
+from batchrunner.stores.checkpoint import SegmentMark
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.run_file import RunFile, claim, read_run_file, write_run_file
 
@@ -144,14 +145,25 @@ def segment_left(state: LedgerState) -> dict[str, int]:
     }
 
 
-def remember_ledger(folder: Path, *, segment: int, size_bytes: int, left: dict[str, int], files: Files = DISK) -> None:
+def remember_ledger(
+    folder: Path,
+    *,
+    segment: int,
+    size_bytes: int,
+    left: dict[str, int],
+    checkpointed: SegmentMark | None,
+    files: Files = DISK,
+) -> None:
     """Keep in `run.json` where the ledger ended and how many items it knew by their standing.
 
-    For when nobody writes to it any more. Raises StoreBrokenError.
+    `checkpointed` is how the segment was left, where there is a checkpoint of its end. For when nobody writes to it any
+    more. Raises StoreBrokenError.
     """
     there = read_run_file(folder, files=files)
     if there is not None:
-        ended = msgspec.structs.replace(there, segment=segment, segment_bytes=size_bytes, segment_left=left)
+        ended = msgspec.structs.replace(
+            there, segment=segment, segment_bytes=size_bytes, segment_left=left, checkpointed=checkpointed
+        )
         write_run_file(folder, ended, files=files)
 
 

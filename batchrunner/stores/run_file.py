@@ -67,6 +67,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     """Its length after a clean end; None before, and in what earlier versions wrote."""
     segment_left: dict[str, int] | None = None
     """How many items the ledger knew then by their standing; what a cut of the segment is measured by."""
+    checkpointed: tuple[int, int, int, int] | None = None
+    """(number, inode, size in bytes, mtime in nanoseconds) of the segment at whose end the newest checkpoint stands."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
 
@@ -80,7 +82,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_another_ledger(self) -> "RunFile":
         """For a directory whose ledger was written anew."""
-        return msgspec.structs.replace(self, segment=None, segment_bytes=None, segment_left=None)
+        return msgspec.structs.replace(self, segment=None, segment_bytes=None, segment_left=None, checkpointed=None)
 
 
 class _Version(msgspec.Struct):
@@ -262,6 +264,7 @@ def claim(
         segment=before.segment if before is not None and not adopt_rows else None,
         segment_bytes=before.segment_bytes if before is not None and not adopt_rows else None,
         segment_left=before.segment_left if before is not None and not adopt_rows else None,
+        checkpointed=before.checkpointed if before is not None and not adopt_rows else None,
         command=command,
         command_elsewhere=command_elsewhere,
         typed_in=typed_in,

@@ -22,8 +22,9 @@ from batchrunner.core.state import ItemRecord, LedgerState, Standing
 from batchrunner.report.audit import audit
 from batchrunner.report.standing import LEDGER
 from batchrunner.simulator.platter import File
+from batchrunner.stores.checkpoint import restored
 from batchrunner.stores.ledger_reader import Record, read_ledger
-from batchrunner.stores.run_file import RUN_FILE
+from batchrunner.stores.run_file import RUN_FILE, read_run_file
 
 ENDS: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 _TOP: Final = RUN.parts[1]
@@ -47,10 +48,12 @@ class Look:
     def audit(self) -> Audit:
         return audit(RUN, files=self.house.disk)
 
-    def replay_into(self, state: LedgerState) -> None:
-        """Everything but the end of the last segment."""
+    def replay_into(self, state: LedgerState, *, after: int = 0) -> None:
+        """Everything after segment number `after` but the end of the last segment."""
         segment = 0
         for record in self.records:
+            if record.segment <= after:
+                continue
             if record.segment != segment:
                 state.segment_ended()
                 segment = record.segment
@@ -120,6 +123,33 @@ def _lasting(record: ItemRecord) -> tuple[Standing, int, int, int, bool]:
     return record.standing, record.attempts, record.ambiguous, record.sends, record.doubtful
 
 
+def a_checkpoint_knows_what_the_ledger_tells(look: Look) -> None:
+    """Invariant 7, for the state that a clean end kept apart: what follows its segment makes the same of it."""
+    disk = look.house.disk
+    there = read_run_file(RUN, files=disk) if disk.exists(RUN / RUN_FILE) else None
+    kept = restored(disk, RUN / LEDGER, there.checkpointed if there is not None else None, day_offset_s=SHANGHAI_S)
+    if kept is None:
+        return
+    look.replay_into(kept.state, after=kept.segment)
+    kept.state.segment_ended()
+    for what, ask in _ASKED.items():
+        known, told = ask(kept.state), ask(look.state)
+        need(7, f"the checkpoint says {what} {known}, the ledger {told}", holds=known == told)
+
+
+_ASKED: Final[dict[str, Callable[[LedgerState], object]]] = {
+    "items": lambda state: {key: (state.record(key), state.crc(key)) for key, _ in state.standings()},
+    "standings": lambda state: [state.count(standing) for standing in Standing],
+    "sums": lambda state: (state.sends, state.refused, state.ambiguous, state.unknown, state.doubtful_count),
+    "results": lambda state: (state.input_tokens, state.output_tokens, state.images, state.results_length),
+    "rows": lambda state: (state.labels, state.unsettled, state.torn, state.closed, state.marked),
+    "tasks": lambda state: {key: (task.task_id, task.urls, task.usage) for key, task in state.tasks.items()},
+    "kept tasks": lambda state: (set(state.kept_tasks), state.shared_tasks, state.held),
+    "lanes": lambda state: (state.days, {lane: (park.kind, park.until) for lane, park in state.parks.items()}),
+    "budgets": lambda state: (state.tallies, state.segments),
+}
+
+
 def replay_is_idempotent(look: Look) -> None:
     """Invariant 8. Its standings stay; sums are counted twice from here on."""
     once = dict(look.state.standings())
@@ -164,6 +194,7 @@ ALWAYS: Final[tuple[Callable[[Look], None], ...]] = (
     the_bytes_say_what_the_engine_believed,
     attempts_stay_in_their_bounds,
     what_is_recorded_is_there,
+    a_checkpoint_knows_what_the_ledger_tells,
     replay_is_idempotent,
 )
 
