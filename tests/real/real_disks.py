@@ -30,6 +30,8 @@ class SmallDisk:
     there: Path
     here: Path
     grow: Callable[[], None]
+    do: Callable[[str], str]
+    """A command where it is mounted; what it says, "" when it went well."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def small_disk(folder: Path, kind: str, *, size_bytes: int) -> Iterator[SmallDis
             said, grow = KINDS[kind](shell, there, folder / "disk.image", size_bytes)
             if not said:
                 here = Path(f"/proc/{shell.process.pid}/root") / there.relative_to("/")
-                yield SmallDisk(door=shell.door, there=there, here=here, grow=grow)
+                yield SmallDisk(door=shell.door, there=there, here=here, grow=grow, do=shell.do)
                 return
             reasons.append(f"{' '.join(way)}: {said}")
     pytest.skip(f"no {kind} can be mounted: {'; '.join(reasons)}")

@@ -16,7 +16,7 @@ from real_judging import (
     write_prompts,
 )
 from real_lives import life
-from real_runs import CANARY, Ended, Simulator, no_byte_holds, simulator
+from real_runs import CANARY, Ended, Simulator, no_byte_holds, rows, simulator
 
 pytestmark = pytest.mark.real
 ROOM_BYTES = 512 * 1024
@@ -67,3 +67,36 @@ def test_tasks_accepted_before_the_disk_was_full_are_followed_and_not_paid_again
         job = image_job(tmp_path, server.base_url, in_flight=50)
         fills_and_goes_on(disk, job, server, items=PICTURES)
         pictures_are_what_was_sent(disk.here / "out", prompts)
+
+
+def test_a_folder_that_turns_read_only_while_a_run_works_ends_it_and_loses_no_picture(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", items=60)
+    with (
+        small_disk(tmp_path, "tmpfs", size_bytes=16 * ROOM_BYTES) as disk,
+        simulator(tmp_path, "--latency", "task=1.5,spread=0.5") as server,
+    ):
+        job = image_job(tmp_path, server.base_url, in_flight=10)
+        out, images = disk.here / "out", f"'{disk.there}/out/images'"
+        with life(tmp_path, "run", str(job), "--json", "--out", str(disk.there / "out"), before=disk.door) as living:
+            assert living.watch(until=lambda: len(rows(out / "results.jsonl")) >= 3)
+            assert not disk.do(f"mount --bind {images} {images} && mount -o remount,bind,ro {images}")
+            ended = living.end()
+        assert ended.status == 4, ended
+        assert "read-only" in ended.stderr.lower(), ended.stderr
+        assert "Traceback" not in ended.stderr
+        sends = server.stats()["sends"]
+        still = run_there(disk, job)
+        assert (still.status, server.stats()["sends"]) == (4, sends), still
+        assert not disk.do(f"umount {images}")
+        is_sound(out)
+        assert run_there(disk, job).status == 0
+        is_sound(out)
+        assert server.stats()["sends"] == 60, "something was ordered again"
+        pictures_are_what_was_sent(out, prompts)
+        assert not disk.do(f"mount -o remount,ro '{disk.there}'")
+        for command in ("status", "verify"):
+            with life(tmp_path, command, str(disk.there / "out"), "--json", before=disk.door) as living:
+                assert living.end().status == 0
+        refused = run_there(disk, job)
+        assert (refused.status, server.stats()["sends"]) == (4, 60)
+        assert "read-only" in refused.stderr.lower()
