@@ -46,6 +46,8 @@ class _Version:
     """Of its combination in the matrix."""
     keys: KeyMaker
     """Of items without pictures."""
+    own_params: bool = False
+    """They are the prompt's own, which `keys` does not know."""
 
 
 class Expansion:
@@ -73,6 +75,8 @@ class Expansion:
         self._versions_made: list[_Version] | None = None
         self._makers: dict[tuple[str, int], KeyMaker] = {}
         self._only_version = self._fixed_versions()[0] if shares_ids and recipe.params is None else None
+        self._wanted: frozenset[str] | None = None
+        """The models whose items are made; of all others only the names are handed out."""
         self._names_files = recipe.name is not None or recipe.each is not None
         self._gives_ids = recipe.id is not None or not are_automatic
         self._shows_messages = self._is_chat and bool(job.messages)
@@ -96,20 +100,19 @@ class Expansion:
         Raises:
             JobMistakesError: as `findings` decides, once the items before that are given.
         """
+        self._wanted = models
         self._check_matrix()
         repeated = self._claim_listed_ids()
         async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as read:
             async for rows in read:
-                async with aclosing(self._batches_of(rows, repeated, models)) as batches:
+                async with aclosing(self._batches_of(rows, repeated)) as batches:
                     async for batch in batches:
                         yield batch
         self._findings.settle()
         if not self._index:
             self._findings.nothing_left()
 
-    async def _batches_of(
-        self, rows: Iterator[PromptRow], repeated: frozenset[int], models: frozenset[str] | None
-    ) -> AsyncGenerator[list[Item]]:
+    async def _batches_of(self, rows: Iterator[PromptRow], repeated: frozenset[int]) -> AsyncGenerator[list[Item]]:
         made: list[Item] = []
         try:
             for row in rows:
@@ -117,10 +120,10 @@ class Expansion:
                     continue
                 waits = row.images or (row.asked is not None and row.asked.pictures)
                 for item in await self._items_with_pictures(row) if waits else self._items_of(row):
-                    if models is None or item.model in models:
+                    if item is not None:
                         made.append(item)
                     # Pictures are large: an item that has any waits for its turn alone.
-                    if self._index >= self._batch_ends or item.pictures:
+                    if self._index >= self._batch_ends or (item is not None and item.pictures):
                         await self._rest()
                         if made:
                             yield made
@@ -180,7 +183,7 @@ class Expansion:
         )
         return True
 
-    async def _items_with_pictures(self, row: PromptRow) -> Iterable[Item]:
+    async def _items_with_pictures(self, row: PromptRow) -> "Iterable[Item | None]":
         """As `_items_of`, where there may be pictures to look at."""
         try:
             fills = [await self._filler.fill(row, variables) for variables in self._matrix.variables()]
@@ -190,7 +193,7 @@ class Expansion:
             return ()
         return self._named(row, given, fills)
 
-    def _only_item_of(self, row: PromptRow, version: "_Version") -> Iterable[Item]:
+    def _only_item_of(self, row: PromptRow, version: "_Version") -> "Iterable[Item | None]":
         """As `_items_of`, where a row without parameters of its own is one item: most rows of most jobs are."""
         try:
             filled = self._filler.fill_text(row, _NO_VARIABLES)
@@ -202,10 +205,10 @@ class Expansion:
             given = self._names.automatic(filled.prompt)
         elif row.entry is None and self._is_repeated(given, row.line, row.file, self._filler.id_key(row)):
             return ()
-        return (self._item(row, given, version, filled, version.keys.key(filled.turns)),)
+        return (self._item(row, given, version, filled),)
 
-    def _items_of(self, row: PromptRow) -> Iterable[Item]:
-        """The items of a row: all of them, or none when it is bad in any combination."""
+    def _items_of(self, row: PromptRow) -> "Iterable[Item | None]":
+        """The items of a row: all of them, or none when it is bad in any combination. None for one of other models."""
         if self._only_version is not None and not row.params and row.asked is None:
             return self._only_item_of(row, self._only_version)
         try:
@@ -216,19 +219,18 @@ class Expansion:
             return ()
         return self._named(row, given, fills)
 
-    def _named(self, row: PromptRow, given: str | None, fills: list[Filled]) -> Iterable[Item]:
+    def _named(self, row: PromptRow, given: str | None, fills: list[Filled]) -> "Iterable[Item | None]":
         if given is None:
             given = self._names.automatic(fills[0].prompt)
         elif row.entry is None and self._is_repeated(given, row.line, row.file, self._filler.id_key(row)):
             return ()
         return self._versions(row, given, fills)
 
-    def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> Iterator[Item]:
+    def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> "Iterator[Item | None]":
         if not row.params and row.asked is None and self._recipe.params is None and (made := self._fixed_versions()):
             for version in made:
                 filled = fills[version.place if len(fills) > 1 else 0]
-                key = version.keys.key(filled.turns) if not filled.pictures else self._key(version, filled)
-                yield self._item(row, prompt_id, version, filled, key)
+                yield self._item(row, prompt_id, version, filled)
             return
         for combination, filled in zip(self._matrix, fills if len(fills) > 1 else repeat(fills[0]), strict=False):
             params = {**filled.params, **row.params, **combination.params}
@@ -238,9 +240,8 @@ class Expansion:
                 for replica in range(1, self._job.replicas + 1):
                     suffix = combination.suffix + model.suffix + replica_suffix(replica)
                     keys = self._makers.get((model.value, replica)) or self._maker(model.value, replica)
-                    version = _Version(suffix, model.value, params, replica, 0, keys)
-                    key = keys.key_with(params, filled.turns) if not filled.pictures else self._key(version, filled)
-                    yield self._item(row, prompt_id, version, filled, key)
+                    version = _Version(suffix, model.value, params, replica, 0, keys, own_params=True)
+                    yield self._item(row, prompt_id, version, filled)
 
     def _fixed_versions(self) -> "list[_Version]":
         """What prompts without parameters of their own are made into, the same for all of them; empty: too many."""
@@ -280,6 +281,9 @@ class Expansion:
         )
 
     def _key(self, version: "_Version", filled: Filled) -> str:
+        if not filled.pictures:
+            turns = filled.turns
+            return version.keys.key_with(version.params, turns) if version.own_params else version.keys.key(turns)
         return item_key(
             dialect=self._job.provider.dialect,
             model=version.model,
@@ -290,21 +294,18 @@ class Expansion:
             replica=version.replica,
         )
 
-    def _item(
-        self,
-        row: PromptRow,
-        prompt_id: str,
-        version: "_Version",
-        filled: Filled,
-        key: str,
-    ) -> Item:
+    def _item(self, row: PromptRow, prompt_id: str, version: "_Version", filled: Filled) -> Item | None:
         self._index = index = self._index + 1
         stem = item_id = prompt_id if self._shares_ids else self._names.item(prompt_id, version.suffix)
+        is_wanted = self._wanted is None or version.model in self._wanted
+        key = self._key(version, filled) if is_wanted else ""
         if self._names_files:
             own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": index, "model": version.model}
-            stem = self._stem({**version.params, **filled.vars, **own}, item_id, key)
-        elif not self._ids_are_stems or row.asked is not None:
-            stem = self._names.stem(item_id, key)
+            stem = self._stem({**version.params, **filled.vars, **own}, item_id)
+        if self._names_files or not self._ids_are_stems or row.asked is not None:
+            stem = self._names.stem(stem, lambda: key or self._key(version, filled))
+        if not is_wanted:
+            return None
         return Item(
             id=item_id,
             prompt_id=prompt_id,
@@ -325,12 +326,12 @@ class Expansion:
             or (row.asked is not None and self._is_chat and len(row.asked.turns) > 1),
         )
 
-    def _stem(self, names: dict[str, Json], item_id: str, key: str) -> str:
+    def _stem(self, names: dict[str, Json], item_id: str) -> str:
         if self._recipe.each:
             # Only to find its mistakes before anything is paid; the path is made when the answer is there.
             self._artifact_name(self._recipe.each, names)
         name = self._artifact_name(self._recipe.name, names) if self._recipe.name else item_id
-        return self._names.stem(name or item_id, key)
+        return name or item_id
 
     def _artifact_name(self, keyed: Keyed, names: dict[str, Json]) -> str:
         """Empty when it cannot be made, which is told once for each template."""

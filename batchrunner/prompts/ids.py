@@ -1,5 +1,7 @@
 """Hands out the names of one pass: ids of prompts and items, stems of files, each unique in the job."""
 
+from collections.abc import Callable
+
 from batchrunner.core.naming import auto_id, fold, safe_stem
 from batchrunner.prompts.seen import Seen
 
@@ -35,12 +37,12 @@ class Names:
             return prompt_id
         return self._numbered(self._items, prompt_id + suffix)
 
-    def stem(self, name: str, key: str) -> str:
+    def stem(self, name: str, key: Callable[[], str]) -> str:
         """A file name that no other item of the job has, on any file system; the key tells twins apart."""
         stem = safe_stem(name)
         if self._stems.claim(fold(stem), 1) is None:
             return stem
-        suffix = f"-{key[:8]}"
+        suffix = f"-{key()[:8]}"
         first = fold(safe_stem(name, suffix=suffix))
         times = self._stems.claim(first, 1)
         if times is None:
