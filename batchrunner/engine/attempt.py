@@ -260,6 +260,8 @@ class Attempts:
             try:
                 if self._gated is not None:
                     outcome = await self._gated.exchange(request, decoder, account=lane.account, gate=intended)
+                    if not intended.decided:  # the connection was lost before: what follows is written behind it
+                        await intended.opened()
                 else:
                     await intended.opened()
                     outcome = await self.ports.transport.exchange(request, decoder, account=lane.account)

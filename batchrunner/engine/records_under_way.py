@@ -39,6 +39,11 @@ class Intended:
         else:
             self._call, self._args = call, args
 
+    @property
+    def decided(self) -> bool:
+        """Whether the intent's fate is known: an exchange may be over before it is."""
+        return self._decided
+
     def written(self, error: StoreBrokenError | None) -> None:
         """Told by the ledger; the state follows the disk, and the request follows both."""
         event, book = self._event, self._book

@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 from field_refusals import BROKEN_FOR_ALL, MANY, ON_THE_WAY, REFUSALS, THREE, error, page
 from field_runs import Case, Field, case_ids, check_case
-from field_server import HELLO, always, http, to_prompts
+from field_server import HELLO, Reply, always, http, to_prompts
 from field_servers import SERVERS
 from field_unpaid import UNPAID
 from field_waits import WAITS
@@ -97,3 +97,11 @@ prompts: [p0, p1]
     assert (ran.exit_status, ran.failures) == (2, [])
     assert f"look at `{key}`" in (ran.report.status.message or "")
     assert len(ran.said) >= 1
+
+
+def test_a_server_that_closes_after_a_refusal_without_a_word_costs_no_run(field: Field) -> None:
+    """The pooled connection dies while the next intent is being written: that send never left, and is sent again."""
+    flagged = Reply(data=error("m requires moderation. Your input was flagged.", 403, code=403), then="close")
+    job = {"prompts": [f"p{number}" for number in range(12)], "limits": {"concurrency": 1}}
+    ran = field.run(to_prompts(flagged, "p5", "p6", "p7", others=HELLO), job)
+    assert (ran.exit_status, len(ran.rows), len(ran.failures)) == (1, 9, 3), (ran.report.status.message, ran.said)
