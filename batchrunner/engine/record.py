@@ -105,7 +105,13 @@ class Book:
     synced_intents: bool
     """`durability: full`."""
     unsynced_max: int = 0
-    """Intents that a power loss may take where they are not synced one by one: what `unaccounted_max` promises."""
+    """Intents that a power loss may take where they are not synced one by one: what `unaccounted_max` promises.
+
+    That is the job's concurrency, or what a replay will find to have been under way at once, if it is more. So it grows
+    with `concurrency: auto`, but only by what stands on the disk.
+    """
+    widest: Callable[[], int] = lambda: 0
+    """Sends that all lanes together let be in flight at once, now."""
     last_resort: Callable[[str], None]
     """Told of paid answers that the disk refused to take."""
     origin: str = ""
@@ -117,6 +123,9 @@ class Book:
     """Put in line by this process."""
     intents_synced: int = 0
     """Of these, known to be on the disk."""
+    open: set[str] = field(default_factory=set)
+    """Keys of items whose last record in the ledger is an intent, in the order of the file: as a replay sees them."""
+    _most_open: int = 0
     _asked_for: int = 0
     """The intents that the last sync that was asked for covers."""
     _on_the_way: int = 0
@@ -141,19 +150,32 @@ class Book:
         event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account)
         intended = Intended(self, work.key, event)
         self.intents += 1
+        self.open.add(item.key)
+        self._most_open = max(self._most_open, len(self.open))
         unsynced = self.intents - self.intents_synced
         if self.synced_intents or unsynced > self.unsynced_max:
             self.ledger.commit_soon(event, intended.written, urgent=True)
         else:
             self.ledger.write_soon(event, intended.written)
-        if 2 * unsynced >= self.unsynced_max and self._asked_for <= self.intents_synced and not self.synced_intents:
-            self._asked_for = self.intents
-            self.ledger.sync_now(partial(self._are_synced, self.intents))
         return intended
 
-    def _are_synced(self, intents: int, error: StoreBrokenError | None) -> None:
+    def sync_intents_in_time(self) -> None:
+        """Begin a sync at half of the intents that a power loss may take.
+
+        To be called when intents have been written: all those of the same write are in line by then, and covered.
+        """
+        unsynced = self.intents - self.intents_synced
+        if not unsynced or 2 * unsynced < self.unsynced_max or self._asked_for > self.intents_synced:
+            return
+        self._asked_for = self.intents
+        self.ledger.sync_now(partial(self._are_synced, self.intents, self._most_open))
+
+    def _are_synced(self, intents: int, most_open: int, error: StoreBrokenError | None) -> None:
         if error is None:
+            self.unsynced_max = max(self.unsynced_max, min(most_open, self.widest()))
             self.intents_synced = max(self.intents_synced, intents)
+            if not self.synced_intents:
+                self.sync_intents_in_time()
 
     async def refused(self, work: Work, problem: Problem, *, wait_s: float | None = None) -> None:
         """The server said no without a word about the item."""
@@ -438,11 +460,13 @@ class Book:
 
     async def _write(self, event: Event) -> None:
         self.state.check(event)
+        self.open.discard(getattr(event, "k", ""))
         await self.ledger.write(event)
         self.state.apply(event, at=self.clock.wall())
 
     async def _commit(self, event: Event) -> None:
         self.state.check(event)
+        self.open.discard(getattr(event, "k", ""))
         intents = self.intents
         await self.ledger.commit(event)
         self.intents_synced = max(self.intents_synced, intents)

@@ -55,6 +55,8 @@ class Intended:
                 )
             except LifecycleError as wrong:
                 self._refused = wrong
+            if not book.synced_intents:
+                book.sync_intents_in_time()
         self._decided = True
         if self._call is not None:
             self._call(self._refused, *self._args)
@@ -114,6 +116,7 @@ class Kept:
             if book.state.standing(self.work.key) is not Standing.SENDING:
                 book.state.check(event)
             self.intents = book.intents
+            book.open.discard(item.key)
             book.ledger.commit_soon(event, self.done_is_durable)
         except Exception as error:  # noqa: BLE001 - it is the item's trouble, and whoever recorded it hears of it
             self.book.kept(self, error)

@@ -103,6 +103,7 @@ class Runner:
             clock=ports.clock,
             synced_intents=job.durability == "full",
             unsynced_max=self.totals.concurrency,
+            widest=lambda: sum(lane.limit for lane in self.lanes),
             origin=job.provider.base_url,
             say=self.say,
             last_resort=lambda answer: self.say(f"the disk did not take this answer: {answer}"),

@@ -21,7 +21,9 @@ from batchrunner.core.outcome import Adaptation, Problem, ProblemKind, Revision
 from batchrunner.engine.condition import Condition
 
 READ_AHEAD: Final = 32
-"""Items of a model that wait for a slot, at most."""
+"""Items of a model that wait for a slot, at most, or as many as are in somebody's hands, up to `READ_AHEAD_MOST`: many
+slots that are free in one turn of the loop find their next items there."""
+READ_AHEAD_MOST: Final = 1024
 READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
 """Of their texts and pictures: no further item is read while those that wait have as much."""
 
@@ -70,6 +72,8 @@ class WorkQueue:
         self._keys = keys
         self._ahead: deque[Work] = deque()
         self._ahead_bytes = 0
+        self._refill_at = 0
+        """The source is read on once so few wait, if it was stopped."""
         self._returned: deque[Work] = deque()
         self._active: dict[bytes, Work] = {}
         self._rejected_by: tuple[bytes, ProblemKind] | None = None
@@ -122,7 +126,9 @@ class WorkQueue:
                         self._keys.add(key)
                         self._put_ahead(Work(item=item, key=key))
                         self._changed.notify()
-                        if len(self._ahead) >= READ_AHEAD or self._ahead_bytes >= READ_AHEAD_BYTES:
+                        most = min(max(READ_AHEAD, len(self._active)), READ_AHEAD_MOST)
+                        if len(self._ahead) >= most or self._ahead_bytes >= READ_AHEAD_BYTES:
+                            self._refill_at = most // 2
                             await self._room.until(self._has_room)
                 if limit is not None and batch[-1].index >= limit:
                     break
@@ -137,7 +143,7 @@ class WorkQueue:
         self._changed.notify()
 
     def _has_room(self) -> bool:
-        return len(self._ahead) <= READ_AHEAD // 2 and self._ahead_bytes < READ_AHEAD_BYTES
+        return len(self._ahead) <= self._refill_at and self._ahead_bytes < READ_AHEAD_BYTES
 
     def _put_ahead(self, work: Work) -> None:
         self._ahead.append(work)
@@ -158,7 +164,7 @@ class WorkQueue:
         elif self._ahead:
             work = self._ahead.popleft()
             self._ahead_bytes -= work.size_bytes
-            if len(self._ahead) <= READ_AHEAD // 2:
+            if len(self._ahead) <= self._refill_at:
                 self._room.notify()
         else:
             return None

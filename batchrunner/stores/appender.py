@@ -303,8 +303,7 @@ class Appender:
 
     def _has_written(self, size_bytes: int, told: list[Told]) -> None:
         self._written_length += size_bytes
-        for then in told:
-            then(None)
+        self._tell(told)
         self._sync_next()
 
     # -- syncing
@@ -345,12 +344,9 @@ class Appender:
             return
         self._durable_length = upto
         self._breath_ends = self._running_loop().time() + _BREATH_S
-        try:
-            while self._commits and self._commits[0].target <= upto:
-                for then in self._commits.popleft().calls:
-                    then(None)
-        finally:
-            self._sync_next()
+        while self._commits and self._commits[0].target <= upto:
+            self._tell(self._commits.popleft().calls)
+        self._sync_next()
 
     # -- the end
 
@@ -366,8 +362,16 @@ class Appender:
         self._buffer.clear()
         self._when_written = []
         self._open_written = self._open_commit = None
-        for then in waiting:
-            then(self._error())
+        self._tell(waiting)
+
+    def _tell(self, calls: list[Told]) -> None:
+        """It is so, or never will be. A call that raises is a fault of its own, and not of those behind it."""
+        for then in calls:
+            try:
+                then(None if self._cause is None else self._error())
+            except Exception as error:  # noqa: BLE001 - as the docstring says
+                context = {"message": f"told of a record in {self._path.name}", "exception": error}
+                self._running_loop().call_exception_handler(context)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from crash_jobs import PROMPT
+from crash_violation import Violation
 from crash_watch import Body, Watch
 
 from batchrunner.core.errors import StoreBrokenError
@@ -61,7 +62,10 @@ class WatchedLedger:
     ) -> Callable[[StoreBrokenError | None], None]:
         def told(error: StoreBrokenError | None) -> None:
             if error is None:
-                self.watch.acknowledged(event, durable=durable)
+                try:
+                    self.watch.acknowledged(event, durable=durable)
+                except Violation as violation:  # kept by the witness; whoever calls back must not be raised at
+                    error = StoreBrokenError(str(violation))
             then(error)
 
         return told

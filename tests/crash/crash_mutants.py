@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 from crash_doors import Doors, WatchedLedger, WatchedResults
 from crash_house import CANARY, CrashHouse, Mutant
+from crash_violation import Violation
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Accepted, Done, Event, Intent
@@ -75,8 +76,11 @@ class LyingLedger:
         def go_on(error: StoreBrokenError | None) -> None:
             if error is not None:
                 then(error)
-            else:
+                return
+            try:
                 self._put(told[1:], then, synced=synced, urgent=urgent)
+            except Violation as violation:  # kept by the witness; whoever calls back must not be raised at
+                then(StoreBrokenError(str(violation)))
 
         if synced and not isinstance(told[0], self.unsynced):
             self.inner.commit_soon(told[0], go_on, urgent=urgent)
@@ -183,7 +187,13 @@ def sends_twice(house: CrashHouse, runner: Runner, doors: Doors) -> None:
 @dataclass
 class WritesTwice(WatchedResults):
     def put(self, row: ResultRow, then: Kept) -> None:
-        super().put(row, lambda _: super(WritesTwice, self).put(row, then))
+        def again(_: Place | StoreBrokenError) -> None:
+            try:
+                super(WritesTwice, self).put(row, then)
+            except Violation as violation:  # as above
+                then(StoreBrokenError(str(violation)))
+
+        super().put(row, again)
 
     async def add(self, row: ResultRow) -> Place:
         await super().add(row)
