@@ -34,7 +34,7 @@ SCENARIOS = (
 )  # fmt: skip
 
 FIELD_NIGHTS = 5
-"""Every so many nights, one of them; seeds that once found a bug stay the nights that found it."""
+"""Every so many nights, one of them; nights that once found a bug, or find a mutant, stay as they were."""
 KEPT_SEEDS = frozenset(bug.seed for bug in PAST_BUGS)
 FIELD = (
     "sse-quoted-done", "sse-junk-after-finish", "sse-single-newlines", "sse-error-after-finish", "sse-code-msg-mid",
@@ -179,7 +179,8 @@ def story(
     rng, extra = random.Random(f"night {seed}"), random.Random(f"shape {seed}")
     shape = shape_of(extra, kinds=kinds)
     world = world_of(seed, rng, extra)
-    if seed % FIELD_NIGHTS == FIELD_NIGHTS - 1 and not world._scenario and seed not in KEPT_SEEDS:
+    kept = mutant is not None or seed in KEPT_SEEDS or world._scenario
+    if seed % FIELD_NIGHTS == FIELD_NIGHTS - 1 and not kept:
         world._scenario = parse_scenarios(random.Random(f"field {seed}").choice(FIELD))
     items = rng.choice((1, 2, 3, 4, 6, 12, 12))
     house = CrashHouse(seed, shape=shape, items=items, world=world)
