@@ -91,13 +91,15 @@ class KeyMaker:
     def key(self, turns: Sequence[Turn]) -> str:
         """The key of the item that has these turns, 32 hex digits."""
         first, rest = turns[0], turns[1:]
-        if not rest:
-            hashed, text = self._head.copy(), f"{_written(first)}{_AFTER_TURNS}"
-        elif first is self._first:
+        if not rest and not first.raw_decides:  # as `_written`, for what most items are
+            hashed = self._head.copy()
+            text = f"[{_quoted(first.role)},{_quoted(first.content)}]{_AFTER_TURNS}"
+        elif rest and first is self._first:
             hashed, text = self._head_and_first.copy(), f"{','.join(map(_written, rest))}{_AFTER_TURNS}"
         else:
             hashed, text = self._head.copy(), f"{','.join(map(_written, turns))}{_AFTER_TURNS}"
-            self._note_first(first)
+            if rest:
+                self._note_first(first)
         hashed.update(text.encode("utf-8", "surrogatepass"))
         return hashed.hexdigest()
 

@@ -21,10 +21,11 @@ from batchrunner.prompts.labels import Combination, Labelled, Matrix, models_of,
 from batchrunner.prompts.recipe import Keyed, Recipe, unfillable
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.rows import PromptRow, prompt_rows
+from batchrunner.prompts.sources.row import BATCH_ROWS
 
 _FIXED_VERSIONS = 10_000
 """Versions of a prompt whose parameters and beginnings of keys are kept."""
-_BATCH_ITEMS = 64
+_BATCH_ITEMS = BATCH_ROWS
 """Items after which others on the loop get a turn: a list of prompts waits for nothing by itself."""
 
 _NO_VARIABLES: dict[str, Json] = {}
@@ -123,7 +124,7 @@ class Expansion:
                     if item is not None:
                         made.append(item)
                     # Pictures are large: an item that has any waits for its turn alone.
-                    if self._index >= self._batch_ends or (item is not None and item.pictures):
+                    if self._index > self._batch_ends or (item is not None and item.pictures):
                         await self._rest()
                         if made:
                             yield made

@@ -197,7 +197,7 @@ def _template(text: str, sandbox: _Later) -> Template:
 
 
 def _simple_pieces(text: str) -> tuple[tuple[bool, str], ...] | None:
-    """As `_pieces`, without Jinja2's parser, where a look at the text tells: a list may have 100,000 templates."""
+    """A template's pieces, without Jinja2's parser, where a look at the text tells: a list may have 100,000."""
     if "\r" in text:
         return None
     words = _SIMPLE.split(text.removesuffix("\n"))

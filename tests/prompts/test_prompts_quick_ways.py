@@ -22,7 +22,7 @@ from batchrunner.core import keys, naming
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.keys import KeyMaker, item_key
-from batchrunner.prompts import check_items, items_of, render
+from batchrunner.prompts import check_items, items_of, render, sandbox
 from batchrunner.prompts.render import Template
 from batchrunner.prompts.sources import comma_separated, conversation, json_lines, lines, tab_separated, text_lines
 
@@ -90,7 +90,7 @@ def row_by_row() -> Iterator[None]:
         patch.setattr(conversation, "_plain_turns", never)
         patch.setattr(Template, "joined", only_fixed)
         patch.setattr(render, "_simple_pieces", never)
-        patch.setattr(render, "_pieces", never)
+        patch.setattr(sandbox, "_pieces", never)
         patch.setattr(keys, "_flat", never)
         yield
 
