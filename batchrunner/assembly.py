@@ -352,6 +352,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         limit=options.get("limit"),
         windows=windows,
         notes=tuple(mistake.problem for mistake in missing),
+        progress=options.get("progress"),
     )
 
 

@@ -61,7 +61,9 @@ def rehearse(
     schedule (SECONDS:FACTOR+…), per_day (of a model), account_per_day, tokens (of an answer),
     faults (as in `simulate --list`, joined by +). `none` takes a limit away.
     """
-    options = RehearsalOptions(profile=profile, seed=seed, limit=limit, from_scratch=from_scratch)
+    options = RehearsalOptions(
+        profile=profile, seed=seed, limit=limit, from_scratch=from_scratch, progress=None if as_json else _progress
+    )
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), out=out)
     told = batchrunner.rehearse(loaded, **options)
     if as_json:
@@ -70,6 +72,10 @@ def rehearse(
     lines = [*(_timeline(told) if timeline else ()), *_table(told)]
     say("\n".join(lines))
     return ExitStatus.DONE
+
+
+def _progress(ended: int, items: int) -> None:
+    say(f"rehearsed so far: {ended:,} of {items:,} items")
 
 
 def _table(told: Rehearsal) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What a rehearsal foretells, as values: when a run would end, and what it would take. Times are RFC 3339."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -19,6 +20,7 @@ class RehearsalOptions(TypedDict, total=False):
     limit: only the first so many items of the job.
     from_scratch: all of the job, whatever is done already.
     began: the instant at which it would begin, seconds since 1970; default: now.
+    progress: told every two seconds how many items have ended so far, and of how many.
     """
 
     profile: str
@@ -26,6 +28,7 @@ class RehearsalOptions(TypedDict, total=False):
     limit: int | None
     from_scratch: bool
     began: float
+    progress: Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

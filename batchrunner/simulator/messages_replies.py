@@ -76,7 +76,7 @@ def answer_messages(order: Order) -> Script:
     reply = _reply(order)
     headers = {"request-id": order.request_id}
     if order.body.get("stream") is not True or "sse-json-instead" in order.chosen:
-        script = whole(encode_json(_whole_body(reply)), order)
+        script = whole(encode_json(_whole_body(reply)), order, pieces=len(_events(reply)))
         return enveloped(Script(headers={**script.headers, **headers}, steps=script.steps), order)
     pieces, exact = stream_pieces(_events(reply), scenarios=tuple(order.chosen))
     script = Script(

@@ -22,6 +22,8 @@ _MOST_TURNS: Final = 6
 class OneThreadLoop(VirtualTimeLoop):
     """For simulations that must be the same for the same seed."""
 
+    hears_nobody = True
+
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self._rng = rng

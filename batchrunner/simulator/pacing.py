@@ -7,9 +7,11 @@ from batchrunner.simulator.order import Order
 from batchrunner.simulator.script import JSON_TYPE, Cut, Hang, Reset, Script, Send, Step, Wait
 
 
-def whole(body: bytes, order: Order) -> Script:
-    """A reply in one piece; it takes as long as its stream would."""
-    return Script(headers={"content-type": JSON_TYPE}, steps=(*_working(len(body), order), Send(piece=body)))
+def whole(body: bytes, order: Order, *, pieces: int | None = None) -> Script:
+    """A reply in one piece; it takes as long as its stream of so many `pieces` would. None: about as long."""
+    wait_s = order.latency.chunk_s * (pieces or min(10, 2 + len(body) // 96))
+    working = (Wait(seconds=wait_s),) if wait_s else ()
+    return Script(headers={"content-type": JSON_TYPE}, steps=(*working, Send(piece=body)))
 
 
 def paced(pieces: Sequence[bytes], order: Order, *, exact: bool) -> tuple[Step, ...]:
@@ -58,8 +60,3 @@ def broken_off(script: Script, last: Cut | Reset | Hang) -> Script:
     single = sum(isinstance(step, Send) for step in script.steps) == 1
     headers = {**script.headers, "content-length": str(total)} if single else script.headers
     return replace(script, headers=headers, steps=(*steps, last))
-
-
-def _working(size: int, order: Order) -> tuple[Step, ...]:
-    wait_s = order.latency.chunk_s * min(10, 2 + size // 96)
-    return (Wait(seconds=wait_s),) if wait_s else ()

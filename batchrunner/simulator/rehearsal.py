@@ -5,13 +5,16 @@ nothing is left or nothing goes on. Opens no socket, writes nothing, and needs n
 """
 
 import asyncio
+import gc
 import random
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.events import Intent, Refused
+from batchrunner.core.events import Done, Event, Failed, Intent, Refused
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Problem
 from batchrunner.core.pacing import day_of
@@ -28,6 +31,7 @@ from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.simulator.diary import Diary
+from batchrunner.simulator.faults import NO_FAULTS
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.light_stores import SPECK, LightLedger, LightPictures, LightResults, speck
 from batchrunner.simulator.one_thread import OneThreadLoop
@@ -35,8 +39,11 @@ from batchrunner.simulator.profiles import Profile
 from batchrunner.simulator.world import World
 from batchrunner.stores.zones import offset_of_zone
 
+_COLLECTED: Final = (50_000, 20, 50)
 HORIZON_S: Final = 400 * 86_400.0
 """Farther nothing is foretold."""
+_EVENTS_UNTOLD: Final = 200
+_TOLD_EVERY_S: Final = 2.0
 _PICTURES_AT_ONCE: Final = "oi-ok"
 
 
@@ -50,6 +57,7 @@ def rehearse(
     limit: int | None = None,
     windows: dict[str, int] | None = None,
     notes: tuple[str, ...] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Rehearsal:
     """Blocks for as long as it takes; not from within a running loop's thread.
 
@@ -62,6 +70,7 @@ def rehearse(
         limit: only the first so many items.
         windows: how many at once last worked, by `ACCOUNT MODEL`.
         notes: what the caller wants said beside it.
+        progress: told every few seconds how many items have ended, and of how many.
 
     Raises:
         JobMistakesError: a source of the job.
@@ -69,12 +78,27 @@ def rehearse(
     began = time.perf_counter()
 
     async def foretell() -> Rehearsal:
-        stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=LoopClock(wall_at_zero=wall))
+        clock = LoopClock(wall_at_zero=wall)
+        stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=clock, progress=progress)
         await stage.play(Wishes(limit=limit), windows=windows or {})
         return stage.told(notes, took_s=time.perf_counter() - began)
 
-    with asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(seed))) as runner:
+    with _collected_rarely(), asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(seed))) as runner:
         return runner.run(foretell())
+
+
+@contextmanager
+def _collected_rarely() -> Iterator[None]:
+    """The cyclic collector looks at what is there already no more, and seldom at what is made: few cycles are."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def world_of(job: Job, profile: Profile, *, seed: int) -> World:
@@ -102,10 +126,14 @@ class _Stage:
     profile: Profile
     seed: int
     clock: LoopClock
+    progress: Callable[[int, int], None] | None = None
     world: World = field(init=False)
     diary: Diary = field(init=False)
     dice: random.Random = field(init=False)
     starts: int = 0
+    _ahead: int = 0
+    _untold: int = 0
+    _told_at: float = field(default_factory=time.perf_counter)
     _before: UsageCounts = field(init=False)
     _status: Status = field(init=False)
     _exit_status: ExitStatus = field(init=False)
@@ -114,7 +142,7 @@ class _Stage:
 
     def __post_init__(self) -> None:
         state = self.state
-        self.job = _indoors(self.job)
+        self.job = _indoors(self.job, in_one_piece=self.profile.faults == NO_FAULTS)
         self.world = world_of(self.job, self.profile, seed=self.seed)
         self.diary = Diary(clock=self.clock, state=state, offset_s=self._preset.day_offset_s)
         self.dice = random.Random(self.seed)
@@ -178,6 +206,7 @@ class _Stage:
         items = items_of(self.job)
         items.keeps = True
         found = await survey(items, self.state, limit=wishes.limit, hold=self.job.on_ambiguous == "hold")
+        self._ahead = max(self._ahead, found.to_send + len(self.state.tasks))
         ports = self._ports(items)
         return Runner(
             job=self.job,
@@ -207,13 +236,24 @@ class _Stage:
                 otherwise=SimulatedDownloads(world, clock, timeouts=job.timeouts),
                 seconds=self.profile.latency.download_s,
             ),
-            ledger=LightLedger(self.diary.take),
+            ledger=LightLedger(self.diary.take if self.progress is None else self._take),
             results=LightResults(self.state.results_length),
             pictures=LightPictures(),
             each=None,
             accounts=job.provider.key_env or ("",),
             remember=lambda _: None,
         )
+
+    def _take(self, event: Event) -> None:
+        """An event for the diary, and now and then a word on how far it is."""
+        self.diary.take(event)
+        self._untold += 1
+        if self._untold < _EVENTS_UNTOLD:
+            return
+        self._untold = 0
+        if self.progress is not None and time.perf_counter() - self._told_at >= _TOLD_EVERY_S:
+            self._told_at = time.perf_counter()
+            self.progress(self.diary.totals[Done] + self.diary.totals[Failed], self._ahead)
 
     # -- afterwards
 
@@ -281,10 +321,15 @@ class _Fetching:
         return SPECK
 
 
-def _indoors(job: Job) -> Job:
-    """The same job with the provider's paths where the world has them; its limits and its dialect stay."""
+def _indoors(job: Job, *, in_one_piece: bool) -> Job:
+    """The same job with the provider's paths where the world has them; its limits and its dialect stay.
+
+    Where nothing shall go wrong within a stream, answers come `in_one_piece`: the world lets that take as long, and to
+    make and read a dozen pieces of each answer would be most of the work.
+    """
     provider = replace(job.provider, base_url=PRESETS["simulator"].base_url, balance=False)
-    return replace(job, provider=provider)
+    stream = job.stream and not (in_one_piece and job.scenario is None)
+    return replace(job, provider=provider, stream=stream)
 
 
 def _minus(after: int | None, before: int | None) -> int | None:

@@ -202,3 +202,24 @@ def test_a_run_of_the_same_world_through_real_sockets_ends_when_it_was_foretold(
         return clock.monotonic()
 
     assert told.seconds == pytest.approx(run_virtual(night), rel=0.2)
+
+
+def test_how_far_it_is_is_told_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrunner.simulator.rehearsal._TOLD_EVERY_S", 0.0)
+    told: list[tuple[int, int]] = []
+    rehearse(tmp_path, modelscope(image(*CATS)), FREE, progress=lambda ended, items: told.append((ended, items)))
+    assert told
+    assert told == sorted(told)
+    assert {items for _, items in told} == {100}
+
+
+@pytest.mark.parametrize("preset", ["modelscope", "anthropic"])
+def test_an_answer_takes_as_long_in_one_piece_as_in_many(preset: str, tmp_path: Path) -> None:
+    """A fault that can never come makes the rehearsal play every piece: the ends foretold differ by little."""
+    params = "params: {max_tokens: 400}\nlimits: {concurrency: 4}\n"
+    job = chat(*CATS, more=params).replace("provider: simulator", f"provider: {{preset: {preset}, api_key_env: KEY}}")
+    whole = rehearse(tmp_path, job, f"{FREE},first=1,chunk=0.5,spread=0")
+    in_pieces = rehearse(tmp_path, job, f"{FREE},first=1,chunk=0.5,spread=0,faults=cut=0.0000001")
+    assert (whole.items.done, in_pieces.items.done) == (100, 100)
+    assert whole.seconds == pytest.approx(in_pieces.seconds, rel=0.02)
+    assert whole.usage == in_pieces.usage
