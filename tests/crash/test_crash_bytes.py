@@ -51,7 +51,7 @@ def segment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The one segment of a real run, closed."""
     house = House(tmp_path_factory.mktemp(request.param), World())
     house.run(JOBS[request.param])
-    (path,) = sorted((house.out / "ledger").iterdir())
+    (path,) = sorted((house.out / "ledger").glob("*.jsonl"))
     text: bytes = path.read_bytes()
     assert text.count(b"\n") >= 5
     return text

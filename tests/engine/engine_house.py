@@ -75,7 +75,7 @@ class House:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        segments = sorted((self.out / "ledger").iterdir())
+        segments = sorted((self.out / "ledger").glob("*.jsonl"))
         records = [json.loads(line) for path in segments for line in path.read_text("ascii").splitlines()]
         return [record for record in records if not names or record["e"] in names]
 

@@ -130,7 +130,7 @@ def test_the_ledger_is_replayed_beside_the_loop_and_others_have_turns_meanwhile(
 ) -> None:
     house = House(tmp_path)
     house.run(chat(*prompts(4)))
-    (segment,) = (house.out / "ledger").iterdir()
+    (segment,) = (house.out / "ledger").glob("*.jsonl")
     assert len(list(read_ledger(house.out / "ledger"))) > 4, segment
     threads: list[int] = []
     for name in ("replay", "remove_leftovers", "windows_that_worked", "digest_of_job", "remember_totals"):
@@ -194,7 +194,7 @@ def test_a_ledger_of_fifty_thousand_events_on_a_slow_disk_lets_others_have_turns
     tmp_path: Path, touched: Touched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     House(tmp_path).run(chat("one", "two"))
-    (segment,) = (tmp_path / "out" / "ledger").iterdir()
+    (segment,) = (tmp_path / "out" / "ledger").glob("*.jsonl")
     lines = segment.read_bytes().splitlines()
     at = time.time()
     with segment.open("wb") as file:

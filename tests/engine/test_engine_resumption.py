@@ -96,7 +96,7 @@ def tear(path: Path, cut: int) -> None:
 
 def test_a_torn_last_ledger_line_loses_nothing_and_pays_nothing_twice(house: House) -> None:
     sent_by(house, chat(*THREE))
-    (segment,) = (house.out / "ledger").iterdir()
+    (segment,) = (house.out / "ledger").glob("*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
     assert json.loads(lines[-2])["e"] == "done"
     segment.write_bytes(b"".join(lines[:-2]) + lines[-2][:40])  # the last `done` is torn, `close` never came
@@ -115,7 +115,7 @@ def as_if_killed(house: House) -> None:
 def test_a_torn_last_result_line_pays_only_for_the_answer_that_is_gone(house: House) -> None:
     sent_by(house, chat(*THREE))
     as_if_killed(house)
-    (segment,) = (house.out / "ledger").iterdir()
+    (segment,) = (house.out / "ledger").glob("*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(b"".join(lines[:-2]))
     tear(house.out / "results.jsonl", 30)

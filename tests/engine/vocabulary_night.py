@@ -37,7 +37,7 @@ def first_sent(bench: Bench) -> int:
 def synced_before_done(bench: Bench) -> bool:
     """Whether the intent was known to be on the disk before the next record was written."""
     assert bench.report is not None
-    (segment,) = (bench.house.out / "ledger").iterdir()
+    (segment,) = (bench.house.out / "ledger").glob("*.jsonl")
     end = 0
     for line in segment.read_bytes().splitlines(keepends=True):
         end += len(line)

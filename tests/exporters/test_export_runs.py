@@ -211,7 +211,7 @@ def test_a_picture_outside_of_the_run_is_never_read(house: House) -> None:
 
 def test_a_damaged_ledger_is_an_error_in_words(house: House) -> None:
     house.run(chat("One"))
-    (segment,) = (house.out / "ledger").iterdir()
+    (segment,) = (house.out / "ledger").glob("*.jsonl")
     content = bytearray(segment.read_bytes())
     content[200] ^= 1
     segment.write_bytes(bytes(content))

@@ -134,7 +134,7 @@ def nothing_is_wrong(account: Account) -> None:
 
 def ledger_records(out: Path) -> list[dict[str, Any]]:
     """The sound lines of all segments in order; a last line without its end is left out."""
-    segments = sorted((out / "ledger").iterdir()) if (out / "ledger").exists() else []
+    segments = sorted((out / "ledger").glob("*.jsonl")) if (out / "ledger").exists() else []
     lines = (line for segment in segments for line in segment.read_bytes().split(b"\n")[:-1])
     return [json.loads(line) for line in lines]
 

@@ -104,7 +104,7 @@ def test_pictures_survive_kills_and_no_accepted_task_is_submitted_again(tmp_path
     assert stats["paid_twice"] <= ended.report["sends"]["possible_duplicates"]
     records = [
         json.loads(line)
-        for segment in sorted((out / "ledger").iterdir())
+        for segment in sorted((out / "ledger").glob("*.jsonl"))
         for line in segment.read_bytes().split(b"\n")[:-1]
     ]
     open_tasks: set[str] = set()
