@@ -17,14 +17,25 @@ class Request:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Head:
-    """Status and headers of a reply. Header names are lower-case; of repeated ones the last stands."""
+    """Status and headers of a reply. Header names are lower-case; of repeated ones the last stands. Nobody changes it.
+
+    It is not frozen: that would cost three times as much, for every reply.
+    """
 
     status: int
     headers: dict[str, str]
     received_at: float
     """Wall clock, seconds since 1970: what `Retry-After: <date>` is measured against."""
+
+    def header(self, name: str) -> str:
+        """The value of a header; empty where it was not sent."""
+        return self.headers.get(name, "")
+
+    def has_names_with(self, word: str) -> bool:
+        """Whether a header's name holds this word, in lower case."""
+        return word in " ".join(self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

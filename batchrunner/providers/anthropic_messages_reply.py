@@ -29,6 +29,7 @@ from batchrunner.providers.messages_draft import (
 )
 from batchrunner.providers.native_shapes import as_chat, chat_as_message, chunk_as_events
 from batchrunner.providers.openai_chat_reply import tells_of_trouble
+from batchrunner.providers.ordinary import TextDelta, block_delta, message_answer
 from batchrunner.providers.replies import fault_in, message_in, problem_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
@@ -42,6 +43,8 @@ _STARTS: Final = frozenset({"message_start", "message_delta"})
 """Events before which nothing of an answer can have been lost; the start of its first block is the third."""
 _FIRST_BLOCK: Final = "content_block_start"
 
+_DATA: Final = b"data: "
+_NAMED: Final = b"event: content_block_delta\n"
 _EVENTS: Final = msgspec.json.Decoder(MessageEvent)
 _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -78,6 +81,24 @@ class MessagesDecoder(StreamedReply):
                 self._take_error(event.data)
             elif is_object(value) and any(value[key] for key in value.keys() - {"type"}):
                 self._draft.take_rest({"other_events": [value]})
+
+    def _take_block(self, block: bytes) -> bool:
+        data = block.removeprefix(_NAMED)
+        if not data.startswith(_DATA) or b"\n" in data:
+            return False
+        found = block_delta(data[len(_DATA) :])
+        if found is None:
+            return False
+        index, delta = found
+        kind, text = ("text", delta.text) if isinstance(delta, TextDelta) else ("thinking", delta.thinking)
+        if not self._draft.grow_ordinary(index, kind, text):
+            return False
+        if self._draft.size_bytes > TEXT_CAP_BYTES:
+            self._too_long()
+        return True
+
+    def _read_ordinary(self, body: bytearray, head: Head) -> Answer | None:
+        return message_answer(body, head) if self._tool is None else None
 
     def _take_late(self, event: SseEvent) -> None:
         """Some servers count behind the end."""
@@ -227,7 +248,8 @@ def _chat_in(value: Json) -> dict[str, Json] | None:
     """An answer in another API's shape; None for one in Anthropic's own."""
     if is_object(value) and "choices" in value:
         return value
-    own = is_object(value) and value.get("type") in {"message", *PARTS}
+    kind = at(value, "type")
+    own = isinstance(kind, str) and kind in {"message", *PARTS}
     return None if own else as_chat(value)
 
 

@@ -189,6 +189,17 @@ class Draft:
         if choice.usage is not None:
             self.usage = said_again(self.usage, choice.usage)
 
+    def take_ordinary(self, text: str | None, thinking: str | None) -> None:
+        """What `take` does with a choice that has a delta of text and thinking, and nothing else."""
+        if text:
+            self._text.append(text)
+            self.size_bytes += len(text) if text.isascii() else len(text.encode())
+        if thinking:
+            self._reasoning.append(thinking)
+            self.size_bytes += len(thinking) if thinking.isascii() else len(thinking.encode())
+        if not self._in_deltas:
+            self._in_deltas = bool(text or thinking) or self.said
+
     def _take_words(self, choice: Choice) -> None:
         """The delta, the message, or the bare text."""
         if choice.delta is not None:

@@ -109,7 +109,7 @@ _FIELD: Final = re.compile(r"(?:^|[;,\s])([a-z]+)\s*=\s*\"?(\d{1,12}(?:\.\d{1,9}
 
 def hints_of(head: Head) -> Hints | None:
     """The rate-limit headers of any family, also as LiteLLM passes them on; None when nothing is known."""
-    if not any("ratelimit" in name for name in head.headers):
+    if not head.has_names_with("ratelimit"):
         return None
     headers = {name.removeprefix(_LITELLM): value for name, value in head.headers.items()}
     hints = Hints(

@@ -228,6 +228,16 @@ class MessageDraft:
             self._add_unknown(delta, block)
         return None
 
+    def grow_ordinary(self, index: int, kind: str, text: str) -> bool:
+        """What `grow_block` does with a piece of this kind of block, and nothing else; False if there is none there."""
+        block = self._by_index.get(index)
+        if block is None or block.kind != kind:
+            return False
+        if text:
+            block.parts.append(text)
+            self.size_bytes += len(text) if text.isascii() else len(text.encode())
+        return True
+
     def _add_unknown(self, delta: Delta | None, block: _Grown | None) -> None:
         """A piece of a type that nobody knows, or that does not belong into its block: kept under its own names."""
         if delta is None or block is None:

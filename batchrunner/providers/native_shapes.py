@@ -79,13 +79,18 @@ def _responses(value: _Object) -> _Object | None:
     if kind == "response.output_text.delta" and isinstance(value.get("delta"), str):
         return {"choices": [{"delta": {"content": value["delta"]}}]}
     whole = value.get("response")
-    if kind in {"response.completed", "response.incomplete"} and is_object(whole):
+    if (
+        isinstance(kind, str)
+        and kind in {"response.completed", "response.incomplete"}
+        and is_object(whole)
+        and "response" not in whole
+    ):
         return _responses(whole)
     output = value.get("output")
     if (
         value.get("object") != "response"
         or not isinstance(output, list)
-        or value.get("status") in {"failed", "queued", "in_progress", "cancelled"}
+        or str(value.get("status")) in {"failed", "queued", "in_progress", "cancelled"}
     ):
         return None
     parts: list[Json] = []

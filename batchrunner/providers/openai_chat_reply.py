@@ -18,6 +18,7 @@ from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
 from batchrunner.providers.json_text import NotJson, at, decode, is_object
+from batchrunner.providers.ordinary import chat_answer, chat_delta
 from batchrunner.providers.replies import fault_in, problem_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
@@ -32,6 +33,7 @@ _PERHAPS_THE_SCHEMA: Final = "; some models answer a `schema` so, because they t
 _SHOWN_OF_FILTERED: Final = 4_000
 """Characters of an answer that was cut off by a filter, for the failure's row: they were paid for."""
 
+_DATA: Final = b"data: "
 _CHUNKS: Final = msgspec.json.Decoder(Chunk)
 _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -81,6 +83,21 @@ class ChatDecoder(StreamedReply):
             self._take(event.data, is_error=event.name == "error")
         elif event is STRAY:
             self._odd = True
+
+    def _take_block(self, block: bytes) -> bool:
+        draft = self._drafts.get(0)
+        if draft is None or not block.startswith(_DATA) or b"\n" in block:
+            return False
+        delta = chat_delta(block[len(_DATA) :])
+        if delta is None:
+            return False
+        draft.take_ordinary(delta.content, delta.reasoning_content)
+        if draft.size_bytes > TEXT_CAP_BYTES:
+            self._too_long()
+        return True
+
+    def _read_ordinary(self, body: bytearray, head: Head) -> Answer | None:
+        return chat_answer(body, head)
 
     def _take_late(self, event: SseEvent) -> None:
         """Some servers count behind `[DONE]`."""

@@ -113,7 +113,7 @@ class SseParser:
         if b"\r" in piece:
             self._read(piece, events)
             return events
-        if not self._between_events():
+        if not self.is_between_events():
             cut = piece.find(b"\n\n") + 2
             if cut == 1:
                 self._read(piece, events)
@@ -153,8 +153,9 @@ class SseParser:
         self._head = b""
         return piece.removeprefix(_BOM)
 
-    def _between_events(self) -> bool:
-        return not (self._line or self._has_data or self._name or self._after_cr)
+    def is_between_events(self) -> bool:
+        """Whether the next byte begins an event."""
+        return self._opened and not (self._line or self._has_data or self._name or self._after_cr)
 
     def _read(self, piece: bytes, events: list[SseEvent]) -> None:
         """Line by line, whatever ends a line; the rest is kept for the next piece."""

@@ -42,6 +42,7 @@ TEXT_CAP_BYTES: Final = 16 * 1024 * 1024
 """Of an answer's text, thinking and arguments together."""
 _BODY_CAP_BYTES: Final = 4 * TEXT_CAP_BYTES
 """Of a JSON answer: its text may be escaped."""
+_EVENT_END: Final = b"\n\n"
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first sign of either form, and means nothing there."""
 
@@ -65,7 +66,9 @@ class StreamedReply(ABC):
         self._form = _Form.UNKNOWN
         self._body = Body(cap_bytes=_BODY_CAP_BYTES)
         """A refusal, a JSON answer, or the first bytes of a stream."""
-        self._events = SseParser()
+        self._parser: SseParser | None = None
+        self._rests = False
+        """The next byte begins an event."""
         self._begun = False
         """True once anything of an answer came."""
         self._done = False
@@ -89,7 +92,7 @@ class StreamedReply(ABC):
             self._form = _Form.REFUSAL
             self._body = Body(cap_bytes=KEPT_OF_REFUSAL_BYTES)
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes) -> bool:  # noqa: C901 - a call less for every piece of a stream
         """A piece of the body; True after the stream's own end, or once it is clear that no answer comes.
 
         What may follow the end is looked at for the tokens that it counts, and for nothing else.
@@ -100,12 +103,21 @@ class StreamedReply(ABC):
             return True
         if self._done:
             if self._form is _Form.EVENTS:
-                self._take_events(self._events.feed(data))
+                self._take_events(self._fed(data))
             return True
         if self._form is _Form.EVENTS:
             if not self._begun:
                 self._body.add(data)
-            return self._take_events(self._events.feed(data))
+            if not self._rests or b"\r" in data or not data.endswith(_EVENT_END):
+                return self._take_events(self._fed(data))
+            if self._begun and data.find(_EVENT_END) == len(data) - len(_EVENT_END):
+                # one event, as most servers write them
+                if self._take_block(data[: -len(_EVENT_END)]):
+                    return self._problem is not None
+                return self._take_events(self._fed(data))
+            return self._take_blocks(data)
+        if self._form is _Form.UNKNOWN and self._body.is_empty and self._is_plain_json(data):
+            self._form = _Form.JSON
         self._body.add(data)
         if self._form is _Form.UNKNOWN:
             return self._recognise(at_end=False)
@@ -134,6 +146,8 @@ class StreamedReply(ABC):
             self._take_events(self._events.end())
             self._take_json_behind_comments(head, ending)
         elif self._form is _Form.JSON:
+            if type(ending) is Whole and (answer := self._ordinary(head)) is not None:
+                return self._held_to_schema(answer, head)
             self._take_body(head, ending)
         return self._problem or self._verdict(head, ending)
 
@@ -144,6 +158,13 @@ class StreamedReply(ABC):
         """One event; sets `_begun`, `_done`, `_usage` and `_problem`."""
 
     @abstractmethod
+    def _take_block(self, block: bytes) -> bool:
+        """The lines of one event, if they are one of a growing answer as nearly all are; False: it is read with care.
+
+        Called once anything of the answer came. It changes what `_take_event` would change, and may set `_problem`.
+        """
+
+    @abstractmethod
     def _take_late(self, event: SseEvent) -> None:
         """An event behind the stream's end; may set `_usage`, nothing else."""
 
@@ -151,6 +172,10 @@ class StreamedReply(ABC):
     @abstractmethod
     def _is_finished(self) -> bool:
         """Whether the answer has come to its own end, however the stream goes on."""
+
+    @abstractmethod
+    def _read_ordinary(self, body: bytearray, head: Head) -> Answer | None:
+        """A whole answer in JSON that nobody has to look at twice, as nearly all are; None: it is read with care."""
 
     @abstractmethod
     def _take_json(self, body: bytes) -> None:
@@ -169,6 +194,19 @@ class StreamedReply(ABC):
         """Whether JSON whose last brackets were lost holds a whole answer: its end is named in it."""
 
     # -- what a dialect may use
+
+    @property
+    def _events(self) -> SseParser:
+        """Made when the first event comes: replies in one piece have none."""
+        if self._parser is None:
+            self._parser = SseParser()
+        return self._parser
+
+    def _fed(self, data: bytes) -> list[SseEvent]:
+        events = self._events
+        found = events.feed(data)
+        self._rests = events.is_between_events()
+        return found
 
     @property
     def _is_json(self) -> bool:
@@ -234,6 +272,30 @@ class StreamedReply(ABC):
 
     # -- the forms
 
+    def _is_plain_json(self, start: bytes) -> bool:
+        """Whether a reply that begins so is JSON in UTF-8: `_recognise` would find the same."""
+        assert self._head is not None
+        if start[:1] != b"{" or len(start) < WIDEST_BYTES or b"\0" in start[:WIDEST_BYTES]:
+            return False
+        kind = self._head.header("content-type")
+        return "charset" not in kind.lower() or "utf-8" in kind.lower()
+
+    def _ordinary(self, head: Head) -> Answer | None:
+        body = self._body
+        return self._read_ordinary(body.kept, head) if not body.over and len(body.kept) <= TEXT_CAP_BYTES else None
+
+    def _take_blocks(self, data: bytes) -> bool:
+        """Whole events: those of a growing answer in one step each, the others as `_take_events` reads them."""
+        blocks = data.split(_EVENT_END)
+        for place, block in enumerate(blocks[:-1], 1):
+            if self._begun and self._take_block(block):
+                if self._problem is not None:
+                    return True
+            elif self._take_events(self._fed(block + _EVENT_END)):
+                rest = _EVENT_END.join(blocks[place:])
+                return self._problem is not None or not rest or self._take_events(self._fed(rest))
+        return False
+
     def _recognise(self, *, at_end: bool) -> bool:
         """Tell events from JSON by the first byte that says something, else by the content type."""
         assert self._head is not None
@@ -258,7 +320,7 @@ class StreamedReply(ABC):
         self._form = _Form.EVENTS
         self._body = Body(cap_bytes=_BODY_CAP_BYTES)  # until anything of an answer came
         self._body.add(bare)
-        return self._take_events(self._events.feed(bare))
+        return self._take_events(self._fed(bare))
 
     def _take_events(self, events: list[SseEvent]) -> bool:
         for event in events:

@@ -30,22 +30,28 @@ def is_success(head: Head) -> bool:
 class Body:
     """The bytes of a reply as far as they are kept."""
 
-    __slots__ = ("_cap", "_kept", "over")
+    __slots__ = ("_cap", "kept", "over")
 
     def __init__(self, *, cap_bytes: int) -> None:
         self._cap = cap_bytes
-        self._kept = bytearray()
+        self.kept = bytearray()
+        """What was kept, to be looked at and not to be changed."""
         self.over = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing came yet."""
+        return not (self.kept or self.over)
 
     def add(self, data: bytes) -> None:
         """Keep what the cap leaves room for."""
-        room = self._cap - len(self._kept)
+        room = self._cap - len(self.kept)
         self.over = self.over or len(data) > room
-        self._kept += data[:room]
+        self.kept += data[:room]
 
     def bytes(self) -> bytes:
         """What was kept."""
-        return bytes(self._kept)
+        return bytes(self.kept)
 
 
 class WholeReply(Generic[T]):

@@ -1,0 +1,245 @@
+"""Ordinary answers and pieces of answers, read in one typed step. Anything that is not quite so is None.
+
+The types here are as narrow as they can be: what fits them means the same to the careful readers, which look at every
+field for what servers put there besides, and which read whatever does not fit. So there is one set of rules, theirs;
+a test holds both ways against each other.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from batchrunner.core.outcome import Answer, Usage
+from batchrunner.core.wire import Head
+from batchrunner.providers.finish_reasons import meaning_of
+from batchrunner.providers.hints import hints_of
+
+_FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Nothing = Annotated[list[None], msgspec.Meta(max_length=0)] | None
+Plain = str | int | float | None
+"""What describes the envelope, and is no part of an answer."""
+
+
+class _Strict(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A field that is not named means that the careful readers are asked."""
+
+
+# -- OpenAI's chat completions
+
+
+class _PromptDetails(_Strict):
+    cached_tokens: Count | None = None
+    audio_tokens: Plain = None
+
+
+class _ChatUsage(_Strict):
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: dict[str, Plain] | None = None
+
+    def counts(self) -> Usage:
+        """The same as `usage_counts.usage_of`."""
+        details = self.prompt_tokens_details
+        return Usage(
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.completion_tokens,
+            cache_read_tokens=(details.cached_tokens or None) if details is not None else None,
+        )
+
+
+class _ChatMessage(_Strict):
+    content: str
+    role: Plain = None
+    reasoning_content: str | None = None
+    refusal: None = None
+    tool_calls: Nothing = None
+    function_call: None = None
+    audio: None = None
+    annotations: Nothing = None
+
+
+class _ChatChoice(_Strict):
+    message: _ChatMessage
+    finish_reason: str
+    index: Count | None = None
+    logprobs: None = None
+    stop_reason: Plain = None
+    native_finish_reason: Plain = None
+
+
+class ChatDelta(_Strict):
+    """What an event of a stream adds to a choice, and nothing else."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    role: Plain = None
+    refusal: None = None
+    tool_calls: Nothing = None
+    function_call: None = None
+
+
+class _DeltaChoice(_Strict):
+    delta: ChatDelta
+    index: Literal[0]
+    finish_reason: None = None
+    logprobs: None = None
+    stop_reason: None = None
+    native_finish_reason: None = None
+
+
+class _Envelope(_Strict, kw_only=True):
+    id: Plain = None
+    kind: Plain = msgspec.field(name="object", default=None)
+    created: Plain = None
+    model: Plain = None
+    system_fingerprint: Plain = None
+    service_tier: Plain = None
+    provider: Plain = None
+
+
+class _ChatAnswer(_Envelope, kw_only=True):
+    choices: Annotated[list[_ChatChoice], msgspec.Meta(min_length=1, max_length=1)]
+    usage: _ChatUsage | None = None
+    prompt_logprobs: None = None
+    error: None = None
+
+
+class _DeltaChunk(_Envelope, kw_only=True):
+    choices: Annotated[list[_DeltaChoice], msgspec.Meta(min_length=1, max_length=1)]
+    usage: None = None
+    obfuscation: Plain = None
+
+
+# -- Anthropic's messages
+
+
+class _MessageUsage(_Strict):
+    input_tokens: Count
+    output_tokens: Count
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation: dict[str, Plain] | None = None
+    service_tier: Plain = None
+    inference_geo: Plain = None
+
+    def counts(self) -> Usage:
+        """The same as `usage_counts.usage_of`."""
+        read, written = self.cache_read_input_tokens or 0, self.cache_creation_input_tokens or 0
+        return Usage(
+            input_tokens=self.input_tokens + read + written,
+            output_tokens=self.output_tokens,
+            cache_read_tokens=read or None,
+            cache_write_tokens=written or None,
+        )
+
+
+class _TextBlock(_Strict):
+    type: Literal["text"]
+    text: str
+    citations: None = None
+
+
+class _MessageAnswer(_Strict):
+    type: Literal["message"]
+    content: Annotated[list[_TextBlock], msgspec.Meta(min_length=1, max_length=1)]
+    stop_reason: str
+    id: Plain = None
+    role: Plain = None
+    model: Plain = None
+    stop_sequence: None = None
+    container: None = None
+    usage: _MessageUsage | None = None
+
+
+class TextDelta(_Strict, tag="text_delta", tag_field="type"):
+    """A piece of a text."""
+
+    text: str
+
+
+class ThinkingDelta(_Strict, tag="thinking_delta", tag_field="type"):
+    """A piece of the thinking."""
+
+    thinking: str
+
+
+class _BlockDelta(_Strict):
+    type: Literal["content_block_delta"]
+    index: Count
+    delta: TextDelta | ThinkingDelta
+
+
+_ANSWERS: Final = msgspec.json.Decoder(_ChatAnswer)
+_DELTAS: Final = msgspec.json.Decoder(_DeltaChunk)
+_MESSAGES: Final = msgspec.json.Decoder(_MessageAnswer)
+_BLOCK_DELTAS: Final = msgspec.json.Decoder(_BlockDelta)
+
+
+def chat_answer(body: bytes | bytearray, head: Head) -> Answer | None:
+    """A whole answer of one choice with text, and perhaps thinking."""
+    try:
+        said = _ANSWERS.decode(body)
+    except _FAULTS:
+        return None
+    choice = said.choices[0]
+    message = choice.message
+    return _answer(
+        message.content,
+        message.reasoning_content,
+        choice.finish_reason,
+        None if said.usage is None else said.usage.counts(),
+        head,
+    )
+
+
+def message_answer(body: bytes | bytearray, head: Head) -> Answer | None:
+    """A whole message of one text."""
+    try:
+        said = _MESSAGES.decode(body)
+    except _FAULTS:
+        return None
+    usage = None if said.usage is None else said.usage.counts()
+    return _answer(said.content[0].text, None, said.stop_reason, usage, head)
+
+
+def _answer(text: str, reasoning: str | None, reason: str, usage: Usage | None, head: Head) -> Answer | None:
+    meaning = meaning_of(reason)
+    if not reason or meaning not in {"whole", "cut"} or not _is_plain(text):
+        return None
+    return Answer(
+        text=text,
+        reasoning=reasoning or None,
+        finish_reason=reason,
+        truncated=meaning == "cut",
+        usage=usage,
+        hints=hints_of(head),
+    )
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can hold neither thinking in tags nor a picture: then nothing is taken out of it."""
+    return text.lstrip()[:1] not in _MAY_BEGIN_THINKING and "</" not in text and "data:image/" not in text
+
+
+_MAY_BEGIN_THINKING: Final = frozenset({"", "<", "[", "◁"})
+
+
+def chat_delta(data: bytes) -> ChatDelta | None:
+    """What an event adds to the first choice, and nothing else; None for any other event."""
+    try:
+        return _DELTAS.decode(data).choices[0].delta
+    except _FAULTS:
+        return None
+
+
+def block_delta(data: bytes) -> tuple[int, TextDelta | ThinkingDelta] | None:
+    """The index of a block and what an event adds to it, and nothing else; None for any other event."""
+    try:
+        said = _BLOCK_DELTAS.decode(data)
+    except _FAULTS:
+        return None
+    return said.index, said.delta
