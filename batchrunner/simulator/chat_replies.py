@@ -72,8 +72,8 @@ def answer_chat(order: Order) -> Script:
     """The answer, streamed when that was asked for."""
     reply = _reply(order)
     if order.body.get("stream") is not True or "sse-json-instead" in order.chosen:
-        pieces = len(_chunks(reply, include_usage=True)) + 1 if order.latency.chunk_s else None  # `[DONE]` is the last
-        return enveloped(whole(encode_json(_whole_body(reply)), order, pieces=pieces), order)
+        count = len(_chunks(reply, include_usage=True)) + 1 if order.latency.chunk_s else None  # `[DONE]` is the last
+        return enveloped(whole(encode_json(_whole_body(reply)), order, pieces=count), order)
     options = as_object(order.body.get("stream_options"))
     chunks = _chunks(reply, include_usage=options.get("include_usage") is True)
     pieces = stream_pieces(chunks, scenarios=tuple(order.chosen))
