@@ -14,7 +14,7 @@ from pathlib import Path
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
 from batchrunner.core.job import Job
-from batchrunner.core.plan import PointBalance, Totals
+from batchrunner.core.plan import PointBalance, Survey, Totals
 from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.presets import PRESETS
 from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
@@ -23,8 +23,8 @@ from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
-from batchrunner.engine.survey import survey, totals_of
-from batchrunner.prompts import JobItems, items_of
+from batchrunner.engine.survey import survey, survey_again, totals_of
+from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
 from batchrunner.report.standing import LEDGER, replay
@@ -44,6 +44,7 @@ from batchrunner.stores.run_directory import (
     digest_of_job,
     refuse_run_elsewhere,
     remember_totals,
+    remembered_totals,
     remove_leftovers,
     windows_that_worked,
 )
@@ -88,14 +89,7 @@ async def assemble(
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_take_stock, folder, state, results, files=files)
-    found = await survey(
-        KeylessItems(items, keys),
-        state,
-        limit=wishes.limit,
-        hold=job.on_ambiguous == "hold",
-        adopting=frozenset(stock.found.adopting) if stock.found is not None else frozenset(),
-    )
-    found = replace(found, skipped=items.skipped)
+    found, digest = await _look_through(job, items, state, stock, wishes, keys=keys, disk=disk, files=files)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)
     state.lost = set(found.lost)
@@ -139,7 +133,8 @@ async def assemble(
     (ledger,) = opened
     state.apply(ledger.opened, at=wall)
     state.live = True
-    totals = totals_of(job, found, accounts=len(keys), windows=await disk.run(windows_that_worked, folder, files=files))
+    windows = await disk.run(windows_that_worked, folder, files=files)
+    totals = totals_of(job, found, accounts=len(keys), windows=windows, digest=digest)
     runner = Runner(
         job=job,
         ports=_ports(
@@ -173,6 +168,45 @@ async def assemble(
     for note in stock_notes(folder, stock.found):
         say(note)
     return runner
+
+
+async def _look_through(
+    job: Job,
+    items: JobItems,
+    state: LedgerState,
+    stock: "_Stock",
+    wishes: Wishes,
+    *,
+    keys: dict[str, Secret],
+    disk: Threads,
+    files: Files,
+) -> tuple[Survey, str]:
+    """The planning pass, and the digest of what it went through.
+
+    The result of the last one is taken where nothing changed since, nothing is left and nobody wants anything again.
+    """
+    digest = await disk.run(_digest_of, job)
+    known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
+    if stock.found is None and known is not None and not wishes.changes_anything:
+        found = survey_again(state, known, digest=digest)
+        if found is not None:
+            return found, digest
+    found = await survey(
+        KeylessItems(items, keys),
+        state,
+        limit=wishes.limit,
+        hold=job.on_ambiguous == "hold",
+        adopting=frozenset(stock.found.adopting) if stock.found is not None else frozenset(),
+    )
+    found = replace(found, skipped=items.skipped)
+    stands = not found.skipped_rows and digest == await disk.run(_digest_of, job)
+    return found, digest if stands else ""
+
+
+def _digest_of(job: Job) -> str:
+    """See `Totals.digest`. Blocks."""
+    made_of = digest_of_items(job)
+    return "" if made_of is None else f"{digest_of_job(job)}{made_of}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

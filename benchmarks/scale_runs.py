@@ -53,6 +53,17 @@ def make_finished(folder: Path) -> None:
             clock=LoopClock(),
         )
         remember_totals(out, totals_of(job, found, accounts=1), segment=ledger.number)
+        results = ResultsFile(out)
+        results.look()
+        watch = DirectoryWatch(
+            folder=out,
+            files=DISK,
+            state=state,
+            results=results,
+            artifacts=Artifacts(out, files=DISK),
+            outputs=frozenset(),
+        )
+        watch.begin()
         state.apply(ledger.opened, at=WALL)
         answer = Answer(text=ANSWER, finish_reason="stop", usage=Usage(input_tokens=20, output_tokens=40))
         effort = Effort(attempts=1, ambiguous=0, recovered=False, started_at="2026-01-01T00:00:00.000Z", seconds=0.5)
@@ -79,17 +90,6 @@ def make_finished(folder: Path) -> None:
                     state.apply(event, at=WALL)
                 if length % 64 == 0:
                     await asyncio.sleep(0)
-        results = ResultsFile(out)
-        results.look()
-        watch = DirectoryWatch(
-            folder=out,
-            files=DISK,
-            state=state,
-            results=results,
-            artifacts=Artifacts(out, files=DISK),
-            outputs=frozenset(),
-        )
-        watch.begin()
         await watch.close([ledger])
 
     asyncio.run(make())

@@ -101,6 +101,8 @@ class Memory:
         """How the last clean end left the directory; None after any other end."""
         self.segments, self.events = 0, 0
         """`events`: taken so far, by this process."""
+        self.begun_from: int | None = None
+        """The segment at whose end the checkpoint stands from which this began."""
         self.closed = True
         """The last segment ended with `close`."""
         self.live = False

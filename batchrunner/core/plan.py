@@ -345,6 +345,9 @@ class Totals:
     """Done items whose row or picture was gone when the run began: for `status` while it goes on."""
     windows: dict[str, int] = field(default_factory=dict)
     """`ACCOUNT MODEL` -> how many at once last worked: where `concurrency: auto` begins the next run."""
+    digest: str = ""
+    """Of the job and of everything that its items are made of, as the pass that counted them found it; empty where that
+    cannot be told, or rows were left out."""
 
 
 def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts:

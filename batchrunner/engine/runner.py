@@ -57,6 +57,11 @@ class Wishes:
     adopt_rows: bool = False
     """Go on without a ledger: what has a row is done, all else is not known."""
 
+    @property
+    def changes_anything(self) -> bool:
+        """Whether there is something to do although every item has come to its end."""
+        return self.retry_failed or self.resend_held or self.reformat or self.resend_lost or self.adopt_rows
+
 
 @dataclass(slots=True, kw_only=True)
 class Runner:

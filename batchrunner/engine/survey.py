@@ -5,10 +5,10 @@ from contextlib import aclosing
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
-from batchrunner.core.plan import HELD, Survey, Surveyor, Totals
+from batchrunner.core.plan import HELD, Survey, Surveyor, Totals, count_items
 from batchrunner.core.ports import Items
 from batchrunner.core.presets import PRESETS
-from batchrunner.core.state import LedgerState
+from batchrunner.core.state import LedgerState, Standing
 
 
 async def survey(
@@ -33,6 +33,34 @@ async def survey(
     return surveyor.survey(skipped_rows=items.skipped_rows)
 
 
+def survey_again(state: LedgerState, totals: Totals, *, digest: str) -> Survey | None:
+    """What the last whole pass found, without another one, where that is certain and nothing is left to do.
+
+    `digest` is of the job and of what its items are made of now, see `Totals`. None: the items have to be looked at.
+    """
+    if not digest or digest != totals.digest or state.tasks or state.kept_tasks or state.lost:
+        return None
+    if state.labels - {totals.labels} or (totals.shared and state.unsettled):
+        return None  # rows have to be written anew
+    items = count_items(state, totals, now=0.0)
+    if items.pending or items.accepted or items.timed_out or items.lost:
+        return None
+    held = totals.vanished.get(HELD, 0)
+    return Survey(
+        total=totals.total,
+        labels=totals.labels,
+        shared={bytes.fromhex(key): extra for key, extra in totals.shared.items()},
+        vanished={standing: totals.vanished.get(standing.name, 0) for standing in Standing},
+        vanished_held=held,
+        vanished_kept=held,
+        per_model={},
+        to_send=0,
+        prompt_chars=0,
+        lost=frozenset(),
+        resumable=(),
+    )
+
+
 async def one_by_one(batches: AsyncGenerator[Sequence[Item], None]) -> AsyncGenerator[Item, None]:
     """The items of the batches."""
     async with aclosing(batches):
@@ -46,8 +74,10 @@ def lane_concurrency(job: Job) -> int:
     return job.limits.concurrency or PRESETS[job.provider.preset].first_concurrency
 
 
-def totals_of(job: Job, found: Survey, *, accounts: int, windows: dict[str, int] | None = None) -> Totals:
-    """What `run.json` keeps of it."""
+def totals_of(
+    job: Job, found: Survey, *, accounts: int, windows: dict[str, int] | None = None, digest: str = ""
+) -> Totals:
+    """What `run.json` keeps of it; `digest` as there."""
     hold = job.on_ambiguous == "hold"
     vanished_held = found.vanished_held if hold else found.vanished_kept
     return Totals(
@@ -62,4 +92,5 @@ def totals_of(job: Job, found: Survey, *, accounts: int, windows: dict[str, int]
         synced_intents=job.durability == "full",
         lost=sum(1 + found.shared.get(key, 0) for key in found.lost),
         windows=windows or {},
+        digest=digest,
     )

@@ -161,6 +161,7 @@ def restored(
         return None
     state.intact_at = head.intact_at if close.files is None else at
     state.apply(close, at=at)
+    state.begun_from = number
     return Restored(number, state, close.files is not None)
 
 

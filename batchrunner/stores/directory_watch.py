@@ -87,6 +87,8 @@ class DirectoryWatch:
     def _checkpoint(self, ledger: LedgerWriter) -> CheckpointMark | None:
         """What the state knows, if it took every record of the ledger, and nothing else."""
         state = self._state
+        if ledger.records == 1 and state.begun_from:
+            return None  # nothing happened since the last one
         if state.events - self._events_before != ledger.records:
             return None
         state.segment_ended()
@@ -105,7 +107,8 @@ class DirectoryWatch:
                 checkpointed=found if checkpointed else None,
                 files=self._files,
             )
-        remove_checkpoints(self._files, ledger.path.parent, but=ledger.number if checkpointed else None)
+        if checkpointed:
+            remove_checkpoints(self._files, ledger.path.parent, but=ledger.number)
 
     def _marks(self) -> Marks | None:
         if self._state.lost:

@@ -15,6 +15,7 @@ from batchrunner.stores.atomic import sweep
 from batchrunner.stores.checkpoint import SegmentMark
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.run_file import RunFile, claim, read_run_file, write_run_file
+from batchrunner.stores.unreadable import UNREADABLE
 
 
 def resolved(job: Job) -> dict[str, Json]:
@@ -156,13 +157,14 @@ def remember_ledger(
 ) -> None:
     """Keep in `run.json` where the ledger ended and how many items it knew by their standing.
 
-    `checkpointed` is how the segment was left, where there is a checkpoint of its end. For when nobody writes to it any
-    more. Raises StoreBrokenError.
+    `checkpointed` is how the segment was left, where there is a checkpoint of its end; None: there is none of this one.
+    For when nobody writes to it any more. Raises StoreBrokenError.
     """
     there = read_run_file(folder, files=files)
     if there is not None:
+        newest = checkpointed or there.checkpointed
         ended = msgspec.structs.replace(
-            there, segment=segment, segment_bytes=size_bytes, segment_left=left, checkpointed=checkpointed
+            there, segment=segment, segment_bytes=size_bytes, segment_left=left, checkpointed=newest
         )
         write_run_file(folder, ended, files=files)
 
@@ -173,6 +175,15 @@ def remember_end(folder: Path, message: str | None, *, ended: str | None = None,
     assert there is not None, "the directory was taken before"
     if (there.message, there.ended) != (message, ended):
         write_run_file(folder, msgspec.structs.replace(there, message=message, ended=ended), files=files)
+
+
+def remembered_totals(folder: Path, *, files: Files = DISK) -> Totals | None:
+    """What the last planning pass counted; None where there was none, or it cannot be read. Raises StoreBrokenError."""
+    try:
+        there = read_run_file(folder, files=files)
+        return msgspec.convert(there.totals, Totals) if there is not None and there.totals is not None else None
+    except (WrongDirectoryError, *UNREADABLE):
+        return None
 
 
 def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:

@@ -113,7 +113,7 @@ class Progress:
         """Whole lines so far, over all segments."""
         if not self.ledger.exists():
             return 0
-        for path in self.ledger.iterdir():
+        for path in self.ledger.glob("*.jsonl"):
             known = self._read.get(path, 0)
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 file.seek(known)
