@@ -11,6 +11,8 @@ from hashlib import blake2b
 STEM_LIMIT_BYTES = 120
 """Room is left below the usual 255 for endings and for the names of half-written files."""
 
+_SHORT = blake2b(digest_size=3)
+"""Copied for every id, which takes half as long as a new one."""
 _FALLBACK = "item"
 _SLUG_CHARS = bytes(
     ord(chr(code).lower()) if chr(code).isascii() and chr(code).isalnum() else 32 for code in range(256)
@@ -40,8 +42,9 @@ def slug(text: str, limit: int = 40) -> str:
 
 def auto_id(prompt_text: str) -> str:
     """A stable id from content alone: a slug of the beginning, a hyphen, six hex digits of the text's blake2b."""
-    digest = blake2b(prompt_text.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
-    return f"{slug(prompt_text)}-{digest}"
+    hashed = _SHORT.copy()
+    hashed.update(prompt_text.encode("utf-8", "surrogatepass"))
+    return f"{slug(prompt_text)}-{hashed.hexdigest()}"
 
 
 def safe_stem(text: str, *, suffix: str = "") -> str:

@@ -9,6 +9,8 @@ import pytest
 from engine_house import House
 
 from batchrunner.core.errors import ExitStatus
+from batchrunner.prompts import kept
+from batchrunner.prompts.expand import Expansion
 
 ITEMS = 60
 JOB = "name: job\nprovider: simulator\nmodel: sim/chat\nprompts: {file: rows.jsonl}\nlimits: {concurrency: 40}\n"
@@ -106,3 +108,29 @@ def test_a_source_that_is_gone_when_the_rows_are_put_in_order_keeps_them(tmp_pat
     report = house.run(JOB)
     assert len(house.rows()) == house.stats.sends == ITEMS
     assert report.exit_status in {ExitStatus.PAUSED, ExitStatus.DONE}
+
+
+def test_a_run_and_a_run_with_nothing_to_do_make_their_items_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, path = House(tmp_path), tmp_path / "rows.jsonl"
+    path.write_text(WHOLE)
+    passes: list[Expansion] = []
+    begin = Expansion.__init__
+
+    def noted(self: Expansion, *given: object, **named: object) -> None:
+        passes.append(self)
+        begin(self, *given, **named)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(Expansion, "__init__", noted)
+    for times in (1, 2):
+        assert house.run(JOB).exit_status is ExitStatus.DONE
+        assert len(passes) == times
+    monkeypatch.setattr(kept, "KEPT_BYTES", 1)  # too many to be kept: they are made again while they are sent
+    path.write_text(WHOLE + row(ITEMS))
+    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert len(passes) >= 4
+    passes.clear()
+    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert len(passes) == 1
+    assert house.stats.sends == ITEMS + 1
