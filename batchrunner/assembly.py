@@ -269,9 +269,11 @@ def _ports(
     folder: Path,
     files: Files,
 ) -> Ports:
-    from batchrunner.stores.images import PictureFiles  # noqa: PLC0415 - Pillow, for runs only
+    from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
 
     pictures = PictureFiles(artifacts)
+    if job.kind == "image":
+        readers()  # before the first order, not when its picture is there: the program may be replaced meanwhile
     stack.callback(pictures.close)
 
     def hide_keys(text: str) -> str:

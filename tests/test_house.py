@@ -71,7 +71,7 @@ ROOMS = ("assembly", "engine.runner", "engine.attempt", "providers.replies", "tr
         ("plan {jobs}/demo-chat.yaml", set()),
         ("status {run}", set()),
         ("export {run} --to jsonl --out {run}-taken.jsonl", set()),
-        ("run {jobs}/demo-chat.yaml --out {run}/again", {"PIL", "tenacity", "uvloop", "rooms"}),
+        ("run {jobs}/demo-chat.yaml --out {run}/again", {"tenacity", "uvloop", "rooms"}),
     ],
 )
 def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 from textwrap import wrap
-
-from PIL import Image, ImageDraw, ImageFont
+from typing import TYPE_CHECKING
 
 from batchrunner.simulator.dice import digest_of
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 Paint = Callable[[str, tuple[int, int], int], bytes]
@@ -21,6 +23,8 @@ _LINES = 6
 @lru_cache(maxsize=64)
 def draw(prompt: str, size: tuple[int, int], seed: int) -> bytes:
     """A PNG of `size` (width, height) pixels; the same for the same arguments and the same Pillow."""
+    from PIL import Image, ImageDraw  # noqa: PLC0415 - for pictures only: a chat needs none
+
     width, height = size
     chance = random.Random(digest_of(f"{seed}", prompt))
     picture = Image.new("RGB", size, _colour(chance, low=150, high=240))
@@ -38,7 +42,7 @@ def _colour(chance: random.Random, *, low: int, high: int) -> Colour:
     return (chance.randint(low, high), chance.randint(low, high), chance.randint(low, high))
 
 
-def _bands(brush: ImageDraw.ImageDraw, width: int, height: int, chance: random.Random) -> None:
+def _bands(brush: "ImageDraw.ImageDraw", width: int, height: int, chance: random.Random) -> None:
     """A sky of flat bands: flat colours are cheap to compress."""
     first, last = _colour(chance, low=120, high=230), _colour(chance, low=120, high=230)
     count = 24
@@ -48,7 +52,7 @@ def _bands(brush: ImageDraw.ImageDraw, width: int, height: int, chance: random.R
         brush.rectangle((0, height * band // count, width, height * (band + 1) // count), fill=mixed)
 
 
-def _shape(brush: ImageDraw.ImageDraw, width: int, height: int, chance: random.Random) -> None:
+def _shape(brush: "ImageDraw.ImageDraw", width: int, height: int, chance: random.Random) -> None:
     middle = (chance.uniform(0, width), chance.uniform(0, height))
     reach = max(2.0, chance.uniform(0.05, 0.25) * min(width, height))
     box = (middle[0] - reach, middle[1] - reach, middle[0] + reach, middle[1] + reach)
@@ -60,7 +64,7 @@ def _shape(brush: ImageDraw.ImageDraw, width: int, height: int, chance: random.R
         brush.regular_polygon((middle, reach), corners + chance.randrange(4), rotation=chance.randrange(90), fill=fill)
 
 
-def _words(brush: ImageDraw.ImageDraw, prompt: str, width: int, height: int) -> None:
+def _words(brush: "ImageDraw.ImageDraw", prompt: str, width: int, height: int) -> None:
     points = max(8, min(width, height) // 22)
     lines = wrap(prompt, max(4, int(width * 1.6 / points)))[:_LINES]
     if not lines:
@@ -71,5 +75,7 @@ def _words(brush: ImageDraw.ImageDraw, prompt: str, width: int, height: int) -> 
 
 
 @lru_cache(maxsize=16)
-def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(points: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    from PIL import ImageFont  # noqa: PLC0415 - as above
+
     return ImageFont.load_default(points)

@@ -58,19 +58,27 @@ class Artifacts:
         is the path in the end; the same bytes again take the same path.
         """
         try:
-            taken = await self._threads.run(_holds_other, self._files, self._root / path, data)
+            path = await self._threads.run(self._place_once, path, data)
+            await self._sync_of((self._root / path).parent).done()
         except OSError as error:
             raise broken(self._root / path, error) from error
-        if taken:
-            stem, _, ending = path.rpartition(".")
-            path = f"{stem}-{blake2b(data, digest_size=4).hexdigest()}.{ending}"
-        await self.write(path, data)
         return path
 
     @property
     def outputs(self) -> set[str]:
         """Folders at the directory's top into which files were put."""
         return {folder.relative_to(self._root).parts[0] for folder in self._syncs if folder != self._root}
+
+    def _place_once(self, path: str, data: bytes) -> str:
+        """All that blocks, in one step: each way to a thread and back costs as much as a small write."""
+        if _holds_other(self._files, self._root / path, data):
+            stem, _, ending = path.rpartition(".")
+            path = f"{stem}-{blake2b(data, digest_size=4).hexdigest()}.{ending}"
+        target = self._root / path
+        if target.parent not in self._syncs:
+            self._make_folders(PurePosixPath(path).parent)
+        self._place(target, data)
+        return path
 
     def _place(self, target: Path, data: bytes) -> None:
         is_new = not self._files.exists(target)

@@ -9,9 +9,8 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.naming import safe_stem
@@ -31,6 +30,9 @@ from batchrunner.stores.picture_bytes import (
     without_png_text,
 )
 
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
 MAX_PIXELS = 36_000_000
 """Room for 8K; Pillow takes four bytes for each."""
 FOLDER = "images"
@@ -43,13 +45,6 @@ _BIG_CONVERTED_PIXELS = 20_000_000
 """A conversion may need the pixels three times."""
 _ENDINGS: dict[Format, str] = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif"}
 _INTO: dict[PictureFormat, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF"}
-# The reader of exactly the format that the first bytes name: nothing else of Pillow's fifty is ever tried.
-_READERS: dict[Format, type[ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-}
 _MODES: dict[Format, frozenset[str]] = {
     "PNG": frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}),
     "JPEG": frozenset({"L", "RGB"}),
@@ -76,6 +71,27 @@ class _Ready:
     height: int | None
 
 
+@cache
+def readers() -> "dict[Format, type[ImageFile.ImageFile]]":
+    """The reader of exactly the format that the first bytes name: nothing else of Pillow's fifty is ever tried.
+
+    Loads Pillow: when the first picture comes, unless a run that orders pictures asked for it before its first request.
+    """
+    from PIL import (  # noqa: PLC0415 - a chat mostly needs none
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        WebPImagePlugin,
+    )
+
+    return {
+        "PNG": PngImagePlugin.PngImageFile,
+        "JPEG": JpegImagePlugin.JpegImageFile,
+        "WEBP": WebPImagePlugin.WebPImageFile,
+        "GIF": GifImagePlugin.GifImageFile,
+    }
+
+
 class PictureFiles:
     """Implements `core.ports.PictureStore` below a run's directory; `close` it at the end."""
 
@@ -99,8 +115,10 @@ class PictureFiles:
         Raises:
             StoreBrokenError: the disk refused.
         """
-        threads = self._big if await self._threads.run(_pixels_of, data) > _BIG_PIXELS else self._threads
-        ready = await threads.run(prepare, data, into=into, text=dict(text), max_pixels=self._max_pixels)
+        texts = dict(text)
+        ready = await self._threads.run(_prepared_if_small, data, into=into, text=texts, max_pixels=self._max_pixels)
+        if ready is None:
+            ready = await self._big.run(prepare, data, into=into, text=texts, max_pixels=self._max_pixels)
         if isinstance(ready, Problem):
             return await self._with_damaged(ready, data, stem) if ready.code == DAMAGED else ready
         path = await self._artifacts.write_once(f"{FOLDER}/{safe_stem(stem)}.{ready.ending}", ready.data)
@@ -172,6 +190,15 @@ def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str],
     return _ready(kept, wanted, _ENDINGS[wanted], size=size)
 
 
+def _prepared_if_small(
+    data: bytes, *, into: PictureFormat | None, text: Mapping[str, str], max_pixels: int
+) -> _Ready | Problem | None:
+    """As `prepare`; None for a picture that only one thread shall decode."""
+    if _pixels_of(data) > _BIG_PIXELS:
+        return None
+    return prepare(data, into=into, text=text, max_pixels=max_pixels)
+
+
 def _ready(data: bytes, name: str, ending: str, *, size: tuple[int, int] | None) -> _Ready:
     width, height = size or (None, None)
     digest = hashlib.sha256(data).hexdigest()
@@ -190,7 +217,7 @@ def _pixels_of(data: bytes) -> int:
     if shape is None or shape == "WEBP":
         return _webp_pixels(data) if shape else 0
     try:
-        with _READERS[shape](io.BytesIO(data)) as picture:
+        with readers()[shape](io.BytesIO(data)) as picture:
             return picture.width * picture.height
     except Exception:  # noqa: BLE001 - as in `prepare`, which says what is wrong
         return 0
@@ -198,7 +225,7 @@ def _pixels_of(data: bytes) -> int:
 
 def _decoded(data: bytes, shape: Format, wanted: Format) -> bytes:
     """The bytes to keep, after every pixel was read."""
-    with _READERS[shape](io.BytesIO(data)) as picture:
+    with readers()[shape](io.BytesIO(data)) as picture:
         picture.load()
         return data if wanted == shape else _encoded(picture, wanted)
 
@@ -216,7 +243,7 @@ def _checked_size(data: bytes, shape: Format, max_pixels: int) -> tuple[int, int
     """
     if shape == "WEBP" and _webp_pixels(data) > max_pixels:
         return None  # Pillow's reader makes room for the whole canvas when it opens one
-    with _READERS[shape](io.BytesIO(data)) as picture:
+    with readers()[shape](io.BytesIO(data)) as picture:
         width, height = picture.size
         if width * height > max_pixels:
             return None
@@ -237,8 +264,10 @@ def _webp_pixels(data: bytes) -> int:
     return 0
 
 
-def _encoded(picture: Image.Image, wanted: Format) -> bytes:
+def _encoded(picture: "Image.Image", wanted: Format) -> bytes:
     """The first frame in another format."""
+    from PIL import Image  # noqa: PLC0415 - as above
+
     has_alpha = "A" in picture.getbands() or "transparency" in picture.info
     shown = picture
     if picture.mode.startswith("I;16") and wanted != "PNG":
