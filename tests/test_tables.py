@@ -1,4 +1,4 @@
-"""The tables of tests/README.md tell the truth: every number is there, every test exists and says its number."""
+"""The tables of tests/README.md and the pages of docs/ tell the truth: numbers, tests, links, and jobs that are shown."""
 
 import ast
 import re
@@ -108,3 +108,41 @@ def test_numbers_are_read_as_they_are_written() -> None:
     assert numbers_in("Threat 2, invariants 18 and 19.", "Invariant") == {18, 19}
     assert numbers_in("Threat 2, invariants 18 and 19.", "Threat") == {2}
     assert numbers_in("see RELIABILITY 5", "Threat") == set()
+
+
+DOCS: Final = TESTS.parent / "docs"
+PAGES: Final = sorted([*DOCS.glob("*.md"), *DOCS.glob("providers/*.md"), TESTS.parent / "README.md"])
+
+
+def pages_name(page: Path) -> str:
+    return page.relative_to(TESTS.parent).as_posix()
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that a page's headings get from GitHub: lower case, spaces as hyphens, other signs left out."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
+
+
+def links_of(page: Path) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=pages_name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    dead = []
+    for link in links_of(page):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            dead.append(link)
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=pages_name)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", page.read_text("utf-8")))
+    assert named - all_tests() - {path.stem for path in TESTS.rglob("test_*.py")} == set()
