@@ -99,7 +99,9 @@ class Governor:
 
     def sent(self, now: float, *, in_flight: int) -> Ticket:
         """A send leaves now, as one of `in_flight`; give the ticket back with what became of it."""
-        if len(self._sends) == tuning.REMEMBERED or now - self._period_began > tuning.PERIOD_S:
+        sends = self._sends
+        leaves = len(sends) == tuning.REMEMBERED and sends[0].in_flight > self._most[0]
+        if leaves or now - self._period_began > tuning.PERIOD_S:
             self._age(now)
         ticket = Ticket(now, in_flight)
         self._sends.append(ticket)
