@@ -1,4 +1,4 @@
-"""The tables of tests/README.md and the pages of docs/ tell the truth: numbers, tests, links, and jobs that are shown."""
+"""The tables of tests/README.md and the pages of docs/ tell the truth: every number, test and link is there."""
 
 import ast
 import re
