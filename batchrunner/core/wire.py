@@ -7,9 +7,12 @@ from typing import Final, Literal, Protocol, TypeVar
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
-    """An HTTP request without credentials: the transport adds the account's, for the configured host only."""
+    """An HTTP request without credentials: the transport adds the account's, for the configured host only.
+
+    Nobody changes one; it is not frozen for its cost. Requests may share their headers.
+    """
 
     method: Literal["GET", "POST"]
     url: str

@@ -16,7 +16,8 @@ from batchrunner.core.wire import Decoder, Request
 from batchrunner.providers.answer_tool import NAME, AnswerTool
 from batchrunner.providers.anthropic_messages_reply import MessagesDecoder
 from batchrunner.providers.endpoints import anthropic_url
-from batchrunner.providers.json_text import at, encode, whole_number
+from batchrunner.providers.json_text import at, whole_number
+from batchrunner.providers.kept_body import KeptBody
 from batchrunner.providers.structured import SchemaChecks, correction_text
 
 VERSION: Final = "2023-06-01"
@@ -30,12 +31,13 @@ _THINKING: Final = ("thinking", "enable_thinking")
 
 
 class AnthropicMessages:
-    """A `Dialect`. Keeps nothing but the ready-made check of the job's schema."""
+    """A `Dialect`. Keeps the ready-made check of the job's schema, and what its requests have in common."""
 
     def __init__(self, provider: Provider) -> None:
         self._url = anthropic_url(provider, "messages")
         self._family = family_of(provider)
         self._checks = SchemaChecks()
+        self._bodies = KeptBody(self._url, body=_body, headers=_headers)
 
     def __repr__(self) -> str:
         """Where it sends."""
@@ -43,19 +45,17 @@ class AnthropicMessages:
 
     def encode(self, item: Item, revision: Revision) -> Request:
         """The POST of one message, streamed unless the item says otherwise."""
-        body = _body(item, revision)
-        accept = "text/event-stream" if body.get("stream") is True else "application/json"
-        return Request(
-            method="POST",
-            url=self._url,
-            headers={"content-type": "application/json", "accept": accept, "anthropic-version": VERSION},
-            body=encode(body),
-        )
+        return self._bodies.request(item, revision)
 
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
         tool = None if item.schema is None else AnswerTool(item.schema)
         return MessagesDecoder(self._family, check=self._checks.of(item.schema), tool=tool)
+
+
+def _headers(body: dict[str, Json]) -> dict[str, str]:
+    accept = "text/event-stream" if body.get("stream") is True else "application/json"
+    return {"content-type": "application/json", "accept": accept, "anthropic-version": VERSION}
 
 
 def _body(item: Item, revision: Revision) -> dict[str, Json]:

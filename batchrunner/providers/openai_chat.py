@@ -13,7 +13,8 @@ from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
 from batchrunner.core.wire import Decoder, Request
 from batchrunner.providers.endpoints import openai_url
-from batchrunner.providers.json_text import encode, is_object
+from batchrunner.providers.json_text import is_object
+from batchrunner.providers.kept_body import KeptBody
 from batchrunner.providers.openai_chat_reply import ChatDecoder
 from batchrunner.providers.structured import SchemaChecks, correction_text, schema_in_words
 
@@ -22,12 +23,13 @@ _FORMAT: Final = "response_format"
 
 
 class OpenAiChat:
-    """A `Dialect`. Keeps nothing but the ready-made check of the job's schema."""
+    """A `Dialect`. Keeps the ready-made check of the job's schema, and what its requests have in common."""
 
     def __init__(self, provider: Provider) -> None:
         self._url = openai_url(provider, "chat/completions")
         self._family = family_of(provider)
         self._checks = SchemaChecks()
+        self._bodies = KeptBody(self._url, body=_body, headers=_headers)
 
     def __repr__(self) -> str:
         """Where it sends."""
@@ -35,18 +37,16 @@ class OpenAiChat:
 
     def encode(self, item: Item, revision: Revision) -> Request:
         """The POST of one chat, streamed unless the item says otherwise."""
-        body = _body(item, revision)
-        accept = "text/event-stream" if body.get("stream") is True else "application/json"
-        return Request(
-            method="POST",
-            url=self._url,
-            headers={"content-type": "application/json", "accept": accept},
-            body=encode(body),
-        )
+        return self._bodies.request(item, revision)
 
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
         return ChatDecoder(self._family, check=self._checks.of(item.schema), sends_schema=_sends_schema(item))
+
+
+def _headers(body: dict[str, Json]) -> dict[str, str]:
+    accept = "text/event-stream" if body.get("stream") is True else "application/json"
+    return {"content-type": "application/json", "accept": accept}
 
 
 def _body(item: Item, revision: Revision) -> dict[str, Json]:

@@ -26,7 +26,7 @@ from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
 from batchrunner.transport.direct import DirectReply, DirectWay, direct_way
 from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
-from batchrunner.transport.masking import masked
+from batchrunner.transport.masking import Masker
 from batchrunner.transport.room import Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
 from batchrunner.transport.session import left_in, new_session, tls_context
@@ -103,6 +103,7 @@ class ApiTransport:
         self._keys = dict(keys)
         self._proxy_auth = proxy_auth
         self._hidden = (*keys.values(), *hidden_of(proxy_auth))
+        self._masker = Masker(self._hidden)
         self._version = f"api-version={provider.api_version}" if provider.api_version else ""
         self._limit = limit
         self._room = room or Room()
@@ -181,7 +182,7 @@ class ApiTransport:
             if ending is None:
                 cause: Cause = "timeout" if watch.sent else "connect"
                 ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
-            return masked(decoder.end(ending), self._hidden)
+            return self._masker.masked(decoder.end(ending))
         finally:
             if share.held_bytes:
                 share.give_back()

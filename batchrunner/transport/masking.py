@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.outcome import Answer
 from batchrunner.core.ports import Items
 from batchrunner.transport.secrets import MASK, SHORTEST_MASKED, Secret, mask, may_be_escaped
 
@@ -32,6 +33,47 @@ def masked(value: T, secrets: Iterable[Secret]) -> T:
         return value
     clean: T = _masked(value, known, _DEEPEST)
     return clean
+
+
+class Masker:
+    """`masked` for the keys of a run: one look at the words of an ordinary answer tells that none of them is there."""
+
+    __slots__ = ("_known", "_signs")
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        self._known = [secret for secret in secrets if len(secret.reveal()) >= SHORTEST_MASKED]
+        self._signs = tuple(
+            dict.fromkeys(sign for secret in self._known for sign in (_begun(secret.reveal()), *secret.packed))
+        )
+        """A text that holds a key, or its beginning, has one of these, or a sign of an escape."""
+
+    def __repr__(self) -> str:
+        return f"<Masker of {len(self._known)} keys>"
+
+    def masked(self, value: T) -> T:
+        """As of the function."""
+        if not self._known or (isinstance(value, Answer) and self._is_clean(value)):
+            return value
+        return masked(value, self._known)
+
+    def _is_clean(self, answer: Answer) -> bool:
+        """Whether an answer has nothing but words, and no key can be in them. False: it has to be looked through."""
+        if (
+            answer.tool_calls
+            or answer.parsed is not None
+            or answer.pictures
+            or answer.sounds
+            or answer.choices
+            or answer.extras
+        ):
+            return False
+        words = f"{answer.text}\n{answer.reasoning}\n{answer.finish_reason}"  # no key has a line's end in it
+        if answer.flags:
+            words += "\n".join(answer.flags)
+        for sign in self._signs:
+            if sign in words:
+                return False
+        return not may_be_escaped(words) or all(secret.escaped().search(words) is None for secret in self._known)
 
 
 def refuse_keys_in_job(job: Job, keys: Mapping[str, Secret]) -> None:

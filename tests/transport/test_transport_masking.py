@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.wire import Ending, Head
 from batchrunner.transport import Secret
-from batchrunner.transport.masking import KeylessItems, masked
+from batchrunner.transport.masking import KeylessItems, Masker, masked
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -227,3 +228,28 @@ def test_an_item_that_holds_a_key_is_a_mistake_that_names_the_variable_and_not_t
         asyncio.run(count(KeylessItems(Listed("a", f"b {CANARY}"), keys)))
     assert f"the key of {ACCOUNT} stands in item 2" in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+CODED = {
+    "as it is": CANARY,
+    "its beginning": CANARY[: len(CANARY) // 2],
+    "percent": quote(CANARY, safe="").replace("s", "%73"),
+    "base64": base64.b64encode(f"ab{CANARY}c".encode()).decode(),
+    "hex": CANARY.encode().hex(),
+    "JSON": CANARY.replace("a", "\\u0061"),
+    "HTML": "".join(f"&#{ord(char)};" for char in CANARY),
+}
+
+
+@pytest.mark.parametrize("form", CODED)
+@pytest.mark.parametrize("place", ["text", "reasoning", "finish_reason", "flags"])
+def test_the_quick_look_at_an_answer_finds_what_the_walk_finds(form: str, place: str) -> None:
+    """Threat 2: whatever form of a key stands in an ordinary answer."""
+    said = f"It says & means 100 %: {CODED[form]}"
+    fields: dict[str, object] = {"text": "hello", place: (said,) if place == "flags" else said}
+    answer = Answer(**fields)  # type: ignore[arg-type]  # the fields are of their types
+    assert Masker(SECRETS).masked(answer) == masked(answer, SECRETS)
+    if form != "its beginning":
+        assert masked(answer, SECRETS) is not answer
+    clean = Answer(text="hello & goodbye, 100 %", reasoning="\\n", finish_reason="stop")
+    assert Masker(SECRETS).masked(clean) is clean
