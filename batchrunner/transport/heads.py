@@ -32,6 +32,8 @@ def mended(head: bytes, rest: bytes = b"") -> bytes:
 
     `rest` is what came with it of the body: where that shows no chunk, the head does not say that there are any.
     """
+    if _is_sound(head, rest):
+        return head
     first, *lines = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
     kept, lengths, chunked, left_out = [first], [], False, False
     for line in lines:
@@ -59,3 +61,18 @@ def mended(head: bytes, rest: bytes = b"") -> bytes:
         sound = len(set(lengths)) == 1 and lengths[0].isdigit()
         kept.append(b"Content-Length: " + lengths[0] if sound else b"Connection: close")
     return b"\r\n".join((*kept, b"", b""))
+
+
+_SOUND: Final = re.compile(rb"HTTP/[^\r\n]*+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n]*+\r\n)*+\r\n")
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*\d+[ \t]*\r\n")
+
+
+def _is_sound(head: bytes, rest: bytes) -> bool:
+    """Whether nothing in it has to be mended, as nearly always: one look, and not one at every line."""
+    if len(head) > LINE_BYTES or _SOUND.fullmatch(head) is None:
+        return False
+    low = head.lower()
+    lengths = low.count(b"content-length")
+    if b"transfer-encoding" in low:
+        return lengths == 0 and (not rest or _CHUNK.match(rest) is not None)
+    return lengths == 0 or (lengths == 1 and _LENGTH.search(low) is not None)

@@ -5,15 +5,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from types import FrameType
+from unittest.mock import patch
 
 import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import BaseConnector, Connection
+from hypothesis import given, strategies
 from transport_servers import ACCOUNT, Kept, Server, api, post, provider, reply, says, serve
 
 from batchrunner.core.wire import Broken, Request, Whole
-from batchrunner.transport import ApiTransport
+from batchrunner.transport import ApiTransport, heads
 from batchrunner.transport import api as api_module
 from batchrunner.transport.direct import DIRECT_BYTES, direct_way
 
@@ -207,3 +209,30 @@ def test_an_exchange_makes_no_task_and_few_calls(way: str) -> None:
 
     asyncio.run(scene())
     assert sum(calls.values()) / 20 < (110 if way == "direct" else 220), calls.most_common()
+
+
+LINES = [
+    *(b"Content-Length: 2", b"content-length:3", b"Content-Length: +2", b"Content-Length: 2, 2", b"Content-Length: x"),
+    *(b"X-Content-Length: 9", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip", b"Server: nginx", b"no line"),
+    *(b" goes on", b"Name : value", b"\xe9: a", b"a: \xe9", b"a:", b": b", b"", b"Date: now", b"a: " + b"b" * 70_000),
+]
+
+
+@given(
+    lines=strategies.lists(
+        strategies.tuples(strategies.sampled_from(LINES), strategies.sampled_from([b"\r\n", b"\n"]))
+    ),
+    rest=strategies.sampled_from([b"", b"2\r\nok\r\n", b"{}"]),
+)
+def test_a_head_that_is_left_as_it_is_says_what_the_mended_one_would(
+    lines: list[tuple[bytes, bytes]], rest: bytes
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + b"".join(line + end for line, end in lines) + b"\r\n"
+    head = head[: heads.end_of(head, 0)]
+    with patch.object(heads, "_is_sound", lambda *_: False):
+        careful = heads.mended(head, rest)
+    said = [
+        sorted(line.replace(b" ", b"").lower() for line in found.split(b"\r\n"))
+        for found in (careful, heads.mended(head, rest))
+    ]
+    assert said[0] == said[1]
