@@ -16,8 +16,8 @@ from batchrunner.prompts.recipe import Recipe, recipe_of
 class JobItems:
     """The items of a job; implements `core.ports.Items`. Templates are compiled at the first pass and then kept.
 
-    So are the items themselves, where they are few: a later pass gives them again, and reads the source only if it has
-    changed since.
+    So are the items themselves, where they are few: the first pass for each model after a whole one gives them, and
+    reads the source only if it has changed since.
     """
 
     def __init__(self, job: Job) -> None:
@@ -52,14 +52,16 @@ class JobItems:
             JobMistakesError: templates that are none (all of them), or the first thing that is wrong with the rows.
         """
         given = left_out = 0
-        if self._kept is not None and self._kept.is_whole:
-            for batch in self._kept.batches(models):
-                yield batch
+        if self._kept is not None and (waiting := self._kept.take(models)) is not None:
+            while waiting:
+                batch = waiting.popleft()
                 given += len(batch)
+                yield batch
+                del batch
                 await asyncio.sleep(0)
             if await asyncio.to_thread(stamp_of, self._job) == self._kept.stamp:
                 return
-            self._kept, left_out = None, given
+            left_out = given
         # Where the source has changed since, it is read to its end after all, so that whoever counts notices.
         async with aclosing(self._read(models)) as batches:
             async for batch in batches:

@@ -1,4 +1,6 @@
-"""The items of a whole pass kept in memory while they are few, so that the next pass needs not make them again.
+"""The items of a whole pass kept in memory while they are few, so that the lanes' pass needs not make them again.
+
+Each is let go when it is given: what is kept is what is still to be given, and nothing of it stays until the end.
 
 The source may change between two passes. What stood in it is remembered by its size and times, and whoever is given
 kept items is told at the end whether that still holds.
@@ -6,7 +8,8 @@ kept items is told at the end whether that still holds.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,36 +27,42 @@ Stamp = tuple[object, ...]
 
 
 class KeptItems:
-    """The items of one pass. `add` every batch, then `batches` gives them again as long as `is_whole`."""
+    """The items of one pass, by model. `add` every batch; once it `is_whole`, each model's can be taken, once."""
 
     def __init__(self, stamp: Stamp) -> None:
         self.stamp = stamp
         """Of the source, before the pass."""
         self.is_whole = False
-        """The pass has come to its end, and all of its items are here."""
-        self._batches: list[Sequence[Item]] = []
+        """The pass has come to its end, and all of its items were here."""
+        self._of_models: dict[str, deque[Sequence[Item]]] = {}
         self._left_bytes = KEPT_BYTES
 
     def __repr__(self) -> str:
-        return f"<KeptItems {sum(map(len, self._batches))}, room for {self._left_bytes} bytes>"
+        return f"<KeptItems of {len(self._of_models)} models, room for {self._left_bytes} bytes>"
 
     def add(self, batch: Sequence[Item]) -> None:
         """The pass's next items; all are let go once they are too large."""
-        if self._left_bytes > 0:
-            self._batches.append(batch)
-            self._left_bytes -= sum(map(_size_of, batch))
-            if self._left_bytes <= 0:
-                self._batches.clear()
+        if self._left_bytes <= 0:
+            return
+        self._left_bytes -= sum(map(_size_of, batch))
+        if self._left_bytes <= 0:
+            self._of_models.clear()
+            return
+        for model in dict.fromkeys([item.model for item in batch]):
+            own = [item for item in batch if item.model == model]
+            self._of_models.setdefault(model, deque()).append(own)
 
     def end(self, stamp: Stamp) -> None:
         """The pass has come to its end, and this is how the source stands now."""
         self.is_whole = self._left_bytes > 0 and stamp == self.stamp
+        if not self.is_whole:
+            self._of_models.clear()
 
-    def batches(self, models: frozenset[str] | None) -> Iterator[Sequence[Item]]:
-        """The items of these models (None: all) once more."""
-        for batch in self._batches:
-            if some := batch if models is None else [item for item in batch if item.model in models]:
-                yield some
+    def take(self, models: frozenset[str] | None) -> deque[Sequence[Item]] | None:
+        """The items of this one model, to be emptied by the caller; None when they are not here any more."""
+        if not self.is_whole or models is None or len(models) != 1:
+            return None
+        return self._of_models.pop(next(iter(models)), None)
 
 
 def stamp_of(job: Job) -> Stamp:

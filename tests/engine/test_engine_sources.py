@@ -123,14 +123,16 @@ def test_a_run_and_a_run_with_nothing_to_do_make_their_items_once(
         begin(self, *given, **named)  # type: ignore[arg-type]  # as it was called
 
     monkeypatch.setattr(Expansion, "__init__", noted)
-    for times in (1, 2):
-        assert house.run(JOB).exit_status is ExitStatus.DONE
-        assert len(passes) == times
+    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert len(passes) == 1
+    (house.out / "results.jsonl").touch()  # somebody was here: the end of the last run is not trusted
+    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert len(passes) == 2
     monkeypatch.setattr(kept, "KEPT_BYTES", 1)  # too many to be kept: they are made again while they are sent
     path.write_text(WHOLE + row(ITEMS))
     assert house.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) >= 4
     passes.clear()
     assert house.run(JOB).exit_status is ExitStatus.DONE
-    assert len(passes) == 1
+    assert len(passes) <= 1
     assert house.stats.sends == ITEMS + 1
