@@ -19,6 +19,8 @@ class Peer:
     script: str
 
 
+_INSTALL_S: Final = 1200.0
+
 _HEAD = """
 import asyncio, json, os, sys, time
 url, count = sys.argv[1], int(sys.argv[2])
@@ -47,8 +49,89 @@ ended(began, sum(answer is not None and bool(answer.completion) for answer in an
 """
 )
 
+_ASYNC_BATCH_LLM = (
+    _HEAD
+    + """
+from async_batch_llm import ArtifactIdentity, JsonlArtifactStore, ResumePolicy, llm, process_prompts
+async def main():
+    strategy = llm("openai-compatible:m", base_url=url + "/v1", api_key="sk-bench")
+    store = JsonlArtifactStore("kept.jsonl", identity=ArtifactIdentity(provider="bench", model="m"))
+    return await process_prompts(strategy, prompts, concurrency=64, artifact_store=store,
+                                 resume=ResumePolicy.REUSE_SUCCESSES)
+began = time.perf_counter()
+batch = asyncio.run(main())
+ended(began, sum(1 for result in batch.results if result.success))
+"""
+)
+
+_LITELLM = (
+    _HEAD
+    + """
+import litellm
+from litellm.caching.caching import Cache
+litellm.cache = Cache(type="disk", disk_cache_dir="kept")
+async def work(numbers, answers):
+    for number in numbers:
+        reply = await litellm.acompletion(model="openai/m", caching=True,
+                                          messages=[{"role": "user", "content": prompts[number]}])
+        answers.append(reply.choices[0].message.content)
+async def main():
+    answers, numbers = [], iter(range(count))
+    await asyncio.gather(*(work(numbers, answers) for _ in range(64)))
+    return answers
+began = time.perf_counter()
+ended(began, len(asyncio.run(main())))
+"""
+)
+
+_INSPECT_AI = (
+    _HEAD
+    + """
+from inspect_ai import Task, eval
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.solver import generate
+task = Task(dataset=MemoryDataset([Sample(input=text) for text in prompts]), solver=[generate()])
+began = time.perf_counter()
+(log,) = eval(task, model="openai-api/bench/m", model_base_url=url + "/v1", model_args={"api_key": "sk-bench"},
+              max_connections=64, max_samples=64, log_dir="kept", display="none", fail_on_error=True)
+ended(began, log.results.completed_samples if log.results else 0)
+"""
+)
+
+_CURATOR = (
+    _HEAD
+    + """
+os.environ.update(CURATOR_CACHE_DIR=os.getcwd() + "/kept", CURATOR_DISABLE_RICH_DISPLAY="1", TELEMETRY_ENABLED="0")
+from bespokelabs import curator
+asker = curator.LLM(model_name="m", backend="openai", backend_params={
+    "base_url": url + "/v1", "max_requests_per_minute": 10**7, "max_tokens_per_minute": 10**10,
+    "max_concurrent_requests": 64})
+began = time.perf_counter()
+answers = asker(prompts)
+ended(began, len(getattr(answers, "dataset", answers)))
+"""
+)
+
+_FLEXLLM = (
+    _HEAD
+    + """
+from flexllm import LLMClient
+async def main():
+    client = LLMClient(base_url=url + "/v1", model="m", api_key="sk-bench", concurrency_limit=64, max_qps=100000)
+    messages = [[{"role": "user", "content": text}] for text in prompts]
+    return await client.chat_completions_batch(messages, output_jsonl="kept.jsonl", show_progress=False)
+began = time.perf_counter()
+ended(began, sum(answer is not None for answer in asyncio.run(main())))
+"""
+)
+
 PEERS: Final = {
     "lm-deluge": Peer(packages=("lm-deluge",), script=_LM_DELUGE),
+    "bespokelabs-curator": Peer(packages=("bespokelabs-curator",), script=_CURATOR),
+    "litellm": Peer(packages=("litellm", "diskcache"), script=_LITELLM),
+    "inspect_ai": Peer(packages=("inspect-ai", "openai"), script=_INSPECT_AI),
+    "async-batch-llm": Peer(packages=("async-batch-llm[openai]",), script=_ASYNC_BATCH_LLM),
+    "flexllm": Peer(packages=("flexllm",), script=_FLEXLLM),
 }
 
 
@@ -62,7 +145,10 @@ def peer_took(name: str, *, home: Path, url: str, count: int, core: int | None) 
         folder.mkdir(parents=True)
         subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.packages]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=_INSTALL_S)
+        except subprocess.TimeoutExpired:
+            raise CannotMeasureError(f"pip has not installed it in {_INSTALL_S:.0f} s") from None
         if done.returncode:
             raise CannotMeasureError(f"pip cannot install it: {done.stderr.strip()[-200:]}")
         (folder / "ready").touch()
