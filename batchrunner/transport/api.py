@@ -21,10 +21,10 @@ from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
-from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
+from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
-from batchrunner.transport.direct import DirectReply, DirectWay, direct_way
+from batchrunner.transport.direct import DirectReply, DirectWay, ReadyHead, direct_way
 from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
 from batchrunner.transport.masking import Masker
 from batchrunner.transport.room import Room, Share
@@ -225,7 +225,7 @@ class ApiTransport:
             return self._fault(error, watch)
         try:
             watch.head_came()
-            decoder.begin(_head(response, self._wall()))
+            decoder.begin(ReadyHead(response.status, response.headers, self._wall()))
             whole = response.whole(share) if type(response) is DirectReply else None
             if whole is not None:
                 decoder.feed(whole)
@@ -340,16 +340,6 @@ async def _linger(content: aiohttp.StreamReader, feed: Callable[[bytes], bool] |
                 size_bytes += len(piece)
                 if feed is not None:
                     feed(piece)
-
-
-def _head(response: Response, received_at: float) -> Head:
-    headers = {name.lower(): _readable(value) for name, value in response.headers.items()}
-    return Head(status=response.status, headers=headers, received_at=received_at)
-
-
-def _readable(value: str) -> str:
-    """Header bytes that are no UTF-8 come as lone surrogates, which no file could take later."""
-    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _pace(timeouts: Timeouts, total_s: float) -> Pace:

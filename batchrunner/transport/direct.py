@@ -17,7 +17,7 @@ from aiohttp.connector import Connection
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from batchrunner.core.wire import Gate, Request
+from batchrunner.core.wire import Gate, Head, Request
 from batchrunner.transport.coding import GZIP_MAGIC
 from batchrunner.transport.room import Share
 from batchrunner.transport.session import READING, Connector, Replies
@@ -56,6 +56,44 @@ class Prepared:
 
     def __repr__(self) -> str:
         return f"<Prepared {self.made.method} {self.url}>"
+
+
+class ReadyHead(Head):
+    """A head whose headers are made into what decoders read when one of them asks: most answers are asked for two."""
+
+    __slots__ = ("_made", "_raw")
+
+    def __init__(self, status: int, raw: CIMultiDictProxy[str], received_at: float) -> None:
+        self.status = status
+        self.received_at = received_at
+        self._raw = raw
+        self._made: dict[str, str] | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:  # type: ignore[override]  # read like the field that it stands for
+        """As of `Head`."""
+        if self._made is None:
+            self._made = readable_headers(self._raw)
+        return self._made
+
+    def header(self, name: str) -> str:
+        """As of `Head`."""
+        values = self._raw.getall(name, None)
+        return "" if values is None else readable(values[-1])
+
+    def has_names_with(self, word: str) -> bool:
+        """As of `Head`."""
+        return word in "\n".join(self._raw).lower()
+
+
+def readable_headers(raw: CIMultiDictProxy[str]) -> dict[str, str]:
+    """By lower-case names; of repeated ones the last stands."""
+    return {name.lower(): readable(value) for name, value in raw.items()}
+
+
+def readable(value: str) -> str:
+    """Header bytes that are no UTF-8 come as lone surrogates, which no file could take later."""
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class DirectReply:
