@@ -81,15 +81,32 @@ def _tokens_per_minute(order: Order) -> Refusal | None:
     return REFUSALS["T3"] if order.now < since + _TPM_CLEARS_S - _ROUNDING_S else None
 
 
-def _closed_for(order: Order, seconds: float, header: str, value: str) -> Refusal | None:
-    """Closed from the first call on; one that comes too early is told the same again, and counted."""
+def _seconds_left(order: Order, seconds: float) -> float | None:
+    """Closed from the first call on, which one that comes too early is told again, and counted; None once open."""
     memory = order.lane.memory
     if "opens" in memory:
         if order.now >= memory["opens"] - _ROUNDING_S:
             return None
         memory["too early"] = memory.get("too early", 0) + 1
-    memory.setdefault("opens", order.now + seconds)
-    return REFUSALS["T1"].with_header(header, value)
+    return memory.setdefault("opens", order.now + seconds) - order.now
+
+
+def _closed_for(order: Order, seconds: float, header: str, value: str) -> Refusal | None:
+    """The same wait is told to each, in a header."""
+    return None if _seconds_left(order, seconds) is None else REFUSALS["T1"].with_header(header, value)
+
+
+def _loading(order: Order) -> Refusal | None:
+    left_s = _seconds_left(order, order.figure("estimated-time", 12.5))
+    return None if left_s is None else replace(REFUSALS["loading"], code=f"{math.ceil(left_s * 1000) / 1000:g}")
+
+
+def _wait_in_prose(order: Order) -> Refusal | None:
+    left_s = _seconds_left(order, order.figure("wait-in-prose", 7.3))
+    if left_s is None:
+        return None
+    refusal = REFUSALS["prose"]
+    return replace(refusal, message=f"{refusal.message}{math.ceil(left_s * 1000) / 1000:g}s.")
 
 
 def _retry_after(order: Order) -> Refusal | None:
@@ -211,5 +228,8 @@ GATES: dict[str, Gate] = {
     "unknown-model-400": _first_calls("unknown-model-400", "not-listed"),
     "reset-requests": lambda order: _spent_until(order, "reset-requests", "x-ratelimit-reset-requests"),
     "ratelimit-reset": lambda order: _spent_until(order, "ratelimit-reset", "ratelimit-reset"),
+    "cloudflare-522": _first_calls("cloudflare-522", "cloudflare-522"),
+    "estimated-time": _loading,
+    "wait-in-prose": _wait_in_prose,
 }
 """Scenario to rule. The quotas are not here: they are limits of the day, see `world`."""

@@ -97,6 +97,11 @@ def _detail(refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
     return JSON_TYPE, encode_json({"detail": refusal.message})
 
 
+def _loading(refusal: Refusal, _request_id: str) -> tuple[str, bytes]:
+    """`code` is how long the loading of the model takes, in seconds."""
+    return JSON_TYPE, encode_json({"error": refusal.message, "estimated_time": float(refusal.code or 0)})
+
+
 SHAPES: dict[str, Callable[[Refusal, str], tuple[str, bytes]]] = {
     "A": _plural,
     "A-outside": _plural_outside,
@@ -107,6 +112,7 @@ SHAPES: dict[str, Callable[[Refusal, str], tuple[str, bytes]]] = {
     "F": _page,
     "G": _google,
     "H": _detail,
+    "I": _loading,
 }
 """Bodies of refusals as they were seen: name to (content type, body)."""
 
@@ -239,6 +245,17 @@ REFUSALS: dict[str, Refusal] = {
         code="400",
     ),
     "slow": Refusal(status=429, shape="B", message="slow down", quiet=True),
+    "cloudflare-522": Refusal(
+        status=522,
+        shape="F",
+        message="api.example | 522: Connection timed out",
+        headers=(("server", "cloudflare"), ("cf-ray", "8f2d1c0a9b7e6d54-HKG")),
+        quiet=True,
+    ),
+    "loading": Refusal(status=503, shape="I", message="Model {model} is currently loading", quiet=True),
+    "prose": Refusal(
+        status=429, shape="B", message="Rate limit reached for model `{model}`. Please try again in ", quiet=True
+    ),
     "no-file": Refusal(status=404, shape="F", message="404 NoSuchKey"),
 }
 """Everything that this world refuses with, by a short name."""

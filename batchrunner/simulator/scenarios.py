@@ -108,6 +108,9 @@ SCENARIOS: dict[str, Scenario] = {
         _row("refusal", "unknown-model-400", "400 in a router's words: invalid model name (first n calls)", "n"),
         _row("refusal", "reset-requests", "429 with x-ratelimit-reset-requests until n seconds have passed", "n"),
         _row("refusal", "ratelimit-reset", "429 with the draft's RateLimit-Reset until n seconds have passed", "n"),
+        _row("refusal", "cloudflare-522", "522 with Cloudflare's page (first n calls of the lane)", "n"),
+        _row("refusal", "estimated-time", "503 with an estimated_time in its body until n seconds have passed", "n"),
+        _row("refusal", "wait-in-prose", "429 that says `try again in 7.3s` until n seconds have passed", "n"),
         _row(
             "mishap", "schema-shell", "the empty shell when response_format asks for json_schema (first n sends)", "n"
         ),

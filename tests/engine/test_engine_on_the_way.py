@@ -32,7 +32,7 @@ def test_a_machine_on_the_way_that_lets_go_costs_nothing(house: House, scenario:
 @pytest.mark.parametrize(
     "scenario",
     ["limit-req:5", "limit-conn:2", "bare-503:3", "quota-window:4", "error-in-200:2", "reset-requests:9",
-     "ratelimit-reset:9"],
+     "ratelimit-reset:9", "cloudflare-522:3", "estimated-time:9", "wait-in-prose"],
 )  # fmt: skip
 def test_a_limit_costs_no_try_and_nothing_counts_as_perhaps_paid(house: House, scenario: str) -> None:
     house.world = World(latency=Latency(first_byte_s=0.3))
@@ -43,7 +43,10 @@ def test_a_limit_costs_no_try_and_nothing_counts_as_perhaps_paid(house: House, s
     assert report.status.sends.refused > 0
 
 
-@pytest.mark.parametrize("scenario", ["quota-window:9", "reset-requests:9", "ratelimit-reset:9"])
+@pytest.mark.parametrize(
+    "scenario",
+    ["quota-window:9", "reset-requests:9", "ratelimit-reset:9", "estimated-time:9", "wait-in-prose:9.3"],
+)  # fmt: skip
 def test_nothing_is_done_before_a_limit_opens_again(house: House, scenario: str) -> None:
     house.run(chat(*TWENTY, model=f"sim/chat#{scenario}", more=ONE_BY_ONE))
     began = house.events("intent")[0]["t"]

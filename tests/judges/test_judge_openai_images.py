@@ -142,6 +142,9 @@ KINDS: dict[type[Exception], frozenset[ProblemKind]] = {
 """What the SDK raises, and what it may be to us: the SDK knows statuses, we read what was said."""
 
 EXACT: dict[str, ProblemKind] = {
+    "cloudflare-522": K.OVERLOADED,
+    "estimated-time": K.OVERLOADED,
+    "wait-in-prose": K.THROTTLE,
     "page-403": K.NOT_REACHED,
     "page-200": K.NOT_REACHED,
     "login": K.NOT_REACHED,

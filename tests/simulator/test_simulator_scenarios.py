@@ -144,6 +144,35 @@ def test_a_stated_wait_holds_until_it_is_over(scenario: str, header: str, value:
     assert world.stats().too_early == 1
 
 
+@pytest.mark.parametrize(
+    ("scenario", "status", "words", "later"),
+    [
+        ("estimated-time", 503, '"estimated_time": 12.5', '"estimated_time": 8.5'),
+        ("estimated-time:40", 503, '"estimated_time": 40.0', '"estimated_time": 36.0'),
+        ("wait-in-prose", 429, "Please try again in 7.3s.", "Please try again in 3.3s."),
+        ("wait-in-prose:20", 429, "Please try again in 20s.", "Please try again in 16s."),
+    ],
+)
+def test_a_wait_may_stand_in_the_body_and_is_what_is_left_of_it(
+    scenario: str, status: int, words: str, later: str
+) -> None:
+    world = World()
+    first_said, second_said = (named(scenario, world=world, now=NOW + at) for at in (0.0, 4.0))
+    assert (first_said.status, second_said.status) == (status, status)
+    assert words in (first_said.body or b"").decode()
+    assert later in (second_said.body or b"").decode()
+    assert named(scenario, world=world, now=NOW + 40.0).status == 200
+    assert world.stats().too_early == 1
+
+
+def test_cloudflares_page_for_an_origin_that_is_out_of_reach() -> None:
+    world = World()
+    said = named("cloudflare-522:1", world=world)
+    assert (said.status, said.headers["server"], said.headers["content-type"]) == (522, "cloudflare", "text/html")
+    assert b"522: Connection timed out" in (said.body or b"")
+    assert named("cloudflare-522:1", world=world).status == 200
+
+
 def test_a_wait_may_be_stated_as_a_date() -> None:
     said = parsedate_to_datetime(named("retry-after-date:5").headers["retry-after"])
     assert said.timestamp() == NOW + 5
@@ -335,4 +364,4 @@ def test_every_scenario_is_listed_and_every_listed_one_can_be_asked_for() -> Non
         assert parse_scenarios(name) == {name: None}
         assert scenario.summary
         body: Json = {"model": f"M/m#{name}", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-        assert post(World(), CHAT, body).status in {200, 302, 400, 401, 403, 404, 429, 499, 500, 502, 503}
+        assert post(World(), CHAT, body).status in {200, 302, 400, 401, 403, 404, 429, 499, 500, 502, 503, 522}
