@@ -150,6 +150,16 @@ class Memory:
         words[number] = packed | SEEN
         return not packed & SEEN
 
+    def see_first(self, key: bytes) -> tuple[bool, int | None]:
+        """(the item is done and its row is seen for the first time, as `see` notes; the checksum, as `crc` has it)."""
+        table = self.table
+        number = table.find(key)
+        word = table.words[number]
+        if word & (STANDING | SEEN) != S.DONE:
+            return False, None
+        table.words[number] = word | SEEN
+        return True, table.crcs[number] if word >> EPOCH == self._epoch else None
+
     def take_unseen(self) -> set[bytes]:
         """Done items whose row nobody saw since the last time this was asked."""
         unseen = {key for key, packed in self.table.known() if packed & (SEEN | STANDING) == S.DONE}

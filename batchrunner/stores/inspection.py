@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Final
+from zlib import crc32
 
 from batchrunner.core.events import Done, Failed, Requeued, recorded_files
 from batchrunner.core.ports import Place
@@ -125,7 +126,13 @@ class _Inspector:
                 self.state.see(key)
 
     def _row(self, line: Line, facts: RowFacts) -> None:
-        found, key = self.found, bytes.fromhex(facts.key)
+        found, key, output = self.found, bytes.fromhex(facts.key), facts.output
+        if not (output.images or output.audio or output.path is not None or facts.shared_with is not None):
+            first, crc = self.state.see_first(key)
+            if first:
+                if crc is not None and self.state.closed and not self.state.torn:
+                    found.changed += crc != crc32(line.text)
+                return
         if not self._has_pictures(facts):
             found.stale.add(line.offset)
             return

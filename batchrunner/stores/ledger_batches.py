@@ -22,7 +22,7 @@ PIECE_BYTES = 1 << 18
 _KEY_BYTES: Final = 16
 _TRAILER_BYTES: Final = 16
 """Of a line without its newline."""
-_CRC_BYTES: Final = 4
+_CRC_DIGITS: Final = 8
 
 
 class _IntentLine(Intent, frozen=True, kw_only=True, tag="intent", gc=False):
@@ -136,40 +136,34 @@ def _events(piece: bytes, lines: list[bytes], sequence: int) -> list[_IntentLine
 def _batches(
     events: list[_IntentLine | _DoneLine | _Other], lines: list[bytes], segment: int, start: int
 ) -> Iterator[Batch | Line]:
-    """Raises _UnusualError before the first one that no program writes."""
+    """Raises _UnusualError before those among which one is that no program writes."""
     end = start
-    keys: list[bytes] = []
     usual: list[_IntentLine | _DoneLine] = []
     for event, line in zip(events, lines, strict=True):
         if isinstance(event, _Other):
             if usual:
-                yield Batch(segment, keys, usual, end)
-                keys, usual = [], []
+                yield _batch(usual, segment, end)
+                usual = []
             yield Line(end, line, whole=True)
         else:
-            key = _key_of(event)
-            if key is None:
-                if usual:
-                    yield Batch(segment, keys, usual, end)
-                raise _UnusualError
-            keys.append(key)
             usual.append(event)
         end += len(line) + 1
     if usual:
-        yield Batch(segment, keys, usual, end)
+        yield _batch(usual, segment, end)
 
 
-def _key_of(event: _IntentLine | _DoneLine) -> bytes | None:
-    """Of its item; None where it has none, or says what none can say."""
+def _batch(events: list[_IntentLine | _DoneLine], segment: int, end: int) -> Batch:
+    """Raises _UnusualError where one of them has no key, or says what none can say."""
+    names = [event.k for event in events]
+    crcs = [event.crc for event in events if isinstance(event, Done)]
     try:
-        key = bytes.fromhex(event.k)
-        crc = bytes.fromhex(event.crc) if isinstance(event, Done) and event.crc else None
+        keys = [bytes.fromhex(name) for name in names]
+        written = "".join(crcs)
+        if bytes.fromhex(written).hex() != written or [key.hex() for key in keys] != names:
+            raise _UnusualError
     except ValueError:
-        return None
-    if len(key) != _KEY_BYTES or key.hex() != event.k:
-        return None
-    if isinstance(event, Done) and (
-        event.length < 0 or (crc is not None and (len(crc) != _CRC_BYTES or crc.hex() != event.crc))
-    ):
-        return None
-    return key
+        raise _UnusualError from None
+    lengths = {len(key) for key in keys} == {_KEY_BYTES} and {len(crc) for crc in crcs} <= {0, _CRC_DIGITS}
+    if not lengths or any(event.length < 0 for event in events if isinstance(event, Done)):
+        raise _UnusualError
+    return Batch(segment, keys, events, end)
