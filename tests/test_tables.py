@@ -1,12 +1,18 @@
 """The tables of tests/README.md and the pages of docs/ tell the truth: every number, test and link is there."""
 
 import ast
+import asyncio
 import re
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
+
+from batchrunner import app
+from batchrunner.core.classify import Family
+from batchrunner.core.wire import Head
+from batchrunner.providers.replies import refusal
 
 TESTS: Final = Path(__file__).parent
 TABLES: Final = {"Invariant": ("## Invariants", 23), "Threat": ("## Threats", 16)}
@@ -111,6 +117,8 @@ def test_numbers_are_read_as_they_are_written() -> None:
 
 
 DOCS: Final = TESTS.parent / "docs"
+PROVIDERS: Final = sorted(set(DOCS.glob("providers/*.md")) - {DOCS / "providers" / "README.md"})
+FAMILIES: Final[dict[str, Family]] = {"modelscope.md": "modelscope", "anthropic.md": "anthropic"}
 PAGES: Final = sorted([*DOCS.glob("*.md"), *DOCS.glob("providers/*.md"), TESTS.parent / "README.md"])
 
 
@@ -146,3 +154,22 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"`(test_\w+)`", page.read_text("utf-8")))
     assert named - all_tests() - {path.stem for path in TESTS.rglob("test_*.py")} == set()
+
+
+@pytest.mark.parametrize("page", PROVIDERS, ids=pages_name)
+def test_the_jobs_of_a_page_on_a_provider_pass_check(page: Path, tmp_path: Path) -> None:
+    jobs = re.findall(r"^```yaml\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert jobs, "a page on a provider shows a job"
+    for number, text in enumerate(jobs):
+        file = tmp_path / f"job{number}.yaml"
+        file.write_text(text, encoding="utf-8")
+        assert asyncio.run(app.check(app.load_job(str(file)))).mistakes == (), text
+
+
+@pytest.mark.parametrize("page", PROVIDERS, ids=pages_name)
+def test_the_refusals_of_a_page_on_a_provider_have_the_class_that_it_says(page: Path) -> None:
+    rows = re.findall(r"^\| (\d{3}) \| (?:`(.*)` )?\| `(\w+)` \|$", page.read_text("utf-8"), re.MULTILINE)
+    assert rows, "a page on a provider shows what its refusals come to"
+    for status, body, kind in rows:
+        head = Head(status=int(status), headers={}, received_at=1_790_000_000.0)
+        assert refusal(FAMILIES.get(page.name, "openai"), head, body.encode()).kind == kind, (status, body)
