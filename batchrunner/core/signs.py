@@ -123,7 +123,9 @@ _FILTERED: Final = (
             "datainspectionfailed",
             "inputimagesensitivecontentdetected",
             "inputtextsensitivecontentdetected",
+            "hooks_failed",  # Portkey's guardrails
             "moderation_blocked",
+            "prompt_threat_detected",  # Helicone
             "outputtextsensitivecontentdetected",
             "prompt_blocked",
             "responsibleaipolicyviolation",
@@ -156,8 +158,8 @@ _FILTERED: Final = (
             "failed moderation",
             "was flagged",
             "flagged by moderation",
-            "blocked by guardrail",
-            "guardrail policy",
+            *("blocked by guardrail", "guardrail policy", "guardrail check"),
+            *("pattern is blocked", "prompt threat"),  # Kong, Helicone
             "prompt blocked",
             "prohibited_content",
             "been flagged",
@@ -265,7 +267,7 @@ _NO_MODEL: Final = (
             "invalid model identifier",
             "invalid model:",
             "invalid model.",
-            "no models loaded",
+            *("no models loaded", "no models are currently loaded", "allowed now, your model"),
             "model identifier is invalid",
             "not a valid model",
             "model not exist",
@@ -375,7 +377,7 @@ _NOT_THE_API: Final = (
         statuses=on(401, 403),
         words=(
             *("owner has blocked access", "owner of this website has banned", "by cloudflare", "request blocked"),
-            "virtual network/firewall",
+            *("virtual network/firewall", "ip address is not allowed"),
         ),
     ),
     Sign(kind=K.NOT_REACHED, statuses=on(403), exact=frozenset({"forbidden", "403 forbidden", "access denied"})),
@@ -436,7 +438,10 @@ _SHARED: Final = (
     Sign(
         kind=K.SERVER_ERROR,
         statuses=on(400, 404, 422, None),
-        words=("has crashed", "model crashed", "was unloaded while", "failed to load model", "out of memory"),
+        words=(
+            *("has crashed", "model crashed", "was unloaded while", "failed to load model", "out of memory"),
+            "error due to high traffic",  # FastChat's worker, in a 400
+        ),
     ),
     *_NO_ACCOUNT,
     *_NOT_THE_API,

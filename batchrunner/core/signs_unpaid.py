@@ -68,7 +68,7 @@ UNPAID: Final = (
             "inactive subscription",
             "inarrears",
             "chargeresourceexhaust",
-            "api usage limits",
+            *("api usage limits", "exhausted its usage limit"),
             "billing to be enabled",
             "budget has been exceeded",
             "crossed spend within budget",

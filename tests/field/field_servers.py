@@ -60,6 +60,12 @@ _SEEN: Final = {
     "dashscope": "help.aliyun.com/zh/model-studio/error-code",
     "xai": "docs.x.ai: errors",
     "openrouter": "openrouter.ai/docs/api-reference/errors",
+    "fastchat": "github.com/lm-sys/FastChat",
+    "tabby": "github.com/theroyallab/tabbyAPI",
+    "portkey": "portkey.ai/docs: errors and guardrails",
+    "helicone": "docs.helicone.ai: LLM security",
+    "kong": "docs.konghq.com: AI prompt guard, IP restriction",
+    "apisix": "apisix.apache.org: plugins",
 }
 """Where the words were read, by the first word of a row's name."""
 
@@ -310,5 +316,17 @@ _ROWS: Final[tuple[tuple[Any, ...], ...]] = (
     ("openrouter provider", json_reply({"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"m is temporarily rate-limited upstream. Please retry shortly","provider_name":"x"}}}, status=429), "throttle"),
     ("openrouter free day", json_reply({"error":{"message":"Rate limit exceeded: free-models-per-day. Add 10 credits to unlock 1000 free model requests per day","code":429,"metadata":{"headers":{"X-RateLimit-Reset":"1795046400000"}}}}, status=429), "throttle", 46400.0),
     ("openrouter data", json_reply({"error":{"message":"No endpoints found matching your data policy (Free model publication). Configure: https://openrouter.ai/settings/privacy","code":404}}, status=404), "model_not_found"),
+    ("fastchat worker", json_reply({"object":"error","message":"Only m1&&m2 allowed now, your model m","code":40301}, status=400), "model_not_found"),
+    ("fastchat traffic", json_reply({"object":"error","message":"**NETWORK ERROR DUE TO HIGH TRAFFIC. PLEASE REGENERATE OR REFRESH THIS PAGE.**","code":50001}, status=400), "server_error"),
+    ("tabby no model", json_reply({"detail":"No models are currently loaded."}, status=400), "model_not_found"),
+    ("tabby context", json_reply({"detail":"Prompt length 5000 is greater than max_seq_len 4096"}, status=400), "bad_request"),
+    ("portkey guardrail", json_reply({"error":{"message":"The guardrail checks defined in the config failed.","type":"hooks_failed","param":None,"code":None}}, status=446), "content_filter"),
+    ("portkey budget", json_reply({"status":"failure","message":"Portkey Error: The API key has exhausted its usage limits. Error Code: 05"}, status=412), "billing"),
+    ("portkey rate", json_reply({"status":"failure","message":"Portkey Error: Rate limit exceeded"}, status=429), "throttle"),
+    ("helicone threat", json_reply({"success":False,"error":{"code":"PROMPT_THREAT_DETECTED","message":"Prompt threat detected. Your request cannot be processed."}}, status=400), "content_filter"),
+    ("kong guard", json_reply({"error":{"message":"bad request: prompt pattern is blocked"}}, status=400), "content_filter"),
+    ("kong address", json_reply({"message":"Your IP address is not allowed"}, status=403), "not_reached"),
+    ("apisix address", json_reply({"error_msg":"Your IP address is not allowed"}, status=403), "not_reached"),
+    ("apisix route", json_reply({"error_msg":"404 Route Not Found"}, status=404), "not_reached"),
 )  # fmt: skip
 SERVERS: Final = tuple(_case(*row) for row in _ROWS)
