@@ -5,12 +5,16 @@ import asyncio
 import re
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import pytest
 
 from batchrunner import app
+from batchrunner.core import tuning
 from batchrunner.core.classify import Family
+from batchrunner.core.events import Event
+from batchrunner.core.lifecycle import LIFECYCLE
+from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.wire import Head
 from batchrunner.providers.replies import refusal
 
@@ -173,3 +177,55 @@ def test_the_refusals_of_a_page_on_a_provider_have_the_class_that_it_says(page: 
     for status, body, kind in rows:
         head = Head(status=int(status), headers={}, received_at=1_790_000_000.0)
         assert refusal(FAMILIES.get(page.name, "openai"), head, body.encode()).kind == kind, (status, body)
+
+
+def rows_of(page: str, heading: str) -> list[list[str]]:
+    """The cells of the tables below a heading, without the tables' heads."""
+    section = (DOCS / page).read_text("utf-8").split(f"\n{heading}\n", 1)[1].split("\n#", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rules = {place for place, row in enumerate(cells) if set("".join(row)) <= set("-| ")}
+    return [row for place, row in enumerate(cells) if place not in rules and place + 1 not in rules]
+
+
+def code_in(cell: str) -> set[str]:
+    return {word for code in re.findall(r"`([^`]+)`", cell) for word in code.split()}
+
+
+def test_the_page_on_reliability_has_every_event_with_every_field() -> None:
+    told = {frozenset(code_in(row[0])): code_in("".join(row[1:])) for row in rows_of("reliability.md", "### Events")}
+    missing = {
+        (kind.__struct_config__.tag, name)
+        for kind in get_args(Event)
+        for name in kind.__struct_encode_fields__
+        if name not in told.get(frozenset({str(kind.__struct_config__.tag)}), set())
+    }
+    assert missing == set(), "docs/reliability.md, table of events: add the field to the row of its event"
+
+
+def test_the_page_on_reliability_has_the_lifecycle_as_it_is() -> None:
+    steps = set()
+    for came_from, events, to, _ in (row for row in rows_of("reliability.md", "## The life cycle of an item")):
+        ends = to.split(", ")
+        for place, event in enumerate(re.findall(r"`(\w+)`", events)):
+            steps.add((came_from, event, ends[min(place, len(ends) - 1)]))
+    table = {
+        (here.name.lower(), step.__name__.lower(), there.name.lower()) for (here, step), there in LIFECYCLE.items()
+    }
+    assert steps == table
+
+
+def test_the_page_on_limits_has_every_constant_of_the_limiter() -> None:
+    told = {word for row in rows_of("limits.md", "## Constants") for word in code_in(row[0])}
+    constants = {name for name in vars(tuning) if name.isupper()}
+    assert constants - told == set(), "docs/limits.md, table of constants: add it with unit and reason"
+    assert {word for word in told if word.isupper() and not word.startswith("_")} - constants == {
+        "GIVE_UP_PARKED_S",
+        "PROBE_CAP_S",
+        "PROBE_FIRST_S",
+    }
+
+
+def test_the_page_on_providers_has_every_class_of_problems() -> None:
+    told = {word for row in rows_of("providers/README.md", "## Classes of problems") for word in code_in(row[0])}
+    assert {kind.value for kind in ProblemKind} ^ told == set()
