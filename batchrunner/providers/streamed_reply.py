@@ -254,7 +254,8 @@ class StreamedReply(ABC):
         if spoken.kind not in {K.STREAM_CORRUPT, K.EMPTY_RESPONSE}:
             return spoken
         shown = lead[:200].decode("utf-8", "replace").strip()
-        return self._failed(K.STREAM_CUT, f"the stream ended before any answer: {shown}", head)
+        came = f"all that came is {shown!r}" if shown else "nothing came behind the head of the reply"
+        return self._failed(K.STREAM_CUT, f"the stream ended before any answer: {came}", head)
 
     def _held_to_schema(self, answer: Answer, head: Head) -> Answer | Problem:
         """The answer with its value, or what to tell the model. An answer that only calls tools has none."""

@@ -223,6 +223,20 @@ def test_a_stream_that_ends_before_its_answer_is_cut(body: bytes) -> None:
         assert problem.kind is kind
 
 
+@pytest.mark.parametrize(
+    ("body", "came"),
+    [
+        (b"", "nothing came behind the head of the reply"),
+        (b"\n\n", "nothing came behind the head of the reply"),
+        (b": ping\n\n", "all that came is ': ping'"),
+    ],
+)
+def test_a_stream_without_an_answer_says_what_came(body: bytes, came: str) -> None:
+    problem = outcome_of(body)
+    assert isinstance(problem, Problem)
+    assert problem.message == f"the stream ended before any answer: {came}"
+
+
 @pytest.mark.parametrize("reason", ["error", "abort", "cancelled"])
 def test_a_finish_that_says_it_did_not_finish_is_a_cut(reason: str) -> None:
     problem = outcome_of(HI + delta(reason) + DONE)
