@@ -167,17 +167,22 @@ def test_a_limit_waits_for_nothing_behind_its_last_item(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", ["", "replicas: 2", "on_ambiguous: hold"])
-def test_a_resumption_with_nothing_to_do_reads_the_source_once(house: House, more: str) -> None:
+def test_a_resumption_with_nothing_to_do_reads_the_source_once_at_most(house: House, more: str) -> None:
+    """And not at all where the last run ended cleanly and nobody has touched anything since."""
     job = chat("one", "same", "same", "bad", model="sim/chat", more=more)
     house.world = World(faults=Faults())
     assert house.run(job).exit_status is ExitStatus.DONE
+    assert house.run(job).exit_status is ExitStatus.DONE
+    assert house.source is not None
+    assert (house.source.passes, house.source.read) == (0, 0)
     for options in ({}, {"limit": 2}, {"retry_failed": True}, {"resend_held": True}):
+        (house.out / "results.jsonl").touch()
         assert house.run(job, **options).exit_status is ExitStatus.DONE
         assert house.source is not None
         assert (house.source.passes, house.source.read) == (1, 4 * (2 if "replicas" in more else 1))
 
 
-def test_a_resumption_with_held_items_only_reads_the_source_once_and_sends_them_when_it_is_told_to(
+def test_a_resumption_with_held_items_only_reads_the_source_once_at_most_and_sends_them_when_it_is_told_to(
     tmp_path: Path,
 ) -> None:
     house = House(tmp_path, Timetable(lambda s: "reset-before-headers" if s < 100 else "ok"), item_s=lambda _: 1.0)
@@ -187,19 +192,19 @@ def test_a_resumption_with_held_items_only_reads_the_source_once_and_sends_them_
     report = house.run(job)
     assert (report.exit_status, report.status.items.held, house.stats.sends) == (ExitStatus.PAUSED, 3, 2)
     assert house.source is not None
-    assert house.source.passes == 1
+    assert house.source.passes <= 1
     report = house.run(job, resend_held=True)
     assert (report.exit_status, report.status.items.done, house.stats.sends) == (ExitStatus.DONE, 3, 4)
 
 
-def test_a_resumption_with_failures_and_nothing_to_do_reads_the_source_once(house: House) -> None:
+def test_a_resumption_with_failures_and_nothing_to_do_reads_the_source_once_at_most(house: House) -> None:
     job = chat(*TEN, "same", "same", model="sim/chat#5xx:9", more="retry: {attempts: 1}\nbreaker: 1000")
     assert house.run(job).exit_status is ExitStatus.FAILED
     before = house.rows("failures.jsonl")
     assert len(before) == 12
     assert house.run(job).exit_status is ExitStatus.FAILED
     assert house.source is not None
-    assert house.source.passes == 1
+    assert house.source.passes <= 1
     assert house.rows("failures.jsonl") == before
 
 
