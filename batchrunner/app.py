@@ -82,15 +82,16 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     from batchrunner.prompts.params import literal_braces
     from batchrunner.providers import require_dialect
     from batchrunner.report.words import skipped_words
-    from batchrunner.stores.run_directory import run_elsewhere
     from batchrunner.transport import read_keys
 
     require_dialect(job.provider)
     items = items_of(job)
     items.progress = progress
     mistakes = await items.mistakes()
-    if (misplaced := run_elsewhere(job)) is not None:
-        mistakes = (misplaced, *mistakes)
+    if any(map(os.path.lexists, job.output.former_dirs)):
+        from batchrunner.stores.run_directory import run_elsewhere
+
+        mistakes = (*filter(None, (run_elsewhere(job),)), *mistakes)
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
     notes = (*skipped_words(items.skipped_rows, items.skipped), *literal_braces(job))

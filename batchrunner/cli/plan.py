@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
 from batchrunner.cli.output import emit, reading, say
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.plan import Plan
 from batchrunner.report.night import balance_line
 from batchrunner.report.plain import printable
 from batchrunner.report.summary import budget_line, items_line
 from batchrunner.report.words import duration, instant
+
+if TYPE_CHECKING:
+    from batchrunner.core.plan import Plan
 
 _WIDTH = 22
 
@@ -41,7 +44,7 @@ def plan(
     return ExitStatus.DONE
 
 
-def table(found: Plan) -> Iterator[str]:
+def table(found: "Plan") -> Iterator[str]:
     """The plan's lines for people; what is zero or unknown is left out where it says nothing."""
     yield f"{found.job} in {found.dir}"
     for label, value in _rows(found):
@@ -50,7 +53,7 @@ def table(found: Plan) -> Iterator[str]:
         yield f"  note: {note}"
 
 
-def _rows(found: Plan) -> Iterator[tuple[str, str]]:
+def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
     yield "items", items_line(found.items)
     yield "requests to send", f"{found.to_send:,}, at most {found.max_calls:,} if every attempt were used"
     yield from _counted(found)
@@ -66,7 +69,7 @@ def _rows(found: Plan) -> Iterator[tuple[str, str]]:
         yield "", "a rule of thumb; batchrunner rehearse plays it through"
 
 
-def _price(found: Plan) -> Iterator[tuple[str, str]]:
+def _price(found: "Plan") -> Iterator[tuple[str, str]]:
     if points := found.points:
         a_day = f", {figure(points.per_day)} a day can be had" if points.per_day is not None else ""
         yield "points to spend", f"about {figure(points.needed)}{a_day}"
@@ -98,7 +101,7 @@ _COUNTED: tuple[tuple[str, str], ...] = (
 """Fields of `Plan` that are shown when they are not zero."""
 
 
-def _counted(found: Plan) -> Iterator[tuple[str, str]]:
+def _counted(found: "Plan") -> Iterator[tuple[str, str]]:
     for field, label in _COUNTED:
         if number := getattr(found, field):
             yield label, f"{number:,}"

@@ -1,12 +1,15 @@
 """The night in people's words: in which zone a window is meant, and what a balance of points says."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
 from batchrunner.core.budget import figure
 from batchrunner.core.job import Job
-from batchrunner.core.plan import PointBalance
 from batchrunner.report.plain import printable
 from batchrunner.stores.zones import offset_of_zone
+
+if TYPE_CHECKING:
+    from batchrunner.core.plan import PointBalance
 
 
 def night_notes(job: Job, *, wall: float) -> tuple[str, ...]:
@@ -20,7 +23,7 @@ def night_notes(job: Job, *, wall: float) -> tuple[str, ...]:
     return (f"{words} in this machine's local time, UTC{meant[:3]}:{meant[3:5]}; write `timezone` to mean another",)
 
 
-def balance_line(balance: PointBalance) -> str:
+def balance_line(balance: "PointBalance") -> str:
     """What an account has, or that it is not known."""
     if balance.available is None:
         return f"{balance.account}: the balance of points is not known ({printable(balance.why or 'no reason given')})"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from batchrunner.core.budget import BudgetLine, figure
-from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
@@ -164,6 +163,8 @@ def _groups(label: str, groups: tuple[FailureGroup, ...]) -> Iterator[tuple[str,
 
 def _internal(status: Status) -> Iterator[tuple[str, str]]:
     """Faults of this program: where their tracebacks are, and what to do with them."""
+    from batchrunner.core.outcome import ProblemKind  # noqa: PLC0415 - a large room that `--help` has no use for
+
     failed = sum(group.count for group in status.failures if group.kind == ProblemKind.INTERNAL)
     if failed and status.dir is not None:
         log = printable(str(PurePath(status.dir) / "errors.log"))
