@@ -17,6 +17,8 @@ class Peer:
 
     packages: tuple[str, ...]
     script: str
+    keeps: str
+    """What its durable output is."""
 
 
 _INSTALL_S: Final = 1200.0
@@ -126,12 +128,22 @@ ended(began, sum(answer is not None for answer in asyncio.run(main())))
 )
 
 PEERS: Final = {
-    "lm-deluge": Peer(packages=("lm-deluge",), script=_LM_DELUGE),
-    "bespokelabs-curator": Peer(packages=("bespokelabs-curator",), script=_CURATOR),
-    "litellm": Peer(packages=("litellm", "diskcache"), script=_LITELLM),
-    "inspect_ai": Peer(packages=("inspect-ai", "openai"), script=_INSPECT_AI),
-    "async-batch-llm": Peer(packages=("async-batch-llm[openai]",), script=_ASYNC_BATCH_LLM),
-    "flexllm": Peer(packages=("flexllm",), script=_FLEXLLM),
+    "lm-deluge": Peer(packages=("lm-deluge",), script=_LM_DELUGE, keeps="a commit to SQLite an answer"),
+    "bespokelabs-curator": Peer(
+        packages=("bespokelabs-curator",), script=_CURATOR, keeps="a line of JSON an answer, without fsync"
+    ),
+    "litellm": Peer(packages=("litellm", "diskcache"), script=_LITELLM, keeps="a commit to SQLite an answer"),
+    "inspect_ai": Peer(
+        packages=("inspect-ai", "openai"), script=_INSPECT_AI, keeps="a log of samples, written in batches"
+    ),
+    "async-batch-llm": Peer(
+        packages=("async-batch-llm[openai]",),
+        script=_ASYNC_BATCH_LLM,
+        keeps="a line of JSON an answer, flushed, without fsync",
+    ),
+    "flexllm": Peer(
+        packages=("flexllm",), script=_FLEXLLM, keeps="lines of JSON, flushed once a second, without fsync"
+    ),
 }
 
 

@@ -323,7 +323,9 @@ def _peers(bench: Bench) -> list[Figure]:
             figures.append(Figure(name=f"peers:{name}", title=title, left_out=str(error)))
         else:
             title = f"To {name}, its durable output on: rate"
-            figures.append(Figure(name=f"peers:{name}", title=title, values=ratios, note=f"{number:,} items"))
+            figures.append(
+                Figure(name=f"peers:{name}", title=title, values=ratios, note=f"{number:,} items; {PEERS[name].keeps}")
+            )
     measured = [min(figure.values) for figure in figures if figure.values]
     if measured:
         fastest = min((figure for figure in figures if figure.values), key=lambda figure: figure.median)
