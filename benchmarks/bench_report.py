@@ -1,5 +1,6 @@
 """Figures of `bench` as lines, as a table and as docs/benchmarks.md."""
 
+import math
 import os
 import platform
 import statistics
@@ -119,6 +120,41 @@ How it is measured:
 """
 
 
+_COLOURS = ("#1b6ca8", "#c44536", "#2a9d8f", "#8e6c8a", "#e09f3e", "#5f6b6d", "#111111")
+
+
+def curves(found: dict[int, dict[str, dict[str, float]]], *, names: tuple[str, ...]) -> str:
+    """An SVG of CPU seconds over items, both by powers of ten; `found` by items and by what was measured."""
+    sizes = sorted(found)
+    values = [told[name]["cpu_s"] for told in found.values() for name in names if name in told]
+    low, high = math.floor(math.log10(max(0.01, min(values)))), math.ceil(math.log10(max(values)))
+    left, top, width, height = 60, 20, 480, 300
+    first, last = math.log10(sizes[0]), math.log10(sizes[-1])
+
+    def at(size: int, seconds: float) -> str:
+        across = (math.log10(size) - first) / (last - first or 1)
+        up = (math.log10(max(0.01, seconds)) - low) / (high - low or 1)
+        return f"{left + across * width:.1f},{top + (1 - up) * height:.1f}"
+
+    lines = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="370" font-family="sans-serif" font-size="12">',
+        '<rect width="760" height="370" fill="white"/>',
+    ]
+    for power in range(low, high + 1):
+        y = at(sizes[0], 10.0**power).split(",")[1]
+        lines.append(f'<path d="M{left},{y} h{width}" stroke="#dddddd"/><text x="8" y="{y}">{10.0**power:g} s</text>')
+    for size in sizes:
+        x = at(size, 1.0).split(",")[0]
+        lines.append(f'<text x="{x}" y="{top + height + 20}" text-anchor="middle">{size:,}</text>')
+    lines.append(f'<text x="{left + width / 2}" y="{top + height + 40}" text-anchor="middle">items</text>')
+    for place, name in enumerate(names):
+        points = [at(size, found[size][name]["cpu_s"]) for size in sizes if name in found[size]]
+        colour, y = _COLOURS[place % len(_COLOURS)], top + 12 + place * 20
+        lines.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        lines.append(f'<text x="{left + width + 16}" y="{y}" fill="{colour}">{name}</text>')
+    return "\n".join([*lines, "</svg>", ""])
+
+
 def document(figures: list[Figure]) -> str:
     """docs/benchmarks.md."""
     lines = [_ABOUT, "The machine:", ""]
@@ -131,4 +167,6 @@ def document(figures: list[Figure]) -> str:
             lines.append(f"| {figure.title} | left out | | {reason} |")
         else:
             lines.append(f"| {figure.title} | {figure.shown()} | {figure.goal()} | {note} |")
+    if any(figure.name.startswith("scale:") for figure in figures):
+        lines += ["", "CPU over the number of items:", "", "![CPU seconds over items](benchmarks-scale.svg)"]
     return "\n".join([*lines, ""])

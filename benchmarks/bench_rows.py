@@ -1,7 +1,6 @@
 """The rows of `bench`: what is measured, against what, and what it shall reach."""
 
 import json
-import os
 import random
 import shutil
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bench_peers import PEERS, peer_took
-from bench_report import Figure
+from bench_report import Figure, curves
 from bench_runs import PROGRAM, PROMPT, CannotMeasureError, OwnJob, Took, bare, instructions, run_process
 from bench_servers import most_open
 
@@ -344,20 +343,26 @@ def _peers(bench: Bench) -> list[Figure]:
 def _scale(bench: Bench) -> list[Figure]:
     out = bench.home / "scale.json"
     sizes = ["1000", "10000"] if bench.quick else ["1000", "10000", "100000", "1000000"]
-    words = [sys.executable, str(Path(__file__).parent / "scale.py"), "--json", str(out), *sizes]
+    words = [sys.executable, str(Path(__file__).parent / "scale.py"), "--first", "--json", str(out), *sizes]
     run_process(words, cwd=bench.home, core=None, limit_s=4 * 3600.0)
-    found = json.loads(out.read_text())
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(out.read_text())
+    picture = bench.home.parent / "docs" / "benchmarks-scale.svg"
+    picture.write_text(curves({int(size): told for size, told in found.items()}, names=_CURVES))
+    most = max(found, key=int)
     return [
         Figure(
-            name="scale",
-            title=_SCALE,
-            unit="sizes",
-            values=[float(len(sizes))],
-            note=f"{len(found)} measurements in {os.path.relpath(out)}",
+            name=f"scale:{what}",
+            title=f"{int(most):,} items, {what}: CPU",
+            unit="s",
+            values=[found[most][what]["cpu_s"]],
+            note=f"peak {found[most][what]['peak_mb']:.0f} MB",
         )
+        for what in _CURVES
+        if what in found[most]
     ]
 
 
+_CURVES = ("first run", "resume, nothing to do", "resume after a kill", "status", "plan", "export", "bare msgspec loop")
 _SLOW = "1,000 at once against 200 ms: ideal makespan to ours"
 _STREAM = "Chat, streamed in 42 flushed chunks, to a bare loop: span"
 _IN_FLIGHT = "Requests in flight at once, answers after 5 s"
