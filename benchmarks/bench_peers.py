@@ -69,6 +69,7 @@ ended(began, sum(1 for result in batch.results if result.success))
 _LITELLM = (
     _HEAD
     + """
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm
 kept = open("kept.jsonl", "w")
 async def work(numbers, answers):
