@@ -1,7 +1,7 @@
 """The key of an item: a content hash that recognises it across runs, files, orders and names.
 
 In it: what decides the answer. Out of it, on purpose: credentials, URLs, limits, paths, ids, the order, and `stream`,
-which changes how an answer travels and not what is asked. Source: RELIABILITY section 1, "Key".
+which changes how an answer travels and not what is asked.
 """
 
 import json

@@ -184,7 +184,7 @@ class Pending:
     """The server's own word."""
     hint_s: float | None = None
     stub: bool = False
-    """The reply names no task at all: the stub trap of PROTOCOL 3.9."""
+    """The reply names no task at all: the stub of docs/providers/modelscope.md#poll."""
     hints: Hints | None = None
 
 

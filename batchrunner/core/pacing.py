@@ -1,6 +1,6 @@
 """How fast, how long, until when: arithmetic on times that are given. Nothing here reads a clock or rolls dice.
 
-Sources: PROTOCOL 3.2 and 3.5 (reset moments), 8 (backoff); RELIABILITY section 3.
+The constants and their reasons: docs/limits.md#constants.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""What ModelScope's image models accept, checked before anything is paid. Pure. Source: PROTOCOL 3.10.
+"""What ModelScope's image models accept, checked before anything is paid. Pure.
+
+The rules: docs/providers/modelscope.md#parameters.
 
 Refuses only what the documentation refuses: parameters that it does not name pass untouched.
 """

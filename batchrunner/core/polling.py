@@ -2,7 +2,7 @@
 
 Nobody says when a task will end, so it is asked when the answer is likely: `RunTimes` learns how long the tasks of a
 model run, and its plan weighs each poll against the waiting that it saves. `PollPace` is how often one account may be
-asked. Sources: PROTOCOL 3.9 (cadence, run times seen); RELIABILITY section 3 (poll storm), invariant 15.
+asked (invariant 15). What a poll says: docs/providers/modelscope.md#poll.
 """
 
 from bisect import bisect_right
@@ -181,7 +181,7 @@ def next_poll_s(times: RunTimes, *, age_s: float, polls: int, hint_s: float | No
     """Seconds to the next poll of a task that is `age_s` old and was asked `polls` times.
 
     `dice` is uniform in [0, 1): it spreads polls out, and sends one in 100 ahead of its time to learn what no poll of
-    the plan would show. The server's own hint is a lower bound (PROTOCOL 3.9).
+    the plan would show. The server's own hint is a lower bound.
     """
     learned_s = times.wait_s(age_s)
     if learned_s is None:

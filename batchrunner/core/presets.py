@@ -1,6 +1,6 @@
 """The provider presets as a table: base URLs, dialects, where keys come from, what is known of their limits.
 
-Source: DESIGN section 9 and PROTOCOL 2.1, 2.2, 3.2.
+See docs/providers/README.md#presets-and-families.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Preset:
     day_offset_s: float = 0.0
     """Where daily counters turn: seconds east of UTC of the zone whose midnight it is."""
     points_per_day: float | None = None
-    """What an account can claim a day by logging in (PROTOCOL 3.2): an assumption, the job's own figure wins."""
+    """What an account can claim a day by logging in: an assumption, the job's own figure wins."""
     points_per_call: float | None = None
     """The middle tier's price of a call: an assumption, too."""
 

@@ -1,6 +1,6 @@
 """What follows from a problem: the table that the engine obeys. A dialect classifies, this decides, nothing here acts.
 
-Sources: RELIABILITY section 2 (the lifecycle), PROTOCOL section 8 (waits), DESIGN promise 3 (a refusal is no failure).
+What the kinds mean: docs/providers/README.md#classes-of-problems. Waits: docs/limits.md#waits-of-an-item.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The memory as replayed: where each item stands, what was sent, which tasks are open. The lifecycle is a table.
 
 One word an item in a table by the 16 bytes of its content hash; objects exist for open tasks and parks only.
-Terminal states are sticky; replaying an event twice changes no standing (RELIABILITY section 4, invariants 7 to 10).
+Terminal states are sticky; replaying an event twice changes no standing (invariants 7 to 10).
 """
 
 from collections.abc import Sequence
