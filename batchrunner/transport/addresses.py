@@ -1,7 +1,7 @@
 """Which addresses are out in the world, which are inside, and which nobody should be sent to.
 
 Rules over numbers; the one look-up is `is_private_host`. IPv6 addresses that carry an IPv4 one (mapped, 6to4, NAT64)
-are judged by the one they carry. Source: RELIABILITY threat 3, the IANA special-purpose registries.
+are judged by the one they carry. Source: the IANA special-purpose registries. Threat 3.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 The account's key goes to the origin of the configured base URL and nowhere else; no redirect is followed. Whatever
 the network does becomes a `Broken` ending with the truth about whether the request may have been executed.
-Source: PROTOCOL 2.2 and 2.6, RELIABILITY section 5 (threats 1, 2, 4, 14, 16).
+Threats 1, 2, 4, 14 and 16: see docs/reliability.md#threats.
 """
 
 import asyncio

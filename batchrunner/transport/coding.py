@@ -1,7 +1,7 @@
 """Undoing content codings step by step, so that a small reply can never become a big one in memory.
 
 Each step gives at most 64 KiB; the caller counts and stops. Refuses codings that were not asked for (br, zstd), but
-believes the bytes before it believes the head. Source: RELIABILITY threat 4, RFC 9110 section 8.4.
+believes the bytes before it believes the head. Source: RFC 9110 section 8.4. Threat 4.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """Fetches pictures from storage hosts: hostile URLs, no credential, no cookie, no address inside the network.
 
 Redirects are followed by hand, each URL checked anew. Signed URLs are secrets for a while: messages show host and
-path. Source: PROTOCOL 3.9 (results and download), RELIABILITY threats 1, 3 and 4.
+path. Threats 1, 3 and 4: see docs/reliability.md#threats.
 """
 
 import re

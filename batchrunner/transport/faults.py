@@ -1,7 +1,7 @@
 """The one place where errors of aiohttp, of TLS and of the system become words.
 
 Never quotes an exception's own text: `repr` of some holds the request's headers, and others quote the server, who
-knows the key as well (RELIABILITY threat 2).
+knows the key as well (threat 2).
 """
 
 import os

@@ -2,7 +2,7 @@
 
 A server knows the key that it was sent, and may say it again: in an error, in an answer, in a URL or in a picture.
 Values are frozen, so a masked one is a copy. Refuses prompts that hold a key: they would be kept and shown with it.
-Source: RELIABILITY threat 2.
+Threat 2: see docs/reliability.md#threats.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence

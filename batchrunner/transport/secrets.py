@@ -1,6 +1,7 @@
 """Keys that do not show themselves: taken from the environment, cleaned of what pasting adds, masked in any text.
 
-Refuses keys that cannot stand in a header. Source: PROTOCOL 2.2 (token hygiene), RELIABILITY threats 2 and 15.
+Refuses keys that cannot stand in a header. Threats 2 and 15: see
+docs/reliability.md#threats.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """How sessions are made: connectors that tell when a request leaves, TLS that always verifies, nothing from outside.
 
-Neither proxies nor netrc nor cookies come from the environment (RELIABILITY threats 14 and 16).
+Neither proxies nor netrc nor cookies come from the environment (threats 14 and 16).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The deadlines of exchanges, on one timer for all that are under way. It looks, when it rings, who is really late.
 
 A reply that comes quickly costs no timer at all; a long stream costs a look every idle time, however many pieces it
-has. Source: PROTOCOL 2.6, RELIABILITY section 3 (half-open and slow-drip servers).
+has. Half-open connections and servers that drip end here.
 """
 
 import asyncio
