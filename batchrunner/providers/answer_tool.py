@@ -1,7 +1,7 @@
 """Structured output where a server has no format for it: the model must call a tool whose input is the answer.
 
 A tool's input is always an object, so a schema of anything else is wrapped in one and the answer taken out again.
-Source: DESIGN 2, PROTOCOL 5.1.
+See docs/providers/anthropic.md#structured-output.
 """
 
 from dataclasses import replace

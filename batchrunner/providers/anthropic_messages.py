@@ -1,7 +1,7 @@
 """The dialect of Anthropic's messages, as Anthropic and ModelScope's second route speak it.
 
 Parameters are passed on as they are, unknown ones too. Text alone is sent as a string, for one back end takes no list
-there (PROTOCOL 3.8). Source: PROTOCOL 2.2, 3.8, 5.1; DESIGN 2, 9.
+there. See docs/providers/anthropic.md#request.
 """
 
 from base64 import b64encode
@@ -24,7 +24,7 @@ VERSION: Final = "2023-06-01"
 MAX_TOKENS: Final = 4096
 """Of an answer, unless the job's parameters say otherwise: the server insists on a figure."""
 UNSTREAMED_MAX_TOKENS: Final = 21_333
-"""More must be streamed: the whole answer would take longer than ten minutes (PROTOCOL 5.1)."""
+"""More must be streamed: the whole answer could take longer than ten minutes."""
 
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 _THINKING: Final = ("thinking", "enable_thinking")

@@ -2,7 +2,7 @@
 
 Refuses a stream whose beginning is lost: pieces of a block that never began. `message_start` itself may be missing:
 llama.cpp leaves it out when its first token makes no text. An `error` event inside a 200 is classified by its words.
-Source: PROTOCOL 5.2 to 5.4.
+See docs/providers/anthropic.md#answer-and-stream.
 """
 
 from typing import Final

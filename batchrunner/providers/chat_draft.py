@@ -1,7 +1,7 @@
 """A chat answer while it grows: chunks of an OpenAI stream in, in order; a whole JSON answer is one chunk.
 
 Every field of a chunk may be null, missing, or not of its documented type; what cannot be read is refused by `Shape`,
-what is empty adds nothing. Source: PROTOCOL 4.1 to 4.3.
+what is empty adds nothing. See docs/providers/openai.md#stream.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Where requests go: the base URL as it was given, and what a dialect puts behind it. Source: DESIGN 9."""
+"""Where requests go: the base URL as it was given, and what a dialect puts behind it."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 """What a reply says about limits and waiting, whatever family of headers it uses. Unknown is None, never zero.
 
 Every time is given in seconds from the moment the reply's head came (`Head.received_at`); no clock is read. A value
-that cannot be understood is left out, never guessed. Sources: PROTOCOL 2.3, 2.4, 3.3.
+that cannot be understood is left out, never guessed. See docs/limits.md#hints-of-the-server.
 """
 
 import math

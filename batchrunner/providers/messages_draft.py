@@ -1,7 +1,7 @@
 """An Anthropic message while it grows: blocks begin, take pieces and are joined; in a whole message they are full.
 
 Blocks of other types, such as those of the server's own tools, are kept as they are,
-and so is thinking that is signed. Source: PROTOCOL 5.2, 5.3.
+and so is thinking that is signed. See docs/providers/anthropic.md#answer-and-stream.
 """
 
 from collections.abc import Callable

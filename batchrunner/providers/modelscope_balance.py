@@ -1,6 +1,7 @@
-"""ModelScope's balance of points: a free question, asked beside the API proper. Source: PROTOCOL 3.2.
+"""ModelScope's balance of points: a free question, asked beside the API proper.
 
-What cannot be read is unknown, never zero. There is no list of what a call of a model costs.
+What cannot be read is unknown, never zero. There is no list of what a call of a model costs. See
+docs/providers/modelscope.md#points.
 """
 
 from typing import Final

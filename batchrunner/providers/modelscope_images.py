@@ -1,7 +1,7 @@
 """ModelScope's image dialect: a POST that is accepted as a task, free polls until it ends, URLs of the pictures.
 
 Never takes "SUCCEED" in the reply to a submit for a finished picture, never takes a stub for a task, never lets a poll
-that was refused, or that speaks of another task, speak of the task. Source: PROTOCOL 3.9, 3.10, 6.3.
+that was refused, or that speaks of another task, speak of the task. See docs/providers/modelscope.md#images.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The dialect of OpenAI's chat completions, as ModelScope, vLLM and many others speak it.
 
 Parameters are passed on as they are, unknown ones too; nothing is dropped or renamed but what a revision asks for.
-Source: PROTOCOL 3.4, 3.6, 3.7, 4; DESIGN 2, 9.
+See docs/providers/openai.md#request.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """The reader of an OpenAI chat reply: what its chunks say, and when they are a whole answer.
 
 An answer is complete by what it says, not by the connection's end: see `_verdict`. Once it is, whatever follows takes
-nothing back. Source: PROTOCOL 3.6, 4.1 to 4.5.
+nothing back. See docs/providers/openai.md#when-an-answer-is-complete.
 """
 
 from dataclasses import dataclass, replace
@@ -200,7 +200,7 @@ class ChatDecoder(StreamedReply):
             self._too_long()
 
     def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
-        """The table of PROTOCOL 4.5: complete by `[DONE]` or a finish reason, and not empty.
+        """Complete by `[DONE]` or a finish reason, and not empty.
 
         Of several choices the first that is sound is the answer, and all of them are kept.
         """

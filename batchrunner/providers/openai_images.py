@@ -2,7 +2,7 @@
 
 Parameters are passed on as they are; `response_format` above all is sent only if the person gave it, for some models
 refuse it. A stream of partial pictures, if the person asked for one, is read for its last pictures.
-Source: PROTOCOL 6.1, 6.2.
+See docs/providers/openai.md#images.
 """
 
 from dataclasses import replace

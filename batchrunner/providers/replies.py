@@ -1,7 +1,7 @@
 """The one place that reads refusals: error bodies of every shape, breaks of the network, replies that are no JSON.
 
 What the words mean is looked up in `core.classify`; what follows from it is decided in the engine. Nothing here raises,
-whatever the bytes are. Sources: PROTOCOL 2.3, 3.4, 4.4.
+whatever the bytes are. See docs/providers/README.md#how-a-refusal-is-read.
 """
 
 import html

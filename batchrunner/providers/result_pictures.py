@@ -3,7 +3,7 @@
 A walk with rules, no list of shapes: it goes down only through keys that name results, so that echoed input pictures,
 previews and links of the API's own are never taken for what was paid for. Only http(s) and data URLs, paths on the
 server itself and base64 count; anything else in such a place is no picture and is read over. Whether the bytes are a
-picture is looked at here only where nothing else says so. Sources: PROTOCOL 3.9, 6.1.
+picture is looked at here only where nothing else says so.
 """
 
 import re

@@ -3,7 +3,7 @@
 The same bytes give the same events however they are cut. Lines are split as bytes and data stays bytes, so a character
 cut in two is whole again before anyone decodes it. A line or an event beyond its cap ends the parsing with an
 `Overflow` to be looked at; nothing is raised. `id` and `retry` mean reconnecting, which a paid POST never does: they
-are read over. Source: PROTOCOL 2.5.
+are read over. See docs/providers/openai.md#stream.
 
 Speed: whole `data: …` blocks in a piece, the common case, are cut out by one `split`; only what is left over at the
 borders of pieces goes line by line.

@@ -1,7 +1,7 @@
 """The reader of a reply that may be a stream of events, one JSON value, or a refusal, whatever was asked for.
 
 Knows the forms and how a reply can end; what events and answers mean is the dialect's, which fills in three methods.
-Partial text is never an answer. Sources: PROTOCOL 2.5, 4.5.
+Partial text is never an answer. See docs/providers/openai.md#when-an-answer-is-complete.
 """
 
 from abc import ABC, abstractmethod

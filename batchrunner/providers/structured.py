@@ -105,7 +105,7 @@ class SchemaChecks:
 
 
 def refuses_schema(message: str) -> bool:
-    """Whether a 400 says that the server, or this model, takes no schema in `response_format` (PROTOCOL 8)."""
+    """Whether a 400 says that the server, or this model, takes no schema in `response_format`."""
     text = message.lower()
     return any(all(word in text for word in words) for words in _REFUSALS)
 
