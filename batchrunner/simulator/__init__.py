@@ -1,8 +1,8 @@
 """A pretend provider: a pure, seeded world (`world`) behind two doors, in process and as an HTTP server.
 
-The world answers a call with a script of bytes, waits and breaks; the doors play it. The rules of what a real server
-accepts and says are those of PROTOCOL.md; section 9 is this room's specification. `run_server` is looked up at first
-use, so that a run in process never loads the server.
+The world answers a call with a script of bytes, waits and breaks; the doors play it. What a real server
+accepts and says: docs/providers/README.md. `run_server` is looked up at first use, so that a run in process never
+loads the server.
 """
 
 from importlib import import_module

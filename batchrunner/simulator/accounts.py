@@ -1,6 +1,6 @@
 """Who asks for what how often: accounts by the hash of their token, and one lane for each (account, model).
 
-Days are those of Asia/Shanghai, where the daily figures of PROTOCOL 3.2 are assumed to begin anew. No token is kept.
+Days are those of Asia/Shanghai, where ModelScope's daily figures are assumed to begin anew. No token is kept.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ class Accounts:
 
 
 def rate_headers(lane: Lane, *, now: float, account_limit: int | None, model_limit: int | None) -> dict[str, str]:
-    """The `modelscope-ratelimit-*` headers of PROTOCOL 2.4; none for a limit that does not exist."""
+    """The `modelscope-ratelimit-*` headers, see docs/providers/modelscope.md; none for a limit that does not exist."""
     headers: dict[str, str] = {}
     if account_limit is not None:
         left = max(0, account_limit - lane.account.used(now))

@@ -1,4 +1,4 @@
-"""Chat completions as a server writes them, whole or streamed (PROTOCOL 3.6, 3.7 and 4), and what a server rejects."""
+"""Chat completions as a server writes them, whole or streamed, and what a server rejects."""
 
 from dataclasses import dataclass
 
@@ -62,7 +62,7 @@ def check_chat(order: Order) -> Refusal | None:
 
 
 def shell(order: Order, *, choices: Json) -> Script:
-    """The 200 that holds nothing (PROTOCOL 3.6)."""
+    """The 200 that holds nothing, see docs/providers/modelscope.md#chat."""
     usage: Chunk = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     head: Chunk = {"id": "", "object": "", "created": 0, "model": order.base_model, "system_fingerprint": ""}
     return whole(encode_json({**head, "choices": choices, "usage": usage}), order)

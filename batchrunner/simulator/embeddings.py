@@ -1,4 +1,4 @@
-"""Embeddings as a server gives them (PROTOCOL 3.11, 9.1): a unit vector for each text, the same for the same text.
+"""Embeddings as a server gives them: a unit vector for each text, the same for the same text.
 
 Refused without an explicit `encoding_format`, as ModelScope refuses it, and beyond 25 texts. Nothing in this program
 asks for them yet; clients that are tried against the simulator do.

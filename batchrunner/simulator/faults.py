@@ -14,14 +14,14 @@ class Faults:
     """Rates per call, 0 to 1. Those of `POST_FAULTS` exclude each other, so their sum is at most 1."""
 
     throttle: float = 0.0
-    """429, the burst throttle T1 of PROTOCOL 3.5, with `Retry-After`."""
+    """429, ModelScope's throttle of bursts, with `Retry-After`."""
     server_error: float = 0.0
     reset: float = 0.0
     """Aborted before the head; executed and paid in half of the cases."""
     cut: float = 0.0
     """The answer ends in its middle; paid."""
     shell: float = 0.0
-    """The empty shell of PROTOCOL 3.6; not paid."""
+    """The 200 that holds nothing; not paid."""
     hang: float = 0.0
     """No head ever; executed and paid in half of the cases."""
     task_fail: float = 0.0
@@ -140,7 +140,7 @@ LATENCY_NAMES = {
 }
 INSTANT = Latency()
 LIFELIKE = Latency(first_byte_s=0.8, chunk_s=0.04, task_s=14.0, poll_s=0.1, download_s=0.6, spread=0.4)
-"""Of the order of what PROTOCOL 3.9 reports for the real service: what a rehearsal reckons with."""
+"""Of the order of what users report of the real service: what a rehearsal reckons with."""
 
 
 def _numbers(text: str, *, names: dict[str, str], what: str) -> dict[str, float]:

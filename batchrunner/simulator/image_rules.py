@@ -1,4 +1,4 @@
-"""What the image API rejects before it accepts a task: the checks of PROTOCOL 9.4 on the parameters of 3.10."""
+"""What the image API rejects before it accepts a task: see docs/providers/modelscope.md#parameters."""
 
 import re
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def _range_problem(body: Mapping[str, Json], model: str) -> str | None:
 
 
 def _given_problem(given: Json) -> str | None:
-    """A picture to edit, or several: each by its URL, or as a data URL in a list (PROTOCOL 3.10)."""
+    """A picture to edit, or several: each by its URL, or as a data URL in a list."""
     if given is None:
         return None
     urls = given if isinstance(given, list) else [given]

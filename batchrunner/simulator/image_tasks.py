@@ -1,4 +1,6 @@
-"""Image tasks from their acceptance to their end: submit and poll replies (PROTOCOL 3.9), stub trap included.
+"""Image tasks from their acceptance to their end: submit and poll replies, stubs included.
+
+See docs/providers/modelscope.md#images.
 
 A task's id carries enough to tell a finished picture (digest, time, size), so that a world made anew still knows the
 tasks of an earlier one: a real provider forgets nothing because a client was started again. Their words are lost.
@@ -245,7 +247,7 @@ def _standing(task: Task, now: float, files_base: str) -> dict[str, Json]:
 
 
 def _errors(task: Task, now: float) -> Json:
-    """The details of a failure may come a second after the failure itself (PROTOCOL 3.9)."""
+    """The details of a failure may come a second after the failure itself."""
     if task.first_failed_at is None:
         task.first_failed_at = now
     if "img-fail-empty-then-text" in task.chosen and now < task.first_failed_at + 1.0:

@@ -1,4 +1,4 @@
-"""Anthropic messages as a server writes them, whole or streamed (PROTOCOL 3.8 and 5), and what such a server rejects.
+"""Anthropic messages as a server writes them, whole or streamed, and what such a server rejects.
 
 The words are those that the chat endpoint would say to the same conversation. The framings and the scenarios of chat
 that mean something here are honoured; the rest of them change nothing.

@@ -1,7 +1,6 @@
 """The many ways in which servers write a stream of messages: edits of its events, and framings of its bytes.
 
-An edit turns the list of events into another one; a framing turns the written events into pieces of bytes
-(PROTOCOL 5.3, 9.3).
+An edit turns the list of events into another one; a framing turns the written events into pieces of bytes.
 """
 
 from collections.abc import Callable, Sequence

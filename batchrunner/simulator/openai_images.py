@@ -1,4 +1,4 @@
-"""OpenAI's image generations as a server answers them: the pictures stand in the reply (PROTOCOL 6.1).
+"""OpenAI's image generations as a server answers them: the pictures stand in the reply.
 
 The path is the one where ModelScope takes tasks. ModelScope's models are all called `Owner/Name`, so a name without a
 slash, or a scenario of this table, means this kind. Pictures are PNG whatever `output_format` asks for.

@@ -1,7 +1,7 @@
 """What a rehearsal supposes of a provider: how long things take, how much it lets through, what goes wrong.
 
-One profile for each preset and kind of job, from PROTOCOL 3.2, 3.9, 4.7 and 5.4 and from what providers publish for
-small accounts: guesses to be corrected by whoever knows better, with `NAME=FIGURE,…` or a small YAML file of the same
+One profile for each preset and kind of job, from docs/providers/ and from what providers publish for small accounts:
+guesses to be corrected by whoever knows better, with `NAME=FIGURE,…` or a small YAML file of the same
 names. Refuses unknown names and figures, all of them at once.
 """
 
@@ -147,7 +147,7 @@ PROFILES: Final[dict[tuple[PresetName, Kind], Profile]] = {
     ("simulator", "chat"): Profile(latency=_CHAT),
     ("simulator", "image"): Profile(latency=_TASKS),
 }
-"""ModelScope: 200 calls a model and 2,000 an account a day, two at once, ten in a row (PROTOCOL 3.2). OpenAI and
+"""ModelScope: 200 calls a model and 2,000 an account a day, two at once, ten in a row. OpenAI and
 Anthropic: requests a minute of a first tier. Chat answers take about nine seconds."""
 
 

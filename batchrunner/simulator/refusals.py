@@ -1,4 +1,7 @@
-"""What a server says when it says no: the messages and body shapes of PROTOCOL 3.4 and 3.5, as a table."""
+"""What a server says when it says no: messages and shapes of bodies, as a table.
+
+See docs/providers/modelscope.md#refusals.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

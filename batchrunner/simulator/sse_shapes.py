@@ -1,4 +1,4 @@
-"""The many ways in which servers write the same stream: edits of its chunks and framings of its bytes (PROTOCOL 9.3).
+"""The many ways in which servers write the same stream: edits of its chunks and framings of its bytes.
 
 An edit turns the list of chunks into another one; a framing turns the events' texts into pieces of bytes.
 """

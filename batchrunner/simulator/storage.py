@@ -1,4 +1,4 @@
-"""The storage host: pictures by name, drawn when they are fetched, with the download faults of PROTOCOL 9.3."""
+"""The storage host: pictures by name, drawn when they are fetched, with faults of downloads."""
 
 from collections.abc import Callable
 
