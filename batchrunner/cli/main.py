@@ -1,7 +1,7 @@
 """The command line: which commands there are, and what becomes of their errors.
 
 Refuses to show a traceback for anything a person can mend: mistakes, broken disks and refusals are told in words, and
-the exit status says which it was (DESIGN section 3).
+the exit status says which it was.
 """
 
 import inspect

@@ -29,7 +29,7 @@ PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.MISTAKE,
     ExitStatus.DONE,
 )
-"""Which exit status speaks for several jobs (DESIGN section 9)."""
+"""Which exit status speaks for several jobs."""
 
 _ENDS_ALL = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
 

@@ -25,7 +25,7 @@ from batchrunner.engine.work_queue import Work
 _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2
 _KEPT_FOR_S: Final = 86_400.0
-"""No provider is known to keep results for less than a day (PROTOCOL 3.9, 6.2)."""
+"""No provider is known to keep results for less than a day."""
 _TRIED_FOR_S: Final = 7 * 86_400.0
 """A picture that no run could fetch for so long will not come any more."""
 _SHOWN_CHARS: Final = 500

@@ -1,6 +1,6 @@
 """`csv`: a table for spreadsheets and for everything else (RFC 4180, UTF-8 without a mark in front).
 
-Text that a spreadsheet would take for a formula gets an apostrophe in front (RELIABILITY section 5, threat 12), numbers
+Text that a spreadsheet would take for a formula gets an apostrophe in front (threat 12), numbers
 stay numbers. Nothing is lost by it: `unguarded` tells how to take it off. Null is an empty cell.
 """
 

@@ -2,7 +2,7 @@ r"""`markdown`: prompts, answers and pictures to read, one after the other.
 
 Whatever a prompt or a model says is shown and never obeyed: it stands in a fence that is longer than any run of its own
 backticks, or in a code span. There is no HTML, no link but to the run's own pictures, and control and bidirectional
-characters are shown as escapes like `\x1b` (RELIABILITY section 5, threat 13).
+characters are shown as escapes like `\x1b` (threat 13).
 """
 
 import re

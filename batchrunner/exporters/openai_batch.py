@@ -1,4 +1,4 @@
-"""`openai-batch`: the output file of OpenAI's Batch API (PROTOCOL 7.2), so that what reads one reads a run.
+"""`openai-batch`: the output file of OpenAI's Batch API, so that what reads one reads a run.
 
 `custom_id` is the item's id. Failures, where asked for, stand among the answers in the job's order, as vLLM's
 `run_batch` does it; a success is `status_code` 200 and no `error`. A picture's `url` is its path in the run's

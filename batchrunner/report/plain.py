@@ -1,7 +1,7 @@
 """The render boundary for plain text: whatever a prompt, a server or a file name says, it stays one visible line.
 
 Refuses nothing and alters nothing that a person can see; control and bidirectional characters become escapes, so that
-they can neither steer a terminal nor forge a line of ours (RELIABILITY section 5, threat 13).
+they can neither steer a terminal nor forge a line of ours (threat 13).
 """
 
 import unicodedata

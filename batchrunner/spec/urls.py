@@ -1,4 +1,7 @@
-"""Base URLs as people paste them, in the one form that the dialects expect. Source: DESIGN section 9, PROTOCOL 2.1."""
+"""Base URLs as people paste them, in the one form that the dialects expect.
+
+See docs/providers/README.md#presets-and-families.
+"""
 
 import ipaddress
 import re

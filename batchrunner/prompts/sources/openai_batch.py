@@ -2,7 +2,7 @@
 
 What stands beside these four is kept as the row's variables; what a body says becomes the request as it stands, with
 what the program writes itself (`model`, `stream` and the conversation) taken out of its parameters. Refused, as bad
-rows: other endpoints, streams, and whatever a conversation of texts and pictures cannot hold. Source: PROTOCOL 7.1.
+rows: other endpoints, streams, and whatever a conversation of texts and pictures cannot hold.
 """
 
 import re
