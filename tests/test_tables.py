@@ -117,7 +117,7 @@ def test_numbers_are_read_as_they_are_written() -> None:
     assert numbers_in("Invariants 1 to 3, 5 and 7 to 9 but 8: x", "Invariant") == {1, 2, 3, 5, 7, 9}
     assert numbers_in("Threat 2, invariants 18 and 19.", "Invariant") == {18, 19}
     assert numbers_in("Threat 2, invariants 18 and 19.", "Threat") == {2}
-    assert numbers_in("see RELIABILITY 5", "Threat") == set()
+    assert numbers_in("see section 5", "Threat") == set()
 
 
 DOCS: Final = TESTS.parent / "docs"
@@ -229,3 +229,21 @@ def test_the_page_on_limits_has_every_constant_of_the_limiter() -> None:
 def test_the_page_on_providers_has_every_class_of_problems() -> None:
     told = {word for row in rows_of("providers/README.md", "## Classes of problems") for word in code_in(row[0])}
     assert {kind.value for kind in ProblemKind} ^ told == set()
+
+
+def test_code_cites_pages_that_are_there_and_no_others() -> None:
+    files = [*(TESTS.parent / "batchrunner").rglob("*.py"), *TESTS.rglob("*.py")]
+    absent = {
+        f"{path.relative_to(TESTS.parent)}: {found}"
+        for path in files
+        for text in [path.read_text("utf-8")]
+        for found in [
+            *re.findall(r"\b(?:PROTOCOL|RELIABILITY|DESIGN)(?:\.md)? (?:section )?\d", text),
+            *(
+                f"{page}#{anchor}"
+                for page, anchor in re.findall(r"docs/([\w/-]+\.md)(?:#([\w-]+))?", text)
+                if not (DOCS / page).exists() or (anchor and anchor not in anchors_of(DOCS / page))
+            ),
+        ]
+    }
+    assert absent == set()

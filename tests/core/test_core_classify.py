@@ -1,4 +1,4 @@
-"""What refusals mean: every row of PROTOCOL 3.4, 3.5, 4.7 and 5.4, and the same words in different houses."""
+"""What refusals mean: the words of each family of servers, and the same words in different families."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is raised when an invariant of RELIABILITY section 4 does not hold, with its number."""
+"""What is raised when an invariant (tests/README.md) does not hold, with its number."""
 
 
 class Violation(AssertionError):  # noqa: N818 - a word of the tests, not an error of the program

@@ -1,7 +1,7 @@
 """Sees every event of a life as it happens, and checks there and then what must hold at that moment.
 
 An event is: a record that the engine wants written, its acknowledgement, a result row, a POST, its reply, a poll. Each
-check costs the same whatever the run's length. The numbers are those of RELIABILITY section 4.
+check costs the same whatever the run's length. The numbers are those of tests/README.md.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The invariants of RELIABILITY section 4 that can be judged from outside, by number, after the end of any life.
+"""The invariants of tests/README.md that can be judged from outside, by number, after the end of any life.
 
 Each is a function of a `Look` at a house whose process is gone; it raises `Violation` with its number. Nothing here
 knows how the engine works: only the bytes on the disk, what the world counted, and what was acknowledged. What must

@@ -1,7 +1,7 @@
 """The whole engine on a disk that dies, refuses and forgets: at every call, and by seed.
 
 `BATCHRUNNER_SEEDS=20000` tries more seeds, `BATCHRUNNER_SEED=123` tells one story again. The invariants have the
-numbers of RELIABILITY section 4: `crash_watch` checks them at every event, `invariants` after every life.
+numbers of tests/README.md: `crash_watch` checks them at every event, `invariants` after every life.
 """
 
 import asyncio

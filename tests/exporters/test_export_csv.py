@@ -25,7 +25,7 @@ def table(content: bytes) -> list[dict[str, str]]:
     ['=HYPERLINK("http://x")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "-", "=", "'=1", "''@x", "'\t"],
 )
 def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text: str) -> None:
-    """Threat 12 (RELIABILITY section 5): in every column that takes text of a person, a model or a server."""
+    """Threat 12: in every column that takes text of a person, a model or a server."""
     fields: dict[str, Any] = {"id": text, "prompt": text, "model": text, "vars": {text: text}, "params": {text: text}}
     answered = chat_row(text, output={"reasoning": text, "finish_reason": text}, **fields)
     content = made("csv", answered, failed_row(text, **fields, task_id=text, unheard_of=text))

@@ -1,7 +1,7 @@
 """The official Anthropic SDK and our decoder read the same bytes: every scenario of the simulator, streamed and not.
 
 Whatever the SDK survives, both must read alike. Where the SDK breaks, ours gives a typed outcome. Where the SDK calls
-whole what is not (PROTOCOL 5.3), or dies of what is whole, the pair stands in a table with its reason.
+whole what is not, or dies of what is whole, the pair stands in a table with its reason.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The official OpenAI SDK and our decoder read the same bytes: every chat scenario of the simulator, streamed and not.
 
 Whatever the SDK survives, both must read alike. Where the SDK breaks, ours gives a typed outcome. Where the SDK calls
-whole what is not (PROTOCOL 4.5), or dies of what is whole, the pair stands in a table with its reason.
+whole what is not, or dies of what is whole, the pair stands in a table with its reason.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Chat replies as one JSON value, the caps, and answers that are held to a schema. PROTOCOL 3.6, 4.1; DESIGN 2."""
+"""Chat replies as one JSON value, the caps, and answers that are held to a schema."""
 
 import json
 import time

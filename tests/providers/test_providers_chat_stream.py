@@ -1,4 +1,4 @@
-"""Chat streams of PROTOCOL 4.2 to 4.5, fed whole, byte by byte, in random pieces, with junk behind."""
+"""Chat streams, fed whole, byte by byte, in random pieces, with junk behind."""
 
 import json
 from dataclasses import replace

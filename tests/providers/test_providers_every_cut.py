@@ -1,4 +1,4 @@
-"""Every decoder on every reply that the simulator makes, and on PROTOCOL 11: whole, byte by byte, at random, with junk.
+"""Every decoder on every reply of the simulator, and on a few by hand: whole, byte by byte, at random, with junk.
 
 The bytes are cut in fifteen ways; a stream's end is followed by rubbish, a JSON reply by blanks. The outcome is one.
 """
@@ -201,7 +201,7 @@ def test_a_reply_comes_to_one_outcome_however_it_is_cut_and_whatever_follows_it(
                 assert read(decoded.make(), reply, pieces, ending) == outcome, junk
 
 
-# -- PROTOCOL 11: vectors 1 to 6, 8 and 9; 7 are hints (test_providers_hints.py), 10 is a download
+# -- vectors by hand
 
 
 def chat() -> Decoder[object]:

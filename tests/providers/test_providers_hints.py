@@ -1,4 +1,4 @@
-"""Waits and limits in every form of PROTOCOL 2.3 and 2.4."""
+"""Waits and limits in every form in which servers say them."""
 
 import math
 

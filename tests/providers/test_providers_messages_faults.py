@@ -1,4 +1,4 @@
-"""Anthropic streams that hold no whole answer: cut, refused, broken, too long. PROTOCOL 5.3, 5.4."""
+"""Anthropic streams that hold no whole answer: cut, refused, broken, too long."""
 
 import pytest
 from providers_messages import (

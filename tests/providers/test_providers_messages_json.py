@@ -1,4 +1,4 @@
-"""Anthropic answers in one piece, refusals by status, and answers that are held to a schema. PROTOCOL 5.2, 5.4."""
+"""Anthropic answers in one piece, refusals by status, and answers that are held to a schema."""
 
 import json
 

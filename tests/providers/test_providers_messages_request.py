@@ -1,4 +1,4 @@
-"""What a message looks like on the wire. PROTOCOL 2.1, 3.8, 5.1."""
+"""What a message looks like on the wire."""
 
 import json
 

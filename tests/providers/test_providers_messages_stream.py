@@ -1,4 +1,4 @@
-"""Anthropic streams of PROTOCOL 5.3, fed whole, byte by byte, in random pieces, with junk behind."""
+"""Anthropic streams, fed whole, byte by byte, in random pieces, with junk behind."""
 
 import json
 import re

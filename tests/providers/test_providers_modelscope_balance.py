@@ -1,4 +1,4 @@
-"""The balance of points is read when it is told, and is unknown, never zero, when it is not. PROTOCOL 3.2."""
+"""The balance of points is read when it is told, and is unknown, never zero, when it is not."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""ModelScope's image tasks: every shape of submit and poll of PROTOCOL 3.9."""
+"""ModelScope's image tasks: every shape of submit and poll."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""OpenAI's image generations: requests, every shape of reply, and what is refused. PROTOCOL 6.1, 6.2."""
+"""OpenAI's image generations: requests, every shape of reply, and what is refused."""
 
 import base64
 import json

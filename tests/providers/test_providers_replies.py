@@ -1,4 +1,4 @@
-"""Refusals: the six shapes of PROTOCOL 3.4, redirects, breaks, and that nothing a server sends raises."""
+"""Refusals: bodies of every shape, redirects, breaks, and that nothing a server sends raises."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Server-sent events: the nine rules of PROTOCOL 2.5, however the bytes are cut."""
+"""Server-sent events: the rules of the standard, however the bytes are cut."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Each scenario of PROTOCOL 9.3 does what its row says, down to the bytes."""
+"""Each scenario does what its row says, down to the bytes."""
 
 import json
 from collections.abc import Callable
