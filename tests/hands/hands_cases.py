@@ -3,6 +3,7 @@
 import codecs
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from batchrunner.core.audit import Audit
 from batchrunner.core.job import Job
 from batchrunner.core.report import Report
 from batchrunner.core.status import Status
+from batchrunner.engine.clock import LoopClock
+from batchrunner.simulator.virtual_time import run_virtual
 
 Hand = Callable[[Path], None]
 
@@ -32,14 +35,25 @@ class Field:
 
     job: Job
     said: list[str] = field(default_factory=list)
+    began: float = field(default_factory=lambda: time.time() - 3600.0)
+    """An hour ago, so that what hands do, by the system's clock, comes after the virtual end of a life."""
 
     @property
     def folder(self) -> Path:
         return Path(self.job.output.dir)
 
     def run(self, **options: bool | int) -> Report:
+        """In virtual time: pictures take the provider a while."""
         self.said.clear()
-        return app.run_sync(self.job, say=self.said.append, command="RUN", **options)  # type: ignore[arg-type]
+
+        async def life() -> Report:
+            clock = LoopClock(wall_at_zero=self.began)
+            try:
+                return await app.run(self.job, clock=clock, say=self.said.append, command="RUN", **options)  # type: ignore[arg-type]
+            finally:
+                self.began = clock.wall() + 1.0
+
+        return run_virtual(life)
 
     def status(self) -> Status:
         return app.status(str(self.folder))
