@@ -116,4 +116,9 @@ PAST_CALLS = (
         "A full disk left half a row in superseded.jsonl while results.jsonl was put in order, and the run called its "
         "end clean: the half row stayed for ever. A refused rewrite is now told in `close`, and the next run mends it.",
     ),
+    PastBug(
+        442,
+        "A retry that came through gave its share of the budget back twice, when its answer came and when it was on "
+        "the disk: more retries than a tenth of the sends. It is given back once, with the record.",
+    ),
 )

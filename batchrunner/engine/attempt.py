@@ -113,6 +113,7 @@ class Attempts:
         while True:
             verdict: Verdict | None = None
             lane.entered()
+            work.retried = False  # of an item that came back after a retry: what it took of the budget is gone
             try:
                 verdict = await self._send(work, slot)
                 if verdict is not IN_LINE:
@@ -445,7 +446,8 @@ class Attempts:
             retry_error_callback=give_up,
         )
         verdict: Verdict = await retrying(go_on)
-        lane.retry_ended(worked=last_failed[-1] and isinstance(verdict, Finished))
+        if verdict is not IN_LINE:  # whose retry is given back with its record
+            lane.retry_ended(worked=last_failed[-1] and isinstance(verdict, Finished))
         return verdict
 
     def _wait_s(self, work: Work, problem: Problem) -> float:
