@@ -147,6 +147,7 @@ class StreamedReply(ABC):
             self._take_json_behind_comments(head, ending)
         elif self._form is _Form.JSON:
             if type(ending) is Whole and (answer := self._ordinary(head)) is not None:
+                self._body.kept = bytearray()  # else a long answer is in memory twice while it is written down
                 return self._held_to_schema(answer, head)
             self._take_body(head, ending)
         return self._problem or self._verdict(head, ending)
@@ -267,7 +268,7 @@ class StreamedReply(ABC):
             case Misses(fault=fault):
                 fault = f"{fault} (the answer was cut off by the token limit)" if answer.truncated else fault
                 problem = self._failed(K.SCHEMA_MISS, f"the answer breaks the schema: {fault}", head)
-                return replace(problem, correction=Correction(said=answer.text, fault=fault))
+                return replace(problem, usage=answer.usage, correction=Correction(said=answer.text, fault=fault))
             case Unusable(fault=fault):
                 return self._failed(K.CONFIGURATION, fault, head)
 

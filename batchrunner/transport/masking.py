@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _SHORTEST_REFUSED: Final = 12
 """Shorter ones may be words, such as the placeholders that local servers take: a prompt may hold those."""
+_LONG: Final = 64 * 1024
 _DEEPEST: Final = 100
 """Of a masked value; what nests deeper becomes the mask as a whole."""
 
@@ -65,6 +66,7 @@ class Masker:
             or answer.sounds
             or answer.choices
             or answer.extras
+            or len(answer.text) > _LONG  # joined with the rest it would be in memory twice
         ):
             return False
         words = f"{answer.text}\n{answer.reasoning}\n{answer.finish_reason}"  # no key has a line's end in it

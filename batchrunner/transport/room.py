@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-ROOM_BYTES: Final = 32 * 1024 * 1024
+ROOM_BYTES: Final = 24 * 1024 * 1024
+"""Less than two of the longest answers, so that the second is not decoded while the first is written down."""
 _LOOK_AGAIN_S: Final = 0.5
 _SMALL_BYTES: Final = 64 * 1024
 """An answer of this size is on the disk before it is worth counting."""

@@ -1,6 +1,7 @@
 """Anthropic answers in one piece, refusals by status, and answers that are held to a schema."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from providers_messages import (
@@ -57,7 +58,7 @@ REPLIES: dict[str, tuple[bytes, Answer | ProblemKind]] = {
     "content as a string": (finished(content="Hi."), hi()),
     "blocks of unknown types": (
         finished(content=[{"type": "poem", "text": "x"}, {"type": "text", "text": "Hi."}]),
-        hi(),
+        replace(hi(), extras={"content_parts": [{"type": "poem", "text": "x"}]}),
     ),
     "no stop reason": (finished(stop_reason=None), hi("no_finish_reason", finish_reason=None)),
     "no usage": (finished(usage=None), hi(usage=None)),
