@@ -58,6 +58,21 @@ PAST_BUGS = (
         "Two pictures could not be fetched within the window, and a day later their files were gone: every further run "
         "ended as paused, for ever. A file that is gone after a day has expired, and its item is tried again or fails.",
     ),
+    PastBug(
+        1463,
+        "An item had failed, and its process died while the record reached the disk: `--retry-failed` sent it again, "
+        "rightly, and the watch still waited for its first task. A requeued item has no task under way.",
+    ),
+    PastBug(
+        4427,
+        "A full disk left half a row in superseded.jsonl while results.jsonl was put in order, and the run called its "
+        "end clean: the half row stayed for ever. A refused rewrite is now told in `close`, and the next run mends it.",
+    ),
+    PastBug(
+        442,
+        "A retry that came through gave its share of the budget back twice, when its answer came and when it was on "
+        "the disk: more retries than a tenth of the sends. It is given back once, with the record.",
+    ),
 )
 
 
@@ -105,20 +120,5 @@ PAST_CALLS = (
         "eio",
         "Records that failed while their task was being cancelled wrote tracebacks to stderr, and the answers in them "
         "were not told as a last resort.",
-    ),
-    PastBug(
-        1463,
-        "An item had failed, and its process died while the record reached the disk: `--retry-failed` sent it again, "
-        "rightly, and the watch still waited for its first task. A requeued item has no task under way.",
-    ),
-    PastBug(
-        4427,
-        "A full disk left half a row in superseded.jsonl while results.jsonl was put in order, and the run called its "
-        "end clean: the half row stayed for ever. A refused rewrite is now told in `close`, and the next run mends it.",
-    ),
-    PastBug(
-        442,
-        "A retry that came through gave its share of the budget back twice, when its answer came and when it was on "
-        "the disk: more retries than a tenth of the sends. It is given back once, with the record.",
     ),
 )
