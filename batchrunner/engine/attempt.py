@@ -314,7 +314,7 @@ class Attempts:
                 task_id=None,
                 then=partial(self._recorded, work, lane, queue, answer.text, hold),
             )
-        except Exception:
+        except Exception:  # any fault of ours: the answer is paid for, so it is shown before the fault is handled
             hold.__exit__(None, None, None)
             self.book.last_resort(f"{work.item.id}: {answer.text}")
             raise

@@ -96,7 +96,7 @@ def why_left(task: OpenTask, job: Job, accounts: Collection[str]) -> str:
 
 
 def left_notes(tasks: Iterable[OpenTask], job: Job, accounts: Collection[str]) -> tuple[str, ...]:
-    """What `plan` says of accepted tasks that a run could not ask for now."""
+    """Notes for `plan`: how many accepted tasks a run of this job could not poll, one line for each reason."""
     causes = Counter(why_left(task, job, accounts) for task in tasks if not task.urls)
     return tuple(f"{count} accepted tasks {why}" for why, count in causes.items() if why)
 
