@@ -1,6 +1,7 @@
 """The job as values: what `spec` makes of a job file and everyone else reads. Nothing here is optional by accident."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -204,3 +205,38 @@ class Job:
     budget: Budget | None = None
     notify: tuple[str, ...] = ()
     """The words of a command that is run at the end; empty for none."""
+
+
+def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
+    """The same job with its paths relative to its own folder, so that it is equal from every working directory.
+
+    For digests: its own file's path is left out, and so is where the results lie, of which the digest stands in them.
+    `real` gives the real path of a name, as `os.path.realpath`; a name with which it cannot deal stays as it is.
+    """
+
+    def real_or_as_it_is(path: str) -> str:
+        try:
+            return real(path)
+        except (OSError, ValueError):  # the working directory is gone, or no file can have this name
+            return path
+
+    here = PurePath(real_or_as_it_is(str(job.folder))).parts
+
+    def relative(path: str) -> str:
+        parts = PurePath(real_or_as_it_is(path)).parts
+        common = 0
+        while common < min(len(here), len(parts)) and here[common] == parts[common]:
+            common += 1
+        return str(PurePath(*[".."] * (len(here) - common), *parts[common:]))
+
+    prompts, ca_file = job.prompts, job.provider.ca_file
+    return replace(
+        job,
+        file="",
+        folder=PurePath(),
+        provider=replace(job.provider, ca_file=relative(ca_file)) if ca_file else job.provider,
+        prompts=replace(prompts, path=relative(prompts.path)) if isinstance(prompts, Source) else prompts,
+        output=replace(job.output, dir="", former_dirs=()),
+        picture_folders=tuple(map(relative, job.picture_folders)),
+        images_from=tuple(map(relative, job.images_from)),
+    )

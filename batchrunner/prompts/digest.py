@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-from batchrunner.core.job import Job, Listing, Source
+from batchrunner.core.job import Job, Listing, Source, seen_from_its_folder
 from batchrunner.core.keys import KEY_VERSION
 from batchrunner.core.version import VERSION
 from batchrunner.prompts.pictures import Album, BadPictureError
@@ -23,7 +23,6 @@ _OF_THE_FOLDER = (f"{{{{ {FILE} }}}}", f"{{{{{FILE}}}}}")
 """Templates of a picture that lies in the source itself."""
 _FIELDS = (
     "kind",
-    "folder",
     "models",
     "prompts",
     "matrix",
@@ -48,15 +47,16 @@ def digest_of_items(job: Job) -> str | None:
     """blake2b-128 of all that decides the job's items, 32 hex digits. Blocks; for a thread.
 
     That is: the job's own words, the bytes of its source and of its local pictures, and the version of this program.
-    The same digest twice means the same items, with the same ids, keys and order. A pass between two calls that give
-    the same digest has read what the digest stands for.
+    The same digest twice means the same items, with the same ids, keys and order, whatever the working directory. A
+    pass between two calls that give the same digest has read what the digest stands for.
 
     Returns:
         None where it cannot be known without a whole pass: a source or picture that cannot be read, no regular file,
         changed while it was hashed, or pictures whose paths stand in the rows.
     """
     hashed = blake2b(digest_size=16)
-    own = [getattr(job, name) for name in _FIELDS]
+    here = seen_from_its_folder(job, os.path.realpath)
+    own = [getattr(here, name) for name in _FIELDS]
     fixed = (VERSION, KEY_VERSION, job.provider.dialect, job.output.name, job.output.each, *own)
     try:
         _add(hashed, repr(fixed).encode("utf-8", "surrogatepass"))

@@ -1,5 +1,6 @@
 """A run's directory taken for a job: what stands in its `run.json`, and the totals that `status` reads there."""
 
+import os
 import shlex
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -8,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError, WrongDirectoryError
-from batchrunner.core.job import Job, Json
+from batchrunner.core.job import Job, Json, seen_from_its_folder
 from batchrunner.core.plan import Totals
 from batchrunner.core.state import LedgerState, Standing
 from batchrunner.stores.atomic import sweep
@@ -26,8 +27,9 @@ def resolved(job: Job) -> dict[str, Json]:
 
 
 def digest_of_job(job: Job) -> str:
-    """32 hex digits of the job as resolved."""
-    return blake2b(msgspec.json.encode(resolved(job), order="deterministic"), digest_size=16).hexdigest()
+    """32 hex digits of the job as resolved, the same from every working directory. Blocks: paths are made real."""
+    here = resolved(seen_from_its_folder(job, os.path.realpath))
+    return blake2b(msgspec.json.encode(here, order="deterministic"), digest_size=16).hexdigest()
 
 
 def take_directory(

@@ -1,5 +1,6 @@
 """A finished run that is run again looks at no item, unless anything changed: then it notices what changed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from hands_cases import CHAT, IMAGE, TWINS, Field, Fields, lines
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus
 from batchrunner.engine.survey import survey
+from batchrunner.prompts import digest_of_items
+from batchrunner.stores.run_directory import digest_of_job
 
 CSV = 'provider: simulator\nmodel: sim/chat\nprompts: {file: rows.csv, template: "{{ text }}"}\n'
 BROKEN = "provider: simulator\nmodel: sim/chat\nscenario: moderated-403\nprompts: [one, two, three, four, five]\n"
@@ -111,3 +114,33 @@ def test_failed_items_are_sent_again_on_demand(fields: Fields, passes: list[int]
     assert len(passes) == before
     run.run(retry_failed=True)
     assert len(passes) == before + 1
+
+
+@pytest.mark.parametrize("where", ["below", "above", "elsewhere", "a link"])
+@pytest.mark.parametrize(
+    "more",
+    ["", 'images_from: [pictures]\nprovider: {base_url: "http://127.0.0.1:9/v1"}\n'],
+    ids=["plain", "folders of pictures"],
+)
+def test_a_finished_run_is_known_from_every_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[int], where: str, more: str
+) -> None:
+    project = tmp_path / "project"
+    for folder in (project / "jobs", project / "jobs" / "pictures", tmp_path / "other"):
+        folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(project)
+    (project / "jobs" / "rows.csv").write_text("text\none\ntwo\n")
+    job = (CSV if not more else CSV.replace("provider: simulator\n", "")) + more
+    (project / "jobs" / "job.yaml").write_text(job)
+    place = {"below": project / "jobs", "above": tmp_path, "elsewhere": tmp_path / "other", "a link": tmp_path / "link"}
+    digests = []
+    for at, typed in (
+        (project, "jobs/job.yaml"),
+        (place[where], os.path.relpath(project / "jobs" / "job.yaml", place[where].resolve())),
+    ):
+        monkeypatch.chdir(at)
+        run = app.load_job(typed, simulate=True)
+        assert app.run_sync(run).exit_status is ExitStatus.DONE
+        digests.append((digest_of_job(run), digest_of_items(run)))
+    assert len(passes) == 1
+    assert digests[0] == digests[1]
