@@ -18,9 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-from bench_report import Figure, document, table
+from bench_report import Figure, document, notes, table
 from bench_rows import ROWS, Bench
-from bench_runs import CannotMeasureError, cores
+from bench_runs import CannotMeasureError, compiled, cores
 from bench_servers import servers
 
 HOME = Path(__file__).resolve().parents[1] / ".bench"
@@ -47,6 +47,7 @@ def main() -> int:
             print(f"{row.name:18} {row.title}")
         return 0
     HOME.mkdir(exist_ok=True)
+    compiled()
     kept: dict[str, Figure] = {}
     if given.json.exists():
         kept = {name: Figure(**fields) for name, fields in json.loads(given.json.read_text()).items()}
@@ -79,7 +80,7 @@ def main() -> int:
     print("\n" + table(ordered))
     if given.docs:
         page = HOME.parent / "docs" / "benchmarks.md"
-        page.write_text(document(ordered))
+        page.write_text(document(ordered, notes()))
         print(f"written: {page}")
     return 0
 

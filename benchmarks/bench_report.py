@@ -7,6 +7,11 @@ import statistics
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
+
+import yaml
+
+NOTES: Final = Path(__file__).with_name("notes.yaml")
 
 
 @dataclass(slots=False, kw_only=True)
@@ -40,12 +45,18 @@ class Figure:
             text += f" ({_number(min(self.values))} to {_number(max(self.values))})"
         return f"{text} {self.unit}".strip()
 
+    @property
+    def missed(self) -> bool:
+        """Whether there is a goal, and the median does not reach it."""
+        if self.least is None or not self.values:
+            return False
+        return self.median > self.least if self.less_is_better else self.median < self.least
+
     def goal(self) -> str:
         """What it shall be, and whether it is."""
         if self.least is None or not self.values:
             return ""
-        good = self.median <= self.least if self.less_is_better else self.median >= self.least
-        return f"{'≤' if self.less_is_better else '≥'} {_number(self.least)}{'' if good else ' (missed)'}"
+        return f"{'≤' if self.less_is_better else '≥'} {_number(self.least)}{' (missed)' if self.missed else ''}"
 
     def line(self) -> str:
         if self.left_out:
@@ -116,7 +127,16 @@ How it is measured:
 - Rounds alternate between the two; each ratio is of one round; the figure is the median, its spread in brackets.
 - *span*: from the first intent to the last `done`, by the ledger's own stamps; without start-up and planning.
   *Whole process*: from nothing to the end of the process, with both.
-- Instructions are counted by callgrind, as the difference between two sizes, divided by the items between them.
+- Instructions are counted by callgrind, as the difference between two sizes, divided by the items between them; a
+  third size between the two tells whether they grow evenly.
+- Pictures: the longest that the loop stood still comes from a thread in the measured process, which asks the loop
+  every 2 ms for a sign of life.
+- The package is compiled to byte code before anything is measured.
+
+Two tools show where a figure comes from, whatever else the machine does: `python benchmarks/calls.py` lists every
+Python and C function that a run calls for an item, by how often (`--help` has other dialects, streams, images and
+`rehearse`); `python benchmarks/bench.py instructions` counts the instructions of the whole. What they found beside a
+missed figure stands in `benchmarks/notes.yaml`, written by hand, and below the table.
 """
 
 
@@ -155,8 +175,32 @@ def curves(found: dict[int, dict[str, dict[str, float]]], *, names: tuple[str, .
     return "\n".join([*lines, "</svg>", ""])
 
 
-def document(figures: list[Figure]) -> str:
-    """docs/benchmarks.md."""
+def notes(path: Path = NOTES) -> dict[str, dict[str, str]]:
+    """What notes.yaml says beside missed figures, by the figure's name. Raises ValueError for another shape."""
+    found = yaml.safe_load(path.read_text()) or {}
+    for name, note in found.items():
+        if not isinstance(note, dict) or not note.keys() <= {"floor", "profile"}:
+            raise ValueError(f"{path.name}: {name}: expected `floor`, `profile` or both")
+    return found
+
+
+def _reasons(figures: list[Figure], why: dict[str, dict[str, str]]) -> list[str]:
+    """The missed figures that have a note: their floor, and the profile that shows it."""
+    lines: list[str] = []
+    for figure in figures:
+        note = why.get(figure.name)
+        if not figure.missed or note is None:
+            continue
+        lines += ["", f"### {figure.title}", "", f"Measured {figure.shown()}, goal {figure.goal()}."]
+        if "floor" in note:
+            lines[-1] += f" Floor: {note['floor'].strip()}"
+        if "profile" in note:
+            lines += ["", note["profile"].strip()]
+    return ["", "## Why a figure is missed: the floor that it meets, and the profile", *lines] if lines else []
+
+
+def document(figures: list[Figure], why: dict[str, dict[str, str]] | None = None) -> str:
+    """docs/benchmarks.md; `why` are the notes beside missed figures, see `notes`."""
     lines = [_ABOUT, "The machine:", ""]
     lines += [f"- {line}" for line in machine()]
     lines += ["", "| measured | median (spread) | goal | |", "|---|---|---|---|"]
@@ -169,4 +213,5 @@ def document(figures: list[Figure]) -> str:
             lines.append(f"| {figure.title} | {figure.shown()} | {figure.goal()} | {note} |")
     if any(figure.name.startswith("scale:") for figure in figures):
         lines += ["", "CPU over the number of items:", "", "![CPU seconds over items](benchmarks-scale.svg)"]
+    lines += _reasons(figures, why or {})
     return "\n".join([*lines, ""])

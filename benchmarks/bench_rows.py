@@ -11,7 +11,7 @@ from typing import Final
 
 from bench_peers import PEERS, peer_took
 from bench_report import Figure, curves
-from bench_runs import PROGRAM, PROMPT, CannotMeasureError, OwnJob, Took, bare, instructions, run_process
+from bench_runs import KEYS, PROGRAM, PROMPT, CannotMeasureError, OwnJob, Took, bare, instructions, run_process
 from bench_servers import most_open
 
 CHAT: Final = "/v1/chat/completions"
@@ -202,13 +202,13 @@ def _rehearse(bench: Bench) -> list[Figure]:
     rates = []
     for _ in range(bench.rounds):
         words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
-        rates.append(number / run_process(words, cwd=bench.home / "work", core=bench.core, env=_KEY).wall_s)
+        rates.append(number / run_process(words, cwd=bench.home / "work", core=bench.core, env=KEYS).wall_s)
     pictures = {"limits": {"requests_per_day": number // 3 + 1, "concurrency": 8}, "kind": "image"}
     OwnJob(home=bench.home, url=bench.nginx, count=number, kind="image", dialect="openai-images", more=pictures)
     days = []
     for _ in range(bench.rounds):
         words = [sys.executable, *PROGRAM, "rehearse", "job.yaml"]
-        days.append(run_process(words, cwd=bench.home / "work", core=bench.core, env=_KEY).wall_s)
+        days.append(run_process(words, cwd=bench.home / "work", core=bench.core, env=KEYS).wall_s)
     return [
         Figure(
             name="rehearse", title=_REHEARSE, unit="items/s", values=rates, least=3000.0, note=f"{number:,} chat items"
@@ -224,17 +224,11 @@ def _rehearse(bench: Bench) -> list[Figure]:
     ]
 
 
-_KEY: Final = {"BENCH_API_KEY": "sk-bench-0123456789abcdef0123456789"}
-
-
 def _start_up(bench: Bench) -> list[Figure]:
     folder = bench.home / "start"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "job.yaml").write_text('{"provider": "simulator", "model": "sim/talker", "prompts": ["Say hello."]}')
-    run_process(
-        [sys.executable, "-m", "compileall", "-q", str(bench.home.parent / "batchrunner")], cwd=folder, core=None
-    )
     ways = {
         "help": (["--help"], 9.0, "`--help`"),
         "check": (["check", "job.yaml"], 14.0, "`check` of one prompt"),
@@ -277,35 +271,39 @@ def _yaml(bench: Bench) -> list[Figure]:
 
 
 def _instructions(bench: Bench) -> list[Figure]:
-    sizes = (200, 700) if bench.quick else (500, 2500)
+    sizes = (400, 1000, 1600) if bench.quick else (400, 1600, 2800)
     own, loops = [], []
     for number in sizes:
         job = OwnJob(home=bench.home, url=bench.nginx, count=number)
-        own.append(
-            instructions([sys.executable, *PROGRAM, "run", "job.yaml"], cwd=job.folder, core=bench.core, env=_KEY)
-        )
-        words = [
-            sys.executable,
-            str(Path(__file__).parent / "bench_bare.py"),
-            "json",
-            bench.nginx + CHAT,
-            str(number),
-            "64",
-        ]
+        words = [sys.executable, *PROGRAM, "run", "job.yaml"]
+        own.append(instructions(words, cwd=job.folder, core=bench.core, env=KEYS))
+        script = str(Path(__file__).parent / "bench_bare.py")
+        words = [sys.executable, script, "json", bench.nginx + CHAT, str(number), "64"]
         loops.append(instructions(words, cwd=job.folder, core=bench.core))
-    each = [(found[1] - found[0]) / (sizes[1] - sizes[0]) / 1000 for found in (own, loops)]
-    note = f"bare loop {each[1]:.0f} k; between {sizes[0]} and {sizes[1]:,} items"
+    first, second, each = (_slope(sizes, own, *ends) for ends in ((0, 1), (1, 2), (0, 2)))
+    note = f"bare loop {_slope(sizes, loops, 0, 2):.0f} k; between {sizes[0]} and {sizes[2]:,} items"
+    if abs(first - second) > _UNEVEN * each:
+        note += f"; uneven: {first:.0f} k up to {sizes[1]:,}, {second:.0f} k beyond"
     return [
         Figure(
             name="instructions",
             title=_INSTRUCTIONS,
             unit="k",
-            values=[each[0]],
+            values=[each],
             least=700.0,
             less_is_better=True,
             note=note,
         )
     ]
+
+
+def _slope(sizes: tuple[int, ...], counts: list[float], start: int, end: int) -> float:
+    """Thousands of instructions an item between two of the sizes."""
+    return (counts[end] - counts[start]) / (sizes[end] - sizes[start]) / 1000
+
+
+_UNEVEN: Final = 0.1
+"""Slopes of two halves that differ by more than this share are both said."""
 
 
 def _peers(bench: Bench) -> list[Figure]:
