@@ -10,15 +10,19 @@ public one, as those with a proxy and those with a large body always do.
 import asyncio
 import inspect
 from collections.abc import Mapping
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from batchrunner.core.wire import Gate, Head, Request
+from batchrunner.transport.chunks import Chunks
 from batchrunner.transport.coding import GZIP_MAGIC
+from batchrunner.transport.reuse import Reuse
 from batchrunner.transport.room import Share
 from batchrunner.transport.session import READING, Connector, Replies
 from batchrunner.transport.watch import Watch
@@ -32,6 +36,10 @@ _PREPARED_MOST: Final = 64
 """Of the heads that are kept; a run has one for each account and address."""
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _TRIAL: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"
+_CHUNKED: Final = (
+    *(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n2\r\nde\r\n2\r\nf"),
+    *(b"g\r\n", b"1\r\nh\r\n", b"1;x=y\r\ni\r\n", b"0\r\n\r\n"),
+)
 
 
 class Prepared:
@@ -56,6 +64,45 @@ class Prepared:
 
     def __repr__(self) -> str:
         return f"<Prepared {self.made.method} {self.url}>"
+
+
+class DirectReplies(Replies):
+    """Takes whole chunks out of a body before the parser sees them: see `chunks`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse) -> None:
+        super().__init__(loop, reuse=reuse)
+        self._chunks: Chunks | None = None
+        """Of the body under way, as long as they are cut out."""
+
+    def body_begins(self) -> None:
+        """As of `Replies`."""
+        payload, self._chunks = self._payload, None
+        if type(payload) is aiohttp.StreamReader and self._buffer and self._buffer[-1][0][0].chunked:
+            payload.begin_http_chunk_receiving()  # it is told of some only, and has to know from the start
+            self._chunks = Chunks()
+
+    def body_received(self, data: bytes) -> None:
+        """As of `Replies`."""
+        payload, chunks = self._payload, self._chunks
+        if chunks is None:
+            self._take(data)
+            return
+        if not data:
+            return
+        assert payload is not None, "there is a body"
+        if payload._size + len(data) > payload._high_water:  # the parser knows how to make a server wait
+            self._chunks = None
+            self._take(data)
+            return
+        first, body, end = chunks.cut(data)
+        if first:
+            self._take(data[:first])
+        if body:
+            payload.feed_data(body)
+        if end < len(data):
+            self._take(data[end:])
+        if chunks.lost or self._reading_paused:
+            self._chunks = None
 
 
 class ReadyHead(Head):
@@ -243,10 +290,13 @@ def direct_way(session: aiohttp.ClientSession) -> DirectWay | None:
     """
     try:
         connector = session.connector
-        fits = isinstance(connector, Connector) and _fits(session, connector)
+        if not isinstance(connector, Connector) or not _fits(session, connector):
+            return None
+        made = partial(DirectReplies, loop=asyncio.get_running_loop(), reuse=connector.reuse)
+        connector._factory = cast("partial[ResponseHandler]", made)
     except Exception:  # noqa: BLE001 - whatever another version of aiohttp may raise here
         return None
-    return DirectWay(session, connector) if fits and isinstance(connector, Connector) else None
+    return DirectWay(session, connector)
 
 
 def _fits(session: aiohttp.ClientSession, connector: Connector) -> bool:
@@ -281,7 +331,26 @@ def _fits(session: aiohttp.ClientSession, connector: Connector) -> bool:
         and content._buffer[0][0] == _TRIAL[1][0]
         and content.read_nowait(-1) == b"ok"
         and all(callable(getattr(Connection, name)) for name in ("close", "release"))
+        and _fits_chunks(connector)
     )
+
+
+def _fits_chunks(connector: Connector) -> bool:
+    """Whether a parser that never sees some of the chunks reads the others, and what follows the body."""
+    replies = DirectReplies(asyncio.get_running_loop(), reuse=connector.reuse)
+    replies.set_response_params(read_until_eof=True, **READING)
+    for _ in range(2):
+        for piece in _CHUNKED:
+            replies.data_received(piece)
+        try:
+            replies.read().send(None)
+        except StopIteration as read:
+            _, content = read.value
+        else:
+            return False
+        if not (content.is_eof() and content._size < content._high_water and content.read_nowait(-1) == b"abcdefghi"):
+            return False
+    return not replies.should_close
 
 
 def _let_go(refused: BaseException | None, watch: Watch, replies: Replies, data: bytes) -> None:

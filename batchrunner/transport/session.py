@@ -88,7 +88,7 @@ class Replies(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """A piece from the network."""
         if self._payload is not None and not self._payload.is_eof():
-            self._take(data)
+            self.body_received(data)
             return
         known, start = len(self._start), self._start
         start += data
@@ -105,8 +105,16 @@ class Replies(ResponseHandler):
         head, rest = bytes(start[:end]), bytes(start[end:])
         start.clear()
         super().data_received(mended(head, rest))
+        self.body_begins()
         if rest and self._payload is not None and self.is_connected():
-            self._take(rest)
+            self.body_received(rest)
+
+    def body_begins(self) -> None:
+        """A head was read, of a reply or of what goes before one."""
+
+    def body_received(self, data: bytes) -> None:
+        """A piece of a body; an empty one when aiohttp's reader was emptied."""
+        self._take(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end; half a head is the parser's to judge."""
