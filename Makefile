@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := .venv-docs
 
-.PHONY: demo test test-servers setup format lint types contracts unit torture bench soak clean
+.PHONY: demo test test-servers setup format lint types contracts unit torture bench soak pages docs clean
 
 setup: $(READY)
 
@@ -63,5 +64,20 @@ soak: setup
 	@echo "== ten real minutes: memory and descriptors"
 	$(BIN)/python benchmarks/soak.py
 
+pages: setup
+	@echo "== pages that are generated: docs/job-file.md"
+	$(BIN)/python -m tools.job_file_page
+
+docs: $(DOCS)/.ready
+	@echo "== site in .site/; a dead link is an error"
+	@$(DOCS)/bin/python -m mkdocs build --quiet --strict
+
+$(DOCS)/.ready: pyproject.toml
+	@echo "== setting up $(DOCS): the documents' own environment, once"
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $(DOCS)/.ready
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) .site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -123,7 +123,7 @@ def test_numbers_are_read_as_they_are_written() -> None:
 DOCS: Final = TESTS.parent / "docs"
 PROVIDERS: Final = sorted(set(DOCS.glob("providers/*.md")) - {DOCS / "providers" / "README.md"})
 FAMILIES: Final[dict[str, Family]] = {"modelscope.md": "modelscope", "anthropic.md": "anthropic"}
-PAGES: Final = sorted([*DOCS.glob("*.md"), *DOCS.glob("providers/*.md"), TESTS.parent / "README.md"])
+PAGES: Final = sorted([*DOCS.rglob("*.md"), *TESTS.parent.glob("*.md"), TESTS / "README.md"])
 
 
 def pages_name(page: Path) -> str:

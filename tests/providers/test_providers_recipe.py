@@ -1,4 +1,4 @@
-"""The README's recipe for a new dialect is code that works, as it stands there."""
+"""The recipe of CONTRIBUTING.md for a new dialect is code that works, as it stands there."""
 
 import json
 import re
@@ -11,15 +11,15 @@ from providers_reading import head, item, provider, read_every_way
 from batchrunner.core.job import Turn
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
 
 def dialect() -> Any:
     """What the recipe makes."""
-    recipe = README.read_text("utf-8").partition("### To add a provider")[2].partition("\n### ")[0]
+    recipe = PAGE.read_text("utf-8").partition("\n## To add a provider\n")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
     room: dict[str, Any] = {}
-    exec(compile(dedent("   " + code.lstrip()), str(README), "exec"), room)
+    exec(compile(dedent("   " + code.lstrip()), str(PAGE), "exec"), room)
     return room["OpenAiCompletions"](provider("openai"))
 
 

@@ -1,0 +1,315 @@
+"""What README.md, the other pages at the top and docs/ say is so: names, options, examples, and what commands print."""
+
+import ast
+import asyncio
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer
+import typer.main
+import yaml
+from documents import PAGES, ROOT, TOP, USING, VARIES, Block, Reader, alike, blocks, name_of, prose, same, sessions
+
+from batchrunner import app
+from batchrunner.cli import main as command_line
+from batchrunner.core.errors import ExitStatus
+from tools import job_file_page
+
+DOCS: Final = ROOT / "docs"
+PROGRAM: Final = ROOT / "batchrunner"
+WITH_CONSOLES: Final = [page for page in (*TOP, *USING) if blocks(page, "console")]
+OF_A_RECIPE: Final = {"providers/openai_completions.py", "prompts/sources/named_lines.py", "exporters/ids.py"}
+"""Files that a reader of CONTRIBUTING.md makes."""
+NOT_HERE: Final = {"report.html", "send-mail.sh"}
+
+
+def test_the_readme_is_short_enough_to_be_read() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 250
+
+
+# --- examples -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", WITH_CONSOLES, ids=name_of)
+def test_a_terminal_shows_what_a_page_shows(page: Path, tmp_path: Path) -> None:
+    """Console blocks are typed in order, in a folder with the example jobs; then the page's Python is run."""
+    reader = Reader(folder=tmp_path)
+    reader.prepare()
+    for block in blocks(page, "yaml", "console"):
+        if block.saved_as:
+            reader.save(block)
+        for command, expected in sessions(block) if block.language == "console" else ():
+            if command.startswith("make "):
+                assert command.split()[1] in targets(), command
+                continue
+            shown = reader.type(command)
+            agree = alike if VARIES in block.before and shown else same
+            if "timeout -s KILL" not in command:
+                assert agree(shown, expected), "\n".join([command, *shown])
+    if page == ROOT / "README.md":
+        _the_row_is_as_shown(blocks(page, "json")[0], tmp_path / "outputs" / "first.simulated" / "results.jsonl")
+
+
+@cache
+def targets() -> set[str]:
+    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def _the_row_is_as_shown(block: Block, results: Path) -> None:
+    shown = json.loads(block.code)
+    (row,) = [row for row in map(json.loads, results.read_text("utf-8").splitlines()) if row["id"] == shown["id"]]
+    assert list(row) == list(shown)
+    for field in row.keys() - {"started_at", "seconds", "key", "output"}:
+        assert row[field] == shown[field], field
+    assert list(row["output"]) == list(shown["output"])
+    for field, value in shown["output"].items():
+        begin = value.partition("…")[0] if isinstance(value, str) else value
+        assert row["output"][field] == value or str(row["output"][field]).startswith(str(begin)), field
+
+
+@pytest.mark.parametrize("page", [DOCS / "python.md", DOCS / "outputs.md"], ids=name_of)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    """Where a block needs a library that is not there, only what is above it in the block is run."""
+    reader = Reader(folder=tmp_path)
+    reader.prepare()
+    reader.type("batchrunner run jobs/demo-chat.yaml --quiet --limit 3")
+    for block in blocks(page, "python"):
+        tree = ast.parse(block.code)
+        wanted = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        if any(importlib.util.find_spec(name) is None for name in wanted):
+            continue
+        done = subprocess.run(
+            [sys.executable, "-c", block.code], cwd=tmp_path, env=reader.environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("page", [page for page in (*TOP, *USING) if blocks(page, "yaml")], ids=name_of)
+def test_the_jobs_of_a_page_pass_check(page: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "jobs" / "data", tmp_path / "data")
+    for number, block in enumerate(blocks(page, "yaml")):
+        file = tmp_path / f"job{number}.yaml"
+        file.write_text(block.code, encoding="utf-8")
+        assert asyncio.run(app.check(app.load_job(str(file)))).mistakes == (), block.code
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+@cache
+def options() -> dict[str, set[str]]:
+    """The options of each command."""
+    program = typer.Typer()
+    for command in command_line.COMMANDS:
+        program.command()(command)
+    group: Any = typer.main.get_command(program)
+    return {
+        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        | {"--help", "-h"}
+        for name, command in group.commands.items()
+    }
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Every `batchrunner …` in blocks of shell and in the text, as words."""
+    lines = [line for block in blocks(page, "sh", "console") for line in block.code.splitlines()]
+    lines += re.findall(r"`(batchrunner [^`]+)`", prose(page))
+    return [
+        shlex.split(found[1], comments=True)
+        for line in lines
+        for found in [re.match(r"(?:\$ )?(?:\.venv/bin/)?batchrunner ([a-z].*)", line)]
+        if found
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_and_option_of_a_page_exists(page: Path) -> None:
+    for command, *words in commands_of(page):
+        assert command in options(), command
+        given = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
+        assert given <= options()[command], (command, words)
+    if page in (*USING, ROOT / "README.md"):
+        loose = set(re.findall(r"`(--[a-z-]+)[^`]*`", prose(page)))
+        assert loose <= {"--version", *(option for of_one in options().values() for option in of_one)}
+
+
+def first_cells(page: Path, heading: str) -> list[str]:
+    """The first cells of the table below a heading, without its head."""
+    section = page.read_text("utf-8").split(f"\n{heading}\n", 1)[1].split("\n#", 1)[0]
+    return [line.split(" | ")[0].strip("| ") for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def test_the_page_of_commands_has_them_all_and_every_exit_status() -> None:
+    page = DOCS / "commands.md"
+    table = page.read_text("utf-8").split("\n## ", 1)[0]
+    assert re.findall(r"^\| `batchrunner (\w+)", table, re.MULTILINE) == list(options())
+    assert [int(cell) for cell in first_cells(page, "## Exit statuses")] == [int(status) for status in ExitStatus]
+
+
+JOB: Final = "provider: simulator\nmodel: m\nprompts: [a]\n"
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    folder = tmp_path_factory.mktemp("json")
+    (folder / "job.yaml").write_text(JOB, encoding="utf-8")
+    reader = Reader(folder=folder)
+    reader.type("batchrunner run job.yaml --quiet")
+    return reader
+
+
+@pytest.mark.parametrize(
+    ("heading", "command"),
+    [
+        ("### run and status", "run job.yaml"),
+        ("### run and status", "status outputs/job.simulated"),
+        ("### check", "check job.yaml"),
+        ("### plan", "plan job.yaml"),
+        ("### rehearse", "rehearse job.yaml"),
+        ("### verify", "verify outputs/job.simulated"),
+        ("### export", "export outputs/job.simulated --to csv"),
+    ],
+)
+def test_the_page_of_commands_has_every_field_of_their_json(reader: Reader, heading: str, command: str) -> None:
+    printed = json.loads(reader.type(f"batchrunner {command} --json")[-1])
+    told = [name for cell in first_cells(DOCS / "commands.md", heading) for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(told) == sorted(printed)
+    whole = (DOCS / "commands.md").read_text("utf-8").split(heading, 1)[1].split("\n#", 1)[0]
+    for part in ("items", "sends", "usage", "checked"):
+        if heading in ("### run and status", "### verify") and part in printed:
+            assert {name for name in printed[part] if f"`{name}`" not in whole} == set()
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def exists(name: str, page: Path) -> bool:
+    roots = (ROOT, PROGRAM, ROOT / "tests", DOCS, page.parent)
+    return (
+        any((root / name).exists() for root in roots) or any(PROGRAM.rglob(name)) or any((ROOT / "tests").rglob(name))
+    )
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent != DOCS / "adr"], ids=name_of)
+def test_every_file_and_folder_that_a_page_names_exists(page: Path) -> None:
+    """Decisions are left out: they say what was so when they were made."""
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|toml))`", prose(page)))
+    if page in TOP:
+        named |= set(re.findall(r"`((?:[\w.-]+/)+)`", prose(page)))
+        named |= set(re.findall(r"(?<=[ ►])([a-z_]+(?:/[a-z_]+)*(?:\.py|/))(?=[ )])", "\n".join(drawn(page))))
+    absent = {name for name in named - OF_A_RECIPE if not exists(name, page)}
+    assert absent == set()
+
+
+def drawn(page: Path) -> list[str]:
+    return [f" {line} " for block in blocks(page, "text") for line in block.code.splitlines()]
+
+
+@cache
+def defined() -> set[str]:
+    """Names of classes, functions, constants and aliases of the program."""
+    names: set[str] = set()
+    for path in PROGRAM.rglob("*.py"):
+        names |= set(re.findall(r"^\s*(?:class|def|async def) (\w+)", path.read_text("utf-8"), re.MULTILINE))
+        names |= set(re.findall(r"^(\w+)(?:: [^=]+)? = ", path.read_text("utf-8"), re.MULTILINE))
+    return names
+
+
+@pytest.mark.parametrize("page", [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_every_class_and_table_that_a_page_on_the_code_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`(_?[A-Z]\w*[a-z]\w*|_?[A-Z][A-Z_]+)`", prose(page)))
+    of_tests = (ROOT / "tests" / "providers" / "test_providers_every_cut.py").read_text("utf-8")
+    assert {name for name in named - defined() if name not in of_tests} == set()
+
+
+def test_the_page_on_the_architecture_has_every_package() -> None:
+    text = "\n".join(drawn(ROOT / "ARCHITECTURE.md"))
+    packages = {path.parent.name for path in PROGRAM.glob("*/__init__.py")}
+    assert {name for name in packages if f" {name}/ " not in text} == set()
+
+
+def test_the_list_of_decisions_is_complete() -> None:
+    index = (DOCS / "adr" / "README.md").read_text("utf-8")
+    for path in sorted((DOCS / "adr").glob("0*.md")):
+        number, title = re.match(r"# (\d{4}): (.+)", path.read_text("utf-8")).groups()  # type: ignore[union-attr]  # a page without is what fails
+        assert f"| [{number}]({path.name}) | {title} |" in index
+
+
+def test_the_glossary_is_in_order() -> None:
+    words = [line.split(" | ")[0].strip("| ") for line in (DOCS / "glossary.md").read_text("utf-8").splitlines()]
+    words = [word for word in words if re.fullmatch(r"[a-z ]+", word)][1:]  # without the table's head
+    assert words == sorted(words)
+
+
+# --- the job file ---------------------------------------------------------------------------------------------------
+
+
+def test_the_page_on_the_job_file_is_the_one_that_the_schema_makes() -> None:
+    assert job_file_page.PAGE.read_text("utf-8") == job_file_page.page(), "run `make pages`"
+
+
+BESIDE: Final[dict[str, dict[str, Any]]] = {
+    "kind": {"provider": "modelscope"},
+    "images": {"prompts": [{"prompt": "a", "vars": {"photo": "data/pictures/boat.png"}}]},
+    "provider.api_version": {"provider": {"preset": "openai", "base_url": "https://a.openai.azure.com/openai"}},
+    "provider.auth": {"provider": {"preset": "openai", "base_url": "https://a.openai.azure.com/openai"}},
+    "provider.proxy_auth_env": {"provider": {"preset": "openai", "proxy": "http://proxy:3128"}},
+    "provider.balance": {"provider": {"preset": "modelscope"}},
+    "provider.points_per_day": {"provider": {"preset": "modelscope"}},
+    "provider.points_per_call": {"provider": {"preset": "modelscope"}, "model": "Qwen/Qwen-Image"},
+    "budget.money": {"budget": {"prices": {"m": {"input": 1}}}},
+    "budget.currency": {"budget": {"prices": {"m": {"input": 1}}}},
+    "budget.prices.{}.picture": {"provider": "modelscope", "kind": "image"},
+    "budget.prices": {"model": "Qwen/Qwen3-8B"},
+    "budget.points": {"provider": {"preset": "modelscope"}},
+}
+"""What an example needs beside it to be a part of a sound job."""
+PLACES: Final[dict[str, dict[str, Any]]] = {
+    "provider": {"provider": {"preset": "openai"}},
+    "prompts": {"prompts": {"file": "data/questions.csv", "template": "{{ question }}"}},
+    "prompts.[]": {"prompts": [{"prompt": "A {{ animal }}", "vars": {"animal": "dog"}}]},
+    "messages.[]": {"messages": [{"role": "user", "content": "{{ prompt }}"}]},
+    "budget.prices.{}": {"budget": {"prices": {"m": {}}}},
+}
+
+
+def job_with(path: str, example: str) -> dict[str, Any]:
+    """A small job with the example at its place."""
+    part, _, key = path.rpartition(".")
+    job: dict[str, Any] = yaml.safe_load(JOB)
+    job |= PLACES.get(part, {part: {}} if part else {}) | BESIDE.get(path, {})
+    if key == "models":
+        del job["model"]
+    place: Any = job
+    for step in filter(None, part.split(".")):
+        place = place[0] if step == "[]" else place["m"] if step == "{}" else place[step]
+    place |= yaml.safe_load(example)
+    return job
+
+
+@pytest.mark.parametrize("path", sorted(job_file_page.EXAMPLES))
+def test_an_example_of_a_key_is_a_part_of_a_sound_job(path: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "jobs" / "data", tmp_path / "data")
+    (tmp_path / "our-ca.pem").write_text("")
+    text = yaml.safe_dump(job_with(path, job_file_page.EXAMPLES[path]))
+    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    app.load_job(str(tmp_path / "job.yaml"))
+
+
+def test_nothing_on_the_page_of_the_job_file_is_about_a_key_that_is_not_there() -> None:
+    """The page itself fails for a key without an example; these are the other way round."""
+    keys = {
+        ".".join((*part, key)) for part, model in job_file_page.PARTS.items() for key in job_file_page.keys_of(model)
+    }
+    assert set(job_file_page.EXAMPLES) == keys
+    assert set(job_file_page.DEFAULTS) <= keys
+    assert set(job_file_page.NOTES) <= keys
