@@ -5,7 +5,7 @@ which changes how an answer travels and not what is asked.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from math import isfinite
 
@@ -102,6 +102,18 @@ class KeyMaker:
                 self._note_first(first)
         hashed.update(text.encode("utf-8", "surrogatepass"))
         return hashed.hexdigest()
+
+    def keys_of(self, first: Sequence[Turn], contents: Iterable[str]) -> list[str]:
+        """The keys of items that have these turns and then a user's turn with one of the contents; valid Unicode."""
+        head = self._head.copy()
+        head.update("".join([f"{_written(turn)}," for turn in first] + ['["user",']).encode("utf-8", "surrogatepass"))
+        begin, after, quoted = head.copy, f"]{_AFTER_TURNS}", _quoted
+        found: list[str] = []
+        for content in contents:
+            hashed = begin()
+            hashed.update(f"{quoted(content)}{after}".encode())
+            found.append(hashed.hexdigest())
+        return found
 
     def key_with(self, params: dict[str, Json], turns: Sequence[Turn]) -> str:
         """The key of the item that has these parameters and turns."""

@@ -18,9 +18,10 @@ from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.ids import Names
 from batchrunner.prompts.labels import Combination, Labelled, Matrix, models_of, replica_suffix
+from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.recipe import Keyed, Recipe, unfillable
 from batchrunner.prompts.render import TemplateFault
-from batchrunner.prompts.rows import PromptRow, prompt_rows
+from batchrunner.prompts.rows import PromptRow, Prompts, prompt_rows
 from batchrunner.prompts.sources.row import BATCH_ROWS
 
 _FIXED_VERSIONS = 10_000
@@ -76,6 +77,7 @@ class Expansion:
         self._versions_made: list[_Version] | None = None
         self._makers: dict[tuple[str, int], KeyMaker] = {}
         self._only_version = self._fixed_versions()[0] if shares_ids and recipe.params is None else None
+        self._plain = self._plain_items() if are_automatic and self._ids_are_stems else None
         self._wanted: frozenset[str] | None = None
         """The models whose items are made; of all others only the names are handed out."""
         self._names_files = recipe.name is not None or recipe.each is not None
@@ -106,6 +108,11 @@ class Expansion:
         repeated = self._claim_listed_ids()
         async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as read:
             async for rows in read:
+                if (plain := self._plain_batch(rows)) is not None:
+                    await self._rest()
+                    if plain:
+                        yield plain
+                    continue
                 async with aclosing(self._batches_of(rows, repeated)) as batches:
                     async for batch in batches:
                         yield batch
@@ -113,7 +120,32 @@ class Expansion:
         if not self._index:
             self._findings.nothing_left()
 
-    async def _batches_of(self, rows: Iterator[PromptRow], repeated: frozenset[int]) -> AsyncGenerator[list[Item]]:
+    def _plain_items(self) -> PlainItems | None:
+        """None where prompts of this job can be more, or other, than one item each."""
+        job, version = self._job, self._only_version
+        if version is None or job.messages or self._recipe.entries or self._recipe.images:
+            return None
+        return PlainItems(
+            job,
+            self._recipe,
+            self._filler,
+            self._names,
+            keys=version.keys,
+            params=version.params,
+            schema_sha256=self._schema_sha256,
+        )
+
+    def _plain_batch(self, rows: Prompts) -> list[Item] | None:
+        """The items of rows that are all plain, none of a model that is not asked for; None for other rows."""
+        if self._plain is None or rows.plain is None or (texts := self._plain.texts(rows)) is None:
+            return None
+        first = self._index + 1
+        self._index += len(texts)
+        if self._wanted is not None and self._job.models[0] not in self._wanted:
+            return []  # nobody wants their names either: there is no other model
+        return self._plain.items(texts, rows.plain.values, first)
+
+    async def _batches_of(self, rows: Prompts, repeated: frozenset[int]) -> AsyncGenerator[list[Item]]:
         made: list[Item] = []
         try:
             for row in rows:

@@ -52,6 +52,11 @@ class Filler:
         self._seen: tuple[dict[str, Json], int] | None = None
         self._seen_named: dict[str, Json] = {}
 
+    @property
+    def fixed_first(self) -> tuple[Turn, ...] | None:
+        """The turns before the prompt's own, once a row has shown that they are the same for every other."""
+        return self._fixed_first
+
     async def fill(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
         """The prompt with these variables of the matrix.
 

@@ -1,8 +1,8 @@
 """Hands out the names of one pass: ids of prompts and items, stems of files, each unique in the job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from batchrunner.core.naming import auto_id, fold, safe_stem
+from batchrunner.core.naming import auto_id, auto_ids, fold, safe_stem
 from batchrunner.prompts.seen import Seen
 
 ID_LIMIT_CHARS = 1_000
@@ -30,6 +30,14 @@ class Names:
         """The id of a prompt that has none: from its text, a repeat with `-2`."""
         base = auto_id(text)
         return base if self._prompts.claim(base, 1) is None else self._numbered(self._prompts, base)
+
+    def automatic_all(self, texts: Sequence[str]) -> list[str]:
+        """As `automatic` of each, in order."""
+        names = auto_ids(texts)
+        place = -1
+        while (place := self._prompts.claim_all(names, place + 1, 1)) < len(names):
+            names[place] = self._numbered(self._prompts, names[place])
+        return names
 
     def item(self, prompt_id: str, suffix: str) -> str:
         """The id of an item of that prompt; told apart by a number if another one has it by chance."""

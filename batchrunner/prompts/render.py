@@ -5,7 +5,7 @@ Jinja2 is loaded when a template first needs it: most jobs have none that does.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,23 @@ class Template:
         except (KeyError, ValueError):
             return None
         return text if is_whole and len(text) <= OUTPUT_LIMIT_CHARS else None
+
+    def joined_all(self, rows: Sequence[Mapping[str, Json]]) -> list[str] | None:
+        """As `joined` of each row, without a look at how long they are; None where one of them needs a second look."""
+        if self._get is None:
+            return None if self._fixed is None else [self._fixed] * len(rows)
+        if ROW in self._places:
+            return None
+        pattern = self._pattern
+        try:
+            found = list(map(self._get, rows))
+            if len(self._places) == 1:
+                if pattern == "%s" and set(map(type, found)) == {str}:
+                    return found
+                return None if None in found else [pattern % (value,) for value in found]
+            return None if any(None in values for values in found) else [pattern % values for values in found]
+        except (KeyError, ValueError):
+            return None
 
     def render(self, values: Mapping[str, Json]) -> str:
         """The filled text, at most 4 Mi characters.

@@ -3,9 +3,10 @@
 Refuses a source that is missing, empty or of an unknown kind, and names that no row has.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 
 from batchrunner.core.errors import Mistake
@@ -14,7 +15,7 @@ from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.recipe import Entry, Keyed, Recipe, named, unknown_name
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
-from batchrunner.prompts.sources.row import BATCH_ROWS, Asked, BadRow, BadSourceError, Form, Format, Row
+from batchrunner.prompts.sources.row import BATCH_ROWS, Asked, BadRow, BadSourceError, Form, Format, Row, Stretch
 
 
 @dataclass(slots=True)
@@ -44,8 +45,29 @@ _NONE: dict[str, Json] = {}
 """Parameters of rows that have none of their own; nobody changes it."""
 
 
-def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Iterator[PromptRow]]:
-    """The prompts in order, in batches that are read to their ends; each row is looked at when it is taken.
+class Prompts:
+    """A batch of prompts, to be iterated once: each row is looked at when it is taken."""
+
+    __slots__ = ("_rows", "plain", "prompt_column")
+
+    def __init__(
+        self, rows: Callable[[], Iterator[PromptRow]], plain: Stretch | None = None, prompt_column: str | None = None
+    ) -> None:
+        self._rows = rows
+        self.plain = plain
+        """The same rows where none of them has to be looked at: their values are all that there is."""
+        self.prompt_column = prompt_column
+        """See `Format`."""
+
+    def __repr__(self) -> str:
+        return f"<Prompts {self.plain}>"
+
+    def __iter__(self) -> Iterator[PromptRow]:
+        return self._rows()
+
+
+def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Prompts]:
+    """The prompts in order, in batches that are read to their ends.
 
     What is wrong with them goes to `findings`, which may raise.
     """
@@ -54,7 +76,7 @@ def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[
     return _listed_rows(job, recipe, findings)
 
 
-async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Iterator[PromptRow]]:
+async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Prompts]:
     if not recipe.entries:
         findings.mistake(Mistake(problem="there are no prompts", file=job.file, key="prompts"))
     missing = dict.fromkeys(recipe.needs())
@@ -70,7 +92,7 @@ async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGen
                 yield _listed_row(job, recipe, entry, number)
 
     for begin in range(0, len(recipe.entries), BATCH_ROWS):
-        yield some(begin)
+        yield Prompts(partial(some, begin))
     if recipe.entries:
         _report_missing(list(missing), [*names, *sorted(recipe.variables)], job, recipe, findings)
 
@@ -121,7 +143,7 @@ class _SourceRows:
         self._read = 0
         self._shown = source.shown.rstrip("/") or "/"
 
-    async def rows(self) -> AsyncGenerator[Iterator[PromptRow]]:
+    async def rows(self) -> AsyncGenerator[Prompts]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
         is_templated = self._recipe.prompt is not None or bool(self._recipe.messages)
         form = Form(encoding=self._source.encoding, delimiter=self._source.delimiter)
@@ -134,9 +156,9 @@ class _SourceRows:
             async with aclosing(kind.read(self._source.path, form)) as batches:
                 async for batch in batches:
                     if limit is None or batch[-1].number < limit:
-                        yield self._good(batch, kind)
+                        yield self._prompts(batch, kind)
                         continue
-                    yield self._good([row for row in batch if row.number <= limit], kind)
+                    yield self._prompts([row for row in batch if row.number <= limit], kind)
                     break
         except BadSourceError as error:
             where = None if error.line else f"it was looked for at {self._source.path}"
@@ -144,7 +166,14 @@ class _SourceRows:
             return
         self._finish(kind)
 
-    def _good(self, rows: list[Row | BadRow], kind: Format) -> Iterator[PromptRow]:
+    def _prompts(self, rows: Sequence[Row | BadRow], kind: Format) -> Prompts:
+        is_plain = self._first is not None and not (
+            self._missing or kind.unshown or kind.path_column or self._recipe.images
+        )
+        plain = rows if is_plain and isinstance(rows, Stretch) else None
+        return Prompts(partial(self._good, rows, kind), plain, kind.prompt_column)
+
+    def _good(self, rows: Sequence[Row | BadRow], kind: Format) -> Iterator[PromptRow]:
         for row in rows:
             self._read += 1
             is_plain = not isinstance(row, BadRow) and row.asked is None and not self._missing

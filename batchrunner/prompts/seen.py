@@ -5,6 +5,7 @@ million runs; what follows then is a needless suffix or a refusal to start, neve
 """
 
 from array import array
+from collections.abc import Sequence
 
 _FIRST_SIZE = 1 << 10
 _WORD = (1 << 64) - 1
@@ -39,6 +40,29 @@ class Seen:
             self._grow()
         return None
 
+    def claim_all(self, names: Sequence[str], begin: int, note: int) -> int:
+        """Take the names from `begin` on, each with this note, up to the first that is taken already.
+
+        Returns:
+            Where that one stands; the number of names when all of them were free.
+        """
+        hashes, notes, mask, room = self._hashes, self._notes, self._mask, 2 * self._mask - 3 * self._count
+        for place in range(begin, len(names)):
+            code = hash(names[place]) & _WORD or 1
+            slot = code & mask
+            while found := hashes[slot]:
+                if found == code:
+                    return place
+                slot = (slot + 1) & mask
+            hashes[slot] = code
+            notes[slot] = note
+            self._count += 1
+            room -= 3
+            if room < 0:
+                self._grow()
+                hashes, notes, mask, room = self._hashes, self._notes, self._mask, 2 * self._mask - 3 * self._count
+        return len(names)
+
     def renote(self, name: str, note: int) -> None:
         """Change the note of a name that is taken."""
         self._notes[self._slot(_code(name))] = note
@@ -58,11 +82,14 @@ class Seen:
     def _grow(self) -> None:
         hashes, notes = self._hashes, self._notes
         self._make(2 * len(hashes))
+        grown, grown_notes, mask = self._hashes, self._notes, self._mask
         for code, note in zip(hashes, notes, strict=True):
             if code:
-                slot = self._slot(code)
-                self._hashes[slot] = code
-                self._notes[slot] = note
+                slot = code & mask
+                while grown[slot]:
+                    slot = (slot + 1) & mask
+                grown[slot] = code
+                grown_notes[slot] = note
 
 
 def _code(name: str) -> int:

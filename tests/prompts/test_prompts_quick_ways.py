@@ -7,6 +7,7 @@ import asyncio
 import csv
 import io
 import json
+import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.keys import KeyMaker, item_key
 from batchrunner.prompts import check_items, items_of, render, sandbox
+from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.render import Template
 from batchrunner.prompts.sources import comma_separated, conversation, json_lines, lines, tab_separated, text_lines
 
@@ -87,6 +89,7 @@ def row_by_row() -> Iterator[None]:
         for way in (json_lines._Objects, text_lines._Texts, tab_separated._Table):
             patch.setattr(way, "many", never)
         patch.setattr(comma_separated._Table, "whole_lines", never)
+        patch.setattr(PlainItems, "texts", never)
         patch.setattr(conversation, "_plain_turns", never)
         patch.setattr(Template, "joined", only_fixed)
         patch.setattr(render, "_simple_pieces", never)
@@ -207,3 +210,44 @@ def test_slugs_are_what_they_were(text: str) -> None:
         start = unicodedata.normalize("NFKD", start).encode("ascii", "ignore").decode("ascii")
     letters = "".join(char if char in "abcdefghijklmnopqrstuvwxyz0123456789" else " " for char in start.lower())
     assert naming.slug(text) == ("-".join(letters.split())[:40].rstrip("-") or "item")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "template"),
+    [
+        ("rows.jsonl", '{{"q": "What is {0}?", "n": {0}}}', "{{ q }} ({{ n }})"),
+        ("rows.jsonl", '{{"prompt": "What is {0}?", "n": {0}}}', None),
+        ("rows.csv", 'What is {0}?,"{0}"', "{{ q }} ({{ n }})"),
+        ("rows.tsv", "What is {0}?\t{0}", "{{ q }}"),
+        ("rows.txt", "What is {0}?", None),
+    ],
+)
+def test_a_pass_over_plain_rows_calls_few_functions_for_each(
+    tmp_path: Path, name: str, line: str, template: str | None
+) -> None:
+    """Per row: what makes its item and nothing that could be done once for a batch."""
+
+    def calls(count: int) -> int:
+        head = "q,n\n" if name == "rows.csv" else "q\tn\n" if name == "rows.tsv" else ""
+        text = head + "".join(line.format(number) + "\n" for number in range(count))
+        items = items_of(job_of(source(tmp_path / name, text, template=template), system="Be brief."))
+        made = found = 0
+
+        async def read() -> None:
+            nonlocal made
+            async for batch in items.batches():
+                made += len(batch)
+
+        def note(_frame: object, event: str, _argument: object) -> None:
+            nonlocal found
+            found += event == "call"
+
+        sys.setprofile(note)
+        try:
+            asyncio.run(read())
+        finally:
+            sys.setprofile(None)
+        assert made == count
+        return found
+
+    assert (calls(1_600) - calls(640)) / 960 <= 4

@@ -22,6 +22,7 @@ from batchrunner.prompts.sources.row import (
     Form,
     Row,
     Rows,
+    Stretch,
 )
 from batchrunner.prompts.sources.text_encoding import hint_of
 
@@ -131,7 +132,7 @@ class _Table:
         self._names: tuple[str, ...] = ()
         self._number = 0
 
-    def whole_lines(self, lines: Sequence[bytes | None], feed: _Feed) -> list[Row | BadRow] | None:
+    def whole_lines(self, lines: Sequence[bytes | None], feed: _Feed) -> Stretch | None:
         """The rows of lines that are a good record each; None when they have to go through the feed."""
         if not self._names or not feed.is_empty or None in lines:
             return None
@@ -151,7 +152,7 @@ class _Table:
             return None
         feed.pass_over(len(lines))
         self._number += len(lines)
-        return [Row(number + place, line + place, row) for place, row in enumerate(values)]
+        return Stretch(number, line, values)
 
     def rows(self, feed: _Feed) -> Iterator[list[Row | BadRow]]:
         """The rows that the lines read so far hold, in batches."""

@@ -25,6 +25,7 @@ from batchrunner.prompts.sources.row import (
     Form,
     Row,
     Rows,
+    Stretch,
 )
 from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of, to_utf8
 
@@ -79,6 +80,11 @@ async def rows_by_line(path: str, parse: Parse, form: Form = PLAIN) -> Rows:
     async with aclosing(line_batches(path, form)) as batches:
         async for first, lines in batches:
             for line, some in in_steps(first, lines):
+                whole = None if None in some else parse.many(some)  # type: ignore[arg-type]  # none of them is None
+                if whole is not None:
+                    yield Stretch(number + 1, line, whole)
+                    number += len(whole)
+                    continue
                 rows: list[Row | BadRow] = []
                 try:
                     _read(parse, some, number=number + 1, line=line, rows=rows)
@@ -96,22 +102,19 @@ def in_steps(first: int, lines: list[bytes | None]) -> Iterator[tuple[int, list[
     begin = 0
     while begin < len(lines):
         some = lines[begin : begin + BATCH_ROWS]
-        size_bytes = 0
-        for count, raw in enumerate(some, 1):
-            size_bytes += len(raw or b"")
-            if size_bytes > BATCH_BYTES:
-                del some[count:]
-                break
+        if sum([len(raw) for raw in some if raw is not None]) > BATCH_BYTES:
+            size_bytes = 0
+            for count, raw in enumerate(some, 1):
+                size_bytes += len(raw or b"")
+                if size_bytes > BATCH_BYTES:
+                    del some[count:]
+                    break
         yield first + begin, some
         begin += len(some)
 
 
 def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, rows: list[Row | BadRow]) -> None:
     """Put the rows of these lines behind `rows`."""
-    whole = None if None in lines else parse.many(lines)  # type: ignore[arg-type]  # none of them is None
-    if whole is not None:
-        rows += [Row(number + place, line + place, values) for place, values in enumerate(whole)]
-        return
     for place, raw in enumerate(lines, line):
         if raw is not None and not raw.strip():
             continue

@@ -1,8 +1,8 @@
 """What a source yields: rows, and rows that are bad, each with its place in the file."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, overload
 
 from batchrunner.core.job import DialectName, Json, Turn
 
@@ -63,7 +63,43 @@ class BadRow:
     where: str = ""
 
 
-Rows: TypeAlias = AsyncGenerator[list[Row | BadRow]]
+class Stretch(Sequence[Row]):
+    """Good rows that stand line after line and have nothing but their values. A row is made when it is asked for.
+
+    Most rows of most sources come so: whoever needs their values alone needs no object for each of them.
+    """
+
+    __slots__ = ("line", "number", "values")
+
+    def __init__(self, number: int, line: int, values: list[dict[str, Json]]) -> None:
+        self.number = number
+        """Of the first row."""
+        self.line = line
+        """Of the first row."""
+        self.values = values
+
+    def __repr__(self) -> str:
+        return f"<Stretch of {len(self)} rows from line {self.line} on>"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Row]:
+        number, line = self.number, self.line
+        return (Row(number + place, line + place, values) for place, values in enumerate(self.values))
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        if isinstance(place, slice):
+            return list(self)[place]
+        place = range(len(self.values))[place]
+        return Row(self.number + place, self.line + place, self.values[place])
+
+
+Rows: TypeAlias = AsyncGenerator[Sequence[Row | BadRow]]
 """In batches, so that nobody waits for each row by itself; a batch is a millisecond's work for whoever takes it."""
 
 BATCH_ROWS = 64

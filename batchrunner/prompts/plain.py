@@ -1,0 +1,118 @@
+"""Items of plain rows, made a batch at a time: what most rows of most jobs are, in a third of the steps.
+
+A row is plain that is one item: no matrix, one model, one replica, no parameters, pictures or id of its own, and a
+prompt of one template that only puts columns between words, or of one column. The same items as row by row, with the
+same ids and keys; where any row of a batch needs a look of its own, all of them go the long way, which says what is
+wrong with it.
+"""
+
+from collections.abc import Sequence
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job, Json, Turn
+from batchrunner.core.keys import KeyMaker
+from batchrunner.core.picture_rules import prompt_mistake
+from batchrunner.prompts.fill import Filler
+from batchrunner.prompts.growth import OUTPUT_LIMIT_CHARS
+from batchrunner.prompts.ids import Names
+from batchrunner.prompts.recipe import PROMPT, Recipe
+from batchrunner.prompts.rows import Prompts
+
+
+class PlainItems:
+    """Makes the items of one pass over plain rows; `names` are those of the pass."""
+
+    def __init__(
+        self,
+        job: Job,
+        recipe: Recipe,
+        filler: Filler,
+        names: Names,
+        *,
+        keys: KeyMaker,
+        params: dict[str, Json],
+        schema_sha256: str | None,
+    ) -> None:
+        self._job = job
+        self._recipe = recipe
+        self._filler = filler
+        self._names = names
+        self._keys = keys
+        self._params = params
+        self._schema_sha256 = schema_sha256
+
+    def __repr__(self) -> str:
+        return f"<PlainItems of {self._job.name}>"
+
+    def texts(self, prompts: Prompts) -> list[str] | None:
+        """The prompts of these rows; None where one of them is not plain, or may be wrong."""
+        stretch = prompts.plain
+        if stretch is None or self._filler.fixed_first is None:
+            return None
+        template = self._recipe.prompt
+        if template is not None:
+            texts = template.template.joined_all(stretch.values)
+        else:
+            texts = _column(stretch.values, prompts.prompt_column or PROMPT)
+        if texts is None or not all(map(str.strip, texts)):
+            return None
+        whole = "".join(texts)
+        if len(whole) > OUTPUT_LIMIT_CHARS or not (whole.isascii() or _is_whole(whole)):
+            return None
+        if self._job.provider.dialect == "modelscope-images" and any(map(prompt_mistake, texts)):
+            return None
+        return texts
+
+    def items(self, texts: list[str], rows: Sequence[dict[str, Json]], index: int) -> list[Item]:
+        """The items of the rows that have these `texts`; the first one is the item of this index."""
+        job = self._job
+        is_chat = job.kind == "chat"
+        first = (self._filler.fixed_first or ()) if is_chat else ()
+        model, params, schema, stream = (
+            job.models[0],
+            self._params,
+            job.schema if is_chat else None,
+            is_chat and job.stream,
+        )
+        schema_sha256 = self._schema_sha256
+        return [
+            Item(
+                id=name,
+                prompt_id=name,
+                index=place,
+                key=key,
+                model=model,
+                prompt=text,
+                turns=(*first, Turn("user", text)),
+                vars=values,
+                params=params,
+                pictures=(),
+                schema=schema,
+                schema_sha256=schema_sha256,
+                stream=stream,
+                replica=1,
+                stem=name,
+                shows_messages=False,
+            )
+            for place, (name, key, text, values) in enumerate(
+                zip(self._names.automatic_all(texts), self._keys.keys_of(first, texts), texts, rows, strict=True), index
+            )
+        ]
+
+
+def _column(rows: Sequence[dict[str, Json]], name: str) -> list[str] | None:
+    """The texts of a column that every row has; None where one has none, or a value that is no text."""
+    try:
+        found = [row[name] for row in rows]
+    except KeyError:
+        return None
+    return found if set(map(type, found)) == {str} else None  # type: ignore[return-value]  # all are
+
+
+def _is_whole(text: str) -> bool:
+    """False where half a surrogate pair stands in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
