@@ -6,6 +6,7 @@ Libraries that cost time to load are loaded inside the functions that need them.
 import asyncio
 import os
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -298,6 +299,7 @@ def _ports(
         remember=remember,
         note_fault=ErrorLog(folder, mask=hide_keys, wall=clock.wall, files=files),
         hold=transport.hold if isinstance(transport, Holding) else _hold_nothing,
+        held_from_bytes=getattr(transport, "held_from_bytes", 0) if isinstance(transport, Holding) else sys.maxsize,
         confirm=confirm,
     )
 

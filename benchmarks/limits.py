@@ -163,7 +163,7 @@ class Load:
             self.told.busy -= 1
             if self.dice.random() < self.failing:
                 outcome = Problem(kind=ProblemKind.SERVER_ERROR, message="")
-        self.lane.heard(ticket, outcome)
+        self.lane.heard(ticket, outcome, now=asyncio.get_running_loop().time())
         self.lane.release()
         if isinstance(outcome, Answer):
             self.told.done.append(asyncio.get_running_loop().time())

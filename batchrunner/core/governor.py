@@ -56,7 +56,8 @@ class Governor:
     """The pace's wall as found so far; None while there is none."""
     _slow_start: bool = True
     _latency_s: float | None = None
-    _next_at: float = 0.0
+    next_at: float = 0.0
+    """When the next send may leave."""
     _last_sent_at: float = 0.0
     _first_at: float | None = None
     _cycle: _Cycle | None = None
@@ -95,26 +96,27 @@ class Governor:
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next send may leave; 0 when it may now."""
-        return max(0.0, self._next_at - now)
+        return self.next_at - now if self.next_at > now else 0.0
 
-    def sent(self, now: float, *, in_flight: int) -> Ticket:
+    def sent(self, now: float, *, in_flight: int, stops: int = 0, day: int = 0) -> Ticket:
         """A send leaves now, as one of `in_flight`; give the ticket back with what became of it."""
         sends = self._sends
         leaves = len(sends) == tuning.REMEMBERED and sends[0].in_flight > self._most[0]
         if leaves or now - self._period_began > tuning.PERIOD_S:
             self._age(now)
-        ticket = Ticket(now, in_flight)
-        self._sends.append(ticket)
-        if self._cycle is None:
-            self._cycle = _Cycle(began=now)
-        self._cycle.sent += 1
+        ticket = Ticket(now, in_flight, stops, day)
+        sends.append(ticket)
+        cycle = self._cycle
+        if cycle is None:
+            cycle = self._cycle = _Cycle(began=now)
+        cycle.sent += 1
         self._last_sent_at = now
         if self._first_at is None:
             self._first_at = now
         pace = self._pace(now) if self.rate_per_s is not None or self.adaptive else None
         if pace is not None:
             # What a timer's grain costs may be made good, no more: no burst can be saved up.
-            self._next_at = max(self._next_at, now - tuning.TIMER_GRAIN_S) + 1.0 / pace
+            self.next_at = max(self.next_at, now - tuning.TIMER_GRAIN_S) + 1.0 / pace
         return ticket
 
     def _pace(self, now: float) -> float | None:
@@ -189,7 +191,7 @@ class Governor:
 
     def nobody_gets_through(self, now: float) -> None:
         """The refusals since the last call that was accepted told nothing of the pace: what they found is forgotten."""
-        self.rate_per_s, self._cycle, self._next_at = self._rate_worked, None, now
+        self.rate_per_s, self._cycle, self.next_at = self._rate_worked, None, now
 
     def start_again(self, now: float) -> None:
         """After a park: begin at half of what worked, without a herd."""
@@ -273,7 +275,7 @@ class Governor:
         # A pace that only just went too far is refused by a bucket that has all but one call's worth.
         alone = not early and self._last_sent_at <= refused_at
         rest_s = (tuning.SOON if alone else 1.0) / self.rate_per_s
-        self._next_at = min(max(self._next_at, now + rest_s), now + 2.0 * rest_s)
+        self.next_at = min(max(self.next_at, now + rest_s), now + 2.0 * rest_s)
         self._cycle = _Cycle(began=now)
 
     def _by_chance(self, now: float) -> None:

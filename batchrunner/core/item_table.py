@@ -27,6 +27,21 @@ _WORD: Final = (1 << 64) - 1
 _ONLY_KNOWN: Final = ~LASTING & _WORD | KNOWN
 _halves: Final[Callable[[bytes], tuple[int, int]]] = Struct(">QQ").unpack
 _whole = Struct(">QQ").pack
+_KNOWN_BYTE: Final = array("Q", (KNOWN,)).tobytes().index(KNOWN >> 48)
+"""Which byte of a word in memory holds `KNOWN`."""
+_KNOWN_BITS: Final = bytes(byte >> 6 & 1 for byte in range(256))
+
+
+def _masked(words: "array[int]", keep: int) -> "array[int]":
+    """These words with no other bits than `keep`: as one long number, and not a word at a time."""
+    piece = words.tobytes()
+    mask = int.from_bytes(keep.to_bytes(8, sys.byteorder) * len(words), "little")
+    return array("Q", (int.from_bytes(piece, "little") & mask).to_bytes(len(piece), "little"))
+
+
+def _known_of(words: "array[int]") -> bytes:
+    """1 for each of these words that the ledger has heard of, 0 for each other."""
+    return words.tobytes()[_KNOWN_BYTE::8].translate(_KNOWN_BITS)
 
 
 class ItemTable:
@@ -122,12 +137,9 @@ class ItemTable:
 
     def clear(self, bits: int) -> None:
         """Take these bits from every word."""
-        words, keep = self.words, (~bits & _WORD).to_bytes(8, sys.byteorder)
+        words = self.words
         for start in range(0, len(words), _PIECE):
-            piece = words[start : start + _PIECE].tobytes()
-            mask = int.from_bytes(keep * (len(piece) // 8), "little")
-            kept = int.from_bytes(piece, "little") & mask
-            words[start : start + _PIECE] = array("Q", kept.to_bytes(len(piece), "little"))
+            words[start : start + _PIECE] = _masked(words[start : start + _PIECE], ~bits & _WORD)
 
     def key(self, number: int) -> bytes:
         """The key of an entry."""
@@ -152,15 +164,18 @@ class ItemTable:
             for start in range(1, len(column), _PIECE):
                 piece = column[start : start + _PIECE]
                 if not whole:
-                    chosen = (word & KNOWN for word in self.words[start : start + _PIECE])
+                    chosen = _known_of(self.words[start : start + _PIECE])
                     piece = array(column.typecode, compress(piece, chosen))
                 if column is self.words:
-                    piece = array("Q", (word & LASTING for word in piece))
+                    piece = _masked(piece, LASTING)
                 yield piece.tobytes()
 
     def known_count(self) -> int:
         """Of how many items the ledger has heard."""
-        return sum(1 for word in self.words if word & KNOWN)
+        known = 0
+        for start in range(1, len(self.words), _PIECE):
+            known += _known_of(self.words[start : start + _PIECE]).count(1)
+        return known
 
     @classmethod
     def load(cls, count: int, read: Callable[[int], bytes]) -> Self:

@@ -12,7 +12,19 @@ from batchrunner.core.events import Close
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import STANDINGS, ItemRecord, OpenTask, Park, S, Standing, TaskOwners
 from batchrunner.core.outcome import HeldItem
-from batchrunner.core.packed import DOUBTFUL, EPOCH, EPOCHS, KNOWN, LASTING, SEEN, STANDING, effort_of, record_of
+from batchrunner.core.packed import (
+    ATTEMPTS,
+    BYTE,
+    DOUBTFUL,
+    EPOCH,
+    EPOCHS,
+    KNOWN,
+    LASTING,
+    SEEN,
+    STANDING,
+    effort_of,
+    record_of,
+)
 
 _CLOCK_GRAIN_S: Final = 0.001
 
@@ -125,9 +137,13 @@ class Memory:
         """Everything known of one item."""
         return record_of(self.table.word(key))
 
-    def effort(self, key: bytes) -> tuple[int, int, int, bool]:
-        """(sends, attempts, ambiguous, fresh), as in `record`."""
-        return effort_of(self.table.word(key))
+    def effort(self, key: bytes, *, number: int = 0) -> tuple[int, int, int, bool]:
+        """(sends, attempts, ambiguous, fresh), as in `record`; `number` as in `attempts`."""
+        return effort_of(self.table.words[number or self.table.find(key)])
+
+    def attempts(self, key: bytes, *, number: int = 0) -> int:
+        """Attempts charged to the item, as in `record`; `number` is its own in the table, where that is known."""
+        return self.table.words[number or self.table.find(key)] >> ATTEMPTS & BYTE
 
     def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
         """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""

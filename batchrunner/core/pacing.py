@@ -6,7 +6,7 @@ The constants and their reasons: docs/limits.md#constants.
 from dataclasses import dataclass
 from typing import Final
 
-_DAY_S: Final = 86_400.0
+DAY_S: Final = 86_400.0
 _SHANGHAI_OFFSET_S: Final = 8 * 3600.0
 _PROBE_AFTER_MIDNIGHT_S: Final = 300.0
 PROBE_FIRST_S: Final = 60.0
@@ -33,9 +33,9 @@ def next_quota_probe(*, wall: float, probes: int, shanghai: bool) -> float:
     """
     if shanghai and probes == 0:
         local = wall + _SHANGHAI_OFFSET_S
-        turn = (local // _DAY_S) * _DAY_S + _PROBE_AFTER_MIDNIGHT_S
+        turn = (local // DAY_S) * DAY_S + _PROBE_AFTER_MIDNIGHT_S
         if turn <= local:
-            turn += _DAY_S
+            turn += DAY_S
         return turn - _SHANGHAI_OFFSET_S
     return wall + min(PROBE_FIRST_S * 2.0 ** min(probes, 30), PROBE_CAP_S)
 
@@ -111,9 +111,9 @@ def estimate_tokens(chars: int) -> int:
 
 def next_midnight(*, wall: float, offset_s: float) -> float:
     """Wall clock time of the next midnight in a zone `offset_s` seconds east of UTC."""
-    return ((wall + offset_s) // _DAY_S + 1) * _DAY_S - offset_s
+    return ((wall + offset_s) // DAY_S + 1) * DAY_S - offset_s
 
 
 def day_of(*, wall: float, offset_s: float) -> int:
     """Days since 1970 in a zone `offset_s` seconds east of UTC."""
-    return int((wall + offset_s) // _DAY_S)
+    return int((wall + offset_s) // DAY_S)

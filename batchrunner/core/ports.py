@@ -6,7 +6,7 @@ The engine imports this and never the rooms behind it, so that it runs against t
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
@@ -102,7 +102,10 @@ class GatedTransport(Transport, Protocol):
 
 @runtime_checkable
 class Holding(Protocol):
-    """A transport that bounds what it reads by what is held already."""
+    """A transport that bounds what it reads by what is held already.
+
+    One that has `held_from_bytes` need not be told of answers below that size.
+    """
 
     def hold(self, size_bytes: int) -> AbstractContextManager[object]:
         """Count so many bytes for as long as the context lasts; never waits."""
@@ -143,8 +146,7 @@ class Ledger(Protocol):
         """Begin to bring to the disk what is in line, and call `then` when it is there."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """Where a row stands in `results.jsonl`."""
 
     crc: str
@@ -265,3 +267,5 @@ class Ports:
     """Before the run is called done: is what was written still there? Tells lost items; StoreBrokenError."""
     hold: Hold = lambda _: nullcontext()
     """Counts so many bytes until they are on the disk; the transport reads no more than fits beside them."""
+    held_from_bytes: int = 0
+    """A smaller answer is on the disk before it is worth counting."""

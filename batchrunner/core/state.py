@@ -41,7 +41,7 @@ from batchrunner.core.lifecycle import (
 )
 from batchrunner.core.memory import Memory
 from batchrunner.core.outcome import HeldItem, ProblemKind
-from batchrunner.core.pacing import day_of
+from batchrunner.core.pacing import DAY_S
 from batchrunner.core.packed import (
     AMBIGUOUS,
     ATTEMPTS,
@@ -78,47 +78,51 @@ class LedgerState(Memory):
 
     # -- the steps of nearly every item, without an event's object: the same as `check` and `apply`
 
-    def next_send(self, key: bytes, item_id: str) -> tuple[int, int]:
+    # `number` is the item's in the table, where whoever asks knows it already: it never changes
+
+    def next_send(self, key: bytes, item_id: str, *, number: int = 0) -> tuple[int, int]:
         """(n, a) of the intent to be written for a send that is about to leave. Changes nothing.
 
         Raises:
             LifecycleError: the item is not pending.
         """
-        packed = self.table.word(key)
+        packed = self.table.words[number or self.table.find(key)]
         if packed & STANDING:
             raise wrong_step(Intent, item_id, STANDINGS[packed & STANDING])
         return (packed >> SENDS & SENDS_MAX) + 1, packed >> ATTEMPTS & BYTE
 
-    def sent(self, key: bytes, *, model: str, account: str, n: int, a: int, at: float) -> None:
+    def sent(self, key: bytes, *, model: str, account: str, n: int, a: int, at: float, number: int = 0) -> None:
         """The intent that `next_send` gave the numbers of stands in the ledger.
 
         Raises:
             LifecycleError: in a live process, the item is not pending.
         """
-        table = self.table
-        number = table.add(key)
-        packed = table.words[number]
+        words = self.table.words
+        number = number or self.table.add(key)
+        packed = words[number]
         if packed & STANDING or key in self._reasks or key in self._uncorrected:
             self._step(key, Intent(i="", k=key.hex(), n=n, a=a, model=model, account=account), at)
             return
         if not packed & KNOWN:
             packed |= KNOWN | FRESH if self.live else KNOWN
         else:
-            self._counts[S.PENDING] -= 1
+            self._counts[_PENDING] -= 1
             if packed & DOUBTFUL:
                 self.doubtful_count -= 1
             if self.held:
                 self.held.pop(key, None)
-        self._counts[S.SENDING] += 1
-        table.words[number] = (
+        self._counts[_SENDING] += 1
+        words[number] = (
             packed & SENT_KEEPS
             | _SENDING
             | min(a, BYTE) << ATTEMPTS
             | min(n, SENDS_MAX) << SENDS
             | self._count_send(model, account, at) << MODEL
         )
-        self._sending.add(key)
-        self.most_sending = max(self.most_sending, len(self._sending))
+        sending = self._sending
+        sending.add(key)
+        if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
+            self.most_sending = len(sending)
         self.events += 1
 
     def ended_well(
@@ -131,13 +135,14 @@ class LedgerState(Memory):
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         images: int = 0,
+        number: int = 0,
     ) -> None:
         """The `done` of the item stands in the ledger; fields as there, `crc` as a number.
 
         Raises:
             LifecycleError: in a live process, the item is neither pending nor under way.
         """
-        number = self.table.find(key)
+        number = number or self.table.find(key)
         packed = self.table.words[number]
         if packed & STANDING != _SENDING or key in self._reasks or self.lost:
             done = Done(
@@ -161,8 +166,8 @@ class LedgerState(Memory):
         packed = packed & DONE_KEEPS | _DONE | min(a, BYTE) << ATTEMPTS
         self.table.words[number] = packed if crc is None else packed | self._epoch << EPOCH
         self.table.crcs[number] = crc or 0
-        self._counts[S.SENDING] -= 1
-        self._counts[S.DONE] += 1
+        self._counts[_SENDING] -= 1
+        self._counts[_DONE] += 1
         self._sending.discard(key)
         self.events += 1
 
@@ -381,7 +386,8 @@ class LedgerState(Memory):
         return with_attempts(self._doubt(packed, doubtful=False) & ~CUT, event.a)
 
     def _count_row(self, length: int, images: int, input_tokens: int | None, output_tokens: int | None) -> None:
-        self.results_length = max(self.results_length, length)
+        if length > self.results_length:  # noqa: PLR1730 - a call of `max` is dear here
+            self.results_length = length
         self.unsettled = True
         self.images += images
         if input_tokens is not None:
@@ -417,7 +423,7 @@ class LedgerState(Memory):
             self.tallies[model] = Tally()
             self._models.append(self.tallies[model])
         self._models[number].calls += 1
-        day = day_of(wall=at, offset_s=self._day_offset_s)
+        day = int((at + self._day_offset_s) // DAY_S)
         lane = account, model
         counted_on, sends = self.days.get(lane, (day, 0))
         self.days[lane] = day, (sends if counted_on == day else 0) + 1

@@ -4,11 +4,12 @@ Answers with pictures, sounds or a file of their own, answers that end a park, a
 problem. Here is waited for what must be: each step is a record that the next one relies on.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import Accepted, Answer, Pictures, Problem, ProblemKind
+from batchrunner.core.outcome import Accepted, Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.ports import Ports
 from batchrunner.core.row import NO_MEDIA
 from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
@@ -25,6 +26,7 @@ _TURNED_AWAY: Final = frozenset(
     {Then.WAIT, Then.ADAPT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN}
 )
 """What says nothing of the item."""
+_CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +100,7 @@ class Aftermath:
             return found
         problem = found.problem
         stands = await self.judge.hear(lane, queue, problem)
-        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        work.tried(problem.kind)
         before = self.book.state.record(work.key).attempts
         if self.judge.then(problem, queue) not in _TURNED_AWAY:
             return await self._charge(work, queue, problem, before=before, parked=stands)
@@ -109,7 +111,7 @@ class Aftermath:
 
     async def after_problem(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
         """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
-        work.kinds[problem.kind] = work.kinds.get(problem.kind, 0) + 1
+        work.tried(problem.kind)
         before = self.book.state.record(work.key).attempts
         match self.judge.then(problem, queue):
             case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT | Then.STOP_RUN:
@@ -165,3 +167,17 @@ class Aftermath:
             return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
         work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
         return Again(problem=problem, charged=charged)
+
+
+def size_of(answer: Answer) -> int:
+    """Bytes of memory that an answer takes, about."""
+    size_bytes = sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)
+    for found in (*answer.pictures, *answer.sounds):
+        size_bytes += 0 if isinstance(found, PictureUrl) else len(found.data)
+    return size_bytes
+
+
+def telling(answer: Answer, work: Work) -> Answer:
+    """With what was asked otherwise than the job says, where that may have changed the answer."""
+    told = work.revision.adapted & _CHANGES_ANSWERS
+    return replace(answer, flags=(*answer.flags, *sorted(told))) if told else answer

@@ -24,18 +24,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
+from batchrunner.core.budget import Amounts
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.governor import Ticket
+from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import (
     Accepted,
-    Adaptation,
     Answer,
     Pictures,
-    PictureUrl,
     Problem,
     ProblemKind,
     SendOutcome,
@@ -45,13 +45,15 @@ from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.row import chat_output
 from batchrunner.core.rules import RULES, Then
 from batchrunner.core.state import OpenTask
-from batchrunner.engine.aftermath import Aftermath
+from batchrunner.core.wire import Decoder, Request
+from batchrunner.engine.aftermath import Aftermath, size_of, telling
 from batchrunner.engine.condition import Condition
 from batchrunner.engine.faults import Faults
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.purse import Purse
 from batchrunner.engine.record import Book, shielded
+from batchrunner.engine.records_under_way import Gated, Intended
 from batchrunner.engine.remote import Remote
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, Unchanged, Verdict, Waiting
@@ -59,8 +61,6 @@ from batchrunner.engine.work_queue import Work, WorkQueue
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
-
-_CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
 
 @dataclass(slots=True)
@@ -88,11 +88,11 @@ class Attempts:
     left_open: Callable[[str, str], None]
     """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
     ended: Callable[[WorkQueue], None]
-    """Told whenever an item has left its queue."""
+    """Told whenever an item has left a queue whose source has nothing more."""
     aftermath: Aftermath = field(init=False)
     broken: StoreBrokenError | None = None
     """Why an answer could not be recorded, once the disk refused one: nothing more may be sent."""
-    _gated: GatedTransport | None = field(init=False)
+    _gated: GatedTransport = field(init=False)
     _broke: Condition = field(default_factory=Condition)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
     """Failures that are recorded in nobody's slot."""
@@ -102,7 +102,9 @@ class Attempts:
         import tenacity  # noqa: F401, PLC0415 - as the docstring says
 
         transport = self.ports.transport
-        self._gated = cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else None
+        self._gated = (
+            cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else Gated(transport)
+        )
         self.aftermath = Aftermath(job=self.job, ports=self.ports, book=self.book, judge=self.judge, remote=self.remote)
 
     # -- the story of a slot
@@ -180,7 +182,8 @@ class Attempts:
     def _leave(self, work: Work, lane: Lane, queue: WorkQueue) -> None:
         lane.left()
         queue.release(work)
-        self.ended(queue)
+        if queue.exhausted:
+            self.ended(queue)
 
     # -- one send
 
@@ -188,137 +191,128 @@ class Attempts:
         """One POST and what comes of it. The slot is held when this begins, and free before anything is waited for.
 
         After an ordinary answer the slot has its next ticket already, if its lane lets it go on.
+
+        Raises:
+            SteppedOutError: nothing may leave any more.
         """
-        lane, queue = slot.lane, slot.queue
+        lane, item = slot.lane, work.item
         ticket, slot.ticket = slot.ticket, None
         assert ticket is not None, "who sends has a slot"
         outcome: SendOutcome | None = None
-        in_line, stands, tokens = False, False, 0
+        in_line, stands, now = False, False, 0.0
         foreseen: tuple[Lane, ...] = ()
+        tokens, set_aside = 0, None
         try:
-            refusal = self._refuse(work, queue)
-            if refusal is not None:
-                return refusal
-            if lane.counts_tokens:
-                tokens = estimate_tokens(sum(len(turn.content) for turn in work.item.turns))
-                await self._may_spend(lane, ticket, tokens)
-            outcome = await self._exchange(work, slot, ticket)
-            lane.heard(ticket, outcome)
+            charged = self.book.state.attempts(work.key, number=work.number)
+            if slot.queue.rejected is not None or charged >= self.job.retry.attempts:
+                return GivenUp(problem=slot.queue.rejected or _used_up(charged), charged=charged, ambiguous=False)
+            if lane.counts_tokens or self.purse.counts:
+                tokens, set_aside = await self._admitted(item, lane, ticket)
+            request, decoder, intended = self._intend(work, slot, ticket)
+            try:
+                outcome = await self._gated.exchange(request, decoder, account=lane.account, gate=intended)
+                if not intended.decided:  # the connection was lost before: what follows is written behind it
+                    await intended.opened()
+            except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
+                outcome = await self.faults.problem(work, error)
+            now = self.ports.clock.monotonic()
+            lane.heard(ticket, outcome, now=now)
             if isinstance(outcome, Problem):
+                outcome = _naming_path(outcome, request)
                 # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
-                stands = await self.judge.hear(lane, queue, outcome)
+                stands = await self.judge.hear(lane, slot.queue, outcome)
             else:
-                foreseen, in_line = self._take(work, slot, outcome, tokens)
+                foreseen, in_line = self._take(work, slot, outcome, tokens, now)
         finally:
-            if outcome is None:
+            if set_aside is not None:
+                self.purse.settle(item, set_aside, outcome)
+            if in_line:
+                slot.ticket = lane.renew(now)
+            elif outcome is None:
                 lane.give_up(ticket)
-            elif in_line:
-                slot.ticket = lane.renew()
             else:
                 lane.release()
-        if in_line:
-            return IN_LINE
+        return IN_LINE if in_line else await self._follow(work, slot, outcome, foreseen, stands=stands)
+
+    async def _follow(
+        self, work: Work, slot: Slot, outcome: SendOutcome, foreseen: tuple[Lane, ...], *, stands: bool
+    ) -> Verdict:
+        """What comes of a send that was no ordinary answer. `stands`: its lane stands still because of it."""
+        lane, queue = slot.lane, slot.queue
         match outcome:
             case Answer():
-                outcome = _telling(outcome, work)
-                with self.ports.hold(_size_of(outcome)):  # at once: else the next replies are read beside this one
+                outcome = telling(outcome, work)
+                with self.ports.hold(size_of(outcome)):  # at once: else the next replies are read beside this one
                     return await shielded(self.aftermath.keep(work, lane, queue, outcome, foreseen))
             case Accepted() | Pictures():
                 return await self.aftermath.fetch(work, lane, queue, outcome, foreseen)
             case Problem():
                 return await self.aftermath.after_problem(work, queue, outcome, parked=stands)
 
-    def _refuse(self, work: Work, queue: WorkQueue) -> GivenUp | None:
-        """Why this item is not worth a send any more."""
-        _, charged, _, _ = self.book.state.effort(work.key)
-        if queue.rejected is not None:
-            return GivenUp(problem=queue.rejected, charged=charged, ambiguous=False)
-        if charged >= self.job.retry.attempts:
-            return GivenUp(problem=_used_up(charged), charged=charged, ambiguous=False)
-        return None
-
-    async def _exchange(self, work: Work, slot: Slot, ticket: Ticket) -> SendOutcome:
-        """The send itself: room in the budget, the intent, the POST, the reply.
+    def _intend(self, work: Work, slot: Slot, ticket: Ticket) -> tuple[Request, Decoder[SendOutcome], Intended]:
+        """The request, who reads its reply, and its intent, which is in line and is the request's gate.
 
         Raises:
             SteppedOutError: nothing may leave any more.
         """
-        lane, queue, item = slot.lane, slot.queue, work.item
-        held = self.purse.admit_now(item) or await self.purse.admit(item)
-        if held is None:
+        lane, queue, ports = slot.lane, slot.queue, self.ports
+        if self.shutdown.drains or self.broken is not None or ticket.stops != lane.stops:
             raise SteppedOutError
-        outcome: SendOutcome | None = None
-        try:
-            if self.shutdown.draining.is_set() or self.broken is not None or not lane.honours(ticket):
-                raise SteppedOutError
-            if not queue.adapted <= work.revision.adapted:
-                work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
-            request = self.ports.dialect.encode(item, work.revision)
-            decoder = self.ports.dialect.decoder(item)
-            if work.began is None:
-                work.began, work.began_wall = self.ports.clock.monotonic(), self.ports.clock.wall()
-            intended = self.book.intent(work, lane)
-            try:
-                if self._gated is not None:
-                    outcome = await self._gated.exchange(request, decoder, account=lane.account, gate=intended)
-                    if not intended.decided:  # the connection was lost before: what follows is written behind it
-                        await intended.opened()
-                else:
-                    await intended.opened()
-                    outcome = await self.ports.transport.exchange(request, decoder, account=lane.account)
-            except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
-                outcome = await self.faults.problem(work, error)
-            if isinstance(outcome, Problem) and outcome.look_at == "provider.base_url":
-                path = urlsplit(request.url).path
-                outcome = replace(outcome, message=f"{request.method} {path}: {outcome.message}")
-        finally:
-            self.purse.settle(item, held, outcome)
-        return outcome
+        if queue.adapted and not queue.adapted <= work.revision.adapted:
+            work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
+        request = ports.dialect.encode(work.item, work.revision)
+        decoder = ports.dialect.decoder(work.item)
+        if work.began is None:
+            work.began, work.began_wall = ports.clock.monotonic(), ports.clock.wall()
+        return request, decoder, self.book.intent(work, lane)
 
     # -- an answer
 
     def _take(
-        self, work: Work, slot: Slot, outcome: Answer | Accepted | Pictures, tokens: int
+        self, work: Work, slot: Slot, outcome: Answer | Accepted | Pictures, tokens: int, now: float
     ) -> tuple[tuple[Lane, ...], bool]:
-        """What came, before its slot is free: lanes that it parks for what its head says, and whether it is in line."""
-        lane, queue = slot.lane, slot.queue
-        foreseen = self.judge.foresee(lane, queue, outcome.hints) if outcome.hints is not None else ()
-        if not isinstance(outcome, Answer):
-            lane.task_opened()  # else one task too many is let in
-            return foreseen, False
-        if work.revision.adapted:
-            queue.adapted |= work.revision.adapted
-        if lane.counts_tokens and outcome.usage is not None and outcome.usage.input_tokens is not None:
-            lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
-        return foreseen, not foreseen and self._put_in_line(work, slot, outcome)
+        """What came, before its slot is free: lanes that it parks for what its head says, and whether it is in line.
 
-    def _put_in_line(self, work: Work, slot: Slot, answer: Answer) -> bool:
-        """Put an ordinary answer's row in line; nobody waits for it. False where something must be waited for before.
+        An ordinary answer's row is put in line, and nobody waits for it.
 
         Raises:
             Exception: a fault of ours in this item's row. Its words are told rather than lost.
         """
         lane, queue = slot.lane, slot.queue
-        if answer.pictures or answer.sounds or lane.probing or self.ports.each is not None:
-            return False
+        foreseen = self.judge.foresee(lane, queue, outcome.hints) if outcome.hints is not None else ()
+        if not isinstance(outcome, Answer):
+            lane.task_opened()  # else one task too many is let in
+            return foreseen, False
+        adapted = work.revision.adapted
+        if adapted:
+            queue.adapted |= adapted
+        if lane.counts_tokens and outcome.usage is not None and outcome.usage.input_tokens is not None:
+            lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
+        if foreseen or outcome.pictures or outcome.sounds or lane.probing or self.ports.each is not None:
+            return foreseen, False  # something must be waited for before
         queue.model_works()
         self.judge.answered = True
         lane.came_through()
-        hold = self.ports.hold(_size_of(answer))
-        hold.__enter__()
+        text, hold = outcome.text, None
+        size_bytes = sys.getsizeof(text) + sys.getsizeof(outcome.reasoning)
+        if size_bytes >= self.ports.held_from_bytes:
+            hold = self.ports.hold(size_bytes)
+            hold.__enter__()
         try:
             self.book.keep(
                 work,
-                chat_output(_telling(answer, work) if work.revision.adapted else answer, path=None),
-                usage=answer.usage,
+                chat_output(telling(outcome, work) if adapted else outcome, path=None),
+                usage=outcome.usage,
                 task_id=None,
-                then=partial(self._recorded, work, lane, queue, answer.text, hold),
+                then=partial(self._recorded, work, lane, queue, text, hold),
+                now=now,
             )
         except Exception:  # any fault of ours: the answer is paid for, so it is shown before the fault is handled
-            hold.__exit__(None, None, None)
-            self.book.last_resort(f"{work.item.id}: {answer.text}")
+            if hold is not None:
+                hold.__exit__(None, None, None)
+            self.book.last_resort(f"{work.item.id}: {text}")
             raise
-        return True
+        return (), True
 
     def _recorded(  # noqa: PLR0917 - called by the stores, with what was put aside for it
         self,
@@ -326,11 +320,12 @@ class Attempts:
         lane: Lane,
         queue: WorkQueue,
         text: str,
-        hold: AbstractContextManager[object],
+        hold: AbstractContextManager[object] | None,
         error: Exception | None,
     ) -> None:
         """The row of an ordinary answer and its `done` are durable, and the item leaves; or they will never be."""
-        hold.__exit__(None, None, None)
+        if hold is not None:
+            hold.__exit__(None, None, None)
         if error is None:
             if work.retried:
                 lane.retry_ended(worked=True)
@@ -376,6 +371,23 @@ class Attempts:
         raise self.broken
 
     # -- what is waited for before a send
+
+    async def _admitted(self, item: Item, lane: Lane, ticket: Ticket) -> tuple[int, Amounts | None]:
+        """Tokens a minute and room in the budget, where the job limits them: what was taken of each.
+
+        Raises:
+            SteppedOutError: nothing may leave any more.
+        """
+        tokens = 0
+        if lane.counts_tokens:
+            tokens = estimate_tokens(sum(len(turn.content) for turn in item.turns))
+            await self._may_spend(lane, ticket, tokens)
+        if not self.purse.counts:
+            return tokens, None
+        set_aside = self.purse.admit_now(item) or await self.purse.admit(item)
+        if set_aside is None:
+            raise SteppedOutError
+        return tokens, set_aside
 
     async def _may_spend(self, lane: Lane, ticket: Ticket, tokens: int) -> None:
         """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came.
@@ -467,18 +479,11 @@ def _verdict(state: "RetryCallState") -> Again:
     return verdict
 
 
-def _size_of(answer: Answer) -> int:
-    """Bytes of memory that an answer takes, about."""
-    size_bytes = sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)
-    for found in (*answer.pictures, *answer.sounds):
-        size_bytes += 0 if isinstance(found, PictureUrl) else len(found.data)
-    return size_bytes
-
-
-def _telling(answer: Answer, work: Work) -> Answer:
-    """With what was asked otherwise than the job says, where that may have changed the answer."""
-    told = work.revision.adapted & _CHANGES_ANSWERS
-    return replace(answer, flags=(*answer.flags, *sorted(told))) if told else answer
+def _naming_path(problem: Problem, request: Request) -> Problem:
+    """With the path that was asked for, where the job's base URL may be what is wrong."""
+    if problem.look_at != "provider.base_url":
+        return problem
+    return replace(problem, message=f"{request.method} {urlsplit(request.url).path}: {problem.message}")
 
 
 def _used_up(charged: int) -> Problem:

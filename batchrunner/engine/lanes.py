@@ -89,7 +89,7 @@ class Lane:
         self._fresh: deque[asyncio.Future[Ticket | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
-        self._stops = 0
+        self.stops = 0
         """How often it was parked or closed."""
         self.on_stopped: Callable[[], None] = lambda: None
         """Called when it turns everybody away for good."""
@@ -137,11 +137,10 @@ class Lane:
 
         To be asked after everything that is waited for between a slot and its send.
         """
-        return ticket.stops == self._stops
+        return ticket.stops == self.stops
 
-    def heard(self, ticket: Ticket, outcome: SendOutcome) -> None:
+    def heard(self, ticket: Ticket, outcome: SendOutcome, *, now: float) -> None:
         """What came of a send teaches the governor; each send saves up for a tenth of a retry, see `_save_up`."""
-        now = self._clock.monotonic()
         self._heard += 1
         if self._retries.at is None:
             self._retries.at = now  # from here on time saves up, too
@@ -168,8 +167,8 @@ class Lane:
         if self._returning or self._fresh:
             self.pump()
 
-    def renew(self) -> Ticket | None:
-        """Give a slot back and take it again for a fresh item.
+    def renew(self, now: float) -> Ticket | None:
+        """Give a slot back and take it again, now, for a fresh item.
 
         None, and the slot is free, where an item that returns comes first or nobody may send now. Whoever waits for a
         slot to begin with is not asked: a slot that goes on costs nothing, a new one a task.
@@ -177,7 +176,6 @@ class Lane:
         self.in_flight -= 1
         assert self.in_flight >= 0, "a slot was given back twice"
         ticket = None
-        now = self._clock.monotonic()
         if not self._returning and self._hold_s(now, fresh=True) == 0.0:
             ticket = self._grant(now)
         if self._returning or (self._fresh and self.in_flight < self.governor.limit):
@@ -232,9 +230,7 @@ class Lane:
             self._sent_today += 1
         if self._pace is not None:
             self._pace.take(now)
-        ticket = self.governor.sent(now, in_flight=self.in_flight)
-        ticket.stops, ticket.day = self._stops, self._day
-        return ticket
+        return self.governor.sent(now, in_flight=self.in_flight, stops=self.stops, day=self._day)
 
     def _hold_s(self, now: float, *, fresh: bool) -> float | None:
         """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
@@ -247,16 +243,17 @@ class Lane:
             if left_s > 0:
                 return max(0.001, left_s)
             self.probing = True
-        if self.in_flight >= (1 if self.probing else self.governor.limit) or (self.probing and self._probe_followed):
+        governor, settings = self.governor, self._settings
+        limit, tasks = governor.limit, settings.in_flight_tasks
+        if self.in_flight >= (1 if self.probing else limit) or (self.probing and self._probe_followed):
             return None
-        limits, tasks = self._settings.limits, self._settings.in_flight_tasks
-        if fresh and self.alive >= max(_LEAST_ALIVE, 4 * self.governor.limit) + (tasks or 0):
+        if fresh and self.alive >= _LEAST_ALIVE and self.alive >= max(_LEAST_ALIVE, 4 * limit) + (tasks or 0):
             return None
         if tasks is not None and self._tasks_are_full(tasks):
             return None
-        if limits.requests_per_day is not None and self.day_is_spent:
+        if settings.limits.requests_per_day is not None and self.day_is_spent:
             return self.day_ends_at - self._clock.wall()
-        wait_s = self.governor.wait_s(now)
+        wait_s = governor.next_at - now if governor.next_at > now else 0.0
         return wait_s if self._pace is None else max(wait_s, self._pace.wait_s(now))
 
     def _tasks_are_full(self, most: int) -> bool:
@@ -311,7 +308,7 @@ class Lane:
         self._task_succeeded = True
         if self.task_breaker.count:
             self.task_breaker.success()
-        return self._opened()
+        return self._opened() if self.probing or self.refused_in_row or self.breaker.count else False
 
     def _opened(self) -> bool:
         if self.closed is not None:
@@ -359,7 +356,7 @@ class Lane:
             self.governor.nobody_gets_through(self._clock.monotonic())
         self.probing = False
         self.probes += 1
-        self._stops += 1
+        self.stops += 1
         self._turn_away(self._returning)
         self.pump()
         if max(wall, until or wall) - self.parked_since > GIVE_UP_PARKED_S:
@@ -379,7 +376,7 @@ class Lane:
         """Send nothing more in this run."""
         if self.closed is None:
             self.closed = closed
-            self._stops += 1
+            self.stops += 1
         self._turn_away(self._returning)
         self._turn_away(self._fresh)
         self.on_stopped()

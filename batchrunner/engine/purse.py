@@ -65,7 +65,10 @@ def budget_so_far(job: Job, state: LedgerState) -> tuple[BudgetLine, ...]:
 
 
 class Purse:
-    """One for a run. `admit` before a send, `settle` after it; `on_spent` is called once, with the reason."""
+    """One for a run. `admit` before a send, `settle` after it; `on_spent` is called once, with the reason.
+
+    Both are for jobs with a budget (`counts`).
+    """
 
     def __init__(self, job: Job, state: LedgerState, *, on_spent: Callable[[str], None]) -> None:
         budget, points = job.budget or Budget(prices={}), job.provider.points_per_call
@@ -74,7 +77,8 @@ class Purse:
         self.spent_out: str | None = None
         """Why nothing more is sent, once that is so."""
         self._budget = budget
-        self._counts = job.budget is not None
+        self.counts = job.budget is not None
+        """Else nobody need ask: no send has to be admitted or settled."""
         self._watches = not unlimited(budget)
         self._tariffs = {
             model: tariff(
@@ -98,8 +102,8 @@ class Purse:
 
     def admit_now(self, item: Item) -> Amounts | None:
         """Set a send's estimate aside; None where `admit` must be asked: it has to wait, or nothing may leave."""
-        if self._closed or not self._counts:
-            return None if self._closed else _NOTHING
+        if self._closed:
+            return None
         estimate = self._estimate(item)
         if self._watches and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
             return None
@@ -109,8 +113,6 @@ class Purse:
 
     async def admit(self, item: Item) -> Amounts | None:
         """Set a send's estimate aside; None when it must not leave. Waits while answers under way may make room."""
-        if not self._counts:
-            return None if self._closed else _NOTHING
         estimate = self._estimate(item)
         while self._watches and not self._closed:
             unit = exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate)
@@ -128,8 +130,6 @@ class Purse:
 
     def settle(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> None:
         """The send has come to this; None: it never left."""
-        if not self._counts:
-            return
         self._under_way -= 1
         self.set_aside = self.set_aside.plus(estimate, times=-1.0) if self._under_way else _NOTHING
         self.spent = self.spent.plus(self._real(item, estimate, outcome))

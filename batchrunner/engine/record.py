@@ -126,9 +126,9 @@ class Book:
     open: set[str] = field(default_factory=set)
     """Keys of items whose last record in the ledger is an intent, in the order of the file: as a replay sees them."""
     _most_open: int = 0
-    _asked_for: int = 0
+    asked_for: int = 0
     """The intents that the last sync that was asked for covers."""
-    _on_the_way: int = 0
+    on_the_way: int = 0
     """Answers whose records have not come to their end."""
     _all_kept: Condition = field(default_factory=Condition)
 
@@ -146,12 +146,13 @@ class Book:
             StoreBrokenError: the disk refused something before.
         """
         item = work.item
-        n, a = self.state.next_send(work.key, item.id)
+        n, a = self.state.next_send(work.key, item.id, number=work.number)
         event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account)
-        intended = Intended(self, work.key, event)
+        intended = Intended(self, work, event)
         self.intents += 1
         self.open.add(item.key)
-        self._most_open = max(self._most_open, len(self.open))
+        if len(self.open) > self._most_open:  # noqa: PLR1730 - a call of `max` is dear here
+            self._most_open = len(self.open)
         unsynced = self.intents - self.intents_synced
         if self.synced_intents or unsynced > self.unsynced_max:
             self.ledger.commit_soon(event, intended.written, urgent=True)
@@ -165,9 +166,9 @@ class Book:
         To be called when intents have been written: all those of the same write are in line by then, and covered.
         """
         unsynced = self.intents - self.intents_synced
-        if not unsynced or 2 * unsynced < self.unsynced_max or self._asked_for > self.intents_synced:
+        if not unsynced or 2 * unsynced < self.unsynced_max or self.asked_for > self.intents_synced:
             return
-        self._asked_for = self.intents
+        self.asked_for = self.intents
         self.ledger.sync_now(partial(self._are_synced, self.intents, self._most_open))
 
     def _are_synced(self, intents: int, most_open: int, error: StoreBrokenError | None) -> None:
@@ -287,13 +288,15 @@ class Book:
         usage: Usage | None,
         task_id: str | None,
         then: Callable[[Exception | None], None],
+        now: float | None = None,
     ) -> None:
         """Put an item's row in line. Once it is durable its `done` follows, and once that is durable `then` is told.
 
         It is told of None, or of why the item is not recorded; it must not raise. What is raised here is a fault of
-        this program: then nothing is in line and `then` is told of nothing.
+        this program: then nothing is in line and `then` is told of nothing. `now` is the clock's monotonic time, where
+        it was just read.
         """
-        sends, attempts, ambiguous, fresh = self.state.effort(work.key)
+        sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)
         kept = Kept(self, work, usage, then)
         kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
         if isinstance(output, ImageOutput):
@@ -303,25 +306,35 @@ class Book:
         if files:
             kept.images = len(output.images)
             kept.files = recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files))
-        effort = self._effort(work, attempts=kept.attempts, ambiguous=ambiguous, recovered=kept.recovered)
+        if work.began is None or work.began_wall is None:
+            started, seconds = self._time_of_task(work)
+        else:
+            started, seconds = work.began_wall, (self.clock.monotonic() if now is None else now) - work.began
+        effort = Effort(
+            attempts=kept.attempts,
+            ambiguous=ambiguous,
+            recovered=kept.recovered,
+            started_at=rfc3339(started),
+            seconds=round(seconds, 3) if seconds > 0.0 else 0.0,
+        )
         row = result_row(work.item, output, usage=usage, task_id=task_id, effort=effort)
-        self._on_the_way += 1
+        self.on_the_way += 1
         try:
             self.results.put(row, kept.row_is_durable)
         except BaseException:
-            self._on_the_way -= 1
+            self.on_the_way -= 1
             raise
 
     def kept(self, kept: Kept, error: Exception | None) -> None:
         """The records of an answer have come to their end."""
-        self._on_the_way -= 1
+        self.on_the_way -= 1
         kept.then(error)
-        if not self._on_the_way:
+        if not self.on_the_way:
             self._all_kept.notify()
 
     async def settled(self) -> None:
         """Return when every answer that was put in line is recorded, or cannot be."""
-        await self._all_kept.until(lambda: not self._on_the_way)
+        await self._all_kept.until(lambda: not self.on_the_way)
 
     async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> None:
         """A chat answer, durable when this returns. The caller shields it, with the steps before it."""
@@ -431,19 +444,12 @@ class Book:
 
     # -- pieces
 
-    def _effort(self, work: Work, *, attempts: int, ambiguous: int, recovered: bool) -> Effort:
-        began_wall = work.began_wall
-        if began_wall is None:  # an accepted task of an earlier process
-            task = self.state.tasks.get(work.key)
-            began_wall = task.accepted_at if task else self.clock.wall()
-        seconds = self.clock.monotonic() - work.began if work.began is not None else self.clock.wall() - began_wall
-        return Effort(
-            attempts=attempts,
-            ambiguous=ambiguous,
-            recovered=recovered,
-            started_at=rfc3339(began_wall),
-            seconds=round(max(0.0, seconds), 3),
-        )
+    def _time_of_task(self, work: Work) -> tuple[float, float]:
+        """When an accepted task of an earlier process began, by the wall clock, and the seconds since."""
+        task = self.state.tasks.get(work.key)
+        wall = self.clock.wall()
+        began_wall = task.accepted_at if task else wall
+        return began_wall, wall - began_wall
 
     def _group(self, work: Work, problem: Problem) -> None:
         cause = problem.kind.value, problem.message[:200]

@@ -2,17 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import LifecycleError, StoreBrokenError
 from batchrunner.core.events import Done, Intent
 from batchrunner.core.outcome import Usage
-from batchrunner.core.ports import Place
+from batchrunner.core.packed import STANDING
+from batchrunner.core.ports import Place, Transport
 from batchrunner.core.state import Standing
+from batchrunner.core.wire import Decoder, Gate, Request
 from batchrunner.engine.work_queue import Work
 
 if TYPE_CHECKING:
     from batchrunner.engine.record import Book
+
+T = TypeVar("T")
+_SENDING: Final = Standing.SENDING.value
 
 
 class Intended:
@@ -21,60 +26,81 @@ class Intended:
     One small object for each send, and no future: the transport leaves its call here, or finds the gate open already.
     """
 
-    __slots__ = ("_args", "_book", "_call", "_decided", "_event", "_key", "_refused")
+    __slots__ = ("_args", "_book", "_call", "_event", "_refused", "_work", "decided")
 
-    def __init__(self, book: "Book", key: bytes, event: Intent) -> None:
+    def __init__(self, book: "Book", work: Work, event: Intent) -> None:
         self._book = book
-        self._key = key
+        self._work = work
         self._event = event
-        self._decided = False
+        self.decided = False
+        """Whether the intent's fate is known: an exchange may be over before it is."""
         self._refused: Exception | None = None
         self._call: Callable[..., None] | None = None
-        self._args: tuple[object, ...] = ()
 
     def __call__(self, call: Callable[..., None], /, *args: object) -> None:
         """See `core.wire.Gate`."""
-        if self._decided:
+        if self.decided:
             call(self._refused, *args)
         else:
             self._call, self._args = call, args
 
-    @property
-    def decided(self) -> bool:
-        """Whether the intent's fate is known: an exchange may be over before it is."""
-        return self._decided
-
     def written(self, error: StoreBrokenError | None) -> None:
         """Told by the ledger; the state follows the disk, and the request follows both."""
-        event, book = self._event, self._book
+        event, book, work = self._event, self._book, self._work
         self._refused = error
         if error is None:
             try:
                 book.state.sent(
-                    self._key, model=event.model, account=event.account, n=event.n, a=event.a, at=book.clock.wall()
+                    work.key,
+                    model=event.model,
+                    account=event.account,
+                    n=event.n,
+                    a=event.a,
+                    at=book.clock.wall(),
+                    number=work.number,
                 )
             except LifecycleError as wrong:
                 self._refused = wrong
-            if not book.synced_intents:
+            if book.asked_for <= book.intents_synced and not book.synced_intents:
                 book.sync_intents_in_time()
-        self._decided = True
+        self.decided = True
         if self._call is not None:
             self._call(self._refused, *self._args)
 
     async def opened(self) -> None:
-        """For a transport that takes no gates: return when the request may leave. Raises what the gate refuses with."""
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """See `opened`."""
+        await opened(self)
 
-        def decide(refused: Exception | None) -> None:
-            if opened.done():  # cancelled meanwhile
-                return
-            if refused is None:
-                opened.set_result(None)
-            else:
-                opened.set_exception(refused)
 
-        self(decide)
-        await opened
+async def opened(gate: Gate) -> None:
+    """Return when the request may leave. Raises what the gate refuses with."""
+    open_now: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def decide(refused: Exception | None) -> None:
+        if open_now.done():  # cancelled meanwhile
+            return
+        if refused is None:
+            open_now.set_result(None)
+        else:
+            open_now.set_exception(refused)
+
+    gate(decide)
+    await open_now
+
+
+class Gated:
+    """A transport that takes no gates, as one that does: the intent is written first, and then the exchange begins."""
+
+    takes_gates = True
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
+        """See `core.ports.GatedTransport`."""
+        if gate is not None:
+            await opened(gate)
+        return await self._transport.exchange(request, decoder, account=account)
 
 
 class Kept:
@@ -113,7 +139,8 @@ class Kept:
                 images=self.images,
                 recovered=self.recovered,
             )
-            if book.state.standing(self.work.key) is not Standing.SENDING:
+            words = book.state.table.words
+            if not self.work.number or words[self.work.number] & STANDING != _SENDING:
                 book.state.check(event)
             self.intents = book.intents
             book.open.discard(item.key)
@@ -127,7 +154,8 @@ class Kept:
             self.book.kept(self, error)
             return
         book, usage = self.book, self.usage
-        book.intents_synced = max(book.intents_synced, self.intents)
+        if self.intents > book.intents_synced:  # noqa: PLR1730 - a call of `max` is dear here
+            book.intents_synced = self.intents
         try:
             book.state.ended_well(
                 self.work.key,
@@ -137,6 +165,7 @@ class Kept:
                 input_tokens=usage.input_tokens if usage is not None else None,
                 output_tokens=usage.output_tokens if usage is not None else None,
                 images=self.images,
+                number=self.work.number,
             )
         except Exception as wrong:  # noqa: BLE001 - as above
             self.book.kept(self, wrong)

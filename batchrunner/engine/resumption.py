@@ -69,7 +69,7 @@ def orphan(key: bytes, task: OpenTask) -> Item:
 
 def closed_queue(model: str) -> WorkQueue:
     """A queue for a model that the job has no more: nothing comes from it."""
-    queue = WorkQueue(model, wanted=lambda _: False, keys=set())
+    queue = WorkQueue(model, wanted=lambda _: 0, keys=set())
     queue.exhausted = True
     return queue
 

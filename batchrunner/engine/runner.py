@@ -10,6 +10,7 @@ from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.night import OffsetAt
+from batchrunner.core.packed import KNOWN, STANDING
 from batchrunner.core.plan import HELD, Survey, Totals, count_items
 from batchrunner.core.ports import Ports
 from batchrunner.core.presets import PRESETS
@@ -217,7 +218,7 @@ class Runner:
 
     async def _read(self, queue: WorkQueue) -> None:
         """The model's part of the source, if the survey or a person's wish says that there is anything to send."""
-        if self._has_items(queue.model):
+        if queue.model in self._requeued or queue.model in self.found.ahead:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
@@ -244,9 +245,6 @@ class Runner:
                 lane.give_up(ticket)  # another lane was faster
                 continue
             group.create_task(attempts.pursue(Slot(lane, queue, ticket), work))
-
-    def _has_items(self, model: str) -> bool:
-        return model in self._requeued or model in self.found.ahead
 
     def _has_work(self) -> bool:
         return bool(self.found.ahead or self.state.tasks or self._requeued)
@@ -353,7 +351,7 @@ class Runner:
             if lane is None:
                 lane = self._lane(task.account, task.model)
             queue = self.queues.get(task.model) or closed_queue(task.model)
-            work = Work(item=item or orphan(key, task), key=key)
+            work = Work(item=item or orphan(key, task), key=key, number=self.state.table.find(key))
             queue.claim(work)
             group.create_task(self._resume(attempts, work, lane, queue, may_ask=not why))
 
@@ -411,12 +409,14 @@ class Runner:
 
     # -- pieces
 
-    def _wanted(self, key: bytes) -> bool:
-        if not self.state.knows(key):
-            return True
-        if self.state.standing(key) is not Standing.PENDING:
-            return False
-        return not self.state.waits_for_a_person(key, hold=self.totals.hold)
+    def _wanted(self, key: bytes) -> int:
+        """See `WorkQueue`."""
+        table = self.state.table
+        number = table.add(key)
+        word = table.words[number]
+        if word & KNOWN and (word & STANDING or self.state.waits_for_a_person(key, hold=self.totals.hold)):
+            return 0
+        return number
 
     def _in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""

@@ -31,6 +31,8 @@ class Shutdown:
 
     def __init__(self) -> None:
         self.draining = asyncio.Event()
+        self.drains = False
+        """The same as a plain value, for whoever asks before each send."""
         self.requests = 0
         self.signal_number: int | None = None
         self.paused: str | None = None
@@ -50,7 +52,7 @@ class Shutdown:
         self.requests += 1
         if self.requests == 1:
             self.signal_number = signal_number
-            self.draining.set()
+            self._drain()
             self._grace = asyncio.get_running_loop().call_later(GRACE_S, self._cancel)
         else:
             self._cancel()
@@ -59,7 +61,7 @@ class Shutdown:
         """The job's own wish to end for now. What is in flight has its own deadlines and gets no other."""
         if not self.draining.is_set():
             self.paused = reason
-            self.draining.set()
+            self._drain()
 
     def waiting_for(self, requests: int) -> str:
         """What a person reads while the answers that are under way are awaited."""
@@ -73,6 +75,10 @@ class Shutdown:
         self._root = None
         if self._grace is not None:
             self._grace.cancel()
+
+    def _drain(self) -> None:
+        self.drains = True
+        self.draining.set()
 
     def _cancel(self) -> None:
         if self._root is not None:

@@ -10,9 +10,9 @@ up here.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, LifecycleError, Mistake
@@ -31,15 +31,15 @@ READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
 AS_WRITTEN: Final = Revision()
 
 
-@dataclass(slots=True, kw_only=True)
 class Work:
-    """An item in somebody's hands, with what this process learned about it."""
+    """An item in somebody's hands, with what this process learned about it.
 
-    item: Item
-    key: bytes
+    What nearly every item leaves as it is stands in the class: a run makes one of these for each item.
+    """
+
     revision: Revision = AS_WRITTEN
-    kinds: dict[ProblemKind, int] = field(default_factory=dict)
-    """Tries per kind of problem, for kinds with a cap of their own and for growing waits."""
+    kinds: Mapping[ProblemKind, int] = MappingProxyType({})
+    """Tries per kind of problem, for kinds with a cap of their own and for growing waits. `tried` adds to them."""
     answers_seen: int | None = None
     """`WorkQueue.answers` when something else than the API last answered this item."""
     singled_out: int = 0
@@ -47,16 +47,34 @@ class Work:
     retried: bool = False
     """Its last send was one more try after a failure, and took from the lane's budget of them."""
     began_wall: float | None = None
-    size_bytes: int = 0
-    """About how much it holds, while it is read ahead."""
     began: float | None = None
     """Monotonic seconds of the first send in this process."""
+    size_bytes: int = 0
+    """About how much it holds, while it is read ahead."""
+
+    def __init__(self, *, item: Item, key: bytes, number: int = 0) -> None:
+        self.item = item
+        self.key = key
+        self.number = number
+        """In the state's table of items; 0 where it was not looked up."""
+
+    def __repr__(self) -> str:
+        return f"<Work {self.item.id}>"
+
+    def tried(self, kind: ProblemKind) -> int:
+        """One more try that met this problem; how many now."""
+        count = self.kinds.get(kind, 0) + 1
+        self.kinds = {**self.kinds, kind: count}
+        return count
 
 
 class WorkQueue:
-    """One model's work. `keys` is shared by all queues of a run: the keys that are live anywhere."""
+    """One model's work. `keys` is shared by all queues of a run: the keys that are live anywhere.
 
-    def __init__(self, model: str, *, wanted: Callable[[bytes], bool], keys: set[bytes]) -> None:
+    `wanted` gives the number of the item with this key in the state's table; 0 where it is not to be sent.
+    """
+
+    def __init__(self, model: str, *, wanted: Callable[[bytes], int], keys: set[bytes]) -> None:
         self.model = model
         self.exhausted = False
         """The source has nothing more for this run."""
@@ -122,10 +140,9 @@ class WorkQueue:
                     if count > surveyed:
                         raise _changed_source(f"more than {surveyed:,} prompts for {self.model}", surveyed)
                     key = bytes.fromhex(item.key)
-                    if key not in self._keys and self._wanted(key):
+                    if key not in self._keys and (number := self._wanted(key)):
                         self._keys.add(key)
-                        self._put_ahead(Work(item=item, key=key))
-                        self._changed.notify()
+                        self._put_ahead(Work(item=item, key=key, number=number))
                         most = min(max(READ_AHEAD, len(self._active)), READ_AHEAD_MOST)
                         if len(self._ahead) >= most or self._ahead_bytes >= READ_AHEAD_BYTES:
                             self._refill_at = most // 2
@@ -146,9 +163,16 @@ class WorkQueue:
         return len(self._ahead) <= self._refill_at and self._ahead_bytes < READ_AHEAD_BYTES
 
     def _put_ahead(self, work: Work) -> None:
-        self._ahead.append(work)
-        work.size_bytes = _size_of(work.item)
-        self._ahead_bytes += work.size_bytes
+        ahead, item, size_bytes = self._ahead, work.item, 0
+        for turn in item.turns:
+            size_bytes += len(turn.content)
+        for picture in item.pictures:  # pictures that are sent along stand in it whole
+            size_bytes += len(picture.url)
+        work.size_bytes = size_bytes
+        self._ahead_bytes += size_bytes
+        ahead.append(work)
+        if len(ahead) == 1:  # else whoever waits for one has been woken already
+            self._changed.notify()
 
     # -- the lanes
 
@@ -236,16 +260,6 @@ class WorkQueue:
             work.singled_out += 1
         work.answers_seen = self.answers
         return work.singled_out
-
-
-def _size_of(item: Item) -> int:
-    """About how many bytes it holds: pictures that are sent along stand in it whole."""
-    size_bytes = 0
-    for turn in item.turns:
-        size_bytes += len(turn.content)
-    for picture in item.pictures:
-        size_bytes += len(picture.url)
-    return size_bytes
 
 
 def _changed_source(found: str, surveyed: int) -> JobMistakesError:

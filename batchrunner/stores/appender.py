@@ -12,14 +12,16 @@ being used from two loops.
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.stores.files import Files, broken
 
+T = TypeVar("T")
 Told: TypeAlias = Callable[[StoreBrokenError | None], None]
 """Called once on the loop's thread, with None when it is so, or with why it never will be. It must not raise."""
 
@@ -51,11 +53,13 @@ class _Shared(asyncio.Future[StoreBrokenError | None]):
 class _Commit:
     """Those who are told when the file is durable up to `target`."""
 
-    __slots__ = ("calls", "future", "target")
+    __slots__ = ("calls", "future", "target", "values")
 
     def __init__(self) -> None:
         self.target = 0
-        self.calls: list[Told] = []
+        self.calls: list[Callable[[Any], None]] = []
+        self.values: list[object] = []
+        """What each call is given when it is so."""
         self.future: _Shared | None = None
 
 
@@ -72,8 +76,13 @@ class Appender:
         self._path = path
         self._inline_bytes = inline_bytes
         self._inode = files.inode(descriptor)
-        self._length = self._written_length = self._durable_length = files.length(descriptor)
-        self._buffer: list[bytes] = []
+        self.length = files.length(descriptor)
+        """Bytes of the file with everything appended so far, written or not."""
+        self._written_length = self.length
+        self.durable_length = self.length
+        """Bytes known to be on the disk."""
+        self.in_line: list[bytes] = []
+        """What has not been handed to the system. Only this object changes it."""
         self._when_written: list[Told] = []
         """For what is in the buffer."""
         self._flying: list[Told] = []
@@ -99,27 +108,12 @@ class Appender:
 
     def __repr__(self) -> str:
         state = "broken" if self._cause else "closed" if self._closed else "open"
-        return f"<Appender {self._path.name} {state} length={self._length} durable={self._durable_length}>"
-
-    @property
-    def length(self) -> int:
-        """Bytes of the file with everything appended so far, written or not."""
-        return self._length
-
-    @property
-    def durable_length(self) -> int:
-        """Bytes known to be on the disk."""
-        return self._durable_length
+        return f"<Appender {self._path.name} {state} length={self.length} durable={self.durable_length}>"
 
     @property
     def inode(self) -> int:
         """The open file's number."""
         return self._inode
-
-    @property
-    def durable_length_told(self) -> int | None:
-        """The same, where the next record will be the first of its batch."""
-        return None if self._buffer else self._durable_length
 
     @property
     def refused(self) -> bool:
@@ -136,11 +130,11 @@ class Appender:
         """
         if self._cause is not None or self._closed:
             self._check()
-        offset = self._length
-        self._length = offset + len(data)
-        if not self._buffer:
+        offset = self.length
+        self.length = offset + len(data)
+        if not self.in_line:
             self._open_commit = None  # who waits for an earlier batch must not wait for this one, too
-        self._buffer.append(data)
+        self.in_line.append(data)
         return offset
 
     def write_soon(self) -> None:
@@ -151,7 +145,7 @@ class Appender:
     async def written(self) -> None:
         """Return when everything appended so far was handed to the system: it survives kill -9."""
         self._check()
-        if self._buffer:
+        if self.in_line:
             future = self._open_written
             if future is None:
                 future = self._open_written = _Shared(loop=self._running_loop())
@@ -173,7 +167,7 @@ class Appender:
         """
         if self._cause is not None or self._closed:
             self._check()
-        if self._buffer:
+        if self.in_line:
             self._when_written.append(then)
             self._flush_due = True
             if not self._turn_due:
@@ -189,16 +183,51 @@ class Appender:
         Raises:
             StoreBrokenError: see `append`.
         """
-        commit = self._open_commit
-        if commit is not None and not urgent and self._cause is None and not self._closed:
-            commit.target = self._length  # the way of nearly every record: it goes with the one before
-            commit.calls.append(then)
-            return
         self._check()
-        if self._durable_length == self._length:
+        if self.durable_length == self.length:
             then(None)
         else:
-            self._commit(urgent=urgent).calls.append(then)
+            commit = self._commit(urgent=urgent)
+            commit.calls.append(then)
+            commit.values.append(None)
+
+    # -- the two steps in one: every intent, every row and every `done` come this way
+
+    def append_written(self, data: bytes, then: Told) -> None:
+        """`append`, then `when_written`."""
+        if self._cause is not None or self._closed:
+            self._check()
+        if not self.in_line:
+            self._open_commit = None
+        self.in_line.append(data)
+        self.length += len(data)
+        self._when_written.append(then)
+        self._flush_due = True
+        if not self._turn_due:
+            self._end_turn()
+
+    def append_durable(
+        self,
+        data: bytes,
+        then: Callable[[T | StoreBrokenError], None],
+        value: T,
+        *,
+        urgent: bool = False,
+    ) -> None:
+        """`append`, then `when_durable`; `then` is given `value` when it is so."""
+        if self._cause is not None or self._closed:
+            self._check()
+        if not self.in_line:
+            self._open_commit = None
+        self.in_line.append(data)
+        self.length += len(data)
+        commit = self._open_commit
+        if commit is None or urgent:
+            commit = self._commit(urgent=urgent)
+        else:
+            commit.target = self.length
+        commit.calls.append(then)
+        commit.values.append(value)
 
     async def synced(self) -> None:
         """Return when everything appended so far is on the disk: it survives power loss."""
@@ -206,12 +235,13 @@ class Appender:
         await self._wait_synced()
 
     async def _wait_synced(self) -> None:
-        if self._durable_length == self._length:
+        if self.durable_length == self.length:
             return
         commit = self._commit(urgent=True)
         if commit.future is None:
             commit.future = _Shared(loop=self._loop)
             commit.calls.append(commit.future.told)
+            commit.values.append(None)
         if await commit.future is not None:
             raise self._error()
 
@@ -222,9 +252,9 @@ class Appender:
             commit = self._open_commit = _Commit()
             self._commits.append(commit)
             self._end_turn()
-        commit.target = self._length
-        if urgent and self._urgent_to < self._length:
-            self._urgent_to = self._length
+        commit.target = self.length
+        if urgent and self._urgent_to < self.length:
+            self._urgent_to = self.length
             self._end_turn()
         return commit
 
@@ -260,10 +290,10 @@ class Appender:
 
     def _flush(self) -> None:
         """Hand what is in line to the system. A write under way takes it along when it comes back."""
-        if self._writing or not self._buffer or self._cause is not None:
+        if self._writing or not self.in_line or self._cause is not None:
             return
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer.clear()
+        data = self.in_line[0] if len(self.in_line) == 1 else b"".join(self.in_line)
+        self.in_line.clear()
         self._flush_due = False
         told, self._when_written, self._open_written = self._when_written, [], None
         loop = self._running_loop()
@@ -313,7 +343,7 @@ class Appender:
         if self._syncing or not self._commits or self._cause is not None:
             return
         loop = self._running_loop()
-        if self._urgent_to <= self._durable_length and loop.time() < self._breath_ends:
+        if self._urgent_to <= self.durable_length and loop.time() < self._breath_ends:
             if self._timer is None:
                 self._timer = loop.call_at(self._breath_ends, self._breathed)
             return
@@ -342,10 +372,11 @@ class Appender:
         if error is not None or self._cause is not None:
             self._break(error, [])
             return
-        self._durable_length = upto
+        self.durable_length = upto
         self._breath_ends = self._running_loop().time() + _BREATH_S
         while self._commits and self._commits[0].target <= upto:
-            self._tell(self._commits.popleft().calls)
+            commit = self._commits.popleft()
+            self._tell(commit.calls, commit.values)
         self._sync_next()
 
     # -- the end
@@ -355,20 +386,20 @@ class Appender:
         if self._cause is None:
             reason = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
             self._cause = broken(self._path, reason)
-        waiting = [*told, *self._when_written]
+        waiting: list[Callable[[Any], None]] = [*told, *self._when_written]
         for commit in self._commits:
             waiting += commit.calls
         self._commits.clear()
-        self._buffer.clear()
+        self.in_line.clear()
         self._when_written = []
         self._open_written = self._open_commit = None
         self._tell(waiting)
 
-    def _tell(self, calls: list[Told]) -> None:
+    def _tell(self, calls: Sequence[Callable[[Any], None]], values: Iterable[object] = repeat(None)) -> None:
         """It is so, or never will be. A call that raises is a fault of its own, and not of those behind it."""
-        for then in calls:
+        for then, value in zip(calls, values, strict=False):
             try:
-                then(None if self._cause is None else self._error())
+                then(value if self._cause is None else self._error())
             except Exception as error:  # noqa: BLE001 - as the docstring says
                 context = {"message": f"told of a record in {self._path.name}", "exception": error}
                 self._running_loop().call_exception_handler(context)

@@ -120,13 +120,19 @@ class LedgerWriter:
 
     def write_soon(self, event: Event, then: Told) -> None:
         """See `core.ports.Ledger`."""
-        self._append(event)
-        self._appender.when_written(then)
+        appender = self._appender
+        durable = None if appender.in_line else appender.durable_length
+        line = encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable)
+        appender.append_written(line, then)
+        self._sequence += 1
 
     def commit_soon(self, event: Event, then: Told, *, urgent: bool = False) -> None:
         """See `core.ports.Ledger`."""
-        self._append(event)
-        self._appender.when_durable(then, urgent=urgent)
+        appender = self._appender
+        durable = None if appender.in_line else appender.durable_length
+        line = encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable)
+        appender.append_durable(line, then, None, urgent=urgent)
+        self._sequence += 1
 
     def sync_now(self, then: Told) -> None:
         """See `core.ports.Ledger`."""
@@ -134,7 +140,7 @@ class LedgerWriter:
 
     def _append(self, event: Event) -> None:
         appender = self._appender
-        durable = appender.durable_length_told
+        durable = None if appender.in_line else appender.durable_length
         appender.append(encode_line(event, sequence=self._sequence, at=self._clock.wall(), durable=durable))
         self._sequence += 1
 

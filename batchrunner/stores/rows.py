@@ -127,6 +127,19 @@ def crc_of(line: bytes) -> str:
 
 def encode_row(row: ResultRow | FailureRow) -> bytes:
     """The row's line, without a newline."""
+    if isinstance(row, ResultRow):
+        output = row.output
+        if isinstance(output, ChatOutput) and not (output.extras or output.choices or isinstance(row.usage, Usage)):
+            try:
+                line = _plain_encode(row)  # nearly every row
+            except (UnicodeEncodeError, RecursionError):
+                return _encode_row(row)
+            return _one_line(line) if b"\xe2\x80" in line or b"\xc2\x85" in line else line
+    return _encode_row(row)
+
+
+def _encode_row(row: ResultRow | FailureRow) -> bytes:
+    """Whatever is in it."""
     try:
         return _encode_any(_shown(row))
     except RecursionError:

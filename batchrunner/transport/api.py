@@ -27,7 +27,7 @@ from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpa
 from batchrunner.transport.direct import DirectReply, DirectWay, ReadyHead, direct_way
 from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
 from batchrunner.transport.masking import Masker
-from batchrunner.transport.room import Room, Share
+from batchrunner.transport.room import HELD_FROM_BYTES, Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
 from batchrunner.transport.session import left_in, new_session, tls_context
 from batchrunner.transport.watch import SILENT_S, UNDER_WAY, DeadlineTimer, Pace, Watch, passed
@@ -82,6 +82,7 @@ class ApiTransport:
     """
 
     takes_gates = True
+    held_from_bytes = HELD_FROM_BYTES
 
     def __init__(
         self,

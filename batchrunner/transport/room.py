@@ -15,8 +15,8 @@ from typing import Final, Self
 ROOM_BYTES: Final = 24 * 1024 * 1024
 """Less than two of the longest answers, so that the second is not decoded while the first is written down."""
 _LOOK_AGAIN_S: Final = 0.5
-_SMALL_BYTES: Final = 64 * 1024
-"""An answer of this size is on the disk before it is worth counting."""
+HELD_FROM_BYTES: Final = 64 * 1024
+"""A smaller answer is on the disk before it is worth counting."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Room:
 
     def hold(self, size_bytes: int) -> AbstractContextManager[object]:
         """For an answer that was decoded, until it is kept; it never waits."""
-        if size_bytes <= _SMALL_BYTES:
+        if size_bytes < HELD_FROM_BYTES:
             return nullcontext()
         share = Share(self, held_bytes=size_bytes)
         self.held_bytes += size_bytes

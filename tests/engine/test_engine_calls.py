@@ -94,12 +94,12 @@ def calls_an_item(folder: Path, more: str) -> Counter[str]:
 
 
 BUDGETS: Final = {
-    "plain": ("limits: {concurrency: 64}", 132),
-    "one at a time": ("limits: {concurrency: 1}", 165),
-    "every intent on the disk": ("limits: {concurrency: 64}\ndurability: full", 134),
-    "concurrency found by itself": ("", 170),
-    "limits a minute": ("limits: {concurrency: 64, requests_per_minute: 1000000, tokens_per_minute: 100000000}", 154),
-    "a budget": ("limits: {concurrency: 64}\nbudget: {calls: 1000000}", 162),
+    "plain": ("limits: {concurrency: 64}", 77),
+    "one at a time": ("limits: {concurrency: 1}", 110),
+    "every intent on the disk": ("limits: {concurrency: 64}\ndurability: full", 78),
+    "concurrency found by itself": ("", 109),
+    "limits a minute": ("limits: {concurrency: 64, requests_per_minute: 1000000, tokens_per_minute: 100000000}", 98),
+    "a budget": ("limits: {concurrency: 64}\nbudget: {calls: 1000000}", 107),
 }
 
 
