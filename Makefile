@@ -70,7 +70,7 @@ pages: setup
 
 docs: $(DOCS)/.ready
 	@echo "== site in .site/; a dead link is an error"
-	@$(DOCS)/bin/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict  # --quiet would hide the warnings from --strict
 
 $(DOCS)/.ready: pyproject.toml
 	@echo "== setting up $(DOCS): the documents' own environment, once"

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -248,6 +249,42 @@ def test_the_glossary_is_in_order() -> None:
     words = [line.split(" | ")[0].strip("| ") for line in (DOCS / "glossary.md").read_text("utf-8").splitlines()]
     words = [word for word in words if re.fullmatch(r"[a-z ]+", word)][1:]  # without the table's head
     assert words == sorted(words)
+
+
+def test_the_site_builds_and_a_dead_link_is_an_error(tmp_path: Path) -> None:
+    """What `make docs` does. mkdocs lives in an environment of its own, so that nothing else depends on it."""
+    if not (ROOT / ".venv-docs" / "bin" / "python").exists():
+        pytest.skip("mkdocs is not there: `make docs` installs it into .venv-docs")
+    for name in (
+        "docs",
+        "jobs",
+        "tools",
+        "tests/README.md",
+        "mkdocs.yml",
+        "LICENSE",
+        *(path.name for path in ROOT.glob("*.md")),
+    ):
+        source, copy = ROOT / name, tmp_path / name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+    assert _site(tmp_path) == (0, "")
+    assert (tmp_path / ".site" / "docs" / "job-file.html").exists()
+    with (tmp_path / "docs" / "python.md").open("a") as page:
+        page.write("[a](nowhere.md) [b](commands.md#nothing) [c](../jobs/none.yaml)\n")
+    status, warnings = _site(tmp_path)
+    assert (status, warnings.count("WARNING")) == (1, 3), warnings
+
+
+def _site(folder: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [ROOT / ".venv-docs" / "bin" / "python", "-m", "mkdocs", "build", "--strict"],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.decode().splitlines() if not line.startswith("INFO")]
+    return done.returncode, "\n".join(lines)
 
 
 # --- the job file ---------------------------------------------------------------------------------------------------
