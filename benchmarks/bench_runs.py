@@ -160,13 +160,16 @@ def span_of(ledger: Path) -> tuple[float, int]:
 
 
 def instructions(words: list[str], *, cwd: Path, core: int | None, env: dict[str, str] | None = None) -> float:
-    """How many instructions a process takes, by callgrind. Raises CannotMeasureError where valgrind is not there."""
+    """How many instructions a process takes, by callgrind. Raises CannotMeasureError where valgrind is not there.
+
+    With a fixed seed of hashes: sets and dicts of start-up, a multiple of what is looked for, are then the same.
+    """
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise CannotMeasureError("valgrind is not installed")
     with tempfile.NamedTemporaryFile() as out:
         before = [valgrind, "--tool=callgrind", f"--callgrind-out-file={out.name}"]
-        run_process([*before, *words], cwd=cwd, core=core, env=env)
+        run_process([*before, *words], cwd=cwd, core=core, env={**(env or {}), "PYTHONHASHSEED": "0"})
         for line in Path(out.name).read_text(errors="replace").splitlines():
             if line.startswith(("summary:", "totals:")):
                 return float(line.split()[1])

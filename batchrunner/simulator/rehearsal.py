@@ -23,7 +23,6 @@ from batchrunner.core.presets import PRESETS, Preset
 from batchrunner.core.rehearsal import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts
-from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.snapshot import with_end
@@ -33,9 +32,10 @@ from batchrunner.providers import dialect_for
 from batchrunner.simulator.diary import Diary
 from batchrunner.simulator.faults import NO_FAULTS
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
+from batchrunner.simulator.light_loop import LightLoop
 from batchrunner.simulator.light_stores import SPECK, LightLedger, LightPictures, LightResults, speck
-from batchrunner.simulator.one_thread import OneThreadLoop
 from batchrunner.simulator.profiles import Profile
+from batchrunner.simulator.virtual_time import VirtualClock
 from batchrunner.simulator.world import World
 from batchrunner.stores.zones import offset_of_zone
 
@@ -78,12 +78,14 @@ def rehearse(
     began = time.perf_counter()
 
     async def foretell() -> Rehearsal:
-        clock = LoopClock(wall_at_zero=wall)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LightLoop)
+        clock = VirtualClock(loop, wall_at_zero=wall)
         stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=clock, progress=progress)
         await stage.play(Wishes(limit=limit), windows=windows or {})
         return stage.told(notes, took_s=time.perf_counter() - began)
 
-    with _collected_rarely(), asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(seed))) as runner:
+    with _collected_rarely(), asyncio.Runner(loop_factory=lambda: LightLoop(random.Random(seed))) as runner:
         return runner.run(foretell())
 
 
@@ -125,7 +127,7 @@ class _Stage:
     state: LedgerState
     profile: Profile
     seed: int
-    clock: LoopClock
+    clock: VirtualClock
     progress: Callable[[int, int], None] | None = None
     world: World = field(init=False)
     diary: Diary = field(init=False)
