@@ -9,7 +9,7 @@ import asyncio
 import io
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -21,11 +21,12 @@ from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
-from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Request, Whole
+from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
-from batchrunner.transport.direct import DirectReply, DirectWay, ReadyHead, direct_way
+from batchrunner.transport.direct import DirectReply, DirectWay, Prepared, ReadyHead, direct_way
 from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
+from batchrunner.transport.heads import KnownHead, OrdinaryHead
 from batchrunner.transport.masking import Masker
 from batchrunner.transport.room import HELD_FROM_BYTES, Room, Share
 from batchrunner.transport.secrets import Secret, hidden_of, mask
@@ -163,30 +164,45 @@ class ApiTransport:
             why = f"there is no key for {account}" if session is not None else "the transport is closed"
             return decoder.end(Broken(cause="connect", message=why, sent=False))
         direct = self._direct
-        if direct is not None and not direct.takes(request):
-            direct = None
-        if direct is None and gate is not None:
+        prepared = self._prepared(direct, request, account) if direct is not None else None
+        if isinstance(prepared, Broken):
+            return decoder.end(prepared)
+        if prepared is None and gate is not None:
             await passed(gate)
         pace = self._paces[request.method]
-        watch = Watch(pace, timer=self._timer, on_silence=self._on_silence, settled=getattr(decoder, "settled", None))
-        share = self._room.share()
+        watch = Watch(pace, timer=self._timer, on_silence=self._on_silence, connects=prepared is None)
+        share: Share | None = None
         ending: Ending | None = None
+        whole: tuple[KnownHead, bytes] | None = None
         try:
             with watch:
-                if direct is None:
-                    asked: Awaitable[Response] = self._ask(session, request, account, watch)
+                try:
+                    reply: Response | tuple[KnownHead, bytes]
+                    if direct is not None and prepared is not None:
+                        reply = await direct.send(prepared, request.body or b"", watch=watch, gate=gate)
+                    else:
+                        reply = await self._ask(session, request, account, watch)
+                except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system: without a common root
+                    ending = self._fault(error, watch)
                 else:
-                    url = self._versioned(request.url)
-                    headers = self._headers_to(request.url, account)
-                    asked = direct.send(request, url, headers, account=account, watch=watch, gate=gate)
-                ending = await self._converse(asked, decoder, watch, share)
-            if ending is None:
-                cause: Cause = "timeout" if watch.sent else "connect"
-                ending = self._broken(cause, explain_late(watch, pace, self._where), watch)
-            return self._masker.masked(decoder.end(ending))
+                    if type(reply) is tuple and self._room.has_room_for(len(reply[1])):
+                        whole = reply
+                    else:
+                        share = self._room.share()
+                        ending = await self._converse(reply, decoder, watch, share)
+            if whole is not None:
+                return self._masker.masked(_read_whole(decoder, OrdinaryHead(whole[0], self._wall()), whole))
+            return self._masker.masked(decoder.end(ending or self._too_late(watch, pace)))
         finally:
-            if share.held_bytes:
+            if share is not None and share.held_bytes:
                 share.give_back()
+
+    def _prepared(self, direct: DirectWay, request: Request, account: str) -> Prepared | Broken | None:
+        """What the short way needs for a request; None when it has to take the public one."""
+        try:
+            return direct.prepared(request, account, self._addressed)
+        except Exception as error:  # noqa: BLE001 - of URLs and headers aiohttp and yarl raise without a common root
+            return self._fault(error, None)
 
     def _silent(self, limit_s: float) -> None:
         """One of the requests hears nothing: told once for all that wait with it."""
@@ -212,32 +228,32 @@ class ApiTransport:
         )
 
     async def _converse(
-        self,
-        asked: Awaitable[Response],
-        decoder: Decoder[T],
-        watch: Watch,
-        share: Share,
+        self, reply: Response | tuple[KnownHead, bytes], decoder: Decoder[T], watch: Watch, share: Share
     ) -> Ending:
+        """Let the decoder read a reply whose head is there."""
+        watch.head_came(getattr(decoder, "settled", None))
+        if isinstance(reply, tuple):
+            known, data = reply
+            await share.take(len(data), waiting=watch.excuse)
+            decoder.begin(OrdinaryHead(known, self._wall()))
+            decoder.feed(data[known.head_bytes :])
+            return _WHOLE
         try:
-            response = await asked
-        except Exception as error:  # aiohttp, TLS, uvloop and the system raise without a common root
-            if error is watch.refused:
-                raise
-            return self._fault(error, watch)
-        try:
-            watch.head_came()
-            decoder.begin(ReadyHead(response.status, response.headers, self._wall()))
-            whole = response.whole(share) if type(response) is DirectReply else None
+            decoder.begin(ReadyHead(reply.status, reply.headers, self._wall()))
+            whole = reply.whole(share) if type(reply) is DirectReply else None
             if whole is not None:
                 decoder.feed(whole)
                 return _WHOLE
-            ending = await self._pour(response, decoder, watch, share)
+            ending = await self._pour(reply, decoder, watch, share)
             if watch.replies is not None and watch.replies.behind and isinstance(ending, Whole):
                 decoder.feed(watch.replies.behind)  # a server that counts characters cuts its own answer off
             return ending
         finally:
-            if not response.closed:
-                response.close()
+            if not reply.closed:
+                reply.close()
+
+    def _addressed(self, url: str, account: str) -> tuple[str, Mapping[str, str]]:
+        return self._versioned(url), self._headers_to(url, account)
 
     def _headers_to(self, url: str, account: str) -> Mapping[str, str]:
         """What the account adds to the dialect's own headers: its key and the job's headers, for the origin only."""
@@ -301,22 +317,33 @@ class ApiTransport:
                     await _linger(content, None if undo is not None else decoder.feed)
                     return _WHOLE
         if undo is not None and wire_bytes and not undo.is_complete():
-            return self._broken("reset", f"the reply of {self._where} ends in the middle of its coding", watch)
+            return self._broken(
+                "reset", f"the reply of {self._where} ends in the middle of its coding", sent=watch.sent
+            )
         return _WHOLE
 
-    def _fault(self, error: Exception, watch: Watch) -> Broken:
+    def _fault(self, error: Exception, watch: Watch | None) -> Broken:
+        """Raises the error again where the gate refused the request with it, and where no connection raises such."""
+        if watch is not None and error is watch.refused:
+            raise error
+        sent = watch is not None and watch.sent
         if isinstance(error, RecursionError | NotImplementedError):  # RuntimeErrors that no connection raises
             raise error
         if self._provider.proxy is not None:
             error = of_the_proxy(error)
-        broken = self._broken("reset" if watch.sent else "connect", explain(error, self._where), watch)
-        return replace(broken, look_at=wrong_key(error)) if not watch.sent else broken
+        broken = self._broken("reset" if sent else "connect", explain(error, self._where), sent=sent)
+        return replace(broken, look_at=wrong_key(error)) if not sent else broken
+
+    def _too_late(self, watch: Watch, pace: Pace) -> Broken:
+        cause: Cause = "timeout" if watch.sent else "connect"
+        return self._broken(cause, explain_late(watch, pace, self._where), sent=watch.sent)
 
     def _too_large(self, watch: Watch) -> Broken:
-        return self._broken("too_large", f"the reply of {self._where} has more than {self._cap_bytes} bytes", watch)
+        message = f"the reply of {self._where} has more than {self._cap_bytes} bytes"
+        return self._broken("too_large", message, sent=watch.sent)
 
-    def _broken(self, cause: Cause, message: str, watch: Watch) -> Broken:
-        return Broken(cause=cause, message=mask(message, self._hidden), sent=watch.sent)
+    def _broken(self, cause: Cause, message: str, *, sent: bool) -> Broken:
+        return Broken(cause=cause, message=mask(message, self._hidden), sent=sent)
 
     def _account_headers(self, account: str) -> CIMultiDict[str]:
         """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""
@@ -329,6 +356,17 @@ class ApiTransport:
 def _unsaid(coded: bytes, *, is_first: bool) -> Unpacker | None:
     """What undoes a coding that the head forgot to name."""
     return unpacker("gzip") if is_first and coded.startswith(GZIP_MAGIC) else None
+
+
+def _read_whole(decoder: Decoder[T], head: OrdinaryHead, reply: tuple[KnownHead, bytes]) -> T:
+    """What the decoder makes of a reply that is all there, in one call where it knows one for that."""
+    body = reply[1][reply[0].head_bytes :]
+    read: Callable[[Head, bytes], T] | None = getattr(decoder, "whole", None)
+    if read is not None:
+        return read(head, body)
+    decoder.begin(head)
+    decoder.feed(body)
+    return decoder.end(_WHOLE)
 
 
 async def _linger(content: aiohttp.StreamReader, feed: Callable[[bytes], bool] | None) -> None:

@@ -1,17 +1,18 @@
 """The short way of a POST: on the connections and the parser of aiohttp, without its request and response objects.
 
 What is the same for all requests of an account to an address, the head as bytes and the key of aiohttp's pool, is made
-once; a request is then one write, and its reply is read from the connection's own queue. Connecting, TLS, the pool,
-keep-alive and the framing of replies stay aiohttp's. This is the only module that knows those of its internals, so
-`direct_way` tries them first, and where they are not as expected there is no short way: every request then takes the
-public one, as those with a proxy and those with a large body always do.
+once; a request is then one write. A reply that comes in one piece with an ordinary head is taken as it is, and its
+connection stays in hand for the next request; any other is read from the connection's own queue, behind the parser.
+Making and closing connections, TLS, and the framing of all that is not ordinary stay aiohttp's. This is the only module
+that knows those of its internals, so `direct_way` tries them first, and where they are not as expected there is no
+short way: every request then takes the public one, as those with a proxy and those with a large body always do.
 """
 
 import asyncio
-import inspect
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -22,6 +23,7 @@ from yarl import URL
 from batchrunner.core.wire import Gate, Head, Request
 from batchrunner.transport.chunks import Chunks
 from batchrunner.transport.coding import GZIP_MAGIC
+from batchrunner.transport.heads import Heads, KnownHead
 from batchrunner.transport.reuse import Reuse
 from batchrunner.transport.room import Share
 from batchrunner.transport.session import READING, Connector, Replies
@@ -41,14 +43,25 @@ _CHUNKED: Final = (
     *(b"g\r\n", b"1\r\nh\r\n", b"1;x=y\r\ni\r\n", b"0\r\n\r\n"),
 )
 
+Addressed: TypeAlias = Callable[[str, str], tuple[str, Mapping[str, str]]]
+"""From the URL of a dialect's request, and the account: the URL that is asked, and headers that the account adds."""
+
 
 class Prepared:
     """What is the same for all requests of an account to an address."""
 
-    __slots__ = ("account", "given", "head", "key", "made", "url")
+    __slots__ = ("account", "given", "head", "made", "resting", "url")
 
-    def __init__(self, made: aiohttp.ClientRequest, *, account: str, url: str, given: Mapping[str, str]) -> None:
-        """`given` are the headers that the dialect asked for, whose values the request's head holds."""
+    def __init__(
+        self,
+        made: aiohttp.ClientRequest,
+        *,
+        account: str,
+        url: str,
+        given: Mapping[str, str],
+        resting: deque[Connection],
+    ) -> None:
+        """`url` and `given` are as the dialect asked; `resting` are the connections that go there."""
         lines = [f"{made.method} {made.url.raw_path_qs} HTTP/1.1"]
         lines += (f"{name}: {value}" for name, value in made.headers.items() if name.lower() != "content-length")
         if any(sign in line for line in lines for sign in "\r\n\0"):
@@ -57,7 +70,7 @@ class Prepared:
         """All that stands before the length of the body."""
         self.made = made
         """For the connector, which learns from it where to connect to."""
-        self.key = made.connection_key
+        self.resting = resting
         self.account = account
         self.url = url
         self.given = given
@@ -69,8 +82,8 @@ class Prepared:
 class DirectReplies(Replies):
     """Takes whole chunks out of a body before the parser sees them: see `chunks`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse) -> None:
-        super().__init__(loop, reuse=reuse)
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse, heads: Heads) -> None:
+        super().__init__(loop, reuse=reuse, heads=heads)
         self._chunks: Chunks | None = None
         """Of the body under way, as long as they are cut out."""
 
@@ -197,52 +210,69 @@ class DirectReply:
 class DirectWay:
     """Sends the requests of one session."""
 
-    __slots__ = ("_connector", "_last", "_prepared", "_session")
+    __slots__ = ("_connector", "_last", "_loop", "_prepared", "_session")
 
     def __init__(self, session: aiohttp.ClientSession, connector: Connector) -> None:
         self._session = session
         self._connector = connector
+        self._loop = asyncio.get_running_loop()
         self._prepared: dict[tuple[object, ...], Prepared] = {}
         self._last: Prepared | None = None
 
     def __repr__(self) -> str:
         return f"<DirectWay with {len(self._prepared)} heads>"
 
-    def takes(self, request: Request) -> bool:
-        """Whether a request is one for the short way."""
+    def prepared(self, request: Request, account: str, addressed: Addressed) -> Prepared | None:
+        """What is the same for all requests like this one; None when it is not one for the short way.
+
+        Raises:
+            Exception: what aiohttp raises of a URL or headers that it cannot send.
+        """
         body = request.body
-        return body is not None and len(body) <= DIRECT_BYTES and request.method == "POST" and "@" not in request.url
+        if body is None or len(body) > DIRECT_BYTES or request.method != "POST":
+            return None
+        last = self._last
+        if last is not None and last.given is request.headers and last.url == request.url and last.account == account:
+            return last
+        if "@" in request.url:
+            return None
+        self._last = prepared = self._prepare(request, account, addressed)
+        prepared.given = request.headers  # equal ones, which the next request is likely to share
+        return prepared
 
     async def send(
-        self, request: Request, url: str, headers: Mapping[str, str], *, account: str, watch: Watch, gate: Gate | None
-    ) -> DirectReply:
-        """Send a POST with a body to this URL, with the account's headers, and read the head of its reply.
+        self, prepared: Prepared, body: bytes, *, watch: Watch, gate: Gate | None
+    ) -> DirectReply | tuple[KnownHead, bytes]:
+        """Send a POST with this body, and read the head of its reply; an ordinary one that is all there is given whole.
 
         Raises:
             asyncio.CancelledError: as ever; the connection is closed.
             Exception: what connecting, sending and reading raise; the gate's own exception when it refused.
         """
-        prepared = self._last
-        if (
-            prepared is None
-            or prepared.account != account
-            or prepared.url != url
-            or (prepared.given is not request.headers and prepared.given != request.headers)
-        ):
-            prepared = self._last = self._prepare(request, url, headers, account)
-        connection, replies = await self._connected(prepared)
+        connector = self._connector
+        connection = connector.at_rest(prepared.resting, watch.began) if prepared.resting else None
+        replies: Replies | None = cast("Replies", connection._protocol) if connection is not None else None
+        if connection is None or replies is None or not connector.reuse.allows_at_once(replies):
+            connection, replies = await self._connected(prepared, connection, watch)
         try:
             watch.replies = replies
             if replies._parser is None:
                 replies.set_response_params(read_until_eof=True, **READING)
-            body = request.body
-            assert body is not None, "only a POST comes here"
+            asked: asyncio.Future[Any] = self._loop.create_future()
+            replies._waiter = replies.asked = asked  # woken by whatever comes, be it an ordinary reply or not
             data = b"%b%d\r\n\r\n%b" % (prepared.head, len(body), body)
             if gate is None:
                 _let_go(None, watch, replies, data)
             else:
-                watch.held_back()
                 gate(_let_go, watch, replies, data)
+            whole: tuple[KnownHead, bytes] | None = await asked
+            if whole is not None:
+                if connector.keeps and not replies._should_close:
+                    connector.keep(prepared.resting, connection)
+                else:
+                    connection.release()
+                connector.reuse.is_over(replies)
+                return whole
             while True:
                 message, content = await replies.read()
                 if not 100 <= message.code < 200 or message.code == 101:  # noqa: PLR2004 - what goes before a reply
@@ -254,23 +284,28 @@ class DirectWay:
             raise
         return DirectReply(message.code, message.headers, content, connection=connection, replies=replies)
 
-    async def _connected(self, prepared: Prepared) -> tuple[Connection, Replies]:
-        """A connection of the pool that may be used again, or a new one."""
+    async def _connected(
+        self, prepared: Prepared, connection: Connection | None, watch: Watch
+    ) -> tuple[Connection, Replies]:
+        """This connection if it may be used again, or another one. None is waited for as long as the watch lets it."""
         connector = self._connector
-        connection = await connector._get(prepared.key, [])
+        watch.connects()
         if connection is not None:
             replies = connection.protocol
             assert isinstance(replies, Replies), "the session's factory makes them"
-            reuse = connector.reuse
-            if reuse.allows_at_once(replies) or await reuse.allows(connection, replies):
+            if await connector.reuse.allows(connection, replies):
+                watch.held_back()
                 return connection, replies
-        return await connector.lasting(prepared.made, [], _NO_TIMEOUT)
+        connection, replies = await connector.lasting(prepared.made, [], _NO_TIMEOUT)
+        watch.held_back()
+        return connection, replies
 
-    def _prepare(self, request: Request, url: str, headers: Mapping[str, str], account: str) -> Prepared:
-        known = account, url, *request.headers.items()
+    def _prepare(self, request: Request, account: str, addressed: Addressed) -> Prepared:
+        known = account, request.url, *request.headers.items()
         prepared = self._prepared.get(known)
         if prepared is None:
             session = self._session
+            url, headers = addressed(request.url, account)
             all_headers = CIMultiDict(session.headers)
             all_headers.update(request.headers)
             all_headers.update(headers)
@@ -279,7 +314,10 @@ class DirectWay:
             )
             if len(self._prepared) >= _PREPARED_MOST:
                 self._prepared.clear()
-            prepared = self._prepared[known] = Prepared(made, account=account, url=url, given=request.headers)
+            resting = self._connector.resting.setdefault(made.connection_key, deque())
+            prepared = self._prepared[known] = Prepared(
+                made, account=account, url=request.url, given=request.headers, resting=resting
+            )
         return prepared
 
 
@@ -292,7 +330,7 @@ def direct_way(session: aiohttp.ClientSession) -> DirectWay | None:
         connector = session.connector
         if not isinstance(connector, Connector) or not _fits(session, connector):
             return None
-        made = partial(DirectReplies, loop=asyncio.get_running_loop(), reuse=connector.reuse)
+        made = partial(DirectReplies, loop=asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
         connector._factory = cast("partial[ResponseHandler]", made)
     except Exception:  # noqa: BLE001 - whatever another version of aiohttp may raise here
         return None
@@ -303,12 +341,22 @@ def _fits(session: aiohttp.ClientSession, connector: Connector) -> bool:
     made = aiohttp.ClientRequest(
         "POST", URL("http://127.0.0.1/a"), headers={}, loop=asyncio.get_running_loop(), session=session
     )
-    Prepared(made, account="", url="", given={})
-    replies = Replies(asyncio.get_running_loop(), reuse=connector.reuse)
+    Prepared(made, account="", url="", given={}, resting=deque())
+    loop = asyncio.get_running_loop()
+    replies = Replies(loop, reuse=connector.reuse, heads=connector.heads)
     names = {"_parser", "transport"}
-    if any(getattr(replies, name) is not None for name in names):
+    if any(getattr(replies, name) is not None for name in (*names, "_waiter")) or replies._should_close:
+        return False
+    connection = Connection(connector, made.connection_key, replies, loop)
+    held, connection._protocol = connection._protocol, None  # it is one of no pool
+    if held is not replies or not all(callable(getattr(connection, name)) for name in ("close", "release")):
         return False
     replies.set_response_params(read_until_eof=True, **READING)
+    whole: asyncio.Future[Any] = loop.create_future()
+    replies._waiter = replies.asked = whole
+    replies.data_received(b"".join(_TRIAL))
+    piecemeal: asyncio.Future[Any] = loop.create_future()
+    replies._waiter = replies.asked = piecemeal
     for piece in _TRIAL:
         replies.data_received(piece)
     try:
@@ -318,8 +366,8 @@ def _fits(session: aiohttp.ClientSession, connector: Connector) -> bool:
     else:
         return False
     return (
-        list(inspect.signature(connector._get).parameters) == ["key", "traces"]
-        and inspect.iscoroutinefunction(connector._get)
+        whole.result()[1].endswith(_TRIAL[1])
+        and piecemeal.result() is None
         and "_parser" not in {name for name in names if getattr(replies, name) is None}
         and not replies.should_close
         and message.code == 200  # noqa: PLR2004 - what the trial says
@@ -330,14 +378,13 @@ def _fits(session: aiohttp.ClientSession, connector: Connector) -> bool:
         and content._size == 2  # noqa: PLR2004 - as above
         and content._buffer[0][0] == _TRIAL[1][0]
         and content.read_nowait(-1) == b"ok"
-        and all(callable(getattr(Connection, name)) for name in ("close", "release"))
         and _fits_chunks(connector)
     )
 
 
 def _fits_chunks(connector: Connector) -> bool:
     """Whether a parser that never sees some of the chunks reads the others, and what follows the body."""
-    replies = DirectReplies(asyncio.get_running_loop(), reuse=connector.reuse)
+    replies = DirectReplies(asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
     replies.set_response_params(read_until_eof=True, **READING)
     for _ in range(2):
         for piece in _CHUNKED:

@@ -1,11 +1,18 @@
-"""Heads of replies that are nearly HTTP, mended before aiohttp's parser sees them: one line costs it the reply.
+"""Heads of replies: ordinary ones read without a parser, those that are nearly HTTP mended before the parser sees them.
 
-What is behind such a head was paid for. Only lines that say nothing are left out, and only lengths that contradict one
-another: the body then says by itself where it ends. Bytes that are no head at all are left as they are.
+One bad line costs aiohttp's parser the reply, and what is behind such a head was paid for. Only lines that say nothing
+are left out, and only lengths that contradict one another: the body then says by itself where it ends. Bytes that are
+no head at all are left as they are.
+
+A reply that came in one piece, with its length and nothing unusual in its head, needs no parser at all (`Heads`). What
+is not quite so is not recognised, and goes to the parser.
 """
 
 import re
 from typing import Final
+
+from batchrunner.core.wire import Head
+from batchrunner.transport.coding import GZIP_MAGIC
 
 LINE_BYTES: Final = 64 * 1024
 """Of a line that the parser takes; longer ones are left out."""
@@ -76,3 +83,127 @@ def _is_sound(head: bytes, rest: bytes) -> bool:
     if b"transfer-encoding" in low:
         return lengths == 0 and (not rest or _CHUNK.match(rest) is not None)
     return lengths == 0 or (lengths == 1 and _LENGTH.search(low) is not None)
+
+
+# -- ordinary heads
+
+_ORDINARY_HEAD_BYTES: Final = 16 * 1024
+_ORDINARY_BODY_BYTES: Final = 64 * 1024
+_HEADS_KEPT: Final = 64
+_ORDINARY: Final = re.compile(
+    rb"HTTP/1\.1 200(?: [\t\x20-\x7e]*+)?\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e]*+\r\n)*+\r\n"
+)
+_BODY_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n")
+
+
+class KnownHead:
+    """An ordinary head as it came: status 200, a length, no coding, and a connection that is kept."""
+
+    __slots__ = ("_lower", "_raw", "fields", "head_bytes", "reply_bytes", "values")
+
+    def __init__(self, raw: bytes, lower: bytes, *, body_bytes: int) -> None:
+        """`lower` is the same in lower case."""
+        self._raw = raw
+        self._lower = lower
+        self.head_bytes = len(raw)
+        self.reply_bytes = len(raw) + body_bytes
+        self.values: dict[str, str] = {}
+        """Of the headers that were asked for, by lower-case name; empty for those that were not sent."""
+        self.fields: dict[str, str] | None = None
+        """All of them, once somebody asked for all."""
+
+    def __repr__(self) -> str:
+        return f"<KnownHead of {self.head_bytes} B>"
+
+    def value(self, name: str) -> str:
+        """Of a header, by its lower-case name; of repeated ones the last."""
+        sign = b"\r\n%b:" % name.encode()
+        at = self._lower.rfind(sign)
+        value = ""
+        if at >= 0:
+            start = at + len(sign)
+            value = self._raw[start : self._raw.index(b"\r\n", start)].strip(b" \t").decode()
+        self.values[name] = value
+        return value
+
+    def all_values(self) -> dict[str, str]:
+        """By lower-case names; of repeated ones the last stands."""
+        if self.fields is None:
+            lines = (line.partition(":") for line in self._raw.decode().split("\r\n")[1:-2])
+            self.fields = {name.lower(): value.strip(" \t") for name, _, value in lines}
+        return self.fields
+
+    def may_name(self, word: str) -> bool:
+        """False: no header's name holds this word, in lower case."""
+        return word.encode() in self._lower
+
+
+class OrdinaryHead(Head):
+    """The `Head` of a reply with a `KnownHead`."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self, known: KnownHead, received_at: float) -> None:
+        self.status = 200
+        self.received_at = received_at
+        self._known = known
+
+    @property
+    def headers(self) -> dict[str, str]:  # type: ignore[override]  # read like the field that it stands for
+        """As of `Head`."""
+        return self._known.all_values()
+
+    def header(self, name: str) -> str:
+        """As of `Head`."""
+        value = self._known.values.get(name)
+        return self._known.value(name) if value is None else value
+
+    def has_names_with(self, word: str) -> bool:
+        """As of `Head`."""
+        return self._known.may_name(word) and word in "\n".join(self._known.all_values())
+
+
+class Heads:
+    """Recognises whole replies with an ordinary head. Heads that were seen are kept: servers send the same ones."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, KnownHead] = {}
+
+    def __repr__(self) -> str:
+        return f"<Heads, {len(self._known)} of them known>"
+
+    def of(self, piece: bytes) -> KnownHead | None:
+        """The head of a reply that is in this piece from its first byte to its last; None for anything else."""
+        end = piece.find(b"\r\n\r\n") + 4
+        raw = piece[:end]
+        known = self._known.get(raw)
+        if known is None:
+            known = _ordinary(raw)
+            if known is None:
+                return None
+            if len(self._known) >= _HEADS_KEPT:
+                self._known.clear()
+            self._known[raw] = known
+        if known.reply_bytes != len(piece) or piece[end] == GZIP_MAGIC[0]:
+            return None
+        return known
+
+
+def _ordinary(raw: bytes) -> KnownHead | None:
+    """None where the parser, or one who reads its result, would have to look at more than the length."""
+    if len(raw) > _ORDINARY_HEAD_BYTES or _ORDINARY.fullmatch(raw) is None:
+        return None
+    lower = raw.lower()
+    length = _BODY_LENGTH.search(lower)
+    if (
+        length is None
+        or lower.count(b"content-length") != 1
+        or b"-encoding:" in lower
+        or b"\r\nupgrade:" in lower
+        or lower.count(b"connection:") != lower.count(b"\r\nconnection: keep-alive\r\n")
+    ):
+        return None
+    body_bytes = int(length[1])
+    return KnownHead(raw, lower, body_bytes=body_bytes) if 0 < body_bytes <= _ORDINARY_BODY_BYTES else None

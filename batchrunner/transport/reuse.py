@@ -65,7 +65,7 @@ class Reuse:
         Whoever was let in tells `is_over` of the end of its exchange.
         """
         try:
-            allowed = not line.should_close and (not line.uses or await self._lasts(line))
+            allowed = not line.should_close and (not line.uses or (await self._lasts(line) and not line.should_close))
         except BaseException:
             connection.close()
             raise

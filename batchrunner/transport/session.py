@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 from base64 import b64encode
+from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -15,13 +16,14 @@ from typing import Final, TypedDict, cast
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.transport.heads import LINE_BYTES, end_of, may_begin, mended
+from batchrunner.transport.heads import LINE_BYTES, Heads, KnownHead, end_of, may_begin, mended
 from batchrunner.transport.reuse import Reuse
 from batchrunner.transport.secrets import Secret
 from batchrunner.transport.watch import UNDER_WAY
@@ -77,9 +79,14 @@ class Replies(ResponseHandler):
     behind: bytes = b""
     """Bytes that came in one piece with the end of the last reply, as far as their place is known."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse, heads: Heads) -> None:
         super().__init__(loop=loop)
         self._reuse = reuse
+        self._heads = heads
+        self.asked: asyncio.Future[tuple[KnownHead, bytes] | None] | None = None
+        """Who waits for the first piece of a reply, and takes an ordinary reply without the parser."""
+        self._answered = False
+        """True once a reply went by the parser."""
         self.uses = 0
         self.rests_since: float | None = None
         self._start = bytearray()
@@ -87,6 +94,14 @@ class Replies(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """A piece from the network."""
+        asked = self.asked
+        if asked is not None and data:
+            self.asked = None
+            if not self._start and not asked.done() and (head := self._heads.of(data)) is not None:
+                self._waiter = None
+                self._answered = True
+                asked.set_result((head, data))
+                return
         if self._payload is not None and not self._payload.is_eof():
             self.body_received(data)
             return
@@ -102,9 +117,9 @@ class Replies(ResponseHandler):
             return
         if not end:
             return
-        head, rest = bytes(start[:end]), bytes(start[end:])
+        before, rest = bytes(start[:end]), bytes(start[end:])
         start.clear()
-        super().data_received(mended(head, rest))
+        super().data_received(mended(before, rest))
         self.body_begins()
         if rest and self._payload is not None and self.is_connected():
             self.body_received(rest)
@@ -122,8 +137,7 @@ class Replies(ResponseHandler):
         if (
             exc is None
             and self.transport is not None  # else it is we who closed it
-            and payload is not None
-            and payload.is_eof()
+            and (payload.is_eof() if payload is not None else self._answered)
             and not self._start
             and not self._should_close
         ):
@@ -160,6 +174,12 @@ class Connector(aiohttp.TCPConnector):
     """Tells the exchange under way that its connection stands; uses none again where the server closes them."""
 
     reuse: Reuse
+    resting: dict[ConnectionKey, deque[Connection]]
+    """Connections that the short way keeps in hand, the one that rests for longest first; aiohttp's pool has others."""
+    keeps: bool
+    """Whether any may be kept in hand."""
+    heads: Heads
+    _sweeper: asyncio.TimerHandle | None = None
     proxy_login: str | None
     """What a proxy wants to see, and nobody behind it."""
 
@@ -189,12 +209,61 @@ class Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as above
     ) -> tuple[Connection, Replies]:
         """A connection that the server is not about to close, as far as one can know, and who reads it."""
+        pool = self.resting.get(req.connection_key)
         while True:
-            connection = await super().connect(req, traces, timeout)
+            connection = None
+            if pool and req.proxy is None:
+                connection = self.at_rest(pool, asyncio.get_running_loop().time())
+            if connection is None:
+                connection = await super().connect(req, traces, timeout)
             replies = connection.protocol
             assert isinstance(replies, Replies), "the session's factory makes them"
             if await self.reuse.allows(connection, replies):
                 return connection, replies
+
+    def at_rest(self, pool: deque[Connection], now: float) -> Connection | None:
+        """A connection in hand that stands and has not rested for too long; others are closed."""
+        while pool:
+            connection = pool.popleft()
+            replies = connection.protocol
+            assert isinstance(replies, Replies), "the session's factory makes them"
+            transport, since = replies.transport, replies.rests_since
+            if (
+                since is not None
+                and now - since <= _KEEPALIVE_S
+                and transport is not None
+                and not transport.is_closing()
+            ):
+                return connection
+            connection.close()
+        return None
+
+    def keep(self, pool: deque[Connection], connection: Connection) -> None:
+        """Keep a connection in hand, of which the exchange is over."""
+        pool.append(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_KEEPALIVE_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what has rested for too long, and look again for as long as there are others."""
+        loop = asyncio.get_running_loop()
+        self._sweeper = None
+        for pool in self.resting.values():
+            connection = self.at_rest(pool, loop.time())
+            if connection is not None:
+                pool.appendleft(connection)
+        if any(self.resting.values()):
+            self._sweeper = loop.call_later(_KEEPALIVE_S / 2, self._sweep)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close all connections, those in hand too."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for pool in self.resting.values():
+            while pool:
+                pool.popleft().release()
+        self.keeps = False
+        await super().close(abort_ssl=abort_ssl)
 
 
 def plain_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -245,8 +314,9 @@ def new_session(
         ttl_dns_cache=_DNS_TTL_S,
         socket_factory=socket_factory,
     )
-    connector.reuse = Reuse()
-    made = partial(Replies, loop=asyncio.get_running_loop(), reuse=connector.reuse)
+    connector.reuse, connector.heads, connector.resting = Reuse(), Heads(), {}
+    connector.keeps = limit == 0  # else who waits for one in aiohttp's pool would never hear of those in hand
+    made = partial(Replies, loop=asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
     connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it
     connector.proxy_login = _basic(proxy_auth) if proxy is not None else None
     return aiohttp.ClientSession(

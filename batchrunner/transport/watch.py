@@ -129,6 +129,7 @@ class Watch:
         "_timer",
         "_total_at",
         "_window_at",
+        "began",
         "late",
         "refused",
         "replies",
@@ -142,12 +143,13 @@ class Watch:
         timer: DeadlineTimer | None = None,
         on_silence: Callable[[float], None] | None = None,
         settled: Callable[[float], bool] | None = None,
+        connects: bool = True,
     ) -> None:
         """`on_silence` is told, once, the seconds that a request still has when nothing has come for `SILENT_S`.
 
         `settled` is asked every few seconds of a body in which nothing moves: whether, after so many seconds without
         a byte, what came is a whole reply. Then nothing more is waited for. Without a `timer` to share, the watch has
-        one of its own.
+        one of its own. `connects` is False where a connection may be at hand: see `connects`.
         """
         task = asyncio.current_task()
         assert task is not None, "an exchange runs in a task"
@@ -157,10 +159,12 @@ class Watch:
         self._task = task
         self._loop = timer.loop
         self._cancelling = task.cancelling()
-        now = self._loop.time()
+        self.began = now = self._loop.time()
+        """On the loop's clock."""
         self._phase: Late = "connect"
-        self._total_at = self._silent_at = self._window_at = self._look_at = now + pace.total_s
-        self._due = now + pace.connect_s
+        self._due = at = self._total_at = self._silent_at = self._window_at = self._look_at = now + pace.total_s
+        if connects and pace.connect_s < pace.total_s:
+            self._due = at = now + pace.connect_s
         self._on_silence = on_silence
         self._settled = settled
         self._bytes = 0
@@ -172,7 +176,6 @@ class Watch:
         """What the gate refused the request with."""
         self.sent = False
         timer.watches.add(self)
-        at = min(self._due, self._total_at)
         if at < timer.rings_at:
             timer.ring_by(at)
 
@@ -191,6 +194,11 @@ class Watch:
         # The same account as asyncio.timeout keeps: somebody else's cancellation in the same moment wins.
         return self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
 
+    def connects(self) -> None:
+        """There was no connection at hand: one has to stand in time."""
+        self._due = min(self._loop.time() + self._pace.connect_s, self._total_at)
+        self._timer.ring_by(self._due)
+
     def held_back(self) -> None:
         """A connection stands, and the request waits for its gate: only the total counts meanwhile."""
         self._due = self._total_at
@@ -207,8 +215,9 @@ class Watch:
         if at < self._timer.rings_at:
             self._timer.ring_by(at)
 
-    def head_came(self) -> None:
-        """The reply's head is here; from now on pieces have to follow."""
+    def head_came(self, settled: Callable[[float], bool] | None = None) -> None:
+        """The reply's head is here; from now on pieces have to follow. `settled`: as for the watch itself."""
+        self._settled = self._settled or settled
         now = self._loop.time()
         pace = self._pace
         self._phase = "idle"

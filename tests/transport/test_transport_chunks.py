@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies
 
 from batchrunner.transport.chunks import Chunks
 from batchrunner.transport.direct import DirectReplies
+from batchrunner.transport.heads import Heads
 from batchrunner.transport.reuse import Reuse
 from batchrunner.transport.session import READING, Replies
 
@@ -41,7 +42,7 @@ def read(kind: type[Replies], pieces: Iterable[bytes]) -> list[object]:
     """What a reader gets behind each piece, and what the connection came to."""
 
     async def scene() -> list[object]:
-        replies = kind(asyncio.get_running_loop(), reuse=Reuse())
+        replies = kind(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
         replies.connection_made(Door())
         replies.set_response_params(read_until_eof=True, **READING)
         replies.data_received(HEAD)
@@ -121,7 +122,7 @@ def test_more_than_a_reader_may_hold_makes_the_server_wait_as_ever() -> None:
     pieces = [framed(b"x" * 50_000)] * 5 + [b"0\r\n\r\n"]
 
     async def held(kind: type[Replies]) -> tuple[list[tuple[bool, int]], bytes]:
-        replies = kind(asyncio.get_running_loop(), reuse=Reuse())
+        replies = kind(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
         replies.connection_made(Door())
         replies.set_response_params(read_until_eof=True, **READING)
         replies.data_received(HEAD)

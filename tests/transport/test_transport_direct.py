@@ -10,7 +10,7 @@ from unittest.mock import patch
 import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import BaseConnector, Connection
+from aiohttp.connector import Connection
 from hypothesis import given, strategies
 from transport_servers import ACCOUNT, Kept, Server, api, post, provider, reply, says, serve
 
@@ -135,15 +135,11 @@ def _no_such_thing(self: object, *args: object, **options: object) -> object:
     raise AttributeError("another version of aiohttp")
 
 
-async def _three(self: object, key: object, traces: object, more: object) -> None:
-    """The pool's door with one argument more."""
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "other"),
     [
-        (BaseConnector, "_get", _three),
-        (BaseConnector, "_get", lambda self, key, traces: None),
+        (Connection, "__init__", lambda self, *_: setattr(self, "_protocol", None)),
+        (ResponseHandler, "feed_data", lambda self, data, size=0: self._buffer.append((data, size))),
         (ResponseHandler, "set_response_params", _no_such_thing),
         (ResponseHandler, "should_close", True),
         (ResponseHandler, "read", _no_such_thing),
