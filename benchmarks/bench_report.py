@@ -129,8 +129,6 @@ How it is measured:
   *Whole process*: from nothing to the end of the process, with both.
 - Instructions are counted by callgrind, as the difference between two sizes, divided by the items between them; a
   third size between the two tells whether they grow evenly.
-- Pictures: the longest that the loop stood still comes from a thread in the measured process, which asks the loop
-  every 2 ms for a sign of life.
 - The package is compiled to byte code before anything is measured.
 
 Two tools show where a figure comes from, whatever else the machine does: `python benchmarks/calls.py` lists every

@@ -10,6 +10,7 @@ from batchrunner.simulator.embeddings import answer_embeddings, check_embeddings
 from batchrunner.simulator.faults import Faults
 from batchrunner.simulator.image_rules import check_image
 from batchrunner.simulator.image_tasks import TaskBook
+from batchrunner.simulator.light_answers import light_chat
 from batchrunner.simulator.messages_replies import answer_messages, check_messages
 from batchrunner.simulator.openai_images import answer_pictures, check_pictures, wants_pictures_at_once
 from batchrunner.simulator.order import Order
@@ -26,6 +27,8 @@ class Verdict(NamedTuple):
     paid: bool = False
     quiet: bool = False
     """No rate headers go with it."""
+    let_in: bool = False
+    """It went through its lane's limits."""
 
 
 _BROKEN = "answered, schema broken"
@@ -47,6 +50,8 @@ class Generation:
 
 
 def _chat(order: Order, _book: TaskBook) -> Verdict:
+    if order.unread and (script := light_chat(order)) is not None:
+        return Verdict(script, "answered", paid=True)
     name = _BROKEN if chat_replies.misses_schema(order) else "answered"
     return Verdict(answer_chat(order), name, paid=True)
 

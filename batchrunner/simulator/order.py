@@ -36,6 +36,8 @@ class Order:
     """If it asks for structured output, its answer is to miss the schema."""
     answer_tokens: int | None = None
     """About how many tokens answers are counted as; None counts what they say."""
+    unread: bool = False
+    """Nobody reads the answer's words: their counts and times are enough."""
 
     @property
     def base_model(self) -> str:

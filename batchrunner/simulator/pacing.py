@@ -34,7 +34,10 @@ def paced(pieces: Sequence[bytes], order: Order, *, exact: bool) -> tuple[Step, 
 def delayed(script: Script, order: Order) -> Script:
     """The same, after the time to the first byte."""
     wait_s = order.dice.spread(order.latency.first_byte_s, order.latency.spread, "first byte")
-    return replace(script, early=(Wait(seconds=wait_s), *script.early)) if wait_s else script
+    if not wait_s:
+        return script
+    early = (Wait(seconds=wait_s), *script.early)
+    return Script(status=script.status, headers=script.headers, early=early, steps=script.steps)
 
 
 def slow_to_refuse(script: Script, order: Order) -> Script:

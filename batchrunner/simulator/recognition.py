@@ -12,11 +12,13 @@ from batchrunner.simulator.script import as_list, as_object
 
 _STREAM_KEYS = frozenset({"stream", "stream_options"})
 
+_sorted = json.JSONEncoder(sort_keys=True).encode
+
 
 def content_of(account: str, body: Mapping[str, Json]) -> int:
     """The digest of account and body: equal for equal orders."""
     matter = {name: value for name, value in body.items() if name not in _STREAM_KEYS}
-    return digest_of(account, json.dumps(matter, sort_keys=True))
+    return digest_of(account, _sorted(matter))
 
 
 def content_before(account: str, body: Mapping[str, Json]) -> int | None:

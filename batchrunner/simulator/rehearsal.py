@@ -115,7 +115,8 @@ def world_of(job: Job, profile: Profile, *, seed: int) -> World:
         faults=profile.faults,
         answer_tokens=profile.answer_tokens,
         paint=speck,
-        log_size=1,
+        log_size=0,
+        unread=True,
     )
 
 

@@ -117,6 +117,11 @@ class RequestLog:
         self.verdicts[entry.verdict] += 1
         self.ring.append(entry)
 
+    def count(self, kind: str, verdict: str) -> None:
+        """As `add`, where no request is remembered."""
+        self.requests[kind] += 1
+        self.verdicts[verdict] += 1
+
     def since(self, number: int) -> list[Json]:
         """The remembered requests after this number, oldest first."""
         return [asdict(entry) for entry in self.ring if entry.number > number]

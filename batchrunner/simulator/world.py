@@ -49,6 +49,7 @@ class World:
         auth: bool = False,
         tokens: frozenset[str] | None = None,
         log_size: int = 10_000,
+        unread: bool = False,
     ) -> None:
         """Make a world without a past.
 
@@ -64,6 +65,7 @@ class World:
             auth: refuse calls without a token.
             tokens: refuse every other token; None takes any. Ones like `bad-…` and `unbound-…` are refused always.
             log_size: how many requests the log remembers.
+            unread: nobody reads what is answered: texts may be left out where their counts and times are known.
 
         Raises:
             JobMistakesError: an unknown scenario.
@@ -79,6 +81,7 @@ class World:
         self._auth = auth or tokens is not None
         self._tokens = tokens
         self._log_size = log_size
+        self._unread = unread
         self._scenario = parse_scenarios(scenario or "")
         self._begin()
 
@@ -91,7 +94,8 @@ class World:
         """The script for a call that came at `now` (wall clock, seconds). The door tells when it is over: `leave`."""
         self.log.number += 1
         path, _, query = call.path.partition("?")
-        request_id = f"{digest_of(f'{self.seed}/{self.log.number}', bits=128):032x}"
+        number = self.log.number
+        request_id = f"{number if self._unread else digest_of(f'{self.seed}/{number}', bits=128):032x}"
         visit = Visit(call, path, query, now, self.log.number, request_id)
         endpoint = _endpoint(call.role, call.method, path)
         if endpoint is None:
@@ -142,6 +146,9 @@ class World:
         self._turnstiles = Turnstiles(self.limits)
 
     def _noted(self, visit: Visit, kind: str, verdict: Verdict, order: Order | None = None) -> Script:
+        if not self._log_size:
+            self.log.count(kind, verdict.name)
+            return verdict.script
         headless = any(isinstance(step, Reset | Hang) for step in verdict.script.early)
         self.log.add(
             LogEntry(
@@ -180,7 +187,15 @@ class World:
         self.log.refused += verdict.script.status >= 400
         rates = self._rates(order, quiet=verdict.quiet)
         headers = {**rates, **verdict.script.headers, "x-request-id": order.request_id}
-        script = replace(verdict.script, headers=headers, lane=order.lane.key)
+        made = verdict.script
+        script = Script(
+            status=made.status,
+            headers=headers,
+            early=made.early,
+            steps=made.steps,
+            lane=order.lane.key,
+            let_in=verdict.let_in,
+        )
         return self._noted(visit, kind, verdict._replace(script=script), order)
 
     def _admit(self, visit: Visit) -> tuple[Account, Refusal | None]:
@@ -212,7 +227,6 @@ class World:
     def _entered(self, visit: Visit, account: Account, *, body: dict[str, Json], model: str, chosen: Chosen) -> Order:
         content = content_of(account.hash, body)
         dice = Dice(seed=self.seed, content=content, nth=self.log.sent(content))
-        new = not (self.log.answered(content) or self.log.answered(content_before(account.hash, body)))
         lane = self._accounts.lane(account, model)
         lane.calls += 1
         lane.in_flight += 1
@@ -228,9 +242,16 @@ class World:
             request_id=visit.request_id,
             latency=self.latency,
             files_base=self.files_base,
-            breaks_schema=new and self.faults.strike(dice, ANSWER_FAULTS) is not None,
+            breaks_schema=self._breaks_schema(account, body, dice),
             answer_tokens=self.answer_tokens,
+            unread=self._unread,
         )
+
+    def _breaks_schema(self, account: Account, body: dict[str, Json], dice: Dice) -> bool:
+        """By chance, and only where neither this order nor the one that it goes on from was answered before."""
+        if self.faults.strike(dice, ANSWER_FAULTS) is None or self.log.answered(dice.content):
+            return False
+        return not self.log.answered(content_before(account.hash, body))
 
     def _decide(self, kind: Generation, order: Order) -> Verdict:
         refusal = kind.check(order) or self._spent(order) or refusal_of(order)
@@ -239,7 +260,7 @@ class World:
             script = slow_to_refuse(order.refuse(refusal), order)
             return Verdict(script, f"refused {refusal.status}", quiet=refusal.quiet)
         verdict = self._let_in(kind, order)
-        return verdict._replace(script=replace(verdict.script, let_in=True))
+        return verdict._replace(let_in=True)
 
     def _let_in(self, kind: Generation, order: Order) -> Verdict:
         mishap = mishap_of(order, self.faults)
