@@ -27,7 +27,7 @@ from tools import job_file_page
 
 DOCS: Final = ROOT / "docs"
 PROGRAM: Final = ROOT / "batchrunner"
-WITH_CONSOLES: Final = [page for page in (*TOP, *USING) if blocks(page, "console")]
+WITH_CONSOLES: Final = [page for page in (ROOT / "README.md", *USING) if blocks(page, "console")]
 OF_A_RECIPE: Final = {"providers/openai_completions.py", "prompts/sources/named_lines.py", "exporters/ids.py"}
 """Files that a reader of CONTRIBUTING.md makes."""
 NOT_HERE: Final = {"report.html", "send-mail.sh"}
@@ -35,6 +35,28 @@ NOT_HERE: Final = {"report.html", "send-mail.sh"}
 
 def test_the_readme_is_short_enough_to_be_read() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 250
+
+
+def shape(line: str) -> tuple[str, int, frozenset[str]] | None:
+    """What is the same in every language: a heading's level, points of a list, a row's cells and the code in it."""
+    begin = re.match(r"#+ |- |\| ?|<!--", line)
+    return (begin[0], line.count(" | "), frozenset(re.findall(r"`[^`]+`", line))) if begin else None
+
+
+def links(page: Path) -> list[str]:
+    found = re.findall(r"\]\(([^)]+)\)", prose(page))
+    return [link for link in found if link not in ("README.md", "README.zh.md")]
+
+
+def test_the_chinese_readme_has_the_same_code_sections_tables_and_links() -> None:
+    here, there = ROOT / "README.md", ROOT / "README.zh.md"
+    assert [(block.language, block.code) for block in blocks(there)] == [
+        (block.language, block.code) for block in blocks(here)
+    ]
+    assert [shape(line) for line in prose(there).splitlines() if shape(line)] == [
+        shape(line) for line in prose(here).splitlines() if shape(line)
+    ]
+    assert links(there) == links(here)
 
 
 # --- examples -----------------------------------------------------------------------------------------------------
