@@ -96,15 +96,22 @@ class ItemTable:
         """The numbers of these keys, which are there afterwards."""
         found: list[int] = []
         slots, mask, lows, highs = self._slots or self._make_index(), self._mask, self._lows, self._highs
-        for key in keys:
+        for key in keys:  # as `add`, written out: this is done for every item of every pass
             high, low = _halves(key)
             slot = (high ^ low) & mask
             while (number := slots[slot]) and (lows[number] != low or highs[number] != high):
                 slot = (slot + 1) & mask
             if not number:
-                number = self.add(key)
-                slots, mask = self._slots, self._mask
+                slots[slot] = number = len(lows)
+                highs.append(high)
+                lows.append(low)
+                if 3 * number > 2 * mask:
+                    slots = self._make_index()
+                    mask = self._mask
             found.append(number)
+        if new := len(lows) - len(self.words):
+            self.words.frombytes(bytes(8 * new))
+            self.crcs.frombytes(bytes(4 * new))
         return found
 
     def word(self, key: bytes) -> int:
@@ -123,9 +130,13 @@ class ItemTable:
 
         That of an item of which the ledger has never heard is 0.
         """
+        words, before = self.words, len(self.words)
+        numbers = self.add_all(keys)
+        if numbers == list(range(before, len(words))):  # all of them are new, and each is another one
+            words[before:] = array("Q", (IN_JOB,)) * len(numbers)
+            return [0] * len(numbers)
         found: list[int] = []
-        words = self.words
-        for number in self.add_all(keys):
+        for number in numbers:
             word = words[number]
             found.append(word)
             words[number] = word | IN_JOB
@@ -206,7 +217,7 @@ class ItemTable:
     def _make_index(self) -> "array[int]":
         """The index anew, at most half full."""
         size = _SMALLEST
-        while 2 * len(self.words) > size:
+        while 2 * len(self._lows) > size:
             size *= 2
         slots, mask = array("I", bytes(4 * size)), size - 1
         for number, (high, low) in enumerate(zip(self._highs, self._lows, strict=True)):

@@ -86,15 +86,28 @@ class ToSend:
 
     def take(self, item: Item) -> None:
         """One more item."""
-        if item.params is not self._params:
-            self._params, self._counts = item.params, (answers_of(item.params), output_limit(item.params))
-        answers, limit = self._counts
-        self.calls += 1
         for turn in item.turns:
             self.chars += len(turn.content)
-        self.answers += answers
-        self.most_output_tokens += (limit or 0) * answers
-        self.unlimited += limit is None
+        self._add_calls(item.params, 1)
+
+    def take_all(self, items: Sequence[Item]) -> None:
+        """As `take` of each."""
+        self.chars += sum([len(turn.content) for item in items for turn in item.turns])
+        params = items[0].params
+        if any([item.params is not params for item in items]):  # noqa: C419 - a generator takes longer
+            for item in items:
+                self._add_calls(item.params, 1)
+        else:
+            self._add_calls(params, len(items))
+
+    def _add_calls(self, params: dict[str, Json], calls: int) -> None:
+        if params is not self._params:
+            self._params, self._counts = params, (answers_of(params), output_limit(params))
+        answers, limit = self._counts
+        self.calls += calls
+        self.answers += calls * answers
+        self.most_output_tokens += calls * answers * (limit or 0)
+        self.unlimited += calls * (limit is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +207,26 @@ class Surveyor:
         self._labels.update(labels.encode("utf-8", "surrogatepass"))
         self._total += len(items)
         keys = [bytes.fromhex(item.key) for item in items]
+        words = self.state.table.claim_all(keys)
+        if not self._take_alike(items, words):
+            self._take_one_by_one(items, keys, words)
+
+    def _take_alike(self, items: Sequence[Item], words: list[int]) -> bool:
+        """Items of one model that are all new, or all done and there: most batches of most passes. False: others."""
+        model, word = items[0].model, words[0]
+        if words != [word] * len(words) or any([item.model != model for item in items]):  # noqa: C419 - a generator takes longer
+            return False
+        if not word and self.limit is None and not self.adopting:
+            self._ahead.setdefault(model, ToSend()).take_all(items)
+        elif word & IN_JOB or word & STANDING != Standing.DONE or self.state.lost or self.state.kept_tasks:
+            return False
+        self._count(model, len(items))
+        return True
+
+    def _take_one_by_one(self, items: Sequence[Item], keys: list[bytes], words: list[int]) -> None:
         some_are_not_to_be_sent = self.limit is not None or bool(self.adopting)
         model, ahead, of_model = "", ToSend(), 0
-        for item, key, word in zip(items, keys, self.state.table.claim_all(keys), strict=True):
+        for item, key, word in zip(items, keys, words, strict=True):
             if item.model != model:
                 self._count(model, of_model)
                 model, of_model = item.model, 0
@@ -207,7 +237,7 @@ class Surveyor:
             elif word or some_are_not_to_be_sent:
                 self._take_known(item, key, STANDINGS[word & STANDING])
                 ahead = self._ahead.get(model, ahead)
-            else:  # most items of a first run: the ledger has never heard of it
+            else:  # the ledger has never heard of it
                 if not ahead.calls:
                     self._ahead[model] = ahead
                 ahead.take(item)

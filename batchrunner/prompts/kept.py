@@ -44,9 +44,13 @@ class KeptItems:
         """The pass's next items; all are let go once they are too large."""
         if self._left_bytes <= 0:
             return
-        self._left_bytes -= sum(map(_size_of, batch))
+        self._left_bytes -= _size_of(batch)
         if self._left_bytes <= 0:
             self._of_models.clear()
+            return
+        first = batch[0].model
+        if all([item.model == first for item in batch]):  # noqa: C419 - a generator takes longer
+            self._of_models.setdefault(first, deque()).append(batch)
             return
         for model in dict.fromkeys([item.model for item in batch]):
             own = [item for item in batch if item.model == model]
@@ -83,19 +87,27 @@ def _stamp(path: Path) -> Stamp:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _size_of(item: Item) -> int:
-    """About how many bytes it holds that no other item shares."""
-    size = _ITEM_BYTES + sys.getsizeof(item.vars)
-    for turn in item.turns:
-        size += sys.getsizeof(turn.content)
-    for picture in item.pictures:
-        size += len(picture.url)
-    left: list[object] = [*item.vars.values()]
-    while left:
-        value = left.pop()
-        size += sys.getsizeof(value)
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list):
-            left += value
+def _size_of(items: Sequence[Item]) -> int:
+    """About how many bytes they hold that no other item shares."""
+    size = _ITEM_BYTES * len(items)
+    parts: list[object] = []
+    for item in items:
+        parts.append(item.vars)
+        parts += item.vars.values()
+        for turn in item.turns:
+            parts.append(turn.content)
+        for picture in item.pictures:
+            size += len(picture.url)
+    size += sum(map(sys.getsizeof, parts))
+    # Every item's `vars` is a mapping itself; where there are more, or lists, they are looked into.
+    kinds = list(map(type, parts))
+    if list not in kinds and kinds.count(dict) == len(items):
+        return size
+    inner: list[object] = [part for item in items for part in item.vars.values()]
+    while inner:
+        value = inner.pop()
+        if isinstance(value, dict | list):
+            within = list(value.values() if isinstance(value, dict) else value)
+            size += sum(map(sys.getsizeof, within))
+            inner += within
     return size

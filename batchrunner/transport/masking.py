@@ -119,24 +119,32 @@ class KeylessItems:
 def _texts_of(batch: Sequence[Item]) -> list[str]:
     """Every text of these items. What they share is taken once."""
     texts: list[str] = []
+    roles: set[str] = set()
     shared: set[int] = set()
     others: list[object] = []
     for item in batch:
-        texts += (item.id, item.prompt_id, item.stem, item.prompt, item.model)
+        name, prompt, values = item.id, item.prompt, item.vars
+        texts += (name, prompt)
+        texts += values
+        others += values.values()
+        if item.prompt_id is not name or item.stem is not name:
+            texts += (item.prompt_id, item.stem)
         for turn in item.turns:
-            if id(turn) not in shared:
+            if turn.content is not prompt or turn.raw is not None:
+                if id(turn) in shared:
+                    continue
                 shared.add(id(turn))
-                texts += (turn.role, turn.content)
+                texts.append(turn.content)
                 others.append(turn.raw)
-        texts += item.vars
-        values = item.vars.values()
-        texts += [value for value in values if type(value) is str]
-        others += [value for value in values if type(value) is dict or type(value) is list]
+            roles.add(turn.role)
         for part in (item.params, item.schema, item.pictures):
             if part and id(part) not in shared:
                 shared.add(id(part))
                 others.append(part)
-    texts += _strings_in(others)
+    texts += {item.model for item in batch}
+    texts += roles
+    texts += [value for value in others if type(value) is str]
+    texts += _strings_in([value for value in others if type(value) is not str])
     return texts
 
 
