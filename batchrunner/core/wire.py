@@ -86,7 +86,8 @@ class Decoder(Protocol[T_co]):
 
     Bytes in, one value out; never raises, whatever the bytes are. Content codings are already undone. One that also has
     `settled(silent_s)` is asked by it whether a body that stands still is whole: then the rest is not waited for, and
-    `end` gets a timeout.
+    `end` gets a timeout. One that also has `whole(head, body)` may be asked by that alone where a reply is all there:
+    it comes to what `begin`, `feed` and `end` with `Whole` come to.
     """
 
     def begin(self, head: Head) -> None:

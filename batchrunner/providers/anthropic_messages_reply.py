@@ -97,7 +97,7 @@ class MessagesDecoder(StreamedReply):
             self._too_long()
         return True
 
-    def _read_ordinary(self, body: bytearray, head: Head) -> Answer | None:
+    def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
         return message_answer(body, head) if self._tool is None else None
 
     def _take_late(self, event: SseEvent) -> None:

@@ -1,6 +1,7 @@
 """What the words mean with which servers end an answer: compared without case, `-` and spaces read as `_`."""
 
 import re
+from functools import lru_cache
 from typing import Final, Literal
 
 _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -43,6 +44,7 @@ _FILTERED: Final = frozenset(
 )
 
 
+@lru_cache(maxsize=64)  # servers have few such words, and every answer ends with one
 def meaning_of(reason: str | None) -> Meaning:
     """An unknown word, or none, means nothing bad: new ones appear, and an answer is paid for."""
     if reason is None:

@@ -96,7 +96,7 @@ class ChatDecoder(StreamedReply):
             self._too_long()
         return True
 
-    def _read_ordinary(self, body: bytearray, head: Head) -> Answer | None:
+    def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
         return chat_answer(body, head)
 
     def _take_late(self, event: SseEvent) -> None:

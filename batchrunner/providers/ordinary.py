@@ -187,13 +187,8 @@ def chat_answer(body: bytes | bytearray, head: Head) -> Answer | None:
         return None
     choice = said.choices[0]
     message = choice.message
-    return _answer(
-        message.content,
-        message.reasoning_content,
-        choice.finish_reason,
-        None if said.usage is None else said.usage.counts(),
-        head,
-    )
+    usage = None if said.usage is None else said.usage.counts()
+    return _answer(message.content, message.reasoning_content, choice.finish_reason, usage, head)
 
 
 def message_answer(body: bytes | bytearray, head: Head) -> Answer | None:
@@ -207,8 +202,10 @@ def message_answer(body: bytes | bytearray, head: Head) -> Answer | None:
 
 
 def _answer(text: str, reasoning: str | None, reason: str, usage: Usage | None, head: Head) -> Answer | None:
+    if not reason or not _is_plain(text):
+        return None
     meaning = meaning_of(reason)
-    if not reason or meaning not in {"whole", "cut"} or not _is_plain(text):
+    if meaning not in {"whole", "cut"}:
         return None
     return Answer(
         text=text,

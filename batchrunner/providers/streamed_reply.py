@@ -43,6 +43,7 @@ TEXT_CAP_BYTES: Final = 16 * 1024 * 1024
 _BODY_CAP_BYTES: Final = 4 * TEXT_CAP_BYTES
 """Of a JSON answer: its text may be escaped."""
 _EVENT_END: Final = b"\n\n"
+_WHOLE: Final = Whole()
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first sign of either form, and means nothing there."""
 
@@ -57,29 +58,34 @@ class _Form(Enum):
 
 
 class StreamedReply(ABC):
-    """A `Decoder[SendOutcome]` for one reply; a dialect's reader is made from it."""
+    """A `Decoder[SendOutcome]` for one reply; a dialect's reader is made from it.
+
+    Where it stands at first is said once for all replies, by the class: most replies are read by `whole` and no step
+    further.
+    """
+
+    _head: Head | None = None
+    _form = _Form.UNKNOWN
+    _body: Body
+    """A refusal, a JSON answer, or the first bytes of a stream; there once the reply has begun."""
+    _parser: SseParser | None = None
+    _rests = False
+    """The next byte begins an event."""
+    _begun = False
+    """True once anything of an answer came."""
+    _done = False
+    """True once the stream said that it is at its end."""
+    _problem: Problem | None = None
+    _usage: Usage | None = None
+    _late_trouble = False
+    """True once an error, or junk, came behind the answer's own end."""
+    _recoder: Recoder | None = None
+    _looked_bytes = 0
+    """Of the body, when it was last looked at for being whole."""
 
     def __init__(self, family: Family, *, check: SchemaCheck | None) -> None:
         self._family = family
         self._check = check
-        self._head: Head | None = None
-        self._form = _Form.UNKNOWN
-        self._body = Body(cap_bytes=_BODY_CAP_BYTES)
-        """A refusal, a JSON answer, or the first bytes of a stream."""
-        self._parser: SseParser | None = None
-        self._rests = False
-        """The next byte begins an event."""
-        self._begun = False
-        """True once anything of an answer came."""
-        self._done = False
-        """True once the stream said that it is at its end."""
-        self._problem: Problem | None = None
-        self._usage: Usage | None = None
-        self._late_trouble = False
-        """True once an error, or junk, came behind the answer's own end."""
-        self._recoder: Recoder | None = None
-        self._looked_bytes = 0
-        """Of the body, when it was last looked at for being whole."""
 
     def __repr__(self) -> str:
         """Where it stands."""
@@ -88,9 +94,21 @@ class StreamedReply(ABC):
     def begin(self, head: Head) -> None:
         """The head of the reply."""
         self._head = head
-        if not is_success(head):
+        if is_success(head):
+            self._body = Body(cap_bytes=_BODY_CAP_BYTES)
+        else:
             self._form = _Form.REFUSAL
             self._body = Body(cap_bytes=KEPT_OF_REFUSAL_BYTES)
+
+    def whole(self, head: Head, body: bytes) -> Answer | Problem:
+        """What a reply comes to that is all there: `begin`, `feed` and `end`, in one step for an ordinary answer."""
+        if is_success(head) and len(body) <= TEXT_CAP_BYTES and _is_plain_json(head, body):
+            answer = self._read_ordinary(body, head)
+            if answer is not None:
+                return answer if self._check is None else self._held_to_schema(answer, head)
+        self.begin(head)
+        self.feed(body)
+        return self.end(_WHOLE)
 
     def feed(self, data: bytes) -> bool:  # noqa: C901 - a call less for every piece of a stream
         """A piece of the body; True after the stream's own end, or once it is clear that no answer comes.
@@ -116,7 +134,7 @@ class StreamedReply(ABC):
                     return self._problem is not None
                 return self._take_events(self._fed(data))
             return self._take_blocks(data)
-        if self._form is _Form.UNKNOWN and self._body.is_empty and self._is_plain_json(data):
+        if self._form is _Form.UNKNOWN and self._body.is_empty and _is_plain_json(self._head, data):
             self._form = _Form.JSON
         self._body.add(data)
         if self._form is _Form.UNKNOWN:
@@ -175,7 +193,7 @@ class StreamedReply(ABC):
         """Whether the answer has come to its own end, however the stream goes on."""
 
     @abstractmethod
-    def _read_ordinary(self, body: bytearray, head: Head) -> Answer | None:
+    def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
         """A whole answer in JSON that nobody has to look at twice, as nearly all are; None: it is read with care."""
 
     @abstractmethod
@@ -274,14 +292,6 @@ class StreamedReply(ABC):
 
     # -- the forms
 
-    def _is_plain_json(self, start: bytes) -> bool:
-        """Whether a reply that begins so is JSON in UTF-8: `_recognise` would find the same."""
-        assert self._head is not None
-        if start[:1] != b"{" or len(start) < WIDEST_BYTES or b"\0" in start[:WIDEST_BYTES]:
-            return False
-        kind = self._head.header("content-type")
-        return "charset" not in kind.lower() or "utf-8" in kind.lower()
-
     def _ordinary(self, head: Head) -> Answer | None:
         body = self._body
         return self._read_ordinary(body.kept, head) if not body.over and len(body.kept) <= TEXT_CAP_BYTES else None
@@ -376,3 +386,11 @@ class StreamedReply(ABC):
                     self._problem = broken_problem(ending, head=head)
                 case Whole():
                     self._problem = unreadable(self._family, head, body)
+
+
+def _is_plain_json(head: Head | None, start: bytes) -> bool:
+    """Whether a reply that begins so is JSON in UTF-8: `_recognise` would find the same."""
+    if head is None or start[:1] != b"{" or len(start) < WIDEST_BYTES or b"\0" in start[:WIDEST_BYTES]:
+        return False
+    kind = head.header("content-type")
+    return kind == "application/json" or "charset" not in kind.lower() or "utf-8" in kind.lower()

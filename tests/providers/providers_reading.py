@@ -46,8 +46,11 @@ def read(decoder: Decoder[T], reply: Head | None, pieces: list[bytes], ending: E
 
 
 def read_every_way(make: Callable[[], Decoder[T]], reply: Head, body: bytes, ending: Ending | None = None) -> T:
-    """The one outcome of all ways to cut the body; fails when two ways disagree."""
+    """The one outcome of all ways to cut the body, and of reading it at once; fails when two ways disagree."""
     outcomes = [read(make(), reply, pieces, ending or Whole()) for pieces in cuts(body)]
+    at_once = getattr(make(), "whole", None)
+    if at_once is not None and isinstance(ending or Whole(), Whole):
+        outcomes.append(at_once(reply, body))
     for outcome in outcomes[1:]:
         assert outcome == outcomes[0]
     return outcomes[0]
