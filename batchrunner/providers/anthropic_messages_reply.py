@@ -29,7 +29,8 @@ from batchrunner.providers.messages_draft import (
 )
 from batchrunner.providers.native_shapes import as_chat, chat_as_message, chunk_as_events
 from batchrunner.providers.openai_chat_reply import tells_of_trouble
-from batchrunner.providers.ordinary import TextDelta, block_delta, message_answer
+from batchrunner.providers.ordinary import message_answer, plain_answer
+from batchrunner.providers.ordinary_events import message_events
 from batchrunner.providers.replies import fault_in, message_in, problem_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
@@ -43,8 +44,6 @@ _STARTS: Final = frozenset({"message_start", "message_delta"})
 """Events before which nothing of an answer can have been lost; the start of its first block is the third."""
 _FIRST_BLOCK: Final = "content_block_start"
 
-_DATA: Final = b"data: "
-_NAMED: Final = b"event: content_block_delta\n"
 _EVENTS: Final = msgspec.json.Decoder(MessageEvent)
 _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -82,20 +81,27 @@ class MessagesDecoder(StreamedReply):
             elif is_object(value) and any(value[key] for key in value.keys() - {"type"}):
                 self._draft.take_rest({"other_events": [value]})
 
-    def _take_block(self, block: bytes) -> bool:
-        data = block.removeprefix(_NAMED)
-        if not data.startswith(_DATA) or b"\n" in data:
-            return False
-        found = block_delta(data[len(_DATA) :])
-        if found is None:
-            return False
-        index, delta = found
-        kind, text = ("text", delta.text) if isinstance(delta, TextDelta) else ("thinking", delta.thinking)
-        if not self._draft.grow_ordinary(index, kind, text):
-            return False
-        if self._draft.size_bytes > TEXT_CAP_BYTES:
+    def _take_ordinary(self, data: bytes) -> bool | None:
+        events = message_events(data)
+        if events is None:
+            return None
+        draft = self._draft
+        taken = draft.take_ordinary(events, begun=self._begun)
+        if not taken:
+            return None
+        self._begun, self._done = True, draft.finished
+        if draft.size_bytes > TEXT_CAP_BYTES:
             self._too_long()
-        return True
+        if taken < len(events) and self._problem is None:
+            rest = data.replace(b"\r\n", b"\n").split(b"\n\n")[taken:]
+            self._take_events(self._fed(b"\n\n".join(rest)))
+        return self._done or self._problem is not None
+
+    def _read_grown(self, head: Head) -> Answer | None:
+        draft = self._draft
+        if self._tool is not None or not (draft.started and draft.finished) or draft.stop_reason is None:
+            return None
+        return plain_answer(draft.text, draft.reasoning, draft.stop_reason, draft.usage, head)
 
     def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
         return message_answer(body, head) if self._tool is None else None
@@ -104,7 +110,6 @@ class MessagesDecoder(StreamedReply):
         """Some servers count behind the end."""
         value = decode(event.data)
         self._draft.count(None if isinstance(value, NotJson) else at(value, "usage"))
-        self._usage = self._draft.usage
 
     @property
     def _is_finished(self) -> bool:
@@ -169,7 +174,6 @@ class MessagesDecoder(StreamedReply):
         """What the draft came to."""
         self._begun = True
         self._done = self._draft.finished
-        self._usage = self._draft.usage
         if self._draft.size_bytes > TEXT_CAP_BYTES:
             self._too_long()
 
@@ -191,6 +195,7 @@ class MessagesDecoder(StreamedReply):
     def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
         """Complete by `message_stop` or a stop reason, and not empty."""
         draft = self._draft
+        self._usage = draft.usage
         reason = draft.stop_reason
         ended = self._done and not self._odd
         if not (ended or self._is_json or reason) or meaning_of(reason) == "broken":

@@ -189,14 +189,15 @@ class Draft:
         if choice.usage is not None:
             self.usage = said_again(self.usage, choice.usage)
 
-    def take_ordinary(self, text: str | None, thinking: str | None) -> None:
-        """What `take` does with a choice that has a delta of text and thinking, and nothing else."""
+    def take_ordinary(self, text: str, thinking: str, reason: str | None) -> None:
+        """What `take` does with choices that have deltas of text and thinking, a reason to end, and nothing else."""
         if text:
             self._text.append(text)
             self.size_bytes += len(text) if text.isascii() else len(text.encode())
         if thinking:
             self._reasoning.append(thinking)
             self.size_bytes += len(thinking) if thinking.isascii() else len(thinking.encode())
+        self.finish_reason = reason or self.finish_reason
         if not self._in_deltas:
             self._in_deltas = bool(text or thinking) or self.said
 

@@ -13,6 +13,16 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, ToolCall, Usage
 from batchrunner.providers.chat_media import Parts, parts_of
 from batchrunner.providers.json_text import encode, is_object, sound
+from batchrunner.providers.ordinary_events import (
+    BlockDelta,
+    BlockStart,
+    MessageChange,
+    MessagesEvent,
+    MessageStart,
+    MessageStop,
+    TextDelta,
+    TextStart,
+)
 from batchrunner.providers.unknown_fields import apart, grown, keep
 from batchrunner.providers.usage_counts import said_again, usage_of
 
@@ -228,15 +238,45 @@ class MessageDraft:
             self._add_unknown(delta, block)
         return None
 
-    def grow_ordinary(self, index: int, kind: str, text: str) -> bool:
-        """What `grow_block` does with a piece of this kind of block, and nothing else; False if there is none there."""
-        block = self._by_index.get(index)
-        if block is None or block.kind != kind:
-            return False
-        if text:
-            block.parts.append(text)
-            self.size_bytes += len(text) if text.isascii() else len(text.encode())
-        return True
+    def take_ordinary(self, events: list[MessagesEvent], *, begun: bool) -> int:  # noqa: C901 - a case for each kind
+        """What `start` and the others do with such events; how many were taken, from the first on.
+
+        Before the first one that has to be read with care it stops, and behind the end of the message.
+        """
+        texts: list[str] = []
+        taken = 0
+        for said in events:
+            if type(said) is BlockDelta:
+                block, delta = self._by_index.get(said.index), said.delta
+                kind, text = ("text", delta.text) if isinstance(delta, TextDelta) else ("thinking", delta.thinking)
+                if block is None or block.kind != kind:
+                    break
+                block.parts.append(text)
+                texts.append(text)
+            elif type(said) is BlockStart:
+                if not (begun or taken) and said.index:
+                    break
+                start = said.content_block
+                if isinstance(start, TextStart):
+                    self._begin(Block(type="text", text=start.text), index=said.index)
+                else:
+                    self._begin(Block(type="thinking", thinking=start.thinking), index=said.index)
+            elif type(said) is MessageStart:
+                if not self.started:
+                    self.started = True
+                    self.count(said.message.usage)
+            elif type(said) is MessageChange:
+                self._take_stop_reason(said.delta.stop_reason)
+                self.count(said.usage)
+            elif not (begun or taken):
+                break
+            taken += 1
+            if type(said) is MessageStop:
+                self.finished = True
+                break
+        grown = "".join(texts)
+        self.size_bytes += len(grown) if grown.isascii() else len(grown.encode())
+        return taken
 
     def _add_unknown(self, delta: Delta | None, block: _Grown | None) -> None:
         """A piece of a type that nobody knows, or that does not belong into its block: kept under its own names."""

@@ -18,7 +18,8 @@ from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
 from batchrunner.providers.json_text import NotJson, at, decode, is_object
-from batchrunner.providers.ordinary import chat_answer, chat_delta
+from batchrunner.providers.ordinary import chat_answer, plain_answer
+from batchrunner.providers.ordinary_events import chat_events
 from batchrunner.providers.replies import fault_in, problem_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
@@ -33,7 +34,6 @@ _PERHAPS_THE_SCHEMA: Final = "; some models answer a `schema` so, because they t
 _SHOWN_OF_FILTERED: Final = 4_000
 """Characters of an answer that was cut off by a filter, for the failure's row: they were paid for."""
 
-_DATA: Final = b"data: "
 _CHUNKS: Final = msgspec.json.Decoder(Chunk)
 _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -84,17 +84,40 @@ class ChatDecoder(StreamedReply):
         elif event is STRAY:
             self._odd = True
 
-    def _take_block(self, block: bytes) -> bool:
+    def _take_ordinary(self, data: bytes) -> bool | None:
+        found = chat_events(data)
+        if found is None or not (found[0] or self._begun):
+            return None
+        events, self._done = found
+        texts: list[str] = []
+        thoughts: list[str] = []
+        reason, has_choice = None, False
+        for said in events:
+            if said.usage is not None:
+                self._counts = said_again(self._counts, said.usage)
+            for choice in said.choices:
+                has_choice = True
+                delta = choice.delta
+                if delta.content:
+                    texts.append(delta.content)
+                if delta.reasoning_content:
+                    thoughts.append(delta.reasoning_content)
+                reason = choice.finish_reason or reason
+        if has_choice:
+            draft = self._drafts.get(0)
+            if draft is None:
+                draft = self._drafts[0] = Draft()
+            draft.take_ordinary("".join(texts), "".join(thoughts), reason)
+            if draft.size_bytes > TEXT_CAP_BYTES:
+                self._too_long()
+        self._begun = True
+        return self._done or self._problem is not None
+
+    def _read_grown(self, head: Head) -> Answer | None:
         draft = self._drafts.get(0)
-        if draft is None or not block.startswith(_DATA) or b"\n" in block:
-            return False
-        delta = chat_delta(block[len(_DATA) :])
-        if delta is None:
-            return False
-        draft.take_ordinary(delta.content, delta.reasoning_content)
-        if draft.size_bytes > TEXT_CAP_BYTES:
-            self._too_long()
-        return True
+        if draft is None or len(self._drafts) != 1 or not self._done or draft.finish_reason is None:
+            return None
+        return plain_answer(draft.text, draft.reasoning, draft.finish_reason, usage_of(self._counts), head)
 
     def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
         return chat_answer(body, head)

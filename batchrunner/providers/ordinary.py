@@ -1,8 +1,8 @@
-"""Ordinary answers and pieces of answers, read in one typed step. Anything that is not quite so is None.
+"""Ordinary answers, read in one typed step. Anything that is not quite so is None.
 
 The types here are as narrow as they can be: what fits them means the same to the careful readers, which look at every
 field for what servers put there besides, and which read whatever does not fit. So there is one set of rules, theirs;
-a test holds both ways against each other.
+a test holds both ways against each other. Pieces of answers: see `ordinary_events`.
 """
 
 from typing import Annotated, Final, Literal
@@ -14,7 +14,7 @@ from batchrunner.core.wire import Head
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
 
-_FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Nothing = Annotated[list[None], msgspec.Meta(max_length=0)] | None
@@ -22,19 +22,19 @@ Plain = str | int | float | None
 """What describes the envelope, and is no part of an answer."""
 
 
-class _Strict(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class Strict(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A field that is not named means that the careful readers are asked."""
 
 
 # -- OpenAI's chat completions
 
 
-class _PromptDetails(_Strict):
+class _PromptDetails(Strict):
     cached_tokens: Count | None = None
     audio_tokens: Plain = None
 
 
-class _ChatUsage(_Strict):
+class _ChatUsage(Strict):
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count | None = None
@@ -51,7 +51,7 @@ class _ChatUsage(_Strict):
         )
 
 
-class _ChatMessage(_Strict):
+class _ChatMessage(Strict):
     content: str
     role: Plain = None
     reasoning_content: str | None = None
@@ -62,7 +62,7 @@ class _ChatMessage(_Strict):
     annotations: Nothing = None
 
 
-class _ChatChoice(_Strict):
+class _ChatChoice(Strict):
     message: _ChatMessage
     finish_reason: str
     index: Count | None = None
@@ -71,27 +71,9 @@ class _ChatChoice(_Strict):
     native_finish_reason: Plain = None
 
 
-class ChatDelta(_Strict):
-    """What an event of a stream adds to a choice, and nothing else."""
+class Envelope(Strict, kw_only=True):
+    """What stands around the choices, and is no part of an answer."""
 
-    content: str | None = None
-    reasoning_content: str | None = None
-    role: Plain = None
-    refusal: None = None
-    tool_calls: Nothing = None
-    function_call: None = None
-
-
-class _DeltaChoice(_Strict):
-    delta: ChatDelta
-    index: Literal[0]
-    finish_reason: None = None
-    logprobs: None = None
-    stop_reason: None = None
-    native_finish_reason: None = None
-
-
-class _Envelope(_Strict, kw_only=True):
     id: Plain = None
     kind: Plain = msgspec.field(name="object", default=None)
     created: Plain = None
@@ -101,23 +83,17 @@ class _Envelope(_Strict, kw_only=True):
     provider: Plain = None
 
 
-class _ChatAnswer(_Envelope, kw_only=True):
+class _ChatAnswer(Envelope, kw_only=True):
     choices: Annotated[list[_ChatChoice], msgspec.Meta(min_length=1, max_length=1)]
     usage: _ChatUsage | None = None
     prompt_logprobs: None = None
     error: None = None
 
 
-class _DeltaChunk(_Envelope, kw_only=True):
-    choices: Annotated[list[_DeltaChoice], msgspec.Meta(min_length=1, max_length=1)]
-    usage: None = None
-    obfuscation: Plain = None
-
-
 # -- Anthropic's messages
 
 
-class _MessageUsage(_Strict):
+class _MessageUsage(Strict):
     input_tokens: Count
     output_tokens: Count
     cache_creation_input_tokens: Count | None = None
@@ -137,13 +113,13 @@ class _MessageUsage(_Strict):
         )
 
 
-class _TextBlock(_Strict):
+class _TextBlock(Strict):
     type: Literal["text"]
     text: str
     citations: None = None
 
 
-class _MessageAnswer(_Strict):
+class _MessageAnswer(Strict):
     type: Literal["message"]
     content: Annotated[list[_TextBlock], msgspec.Meta(min_length=1, max_length=1)]
     stop_reason: str
@@ -155,53 +131,34 @@ class _MessageAnswer(_Strict):
     usage: _MessageUsage | None = None
 
 
-class TextDelta(_Strict, tag="text_delta", tag_field="type"):
-    """A piece of a text."""
-
-    text: str
-
-
-class ThinkingDelta(_Strict, tag="thinking_delta", tag_field="type"):
-    """A piece of the thinking."""
-
-    thinking: str
-
-
-class _BlockDelta(_Strict):
-    type: Literal["content_block_delta"]
-    index: Count
-    delta: TextDelta | ThinkingDelta
-
-
 _ANSWERS: Final = msgspec.json.Decoder(_ChatAnswer)
-_DELTAS: Final = msgspec.json.Decoder(_DeltaChunk)
 _MESSAGES: Final = msgspec.json.Decoder(_MessageAnswer)
-_BLOCK_DELTAS: Final = msgspec.json.Decoder(_BlockDelta)
 
 
 def chat_answer(body: bytes | bytearray, head: Head) -> Answer | None:
     """A whole answer of one choice with text, and perhaps thinking."""
     try:
         said = _ANSWERS.decode(body)
-    except _FAULTS:
+    except FAULTS:
         return None
     choice = said.choices[0]
     message = choice.message
     usage = None if said.usage is None else said.usage.counts()
-    return _answer(message.content, message.reasoning_content, choice.finish_reason, usage, head)
+    return plain_answer(message.content, message.reasoning_content, choice.finish_reason, usage, head)
 
 
 def message_answer(body: bytes | bytearray, head: Head) -> Answer | None:
     """A whole message of one text."""
     try:
         said = _MESSAGES.decode(body)
-    except _FAULTS:
+    except FAULTS:
         return None
     usage = None if said.usage is None else said.usage.counts()
-    return _answer(said.content[0].text, None, said.stop_reason, usage, head)
+    return plain_answer(said.content[0].text, None, said.stop_reason, usage, head)
 
 
-def _answer(text: str, reasoning: str | None, reason: str, usage: Usage | None, head: Head) -> Answer | None:
+def plain_answer(text: str, reasoning: str | None, reason: str, usage: Usage | None, head: Head) -> Answer | None:
+    """An answer that nobody has to look at twice; None for one that has to be read with care."""
     if not reason or not _is_plain(text):
         return None
     meaning = meaning_of(reason)
@@ -223,20 +180,3 @@ def _is_plain(text: str) -> bool:
 
 
 _MAY_BEGIN_THINKING: Final = frozenset({"", "<", "[", "◁"})
-
-
-def chat_delta(data: bytes) -> ChatDelta | None:
-    """What an event adds to the first choice, and nothing else; None for any other event."""
-    try:
-        return _DELTAS.decode(data).choices[0].delta
-    except _FAULTS:
-        return None
-
-
-def block_delta(data: bytes) -> tuple[int, TextDelta | ThinkingDelta] | None:
-    """The index of a block and what an event adds to it, and nothing else; None for any other event."""
-    try:
-        said = _BLOCK_DELTAS.decode(data)
-    except _FAULTS:
-        return None
-    return said.index, said.delta

@@ -70,7 +70,10 @@ class Overflow:
 
 
 class SseParser:
-    """Feed it pieces, then `end` it. After an overflow it gives no more events."""
+    """Feed it pieces, then `end` it. After an overflow it gives no more events.
+
+    `opened`: what it gets is not the very start of the stream.
+    """
 
     __slots__ = (
         "_after_cr",
@@ -85,12 +88,12 @@ class SseParser:
         "overflow",
     )
 
-    def __init__(self, *, cap_bytes: int = CAP_BYTES) -> None:
+    def __init__(self, *, cap_bytes: int = CAP_BYTES, opened: bool = False) -> None:
         self.overflow: Overflow | None = None
         self._cap = cap_bytes
         self._head = b""
         """Bytes at the very start that may yet turn out to be a BOM."""
-        self._opened = False
+        self._opened = opened
         self._line = bytearray()
         """The line that has no end yet."""
         self._after_cr = False

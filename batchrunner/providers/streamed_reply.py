@@ -124,18 +124,18 @@ class StreamedReply(ABC):
                 self._take_events(self._fed(data))
             return True
         if self._form is _Form.EVENTS:
+            if self._rests and (is_over := self._take_ordinary(data)) is not None:
+                return is_over
             if not self._begun:
                 self._body.add(data)
-            if not self._rests or b"\r" in data or not data.endswith(_EVENT_END):
-                return self._take_events(self._fed(data))
-            if self._begun and data.find(_EVENT_END) == len(data) - len(_EVENT_END):
-                # one event, as most servers write them
-                if self._take_block(data[: -len(_EVENT_END)]):
-                    return self._problem is not None
-                return self._take_events(self._fed(data))
-            return self._take_blocks(data)
-        if self._form is _Form.UNKNOWN and self._body.is_empty and _is_plain_json(self._head, data):
-            self._form = _Form.JSON
+            if self._rests and self._begun and b"\r" not in data and data.endswith(_EVENT_END):
+                return self._take_blocks(data)
+            return self._take_events(self._fed(data))
+        if self._form is _Form.UNKNOWN and self._body.is_empty:
+            if (is_over := self._begin_ordinary(data)) is not None:
+                return is_over
+            if _is_plain_json(self._head, data):
+                self._form = _Form.JSON
         self._body.add(data)
         if self._form is _Form.UNKNOWN:
             return self._recognise(at_end=False)
@@ -161,6 +161,8 @@ class StreamedReply(ABC):
         if self._form is _Form.UNKNOWN:
             self._recognise(at_end=True)
         if self._form is _Form.EVENTS and self._problem is None:
+            if self._parser is None and (answer := self._read_grown(head)) is not None:
+                return self._held_to_schema(answer, head)
             self._take_events(self._events.end())
             self._take_json_behind_comments(head, ending)
         elif self._form is _Form.JSON:
@@ -177,11 +179,15 @@ class StreamedReply(ABC):
         """One event; sets `_begun`, `_done`, `_usage` and `_problem`."""
 
     @abstractmethod
-    def _take_block(self, block: bytes) -> bool:
-        """The lines of one event, if they are one of a growing answer as nearly all are; False: it is read with care.
+    def _take_ordinary(self, data: bytes) -> bool | None:
+        """Whole events of a growing answer, as nearly all are; whether the stream is over with them.
 
-        Called once anything of the answer came. It changes what `_take_event` would change, and may set `_problem`.
+        It changes what `_take_event` would change. None, and nothing was changed: they are to be read with care.
         """
+
+    @abstractmethod
+    def _read_grown(self, head: Head) -> Answer | None:
+        """The answer that ordinary events alone came to, once they are at their end; None: it is read with care."""
 
     @abstractmethod
     def _take_late(self, event: SseEvent) -> None:
@@ -218,7 +224,7 @@ class StreamedReply(ABC):
     def _events(self) -> SseParser:
         """Made when the first event comes: replies in one piece have none."""
         if self._parser is None:
-            self._parser = SseParser()
+            self._parser = SseParser(opened=self._rests)
         return self._parser
 
     def _fed(self, data: bytes) -> list[SseEvent]:
@@ -296,14 +302,27 @@ class StreamedReply(ABC):
         body = self._body
         return self._read_ordinary(body.kept, head) if not body.over and len(body.kept) <= TEXT_CAP_BYTES else None
 
+    def _begin_ordinary(self, data: bytes) -> bool | None:
+        """Take the first piece of a stream, if there are ordinary events in it and nothing else."""
+        assert self._head is not None
+        if data[:1] not in {b"d", b"e"} or not _is_in_utf8(self._head):
+            return None
+        self._form, self._rests = _Form.EVENTS, True
+        is_over = self._take_ordinary(data)
+        if is_over is None:
+            self._form, self._rests = _Form.UNKNOWN, False
+        return is_over
+
     def _take_blocks(self, data: bytes) -> bool:
-        """Whole events: those of a growing answer in one step each, the others as `_take_events` reads them."""
+        """Whole events of which some are not ordinary: one by one."""
         blocks = data.split(_EVENT_END)
+        if len(blocks) == 2:  # noqa: PLR2004 - one event, which was looked at
+            return self._take_events(self._fed(data))
         for place, block in enumerate(blocks[:-1], 1):
-            if self._begun and self._take_block(block):
-                if self._problem is not None:
-                    return True
-            elif self._take_events(self._fed(block + _EVENT_END)):
+            is_over = self._take_ordinary(block + _EVENT_END)
+            if is_over is None:
+                is_over = self._take_events(self._fed(block + _EVENT_END))
+            if is_over:
                 rest = _EVENT_END.join(blocks[place:])
                 return self._problem is not None or not rest or self._take_events(self._fed(rest))
         return False
@@ -392,5 +411,10 @@ def _is_plain_json(head: Head | None, start: bytes) -> bool:
     """Whether a reply that begins so is JSON in UTF-8: `_recognise` would find the same."""
     if head is None or start[:1] != b"{" or len(start) < WIDEST_BYTES or b"\0" in start[:WIDEST_BYTES]:
         return False
+    return _is_in_utf8(head)
+
+
+def _is_in_utf8(head: Head) -> bool:
+    """As far as the head says."""
     kind = head.header("content-type")
     return kind == "application/json" or "charset" not in kind.lower() or "utf-8" in kind.lower()

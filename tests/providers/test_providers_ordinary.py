@@ -5,6 +5,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from types import FrameType
 from unittest.mock import patch
 
@@ -71,6 +72,10 @@ def delta(said: dict[str, JsonValue], finish: JsonValue = None, **more: JsonValu
     return {"id": "c-1", "object": "chat.completion.chunk", "created": 17, "model": "m", "choices": [choice], **more}
 
 
+def text_delta(text: str) -> dict[str, JsonValue]:
+    return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+
+
 STREAMS: dict[str, tuple[DialectName, list[dict[str, JsonValue]]]] = {
     "chat": (
         CHAT,
@@ -88,6 +93,18 @@ STREAMS: dict[str, tuple[DialectName, list[dict[str, JsonValue]]]] = {
             *(delta({"content": None, "reasoning_content": word}) for word in (", ", "so.")),
             *(delta({"content": word, "reasoning_content": None}) for word in ("A ", "fox.")),
             delta({"content": ""}, "length", usage=COUNTS),
+        ],
+    ),
+    "a message of a text": (
+        MESSAGES,
+        [
+            {"type": "message_start", "message": message(content=[], stop_reason=None)},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "ping"},
+            *(text_delta(word) for word in ("A ", "fox ", "j\u00fcmps.", "", "\n\n", "\U0001f600")),
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 20}},
+            {"type": "message_stop"},
         ],
     ),
     "messages": (
@@ -163,6 +180,22 @@ def lines(events: list[JsonValue], name: DialectName, dice: random.Random | None
     return [*pieces, *([b"data: [DONE]\n\n"] if name == CHAT else [])]
 
 
+def grouped(pieces: list[bytes], dice: random.Random) -> list[bytes]:
+    """As they come: alone, several at once, all at once, and not always cut between events."""
+    how = dice.random()
+    whole = b"".join(pieces)
+    if dice.random() < 0.1:
+        whole = whole.replace(b"\n", b"\r\n")
+    elif dice.random() < 0.1:
+        whole = whole.replace(b"data: ", b"data:")
+    elif how < 0.3:
+        return pieces
+    ends = [place + 2 for place in range(len(whole)) if whole[place : place + 2] == b"\n\n"]
+    places = ends if dice.random() < 0.7 else list(range(len(whole)))
+    cuts = sorted({0, len(whole), *dice.sample(places, min(len(places), dice.randrange(5)))})
+    return [whole[start:stop] for start, stop in pairwise(cuts)]
+
+
 def outcome(name: DialectName, kind: str, pieces: list[bytes], ending: Ending, *, careful: bool) -> SendOutcome:
     decoder = dialect_for(provider("simulator", name)).decoder(item())
     if not careful:
@@ -170,7 +203,7 @@ def outcome(name: DialectName, kind: str, pieces: list[bytes], ending: Ending, *
     reader = type(decoder)
     with (
         patch.object(reader, "_read_ordinary", lambda *_: None),
-        patch.object(reader, "_take_block", lambda *_: False),
+        patch.object(reader, "_take_ordinary", lambda *_: None),
     ):
         return read(decoder, head(200, kind), pieces, ending)
 
@@ -194,9 +227,7 @@ def test_a_stream_comes_to_the_same_however_it_is_read(case: str, seed: int, end
     said: list[JsonValue] = [altered(event, dice) if dice.random() < 0.2 else event for event in events]
     if dice.random() < 0.3:
         said.insert(dice.randrange(len(said)), dice.choice(said))
-    pieces = lines(said, name, dice)
-    if dice.random() < 0.3:
-        pieces = [b"".join(pieces)]
+    pieces = grouped(lines(said, name, dice), dice)
     found = [outcome(name, EVENTS, pieces, ending, careful=careful) for careful in (True, False)]
     assert found[1] == found[0], pieces
 
@@ -234,3 +265,19 @@ def test_an_ordinary_piece_of_a_stream_costs_few_calls(case: str) -> None:
             ordinary += 1
             assert len(calls) - len(before) <= 4, calls[len(before) :]
     assert ordinary >= 2
+
+
+@pytest.mark.parametrize("case", ["chat", "chat with thinking", "a message of a text"])
+def test_an_ordinary_stream_never_asks_the_careful_readers(case: str) -> None:
+    """However it is cut between its events, its end and its counts among them."""
+    name, events = STREAMS[case]
+    pieces = lines(list(events), name)
+    never = AssertionError("the careful readers were asked")
+    reader = ChatDecoder if name == CHAT else MessagesDecoder
+    with patch.object(reader, "_take_event", side_effect=never), patch.object(reader, "_verdict", side_effect=never):
+        for cut in range(len(pieces)):
+            found = outcome(name, EVENTS, [b"".join(pieces[:cut]), b"".join(pieces[cut:])], Whole(), careful=False)
+            assert isinstance(found, Answer)
+            assert found.text.startswith("A fox")
+            assert found.usage is not None
+            assert found.usage.output_tokens == 20

@@ -1,7 +1,7 @@
 """Chunks cut out before the parser sees them: the same bytes and the same end, whatever the framing and its cuts."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import pytest
@@ -38,10 +38,10 @@ class Door(asyncio.Transport):
         return default
 
 
-def read(kind: type[Replies], pieces: Iterable[bytes]) -> list[object]:
-    """What a reader gets behind each piece, and what the connection came to."""
+def read(kind: type[Replies], *bodies: Iterable[bytes]) -> list[list[object]]:
+    """What a reader gets behind each piece of each body, and what its connection came to."""
 
-    async def scene() -> list[object]:
+    async def one(pieces: Iterable[bytes]) -> list[object]:
         replies = kind(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
         replies.connection_made(Door())
         replies.set_response_params(read_until_eof=True, **READING)
@@ -59,6 +59,9 @@ def read(kind: type[Replies], pieces: Iterable[bytes]) -> list[object]:
             replies.connection_lost(None)
         left = b"".join(content._buffer)
         return [*seen, left, content.is_eof(), type(content.exception()), content.total_bytes]
+
+    async def scene() -> list[list[object]]:
+        return [await one(pieces) for pieces in bodies]
 
     return asyncio.run(scene())
 
@@ -145,3 +148,13 @@ def test_whole_chunks_are_cut_out_and_nothing_else_is() -> None:
     assert not chunks.lost
     assert chunks.cut(framed(b"i") + b"0\r\n\r\n") == (0, b"i", 6)
     assert chunks.lost
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("behind", [b"", b"a", b"\n", b"A\r\n"])
+def test_a_chunk_framed_oddly_is_left_to_the_parser_wherever_it_is_cut(
+    odd: Callable[[bytes], bytes], behind: bytes
+) -> None:
+    body = framed(EVENT) + odd(b"0123\r\n") + behind + framed(b"abcdefghij") + framed(EVENT) + ENDS[0]
+    bodies = [[body[:cut], body[cut : cut + 3], body[cut + 3 :]] for cut in range(1, len(body))]
+    assert read(DirectReplies, *bodies) == read(Replies, *bodies)
