@@ -263,8 +263,11 @@ def test_the_page_on_the_architecture_has_every_package() -> None:
 def test_the_list_of_decisions_is_complete() -> None:
     index = (DOCS / "adr" / "README.md").read_text("utf-8")
     for path in sorted((DOCS / "adr").glob("0*.md")):
-        number, title = re.match(r"# (\d{4}): (.+)", path.read_text("utf-8")).groups()  # type: ignore[union-attr]  # a page without is what fails
-        assert f"| [{number}]({path.name}) | {title} |" in index
+        heading = re.match(r"# (\d{4}): (.+)", path.read_text("utf-8"))
+        assert heading, f"{path.name}: its first line is `# {path.name[:4]}: the decision`"
+        number, title = heading.groups()
+        row = f"| [{number}]({path.name}) | {title} |"
+        assert row in index, f"docs/adr/README.md: add {row}"
 
 
 def test_the_glossary_is_in_order() -> None:

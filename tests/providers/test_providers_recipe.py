@@ -1,15 +1,19 @@
-"""The recipe of CONTRIBUTING.md for a new dialect is code that works, as it stands there."""
+"""The recipes of CONTRIBUTING.md are code that works, as it stands there."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 from providers_reading import head, item, provider, read_every_way
 
+from batchrunner.core.export import Row as ExportRow
 from batchrunner.core.job import Turn
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision
+from batchrunner.prompts.sources.row import BadRow, Row
 
 PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
@@ -36,3 +40,35 @@ def test_the_recipes_dialect_asks_and_reads_however_the_reply_is_cut() -> None:
     assert isinstance(nothing, Problem)
     assert isinstance(refused, Problem)
     assert (nothing.kind, refused.kind) == (ProblemKind.EMPTY_RESPONSE, ProblemKind.THROTTLE)
+
+
+def recipe(heading: str, name: str) -> Any:
+    """A name of the code below a heading of CONTRIBUTING.md."""
+    text = PAGE.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    room: dict[str, Any] = {}
+    exec(compile(code, str(PAGE), "exec"), room)
+    return room[name]
+
+
+def test_the_recipes_source_reads_lines_and_says_what_is_wrong_with_one(tmp_path: Path) -> None:
+    (tmp_path / "a.named").write_text("tides: Explain tides.\n\nno colon\n", encoding="utf-8")
+
+    async def read() -> list[Row | BadRow]:
+        return [
+            row
+            async for rows in recipe("To add a source", "read_named_lines")(str(tmp_path / "a.named"))
+            for row in rows
+        ]
+
+    good, bad = asyncio.run(read())
+    assert isinstance(good, Row)
+    assert good.values == {"name": "tides", "prompt": "Explain tides."}
+    assert isinstance(bad, BadRow)
+    assert (bad.line, bad.problem) == (3, "the line has no colon")
+
+
+def test_the_recipes_exporter_writes_a_line_for_each_row() -> None:
+    rows = [ExportRow(line=b'{"id": "a"}', fields={"id": "a"}, outcome="done")] * 2
+    run = SimpleNamespace(rows=lambda: iter(rows))
+    assert b"".join(recipe("To add an exporter", "ids")(run)) == b"a\na\n"
