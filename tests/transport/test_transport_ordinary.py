@@ -81,9 +81,10 @@ async def compare(start: bytes, lines: list[bytes], body: bytes) -> None:
     found, read = OrdinaryHead(known, 1.0), ReadyHead(message.code, message.headers, 1.0)
     assert found.status == read.status
     names = {line.partition(b":")[0].decode("latin-1").lower() for line in lines}
-    assert {name: found.header(name) for name in names} == {name: read.header(name) for name in names}
+    # the oldest aiohttp that is allowed leaves blanks at the end of a value, which are no part of it
+    assert {name: found.header(name) for name in names} == {name: read.header(name).strip(" \t") for name in names}
     assert found.has_names_with("ratelimit") == read.has_names_with("ratelimit")
-    assert found.headers == read.headers
+    assert found.headers == {name: value.strip(" \t") for name, value in read.headers.items()}
 
 
 def test_each_line_beside_a_length_means_what_the_parser_reads() -> None:
