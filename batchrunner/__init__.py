@@ -24,20 +24,17 @@ The public names below are looked up at first use, so that `import batchrunner` 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from batchrunner.core.version import VERSION
+from batchrunner.core import VERSION
 
 __version__ = VERSION
 
 if TYPE_CHECKING:
     from batchrunner.app import check, export, load_job, plan, rehearse, results, run, run_sync, status, verify
-    from batchrunner.core.audit import Audit
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
-    from batchrunner.core.export import Exported
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
-    from batchrunner.core.rehearsal import Rehearsal
-    from batchrunner.core.report import CheckResult, Report
-    from batchrunner.core.status import Status
+    from batchrunner.core.rehearsal_report import Rehearsal
+    from batchrunner.core.status import Audit, CheckResult, Exported, Report, Status
     from batchrunner.simulator import run_server
     from batchrunner.spec import job_schema, starter_job
 
@@ -77,12 +74,12 @@ _HOMES: dict[str, str] = {
     ),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
-    **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.report"),
-    "Audit": "batchrunner.core.audit",
-    "Exported": "batchrunner.core.export",
+    **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.status"),
+    "Audit": "batchrunner.core.status",
+    "Exported": "batchrunner.core.status",
     "Job": "batchrunner.core.job",
     "Plan": "batchrunner.core.plan",
-    "Rehearsal": "batchrunner.core.rehearsal",
+    "Rehearsal": "batchrunner.core.rehearsal_report",
     "Status": "batchrunner.core.status",
     "run_server": "batchrunner.simulator",
 }

@@ -13,19 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
+from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.job import Job, Json
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.report import CheckResult, Report
-from batchrunner.core.status import Status
-from batchrunner.core.version import VERSION
+from batchrunner.core.job import PRESETS, Job, Json
+from batchrunner.core.status import CheckResult, Report, Status
 
 if TYPE_CHECKING:
-    from batchrunner.core.audit import Audit
-    from batchrunner.core.export import Exported
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.ports import Downloads, Transport
-    from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
+    from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
+    from batchrunner.core.status import Audit, Exported
     from batchrunner.engine.clock import LoopClock
     from batchrunner.engine.runner import Runner
     from batchrunner.stores.off_loop import Threads
@@ -113,9 +110,9 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     Raises:
         JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
     """
+    from batchrunner.core.lifecycle import ItemState
     from batchrunner.core.pacing import estimate_tokens
     from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, points_plan
-    from batchrunner.core.state import Standing
     from batchrunner.engine.clock import LoopClock
     from batchrunner.engine.purse import budget_so_far
     from batchrunner.engine.resumption import left_notes
@@ -151,7 +148,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
         to_send=found.to_send,
         to_poll=len(state.tasks),
         identical=sum(found.shared.values()),
-        superseded=found.vanished[Standing.DONE],
+        superseded=found.vanished[ItemState.DONE],
         skipped_rows=found.skipped_rows,
         skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,

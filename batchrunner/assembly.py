@@ -12,15 +12,14 @@ from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
-from batchrunner.core.job import Job
-from batchrunner.core.plan import PointBalance, Survey, Totals
+from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.plan import PlanningPass, PointBalance, Totals
 from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.rehearsal import Rehearsal, RehearsalOptions
+from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
-from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.shutdown import Shutdown
@@ -181,7 +180,7 @@ async def _look_through(
     keys: dict[str, Secret],
     disk: Threads,
     files: Files,
-) -> tuple[Survey, str]:
+) -> tuple[PlanningPass, str]:
     """The planning pass, and the digest of what it went through.
 
     The result of the last one is taken where nothing changed since, nothing is left and nobody wants anything again.

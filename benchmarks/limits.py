@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from batchrunner.core.governor import Ticket
+from batchrunner.core.error_policy import RULES
 from batchrunner.core.job import Limits
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
-from batchrunner.core.rules import RULES
+from batchrunner.core.rate_limiter import Ticket
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.lane_settings import LaneSettings
 from batchrunner.engine.lanes import Lane

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
-from batchrunner.core.job import Provider
+from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
+from batchrunner.core.job import PRESETS, Provider
 from batchrunner.core.ports import TaskDialect
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.wire import Decoder, Head, Request, Whole
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.tasks import TaskFollower
 from batchrunner.providers.modelscope_images import ModelScopeImages
@@ -56,9 +55,11 @@ class Server:
         if done:
             body["output_images"] = ["https://files.invalid/0.png"]  # type: ignore[assignment] # a list among texts
         await asyncio.sleep(POLL_S / 2)
-        decoder.begin(Head(status=200, headers={"content-type": "application/json"}, received_at=self.clock.wall()))
+        decoder.begin(
+            ResponseHead(status=200, headers={"content-type": "application/json"}, received_at=self.clock.wall())
+        )
         decoder.feed(json.dumps(body).encode())
-        return decoder.end(Whole())
+        return decoder.end(Completed())
 
 
 @dataclass

@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 
 from batchrunner import app
-from batchrunner.core.rehearsal import Rehearsal
-from batchrunner.core.report import Report
+from batchrunner.core.rehearsal_report import Rehearsal
+from batchrunner.core.status import Report
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.http_door import serve
 from batchrunner.simulator.profiles import profile_of

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner import app
+from batchrunner.core import VERSION
 from batchrunner.core.events import Done, Intent
+from batchrunner.core.http import Completed, ResponseHead
 from batchrunner.core.outcome import Answer, Usage
 from batchrunner.core.row import Effort, chat_output, result_row
 from batchrunner.core.state import LedgerState
-from batchrunner.core.version import VERSION
-from batchrunner.core.wire import Head, Whole
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import items_of
@@ -100,7 +100,7 @@ def make_finished(folder: Path) -> None:
 def run_first(folder: Path) -> None:
     """A real run whose network answers at once."""
 
-    head = Head(status=200, headers={"content-type": "application/json"}, received_at=WALL)
+    head = ResponseHead(status=200, headers={"content-type": "application/json"}, received_at=WALL)
     body = json.dumps(
         {
             "choices": [{"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}],
@@ -113,7 +113,7 @@ def run_first(folder: Path) -> None:
             await asyncio.sleep(0)
             decoder.begin(head)  # type: ignore[attr-defined]
             decoder.feed(body)  # type: ignore[attr-defined]
-            return decoder.end(Whole())  # type: ignore[attr-defined]
+            return decoder.end(Completed())  # type: ignore[attr-defined]
 
         def hold(self, size_bytes: int) -> object:  # noqa: ARG002
             return nullcontext()

@@ -8,10 +8,9 @@ from typing import get_args
 import pytest
 
 from batchrunner import app
-from batchrunner.core.job import DialectName, PresetName
+from batchrunner.core.error_policy import RULES
+from batchrunner.core.job import PRESETS, DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.rules import RULES
 from batchrunner.providers import DIALECTS
 from batchrunner.spec.provider import _KIND_OF
 from batchrunner.transport.api import REPLY_CAP_BYTES

@@ -10,12 +10,12 @@ from typing import Final, NamedTuple, get_args
 import pytest
 
 from batchrunner import app
-from batchrunner.core import tuning
-from batchrunner.core.classify import Family
+from batchrunner.core import rate_limiter_tuning as tuning
 from batchrunner.core.events import Event
+from batchrunner.core.http import ResponseHead
 from batchrunner.core.lifecycle import LIFECYCLE
 from batchrunner.core.outcome import ProblemKind
-from batchrunner.core.wire import Head
+from batchrunner.core.sign import Family
 from batchrunner.providers.replies import refusal
 
 TESTS: Final = Path(__file__).parent
@@ -175,7 +175,7 @@ def test_the_refusals_of_a_page_on_a_provider_have_the_class_that_it_says(page: 
     rows = re.findall(r"^\| (\d{3}) \| (?:`(.*)` )?\| `(\w+)` \|$", page.read_text("utf-8"), re.MULTILINE)
     assert rows, "a page on a provider shows what its refusals come to"
     for status, body, kind in rows:
-        head = Head(status=int(status), headers={}, received_at=1_790_000_000.0)
+        head = ResponseHead(status=int(status), headers={}, received_at=1_790_000_000.0)
         assert refusal(FAMILIES.get(page.name, "openai"), head, body.encode()).kind == kind, (status, body)
 
 

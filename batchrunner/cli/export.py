@@ -13,7 +13,7 @@ from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, reader_is_gone, say
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.export import Exported
+from batchrunner.core.status import Exported
 
 _STDOUT = "-"
 

@@ -15,7 +15,7 @@ import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
 from batchrunner.cli.output import emit, say
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.rehearsal import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
+from batchrunner.core.rehearsal_report import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
 from batchrunner.report.plain import printable
 from batchrunner.report.summary import STATES, budget_line, items_line, usage_line
 from batchrunner.report.words import count, duration, instant

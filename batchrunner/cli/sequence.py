@@ -14,7 +14,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.progress import Display, display, harmless
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
-from batchrunner.core.report import Report
+from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
     from batchrunner.app import RunOptions

@@ -11,7 +11,7 @@ from typing import Final
 _MILLION: Final = 1_000_000.0
 _NOTHING: Final = 1e-9
 
-BARREN_KINDS: Final = frozenset(
+UNPRODUCTIVE_KINDS: Final = frozenset(
     {"connect", "bad_request", "model_not_found", "forbidden_model", "configuration", "media_fetch", "adaptable"}
 )
 """Problems that say that the server did no work for a call: it counts as a call, and uses no tokens, no picture."""
@@ -64,7 +64,7 @@ class Tally:
     output_tokens: int = 0
     pictures: int = 0
 
-    def told(self, input_tokens: int | None, output_tokens: int | None) -> None:
+    def add_usage(self, input_tokens: int | None, output_tokens: int | None) -> None:
         """A server told what a call used."""
         if input_tokens is None and output_tokens is None:
             return
@@ -72,14 +72,14 @@ class Tally:
         self.input_tokens += input_tokens or 0
         self.output_tokens += output_tokens or 0
 
-    def mean(self, untold: Usages) -> Usages:
-        """Tokens of a call on average, `untold` while none is known."""
+    def mean(self, unreported: Usages) -> Usages:
+        """Tokens of a call on average, `unreported` while none is known."""
         if not self.measured:
-            return untold
+            return unreported
         return Usages(
             input_tokens=self.input_tokens / self.measured,
             output_tokens=self.output_tokens / self.measured,
-            pictures=untold.pictures,
+            pictures=unreported.pictures,
         )
 
 
@@ -108,7 +108,7 @@ class Tariff:
 
     price: Price
     points_per_call: float
-    untold: Usages
+    unreported: Usages
     """What a call is taken to use while no server has told anything."""
 
     def amounts(self, used: Usages, *, calls: float = 1.0) -> Amounts:
@@ -126,13 +126,13 @@ class Tariff:
 
     def spent(self, tally: Tally) -> Amounts:
         """All that was sent to the model so far."""
-        mean = tally.mean(self.untold)
+        mean = tally.mean(self.unreported)
         unmeasured = max(0, tally.calls - tally.measured - tally.barren)
         unfinished = max(0, tally.calls - tally.done - tally.barren)
         used = Usages(
             input_tokens=tally.input_tokens + unmeasured * mean.input_tokens,
             output_tokens=tally.output_tokens + unmeasured * mean.output_tokens,
-            pictures=tally.pictures + unfinished * self.untold.pictures,
+            pictures=tally.pictures + unfinished * self.unreported.pictures,
         )
         return self.amounts(used, calls=tally.calls)
 

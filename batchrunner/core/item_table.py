@@ -16,8 +16,7 @@ from itertools import compress, islice
 from struct import Struct
 from typing import Final, Self
 
-from batchrunner.core.lifecycle import STANDINGS
-from batchrunner.core.packed import DOUBTFUL, IN_JOB, KNOWN, LASTING, MODEL, MODEL_MASK, STANDING
+from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, LASTING, MODEL, MODEL_MASK
 
 KEY_BYTES: Final = 16
 _SMALLEST: Final = 1 << 6
@@ -202,17 +201,17 @@ class ItemTable:
 
     def counts(self, *, models: int, doubtful: int) -> list[int] | None:
         """Items by standing; None where a word says what none can say of so many models and doubtful items."""
-        found = [0] * (STANDING + 1)
+        found = [0] * (ITEM_STATE + 1)
         doubts = most = 0
         for word in islice(self.words, 1, None):
             if word & _ONLY_KNOWN != KNOWN:
                 return None
-            found[word & STANDING] += 1
+            found[word & ITEM_STATE] += 1
             doubts += word & DOUBTFUL
             most = max(most, word >> MODEL & MODEL_MASK)
-        if any(found[len(STANDINGS) :]) or doubts != doubtful * DOUBTFUL or most >= models:
+        if any(found[len(ITEM_STATES) :]) or doubts != doubtful * DOUBTFUL or most >= models:
             return None
-        return found[: len(STANDINGS)]
+        return found[: len(ITEM_STATES)]
 
     def _make_index(self) -> "array[int]":
         """The index anew, at most half full."""

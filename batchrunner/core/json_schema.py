@@ -107,8 +107,8 @@ class JsonSchema:
             errors.append(error)
             if len(errors) >= _ERRORS_MAX or self._backtracks:
                 break  # where patterns backtrack, each further error costs as much time as the first
-        best = _most_telling(errors)
-        return f"{_shown(best.instance_path)}: {_said(best)}"
+        best = _most_relevant(errors)
+        return f"{_shown(best.instance_path)}: {_message_of(best)}"
 
 
 def prepare(schema: dict[str, Json]) -> "JsonSchema | SchemaFault":
@@ -160,8 +160,8 @@ def _invalid_by_meta_schema(schema: dict[str, Json], dialect: str) -> SchemaFaul
         return SchemaFault(path=(), problem=f"is not valid JSON Schema: {_one_line(str(error))}")
     if not errors:
         return None
-    best = _most_telling(errors)
-    return SchemaFault(path=tuple(best.instance_path), problem=f"is not valid JSON Schema: {_said(best)}")
+    best = _most_relevant(errors)
+    return SchemaFault(path=tuple(best.instance_path), problem=f"is not valid JSON Schema: {_message_of(best)}")
 
 
 def _compiled(schema: dict[str, Json], dialect: str, levels: int) -> JsonSchema | SchemaFault:
@@ -202,7 +202,7 @@ class _Note:
         """Every value fits."""
 
 
-def _most_telling(errors: Sequence["ValidationError"]) -> "ValidationError":
+def _most_relevant(errors: Sequence["ValidationError"]) -> "ValidationError":
     """The error nearest to the root; of alternatives, the one that was nearly met, if there is only one such."""
     best = min(errors, key=_relevance)
     while (branches := _alternatives(best)) and (near := _nearly_met(branches, best)) is not None:
@@ -230,14 +230,14 @@ def _is_of_another_type(error: "ValidationError", whole: "ValidationError") -> b
 
 def _why_unusable(error: "ValidationError") -> str:
     """The words of a schema that the validator refused to take."""
-    said = _said(error)
+    said = _message_of(error)
     if said.endswith('is not a "regex"'):
         pattern = said.removesuffix('is not a "regex"').strip()
         return f"is not valid JSON Schema: {pattern} is no regular expression of ECMA 262, or too large"
     return f"cannot be used: {said}"
 
 
-def _said(error: "ValidationError") -> str:
+def _message_of(error: "ValidationError") -> str:
     """The validator's words on one line. It quotes the whole value first; what is wrong with it stands at the end."""
     if error.kind.name == "pattern" and "backtrack" in error.message.lower():
         return f"matching a pattern of the schema takes more than {BACKTRACKS_MAX} steps back"

@@ -105,7 +105,7 @@ class PictureBytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SoundBytes:
+class AudioBytes:
     """Sound that came in the answer itself."""
 
     data: bytes
@@ -144,7 +144,7 @@ class Answer:
     """What was odd about an answer that is whole all the same, like `no_done`."""
     hints: Hints | None = None
     pictures: tuple[PictureUrl | PictureBytes, ...] = ()
-    sounds: tuple[SoundBytes, ...] = ()
+    sounds: tuple[AudioBytes, ...] = ()
     choices: tuple[Alternative, ...] = ()
     """All of them where there is more than one; the answer itself is the first that is sound."""
     extras: dict[str, Json] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class TaskAccepted:
     """The server took an image task; its id must be durable before its first poll."""
 
     task_id: str
@@ -246,7 +246,7 @@ class HeldItem:
     message: str
 
 
-SendOutcome: TypeAlias = Answer | Accepted | Pictures | Problem
+SendOutcome: TypeAlias = Answer | TaskAccepted | Pictures | Problem
 """What a paid POST comes to."""
 PollOutcome: TypeAlias = Pending | Pictures | Problem
 """What a poll comes to. A problem `of_task` is the task's end, TASK_NOT_FOUND and EMPTY_RESULT become it if they stay;

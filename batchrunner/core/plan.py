@@ -7,13 +7,12 @@ from typing import Final
 
 from batchrunner.core.budget import Budget, BudgetLine, Price, Tally, Tariff, Usages, answers_of, output_limit
 from batchrunner.core.errors import Mistake
-from batchrunner.core.forecast import Forecast
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json
-from batchrunner.core.lifecycle import STANDINGS
+from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
 from batchrunner.core.pacing import estimate_tokens
-from batchrunner.core.packed import DOUBTFUL, IN_JOB, KNOWN, STANDING
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.rehearsal_report import Forecast
+from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts
 
 HELD: Final = "HELD"
@@ -150,7 +149,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class PlanningPass:
     """The planning pass's result: what totals are made of."""
 
     total: int
@@ -158,7 +157,7 @@ class Survey:
     """Digest of all (index, id, key): equal labels mean that result rows need no relabelling."""
     shared: dict[bytes, int]
     """Further items per key that occurs more than once."""
-    vanished: dict[Standing, int]
+    vanished: dict[ItemState, int]
     """Keys that the ledger knows and the job has no more."""
     vanished_held: int
     """Pending ones among them whose last send got no clear answer."""
@@ -180,8 +179,8 @@ class Survey:
 
 
 @dataclass(slots=True, kw_only=True)
-class Surveyor:
-    """Takes every item once, in order; `survey()` gives the result. The state's table keeps which items the job has."""
+class PlanningCounter:
+    """Takes every item once, in order; `result()` gives the result. The state's table keeps which items the job has."""
 
     state: LedgerState
     limit: int | None = None
@@ -218,7 +217,7 @@ class Surveyor:
             return False
         if not word and self.limit is None and not self.adopting:
             self._ahead.setdefault(model, ToSend()).take_all(items)
-        elif word & IN_JOB or word & STANDING != Standing.DONE or self.state.lost or self.state.kept_tasks:
+        elif word & IN_JOB or word & ITEM_STATE != ItemState.DONE or self.state.lost or self.state.kept_tasks:
             return False
         self._count(model, len(items))
         return True
@@ -235,7 +234,7 @@ class Surveyor:
             if word & IN_JOB:
                 self._shared[key] = self._shared.get(key, 0) + 1
             elif word or some_are_not_to_be_sent:
-                self._take_known(item, key, STANDINGS[word & STANDING])
+                self._take_known(item, key, ITEM_STATES[word & ITEM_STATE])
                 ahead = self._ahead.get(model, ahead)
             else:  # the ledger has never heard of it
                 if not ahead.calls:
@@ -247,8 +246,8 @@ class Surveyor:
         if items:
             self._per_model[model] = self._per_model.get(model, 0) + items
 
-    def _take_known(self, item: Item, key: bytes, standing: Standing) -> None:
-        if standing is Standing.ACCEPTED or key in self.state.kept_tasks:
+    def _take_known(self, item: Item, key: bytes, item_state: ItemState) -> None:
+        if item_state is ItemState.ACCEPTED or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:
             self._lost.add(key)
@@ -256,19 +255,19 @@ class Surveyor:
             return
         if key in self.adopting:
             return
-        if standing is Standing.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
+        if item_state is ItemState.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
             self._ahead.setdefault(item.model, ToSend()).take(item)
 
-    def survey(self, *, skipped_rows: int) -> Survey:
+    def result(self, *, skipped_rows: int) -> PlanningPass:
         """The result, once every item was taken."""
-        vanished = dict.fromkeys(Standing, 0)
+        vanished = dict.fromkeys(ItemState, 0)
         held = kept = 0
         for key, word in self.state.table.vanished():
-            vanished[Standing.DONE if key in self.adopting else STANDINGS[word & STANDING]] += 1
+            vanished[ItemState.DONE if key in self.adopting else ITEM_STATES[word & ITEM_STATE]] += 1
             held += bool(word & DOUBTFUL)
             kept += key in self.state.held
-        vanished[Standing.DONE] += sum(not self.state.table.word(key) & (KNOWN | IN_JOB) for key in self.adopting)
-        return Survey(
+        vanished[ItemState.DONE] += sum(not self.state.table.word(key) & (KNOWN | IN_JOB) for key in self.adopting)
+        return PlanningPass(
             total=self._total,
             labels=self._labels.hexdigest(),
             shared=self._shared,
@@ -333,7 +332,7 @@ def cost_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally] |
         return None
     least, most, answers = 0.0, 0.0, 0.0
     for model, to_send in ahead.items():
-        tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, untold=Usages())
+        tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, unreported=Usages())
         base = Usages(
             input_tokens=estimate_tokens(to_send.chars) if job.kind == "chat" else 0,
             pictures=to_send.answers if job.kind == "image" else 0,
@@ -382,16 +381,16 @@ class Totals:
 
 def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts:
     """Items by where they stand. `now` is wall clock, seconds since 1970."""
-    by = {standing: state.count(standing) - totals.vanished.get(standing.name, 0) for standing in Standing}
+    by = {item_state: state.count(item_state) - totals.vanished.get(item_state.name, 0) for item_state in ItemState}
     held = (state.doubtful_count if totals.hold else len(state.held)) - totals.vanished.get(HELD, 0)
     lost = len(state.lost)
     for key, extra in totals.shared.items():
         record = state.record(bytes.fromhex(key))
-        by[record.standing] += extra
+        by[record.item_state] += extra
         held += extra * state.waits_for_a_person(bytes.fromhex(key), hold=totals.hold)
         lost += extra * (bytes.fromhex(key) in state.lost)
-    timed_out = min(state.timed_out(now=now, task_s=totals.task_s), by[Standing.ACCEPTED])  # vanished items' are none
-    done, failed, accepted = by[Standing.DONE] - lost, by[Standing.FAILED], by[Standing.ACCEPTED] - timed_out
+    timed_out = min(state.timed_out(now=now, task_s=totals.task_s), by[ItemState.ACCEPTED])  # vanished items' are none
+    done, failed, accepted = by[ItemState.DONE] - lost, by[ItemState.FAILED], by[ItemState.ACCEPTED] - timed_out
     return ItemCounts(
         total=totals.total,
         done=done,

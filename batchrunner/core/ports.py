@@ -10,12 +10,12 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
+from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
-from batchrunner.core.outcome import PollOutcome, Problem, Revision, SendOutcome, SoundBytes
+from batchrunner.core.outcome import AudioBytes, PollOutcome, Problem, Revision, SendOutcome
 from batchrunner.core.plan import Totals
-from batchrunner.core.row import FailureRow, Picture, ResultRow, Sound
-from batchrunner.core.wire import Decoder, Gate, Request
+from batchrunner.core.row import Audio, FailureRow, Picture, ResultRow
 
 T = TypeVar("T")
 Hold = Callable[[int], AbstractContextManager[object]]
@@ -218,7 +218,7 @@ class PictureStore(Protocol):
         are no picture, or half of one.
         """
 
-    async def save_sound(self, sound: SoundBytes, *, stem: str) -> Sound:
+    async def save_sound(self, sound: AudioBytes, *, stem: str) -> Audio:
         """Save a sound whole under a safe name; durable when this returns."""
 
 

@@ -47,7 +47,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
+class Audio:
     """A sound on disk. `path` is relative to the run's directory, with `/`."""
 
     path: str
@@ -79,7 +79,7 @@ class ChatOutput(_Part, kw_only=True):
     """The answer's own file when the job has `output.each`."""
     images: tuple[Picture, ...] = ()
     """Pictures in the answer."""
-    audio: tuple[Sound, ...] = ()
+    audio: tuple[Audio, ...] = ()
     missing: tuple[Missing, ...] = ()
     choices: tuple[Alternative, ...] = ()
     """All answers where the request had several."""
@@ -177,7 +177,7 @@ class KeptMedia:
     """What became of the pictures and sounds of a chat answer."""
 
     images: tuple[Picture, ...] = ()
-    audio: tuple[Sound, ...] = ()
+    audio: tuple[Audio, ...] = ()
     missing: tuple[Missing, ...] = ()
 
 

@@ -9,10 +9,18 @@ model's name in the text for a sign of spent quota: the burst throttle names it 
 from typing import Final
 
 from batchrunner.core.outcome import ProblemKind
-from batchrunner.core.sign import ANY, ANY_4XX, ANY_5XX, Family, Form, Sign, named, on
-from batchrunner.core.signs_unpaid import QUOTA_OF_A_WINDOW, QUOTA_WITH_WINDOW, UNPAID
-
-__all__ = ["SIGNS", "Family", "Form", "Sign"]
+from batchrunner.core.sign import (
+    ANY,
+    ANY_4XX,
+    ANY_5XX,
+    QUOTA_OF_A_WINDOW,
+    QUOTA_WITH_WINDOW,
+    UNPAID,
+    Family,
+    Sign,
+    named,
+    on,
+)
 
 K = ProblemKind
 

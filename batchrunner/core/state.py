@@ -7,7 +7,7 @@ Terminal states are sticky; replaying an event twice changes no standing (invari
 from collections.abc import Sequence
 from typing import Final
 
-from batchrunner.core.budget import BARREN_KINDS, Tally
+from batchrunner.core.budget import UNPRODUCTIVE_KINDS, Tally
 from batchrunner.core.events import (
     Accepted,
     Close,
@@ -26,23 +26,8 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
+from batchrunner.core.item_states import Memory
 from batchrunner.core.lifecycle import (
-    LIFECYCLE,
-    REPLAYED,
-    STANDINGS,
-    ItemEvent,
-    ItemRecord,
-    OpenTask,
-    Park,
-    S,
-    Standing,
-    told_by,
-    wrong_step,
-)
-from batchrunner.core.memory import Memory
-from batchrunner.core.outcome import HeldItem, ProblemKind
-from batchrunner.core.pacing import DAY_S
-from batchrunner.core.packed import (
     AMBIGUOUS,
     ATTEMPTS,
     BELOW_SEEN,
@@ -53,19 +38,29 @@ from batchrunner.core.packed import (
     EPOCH,
     EPOCHS,
     FRESH,
+    ITEM_STATE,
+    ITEM_STATES,
     KNOWN,
+    LIFECYCLE,
     MODEL,
     MODEL_MASK,
+    REPLAYED,
     SENDS,
     SENDS_MAX,
     SENT_KEEPS,
-    STANDING,
+    ItemEvent,
+    ItemState,
+    OpenTask,
+    Park,
+    S,
     plus_ambiguous,
+    usage_in,
     with_attempts,
     with_sends,
+    wrong_step,
 )
-
-__all__ = ["LIFECYCLE", "ItemEvent", "ItemRecord", "LedgerState", "OpenTask", "Park", "Standing"]
+from batchrunner.core.outcome import HeldItem, ProblemKind
+from batchrunner.core.pacing import DAY_S
 
 _PENDING: Final = S.PENDING.value
 _SENDING: Final = S.SENDING.value
@@ -87,8 +82,8 @@ class LedgerState(Memory):
             LifecycleError: the item is not pending.
         """
         packed = self.table.words[number or self.table.find(key)]
-        if packed & STANDING:
-            raise wrong_step(Intent, item_id, STANDINGS[packed & STANDING])
+        if packed & ITEM_STATE:
+            raise wrong_step(Intent, item_id, ITEM_STATES[packed & ITEM_STATE])
         return (packed >> SENDS & SENDS_MAX) + 1, packed >> ATTEMPTS & BYTE
 
     def sent(self, key: bytes, *, model: str, account: str, n: int, a: int, at: float, number: int = 0) -> None:
@@ -100,7 +95,7 @@ class LedgerState(Memory):
         words = self.table.words
         number = number or self.table.add(key)
         packed = words[number]
-        if packed & STANDING or key in self._reasks or key in self._uncorrected:
+        if packed & ITEM_STATE or key in self._reasks or key in self._uncorrected:
             self._step(key, Intent(i="", k=key.hex(), n=n, a=a, model=model, account=account), at)
             return
         if not packed & KNOWN:
@@ -144,7 +139,7 @@ class LedgerState(Memory):
         """
         number = number or self.table.find(key)
         packed = self.table.words[number]
-        if packed & STANDING != _SENDING or key in self._reasks or self.lost:
+        if packed & ITEM_STATE != _SENDING or key in self._reasks or self.lost:
             done = Done(
                 i="",
                 k=key.hex(),
@@ -161,7 +156,7 @@ class LedgerState(Memory):
         tally = self._models[packed >> MODEL & MODEL_MASK]
         tally.done += 1
         tally.pictures += images
-        tally.told(input_tokens, output_tokens)
+        tally.add_usage(input_tokens, output_tokens)
         self._count_row(length, images, input_tokens, output_tokens)
         packed = packed & DONE_KEEPS | _DONE | min(a, BYTE) << ATTEMPTS
         self.table.words[number] = packed if crc is None else packed | self._epoch << EPOCH
@@ -172,8 +167,8 @@ class LedgerState(Memory):
         self.events += 1
 
     def _step(self, key: bytes, event: ItemEvent, at: float) -> None:
-        if self.live and (self.standing(key), type(event)) not in LIFECYCLE:
-            raise wrong_step(type(event), event.i or key.hex(), self.standing(key))
+        if self.live and (self.item_state(key), type(event)) not in LIFECYCLE:
+            raise wrong_step(type(event), event.i or key.hex(), self.item_state(key))
         self._item_event(key, event, at)
 
     def apply_all(self, keys: Sequence[bytes], events: Sequence[Intent | Done], ats: Sequence[float]) -> None:
@@ -189,7 +184,7 @@ class LedgerState(Memory):
             word = words[number]
             if isinstance(event, Intent):
                 a, n = event.a, event.n
-                if not usual or word & (STANDING | DOUBTFUL) or a > BYTE or n > SENDS_MAX:
+                if not usual or word & (ITEM_STATE | DOUBTFUL) or a > BYTE or n > SENDS_MAX:
                     self.sent(key, model=event.model, account=event.account, n=n, a=a, at=at)
                     continue
                 if word & KNOWN:
@@ -201,7 +196,7 @@ class LedgerState(Memory):
                 if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
                     self.most_sending = len(sending)
                 self.events += 1
-            elif not usual or word & STANDING != _SENDING or event.a > BYTE:
+            elif not usual or word & ITEM_STATE != _SENDING or event.a > BYTE:
                 crc = int(event.crc, 16) if event.crc else None
                 self.ended_well(
                     key,
@@ -216,7 +211,7 @@ class LedgerState(Memory):
                 tally = models[word >> MODEL & MODEL_MASK]
                 tally.done += 1
                 tally.pictures += event.images
-                tally.told(event.input_tokens, event.output_tokens)
+                tally.add_usage(event.input_tokens, event.output_tokens)
                 self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
                 word = word & DONE_KEEPS | _DONE | event.a << ATTEMPTS
                 words[number] = word | epoch if event.crc else word
@@ -235,9 +230,9 @@ class LedgerState(Memory):
             LifecycleError: the item cannot take this step from where it stands.
         """
         if isinstance(event, ItemEvent):
-            standing = self.standing(bytes.fromhex(event.k))
-            if (standing, type(event)) not in LIFECYCLE:
-                raise wrong_step(type(event), event.i, standing)
+            item_state = self.item_state(bytes.fromhex(event.k))
+            if (item_state, type(event)) not in LIFECYCLE:
+                raise wrong_step(type(event), event.i, item_state)
 
     def apply(self, event: Event, *, at: float) -> None:
         """Take one event that happened at wall clock `at`.
@@ -282,7 +277,7 @@ class LedgerState(Memory):
             packed = self.table.words[number]
             self.unknown += 1
             packed = with_attempts(plus_ambiguous(packed), (packed >> ATTEMPTS & BYTE) + 1)
-            self._store(number, self._doubt((packed & ~STANDING) | CUT | S.PENDING, doubtful=True))
+            self._store(number, self._doubt((packed & ~ITEM_STATE) | CUT | S.PENDING, doubtful=True))
         self._sending.clear()
         self._uncorrected |= self._reasks
         self._reasks.clear()
@@ -295,7 +290,7 @@ class LedgerState(Memory):
             packed |= KNOWN | FRESH if self.live else KNOWN
             self._counts[S.PENDING] += 1
             self.table.words[number] = packed
-        to = REPLAYED.get((STANDINGS[packed & STANDING], type(event)))
+        to = REPLAYED.get((ITEM_STATES[packed & ITEM_STATE], type(event)))
         self._count_sends(event, at, packed)
         if to is None:
             return
@@ -306,7 +301,7 @@ class LedgerState(Memory):
             self.kept_tasks[key] = task
         elif isinstance(event, Requeued) and key in self.kept_tasks:
             to, packed = self._take_task_up(key, packed)
-        self._store(number, (packed & ~STANDING) | to)
+        self._store(number, (packed & ~ITEM_STATE) | to)
         if isinstance(event, Done):
             self.table.crcs[number] = int(event.crc or "0", 16)
         if to is S.SENDING:
@@ -347,7 +342,7 @@ class LedgerState(Memory):
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
-                    self.tasks[key].usage = told_by(event) or self.tasks[key].usage
+                    self.tasks[key].usage = usage_in(event) or self.tasks[key].usage
                 return packed
             case Accepted():
                 self._accept(key, event, at)
@@ -372,7 +367,7 @@ class LedgerState(Memory):
         if event.task and self._task_owners.is_shared((event.origin, event.task), key):
             self.shared_tasks.add(key)
 
-    def _take_task_up(self, key: bytes, packed: int) -> tuple[Standing, int]:
+    def _take_task_up(self, key: bytes, packed: int) -> tuple[ItemState, int]:
         self.tasks[key] = self.kept_tasks.pop(key)
         counted = bool(packed >> AMBIGUOUS & BYTE)  # it is not paid for nothing after all
         self.ambiguous -= counted
@@ -401,11 +396,11 @@ class LedgerState(Memory):
             tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.done += 1
             tally.pictures += event.images
-            tally.told(event.input_tokens, event.output_tokens)
-        elif isinstance(event, Retry | Failed) and packed & STANDING in {S.SENDING, S.ACCEPTED}:
+            tally.add_usage(event.input_tokens, event.output_tokens)
+        elif isinstance(event, Retry | Failed) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
             tally = self._models[packed >> MODEL & MODEL_MASK]
-            tally.told(event.input_tokens, event.output_tokens)
-            tally.barren += event.kind in BARREN_KINDS
+            tally.add_usage(event.input_tokens, event.output_tokens)
+            tally.barren += event.kind in UNPRODUCTIVE_KINDS
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):
@@ -434,8 +429,8 @@ class LedgerState(Memory):
         return packed | DOUBTFUL if doubtful else packed & ~DOUBTFUL
 
     def _store(self, number: int, packed: int) -> None:
-        self._counts[self.table.words[number] & STANDING] -= 1
-        self._counts[packed & STANDING] += 1
+        self._counts[self.table.words[number] & ITEM_STATE] -= 1
+        self._counts[packed & ITEM_STATE] += 1
         self.table.words[number] = packed
 
     def _forget_checksums(self) -> None:

@@ -1,9 +1,12 @@
 """Where a run stands, in the shape that `status --json` and `run --json` print."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from batchrunner.core.budget import BudgetLine
+from batchrunner.core.errors import ExitStatus, Mistake
+from batchrunner.core.job import Json
 
 RunState = Literal["running", "done", "failed", "paused", "stopped", "refused", "interrupted", "pending"]
 LaneState = Literal["open", "waiting", "parked", "stopped"]
@@ -108,3 +111,195 @@ class Status:
     """Items that wait for a person because a reply was not understood, with that reply's beginning."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget, over all runs; empty without one."""
+
+
+# What a run comes to, as a value for callers.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The end of a run."""
+
+    status: Status
+    exit_status: ExitStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What `check` found in a job and its sources."""
+
+    mistakes: tuple[Mistake, ...]
+    items: int
+    """Items the job makes; 0 when there are mistakes."""
+    notes: tuple[str, ...] = ()
+    skipped_rows: int = 0
+    """Bad rows that `on_bad_row: skip` leaves out."""
+    skipped: tuple[Mistake, ...] = ()
+    """What is wrong with the first 20 of them."""
+
+
+# What an audit of a run's directory comes to, as values for callers.
+
+Level = Literal["damage", "odd", "note"]
+"""`damage`: something that was recorded is not there, or not as it was. `odd`: this program would not have done it.
+`note`: what a crash, a job under way or a person left; nothing that was recorded is touched by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Everything of one kind that was found."""
+
+    kind: str
+    level: Level
+    problem: str
+    """What is wrong, in words."""
+    advice: str | None
+    count: int
+    examples: tuple[str, ...]
+    """The first few places."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditCounts:
+    """What was looked at."""
+
+    segments: int = 0
+    records: int = 0
+    done: int = 0
+    """Items that the ledger knows as done."""
+    failed: int = 0
+    rows: int = 0
+    """Lines of `results.jsonl`."""
+    superseded: int = 0
+    failures: int = 0
+    pictures: int = 0
+    picture_bytes: int = 0
+    answer_files: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvaged:
+    """What was copied into a new directory, and what could not be."""
+
+    dir: str
+    records: int
+    """Ledger records carried over."""
+    records_lost: int
+    """Damaged stretches of the ledger that no record could be read from."""
+    rows: int
+    rows_lost: int
+    """Items known as done whose answer is lost: they are sent again."""
+    fetched_again: int
+    """Items whose pictures are lost, but whose task and URLs are known: fetched again, not paid again."""
+    pictures: int
+    answer_files: int
+    sound: bool
+    """Whether an audit of the new directory found no damage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The whole of it. Sound when there is no damage."""
+
+    job: str
+    dir: str
+    sound: bool
+    findings: tuple[Finding, ...]
+    """Damage first, then what is odd, then notes."""
+    checked: AuditCounts
+    salvaged: Salvaged | None = None
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """4 on damage."""
+        return ExitStatus.DONE if self.sound else ExitStatus.STOPPED
+
+
+# What leaves a run: the rows that a format is made of, and what an export comes to, as values for callers.
+
+Outcome = Literal["done", "failed"]
+"""How an item ended: its row stands in `results.jsonl` or in `failures.jsonl`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRow:
+    """One row of a run."""
+
+    line: bytes
+    """Its JSON as it stands on disk, without a newline: valid UTF-8 and one object."""
+    fields: dict[str, Json]
+    """The same, decoded."""
+    outcome: Outcome
+
+
+class Shapable(Protocol):
+    """A run as exporters see it. They ask nothing else of the world, and nothing of it stays in memory for them."""
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+
+    @property
+    def count(self) -> int:
+        """How many rows a pass has."""
+
+    def rows(self) -> Iterator[ExportRow]:
+        """A new pass over the rows in the job's order, the same ones each time. Raises StoreBrokenError."""
+
+    def picture(self, path: str, sha256: str) -> bytes | None:
+        """The bytes of a picture that a row names; None (counted) when they are not there as they were recorded."""
+
+    def printable(self, line: str) -> str:
+        """Text without an end of line, its control and bidirectional characters as escapes."""
+
+    def link(self, path: str) -> str:
+        """A file of the run as a path relative to where the export will lie, with `/`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFormat:
+    """One line of the table of formats."""
+
+    write: Callable[[Shapable], Iterator[bytes]]
+    """The file in pieces, of whatever size."""
+    ending: str
+    """With its dot."""
+    is_text: bool
+    """Text may go to a terminal or a pipe."""
+    needs: str | None = None
+    """A module that not everyone has; the extra `batchrunner[FORMAT]` installs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What an export came to. What is not in the file is counted here."""
+
+    path: str | None
+    """None when it went to a stream."""
+    format: str
+    rows: int
+    """Rows in the file."""
+    failed: int
+    """Items of the job that failed for good; their rows are in the file only if they were asked for."""
+    missing: int
+    """Items of the job that have no row yet: unsent, under way, held or timed out; the lost ones are among them."""
+    lost: int = 0
+    """Finished items whose row or picture is gone from the directory."""
+    bytes: int
+    failures_included: bool
+    vanished: int
+    """Rows in the file whose items the job has no more; the end of the next run moves them out."""
+    damaged: int
+    """Lines of `results.jsonl` that were recorded and cannot be read any more: not in the file."""
+    pictures_missing: int
+    """Pictures that should be in the file and are not there as they were recorded."""
+    replaced: bool
+    """An earlier export stood there."""
+    job: str
+    state: RunState
+    simulated: bool
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """4 when something that was recorded could not be exported."""
+        return ExitStatus.STOPPED if self.damaged or self.pictures_missing or self.lost else ExitStatus.DONE

@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Final
 
+from batchrunner.core.error_policy import RULES, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import Accepted, Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind
+from batchrunner.core.outcome import Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
 from batchrunner.core.ports import Ports
 from batchrunner.core.row import NO_MEDIA
-from batchrunner.core.rules import RULES, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.record import Book
@@ -59,7 +59,7 @@ class Aftermath:
         return Finished()
 
     async def fetch(
-        self, work: Work, lane: Lane, queue: WorkQueue, outcome: Accepted | Pictures, foreseen: tuple[Lane, ...]
+        self, work: Work, lane: Lane, queue: WorkQueue, outcome: TaskAccepted | Pictures, foreseen: tuple[Lane, ...]
     ) -> Verdict:
         """An accepted task, or pictures, to their end; the lane counts it as an open task."""
         try:
@@ -110,7 +110,7 @@ class Aftermath:
     # -- trouble
 
     async def after_problem(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
-        """Obey the table of `core.rules`; `parked` tells that the lane stands still because of it."""
+        """Obey the table of `core.error_policy`; `parked` tells that the lane stands still because of it."""
         work.tried(problem.kind)
         before = self.book.state.record(work.key).attempts
         match self.judge.then(problem, queue):

@@ -28,24 +28,24 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from batchrunner.core.budget import Amounts
+from batchrunner.core.error_policy import RULES, Then
 from batchrunner.core.errors import StoreBrokenError
-from batchrunner.core.governor import Ticket
+from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.lifecycle import OpenTask
 from batchrunner.core.outcome import (
-    Accepted,
     Answer,
     Pictures,
     Problem,
     ProblemKind,
     SendOutcome,
+    TaskAccepted,
 )
 from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import GatedTransport, Ports
+from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.row import chat_output
-from batchrunner.core.rules import RULES, Then
-from batchrunner.core.state import OpenTask
-from batchrunner.core.wire import Decoder, Request
 from batchrunner.engine.aftermath import Aftermath, size_of, telling
 from batchrunner.engine.condition import Condition
 from batchrunner.engine.faults import Faults
@@ -244,7 +244,7 @@ class Attempts:
                 outcome = telling(outcome, work)
                 with self.ports.hold(size_of(outcome)):  # at once: else the next replies are read beside this one
                     return await shielded(self.aftermath.keep(work, lane, queue, outcome, foreseen))
-            case Accepted() | Pictures():
+            case TaskAccepted() | Pictures():
                 return await self.aftermath.fetch(work, lane, queue, outcome, foreseen)
             case Problem():
                 return await self.aftermath.after_problem(work, queue, outcome, parked=stands)
@@ -269,7 +269,7 @@ class Attempts:
     # -- an answer
 
     def _take(
-        self, work: Work, slot: Slot, outcome: Answer | Accepted | Pictures, tokens: int, now: float
+        self, work: Work, slot: Slot, outcome: Answer | TaskAccepted | Pictures, tokens: int, now: float
     ) -> tuple[tuple[Lane, ...], bool]:
         """What came, before its slot is free: lanes that it parks for what its head says, and whether it is in line.
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.errors import BatchrunnerError, LifecycleError
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import NoteFault
-from batchrunner.core.state import Standing
 from batchrunner.engine.judge import Judge
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.record import Book
 from batchrunner.engine.work_queue import Work, WorkQueue
 
-_ENDED: Final = frozenset({Standing.DONE, Standing.FAILED})
+_ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,14 +56,14 @@ class Faults:
             return
         problem = await self.problem(work, error)
         record = self.book.state.record(work.key)
-        if record.standing in _ENDED:
+        if record.item_state in _ENDED:
             return
         task = self.book.state.tasks.get(work.key)
         if task is not None and (task.task_id or task.urls):
             kept = "what was accepted is not given up: --retry-failed asks for it again and orders nothing"
             problem = replace(problem, message=f"{problem.message}; {kept}")
         await self.judge.hear(lane, queue, problem)
-        sent = record.standing is not Standing.PENDING
+        sent = record.item_state is not ItemState.PENDING
         try:
             await self.book.failed(work, problem, charged=record.attempts + sent, ambiguous=sent)
         except BatchrunnerError:

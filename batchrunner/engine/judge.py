@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.classify import is_about_the_request
+from batchrunner.core.error_policy import RULES, Then
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
 from batchrunner.core.ports import Clock
-from batchrunner.core.rules import RULES, Then
 from batchrunner.engine.lane_settings import Closed
 from batchrunner.engine.lanes import Lane, LaneSet
 from batchrunner.engine.record import Book

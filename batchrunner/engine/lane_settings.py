@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from batchrunner.core.job import Limits
-from batchrunner.core.tuning import CEILING
+from batchrunner.core.rate_limiter_tuning import CEILING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from batchrunner.core.governor import Governor, Ticket
+from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
 from batchrunner.core.pacing import (
     GIVE_UP_PARKED_S,
@@ -21,7 +21,7 @@ from batchrunner.core.pacing import (
     next_midnight,
 )
 from batchrunner.core.ports import Clock
-from batchrunner.core.state import Park
+from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
 from batchrunner.engine.lane_settings import Closed, LaneSettings
 
 _LEAST_ALIVE: Final = 64
@@ -56,7 +56,7 @@ class Lane:
         self.account = account
         self.model = model
         ceiling = settings.ceiling if settings.adaptive else settings.concurrency
-        self.governor = Governor(limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive)
+        self.limiter = AdaptiveLimiter(limit=settings.concurrency, ceiling=ceiling, adaptive=settings.adaptive)
         self.in_flight = self.open_tasks = 0
         self.alive = 0
         """Items in this lane's hands: sending, waiting, recording, or followed as a task."""
@@ -101,7 +101,7 @@ class Lane:
     @property
     def limit(self) -> int:
         """Sends in flight at once, as far as is known to be right."""
-        return self.governor.limit
+        return self.limiter.limit
 
     # -- slots
 
@@ -124,7 +124,7 @@ class Lane:
 
     def give_up(self, ticket: Ticket) -> None:
         """Give a slot back that nothing was sent with: it does not count as a request of its minute and its day."""
-        self.governor.withdrawn(ticket)
+        self.limiter.withdrawn(ticket)
         if self._settings.limits.requests_per_day is not None:
             self._count_day()
             self._sent_today -= ticket.day == self._day
@@ -146,19 +146,19 @@ class Lane:
             self._retries.at = now  # from here on time saves up, too
         if not isinstance(outcome, Problem):
             self._accepted_at = now
-            self.governor.accepted(now, ticket)
+            self.limiter.accepted(now, ticket)
             return
         kind = outcome.kind
         if kind in _WALLS:
-            self.governor.refused(now, ticket)
+            self.limiter.refused(now, ticket)
         elif kind in _FAULTS:
-            self.governor.withdrawn(ticket)
-            self.governor.failed(now)
+            self.limiter.withdrawn(ticket)
+            self.limiter.failed(now)
         elif kind in _SILENT:
-            self.governor.withdrawn(ticket)
+            self.limiter.withdrawn(ticket)
         else:
             self._accepted_at = now
-            self.governor.accepted(now, ticket)
+            self.limiter.accepted(now, ticket)
 
     def release(self) -> None:
         """Give a slot back."""
@@ -178,7 +178,7 @@ class Lane:
         ticket = None
         if not self._returning and self._hold_s(now, fresh=True) == 0.0:
             ticket = self._grant(now)
-        if self._returning or (self._fresh and self.in_flight < self.governor.limit):
+        if self._returning or (self._fresh and self.in_flight < self.limiter.limit):
             self.pump()
         return ticket
 
@@ -189,7 +189,7 @@ class Lane:
     def left(self) -> None:
         """An item is not in this lane's hands any more."""
         self.alive -= 1
-        if self._returning or (self._fresh and self.in_flight < self.governor.limit):
+        if self._returning or (self._fresh and self.in_flight < self.limiter.limit):
             self.pump()
 
     def task_opened(self) -> None:
@@ -230,7 +230,7 @@ class Lane:
             self._sent_today += 1
         if self._pace is not None:
             self._pace.take(now)
-        return self.governor.sent(now, in_flight=self.in_flight, stops=self.stops, day=self._day)
+        return self.limiter.sent(now, in_flight=self.in_flight, stops=self.stops, day=self._day)
 
     def _hold_s(self, now: float, *, fresh: bool) -> float | None:
         """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
@@ -243,8 +243,8 @@ class Lane:
             if left_s > 0:
                 return max(0.001, left_s)
             self.probing = True
-        governor, settings = self.governor, self._settings
-        limit, tasks = governor.limit, settings.in_flight_tasks
+        limiter, settings = self.limiter, self._settings
+        limit, tasks = limiter.limit, settings.in_flight_tasks
         if self.in_flight >= (1 if self.probing else limit) or (self.probing and self._probe_followed):
             return None
         if fresh and self.alive >= _LEAST_ALIVE and self.alive >= max(_LEAST_ALIVE, 4 * limit) + (tasks or 0):
@@ -253,7 +253,7 @@ class Lane:
             return None
         if settings.limits.requests_per_day is not None and self.day_is_spent:
             return self.day_ends_at - self._clock.wall()
-        wait_s = governor.next_at - now if governor.next_at > now else 0.0
+        wait_s = limiter.next_at - now if limiter.next_at > now else 0.0
         return wait_s if self._pace is None else max(wait_s, self._pace.wait_s(now))
 
     def _tasks_are_full(self, most: int) -> bool:
@@ -324,7 +324,7 @@ class Lane:
         self.parked_by_task = False
         self.probes = 0
         self.parked_since = None
-        self.governor.start_again(self._clock.monotonic())
+        self.limiter.start_again(self._clock.monotonic())
         self.pump()
         return True
 
@@ -353,7 +353,7 @@ class Lane:
         self.park = Park(kind=kind, reason=reason, until=until, since=wall)
         self.parked_by_task = by_task
         if kind != ProblemKind.THROTTLE and not self.accepted_lately:
-            self.governor.nobody_gets_through(self._clock.monotonic())
+            self.limiter.restore_rate(self._clock.monotonic())
         self.probing = False
         self.probes += 1
         self.stops += 1

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.job import Job
-from batchrunner.core.night import OffsetAt, Window, deadline_at, opening
 from batchrunner.core.ports import Clock
+from batchrunner.core.schedule import OffsetAt, Window, deadline_at, opening
 from batchrunner.core.status import Wait
 from batchrunner.engine.condition import Condition
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError

@@ -11,7 +11,7 @@ from typing import Final
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Answer, PictureBytes, Pictures, PictureUrl, Problem
 from batchrunner.core.ports import Downloads, Hold, PictureStore
-from batchrunner.core.row import KeptMedia, Missing, Picture, Sound
+from batchrunner.core.row import Audio, KeptMedia, Missing, Picture
 from batchrunner.engine.work_queue import Work
 
 _AT_ONCE: Final = 8
@@ -45,7 +45,7 @@ class PictureKeeper:
     async def keep_answer(self, work: Work, answer: Answer) -> KeptMedia:
         """The pictures and sounds of a chat answer. What cannot be had is told: its words are paid for, and kept."""
         images: list[Picture] = []
-        audio: list[Sound] = []
+        audio: list[Audio] = []
         missing: list[Missing] = []
         for number, ref in enumerate(answer.pictures, start=1):
             stem = work.item.stem if len(answer.pictures) == 1 else f"{work.item.stem}-{number}"

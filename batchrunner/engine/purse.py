@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from batchrunner.core.budget import (
-    BARREN_KINDS,
+    UNPRODUCTIVE_KINDS,
     Amounts,
     Budget,
     BudgetLine,
@@ -23,10 +23,10 @@ from batchrunner.core.budget import (
     output_limit,
     unlimited,
 )
+from batchrunner.core.error_policy import REFUSALS
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Kind
-from batchrunner.core.outcome import Accepted, Answer, Pictures, Problem, SendOutcome, Usage
-from batchrunner.core.rules import REFUSALS
+from batchrunner.core.outcome import Answer, Pictures, Problem, SendOutcome, TaskAccepted, Usage
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.condition import Condition
 
@@ -39,8 +39,8 @@ _NOTHING: Final = Amounts()
 
 def tariff(*, kind: Kind, price: Price, points_per_call: float) -> Tariff:
     """What calls of a model are counted as."""
-    untold = _UNTOLD_CHAT if kind == "chat" else _UNTOLD_PICTURE
-    return Tariff(price=price, points_per_call=points_per_call, untold=untold)
+    unreported = _UNTOLD_CHAT if kind == "chat" else _UNTOLD_PICTURE
+    return Tariff(price=price, points_per_call=points_per_call, unreported=unreported)
 
 
 def spent_so_far(
@@ -155,8 +155,8 @@ class Purse:
     def _estimate(self, item: Item) -> Amounts:
         its = self._tariffs[item.model]
         times = answers_of(item.params)
-        if its.untold.pictures:
-            return its.amounts(Usages(pictures=its.untold.pictures * times))
+        if its.unreported.pictures:
+            return its.amounts(Usages(pictures=its.unreported.pictures * times))
         asked_bytes = sum(len(turn.content.encode("utf-8", "surrogatepass")) for turn in item.turns)
         return its.amounts(
             Usages(
@@ -171,7 +171,7 @@ class Purse:
         if limit is not None:
             return float(limit)
         tally = self._tallies.get(item.model)
-        mean = tally.mean(its.untold) if tally is not None else its.untold
+        mean = tally.mean(its.unreported) if tally is not None else its.unreported
         return max(self._longest.get(item.model, 0.0), mean.output_tokens)
 
     def _real(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> Amounts:
@@ -181,7 +181,7 @@ class Purse:
                 return _NOTHING
             case Answer():
                 return self._told(item.model, its, outcome.usage) or estimate
-            case Accepted():
+            case TaskAccepted():
                 return estimate
             case Pictures():
                 told = outcome.usage or Usage()
@@ -193,7 +193,7 @@ class Purse:
                 return its.amounts(used)
             case Problem() if outcome.kind in REFUSALS and not outcome.under_way:
                 return _NOTHING
-            case Problem() if outcome.kind.value in BARREN_KINDS:
+            case Problem() if outcome.kind.value in UNPRODUCTIVE_KINDS:
                 return its.amounts(Usages())
             case Problem():
                 return self._told(item.model, its, outcome.usage) or estimate

@@ -33,22 +33,23 @@ from batchrunner.core.events import (
     recorded_files,
     recorded_ids,
 )
+from batchrunner.core.lifecycle import ItemEvent, Park
 from batchrunner.core.outcome import Answer, Problem, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
     NO_MEDIA,
+    Audio,
     ChatOutput,
     Effort,
     ImageOutput,
     KeptMedia,
     Picture,
-    Sound,
     chat_output,
     failure_row,
     result_row,
     unchecked,
 )
-from batchrunner.core.state import ItemEvent, LedgerState, Park
+from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup
 from batchrunner.engine.condition import Condition
 from batchrunner.engine.lanes import Lane
@@ -300,7 +301,7 @@ class Book:
         kept = Kept(self, work, usage, then)
         kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
         if isinstance(output, ImageOutput):
-            files: tuple[Picture | Sound, ...] = output.images
+            files: tuple[Picture | Audio, ...] = output.images
         else:
             files = (*output.images, *output.audio)
         if files:

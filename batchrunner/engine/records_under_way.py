@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import LifecycleError, StoreBrokenError
 from batchrunner.core.events import Done, Intent
+from batchrunner.core.http import Decoder, Gate, Request
+from batchrunner.core.lifecycle import ITEM_STATE, ItemState
 from batchrunner.core.outcome import Usage
-from batchrunner.core.packed import STANDING
 from batchrunner.core.ports import Place, Transport
-from batchrunner.core.state import Standing
-from batchrunner.core.wire import Decoder, Gate, Request
 from batchrunner.engine.work_queue import Work
 
 if TYPE_CHECKING:
     from batchrunner.engine.record import Book
 
 T = TypeVar("T")
-_SENDING: Final = Standing.SENDING.value
+_SENDING: Final = ItemState.SENDING.value
 
 
 class Intended:
-    """A send whose intent is on its way to the ledger, and its request's gate (see `core.wire.Gate`).
+    """A send whose intent is on its way to the ledger, and its request's gate (see `core.http.Gate`).
 
     One small object for each send, and no future: the transport leaves its call here, or finds the gate open already.
     """
@@ -38,7 +37,7 @@ class Intended:
         self._call: Callable[..., None] | None = None
 
     def __call__(self, call: Callable[..., None], /, *args: object) -> None:
-        """See `core.wire.Gate`."""
+        """See `core.http.Gate`."""
         if self.decided:
             call(self._refused, *args)
         else:
@@ -140,7 +139,7 @@ class Kept:
                 recovered=self.recovered,
             )
             words = book.state.table.words
-            if not self.work.number or words[self.work.number] & STANDING != _SENDING:
+            if not self.work.number or words[self.work.number] & ITEM_STATE != _SENDING:
                 book.state.check(event)
             self.intents = book.intents
             book.open.discard(item.key)

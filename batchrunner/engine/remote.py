@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.job import Job
+from batchrunner.core.lifecycle import OpenTask
 from batchrunner.core.outcome import DAMAGED, PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.row import Picture
-from batchrunner.core.state import OpenTask
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.record import Book, shielded

@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.lifecycle import ItemState, OpenTask
 from batchrunner.core.ports import Items
-from batchrunner.core.state import OpenTask, Standing
 from batchrunner.engine.record import Book
 from batchrunner.engine.survey import one_by_one
 from batchrunner.engine.work_queue import WorkQueue
@@ -42,8 +42,8 @@ async def requeue(
                 models.add(item.model)
                 continue
             record = book.state.record(key)
-            is_held = record.standing is Standing.PENDING and record.doubtful
-            if (failed and record.standing is Standing.FAILED) or (held and is_held):
+            is_held = record.item_state is ItemState.PENDING and record.doubtful
+            if (failed and record.item_state is ItemState.FAILED) or (held and is_held):
                 if last is not None:
                     await book.requeued(last.id, last.key, synced=False)
                 last = item

@@ -8,15 +8,14 @@ from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
-from batchrunner.core.night import OffsetAt
-from batchrunner.core.packed import KNOWN, STANDING
-from batchrunner.core.plan import HELD, Survey, Totals, count_items
+from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, ItemEvent, ItemState
+from batchrunner.core.plan import HELD, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Ports
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.state import ItemEvent, LedgerState, Standing
+from batchrunner.core.rate_limiter_tuning import CEILING
+from batchrunner.core.schedule import OffsetAt
+from batchrunner.core.state import LedgerState
 from batchrunner.core.status import LaneStatus, Status
-from batchrunner.core.tuning import CEILING
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.ending import Ending
 from batchrunner.engine.faults import Faults
@@ -71,7 +70,7 @@ class Runner:
     job: Job
     ports: Ports
     state: LedgerState
-    found: Survey
+    found: PlanningPass
     totals: Totals
     wishes: Wishes
     shutdown: Shutdown
@@ -282,7 +281,7 @@ class Runner:
         shares = bool(self.found.shared) and self.state.unsettled
         if moved or shares:
             replaced = await self.ports.results.rewrite(
-                one_by_one(self.ports.items.batches()), is_done=lambda key: self.state.standing(key) is Standing.DONE
+                one_by_one(self.ports.items.batches()), is_done=lambda key: self.state.item_state(key) is ItemState.DONE
             )
             await self.book.rewritten(length=replaced.length, labels=self.found.labels)
 
@@ -291,7 +290,7 @@ class Runner:
         return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
     async def _settle_failures(self) -> None:
-        count = self.state.count(Standing.FAILED)
+        count = self.state.count(ItemState.FAILED)
         items = one_by_one(self.ports.items.batches())
         settled = await self.ports.results.settle_failures(items, is_failed=self._is_failed, count=count)
         if settled.made:
@@ -299,13 +298,13 @@ class Runner:
             self.say(f"failures.jsonl: {rows} gone, removed by hand; made again from the ledger, nothing was sent")
 
     def _is_failed(self, key: bytes) -> bool:
-        return self.state.standing(key) is Standing.FAILED
+        return self.state.item_state(key) is ItemState.FAILED
 
     # -- taking up what was left
 
     async def _requeue(self) -> None:
         wishes = self.wishes
-        failed = wishes.retry_failed and self.state.count(Standing.FAILED)
+        failed = wishes.retry_failed and self.state.count(ItemState.FAILED)
         held = wishes.resend_held and self.state.doubtful_count
         lost = wishes.resend_lost and self.state.lost
         if failed or held or lost:
@@ -366,7 +365,7 @@ class Runner:
     def _orphan_ended(self, key: bytes) -> None:
         vanished, record = self.totals.vanished, self.state.record(key)
         held = self.state.waits_for_a_person(key, hold=self.totals.hold)
-        changes = (Standing.ACCEPTED.name, -1), (record.standing.name, 1), (HELD, int(held))
+        changes = (ItemState.ACCEPTED.name, -1), (record.item_state.name, 1), (HELD, int(held))
         for name, more in changes:
             vanished[name] = vanished.get(name, 0) + more
         self._orphans_ended = True
@@ -414,7 +413,7 @@ class Runner:
         table = self.state.table
         number = table.add(key)
         word = table.words[number]
-        if word & KNOWN and (word & STANDING or self.state.waits_for_a_person(key, hold=self.totals.hold)):
+        if word & KNOWN and (word & ITEM_STATE or self.state.waits_for_a_person(key, hold=self.totals.hold)):
             return 0
         return number
 

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta, timezone
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job
+from batchrunner.core.lifecycle import Park
 from batchrunner.core.plan import Totals, count_items
-from batchrunner.core.state import LedgerState, Park
+from batchrunner.core.state import LedgerState
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,

@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
-from batchrunner.core.plan import HELD, Survey, Surveyor, Totals, count_items
+from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Items
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import LedgerState
 
 
 async def survey(
@@ -18,7 +18,7 @@ async def survey(
     limit: int | None = None,
     hold: bool = False,
     adopting: frozenset[bytes] = frozenset(),
-) -> Survey:
+) -> PlanningPass:
     """Count the job's items against what the ledger knows. `hold`: doubtful ones wait for a person.
 
     Those in `adopting` will be done before anything is sent: their rows are there.
@@ -26,14 +26,14 @@ async def survey(
     Raises:
         JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
     """
-    surveyor = Surveyor(state=state, limit=limit, hold=hold, adopting=adopting)
+    counter = PlanningCounter(state=state, limit=limit, hold=hold, adopting=adopting)
     async with aclosing(items.batches()) as batches:
         async for batch in batches:
-            surveyor.take(batch)
-    return surveyor.survey(skipped_rows=items.skipped_rows)
+            counter.take(batch)
+    return counter.result(skipped_rows=items.skipped_rows)
 
 
-def survey_again(state: LedgerState, totals: Totals, *, digest: str) -> Survey | None:
+def survey_again(state: LedgerState, totals: Totals, *, digest: str) -> PlanningPass | None:
     """What the last whole pass found, without another one, where that is certain and nothing is left to do.
 
     `digest` is of the job and of what its items are made of now, see `Totals`. None: the items have to be looked at.
@@ -46,11 +46,11 @@ def survey_again(state: LedgerState, totals: Totals, *, digest: str) -> Survey |
     if items.pending or items.accepted or items.timed_out or items.lost:
         return None
     held = totals.vanished.get(HELD, 0)
-    return Survey(
+    return PlanningPass(
         total=totals.total,
         labels=totals.labels,
         shared={bytes.fromhex(key): extra for key, extra in totals.shared.items()},
-        vanished={standing: totals.vanished.get(standing.name, 0) for standing in Standing},
+        vanished={item_state: totals.vanished.get(item_state.name, 0) for item_state in ItemState},
         vanished_held=held,
         vanished_kept=held,
         per_model={},
@@ -75,7 +75,7 @@ def lane_concurrency(job: Job) -> int:
 
 
 def totals_of(
-    job: Job, found: Survey, *, accounts: int, windows: dict[str, int] | None = None, digest: str = ""
+    job: Job, found: PlanningPass, *, accounts: int, windows: dict[str, int] | None = None, digest: str = ""
 ) -> Totals:
     """What `run.json` keeps of it; `digest` as there."""
     hold = job.on_ambiguous == "hold"
@@ -84,7 +84,7 @@ def totals_of(
         total=found.total,
         labels=found.labels,
         shared={key.hex(): extra for key, extra in found.shared.items()},
-        vanished={standing.name: count for standing, count in found.vanished.items() if count}
+        vanished={item_state.name: count for item_state, count in found.vanished.items() if count}
         | ({HELD: vanished_held} if vanished_held else {}),
         hold=hold,
         task_s=job.timeouts.task_s,

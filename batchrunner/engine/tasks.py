@@ -1,6 +1,6 @@
 """Follows remote image tasks: one scheduler, one heap for each account, however many tasks there are.
 
-A task is asked when its answer is likely (`core.polling`), the one that is due longest first, and followed to its own
+A task is asked when its answer is likely (`core.pacing`), the one that is due longest first, and followed to its own
 end. Trouble with a poll never ends a task and never costs an attempt: it slows the task's polls, and much of it the
 account's. A deadline leaves the task accepted, for the next run to go on with. Nothing here submits anything.
 """
@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.outcome import Pending, Pictures, PollOutcome, Problem, ProblemKind
-from batchrunner.core.pacing import backoff_s
-from batchrunner.core.polling import PollPace, RunTimes, next_poll_s
+from batchrunner.core.pacing import PollPace, RunTimes, backoff_s, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
 from batchrunner.engine.condition import Condition
 

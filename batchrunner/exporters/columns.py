@@ -6,8 +6,8 @@
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeAlias
 
-from batchrunner.core.export import Row, Shapable
 from batchrunner.core.job import Json
+from batchrunner.core.status import ExportRow, Shapable
 from batchrunner.exporters.values import json_text, mappings, text
 
 Cell: TypeAlias = str | int | float | bool | None
@@ -57,12 +57,12 @@ _SHOWN: Final[dict[str, Callable[[Json], Cell]]] = {"output.images": _paths, "ou
 """Columns that are not shown in the usual way: paths are enough, and a parsed text must not look like a number."""
 
 
-def cells_of(row: Row) -> dict[str, Cell]:
+def cells_of(row: ExportRow) -> dict[str, Cell]:
     """The row's cells by column."""
     return dict(_cells(row))
 
 
-def _cells(row: Row) -> Iterator[tuple[str, Cell]]:
+def _cells(row: ExportRow) -> Iterator[tuple[str, Cell]]:
     yield "status", row.outcome
     for name, value in row.fields.items():
         if name not in _SPREAD:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from batchrunner.core.export import Shapable
+from batchrunner.core.status import Shapable
 from batchrunner.exporters.columns import Cell, cells_of, columns_of
 from batchrunner.exporters.values import json_text
 

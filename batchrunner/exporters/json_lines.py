@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from batchrunner.core.export import Shapable
+from batchrunner.core.status import Shapable
 
 
 def json_lines(run: Shapable) -> Iterator[bytes]:

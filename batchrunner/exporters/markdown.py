@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote
 
-from batchrunner.core.export import Row, Shapable
 from batchrunner.core.job import Json
+from batchrunner.core.status import ExportRow, Shapable
 from batchrunner.exporters.values import json_text, mapping, mappings, text
 
 _BACKTICKS: Final = re.compile("`+")
@@ -25,7 +25,7 @@ def markdown(run: Shapable) -> Iterator[bytes]:
         yield "".join(f"\n{block}\n" for block in _blocks(run, row, number)).encode()
 
 
-def _blocks(run: Shapable, row: Row, number: int) -> Iterator[str]:
+def _blocks(run: Shapable, row: ExportRow, number: int) -> Iterator[str]:
     fields = row.fields
     yield f"## {number}. {_span(run, text(fields.get('id')))}"
     yield "\n".join(f"- {name}: {_span(run, said)}" for name, said in _facts(fields))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
-from batchrunner.core.export import Row, Shapable
 from batchrunner.core.job import Json
+from batchrunner.core.status import ExportRow, Shapable
 from batchrunner.exporters.values import json_text, mapping, mappings, text
 
 _FINISH: Final = {
@@ -35,7 +35,7 @@ def openai_batch(run: Shapable) -> Iterator[bytes]:
         yield json_text(_line(row)).encode() + b"\n"
 
 
-def _line(row: Row) -> dict[str, Json]:
+def _line(row: ExportRow) -> dict[str, Json]:
     fields = row.fields
     head: dict[str, Json] = {"id": f"batch_req_{text(fields.get('key'))}", "custom_id": text(fields.get("id"))}
     if row.outcome == "failed":

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, Final
 
-from batchrunner.core.export import Shapable
+from batchrunner.core.status import Shapable
 from batchrunner.exporters.columns import Cell, Kind, cells_of, columns_of
 from batchrunner.exporters.values import json_text
 

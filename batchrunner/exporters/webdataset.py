@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Final
 
-from batchrunner.core.export import Row, Shapable
+from batchrunner.core.status import ExportRow, Shapable
 from batchrunner.exporters.values import mapping, mappings, text
 
 _LEAST_DIGITS: Final = 6
@@ -30,7 +30,7 @@ def webdataset(run: Shapable) -> Iterator[bytes]:
     yield end + bytes(-(written + len(end)) % tarfile.RECORDSIZE)
 
 
-def _members(run: Shapable, row: Row) -> Iterator[tuple[str, bytes]]:
+def _members(run: Shapable, row: ExportRow) -> Iterator[tuple[str, bytes]]:
     """(ending, content); the row last, when all that it speaks of is there."""
     output = mapping(row.fields.get("output"))
     for place, picture in enumerate(mappings(output.get("images"))):

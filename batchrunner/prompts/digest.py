@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+from batchrunner.core import VERSION
+from batchrunner.core.item import KEY_VERSION
 from batchrunner.core.job import Job, Listing, Source, seen_from_its_folder
-from batchrunner.core.keys import KEY_VERSION
-from batchrunner.core.version import VERSION
 from batchrunner.prompts.pictures import Album, BadPictureError
 from batchrunner.prompts.sources.folder import FILE, names_of
 

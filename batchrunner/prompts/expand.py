@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from itertools import repeat
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import InputPicture, Item
+from batchrunner.core.item import InputPicture, Item, KeyMaker, digest, item_key, schema_sha256
 from batchrunner.core.job import Job, Json
-from batchrunner.core.keys import KeyMaker, digest, item_key, schema_sha256
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
 from batchrunner.prompts.findings import Findings

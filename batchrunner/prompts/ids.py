@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from batchrunner.core.naming import auto_id, auto_ids, fold, safe_stem
+from batchrunner.core.item import auto_id, auto_ids, fold, safe_stem
 from batchrunner.prompts.seen import Seen
 
 ID_LIMIT_CHARS = 1_000

@@ -7,8 +7,8 @@ from itertools import product
 from math import prod
 from unicodedata import category
 
+from batchrunner.core.item import slug
 from batchrunner.core.job import Job, Json
-from batchrunner.core.naming import slug
 
 _LABEL_CHARS = 40
 _KEPT = 1_000

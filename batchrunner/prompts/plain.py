@@ -8,9 +8,8 @@ wrong with it.
 
 from collections.abc import Sequence
 
-from batchrunner.core.item import Item
+from batchrunner.core.item import Item, KeyMaker
 from batchrunner.core.job import Job, Json, Turn
-from batchrunner.core.keys import KeyMaker
 from batchrunner.core.picture_rules import prompt_mistake
 from batchrunner.prompts.fill import Filler
 from batchrunner.prompts.growth import OUTPUT_LIMIT_CHARS

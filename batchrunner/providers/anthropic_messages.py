@@ -9,10 +9,10 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from batchrunner.core.classify import family_of
+from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
-from batchrunner.core.wire import Decoder, Request
 from batchrunner.providers.answer_tool import NAME, AnswerTool
 from batchrunner.providers.anthropic_messages_reply import MessagesDecoder
 from batchrunner.providers.endpoints import anthropic_url

@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from batchrunner.core.classify import Family
+from batchrunner.core.http import Ending, Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
-from batchrunner.core.wire import Broken, Ending, Head
+from batchrunner.core.sign import Family
 from batchrunner.providers.answer_tool import AnswerTool
 from batchrunner.providers.chat_draft import is_blank
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
@@ -97,13 +97,13 @@ class MessagesDecoder(StreamedReply):
             self._take_events(self._fed(b"\n\n".join(rest)))
         return self._done or self._problem is not None
 
-    def _read_grown(self, head: Head) -> Answer | None:
+    def _read_grown(self, head: ResponseHead) -> Answer | None:
         draft = self._draft
         if self._tool is not None or not (draft.started and draft.finished) or draft.stop_reason is None:
             return None
         return plain_answer(draft.text, draft.reasoning, draft.stop_reason, draft.usage, head)
 
-    def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
+    def _read_ordinary(self, body: bytes | bytearray, head: ResponseHead) -> Answer | None:
         return message_answer(body, head) if self._tool is None else None
 
     def _take_late(self, event: SseEvent) -> None:
@@ -192,7 +192,7 @@ class MessagesDecoder(StreamedReply):
         self._draft.take_message(message)
         self._take_over()
 
-    def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
+    def _verdict(self, head: ResponseHead, ending: Ending) -> Answer | Problem:
         """Complete by `message_stop` or a stop reason, and not empty."""
         draft = self._draft
         self._usage = draft.usage
@@ -233,7 +233,7 @@ class MessagesDecoder(StreamedReply):
             "no_message_stop": not (self._is_json or self._done),
             "no_finish_reason": self._draft.stop_reason is None,
             "no_block_start": self._draft.missed_a_beginning,
-            "cut_after_end": self._is_json and isinstance(ending, Broken),
+            "cut_after_end": self._is_json and isinstance(ending, Interrupted),
             "reasoning_only": reasoning_only,
             "trouble_after_end": self._late_trouble,
         }

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from batchrunner.core.job import Json
-from batchrunner.core.outcome import PictureBytes, PictureUrl, SoundBytes, ToolCall
+from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl, ToolCall
 from batchrunner.providers.chat_media import media_in, parts_of, words_in
 from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
 from batchrunner.providers.picture_refs import picture_from_base64
@@ -165,7 +165,7 @@ class Draft:
         self.usage: dict[str, Json] | None = None
         self.pictures: dict[PictureUrl | PictureBytes, None] = {}
         """In order; servers say the same picture again in their last chunk."""
-        self.sounds: list[SoundBytes] = []
+        self.sounds: list[AudioBytes] = []
         self.extras: dict[str, Json] = {}
         self.size_bytes = 0
 
@@ -246,7 +246,7 @@ class Draft:
         """What came besides, with the details of its thinking."""
         return self.extras | ({"reasoning_details": self._details} if self._details else {})
 
-    def all_sounds(self) -> tuple[SoundBytes, ...]:
+    def all_sounds(self) -> tuple[AudioBytes, ...]:
         """Whole ones, and the one that came in pieces."""
         data = b"".join(
             found.data for packed in self._sound.get("data", ()) if (found := picture_from_base64(packed)) is not None
@@ -255,7 +255,7 @@ class Draft:
         if not data and said is None:
             return tuple(self.sounds)
         formats = self._sound.get("format")
-        return (*self.sounds, SoundBytes(data=data, format=formats[-1] if formats else None, transcript=said))
+        return (*self.sounds, AudioBytes(data=data, format=formats[-1] if formats else None, transcript=said))
 
     def _take_once_more(self, piece: Piece) -> None:
         """A message that repeats what the deltas said: only what they left out is new."""

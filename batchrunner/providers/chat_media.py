@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.job import Json
-from batchrunner.core.outcome import PictureBytes, PictureUrl, SoundBytes
+from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl
 from batchrunner.providers.json_text import is_object
 from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url
 
@@ -51,7 +51,7 @@ class Parts:
     thinking: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
     pictures: list[PictureUrl | PictureBytes] = field(default_factory=list)
-    sounds: list[SoundBytes] = field(default_factory=list)
+    sounds: list[AudioBytes] = field(default_factory=list)
     others: list[Json] = field(default_factory=list)
 
 
@@ -187,7 +187,7 @@ def _media_types(part: dict[str, Json]) -> Iterator[str]:
             yield from (str(inner[name]).lower() for name in _MEDIA if isinstance(inner.get(name), str))
 
 
-def _sounds(value: object, depth: int) -> Iterator[SoundBytes]:
+def _sounds(value: object, depth: int) -> Iterator[AudioBytes]:
     if not is_object(value) or depth == 0:
         return
     for name in ("data", "b64_json", "base64"):
@@ -195,7 +195,7 @@ def _sounds(value: object, depth: int) -> Iterator[SoundBytes]:
         if isinstance(packed, str) and (found := picture_from_base64(packed)) is not None:
             said = next((word for key in _MEDIA if isinstance(word := value.get(key), str)), None)
             transcript = value.get("transcript")
-            yield SoundBytes(
+            yield AudioBytes(
                 data=found.data,
                 format=said.rpartition("/")[2] if said else None,
                 transcript=transcript if isinstance(transcript, str) else None,

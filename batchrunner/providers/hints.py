@@ -1,7 +1,7 @@
 """What a reply says about limits and waiting, whatever family of headers it uses. Unknown is None, never zero.
 
-Every time is given in seconds from the moment the reply's head came (`Head.received_at`); no clock is read. A value
-that cannot be understood is left out, never guessed. See docs/limits.md#hints-of-the-server.
+Every time is given in seconds from the moment the reply's head came (`ResponseHead.received_at`); no clock is read. A
+value that cannot be understood is left out, never guessed. See docs/limits.md#hints-of-the-server.
 """
 
 import math
@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Hints
-from batchrunner.core.wire import Head
 from batchrunner.providers.json_text import at, is_object
 
 _LITELLM: Final = "llm_provider-"
@@ -107,7 +107,7 @@ _CLOCKS_AGREE_S: Final = 2.0
 _FIELD: Final = re.compile(r"(?:^|[;,\s])([a-z]+)\s*=\s*\"?(\d{1,12}(?:\.\d{1,9})?)\"?", re.IGNORECASE)
 
 
-def hints_of(head: Head) -> Hints | None:
+def hints_of(head: ResponseHead) -> Hints | None:
     """The rate-limit headers of any family, also as LiteLLM passes them on; None when nothing is known."""
     if not head.has_names_with("ratelimit"):
         return None
@@ -134,7 +134,7 @@ def hints_of(head: Head) -> Hints | None:
     return None if hints == Hints() else hints
 
 
-def server_time(head: Head) -> float:
+def server_time(head: ResponseHead) -> float:
     """The reply's moment by the server's own clock, which the moments that it names are told by.
 
     Without a `Date` it is the moment at which it came. A `Date` has whole seconds, cut off: so it is at most that.
@@ -157,12 +157,12 @@ def reset_s(text: str, *, received_at: float) -> float | None:
     return _seconds(text, received_at=received_at)
 
 
-def should_retry(head: Head) -> bool | None:
+def should_retry(head: ResponseHead) -> bool | None:
     """`x-should-retry`, in its two exact spellings."""
     return {"true": True, "false": False}.get(head.headers.get("x-should-retry", ""))
 
 
-def wait_s(head: Head, body: Json) -> float | None:
+def wait_s(head: ResponseHead, body: Json) -> float | None:
     """How long the server asks to wait: by a header of `_ASKING`, else by a field of the body, however deep."""
     for name, unit_s in _ASKING:
         wait = asked_s(head.headers.get(name, ""), received_at=server_time(head), unit_s=unit_s)
@@ -171,7 +171,7 @@ def wait_s(head: Head, body: Json) -> float | None:
     return _asked_in(body, head, depth=0)
 
 
-def reset_wait_s(head: Head, body: Json = None) -> float | None:
+def reset_wait_s(head: ResponseHead, body: Json = None) -> float | None:
     """Until a limit of which nothing is left begins anew, by the headers of any family; the longest of several.
 
     Routers pass the headers of the server behind them on in the body (`error.metadata.headers`).
@@ -217,7 +217,7 @@ def _asked_once(text: str, received_at: float, unit_s: float) -> float | None:
     return duration_s(lowered) if _PART.match(lowered) else None
 
 
-def _asked_in(value: Json, head: Head, *, depth: int) -> float | None:
+def _asked_in(value: Json, head: ResponseHead, *, depth: int) -> float | None:
     """The longest wait that a field of a body names."""
     if depth > _DEEP:
         return None
@@ -312,7 +312,7 @@ def _left(headers: Mapping[str, str], *names: str) -> int | None:
     return None
 
 
-def _reset(head: Head, headers: Mapping[str, str], *names: str) -> float | None:
+def _reset(head: ResponseHead, headers: Mapping[str, str], *names: str) -> float | None:
     for name in names:
         reset = reset_s(headers.get(name, ""), received_at=server_time(head))
         if reset is not None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from batchrunner.core.http import Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import Revision
-from batchrunner.core.wire import Request
 from batchrunner.providers.json_text import encode
 
 _MARK: Final = "\0the last turn\0"

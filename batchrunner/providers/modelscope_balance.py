@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from batchrunner.core.http import Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.plan import PointBalance
-from batchrunner.core.wire import Broken, Ending, Head, Request
 
 _API_HOST: Final = "api-inference.modelscope.cn"
 _BALANCE_ORIGIN: Final = "https://modelscope.cn"
@@ -54,7 +54,7 @@ class BalanceReader:
     def __repr__(self) -> str:
         return f"<BalanceReader {self._account}: {len(self._body)} bytes>"
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         """The head of the reply."""
         self._status = head.status
 
@@ -65,7 +65,7 @@ class BalanceReader:
 
     def end(self, ending: Ending) -> PointBalance:
         """The balance, or why it is not known."""
-        if isinstance(ending, Broken):
+        if isinstance(ending, Interrupted):
             return self._unknown(ending.message)
         if self._status != _OK:
             return self._unknown(f"the server answered with HTTP {self._status}")

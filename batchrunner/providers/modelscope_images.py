@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Final, Literal
 from urllib.parse import quote
 
-from batchrunner.core.classify import Family, family_of
+from batchrunner.core.classify import failed_task_kind, family_of
+from batchrunner.core.http import Decoder, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import (
-    Accepted,
     Pending,
     Pictures,
     PollOutcome,
@@ -21,9 +21,9 @@ from batchrunner.core.outcome import (
     ProblemKind,
     Revision,
     SendOutcome,
+    TaskAccepted,
 )
-from batchrunner.core.task_failures import failed_task_kind
-from batchrunner.core.wire import Decoder, Head, Request
+from batchrunner.core.sign import Family
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.hints import hints_of, wait_s
 from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
@@ -119,7 +119,9 @@ def _addresses_of(item: Item) -> Iterator[str]:
     yield from (url for url in (given if isinstance(given, list) else [given]) if isinstance(url, str))
 
 
-def _submitted(family: Family, head: Head, value: Json, *, base_url: str, given: tuple[str, ...]) -> SendOutcome:
+def _submitted(
+    family: Family, head: ResponseHead, value: Json, *, base_url: str, given: tuple[str, ...]
+) -> SendOutcome:
     """Pictures finish the item, an id is a task; a reply with neither is a refusal if it says so, else is held."""
     task = task_named_in(value)
     standing = standing_of(word_in(value))
@@ -134,14 +136,14 @@ def _submitted(family: Family, head: Head, value: Json, *, base_url: str, given:
     if refs:
         return Pictures(refs=refs, task_id=task.id if task is not None else "", hints=hints_of(head))
     if task is not None:
-        return Accepted(task_id=task.id, guess=task.guess, others=task.others, hints=hints_of(head))
+        return TaskAccepted(task_id=task.id, guess=task.guess, others=task.others, hints=hints_of(head))
     if is_refusal(value):
         return _refusal_within(family, head, value)
     message = f"the server took the request, and its reply names neither a task nor a picture: {shown(value)}"
     return replace(plain_problem(K.NOT_UNDERSTOOD, message, head=head), request_id=request_id_of(head, value))
 
 
-def _refusal_within(family: Family, head: Head, value: Json) -> Problem:
+def _refusal_within(family: Family, head: ResponseHead, value: Json) -> Problem:
     """A refusal inside a 2xx is judged as if it had its own status. One that nobody knows is a server's fault."""
     reason = reason_in(value)
     fault = fault_in(value)
@@ -170,7 +172,7 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
         return problem
     if task.id in {".", ".."} or len(task.id) > ID_CHARS:
         return problem
-    return Accepted(task_id=task.id, guess=task.guess, others=task.others)
+    return TaskAccepted(task_id=task.id, guess=task.guess, others=task.others)
 
 
 def _beginning(body: bytes) -> str:
@@ -178,7 +180,7 @@ def _beginning(body: bytes) -> str:
     return sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
 
 
-def _polled(family: Family, head: Head, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
+def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
     if task_id:
         value = own_part(value, task_id)
     if task_id and (other := speaks_of_another(value, task_id)):
@@ -209,7 +211,7 @@ def _likely_end(value: Json, word: str, base_url: str) -> Literal["succeeded", "
 
 
 def _pending(
-    head: Head, value: Json, state: Literal["queued", "running", "unknown"], word: str, base_url: str
+    head: ResponseHead, value: Json, state: Literal["queued", "running", "unknown"], word: str, base_url: str
 ) -> Pending:
     return Pending(
         state=state,
@@ -228,7 +230,9 @@ def _is_stub(value: Json, base_url: str) -> bool:
     return not (told or pictures_in(value, base_url=base_url))
 
 
-def _wordless(family: Family, head: Head, value: Json, word: str, *, task_id: str, base_url: str) -> PollOutcome:
+def _wordless(
+    family: Family, head: ResponseHead, value: Json, word: str, *, task_id: str, base_url: str
+) -> PollOutcome:
     """A 200 without a status: pictures speak for themselves, an error speaks of the poll, the rest is unknown."""
     if pictures_in(value, base_url=base_url):
         return _finished(family, head, value, base_url)
@@ -240,7 +244,7 @@ def _wordless(family: Family, head: Head, value: Json, word: str, *, task_id: st
     return _pending(head, value, "unknown", word, base_url)
 
 
-def _finished(family: Family, head: Head, value: Json, base_url: str) -> PollOutcome:
+def _finished(family: Family, head: ResponseHead, value: Json, base_url: str) -> PollOutcome:
     refs = pictures_in(value, base_url=base_url)
     if refs:
         return Pictures(refs=refs, hints=hints_of(head))
@@ -256,7 +260,7 @@ def _finished(family: Family, head: Head, value: Json, base_url: str) -> PollOut
 
 
 def _ended(
-    family: Family, head: Head, value: Json, standing: Literal["failed", "refused", "filtered", "cancelled"]
+    family: Family, head: ResponseHead, value: Json, standing: Literal["failed", "refused", "filtered", "cancelled"]
 ) -> Problem:
     """The end of a task that gives no picture, by the reason that it gives, wherever that stands."""
     reason = reason_in(value)
@@ -284,7 +288,7 @@ def _ended(
     )
 
 
-def _kind_of(family: Family, head: Head, reason: Fault) -> ProblemKind:
+def _kind_of(family: Family, head: ResponseHead, reason: Fault) -> ProblemKind:
     return failed_task_kind(
         family,
         message=reason.message,
@@ -295,7 +299,7 @@ def _kind_of(family: Family, head: Head, reason: Fault) -> ProblemKind:
     )
 
 
-def _of_poll(kind: ProblemKind, message: str, head: Head, value: Json) -> Problem:
+def _of_poll(kind: ProblemKind, message: str, head: ResponseHead, value: Json) -> Problem:
     return replace(plain_problem(kind, message, head=head), request_id=request_id_of(head, value))
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Final
 
 from batchrunner.core.classify import family_of
+from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
-from batchrunner.core.wire import Decoder, Request
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.json_text import is_object
 from batchrunner.providers.kept_body import KeptBody

@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from batchrunner.core.classify import Family
+from batchrunner.core.http import Ending, Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall, Usage
-from batchrunner.core.wire import Broken, Ending, Head
+from batchrunner.core.sign import Family
 from batchrunner.providers.chat_draft import EXTRAS_OF_CHUNK, KNOWN, Choice, Chunk, Draft, grow, is_blank
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
 from batchrunner.providers.finish_reasons import meaning_of
@@ -113,13 +113,13 @@ class ChatDecoder(StreamedReply):
         self._begun = True
         return self._done or self._problem is not None
 
-    def _read_grown(self, head: Head) -> Answer | None:
+    def _read_grown(self, head: ResponseHead) -> Answer | None:
         draft = self._drafts.get(0)
         if draft is None or len(self._drafts) != 1 or not self._done or draft.finish_reason is None:
             return None
         return plain_answer(draft.text, draft.reasoning, draft.finish_reason, usage_of(self._counts), head)
 
-    def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
+    def _read_ordinary(self, body: bytes | bytearray, head: ResponseHead) -> Answer | None:
         return chat_answer(body, head)
 
     def _take_late(self, event: SseEvent) -> None:
@@ -222,7 +222,7 @@ class ChatDecoder(StreamedReply):
         if draft.size_bytes > TEXT_CAP_BYTES:
             self._too_long()
 
-    def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
+    def _verdict(self, head: ResponseHead, ending: Ending) -> Answer | Problem:
         """Complete by `[DONE]` or a finish reason, and not empty.
 
         Of several choices the first that is sound is the answer, and all of them are kept.
@@ -250,13 +250,13 @@ class ChatDecoder(StreamedReply):
             held = replace(elsewhere, text="") if isinstance(elsewhere, Answer) else held
         return held
 
-    def _nothing(self, head: Head, ending: Ending) -> Problem:
+    def _nothing(self, head: ResponseHead, ending: Ending) -> Problem:
         """There is no choice at all."""
         if not (self._done or self._is_json):
             return self._cut(head, ending, size_bytes=0, finish_reason=None)
         return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
 
-    def _fault_of(self, draft: Draft, head: Head, ending: Ending) -> Problem | None:
+    def _fault_of(self, draft: Draft, head: ResponseHead, ending: Ending) -> Problem | None:
         """Why a choice is not whole."""
         if draft.error is not None:
             fault = fault_in({"error": draft.error})  # type: ignore[dict-item]  # JSON, by its maker
@@ -273,7 +273,7 @@ class ChatDecoder(StreamedReply):
             return self._failed(K.CONTENT_FILTER, message, head)
         return None
 
-    def _fault_of_read(self, read: _Read, head: Head) -> Problem | None:
+    def _fault_of_read(self, read: _Read, head: ResponseHead) -> Problem | None:
         if read.is_empty:
             return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
         return None
@@ -326,7 +326,7 @@ class ChatDecoder(StreamedReply):
         odd = {
             "no_done": not (self._is_json or self._done),
             "no_finish_reason": main.draft.finish_reason is None,
-            "cut_after_end": self._is_json and isinstance(ending, Broken),
+            "cut_after_end": self._is_json and isinstance(ending, Interrupted),
             "more_choices": len(self._drafts) > 1,
             "broken_choice": broken,
             "reasoning_only": not words and not main.truncated,

@@ -9,7 +9,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
 
-from batchrunner.core.classify import Family, family_of
+from batchrunner.core.classify import family_of
+from batchrunner.core.http import Decoder, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import (
@@ -22,7 +23,7 @@ from batchrunner.core.outcome import (
     SendOutcome,
     Usage,
 )
-from batchrunner.core.wire import Decoder, Head, Request
+from batchrunner.core.sign import Family
 from batchrunner.providers.chat_media import is_picture, media_in, pictures_in_text
 from batchrunner.providers.endpoints import openai_url
 from batchrunner.providers.hints import hints_of
@@ -143,7 +144,7 @@ def _boundary(parts: list[bytes]) -> bytes:
     return boundary
 
 
-def _made(family: Family, head: Head, value: Json) -> Pictures | Problem:
+def _made(family: Family, head: ResponseHead, value: Json) -> Pictures | Problem:
     """Pictures, however few of those asked for; without any, the reason that is given."""
     refs = pictures_in(value) or _pictures_of_others(value)
     entries = at(value, "data")

@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from batchrunner.core.http import ResponseHead
 from batchrunner.core.outcome import Answer, Usage
-from batchrunner.core.wire import Head
 from batchrunner.providers.finish_reasons import meaning_of
 from batchrunner.providers.hints import hints_of
 
@@ -135,7 +135,7 @@ _ANSWERS: Final = msgspec.json.Decoder(_ChatAnswer)
 _MESSAGES: Final = msgspec.json.Decoder(_MessageAnswer)
 
 
-def chat_answer(body: bytes | bytearray, head: Head) -> Answer | None:
+def chat_answer(body: bytes | bytearray, head: ResponseHead) -> Answer | None:
     """A whole answer of one choice with text, and perhaps thinking."""
     try:
         said = _ANSWERS.decode(body)
@@ -147,7 +147,7 @@ def chat_answer(body: bytes | bytearray, head: Head) -> Answer | None:
     return plain_answer(message.content, message.reasoning_content, choice.finish_reason, usage, head)
 
 
-def message_answer(body: bytes | bytearray, head: Head) -> Answer | None:
+def message_answer(body: bytes | bytearray, head: ResponseHead) -> Answer | None:
     """A whole message of one text."""
     try:
         said = _MESSAGES.decode(body)
@@ -157,7 +157,9 @@ def message_answer(body: bytes | bytearray, head: Head) -> Answer | None:
     return plain_answer(said.content[0].text, None, said.stop_reason, usage, head)
 
 
-def plain_answer(text: str, reasoning: str | None, reason: str, usage: Usage | None, head: Head) -> Answer | None:
+def plain_answer(
+    text: str, reasoning: str | None, reason: str, usage: Usage | None, head: ResponseHead
+) -> Answer | None:
     """An answer that nobody has to look at twice; None for one that has to be read with care."""
     if not reason or not _is_plain(text):
         return None

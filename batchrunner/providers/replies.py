@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from batchrunner.core.classify import Family, Form, adaptation_of, classify
+from batchrunner.core.classify import adaptation_of, classify
+from batchrunner.core.http import Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.wire import Broken, Head
+from batchrunner.core.sign import Family, Form
 from batchrunner.providers.hints import (
     LONGEST_WAIT_S,
     hints_of,
@@ -178,14 +179,16 @@ def message_in(value: Json) -> str:
     return next((text for path in _MESSAGES if (text := _text(plain, path))), "")
 
 
-def refusal(family: Family, head: Head, body: bytes) -> Problem:
+def refusal(family: Family, head: ResponseHead, body: bytes) -> Problem:
     """The problem that a reply outside 2xx states."""
     if 300 <= head.status < 400:  # noqa: PLR2004 - the class of redirects, as HTTP numbers it
         return _redirect(head)
     return problem_of(family, head, read_fault(body), status=head.status)
 
 
-def problem_of(family: Family, head: Head, fault: Fault, *, status: int | None, under_way: bool = False) -> Problem:
+def problem_of(
+    family: Family, head: ResponseHead, fault: Fault, *, status: int | None, under_way: bool = False
+) -> Problem:
     """The problem that a fault states. `status` None: it stood inside a 2xx, and only its own status counts.
 
     `under_way`: a part of the answer had come before it.
@@ -227,7 +230,7 @@ def _plausible(wait: float | None) -> float | None:
     return wait if wait is None or wait <= LONGEST_WAIT_S else None
 
 
-def unreadable(family: Family, head: Head, body: bytes) -> Problem:
+def unreadable(family: Family, head: ResponseHead, body: bytes) -> Problem:
     """The problem of a 2xx whose body is no JSON: an error text if its words say so, else a corrupt answer."""
     if not body.strip():
         return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer is empty", head=head)
@@ -243,7 +246,7 @@ def unreadable(family: Family, head: Head, body: bytes) -> Problem:
     return replace(problem, kind=ProblemKind.STREAM_CORRUPT, message=message)
 
 
-def broken_problem(ending: Broken, *, head: Head | None) -> Problem:
+def broken_problem(ending: Interrupted, *, head: ResponseHead | None) -> Problem:
     """The problem of an exchange that broke. Whatever its cause, one that was never sent is CONNECT."""
     if ending.look_at is not None and not ending.sent:
         return replace(plain_problem(ProblemKind.NOT_REACHED, ending.message, head=head), look_at=ending.look_at)
@@ -254,7 +257,7 @@ def broken_problem(ending: Broken, *, head: Head | None) -> Problem:
     return plain_problem(kind, ending.message, head=head)
 
 
-def plain_problem(kind: ProblemKind, message: str, *, head: Head | None, code: str | None = None) -> Problem:
+def plain_problem(kind: ProblemKind, message: str, *, head: ResponseHead | None, code: str | None = None) -> Problem:
     """A problem in our own words, with what the head tells."""
     if head is None:
         return Problem(kind=kind, message=_cut(message, _MESSAGE_CHARS), code=code)
@@ -268,7 +271,7 @@ def plain_problem(kind: ProblemKind, message: str, *, head: Head | None, code: s
     )
 
 
-def request_id_of(head: Head, body: Json) -> str | None:
+def request_id_of(head: ResponseHead, body: Json) -> str | None:
     """What to quote to the server's people: from the body, else from a header."""
     ids = [at(body, *path) for path in _REQUEST_IDS] + [head.headers.get(name) for name in _REQUEST_ID_HEADERS]
     return next((_cut(found, _NAME_CHARS) for found in ids if isinstance(found, str) and found), None)
@@ -291,7 +294,7 @@ _BROKEN_LATER: Final[dict[Cause, ProblemKind]] = {
 }
 
 
-def _redirect(head: Head) -> Problem:
+def _redirect(head: ResponseHead) -> Problem:
     try:
         host = urlsplit(head.headers.get("location", "")).hostname
     except ValueError:
@@ -363,7 +366,7 @@ def _listed(value: Json) -> list[Json]:
     return value[:20] if isinstance(value, list) else []
 
 
-def _amazon_error(head: Head) -> str | None:
+def _amazon_error(head: ResponseHead) -> str | None:
     """The name of an error as Amazon's services give it beside the body."""
     return head.headers.get("x-amzn-errortype", "").partition(":")[0] or None
 

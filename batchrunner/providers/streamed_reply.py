@@ -9,9 +9,9 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
-from batchrunner.core.classify import Family
+from batchrunner.core.http import SETTLED_STREAM_S, Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
-from batchrunner.core.wire import SETTLED_STREAM_S, Broken, Ending, Head, Whole
+from batchrunner.core.sign import Family
 from batchrunner.providers.json_text import (
     WIDEST_BYTES,
     NotJson,
@@ -43,7 +43,7 @@ TEXT_CAP_BYTES: Final = 16 * 1024 * 1024
 _BODY_CAP_BYTES: Final = 4 * TEXT_CAP_BYTES
 """Of a JSON answer: its text may be escaped."""
 _EVENT_END: Final = b"\n\n"
-_WHOLE: Final = Whole()
+_WHOLE: Final = Completed()
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first sign of either form, and means nothing there."""
 
@@ -64,7 +64,7 @@ class StreamedReply(ABC):
     further.
     """
 
-    _head: Head | None = None
+    _head: ResponseHead | None = None
     _form = _Form.UNKNOWN
     _body: Body
     """A refusal, a JSON answer, or the first bytes of a stream; there once the reply has begun."""
@@ -91,7 +91,7 @@ class StreamedReply(ABC):
         """Where it stands."""
         return f"<{type(self).__name__} {self._form.name} begun={self._begun} done={self._done} {self._problem}>"
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         """The head of the reply."""
         self._head = head
         if is_success(head):
@@ -100,7 +100,7 @@ class StreamedReply(ABC):
             self._form = _Form.REFUSAL
             self._body = Body(cap_bytes=KEPT_OF_REFUSAL_BYTES)
 
-    def whole(self, head: Head, body: bytes) -> Answer | Problem:
+    def whole(self, head: ResponseHead, body: bytes) -> Answer | Problem:
         """What a reply comes to that is all there: `begin`, `feed` and `end`, in one step for an ordinary answer."""
         if is_success(head) and len(body) <= TEXT_CAP_BYTES and _is_plain_json(head, body):
             answer = self._read_ordinary(body, head)
@@ -154,7 +154,7 @@ class StreamedReply(ABC):
     def end(self, ending: Ending) -> Answer | Problem:
         """What it all came to."""
         head = self._head
-        if head is None or (isinstance(ending, Broken) and not ending.sent):
+        if head is None or (isinstance(ending, Interrupted) and not ending.sent):
             return no_reply(ending, head=head)
         if self._form is _Form.REFUSAL:
             return refusal(self._family, head, self._body.bytes())
@@ -166,7 +166,7 @@ class StreamedReply(ABC):
             self._take_events(self._events.end())
             self._take_json_behind_comments(head, ending)
         elif self._form is _Form.JSON:
-            if type(ending) is Whole and (answer := self._ordinary(head)) is not None:
+            if type(ending) is Completed and (answer := self._ordinary(head)) is not None:
                 self._body.kept = bytearray()  # else a long answer is in memory twice while it is written down
                 return self._held_to_schema(answer, head)
             self._take_body(head, ending)
@@ -186,7 +186,7 @@ class StreamedReply(ABC):
         """
 
     @abstractmethod
-    def _read_grown(self, head: Head) -> Answer | None:
+    def _read_grown(self, head: ResponseHead) -> Answer | None:
         """The answer that ordinary events alone came to, once they are at their end; None: it is read with care."""
 
     @abstractmethod
@@ -199,7 +199,7 @@ class StreamedReply(ABC):
         """Whether the answer has come to its own end, however the stream goes on."""
 
     @abstractmethod
-    def _read_ordinary(self, body: bytes | bytearray, head: Head) -> Answer | None:
+    def _read_ordinary(self, body: bytes | bytearray, head: ResponseHead) -> Answer | None:
         """A whole answer in JSON that nobody has to look at twice, as nearly all are; None: it is read with care."""
 
     @abstractmethod
@@ -207,7 +207,7 @@ class StreamedReply(ABC):
         """A whole answer in one piece of sound JSON."""
 
     @abstractmethod
-    def _verdict(self, head: Head, ending: Ending) -> Answer | Problem:
+    def _verdict(self, head: ResponseHead, ending: Ending) -> Answer | Problem:
         """What an answer without a problem comes to, once everything was taken."""
 
     def _has_content(self) -> bool:
@@ -262,12 +262,12 @@ class StreamedReply(ABC):
     def _too_long(self) -> None:
         self._stop(K.TOO_LARGE, f"the answer is longer than {TEXT_CAP_BYTES} bytes")
 
-    def _failed(self, kind: ProblemKind, message: str, head: Head) -> Problem:
+    def _failed(self, kind: ProblemKind, message: str, head: ResponseHead) -> Problem:
         return replace(plain_problem(kind, message, head=head), usage=self._usage)
 
-    def _cut(self, head: Head, ending: Ending, *, size_bytes: int, finish_reason: str | None) -> Problem:
+    def _cut(self, head: ResponseHead, ending: Ending, *, size_bytes: int, finish_reason: str | None) -> Problem:
         """The problem of a stream that ended before its answer did."""
-        if isinstance(ending, Broken):
+        if isinstance(ending, Interrupted):
             return broken_problem(ending, head=head)
         if self._begun:
             reason = f"finish reason {finish_reason!r}" if finish_reason else "no finish reason"
@@ -282,7 +282,7 @@ class StreamedReply(ABC):
         came = f"all that came is {shown!r}" if shown else "nothing came behind the head of the reply"
         return self._failed(K.STREAM_CUT, f"the stream ended before any answer: {came}", head)
 
-    def _held_to_schema(self, answer: Answer, head: Head) -> Answer | Problem:
+    def _held_to_schema(self, answer: Answer, head: ResponseHead) -> Answer | Problem:
         """The answer with its value, or what to tell the model. An answer that only calls tools has none."""
         if self._check is None or (answer.tool_calls and not answer.text):
             return answer
@@ -298,7 +298,7 @@ class StreamedReply(ABC):
 
     # -- the forms
 
-    def _ordinary(self, head: Head) -> Answer | None:
+    def _ordinary(self, head: ResponseHead) -> Answer | None:
         body = self._body
         return self._read_ordinary(body.kept, head) if not body.over and len(body.kept) <= TEXT_CAP_BYTES else None
 
@@ -372,7 +372,7 @@ class StreamedReply(ABC):
             return True
         return False
 
-    def _take_json_behind_comments(self, head: Head, ending: Ending) -> None:
+    def _take_json_behind_comments(self, head: ResponseHead, ending: Ending) -> None:
         """Keep-alives of a stream, and then JSON in one piece: the answer was long in coming."""
         if not self._begun and self._problem is None and (bare := without_comments(self._body.bytes())):
             self._form = _Form.JSON
@@ -380,7 +380,7 @@ class StreamedReply(ABC):
             self._body.add(bare)
             self._take_body(head, ending)
 
-    def _take_body(self, head: Head, ending: Ending) -> None:
+    def _take_body(self, head: ResponseHead, ending: Ending) -> None:
         body = self._body.bytes()
         if self._body.over:
             self._stop(K.TOO_LARGE, f"the answer is larger than {_BODY_CAP_BYTES} bytes")
@@ -401,20 +401,20 @@ class StreamedReply(ABC):
             self._late_trouble = True
         else:
             match ending:
-                case Broken():
+                case Interrupted():
                     self._problem = broken_problem(ending, head=head)
-                case Whole():
+                case Completed():
                     self._problem = unreadable(self._family, head, body)
 
 
-def _is_plain_json(head: Head | None, start: bytes) -> bool:
+def _is_plain_json(head: ResponseHead | None, start: bytes) -> bool:
     """Whether a reply that begins so is JSON in UTF-8: `_recognise` would find the same."""
     if head is None or start[:1] != b"{" or len(start) < WIDEST_BYTES or b"\0" in start[:WIDEST_BYTES]:
         return False
     return _is_in_utf8(head)
 
 
-def _is_in_utf8(head: Head) -> bool:
+def _is_in_utf8(head: ResponseHead) -> bool:
     """As far as the head says."""
     kind = head.header("content-type")
     return kind == "application/json" or "charset" not in kind.lower() or "utf-8" in kind.lower()

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from batchrunner.core.classify import Family
+from batchrunner.core.http import Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.wire import Broken, Ending, Head, Whole
+from batchrunner.core.sign import Family
 from batchrunner.providers.json_text import NotJson, decode
 from batchrunner.providers.replies import (
     KEPT_OF_REFUSAL_BYTES,
@@ -22,7 +22,7 @@ PICTURES_CAP_BYTES: Final = 128 * 1024 * 1024
 """Of a JSON body that may hold pictures in base64."""
 
 
-def is_success(head: Head) -> bool:
+def is_success(head: ResponseHead) -> bool:
     """True for 2xx."""
     return 200 <= head.status < 300  # noqa: PLR2004 - the class of successes, as HTTP numbers it
 
@@ -64,7 +64,7 @@ class WholeReply(Generic[T]):
         self,
         family: Family,
         *,
-        read: Callable[[Head, Json], T | Problem],
+        read: Callable[[ResponseHead, Json], T | Problem],
         reword: Callable[[Problem, bytes], T | Problem] = lambda problem, _: problem,
         parse: Callable[[bytes], Json | NotJson] = decode,
         cap_bytes: int = PICTURES_CAP_BYTES,
@@ -74,7 +74,7 @@ class WholeReply(Generic[T]):
         self._reword = reword
         self._parse = parse
         self._cap_bytes = cap_bytes
-        self._head: Head | None = None
+        self._head: ResponseHead | None = None
         self._body = Body(cap_bytes=0)
         self._looked_bytes = 0
 
@@ -83,7 +83,7 @@ class WholeReply(Generic[T]):
         status = self._head.status if self._head else None
         return f"<WholeReply status={status} {len(self._body.bytes())} B>"
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         """The head of the reply."""
         self._head = head
         self._body = Body(cap_bytes=self._cap_bytes if is_success(head) else KEPT_OF_REFUSAL_BYTES)
@@ -104,9 +104,9 @@ class WholeReply(Generic[T]):
     def end(self, ending: Ending) -> T | Problem:
         """What the reply came to. A body that is whole JSON counts, even if the connection broke behind it."""
         head = self._head
-        if head is None or (isinstance(ending, Broken) and not ending.sent):
+        if head is None or (isinstance(ending, Interrupted) and not ending.sent):
             return no_reply(ending, head=head)
-        if isinstance(ending, Broken) and ending.cause == "too_large" and is_success(head):
+        if isinstance(ending, Interrupted) and ending.cause == "too_large" and is_success(head):
             return broken_problem(ending, head=head)
         body, over = self._body.bytes(), self._body.over
         self._body = Body(cap_bytes=0)  # a second copy of a big answer is too much
@@ -122,16 +122,16 @@ class WholeReply(Generic[T]):
             del body  # it may hold pictures, of which `value` and the outcome are copies already
             return self._read(head, value)
         match ending:
-            case Broken():
+            case Interrupted():
                 return self._reword(broken_problem(ending, head=head), body)
-            case Whole():
+            case Completed():
                 return self._reword(unreadable(self._family, head, body), body)
 
 
-def no_reply(ending: Ending, *, head: Head | None) -> Problem:
+def no_reply(ending: Ending, *, head: ResponseHead | None) -> Problem:
     """The problem of an exchange that gave no reply."""
     match ending:
-        case Broken():
+        case Interrupted():
             return broken_problem(ending, head=head)
-        case Whole():
+        case Completed():
             return plain_problem(ProblemKind.RESET, "the server sent no reply", head=head)

@@ -8,9 +8,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from batchrunner.core.audit import Audit, AuditCounts
 from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, NoRunError, UnreadableRunFileError
-from batchrunner.core.state import Standing
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.status import Audit, AuditCounts
 from batchrunner.report.audit_files import PictureAudit, look_around
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.report.audit_ledger import LedgerAudit
@@ -56,7 +56,7 @@ def conversions(ledger: Path, *, files: InspectedFiles) -> dict[bytes, int]:
 def _vanished(run: RunFile) -> int:
     """Done items that the job of the last run had no more."""
     counts = (run.totals or {}).get("vanished")
-    count = counts.get(Standing.DONE.name) if isinstance(counts, dict) else None
+    count = counts.get(ItemState.DONE.name) if isinstance(counts, dict) else None
     return count if isinstance(count, int) else 0
 
 
@@ -109,8 +109,8 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
         checked=AuditCounts(
             segments=len(reading.segments),
             records=ledger.records,
-            done=ledger.state.count(Standing.DONE),
-            failed=ledger.state.count(Standing.FAILED),
+            done=ledger.state.count(ItemState.DONE),
+            failed=ledger.state.count(ItemState.FAILED),
             rows=rows.rows,
             superseded=rows.superseded,
             failures=rows.failures,

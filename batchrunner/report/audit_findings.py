@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Final
 
-from batchrunner.core.audit import Finding, Level
+from batchrunner.core.status import Finding, Level
 from batchrunner.stores.run_file import ANY_RUN
 
 _EXAMPLES: Final = 5

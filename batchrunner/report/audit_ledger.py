@@ -25,7 +25,8 @@ from batchrunner.core.events import (
     Rewritten,
     recorded_files,
 )
-from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState
+from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent
+from batchrunner.core.state import LedgerState
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.stores.ledger_line import LEDGER, checkpoint_path
 from batchrunner.stores.ledger_reader import LedgerReading, Record
@@ -187,8 +188,8 @@ class LedgerAudit:
     def _take_item(self, record: Record, event: ItemEvent) -> None:
         key = bytes.fromhex(event.k)
         before = self.state.record(key)
-        if (before.standing, type(event)) not in LIFECYCLE:
-            self._odd(record, f"while `{event.i}` is {before.standing.name.lower()}")
+        if (before.item_state, type(event)) not in LIFECYCLE:
+            self._odd(record, f"while `{event.i}` is {before.item_state.name.lower()}")
             return
         if isinstance(event, Intent) and event.n != min(before.sends, _SENDS_MAX) + 1:
             self._odd(record, f"send {event.n} of `{event.i}` follows send {before.sends}")

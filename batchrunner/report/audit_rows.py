@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from batchrunner.core.events import recorded_files
-from batchrunner.core.state import Standing
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.report.audit_files import read_plain
 from batchrunner.report.audit_findings import Sheet
 from batchrunner.report.audit_ledger import LedgerAudit, files_crc, path_mark
@@ -96,7 +96,7 @@ class RowAudit:
 
     def failure_rows(self) -> None:
         """Every line of failures.jsonl and superseded_failures.jsonl. Raises OSError."""
-        rowless = {key for key, standing in self.ledger.state.standings() if standing is Standing.FAILED}
+        rowless = {key for key, item_state in self.ledger.state.item_states() if item_state is ItemState.FAILED}
         for name in (FAILURES, SUPERSEDED_FAILURES):
             for line in row_lines(self.files, self.folder / name):
                 self.failures += name == FAILURES
@@ -106,7 +106,7 @@ class RowAudit:
                     continue
                 key, item_id = found
                 rowless.discard(key)
-                if self.ledger.whole and name == FAILURES and self.ledger.state.standing(key) is not Standing.FAILED:
+                if self.ledger.whole and name == FAILURES and self.ledger.state.item_state(key) is not ItemState.FAILED:
                     self.sheet.add("failure_stale", item_id)
         for key in rowless:
             self.sheet.add("failure_missing", f"key {key.hex()}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from batchrunner.core.audit import Audit, AuditCounts, Finding, Level, Salvaged
+from batchrunner.core.status import Audit, AuditCounts, Finding, Level, Salvaged
 from batchrunner.report.plain import printable
 from batchrunner.report.words import count
 

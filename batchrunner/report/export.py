@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.export import Exported, Format, Row
-from batchrunner.core.naming import is_address, safe_stem
-from batchrunner.core.state import Standing
-from batchrunner.core.status import Status
+from batchrunner.core.item import is_address, safe_stem
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.status import Exported, ExportFormat, ExportRow, Status
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit_files import read_plain
 from batchrunner.report.plain import printable
@@ -32,7 +31,7 @@ from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 
 @dataclass(slots=True, kw_only=True)
 class ShownRun:
-    """Implements `core.export.Shapable` for a run on disk."""
+    """Implements `core.status.Shapable` for a run on disk."""
 
     name: str
     folder: Path
@@ -46,7 +45,7 @@ class ShownRun:
         """See `Shapable`."""
         return len(self.order)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ExportRow]:
         """See `Shapable`."""
         return self.order.rows()
 
@@ -91,7 +90,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, failures: 
     status = status_of_directory(folder)
     with RowOrder(folder) as order:
         state = replay(folder, day_offset_s=day_offset_of(run), running=True) if failures else None
-        order.index(is_failed=None if state is None else lambda key: state.standing(key) is Standing.FAILED)
+        order.index(is_failed=None if state is None else lambda key: state.item_state(key) is ItemState.FAILED)
         target = _target(folder, order, out, default=f"{safe_stem(run.job_name)}{shape.ending}")
         path = target if isinstance(target, Path) else None
         shown = ShownRun(name=run.job_name, folder=folder, order=order, beside=path.parent if path else Path.cwd())
@@ -116,7 +115,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, failures: 
         )
 
 
-def _format(name: str) -> Format:
+def _format(name: str) -> ExportFormat:
     """The format, its library loaded."""
     shape = EXPORTERS.get(name)
     if shape is None:
@@ -165,7 +164,7 @@ def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, defau
     return folder / EXPORTS / default
 
 
-def _write(shape: Format, shown: ShownRun, target: Path | IO[bytes], *, replaces: bool) -> int:
+def _write(shape: ExportFormat, shown: ShownRun, target: Path | IO[bytes], *, replaces: bool) -> int:
     """How many bytes were written."""
     size_bytes = 0
     with ExitStack() as stack:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from batchrunner.core.export import Exported
+from batchrunner.core.status import Exported
 from batchrunner.report.plain import printable
 from batchrunner.report.words import count
 

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from batchrunner.core.job import Job
-from batchrunner.core.presets import PRESETS
+from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.status import Status
 from batchrunner.report.json_values import jsonable
 from batchrunner.report.plain import printable

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from batchrunner.core.audit import Salvaged
+from batchrunner.core import VERSION
 from batchrunner.core.errors import WrongDirectoryError
 from batchrunner.core.events import (
     FORMAT_VERSION,
@@ -24,10 +24,11 @@ from batchrunner.core.events import (
     recorded_files,
     with_files,
 )
-from batchrunner.core.naming import is_address
+from batchrunner.core.item import is_address
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Place
-from batchrunner.core.state import LedgerState, Standing
-from batchrunner.core.version import VERSION
+from batchrunner.core.state import LedgerState
+from batchrunner.core.status import Salvaged
 from batchrunner.report.audit import audit, run_file_of
 from batchrunner.report.audit_files import fault_of, read_plain
 from batchrunner.report.audit_ledger import Named, Promises, files_crc
@@ -130,7 +131,7 @@ class Salvage:
             mender.mended(kept.event, at=kept.at)
         mender.segment_ended()
         self._stretches, self._before = reading.stretches, mender.state
-        self._failed = {key for key, standing in mender.state.standings() if standing is Standing.FAILED}
+        self._failed = {key for key, item_state in mender.state.item_states() if item_state is ItemState.FAILED}
 
     # -- rows and what they name
 
@@ -225,7 +226,7 @@ class Salvage:
     def _is_only_a_row(self, key: bytes, text: bytes) -> bool:
         """Whether it says what the ledger has lost: its item failed, and nobody asked for it again."""
         failure = failure_of(text)
-        if failure is None or key in self._asked_again or self._before.standing(key) is not Standing.PENDING:
+        if failure is None or key in self._asked_again or self._before.item_state(key) is not ItemState.PENDING:
             return False
         self._only_rows[key] = failure
         return True
@@ -284,7 +285,7 @@ class Salvage:
                 assert facts is not None, "it was copied as a row"
                 key = bytes.fromhex(facts.key)
                 place = self._place_of(key)
-                if place is not None and mender.state.standing(key) is not Standing.DONE:
+                if place is not None and mender.state.item_state(key) is not ItemState.DONE:
                     for event in mender.adopted(_done(facts, place), at=at):
                         copy.add(event, at=at)
         for key, failure in self._only_rows.items():

@@ -10,11 +10,11 @@ import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.job import Json, Kind
-from batchrunner.core.night import Window, opening
+from batchrunner.core.job import PRESETS, Json, Kind
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.schedule import Window, opening
+from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, RunState, Status, Wait
 from batchrunner.engine.ending import lost_words
 from batchrunner.engine.night import outside_words
@@ -113,7 +113,7 @@ def status_of_directory(folder: Path) -> Status:
     now = time.time()
     stock = None if running else take_stock(folder, state)
     if stock is not None:
-        _forget_vanished(state, stock, vanished=totals.vanished.get(Standing.DONE.name, 0))
+        _forget_vanished(state, stock, vanished=totals.vanished.get(ItemState.DONE.name, 0))
     items = count_items(state, totals, now=now)
     if items.pending < 0:  # rows of items that were never this job's
         items = replace(items, done=items.done + items.pending, pending=0)

@@ -7,7 +7,7 @@ from typing import Final
 
 from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Parked, Refused, Resumed, Retry
 from batchrunner.core.ports import Clock
-from batchrunner.core.rehearsal import Moment, MomentKind, Span
+from batchrunner.core.rehearsal_report import Moment, MomentKind, Span
 from batchrunner.core.state import LedgerState
 
 _HOUR_S: Final = 3600

@@ -2,11 +2,10 @@
 
 from typing import Final, TypeVar
 
-from batchrunner.core.forecast import Forecast, LaneLoad, end_of
-from batchrunner.core.job import Job
+from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.pacing import day_of
-from batchrunner.core.plan import Survey
-from batchrunner.core.presets import PRESETS
+from batchrunner.core.plan import PlanningPass
+from batchrunner.core.rehearsal_report import Forecast, LaneLoad, end_of
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.snapshot import shown_time
 from batchrunner.simulator.profiles import Profile, profile_of
@@ -18,7 +17,7 @@ _WIDE: Final = 64
 """Calls at once that `concurrency: auto` is supposed to reach where nobody sets a limit."""
 
 
-def forecast(job: Job, found: Survey, state: LedgerState, *, now: float) -> Forecast | None:
+def forecast(job: Job, found: PlanningPass, state: LedgerState, *, now: float) -> Forecast | None:
     """About the end of a run that begins now and meets no trouble; None when nothing is left to send."""
     if not found.to_send:
         return None

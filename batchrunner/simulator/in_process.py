@@ -8,10 +8,19 @@ import asyncio
 from typing import Final, TypeVar, assert_never
 from urllib.parse import urljoin, urlsplit
 
+from batchrunner.core.http import (
+    SETTLED_STREAM_S,
+    Completed,
+    Decoder,
+    Ending,
+    Gate,
+    Interrupted,
+    Request,
+    ResponseHead,
+)
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Clock
-from batchrunner.core.wire import SETTLED_STREAM_S, Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.simulator.faults import INSTANT, Latency
 from batchrunner.simulator.script import Call, Cut, EarlyStep, Hang, Reset, Role, Script, Send, Wait
 from batchrunner.simulator.world import World
@@ -23,7 +32,7 @@ T = TypeVar("T")
 MAX_REDIRECTS: Final = 3
 CHAT_CAP_BYTES: Final = 16 * 1024 * 1024
 PICTURE_CAP_BYTES: Final = 64 * 1024 * 1024
-_WHOLE: Final = Whole()
+_WHOLE: Final = Completed()
 
 
 class SimulatedTransport:
@@ -89,7 +98,7 @@ class SimulatedDownloads:
         play = _Play(script, self._clock, self._timeouts, total_s=total_s, cap_bytes=PICTURE_CAP_BYTES)
         await asyncio.sleep(0)
         ending = await _read(play, collector)
-        if isinstance(ending, Broken):
+        if isinstance(ending, Interrupted):
             return _download_problem(f"{url}: {ending.message}")
         if script.status != 200:
             return _download_problem(f"{url} answered {script.status}", status=script.status)
@@ -150,7 +159,7 @@ class _Play:
     async def at_once(self, waits: tuple[float, float], decoder: Decoder[T]) -> T:
         """The whole reply after one wait: nobody can tell it from the same in steps."""
         script, early_s = self.script, waits[0]
-        head = Head(status=script.status, headers=dict(script.headers), received_at=self.clock.wall() + early_s)
+        head = ResponseHead(status=script.status, headers=dict(script.headers), received_at=self.clock.wall() + early_s)
         await asyncio.sleep(early_s + waits[1])
         decoder.begin(head)
         last = script.steps[-1]
@@ -158,7 +167,7 @@ class _Play:
         decoder.feed(last.piece)
         return decoder.end(_WHOLE)
 
-    async def wait(self, seconds: float, *, patience_s: float) -> Broken | None:
+    async def wait(self, seconds: float, *, patience_s: float) -> Interrupted | None:
         """Wait, unless patience or the whole exchange's time is over before; then say so."""
         left_s = self._ends_at - self.clock.monotonic()
         if seconds <= min(patience_s, left_s):
@@ -166,9 +175,9 @@ class _Play:
             return None
         await asyncio.sleep(max(0.0, min(patience_s, left_s)))
         limit = f"{patience_s:g} s without a byte" if patience_s <= left_s else f"not over after {self._total_s:g} s"
-        return Broken(cause="timeout", message=limit, sent=True)
+        return Interrupted(cause="timeout", message=limit, sent=True)
 
-    async def head(self) -> Broken | None:
+    async def head(self) -> Interrupted | None:
         """Play what comes before the head."""
         patience_s = self._timeouts.first_byte_s
         for step in self.script.early:
@@ -177,20 +186,20 @@ class _Play:
             patience_s -= step.seconds if isinstance(step, Wait) else 0.0
         return None
 
-    async def pause(self, step: Wait | Cut | Reset | Hang) -> Broken | None:
+    async def pause(self, step: Wait | Cut | Reset | Hang) -> Interrupted | None:
         """Play a step of the body that sends nothing."""
         return await self._step(step, patience_s=self._timeouts.idle_s)
 
-    async def _step(self, step: EarlyStep | Cut, *, patience_s: float) -> Broken | None:
+    async def _step(self, step: EarlyStep | Cut, *, patience_s: float) -> Interrupted | None:
         match step:
             case Wait(seconds=seconds):
                 return await self.wait(seconds, patience_s=patience_s)
             case Hang():
                 return await self.wait(float("inf"), patience_s=patience_s)
             case Reset():
-                return Broken(cause="reset", message="connection reset by peer", sent=True)
+                return Interrupted(cause="reset", message="connection reset by peer", sent=True)
             case Cut():
-                return Broken(cause="reset", message="the connection ended before the reply did", sent=True)
+                return Interrupted(cause="reset", message="the connection ended before the reply did", sent=True)
             case _:
                 assert_never(step)
 
@@ -200,7 +209,7 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
     if (broken := await play.head()) is not None:
         return broken
     script = play.script
-    decoder.begin(Head(status=script.status, headers=dict(script.headers), received_at=play.clock.wall()))
+    decoder.begin(ResponseHead(status=script.status, headers=dict(script.headers), received_at=play.clock.wall()))
     got_bytes = 0
     undo = unpacker(script.headers.get("content-encoding"))
     for step in script.steps:
@@ -208,18 +217,18 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
             settled = getattr(decoder, "settled", None)
             if isinstance(step, Hang) and settled is not None and settled(SETTLED_STREAM_S):
                 broken = await play.wait(SETTLED_STREAM_S, patience_s=SETTLED_STREAM_S)
-                return broken or Broken(cause="timeout", message="nothing more behind a whole reply", sent=True)
+                return broken or Interrupted(cause="timeout", message="nothing more behind a whole reply", sent=True)
             if (broken := await play.pause(step)) is not None:
                 return broken
             continue
         got_bytes += len(step.piece)
         if got_bytes > play.cap_bytes:
-            return Broken(cause="too_large", message=f"more than {play.cap_bytes} bytes", sent=True)
+            return Interrupted(cause="too_large", message=f"more than {play.cap_bytes} bytes", sent=True)
         try:
             if any(decoder.feed(plain) for plain in (undo.feed(step.piece) if undo is not None else (step.piece,))):
                 break
         except CodingError as error:
-            return Broken(cause="reset", message=str(error), sent=True)
+            return Interrupted(cause="reset", message=str(error), sent=True)
     return _WHOLE
 
 
@@ -229,7 +238,7 @@ class _Collector:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         """Nothing of the head is needed."""
 
     def feed(self, data: bytes) -> bool:

@@ -12,9 +12,9 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
-from batchrunner.core.outcome import Problem, ProblemKind, SoundBytes
+from batchrunner.core.outcome import AudioBytes, Problem, ProblemKind
 from batchrunner.core.ports import Kept, Place
-from batchrunner.core.row import FailureRow, Picture, ResultRow, Sound
+from batchrunner.core.row import Audio, FailureRow, Picture, ResultRow
 
 SPECK: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -121,6 +121,6 @@ class LightPictures:
             return Problem(kind=ProblemKind.BAD_PICTURE, message="the server sent something else than a picture")
         return Picture(path=stem, sha256="", width=1, height=1, format="PNG", bytes=len(data))
 
-    async def save_sound(self, sound: SoundBytes, *, stem: str) -> Sound:
+    async def save_sound(self, sound: AudioBytes, *, stem: str) -> Audio:
         """A sound of no file."""
-        return Sound(path=stem, sha256="", format="BIN", bytes=len(sound.data), transcript=sound.transcript)
+        return Audio(path=stem, sha256="", format="BIN", bytes=len(sound.data), transcript=sound.transcript)

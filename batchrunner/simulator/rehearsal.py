@@ -15,12 +15,11 @@ from typing import Final
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.events import Done, Event, Failed, Intent, Refused
-from batchrunner.core.job import Job
+from batchrunner.core.job import PRESETS, Job, Preset
 from batchrunner.core.outcome import Problem
 from batchrunner.core.pacing import day_of
 from batchrunner.core.ports import Downloads, Ports, TaskDialect
-from batchrunner.core.presets import PRESETS, Preset
-from batchrunner.core.rehearsal import Rehearsal
+from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts
 from batchrunner.engine.runner import Runner, Wishes

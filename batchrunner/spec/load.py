@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.item import is_address
 from batchrunner.core.job import Job
-from batchrunner.core.naming import is_address
 from batchrunner.spec import overrides as settings
 from batchrunner.spec.draft import Draft, drafted
 from batchrunner.spec.hiding import hidden

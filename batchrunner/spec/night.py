@@ -13,7 +13,7 @@ from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from batchrunner.core.budget import Budget, Price
-from batchrunner.core.night import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
+from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.night_keys import BudgetSpec, PriceSpec
 from batchrunner.spec.places import Fault, short

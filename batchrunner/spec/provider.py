@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from batchrunner.core.job import AuthScheme, DialectName, Kind, Provider
-from batchrunner.core.presets import PRESETS, Preset
+from batchrunner.core.job import PRESETS, AuthScheme, DialectName, Kind, Preset, Provider
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.hiding import names_variable, opaque, shows_secret
 from batchrunner.spec.models import ProviderSpec

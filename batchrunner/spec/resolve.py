@@ -1,6 +1,6 @@
 """A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
 
-from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Retry, Source, Timeouts, Turn
+from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, RetryPolicy, Source, Timeouts, Turn
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import PromptSpec, SourceSpec
@@ -32,7 +32,7 @@ def resolved(draft: Draft, *, out: str | None) -> Job:
         stream=kind == "chat" if spec.stream is None else spec.stream,
         replicas=spec.replicas,
         limits=_limits(draft),
-        retry=Retry(attempts=spec.retry.attempts, max_wait_s=spec.retry.max_wait_s),
+        retry=RetryPolicy(attempts=spec.retry.attempts, max_wait_s=spec.retry.max_wait_s),
         timeouts=Timeouts(**spec.timeouts.model_dump()),
         output=_output(draft, out=out),
         durability=spec.durability or ("full" if kind == "image" else "result"),

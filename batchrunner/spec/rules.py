@@ -10,8 +10,8 @@ from math import prod
 from pathlib import PurePosixPath
 from unicodedata import category
 
+from batchrunner.core.item import is_address
 from batchrunner.core.job import Json, Kind
-from batchrunner.core.naming import is_address
 from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.draft import Draft
 from batchrunner.spec.models import SourceSpec

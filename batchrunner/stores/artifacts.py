@@ -10,8 +10,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
-from batchrunner.core.item import Item
-from batchrunner.core.naming import fold, safe_stem
+from batchrunner.core.item import Item, fold, safe_stem
 from batchrunner.stores.atomic import place_whole
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken
 from batchrunner.stores.off_loop import SharedStep, Threads

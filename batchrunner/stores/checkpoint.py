@@ -19,8 +19,8 @@ from typing import Final, Literal
 import msgspec
 
 from batchrunner.core.events import CheckpointMark, Close
+from batchrunner.core.item_states import Figures
 from batchrunner.core.item_table import ItemTable
-from batchrunner.core.memory import Figures
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.atomic import open_beside, write_all
 from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles

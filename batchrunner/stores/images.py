@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from batchrunner.core.item import safe_stem
 from batchrunner.core.job import PictureFormat
-from batchrunner.core.naming import safe_stem
-from batchrunner.core.outcome import DAMAGED, Problem, ProblemKind, SoundBytes
-from batchrunner.core.row import Picture, Sound
+from batchrunner.core.outcome import DAMAGED, AudioBytes, Problem, ProblemKind
+from batchrunner.core.row import Audio, Picture
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.picture_bytes import (
@@ -131,7 +131,7 @@ class PictureFiles:
             bytes=len(ready.data),
         )
 
-    async def save_sound(self, sound: SoundBytes, *, stem: str) -> Sound:
+    async def save_sound(self, sound: AudioBytes, *, stem: str) -> Audio:
         """See `core.ports.PictureStore`. Sounds lie in a folder of their own.
 
         Raises:
@@ -141,7 +141,7 @@ class PictureFiles:
         if ending == "bin" and sound.format and sound.format.isascii() and sound.format.isalnum():
             name, ending = sound.format.upper()[:8], sound.format.lower()[:8]
         path = await self._artifacts.write_once(f"{SOUNDS_FOLDER}/{safe_stem(stem)}.{ending}", sound.data)
-        return Sound(
+        return Audio(
             path=path,
             sha256=hashlib.sha256(sound.data).hexdigest(),
             format=name,

@@ -16,8 +16,9 @@ from typing import Final
 from zlib import crc32
 
 from batchrunner.core.events import Done, Failed, Requeued, recorded_files
+from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.ports import Place
-from batchrunner.core.state import ItemEvent, LedgerState, Standing
+from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import InspectedFiles, Look, broken
 from batchrunner.stores.lines import Line, read_lines
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED
@@ -122,7 +123,7 @@ class _Inspector:
             found.rows += 1
             self._row(line, facts)
         for key in self._copied:
-            if self.state.standing(key) is Standing.DONE:
+            if self.state.item_state(key) is ItemState.DONE:
                 self.state.see(key)
 
     def _row(self, line: Line, facts: RowFacts) -> None:
@@ -137,7 +138,7 @@ class _Inspector:
             found.stale.add(line.offset)
             return
         self._answer(line, facts)
-        done = self.state.standing(key) is Standing.DONE
+        done = self.state.item_state(key) is ItemState.DONE
         if facts.shared_with is not None:
             self._copied.add(key)
         elif not done:
@@ -154,7 +155,7 @@ class _Inspector:
             if facts is None or not self._has_pictures(facts):
                 continue
             key = bytes.fromhex(facts.key)
-            if self.state.standing(key) is not Standing.DONE:
+            if self.state.item_state(key) is not ItemState.DONE:
                 self._adopt(key, SUPERSEDED, line)
             else:
                 found.set_aside += self.state.see(key)
@@ -219,16 +220,16 @@ def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[Ite
     Its item may be unknown to the ledger: a power loss may take intents that were not synced, and the row is paid for.
     """
     record = state.record(bytes.fromhex(facts.key))
-    if record.standing is Standing.DONE:
+    if record.item_state is ItemState.DONE:
         return
-    if record.standing is Standing.FAILED:
+    if record.item_state is ItemState.FAILED:
         yield Requeued(i=facts.id, k=facts.key)
     usage = facts.usage
     yield Done(
         i=facts.id,
         k=facts.key,
         n=max(1, record.sends),
-        a=max(facts.attempts, 0 if record.standing is Standing.FAILED else record.attempts),
+        a=max(facts.attempts, 0 if record.item_state is ItemState.FAILED else record.attempts),
         crc=place.crc,
         length=place.length,
         files=recorded_files(facts.files),
@@ -248,7 +249,7 @@ def _failures(files: InspectedFiles, path: Path, state: LedgerState) -> Iterator
             continue
         seen.add(failure.key)
         record = state.record(bytes.fromhex(failure.key))
-        if record.standing is Standing.PENDING:
+        if record.item_state is ItemState.PENDING:
             yield Failed(
                 i=failure.id,
                 k=failure.key,

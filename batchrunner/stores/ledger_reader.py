@@ -18,7 +18,7 @@ import msgspec
 
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import READABLE_VERSIONS, Close, Done, Event, Open, Reformatted
-from batchrunner.core.state import ItemEvent
+from batchrunner.core.lifecycle import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
 from batchrunner.stores.ledger_batches import PIECE_BYTES, Batch, sound_batches
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path

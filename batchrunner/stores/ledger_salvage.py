@@ -30,8 +30,9 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
+from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemState
 from batchrunner.core.ports import Place
-from batchrunner.core.state import LIFECYCLE, ItemEvent, LedgerState, Standing
+from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import Files
 from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_sound, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import fault_of
@@ -142,7 +143,7 @@ class Mender:
             self._lane = event.model, event.account
         written: list[Event] = []
         for step in self._with_what_was_lost(event):
-            if (standing_before(self.state, step), type(step)) in LIFECYCLE:
+            if (item_state_before(self.state, step), type(step)) in LIFECYCLE:
                 self.state.apply(step, at=at)
                 written.append(step)
         return written
@@ -153,8 +154,8 @@ class Mender:
 
     def adopted(self, done: Done, *, at: float) -> list[Event]:
         """A row whose `done` is lost."""
-        standing = standing_before(self.state, done)
-        before: list[Event] = [Requeued(i=done.i, k=done.k)] if standing is Standing.FAILED else []
+        item_state = item_state_before(self.state, done)
+        before: list[Event] = [Requeued(i=done.i, k=done.k)] if item_state is ItemState.FAILED else []
         record = self.state.record(bytes.fromhex(done.k))
         a = done.a if before else max(done.a, record.attempts)
         events = [*before, msgspec.structs.replace(done, n=max(done.n, record.sends), a=a)]
@@ -165,7 +166,7 @@ class Mender:
     def failed(self, key: bytes, failure: FailureFacts, *, at: float) -> list[Event]:
         """An item whose row says that it failed, and whose `failed` is lost."""
         record = self.state.record(key)
-        if record.standing not in {Standing.PENDING, Standing.SENDING}:
+        if record.item_state not in {ItemState.PENDING, ItemState.SENDING}:
             return []
         event = Failed(
             i=failure.id,
@@ -181,10 +182,10 @@ class Mender:
 
     def _with_what_was_lost(self, event: ItemEvent) -> Iterator[ItemEvent]:
         key = bytes.fromhex(event.k)
-        standing = self.state.standing(key)
-        if standing is Standing.DONE and not isinstance(event, Lost):
+        item_state = self.state.item_state(key)
+        if item_state is ItemState.DONE and not isinstance(event, Lost):
             return
-        if standing is Standing.FAILED and isinstance(event, Numbered) and event.n > self.state.record(key).sends:
+        if item_state is ItemState.FAILED and isinstance(event, Numbered) and event.n > self.state.record(key).sends:
             yield Requeued(i=event.i, k=event.k)
         if isinstance(event, Ready):
             yield from self._ready(key, event)
@@ -194,7 +195,7 @@ class Mender:
             yield event
 
     def _ready(self, key: bytes, event: Ready) -> Iterator[ItemEvent]:
-        if self.state.standing(key) is Standing.SENDING:
+        if self.state.item_state(key) is ItemState.SENDING:
             record = self.state.record(key)
             model, account = self._lane
             yield Accepted(
@@ -207,7 +208,7 @@ class Mender:
         new_send = event.n > record.sends
         if isinstance(event, Intent) and not new_send:
             return  # a second time the same
-        if new_send and record.standing is Standing.ACCEPTED:
+        if new_send and record.item_state is ItemState.ACCEPTED:
             a = max(record.attempts, min(event.a, record.attempts + 1))
             yield Retry(i=event.i, k=event.k, n=record.sends, a=a, kind=KIND)
         last = event.n if isinstance(event, Intent) else event.n + 1
@@ -230,16 +231,16 @@ class Mender:
         if place is not None:
             yield msgspec.structs.replace(event, crc=place.crc, length=place.length)
             return
-        standing = self.state.standing(key)
-        if standing is Standing.ACCEPTED:
+        item_state = self.state.item_state(key)
+        if item_state is ItemState.ACCEPTED:
             self.fetched_again += 1  # its task, and where its pictures lie, are known
             return
         self.sent_again += 1
-        if standing is Standing.SENDING:
+        if item_state is ItemState.SENDING:
             attempts = self.state.record(key).attempts
             yield Retry(i=event.i, k=event.k, n=event.n, a=attempts, kind=KIND, ambiguous=True)
 
 
-def standing_before(state: LedgerState, event: ItemEvent) -> Standing:
+def item_state_before(state: LedgerState, event: ItemEvent) -> ItemState:
     """Where the event's item stands."""
-    return state.standing(bytes.fromhex(event.k))
+    return state.item_state(bytes.fromhex(event.k))

@@ -16,9 +16,10 @@ import msgspec
 
 from batchrunner.core.events import Reformatted, Rewritten, recorded_files
 from batchrunner.core.job import PictureFormat
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Ledger
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.atomic import open_beside, write_all
 from batchrunner.stores.files import DISK, SHARED_FILE, InspectedFiles, broken
@@ -158,7 +159,7 @@ def _is_other(picture: _File, wanted: PictureFormat) -> bool:
 
 
 def _concerns(row: _Row, wanted: PictureFormat, state: LedgerState) -> bool:
-    is_done = state.standing(bytes.fromhex(row.key)) is Standing.DONE
+    is_done = state.item_state(bytes.fromhex(row.key)) is ItemState.DONE
     return is_done and any(_is_other(picture, wanted) for picture in row.output.images)
 
 

@@ -12,8 +12,8 @@ from typing import Final, Literal, Self, cast
 import msgspec
 
 from batchrunner.core.errors import StoreBrokenError
-from batchrunner.core.export import Row
 from batchrunner.core.job import Json
+from batchrunner.core.status import ExportRow
 from batchrunner.stores.files import DISK, Files
 from batchrunner.stores.lines import Line, lines_of
 from batchrunner.stores.marks import FAILURES, RESULTS
@@ -121,7 +121,7 @@ class RowOrder:
         if isinstance(path, str) and path.startswith(f"{EXPORTS}/"):
             self.fills_export_folder = True
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ExportRow]:
         """The rows that `index` found, in order.
 
         Raises:
@@ -138,7 +138,7 @@ class RowOrder:
             except UNREADABLE as error:
                 words = f"{self._folder / _FILES[outcome]}: byte {offset}"
                 raise StoreBrokenError(f"{words}: changed while it was read; export again") from error
-            yield Row(line=line, fields=fields, outcome=outcome)
+            yield ExportRow(line=line, fields=fields, outcome=outcome)
 
 
 def _name_and_fields(line: Line) -> tuple[bytes, dict[str, Json]] | None:

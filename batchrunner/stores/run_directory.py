@@ -10,8 +10,9 @@ import msgspec
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.job import Job, Json, seen_from_its_folder
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.state import LedgerState
 from batchrunner.stores.atomic import sweep
 from batchrunner.stores.checkpoint import SegmentMark
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
@@ -144,7 +145,8 @@ def remember_totals(folder: Path, totals: Totals, *, segment: int | None = None,
 def segment_left(state: LedgerState) -> dict[str, int]:
     """Keys by standing, of those for which something was or may be paid: done, failed, accepted."""
     return {
-        standing.name.lower(): state.count(standing) for standing in (Standing.DONE, Standing.FAILED, Standing.ACCEPTED)
+        item_state.name.lower(): state.count(item_state)
+        for item_state in (ItemState.DONE, ItemState.FAILED, ItemState.ACCEPTED)
     }
 
 

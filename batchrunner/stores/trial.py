@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.item import STEM_LIMIT_BYTES
 from batchrunner.core.job import Job
-from batchrunner.core.naming import STEM_LIMIT_BYTES
-from batchrunner.core.tuning import CEILING
+from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.stores.artifacts import safe_path
 from batchrunner.stores.atomic import TEMPORARY, write_all
 from batchrunner.stores.files import PRIVATE_FILE, SHARED_FOLDER, InspectedFiles, syncs_folder

@@ -1,7 +1,7 @@
 """Sends API requests of one provider and lets a decoder read the replies.
 
 The account's key goes to the origin of the configured base URL and nowhere else; no redirect is followed. Whatever
-the network does becomes a `Broken` ending with the truth about whether the request may have been executed.
+the network does becomes a `Interrupted` ending with the truth about whether the request may have been executed.
 Threats 1, 2, 4, 14 and 16: see docs/reliability.md#threats.
 """
 
@@ -20,8 +20,8 @@ import aiohttp
 from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.http import Completed, Decoder, Ending, Gate, Interrupted, Request, ResponseHead
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
-from batchrunner.core.wire import Broken, Decoder, Ending, Gate, Head, Request, Whole
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
 from batchrunner.transport.direct import DirectReply, DirectWay, Prepared, ReadyHead, direct_way
@@ -53,7 +53,7 @@ _LINGER_S = 0.25
 _LINGER_BYTES = 64 * 1024
 # Above this aiohttp warns of a body in one piece; as a file it goes in steps.
 _BODY_IN_ONE_PIECE_BYTES = 1 << 20
-_WHOLE = Whole()
+_WHOLE = Completed()
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 # What the network can raise while a reply is read; uvloop says RuntimeError of a connection that is gone. Only the
 # reading itself is guarded: what a decoder raises is a fault of this program, and no reason to send again.
@@ -74,8 +74,8 @@ class ApiTransport:
     """The `core.ports.Transport` of one provider; an async context manager that owns its connections.
 
     `keys` are by account (the name of the key's variable). `limit` bounds connections, 0 does not: the lanes do that,
-    and waiting for a connection of the pool counts as connecting. `wall` is the clock of `Head.received_at`; `room` is
-    shared with whoever else reads replies.
+    and waiting for a connection of the pool counts as connecting. `wall` is the clock of `ResponseHead.received_at`;
+    `room` is shared with whoever else reads replies.
 
     Raises:
         JobMistakesError: a key would go over plain http to another machine, the base URL carries a password or cannot
@@ -152,8 +152,8 @@ class ApiTransport:
     async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
         """Send, let the decoder read, and give what it makes of it, without the keys that the server may have echoed.
 
-        Network faults reach the decoder as `Broken`. Once it needs nothing more the ending is `Whole`, whatever the
-        connection does afterwards. Nothing leaves before `gate` lets it.
+        Network faults reach the decoder as `Interrupted`. Once it needs nothing more the ending is `Completed`,
+        whatever the connection does afterwards. Nothing leaves before `gate` lets it.
 
         Raises:
             asyncio.CancelledError: the connection is closed; what had not left by then never leaves.
@@ -162,10 +162,10 @@ class ApiTransport:
         session = self._session
         if session is None or account not in self._headers:
             why = f"there is no key for {account}" if session is not None else "the transport is closed"
-            return decoder.end(Broken(cause="connect", message=why, sent=False))
+            return decoder.end(Interrupted(cause="connect", message=why, sent=False))
         direct = self._direct
         prepared = self._prepared(direct, request, account) if direct is not None else None
-        if isinstance(prepared, Broken):
+        if isinstance(prepared, Interrupted):
             return decoder.end(prepared)
         if prepared is None and gate is not None:
             await passed(gate)
@@ -197,7 +197,7 @@ class ApiTransport:
             if share is not None and share.held_bytes:
                 share.give_back()
 
-    def _prepared(self, direct: DirectWay, request: Request, account: str) -> Prepared | Broken | None:
+    def _prepared(self, direct: DirectWay, request: Request, account: str) -> Prepared | Interrupted | None:
         """What the short way needs for a request; None when it has to take the public one."""
         try:
             return direct.prepared(request, account, self._addressed)
@@ -245,7 +245,7 @@ class ApiTransport:
                 decoder.feed(whole)
                 return _WHOLE
             ending = await self._pour(reply, decoder, watch, share)
-            if watch.replies is not None and watch.replies.behind and isinstance(ending, Whole):
+            if watch.replies is not None and watch.replies.behind and isinstance(ending, Completed):
                 decoder.feed(watch.replies.behind)  # a server that counts characters cuts its own answer off
             return ending
         finally:
@@ -264,7 +264,7 @@ class ApiTransport:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self._version}"
 
-    def _unpacker(self, response: Response, watch: Watch) -> Unpacker | Broken | None:
+    def _unpacker(self, response: Response, watch: Watch) -> Unpacker | Interrupted | None:
         headers = response.headers
         if int(headers.get("Content-Length", 0)) > self._cap_bytes:
             return self._too_large(watch)
@@ -273,13 +273,13 @@ class ApiTransport:
         except CodingError as error:
             return self._fault(error, watch)
 
-    async def _read(self, content: aiohttp.StreamReader, watch: Watch) -> bytes | Broken:
+    async def _read(self, content: aiohttp.StreamReader, watch: Watch) -> bytes | Interrupted:
         try:
             return await content.readany()
         except _OUTSIDE as error:
             return left_in(content) or self._fault(error, watch)
 
-    def _plain(self, undo: Unpacker | None, coded: bytes, watch: Watch) -> Iterator[bytes | Broken]:
+    def _plain(self, undo: Unpacker | None, coded: bytes, watch: Watch) -> Iterator[bytes | Interrupted]:
         """Without its content coding; what whoever takes the pieces raises does not come here."""
         if undo is None:
             yield coded
@@ -294,11 +294,11 @@ class ApiTransport:
         content, cap_bytes = response.content, self._cap_bytes
         wire_bytes = plain_bytes = 0
         undo = self._unpacker(response, watch)
-        if isinstance(undo, Broken):
+        if isinstance(undo, Interrupted):
             return undo
         while not content.at_eof():
             coded = await self._read(content, watch)
-            if isinstance(coded, Broken):
+            if isinstance(coded, Interrupted):
                 return coded
             undo = undo or _unsaid(coded, is_first=not wire_bytes)
             wire_bytes += len(coded)
@@ -306,7 +306,7 @@ class ApiTransport:
             if wire_bytes > cap_bytes:
                 return self._too_large(watch)
             for plain in self._plain(undo, coded, watch):
-                if isinstance(plain, Broken):
+                if isinstance(plain, Interrupted):
                     return plain
                 plain_bytes += len(plain)
                 if plain_bytes > cap_bytes:
@@ -322,7 +322,7 @@ class ApiTransport:
             )
         return _WHOLE
 
-    def _fault(self, error: Exception, watch: Watch | None) -> Broken:
+    def _fault(self, error: Exception, watch: Watch | None) -> Interrupted:
         """Raises the error again where the gate refused the request with it, and where no connection raises such."""
         if watch is not None and error is watch.refused:
             raise error
@@ -334,16 +334,16 @@ class ApiTransport:
         broken = self._broken("reset" if sent else "connect", explain(error, self._where), sent=sent)
         return replace(broken, look_at=wrong_key(error)) if not sent else broken
 
-    def _too_late(self, watch: Watch, pace: Pace) -> Broken:
+    def _too_late(self, watch: Watch, pace: Pace) -> Interrupted:
         cause: Cause = "timeout" if watch.sent else "connect"
         return self._broken(cause, explain_late(watch, pace, self._where), sent=watch.sent)
 
-    def _too_large(self, watch: Watch) -> Broken:
+    def _too_large(self, watch: Watch) -> Interrupted:
         message = f"the reply of {self._where} has more than {self._cap_bytes} bytes"
         return self._broken("too_large", message, sent=watch.sent)
 
-    def _broken(self, cause: Cause, message: str, *, sent: bool) -> Broken:
-        return Broken(cause=cause, message=mask(message, self._hidden), sent=sent)
+    def _broken(self, cause: Cause, message: str, *, sent: bool) -> Interrupted:
+        return Interrupted(cause=cause, message=mask(message, self._hidden), sent=sent)
 
     def _account_headers(self, account: str) -> CIMultiDict[str]:
         """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""
@@ -361,7 +361,7 @@ def _unsaid(coded: bytes, *, is_first: bool) -> Unpacker | None:
 def _read_whole(decoder: Decoder[T], head: OrdinaryHead, reply: tuple[KnownHead, bytes]) -> T:
     """What the decoder makes of a reply that is all there, in one call where it knows one for that."""
     body = reply[1][reply[0].head_bytes :]
-    read: Callable[[Head, bytes], T] | None = getattr(decoder, "whole", None)
+    read: Callable[[ResponseHead, bytes], T] | None = getattr(decoder, "whole", None)
     if read is not None:
         return read(head, body)
     decoder.begin(head)

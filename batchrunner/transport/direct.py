@@ -20,7 +20,7 @@ from aiohttp.connector import Connection
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from batchrunner.core.wire import Gate, Head, Request
+from batchrunner.core.http import Gate, Request, ResponseHead
 from batchrunner.transport.chunks import Chunks
 from batchrunner.transport.coding import GZIP_MAGIC
 from batchrunner.transport.heads import Heads, KnownHead
@@ -118,7 +118,7 @@ class DirectReplies(Replies):
             self._chunks = None
 
 
-class ReadyHead(Head):
+class ReadyHead(ResponseHead):
     """A head whose headers are made into what decoders read when one of them asks: most answers are asked for two."""
 
     __slots__ = ("_made", "_raw")
@@ -131,18 +131,18 @@ class ReadyHead(Head):
 
     @property
     def headers(self) -> dict[str, str]:  # type: ignore[override]  # read like the field that it stands for
-        """As of `Head`."""
+        """As of `ResponseHead`."""
         if self._made is None:
             self._made = readable_headers(self._raw)
         return self._made
 
     def header(self, name: str) -> str:
-        """As of `Head`."""
+        """As of `ResponseHead`."""
         values = self._raw.getall(name, None)
         return "" if values is None else readable(values[-1])
 
     def has_names_with(self, word: str) -> bool:
-        """As of `Head`."""
+        """As of `ResponseHead`."""
         return word in "\n".join(self._raw).lower()
 
 

@@ -11,7 +11,7 @@ is not quite so is not recognised, and goes to the parser.
 import re
 from typing import Final
 
-from batchrunner.core.wire import Head
+from batchrunner.core.http import ResponseHead
 from batchrunner.transport.coding import GZIP_MAGIC
 
 LINE_BYTES: Final = 64 * 1024
@@ -138,8 +138,8 @@ class KnownHead:
         return word.encode() in self._lower
 
 
-class OrdinaryHead(Head):
-    """The `Head` of a reply with a `KnownHead`."""
+class OrdinaryHead(ResponseHead):
+    """The `ResponseHead` of a reply with a `KnownHead`."""
 
     __slots__ = ("_known",)
 
@@ -150,16 +150,16 @@ class OrdinaryHead(Head):
 
     @property
     def headers(self) -> dict[str, str]:  # type: ignore[override]  # read like the field that it stands for
-        """As of `Head`."""
+        """As of `ResponseHead`."""
         return self._known.all_values()
 
     def header(self, name: str) -> str:
-        """As of `Head`."""
+        """As of `ResponseHead`."""
         value = self._known.values.get(name)
         return self._known.value(name) if value is None else value
 
     def has_names_with(self, word: str) -> bool:
-        """As of `Head`."""
+        """As of `ResponseHead`."""
         return self._known.may_name(word) and word in "\n".join(self._known.all_values())
 
 

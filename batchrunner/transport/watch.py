@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
-from batchrunner.core.wire import SETTLED_S, Gate
+from batchrunner.core.http import SETTLED_S, Gate
 
 SILENT_S: Final = 60.0
 """A server that has sent nothing for so long is spoken of, whatever the job lets it have."""

@@ -22,7 +22,7 @@ from batchrunner.core.state import LedgerState
 CHAT = Tariff(
     price=Price(input_per_million=1_000_000, output_per_million=2_000_000, per_picture=5, per_call=3),
     points_per_call=0.5,
-    untold=Usages(input_tokens=10, output_tokens=100),
+    unreported=Usages(input_tokens=10, output_tokens=100),
 )
 KEY = "00" * 16
 
@@ -78,7 +78,7 @@ def test_an_end_between_two_sends_is_no_call_and_a_repeated_record_counts_once()
 
 
 def test_an_accepted_picture_counts_before_it_is_there_and_once() -> None:
-    pictures = Tariff(price=Price(per_picture=2), points_per_call=0, untold=Usages(pictures=1))
+    pictures = Tariff(price=Price(per_picture=2), points_per_call=0, unreported=Usages(pictures=1))
     accepted = Accepted(i="x", k=KEY, n=1, a=0, task="t", model="m", account="")
     assert pictures.spent(replayed(intent(), accepted)).money == 2
     done = Done(i="x", k=KEY, n=1, a=1, crc="", length=1, images=3)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, strategies
 
-from batchrunner.core.classify import SIGNS, Family, adaptation_of, classify, family_of, is_about_the_request
+from batchrunner.core.classify import adaptation_of, classify, family_of, is_about_the_request
 from batchrunner.core.job import DialectName, PresetName, Provider
 from batchrunner.core.outcome import Adaptation, Hints, ProblemKind
+from batchrunner.core.sign import Family
+from batchrunner.core.signs import SIGNS
 
 K = ProblemKind
 

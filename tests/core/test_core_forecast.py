@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from batchrunner.core.forecast import LaneLoad, end_of
+from batchrunner.core.rehearsal_report import LaneLoad, end_of
 
 SHANGHAI_S = 8 * 3600.0
 NOON = 1_795_000_000.0 // 86_400.0 * 86_400.0 - SHANGHAI_S + 43_200.0

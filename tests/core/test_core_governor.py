@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.core.governor import Governor, Ticket
+from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
 
 REFUSAL_S = 0.05
 
@@ -18,7 +18,7 @@ class Play:
 
     def __init__(
         self,
-        governor: Governor,
+        limiter: AdaptiveLimiter,
         takes: Callable[[float, int], bool],
         *,
         latency_s: float,
@@ -27,7 +27,7 @@ class Play:
     ) -> None:
         self.way_s = way_s
         """How long an answer is on its way back, in the mean: its place at the server is free before it is heard."""
-        self.governor, self.takes, self.latency_s = governor, takes, latency_s
+        self.limiter, self.takes, self.latency_s = limiter, takes, latency_s
         self.dice = random.Random(seed)
         self.done: list[float] = []
         self.refused: list[float] = []
@@ -48,21 +48,21 @@ class Play:
     def _hear(self, now: float, what: str, ticket: Ticket) -> None:
         self.in_flight -= 1
         if what == "refused":
-            self.governor.refused(now, ticket)
+            self.limiter.refused(now, ticket)
             self.refused.append(now)
             return
         self.busy -= not self.way_s
         if what == "failed":
-            self.governor.withdrawn(ticket)
-            self.governor.failed(now)
+            self.limiter.withdrawn(ticket)
+            self.limiter.failed(now)
         else:
-            self.governor.accepted(now, ticket)
+            self.limiter.accepted(now, ticket)
             self.done.append(now)
 
     def _send(self, now: float, events: list[tuple[float, int, str, Ticket | None]], failing: float) -> None:
-        while self.in_flight < self.governor.limit:
+        while self.in_flight < self.limiter.limit:
             self.order += 1
-            wait_s = self.governor.wait_s(now)
+            wait_s = self.limiter.wait_s(now)
             if wait_s > 1e-9:
                 if not now < self.looks_at <= now + wait_s:
                     self.looks_at = now + wait_s
@@ -70,7 +70,7 @@ class Play:
                 return
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-            ticket = self.governor.sent(now, in_flight=self.in_flight)
+            ticket = self.limiter.sent(now, in_flight=self.in_flight)
             if not self.takes(now, self.busy):
                 heapq.heappush(events, (now + REFUSAL_S, self.order, "refused", ticket))
                 continue
@@ -86,8 +86,8 @@ class Play:
         return refused / max(1, refused + sum(at >= since for at in self.done))
 
 
-def auto(start: int = 4) -> Governor:
-    return Governor(limit=start, ceiling=1024, adaptive=True)
+def auto(start: int = 4) -> AdaptiveLimiter:
+    return AdaptiveLimiter(limit=start, ceiling=1024, adaptive=True)
 
 
 def bucket(per_s: float, burst: float) -> Callable[[float, int], bool]:
@@ -107,7 +107,7 @@ def bucket(per_s: float, burst: float) -> Callable[[float, int], bool]:
 @pytest.mark.parametrize("count", [4, 16, 64])
 def test_a_server_that_counts_what_is_in_flight_is_filled_to_its_last_slot(count: int) -> None:
     play = Play(auto(), lambda _now, busy: busy < count, latency_s=1.0).run(until=160.0)
-    assert count <= play.governor.limit <= count + max(1, count // 10)
+    assert count <= play.limiter.limit <= count + max(1, count // 10)
     assert play.share_refused(60.0) <= 0.03
     assert len([at for at in play.done if at >= 60.0]) >= 0.95 * 100 * count
 
@@ -128,19 +128,19 @@ def test_a_rate_that_halves_is_followed_down() -> None:
 
 def test_refusals_by_chance_do_not_make_it_creep() -> None:
     dice = random.Random(3)
-    governor = Governor(limit=10, ceiling=10, adaptive=False)
-    play = Play(governor, lambda _now, _busy: dice.random() >= 0.2, latency_s=0.05).run(until=30.0)
+    limiter = AdaptiveLimiter(limit=10, ceiling=10, adaptive=False)
+    play = Play(limiter, lambda _now, _busy: dice.random() >= 0.2, latency_s=0.05).run(until=30.0)
     assert len(play.done) >= 0.7 * 30.0 * 10 / 0.05 * 0.8
 
 
 def test_five_failures_in_a_hundred_do_not_shrink_the_window() -> None:
     play = Play(auto(16), lambda _now, busy: busy < 16, latency_s=0.5).run(until=200.0, failing=0.05)
-    assert play.governor.limit >= 16
+    assert play.limiter.limit >= 16
 
 
 def test_a_server_that_mostly_fails_is_asked_less() -> None:
     play = Play(auto(64), lambda _now, _busy: True, latency_s=0.5).run(until=20.0, failing=0.9)
-    assert play.governor.limit <= 8
+    assert play.limiter.limit <= 8
 
 
 def test_growing_stops_where_more_in_flight_brings_no_more_answers() -> None:
@@ -152,24 +152,24 @@ def test_growing_stops_where_more_in_flight_brings_no_more_answers() -> None:
             super()._send(now, events, failing)
 
     play = Queueing(auto(), lambda _now, _busy: True, latency_s=1.0).run(until=150.0)
-    assert play.governor.limit < 200
+    assert play.limiter.limit < 200
 
 
 def test_a_fixed_number_is_a_ceiling_and_stays() -> None:
-    governor = Governor(limit=7, ceiling=7, adaptive=False)
-    play = Play(governor, lambda _now, busy: busy < 3, latency_s=0.2).run(until=60.0)
-    assert governor.limit == 7
+    limiter = AdaptiveLimiter(limit=7, ceiling=7, adaptive=False)
+    play = Play(limiter, lambda _now, busy: busy < 3, latency_s=0.2).run(until=60.0)
+    assert limiter.limit == 7
     assert play.most_in_flight <= 7
 
 
 def test_one_event_is_one_decrease() -> None:
-    governor = auto(100)
-    tickets = [governor.sent(0.0, in_flight=number) for number in range(1, 101)]
+    limiter = auto(100)
+    tickets = [limiter.sent(0.0, in_flight=number) for number in range(1, 101)]
     for ticket in tickets[:50]:
-        governor.accepted(1.0, ticket)
+        limiter.accepted(1.0, ticket)
     for ticket in tickets[50:]:
-        governor.refused(1.0, ticket)
-    assert governor.limit >= 50
+        limiter.refused(1.0, ticket)
+    assert limiter.limit >= 50
 
 
 @given(
@@ -183,48 +183,48 @@ def test_one_event_is_one_decrease() -> None:
     )
 )
 def test_whatever_happens_it_lets_something_through_at_last(events: list[tuple[str, float, int]]) -> None:
-    governor = auto()
+    limiter = auto()
     now = 0.0
     for what, pause, in_flight in events:
-        now += pause + governor.wait_s(now)
-        ticket = governor.sent(now, in_flight=in_flight)
+        now += pause + limiter.wait_s(now)
+        ticket = limiter.sent(now, in_flight=in_flight)
         now += 0.1
         if what == "failed":
-            governor.failed(now)
+            limiter.failed(now)
         elif what == "withdrawn":
-            governor.withdrawn(ticket)
+            limiter.withdrawn(ticket)
         else:
-            getattr(governor, what)(now, ticket)
-        assert 1 <= governor.limit <= 1024
-        assert governor.wait_s(now) <= 100.0, governor
+            getattr(limiter, what)(now, ticket)
+        assert 1 <= limiter.limit <= 1024
+        assert limiter.wait_s(now) <= 100.0, limiter
 
 
 def test_a_pace_found_far_too_low_does_not_freeze() -> None:
-    governor = Governor(limit=4, ceiling=64, adaptive=True, rate_per_s=0.03)
-    play = Play(governor, lambda _now, _busy: True, latency_s=0.5).run(until=300.0)
+    limiter = AdaptiveLimiter(limit=4, ceiling=64, adaptive=True, rate_per_s=0.03)
+    play = Play(limiter, lambda _now, _busy: True, latency_s=0.5).run(until=300.0)
     assert len([at for at in play.done if at >= 200.0]) >= 100 * 2
 
 
 def test_a_pace_found_far_too_low_before_a_slow_server_climbs_to_it() -> None:
-    governor = Governor(limit=3, ceiling=64, adaptive=True, rate_per_s=0.02)
-    play = Play(governor, bucket(0.5, 1.0), latency_s=0.7).run(until=1200.0)
+    limiter = AdaptiveLimiter(limit=3, ceiling=64, adaptive=True, rate_per_s=0.02)
+    play = Play(limiter, bucket(0.5, 1.0), latency_s=0.7).run(until=1200.0)
     assert len([at for at in play.done if at >= 600.0]) >= 0.85 * 0.5 * 600
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_slots_stay_slots_where_answers_are_heard_a_little_late(seed: int) -> None:
     play = Play(auto(), lambda _now, busy: busy < 8, latency_s=0.5, way_s=0.01, seed=seed).run(until=120.0)
-    assert play.governor.limit in {8, 9}, "the window's wall was taken for one of the pace"
+    assert play.limiter.limit in {8, 9}, "the window's wall was taken for one of the pace"
     assert len([at for at in play.done if at >= 30.0]) >= 0.93 * 90 * 8 / 0.5
     assert play.share_refused(30.0) <= 0.04
 
 
 def test_answers_of_milliseconds_do_not_send_a_dozen_into_the_first_wall() -> None:
-    governor = auto(16)
-    governor.accepted(0.002, governor.sent(0.0, in_flight=1))
+    limiter = auto(16)
+    limiter.accepted(0.002, limiter.sent(0.0, in_flight=1))
     now, left = 0.002, 0
-    while (now := now + governor.wait_s(now)) < 0.002 + REFUSAL_S:
-        governor.sent(now, in_flight=1)
+    while (now := now + limiter.wait_s(now)) < 0.002 + REFUSAL_S:
+        limiter.sent(now, in_flight=1)
         left += 1
     assert left <= 9
 
@@ -232,7 +232,7 @@ def test_answers_of_milliseconds_do_not_send_a_dozen_into_the_first_wall() -> No
 def test_a_server_that_takes_one_at_a_time_is_not_slowed_down_by_a_pace() -> None:
     play = Play(auto(), lambda _now, busy: busy < 1, latency_s=0.6).run(until=600.0)
     assert len([at for at in play.done if at >= 120.0]) >= 0.9 * 480 / 0.6
-    assert play.governor.limit == 1
+    assert play.limiter.limit == 1
 
 
 def test_what_was_taken_for_chance_and_becomes_the_rule_is_a_wall() -> None:
@@ -242,7 +242,7 @@ def test_what_was_taken_for_chance_and_becomes_the_rule_is_a_wall() -> None:
     def takes(now: float, busy: int) -> bool:
         return dice.random() >= 0.2 if now < 20.0 else slow(now, busy)
 
-    play = Play(Governor(limit=10, ceiling=10, adaptive=False), takes, latency_s=0.05).run(until=120.0)
+    play = Play(AdaptiveLimiter(limit=10, ceiling=10, adaptive=False), takes, latency_s=0.05).run(until=120.0)
     assert sum(at >= 30.0 for at in play.refused) <= 60
 
 
@@ -254,12 +254,12 @@ def test_a_rate_that_doubles_is_followed_up_within_a_minute() -> None:
 
 @pytest.mark.parametrize("told", [True, False])
 def test_a_server_that_let_nobody_through_told_nothing_of_its_pace(*, told: bool) -> None:
-    governor, now = auto(), 0.0
+    limiter, now = auto(), 0.0
     for _ in range(6):
-        governor.refused(now + REFUSAL_S, governor.sent(now, in_flight=1))
+        limiter.refused(now + REFUSAL_S, limiter.sent(now, in_flight=1))
         now += 3.0
     if not told:
-        governor.nobody_gets_through(now)
+        limiter.restore_rate(now)
     for number in (1, 2):
-        governor.accepted(now + REFUSAL_S, governor.sent(now, in_flight=number))
-    assert (governor.wait_s(now) < 1.0) != told
+        limiter.accepted(now + REFUSAL_S, limiter.sent(now, in_flight=number))
+    assert (limiter.wait_s(now) < 1.0) != told

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrunner.core.item_table import ItemTable
-from batchrunner.core.packed import EPOCH, EPOCHS, IN_JOB, KNOWN, SEEN
+from batchrunner.core.lifecycle import EPOCH, EPOCHS, IN_JOB, KNOWN, SEEN
 
 _WORD = (1 << 64) - 1
 _halves = st.sampled_from([0, 1, 2, 1 << 32, 1 << 63, _WORD]) | st.integers(0, _WORD)

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from batchrunner.core.night import (
+from batchrunner.core.schedule import (
     AfterDuration,
     AtDate,
     AtTimeOfDay,

@@ -14,8 +14,8 @@ from batchrunner.core.job import Job, Turn
 from batchrunner.core.plan import (
     AnswersPlan,
     CostPlan,
+    PlanningCounter,
     PointsPlan,
-    Surveyor,
     ToSend,
     answers_plan,
     cost_plan,
@@ -46,10 +46,10 @@ def item(number: int, **params: int) -> Item:
 
 
 def test_what_is_ahead_is_counted_by_model() -> None:
-    surveyor = Surveyor(state=LedgerState(), limit=3)
-    surveyor.take([item(1), item(1)])
-    surveyor.take([item(2, max_tokens=5, n=2), item(4)])
-    found = surveyor.survey(skipped_rows=0)
+    counter = PlanningCounter(state=LedgerState(), limit=3)
+    counter.take([item(1), item(1)])
+    counter.take([item(2, max_tokens=5, n=2), item(4)])
+    found = counter.result(skipped_rows=0)
     assert found.ahead == {"m": ToSend(calls=2, chars=80, answers=3, most_output_tokens=10, unlimited=1)}
     assert (found.to_send, found.prompt_chars) == (2, 80)
 

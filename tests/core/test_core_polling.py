@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.polling import (
+from batchrunner.core.pacing import (
     EDGES_S,
     ENOUGH_ENDS,
     LONGEST_WAIT_S,

@@ -17,7 +17,8 @@ from batchrunner.core.events import (
     Retry,
     Rewritten,
 )
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.state import LedgerState
 
 KEYS = tuple(f"{number:032x}" for number in (1, 2, 3))
 MODELS = ("m", "n")
@@ -94,8 +95,8 @@ def told(state: LedgerState) -> dict[str, object]:
         "knows": [state.knows(key) for key in keys],
         "crcs": [state.crc(key) for key in keys],
         "held": [(state.waits_for_a_person(key, hold=True), state.waits_for_a_person(key, hold=False)) for key in keys],
-        "counts": [state.count(standing) for standing in Standing],
-        "standings": sorted(state.standings()),
+        "counts": [state.count(item_state) for item_state in ItemState],
+        "standings": sorted(state.item_states()),
         "sums": (state.sends, state.refused, state.ambiguous, state.unknown, state.doubtful_count, state.most_sending),
         "tokens": (state.input_tokens, state.output_tokens, state.images),
         "rows": (state.results_length, state.unsettled, state.lost),
@@ -144,7 +145,7 @@ def test_a_send_gets_the_numbers_that_follow_what_the_ledger_knows_and_only_whil
         slowly(state, event, AT)
     record = state.record(bytes.fromhex(key))
     assert state.effort(bytes.fromhex(key)) == (record.sends, record.attempts, record.ambiguous, record.fresh)
-    if record.standing is Standing.PENDING:
+    if record.item_state is ItemState.PENDING:
         assert state.next_send(bytes.fromhex(key), "x") == (record.sends + 1, record.attempts)
     else:
         with pytest.raises(LifecycleError, match="`intent` of the item blue, which is"):

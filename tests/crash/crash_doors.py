@@ -12,11 +12,11 @@ from crash_watch import Body, Watch
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
+from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Downloads, Kept, Ledger, Place, Replaced, Results, Transport
 from batchrunner.core.row import FailureRow, ResultRow
-from batchrunner.core.wire import Decoder, Gate, Request
 from batchrunner.simulator.crashing_disk import CrashingDisk
 from batchrunner.transport.watch import passed
 

@@ -18,10 +18,10 @@ from crash_watch import SHANGHAI_S, Body, Known, Watch, Witness
 from slow_source import SlowItems
 
 from batchrunner.assembly import assemble
+from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.status import Status
-from batchrunner.core.version import VERSION
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.runner import Runner, Wishes
 from batchrunner.engine.survey import lane_concurrency

@@ -15,8 +15,8 @@ from typing import Final, Literal, TypeVar
 from batchrunner import app
 from batchrunner.core.budget import Budget
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job, Limits, Listing, Retry
-from batchrunner.core.night import Window
+from batchrunner.core.job import Job, Limits, Listing, RetryPolicy
+from batchrunner.core.schedule import Window
 from batchrunner.prompts import items_of
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def job_of(shape: Shape, prompts: int) -> Job:
         durability=shape.durability or job.durability,
         on_ambiguous="hold" if shape.hold else job.on_ambiguous,
         on_quota="stop" if shape.quota_stops else job.on_quota,
-        retry=Retry(attempts=shape.attempts),
+        retry=RetryPolicy(attempts=shape.attempts),
         breaker=shape.breaker,
         limits=shape.limits or job.limits,
         budget=None if shape.budget_calls is None else Budget(calls=shape.budget_calls, prices={}),

@@ -16,11 +16,11 @@ from crash_violation import Violation
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Accepted, Done, Event, Intent
-from batchrunner.core.job import Limits, Retry
+from batchrunner.core.http import Decoder, Ending, Request, ResponseHead
+from batchrunner.core.job import Limits, RetryPolicy
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
-from batchrunner.core.wire import Decoder, Ending, Head, Request
 from batchrunner.engine.lane_settings import Closed
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.record import Book
@@ -160,7 +160,7 @@ def discreet(house: CrashHouse, runner: Runner, doors: Doors) -> None:
 class _Unread:
     """Takes a reply that nobody asked for."""
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         pass
 
     def feed(self, data: bytes) -> bool:
@@ -242,7 +242,7 @@ def _in_lanes(turn: Callable[[Lane], None]) -> Mutant:
 
 
 def _wider(lane: Lane) -> None:
-    lane.governor.limit += 1
+    lane.limiter.limit += 1
 
 
 def _keeps_a_slot(lane: Lane) -> None:
@@ -296,7 +296,7 @@ def polls_fast(house: CrashHouse, runner: Runner, doors: Doors) -> None:
 
 
 def tries_for_ever(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-    runner.job = replace(runner.job, retry=Retry(attempts=99))
+    runner.job = replace(runner.job, retry=RetryPolicy(attempts=99))
 
 
 def miscounts(house: CrashHouse, runner: Runner, doors: Doors) -> None:

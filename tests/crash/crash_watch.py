@@ -13,14 +13,14 @@ from crash_rates import Level, RetryAllowance
 from crash_tail import LedgerTail
 from crash_violation import Violation, need
 
+from batchrunner.core.error_policy import RULES, Then
 from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, Requeued, Retry
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
+from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemRecord, ItemState, OpenTask
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.pacing import day_of, estimate_tokens
-from batchrunner.core.presets import PRESETS
-from batchrunner.core.rules import RULES, Then
-from batchrunner.core.state import LIFECYCLE, ItemEvent, ItemRecord, LedgerState, OpenTask, Standing
+from batchrunner.core.state import LedgerState
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.runner import Runner
@@ -172,10 +172,10 @@ class Watch:
         record = self.shadow.record(key)
         name = type(event).__name__
         if isinstance(event, Intent):
-            pending = record.standing is Standing.PENDING and not isinstance(self.pending.get(key), Intent)
-            self._need(23, f"an intent of an item that is {record.standing.name}", holds=pending)
-        allowed = (record.standing, type(event)) in LIFECYCLE
-        self._need(9, f"{name} of an item that is {record.standing.name}", holds=allowed)
+            pending = record.item_state is ItemState.PENDING and not isinstance(self.pending.get(key), Intent)
+            self._need(23, f"an intent of an item that is {record.item_state.name}", holds=pending)
+        allowed = (record.item_state, type(event)) in LIFECYCLE
+        self._need(9, f"{name} of an item that is {record.item_state.name}", holds=allowed)
         self._attempts(event, record)
         self.look()
         if isinstance(event, Intent):
@@ -363,7 +363,7 @@ class Watch:
 
 
 def _sums(state: LedgerState) -> tuple[object, ...]:
-    counts = tuple(state.count(standing) for standing in Standing)
+    counts = tuple(state.count(item_state) for item_state in ItemState)
     sends = state.sends, state.refused, state.ambiguous, state.unknown, state.doubtful_count
     return (*counts, *sends, state.images, state.input_tokens, state.output_tokens, len(state.tasks), len(state.parks))
 

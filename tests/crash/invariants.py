@@ -16,9 +16,10 @@ from crash_tail import rows_on
 from crash_violation import Violation, need
 from crash_watch import SHANGHAI_S
 
-from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.state import ItemRecord, LedgerState, Standing
+from batchrunner.core.lifecycle import ItemRecord, ItemState
+from batchrunner.core.state import LedgerState
+from batchrunner.core.status import Audit
 from batchrunner.report.audit import audit
 from batchrunner.report.standing import LEDGER
 from batchrunner.simulator.platter import File
@@ -96,16 +97,16 @@ def accepted_tasks_are_known(look: Look) -> None:
     """Invariant 4."""
     for key, task_id in look.house.witness.tasks.items():
         known = look.state.tasks.get(key)
-        ended = look.state.standing(key) in {Standing.DONE, Standing.FAILED}
+        ended = look.state.item_state(key) in {ItemState.DONE, ItemState.FAILED}
         need(4, f"task {task_id} is forgotten", holds=ended or (known is not None and known.task_id == task_id))
 
 
 def what_was_acknowledged_stands(look: Look) -> None:
     """Invariants 6 and 9."""
     witness = look.house.witness
-    for standing, keys in ((Standing.DONE, witness.done), (Standing.FAILED, witness.failed)):
-        lost = [key for key in keys if look.state.standing(key) is not standing]
-        need(6, f"{len(lost)} acknowledged {standing.name} are gone", holds=not lost)
+    for item_state, keys in ((ItemState.DONE, witness.done), (ItemState.FAILED, witness.failed)):
+        lost = [key for key in keys if look.state.item_state(key) is not item_state]
+        need(6, f"{len(lost)} acknowledged {item_state.name} are gone", holds=not lost)
 
 
 def the_bytes_say_what_the_engine_believed(look: Look) -> None:
@@ -114,13 +115,13 @@ def the_bytes_say_what_the_engine_believed(look: Look) -> None:
     for key, found in look.as_written.items():
         assert watch is not None, "an event has been seen"
         possible = [_lasting(record) for record in watch.may_stand(key, power_was_lost=house.power_was_lost)]
-        number = 6 if possible[0][0] in {Standing.DONE, Standing.FAILED} else 4
+        number = 6 if possible[0][0] in {ItemState.DONE, ItemState.FAILED} else 4
         need(number, f"an item stands as {found} on the disk, not as one of {possible}", holds=found in possible)
 
 
-def _lasting(record: ItemRecord) -> tuple[Standing, int, int, int, bool]:
+def _lasting(record: ItemRecord) -> tuple[ItemState, int, int, int, bool]:
     """What a replay knows: everything but whose item it is."""
-    return record.standing, record.attempts, record.ambiguous, record.sends, record.doubtful
+    return record.item_state, record.attempts, record.ambiguous, record.sends, record.doubtful
 
 
 def a_checkpoint_knows_what_the_ledger_tells(look: Look) -> None:
@@ -138,8 +139,8 @@ def a_checkpoint_knows_what_the_ledger_tells(look: Look) -> None:
 
 
 _ASKED: Final[dict[str, Callable[[LedgerState], object]]] = {
-    "items": lambda state: {key: (state.record(key), state.crc(key)) for key, _ in state.standings()},
-    "standings": lambda state: [state.count(standing) for standing in Standing],
+    "items": lambda state: {key: (state.record(key), state.crc(key)) for key, _ in state.item_states()},
+    "standings": lambda state: [state.count(item_state) for item_state in ItemState],
     "sums": lambda state: (state.sends, state.refused, state.ambiguous, state.unknown, state.doubtful_count),
     "results": lambda state: (state.input_tokens, state.output_tokens, state.images, state.results_length),
     "rows": lambda state: (state.labels, state.unsettled, state.torn, state.closed, state.marked),
@@ -152,15 +153,15 @@ _ASKED: Final[dict[str, Callable[[LedgerState], object]]] = {
 
 def replay_is_idempotent(look: Look) -> None:
     """Invariant 8. Its standings stay; sums are counted twice from here on."""
-    once = dict(look.state.standings())
+    once = dict(look.state.item_states())
     look.replay_into(look.state)
     look.state.segment_ended()
-    need(8, "replayed twice it stands differently", holds=once == dict(look.state.standings()))
+    need(8, "replayed twice it stands differently", holds=once == dict(look.state.item_states()))
 
 
 def attempts_stay_in_their_bounds(look: Look) -> None:
     """Invariant 10."""
-    most = max((look.state.record(key).attempts for key, _ in look.state.standings()), default=0)
+    most = max((look.state.record(key).attempts for key, _ in look.state.item_states()), default=0)
     need(10, f"{most} attempts", holds=most <= look.house.most_attempts)
 
 
@@ -217,7 +218,7 @@ def check_end(house: CrashHouse, ended: ExitStatus | None) -> None:
     rows = rows_of(house)
     ids = Counter(row["id"] for row in rows)
     need(11, f"rows {ids.most_common(3)}", holds=all(count == 1 for count in ids.values()))
-    done, failed = _ids(look, Standing.DONE), _ids(look, Standing.FAILED)
+    done, failed = _ids(look, ItemState.DONE), _ids(look, ItemState.FAILED)
     open_ = {item.id for item in house.present} - done - failed
     need(11, f"without an outcome: {open_}", holds=not open_)
     need(11, f"{len(ids)} rows of {len(done)}", holds=set(ids) == done)
@@ -228,13 +229,13 @@ def check_end(house: CrashHouse, ended: ExitStatus | None) -> None:
     need(12, f"descriptors left open: {house.disk.open_descriptors}", holds=not house.disk.open_descriptors)
 
 
-def _ids(look: Look, standing: Standing) -> set[str]:
-    return set(_standing_as(look, standing))
+def _ids(look: Look, item_state: ItemState) -> set[str]:
+    return set(_standing_as(look, item_state))
 
 
-def _standing_as(look: Look, standing: Standing) -> Iterator[str]:
+def _standing_as(look: Look, item_state: ItemState) -> Iterator[str]:
     for item in look.house.present:
-        if look.state.standing(bytes.fromhex(item.key)) is standing:
+        if look.state.item_state(bytes.fromhex(item.key)) is item_state:
             yield item.id
 
 

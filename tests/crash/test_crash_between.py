@@ -13,7 +13,7 @@ from invariants import check, check_end
 from torture import Tried, at_size
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.wire import Decoder, Request
+from batchrunner.core.http import Decoder, Request
 from batchrunner.simulator.crashing_disk import Trouble
 from batchrunner.simulator.faults import Faults
 from batchrunner.simulator.in_process import SimulatedTransport

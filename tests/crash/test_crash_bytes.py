@@ -86,7 +86,7 @@ def standing_of(*texts: bytes, times: int = 1) -> dict[str, Any]:
                 number = record.segment
             state.apply(record.event, at=record.at)
         state.segment_ended()
-    known = {key.hex(): state.record(key) for key, _ in state.standings()}
+    known = {key.hex(): state.record(key) for key, _ in state.item_states()}
     shown = {name: getattr(state, name) for name in ("tasks", "parks", "days", "labels", "results_length", "closed")}
     counts = {name: getattr(state, name) for name in ("sends", "refused", "ambiguous", "unknown", "images")}
     return {"items": known, **shown, "counts": counts}
@@ -181,8 +181,8 @@ def test_zeros_and_garbage_in_the_middle_are_detected(segment: bytes, tried: Tri
 def test_replaying_twice_changes_no_standing(segment: bytes) -> None:
     """Invariant 8."""
     once, twice = standing_of(segment), standing_of(segment, times=2)
-    assert {key: item.standing for key, item in once["items"].items()} == {
-        key: item.standing for key, item in twice["items"].items()
+    assert {key: item.item_state for key, item in once["items"].items()} == {
+        key: item.item_state for key, item in twice["items"].items()
     }
     assert once["results_length"] == twice["results_length"]
     assert once["tasks"] == twice["tasks"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrunner.core.state import ItemRecord, OpenTask, Park, Standing
+from batchrunner.core.lifecycle import ItemRecord, ItemState, OpenTask, Park
 from batchrunner.report.standing import replay
 from batchrunner.stores.ledger_reader import read_ledger
 
@@ -20,16 +20,16 @@ SHA256 = {
     "000002.jsonl": "4106e6dd08d98a84899833028560d528c83116c157bd085655897d515d330bd1",
     "000003.jsonl": "62443de6aaea0678c1a97071ef4a3d030d9cb712690be59e2aeb08787e44ac10",
 }
-STANDINGS = {  # standing, attempts, ambiguous, sends, doubtful
-    1: (Standing.DONE, 2, 1, 3, False),
-    2: (Standing.DONE, 1, 0, 1, False),
-    3: (Standing.FAILED, 1, 0, 1, False),
-    4: (Standing.PENDING, 0, 1, 1, False),
-    5: (Standing.ACCEPTED, 0, 0, 1, False),
-    6: (Standing.PENDING, 1, 1, 1, True),
-    7: (Standing.DONE, 1, 0, 1, False),
-    8: (Standing.PENDING, 1, 1, 1, True),
-    9: (Standing.PENDING, 1, 1, 1, True),
+ITEM_STATES = {  # standing, attempts, ambiguous, sends, doubtful
+    1: (ItemState.DONE, 2, 1, 3, False),
+    2: (ItemState.DONE, 1, 0, 1, False),
+    3: (ItemState.FAILED, 1, 0, 1, False),
+    4: (ItemState.PENDING, 0, 1, 1, False),
+    5: (ItemState.ACCEPTED, 0, 0, 1, False),
+    6: (ItemState.PENDING, 1, 1, 1, True),
+    7: (ItemState.DONE, 1, 0, 1, False),
+    8: (ItemState.PENDING, 1, 1, 1, True),
+    9: (ItemState.PENDING, 1, 1, 1, True),
 }
 T = 1_790_000_000.0
 LANE = ("KEY_A", "Qwen/Qwen-Image")
@@ -48,11 +48,11 @@ def test_the_golden_ledger_replays_to_the_state_that_it_had_on_its_first_day(tmp
     shutil.copytree(GOLDEN, tmp_path / "ledger")
     said: list[str] = []
     state = replay(tmp_path, day_offset_s=0.0, say=said.append)
-    assert {where: state.record(where) for where, _ in state.standings()} == {
+    assert {where: state.record(where) for where, _ in state.item_states()} == {
         key(number): ItemRecord(
-            standing=standing, attempts=attempts, ambiguous=ambiguous, sends=sends, doubtful=doubtful, fresh=False
+            item_state=item_state, attempts=attempts, ambiguous=ambiguous, sends=sends, doubtful=doubtful, fresh=False
         )
-        for number, (standing, attempts, ambiguous, sends, doubtful) in STANDINGS.items()
+        for number, (item_state, attempts, ambiguous, sends, doubtful) in ITEM_STATES.items()
     }
     assert state.tasks == {
         key(5): OpenTask(

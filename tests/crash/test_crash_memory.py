@@ -11,8 +11,8 @@ from torture import Tried, at_size
 
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus
+from batchrunner.core.http import Decoder, Request
 from batchrunner.core.job import Job
-from batchrunner.core.wire import Decoder, Request
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.virtual_time import run_virtual

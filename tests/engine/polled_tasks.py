@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
 from batchrunner.core.job import Json, Provider
-from batchrunner.core.wire import Decoder, Head, Request, Whole
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
 from batchrunner.providers.modelscope_images import ModelScopeImages
@@ -56,9 +56,11 @@ class Server:
         if refused:
             status, body = 429, {"errors": {"message": "Too many requests"}, "request_id": "r"}
         await asyncio.sleep(0.05)
-        decoder.begin(Head(status=status, headers={"content-type": "application/json"}, received_at=BEGAN + now))
+        decoder.begin(
+            ResponseHead(status=status, headers={"content-type": "application/json"}, received_at=BEGAN + now)
+        )
         decoder.feed(json.dumps(body).encode())
-        return decoder.end(Whole())
+        return decoder.end(Completed())
 
 
 def _standing(number: int, *, ended: bool) -> dict[str, Json]:

@@ -18,7 +18,7 @@ from engine_house import House, chat
 from batchrunner import app, assembly
 from batchrunner.core.errors import LockHeldError
 from batchrunner.core.events import Parked
-from batchrunner.core.report import Report
+from batchrunner.core.status import Report
 from batchrunner.providers.structured import SchemaCheck
 from batchrunner.stores.files import Disk
 from batchrunner.stores.ledger_line import encode_line

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from batchrunner import app
+from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
 from batchrunner.core.job import Job
-from batchrunner.core.wire import Decoder, Gate, Head, Request, Whole
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport.watch import passed
@@ -40,9 +40,9 @@ class Echo:
     async def exchange(self, request: Request, decoder: Decoder[T], *, account: str, gate: Gate | None = None) -> T:
         if gate is not None:
             await passed(gate)
-        decoder.begin(Head(status=200, headers={"content-type": "application/json"}, received_at=0.0))
+        decoder.begin(ResponseHead(status=200, headers={"content-type": "application/json"}, received_at=0.0))
         decoder.feed(BODY)
-        return decoder.end(Whole())
+        return decoder.end(Completed())
 
 
 class NoDownloads:

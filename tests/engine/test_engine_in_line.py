@@ -15,8 +15,8 @@ import pytest
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.events import Done
-from batchrunner.core.report import Report
-from batchrunner.core.wire import Decoder, Gate, Head, Request, Whole
+from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
+from batchrunner.core.status import Report
 from batchrunner.engine import records_under_way
 from batchrunner.stores.files import Disk
 from batchrunner.transport.watch import passed
@@ -48,9 +48,9 @@ class Echo:
             await passed(gate)
         self.posts += 1
         self.posted.set()
-        decoder.begin(Head(status=200, headers={"content-type": "application/json"}, received_at=0.0))
+        decoder.begin(ResponseHead(status=200, headers={"content-type": "application/json"}, received_at=0.0))
         decoder.feed(body(json.loads(request.body or b"")["messages"][-1]["content"]))
-        return decoder.end(Whole())
+        return decoder.end(Completed())
 
     @contextmanager
     def hold(self, size_bytes: int) -> Iterator[None]:

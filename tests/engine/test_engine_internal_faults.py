@@ -13,8 +13,8 @@ from engine_house import House, chat, image
 from batchrunner import app
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.report import Report
 from batchrunner.core.row import result_row
+from batchrunner.core.status import Report
 from batchrunner.engine import record
 from batchrunner.engine.pictures import PictureKeeper
 from batchrunner.engine.record import Book

@@ -8,7 +8,8 @@ from engine_timetable import Timetable
 
 from batchrunner.core.errors import ExitStatus, LifecycleError
 from batchrunner.core.events import Accepted, Intent, Requeued
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.state import LedgerState
 
 
 def failing_tasks_then(refusal: str, *, until_s: float = 5000.0) -> Timetable:
@@ -85,7 +86,7 @@ def test_a_live_step_that_the_lifecycle_does_not_have_raises_and_replay_forgives
                 state.apply(event, at=0.0)
         else:
             state.apply(event, at=0.0)
-    assert state.standing(bytes(16)) is Standing.SENDING
+    assert state.item_state(bytes(16)) is ItemState.SENDING
     assert state.sends == (1 if live else 2)
 
 

@@ -10,7 +10,7 @@ from engine_house import MONDAY_EVENING, House, chat, image
 
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
-from batchrunner.core.rehearsal import Rehearsal
+from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.accounts import Quota
 from batchrunner.simulator.http_door import serve

@@ -13,11 +13,11 @@ from engine_house import House, World
 
 from batchrunner import app
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.http import Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Revision
-from batchrunner.core.report import Report
-from batchrunner.core.wire import Request
+from batchrunner.core.status import Report
 from batchrunner.prompts import items_of
 from batchrunner.providers import dialect_for
 

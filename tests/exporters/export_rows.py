@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from batchrunner.core.export import Outcome, Row
+from batchrunner.core.status import ExportRow, Outcome
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.plain import printable
 
@@ -21,7 +21,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 class Rows:
     """A `Shapable` in memory."""
 
-    given: list[Row]
+    given: list[ExportRow]
     name: str = "job"
     pictures: dict[str, bytes] = field(default_factory=dict)
 
@@ -29,7 +29,7 @@ class Rows:
     def count(self) -> int:
         return len(self.given)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ExportRow]:
         return iter(self.given)
 
     def picture(self, path: str, sha256: str) -> bytes | None:
@@ -43,16 +43,16 @@ class Rows:
         return f"../{path}"
 
 
-def made(shape: str, *rows: Row, name: str = "job", pictures: dict[str, bytes] | None = None) -> bytes:
+def made(shape: str, *rows: ExportRow, name: str = "job", pictures: dict[str, bytes] | None = None) -> bytes:
     """The whole file."""
     return b"".join(EXPORTERS[shape].write(Rows(list(rows), name=name, pictures=pictures or {})))
 
 
-def row(fields: dict[str, Any], *, outcome: Outcome = "done") -> Row:
-    return Row(line=json.dumps(fields, ensure_ascii=False).encode(), fields=fields, outcome=outcome)
+def row(fields: dict[str, Any], *, outcome: Outcome = "done") -> ExportRow:
+    return ExportRow(line=json.dumps(fields, ensure_ascii=False).encode(), fields=fields, outcome=outcome)
 
 
-def chat_row(text: str = "an answer", **fields: Any) -> Row:
+def chat_row(text: str = "an answer", **fields: Any) -> ExportRow:
     """As a chat run writes it; `output` replaces parts of the output."""
     output = {"text": text, "reasoning": None, "tool_calls": None, "parsed": None, "finish_reason": "stop"}
     output |= {"truncated": False, "flags": []} | fields.pop("output", {})
@@ -62,7 +62,7 @@ def chat_row(text: str = "an answer", **fields: Any) -> Row:
     return row(head | {"output": output} | tail | end | fields)
 
 
-def picture_row(*pictures: tuple[str, bytes], **fields: Any) -> Row:
+def picture_row(*pictures: tuple[str, bytes], **fields: Any) -> ExportRow:
     """As an image run writes it."""
     shown = [
         {
@@ -78,7 +78,7 @@ def picture_row(*pictures: tuple[str, bytes], **fields: Any) -> Row:
     return row({**chat_row().fields, "output": {"images": shown}, "usage": None, **fields})
 
 
-def failed_row(message: str = "no such thing", *, status: int | None = 400, **fields: Any) -> Row:
+def failed_row(message: str = "no such thing", *, status: int | None = 400, **fields: Any) -> ExportRow:
     """As it stands in `failures.jsonl`."""
     error = {"class": "bad_request", "message": message, "status": status, "code": "c1", "request_id": "r-1"}
     left = {name: value for name, value in chat_row().fields.items() if name not in {"output", "usage", "seconds"}}

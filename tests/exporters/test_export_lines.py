@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from openai.types.chat import ChatCompletion
 from openai.types.images_response import ImagesResponse
 
-from batchrunner.core.export import Row
+from batchrunner.core.status import ExportRow
 from batchrunner.exporters import EXPORTERS
 
 
@@ -30,7 +30,7 @@ def members(content: bytes) -> dict[str, bytes]:
 
 
 def test_jsonl_gives_the_very_bytes_of_the_rows() -> None:
-    odd = Row(line=b'{"id" :"a",  "x":1.50}', fields={"id": "a", "x": 1.5}, outcome="done")
+    odd = ExportRow(line=b'{"id" :"a",  "x":1.50}', fields={"id": "a", "x": 1.5}, outcome="done")
     assert made("jsonl", odd, failed_row()) == odd.line + b"\n" + failed_row().line + b"\n"
 
 

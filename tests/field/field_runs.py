@@ -13,7 +13,7 @@ import pytest
 from field_server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, once, serving
 
 from batchrunner import app
-from batchrunner.core.report import Report
+from batchrunner.core.status import Report
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 

@@ -10,7 +10,7 @@ from field_server import FieldServer, http, json_reply, serving
 from field_tasks import DONE, RUNNING, Tasks, image_job
 
 from batchrunner import app
-from batchrunner.core.report import Report
+from batchrunner.core.status import Report
 from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.resumption import same_server
 from batchrunner.simulator.virtual_time import run_virtual

@@ -19,8 +19,8 @@ from pyarrow import parquet
 
 from batchrunner import app
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.item import safe_stem
 from batchrunner.core.job import Job
-from batchrunner.core.naming import safe_stem
 from batchrunner.prompts import check_items, items_of
 from batchrunner.stores.run_directory import digest_of_job, resolved
 from batchrunner.stores.run_file import RunFile, write_run_file

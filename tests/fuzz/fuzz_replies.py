@@ -14,14 +14,14 @@ from functools import cache
 from fuzz_target import Target
 from providers_reading import NOON, item, provider, read
 
-from batchrunner.core.classify import Family
 from batchrunner.core.events import Accepted as AcceptedEvent
 from batchrunner.core.events import Failed, Ready
+from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
 from batchrunner.core.job import DialectName, Json
-from batchrunner.core.outcome import Accepted, Answer, Pending, Pictures, PictureUrl, Problem
+from batchrunner.core.outcome import Answer, Pending, Pictures, PictureUrl, Problem, TaskAccepted
 from batchrunner.core.ports import TaskDialect
 from batchrunner.core.row import Effort, chat_output, failure_row, result_row
-from batchrunner.core.wire import Broken, Decoder, Ending, Head, Whole
+from batchrunner.core.sign import Family
 from batchrunner.providers import dialect_for
 from batchrunner.providers.hints import duration_s, hints_of, reset_s, should_retry, wait_in_prose_s, wait_s
 from batchrunner.providers.modelscope_balance import BalanceReader
@@ -34,7 +34,7 @@ from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_sound
 from batchrunner.stores.rows import encode_row
 from batchrunner.transport.coding import STEP_BYTES, CodingError, unpacker
 
-Outcome = Answer | Accepted | Pictures | Pending | Problem
+Outcome = Answer | TaskAccepted | Pictures | Pending | Problem
 BOOK: dict[str, Json] = {
     "type": "object",
     "properties": {"title": {"type": "string"}, "pages": {"type": "integer"}},
@@ -46,14 +46,14 @@ EFFORT = Effort(attempts=1, ambiguous=0, recovered=False, started_at="2026-11-22
 # -- replies
 
 
-def parts_of(reply: bytes) -> tuple[Head, bytes]:
+def parts_of(reply: bytes) -> tuple[ResponseHead, bytes]:
     """A reply as text, read as leniently as it can be: status, headers, body."""
     head, _, body = reply.partition(b"\n\n")
     first, *lines = head.decode("utf-8", "replace").split("\n")
     digits = "".join(char for char in first if char in "0123456789")[:3]
     pairs = (line.partition(":") for line in lines[:50])
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs if name.strip()}
-    return Head(status=int(digits or 200), headers=headers, received_at=NOON), body
+    return ResponseHead(status=int(digits or 200), headers=headers, received_at=NOON), body
 
 
 def reads(make: Callable[[], Decoder[Outcome]]) -> Callable[[bytes], object]:
@@ -64,7 +64,7 @@ def reads(make: Callable[[], Decoder[Outcome]]) -> Callable[[bytes], object]:
         middle = len(body) // 2
         step = max(1, len(body) // 97)
         ways = [[body], [body[:middle], body[middle:]], [body[at : at + step] for at in range(0, len(body), step)]]
-        endings: list[Ending] = [Whole(), Broken(cause="reset", message="reset by peer", sent=True)]
+        endings: list[Ending] = [Completed(), Interrupted(cause="reset", message="reset by peer", sent=True)]
         told: list[Outcome] = []
         for ending in endings:
             outcomes = [read(make(), head, way, ending) for way in ways]
@@ -85,7 +85,7 @@ def can_be_kept(outcome: Outcome) -> None:
             )
             json.loads(row)
             assert b"\n" not in row
-        case Accepted():
+        case TaskAccepted():
             event = AcceptedEvent(i="a", k="0" * 32, n=1, a=0, task=outcome.task_id, model="m", account="a")
             line = encode_line(event, sequence=1, at=NOON, durable=None)
             assert is_sound(line.rstrip(b"\n"))
@@ -294,7 +294,7 @@ def coding_seeds() -> tuple[bytes, ...]:
 def balance(reply: bytes) -> object:
     """What ModelScope says of points."""
     head, body = parts_of(reply)
-    return repr(read(BalanceReader("KEY"), head, [body], Whole()))
+    return repr(read(BalanceReader("KEY"), head, [body], Completed()))
 
 
 def balance_seeds() -> tuple[bytes, ...]:

@@ -10,8 +10,8 @@ from providers_reading import provider
 from yarl import URL
 
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.item import STEM_LIMIT_BYTES, auto_id, fold, safe_stem, slug
 from batchrunner.core.job import Timeouts
-from batchrunner.core.naming import STEM_LIMIT_BYTES, auto_id, fold, safe_stem, slug
 from batchrunner.core.outcome import PictureUrl
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
 from batchrunner.providers.result_pictures import pictures_in

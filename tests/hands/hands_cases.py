@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from batchrunner import app
-from batchrunner.core.audit import Audit
 from batchrunner.core.job import Job
-from batchrunner.core.report import Report
-from batchrunner.core.status import Status
+from batchrunner.core.status import Audit, Report, Status
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 

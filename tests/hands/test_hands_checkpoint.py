@@ -34,7 +34,7 @@ def told(state: LedgerState) -> tuple[object, ...]:
     figures = msgspec.to_builtins(state.figures())
     for name in ("uncorrected", "shared_tasks"):
         figures[name].sort()
-    return figures, dict(state.table.known()), {key: state.crc(key) for key, _ in state.standings()}, marks
+    return figures, dict(state.table.known()), {key: state.crc(key) for key, _ in state.item_states()}, marks
 
 
 def read(folder: Path) -> tuple[object, ...]:

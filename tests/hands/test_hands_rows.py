@@ -49,8 +49,8 @@ def test_a_done_item_without_its_row_is_lost_in_every_command_and_paid_again_onl
     sends = run.sends
     hand, lost = ROWS_LOST[case]
     hand(run.folder)
-    standing = run.status()
-    assert (standing.items.lost, standing.items.done, standing.state) == (lost, 5 - lost, "stopped")
+    item_state = run.status()
+    assert (item_state.items.lost, item_state.items.done, item_state.state) == (lost, 5 - lost, "stopped")
     planned = asyncio.run(app.plan(run.job))
     assert (planned.items.lost, planned.to_send) == (lost, 0)
     assert run.verify().exit_status is ExitStatus.STOPPED

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import httpx2
 
-from batchrunner.core.wire import Broken, Decoder, Ending, Head, Whole
+from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
 from batchrunner.simulator.http_door import serve
 from batchrunner.simulator.world import World
 
@@ -24,7 +24,7 @@ NOON = 1_790_000_000.0
 class Reply:
     """What came over the wire. Without a head, nothing came."""
 
-    head: Head | None
+    head: ResponseHead | None
     pieces: tuple[bytes, ...]
     ending: Ending
 
@@ -34,7 +34,7 @@ class Reply:
             decoder.begin(self.head)
             for piece in self.pieces:
                 if decoder.feed(piece):
-                    return decoder.end(Whole())
+                    return decoder.end(Completed())
         return decoder.end(self.ending)
 
     @property
@@ -60,9 +60,9 @@ class Recorder(httpx2.AsyncBaseTransport):
         pieces, fault = await _read(response)
         headers = {name.lower(): value for name, value in response.headers.items()}
         reply = Reply(
-            head=Head(status=response.status_code, headers=headers, received_at=NOON),
+            head=ResponseHead(status=response.status_code, headers=headers, received_at=NOON),
             pieces=tuple(pieces),
-            ending=Whole() if fault is None else _broken(fault),
+            ending=Completed() if fault is None else _broken(fault),
         )
         self.replies.append(reply)
         played = _Played(pieces, fault)
@@ -101,9 +101,9 @@ async def _read(response: httpx2.Response) -> tuple[list[bytes], httpx2.Transpor
     return pieces, None
 
 
-def _broken(fault: httpx2.TransportError) -> Broken:
+def _broken(fault: httpx2.TransportError) -> Interrupted:
     timed_out = isinstance(fault, httpx2.TimeoutException)
-    return Broken(cause="timeout" if timed_out else "reset", message=repr(fault), sent=True)
+    return Interrupted(cause="timeout" if timed_out else "reset", message=repr(fault), sent=True)
 
 
 def patience_s(scenario: str) -> float:

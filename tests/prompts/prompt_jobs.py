@@ -9,7 +9,7 @@ import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Provider, Retry, Source, Timeouts
+from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, Provider, RetryPolicy, Source, Timeouts
 from batchrunner.prompts import JobItems, check_items, items_of
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -33,7 +33,7 @@ _JOB = Job(
     stream=True,
     replicas=1,
     limits=Limits(),
-    retry=Retry(),
+    retry=RetryPolicy(),
     timeouts=Timeouts(),
     output=Output(dir="outputs/job"),
     durability="result",

@@ -10,9 +10,8 @@ import pytest
 from prompt_batches import PNG, PNG_URL, SAID, batch, body, line, parts, shown, speaking
 from prompt_jobs import DATA, items, job_of, listing, mistake, picture_job, source, stream
 
-from batchrunner.core.item import Item
+from batchrunner.core.item import Item, item_key
 from batchrunner.core.job import Job, ListedPrompt, Turn
-from batchrunner.core.keys import item_key
 from batchrunner.core.outcome import Revision
 from batchrunner.prompts import items_of
 from batchrunner.providers import dialect_for

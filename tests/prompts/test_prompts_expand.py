@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_jobs import items, job_of, listing, mistake, mistakes, picture_job, source, stream
 
+from batchrunner.core.item import auto_id, digest, fold, item_key, safe_stem
 from batchrunner.core.job import ListedPrompt, Output, Turn
-from batchrunner.core.keys import digest, item_key
-from batchrunner.core.naming import auto_id, fold, safe_stem
 from batchrunner.core.ports import Items
 from batchrunner.prompts import expand, items_of
 from batchrunner.spec import load_job

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prompt_jobs import job_of, source
 
-from batchrunner.core import keys, naming
+from batchrunner.core import item
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.item import KeyMaker, item_key
 from batchrunner.core.job import Job, Json, Turn
-from batchrunner.core.keys import KeyMaker, item_key
 from batchrunner.prompts import check_items, items_of, render, sandbox
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.render import Template
@@ -94,7 +94,7 @@ def row_by_row() -> Iterator[None]:
         patch.setattr(Template, "joined", only_fixed)
         patch.setattr(render, "_simple_pieces", never)
         patch.setattr(sandbox, "_pieces", never)
-        patch.setattr(keys, "_flat", never)
+        patch.setattr(item, "_flat", never)
         yield
 
 
@@ -209,7 +209,7 @@ def test_slugs_are_what_they_were(text: str) -> None:
     if not start.isascii():
         start = unicodedata.normalize("NFKD", start).encode("ascii", "ignore").decode("ascii")
     letters = "".join(char if char in "abcdefghijklmnopqrstuvwxyz0123456789" else " " for char in start.lower())
-    assert naming.slug(text) == ("-".join(letters.split())[:40].rstrip("-") or "item")
+    assert item.slug(text) == ("-".join(letters.split())[:40].rstrip("-") or "item")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import Item
+from batchrunner.core.item import Item, KeyMaker, item_key
 from batchrunner.core.job import Json, Turn
-from batchrunner.core.keys import KeyMaker, item_key
-from batchrunner.core.plan import Surveyor
+from batchrunner.core.plan import PlanningCounter
 from batchrunner.core.state import LedgerState
 from batchrunner.prompts import check_items, items_of
 from batchrunner.spec import load_job
@@ -303,19 +302,19 @@ def _everything(path: str) -> list[str]:
         job = load_job(path)
     except JobMistakesError as error:
         return [*_told(error.mistakes), *(_told(asyncio.run(check_items(error.partial))) if error.partial else ())]
-    surveyor = Surveyor(state=LedgerState())
+    counter = PlanningCounter(state=LedgerState())
     found: list[str] = []
 
     async def stream() -> None:
         async for batch in items_of(job).batches():
-            surveyor.take(batch)
+            counter.take(batch)
             found.extend(map(_shown, batch))
 
     try:
         asyncio.run(stream())
     except JobMistakesError as error:
         found += ["stopped", *_told(error.mistakes)]
-    survey = surveyor.survey(skipped_rows=0)
+    survey = counter.result(skipped_rows=0)
     found.append(repr((survey.labels, survey.total, survey.shared, survey.per_model, survey.prompt_chars)))
     return [*found, "check", *_told(asyncio.run(check_items(job)))]
 

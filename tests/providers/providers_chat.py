@@ -4,9 +4,9 @@ import json
 
 from providers_reading import EVENTS, head, item, provider, read_every_way
 
+from batchrunner.core.http import Decoder, Ending
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, ToolCall, Usage
-from batchrunner.core.wire import Decoder, Ending
 from batchrunner.providers.openai_chat import OpenAiChat
 
 

@@ -4,9 +4,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import DialectName, Json, PresetName, Provider, Turn
-from batchrunner.core.wire import Broken, Decoder, Ending, Head, Whole
 
 T = TypeVar("T")
 
@@ -15,14 +15,14 @@ NOON = 1_790_000_000.0
 EVENTS = "text/event-stream; charset=utf-8"
 JSON = "application/json"
 
-RESET = Broken(cause="reset", message="connection reset by peer", sent=True)
-TIMEOUT = Broken(cause="timeout", message="no bytes for 120 s", sent=True)
+RESET = Interrupted(cause="reset", message="connection reset by peer", sent=True)
+TIMEOUT = Interrupted(cause="timeout", message="no bytes for 120 s", sent=True)
 
 
-def head(status: int = 200, content_type: str = JSON, **headers: str) -> Head:
+def head(status: int = 200, content_type: str = JSON, **headers: str) -> ResponseHead:
     """A head; underscores in names stand for dashes."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Head(status=status, headers={"content-type": content_type, **given}, received_at=NOON)
+    return ResponseHead(status=status, headers={"content-type": content_type, **given}, received_at=NOON)
 
 
 def cuts(body: bytes) -> Iterator[list[bytes]]:
@@ -36,7 +36,7 @@ def cuts(body: bytes) -> Iterator[list[bytes]]:
         yield [body[a:b] for a, b in zip([0, *places], [*places, len(body)], strict=True)]
 
 
-def read(decoder: Decoder[T], reply: Head | None, pieces: list[bytes], ending: Ending) -> T:
+def read(decoder: Decoder[T], reply: ResponseHead | None, pieces: list[bytes], ending: Ending) -> T:
     """What one decoder makes of a reply. Reads on after it had enough: a transport may have read ahead."""
     if reply is not None:
         decoder.begin(reply)
@@ -45,11 +45,11 @@ def read(decoder: Decoder[T], reply: Head | None, pieces: list[bytes], ending: E
     return decoder.end(ending)
 
 
-def read_every_way(make: Callable[[], Decoder[T]], reply: Head, body: bytes, ending: Ending | None = None) -> T:
+def read_every_way(make: Callable[[], Decoder[T]], reply: ResponseHead, body: bytes, ending: Ending | None = None) -> T:
     """The one outcome of all ways to cut the body, and of reading it at once; fails when two ways disagree."""
-    outcomes = [read(make(), reply, pieces, ending or Whole()) for pieces in cuts(body)]
+    outcomes = [read(make(), reply, pieces, ending or Completed()) for pieces in cuts(body)]
     at_once = getattr(make(), "whole", None)
-    if at_once is not None and isinstance(ending or Whole(), Whole):
+    if at_once is not None and isinstance(ending or Completed(), Completed):
         outcomes.append(at_once(reply, body))
     for outcome in outcomes[1:]:
         assert outcome == outcomes[0]

@@ -9,10 +9,10 @@ from providers_messages import BEGUN, BLOCK, HI, START, TOOL, WHOLE, ended, even
 from providers_reading import EVENTS, JSON, RESET, head, item, provider, read
 
 from batchrunner.core.events import parts_of_urls
+from batchrunner.core.http import Completed, Ending, ResponseHead
 from batchrunner.core.job import DialectName, Json
-from batchrunner.core.outcome import Accepted, Answer, Pictures, PictureUrl, Problem
+from batchrunner.core.outcome import Answer, Pictures, PictureUrl, Problem, TaskAccepted
 from batchrunner.core.ports import TaskDialect
-from batchrunner.core.wire import Ending, Head, Whole
 from batchrunner.providers import DIALECTS, dialect_for
 from batchrunner.providers.result_pictures import pictures_in
 
@@ -35,17 +35,17 @@ BODIES = strategies.one_of(
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-@example(body=b'\r""', cut=1, reply=head(200, JSON), ending=Whole())  # blanks before a body that is no JSON
+@example(body=b'\r""', cut=1, reply=head(200, JSON), ending=Completed())  # blanks before a body that is no JSON
 @given(
     body=BODIES,
     cut=strategies.integers(0, 400),
     reply=strategies.builds(
         head, strategies.sampled_from([200, 200, 200, 302, 429, 500]), strategies.sampled_from([EVENTS, JSON, ""])
     ),
-    ending=strategies.sampled_from([Whole(), RESET]),
+    ending=strategies.sampled_from([Completed(), RESET]),
 )
 def test_any_bytes_give_one_outcome_however_they_are_cut(
-    name: DialectName, body: bytes, cut: int, reply: Head, ending: Ending
+    name: DialectName, body: bytes, cut: int, reply: ResponseHead, ending: Ending
 ) -> None:
     """Threat 10."""
     dialect = dialect_for(provider("simulator", name))
@@ -53,7 +53,7 @@ def test_any_bytes_give_one_outcome_however_they_are_cut(
         read(dialect.decoder(item()), reply, pieces, ending)
         for pieces in ([body], [body[:cut], body[cut:]], [body[at : at + 1] for at in range(len(body))])
     ]
-    assert isinstance(outcomes[0], Answer | Accepted | Pictures | Problem)
+    assert isinstance(outcomes[0], Answer | TaskAccepted | Pictures | Problem)
     assert outcomes[1:] == outcomes[:1] * 2
     if isinstance(dialect, TaskDialect):
         read(dialect.poll_decoder(), reply, [body], ending)

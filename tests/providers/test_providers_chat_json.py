@@ -10,9 +10,9 @@ import pytest
 from providers_chat import CALL, DONE, FINISHED, SHELL, USAGE, USED, decoder, delta, hi, outcome_of, tools
 from providers_reading import EVENTS, JSON, head, read
 
+from batchrunner.core.http import Completed
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, ToolCall, Usage
-from batchrunner.core.wire import Whole
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES
 
 K = ProblemKind
@@ -67,7 +67,7 @@ WHOLE: dict[str, tuple[bytes, Answer | ProblemKind]] = {
 @pytest.mark.parametrize(("body", "expected"), WHOLE.values(), ids=WHOLE.keys())
 def test_json_is_read_whatever_was_asked_for(body: bytes, expected: Answer | ProblemKind) -> None:
     if len(body) > 10_000:
-        found = read(decoder(), head(200, JSON), [body], Whole())
+        found = read(decoder(), head(200, JSON), [body], Completed())
     else:
         found = outcome_of(body, content_type=JSON)
     if isinstance(found, Problem):
@@ -90,7 +90,7 @@ def test_an_answer_beyond_16_mb_is_too_large(as_json: object) -> None:
     else:
         enough = [reader.feed(delta(content=big)) for _ in range(17)]
         assert enough == [False] * 16 + [True]
-    problem = reader.end(Whole())
+    problem = reader.end(Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.TOO_LARGE
     assert TEXT_CAP_BYTES == 16 * 1024 * 1024
@@ -103,7 +103,7 @@ def test_an_endless_line_is_too_large() -> None:
     while not reader.feed(b"data: " + b"x" * 65536):
         pieces += 1
         assert pieces < 200
-    problem = reader.end(Whole())
+    problem = reader.end(Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.TOO_LARGE
 
@@ -119,14 +119,14 @@ ENDS_OF_THINKING = {
 
 @pytest.mark.parametrize("text", ENDS_OF_THINKING)
 def test_thinking_that_began_in_the_prompt_ends_with_its_tag_on_a_line_of_its_own(text: str) -> None:
-    answer = read(decoder(), head(), [message(content=text)], Whole())
+    answer = read(decoder(), head(), [message(content=text)], Completed())
     assert isinstance(answer, Answer)
     assert (answer.text, answer.reasoning) == ENDS_OF_THINKING[text]
 
 
 def test_a_text_of_nothing_but_blank_lines_is_read_in_time_that_grows_with_its_length() -> None:
     began = time.process_time()
-    answer = read(decoder(), head(), [message(content="\n" * 60_000 + "a</think>b")], Whole())
+    answer = read(decoder(), head(), [message(content="\n" * 60_000 + "a</think>b")], Completed())
     assert isinstance(answer, Answer)
     assert time.process_time() - began < 2.0
 
@@ -183,7 +183,7 @@ BAD_SCHEMAS: list[dict[str, JsonValue]] = [
 
 @pytest.mark.parametrize("schema", BAD_SCHEMAS)
 def test_a_schema_that_cannot_be_used_is_a_mistake(schema: dict[str, JsonValue]) -> None:
-    problem = read(decoder(schema=schema), head(200, EVENTS), [delta("stop", content='"x"') + DONE], Whole())
+    problem = read(decoder(schema=schema), head(200, EVENTS), [delta("stop", content='"x"') + DONE], Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.CONFIGURATION
 
@@ -194,7 +194,7 @@ def test_a_schema_elsewhere_is_not_fetched_even_if_it_could_be(tmp_path: Path) -
     schema: dict[str, JsonValue] = {"$ref": elsewhere.as_uri()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as outside of tests: the library only warns that it fetches
-        problem = read(decoder(schema), head(200, EVENTS), [delta("stop", content='"x"') + DONE], Whole())
+        problem = read(decoder(schema), head(200, EVENTS), [delta("stop", content='"x"') + DONE], Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.CONFIGURATION
 

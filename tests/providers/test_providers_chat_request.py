@@ -6,10 +6,10 @@ import pytest
 from providers_reading import item, provider
 
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.http import Request
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import DialectName, Json, PresetName, Turn
 from batchrunner.core.outcome import Adaptation, Correction, Revision
-from batchrunner.core.wire import Request
 from batchrunner.providers import DIALECTS, dialect_for
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_images import ModelScopeImages

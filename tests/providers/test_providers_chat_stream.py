@@ -7,8 +7,8 @@ import pytest
 from providers_chat import CALL, DONE, FINISHED, HI, STOP, USAGE, USED, decoder, delta, event, hi, outcome_of, tools
 from providers_reading import EVENTS, JSON, RESET, TIMEOUT, head
 
+from batchrunner.core.http import Completed, Interrupted
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall
-from batchrunner.core.wire import Broken, Whole
 
 K = ProblemKind
 
@@ -197,8 +197,8 @@ def test_feed_says_when_it_has_enough() -> None:
     ]
 
 
-@pytest.mark.parametrize("ending", [RESET, TIMEOUT, Broken(cause="too_large", message="cap", sent=True)])
-def test_a_break_behind_the_end_of_an_answer_takes_nothing_away(ending: Broken) -> None:
+@pytest.mark.parametrize("ending", [RESET, TIMEOUT, Interrupted(cause="too_large", message="cap", sent=True)])
+def test_a_break_behind_the_end_of_an_answer_takes_nothing_away(ending: Interrupted) -> None:
     assert outcome_of(HI + STOP, ending=ending) == hi("no_done")
     assert outcome_of(HI + STOP + DONE, ending=ending) == hi()
     whole = json.dumps(FINISHED).encode()
@@ -217,7 +217,7 @@ CUTS = {
 
 @pytest.mark.parametrize("body", CUTS.values(), ids=CUTS.keys())
 def test_a_stream_that_ends_before_its_answer_is_cut(body: bytes) -> None:
-    for ending, kind in ((Whole(), K.STREAM_CUT), (RESET, K.STREAM_CUT), (TIMEOUT, K.TIMEOUT)):
+    for ending, kind in ((Completed(), K.STREAM_CUT), (RESET, K.STREAM_CUT), (TIMEOUT, K.TIMEOUT)):
         problem = outcome_of(body, ending=ending)
         assert isinstance(problem, Problem)
         assert problem.kind is kind

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 from providers_reading import EVENTS, JSON, NOON, cuts, head, item, provider, read, read_every_way
 
+from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Pending, Problem, ProblemKind
-from batchrunner.core.wire import Broken, Decoder, Ending, Head, Whole
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_balance import BalanceReader
 from batchrunner.providers.modelscope_images import ModelScopeImages
@@ -163,18 +163,20 @@ def scripts(decoded: Decoded, scenario: str) -> Iterator[Script]:
             yield world.answer(order, NOON)
 
 
-def reply_of(script: Script) -> tuple[Head | None, bytes, Ending]:
+def reply_of(script: Script) -> tuple[ResponseHead | None, bytes, Ending]:
     """The reply as a transport sees it."""
     steps = (*script.early, *script.steps)
-    broken = Broken(cause="timeout" if any(isinstance(s, Hang) for s in steps) else "reset", message="gone", sent=True)
+    broken = Interrupted(
+        cause="timeout" if any(isinstance(s, Hang) for s in steps) else "reset", message="gone", sent=True
+    )
     headless = any(isinstance(step, Reset | Hang) for step in script.early)
     if headless:
         return None, b"", broken
     ends_early = any(isinstance(step, Cut | Reset | Hang) for step in steps)
     return (
-        Head(status=script.status, headers=script.headers, received_at=NOON),
+        ResponseHead(status=script.status, headers=script.headers, received_at=NOON),
         script.body,
-        broken if ends_early else Whole(),
+        broken if ends_early else Completed(),
     )
 
 
@@ -235,7 +237,7 @@ BEGUN = (
 OVERLOADED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"o"}}\n\n'
 T1 = b'{"errors": {"message": "We have to rate limit you for model Q/q. If you need higher limits, please"}}'
 STUB = b'{"input":null,"outputs":null,"request_id":"","task_id":"","task_status":"PENDING","time_taken":0}'
-VECTORS: dict[str, tuple[Callable[[], Decoder[object]], Head, bytes, object]] = {
+VECTORS: dict[str, tuple[Callable[[], Decoder[object]], ResponseHead, bytes, object]] = {
     "1: a BOM and CRLF": (
         chat,
         head(200, EVENTS),
@@ -269,7 +271,7 @@ VECTORS: dict[str, tuple[Callable[[], Decoder[object]], Head, bytes, object]] = 
 
 @pytest.mark.parametrize(("make", "reply", "body", "expected"), VECTORS.values(), ids=VECTORS.keys())
 def test_the_vectors_of_the_protocol(
-    make: Callable[[], Decoder[object]], reply: Head, body: bytes, expected: object
+    make: Callable[[], Decoder[object]], reply: ResponseHead, body: bytes, expected: object
 ) -> None:
     assert words(read_every_way(make, reply, body)) == expected
     if b"[DONE]" in body:

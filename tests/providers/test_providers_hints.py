@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, strategies
 from providers_reading import NOON, head
 
+from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Hints
-from batchrunner.core.wire import Head
 from batchrunner.providers.hints import hints_of, reset_s, should_retry, wait_in_prose_s, wait_s
 
 
@@ -88,7 +88,7 @@ def test_a_reset_is_seconds_from_the_reply_or_unknown(text: str, seconds: float 
     ],
 )
 def test_each_family_of_rate_headers_is_understood(headers: dict[str, str], hints: Hints | None) -> None:
-    assert hints_of(Head(status=200, headers=headers, received_at=NOON)) == hints
+    assert hints_of(ResponseHead(status=200, headers=headers, received_at=NOON)) == hints
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_each_family_of_rate_headers_is_understood(headers: dict[str, str], hint
     ],
 )
 def test_a_wait_is_read_in_every_form_and_in_order(headers: dict[str, str], body: Json, seconds: float | None) -> None:
-    found = wait_s(Head(status=429, headers=headers, received_at=NOON), body)
+    found = wait_s(ResponseHead(status=429, headers=headers, received_at=NOON), body)
     assert found == (None if seconds is None else pytest.approx(seconds))
 
 
@@ -148,7 +148,7 @@ NAMES = strategies.sampled_from(
 
 @given(strategies.dictionaries(NAMES, strategies.text(max_size=40)), strategies.floats(0, 1e12))
 def test_any_headers_give_finite_waits_or_none(headers: dict[str, str], received_at: float) -> None:
-    reply = Head(status=429, headers=headers, received_at=received_at)
+    reply = ResponseHead(status=429, headers=headers, received_at=received_at)
     wait = wait_s(reply, None)
     hints = hints_of(reply)
     assert wait is None or (math.isfinite(wait) and wait >= 0)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, strategies
 from providers_reading import item, provider
 
+from batchrunner.core.http import Request
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import DialectName, Json, Turn
 from batchrunner.core.outcome import Correction, Revision
-from batchrunner.core.wire import Request
 from batchrunner.providers import dialect_for
 from batchrunner.providers.kept_body import KeptBody
 

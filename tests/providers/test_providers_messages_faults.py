@@ -22,8 +22,8 @@ from providers_messages import (
 )
 from providers_reading import EVENTS, RESET, TIMEOUT, head
 
+from batchrunner.core.http import Completed
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.wire import Whole
 from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES
 
 K = ProblemKind
@@ -41,7 +41,7 @@ CUTS = {
 
 @pytest.mark.parametrize("body", CUTS.values(), ids=CUTS.keys())
 def test_a_stream_that_ends_before_its_answer_is_cut(body: bytes) -> None:
-    for ending, kind in ((Whole(), K.STREAM_CUT), (RESET, K.STREAM_CUT), (TIMEOUT, K.TIMEOUT)):
+    for ending, kind in ((Completed(), K.STREAM_CUT), (RESET, K.STREAM_CUT), (TIMEOUT, K.TIMEOUT)):
         problem = outcome_of(body, ending=ending)
         assert isinstance(problem, Problem)
         assert problem.kind is kind
@@ -124,7 +124,7 @@ def test_an_answer_beyond_16_mb_is_too_large() -> None:
     reader.feed(START + BLOCK)
     enough = [reader.feed(text("x" * 1024 * 1024)) for _ in range(17)]
     assert enough == [False] * 16 + [True]
-    problem = reader.end(Whole())
+    problem = reader.end(Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.TOO_LARGE
     assert TEXT_CAP_BYTES == 16 * 1024 * 1024

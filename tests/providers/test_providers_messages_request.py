@@ -5,10 +5,10 @@ import json
 import pytest
 from providers_reading import item, provider
 
+from batchrunner.core.http import Request
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, PresetName, Turn
 from batchrunner.core.outcome import Adaptation, Correction, Revision
-from batchrunner.core.wire import Request
 from batchrunner.providers import dialect_for
 from batchrunner.providers.answer_tool import NAME
 from batchrunner.providers.anthropic_messages import AnthropicMessages

@@ -31,8 +31,8 @@ from providers_messages import (
 )
 from providers_reading import EVENTS, JSON, RESET, TIMEOUT, head
 
+from batchrunner.core.http import Interrupted
 from batchrunner.core.outcome import Answer, ToolCall, Usage
-from batchrunner.core.wire import Broken
 
 CALL = ToolCall(id="toolu_1", name="f", arguments='{"a": 1}')
 
@@ -289,8 +289,8 @@ def test_feed_says_when_it_has_enough() -> None:
     ]
 
 
-@pytest.mark.parametrize("ending", [RESET, TIMEOUT, Broken(cause="too_large", message="cap", sent=True)])
-def test_a_break_behind_the_end_of_an_answer_takes_nothing_away(ending: Broken) -> None:
+@pytest.mark.parametrize("ending", [RESET, TIMEOUT, Interrupted(cause="too_large", message="cap", sent=True)])
+def test_a_break_behind_the_end_of_an_answer_takes_nothing_away(ending: Interrupted) -> None:
     assert outcome_of(WHOLE, ending=ending) == hi()
     assert outcome_of(BEGUN + ended(), ending=ending) == hi("no_message_stop")
     assert outcome_of(json.dumps(FINISHED).encode(), content_type=JSON, ending=ending) == hi("cut_after_end")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from batchrunner.core.http import Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.plan import PointBalance
-from batchrunner.core.wire import Broken, Ending, Head, Whole
 from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
 
 TOLD = {
@@ -17,11 +17,11 @@ TOLD = {
 
 def read(body: bytes, *, status: int = 200, ending: Ending | None = None) -> PointBalance:
     reader = BalanceReader("KEY")
-    reader.begin(Head(status=status, headers={}, received_at=0.0))
+    reader.begin(ResponseHead(status=status, headers={}, received_at=0.0))
     for place in range(0, len(body), 7):
         if reader.feed(body[place : place + 7]):
             break
-    return reader.end(ending or Whole())
+    return reader.end(ending or Completed())
 
 
 def test_a_balance_is_read_as_it_was_told() -> None:
@@ -57,7 +57,7 @@ def test_a_failure_is_never_read_as_nothing_left(body: bytes, status: int, why: 
 
 
 def test_a_broken_reply_says_why() -> None:
-    found = read(b'{"data"', ending=Broken(cause="reset", message="gone", sent=True))
+    found = read(b'{"data"', ending=Interrupted(cause="reset", message="gone", sent=True))
     assert (found.available, found.why) == (None, "gone")
 
 

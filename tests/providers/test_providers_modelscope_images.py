@@ -6,10 +6,10 @@ import json
 import pytest
 from providers_reading import RESET, head, item, provider, read, read_every_way
 
+from batchrunner.core.http import Completed, ResponseHead
 from batchrunner.core.item import InputPicture
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import (
-    Accepted,
     Hints,
     Pending,
     PictureBytes,
@@ -20,8 +20,8 @@ from batchrunner.core.outcome import (
     ProblemKind,
     Revision,
     SendOutcome,
+    TaskAccepted,
 )
-from batchrunner.core.wire import Head, Whole
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.task_replies import STANDINGS
 
@@ -34,11 +34,11 @@ UUID = "ffb3ad4b-e760-45b0-9053-f330fa302c6d"
 DIALECT = ModelScopeImages(provider(dialect="modelscope-images"))
 
 
-def submitted(value: Json, *, reply: Head | None = None) -> SendOutcome:
+def submitted(value: Json, *, reply: ResponseHead | None = None) -> SendOutcome:
     return read_every_way(lambda: DIALECT.decoder(item()), reply or head(), json.dumps(value).encode())
 
 
-def polled(value: Json, *, reply: Head | None = None) -> PollOutcome:
+def polled(value: Json, *, reply: ResponseHead | None = None) -> PollOutcome:
     return read_every_way(DIALECT.poll_decoder, reply or head(), json.dumps(value).encode())
 
 
@@ -72,13 +72,13 @@ def test_pictures_to_edit_go_as_image_url(urls: list[str], params: dict[str, Jso
 
 
 SUBMITS: dict[str, tuple[Json, SendOutcome]] = {
-    "a string": ({"task_id": "5075521", "request_id": "4528"}, Accepted(task_id="5075521")),
-    "a number": ({"task_id": 1234567}, Accepted(task_id="1234567")),
-    "a number beyond 64 bits": ({"task_id": 2**80}, Accepted(task_id=str(2**80))),
-    "a number as a float": ({"task_id": 12.0}, Accepted(task_id="12")),
+    "a string": ({"task_id": "5075521", "request_id": "4528"}, TaskAccepted(task_id="5075521")),
+    "a number": ({"task_id": 1234567}, TaskAccepted(task_id="1234567")),
+    "a number beyond 64 bits": ({"task_id": 2**80}, TaskAccepted(task_id=str(2**80))),
+    "a number as a float": ({"task_id": 12.0}, TaskAccepted(task_id="12")),
     "SUCCEED means accepted": (
         {"task_status": "SUCCEED", "task_id": UUID, "request_id": "x"},
-        Accepted(task_id=UUID),
+        TaskAccepted(task_id=UUID),
     ),
     "an id and pictures: finished": (
         {"task_id": "1", "output_images": [URL]},
@@ -86,10 +86,10 @@ SUBMITS: dict[str, tuple[Json, SendOutcome]] = {
     ),
     "an id and pictures of a task that runs: accepted": (
         {"task_id": "1", "task_status": "RUNNING", "output_images": [URL]},
-        Accepted(task_id="1"),
+        TaskAccepted(task_id="1"),
     ),
-    "an id wins over an error": ({"task_id": "1", "errors": {"message": "x"}}, Accepted(task_id="1")),
-    "nested": ({"output": {"task_id": UUID, "task_status": "PENDING"}}, Accepted(task_id=UUID)),
+    "an id wins over an error": ({"task_id": "1", "errors": {"message": "x"}}, TaskAccepted(task_id="1")),
+    "nested": ({"output": {"task_id": UUID, "task_status": "PENDING"}}, TaskAccepted(task_id=UUID)),
     "synchronous, images": ({"images": [{"url": URL}], "request_id": "x"}, Pictures(refs=(PictureUrl(url=URL),))),
     "synchronous, output_images": ({"output_images": [URL]}, Pictures(refs=(PictureUrl(url=URL),))),
     "synchronous, data": (
@@ -131,7 +131,7 @@ def test_a_submit_that_names_nothing_is_a_problem(value: Json, kind: ProblemKind
 
 
 def test_an_accepted_task_is_kept_though_the_connection_broke_behind_it() -> None:
-    assert read(DIALECT.decoder(item()), head(), [b'{"task_id": "1"}'], RESET) == Accepted(task_id="1")
+    assert read(DIALECT.decoder(item()), head(), [b'{"task_id": "1"}'], RESET) == TaskAccepted(task_id="1")
 
 
 def test_half_a_reply_to_a_submit_is_no_task() -> None:
@@ -157,7 +157,7 @@ def test_a_refused_submit_is_classified(status: int, value: Json, kind: ProblemK
 
 def test_the_limits_in_the_headers_of_a_submit_are_told() -> None:
     reply = head(200, modelscope_ratelimit_model_requests_remaining="49")
-    assert submitted({"task_id": "1"}, reply=reply) == Accepted(task_id="1", hints=Hints(model_remaining=49))
+    assert submitted({"task_id": "1"}, reply=reply) == TaskAccepted(task_id="1", hints=Hints(model_remaining=49))
 
 
 @pytest.mark.parametrize(
@@ -345,6 +345,6 @@ def test_a_reply_with_more_than_any_picture_is_too_large() -> None:
     while not reader.feed(b"x" * (16 * 1024 * 1024)):
         pieces += 1
         assert pieces < 20
-    problem = reader.end(Whole())
+    problem = reader.end(Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.TOO_LARGE

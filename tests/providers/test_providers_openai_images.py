@@ -6,6 +6,7 @@ import json
 import pytest
 from providers_reading import EVENTS, RESET, head, item, provider, read, read_every_way
 
+from batchrunner.core.http import Completed, ResponseHead
 from batchrunner.core.item import InputPicture
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import (
@@ -19,7 +20,6 @@ from batchrunner.core.outcome import (
     SendOutcome,
     Usage,
 )
-from batchrunner.core.wire import Head, Whole
 from batchrunner.providers import dialect_for
 from batchrunner.providers.openai_images import OpenAiImages
 
@@ -33,7 +33,7 @@ USED = Usage(input_tokens=9, output_tokens=1056)
 DIALECT = OpenAiImages(provider("openai", "openai-images", "https://api.openai.com/v1"))
 
 
-def made(value: Json, *, reply: Head | None = None) -> SendOutcome:
+def made(value: Json, *, reply: ResponseHead | None = None) -> SendOutcome:
     return read_every_way(lambda: DIALECT.decoder(item()), reply or head(), json.dumps(value).encode())
 
 
@@ -191,6 +191,6 @@ def test_a_reply_with_more_than_any_picture_is_too_large() -> None:
     while not reader.feed(b"x" * (16 * 1024 * 1024)):
         pieces += 1
         assert pieces < 20
-    problem = reader.end(Whole())
+    problem = reader.end(Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.TOO_LARGE

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, strategies
 from providers_reading import EVENTS, JSON, RESET, TIMEOUT, head, item, provider, read
 
+from batchrunner.core.http import Completed, Ending
 from batchrunner.core.job import DialectName
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, SendOutcome
-from batchrunner.core.wire import Ending, Whole
 from batchrunner.providers import dialect_for
 from batchrunner.providers.anthropic_messages_reply import MessagesDecoder
 from batchrunner.providers.openai_chat_reply import ChatDecoder
@@ -209,7 +209,7 @@ def outcome(name: DialectName, kind: str, pieces: list[bytes], ending: Ending, *
 
 
 @pytest.mark.parametrize("case", WHOLE)
-@given(seed=strategies.integers(0, 2**32), ending=strategies.sampled_from([Whole(), Whole(), RESET, TIMEOUT]))
+@given(seed=strategies.integers(0, 2**32), ending=strategies.sampled_from([Completed(), Completed(), RESET, TIMEOUT]))
 def test_a_whole_answer_comes_to_the_same_however_it_is_read(case: str, seed: int, ending: Ending) -> None:
     name, value = WHOLE[case]
     dice = random.Random(seed)
@@ -220,7 +220,7 @@ def test_a_whole_answer_comes_to_the_same_however_it_is_read(case: str, seed: in
 
 
 @pytest.mark.parametrize("case", STREAMS)
-@given(seed=strategies.integers(0, 2**32), ending=strategies.sampled_from([Whole(), Whole(), RESET, TIMEOUT]))
+@given(seed=strategies.integers(0, 2**32), ending=strategies.sampled_from([Completed(), Completed(), RESET, TIMEOUT]))
 def test_a_stream_comes_to_the_same_however_it_is_read(case: str, seed: int, ending: Ending) -> None:
     name, events = STREAMS[case]
     dice = random.Random(seed)
@@ -238,7 +238,7 @@ def test_an_ordinary_answer_is_read_in_one_step(case: str) -> None:
     never = AssertionError("the careful reader was asked")
     reader = ChatDecoder if name == CHAT else MessagesDecoder
     with patch.object(reader, "_take_json", side_effect=never):
-        found = outcome(name, JSON, [json.dumps(value).encode()], Whole(), careful=False)
+        found = outcome(name, JSON, [json.dumps(value).encode()], Completed(), careful=False)
     assert isinstance(found, Answer)
     assert found.text == "A fox jumps."
 
@@ -276,7 +276,7 @@ def test_an_ordinary_stream_never_asks_the_careful_readers(case: str) -> None:
     reader = ChatDecoder if name == CHAT else MessagesDecoder
     with patch.object(reader, "_take_event", side_effect=never), patch.object(reader, "_verdict", side_effect=never):
         for cut in range(len(pieces)):
-            found = outcome(name, EVENTS, [b"".join(pieces[:cut]), b"".join(pieces[cut:])], Whole(), careful=False)
+            found = outcome(name, EVENTS, [b"".join(pieces[:cut]), b"".join(pieces[cut:])], Completed(), careful=False)
             assert isinstance(found, Answer)
             assert found.text.startswith("A fox")
             assert found.usage is not None

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, strategies
 from providers_reading import NOON, head, item, provider, read, read_every_way
 
+from batchrunner.core.http import Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.job import DialectName, PresetName
 from batchrunner.core.outcome import (
-    Accepted,
     Answer,
     Pending,
     PictureBytes,
@@ -16,8 +16,8 @@ from batchrunner.core.outcome import (
     PictureUrl,
     Problem,
     ProblemKind,
+    TaskAccepted,
 )
-from batchrunner.core.wire import Broken, Ending, Head, Whole
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
@@ -117,14 +117,14 @@ def test_the_spend_limit_of_anthropic_stands_in_the_details() -> None:
     error = {"type": "rate_limit_error", "message": "x", "details": {"error_code": "enforced_spend_limit_reached"}}
     body = json.dumps({"type": "error", "error": error}).encode()
     dialect = OpenAiChat(provider("anthropic"))
-    problem = read(dialect.decoder(item()), head(429), [body], Whole())
+    problem = read(dialect.decoder(item()), head(429), [body], Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.BILLING
 
 
 def test_a_refusal_keeps_what_its_head_says() -> None:
     reply = head(429, retry_after="7", x_should_retry="false", x_request_id="r", x_ratelimit_remaining_tokens="0")
-    problem = read(OpenAiChat(provider("openai")).decoder(item()), reply, [b"{}"], Whole())
+    problem = read(OpenAiChat(provider("openai")).decoder(item()), reply, [b"{}"], Completed())
     assert isinstance(problem, Problem)
     assert (problem.wait_s, problem.should_retry, problem.request_id) == (7.0, False, "r")
     assert problem.hints is not None
@@ -134,8 +134,8 @@ def test_a_refusal_keeps_what_its_head_says() -> None:
 def test_prose_names_a_wait_only_where_waiting_helps() -> None:
     dialect = OpenAiChat(provider("openai"))
     body = b'{"error": {"message": "try again in 20s"}}'
-    throttled = read(dialect.decoder(item()), head(429), [body], Whole())
-    refused = read(dialect.decoder(item()), head(400), [body], Whole())
+    throttled = read(dialect.decoder(item()), head(429), [body], Completed())
+    refused = read(dialect.decoder(item()), head(400), [body], Completed())
     assert isinstance(throttled, Problem)
     assert isinstance(refused, Problem)
     assert (throttled.wait_s, refused.wait_s) == (20.0, None)
@@ -153,7 +153,7 @@ def test_prose_names_a_wait_only_where_waiting_helps() -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
 def test_a_redirect_is_a_configuration_problem_that_names_the_host_only(status: int, location: str, shown: str) -> None:
     reply = head(status, location=location)
-    problem = read(OpenAiChat(provider()).decoder(item()), reply, [b"moved: canary"], Whole())
+    problem = read(OpenAiChat(provider()).decoder(item()), reply, [b"moved: canary"], Completed())
     assert isinstance(problem, Problem)
     assert (problem.kind, problem.look_at) == (K.NOT_REACHED, "provider.base_url")
     assert str(status) in problem.message
@@ -169,28 +169,28 @@ def test_a_refusal_that_goes_on_for_ever_is_read_so_far_and_no_further() -> None
     while not decoder.feed(b"x" * 8192):
         fed += 1
         assert 8192 * fed <= KEPT_OF_REFUSAL_BYTES
-    problem = decoder.end(Whole())
+    problem = decoder.end(Completed())
     assert isinstance(problem, Problem)
     assert problem.kind is K.SERVER_ERROR
     assert len(problem.message) <= 1000
 
 
-BREAKS: list[tuple[Broken, bool, ProblemKind]] = [
-    (Broken(cause="connect", message="refused", sent=False), False, K.CONNECT),
-    (Broken(cause="timeout", message="connect timeout", sent=False), False, K.CONNECT),
-    (Broken(cause="reset", message="tls", sent=False), False, K.CONNECT),
-    (Broken(cause="connect", message="odd", sent=True), False, K.RESET),
-    (Broken(cause="timeout", message="slow", sent=True), False, K.TIMEOUT),
-    (Broken(cause="reset", message="reset", sent=True), False, K.RESET),
-    (Broken(cause="too_large", message="huge head", sent=True), False, K.TOO_LARGE),
-    (Broken(cause="timeout", message="slow", sent=True), True, K.TIMEOUT),
-    (Broken(cause="reset", message="reset", sent=True), True, K.STREAM_CUT),
-    (Broken(cause="too_large", message="bomb", sent=True), True, K.TOO_LARGE),
+BREAKS: list[tuple[Interrupted, bool, ProblemKind]] = [
+    (Interrupted(cause="connect", message="refused", sent=False), False, K.CONNECT),
+    (Interrupted(cause="timeout", message="connect timeout", sent=False), False, K.CONNECT),
+    (Interrupted(cause="reset", message="tls", sent=False), False, K.CONNECT),
+    (Interrupted(cause="connect", message="odd", sent=True), False, K.RESET),
+    (Interrupted(cause="timeout", message="slow", sent=True), False, K.TIMEOUT),
+    (Interrupted(cause="reset", message="reset", sent=True), False, K.RESET),
+    (Interrupted(cause="too_large", message="huge head", sent=True), False, K.TOO_LARGE),
+    (Interrupted(cause="timeout", message="slow", sent=True), True, K.TIMEOUT),
+    (Interrupted(cause="reset", message="reset", sent=True), True, K.STREAM_CUT),
+    (Interrupted(cause="too_large", message="bomb", sent=True), True, K.TOO_LARGE),
 ]
 
 
 @pytest.mark.parametrize(("ending", "began", "kind"), BREAKS)
-def test_a_break_is_named_by_what_may_have_happened(ending: Broken, *, began: bool, kind: ProblemKind) -> None:
+def test_a_break_is_named_by_what_may_have_happened(ending: Interrupted, *, began: bool, kind: ProblemKind) -> None:
     images = ModelScopeImages(provider(dialect="modelscope-images"))
     reply = head() if began else None
     for problem in (
@@ -204,13 +204,13 @@ def test_a_break_is_named_by_what_may_have_happened(ending: Broken, *, began: bo
 
 
 def test_a_refusal_that_breaks_off_is_a_refusal_all_the_same() -> None:
-    ending = Broken(cause="reset", message="reset", sent=True)
+    ending = Interrupted(cause="reset", message="reset", sent=True)
     problem = read(OpenAiChat(provider()).decoder(item()), head(429), [b'{"error": {"mess'], ending)
     assert isinstance(problem, Problem)
     assert (problem.kind, problem.status) == (K.THROTTLE, 429)
 
 
-OUTCOMES = (Answer, Accepted, Pictures, Pending, Problem)
+OUTCOMES = (Answer, TaskAccepted, Pictures, Pending, Problem)
 FRAGMENTS = strategies.sampled_from(
     [
         b"data: ",
@@ -270,7 +270,7 @@ JSON_VALUES = strategies.recursive(
     max_leaves=12,
 )
 HEADS = strategies.builds(
-    Head,
+    ResponseHead,
     status=strategies.sampled_from([0, 100, 199, 200, 201, 204, 299, 302, 400, 404, 429, 500, 503, 529, 600, 999]),
     headers=strategies.dictionaries(
         strategies.sampled_from(
@@ -280,8 +280,8 @@ HEADS = strategies.builds(
     ),
     received_at=strategies.just(NOON),
 )
-ENDINGS = strategies.just(Whole()) | strategies.builds(
-    Broken,
+ENDINGS = strategies.just(Completed()) | strategies.builds(
+    Interrupted,
     cause=strategies.sampled_from(["connect", "timeout", "reset", "too_large"]),
     message=strategies.text(max_size=10),
     sent=strategies.booleans(),
@@ -294,7 +294,7 @@ SPOKEN: list[tuple[PresetName, DialectName]] = [
 
 
 def outcomes_of(
-    spoken: tuple[PresetName, DialectName], reply: Head, pieces: list[bytes], ending: Ending
+    spoken: tuple[PresetName, DialectName], reply: ResponseHead, pieces: list[bytes], ending: Ending
 ) -> list[object]:
     dialect = dialect_for(provider(*spoken))
     asked = item(schema={"type": "object"})
@@ -306,18 +306,18 @@ def outcomes_of(
 
 @given(strategies.sampled_from(SPOKEN), HEADS, strategies.lists(BODIES, max_size=4), ENDINGS)
 def test_any_bytes_under_any_head_come_to_a_typed_outcome(
-    spoken: tuple[PresetName, DialectName], reply: Head, pieces: list[bytes], ending: Ending
+    spoken: tuple[PresetName, DialectName], reply: ResponseHead, pieces: list[bytes], ending: Ending
 ) -> None:
     found = outcomes_of(spoken, reply, pieces, ending)
     assert all(isinstance(outcome, OUTCOMES) for outcome in found)
     assert repr(found).encode("utf-8")
-    if isinstance(ending, Broken) and not ending.sent:
+    if isinstance(ending, Interrupted) and not ending.sent:
         assert all(isinstance(outcome, Problem) and outcome.kind is K.CONNECT for outcome in found)
 
 
 @given(strategies.sampled_from(SPOKEN), HEADS, JSON_VALUES, strategies.booleans(), ENDINGS)
 def test_any_json_under_any_head_comes_to_a_typed_outcome(
-    spoken: tuple[PresetName, DialectName], reply: Head, value: object, as_event: object, ending: Ending
+    spoken: tuple[PresetName, DialectName], reply: ResponseHead, value: object, as_event: object, ending: Ending
 ) -> None:
     body = json.dumps(value).encode()
     pieces = [b"data: " + body + b"\n\n"] if as_event else [body]
@@ -333,7 +333,7 @@ def test_a_url_that_is_no_web_address_is_no_picture() -> None:
         }
     ).encode()
     decoder = ModelScopeImages(provider(dialect="modelscope-images")).poll_decoder()
-    found = read(decoder, head(), [body], Whole())
+    found = read(decoder, head(), [body], Completed())
     assert found == Pictures(refs=(PictureUrl(url="https://a.example/1.png"), PictureBytes(data=b"hi")))
 
 
@@ -363,7 +363,7 @@ def test_a_refusal_is_judged_alike_however_long_its_message_is(name: str, size: 
     status, words, kind = LONG_REFUSALS[name]
     dialect = OpenAiChat(provider("openai"))
     short, long = (
-        read(dialect.decoder(item()), head(status), [words.replace("PAD", pad).encode()], Whole())
+        read(dialect.decoder(item()), head(status), [words.replace("PAD", pad).encode()], Completed())
         for pad in ("request: ", "request: " * (size // 9))
     )
     assert isinstance(short, Problem)

@@ -10,9 +10,9 @@ from audit_damage import ANSWERS, FAILURES, PICTURES, ROWS, Damage, rows, segmen
 from engine_house import House, World, chat, image
 
 from batchrunner import app
-from batchrunner.core.audit import Audit
 from batchrunner.core.errors import ExitStatus, LockHeldError, WrongDirectoryError
 from batchrunner.core.events import Done, Intent, Open, Refused
+from batchrunner.core.status import Audit
 from batchrunner.report.audit_files import fault_of
 from batchrunner.report.audit_findings import KINDS, Sheet
 from batchrunner.report.audit_ledger import LedgerAudit

@@ -8,9 +8,9 @@ from typing import TypeVar
 import pytest
 from simulator_calls import ASYNC, NOW, POLL
 
+from batchrunner.core.http import Completed, Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.job import Json, Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.wire import Broken, Ending, Head, Request, Whole
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
@@ -28,12 +28,12 @@ class Listener:
     """Keeps what it hears; `stops_at` bytes are enough for it."""
 
     def __init__(self, *, stops_at: int | None = None) -> None:
-        self.head: Head | None = None
+        self.head: ResponseHead | None = None
         self.pieces: list[bytes] = []
         self.ending: Ending | None = None
         self._stops_at = stops_at
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         self.head = head
 
     def feed(self, data: bytes) -> bool:
@@ -70,7 +70,7 @@ def exchange(
 def test_an_answer_comes_with_its_head_and_to_its_end() -> None:
     heard, _ = exchange(World(), order())
     assert heard.head is not None
-    assert (heard.head.status, heard.head.received_at, heard.ending) == (200, NOW, Whole())
+    assert (heard.head.status, heard.head.received_at, heard.ending) == (200, NOW, Completed())
     assert heard.head.headers["content-type"] == "application/json"
     assert json.loads(heard.body)["choices"][0]["message"]["content"] == expected_text("M/m", "hi")
 
@@ -83,7 +83,7 @@ def test_a_stream_comes_in_pieces_over_time() -> None:
 
 def test_a_decoder_that_has_enough_gets_no_more() -> None:
     heard, _ = exchange(World(), order("sse-onebyte", stream=True), stops_at=10)
-    assert (len(heard.pieces), heard.ending) == (10, Whole())
+    assert (len(heard.pieces), heard.ending) == (10, Completed())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_breaks_and_hangs_reach_the_decoder_as_broken(
     scenario: str, cause: str, seconds: float, *, headed: bool
 ) -> None:
     heard, took_s = exchange(World(), order(scenario, stream=True))
-    assert isinstance(heard.ending, Broken)
+    assert isinstance(heard.ending, Interrupted)
     assert (heard.ending.cause, heard.ending.sent, heard.head is not None) == (cause, True, headed)
     assert took_s == seconds
 
@@ -108,13 +108,13 @@ def test_breaks_and_hangs_reach_the_decoder_as_broken(
 def test_the_time_to_the_head_has_one_deadline_however_it_passes(prompt: str) -> None:
     turns: Json = [{"role": "user", "content": prompt}]
     heard, seconds = exchange(World(latency=Latency(first_byte_s=30)), order("hang-headers", messages=turns))
-    assert isinstance(heard.ending, Broken)
+    assert isinstance(heard.ending, Interrupted)
     assert seconds == 100.0
 
 
 def test_a_slow_stream_ends_at_the_total_deadline() -> None:
     heard, seconds = exchange(World(latency=Latency(chunk_s=45)), order(stream=True))
-    assert isinstance(heard.ending, Broken)
+    assert isinstance(heard.ending, Interrupted)
     assert (heard.ending.cause, seconds) == ("timeout", 400.0)
 
 
@@ -214,7 +214,7 @@ def test_a_request_reaches_the_world_once_its_gate_opens() -> None:
         await asyncio.sleep(1)
         assert world.stats().sends == 0
         waiting[0](None)
-        assert (await asked).ending == Whole()
+        assert (await asked).ending == Completed()
         refused = asyncio.ensure_future(transport.exchange(order(), Listener(), account="", gate=gate))
         await asyncio.sleep(1)
         waiting[1](OSError("the disk is full"))

@@ -8,8 +8,7 @@ import pytest
 
 from batchrunner.app import load_job
 from batchrunner.core.errors import JobMistakesError
-from batchrunner.core.job import Job, Kind, PresetName
-from batchrunner.core.presets import PRESETS
+from batchrunner.core.job import PRESETS, Job, Kind, PresetName
 from batchrunner.simulator.faults import Faults
 from batchrunner.simulator.limits import Limits
 from batchrunner.simulator.profiles import PROFILES, SETTINGS, Profile, profile_of

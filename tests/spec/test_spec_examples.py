@@ -10,8 +10,8 @@ import pytest
 
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.job import Job, Limits, Listing, Output, Retry, Source, Timeouts, Turn
-from batchrunner.core.report import Report
+from batchrunner.core.job import Job, Limits, Listing, Output, RetryPolicy, Source, Timeouts, Turn
+from batchrunner.core.status import Report
 from batchrunner.engine.clock import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.virtual_time import run_virtual
@@ -108,7 +108,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load, tmp_path: Path) -> N
         20,
     )
     assert (job.on_ambiguous, job.on_quota, job.schema, job.scenario) == ("resend", "wait", None, None)
-    assert (job.limits, job.retry, job.timeouts) == (Limits(), Retry(), Timeouts())
+    assert (job.limits, job.retry, job.timeouts) == (Limits(), RetryPolicy(), Timeouts())
     place = str(tmp_path / "outputs" / "job.simulated")
     assert job.output == Output(dir=place, former_dirs=("outputs/job.simulated",))
     assert job.file == str(tmp_path / "job.yaml")

@@ -10,7 +10,7 @@ import yaml
 from batchrunner.core.budget import Budget, Price
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job
-from batchrunner.core.night import AfterDuration, AtDate, AtTimeOfDay, Window
+from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Window
 from batchrunner.spec import job_schema
 
 Load = Callable[..., Job]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import Close, Done, Event, Failed, Intent, Open, Parked, Retry, Rewritten
-from batchrunner.core.state import LedgerState, Standing
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.state import LedgerState
 from batchrunner.report.stock import replay_into
 from batchrunner.stores import ledger_batches
 from batchrunner.stores.files import Disk
@@ -75,9 +76,17 @@ def told(text: bytes, take: Callable[[LedgerState, OneSegment], object]) -> tupl
     except LedgerDamagedError as error:
         return "damaged", error.file, error.offset, error.problem
     state.segment_ended()
-    known = {key: (state.record(key), state.crc(key)) for key, _ in state.standings()}
+    known = {key: (state.record(key), state.crc(key)) for key, _ in state.item_states()}
     sums = state.sends, state.ambiguous, state.unknown, state.results_length, state.intact_at, state.closed
-    return rest, known, sums, state.tallies, state.days, state.parks, [state.count(standing) for standing in Standing]
+    return (
+        rest,
+        known,
+        sums,
+        state.tallies,
+        state.days,
+        state.parks,
+        [state.count(item_state) for item_state in ItemState],
+    )
 
 
 def in_batches(state: LedgerState, disk: OneSegment) -> object:

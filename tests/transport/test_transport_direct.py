@@ -14,7 +14,7 @@ from aiohttp.connector import Connection
 from hypothesis import given, strategies
 from transport_servers import ACCOUNT, Kept, Server, api, post, provider, reply, says, serve
 
-from batchrunner.core.wire import Broken, Request, Whole
+from batchrunner.core.http import Completed, Interrupted, Request
 from batchrunner.transport import ApiTransport, heads
 from batchrunner.transport import api as api_module
 from batchrunner.transport.direct import DIRECT_BYTES, direct_way
@@ -49,7 +49,7 @@ def test_small_posts_take_the_short_way_and_all_else_the_public_one(way: str, mo
                 Request(method="GET", url=server.url("/v1/tasks/a")),
             ):
                 kept = await transport.exchange(request, Kept(), account=ACCOUNT)
-                assert (kept.body, kept.ending) == (b"hello", Whole())
+                assert (kept.body, kept.ending) == (b"hello", Completed())
             assert server.connections == 1, "both ways share one pool"
         assert methods == (["POST", "GET"] if way == "direct" else ["POST", "POST", "POST", "GET"])
 
@@ -82,7 +82,7 @@ def test_what_goes_before_a_reply_is_not_taken_for_it() -> None:
             for _ in range(3):
                 kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
                 assert kept.head is not None
-                assert (kept.head.status, kept.body, kept.ending) == (200, b"hello", Whole())
+                assert (kept.head.status, kept.body, kept.ending) == (200, b"hello", Completed())
 
     asyncio.run(scene())
 
@@ -100,7 +100,7 @@ def test_a_reply_that_nobody_asked_for_is_nobodys_answer() -> None:
         async with serve(talk) as server, api(server.url("/v1")) as transport:
             for _ in range(3):
                 kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-                assert (kept.body, kept.ending) == (b"hello", Whole())
+                assert (kept.body, kept.ending) == (b"hello", Completed())
                 await asyncio.sleep(0.15)
 
     asyncio.run(scene())
@@ -124,7 +124,7 @@ def test_a_connection_that_is_lost_before_the_gate_opens_is_proof_that_nothing_l
                 line.transport.abort()  # type: ignore[union-attr]  # as is the connection
             open_it[0](None)
             kept = await asked
-            assert isinstance(kept.ending, Broken)
+            assert isinstance(kept.ending, Interrupted)
             assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
             assert server.requests == []
 
@@ -161,7 +161,7 @@ def test_an_aiohttp_of_another_build_is_used_by_its_public_way_alone(
                 await transport.__aenter__()
             assert transport._direct is None
             kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-            assert (kept.body, kept.ending) == (b"hello", Whole())
+            assert (kept.body, kept.ending) == (b"hello", Completed())
             await transport.__aexit__(None, None, None)
 
     asyncio.run(scene())

@@ -33,8 +33,8 @@ from transport_servers import (
     silent,
 )
 
+from batchrunner.core.http import Completed, Interrupted
 from batchrunner.core.job import Timeouts
-from batchrunner.core.wire import Broken, Whole
 from batchrunner.transport.coding import CodingError
 from batchrunner.transport.faults import wrong_key
 
@@ -117,7 +117,7 @@ def test_a_fault_after_the_request_left_says_so_in_words_without_the_key(
     async def scene() -> None:
         async with serve(fault.talk) as server:
             kept = await one(server.url("/v1"), server.url(), timeouts=fault.timeouts)
-            assert isinstance(kept.ending, Broken), kept.ending
+            assert isinstance(kept.ending, Interrupted), kept.ending
             assert (kept.ending.cause, kept.ending.sent) == (fault.cause, True), kept.ending
             assert fault.words in kept.ending.message
             assert CANARY not in repr(kept.ending)
@@ -140,14 +140,14 @@ def test_a_refused_connection_was_not_sent() -> None:
     with refusing_port() as port:
         kept = asyncio.run(one(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/v1/x"))
     assert kept.head is None
-    assert kept.ending == Broken(
+    assert kept.ending == Interrupted(
         cause="connect", message=f"could not connect to 127.0.0.1:{port}: Connection refused", sent=False
     )
 
 
 def test_an_unknown_name_was_not_sent() -> None:
     kept = asyncio.run(one("https://nowhere.invalid/v1", "https://nowhere.invalid/v1/chat/completions"))
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     # a machine without a name server knows no better than that it cannot be looked up, which may pass
     assert (kept.ending.message, kept.ending.look_at) in {
@@ -160,14 +160,14 @@ def test_a_proxy_that_is_not_there_is_named_with_its_cause() -> None:
     with refusing_port() as port:
         job = provider("https://api.invalid/v1", proxy=f"http://127.0.0.1:{port}")
         kept = asyncio.run(one(job, "https://api.invalid/v1/x"))
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert kept.ending.message == f"could not connect to the proxy 127.0.0.1:{port}: Connection refused"
 
 
 def test_a_proxy_whose_name_is_unknown_is_not_taken_for_the_server() -> None:
     job = provider("https://api.example.com/v1", proxy="http://nowhere.invalid:3128")
     kept = asyncio.run(one(job, "https://api.example.com/v1/x"))
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.message, kept.ending.look_at) in {
         ("could not connect to the proxy nowhere.invalid:3128: there is no host of that name", "provider.proxy"),
         ("could not connect to the proxy nowhere.invalid:3128: the name server gave no answer", None),
@@ -176,13 +176,13 @@ def test_a_proxy_whose_name_is_unknown_is_not_taken_for_the_server() -> None:
 
 def test_a_key_in_the_wrong_place_is_masked() -> None:
     kept = asyncio.run(one(f"https://{CANARY}.invalid/v1", f"https://{CANARY}.invalid/v1/x"))
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert kept.ending.message.startswith("could not connect to ***.invalid:443: ")
 
 
 def test_a_url_that_cannot_be_used_was_not_sent() -> None:
     kept = asyncio.run(one("https://h/v1", f"ftp://{CANARY}@h/"))
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     assert CANARY not in repr(kept.ending)
 
@@ -199,7 +199,7 @@ def test_tls_with_a_server_that_has_none_was_not_sent() -> None:
             return await one(url, f"{url}/v1/x")
 
     kept = asyncio.run(scene())
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     assert "no TLS with" in kept.ending.message
 
@@ -217,7 +217,7 @@ def test_a_handshake_that_takes_too_long_was_not_sent() -> None:
             return await one(url, f"{url}/v1/x", timeouts=NO_TLS)
 
     kept = asyncio.run(scene())
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     assert "within 0.15 s" in kept.ending.message
 
@@ -230,7 +230,7 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_and_shows_no_key(then: str
         async with serve(says(refusal, then=then)) as proxy:
             job = provider("https://api.invalid/v1", proxy=f"http://user:pass-canary@127.0.0.1:{proxy.port}")
             kept = await one(job, "https://api.invalid/v1/x")
-            assert isinstance(kept.ending, Broken)
+            assert isinstance(kept.ending, Interrupted)
             assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
             assert kept.ending.look_at == "provider.proxy"
             assert "pass-canary" not in repr(kept.ending)
@@ -244,7 +244,7 @@ def test_what_came_before_a_break_reached_the_decoder() -> None:
         async with serve(says(chunked(b"first ", b"second", end=False), then="close")) as server:
             kept = await one(server.url("/v1"), server.url())
             assert kept.body == b"first second"
-            assert isinstance(kept.ending, Broken)
+            assert isinstance(kept.ending, Interrupted)
 
     asyncio.run(scene())
 
@@ -264,9 +264,9 @@ def test_a_kept_connection_that_the_server_drops_under_a_post_is_ambiguous_and_n
     async def scene() -> None:
         async with serve(talk) as server, api(server.url("/v1")) as transport:
             first = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-            assert first.ending == Whole()
+            assert first.ending == Completed()
             second = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-            assert isinstance(second.ending, Broken)
+            assert isinstance(second.ending, Interrupted)
             assert (second.ending.cause, second.ending.sent) == ("reset", True)
             assert server.connections == 1
             assert len(server.requests) == 2
@@ -288,7 +288,7 @@ def test_keep_alive_lines_are_progress_however_few_their_bytes() -> None:
         async with serve(talk) as server:
             patient = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=1, total_s=NEVER)
             kept = await one(server.url("/v1"), server.url(), timeouts=patient)
-            assert kept.ending == Whole()
+            assert kept.ending == Completed()
             assert kept.body.endswith(b"[DONE]\n\n")
 
     asyncio.run(scene())
@@ -374,7 +374,7 @@ def test_a_connection_that_uvloop_calls_gone_is_a_reset(monkeypatch: pytest.Monk
             return await one(server.url("/v1"), server.url())
 
     kept = asyncio.run(scene())
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("reset", True)
 
 

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from transport_servers import ACCOUNT, CANARY, api, downloads, post, reply, says, serve
 
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.http import Ending, ResponseHead
 from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import (
-    Accepted,
     Answer,
     PictureBytes,
     Pictures,
     PictureUrl,
     Problem,
     ProblemKind,
+    TaskAccepted,
     ToolCall,
 )
-from batchrunner.core.wire import Ending, Head
 from batchrunner.transport import Secret
 from batchrunner.transport.masking import KeylessItems, Masker, masked
 
@@ -45,7 +45,7 @@ SAID: dict[str, object] = {
     "a tool call": Answer(text="", tool_calls=(ToolCall(id=CANARY, name=CANARY, arguments=f'{{"a": "{CANARY}"}}'),)),
     "a parsed value": Answer(text="", parsed={CANARY: [CANARY, {"a": (CANARY)}], "n": 1, "x": None}),
     "a parsed value without end": Answer(text="", parsed=DEEP),
-    "a task": Accepted(task_id=CANARY),
+    "a task": TaskAccepted(task_id=CANARY),
     "a URL": Pictures(refs=(PictureUrl(url=f"https://h.example/{CANARY}.png?a={CANARY}"),)),
     "a picture": Pictures(refs=(PictureBytes(data=b"\x89PNG" + CANARY.encode() + b"rest"),)),
 }
@@ -104,7 +104,7 @@ class Said:
 
     text: str = ""
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         self.text = repr(head.headers)
 
     def feed(self, data: bytes) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies
 from transport_servers import ACCOUNT, KEYS, PATIENT, Kept, api, post, provider, reply, says, serve
 
-from batchrunner.core.wire import Request, Whole
+from batchrunner.core.http import Completed, Request
 from batchrunner.transport import ApiTransport
 from batchrunner.transport import session as session_module
 from batchrunner.transport.direct import ReadyHead
@@ -53,7 +53,7 @@ STARTS = [
 ]
 
 
-class Standing(asyncio.Transport):
+class ItemState(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
@@ -72,7 +72,7 @@ async def compare(start: bytes, lines: list[bytes], body: bytes) -> None:
         return
     replies = Replies(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
     replies.set_response_params(read_until_eof=True, **READING)
-    replies.transport = Standing()
+    replies.transport = ItemState()
     replies.data_received(piece)
     message, content = await replies.read()
     assert content.is_eof()
@@ -136,7 +136,7 @@ def test_a_connection_in_hand_is_closed_when_it_has_rested_for_too_long(monkeypa
                 await asyncio.sleep(0.01)
             await server.lost.wait()
             kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-            assert kept.ending == Whole()
+            assert kept.ending == Completed()
             assert server.connections == 4
 
     asyncio.run(scene())
@@ -167,7 +167,7 @@ def test_one_in_hand_is_used_by_whatever_goes_there(method: str) -> None:
             for number in range(6):
                 request = post(server.url()) if number % 2 else Request(method=method, url=server.url(), body=None)  # type: ignore[arg-type]  # one of the two
                 kept = await transport.exchange(request, Kept(), account=ACCOUNT)
-                assert kept.ending == Whole()
+                assert kept.ending == Completed()
             assert server.connections == 1
 
     asyncio.run(scene())
@@ -179,7 +179,7 @@ def test_where_connections_are_limited_whoever_waits_gets_one() -> None:
             source = provider(server.url("/v1"))
             async with ApiTransport(source, timeouts=PATIENT, keys=KEYS, limit=1) as transport:
                 asked = (transport.exchange(post(server.url()), Kept(), account=ACCOUNT) for _ in range(8))
-                assert all(kept.ending == Whole() for kept in await asyncio.gather(*asked))
+                assert all(kept.ending == Completed() for kept in await asyncio.gather(*asked))
             assert server.connections == 1
 
     asyncio.run(scene())
@@ -198,7 +198,7 @@ def test_what_nobody_asked_for_is_no_part_of_the_next_answer(more: bytes, waits_
         async with serve(talk) as server, api(server.url("/v1")) as transport:
             for _ in range(4 if waits_s else 2):  # a trusted connection is not watched: there it may cross a request
                 kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-                assert (kept.body, kept.ending) == (b"hello", Whole())
+                assert (kept.body, kept.ending) == (b"hello", Completed())
                 await asyncio.sleep(waits_s)
 
     asyncio.run(scene())
@@ -210,7 +210,7 @@ def test_a_decoder_that_reads_whole_replies_is_asked_once_and_by_ordinary_ones_a
 
         def whole(self, head: object, body: bytes) -> Kept:
             self.wholes += 1
-            self.body, self.ending = body, Whole()
+            self.body, self.ending = body, Completed()
             return self
 
     async def scene() -> None:
@@ -221,7 +221,7 @@ def test_a_decoder_that_reads_whole_replies_is_asked_once_and_by_ordinary_ones_a
         ):
             async with serve(says(raw)) as server, api(server.url("/v1")) as transport:
                 kept = await transport.exchange(post(server.url()), decoder := AtOnce(), account=ACCOUNT)
-                assert (kept.body, kept.ending) == (b"hello", Whole())
+                assert (kept.body, kept.ending) == (b"hello", Completed())
                 assert decoder.wholes == (wholes if way == "direct" else 0)
 
     asyncio.run(scene())

@@ -24,8 +24,8 @@ from transport_servers import (
     silent,
 )
 
+from batchrunner.core.http import Completed, Interrupted
 from batchrunner.core.job import Timeouts
-from batchrunner.core.wire import Broken, Whole
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -43,7 +43,7 @@ def test_a_decoder_that_has_enough_keeps_the_connection_when_the_reply_ends_soon
         async with serve(talk) as server, api(server.url("/v1")) as transport:
             for _ in range(2):
                 kept = await transport.exchange(post(server.url()), Kept(enough=b"[DONE]"), account=ACCOUNT)
-                assert kept.ending == Whole()
+                assert kept.ending == Completed()
             assert server.connections == 1
 
     asyncio.run(scene())
@@ -60,7 +60,7 @@ def test_a_decoder_that_has_enough_has_its_answer_whatever_the_connection_does(a
     async def scene() -> None:
         async with serve(talk) as server:
             kept = await one(server.url("/v1"), server.url(), decoder=Kept(enough=b"[DONE]"))
-            assert kept.ending == Whole()
+            assert kept.ending == Completed()
             assert kept.body.startswith(b"data: [DONE]\n\n")
 
     asyncio.run(scene())
@@ -93,7 +93,7 @@ def test_a_bomb_needs_little_memory_and_ends_at_the_cap(coding: str) -> None:
                 tracemalloc.stop()
 
     kept, peak_bytes = asyncio.run(scene())
-    assert isinstance(kept.ending, Broken)
+    assert isinstance(kept.ending, Interrupted)
     assert kept.ending.cause == "too_large"
     assert 47 * MB < kept.size <= 48 * MB
     assert peak_bytes < 800_000
@@ -110,7 +110,7 @@ def test_bytes_on_the_wire_count_too() -> None:
         async with serve(talk) as server:
             kept = await one(server.url("/v1"), server.url())
             assert kept.body == b"all there is"
-            assert isinstance(kept.ending, Broken)
+            assert isinstance(kept.ending, Interrupted)
             assert kept.ending.cause == "too_large"
 
     asyncio.run(scene())
@@ -123,7 +123,7 @@ def test_image_dialects_take_pictures_in_base64() -> None:
         async with serve(says(reply(body))) as server:
             job = provider(server.url("/v1"), dialect="openai-images")
             kept = await one(job, server.url(), decoder=Kept(keep=False))
-            assert (kept.ending, kept.size) == (Whole(), len(body))
+            assert (kept.ending, kept.size) == (Completed(), len(body))
 
     asyncio.run(scene())
 

@@ -24,8 +24,8 @@ from transport_servers import (
 )
 
 from batchrunner.core.errors import JobMistakesError
+from batchrunner.core.http import Completed, Interrupted, Request
 from batchrunner.core.job import AuthScheme
-from batchrunner.core.wire import Broken, Request, Whole
 from batchrunner.transport import ApiTransport
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -51,7 +51,7 @@ def test_the_key_goes_once_in_the_header_of_its_scheme(auth: AuthScheme, line: s
     async def scene() -> None:
         async with serve(says(reply())) as server:
             kept = await one(provider(server.url("/v1"), auth=auth), server.url())
-            assert kept.ending == Whole()
+            assert kept.ending == Completed()
             lines = header_lines(server.requests[0])
             assert [found for found in lines if CANARY in found] == ([line] if line else [])
             assert any(found.startswith("user-agent: batchrunner/") for found in lines)
@@ -98,7 +98,7 @@ def test_a_redirect_is_a_reply_and_the_second_host_sees_nothing(status: str) -> 
                 assert kept.head is not None
                 assert kept.head.status == int(status[:3])
                 assert kept.head.headers["location"] == second.url()
-                assert kept.ending == Whole()
+                assert kept.ending == Completed()
             assert second.connections == 0
 
     asyncio.run(scene())
@@ -181,7 +181,7 @@ def test_without_a_key_for_the_account_nothing_is_sent() -> None:
     async def scene() -> None:
         async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
             kept = await transport.exchange(post(server.url()), Kept(), account="OTHER_KEY")
-            assert isinstance(kept.ending, Broken)
+            assert isinstance(kept.ending, Interrupted)
             assert kept.ending.cause == "connect"
             assert not kept.ending.sent
             assert "OTHER_KEY" in kept.ending.message
@@ -233,7 +233,7 @@ def test_a_self_signed_certificate_is_refused_before_anything_is_sent(certificat
     async def scene() -> None:
         async with serve(says(reply()), tls=certificate[1]) as server:
             kept = await one(server.url("/v1", scheme="https"), server.url(scheme="https"))
-            assert isinstance(kept.ending, Broken)
+            assert isinstance(kept.ending, Interrupted)
             assert kept.ending.cause == "connect"
             assert not kept.ending.sent
             assert "certificate" in kept.ending.message
@@ -272,7 +272,7 @@ def test_a_closed_transport_sends_nothing() -> None:
     async def scene() -> None:
         transport = ApiTransport(provider("https://h/v1"), timeouts=PATIENT, keys=KEYS, limit=0)
         kept = await transport.exchange(post("https://h/v1/chat/completions"), Kept(), account=ACCOUNT)
-        assert isinstance(kept.ending, Broken)
+        assert isinstance(kept.ending, Interrupted)
         assert not kept.ending.sent
 
     asyncio.run(scene())

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from transport_servers import ACCOUNT, Kept, Server, Talk, api, chunked, post, reply, says, serve
 
-from batchrunner.core.wire import Whole
+from batchrunner.core.http import Completed
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -23,7 +23,7 @@ def ask(talk: Talk, *, often: int, at_once: int = 1) -> tuple[Counter[str], Serv
             async def once() -> str:
                 async with slots:
                     kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
-                    return "whole" if kept.ending == Whole() else repr(kept.ending)
+                    return "whole" if kept.ending == Completed() else repr(kept.ending)
 
             return Counter(await asyncio.gather(*(once() for _ in range(often)))), server
 
@@ -67,7 +67,7 @@ def test_one_that_keeps_connections_at_first_is_found_out_at_its_first_closing()
                 await asyncio.sleep(0.001)
             for _ in range(20):
                 kept = await transport.exchange(post(server.url(), b"stream"), Kept(), account=ACCOUNT)
-                assert kept.ending == Whole()
+                assert kept.ending == Completed()
             return server.connections
 
     assert asyncio.run(main()) == 21

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from transport_servers import ACCOUNT, Kept, api, post, reply, serve, silent
 
-from batchrunner.core.wire import Whole
+from batchrunner.core.http import Completed
 from batchrunner.transport.room import Room
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -79,7 +79,7 @@ def test_replies_beyond_the_room_all_arrive_whole() -> None:
             asked = [transport.exchange(post(server.url()), Kept(), account=ACCOUNT) for _ in range(12)]
             replies = await asyncio.gather(*asked)
         assert [len(kept.body) for kept in replies] == [MB] * 12
-        assert {kept.ending for kept in replies} == {Whole()}
+        assert {kept.ending for kept in replies} == {Completed()}
         assert most["held"] < 3 * MB
         assert room.held_bytes == 0
 

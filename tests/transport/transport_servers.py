@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from batchrunner.core.http import Ending, Request, ResponseHead
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
-from batchrunner.core.wire import Ending, Head, Request
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret
 from batchrunner.transport.room import Room
 
@@ -154,12 +154,12 @@ class Kept:
     def __init__(self, *, enough: bytes | None = None, keep: bool = True) -> None:
         self.enough = enough
         self.keep = keep
-        self.head: Head | None = None
+        self.head: ResponseHead | None = None
         self.body = b""
         self.size = 0
         self.ending: Ending | None = None
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         self.head = head
 
     def feed(self, data: bytes) -> bool:

@@ -83,3 +83,26 @@ DOUBLED: Final = 2.0
 WIDER: Final = 1.3
 LONGER: Final = 0.5
 SMALL: Final = 8
+
+
+# How long a pace is kept once it was found, and how it grows after that. Arithmetic for the governor.
+#
+# Rates are calls a second; the figures stand in `tuning`.
+
+
+def hold_s(rate_per_s: float) -> float:
+    """Long enough that one refusal at its end is a small share of the calls in it."""
+    most = min(max(HOLD_MOST_S, HOLD_FEW_CALLS / rate_per_s), HOLD_SLOW_S)
+    return min(max(HOLD_LEAST_S, HOLD_CALLS / rate_per_s), most)
+
+
+def share_per_s(rate_per_s: float) -> float:
+    """Share by which the pace grows in a second, once it grows: little a call, lest it overshoots."""
+    return min(GROWTH_PER_S, max(GROWTH_PER_CALL * rate_per_s, GROWTH_LEAST))
+
+
+def grown(rate_per_s: float, *, over_s: float, searching: bool = False) -> float:
+    """The pace, `over_s` seconds after it was kept long enough: faster and faster, up to a most."""
+    over = min(max(0.0, over_s), GROWN_S)
+    share = min(SEARCH_PER_S, SEARCH_PER_CALL * rate_per_s) if searching else share_per_s(rate_per_s)
+    return min(float(rate_per_s * (1.0 + share) ** (over + over * over / 20.0)), FASTEST)

@@ -21,7 +21,7 @@ class Request:
 
 
 @dataclass(slots=True, kw_only=True)
-class Head:
+class ResponseHead:
     """Status and headers of a reply. Header names are lower-case; of repeated ones the last stands. Nobody changes it.
 
     It is not frozen: that would cost three times as much, for every reply.
@@ -42,12 +42,12 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
+class Completed:
     """The reply's body was read to its end, as HTTP frames it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class Interrupted:
     """The exchange did not come to an orderly end."""
 
     cause: Literal["connect", "timeout", "reset", "too_large"]
@@ -58,7 +58,7 @@ class Broken:
     """The key of the job that is probably wrong, where no waiting mends it: a certificate, a name, a proxy's word."""
 
 
-Ending = Whole | Broken
+Ending = Completed | Interrupted
 
 
 class Gate(Protocol):
@@ -87,10 +87,10 @@ class Decoder(Protocol[T_co]):
     Bytes in, one value out; never raises, whatever the bytes are. Content codings are already undone. One that also has
     `settled(silent_s)` is asked by it whether a body that stands still is whole: then the rest is not waited for, and
     `end` gets a timeout. One that also has `whole(head, body)` may be asked by that alone where a reply is all there:
-    it comes to what `begin`, `feed` and `end` with `Whole` come to.
+    it comes to what `begin`, `feed` and `end` with `Completed` come to.
     """
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: ResponseHead) -> None:
         """The head of the reply."""
 
     def feed(self, data: bytes) -> bool:

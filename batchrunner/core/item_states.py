@@ -10,21 +10,27 @@ from typing import Final, TypeVar
 from batchrunner.core.budget import Tally
 from batchrunner.core.events import Close
 from batchrunner.core.item_table import ItemTable
-from batchrunner.core.lifecycle import STANDINGS, ItemRecord, OpenTask, Park, S, Standing, TaskOwners
-from batchrunner.core.outcome import HeldItem
-from batchrunner.core.packed import (
+from batchrunner.core.lifecycle import (
     ATTEMPTS,
     BYTE,
     DOUBTFUL,
     EPOCH,
     EPOCHS,
+    ITEM_STATE,
+    ITEM_STATES,
     KNOWN,
     LASTING,
     SEEN,
-    STANDING,
+    ItemRecord,
+    ItemState,
+    OpenTask,
+    Park,
+    S,
+    TaskOwners,
     effort_of,
     record_of,
 )
+from batchrunner.core.outcome import HeldItem
 
 _CLOCK_GRAIN_S: Final = 0.001
 
@@ -75,7 +81,7 @@ class Memory:
         """Items whose last answer broke its schema; the process of this segment knows what to tell the model."""
         self._uncorrected: set[bytes] = set()
         """Items like that whose process is gone: their next send is the first request once more, paid again."""
-        self._counts = [0] * len(Standing)
+        self._counts = [0] * len(ItemState)
         self.intact_at = 0.0  # wall clock until which the directory is known to be as recorded; set by who replays
         self.tasks: dict[bytes, OpenTask] = {}
         self.kept_tasks: dict[bytes, OpenTask] = {}
@@ -122,16 +128,16 @@ class Memory:
         lifecycle are taken."""
 
     def __repr__(self) -> str:
-        stand = ", ".join(f"{self.count(s)} {s.name.lower()}" for s in Standing)
+        stand = ", ".join(f"{self.count(s)} {s.name.lower()}" for s in ItemState)
         return (
             f"<{type(self).__name__}: {stand}; {self.sends} sends, {self.ambiguous} ambiguous, {self.unknown} unknown>"
         )
 
     # -- asking
 
-    def standing(self, key: bytes) -> Standing:
+    def item_state(self, key: bytes) -> ItemState:
         """Where the item with this key stands; PENDING when the ledger has never heard of it."""
-        return STANDINGS[self.table.word(key) & STANDING]
+        return ITEM_STATES[self.table.word(key) & ITEM_STATE]
 
     def record(self, key: bytes) -> ItemRecord:
         """Everything known of one item."""
@@ -148,7 +154,7 @@ class Memory:
     def waits_for_a_person(self, key: bytes, *, hold: bool) -> bool:
         """Whether the item is held. `hold` is `on_ambiguous: hold`: every send without a clear answer is."""
         packed = self.table.word(key)
-        return packed & STANDING == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
+        return packed & ITEM_STATE == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
 
     def knows(self, key: bytes) -> bool:
         """Whether the ledger has ever heard of this item."""
@@ -171,24 +177,24 @@ class Memory:
         table = self.table
         number = table.find(key)
         word = table.words[number]
-        if word & (STANDING | SEEN) != S.DONE:
+        if word & (ITEM_STATE | SEEN) != S.DONE:
             return False, None
         table.words[number] = word | SEEN
         return True, table.crcs[number] if word >> EPOCH == self._epoch else None
 
     def take_unseen(self) -> set[bytes]:
         """Done items whose row nobody saw since the last time this was asked."""
-        unseen = {key for key, packed in self.table.known() if packed & (SEEN | STANDING) == S.DONE}
+        unseen = {key for key, packed in self.table.known() if packed & (SEEN | ITEM_STATE) == S.DONE}
         self.table.clear(SEEN)
         return unseen
 
-    def count(self, standing: Standing) -> int:
+    def count(self, item_state: ItemState) -> int:
         """Keys with this standing; PENDING counts only those that the ledger has heard of."""
-        return self._counts[standing]
+        return self._counts[item_state]
 
-    def standings(self) -> Iterator[tuple[bytes, Standing]]:
+    def item_states(self) -> Iterator[tuple[bytes, ItemState]]:
         """Every known key with its standing."""
-        return ((key, STANDINGS[packed & STANDING]) for key, packed in self.table.known())
+        return ((key, ITEM_STATES[packed & ITEM_STATE]) for key, packed in self.table.known())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
         """Accepted tasks whose deadline of `task_s` seconds has come."""

@@ -13,7 +13,8 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from batchrunner.core import growth, tuning
+from batchrunner.core import rate_limiter_tuning as growth
+from batchrunner.core import rate_limiter_tuning as tuning
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +43,7 @@ class _Cycle:
 
 
 @dataclass(slots=True, kw_only=True)
-class Governor:
+class AdaptiveLimiter:
     """One lane's window (`limit`) and pace. Times are monotonic seconds; `in_flight` counts the call itself.
 
     Ask `wait_s` before a send, tell it of each with `sent`, and of its end with `accepted`, `refused` or `failed`.
@@ -165,11 +166,11 @@ class Governor:
         ):
             self._window_evidence += 1
             if self._window_evidence > 1:
-                self._window_wall(now, in_flight)
+                self._reduce_concurrency(now, in_flight)
                 return
         elif in_flight <= most:
             self._window_evidence = 0
-        self._pace_wall(now, ticket.at)
+        self._reduce_rate(now, ticket.at)
 
     def failed(self, now: float) -> None:
         """A fault: a 5xx, a reset, a timeout. When most recent sends failed, the window halves, once."""
@@ -189,7 +190,7 @@ class Governor:
         if self._cycle is not None and ticket.at >= self._cycle.began:
             self._cycle.sent = max(0, self._cycle.sent - 1)
 
-    def nobody_gets_through(self, now: float) -> None:
+    def restore_rate(self, now: float) -> None:
         """The refusals since the last call that was accepted told nothing of the pace: what they found is forgotten."""
         self.rate_per_s, self._cycle, self.next_at = self._rate_worked, None, now
 
@@ -230,7 +231,7 @@ class Governor:
 
     # -- the two walls
 
-    def _window_wall(self, now: float, in_flight: int) -> None:
+    def _reduce_concurrency(self, now: float, in_flight: int) -> None:
         self.limit = max(1, in_flight - 1)
         if self._rate_before is not None:  # it was not the pace: what that has grown to has been accepted
             self._rate_before = max(self._rate_before, self._grown(now) or 0.0)
@@ -241,12 +242,12 @@ class Governor:
         self._event_at = now
         self._cycle = None
 
-    def _pace_wall(self, now: float, refused_at: float) -> None:
+    def _reduce_rate(self, now: float, refused_at: float) -> None:
         cycle = self._cycle
         assert cycle is not None, "a refusal belongs to a cycle"
         early = self.rate_per_s is not None and now - self._event_at <= self._hold_s
         share = cycle.refused / max(1, cycle.sent)
-        if early and self._floor is None and not _tells(cycle, now):
+        if early and self._floor is None and not _is_long_enough(cycle, now):
             if (
                 share <= (tuning.WORSE if not self._searching else tuning.WORSE_AT_FIRST)
                 or cycle.sent <= tuning.ENOUGH
@@ -263,7 +264,7 @@ class Governor:
             self._shares.append(share)
             deep = (self.rate_per_s or 0.0) < tuning.CUT_DEEP * self._rate_first
             if deep and len(self._shares) > tuning.CUTS and share > tuning.LESS * self._shares[0]:
-                self._by_chance(now)
+                self._is_random(now)
                 return
         else:
             self._shares = [share]
@@ -278,7 +279,7 @@ class Governor:
         self.next_at = min(max(self.next_at, now + rest_s), now + 2.0 * rest_s)
         self._cycle = _Cycle(began=now)
 
-    def _by_chance(self, now: float) -> None:
+    def _is_random(self, now: float) -> None:
         """Cut after cut has not made refusals rarer: they do not depend on what we do."""
         self.rate_per_s = self._rate_before
         self._immune_until = now + tuning.IMMUNE_S
@@ -384,6 +385,6 @@ class Governor:
         return False
 
 
-def _tells(cycle: _Cycle, now: float) -> bool:
+def _is_long_enough(cycle: _Cycle, now: float) -> bool:
     """Whether a cycle is long enough to tell a rate."""
     return cycle.accepted >= tuning.ENOUGH and now - cycle.began >= tuning.SHORT_HOLD_S / 2

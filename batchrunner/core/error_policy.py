@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from batchrunner.core.job import Job, Retry
+from batchrunner.core.job import Job, RetryPolicy
 from batchrunner.core.outcome import Problem, ProblemKind
 
 K = ProblemKind
@@ -101,7 +101,7 @@ REFUSALS: Final = frozenset(
 """Kinds that the ledger records as `refused`: no attempt is charged."""
 
 
-def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retry) -> bool:
+def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: RetryPolicy) -> bool:
     """Whether an item that had `charged` attempts so far, this one included, `same_kind` of them of this kind, goes on.
 
     `x-should-retry: false` is obeyed for whatever would be charged; a refusal is never the end of an item.
