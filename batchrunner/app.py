@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batchrunner.core.ports import Downloads, Transport
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
     from batchrunner.core.status import Audit, Exported
-    from batchrunner.engine.clock import LoopClock
+    from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.runner import Runner
     from batchrunner.stores.off_loop import Threads
     from batchrunner.transport import Secret
@@ -113,10 +113,9 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.core.lifecycle import ItemState
     from batchrunner.core.pacing import estimate_tokens
     from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, points_plan
-    from batchrunner.engine.clock import LoopClock
-    from batchrunner.engine.purse import budget_so_far
-    from batchrunner.engine.resumption import left_notes
-    from batchrunner.engine.survey import survey, totals_of
+    from batchrunner.engine.budget_guard import budget_so_far
+    from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
+    from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.prompts import items_of
     from batchrunner.prompts.params import literal_braces
     from batchrunner.report.night import night_notes
@@ -135,7 +134,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     stock = take_stock(folder, state)
     items = items_of(job)
     items.progress = progress
-    found = await survey(items, state, hold=job.on_ambiguous == "hold")
+    found = await run_planning_pass(items, state, hold=job.on_ambiguous == "hold")
     state.lost = set(found.lost)
     totals = totals_of(job, found, accounts=len(job.provider.key_env))
     daily = job.limits.requests_per_day
@@ -228,9 +227,9 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
     from batchrunner.assembly import assemble, reformatted
-    from batchrunner.engine.clock import LoopClock
-    from batchrunner.engine.runner import Wishes
-    from batchrunner.engine.snapshot import going_on, with_end
+    from batchrunner.engine.run_schedule import LoopClock
+    from batchrunner.engine.run_status import going_on, with_end
+    from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
     from batchrunner.report.causes import failure_groups
     from batchrunner.report.night import balance_line, night_notes
@@ -290,7 +289,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             speak(note)
         for note in (*map(balance_line, await _balances(job, keys)), *night_notes(job, wall=clock.wall())):
             speak(note)
-        wishes = Wishes(
+        run_request = RunRequest(
             limit=options.get("limit"),
             retry_failed=options.get("retry_failed", False),
             resend_held=options.get("resend_held", False),
@@ -305,14 +304,14 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             clock=clock,
             keys=keys,
             folder=folder,
-            wishes=wishes,
+            run_request=run_request,
             say=speak,
             network=options.get("network"),
             tries_disk=True,
         )
         runner = await _or_remembered(assembling, disk, folder)
         async with _watched(runner, options, speak):
-            exit_status, message = await (reformatted if wishes.reformat else _run_to_end)(runner)
+            exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
         status = with_end(
             replace(

@@ -20,10 +20,10 @@ from batchrunner.core.plan import PlanningPass, PointBalance, Totals
 from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.runner import Runner, Wishes
+from batchrunner.engine.planning import reuse_planning_pass, run_planning_pass, totals_of
+from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.runner import Runner, RunRequest
 from batchrunner.engine.shutdown import Shutdown
-from batchrunner.engine.survey import survey, survey_again, totals_of
 from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
@@ -64,7 +64,7 @@ async def assemble(
     clock: LoopClock,
     keys: dict[str, Secret],
     folder: Path,
-    wishes: Wishes,
+    run_request: RunRequest,
     say: Callable[[str], None],
     network: tuple[Transport, Downloads] | None,
     files: InspectedFiles = DISK,
@@ -81,7 +81,7 @@ async def assemble(
     told: list[str] = []  # by the thread; `say` belongs to the loop
     day_offset_s = PRESETS[job.provider.preset].day_offset_s
     state = await disk.run(
-        replay, folder, day_offset_s=day_offset_s, say=told.append, adopt_rows=wishes.adopt_rows, files=files
+        replay, folder, day_offset_s=day_offset_s, say=told.append, adopt_rows=run_request.adopt_rows, files=files
     )
     for line in told:
         say(line)
@@ -89,11 +89,11 @@ async def assemble(
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_take_stock, folder, state, results, files=files)
-    found, digest = await _look_through(job, items, state, stock, wishes, keys=keys, disk=disk, files=files)
+    found, digest = await _look_through(job, items, state, stock, run_request, keys=keys, disk=disk, files=files)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)
     state.lost = set(found.lost)
-    realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not wishes.resend_lost)
+    realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
     if tries_disk:  # only now: it touches the folders by which one sees that nobody else did
         for note in await disk.run(try_disk, folder, job, files=files):
             say(note)
@@ -109,7 +109,7 @@ async def assemble(
     stack.push_async_callback(watch.close, opened)
     stack.callback(artifacts.close)
 
-    resends = wishes.reformat or (wishes.resend_lost and bool(state.lost))
+    resends = run_request.reformat or (run_request.resend_lost and bool(state.lost))
 
     def open_ledger() -> None:
         opened.append(
@@ -155,12 +155,12 @@ async def assemble(
         state=state,
         found=found,
         totals=totals,
-        wishes=wishes,
+        run_request=run_request,
         shutdown=Shutdown(),
         dice=dice or random.Random(),  # noqa: S311 - jitter, no secret
         say=say,
         offset_at=offset_of_zone(job.timezone),
-        adopted=stock.found.adopted(state, failures=wishes.adopt_rows) if stock.found is not None else (),
+        adopted=stock.found.adopted(state, failures=run_request.adopt_rows) if stock.found is not None else (),
         realigned_length=realigned_length,
     )
     if stock.torn_bytes:
@@ -175,7 +175,7 @@ async def _look_through(
     items: JobItems,
     state: LedgerState,
     stock: "_Stock",
-    wishes: Wishes,
+    run_request: RunRequest,
     *,
     keys: dict[str, Secret],
     disk: Threads,
@@ -187,14 +187,14 @@ async def _look_through(
     """
     digest = await disk.run(_digest_of, job)
     known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
-    if stock.found is None and known is not None and not wishes.changes_anything:
-        found = survey_again(state, known, digest=digest)
+    if stock.found is None and known is not None and not run_request.changes_anything:
+        found = reuse_planning_pass(state, known, digest=digest)
         if found is not None:
             return found, digest
-    found = await survey(
+    found = await run_planning_pass(
         KeylessItems(items, keys),
         state,
-        limit=wishes.limit,
+        limit=run_request.limit,
         hold=job.on_ambiguous == "hold",
         adopting=frozenset(stock.found.adopting) if stock.found is not None else frozenset(),
     )

@@ -18,9 +18,8 @@ from batchrunner.core.job import Limits
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.rate_limiter import Ticket
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.lane_settings import LaneSettings
-from batchrunner.engine.lanes import Lane
+from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 
 SEEDS = (1, 2, 3)
@@ -163,7 +162,7 @@ class Load:
             self.told.busy -= 1
             if self.dice.random() < self.failing:
                 outcome = Problem(kind=ProblemKind.SERVER_ERROR, message="")
-        self.lane.heard(ticket, outcome, now=asyncio.get_running_loop().time())
+        self.lane.record_outcome(ticket, outcome, now=asyncio.get_running_loop().time())
         self.lane.release()
         if isinstance(outcome, Answer):
             self.told.done.append(asyncio.get_running_loop().time())

@@ -1,6 +1,6 @@
 """How many polls a remote task costs, and how soon its end is noticed. Virtual time.
 
-The engine's own `TaskFollower` and the ModelScope dialect before a server whose tasks run as long as the table says;
+The engine's own `TaskPoller` and the ModelScope dialect before a server whose tasks run as long as the table says;
 a poll takes 0.1 s there and back, which counts as lateness. `any schedule` is a lower bound: no schedule that asks by
 age alone, not even one that knows the distribution, has a median of 1 s or less with fewer polls than that (a straight
 line below the best trade of polls for lateness, solved on a grid of quarter seconds). Run: make bench, or
@@ -23,8 +23,8 @@ from typing import TypeVar
 from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
 from batchrunner.core.job import PRESETS, Provider
 from batchrunner.core.ports import TaskDialect
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.tasks import TaskFollower
+from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.simulator.virtual_time import run_virtual
 
@@ -81,7 +81,7 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
     async def night() -> tuple[int, list[float]]:
         clock = LoopClock(wall_at_zero=1.8e9)
         server = Server(clock)
-        follower = TaskFollower(
+        follower = TaskPoller(
             dialect=dialect(),
             transport=server,
             clock=clock,

@@ -18,7 +18,7 @@ from pathlib import Path
 from batchrunner import app
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.status import Report
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.http_door import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.rehearsal import world_of

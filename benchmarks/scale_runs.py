@@ -18,8 +18,8 @@ from batchrunner.core.http import Completed, ResponseHead
 from batchrunner.core.outcome import Answer, Usage
 from batchrunner.core.row import Effort, chat_output, result_row
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.survey import survey, totals_of
+from batchrunner.engine.planning import run_planning_pass, totals_of
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.prompts import items_of
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
@@ -41,7 +41,7 @@ def make_finished(folder: Path) -> None:
         out = Path(job.output.dir)
         take_directory(out, job, program=VERSION, wall=WALL)
         state = LedgerState()
-        found = await survey(items_of(job), state)
+        found = await run_planning_pass(items_of(job), state)
         ledger = LedgerWriter.open(
             out / "ledger",
             run="scale",

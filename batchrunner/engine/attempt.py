@@ -12,7 +12,8 @@ or a timer of its own, and whatever can be done without waiting is done without 
   live, counts as alive in its lane and its answer as held until then.
 
 Whatever is not ordinary leaves this road: what has to be waited for before a send (tokens, the budget) is waited for
-here, everything that comes of a send but an ordinary answer is `aftermath`'s, and a wait before a second try enters
+here, everything that comes of a send but an ordinary answer is `outcome_handler`'s, and a wait before a second try
+enters
 tenacity. Its wait is the server's hint or a backoff, its sleep gives the slot up, its stop counts charged attempts
 only. This is the only file that knows it.
 """
@@ -46,18 +47,16 @@ from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.row import chat_output
-from batchrunner.engine.aftermath import Aftermath, size_of, telling
-from batchrunner.engine.condition import Condition
-from batchrunner.engine.faults import Faults
-from batchrunner.engine.judge import Judge
+from batchrunner.engine.budget_guard import BudgetGuard
+from batchrunner.engine.image_tasks import ImageTasks
+from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.purse import Purse
-from batchrunner.engine.record import Book, shielded
-from batchrunner.engine.records_under_way import Gated, Intended
-from batchrunner.engine.remote import Remote
+from batchrunner.engine.outcome_handling import OutcomeHandler, size_of, with_adaptation_flags
+from batchrunner.engine.pending_records import Gated, PendingIntent
+from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, Unchanged, Verdict, Waiting
-from batchrunner.engine.work_queue import Work, WorkQueue
+from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, InternalFaults, Unchanged, Verdict, Waiting
+from batchrunner.engine.work_queue import Condition, Work, WorkQueue
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -78,18 +77,18 @@ class Attempts:
 
     job: Job
     ports: Ports
-    book: Book
-    judge: Judge
-    faults: Faults
-    remote: Remote
+    recorder: Recorder
+    lane_policy: LanePolicy
+    internal_faults: InternalFaults
+    image_tasks: ImageTasks
     shutdown: Shutdown
-    purse: Purse
+    budget_guard: BudgetGuard
     dice: random.Random
     left_open: Callable[[str, str], None]
     """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
     ended: Callable[[WorkQueue], None]
     """Told whenever an item has left a queue whose source has nothing more."""
-    aftermath: Aftermath = field(init=False)
+    outcome_handler: OutcomeHandler = field(init=False)
     broken: StoreBrokenError | None = None
     """Why an answer could not be recorded, once the disk refused one: nothing more may be sent."""
     _gated: GatedTransport = field(init=False)
@@ -105,16 +104,22 @@ class Attempts:
         self._gated = (
             cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else Gated(transport)
         )
-        self.aftermath = Aftermath(job=self.job, ports=self.ports, book=self.book, judge=self.judge, remote=self.remote)
+        self.outcome_handler = OutcomeHandler(
+            job=self.job,
+            ports=self.ports,
+            recorder=self.recorder,
+            lane_policy=self.lane_policy,
+            image_tasks=self.image_tasks,
+        )
 
     # -- the story of a slot
 
-    async def pursue(self, slot: Slot, work: Work) -> None:
+    async def process_items(self, slot: Slot, work: Work) -> None:
         """Item after item, each from a slot in hand to its end or its return to the queue, while the slot is kept."""
         lane, queue = slot.lane, slot.queue
         while True:
             verdict: Verdict | None = None
-            lane.entered()
+            lane.enter()
             work.retried = False  # of an item that came back after a retry: what it took of the budget is gone
             try:
                 verdict = await self._send(work, slot)
@@ -123,7 +128,7 @@ class Attempts:
             except SteppedOutError:
                 queue.requeue(work)
             except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
-                await self.faults.fail(work, lane, queue, error)
+                await self.internal_faults.fail(work, lane, queue, error)
             finally:
                 if verdict is not IN_LINE:
                     self._leave(work, lane, queue)
@@ -140,16 +145,17 @@ class Attempts:
     ) -> None:
         """An accepted task of an earlier process: followed to its own end, without a slot.
 
-        `wanted`: should the task have failed, its item is to be sent again by this run. `may_ask`: see `Remote.follow`.
+        `wanted`: should the task have failed, its item is to be sent again by this run. `may_ask`: see
+        `ImageTasks.follow`.
         """
         slot = Slot(lane, queue, None)
         verdict: Verdict | None = None
-        lane.entered()
+        lane.enter()
         lane.task_opened()
         try:
             try:
-                found = await self.remote.follow(work, task, resumed=True, may_ask=may_ask)
-                verdict = await self.aftermath.judged(work, lane, queue, found)
+                found = await self.image_tasks.follow(work, task, resumed=True, may_ask=may_ask)
+                verdict = await self.outcome_handler.after_task(work, lane, queue, found)
             finally:
                 lane.task_ended()
             if isinstance(verdict, Again | Unchanged) and not wanted:
@@ -158,7 +164,7 @@ class Attempts:
         except SteppedOutError:
             queue.requeue(work)
         except Exception as error:  # noqa: BLE001 - as above
-            await self.faults.fail(work, lane, queue, error)
+            await self.internal_faults.fail(work, lane, queue, error)
         finally:
             if verdict is not IN_LINE:
                 self._leave(work, lane, queue)
@@ -172,7 +178,7 @@ class Attempts:
             case Finished() | Again():
                 pass
             case GivenUp():
-                await self.book.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
+                await self.recorder.failed(work, verdict.problem, charged=verdict.charged, ambiguous=verdict.ambiguous)
             case Unchanged():
                 slot.queue.requeue(work, last=verdict.last)
             case Waiting():
@@ -180,7 +186,7 @@ class Attempts:
         return verdict
 
     def _leave(self, work: Work, lane: Lane, queue: WorkQueue) -> None:
-        lane.left()
+        lane.leave()
         queue.release(work)
         if queue.exhausted:
             self.ended(queue)
@@ -200,13 +206,13 @@ class Attempts:
         assert ticket is not None, "who sends has a slot"
         outcome: SendOutcome | None = None
         in_line, stands, now = False, False, 0.0
-        foreseen: tuple[Lane, ...] = ()
+        announced: tuple[Lane, ...] = ()
         tokens, set_aside = 0, None
         try:
-            charged = self.book.state.attempts(work.key, number=work.number)
+            charged = self.recorder.state.attempts(work.key, number=work.number)
             if slot.queue.rejected is not None or charged >= self.job.retry.attempts:
                 return GivenUp(problem=slot.queue.rejected or _used_up(charged), charged=charged, ambiguous=False)
-            if lane.counts_tokens or self.purse.counts:
+            if lane.counts_tokens or self.budget_guard.counts:
                 tokens, set_aside = await self._admitted(item, lane, ticket)
             request, decoder, intended = self._intend(work, slot, ticket)
             try:
@@ -214,42 +220,42 @@ class Attempts:
                 if not intended.decided:  # the connection was lost before: what follows is written behind it
                     await intended.opened()
             except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
-                outcome = await self.faults.problem(work, error)
+                outcome = await self.internal_faults.problem(work, error)
             now = self.ports.clock.monotonic()
-            lane.heard(ticket, outcome, now=now)
+            lane.record_outcome(ticket, outcome, now=now)
             if isinstance(outcome, Problem):
                 outcome = _naming_path(outcome, request)
                 # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
-                stands = await self.judge.hear(lane, slot.queue, outcome)
+                stands = await self.lane_policy.on_problem(lane, slot.queue, outcome)
             else:
-                foreseen, in_line = self._take(work, slot, outcome, tokens, now)
+                announced, in_line = self._take(work, slot, outcome, tokens, now)
         finally:
             if set_aside is not None:
-                self.purse.settle(item, set_aside, outcome)
+                self.budget_guard.commit(item, set_aside, outcome)
             if in_line:
                 slot.ticket = lane.renew(now)
             elif outcome is None:
                 lane.give_up(ticket)
             else:
                 lane.release()
-        return IN_LINE if in_line else await self._follow(work, slot, outcome, foreseen, stands=stands)
+        return IN_LINE if in_line else await self._follow(work, slot, outcome, announced, stands=stands)
 
     async def _follow(
-        self, work: Work, slot: Slot, outcome: SendOutcome, foreseen: tuple[Lane, ...], *, stands: bool
+        self, work: Work, slot: Slot, outcome: SendOutcome, announced: tuple[Lane, ...], *, stands: bool
     ) -> Verdict:
         """What comes of a send that was no ordinary answer. `stands`: its lane stands still because of it."""
         lane, queue = slot.lane, slot.queue
         match outcome:
             case Answer():
-                outcome = telling(outcome, work)
+                outcome = with_adaptation_flags(outcome, work)
                 with self.ports.hold(size_of(outcome)):  # at once: else the next replies are read beside this one
-                    return await shielded(self.aftermath.keep(work, lane, queue, outcome, foreseen))
+                    return await uncancellable(self.outcome_handler.keep(work, lane, queue, outcome, announced))
             case TaskAccepted() | Pictures():
-                return await self.aftermath.fetch(work, lane, queue, outcome, foreseen)
+                return await self.outcome_handler.fetch(work, lane, queue, outcome, announced)
             case Problem():
-                return await self.aftermath.after_problem(work, queue, outcome, parked=stands)
+                return await self.outcome_handler.after_problem(work, queue, outcome, parked=stands)
 
-    def _intend(self, work: Work, slot: Slot, ticket: Ticket) -> tuple[Request, Decoder[SendOutcome], Intended]:
+    def _intend(self, work: Work, slot: Slot, ticket: Ticket) -> tuple[Request, Decoder[SendOutcome], PendingIntent]:
         """The request, who reads its reply, and its intent, which is in line and is the request's gate.
 
         Raises:
@@ -264,7 +270,7 @@ class Attempts:
         decoder = ports.dialect.decoder(work.item)
         if work.began is None:
             work.began, work.began_wall = ports.clock.monotonic(), ports.clock.wall()
-        return request, decoder, self.book.intent(work, lane)
+        return request, decoder, self.recorder.intent(work, lane)
 
     # -- an answer
 
@@ -279,29 +285,29 @@ class Attempts:
             Exception: a fault of ours in this item's row. Its words are told rather than lost.
         """
         lane, queue = slot.lane, slot.queue
-        foreseen = self.judge.foresee(lane, queue, outcome.hints) if outcome.hints is not None else ()
+        announced = self.lane_policy.on_rate_headers(lane, queue, outcome.hints) if outcome.hints is not None else ()
         if not isinstance(outcome, Answer):
             lane.task_opened()  # else one task too many is let in
-            return foreseen, False
+            return announced, False
         adapted = work.revision.adapted
         if adapted:
             queue.adapted |= adapted
         if lane.counts_tokens and outcome.usage is not None and outcome.usage.input_tokens is not None:
             lane.take_tokens(outcome.usage.input_tokens + (outcome.usage.output_tokens or 0) - tokens)
-        if foreseen or outcome.pictures or outcome.sounds or lane.probing or self.ports.each is not None:
-            return foreseen, False  # something must be waited for before
+        if announced or outcome.pictures or outcome.sounds or lane.probing or self.ports.each is not None:
+            return announced, False  # something must be waited for before
         queue.model_works()
-        self.judge.answered = True
-        lane.came_through()
+        self.lane_policy.answered = True
+        lane.record_success()
         text, hold = outcome.text, None
         size_bytes = sys.getsizeof(text) + sys.getsizeof(outcome.reasoning)
         if size_bytes >= self.ports.held_from_bytes:
             hold = self.ports.hold(size_bytes)
             hold.__enter__()
         try:
-            self.book.keep(
+            self.recorder.keep(
                 work,
-                chat_output(telling(outcome, work) if adapted else outcome, path=None),
+                chat_output(with_adaptation_flags(outcome, work) if adapted else outcome, path=None),
                 usage=outcome.usage,
                 task_id=None,
                 then=partial(self._recorded, work, lane, queue, text, hold),
@@ -310,7 +316,7 @@ class Attempts:
         except Exception:  # any fault of ours: the answer is paid for, so it is shown before the fault is handled
             if hold is not None:
                 hold.__exit__(None, None, None)
-            self.book.last_resort(f"{work.item.id}: {text}")
+            self.recorder.last_resort(f"{work.item.id}: {text}")
             raise
         return (), True
 
@@ -331,7 +337,7 @@ class Attempts:
                 lane.retry_ended(worked=True)
             self._leave(work, lane, queue)
             return
-        self.book.last_resort(f"{work.item.id}: {text}")
+        self.recorder.last_resort(f"{work.item.id}: {text}")
         if isinstance(error, StoreBrokenError):
             self._break(error)
             self._leave(work, lane, queue)
@@ -342,7 +348,7 @@ class Attempts:
 
     async def _fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
         try:
-            await self.faults.fail(work, lane, queue, error)
+            await self.internal_faults.fail(work, lane, queue, error)
         except StoreBrokenError as refused:
             self._break(refused)
         finally:
@@ -358,7 +364,7 @@ class Attempts:
         Raises:
             StoreBrokenError: the disk refused one.
         """
-        await self.book.settled()
+        await self.recorder.settled()
         while self._late:
             await asyncio.wait(self._late)
         if self.broken is not None:
@@ -382,9 +388,9 @@ class Attempts:
         if lane.counts_tokens:
             tokens = estimate_tokens(sum(len(turn.content) for turn in item.turns))
             await self._may_spend(lane, ticket, tokens)
-        if not self.purse.counts:
+        if not self.budget_guard.counts:
             return tokens, None
-        set_aside = self.purse.admit_now(item) or await self.purse.admit(item)
+        set_aside = self.budget_guard.reserve_now(item) or await self.budget_guard.reserve(item)
         if set_aside is None:
             raise SteppedOutError
         return tokens, set_aside
@@ -406,7 +412,7 @@ class Attempts:
                 wait_s := max(lane.tokens_wait_s(tokens), pace.wait_s(clock.monotonic()) if pace is not None else 0.0)
             ) > 0:
                 await self.shutdown.sleep(wait_s)
-                if not lane.honours(ticket):
+                if not lane.still_usable(ticket):
                     raise SteppedOutError
         finally:
             if pace is not None:

@@ -8,8 +8,10 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
+from batchrunner.core.job import Limits
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
 from batchrunner.core.pacing import (
@@ -22,7 +24,38 @@ from batchrunner.core.pacing import (
 )
 from batchrunner.core.ports import Clock
 from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
-from batchrunner.engine.lane_settings import Closed, LaneSettings
+from batchrunner.core.rate_limiter_tuning import CEILING
+
+# What a lane is made with, and what it is when it is closed.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """Why a lane sends nothing more in this run."""
+
+    kind: str
+    reason: str
+    refused_account: bool
+    """True when only the account's owner can mend it: exit status 5."""
+    mistake: bool = False
+    """True when the job is wrong, such as its base URL: exit status 2. Otherwise it is 3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What a lane is made with."""
+
+    concurrency: int
+    """Sends in flight at once: the job's number, or where `auto` starts."""
+    adaptive: bool
+    in_flight_tasks: int | None
+    """None for dialects without remote tasks."""
+    limits: Limits
+    breaker: int
+    day_offset_s: float
+    ceiling: int = CEILING
+    """What `auto` never exceeds."""
+
 
 _LEAST_ALIVE: Final = 64
 _RETRIES_PER_SEND: Final = 0.1
@@ -31,7 +64,7 @@ _RETRIES_AT_FIRST: Final = 10.0
 _RETRIES_SAVED: Final = 500.0
 """What good hours may save up: a run whose faults are rare never waits for its budget."""
 _LATELY_S: Final = 2.0
-_WALLS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
+_LIMIT_KINDS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
 _FAULTS: Final = frozenset({ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET})
 _SILENT: Final = frozenset(
     {
@@ -114,7 +147,7 @@ class Lane:
             return None
         turn: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
         (self._fresh if fresh else self._returning).append(turn)
-        self.pump()
+        self.wake_waiters()
         try:
             return await turn
         except asyncio.CancelledError:
@@ -132,14 +165,14 @@ class Lane:
             self._pace.take(self._clock.monotonic(), -1.0)
         self.release()
 
-    def honours(self, ticket: Ticket) -> bool:
+    def still_usable(self, ticket: Ticket) -> bool:
         """Whether a slot may still be used: not once the lane has been parked or closed since it was given.
 
         To be asked after everything that is waited for between a slot and its send.
         """
         return ticket.stops == self.stops
 
-    def heard(self, ticket: Ticket, outcome: SendOutcome, *, now: float) -> None:
+    def record_outcome(self, ticket: Ticket, outcome: SendOutcome, *, now: float) -> None:
         """What came of a send teaches the governor; each send saves up for a tenth of a retry, see `_save_up`."""
         self._heard += 1
         if self._retries.at is None:
@@ -149,7 +182,7 @@ class Lane:
             self.limiter.accepted(now, ticket)
             return
         kind = outcome.kind
-        if kind in _WALLS:
+        if kind in _LIMIT_KINDS:
             self.limiter.refused(now, ticket)
         elif kind in _FAULTS:
             self.limiter.withdrawn(ticket)
@@ -165,7 +198,7 @@ class Lane:
         self.in_flight -= 1
         assert self.in_flight >= 0, "a slot was given back twice"
         if self._returning or self._fresh:
-            self.pump()
+            self.wake_waiters()
 
     def renew(self, now: float) -> Ticket | None:
         """Give a slot back and take it again, now, for a fresh item.
@@ -179,18 +212,18 @@ class Lane:
         if not self._returning and self._hold_s(now, fresh=True) == 0.0:
             ticket = self._grant(now)
         if self._returning or (self._fresh and self.in_flight < self.limiter.limit):
-            self.pump()
+            self.wake_waiters()
         return ticket
 
-    def entered(self) -> None:
+    def enter(self) -> None:
         """An item is in this lane's hands."""
         self.alive += 1
 
-    def left(self) -> None:
+    def leave(self) -> None:
         """An item is not in this lane's hands any more."""
         self.alive -= 1
         if self._returning or (self._fresh and self.in_flight < self.limiter.limit):
-            self.pump()
+            self.wake_waiters()
 
     def task_opened(self) -> None:
         """A remote task is being followed; the one of a probe holds up the next probe."""
@@ -201,9 +234,9 @@ class Lane:
         """A remote task is not followed any more."""
         self.open_tasks -= 1
         self._probe_followed = False
-        self.pump()
+        self.wake_waiters()
 
-    def pump(self) -> None:
+    def wake_waiters(self) -> None:
         """Let in as many waiters as may send now; arrange to be called again when time alone lets in the next."""
         if self._timer is not None:
             self._timer.cancel()
@@ -219,7 +252,7 @@ class Lane:
                         turn.set_result(self._grant(now))
                     continue
                 if hold is not None:
-                    self._timer = asyncio.get_running_loop().call_later(hold, self.pump)
+                    self._timer = asyncio.get_running_loop().call_later(hold, self.wake_waiters)
                     return
                 break
 
@@ -303,7 +336,7 @@ class Lane:
 
     # -- parking and closing
 
-    def came_through(self) -> bool:
+    def record_success(self) -> bool:
         """An item succeeded; True when that ends a park. A closed lane stays closed."""
         self._task_succeeded = True
         if self.task_breaker.count:
@@ -325,7 +358,7 @@ class Lane:
         self.probes = 0
         self.parked_since = None
         self.limiter.start_again(self._clock.monotonic())
-        self.pump()
+        self.wake_waiters()
         return True
 
     def task_taken(self) -> bool:
@@ -358,7 +391,7 @@ class Lane:
         self.probes += 1
         self.stops += 1
         self._turn_away(self._returning)
-        self.pump()
+        self.wake_waiters()
         if max(wall, until or wall) - self.parked_since > GIVE_UP_PARKED_S:
             self.close(Closed(kind=kind, reason=reason, refused_account=False))
             return False

@@ -17,21 +17,17 @@ from batchrunner.core.schedule import OffsetAt
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.engine.attempt import Attempts, Slot
-from batchrunner.engine.ending import Ending
-from batchrunner.engine.faults import Faults
-from batchrunner.engine.judge import QUOTAS, Judge
-from batchrunner.engine.lane_settings import Closed, LaneSettings
-from batchrunner.engine.lanes import Lane, LaneSet
-from batchrunner.engine.night import Night
-from batchrunner.engine.pictures import PictureKeeper
-from batchrunner.engine.purse import Purse
-from batchrunner.engine.record import Book, shielded
-from batchrunner.engine.remote import Remote
-from batchrunner.engine.resumption import closed_queue, orphan, requeue, why_left
+from batchrunner.engine.budget_guard import BudgetGuard
+from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
+from batchrunner.engine.lane_policy import QUOTAS, LanePolicy
+from batchrunner.engine.lanes import Closed, Lane, LaneSet, LaneSettings
+from batchrunner.engine.planning import closed_queue, lane_concurrency, one_by_one, requeue, vanished_item, why_left
+from batchrunner.engine.recorder import Recorder, uncancellable
+from batchrunner.engine.run_schedule import RunSchedule
+from batchrunner.engine.run_status import RunEnd, lane_status, shown_time, status_of
 from batchrunner.engine.shutdown import Shutdown, first_of
-from batchrunner.engine.snapshot import lane_status, shown_time, status_of
-from batchrunner.engine.survey import lane_concurrency, one_by_one
-from batchrunner.engine.tasks import TaskFollower
+from batchrunner.engine.task_poller import TaskPoller
+from batchrunner.engine.verdict import InternalFaults
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 _WORDS_KEPT: Final = 50
@@ -41,7 +37,7 @@ _SOURCE: Final = "source"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class RunRequest:
     """What this run was asked for beyond the job."""
 
     limit: int | None = None
@@ -72,7 +68,7 @@ class Runner:
     state: LedgerState
     found: PlanningPass
     totals: Totals
-    wishes: Wishes
+    run_request: RunRequest
     shutdown: Shutdown
     dice: random.Random
     say: Callable[[str], None]
@@ -82,26 +78,26 @@ class Runner:
     """Of rows that reached the disk although their process did not live to say so, or whose ledger is gone."""
     realigned_length: int | None = None
     """Set when results.jsonl is not the file that the ledger knows: a rewrite whose record a crash swallowed."""
-    book: Book = field(init=False)
+    recorder: Recorder = field(init=False)
     lanes: LaneSet = field(init=False)
     queues: dict[str, WorkQueue] = field(init=False)
-    night: Night = field(init=False)
-    purse: Purse = field(init=False)
+    schedule: RunSchedule = field(init=False)
+    budget_guard: BudgetGuard = field(init=False)
     left_open: dict[str, int] = field(default_factory=dict)
     """Items that this run leaves unfinished, counted by reason."""
-    stranded: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    unserved: dict[tuple[str, str, str], int] = field(default_factory=dict)
     """(account, model, why) -> open tasks that this process cannot ask for."""
     last_words: dict[tuple[str, str], int] = field(default_factory=dict)
     """(why, what the server said last) -> items that this run leaves unfinished so."""
-    _orphans_ended: bool = False
-    _forgetful: bool = False
+    _vanished_items_ended: bool = False
+    _totals_unsaved: bool = False
     """The totals could not be kept once: that was told."""
     _requeued: frozenset[str] = frozenset()
     """Models of which a person wanted failed or held items once more."""
 
     def __post_init__(self) -> None:
         ports, job = self.ports, self.job
-        self.book = Book(
+        self.recorder = Recorder(
             ledger=ports.ledger,
             results=ports.results,
             state=self.state,
@@ -118,8 +114,8 @@ class Runner:
         self.queues = {model: WorkQueue(model, wanted=self._wanted, keys=live_keys) for model in job.models}
         for lane in self.lanes:
             lane.on_stopped = self.queues[lane.model].notify
-        self.night = Night(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
-        self.purse = Purse(job, self.state, on_spent=self._close_lanes)
+        self.schedule = RunSchedule(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
+        self.budget_guard = BudgetGuard(job, self.state, on_spent=self._close_lanes)
 
     # -- the story
 
@@ -138,13 +134,13 @@ class Runner:
         follower = self._follower()
         attempts = self._attempts(follower)
         if follower is not None:
-            follower.key_refused = attempts.judge.polls_refused
+            follower.key_refused = attempts.lane_policy.polls_refused
         beside = [
             asyncio.create_task(self._beside("the end of the run", lambda: self._drain_when_asked(follower))),
-            asyncio.create_task(self._beside("the deadline", self.night.watch)),
+            asyncio.create_task(self._beside("the deadline", self.schedule.watch)),
         ]
         try:
-            if not self._has_work() or await self.night.opened():
+            if not self._has_work() or await self.schedule.opened():
                 await self._work(attempts, follower)
         except BaseExceptionGroup as group:
             raise first_of(group) from group
@@ -164,8 +160,8 @@ class Runner:
     async def record_recovered(self) -> None:
         """Write down what was found in the result files and an earlier process did not live to say."""
         if self.realigned_length is not None:
-            await self.book.rewritten(length=self.realigned_length, labels="")
-        if adopted := await self.book.adopted(self.adopted):
+            await self.recorder.rewritten(length=self.realigned_length, labels="")
+        if adopted := await self.recorder.adopted(self.adopted):
             self.say(f"rows that the ledger did not know: {adopted:,}; they count, and are not paid for again")
 
     async def _remember(self, totals: Totals, *, sends_follow: bool) -> None:
@@ -181,9 +177,9 @@ class Runner:
                 raise
             self.say(f"the totals could not be kept for `status`: {error}")
         except Exception as error:  # noqa: BLE001 - as the docstring says
-            if not self._forgetful:
+            if not self._totals_unsaved:
                 self.say(f"the totals could not be kept for `status`: {error}")
-            self._forgetful = True
+            self._totals_unsaved = True
 
     async def _beside(self, what: str, watching: Callable[[], Coroutine[None, None, None]]) -> None:
         """A watch beside the work. Without it the run would not end as it should, so its failure pauses the run."""
@@ -196,13 +192,13 @@ class Runner:
             self.shutdown.pause(reason)
             self.lanes.drain()
 
-    async def _work(self, attempts: Attempts, follower: TaskFollower | None) -> None:
+    async def _work(self, attempts: Attempts, follower: TaskPoller | None) -> None:
         try:
             await self._send_all(attempts, follower)
         finally:  # whoever cancels: what was put in line is recorded, or told
-            await shielded(attempts.settled())
+            await uncancellable(attempts.settled())
 
-    async def _send_all(self, attempts: Attempts, follower: TaskFollower | None) -> None:
+    async def _send_all(self, attempts: Attempts, follower: TaskPoller | None) -> None:
         async with asyncio.TaskGroup() as supplying:
             suppliers = [supplying.create_task(attempts.breaks())]
             if follower is not None:
@@ -221,7 +217,7 @@ class Runner:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
-                await queue.read(batches, limit=self.wishes.limit, surveyed=surveyed)
+                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed)
             except JobMistakesError as error:
                 self._source_changed(error)
         else:
@@ -243,7 +239,7 @@ class Runner:
             if work is None:
                 lane.give_up(ticket)  # another lane was faster
                 continue
-            group.create_task(attempts.pursue(Slot(lane, queue, ticket), work))
+            group.create_task(attempts.process_items(Slot(lane, queue, ticket), work))
 
     def _has_work(self) -> bool:
         return bool(self.found.ahead or self.state.tasks or self._requeued)
@@ -259,13 +255,13 @@ class Runner:
             for lane in self.lanes.of_model(queue.model):
                 lane.drain()
 
-    async def _drain_when_asked(self, follower: TaskFollower | None) -> None:
+    async def _drain_when_asked(self, follower: TaskPoller | None) -> None:
         await self.shutdown.draining.wait()
         under_way = sum(lane.in_flight for lane in self.lanes)
         if under_way:
             self.say(self.shutdown.waiting_for(under_way))
         self.lanes.drain()
-        self.purse.close()
+        self.budget_guard.close()
         if follower is not None:
             follower.drain()
 
@@ -275,7 +271,7 @@ class Runner:
         Reads the whole source, whatever part of it the run was for, and only if something must change. Failures come
         first: once `rewritten` is in the ledger, no later run has a reason to look at their labels again.
         """
-        moved = bool(self.state.labels - {self.found.labels}) or self._orphans_ended
+        moved = bool(self.state.labels - {self.found.labels}) or self._vanished_items_ended
         if moved or not await self._failures_are_settled():
             await self._settle_failures()
         shares = bool(self.found.shared) and self.state.unsettled
@@ -283,7 +279,7 @@ class Runner:
             replaced = await self.ports.results.rewrite(
                 one_by_one(self.ports.items.batches()), is_done=lambda key: self.state.item_state(key) is ItemState.DONE
             )
-            await self.book.rewritten(length=replaced.length, labels=self.found.labels)
+            await self.recorder.rewritten(length=replaced.length, labels=self.found.labels)
 
     async def _failures_are_settled(self) -> bool:
         failed = count_items(self.state, self.totals, now=self.ports.clock.wall()).failed
@@ -303,18 +299,18 @@ class Runner:
     # -- taking up what was left
 
     async def _requeue(self) -> None:
-        wishes = self.wishes
-        failed = wishes.retry_failed and self.state.count(ItemState.FAILED)
-        held = wishes.resend_held and self.state.doubtful_count
-        lost = wishes.resend_lost and self.state.lost
+        run_request = self.run_request
+        failed = run_request.retry_failed and self.state.count(ItemState.FAILED)
+        held = run_request.resend_held and self.state.doubtful_count
+        lost = run_request.resend_lost and self.state.lost
         if failed or held or lost:
             self._requeued = await requeue(
                 self.ports.items,
-                self.book,
-                failed=wishes.retry_failed,
-                held=wishes.resend_held,
-                lost=wishes.resend_lost,
-                limit=wishes.limit,
+                self.recorder,
+                failed=run_request.retry_failed,
+                held=run_request.resend_held,
+                lost=run_request.resend_lost,
+                limit=run_request.limit,
             )
             await self._settle_failures()
 
@@ -330,7 +326,7 @@ class Runner:
                         Closed(kind=park.kind, reason=self._still_spent(park.reason, park.until), refused_account=False)
                     )
             else:
-                await self.book.resumed(account, model)
+                await self.recorder.resumed(account, model)
 
     def _still_spent(self, reason: str, until: float) -> str:
         offset_s = PRESETS[self.job.provider.preset].day_offset_s
@@ -345,12 +341,12 @@ class Runner:
             why = why_left(task, self.job, self.ports.accounts)
             if why and not task.urls:
                 cause = task.account, task.model, why
-                self.stranded[cause] = self.stranded.get(cause, 0) + 1
+                self.unserved[cause] = self.unserved.get(cause, 0) + 1
                 continue
             if lane is None:
                 lane = self._lane(task.account, task.model)
             queue = self.queues.get(task.model) or closed_queue(task.model)
-            work = Work(item=item or orphan(key, task), key=key, number=self.state.table.find(key))
+            work = Work(item=item or vanished_item(key, task), key=key, number=self.state.table.find(key))
             queue.claim(work)
             group.create_task(self._resume(attempts, work, lane, queue, may_ask=not why))
 
@@ -360,15 +356,15 @@ class Runner:
         await attempts.resume(work, lane, queue, self.state.tasks[work.key], wanted=wanted, may_ask=may_ask)
         self._close_when_drained(queue)
         if work.item.index == 0:
-            self._orphan_ended(work.key)
+            self._vanished_ended(work.key)
 
-    def _orphan_ended(self, key: bytes) -> None:
+    def _vanished_ended(self, key: bytes) -> None:
         vanished, record = self.totals.vanished, self.state.record(key)
         held = self.state.waits_for_a_person(key, hold=self.totals.hold)
         changes = (ItemState.ACCEPTED.name, -1), (record.item_state.name, 1), (HELD, int(held))
         for name, more in changes:
             vanished[name] = vanished.get(name, 0) + more
-        self._orphans_ended = True
+        self._vanished_items_ended = True
 
     # -- how it stands, how it ended
 
@@ -377,7 +373,7 @@ class Runner:
         offset_s = PRESETS[self.job.provider.preset].day_offset_s
         now = self.ports.clock.wall()
         lanes = [lane_status(lane, offset_s=offset_s, now=now) for lane in self.lanes]
-        for (account, model, why), count in self.stranded.items():
+        for (account, model, why), count in self.unserved.items():
             reason = f"{count} accepted tasks {why}"
             lanes.append(LaneStatus(account=account, model=model, state="parked", reason=reason))
         return status_of(
@@ -387,22 +383,22 @@ class Runner:
             now=now,
             run_state="running",
             lanes=lanes,
-            failures=sorted(self.book.failures.values(), key=lambda group: -group.count),
-            waiting=self.night.waiting,
-            ends=self.night.ends,
-            budget=self.purse.lines() if self.job.budget is not None else (),
+            failures=sorted(self.recorder.failures.values(), key=lambda group: -group.count),
+            waiting=self.schedule.waiting,
+            ends=self.schedule.ends,
+            budget=self.budget_guard.lines() if self.job.budget is not None else (),
         )
 
-    def ending(self) -> Ending:
+    def ending(self) -> RunEnd:
         """How it ended when nothing was raised."""
-        return Ending(
+        return RunEnd(
             shutdown=self.shutdown,
             lanes=tuple(self.lanes),
             queues=tuple(self.queues.values()),
             items=self.snapshot().items,
-            left_open=bool(self.left_open or self.stranded),
-            spent=self.purse.spent_out,
-            unasked=tuple(f"{count} accepted tasks {why}" for (_, _, why), count in self.stranded.items()),
+            left_open=bool(self.left_open or self.unserved),
+            spent=self.budget_guard.spent_out,
+            unasked=tuple(f"{count} accepted tasks {why}" for (_, _, why), count in self.unserved.items()),
             last_words=self.last_words,
         )
 
@@ -419,7 +415,7 @@ class Runner:
 
     def _in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""
-        return self.wishes.limit is None or item.index <= self.wishes.limit
+        return self.run_request.limit is None or item.index <= self.run_request.limit
 
     def _lane(self, account: str, model: str) -> Lane:
         job, preset = self.job, PRESETS[self.job.provider.preset]
@@ -429,9 +425,9 @@ class Runner:
         settings = LaneSettings(
             concurrency=min(
                 self.totals.windows.get(f"{account} {model}", lane_concurrency(job)) if auto else lane_concurrency(job),
-                self.wishes.most_in_flight,
+                self.run_request.most_in_flight,
             ),
-            ceiling=self.wishes.most_in_flight,
+            ceiling=self.run_request.most_in_flight,
             adaptive=auto,
             in_flight_tasks=(job.limits.in_flight_tasks or preset.in_flight_tasks or 1) if self.ports.tasks else None,
             limits=job.limits,
@@ -441,10 +437,10 @@ class Runner:
         sent_today = self.state.sent_today(account, model, day=today)
         return Lane(account, model, settings=settings, clock=clock, sent_today=sent_today)
 
-    def _follower(self) -> TaskFollower | None:
+    def _follower(self) -> TaskPoller | None:
         if self.ports.tasks is None:
             return None
-        return TaskFollower(
+        return TaskPoller(
             dialect=self.ports.tasks,
             transport=self.ports.transport,
             clock=self.ports.clock,
@@ -454,25 +450,25 @@ class Runner:
             say=self.say,
         )
 
-    def _attempts(self, follower: TaskFollower | None) -> Attempts:
+    def _attempts(self, follower: TaskPoller | None) -> Attempts:
         preset = PRESETS[self.job.provider.preset]
-        keeper = PictureKeeper(
+        saver = PictureSaver(
             downloads=self.ports.downloads, store=self.ports.pictures, into=self.job.output.format, hold=self.ports.hold
         )
-        remote = Remote(
-            job=self.job, book=self.book, tasks=follower, keeper=keeper, shutdown=self.shutdown, dice=self.dice
+        image_tasks = ImageTasks(
+            job=self.job, recorder=self.recorder, tasks=follower, saver=saver, shutdown=self.shutdown, dice=self.dice
         )
-        judge = Judge(
+        lane_policy = LanePolicy(
             job=self.job,
             lanes=self.lanes,
-            book=self.book,
+            recorder=self.recorder,
             clock=self.ports.clock,
             shanghai=preset.day_offset_s != 0.0,
             say=self.say,
         )
-        faults = Faults(
-            book=self.book,
-            judge=judge,
+        internal_faults = InternalFaults(
+            recorder=self.recorder,
+            lane_policy=lane_policy,
             note=self.ports.note_fault,
             left_open=self._note_left_open,
             pause=self.shutdown.pause,
@@ -480,12 +476,12 @@ class Runner:
         return Attempts(
             job=self.job,
             ports=self.ports,
-            book=self.book,
-            judge=judge,
-            faults=faults,
-            remote=remote,
+            recorder=self.recorder,
+            lane_policy=lane_policy,
+            internal_faults=internal_faults,
+            image_tasks=image_tasks,
             shutdown=self.shutdown,
-            purse=self.purse,
+            budget_guard=self.budget_guard,
             dice=self.dice,
             left_open=self._note_left_open,
             ended=self._close_when_drained,

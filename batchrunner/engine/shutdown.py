@@ -116,29 +116,29 @@ def listening(shutdown: Shutdown) -> Iterator[None]:
     listeners = _LISTENERS.setdefault(loop, [])
     listeners.append(shutdown)
 
-    def tell(number: int) -> None:
+    def on_signal(number: int) -> None:
         for each in tuple(listeners):
             # A closing terminal sends SIGHUP twice, from the shell and from the system: no second request to end.
             if number != _HANGUP or not each.requests:
                 each.request(number)
 
     if len(listeners) == 1:
-        for number in _heard_signals():
+        for number in _signals_to_handle():
             _BEFORE[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, tell, int(number))
+            loop.add_signal_handler(number, on_signal, int(number))
     try:
         yield
     finally:
         listeners.remove(shutdown)
         if not listeners:
-            for number in _heard_signals():
+            for number in _signals_to_handle():
                 loop.remove_signal_handler(number)
                 signal.signal(number, _BEFORE.pop(number, None) or signal.SIG_DFL)
             if _HANGUP is not None and shutdown.signal_number == _HANGUP:
                 signal.signal(_HANGUP, signal.SIG_IGN)  # the second of a closing terminal must not cut off the end
 
 
-def _heard_signals() -> tuple[int, ...]:
+def _signals_to_handle() -> tuple[int, ...]:
     ignored = _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN
     return _SIGNALS if _HANGUP is None or ignored else (*_SIGNALS, _HANGUP)
 

@@ -1,9 +1,17 @@
 """What became of an item so far: what `attempt` and `remote` tell each other."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from batchrunner.core.outcome import Problem
+from batchrunner.core.errors import BatchrunnerError, LifecycleError
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.ports import NoteFault
+from batchrunner.engine.lane_policy import LanePolicy
+from batchrunner.engine.lanes import Lane
+from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.work_queue import Work, WorkQueue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +64,64 @@ class TaskEnded:
 
 
 Verdict: TypeAlias = Finished | Again | GivenUp | Unchanged | Waiting
+
+
+# Faults of this program in one item's work: the item fails as `internal`, the traceback is kept, the others go on.
+#
+# The same step would fail again, so nothing is sent a second time. What the item has cost is told as far as it is
+# known: a request that had left counts as an attempt, and may have been paid for.
+
+_ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED})
+
+
+@dataclass(slots=True, kw_only=True)
+class InternalFaults:
+    """One for a run."""
+
+    recorder: Recorder
+    lane_policy: LanePolicy
+    note: NoteFault
+    left_open: Callable[[str, str], None]
+    pause: Callable[[str], None]
+    """Ends the run: what is under way is awaited and recorded."""
+
+    async def problem(self, work: Work, error: Exception) -> Problem:
+        """The item's failure, for who records what became of its request.
+
+        Raises:
+            BatchrunnerError: the error itself, when it is one that this program raises on purpose.
+        """
+        if isinstance(error, BatchrunnerError):
+            raise error
+        line = await self.note(f"item {work.item.id} ({work.item.key})", error)
+        return Problem(kind=ProblemKind.INTERNAL, message=f"internal error, see errors.log: {line}")
+
+    async def fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
+        """Record the item as failed, whatever it was doing; pause the run if it is not known where the item stands.
+
+        Raises:
+            BatchrunnerError: see `problem`; or the disk refused the record.
+        """
+        if isinstance(error, LifecycleError):
+            # The memory of this process is wrong about the item: no record of it may be written, and nothing more sent.
+            await self.note(f"item {work.item.id} ({work.item.key})", error)
+            self.left_open("internal", str(error))
+            self.pause(str(error))
+            return
+        problem = await self.problem(work, error)
+        record = self.recorder.state.record(work.key)
+        if record.item_state in _ENDED:
+            return
+        task = self.recorder.state.tasks.get(work.key)
+        if task is not None and (task.task_id or task.urls):
+            kept = "what was accepted is not given up: --retry-failed asks for it again and orders nothing"
+            problem = replace(problem, message=f"{problem.message}; {kept}")
+        await self.lane_policy.on_problem(lane, queue, problem)
+        sent = record.item_state is not ItemState.PENDING
+        try:
+            await self.recorder.failed(work, problem, charged=record.attempts + sent, ambiguous=sent)
+        except BatchrunnerError:
+            raise
+        except Exception as second:  # noqa: BLE001 - what broke the item's work may break the record of it, too
+            await self.note(f"the failure of item {work.item.id} could not be recorded; the next run sends it", second)
+            self.left_open("internal", problem.message)

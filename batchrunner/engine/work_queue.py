@@ -9,6 +9,7 @@ ahead by a task of its own, a few items at most: no lane keeps a slot while it i
 up here.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -18,7 +19,39 @@ from typing import Final
 from batchrunner.core.errors import JobMistakesError, LifecycleError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Adaptation, Problem, ProblemKind, Revision
-from batchrunner.engine.condition import Condition
+
+# The one way to wait in this room for something that others bring about: a condition that is looked at again.
+#
+# An event that one waiter clears may be the news of another, or come between a look and the wait for it. Here nothing
+# is cleared: who waits looks first, sleeps only while the condition does not hold, and looks again after every wake-up.
+
+
+class Condition:
+    """Wakes everybody who waits; each one looks at what it waits for. All on the loop's thread, so there is no lock."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        """In the order in which they came, which is the order in which they are woken."""
+
+    def __repr__(self) -> str:
+        return f"<Condition: {len(self._waiters)} waiting>"
+
+    def notify(self) -> None:
+        """Something has changed that somebody may wait for. Costs nothing while nobody does."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return as soon as `holds()` is true when it is asked; at once if it is true now."""
+        while not holds():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters[waiter] = None
+            try:
+                await waiter
+            finally:
+                self._waiters.pop(waiter, None)
+
 
 READ_AHEAD: Final = 32
 """Items of a model that wait for a slot, at most, or as many as are in somebody's hands, up to `READ_AHEAD_MOST`: many
@@ -146,7 +179,7 @@ class WorkQueue:
                         most = min(max(READ_AHEAD, len(self._active)), READ_AHEAD_MOST)
                         if len(self._ahead) >= most or self._ahead_bytes >= READ_AHEAD_BYTES:
                             self._refill_at = most // 2
-                            await self._room.until(self._has_room)
+                            await self._room.until(self._has_capacity)
                 if limit is not None and batch[-1].index >= limit:
                     break
             else:
@@ -159,7 +192,7 @@ class WorkQueue:
         self.exhausted = True
         self._changed.notify()
 
-    def _has_room(self) -> bool:
+    def _has_capacity(self) -> bool:
         return len(self._ahead) <= self._refill_at and self._ahead_bytes < READ_AHEAD_BYTES
 
     def _put_ahead(self, work: Work) -> None:

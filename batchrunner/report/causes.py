@@ -20,11 +20,11 @@ def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
         kind, message = (
             ("?", "") if not isinstance(error, dict) else (str(error.get("class")), str(error.get("message")))
         )
-        likeness = re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", message.lower())[:_MESSAGE_MAX]
-        if (kind, likeness) not in groups and len(groups) >= _GROUPS_MAX:
-            likeness, message = "", "other messages"
-        known = groups.get((kind, likeness))
-        groups[kind, likeness] = (
+        comparable = re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", message.lower())[:_MESSAGE_MAX]
+        if (kind, comparable) not in groups and len(groups) >= _GROUPS_MAX:
+            comparable, message = "", "other messages"
+        known = groups.get((kind, comparable))
+        groups[kind, comparable] = (
             replace(known, count=known.count + 1)
             if known
             else FailureGroup(kind=kind, message=message[:_MESSAGE_MAX], count=1, example=str(row.get("id")))

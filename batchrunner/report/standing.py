@@ -16,12 +16,12 @@ from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.schedule import Window, opening
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, RunState, Status, Wait
-from batchrunner.engine.ending import lost_words
-from batchrunner.engine.night import outside_words
-from batchrunner.engine.purse import spent_so_far
-from batchrunner.engine.snapshot import (
+from batchrunner.engine.budget_guard import spent_so_far
+from batchrunner.engine.run_schedule import outside_words
+from batchrunner.engine.run_status import (
     going_on,
     held_groups,
+    lost_words,
     park_status,
     resting_state,
     send_counts,

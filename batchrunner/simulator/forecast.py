@@ -7,7 +7,7 @@ from batchrunner.core.pacing import day_of
 from batchrunner.core.plan import PlanningPass
 from batchrunner.core.rehearsal_report import Forecast, LaneLoad, end_of
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.snapshot import shown_time
+from batchrunner.engine.run_status import shown_time
 from batchrunner.simulator.profiles import Profile, profile_of
 
 N = TypeVar("N", int, float)

@@ -22,10 +22,10 @@ from batchrunner.core.ports import Downloads, Ports, TaskDialect
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts
-from batchrunner.engine.runner import Runner, Wishes
+from batchrunner.engine.planning import run_planning_pass, totals_of
+from batchrunner.engine.run_status import with_end
+from batchrunner.engine.runner import Runner, RunRequest
 from batchrunner.engine.shutdown import Shutdown
-from batchrunner.engine.snapshot import with_end
-from batchrunner.engine.survey import survey, totals_of
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.simulator.diary import Diary
@@ -81,7 +81,7 @@ def rehearse(
         assert isinstance(loop, LightLoop)
         clock = VirtualClock(loop, wall_at_zero=wall)
         stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=clock, progress=progress)
-        await stage.play(Wishes(limit=limit), windows=windows or {})
+        await stage.play(RunRequest(limit=limit), windows=windows or {})
         return stage.told(notes, took_s=time.perf_counter() - began)
 
     with _collected_rarely(), asyncio.Runner(loop_factory=lambda: LightLoop(random.Random(seed))) as runner:
@@ -152,13 +152,13 @@ class _Stage:
             input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images
         )
 
-    async def play(self, wishes: Wishes, *, windows: dict[str, int]) -> None:
+    async def play(self, run_request: RunRequest, *, windows: dict[str, int]) -> None:
         """Run it, and start it again whenever its window has closed, as somebody would the next evening."""
         self._began = self.clock.wall()
         self._take_over()
         self.diary.note("begins")
         while True:
-            runner = await self._runner(wishes, windows)
+            runner = await self._runner(run_request, windows)
             self.starts += 1
             done_before = self.diary.totals[Intent]
             await self._one_run(runner)
@@ -204,10 +204,12 @@ class _Stage:
                 self.world.book.adopt(task.task_id, model=task.model, accepted_at=task.accepted_at)
         state.live = True
 
-    async def _runner(self, wishes: Wishes, windows: dict[str, int]) -> Runner:
+    async def _runner(self, run_request: RunRequest, windows: dict[str, int]) -> Runner:
         items = items_of(self.job)
         items.keeps = True
-        found = await survey(items, self.state, limit=wishes.limit, hold=self.job.on_ambiguous == "hold")
+        found = await run_planning_pass(
+            items, self.state, limit=run_request.limit, hold=self.job.on_ambiguous == "hold"
+        )
         self._ahead = max(self._ahead, found.to_send + len(self.state.tasks))
         ports = self._ports(items)
         return Runner(
@@ -216,7 +218,7 @@ class _Stage:
             state=self.state,
             found=found,
             totals=totals_of(self.job, found, accounts=len(ports.accounts), windows=windows),
-            wishes=wishes,
+            run_request=run_request,
             shutdown=Shutdown(),
             dice=self.dice,
             say=lambda _: None,

@@ -17,7 +17,7 @@ from crash_violation import Violation, need
 from invariants import ENDS, check_end
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus
-from batchrunner.engine.runner import Wishes
+from batchrunner.engine.runner import RunRequest
 from batchrunner.simulator.crashing_disk import CrashingDisk
 from batchrunner.simulator.platter import File, Folder
 
@@ -133,7 +133,7 @@ def hands_story(seed: int) -> CrashHouse:
     house.turn(hold=False, budget_calls=None, window=None)
     calm(house.world)
     for _ in range(_MOST_LIVES):
-        ended = quiet_life(house, hand, wishes=Wishes(resend_held=True))
+        ended = quiet_life(house, hand, run_request=RunRequest(resend_held=True))
         if ended in ENDS or (ended is ExitStatus.STOPPED and _lost(house)):
             break
         house.wall += 86_400.0 / 3
@@ -142,7 +142,7 @@ def hands_story(seed: int) -> CrashHouse:
     if ended in ENDS:
         _nothing_is_missing(house, hand)
     for _ in range(_MOST_LIVES):
-        ended = house.live(wishes=Wishes(resend_lost=True, resend_held=True))
+        ended = house.live(run_request=RunRequest(resend_lost=True, resend_held=True))
         if ended in ENDS:
             break
         house.wall += 86_400.0 / 3
@@ -182,7 +182,7 @@ def ledger_story(seed: int) -> CrashHouse:
     need(3, "without its ledger it sent something", holds=house.witness.posts.total() == posts)
     house.witness.done &= rows
     before = dict(house.witness.posts)
-    house.live(wishes=Wishes(adopt_rows=True))
+    house.live(run_request=RunRequest(adopt_rows=True))
     for body, keys in house.bodies.items():
         again = house.witness.posts[body] - before.get(body, 0)
         need(3, "a row was paid again although rows were adopted", holds=not again or not keys <= rows)

@@ -22,9 +22,9 @@ from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.status import Status
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.runner import Runner, Wishes
-from batchrunner.engine.survey import lane_concurrency
+from batchrunner.engine.planning import lane_concurrency
+from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.runner import Runner, RunRequest
 from batchrunner.report.standing import replay
 from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
@@ -95,7 +95,7 @@ class CrashHouse:
         dies_at_s: float | None = None,
         dies_at_post: int = 0,
         asked_at_s: tuple[float, ...] = (),
-        wishes: Wishes | None = None,
+        run_request: RunRequest | None = None,
     ) -> ExitStatus | None:
         """One process; None when it died. A disk that refuses ends it with STOPPED. `asked_at_s`: Ctrl-C, then again.
 
@@ -106,7 +106,7 @@ class CrashHouse:
         self.posts_left = dies_at_post
         self.watch, self.power_was_lost = None, False
         with asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(self.rng.random()))) as runner:
-            ended = runner.run(self._life(dies_at_s, asked_at_s, wishes or Wishes()))
+            ended = runner.run(self._life(dies_at_s, asked_at_s, run_request or RunRequest()))
         if self.witness.violation is not None:
             raise self.witness.violation
         if ended not in {None, ExitStatus.STOPPED, ExitStatus.INTERRUPTED}:
@@ -126,11 +126,13 @@ class CrashHouse:
         self.disk.wake(power_was_lost=power_was_lost)
         self.disk.capacity_bytes = None  # a person has made room
 
-    async def _life(self, dies_at_s: float | None, asked_at_s: tuple[float, ...], wishes: Wishes) -> ExitStatus | None:
+    async def _life(
+        self, dies_at_s: float | None, asked_at_s: tuple[float, ...], run_request: RunRequest
+    ) -> ExitStatus | None:
         loop = asyncio.get_running_loop()
         clock = LoopClock(wall_at_zero=self.wall)
         self.disk.clock = loop.time
-        working = asyncio.ensure_future(self._work(clock, asked_at_s, wishes))
+        working = asyncio.ensure_future(self._work(clock, asked_at_s, run_request))
 
         def die() -> None:
             loop.call_soon(working.cancel)
@@ -156,12 +158,12 @@ class CrashHouse:
         self.witness.lives.append("died" if died else str(ended and ended.name))
         return None if died else ended
 
-    async def _work(self, clock: LoopClock, asked_at_s: tuple[float, ...], wishes: Wishes) -> ExitStatus:
+    async def _work(self, clock: LoopClock, asked_at_s: tuple[float, ...], run_request: RunRequest) -> ExitStatus:
         disk, job = self.disk, self.job
         check_claim(RUN, job_name=job.name, simulated=job.simulated, files=disk)
         make_run_folder(RUN, files=disk)
         async with AsyncExitStack() as stack:
-            take_directory(RUN, job, program=VERSION, wall=clock.wall(), adopt_rows=wishes.adopt_rows, files=disk)
+            take_directory(RUN, job, program=VERSION, wall=clock.wall(), adopt_rows=run_request.adopt_rows, files=disk)
             doors = Doors(
                 disk=disk,
                 transport=SimulatedTransport(self.world, clock, timeouts=job.timeouts),
@@ -175,7 +177,7 @@ class CrashHouse:
                 clock=clock,
                 keys={account: Secret(f"{CANARY}-{account}") for account in job.provider.key_env},
                 folder=RUN,
-                wishes=wishes,
+                run_request=run_request,
                 say=self.said.append,
                 network=(doors, doors),
                 files=disk,
@@ -183,8 +185,8 @@ class CrashHouse:
             )
             doors.watch = self.watch = self._watch(clock, runner)
             runner.ports = replace(runner.ports, items=SlowItems(job, self.item_s))
-            runner.book.ledger = WatchedLedger(runner.book.ledger, self.watch)
-            runner.book.results = WatchedResults(runner.book.results, self.watch)
+            runner.recorder.ledger = WatchedLedger(runner.recorder.ledger, self.watch)
+            runner.recorder.results = WatchedResults(runner.recorder.results, self.watch)
             self.mutant(self, runner, doors)
             try:
                 return await self._run(runner, asked_at_s)

@@ -21,9 +21,8 @@ from batchrunner.core.job import Limits, RetryPolicy
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
-from batchrunner.engine.lane_settings import Closed
-from batchrunner.engine.lanes import Lane
-from batchrunner.engine.record import Book
+from batchrunner.engine.lanes import Closed, Lane
+from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import Work, WorkQueue
 
@@ -102,7 +101,7 @@ def above(lie: Lie) -> Mutant:
     """The engine has something else written than it should."""
 
     def lies(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-        runner.book.ledger = LyingLedger(runner.book.ledger, lie)
+        runner.recorder.ledger = LyingLedger(runner.recorder.ledger, lie)
 
     return lies
 
@@ -111,7 +110,7 @@ def below(lie: Lie = _as_it_is, *, unsynced: tuple[type[Event], ...] = ()) -> Mu
     """The store does something else than it says."""
 
     def lies(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-        watched = runner.book.ledger
+        watched = runner.recorder.ledger
         assert isinstance(watched, WatchedLedger)
         watched.inner = LyingLedger(watched.inner, lie, unsynced)
 
@@ -134,7 +133,7 @@ def _with_the_key(event: Event) -> tuple[Event, ...]:
     return (msgspec.structs.replace(event, i=CANARY),) if isinstance(event, Intent) else (event,)
 
 
-class DiscreetBook(Book):
+class DiscreetBook(Recorder):
     """Tells nobody that a send got no clear answer."""
 
     async def retry(
@@ -147,11 +146,11 @@ class DiscreetBook(Book):
         wait_s: float | None = None,
         held: bool = False,
     ) -> None:
-        await Book.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
+        await Recorder.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
 
 
 def discreet(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-    runner.book = DiscreetBook(**{field.name: getattr(runner.book, field.name) for field in fields(Book)})
+    runner.recorder = DiscreetBook(**{field.name: getattr(runner.recorder, field.name) for field in fields(Recorder)})
 
 
 # -- doors and stores that do things twice
@@ -201,9 +200,9 @@ class WritesTwice(WatchedResults):
 
 
 def writes_rows_twice(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-    watched = runner.book.results
+    watched = runner.recorder.results
     assert isinstance(watched, WatchedResults)
-    runner.book.results = WritesTwice(watched.inner, watched.watch)
+    runner.recorder.results = WritesTwice(watched.inner, watched.watch)
 
 
 @dataclass
@@ -220,9 +219,9 @@ class HearsNoRefusal(WatchedResults):
 
 
 def hears_no_refusal(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-    watched = runner.book.results
+    watched = runner.recorder.results
     assert isinstance(watched, WatchedResults)
-    runner.book.results = HearsNoRefusal(watched.inner, watched.watch)
+    runner.recorder.results = HearsNoRefusal(watched.inner, watched.watch)
 
 
 def strays(house: CrashHouse, runner: Runner, doors: Doors) -> None:
@@ -246,7 +245,7 @@ def _wider(lane: Lane) -> None:
 
 
 def _keeps_a_slot(lane: Lane) -> None:
-    lane.entered()
+    lane.enter()
 
 
 def _without_pace(lane: Lane) -> None:

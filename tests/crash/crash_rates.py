@@ -38,7 +38,7 @@ class RetryAllowance:
     retries: int = 0
     """Those that were not given back."""
 
-    def came_through(self) -> None:
+    def record_success(self) -> None:
         """An item whose last send was such a retry is done."""
         self.retries -= 1
 

@@ -11,7 +11,7 @@ from invariants import ENDS, check, check_end
 from past_bugs import PAST_BUGS
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.engine.runner import Wishes
+from batchrunner.engine.runner import RunRequest
 from batchrunner.simulator.accounts import Quota
 from batchrunner.simulator.crashing_disk import Refusal, Trouble
 from batchrunner.simulator.faults import NO_FAULTS, Faults, Latency
@@ -206,7 +206,7 @@ def bad_life(house: CrashHouse, ending: Ending, *, retry_failed: bool = False) -
         dies_at_s=ending.dies_at_s,
         dies_at_post=ending.dies_at_post,
         asked_at_s=ending.asked_at_s,
-        wishes=Wishes(retry_failed=retry_failed),
+        run_request=RunRequest(retry_failed=retry_failed),
     )
     house.wake(power_was_lost=ending.power_is_lost)
     check(house)
@@ -216,7 +216,7 @@ def told_to_its_end(house: CrashHouse, rng: random.Random, *, changes: bool) -> 
     """Lives without trouble until the job is finished; then some that have nothing to do."""
     ended: ExitStatus | None = None
     for _ in range(MOST_LAST_LIVES):
-        ended = house.live(wishes=Wishes(resend_held=True))
+        ended = house.live(run_request=RunRequest(resend_held=True))
         if ended in ENDS:
             break
         check(house)

@@ -21,8 +21,8 @@ from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemRecord, ItemSta
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.pacing import day_of, estimate_tokens
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.clock import LoopClock
 from batchrunner.engine.lanes import Lane
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
 from batchrunner.simulator.crashing_disk import CrashingDisk
 
@@ -243,7 +243,7 @@ class Watch:
 
     def _ended(self, key: bytes, event: Retry | Done | Failed) -> None:
         if isinstance(event, Done) and (retried_in := self._retried_in.pop(key, None)) is not None:
-            self._allowance(retried_in).came_through()
+            self._allowance(retried_in).record_success()
         self._ends.add(key)
         for tasks in self._tasks.values():
             tasks.discard(key)

@@ -18,7 +18,7 @@ from past_bugs import PAST_BUGS, PastBug
 from torture import Tried, at_size
 
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
-from batchrunner.engine.record import shielded
+from batchrunner.engine.recorder import uncancellable
 from batchrunner.simulator.crashing_disk import Refusal, Trouble
 from batchrunner.simulator.faults import NO_FAULTS, Latency
 from batchrunner.simulator.virtual_time import run_virtual
@@ -134,7 +134,7 @@ def test_a_record_that_fails_while_its_task_is_cancelled_is_heard() -> None:
         raise StoreBrokenError("full")
 
     async def main() -> None:
-        task = asyncio.create_task(shielded(record()))
+        task = asyncio.create_task(uncancellable(record()))
         for _ in range(2):
             await asyncio.sleep(0.5)
             task.cancel()

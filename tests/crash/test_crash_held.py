@@ -5,7 +5,7 @@ from crash_jobs import Shape
 from invariants import check, check_end
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.engine.runner import Wishes
+from batchrunner.engine.runner import RunRequest
 from batchrunner.simulator.faults import Latency
 from batchrunner.simulator.world import World
 
@@ -32,7 +32,7 @@ def test_an_item_that_the_job_has_no_more_is_not_held() -> None:
     house = house_with_sends_cut_off(Shape(kind="chat", hold=True), items=3)
     assert house.live() is ExitStatus.PAUSED
     house.change(1)
-    check_end(house, house.live(wishes=Wishes(resend_held=True)))
+    check_end(house, house.live(run_request=RunRequest(resend_held=True)))
     assert house.status is not None
     assert (house.status.items.done, house.status.items.held, house.status.items.pending) == (1, 0, 0)
 

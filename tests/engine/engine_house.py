@@ -12,7 +12,7 @@ from slow_source import SlowItems
 from batchrunner import app, assembly
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.faults import Faults, Latency
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.request_log import Stats

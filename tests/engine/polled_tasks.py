@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from batchrunner.core.http import Completed, Decoder, Request, ResponseHead
 from batchrunner.core.job import Json, Provider
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
+from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.task_poller import StillRunning, TaskEnd, TaskPoller
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.simulator.virtual_time import run_virtual
 
@@ -80,8 +80,8 @@ class Watched:
     """Seconds of the run, by task."""
 
     @property
-    def left_open(self) -> list[LeftOpen]:
-        return [end for end in self.ends if isinstance(end, LeftOpen)]
+    def left_open(self) -> list[StillRunning]:
+        return [end for end in self.ends if isinstance(end, StillRunning)]
 
 
 def watch(
@@ -97,7 +97,7 @@ def watch(
 
     async def night() -> Watched:
         clock = LoopClock(wall_at_zero=BEGAN)
-        follower = TaskFollower(
+        follower = TaskPoller(
             dialect=ModelScopeImages(
                 Provider(
                     preset="modelscope",
@@ -116,7 +116,7 @@ def watch(
 
         async def one(number: int, task: Remote) -> tuple[TaskEnd, float]:
             await asyncio.sleep(max(0.0, task.accepted))
-            end = await follower.follow(
+            end = await follower.wait_for(
                 str(number),
                 account=task.account,
                 model=task.model,

@@ -17,7 +17,7 @@ import pytest
 from batchrunner import app
 from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
 from batchrunner.core.job import Job
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport.watch import passed
 

@@ -10,7 +10,7 @@ from engine_house import Faults, House, World, chat
 
 from batchrunner import app
 from batchrunner.core.errors import StoreBrokenError
-from batchrunner.engine.record import Book
+from batchrunner.engine.recorder import Recorder
 from batchrunner.stores.ledger import LedgerWriter
 
 SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
@@ -29,18 +29,18 @@ def asked(*prompts: str, more: str = "") -> str:
 
 def ends_before(patch: Patch, step: str, *, call: int) -> None:
     """The process ends where it would write this for the n-th time."""
-    whole, calls = getattr(Book, step), [0]
+    whole, calls = getattr(Recorder, step), [0]
 
-    def counted(self: Book, *given: Any, **named: Any) -> Any:
+    def counted(self: Recorder, *given: Any, **named: Any) -> Any:
         calls[0] += 1
         if calls[0] >= call:
             raise StoreBrokenError("no room left")
         return whole(self, *given, **named)
 
-    async def broken(self: Book, *given: Any, **named: Any) -> Any:
+    async def broken(self: Recorder, *given: Any, **named: Any) -> Any:
         return await counted(self, *given, **named)
 
-    patch.setattr(Book, step, broken if iscoroutinefunction(whole) else counted)
+    patch.setattr(Recorder, step, broken if iscoroutinefunction(whole) else counted)
 
 
 def cut_off(house: House, job: str, step: str, *, call: int) -> None:

@@ -15,11 +15,10 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import result_row
 from batchrunner.core.status import Report
-from batchrunner.engine import record
-from batchrunner.engine.pictures import PictureKeeper
-from batchrunner.engine.record import Book
-from batchrunner.engine.remote import Remote
-from batchrunner.engine.tasks import TaskFollower
+from batchrunner.engine import recorder
+from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
+from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.verdict import GivenUp
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
@@ -83,18 +82,18 @@ def broken_row(patch: Patch, error: Exception) -> None:
             raise error
         return whole(item, *given, **named)
 
-    patch.setattr(record, "result_row", broken)
+    patch.setattr(recorder, "result_row", broken)
 
 
 def broken_keeper(patch: Patch, error: Exception) -> None:
-    keep = PictureKeeper.keep
+    keep = PictureSaver.keep
 
-    async def broken(self: PictureKeeper, work: Any, pictures: Any) -> Any:
+    async def broken(self: PictureSaver, work: Any, pictures: Any) -> Any:
         if work.item.prompt == BAD:
             raise error
         return await keep(self, work, pictures)
 
-    patch.setattr(PictureKeeper, "keep", broken)
+    patch.setattr(PictureSaver, "keep", broken)
 
 
 def broken_poller(patch: Patch, error: Exception) -> None:
@@ -102,10 +101,10 @@ def broken_poller(patch: Patch, error: Exception) -> None:
 
     Not of whatever poll comes first: that depends on which thread's write ends first, so on the machine's load.
     """
-    whole, follow = ModelScopeImages.poll_decoder, Remote.follow
+    whole, follow = ModelScopeImages.poll_decoder, ImageTasks.follow
     bad: set[str] = set()
 
-    async def noting(self: Remote, work: Any, task: Any, **named: Any) -> Any:
+    async def noting(self: ImageTasks, work: Any, task: Any, **named: Any) -> Any:
         if work.item.prompt == BAD:
             bad.add(task.task_id)
         return await follow(self, work, task, **named)
@@ -114,7 +113,7 @@ def broken_poller(patch: Patch, error: Exception) -> None:
         decoder = whole(self, task_id)
         if task_id in bad:
             bad.clear()
-            patch.setattr(Remote, "follow", follow)
+            patch.setattr(ImageTasks, "follow", follow)
 
             def end(_: Any) -> Any:
                 raise error
@@ -126,7 +125,7 @@ def broken_poller(patch: Patch, error: Exception) -> None:
             return Broken()
         return decoder
 
-    patch.setattr(Remote, "follow", noting)
+    patch.setattr(ImageTasks, "follow", noting)
     patch.setattr(ModelScopeImages, "poll_decoder", broken)
 
 
@@ -207,7 +206,7 @@ def test_a_task_that_comes_to_its_own_end_after_a_fault_of_ours_is_ordered_again
     broken_keeper(monkeypatch, KeyError("once"))
     house.run(image(BAD))
     monkeypatch.undo()
-    monkeypatch.setattr(Remote, "follow", _task_failed)
+    monkeypatch.setattr(ImageTasks, "follow", _task_failed)
     house.run(image(BAD), retry_failed=True)
     monkeypatch.undo()
     assert house.stats.sends == 1
@@ -215,7 +214,7 @@ def test_a_task_that_comes_to_its_own_end_after_a_fault_of_ours_is_ordered_again
     assert (mended.exit_status, house.stats.sends) == (0, 2)
 
 
-async def _task_failed(self: Remote, *_given: Any, **_named: Any) -> GivenUp:
+async def _task_failed(self: ImageTasks, *_given: Any, **_named: Any) -> GivenUp:
     problem = Problem(kind=ProblemKind.CONTENT_FILTER, message="no", of_task=True)
     return GivenUp(problem=problem, charged=1, ambiguous=False)
 
@@ -256,7 +255,7 @@ def test_a_failure_that_cannot_be_recorded_either_leaves_the_item_open_and_count
     house: House, monkeypatch: Patch
 ) -> None:
     broken_row(monkeypatch, KeyError("row"))
-    monkeypatch.setattr(record, "failure_row", lambda *_given, **_named: 1 / 0)
+    monkeypatch.setattr(recorder, "failure_row", lambda *_given, **_named: 1 / 0)
     report = house.run(chat(*PROMPTS))
     assert (len(house.rows()), report.exit_status) == (7, 3)
     monkeypatch.undo()
@@ -276,7 +275,7 @@ def test_a_broken_disk_still_stops_everything(house: House, monkeypatch: Patch, 
     def refused(*_given: Any, **_named: Any) -> None:
         raise StoreBrokenError("the disk is gone")
 
-    monkeypatch.setattr(Book, "keep", refused)
+    monkeypatch.setattr(Recorder, "keep", refused)
     report = house.run(job(*PROMPTS, more="limits: {concurrency: 1}"))
     assert (report.exit_status, report.status.message) == (4, "the disk is gone")
     assert not (house.out / "errors.log").exists()
@@ -373,7 +372,7 @@ def test_a_watch_beside_the_work_that_breaks_is_told_and_pauses_the_run(house: H
         await asyncio.sleep(1)
         raise ZeroDivisionError
 
-    monkeypatch.setattr("batchrunner.engine.night.Night.watch", broken)
+    monkeypatch.setattr("batchrunner.engine.run_schedule.RunSchedule.watch", broken)
     report = house.run(chat(*PROMPTS, more="limits: {concurrency: 1, requests_per_minute: 1}"))
     assert (report.exit_status, report.status.state) == (3, "paused")
     assert "internal error in watching for the deadline" in str(report.status.message)
@@ -382,16 +381,16 @@ def test_a_watch_beside_the_work_that_breaks_is_told_and_pauses_the_run(house: H
 
 
 def test_what_a_poll_says_of_one_task_does_not_end_the_others(house: House, monkeypatch: Patch) -> None:
-    ask = TaskFollower._ask
+    ask = TaskPoller._ask
     asked: list[str] = []
 
-    async def broken(self: TaskFollower, followed: Any) -> None:
+    async def broken(self: TaskPoller, followed: Any) -> None:
         asked.append(followed.task_id)
         if followed.task_id == asked[0]:
             raise IndexError("pop from an empty heap")
         await ask(self, followed)
 
-    monkeypatch.setattr(TaskFollower, "_ask", broken)
+    monkeypatch.setattr(TaskPoller, "_ask", broken)
     report = house.run(image(*PROMPTS))
     assert (report.exit_status, len(house.rows()), len(house.rows("failures.jsonl"))) == (1, 7, 1)
     assert house.rows("failures.jsonl")[0]["task_id"] == asked[0]

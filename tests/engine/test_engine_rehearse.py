@@ -11,7 +11,7 @@ from engine_house import MONDAY_EVENING, House, chat, image
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
 from batchrunner.core.rehearsal_report import Rehearsal
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.accounts import Quota
 from batchrunner.simulator.http_door import serve
 from batchrunner.simulator.profiles import profile_of

@@ -8,9 +8,8 @@ from engine_house import House, Latency, World, chat, image
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Limits
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.lane_settings import LaneSettings
-from batchrunner.engine.lanes import Lane
+from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.simulator.virtual_time import run_virtual
 

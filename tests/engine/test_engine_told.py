@@ -104,13 +104,13 @@ def test_a_request_that_hears_nothing_for_a_minute_says_so_once(
 ) -> None:
     async def scene() -> list[tuple[float, float]]:
         loop = asyncio.get_running_loop()
-        began, heard = loop.time(), list[tuple[float, float]]()
-        on_silence = lambda limit_s: heard.append((round(loop.time() - began), limit_s))  # noqa: E731 - one line
+        began, record_outcome = loop.time(), list[tuple[float, float]]()
+        on_silence = lambda limit_s: record_outcome.append((round(loop.time() - began), limit_s))  # noqa: E731 - one line
         with Watch(_pace(first_byte_s=first_byte_s), on_silence=on_silence) as watch:
             watch.request_leaves()
             await asyncio.Event().wait()
         assert watch.late == "first_byte"
-        return heard
+        return record_outcome
 
     assert run_virtual(scene) == told
 
@@ -118,8 +118,10 @@ def test_a_request_that_hears_nothing_for_a_minute_says_so_once(
 def test_pieces_that_come_are_no_silence_and_a_stop_after_them_is() -> None:
     async def scene() -> list[float]:
         loop = asyncio.get_running_loop()
-        began, heard = loop.time(), list[float]()
-        with Watch(_pace(first_byte_s=120), on_silence=lambda _: heard.append(round(loop.time() - began))) as watch:
+        began, record_outcome = loop.time(), list[float]()
+        with Watch(
+            _pace(first_byte_s=120), on_silence=lambda _: record_outcome.append(round(loop.time() - began))
+        ) as watch:
             watch.request_leaves()
             watch.head_came()
             for _ in range(10):
@@ -127,7 +129,7 @@ def test_pieces_that_come_are_no_silence_and_a_stop_after_them_is() -> None:
                 watch.piece_came(10)
             await asyncio.Event().wait()
         assert watch.late == "idle"
-        return heard
+        return record_outcome
 
     assert run_virtual(scene) == [360]
 

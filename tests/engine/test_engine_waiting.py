@@ -9,11 +9,9 @@ from engine_timetable import Timetable
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Limits
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.condition import Condition
-from batchrunner.engine.lane_settings import LaneSettings
-from batchrunner.engine.lanes import Lane
-from batchrunner.engine.work_queue import READ_AHEAD
+from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.work_queue import READ_AHEAD, Condition
 from batchrunner.simulator.scenarios import parse_scenarios
 from batchrunner.simulator.script import Call, Script
 from batchrunner.simulator.virtual_time import StandstillError, run_virtual

@@ -14,7 +14,7 @@ from field_server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, 
 
 from batchrunner import app
 from batchrunner.core.status import Report
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 
 KEY_ENV: Final = "FIELD_KEY"

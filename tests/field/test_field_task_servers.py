@@ -11,8 +11,8 @@ from field_tasks import DONE, RUNNING, Tasks, image_job
 
 from batchrunner import app
 from batchrunner.core.status import Report
-from batchrunner.engine.clock import LoopClock
-from batchrunner.engine.resumption import same_server
+from batchrunner.engine.planning import same_server
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 
 GONE = json_reply({"errors": {"message": "task not found"}}, status=404)

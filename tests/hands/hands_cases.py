@@ -13,7 +13,7 @@ import pytest
 from batchrunner import app
 from batchrunner.core.job import Job
 from batchrunner.core.status import Audit, Report, Status
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 
 Hand = Callable[[Path], None]

@@ -9,7 +9,7 @@ from hands_cases import CHAT, IMAGE, TWINS, Field, Fields, lines
 
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus
-from batchrunner.engine.survey import survey
+from batchrunner.engine.planning import run_planning_pass
 from batchrunner.prompts import digest_of_items
 from batchrunner.stores.run_directory import digest_of_job
 
@@ -24,7 +24,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     async def counted(*args: object, **kwargs: object) -> object:
         found.append(1)
-        return await survey(*args, **kwargs)  # type: ignore[arg-type]
+        return await run_planning_pass(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr("batchrunner.assembly.survey", counted)
     return found

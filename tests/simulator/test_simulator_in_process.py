@@ -11,7 +11,7 @@ from simulator_calls import ASYNC, NOW, POLL
 from batchrunner.core.http import Completed, Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.job import Json, Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.engine.clock import LoopClock
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.faults import Latency
@@ -61,29 +61,33 @@ def exchange(
 
     async def main() -> tuple[Listener, float]:
         transport = SimulatedTransport(world, CLOCK, timeouts=TIMEOUTS)
-        heard = await transport.exchange(request, Listener(stops_at=stops_at), account=account)
-        return heard, asyncio.get_running_loop().time()
+        record_outcome = await transport.exchange(request, Listener(stops_at=stops_at), account=account)
+        return record_outcome, asyncio.get_running_loop().time()
 
     return run_virtual(main)
 
 
 def test_an_answer_comes_with_its_head_and_to_its_end() -> None:
-    heard, _ = exchange(World(), order())
-    assert heard.head is not None
-    assert (heard.head.status, heard.head.received_at, heard.ending) == (200, NOW, Completed())
-    assert heard.head.headers["content-type"] == "application/json"
-    assert json.loads(heard.body)["choices"][0]["message"]["content"] == expected_text("M/m", "hi")
+    record_outcome, _ = exchange(World(), order())
+    assert record_outcome.head is not None
+    assert (record_outcome.head.status, record_outcome.head.received_at, record_outcome.ending) == (
+        200,
+        NOW,
+        Completed(),
+    )
+    assert record_outcome.head.headers["content-type"] == "application/json"
+    assert json.loads(record_outcome.body)["choices"][0]["message"]["content"] == expected_text("M/m", "hi")
 
 
 def test_a_stream_comes_in_pieces_over_time() -> None:
-    heard, seconds = exchange(World(latency=Latency(first_byte_s=2, chunk_s=1)), order(stream=True))
-    assert len(heard.pieces) > 5
-    assert seconds == 2 + len(heard.pieces)
+    record_outcome, seconds = exchange(World(latency=Latency(first_byte_s=2, chunk_s=1)), order(stream=True))
+    assert len(record_outcome.pieces) > 5
+    assert seconds == 2 + len(record_outcome.pieces)
 
 
 def test_a_decoder_that_has_enough_gets_no_more() -> None:
-    heard, _ = exchange(World(), order("sse-onebyte", stream=True), stops_at=10)
-    assert (len(heard.pieces), heard.ending) == (10, Completed())
+    record_outcome, _ = exchange(World(), order("sse-onebyte", stream=True), stops_at=10)
+    assert (len(record_outcome.pieces), record_outcome.ending) == (10, Completed())
 
 
 @pytest.mark.parametrize(
@@ -98,24 +102,28 @@ def test_a_decoder_that_has_enough_gets_no_more() -> None:
 def test_breaks_and_hangs_reach_the_decoder_as_broken(
     scenario: str, cause: str, seconds: float, *, headed: bool
 ) -> None:
-    heard, took_s = exchange(World(), order(scenario, stream=True))
-    assert isinstance(heard.ending, Interrupted)
-    assert (heard.ending.cause, heard.ending.sent, heard.head is not None) == (cause, True, headed)
+    record_outcome, took_s = exchange(World(), order(scenario, stream=True))
+    assert isinstance(record_outcome.ending, Interrupted)
+    assert (record_outcome.ending.cause, record_outcome.ending.sent, record_outcome.head is not None) == (
+        cause,
+        True,
+        headed,
+    )
     assert took_s == seconds
 
 
 @pytest.mark.parametrize("prompt", ["a", "b", "c", "d", "e", "f"])
 def test_the_time_to_the_head_has_one_deadline_however_it_passes(prompt: str) -> None:
     turns: Json = [{"role": "user", "content": prompt}]
-    heard, seconds = exchange(World(latency=Latency(first_byte_s=30)), order("hang-headers", messages=turns))
-    assert isinstance(heard.ending, Interrupted)
+    record_outcome, seconds = exchange(World(latency=Latency(first_byte_s=30)), order("hang-headers", messages=turns))
+    assert isinstance(record_outcome.ending, Interrupted)
     assert seconds == 100.0
 
 
 def test_a_slow_stream_ends_at_the_total_deadline() -> None:
-    heard, seconds = exchange(World(latency=Latency(chunk_s=45)), order(stream=True))
-    assert isinstance(heard.ending, Interrupted)
-    assert (heard.ending.cause, seconds) == ("timeout", 400.0)
+    record_outcome, seconds = exchange(World(latency=Latency(chunk_s=45)), order(stream=True))
+    assert isinstance(record_outcome.ending, Interrupted)
+    assert (record_outcome.ending.cause, seconds) == ("timeout", 400.0)
 
 
 def test_the_accounts_name_is_the_token_and_a_call_leaves_when_it_is_over() -> None:
@@ -191,9 +199,9 @@ def test_what_is_no_picture_is_passed_on_as_it_came() -> None:
 def test_a_network_of_ones_own_has_both_ports() -> None:
     async def main() -> tuple[int, bytes | Problem]:
         transport, downloads = simulated_network(clock=CLOCK, timeouts=TIMEOUTS, scenario="throttle")
-        heard = await transport.exchange(order(), Listener(), account="")
-        assert heard.head is not None
-        return heard.head.status, await downloads.fetch("http://files.simulator.invalid/files/none.png")
+        record_outcome = await transport.exchange(order(), Listener(), account="")
+        assert record_outcome.head is not None
+        return record_outcome.head.status, await downloads.fetch("http://files.simulator.invalid/files/none.png")
 
     status, missing = run_virtual(main)
     # The model's own scenario overrules the world's

@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeAlias
 from batchrunner.core.outcome import Pending, Pictures, PollOutcome, Problem, ProblemKind
 from batchrunner.core.pacing import PollPace, RunTimes, backoff_s, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
-from batchrunner.engine.condition import Condition
+from batchrunner.engine.work_queue import Condition
 
 _LATE_SHARE: Final = 0.5
 """Of `timeouts.task_s`: after that a task is called late, and so long nothing more is said of it."""
@@ -38,7 +38,7 @@ _NOW_S: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOpen:
+class StillRunning:
     """The task goes on without us: it is accepted still, and the next run follows it."""
 
     why: Literal["timed_out", "draining", "download_failed"]
@@ -51,11 +51,11 @@ _OF_THE_TASK: Final = frozenset(
 """The server answered, and not about the poll. Every other kind that is not `of_task` is the poll's own trouble."""
 _OF_THE_KEY: Final = frozenset({ProblemKind.AUTH, ProblemKind.BILLING})
 
-TaskEnd: TypeAlias = Pictures | Problem | LeftOpen
+TaskEnd: TypeAlias = Pictures | Problem | StillRunning
 
 
 @dataclass(slots=True, kw_only=True)
-class _Followed:
+class _PolledTask:
     task_id: str
     account: str
     model: str
@@ -85,7 +85,7 @@ class _Account:
     pace: PollPace
     refusals: int = 0
     """Polls in a row that were refused because of the key."""
-    due: list[tuple[float, int, _Followed]] = field(default_factory=list)
+    due: list[tuple[float, int, _PolledTask]] = field(default_factory=list)
 
     def wait_s(self, now: float) -> float:
         """Seconds until its next poll; there must be one."""
@@ -93,8 +93,8 @@ class _Account:
 
 
 @dataclass(slots=True, kw_only=True)
-class TaskFollower:
-    """`follow` any number of tasks while `run` runs."""
+class TaskPoller:
+    """`wait_for` any number of tasks while `run` runs."""
 
     dialect: TaskDialect
     transport: Transport
@@ -107,7 +107,7 @@ class TaskFollower:
     """Told that an account's polls are refused because of its key."""
     say: Callable[[str], None] = lambda _: None
     """Told when tasks are late."""
-    _told_late_at: float = -math.inf
+    _late_reported_at: float = -math.inf
     polls: int = 0
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _run_times: dict[str, RunTimes] = field(default_factory=dict)
@@ -120,17 +120,17 @@ class TaskFollower:
         waiting = sum(len(account.due) for account in self._accounts.values())
         return f"<TaskFollower: {waiting} tasks waiting for their next poll, {self.polls} polls made>"
 
-    async def follow(self, task_id: str, *, account: str, model: str, accepted_at: float, resumed: bool) -> TaskEnd:
+    async def wait_for(self, task_id: str, *, account: str, model: str, accepted_at: float, resumed: bool) -> TaskEnd:
         """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out.
 
         `accepted_at` is wall clock time.
         """
         if self._draining:
-            return LeftOpen(why="draining")
+            return StillRunning(why="draining")
         now = self.clock.monotonic()
         age_s = max(0.0, self.clock.wall() - accepted_at)
         young = age_s <= _YOUNG_S and not resumed
-        followed = _Followed(
+        followed = _PolledTask(
             task_id=task_id,
             account=account,
             model=model,
@@ -159,9 +159,9 @@ class TaskFollower:
         for account in self._accounts.values():
             while account.due:
                 _, _, followed = account.due.pop()
-                _end(followed, LeftOpen(why="draining"))
+                _end(followed, StillRunning(why="draining"))
 
-    async def _next_due(self) -> _Followed:
+    async def _next_due(self) -> _PolledTask:
         while True:
             seen = self._sequence
             now = self.clock.monotonic()
@@ -183,21 +183,21 @@ class TaskFollower:
     def _planned_since(self, sequence: int) -> Callable[[], bool]:
         return lambda: self._sequence != sequence
 
-    async def _poll(self, followed: _Followed) -> None:
+    async def _poll(self, followed: _PolledTask) -> None:
         try:
             await self._ask(followed)
         except Exception as error:  # noqa: BLE001 - a fault of ours in one task's poll: its own item hears of it
             if not followed.end.done():
                 followed.end.set_exception(error)
 
-    async def _ask(self, followed: _Followed) -> None:
+    async def _ask(self, followed: _PolledTask) -> None:
         followed.polls += 1
         self.polls += 1
         age_s = self._age_s(followed)
         outcome = await self.transport.exchange(
             self.dialect.poll(followed.task_id), self.dialect.poll_decoder(followed.task_id), account=followed.account
         )
-        await self._heard(followed.account, outcome)
+        await self._on_account_reply(followed.account, outcome)
         match outcome:
             case Pictures():
                 if followed.open_at_s is not None:
@@ -209,7 +209,7 @@ class TaskFollower:
             case Problem():
                 self._after_problem(followed, outcome)
 
-    async def _heard(self, name: str, outcome: PollOutcome) -> None:
+    async def _on_account_reply(self, name: str, outcome: PollOutcome) -> None:
         """What a reply says of the account: how fast it may be asked, and whether its key is taken."""
         now, account = self.clock.monotonic(), self._account(name)
         if not isinstance(outcome, Problem) or outcome.of_task or outcome.kind in _OF_THE_TASK:
@@ -221,7 +221,7 @@ class TaskFollower:
         if account.refusals == _REFUSED_POLLS and self.key_refused is not None:
             await self.key_refused(name, outcome)
 
-    def _still_open(self, followed: _Followed, word: Pending, age_s: float) -> None:
+    def _still_open(self, followed: _PolledTask, word: Pending, age_s: float) -> None:
         followed.troubles = 0
         followed.stubs = followed.stubs + 1 if word.stub else 0
         followed.last_word = _stub_words(followed) if word.stub else word.raw
@@ -233,7 +233,7 @@ class TaskFollower:
                 self._times(followed.model).still_open(since_s=followed.open_at_s, age_s=age_s)
             followed.open_at_s = age_s
 
-    def _after_problem(self, followed: _Followed, problem: Problem) -> None:
+    def _after_problem(self, followed: _PolledTask, problem: Problem) -> None:
         now = self.clock.monotonic()
         followed.last_word = _words_of(problem)
         if problem.of_task:
@@ -265,22 +265,22 @@ class TaskFollower:
                 backoff = backoff_s(first_s=2.0, cap_s=60.0, tries=followed.troubles, dice=self.dice.random())
                 self._again(followed, max(backoff, problem.wait_s or 0.0))
 
-    def _again(self, followed: _Followed, wait_s: float) -> None:
+    def _again(self, followed: _PolledTask, wait_s: float) -> None:
         now = self.clock.monotonic()
         if self._draining:
-            _end(followed, LeftOpen(why="draining"))
+            _end(followed, StillRunning(why="draining"))
         elif now >= followed.deadline:
-            _end(followed, LeftOpen(why="timed_out", message=followed.last_word))
+            _end(followed, StillRunning(why="timed_out", message=followed.last_word))
         else:
             if now - followed.accepted >= _LATE_SHARE * self.task_s:
-                self._tell_late(followed, now)
+                self._report_late(followed, now)
             self._plan(followed, min(wait_s, max(0.0, followed.deadline - now)))
 
-    def _tell_late(self, followed: _Followed, now: float) -> None:
+    def _report_late(self, followed: _PolledTask, now: float) -> None:
         """Tasks that take long: how many, since when, until when they are waited for. Not again for a while."""
-        if now - self._told_late_at < _LATE_SHARE * self.task_s:
+        if now - self._late_reported_at < _LATE_SHARE * self.task_s:
             return
-        self._told_late_at = now
+        self._late_reported_at = now
         waiting = [each for account in self._accounts.values() for _, _, each in account.due]
         late = [each for each in (followed, *waiting) if now - each.accepted >= _LATE_SHARE * self.task_s]
         wall, oldest = self.clock.wall(), min(each.accepted for each in late)
@@ -291,13 +291,13 @@ class TaskFollower:
             "and the next run goes on with them"
         )
 
-    def _plan(self, followed: _Followed, wait_s: float) -> None:
+    def _plan(self, followed: _PolledTask, wait_s: float) -> None:
         self._sequence += 1
         entry = self.clock.monotonic() + wait_s, self._sequence, followed
         heapq.heappush(self._account(followed.account).due, entry)
         self._changed.notify()
 
-    def _cadence_s(self, followed: _Followed, hint_s: float | None) -> float:
+    def _cadence_s(self, followed: _PolledTask, hint_s: float | None) -> float:
         return next_poll_s(
             self._times(followed.model),
             age_s=self._age_s(followed),
@@ -306,7 +306,7 @@ class TaskFollower:
             dice=self.dice.random(),
         )
 
-    def _age_s(self, followed: _Followed) -> float:
+    def _age_s(self, followed: _PolledTask) -> float:
         return self.clock.monotonic() - followed.accepted
 
     def _times(self, model: str) -> RunTimes:
@@ -328,13 +328,13 @@ def _words_of(problem: Problem) -> str:
     return f"{status}{problem.kind.value.replace('_', ' ')}: {problem.message}"
 
 
-def _stub_words(followed: _Followed) -> str:
+def _stub_words(followed: _PolledTask) -> str:
     if followed.stubs < _STUB_POLLS:
         return "the reply names no task"
     return f"{ProblemKind.POLL_STUB.value}: {followed.stubs} replies in a row named no task"
 
 
-def _end(followed: _Followed, end: TaskEnd) -> None:
+def _end(followed: _PolledTask, end: TaskEnd) -> None:
     if not followed.end.done():
         followed.end.set_result(end)
 

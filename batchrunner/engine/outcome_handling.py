@@ -13,16 +13,16 @@ from batchrunner.core.job import Job
 from batchrunner.core.outcome import Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
 from batchrunner.core.ports import Ports
 from batchrunner.core.row import NO_MEDIA
-from batchrunner.engine.judge import Judge
+from batchrunner.engine.image_tasks import ImageTasks
+from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.record import Book
-from batchrunner.engine.remote import Remote
+from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 _SINGLED_OUT: Final = 3
 _FREE_HALVES: Final = 3
-_TURNED_AWAY: Final = frozenset(
+_REJECTED_EARLY: Final = frozenset(
     {Then.WAIT, Then.ADAPT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN}
 )
 """What says nothing of the item."""
@@ -30,81 +30,83 @@ _CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_swi
 
 
 @dataclass(slots=True, kw_only=True)
-class Aftermath:
+class OutcomeHandler:
     """One for a run."""
 
     job: Job
     ports: Ports
-    book: Book
-    judge: Judge
-    remote: Remote
+    recorder: Recorder
+    lane_policy: LanePolicy
+    image_tasks: ImageTasks
 
     # -- what came
 
     async def keep(
-        self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, foreseen: tuple[Lane, ...]
+        self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, announced: tuple[Lane, ...]
     ) -> Verdict:
         """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
         try:
-            await self._came_through(lane, queue)
+            await self._succeeded(lane, queue)
             path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
             has_media = answer.pictures or answer.sounds
-            media = await self.remote.keeper.keep_answer(work, answer) if has_media else NO_MEDIA
-            await self.book.answered(work, answer, path=path, media=media)
+            media = await self.image_tasks.saver.keep_answer(work, answer) if has_media else NO_MEDIA
+            await self.recorder.answered(work, answer, path=path, media=media)
         except Exception:
-            self.book.last_resort(f"{work.item.id}: {answer.text}")
+            self.recorder.last_resort(f"{work.item.id}: {answer.text}")
             raise
-        for parked in foreseen:
-            await self.judge.record_park(parked)
+        for parked in announced:
+            await self.lane_policy.record_park(parked)
         return Finished()
 
     async def fetch(
-        self, work: Work, lane: Lane, queue: WorkQueue, outcome: TaskAccepted | Pictures, foreseen: tuple[Lane, ...]
+        self, work: Work, lane: Lane, queue: WorkQueue, outcome: TaskAccepted | Pictures, announced: tuple[Lane, ...]
     ) -> Verdict:
         """An accepted task, or pictures, to their end; the lane counts it as an open task."""
         try:
             found: Verdict | TaskEnded | None = None
             if isinstance(outcome, Pictures):
-                found = await self.remote.keep_at_once(work, lane, outcome)
-                await self._came_through(lane, queue)
+                found = await self.image_tasks.keep_at_once(work, lane, outcome)
+                await self._succeeded(lane, queue)
             else:
-                await self.book.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
+                await self.recorder.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
                 await self._taken(lane, queue)
-            for parked in foreseen:
-                await self.judge.record_park(parked)
+            for parked in announced:
+                await self.lane_policy.record_park(parked)
             if found is None:
                 there = outcome if isinstance(outcome, Pictures) else None
-                found = await self.remote.follow(work, self.book.state.tasks[work.key], resumed=False, found=there)
-            return await self.judged(work, lane, queue, found)
+                found = await self.image_tasks.follow(
+                    work, self.recorder.state.tasks[work.key], resumed=False, found=there
+                )
+            return await self.after_task(work, lane, queue, found)
         finally:
             lane.task_ended()
 
-    async def _came_through(self, lane: Lane, queue: WorkQueue) -> None:
+    async def _succeeded(self, lane: Lane, queue: WorkQueue) -> None:
         queue.model_works()
-        self.judge.answered = True
-        if lane.came_through():
-            await self.book.resumed(lane.account, lane.model)
+        self.lane_policy.answered = True
+        if lane.record_success():
+            await self.recorder.resumed(lane.account, lane.model)
 
     async def _taken(self, lane: Lane, queue: WorkQueue) -> None:
         """A task was accepted: the door is open, and whether the task comes to anything its own end will say."""
         queue.task_taken()
-        self.judge.answered = True
+        self.lane_policy.answered = True
         if lane.task_taken():
-            await self.book.resumed(lane.account, lane.model)
+            await self.recorder.resumed(lane.account, lane.model)
 
-    async def judged(self, work: Work, lane: Lane, queue: WorkQueue, found: Verdict | TaskEnded) -> Verdict:
+    async def after_task(self, work: Work, lane: Lane, queue: WorkQueue, found: Verdict | TaskEnded) -> Verdict:
         """What follows from the end of a task; one that gave nothing is judged like a submit that is refused so."""
         if isinstance(found, Finished):
-            await self._came_through(lane, queue)
+            await self._succeeded(lane, queue)
         if not isinstance(found, TaskEnded):
             return found
         problem = found.problem
-        stands = await self.judge.hear(lane, queue, problem)
+        stands = await self.lane_policy.on_problem(lane, queue, problem)
         work.tried(problem.kind)
-        before = self.book.state.record(work.key).attempts
-        if self.judge.then(problem, queue) not in _TURNED_AWAY:
+        before = self.recorder.state.record(work.key).attempts
+        if self.lane_policy.then(problem, queue) not in _REJECTED_EARLY:
             return await self._charge(work, queue, problem, before=before, parked=stands)
-        await self.book.retry(work, problem, charged=before, ambiguous=False, wait_s=problem.wait_s)
+        await self.recorder.retry(work, problem, charged=before, ambiguous=False, wait_s=problem.wait_s)
         return Unchanged() if stands else Again(problem=problem, charged=before)
 
     # -- trouble
@@ -112,23 +114,23 @@ class Aftermath:
     async def after_problem(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
         """Obey the table of `core.error_policy`; `parked` tells that the lane stands still because of it."""
         work.tried(problem.kind)
-        before = self.book.state.record(work.key).attempts
-        match self.judge.then(problem, queue):
+        before = self.recorder.state.record(work.key).attempts
+        match self.lane_policy.then(problem, queue):
             case Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT | Then.STOP_RUN:
-                await self.book.refused(work, problem)
+                await self.recorder.refused(work, problem)
                 return Unchanged()
             case Then.WAIT if problem.kind is ProblemKind.NOT_REACHED:
                 if queue.single_out(work) >= _SINGLED_OUT:
                     return GivenUp(problem=problem, charged=before + 1, ambiguous=False)
-                await self.book.refused(work, problem)
+                await self.recorder.refused(work, problem)
                 return Unchanged(last=True)
             case Then.WAIT if problem.under_way:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
             case Then.WAIT:
-                await self.book.refused(work, problem, wait_s=problem.wait_s)
+                await self.recorder.refused(work, problem, wait_s=problem.wait_s)
                 return Unchanged() if parked else Again(problem=problem, charged=before)
             case Then.ADAPT:
-                await self.book.refused(work, problem)
+                await self.recorder.refused(work, problem)
                 return self._adapt(work, problem, charged=before)
             case Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
@@ -141,18 +143,18 @@ class Aftermath:
         if free or (parked and rule.then is Then.RETRY):
             # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
             wait_s = None if parked else problem.wait_s
-            await self.book.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
+            await self.recorder.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
             if is_held(problem, self.job):
                 return Waiting(why="held")
             return Unchanged() if parked else Again(problem=problem, charged=before)
         if rule.then is Then.HOLD:
-            await self.book.retry(work, problem, charged=charged, ambiguous=True, held=True)
+            await self.recorder.retry(work, problem, charged=charged, ambiguous=True, held=True)
             return Waiting(why="held", message=problem.message)
         if rule.then is Then.FAIL_MODEL:
             queue.model_rejected(work, problem)
         if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
             return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
-        await self.book.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
+        await self.recorder.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
         if is_held(problem, self.job):
             return Waiting(why="held")
         if problem.correction is not None:
@@ -177,7 +179,7 @@ def size_of(answer: Answer) -> int:
     return size_bytes
 
 
-def telling(answer: Answer, work: Work) -> Answer:
+def with_adaptation_flags(answer: Answer, work: Work) -> Answer:
     """With what was asked otherwise than the job says, where that may have changed the answer."""
     told = work.revision.adapted & _CHANGES_ANSWERS
     return replace(answer, flags=(*answer.flags, *sorted(told))) if told else answer

@@ -13,22 +13,22 @@ from batchrunner.core.ports import Place, Transport
 from batchrunner.engine.work_queue import Work
 
 if TYPE_CHECKING:
-    from batchrunner.engine.record import Book
+    from batchrunner.engine.recorder import Recorder
 
 T = TypeVar("T")
 _SENDING: Final = ItemState.SENDING.value
 
 
-class Intended:
+class PendingIntent:
     """A send whose intent is on its way to the ledger, and its request's gate (see `core.http.Gate`).
 
     One small object for each send, and no future: the transport leaves its call here, or finds the gate open already.
     """
 
-    __slots__ = ("_args", "_book", "_call", "_event", "_refused", "_work", "decided")
+    __slots__ = ("_args", "_call", "_event", "_recorder", "_refused", "_work", "decided")
 
-    def __init__(self, book: "Book", work: Work, event: Intent) -> None:
-        self._book = book
+    def __init__(self, recorder: "Recorder", work: Work, event: Intent) -> None:
+        self._recorder = recorder
         self._work = work
         self._event = event
         self.decided = False
@@ -45,23 +45,23 @@ class Intended:
 
     def written(self, error: StoreBrokenError | None) -> None:
         """Told by the ledger; the state follows the disk, and the request follows both."""
-        event, book, work = self._event, self._book, self._work
+        event, recorder, work = self._event, self._recorder, self._work
         self._refused = error
         if error is None:
             try:
-                book.state.sent(
+                recorder.state.sent(
                     work.key,
                     model=event.model,
                     account=event.account,
                     n=event.n,
                     a=event.a,
-                    at=book.clock.wall(),
+                    at=recorder.clock.wall(),
                     number=work.number,
                 )
             except LifecycleError as wrong:
                 self._refused = wrong
-            if book.asked_for <= book.intents_synced and not book.synced_intents:
-                book.sync_intents_in_time()
+            if recorder.asked_for <= recorder.intents_synced and not recorder.synced_intents:
+                recorder.sync_intents_in_time()
         self.decided = True
         if self._call is not None:
             self._call(self._refused, *self._args)
@@ -102,16 +102,18 @@ class Gated:
         return await self._transport.exchange(request, decoder, account=account)
 
 
-class Kept:
+class PendingAnswer:
     """An item's answer on its way to the disk: its row, then its `done`, then its state; and who is told of the end."""
 
     __slots__ = (
-        *("attempts", "book", "crc", "files", "images", "intents"),
+        *("attempts", "recorder", "crc", "files", "images", "intents"),
         *("length", "recovered", "sends", "then", "usage", "work"),
     )
 
-    def __init__(self, book: "Book", work: Work, usage: Usage | None, then: Callable[[Exception | None], None]) -> None:
-        self.book, self.work, self.usage, self.then = book, work, usage, then
+    def __init__(
+        self, recorder: "Recorder", work: Work, usage: Usage | None, then: Callable[[Exception | None], None]
+    ) -> None:
+        self.recorder, self.work, self.usage, self.then = recorder, work, usage, then
         self.sends = self.attempts = self.images = self.intents = self.length = 0
         self.crc = ""
         self.recovered = False
@@ -120,9 +122,9 @@ class Kept:
     def row_is_durable(self, place: Place | StoreBrokenError) -> None:
         """Told by the results. Only now may `done` stand in the ledger."""
         if isinstance(place, StoreBrokenError):
-            self.book.kept(self, place)
+            self.recorder.kept(self, place)
             return
-        book, item, usage = self.book, self.work.item, self.usage
+        recorder, item, usage = self.recorder, self.work.item, self.usage
         self.crc, self.length = place.crc, place.length
         try:
             event = Done(
@@ -138,25 +140,25 @@ class Kept:
                 images=self.images,
                 recovered=self.recovered,
             )
-            words = book.state.table.words
+            words = recorder.state.table.words
             if not self.work.number or words[self.work.number] & ITEM_STATE != _SENDING:
-                book.state.check(event)
-            self.intents = book.intents
-            book.open.discard(item.key)
-            book.ledger.commit_soon(event, self.done_is_durable)
+                recorder.state.check(event)
+            self.intents = recorder.intents
+            recorder.open.discard(item.key)
+            recorder.ledger.commit_soon(event, self.done_is_durable)
         except Exception as error:  # noqa: BLE001 - it is the item's trouble, and whoever recorded it hears of it
-            self.book.kept(self, error)
+            self.recorder.kept(self, error)
 
     def done_is_durable(self, error: StoreBrokenError | None) -> None:
         """Told by the ledger. What was appended to it before is durable, too: the intents so far."""
         if error is not None:
-            self.book.kept(self, error)
+            self.recorder.kept(self, error)
             return
-        book, usage = self.book, self.usage
-        if self.intents > book.intents_synced:  # noqa: PLR1730 - a call of `max` is dear here
-            book.intents_synced = self.intents
+        recorder, usage = self.recorder, self.usage
+        if self.intents > recorder.intents_synced:  # noqa: PLR1730 - a call of `max` is dear here
+            recorder.intents_synced = self.intents
         try:
-            book.state.ended_well(
+            recorder.state.ended_well(
                 self.work.key,
                 a=self.attempts,
                 crc=int(self.crc, 16),
@@ -167,6 +169,6 @@ class Kept:
                 number=self.work.number,
             )
         except Exception as wrong:  # noqa: BLE001 - as above
-            self.book.kept(self, wrong)
+            self.recorder.kept(self, wrong)
             return
-        self.book.kept(self, None)
+        self.recorder.kept(self, None)

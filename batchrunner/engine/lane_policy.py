@@ -15,9 +15,8 @@ from batchrunner.core.job import Job
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
 from batchrunner.core.ports import Clock
-from batchrunner.engine.lane_settings import Closed
-from batchrunner.engine.lanes import Lane, LaneSet
-from batchrunner.engine.record import Book
+from batchrunner.engine.lanes import Closed, Lane, LaneSet
+from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.work_queue import WorkQueue
 
 _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
@@ -31,7 +30,7 @@ _OUTAGE_FIRST_S: Final = 15.0
 _SUSPENDED_PROBES: Final = 2
 _SETUP_PROBES: Final = 3
 """Requests that must come to the same before the job, and not a passing fault, is thought to be wrong."""
-_TOLD_MOST: Final = 20
+_MOST_REPORTED: Final = 20
 _OUTAGES: Final = frozenset(
     {
         ProblemKind.CONNECT,
@@ -45,7 +44,7 @@ _OUTAGES: Final = frozenset(
         ProblemKind.EMPTY_RESULT,
     }
 )
-_UNREACHED: Final = frozenset({ProblemKind.CONNECT, ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
+_UNREACHABLE: Final = frozenset({ProblemKind.CONNECT, ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
 _HELD_IN_ROW: Final = 3
 """Replies in a row that nobody understands: each may be a picture that was paid for."""
 QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
@@ -67,12 +66,12 @@ REASONS: Final[dict[ProblemKind, str]] = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Judge:
+class LanePolicy:
     """Hears every problem of a send."""
 
     job: Job
     lanes: LaneSet
-    book: Book
+    recorder: Recorder
     clock: Clock
     shanghai: bool
     """Daily quotas turn at Shanghai's midnight."""
@@ -81,7 +80,7 @@ class Judge:
     answered: bool = False
     """A good answer came in this run: the job's address, key and way to the server are right."""
     _setup_refusals: int = 0
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
 
     def then(self, problem: Problem, queue: WorkQueue) -> Then:
         """What follows from a problem, by the table and by what has been answered so far."""
@@ -90,12 +89,12 @@ class Judge:
         answered = bool(model_answered) if rule.then is Then.FAIL_MODEL else self.answered
         return rule.once_answered if answered and rule.once_answered is not None else rule.then
 
-    async def hear(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
+    async def on_problem(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """Act on the lane; True when it does not send now, so that the item goes back to its queue."""
         lane.last_problem = problem.message
         then = self.then(problem, queue)
-        if problem.kind in _UNREACHED or (then is Then.RETRY and self._waits_for(problem)):
-            self._tell(problem)
+        if problem.kind in _UNREACHABLE or (then is Then.RETRY and self._waits_for(problem)):
+            self._report_wait(problem)
         match then:
             case Then.STOP_RUN:
                 await self._check_setup(lane, problem)
@@ -104,15 +103,15 @@ class Judge:
                 await self._stop(lane, queue, problem, then)
                 return True
             case Then.WAIT if problem.kind not in _OUTAGES:
-                return await self._hear_throttle(lane, problem)
+                return await self._on_throttle(lane, problem)
             case Then.WAIT | Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
-                return await self._hear_trouble(lane, queue, problem)
+                return await self._on_repeated_trouble(lane, queue, problem)
             case Then.ADAPT:
                 if problem.adaptation is not None:
                     queue.adapted |= {problem.adaptation}
                 return False
 
-    def foresee(self, lane: Lane, queue: WorkQueue, hints: Hints | None) -> tuple[Lane, ...]:
+    def on_rate_headers(self, lane: Lane, queue: WorkQueue, hints: Hints | None) -> tuple[Lane, ...]:
         """A reply that says nothing is left stops the lane before the limit, if there is anything more to send.
 
         It gives the lanes that were parked. `record_park` writes them down once the paid answer itself is kept.
@@ -134,7 +133,7 @@ class Judge:
     async def record_park(self, lane: Lane) -> None:
         """Write down why a lane stands still, if it still does."""
         if lane.park is not None:
-            await self.book.parked(lane.account, lane.model, lane.park)
+            await self.recorder.parked(lane.account, lane.model, lane.park)
 
     async def _stop(self, lane: Lane, queue: WorkQueue, problem: Problem, then: Then) -> None:
         if then is Then.STOP_ACCOUNT:
@@ -184,7 +183,7 @@ class Judge:
         _park_until(lane, problem, until=until)
         return True
 
-    async def _hear_throttle(self, lane: Lane, problem: Problem) -> bool:
+    async def _on_throttle(self, lane: Lane, problem: Problem) -> bool:
         """A hint longer than any wait parks; so do refusals in a row, for then the server says no to everybody."""
         in_row = lane.refused()
         enough = 1 if problem.of_task else _enough(lane, hinted=problem.wait_s is not None)
@@ -231,19 +230,19 @@ class Judge:
         """Whether an item that met this waits and is sent again; what is sent again at once is no wait to explain."""
         return self.job.retry.attempts > 1 and RULES[problem.kind].first_wait_s > 0
 
-    def _tell(self, problem: Problem) -> None:
+    def _report_wait(self, problem: Problem) -> None:
         """The cause of a wait, once for each cause."""
-        likeness = _likeness(problem)
-        if likeness not in self._told and len(self._told) < _TOLD_MOST:
-            self._told.add(likeness)
+        comparable = _comparable(problem)
+        if comparable not in self._reported and len(self._reported) < _MOST_REPORTED:
+            self._reported.add(comparable)
             self.say(f"{problem.message}; the request is tried again")
 
-    async def _hear_trouble(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
+    async def _on_repeated_trouble(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """The same trouble on many items in a row is not the items': an outage parks, a systematic refusal closes."""
         if lane.stands_still:
             return _stands_for(lane, problem)
         breaker = lane.task_breaker if problem.of_task else lane.breaker
-        tripped = breaker.trips(problem.kind.value, _likeness(problem))
+        tripped = breaker.trips(problem.kind.value, _comparable(problem))
         if RULES[problem.kind].then is Then.HOLD:
             tripped = tripped or breaker.count >= _HELD_IN_ROW
         outage = problem.kind in _OUTAGES
@@ -308,7 +307,7 @@ def _reason(problem: Problem) -> str:
     return f"{words}: {problem.message}"[:500] if problem.message else words
 
 
-def _likeness(problem: Problem) -> str:
+def _comparable(problem: Problem) -> str:
     """The message without what differs from item to item."""
     if RULES[problem.kind].then is Then.HOLD:
         return ""  # it repeats the server's reply

@@ -28,18 +28,18 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Kind
 from batchrunner.core.outcome import Answer, Pictures, Problem, SendOutcome, TaskAccepted, Usage
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.condition import Condition
+from batchrunner.engine.work_queue import Condition
 
 _BYTES_PER_TOKEN: Final = 3
 """Of UTF-8: one token for a Chinese character, a little more than is true for English."""
-_UNTOLD_CHAT: Final = Usages(input_tokens=256.0, output_tokens=1024.0)
-_UNTOLD_PICTURE: Final = Usages(pictures=1.0)
+_ASSUMED_CHAT: Final = Usages(input_tokens=256.0, output_tokens=1024.0)
+_ASSUMED_PICTURE: Final = Usages(pictures=1.0)
 _NOTHING: Final = Amounts()
 
 
 def tariff(*, kind: Kind, price: Price, points_per_call: float) -> Tariff:
     """What calls of a model are counted as."""
-    unreported = _UNTOLD_CHAT if kind == "chat" else _UNTOLD_PICTURE
+    unreported = _ASSUMED_CHAT if kind == "chat" else _ASSUMED_PICTURE
     return Tariff(price=price, points_per_call=points_per_call, unreported=unreported)
 
 
@@ -64,8 +64,8 @@ def budget_so_far(job: Job, state: LedgerState) -> tuple[BudgetLine, ...]:
     return tuple(budget_lines(job.budget, spent, _NOTHING))
 
 
-class Purse:
-    """One for a run. `admit` before a send, `settle` after it; `on_spent` is called once, with the reason.
+class BudgetGuard:
+    """One for a run. `reserve` before a send, `commit` after it; `on_spent` is called once, with the reason.
 
     Both are for jobs with a budget (`counts`).
     """
@@ -79,7 +79,7 @@ class Purse:
         self._budget = budget
         self.counts = job.budget is not None
         """Else nobody need ask: no send has to be admitted or settled."""
-        self._watches = not unlimited(budget)
+        self._is_limited = not unlimited(budget)
         self._tariffs = {
             model: tariff(
                 kind=job.kind, price=budget.prices.get(model, Price()), points_per_call=points.get(model, 0.0)
@@ -100,21 +100,21 @@ class Purse:
         """Each limit and what is gone of it."""
         return tuple(budget_lines(self._budget, self.spent, self.set_aside))
 
-    def admit_now(self, item: Item) -> Amounts | None:
-        """Set a send's estimate aside; None where `admit` must be asked: it has to wait, or nothing may leave."""
+    def reserve_now(self, item: Item) -> Amounts | None:
+        """Set a send's estimate aside; None where `reserve` must be asked: it has to wait, or nothing may leave."""
         if self._closed:
             return None
         estimate = self._estimate(item)
-        if self._watches and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
+        if self._is_limited and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
             return None
         self._under_way += 1
         self.set_aside = self.set_aside.plus(estimate)
         return estimate
 
-    async def admit(self, item: Item) -> Amounts | None:
+    async def reserve(self, item: Item) -> Amounts | None:
         """Set a send's estimate aside; None when it must not leave. Waits while answers under way may make room."""
         estimate = self._estimate(item)
-        while self._watches and not self._closed:
+        while self._is_limited and not self._closed:
             unit = exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate)
             if unit is None:
                 break
@@ -128,7 +128,7 @@ class Purse:
         self.set_aside = self.set_aside.plus(estimate)
         return estimate
 
-    def settle(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> None:
+    def commit(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> None:
         """The send has come to this; None: it never left."""
         self._under_way -= 1
         self.set_aside = self.set_aside.plus(estimate, times=-1.0) if self._under_way else _NOTHING
@@ -180,7 +180,7 @@ class Purse:
             case None:
                 return _NOTHING
             case Answer():
-                return self._told(item.model, its, outcome.usage) or estimate
+                return self._amounts_of(item.model, its, outcome.usage) or estimate
             case TaskAccepted():
                 return estimate
             case Pictures():
@@ -196,9 +196,9 @@ class Purse:
             case Problem() if outcome.kind.value in UNPRODUCTIVE_KINDS:
                 return its.amounts(Usages())
             case Problem():
-                return self._told(item.model, its, outcome.usage) or estimate
+                return self._amounts_of(item.model, its, outcome.usage) or estimate
 
-    def _told(self, model: str, its: Tariff, usage: Usage | None) -> Amounts | None:
+    def _amounts_of(self, model: str, its: Tariff, usage: Usage | None) -> Amounts | None:
         if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
             return None
         output_tokens = float(usage.output_tokens or 0)

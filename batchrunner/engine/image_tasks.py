@@ -5,22 +5,102 @@ its URLs in the ledger. The next run fetches it again; nothing here submits anyt
 provider may have swept it away has expired with its task.
 """
 
+import asyncio
 import random
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, PictureFormat
 from batchrunner.core.lifecycle import OpenTask
-from batchrunner.core.outcome import DAMAGED, PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
+from batchrunner.core.outcome import DAMAGED, Answer, PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
-from batchrunner.core.row import Picture
+from batchrunner.core.ports import Downloads, Hold, PictureStore
+from batchrunner.core.row import Audio, KeptMedia, Missing, Picture
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pictures import PictureKeeper
-from batchrunner.engine.record import Book, shielded
+from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from batchrunner.engine.tasks import LeftOpen, TaskEnd, TaskFollower
+from batchrunner.engine.task_poller import StillRunning, TaskEnd, TaskPoller
 from batchrunner.engine.verdict import Finished, GivenUp, TaskEnded, Verdict, Waiting
 from batchrunner.engine.work_queue import Work
+
+# Gets a finished task's pictures onto the disk: fetch, check, keep. A picture that was paid for is never given up.
+#
+# What cannot be fetched or is no picture leaves its task accepted, with its URLs in the ledger: it is fetched again by
+# the next run, and never submitted again.
+
+_AT_ONCE: Final = 8
+_TRIES: Final = 3
+"""Of a picture at an address in a chat answer, whose words wait for it."""
+_MOST_WAIT_S: Final = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class PictureSaver:
+    """Fetches and keeps the pictures of one item at a time, few items at once (each may be 64 MB)."""
+
+    downloads: Downloads
+    store: PictureStore
+    into: PictureFormat | None
+    hold: Hold
+    _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    async def keep(self, work: Work, pictures: Pictures) -> tuple[Picture, ...] | Problem:
+        """All of them, or the first problem. Pictures kept before it are written again, under the same names."""
+        kept = []
+        for number, ref in enumerate(pictures.refs, start=1):
+            stem = work.item.stem if len(pictures.refs) == 1 else f"{work.item.stem}-{number}"
+            async with self._at_once:
+                picture = await self._keep_one(work, ref, stem)
+            if isinstance(picture, Problem):
+                return picture
+            kept.append(picture)
+        return tuple(kept)
+
+    async def keep_answer(self, work: Work, answer: Answer) -> KeptMedia:
+        """The pictures and sounds of a chat answer. What cannot be had is told: its words are paid for, and kept."""
+        images: list[Picture] = []
+        audio: list[Audio] = []
+        missing: list[Missing] = []
+        for number, ref in enumerate(answer.pictures, start=1):
+            stem = work.item.stem if len(answer.pictures) == 1 else f"{work.item.stem}-{number}"
+            async with self._at_once:
+                kept = await self._try(work, ref, stem)
+            if isinstance(kept, Problem):
+                missing.append(Missing(reason=kept.message, url=ref.url if isinstance(ref, PictureUrl) else None))
+            else:
+                images.append(kept)
+        sounds = [sound for sound in answer.sounds if sound.data]
+        for number, sound in enumerate(sounds, start=1):
+            stem = work.item.stem if len(sounds) == 1 else f"{work.item.stem}-{number}"
+            audio.append(await self.store.save_sound(sound, stem=stem))
+        return KeptMedia(images=tuple(images), audio=tuple(audio), missing=tuple(missing))
+
+    async def _try(self, work: Work, ref: PictureUrl | PictureBytes, stem: str) -> Picture | Problem:
+        """A picture at an address gets a few tries; one that came with the answer is what it is."""
+        kept = await self._keep_one(work, ref, stem)
+        tries = 1
+        while isinstance(kept, Problem) and isinstance(ref, PictureUrl) and tries < _TRIES:
+            await asyncio.sleep(kept.wait_s if kept.wait_s is not None and kept.wait_s < _MOST_WAIT_S else float(tries))
+            kept = await self._keep_one(work, ref, stem)
+            tries += 1
+        return kept
+
+    async def _keep_one(self, work: Work, ref: PictureUrl | PictureBytes, stem: str) -> Picture | Problem:
+        if isinstance(ref, PictureBytes):
+            return await self.store.save(ref.data, stem=stem, into=self.into, text=_text_of(work))
+        fetched = await self.downloads.fetch(ref.url)
+        if isinstance(fetched, Problem):
+            return fetched
+        with self.hold(len(fetched)):
+            return await self.store.save(fetched, stem=stem, into=self.into, text=_text_of(work))
+
+
+def _text_of(work: Work) -> dict[str, str]:
+    """What stands in a PNG's text chunks, so that a picture found alone still says where it comes from."""
+    item = work.item
+    lines = {"prompt": item.prompt, "model": item.model, "id": item.id, "key": item.key}
+    return lines | {f"param:{name}": str(value) for name, value in item.params.items()}
+
 
 _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2
@@ -33,18 +113,18 @@ _NUMBERS: Final = ("n", "num_images", "num_outputs", "batch_size")
 """Parameters that ask for so many pictures."""
 _CAUSES: Final = 50
 _CAUSE_CHARS: Final = 120
-_TOLD_COUNTS: Final = frozenset(10**power for power in range(9))
+_REPORTED_COUNTS: Final = frozenset(10**power for power in range(9))
 _GONE: Final = frozenset({404, 410})
 
 
 @dataclass(slots=True, kw_only=True)
-class Remote:
+class ImageTasks:
     """What following needs; one for a run."""
 
     job: Job
-    book: Book
-    tasks: TaskFollower | None
-    keeper: PictureKeeper
+    recorder: Recorder
+    tasks: TaskPoller | None
+    saver: PictureSaver
     shutdown: Shutdown
     dice: random.Random
     _missing: dict[tuple[str, int | None, str], int] = field(default_factory=dict)
@@ -70,7 +150,7 @@ class Remote:
                 asked_again = round_ >= _FETCHES_BEFORE_ASKING_AGAIN
                 ask = not task.urls or (asked_again and bool(task.task_id) and may_ask)
                 end = found if found is not None and not ask else await self._end_of(task, resumed=resumed, ask=ask)
-                if isinstance(end, LeftOpen):
+                if isinstance(end, StillRunning):
                     return Waiting(why=end.why, message=end.message)
                 if isinstance(end, Problem) and task.urls:
                     break  # it was finished, and what the server says of it now is no reason to pay again
@@ -80,7 +160,7 @@ class Remote:
                 missing = await self._keep(work, end, task)
                 if missing is None:
                     return Finished()
-                self._tell_missing(missing, end)
+                self._report_missing(missing, end)
                 await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
             return self._without(work, task, missing)
         except SteppedOutError:
@@ -97,7 +177,7 @@ class Remote:
                 kind=ProblemKind.TASK_EXPIRED, message=missing.message, status=missing.status, of_task=True
             )
             return TaskEnded(problem=expired)
-        age_s = self.book.clock.wall() - task.accepted_at
+        age_s = self.recorder.clock.wall() - task.accepted_at
         if age_s > _TRIED_FOR_S:
             days = int(age_s // 86_400)
             why = f"{missing.message}; given up after {days} days: {', '.join(task.urls)[:_SHOWN_CHARS]}"
@@ -106,9 +186,9 @@ class Remote:
 
     def _given_up(self, work: Work, problem: Problem) -> GivenUp:
         """Failed, and not ordered again: it is paid for."""
-        return GivenUp(problem=problem, charged=self.book.state.record(work.key).attempts + 1, ambiguous=True)
+        return GivenUp(problem=problem, charged=self.recorder.state.record(work.key).attempts + 1, ambiguous=True)
 
-    def _tell_missing(self, missing: Problem, pictures: Pictures) -> None:
+    def _report_missing(self, missing: Problem, pictures: Pictures) -> None:
         """Pictures that cannot be kept: the first of each cause at once, then how many, at every tenfold number."""
         url = next((ref.url for ref in pictures.refs if isinstance(ref, PictureUrl)), "")
         address = url.partition("?")[0].partition("://")[2][:_CAUSE_CHARS]  # what follows may be a signature
@@ -117,34 +197,34 @@ class Remote:
         if cause not in self._missing and len(self._missing) >= _CAUSES:
             return
         count = self._missing[cause] = self._missing.get(cause, 0) + 1
-        if count in _TOLD_COUNTS:
+        if count in _REPORTED_COUNTS:
             where = f" ({address})" if host not in missing.message else ""
             often = f", {count:,} times so far" if count > 1 else ""
-            self.book.say(
+            self.recorder.say(
                 f"a picture is not kept yet: {missing.message}{where}{often}; it is fetched again, not ordered"
             )
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
-        return missing.status in _GONE and self.book.clock.wall() - task.accepted_at > _KEPT_FOR_S
+        return missing.status in _GONE and self.recorder.clock.wall() - task.accepted_at > _KEPT_FOR_S
 
     async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
         if not ask:
             return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls), usage=task.usage)
         if self.tasks is None or not task.task_id:
             words = "it was accepted as a task, which the provider of the present job does not know"
-            return LeftOpen(why="timed_out", message=f"{words}; run it with the one that took it")
-        return await self.tasks.follow(
+            return StillRunning(why="timed_out", message=f"{words}; run it with the one that took it")
+        return await self.tasks.wait_for(
             task.task_id, account=task.account, model=task.model, accepted_at=task.accepted_at, resumed=resumed
         )
 
     async def _keep(self, work: Work, pictures: Pictures, task: OpenTask) -> Problem | None:
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
         if urls and urls != task.urls:
-            await self.book.ready(work, urls, usage=pictures.usage)
-        kept = await self.keeper.keep(work, pictures)
+            await self.recorder.ready(work, urls, usage=pictures.usage)
+        kept = await self.saver.keep(work, pictures)
         if isinstance(kept, Problem):
             return kept
-        await self.book.pictured(
+        await self.recorder.pictured(
             work,
             kept,
             usage=pictures.usage,
@@ -159,24 +239,24 @@ class Remote:
         It gives None for URLs: `follow` fetches them.
         """
         if any(isinstance(ref, PictureUrl) for ref in pictures.refs):
-            await shielded(self._remember_urls(work, lane, pictures))
+            await uncancellable(self._remember_urls(work, lane, pictures))
             return None
-        return await shielded(self._keep_bytes(work, pictures))
+        return await uncancellable(self._keep_bytes(work, pictures))
 
     async def _remember_urls(self, work: Work, lane: Lane, pictures: Pictures) -> None:
         """One step, whoever cancels meanwhile: between the two records nobody could tell where the pictures are."""
         # an id that nobody can be asked by is none: what was cut off before its URLs were known is sent again
-        await self.book.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
+        await self.recorder.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
-        await self.book.ready(work, urls, usage=pictures.usage)
+        await self.recorder.ready(work, urls, usage=pictures.usage)
 
     async def _keep_bytes(self, work: Work, pictures: Pictures) -> Verdict:
-        with self.keeper.hold(sum(len(ref.data) for ref in pictures.refs if isinstance(ref, PictureBytes))):
-            kept = await self.keeper.keep(work, pictures)
+        with self.saver.hold(sum(len(ref.data) for ref in pictures.refs if isinstance(ref, PictureBytes))):
+            kept = await self.saver.keep(work, pictures)
         if isinstance(kept, Problem):
-            charged = self.book.state.record(work.key).attempts + 1
+            charged = self.recorder.state.record(work.key).attempts + 1
             return GivenUp(problem=kept, charged=charged, ambiguous=True)
-        await self.book.pictured(
+        await self.recorder.pictured(
             work,
             kept,
             usage=pictures.usage,

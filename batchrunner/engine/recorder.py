@@ -51,20 +51,19 @@ from batchrunner.core.row import (
 )
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup
-from batchrunner.engine.condition import Condition
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.records_under_way import Intended, Kept
-from batchrunner.engine.work_queue import Work
+from batchrunner.engine.pending_records import PendingAnswer, PendingIntent
+from batchrunner.engine.work_queue import Condition, Work
 
 T = TypeVar("T")
 
 _MESSAGE_MAX = 2000
 _GROUPS_MAX = 50
-_TOLD_TASKS = 20
+_MOST_LISTED_TASKS = 20
 _SECOND_MS = 1000
 
 
-async def shielded(record: Awaitable[T]) -> T:
+async def uncancellable(record: Awaitable[T]) -> T:
     """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards.
 
     A record that fails in that time raises what it raises: whoever waits must learn that an answer was not kept.
@@ -96,7 +95,7 @@ _second: list[int | str] = [-1, ""]
 
 
 @dataclass(slots=True, kw_only=True)
-class Book:
+class Recorder:
     """One run's pen."""
 
     ledger: Ledger
@@ -135,7 +134,7 @@ class Book:
 
     # -- before and between sends
 
-    def intent(self, work: Work, lane: Lane) -> Intended:
+    def intent(self, work: Work, lane: Lane) -> PendingIntent:
         """A paid POST is about to leave: its intent is put in line, and the gate that is given opens when it may.
 
         It may when its intent is written, or, with `durability: full`, on the disk. Without, a power loss may take no
@@ -149,7 +148,7 @@ class Book:
         item = work.item
         n, a = self.state.next_send(work.key, item.id, number=work.number)
         event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account)
-        intended = Intended(self, work, event)
+        intended = PendingIntent(self, work, event)
         self.intents += 1
         self.open.add(item.key)
         if len(self.open) > self._most_open:  # noqa: PLR1730 - a call of `max` is dear here
@@ -209,7 +208,7 @@ class Book:
         """
         record = self.state.record(work.key)
         task = self.state.tasks.get(work.key)
-        await shielded(
+        await uncancellable(
             self._write(
                 Retry(
                     i=work.item.id,
@@ -235,7 +234,7 @@ class Book:
     ) -> None:
         """The server took a task; it may be polled when this returns. `others` are further tasks of the same order."""
         record = self.state.record(work.key)
-        await shielded(
+        await uncancellable(
             self._commit(
                 AcceptedEvent(
                     i=work.item.id,
@@ -252,8 +251,8 @@ class Book:
             )
         )
         if others:
-            named = ", ".join(other[:80] for other in others[:_TOLD_TASKS])
-            more = f" and {len(others) - _TOLD_TASKS:,} more" if len(others) > _TOLD_TASKS else ""
+            named = ", ".join(other[:80] for other in others[:_MOST_LISTED_TASKS])
+            more = f" and {len(others) - _MOST_LISTED_TASKS:,} more" if len(others) > _MOST_LISTED_TASKS else ""
             self.say(
                 f"{work.item.id}: the server made further tasks for this order, {named}{more}; only {task_id[:80]} is"
                 " followed, and the row names the others in `output.other_tasks`"
@@ -276,7 +275,7 @@ class Book:
             if self.state.tasks[work.key].task_id:
                 await self._write(event)
             else:  # no server can be asked for them again
-                await shielded(self._commit(event))
+                await uncancellable(self._commit(event))
             first += len(part)
 
     # -- the ends
@@ -298,7 +297,7 @@ class Book:
         it was just read.
         """
         sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)
-        kept = Kept(self, work, usage, then)
+        kept = PendingAnswer(self, work, usage, then)
         kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
         if isinstance(output, ImageOutput):
             files: tuple[Picture | Audio, ...] = output.images
@@ -326,7 +325,7 @@ class Book:
             self.on_the_way -= 1
             raise
 
-    def kept(self, kept: Kept, error: Exception | None) -> None:
+    def kept(self, kept: PendingAnswer, error: Exception | None) -> None:
         """The records of an answer have come to their end."""
         self.on_the_way -= 1
         kept.then(error)
@@ -359,11 +358,11 @@ class Book:
         if others:
             flags = (*flags, "more_tasks")
         output = ImageOutput(images=pictures, flags=flags, other_tasks=others)
-        await shielded(self._done(work, output, usage=usage, task_id=task_id))
+        await uncancellable(self._done(work, output, usage=usage, task_id=task_id))
 
     async def failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:
         """The item failed for good."""
-        await shielded(self._failed(work, problem, charged=charged, ambiguous=ambiguous))
+        await uncancellable(self._failed(work, problem, charged=charged, ambiguous=ambiguous))
 
     async def _done(
         self, work: Work, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None

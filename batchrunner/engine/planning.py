@@ -1,0 +1,199 @@
+"""The planning pass: every item once, streamed and hashed, before the first send."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from contextlib import aclosing
+from urllib.parse import SplitResult, urlsplit
+
+from batchrunner.core.item import Item
+from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.lifecycle import ItemState, OpenTask
+from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, count_items
+from batchrunner.core.ports import Items
+from batchrunner.core.state import LedgerState
+from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.work_queue import WorkQueue
+
+
+async def run_planning_pass(
+    items: Items,
+    state: LedgerState,
+    *,
+    limit: int | None = None,
+    hold: bool = False,
+    adopting: frozenset[bytes] = frozenset(),
+) -> PlanningPass:
+    """Count the job's items against what the ledger knows. `hold`: doubtful ones wait for a person.
+
+    Those in `adopting` will be done before anything is sent: their rows are there.
+
+    Raises:
+        JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
+    """
+    counter = PlanningCounter(state=state, limit=limit, hold=hold, adopting=adopting)
+    async with aclosing(items.batches()) as batches:
+        async for batch in batches:
+            counter.take(batch)
+    return counter.result(skipped_rows=items.skipped_rows)
+
+
+def reuse_planning_pass(state: LedgerState, totals: Totals, *, digest: str) -> PlanningPass | None:
+    """What the last whole pass found, without another one, where that is certain and nothing is left to do.
+
+    `digest` is of the job and of what its items are made of now, see `Totals`. None: the items have to be looked at.
+    """
+    if not digest or digest != totals.digest or state.tasks or state.kept_tasks or state.lost:
+        return None
+    if state.labels - {totals.labels} or (totals.shared and state.unsettled):
+        return None  # rows have to be written anew
+    items = count_items(state, totals, now=0.0)
+    if items.pending or items.accepted or items.timed_out or items.lost:
+        return None
+    held = totals.vanished.get(HELD, 0)
+    return PlanningPass(
+        total=totals.total,
+        labels=totals.labels,
+        shared={bytes.fromhex(key): extra for key, extra in totals.shared.items()},
+        vanished={item_state: totals.vanished.get(item_state.name, 0) for item_state in ItemState},
+        vanished_held=held,
+        vanished_kept=held,
+        per_model={},
+        to_send=0,
+        prompt_chars=0,
+        lost=frozenset(),
+        resumable=(),
+    )
+
+
+async def one_by_one(batches: AsyncGenerator[Sequence[Item], None]) -> AsyncGenerator[Item, None]:
+    """The items of the batches."""
+    async with aclosing(batches):
+        async for batch in batches:
+            for item in batch:
+                yield item
+
+
+def lane_concurrency(job: Job) -> int:
+    """Sends in flight at once on each lane: the job's number, else where the preset starts."""
+    return job.limits.concurrency or PRESETS[job.provider.preset].first_concurrency
+
+
+def totals_of(
+    job: Job, found: PlanningPass, *, accounts: int, windows: dict[str, int] | None = None, digest: str = ""
+) -> Totals:
+    """What `run.json` keeps of it; `digest` as there."""
+    hold = job.on_ambiguous == "hold"
+    vanished_held = found.vanished_held if hold else found.vanished_kept
+    return Totals(
+        total=found.total,
+        labels=found.labels,
+        shared={key.hex(): extra for key, extra in found.shared.items()},
+        vanished={item_state.name: count for item_state, count in found.vanished.items() if count}
+        | ({HELD: vanished_held} if vanished_held else {}),
+        hold=hold,
+        task_s=job.timeouts.task_s,
+        concurrency=lane_concurrency(job) * len(job.models) * max(1, accounts),
+        synced_intents=job.durability == "full",
+        lost=sum(1 + found.shared.get(key, 0) for key in found.lost),
+        windows=windows or {},
+        digest=digest,
+    )
+
+
+# What an earlier process left: items that a person wants once more, and tasks whose items the job has no more.
+#
+# Those tasks are paid for, so they are followed and kept all the same.
+
+
+async def requeue(
+    items: Items, recorder: Recorder, *, failed: bool, held: bool, lost: bool = False, limit: int | None = None
+) -> frozenset[str]:
+    """Give failed, held and lost items, among the first `limit`, a new generation of attempts.
+
+    Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
+
+    Returns:
+        The models of these items.
+
+    Raises:
+        JobMistakesError, StoreBrokenError: see `Items` and `Recorder`.
+    """
+    last: Item | None = None
+    models = set[str]()
+    async with aclosing(one_by_one(items.batches())) as stream:
+        async for item in stream:
+            if limit is not None and item.index > limit:
+                break
+            key = bytes.fromhex(item.key)
+            if lost and key in recorder.state.lost:
+                await recorder.resend_lost(item.id, item.key)
+                models.add(item.model)
+                continue
+            record = recorder.state.record(key)
+            is_held = record.item_state is ItemState.PENDING and record.doubtful
+            if (failed and record.item_state is ItemState.FAILED) or (held and is_held):
+                if last is not None:
+                    await recorder.requeued(last.id, last.key, synced=False)
+                last = item
+                models.add(item.model)
+    if last is not None:
+        await recorder.requeued(last.id, last.key, synced=True)
+    return frozenset(models)
+
+
+def vanished_item(key: bytes, task: OpenTask) -> Item:
+    """What the ledger knows of the item; its row moves to `superseded.jsonl` when the run settles. Its index is 0."""
+    return Item(
+        id=task.item_id,
+        prompt_id=task.item_id,
+        index=0,
+        key=key.hex(),
+        model=task.model,
+        prompt="",
+        turns=(),
+        stem=f"superseded-{key.hex()[:12]}",
+    )
+
+
+def closed_queue(model: str) -> WorkQueue:
+    """A queue for a model that the job has no more: nothing comes from it."""
+    queue = WorkQueue(model, wanted=lambda _: 0, keys=set())
+    queue.exhausted = True
+    return queue
+
+
+def same_server(origin: str, base_url: str) -> bool:
+    """Whether a task that was accepted at one base URL can be asked for at another. Older ledgers do not say where."""
+    return not origin or _place(origin) == _place(base_url)
+
+
+def why_left(task: OpenTask, job: Job, accounts: Collection[str]) -> str:
+    """Why an accepted task cannot be asked for, told of several; empty where it can.
+
+    Its key is not among `accounts`, or its server is not the job's: no key goes to a host that the job does not name.
+    Pictures whose addresses are known can be had all the same.
+    """
+    if task.account not in accounts:
+        if task.account in job.provider.key_env:
+            return f"wait for the key in {task.account}, which is not set"
+        return f"were ordered with the key in {task.account}: add it to provider.api_key_env to get them"
+    if same_server(task.origin, job.provider.base_url):
+        return ""
+    at = task.origin
+    return f"belong to {at}: set provider.base_url to it again to get their pictures; nothing is ordered elsewhere"
+
+
+def left_notes(tasks: Iterable[OpenTask], job: Job, accounts: Collection[str]) -> tuple[str, ...]:
+    """Notes for `plan`: how many accepted tasks a run of this job could not poll, one line for each reason."""
+    causes = Counter(why_left(task, job, accounts) for task in tasks if not task.urls)
+    return tuple(f"{count} accepted tasks {why}" for why, count in causes.items() if why)
+
+
+def _place(url: str) -> tuple[str, str, int | None, str]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = SplitResult("", "", url, "", ""), None
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").rstrip("."), port or usual, parts.path.rstrip("/").removesuffix("/v1")
