@@ -5,12 +5,8 @@ open anything: rows and pictures are handed in, and whoever asked for the pieces
 """
 
 from batchrunner.core.status import ExportFormat
-from batchrunner.exporters.comma_separated import comma_separated
-from batchrunner.exporters.json_lines import json_lines
-from batchrunner.exporters.markdown import markdown
-from batchrunner.exporters.openai_batch import openai_batch
-from batchrunner.exporters.parquet import parquet
-from batchrunner.exporters.webdataset import webdataset
+from batchrunner.exporters.record_formats import json_lines, markdown, openai_batch, webdataset
+from batchrunner.exporters.tables import comma_separated, parquet
 
 EXPORTERS: dict[str, ExportFormat] = {
     "jsonl": ExportFormat(write=json_lines, ending=".jsonl", is_text=True),

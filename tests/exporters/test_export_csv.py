@@ -10,7 +10,7 @@ from export_rows import TEXTS, chat_row, failed_row, made, picture_row, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.exporters.comma_separated import guarded, unguarded
+from batchrunner.exporters.tables import guarded, unguarded
 
 
 def table(content: bytes) -> list[dict[str, str]]:
