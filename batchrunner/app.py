@@ -76,7 +76,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     """
     from batchrunner.core.picture_rules import picture_notes
     from batchrunner.prompts import items_of
-    from batchrunner.prompts.params import literal_braces
+    from batchrunner.prompts.variants import literal_braces
     from batchrunner.providers import require_dialect
     from batchrunner.report.words import skipped_words
     from batchrunner.transport import read_keys
@@ -117,7 +117,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.prompts import items_of
-    from batchrunner.prompts.params import literal_braces
+    from batchrunner.prompts.variants import literal_braces
     from batchrunner.report.night import night_notes
     from batchrunner.report.standing import replay
     from batchrunner.report.stock import format_notes, stock_notes, take_stock

@@ -3,7 +3,6 @@
 Knows prompt files and nothing else of the world. Refuses bad rows with file and line before anything is sent.
 """
 
-from batchrunner.prompts.digest import digest_of_items
-from batchrunner.prompts.job_items import JobItems, check_items, items_of
+from batchrunner.prompts.job_items import JobItems, check_items, digest_of_items, items_of
 
 __all__ = ["JobItems", "check_items", "digest_of_items", "items_of"]

@@ -13,15 +13,14 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import InputPicture, Item, KeyMaker, digest, item_key, schema_sha256
 from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import params_mistakes
-from batchrunner.prompts.fill import Filled, Filler, UnusableRowError
-from batchrunner.prompts.findings import Findings
 from batchrunner.prompts.ids import Names
-from batchrunner.prompts.labels import Combination, Labelled, Matrix, models_of, replica_suffix
 from batchrunner.prompts.plain import PlainItems
-from batchrunner.prompts.recipe import Keyed, Recipe, unfillable
+from batchrunner.prompts.prompt_rows import Findings, PromptRow, Prompts, prompt_rows
 from batchrunner.prompts.render import TemplateFault
-from batchrunner.prompts.rows import PromptRow, Prompts, prompt_rows
-from batchrunner.prompts.sources.row import BATCH_ROWS
+from batchrunner.prompts.row_to_prompt import Filled, Filler, UnusableRowError
+from batchrunner.prompts.sources.base import BATCH_ROWS
+from batchrunner.prompts.templates import JobTemplates, NamedTemplate, unfillable
+from batchrunner.prompts.variants import Combination, Labelled, Matrix, models_of, replica_suffix
 
 _FIXED_VERSIONS = 10_000
 """Versions of a prompt whose parameters and beginnings of keys are kept."""
@@ -30,8 +29,8 @@ _BATCH_ITEMS = BATCH_ROWS
 
 _NO_VARIABLES: dict[str, Json] = {}
 
-TOLD_FROM = 1_000_000
-TOLD_EVERY = 250_000
+PROGRESS_FROM = 1_000_000
+PROGRESS_EVERY = 250_000
 """Items of a pass after which its progress is told."""
 
 
@@ -55,14 +54,14 @@ class Expansion:
     """One pass over the job's prompts."""
 
     def __init__(
-        self, job: Job, recipe: Recipe, findings: Findings, *, progress: Callable[[int], None] | None = None
+        self, job: Job, templates: JobTemplates, findings: Findings, *, progress: Callable[[int], None] | None = None
     ) -> None:
         self._job = job
         self._progress = progress
-        self._recipe = recipe
+        self._templates = templates
         self._findings = findings
-        self._filler = Filler(job, recipe)
-        self._matrix = Matrix(job, recipe.variables)
+        self._filler = Filler(job, templates)
+        self._matrix = Matrix(job, templates.variables)
         self._models = models_of(job)
         self._is_chat = job.kind == "chat"
         self._schema = job.schema if self._is_chat else None
@@ -71,21 +70,21 @@ class Expansion:
         self._shares_ids = shares_ids = not job.matrix and len(job.models) == 1 and job.replicas == 1
         self._names = Names(shares_ids=shares_ids)
         # Automatic ids are unique and safe as they are.
-        are_automatic = recipe.id is None and all(entry.listed.id is None for entry in recipe.entries)
-        self._ids_are_stems = shares_ids and are_automatic and recipe.name is None and recipe.each is None
+        are_automatic = templates.id is None and all(entry.listed.id is None for entry in templates.entries)
+        self._ids_are_stems = shares_ids and are_automatic and templates.name is None and templates.each is None
         self._versions_made: list[_Version] | None = None
         self._makers: dict[tuple[str, int], KeyMaker] = {}
-        self._only_version = self._fixed_versions()[0] if shares_ids and recipe.params is None else None
+        self._only_version = self._fixed_versions()[0] if shares_ids and templates.params is None else None
         self._plain = self._plain_items() if are_automatic and self._ids_are_stems else None
         self._wanted: frozenset[str] | None = None
         """The models whose items are made; of all others only the names are handed out."""
-        self._names_files = recipe.name is not None or recipe.each is not None
-        self._gives_ids = recipe.id is not None or not are_automatic
+        self._names_files = templates.name is not None or templates.each is not None
+        self._gives_ids = templates.id is not None or not are_automatic
         self._shows_messages = self._is_chat and bool(job.messages)
         self._stream = job.stream if self._is_chat else False
         self._index = 0
         self._batch_ends = _BATCH_ITEMS
-        self._tell_at = TOLD_EVERY
+        self._progress_at = PROGRESS_EVERY
         self._unnamed: set[str] = set()
 
     def __repr__(self) -> str:
@@ -105,7 +104,7 @@ class Expansion:
         self._wanted = models
         self._check_matrix()
         repeated = self._claim_listed_ids()
-        async with aclosing(prompt_rows(self._job, self._recipe, self._findings)) as read:
+        async with aclosing(prompt_rows(self._job, self._templates, self._findings)) as read:
             async for rows in read:
                 if (plain := self._plain_batch(rows)) is not None:
                     await self._rest()
@@ -122,11 +121,11 @@ class Expansion:
     def _plain_items(self) -> PlainItems | None:
         """None where prompts of this job can be more, or other, than one item each."""
         job, version = self._job, self._only_version
-        if version is None or job.messages or self._recipe.entries or self._recipe.images:
+        if version is None or job.messages or self._templates.entries or self._templates.images:
             return None
         return PlainItems(
             job,
-            self._recipe,
+            self._templates,
             self._filler,
             self._names,
             keys=version.keys,
@@ -171,10 +170,10 @@ class Expansion:
     async def _rest(self) -> None:
         """A batch is made: tell how far the pass has come, and let others have a turn."""
         self._batch_ends = self._index + _BATCH_ITEMS
-        while self._index >= self._tell_at:
-            if self._progress is not None and self._tell_at >= TOLD_FROM:
-                self._progress(self._tell_at)
-            self._tell_at += TOLD_EVERY
+        while self._index >= self._progress_at:
+            if self._progress is not None and self._progress_at >= PROGRESS_FROM:
+                self._progress(self._progress_at)
+            self._progress_at += PROGRESS_EVERY
         await asyncio.sleep(0)
 
     def _check_matrix(self) -> None:
@@ -185,7 +184,7 @@ class Expansion:
         if self._job.provider.dialect != "modelscope-images":
             return
         for name, values in self._job.matrix.items():
-            for place, value in enumerate(values if name not in self._recipe.variables else ()):
+            for place, value in enumerate(values if name not in self._templates.variables else ()):
                 verdicts = (params_mistakes(model, {name: value}) for model in self._job.models)
                 for _, problem, expected in next(filter(None, verdicts), ()):
                     key = f"matrix.{name}[{place}]"
@@ -198,7 +197,7 @@ class Expansion:
             The numbers of the entries that repeat one.
         """
         repeated = []
-        for number, entry in enumerate(self._recipe.entries, 1):
+        for number, entry in enumerate(self._templates.entries, 1):
             given = entry.listed.id
             if given is not None and self._is_repeated(given, entry.listed.line, self._job.file, f"{entry.key}.id"):
                 repeated.append(number)
@@ -259,7 +258,7 @@ class Expansion:
         return self._versions(row, given, fills)
 
     def _versions(self, row: PromptRow, prompt_id: str, fills: list[Filled]) -> "Iterator[Item | None]":
-        if not row.params and row.asked is None and self._recipe.params is None and (made := self._fixed_versions()):
+        if not row.params and row.asked is None and self._templates.params is None and (made := self._fixed_versions()):
             for version in made:
                 filled = fills[version.place if len(fills) > 1 else 0]
                 yield self._item(row, prompt_id, version, filled)
@@ -321,7 +320,7 @@ class Expansion:
             model=version.model,
             turns=filled.turns,
             params=version.params,
-            pictures_sha256=[_told_apart(picture) for picture in filled.pictures],
+            pictures_sha256=[_picture_identity(picture) for picture in filled.pictures],
             schema_digest=self._schema_digest,
             replica=version.replica,
         )
@@ -359,13 +358,13 @@ class Expansion:
         )
 
     def _stem(self, names: dict[str, Json], item_id: str) -> str:
-        if self._recipe.each:
+        if self._templates.each:
             # Only to find its mistakes before anything is paid; the path is made when the answer is there.
-            self._artifact_name(self._recipe.each, names)
-        name = self._artifact_name(self._recipe.name, names) if self._recipe.name else item_id
+            self._artifact_name(self._templates.each, names)
+        name = self._artifact_name(self._templates.name, names) if self._templates.name else item_id
         return name or item_id
 
-    def _artifact_name(self, keyed: Keyed, names: dict[str, Json]) -> str:
+    def _artifact_name(self, keyed: NamedTemplate, names: dict[str, Json]) -> str:
         """Empty when it cannot be made, which is told once for each template."""
         try:
             return artifact_name(self._job, keyed, names)
@@ -377,11 +376,11 @@ class Expansion:
             return ""
 
 
-def _told_apart(picture: InputPicture) -> str:
+def _picture_identity(picture: InputPicture) -> str:
     return picture.sha256 if picture.detail is None else f"{picture.sha256}:{picture.detail}"
 
 
-def artifact_name(job: Job, keyed: Keyed, names: dict[str, Json]) -> str:
+def artifact_name(job: Job, keyed: NamedTemplate, names: dict[str, Json]) -> str:
     """`output.name` or `output.each` filled with an item's parameters, variables, id, prompt_id, index and model.
 
     Raises:

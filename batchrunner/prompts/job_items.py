@@ -1,16 +1,227 @@
 """The port `Items` for a job, and the check that finds every mistake of its prompts at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import os
+import stat
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
 
+from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import Item
-from batchrunner.core.job import Job, Json, Source
+from batchrunner.core.item import KEY_VERSION, Item
+from batchrunner.core.job import Job, Json, Listing, Source, seen_from_its_folder
 from batchrunner.prompts.expand import Expansion, artifact_name
-from batchrunner.prompts.findings import Findings
-from batchrunner.prompts.kept import KeptItems, stamp_of
-from batchrunner.prompts.recipe import Recipe, recipe_of
+from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
+from batchrunner.prompts.prompt_rows import Findings
+from batchrunner.prompts.sources.folder import FILE, names_of
+from batchrunner.prompts.templates import JobTemplates, templates_of
+
+# One digest of everything that a job's items are made of, so that a run can tell that nothing changed since its last.
+#
+# Bytes are hashed as they lie on the disk, about a gigabyte a second; nothing is parsed. What cannot be hashed without
+# reading the rows, like pictures that a row names, has no digest: then the items are looked at one by one, as ever.
+
+_STEP_BYTES = 1 << 20
+_MARK = "{"
+"""What every template has."""
+_OF_THE_FOLDER = (f"{{{{ {FILE} }}}}", f"{{{{{FILE}}}}}")
+"""Templates of a picture that lies in the source itself."""
+_FIELDS = (
+    "kind",
+    "models",
+    "prompts",
+    "matrix",
+    "params",
+    "system",
+    "messages",
+    "images",
+    "images_from",
+    "picture_folders",
+    "schema",
+    "stream",
+    "replicas",
+)
+"""Of a job: what its items are made of, besides the dialect and the names of files."""
+
+
+class _UnknownError(Exception):
+    """There is no telling, without a whole pass, what the items depend on."""
+
+
+def digest_of_items(job: Job) -> str | None:
+    """blake2b-128 of all that decides the job's items, 32 hex digits. Blocks; for a thread.
+
+    That is: the job's own words, the bytes of its source and of its local pictures, and the version of this program.
+    The same digest twice means the same items, with the same ids, keys and order, whatever the working directory. A
+    pass between two calls that give the same digest has read what the digest stands for.
+
+    Returns:
+        None where it cannot be known without a whole pass: a source or picture that cannot be read, no regular file,
+        changed while it was hashed, or pictures whose paths stand in the rows.
+    """
+    hashed = blake2b(digest_size=16)
+    here = seen_from_its_folder(job, os.path.realpath)
+    own = [getattr(here, name) for name in _FIELDS]
+    fixed = (VERSION, KEY_VERSION, job.provider.dialect, job.output.name, job.output.each, *own)
+    try:
+        _add(hashed, repr(fixed).encode("utf-8", "surrogatepass"))
+        for path in _files(job):
+            _add(hashed, os.fsencode(path.name))
+            _add_file(hashed, path)
+    except (_UnknownError, BadPictureError, OSError, ValueError, RecursionError):
+        return None
+    return hashed.hexdigest()
+
+
+def _files(job: Job) -> Iterator[Path]:
+    """Every file that the items are made of, in an order of its own."""
+    is_folder = False
+    if isinstance(job.prompts, Source):
+        path = Path(job.prompts.path)
+        is_folder = path.is_dir()
+        yield from (path / name for name in names_of(str(path))) if is_folder else (path,)
+    picture_cache = PictureCache(job)
+    for text in _pictures(job):
+        if is_folder and text.strip() in _OF_THE_FOLDER:
+            continue
+        if _MARK in text:
+            raise _UnknownError
+        if text.strip() and not picture_cache.is_passed_on(text.strip()):
+            yield Path(picture_cache.located(text.strip()))
+
+
+def _pictures(job: Job) -> Iterator[str]:
+    yield from job.images
+    if isinstance(job.prompts, Listing):
+        for entry in job.prompts.entries:
+            yield from entry.images or ()
+
+
+def _add(hashed: "blake2b", part: bytes) -> None:
+    """A part with its length before it, so that no two lists of parts look the same."""
+    hashed.update(b"%d:" % len(part))
+    hashed.update(part)
+
+
+def _add_file(hashed: "blake2b", path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would be waited for
+        raise _UnknownError
+    with path.open("rb", buffering=0) as file:
+        before = os.fstat(file.fileno())
+        hashed.update(b"%d:" % before.st_size)
+        while step := file.read(_STEP_BYTES):
+            hashed.update(step)
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _UnknownError
+
+
+# The items of a whole pass kept in memory while they are few, so that the lanes' pass needs not make them again.
+#
+# Each is let go when it is given: what is kept is what is still to be given, and nothing of it stays until the end.
+#
+# The source may change between two passes. What stood in it is remembered by its size and times, and whoever is given
+# kept items is told at the end whether that still holds.
+
+KEPT_BYTES: Final = 24 * 1024 * 1024
+"""Of all kept items of a job, about: some ten thousands of short prompts. Where there are more, none is kept."""
+_ITEM_BYTES: Final = 420
+"""Of an item without its texts and values."""
+
+Stamp = tuple[object, ...]
+"""How a source stands: equal stamps mean that nobody has written to it."""
+
+
+class KeptItems:
+    """The items of one pass, by model. `add` every batch; once it `is_whole`, each model's can be taken, once."""
+
+    def __init__(self, stamp: Stamp) -> None:
+        self.stamp = stamp
+        """Of the source, before the pass."""
+        self.is_whole = False
+        """The pass has come to its end, and all of its items were here."""
+        self._of_models: dict[str, deque[Sequence[Item]]] = {}
+        self._left_bytes = KEPT_BYTES
+
+    def __repr__(self) -> str:
+        return f"<KeptItems of {len(self._of_models)} models, room for {self._left_bytes} bytes>"
+
+    def add(self, batch: Sequence[Item]) -> None:
+        """The pass's next items; all are let go once they are too large."""
+        if self._left_bytes <= 0:
+            return
+        self._left_bytes -= _size_of(batch)
+        if self._left_bytes <= 0:
+            self._of_models.clear()
+            return
+        first = batch[0].model
+        if all([item.model == first for item in batch]):  # noqa: C419 - a generator takes longer
+            self._of_models.setdefault(first, deque()).append(batch)
+            return
+        for model in dict.fromkeys([item.model for item in batch]):
+            own = [item for item in batch if item.model == model]
+            self._of_models.setdefault(model, deque()).append(own)
+
+    def end(self, stamp: Stamp) -> None:
+        """The pass has come to its end, and this is how the source stands now."""
+        self.is_whole = self._left_bytes > 0 and stamp == self.stamp
+        if not self.is_whole:
+            self._of_models.clear()
+
+    def take(self, models: frozenset[str] | None) -> deque[Sequence[Item]] | None:
+        """The items of this one model, to be emptied by the caller; None when they are not here any more."""
+        if not self.is_whole or models is None or len(models) != 1:
+            return None
+        return self._of_models.pop(next(iter(models)), None)
+
+
+def stamp_of(job: Job) -> Stamp:
+    """How the job's source stands now; the same for ever where there is none. Blocks, and never raises."""
+    if not isinstance(job.prompts, Source):
+        return ()
+    path = Path(job.prompts.path)
+    try:
+        if path.is_dir():
+            return tuple((name, *_stamp(path / name)) for name in names_of(str(path)))
+        return _stamp(path)
+    except (OSError, ValueError) as error:
+        return ("unreadable", str(error))
+
+
+def _stamp(path: Path) -> Stamp:
+    found = os.stat(path)  # noqa: PTH116 - a file of its own for each of thousands of texts
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _size_of(items: Sequence[Item]) -> int:
+    """About how many bytes they hold that no other item shares."""
+    size = _ITEM_BYTES * len(items)
+    parts: list[object] = []
+    for item in items:
+        parts.append(item.vars)
+        parts += item.vars.values()
+        for turn in item.turns:
+            parts.append(turn.content)
+        for picture in item.pictures:
+            size += len(picture.url)
+    size += sum(map(sys.getsizeof, parts))
+    # Every item's `vars` is a mapping itself; where there are more, or lists, they are looked into.
+    kinds = list(map(type, parts))
+    if list not in kinds and kinds.count(dict) == len(items):
+        return size
+    inner: list[object] = [part for item in items for part in item.vars.values()]
+    while inner:
+        value = inner.pop()
+        if isinstance(value, dict | list):
+            within = list(value.values() if isinstance(value, dict) else value)
+            size += sum(map(sys.getsizeof, within))
+            inner += within
+    return size
 
 
 class JobItems:
@@ -25,7 +236,7 @@ class JobItems:
         self.keeps = False
         """Set by whoever will make more passes than one, before the first."""
         self._kept: KeptItems | None = None
-        self._compiled: tuple[Recipe, tuple[Mistake, ...]] | None = None
+        self._compiled: tuple[JobTemplates, tuple[Mistake, ...]] | None = None
         self._last: Findings | None = None
         self.counted = 0
         """Items that the last search for mistakes has seen."""
@@ -100,7 +311,7 @@ class JobItems:
         Raises:
             JobMistakesError: the template is none, or uses a name that the item does not have.
         """
-        each = self._recipe().each
+        each = self._templates().each
         own: dict[str, Json] = {"id": item.id, "prompt_id": item.prompt_id, "index": item.index, "model": item.model}
         return artifact_name(self._job, each, {**item.params, **item.vars, **own}) if each else ""
 
@@ -110,9 +321,9 @@ class JobItems:
         A template that is none hides nothing else: something harmless stands in for it. Of millions, the first
         100,000 are kept and the others counted.
         """
-        recipe, broken = recipe_of(self._job)
+        templates, broken = templates_of(self._job)
         findings = self._findings(first_only=False)
-        expansion = self._pass(findings, recipe)
+        expansion = self._pass(findings, templates)
         found: tuple[Mistake, ...] = ()
         try:
             async for _ in expansion.batches(frozenset()):
@@ -122,16 +333,16 @@ class JobItems:
         self._last, self.counted = findings, expansion.counted
         return tuple(dict.fromkeys((*broken, *findings.mistakes, *found)))
 
-    def _pass(self, findings: Findings, recipe: Recipe | None = None) -> Expansion:
-        return Expansion(self._job, recipe or self._recipe(), findings, progress=self.progress)
+    def _pass(self, findings: Findings, templates: JobTemplates | None = None) -> Expansion:
+        return Expansion(self._job, templates or self._templates(), findings, progress=self.progress)
 
-    def _recipe(self) -> Recipe:
+    def _templates(self) -> JobTemplates:
         if self._compiled is None:
-            self._compiled = recipe_of(self._job)
-        recipe, mistakes = self._compiled
+            self._compiled = templates_of(self._job)
+        templates, mistakes = self._compiled
         if mistakes:
             raise JobMistakesError(mistakes)
-        return recipe
+        return templates
 
     def _findings(self, *, first_only: bool) -> Findings:
         prompts = self._job.prompts

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from batchrunner.core.item import Item, KeyMaker
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.picture_rules import prompt_mistake
-from batchrunner.prompts.fill import Filler
-from batchrunner.prompts.growth import OUTPUT_LIMIT_CHARS
 from batchrunner.prompts.ids import Names
-from batchrunner.prompts.recipe import PROMPT, Recipe
-from batchrunner.prompts.rows import Prompts
+from batchrunner.prompts.prompt_rows import Prompts
+from batchrunner.prompts.render import OUTPUT_LIMIT_CHARS
+from batchrunner.prompts.row_to_prompt import Filler
+from batchrunner.prompts.templates import PROMPT, JobTemplates
 
 
 class PlainItems:
@@ -24,7 +24,7 @@ class PlainItems:
     def __init__(
         self,
         job: Job,
-        recipe: Recipe,
+        templates: JobTemplates,
         filler: Filler,
         names: Names,
         *,
@@ -33,7 +33,7 @@ class PlainItems:
         schema_sha256: str | None,
     ) -> None:
         self._job = job
-        self._recipe = recipe
+        self._templates = templates
         self._filler = filler
         self._names = names
         self._keys = keys
@@ -48,7 +48,7 @@ class PlainItems:
         stretch = prompts.plain
         if stretch is None or self._filler.fixed_first is None:
             return None
-        template = self._recipe.prompt
+        template = self._templates.prompt
         if template is not None:
             texts = template.template.joined_all(stretch.values)
         else:

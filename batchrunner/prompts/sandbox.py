@@ -16,8 +16,10 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.growth import (
+from batchrunner.prompts.render import (
     BINOP_GUARDS,
+    RESULT,
+    TemplateFault,
     TooMuchError,
     format_text,
     join,
@@ -27,7 +29,6 @@ from batchrunner.prompts.growth import (
     require_length,
     to_json,
 )
-from batchrunner.prompts.render import RESULT, TemplateFault
 
 STEP_LIMIT = 100_000
 """Steps of all loops of one rendering."""

@@ -9,7 +9,7 @@ import pytest
 from engine_house import House
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.prompts import kept
+from batchrunner.prompts import job_items
 from batchrunner.prompts.expand import Expansion
 
 ITEMS = 60
@@ -128,7 +128,7 @@ def test_a_run_and_a_run_with_nothing_to_do_make_their_items_once(
     (house.out / "results.jsonl").touch()  # somebody was here: the end of the last run is not trusted
     assert house.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) == 2
-    monkeypatch.setattr(kept, "KEPT_BYTES", 1)  # too many to be kept: they are made again while they are sent
+    monkeypatch.setattr(job_items, "KEPT_BYTES", 1)  # too many to be kept: they are made again while they are sent
     path.write_text(WHOLE + row(ITEMS))
     assert house.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) >= 4

@@ -130,5 +130,5 @@ def test_a_file_that_grows_while_it_is_hashed_has_no_digest(tmp_path: Path, monk
                 file.write("two\n")
         return whole(descriptor)
 
-    monkeypatch.setattr("batchrunner.prompts.digest.os.fstat", growing)
+    monkeypatch.setattr("batchrunner.prompts.job_items.os.fstat", growing)
     assert digest_of_items(job) is None

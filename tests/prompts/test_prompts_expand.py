@@ -333,8 +333,8 @@ def test_a_word_in_a_templates_quotes_does_not_hide_a_parameter_from_the_rules(t
 
 
 def test_a_long_pass_tells_its_progress_from_a_million_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expand, "TOLD_FROM", 1_000)
-    monkeypatch.setattr(expand, "TOLD_EVERY", 500)
+    monkeypatch.setattr(expand, "PROGRESS_FROM", 1_000)
+    monkeypatch.setattr(expand, "PROGRESS_EVERY", 500)
     told: list[int] = []
     every = items_of(job_of(listing(*map(str, range(250))), replicas=10))
     every.progress = told.append

@@ -11,7 +11,7 @@ from prompt_jobs import items, job_of, mistake, mistakes, source, stream
 from batchrunner.core.job import Output, Source, Turn
 from batchrunner.prompts import items_of
 from batchrunner.prompts.sources import FOLDER, SOURCES
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, Row
+from batchrunner.prompts.sources.base import LINE_LIMIT_BYTES, SourceRow
 from batchrunner.spec import load_job
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -24,9 +24,9 @@ def folder(path: Path, files: dict[str, bytes | str]) -> Path:
     return path
 
 
-def rows(path: Path) -> list[Row]:
-    async def collect() -> list[Row]:
-        return [row async for rows in SOURCES[FOLDER].read(str(path)) for row in rows if isinstance(row, Row)]
+def rows(path: Path) -> list[SourceRow]:
+    async def collect() -> list[SourceRow]:
+        return [row async for rows in SOURCES[FOLDER].read(str(path)) for row in rows if isinstance(row, SourceRow)]
 
     return asyncio.run(collect())
 

@@ -14,7 +14,8 @@ from prompt_jobs import job_of, listing, source, stream
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
-from batchrunner.prompts import items_of, kept
+from batchrunner.prompts import items_of
+from batchrunner.prompts import job_items as kept
 from batchrunner.prompts.expand import Expansion
 from batchrunner.prompts.job_items import JobItems
 

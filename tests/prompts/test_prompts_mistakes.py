@@ -141,7 +141,7 @@ def test_a_broken_template_and_a_bad_name_hide_no_bad_row_and_no_bad_picture(tmp
 
 
 def test_more_mistakes_than_are_kept_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchrunner.prompts.findings.KEPT", 5)
+    monkeypatch.setattr("batchrunner.prompts.prompt_rows.KEPT", 5)
     *kept, last = mistakes(job_of(source(tmp_path / "a.jsonl", "x\n" * 12)))
     assert [mistake.line for mistake in kept] == [1, 2, 3, 4, 5]
     assert last.problem == "7 more mistakes are left out, of 12"

@@ -9,7 +9,7 @@ from prompt_jobs import items, job_of, listing, mistake, mistakes, picture_job, 
 
 from batchrunner.core.job import ListedPrompt
 from batchrunner.prompts import items_of
-from batchrunner.prompts.params import literal_braces
+from batchrunner.prompts.variants import literal_braces
 
 ROWS = (
     '{"prompt": "a", "t": 0.2, "n": 5, "on": true, "none": null, "tags": ["x", 1], "deep": {"k": [1]}, "text": "hi"}\n'

@@ -19,7 +19,7 @@ from prompt_jobs import DATA, items, job_of, mistake, mistakes, source, stream
 
 from batchrunner.prompts import items_of
 from batchrunner.prompts.sources import SOURCES
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, Row
+from batchrunner.prompts.sources.base import LINE_LIMIT_BYTES, BadRow, SourceRow
 
 
 def written(path: Path, columns: dict[str, Any], **how: Any) -> Path:
@@ -27,15 +27,15 @@ def written(path: Path, columns: dict[str, Any], **how: Any) -> Path:
     return path
 
 
-def read(path: Path) -> list[Row | BadRow]:
-    async def collect() -> list[Row | BadRow]:
+def read(path: Path) -> list[SourceRow | BadRow]:
+    async def collect() -> list[SourceRow | BadRow]:
         return [row async for rows in SOURCES[".parquet"].read(str(path)) for row in rows]
 
     return asyncio.run(collect())
 
 
-def good(found: Iterable[Row | BadRow]) -> list[Row]:
-    rows = [row for row in found if isinstance(row, Row)]
+def good(found: Iterable[SourceRow | BadRow]) -> list[SourceRow]:
+    rows = [row for row in found if isinstance(row, SourceRow)]
     assert len(rows) == len([*found])
     return rows
 
@@ -174,7 +174,7 @@ def test_a_row_over_the_cap_is_bad_and_the_next_one_is_read(tmp_path: Path) -> N
     long, short = read(written(tmp_path / "a.parquet", {"x": ["x" * (LINE_LIMIT_BYTES + 1), "y"]}))
     assert isinstance(long, BadRow)
     assert long.problem == "the row is longer than 16 MiB"
-    assert isinstance(short, Row)
+    assert isinstance(short, SourceRow)
 
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,13 +198,13 @@ def test_a_limit_reads_no_more_than_it_needs(tmp_path: Path) -> None:
 def test_a_pass_that_ends_early_leaves_the_file_alone(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", {"x": [*range(5000)]})
 
-    async def first() -> Row | BadRow:
+    async def first() -> SourceRow | BadRow:
         async with aclosing(SOURCES[".parquet"].read(str(path))) as rows:
             return (await anext(rows))[0]
 
     row = asyncio.run(first())
     path.unlink()
-    assert isinstance(row, Row)
+    assert isinstance(row, SourceRow)
     assert row.values == {"x": 0}
 
 

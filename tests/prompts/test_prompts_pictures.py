@@ -11,7 +11,7 @@ from prompt_jobs import items, job_of, listing, mistake, source, stream
 
 from batchrunner.core.job import ListedPrompt
 from batchrunner.prompts import items_of
-from batchrunner.prompts.pictures import PICTURE_LIMIT_BYTES
+from batchrunner.prompts.input_pictures import PICTURE_LIMIT_BYTES
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 

@@ -26,7 +26,7 @@ from batchrunner.core.job import Job, Json, Turn
 from batchrunner.prompts import check_items, items_of, render, sandbox
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.render import Template
-from batchrunner.prompts.sources import comma_separated, conversation, json_lines, lines, tab_separated, text_lines
+from batchrunner.prompts.sources import comma_separated, openai_batch, text_files
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = ("prompt", "q", "n", "Sub Category", "row", "dict")
@@ -86,11 +86,11 @@ def row_by_row() -> Iterator[None]:
         return self._fixed
 
     with pytest.MonkeyPatch.context() as patch:
-        for way in (json_lines._Objects, text_lines._Texts, tab_separated._Table):
+        for way in (text_files._Objects, text_files._Texts, text_files._TabTable):
             patch.setattr(way, "many", never)
         patch.setattr(comma_separated._Table, "whole_lines", never)
         patch.setattr(PlainItems, "texts", never)
-        patch.setattr(conversation, "_plain_turns", never)
+        patch.setattr(openai_batch, "_plain_turns", never)
         patch.setattr(Template, "joined", only_fixed)
         patch.setattr(render, "_simple_pieces", never)
         patch.setattr(sandbox, "_pieces", never)
@@ -114,7 +114,7 @@ def comes_to(job: Job) -> list[str]:
 
 def same(job: Job) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "BATCH_ROWS", 2)  # a header stands in a batch of its own
+        patch.setattr(text_files, "BATCH_ROWS", 2)  # a header stands in a batch of its own
         quick = comes_to(job)
         with row_by_row():
             slow = comes_to(job)

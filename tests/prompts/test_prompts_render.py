@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.growth import OUTPUT_LIMIT_CHARS
-from batchrunner.prompts.render import Template, TemplateFault, Templates
+from batchrunner.prompts.render import OUTPUT_LIMIT_CHARS, Template, TemplateFault, Templates
 
 VALUES: dict[str, Json] = {"name": "cat", "list": ["a", "b"], "map": {"k": "v"}, "null": None, "big": "x" * 1_000_000}
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.prompts.seen import Seen
+from batchrunner.prompts.ids import Seen
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(min_value=0, max_value=2**32 - 1)), max_size=200))

@@ -11,24 +11,24 @@ from prompt_jobs import DATA, items, job_of, mistake, source, stream
 
 from batchrunner.prompts import items_of
 from batchrunner.prompts.sources import SOURCES
-from batchrunner.prompts.sources.lines import CHUNK_BYTES
-from batchrunner.prompts.sources.row import LINE_LIMIT_BYTES, BadRow, BadSourceError, Row
+from batchrunner.prompts.sources.base import LINE_LIMIT_BYTES, BadRow, BadSourceError, SourceRow
+from batchrunner.prompts.sources.text_files import CHUNK_BYTES
 
 
-def read(path: Path, text: str | bytes | None = None) -> list[Row | BadRow]:
+def read(path: Path, text: str | bytes | None = None) -> list[SourceRow | BadRow]:
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
-    async def collect() -> list[Row | BadRow]:
+    async def collect() -> list[SourceRow | BadRow]:
         return [row async for rows in SOURCES[path.suffix].read(str(path)) for row in rows]
 
     return asyncio.run(collect())
 
 
-def rows(path: Path, text: str | bytes | None = None) -> list[Row]:
+def rows(path: Path, text: str | bytes | None = None) -> list[SourceRow]:
     found = read(path, text)
-    assert all(isinstance(row, Row) for row in found), found
-    return [row for row in found if isinstance(row, Row)]
+    assert all(isinstance(row, SourceRow) for row in found), found
+    return [row for row in found if isinstance(row, SourceRow)]
 
 
 def problem(path: Path, text: str | bytes) -> BadSourceError:
@@ -60,13 +60,13 @@ def test_csv_row_with_a_missing_or_an_extra_column_is_bad(tmp_path: Path) -> Non
     assert short.problem == "the row has 1 columns, the header has 2 (a, b)"
     assert isinstance(long, BadRow)
     assert long.line == 3
-    assert isinstance(good, Row)
+    assert isinstance(good, SourceRow)
     assert good.number == 3
 
 
 def test_csv_quote_that_never_closes_is_one_bad_row_that_says_how_far_it_goes(tmp_path: Path) -> None:
     first, bad = read(tmp_path / "a.csv", 'a,b\n1,2\n3,"open\n5,6\n7,8\n')
-    assert isinstance(first, Row)
+    assert isinstance(first, SourceRow)
     assert isinstance(bad, BadRow)
     assert bad.line == 3
     assert "goes on for 3 lines" in bad.problem
@@ -75,7 +75,7 @@ def test_csv_quote_that_never_closes_is_one_bad_row_that_says_how_far_it_goes(tm
 def test_csv_stray_text_after_a_quote_is_bad_and_the_next_row_is_read(tmp_path: Path) -> None:
     bad, good = read(tmp_path / "a.csv", 'a,b\n"x"y,2\n3,4\n')
     assert isinstance(bad, BadRow)
-    assert isinstance(good, Row)
+    assert isinstance(good, SourceRow)
     assert good.line == 3
 
 
@@ -108,7 +108,7 @@ def test_tsv_row_with_more_columns_than_the_header_is_bad(tmp_path: Path) -> Non
     bad, good = read(tmp_path / "a.tsv", "a\tb\n1\t2\t3\n1\t2\n")
     assert isinstance(bad, BadRow)
     assert bad.line == 2
-    assert isinstance(good, Row)
+    assert isinstance(good, SourceRow)
 
 
 def test_jsonl_has_an_object_per_line(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_jsonl_line_that_is_no_object_is_bad(tmp_path: Path, line: str, says: st
     bad, good = read(tmp_path / "a.jsonl", line + '\n{"a": "\\ud83d\\ude00"}\n')
     assert isinstance(bad, BadRow)
     assert says in bad.problem
-    assert isinstance(good, Row)
+    assert isinstance(good, SourceRow)
     assert good.values == {"a": "😀"}
 
 
@@ -148,8 +148,8 @@ def test_bytes_that_are_not_utf8_make_a_bad_row(tmp_path: Path, ending: str) -> 
     assert isinstance(bad, BadRow)
     assert "not UTF-8" in bad.problem
     assert "0xff" in bad.problem
-    assert isinstance(first, Row)
-    assert isinstance(last, Row)
+    assert isinstance(first, SourceRow)
+    assert isinstance(last, SourceRow)
     assert last.number == 3
 
 
@@ -180,10 +180,10 @@ def test_a_column_without_a_name_gets_one(tmp_path: Path, ending: str, separator
 
 def test_a_line_over_the_cap_is_bad_and_the_next_one_is_read(tmp_path: Path) -> None:
     first, bad, last = read(tmp_path / "a.txt", b"a\n" + b"x" * (LINE_LIMIT_BYTES + CHUNK_BYTES) + b"\nb")
-    assert isinstance(first, Row)
+    assert isinstance(first, SourceRow)
     assert isinstance(bad, BadRow)
     assert bad.problem == "the line is longer than 16 MiB"
-    assert isinstance(last, Row)
+    assert isinstance(last, SourceRow)
     assert (last.values, last.line, last.number) == ({"line": "b"}, 3, 3)
 
 

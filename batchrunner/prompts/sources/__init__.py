@@ -3,32 +3,30 @@
 import asyncio
 from pathlib import Path, PurePath
 
+from batchrunner.prompts.sources.base import PLAIN, SourceFormat, TextForm
 from batchrunner.prompts.sources.comma_separated import read_comma_separated
 from batchrunner.prompts.sources.folder import FILE, TEXT, read_folder
-from batchrunner.prompts.sources.json_lines import read_json_lines
 from batchrunner.prompts.sources.openai_batch import CUSTOM_ID, is_openai_batch, read_openai_batch
 from batchrunner.prompts.sources.parquet import read_parquet
-from batchrunner.prompts.sources.row import PLAIN, Form, Format
-from batchrunner.prompts.sources.tab_separated import read_tab_separated
-from batchrunner.prompts.sources.text_lines import COLUMN, read_text
+from batchrunner.prompts.sources.text_files import COLUMN, read_json_lines, read_tab_separated, read_text
 
 FOLDER = "a folder"
 OPENAI_BATCH = "an OpenAI batch file"
 
-SOURCES: dict[str, Format] = {
-    ".txt": Format(read=read_text, same_columns=True, prompt_column=COLUMN),
-    ".csv": Format(read=read_comma_separated, same_columns=True),
-    ".tsv": Format(read=read_tab_separated, same_columns=True),
-    ".jsonl": Format(read=read_json_lines, same_columns=False),
-    ".parquet": Format(read=read_parquet, same_columns=True),
-    FOLDER: Format(
+SOURCES: dict[str, SourceFormat] = {
+    ".txt": SourceFormat(read=read_text, same_columns=True, prompt_column=COLUMN),
+    ".csv": SourceFormat(read=read_comma_separated, same_columns=True),
+    ".tsv": SourceFormat(read=read_tab_separated, same_columns=True),
+    ".jsonl": SourceFormat(read=read_json_lines, same_columns=False),
+    ".parquet": SourceFormat(read=read_parquet, same_columns=True),
+    FOLDER: SourceFormat(
         read=read_folder, same_columns=False, prompt_column=TEXT, path_column=FILE, unshown=frozenset({FILE, TEXT})
     ),
-    OPENAI_BATCH: Format(read=read_openai_batch, same_columns=False, unshown=frozenset({CUSTOM_ID})),
+    OPENAI_BATCH: SourceFormat(read=read_openai_batch, same_columns=False, unshown=frozenset({CUSTOM_ID})),
 }
 
 
-async def format_of(path: str, *, is_templated: bool, form: Form = PLAIN) -> Format | None:
+async def format_of(path: str, *, is_templated: bool, form: TextForm = PLAIN) -> SourceFormat | None:
     """The kind of source that stands at the path, None if it is none that can be read.
 
     A `.jsonl` of ready requests is a batch file only where no template says what to make of its rows.

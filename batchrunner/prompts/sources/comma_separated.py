@@ -10,26 +10,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.sources.header import column_names, wrong_width
-from batchrunner.prompts.sources.lines import CHUNK_BYTES, in_steps, line_batches
-from batchrunner.prompts.sources.row import (
+from batchrunner.prompts.sources.base import (
     BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
     BadRowError,
     BadSourceError,
-    Form,
-    Row,
     Rows,
+    SourceRow,
     Stretch,
+    TextForm,
 )
 from batchrunner.prompts.sources.text_encoding import hint_of
+from batchrunner.prompts.sources.text_files import CHUNK_BYTES, column_names, in_steps, line_batches, wrong_width
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-async def read_comma_separated(path: str, form: Form = PLAIN) -> Rows:
+async def read_comma_separated(path: str, form: TextForm = PLAIN) -> Rows:
     """A row for every record after the header; blank lines are nothing."""
     # The cap on the whole row speaks first, and with its place; a module-wide limit of 128 KiB would speak for others.
     csv.field_size_limit(2 * LINE_LIMIT_BYTES + 2 * CHUNK_BYTES)
@@ -126,7 +125,7 @@ class _Feed:
 class _Table:
     """Makes rows of records. The first record that is not blank is the header."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: TextForm) -> None:
         self._form = form
         self._delimiter = form.delimiter or ","
         self._names: tuple[str, ...] = ()
@@ -154,9 +153,9 @@ class _Table:
         self._number += len(lines)
         return Stretch(number, line, values)
 
-    def rows(self, feed: _Feed) -> Iterator[list[Row | BadRow]]:
+    def rows(self, feed: _Feed) -> Iterator[list[SourceRow | BadRow]]:
         """The rows that the lines read so far hold, in batches."""
-        rows: list[Row | BadRow] = []
+        rows: list[SourceRow | BadRow] = []
         try:
             for row in self._rows(feed):
                 rows.append(row)
@@ -170,7 +169,7 @@ class _Table:
         if rows:
             yield rows
 
-    def _rows(self, feed: _Feed) -> Iterator[Row | BadRow]:
+    def _rows(self, feed: _Feed) -> Iterator[SourceRow | BadRow]:
         reader = csv.reader(feed, strict=True, delimiter=self._delimiter)
         while True:
             line = feed.line
@@ -191,14 +190,16 @@ class _Table:
     def _broken(self, error: csv.Error, *, line: int, lines: int) -> BadRow:
         if not self._names:
             raise BadSourceError(
-                f"the header is not CSV: {_said(error)}", line=line, hint=_RETURNS if _is_return(error) else None
+                f"the header is not CSV: {_problem_of(error)}", line=line, hint=_RETURNS if _is_return(error) else None
             )
         self._number += 1
         over = f", which goes on for {lines} lines" if lines > 1 else ""
         hint = _RETURNS if _is_return(error) else 'a quote inside a quoted field is written twice: ""'
-        return BadRow(number=self._number, line=line, problem=f"the row{over}, is not CSV: {_said(error)}", hint=hint)
+        return BadRow(
+            number=self._number, line=line, problem=f"the row{over}, is not CSV: {_problem_of(error)}", hint=hint
+        )
 
-    def _row(self, cells: list[str], line: int) -> Row | BadRow | None:
+    def _row(self, cells: list[str], line: int) -> SourceRow | BadRow | None:
         if not "".join(cells).strip() and len(cells) <= 1:
             return None
         if not self._names and cells[0].lower() == "sep=" and not "".join(cells[1:]):
@@ -208,7 +209,7 @@ class _Table:
             return None
         self._number += 1
         try:
-            return Row(self._number, line, self._values(cells))
+            return SourceRow(self._number, line, self._values(cells))
         except BadRowError as error:
             return BadRow(number=self._number, line=line, problem=str(error), hint=error.hint)
 
@@ -226,12 +227,12 @@ def _is_return(error: csv.Error) -> bool:
     return "new-line character" in str(error)
 
 
-def _said(error: csv.Error) -> str:
+def _problem_of(error: csv.Error) -> str:
     """Python's words, but where they speak to programmers."""
     return "a carriage return stands alone in a field without quotes" if _is_return(error) else str(error)
 
 
-def _header(cells: list[str], line: int, form: Form) -> tuple[str, ...]:
+def _header(cells: list[str], line: int, form: TextForm) -> tuple[str, ...]:
     try:
         _require_text(cells, form)
         names = column_names(cells)
@@ -248,7 +249,7 @@ def _header(cells: list[str], line: int, form: Form) -> tuple[str, ...]:
     return names
 
 
-def _require_text(cells: list[str], form: Form) -> None:
+def _require_text(cells: list[str], form: TextForm) -> None:
     whole = "".join(cells)
     if "\0" in whole:
         raw = whole.encode("utf-8", "surrogateescape")

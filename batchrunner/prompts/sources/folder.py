@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.sources.row import (
+from batchrunner.prompts.sources.base import (
     BATCH_BYTES,
     BATCH_ROWS,
     LINE_LIMIT_BYTES,
@@ -21,9 +21,9 @@ from batchrunner.prompts.sources.row import (
     BadRow,
     BadRowError,
     BadSourceError,
-    Form,
-    Row,
     Rows,
+    SourceRow,
+    TextForm,
 )
 from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of
 
@@ -37,7 +37,7 @@ _BOM = "\ufeff"
 _DIGITS = re.compile(r"([0-9]+)")
 
 
-async def read_folder(path: str, form: Form = PLAIN) -> Rows:
+async def read_folder(path: str, form: TextForm = PLAIN) -> Rows:
     """A row for every file that is not hidden."""
     try:
         names = await asyncio.to_thread(names_of, path)
@@ -52,13 +52,13 @@ async def read_folder(path: str, form: Form = PLAIN) -> Rows:
         yield rows
 
 
-def _rows(path: str, names: list[str], begin: int, form: Form) -> list[Row | BadRow]:
+def _rows(path: str, names: list[str], begin: int, form: TextForm) -> list[SourceRow | BadRow]:
     """A batch of files, from that place on: one hop to a thread for all of them. Blocks."""
-    rows: list[Row | BadRow] = []
+    rows: list[SourceRow | BadRow] = []
     size = 0
     for number, name in enumerate(names[begin : begin + BATCH_ROWS], begin + 1):
         try:
-            row = Row(number, None, _values(path, name, form), f"/{name}")
+            row = SourceRow(number, None, _values(path, name, form), f"/{name}")
             size += len(str(row.values.get(TEXT, "")))
             rows.append(row)
         except BadRowError as error:
@@ -86,7 +86,7 @@ def _parts(name: str) -> Iterator[tuple[int, str]]:
         yield (int(part), "") if place % 2 else (-1, part.casefold())
 
 
-def _values(path: str, name: str, form: Form) -> dict[str, Json]:
+def _values(path: str, name: str, form: TextForm) -> dict[str, Json]:
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -102,7 +102,7 @@ def _values(path: str, name: str, form: Form) -> dict[str, Json]:
     raise BadRowError(f"the file is neither text ({', '.join(_TEXTS)}) nor a picture ({', '.join(_PICTURES)})")
 
 
-def _text(path: str, form: Form) -> str:
+def _text(path: str, form: TextForm) -> str:
     """The file's text, without the line end that editors put behind it."""
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a path of its own is dear for a small text

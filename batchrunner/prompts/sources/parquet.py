@@ -15,19 +15,18 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.sources.header import column_names
-from batchrunner.prompts.sources.lines import require_regular
-from batchrunner.prompts.sources.row import (
+from batchrunner.prompts.sources.base import (
     BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
     BadRowError,
     BadSourceError,
-    Form,
-    Row,
     Rows,
+    SourceRow,
+    TextForm,
 )
+from batchrunner.prompts.sources.text_files import column_names, require_regular
 
 _BATCH_BYTES = 2 * 1024 * 1024
 _BATCH_ROWS = 256
@@ -37,7 +36,7 @@ Batch: TypeAlias = "list[dict[str, Json] | BadRowError]"
 """Rows, each its values or what is wrong with it."""
 
 
-async def read_parquet(path: str, _form: Form = PLAIN) -> Rows:
+async def read_parquet(path: str, _form: TextForm = PLAIN) -> Rows:
     """The rows of every row group in turn."""
     try:
         await require_regular(path)
@@ -53,11 +52,11 @@ async def read_parquet(path: str, _form: Form = PLAIN) -> Rows:
             number += len(some)
 
 
-def _placed(made: "dict[str, Json] | BadRowError", number: int) -> Row | BadRow:
+def _placed(made: "dict[str, Json] | BadRowError", number: int) -> SourceRow | BadRow:
     where = f", row {number}"
     if isinstance(made, BadRowError):
         return BadRow(number=number, line=None, where=where, problem=str(made))
-    return Row(number, None, made, where)
+    return SourceRow(number, None, made, where)
 
 
 def _opened(path: str) -> Iterator[Batch]:

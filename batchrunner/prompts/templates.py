@@ -11,8 +11,8 @@ from difflib import get_close_matches
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
-from batchrunner.prompts.params import RowParams, row_params
 from batchrunner.prompts.render import ROW, Template, TemplateFault, Templates
+from batchrunner.prompts.variants import RowParams, row_params
 
 PROMPT = "prompt"
 """The variable with the rendered prompt, for `messages`; and the column that needs no template."""
@@ -25,7 +25,7 @@ _NO_NAME = re.compile(r"\W|^(?=\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keyed:
+class NamedTemplate:
     """A template and where it stands."""
 
     key: str
@@ -40,23 +40,23 @@ class Entry:
 
     key: str
     listed: ListedPrompt
-    prompt: Keyed | None
-    images: tuple[Keyed, ...]
+    prompt: NamedTemplate | None
+    images: tuple[NamedTemplate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class JobTemplates:
     """How a row becomes an item."""
 
-    prompt: Keyed | None
+    prompt: NamedTemplate | None
     """The source's template."""
-    id: Keyed | None
-    system: Keyed | None
-    messages: tuple[Keyed, ...]
-    images: tuple[Keyed, ...]
-    name: Keyed | None
+    id: NamedTemplate | None
+    system: NamedTemplate | None
+    messages: tuple[NamedTemplate, ...]
+    images: tuple[NamedTemplate, ...]
+    name: NamedTemplate | None
     """None when an artifact is called by its item's id, as by default."""
-    each: Keyed | None
+    each: NamedTemplate | None
     """The path of an answer's own file."""
     entries: tuple[Entry, ...]
     params: RowParams | None
@@ -78,7 +78,7 @@ class Recipe:
         return found
 
 
-def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
+def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
     """The job's recipe and every template of it that is none; the recipe is for checks only where there are mistakes.
 
     A harmless text then stands in for a broken template, so that whatever else is wrong is found as well.
@@ -101,7 +101,7 @@ def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
     used = frozenset[str]().union(*(keyed.template.names for keyed in deciding if keyed))
     used = used.union(*(slot.expression.names for slot in params.slots)) if params else used
     name = job.output.name.strip()
-    recipe = Recipe(
+    templates = JobTemplates(
         prompt=prompt,
         id=compiler.template(source.id if source else None, "prompts.id"),
         system=system,
@@ -113,7 +113,7 @@ def recipe_of(job: Job) -> tuple[Recipe, tuple[Mistake, ...]]:
         params=params,
         variables=used & job.matrix.keys(),
     )
-    return recipe, tuple(compiler.mistakes)
+    return templates, tuple(compiler.mistakes)
 
 
 def named(values: dict[str, Json], *, row: int | None = None) -> dict[str, Json]:
@@ -164,7 +164,7 @@ class _Compiler:
 
     def template(
         self, text: str | None, key: str, *, line: int | None = None, role: str = "user", optional: bool = False
-    ) -> Keyed | None:
+    ) -> NamedTemplate | None:
         """The template, or None when there is none or it is a mistake."""
         if text is None:
             return None
@@ -176,7 +176,7 @@ class _Compiler:
             if optional or key in _MAY_BE_ABSENT:
                 return None
             template = self._templates.strict(_STAND_IN)
-        return Keyed(key=key, template=template, role=role)
+        return NamedTemplate(key=key, template=template, role=role)
 
     def params(self) -> RowParams | None:
         """The templates in `params`, of a job over a source."""
@@ -185,12 +185,12 @@ class _Compiler:
             self.mistakes.append(Mistake(problem=wrong.fault.problem, file=self._job.file, key=wrong.key))
         return found
 
-    def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[Keyed, ...]:
+    def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[NamedTemplate, ...]:
         """Templates of pictures, which a row may leave out."""
         found = (self.template(text, f"{key}[{n}]", line=line, optional=True) for n, text in enumerate(texts))
         return tuple(keyed for keyed in found if keyed)
 
-    def messages(self) -> tuple[Keyed, ...]:
+    def messages(self) -> tuple[NamedTemplate, ...]:
         """The turns of `messages`."""
         turns = self._job.messages
         if turns and all(turn.role != "user" for turn in turns):

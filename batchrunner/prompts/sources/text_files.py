@@ -4,17 +4,20 @@ Knows bytes, encodings, line ends (also the lone carriage returns of old spreads
 on a line; refuses what is no regular file or not in its encoding.
 """
 
+import json
 import os
 import stat
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import aiofiles
 import aiofiles.os
+import msgspec
 
 from batchrunner.core.job import Json
-from batchrunner.prompts.sources.row import (
+from batchrunner.prompts.sources.base import (
     BATCH_BYTES,
     BATCH_ROWS,
     LINE_LIMIT_BYTES,
@@ -22,10 +25,10 @@ from batchrunner.prompts.sources.row import (
     BadRow,
     BadRowError,
     BadSourceError,
-    Form,
-    Row,
     Rows,
+    SourceRow,
     Stretch,
+    TextForm,
 )
 from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of, to_utf8
 
@@ -50,7 +53,7 @@ class Parse(Protocol):
         """
 
 
-async def line_batches(path: str, form: Form = PLAIN) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
+async def line_batches(path: str, form: TextForm = PLAIN) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
     """Batches of lines in UTF-8 without their newline, each with the 1-based number of its first line.
 
     A line longer than the cap is None. A carriage return at a line's end is left to the reader. Bytes that the file's
@@ -74,7 +77,7 @@ async def line_batches(path: str, form: Form = PLAIN) -> AsyncGenerator[tuple[in
         raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
 
 
-async def rows_by_line(path: str, parse: Parse, form: Form = PLAIN) -> Rows:
+async def rows_by_line(path: str, parse: Parse, form: TextForm = PLAIN) -> Rows:
     """Rows of a format in which a line is a row and blank lines are nothing."""
     number = 0
     async with aclosing(line_batches(path, form)) as batches:
@@ -85,7 +88,7 @@ async def rows_by_line(path: str, parse: Parse, form: Form = PLAIN) -> Rows:
                     yield Stretch(number + 1, line, whole)
                     number += len(whole)
                     continue
-                rows: list[Row | BadRow] = []
+                rows: list[SourceRow | BadRow] = []
                 try:
                     _read(parse, some, number=number + 1, line=line, rows=rows)
                 except BadSourceError:
@@ -113,7 +116,7 @@ def in_steps(first: int, lines: list[bytes | None]) -> Iterator[tuple[int, list[
         begin += len(some)
 
 
-def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, rows: list[Row | BadRow]) -> None:
+def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, rows: list[SourceRow | BadRow]) -> None:
     """Put the rows of these lines behind `rows`."""
     for place, raw in enumerate(lines, line):
         if raw is not None and not raw.strip():
@@ -127,7 +130,7 @@ def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, ro
         else:
             if values is None:
                 continue
-            rows.append(Row(number, place, values))
+            rows.append(SourceRow(number, place, values))
         number += 1
 
 
@@ -143,7 +146,7 @@ def texts_of(lines: Sequence[bytes]) -> list[str] | None:
     return None if any(not text or text.isspace() for text in texts) else texts
 
 
-def text_of(raw: bytes | None, form: Form = PLAIN) -> str:
+def text_of(raw: bytes | None, form: TextForm = PLAIN) -> str:
     """The text of a line, without the carriage return at its end.
 
     Raises:
@@ -164,7 +167,7 @@ def text_of(raw: bytes | None, form: Form = PLAIN) -> str:
 class _Splitter:
     """Cuts chunks into lines; holds at most one unfinished line, and drops that beyond the cap."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: TextForm) -> None:
         self._form = form
         self._line = 1
         self._tail = bytearray()
@@ -227,3 +230,154 @@ async def require_regular(path: str) -> None:
     if not stat.S_ISREG(mode):
         name = os.path.basename(path)  # noqa: PTH119 -- a name for a message; nothing is opened
         raise BadSourceError(f"`{name}` is no regular file", hint="a source is read several times: save it as a file")
+
+
+# The first line of a table: the names of its columns.
+
+
+def column_names(cells: list[str]) -> tuple[str, ...]:
+    """The names, stripped; one that is empty (as of an unnamed index) becomes `column_N`.
+
+    Raises:
+        BadSourceError: a name stands twice.
+    """
+    names = tuple(cell.strip() or f"column_{place}" for place, cell in enumerate(cells, 1))
+    twice = [f"`{name}`" for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise BadSourceError(f"the header names {', '.join(twice)} more than once", hint="rename one of the columns")
+    return names
+
+
+def wrong_width(found: int, names: tuple[str, ...]) -> str:
+    """What to say of a row that does not fit its header."""
+    return f"the row has {found} columns, the header has {len(names)} ({', '.join(names)})"
+
+
+# `.txt`: one prompt per line, in the column `line`; blank lines are nothing.
+
+COLUMN = "line"
+
+
+def read_text(path: str, form: TextForm = PLAIN) -> Rows:
+    """A row for every line that is not blank."""
+    return rows_by_line(path, _Texts(form), form)
+
+
+class _Texts:
+    def __init__(self, form: TextForm) -> None:
+        self._form = form
+
+    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+        return {COLUMN: text_of(raw, self._form)}
+
+    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+        texts = texts_of(lines)
+        return None if texts is None else [{COLUMN: text} for text in texts]
+
+
+# `.tsv`: a header, then a row per line, cut at tabs. There is no quoting: a quote is a quote.
+#
+# A row may leave out trailing columns, which are then empty; one with more columns than the header is bad.
+
+
+def read_tab_separated(path: str, form: TextForm = PLAIN) -> Rows:
+    """A row for every line after the header that is not blank."""
+    return rows_by_line(path, _TabTable(form), form)
+
+
+class _TabTable:
+    """Remembers the header. The first line that is not blank is it."""
+
+    def __init__(self, form: TextForm) -> None:
+        self._form = form
+        self._names: tuple[str, ...] = ()
+
+    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+        if not self._names:
+            self._names = _header(raw, self._form)
+            return None
+        cells = text_of(raw, self._form).split("\t")
+        missing = len(self._names) - len(cells)
+        if missing < 0:
+            raise BadRowError(wrong_width(len(cells), self._names))
+        return dict(zip(self._names, cells + [""] * missing, strict=True))
+
+    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+        texts = texts_of(lines) if self._names else None
+        if texts is None:
+            return None
+        try:
+            return [dict(zip(self._names, text.split("\t"), strict=True)) for text in texts]
+        except ValueError:  # a row with more or fewer columns
+            return None
+
+
+def _header(raw: bytes | None, form: TextForm) -> tuple[str, ...]:
+    try:
+        return column_names(text_of(raw, form).split("\t"))
+    except BadRowError as error:
+        raise BadSourceError(f"the header: {error}", hint=error.hint) from error
+
+
+# `.jsonl`: an object per line; blank lines are nothing. Refuses what JSON does not know, like NaN.
+
+_KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
+_DEEP = 200
+"""Brackets in a line from which on it is read with Python's own reader, whose depth is the one that counts."""
+_decode_row = msgspec.json.Decoder(dict[str, Json]).decode
+
+
+def read_json_lines(path: str, form: TextForm = PLAIN) -> Rows:
+    """A row for every line that is not blank."""
+    return rows_by_line(path, _Objects(form), form)
+
+
+class _Objects:
+    def __init__(self, form: TextForm) -> None:
+        self._form = form
+
+    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+        return _values(text_of(raw, self._form))
+
+    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+        """Read with msgspec, which gives what `json` gives; whatever it refuses is left to `json`, and to its words."""
+        whole = b"\n".join(lines)
+        if whole.count(b"[") + whole.count(b"{") > _DEEP and any(_is_deep(raw) for raw in lines):
+            return None
+        try:
+            return [_decode_row(raw) for raw in lines]
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
+
+
+def _is_deep(raw: bytes) -> bool:
+    return raw.count(b"[") + raw.count(b"{") > _DEEP
+
+
+def _values(text: str) -> dict[str, Json]:
+    try:
+        value: Json = _decode(text)
+    except json.JSONDecodeError as error:
+        raise BadRowError(f"the line is not JSON: {error.msg} at character {error.pos + 1}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadRowError(f"the line is not usable JSON: {reason}") from error
+    if not isinstance(value, dict):
+        raise BadRowError(f"the line is {_KINDS.get(type(value), 'null')}, not an object")
+    if "\\ud" in text or "\\uD" in text:
+        _require_whole_characters(value)
+    return value
+
+
+def _require_whole_characters(values: dict[str, Json]) -> None:
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError("the line has half a surrogate pair, which no text can hold") from error
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode

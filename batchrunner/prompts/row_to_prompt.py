@@ -7,13 +7,13 @@ from batchrunner.core.item import InputPicture
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
 from batchrunner.prompts.ids import ID_LIMIT_CHARS
-from batchrunner.prompts.params import RowParams, SlotFault
-from batchrunner.prompts.pictures import Album, BadPictureError
-from batchrunner.prompts.recipe import PROMPT, Keyed, Recipe, named, unfillable
+from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
+from batchrunner.prompts.prompt_rows import PromptRow
 from batchrunner.prompts.render import TemplateFault
-from batchrunner.prompts.rows import PromptRow
+from batchrunner.prompts.sources.base import AskedPicture, BatchRequest
 from batchrunner.prompts.sources.openai_batch import CUSTOM_ID
-from batchrunner.prompts.sources.row import Asked, AskedPicture
+from batchrunner.prompts.templates import PROMPT, JobTemplates, NamedTemplate, named, unfillable
+from batchrunner.prompts.variants import ParamSlotFault, RowParams
 
 _SYSTEM_ROLES = ("system", "developer")
 
@@ -41,10 +41,10 @@ class UnusableRowError(Exception):
 class Filler:
     """Fills the prompts of one pass."""
 
-    def __init__(self, job: Job, recipe: Recipe) -> None:
+    def __init__(self, job: Job, templates: JobTemplates) -> None:
         self._job = job
-        self._recipe = recipe
-        self._album = Album(job)
+        self._templates = templates
+        self._picture_cache = PictureCache(job)
         self._fixed_first: tuple[Turn, ...] | None = None
         """The turns before the prompt's own where they are the same for every row."""
         self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
@@ -73,7 +73,7 @@ class Filler:
         """As `fill`, for a row without pictures, which need not wait for anything."""
         shown = {**row.values, **variables} if variables else row.values
         filled = self._worded(row, shown, variables)
-        return filled if self._recipe.params is None else self._with_params(filled, row, shown)
+        return filled if self._templates.params is None else self._with_params(filled, row, shown)
 
     def _worded(self, row: PromptRow, shown: dict[str, Json], variables: dict[str, Json]) -> Filled:
         """The prompt without its pictures and its own parameters, made of these columns and variables."""
@@ -98,8 +98,8 @@ class Filler:
         return self._seen_named
 
     def _with_params(self, filled: Filled, row: PromptRow, shown: dict[str, Json]) -> Filled:
-        if self._recipe.params is not None:
-            filled.params = self._params(row, self._recipe.params, shown)
+        if self._templates.params is not None:
+            filled.params = self._params(row, self._templates.params, shown)
         return filled
 
     def _params(self, row: PromptRow, params: RowParams, shown: dict[str, Json]) -> dict[str, Json]:
@@ -107,7 +107,7 @@ class Filler:
             filled = params.plain(shown)
             if filled is None:
                 filled = params.filled(self._named(row, shown))
-        except SlotFault as wrong:
+        except ParamSlotFault as wrong:
             names = list(self._named(row, shown))
             raise UnusableRowError(
                 unfillable(wrong.fault, file=row.file, line=row.line, key=wrong.key, names=names)
@@ -124,7 +124,7 @@ class Filler:
         """Where a row's given id comes from."""
         if row.entry is not None:
             return f"{row.entry.key}.id"
-        return CUSTOM_ID if self._recipe.id is None else self._recipe.id.key
+        return CUSTOM_ID if self._templates.id is None else self._templates.id.key
 
     def given_id(self, row: PromptRow) -> str | None:
         """The row's given id, None if it gets an automatic one; the matrix has no part in it.
@@ -135,8 +135,8 @@ class Filler:
         key = self.id_key(row)
         if row.entry is not None:
             given = row.entry.listed.id
-        elif self._recipe.id is not None:
-            given = self._text(row, self._recipe.id, row.values)
+        elif self._templates.id is not None:
+            given = self._text(row, self._templates.id, row.values)
         elif row.asked is not None:
             given = row.asked.id
         else:
@@ -148,22 +148,22 @@ class Filler:
         return _required(row, given, key=key, what="the id")
 
     def _turns(self, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
-        first = self._told(row, shown) if self._fixed_first is None else self._fixed_first
-        if not self._recipe.messages:
+        first = self._system_turn(row, shown) if self._fixed_first is None else self._fixed_first
+        if not self._templates.messages:
             return (*first, Turn("user", self._prompt(row, shown)))
         if row.prompt is not None and PROMPT not in shown:
             shown = {**shown, PROMPT: self._prompt(row, shown)}
-        return (*first, *[Turn(keyed.role, self._text(row, keyed, shown)) for keyed in self._recipe.messages])
+        return (*first, *[Turn(keyed.role, self._text(row, keyed, shown)) for keyed in self._templates.messages])
 
-    def _asked_turns(self, asked: Asked, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
+    def _asked_turns(self, asked: BatchRequest, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
         """The request's own turns; the job's `system` comes first where the request has none."""
         has_system = "system" in asked.params or any(turn.role in _SYSTEM_ROLES for turn in asked.turns)
-        return asked.turns if has_system else (*self._told(row, shown), *asked.turns)
+        return asked.turns if has_system else (*self._system_turn(row, shown), *asked.turns)
 
-    def _told(self, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
+    def _system_turn(self, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
         if self._fixed_first is not None:
             return self._fixed_first
-        system = self._recipe.system
+        system = self._templates.system
         told = self._text(row, system, shown, may_be_empty=True) if system else ""
         first = (Turn(role="system", content=told),) if told.strip() else ()
         if system is None or system.template.is_fixed:
@@ -193,7 +193,7 @@ class Filler:
             return text
         return _required(row, text, what=f"`{column}`")
 
-    def _text(self, row: PromptRow, keyed: Keyed, shown: dict[str, Json], *, may_be_empty: bool = False) -> str:
+    def _text(self, row: PromptRow, keyed: NamedTemplate, shown: dict[str, Json], *, may_be_empty: bool = False) -> str:
         text = keyed.template.joined(shown, row.number)
         if text is None:
             try:
@@ -223,15 +223,15 @@ class Filler:
 
     async def _asked_picture(self, row: PromptRow, asked: AskedPicture) -> InputPicture:
         try:
-            picture = await self._album.given(asked.url)
+            picture = await self._picture_cache.given(asked.url)
         except BadPictureError as error:
             raise _unusable(row, str(error), key="body.messages") from error
         return replace(picture, detail=asked.detail)
 
-    async def _picture(self, row: PromptRow, keyed: Keyed, values: dict[str, Json]) -> InputPicture | None:
+    async def _picture(self, row: PromptRow, keyed: NamedTemplate, values: dict[str, Json]) -> InputPicture | None:
         try:
             name = keyed.template.render(values).strip()
-            return await self._album.picture(name) if name else None
+            return await self._picture_cache.picture(name) if name else None
         except BadPictureError as error:
             raise _unusable(row, str(error), key=keyed.key, hint=error.hint) from error
         except TemplateFault as fault:

@@ -40,7 +40,7 @@ class BadPictureError(Exception):
         self.hint = hint
 
 
-class Album:
+class PictureCache:
     """Reads the pictures of one pass, off the loop."""
 
     def __init__(self, job: Job) -> None:

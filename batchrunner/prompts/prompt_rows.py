@@ -5,17 +5,99 @@ Refuses a source that is missing, empty or of an unknown kind, and names that no
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePath
 
-from batchrunner.core.errors import Mistake
+from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.picture_rules import params_mistakes
-from batchrunner.prompts.findings import Findings
-from batchrunner.prompts.recipe import Entry, Keyed, Recipe, named, unknown_name
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
-from batchrunner.prompts.sources.row import BATCH_ROWS, Asked, BadRow, BadSourceError, Form, Format, Row, Stretch
+from batchrunner.prompts.sources.base import (
+    BATCH_ROWS,
+    BadRow,
+    BadSourceError,
+    BatchRequest,
+    SourceFormat,
+    SourceRow,
+    Stretch,
+    TextForm,
+)
+from batchrunner.prompts.templates import Entry, JobTemplates, NamedTemplate, named, unknown_name
+
+# What a pass over the prompts finds wrong: mistakes stop it, bad rows are skipped where the job says so.
+
+SHOWN = 20
+KEPT = 100_000
+"""Mistakes that a check keeps: a source of millions of bad rows must not fill the memory with them."""
+
+
+class Findings:
+    """Collects mistakes; counts the bad rows of a job that skips them. `first_only` raises at the first."""
+
+    def __init__(self, *, first_only: bool, skip_bad_rows: bool) -> None:
+        self._first_only = first_only
+        self._left_out = 0
+        self._skip_bad_rows = skip_bad_rows
+        self._mistakes: list[Mistake] = []
+        self._skipped: list[Mistake] = []
+        self.skipped_rows = 0
+
+    def __repr__(self) -> str:
+        return f"<Findings {len(self._mistakes)} mistakes, {self.skipped_rows} rows skipped>"
+
+    @property
+    def skipped(self) -> tuple[Mistake, ...]:
+        """The first 20 bad rows that were left out."""
+        return tuple(self._skipped)
+
+    def mistake(self, mistake: Mistake) -> None:
+        """Something that must be mended whatever `on_bad_row` says.
+
+        Raises:
+            JobMistakesError: one is enough.
+        """
+        if len(self._mistakes) < KEPT:
+            self._mistakes.append(mistake)
+        else:
+            self._left_out += 1
+        if self._first_only:
+            self.settle()
+
+    def bad_row(self, *mistakes: Mistake) -> None:
+        """A row that cannot be used, with all that is wrong with it: skipped, or mistakes like any other."""
+        if not self._skip_bad_rows:
+            for mistake in mistakes:
+                self.mistake(mistake)
+            return
+        self.skipped_rows += 1
+        if len(self._skipped) < SHOWN:
+            self._skipped.append(mistakes[0])
+
+    def nothing_left(self) -> None:
+        """The pass made no item at all: a job that skips its every row is not done, it is wrong.
+
+        Raises:
+            JobMistakesError: always.
+        """
+        self.settle()
+        first = self._skipped[0] if self._skipped else Mistake(problem="there are no prompts")
+        raise JobMistakesError((replace(first, problem=f"every row is bad, this is the first: {first.problem}"),))
+
+    def settle(self) -> None:
+        """Raise what was found, if anything.
+
+        Raises:
+            JobMistakesError: with every mistake so far.
+        """
+        if self._mistakes:
+            raise JobMistakesError(self.mistakes)
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """All that were found, in the order of the pass; the last one says how many were not kept, if any."""
+        more = f"{self._left_out:,} more mistakes are left out, of {self._left_out + KEPT:,}"
+        return (*self._mistakes, *((Mistake(problem=more),) if self._left_out else ()))
 
 
 @dataclass(slots=True)
@@ -27,9 +109,9 @@ class PromptRow:
     line: int | None
     values: dict[str, Json]
     """Columns of the row, or `vars` of the entry."""
-    prompt: Keyed | None
+    prompt: NamedTemplate | None
     """None: the text is the row's own, or the job has `messages`."""
-    images: tuple[Keyed, ...]
+    images: tuple[NamedTemplate, ...]
     params: dict[str, Json] = field(default_factory=dict)
     entry: Entry | None = None
     """The listed prompt that it is; None for a row of a source."""
@@ -37,7 +119,7 @@ class PromptRow:
     """The column that is the prompt when there is no template, whatever its name."""
     unshown: frozenset[str] = frozenset()
     """Columns that templates have and `vars` has not."""
-    asked: Asked | None = None
+    asked: BatchRequest | None = None
     """The request that the row is; then there are no templates of a prompt."""
 
 
@@ -57,7 +139,7 @@ class Prompts:
         self.plain = plain
         """The same rows where none of them has to be looked at: their values are all that there is."""
         self.prompt_column = prompt_column
-        """See `Format`."""
+        """See `SourceFormat`."""
 
     def __repr__(self) -> str:
         return f"<Prompts {self.plain}>"
@@ -66,38 +148,38 @@ class Prompts:
         return self._rows()
 
 
-def prompt_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Prompts]:
+def prompt_rows(job: Job, templates: JobTemplates, findings: Findings) -> AsyncGenerator[Prompts]:
     """The prompts in order, in batches that are read to their ends.
 
     What is wrong with them goes to `findings`, which may raise.
     """
     if isinstance(job.prompts, Source):
-        return _SourceRows(job.prompts, job, recipe, findings).rows()
-    return _listed_rows(job, recipe, findings)
+        return _SourceRows(job.prompts, job, templates, findings).rows()
+    return _listed_rows(job, templates, findings)
 
 
-async def _listed_rows(job: Job, recipe: Recipe, findings: Findings) -> AsyncGenerator[Prompts]:
-    if not recipe.entries:
+async def _listed_rows(job: Job, templates: JobTemplates, findings: Findings) -> AsyncGenerator[Prompts]:
+    if not templates.entries:
         findings.mistake(Mistake(problem="there are no prompts", file=job.file, key="prompts"))
-    missing = dict.fromkeys(recipe.needs())
+    missing = dict.fromkeys(templates.needs())
     names: dict[str, None] = {}
 
     def some(begin: int) -> Iterator[PromptRow]:
-        for number, entry in enumerate(recipe.entries[begin : begin + BATCH_ROWS], begin + 1):
+        for number, entry in enumerate(templates.entries[begin : begin + BATCH_ROWS], begin + 1):
             if entry.listed.vars or number == 1:
                 for name in named(entry.listed.vars):
                     missing.pop(name, None)
                     names[name] = None
-            if _own_names_known(job, recipe, entry, findings):
-                yield _listed_row(job, recipe, entry, number)
+            if _own_names_known(job, templates, entry, findings):
+                yield _listed_row(job, templates, entry, number)
 
-    for begin in range(0, len(recipe.entries), BATCH_ROWS):
+    for begin in range(0, len(templates.entries), BATCH_ROWS):
         yield Prompts(partial(some, begin))
-    if recipe.entries:
-        _report_missing(list(missing), [*names, *sorted(recipe.variables)], job, recipe, findings)
+    if templates.entries:
+        _report_missing(list(missing), [*names, *sorted(templates.variables)], job, templates, findings)
 
 
-def _listed_row(job: Job, recipe: Recipe, entry: Entry, number: int) -> PromptRow:
+def _listed_row(job: Job, templates: JobTemplates, entry: Entry, number: int) -> PromptRow:
     listed = entry.listed
     return PromptRow(
         number=number,
@@ -105,16 +187,16 @@ def _listed_row(job: Job, recipe: Recipe, entry: Entry, number: int) -> PromptRo
         line=listed.line,
         values=listed.vars,
         prompt=entry.prompt,
-        images=recipe.images if listed.images is None else entry.images,
+        images=templates.images if listed.images is None else entry.images,
         params=listed.params,
         entry=entry,
     )
 
 
-def _own_names_known(job: Job, recipe: Recipe, entry: Entry, findings: Findings) -> bool:
+def _own_names_known(job: Job, templates: JobTemplates, entry: Entry, findings: Findings) -> bool:
     if not entry.images and (entry.prompt is None or not entry.prompt.template.names):
         return True
-    known = [*named(entry.listed.vars), *sorted(recipe.variables)]
+    known = [*named(entry.listed.vars), *sorted(templates.variables)]
     all_known = True
     for keyed in (entry.prompt, *entry.images):
         for name in sorted(keyed.template.names.difference(known)) if keyed else ():
@@ -124,8 +206,8 @@ def _own_names_known(job: Job, recipe: Recipe, entry: Entry, findings: Findings)
     return all_known
 
 
-def _report_missing(names: list[str], known: list[str], job: Job, recipe: Recipe, findings: Findings) -> None:
-    needs = recipe.needs()
+def _report_missing(names: list[str], known: list[str], job: Job, templates: JobTemplates, findings: Findings) -> None:
+    needs = templates.needs()
     for name in names:
         findings.mistake(unknown_name(name, file=job.file, line=None, key=needs[name], names=known))
 
@@ -133,20 +215,20 @@ def _report_missing(names: list[str], known: list[str], job: Job, recipe: Recipe
 class _SourceRows:
     """One pass over a source."""
 
-    def __init__(self, source: Source, job: Job, recipe: Recipe, findings: Findings) -> None:
+    def __init__(self, source: Source, job: Job, templates: JobTemplates, findings: Findings) -> None:
         self._source = source
         self._job = job
-        self._recipe = recipe
+        self._templates = templates
         self._findings = findings
-        self._missing = set(recipe.needs())
-        self._first: Row | None = None
+        self._missing = set(templates.needs())
+        self._first: SourceRow | None = None
         self._read = 0
         self._shown = source.shown.rstrip("/") or "/"
 
     async def rows(self) -> AsyncGenerator[Prompts]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
-        is_templated = self._recipe.prompt is not None or bool(self._recipe.messages)
-        form = Form(encoding=self._source.encoding, delimiter=self._source.delimiter)
+        is_templated = self._templates.prompt is not None or bool(self._templates.messages)
+        form = TextForm(encoding=self._source.encoding, delimiter=self._source.delimiter)
         kind = await format_of(self._source.path, is_templated=is_templated, form=form)
         if kind is None:
             self._findings.mistake(self._unknown_kind())
@@ -166,23 +248,23 @@ class _SourceRows:
             return
         self._finish(kind)
 
-    def _prompts(self, rows: Sequence[Row | BadRow], kind: Format) -> Prompts:
+    def _prompts(self, rows: Sequence[SourceRow | BadRow], kind: SourceFormat) -> Prompts:
         is_plain = self._first is not None and not (
-            self._missing or kind.unshown or kind.path_column or self._recipe.images
+            self._missing or kind.unshown or kind.path_column or self._templates.images
         )
         plain = rows if is_plain and isinstance(rows, Stretch) else None
         return Prompts(partial(self._good, rows, kind), plain, kind.prompt_column)
 
-    def _good(self, rows: Sequence[Row | BadRow], kind: Format) -> Iterator[PromptRow]:
+    def _good(self, rows: Sequence[SourceRow | BadRow], kind: SourceFormat) -> Iterator[PromptRow]:
         for row in rows:
             self._read += 1
             is_plain = not isinstance(row, BadRow) and row.asked is None and not self._missing
             if not (is_plain and self._first is not None) and not self._is_good(row, kind):
                 continue
-            assert isinstance(row, Row), "a bad one is not good"
+            assert isinstance(row, SourceRow), "a bad one is not good"
             yield self._prompt_row(row, kind)
 
-    def _is_good(self, row: Row | BadRow, kind: Format) -> bool:
+    def _is_good(self, row: SourceRow | BadRow, kind: SourceFormat) -> bool:
         """What is wrong with the row, or with the names that rows were to bring, goes to `findings`."""
         if isinstance(row, BadRow):
             self._bad(row, row.problem, hint=row.hint)
@@ -200,7 +282,7 @@ class _SourceRows:
             return False
         return True
 
-    def _prompt_row(self, row: Row, kind: Format) -> PromptRow:
+    def _prompt_row(self, row: SourceRow, kind: SourceFormat) -> PromptRow:
         values = row.values
         if kind.path_column is not None and kind.path_column in values:
             values = {**values, kind.path_column: f"{self._shown}/{values[kind.path_column]}"}
@@ -209,8 +291,8 @@ class _SourceRows:
             self._shown + row.where if row.where else self._shown,
             row.line,
             values,
-            self._recipe.prompt,
-            self._recipe.images,
+            self._templates.prompt,
+            self._templates.images,
             _NONE if row.asked is None else row.asked.params,
             None,
             kind.prompt_column if kind.prompt_column in values else None,
@@ -218,10 +300,10 @@ class _SourceRows:
             row.asked,
         )
 
-    def _bad(self, row: Row | BadRow, problem: str, **more: str | None) -> None:
+    def _bad(self, row: SourceRow | BadRow, problem: str, **more: str | None) -> None:
         self._findings.bad_row(Mistake(problem=problem, file=self._shown + row.where, line=row.line, **more))
 
-    def _finish(self, kind: Format) -> None:
+    def _finish(self, kind: SourceFormat) -> None:
         if not self._read:
             self._report("has no rows", hint="an empty job is most likely a mistake")
         elif self._missing and self._first is not None and not kind.same_columns:
@@ -229,8 +311,8 @@ class _SourceRows:
 
     def _report_missing(self) -> None:
         columns = named(self._first.values if self._first else {})
-        known = [*columns, *sorted(self._recipe.variables - columns.keys())]
-        _report_missing(sorted(self._missing), known, self._job, self._recipe, self._findings)
+        known = [*columns, *sorted(self._templates.variables - columns.keys())]
+        _report_missing(sorted(self._missing), known, self._job, self._templates, self._findings)
 
     def _report(self, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
         self._findings.mistake(Mistake(problem=problem, file=self._source.shown, line=line, hint=hint))
@@ -247,7 +329,7 @@ class _SourceRows:
         )
 
 
-def _misfit(asked: Asked, job: Job) -> Mistake | None:
+def _misfit(asked: BatchRequest, job: Job) -> Mistake | None:
     """What keeps a ready request from being sent by this job."""
     dialect = job.provider.dialect
     if dialect not in asked.dialects:

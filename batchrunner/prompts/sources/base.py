@@ -20,8 +20,8 @@ class AskedPicture:
 
 
 @dataclass(slots=True, kw_only=True)
-class Asked:
-    """A ready request: what a row asks for by itself, without the job's templates. Nobody changes one: see `Row`."""
+class BatchRequest:
+    """A ready request: what a row asks for by itself, without the job's templates. Never changed: see `SourceRow`."""
 
     id: str
     url: str
@@ -38,7 +38,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Row:
+class SourceRow:
     """A row as read, columns in the file's order. Nobody changes one: a frozen one costs twice as much."""
 
     number: int
@@ -48,13 +48,13 @@ class Row:
     values: dict[str, Json]
     where: str = ""
     """What messages put behind the source's name where there are no lines, like `/cat.png`."""
-    asked: Asked | None = None
+    asked: BatchRequest | None = None
     """The request that the row is, if it is one; `values` are then what stands beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadRow:
-    """A row that cannot be used. `number`, `line` and `where` are those of `Row`."""
+    """A row that cannot be used. `number`, `line` and `where` are those of `SourceRow`."""
 
     number: int
     line: int | None
@@ -63,7 +63,7 @@ class BadRow:
     where: str = ""
 
 
-class Stretch(Sequence[Row]):
+class Stretch(Sequence[SourceRow]):
     """Good rows that stand line after line and have nothing but their values. A row is made when it is asked for.
 
     Most rows of most sources come so: whoever needs their values alone needs no object for each of them.
@@ -84,22 +84,22 @@ class Stretch(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.values)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[SourceRow]:
         number, line = self.number, self.line
-        return (Row(number + place, line + place, values) for place, values in enumerate(self.values))
+        return (SourceRow(number + place, line + place, values) for place, values in enumerate(self.values))
 
     @overload
-    def __getitem__(self, place: int) -> Row: ...
+    def __getitem__(self, place: int) -> SourceRow: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+    def __getitem__(self, place: slice) -> Sequence[SourceRow]: ...
+    def __getitem__(self, place: int | slice) -> SourceRow | Sequence[SourceRow]:
         if isinstance(place, slice):
             return list(self)[place]
         place = range(len(self.values))[place]
-        return Row(self.number + place, self.line + place, self.values[place])
+        return SourceRow(self.number + place, self.line + place, self.values[place])
 
 
-Rows: TypeAlias = AsyncGenerator[Sequence[Row | BadRow]]
+Rows: TypeAlias = AsyncGenerator[Sequence[SourceRow | BadRow]]
 """In batches, so that nobody waits for each row by itself; a batch is a millisecond's work for whoever takes it."""
 
 BATCH_ROWS = 64
@@ -126,7 +126,7 @@ class BadSourceError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class TextForm:
     """How a file of text is written, where the job says it."""
 
     encoding: str | None = None
@@ -139,13 +139,13 @@ class Form:
         return self.encoding or "UTF-8"
 
 
-PLAIN = Form()
+PLAIN = TextForm()
 
 
 class Read(Protocol):
     """Streams the rows of a file; closing the generator closes the file."""
 
-    def __call__(self, path: str, form: Form = PLAIN, /) -> Rows:
+    def __call__(self, path: str, form: TextForm = PLAIN, /) -> Rows:
         """The rows in the file's order, in batches. What was read before an error is given before it is raised.
 
         Raises:
@@ -154,7 +154,7 @@ class Read(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
+class SourceFormat:
     """A kind of file."""
 
     read: Read
