@@ -26,7 +26,7 @@ from batchrunner.engine.runner import Runner, RunRequest
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import dialect_for
-from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
+from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.report.standing import LEDGER, replay
 from batchrunner.report.stock import stock_notes, take_stock
 from batchrunner.report.words import skipped_words

@@ -58,7 +58,7 @@ def test_looking_in_costs_no_heavy_library(code: str) -> None:
 
 LIBRARIES = ("aiohttp", "tenacity", "PIL", "pyarrow", "jinja2", "jsonschema_rs", "uvloop", "rich")
 """What costs time to load; pydantic, PyYAML and typer are needed to read any job file and any command line."""
-ROOMS = ("assembly", "engine.runner", "engine.attempt", "providers.replies", "transport.api", "simulator.world")
+ROOMS = ("assembly", "engine.runner", "engine.attempt", "providers.error_bodies", "transport.api", "simulator.world")
 """Rooms that are needed to send, each with much below it."""
 
 

@@ -16,7 +16,7 @@ from batchrunner.core.http import ResponseHead
 from batchrunner.core.lifecycle import LIFECYCLE
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.sign import Family
-from batchrunner.providers.replies import refusal
+from batchrunner.providers.error_bodies import refusal
 
 TESTS: Final = Path(__file__).parent
 TABLES: Final = {"Invariant": ("## Invariants", 23), "Threat": ("## Threats", 16)}

@@ -4,18 +4,61 @@ A part is read by what it holds, not by its name alone, for every server names i
 is neither text nor a picture nor sound nor thinking is given back as it is.
 """
 
+import base64
+import binascii
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl
-from batchrunner.providers.json_text import is_object
-from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url
+from batchrunner.providers.json_text import is_object, valid_text
+
+# A picture as servers write one into JSON: an address, a data URL, or bare base64.
+#
+# Only http(s) and data URLs count. Whether the bytes are a picture is not looked at here.
+
+_URL_BYTES: Final = 4096
+
+
+def picture_from_url(url: str) -> PictureUrl | PictureBytes | None:
+    """What an http(s) URL or a data URL refers to; None for anything else."""
+    scheme = url[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return PictureUrl(url=url) if valid_text(url) == url and url_size_bytes(url) <= _URL_BYTES else None
+    if not scheme.startswith("data:"):
+        return None
+    media, comma, payload = url[len("data:") :].partition(",")
+    if not comma:
+        return None
+    if media.lower().endswith(";base64"):
+        return picture_from_base64(payload)
+    data = unquote_to_bytes(valid_text(payload))
+    return PictureBytes(data=data) if data else None
+
+
+def url_size_bytes(url: str) -> int:
+    """As ASCII JSON, without the quotes."""
+    return len(json.dumps(url)) - 2
+
+
+def picture_from_base64(packed: str) -> PictureBytes | None:
+    """Standard or URL-safe, with or without padding and line breaks, or as a data URL in a base64 field."""
+    if packed.startswith("data:"):
+        packed = packed.partition(",")[2]
+    bare = "".join(packed.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        data = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return PictureBytes(data=data) if data else None
+
 
 _THINKING: Final = ("thinking", "reasoning", "thought", "summary")
-_SOUND: Final = ("audio", "sound", "speech")
+_AUDIO_TYPES: Final = ("audio", "sound", "speech")
 _URLS: Final = ("url", "uri", "file_uri", "fileUri", "image_url", "image", "audio_url")
 _PACKED: Final = ("b64_json", "base64", "data", "result", "image_base64", "bytes", "file_data", "fileData")
 _MEDIA: Final = ("mime_type", "mimeType", "media_type", "mediaType", "format")
@@ -118,9 +161,9 @@ def _sort(part: object, parts: Parts) -> None:
 
 
 def _sort_media(kind: str, part: dict[str, Json], parts: Parts) -> None:
-    is_sound = _is_sound(kind, part)
-    sounds = list(_sounds(part, _DEPTH)) if is_sound else []
-    pictures = [] if is_sound or "video" in kind else list(_pictures(part, _DEPTH))
+    is_audio = _is_audio(kind, part)
+    sounds = list(_audio_in(part, _DEPTH)) if is_audio else []
+    pictures = [] if is_audio or "video" in kind else list(_pictures(part, _DEPTH))
     if not _is_about_pictures(kind, part):  # an address may be that of a page, bytes those of a document
         pictures = [found for found in pictures if isinstance(found, PictureBytes) and is_picture(found.data)]
     parts.sounds += sounds
@@ -146,10 +189,10 @@ def _thought(part: dict[str, Json]) -> str:
     return ""
 
 
-def _is_sound(kind: str, part: dict[str, Json]) -> bool:
-    if any(name in kind for name in _SOUND):
+def _is_audio(kind: str, part: dict[str, Json]) -> bool:
+    if any(name in kind for name in _AUDIO_TYPES):
         return True
-    return any(name in key.lower() for key in part for name in _SOUND) or any(
+    return any(name in key.lower() for key in part for name in _AUDIO_TYPES) or any(
         media.startswith("audio/") for media in _media_types(part)
     )
 
@@ -187,7 +230,7 @@ def _media_types(part: dict[str, Json]) -> Iterator[str]:
             yield from (str(inner[name]).lower() for name in _MEDIA if isinstance(inner.get(name), str))
 
 
-def _sounds(value: object, depth: int) -> Iterator[AudioBytes]:
+def _audio_in(value: object, depth: int) -> Iterator[AudioBytes]:
     if not is_object(value) or depth == 0:
         return
     for name in ("data", "b64_json", "base64"):
@@ -202,7 +245,7 @@ def _sounds(value: object, depth: int) -> Iterator[AudioBytes]:
             )
             return
     for inner in value.values():
-        yield from _sounds(inner, depth - 1)
+        yield from _audio_in(inner, depth - 1)
 
 
 def _pictures(value: object, depth: int) -> Iterator[PictureUrl | PictureBytes]:

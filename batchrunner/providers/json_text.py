@@ -46,11 +46,11 @@ def decode(data: bytes) -> "Json | NotJson":
     try:
         value: Json = msgspec.json.decode(data)
     except _FAST_FAULTS:
-        return decode_patiently(data)
+        return decode_tolerantly(data)
     return value
 
 
-def decode_patiently(data: bytes) -> "Json | NotJson":
+def decode_tolerantly(data: bytes) -> "Json | NotJson":
     """The slow way of `decode`, for bytes that the fast one refused."""
     if len(data) > _PATIENT_BYTES:
         return NotJson(problem="not valid, and too long to be read leniently")
@@ -135,9 +135,9 @@ def cut_value(data: bytes) -> bytes | None:
     whole = data.rstrip()
     unsure = whole[-1:].isalnum()  # the rest of a number may be lost; a name without its value is dropped, too
     for end in (0 if unsure else len(data), data.rfind(b",")):
-        mended = data[:end].rstrip(b" \t\r\n,:") + closers if end > 0 else b""
-        if mended and not isinstance(decode(mended), NotJson):
-            return bytes(mended)
+        repaired = data[:end].rstrip(b" \t\r\n,:") + closers if end > 0 else b""
+        if repaired and not isinstance(decode(repaired), NotJson):
+            return bytes(repaired)
     return None
 
 
@@ -149,7 +149,7 @@ def encode(value: object) -> bytes:
         return json.dumps(value).encode()
 
 
-def sound(text: str) -> str:
+def valid_text(text: str) -> str:
     """The same text without lone surrogates: halves that stand side by side are joined, orphans become U+FFFD.
 
     Servers that cut a stream between UTF-16 units send one character as two escapes in two events.

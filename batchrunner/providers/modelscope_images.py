@@ -7,10 +7,12 @@ that was refused, or that speaks of another task, speak of the task. See docs/pr
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
 
 from batchrunner.core.classify import failed_task_kind, family_of
-from batchrunner.core.http import Decoder, Request, ResponseHead
+from batchrunner.core.http import Decoder, Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import (
@@ -23,27 +25,28 @@ from batchrunner.core.outcome import (
     SendOutcome,
     TaskAccepted,
 )
+from batchrunner.core.plan import PointBalance
 from batchrunner.core.sign import Family
-from batchrunner.providers.endpoints import openai_url
-from batchrunner.providers.hints import hints_of, wait_s
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
-from batchrunner.providers.replies import Fault, fault_in, plain_problem, problem_of, request_id_of
-from batchrunner.providers.result_pictures import pictures_in, speaks_of_results
+from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
+from batchrunner.providers.json_decoder import WholeReply
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object, valid_text
+from batchrunner.providers.rate_headers import hints_of, wait_s
+from batchrunner.providers.request_body import openai_url
+from batchrunner.providers.result_pictures import mentions_results, pictures_in
 from batchrunner.providers.task_replies import (
     ID_CHARS,
     is_refusal,
     likely_end,
+    means_gone,
+    mentions_another_task,
     named_in_pieces,
     own_part,
     reason_in,
-    says_gone,
     shown,
-    speaks_of_another,
-    standing_of,
     task_named_in,
+    task_state_of,
     word_in,
 )
-from batchrunner.providers.whole_reply import WholeReply
 
 K = ProblemKind
 
@@ -92,7 +95,7 @@ class ModelScopeImages:
         """The free GET that asks how the task stands."""
         return Request(
             method="GET",
-            url=f"{self._tasks_url}/{quote(sound(task_id), safe='')}",
+            url=f"{self._tasks_url}/{quote(valid_text(task_id), safe='')}",
             headers={"x-modelscope-task-type": "image_generation"},
         )
 
@@ -124,15 +127,15 @@ def _submitted(
 ) -> SendOutcome:
     """Pictures finish the item, an id is a task; a reply with neither is a refusal if it says so, else is held."""
     task = task_named_in(value)
-    standing = standing_of(word_in(value))
+    task_state = task_state_of(word_in(value))
     if task is not None and (task.id in {".", ".."} or len(task.id) > ID_CHARS):
         message = f"the server gave a task id that cannot be asked for: {task.id[:80]!r}"
         return plain_problem(K.NOT_UNDERSTOOD, message, head=head)
-    if standing in {"failed", "refused", "filtered", "cancelled"} and (task is not None or standing != "failed"):
-        problem = _ended(family, head, value, standing)
+    if task_state in {"failed", "refused", "filtered", "cancelled"} and (task is not None or task_state != "failed"):
+        problem = _ended(family, head, value, task_state)
         if not problem.unexplained:
             return replace(problem, of_task=False)
-    refs = pictures_in(value, base_url=base_url, given=given) if standing in {"succeeded", None} else ()
+    refs = pictures_in(value, base_url=base_url, given=given) if task_state in {"succeeded", None} else ()
     if refs:
         return Pictures(refs=refs, task_id=task.id if task is not None else "", hints=hints_of(head))
     if task is not None:
@@ -177,25 +180,25 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
 
 def _beginning(body: bytes) -> str:
     """What a person is shown of a reply that is no JSON."""
-    return sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    return valid_text(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
 
 
 def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
     if task_id:
         value = own_part(value, task_id)
-    if task_id and (other := speaks_of_another(value, task_id)):
+    if task_id and (other := mentions_another_task(value, task_id)):
         message = f"the reply speaks of task {other[:80]}, and {task_id[:80]} was asked for"
         return _of_poll(K.WRONG_TASK, message, head, value)
     word = word_in(value)
-    standing = standing_of(word) or _likely_end(value, word, base_url)
-    match standing:
+    task_state = task_state_of(word) or _likely_end(value, word, base_url)
+    match task_state:
         case "queued" | "running":
-            return _pending(head, value, standing, word, base_url)
+            return _pending(head, value, task_state, word, base_url)
         case "succeeded":
             return _finished(family, head, value, base_url)
         case "failed" | "refused" | "filtered" | "cancelled":
-            problem = _ended(family, head, value, standing)
-            gone = says_gone(value, task_id, status=None)
+            problem = _ended(family, head, value, task_state)
+            gone = means_gone(value, task_id, status=None)
             return replace(problem, kind=K.TASK_NOT_FOUND, of_task=False) if gone else problem
         case "gone":
             return _of_poll(K.TASK_NOT_FOUND, reason_in(value).message or f"the server says {word}", head, value)
@@ -215,7 +218,7 @@ def _pending(
 ) -> Pending:
     return Pending(
         state=state,
-        raw=sound(word)[:80],
+        raw=valid_text(word)[:80],
         hint_s=wait_s(head, value),
         stub=_is_stub(value, base_url),
         hints=hints_of(head),
@@ -237,7 +240,7 @@ def _wordless(
     if pictures_in(value, base_url=base_url):
         return _finished(family, head, value, base_url)
     message = reason_in(value).message
-    if says_gone(value, task_id, status=None):
+    if means_gone(value, task_id, status=None):
         return _of_poll(K.TASK_NOT_FOUND, message, head, value)
     if message and is_refusal(value):
         return replace(problem_of(family, head, fault_in(value), status=None), message=message)
@@ -253,20 +256,20 @@ def _finished(family: Family, head: ResponseHead, value: Json, base_url: str) ->
     if kind is not K.TASK_FAILED:
         return replace(_of_poll(kind, reason.message, head, value), code=reason.code, of_task=True)
     words = f": {reason.message}" if reason.message else ""
-    if speaks_of_results(value):
+    if mentions_results(value):
         message = f"the task succeeded, and no picture is found in its result{words}: {shown(value)}"
         return _of_poll(K.NOT_UNDERSTOOD, message, head, value)
     return _of_poll(K.EMPTY_RESULT, f"the task succeeded and has no picture{words}", head, value)
 
 
 def _ended(
-    family: Family, head: ResponseHead, value: Json, standing: Literal["failed", "refused", "filtered", "cancelled"]
+    family: Family, head: ResponseHead, value: Json, task_state: Literal["failed", "refused", "filtered", "cancelled"]
 ) -> Problem:
     """The end of a task that gives no picture, by the reason that it gives, wherever that stands."""
     reason = reason_in(value)
     kind = _kind_of(family, head, reason) if reason.message else K.TASK_FAILED
     said = f"the server says {word_in(value)[:40]}"
-    match standing:
+    match task_state:
         case "filtered":
             kind = K.CONTENT_FILTER
         case "refused" if kind is K.TASK_FAILED:
@@ -288,7 +291,7 @@ def _ended(
     )
 
 
-def _kind_of(family: Family, head: ResponseHead, reason: Fault) -> ProblemKind:
+def _kind_of(family: Family, head: ResponseHead, reason: ErrorBody) -> ProblemKind:
     return failed_task_kind(
         family,
         message=reason.message,
@@ -308,6 +311,85 @@ def _refused(problem: Problem, body: bytes, *, task_id: str) -> PollOutcome:
     value = decode(body) if body else NotJson(problem="empty")
     if isinstance(value, NotJson) or problem.status is None:
         return problem
-    if not says_gone(value, task_id, status=problem.status):
+    if not means_gone(value, task_id, status=problem.status):
         return problem
     return replace(problem, kind=K.TASK_NOT_FOUND, message=reason_in(value).message or problem.message)
+
+
+# ModelScope's balance of points: a free question, asked beside the API proper.
+#
+# What cannot be read is unknown, never zero. There is no list of what a call of a model costs. See
+# docs/providers/modelscope.md#points.
+
+_API_HOST: Final = "api-inference.modelscope.cn"
+_BALANCE_ORIGIN: Final = "https://modelscope.cn"
+_PATH: Final = "/openapi/v1/magicubes/balance"
+_OK: Final = 200
+_MOST_BYTES: Final = 65_536
+
+
+class _Balances(msgspec.Struct):
+    total_balance: float | None = None
+    available_balance: float | None = None
+    frozen_amount: float | None = None
+
+
+class _BalanceReply(msgspec.Struct):
+    success: bool | None = None
+    data: _Balances | None = None
+
+
+def balance_origin(base_url: str) -> str:
+    """Where the balance is asked: beside ModelScope's API on a host of its own, elsewhere at the API's own origin."""
+    parts = urlsplit(base_url)
+    if parts.hostname == _API_HOST:
+        return _BALANCE_ORIGIN
+    return urlunsplit((parts.scheme, parts.netloc, "", "", ""))
+
+
+def balance_request(base_url: str) -> Request:
+    """The free GET."""
+    return Request(method="GET", url=balance_origin(base_url) + _PATH, headers={"Accept": "application/json"})
+
+
+class BalanceReader:
+    """Reads its reply."""
+
+    def __init__(self, account: str) -> None:
+        self._account = account
+        self._status: int | None = None
+        self._body = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<BalanceReader {self._account}: {len(self._body)} bytes>"
+
+    def begin(self, head: ResponseHead) -> None:
+        """The head of the reply."""
+        self._status = head.status
+
+    def feed(self, data: bytes) -> bool:
+        """A piece of its body; more than any balance needs is not read."""
+        self._body += data
+        return len(self._body) > _MOST_BYTES
+
+    def end(self, ending: Ending) -> PointBalance:
+        """The balance, or why it is not known."""
+        if isinstance(ending, Interrupted):
+            return self._unknown(ending.message)
+        if self._status != _OK:
+            return self._unknown(f"the server answered with HTTP {self._status}")
+        try:
+            reply = msgspec.json.decode(self._body, type=_BalanceReply)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return self._unknown("the reply has another form than expected")
+        if reply.success is False or reply.data is None or reply.data.available_balance is None:
+            return self._unknown("the reply names no balance")
+        return PointBalance(
+            account=self._account,
+            available=reply.data.available_balance,
+            total=reply.data.total_balance,
+            frozen=reply.data.frozen_amount,
+        )
+
+    def _unknown(self, why: str) -> PointBalance:
+        return PointBalance(account=self._account, why=why)

@@ -44,7 +44,7 @@ def _gemini(value: _Object) -> _Object | None:
         piece: _Object = {"content": [part for part in listed if not at(part, "functionCall")]}
         reason = candidate.get("finishReason") or candidate.get("finish_reason")
         rest = {name: said for name, said in candidate.items() if name not in {"content", "finishReason"}}
-        choices.append({**rest, **_spoken(piece, calls), "finish_reason": reason})
+        choices.append({**rest, **_assistant_message(piece, calls), "finish_reason": reason})
     return _answered(value, choices, without=("candidates",))
 
 
@@ -60,7 +60,7 @@ def _messages(value: _Object) -> _Object | None:
             if at(block, "type") == "tool_use"
         ]
         piece: _Object = {"content": [block for block in blocks if at(block, "type") != "tool_use"]}
-        choice: _Object = {**_spoken(piece, calls), "finish_reason": value.get("stop_reason")}
+        choice: _Object = {**_assistant_message(piece, calls), "finish_reason": value.get("stop_reason")}
         return _answered(value, [choice], without=("content", "stop_reason", "type"))
     if kind == "content_block_delta" and is_object(value.get("delta")):
         text, thought = at(value, "delta", "text"), at(value, "delta", "thinking")
@@ -116,7 +116,7 @@ def _responses(value: _Object) -> _Object | None:
     }
     reason = (at(value, "incomplete_details", "reason") or "incomplete") if cut else "stop"
     return _answered(
-        value, [{**_spoken(piece, calls), "finish_reason": reason}], without=("output", "status", "object")
+        value, [{**_assistant_message(piece, calls), "finish_reason": reason}], without=("output", "status", "object")
     )
 
 
@@ -196,7 +196,7 @@ _RULES: Final[tuple[Callable[[_Object], _Object | None], ...]] = (
 )
 
 
-def _spoken(piece: _Object, calls: list[Json]) -> _Object:
+def _assistant_message(piece: _Object, calls: list[Json]) -> _Object:
     return {"message": {**piece, "tool_calls": calls} if calls else piece}
 
 

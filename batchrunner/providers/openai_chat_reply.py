@@ -13,19 +13,24 @@ from batchrunner.core.http import Ending, Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ProblemKind, ToolCall, Usage
 from batchrunner.core.sign import Family
-from batchrunner.providers.chat_draft import EXTRAS_OF_CHUNK, KNOWN, Choice, Chunk, Draft, grow, is_blank
 from batchrunner.providers.chat_media import pictures_in_text, without_thinking
-from batchrunner.providers.finish_reasons import meaning_of
-from batchrunner.providers.hints import hints_of
+from batchrunner.providers.error_bodies import fault_in, problem_of
 from batchrunner.providers.json_text import NotJson, at, decode, is_object
-from batchrunner.providers.ordinary import chat_answer, plain_answer
-from batchrunner.providers.ordinary_events import chat_events
-from batchrunner.providers.replies import fault_in, problem_of
+from batchrunner.providers.known_shapes import chat_answer, chat_events, plain_answer
+from batchrunner.providers.openai_accumulator import (
+    EXTRAS_OF_CHUNK,
+    KNOWN,
+    ChatAccumulator,
+    Choice,
+    Chunk,
+    grow,
+    is_blank,
+)
+from batchrunner.providers.rate_headers import hints_of
+from batchrunner.providers.reply_fields import added_up, keep, meaning_of, repeated_usage, split, unwrapped, usage_of
 from batchrunner.providers.sse import STRAY, SseEvent, is_done
-from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES, StreamedReply
+from batchrunner.providers.stream_decoder import TEXT_CAP_BYTES, StreamedReply
 from batchrunner.providers.structured import Fits, SchemaCheck, refuses_schema
-from batchrunner.providers.unknown_fields import keep, split, unwrapped
-from batchrunner.providers.usage_counts import added_up, said_again, usage_of
 
 K = ProblemKind
 
@@ -42,7 +47,7 @@ _FAULTS: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 class _Read:
     """A choice as it will be kept."""
 
-    draft: Draft
+    draft: ChatAccumulator
     text: str
     reasoning: str | None
     tool_calls: tuple[ToolCall, ...]
@@ -50,7 +55,7 @@ class _Read:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.text or self.tool_calls or self.reasoning or self.draft.pictures or self.draft.all_sounds())
+        return not (self.text or self.tool_calls or self.reasoning or self.draft.pictures or self.draft.all_audio())
 
 
 class ChatDecoder(StreamedReply):
@@ -59,7 +64,7 @@ class ChatDecoder(StreamedReply):
     def __init__(self, family: Family, *, check: SchemaCheck | None, sends_schema: bool = False) -> None:
         super().__init__(family, check=check)
         self._sends_schema = sends_schema
-        self._drafts: dict[int, Draft] = {}
+        self._drafts: dict[int, ChatAccumulator] = {}
         self._counts: dict[str, Json] | None = None
         self._extras: dict[str, Json] = {}
         self._odd = False
@@ -94,7 +99,7 @@ class ChatDecoder(StreamedReply):
         reason, has_choice = None, False
         for said in events:
             if said.usage is not None:
-                self._counts = said_again(self._counts, said.usage)
+                self._counts = repeated_usage(self._counts, said.usage)
             for choice in said.choices:
                 has_choice = True
                 delta = choice.delta
@@ -106,7 +111,7 @@ class ChatDecoder(StreamedReply):
         if has_choice:
             draft = self._drafts.get(0)
             if draft is None:
-                draft = self._drafts[0] = Draft()
+                draft = self._drafts[0] = ChatAccumulator()
             draft.take_ordinary("".join(texts), "".join(thoughts), reason)
             if draft.size_bytes > TEXT_CAP_BYTES:
                 self._too_long()
@@ -169,7 +174,7 @@ class ChatDecoder(StreamedReply):
     def _count(self, chunk: Chunk) -> None:
         for said in (chunk.timings, at(chunk.x_groq, "usage") if is_object(chunk.x_groq) else None, chunk.usage):
             if said is not None:
-                self._counts = said_again(self._counts, said)
+                self._counts = repeated_usage(self._counts, said)
 
     def _chunk_of(self, data: bytes) -> Chunk | None:
         """The chunk in these bytes, if there is one; fields that its reader does not know are set aside."""
@@ -197,9 +202,9 @@ class ChatDecoder(StreamedReply):
         if isinstance(value, NotJson) or not is_object(value):
             return
         named = any(not is_blank(error) for error in (chunk.error, chunk.errors)) or value.get("object") == "error"
-        if not (named or is_error or (not chunk.choices and tells_of_trouble(value))):
+        if not (named or is_error or (not chunk.choices and reports_error(value))):
             bare = chunk.choices is None and chunk.usage is None
-            self._odd = self._odd or (bare and says_something(value))
+            self._odd = self._odd or (bare and has_words(value))
             return
         if self._is_finished:
             self._late_trouble = True
@@ -209,7 +214,7 @@ class ChatDecoder(StreamedReply):
             )
 
     def _has_content(self) -> bool:
-        return any(draft.said for draft in self._drafts.values())
+        return any(draft.has_content for draft in self._drafts.values())
 
     def _grow(self, choice: Choice, position: int) -> None:
         place = choice.index if isinstance(choice.index, int) else position
@@ -217,7 +222,7 @@ class ChatDecoder(StreamedReply):
             place = max(self._drafts) + 1
         draft = self._drafts.get(place)
         if draft is None:
-            draft = self._drafts[place] = Draft()
+            draft = self._drafts[place] = ChatAccumulator()
         draft.take(choice)
         if draft.size_bytes > TEXT_CAP_BYTES:
             self._too_long()
@@ -256,11 +261,13 @@ class ChatDecoder(StreamedReply):
             return self._cut(head, ending, size_bytes=0, finish_reason=None)
         return self._failed(K.EMPTY_RESPONSE, "the server answered without any content", head)
 
-    def _fault_of(self, draft: Draft, head: ResponseHead, ending: Ending) -> Problem | None:
+    def _fault_of(self, draft: ChatAccumulator, head: ResponseHead, ending: Ending) -> Problem | None:
         """Why a choice is not whole."""
         if draft.error is not None:
             fault = fault_in({"error": draft.error})  # type: ignore[dict-item]  # JSON, by its maker
-            return replace(problem_of(self._family, head, fault, status=None, under_way=draft.said), usage=self._usage)
+            return replace(
+                problem_of(self._family, head, fault, status=None, under_way=draft.has_content), usage=self._usage
+            )
         reason = draft.finish_reason
         ended = self._done and not self._odd  # `[DONE]` behind trouble ends no answer
         if not (ended or self._is_json or reason) or meaning_of(reason) == "broken":
@@ -297,7 +304,7 @@ class ChatDecoder(StreamedReply):
             flags=self._flags(ending, main, broken=broken),
             hints=hints_of(self._head) if self._head is not None else None,
             pictures=tuple(dict.fromkeys(found for choice in read.values() for found in choice.draft.pictures)),
-            sounds=tuple(found for choice in read.values() for found in choice.draft.all_sounds()),
+            sounds=tuple(found for choice in read.values() for found in choice.draft.all_audio()),
             choices=tuple(self._alternative(place, choice) for place, choice in read.items()) if len(read) > 1 else (),
             extras={**main.draft.all_extras, **self._extras},
         )
@@ -322,7 +329,7 @@ class ChatDecoder(StreamedReply):
         return added_up(found for draft in self._drafts.values() if (found := usage_of(draft.usage)) is not None)
 
     def _flags(self, ending: Ending, main: _Read, *, broken: bool) -> tuple[str, ...]:
-        words = main.text or main.tool_calls or main.draft.pictures or main.draft.all_sounds()
+        words = main.text or main.tool_calls or main.draft.pictures or main.draft.all_audio()
         odd = {
             "no_done": not (self._is_json or self._done),
             "no_finish_reason": main.draft.finish_reason is None,
@@ -335,12 +342,12 @@ class ChatDecoder(StreamedReply):
         return tuple(flag for flag, holds in odd.items() if holds)
 
 
-def says_something(value: dict[str, Json]) -> bool:
+def has_words(value: dict[str, Json]) -> bool:
     """Whether an event that is no part of an answer is more than a sign of life."""
     return value.get("type") != "ping" and any(isinstance(said, str | dict) and said for said in value.values())
 
 
-def tells_of_trouble(value: dict[str, Json]) -> bool:
+def reports_error(value: dict[str, Json]) -> bool:
     """Whether an event that is no part of an answer says that something went wrong, in any server's own shape."""
     if value.get("success") is False or not is_blank(value.get("detail")):
         return True
@@ -358,14 +365,14 @@ def tells_of_trouble(value: dict[str, Json]) -> bool:
     return has_words and named
 
 
-def _read(draft: Draft) -> _Read:
+def _read(draft: ChatAccumulator) -> _Read:
     truncated = meaning_of(draft.finish_reason) == "cut"
     text, thought = without_thinking(draft.text, cut=truncated)
     for picture in pictures_in_text(text):
         draft.pictures.setdefault(picture)
     thinking = [found for found in (draft.reasoning, thought) if found]
     if not text:
-        text = next((said.transcript for said in draft.all_sounds() if said.transcript), "")
+        text = next((said.transcript for said in draft.all_audio() if said.transcript), "")
     return _Read(
         draft=draft,
         text=text,

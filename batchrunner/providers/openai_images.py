@@ -24,13 +24,19 @@ from batchrunner.core.outcome import (
     Usage,
 )
 from batchrunner.core.sign import Family
-from batchrunner.providers.chat_media import is_picture, media_in, pictures_in_text
-from batchrunner.providers.endpoints import openai_url
-from batchrunner.providers.hints import hints_of
-from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, sound, whole_number
+from batchrunner.providers.chat_media import (
+    is_picture,
+    media_in,
+    picture_from_base64,
+    picture_from_url,
+    pictures_in_text,
+)
+from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
+from batchrunner.providers.json_decoder import PICTURES_CAP_BYTES, WholeReply
+from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, valid_text, whole_number
 from batchrunner.providers.native_shapes import as_chat
-from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url
-from batchrunner.providers.replies import fault_in, message_in, plain_problem, problem_of
+from batchrunner.providers.rate_headers import hints_of
+from batchrunner.providers.request_body import openai_url
 from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.providers.sse import DONE, SseParser
 from batchrunner.providers.task_replies import (
@@ -38,11 +44,10 @@ from batchrunner.providers.task_replies import (
     is_refusal,
     named_in_pieces,
     shown,
-    standing_of,
     task_named_in,
+    task_state_of,
     word_in,
 )
-from batchrunner.providers.whole_reply import PICTURES_CAP_BYTES, WholeReply
 
 _PACKED: Final = ("b64_json", "url")
 _PICTURE_KEYS: Final = frozenset({"b64_json", "url", "error", "code", "message"})
@@ -173,7 +178,7 @@ def _made(family: Family, head: ResponseHead, value: Json) -> Pictures | Problem
 def _task_in(value: Json) -> TaskName | None:
     """The task that a reply without pictures names; an `id` alone is one only beside a word that tells of waiting."""
     task = None if is_refusal(value) else task_named_in(value)
-    waits = standing_of(word_in(value)) in {"queued", "running"}
+    waits = task_state_of(word_in(value)) in {"queued", "running"}
     return task if task is not None and (waits or not task.guess) else None
 
 
@@ -204,8 +209,8 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
     if success and is_picture(body) and problem.kind is ProblemKind.STREAM_CORRUPT:
         return Pictures(refs=(PictureBytes(data=body),))
     value = decode(body) if body else None
-    if isinstance(value, NotJson) and (mended := cut_value(body)) is not None:
-        value = decode(mended)
+    if isinstance(value, NotJson) and (repaired := cut_value(body)) is not None:
+        value = decode(repaired)
     if (success or status >= 500) and not isinstance(value, NotJson) and (refs := pictures_in(value)):  # noqa: PLR2004
         return Pictures(refs=refs, flags=("cut_after_end",) if success else ())
     if status in _PERHAPS_TAKEN or status >= 500 or success:  # noqa: PLR2004 - HTTP's server errors
@@ -220,7 +225,7 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
         return problem
     if body.lstrip()[:6].startswith(_STREAM_STARTS) and b"data: [DONE]" not in body[-_END_BYTES:]:
         return problem  # a stream that broke off
-    said = sound(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    said = valid_text(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
     message = f"the server took the order with HTTP {status}, and its reply names no picture: {said}"
     return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
 

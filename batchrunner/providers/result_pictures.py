@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, PictureUrl
+from batchrunner.providers.chat_media import picture_from_base64, picture_from_url, url_size_bytes
 from batchrunner.providers.json_text import NotJson, decode, is_object
-from batchrunner.providers.picture_refs import picture_from_base64, picture_from_url, url_size_bytes
 
 _LISTS: Final = (
     "outputimages",
@@ -76,14 +76,14 @@ def pictures_in(
     return tuple(_recordable(_Finder(base_url, frozenset(given)).of_reply(value, 0)))
 
 
-def speaks_of_results(value: Json, *, depth: int = 0) -> bool:
+def mentions_results(value: Json, *, depth: int = 0) -> bool:
     """True when a place for results holds something, whether it is understood or not."""
     if not is_object(value) or depth > _DEEPEST:
         return False
     keys = _by_plain_name(value)
     if any(_is_filled(keys.get(name)) for name in (*_LISTS, *_OUTPUTS)):
         return True
-    return any(speaks_of_results(keys.get(name), depth=depth + 1) for name in _WRAPPERS)
+    return any(mentions_results(keys.get(name), depth=depth + 1) for name in _WRAPPERS)
 
 
 def has_empty_results(value: Json, *, depth: int = 0) -> bool:
@@ -187,15 +187,15 @@ class _Finder:
 
 
 def _recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUrl | PictureBytes]:
-    room = _URLS_BYTES
+    left_bytes = _URLS_BYTES
     urls = 0
     for ref in refs:
         if isinstance(ref, PictureUrl):
             size_bytes = url_size_bytes(ref.url)
-            if urls == _MOST_URLS or size_bytes > room:
+            if urls == _MOST_URLS or size_bytes > left_bytes:
                 continue
             urls += 1
-            room -= size_bytes
+            left_bytes -= size_bytes
         yield ref
 
 

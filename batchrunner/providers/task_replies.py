@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from batchrunner.core.job import Json
-from batchrunner.providers.json_text import NotJson, decode, is_object, sound
-from batchrunner.providers.replies import Fault, fault_in, message_in
+from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
+from batchrunner.providers.json_text import NotJson, decode, is_object, valid_text
 from batchrunner.providers.result_pictures import plain_name
 
-Standing = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]
+TaskState = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]
 
-_WORDS: Final[dict[Standing, str]] = {
+_WORDS: Final[dict[TaskState, str]] = {
     "queued": "PENDING QUEUED QUEUEING CREATED SUBMITTED IN_QUEUE WAITING SCHEDULED SUSPENDED THROTTLED ACCEPTED"
     " NOT_START NOT_STARTED 排队中 等待中 待处理",
     "running": "RUNNING PROCESSING IN_PROGRESS GENERATING STARTING STARTED 处理中 生成中 进行中 运行中",
@@ -29,7 +29,9 @@ _WORDS: Final[dict[Standing, str]] = {
     "cancelled": "CANCELED CANCELLED CANCEL ABORTED ABORT STOPPED TERMINATED KILLED DELETED 已取消",
     "gone": "TASK_NOT_FOUND NOT_FOUND",
 }
-STANDINGS: Final[dict[str, Standing]] = {word: standing for standing, words in _WORDS.items() for word in words.split()}
+TASK_STATES: Final[dict[str, TaskState]] = {
+    word: task_state for task_state, words in _WORDS.items() for word in words.split()
+}
 """The servers' words, upper-cased, with `_` for spaces and hyphens. Any other is unknown: the task is asked again."""
 
 ID_CHARS: Final = 512
@@ -93,7 +95,7 @@ _OF_THE_WAY: Final = re.compile(
     r"\b(path|route|url|uri|endpoint|page|resource|handler|method|upstream|backend|model|host|service)s?\b|路径|接口|模型",
     re.IGNORECASE,
 )
-_MENDED_BYTES: Final = 8192
+_REPAIRED_BYTES: Final = 8192
 _TOKEN: Final = re.compile(r"(?=.*\d)[A-Za-z0-9][A-Za-z0-9_.:-]{5,127}")
 
 
@@ -138,7 +140,7 @@ def named_in_pieces(body: bytes) -> TaskName | None:
         return None
     if found := _ID_IN_PIECES.search(body, start):
         return TaskName(id=id_text((found[1] or found[2] or found[3]).decode("utf-8", "replace")), guess=False)
-    whole = decode(_mended(body[start : start + _MENDED_BYTES]))
+    whole = decode(_repaired(body[start : start + _REPAIRED_BYTES]))
     return None if isinstance(whole, NotJson) else task_named_in(whole)
 
 
@@ -161,7 +163,7 @@ def own_part(value: Json, task_id: str) -> Json:
     return value
 
 
-def speaks_of_another(value: Json, task_id: str) -> str:
+def mentions_another_task(value: Json, task_id: str) -> str:
     """The id of the other task of which a reply to a poll speaks; empty when it is this one or none is named."""
     named: list[str] = []
     wanted = task_id.lower()
@@ -188,14 +190,14 @@ def word_in(value: Json) -> str:
         for name in _STATUSES
         if isinstance(found := layer.get(name), str | int) and not isinstance(found, bool) and str(found).strip()
     ]
-    known = [word for word in words if standing_of(word[2]) is not None]
+    known = [word for word in words if task_state_of(word[2]) is not None]
     return min(known or words, default=(False, 0, ""))[2].strip()
 
 
-def standing_of(word: str) -> Standing | None:
+def task_state_of(word: str) -> TaskState | None:
     """What a server's word means; None when nobody knows."""
     upper = _upper(word)
-    return STANDINGS.get(upper) or STANDINGS.get(_ENUM_PREFIX.sub("", upper))
+    return TASK_STATES.get(upper) or TASK_STATES.get(_ENUM_PREFIX.sub("", upper))
 
 
 def likely_end(word: str) -> Literal["succeeded", "failed", "filtered"] | None:
@@ -218,13 +220,13 @@ def _upper(word: str) -> str:
     return re.sub(r"[\s-]+", "_", word.strip()).upper()
 
 
-def reason_in(value: Json) -> Fault:
+def reason_in(value: Json) -> ErrorBody:
     """Why a task failed, wherever it stands; an empty message when no reason is given.
 
     What is called an error or a reason counts before what is called a message, which a wrapper may use for itself.
     """
     layers = [layer for _, layer in _layers(value)]
-    for read in (_named_reason, _spoken_reason):
+    for read in (_named_reason, _reason_text):
         for layer in reversed(layers):
             if message := read(layer):
                 fault = fault_in(layer)
@@ -234,10 +236,10 @@ def reason_in(value: Json) -> Fault:
                     message=_cut(message),
                     code=next((found for found in (fault.code, code) if found not in {None, "0"}), None),
                 )
-    return Fault(message="")
+    return ErrorBody(message="")
 
 
-def says_gone(value: Json, task_id: str, *, status: int | None) -> bool:
+def means_gone(value: Json, task_id: str, *, status: int | None) -> bool:
     """True when a JSON reply says that there is no such task. `status` None: it came with a 2xx.
 
     The 404 of a gateway or a framework speaks of its own paths: words about those say nothing of a task.
@@ -272,7 +274,7 @@ def is_refusal(value: Json) -> bool:
             return True
         if isinstance(code, str) and code.strip() and not _is_idle_code(code):
             return True
-        if any(standing_of(str(layer.get(name))) in {"failed", "refused", "filtered"} for name in _STATUSES):
+        if any(task_state_of(str(layer.get(name))) in {"failed", "refused", "filtered"} for name in _STATUSES):
             return True
     return False
 
@@ -280,7 +282,7 @@ def is_refusal(value: Json) -> bool:
 def id_text(value: Json) -> str:
     """A task id as text; servers send strings, numbers and UUIDs."""
     if isinstance(value, str):
-        return sound(value.strip())
+        return valid_text(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     return str(int(value)) if isinstance(value, int) or value.is_integer() else ""
@@ -304,10 +306,10 @@ def _layers(value: Json) -> Iterator[tuple[str, dict[str, Json]]]:
             ahead += [(depth + 1, name, layer[name]) for name in _WRAPPERS if name in layer]
 
 
-def _mended(body: bytes) -> bytes:
+def _repaired(body: bytes) -> bytes:
     """The part of a broken JSON body up to its last whole field, with its brackets closed."""
     open_brackets: list[int] = []
-    mended = b""
+    repaired = b""
     in_text = escaped = False
     for place, byte in enumerate(body):
         if in_text:
@@ -322,8 +324,8 @@ def _mended(body: bytes) -> bytes:
                 open_brackets.pop()
         elif byte == ord(","):
             closing = bytes(ord("}") if bracket == ord("{") else ord("]") for bracket in reversed(open_brackets))
-            mended = body[:place] + closing
-    return mended
+            repaired = body[:place] + closing
+    return repaired
 
 
 def _listed(value: Json) -> list[Json]:
@@ -384,7 +386,7 @@ def _named_reason(layer: dict[str, Json]) -> str:
     return next((text for name in _REASONS if (text := _text_in(layer.get(name)))), "")
 
 
-def _spoken_reason(layer: dict[str, Json]) -> str:
+def _reason_text(layer: dict[str, Json]) -> str:
     """What stands in a layer's message, or at least in its code."""
     message = message_in({name: layer[name] for name in ("message", "msg") if name in layer})
     if message.lower() not in _IDLE_MESSAGES:
@@ -435,7 +437,7 @@ def _is_idle_code(code: str) -> bool:
 
 
 def _cut(text: str) -> str:
-    return sound(text if len(text) <= _MESSAGE_CHARS else text[: _MESSAGE_CHARS - 1] + "…")
+    return valid_text(text if len(text) <= _MESSAGE_CHARS else text[: _MESSAGE_CHARS - 1] + "…")
 
 
 def shown(value: Json, *, chars: int = 300) -> str:

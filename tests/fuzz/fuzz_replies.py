@@ -23,9 +23,9 @@ from batchrunner.core.ports import TaskDialect
 from batchrunner.core.row import Effort, chat_output, failure_row, result_row
 from batchrunner.core.sign import Family
 from batchrunner.providers import dialect_for
-from batchrunner.providers.hints import duration_s, hints_of, reset_s, should_retry, wait_in_prose_s, wait_s
-from batchrunner.providers.modelscope_balance import BalanceReader
-from batchrunner.providers.replies import refusal
+from batchrunner.providers.error_bodies import refusal
+from batchrunner.providers.modelscope_images import BalanceReader
+from batchrunner.providers.rate_headers import duration_s, hints_of, reset_s, should_retry, wait_in_prose_s, wait_s
 from batchrunner.providers.sse import SseEvent, SseParser
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.script import Call, Script, Send

@@ -13,7 +13,7 @@ from providers_reading import EVENTS, JSON, head, read
 from batchrunner.core.http import Completed
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, ToolCall, Usage
-from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES
+from batchrunner.providers.stream_decoder import TEXT_CAP_BYTES
 
 K = ProblemKind
 

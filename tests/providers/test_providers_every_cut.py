@@ -15,8 +15,7 @@ from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, Respo
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Answer, Pending, Problem, ProblemKind
 from batchrunner.providers.anthropic_messages import AnthropicMessages
-from batchrunner.providers.modelscope_balance import BalanceReader
-from batchrunner.providers.modelscope_images import ModelScopeImages
+from batchrunner.providers.modelscope_images import BalanceReader, ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_images import OpenAiImages
 from batchrunner.simulator.scenarios import SCENARIOS

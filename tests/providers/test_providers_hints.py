@@ -9,7 +9,7 @@ from providers_reading import NOON, head
 from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Hints
-from batchrunner.providers.hints import hints_of, reset_s, should_retry, wait_in_prose_s, wait_s
+from batchrunner.providers.rate_headers import hints_of, reset_s, should_retry, wait_in_prose_s, wait_s
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import DialectName, Json, Turn
 from batchrunner.core.outcome import Correction, Revision
 from batchrunner.providers import dialect_for
-from batchrunner.providers.kept_body import KeptBody
+from batchrunner.providers.request_body import KeptBody
 
 NAMES: list[DialectName] = ["openai-chat", "anthropic-messages"]
 PARAMS: list[dict[str, Json]] = [{}, {"temperature": 1}, {"temperature": 1.0}, {"temperature": True}, {"stop": ["\0"]}]
@@ -67,7 +67,7 @@ def test_whatever_went_before_a_request_has_the_bytes_that_it_has_alone(
 def test_what_requests_have_in_common_is_encoded_once(name: DialectName) -> None:
     dialect = dialect_for(provider("simulator", name))
     params: dict[str, Json] = {"temperature": 0}
-    with patch("batchrunner.providers.kept_body.encode", side_effect=encoded) as encode:
+    with patch("batchrunner.providers.request_body.encode", side_effect=encoded) as encode:
         for number in range(100):
             one = item(f"number {number}")
             one.params = params

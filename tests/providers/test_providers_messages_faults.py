@@ -24,7 +24,7 @@ from providers_reading import EVENTS, RESET, TIMEOUT, head
 
 from batchrunner.core.http import Completed
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.providers.streamed_reply import TEXT_CAP_BYTES
+from batchrunner.providers.stream_decoder import TEXT_CAP_BYTES
 
 K = ProblemKind
 

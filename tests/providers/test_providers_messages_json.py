@@ -22,7 +22,7 @@ from providers_reading import EVENTS, JSON, head, read_every_way
 
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, Hints, Problem, ProblemKind, ToolCall
-from batchrunner.providers.answer_tool import NAME
+from batchrunner.providers.structured import NAME
 
 K = ProblemKind
 

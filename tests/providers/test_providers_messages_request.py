@@ -10,8 +10,8 @@ from batchrunner.core.item import InputPicture, Item
 from batchrunner.core.job import Json, PresetName, Turn
 from batchrunner.core.outcome import Adaptation, Correction, Revision
 from batchrunner.providers import dialect_for
-from batchrunner.providers.answer_tool import NAME
 from batchrunner.providers.anthropic_messages import AnthropicMessages
+from batchrunner.providers.structured import NAME
 
 CAT = InputPicture(name="cat.png", sha256="0" * 64, url="data:image/png;base64,AAAA")
 DOG = InputPicture(name="https://x.example/dog.png", sha256="1" * 64, url="https://x.example/dog.png")

@@ -6,7 +6,7 @@ import pytest
 
 from batchrunner.core.http import Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.plan import PointBalance
-from batchrunner.providers.modelscope_balance import BalanceReader, balance_origin, balance_request
+from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 
 TOLD = {
     "success": True,

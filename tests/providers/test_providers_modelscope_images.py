@@ -23,7 +23,7 @@ from batchrunner.core.outcome import (
     TaskAccepted,
 )
 from batchrunner.providers.modelscope_images import ModelScopeImages
-from batchrunner.providers.task_replies import STANDINGS
+from batchrunner.providers.task_replies import TASK_STATES
 
 K = ProblemKind
 URL = "https://muse-ai.oss-cn-hangzhou.aliyuncs.com/img/d2fd.png"
@@ -211,7 +211,7 @@ def test_every_shape_of_a_poll_is_understood(value: Json, outcome: PollOutcome) 
     assert polled(value) == outcome
 
 
-@pytest.mark.parametrize(("word", "standing"), STANDINGS.items())
+@pytest.mark.parametrize(("word", "standing"), TASK_STATES.items())
 def test_each_word_stands_for_what_the_table_says(word: str, standing: str) -> None:
     outcome = polled(task(word, output_images=[URL] if standing == "succeeded" else []))
     kinds = {

@@ -18,7 +18,7 @@ from batchrunner.core.job import DialectName
 from batchrunner.core.job import Json as JsonValue
 from batchrunner.core.outcome import Answer, SendOutcome
 from batchrunner.providers import dialect_for
-from batchrunner.providers.anthropic_messages_reply import MessagesDecoder
+from batchrunner.providers.anthropic_messages import MessagesDecoder
 from batchrunner.providers.openai_chat_reply import ChatDecoder
 
 CHAT: DialectName = "openai-chat"

@@ -19,9 +19,9 @@ from batchrunner.core.outcome import (
     TaskAccepted,
 )
 from batchrunner.providers import dialect_for
+from batchrunner.providers.error_bodies import KEPT_OF_REFUSAL_BYTES
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
-from batchrunner.providers.replies import KEPT_OF_REFUSAL_BYTES
 
 K = ProblemKind
 

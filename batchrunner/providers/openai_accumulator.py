@@ -10,11 +10,9 @@ import msgspec
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl, ToolCall
-from batchrunner.providers.chat_media import media_in, parts_of, words_in
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object, sound
-from batchrunner.providers.picture_refs import picture_from_base64
-from batchrunner.providers.unknown_fields import REST, Known, keep
-from batchrunner.providers.usage_counts import said_again
+from batchrunner.providers.chat_media import media_in, parts_of, picture_from_base64, words_in
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object, valid_text
+from batchrunner.providers.reply_fields import REST, Known, keep, repeated_usage
 
 _SCHEME_BYTES: Final = 10
 _DETAIL_TEXT: Final = ("text", "summary", "data")
@@ -129,17 +127,17 @@ class _Call:
         self.arguments: list[str] = []
 
 
-class Draft:
+class ChatAccumulator:
     """One choice while it grows."""
 
     __slots__ = (
+        "_audio_parts",
         "_by_key",
         "_calls",
         "_details",
         "_in_deltas",
         "_reasoning",
         "_refusal",
-        "_sound",
         "_text",
         "error",
         "extras",
@@ -158,7 +156,7 @@ class Draft:
         self._by_key: dict[tuple[str, int | str], _Call] = {}
         self._details: list[Json] = []
         self._in_deltas = False
-        self._sound: dict[str, list[str]] = {}
+        self._audio_parts: dict[str, list[str]] = {}
         self.finish_reason: str | None = None
         self.error: object = None
         """What the server says went wrong with this very choice."""
@@ -187,7 +185,7 @@ class Draft:
         if choice.error is not None and not is_blank(choice.error):
             self.error = choice.error
         if choice.usage is not None:
-            self.usage = said_again(self.usage, choice.usage)
+            self.usage = repeated_usage(self.usage, choice.usage)
 
     def take_ordinary(self, text: str, thinking: str, reason: str | None) -> None:
         """What `take` does with choices that have deltas of text and thinking, a reason to end, and nothing else."""
@@ -199,13 +197,13 @@ class Draft:
             self.size_bytes += len(thinking) if thinking.isascii() else len(thinking.encode())
         self.finish_reason = reason or self.finish_reason
         if not self._in_deltas:
-            self._in_deltas = bool(text or thinking) or self.said
+            self._in_deltas = bool(text or thinking) or self.has_content
 
     def _take_words(self, choice: Choice) -> None:
         """The delta, the message, or the bare text."""
         if choice.delta is not None:
             self._take_piece(choice.delta)
-            self._in_deltas = self._in_deltas or self.said
+            self._in_deltas = self._in_deltas or self.has_content
         if choice.message is not None:
             if self._in_deltas:
                 self._take_once_more(choice.message)
@@ -215,30 +213,30 @@ class Draft:
             self._add(self._text, choice.text)
 
     @property
-    def said(self) -> bool:
+    def has_content(self) -> bool:
         """Whether anything came that a person would want."""
-        return bool(self._text or self._calls or self._reasoning or self.pictures or self.sounds or self._sound)
+        return bool(self._text or self._calls or self._reasoning or self.pictures or self.sounds or self._audio_parts)
 
     @property
     def text(self) -> str:
         """The answer so far, as it came."""
-        return sound("".join(self._text))
+        return valid_text("".join(self._text))
 
     @property
     def reasoning(self) -> str | None:
         """The thinking so far; None when there was none."""
-        return sound("".join(self._reasoning)) or None
+        return valid_text("".join(self._reasoning)) or None
 
     @property
     def refusal(self) -> str:
         """The model's own words of refusal, usually empty."""
-        return sound("".join(self._refusal))
+        return valid_text("".join(self._refusal))
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls so far, in the order in which they began."""
         return tuple(
-            ToolCall(id=call.id, name=call.name, arguments=sound("".join(call.arguments))) for call in self._calls
+            ToolCall(id=call.id, name=call.name, arguments=valid_text("".join(call.arguments))) for call in self._calls
         )
 
     @property
@@ -246,30 +244,32 @@ class Draft:
         """What came besides, with the details of its thinking."""
         return self.extras | ({"reasoning_details": self._details} if self._details else {})
 
-    def all_sounds(self) -> tuple[AudioBytes, ...]:
+    def all_audio(self) -> tuple[AudioBytes, ...]:
         """Whole ones, and the one that came in pieces."""
         data = b"".join(
-            found.data for packed in self._sound.get("data", ()) if (found := picture_from_base64(packed)) is not None
+            found.data
+            for packed in self._audio_parts.get("data", ())
+            if (found := picture_from_base64(packed)) is not None
         )
-        said = sound("".join(self._sound.get("transcript", ()))) or None
+        said = valid_text("".join(self._audio_parts.get("transcript", ()))) or None
         if not data and said is None:
             return tuple(self.sounds)
-        formats = self._sound.get("format")
+        formats = self._audio_parts.get("format")
         return (*self.sounds, AudioBytes(data=data, format=formats[-1] if formats else None, transcript=said))
 
     def _take_once_more(self, piece: Piece) -> None:
         """A message that repeats what the deltas said: only what they left out is new."""
-        new = Draft()
+        new = ChatAccumulator()
         new._take_piece(piece, whole=True)
         self._text = self._text or new._text
         self._reasoning = self._reasoning or new._reasoning
         self._calls = self._calls or new._calls
-        self._sound = self._sound or new._sound
+        self._audio_parts = self._audio_parts or new._audio_parts
         self._details = self._details or new._details
         self._refusal = self._refusal or new._refusal
         self.sounds = self.sounds or new.sounds
         self.pictures |= new.pictures
-        self.usage = said_again(self.usage, new.usage)
+        self.usage = repeated_usage(self.usage, new.usage)
         for name, said in new.extras.items():
             self.extras.setdefault(name, said)
 
@@ -303,9 +303,9 @@ class Draft:
                 if isinstance(packed, str) and "://" not in packed and (raw := picture_from_base64(packed)) is not None:
                     self._take_picture(raw)
         if piece.audio:
-            self._take_sound(piece.audio)
+            self._take_audio(piece.audio)
         if piece.usage is not None:
-            self.usage = said_again(self.usage, piece.usage)
+            self.usage = repeated_usage(self.usage, piece.usage)
         if piece.annotations or piece.citations or piece.context or piece.thinking_blocks:
             for name in _EXTRAS_OF_PIECE:
                 grow(self.extras, name, getattr(piece, name) or None)
@@ -327,7 +327,7 @@ class Draft:
     def _take_picture(self, picture: PictureUrl | PictureBytes) -> None:
         self.pictures.setdefault(picture)
 
-    def _take_sound(self, said: object) -> None:
+    def _take_audio(self, said: object) -> None:
         """OpenAI's `audio` comes whole, or in pieces of base64 and of its transcript."""
         if isinstance(said, str):
             said = {"url" if "://" in said[:_SCHEME_BYTES] else "data": said}
@@ -336,7 +336,7 @@ class Draft:
         for name in ("data", "transcript", "format"):
             piece = said.get(name)
             if isinstance(piece, str) and piece:
-                self._sound.setdefault(name, []).append(piece)
+                self._audio_parts.setdefault(name, []).append(piece)
         if (identifier := said.get("id")) is not None:
             self.extras.setdefault("audio_id", identifier)
         if isinstance(url := said.get("url"), str) and url:
@@ -363,10 +363,10 @@ class Draft:
     def _take_tool(self, tool: ToolPiece, position: int) -> None:
         call = self._call_of(tool, position)
         if call.id is None and isinstance(tool.id, str) and tool.id:
-            call.id = sound(tool.id)
+            call.id = valid_text(tool.id)
         name, arguments = _called(tool)
         if not call.name and isinstance(name, str):
-            call.name = sound(name)
+            call.name = valid_text(name)
         if isinstance(arguments, str):
             self._add(call.arguments, arguments)
         elif arguments is not None:

@@ -16,7 +16,8 @@ from batchrunner.core.http import Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.sign import Family, Form
-from batchrunner.providers.hints import (
+from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, valid_text, whole_number
+from batchrunner.providers.rate_headers import (
     LONGEST_WAIT_S,
     hints_of,
     reset_wait_s,
@@ -25,7 +26,6 @@ from batchrunner.providers.hints import (
     wait_in_prose_s,
     wait_s,
 )
-from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, sound, whole_number
 from batchrunner.providers.sse import SseParser
 
 KEPT_OF_REFUSAL_BYTES: Final = 1024 * 1024
@@ -127,7 +127,7 @@ _PASSING: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class ErrorBody:
     """What an error body says, whatever its shape. `status` is the one inside the body, if any."""
 
     message: str
@@ -142,7 +142,7 @@ class Fault:
     body: Json = None
 
 
-def read_fault(body: bytes) -> Fault:
+def read_fault(body: bytes) -> ErrorBody:
     """Shapes A to F: JSON objects, JSON inside one event of a stream, plain text, nothing."""
     value = decode(body)
     if isinstance(value, NotJson) and body.lstrip()[:5] in {b"data:", b"event", b"id: ", b"id:1\n"}:
@@ -152,16 +152,16 @@ def read_fault(body: bytes) -> Fault:
     if isinstance(value, NotJson) and len(body) >= KEPT_OF_REFUSAL_BYTES:
         whole = cut_value(body.rstrip(b"\\") + b'"')  # what was read over begins within the message, most likely
         value = value if whole is None else decode(whole)
-    return _unspoken(body) if isinstance(value, NotJson) else fault_in(value)
+    return _not_json(body) if isinstance(value, NotJson) else fault_in(value)
 
 
-def fault_in(value: Json) -> Fault:
+def fault_in(value: Json) -> ErrorBody:
     """What a JSON error says; the JSON itself when no message stands where one is looked for."""
     plain = _with_firsts(value)
     error_type = _name(plain, _TYPES)
     message = message_in(plain)
     raw = _raw(plain)
-    return Fault(
+    return ErrorBody(
         message=_both_ends(": ".join(filter(None, (message, raw))), _MESSAGE_CHARS)
         or (_shown(encode(value)) if value else ""),
         code=_name(plain, _CODES),
@@ -187,7 +187,7 @@ def refusal(family: Family, head: ResponseHead, body: bytes) -> Problem:
 
 
 def problem_of(
-    family: Family, head: ResponseHead, fault: Fault, *, status: int | None, under_way: bool = False
+    family: Family, head: ResponseHead, fault: ErrorBody, *, status: int | None, under_way: bool = False
 ) -> Problem:
     """The problem that a fault states. `status` None: it stood inside a 2xx, and only its own status counts.
 
@@ -234,7 +234,7 @@ def unreadable(family: Family, head: ResponseHead, body: bytes) -> Problem:
     """The problem of a 2xx whose body is no JSON: an error text if its words say so, else a corrupt answer."""
     if not body.strip():
         return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer is empty", head=head)
-    fault = _unspoken(body)
+    fault = _not_json(body)
     if fault.form == "page":
         message = f"HTTP {head.status} with a web page instead of an answer: {fault.message}"
         return replace(plain_problem(ProblemKind.NOT_REACHED, message, head=head), look_at="provider.base_url")
@@ -304,23 +304,25 @@ def _redirect(head: ResponseHead) -> Problem:
     return replace(plain_problem(ProblemKind.NOT_REACHED, message, head=head), look_at="provider.base_url")
 
 
-def _unspoken(body: bytes) -> Fault:
+def _not_json(body: bytes) -> ErrorBody:
     """A body that is no JSON: a page by its title, else its text."""
     start = body[:_PAGE_BYTES].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if not start:
-        return Fault(message="", form="nothing")
+        return ErrorBody(message="", form="nothing")
     if (error := _XML_ERROR.search(start)) is not None:
         told = {name.lower(): html.unescape(said).strip() for name, said in _XML_FIELD.findall(error[0])}
         words = [told[name] for name in ("code", "message") if told.get(name)]
-        return Fault(message=_cut(": ".join(words), _MESSAGE_CHARS) or _shown(body), code=told.get("code"), form="text")
+        return ErrorBody(
+            message=_cut(": ".join(words), _MESSAGE_CHARS) or _shown(body), code=told.get("code"), form="text"
+        )
     if not _PAGE.match(start):
-        return Fault(message=_shown(body), form="text")
+        return ErrorBody(message=_shown(body), form="text")
     found = _TITLE.search(start)
     title = " ".join(html.unescape(_TAG.sub(" ", found.group(2))).split()) if found else ""
-    return Fault(message=_cut(title, _NAME_CHARS) or _shown(body), form="page")
+    return ErrorBody(message=_cut(title, _NAME_CHARS) or _shown(body), form="page")
 
 
-def _worded(kind: ProblemKind, fault: Fault, status: int) -> str:
+def _worded(kind: ProblemKind, fault: ErrorBody, status: int) -> str:
     """The message for a person; where it was not the API that spoke, with what that means."""
     if kind is ProblemKind.NOT_REACHED and status == _FORBIDDEN and _BLOCKED.search(fault.message):
         return f"HTTP {status} from a gateway or a firewall in front of the API: {fault.message}"
@@ -427,8 +429,8 @@ def _shown(body: bytes) -> str:
 def _both_ends(text: str, chars: int) -> str:
     """The text, shortened in its middle: what a long one is about stands at its beginning or at its end."""
     tail = chars // 3
-    return sound(text if len(text) <= chars else f"{text[: chars - tail - 3]} … {text[-tail:]}")
+    return valid_text(text if len(text) <= chars else f"{text[: chars - tail - 3]} … {text[-tail:]}")
 
 
 def _cut(text: str, chars: int) -> str:
-    return sound(text if len(text) <= chars else text[: chars - 1] + "…")
+    return valid_text(text if len(text) <= chars else text[: chars - 1] + "…")

@@ -12,8 +12,8 @@ import msgspec
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, ToolCall, Usage
 from batchrunner.providers.chat_media import Parts, parts_of
-from batchrunner.providers.json_text import encode, is_object, sound
-from batchrunner.providers.ordinary_events import (
+from batchrunner.providers.json_text import encode, is_object, valid_text
+from batchrunner.providers.known_shapes import (
     BlockDelta,
     BlockStart,
     MessageChange,
@@ -23,8 +23,7 @@ from batchrunner.providers.ordinary_events import (
     TextDelta,
     TextStart,
 )
-from batchrunner.providers.unknown_fields import apart, grown, keep
-from batchrunner.providers.usage_counts import said_again, usage_of
+from batchrunner.providers.reply_fields import apart, grown, keep, repeated_usage, usage_of
 
 _PIECES: Final = {
     "text": "text_delta",
@@ -154,7 +153,7 @@ class _Grown:
         """What it says besides, under the server's own names."""
 
 
-class MessageDraft:
+class MessageAccumulator:
     """A message while it grows."""
 
     __slots__ = (
@@ -162,8 +161,8 @@ class MessageDraft:
         "_by_index",
         "_citations",
         "_counts",
+        "_other_content",
         "_pictures",
-        "_said_besides",
         "finished",
         "missed_a_beginning",
         "size_bytes",
@@ -179,7 +178,7 @@ class MessageDraft:
         self.stop_reason: str | None = None
         self._counts: dict[str, Json] | None = None
         self._citations: list[Json] = []
-        self._said_besides: dict[str, Json] = {}
+        self._other_content: dict[str, Json] = {}
         self._pictures: list[PictureBytes] = []
         self.size_bytes = 0
         self.missed_a_beginning = False
@@ -304,7 +303,7 @@ class MessageDraft:
     def take_rest(self, rest: dict[str, Json] | None) -> None:
         """Fields of an event, or a whole event, that no reader here knows."""
         if rest:
-            self._pictures += keep(self._said_besides, rest)
+            self._pictures += keep(self._other_content, rest)
 
     def _take_besides(self, said: object, rest: dict[str, Json] | None) -> None:
         for name in _BESIDES:
@@ -314,7 +313,7 @@ class MessageDraft:
 
     def count(self, said: object) -> None:
         """`usage`, whenever it comes; its counts are totals."""
-        self._counts = said_again(self._counts, said)
+        self._counts = repeated_usage(self._counts, said)
 
     @property
     def usage(self) -> Usage | None:
@@ -339,8 +338,8 @@ class MessageDraft:
         found["thinking_blocks"] = [
             {
                 "type": "thinking",
-                "thinking": sound("".join(block.parts)),
-                "signature": sound(block.signature),
+                "thinking": valid_text("".join(block.parts)),
+                "signature": valid_text(block.signature),
                 **block.rest,
             }
             for block in self._blocks
@@ -349,9 +348,9 @@ class MessageDraft:
         found["tool_call_details"] = [
             {"id": block.id, **block.rest} for block in self._blocks if block.kind == "tool_use" and block.rest
         ]
-        return {**{name: value for name, value in found.items() if value}, **self._said_besides}
+        return {**{name: value for name, value in found.items() if value}, **self._other_content}
 
-    def finish(self, _said: MessageEvent) -> None:
+    def finish(self, _stop_words: MessageEvent) -> None:
         """`message_stop`."""
         self.finished = True
 
@@ -375,14 +374,14 @@ class MessageDraft:
         )
 
     def _joined(self, kind: str, *, between: str) -> str:
-        return sound(
+        return valid_text(
             between.join(text for block in self._blocks if block.kind == kind and (text := "".join(block.parts)))
         )
 
     def _begin(self, block: Block, *, index: object) -> _Grown:
         grown = _Grown(block.type if isinstance(block.type, str) else "", block)
-        grown.id = sound(block.id) if isinstance(block.id, str) and block.id else None
-        grown.name = sound(block.name) if isinstance(block.name, str) else ""
+        grown.id = valid_text(block.id) if isinstance(block.id, str) and block.id else None
+        grown.name = valid_text(block.name) if isinstance(block.name, str) else ""
         grown.input = block.input
         self._blocks.append(grown)
         self._by_index[index if isinstance(index, int) else len(self._blocks) - 1] = grown
@@ -399,7 +398,7 @@ class MessageDraft:
 
     def _take_stop_reason(self, said: object) -> None:
         if isinstance(said, str) and said:
-            self.stop_reason = sound(said)
+            self.stop_reason = valid_text(said)
 
     def _add(self, grown: _Grown, text: object) -> None:
         if isinstance(text, str) and text:
@@ -407,13 +406,13 @@ class MessageDraft:
             self.size_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-PARTS: Final[dict[str, Callable[[MessageDraft, MessageEvent], str | None]]] = {
-    "message_start": MessageDraft.start,
-    "content_block_start": MessageDraft.start_block,
-    "content_block_delta": MessageDraft.grow_block,
-    "content_block_stop": lambda _draft, _said: None,
-    "message_delta": MessageDraft.change,
-    "message_stop": MessageDraft.finish,
+PARTS: Final[dict[str, Callable[[MessageAccumulator, MessageEvent], str | None]]] = {
+    "message_start": MessageAccumulator.start,
+    "content_block_start": MessageAccumulator.start_block,
+    "content_block_delta": MessageAccumulator.grow_block,
+    "content_block_stop": lambda _draft, _stop_words: None,
+    "message_delta": MessageAccumulator.change,
+    "message_stop": MessageAccumulator.finish,
 }
 """Events of a message, and what takes each; it gives what is wrong with the event, if anything is."""
 
@@ -429,5 +428,5 @@ def _as_sent(grown: _Grown) -> dict[str, Json]:
 def _arguments(block: _Grown) -> str:
     pieces = "".join(block.parts)
     if pieces or block.input in (None, "", {}):
-        return sound(pieces) or "{}"
-    return sound(block.input) if isinstance(block.input, str) else encode(block.input).decode()
+        return valid_text(pieces) or "{}"
+    return valid_text(block.input) if isinstance(block.input, str) else encode(block.input).decode()

@@ -10,7 +10,7 @@ from typing import Final
 
 from batchrunner.core.http import Request
 from batchrunner.core.item import Item
-from batchrunner.core.job import Json, Turn
+from batchrunner.core.job import Json, PresetName, Provider, Turn
 from batchrunner.core.outcome import Revision
 from batchrunner.providers.json_text import encode
 
@@ -92,3 +92,23 @@ def _encoded(text: str) -> bytes | None:
     except UnicodeError:
         return None
     return encode(text)
+
+
+# Where requests go: the base URL as it was given, and what a dialect puts behind it.
+
+_V1: Final = "/v1"
+_VERSIONED: Final[frozenset[PresetName]] = frozenset({"modelscope", "modelscope-anthropic", "simulator"})
+"""Presets whose base URL may stand with or without `/v1`: the path always has it."""
+
+
+def openai_url(provider: Provider, path: str) -> str:
+    """The URL of a path of the OpenAI kind, such as `chat/completions`."""
+    base = provider.base_url.rstrip("/")
+    if provider.preset in _VERSIONED:
+        base = base.removesuffix(_V1) + _V1
+    return f"{base}/{path}"
+
+
+def anthropic_url(provider: Provider, path: str) -> str:
+    """The URL of a path of the Anthropic kind, such as `messages`: behind `/v1`, which is not doubled."""
+    return f"{provider.base_url.rstrip('/').removesuffix(_V1)}{_V1}/{path}"

@@ -12,6 +12,16 @@ from typing import Final
 from batchrunner.core.http import SETTLED_STREAM_S, Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
 from batchrunner.core.sign import Family
+from batchrunner.providers.error_bodies import (
+    KEPT_OF_REFUSAL_BYTES,
+    broken_problem,
+    plain_problem,
+    problem_of,
+    read_fault,
+    refusal,
+    unreadable,
+)
+from batchrunner.providers.json_decoder import Body, is_success, no_reply
 from batchrunner.providers.json_text import (
     WIDEST_BYTES,
     NotJson,
@@ -23,18 +33,8 @@ from batchrunner.providers.json_text import (
     recoder,
     values_in,
 )
-from batchrunner.providers.replies import (
-    KEPT_OF_REFUSAL_BYTES,
-    broken_problem,
-    plain_problem,
-    problem_of,
-    read_fault,
-    refusal,
-    unreadable,
-)
 from batchrunner.providers.sse import SseEvent, SseParser, without_comments
 from batchrunner.providers.structured import Fits, Misses, SchemaCheck, Unusable
-from batchrunner.providers.whole_reply import Body, is_success, no_reply
 
 K = ProblemKind
 
@@ -396,8 +396,8 @@ class StreamedReply(ABC):
         elif first is not None and all(line[:1] == b"{" for line in body.split(b"\n") if line.strip()):
             self._form = _Form.EVENTS  # one on each line, without a word around them
             self._take_events([SseEvent("", line.strip()) for line in body.split(b"\n") if line.strip()])
-        elif (mended := cut_value(body)) is not None and self._holds_an_end(mended):
-            self._take_json(mended)
+        elif (repaired := cut_value(body)) is not None and self._holds_an_end(repaired):
+            self._take_json(repaired)
             self._late_trouble = True
         else:
             match ending:

@@ -4,15 +4,186 @@ Every server has fields of its own. What only describes the envelope is left out
 message or delta, or beside the choices is given back. Wrappings that gateways put around an answer are taken off.
 """
 
-from collections.abc import Collection
-from typing import Final
+import re
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Final, Literal
 
 from batchrunner.core.job import Json
-from batchrunner.core.outcome import PictureBytes
+from batchrunner.core.outcome import PictureBytes, Usage
 from batchrunner.providers.chat_media import is_picture, media_in
-from batchrunner.providers.json_text import at, encode, is_object
+from batchrunner.providers.json_text import at, encode, is_object, whole_number
 from batchrunner.providers.native_shapes import as_chat
-from batchrunner.providers.usage_counts import usage_of
+
+# What the words mean with which servers end an answer: compared without case, `-` and spaces read as `_`.
+
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+Meaning = Literal["whole", "cut", "broken", "filtered"]
+
+_CUT: Final = frozenset(
+    {
+        *("length", "max_length", "model_length", "token_limit", "max_token_limit", "length_limit", "limit"),
+        *("max_tokens", "max_output_tokens", "max_completion_tokens", "max_new_tokens", "max_tokens_reached"),
+        *("context_length", "context_length_exceeded", "context_window_exceeded", "model_context_window_exceeded"),
+        *(
+            "truncated",
+            "repetition_truncation",
+            "incomplete",
+            "pause_turn",
+            "error_limit",
+            "max_total_tokens",
+            "output_limit",
+        ),
+    }
+)
+"""The answer is as long as it may be, and not at its end."""
+_BROKEN: Final = frozenset(
+    {
+        *("error", "abort", "aborted", "cancelled", "canceled", "user_cancel", "interrupted", "failed", "failure"),
+        *("network_error", "insufficient_system_resource", "insufficient_system_resources", "server_error"),
+        *("internal_error", "internal_server_error", "engine_error", "engine_overloaded", "overloaded", "timeout"),
+        *("unavailable", "service_unavailable", "connection_error", "upstream_error", "system_error", "unknown_error"),
+        *("malformed_function_call", "malformed_response", "unexpected_tool_call", "time_limit"),
+        *("cancel", "preempted", "preemption", "evicted", "eviction", "disconnected"),
+    }
+)
+"""The server did not finish, and says so."""
+_FILTERED: Final = frozenset(
+    {
+        *("content_filter", "content_filtered", "sensitive", "safety", "refusal", "recitation", "blocklist", "spii"),
+        *("prohibited_content", "image_safety", "image_prohibited_content", "error_toxic", "guardrail_intervened"),
+        *("blocked", "moderation", "data_inspection_failed"),
+    }
+)
+
+
+@lru_cache(maxsize=64)  # servers have few such words, and every answer ends with one
+def meaning_of(reason: str | None) -> Meaning:
+    """An unknown word, or none, means nothing bad: new ones appear, and an answer is paid for."""
+    if reason is None:
+        return "whole"
+    word = _CAMEL.sub("_", reason.strip()).lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
+    if word in _CUT:
+        return "cut"
+    if word in _BROKEN:
+        return "broken"
+    return "filtered" if word in _FILTERED else "whole"
+
+
+# Tokens as servers count them, under whatever names and wherever they stand, as one `Usage`.
+#
+# `input_tokens` is all that was read: OpenAI's `prompt_tokens` include what came from a cache, Anthropic's
+# `input_tokens` leave it out. Counts may be text. Of the same count said twice the later stands, unless it is zero:
+# servers end a stream with a total of nothing.
+
+_Path = tuple[str, ...]
+
+_READ_IN_ALL: Final[tuple[_Path, ...]] = (
+    ("prompt_tokens",),
+    ("promptTokenCount",),
+    ("prompt_token_count",),
+    ("prompt_eval_count",),
+    ("prompt_n",),
+    ("promptTokens",),
+)
+_READ: Final[tuple[_Path, ...]] = (("input_tokens",), ("inputTokens",), ("inputTokenCount",))
+_WRITTEN: Final[tuple[_Path, ...]] = (
+    ("completion_tokens",),
+    ("output_tokens",),
+    ("outputTokens",),
+    ("candidatesTokenCount",),
+    ("candidates_token_count",),
+    ("generated_tokens",),
+    ("eval_count",),
+    ("predicted_n",),
+    ("completionTokens",),
+    ("outputTokenCount",),
+)
+_TOTAL: Final[tuple[_Path, ...]] = (("total_tokens",), ("totalTokenCount",))
+_APART_READ: Final[tuple[_Path, ...]] = (("cache_read_input_tokens",), ("cacheReadInputTokens",))
+_APART_WRITTEN: Final[tuple[_Path, ...]] = (("cache_creation_input_tokens",), ("cacheWriteInputTokens",))
+"""Anthropic's, which stand beside `input_tokens` and are no part of it."""
+_CACHE_READ: Final[tuple[_Path, ...]] = (
+    *_APART_READ,
+    ("prompt_tokens_details", "cached_tokens"),
+    ("input_tokens_details", "cached_tokens"),
+    ("prompt_cache_hit_tokens",),
+    ("cached_tokens",),
+    ("cache_read_tokens",),
+    ("cachedContentTokenCount",),
+)
+_CACHE_WRITTEN: Final[tuple[_Path, ...]] = (
+    *_APART_WRITTEN,
+    ("prompt_tokens_details", "cache_write_tokens"),
+    ("prompt_tokens_details", "cache_creation_tokens"),
+    ("prompt_tokens_details", "cache_creation_input_tokens"),
+    ("input_tokens_details", "cache_write_tokens"),
+    ("cache_write_tokens",),
+)
+
+
+def usage_of(said: object) -> Usage | None:
+    """What one `usage` object comes to; None when it counts nothing."""
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
+    if not is_object(said):
+        return None
+    read, wrote = _first(said, _READ_IN_ALL), _first(said, _WRITTEN)
+    if read is None and (beside := _first(said, _READ)) is not None:
+        read = beside + (_first(said, _APART_READ) or 0) + (_first(said, _APART_WRITTEN) or 0)
+    if wrote is not None and (thought := _count(said.get("thoughtsTokenCount"))) is not None:
+        wrote += thought  # Gemini counts them beside the answer
+    total = _first(said, _TOTAL)
+    if wrote is None and total is not None and read is not None and total >= read:
+        wrote = total - read
+    usage = Usage(
+        input_tokens=read,
+        output_tokens=wrote,
+        cache_read_tokens=_first(said, _CACHE_READ) or None,
+        cache_write_tokens=_first(said, _CACHE_WRITTEN) or None,
+    )
+    return None if usage == Usage() else usage
+
+
+def repeated_usage(known: dict[str, Json] | None, said: object) -> dict[str, Json] | None:
+    """A `usage` object over an earlier one of the same reply: what is null, or zero again, takes nothing back."""
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
+    if not is_object(said):
+        return known
+    if known is None:
+        return said
+    return known | {name: value for name, value in said.items() if value or name not in known}
+
+
+def added_up(usages: Iterable[Usage]) -> Usage | None:
+    """Of the choices of one answer: they read the same prompt, and each wrote for itself."""
+    found = list(usages)
+    if not found:
+        return None
+    wrote = [usage.output_tokens for usage in found if usage.output_tokens is not None]
+    return Usage(
+        input_tokens=max((u.input_tokens for u in found if u.input_tokens is not None), default=None),
+        output_tokens=sum(wrote) if wrote else None,
+        cache_read_tokens=max((u.cache_read_tokens for u in found if u.cache_read_tokens is not None), default=None),
+        cache_write_tokens=max((u.cache_write_tokens for u in found if u.cache_write_tokens is not None), default=None),
+    )
+
+
+def _first(said: dict[str, Json], paths: tuple[_Path, ...]) -> int | None:
+    for name, *inner in paths:  # for every reply, and of the many names a server uses few
+        found = said.get(name)
+        if found is not None and (count := _count(at(found, *inner))) is not None:
+            return count
+    return None
+
+
+def _count(value: Json) -> int | None:
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isascii() and text.isdigit() and len(text) < len(str(2**63)) else None
+    return whole_number(value)
+
 
 CAP_BYTES: Final = 1024 * 1024
 """Of all such fields of one answer; what goes beyond is named in `fields_left_out`."""

@@ -7,14 +7,14 @@ from batchrunner.core.http import Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.sign import Family
-from batchrunner.providers.json_text import NotJson, decode
-from batchrunner.providers.replies import (
+from batchrunner.providers.error_bodies import (
     KEPT_OF_REFUSAL_BYTES,
     broken_problem,
     plain_problem,
     refusal,
     unreadable,
 )
+from batchrunner.providers.json_text import NotJson, decode
 
 T = TypeVar("T")
 
@@ -45,9 +45,9 @@ class Body:
 
     def add(self, data: bytes) -> None:
         """Keep what the cap leaves room for."""
-        room = self._cap - len(self.kept)
-        self.over = self.over or len(data) > room
-        self.kept += data[:room]
+        left_bytes = self._cap - len(self.kept)
+        self.over = self.over or len(data) > left_bytes
+        self.kept += data[:left_bytes]
 
     def bytes(self) -> bytes:
         """What was kept."""
