@@ -78,7 +78,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
     from batchrunner.providers import require_dialect
-    from batchrunner.report.words import skipped_words
+    from batchrunner.report.wording import skipped_words
     from batchrunner.transport import read_keys
 
     require_dialect(job.provider)
@@ -118,11 +118,11 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
-    from batchrunner.report.night import night_notes
-    from batchrunner.report.standing import replay
-    from batchrunner.report.stock import format_notes, stock_notes, take_stock
-    from batchrunner.report.words import skipped_words
+    from batchrunner.report.directory_status import format_notes, inspection_notes
+    from batchrunner.report.summary import schedule_notes
+    from batchrunner.report.wording import skipped_words
     from batchrunner.simulator.forecast import forecast
+    from batchrunner.stores.ledger_replay import inspect_directory, replay
     from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere
     from batchrunner.stores.run_file import check_claim
     from batchrunner.transport import read_keys
@@ -131,7 +131,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     refuse_run_elsewhere(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
-    stock = take_stock(folder, state)
+    stock = inspect_directory(folder, state)
     items = items_of(job)
     items.progress = progress
     found = await run_planning_pass(items, state, hold=job.on_ambiguous == "hold")
@@ -155,10 +155,10 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
         quota_days=found.to_send / (daily * lanes) if daily else None,
         notes=(
             *(mistake.problem for mistake in missing),
-            *night_notes(job, wall=LoopClock().wall()),
+            *schedule_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
             *literal_braces(job),
-            *stock_notes(folder, stock),
+            *inspection_notes(folder, stock),
             *format_notes(job, folder),
             *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
         ),
@@ -231,11 +231,9 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
-    from batchrunner.report.causes import failure_groups
-    from batchrunner.report.night import balance_line, night_notes
-    from batchrunner.report.notify import notify
-    from batchrunner.report.stock import new_format_notes
-    from batchrunner.report.words import skipped_words
+    from batchrunner.report.directory_status import new_format_notes
+    from batchrunner.report.summary import balance_line, failure_groups, notify, schedule_notes
+    from batchrunner.report.wording import skipped_words
     from batchrunner.stores.lock import RunLock
     from batchrunner.stores.off_loop import Threads
     from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere, remember_end, take_directory
@@ -287,7 +285,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             *(f"{m.problem}: this key's lanes stay closed" for m in missing),
         ):
             speak(note)
-        for note in (*map(balance_line, await _balances(job, keys)), *night_notes(job, wall=clock.wall())):
+        for note in (*map(balance_line, await _balances(job, keys)), *schedule_notes(job, wall=clock.wall())):
             speak(note)
         run_request = RunRequest(
             limit=options.get("limit"),
@@ -363,7 +361,7 @@ def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `
         WrongDirectoryError: there is no run in this directory.
         LedgerDamagedError, StoreBrokenError: its files cannot be read.
     """
-    from batchrunner.report.standing import status_of_directory
+    from batchrunner.report.directory_status import status_of_directory
 
     return status_of_directory(Path(dir))
 
@@ -392,8 +390,8 @@ def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - 
 
 
 def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, failures: bool = False) -> "Exported":  # noqa: A002
-    """Take a run's results along as one file (`batchrunner.exporters.EXPORTERS`); see `report.export.export_run`."""
-    from batchrunner.report.export import export_run
+    """Take a run's results along as one file (`batchrunner.exporters.EXPORTERS`); see `report.export_run`."""
+    from batchrunner.report.export_run import export_run
 
     return export_run(Path(dir), to=to, out=out, failures=failures)
 

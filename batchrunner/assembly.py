@@ -27,16 +27,17 @@ from batchrunner.engine.shutdown import Shutdown
 from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
-from batchrunner.report.standing import LEDGER, replay
-from batchrunner.report.stock import stock_notes, take_stock
-from batchrunner.report.words import skipped_words
+from batchrunner.report.directory_status import inspection_notes
+from batchrunner.report.wording import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.error_log import ErrorLog
 from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import reformatted_events
+from batchrunner.stores.ledger_replay import inspect_directory, replay
 from batchrunner.stores.marks import RESULTS, size_marked, stands_as_marked
 from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import ResultsFile
@@ -165,7 +166,7 @@ async def assemble(
     )
     if stock.torn_bytes:
         say(f"{folder}/results.jsonl: a torn end of {stock.torn_bytes} bytes was moved to results.torn")
-    for note in stock_notes(folder, stock.found):
+    for note in inspection_notes(folder, stock.found):
         say(note)
     return runner
 
@@ -378,7 +379,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         refuse_run_elsewhere(job)
         check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
         state, windows = replay(folder, day_offset_s=day_offset_s), windows_that_worked(folder)
-        take_stock(folder, state)
+        inspect_directory(folder, state)
     missing = read_keys(job.provider.key_env, os.environ)[1]
     return rehearse(
         job,

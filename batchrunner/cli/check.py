@@ -8,7 +8,7 @@ import batchrunner
 from batchrunner.cli.options import AsJson, JobFiles, Overrides
 from batchrunner.cli.output import emit, reading, say, tell_mistakes
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.report.words import count
+from batchrunner.report.wording import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ def _to_stdout(folder: str, to: str, *, failures: bool, as_json: bool) -> ExitSt
 
 
 def _told(exported: Exported, *, as_json: bool) -> ExitStatus:
-    from batchrunner.report.export_words import export_words  # noqa: PLC0415 - for exports only
+    from batchrunner.report.wording import export_words  # noqa: PLC0415 - for exports only
 
     if as_json:
         emit(exported)

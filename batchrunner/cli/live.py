@@ -17,9 +17,8 @@ from rich.text import Text
 from batchrunner.cli.pace import Pace
 from batchrunner.cli.progress_words import Snapshot, counts_line, finished, pace_words
 from batchrunner.core.status import LaneState, LaneStatus, Status
-from batchrunner.report.plain import printable
 from batchrunner.report.summary import lane_name
-from batchrunner.report.words import instant
+from batchrunner.report.wording import instant, printable
 
 DRAW_EVERY_S: Final = 0.5
 _MOST_LANES: Final = 8

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake, NoRunError
-from batchrunner.report.json_values import jsonable
-from batchrunner.report.plain import printable
+from batchrunner.report.summary import jsonable
+from batchrunner.report.wording import printable
 
 MOST_SHOWN = 200
 """Mistakes that a person is shown, a line each; how many more there are is said."""

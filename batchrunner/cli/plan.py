@@ -9,10 +9,8 @@ from batchrunner.cli.options import AsJson, JobFile, Out, Overrides, Simulate
 from batchrunner.cli.output import emit, reading, say
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus
-from batchrunner.report.night import balance_line
-from batchrunner.report.plain import printable
-from batchrunner.report.summary import budget_line, items_line
-from batchrunner.report.words import duration, instant
+from batchrunner.report.summary import balance_line, budget_line, items_line
+from batchrunner.report.wording import duration, instant, printable
 
 if TYPE_CHECKING:
     from batchrunner.core.plan import Plan

@@ -14,7 +14,7 @@ from batchrunner.cli.output import say
 from batchrunner.cli.pace import Pace
 from batchrunner.cli.progress_words import Snapshot, counts_line, finished, pace_words, waits
 from batchrunner.core.status import Status
-from batchrunner.report.plain import printable
+from batchrunner.report.wording import printable
 
 LINE_EVERY_S = 10.0
 REMIND_EVERY_S = 1800.0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from batchrunner.cli.pace import Pace
 from batchrunner.core.status import Status
 from batchrunner.report.summary import budget_line, items_line, lane_line, usage_line, wait_line
-from batchrunner.report.words import duration
+from batchrunner.report.wording import duration
 
 Snapshot = Callable[[], Status]
 

@@ -16,9 +16,8 @@ from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
 from batchrunner.cli.output import emit, say
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.rehearsal_report import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
-from batchrunner.report.plain import printable
 from batchrunner.report.summary import STATES, budget_line, items_line, usage_line
-from batchrunner.report.words import count, duration, instant
+from batchrunner.report.wording import count, duration, instant, printable
 
 _WIDTH = 22
 _MOST_WORDS = 240

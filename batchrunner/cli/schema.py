@@ -6,7 +6,7 @@ import batchrunner
 from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, emit_text
 from batchrunner.core.errors import ExitStatus
-from batchrunner.report.json_values import jsonable
+from batchrunner.report.summary import jsonable
 
 
 def schema(*, as_json: AsJson = False) -> ExitStatus:

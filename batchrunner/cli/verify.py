@@ -8,7 +8,7 @@ import batchrunner
 from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, say
 from batchrunner.core.errors import ExitStatus
-from batchrunner.report.audit_words import audit_words
+from batchrunner.report.wording import audit_words
 
 Salvage = Annotated[
     str | None, typer.Option("--salvage", metavar="NEW", help="Copy everything sound into this new directory.")

@@ -29,12 +29,11 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Salvaged
-from batchrunner.report.audit import audit, run_file_of
-from batchrunner.report.audit_files import fault_of, read_plain
+from batchrunner.report.audit import audit, fault_of, read_plain, run_file_of
 from batchrunner.report.audit_ledger import Named, Promises, files_crc
-from batchrunner.report.standing import LEDGER
 from batchrunner.stores.atomic import place_whole, write_all
 from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_FOLDER, InspectedFiles, broken
+from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_salvage import Kept, Mender, SoundLines
 from batchrunner.stores.lines import read_lines
 from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
@@ -74,7 +73,7 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
         raise broken(new, error) from error
     # rows of failures that are gone are made again by the next run, from this ledger
     found = audit(new, files=files).findings
-    return salvage.told(sound=all(each.level != "damage" or each.kind == "failure_missing" for each in found))
+    return salvage.result(sound=all(each.level != "damage" or each.kind == "failure_missing" for each in found))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -297,7 +296,7 @@ class Salvage:
         for folder in (*self._folders, self.new):
             self.files.fsync_folder(folder)
 
-    def told(self, *, sound: bool) -> Salvaged:
+    def result(self, *, sound: bool) -> Salvaged:
         """What came of it."""
         assert self._mender is not None, "the ledger was written"
         return Salvaged(

@@ -4,10 +4,24 @@ Every word that came from a prompt, a server or a file name passes `printable`; 
 goes on, when something is left to do. Refuses to guess: what no server told is not shown.
 """
 
-from collections.abc import Iterator
-from pathlib import PurePath
+import asyncio
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.budget import BudgetLine, figure
+from batchrunner.core.job import PRESETS, Job, Json
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
@@ -18,8 +32,84 @@ from batchrunner.core.status import (
     UsageCounts,
     Wait,
 )
-from batchrunner.report.plain import printable
-from batchrunner.report.words import count, instant
+from batchrunner.report.wording import count, instant, printable
+from batchrunner.stores.results import iter_failures
+from batchrunner.stores.zones import offset_of_zone
+
+# The program's values as JSON: what commands print, and what a notified command reads.
+
+
+def jsonable(value: object) -> Json:
+    """Dataclasses by their field names, tuples as lists, paths and enums as their values.
+
+    Raises:
+        TypeError: something else; what a command prints is made of these.
+    """
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(entry) for entry in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a JSON object")
+
+
+# Failed items grouped by cause, from `failures.jsonl`: what a person wants to know first.
+
+_GROUPS_MAX: Final = 50
+_MESSAGE_MAX: Final = 200
+
+
+def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
+    """Groups of equal class and message (numbers and ids in it aside), the largest first."""
+    groups: dict[tuple[str, str], FailureGroup] = {}
+    for row in iter_failures(folder):
+        error = row.get("error")
+        kind, message = (
+            ("?", "") if not isinstance(error, dict) else (str(error.get("class")), str(error.get("message")))
+        )
+        comparable = re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", message.lower())[:_MESSAGE_MAX]
+        if (kind, comparable) not in groups and len(groups) >= _GROUPS_MAX:
+            comparable, message = "", "other messages"
+        known = groups.get((kind, comparable))
+        groups[kind, comparable] = (
+            replace(known, count=known.count + 1)
+            if known
+            else FailureGroup(kind=kind, message=message[:_MESSAGE_MAX], count=1, example=str(row.get("id")))
+        )
+    return tuple(sorted(groups.values(), key=lambda group: -group.count))
+
+
+# The night in people's words: in which zone a window is meant, and what a balance of points says.
+
+if TYPE_CHECKING:
+    from batchrunner.core.plan import PointBalance
+
+
+def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
+    """What a person should know before a window or a deadline counts: that the machine's own zone is meant."""
+    keys = [name for name, given in (("window", job.window), ("deadline", job.deadline)) if given is not None]
+    if not keys or job.timezone is not None:
+        return ()
+    zone = timezone(timedelta(seconds=offset_of_zone(None)(wall)))
+    meant = datetime.fromtimestamp(wall, UTC).astimezone(zone).strftime("%z")
+    words = " and ".join(f"`{key}`" for key in keys)
+    return (f"{words} in this machine's local time, UTC{meant[:3]}:{meant[3:5]}; write `timezone` to mean another",)
+
+
+def balance_line(balance: "PointBalance") -> str:
+    """What an account has, or that it is not known."""
+    if balance.available is None:
+        return f"{balance.account}: the balance of points is not known ({printable(balance.why or 'no reason given')})"
+    frozen = f", {figure(balance.frozen)} more reserved by running tasks" if balance.frozen else ""
+    return f"{balance.account}: {figure(balance.available)} points{frozen}"
+
 
 STATES: dict[RunState, str] = {
     "running": "running",
@@ -177,3 +267,58 @@ def _waits(lanes: tuple[LaneStatus, ...]) -> Iterator[tuple[str, str]]:
         yield "waits", lane_line(lane)
     if len(stuck) > _MOST_LANES:
         yield "waits", f"and {count(len(stuck) - _MOST_LANES, 'more lane')}"
+
+
+# `notify`: the person's own command, told how a run ended. No shell, no keys, half a minute at most.
+#
+# It gets the closing JSON on its stdin and BATCHRUNNER_STATE in its environment, from which the variables of the
+# providers' keys are gone. What it prints is shown only when it fails. Its failure hurts nobody.
+
+TIME_LIMIT_S: Final = 30.0
+_SHOWN_BYTES: Final = 2000
+_SHOWN_CHARS: Final = 200
+
+
+async def notify(job: Job, status: Status, *, time_limit_s: float = TIME_LIMIT_S) -> str | None:
+    """Run the job's command, if it has one and no person interrupted the run; what went wrong, if anything."""
+    if not job.notify or status.state == "interrupted":
+        return None
+    text = json.dumps(jsonable(status), allow_nan=False) + "\n"
+    environment = run_environment(os.environ, keys=job.provider.key_env, state=status.state)
+    trouble = await asyncio.get_running_loop().run_in_executor(
+        None, _run, job.notify, text.encode(), environment, time_limit_s
+    )
+    return f"notify: {printable(job.notify[0])} {trouble}" if trouble else None
+
+
+def run_environment(environ: Mapping[str, str], *, keys: Iterable[str], state: str) -> dict[str, str]:
+    """The environment without any provider's key, and with the run's state."""
+    secrets = {*keys, *(preset.key_env for preset in PRESETS.values())}
+    kept = {name: value for name, value in environ.items() if name not in secrets}
+    return {**kept, "BATCHRUNNER_STATE": state}
+
+
+def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], time_limit_s: float) -> str | None:
+    """In a thread. Files instead of pipes: nobody has to read, and a grandchild that lives on holds nothing open."""
+    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
+        told.write(text)
+        told.seek(0)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the person's own command, without a shell
+                command, stdin=told, stdout=said, stderr=said, env=environment, start_new_session=True
+            )
+        except (OSError, ValueError) as error:
+            return f"cannot be run: {getattr(error, 'strerror', None) or error}"
+        try:
+            ended = process.wait(time_limit_s)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"was ended: it took more than {time_limit_s:g} s"
+        if ended == 0:
+            return None
+        said.seek(max(0, said.seek(0, os.SEEK_END) - _SHOWN_BYTES))
+        lines = said.read().decode(errors="replace").strip().splitlines()
+        last = f": {printable(lines[-1], most=_SHOWN_CHARS)}" if lines else ""
+        return f"ended with status {ended}{last}"

@@ -25,11 +25,11 @@ from batchrunner.core.status import Status
 from batchrunner.engine.planning import lane_concurrency
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner, RunRequest
-from batchrunner.report.standing import replay
 from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.one_thread import OneThreadLoop
 from batchrunner.simulator.world import World
+from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_directory import take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
 from batchrunner.transport import Secret

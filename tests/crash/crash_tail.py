@@ -11,9 +11,8 @@ from typing import Any
 
 from crash_jobs import RUN
 
-from batchrunner.report.standing import LEDGER
 from batchrunner.simulator.crashing_disk import CrashingDisk
-from batchrunner.stores.ledger_line import is_sound, segment_numbers, segment_path
+from batchrunner.stores.ledger_line import LEDGER, is_sound, segment_numbers, segment_path
 from batchrunner.stores.rows import name_of, row_lines
 
 

@@ -21,9 +21,9 @@ from batchrunner.core.lifecycle import ItemRecord, ItemState
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Audit
 from batchrunner.report.audit import audit
-from batchrunner.report.standing import LEDGER
 from batchrunner.simulator.platter import File
 from batchrunner.stores.checkpoint import restored
+from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import Record, read_ledger
 from batchrunner.stores.run_file import RUN_FILE, read_run_file
 

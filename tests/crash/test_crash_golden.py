@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.lifecycle import ItemRecord, ItemState, OpenTask, Park
-from batchrunner.report.standing import replay
 from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.ledger_replay import replay
 
 GOLDEN = Path(__file__).parent / "golden" / "ledger-v1"
 SHA256 = {

@@ -10,7 +10,7 @@ from PIL import Image
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus, JobMistakesError
 from batchrunner.core.job import Job
-from batchrunner.report.stock import format_notes
+from batchrunner.report.directory_status import format_notes
 from batchrunner.stores import reformat as reformatting
 from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.ledger import LedgerWriter

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchrunner.core.status import ExportRow, Outcome
 from batchrunner.exporters import EXPORTERS
-from batchrunner.report.plain import printable
+from batchrunner.report.wording import printable
 
 KEY = "c6214d424be62253175f25b0dad2c233"
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from batchrunner.report.plain import printable
+from batchrunner.report.wording import printable
 
 HOSTILE = (
     "```\n<script>alert(1)</script>\n```",

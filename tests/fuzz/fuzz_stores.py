@@ -20,11 +20,10 @@ from batchrunner.core.errors import BatchrunnerError, LedgerDamagedError, Ledger
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem
 from batchrunner.core.state import LedgerState
-from batchrunner.report.audit_words import audit_words
-from batchrunner.report.json_values import jsonable
-from batchrunner.report.standing import replay
-from batchrunner.report.summary import summary
+from batchrunner.report.summary import jsonable, summary
+from batchrunner.report.wording import audit_words
 from batchrunner.stores.images import picture_fault, prepare
+from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.picture_bytes import whole_fault, with_png_text
 from batchrunner.stores.results import ResultsFile, iter_results
 from batchrunner.stores.rows import Label, facts_of, name_and_id_of, relabelled, shared_copy

@@ -15,8 +15,8 @@ from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import PictureUrl
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
 from batchrunner.providers.result_pictures import pictures_in
-from batchrunner.report.plain import printable
 from batchrunner.report.summary import summary
+from batchrunner.report.wording import printable
 from batchrunner.stores.artifacts import safe_path
 from batchrunner.transport.addresses import is_loopback_name, literal, reach, sounds_inside
 from batchrunner.transport.api import _origin

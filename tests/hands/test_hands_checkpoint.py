@@ -13,10 +13,10 @@ from hands_cases import CHAT, IMAGE, TWINS, Fields
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.events import Close
 from batchrunner.core.state import LedgerState
-from batchrunner.report.standing import replay
 from batchrunner.stores import checkpoint
 from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_file import read_run_file
 
 SHANGHAI_S = 8 * 3600.0
@@ -43,7 +43,7 @@ def read(folder: Path) -> tuple[object, ...]:
 
 def read_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
     with monkeypatch.context() as patch:
-        patch.setattr("batchrunner.report.standing.restored", lambda *_, **__: None)
+        patch.setattr("batchrunner.report.directory_status.restored", lambda *_, **__: None)
         return read(folder)
 
 

@@ -13,10 +13,9 @@ from batchrunner import app
 from batchrunner.core.errors import ExitStatus, LockHeldError, WrongDirectoryError
 from batchrunner.core.events import Done, Intent, Open, Refused
 from batchrunner.core.status import Audit
-from batchrunner.report.audit_files import fault_of
-from batchrunner.report.audit_findings import KINDS, Sheet
-from batchrunner.report.audit_ledger import LedgerAudit
-from batchrunner.report.audit_words import audit_words
+from batchrunner.report.audit import fault_of
+from batchrunner.report.audit_ledger import KINDS, FindingList, LedgerAudit
+from batchrunner.report.wording import audit_words
 from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger_reader import Record
 from batchrunner.stores.lock import Quiet, RunLock
@@ -191,14 +190,14 @@ def test_a_record_that_does_not_follow_from_what_stood_before_is_told(house: Hou
     told = Open(version=1, run="r", segment=1, job="j", program="p")
     refused = Refused(i="x", k="0" * 32, n=2, a=0, kind="throttle")
     events = [told, intent(1), intent(2), refused, intent(4), done, done, intent(5)]
-    sheet = Sheet()
-    ledger = LedgerAudit(sheet=sheet, look_at=lambda _id, _key, _files: None)
+    finding_list = FindingList()
+    ledger = LedgerAudit(finding_list=finding_list, look_at=lambda _id, _key, _files: None)
 
     class Reading(list[Record]):
         left_out = ()
 
     ledger.read(Reading(Record(event, 1.0, 1, number) for number, event in enumerate(events)))  # type: ignore[arg-type] # what it asks of a reading
-    (finding,) = sheet.findings()
+    (finding,) = finding_list.findings()
     assert (finding.kind, finding.level, finding.count) == ("odd_record", "odd", 4)
     assert "`intent` while `x` is sending" in finding.examples[0]
     assert "send 4 of `x` follows send 2" in finding.examples[1]

@@ -13,7 +13,7 @@ import pytest
 
 from batchrunner.core.job import Job
 from batchrunner.core.status import ItemCounts, RunState, SendCounts, Status, UsageCounts
-from batchrunner.report.notify import notify, told_environment
+from batchrunner.report.summary import notify, run_environment
 from batchrunner.spec import load_job
 
 TELL = "import json, os, sys\njson.dump([json.load(sys.stdin), dict(os.environ)], open(sys.argv[1], 'w'))\n"
@@ -52,7 +52,7 @@ def test_a_person_who_interrupts_needs_no_telling(tell: Told, tmp_path: Path) ->
 
 def test_keys_are_not_in_its_environment() -> None:
     environ = {"MINE": "k", "OTHER": "k", "MODELSCOPE_API_KEY": "k", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
-    told = told_environment({**environ, "PATH": "/bin"}, keys=("MINE", "OTHER"), state="done")
+    told = run_environment({**environ, "PATH": "/bin"}, keys=("MINE", "OTHER"), state="done")
     assert told == {"PATH": "/bin", "BATCHRUNNER_STATE": "done"}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.report.plain import printable
+from batchrunner.report.wording import printable
 
 
 @pytest.mark.parametrize(

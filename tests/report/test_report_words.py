@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from batchrunner.report.words import count, duration, instant
+from batchrunner.report.wording import count, duration, instant
 
 NOW = datetime.fromisoformat("2026-11-22T20:53:00+08:00")
 

@@ -10,12 +10,12 @@ from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import Close, Done, Event, Failed, Intent, Open, Parked, Retry, Rewritten
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.state import LedgerState
-from batchrunner.report.stock import replay_into
 from batchrunner.stores import ledger_batches
 from batchrunner.stores.files import Disk
 from batchrunner.stores.ledger_batches import Batch
 from batchrunner.stores.ledger_line import encode_line
 from batchrunner.stores.ledger_reader import Record, read_ledger
+from batchrunner.stores.ledger_replay import replay_into
 
 AT = 1_790_000_000.0
 

@@ -1,7 +1,11 @@
-"""Where a run stands, from its files alone, also while another process works on it. Changes nothing."""
+"""What a person, or a crash, changed in a run's directory since it was left: found before anything is paid, and told.
+
+A directory that stands as its last clean end left it is trusted; any other is looked at row by row. Every command asks
+here, so that all of them count the same items as lost. `inspect_directory` changes nothing on the disk.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, get_args
@@ -10,7 +14,7 @@ import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
 from batchrunner.core.errors import WrongDirectoryError
-from batchrunner.core.job import PRESETS, Json, Kind
+from batchrunner.core.job import PRESETS, Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.schedule import Window, opening
@@ -28,74 +32,22 @@ from batchrunner.engine.run_status import (
     shown_time,
     usage_counts,
 )
-from batchrunner.report.causes import failure_groups
-from batchrunner.report.stock import refuse_missing_ledger, replay_into, stock_notes, take_stock
-from batchrunner.stores import ledger_line
-from batchrunner.stores.checkpoint import Restored, restored
-from batchrunner.stores.files import DISK, InspectedFiles
+from batchrunner.report.summary import failure_groups
+from batchrunner.report.wording import count as counted
 from batchrunner.stores.inspection import Inspection
-from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.ledger_replay import inspect_directory, replay
 from batchrunner.stores.lock import holder_of
-from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_or_refuse
+from batchrunner.stores.marks import RESULTS
+from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
 from batchrunner.stores.unreadable import UNREADABLE
 from batchrunner.stores.zones import offset_of_zone
 
-LEDGER: Final = ledger_line.LEDGER
+# Where a run stands, from its files alone, also while another process works on it. Changes nothing.
+
 """The ledger's folder in a run's directory."""
 _NOTHING_KNOWN: Final = Totals(
     total=0, labels="", shared={}, vanished={}, hold=False, task_s=0.0, concurrency=0, synced_intents=True
 )
-
-
-def replay(
-    folder: Path,
-    *,
-    day_offset_s: float,
-    running: bool = False,
-    say: Callable[[str], None] | None = None,
-    adopt_rows: bool = False,
-    files: InspectedFiles = DISK,
-) -> LedgerState:
-    """What the ledger in a run's directory remembers; nothing when there is none yet.
-
-    Args:
-        folder: the run's directory.
-        day_offset_s: where daily counters turn, seconds east of UTC.
-        running: another process is writing; what it sends is under way, not unknown.
-        say: told of torn tails that were left out.
-        adopt_rows: go on although the ledger, or its newest segment, is gone.
-        files: the file system.
-
-    Raises:
-        LedgerMissingError: the ledger, or its newest segment, is gone.
-        LedgerDamagedError: a segment is damaged below what was durable.
-        StoreBrokenError: the disk refused to be read.
-    """
-    if not adopt_rows:
-        refuse_missing_ledger(folder, files=files)
-    known = _checkpoint(folder, day_offset_s=day_offset_s, files=files)
-    if known is not None:
-        state, reading = known.state, read_ledger(folder / LEDGER, files=files, after=known.segment)
-        replay_into(state, reading, vouched=known.vouched)
-    else:
-        state, reading = LedgerState(day_offset_s=day_offset_s), read_ledger(folder / LEDGER, files=files)
-        replay_into(state, reading)
-    if not running:
-        state.segment_ended()
-    for torn in reading.left_out if say is not None else ():
-        assert say is not None, "there is something to say only to somebody"
-        if torn.bytes:
-            say(f"{torn.file}: {torn.bytes} bytes at its end were cut off by a crash and are left out ({torn.problem})")
-    return state
-
-
-def _checkpoint(folder: Path, *, day_offset_s: float, files: InspectedFiles) -> Restored | None:
-    try:
-        there = read_run_file(folder, files=files)
-    except WrongDirectoryError:  # the ledger is there to be read
-        return None
-    newest = there.checkpointed if there is not None else None
-    return restored(files, folder / LEDGER, newest, day_offset_s=day_offset_s)
 
 
 def status_of_directory(folder: Path) -> Status:
@@ -111,9 +63,9 @@ def status_of_directory(folder: Path) -> Status:
     state = replay(folder, day_offset_s=offset_s, running=running)
     totals = _totals(folder, there)
     now = time.time()
-    stock = None if running else take_stock(folder, state)
-    if stock is not None:
-        _forget_vanished(state, stock, vanished=totals.vanished.get(ItemState.DONE.name, 0))
+    inspection = None if running else inspect_directory(folder, state)
+    if inspection is not None:
+        _forget_vanished(state, inspection, vanished=totals.vanished.get(ItemState.DONE.name, 0))
     items = count_items(state, totals, now=now)
     if items.pending < 0:  # rows of items that were never this job's
         items = replace(items, done=items.done + items.pending, pending=0)
@@ -137,7 +89,7 @@ def status_of_directory(folder: Path) -> Status:
         held=held_groups(state),
         next_command=None if running else going_on(items, there.command_here()),
         message=None if running else lost_words(items.lost) if items.lost else there.message,
-        notes=tuple(stock_notes(folder, stock)),
+        notes=tuple(inspection_notes(folder, inspection)),
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
@@ -152,9 +104,9 @@ def _resting_state(there: RunFile, items: ItemCounts) -> RunState:
     return ended or (resting_state(items) if there.totals is not None else "pending")
 
 
-def _forget_vanished(state: LedgerState, stock: Inspection, *, vanished: int) -> None:
+def _forget_vanished(state: LedgerState, inspection: Inspection, *, vanished: int) -> None:
     """Rows of items that the job has no more are not missed: so many of the lost as rows are missing there."""
-    for _ in range(min(len(state.lost), max(0, vanished - stock.set_aside))):
+    for _ in range(min(len(state.lost), max(0, vanished - inspection.set_aside))):
         state.lost.pop()
 
 
@@ -167,7 +119,7 @@ def _totals(folder: Path, there: RunFile) -> Totals:
         ) from error
 
 
-class _NightKeys(msgspec.Struct):
+class _ScheduleKeys(msgspec.Struct):
     """What `run.json` says of the window."""
 
     window: Window | None = None
@@ -189,7 +141,7 @@ class _BudgetKeys(msgspec.Struct):
 def _waiting(job: dict[str, Json], *, now: float) -> Wait | None:
     """Whether the process that works here waits for its window."""
     try:
-        keys = msgspec.convert(job, _NightKeys)
+        keys = msgspec.convert(job, _ScheduleKeys)
         offset_at = offset_of_zone(keys.timezone)
     except (msgspec.MsgspecError, LookupError):  # written by a later version, or where more zones are known
         return None
@@ -220,3 +172,43 @@ def day_offset_of(run: RunFile) -> float:
     provider = run.job.get("provider")
     preset = provider.get("preset") if isinstance(provider, dict) else None
     return next((known.day_offset_s for name, known in PRESETS.items() if name == preset), 0.0)
+
+
+def inspection_notes(folder: Path, found: Inspection | None) -> Iterator[str]:
+    """What a person should know of it; nothing where it is as it was left, or as a crash leaves it."""
+    if found is None:
+        return
+    path = folder / RESULTS
+    if found.changed:
+        yield f"{path}: {_rows(found.changed)} not as recorded; changed by hand, and taken as they are now"
+    if found.repeated:
+        yield f"{path}: {_rows(found.repeated)} there more than once; the next end of a run leaves one of each"
+    if found.reshaped:
+        yield f"{path}: was saved in another form (line ends, byte order mark); the next end of a run puts it right"
+    if found.unreadable:
+        yield f"{path}: lines that are no rows: {found.unreadable:,}; `batchrunner verify` names them"
+    if found.answers:
+        yield f"{folder}: answers without their own file (output.each): {len(found.answers):,}; a run writes them again"
+
+
+def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
+    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
+    if job.kind != "image" or job.output.format is None:
+        return ()
+    from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
+
+    number = other_formats(folder, job.output.format)
+    words = f"{counted(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
+    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
+
+
+def new_format_notes(job: Job, folder: Path, before: RunFile | None) -> tuple[str, ...]:
+    """The same for a run, when it is the first one since `output.format` was changed. Raises StoreBrokenError."""
+    output = before.job.get("output") if before is not None else None
+    if not isinstance(output, dict) or output.get("format") == job.output.format:
+        return ()  # the pictures are not counted at every start
+    return format_notes(job, folder)
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"

@@ -1,19 +1,17 @@
-"""What a person, or a crash, changed in a run's directory since it was left: found before anything is paid, and told.
+"""What a run's directory remembers: its ledger, replayed into a state, and its rows, compared with that state.
 
-A directory that stands as its last clean end left it is trusted; any other is looked at row by row. Every command asks
-here, so that all of them count the same items as lost. `take_stock` changes nothing on the disk.
+Refuses a ledger that is not there although there are rows, and one that ends before what was durable.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, UnreadableRunFileError
+from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, UnreadableRunFileError, WrongDirectoryError
 from batchrunner.core.events import Close
-from batchrunner.core.job import Job
 from batchrunner.core.state import LedgerState
-from batchrunner.report.words import count as counted
+from batchrunner.stores.checkpoint import Restored, restored
 from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger_batches import Batch
@@ -24,7 +22,7 @@ from batchrunner.stores.run_directory import segment_left
 from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
 
 
-def take_stock(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
+def inspect_directory(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
     """Let `state` say what is lost, and count rows that the ledger does not know as done, as the next run will.
 
     None: nobody changed anything. Blocks. Raises StoreBrokenError.
@@ -90,7 +88,7 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
     except LedgerDamagedError:  # more than a cut: whoever reads the ledger next names the place
         return
     state.segment_ended()
-    take_stock(folder, state, files=files)
+    inspect_directory(folder, state, files=files)
     if state.lost or segment_left(state) != there.segment_left:
         raise _missing(f"{path}: the end of this segment is", there, folder)
 
@@ -127,41 +125,52 @@ def _length(files: Files, path: Path) -> int:
         files.close(descriptor)
 
 
-def stock_notes(folder: Path, found: Inspection | None) -> Iterator[str]:
-    """What a person should know of it; nothing where it is as it was left, or as a crash leaves it."""
-    if found is None:
-        return
-    path = folder / RESULTS
-    if found.changed:
-        yield f"{path}: {_rows(found.changed)} not as recorded; changed by hand, and taken as they are now"
-    if found.repeated:
-        yield f"{path}: {_rows(found.repeated)} there more than once; the next end of a run leaves one of each"
-    if found.reshaped:
-        yield f"{path}: was saved in another form (line ends, byte order mark); the next end of a run puts it right"
-    if found.unreadable:
-        yield f"{path}: lines that are no rows: {found.unreadable:,}; `batchrunner verify` names them"
-    if found.answers:
-        yield f"{folder}: answers without their own file (output.each): {len(found.answers):,}; a run writes them again"
+def replay(
+    folder: Path,
+    *,
+    day_offset_s: float,
+    running: bool = False,
+    say: Callable[[str], None] | None = None,
+    adopt_rows: bool = False,
+    files: InspectedFiles = DISK,
+) -> LedgerState:
+    """What the ledger in a run's directory remembers; nothing when there is none yet.
+
+    Args:
+        folder: the run's directory.
+        day_offset_s: where daily counters turn, seconds east of UTC.
+        running: another process is writing; what it sends is under way, not unknown.
+        say: told of torn tails that were left out.
+        adopt_rows: go on although the ledger, or its newest segment, is gone.
+        files: the file system.
+
+    Raises:
+        LedgerMissingError: the ledger, or its newest segment, is gone.
+        LedgerDamagedError: a segment is damaged below what was durable.
+        StoreBrokenError: the disk refused to be read.
+    """
+    if not adopt_rows:
+        refuse_missing_ledger(folder, files=files)
+    known = _checkpoint(folder, day_offset_s=day_offset_s, files=files)
+    if known is not None:
+        state, reading = known.state, read_ledger(folder / LEDGER, files=files, after=known.segment)
+        replay_into(state, reading, vouched=known.vouched)
+    else:
+        state, reading = LedgerState(day_offset_s=day_offset_s), read_ledger(folder / LEDGER, files=files)
+        replay_into(state, reading)
+    if not running:
+        state.segment_ended()
+    for torn in reading.left_out if say is not None else ():
+        assert say is not None, "there is something to say only to somebody"
+        if torn.bytes:
+            say(f"{torn.file}: {torn.bytes} bytes at its end were cut off by a crash and are left out ({torn.problem})")
+    return state
 
 
-def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
-    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
-    if job.kind != "image" or job.output.format is None:
-        return ()
-    from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
-
-    number = other_formats(folder, job.output.format)
-    words = f"{counted(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
-    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
-
-
-def new_format_notes(job: Job, folder: Path, before: RunFile | None) -> tuple[str, ...]:
-    """The same for a run, when it is the first one since `output.format` was changed. Raises StoreBrokenError."""
-    output = before.job.get("output") if before is not None else None
-    if not isinstance(output, dict) or output.get("format") == job.output.format:
-        return ()  # the pictures are not counted at every start
-    return format_notes(job, folder)
-
-
-def _rows(count: int) -> str:
-    return "1 row is" if count == 1 else f"{count:,} rows are"
+def _checkpoint(folder: Path, *, day_offset_s: float, files: InspectedFiles) -> Restored | None:
+    try:
+        there = read_run_file(folder, files=files)
+    except WrongDirectoryError:  # the ledger is there to be read
+        return None
+    newest = there.checkpointed if there is not None else None
+    return restored(files, folder / LEDGER, newest, day_offset_s=day_offset_s)

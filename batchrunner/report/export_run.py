@@ -20,10 +20,11 @@ from batchrunner.core.item import is_address, safe_stem
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Exported, ExportFormat, ExportRow, Status
 from batchrunner.exporters import EXPORTERS
-from batchrunner.report.audit_files import read_plain
-from batchrunner.report.plain import printable
-from batchrunner.report.standing import day_offset_of, replay, status_of_directory
+from batchrunner.report.audit import read_plain
+from batchrunner.report.directory_status import day_offset_of, status_of_directory
+from batchrunner.report.wording import printable
 from batchrunner.stores.files import DISK, SHARED_FOLDER
+from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.outgoing import EXPORTS, OutgoingFile
 from batchrunner.stores.row_order import RowOrder
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse

@@ -1,0 +1,197 @@
+"""Figures and instants as people say them. Pure; the present instant is always given."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from batchrunner.core.errors import Mistake
+from batchrunner.core.status import Audit, AuditCounts, Exported, Finding, Level, Salvaged
+
+# The render boundary for plain text: whatever a prompt, a server or a file name says, it stays one visible line.
+#
+# Refuses nothing and alters nothing that a person can see; control and bidirectional characters become escapes, so that
+# they can neither steer a terminal nor forge a line of ours (threat 13).
+
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")
+"""Persian and emoji are spelt with them, and they reorder nothing."""
+
+
+def printable(text: str, *, most: int | None = None) -> str:
+    r"""`text` with control, bidi, surrogate and line-breaking characters as `\x1b`, `\u202e` and the like.
+
+    Args:
+        text: anything at all.
+        most: cut to this many characters, the last of them `…`.
+    """
+    if most is not None and len(text) > most:
+        text = text[: most - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _ESCAPED or character in _JOINERS:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+_MINUTE_S = 60
+_HOUR_S = 3600
+_DAY_S = 86400
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """`1 item`, `1,200 items`."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def skipped_words(number: int, named: Sequence[Mistake], *, most: int = 5) -> tuple[str, ...]:
+    """Lines that say how many bad rows `on_bad_row: skip` left out, and which the first ones are."""
+    if not number:
+        return ()
+    shown = tuple(f"skipped {mistake}" for mistake in named[:most])
+    more = (f"and {number - len(shown):,} more",) if number > len(shown) else ()
+    return (f"{count(number, 'bad row is', 'bad rows are')} skipped", *shown, *more)
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `4 min`, `3 h 12 min`, `2 d 5 h`; never negative."""
+    whole = max(0, round(seconds))
+    if whole < 2 * _MINUTE_S:
+        return f"{whole} s"
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S} min"
+    if whole < _DAY_S:
+        return _two(whole // _MINUTE_S, 60, "h", "min")
+    return _two(whole // _HOUR_S, 24, "d", "h")
+
+
+def _two(small: int, per_big: int, big_unit: str, small_unit: str) -> str:
+    big, rest = divmod(small, per_big)
+    return f"{big} {big_unit} {rest} {small_unit}" if rest else f"{big} {big_unit}"
+
+
+def instant(rfc3339: str, *, now: datetime | None = None) -> str:
+    """`2026-11-23 00:05 +08:00`, and with `now` (aware) also how far away: `… (in 3 h 12 min)`.
+
+    Text that is no instant comes back as it is.
+    """
+    try:
+        moment = datetime.fromisoformat(rfc3339)
+    except ValueError:
+        return rfc3339
+    zone = moment.strftime("%z")
+    shown = moment.strftime("%Y-%m-%d %H:%M") + (f" {zone[:3]}:{zone[3:5]}" if zone else "")
+    if now is None or moment.tzinfo is None or moment - now < timedelta(0):
+        return shown
+    return f"{shown} (in {duration((moment - now).total_seconds())})"
+
+
+# An audit told to people. Text made from an `Audit` alone; every word from the disk passes `printable`.
+
+_LEVELS: Final[dict[Level, str]] = {"damage": "DAMAGE", "odd": "odd", "note": "note"}
+_MOST_EXAMPLE: Final = 200
+_MEGABYTE: Final = 1e6
+
+
+def audit_words(audit: Audit) -> str:
+    """Several lines without an end of line: the verdict, what was looked at, what was found, what was salvaged."""
+    return "\n".join(_lines(audit))
+
+
+def _lines(audit: Audit) -> Iterator[str]:
+    damage = sum(finding.count for finding in audit.findings if finding.level == "damage")
+    verdict = "sound" if audit.sound else f"DAMAGED in {count(damage, 'place')}"
+    yield f"{printable(audit.dir)} ({printable(audit.job)}): {verdict}"
+    yield f"  looked at {_looked_at(audit.checked)}"
+    for finding in audit.findings:
+        yield from _finding(finding)
+    if audit.salvaged is not None:
+        yield from _salvaged(audit.salvaged)
+
+
+def _looked_at(checked: AuditCounts) -> str:
+    parts = [
+        f"{count(checked.records, 'ledger record')} in {count(checked.segments, 'segment')}",
+        count(checked.rows, "row"),
+        *([count(checked.superseded, "superseded row")] if checked.superseded else []),
+        *([count(checked.failures, "failure")] if checked.failures else []),
+        *(
+            [f"{count(checked.pictures, 'picture')} ({checked.picture_bytes / _MEGABYTE:,.1f} MB)"]
+            if checked.pictures
+            else []
+        ),
+        *([count(checked.answer_files, "answer file")] if checked.answer_files else []),
+    ]
+    return ", ".join(parts)
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"  {_LEVELS[finding.level]}: {finding.count:,} × {finding.problem}"
+    for example in finding.examples:
+        yield f"      {printable(example, most=_MOST_EXAMPLE)}"
+    if finding.count > len(finding.examples):
+        yield f"      and {finding.count - len(finding.examples):,} more"
+    if finding.advice is not None:
+        yield f"      → {finding.advice}"
+
+
+def _salvaged(salvaged: Salvaged) -> Iterator[str]:
+    yield (
+        f"  salvaged into {printable(salvaged.dir)}: {count(salvaged.rows, 'row')}, "
+        f"{count(salvaged.pictures, 'picture')}, {count(salvaged.answer_files, 'answer file')}, "
+        f"{count(salvaged.records, 'ledger record')}"
+    )
+    if salvaged.fetched_again:
+        yield f"      {count(salvaged.fetched_again, 'item')} will be fetched again, not paid again"
+    if salvaged.rows_lost:
+        yield f"      {count(salvaged.rows_lost, 'item')} lost the answer and will be sent again"
+    if salvaged.records_lost:
+        yield f"      {count(salvaged.records_lost, 'stretch', 'stretches')} of the ledger could not be read"
+    yield "      go on with: batchrunner run JOB --out " + printable(salvaged.dir)
+
+
+# An export in words: where it lies, and everything of the run that is not in it.
+
+_LABEL_WIDTH: Final = 9
+
+
+def export_words(exported: Exported) -> str:
+    """Several lines without an end of line."""
+    return "\n".join([_headline(exported), *(f"  {label:<{_LABEL_WIDTH}} {said}" for label, said in _body(exported))])
+
+
+def _headline(exported: Exported) -> str:
+    simulated = " (simulated)" if exported.simulated else ""
+    rows = f"{count(exported.rows, 'row')} as {exported.format}, {count(exported.bytes, 'byte')}"
+    return f"{printable(exported.job)}{simulated}: {rows}"
+
+
+def _body(exported: Exported) -> Iterator[tuple[str, str]]:
+    if exported.path is not None:
+        yield "written", printable(exported.path) + (" (in place of an earlier export)" if exported.replaced else "")
+    if exported.failed and exported.failures_included:
+        yield "failed", f"{count(exported.failed, 'item')}, with their errors"
+    elif exported.failed:
+        yield "not in it", f"{count(exported.failed, 'failed item')}; --failures takes them along"
+    if exported.missing > exported.lost:
+        at_work = "the run is at work now" if exported.state == "running" else "the run is not finished"
+        yield "not in it", f"{count(exported.missing - exported.lost, 'item')} without a row yet: {at_work}"
+    elif exported.state == "running":
+        yield "note", "the run is at work now"
+    if exported.vanished:
+        yield (
+            "beware",
+            f"{count(exported.vanished, 'row')} of items that the job has no more; the next run moves them out",
+        )
+    if exported.lost:
+        lost = count(exported.lost, "finished item")
+        yield "damage", f"{lost} without a row or a picture: it is gone from the directory; see `batchrunner status`"
+    if exported.damaged:
+        yield "damage", f"{count(exported.damaged, 'recorded line')} of results.jsonl cannot be read; see `verify`"
+    if exported.pictures_missing:
+        lost = count(exported.pictures_missing, "picture")
+        yield "damage", f"{lost} missing, or not as recorded: not in it; see `verify`"
