@@ -121,7 +121,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.report.directory_status import format_notes, inspection_notes
     from batchrunner.report.summary import schedule_notes
     from batchrunner.report.wording import skipped_words
-    from batchrunner.simulator.forecast import forecast
+    from batchrunner.simulator.profiles import forecast
     from batchrunner.stores.ledger_replay import inspect_directory, replay
     from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere
     from batchrunner.stores.run_file import check_claim

@@ -69,12 +69,13 @@ async def assemble(
     say: Callable[[str], None],
     network: tuple[Transport, Downloads] | None,
     files: InspectedFiles = DISK,
-    dice: random.Random | None = None,
+    random_source: random.Random | None = None,
     tries_disk: bool = False,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out.
 
-    `files` and `dice` are the machine's own unless a simulation, which must be the same for the same seed, brings its.
+    `files` and `random_source` are the machine's own unless a simulation, which must be the same for the same seed,
+    brings its.
     """
     disk = Threads("assembly", count=1)
     stack.callback(disk.close)
@@ -158,7 +159,7 @@ async def assemble(
         totals=totals,
         run_request=run_request,
         shutdown=Shutdown(),
-        dice=dice or random.Random(),  # noqa: S311 - jitter, no secret
+        random_source=random_source or random.Random(),  # noqa: S311 - jitter, no secret
         say=say,
         offset_at=offset_of_zone(job.timezone),
         adopted=stock.found.adopted(state, failures=run_request.adopt_rows) if stock.found is not None else (),

@@ -190,9 +190,11 @@ def make_picture(path: Path) -> None:
         return
     from PIL import Image  # noqa: PLC0415 - for this row alone
 
-    dice = random.Random(1)
-    rough = Image.frombytes("RGB", (64, 64), dice.randbytes(64 * 64 * 3)).resize((1024, 1024), Image.Resampling.BICUBIC)
-    grain = Image.frombytes("RGB", (1024, 1024), bytes(value & 7 for value in dice.randbytes(1024 * 1024 * 3)))
+    random_source = random.Random(1)
+    rough = Image.frombytes("RGB", (64, 64), random_source.randbytes(64 * 64 * 3)).resize(
+        (1024, 1024), Image.Resampling.BICUBIC
+    )
+    grain = Image.frombytes("RGB", (1024, 1024), bytes(value & 7 for value in random_source.randbytes(1024 * 1024 * 3)))
     Image.blend(rough, Image.eval(grain, lambda value: value * 32), 0.03).save(path)
 
 

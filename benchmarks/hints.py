@@ -58,7 +58,7 @@ class Seen:
 
 
 def serve(told: Connection) -> None:
-    seen, dice = Seen(), random.Random(1)
+    seen, random_source = Seen(), random.Random(1)
 
     async def answer(request: web.Request) -> web.Response:
         now = asyncio.get_running_loop().time()
@@ -66,7 +66,7 @@ def serve(told: Connection) -> None:
         seen.began = seen.began or now
         seen.calls += 1
         seen.early += now < seen.free_at.pop(prompt, 0.0) - GRAIN_S
-        if dice.random() < REFUSED:
+        if random_source.random() < REFUSED:
             seen.refused += 1
             seen.free_at[prompt] = now + HINT_S
             return web.json_response(
@@ -84,8 +84,8 @@ def serve(told: Connection) -> None:
         )
 
     async def told_and_forgotten(_request: web.Request) -> web.Response:
-        nonlocal seen, dice
-        last, seen, dice = seen, Seen(), random.Random(1)
+        nonlocal seen, random_source
+        last, seen, random_source = seen, Seen(), random.Random(1)
         return web.json_response(
             {
                 "seconds": last.ended - last.began,

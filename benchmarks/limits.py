@@ -118,7 +118,7 @@ class Load:
     told: Told = field(default_factory=Told)
 
     async def run(self) -> Told:
-        self.dice, self.left, self.changed = random.Random(self.seed), self.items, asyncio.Event()
+        self.random_source, self.left, self.changed = random.Random(self.seed), self.items, asyncio.Event()
         settings = LaneSettings(
             concurrency=self.fixed or self.start,
             adaptive=not self.fixed,
@@ -158,9 +158,9 @@ class Load:
         else:
             self.told.busy += 1
             delay_s = self.server.delay_s if isinstance(self.server, LimitReq) else 0.0
-            await asyncio.sleep(delay_s + self.latency_s * self.dice.uniform(0.8, 1.2))
+            await asyncio.sleep(delay_s + self.latency_s * self.random_source.uniform(0.8, 1.2))
             self.told.busy -= 1
-            if self.dice.random() < self.failing:
+            if self.random_source.random() < self.failing:
                 outcome = Problem(kind=ProblemKind.SERVER_ERROR, message="")
         self.lane.record_outcome(ticket, outcome, now=asyncio.get_running_loop().time())
         self.lane.release()
@@ -169,7 +169,9 @@ class Load:
         else:
             if self.waits:
                 rule = RULES[self.kind]
-                await asyncio.sleep(backoff_s(first_s=rule.first_wait_s, cap_s=8.0, tries=0, dice=self.dice.random()))
+                await asyncio.sleep(
+                    backoff_s(first_s=rule.first_wait_s, cap_s=8.0, tries=0, random_source=self.random_source.random())
+                )
             self.left += 1
         self.changed.set()
 

@@ -75,7 +75,7 @@ class Measured:
 
 
 def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) -> Measured:
-    dice = random.Random(seed)
+    random_source = random.Random(seed)
     late: list[float] = []
 
     async def night() -> tuple[int, list[float]]:
@@ -85,7 +85,7 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
             dialect=dialect(),
             transport=server,
             clock=clock,
-            dice=dice,
+            random_source=random_source,
             poll_per_second=poll_per_second,
             task_s=36_000.0,
         )
@@ -94,7 +94,7 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
         async def slot(number: int) -> None:
             await asyncio.sleep(number * 0.2 if in_flight < TASKS else 0.0)
             while next(left) < TASKS:
-                ends = clock.monotonic() + draw(dice)
+                ends = clock.monotonic() + draw(random_source)
                 server.ends.append(ends)
                 task = str(len(server.ends) - 1)
                 await follower.follow(task, account="", model=MODEL, accepted_at=clock.wall(), resumed=False)
@@ -141,11 +141,11 @@ def most_in(times: list[float], window_s: float) -> int:
 @cache
 def bound(draw: Draw) -> float:
     """A lower bound for the polls a task of any schedule by age whose median lateness is at most a second."""
-    dice = random.Random(0)
+    random_source = random.Random(0)
     count = 100_000
     bins = [0] * (int(121 / GRID_S) + 1)
     for _ in range(count):
-        bins[min(int(draw(dice) / GRID_S), len(bins) - 1)] += 1
+        bins[min(int(draw(random_source) / GRID_S), len(bins) - 1)] += 1
     reached = [1.0]
     for here in bins:
         reached.append(reached[-1] - here / count)
@@ -167,15 +167,15 @@ def cheapest(reached: list[float], price: float) -> float:
 
 
 def log_normal(middle_s: float, sigma: float) -> Draw:
-    return lambda dice: min(120.0, middle_s * math.exp(dice.gauss(0.0, sigma)))
+    return lambda random_source: min(120.0, middle_s * math.exp(random_source.gauss(0.0, sigma)))
 
 
 def either(share: float, first: Draw, second: Draw) -> Draw:
-    return lambda dice: first(dice) if dice.random() < share else second(dice)
+    return lambda random_source: first(random_source) if random_source.random() < share else second(random_source)
 
 
 def uniform(low: float, high: float) -> Draw:
-    return lambda dice: dice.uniform(low, high)
+    return lambda random_source: random_source.uniform(low, high)
 
 
 RUN_TIMES: dict[str, Draw] = {

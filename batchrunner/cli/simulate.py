@@ -115,7 +115,7 @@ def _latency(text: str) -> str | float | None:
 
 
 def _list(*, as_json: bool) -> ExitStatus:
-    from batchrunner.simulator.faults import FAULT_NAMES, LATENCY_NAMES  # noqa: PLC0415 - for this question only
+    from batchrunner.simulator.profiles import FAULT_NAMES, LATENCY_NAMES  # noqa: PLC0415 - for this question only
     from batchrunner.simulator.scenarios import SCENARIOS  # noqa: PLC0415 - for this question only
 
     if as_json:

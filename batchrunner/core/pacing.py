@@ -19,13 +19,13 @@ GIVE_UP_PARKED_S: Final = 48 * 3600.0
 """A quota is waited for this long, then the run ends, resumable."""
 
 
-def backoff_s(*, first_s: float, cap_s: float, tries: int, dice: float) -> float:
+def backoff_s(*, first_s: float, cap_s: float, tries: int, random_source: float) -> float:
     """Exponential from `first_s`, doubled with each of `tries` (0 is the first wait), capped, with jitter.
 
-    `dice` is uniform in [0, 1): the wait is 50 to 100 % of the nominal one, so that a herd spreads out.
+    `random_source` is uniform in [0, 1): the wait is 50 to 100 % of the nominal one, so that a herd spreads out.
     """
     nominal = min(first_s * 2.0 ** min(tries, 30), cap_s)
-    return nominal * (0.5 + 0.5 * dice)
+    return nominal * (0.5 + 0.5 * random_source)
 
 
 def next_quota_probe(*, wall: float, probes: int, shanghai: bool) -> float:
@@ -291,19 +291,19 @@ def _reached_at(reached: Sequence[float], age_s: float) -> float:
     return reached[place] + share * (reached[place + 1] - reached[place])
 
 
-def next_poll_s(times: RunTimes, *, age_s: float, polls: int, hint_s: float | None, dice: float) -> float:
+def next_poll_s(times: RunTimes, *, age_s: float, polls: int, hint_s: float | None, random_source: float) -> float:
     """Seconds to the next poll of a task that is `age_s` old and was asked `polls` times.
 
-    `dice` is uniform in [0, 1): it spreads polls out, and sends one in 100 ahead of its time to learn what no poll of
-    the plan would show. The server's own hint is a lower bound.
+    `random_source` is uniform in [0, 1): it spreads polls out, and sends one in 100 ahead of its time to learn what no
+    poll of the plan would show. The server's own hint is a lower bound.
     """
     learned_s = times.wait_s(age_s)
     if learned_s is None:
-        wait_s = first_cadence_s(age_s=age_s, polls=polls) * (0.8 + 0.4 * dice)
-    elif dice < _EXPLORED:
-        wait_s = learned_s * dice / _EXPLORED
+        wait_s = first_cadence_s(age_s=age_s, polls=polls) * (0.8 + 0.4 * random_source)
+    elif random_source < _EXPLORED:
+        wait_s = learned_s * random_source / _EXPLORED
     else:
-        wait_s = learned_s + _JITTER_S * (2.0 * (dice - _EXPLORED) / (1.0 - _EXPLORED) - 1.0)
+        wait_s = learned_s + _JITTER_S * (2.0 * (random_source - _EXPLORED) / (1.0 - _EXPLORED) - 1.0)
     return max(wait_s, SHORTEST_WAIT_S, hint_s or 0.0)
 
 

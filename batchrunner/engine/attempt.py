@@ -83,7 +83,7 @@ class Attempts:
     image_tasks: ImageTasks
     shutdown: Shutdown
     budget_guard: BudgetGuard
-    dice: random.Random
+    random_source: random.Random
     left_open: Callable[[str, str], None]
     """Told of every item that this run leaves unfinished: why, and the server's last words about it."""
     ended: Callable[[WorkQueue], None]
@@ -471,11 +471,11 @@ class Attempts:
     def _wait_s(self, work: Work, problem: Problem) -> float:
         """The server's own hint is a lower bound; otherwise a backoff that grows with this item's same trouble."""
         if problem.wait_s is not None:
-            return problem.wait_s * (1.0 + 0.1 * self.dice.random())
+            return problem.wait_s * (1.0 + 0.1 * self.random_source.random())
         rule = RULES[problem.kind]
         cap_s = min(rule.cap_s, self.job.retry.max_wait_s)
         tries = work.kinds.get(problem.kind, 1) - 1
-        return backoff_s(first_s=rule.first_wait_s, cap_s=cap_s, tries=tries, dice=self.dice.random())
+        return backoff_s(first_s=rule.first_wait_s, cap_s=cap_s, tries=tries, random_source=self.random_source.random())
 
 
 def _verdict(state: "RetryCallState") -> Again:

@@ -126,7 +126,7 @@ class ImageTasks:
     tasks: TaskPoller | None
     saver: PictureSaver
     shutdown: Shutdown
-    dice: random.Random
+    random_source: random.Random
     _missing: dict[tuple[str, int | None, str], int] = field(default_factory=dict)
     """(kind, status, host) -> how often a picture could not be kept for it."""
 
@@ -161,7 +161,9 @@ class ImageTasks:
                 if missing is None:
                     return Finished()
                 self._report_missing(missing, end)
-                await self.shutdown.sleep(backoff_s(first_s=1.0, cap_s=30.0, tries=round_, dice=self.dice.random()))
+                await self.shutdown.sleep(
+                    backoff_s(first_s=1.0, cap_s=30.0, tries=round_, random_source=self.random_source.random())
+                )
             return self._without(work, task, missing)
         except SteppedOutError:
             return Waiting(why="draining")

@@ -201,7 +201,7 @@ class LanePolicy:
             return True
         cap_s = _THROTTLE_CAP_S if problem.kind is ProblemKind.THROTTLE else PROBE_CAP_S
         first_s = _LIMIT_FIRST_S if lane.accepted_lately else _THROTTLE_FIRST_S
-        pause_s = backoff_s(first_s=first_s, cap_s=cap_s, tries=2 * lane.probes, dice=1.0)
+        pause_s = backoff_s(first_s=first_s, cap_s=cap_s, tries=2 * lane.probes, random_source=1.0)
         await self._park(
             lane, problem, until=self.clock.wall() + max(wait_s or 0.0, pause_s if wait_s is None else 0.0)
         )
@@ -215,7 +215,9 @@ class LanePolicy:
         wall = self.clock.wall()
         over = self._setup_refusals >= _SETUP_PROBES
         first_s, tries = RULES[problem.kind].first_wait_s, self._setup_refusals - 1
-        pause_s = max(problem.wait_s or 0.0, backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=tries, dice=1.0))
+        pause_s = max(
+            problem.wait_s or 0.0, backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=tries, random_source=1.0)
+        )
         look_at = f"; look at `{problem.look_at}`" if problem.look_at else ""
         closed = Closed(
             kind=problem.kind.value, reason=f"{_reason(problem)}{look_at}", refused_account=False, mistake=True
@@ -256,7 +258,7 @@ class LanePolicy:
             first_s = _OUTAGE_FIRST_S
             if problem.kind is ProblemKind.NOT_REACHED:
                 first_s = RULES[problem.kind].first_wait_s
-            pause_s = backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=lane.probes, dice=1.0)
+            pause_s = backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=lane.probes, random_source=1.0)
             pause_s = max(pause_s, problem.wait_s or 0.0)
             await self._park(lane, problem, until=self.clock.wall() + pause_s)
         else:

@@ -70,7 +70,7 @@ class Runner:
     totals: Totals
     run_request: RunRequest
     shutdown: Shutdown
-    dice: random.Random
+    random_source: random.Random
     say: Callable[[str], None]
     offset_at: OffsetAt = lambda _: 0.0
     """The zone of the job's window and deadline."""
@@ -444,7 +444,7 @@ class Runner:
             dialect=self.ports.tasks,
             transport=self.ports.transport,
             clock=self.ports.clock,
-            dice=self.dice,
+            random_source=self.random_source,
             poll_per_second=self.job.limits.poll_per_second or PRESETS[self.job.provider.preset].poll_per_second,
             task_s=self.job.timeouts.task_s,
             say=self.say,
@@ -456,7 +456,12 @@ class Runner:
             downloads=self.ports.downloads, store=self.ports.pictures, into=self.job.output.format, hold=self.ports.hold
         )
         image_tasks = ImageTasks(
-            job=self.job, recorder=self.recorder, tasks=follower, saver=saver, shutdown=self.shutdown, dice=self.dice
+            job=self.job,
+            recorder=self.recorder,
+            tasks=follower,
+            saver=saver,
+            shutdown=self.shutdown,
+            random_source=self.random_source,
         )
         lane_policy = LanePolicy(
             job=self.job,
@@ -482,7 +487,7 @@ class Runner:
             image_tasks=image_tasks,
             shutdown=self.shutdown,
             budget_guard=self.budget_guard,
-            dice=self.dice,
+            random_source=self.random_source,
             left_open=self._note_left_open,
             ended=self._close_when_drained,
         )

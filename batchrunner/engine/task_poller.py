@@ -99,7 +99,7 @@ class TaskPoller:
     dialect: TaskDialect
     transport: Transport
     clock: Clock
-    dice: random.Random
+    random_source: random.Random
     poll_per_second: float
     """Of each account."""
     task_s: float
@@ -140,7 +140,9 @@ class TaskPoller:
             open_at_s=0.0 if young else None,
             seen=resumed,
         )
-        self._plan(followed, self._cadence_s(followed, None) if young else self.dice.random() * _RESUME_SPREAD_S)
+        self._plan(
+            followed, self._cadence_s(followed, None) if young else self.random_source.random() * _RESUME_SPREAD_S
+        )
         return await followed.end
 
     async def run(self) -> None:
@@ -262,7 +264,9 @@ class TaskPoller:
                     self._again(followed, min(3.0 + followed.not_found // 4, 15.0))
             case _:  # of the poll
                 followed.troubles += 1
-                backoff = backoff_s(first_s=2.0, cap_s=60.0, tries=followed.troubles, dice=self.dice.random())
+                backoff = backoff_s(
+                    first_s=2.0, cap_s=60.0, tries=followed.troubles, random_source=self.random_source.random()
+                )
                 self._again(followed, max(backoff, problem.wait_s or 0.0))
 
     def _again(self, followed: _PolledTask, wait_s: float) -> None:
@@ -303,7 +307,7 @@ class TaskPoller:
             age_s=self._age_s(followed),
             polls=followed.polls,
             hint_s=hint_s,
-            dice=self.dice.random(),
+            random_source=self.random_source.random(),
         )
 
     def _age_s(self, followed: _PolledTask) -> float:

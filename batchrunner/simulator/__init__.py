@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchrunner.simulator.running import run_server
+    from batchrunner.simulator.http_door import run_server
 
 __all__ = ["run_server"]
 
@@ -19,4 +19,4 @@ if not TYPE_CHECKING:  # a checker shall see the import above only
         """`run_server`, imported when it is first asked for."""
         if name not in __all__:
             raise AttributeError(f"module 'batchrunner.simulator' has no attribute {name!r}")
-        return getattr(import_module("batchrunner.simulator.running"), name)
+        return getattr(import_module("batchrunner.simulator.http_door"), name)

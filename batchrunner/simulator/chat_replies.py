@@ -1,17 +1,169 @@
 """Chat completions as a server writes them, whole or streamed, and what a server rejects."""
 
-from dataclasses import dataclass
+import base64
+import gzip
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote
 
 from batchrunner.core.job import Json
-from batchrunner.simulator.answers import count_tokens, prompt_tokens, reasoning_for, text_for
-from batchrunner.simulator.envelopes import enveloped
-from batchrunner.simulator.made_to_schema import value_for
-from batchrunner.simulator.order import Order
-from batchrunner.simulator.pacing import paced, whole
+from batchrunner.simulator.answers import (
+    content_text,
+    count_tokens,
+    json_for,
+    prompt_tokens,
+    reasoning_for,
+    schema_of_format,
+    text_for,
+    value_for,
+)
 from batchrunner.simulator.refusals import Refusal, invalid
-from batchrunner.simulator.schema_answers import json_for, schema_of_format
-from batchrunner.simulator.script import SSE_TYPE, Script, as_list, as_object, as_text, encode_json
+from batchrunner.simulator.requests import Order, paced, whole
+from batchrunner.simulator.script import (
+    JSON_TYPE,
+    SSE_TYPE,
+    Hang,
+    Script,
+    Send,
+    Step,
+    as_list,
+    as_object,
+    as_text,
+    encode_json,
+)
 from batchrunner.simulator.sse_shapes import FRAMINGS, Chunk, stream_pieces
+
+# What servers and gateways do to a whole reply, whatever it says: faulty heads, content codings, odd bytes around it.
+#
+# Seen in the field, and no reason to buy an answer twice. Each takes the finished script of an answer.
+
+Envelope = Callable[[Script, Order], Script]
+
+
+def enveloped(script: Script, order: Order) -> Script:
+    """The script as the scenarios want it sent."""
+    for name, change in ENVELOPES.items():
+        if name in order.chosen:
+            script = change(script, order)
+    return script
+
+
+def _with_headers(**headers: str) -> Envelope:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda script, _: replace(script, headers={**script.headers, **named})
+
+
+def _many_headers(script: Script, _order: Order) -> Script:
+    return replace(script, headers={**script.headers, **{f"x-hop-{at}": f"edge-{at}" for at in range(300)}})
+
+
+def _in_one_piece(script: Script, body: bytes, *behind: Step, **headers: str) -> Script:
+    """The waits as they were, and then these bytes at once."""
+    waits = tuple(step for step in script.steps if not isinstance(step, Send))
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return replace(script, headers={**script.headers, **named}, steps=(*waits, Send(piece=body), *behind))
+
+
+def _gzip(script: Script, _order: Order) -> Script:
+    return _in_one_piece(script, gzip.compress(script.body, mtime=0), content_encoding="gzip")
+
+
+def _gzip_wrong_sum(script: Script, _order: Order) -> Script:
+    coded = gzip.compress(script.body, mtime=0)
+    return _in_one_piece(script, coded[:-8] + bytes(8), content_encoding="gzip")
+
+
+def _raw_control(script: Script, _order: Order) -> Script:
+    """A tab as it is, which JSON forbids, before the first words."""
+    return _in_one_piece(script, _before_the_words(script.body, b"\t"))
+
+
+def _bytes_behind(script: Script, _order: Order) -> Script:
+    return _in_one_piece(script, script.body + b"\n\n<!-- served by edge-7 -->\n")
+
+
+def _utf_16(script: Script, _order: Order) -> Script:
+    return _in_one_piece(script, script.body.decode("utf-8", "replace").encode("utf-16"))
+
+
+def _behind_comments(script: Script, _order: Order) -> Script:
+    """Keep-alives of a stream before an answer that is none."""
+    kind = SSE_TYPE if script.body[:1] == b"{" else script.headers.get("content-type", JSON_TYPE)
+    return _in_one_piece(script, b": PROCESSING\n\n: PROCESSING\n\n" + script.body, content_type=kind)
+
+
+def _stays_open(script: Script, _order: Order) -> Script:
+    """More is announced than comes, and the connection is left open."""
+    return _in_one_piece(script, script.body, Hang(), content_length=str(len(script.body) + 10))
+
+
+def _empty_error(script: Script, _order: Order) -> Script:
+    blank = b'{"error":{"message":"","code":0,"type":null},'
+    return _in_one_piece(script, script.body.replace(b'{"', blank + b'"', 1))
+
+
+def _gemini(script: Script, _order: Order) -> Script:
+    """The same answer in Gemini's own shape; a stream, or anything else, as it was."""
+    try:
+        body: Json = json.loads(script.body)
+    except ValueError:
+        return script
+    choices = [as_object(choice) for choice in as_list(as_object(body).get("choices"))]
+    if not choices:
+        return script
+    usage = as_object(as_object(body).get("usage"))
+    candidates: list[Json] = [
+        {
+            "content": {"role": "model", "parts": [{"text": as_object(choice.get("message")).get("content")}]},
+            "finishReason": "STOP",
+        }
+        for choice in choices
+    ]
+    counts: Json = {
+        "promptTokenCount": usage.get("prompt_tokens"),
+        "candidatesTokenCount": usage.get("completion_tokens"),
+    }
+    said: Json = {"candidates": candidates, "usageMetadata": counts}
+    return _in_one_piece(script, json.dumps(said).encode())
+
+
+def _echo_key(script: Script, order: Order) -> Script:
+    """The caller's key stands in the answer, encoded in three ways."""
+    key = order.headers.get("authorization", "").removeprefix("Bearer ") or order.headers.get("x-api-key", "")
+    forms = (quote(key, safe=""), base64.b64encode(key.encode()).decode(), key.replace("/", "\\/"))
+    return _in_one_piece(script, _before_the_words(script.body, (" ".join(forms) + " ").encode()))
+
+
+def _before_the_words(body: bytes, told: bytes) -> bytes:
+    """With these bytes at the beginning of the answer's text."""
+    return _WORDS.sub(lambda found: found[0] + told, body, count=1)
+
+
+_WORDS = re.compile(rb'"(?:content|text)":\s*"')
+
+
+ENVELOPES: dict[str, Envelope] = {
+    "body-gemini": _gemini,
+    "body-empty-error": _empty_error,
+    "body-raw-control": _raw_control,
+    "body-echo-key": _echo_key,
+    "body-comments-before": _behind_comments,
+    "body-bytes-behind": _bytes_behind,
+    "body-utf-16": _utf_16,
+    "body-stays-open": _stays_open,
+    "coding-not-there": _with_headers(content_encoding="gzip"),
+    "coding-unknown": _with_headers(content_encoding="utf-8"),
+    "coding-gzip": _gzip,
+    "coding-gzip-wrong-sum": _gzip_wrong_sum,
+    "head-many": _many_headers,
+    "head-long": _with_headers(x_policy="x" * 32_768),
+}
+"""By scenario, in the order in which they are applied."""
+
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _PART_TYPES = ("text", "image_url", "video_url", "video")
@@ -21,7 +173,7 @@ _FORCED_TOOLS = frozenset({"ok-tools", "sse-tool-no-index", "sse-tools-same-inde
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
+class _ChatReply:
     """An answer before it is written down."""
 
     id: str
@@ -111,20 +263,20 @@ def _check_content(content: Json) -> Refusal | None:
     return None
 
 
-def _reply(order: Order) -> _Reply:
+def _reply(order: Order) -> _ChatReply:
     reasoning = _reasoning(order)
     calls = _tool_calls(order)
     text, finish_reason = ("", "tool_calls") if calls else _text(order)
     if "ok-think-tags" in order.chosen and not calls:
-        text = f"<think>\n{reasoning_for(order.body, seed=order.dice.seed)}\n</think>\n\n{text}"
+        text = f"<think>\n{reasoning_for(order.body, seed=order.random_source.seed)}\n</think>\n\n{text}"
     if "content-filter" in order.chosen:
         text, finish_reason = "", "content_filter"
     spoken = text + (reasoning or "") + "".join(as_text(as_object(call["function"])["arguments"]) for call in calls)
-    asked, said = prompt_tokens(order.body), order.said_tokens(count_tokens(spoken))
-    name = f"{order.dice.content:016x}"
-    return _Reply(
+    asked, said = prompt_tokens(order.body), order.answer_tokens_of(count_tokens(spoken))
+    name = f"{order.random_source.content:016x}"
+    return _ChatReply(
         id=f"chatcmpl-{name}-{order.nth}",
-        created=_FIRST_DAY + order.dice.content % 10_000_000,
+        created=_FIRST_DAY + order.random_source.content % 10_000_000,
         model=order.model,
         text=text,
         reasoning=reasoning,
@@ -137,11 +289,11 @@ def _reply(order: Order) -> _Reply:
 def _reasoning(order: Order) -> str | None:
     if "ok-reasoning" not in order.chosen and thinks(order.body) is not True:
         return None
-    return reasoning_for(order.body, seed=order.dice.seed)
+    return reasoning_for(order.body, seed=order.random_source.seed)
 
 
 def _text(order: Order) -> tuple[str, str]:
-    text = text_for(order.body, seed=order.dice.seed)
+    text = text_for(order.body, seed=order.random_source.seed)
     if (schema := schema_of_format(order.body)) is not None:
         text = json_for(schema, order, text=text)
     elif as_object(order.body.get("response_format")).get("type") == "json_object":
@@ -164,13 +316,13 @@ def _tool_calls(order: Order) -> tuple[Chunk, ...]:
     functions = [as_object(as_object(tool).get("function")) for tool in tools] or [_LOOKUP]
     wanted = as_text(as_object(as_object(choice).get("function")).get("name"))
     named = next((f for f in functions if f.get("name") == wanted), functions[0])
-    text = text_for(order.body, seed=order.dice.seed)
-    arguments = value_for(as_object(named.get("parameters")), grain=order.dice.content, text=text)
+    text = text_for(order.body, seed=order.random_source.seed)
+    arguments = value_for(as_object(named.get("parameters")), grain=order.random_source.content, text=text)
     called: Chunk = {
         "name": as_text(named.get("name")),
         "arguments": encode_json(arguments if isinstance(arguments, dict) else {}).decode(),
     }
-    return ({"id": f"call_{order.dice.content:016x}", "type": "function", "function": called},)
+    return ({"id": f"call_{order.random_source.content:016x}", "type": "function", "function": called},)
 
 
 _LOOKUP: Chunk = {
@@ -180,7 +332,7 @@ _LOOKUP: Chunk = {
 """What `ok-tools` calls when the request brings no tools of its own."""
 
 
-def _whole_body(reply: _Reply) -> Chunk:
+def _whole_body(reply: _ChatReply) -> Chunk:
     calls: Json = [{**call, "index": at} for at, call in enumerate(reply.calls)] if reply.calls else None
     message: Chunk = {
         "role": "assistant",
@@ -194,7 +346,7 @@ def _whole_body(reply: _Reply) -> Chunk:
     return {**head, "choices": [choice], "usage": reply.usage}
 
 
-def _chunks(reply: _Reply, *, include_usage: bool) -> list[Chunk]:
+def _chunks(reply: _ChatReply, *, include_usage: bool) -> list[Chunk]:
     chunks = [reply.chunk({"delta": {"role": "assistant", "content": ""}})]
     chunks += [reply.chunk({"delta": {"reasoning_content": piece}}) for piece in _pieces(reply.reasoning or "")]
     chunks += [reply.chunk({"delta": {"content": piece}}) for piece in _pieces(reply.text)]
@@ -219,3 +371,50 @@ def _pieces(text: str) -> list[str]:
     """At most eight pieces; more would only cost time."""
     size = max(12, -(-len(text) // 8))
     return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+# Answers of a rehearsal, where nobody reads the words: the same counts, at the same times, without the text.
+#
+# An ordinary answer is cut into eight pieces whatever it says, because the shortest text is long enough for that, and
+# its tokens are what the profile supposes; so how long it takes and what it is counted as is known without composing
+# it.
+# Refuses (None) whatever depends on the text: scenarios, streams, schemas, tools, thinking, limits near its length, and
+# tokens that are counted instead of supposed.
+
+_PIECES_CHAT: Final = 12
+"""The role, eight of text, the end, the usage, and `[DONE]`."""
+_LONGEST_TOKENS: Final = 128
+"""Of a text, besides the numbers that it repeats from its prompt."""
+_SHAPING: Final = frozenset({"tools", "tool_choice", "response_format", "enable_thinking", "chat_template_kwargs"})
+_REHEARSED: Final = "(rehearsed)"
+
+
+def light_chat(order: Order) -> Script | None:
+    """The answer to a chat completion, or None where it has to be composed."""
+    body = order.body
+    if order.chosen or order.answer_tokens is None or body.get("stream") is True or not _SHAPING.isdisjoint(body):
+        return None
+    limit = body.get("max_tokens") or body.get("max_completion_tokens")
+    if isinstance(limit, int) and limit < _LONGEST_TOKENS + _longest_prompt(order):
+        return None
+    asked, said = prompt_tokens(body), order.answer_tokens_of(0)
+    name = _quoted(order.model)
+    reply = (
+        f'{{"id": "chatcmpl-{order.random_source.content:016x}-{order.nth}",'
+        f' "object": "chat.completion", "created": 1760000000,'
+        f' "model": {name}, "choices": [{{"index": 0, "message": {{"role": "assistant", "content": "{_REHEARSED}"}},'
+        f' "finish_reason": "stop"}}], "usage": {{"prompt_tokens": {asked}, "completion_tokens": {said},'
+        f' "total_tokens": {asked + said}}}}}'
+    )
+    return whole(reply.encode(), order, pieces=_PIECES_CHAT)
+
+
+@lru_cache(maxsize=64)
+def _quoted(model: str) -> str:
+    return json.dumps(model)
+
+
+def _longest_prompt(order: Order) -> int:
+    """Characters of the longest turn, as more than the tokens of the numbers in it."""
+    turns: list[Json] = as_list(order.body.get("messages"))
+    return max((len(content_text(as_object(turn).get("content"))) for turn in turns), default=0)

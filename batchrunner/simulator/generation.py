@@ -1,22 +1,80 @@
 """What is paid for, as a table: how each kind is checked and executed, and what mishaps do to it."""
 
+import base64
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from batchrunner.core.job import Json
 from batchrunner.simulator import chat_replies, messages_replies
-from batchrunner.simulator.chat_replies import answer_chat, check_chat, shell
-from batchrunner.simulator.embeddings import answer_embeddings, check_embeddings
-from batchrunner.simulator.faults import Faults
-from batchrunner.simulator.image_rules import check_image
-from batchrunner.simulator.image_tasks import TaskBook
-from batchrunner.simulator.light_answers import light_chat
+from batchrunner.simulator.answers import count_tokens
+from batchrunner.simulator.chat_replies import answer_chat, check_chat, light_chat, shell
+from batchrunner.simulator.drawing import check_image
+from batchrunner.simulator.image_replies import answer_pictures, check_pictures, wants_pictures_at_once
 from batchrunner.simulator.messages_replies import answer_messages, check_messages
-from batchrunner.simulator.openai_images import answer_pictures, check_pictures, wants_pictures_at_once
-from batchrunner.simulator.order import Order
-from batchrunner.simulator.pacing import broken_off
-from batchrunner.simulator.refusals import REFUSALS, Refusal
-from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script
+from batchrunner.simulator.profiles import FaultRates
+from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid
+from batchrunner.simulator.requests import Order, broken_off, whole
+from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script, as_text, digest_of, encode_json
+from batchrunner.simulator.simulated_tasks import SimulatedTasks
+
+# Embeddings as a server gives them: a unit vector for each text, the same for the same text.
+#
+# Refused without an explicit `encoding_format`, as ModelScope refuses it, and beyond 25 texts. Nothing in this program
+# asks for them yet; clients that are tried against the simulator do.
+
+_DIMENSIONS = 64
+_MOST_DIMENSIONS = 4096
+_MOST_TEXTS = 25
+_FORMATS = ("float", "base64")
+
+
+def check_embeddings(order: Order) -> Refusal | None:
+    """What a server rejects before it runs anything."""
+    texts, dimensions = _texts(order), order.body.get("dimensions", _DIMENSIONS)
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        return invalid("`input` must be a non-empty string or a list of them.")
+    if len(texts) > _MOST_TEXTS:
+        return invalid(f"batch size is invalid, it should not be larger than {_MOST_TEXTS}.")
+    if order.body.get("encoding_format") not in _FORMATS:
+        return invalid(f"`encoding_format` must be given: one of {', '.join(_FORMATS)}.")
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 1 <= dimensions <= _MOST_DIMENSIONS:
+        return invalid(f"`dimensions` must be an integer between 1 and {_MOST_DIMENSIONS}.")
+    return None
+
+
+def answer_embeddings(order: Order) -> Script:
+    """The vectors, as numbers or as the base64 of little-endian floats."""
+    texts, packed = [as_text(text) for text in _texts(order)], order.body["encoding_format"] == "base64"
+    found = [_vector(text, order) for text in texts]
+    listed: list[Json] = [
+        {"object": "embedding", "index": at, "embedding": _packed(vector) if packed else list(vector)}
+        for at, vector in enumerate(found)
+    ]
+    counted = sum(map(count_tokens, texts))
+    usage: Json = {"prompt_tokens": counted, "total_tokens": counted}
+    return whole(encode_json({"object": "list", "model": order.model, "data": listed, "usage": usage}), order)
+
+
+def _texts(order: Order) -> list[Json]:
+    said = order.body.get("input")
+    return said if isinstance(said, list) else [said]
+
+
+def _vector(text: str, order: Order) -> list[float]:
+    """32-bit floats of length one."""
+    dimensions = order.body.get("dimensions", _DIMENSIONS)
+    assert isinstance(dimensions, int)
+    seed = f"{order.random_source.seed}/{order.base_model}/{text}"
+    raw = [digest_of(f"{seed}/{at}", bits=32) / 2**31 - 1.0 for at in range(dimensions)]
+    length = math.sqrt(sum(part * part for part in raw)) or 1.0
+    return list(struct.unpack(f"<{dimensions}f", struct.pack(f"<{dimensions}f", *(part / length for part in raw))))
+
+
+def _packed(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 class Verdict(NamedTuple):
@@ -44,24 +102,24 @@ class Generation:
     path: str
     """Where it is POSTed to."""
     check: Callable[[Order], Refusal | None]
-    execute: Callable[[Order, TaskBook], Verdict]
+    execute: Callable[[Order, SimulatedTasks], Verdict]
     spared: frozenset[str] = frozenset()
     """Mishaps that do not befall it."""
 
 
-def _chat(order: Order, _book: TaskBook) -> Verdict:
+def _chat(order: Order, _tasks: SimulatedTasks) -> Verdict:
     if order.unread and (script := light_chat(order)) is not None:
         return Verdict(script, "answered", paid=True)
     name = _BROKEN if chat_replies.misses_schema(order) else "answered"
     return Verdict(answer_chat(order), name, paid=True)
 
 
-def _message(order: Order, _book: TaskBook) -> Verdict:
+def _message(order: Order, _tasks: SimulatedTasks) -> Verdict:
     name = _BROKEN if messages_replies.misses_schema(order) else "answered"
     return Verdict(answer_messages(order), name, paid=True)
 
 
-def _embedding(order: Order, _book: TaskBook) -> Verdict:
+def _embedding(order: Order, _tasks: SimulatedTasks) -> Verdict:
     return Verdict(answer_embeddings(order), "embedded", paid=True)
 
 
@@ -69,10 +127,10 @@ def _check_image(order: Order) -> Refusal | None:
     return check_pictures(order) if wants_pictures_at_once(order) else check_image(order)
 
 
-def _image(order: Order, book: TaskBook) -> Verdict:
+def _image(order: Order, tasks: SimulatedTasks) -> Verdict:
     if wants_pictures_at_once(order):
-        return Verdict(answer_pictures(order, book), "answered", paid=True)
-    task, script = book.accept(order)
+        return Verdict(answer_pictures(order, tasks), "answered", paid=True)
+    task, script = tasks.accept(order)
     return Verdict(script, "task accepted", paid=not task.fails)
 
 
@@ -87,61 +145,61 @@ GENERATIONS = {
 }
 
 
-def befall(mishap: str, order: Order, run: Run, faults: Faults) -> Verdict:
+def apply_failure_mode(failure_mode: str, order: Order, run: Run, faults: FaultRates) -> Verdict:
     """What the mishap makes of the order. `run` is called only if the order is executed all the same."""
-    return _MISHAPS[mishap](order, run, faults)
+    return _APPLIED[failure_mode](order, run, faults)
 
 
-def _throttled(order: Order, _run: Run, faults: Faults) -> Verdict:
+def _throttled(order: Order, _run: Run, faults: FaultRates) -> Verdict:
     refusal = REFUSALS["T1"]
     if faults.retry_after_s is not None:
         refusal = refusal.with_header("retry-after", f"{faults.retry_after_s:g}")
     return Verdict(order.refuse(refusal), "throttled")
 
 
-def _refused(name: str) -> Callable[[Order, Run, Faults], Verdict]:
+def _refused(name: str) -> Callable[[Order, Run, FaultRates], Verdict]:
     return lambda order, _run, _faults: Verdict(order.refuse(REFUSALS[name]), name)
 
 
-def _shell(order: Order, _run: Run, _faults: Faults) -> Verdict:
+def _shell(order: Order, _run: Run, _faults: FaultRates) -> Verdict:
     return Verdict(shell(order, choices=None), "shell")
 
 
-def _no_choices(order: Order, _run: Run, _faults: Faults) -> Verdict:
+def _no_choices(order: Order, _run: Run, _faults: FaultRates) -> Verdict:
     return Verdict(shell(order, choices=[]), "shell")
 
 
-def _headless(last: Reset | Hang, name: str) -> Callable[[Order, Run, Faults], Verdict]:
+def _headless(last: Reset | Hang, name: str) -> Callable[[Order, Run, FaultRates], Verdict]:
     """No head is ever sent; in half of the cases the order is executed all the same."""
 
-    def befallen(order: Order, run: Run, _faults: Faults) -> Verdict:
-        if order.dice.roll("executed") >= 0.5:
+    def affected(order: Order, run: Run, _faults: FaultRates) -> Verdict:
+        if order.random_source.roll("executed") >= 0.5:
             return Verdict(Script(early=(last,)), f"{name}, not executed")
         verdict = run()
         return Verdict(Script(early=(*verdict.script.early, last)), f"{name}, executed", paid=verdict.paid)
 
-    return befallen
+    return affected
 
 
-def _broken(last: Cut | Reset | Hang, name: str) -> Callable[[Order, Run, Faults], Verdict]:
-    def befallen(_order: Order, run: Run, _faults: Faults) -> Verdict:
+def _broken(last: Cut | Reset | Hang, name: str) -> Callable[[Order, Run, FaultRates], Verdict]:
+    def affected(_order: Order, run: Run, _faults: FaultRates) -> Verdict:
         verdict = run()
         return verdict._replace(script=broken_off(verdict.script, last), name=name)
 
-    return befallen
+    return affected
 
 
-def _cut(order: Order, run: Run, _faults: Faults) -> Verdict:
+def _cut(order: Order, run: Run, _faults: FaultRates) -> Verdict:
     """A stream ends in good order in half of the cases, without its last events: HTTP sees nothing wrong."""
     verdict = run()
     script = broken_off(verdict.script, Cut())
     streamed = script.headers.get("content-type", "").startswith(SSE_TYPE) and "content-length" not in script.headers
-    if streamed and order.dice.roll("orderly") < 0.5:
+    if streamed and order.random_source.roll("orderly") < 0.5:
         script = replace(script, steps=script.steps[:-1])
     return verdict._replace(script=script, name="cut")
 
 
-_MISHAPS: dict[str, Callable[[Order, Run, Faults], Verdict]] = {
+_APPLIED: dict[str, Callable[[Order, Run, FaultRates], Verdict]] = {
     "throttle": _throttled,
     "server_error": _refused("server-error"),
     "bad_gateway": _refused("bad-gateway"),

@@ -19,7 +19,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from batchrunner.core.errors import BatchrunnerError
-from batchrunner.simulator.script import Call, Cut, Hang, Reset, Role, Script, Send, Wait
+from batchrunner.simulator.profiles import FaultRates, Latency
+from batchrunner.simulator.script import Call, Cut, Delay, Hang, Reset, Role, Script, Send
 from batchrunner.simulator.world import World
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -134,7 +135,7 @@ def _large_request(
 async def _play(request: web.BaseRequest, script: Script) -> web.StreamResponse:
     for early in script.early:
         match early:
-            case Wait(seconds=seconds):
+            case Delay(seconds=seconds):
                 await asyncio.sleep(seconds)
             case Hang():
                 await asyncio.Event().wait()
@@ -156,7 +157,7 @@ async def _play_body(request: web.BaseRequest, script: Script) -> web.StreamResp
         match step:
             case Send(piece=piece):
                 await response.write(piece)
-            case Wait(seconds=seconds):
+            case Delay(seconds=seconds):
                 await asyncio.sleep(seconds)
             case Hang():
                 await asyncio.Event().wait()
@@ -186,3 +187,38 @@ def _close(request: web.BaseRequest, response: web.StreamResponse) -> web.Stream
     if request.transport is not None:
         request.transport.close()
     return response
+
+
+# The simulator as a program: opens its door, says where, and stays until it is cancelled.
+
+
+async def run_server(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    files_port: int = 0,
+    seed: int = 0,
+    faults: str = "",
+    scenario: str | None = None,
+    latency: str | float | None = None,
+    auth: bool = False,
+    say: Callable[[str], None],
+) -> None:
+    """Serve a world over HTTP until cancelled; `say` gets the two addresses, a line each, once they are open.
+
+    `faults` and `latency` are texts like `throttle=0.1,5xx=0.05` and `first=0.5,task=14`; a bare figure as latency is
+    the time to the first byte, in seconds. With `auth` calls without a token are refused.
+
+    Raises:
+        JobMistakesError: an unknown fault, latency or scenario.
+        PortTakenError: an address cannot be listened on.
+    """
+    pace = Latency(first_byte_s=float(latency)) if isinstance(latency, int | float) else Latency.parse(latency or "")
+    world = World(seed, faults=FaultRates.parse(faults), scenario=scenario, latency=pace, auth=auth)
+    door = await serve(world, host=host, port=port, files_port=files_port)
+    try:
+        say(f"api    {door.api_url}/v1")
+        say(f"files  {door.files_url}")
+        await asyncio.Event().wait()
+    finally:
+        await door.close()

@@ -21,8 +21,8 @@ from batchrunner.core.http import (
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Clock
-from batchrunner.simulator.faults import INSTANT, Latency
-from batchrunner.simulator.script import Call, Cut, EarlyStep, Hang, Reset, Role, Script, Send, Wait
+from batchrunner.simulator.profiles import INSTANT, Latency
+from batchrunner.simulator.script import Call, Cut, Delay, EarlyStep, Hang, Reset, Role, Script, Send
 from batchrunner.simulator.world import World
 from batchrunner.transport.coding import CodingError, unpacker
 from batchrunner.transport.watch import passed
@@ -143,12 +143,12 @@ class _Play:
         script, limits = self.script, self._timeouts
         early_s = late_s = 0.0
         for step in script.early:
-            if type(step) is not Wait:
+            if type(step) is not Delay:
                 return None
             early_s += step.seconds
         *waits, last = script.steps or (None,)
         for pause in waits:
-            if type(pause) is not Wait or pause.seconds > limits.idle_s:
+            if type(pause) is not Delay or pause.seconds > limits.idle_s:
                 return None
             late_s += pause.seconds
         if type(last) is not Send or len(last.piece) > self.cap_bytes or "content-encoding" in script.headers:
@@ -183,16 +183,16 @@ class _Play:
         for step in self.script.early:
             if (broken := await self._step(step, patience_s=patience_s)) is not None:
                 return broken
-            patience_s -= step.seconds if isinstance(step, Wait) else 0.0
+            patience_s -= step.seconds if isinstance(step, Delay) else 0.0
         return None
 
-    async def pause(self, step: Wait | Cut | Reset | Hang) -> Interrupted | None:
+    async def pause(self, step: Delay | Cut | Reset | Hang) -> Interrupted | None:
         """Play a step of the body that sends nothing."""
         return await self._step(step, patience_s=self._timeouts.idle_s)
 
     async def _step(self, step: EarlyStep | Cut, *, patience_s: float) -> Interrupted | None:
         match step:
-            case Wait(seconds=seconds):
+            case Delay(seconds=seconds):
                 return await self.wait(seconds, patience_s=patience_s)
             case Hang():
                 return await self.wait(float("inf"), patience_s=patience_s)

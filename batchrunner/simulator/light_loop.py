@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Final, TypeVarTuple
 
-from batchrunner.simulator.one_thread import OneThreadLoop
+from batchrunner.simulator.virtual_time import OneThreadLoop
 
 if TYPE_CHECKING:
     from selectors import SelectorKey

@@ -28,12 +28,17 @@ from batchrunner.engine.runner import Runner, RunRequest
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for
-from batchrunner.simulator.diary import Diary
-from batchrunner.simulator.faults import NO_FAULTS
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.light_loop import LightLoop
-from batchrunner.simulator.light_stores import SPECK, LightLedger, LightPictures, LightResults, speck
-from batchrunner.simulator.profiles import Profile
+from batchrunner.simulator.null_stores import (
+    PLACEHOLDER,
+    NullLedger,
+    NullPictures,
+    NullResults,
+    paint_placeholder,
+)
+from batchrunner.simulator.profiles import NO_FAULTS, Profile
+from batchrunner.simulator.timeline import RehearsalTimeline
 from batchrunner.simulator.virtual_time import VirtualClock
 from batchrunner.simulator.world import World
 from batchrunner.stores.zones import offset_of_zone
@@ -41,8 +46,8 @@ from batchrunner.stores.zones import offset_of_zone
 _COLLECTED: Final = (50_000, 20, 50)
 HORIZON_S: Final = 400 * 86_400.0
 """Farther nothing is foretold."""
-_EVENTS_UNTOLD: Final = 200
-_TOLD_EVERY_S: Final = 2.0
+_PROGRESS_EVENTS: Final = 200
+_PROGRESS_EVERY_S: Final = 2.0
 _PICTURES_AT_ONCE: Final = "oi-ok"
 
 
@@ -76,16 +81,16 @@ def rehearse(
     """
     began = time.perf_counter()
 
-    async def foretell() -> Rehearsal:
+    async def simulate() -> Rehearsal:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, LightLoop)
         clock = VirtualClock(loop, wall_at_zero=wall)
         stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=clock, progress=progress)
         await stage.play(RunRequest(limit=limit), windows=windows or {})
-        return stage.told(notes, took_s=time.perf_counter() - began)
+        return stage.report(notes, took_s=time.perf_counter() - began)
 
     with _collected_rarely(), asyncio.Runner(loop_factory=lambda: LightLoop(random.Random(seed))) as runner:
-        return runner.run(foretell())
+        return runner.run(simulate())
 
 
 @contextmanager
@@ -113,7 +118,7 @@ def world_of(job: Job, profile: Profile, *, seed: int) -> World:
         quota=profile.quota,
         faults=profile.faults,
         answer_tokens=profile.answer_tokens,
-        paint=speck,
+        paint=paint_placeholder,
         log_size=0,
         unread=True,
     )
@@ -130,12 +135,12 @@ class _Stage:
     clock: VirtualClock
     progress: Callable[[int, int], None] | None = None
     world: World = field(init=False)
-    diary: Diary = field(init=False)
-    dice: random.Random = field(init=False)
+    timeline: RehearsalTimeline = field(init=False)
+    random_source: random.Random = field(init=False)
     starts: int = 0
     _ahead: int = 0
-    _untold: int = 0
-    _told_at: float = field(default_factory=time.perf_counter)
+    _unreported: int = 0
+    _reported_at: float = field(default_factory=time.perf_counter)
     _before: UsageCounts = field(init=False)
     _status: Status = field(init=False)
     _exit_status: ExitStatus = field(init=False)
@@ -144,10 +149,10 @@ class _Stage:
 
     def __post_init__(self) -> None:
         state = self.state
-        self.job = _indoors(self.job, in_one_piece=self.profile.faults == NO_FAULTS)
+        self.job = _with_simulated_paths(self.job, in_one_piece=self.profile.faults == NO_FAULTS)
         self.world = world_of(self.job, self.profile, seed=self.seed)
-        self.diary = Diary(clock=self.clock, state=state, offset_s=self._preset.day_offset_s)
-        self.dice = random.Random(self.seed)
+        self.timeline = RehearsalTimeline(clock=self.clock, state=state, offset_s=self._preset.day_offset_s)
+        self.random_source = random.Random(self.seed)
         self._before = UsageCounts(
             input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images
         )
@@ -156,24 +161,24 @@ class _Stage:
         """Run it, and start it again whenever its window has closed, as somebody would the next evening."""
         self._began = self.clock.wall()
         self._take_over()
-        self.diary.note("begins")
+        self.timeline.note("begins")
         while True:
             runner = await self._runner(run_request, windows)
             self.starts += 1
-            done_before = self.diary.totals[Intent]
+            done_before = self.timeline.totals[Intent]
             await self._one_run(runner)
             ending = runner.ending()
             self._exit_status = ending.exit_status()
             self._status = with_end(runner.snapshot(), self._exit_status, message=ending.message(), next_command=None)
             self._ended = self.clock.wall()
             windows = {f"{lane.account} {lane.model}": lane.limit for lane in runner.lanes}
-            went_on = self.diary.totals[Intent] > done_before
+            went_on = self.timeline.totals[Intent] > done_before
             if not went_on or not self._goes_on_next_evening(runner):
                 break
-            self.diary.note("pauses", self._status.message or "")
+            self.timeline.note("pauses", self._status.message or "")
             self.state.segment_ended()
-        self.diary.close()
-        self.diary.note("ends", self._status.message or "")
+        self.timeline.close()
+        self.timeline.note("ends", self._status.message or "")
 
     async def _one_run(self, runner: Runner) -> None:
         left_s = max(0.0, HORIZON_S - (self.clock.wall() - self._began))
@@ -201,7 +206,7 @@ class _Stage:
             self.world.remember(token=account or "in-process", model=model, calls=calls, now=now)
         for task in state.tasks.values():
             if task.task_id:
-                self.world.book.adopt(task.task_id, model=task.model, accepted_at=task.accepted_at)
+                self.world.tasks.adopt(task.task_id, model=task.model, accepted_at=task.accepted_at)
         state.live = True
 
     async def _runner(self, run_request: RunRequest, windows: dict[str, int]) -> Runner:
@@ -220,7 +225,7 @@ class _Stage:
             totals=totals_of(self.job, found, accounts=len(ports.accounts), windows=windows),
             run_request=run_request,
             shutdown=Shutdown(),
-            dice=self.dice,
+            random_source=self.random_source,
             say=lambda _: None,
             offset_at=offset_of_zone(self.job.timezone),
         )
@@ -240,9 +245,9 @@ class _Stage:
                 otherwise=SimulatedDownloads(world, clock, timeouts=job.timeouts),
                 seconds=self.profile.latency.download_s,
             ),
-            ledger=LightLedger(self.diary.take if self.progress is None else self._take),
-            results=LightResults(self.state.results_length),
-            pictures=LightPictures(),
+            ledger=NullLedger(self.timeline.take if self.progress is None else self._take),
+            results=NullResults(self.state.results_length),
+            pictures=NullPictures(),
             each=None,
             accounts=job.provider.key_env or ("",),
             remember=lambda _: None,
@@ -250,21 +255,21 @@ class _Stage:
 
     def _take(self, event: Event) -> None:
         """An event for the diary, and now and then a word on how far it is."""
-        self.diary.take(event)
-        self._untold += 1
-        if self._untold < _EVENTS_UNTOLD:
+        self.timeline.take(event)
+        self._unreported += 1
+        if self._unreported < _PROGRESS_EVENTS:
             return
-        self._untold = 0
-        if self.progress is not None and time.perf_counter() - self._told_at >= _TOLD_EVERY_S:
-            self._told_at = time.perf_counter()
-            self.progress(self.diary.totals[Done] + self.diary.totals[Failed], self._ahead)
+        self._unreported = 0
+        if self.progress is not None and time.perf_counter() - self._reported_at >= _PROGRESS_EVERY_S:
+            self._reported_at = time.perf_counter()
+            self.progress(self.timeline.totals[Done] + self.timeline.totals[Failed], self._ahead)
 
     # -- afterwards
 
-    def told(self, notes: tuple[str, ...], *, took_s: float) -> Rehearsal:
+    def report(self, notes: tuple[str, ...], *, took_s: float) -> Rehearsal:
         """What is foretold."""
-        status, stats, diary = self._status, self.world.stats(), self.diary
-        days = diary.days()
+        status, stats, timeline = self._status, self.world.stats(), self.timeline
+        days = timeline.days()
         return Rehearsal(
             job=self.job.name,
             dir=self.job.output.dir,
@@ -273,26 +278,26 @@ class _Stage:
             state=status.state,
             exit_status=self._exit_status,
             message=status.message,
-            began=diary.shown(self._began),
-            ends=diary.shown(self._ended),
+            began=timeline.shown(self._began),
+            ends=timeline.shown(self._ended),
             seconds=round(self._ended - self._began, 3),
             items=status.items,
-            calls=diary.totals[Intent],
-            refused=diary.totals[Refused],
-            retried=diary.retried,
+            calls=timeline.totals[Intent],
+            refused=timeline.totals[Refused],
+            retried=timeline.retried,
             polls=stats.polls,
             downloads=stats.downloads,
             quota_days=sum(1 for day in days if day.calls),
             starts=self.starts,
             peak_concurrency=stats.max_in_flight,
-            peak_tasks=diary.peak_tasks,
-            parked_seconds=round(diary.parked_s, 3),
+            peak_tasks=timeline.peak_tasks,
+            parked_seconds=round(timeline.parked_s, 3),
             usage=self._used(status.usage),
             failures=status.failures,
             budget=status.budget,
-            hours=diary.hours(),
+            hours=timeline.hours(),
             days=days,
-            moments=tuple(diary.moments),
+            moments=tuple(timeline.moments),
             notes=notes,
             took_seconds=round(took_s, 3),
         )
@@ -322,10 +327,10 @@ class _Fetching:
         if url not in self.known:
             return await self.otherwise.fetch(url)
         await asyncio.sleep(self.seconds)
-        return SPECK
+        return PLACEHOLDER
 
 
-def _indoors(job: Job, *, in_one_piece: bool) -> Job:
+def _with_simulated_paths(job: Job, *, in_one_piece: bool) -> Job:
     """The same job with the provider's paths where the world has them; its limits and its dialect stay.
 
     Where nothing shall go wrong within a stream, answers come `in_one_piece`: the world lets that take as long, and to

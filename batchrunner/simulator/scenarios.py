@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.simulator.faults import finite
-from batchrunner.simulator.order import Chosen
+from batchrunner.simulator.profiles import finite
+from batchrunner.simulator.requests import Chosen
 
 Group = Literal["chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download"]
 

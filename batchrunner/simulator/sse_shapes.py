@@ -228,7 +228,7 @@ def _two_choices(chunks: list[Chunk]) -> list[Chunk]:
     ]
 
 
-def _said_by_the_last(**fields: Json) -> Callable[[list[Chunk]], list[Chunk]]:
+def _in_last_chunk(**fields: Json) -> Callable[[list[Chunk]], list[Chunk]]:
     """The delta of the chunk that ends the answer holds these fields, too."""
 
     def edit(chunks: list[Chunk]) -> list[Chunk]:
@@ -314,7 +314,7 @@ def _fields_of_its_own(chunks: list[Chunk]) -> list[Chunk]:
     return [{**chunk, "grounding": {"source": "e.example"}} if _finish_reason(chunk) else chunk for chunk in chunks]
 
 
-_SOUND = "UklGRiQAAABXQVZFZm10IAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+_AUDIO = "UklGRiQAAABXQVZFZm10IAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 """The head of a WAV file."""
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 """A whole PNG of one pixel."""
@@ -355,9 +355,9 @@ EDITS: dict[str, Callable[[list[Chunk]], list[Chunk]]] = {
     "sse-only-reasoning": _only_thinking,
     "sse-picture": _with_picture,
     "sse-two-choices": _two_choices,
-    "sse-sound": _said_by_the_last(audio={"id": "audio_1", "data": _SOUND, "transcript": "hello"}),
-    "sse-markdown-picture": _said_by_the_last(content=f"\n\n![a pixel](data:image/png;base64,{_PIXEL})"),
-    "sse-annotations": _said_by_the_last(
+    "sse-sound": _in_last_chunk(audio={"id": "audio_1", "data": _AUDIO, "transcript": "hello"}),
+    "sse-markdown-picture": _in_last_chunk(content=f"\n\n![a pixel](data:image/png;base64,{_PIXEL})"),
+    "sse-annotations": _in_last_chunk(
         annotations=[{"type": "url_citation", "url_citation": {"url": "https://e.example/a"}}]
     ),
     "sse-logprobs": _with_logprobs,

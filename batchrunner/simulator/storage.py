@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-from batchrunner.simulator.dice import Dice
-from batchrunner.simulator.faults import DOWNLOAD_FAULTS, Faults, Latency
-from batchrunner.simulator.image_tasks import Task, TaskBook
+from batchrunner.simulator.profiles import DOWNLOAD_FAULTS, FaultRates, Latency
 from batchrunner.simulator.refusals import REFUSALS, refuse
-from batchrunner.simulator.script import Cut, Script, Send, Step, Wait
+from batchrunner.simulator.script import Cut, Delay, RandomSource, Script, Send, Step
+from batchrunner.simulator.simulated_tasks import SimulatedTasks, Task
 
 _MIB = 1024 * 1024
 _HUGE_MIB = 65
@@ -17,29 +16,29 @@ _DRIPS = 20
 class Storage:
     """Answers downloads of the pictures of a task book."""
 
-    def __init__(self, book: TaskBook, *, seed: int, faults: Faults, latency: Latency) -> None:
-        self._book = book
+    def __init__(self, tasks: SimulatedTasks, *, seed: int, faults: FaultRates, latency: Latency) -> None:
+        self._tasks = tasks
         self._seed = seed
         self._faults = faults
         self._latency = latency
 
     def __repr__(self) -> str:
-        return f"Storage({self._book!r})"
+        return f"Storage({self._tasks!r})"
 
     def fetch(self, path: str, query: str, *, now: float) -> Script:
         """The reply to `GET /files/NAME`."""
-        task = self._book.find(path.removeprefix("/files/").partition("_")[0], now=now)
+        task = self._tasks.find(path.removeprefix("/files/").partition("_")[0], now=now)
         if task is None or task.fails or not task.finished(now):
             return refuse(REFUSALS["no-file"], model="", request_id="")
         if "dl-redirect" in task.chosen and not query:
             return Script(status=302, headers={"location": f"{path}?moved=1", "content-type": "text/html"})
         task.downloads += 1
-        dice = Dice(seed=self._seed, content=task.content, nth=task.downloads)
-        struck = self._faults.strike(dice, DOWNLOAD_FAULTS)
+        random_source = RandomSource(seed=self._seed, content=task.content, nth=task.downloads)
+        struck = self._faults.pick(random_source, DOWNLOAD_FAULTS)
         variant = next((DOWNLOADS[name] for name in (*task.chosen, struck or "") if name in DOWNLOADS), _plain)
         script = variant(task)
-        wait_s = dice.spread(self._latency.download_s, self._latency.spread, "download")
-        early = (Wait(seconds=wait_s),) if wait_s else ()
+        wait_s = random_source.spread(self._latency.download_s, self._latency.spread, "download")
+        early = (Delay(seconds=wait_s),) if wait_s else ()
         return Script(status=script.status, headers=script.headers, early=early, steps=script.steps)
 
 
@@ -80,7 +79,7 @@ def _slow(task: Task) -> Script:
     said = task.chosen.get("dl-slow")
     pause_s = (30.0 if said is None else said) / _DRIPS
     size = -(-len(body) // _DRIPS)
-    drips = [(Wait(seconds=pause_s), Send(piece=body[at : at + size])) for at in range(0, len(body), size)]
+    drips = [(Delay(seconds=pause_s), Send(piece=body[at : at + size])) for at in range(0, len(body), size)]
     return _of(*(step for drip in drips for step in drip))
 
 

@@ -16,11 +16,12 @@ no socket, or STALL_S without a sign of life. A job that itself waits for a time
 """
 
 import asyncio
+import random
 import selectors
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 from batchrunner.core.errors import BatchrunnerError
 
@@ -42,7 +43,7 @@ class StandstillError(BatchrunnerError):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """A selector loop in virtual time, which begins at 0.0 seconds."""
 
-    hears_nobody = False
+    has_no_signals = False
     """True where no thread comes back to it: then the system need not be asked at every turn."""
 
     def __init__(self, *, stall_s: float = STALL_S, grace_s: float = GRACE_S) -> None:
@@ -188,7 +189,7 @@ class _JumpingSelector(selectors.BaseSelector):
 
     def _looks(self) -> bool:
         """Whether the system is asked this time: where nothing can come but a signal's wake-up, every so many times."""
-        if self._loop.under_way or not self._loop.hears_nobody or self.sockets > self.own_sockets:
+        if self._loop.under_way or not self._loop.has_no_signals or self.sockets > self.own_sockets:
             return True
         self._unasked += 1
         if self._unasked < _MOST_UNASKED:
@@ -207,3 +208,73 @@ def run_virtual(main: Coroutine[object, object, T] | Callable[[], Coroutine[obje
     """Run a coroutine, or what a function makes, on a fresh virtual-time loop, and close it."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main() if callable(main) else main)
+
+
+# A virtual-time loop whose executors are played on the loop itself, each job at a moment that the seed chooses.
+#
+# Threads end in an order that no seed decides. Here a job begins as many turns of the loop later as the dice say, jobs
+# of one executor in their order where it has one thread; so the same seed gives the same trace. Refuses nothing: a job
+# that would block for long blocks the loop, which is right for jobs on a disk in memory.
+
+_MOST_TURNS: Final = 6
+
+
+class OneThreadLoop(VirtualTimeLoop):
+    """For simulations that must be the same for the same seed."""
+
+    has_no_signals = True
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self._rng = rng
+        self._queues: dict[int, list[Callable[[], None]]] = {}
+
+    def __repr__(self) -> str:
+        waiting = sum(map(len, self._queues.values()))
+        return f"<OneThreadLoop at {self.time():.3f} s, {waiting} jobs waiting, closed={self.is_closed()}>"
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> "asyncio.Future[T]":
+        """The job runs on the loop, some turns later."""
+        future: asyncio.Future[T] = self.create_future()
+
+        def job() -> None:
+            try:
+                value = func(*args)
+            except BaseException as error:  # noqa: BLE001 - whatever a thread would have kept for its future
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(value)
+
+        self._later(job, queue=_queue_of(executor))
+        return future
+
+    def _later(self, job: Callable[[], None], *, queue: int | None) -> None:
+        turns = self._rng.randrange(_MOST_TURNS)
+        if queue is None:
+            self._count_down(job, turns)
+            return
+        waiting = self._queues.setdefault(queue, [])
+        waiting.append(job)
+        if len(waiting) == 1:
+            self._count_down(lambda: self._next(queue), turns)
+
+    def _next(self, queue: int) -> None:
+        waiting = self._queues[queue]
+        waiting[0]()
+        waiting.pop(0)
+        if waiting:
+            self._count_down(lambda: self._next(queue), self._rng.randrange(_MOST_TURNS))
+
+    def _count_down(self, job: Callable[[], None], turns: int) -> None:
+        if turns == 0:
+            self.call_soon(job)
+        else:
+            self.call_soon(self._count_down, job, turns - 1)
+
+
+def _queue_of(executor: Executor | None) -> int | None:
+    """One queue for each executor with a single thread; None where jobs may overtake each other."""
+    single = isinstance(executor, ThreadPoolExecutor) and executor._max_workers == 1  # noqa: SLF001 - not told otherwise
+    return id(executor) if single else None

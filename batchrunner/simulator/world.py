@@ -11,39 +11,67 @@ from functools import partial
 
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Json
-from batchrunner.simulator.accounts import Account, Accounts, Quota, rate_headers
-from batchrunner.simulator.dice import Dice, digest_of
 from batchrunner.simulator.drawing import Paint, draw
-from batchrunner.simulator.faults import ANSWER_FAULTS, INSTANT, NO_FAULTS, Faults, Latency
-from batchrunner.simulator.gates import mishap_of, refusal_of
-from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, befall
-from batchrunner.simulator.image_tasks import TaskBook
-from batchrunner.simulator.limits import NO_LIMITS, Limits, Turnstiles
-from batchrunner.simulator.order import Chosen, Order
-from batchrunner.simulator.pacing import delayed, slow_to_refuse
-from batchrunner.simulator.recognition import content_before, content_of
+from batchrunner.simulator.generation import GENERATIONS, Generation, Verdict, apply_failure_mode
+from batchrunner.simulator.profiles import ANSWER_FAULTS, INSTANT, NO_FAULTS, FaultRates, Latency
+from batchrunner.simulator.quotas import NO_LIMITS, Account, Accounts, LaneLimiters, Quota, RateLimits, rate_headers
 from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid, refuse
-from batchrunner.simulator.request_log import LogEntry, RequestLog, Stats
-from batchrunner.simulator.roster import MODELS
+from batchrunner.simulator.requests import (
+    Chosen,
+    LogEntry,
+    Order,
+    RequestLog,
+    Stats,
+    content_before,
+    content_of,
+    delayed,
+    slow_to_refuse,
+)
+from batchrunner.simulator.scenario_rules import failure_mode_of, refusal_of
 from batchrunner.simulator.scenarios import parse_scenarios
-from batchrunner.simulator.script import Call, Hang, Reset, Role, Script, Visit, Wait, json_script
+from batchrunner.simulator.script import (
+    Call,
+    Delay,
+    Hang,
+    RandomSource,
+    Reset,
+    Role,
+    Script,
+    Visit,
+    digest_of,
+    json_script,
+)
+from batchrunner.simulator.simulated_tasks import SimulatedTasks
 from batchrunner.simulator.storage import Storage
+
+# The models that the pretend provider lists.
+
+MODELS = (
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-235B-A22B",
+    "deepseek-ai/DeepSeek-V4-Flash",
+    "Qwen/Qwen-Image",
+    "black-forest-labs/FLUX.1-Krea-dev",
+    "Tongyi-MAI/Z-Image-Turbo",
+)
+"""What `GET /v1/models` lists. Every other id is served as well."""
+
 
 FILES_HOST = "http://files.simulator.invalid"
 
 
 class World:
-    """A provider with one memory. See `Faults`, `Latency`, `Quota` and `scenarios` for what it can be told to do."""
+    """A provider with one memory. See `FaultRates`, `Latency`, `Quota` and `scenarios` for what it can do."""
 
     def __init__(
         self,
         seed: int = 0,
         *,
-        faults: Faults = NO_FAULTS,
+        faults: FaultRates = NO_FAULTS,
         scenario: str | None = None,
         latency: Latency = INSTANT,
         quota: Quota | None = None,
-        limits: Limits = NO_LIMITS,
+        limits: RateLimits = NO_LIMITS,
         answer_tokens: int | None = None,
         paint: Paint = draw,
         auth: bool = False,
@@ -108,7 +136,7 @@ class World:
         if script.lane is not None:
             self._accounts.leave(script.lane)
             if script.let_in:
-                self._turnstiles.of(script.lane).leave()
+                self._lane_limiters.of(script.lane).leave()
             self.log.leave()
 
     def remember(self, *, token: str, model: str, calls: int, now: float) -> None:
@@ -129,7 +157,7 @@ class World:
             paid_twice=log.paid_twice,
             tasks=log.verdicts["task accepted"],
             polls=log.requests["poll"],
-            most_polls_of_a_task=self.book.most_polls,
+            most_polls_of_a_task=self.tasks.most_polls,
             downloads=log.requests["download"],
             in_flight=log.in_flight,
             max_in_flight=log.max_in_flight,
@@ -140,10 +168,10 @@ class World:
 
     def _begin(self) -> None:
         self.log = RequestLog(size=self._log_size)
-        self.book = TaskBook(seed=self.seed, faults=self.faults, latency=self.latency, paint=self._paint)
-        self._storage = Storage(self.book, seed=self.seed, faults=self.faults, latency=self.latency)
+        self.tasks = SimulatedTasks(seed=self.seed, faults=self.faults, latency=self.latency, paint=self._paint)
+        self._storage = Storage(self.tasks, seed=self.seed, faults=self.faults, latency=self.latency)
         self._accounts = Accounts()
-        self._turnstiles = Turnstiles(self.limits)
+        self._lane_limiters = LaneLimiters(self.limits)
 
     def _noted(self, visit: Visit, kind: str, verdict: Verdict, order: Order | None = None) -> Script:
         if not self._log_size:
@@ -161,7 +189,7 @@ class World:
                 verdict=verdict.name,
                 account=order.lane.account.hash if order else "",
                 model=order.model if order else "",
-                content=f"{order.dice.content:016x}" if order else "",
+                content=f"{order.random_source.content:016x}" if order else "",
                 nth=order.nth if order else 0,
                 paid=verdict.paid,
                 in_flight=self.log.in_flight,
@@ -183,7 +211,7 @@ class World:
             return self._noted(visit, kind, Verdict(script, f"refused {said.status}"))
         verdict = self._decide(GENERATIONS[kind], order)
         if verdict.paid:
-            self.log.count_paid(order.dice.content)
+            self.log.count_paid(order.random_source.content)
         self.log.refused += verdict.script.status >= 400
         rates = self._rates(order, quiet=verdict.quiet)
         headers = {**rates, **verdict.script.headers, "x-request-id": order.request_id}
@@ -226,7 +254,7 @@ class World:
 
     def _entered(self, visit: Visit, account: Account, *, body: dict[str, Json], model: str, chosen: Chosen) -> Order:
         content = content_of(account.hash, body)
-        dice = Dice(seed=self.seed, content=content, nth=self.log.sent(content))
+        random_source = RandomSource(seed=self.seed, content=content, nth=self.log.sent(content))
         lane = self._accounts.lane(account, model)
         lane.calls += 1
         lane.in_flight += 1
@@ -238,24 +266,24 @@ class World:
             model=model,
             chosen=chosen,
             lane=lane,
-            dice=dice,
+            random_source=random_source,
             request_id=visit.request_id,
             latency=self.latency,
             files_base=self.files_base,
-            breaks_schema=self._breaks_schema(account, body, dice),
+            breaks_schema=self._breaks_schema(account, body, random_source),
             answer_tokens=self.answer_tokens,
             unread=self._unread,
         )
 
-    def _breaks_schema(self, account: Account, body: dict[str, Json], dice: Dice) -> bool:
+    def _breaks_schema(self, account: Account, body: dict[str, Json], random_source: RandomSource) -> bool:
         """By chance, and only where neither this order nor the one that it goes on from was answered before."""
-        if self.faults.strike(dice, ANSWER_FAULTS) is None or self.log.answered(dice.content):
+        if self.faults.pick(random_source, ANSWER_FAULTS) is None or self.log.answered(random_source.content):
             return False
         return not self.log.answered(content_before(account.hash, body))
 
     def _decide(self, kind: Generation, order: Order) -> Verdict:
         refusal = kind.check(order) or self._spent(order) or refusal_of(order)
-        refusal = refusal or self._turnstiles.of(order.lane.key).enter(order.now)
+        refusal = refusal or self._lane_limiters.of(order.lane.key).enter(order.now)
         if refusal is not None:
             script = slow_to_refuse(order.refuse(refusal), order)
             return Verdict(script, f"refused {refusal.status}", quiet=refusal.quiet)
@@ -263,13 +291,13 @@ class World:
         return verdict._replace(let_in=True)
 
     def _let_in(self, kind: Generation, order: Order) -> Verdict:
-        mishap = mishap_of(order, self.faults)
-        if mishap is None or mishap in kind.spared:
+        failure_mode = failure_mode_of(order, self.faults)
+        if failure_mode is None or failure_mode in kind.spared:
             return self._execute(kind, order)
-        return befall(mishap, order, lambda: self._execute(kind, order), self.faults)
+        return apply_failure_mode(failure_mode, order, lambda: self._execute(kind, order), self.faults)
 
     def _execute(self, kind: Generation, order: Order) -> Verdict:
-        verdict = kind.execute(order, self.book)
+        verdict = kind.execute(order, self.tasks)
         order.lane.count_executed(order.now)
         return verdict._replace(script=delayed(verdict.script, order))
 
@@ -300,12 +328,12 @@ class World:
         if refusal:
             script = refuse(refusal, model="", request_id=visit.request_id)
             return self._noted(visit, "poll", Verdict(script, f"refused {refusal.status}"))
-        script = self.book.poll(visit, account=account.hash, files_base=self.files_base)
-        lane = self._accounts.lane(account, self.book.model_of(visit.path))
+        script = self.tasks.poll(visit, account=account.hash, files_base=self.files_base)
+        lane = self._accounts.lane(account, self.tasks.model_of(visit.path))
         quota = self.quota
         rates = rate_headers(lane, now=visit.now, account_limit=quota.account_per_day, model_limit=quota.model_per_day)
         wait_s = self.latency.poll_s
-        early = (Wait(seconds=wait_s),) if wait_s else ()
+        early = (Delay(seconds=wait_s),) if wait_s else ()
         script = replace(script, headers={**rates, **script.headers, "x-request-id": visit.request_id}, early=early)
         return self._noted(visit, "poll", Verdict(script, f"poll {script.status}"))
 

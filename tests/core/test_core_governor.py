@@ -28,7 +28,7 @@ class Play:
         self.way_s = way_s
         """How long an answer is on its way back, in the mean: its place at the server is free before it is heard."""
         self.limiter, self.takes, self.latency_s = limiter, takes, latency_s
-        self.dice = random.Random(seed)
+        self.random_source = random.Random(seed)
         self.done: list[float] = []
         self.refused: list[float] = []
         self.in_flight = self.busy = self.order = 0
@@ -75,11 +75,13 @@ class Play:
                 heapq.heappush(events, (now + REFUSAL_S, self.order, "refused", ticket))
                 continue
             self.busy += 1
-            ends = now + self.latency_s * self.dice.uniform(0.8, 1.2)
+            ends = now + self.latency_s * self.random_source.uniform(0.8, 1.2)
             if self.way_s:
                 heapq.heappush(events, (ends, self.order, "freed", None))
-                ends += self.dice.expovariate(1.0 / self.way_s)
-            heapq.heappush(events, (ends, self.order, "failed" if self.dice.random() < failing else "done", ticket))
+                ends += self.random_source.expovariate(1.0 / self.way_s)
+            heapq.heappush(
+                events, (ends, self.order, "failed" if self.random_source.random() < failing else "done", ticket)
+            )
 
     def share_refused(self, since: float) -> float:
         refused = sum(at >= since for at in self.refused)
@@ -127,9 +129,9 @@ def test_a_rate_that_halves_is_followed_down() -> None:
 
 
 def test_refusals_by_chance_do_not_make_it_creep() -> None:
-    dice = random.Random(3)
+    random_source = random.Random(3)
     limiter = AdaptiveLimiter(limit=10, ceiling=10, adaptive=False)
-    play = Play(limiter, lambda _now, _busy: dice.random() >= 0.2, latency_s=0.05).run(until=30.0)
+    play = Play(limiter, lambda _now, _busy: random_source.random() >= 0.2, latency_s=0.05).run(until=30.0)
     assert len(play.done) >= 0.7 * 30.0 * 10 / 0.05 * 0.8
 
 
@@ -236,11 +238,11 @@ def test_a_server_that_takes_one_at_a_time_is_not_slowed_down_by_a_pace() -> Non
 
 
 def test_what_was_taken_for_chance_and_becomes_the_rule_is_a_wall() -> None:
-    dice = random.Random(3)
+    random_source = random.Random(3)
     slow = bucket(1.0, 1.0)
 
     def takes(now: float, busy: int) -> bool:
-        return dice.random() >= 0.2 if now < 20.0 else slow(now, busy)
+        return random_source.random() >= 0.2 if now < 20.0 else slow(now, busy)
 
     play = Play(AdaptiveLimiter(limit=10, ceiling=10, adaptive=False), takes, latency_s=0.05).run(until=120.0)
     assert sum(at >= 30.0 for at in play.refused) <= 60

@@ -72,14 +72,14 @@ def test_what_the_ledger_knows_and_what_the_job_has_are_told_apart(known: list[b
 
 
 def test_an_item_costs_at_most_45_bytes_however_many_there_are() -> None:
-    dice = random.Random(4)
+    random_source = random.Random(4)
     tracemalloc.start()
     try:
         table = ItemTable()
         before = tracemalloc.get_traced_memory()[0]
         for upto in (10_000, 30_000, 43_691, 60_000):
             while len(table) < upto:
-                table.add(dice.randbytes(16))
+                table.add(random_source.randbytes(16))
             assert (tracemalloc.get_traced_memory()[0] - before) / upto <= 45
     finally:
         tracemalloc.stop()

@@ -43,27 +43,36 @@ def all_end_at(age_s: float, *, tasks: int = 200, every_s: float = 0.5) -> RunTi
 
 
 @settings(deadline=None)
-@given(spans=SPANS, age_s=AGES, polls=st.integers(0, 1000), dice=DICE, hint_s=st.none() | st.floats(0.0, 1e4))
+@given(spans=SPANS, age_s=AGES, polls=st.integers(0, 1000), random_source=DICE, hint_s=st.none() | st.floats(0.0, 1e4))
 def test_a_poll_never_comes_before_the_hint_nor_later_than_the_longest_wait(
-    spans: list[tuple[float, float, bool]], age_s: float, polls: int, dice: float, hint_s: float | None
+    spans: list[tuple[float, float, bool]], age_s: float, polls: int, random_source: float, hint_s: float | None
 ) -> None:
-    wait_s = next_poll_s(learned(spans), age_s=age_s, polls=polls, hint_s=hint_s, dice=dice)
+    wait_s = next_poll_s(learned(spans), age_s=age_s, polls=polls, hint_s=hint_s, random_source=random_source)
     assert wait_s >= max(SHORTEST_WAIT_S, hint_s or 0.0)
     assert wait_s <= max(LONGEST_WAIT_S * 1.2, hint_s or 0.0)
 
 
 @settings(deadline=None)
-@given(spans=SPANS, age_s=AGES, dice=DICE)
-def test_the_same_dice_give_the_same_wait(spans: list[tuple[float, float, bool]], age_s: float, dice: float) -> None:
-    waits = [next_poll_s(learned(spans), age_s=age_s, polls=1, hint_s=None, dice=dice) for _ in range(2)]
+@given(spans=SPANS, age_s=AGES, random_source=DICE)
+def test_the_same_dice_give_the_same_wait(
+    spans: list[tuple[float, float, bool]], age_s: float, random_source: float
+) -> None:
+    waits = [
+        next_poll_s(learned(spans), age_s=age_s, polls=1, hint_s=None, random_source=random_source) for _ in range(2)
+    ]
     assert waits[0] == waits[1]
 
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_memory_is_bounded_whatever_was_seen(seed: int) -> None:
-    dice = random.Random(seed)
-    times = learned([(dice.uniform(0.0, 30.0), dice.uniform(0.0, 30.0), dice.random() < 0.3) for _ in range(1500)])
+    random_source = random.Random(seed)
+    times = learned(
+        [
+            (random_source.uniform(0.0, 30.0), random_source.uniform(0.0, 30.0), random_source.random() < 0.3)
+            for _ in range(1500)
+        ]
+    )
     assert len(times._came) == len(times._ended) == len(EDGES_S) - 1
     assert max(times._came) <= 400.0 + 1e-6
     assert all(0.0 <= times._chance(place) < 1.0 for place in range(len(EDGES_S) - 1))
@@ -146,14 +155,14 @@ def test_an_old_task_is_asked_twice_a_minute() -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000), per_second=st.floats(0.5, 50.0))
 def test_polls_in_any_window_stay_within_rate_and_burst(seed: int, per_second: float) -> None:
-    dice = random.Random(seed)
+    random_source = random.Random(seed)
     pace, now, taken = PollPace(per_second=per_second), 0.0, list[float]()
     for _ in range(300):
-        now += max(0.0, pace.wait_s(now)) + dice.choice((0.0, 0.0, 1.0)) * dice.random()
+        now += max(0.0, pace.wait_s(now)) + random_source.choice((0.0, 0.0, 1.0)) * random_source.random()
         pace.take(now)
         taken.append(now)
-        if dice.random() < 0.3:
-            pace.refused(now, wait_s=dice.choice((None, 1.0)))
+        if random_source.random() < 0.3:
+            pace.refused(now, wait_s=random_source.choice((None, 1.0)))
         else:
             pace.answered(now)
     burst = max(1.0, per_second / 2.0)

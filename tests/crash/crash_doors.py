@@ -9,6 +9,7 @@ from typing import TypeVar
 from crash_jobs import PROMPT
 from crash_violation import Violation
 from crash_watch import Body, Watch
+from crashing_disk import CrashingDisk
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
@@ -17,7 +18,6 @@ from batchrunner.core.item import Item
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Downloads, Kept, Ledger, Place, Replaced, Results, Transport
 from batchrunner.core.row import FailureRow, ResultRow
-from batchrunner.simulator.crashing_disk import CrashingDisk
 from batchrunner.transport.watch import passed
 
 T = TypeVar("T")

@@ -14,12 +14,12 @@ from crash_jobs import RUN, shape_of
 from crash_stories import any_ending, calm, world_of
 from crash_tail import rows_on
 from crash_violation import Violation, need
+from crashing_disk import CrashingDisk
+from disk_state import File, Folder
 from invariants import ENDS, check_end
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus
 from batchrunner.engine.runner import RunRequest
-from batchrunner.simulator.crashing_disk import CrashingDisk
-from batchrunner.simulator.platter import File, Folder
 
 RESULTS = RUN / "results.jsonl"
 KINDS = ("chat", "chat-each", "image", "whole", "pictures")
@@ -37,8 +37,8 @@ def put(disk: CrashingDisk, path: Path, data: bytes) -> None:
     """Save a file as an editor does: a new one in its place, on the platter."""
     folder = _folder(disk, path.parent)
     folder.sync()
-    file = File(0o600, seen=bytearray(data), platter=bytearray(data), number=next(disk._inodes))
-    folder.seen[path.name] = folder.platter[path.name] = file
+    file = File(0o600, seen=bytearray(data), durable=bytearray(data), number=next(disk._inodes))
+    folder.seen[path.name] = folder.durable[path.name] = file
     folder.changes += 1
 
 
@@ -46,12 +46,12 @@ def remove(disk: CrashingDisk, path: Path) -> None:
     folder = _folder(disk, path.parent)
     folder.sync()
     folder.seen.pop(path.name, None)
-    folder.platter.pop(path.name, None)
+    folder.durable.pop(path.name, None)
     folder.changes += 1
 
 
 def _text(disk: CrashingDisk) -> bytes:
-    return disk.bytes_of(RESULTS, on_the_platter=False) if disk.exists(RESULTS) else b""
+    return disk.bytes_of(RESULTS, on_the_disk=False) if disk.exists(RESULTS) else b""
 
 
 def _lines(change: Callable[[list[bytes], random.Random], list[bytes]]) -> Hand:

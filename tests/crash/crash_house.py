@@ -15,6 +15,7 @@ from crash_jobs import RUN, Shape, items_in, job_of
 from crash_tail import rows_on
 from crash_violation import Violation
 from crash_watch import SHANGHAI_S, Body, Known, Watch, Witness
+from crashing_disk import CrashingDisk, Trouble
 from slow_source import SlowItems
 
 from batchrunner.assembly import assemble
@@ -25,9 +26,8 @@ from batchrunner.core.status import Status
 from batchrunner.engine.planning import lane_concurrency
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner, RunRequest
-from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
-from batchrunner.simulator.one_thread import OneThreadLoop
+from batchrunner.simulator.virtual_time import OneThreadLoop
 from batchrunner.simulator.world import World
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_directory import take_directory
@@ -181,7 +181,7 @@ class CrashHouse:
                 say=self.said.append,
                 network=(doors, doors),
                 files=disk,
-                dice=random.Random(self.rng.random()),
+                random_source=random.Random(self.rng.random()),
             )
             doors.watch = self.watch = self._watch(clock, runner)
             runner.ports = replace(runner.ports, items=SlowItems(job, self.item_s))

@@ -7,20 +7,19 @@ from dataclasses import dataclass, replace
 from crash_house import CrashHouse, Mutant
 from crash_jobs import JOBS, PLAIN, Shape, shape_of
 from crash_violation import Violation
+from crashing_disk import Refusal, Trouble
 from invariants import ENDS, check, check_end
 from past_bugs import PAST_BUGS
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.engine.runner import RunRequest
-from batchrunner.simulator.accounts import Quota
-from batchrunner.simulator.crashing_disk import Refusal, Trouble
-from batchrunner.simulator.faults import NO_FAULTS, Faults, Latency
-from batchrunner.simulator.limits import NO_LIMITS, Limits
+from batchrunner.simulator.profiles import NO_FAULTS, FaultRates, Latency
+from batchrunner.simulator.quotas import NO_LIMITS, Quota, RateLimits
 from batchrunner.simulator.scenarios import parse_scenarios
 from batchrunner.simulator.world import World
 
 TROUBLES: tuple[Refusal, ...] = ("crash", "crash", "crash", "enospc", "eio", "short")
-STORM = Faults(server_error=0.6, reset=0.2)
+STORM = FaultRates(server_error=0.6, reset=0.2)
 MOST_LAST_LIVES = 40
 DAY_S = 86_400.0
 SLOWNESS_S = (0.05, 1.0, 20.0, 600.0)
@@ -86,11 +85,11 @@ def any_ending(rng: random.Random) -> Ending:
             return ending_of(rng)
 
 
-def faults_of(rng: random.Random) -> Faults:
+def faults_of(rng: random.Random) -> FaultRates:
     """Half of the worlds are well."""
     if rng.random() < 0.5:
         return NO_FAULTS
-    return Faults(
+    return FaultRates(
         throttle=0.1,
         server_error=0.1,
         reset=0.1,
@@ -117,7 +116,7 @@ def world_of(seed: int, rng: random.Random, extra: random.Random | None) -> Worl
     elif faults != NO_FAULTS:
         faults = replace(faults, schema_break=0.3)
     few = Quota(model_per_day=extra.randint(2, 6)), Quota(account_per_day=extra.randint(2, 6))
-    tight = Limits(concurrent=2), Limits(per_minute=20.0, hint=True), Limits(per_minute=6.0, burst=2.0)
+    tight = RateLimits(concurrent=2), RateLimits(per_minute=20.0, hint=True), RateLimits(per_minute=6.0, burst=2.0)
     return World(
         seed,
         faults=faults,
@@ -143,10 +142,10 @@ def item_s_of(rng: random.Random) -> Callable[[int], float]:
 
 def calm(world: World) -> None:
     """Faults stop: whatever went wrong by chance, by a scenario or for want of quota goes wrong no more."""
-    world.faults = world.book._faults = world._storage._faults = NO_FAULTS
+    world.faults = world.tasks._faults = world._storage._faults = NO_FAULTS
     world._scenario = {}
     world.quota = Quota()
-    for task in world.book._tasks.values():
+    for task in world.tasks._tasks.values():
         task.chosen = {}
 
 

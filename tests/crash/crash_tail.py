@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crash_jobs import RUN
+from crashing_disk import CrashingDisk
 
-from batchrunner.simulator.crashing_disk import CrashingDisk
 from batchrunner.stores.ledger_line import LEDGER, is_sound, segment_numbers, segment_path
 from batchrunner.stores.rows import name_of, row_lines
 
@@ -21,7 +21,7 @@ class LedgerTail:
     """One life's view; earlier segments are read when it is made."""
 
     disk: CrashingDisk
-    on_the_platter: bool
+    on_the_disk: bool
     _intents: Counter[bytes] = field(default_factory=Counter)
     _tasks: set[str] = field(default_factory=set)
     _segment: int = 0
@@ -46,7 +46,7 @@ class LedgerTail:
 
     def _read_on(self) -> None:
         path = segment_path(RUN / LEDGER, self._segment)
-        text = self.disk.bytes_of(path, on_the_platter=self.on_the_platter, start=self._offset)
+        text = self.disk.bytes_of(path, on_the_disk=self.on_the_disk, start=self._offset)
         end = text.rfind(b"\n") + 1
         for line in text[:end].splitlines():
             if not is_sound(line):

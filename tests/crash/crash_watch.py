@@ -12,6 +12,7 @@ from typing import Final, TypeAlias, get_args
 from crash_rates import Level, RetryAllowance
 from crash_tail import LedgerTail
 from crash_violation import Violation, need
+from crashing_disk import CrashingDisk
 
 from batchrunner.core.error_policy import RULES, Then
 from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, Requeued, Retry
@@ -24,7 +25,6 @@ from batchrunner.core.state import LedgerState
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
-from batchrunner.simulator.crashing_disk import CrashingDisk
 
 Body: TypeAlias = tuple[str, str]
 """(model, prompt): what a request shows of its item. Replicas share one."""
@@ -107,8 +107,8 @@ class Watch:
         self.known, self.runner, self.witness = known, runner, known.witness
         self.shadow, self.clock, self.job = known.shadow, known.clock, known.job
         self.shadow.live = True
-        self.seen = LedgerTail(known.disk, on_the_platter=False)
-        self.durable = LedgerTail(known.disk, on_the_platter=True)
+        self.seen = LedgerTail(known.disk, on_the_disk=False)
+        self.durable = LedgerTail(known.disk, on_the_disk=True)
         self.pending: dict[bytes, Event] = {}
         """Begun, not acknowledged."""
         self.since_durable: dict[bytes, list[ItemRecord]] = {}

@@ -15,13 +15,13 @@ from crash_jobs import RUN
 from crash_tail import rows_on
 from crash_violation import Violation, need
 from crash_watch import SHANGHAI_S
+from disk_state import File
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.lifecycle import ItemRecord, ItemState
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Audit
 from batchrunner.report.audit import audit
-from batchrunner.simulator.platter import File
 from batchrunner.stores.checkpoint import restored
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import Record, read_ledger

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from crash_house import CrashHouse
+from crashing_disk import Trouble
 from invariants import check, check_end
 from torture import Tried, at_size
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.http import Decoder, Request
-from batchrunner.simulator.crashing_disk import Trouble
-from batchrunner.simulator.faults import Faults
 from batchrunner.simulator.in_process import SimulatedTransport
+from batchrunner.simulator.profiles import FaultRates
 from batchrunner.simulator.world import World
 
 KINDS = ["urls", "schema"]
@@ -48,7 +48,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 
 def house_of(kind: str, seed: int, items: int) -> CrashHouse:
-    return CrashHouse(seed, kind=kind, items=items, world=World(faults=Faults(schema_break=1.0)))
+    return CrashHouse(seed, kind=kind, items=items, world=World(faults=FaultRates(schema_break=1.0)))
 
 
 def calls_of(kind: str, items: int) -> int:

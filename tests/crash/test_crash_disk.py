@@ -13,14 +13,14 @@ import pytest
 from crash_house import CrashHouse
 from crash_jobs import PLAIN
 from crash_stories import Ending, plain_story, story
+from crashing_disk import Refusal, Trouble
 from invariants import check, check_end
 from past_bugs import PAST_BUGS, PastBug
 from torture import Tried, at_size
 
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.engine.recorder import uncancellable
-from batchrunner.simulator.crashing_disk import Refusal, Trouble
-from batchrunner.simulator.faults import NO_FAULTS, Latency
+from batchrunner.simulator.profiles import NO_FAULTS, Latency
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 

@@ -6,7 +6,7 @@ from invariants import check, check_end
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.engine.runner import RunRequest
-from batchrunner.simulator.faults import Latency
+from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.world import World
 
 

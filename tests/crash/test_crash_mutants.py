@@ -11,7 +11,7 @@ from invariants import Look, every_post_has_its_intent
 from torture import Tried
 
 from batchrunner.core.events import Intent
-from batchrunner.simulator.faults import Latency
+from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.world import World
 
 MUTANT_SEEDS = 200

@@ -13,9 +13,9 @@ from batchrunner import app, assembly
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.faults import Faults, Latency
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
-from batchrunner.simulator.request_log import Stats
+from batchrunner.simulator.profiles import FaultRates, Latency
+from batchrunner.simulator.requests import Stats
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 
@@ -91,4 +91,4 @@ def image(*prompts: str, model: str = "Qwen/Qwen-Image", more: str = "") -> str:
     return chat(*prompts, model=model, more=f"kind: image\nparams: {{size: 64x64}}\n{more}")
 
 
-__all__ = ["Faults", "House", "Latency", "World", "chat", "image"]
+__all__ = ["FaultRates", "House", "Latency", "World", "chat", "image"]

@@ -109,7 +109,7 @@ def watch(
             ),
             transport=server,
             clock=clock,
-            dice=random.Random(seed),
+            random_source=random.Random(seed),
             poll_per_second=poll_per_second,
             task_s=task_s,
         )

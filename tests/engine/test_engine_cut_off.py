@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_house import Faults, House, World, chat
+from engine_house import FaultRates, House, World, chat
 
 from batchrunner import app
 from batchrunner.core.errors import StoreBrokenError
@@ -105,7 +105,7 @@ def test_urls_are_on_the_disk_before_the_first_download(house: House, monkeypatc
 
 
 def test_a_first_request_that_is_paid_again_for_want_of_its_re_ask_is_told(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(faults=Faults(schema_break=1.0)))
+    house = House(tmp_path, world=World(faults=FaultRates(schema_break=1.0)))
     job = asked("one")
     cut_off(house, job, "intent", call=2)
     assert [event["kind"] for event in house.events("retry")] == ["schema_miss"]
@@ -118,7 +118,7 @@ def test_a_first_request_that_is_paid_again_for_want_of_its_re_ask_is_told(tmp_p
 
 
 def test_a_re_ask_in_the_same_process_is_no_second_payment(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(faults=Faults(schema_break=1.0)))
+    house = House(tmp_path, world=World(faults=FaultRates(schema_break=1.0)))
     report = house.run(asked("one", "two"))
     assert (report.exit_status, report.status.sends.possible_duplicates) == (0, 0)
     assert house.run(asked("one", "two", "three")).status.sends.possible_duplicates == 0

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from engine_house import MONDAY_EVENING, Faults, House, Latency, World, chat, image
+from engine_house import MONDAY_EVENING, FaultRates, House, Latency, World, chat, image
 
 from batchrunner import app
 from batchrunner.core.errors import ExitStatus
@@ -216,7 +216,7 @@ def test_calls_are_counted_over_all_runs_and_never_exceeded(house: House) -> Non
 
 
 def test_calls_that_were_turned_away_cost_nothing(tmp_path: Path) -> None:
-    house = House(tmp_path, World(faults=Faults(throttle=0.4)))
+    house = House(tmp_path, World(faults=FaultRates(throttle=0.4)))
     report = house.run(chat(*NINETY, more="budget: {calls: 30}\nlimits: {concurrency: 8}"))
     assert report.exit_status is ExitStatus.PAUSED
     assert report.status.sends.refused > 5

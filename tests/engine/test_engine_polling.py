@@ -5,7 +5,7 @@ import math
 import random
 import statistics
 
-from engine_house import Faults, House, Latency, World, image
+from engine_house import FaultRates, House, Latency, World, image
 from polled_tasks import Polled, Remote, watch
 
 from batchrunner.core.errors import ExitStatus
@@ -14,9 +14,9 @@ from batchrunner.core.outcome import Pictures
 
 def bell(seed: int, count: int, *, sigma: float, every_s: float = 0.75) -> list[Remote]:
     """Tasks accepted one after the other, log-normal around 15 s."""
-    dice = random.Random(seed)
+    random_source = random.Random(seed)
     starts = [number * every_s for number in range(count)]
-    return [Remote(accepted=at, ends=at + 15.0 * math.exp(dice.gauss(0.0, sigma))) for at in starts]
+    return [Remote(accepted=at, ends=at + 15.0 * math.exp(random_source.gauss(0.0, sigma))) for at in starts]
 
 
 def most_in(polls: list[Polled], window_s: float) -> int:
@@ -126,7 +126,7 @@ def test_the_same_dice_ask_at_the_same_moments() -> None:
 
 
 def test_a_whole_run_of_pictures_asks_seldom_even_under_poll_faults(house: House) -> None:
-    house.world = World(5, faults=Faults.parse("poll-429=0.1"), latency=Latency(task_s=15.0, spread=0.3))
+    house.world = World(5, faults=FaultRates.parse("poll-429=0.1"), latency=Latency(task_s=15.0, spread=0.3))
     report = house.run(image(*(f"picture {number}" for number in range(120))))
     assert report.exit_status is ExitStatus.DONE
     assert house.stats.sends == 120

@@ -12,9 +12,9 @@ from batchrunner import app
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.accounts import Quota
 from batchrunner.simulator.http_door import serve
 from batchrunner.simulator.profiles import profile_of
+from batchrunner.simulator.quotas import Quota
 from batchrunner.simulator.rehearsal import world_of
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
@@ -205,7 +205,7 @@ def test_a_run_of_the_same_world_through_real_sockets_ends_when_it_was_foretold(
 
 
 def test_how_far_it_is_is_told_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchrunner.simulator.rehearsal._TOLD_EVERY_S", 0.0)
+    monkeypatch.setattr("batchrunner.simulator.rehearsal._PROGRESS_EVERY_S", 0.0)
     told: list[tuple[int, int]] = []
     rehearse(tmp_path, modelscope(image(*CATS)), FREE, progress=lambda ended, items: told.append((ended, items)))
     assert told

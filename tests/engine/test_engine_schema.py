@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from engine_house import Faults, House, World, chat
+from engine_house import FaultRates, House, World, chat
 from torture import Tried
 
 QUESTIONS = 1319
@@ -55,7 +55,7 @@ def test_all_questions_fit_their_schema_though_every_fifth_first_answer_breaks_i
 ) -> None:
     if not GSM8K.exists():
         pytest.skip(f"real prompts are not here: {GSM8K.name} is expected in {GSM8K.parent}")
-    house = House(tmp_path, world=World(7, faults=Faults(schema_break=0.2)))
+    house = House(tmp_path, world=World(7, faults=FaultRates(schema_break=0.2)))
     source = f'{{file: "{GSM8K}", template: "{{{{ question }}}}", id: "q{{{{ row }}}}"}}'
     report = house.run(asked(source, dialect=dialect, more=f"budget: {{tokens: 10000000}}\n{more}"))
     rows = house.rows()
@@ -75,7 +75,7 @@ def test_all_questions_fit_their_schema_though_every_fifth_first_answer_breaks_i
 
 
 def test_a_re_ask_is_no_failure_of_the_server_and_waits_for_no_budget(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(faults=Faults(schema_break=1.0)))
+    house = House(tmp_path, world=World(faults=FaultRates(schema_break=1.0)))
     began = house.began
     house.run(asked(json.dumps([f"q{number}" for number in range(200)])))
     assert (len(house.rows()), broken(house)) == (200, 200)
@@ -83,7 +83,7 @@ def test_a_re_ask_is_no_failure_of_the_server_and_waits_for_no_budget(tmp_path: 
 
 
 def test_the_re_ask_shows_the_model_its_own_answer_and_the_validators_words(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(faults=Faults(schema_break=1.0)))
+    house = House(tmp_path, world=World(faults=FaultRates(schema_break=1.0)))
     house.run(asked(json.dumps([f"q{number}" for number in range(40)])))
     first, second = house.world.log.since(0)[0], house.world.log.since(0)[-1]
     assert isinstance(first, dict)
@@ -102,7 +102,7 @@ def test_an_answer_that_never_fits_fails_with_the_validators_words_once_its_atte
 
 
 def test_without_a_schema_nothing_breaks(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(faults=Faults(schema_break=1.0)))
+    house = House(tmp_path, world=World(faults=FaultRates(schema_break=1.0)))
     house.run(chat("one", "two"))
     assert (broken(house), [row["attempts"] for row in house.rows()]) == (0, [1, 1])
 

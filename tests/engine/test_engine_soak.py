@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from engine_house import Faults, House, Latency, World
+from engine_house import FaultRates, House, Latency, World
 from torture import Tried, at_size
 
 import batchrunner
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import Status
 from batchrunner.engine.shutdown import Shutdown
-from batchrunner.simulator.accounts import Quota
+from batchrunner.simulator.quotas import Quota
 
 DAYS = at_size(12, 150)
 ITEMS_A_DAY = 12
@@ -27,8 +27,8 @@ MOST_DAYS = 3 * DAYS + 20
 MOST_TASKS = 80
 """Far more than two lanes of four requests and eight remote tasks need, far fewer than there are items."""
 WORLDS = {
-    "chat": Faults(throttle=0.05, server_error=0.04, reset=0.03, cut=0.02, shell=0.02, hang=0.01),
-    "image": Faults(
+    "chat": FaultRates(throttle=0.05, server_error=0.04, reset=0.03, cut=0.02, shell=0.02, hang=0.01),
+    "image": FaultRates(
         throttle=0.05,
         server_error=0.03,
         reset=0.02,
@@ -68,7 +68,7 @@ class Soak:
     house: House
     kind: str
     asked: list[Shutdown]
-    dice: random.Random
+    random_source: random.Random
     prompts: int = 0
     most_tasks: list[int] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
@@ -87,9 +87,9 @@ class Soak:
 
     def night(self, *, interrupted: int) -> None:
         """One process, from some time of the evening on."""
-        self.house.began += self.dice.uniform(0.0, 20_000.0)
+        self.house.began += self.random_source.uniform(0.0, 20_000.0)
         spent = self.house.stats.sends
-        budget = spent + ITEMS_A_DAY // 2 if self.dice.random() < 0.2 else 1_000_000
+        budget = spent + ITEMS_A_DAY // 2 if self.random_source.random() < 0.2 else 1_000_000
         self.most_tasks.append(0)
         report = self.house.run(self.job(calls=budget), progress=self.watching(interrupted))
         self.ends.append(report.exit_status)
@@ -97,7 +97,7 @@ class Soak:
 
     def watching(self, interrupted: int) -> Callable[[Callable[[], Status]], Awaitable[None]]:
         """Counts tasks every minute; asks for the end so many times, some hours after the start."""
-        moment = self.dice.uniform(1_000.0, 40_000.0)
+        moment = self.random_source.uniform(1_000.0, 40_000.0)
 
         async def watch(_: Callable[[], Status]) -> None:
             left = interrupted
@@ -129,7 +129,7 @@ def test_many_nights_with_everything_on_lose_nothing_and_pile_nothing_up(
     soak = Soak(house, kind, asked, random.Random(11))
     for day in range(MOST_DAYS):
         soak.prompts = ITEMS_A_DAY * min(DAYS, day + 1) // EACH[kind]
-        soak.night(interrupted=soak.dice.choice((0, 0, 0, 1, 2)) if day < DAYS else 0)
+        soak.night(interrupted=soak.random_source.choice((0, 0, 0, 1, 2)) if day < DAYS else 0)
         is_honest(house)
         if day >= DAYS and soak.ends[-1] is ExitStatus.DONE:
             break

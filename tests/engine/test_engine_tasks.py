@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from engine_house import Faults, House, Latency, World, image
+from engine_house import FaultRates, House, Latency, World, image
 from PIL import Image
 
 from batchrunner.core.errors import ExitStatus
@@ -149,7 +149,9 @@ def test_in_flight_tasks_are_bounded(tmp_path: Path) -> None:
 
 
 def test_many_tasks_under_faults_each_end_once(tmp_path: Path) -> None:
-    faults = Faults.parse("throttle=0.1,5xx=0.05,task-fail=0.05,task-slow=0.05,poll-429=0.1,dl-404=0.05,dl-html=0.05")
+    faults = FaultRates.parse(
+        "throttle=0.1,5xx=0.05,task-fail=0.05,task-slow=0.05,poll-429=0.1,dl-404=0.05,dl-html=0.05"
+    )
     house = House(tmp_path, World(7, faults=faults, latency=Latency(task_s=12.0, spread=0.5)))
     prompts = tuple(f"picture {number}" for number in range(150))
     report = house.run(image(*prompts, more="limits: {concurrency: 8}"))

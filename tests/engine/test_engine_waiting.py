@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from engine_house import Faults, House, Latency, World, chat
+from engine_house import FaultRates, House, Latency, World, chat
 from engine_timetable import Timetable
 
 from batchrunner.core.errors import ExitStatus
@@ -168,7 +168,7 @@ def test_a_limit_waits_for_nothing_behind_its_last_item(tmp_path: Path) -> None:
 def test_a_resumption_with_nothing_to_do_reads_the_source_once_at_most(house: House, more: str) -> None:
     """And not at all where the last run ended cleanly and nobody has touched anything since."""
     job = chat("one", "same", "same", "bad", model="sim/chat", more=more)
-    house.world = World(faults=Faults())
+    house.world = World(faults=FaultRates())
     assert house.run(job).exit_status is ExitStatus.DONE
     assert house.run(job).exit_status is ExitStatus.DONE
     assert house.source is not None

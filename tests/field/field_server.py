@@ -252,10 +252,10 @@ async def _chunked_body(reader: asyncio.StreamReader) -> bytes:
     return body
 
 
-def _pieces(data: bytes, cut: Cut, dice: random.Random) -> Iterator[bytes]:
+def _pieces(data: bytes, cut: Cut, random_source: random.Random) -> Iterator[bytes]:
     at = 0
     while at < len(data):
-        size = {"whole": len(data), "random": dice.choice((1, 2, 3, 7, 30, 200, 1500)), "bytes": 1}[cut]
+        size = {"whole": len(data), "random": random_source.choice((1, 2, 3, 7, 30, 200, 1500)), "bytes": 1}[cut]
         yield data[at : at + size]
         at += size
 

@@ -29,7 +29,7 @@ class Asked:
     body: bytes
     base: str
     """The server's own `http://127.0.0.1:PORT`."""
-    dice: random.Random
+    random_source: random.Random
 
     @property
     def key(self) -> str:
@@ -68,7 +68,7 @@ class _Talk:
     def __init__(self, kinds: dict[str, Kind], seed: int, server: Hostile) -> None:
         self.kinds = kinds
         self.names = sorted(kinds)
-        self.dice = random.Random(seed)
+        self.random_source = random.Random(seed)
         self.server = server
         self.writers: set[asyncio.StreamWriter] = set()
 
@@ -85,8 +85,10 @@ class _Talk:
         lengths = (line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         body = await reader.readexactly(int(next(lengths, b"0")))
         method, path, *_ = head.decode("latin-1").split(" ", 2)
-        asked = Asked(method=method, path=path, head=head, body=body, base=self.server.base, dice=self.dice)
-        name = self.dice.choice(self.names)
+        asked = Asked(
+            method=method, path=path, head=head, body=body, base=self.server.base, random_source=self.random_source
+        )
+        name = self.random_source.choice(self.names)
         self.server.asked[name] += 1
         self.server.downloads_with_key += path.startswith("/files") and bool(asked.key)
         for step in self.kinds[name](asked):

@@ -32,11 +32,11 @@ def told(value: object, *, status: str = "200 OK", more: str = "") -> list[Step]
 def sound(asked: Asked) -> Steps:
     """What a good server would say, by path."""
     if asked.path.startswith("/files"):
-        return [http(asked.dice.choice(files()), kind="image/png")]
+        return [http(asked.random_source.choice(files()), kind="image/png")]
     if "/tasks/" in asked.path:
         return told({"task_id": "1", "task_status": "SUCCEED", "output_images": [f"{asked.base}/files/a.png"]})
     if asked.path.endswith("/images/generations"):
-        return told({"task_id": str(asked.dice.randrange(10**9)), "task_status": "PENDING"})
+        return told({"task_id": str(asked.random_source.randrange(10**9)), "task_status": "PENDING"})
     if asked.path.endswith("/messages"):
         block = {"type": "text", "text": "Hi."}
         return told({"type": "message", "role": "assistant", "content": [block], "stop_reason": "end_turn"})
@@ -55,17 +55,17 @@ def spoilt(asked: Asked) -> Steps:
     """A reply of the simulator, mutated."""
     table = {"/v1/chat/completions": chat_seeds, "/v1/messages": messages_seeds}
     seeds = table.get(asked.path, poll_seeds if "/tasks/" in asked.path else submit_seeds)()
-    seeds = picture_seeds() if asked.path.endswith("generations") and asked.dice.random() < 0.5 else seeds
-    text = mutated(asked.dice.choice(seeds), asked.dice.randrange(2**40), seeds)
+    seeds = picture_seeds() if asked.path.endswith("generations") and asked.random_source.random() < 0.5 else seeds
+    text = mutated(asked.random_source.choice(seeds), asked.random_source.randrange(2**40), seeds)
     _, _, body = text.partition(b"\n\n")
-    status = asked.dice.choice(("200 OK", "200 OK", "200 OK", "400 Bad", "404 No", "500 X", "503 X", "422 X"))
-    kind = asked.dice.choice(("application/json", "text/event-stream", "text/html", "", "x" * 300))
+    status = asked.random_source.choice(("200 OK", "200 OK", "200 OK", "400 Bad", "404 No", "500 X", "503 X", "422 X"))
+    kind = asked.random_source.choice(("application/json", "text/event-stream", "text/html", "", "x" * 300))
     return [http(body, status=status, kind=kind), "close"]
 
 
 def noise(asked: Asked) -> Steps:
     """No HTTP at all."""
-    return [asked.dice.randbytes(asked.dice.randrange(3000)), "close"]
+    return [asked.random_source.randbytes(asked.random_source.randrange(3000)), "close"]
 
 
 def half_http(asked: Asked) -> Steps:
@@ -83,19 +83,19 @@ def half_http(asked: Asked) -> Steps:
         b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nX\x00Y: z\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nRetry-After: \xb2\r\nx-ratelimit-reset-requests: " + b"9" * 300 + b"\r\n\r\n{}",
     )  # fmt: skip
-    return [asked.dice.choice(heads), "close"]
+    return [asked.random_source.choice(heads), "close"]
 
 
 def cut(asked: Asked) -> Steps:
     """Half of a reply, then nothing."""
-    whole = http(asked.dice.choice(chat_seeds()).partition(b"\n\n")[2], kind="text/event-stream")
-    return [whole[: asked.dice.randrange(len(whole))], asked.dice.choice(("close", "reset"))]
+    whole = http(asked.random_source.choice(chat_seeds()).partition(b"\n\n")[2], kind="text/event-stream")
+    return [whole[: asked.random_source.randrange(len(whole))], asked.random_source.choice(("close", "reset"))]
 
 
 def wrong_coding(asked: Asked) -> Steps:
     """A content coding that is unknown, or damaged."""
-    coding = asked.dice.choice(("gzip", "deflate", "br", "zstd", "gzip, gzip", "\xff"))
-    return [http(asked.dice.randbytes(200), more=f"Content-Encoding: {coding}\r\n")]
+    coding = asked.random_source.choice(("gzip", "deflate", "br", "zstd", "gzip, gzip", "\xff"))
+    return [http(asked.random_source.randbytes(200), more=f"Content-Encoding: {coding}\r\n")]
 
 
 # -- replies without end, or much too big
@@ -110,7 +110,7 @@ def bomb(size_bytes: int, *, text: bool) -> bytes:
 
 def compressed_bomb(asked: Asked) -> Steps:
     """Threat 4."""
-    body = bomb(300 * MB, text=False) if asked.dice.random() < 0.5 else bomb(120 * MB, text=True)
+    body = bomb(300 * MB, text=False) if asked.random_source.random() < 0.5 else bomb(120 * MB, text=True)
     return [http(body, more="Content-Encoding: gzip\r\n")]
 
 
@@ -154,15 +154,15 @@ def echoing_refusal(asked: Asked) -> Steps:
     """The key in every field of an error, whole, cut off and escaped."""
     key = asked.key
     escaped = "".join(f"\\u{ord(char):04x}" for char in key)
-    words = f"no: {key} {'x' * asked.dice.randrange(990)}{key}"
+    words = f"no: {key} {'x' * asked.random_source.randrange(990)}{key}"
     error = f'{{"error":{{"message":"{words}","code":"{escaped}","type":"{key}"}},"request_id":"{key}"}}'
-    status = asked.dice.choice(("400 Bad", "500 X", "404 No", "503 X", "422 No"))
+    status = asked.random_source.choice(("400 Bad", "500 X", "404 No", "503 X", "422 No"))
     return [http(error.encode(), status=status, more=f"x-request-id: {key}\r\nRetry-After: {key}\r\n")]
 
 
 def echoing_text(asked: Asked) -> Steps:
     """The request's head as plain text, as debugging proxies do."""
-    return [http(asked.head, status=asked.dice.choice(("200 OK", "502 Bad", "400 Bad")), kind="text/plain")]
+    return [http(asked.head, status=asked.random_source.choice(("200 OK", "502 Bad", "400 Bad")), kind="text/plain")]
 
 
 def echoing_answer(asked: Asked) -> Steps:
@@ -192,7 +192,7 @@ def echoing_pieces(asked: Asked) -> Steps:
 
 def wall(asked: Asked) -> Steps:
     """Refusals of the whole account, lanes that close, waits until next year."""
-    status, more = asked.dice.choice(
+    status, more = asked.random_source.choice(
         (("401 No", ""), ("403 No", ""), ("402 Pay", ""), ("429 Slow", "Retry-After: 99999999\r\n"))
     )
     return told({"error": {"message": f"insufficient_quota {asked.key}"}}, status=status, more=more)
@@ -204,10 +204,14 @@ def throttle(asked: Asked) -> Steps:
 
 def redirect(asked: Asked) -> Steps:
     """Threat 1: API calls follow none; downloads follow three, each checked."""
-    where = asked.dice.choice(
+    where = asked.random_source.choice(
         ("/files/b.png", "//169.254.169.254/", "file:///etc/passwd", "http://[::ffff:169.254.169.254]/", "\\\\x", "")
     )
-    return [http(b"", status=asked.dice.choice(("301 M", "302 M", "307 M", "308 M")), more=f"Location: {where}\r\n")]
+    return [
+        http(
+            b"", status=asked.random_source.choice(("301 M", "302 M", "307 M", "308 M")), more=f"Location: {where}\r\n"
+        )
+    ]
 
 
 def odd_task(asked: Asked) -> Steps:
@@ -228,7 +232,7 @@ def odd_task(asked: Asked) -> Steps:
         "%2e%2e%2f",
         "\ud800",
     )
-    return told({"task_id": asked.dice.choice(ids), "task_status": "SUCCEED"})
+    return told({"task_id": asked.random_source.choice(ids), "task_status": "SUCCEED"})
 
 
 def odd_pictures(asked: Asked) -> Steps:
@@ -240,8 +244,13 @@ def odd_pictures(asked: Asked) -> Steps:
         f"http://u:p@127.0.0.1:{asked.base.rpartition(':')[2]}/files/c", "\ud800", 7,
     )  # fmt: skip
     if asked.path.endswith("generations"):
-        return told({"data": [{"b64_json": asked.dice.choice(("AAAA", "!!!!", "A" * 99_999, "", None, 5))}]})
-    return told({"task_status": "SUCCEED", "output_images": [asked.dice.choice(urls)] * asked.dice.choice((1, 2, 40))})
+        return told({"data": [{"b64_json": asked.random_source.choice(("AAAA", "!!!!", "A" * 99_999, "", None, 5))}]})
+    return told(
+        {
+            "task_status": "SUCCEED",
+            "output_images": [asked.random_source.choice(urls)] * asked.random_source.choice((1, 2, 40)),
+        }
+    )
 
 
 @cache
@@ -262,10 +271,10 @@ def bad_file(asked: Asked) -> Steps:
     if not asked.path.startswith("/files"):
         return sound(asked)
     seeds = (*bad_files(), *files())
-    chosen = asked.dice.choice(
-        (*bad_files(), mutated(asked.dice.choice(files()), asked.dice.randrange(2**40), seeds[:4]))
+    chosen = asked.random_source.choice(
+        (*bad_files(), mutated(asked.random_source.choice(files()), asked.random_source.randrange(2**40), seeds[:4]))
     )
-    return [http(chosen, kind=asked.dice.choice(("image/png", "text/html", "image/svg+xml")))]
+    return [http(chosen, kind=asked.random_source.choice(("image/png", "text/html", "image/svg+xml")))]
 
 
 @cache

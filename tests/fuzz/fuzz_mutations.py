@@ -34,46 +34,46 @@ ODD_BYTES: Final[tuple[bytes, ...]] = (
 )  # fmt: skip
 
 
-def flip(data: bytes, dice: Dice) -> bytes:
+def flip(data: bytes, random_source: Dice) -> bytes:
     """Some bits."""
     spoilt = bytearray(data or b"\0")
-    for _ in range(dice.choice((1, 1, 2, 8))):
-        spoilt[dice.randrange(len(spoilt))] ^= 1 << dice.randrange(8)
+    for _ in range(random_source.choice((1, 1, 2, 8))):
+        spoilt[random_source.randrange(len(spoilt))] ^= 1 << random_source.randrange(8)
     return bytes(spoilt)
 
 
-def cut(data: bytes, dice: Dice) -> bytes:
+def cut(data: bytes, random_source: Dice) -> bytes:
     """The end, the beginning or the middle is missing."""
-    a, b = sorted(dice.randrange(len(data) + 1) for _ in range(2))
-    return dice.choice((data[:a], data[a:], data[:a] + data[b:]))
+    a, b = sorted(random_source.randrange(len(data) + 1) for _ in range(2))
+    return random_source.choice((data[:a], data[a:], data[:a] + data[b:]))
 
 
-def double(data: bytes, dice: Dice) -> bytes:
+def double(data: bytes, random_source: Dice) -> bytes:
     """A piece comes twice, or many times."""
-    a, b = sorted(dice.randrange(len(data) + 1) for _ in range(2))
-    times = dice.choice((2, 2, 3, max(1, min(300, 200_000 // (b - a + 1)))))
+    a, b = sorted(random_source.randrange(len(data) + 1) for _ in range(2))
+    times = random_source.choice((2, 2, 3, max(1, min(300, 200_000 // (b - a + 1)))))
     return data[:a] + data[a:b] * times + data[b:]
 
 
-def insert(data: bytes, dice: Dice) -> bytes:
+def insert(data: bytes, random_source: Dice) -> bytes:
     """Bytes that nobody expects."""
-    place = dice.randrange(len(data) + 1)
-    return data[:place] + dice.choice(ODD_BYTES) + data[place:]
+    place = random_source.randrange(len(data) + 1)
+    return data[:place] + random_source.choice(ODD_BYTES) + data[place:]
 
 
-def overwrite(data: bytes, dice: Dice) -> bytes:
+def overwrite(data: bytes, random_source: Dice) -> bytes:
     """The same, over what stood there."""
-    place, odd = dice.randrange(len(data) + 1), dice.choice(ODD_BYTES)
+    place, odd = random_source.randrange(len(data) + 1), random_source.choice(ODD_BYTES)
     return data[:place] + odd + data[place + len(odd) :]
 
 
-def swap_lines(data: bytes, dice: Dice) -> bytes:
+def swap_lines(data: bytes, random_source: Dice) -> bytes:
     """Lines change places, vanish or come twice."""
     lines = data.splitlines(keepends=True)
     if not lines:
         return data
-    a, b = dice.randrange(len(lines)), dice.randrange(len(lines))
-    match dice.randrange(3):
+    a, b = random_source.randrange(len(lines)), random_source.randrange(len(lines))
+    match random_source.randrange(3):
         case 0:
             lines[a], lines[b] = lines[b], lines[a]
         case 1:
@@ -83,31 +83,41 @@ def swap_lines(data: bytes, dice: Dice) -> bytes:
     return b"".join(lines)
 
 
-def other_newlines(data: bytes, dice: Dice) -> bytes:
+def other_newlines(data: bytes, random_source: Dice) -> bytes:
     """Mixed ends of lines."""
     pieces = data.split(b"\n")
-    return b"".join(piece + dice.choice((b"\n", b"\r\n", b"\r", b"\n\n")) for piece in pieces[:-1]) + pieces[-1]
+    return (
+        b"".join(piece + random_source.choice((b"\n", b"\r\n", b"\r", b"\n\n")) for piece in pieces[:-1]) + pieces[-1]
+    )
 
 
-def respell_json(data: bytes, dice: Dice) -> bytes:
+def respell_json(data: bytes, random_source: Dice) -> bytes:
     """One value of a JSON text in here becomes another: wrong types at every path, odd numbers, deep nests."""
     found = [*_json_texts(data)]
     if not found:
-        return insert(data, dice)
-    start, end, value = dice.choice(found)
+        return insert(data, random_source)
+    start, end, value = random_source.choice(found)
     places = [*_places(value)]
-    spoilt = _spelt(value, dice.choice(places), dice.choice(ODD_JSON)) if places else dice.choice(ODD_JSON)
+    spoilt = (
+        _spelt(value, random_source.choice(places), random_source.choice(ODD_JSON))
+        if places
+        else random_source.choice(ODD_JSON)
+    )
     return data[:start] + spoilt + data[end:]
 
 
-def drop_json(data: bytes, dice: Dice) -> bytes:
+def drop_json(data: bytes, random_source: Dice) -> bytes:
     """One key or element is missing, comes twice, or has another name."""
     found = [(start, end, value, [*_places(value)]) for start, end, value in _json_texts(data)]
     found = [entry for entry in found if len(entry[3]) > 1]
     if not found:
-        return cut(data, dice)
-    start, end, value, places = dice.choice(found)
-    return data[:start] + _spelt(value, dice.choice(places[1:]), None, twice=dice.random() < 0.5) + data[end:]
+        return cut(data, random_source)
+    start, end, value, places = random_source.choice(found)
+    return (
+        data[:start]
+        + _spelt(value, random_source.choice(places[1:]), None, twice=random_source.random() < 0.5)
+        + data[end:]
+    )
 
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
@@ -118,12 +128,12 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
 
 def mutated(data: bytes, seed: int, others: tuple[bytes, ...] = ()) -> bytes:
     """The input spoilt one to four times; now and then with a piece of another input spliced in."""
-    dice = random.Random(seed)
-    for _ in range(dice.choice((1, 1, 1, 2, 3, 4))):
-        data = dice.choice(MUTATIONS)(data, dice)
-        if others and dice.random() < 0.1:
-            other = dice.choice(others)
-            data = data[: dice.randrange(len(data) + 1)] + other[dice.randrange(len(other) + 1) :]
+    random_source = random.Random(seed)
+    for _ in range(random_source.choice((1, 1, 1, 2, 3, 4))):
+        data = random_source.choice(MUTATIONS)(data, random_source)
+        if others and random_source.random() < 0.1:
+            other = random_source.choice(others)
+            data = data[: random_source.randrange(len(data) + 1)] + other[random_source.randrange(len(other) + 1) :]
     return data[:1_000_000]
 
 

@@ -52,10 +52,10 @@ def idle_bytes() -> int:
         return ended.peak_bytes
 
 
-def kinds_of(dice: random.Random) -> dict[str, Kind]:
+def kinds_of(random_source: random.Random) -> dict[str, Kind]:
     """A server's manners: one answer in three or so is sound, few are slow, and not every server has walls."""
-    chosen = set(dice.sample(sorted(KINDS), 8)) - (SLOW if dice.random() < 0.5 else set())
-    chosen -= {"wall"} if dice.random() < 0.7 else set()
+    chosen = set(random_source.sample(sorted(KINDS), 8)) - (SLOW if random_source.random() < 0.5 else set())
+    chosen -= {"wall"} if random_source.random() < 0.7 else set()
     return {"sound": sound, "sound again": sound, **{name: KINDS[name] for name in chosen}}
 
 

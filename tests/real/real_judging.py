@@ -20,10 +20,10 @@ from real_runs import CANARY, Simulator, rows
 import batchrunner
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Json
-from batchrunner.simulator.accounts import token_hash
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
-from batchrunner.simulator.recognition import content_of
+from batchrunner.simulator.quotas import token_hash
+from batchrunner.simulator.requests import content_of
 
 CHAT_MODEL, IMAGE_MODEL = "sim/chat", "Qwen/Qwen-Image"
 IMAGE_SIZE = (64, 64)
@@ -34,9 +34,9 @@ _ENDS = frozenset({"done", "failed", "retry"})
 
 def write_prompts(path: Path, *, items: int, seed: int = 1) -> list[str]:
     """Write `items` rows of JSONL, each prompt unlike every other, short and long; gives them in order."""
-    dice = random.Random(seed)
+    random_source = random.Random(seed)
     prompts = [
-        f"{number}: " + " ".join(dice.choice(_WORDS) for _ in range(dice.choice((1, 5, 20, 80))))
+        f"{number}: " + " ".join(random_source.choice(_WORDS) for _ in range(random_source.choice((1, 5, 20, 80))))
         for number in range(1, items + 1)
     ]
     lines = (json.dumps({"n": number, "prompt": prompt}) for number, prompt in enumerate(prompts, 1))

@@ -140,15 +140,15 @@ def kill_again_and_again(
 
     `after_each` looks at what a kill has left.
     """
-    dice = random.Random(seed)
+    random_source = random.Random(seed)
     progress = Progress(out / "ledger")
     told = Kills()
     for number in range(1, kills + 1):
         with run(job) as living:
-            early = dice.random() < _EARLY_SHARE
-            goal = int(lines * (number - dice.random()) / (kills + 1))
-            goal = max(goal, progress.lines() + dice.randrange(1, 60))
-            when = time.monotonic() + dice.uniform(*_EARLY_S)
+            early = random_source.random() < _EARLY_SHARE
+            goal = int(lines * (number - random_source.random()) / (kills + 1))
+            goal = max(goal, progress.lines() + random_source.randrange(1, 60))
+            when = time.monotonic() + random_source.uniform(*_EARLY_S)
             living.watch(until=lambda: time.monotonic() >= when if early else progress.lines() >= goal)  # noqa: B023 - called within this round
             hit = living.kill()
         told.hit += hit

@@ -144,10 +144,10 @@ def size(path: Path) -> int:
 
 def kill_often(job: Path, out: Path, *, kills: int, whole_bytes: int, seed: int) -> int:
     """Kill the job again and again at random moments of its progress; how often it was really killed."""
-    dice = random.Random(seed)
+    random_source = random.Random(seed)
     killed = 0
     for number in range(1, kills + 1):
-        at = int(whole_bytes * (number - dice.random()) / (kills + 1))
+        at = int(whole_bytes * (number - random_source.random()) / (kills + 1))
         killed += run_and_kill(
             job, when_bytes=max(at, size(out / "ledger") if out.exists() else 1), watched=out / "ledger"
         )

@@ -126,12 +126,12 @@ def test_a_signal_at_any_moment_is_told_in_words_and_costs_nothing(tmp_path: Pat
     """From the first instruction on: before there is a ledger, while work is taken up, and in the middle of it."""
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
     out = tmp_path / "outputs" / "answers"
-    dice = random.Random(3)
+    random_source = random.Random(3)
     with simulator(tmp_path, "--latency", "first=0.5,spread=0.5") as server:
         job = chat_job(tmp_path, server.base_url)
         for turn in range(MOMENTS):
             number, status = ((signal.SIGINT, 130), (signal.SIGTERM, 143))[turn % 2]
-            moment = time.monotonic() + dice.uniform(0.0, 1.5)
+            moment = time.monotonic() + random_source.uniform(0.0, 1.5)
             with run(job, "--limit", str(ANSWERS * (turn + 1) // MOMENTS)) as living:
                 living.watch(until=lambda: time.monotonic() >= moment)  # noqa: B023 - called within this turn
                 asked = living.send(number)
@@ -151,7 +151,7 @@ def test_a_kill_in_the_last_rewrite_loses_no_row(tmp_path: Path, tried: Tried) -
     lines = (tmp_path / "prompts.jsonl").read_text("utf-8").splitlines(keepends=True)
     (tmp_path / "fewer.jsonl").write_text("".join(lines[: MANY // 2]), "utf-8")
     out = tmp_path / "outputs" / "answers"
-    dice, killed = random.Random(4), 0
+    random_source, killed = random.Random(4), 0
     with simulator(tmp_path) as server:
         whole = chat_job(tmp_path, server.base_url)
         half = chat_job(tmp_path, server.base_url, prompts="fewer.jsonl", name="fewer.yaml")
@@ -160,7 +160,7 @@ def test_a_kill_in_the_last_rewrite_loses_no_row(tmp_path: Path, tried: Tried) -
         for turn in range(REWRITES):
             with run(whole if turn % 2 else half) as living:
                 if living.watch(until=lambda: any(out.glob("*.tmp"))):
-                    moment = time.monotonic() + dice.uniform(0.0, 0.03)
+                    moment = time.monotonic() + random_source.uniform(0.0, 0.03)
                     living.watch(until=lambda: time.monotonic() >= moment)  # noqa: B023 - called within this turn
                 killed += living.kill()
             is_sound(out)

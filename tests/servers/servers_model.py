@@ -75,10 +75,10 @@ def _weights(bias: list[float], *, seed: int) -> dict[str, Any]:
     """Every tensor by its name in GGUF, float32, as (rows, columns)."""
     import numpy as np  # noqa: PLC0415 - comes with gguf
 
-    dice = np.random.default_rng(seed)
+    random_source = np.random.default_rng(seed)
 
     def drawn(rows: int, columns: int) -> Any:
-        return (dice.standard_normal((rows, columns)) * 0.2).astype(np.float32)
+        return (random_source.standard_normal((rows, columns)) * 0.2).astype(np.float32)
 
     def writing(columns: int) -> Any:
         weights = drawn(_WIDTH, columns)

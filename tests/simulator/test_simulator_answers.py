@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.job import Json
-from batchrunner.simulator.answers import content_text, count_tokens
-from batchrunner.simulator.made_to_schema import value_for
+from batchrunner.simulator.answers import content_text, count_tokens, value_for
 
 SCHEMAS: list[dict[str, Json]] = [
     {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["a", "b"]},

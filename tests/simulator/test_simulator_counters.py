@@ -20,10 +20,10 @@ from simulator_calls import (
 
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Json
-from batchrunner.simulator.accounts import Quota
 from batchrunner.simulator.answers import expected_text
-from batchrunner.simulator.faults import Faults, Latency
-from batchrunner.simulator.script import Cut, Hang, Reset, Wait
+from batchrunner.simulator.profiles import FaultRates, Latency
+from batchrunner.simulator.quotas import Quota
+from batchrunner.simulator.script import Cut, Delay, Hang, Reset
 from batchrunner.simulator.world import World
 
 
@@ -71,13 +71,13 @@ def test_a_task_that_fails_is_refunded() -> None:
     [("throttle=1", "throttled"), ("5xx=1", "server-error"), ("shell=1", "shell"), ("cut=1", "cut"), ("", "answered")],
 )
 def test_a_rate_of_one_befalls_every_call(rates: str, expected: str) -> None:
-    world = World(faults=Faults.parse(rates))
+    world = World(faults=FaultRates.parse(rates))
     ask(world)
     assert world.stats().verdicts == {expected: 1}
 
 
 def test_faults_come_about_as_often_as_asked_for_and_pass_with_another_send() -> None:
-    world = World(faults=Faults.parse("throttle=0.1,5xx=0.05,retry_after=3"))
+    world = World(faults=FaultRates.parse("throttle=0.1,5xx=0.05,retry_after=3"))
     scripts = [ask(world, prompt=f"question {at}") for at in range(2000)]
     throttled = [script for script in scripts if script.status == 429]
     assert 150 < len(throttled) < 250
@@ -87,17 +87,17 @@ def test_faults_come_about_as_often_as_asked_for_and_pass_with_another_send() ->
 
 
 def test_a_throttle_can_be_told_to_give_no_hint() -> None:
-    assert "retry-after" not in ask(World(faults=Faults.parse("throttle=1,retry_after=-1"))).headers
+    assert "retry-after" not in ask(World(faults=FaultRates.parse("throttle=1,retry_after=-1"))).headers
 
 
 def test_a_cut_answer_announces_more_than_it_sends() -> None:
-    script = ask(World(faults=Faults(cut=1.0)))
+    script = ask(World(faults=FaultRates(cut=1.0)))
     assert isinstance(script.steps[-1], Cut)
     assert int(script.headers["content-length"]) > len(script.body)
 
 
 def test_a_hang_never_has_a_head() -> None:
-    assert ask(World(faults=Faults(hang=1.0))).early[-1] == Hang()
+    assert ask(World(faults=FaultRates(hang=1.0))).early[-1] == Hang()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_hang_never_has_a_head() -> None:
 )
 def test_a_bad_fault_is_a_mistake_that_says_what_is_wrong(text: str) -> None:
     with pytest.raises(JobMistakesError, match="faults"):
-        Faults.parse(text)
+        FaultRates.parse(text)
 
 
 @pytest.mark.parametrize("text", ["no-such", "throttle:x", "quota-model:inf", "throttle:3+no-such"])
@@ -117,8 +117,8 @@ def test_a_bad_scenario_is_a_mistake(text: str) -> None:
 def test_latency_is_read_from_a_text_and_waits_come_before_and_between_the_pieces() -> None:
     world = World(latency=Latency.parse("first=0.5,chunk=0.01"))
     script = ask(world, stream=True)
-    assert script.early == (Wait(seconds=0.5),)
-    assert script.steps[0] == Wait(seconds=0.01)
+    assert script.early == (Delay(seconds=0.5),)
+    assert script.steps[0] == Delay(seconds=0.01)
     with pytest.raises(JobMistakesError, match="latency"):
         Latency.parse("frist=1")
 

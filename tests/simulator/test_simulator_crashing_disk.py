@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from crashing_disk import CrashingDisk, Refusal, Trouble
 
-from batchrunner.simulator.crashing_disk import CrashingDisk, Refusal, Trouble
-from batchrunner.simulator.one_thread import OneThreadLoop
+from batchrunner.simulator.virtual_time import OneThreadLoop
 from batchrunner.stores.files import Disk, InspectedFiles
 
 ROOT = Path("/run")

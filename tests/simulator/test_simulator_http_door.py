@@ -16,8 +16,8 @@ from simulator_calls import ASYNC, CHAT, IMAGES, POLL
 from batchrunner import run_server
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
-from batchrunner.simulator.faults import Faults, Latency
 from batchrunner.simulator.http_door import Door, PortTakenError, serve
+from batchrunner.simulator.profiles import FaultRates, Latency
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 
@@ -240,7 +240,7 @@ def test_a_cut_stream_ends_with_or_without_its_terminator() -> None:
                 ends.add("torn")
         return ends
 
-    assert with_session(World(faults=Faults(cut=1.0)), use) == {"orderly", "torn"}
+    assert with_session(World(faults=FaultRates(cut=1.0)), use) == {"orderly", "torn"}
 
 
 @pytest.mark.parametrize("scenario", ["hang-headers", "hang-mid-stream"])

@@ -14,8 +14,8 @@ from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
-from batchrunner.simulator.faults import Latency
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport, simulated_network
+from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from batchrunner.core.job import Json
-from batchrunner.simulator.faults import Latency
-from batchrunner.simulator.script import Call, Script, Wait
+from batchrunner.simulator.profiles import Latency
+from batchrunner.simulator.script import Call, Delay, Script
 from batchrunner.simulator.world import World
 
 LATENCY = Latency(first_byte_s=1.0, chunk_s=0.8, spread=0.4)
@@ -18,7 +18,7 @@ def answer(body: dict[str, Json], *, unread: bool) -> tuple[list[float], Json]:
     call = Call(method="POST", path="/v1/chat/completions", body=json.dumps(body).encode())
     script: Script = world.answer(call, 1_700_000_000.0)
     said = json.loads(script.body)
-    waits = [step.seconds for step in (*script.early, *script.steps) if isinstance(step, Wait)]
+    waits = [step.seconds for step in (*script.early, *script.steps) if isinstance(step, Delay)]
     return waits, [script.status, said["usage"], said["choices"][0]["finish_reason"]]
 
 

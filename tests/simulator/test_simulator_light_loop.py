@@ -10,8 +10,7 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from batchrunner.simulator.light_loop import LightLoop
-from batchrunner.simulator.one_thread import OneThreadLoop
-from batchrunner.simulator.virtual_time import StandstillError, VirtualClock
+from batchrunner.simulator.virtual_time import OneThreadLoop, StandstillError, VirtualClock
 
 Trace = list[tuple[str, float]]
 
@@ -26,22 +25,22 @@ def on(
 @pytest.mark.parametrize("seed", range(20))
 def test_tasks_timers_futures_and_cancellations_come_in_the_order_of_the_stock_loop(seed: int) -> None:
     async def program() -> Trace:
-        loop, dice, trace = asyncio.get_running_loop(), random.Random(seed), Trace()
+        loop, random_source, trace = asyncio.get_running_loop(), random.Random(seed), Trace()
 
         def note(name: str) -> None:
             trace.append((name, round(loop.time(), 6)))
 
         async def walk(name: str) -> None:
             try:
-                for step in range(dice.randrange(1, 6)):
-                    await asyncio.sleep(dice.choice((0.0, dice.random() * 5)))
+                for step in range(random_source.randrange(1, 6)):
+                    await asyncio.sleep(random_source.choice((0.0, random_source.random() * 5)))
                     note(f"{name}.{step}")
-                    if dice.random() < 0.2:
-                        async with asyncio.timeout(dice.random()):
-                            await asyncio.sleep(dice.random())
-                    if dice.random() < 0.2:
-                        loop.call_later(dice.random(), note, f"{name} later").cancel()
-                    if dice.random() < 0.3:
+                    if random_source.random() < 0.2:
+                        async with asyncio.timeout(random_source.random()):
+                            await asyncio.sleep(random_source.random())
+                    if random_source.random() < 0.2:
+                        loop.call_later(random_source.random(), note, f"{name} later").cancel()
+                    if random_source.random() < 0.3:
                         await loop.run_in_executor(None, note, f"{name} job")
             except TimeoutError:
                 note(f"{name} too late")
@@ -50,7 +49,7 @@ def test_tasks_timers_futures_and_cancellations_come_in_the_order_of_the_stock_l
                 raise
 
         walks = [asyncio.ensure_future(walk(f"{number}")) for number in range(12)]
-        loop.call_later(dice.random() * 3, walks[0].cancel)
+        loop.call_later(random_source.random() * 3, walks[0].cancel)
         await asyncio.gather(*walks, return_exceptions=True)
         note("end")
         return trace

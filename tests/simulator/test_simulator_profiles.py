@@ -9,9 +9,8 @@ import pytest
 from batchrunner.app import load_job
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import PRESETS, Job, Kind, PresetName
-from batchrunner.simulator.faults import Faults
-from batchrunner.simulator.limits import Limits
-from batchrunner.simulator.profiles import PROFILES, SETTINGS, Profile, profile_of
+from batchrunner.simulator.profiles import PROFILES, SETTINGS, FaultRates, Profile, profile_of
+from batchrunner.simulator.quotas import RateLimits
 
 ALL = (
     "first=2,chunk=0.5,task=15,poll=0.2,download=1,refusal=0.3,spread=0.1,rpm=60,burst=5,concurrent=1,"
@@ -51,10 +50,10 @@ def test_a_line_changes_what_it_names_and_leaves_the_rest(job: Job) -> None:
 
 def test_everything_can_be_said_and_is_shown_as_it_was_said(job: Job) -> None:
     said = profile_of(job, ALL)
-    assert said.limits == Limits(
+    assert said.limits == RateLimits(
         per_minute=60.0, burst=5.0, concurrent=1, schedule=((60.0, 0.5), (120.0, 1.0)), hint=True
     )
-    assert said.faults == Faults(throttle=0.02, server_error=0.01)
+    assert said.faults == FaultRates(throttle=0.02, server_error=0.01)
     assert said.answer_tokens == 300
     assert profile_of(job, said.shown()) == said
     assert {part.partition("=")[0] for part in said.shown().split(",")} == set(SETTINGS)

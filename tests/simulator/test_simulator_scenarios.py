@@ -21,7 +21,7 @@ from simulator_calls import (
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import expected_text
-from batchrunner.simulator.gates import GATES, MISHAPS
+from batchrunner.simulator.scenario_rules import FAILURE_MODES, RULES_OF_SCENARIOS
 from batchrunner.simulator.scenarios import SCENARIOS, parse_scenarios
 from batchrunner.simulator.script import Cut, Hang, Reset, Script, Send
 from batchrunner.simulator.sse_shapes import EDITS, FRAMINGS
@@ -358,7 +358,13 @@ def test_two_scenarios_may_be_asked_for_at_once_and_a_model_overrules_the_world(
 
 
 def test_every_scenario_is_listed_and_every_listed_one_can_be_asked_for() -> None:
-    for table in (GATES, MISHAPS, EDITS, FRAMINGS, {name: 0 for name in DOWNLOADS if name.startswith("dl-")}):
+    for table in (
+        RULES_OF_SCENARIOS,
+        FAILURE_MODES,
+        EDITS,
+        FRAMINGS,
+        {name: 0 for name in DOWNLOADS if name.startswith("dl-")},
+    ):
         assert set(table) <= set(SCENARIOS)
     for name, scenario in SCENARIOS.items():
         assert parse_scenarios(name) == {name: None}

@@ -9,8 +9,7 @@ import pytest
 from simulator_calls import CHAT, first, post, reply
 
 from batchrunner.core.job import Json
-from batchrunner.simulator.faults import Faults
-from batchrunner.simulator.profiles import SETTINGS
+from batchrunner.simulator.profiles import SETTINGS, FaultRates
 from batchrunner.simulator.script import Script
 from batchrunner.simulator.world import World
 
@@ -54,7 +53,7 @@ def again(said: str) -> list[Json]:
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_first_answer_breaks_its_schema_for_sure_and_the_next_one_fits(schema: dict[str, Any]) -> None:
-    world = World(faults=Faults(schema_break=1.0))
+    world = World(faults=FaultRates(schema_break=1.0))
     for number in range(40):
         said = answered(world, f"q{number}", schema)
         assert not fits(said, schema)
@@ -64,7 +63,7 @@ def test_a_first_answer_breaks_its_schema_for_sure_and_the_next_one_fits(schema:
 
 
 def test_a_share_of_the_first_answers_breaks_whatever_else_goes_wrong() -> None:
-    world = World(faults=Faults(schema_break=0.3, throttle=0.2))
+    world = World(faults=FaultRates(schema_break=0.3, throttle=0.2))
     for number in range(400):
         for _ in range(3):
             post_script = chat(world, f"q{number}")
@@ -87,7 +86,7 @@ def forced(world: World, prompt: str, *, choice: Json) -> Json:
 
 
 def test_a_tool_that_must_be_called_breaks_its_schema_too_and_one_on_offer_does_not() -> None:
-    world = World(faults=Faults(schema_break=1.0))
+    world = World(faults=FaultRates(schema_break=1.0))
     for number in range(30):
         content = forced(world, f"q{number}", choice={"type": "tool", "name": "answer"})
         assert isinstance(content, list)
@@ -108,7 +107,7 @@ def test_the_schema_may_stand_in_the_conversation_where_an_object_is_all_that_is
 
 
 def test_the_fault_has_a_name_on_the_command_line_and_in_profiles() -> None:
-    faults = Faults.parse("schema-break=0.2,throttle=0.9")
+    faults = FaultRates.parse("schema-break=0.2,throttle=0.9")
     assert (faults.schema_break, faults.shown()) == (0.2, "throttle=0.9+schema-break=0.2+retry_after=1")
     assert "faults" in SETTINGS
 

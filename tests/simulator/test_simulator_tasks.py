@@ -8,13 +8,13 @@ from simulator_calls import NOW, POLL, bearer, error_of, fetch, first, poll, rep
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.drawing import draw
-from batchrunner.simulator.faults import Faults, Latency
-from batchrunner.simulator.script import Cut, Send, Wait
+from batchrunner.simulator.profiles import FaultRates, Latency
+from batchrunner.simulator.script import Cut, Delay, Send
 from batchrunner.simulator.world import World
 
 
 def world_of(scenario: str | None = None, *, task_s: float = 10.0, rates: str = "") -> World:
-    return World(scenario=scenario, latency=Latency(task_s=task_s), faults=Faults.parse(rates))
+    return World(scenario=scenario, latency=Latency(task_s=task_s), faults=FaultRates.parse(rates))
 
 
 def task_of(world: World, *, prompt: str = "a cat", size: str = "512x512", seed: int = 0) -> str:
@@ -187,7 +187,7 @@ def test_a_download_may_be_missing_once_or_moved_once() -> None:
 def test_a_download_may_drip_be_misnamed_or_be_huge() -> None:
     world, url = download("dl-slow:10")
     steps = fetch(world, url, now=NOW + 99).steps
-    assert sum(step.seconds for step in steps if isinstance(step, Wait)) == pytest.approx(10.0)
+    assert sum(step.seconds for step in steps if isinstance(step, Delay)) == pytest.approx(10.0)
     world, url = download("dl-wrong-ext")
     assert url.endswith(".jpg")
     assert fetch(world, url, now=NOW + 99).body.startswith(b"\x89PNG")

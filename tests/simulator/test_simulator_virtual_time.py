@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from simulator_calls import CHAT, NOW
 
-from batchrunner.simulator.faults import Latency
 from batchrunner.simulator.http_door import serve
+from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.virtual_time import StandstillError, VirtualTimeLoop, run_virtual
 from batchrunner.simulator.world import World
 

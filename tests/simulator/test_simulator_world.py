@@ -18,7 +18,7 @@ from simulator_calls import (
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import expected_text
-from batchrunner.simulator.faults import Faults
+from batchrunner.simulator.profiles import FaultRates
 from batchrunner.simulator.script import Call, Script
 from batchrunner.simulator.world import World
 
@@ -56,7 +56,7 @@ def test_the_text_depends_on_seed_model_prompt_and_parameters(change: dict[str, 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
     def replies(seed: int) -> list[Script]:
-        world = World(seed, faults=Faults.parse("throttle=0.2,5xx=0.2,reset=0.1,cut=0.2,shell=0.1"))
+        world = World(seed, faults=FaultRates.parse("throttle=0.2,5xx=0.2,reset=0.1,cut=0.2,shell=0.1"))
         return [ask(world, prompt=f"question {at % 40}", stream=bool(at % 2)) for at in range(120)]
 
     assert replies(3) == replies(3)
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
 
 def test_chance_does_not_depend_on_the_order_in_which_different_orders_arrive() -> None:
     def statuses(order: list[int]) -> dict[int, int]:
-        world = World(3, faults=Faults.parse("5xx=0.5"))
+        world = World(3, faults=FaultRates.parse("5xx=0.5"))
         return {at: ask(world, prompt=f"question {at}").status for at in order}
 
     assert statuses(list(range(50))) == statuses(list(reversed(range(50))))

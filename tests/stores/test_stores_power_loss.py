@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from crashing_disk import CrashingDisk, Trouble
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Done, Intent
 from batchrunner.core.ports import Place
 from batchrunner.core.row import ChatOutput, ResultRow
 from batchrunner.core.state import LedgerState
-from batchrunner.simulator.crashing_disk import CrashingDisk, Trouble
-from batchrunner.simulator.one_thread import OneThreadLoop
+from batchrunner.simulator.virtual_time import OneThreadLoop
 from batchrunner.stores.inspection import inspect
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.ledger_reader import read_ledger
@@ -118,7 +118,7 @@ def check(disk: CrashingDisk, told: Told) -> None:
     finished = {event.i: event for event in events if isinstance(event, Done)}
     assert set(told.done) <= set(finished)
     path = RUN / "results.jsonl"
-    text = disk.bytes_of(path, on_the_platter=False) if disk.exists(path) else b""
+    text = disk.bytes_of(path, on_the_disk=False) if disk.exists(path) else b""
     for name, place in [
         *told.rows.items(),
         *((name, Place(crc=e.crc, length=e.length)) for name, e in finished.items()),

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from email.utils import formatdate
 
+from batchrunner.simulator.answers import asks_for_json_schema
 from batchrunner.simulator.chat_replies import thinks
-from batchrunner.simulator.faults import POST_FAULTS, Faults
-from batchrunner.simulator.order import Order
+from batchrunner.simulator.profiles import POST_FAULTS, FaultRates
 from batchrunner.simulator.refusals import REFUSALS, Refusal
-from batchrunner.simulator.schema_answers import asks_for_json_schema
+from batchrunner.simulator.requests import Order
 
 _TPM_CLEARS_S = 60.0
 _HUGE_S = 7200.0
@@ -24,22 +24,29 @@ Gate = Callable[[Order], Refusal | None]
 
 def refusal_of(order: Order) -> Refusal | None:
     """What the first of the order's scenarios that refuses has to say."""
-    return next((said for name in order.chosen if name in GATES and (said := GATES[name](order)) is not None), None)
+    return next(
+        (
+            said
+            for name in order.chosen
+            if name in RULES_OF_SCENARIOS and (said := RULES_OF_SCENARIOS[name](order)) is not None
+        ),
+        None,
+    )
 
 
-def mishap_of(order: Order, faults: Faults) -> str | None:
+def failure_mode_of(order: Order, faults: FaultRates) -> str | None:
     """What goes wrong with a call that is not refused: by its scenario, else by chance. A name of MISHAPS' values."""
     for name in order.chosen:
-        if name in MISHAPS and order.nth <= order.figure(name, _FOR_EVER) and _meant(name, order):
-            return MISHAPS[name]
-    return faults.strike(order.dice, POST_FAULTS)
+        if name in FAILURE_MODES and order.nth <= order.figure(name, _FOR_EVER) and _meant(name, order):
+            return FAILURE_MODES[name]
+    return faults.pick(order.random_source, POST_FAULTS)
 
 
-def _meant(mishap: str, order: Order) -> bool:
-    return mishap != "schema-shell" or asks_for_json_schema(order.body)
+def _meant(failure_mode: str, order: Order) -> bool:
+    return failure_mode != "schema-shell" or asks_for_json_schema(order.body)
 
 
-MISHAPS = {
+FAILURE_MODES = {
     "shell200": "shell",
     "schema-shell": "shell",
     "choices-empty": "empty_choices",
@@ -188,7 +195,7 @@ def _no_json_schema(order: Order) -> Refusal | None:
     return REFUSALS["json-schema"] if asks_for_json_schema(order.body) else None
 
 
-GATES: dict[str, Gate] = {
+RULES_OF_SCENARIOS: dict[str, Gate] = {
     "throttle": _first_calls("throttle", "T1"),
     "burst": _burst,
     "slope": _slope,

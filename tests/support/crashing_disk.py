@@ -1,7 +1,7 @@
 """A disk that fails on purpose: kill -9, power loss, full disks and refused calls, by seed.
 
 Implements `stores.files.Files` in memory. When a process is killed, all that was handed to the system stays; when the
-power goes, what was not synced stays in part and out of order (see `platter`).
+power goes, what was not synced stays in part and out of order (see `durable`).
 
 Refuses to be kinder than POSIX: a file's own fsync saves no name, and a folder's fsync saves no bytes.
 """
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from batchrunner.simulator.platter import PAGES_BYTES, File, Folder, Node
+from disk_state import PAGES_BYTES, File, Folder, Node
+
 from batchrunner.stores.files import Look
 
 _NUMBERED: Final = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
@@ -152,22 +153,22 @@ class CrashingDisk:
     def write(self, descriptor: int, data: bytes | memoryview) -> int:
         """See `Files`."""
         file, path = self._open[descriptor]
-        befallen = self._call(f"write {len(data)} to {path.name}")
+        affected = self._call(f"write {len(data)} to {path.name}")
         taken = len(data)
-        if befallen == "eio":
+        if affected == "eio":
             raise self._refused(errno.EIO)
-        if befallen in {"crash", "short", "enospc"}:
+        if affected in {"crash", "short", "enospc"}:
             taken = self.rng.randrange(len(data)) if data else 0
         if self.capacity_bytes is not None:
             taken = min(taken, max(0, self.capacity_bytes - self._used_bytes))
-        if taken == 0 and data and befallen != "crash":
+        if taken == 0 and data and affected != "crash":
             raise self._refused(errno.ENOSPC)
         self._used_bytes += taken
         file.append(data[:taken])
-        if befallen == "crash":
+        if affected == "crash":
             self.die()
             self._alive()
-        if befallen == "enospc":  # what the system does: a short write first, the reason with the next call
+        if affected == "enospc":  # what the system does: a short write first, the reason with the next call
             self.capacity_bytes = self._used_bytes
         return taken
 
@@ -256,10 +257,10 @@ class CrashingDisk:
         """See `InspectedFiles`."""
         return [name for name, node in self._folder(path).seen.items() if isinstance(node, Folder)]
 
-    def bytes_of(self, path: Path, *, on_the_platter: bool, start: int = 0) -> bytes:
+    def bytes_of(self, path: Path, *, on_the_disk: bool, start: int = 0) -> bytes:
         """A file from `start` on, as the system shows it, or as it would be if the power went and nothing more came."""
         file = _as_file(self._find(path), path)
-        return bytes((file.platter if on_the_platter else file.seen)[start:])
+        return bytes((file.durable if on_the_disk else file.seen)[start:])
 
     def walk(self) -> Iterator[tuple[Path, Node]]:
         """Everything on the disk, as the system shows it."""

@@ -11,19 +11,19 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from batchrunner.core.job import Json
-from batchrunner.simulator.dice import Dice, digest_of
-from batchrunner.simulator.drawing import Paint, draw
-from batchrunner.simulator.faults import POLL_FAULTS, TASK_FAULTS, Faults, Latency
-from batchrunner.simulator.image_rules import DEFAULT_SIZE, picture_size
-from batchrunner.simulator.order import Chosen, Order
+from batchrunner.simulator.drawing import DEFAULT_SIZE, Paint, draw, picture_size
+from batchrunner.simulator.profiles import POLL_FAULTS, TASK_FAULTS, FaultRates, Latency
 from batchrunner.simulator.refusals import REFUSALS, refuse
+from batchrunner.simulator.requests import Chosen, Order
 from batchrunner.simulator.script import (
     JSON_TYPE,
+    RandomSource,
     Script,
     Send,
     Visit,
     as_object,
     as_text,
+    digest_of,
     encode_json,
     json_script,
 )
@@ -86,10 +86,10 @@ class Task:
         return f"{self.id}_0.{'jpg' if 'dl-wrong-ext' in self.chosen else 'png'}"
 
 
-class TaskBook:
+class SimulatedTasks:
     """All tasks that were accepted, by id."""
 
-    def __init__(self, *, seed: int, faults: Faults, latency: Latency, paint: Paint = draw) -> None:
+    def __init__(self, *, seed: int, faults: FaultRates, latency: Latency, paint: Paint = draw) -> None:
         self.paint = paint
         self._seed = seed
         self._faults = faults
@@ -102,7 +102,7 @@ class TaskBook:
 
     def accept(self, order: Order) -> tuple[Task, Script]:
         """A new task and the reply that tells its id."""
-        number = digest_of(f"{order.dice.content}/{order.nth}") % 9_000_000 + 1_000_000
+        number = digest_of(f"{order.random_source.content}/{order.nth}") % 9_000_000 + 1_000_000
         name = str(number) if "img-id-number" in order.chosen else _SAME_ID if "img-same-id" in order.chosen else None
         task = self._make(order, name=name)
         self._tasks[task.id] = task
@@ -153,24 +153,24 @@ class TaskBook:
         self.most_polls = max(self.most_polls, task.polls)
         if (script := self._poll_fault(task, visit)) is not None:
             return script
-        standing = {**_standing(task, visit.now, files_base), "request_id": visit.request_id}
-        return json_script(_wrapped(standing) if "img-wrapped" in task.chosen else standing)
+        task_state = {**_task_state(task, visit.now, files_base), "request_id": visit.request_id}
+        return json_script(_wrapped(task_state) if "img-wrapped" in task.chosen else task_state)
 
     def _make(self, order: Order, *, name: str | None) -> Task:
-        fault = self._faults.strike(order.dice, TASK_FAULTS)
+        fault = self._faults.pick(order.random_source, TASK_FAULTS)
         duration_s = order.figure("img-slow", order.latency.task_s * (_SLOW if fault == "task_slow" else 1.0))
         size = picture_size(order.body)
         seed = order.body.get("seed")
         return Task(
-            id=name or _name(order.dice.content, order.now, size, order.nth, self._seed),
-            content=order.dice.content,
+            id=name or _name(order.random_source.content, order.now, size, order.nth, self._seed),
+            content=order.random_source.content,
             prompt=as_text(order.body.get("prompt")),
             size=size,
             seed=seed if isinstance(seed, int) else self._seed,
             accepted_at=order.now,
             duration_s=0.0
             if "img-sync-result" in order.chosen or "img-with-picture" in order.chosen
-            else order.dice.spread(duration_s, order.latency.spread, "task"),
+            else order.random_source.spread(duration_s, order.latency.spread, "task"),
             chosen=order.chosen,
             account=order.lane.account.hash,
             model=order.model,
@@ -211,7 +211,7 @@ class TaskBook:
         if "img-stub" in task.chosen:
             return json_script(_STUB)
         throttled = _figure(task, "img-poll-429", 1.0)
-        struck = self._faults.strike(Dice(seed=self._seed, content=task.content, nth=task.polls), POLL_FAULTS)
+        struck = self._faults.pick(RandomSource(seed=self._seed, content=task.content, nth=task.polls), POLL_FAULTS)
         if struck == "poll_throttle" or (throttled is not None and task.polls <= throttled):
             return refuse(REFUSALS["T2"], model="", request_id=request_id)
         return refuse(REFUSALS["busy"], model="", request_id=request_id) if struck == "poll_error" else None
@@ -225,7 +225,7 @@ def _task_id(path: str) -> str:
     return unquote(path.rpartition("/")[2])
 
 
-def _standing(task: Task, now: float, files_base: str) -> dict[str, Json]:
+def _task_state(task: Task, now: float, files_base: str) -> dict[str, Json]:
     if not task.finished(now):
         started = now >= task.accepted_at + 0.2 * task.duration_s
         plain = ("RUNNING" if task.polls % 2 else "PROCESSING") if started else "PENDING"
@@ -275,13 +275,13 @@ def _odd_submit(task: Task, request_id: str) -> Script | None:
     return None
 
 
-def _wrapped(standing: dict[str, Json]) -> Json:
+def _wrapped(task_state: dict[str, Json]) -> Json:
     """The same as gateways pass it on: below `data`, with other names and lists in lists."""
-    data: dict[str, Json] = {"task_id": standing["task_id"], "status": as_text(standing["task_status"]).lower()}
-    if urls := standing.get("output_images"):
+    data: dict[str, Json] = {"task_id": task_state["task_id"], "status": as_text(task_state["task_status"]).lower()}
+    if urls := task_state.get("output_images"):
         data["result"] = {"images": [{"url": urls}]}
-    if "errors" in standing:
-        data["fail_reason"] = as_object(standing["errors"]).get("message")
+    if "errors" in task_state:
+        data["fail_reason"] = as_object(task_state["errors"]).get("message")
     return {"code": 200, "message": "success", "data": data}
 
 

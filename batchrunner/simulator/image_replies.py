@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from batchrunner.core.job import Json
 from batchrunner.simulator.answers import count_tokens
-from batchrunner.simulator.image_rules import picture_size
-from batchrunner.simulator.image_tasks import TaskBook
-from batchrunner.simulator.order import Order
+from batchrunner.simulator.drawing import picture_size
 from batchrunner.simulator.refusals import Refusal
-from batchrunner.simulator.script import JSON_TYPE, SSE_TYPE, Script, Send, Wait, as_text, encode_json
+from batchrunner.simulator.requests import Order
+from batchrunner.simulator.script import JSON_TYPE, SSE_TYPE, Delay, Script, Send, as_text, encode_json
+from batchrunner.simulator.simulated_tasks import SimulatedTasks
 
 _SIZE = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})")
 _LONGEST_SIDE = 3840
@@ -56,14 +56,14 @@ def check_pictures(order: Order) -> Refusal | None:
     return None
 
 
-def answer_pictures(order: Order, book: TaskBook) -> Script:
+def answer_pictures(order: Order, tasks: SimulatedTasks) -> Script:
     """The pictures, streamed when that was asked for."""
-    wait_s = order.dice.spread(order.latency.task_s, order.latency.spread, "task")
-    early = (Wait(seconds=wait_s),) if wait_s else ()
+    wait_s = order.random_source.spread(order.latency.task_s, order.latency.spread, "task")
+    early = (Delay(seconds=wait_s),) if wait_s else ()
     if order.body.get("stream") is True:
         headers = {"content-type": f"{SSE_TYPE}; charset=utf-8"}
-        return Script(headers=headers, early=early, steps=tuple(Send(piece=piece) for piece in _events(order, book)))
-    body = encode_json(_body(order, book))
+        return Script(headers=headers, early=early, steps=tuple(Send(piece=piece) for piece in _events(order, tasks)))
+    body = encode_json(_body(order, tasks))
     return Script(headers={"content-type": JSON_TYPE}, early=early, steps=(Send(piece=body),))
 
 
@@ -80,18 +80,18 @@ def _gives_urls(model: str) -> bool:
     return not model.startswith(("gpt-image", "chatgpt-image"))
 
 
-def _body(order: Order, book: TaskBook) -> dict[str, Json]:
+def _body(order: Order, tasks: SimulatedTasks) -> dict[str, Json]:
     count = order.body.get("n", 1)
     assert isinstance(count, int)
     by_url = _gives_urls(order.base_model) and order.body.get("response_format", "url") == "url"
-    data: Json = _urls(order, book, count) if by_url else _packed(order, book, count)
+    data: Json = _urls(order, tasks, count) if by_url else _packed(order, tasks, count)
     if "oi-empty" in order.chosen:
         data = None
     if "oi-part-failed" in order.chosen and isinstance(data, list):
         data[-1] = {"error": {"code": "content_policy_violation", "message": "This picture was withheld."}}
     width, height = picture_size(order.body)
     return {
-        "created": _FIRST_DAY + order.dice.content % 10_000_000,
+        "created": _FIRST_DAY + order.random_source.content % 10_000_000,
         "data": data,
         "output_format": "png",
         "size": f"{width}x{height}",
@@ -108,25 +108,25 @@ def _usage(order: Order, count: int) -> dict[str, Json]:
     return {**counts, "input_tokens_details": details}
 
 
-def _urls(order: Order, book: TaskBook, count: int) -> list[Json]:
+def _urls(order: Order, tasks: SimulatedTasks, count: int) -> list[Json]:
     """On the storage host, as the finished task that this order would have been elsewhere."""
-    task, _ = book.accept(replace(order, chosen={**order.chosen, "img-sync-result": None}))
+    task, _ = tasks.accept(replace(order, chosen={**order.chosen, "img-sync-result": None}))
     return [{"url": f"{order.files_base}/files/{task.id}_{at}.png"} for at in range(count)]
 
 
-def _packed(order: Order, book: TaskBook, count: int) -> list[Json]:
-    return [{"b64_json": _drawn(order, book, at)} for at in range(count)]
+def _packed(order: Order, tasks: SimulatedTasks, count: int) -> list[Json]:
+    return [{"b64_json": _drawn(order, tasks, at)} for at in range(count)]
 
 
-def _drawn(order: Order, book: TaskBook, at: int) -> str:
-    picture = book.paint(as_text(order.body.get("prompt")), picture_size(order.body), order.dice.seed + at)
+def _drawn(order: Order, tasks: SimulatedTasks, at: int) -> str:
+    picture = tasks.paint(as_text(order.body.get("prompt")), picture_size(order.body), order.random_source.seed + at)
     return base64.b64encode(picture).decode()
 
 
-def _events(order: Order, book: TaskBook) -> list[bytes]:
+def _events(order: Order, tasks: SimulatedTasks) -> list[bytes]:
     said = order.body.get("partial_images", 0)
     partial = said if isinstance(said, int) else 0
-    packed = _drawn(order, book, 0)
+    packed = _drawn(order, tasks, 0)
     about: dict[str, Json] = {"b64_json": packed, "created_at": _FIRST_DAY, "output_format": "png"}
     events: list[dict[str, Json]] = [
         {"type": "image_generation.partial_image", **about, "partial_image_index": at} for at in range(partial)

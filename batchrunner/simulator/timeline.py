@@ -17,7 +17,7 @@ _COUNTED: Final[dict[type[Event], str]] = {Intent: "calls", Refused: "refused", 
 
 
 @dataclass(slots=True, kw_only=True)
-class Diary:
+class RehearsalTimeline:
     """Takes every event as it is written; `offset_s` is the provider's zone, seconds east of UTC."""
 
     clock: Clock

@@ -20,7 +20,7 @@ class File:
 
     mode: int
     seen: bytearray = field(default_factory=bytearray)
-    platter: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
     dirty_from: int | None = None
     """Where the bytes begin that no fsync has saved; None when all are."""
     number: int = 0
@@ -41,22 +41,22 @@ class File:
     def sync(self) -> None:
         """Everything is on the platter."""
         if self.dirty_from is not None:
-            del self.platter[self.dirty_from :]
-            self.platter += self.seen[len(self.platter) :]
+            del self.durable[self.dirty_from :]
+            self.durable += self.seen[len(self.durable) :]
             self.dirty_from = None
 
     def lose_power(self, rng: random.Random, *, page_bytes: int) -> None:
         """What was not synced is there in part."""
         self.seen = self._what_is_left(rng, page_bytes)
-        self.platter = bytearray(self.seen)
+        self.durable = bytearray(self.seen)
         self.dirty_from = None
 
     def _what_is_left(self, rng: random.Random, page_bytes: int) -> bytearray:
         if self.dirty_from is None:
-            return bytearray(self.platter)
-        low, high = sorted((len(self.platter), len(self.seen)))
+            return bytearray(self.durable)
+        low, high = sorted((len(self.durable), len(self.seen)))
         length = rng.choice((low, high, rng.randint(low, high)))
-        left = bytearray(self.platter[:length])
+        left = bytearray(self.durable[:length])
         left += bytes(length - len(left))
         first = self.dirty_from // page_bytes * page_bytes
         for page in range(first, len(left), page_bytes):
@@ -76,7 +76,7 @@ class Folder:
 
     mode: int
     seen: "dict[str, Node]" = field(default_factory=dict)
-    platter: "dict[str, Node]" = field(default_factory=dict)
+    durable: "dict[str, Node]" = field(default_factory=dict)
     unsynced: "list[dict[str, Node | None]]" = field(default_factory=list)
     """Changes of names since the last fsync; None: the name is gone."""
     number: int = 0
@@ -91,15 +91,15 @@ class Folder:
 
     def sync(self) -> None:
         """All names are on the platter."""
-        self.platter = dict(self.seen)
+        self.durable = dict(self.seen)
         self.unsynced.clear()
 
     def lose_power(self, rng: random.Random, *, page_bytes: int) -> None:
         """Of the unsynced changes some happened; so it goes on below."""
         for change in self.unsynced:
             if rng.random() < _KEPT_NAMES:
-                _apply(self.platter, change)
-        self.seen = dict(self.platter)
+                _apply(self.durable, change)
+        self.seen = dict(self.durable)
         self.unsynced.clear()
         for node in self.seen.values():
             node.lose_power(rng, page_bytes=page_bytes)

@@ -16,39 +16,39 @@ from batchrunner.core.outcome import AudioBytes, Problem, ProblemKind
 from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import Audio, FailureRow, Picture, ResultRow
 
-SPECK: Final = bytes.fromhex(
+PLACEHOLDER: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
     "0000000c49444154789c63606060000000040001f61738550000000049454e44ae426082"
 )
 """The smallest whole PNG: what every picture of a rehearsal is."""
 
 
-def speck(_prompt: str, _size: tuple[int, int], _seed: int) -> bytes:
+def paint_placeholder(_prompt: str, _size: tuple[int, int], _seed: int) -> bytes:
     """Paints nothing; see `simulator.drawing.Paint`."""
-    return SPECK
+    return PLACEHOLDER
 
 
-class LightLedger:
+class NullLedger:
     """`core.ports.Ledger` of a process that need not remember: the state in memory is all there is."""
 
     def __init__(self, told: Callable[[Event], None]) -> None:
-        self._told = told
+        self._on_event = told
 
     def note(self, event: Event) -> None:
         """Told at once."""
-        self._told(event)
+        self._on_event(event)
 
     async def write(self, event: Event) -> None:
         """As `note`."""
-        self._told(event)
+        self._on_event(event)
 
     async def commit(self, event: Event) -> None:
         """As `note`."""
-        self._told(event)
+        self._on_event(event)
 
     def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
         """As `note`."""
-        self._told(event)
+        self._on_event(event)
         then(None)
 
     def commit_soon(
@@ -56,7 +56,7 @@ class LightLedger:
     ) -> None:
         """As `note`."""
         del urgent
-        self._told(event)
+        self._on_event(event)
         then(None)
 
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
@@ -70,7 +70,7 @@ class _Replaced:
     made: int = 0
 
 
-class LightResults:
+class NullResults:
     """`core.ports.Results`: a row is a unit of length, no more."""
 
     def __init__(self, length: int = 0) -> None:
@@ -109,7 +109,7 @@ class LightResults:
         return True
 
 
-class LightPictures:
+class NullPictures:
     """`core.ports.PictureStore`: takes the speck for a picture, and everything else for a broken download."""
 
     async def save(
@@ -117,7 +117,7 @@ class LightPictures:
     ) -> Picture | Problem:
         """A picture of no file, or a BAD_PICTURE problem."""
         del into, text
-        if data != SPECK:
+        if data != PLACEHOLDER:
             return Problem(kind=ProblemKind.BAD_PICTURE, message="the server sent something else than a picture")
         return Picture(path=stem, sha256="", width=1, height=1, format="PNG", bytes=len(data))
 
