@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchrunner.spec.described import job_schema, starter_job
     from batchrunner.spec.load import load_job
+    from batchrunner.spec.models import job_schema, starter_job
 
 __all__ = ["job_schema", "load_job", "starter_job"]
 
 _HOMES = {
-    "job_schema": "batchrunner.spec.described",
+    "job_schema": "batchrunner.spec.models",
     "load_job": "batchrunner.spec.load",
-    "starter_job": "batchrunner.spec.described",
+    "starter_job": "batchrunner.spec.models",
 }
 
 

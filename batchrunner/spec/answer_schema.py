@@ -7,55 +7,55 @@ from typing import NoReturn
 
 from batchrunner.core.job import Json
 from batchrunner.core.json_schema import SchemaFault, prepare
-from batchrunner.spec.draft import Draft
-from batchrunner.spec.named_files import located
-from batchrunner.spec.places import Fault, KeyPath, dotted, short
+from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, dotted, short
+from batchrunner.spec.partial import PartialSpec, located
 from batchrunner.spec.reader import read_yaml
-from batchrunner.spec.syntax import decoded
 
 MAX_SCHEMA_BYTES = 1024 * 1024
 
 
-def answer_schema(draft: Draft) -> dict[str, Json] | None:
+def answer_schema(partial: PartialSpec) -> dict[str, Json] | None:
     """The schema of a draft without faults."""
-    found, _faults = _read(draft)
+    found, _faults = _read(partial)
     return found
 
 
-def schema_faults(draft: Draft) -> Iterator[Fault]:
+def schema_faults(partial: PartialSpec) -> Iterator[SpecError]:
     """What is wrong with the schema or with its file."""
-    found, faults = _read(draft)
+    found, faults = _read(partial)
     yield from faults
     if found is None or faults:
         return
-    place = ("schema",) if isinstance(draft.spec.answer_schema, dict) else ()
-    where = "" if place else f"in {draft.spec.answer_schema}: "
+    place = ("schema",) if isinstance(partial.spec.answer_schema, dict) else ()
+    where = "" if place else f"in {partial.spec.answer_schema}: "
     lost = [(path, reference) for path, reference in _references(found, ()) if not _resolves(found, reference)]
     for path, reference in lost:
         inside = "" if place else f"{dotted(path)} "
         problem = f"{where}{inside}refers to {short(reference)}, which is not in the schema"
-        yield Fault(
+        yield SpecError(
             path=("schema", *path) if place else ("schema",), problem=problem, expected="a reference like #/$defs/name"
         )
     ready = prepare(found) if not lost else None
     if isinstance(ready, SchemaFault):
         inside = "" if place or not ready.path else f"{dotted(ready.path)} "
-        yield Fault(path=("schema", *ready.path) if place else ("schema",), problem=f"{where}{inside}{ready.problem}")
+        yield SpecError(
+            path=("schema", *ready.path) if place else ("schema",), problem=f"{where}{inside}{ready.problem}"
+        )
 
 
-def _read(draft: Draft) -> tuple[dict[str, Json] | None, list[Fault]]:
-    given = draft.spec.answer_schema
+def _read(partial: PartialSpec) -> tuple[dict[str, Json] | None, list[SpecError]]:
+    given = partial.spec.answer_schema
     if given is None:
         return None, []
     if isinstance(given, dict):
         inline: dict[str, Json] = dict(given)
         return inline, []
-    return _from_file(Path(located(draft.folder, given)), shown=given)
+    return _from_file(Path(located(partial.folder, given)), shown=given)
 
 
-def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[Fault]]:
-    def fault(problem: str, expected: str | None = None) -> tuple[None, list[Fault]]:
-        return None, [Fault(path=("schema",), problem=problem, expected=expected)]
+def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[SpecError]]:
+    def fault(problem: str, expected: str | None = None) -> tuple[None, list[SpecError]]:
+        return None, [SpecError(path=("schema",), problem=problem, expected=expected)]
 
     try:
         with path.open("rb") as file:
@@ -65,7 +65,7 @@ def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[
     if len(raw) > MAX_SCHEMA_BYTES:
         return fault(f"the file {shown} is larger than {MAX_SCHEMA_BYTES} bytes")
     text = decoded(raw)
-    if isinstance(text, Fault):
+    if isinstance(text, SpecError):
         return fault(f"{shown}:{text.line}: {text.problem}")
     tree: Json
     if path.suffix.lower() == ".json":

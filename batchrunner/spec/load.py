@@ -4,24 +4,160 @@ Refuses to stop at the first mistake: a file that is YAML at all is checked to i
 """
 
 import gc
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import is_address
-from batchrunner.core.job import Job
-from batchrunner.spec import overrides as settings
-from batchrunner.spec.draft import Draft, drafted
-from batchrunner.spec.hiding import hidden
-from batchrunner.spec.leaks import leak_faults
-from batchrunner.spec.named_files import real_name
-from batchrunner.spec.places import Fault, KeyPath, dotted, short
+from batchrunner.core.job import Job, Json
+from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, dotted, hidden, parsed_path, short, shows_secret
+from batchrunner.spec.partial import PartialSpec, drafted, real_name
+from batchrunner.spec.pydantic_errors import suggestion
 from batchrunner.spec.reader import Reading, read_yaml
 from batchrunner.spec.resolve import resolved
 from batchrunner.spec.rules import ADDRESS_HINT, ADDRESS_PROBLEM, broken_rules
-from batchrunner.spec.syntax import decoded
-from batchrunner.spec.translate import suggestion
+
+# `--set a.b=VALUE`: changes to a job file from the command line. Refuses what it cannot place.
+
+OPTION = "--set"
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What the system makes of bytes of the command line that are no text."""
+
+
+def apply(overrides: Sequence[str], reading: Reading) -> tuple[list[SpecError], set[KeyPath]]:
+    """Put every override into `reading`; gives what is wrong with them, and the paths that were set."""
+    faults: list[SpecError] = []
+    given: set[KeyPath] = set()
+    for override in overrides:
+        if _HALF_CHARACTER.search(override):
+            problem = "is no setting: it holds a byte that is no UTF-8"
+            faults.append(SpecError(path=(OPTION,), problem=problem, expected="text that a job file could hold"))
+            continue
+        written_path, equals, text = override.partition("=")
+        path = parsed_path(written_path.strip())
+        if not equals or path is None:
+            # Its text is not repeated: it may be a secret that was meant as a value.
+            problem = "is no setting: its key cannot be read" if equals else "is no setting: the equals sign is missing"
+            faults.append(SpecError(path=(OPTION,), problem=problem, expected="KEY=VALUE, like limits.concurrency=4"))
+            continue
+        value = _value(text)
+        given.add(path)
+        faults.extend(replace(fault, path=(*path, *fault.path), line=None) for fault in value.faults)
+        _forget(path, reading)
+        reading.written.update({(*path, *rest): written for rest, written in value.written.items()})
+        if not isinstance(reading.tree, dict) or not _put(reading.tree, path, value.tree):
+            faults.append(SpecError(path=path, problem="cannot be set: there is no mapping or entry to hold it"))
+    return faults, given
+
+
+def _value(text: str) -> Reading:
+    """VALUE as a YAML scalar or a flow collection; whatever reads as anything else is text."""
+    if text.startswith(("[", "{", '"', "'")) and not text.startswith("{{"):
+        return read_yaml(text)
+    reading = read_yaml(text)
+    if isinstance(reading.tree, dict | list) or (reading.tree is None and reading.faults):
+        return Reading(tree=text)
+    return reading
+
+
+def _forget(path: KeyPath, reading: Reading) -> None:
+    """What stood below the path in the file stands there no more."""
+    depth = len(path)
+    for old in [old for old in reading.written if old[:depth] == path]:
+        del reading.written[old]
+    reading.faults[:] = [fault for fault in reading.faults if not path or fault.path[:depth] != path]
+
+
+def _put(tree: dict[str, Json], path: KeyPath, value: Json) -> bool:
+    """Place the value, making mappings on the way; `provider: NAME` becomes a mapping with that preset."""
+    here: Json = tree
+    for step, following in pairwise(path):
+        below = _step(here, step)
+        if path[0] == step == "provider" and isinstance(below, str):
+            below = {"preset": below}
+        if below is None and isinstance(following, str):
+            below = {}
+        if below is None or not _store(here, step, below):
+            return False
+        here = below
+    return _store(here, path[-1], value)
+
+
+def _step(holder: Json, step: str | int) -> Json:
+    match holder, step:
+        case dict(), str():
+            return holder.get(step)
+        case list(), int() if step < len(holder):
+            return holder[step]
+        case _:
+            return None
+
+
+def _store(holder: Json, step: str | int, value: Json) -> bool:
+    match holder, step:
+        case dict(), str():
+            holder[step] = value
+        case list(), int() if step < len(holder):
+            holder[step] = value
+        case _:
+            return False
+    return True
+
+
+# Finds keys and tokens that stand literally in a job file, wherever they stand. Says where, never what.
+
+
+def leak_faults(tree: Json) -> Iterator[SpecError]:
+    """A fault for every value or key that has a literal secret in it."""
+    texts: list[str] = []
+    _gather(tree, texts)
+    if any(map(shows_secret, texts)):  # almost never: where they stand is asked only then
+        yield from _found(tree, ())
+
+
+def _gather(tree: Json, texts: list[str]) -> None:
+    match tree:
+        case str():
+            texts.append(tree)
+        case list():
+            for entry in tree:
+                _gather(entry, texts)
+        case dict():
+            texts.extend(tree)
+            for value in tree.values():
+                _gather(value, texts)
+        case _:
+            return
+
+
+def _found(tree: Json, path: KeyPath) -> Iterator[SpecError]:
+    match tree:
+        case str() if shows_secret(tree):
+            yield _leak(path)
+        case list():
+            for place, entry in enumerate(tree):
+                yield from _found(entry, (*path, place))
+        case dict():
+            for key, value in tree.items():
+                if shows_secret(key):
+                    yield _leak((*path, key))
+                yield from _found(value, (*path, key))
+        case _:
+            return
+
+
+def _leak(path: KeyPath) -> SpecError:
+    return SpecError(
+        path=path,
+        problem="looks like a key or token",
+        hint="keys never stand in a job file: put it into an environment variable and name that in "
+        "`provider.api_key_env`",
+    )
+
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 
@@ -53,16 +189,16 @@ def _loaded(path: str, *, overrides: Sequence[str], simulate: bool, out: str | N
     mapping = isinstance(reading.tree, dict)
     if not mapping and not faults:
         problem = "is empty" if reading.tree is None else "is not a mapping"
-        faults.append(Fault(path=(), problem=problem, expected="keys like `provider:` and `prompts:`", line=1))
+        faults.append(SpecError(path=(), problem=problem, expected="keys like `provider:` and `prompts:`", line=1))
     if not mapping:
         raise _error(path, faults, reading, given=set())
-    wrong_settings, given = settings.apply(overrides, reading)
+    wrong_settings, given = apply(overrides, reading)
     faults = [*reading.faults, *wrong_settings, *leak_faults(reading.tree)]
-    draft = drafted(reading, file=path, folder=real_name(path).parent, simulate=simulate, known=faults)
-    faults += [*draft.faults, *_further(draft)]
+    partial = drafted(reading, file=path, folder=real_name(path).parent, simulate=simulate, known=faults)
+    faults += [*partial.faults, *_further(partial)]
     if faults:
-        raise _error(path, faults, reading, given=given, partial=_partial(draft, faults, out=out))
-    return resolved(draft, out=out)
+        raise _error(path, faults, reading, given=given, partial=_partial(partial, faults, out=out))
+    return resolved(partial, out=out)
 
 
 @contextmanager
@@ -80,13 +216,15 @@ def _collected_later() -> Iterator[None]:
             gc.enable()
 
 
-def _partial(draft: Draft, faults: Iterable[Fault], *, out: str | None) -> Job | None:
+def _partial(partial: PartialSpec, faults: Iterable[SpecError], *, out: str | None) -> Job | None:
     """The job as far as it is right, when its prompts can be checked without it inventing mistakes."""
-    broken = {fault.path[0] for fault in faults if len(fault.path) == 1} | {path[0] for path in draft.left_out if path}
+    broken = {fault.path[0] for fault in faults if len(fault.path) == 1} | {
+        path[0] for path in partial.left_out if path
+    }
     if broken & _DECIDE_PROMPTS or any(fault.path[:2] == ("prompts", "file") for fault in faults):
         return None
     try:
-        return resolved(draft, out=out)
+        return resolved(partial, out=out)
     except Exception:  # noqa: BLE001 - a draft with faults promises nothing; what is wrong with it is known already
         return None
 
@@ -95,13 +233,13 @@ _DECIDE_PROMPTS = {"kind", "provider", "prompts", "matrix", "messages", "model",
 """Keys without which the prompts would be others: what is said of those would be guesses."""
 
 
-def _further(draft: Draft) -> Iterable[Fault]:
+def _further(partial: PartialSpec) -> Iterable[SpecError]:
     """Faults of the rules, without those that speak of a key already known to be wrong, or misspelt."""
-    hints = {fault.hint for fault in draft.faults if fault.hint}
+    hints = {fault.hint for fault in partial.faults if fault.hint}
     return [
         fault
-        for fault in broken_rules(draft)
-        if fault.path not in draft.left_out
+        for fault in broken_rules(partial)
+        if fault.path not in partial.left_out
         and not (fault.problem == "is missing" and suggestion(dotted(fault.path)) in hints)
     ]
 
@@ -122,15 +260,15 @@ def _reading(path: str) -> Reading:
         text = decoded(raw)
         if len(raw) > MAX_FILE_BYTES:
             problem = f"is larger than {MAX_FILE_BYTES // 2**20} MiB; put the prompts into a file of their own"
-        elif isinstance(text, Fault):
+        elif isinstance(text, SpecError):
             return Reading(faults=[text])
         else:
             return read_yaml(text)
-    return Reading(faults=[Fault(path=(), problem=problem)])
+    return Reading(faults=[SpecError(path=(), problem=problem)])
 
 
 def _error(
-    path: str, faults: Iterable[Fault], reading: Reading, *, given: set[KeyPath], partial: Job | None = None
+    path: str, faults: Iterable[SpecError], reading: Reading, *, given: set[KeyPath], partial: Job | None = None
 ) -> JobMistakesError:
     """All faults as mistakes, in the file's order, settings last, without secrets and without repetitions."""
     mistakes = [_mistake(path, fault, reading, given) for fault in faults]
@@ -138,14 +276,12 @@ def _error(
     return JobMistakesError(tuple(dict.fromkeys(ordered)), partial=partial)
 
 
-def _mistake(path: str, fault: Fault, reading: Reading, given: set[KeyPath]) -> Mistake:
-    set_here = fault.path[:1] == (settings.OPTION,) or bool(
-        given and any(fault.path[: len(key)] == key for key in given)
-    )
-    key_path = () if fault.path[:1] == (settings.OPTION,) else fault.path
+def _mistake(path: str, fault: SpecError, reading: Reading, given: set[KeyPath]) -> Mistake:
+    set_here = fault.path[:1] == (OPTION,) or bool(given and any(fault.path[: len(key)] == key for key in given))
+    key_path = () if fault.path[:1] == (OPTION,) else fault.path
     return Mistake(
         problem=hidden(fault.problem),
-        file=settings.OPTION if set_here else path,
+        file=OPTION if set_here else path,
         line=None if set_here else fault.line or _line(reading, fault.path),
         key=hidden(dotted(key_path)) or None,
         expected=fault.expected and hidden(fault.expected),

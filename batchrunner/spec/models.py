@@ -4,13 +4,91 @@ Cross-field rules live in `rules`; defaults that depend on other keys (None here
 """
 
 from functools import cache
+from importlib.resources import files
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from batchrunner.core.job import AuthScheme, DialectName, Kind, PictureFormat, PresetName
-from batchrunner.spec.night_keys import BudgetSpec, PriceSpec
-from batchrunner.spec.parts import Amount, Count, ModelId, Params, Part, Rate, Seconds, Text, one_of
+from batchrunner.core.job import AuthScheme, DialectName, Json, Kind, PictureFormat, PresetName
+
+# What the parts of a job file are made of: how a mapping is read, and the smallest types of values.
+
+MAX_WAIT_S = 7 * 24 * 3600.0
+
+
+def _shape(value: object) -> str | None:
+    """Which of several forms a value has; the tags never equal a key, so that they can be told from one in a path."""
+    match value:
+        case str():
+            return "<text>"
+        case bool():
+            return None
+        case int() | float():
+            return "<number>"
+        case list():
+            return "<list>"
+        case dict() | BaseModel():
+            return "<mapping>"
+        case _:
+            return None
+
+
+def one_of(expected: str) -> Discriminator:
+    """Chooses among the tagged forms of a value; `expected` is what to say when none fits."""
+    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
+
+
+class Part(BaseModel):
+    """Unknown keys are mistakes, nothing is converted, and a key with nothing after its colon is not given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        if None not in given.values():
+            return given
+        known = {known.alias or name for name, known in cls.model_fields.items()}
+        return {key: value for key, value in given.items() if value is not None or key not in known}
+
+
+Text = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_WAIT_S, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ModelId = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")]
+Params: TypeAlias = dict[str, JsonValue]
+
+
+# The keys of a budget as types.
+
+
+class PriceSpec(Part):
+    """What one model costs, in the budget's currency."""
+
+    input: Amount | None = Field(default=None, description="Price of a million tokens of input.")
+    output: Amount | None = Field(default=None, description="Price of a million tokens of output.")
+    picture: Amount | None = Field(default=None, description="Price of a picture.")
+    call: Amount | None = Field(default=None, description="Price of a call, whatever comes of it.")
+
+
+class BudgetSpec(Part):
+    """What all runs of the job together may use up."""
+
+    calls: Count | None = Field(default=None, description="Requests that were not turned away.")
+    tokens: Count | None = Field(
+        default=None, description="Tokens, input and output together. Guessed before a request, corrected after it."
+    )
+    points: Rate | None = Field(default=None, description="Points, by `provider.points_per_call`.")
+    money: Rate | None = Field(default=None, description="Money, by `prices`, which must name every model of the job.")
+    currency: str = Field(default="", max_length=20, description="The currency's name, for people, for example CNY.")
+    prices: dict[str, PriceSpec] = Field(
+        default_factory=dict, description="What each model costs, by its id; without `money` the cost is only shown."
+    )
+
 
 MAX_REPLICAS = 10_000
 
@@ -346,3 +424,40 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
 def keys_of(part: type[BaseModel]) -> tuple[str, ...]:
     """The keys of a part, as they are written."""
     return tuple(known.alias or name for name, known in part.model_fields.items())
+
+
+# The job file described for editors and for people: its JSON Schema, and a file to start from.
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Json]:
+    """JSON Schema (2020-12) of a job file, with a description of every key."""
+    generated: dict[str, Json] = JobSpec.model_json_schema(by_alias=True)
+    return {"$schema": _DIALECT, **_untitled(generated), "title": "batchrunner job"}
+
+
+def starter_job() -> str:
+    """The text of a commented job file that passes `check` as it stands."""
+    return files("batchrunner.spec").joinpath("template.yaml").read_text(encoding="utf-8")
+
+
+def _untitled(part: dict[str, Json]) -> dict[str, Json]:
+    """Without the titles that repeat the keys."""
+    return {
+        key: _below(value, named=key in ("properties", "$defs"))
+        for key, value in part.items()
+        if not (key == "title" and isinstance(value, str))
+    }
+
+
+def _below(value: Json, *, named: bool) -> Json:
+    match value:
+        case dict() if named:
+            return {name: _below(part, named=False) for name, part in value.items()}
+        case dict():
+            return _untitled(value)
+        case list():
+            return [_below(entry, named=False) for entry in value]
+        case _:
+            return value

@@ -3,19 +3,78 @@
 A preset's key goes wherever the job says that preset is; a mapping without a preset has no key but a named one.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from batchrunner.core.job import PRESETS, AuthScheme, DialectName, Kind, Preset, Provider
-from batchrunner.spec.draft import Draft
-from batchrunner.spec.hiding import names_variable, opaque, shows_secret
+from batchrunner.spec.job_errors import SpecError, names_variable, opaque, shows_secret
 from batchrunner.spec.models import ProviderSpec
-from batchrunner.spec.named_files import is_there, located
-from batchrunner.spec.places import Fault
-from batchrunner.spec.translate import meant
-from batchrunner.spec.urls import is_loopback, normalised, url_problem
+from batchrunner.spec.partial import PartialSpec, is_there, located
+from batchrunner.spec.pydantic_errors import meant
+
+# Base URLs as people paste them, in the one form that the dialects expect.
+#
+# See docs/providers/README.md#presets-and-families.
+
+_ENDPOINTS = re.compile(
+    r"(/chat/completions|/images/(generations|edits)|/messages|/completions|/models|/embeddings|/tasks(/[^/]*)?)$"
+)
+_MODELSCOPE_HOSTS = ("modelscope.cn", "modelscope.ai")
+
+
+def url_problem(url: str) -> str | None:
+    """What keeps a text from being a base URL or a proxy; None when it is one. Never repeats the text."""
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        return "is no http or https URL"
+    if parts.username is not None or parts.password is not None:
+        return "has a name or password in it"
+    if parts.query or parts.fragment:
+        return "has a query or a fragment"
+    if not re.fullmatch(r"[\x21-\x7e]+", url):
+        return "has spaces or characters that a URL cannot have"
+    return None
+
+
+def normalised(url: str, dialect: DialectName, *, of_modelscope: bool) -> str:
+    """Without end slash and pasted endpoint; with or without `/v1` as dialect and server want it."""
+    parts = urlsplit(url)
+    path = _ENDPOINTS.sub("", parts.path.rstrip("/")).rstrip("/")
+    of_modelscope = of_modelscope or _below(parts.hostname or "", _MODELSCOPE_HOSTS)
+    if dialect == "anthropic-messages":
+        path = path.removesuffix("/v1")
+    elif (of_modelscope or dialect == "modelscope-images") and not path.endswith("/v1"):
+        path += "/v1"
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def is_loopback(url: str) -> bool:
+    """True when the URL's host is this machine."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _below(host: str, domains: tuple[str, ...]) -> bool:
+    return any(host == domain or host.endswith(f".{domain}") for domain in domains)
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts, None when not even a port or an IPv6 address can be read."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
 
 _KIND_OF: dict[DialectName, Kind] = {
     "openai-chat": "chat",
@@ -46,12 +105,12 @@ class _Choice:
     dialect: DialectName
 
 
-def resolved_provider(draft: Draft) -> Provider:
+def resolved_provider(partial: PartialSpec) -> Provider:
     """The provider of a draft without faults; the simulator when the run is a simulated one."""
-    choice = _choice(draft)
+    choice = _choice(partial)
     if choice is None:
-        raise AssertionError(f"{draft.file} has faults in its provider that no rule named")
-    simulated = draft.simulate or choice.preset.name == "simulator"
+        raise AssertionError(f"{partial.file} has faults in its provider that no rule named")
+    simulated = partial.simulate or choice.preset.name == "simulator"
     preset = PRESETS["simulator"] if simulated else choice.preset
     key_env = () if simulated else _key_env(choice)
     return Provider(
@@ -66,57 +125,57 @@ def resolved_provider(draft: Draft) -> Provider:
         api_version=None if simulated else choice.own.api_version,
         edits_as_form=_edits_as_form(choice),
         allow_http=choice.own.allow_http and not simulated,
-        ca_file=None if simulated else _ca_file(draft, choice.own),
+        ca_file=None if simulated else _ca_file(partial, choice.own),
         points_per_day=choice.own.points_per_day or choice.preset.points_per_day,
-        points_per_call=points_of(draft) or {},
-        points_assumed=_assumes_points(draft, choice),
+        points_per_call=points_of(partial) or {},
+        points_assumed=_assumes_points(partial, choice),
         balance=choice.own.balance and not simulated,
     )
 
 
-def points_of(draft: Draft) -> dict[str, float] | None:
+def points_of(partial: PartialSpec) -> dict[str, float] | None:
     """Points of a call by model, none where calls cost none; None while the provider is not known."""
-    choice = _choice(draft)
+    choice = _choice(partial)
     if choice is None:
         return None
     given, usual = choice.own.points_per_call, choice.preset.points_per_call
     of_model = given if isinstance(given, dict) else {}
     rest = given if isinstance(given, int | float) else usual
-    costs = {model: of_model.get(model, rest) for model in draft.models}
+    costs = {model: of_model.get(model, rest) for model in partial.models}
     return {model: cost for model, cost in costs.items() if cost is not None}
 
 
-def _assumes_points(draft: Draft, choice: _Choice) -> bool:
+def _assumes_points(partial: PartialSpec, choice: _Choice) -> bool:
     given = choice.own.points_per_call
-    told = all(model in given for model in draft.models) if isinstance(given, dict) else given is not None
+    told = all(model in given for model in partial.models) if isinstance(given, dict) else given is not None
     return choice.preset.points_per_call is not None and not (told and choice.own.points_per_day is not None)
 
 
-def is_simulated(draft: Draft) -> bool:
+def is_simulated(partial: PartialSpec) -> bool:
     """True when nothing real will be asked."""
-    own = _own(draft)
-    return draft.simulate or (own is not None and own.preset == "simulator")
+    own = _own(partial)
+    return partial.simulate or (own is not None and own.preset == "simulator")
 
 
-def dialect_of(draft: Draft) -> DialectName | None:
+def dialect_of(partial: PartialSpec) -> DialectName | None:
     """The dialect, None while the provider is not known."""
-    choice = _choice(draft)
+    choice = _choice(partial)
     return choice.dialect if choice else None
 
 
-def _own(draft: Draft) -> ProviderSpec | None:
-    given = draft.spec.provider
+def _own(partial: PartialSpec) -> ProviderSpec | None:
+    given = partial.spec.provider
     return ProviderSpec(preset=given) if isinstance(given, str) else given
 
 
-def _choice(draft: Draft) -> _Choice | None:
-    own = _own(draft)
+def _choice(partial: PartialSpec) -> _Choice | None:
+    own = _own(partial)
     if own is None or not all(
-        draft.knows(*key) for key in (("provider", "preset"), ("provider", "dialect"), ("kind",))
+        partial.knows(*key) for key in (("provider", "preset"), ("provider", "dialect"), ("kind",))
     ):
         return None
     preset = PRESETS[own.preset or "openai"]
-    dialect = own.dialect or preset.dialects.get(draft.kind)
+    dialect = own.dialect or preset.dialects.get(partial.kind)
     return _Choice(preset=preset, own=own, dialect=dialect) if dialect else None
 
 
@@ -155,54 +214,54 @@ def _base_url(choice: _Choice, preset: Preset, *, own_url: str | None) -> str:
     return normalised((own_url or preset.base_url).strip(), choice.dialect, of_modelscope=of_modelscope)
 
 
-def _ca_file(draft: Draft, own: ProviderSpec) -> str | None:
-    return located(draft.folder, own.ca_file) if own.ca_file else None
+def _ca_file(partial: PartialSpec, own: ProviderSpec) -> str | None:
+    return located(partial.folder, own.ca_file) if own.ca_file else None
 
 
-def provider_faults(draft: Draft) -> Iterator[Fault]:
+def provider_faults(partial: PartialSpec) -> Iterator[SpecError]:
     """Everything that is wrong with `provider` beyond the types of its keys, and with `scenario`."""
-    own = _own(draft)
+    own = _own(partial)
     if own is None:
-        if not draft.given("provider"):
+        if not partial.given("provider"):
             names = ", ".join(PRESETS)
-            yield Fault(path=("provider",), problem="is missing", expected=f"{names}; or a mapping with `base_url`")
+            yield SpecError(path=("provider",), problem="is missing", expected=f"{names}; or a mapping with `base_url`")
         return
-    yield from _where(draft, own)
-    yield from _dialect_fits(draft, own)
+    yield from _where(partial, own)
+    yield from _dialect_fits(partial, own)
     yield from _key_names(own)
     yield from _headers(own)
     yield from _proxy_auth(own)
     yield from _version(own)
-    yield from _plain_http(draft, own)
-    yield from _certificates(draft, own)
-    yield from _in_process(draft, own)
-    yield from _points(draft, own)
-    if draft.spec.scenario and draft.knows("provider") and not is_simulated(draft):
-        yield Fault(path=("scenario",), problem="is for the simulator only", hint="write `provider: simulator`")
+    yield from _plain_http(partial, own)
+    yield from _certificates(partial, own)
+    yield from _in_process(partial, own)
+    yield from _points(partial, own)
+    if partial.spec.scenario and partial.knows("provider") and not is_simulated(partial):
+        yield SpecError(path=("scenario",), problem="is for the simulator only", hint="write `provider: simulator`")
 
 
-def _where(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
-    says_where = isinstance(draft.spec.provider, str) or any(draft.given("provider", key) for key in _PLACES)
+def _where(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
+    says_where = isinstance(partial.spec.provider, str) or any(partial.given("provider", key) for key in _PLACES)
     if not says_where:
-        yield Fault(path=("provider",), problem="says neither `preset` nor `base_url`")
+        yield SpecError(path=("provider",), problem="says neither `preset` nor `base_url`")
     for key, url in (("base_url", own.base_url), ("proxy", own.proxy)):
         problem = url_problem(url.strip()) if url else None
         if problem:
-            yield Fault(path=("provider", key), problem=problem, expected="a URL like https://host:port/path")
+            yield SpecError(path=("provider", key), problem=problem, expected="a URL like https://host:port/path")
 
 
-def _dialect_fits(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
-    if not all(draft.knows(*key) for key in (("kind",), ("provider", "preset"), ("provider", "dialect"))):
+def _dialect_fits(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
+    if not all(partial.knows(*key) for key in (("kind",), ("provider", "preset"), ("provider", "dialect"))):
         return
-    if own.dialect is not None and _KIND_OF[own.dialect] != draft.kind:
-        fitting = " or ".join(name for name, kind in _KIND_OF.items() if kind == draft.kind)
-        problem = f"is {own.dialect}, which does not fit `kind: {draft.kind}`"
-        yield Fault(path=("provider", "dialect"), problem=problem, expected=fitting)
-    if own.dialect is None and own.preset and draft.kind not in PRESETS[own.preset].dialects:
-        yield Fault(path=("kind",), problem=f"is {draft.kind}, which {own.preset} does not have")
+    if own.dialect is not None and _KIND_OF[own.dialect] != partial.kind:
+        fitting = " or ".join(name for name, kind in _KIND_OF.items() if kind == partial.kind)
+        problem = f"is {own.dialect}, which does not fit `kind: {partial.kind}`"
+        yield SpecError(path=("provider", "dialect"), problem=problem, expected=fitting)
+    if own.dialect is None and own.preset and partial.kind not in PRESETS[own.preset].dialects:
+        yield SpecError(path=("kind",), problem=f"is {partial.kind}, which {own.preset} does not have")
 
 
-def _key_names(own: ProviderSpec) -> Iterator[Fault]:
+def _key_names(own: ProviderSpec) -> Iterator[SpecError]:
     names = [own.api_key_env] if isinstance(own.api_key_env, str) else own.api_key_env or []
     for place, name in enumerate(names):
         path = ("provider", "api_key_env", *((place,) if isinstance(own.api_key_env, list) else ()))
@@ -210,78 +269,80 @@ def _key_names(own: ProviderSpec) -> Iterator[Fault]:
             continue  # said already, by the search for literal secrets
         if not names_variable(name):
             problem = "is not the name of an environment variable; it may be a key itself"
-            yield Fault(path=path, problem=problem, expected="a name like MODELSCOPE_API_KEY")
+            yield SpecError(path=path, problem=problem, expected="a name like MODELSCOPE_API_KEY")
         elif name in names[:place]:
-            yield Fault(path=path, problem=f"names {name} twice")
+            yield SpecError(path=path, problem=f"names {name} twice")
     if names and own.auth == "none":
-        yield Fault(path=("provider", "auth"), problem="is none, though `api_key_env` names a key")
+        yield SpecError(path=("provider", "auth"), problem="is none, though `api_key_env` names a key")
 
 
-def _proxy_auth(own: ProviderSpec) -> Iterator[Fault]:
+def _proxy_auth(own: ProviderSpec) -> Iterator[SpecError]:
     name = own.proxy_auth_env
     path = ("provider", "proxy_auth_env")
     if name is None or shows_secret(name):
         return
     if not names_variable(name):
         problem = "is not the name of an environment variable; it may be a password itself"
-        yield Fault(path=path, problem=problem, expected="a name like PROXY_AUTH, whose value is user:password")
+        yield SpecError(path=path, problem=problem, expected="a name like PROXY_AUTH, whose value is user:password")
     elif own.proxy is None:
-        yield Fault(path=path, problem="says how to log in at a proxy, but there is none", hint="add `proxy`")
+        yield SpecError(path=path, problem="says how to log in at a proxy, but there is none", hint="add `proxy`")
 
 
-def _version(own: ProviderSpec) -> Iterator[Fault]:
+def _version(own: ProviderSpec) -> Iterator[SpecError]:
     if own.api_version is not None and not _VERSION.fullmatch(own.api_version):
-        yield Fault(path=("provider", "api_version"), problem="is no version", expected="a version like 2024-10-21")
+        yield SpecError(path=("provider", "api_version"), problem="is no version", expected="a version like 2024-10-21")
 
 
-def _headers(own: ProviderSpec) -> Iterator[Fault]:
+def _headers(own: ProviderSpec) -> Iterator[SpecError]:
     for name, value in own.headers.items():
         path = ("provider", "headers", name)
         if not _HEADER.fullmatch(name):
-            yield Fault(path=path, problem="is not a header's name")
+            yield SpecError(path=path, problem="is not a header's name")
         elif not _HEADER_VALUE.fullmatch(value):
-            yield Fault(path=path, problem="has a line break or characters that a header cannot have")
+            yield SpecError(path=path, problem="has a line break or characters that a header cannot have")
         elif name.lower() in _OWN_HEADERS:
-            yield Fault(path=path, problem="is a header that the program sets itself")
+            yield SpecError(path=path, problem="is a header that the program sets itself")
         elif _CREDENTIAL.search(name) or _CREDENTIAL_VALUE.match(value) or opaque(value):
-            yield Fault(path=path, problem="looks like a header that carries a key", hint=_NO_KEYS_HERE)
+            yield SpecError(path=path, problem="looks like a header that carries a key", hint=_NO_KEYS_HERE)
 
 
-def _plain_http(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
-    choice = _choice(draft)
+def _plain_http(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
+    choice = _choice(partial)
     if choice is None or own.base_url is None or url_problem(own.base_url.strip()) or own.allow_http:
         return
-    if not draft.knows("provider", "allow_http") or not draft.knows("provider", "api_key_env"):
+    if not partial.knows("provider", "allow_http") or not partial.knows("provider", "api_key_env"):
         return
     url = own.base_url.strip()
     if url.lower().startswith("http:") and not is_loopback(url) and _key_env(choice):
-        yield Fault(
+        yield SpecError(
             path=("provider", "base_url"),
             problem="would carry the key over plain http to another machine",
             hint="use https, set `allow_http: true` for a server in your own network, or `auth: none`",
         )
 
 
-def _certificates(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
-    path = _ca_file(draft, own)
+def _certificates(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
+    path = _ca_file(partial, own)
     if path is not None and not is_there(path, as_file=True):
-        yield Fault(path=("provider", "ca_file"), problem=f"names a file that does not exist: {path}")
+        yield SpecError(path=("provider", "ca_file"), problem=f"names a file that does not exist: {path}")
 
 
-def _in_process(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
+def _in_process(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     if own.preset != "simulator":
         return
     for key in _IN_PROCESS:
-        if draft.given("provider", key):
-            yield Fault(path=("provider", key), problem="means nothing to the simulator, which runs in this process")
+        if partial.given("provider", key):
+            yield SpecError(
+                path=("provider", key), problem="means nothing to the simulator, which runs in this process"
+            )
 
 
-def _points(draft: Draft, own: ProviderSpec) -> Iterator[Fault]:
-    if own.balance and draft.knows("provider", "preset") and not (own.preset or "").startswith("modelscope"):
+def _points(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
+    if own.balance and partial.knows("provider", "preset") and not (own.preset or "").startswith("modelscope"):
         problem = "is for ModelScope only: nobody else has such a balance"
-        yield Fault(path=("provider", "balance"), problem=problem)
+        yield SpecError(path=("provider", "balance"), problem=problem)
     costs = own.points_per_call
-    for model in costs if isinstance(costs, dict) and draft.knows("models") and draft.knows("model") else ():
-        if draft.models and model not in draft.models:
+    for model in costs if isinstance(costs, dict) and partial.knows("models") and partial.knows("model") else ():
+        if partial.models and model not in partial.models:
             path = ("provider", "points_per_call", model)
-            yield Fault(path=path, problem="is no model of this job", hint=meant(model, draft.models))
+            yield SpecError(path=path, problem="is no model of this job", hint=meant(model, partial.models))

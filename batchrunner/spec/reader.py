@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 import yaml
 
 from batchrunner.core.job import Json
-from batchrunner.spec.places import Fault, KeyPath
-from batchrunner.spec.syntax import syntax_fault
+from batchrunner.spec.job_errors import KeyPath, SpecError, syntax_fault
 
 MAX_DEPTH = 60
 MAX_REPEATED_NODES = 100_000
 """How much aliases may add to what is written: a few hundred bytes can otherwise expand to gigabytes."""
-_TOO_DEEP = Fault(path=(), problem="is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+_TOO_DEEP = SpecError(path=(), problem="is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
 _INT_LIMIT = 2**63
 
 _QUOTE = "put it in quotes if it is text"
@@ -77,7 +76,7 @@ class Reading:
     """1-based; of the key in a mapping, of the entry in a list."""
     written: dict[KeyPath, str] = field(default_factory=dict)
     """How unquoted values that YAML takes for something else than text were written."""
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[SpecError] = field(default_factory=list)
 
 
 class _SurpriseError(Exception):
@@ -128,7 +127,7 @@ def _read(text: str, kind: "type[_Loader | yaml.CSafeLoader]") -> Reading:
     except _ExplodesError:
         reading.tree = None
         reading.faults.append(
-            Fault(
+            SpecError(
                 path=(), problem="its aliases (*name) expand to far more than is written", hint="write the values out"
             )
         )
@@ -184,7 +183,7 @@ class _Walk:
             raise _ExplodesError
 
     def _fault(self, path: KeyPath, problem: str, *, expected: str | None = None, hint: str | None = None) -> None:
-        self._reading.faults.append(Fault(path=path, problem=problem, expected=expected, hint=hint))
+        self._reading.faults.append(SpecError(path=path, problem=problem, expected=expected, hint=hint))
 
     def _mapping(self, node: yaml.Node, path: KeyPath) -> Json:
         first_lines: dict[str, int] = {}
@@ -199,7 +198,7 @@ class _Walk:
                 continue
             line = key_node.start_mark.line + 1
             if key in first_lines:
-                again = Fault(
+                again = SpecError(
                     path=(*path, key), problem="is given twice", hint=f"first on line {first_lines[key]}", line=line
                 )
                 self._reading.faults.append(again)
@@ -242,7 +241,7 @@ class _Walk:
             return key
         line = node.start_mark.line + 1
         if not isinstance(node, yaml.ScalarNode):
-            fault = Fault(
+            fault = SpecError(
                 path=path,
                 problem="a key is a list or a mapping",
                 expected="text",
@@ -252,7 +251,7 @@ class _Walk:
             self._reading.faults.append(fault)
             return None
         if node.tag not in _TEXT_TAGS:
-            fault = Fault(
+            fault = SpecError(
                 path=(*path, node.value),
                 problem="as a key this is not text to YAML",
                 hint=f'put it in quotes: "{node.value}"',

@@ -5,21 +5,118 @@ Each gives faults for what it can judge and stays silent about keys that are bro
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import prod
 from pathlib import PurePosixPath
 from unicodedata import category
 
 from batchrunner.core.item import is_address
 from batchrunner.core.job import Json, Kind
+from batchrunner.core.picture_rules import LOCAL_PICTURE, NO_ADDRESS, params_mistakes, prompt_mistake
 from batchrunner.spec.answer_schema import schema_faults
-from batchrunner.spec.draft import Draft
+from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.models import SourceSpec
-from batchrunner.spec.named_files import folder_of, is_there, located, real_name
-from batchrunner.spec.night import night_faults
-from batchrunner.spec.picture_checks import is_filled_later, picture_faults, template_uses
-from batchrunner.spec.places import Fault, KeyPath, short
+from batchrunner.spec.partial import PartialSpec, folder_of, is_there, located, real_name
 from batchrunner.spec.provider import dialect_of, provider_faults
+from batchrunner.spec.schedule_keys import schedule_faults
+
+# Applies ModelScope's picture rules to everything in a job file that becomes a parameter or a prompt.
+
+_TEMPLATE = re.compile(r"\{[{%]")
+
+
+def template_uses(partial: PartialSpec, name: str) -> bool:
+    """True when a template of the job names this variable: then the matrix name is no parameter."""
+    word = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
+    return any(
+        word.search(inside)
+        for text in _templates(partial)
+        for inside in re.findall(r"\{\{(.*?)\}\}|\{%(.*?)%\}", text, re.DOTALL)
+        for inside in inside
+    )
+
+
+def _templates(partial: PartialSpec) -> Iterator[str]:
+    spec = partial.spec
+    if isinstance(spec.prompts, SourceSpec) and spec.prompts.template:
+        yield spec.prompts.template
+    for entry in partial.entries:
+        yield entry.prompt or ""
+        yield from entry.images or ()
+    yield spec.system or ""
+    yield from (turn.content for turn in spec.messages or ())
+    yield from spec.images
+    if isinstance(spec.prompts, SourceSpec):
+        yield from texts_in(spec.params)
+
+
+def texts_in(value: Json) -> Iterator[str]:
+    """Every text in a value."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for part in value:
+                yield from texts_in(part)
+        case dict():
+            for part in value.values():
+                yield from texts_in(part)
+        case _:
+            return
+
+
+def is_filled_later(partial: PartialSpec, value: Json) -> bool:
+    """True for a parameter with a template over the rows of a source: only its value can be judged."""
+    return isinstance(partial.spec.prompts, SourceSpec) and any(map(_TEMPLATE.search, texts_in(value)))
+
+
+def picture_faults(partial: PartialSpec) -> Iterator[SpecError]:
+    """What ModelScope's image service would refuse. Silent while provider, kind or model are not known."""
+    if not partial.knows("model") or not partial.knows("models") or dialect_of(partial) != "modelscope-images":
+        return
+    yield from _params(partial, ("params",), partial.spec.params)
+    for place, entry in enumerate(partial.entries):
+        yield from _params(partial, ("prompts", place, "params"), entry.params)
+        problem = prompt_mistake(entry.prompt) if entry.prompt and not _TEMPLATE.search(entry.prompt) else None
+        if problem:
+            yield SpecError(path=_prompt_path(partial, place), problem=problem)
+    for name, values in partial.spec.matrix.items():
+        if template_uses(partial, name):
+            continue
+        for place, value in enumerate(values):
+            yield from _value(partial, ("matrix", name, place), name, value)
+
+
+def _params(partial: PartialSpec, path: KeyPath, params: Mapping[str, Json]) -> Iterator[SpecError]:
+    for name, value in params.items():
+        if path == ("params",) and is_filled_later(partial, value):
+            continue
+        yield from _value(partial, (*path, name), name, value)
+
+
+def _value(partial: PartialSpec, path: KeyPath, name: str, value: Json) -> Iterator[SpecError]:
+    """One fault for each different thing that the job's models would say of the value."""
+    found = {
+        (problem, expected): None
+        for model in partial.models
+        for _key, problem, expected in params_mistakes(model, {name: value})
+        if not _is_local(partial, value, problem)  # told for every dialect by the general rules
+    }
+    for problem, expected in found:
+        shown = f"{short(value)} {problem}" if not isinstance(value, dict) else problem
+        yield SpecError(path=path, problem=shown, expected=expected)
+
+
+def _is_local(partial: PartialSpec, value: Json, problem: str) -> bool:
+    if problem == NO_ADDRESS and isinstance(value, str):
+        return is_there(located(partial.folder, value), as_file=True)
+    return problem == LOCAL_PICTURE
+
+
+def _prompt_path(partial: PartialSpec, place: int) -> KeyPath:
+    whole: KeyPath = ("prompts", place)
+    return (*whole, "prompt") if partial.given(*whole, "prompt") else whole
+
 
 ADDRESS_PROBLEM = "results can be written to a local folder only"
 ADDRESS_HINT = "name a local folder, and copy it when the run has ended"
@@ -43,101 +140,105 @@ _OWN_KEYS: dict[str, str] = {
 _OWN_PARAMS: dict[Kind, tuple[str, ...]] = {"chat": ("model", "messages", "stream"), "image": ("model", "prompt")}
 
 
-def job_name(draft: Draft) -> str:
+def job_name(partial: PartialSpec) -> str:
     """Given, or the job file's name without its ending."""
-    if draft.spec.name is not None:
-        return draft.spec.name
-    return re.sub(r"\.(ya?ml|json)$", "", real_name(draft.file).name, flags=re.IGNORECASE)
+    if partial.spec.name is not None:
+        return partial.spec.name
+    return re.sub(r"\.(ya?ml|json)$", "", real_name(partial.file).name, flags=re.IGNORECASE)
 
 
-def _name(draft: Draft) -> Iterator[Fault]:
-    if not draft.knows("name"):
+def _name(partial: PartialSpec) -> Iterator[SpecError]:
+    if not partial.knows("name"):
         return
-    name = job_name(draft)
-    hint = None if draft.spec.name else "it comes from the file's name; give the job another with `name:`"
+    name = job_name(partial)
+    hint = None if partial.spec.name else "it comes from the file's name; give the job another with `name:`"
     expected = "letters, digits, spaces and .-_()+@=,~ with a letter or digit first"
     if not _FOLDER.fullmatch(name) or name[-1] in " ." or len(name.encode()) > _MAX_NAME_BYTES:
-        yield Fault(path=("name",), problem="cannot be the name of a folder", expected=expected, hint=hint)
+        yield SpecError(path=("name",), problem="cannot be the name of a folder", expected=expected, hint=hint)
     elif name.endswith(SIMULATED_ENDING):
-        yield Fault(path=("name",), problem=f"ends with {SIMULATED_ENDING}, as simulated runs do", hint=hint)
+        yield SpecError(path=("name",), problem=f"ends with {SIMULATED_ENDING}, as simulated runs do", hint=hint)
 
 
-def _model(draft: Draft) -> Iterator[Fault]:
-    if draft.given("model") and draft.given("models"):
-        yield Fault(path=("models",), problem="stands beside `model`", expected="one of the two")
-    elif not draft.given("model") and not draft.given("models"):
-        yield Fault(path=("model",), problem="is missing", expected="the id of a model, or `models` with a list")
+def _model(partial: PartialSpec) -> Iterator[SpecError]:
+    if partial.given("model") and partial.given("models"):
+        yield SpecError(path=("models",), problem="stands beside `model`", expected="one of the two")
+    elif not partial.given("model") and not partial.given("models"):
+        yield SpecError(path=("model",), problem="is missing", expected="the id of a model, or `models` with a list")
     seen: dict[str, int] = {}
-    for place, model in enumerate(draft.spec.models or ()):
+    for place, model in enumerate(partial.spec.models or ()):
         if model in seen:
-            yield Fault(path=("models", place), problem=f"is the same as models[{seen[model]}]")
+            yield SpecError(path=("models", place), problem=f"is the same as models[{seen[model]}]")
         seen.setdefault(model, place)
 
 
-def _prompts(draft: Draft) -> Iterator[Fault]:
-    if not draft.given("prompts"):
-        problem = "is empty" if _holds(draft, "prompts") else "is missing"
-        yield Fault(path=("prompts",), problem=problem, expected="a list of prompts, or a mapping with `file`")
+def _prompts(partial: PartialSpec) -> Iterator[SpecError]:
+    if not partial.given("prompts"):
+        problem = "is empty" if _holds(partial, "prompts") else "is missing"
+        yield SpecError(path=("prompts",), problem=problem, expected="a list of prompts, or a mapping with `file`")
     first: dict[str, KeyPath] = {}
-    for place, entry in enumerate(draft.entries):
+    for place, entry in enumerate(partial.entries):
         path: KeyPath = ("prompts", place)
-        yield from _text_or_vars(draft, place)
+        yield from _text_or_vars(partial, place)
         if entry.id is None:
             continue
         if any(category(char) in ("Cc", "Zl", "Zp") for char in entry.id):
-            yield Fault(path=(*path, "id"), problem="has a control character in it")
+            yield SpecError(path=(*path, "id"), problem="has a control character in it")
         if entry.id in first:
-            line = draft.reading.lines.get((*first[entry.id], "id"))
+            line = partial.reading.lines.get((*first[entry.id], "id"))
             hint = f"first on line {line}" if line else None
-            yield Fault(path=(*path, "id"), problem=f'is "{entry.id}" again; ids are unique', hint=hint)
+            yield SpecError(path=(*path, "id"), problem=f'is "{entry.id}" again; ids are unique', hint=hint)
         first.setdefault(entry.id, path)
 
 
-def _holds(draft: Draft, key: str) -> bool:
-    return isinstance(draft.reading.tree, dict) and key in draft.reading.tree
+def _holds(partial: PartialSpec, key: str) -> bool:
+    return isinstance(partial.reading.tree, dict) and key in partial.reading.tree
 
 
-def _text_or_vars(draft: Draft, place: int) -> Iterator[Fault]:
+def _text_or_vars(partial: PartialSpec, place: int) -> Iterator[SpecError]:
     """A listed prompt has a text, unless the messages have it."""
-    written = draft.reading.tree["prompts"] if isinstance(draft.reading.tree, dict) else None
+    written = partial.reading.tree["prompts"] if isinstance(partial.reading.tree, dict) else None
     entry = written[place] if isinstance(written, list) and place < len(written) else None
     if not isinstance(entry, dict):
         return
-    if "prompt" not in entry and not draft.given("messages") and not any(k not in _ENTRY_KEYS for k in entry):
-        yield Fault(path=("prompts", place), problem="has no `prompt`")
+    if "prompt" not in entry and not partial.given("messages") and not any(k not in _ENTRY_KEYS for k in entry):
+        yield SpecError(path=("prompts", place), problem="has no `prompt`")
     variables = entry.get("vars")
-    if "prompt" in entry and draft.given("messages") and isinstance(variables, dict) and "prompt" in variables:
-        yield Fault(path=("prompts", place, "vars", "prompt"), problem="stands beside the entry's own `prompt`")
+    if "prompt" in entry and partial.given("messages") and isinstance(variables, dict) and "prompt" in variables:
+        yield SpecError(path=("prompts", place, "vars", "prompt"), problem="stands beside the entry's own `prompt`")
 
 
 _ENTRY_KEYS = {"id", "prompt", "params", "vars", "images"}
 
 
-def _source(draft: Draft) -> Iterator[Fault]:
-    source = draft.spec.prompts
+def _source(partial: PartialSpec) -> Iterator[SpecError]:
+    source = partial.spec.prompts
     if not isinstance(source, SourceSpec):
         return
-    if not is_there(located(draft.folder, source.file)):
-        folder = str(draft.folder)
+    if not is_there(located(partial.folder, source.file)):
+        folder = str(partial.folder)
         hint = f"paths are relative to the job file, in {folder}" if folder != "." else None
-        yield Fault(path=("prompts", "file"), problem=f"there is no file or folder {source.file}", hint=hint)
+        yield SpecError(path=("prompts", "file"), problem=f"there is no file or folder {source.file}", hint=hint)
     ending = PurePosixPath(source.file).suffix.lower()
     if source.encoding is not None and not _is_text_encoding(source.encoding):
-        yield Fault(
+        yield SpecError(
             path=("prompts", "encoding"),
             problem=f"is {short(source.encoding)}, which is no text encoding that Python knows",
             expected="a name like gb18030, big5, shift_jis, utf-16-le or cp1252",
         )
     elif source.encoding is not None and ending == ".parquet":
-        yield Fault(path=("prompts", "encoding"), problem="is for files of text; Parquet has an encoding of its own")
+        yield SpecError(
+            path=("prompts", "encoding"), problem="is for files of text; Parquet has an encoding of its own"
+        )
     if source.delimiter is not None and ending != ".csv":
         hint = "a .tsv file is cut at tabs" if ending == ".tsv" else None
-        yield Fault(path=("prompts", "delimiter"), problem="is for .csv files only", hint=hint)
+        yield SpecError(path=("prompts", "delimiter"), problem="is for .csv files only", hint=hint)
     elif source.delimiter is not None and source.delimiter in '\r\n"\0':
-        yield Fault(path=("prompts", "delimiter"), problem=f"cannot be {short(source.delimiter)}", expected="like ;")
-    if source.template and draft.given("messages"):
+        yield SpecError(
+            path=("prompts", "delimiter"), problem=f"cannot be {short(source.delimiter)}", expected="like ;"
+        )
+    if source.template and partial.given("messages"):
         problem = "stands beside `messages`, which say the same"
-        yield Fault(path=("prompts", "template"), problem=problem, expected="one of the two")
+        yield SpecError(path=("prompts", "template"), problem=problem, expected="one of the two")
 
 
 def _is_text_encoding(name: str) -> bool:
@@ -148,73 +249,77 @@ def _is_text_encoding(name: str) -> bool:
         return False
 
 
-def _messages(draft: Draft) -> Iterator[Fault]:
-    turns = draft.spec.messages or []
+def _messages(partial: PartialSpec) -> Iterator[SpecError]:
+    turns = partial.spec.messages or []
     if turns and not any(turn.role == "user" for turn in turns):
-        yield Fault(path=("messages",), problem="has no message of the user", expected="at least one with role: user")
+        yield SpecError(
+            path=("messages",), problem="has no message of the user", expected="at least one with role: user"
+        )
     for place, turn in enumerate(turns):
-        if turn.role == "system" and draft.given("system"):
-            yield Fault(
+        if turn.role == "system" and partial.given("system"):
+            yield SpecError(
                 path=("messages", place), problem="is a system prompt beside `system`", expected="one of the two"
             )
 
 
-def _chat_only(draft: Draft) -> Iterator[Fault]:
-    if draft.kind == "chat" or not draft.knows("kind"):
+def _chat_only(partial: PartialSpec) -> Iterator[SpecError]:
+    if partial.kind == "chat" or not partial.knows("kind"):
         return
     for key in _CHAT_ONLY:
-        if draft.given(key):
-            yield Fault(path=(key,), problem="is for `kind: chat` only")
-    if draft.spec.stream:
-        yield Fault(path=("stream",), problem="is for `kind: chat` only")
-    if draft.spec.output.each:
-        yield Fault(path=("output", "each"), problem="is for `kind: chat` only")
+        if partial.given(key):
+            yield SpecError(path=(key,), problem="is for `kind: chat` only")
+    if partial.spec.stream:
+        yield SpecError(path=("stream",), problem="is for `kind: chat` only")
+    if partial.spec.output.each:
+        yield SpecError(path=("output", "each"), problem="is for `kind: chat` only")
 
 
-def _edited(draft: Draft) -> Iterator[Fault]:
+def _edited(partial: PartialSpec) -> Iterator[SpecError]:
     """Pictures to start from stand in `images` or in the dialect's own parameter: of both, one would be ignored."""
-    if draft.kind == "chat" or not draft.knows("kind") or not draft.knows("provider"):
+    if partial.kind == "chat" or not partial.knows("kind") or not partial.knows("provider"):
         return
-    own = _PICTURE_PARAMS.get(dialect_of(draft) or "", "")
-    for place, entry in enumerate(draft.entries):
-        if entry.images and own in {**draft.spec.params, **entry.params}:
-            yield Fault(path=("prompts", place, "images"), problem=f"stands beside the parameter `{own}`, which wins")
-    if draft.given("images") and own in draft.spec.params:
-        yield Fault(path=("images",), problem=f"stands beside the parameter `{own}`, which wins")
+    own = _PICTURE_PARAMS.get(dialect_of(partial) or "", "")
+    for place, entry in enumerate(partial.entries):
+        if entry.images and own in {**partial.spec.params, **entry.params}:
+            yield SpecError(
+                path=("prompts", place, "images"), problem=f"stands beside the parameter `{own}`, which wins"
+            )
+    if partial.given("images") and own in partial.spec.params:
+        yield SpecError(path=("images",), problem=f"stands beside the parameter `{own}`, which wins")
 
 
-def _local_pictures(draft: Draft) -> Iterator[Fault]:
+def _local_pictures(partial: PartialSpec) -> Iterator[SpecError]:
     """A parameter is sent as it is: the name of a file on this machine means nothing to the server."""
-    if draft.kind == "chat" or not draft.knows("kind"):
+    if partial.kind == "chat" or not partial.knows("kind"):
         return
     places: list[tuple[KeyPath, Json]] = []
-    holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), draft.spec.params)]
+    holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), partial.spec.params)]
     holders += [
-        (("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries) if entry.params
+        (("prompts", place, "params"), entry.params) for place, entry in enumerate(partial.entries) if entry.params
     ]
     for path, params in holders:
         places += [
             ((*path, name), params[name])
             for name in sorted(_PICTURE_NAMES & params.keys())
-            if path != ("params",) or not is_filled_later(draft, params[name])
+            if path != ("params",) or not is_filled_later(partial, params[name])
         ]
-    for name in sorted(_PICTURE_NAMES & draft.spec.matrix.keys()):
-        if template_uses(draft, name):
+    for name in sorted(_PICTURE_NAMES & partial.spec.matrix.keys()):
+        if template_uses(partial, name):
             continue
-        places += [(("matrix", name, place), value) for place, value in enumerate(draft.spec.matrix[name])]
+        places += [(("matrix", name, place), value) for place, value in enumerate(partial.spec.matrix[name])]
     for path, value in places:
         inner = enumerate(value) if isinstance(value, list) else [(None, value)]
         for place, text in inner:
-            if isinstance(text, str) and _local(draft, text):
+            if isinstance(text, str) and _local(partial, text):
                 own = path if place is None else (*path, place)
                 problem = f"{short(text)} is a local file, which the server cannot read"
-                yield Fault(path=own, problem=problem, hint="local pictures go into `images:`")
+                yield SpecError(path=own, problem=problem, hint="local pictures go into `images:`")
 
 
-def _local(draft: Draft, text: str) -> bool:
+def _local(partial: PartialSpec, text: str) -> bool:
     if is_address(text) or text.startswith(("data:", _BARE_JPEG)) or len(text) > _LONGEST_PATH:
         return text.lower().startswith("file:")
-    return bool(_PICTURE_PATH.match(text)) or is_there(located(draft.folder, text), as_file=True)
+    return bool(_PICTURE_PATH.match(text)) or is_there(located(partial.folder, text), as_file=True)
 
 
 _PICTURE_PATH = re.compile(
@@ -228,73 +333,77 @@ _PICTURE_PARAMS = {"modelscope-images": "image_url", "openai-images": "image"}
 """Where a dialect sends the pictures to start from."""
 
 
-def _own_params(draft: Draft) -> Iterator[Fault]:
-    if not draft.knows("kind"):
+def _own_params(partial: PartialSpec) -> Iterator[SpecError]:
+    if not partial.knows("kind"):
         return
     places: list[tuple[KeyPath, Collection[str]]] = [
-        (("params",), draft.spec.params),
-        *((("prompts", place, "params"), entry.params) for place, entry in enumerate(draft.entries) if entry.params),
-        (("matrix",), [name for name in draft.spec.matrix if not template_uses(draft, name)]),
+        (("params",), partial.spec.params),
+        *((("prompts", place, "params"), entry.params) for place, entry in enumerate(partial.entries) if entry.params),
+        (("matrix",), [name for name in partial.spec.matrix if not template_uses(partial, name)]),
     ]
     for path, params in places:
-        for name in _OWN_PARAMS[draft.kind]:
+        for name in _OWN_PARAMS[partial.kind]:
             if name in params:
                 problem = "is no parameter: the program writes it into every request"
-                yield Fault(path=(*path, name), problem=problem, hint=f"write {_OWN_KEYS[name]} at the top of the file")
+                yield SpecError(
+                    path=(*path, name), problem=problem, hint=f"write {_OWN_KEYS[name]} at the top of the file"
+                )
 
 
-def _yaml_words(draft: Draft) -> Iterator[Fault]:
+def _yaml_words(partial: PartialSpec) -> Iterator[SpecError]:
     """Where any value may stand, `no` could be meant as text or as false: only the writer knows."""
-    for path, written in draft.reading.written.items():
+    for path, written in partial.reading.written.items():
         free = path[0] in ("params", "matrix") or (path[0] == "prompts" and path[2:3] in (("vars",), ("params",)))
         if path and free and written.lower() in _YAML_WORDS:
             truth = "true" if written.lower() in ("yes", "on") else "false"
             hint = f'put it in quotes if it is text: "{written}", else write {truth}'
-            yield Fault(path=path, problem=f"is read by YAML as {truth}", hint=hint)
+            yield SpecError(path=path, problem=f"is read by YAML as {truth}", hint=hint)
 
 
-def _output(draft: Draft) -> Iterator[Fault]:
-    folder = draft.spec.output.dir
+def _output(partial: PartialSpec) -> Iterator[SpecError]:
+    folder = partial.spec.output.dir
     if folder is not None and is_address(folder):
-        yield Fault(
+        yield SpecError(
             path=("output", "dir"), problem=f"is the address {short(folder)}; {ADDRESS_PROBLEM}", hint=ADDRESS_HINT
         )
     elif folder is not None and (os.path.normpath(folder) in _NO_FOLDERS or "\0" in folder or folder.startswith("~")):
         problem = "is no folder that a run could have for itself"
-        yield Fault(path=("output", "dir"), problem=problem, expected="a path like outputs/NAME")
-    each = draft.spec.output.each
+        yield SpecError(path=("output", "dir"), problem=problem, expected="a path like outputs/NAME")
+    each = partial.spec.output.each
     if each is not None and (each.startswith(("/", "~")) or ".." in PurePosixPath(each).parts or "\\" in each):
         problem = "leads out of the run's folder"
-        yield Fault(path=("output", "each"), problem=problem, expected='a path below it, like "answers/{{ id }}.md"')
+        yield SpecError(
+            path=("output", "each"), problem=problem, expected='a path below it, like "answers/{{ id }}.md"'
+        )
 
 
-def _matrix(draft: Draft) -> Iterator[Fault]:
-    for name in draft.spec.matrix:
+def _matrix(partial: PartialSpec) -> Iterator[SpecError]:
+    for name in partial.spec.matrix:
         if not name.strip():
-            yield Fault(path=("matrix", name), problem="has no name")
+            yield SpecError(path=("matrix", name), problem="has no name")
 
 
-def _images_from(draft: Draft) -> Iterator[Fault]:
-    given = draft.spec.images_from
+def _images_from(partial: PartialSpec) -> Iterator[SpecError]:
+    given = partial.spec.images_from
     for place, name in enumerate([given] if isinstance(given, str) else given or ()):
         path: KeyPath = ("images_from",) if isinstance(given, str) else ("images_from", place)
-        if folder_of(located(draft.folder, name)) != located(draft.folder, name):
-            yield Fault(path=path, problem=f"there is no folder {name}", hint="paths are relative to the job file")
+        if folder_of(located(partial.folder, name)) != located(partial.folder, name):
+            yield SpecError(path=path, problem=f"there is no folder {name}", hint="paths are relative to the job file")
 
 
-def _size(draft: Draft) -> Iterator[Fault]:
+def _size(partial: PartialSpec) -> Iterator[SpecError]:
     """How many items the job has is a product: nobody has to make them to see that they are too many."""
-    factors = [(len(draft.entries), ("prompts",), "prompts")] if draft.entries else []
-    factors += [(len(values), ("matrix",), f"of {name}") for name, values in draft.spec.matrix.items()]
-    factors += [(len(draft.models), ("models",), "models"), (draft.spec.replicas, ("replicas",), "replicas")]
+    factors = [(len(partial.entries), ("prompts",), "prompts")] if partial.entries else []
+    factors += [(len(values), ("matrix",), f"of {name}") for name, values in partial.spec.matrix.items()]
+    factors += [(len(partial.models), ("models",), "models"), (partial.spec.replicas, ("replicas",), "replicas")]
     items = prod(number for number, _, _ in factors if number)
     if items <= MAX_ITEMS:
         return
     most = max(factors)[1]
-    by_matrix = prod(len(values) for values in draft.spec.matrix.values()) > 1
+    by_matrix = prod(len(values) for values in partial.spec.matrix.values()) > 1
     product = " × ".join(f"{number:,} {what[:40]}" for number, _, what in factors if number > 1)
-    of_each = "" if draft.entries else " of each row"
-    yield Fault(
+    of_each = "" if partial.entries else " of each row"
+    yield SpecError(
         path=("matrix",) if by_matrix else most,
         problem=f"the job makes {items:,} items{of_each}: {product}",
         expected=f"at most {MAX_ITEMS:,} items",
@@ -302,7 +411,7 @@ def _size(draft: Draft) -> Iterator[Fault]:
     )
 
 
-RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
+RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     _name,
     provider_faults,
     _model,
@@ -320,11 +429,11 @@ RULES: tuple[Callable[[Draft], Iterator[Fault]], ...] = (
     schema_faults,
     _output,
     picture_faults,
-    night_faults,
+    schedule_faults,
 )
 
 
-def broken_rules(draft: Draft) -> Iterator[Fault]:
+def broken_rules(partial: PartialSpec) -> Iterator[SpecError]:
     """Every fault that the rules find."""
     for rule in RULES:
-        yield from rule(draft)
+        yield from rule(partial)

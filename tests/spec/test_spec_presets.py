@@ -6,7 +6,7 @@ import pytest
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import DialectName, Job, Provider
-from batchrunner.spec.urls import is_loopback, normalised
+from batchrunner.spec.provider import is_loopback, normalised
 
 Load = Callable[..., Job]
 Mistakes = Callable[..., tuple[Mistake, ...]]

@@ -6,7 +6,7 @@ import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job
-from batchrunner.spec.places import short
+from batchrunner.spec.job_errors import short
 
 Load = Callable[..., Job]
 Mistakes = Callable[..., tuple[Mistake, ...]]

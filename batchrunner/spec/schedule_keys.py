@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from batchrunner.core.budget import Budget, Price
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
-from batchrunner.spec.draft import Draft
-from batchrunner.spec.night_keys import BudgetSpec, PriceSpec
-from batchrunner.spec.places import Fault, short
+from batchrunner.spec.job_errors import SpecError, short
+from batchrunner.spec.models import BudgetSpec, PriceSpec
+from batchrunner.spec.partial import PartialSpec
 from batchrunner.spec.provider import points_of
 
 _MINUTES_A_DAY: Final = 24 * 60
@@ -30,25 +30,25 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a calendar's time without a zone
 _SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1"})
 
 
-def window_of(draft: Draft) -> Window | None:
+def window_of(partial: PartialSpec) -> Window | None:
     """The window of a draft without faults."""
-    return _window(draft.spec.window) if draft.spec.window else None
+    return _window(partial.spec.window) if partial.spec.window else None
 
 
-def deadline_of(draft: Draft) -> Deadline | None:
+def deadline_of(partial: PartialSpec) -> Deadline | None:
     """The deadline of a draft without faults."""
-    return _deadline(draft.spec.deadline) if draft.spec.deadline else None
+    return _deadline(partial.spec.deadline) if partial.spec.deadline else None
 
 
-def notify_of(draft: Draft) -> tuple[str, ...]:
+def notify_of(partial: PartialSpec) -> tuple[str, ...]:
     """The words of the command, none without one."""
-    given = draft.spec.notify
+    given = partial.spec.notify
     return tuple(shlex.split(given) if isinstance(given, str) else given or ())
 
 
-def budget_of(draft: Draft) -> Budget | None:
+def budget_of(partial: PartialSpec) -> Budget | None:
     """The budget of a draft without faults."""
-    given = draft.spec.budget
+    given = partial.spec.budget
     if given is None:
         return None
     return Budget(
@@ -104,35 +104,35 @@ def _deadline(text: str) -> Deadline | None:
     return AtDate(local_s=local_s, offset_s=offset.total_seconds() if offset is not None else None, shown=text)
 
 
-def night_faults(draft: Draft) -> Iterator[Fault]:
+def schedule_faults(partial: PartialSpec) -> Iterator[SpecError]:
     """Everything that is wrong with these keys beyond their types."""
-    yield from _window_faults(draft.spec.window)
-    yield from _zone_faults(draft.spec.timezone)
-    if draft.spec.deadline is not None and _deadline(draft.spec.deadline) is None:
-        yield Fault(
+    yield from _window_faults(partial.spec.window)
+    yield from _zone_faults(partial.spec.timezone)
+    if partial.spec.deadline is not None and _deadline(partial.spec.deadline) is None:
+        yield SpecError(
             path=("deadline",),
-            problem=f"is {short(draft.spec.deadline)}",
+            problem=f"is {short(partial.spec.deadline)}",
             expected='a time like "07:00", a date like "2026-11-23T07:00", or a duration like 8h or 1h30m',
         )
-    yield from _notify_faults(draft)
-    if draft.spec.budget is not None:
-        yield from _budget_faults(draft, draft.spec.budget)
+    yield from _notify_faults(partial)
+    if partial.spec.budget is not None:
+        yield from _budget_faults(partial, partial.spec.budget)
 
 
-def _window_faults(text: str | None) -> Iterator[Fault]:
+def _window_faults(text: str | None) -> Iterator[SpecError]:
     if text is None:
         return
     window = _window(text)
     if window is None:
-        yield Fault(path=("window",), problem=f"is {short(text)}", expected="two times of day, like 22:00-07:00")
+        yield SpecError(path=("window",), problem=f"is {short(text)}", expected="two times of day, like 22:00-07:00")
     elif window.opens_minute == window.closes_minute:
         problem, hint = "opens and closes at the same time", "leave it out to send at any time"
-        yield Fault(path=("window",), problem=problem, hint=hint)
+        yield SpecError(path=("window",), problem=problem, hint=hint)
     elif (window.opens_minute, window.closes_minute) == (0, _MINUTES_A_DAY):
-        yield Fault(path=("window",), problem="is the whole day", hint="leave it out to send at any time")
+        yield SpecError(path=("window",), problem="is the whole day", hint="leave it out to send at any time")
 
 
-def _zone_faults(name: str | None) -> Iterator[Fault]:
+def _zone_faults(name: str | None) -> Iterator[SpecError]:
     if name is None:
         return
     try:
@@ -144,60 +144,64 @@ def _zone_faults(name: str | None) -> Iterator[Fault]:
         if not known:
             hint = "this machine has no time zone database: `pip install tzdata`"
         problem = f"is {short(name)}, no time zone that this machine knows"
-        yield Fault(path=("timezone",), problem=problem, expected="a name like Asia/Shanghai or UTC", hint=hint)
+        yield SpecError(path=("timezone",), problem=problem, expected="a name like Asia/Shanghai or UTC", hint=hint)
 
 
-def _notify_faults(draft: Draft) -> Iterator[Fault]:
-    given = draft.spec.notify
+def _notify_faults(partial: PartialSpec) -> Iterator[SpecError]:
+    given = partial.spec.notify
     if given is None:
         return
     try:
-        words = notify_of(draft)
+        words = notify_of(partial)
     except ValueError:
-        yield Fault(path=("notify",), problem="has a quote that is not closed", hint="write the words as a list")
+        yield SpecError(path=("notify",), problem="has a quote that is not closed", hint="write the words as a list")
         return
     if not words or not words[0].strip():
-        yield Fault(path=("notify",), problem="is empty", expected="a command, or a list of its words")
+        yield SpecError(path=("notify",), problem="is empty", expected="a command, or a list of its words")
     elif any("\0" in word for word in words):
-        yield Fault(path=("notify",), problem="has a character that no command line can have")
+        yield SpecError(path=("notify",), problem="has a character that no command line can have")
     elif isinstance(given, str) and (_SHELL_WORDS & set(words) or given.rstrip().endswith((";", "&"))):
         problem = "is written for a shell, and none runs it"
-        yield Fault(path=("notify",), problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script')
+        yield SpecError(
+            path=("notify",), problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script'
+        )
 
 
-def _budget_faults(draft: Draft, budget: BudgetSpec) -> Iterator[Fault]:
+def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecError]:
     limits = ("calls", "tokens", "points", "money")
-    if not any(draft.given("budget", key) for key in (*limits, "prices")) and _is_whole(draft, "budget"):
-        yield Fault(path=("budget",), problem="has no limit", expected="calls, tokens, points or money")
+    if not any(partial.given("budget", key) for key in (*limits, "prices")) and _is_whole(partial, "budget"):
+        yield SpecError(path=("budget",), problem="has no limit", expected="calls, tokens, points or money")
     for model, price in budget.prices.items():
         path = ("budget", "prices", model)
-        if not any(draft.given(*path, key) for key in PriceSpec.model_fields) and _is_whole(draft, *path):
-            yield Fault(path=path, problem="has no price", expected="input, output, picture or call")
-        elif draft.knows("kind") and draft.kind == "chat" and price.picture:
-            yield Fault(path=(*path, "picture"), problem="is for `kind: image` only")
-    if budget.tokens is not None and draft.kind == "image" and draft.knows("kind"):
+        if not any(partial.given(*path, key) for key in PriceSpec.model_fields) and _is_whole(partial, *path):
+            yield SpecError(path=path, problem="has no price", expected="input, output, picture or call")
+        elif partial.knows("kind") and partial.kind == "chat" and price.picture:
+            yield SpecError(path=(*path, "picture"), problem="is for `kind: image` only")
+    if budget.tokens is not None and partial.kind == "image" and partial.knows("kind"):
         hint = "limit calls, points or money"
-        yield Fault(
+        yield SpecError(
             path=("budget", "tokens"), problem="is for `kind: chat` only: pictures are not counted so", hint=hint
         )
-    yield from _uncounted(draft, budget)
+    yield from _uncounted(partial, budget)
 
 
-def _is_whole(draft: Draft, *path: str) -> bool:
+def _is_whole(partial: PartialSpec, *path: str) -> bool:
     """True when nothing below the path was wrong and left out."""
-    return not any(gone[: len(path)] == path for gone in draft.left_out)
+    return not any(gone[: len(path)] == path for gone in partial.left_out)
 
 
-def _uncounted(draft: Draft, budget: BudgetSpec) -> Iterator[Fault]:
+def _uncounted(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecError]:
     """Limits that could not be watched, because nobody said what a call costs."""
-    if budget.money is not None and draft.knows("budget", "prices"):
-        for model in draft.models:
+    if budget.money is not None and partial.knows("budget", "prices"):
+        for model in partial.models:
             if model not in budget.prices:
                 problem = f"has no price for {short(model)}, which `money` needs"
-                yield Fault(path=("budget", "prices"), problem=problem, expected="a price for each model of the job")
-    if budget.points is not None and draft.knows("provider") and draft.knows("provider", "points_per_call"):
-        costs = points_of(draft)
-        for model in draft.models:
+                yield SpecError(
+                    path=("budget", "prices"), problem=problem, expected="a price for each model of the job"
+                )
+    if budget.points is not None and partial.knows("provider") and partial.knows("provider", "points_per_call"):
+        costs = points_of(partial)
+        for model in partial.models:
             if costs is not None and not costs.get(model):
                 problem = f"cannot be counted: a call of {short(model)} costs no points"
-                yield Fault(path=("budget", "points"), problem=problem, hint="write `provider.points_per_call`")
+                yield SpecError(path=("budget", "points"), problem=problem, hint="write `provider.points_per_call`")

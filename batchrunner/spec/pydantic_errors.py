@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pydantic_core import ErrorDetails
 
 from batchrunner.core.job import Json
+from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.models import PARTS, keys_of
-from batchrunner.spec.places import Fault, KeyPath, short
 
 _EXPECTED = {
     "name": "a short text that can be the name of a folder",
@@ -89,7 +89,7 @@ _MOST_GUESSES = 100
 """Different unknown keys for which a similar one is looked for: guesses are slow, a list may have 100,000."""
 
 
-def faults_of(errors: Iterable[ErrorDetails], written: Mapping[KeyPath, str]) -> list[Fault]:
+def faults_of(errors: Iterable[ErrorDetails], written: Mapping[KeyPath, str]) -> list[SpecError]:
     """One fault for each of pydantic's errors. `written` has unquoted values as YAML found them."""
     hints: dict[tuple[str, ...], str | None] = {}
     return [_fault(error, written, hints) for error in errors]
@@ -112,10 +112,10 @@ def general(path: KeyPath) -> tuple[str, ...]:
     )
 
 
-def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tuple[str, ...], str | None]) -> Fault:
+def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tuple[str, ...], str | None]) -> SpecError:
     path, kind = path_of(error), error["type"]
     if kind == "extra_forbidden":
-        return Fault(path=path, problem=_WORDS[kind].problem, hint=_hint_of_unknown(path, hints))
+        return SpecError(path=path, problem=_WORDS[kind].problem, hint=_hint_of_unknown(path, hints))
     context = error.get("ctx") or {}
     value: Json = error["input"]
     shown = "not what it should be" if path[:1] == ("provider",) and path[1:2] in _NEVER_SHOWN else short(value)
@@ -125,14 +125,14 @@ def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tupl
         expected = error["msg"]
     expected = _EXPECTED.get(".".join(general(path)).replace(".[]", "[]"), expected)
     if kind == "missing":
-        return Fault(path=path, problem=words.problem)
+        return SpecError(path=path, problem=words.problem)
     if path in written and "not what" not in shown and kind in _WANTS_TEXT:
         as_read = f"is read by YAML as {shown}, which is not text"
-        return Fault(path=path, problem=as_read, expected=expected, hint=f'put it in quotes: "{written[path]}"')
+        return SpecError(path=path, problem=as_read, expected=expected, hint=f'put it in quotes: "{written[path]}"')
     hint = None
     if kind == "literal_error" and isinstance(value, str):
         hint = meant(value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))
-    return Fault(path=path, problem=words.problem.format(value=shown), expected=expected, hint=hint)
+    return SpecError(path=path, problem=words.problem.format(value=shown), expected=expected, hint=hint)
 
 
 def meant(given: str, known: Iterable[str]) -> str | None:
