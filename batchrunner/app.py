@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchrunner.core.status import Audit, Exported
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.runner import Runner
-    from batchrunner.stores.off_loop import Threads
+    from batchrunner.stores.threads import Threads
     from batchrunner.transport import Secret
 
 T = TypeVar("T")
@@ -235,10 +235,10 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.report.summary import balance_line, failure_groups, notify, schedule_notes
     from batchrunner.report.wording import skipped_words
     from batchrunner.stores.lock import RunLock
-    from batchrunner.stores.off_loop import Threads
+    from batchrunner.stores.preflight import lock_notes, requests_allowed
     from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere, remember_end, take_directory
     from batchrunner.stores.run_file import check_claim, make_run_folder
-    from batchrunner.stores.trial import lock_notes, room_for_requests
+    from batchrunner.stores.threads import Threads
     from batchrunner.transport import read_keys
     from batchrunner.transport.masking import refuse_keys_in_job
 
@@ -277,7 +277,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             command_elsewhere=options.get("command_elsewhere"),
             adopt_rows=options.get("adopt_rows", False),
         )
-        most_in_flight = room_for_requests(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
+        most_in_flight = requests_allowed(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
         formats = () if options.get("reformat") else await disk.run(new_format_notes, job, folder, before)
         for note in (
             *lock_notes(lock, folder),

@@ -31,17 +31,16 @@ from batchrunner.report.directory_status import inspection_notes
 from batchrunner.report.wording import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
-from batchrunner.stores.error_log import ErrorLog
-from batchrunner.stores.files import DISK, Files, InspectedFiles
+from batchrunner.stores.files import DISK, RESULTS, Files, InspectedFiles, size_marked, stands_as_marked
 from batchrunner.stores.inspection import Inspection, inspect
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import reformatted_events
 from batchrunner.stores.ledger_replay import inspect_directory, replay
-from batchrunner.stores.marks import RESULTS, size_marked, stands_as_marked
-from batchrunner.stores.off_loop import Threads
+from batchrunner.stores.preflight import try_disk
 from batchrunner.stores.results import ResultsFile
 from batchrunner.stores.run_directory import (
+    ErrorLog,
     digest_of_job,
     refuse_run_elsewhere,
     remember_totals,
@@ -50,8 +49,8 @@ from batchrunner.stores.run_directory import (
     windows_that_worked,
 )
 from batchrunner.stores.run_file import check_claim
-from batchrunner.stores.trial import try_disk
-from batchrunner.stores.zones import offset_of_zone
+from batchrunner.stores.threads import Threads
+from batchrunner.stores.timezones import offset_of_zone
 from batchrunner.transport import Secret, is_private_host, read_keys
 from batchrunner.transport.masking import KeylessItems
 from batchrunner.transport.room import Room

@@ -26,7 +26,7 @@ from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger import LedgerWriter
 from batchrunner.stores.results import ResultsFile
-from batchrunner.stores.rows import encode_row
+from batchrunner.stores.row_codec import encode_row
 from batchrunner.stores.run_directory import digest_of_job, remember_totals, take_directory
 
 ANSWER: Final = "forty-two " * 20

@@ -218,8 +218,8 @@ class PictureStore(Protocol):
         are no picture, or half of one.
         """
 
-    async def save_sound(self, sound: AudioBytes, *, stem: str) -> Audio:
-        """Save a sound whole under a safe name; durable when this returns."""
+    async def save_audio(self, audio: AudioBytes, *, stem: str) -> Audio:
+        """Save a audio whole under a safe name; durable when this returns."""
 
 
 class AnswerFiles(Protocol):

@@ -69,10 +69,10 @@ class PictureSaver:
                 missing.append(Missing(reason=kept.message, url=ref.url if isinstance(ref, PictureUrl) else None))
             else:
                 images.append(kept)
-        sounds = [sound for sound in answer.sounds if sound.data]
-        for number, sound in enumerate(sounds, start=1):
+        sounds = [recording for recording in answer.sounds if recording.data]
+        for number, recording in enumerate(sounds, start=1):
             stem = work.item.stem if len(sounds) == 1 else f"{work.item.stem}-{number}"
-            audio.append(await self.store.save_sound(sound, stem=stem))
+            audio.append(await self.store.save_audio(recording, stem=stem))
         return KeptMedia(images=tuple(images), audio=tuple(audio), missing=tuple(missing))
 
     async def _try(self, work: Work, ref: PictureUrl | PictureBytes, stem: str) -> Picture | Problem:

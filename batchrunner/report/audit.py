@@ -21,21 +21,26 @@ from batchrunner.core.events import recorded_files
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Audit, AuditCounts
 from batchrunner.report.audit_ledger import FindingList, LedgerAudit, Named, files_crc, path_mark
-from batchrunner.stores.atomic import is_left_over
 from batchrunner.stores.checkpoint import checkpoint_numbers, kept_state
-from batchrunner.stores.error_log import ERROR_LOG
-from batchrunner.stores.files import DISK, InspectedFiles, broken
+from batchrunner.stores.export_files import EXPORTS
+from batchrunner.stores.files import (
+    DISK,
+    FAILURES,
+    RESULTS,
+    SUPERSEDED,
+    SUPERSEDED_FAILURES,
+    InspectedFiles,
+    broken,
+    is_left_over,
+)
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, LEDGER, SEGMENT_NAME
 from batchrunner.stores.ledger_reader import paid_again, read_ledger, reformatted_events
 from batchrunner.stores.ledger_replay import refuse_missing_ledger
-from batchrunner.stores.lines import Line, read_lines
-from batchrunner.stores.lock import LOCK
-from batchrunner.stores.lock_file import LOCK_FILE
-from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
-from batchrunner.stores.outgoing import EXPORTS
+from batchrunner.stores.lock import LOCK, LOCK_FILE
 from batchrunner.stores.results import FAILURES_TORN, TORN
-from batchrunner.stores.row_forms import form_at
-from batchrunner.stores.rows import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
+from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
+from batchrunner.stores.row_forms import FileLine, form_at, read_lines
+from batchrunner.stores.run_directory import ERROR_LOG
 from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
 
 # The audit's passes over files: every picture's bytes, what else lies in the directory, and who may read it.
@@ -289,7 +294,7 @@ class RowAudit:
 
     # -- one row
 
-    def _take(self, line: Line, facts: RowFacts) -> None:
+    def _take(self, line: FileLine, facts: RowFacts) -> None:
         key = bytes.fromhex(facts.key)
         mark = path_mark(facts.id)
         if mark in self._ids:
@@ -305,7 +310,7 @@ class RowAudit:
             self._compare(line, facts, key)
         self._look_at_answer(facts)
 
-    def _unknown(self, line: Line, facts: RowFacts) -> None:
+    def _unknown(self, line: FileLine, facts: RowFacts) -> None:
         state = self.ledger.state
         if facts.output.path is not None:
             self.ledger.paths.add(path_mark(facts.output.path))
@@ -316,7 +321,7 @@ class RowAudit:
         beyond = line.offset >= state.results_length and known_to_ledger
         self.finding_list.add("row_unadopted" if beyond else "row_unknown", f"`{facts.id}`: {_place(RESULTS, line)}")
 
-    def _compare(self, line: Line, facts: RowFacts, key: bytes) -> None:
+    def _compare(self, line: FileLine, facts: RowFacts, key: bytes) -> None:
         promise = self.ledger.promises[key]
         named = facts.files
         if rest := named[len(recorded_files(named)) :]:
@@ -354,7 +359,7 @@ class RowAudit:
             self.finding_list.add("answer_changed", f"{path} (item `{facts.id}`)")
 
 
-def _place(name: str, line: Line) -> str:
+def _place(name: str, line: FileLine) -> str:
     return f"{name}: byte {line.offset}"
 
 

@@ -34,13 +34,13 @@ from batchrunner.engine.run_status import (
 )
 from batchrunner.report.summary import failure_groups
 from batchrunner.report.wording import count as counted
+from batchrunner.stores.files import RESULTS
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_replay import inspect_directory, replay
 from batchrunner.stores.lock import holder_of
-from batchrunner.stores.marks import RESULTS
+from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
-from batchrunner.stores.unreadable import UNREADABLE
-from batchrunner.stores.zones import offset_of_zone
+from batchrunner.stores.timezones import offset_of_zone
 
 # Where a run stands, from its files alone, also while another process works on it. Changes nothing.
 

@@ -23,10 +23,9 @@ from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
 from batchrunner.report.wording import printable
+from batchrunner.stores.export_files import EXPORTS, OutgoingFile, RowOrder
 from batchrunner.stores.files import DISK, SHARED_FOLDER
 from batchrunner.stores.ledger_replay import replay
-from batchrunner.stores.outgoing import EXPORTS, OutgoingFile
-from batchrunner.stores.row_order import RowOrder
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 
 

@@ -31,15 +31,25 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Salvaged
 from batchrunner.report.audit import audit, fault_of, read_plain, run_file_of
 from batchrunner.report.audit_ledger import Named, Promises, files_crc
-from batchrunner.stores.atomic import place_whole, write_all
-from batchrunner.stores.files import DISK, PRIVATE_FOLDER, SHARED_FILE, SHARED_FOLDER, InspectedFiles, broken
+from batchrunner.stores.files import (
+    DISK,
+    FAILURES,
+    PRIVATE_FOLDER,
+    RESULTS,
+    SHARED_FILE,
+    SHARED_FOLDER,
+    SUPERSEDED,
+    SUPERSEDED_FAILURES,
+    InspectedFiles,
+    broken,
+    place_whole,
+    write_all,
+)
 from batchrunner.stores.ledger_line import LEDGER
-from batchrunner.stores.ledger_salvage import Kept, Mender, SoundLines
-from batchrunner.stores.lines import read_lines
-from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
-from batchrunner.stores.rows import FailureFacts, RowFacts, crc_of, facts_of, failure_of, name_and_id_of
+from batchrunner.stores.ledger_salvage import IntactLines, KeptRecord, LedgerRebuilder, SegmentCopy
+from batchrunner.stores.row_codec import FailureFacts, RowFacts, crc_of, facts_of, failure_of, name_and_id_of
+from batchrunner.stores.row_forms import read_lines
 from batchrunner.stores.run_file import make_run_folder, write_run_file
-from batchrunner.stores.segment_copy import SegmentCopy
 
 LABELS = "salvaged"
 """No plan's digest: the next run puts rows in order and gives them their present labels."""
@@ -103,18 +113,18 @@ class Salvage:
     _rows: int = 0
     _pictures: int = 0
     _answers: int = 0
-    _mender: Mender | None = None
+    _rebuilder: LedgerRebuilder | None = None
 
     # -- what the ledger promised
 
     def read_ledger(self) -> None:
         """Which rows to expect, and who has failed."""
         reading = self._lines()
-        mender = Mender(place_of=lambda _: Place(crc="", length=0))
+        rebuilder = LedgerRebuilder(place_of=lambda _: Place(crc="", length=0))
         segment = 0
         for kept in reading:
             if kept.segment != segment:
-                mender.segment_ended()
+                rebuilder.segment_ended()
                 segment = kept.segment
             self._promises.epoch += isinstance(kept.event, Rewritten)
             if isinstance(kept.event, Done) and bytes.fromhex(kept.event.k) not in self._promises:
@@ -127,10 +137,10 @@ class Salvage:
                 self._asked_again.add(bytes.fromhex(kept.event.k))
             elif self._asked_again and isinstance(kept.event, Intent):
                 self._asked_again.discard(bytes.fromhex(kept.event.k))
-            mender.mended(kept.event, at=kept.at)
-        mender.segment_ended()
-        self._stretches, self._before = reading.stretches, mender.state
-        self._failed = {key for key, item_state in mender.state.item_states() if item_state is ItemState.FAILED}
+            rebuilder.rebuilt(kept.event, at=kept.at)
+        rebuilder.segment_ended()
+        self._stretches, self._before = reading.stretches, rebuilder.state
+        self._failed = {key for key, item_state in rebuilder.state.item_states() if item_state is ItemState.FAILED}
 
     # -- rows and what they name
 
@@ -145,7 +155,7 @@ class Salvage:
         descriptor = self.files.open_new(self.new / name, SHARED_FILE)
         try:
             length = 0
-            for text, facts in self._sound_rows(name):
+            for text, facts in self._intact_rows(name):
                 write_all(self.files, descriptor, text + b"\n")
                 length += len(text) + 1
                 self._rows += 1
@@ -156,7 +166,7 @@ class Salvage:
         finally:
             self.files.close(descriptor)
 
-    def _sound_rows(self, name: str) -> Iterator[tuple[bytes, RowFacts]]:
+    def _intact_rows(self, name: str) -> Iterator[tuple[bytes, RowFacts]]:
         for line in read_lines(self.files, self.old / name):
             facts = facts_of(line.text) if line.whole else None
             if facts is None:
@@ -166,14 +176,14 @@ class Salvage:
             if facts.shared_with is not None:
                 wanted = key in self._places and mark not in self._ids
             else:
-                wanted = key not in self._places and mark not in self._ids and self._is_sound(line.text, facts, key)
+                wanted = key not in self._places and mark not in self._ids and self._is_intact(line.text, facts, key)
             if wanted:
                 if name == RESULTS:
                     self._ids.add(mark)
                     self._copy_answer(facts)
                 yield line.text, facts
 
-    def _is_sound(self, text: bytes, facts: RowFacts, key: bytes) -> bool:
+    def _is_intact(self, text: bytes, facts: RowFacts, key: bytes) -> bool:
         pictures = facts.files
         if key in self._promises:
             promise = self._promises[key]
@@ -235,28 +245,28 @@ class Salvage:
     def write_ledger(self, *, job: str) -> None:
         """Every old segment anew; then what the old ledger had lost."""
         self.files.make_folder(self.new / LEDGER, PRIVATE_FOLDER)
-        mender = self._mender = Mender(place_of=self._place_of)
+        rebuilder = self._rebuilder = LedgerRebuilder(place_of=self._place_of)
         copy: SegmentCopy | None = None
         segment, number, at = 0, 0, 0.0
         for kept in self._lines():
             if copy is None or kept.segment != segment:
                 if copy is not None:
-                    self._end(copy, mender, at=at)
+                    self._end(copy, rebuilder, at=at)
                 segment, number = kept.segment, number + 1
                 copy = self._begin(number, kept, job=job)
             at = kept.at
-            for event in mender.mended(kept.event, at=at):
+            for event in rebuilder.rebuilt(kept.event, at=at):
                 if isinstance(event, Done) and (files := self._converted.get(bytes.fromhex(event.k))):
                     copy.add(with_files(event, files), at=at)
                 elif not isinstance(event, Reformatted):
                     copy.add(event, at=at)
         if copy is None:
             copy = self._begin(1, None, job=job)
-        self._add_what_was_lost(copy, mender, at=at)
-        self._end(copy, mender, at=at)
+        self._add_what_was_lost(copy, rebuilder, at=at)
+        self._end(copy, rebuilder, at=at)
         self.files.fsync_folder(self.new / LEDGER)
 
-    def _begin(self, number: int, kept: Kept | None, *, job: str) -> SegmentCopy:
+    def _begin(self, number: int, kept: KeptRecord | None, *, job: str) -> SegmentCopy:
         opened = kept.event if kept is not None and isinstance(kept.event, Open) else None
         event = Open(
             version=opened.version if opened is not None else FORMAT_VERSION,
@@ -271,24 +281,24 @@ class Salvage:
         )
         return SegmentCopy(self.files, self.new / LEDGER, event, at=kept.at if kept is not None else 0.0)
 
-    def _end(self, copy: SegmentCopy, mender: Mender, *, at: float) -> None:
+    def _end(self, copy: SegmentCopy, rebuilder: LedgerRebuilder, *, at: float) -> None:
         with copy:
             copy.end(at=at)
-        mender.segment_ended()
+        rebuilder.segment_ended()
         self._records += copy.records
 
-    def _add_what_was_lost(self, copy: SegmentCopy, mender: Mender, *, at: float) -> None:
+    def _add_what_was_lost(self, copy: SegmentCopy, rebuilder: LedgerRebuilder, *, at: float) -> None:
         for name in (RESULTS, SUPERSEDED):
             for line in read_lines(self.files, self.new / name):
                 facts = facts_of(line.text)
                 assert facts is not None, "it was copied as a row"
                 key = bytes.fromhex(facts.key)
                 place = self._place_of(key)
-                if place is not None and mender.state.item_state(key) is not ItemState.DONE:
-                    for event in mender.adopted(_done(facts, place), at=at):
+                if place is not None and rebuilder.state.item_state(key) is not ItemState.DONE:
+                    for event in rebuilder.adopted(_done(facts, place), at=at):
                         copy.add(event, at=at)
         for key, failure in self._only_rows.items():
-            for event in mender.failed(key, failure, at=at):
+            for event in rebuilder.failed(key, failure, at=at):
                 copy.add(event, at=at)
 
     def sync_folders(self) -> None:
@@ -298,14 +308,14 @@ class Salvage:
 
     def result(self, *, sound: bool) -> Salvaged:
         """What came of it."""
-        assert self._mender is not None, "the ledger was written"
+        assert self._rebuilder is not None, "the ledger was written"
         return Salvaged(
             dir=str(self.new),
             records=self._records,
             records_lost=self._stretches,
             rows=self._rows,
-            rows_lost=self._mender.sent_again,
-            fetched_again=self._mender.fetched_again,
+            rows_lost=self._rebuilder.sent_again,
+            fetched_again=self._rebuilder.fetched_again,
             pictures=self._pictures,
             answer_files=self._answers,
             sound=sound,
@@ -313,8 +323,8 @@ class Salvage:
 
     # -- pieces
 
-    def _lines(self) -> SoundLines:
-        return SoundLines(folder=self.old / LEDGER, files=self.files)
+    def _lines(self) -> IntactLines:
+        return IntactLines(folder=self.old / LEDGER, files=self.files)
 
     def _place_of(self, key: bytes) -> Place | None:
         packed = self._places.get(key)

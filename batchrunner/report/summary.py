@@ -34,7 +34,7 @@ from batchrunner.core.status import (
 )
 from batchrunner.report.wording import count, instant, printable
 from batchrunner.stores.results import iter_failures
-from batchrunner.stores.zones import offset_of_zone
+from batchrunner.stores.timezones import offset_of_zone
 
 # The program's values as JSON: what commands print, and what a notified command reads.
 

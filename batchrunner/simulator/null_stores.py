@@ -121,6 +121,6 @@ class NullPictures:
             return Problem(kind=ProblemKind.BAD_PICTURE, message="the server sent something else than a picture")
         return Picture(path=stem, sha256="", width=1, height=1, format="PNG", bytes=len(data))
 
-    async def save_sound(self, sound: AudioBytes, *, stem: str) -> Audio:
-        """A sound of no file."""
-        return Audio(path=stem, sha256="", format="BIN", bytes=len(sound.data), transcript=sound.transcript)
+    async def save_audio(self, audio: AudioBytes, *, stem: str) -> Audio:
+        """A audio of no file."""
+        return Audio(path=stem, sha256="", format="BIN", bytes=len(audio.data), transcript=audio.transcript)

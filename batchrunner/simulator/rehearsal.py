@@ -41,7 +41,7 @@ from batchrunner.simulator.profiles import NO_FAULTS, Profile
 from batchrunner.simulator.timeline import RehearsalTimeline
 from batchrunner.simulator.virtual_time import VirtualClock
 from batchrunner.simulator.world import World
-from batchrunner.stores.zones import offset_of_zone
+from batchrunner.stores.timezones import offset_of_zone
 
 _COLLECTED: Final = (50_000, 20, 50)
 HORIZON_S: Final = 400 * 86_400.0

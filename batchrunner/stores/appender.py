@@ -22,7 +22,7 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.stores.files import Files, broken
 
 T = TypeVar("T")
-Told: TypeAlias = Callable[[StoreBrokenError | None], None]
+OnDurable: TypeAlias = Callable[[StoreBrokenError | None], None]
 """Called once on the loop's thread, with None when it is so, or with why it never will be. It must not raise."""
 
 INLINE_BYTES: Final = 64 * 1024
@@ -31,7 +31,7 @@ _SLOW_S: Final = 0.005
 _BY_THREAD_S: Final = 1.0
 """After a write on the loop's thread that took longer than `_SLOW_S` (the system holds back whoever writes): so long
 all writes go by the thread."""
-_BREATH_S: Final = 0.003
+_BATCH_PAUSE_S: Final = 0.003
 """The least time between two syncs that nobody stands still for: on a quick disk each would carry a record or two."""
 
 
@@ -44,7 +44,7 @@ class _Shared(asyncio.Future[StoreBrokenError | None]):
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - the signature is asyncio's
         return False
 
-    def told(self, error: StoreBrokenError | None) -> None:
+    def wake(self, error: StoreBrokenError | None) -> None:
         """Wake those who wait."""
         if not self.done():
             self.set_result(error)
@@ -83,9 +83,9 @@ class Appender:
         """Bytes known to be on the disk."""
         self.in_line: list[bytes] = []
         """What has not been handed to the system. Only this object changes it."""
-        self._when_written: list[Told] = []
+        self._when_written: list[OnDurable] = []
         """For what is in the buffer."""
-        self._flying: list[Told] = []
+        self._flying: list[OnDurable] = []
         """For the write that a thread makes now."""
         self._open_written: _Shared | None = None
         self._commits: deque[_Commit] = deque()
@@ -100,7 +100,7 @@ class Appender:
         self._closed = False
         self._cause: StoreBrokenError | None = None
         self._by_thread_until = 0.0
-        self._breath_ends = 0.0
+        self._pause_ends = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"write-{path.name}")
@@ -149,17 +149,17 @@ class Appender:
             future = self._open_written
             if future is None:
                 future = self._open_written = _Shared(loop=self._running_loop())
-                self._when_written.append(future.told)
+                self._when_written.append(future.wake)
                 self.write_soon()
         elif self._flying:
             future = _Shared(loop=self._loop)
-            self._flying.append(future.told)
+            self._flying.append(future.wake)
         else:
             return
         if await future is not None:
             raise self._error()
 
-    def when_written(self, then: Told) -> None:
+    def when_written(self, then: OnDurable) -> None:
         """Call `then` when everything appended so far was handed to the system: at the end of this turn of the loop.
 
         Raises:
@@ -177,7 +177,7 @@ class Appender:
         else:
             then(None)
 
-    def when_durable(self, then: Told, *, urgent: bool = False) -> None:
+    def when_durable(self, then: OnDurable, *, urgent: bool = False) -> None:
         """Call `then` when everything appended so far is on the disk, with what comes soon; `urgent`: with no more.
 
         Raises:
@@ -193,7 +193,7 @@ class Appender:
 
     # -- the two steps in one: every intent, every row and every `done` come this way
 
-    def append_written(self, data: bytes, then: Told) -> None:
+    def append_written(self, data: bytes, then: OnDurable) -> None:
         """`append`, then `when_written`."""
         if self._cause is not None or self._closed:
             self._check()
@@ -240,7 +240,7 @@ class Appender:
         commit = self._commit(urgent=True)
         if commit.future is None:
             commit.future = _Shared(loop=self._loop)
-            commit.calls.append(commit.future.told)
+            commit.calls.append(commit.future.wake)
             commit.values.append(None)
         if await commit.future is not None:
             raise self._error()
@@ -295,22 +295,22 @@ class Appender:
         data = self.in_line[0] if len(self.in_line) == 1 else b"".join(self.in_line)
         self.in_line.clear()
         self._flush_due = False
-        told, self._when_written, self._open_written = self._when_written, [], None
+        wake, self._when_written, self._open_written = self._when_written, [], None
         loop = self._running_loop()
         began = loop.time()
         if len(data) > self._inline_bytes or began < self._by_thread_until:
-            self._writing, self._flying = True, told
+            self._writing, self._flying = True, wake
             flying = loop.run_in_executor(self._writer, self._write, data)
             flying.add_done_callback(self._wrote)
             return
         try:
             self._write(data)
         except Exception as error:  # noqa: BLE001 - as of a thread's write: whatever it is, the bytes are not there
-            self._break(error, told)
+            self._break(error, wake)
             return
         if loop.time() - began > _SLOW_S:
             self._by_thread_until = began + _BY_THREAD_S
-        self._has_written(len(data), told)
+        self._has_written(len(data), wake)
 
     def _write(self, data: bytes) -> int:
         """On the loop's thread or the writer's."""
@@ -323,17 +323,17 @@ class Appender:
 
     def _wrote(self, flying: asyncio.Future[int]) -> None:
         self._writing = False
-        told, self._flying = self._flying, []
+        wake, self._flying = self._flying, []
         error = flying.exception()
         if error is not None or self._cause is not None:
-            self._break(error, told)
+            self._break(error, wake)
             return
-        self._has_written(flying.result(), told)
+        self._has_written(flying.result(), wake)
         self._flush()
 
-    def _has_written(self, size_bytes: int, told: list[Told]) -> None:
+    def _has_written(self, size_bytes: int, wake: list[OnDurable]) -> None:
         self._written_length += size_bytes
-        self._tell(told)
+        self._wake(wake)
         self._sync_next()
 
     # -- syncing
@@ -343,9 +343,9 @@ class Appender:
         if self._syncing or not self._commits or self._cause is not None:
             return
         loop = self._running_loop()
-        if self._urgent_to <= self.durable_length and loop.time() < self._breath_ends:
+        if self._urgent_to <= self.durable_length and loop.time() < self._pause_ends:
             if self._timer is None:
-                self._timer = loop.call_at(self._breath_ends, self._breathed)
+                self._timer = loop.call_at(self._pause_ends, self._pause_ended)
             return
         if self._commits[0].target > self._written_length:
             self._flush()  # comes back here when it is done
@@ -355,9 +355,9 @@ class Appender:
         flying = loop.run_in_executor(self._syncer, self._sync)
         flying.add_done_callback(lambda done: self._synced_upto(upto, done))
 
-    def _breathed(self) -> None:
+    def _pause_ended(self) -> None:
         self._timer = None
-        self._breath_ends = 0.0  # a loop's timers may come a little early
+        self._pause_ends = 0.0  # a loop's timers may come a little early
         self._sync_next()
 
     def _sync(self) -> None:
@@ -373,29 +373,29 @@ class Appender:
             self._break(error, [])
             return
         self.durable_length = upto
-        self._breath_ends = self._running_loop().time() + _BREATH_S
+        self._pause_ends = self._running_loop().time() + _BATCH_PAUSE_S
         while self._commits and self._commits[0].target <= upto:
             commit = self._commits.popleft()
-            self._tell(commit.calls, commit.values)
+            self._wake(commit.calls, commit.values)
         self._sync_next()
 
     # -- the end
 
-    def _break(self, error: BaseException | None, told: list[Told]) -> None:
+    def _break(self, error: BaseException | None, wake: list[OnDurable]) -> None:
         """The end of this store for the process's life: everyone who waits learns it."""
         if self._cause is None:
             reason = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
             self._cause = broken(self._path, reason)
-        waiting: list[Callable[[Any], None]] = [*told, *self._when_written]
+        waiting: list[Callable[[Any], None]] = [*wake, *self._when_written]
         for commit in self._commits:
             waiting += commit.calls
         self._commits.clear()
         self.in_line.clear()
         self._when_written = []
         self._open_written = self._open_commit = None
-        self._tell(waiting)
+        self._wake(waiting)
 
-    def _tell(self, calls: Sequence[Callable[[Any], None]], values: Iterable[object] = repeat(None)) -> None:
+    def _wake(self, calls: Sequence[Callable[[Any], None]], values: Iterable[object] = repeat(None)) -> None:
         """It is so, or never will be. A call that raises is a fault of its own, and not of those behind it."""
         for then, value in zip(calls, values, strict=False):
             try:

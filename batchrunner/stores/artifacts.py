@@ -11,10 +11,9 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 
 from batchrunner.core.item import Item, fold, safe_stem
-from batchrunner.stores.atomic import place_whole
-from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken
-from batchrunner.stores.off_loop import SharedStep, Threads
-from batchrunner.stores.surrogates import mended_text
+from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken, place_whole
+from batchrunner.stores.row_codec import without_lone_surrogates
+from batchrunner.stores.threads import CoalescedCall, Threads
 
 _SUFFIX_LIMIT = 16
 _MAX_DEPTH = 8
@@ -28,7 +27,7 @@ class Artifacts:
         self._files = files
         self._threads = Threads("artifact", count=2)
         self._counting = Lock()
-        self._syncs: dict[Path, SharedStep] = {}
+        self._syncs: dict[Path, CoalescedCall] = {}
         self.added = 0
         """Files under new names."""
 
@@ -89,9 +88,9 @@ class Artifacts:
         """No further files."""
         self._threads.close()
 
-    def _sync_of(self, folder: Path) -> SharedStep:
+    def _sync_of(self, folder: Path) -> CoalescedCall:
         if folder not in self._syncs:
-            self._syncs[folder] = SharedStep(lambda: self._files.fsync_folder(folder), self._threads)
+            self._syncs[folder] = CoalescedCall(lambda: self._files.fsync_folder(folder), self._threads)
         return self._syncs[folder]
 
     def _make_folders(self, folder: PurePosixPath) -> None:
@@ -138,7 +137,7 @@ class AnswerFolder:
         path = safe_path(self._path_of(item))
         if not self._claim(path, item):
             path = safe_path(self._path_of(item), mark=f"-{item.key[:12]}")
-        await self._artifacts.write(path, mended_text(text).encode())
+        await self._artifacts.write(path, without_lone_surrogates(text).encode())
         return path
 
     def _claim(self, path: str, item: Item) -> bool:

@@ -22,10 +22,9 @@ from batchrunner.core.events import CheckpointMark, Close
 from batchrunner.core.item_states import Figures
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.state import LedgerState
-from batchrunner.stores.atomic import open_beside, write_all
-from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles
-from batchrunner.stores.ledger_line import CHECKPOINT_NAME, MAX_LINE_BYTES, checkpoint_path, is_sound, segment_path
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles, open_beside, write_all
+from batchrunner.stores.ledger_line import CHECKPOINT_NAME, MAX_LINE_BYTES, checkpoint_path, is_intact, segment_path
+from batchrunner.stores.row_codec import UNREADABLE
 
 FORMAT: Final = 1
 _MOST_HEAD_BYTES: Final = 1 << 26
@@ -64,7 +63,7 @@ class Restored:
 
     segment: int
     state: LedgerState
-    vouched: bool
+    verified: bool
     """The `close` says how the directory was left."""
 
 
@@ -245,7 +244,7 @@ def _close_of(files: Files, path: Path, offset: int) -> tuple[Close, float] | No
         text = files.read_at(descriptor, MAX_LINE_BYTES, offset)
     finally:
         files.close(descriptor)
-    if not text.endswith(b"\n") or text.count(b"\n") != 1 or not is_sound(text[:-1]):
+    if not text.endswith(b"\n") or text.count(b"\n") != 1 or not is_intact(text[:-1]):
         return None
     return _decode_close(text), _decode_stamp(text).t
 

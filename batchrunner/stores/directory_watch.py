@@ -11,13 +11,12 @@ from batchrunner.core.events import CheckpointMark
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.checkpoint import remove_checkpoints, segment_mark, write_checkpoint
-from batchrunner.stores.files import InspectedFiles, broken
+from batchrunner.stores.files import RESULTS, InspectedFiles, Marks, broken, count_files, marks_of
 from batchrunner.stores.inspection import inspect
 from batchrunner.stores.ledger import LedgerWriter
-from batchrunner.stores.marks import RESULTS, Marks, count_files, marks_of
-from batchrunner.stores.off_loop import Threads
 from batchrunner.stores.results import ResultsFile
 from batchrunner.stores.run_directory import remember_ledger, segment_left
+from batchrunner.stores.threads import Threads
 
 
 class DirectoryWatch:

@@ -6,15 +6,18 @@ into children, interpreting errors (an `OSError` leaves as it is; the stores tra
 """
 
 import errno
+import itertools
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.events import Close, FileMark, FolderMark
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -274,3 +277,158 @@ def broken(path: Path, error: OSError) -> StoreBrokenError:
     if error.errno == errno.ELOOP:
         said = "is a link, and no link is followed here: put the file itself in its place"
     return StoreBrokenError(f"{path}: {said}; nothing more is sent. Mend the disk, then run the same command again")
+
+
+# Whole files or none: bytes go into a new file beside their place, to the disk, and then under their name.
+#
+# Refuses: leaving half a file under a real name, following links, silently short writes.
+
+TEMPORARY = ".tmp"
+"""Names ending so are left-overs of a process that was killed; whoever holds the run's lock may remove them."""
+
+_LEFT_OVER = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
+_numbers = itertools.count(1)
+
+
+def open_beside(files: Files, folder: Path, mode: int) -> tuple[Path, int]:
+    """A new, empty file in `folder` with a name that nobody uses, and its descriptor."""
+    while True:
+        path = folder / f".{os.getpid()}-{next(_numbers)}{TEMPORARY}"
+        try:
+            return path, files.open_new(path, mode)
+        except FileExistsError:
+            continue
+
+
+def write_all(files: Files, descriptor: int, data: bytes) -> None:
+    """Write everything; a short write is continued, so that the system says why (ENOSPC first shows as one).
+
+    Raises:
+        OSError: what the system said.
+    """
+    rest = memoryview(data)
+    while rest:
+        taken = files.write(descriptor, rest)
+        if taken <= 0:
+            raise OSError(errno.EIO, "the system took no bytes and gave no reason")
+        rest = rest[taken:]
+
+
+def place_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
+    """Put `data` under `path`; its bytes are durable, its name is not before `fsync_folder(path.parent)`.
+
+    Raises:
+        OSError: what the system said; nothing is left behind, and what stood under `path` still does.
+    """
+    beside, descriptor = open_beside(files, path.parent, mode)
+    try:
+        try:
+            write_all(files, descriptor, data)
+            files.fsync(descriptor)
+        finally:
+            files.close(descriptor)
+        files.rename(beside, path)
+    except OSError:
+        files.unlink(beside)
+        raise
+
+
+def write_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
+    """Put `data` under `path`, durable with its name when this returns. Raises OSError."""
+    place_whole(files, path, data, mode)
+    files.fsync_folder(path.parent)
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file's name says that it was never finished."""
+    return _LEFT_OVER.fullmatch(name) is not None
+
+
+def remove_temporary_files(files: InspectedFiles, folder: Path) -> int:
+    """Remove what killed processes left in `folder` and below; how many files. Only for the holder of the run's lock.
+
+    Raises:
+        OSError: what the system said.
+    """
+    left = [name for name in files.names(folder) if is_left_over(name)]
+    for name in left:
+        files.unlink(folder / name)
+    return len(left) + sum(remove_temporary_files(files, folder / name) for name in files.folders(folder))
+
+
+# How a clean end left a run's directory, and whether it still stands so.
+#
+# Of each file of rows its inode, size and time of change are kept, of each folder of outputs its inode, the newest time
+# of change of the folders in it and the number of files. What is the same was not changed by hand; what differs, and
+# what was copied, is looked at row by row (`inspection`). Refuses to vouch for what it cannot name in one ledger
+# record.
+
+RESULTS: Final = "results.jsonl"
+FAILURES: Final = "failures.jsonl"
+SUPERSEDED: Final = "superseded.jsonl"
+SUPERSEDED_FAILURES: Final = "superseded_failures.jsonl"
+_MARKED: Final = (RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES)
+_MOST_FOLDERS: Final = 200
+"""So many fit into a record whatever they are called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """What `Close` keeps."""
+
+    files: tuple[FileMark, ...]
+    folders: tuple[FolderMark, ...]
+
+
+def marks_of(files: InspectedFiles, folder: Path, outputs: Iterable[str]) -> Marks | None:
+    """The directory as it stands; `outputs` are the folders at its top that hold pictures and answers.
+
+    None when there are too many of these for a record. Blocks. Raises StoreBrokenError.
+    """
+    names = sorted(outputs)
+    if len(names) > _MOST_FOLDERS or any(len(name) > _MOST_FOLDERS for name in names):
+        return None
+    try:
+        return Marks(
+            files=tuple(mark for name in _MARKED if (mark := _file_mark(files, folder, name)) is not None),
+            folders=tuple(mark for name in names if (mark := _folder_mark(files, folder, name)) is not None),
+        )
+    except OSError as error:
+        raise broken(folder, error) from error
+
+
+def stands_as_marked(files: InspectedFiles, folder: Path, marked: Close | None) -> bool:
+    """Whether nobody changed the directory since that end. Blocks. Raises StoreBrokenError."""
+    if marked is None or marked.files is None:
+        return False
+    now = marks_of(files, folder, (name for name, *_ in marked.folders))
+    return now is not None and now.files == marked.files and now.folders == marked.folders
+
+
+def size_marked(marked: Close, name: str) -> int:
+    """Bytes of a file of rows at that end."""
+    return next((size for known, _, size, _ in marked.files or () if known == name), 0)
+
+
+def count_files(files: InspectedFiles, folder: Path) -> tuple[int, int]:
+    """(files in a folder and below, newest time of change of these folders). Raises OSError."""
+    found = files.look(folder)
+    below = files.folders(folder)
+    count, newest = len(files.names(folder)) - len(below), found.mtime_ns if found is not None else 0
+    for name in below:
+        inner, changed = count_files(files, folder / name)
+        count, newest = count + inner, max(newest, changed)
+    return count, newest
+
+
+def _file_mark(files: InspectedFiles, folder: Path, name: str) -> FileMark | None:
+    found = files.look(folder / name)
+    return None if found is None else (name, found.inode, found.size_bytes, found.mtime_ns)
+
+
+def _folder_mark(files: InspectedFiles, folder: Path, name: str) -> FolderMark | None:
+    found = files.look(folder / name)
+    if found is None or found.kind != "folder":
+        return None
+    count, newest = count_files(files, folder / name)
+    return name, found.inode, newest, count

@@ -17,18 +17,18 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import DAMAGED, AudioBytes, Problem, ProblemKind
 from batchrunner.core.row import Audio, Picture
 from batchrunner.stores.artifacts import Artifacts
-from batchrunner.stores.off_loop import Threads
-from batchrunner.stores.picture_bytes import (
+from batchrunner.stores.picture_formats import (
     Format,
+    audio_format,
+    foreign_content,
     format_of,
     has_long_png_text,
     other_format,
-    sound_format,
-    stranger,
     whole_fault,
     with_png_text,
     without_png_text,
 )
+from batchrunner.stores.threads import Threads
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -37,7 +37,7 @@ MAX_PIXELS = 36_000_000
 """Room for 8K; Pillow takes four bytes for each."""
 FOLDER = "images"
 DAMAGED_FOLDER = "images/damaged"
-SOUNDS_FOLDER = "audio"
+AUDIO_FOLDER = "audio"
 
 _THREADS = 2
 _BIG_PIXELS = 4_000_000
@@ -131,22 +131,22 @@ class PictureFiles:
             bytes=len(ready.data),
         )
 
-    async def save_sound(self, sound: AudioBytes, *, stem: str) -> Audio:
+    async def save_audio(self, audio: AudioBytes, *, stem: str) -> Audio:
         """See `core.ports.PictureStore`. Sounds lie in a folder of their own.
 
         Raises:
             StoreBrokenError: the disk refused.
         """
-        name, ending = sound_format(sound.data) or other_format(sound.data) or ("BIN", "bin")
-        if ending == "bin" and sound.format and sound.format.isascii() and sound.format.isalnum():
-            name, ending = sound.format.upper()[:8], sound.format.lower()[:8]
-        path = await self._artifacts.write_once(f"{SOUNDS_FOLDER}/{safe_stem(stem)}.{ending}", sound.data)
+        name, ending = audio_format(audio.data) or other_format(audio.data) or ("BIN", "bin")
+        if ending == "bin" and audio.format and audio.format.isascii() and audio.format.isalnum():
+            name, ending = audio.format.upper()[:8], audio.format.lower()[:8]
+        path = await self._artifacts.write_once(f"{AUDIO_FOLDER}/{safe_stem(stem)}.{ending}", audio.data)
         return Audio(
             path=path,
-            sha256=hashlib.sha256(sound.data).hexdigest(),
+            sha256=hashlib.sha256(audio.data).hexdigest(),
             format=name,
-            bytes=len(sound.data),
-            transcript=sound.transcript,
+            bytes=len(audio.data),
+            transcript=audio.transcript,
         )
 
     async def _with_damaged(self, problem: Problem, data: bytes, stem: str) -> Problem:
@@ -168,7 +168,7 @@ def prepare(data: bytes, *, into: PictureFormat | None, text: Mapping[str, str],
     if shape is None:
         other = other_format(data)
         if other is None:
-            return _bad(f"the server sent {stranger(data)} instead of a picture")
+            return _bad(f"the server sent {foreign_content(data)} instead of a picture")
         return _ready(data, *other, size=None)
     if fault := whole_fault(data, shape):
         return _bad(f"the server sent {fault}", code=DAMAGED)

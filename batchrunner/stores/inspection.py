@@ -19,11 +19,9 @@ from batchrunner.core.events import Done, Failed, Requeued, recorded_files
 from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
-from batchrunner.stores.files import InspectedFiles, Look, broken
-from batchrunner.stores.lines import Line, read_lines
-from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED
-from batchrunner.stores.row_forms import form_at, open_rows
-from batchrunner.stores.rows import RowFacts, crc_of, facts_of, failure_of, row_lines, trimmed
+from batchrunner.stores.files import FAILURES, RESULTS, SUPERSEDED, InspectedFiles, Look, broken
+from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, failure_of, row_lines, trimmed
+from batchrunner.stores.row_forms import FileLine, form_at, open_rows, read_lines
 
 _PIECE_BYTES: Final = 1 << 20
 _NO_SUCH_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP})
@@ -126,7 +124,7 @@ class _Inspector:
             if self.state.item_state(key) is ItemState.DONE:
                 self.state.see(key)
 
-    def _row(self, line: Line, facts: RowFacts) -> None:
+    def _row(self, line: FileLine, facts: RowFacts) -> None:
         found, key, output = self.found, bytes.fromhex(facts.key), facts.output
         if not (output.images or output.audio or output.path is not None or facts.shared_with is not None):
             first, crc = self.state.see_first(key)
@@ -160,7 +158,7 @@ class _Inspector:
             else:
                 found.set_aside += self.state.see(key)
 
-    def _adopt(self, key: bytes, name: str, line: Line) -> None:
+    def _adopt(self, key: bytes, name: str, line: FileLine) -> None:
         if key not in self.found.adopting:
             self.found.adopting.add(key)
             self.found.places.append((name, line.offset, len(line.text)))
@@ -177,7 +175,7 @@ class _Inspector:
                 return False
         return True
 
-    def _answer(self, line: Line, facts: RowFacts) -> None:
+    def _answer(self, line: FileLine, facts: RowFacts) -> None:
         path = facts.output.path
         if path is not None:
             self._note_output(path)

@@ -9,11 +9,9 @@ from typing import Self
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import FORMAT_VERSION, CheckpointMark, Close, Event, Open
 from batchrunner.core.ports import Clock
-from batchrunner.stores.appender import INLINE_BYTES, Appender, Told
-from batchrunner.stores.atomic import write_all
-from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, broken, make_durable
+from batchrunner.stores.appender import INLINE_BYTES, Appender, OnDurable
+from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, Marks, broken, make_durable, write_all
 from batchrunner.stores.ledger_line import encode_line, segment_numbers, segment_path
-from batchrunner.stores.marks import Marks
 
 
 class LedgerWriter:
@@ -118,7 +116,7 @@ class LedgerWriter:
         self._append(event)
         await self._appender.synced()
 
-    def write_soon(self, event: Event, then: Told) -> None:
+    def write_soon(self, event: Event, then: OnDurable) -> None:
         """See `core.ports.Ledger`."""
         appender = self._appender
         durable = None if appender.in_line else appender.durable_length
@@ -126,7 +124,7 @@ class LedgerWriter:
         appender.append_written(line, then)
         self._sequence += 1
 
-    def commit_soon(self, event: Event, then: Told, *, urgent: bool = False) -> None:
+    def commit_soon(self, event: Event, then: OnDurable, *, urgent: bool = False) -> None:
         """See `core.ports.Ledger`."""
         appender = self._appender
         durable = None if appender.in_line else appender.durable_length
@@ -134,7 +132,7 @@ class LedgerWriter:
         appender.append_durable(line, then, None, urgent=urgent)
         self._sequence += 1
 
-    def sync_now(self, then: Told) -> None:
+    def sync_now(self, then: OnDurable) -> None:
         """See `core.ports.Ledger`."""
         self._appender.when_durable(then, urgent=True)
 

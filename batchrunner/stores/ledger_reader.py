@@ -20,10 +20,17 @@ from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import READABLE_VERSIONS, Close, Done, Event, Open, Reformatted
 from batchrunner.core.lifecycle import ItemEvent
 from batchrunner.stores.files import DISK, Files, broken
-from batchrunner.stores.ledger_batches import PIECE_BYTES, Batch, sound_batches
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, is_sound, segment_numbers, segment_path
-from batchrunner.stores.lines import Line, read_lines
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.ledger_line import (
+    MAX_LINE_BYTES,
+    PIECE_BYTES,
+    Batch,
+    intact_batches,
+    is_intact,
+    segment_numbers,
+    segment_path,
+)
+from batchrunner.stores.row_codec import UNREADABLE
+from batchrunner.stores.row_forms import FileLine, read_lines
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -68,14 +75,14 @@ class SegmentEnd:
     left_out: LeftOut | None
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _RecordEnvelope(msgspec.Struct, gc=False):
     s: int
     t: float
     e: str
     d: int | None = None
 
 
-class _Head(msgspec.Struct):
+class _OpenHead(msgspec.Struct):
     e: str
     version: int = 0
     resends: bool = False
@@ -86,8 +93,8 @@ class _Keyed(msgspec.Struct):
 
 
 _decode_key = msgspec.json.Decoder(_Keyed).decode
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_envelope = msgspec.json.Decoder(_RecordEnvelope).decode
+_decode_head = msgspec.json.Decoder(_OpenHead).decode
 _HEAD_BYTES = 4096
 _decode_event = msgspec.json.Decoder(Event).decode
 _is_key = re.compile("[0-9a-f]{32}").fullmatch
@@ -146,7 +153,7 @@ class LedgerReading:
         at = _Position()
         yield from self._look(path, number, at, upto=1 if batched else None)
         while batched and not at.ended:
-            for found in sound_batches(self._files, path, number, start=at.end, sequence=at.sequence):
+            for found in intact_batches(self._files, path, number, start=at.end, sequence=at.sequence):
                 if isinstance(found, Batch):
                     at.sequence, at.end, at.event = found.sequence, found.end, found.last
                     yield found
@@ -181,7 +188,9 @@ class LedgerReading:
                 return
         at.ended = True
 
-    def _take(self, path: Path, number: int, at: "_Position", line: Line, envelope: _Envelope) -> Iterator[Record]:
+    def _take(
+        self, path: Path, number: int, at: "_Position", line: FileLine, envelope: _RecordEnvelope
+    ) -> Iterator[Record]:
         """A sound line in its turn; nothing is to be told of what this version has no name for."""
         if at.sequence == 0:
             _check_open(path, line.text)
@@ -222,7 +231,7 @@ def newest_open(folder: Path, *, files: Files = DISK) -> Open | None:
     try:
         for number in reversed(segment_numbers(files.names(folder)) if files.exists(folder) else []):
             first = next(read_lines(files, segment_path(folder, number), longest_bytes=MAX_LINE_BYTES), None)
-            if first is None or not is_sound(text := first.text.removesuffix(b"\r")):
+            if first is None or not is_intact(text := first.text.removesuffix(b"\r")):
                 continue
             with suppress(*UNREADABLE):
                 event: Event = _decode_event(text)
@@ -244,7 +253,7 @@ def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
             for line in read_lines(files, segment_path(folder, number), longest_bytes=MAX_LINE_BYTES):
                 if line.offset == 0 and not _resends(line.text):
                     break
-                if b'"e":"lost"' in line.text and is_sound(line.text.removesuffix(b"\r")):
+                if b'"e":"lost"' in line.text and is_intact(line.text.removesuffix(b"\r")):
                     found[bytes.fromhex(_decode_key(line.text).k)] += 1
     except OSError as error:
         raise broken(folder, error) from error
@@ -260,9 +269,9 @@ def _resends(text: bytes) -> bool:
         return False
 
 
-def _trimmed(line: Line) -> Line:
+def _trimmed(line: FileLine) -> FileLine:
     """Without the carriage return that somebody's tool put at its end: the checksum says that the rest is whole."""
-    return line._replace(text=line.text[:-1]) if line.text.endswith(b"\r") and is_sound(line.text[:-1]) else line
+    return line._replace(text=line.text[:-1]) if line.text.endswith(b"\r") and is_intact(line.text[:-1]) else line
 
 
 def reformatted_events(folder: Path, *, files: Files = DISK) -> Iterator[Reformatted]:
@@ -287,16 +296,16 @@ def _may_hold_conversions(files: Files, segment: Path) -> bool:
         files.close(descriptor)
 
 
-def _fault(line: Line) -> str:
+def _fault(line: FileLine) -> str:
     """What is wrong with a line by itself; empty when it is sound."""
     if not line.whole:
         return "a line without an end"
-    if not is_sound(line.text):
+    if not is_intact(line.text):
         return "a line whose checksum is wrong"
     return ""
 
 
-def _envelope(path: Path, line: Line) -> _Envelope:
+def _envelope(path: Path, line: FileLine) -> _RecordEnvelope:
     try:
         line.text.decode("ascii")
         return _decode_envelope(line.text)
@@ -305,25 +314,27 @@ def _envelope(path: Path, line: Line) -> _Envelope:
         raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
 
 
-def _torn_tail(path: Path, bad: Line, rest: Iterator[Line], problem: str, out_of_turn: _Envelope | None) -> LeftOut:
+def _torn_tail(
+    path: Path, bad: FileLine, rest: Iterator[FileLine], problem: str, out_of_turn: _RecordEnvelope | None
+) -> LeftOut:
     """Look through what follows a fault: a durable length above it makes it damage."""
     found = [out_of_turn] if out_of_turn is not None else _swallowed(path, bad)
-    sound, durable = len(found), max((record.d or 0 for record in found), default=0)
+    intact, durable = len(found), max((record.d or 0 for record in found), default=0)
     end = bad.offset + len(bad.text) + bad.whole
     for line in rest:
         end = line.offset + len(line.text) + line.whole
         found = _swallowed(path, line) if _fault(line) else [_envelope(path, line)]
-        sound += len(found)
+        intact += len(found)
         durable = max([durable, *(record.d or 0 for record in found)])
         if durable > bad.offset:
             break
     if durable > bad.offset:
         told = f"{problem}, below byte {durable}, up to which the segment was known to be durable"
         raise LedgerDamagedError(file=str(path), offset=bad.offset, problem=told)
-    return LeftOut(file=str(path), offset=bad.offset, bytes=end - bad.offset, sound_records=sound, problem=problem)
+    return LeftOut(file=str(path), offset=bad.offset, bytes=end - bad.offset, sound_records=intact, problem=problem)
 
 
-def _swallowed(path: Path, line: Line) -> list[_Envelope]:
+def _swallowed(path: Path, line: FileLine) -> list[_RecordEnvelope]:
     """The sound record at the end of a faulty line: a lost newline makes one line of two."""
     start = line.text.rfind(b'{"s":')
     rest = line._replace(offset=line.offset + start, text=line.text[start:])
@@ -351,7 +362,7 @@ def _in_its_place(path: Path, number: int, opened: Open) -> Open:
     return opened
 
 
-def _event(path: Path, line: Line, envelope: _Envelope) -> Event | None:
+def _event(path: Path, line: FileLine, envelope: _RecordEnvelope) -> Event | None:
     """The event, None for a name that this version does not know."""
     try:
         event: Event = _decode_event(line.text)

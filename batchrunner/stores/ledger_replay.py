@@ -12,12 +12,10 @@ from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, Unre
 from batchrunner.core.events import Close
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.checkpoint import Restored, restored
-from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
+from batchrunner.stores.files import DISK, RESULTS, SUPERSEDED, Files, InspectedFiles, broken, stands_as_marked
 from batchrunner.stores.inspection import Inspection, inspect
-from batchrunner.stores.ledger_batches import Batch
-from batchrunner.stores.ledger_line import LEDGER, segment_numbers, segment_path
+from batchrunner.stores.ledger_line import LEDGER, Batch, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import LedgerReading, read_ledger
-from batchrunner.stores.marks import RESULTS, SUPERSEDED, stands_as_marked
 from batchrunner.stores.run_directory import segment_left
 from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
 
@@ -93,8 +91,8 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
         raise _missing(f"{path}: the end of this segment is", there, folder)
 
 
-def replay_into(state: LedgerState, reading: LedgerReading, *, vouched: bool = True) -> None:
-    """Apply all of it; what the last segment was sending is left as under way. `vouched`: by the end before it.
+def replay_into(state: LedgerState, reading: LedgerReading, *, verified: bool = True) -> None:
+    """Apply all of it; what the last segment was sending is left as under way. `verified`: by the end before it.
 
     An end that vouched for nothing leaves `intact_at` where it was before its segment, until one vouches again: what
     was missing then may have been changed before the events since.
@@ -109,9 +107,9 @@ def replay_into(state: LedgerState, reading: LedgerReading, *, vouched: bool = T
         else:
             state.apply(step.event, at=step.at)
             if isinstance(step.event, Close):
-                vouched = step.event.files is not None
+                verified = step.event.files is not None
                 state.intact_at = before
-        if vouched:
+        if verified:
             state.intact_at = step.at
 
 
@@ -154,7 +152,7 @@ def replay(
     known = _checkpoint(folder, day_offset_s=day_offset_s, files=files)
     if known is not None:
         state, reading = known.state, read_ledger(folder / LEDGER, files=files, after=known.segment)
-        replay_into(state, reading, vouched=known.vouched)
+        replay_into(state, reading, verified=known.verified)
     else:
         state, reading = LedgerState(day_offset_s=day_offset_s), read_ledger(folder / LEDGER, files=files)
         replay_into(state, reading)

@@ -1,6 +1,7 @@
 """What can still be read of a damaged ledger, and how it is written down anew.
 
-`sound_lines` gives every record whose checksum is right, wherever it stands; `Mender` makes of them a story that the
+`sound_lines` gives every record whose checksum is right, wherever it stands; `LedgerRebuilder` makes of them a story
+that the
 lifecycle allows: what follows from a lost record is put back (an intent whose `accepted` is there must have been),
 what contradicts is left out. Refuses to invent an answer, and to read a format of a later version.
 """
@@ -8,7 +9,7 @@ what contradicts is left out. Refuses to invent an answer, and to read a format 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, Self, get_args
 
 import msgspec
 
@@ -33,12 +34,60 @@ from batchrunner.core.events import (
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
-from batchrunner.stores.files import Files
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_sound, segment_numbers, segment_path
+from batchrunner.stores.files import PRIVATE_FILE, Files, write_all
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_intact, segment_numbers, segment_path
 from batchrunner.stores.ledger_reader import fault_of
-from batchrunner.stores.lines import read_lines
-from batchrunner.stores.rows import FailureFacts
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.row_codec import UNREADABLE, FailureFacts
+from batchrunner.stores.row_forms import read_lines
+
+# Writes ledger segments anew, in one go, with valid checksums. For salvage; a run writes with `LedgerWriter`.
+
+_BATCH_BYTES = 1 << 20
+
+
+class SegmentCopy:
+    """One segment of a new ledger; a context manager that makes it durable. Raises OSError."""
+
+    def __init__(self, files: Files, folder: Path, opened: Open, *, at: float) -> None:
+        self._files = files
+        self._descriptor = files.open_new(segment_path(folder, opened.segment), PRIVATE_FILE)
+        self._buffer = bytearray()
+        self._durable = 0
+        self.records = 0
+        self.add(opened, at=at)
+
+    def __repr__(self) -> str:
+        return f"<SegmentCopy records={self.records} durable={self._durable}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._flush()
+        finally:
+            self._files.close(self._descriptor)
+
+    def add(self, event: Event, *, at: float) -> None:
+        """The next record; the first of each batch says what is durable."""
+        durable = None if self._buffer else self._durable
+        self._buffer += encode_line(event, sequence=self.records, at=at, durable=durable)
+        self.records += 1
+        if len(self._buffer) >= _BATCH_BYTES:
+            self._flush()
+
+    def end(self, *, at: float) -> None:
+        """The clean end; everything before it is durable first, so that damage to it can be told."""
+        self._flush()
+        self.add(Close(records=self.records + 1), at=at)
+
+    def _flush(self) -> None:
+        if self._buffer:
+            write_all(self._files, self._descriptor, bytes(self._buffer))
+            self._files.fsync(self._descriptor)
+            self._durable += len(self._buffer)
+            self._buffer.clear()
+
 
 KIND = "salvage"
 """What a record that was put back says as its reason."""
@@ -49,18 +98,18 @@ _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 Numbered = Intent | Refused | Accepted | Retry | Failed | Done
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _SalvageEnvelope(msgspec.Struct, gc=False):
     s: int
     t: float
     e: str
     version: int = FORMAT_VERSION
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_envelope = msgspec.json.Decoder(_SalvageEnvelope).decode
 _decode_event = msgspec.json.Decoder(Event).decode
 
 
-class Kept(NamedTuple):
+class KeptRecord(NamedTuple):
     """A record that could be read. Events of later programs of this version have no place in a mended story."""
 
     segment: int
@@ -69,14 +118,14 @@ class Kept(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class SoundLines:
+class IntactLines:
     """Iterate it for the records; `stretches` then tells how often something was lost between them."""
 
     folder: Path
     files: Files
     stretches: int = 0
 
-    def __iter__(self) -> Iterator[Kept]:
+    def __iter__(self) -> Iterator[KeptRecord]:
         self.stretches = 0
         names = self.files.names(self.folder) if self.files.exists(self.folder) else []
         numbers = segment_numbers(names)
@@ -84,12 +133,12 @@ class SoundLines:
         for number in numbers:
             yield from self._segment(number)
 
-    def _segment(self, number: int) -> Iterator[Kept]:
+    def _segment(self, number: int) -> Iterator[KeptRecord]:
         path = segment_path(self.folder, number)
         expected, damaged = 0, False
         for line in read_lines(self.files, path, longest_bytes=MAX_LINE_BYTES):
             text = line.text.removesuffix(b"\r")
-            kept = _kept(path, number, text) if line.whole and is_sound(text) else None
+            kept = _kept(path, number, text) if line.whole and is_intact(text) else None
             if kept is None:
                 self.stretches += not damaged
                 damaged = True
@@ -101,7 +150,7 @@ class SoundLines:
                 yield record
 
 
-def _kept(path: Path, number: int, text: bytes) -> tuple[int, Kept | None] | None:
+def _kept(path: Path, number: int, text: bytes) -> tuple[int, KeptRecord | None] | None:
     """(sequence, record) of a sound line; None when it says nothing that can be understood."""
     try:
         envelope = _decode_envelope(text)
@@ -116,11 +165,11 @@ def _kept(path: Path, number: int, text: bytes) -> tuple[int, Kept | None] | Non
         encode_line(event, sequence=0, at=envelope.t, durable=None)
     except (*UNREADABLE, ValueError):
         return None
-    return envelope.s, Kept(number, envelope.t, event)
+    return envelope.s, KeptRecord(number, envelope.t, event)
 
 
 @dataclass(slots=True, kw_only=True)
-class Mender:
+class LedgerRebuilder:
     """Feed it the records of a ledger in order; it gives what is to be written instead, and knows where that leads.
 
     `place_of` tells where an item's row stands in the new directory; None when its answer is lost.
@@ -132,7 +181,7 @@ class Mender:
     sent_again: int = 0
     _lane: tuple[str, str] = ("", "")
 
-    def mended(self, event: Event, *, at: float) -> list[Event]:
+    def rebuilt(self, event: Event, *, at: float) -> list[Event]:
         """The events that take this one's place, none where it contradicts. `Open`, `Close` are the writer's."""
         if isinstance(event, Open | Close | Rewritten):
             return []
@@ -176,7 +225,7 @@ class Mender:
             kind=str(failure.error.get("class")),
             message=str(failure.error.get("message"))[:MESSAGE_MAX],
         )
-        return self.mended(event, at=at)
+        return self.rebuilt(event, at=at)
 
     # -- what must have been between two records
 

@@ -21,13 +21,10 @@ from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Ledger
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
-from batchrunner.stores.atomic import open_beside, write_all
-from batchrunner.stores.files import DISK, SHARED_FILE, InspectedFiles, broken
+from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, InspectedFiles, broken, open_beside, write_all
 from batchrunner.stores.images import FOLDER, MAX_PIXELS, prepare
-from batchrunner.stores.lines import read_lines
-from batchrunner.stores.marks import RESULTS
-from batchrunner.stores.rows import with_pictures
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.row_codec import UNREADABLE, with_pictures
+from batchrunner.stores.row_forms import read_lines
 
 _FORMATS: dict[PictureFormat, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF"}
 _MOST_NAMED = 20
@@ -35,7 +32,7 @@ _MOST_GONE = 100
 """Originals that a record names, so that it fits its line; further ones are removed all the same, but for a crash."""
 
 
-class _File(msgspec.Struct):
+class _PictureFile(msgspec.Struct):
     path: str
     sha256: str
     width: int | None
@@ -44,21 +41,21 @@ class _File(msgspec.Struct):
     bytes: int
 
 
-class _Sound(msgspec.Struct):
+class _AudioFile(msgspec.Struct):
     path: str
     sha256: str
     bytes: int
 
 
-class _Output(msgspec.Struct):
-    images: tuple[_File, ...] = ()
-    audio: tuple[_Sound, ...] = ()
+class _MediaOutput(msgspec.Struct):
+    images: tuple[_PictureFile, ...] = ()
+    audio: tuple[_AudioFile, ...] = ()
 
 
 class _Row(msgspec.Struct):
     id: str
     key: str
-    output: _Output = msgspec.field(default_factory=_Output)
+    output: _MediaOutput = msgspec.field(default_factory=_MediaOutput)
 
 
 _decode = msgspec.json.Decoder(_Row).decode
@@ -124,7 +121,7 @@ async def reformat(
         recorded = set[str]()
         for row in rows:
             new = [await converter.converted(picture) for picture in row.output.images]
-            kept: tuple[_File | _Sound, ...] = (*new, *row.output.audio)
+            kept: tuple[_PictureFile | _AudioFile, ...] = (*new, *row.output.audio)
             named = tuple((file.path, file.bytes, file.sha256) for file in kept)
             gone = tuple(old.path for old, now in zip(row.output.images, new, strict=True) if old.path != now.path)
             if gone and row.key not in recorded:  # identical items share pictures, and have a row each
@@ -154,7 +151,7 @@ def _rows(files: InspectedFiles, folder: Path) -> Iterator[_Row]:
             yield row
 
 
-def _is_other(picture: _File, wanted: PictureFormat) -> bool:
+def _is_other(picture: _PictureFile, wanted: PictureFormat) -> bool:
     return picture.format in _FORMATS.values() and picture.format != _FORMATS[wanted]
 
 
@@ -172,15 +169,15 @@ class _Converter:
     files: InspectedFiles
     artifacts: Artifacts
     told: Reformatting
-    made: dict[str, _File] = field(default_factory=dict)
+    made: dict[str, _PictureFile] = field(default_factory=dict)
     """By the original's path."""
 
-    async def converted(self, picture: _File) -> _File:
+    async def converted(self, picture: _PictureFile) -> _PictureFile:
         """The new picture; the old one where it stays."""
         if not _is_other(picture, self.wanted):
             return picture
         if picture.path not in self.made:
-            data = await asyncio.to_thread(self._sound, picture)
+            data = await asyncio.to_thread(self._convert_audio, picture)
             if isinstance(data, str):
                 self.told.leave(f"{picture.path}: {data}")
                 return picture
@@ -191,7 +188,7 @@ class _Converter:
             name = f"{FOLDER}/{PurePosixPath(picture.path).stem}.{ready.ending}"
             path = await self.artifacts.write_once(name, ready.data)
             self.told.pictures += 1
-            self.made[picture.path] = _File(
+            self.made[picture.path] = _PictureFile(
                 path=path,
                 sha256=ready.sha256,
                 width=ready.width,
@@ -201,7 +198,7 @@ class _Converter:
             )
         return self.made[picture.path]
 
-    def _sound(self, picture: _File) -> bytes | str:
+    def _convert_audio(self, picture: _PictureFile) -> bytes | str:
         """Its bytes, or why it stays as it is."""
         parts = PurePosixPath(picture.path).parts
         if parts[:1] != (FOLDER,) or ".." in parts:
@@ -217,7 +214,7 @@ class _Converter:
         return data if hashlib.sha256(data).hexdigest() == picture.sha256 else "is damaged: its sha256 differs"
 
 
-def _replace_rows(files: InspectedFiles, folder: Path, made: dict[str, _File]) -> int:
+def _replace_rows(files: InspectedFiles, folder: Path, made: dict[str, _PictureFile]) -> int:
     """Put rows with the new pictures in the place of results.jsonl, atomically; its length."""
     beside, descriptor = open_beside(files, folder, SHARED_FILE)
     length = 0
@@ -238,7 +235,7 @@ def _replace_rows(files: InspectedFiles, folder: Path, made: dict[str, _File]) -
     return length
 
 
-def _named(text: bytes, made: dict[str, _File]) -> Iterator[tuple[str, _File]]:
+def _named(text: bytes, made: dict[str, _PictureFile]) -> Iterator[tuple[str, _PictureFile]]:
     try:
         row = _decode(text)
     except UNREADABLE:

@@ -18,19 +18,36 @@ from batchrunner.core.job import Json
 from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.stores.appender import INLINE_BYTES, Appender
-from batchrunner.stores.atomic import write_all, write_whole
-from batchrunner.stores.failure_rows import FailuresOfLedger
-from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, InspectedFiles, broken, make_durable
+from batchrunner.stores.export_files import FailuresOfLedger
+from batchrunner.stores.files import (
+    DISK,
+    FAILURES,
+    RESULTS,
+    SHARED_FILE,
+    SHARED_FOLDER,
+    SUPERSEDED,
+    SUPERSEDED_FAILURES,
+    Files,
+    InspectedFiles,
+    broken,
+    make_durable,
+    write_all,
+    write_whole,
+)
 from batchrunner.stores.inspection import Inspection
-from batchrunner.stores.lines import Line
-from batchrunner.stores.marks import FAILURES, RESULTS, SUPERSEDED, SUPERSEDED_FAILURES
-from batchrunner.stores.mending import take_out_unreadable
-from batchrunner.stores.off_loop import Threads
-from batchrunner.stores.rewrite import Rewriting, Rewritten, in_order
-from batchrunner.stores.row_forms import put_right
-from batchrunner.stores.row_index import RowIndex, index_rows
-from batchrunner.stores.rows import crc_of, encode_row, facts_of, key_and_index_of, name_of, row_lines, trimmed
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.row_codec import (
+    UNREADABLE,
+    crc_of,
+    encode_row,
+    facts_of,
+    key_and_index_of,
+    name_of,
+    row_lines,
+    trimmed,
+)
+from batchrunner.stores.row_file import RewriteResult, Rewriting, RowIndex, in_order, index_rows, take_out_unreadable
+from batchrunner.stores.row_forms import FileLine, put_right
+from batchrunner.stores.threads import Threads
 
 TORN = "results.torn"
 FAILURES_TORN = "failures.torn"
@@ -92,9 +109,9 @@ class ResultsFile:
         try:
             reshaped, *_ = [put_right(self._files, self._folder / name) for name in _ALL]
             realigned = known_length > 0 and not self._line_ends_at(path, known_length)
-            torn_bytes = self._mend_end(RESULTS, TORN, torn_from=known_length if crashed and not realigned else None)
+            torn_bytes = self._repair_end(RESULTS, TORN, torn_from=known_length if crashed and not realigned else None)
             for name, torn in _OTHERS:
-                self._mend_end(name, torn, torn_from=0 if crashed else None)
+                self._repair_end(name, torn, torn_from=0 if crashed else None)
                 if crashed:
                     take_out_unreadable(self._files, self._folder / name, start=0, into=self._folder / torn)
             make_durable(self._files, path)
@@ -216,7 +233,7 @@ class ResultsFile:
         except OSError as error:
             raise broken(self._folder / RESULTS, error) from error
 
-    async def rewrite(self, items: AsyncIterator[Item], *, is_done: Callable[[bytes], bool]) -> Rewritten:
+    async def rewrite(self, items: AsyncIterator[Item], *, is_done: Callable[[bytes], bool]) -> RewriteResult:
         """Put `results.jsonl` in the items' order by one atomic replacement; write a `rewritten` record after it.
 
         Rows are relabelled when their item was moved or renamed; further items with the same key get a copy with
@@ -250,7 +267,7 @@ class ResultsFile:
 
     async def settle_failures(
         self, items: AsyncIterator[Item], *, is_failed: Callable[[bytes], bool], count: int = 0
-    ) -> Rewritten:
+    ) -> RewriteResult:
         """The same for `failures.jsonl`: one row per item that is failed now, its latest; `count` in all.
 
         A row that was removed by hand is made again from the ledger.
@@ -261,7 +278,7 @@ class ResultsFile:
         self._failures = None
         await self._release(FAILURES)
         if not count and not any(self._files.exists(self._folder / name) for name in (FAILURES, SUPERSEDED_FAILURES)):
-            return Rewritten(length=0, rows=0, shared=0, superseded=0)
+            return RewriteResult(length=0, rows=0, shared=0, superseded=0)
         rewriting = Rewriting(
             self._files,
             self._folder,
@@ -368,7 +385,7 @@ class ResultsFile:
         finally:
             self._files.close(descriptor)
 
-    def _mend_end(self, name: str, torn_name: str, *, torn_from: int | None) -> int:
+    def _repair_end(self, name: str, torn_name: str, *, torn_from: int | None) -> int:
         """End the file with a newline; how many bytes were torn.
 
         A row that lacks nothing but its newline gets it. A piece of one at `torn_from` or behind it moves to another
@@ -384,7 +401,11 @@ class ResultsFile:
             if end == length:
                 return 0
             piece = self._files.read_at(descriptor, length - end, end)
-            if torn_from is None or end < torn_from or name_of(trimmed(Line(end, piece, whole=False)).text) is not None:
+            if (
+                torn_from is None
+                or end < torn_from
+                or name_of(trimmed(FileLine(end, piece, whole=False)).text) is not None
+            ):
                 write_all(self._files, descriptor, b"\n")
                 self._files.fsync(descriptor)
                 return 0

@@ -1,10 +1,14 @@
 """A run's directory taken for a job: what stands in its `run.json`, and the totals that `status` reads there."""
 
+import asyncio
 import os
 import shlex
+import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -13,11 +17,18 @@ from batchrunner.core.job import Job, Json, seen_from_its_folder
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals
 from batchrunner.core.state import LedgerState
-from batchrunner.stores.atomic import sweep
 from batchrunner.stores.checkpoint import SegmentMark
-from batchrunner.stores.files import DISK, Files, InspectedFiles, broken
+from batchrunner.stores.files import (
+    DISK,
+    PRIVATE_FILE,
+    Files,
+    InspectedFiles,
+    broken,
+    remove_temporary_files,
+    write_all,
+)
+from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.run_file import RunFile, claim, read_run_file, write_run_file
-from batchrunner.stores.unreadable import UNREADABLE
 
 
 def resolved(job: Job) -> dict[str, Json]:
@@ -123,7 +134,7 @@ def _same_file(there: RunFile, job: Job) -> bool:
 def remove_leftovers(folder: Path, *, files: InspectedFiles = DISK) -> None:
     """Half-written files of killed processes, wherever they lie in the directory. Raises StoreBrokenError."""
     try:
-        sweep(files, folder)
+        remove_temporary_files(files, folder)
     except OSError as error:
         raise broken(folder, error) from error
 
@@ -197,3 +208,51 @@ def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:
     if not isinstance(known, dict):
         return {}
     return {lane: width for lane, width in known.items() if isinstance(width, int) and width > 0}
+
+
+# `errors.log`: tracebacks of faults of this program, for whoever mends it. Private, without keys, of bounded size.
+#
+# Refuses to be a reason for a run's end: where it cannot be written, the error's one line has to do.
+
+ERROR_LOG: Final = "errors.log"
+LOG_BYTES_MAX: Final = 1_000_000
+"""Nothing is added beyond it: the first faults tell more than the last ones."""
+ENTRY_CHARS_MAX: Final = 20_000
+_LINE_CHARS_MAX: Final = 400
+
+
+class ErrorLog:
+    """Implements `core.ports.NoteFault` in a run's directory; `mask` takes keys out of a text."""
+
+    def __init__(
+        self, folder: Path, *, mask: Callable[[str], str], wall: Callable[[], float], files: Files = DISK
+    ) -> None:
+        self._path = folder / ERROR_LOG
+        self._mask = mask
+        self._wall = wall
+        self._files = files
+
+    def __repr__(self) -> str:
+        return f"<ErrorLog {self._path}>"
+
+    async def __call__(self, what: str, error: BaseException) -> str:
+        """See `core.ports.NoteFault`."""
+        line = self._mask(" ".join(f"{type(error).__name__}: {error}".split()))[:_LINE_CHARS_MAX]
+        told = self._mask("".join(traceback.format_exception(error)))
+        if len(told) > ENTRY_CHARS_MAX:
+            told = f"{told[: ENTRY_CHARS_MAX // 2]}\n[…]\n{told[-ENTRY_CHARS_MAX // 2 :]}"
+        at = datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds")
+        entry = f"{at} {self._mask(' '.join(what.split()))}\n{told}\n"
+        try:
+            await asyncio.to_thread(self._add, entry.encode("utf-8", "replace"))
+        except OSError as refused:
+            return f"{line} ({ERROR_LOG} could not be written: {refused.strerror or refused})"
+        return line
+
+    def _add(self, entry: bytes) -> None:
+        descriptor = self._files.open_append(self._path, PRIVATE_FILE)
+        try:
+            if self._files.length(descriptor) + len(entry) <= LOG_BYTES_MAX:
+                write_all(self._files, descriptor, entry)
+        finally:
+            self._files.close(descriptor)

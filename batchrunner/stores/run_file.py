@@ -12,13 +12,21 @@ import msgspec
 
 from batchrunner.core.errors import NoRunError, UnreadableRunFileError, WrongDirectoryError
 from batchrunner.core.job import Json
-from batchrunner.stores.atomic import TEMPORARY, write_whole
-from batchrunner.stores.files import DISK, PRIVATE_FILE, SHARED_FOLDER, Files, broken
+from batchrunner.stores.files import (
+    DISK,
+    PRIVATE_FILE,
+    RESULTS,
+    SHARED_FOLDER,
+    SUPERSEDED,
+    TEMPORARY,
+    Files,
+    broken,
+    write_whole,
+)
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import newest_open
 from batchrunner.stores.lock import LOCK
-from batchrunner.stores.marks import RESULTS, SUPERSEDED
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.row_codec import UNREADABLE
 
 RUN_FILE = "run.json"
 RUN_FILE_VERSION = 1
@@ -85,7 +93,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, segment=None, segment_bytes=None, segment_left=None, checkpointed=None)
 
 
-class _Version(msgspec.Struct):
+class _RunFileVersion(msgspec.Struct):
     version: int
 
 
@@ -109,7 +117,7 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
     except OSError as error:
         raise broken(path, error) from error
     try:
-        version = msgspec.json.decode(text, type=_Version).version
+        version = msgspec.json.decode(text, type=_RunFileVersion).version
         if version != RUN_FILE_VERSION:
             raise WrongDirectoryError(
                 f"{path}: format version {version}; this program knows {RUN_FILE_VERSION}: use a newer one, "

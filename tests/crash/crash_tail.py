@@ -12,8 +12,8 @@ from typing import Any
 from crash_jobs import RUN
 from crashing_disk import CrashingDisk
 
-from batchrunner.stores.ledger_line import LEDGER, is_sound, segment_numbers, segment_path
-from batchrunner.stores.rows import name_of, row_lines
+from batchrunner.stores.ledger_line import LEDGER, is_intact, segment_numbers, segment_path
+from batchrunner.stores.row_codec import name_of, row_lines
 
 
 @dataclass
@@ -49,7 +49,7 @@ class LedgerTail:
         text = self.disk.bytes_of(path, on_the_disk=self.on_the_disk, start=self._offset)
         end = text.rfind(b"\n") + 1
         for line in text[:end].splitlines():
-            if not is_sound(line):
+            if not is_intact(line):
                 continue
             record = json.loads(line)
             if record["e"] == "intent":

@@ -24,7 +24,7 @@ from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_chat_reply import ChatDecoder
 from batchrunner.report import summary
-from batchrunner.stores import error_log
+from batchrunner.stores import run_directory
 from batchrunner.stores.artifacts import AnswerFolder
 
 PROMPTS = [f"prompt {number}" for number in range(8)]
@@ -284,7 +284,7 @@ def test_a_broken_disk_still_stops_everything(house: House, monkeypatch: Patch, 
 def test_the_log_holds_no_key_and_ends_at_its_bound(tmp_path: Path, house: House, monkeypatch: Patch) -> None:
     house.simulate = False
     monkeypatch.setenv("MY_KEY", CANARY)
-    monkeypatch.setattr(error_log, "LOG_BYTES_MAX", 5000)
+    monkeypatch.setattr(run_directory, "LOG_BYTES_MAX", 5000)
     monkeypatch.setattr(ChatDecoder, "end", lambda *_: json.loads(f"{{{CANARY}"))
     monkeypatch.setattr(ChatDecoder, "begin", lambda *_: (_ for _ in ()).throw(KeyError(CANARY)))
     job = chat(*PROMPTS, more="limits: {concurrency: 1}").replace(

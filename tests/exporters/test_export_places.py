@@ -15,9 +15,8 @@ from engine_house import House, World, chat, image
 import batchrunner
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.exporters import EXPORTERS
+from batchrunner.stores.export_files import OutgoingFile, RowOrder
 from batchrunner.stores.files import Disk
-from batchrunner.stores.outgoing import OutgoingFile
-from batchrunner.stores.row_order import RowOrder
 from batchrunner.stores.run_directory import remove_leftovers
 
 

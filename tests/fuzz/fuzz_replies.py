@@ -30,8 +30,8 @@ from batchrunner.providers.sse import SseEvent, SseParser
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.script import Call, Script, Send
 from batchrunner.simulator.world import World
-from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_sound
-from batchrunner.stores.rows import encode_row
+from batchrunner.stores.ledger_line import MAX_LINE_BYTES, encode_line, is_intact
+from batchrunner.stores.row_codec import encode_row
 from batchrunner.transport.coding import STEP_BYTES, CodingError, unpacker
 
 Outcome = Answer | TaskAccepted | Pictures | Pending | Problem
@@ -88,7 +88,7 @@ def can_be_kept(outcome: Outcome) -> None:
         case TaskAccepted():
             event = AcceptedEvent(i="a", k="0" * 32, n=1, a=0, task=outcome.task_id, model="m", account="a")
             line = encode_line(event, sequence=1, at=NOON, durable=None)
-            assert is_sound(line.rstrip(b"\n"))
+            assert is_intact(line.rstrip(b"\n"))
         case Pictures():
             urls = tuple(ref.url for ref in outcome.refs if isinstance(ref, PictureUrl))
             line = encode_line(Ready(i="a", k="0" * 32, urls=urls), sequence=1, at=NOON, durable=None)
@@ -107,7 +107,7 @@ def problem_can_be_kept(problem: Problem) -> None:
     failed = Failed(
         i="a", k="0" * 32, n=1, a=1, kind=problem.kind.value, message=problem.message, request_id=problem.request_id
     )
-    assert is_sound(encode_line(failed, sequence=1, at=NOON, durable=None).rstrip(b"\n"))
+    assert is_intact(encode_line(failed, sequence=1, at=NOON, durable=None).rstrip(b"\n"))
 
 
 def decoder_of(name: DialectName, *, schema: dict[str, Json] | None = None) -> Callable[[], Decoder[Outcome]]:

@@ -24,9 +24,9 @@ from batchrunner.report.summary import jsonable, summary
 from batchrunner.report.wording import audit_words
 from batchrunner.stores.images import picture_fault, prepare
 from batchrunner.stores.ledger_replay import replay
-from batchrunner.stores.picture_bytes import whole_fault, with_png_text
+from batchrunner.stores.picture_formats import whole_fault, with_png_text
 from batchrunner.stores.results import ResultsFile, iter_results
-from batchrunner.stores.rows import Label, facts_of, name_and_id_of, relabelled, shared_copy
+from batchrunner.stores.row_codec import Label, facts_of, name_and_id_of, relabelled, shared_copy
 from batchrunner.stores.run_file import read_run_file
 
 SHARE = 0.3

@@ -30,7 +30,7 @@ from fuzz_kinds import (
 from fuzz_stores import picture_seeds
 from torture import Tried
 
-from batchrunner.stores.picture_bytes import with_png_text
+from batchrunner.stores.picture_formats import with_png_text
 
 
 def refusing(status: str, *, more: str = "") -> Kind:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts, safe_path
-from batchrunner.stores.atomic import sweep
-from batchrunner.stores.files import DISK, Disk
+from batchrunner.stores.files import DISK, Disk, remove_temporary_files
 
 
 def write(root: Path, path: str, data: bytes, files: Disk = DISK) -> None:
@@ -151,7 +150,7 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) ->
     (tmp_path / "images").mkdir()
     for name in (".99-1.tmp", "a.png", ".hidden", "mine.tmp"):
         (tmp_path / "images" / name).write_bytes(b"")
-    assert (sweep(DISK, tmp_path), sweep(DISK, tmp_path)) == (1, 0)
+    assert (remove_temporary_files(DISK, tmp_path), remove_temporary_files(DISK, tmp_path)) == (1, 0)
     assert set(everything(tmp_path)) == {"images/a.png", "images/.hidden", "images/mine.tmp"}
 
 

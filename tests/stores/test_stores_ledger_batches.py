@@ -10,10 +10,9 @@ from batchrunner.core.errors import LedgerDamagedError
 from batchrunner.core.events import Close, Done, Event, Failed, Intent, Open, Parked, Retry, Rewritten
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.state import LedgerState
-from batchrunner.stores import ledger_batches
+from batchrunner.stores import ledger_line as ledger_batches
 from batchrunner.stores.files import Disk
-from batchrunner.stores.ledger_batches import Batch
-from batchrunner.stores.ledger_line import encode_line
+from batchrunner.stores.ledger_line import Batch, encode_line
 from batchrunner.stores.ledger_reader import Record, read_ledger
 from batchrunner.stores.ledger_replay import replay_into
 
@@ -97,13 +96,13 @@ def in_batches(state: LedgerState, disk: OneSegment) -> object:
 
 def one_by_one(state: LedgerState, disk: OneSegment) -> object:
     reading = read_ledger(Path("ledger"), files=disk)
-    vouched = True
+    verified = True
     for record in reading:
         state.apply(record.event, at=record.at)
         if isinstance(record.event, Close):
-            vouched = record.event.files is not None
+            verified = record.event.files is not None
             state.intact_at = 0.0
-        if vouched:
+        if verified:
             state.intact_at = record.at
     return reading.segments
 

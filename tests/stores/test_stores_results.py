@@ -18,7 +18,7 @@ from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import Disk
 from batchrunner.stores.inspection import inspect
 from batchrunner.stores.results import Recovered, ResultsFile, iter_results
-from batchrunner.stores.rows import Label, encode_row, relabelled, shared_copy
+from batchrunner.stores.row_codec import Label, encode_row, relabelled, shared_copy
 
 
 def key_of(number: int) -> str:

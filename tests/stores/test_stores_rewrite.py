@@ -14,7 +14,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.stores.files import DISK, Disk
 from batchrunner.stores.results import ResultsFile
-from batchrunner.stores.rewrite import Rewritten
+from batchrunner.stores.row_file import RewriteResult
 
 
 def key_of(number: int) -> str:
@@ -54,10 +54,10 @@ async def stream(items: Iterable[Item]) -> AsyncIterator[Item]:
         yield one
 
 
-def rewrite(folder: Path, items: Iterable[Item], *, undone: tuple[int, ...] = (), files: Disk = DISK) -> Rewritten:
+def rewrite(folder: Path, items: Iterable[Item], *, undone: tuple[int, ...] = (), files: Disk = DISK) -> RewriteResult:
     left = {bytes.fromhex(key_of(number)) for number in undone}
 
-    async def run() -> Rewritten:
+    async def run() -> RewriteResult:
         results = ResultsFile(folder, files=files)
         rewritten = await results.rewrite(stream(items), is_done=lambda key: key not in left)
         await results.close()
@@ -66,7 +66,7 @@ def rewrite(folder: Path, items: Iterable[Item], *, undone: tuple[int, ...] = ()
     return asyncio.run(run())
 
 
-def settle(folder: Path, items: Iterable[Item], *, failed: tuple[int, ...]) -> Rewritten:
+def settle(folder: Path, items: Iterable[Item], *, failed: tuple[int, ...]) -> RewriteResult:
     keys = {bytes.fromhex(key_of(number)) for number in failed}
     return asyncio.run(ResultsFile(folder).settle_failures(stream(items), is_failed=keys.__contains__))
 
@@ -89,7 +89,7 @@ def test_rows_stand_in_the_items_order_afterwards_and_keep_their_bytes(tmp_path:
     rewritten = rewrite(tmp_path, [item(1), item(2), item(3)])
     assert get(tmp_path) == [line(1), line(2), line(3)]
     length = (tmp_path / "results.jsonl").stat().st_size
-    assert rewritten == Rewritten(length=length, rows=3, shared=0, superseded=0)
+    assert rewritten == RewriteResult(length=length, rows=3, shared=0, superseded=0)
     assert names(tmp_path) == ["results.jsonl"]
 
 

@@ -11,10 +11,9 @@ import pytest
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.job import Job, Limits
 from batchrunner.spec import load_job
-from batchrunner.stores import trial
-from batchrunner.stores.atomic import is_left_over
-from batchrunner.stores.files import DISK, Disk
-from batchrunner.stores.trial import places_for_requests, try_disk
+from batchrunner.stores import preflight
+from batchrunner.stores.files import DISK, Disk, is_left_over
+from batchrunner.stores.preflight import places_for_requests, try_disk
 
 
 class Refusing(Disk):
@@ -152,7 +151,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     stand = [(256, 256)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: stand[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: stand.append(pair))
-    monkeypatch.setattr(trial, "_open_now", lambda: 8)
+    monkeypatch.setattr(preflight, "_open_now", lambda: 8)
     return stand
 
 

@@ -37,7 +37,7 @@ class Threads:
         self._pool.shutdown(wait=False)
 
 
-class SharedStep:
+class CoalescedCall:
     """A step that serves everyone who asked before it began: one fsync of a folder for many new files in it."""
 
     def __init__(self, step: Callable[[], None], threads: Threads) -> None:
@@ -50,7 +50,7 @@ class SharedStep:
         """Return when a step that began after this call has ended; raises what it raised."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._round(self._running))
-            self._next.add_done_callback(_heard)  # those who asked may all have been cancelled
+            self._next.add_done_callback(_consume_exception)  # those who asked may all have been cancelled
         await asyncio.shield(self._next)
 
     async def _round(self, before: asyncio.Task[None] | None) -> None:
@@ -60,6 +60,6 @@ class SharedStep:
         await self._threads.run(self._step)
 
 
-def _heard(task: "asyncio.Task[None]") -> None:
+def _consume_exception(task: "asyncio.Task[None]") -> None:
     if not task.cancelled():
         task.exception()

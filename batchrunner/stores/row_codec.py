@@ -19,9 +19,23 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow, tokens_of
 from batchrunner.stores.files import Files
-from batchrunner.stores.lines import Line, read_lines
-from batchrunner.stores.surrogates import mended_text
-from batchrunner.stores.unreadable import UNREADABLE
+from batchrunner.stores.row_forms import FileLine, read_lines
+
+# Text that no UTF-8 can carry, made into text that it can. Refuses nothing.
+
+
+def without_lone_surrogates(text: str) -> str:
+    """The same text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+# What decoding bytes of the disk can raise: msgspec's own errors, and two of Python's that it lets through.
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""No JSON or another shape; a text that is no UTF-8; nested deeper than the stack."""
+
 
 _TOO_DEEP = "parsed_too_deep"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -30,15 +44,15 @@ _plain_encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class _File(msgspec.Struct):
+class _RowFile(msgspec.Struct):
     path: str
     sha256: str
     bytes: int
 
 
-class _Output(msgspec.Struct):
-    images: tuple[_File, ...] = ()
-    audio: tuple[_File, ...] = ()
+class _RowOutput(msgspec.Struct):
+    images: tuple[_RowFile, ...] = ()
+    audio: tuple[_RowFile, ...] = ()
     text: str = ""
     path: str | None = None
 
@@ -54,7 +68,7 @@ class RowFacts(msgspec.Struct):
     id: str
     key: str
     attempts: int = 0
-    output: _Output = msgspec.field(default_factory=_Output)
+    output: _RowOutput = msgspec.field(default_factory=_RowOutput)
     usage: _Tokens | None = None
     task_id: str | None = None
     shared_with: str | None = None
@@ -79,7 +93,7 @@ class _Name(msgspec.Struct, gc=False):
     shared_with: str | None = None
 
 
-class _Place(msgspec.Struct, gc=False):
+class _KeyAndIndex(msgspec.Struct, gc=False):
     key: str
     index: int
 
@@ -89,9 +103,9 @@ class _Id(msgspec.Struct):
 
 
 _decode_id = msgspec.json.Decoder(_Id).decode
-_decode_place = msgspec.json.Decoder(_Place).decode
+_decode_place = msgspec.json.Decoder(_KeyAndIndex).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
-_decode_path = msgspec.json.Decoder(_File).decode
+_decode_path = msgspec.json.Decoder(_RowFile).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
 _decode_failure = msgspec.json.Decoder(FailureFacts).decode
 
@@ -113,8 +127,8 @@ def label_of(item: Item) -> Label:
     """The item without what makes it big."""
     return Label(
         key=bytes.fromhex(item.key),
-        id=mended_text(item.id),
-        prompt_id=mended_text(item.prompt_id),
+        id=without_lone_surrogates(item.id),
+        prompt_id=without_lone_surrogates(item.prompt_id),
         index=item.index,
         vars=_encode_any(item.vars),
     )
@@ -150,17 +164,17 @@ def _encode_row(row: ResultRow | FailureRow) -> bytes:
         return _encode_any(_shown(msgspec.structs.replace(row, output=output)))
 
 
-def trimmed(line: Line) -> Line:
+def trimmed(line: FileLine) -> FileLine:
     """The line without what an editor put around its row: a byte order mark at the file's start, a carriage return."""
     offset, text, whole = line
     if offset == 0 and text.startswith(_BYTE_ORDER_MARK):
         offset, text = len(_BYTE_ORDER_MARK), text[len(_BYTE_ORDER_MARK) :]
     elif not text.endswith(b"\r"):
         return line
-    return Line(offset, text.removesuffix(b"\r"), whole)
+    return FileLine(offset, text.removesuffix(b"\r"), whole)
 
 
-def row_lines(files: Files, path: Path, *, start: int = 0) -> Iterator[Line]:
+def row_lines(files: Files, path: Path, *, start: int = 0) -> Iterator[FileLine]:
     """The lines of a file of rows, trimmed; without blank ones. A whole row without its newline is a whole line.
 
     Raises OSError.
@@ -168,7 +182,7 @@ def row_lines(files: Files, path: Path, *, start: int = 0) -> Iterator[Line]:
     for line in read_lines(files, path, start=start):
         offset, text, whole = trimmed(line)
         if text and not text.isspace():
-            yield Line(offset, text, whole or name_of(text) is not None)
+            yield FileLine(offset, text, whole or name_of(text) is not None)
 
 
 def name_of(text: bytes) -> tuple[bytes, bool] | None:
@@ -334,17 +348,17 @@ def _encode_any(value: object) -> bytes:
     try:
         line = _plain_encode(value)  # as `_encode`: nearly every row ends here
     except UnicodeEncodeError:
-        return _encode(_mended(msgspec.to_builtins(value)))
+        return _encode(_repaired(msgspec.to_builtins(value)))
     return _one_line(line) if b"\xe2\x80" in line or b"\xc2\x85" in line else line
 
 
-def _mended(value: Json | tuple[Json, ...]) -> Json:
+def _repaired(value: Json | tuple[Json, ...]) -> Json:
     match value:
         case str():
-            return mended_text(value)
+            return without_lone_surrogates(value)
         case list() | tuple():
-            return [_mended(inner) for inner in value]
+            return [_repaired(inner) for inner in value]
         case dict():
-            return {mended_text(name): _mended(inner) for name, inner in value.items()}
+            return {without_lone_surrogates(name): _repaired(inner) for name, inner in value.items()}
         case None | bool() | int() | float():
             return value

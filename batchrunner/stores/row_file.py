@@ -1,23 +1,177 @@
-"""One atomic replacement of a file of rows by one that shows the present job.
+"""Which row stands where: a dict of 16-byte keys to packed ints, made by one streaming pass. Refuses to hold rows."""
 
-The steps, each safe to be repeated after a crash: index the old file · write the new one beside it, in the items'
-order · append what nobody claims to other files, durable · replace. Until the last step the old file stands untouched.
-Refuses to lose a row: what has no place in the new file goes to `superseded`, from where it comes back with its item,
-or, when it is no row, to `unreadable`, or to the end of the new file.
-"""
-
-from collections.abc import AsyncIterator, Callable, Container, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 from batchrunner.core.item import Item
-from batchrunner.stores.atomic import open_beside, write_all
-from batchrunner.stores.files import SHARED_FILE, Files, broken
-from batchrunner.stores.lines import read_lines
-from batchrunner.stores.off_loop import Threads
-from batchrunner.stores.row_index import Keep, RowIndex, index_rows
-from batchrunner.stores.rows import Label, id_of, label_of, relabelled, shared_copy, unlabelled
+from batchrunner.stores.files import SHARED_FILE, Files, broken, open_beside, write_all
+from batchrunner.stores.row_codec import (
+    Label,
+    id_of,
+    label_of,
+    name_and_id_of,
+    name_of,
+    relabelled,
+    row_lines,
+    shared_copy,
+    unlabelled,
+)
+from batchrunner.stores.row_forms import read_lines
+from batchrunner.stores.threads import Threads
+
+_LENGTH_BITS = 32
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+
+Keep = Literal["first", "last"]
+
+
+class RowIndex:
+    """Key (16 bytes) → (offset, length without newline) of its row.
+
+    A shared copy stands in only for a lost original.
+    """
+
+    __slots__ = ("_places", "repeated", "unreadable")
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, int] = {}
+        self.repeated: list[tuple[int, int]] = []
+        """(offset, length) of originals whose key another original has: rare."""
+        self.unreadable: list[tuple[int, int]] = []
+        """(offset, length) of lines that are no rows: somebody else wrote them."""
+
+    def __repr__(self) -> str:
+        return f"<RowIndex rows={len(self)} repeated={len(self.repeated)} unreadable={len(self.unreadable)}>"
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._places)
+
+    def __getitem__(self, key: bytes) -> tuple[int, int]:
+        return _unpack(self._places[key])
+
+    def put(self, key: bytes, offset: int, length: int) -> None:
+        """Set or replace a key's place."""
+        self._places[key] = offset << _LENGTH_BITS | length
+
+    def take(self, key: bytes) -> tuple[int, int] | None:
+        """A key's place, which is forgotten."""
+        packed = self._places.pop(key, None)
+        return None if packed is None else _unpack(packed)
+
+    def places(self) -> list[tuple[int, int]]:
+        """All places in the file's order."""
+        return [_unpack(packed) for packed in sorted(self._places.values())]
+
+
+def index_rows(files: Files, path: Path, *, keep: Keep, stale: Container[int] = ()) -> RowIndex:
+    """The index of a file of rows; `keep` chooses among originals that have the same key.
+
+    Rows whose offset is in `stale` stand in only where there is no other. Raises OSError.
+    """
+    index = RowIndex()
+    stand_ins: list[tuple[bytes, tuple[int, int]]] = []
+    for line in row_lines(files, path):
+        if not line.whole:
+            continue
+        place = line.offset, len(line.text)
+        name = name_of(line.text)
+        if name is None:
+            index.unreadable.append(place)
+            continue
+        key, is_copy = name
+        if is_copy or line.offset in stale:
+            stand_ins.append((key, place))
+        elif key not in index:
+            index.put(key, *place)
+        else:
+            index.repeated.append(place if keep == "first" else index[key])
+            if keep == "last":
+                index.put(key, *place)
+    for key, place in stand_ins:
+        if key not in index:
+            index.put(key, *place)
+        elif place[0] in stale:
+            index.repeated.append(place)
+    return index
+
+
+def _unpack(packed: int) -> tuple[int, int]:
+    return packed >> _LENGTH_BITS, packed & _LENGTH_MASK
+
+
+# What a power loss leaves in the middle of a file of rows is taken out of it, so that every line is a row again.
+#
+# Pages reach the disk in any order: whole rows may follow a hole. Refuses to lose either: the hole's bytes go to
+# another file, durable there before the file without them takes its place, atomically.
+
+_CHUNK_BYTES = 1 << 20
+
+
+def take_out_unreadable(files: Files, path: Path, *, start: int, into: Path) -> int:
+    """Move whole lines from `start` on that are no rows; how many bytes. Raises OSError, with the old file in place."""
+    holes = [
+        (line.offset, len(line.text) + 1)
+        for line in row_lines(files, path, start=start)
+        if line.whole and name_and_id_of(line.text) is None
+    ]
+    if not holes:
+        return 0
+    old = files.open_read(path)
+    try:
+        _keep(files, old, holes, into)
+        beside, new = open_beside(files, path.parent, SHARED_FILE)
+        try:
+            done = 0
+            for offset, length in [*holes, (files.length(old), 0)]:
+                _copy(files, old, new, start=done, end=offset)
+                done = offset + length
+            files.fsync(new)
+            files.rename(beside, path)
+        except OSError:
+            files.unlink(beside)
+            raise
+        finally:
+            files.close(new)
+    finally:
+        files.close(old)
+    files.fsync_folder(path.parent)
+    return sum(length for _, length in holes)
+
+
+def _keep(files: Files, old: int, holes: list[tuple[int, int]], into: Path) -> None:
+    descriptor = files.open_append(into, SHARED_FILE)
+    try:
+        for offset, length in holes:
+            _copy(files, old, descriptor, start=offset, end=offset + length)
+        files.fsync(descriptor)
+    finally:
+        files.close(descriptor)
+    files.fsync_folder(into.parent)
+
+
+def _copy(files: Files, source: int, target: int, *, start: int, end: int) -> None:
+    while start < end:
+        data = files.read_at(source, min(_CHUNK_BYTES, end - start), start)
+        write_all(files, target, data)
+        start += len(data)
+
+
+# One atomic replacement of a file of rows by one that shows the present job.
+#
+# The steps, each safe to be repeated after a crash: index the old file · write the new one beside it, in the items'
+# order · append what nobody claims to other files, durable · replace. Until the last step the old file stands
+# untouched.
+# Refuses to lose a row: what has no place in the new file goes to `superseded`, from where it comes back with its item,
+# or, when it is no row, to `unreadable`, or to the end of the new file.
 
 _BATCH = 256
 _BUFFER_BYTES = 1 << 20
@@ -26,7 +180,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
+class RewriteResult:
     """What a replacement came to."""
 
     length: int
@@ -122,7 +276,7 @@ class Rewriting:
             elif (made := self._made.pop(label.key, None)) is not None:
                 self._placed.put(label.key, self._length, self._add(relabelled(made, label)))
 
-    def finish(self) -> Rewritten:
+    def finish(self) -> RewriteResult:
         """Keep what nobody claimed, make the new file durable, and let it take the old one's name."""
         unclaimed = [self._waiting[key] for key in self._waiting if self._outlives(key)]
         if self._keep == "first":  # of an item that failed again, only the last row says how it stands
@@ -142,7 +296,7 @@ class Rewriting:
         self._beside = None
         self._files.fsync_folder(self._folder)
         self.give_up()
-        return Rewritten(length=self._length, rows=self._rows, shared=self._shared, superseded=superseded)
+        return RewriteResult(length=self._length, rows=self._rows, shared=self._shared, superseded=superseded)
 
     def give_up(self) -> None:
         """Close everything; a new file that has not taken its name is removed."""
@@ -219,7 +373,7 @@ async def in_order(
     *,
     claims: Callable[[bytes], bool],
     row_of: Callable[[Item], bytes | None] | None = None,
-) -> Rewritten:
+) -> RewriteResult:
     """Drive a rewriting with a job's items; disk work happens off the loop.
 
     `row_of` makes a row for an item that has none; it may block.

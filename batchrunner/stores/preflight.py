@@ -18,16 +18,22 @@ from batchrunner.core.item import STEM_LIMIT_BYTES
 from batchrunner.core.job import Job
 from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.stores.artifacts import safe_path
-from batchrunner.stores.atomic import TEMPORARY, write_all
-from batchrunner.stores.files import PRIVATE_FILE, SHARED_FOLDER, InspectedFiles, syncs_folder
-from batchrunner.stores.lock import RunLock
-from batchrunner.stores.lock_file import LOCK_FILE
-from batchrunner.stores.marks import FAILURES, RESULTS
+from batchrunner.stores.files import (
+    FAILURES,
+    PRIVATE_FILE,
+    RESULTS,
+    SHARED_FOLDER,
+    TEMPORARY,
+    InspectedFiles,
+    syncs_folder,
+    write_all,
+)
+from batchrunner.stores.lock import LOCK_FILE, RunLock
 
 IMAGES = "images"
 _TRIED_BYTES = 4096
 _LONGEST_ENDING = 24
-_ROOM_FOR_AUTO = 256
+_MOST_FOR_AUTO = 256
 """What `auto` rarely needs more than: below that, the bound is worth a word."""
 _KEPT_FREE = 48
 """Descriptors for files, threads, name look-ups, polls and whatever else is no request."""
@@ -85,10 +91,10 @@ def places_for_requests(job: Job, *, lanes: int) -> int:
     return places
 
 
-def room_for_requests(job: Job, *, lanes: int, say: Callable[[str], None]) -> int:
+def requests_allowed(job: Job, *, lanes: int, say: Callable[[str], None]) -> int:
     """Requests that each lane may have in flight with the files that this process may open; said where it is fewer."""
     places = places_for_requests(job, lanes=lanes)
-    if places < (job.limits.concurrency or _ROOM_FOR_AUTO):
+    if places < (job.limits.concurrency or _MOST_FOR_AUTO):
         asked = f"limits.concurrency is {job.limits.concurrency}" if job.limits.concurrency else "`auto` stays below"
         say(
             f"at most {places} requests in flight on each lane: the system allows this process no more open files "

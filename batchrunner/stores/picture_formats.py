@@ -70,7 +70,7 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\3\4", "ZIP", "zip"),
     (b"\x1f\x8b", "GZIP", "gz"),
 )
-_SOUNDS: tuple[tuple[bytes, str, str], ...] = (
+_AUDIO: tuple[tuple[bytes, str, str], ...] = (
     (b"ID3", "MP3", "mp3"),
     (b"\xff\xfb", "MP3", "mp3"),
     (b"\xff\xf3", "MP3", "mp3"),
@@ -95,18 +95,18 @@ def other_format(data: bytes) -> tuple[str, str] | None:
     for magic, name, ending in _MAGICS:
         if data.startswith(magic):
             return name, ending
-    if (sound := sound_format(data)) is not None:
-        return sound
+    if (audio := audio_format(data)) is not None:
+        return audio
     if _SVG.match(data[:65536].removeprefix(b"\xef\xbb\xbf")):
         return "SVG", "svg"
     return None if _is_text(data) or len(data) < _SHORTEST_BYTES else ("BIN", "bin")
 
 
-def sound_format(data: bytes) -> tuple[str, str] | None:
-    """(name, ending) of a sound by its first bytes."""
+def audio_format(data: bytes) -> tuple[str, str] | None:
+    """(name, ending) of a audio by its first bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "WAV", "wav"
-    return next(((name, ending) for magic, name, ending in _SOUNDS if data.startswith(magic)), None)
+    return next(((name, ending) for magic, name, ending in _AUDIO if data.startswith(magic)), None)
 
 
 def _is_text(data: bytes) -> bool:
@@ -148,7 +148,7 @@ _LONG_TEXT_BYTES = 1000
 """Packed text may be a thousand times as long, and Pillow takes a megabyte."""
 
 
-def stranger(data: bytes) -> str:
+def foreign_content(data: bytes) -> str:
     """What bytes that are no picture seem to be, for a message."""
     if not data:
         return "nothing at all (0 bytes)"

@@ -1,0 +1,311 @@
+"""A file that leaves the house: streamed, whole or absent, durable when it is there.
+
+Refuses: taking the place of a file, unless it was told that what stands there is its own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal, Self, cast
+
+import msgspec
+
+from batchrunner.core.errors import JobMistakesError, LedgerDamagedError, Mistake, StoreBrokenError
+from batchrunner.core.events import Failed
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json
+from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.row import failure_row
+from batchrunner.core.status import ExportRow
+from batchrunner.stores.files import DISK, FAILURES, RESULTS, SHARED_FILE, Files, open_beside, write_all
+from batchrunner.stores.ledger_line import LEDGER
+from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.row_codec import UNREADABLE, encode_row, name_of, trimmed
+from batchrunner.stores.row_forms import FileLine, lines_of, open_rows
+
+EXPORTS: Final = "export"
+"""The folder in a run's directory in which exports lie. What lies there under an export's name is replaced by it."""
+_BUFFER_BYTES: Final = 1 << 20
+
+
+class OutgoingFile:
+    """Writes one new file; a context manager. What was not `finish`ed leaves nothing behind."""
+
+    def __init__(self, path: Path, *, replaces: bool, files: Files = DISK) -> None:
+        """Write to `path`; `replaces` allows a file there, which stands until the new one is whole."""
+        self._path = path
+        self._replaces = replaces
+        self._files = files
+        self._beside: Path | None = None
+        self._descriptor: int | None = None
+        self._buffer = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<OutgoingFile {self._path} {'open' if self._descriptor is not None else 'closed'}>"
+
+    def __enter__(self) -> Self:
+        """Raises JobMistakesError when the place is taken or there is no such folder, StoreBrokenError."""
+        self._require_free()
+        try:
+            self._beside, self._descriptor = open_beside(self._files, self._path.parent, SHARED_FILE)
+        except (FileNotFoundError, NotADirectoryError):
+            hint = "make it first, or name another place"
+            raise _mistake(self._path.parent, "there is no such folder", hint) from None
+        except OSError as error:
+            raise _refused(self._path, error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            self._files.close(self._descriptor)
+            self._descriptor = None
+        if self._beside is not None:
+            with suppress(OSError):  # a run that began meanwhile may have swept it; else the next one does
+                self._files.unlink(self._beside)
+            self._beside = None
+
+    def write(self, piece: bytes) -> None:
+        """Append. Raises StoreBrokenError."""
+        self._buffer += piece
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._flush()
+
+    def finish(self) -> None:
+        """Give the file its name; durable when this returns. Raises JobMistakesError and StoreBrokenError."""
+        self._flush()
+        assert self._descriptor is not None, "finish is called inside of the context"
+        assert self._beside is not None, "and once"
+        try:
+            self._files.fsync(self._descriptor)
+            self._require_free()
+            self._files.rename(self._beside, self._path)
+            self._beside = None
+            self._files.fsync_folder(self._path.parent)
+        except FileNotFoundError:
+            raise StoreBrokenError(
+                f"{self._path}: a run that began here meanwhile cleared unfinished files away; export again"
+            ) from None
+        except OSError as error:
+            raise _refused(self._path, error) from error
+
+    def _flush(self) -> None:
+        assert self._descriptor is not None, "write is called inside of the context"
+        try:
+            write_all(self._files, self._descriptor, bytes(self._buffer))
+        except OSError as error:
+            raise _refused(self._path, error) from error
+        self._buffer.clear()
+
+    def _require_free(self) -> None:
+        if self._files.exists(self._path) and not self._replaces:
+            raise _mistake(self._path, "exists already", "name another place: nothing is overwritten")
+
+
+def _mistake(path: Path, problem: str, hint: str) -> JobMistakesError:
+    return JobMistakesError((Mistake(file=str(path), problem=problem, hint=hint),))
+
+
+def _refused(path: Path, error: OSError) -> StoreBrokenError:
+    return StoreBrokenError(f"{path}: {error.strerror or error}; nothing was exported, and the run is as it was")
+
+
+# A run's rows in the job's order, for whoever takes them away: read only, also while another process adds to them.
+#
+# An integer a row is kept in memory, with the key while the files are indexed; rows are read again by their place. The
+# files stay open from the first look to the last, so an atomic replacement meanwhile changes nothing. Refuses to give a
+# row twice, and to stay silent about lines that are no rows.
+
+_LENGTH_BITS: Final = 32
+_OFFSET_BITS: Final = 48
+_LENGTH_MASK: Final = (1 << _LENGTH_BITS) - 1
+_OFFSET_MASK: Final = (1 << _OFFSET_BITS) - 1
+
+_Outcome = Literal["done", "failed"]
+_FILES: Final[dict[_Outcome, str]] = {"done": RESULTS, "failed": FAILURES}
+"""In this order: a failure counts for nothing beside an answer."""
+_decode = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class RowOrder:
+    """The rows of `results.jsonl` and, for items that stand failed, of `failures.jsonl`. A context manager."""
+
+    def __init__(self, folder: Path, *, files: Files = DISK) -> None:
+        """Look into a run's directory; nothing is opened yet."""
+        self._folder = folder
+        self._files = files
+        self._open: dict[_Outcome, int] = {}
+        self._order: list[int] = []
+        self.done = 0
+        """Rows of succeeded items."""
+        self.failed = 0
+        """Rows of failed items that are given."""
+        self.unreadable: list[int] = []
+        """Offsets of whole lines of `results.jsonl` that are no rows."""
+        self.fills_export_folder = False
+        """Whether an answer has a file of its own below `export/`."""
+
+    def __repr__(self) -> str:
+        return f"<RowOrder {self._folder} done={self.done} failed={self.failed} unreadable={len(self.unreadable)}>"
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __enter__(self) -> Self:
+        """Open what is there. Raises StoreBrokenError."""
+        for outcome, name in reversed(
+            _FILES.items()
+        ):  # an item that goes from the second to the first meanwhile is met twice
+            path = self._folder / name
+            try:
+                if self._files.exists(path):
+                    self._open[outcome] = open_rows(self._files, path)
+            except OSError as error:
+                self.__exit__()
+                raise _unread(path, error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._files.close(self._open.popitem()[1])
+
+    def index(self, *, is_failed: Callable[[bytes], bool] | None = None) -> None:
+        """Find every row, by one streaming pass; of failed items only with `is_failed`, which takes an item's key.
+
+        Raises:
+            StoreBrokenError: the disk refused to be read.
+        """
+        seen: set[bytes] = set()
+        for outcome, name in _FILES.items():
+            if outcome in self._open and (outcome == "done" or is_failed is not None):
+                try:
+                    self._index_file(outcome, seen, is_failed)
+                except OSError as error:
+                    raise _unread(self._folder / name, error) from error
+        self._order.sort()
+
+    def _index_file(self, outcome: _Outcome, seen: set[bytes], is_failed: Callable[[bytes], bool] | None) -> None:
+        latest: dict[bytes, int] = {}
+        for raw in lines_of(self._files, self._open[outcome]):
+            line = trimmed(raw)
+            if not line.text.strip() or (not line.whole and name_of(line.text) is None):
+                continue
+            found = _name_and_fields(line)
+            if found is None:
+                if outcome == "done":
+                    self.unreadable.append(line.offset)
+                continue
+            key, fields = found
+            place = _packed(line, fields, outcome)
+            mark = key + str(fields.get("id")).encode() if "shared_with" in fields else key
+            if outcome == "done":
+                self._note_answer_file(fields)
+                if mark not in seen:
+                    seen.add(mark)
+                    self._order.append(place)
+                    self.done += 1
+            elif is_failed is not None and mark not in seen and is_failed(key):
+                latest[mark] = place  # an item that failed again has its last row last
+        self.failed += len(latest)
+        self._order.extend(latest.values())
+
+    def _note_answer_file(self, fields: dict[str, Json]) -> None:
+        output = fields.get("output")
+        path = output.get("path") if isinstance(output, dict) else None
+        if isinstance(path, str) and path.startswith(f"{EXPORTS}/"):
+            self.fills_export_folder = True
+
+    def rows(self) -> Iterator[ExportRow]:
+        """The rows that `index` found, in order.
+
+        Raises:
+            StoreBrokenError: the disk refused, or the files were changed under our hands.
+        """
+        for place in self._order:
+            outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
+            offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
+            try:
+                line = self._files.read_at(self._open[outcome], length, offset)
+                fields = cast("dict[str, Json]", _decode(line))
+            except OSError as error:
+                raise _unread(self._folder / _FILES[outcome], error) from error
+            except UNREADABLE as error:
+                words = f"{self._folder / _FILES[outcome]}: byte {offset}"
+                raise StoreBrokenError(f"{words}: changed while it was read; export again") from error
+            yield ExportRow(line=line, fields=fields, outcome=outcome)
+
+
+def _name_and_fields(line: FileLine) -> tuple[bytes, dict[str, Json]] | None:
+    """(key, fields) of a row's line; None when it is no row of ours."""
+    name = name_of(line.text)
+    if name is None:
+        return None
+    try:
+        fields = cast("dict[str, Json]", _decode(line.text))
+    except UNREADABLE:
+        return None
+    index = fields.get("index")
+    return (name[0], fields) if isinstance(index, int) and index >= 0 else None
+
+
+def _packed(line: FileLine, fields: dict[str, Json], outcome: _Outcome) -> int:
+    """Sorts by index, then by file, then by place in it."""
+    index = fields["index"]
+    assert isinstance(index, int), "it was looked at when the line was read"
+    high = index << 1 | (outcome == "failed")
+    return (high << _OFFSET_BITS | line.offset) << _LENGTH_BITS | len(line.text)
+
+
+def _unread(path: Path, error: OSError) -> StoreBrokenError:
+    return StoreBrokenError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+# Rows of failed items whose own row was removed by hand: made again of what the ledger says of the failure.
+#
+# Class, message, request id, attempts and time stand there; status, code and task id do not, and are null in such a
+# row.
+
+
+class FailuresOfLedger:
+    """Reads the ledger once, when the first row is asked for; of each item that lacks its row the event is kept."""
+
+    def __init__(self, files: Files, folder: Path, *, lacks: Callable[[bytes], bool]) -> None:
+        """For a run's directory; `lacks` tells of a key whether its item failed and has no row."""
+        self._files = files
+        self._folder = folder
+        self._lacks = lacks
+        self._events: dict[bytes, tuple[Failed, float]] | None = None
+        self.made = 0
+
+    def __repr__(self) -> str:
+        return f"<FailuresOfLedger {self._folder} made={self.made}>"
+
+    def row_of(self, item: Item) -> bytes | None:
+        """The line, without its newline; None where the ledger does not say why it failed. Blocks. Raises OSError."""
+        if self._events is None:
+            self._events = self._read()
+        known = self._events.get(bytes.fromhex(item.key))
+        if known is None:
+            return None
+        failed, at = known
+        kind = next((kind for kind in ProblemKind if kind.value == failed.kind), ProblemKind.INTERNAL)
+        row = failure_row(
+            item,
+            Problem(kind=kind, message=failed.message, request_id=failed.request_id),
+            task_id=None,
+            attempts=failed.a,
+            ambiguous=int(failed.ambiguous),
+            at=datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        )
+        self.made += 1
+        return encode_row(row)
+
+    def _read(self) -> dict[bytes, tuple[Failed, float]]:
+        events: dict[bytes, tuple[Failed, float]] = {}
+        try:
+            for record in read_ledger(self._folder / LEDGER, files=self._files):
+                if isinstance(record.event, Failed) and self._lacks(key := bytes.fromhex(record.event.k)):
+                    events[key] = record.event, record.at
+        except LedgerDamagedError:  # whoever replays it says where
+            return events
+        return events
