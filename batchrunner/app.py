@@ -240,7 +240,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.stores.run_file import check_claim, make_run_folder
     from batchrunner.stores.threads import Threads
     from batchrunner.transport import read_keys
-    from batchrunner.transport.masking import refuse_keys_in_job
+    from batchrunner.transport.secrets import refuse_keys_in_job
 
     speak = _harmless(options.get("say") or _to_stderr)
     clock = options.get("clock") or LoopClock()

@@ -52,9 +52,8 @@ from batchrunner.stores.run_file import check_claim
 from batchrunner.stores.threads import Threads
 from batchrunner.stores.timezones import offset_of_zone
 from batchrunner.transport import Secret, is_private_host, read_keys
-from batchrunner.transport.masking import KeylessItems
-from batchrunner.transport.room import Room
-from batchrunner.transport.secrets import mask, read_proxy_auth
+from batchrunner.transport.memory_budget import MemoryBudget
+from batchrunner.transport.secrets import KeylessItems, mask, read_proxy_auth
 
 
 async def assemble(
@@ -324,7 +323,7 @@ async def _network(
         return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
     from batchrunner.transport import ApiTransport, PictureDownloads  # noqa: PLC0415 - aiohttp, for real runs only
 
-    provider, room = job.provider, Room()
+    provider, memory_budget = job.provider, MemoryBudget()
     proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
     transport = await disk.run(  # reads certificates
         ApiTransport,
@@ -332,7 +331,7 @@ async def _network(
         timeouts=job.timeouts,
         keys=keys,
         wall=clock.wall,
-        room=room,
+        memory_budget=memory_budget,
         say=say,
         proxy_auth=proxy_auth,
     )
@@ -346,7 +345,7 @@ async def _network(
         proxy_auth=proxy_auth,
         ca_file=provider.ca_file,
         hide=tuple(keys.values()),
-        room=room,
+        memory_budget=memory_budget,
     )
     return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
 

@@ -13,7 +13,7 @@ from batchrunner.core.job import PRESETS, DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.providers import DIALECTS
 from batchrunner.spec.provider import _KIND_OF
-from batchrunner.transport.api import REPLY_CAP_BYTES
+from batchrunner.transport.api_transport import REPLY_CAP_BYTES
 
 HOME = Path(__file__).resolve().parents[1]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2")
@@ -58,7 +58,14 @@ def test_looking_in_costs_no_heavy_library(code: str) -> None:
 
 LIBRARIES = ("aiohttp", "tenacity", "PIL", "pyarrow", "jinja2", "jsonschema_rs", "uvloop", "rich")
 """What costs time to load; pydantic, PyYAML and typer are needed to read any job file and any command line."""
-ROOMS = ("assembly", "engine.runner", "engine.attempt", "providers.error_bodies", "transport.api", "simulator.world")
+ROOMS = (
+    "assembly",
+    "engine.runner",
+    "engine.attempt",
+    "providers.error_bodies",
+    "transport.api_transport",
+    "simulator.world",
+)
 """Rooms that are needed to send, each with much below it."""
 
 

@@ -25,7 +25,7 @@ from batchrunner.simulator.profiles import INSTANT, Latency
 from batchrunner.simulator.script import Call, Cut, Delay, EarlyStep, Hang, Reset, Role, Script, Send
 from batchrunner.simulator.world import World
 from batchrunner.transport.coding import CodingError, unpacker
-from batchrunner.transport.watch import passed
+from batchrunner.transport.deadlines import passed
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from batchrunner.transport.addresses import is_private_host
 from batchrunner.transport.secrets import Secret, clean_key, mask, read_keys
 
 if TYPE_CHECKING:
-    from batchrunner.transport.api import ApiTransport
+    from batchrunner.transport.api_transport import ApiTransport
     from batchrunner.transport.downloads import PictureDownloads
 
 __all__ = ["ApiTransport", "PictureDownloads", "Secret", "clean_key", "is_private_host", "mask", "read_keys"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> object:
     """Load a class that needs aiohttp when it is first named."""
     match name:
         case "ApiTransport":
-            from batchrunner.transport.api import ApiTransport  # noqa: PLC0415 - aiohttp takes a third of a second
+            from batchrunner.transport.api_transport import ApiTransport  # noqa: PLC0415 - aiohttp takes a third of a second
 
             return ApiTransport
         case "PictureDownloads":

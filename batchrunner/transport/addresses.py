@@ -57,7 +57,7 @@ def is_loopback_name(host: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
-def sounds_inside(host: str) -> bool:
+def looks_internal(host: str) -> bool:
     """True for names that mean a machine inside a network, when nobody here can look the name up."""
     name = host.rstrip(".").lower()
     return "." not in name or name.endswith((".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet"))

@@ -23,11 +23,10 @@ from yarl import URL
 from batchrunner.core.http import Gate, Request, ResponseHead
 from batchrunner.transport.chunks import Chunks
 from batchrunner.transport.coding import GZIP_MAGIC
-from batchrunner.transport.heads import Heads, KnownHead
-from batchrunner.transport.reuse import Reuse
-from batchrunner.transport.room import Share
+from batchrunner.transport.deadlines import Deadlines
+from batchrunner.transport.keepalive import Heads, KeepAlive, KnownHead
+from batchrunner.transport.memory_budget import Reservation
 from batchrunner.transport.session import READING, Connector, Replies
-from batchrunner.transport.watch import Watch
 
 DIRECT_BYTES: Final = 64 * 1024
 """Larger bodies are written in steps by aiohttp, which waits for the network in between."""
@@ -82,7 +81,7 @@ class Prepared:
 class DirectReplies(Replies):
     """Takes whole chunks out of a body before the parser sees them: see `chunks`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse, heads: Heads) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: KeepAlive, heads: Heads) -> None:
         super().__init__(loop, reuse=reuse, heads=heads)
         self._chunks: Chunks | None = None
         """Of the body under way, as long as they are cut out."""
@@ -182,7 +181,7 @@ class DirectReply:
     def __repr__(self) -> str:
         return f"<DirectReply {self.status}>"
 
-    def whole(self, share: Share) -> bytes | None:
+    def whole(self, reservation: Reservation) -> bytes | None:
         """The body if all of it is there as it was written, and there is room for it; None: it is read in steps."""
         content = self.content
         if (
@@ -193,7 +192,7 @@ class DirectReply:
             and not self._replies.behind
             and content._buffer[0][0] != GZIP_MAGIC[0]
             and "Content-Encoding" not in self.headers
-            and share.takes_at_once(size_bytes)
+            and reservation.grow_now(size_bytes)
         ):
             return content.read_nowait(-1)
         return None
@@ -241,7 +240,7 @@ class DirectWay:
         return prepared
 
     async def send(
-        self, prepared: Prepared, body: bytes, *, watch: Watch, gate: Gate | None
+        self, prepared: Prepared, body: bytes, *, deadlines: Deadlines, gate: Gate | None
     ) -> DirectReply | tuple[KnownHead, bytes]:
         """Send a POST with this body, and read the head of its reply; an ordinary one that is all there is given whole.
 
@@ -250,21 +249,21 @@ class DirectWay:
             Exception: what connecting, sending and reading raise; the gate's own exception when it refused.
         """
         connector = self._connector
-        connection = connector.at_rest(prepared.resting, watch.began) if prepared.resting else None
+        connection = connector.at_rest(prepared.resting, deadlines.began) if prepared.resting else None
         replies: Replies | None = cast("Replies", connection._protocol) if connection is not None else None
         if connection is None or replies is None or not connector.reuse.allows_at_once(replies):
-            connection, replies = await self._connected(prepared, connection, watch)
+            connection, replies = await self._connected(prepared, connection, deadlines)
         try:
-            watch.replies = replies
+            deadlines.replies = replies
             if replies._parser is None:
                 replies.set_response_params(read_until_eof=True, **READING)
             asked: asyncio.Future[Any] = self._loop.create_future()
             replies._waiter = replies.asked = asked  # woken by whatever comes, be it an ordinary reply or not
             data = b"%b%d\r\n\r\n%b" % (prepared.head, len(body), body)
             if gate is None:
-                _let_go(None, watch, replies, data)
+                _let_go(None, deadlines, replies, data)
             else:
-                gate(_let_go, watch, replies, data)
+                gate(_let_go, deadlines, replies, data)
             whole: tuple[KnownHead, bytes] | None = await asked
             if whole is not None:
                 if connector.keeps and not replies._should_close:
@@ -279,25 +278,25 @@ class DirectWay:
                     break
         except BaseException as error:
             connection.close()
-            if watch.refused is not None and isinstance(error, Exception):
-                raise watch.refused from None
+            if deadlines.refused is not None and isinstance(error, Exception):
+                raise deadlines.refused from None
             raise
         return DirectReply(message.code, message.headers, content, connection=connection, replies=replies)
 
     async def _connected(
-        self, prepared: Prepared, connection: Connection | None, watch: Watch
+        self, prepared: Prepared, connection: Connection | None, deadlines: Deadlines
     ) -> tuple[Connection, Replies]:
         """This connection if it may be used again, or another one. None is waited for as long as the watch lets it."""
         connector = self._connector
-        watch.connects()
+        deadlines.connects()
         if connection is not None:
             replies = connection.protocol
             assert isinstance(replies, Replies), "the session's factory makes them"
             if await connector.reuse.allows(connection, replies):
-                watch.held_back()
+                deadlines.held_back()
                 return connection, replies
         connection, replies = await connector.lasting(prepared.made, [], _NO_TIMEOUT)
-        watch.held_back()
+        deadlines.held_back()
         return connection, replies
 
     def _prepare(self, request: Request, account: str, addressed: Addressed) -> Prepared:
@@ -400,14 +399,14 @@ def _fits_chunks(connector: Connector) -> bool:
     return not replies.should_close
 
 
-def _let_go(refused: BaseException | None, watch: Watch, replies: Replies, data: bytes) -> None:
+def _let_go(refused: BaseException | None, deadlines: Deadlines, replies: Replies, data: bytes) -> None:
     """What the gate calls: write the request, unless its exchange or its connection is over by now."""
     transport = replies.transport
     if refused is not None:
-        watch.refused = refused
+        deadlines.refused = refused
         replies.set_exception(aiohttp.ClientConnectionError("the request may not leave"))  # who waits is woken by it
     elif transport is not None and not transport.is_closing():
-        watch.request_leaves()
+        deadlines.request_leaves()
         transport.write(data)
 
 

@@ -15,14 +15,13 @@ from yarl import URL
 
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.transport.addresses import Reach, literal, reach, sounds_inside
+from batchrunner.transport.addresses import Reach, literal, looks_internal, reach
 from batchrunner.transport.coding import CodingError, unpacker
-from batchrunner.transport.faults import AddressRefusedError, explain, explain_late
-from batchrunner.transport.masking import masked
-from batchrunner.transport.room import Room, Share
-from batchrunner.transport.secrets import Secret, hidden_of
+from batchrunner.transport.deadlines import UNDER_WAY, Deadlines, TimeoutPolicy
+from batchrunner.transport.error_messages import AddressRefusedError, explain, explain_late
+from batchrunner.transport.memory_budget import MemoryBudget, Reservation
+from batchrunner.transport.secrets import Secret, hidden_of, masked
 from batchrunner.transport.session import new_session, plain_socket, tls_context
-from batchrunner.transport.watch import UNDER_WAY, Pace, Watch
 
 MAX_REDIRECTS: Final = 3
 CAP_BYTES: Final = 64 * 1024 * 1024
@@ -67,10 +66,10 @@ class PictureDownloads:
         ca_file: str | None = None,
         cap_bytes: int = CAP_BYTES,
         hide: Collection[Secret] = (),
-        room: Room | None = None,
+        memory_budget: MemoryBudget | None = None,
     ) -> None:
         window_s = timeouts.download_s / _WINDOWS
-        self._pace = Pace(
+        self._pace = TimeoutPolicy(
             connect_s=timeouts.connect_s,
             first_byte_s=min(timeouts.first_byte_s, window_s),
             idle_s=min(timeouts.idle_s, window_s),
@@ -85,7 +84,7 @@ class PictureDownloads:
         self._context = tls_context(ca_file)
         self._cap_bytes = cap_bytes
         self._hide = (*hide, *hidden_of(proxy_auth))
-        self._room = room or Room()
+        self._memory_budget = memory_budget or MemoryBudget()
         self._short: dict[str, int] = {}
         """URLs whose picture was at its end before the announced length, with the bytes that came."""
         self._session: aiohttp.ClientSession | None = None
@@ -120,14 +119,14 @@ class PictureDownloads:
         """
         if self._session is None:
             return _problem("the downloads are closed")
-        watch = Watch(self._pace)
-        UNDER_WAY.set(watch)
+        deadlines = Deadlines(self._pace)
+        UNDER_WAY.set(deadlines)
         taken: list[bytes] = []
         fetched: bytes | Problem | None = None
-        with watch, self._room.share() as share:
-            fetched = await self._follow(self._session, url, watch, share, taken)
+        with deadlines, self._memory_budget.reservation() as reservation:
+            fetched = await self._follow(self._session, url, deadlines, reservation, taken)
         if fetched is None:
-            fetched = _problem(explain_late(watch, self._pace, _shown(_parsed(url))))
+            fetched = _problem(explain_late(deadlines, self._pace, _shown(_parsed(url))))
         if isinstance(fetched, Problem) and taken:
             fetched = self._whole_all_the_same(url, b"".join(taken)) or fetched
         return masked(fetched, self._hide)
@@ -143,7 +142,12 @@ class PictureDownloads:
         return data if size_before == len(data) else None
 
     async def _follow(
-        self, session: aiohttp.ClientSession, url: str, watch: Watch, share: Share, taken: list[bytes]
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        deadlines: Deadlines,
+        reservation: Reservation,
+        taken: list[bytes],
     ) -> bytes | Problem:
         target = _parsed(url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -155,9 +159,9 @@ class PictureDownloads:
             except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system raise without a common root
                 return _problem(explain(error, _shown(target)))
             try:
-                watch.head_came()
+                deadlines.head_came()
                 if response.status not in _REDIRECTS:
-                    return await self._take(response, target, watch, share, taken)
+                    return await self._take(response, target, deadlines, reservation, taken)
                 target = _joined(target, response.headers.get("Location", ""))
             finally:
                 if not response.closed:
@@ -165,7 +169,12 @@ class PictureDownloads:
         return _problem(f"{_shown(_parsed(url))}: more than {MAX_REDIRECTS} redirects")
 
     async def _take(
-        self, response: aiohttp.ClientResponse, target: URL, watch: Watch, share: Share, taken: list[bytes]
+        self,
+        response: aiohttp.ClientResponse,
+        target: URL,
+        deadlines: Deadlines,
+        reservation: Reservation,
+        taken: list[bytes],
     ) -> bytes | Problem:
         shown = _shown(target)
         if response.status != _OK:
@@ -175,7 +184,7 @@ class PictureDownloads:
                 wait_s=_wait_s(response.headers.get("Retry-After", "")),
             )
         try:
-            plain = await self._read(response, watch, share, taken)
+            plain = await self._read(response, deadlines, reservation, taken)
         except (aiohttp.ClientError, OSError, RuntimeError, CodingError) as error:
             return _problem(explain(error, shown), status=response.status)
         if plain is None:
@@ -183,7 +192,7 @@ class PictureDownloads:
         return plain or _problem(f"{shown} is empty", status=response.status)
 
     async def _read(
-        self, response: aiohttp.ClientResponse, watch: Watch, share: Share, taken: list[bytes]
+        self, response: aiohttp.ClientResponse, deadlines: Deadlines, reservation: Reservation, taken: list[bytes]
     ) -> bytes | None:
         """The body to its end; None beyond the cap. `taken` holds what came before an end that is none."""
         undo = unpacker(response.headers.get("Content-Encoding"))
@@ -194,14 +203,14 @@ class PictureDownloads:
         while not content.at_eof():
             coded = await content.readany()
             wire_bytes += len(coded)
-            watch.piece_came(len(coded))
+            deadlines.piece_came(len(coded))
             for plain in undo.feed(coded) if undo is not None else (coded,):
                 plain_bytes += len(plain)
                 if max(wire_bytes, plain_bytes) > self._cap_bytes:
                     taken.clear()
                     return None
                 taken.append(plain)
-                await share.take(len(plain), waiting=watch.excuse)
+                await reservation.grow(len(plain), waiting=deadlines.pause)
         if undo is not None and wire_bytes and not undo.is_complete():
             raise CodingError("it ends in the middle of its coding")
         whole = b"".join(taken)
@@ -219,7 +228,7 @@ class PictureDownloads:
         host = (target.host or "").partition("%")[0]
         if literal(host) is not None and reach(host) not in self._reaches:
             return f"its address is one that pictures are not fetched from ({reach(host)})"
-        if self._proxy and "private" not in self._reaches and sounds_inside(host) and literal(host) is None:
+        if self._proxy and "private" not in self._reaches and looks_internal(host) and literal(host) is None:
             return "its name is one of this network"
         return None
 

@@ -6,10 +6,17 @@ docs/reliability.md#threats.
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.item import Item
+from batchrunner.core.job import Job
+from batchrunner.core.outcome import Answer
+from batchrunner.core.ports import Items
 
 MASK: Final = "***"
 
@@ -187,3 +194,250 @@ def _packed(text: str) -> tuple[str, ...]:
 
 def _fits_header(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
+
+
+# Known keys taken out of whatever comes in, before anybody can write it down.
+#
+# A server knows the key that it was sent, and may say it again: in an error, in an answer, in a URL or in a picture.
+# Values are frozen, so a masked one is a copy. Refuses prompts that hold a key: they would be kept and shown with it.
+# Threat 2: see docs/reliability.md#threats.
+
+T = TypeVar("T")
+
+_SHORTEST_REFUSED: Final = 12
+"""Shorter ones may be words, such as the placeholders that local servers take: a prompt may hold those."""
+_LONG: Final = 64 * 1024
+_DEEPEST: Final = 100
+"""Of a masked value; what nests deeper becomes the mask as a whole."""
+
+
+def masked(value: T, secrets: Iterable[Secret]) -> T:
+    """The same value, of the same type, with every known key inside replaced. Bytes keep their length."""
+    known = [secret for secret in secrets if len(secret.reveal()) >= SHORTEST_MASKED]
+    if not known or not _holds(value, known):
+        return value
+    clean: T = _masked(value, known, _DEEPEST)
+    return clean
+
+
+class Masker:
+    """`masked` for the keys of a run: one look at the words of an ordinary answer tells that none of them is there."""
+
+    __slots__ = ("_known", "_signs")
+
+    def __init__(self, secrets: Iterable[Secret]) -> None:
+        self._known = [secret for secret in secrets if len(secret.reveal()) >= SHORTEST_MASKED]
+        self._signs = tuple(
+            dict.fromkeys(sign for secret in self._known for sign in (_begun(secret.reveal()), *secret.packed))
+        )
+        """A text that holds a key, or its beginning, has one of these, or a sign of an escape."""
+
+    def __repr__(self) -> str:
+        return f"<Masker of {len(self._known)} keys>"
+
+    def masked(self, value: T) -> T:
+        """As of the function."""
+        if not self._known or (isinstance(value, Answer) and self._is_clean(value)):
+            return value
+        return masked(value, self._known)
+
+    def _is_clean(self, answer: Answer) -> bool:
+        """Whether an answer has nothing but words, and no key can be in them. False: it has to be looked through."""
+        if (
+            answer.tool_calls
+            or answer.parsed is not None
+            or answer.pictures
+            or answer.sounds
+            or answer.choices
+            or answer.extras
+            or len(answer.text) > _LONG  # joined with the rest it would be in memory twice
+        ):
+            return False
+        words = f"{answer.text}\n{answer.reasoning}\n{answer.finish_reason}"  # no key has a line's end in it
+        if answer.flags:
+            words += "\n".join(answer.flags)
+        for sign in self._signs:
+            if sign in words:
+                return False
+        return not may_be_escaped(words) or all(secret.escaped().search(words) is None for secret in self._known)
+
+
+def refuse_keys_in_job(job: Job, keys: Mapping[str, Secret]) -> None:
+    """A job is written down as resolved: raises JobMistakesError when a key's own text stands in it."""
+    for name, secret in keys.items():
+        if len(secret.reveal()) >= _SHORTEST_REFUSED and _holds(job, [secret]):
+            raise JobMistakesError((_mistake(f"the key of {name} stands in the job itself", file=job.file),))
+
+
+class KeylessItems:
+    """The `core.ports.Items` of a job, refused at the first item that holds a key."""
+
+    def __init__(self, items: Items, keys: Mapping[str, Secret]) -> None:
+        self._items = items
+        self._keys = {name: key for name, key in keys.items() if len(key.reveal()) >= _SHORTEST_REFUSED}
+
+    def __repr__(self) -> str:
+        return f"<KeylessItems of {self._items!r}>"
+
+    @property
+    def skipped_rows(self) -> int:
+        """As the port says."""
+        return self._items.skipped_rows
+
+    async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
+        """As the port says; raises JobMistakesError for an item that holds a key."""
+        async with aclosing(self._items.batches(models)) as batches:
+            async for batch in batches:
+                if self._keys and _may_hold(_texts_of(batch), self._keys.values()):
+                    self._refuse_keys(batch)
+                yield batch
+
+    def _refuse_keys(self, batch: Sequence[Item]) -> None:
+        for item in batch:
+            for name, key in self._keys.items():
+                if _holds(item, [key]):
+                    mistake = _mistake(f"the key of {name} stands in item {item.index}", file=None)
+                    raise JobMistakesError((mistake,))
+
+
+def _texts_of(batch: Sequence[Item]) -> list[str]:
+    """Every text of these items. What they share is taken once."""
+    texts: list[str] = []
+    roles: set[str] = set()
+    shared: set[int] = set()
+    others: list[object] = []
+    for item in batch:
+        name, prompt, values = item.id, item.prompt, item.vars
+        texts += (name, prompt)
+        texts += values
+        others += values.values()
+        if item.prompt_id is not name or item.stem is not name:
+            texts += (item.prompt_id, item.stem)
+        for turn in item.turns:
+            if turn.content is not prompt or turn.raw is not None:
+                if id(turn) in shared:
+                    continue
+                shared.add(id(turn))
+                texts.append(turn.content)
+                others.append(turn.raw)
+            roles.add(turn.role)
+        for part in (item.params, item.schema, item.pictures):
+            if part and id(part) not in shared:
+                shared.add(id(part))
+                others.append(part)
+    texts += {item.model for item in batch}
+    texts += roles
+    texts += [value for value in others if type(value) is str]
+    texts += _strings_in([value for value in others if type(value) is not str])
+    return texts
+
+
+def _strings_in(values: list[object]) -> Iterator[str]:
+    """Every text in these values, without recursion. Empties the list."""
+    while values:
+        here = values.pop()
+        if isinstance(here, str):
+            yield here
+        elif here is not None:
+            values.extend(_inside(here))
+
+
+def _may_hold(texts: list[str], secrets: Iterable[Secret]) -> bool:
+    """False: none of these texts holds a key, or the beginning of one, in whatever form. One look for all of them."""
+    joined = "\n".join(texts)  # which stands in no key
+    escaped = "\n".join([text for text in texts if may_be_escaped(text)]) if may_be_escaped(joined) else ""
+    for secret in secrets:
+        if _begun(secret.reveal()) in joined or any(form in joined for form in secret.packed):
+            return True
+        if escaped and secret.escaped().search(escaped) is not None:
+            return True
+    return False
+
+
+def _mistake(problem: str, *, file: str | None) -> Mistake:
+    hint = "take it out: whatever is sent is written down, too"
+    return Mistake(problem=problem, file=file, expected="the name of an environment variable", hint=hint)
+
+
+def _holds(value: object, secrets: list[Secret]) -> bool:
+    """Without recursion: values of servers nest as deep as they like."""
+    tokens = [secret.reveal() for secret in secrets]
+    left: list[object] = [value]
+    while left:
+        here = left.pop()
+        if isinstance(here, str):
+            if any(secret.is_in(here) for secret in secrets) or any(_cut_off(here, token) for token in tokens):
+                return True
+        elif isinstance(here, bytes):
+            if any(form in here for secret in secrets for form in secret.coded):
+                return True
+        else:
+            left.extend(_inside(here))
+    return False
+
+
+def _inside(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        yield from value.keys()
+        yield from value.values()
+    elif isinstance(value, list | tuple | frozenset):
+        yield from value
+    else:
+        kind: type = type(value)
+        yield from (getattr(value, name) for name in _field_names(kind))
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """Of a dataclass; of any other type none. Looked up once: every reply is walked through."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
+def _masked(value: T, secrets: list[Secret], depth: int) -> T:
+    clean: object = value
+    match value:
+        case str():
+            clean = type(value)(_masked_text(value, secrets)) if _holds(value, secrets) else value
+        case bytes():
+            clean = value
+            for form in (form for secret in secrets for form in secret.coded):
+                clean = clean.replace(form, b"*" * len(form))
+        case Mapping() | list() | tuple() if depth == 0:
+            clean = MASK
+        case Mapping():
+            clean = {_masked(key, secrets, 0): _masked(inner, secrets, depth - 1) for key, inner in value.items()}
+        case list():
+            clean = [_masked(inner, secrets, depth - 1) for inner in value]
+        case tuple():
+            clean = tuple(_masked(inner, secrets, depth - 1) for inner in value)
+        case _:
+            clean = _masked_fields(value, secrets, depth - 1)
+    return clean  # type: ignore[return-value]  # each branch keeps the type, which no checker can follow
+
+
+def _masked_fields(value: object, secrets: list[Secret], depth: int) -> object:
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    kind: type = type(value)
+    found = {name: getattr(value, name) for name in _field_names(kind)}
+    return replace(value, **{name: _masked(inner, secrets, depth) for name, inner in found.items()})
+
+
+def _masked_text(text: str, secrets: list[Secret]) -> str:
+    text = mask(text, secrets)
+    for secret in secrets:
+        if cut := _cut_off(text, secret.reveal()):
+            text = text[: -len(cut)] + MASK
+    return text
+
+
+def _begun(token: str) -> str:
+    """As much of a key as tells it: whatever holds the key, or its beginning, has this."""
+    return token[: max(SHORTEST_MASKED, len(token) // 2)]
+
+
+def _cut_off(text: str, token: str) -> str:
+    """The end of a text that was shortened within a key, when half of the key still shows; else nothing."""
+    start = text.rfind(_begun(token))
+    rest = text[start:] if start >= 0 else ""
+    return rest if rest and token.startswith(rest.rstrip("…")) else ""

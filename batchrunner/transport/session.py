@@ -23,10 +23,9 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.transport.heads import LINE_BYTES, Heads, KnownHead, end_of, may_begin, mended
-from batchrunner.transport.reuse import Reuse
+from batchrunner.transport.deadlines import UNDER_WAY
+from batchrunner.transport.keepalive import LINE_BYTES, Heads, KeepAlive, KnownHead, end_of, may_begin, repaired
 from batchrunner.transport.secrets import Secret
-from batchrunner.transport.watch import UNDER_WAY
 
 READ_BYTES: Final = 64 * 1024
 """aiohttp holds at most twice this of a reply that nobody reads."""
@@ -79,7 +78,7 @@ class Replies(ResponseHandler):
     behind: bytes = b""
     """Bytes that came in one piece with the end of the last reply, as far as their place is known."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: Reuse, heads: Heads) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: KeepAlive, heads: Heads) -> None:
         super().__init__(loop=loop)
         self._reuse = reuse
         self._heads = heads
@@ -119,7 +118,7 @@ class Replies(ResponseHandler):
             return
         before, rest = bytes(start[:end]), bytes(start[end:])
         start.clear()
-        super().data_received(mended(before, rest))
+        super().data_received(repaired(before, rest))
         self.body_begins()
         if rest and self._payload is not None and self.is_connected():
             self.body_received(rest)
@@ -173,13 +172,13 @@ def left_in(content: aiohttp.StreamReader) -> bytes:
 class Connector(aiohttp.TCPConnector):
     """Tells the exchange under way that its connection stands; uses none again where the server closes them."""
 
-    reuse: Reuse
+    reuse: KeepAlive
     resting: dict[ConnectionKey, deque[Connection]]
     """Connections that the short way keeps in hand, the one that rests for longest first; aiohttp's pool has others."""
     keeps: bool
     """Whether any may be kept in hand."""
     heads: Heads
-    _sweeper: asyncio.TimerHandle | None = None
+    _rest_timer: asyncio.TimerHandle | None = None
     proxy_login: str | None
     """What a proxy wants to see, and nobody behind it."""
 
@@ -197,9 +196,9 @@ class Connector(aiohttp.TCPConnector):
                 req.headers[hdrs.PROXY_AUTHORIZATION] = self.proxy_login
         connection, replies = await self.lasting(req, traces, timeout)
         connection.add_callback(partial(self.reuse.is_over, replies))
-        watch = UNDER_WAY.get()
-        watch.replies = replies
-        watch.request_leaves()
+        deadlines = UNDER_WAY.get()
+        deadlines.replies = replies
+        deadlines.request_leaves()
         return connection
 
     async def lasting(
@@ -241,24 +240,24 @@ class Connector(aiohttp.TCPConnector):
     def keep(self, pool: deque[Connection], connection: Connection) -> None:
         """Keep a connection in hand, of which the exchange is over."""
         pool.append(connection)
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_KEEPALIVE_S, self._sweep)
+        if self._rest_timer is None:
+            self._rest_timer = asyncio.get_running_loop().call_later(_KEEPALIVE_S, self._close_rested)
 
-    def _sweep(self) -> None:
+    def _close_rested(self) -> None:
         """Close what has rested for too long, and look again for as long as there are others."""
         loop = asyncio.get_running_loop()
-        self._sweeper = None
+        self._rest_timer = None
         for pool in self.resting.values():
             connection = self.at_rest(pool, loop.time())
             if connection is not None:
                 pool.appendleft(connection)
         if any(self.resting.values()):
-            self._sweeper = loop.call_later(_KEEPALIVE_S / 2, self._sweep)
+            self._rest_timer = loop.call_later(_KEEPALIVE_S / 2, self._close_rested)
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         """Close all connections, those in hand too."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
         for pool in self.resting.values():
             while pool:
                 pool.popleft().release()
@@ -314,7 +313,7 @@ def new_session(
         ttl_dns_cache=_DNS_TTL_S,
         socket_factory=socket_factory,
     )
-    connector.reuse, connector.heads, connector.resting = Reuse(), Heads(), {}
+    connector.reuse, connector.heads, connector.resting = KeepAlive(), Heads(), {}
     connector.keeps = limit == 0  # else who waits for one in aiohttp's pool would never hear of those in hand
     made = partial(Replies, loop=asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
     connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it

@@ -18,7 +18,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Downloads, Kept, Ledger, Place, Replaced, Results, Transport
 from batchrunner.core.row import FailureRow, ResultRow
-from batchrunner.transport.watch import passed
+from batchrunner.transport.deadlines import passed
 
 T = TypeVar("T")
 _TASK_IS_OVER = frozenset(

@@ -19,7 +19,7 @@ from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHea
 from batchrunner.core.job import Job
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
-from batchrunner.transport.watch import passed
+from batchrunner.transport.deadlines import passed
 
 T = TypeVar("T")
 ROOT: Final = str(Path(app.__file__).parent) + "/"

@@ -19,7 +19,7 @@ from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHea
 from batchrunner.core.status import Report
 from batchrunner.engine import pending_records
 from batchrunner.stores.files import Disk
-from batchrunner.transport.watch import passed
+from batchrunner.transport.deadlines import passed
 
 T = TypeVar("T")
 ITEMS: Final = 60

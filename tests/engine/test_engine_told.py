@@ -13,7 +13,7 @@ from batchrunner.core.job import Provider, Timeouts
 from batchrunner.core.status import Status
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport import ApiTransport
-from batchrunner.transport.watch import Pace, Watch
+from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,10 @@ def test_a_failure_that_is_the_items_last_try_is_not_called_tried_again(tmp_path
     assert not [line for line in house.said if "is tried again" in line]
 
 
-def _pace(*, first_byte_s: float, idle_s: float = 120.0) -> Pace:
-    return Pace(connect_s=10, first_byte_s=first_byte_s, idle_s=idle_s, total_s=600, window_s=idle_s, least_bytes=0)
+def _pace(*, first_byte_s: float, idle_s: float = 120.0) -> TimeoutPolicy:
+    return TimeoutPolicy(
+        connect_s=10, first_byte_s=first_byte_s, idle_s=idle_s, total_s=600, window_s=idle_s, least_bytes=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_a_request_that_hears_nothing_for_a_minute_says_so_once(
         loop = asyncio.get_running_loop()
         began, record_outcome = loop.time(), list[tuple[float, float]]()
         on_silence = lambda limit_s: record_outcome.append((round(loop.time() - began), limit_s))  # noqa: E731 - one line
-        with Watch(_pace(first_byte_s=first_byte_s), on_silence=on_silence) as watch:
+        with Deadlines(_pace(first_byte_s=first_byte_s), on_silence=on_silence) as watch:
             watch.request_leaves()
             await asyncio.Event().wait()
         assert watch.late == "first_byte"
@@ -119,7 +121,7 @@ def test_pieces_that_come_are_no_silence_and_a_stop_after_them_is() -> None:
     async def scene() -> list[float]:
         loop = asyncio.get_running_loop()
         began, record_outcome = loop.time(), list[float]()
-        with Watch(
+        with Deadlines(
             _pace(first_byte_s=120), on_silence=lambda _: record_outcome.append(round(loop.time() - began))
         ) as watch:
             watch.request_leaves()

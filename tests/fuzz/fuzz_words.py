@@ -18,8 +18,8 @@ from batchrunner.providers.result_pictures import pictures_in
 from batchrunner.report.summary import summary
 from batchrunner.report.wording import printable
 from batchrunner.stores.artifacts import safe_path
-from batchrunner.transport.addresses import is_loopback_name, literal, reach, sounds_inside
-from batchrunner.transport.api import _origin
+from batchrunner.transport.addresses import is_loopback_name, literal, looks_internal, reach
+from batchrunner.transport.api_transport import _origin
 from batchrunner.transport.downloads import PictureDownloads, _joined, _parsed, _shown
 
 STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -101,7 +101,7 @@ def leads_out(host: str) -> bool:
 def host(data: bytes) -> object:
     """Any text as a host or a base URL."""
     text = as_words(data)
-    told: list[object] = [reach(text), literal(text), is_loopback_name(text), sounds_inside(text)]
+    told: list[object] = [reach(text), literal(text), is_loopback_name(text), looks_internal(text)]
     try:
         told.append(_origin(provider(base_url=text)))
     except JobMistakesError as error:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from batchrunner.transport import is_private_host
-from batchrunner.transport.addresses import Reach, is_loopback_name, reach, sounds_inside
+from batchrunner.transport.addresses import Reach, is_loopback_name, looks_internal, reach
 
 REACHES: dict[str, Reach] = {
     "8.8.8.8": "public",
@@ -90,5 +90,5 @@ def test_what_only_looks_like_loopback_is_not(host: str) -> None:
 
 
 def test_names_of_the_inside_sound_like_it() -> None:
-    assert all(map(sounds_inside, ["nas", "printer.local", "db.internal", "x.lan", "a.localhost."]))
-    assert not any(map(sounds_inside, ["oss-cn-hangzhou.aliyuncs.com", "internal.example.com"]))
+    assert all(map(looks_internal, ["nas", "printer.local", "db.internal", "x.lan", "a.localhost."]))
+    assert not any(map(looks_internal, ["oss-cn-hangzhou.aliyuncs.com", "internal.example.com"]))

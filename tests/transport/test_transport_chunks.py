@@ -9,8 +9,7 @@ from hypothesis import given, settings, strategies
 
 from batchrunner.transport.chunks import Chunks
 from batchrunner.transport.direct import DirectReplies
-from batchrunner.transport.heads import Heads
-from batchrunner.transport.reuse import Reuse
+from batchrunner.transport.keepalive import Heads, KeepAlive
 from batchrunner.transport.session import READING, Replies
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -42,7 +41,7 @@ def read(kind: type[Replies], *bodies: Iterable[bytes]) -> list[list[object]]:
     """What a reader gets behind each piece of each body, and what its connection came to."""
 
     async def one(pieces: Iterable[bytes]) -> list[object]:
-        replies = kind(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
+        replies = kind(asyncio.get_running_loop(), reuse=KeepAlive(), heads=Heads())
         replies.connection_made(Door())
         replies.set_response_params(read_until_eof=True, **READING)
         replies.data_received(HEAD)
@@ -125,7 +124,7 @@ def test_more_than_a_reader_may_hold_makes_the_server_wait_as_ever() -> None:
     pieces = [framed(b"x" * 50_000)] * 5 + [b"0\r\n\r\n"]
 
     async def held(kind: type[Replies]) -> tuple[list[tuple[bool, int]], bytes]:
-        replies = kind(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
+        replies = kind(asyncio.get_running_loop(), reuse=KeepAlive(), heads=Heads())
         replies.connection_made(Door())
         replies.set_response_params(read_until_eof=True, **READING)
         replies.data_received(HEAD)

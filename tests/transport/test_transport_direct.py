@@ -15,8 +15,8 @@ from hypothesis import given, strategies
 from transport_servers import ACCOUNT, Kept, Server, api, post, provider, reply, says, serve
 
 from batchrunner.core.http import Completed, Interrupted, Request
-from batchrunner.transport import ApiTransport, heads
-from batchrunner.transport import api as api_module
+from batchrunner.transport import ApiTransport, keepalive
+from batchrunner.transport import api_transport as api_module
 from batchrunner.transport.direct import DIRECT_BYTES, direct_way
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -224,11 +224,11 @@ def test_a_head_that_is_left_as_it_is_says_what_the_mended_one_would(
     lines: list[tuple[bytes, bytes]], rest: bytes
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + b"".join(line + end for line, end in lines) + b"\r\n"
-    head = head[: heads.end_of(head, 0)]
-    with patch.object(heads, "_is_sound", lambda *_: False):
-        careful = heads.mended(head, rest)
+    head = head[: keepalive.end_of(head, 0)]
+    with patch.object(keepalive, "_is_well_formed", lambda *_: False):
+        careful = keepalive.repaired(head, rest)
     said = [
         sorted(line.replace(b" ", b"").lower() for line in found.split(b"\r\n"))
-        for found in (careful, heads.mended(head, rest))
+        for found in (careful, keepalive.repaired(head, rest))
     ]
     assert said[0] == said[1]

@@ -36,7 +36,7 @@ from transport_servers import (
 from batchrunner.core.http import Completed, Interrupted
 from batchrunner.core.job import Timeouts
 from batchrunner.transport.coding import CodingError
-from batchrunner.transport.faults import wrong_key
+from batchrunner.transport.error_messages import wrong_key
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 

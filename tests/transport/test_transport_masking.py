@@ -28,7 +28,7 @@ from batchrunner.core.outcome import (
     ToolCall,
 )
 from batchrunner.transport import Secret
-from batchrunner.transport.masking import KeylessItems, Masker, masked
+from batchrunner.transport.secrets import KeylessItems, Masker, masked
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 

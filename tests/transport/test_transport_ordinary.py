@@ -11,8 +11,7 @@ from batchrunner.core.http import Completed, Request
 from batchrunner.transport import ApiTransport
 from batchrunner.transport import session as session_module
 from batchrunner.transport.direct import ReadyHead
-from batchrunner.transport.heads import Heads, OrdinaryHead
-from batchrunner.transport.reuse import Reuse
+from batchrunner.transport.keepalive import Heads, KeepAlive, OrdinaryHead
 from batchrunner.transport.session import READING, Connector, Replies
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -70,7 +69,7 @@ async def compare(start: bytes, lines: list[bytes], body: bytes) -> None:
     known = Heads().of(piece)
     if known is None:
         return
-    replies = Replies(asyncio.get_running_loop(), reuse=Reuse(), heads=Heads())
+    replies = Replies(asyncio.get_running_loop(), reuse=KeepAlive(), heads=Heads())
     replies.set_response_params(read_until_eof=True, **READING)
     replies.transport = ItemState()
     replies.data_received(piece)

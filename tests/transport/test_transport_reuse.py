@@ -63,7 +63,7 @@ def test_one_that_keeps_connections_at_first_is_found_out_at_its_first_closing()
                 await transport.exchange(post(server.url(), body), Kept(), account=ACCOUNT)
             assert server.connections == 1
             reuse = transport._session.connector.reuse  # type: ignore[union-attr] # the session is open
-            while not reuse._wary:  # noqa: ASYNC110 - what the program looks at has no event
+            while not reuse._cautious:  # noqa: ASYNC110 - what the program looks at has no event
                 await asyncio.sleep(0.001)
             for _ in range(20):
                 kept = await transport.exchange(post(server.url(), b"stream"), Kept(), account=ACCOUNT)

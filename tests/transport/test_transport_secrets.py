@@ -9,8 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from batchrunner.transport import Secret, clean_key, mask, read_keys
-from batchrunner.transport.masking import masked
-from batchrunner.transport.secrets import MASK
+from batchrunner.transport.secrets import MASK, masked
 
 KEY = "ms-01234567-89ab-cdef"
 

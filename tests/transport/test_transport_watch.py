@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from batchrunner.simulator.virtual_time import run_virtual
-from batchrunner.transport.watch import DeadlineTimer, Pace, Watch
+from batchrunner.transport.deadlines import Deadlines, DeadlineTimer, TimeoutPolicy
 
 
-def pace(*, total_s: float = 9, connect_s: float = 9) -> Pace:
-    return Pace(connect_s=connect_s, first_byte_s=9, idle_s=9, total_s=total_s, window_s=9, least_bytes=1)
+def pace(*, total_s: float = 9, connect_s: float = 9) -> TimeoutPolicy:
+    return TimeoutPolicy(connect_s=connect_s, first_byte_s=9, idle_s=9, total_s=total_s, window_s=9, least_bytes=1)
 
 
 async def forever() -> None:
@@ -18,9 +18,9 @@ async def forever() -> None:
 
 def test_a_deadline_ends_the_block_and_leaves_the_task_uncancelled() -> None:
     async def scene() -> None:
-        with Watch(pace(connect_s=0)) as watch:
+        with Deadlines(pace(connect_s=0)) as deadlines:
             await forever()
-        assert (watch.late, watch.sent) == ("connect", False)
+        assert (deadlines.late, deadlines.sent) == ("connect", False)
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
@@ -31,11 +31,11 @@ def test_a_deadline_ends_the_block_and_leaves_the_task_uncancelled() -> None:
 
 def test_a_cancellation_in_the_same_moment_wins() -> None:
     async def scene() -> None:
-        watches: list[Watch] = []
+        watches: list[Deadlines] = []
 
         async def guarded() -> None:
-            with Watch(pace(total_s=0)) as watch:
-                watches.append(watch)
+            with Deadlines(pace(total_s=0)) as deadlines:
+                watches.append(deadlines)
                 await forever()
 
         task = asyncio.create_task(guarded())
@@ -52,8 +52,8 @@ def test_a_cancellation_in_the_same_moment_wins() -> None:
 def test_another_error_in_the_same_moment_passes_through() -> None:
     async def scene() -> None:
         async def guarded() -> None:
-            with Watch(pace()) as watch:
-                watch.late = "total"
+            with Deadlines(pace()) as deadlines:
+                deadlines.late = "total"
                 raise ValueError("ours")
 
         with pytest.raises(ValueError, match="ours"):
@@ -64,10 +64,10 @@ def test_another_error_in_the_same_moment_passes_through() -> None:
 
 def test_a_watch_at_rest_does_not_ring() -> None:
     async def scene() -> None:
-        with Watch(pace(total_s=0)) as watch:
-            watch.rest()
+        with Deadlines(pace(total_s=0)) as deadlines:
+            deadlines.disarm()
             await asyncio.sleep(0.01)
-        assert watch.late is None
+        assert deadlines.late is None
 
     asyncio.run(scene())
 
@@ -75,15 +75,15 @@ def test_a_watch_at_rest_does_not_ring() -> None:
 def test_quick_exchanges_share_one_timer_that_is_armed_once() -> None:
     async def scene() -> None:
         timer = DeadlineTimer()
-        with Watch(pace(), timer=timer) as watch:
+        with Deadlines(pace(), timer=timer) as deadlines:
             handle = timer._handle
             for _ in range(100):
-                with Watch(pace(), timer=timer) as other:
+                with Deadlines(pace(), timer=timer) as other:
                     other.request_leaves()
                     other.head_came()
                     other.piece_came(10, line=True)
-            watch.request_leaves()
-            watch.head_came()
+            deadlines.request_leaves()
+            deadlines.head_came()
             assert timer._handle is handle
         assert not timer.watches
         timer.close()
@@ -95,8 +95,8 @@ def test_quick_exchanges_share_one_timer_that_is_armed_once() -> None:
 
 def test_a_watch_with_a_timer_of_its_own_leaves_none_behind() -> None:
     async def scene() -> None:
-        with Watch(pace()) as watch:
-            handle = watch._timer._handle
+        with Deadlines(pace()) as deadlines:
+            handle = deadlines._timer._handle
         assert handle is not None
         assert handle.cancelled()
 
@@ -110,9 +110,9 @@ def test_each_of_many_is_ended_at_its_own_deadline(count: int) -> None:
         ended: dict[int, float] = {}
 
         async def one(number: int) -> None:
-            with Watch(pace(total_s=100.0 + number % 7, connect_s=100.0 + number % 7), timer=timer) as watch:
+            with Deadlines(pace(total_s=100.0 + number % 7, connect_s=100.0 + number % 7), timer=timer) as deadlines:
                 await forever()
-            assert watch.late == "total"
+            assert deadlines.late == "total"
             ended[number] = loop.time()
 
         began = loop.time()
@@ -126,10 +126,10 @@ def test_each_of_many_is_ended_at_its_own_deadline(count: int) -> None:
 
 def test_one_that_only_waits_for_its_gate_is_late_by_the_total_alone() -> None:
     async def scene() -> None:
-        with Watch(pace(connect_s=1, total_s=50)) as watch:
-            watch.held_back()
+        with Deadlines(pace(connect_s=1, total_s=50)) as deadlines:
+            deadlines.held_back()
             await forever()
-        assert (watch.late, watch.sent) == ("total", False)
+        assert (deadlines.late, deadlines.sent) == ("total", False)
 
     run_virtual(scene)
 
@@ -143,11 +143,11 @@ def test_a_fault_of_whom_one_exchange_asks_leaves_the_others_their_deadlines() -
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
 
         async def one(*, is_faulty: bool) -> str | None:
-            with Watch(pace(total_s=30), timer=timer, settled=faulty if is_faulty else None) as watch:
-                watch.request_leaves()
-                watch.head_came()
+            with Deadlines(pace(total_s=30), timer=timer, settled=faulty if is_faulty else None) as deadlines:
+                deadlines.request_leaves()
+                deadlines.head_came()
                 await forever()
-            return watch.late
+            return deadlines.late
 
         assert tuple(await asyncio.gather(one(is_faulty=True), one(is_faulty=False))) == ("idle", "idle")
         assert told == ["ValueError('ours')"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from batchrunner.core.http import Ending, Request, ResponseHead
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.transport import ApiTransport, PictureDownloads, Secret
-from batchrunner.transport.room import Room
+from batchrunner.transport.memory_budget import MemoryBudget
 
 CANARY = "sk-canary-0123456789abcdef"
 ACCOUNT = "MY_KEY"
@@ -194,9 +194,11 @@ PATIENT = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=NEVER, total_s=NE
 KEYS = {ACCOUNT: Secret(CANARY)}
 
 
-def api(source: Provider | str, *, timeouts: Timeouts = PATIENT, room: Room | None = None) -> ApiTransport:
+def api(
+    source: Provider | str, *, timeouts: Timeouts = PATIENT, memory_budget: MemoryBudget | None = None
+) -> ApiTransport:
     chosen = provider(source) if isinstance(source, str) else source
-    return ApiTransport(chosen, timeouts=timeouts, keys=KEYS, limit=0, room=room)
+    return ApiTransport(chosen, timeouts=timeouts, keys=KEYS, limit=0, memory_budget=memory_budget)
 
 
 def downloads(

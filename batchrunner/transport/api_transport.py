@@ -24,14 +24,13 @@ from batchrunner.core.http import Completed, Decoder, Ending, Gate, Interrupted,
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
+from batchrunner.transport.deadlines import SILENT_S, UNDER_WAY, Deadlines, DeadlineTimer, TimeoutPolicy, passed
 from batchrunner.transport.direct import DirectReply, DirectWay, Prepared, ReadyHead, direct_way
-from batchrunner.transport.faults import explain, explain_late, of_the_proxy, wrong_key
-from batchrunner.transport.heads import KnownHead, OrdinaryHead
-from batchrunner.transport.masking import Masker
-from batchrunner.transport.room import HELD_FROM_BYTES, Room, Share
-from batchrunner.transport.secrets import Secret, hidden_of, mask
+from batchrunner.transport.error_messages import explain, explain_late, of_the_proxy, wrong_key
+from batchrunner.transport.keepalive import KnownHead, OrdinaryHead
+from batchrunner.transport.memory_budget import HELD_FROM_BYTES, MemoryBudget, Reservation
+from batchrunner.transport.secrets import Masker, Secret, hidden_of, mask
 from batchrunner.transport.session import left_in, new_session, tls_context
-from batchrunner.transport.watch import SILENT_S, UNDER_WAY, DeadlineTimer, Pace, Watch, passed
 
 T = TypeVar("T")
 
@@ -75,7 +74,7 @@ class ApiTransport:
 
     `keys` are by account (the name of the key's variable). `limit` bounds connections, 0 does not: the lanes do that,
     and waiting for a connection of the pool counts as connecting. `wall` is the clock of `ResponseHead.received_at`;
-    `room` is shared with whoever else reads replies.
+    `memory_budget` is shared with whoever else reads replies.
 
     Raises:
         JobMistakesError: a key would go over plain http to another machine, the base URL carries a password or cannot
@@ -93,12 +92,12 @@ class ApiTransport:
         keys: Mapping[str, Secret],
         limit: int = 0,
         wall: Callable[[], float] = time.time,
-        room: Room | None = None,
+        memory_budget: MemoryBudget | None = None,
         say: Callable[[str], None] | None = None,
         proxy_auth: Secret | None = None,
     ) -> None:
         self._say = say
-        self._silence_told_at = -math.inf
+        self._silence_reported_at = -math.inf
         self._where, self._origin = _origin(provider)
         _refuse_open_keys(provider, keys)
         self._provider = provider
@@ -108,7 +107,7 @@ class ApiTransport:
         self._masker = Masker(self._hidden)
         self._version = f"api-version={provider.api_version}" if provider.api_version else ""
         self._limit = limit
-        self._room = room or Room()
+        self._memory_budget = memory_budget or MemoryBudget()
         self._wall = wall
         self._paces = {"POST": _pace(timeouts, timeouts.total_s), "GET": _pace(timeouts, _GET_TOTAL_S)}
         self._cap_bytes = REPLY_CAP_BYTES[provider.dialect]
@@ -126,7 +125,7 @@ class ApiTransport:
 
     def hold(self, size_bytes: int) -> AbstractContextManager[object]:
         """Count an answer as held until it is kept elsewhere; replies that are being read wait for that."""
-        return self._room.hold(size_bytes)
+        return self._memory_budget.hold(size_bytes)
 
     async def __aenter__(self) -> Self:
         self._session = new_session(
@@ -170,32 +169,32 @@ class ApiTransport:
         if prepared is None and gate is not None:
             await passed(gate)
         pace = self._paces[request.method]
-        watch = Watch(pace, timer=self._timer, on_silence=self._on_silence, connects=prepared is None)
-        share: Share | None = None
+        deadlines = Deadlines(pace, timer=self._timer, on_silence=self._on_silence, connects=prepared is None)
+        reservation: Reservation | None = None
         ending: Ending | None = None
         whole: tuple[KnownHead, bytes] | None = None
         try:
-            with watch:
+            with deadlines:
                 try:
                     reply: Response | tuple[KnownHead, bytes]
                     if direct is not None and prepared is not None:
-                        reply = await direct.send(prepared, request.body or b"", watch=watch, gate=gate)
+                        reply = await direct.send(prepared, request.body or b"", deadlines=deadlines, gate=gate)
                     else:
-                        reply = await self._ask(session, request, account, watch)
+                        reply = await self._ask(session, request, account, deadlines)
                 except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system: without a common root
-                    ending = self._fault(error, watch)
+                    ending = self._fault(error, deadlines)
                 else:
-                    if type(reply) is tuple and self._room.has_room_for(len(reply[1])):
+                    if type(reply) is tuple and self._memory_budget.fits(len(reply[1])):
                         whole = reply
                     else:
-                        share = self._room.share()
-                        ending = await self._converse(reply, decoder, watch, share)
+                        reservation = self._memory_budget.reservation()
+                        ending = await self._converse(reply, decoder, deadlines, reservation)
             if whole is not None:
                 return self._masker.masked(_read_whole(decoder, OrdinaryHead(whole[0], self._wall()), whole))
-            return self._masker.masked(decoder.end(ending or self._too_late(watch, pace)))
+            return self._masker.masked(decoder.end(ending or self._too_late(deadlines, pace)))
         finally:
-            if share is not None and share.held_bytes:
-                share.give_back()
+            if reservation is not None and reservation.held_bytes:
+                reservation.release()
 
     def _prepared(self, direct: DirectWay, request: Request, account: str) -> Prepared | Interrupted | None:
         """What the short way needs for a request; None when it has to take the public one."""
@@ -207,18 +206,18 @@ class ApiTransport:
     def _silent(self, limit_s: float) -> None:
         """One of the requests hears nothing: told once for all that wait with it."""
         now = asyncio.get_running_loop().time()
-        if self._say is not None and now - self._silence_told_at >= limit_s:
-            self._silence_told_at = now
+        if self._say is not None and now - self._silence_reported_at >= limit_s:
+            self._silence_reported_at = now
             self._say(f"nothing received for {SILENT_S:g} s from {self._where}; waiting up to {limit_s:g} s")
 
     async def _ask(
-        self, session: aiohttp.ClientSession, request: Request, account: str, watch: Watch
+        self, session: aiohttp.ClientSession, request: Request, account: str, deadlines: Deadlines
     ) -> aiohttp.ClientResponse:
         """Send by aiohttp's public way, and read the head of the reply."""
         headers = CIMultiDict(request.headers)
         headers.update(self._headers_to(request.url, account))
         body = request.body
-        UNDER_WAY.set(watch)
+        UNDER_WAY.set(deadlines)
         return await session.request(
             request.method,
             self._versioned(request.url),
@@ -228,25 +227,29 @@ class ApiTransport:
         )
 
     async def _converse(
-        self, reply: Response | tuple[KnownHead, bytes], decoder: Decoder[T], watch: Watch, share: Share
+        self,
+        reply: Response | tuple[KnownHead, bytes],
+        decoder: Decoder[T],
+        deadlines: Deadlines,
+        reservation: Reservation,
     ) -> Ending:
         """Let the decoder read a reply whose head is there."""
-        watch.head_came(getattr(decoder, "settled", None))
+        deadlines.head_came(getattr(decoder, "settled", None))
         if isinstance(reply, tuple):
             known, data = reply
-            await share.take(len(data), waiting=watch.excuse)
+            await reservation.grow(len(data), waiting=deadlines.pause)
             decoder.begin(OrdinaryHead(known, self._wall()))
             decoder.feed(data[known.head_bytes :])
             return _WHOLE
         try:
             decoder.begin(ReadyHead(reply.status, reply.headers, self._wall()))
-            whole = reply.whole(share) if type(reply) is DirectReply else None
+            whole = reply.whole(reservation) if type(reply) is DirectReply else None
             if whole is not None:
                 decoder.feed(whole)
                 return _WHOLE
-            ending = await self._pour(reply, decoder, watch, share)
-            if watch.replies is not None and watch.replies.behind and isinstance(ending, Completed):
-                decoder.feed(watch.replies.behind)  # a server that counts characters cuts its own answer off
+            ending = await self._pour(reply, decoder, deadlines, reservation)
+            if deadlines.replies is not None and deadlines.replies.behind and isinstance(ending, Completed):
+                decoder.feed(deadlines.replies.behind)  # a server that counts characters cuts its own answer off
             return ending
         finally:
             if not reply.closed:
@@ -264,22 +267,22 @@ class ApiTransport:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self._version}"
 
-    def _unpacker(self, response: Response, watch: Watch) -> Unpacker | Interrupted | None:
+    def _unpacker(self, response: Response, deadlines: Deadlines) -> Unpacker | Interrupted | None:
         headers = response.headers
         if int(headers.get("Content-Length", 0)) > self._cap_bytes:
-            return self._too_large(watch)
+            return self._too_large(deadlines)
         try:
             return unpacker(headers.get("Content-Encoding"))
         except CodingError as error:
-            return self._fault(error, watch)
+            return self._fault(error, deadlines)
 
-    async def _read(self, content: aiohttp.StreamReader, watch: Watch) -> bytes | Interrupted:
+    async def _read(self, content: aiohttp.StreamReader, deadlines: Deadlines) -> bytes | Interrupted:
         try:
             return await content.readany()
         except _OUTSIDE as error:
-            return left_in(content) or self._fault(error, watch)
+            return left_in(content) or self._fault(error, deadlines)
 
-    def _plain(self, undo: Unpacker | None, coded: bytes, watch: Watch) -> Iterator[bytes | Interrupted]:
+    def _plain(self, undo: Unpacker | None, coded: bytes, deadlines: Deadlines) -> Iterator[bytes | Interrupted]:
         """Without its content coding; what whoever takes the pieces raises does not come here."""
         if undo is None:
             yield coded
@@ -287,46 +290,48 @@ class ApiTransport:
         try:
             yield from undo.feed(coded)
         except CodingError as error:
-            yield self._fault(error, watch)
+            yield self._fault(error, deadlines)
 
-    async def _pour(self, response: Response, decoder: Decoder[T], watch: Watch, share: Share) -> Ending:
+    async def _pour(
+        self, response: Response, decoder: Decoder[T], deadlines: Deadlines, reservation: Reservation
+    ) -> Ending:
         """Feed the body to the decoder, within the caps, until it or the reply is at an end."""
         content, cap_bytes = response.content, self._cap_bytes
         wire_bytes = plain_bytes = 0
-        undo = self._unpacker(response, watch)
+        undo = self._unpacker(response, deadlines)
         if isinstance(undo, Interrupted):
             return undo
         while not content.at_eof():
-            coded = await self._read(content, watch)
+            coded = await self._read(content, deadlines)
             if isinstance(coded, Interrupted):
                 return coded
-            undo = undo or _unsaid(coded, is_first=not wire_bytes)
+            undo = undo or _undeclared_coding(coded, is_first=not wire_bytes)
             wire_bytes += len(coded)
-            watch.piece_came(len(coded), line=b"\n" in coded)
+            deadlines.piece_came(len(coded), line=b"\n" in coded)
             if wire_bytes > cap_bytes:
-                return self._too_large(watch)
-            for plain in self._plain(undo, coded, watch):
+                return self._too_large(deadlines)
+            for plain in self._plain(undo, coded, deadlines):
                 if isinstance(plain, Interrupted):
                     return plain
                 plain_bytes += len(plain)
                 if plain_bytes > cap_bytes:
-                    return self._too_large(watch)
-                await share.take(len(plain), waiting=watch.excuse)
+                    return self._too_large(deadlines)
+                await reservation.grow(len(plain), waiting=deadlines.pause)
                 if plain and decoder.feed(plain):
-                    watch.rest()
+                    deadlines.disarm()
                     await _linger(content, None if undo is not None else decoder.feed)
                     return _WHOLE
         if undo is not None and wire_bytes and not undo.is_complete():
             return self._broken(
-                "reset", f"the reply of {self._where} ends in the middle of its coding", sent=watch.sent
+                "reset", f"the reply of {self._where} ends in the middle of its coding", sent=deadlines.sent
             )
         return _WHOLE
 
-    def _fault(self, error: Exception, watch: Watch | None) -> Interrupted:
+    def _fault(self, error: Exception, deadlines: Deadlines | None) -> Interrupted:
         """Raises the error again where the gate refused the request with it, and where no connection raises such."""
-        if watch is not None and error is watch.refused:
+        if deadlines is not None and error is deadlines.refused:
             raise error
-        sent = watch is not None and watch.sent
+        sent = deadlines is not None and deadlines.sent
         if isinstance(error, RecursionError | NotImplementedError):  # RuntimeErrors that no connection raises
             raise error
         if self._provider.proxy is not None:
@@ -334,13 +339,13 @@ class ApiTransport:
         broken = self._broken("reset" if sent else "connect", explain(error, self._where), sent=sent)
         return replace(broken, look_at=wrong_key(error)) if not sent else broken
 
-    def _too_late(self, watch: Watch, pace: Pace) -> Interrupted:
-        cause: Cause = "timeout" if watch.sent else "connect"
-        return self._broken(cause, explain_late(watch, pace, self._where), sent=watch.sent)
+    def _too_late(self, deadlines: Deadlines, pace: TimeoutPolicy) -> Interrupted:
+        cause: Cause = "timeout" if deadlines.sent else "connect"
+        return self._broken(cause, explain_late(deadlines, pace, self._where), sent=deadlines.sent)
 
-    def _too_large(self, watch: Watch) -> Interrupted:
+    def _too_large(self, deadlines: Deadlines) -> Interrupted:
         message = f"the reply of {self._where} has more than {self._cap_bytes} bytes"
-        return self._broken("too_large", message, sent=watch.sent)
+        return self._broken("too_large", message, sent=deadlines.sent)
 
     def _broken(self, cause: Cause, message: str, *, sent: bool) -> Interrupted:
         return Interrupted(cause=cause, message=mask(message, self._hidden), sent=sent)
@@ -353,7 +358,7 @@ class ApiTransport:
         return headers
 
 
-def _unsaid(coded: bytes, *, is_first: bool) -> Unpacker | None:
+def _undeclared_coding(coded: bytes, *, is_first: bool) -> Unpacker | None:
     """What undoes a coding that the head forgot to name."""
     return unpacker("gzip") if is_first and coded.startswith(GZIP_MAGIC) else None
 
@@ -381,8 +386,8 @@ async def _linger(content: aiohttp.StreamReader, feed: Callable[[bytes], bool] |
                     feed(piece)
 
 
-def _pace(timeouts: Timeouts, total_s: float) -> Pace:
-    return Pace(
+def _pace(timeouts: Timeouts, total_s: float) -> TimeoutPolicy:
+    return TimeoutPolicy(
         connect_s=timeouts.connect_s,
         first_byte_s=timeouts.first_byte_s,
         idle_s=timeouts.idle_s,

@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrunner.transport.addresses import Reach
 from batchrunner.transport.coding import CodingError
-from batchrunner.transport.watch import Pace, Watch
+from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
 
 
 class AddressRefusedError(OSError):
@@ -41,9 +41,9 @@ def of_the_proxy(error: Exception) -> Exception:
     return error
 
 
-def explain_late(watch: Watch, pace: Pace, where: str) -> str:
+def explain_late(deadlines: Deadlines, pace: TimeoutPolicy, where: str) -> str:
     """Which deadline passed."""
-    match watch.late:
+    match deadlines.late:
         case "connect":
             return f"no connection to {where} within {pace.connect_s:g} s"
         case "first_byte":

@@ -1,18 +1,125 @@
-"""Heads of replies: ordinary ones read without a parser, those that are nearly HTTP mended before the parser sees them.
+"""Whether a connection may carry another request: it may until the server was seen to close one behind its reply.
 
-One bad line costs aiohttp's parser the reply, and what is behind such a head was paid for. Only lines that say nothing
-are left out, and only lengths that contradict one another: the body then says by itself where it ends. Bytes that are
-no head at all are left as they are.
-
-A reply that came in one piece, with its length and nothing unusual in its head, needs no parser at all (`Heads`). What
-is not quite so is not recognised, and goes to the parser.
+Some servers promise to keep a connection and close it a moment after the reply all the same; llama.cpp does so after
+every stream. A POST that crosses with the closing cannot be told from one that was executed. So the first connection
+that is to be used again is watched for a moment, and where one was closed, now or later, each request gets a connection
+of its own for a while. Refuses to judge by a connection that broke or that we closed ourselves.
 """
 
+import asyncio
 import re
-from typing import Final
+from typing import Final, Protocol
+
+from aiohttp.connector import Connection
 
 from batchrunner.core.http import ResponseHead
 from batchrunner.transport.coding import GZIP_MAGIC
+
+_SETTLE_S: Final = 0.1
+"""A server that closes behind its reply does so within this time."""
+_CAUTIOUS_FOR: Final = 1000
+"""So many requests get a connection of their own before the server is judged anew."""
+
+
+class ReusableConnection(Protocol):
+    """A connection as far as its reuse goes."""
+
+    uses: int
+    """Requests that it carried so far."""
+    rests_since: float | None
+    """When its last exchange ended, on the loop's clock; None while one is under way."""
+
+    @property
+    def should_close(self) -> bool:
+        """No other request may leave on it."""
+
+    def is_connected(self) -> bool:
+        """It stands, on both sides."""
+
+    def force_close(self) -> None:
+        """It is not to be used again."""
+
+
+class KeepAlive:
+    """What is known of one session's connections."""
+
+    __slots__ = ("_cautious", "_looks", "_trusted")
+
+    def __init__(self) -> None:
+        self._trusted = False
+        self._cautious = 0
+        self._looks = False
+        """A connection is looked at, to be trusted."""
+
+    def __repr__(self) -> str:
+        """What it came to."""
+        return f"<Reuse trusted={self._trusted}, wary for {self._cautious} requests>"
+
+    def allows_at_once(self, line: ReusableConnection) -> bool:
+        """Whether a request may leave on it, as far as that is known without waiting; then it counts as used."""
+        if (line.uses and not self._trusted) or self._cautious or line.should_close:
+            return False
+        line.uses += 1
+        line.rests_since = None
+        return True
+
+    async def allows(self, connection: Connection, line: ReusableConnection) -> bool:
+        """Whether a request may leave on it; one that may not is closed. Waits as long as nothing is known.
+
+        Whoever was let in tells `is_over` of the end of its exchange.
+        """
+        try:
+            allowed = not line.should_close and (not line.uses or (await self._lasts(line) and not line.should_close))
+        except BaseException:
+            connection.close()
+            raise
+        if not allowed:
+            connection.close()
+            return False
+        line.uses += 1
+        line.rests_since = None
+        if self._cautious:
+            self._cautious -= 1
+            line.force_close()
+        return True
+
+    def is_over(self, line: ReusableConnection) -> None:
+        """The exchange came to its end."""
+        loop = asyncio.get_running_loop()
+        line.rests_since = loop.time()
+        if not self._trusted and not self._looks and line.is_connected() and not line.should_close:
+            self._looks = True
+            loop.call_later(_SETTLE_S, self._look, line)
+
+    def was_closed(self, line: ReusableConnection) -> None:
+        """The server closed it, with no part of a reply on its way and without having said that it would."""
+        since = line.rests_since
+        if since is None or asyncio.get_running_loop().time() - since <= _SETTLE_S:
+            self._trusted, self._cautious = False, _CAUTIOUS_FOR
+
+    async def _lasts(self, line: ReusableConnection) -> bool:
+        if not self._trusted and not self._cautious:
+            await asyncio.sleep(_SETTLE_S)
+            self._trusted = line.is_connected()
+            if not self._trusted:
+                self._cautious = _CAUTIOUS_FOR
+        return not self._cautious
+
+    def _look(self, line: ReusableConnection) -> None:
+        """A while after a reply: does its connection still stand? If the server closed it, that is known by now."""
+        self._looks = False
+        self._trusted = self._trusted or (not self._cautious and line.is_connected())
+
+
+# Heads of replies: ordinary ones read without a parser, those that are nearly HTTP mended before the parser sees them.
+#
+# One bad line costs aiohttp's parser the reply, and what is behind such a head was paid for. Only lines that say
+# nothing
+# are left out, and only lengths that contradict one another: the body then says by itself where it ends. Bytes that are
+# no head at all are left as they are.
+#
+# A reply that came in one piece, with its length and nothing unusual in its head, needs no parser at all (`Heads`).
+# What is not quite so is not recognised, and goes to the parser.
 
 LINE_BYTES: Final = 64 * 1024
 """Of a line that the parser takes; longer ones are left out."""
@@ -34,12 +141,12 @@ def end_of(start: bytes | bytearray, since: int) -> int:
     return min(ends, default=0)
 
 
-def mended(head: bytes, rest: bytes = b"") -> bytes:
+def repaired(head: bytes, rest: bytes = b"") -> bytes:
     """The head without lines that are none, with one length or none, and with CR LF behind each line.
 
     `rest` is what came with it of the body: where that shows no chunk, the head does not say that there are any.
     """
-    if _is_sound(head, rest):
+    if _is_well_formed(head, rest):
         return head
     first, *lines = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
     kept, lengths, chunked, left_out = [first], [], False, False
@@ -70,13 +177,13 @@ def mended(head: bytes, rest: bytes = b"") -> bytes:
     return b"\r\n".join((*kept, b"", b""))
 
 
-_SOUND: Final = re.compile(rb"HTTP/[^\r\n]*+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n]*+\r\n)*+\r\n")
+_WELL_FORMED: Final = re.compile(rb"HTTP/[^\r\n]*+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n]*+\r\n)*+\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*\d+[ \t]*\r\n")
 
 
-def _is_sound(head: bytes, rest: bytes) -> bool:
+def _is_well_formed(head: bytes, rest: bytes) -> bool:
     """Whether nothing in it has to be mended, as nearly always: one look, and not one at every line."""
-    if len(head) > LINE_BYTES or _SOUND.fullmatch(head) is None:
+    if len(head) > LINE_BYTES or _WELL_FORMED.fullmatch(head) is None:
         return False
     low = head.lower()
     lengths = low.count(b"content-length")

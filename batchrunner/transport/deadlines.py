@@ -23,7 +23,7 @@ Late = Literal["connect", "first_byte", "idle", "drip", "total", "settled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class TimeoutPolicy:
     """The deadlines of a kind of exchange, in seconds of the loop's clock."""
 
     connect_s: float
@@ -67,7 +67,7 @@ class DeadlineTimer:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.watches: set[Watch] = set()
+        self.watches: set[Deadlines] = set()
         """Those under way."""
         self.rings_at = math.inf
         self._handle: asyncio.TimerHandle | None = None
@@ -89,14 +89,14 @@ class DeadlineTimer:
         now = max(self.loop.time(), self.rings_at) if self._handle is not None else self.loop.time()
         self.close()
         try:
-            for watch in tuple(self.watches):
-                if watch.next_at() <= now:
-                    watch.look(now)
+            for deadlines in tuple(self.watches):
+                if deadlines.next_at() <= now:
+                    deadlines.look(now)
         finally:  # a fault of whoever is asked by one watch is not the others'
             if self.watches:
                 # However many deadlines pass one after another, the looks at all stay a small part of the time.
                 soonest = now + len(self.watches) * _LOOK_S
-                self.ring_by(max(soonest, min(watch.next_at() for watch in self.watches)))
+                self.ring_by(max(soonest, min(deadlines.next_at() for deadlines in self.watches)))
 
     def close(self) -> None:
         """No ringing any more, until somebody asks for it."""
@@ -106,7 +106,7 @@ class DeadlineTimer:
         self.rings_at = math.inf
 
 
-class Watch:
+class Deadlines:
     """Ends the block it guards when a deadline passes: afterwards `late` says which. Other cancellations pass through.
 
     `sent` is False until the request may leave on a connection: as long as it is, no byte of the request has left.
@@ -138,7 +138,7 @@ class Watch:
 
     def __init__(
         self,
-        pace: Pace,
+        pace: TimeoutPolicy,
         *,
         timer: DeadlineTimer | None = None,
         on_silence: Callable[[float], None] | None = None,
@@ -188,7 +188,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self.rest()
+        self.disarm()
         if self.late is None:
             return False
         # The same account as asyncio.timeout keeps: somebody else's cancellation in the same moment wins.
@@ -235,13 +235,13 @@ class Watch:
         self._bytes += size_bytes
         self._lines = self._lines or line
 
-    def excuse(self) -> None:
+    def pause(self) -> None:
         """It is this side that does not read: of the deadlines only the total goes on counting."""
         now = self._loop.time()
         self._due = now + self._pace.idle_s
         self._window_at = now + self._pace.window_s
 
-    def rest(self) -> None:
+    def disarm(self) -> None:
         """No deadline any more."""
         self._timer.watches.discard(self)
         if not self._shared:
@@ -291,5 +291,5 @@ class Watch:
         return None
 
 
-UNDER_WAY: ContextVar[Watch] = ContextVar("batchrunner.transport.under_way")
+UNDER_WAY: ContextVar[Deadlines] = ContextVar("batchrunner.transport.under_way")
 """The watch of the exchange that this task is in: the connector tells it when the request leaves."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-ROOM_BYTES: Final = 24 * 1024 * 1024
+MEMORY_BUDGET_BYTES: Final = 24 * 1024 * 1024
 """Less than two of the longest answers, so that the second is not decoded while the first is written down."""
 _LOOK_AGAIN_S: Final = 0.5
 HELD_FROM_BYTES: Final = 64 * 1024
@@ -20,25 +20,25 @@ HELD_FROM_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
-class Room:
+class MemoryBudget:
     """One for all connections of a run."""
 
-    size_bytes: int = ROOM_BYTES
+    size_bytes: int = MEMORY_BUDGET_BYTES
     held_bytes: int = 0
-    shares: list["Share"] = field(default_factory=list)
+    reservations: list["Reservation"] = field(default_factory=list)
     """Those that hold something, the oldest first."""
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
     """Replies that wait for room: without one nobody need be told that some is free."""
 
     def __repr__(self) -> str:
-        return f"<Room {self.held_bytes} of {self.size_bytes} B held by {len(self.shares)}>"
+        return f"<Room {self.held_bytes} of {self.size_bytes} B held by {len(self.reservations)}>"
 
-    def share(self) -> "Share":
+    def reservation(self) -> "Reservation":
         """For one reply; use it as a context."""
-        return Share(self)
+        return Reservation(self)
 
-    def has_room_for(self, size_bytes: int) -> bool:
+    def fits(self, size_bytes: int) -> bool:
         """Whether a reply of this size may be read at once; one that is decoded before any other takes no share."""
         return self.held_bytes + size_bytes <= self.size_bytes
 
@@ -46,17 +46,17 @@ class Room:
         """For an answer that was decoded, until it is kept; it never waits."""
         if size_bytes < HELD_FROM_BYTES:
             return nullcontext()
-        share = Share(self, held_bytes=size_bytes)
+        reservation = Reservation(self, held_bytes=size_bytes)
         self.held_bytes += size_bytes
-        self.shares.insert(0, share)  # the disk always goes on, so that every reader may wait for it
-        return share
+        self.reservations.insert(0, reservation)  # the disk always goes on, so that every reader may wait for it
+        return reservation
 
 
 @dataclass(slots=True, eq=False)
-class Share:
+class Reservation:
     """What one reply holds."""
 
-    room: Room
+    memory_budget: MemoryBudget
     held_bytes: int = 0
 
     def __enter__(self) -> Self:
@@ -66,44 +66,44 @@ class Share:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.held_bytes:
-            self.give_back()
+            self.release()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Hold nothing more."""
-        room = self.room
-        room.held_bytes -= self.held_bytes
-        room.shares.remove(self)
-        if room.waiting:
-            freed, room.freed = room.freed, asyncio.Event()
+        memory_budget = self.memory_budget
+        memory_budget.held_bytes -= self.held_bytes
+        memory_budget.reservations.remove(self)
+        if memory_budget.waiting:
+            freed, memory_budget.freed = memory_budget.freed, asyncio.Event()
             freed.set()
 
-    def takes_at_once(self, size_bytes: int) -> bool:
-        """Take so many bytes more if there is room for them now; False: `take` has to wait for it."""
-        room = self.room
-        if room.held_bytes + size_bytes > room.size_bytes:
+    def grow_now(self, size_bytes: int) -> bool:
+        """Take so many bytes more if there is room for them now; False: `grow` has to wait for it."""
+        memory_budget = self.memory_budget
+        if memory_budget.held_bytes + size_bytes > memory_budget.size_bytes:
             return False
         if size_bytes and not self.held_bytes:
-            room.shares.append(self)
+            memory_budget.reservations.append(self)
         self.held_bytes += size_bytes
-        room.held_bytes += size_bytes
+        memory_budget.held_bytes += size_bytes
         return True
 
-    async def take(self, size_bytes: int, *, waiting: Callable[[], None]) -> None:
+    async def grow(self, size_bytes: int, *, waiting: Callable[[], None]) -> None:
         """Take so many bytes more, then wait while the room is full and an older reply is there to empty it.
 
         `waiting` is called again and again meanwhile: it is not the server that is slow.
         """
-        room = self.room
+        memory_budget = self.memory_budget
         if size_bytes and not self.held_bytes:
-            room.shares.append(self)
+            memory_budget.reservations.append(self)
         self.held_bytes += size_bytes
-        room.held_bytes += size_bytes
-        while room.held_bytes > room.size_bytes and room.shares[0] is not self:
+        memory_budget.held_bytes += size_bytes
+        while memory_budget.held_bytes > memory_budget.size_bytes and memory_budget.reservations[0] is not self:
             waiting()
-            room.waiting += 1
+            memory_budget.waiting += 1
             try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_AGAIN_S):
-                        await room.freed.wait()
+                        await memory_budget.freed.wait()
             finally:
-                room.waiting -= 1
+                memory_budget.waiting -= 1
