@@ -22,7 +22,7 @@ _WORDS: Final = {
 _INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
-_told: list[int] = []
+_received: list[int] = []
 """The signals that came; the words of the first are written once."""
 
 
@@ -68,8 +68,8 @@ def _unwind(number: int, _: FrameType | None) -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     status = _INTERRUPTED if number == signal.SIGINT else _TERMINATED
-    _told.append(number)
-    if len(_told) == 1:  # a second signal finds the first one's words on their way, perhaps to a pipe that is full
+    _received.append(number)
+    if len(_received) == 1:  # a second signal finds the first one's words on their way, perhaps to a pipe that is full
         words = f"{_WORDS[number]}; nothing that was recorded is lost, the same command goes on"
         if "--json" in sys.argv:
             _write(1, f'{{"error": {{"message": "{words}", "exit_status": {status}}}}}')  # json takes 3 ms to import

@@ -14,8 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchrunner.cli.pace import Pace
-from batchrunner.cli.progress_words import Snapshot, counts_line, finished, pace_words
+from batchrunner.cli.progress import ProgressRate, Snapshot, counts_line, finished, pace_words
 from batchrunner.core.status import LaneState, LaneStatus, Status
 from batchrunner.report.summary import lane_name
 from batchrunner.report.wording import instant, printable
@@ -44,7 +43,7 @@ class LiveDisplay:
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Draw until cancelled."""
-        clock, pace, place = asyncio.get_running_loop().time, Pace(), id(snapshot)
+        clock, pace, place = asyncio.get_running_loop().time, ProgressRate(), id(snapshot)
         try:
             while True:
                 status = snapshot()
@@ -76,7 +75,7 @@ class LiveDisplay:
             self._live = None
 
 
-def block(status: Status, pace: Pace, *, now: datetime) -> RenderableType:
+def block(status: Status, pace: ProgressRate, *, now: datetime) -> RenderableType:
     """One job: its bar, its figures, its lanes."""
     head = Table.grid(padding=(0, 1))
     simulated = " (simulated)" if status.simulated else ""

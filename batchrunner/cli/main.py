@@ -13,19 +13,14 @@ from typing import Annotated
 import typer
 
 from batchrunner import __version__
-from batchrunner.cli.check import check
-from batchrunner.cli.export import export
-from batchrunner.cli.habits import COMMANDS as COMMANDS_NOT_THERE
-from batchrunner.cli.habits import meant
-from batchrunner.cli.init import init
-from batchrunner.cli.output import emit, error_object, say, tell_error, tell_mistakes
-from batchrunner.cli.plan import plan
+from batchrunner.cli.directory_commands import export, status, verify
+from batchrunner.cli.job_commands import check, init, plan, schema
+from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
+from batchrunner.cli.options import meant
+from batchrunner.cli.output import emit, error_object, print_error, print_message, print_mistakes
 from batchrunner.cli.rehearse import rehearse
 from batchrunner.cli.run import run
-from batchrunner.cli.schema import schema
 from batchrunner.cli.simulate import simulate
-from batchrunner.cli.status import status
-from batchrunner.cli.verify import verify
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
 
 COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
@@ -71,17 +66,17 @@ def main(arguments: Sequence[str]) -> int:
     try:
         ended = build()(args=list(arguments), prog_name="batchrunner", standalone_mode=False)
     except typer.TyperException as error:
-        return _tell_usage(error.format_message(), arguments, as_json=as_json)
+        return _print_usage_error(error.format_message(), arguments, as_json=as_json)
     except BatchrunnerError as error:
-        return tell_error(error, as_json=as_json)
+        return print_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return _tell_interrupted(as_json=as_json)
+        return _print_interrupted(as_json=as_json)
     except OSError as error:
-        return tell_error(BatchrunnerError(_os_words(error)), as_json=as_json)
+        return print_error(BatchrunnerError(_os_words(error)), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last door: exit status 1 would mean that items failed
-        return _tell_bug(error, as_json=as_json)
+        return _print_internal_error(error, as_json=as_json)
     if ended == ExitStatus.INTERRUPTED and not isinstance(ended, ExitStatus):
-        return _tell_interrupted(as_json=as_json)  # typer's word for a KeyboardInterrupt, not a command's own
+        return _print_interrupted(as_json=as_json)  # typer's word for a KeyboardInterrupt, not a command's own
     return ended if isinstance(ended, int) else ExitStatus.DONE
 
 
@@ -116,21 +111,21 @@ def _front(
         sys.stdout.write(f"batchrunner {__version__}\n")
         raise typer.Exit(ExitStatus.DONE)
     if context.invoked_subcommand is None:
-        say(context.get_help())
+        print_message(context.get_help())
         raise typer.Exit(ExitStatus.MISTAKE)
 
 
-def _tell_usage(message: str, arguments: Sequence[str], *, as_json: bool) -> int:
+def _print_usage_error(message: str, arguments: Sequence[str], *, as_json: bool) -> int:
     following = next(iter(arguments[1:2]), None)
     hint = meant(message, following) or COMMANDS_NOT_THERE["help"]
-    return tell_mistakes((Mistake(problem=message.rstrip("."), hint=hint),), as_json=as_json)
+    return print_mistakes((Mistake(problem=message.rstrip("."), hint=hint),), as_json=as_json)
 
 
-def _tell_interrupted(*, as_json: bool) -> int:
+def _print_interrupted(*, as_json: bool) -> int:
     words = "interrupted; nothing that was recorded is lost, the same command goes on"
     if as_json:
         emit({"error": {"message": words, "exit_status": ExitStatus.INTERRUPTED}})
-    say(words)
+    print_message(words)
     return ExitStatus.INTERRUPTED
 
 
@@ -139,9 +134,11 @@ def _os_words(error: OSError) -> str:
     return f"{place}{error.strerror or error}"
 
 
-def _tell_bug(error: Exception, *, as_json: bool) -> int:
-    say("".join(traceback.format_exception(error)))
-    say("error: this is a fault in batchrunner, please report the lines above; what was recorded is kept on disk.")
+def _print_internal_error(error: Exception, *, as_json: bool) -> int:
+    print_message("".join(traceback.format_exception(error)))
+    print_message(
+        "error: this is a fault in batchrunner, please report the lines above; what was recorded is kept on disk."
+    )
     if as_json:
         emit(error_object(BatchrunnerError(f"a fault in batchrunner: {type(error).__name__}")))
     return ExitStatus.STOPPED

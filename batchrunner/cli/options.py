@@ -1,5 +1,12 @@
 """Arguments and options that several commands share, with their help."""
 
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,3 +25,130 @@ Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Put the r
 Simulate = Annotated[
     bool, typer.Option("--simulate", help="Use the built-in simulator instead of the provider: no key, nothing paid.")
 ]
+
+
+# How this program was started, so that the command which goes on can be shown exactly, ready to paste.
+
+
+def program(*, anywhere: bool = False) -> str:
+    """`batchrunner` when that is on the path, otherwise what does the same from where the person stands.
+
+    `anywhere`: from any other folder, too.
+    """
+    started = sys.argv[0]
+    if Path(started).name == "__main__.py":
+        return f"{_shortest(sys.executable, anywhere=anywhere)} -m batchrunner"
+    return _shortest(started, anywhere=anywhere)
+
+
+def run_command(
+    job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None, anywhere: bool = False
+) -> str:
+    """The `run` command that goes on with a job: without `--limit`, and without what a person asks for only once.
+
+    `anywhere`: with absolute paths, so that it works from any other folder, too.
+    """
+    if anywhere:
+        job_file = _absolute(job_file)
+        out = None if out is None else _absolute(out)
+    options = [part for override in overrides for part in ("--set", override)]
+    options += ["--simulate"] if simulate else []
+    options += ["--out", out] if out is not None else []
+    file = f"./{job_file}" if job_file.startswith("-") else job_file
+    return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"
+
+
+def _absolute(path: str) -> str:
+    """Absolute and, unless a link is on the way, without `..`: the folder that it was typed in may go away."""
+    plain = os.path.abspath(path)  # noqa: PTH100 - pathlib keeps `..`
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else str(Path(path).absolute())
+
+
+def _shortest(path: str, *, anywhere: bool) -> str:
+    name = Path(path).name
+    found = shutil.which(name)
+    same = found is not None and Path(found).absolute() == Path(path).absolute()
+    return shlex.quote(name if same else str(Path(path).absolute()) if anywhere else path)
+
+
+# What people type out of habit from similar tools, and what there is instead. Refuses to guess beyond its tables.
+
+_GOES_ON = "`batchrunner run JOB` always goes on where it stopped, nothing that is done is paid for again"
+_PLAN = "`batchrunner plan JOB` says what would be sent and sends nothing, `run JOB --limit 2` is a small try"
+_CONCURRENCY = "`--set limits.concurrency=N`; without it the limit is found by itself"
+_KEYS = "keys stand in environment variables, which `provider.api_key_env` in the job file names"
+_STATUS = "`batchrunner status DIR` says where a run stands and why"
+_CHECK = "`batchrunner check JOB` prints every mistake and sends nothing"
+_RESULTS = "results lie in DIR/results.jsonl; `batchrunner export DIR --to csv` makes one file of them"
+_STOP = "Ctrl-C in the run's terminal, or SIGTERM to its process, ends it; the same command goes on later"
+_HELP = "`batchrunner --help` lists the commands, `batchrunner COMMAND --help` explains one"
+_VERSION = "`batchrunner --version` prints the version"
+_OUT = "`--out DIR` says where results go"
+
+OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("--dry-run", "--dryrun", "--dry", "--what-if", "--estimate", "--preview"), _PLAN),
+    "-n": f"{_PLAN}; `--limit N` takes the first N items",
+    **dict.fromkeys(("--num", "--count", "--max-items", "--max-samples", "--sample", "--head"), "`--limit N`"),
+    **dict.fromkeys(("--resume", "--continue", "--restart", "--checkpoint", "-r"), f"leave it out: {_GOES_ON}"),
+    **dict.fromkeys(
+        ("--force", "-f", "--overwrite", "--no-cache", "--fresh", "--clean"),
+        f"{_GOES_ON}; `--out DIR` begins anew in another folder",
+    ),
+    **dict.fromkeys(("--retry", "--rerun-failed", "--retry-errors"), "`--retry-failed` tries failed items again"),
+    **dict.fromkeys(
+        ("-j", "--jobs", "--workers", "--threads", "--concurrency", "--max-concurrency", "--num-workers"), _CONCURRENCY
+    ),
+    **dict.fromkeys(
+        ("--rpm", "--rate-limit", "--requests-per-minute", "--max-requests-per-minute"),
+        "`--set limits.requests_per_minute=N`",
+    ),
+    **dict.fromkeys(("-m", "--model"), "`--set model=NAME`"),
+    **dict.fromkeys(("-p", "--provider", "--base-url", "--api-base"), "`--set provider.base_url=URL`"),
+    **dict.fromkeys(("--api-key", "--key", "--token", "-k"), _KEYS),
+    **dict.fromkeys(("-o", "--output", "--output-dir", "--out-dir", "--outdir", "--dest"), _OUT),
+    **dict.fromkeys(("-c", "--config", "--file", "--job", "-i", "--input"), "name the job file: `batchrunner run JOB`"),
+    **dict.fromkeys(("-V", "-version"), _VERSION),
+    **dict.fromkeys(("-v", "--verbose", "--debug", "--log-level"), f"progress is shown unless --quiet; {_STATUS}"),
+    **dict.fromkeys(("--silent", "--no-progress"), "`--quiet` shows the closing summary only"),
+    **dict.fromkeys(("-y", "--yes"), "leave it out: nothing is asked"),
+    **dict.fromkeys(("--mock", "--fake", "--test", "--simulated"), "`--simulate` needs no key and pays nothing"),
+    **dict.fromkeys(("--format", "-t"), "`--to FORMAT` of `batchrunner export`; `--json` prints one object"),
+    **dict.fromkeys(("-l", "--list"), _HELP),
+}
+"""Options that are not there."""
+
+COMMANDS: Mapping[str, str] = {
+    "help": _HELP,
+    "version": _VERSION,
+    **dict.fromkeys(("dry-run", "dryrun", "estimate", "preview", "cost", "diff"), _PLAN),
+    **dict.fromkeys(("validate", "lint", "verify-job", "test"), _CHECK),
+    **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "`batchrunner run JOB`"),
+    **dict.fromkeys(("resume", "continue", "restart", "retry"), _GOES_ON),
+    **dict.fromkeys(("stop", "cancel", "kill", "pause", "abort"), _STOP),
+    **dict.fromkeys(("ls", "list", "ps", "logs", "log", "watch", "monitor", "progress", "info"), _STATUS),
+    **dict.fromkeys(("results", "show", "get", "download", "fetch", "output", "report", "view"), _RESULTS),
+    **dict.fromkeys(("new", "scaffold", "example"), "`batchrunner init` writes a commented job file"),
+    **dict.fromkeys(("serve", "server", "mock"), "`batchrunner simulate` is the simulated provider as an HTTP server"),
+    **dict.fromkeys(("install", "login", "configure", "auth", "config"), f"nothing of that is needed: {_KEYS}"),
+}
+"""Commands that are not there."""
+
+_NO_OPTION = re.compile(r"No such option: (-[^\s=]+)")
+_NO_COMMAND = re.compile(r"No such command '(.*?)'")
+_JOB_FILE = re.compile(r".+\.(ya?ml|json)", re.IGNORECASE)
+
+
+def meant(message: str, following: str | None = None) -> str | None:
+    """What there is instead of the option or command that the message names; None when nobody knows.
+
+    `following` is the word after the command: `help run` means the help of `run`.
+    """
+    if option := _NO_OPTION.search(message):
+        return OPTIONS.get(option[1]) or OPTIONS.get(option[1].lower())
+    if command := _NO_COMMAND.search(message):
+        if _JOB_FILE.fullmatch(command[1]):
+            return f"`batchrunner run {command[1]}` runs it"
+        if command[1] == "help" and following is not None and re.fullmatch(r"[a-z]+", following):
+            return f"`batchrunner {following} --help` explains it"
+        return COMMANDS.get(command[1].lower())
+    return None

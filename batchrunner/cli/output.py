@@ -17,14 +17,14 @@ MOST_SHOWN = 200
 """Mistakes that a person is shown, a line each; how many more there are is said."""
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """One or more lines to people; control characters are escaped."""
     _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
 
 
 def reading(file: str) -> Callable[[int], None]:
     """Tells people how far a long pass over a job's prompts has come."""
-    return lambda items: say(f"{file}: {items:,} items read so far")
+    return lambda items: print_message(f"{file}: {items:,} items read so far")
 
 
 def emit(value: object) -> None:
@@ -37,25 +37,25 @@ def emit_text(text: str) -> None:
     _write(sys.stdout, text + "\n")
 
 
-def tell_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus:
+def print_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus:
     """Every mistake, for people or as `{"mistakes": […]}`."""
     if as_json:
         emit({"mistakes": mistakes})
     for mistake in mistakes[:MOST_SHOWN]:
-        say(f"error: {mistake}".replace("\n", " "))
+        print_message(f"error: {mistake}".replace("\n", " "))
     if len(mistakes) > MOST_SHOWN:
         left_out = len(mistakes) - MOST_SHOWN
-        say(f"error: and {left_out:,} more mistakes, {len(mistakes):,} in all; `--json` lists every one")
+        print_message(f"error: and {left_out:,} more mistakes, {len(mistakes):,} in all; `--json` lists every one")
     return ExitStatus.MISTAKE
 
 
-def tell_error(error: BatchrunnerError, *, as_json: bool) -> ExitStatus:
+def print_error(error: BatchrunnerError, *, as_json: bool) -> ExitStatus:
     """What went wrong on this side, without a traceback; the value is what the command ends with."""
     if isinstance(error, JobMistakesError) and not isinstance(error, NoRunError):
-        return tell_mistakes(error.mistakes, as_json=as_json)
+        return print_mistakes(error.mistakes, as_json=as_json)
     if as_json:
         emit(error_object(error) | ({"mistakes": error.mistakes} if isinstance(error, NoRunError) else {}))
-    say(f"error: {error}")
+    print_message(f"error: {error}")
     return error.exit_status
 
 

@@ -7,14 +7,87 @@ for a run's end: a display whose terminal went away falls silent.
 import asyncio
 import math
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
-from batchrunner.cli.output import say
-from batchrunner.cli.pace import Pace
-from batchrunner.cli.progress_words import Snapshot, counts_line, finished, pace_words, waits
+from batchrunner.cli.output import print_message
 from batchrunner.core.status import Status
-from batchrunner.report.wording import printable
+from batchrunner.report.summary import budget_line, items_line, lane_line, usage_line, wait_line
+from batchrunner.report.wording import duration, printable
+
+# How fast a run goes and when it may end, from snapshots alone: the arithmetic behind the progress display. Pure.
+
+_WINDOW_S = 60.0
+_LEAST_S = 1.0
+"""Below this much time a rate would be noise."""
+
+
+class ProgressRate:
+    """The finished items of the last minute. `note` is called with a clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Pace: {len(self._samples)} samples, {self.per_s()} a second>"
+
+    def note(self, *, now_s: float, finished: int) -> None:
+        """So many items are finished (done or failed) at this moment."""
+        self._samples.append((now_s, finished))
+        while len(self._samples) > 1 and now_s - self._samples[1][0] >= _WINDOW_S:
+            self._samples.popleft()
+
+    def per_s(self) -> float | None:
+        """Items a second over the last minute; None while nothing can be said."""
+        if not self._samples:
+            return None
+        (first_s, before), (last_s, after) = self._samples[0], self._samples[-1]
+        if last_s - first_s < _LEAST_S:
+            return None
+        return max(0, after - before) / (last_s - first_s)
+
+    def eta_s(self, *, left: int) -> float | None:
+        """Seconds until `left` items are finished at this pace; None when it stands still or is unknown."""
+        rate = self.per_s()
+        return left / rate if rate else None
+
+
+# What both displays say of a snapshot: where the items stand, how fast it goes, what waits and why.
+
+Snapshot = Callable[[], Status]
+
+
+def finished(status: Status) -> int:
+    """Items that need nothing more."""
+    return status.items.done + status.items.failed
+
+
+def counts_line(status: Status) -> str:
+    """Where the items stand, what is in flight, and what was got so far."""
+    flying = sum(lane.in_flight or 0 for lane in status.lanes)
+    parts = [items_line(status.items), f"{flying:,} in flight" if flying else "", usage_line(status.usage)]
+    parts += [budget_line(replace(line, in_flight=0.0)) for line in status.budget]
+    return ", ".join(part for part in parts if part)
+
+
+def pace_words(status: Status, pace: ProgressRate) -> str:
+    """`; 3.2 a second, about 2 min left`, as far as it is known; starts with the separator."""
+    rate = pace.per_s()
+    if not rate:
+        return ""
+    eta_s = pace.eta_s(left=status.items.total - finished(status))
+    shown = f"; {rate:,.1f} a second" if rate >= 1 else f"; {rate * 60:,.1f} a minute"
+    return f"{shown}, about {duration(eta_s)} left" if eta_s else shown
+
+
+def waits(status: Status) -> tuple[str, ...]:
+    """A line for the run when all of it waits, else one for each lane that does not go on: why, until when."""
+    if status.waiting is not None:
+        return (f"waiting {wait_line(status.waiting)}",)
+    return tuple(lane_line(lane) for lane in status.lanes if lane.state != "open")
+
 
 LINE_EVERY_S = 10.0
 REMIND_EVERY_S = 1800.0
@@ -43,7 +116,7 @@ def harmless(shown: Display) -> Callable[[Snapshot], Awaitable[None]]:
         try:
             await shown.follow(snapshot)
         except Exception as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
-            say(f"the progress display has ended by a fault of its own: {error!r}")
+            print_message(f"the progress display has ended by a fault of its own: {error!r}")
 
     return follow
 
@@ -57,7 +130,7 @@ class LineDisplay:
     def __init__(
         self,
         *,
-        write: Callable[[str], None] = say,
+        write: Callable[[str], None] = print_message,
         every_s: float = LINE_EVERY_S,
         remind_s: float = REMIND_EVERY_S,
     ) -> None:
@@ -70,8 +143,8 @@ class LineDisplay:
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Write lines until cancelled."""
-        clock, pace = asyncio.get_running_loop().time, Pace()
-        shown, told_at_s = "", dict[str, float]()
+        clock, pace = asyncio.get_running_loop().time, ProgressRate()
+        shown, shown_at_s = "", dict[str, float]()
         while True:
             status, now_s = snapshot(), clock()
             pace.note(now_s=now_s, finished=finished(status))
@@ -79,14 +152,14 @@ class LineDisplay:
             if counts != shown:
                 self._write(f"{name}: {counts}{pace_words(status, pace)}")
                 shown = counts
-            for wait in self._untold(status, told_at_s, now_s):
+            for wait in self._not_shown(status, shown_at_s, now_s):
                 self._write(f"{name}: {wait}")
             await asyncio.sleep(self._every_s)
 
-    def _untold(self, status: Status, told_at_s: dict[str, float], now_s: float) -> tuple[str, ...]:
+    def _not_shown(self, status: Status, shown_at_s: dict[str, float], now_s: float) -> tuple[str, ...]:
         """Lanes flicker between waiting and open many times a minute: what was told lately is not news."""
-        news = tuple(w for w in waits(status) if now_s - told_at_s.get(w, -math.inf) >= self._remind_s)
-        for old in [wait for wait, at_s in told_at_s.items() if now_s - at_s >= self._remind_s]:
-            del told_at_s[old]
-        told_at_s.update(dict.fromkeys(news, now_s))
+        news = tuple(w for w in waits(status) if now_s - shown_at_s.get(w, -math.inf) >= self._remind_s)
+        for old in [wait for wait, at_s in shown_at_s.items() if now_s - at_s >= self._remind_s]:
+            del shown_at_s[old]
+        shown_at_s.update(dict.fromkeys(news, now_s))
         return news

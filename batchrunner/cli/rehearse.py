@@ -13,7 +13,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
-from batchrunner.cli.output import emit, say
+from batchrunner.cli.output import emit, print_message
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.rehearsal_report import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
 from batchrunner.report.summary import STATES, budget_line, items_line, usage_line
@@ -64,42 +64,45 @@ def rehearse(
         profile=profile, seed=seed, limit=limit, from_scratch=from_scratch, progress=None if as_json else _progress
     )
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), out=out)
-    told = batchrunner.rehearse(loaded, **options)
+    rehearsal = batchrunner.rehearse(loaded, **options)
     if as_json:
-        emit(told)
+        emit(rehearsal)
         return ExitStatus.DONE
-    lines = [*(_timeline(told) if timeline else ()), *_table(told)]
-    say("\n".join(lines))
+    lines = [*(_timeline(rehearsal) if timeline else ()), *_table(rehearsal)]
+    print_message("\n".join(lines))
     return ExitStatus.DONE
 
 
 def _progress(ended: int, items: int) -> None:
-    say(f"rehearsed so far: {ended:,} of {items:,} items")
+    print_message(f"rehearsed so far: {ended:,} of {items:,} items")
 
 
-def _table(told: Rehearsal) -> Iterator[str]:
-    yield f"{printable(told.job)}, rehearsed: nothing was sent"
-    for label, value in _rows(told):
+def _table(rehearsal: Rehearsal) -> Iterator[str]:
+    yield f"{printable(rehearsal.job)}, rehearsed: nothing was sent"
+    for label, value in _rows(rehearsal):
         yield f"  {label:<{_WIDTH}} {value}"
-    for note in told.notes:
+    for note in rehearsal.notes:
         yield f"  note: {printable(note)}"
 
 
-def _rows(told: Rehearsal) -> Iterator[tuple[str, str]]:
-    yield "it would end", f"{instant(told.ends)}, {duration(told.seconds)} from now"
-    yield "as", f"{STATES[told.state]} (exit status {int(told.exit_status)})"
-    if told.message:
-        yield "because", printable(told.message, most=_MOST_WORDS)
-    yield "items", items_line(told.items)
-    yield "calls", f"{told.calls:,}" + (f", {told.refused:,} of them turned away unpaid" if told.refused else "")
-    yield from _counted(told)
-    if used := usage_line(told.usage):
+def _rows(rehearsal: Rehearsal) -> Iterator[tuple[str, str]]:
+    yield "it would end", f"{instant(rehearsal.ends)}, {duration(rehearsal.seconds)} from now"
+    yield "as", f"{STATES[rehearsal.state]} (exit status {int(rehearsal.exit_status)})"
+    if rehearsal.message:
+        yield "because", printable(rehearsal.message, most=_MOST_WORDS)
+    yield "items", items_line(rehearsal.items)
+    yield (
+        "calls",
+        f"{rehearsal.calls:,}" + (f", {rehearsal.refused:,} of them turned away unpaid" if rehearsal.refused else ""),
+    )
+    yield from _counted(rehearsal)
+    if used := usage_line(rehearsal.usage):
         yield "got", used
-    for line in told.budget:
+    for line in rehearsal.budget:
         yield "budget used", budget_line(line)
-    for group in told.failures[:_MOST_GROUPS]:
+    for group in rehearsal.failures[:_MOST_GROUPS]:
         yield "would fail", f"{group.count:,} × {group.kind}: {printable(group.message, most=_MOST_WORDS)}"
-    yield "supposed of it", printable(told.profile)
+    yield "supposed of it", printable(rehearsal.profile)
 
 
 _COUNTED: tuple[tuple[str, str], ...] = (
@@ -112,25 +115,25 @@ _COUNTED: tuple[tuple[str, str], ...] = (
 """Fields of `Rehearsal` that are shown when they are not zero."""
 
 
-def _counted(told: Rehearsal) -> Iterator[tuple[str, str]]:
+def _counted(rehearsal: Rehearsal) -> Iterator[tuple[str, str]]:
     for field, label in _COUNTED:
-        if number := getattr(told, field):
+        if number := getattr(rehearsal, field):
             yield label, f"{number:,}"
-    if told.parked_seconds >= 1.0:
-        yield "parked", duration(told.parked_seconds)
-    if told.starts > 1:
-        yield "to be started", count(told.starts, "time")
+    if rehearsal.parked_seconds >= 1.0:
+        yield "parked", duration(rehearsal.parked_seconds)
+    if rehearsal.starts > 1:
+        yield "to be started", count(rehearsal.starts, "time")
 
 
 # -- hour by hour
 
 
-def _timeline(told: Rehearsal) -> Iterator[str]:
+def _timeline(rehearsal: Rehearsal) -> Iterator[str]:
     """Days, their hours, and what happened in between, in the order of time."""
-    done = told.items.done - sum(hour.done for hour in told.hours)
-    entries: list[Span | Moment] = [*told.hours, *told.moments]
+    done = rehearsal.items.done - sum(hour.done for hour in rehearsal.hours)
+    entries: list[Span | Moment] = [*rehearsal.hours, *rehearsal.moments]
     entries.sort(key=lambda entry: _hour_of(_when(entry)))  # a stable sort: an hour's sum, then what happened in it
-    spans = {day.began[:10]: day for day in told.days}
+    spans = {day.began[:10]: day for day in rehearsal.days}
     for date, of_day in groupby(entries, key=lambda entry: _when(entry)[:10]):
         day = spans.get(date)
         yield f"{date}  {_span_words(day)}" if day is not None else date
@@ -138,7 +141,7 @@ def _timeline(told: Rehearsal) -> Iterator[str]:
             match entry:
                 case Span():
                     done += entry.done
-                    yield f"  {entry.began[11:16]}  {_span_words(entry)}; {done:,} of {told.items.total:,}"
+                    yield f"  {entry.began[11:16]}  {_span_words(entry)}; {done:,} of {rehearsal.items.total:,}"
                 case Moment():
                     yield f"  {entry.at[11:16]}  {_moment_words(entry)}"
 

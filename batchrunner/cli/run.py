@@ -9,10 +9,19 @@ from typing import Annotated
 import typer
 
 import batchrunner
-from batchrunner.cli.invocation import run_command
-from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate
-from batchrunner.cli.output import emit, error_object, say
-from batchrunner.cli.sequence import Asked, Broke, Ended, Errand, Ran, exit_status, run_all, run_one, worst
+from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate, run_command
+from batchrunner.cli.output import emit, error_object, print_message
+from batchrunner.cli.run_jobs import (
+    CrashedRun,
+    Ended,
+    FinishedRun,
+    JobRun,
+    RunFlags,
+    exit_status,
+    run_all,
+    run_one,
+    worst,
+)
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import summary
 
@@ -66,7 +75,7 @@ def run(
       batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
       batchrunner run jobs/*.yaml --parallel
     """
-    asked = Asked(
+    asked = RunFlags(
         limit=limit,
         retry_failed=retry_failed,
         resend_held=resend_held,
@@ -75,23 +84,23 @@ def run(
         reformat=reformat,
         quiet=quiet,
     )
-    errands = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
-    if len(errands) == 1:
-        report = run_one(errands[0], asked)
-        say(summary(report.status))
+    job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+    if len(job_runs) == 1:
+        report = run_one(job_runs[0], asked)
+        print_message(summary(report.status))
         if as_json:
             emit(report.status)
         return report.exit_status
-    return _close(run_all(errands, asked, at_once=parallel), as_json=as_json)
+    return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
 
 
-def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None) -> tuple[Errand, ...]:
+def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None) -> tuple[JobRun, ...]:
     """All jobs, read and resolved.
 
     Raises:
         JobMistakesError: with the mistakes of all of them, and of their combination.
     """
-    errands: list[Errand] = []
+    job_runs: list[JobRun] = []
     mistakes: list[Mistake] = []
     if out is not None and len(files) > 1:
         mistakes.append(Mistake(key="--out", problem="several jobs cannot share a directory", hint="run them singly"))
@@ -105,19 +114,19 @@ def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: s
         except JobMistakesError as error:
             mistakes.extend(error.mistakes)
         else:
-            errands.append(Errand(job=job, command=command, elsewhere=elsewhere))
+            job_runs.append(JobRun(job=job, command=command, elsewhere=elsewhere))
     if mistakes:
         raise JobMistakesError(tuple(mistakes))
-    return tuple(errands)
+    return tuple(job_runs)
 
 
 def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
     for ended in all_ended:
         match ended:
-            case Ran():
-                say(summary(ended.report.status))
-            case Broke():
-                say(f"{ended.errand.job.name}: error: {ended.error}\nnext: {ended.errand.command}")
+            case FinishedRun():
+                print_message(summary(ended.report.status))
+            case CrashedRun():
+                print_message(f"{ended.job_run.job.name}: error: {ended.error}\nnext: {ended.job_run.command}")
     if as_json:
         emit({"jobs": [_shown(ended) for ended in all_ended]})
     return worst(exit_status(ended) for ended in all_ended)
@@ -125,7 +134,7 @@ def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
 
 def _shown(ended: Ended) -> object:
     match ended:
-        case Ran():
+        case FinishedRun():
             return ended.report.status
-        case Broke():
-            return {"job": ended.errand.job.name, **error_object(ended.error)}
+        case CrashedRun():
+            return {"job": ended.job_run.job.name, **error_object(ended.error)}

@@ -15,7 +15,7 @@ import typer
 import batchrunner
 from batchrunner.cli.interruption import install
 from batchrunner.cli.options import AsJson
-from batchrunner.cli.output import emit, say
+from batchrunner.cli.output import emit, print_message
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")]
@@ -67,7 +67,7 @@ def simulate(
         say=doors.opened,
     )
     asyncio.run(_until_asked(serving))
-    say("the simulator has ended")
+    print_message("the simulator has ended")
     return ExitStatus.DONE
 
 
@@ -83,15 +83,17 @@ class _Doors:
         name, _, url = line.partition(" ")
         self._urls[name] = url.strip()
         if {"api", "files"} <= self._urls.keys():
-            self._tell(self._urls["api"])
+            self._print_result(self._urls["api"])
 
-    def _tell(self, api: str) -> None:
+    def _print_result(self, api: str) -> None:
         if self._as_json:
             emit({"base_url": api, "files_url": self._urls["files"]})
-        say(f"the simulated provider listens: nothing is real, nothing is paid, Ctrl-C ends it\n  base_url: {api}")
-        say(f"  in a job file:   provider: {{preset: openai, base_url: {api!r}, api_key_env: []}}")
-        say(f"  for ModelScope:  provider: {{preset: modelscope, base_url: {api!r}, api_key_env: []}}")
-        say(f"  pictures:        {self._urls['files']}")
+        print_message(
+            f"the simulated provider listens: nothing is real, nothing is paid, Ctrl-C ends it\n  base_url: {api}"
+        )
+        print_message(f"  in a job file:   provider: {{preset: openai, base_url: {api!r}, api_key_env: []}}")
+        print_message(f"  for ModelScope:  provider: {{preset: modelscope, base_url: {api!r}, api_key_env: []}}")
+        print_message(f"  pictures:        {self._urls['files']}")
 
 
 async def _until_asked(serving: Coroutine[object, object, None]) -> None:
@@ -122,12 +124,14 @@ def _list(*, as_json: bool) -> ExitStatus:
         emit({"scenarios": list(SCENARIOS.values()), "faults": list(FAULT_NAMES), "latency": list(LATENCY_NAMES)})
         return ExitStatus.DONE
     for group in dict.fromkeys(scenario.group for scenario in SCENARIOS.values()):
-        say(f"{group}:")
+        print_message(f"{group}:")
         for scenario in SCENARIOS.values():
             if scenario.group == group:
                 name = f"{scenario.name}:{scenario.figure}" if scenario.figure else scenario.name
-                say(f"  {name:<28} {scenario.summary}")
-    say(f"faults by chance (--faults):\n  {', '.join(FAULT_NAMES)}")
-    say(f"waits in seconds (--latency):\n  {', '.join(LATENCY_NAMES)}")
-    say("a scenario also stands behind a model's name: sim-model#throttle:3, or several: sim-model#throttle:3+sse-crlf")
+                print_message(f"  {name:<28} {scenario.summary}")
+    print_message(f"faults by chance (--faults):\n  {', '.join(FAULT_NAMES)}")
+    print_message(f"waits in seconds (--latency):\n  {', '.join(LATENCY_NAMES)}")
+    print_message(
+        "a scenario also stands behind a model's name: sim-model#throttle:3, or several: sim-model#throttle:3+sse-crlf"
+    )
     return ExitStatus.DONE

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from batchrunner.cli.habits import COMMANDS, OPTIONS
 from batchrunner.cli.main import COMMANDS as THERE
 from batchrunner.cli.main import main
+from batchrunner.cli.options import COMMANDS, OPTIONS
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrunner.cli.invocation import program, run_command
+from batchrunner.cli.options import program, run_command
 
 
 def test_a_program_on_the_path_is_named_shortly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from batchrunner.cli.live import block
-from batchrunner.cli.pace import Pace
+from batchrunner.cli.progress import ProgressRate
 from batchrunner.core.status import ItemCounts, SendCounts, Status, UsageCounts, Wait
 
 THREE = "prompts: [A red cat, A blue cat, A green cat]\n"
@@ -199,9 +199,9 @@ def test_a_terminal_shows_what_the_whole_run_waits_for_and_what_will_pause_it() 
     wait = Wait(reason="outside its window 22:00-07:00, UTC", until="2026-11-22T22:00:00+00:00")
     status = Status(job="cats", state="running", items=ItemCounts(), sends=SendCounts(), usage=UsageCounts())
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(block(replace(status, waiting=wait), Pace(), now=moment))
+    console.print(block(replace(status, waiting=wait), ProgressRate(), now=moment))
     end = Wait(reason="the deadline 07:00", until="2026-11-23T07:00:00+00:00")
-    console.print(block(replace(status, ends=end), Pace(), now=moment))
+    console.print(block(replace(status, ends=end), ProgressRate(), now=moment))
     drawn = console.export_text()
     assert "waiting outside its window 22:00-07:00, UTC · until 2026-11-22 22:00 +00:00 (in 2 h)" in drawn
     assert "pauses at the deadline 07:00 · 2026-11-23 07:00 +00:00 (in 11 h)" in drawn

@@ -2,11 +2,11 @@
 
 import pytest
 
-from batchrunner.cli.pace import Pace
+from batchrunner.cli.progress import ProgressRate
 
 
 def test_nothing_is_said_before_a_second_has_passed() -> None:
-    pace = Pace()
+    pace = ProgressRate()
     assert pace.per_s() is None
     pace.note(now_s=10.0, finished=0)
     pace.note(now_s=10.5, finished=40)
@@ -15,7 +15,7 @@ def test_nothing_is_said_before_a_second_has_passed() -> None:
 
 
 def test_what_was_done_before_this_run_does_not_count_as_pace() -> None:
-    pace = Pace()
+    pace = ProgressRate()
     pace.note(now_s=0.0, finished=512)
     pace.note(now_s=4.0, finished=520)
     assert pace.per_s() == pytest.approx(2.0)
@@ -23,7 +23,7 @@ def test_what_was_done_before_this_run_does_not_count_as_pace() -> None:
 
 
 def test_only_the_last_minute_counts() -> None:
-    pace = Pace()
+    pace = ProgressRate()
     for second in range(200):
         pace.note(now_s=float(second), finished=1000 if second >= 100 else second * 10)
     assert pace.per_s() == 0.0
@@ -31,7 +31,7 @@ def test_only_the_last_minute_counts() -> None:
 
 
 def test_memory_is_bounded_by_the_minute() -> None:
-    pace = Pace()
+    pace = ProgressRate()
     for tick in range(10_000):
         pace.note(now_s=tick / 2, finished=tick)
     assert "12" in repr(pace)

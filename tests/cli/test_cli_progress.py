@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from batchrunner.cli.live import LiveDisplay, block
-from batchrunner.cli.pace import Pace
-from batchrunner.cli.progress import Display, LineDisplay, harmless
+from batchrunner.cli.progress import Display, LineDisplay, ProgressRate, harmless
 from batchrunner.core.status import ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
 
 START = Status(
@@ -82,7 +81,7 @@ def test_a_wait_is_told_once_with_its_reason_and_its_end() -> None:
 
 def test_a_wait_on_a_terminal_says_how_long_it_still_is() -> None:
     console = Console(file=io.StringIO(), width=120, record=True)
-    console.print(block(PARKED, Pace(), now=NOW))
+    console.print(block(PARKED, ProgressRate(), now=NOW))
     assert "daily quota · until 2026-11-23 00:05 +08:00 (in 1 h)" in console.export_text()
 
 
@@ -141,7 +140,7 @@ def test_many_lanes_show_the_stuck_ones_first_and_count_the_rest() -> None:
 
 def test_an_empty_job_and_a_narrow_terminal_can_be_drawn() -> None:
     console = Console(file=io.StringIO(), width=20)
-    console.print(block(replace(PARKED, items=ItemCounts()), Pace(), now=NOW))
+    console.print(block(replace(PARKED, items=ItemCounts()), ProgressRate(), now=NOW))
 
 
 def test_a_fault_of_the_display_is_told_and_ends_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

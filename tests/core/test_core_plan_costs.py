@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner import plan
-from batchrunner.cli.plan import table
+from batchrunner.cli.job_commands import table
 from batchrunner.core.budget import Tally
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Turn

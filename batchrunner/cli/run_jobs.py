@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import batchrunner
-from batchrunner.cli.output import say
+from batchrunner.cli.output import print_message
 from batchrunner.cli.progress import Display, display, harmless
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
@@ -35,7 +35,7 @@ _ENDS_ALL = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RunFlags:
     """What the person asked of every job of the command."""
 
     limit: int | None
@@ -48,7 +48,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class JobRun:
     """A job to run, and the command that goes on with it alone: from here, and from any other folder."""
 
     job: Job
@@ -57,30 +57,30 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class FinishedRun:
     """A job's run came to an end of its own, good or bad."""
 
-    errand: Errand
+    job_run: JobRun
     report: Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broke:
+class CrashedRun:
     """A job could not be run, or this machine stopped it."""
 
-    errand: Errand
+    job_run: JobRun
     error: BatchrunnerError
 
 
-Ended = Ran | Broke
+Ended = FinishedRun | CrashedRun
 
 
 def exit_status(ended: Ended) -> ExitStatus:
     """What this job alone would end the command with."""
     match ended:
-        case Ran():
+        case FinishedRun():
             return ended.report.exit_status
-        case Broke():
+        case CrashedRun():
             return ended.error.exit_status
 
 
@@ -89,16 +89,16 @@ def worst(statuses: Iterable[ExitStatus]) -> ExitStatus:
     return min(statuses, key=PRECEDENCE.index, default=ExitStatus.DONE)
 
 
-def run_one(errand: Errand, asked: Asked) -> Report:
+def run_one(job_run: JobRun, asked: RunFlags) -> Report:
     """Run a single job.
 
     Raises:
         BatchrunnerError: mistakes in its prompts, a held lock, a broken disk.
     """
-    return batchrunner.run_sync(errand.job, **_options(errand, asked, _display(asked)))
+    return batchrunner.run_sync(job_run.job, **_options(job_run, asked, _display(asked)))
 
 
-def run_all(errands: tuple[Errand, ...], asked: Asked, *, at_once: bool) -> tuple[Ended, ...]:
+def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> tuple[Ended, ...]:
     """Run several jobs; those that an interruption kept from starting are told to people and are not in the result.
 
     Raises:
@@ -106,42 +106,42 @@ def run_all(errands: tuple[Errand, ...], asked: Asked, *, at_once: bool) -> tupl
     """
     from batchrunner.app import on_a_fast_loop  # noqa: PLC0415 - the door to the house opens when something is run
 
-    mistakes = (*_shared_folders(errands), *asyncio.run(_prompt_mistakes(errands)))
+    mistakes = (*_shared_folders(job_runs), *asyncio.run(_prompt_mistakes(job_runs)))
     if mistakes:
         raise JobMistakesError(mistakes)
-    return on_a_fast_loop(_together(errands, asked)) if at_once else tuple(_in_turn(errands, asked))
+    return on_a_fast_loop(_together(job_runs, asked)) if at_once else tuple(_in_turn(job_runs, asked))
 
 
-def _in_turn(errands: tuple[Errand, ...], asked: Asked) -> Iterator[Ended]:
+def _in_turn(job_runs: tuple[JobRun, ...], asked: RunFlags) -> Iterator[Ended]:
     shown = _display(asked)
-    for place, errand in enumerate(errands):
+    for place, job_run in enumerate(job_runs):
         ended: Ended
         try:
-            report = batchrunner.run_sync(errand.job, **_options(errand, asked, shown))
-            ended = Ran(errand=errand, report=report)
+            report = batchrunner.run_sync(job_run.job, **_options(job_run, asked, shown))
+            ended = FinishedRun(job_run=job_run, report=report)
         except BatchrunnerError as error:
-            ended = Broke(errand=errand, error=error)
+            ended = CrashedRun(job_run=job_run, error=error)
         yield ended
         if exit_status(ended) in _ENDS_ALL:
-            for missed in errands[place + 1 :]:
-                say(f"not started: {missed.job.file}")
+            for missed in job_runs[place + 1 :]:
+                print_message(f"not started: {missed.job.file}")
             return
 
 
-async def _together(errands: tuple[Errand, ...], asked: Asked) -> tuple[Ended, ...]:
+async def _together(job_runs: tuple[JobRun, ...], asked: RunFlags) -> tuple[Ended, ...]:
     shown = _display(asked)
-    return tuple(await asyncio.gather(*(_run_beside(errand, asked, shown) for errand in errands)))
+    return tuple(await asyncio.gather(*(_run_beside(job_run, asked, shown) for job_run in job_runs)))
 
 
-async def _run_beside(errand: Errand, asked: Asked, shown: Display | None) -> Ended:
+async def _run_beside(job_run: JobRun, asked: RunFlags, shown: Display | None) -> Ended:
     try:
-        report = await batchrunner.run(errand.job, **_options(errand, asked, shown))
+        report = await batchrunner.run(job_run.job, **_options(job_run, asked, shown))
     except BatchrunnerError as error:
-        return Broke(errand=errand, error=error)
-    return Ran(errand=errand, report=report)
+        return CrashedRun(job_run=job_run, error=error)
+    return FinishedRun(job_run=job_run, report=report)
 
 
-def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions":
+def _options(job_run: JobRun, asked: RunFlags, shown: Display | None) -> "RunOptions":
     return {
         "limit": asked.limit,
         "retry_failed": asked.retry_failed,
@@ -151,32 +151,32 @@ def _options(errand: Errand, asked: Asked, shown: Display | None) -> "RunOptions
         "reformat": asked.reformat,
         "progress": harmless(shown) if shown else None,
         "signals": True,
-        "say": say,
-        "command": errand.command,
-        "command_elsewhere": errand.elsewhere,
+        "say": print_message,
+        "command": job_run.command,
+        "command_elsewhere": job_run.elsewhere,
     }
 
 
-def _display(asked: Asked) -> Display | None:
+def _display(asked: RunFlags) -> Display | None:
     return None if asked.quiet else display()
 
 
-async def _prompt_mistakes(errands: tuple[Errand, ...]) -> tuple[Mistake, ...]:
+async def _prompt_mistakes(job_runs: tuple[JobRun, ...]) -> tuple[Mistake, ...]:
     found: list[Mistake] = []
-    for errand in errands:
-        found.extend((await batchrunner.check(errand.job)).mistakes)
+    for job_run in job_runs:
+        found.extend((await batchrunner.check(job_run.job)).mistakes)
     return tuple(found)
 
 
-def _shared_folders(errands: tuple[Errand, ...]) -> Iterator[Mistake]:
-    taken: dict[str, Errand] = {}
-    for errand in errands:
-        folder = os.path.realpath(errand.job.output.dir)
-        first = taken.setdefault(folder, errand)
-        if first is not errand:
+def _shared_folders(job_runs: tuple[JobRun, ...]) -> Iterator[Mistake]:
+    taken: dict[str, JobRun] = {}
+    for job_run in job_runs:
+        folder = os.path.realpath(job_run.job.output.dir)
+        first = taken.setdefault(folder, job_run)
+        if first is not job_run:
             yield Mistake(
-                file=errand.job.file,
+                file=job_run.job.file,
                 key="output.dir",
-                problem=f"{errand.job.output.dir} is the directory of {first.job.file} too",
+                problem=f"{job_run.job.output.dir} is the directory of {first.job.file} too",
                 hint="give each job its own, or name a job once",
             )

@@ -1,7 +1,4 @@
-"""`batchrunner export DIR --to FORMAT`: the results as one file to take along.
-
-Refuses to overwrite anything but an earlier export, and to print binary formats.
-"""
+"""`batchrunner status DIR`: where a run stands, from its ledger, also while another process runs it."""
 
 import sys
 from typing import Annotated
@@ -11,9 +8,56 @@ import typer
 import batchrunner
 from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
-from batchrunner.cli.output import emit, reader_is_gone, say
+from batchrunner.cli.output import emit, print_message, reader_is_gone
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import Exported
+from batchrunner.report.summary import summary
+from batchrunner.report.wording import audit_words
+
+
+def status(*, folder: RunFolder, as_json: AsJson = False) -> ExitStatus:
+    r"""Say where a run stands: done, failed, waiting and why.
+
+    \b
+    Reads the run's ledger; may be asked while another process runs the job:
+      batchrunner status outputs/cats
+      batchrunner status outputs/cats --json
+    """
+    run_status = batchrunner.status(folder)
+    if as_json:
+        emit(run_status)
+    else:
+        print_message(summary(run_status))
+    return ExitStatus.DONE
+
+
+# `batchrunner verify DIR`: is everything that was recorded there, and as it was? Changes nothing in DIR.
+
+Salvage = Annotated[
+    str | None, typer.Option("--salvage", metavar="NEW", help="Copy everything sound into this new directory.")
+]
+
+
+def verify(*, folder: RunFolder, salvage: Salvage = None, as_json: AsJson = False) -> ExitStatus:
+    r"""Audit a run's directory: checksums, rows, pictures, strays.
+
+    \b
+    Reads everything and changes nothing; exit status 4 when something that was
+    recorded is lost or changed. What is sound can be saved from a damaged one:
+      batchrunner verify outputs/cats
+      batchrunner verify outputs/cats --salvage outputs/cats-saved
+    """
+    audit = batchrunner.verify(folder, salvage=salvage)
+    if as_json:
+        emit(audit)
+    else:
+        print_message(audit_words(audit))
+    return audit.exit_status
+
+
+# `batchrunner export DIR --to FORMAT`: the results as one file to take along.
+#
+# Refuses to overwrite anything but an earlier export, and to print binary formats.
 
 _STDOUT = "-"
 
@@ -54,7 +98,7 @@ def export(
         return _to_stdout(folder, to, failures=failures, as_json=as_json)
     with unwinding():
         exported = batchrunner.export(folder, to=to, out=out, failures=failures)
-    return _told(exported, as_json=as_json)
+    return _print_exported(exported, as_json=as_json)
 
 
 def _to_stdout(folder: str, to: str, *, failures: bool, as_json: bool) -> ExitStatus:
@@ -69,20 +113,22 @@ def _to_stdout(folder: str, to: str, *, failures: bool, as_json: bool) -> ExitSt
     if to in EXPORTERS and not EXPORTERS[to].is_text:
         raise _mistake(f"{to} is no text and does not go to stdout", "name a file with --out")
     try:
-        return _told(batchrunner.export(folder, to=to, out=sys.stdout.buffer, failures=failures), as_json=False)
+        return _print_exported(
+            batchrunner.export(folder, to=to, out=sys.stdout.buffer, failures=failures), as_json=False
+        )
     except BrokenPipeError:
         reader_is_gone()
-        say("error: the reader of stdout went away before the export was through")
+        print_message("error: the reader of stdout went away before the export was through")
         return ExitStatus.STOPPED
 
 
-def _told(exported: Exported, *, as_json: bool) -> ExitStatus:
+def _print_exported(exported: Exported, *, as_json: bool) -> ExitStatus:
     from batchrunner.report.wording import export_words  # noqa: PLC0415 - for exports only
 
     if as_json:
         emit(exported)
     else:
-        say(export_words(exported))
+        print_message(export_words(exported))
     return exported.exit_status
 
 

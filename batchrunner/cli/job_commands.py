@@ -1,0 +1,237 @@
+"""`batchrunner check JOB…`: every mistake of every job, then of their prompts. Sends nothing, writes nothing."""
+
+import asyncio
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import batchrunner
+from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate, program
+from batchrunner.cli.output import emit, emit_text, print_message, print_mistakes, reading
+from batchrunner.core.budget import figure
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.report.summary import balance_line, budget_line, items_line, jsonable
+from batchrunner.report.wording import count, duration, instant, printable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What `--json` shows of a job without mistakes."""
+
+    file: str
+    job: str
+    items: int
+    notes: tuple[str, ...]
+    skipped_rows: int = 0
+    skipped: tuple[Mistake, ...] = ()
+
+
+def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = False) -> ExitStatus:
+    r"""Check job files and their prompts; print every mistake.
+
+    \b
+    Nothing is sent. Each mistake has its file, line and key, and what was expected:
+      batchrunner check jobs/cats.yaml
+      batchrunner check jobs/*.yaml --json
+    """
+    fine: list[Checked] = []
+    mistakes: list[Mistake] = []
+    for file in jobs:
+        try:
+            found = _check_one(file, tuple(overrides or ()), progress=None if as_json else reading(file))
+        except JobMistakesError as error:
+            mistakes.extend(error.mistakes)
+        else:
+            fine.append(found)
+    for checked in fine:
+        _print_result(checked)
+    if mistakes:
+        return print_mistakes(tuple(mistakes), as_json=as_json)
+    if as_json:
+        emit({"mistakes": (), "jobs": fine})
+    return ExitStatus.DONE
+
+
+def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int], None] | None) -> Checked:
+    try:
+        job = batchrunner.load_job(file, overrides=overrides)
+    except JobMistakesError as error:
+        from batchrunner.app import every_mistake  # noqa: PLC0415 - the door to the house opens when something is done
+
+        raise JobMistakesError(asyncio.run(every_mistake(error))) from None
+    result = asyncio.run(batchrunner.check(job, progress=progress))
+    if result.mistakes:
+        raise JobMistakesError(result.mistakes)
+    return Checked(
+        file=file,
+        job=job.name,
+        items=result.items,
+        notes=result.notes,
+        skipped_rows=result.skipped_rows,
+        skipped=result.skipped,
+    )
+
+
+def _print_result(checked: Checked) -> None:
+    print_message(f"{checked.file}: no mistakes, {count(checked.items, 'item')}")
+    for note in checked.notes:
+        print_message(f"  note: {note}")
+
+
+# `batchrunner plan JOB`: what a run would do now. Sends nothing; shows estimates as estimates.
+
+if TYPE_CHECKING:
+    from batchrunner.core.plan import Plan
+
+_WIDTH = 22
+
+
+def plan(
+    *,
+    job: JobFile,
+    out: Out = None,
+    overrides: Overrides = None,
+    simulate: Simulate = False,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Say what a run would do now, and what it may cost. Sends nothing.
+
+    \b
+    Also says what is done already, so it shows what a changed job file would send again:
+      batchrunner plan jobs/cats.yaml
+      batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
+    """
+    loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+    found = asyncio.run(batchrunner.plan(loaded, progress=None if as_json else reading(job)))
+    if as_json:
+        emit(found)
+    else:
+        print_message("\n".join(table(found)))
+    return ExitStatus.DONE
+
+
+def table(found: "Plan") -> Iterator[str]:
+    """The plan's lines for people; what is zero or unknown is left out where it says nothing."""
+    yield f"{found.job} in {found.dir}"
+    for label, value in _rows(found):
+        yield f"  {label:<{_WIDTH}} {value}"
+    for note in found.notes:
+        yield f"  note: {note}"
+
+
+def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
+    yield "items", items_line(found.items)
+    yield "requests to send", f"{found.to_send:,}, at most {found.max_calls:,} if every attempt were used"
+    yield from _counted(found)
+    yield "tokens to send", f"about {found.estimated_input_tokens:,}: a quarter of the prompts' characters"
+    yield "", "without pictures, tools, a schema, and requests that are sent again"
+    if answers := found.answers:
+        basis = ", ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
+        yield "tokens of answers", f"about {answers.tokens:,}: {basis}"
+    yield from _price(found)
+    if ends := found.forecast:
+        days = f", calls on {ends.quota_days} days" if ends.quota_days > 1 else ""
+        yield "would end", f"about {instant(ends.at)}, {duration(ends.seconds)} from now{days}"
+        yield "", "a rule of thumb; batchrunner rehearse plays it through"
+
+
+def _price(found: "Plan") -> Iterator[tuple[str, str]]:
+    if points := found.points:
+        a_day = f", {figure(points.per_day)} a day can be had" if points.per_day is not None else ""
+        yield "points to spend", f"about {figure(points.needed)}{a_day}"
+        if points.assumed:
+            yield "", "assumed; see provider.points_per_call and provider.points_per_day"
+        yield "", "points do not come by themselves: they are claimed by logging in, and expire"
+    if cost := found.cost:
+        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper end: max_tokens is not set"
+        answers = f", about {figure(cost.expected)} with the answers" if cost.expected is not None else ""
+        yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for what is sent{answers}{most}"
+    for line in found.budget:
+        yield "budget used", budget_line(line)
+    for balance in found.balances:
+        yield "balance", balance_line(balance)
+
+
+_BASES: dict[str, str] = {
+    "measured": "as many as this job's answers took so far, {mean:,.0f} each",
+    "max_tokens": "the longest that max_tokens allows, {mean:,.0f} each",
+    "guess": "a guess of {mean:,.0f} each, no answer has come yet and max_tokens is not set",
+}
+"""What `AnswersPlan.basis` means to people."""
+_COUNTED: tuple[tuple[str, str], ...] = (
+    ("to_poll", "tasks to follow"),
+    ("identical", "identical items, free"),
+    ("superseded", "rows to set aside"),
+    ("skipped_rows", "bad rows left out"),
+)
+"""Fields of `Plan` that are shown when they are not zero."""
+
+
+def _counted(found: "Plan") -> Iterator[tuple[str, str]]:
+    for field, label in _COUNTED:
+        if number := getattr(found, field):
+            yield label, f"{number:,}"
+
+
+# `batchrunner schema`: the job file's JSON Schema on stdout, for completion in editors.
+
+
+def schema(*, as_json: AsJson = False) -> ExitStatus:
+    r"""Print the job file's JSON Schema, for completion in an editor.
+
+    \b
+    With the YAML extension of VS Code, for example:
+      batchrunner schema > batchrunner.schema.json
+    and as the first line of a job file:
+      # yaml-language-server: $schema=batchrunner.schema.json
+    """
+    found = batchrunner.job_schema()
+    if as_json:
+        emit(found)
+    else:
+        emit_text(json.dumps(jsonable(found), indent=2))
+    return ExitStatus.DONE
+
+
+# `batchrunner init [DIR]`: a commented job file to start from. Refuses to overwrite anything.
+
+
+def init(
+    *,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where to write job.yaml.")] = ".",
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Write a commented job file to start from.
+
+    \b
+    An existing file is never overwritten:
+      batchrunner init
+      batchrunner init jobs/first
+    """
+    path = Path(folder) / "job.yaml"
+    _write_new(path, batchrunner.starter_job())
+    following = f"{program()} run {shlex.quote(str(path))} --simulate"
+    if as_json:
+        emit({"written": path, "next_command": following})
+    print_message(f"wrote {path}: edit it, then try it without a key and without paying\nnext: {following}")
+    return ExitStatus.DONE
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise JobMistakesError((_taken(path),)) from None
+
+
+def _taken(path: Path) -> Mistake:
+    if path.exists():
+        return Mistake(file=str(path), problem="exists already", hint="name another directory: nothing is overwritten")
+    return Mistake(file=str(path.parent), problem="is not a directory", hint="name another one")
