@@ -29,7 +29,18 @@ from batchrunner.core import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from batchrunner.app import check, export, load_job, plan, rehearse, results, run, run_sync, status, verify
+    from batchrunner.api import (
+        check,
+        export,
+        load_job,
+        plan,
+        rehearse,
+        results,
+        run,
+        run_sync,
+        status,
+        verify,
+    )
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
@@ -70,7 +81,7 @@ __all__ = [
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
         ("check", "export", "load_job", "plan", "rehearse", "results", "run", "run_sync", "status", "verify"),
-        "batchrunner.app",
+        "batchrunner.api",
     ),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),

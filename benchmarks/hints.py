@@ -24,7 +24,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from batchrunner import app
+from batchrunner import api
 
 ITEMS, AT_ONCE, ANSWER_S, HINT_S, REFUSED = 300, 10, 0.05, 2.0, 0.2
 ROUNDS = 3
@@ -116,7 +116,7 @@ def ours(url: str) -> None:
         provider = f"{{preset: openai, base_url: '{url}', api_key_env: [], auth: none}}"
         text = f"name: hints\nprovider: {provider}\nmodel: m\nstream: false\nprompts: {{file: '{source}'}}\n"
         job.write_text(f"{text}limits: {{concurrency: {AT_ONCE}}}\n")
-        app.run_sync(app.load_job(str(job), out=str(Path(folder) / "out")))
+        api.run_sync(api.load_job(str(job), out=str(Path(folder) / "out")))
 
 
 def theirs(python: str, url: str) -> None:

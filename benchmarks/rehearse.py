@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
@@ -51,8 +51,8 @@ def job_file(folder: Path, items: int) -> Path:
 
 def rehearsed(items: int, profile: str, seed: int) -> Rehearsal:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
-        job = app.load_job(str(job_file(Path(folder), items)), out=f"{folder}/out")
-        return app.rehearse(job, profile=profile, seed=seed, began=BEGAN)
+        job = api.load_job(str(job_file(Path(folder), items)), out=f"{folder}/out")
+        return api.rehearse(job, profile=profile, seed=seed, began=BEGAN)
 
 
 def run(items: int, profile: str, seed: int) -> Ran:
@@ -62,12 +62,12 @@ def run(items: int, profile: str, seed: int) -> Ran:
     async def night(folder: str) -> Ran:
         clock = LoopClock(wall_at_zero=BEGAN)
         file = str(job_file(Path(folder), items))
-        supposed = app.load_job(file, out=f"{folder}/out")
+        supposed = api.load_job(file, out=f"{folder}/out")
         world = world_of(supposed, profile_of(supposed, profile), seed=seed)
         door = await serve(world, wall=clock.wall)
         try:
-            job = app.load_job(file, out=f"{folder}/out", overrides=[f"provider.base_url={door.api_url}/v1"])
-            report: Report = await app.run(job, clock=clock, say=lambda _: None)
+            job = api.load_job(file, out=f"{folder}/out", overrides=[f"provider.base_url={door.api_url}/v1"])
+            report: Report = await api.run(job, clock=clock, say=lambda _: None)
             seconds = clock.monotonic()
         finally:
             await door.close()

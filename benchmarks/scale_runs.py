@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core import VERSION
 from batchrunner.core.events import Done, Intent
 from batchrunner.core.http import Completed, ResponseHead
@@ -37,7 +37,7 @@ def make_finished(folder: Path) -> None:
     """The directory of a run that did every item, as its process left it."""
 
     async def make() -> None:
-        job = app.load_job(str(folder / "job.yaml"))
+        job = api.load_job(str(folder / "job.yaml"))
         out = Path(job.output.dir)
         take_directory(out, job, program=VERSION, wall=WALL)
         state = LedgerState()
@@ -119,7 +119,7 @@ def run_first(folder: Path) -> None:
             return nullcontext()
 
     network = Network()
-    report = app.run_sync(app.load_job(str(folder / "job.yaml")), network=(network, network))  # type: ignore[typeddict-item]
+    report = api.run_sync(api.load_job(str(folder / "job.yaml")), network=(network, network))  # type: ignore[typeddict-item]
     sys.exit(report.exit_status)
 
 

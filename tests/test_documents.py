@@ -20,7 +20,7 @@ import typer.main
 import yaml
 from documents import PAGES, ROOT, TOP, USING, VARIES, Block, Reader, alike, blocks, name_of, prose, same, sessions
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.cli import main as command_line
 from batchrunner.core.errors import ExitStatus
 from tools import job_file_page
@@ -122,7 +122,7 @@ def test_the_jobs_of_a_page_pass_check(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page, "yaml")):
         file = tmp_path / f"job{number}.yaml"
         file.write_text(block.code, encoding="utf-8")
-        assert asyncio.run(app.check(app.load_job(str(file)))).mistakes == (), block.code
+        assert asyncio.run(api.check(api.load_job(str(file)))).mistakes == (), block.code
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_an_example_of_a_key_is_a_part_of_a_sound_job(path: str, tmp_path: Path)
     (tmp_path / "our-ca.pem").write_text("")
     text = yaml.safe_dump(job_with(path, job_file_page.EXAMPLES[path]))
     (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
-    app.load_job(str(tmp_path / "job.yaml"))
+    api.load_job(str(tmp_path / "job.yaml"))
 
 
 def test_nothing_on_the_page_of_the_job_file_is_about_a_key_that_is_not_there() -> None:

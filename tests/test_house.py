@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.error_policy import RULES
 from batchrunner.core.job import PRESETS, DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
@@ -82,7 +82,7 @@ ROOMS = (
 )
 def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_path: Path) -> None:
     """What asks and tells needs nothing of what sends, and no library that its job has no use for."""
-    assert app.run_sync(app.load_job(str(HOME / "jobs" / "demo-chat.yaml"), out=str(tmp_path))).exit_status == 0
+    assert api.run_sync(api.load_job(str(HOME / "jobs" / "demo-chat.yaml"), out=str(tmp_path))).exit_status == 0
     words = command.format(jobs=HOME / "jobs", run=tmp_path).split()
     code = f"from batchrunner.cli.main import main; import sys; status = main({words!r})"
     told = f"\nloaded = [name for name in {LIBRARIES!r} if name in sys.modules]"

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, get_args
 
 import pytest
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core import rate_limiter_tuning as tuning
 from batchrunner.core.events import Event
 from batchrunner.core.http import ResponseHead
@@ -167,7 +167,7 @@ def test_the_jobs_of_a_page_on_a_provider_pass_check(page: Path, tmp_path: Path)
     for number, text in enumerate(jobs):
         file = tmp_path / f"job{number}.yaml"
         file.write_text(text, encoding="utf-8")
-        assert asyncio.run(app.check(app.load_job(str(file)))).mistakes == (), text
+        assert asyncio.run(api.check(api.load_job(str(file)))).mistakes == (), text
 
 
 @pytest.mark.parametrize("page", PROVIDERS, ids=pages_name)

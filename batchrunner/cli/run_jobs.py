@@ -17,7 +17,7 @@ from batchrunner.core.job import Job
 from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
-    from batchrunner.app import RunOptions
+    from batchrunner.api import RunOptions
 
 PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.INTERRUPTED,
@@ -104,7 +104,7 @@ def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> 
     Raises:
         JobMistakesError: a job's prompts have mistakes, or two jobs share a directory; nothing was started.
     """
-    from batchrunner.app import on_a_fast_loop  # noqa: PLC0415 - the door to the house opens when something is run
+    from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - the door to the house opens when something is run
 
     mistakes = (*_shared_folders(job_runs), *asyncio.run(_prompt_mistakes(job_runs)))
     if mistakes:

@@ -25,7 +25,7 @@ def hook(event, given):
 
 sys.addaudithook(hook)
 """
-IMPORTS = ("typer", "batchrunner.cli.output", "pydantic", "__pycache__/app.", "batchrunner.engine.runner")
+IMPORTS = ("typer", "batchrunner.cli.output", "pydantic", "__pycache__/api.", "batchrunner.engine.runner")
 FILES = ("questions.csv", "run.json", ".jsonl", "job.yaml")
 JOB = 'prompts: {file: questions.csv, template: "{{ question }}"}\n'
 

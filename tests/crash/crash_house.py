@@ -18,7 +18,6 @@ from crash_watch import SHANGHAI_S, Body, Known, Watch, Witness
 from crashing_disk import CrashingDisk, Trouble
 from slow_source import SlowItems
 
-from batchrunner.assembly import assemble
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.item import Item
@@ -33,6 +32,7 @@ from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_directory import take_directory
 from batchrunner.stores.run_file import check_claim, make_run_folder
 from batchrunner.transport import Secret
+from batchrunner.wiring import assemble
 
 MONDAY_EVENING = 1_795_000_000.0
 LONGEST_LIFE_S = 60 * 86_400.0  # three calls a day, most of them in vain

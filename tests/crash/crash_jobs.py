@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal, TypeVar
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.budget import Budget
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Limits, Listing, RetryPolicy
@@ -120,7 +120,7 @@ def _base(kind: str) -> Job:
         path = Path(folder) / "job.yaml"
         path.write_text(f"name: job\n{provider}{keys}\nprompts:\n{prompts}", "utf-8")
         (Path(folder) / "answer.schema.json").write_text(_SCHEMA, "utf-8")
-        return app.load_job(str(path), simulate=True, out=str(RUN))
+        return api.load_job(str(path), simulate=True, out=str(RUN))
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from torture import Tried, at_size
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.http import Decoder, Request
 from batchrunner.core.job import Job
@@ -60,7 +60,7 @@ def bytes_held(folder: Path, items: int, *, kind: str, kept: list[bytes] | None 
     (folder / "job.yaml").write_text(
         f"name: job\nprovider: simulator\n{kind}\nprompts: {{file: prompts.txt}}\nlimits: {{concurrency: 8}}\n", "utf-8"
     )
-    job = app.load_job(str(folder / "job.yaml"), simulate=True, out=str(folder / "out"))
+    job = api.load_job(str(folder / "job.yaml"), simulate=True, out=str(folder / "out"))
     tracemalloc.start()
     try:
         size_bytes: int = run_virtual(lambda: _watched_run(job, items, kept))
@@ -73,7 +73,7 @@ async def _watched_run(job: Job, items: int, kept: list[bytes] | None) -> int:
     clock, world = LoopClock(wall_at_zero=1_795_000_000.0), World(log_size=10)
     transport = LastLook(SimulatedTransport(world, clock, timeouts=job.timeouts), items, kept)
     network = transport, SimulatedDownloads(world, clock, timeouts=job.timeouts)
-    report = await app.run(job, clock=clock, network=network, say=lambda _: None)
+    report = await api.run(job, clock=clock, network=network, say=lambda _: None)
     assert report.exit_status in {ExitStatus.DONE, ExitStatus.FAILED}
     assert not report.status.items.pending
     return transport.size_bytes

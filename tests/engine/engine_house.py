@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from slow_source import SlowItems
 
-from batchrunner import app, assembly
+from batchrunner import api, wiring
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
@@ -43,7 +43,7 @@ class House:
         path = self.folder / "job.yaml"
         path.write_text(job, "utf-8")
         out = str(self.folder / "out")
-        loaded = app.load_job(str(path), simulate=self.simulate, out=out, overrides=overrides)
+        loaded = api.load_job(str(path), simulate=self.simulate, out=out, overrides=overrides)
 
         async def night() -> Report:
             clock = LoopClock(wall_at_zero=self.began)
@@ -51,8 +51,8 @@ class House:
                 SimulatedTransport(self.world, clock, timeouts=loaded.timeouts),
                 SimulatedDownloads(self.world, clock, timeouts=loaded.timeouts),
             )
-            with patch.object(assembly, "items_of", self._items_of):
-                report = await app.run(loaded, clock=clock, network=network, say=self.said.append, **options)
+            with patch.object(wiring, "items_of", self._items_of):
+                report = await api.run(loaded, clock=clock, network=network, say=self.said.append, **options)
             self.began = clock.wall() + 1.0
             return report
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 from engine_house import House, chat
 
-from batchrunner import app, assembly
+from batchrunner import api, wiring
 from batchrunner.core.errors import LockHeldError
 from batchrunner.core.events import Parked
 from batchrunner.core.status import Report
@@ -60,7 +60,7 @@ def touched(tmp_path: Path) -> Iterator[Touched]:
 def job_of(tmp_path: Path, text: str) -> Any:
     path = tmp_path / "job.yaml"
     path.write_text(text, "utf-8")
-    return app.load_job(str(path), simulate=True, out=str(tmp_path / "out"))
+    return api.load_job(str(path), simulate=True, out=str(tmp_path / "out"))
 
 
 def prompts(count: int) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def test_the_loops_thread_touches_no_file_of_the_run(tmp_path: Path, touched: To
     model = "Qwen/Qwen-Image" if kind == "image" else "sim/chat"
     for count in (3, 5, 2):  # a first run, one that goes on, one whose rows move
         job = job_of(tmp_path, chat(*prompts(count), model=model, more=more))
-        report, _ = beside(lambda job=job: app.run(job, say=lambda _: None))  # type: ignore[misc]  # bound at once
+        report, _ = beside(lambda job=job: api.run(job, say=lambda _: None))  # type: ignore[misc]  # bound at once
         assert report.exit_status == 0
     assert touched.by_loop == []
 
@@ -111,7 +111,7 @@ def test_a_lock_that_is_held_is_waited_for_beside_the_loop(tmp_path: Path, touch
 
     async def turned_away() -> str:
         with pytest.raises(LockHeldError) as refused:
-            await app.run(job, say=lambda _: None)
+            await api.run(job, say=lambda _: None)
         return str(refused.value)
 
     with RunLock(tmp_path / "out"), pytest.MonkeyPatch.context() as patch:
@@ -134,15 +134,15 @@ def test_the_ledger_is_replayed_beside_the_loop_and_others_have_turns_meanwhile(
     assert len(list(read_ledger(house.out / "ledger"))) > 4, segment
     threads: list[int] = []
     for name in ("replay", "remove_leftovers", "windows_that_worked", "digest_of_job", "remember_totals"):
-        whole = getattr(assembly, name)
+        whole = getattr(wiring, name)
 
         def noted(*given: Any, whole: Any = whole, **named: Any) -> Any:
             threads.append(threading.get_ident())
             return whole(*given, **named)
 
-        monkeypatch.setattr(assembly, name, noted)
+        monkeypatch.setattr(wiring, name, noted)
     job = job_of(tmp_path, chat(*prompts(4)))
-    beside(lambda: app.run(job, say=lambda _: None))
+    beside(lambda: api.run(job, say=lambda _: None))
     assert len(threads) >= 5
     assert threading.get_ident() not in threads
 
@@ -151,12 +151,12 @@ def test_a_long_source_in_memory_lets_others_have_turns(tmp_path: Path) -> None:
     job = job_of(tmp_path, chat(*prompts(MANY)))
 
     async def limited() -> Report:
-        return await app.run(job, say=lambda _: None, limit=1)
+        return await api.run(job, say=lambda _: None, limit=1)
 
     report, turns = beside(limited)
     assert report.status.items.total == MANY
     assert turns > MANY / 64
-    _, planned = beside(lambda: app.plan(job))
+    _, planned = beside(lambda: api.plan(job))
     assert planned > MANY / 64
 
 
@@ -173,7 +173,7 @@ def test_a_slow_start_that_is_cancelled_gives_the_lock_back(tmp_path: Path, monk
     monkeypatch.setattr(RunLock, "acquire", slow)
 
     async def cancelled() -> None:
-        running = asyncio.create_task(app.run(job, say=lambda _: None))
+        running = asyncio.create_task(api.run(job, say=lambda _: None))
         await asyncio.to_thread(begun.wait, 10)
         running.cancel()
         await asyncio.sleep(0)
@@ -183,7 +183,7 @@ def test_a_slow_start_that_is_cancelled_gives_the_lock_back(tmp_path: Path, monk
 
     asyncio.run(cancelled())
     monkeypatch.undo()
-    report, _ = beside(lambda: app.run(job, say=lambda _: None))
+    report, _ = beside(lambda: api.run(job, say=lambda _: None))
     assert report.exit_status == 0
 
 
@@ -211,7 +211,7 @@ def test_a_ledger_of_fifty_thousand_events_on_a_slow_disk_lets_others_have_turns
     monkeypatch.setattr(Disk, "read_at", read_slowly)
     job = job_of(tmp_path, chat("one", "two"))
     touched.by_loop.clear()
-    report, turns = beside(lambda: app.run(job, say=lambda _: None))
+    report, turns = beside(lambda: api.run(job, say=lambda _: None))
     assert report.exit_status == 0
     assert touched.by_loop == []
     assert turns > 1_000, "while fifty thousand lines were read"
@@ -232,6 +232,6 @@ def test_a_hostile_answer_to_a_pattern_is_a_miss_and_stops_nobody(
     monkeypatch.setattr(SchemaCheck, "look", hostile)
     schema = f'schema: {{type: string, pattern: "{pattern}"}}'
     job = job_of(tmp_path, chat("one", "two", more=f"{schema}\nretry: {{attempts: 2}}"))
-    report, _ = beside(lambda: app.run(job, say=lambda _: None))
+    report, _ = beside(lambda: api.run(job, say=lambda _: None))
     assert (report.exit_status, report.status.items.failed) == (1, 2)
     assert {group.kind for group in report.status.failures} == {"schema_miss"}

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
 from batchrunner.core.job import Job
 from batchrunner.engine.run_schedule import LoopClock
@@ -22,7 +22,7 @@ from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport.deadlines import passed
 
 T = TypeVar("T")
-ROOT: Final = str(Path(app.__file__).parent) + "/"
+ROOT: Final = str(Path(api.__file__).parent) + "/"
 ITEMS: Final = 300
 OURS: Final = ("engine/", "stores/", "core/")
 BODY: Final = (
@@ -59,7 +59,7 @@ def run_counted(folder: Path, items: int, more: str) -> Counter[str]:
         f"model: m\nstream: false\nprompts: {{file: prompts.txt}}\n{more}\n",
         "utf-8",
     )
-    job = app.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
+    job = api.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
     counts = Counter[str]()
 
     def count(frame: FrameType, event: str, _: object) -> None:
@@ -79,7 +79,7 @@ def run_counted(folder: Path, items: int, more: str) -> Counter[str]:
 
 async def _run(job: Job, items: int) -> None:
     network: Any = Echo(), NoDownloads()
-    report = await app.run(job, clock=LoopClock(wall_at_zero=1_795_000_000.0), network=network, say=lambda _: None)
+    report = await api.run(job, clock=LoopClock(wall_at_zero=1_795_000_000.0), network=network, say=lambda _: None)
     assert report.status.items.done == items
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engine_house import FaultRates, House, World, chat
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.engine.recorder import Recorder
 from batchrunner.stores.ledger import LedgerWriter
@@ -53,13 +53,13 @@ def test_an_answer_whose_urls_were_not_kept_is_unknown_and_sent_again(house: Hou
     job = urls("one")
     cut_off(house, job, "ready", call=1)
     assert house.events()[-2]["e"] == "accepted"
-    stands = app.status(str(house.out))
+    stands = api.status(str(house.out))
     assert (stands.items.accepted, stands.items.pending, stands.sends.possible_duplicates) == (0, 1, 1)
     report = house.run(job)
     assert (report.exit_status, house.stats.sends, report.status.sends.possible_duplicates) == (0, 2, 1)
     (row,) = house.rows()
     assert (row["attempts"], row["ambiguous"]) == (2, 1)
-    assert app.verify(str(house.out)).sound
+    assert api.verify(str(house.out)).sound
 
 
 def test_it_is_held_where_a_person_wants_to_decide(house: House) -> None:
@@ -109,10 +109,10 @@ def test_a_first_request_that_is_paid_again_for_want_of_its_re_ask_is_told(tmp_p
     job = asked("one")
     cut_off(house, job, "intent", call=2)
     assert [event["kind"] for event in house.events("retry")] == ["schema_miss"]
-    assert app.status(str(house.out)).sends.possible_duplicates == 0, "nothing is paid again yet"
+    assert api.status(str(house.out)).sends.possible_duplicates == 0, "nothing is paid again yet"
     report = house.run(job)
     assert (report.exit_status, house.stats.sends, report.status.sends.possible_duplicates) == (0, 2, 1)
-    assert app.status(str(house.out)).sends.possible_duplicates == 1
+    assert api.status(str(house.out)).sends.possible_duplicates == 1
     (row,) = house.rows()
     assert (row["attempts"], row["ambiguous"]) == (2, 1)
 

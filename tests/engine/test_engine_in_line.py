@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.events import Done
 from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
@@ -92,9 +92,9 @@ async def run(folder: Path, transport: Echo, said: list[str], more: str = "") ->
         f"model: m\nstream: false\nprompts: {{file: prompts.txt}}\nlimits: {{concurrency: {AT_ONCE}}}\n{more}\n",
         "utf-8",
     )
-    job = app.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
+    job = api.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
     network: Any = transport, transport
-    return await app.run(job, network=network, say=said.append)
+    return await api.run(job, network=network, say=said.append)
 
 
 def rows(folder: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:

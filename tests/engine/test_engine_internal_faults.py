@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from engine_house import House, chat, image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import result_row
@@ -165,10 +165,10 @@ def test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on(
     assert "Traceback (most recent call last)" in log.read_text()
     assert type(error).__name__ in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
-    assert app.verify(str(house.out)).sound
+    assert api.verify(str(house.out)).sound
     told = summary.summary(report.status)
     assert f"please report it with {log}" in told
-    assert f"please report it with {log}" in summary.summary(app.status(str(house.out)))
+    assert f"please report it with {log}" in summary.summary(api.status(str(house.out)))
     again = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
     assert (again.exit_status, house.stats.sends) == (1, 7 + left), "nothing is bought again"
     monkeypatch.undo()
@@ -197,7 +197,7 @@ def test_an_accepted_task_outlives_every_fault_of_ours_and_is_not_ordered_again(
     assert (mended.exit_status, house.stats.sends, mended.status.sends.possible_duplicates) == (0, 8, 0)
     assert failure["task_id"] in {row["task_id"] for row in house.rows()}
     assert not house.rows("superseded.jsonl")
-    assert app.verify(str(house.out)).sound
+    assert api.verify(str(house.out)).sound
 
 
 def test_a_task_that_comes_to_its_own_end_after_a_fault_of_ours_is_ordered_again(
@@ -352,7 +352,7 @@ def test_a_disk_that_refuses_the_totals_is_paid_for_nothing(house: House, monkey
     def refused(*_given: Any, **_named: Any) -> None:
         raise StoreBrokenError("run.json: read-only")
 
-    monkeypatch.setattr("batchrunner.assembly.remember_totals", refused)
+    monkeypatch.setattr("batchrunner.wiring.remember_totals", refused)
     report: Report = house.run(chat(*PROMPTS))
     assert (report.exit_status, house.stats.sends) == (4, 0)
 
@@ -361,7 +361,7 @@ def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(house: Hous
     def refused(*_given: Any, **_named: Any) -> None:
         raise AssertionError("gone")
 
-    monkeypatch.setattr("batchrunner.assembly.remember_totals", refused)
+    monkeypatch.setattr("batchrunner.wiring.remember_totals", refused)
     report: Report = house.run(chat(*PROMPTS))
     assert (report.exit_status, len(house.rows())) == (0, 8)
     assert sum("totals could not be kept" in said for said in house.said) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_house import MONDAY_EVENING, FaultRates, House, Latency, World, chat, image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import Status
 from batchrunner.engine.shutdown import Shutdown
@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr("batchrunner.assembly.Shutdown", Reachable)
+    monkeypatch.setattr("batchrunner.wiring.Shutdown", Reachable)
     return made
 
 
@@ -316,4 +316,4 @@ def test_a_schema_miss_is_paid_by_its_own_usage_also_after_a_restart(house: Hous
 
 def test_status_of_the_directory_tells_the_budget_and_the_wait(house: House) -> None:
     report = house.run(chat(*NINETY, more="budget: {calls: 20, tokens: 1000000}"))
-    assert app.status(str(house.out)).budget == report.status.budget
+    assert api.status(str(house.out)).budget == report.status.budget

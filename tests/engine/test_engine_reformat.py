@@ -7,7 +7,7 @@ import pytest
 from engine_house import House, image
 from PIL import Image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus, JobMistakesError
 from batchrunner.core.job import Job
 from batchrunner.report.directory_status import format_notes
@@ -26,7 +26,7 @@ def job(form: str | None) -> str:
 def loaded(house: House, form: str) -> Job:
     path = house.folder / "job.yaml"
     path.write_text(job(form))
-    return app.load_job(str(path), simulate=True, out=str(house.out))
+    return api.load_job(str(path), simulate=True, out=str(house.out))
 
 
 def pictures(house: House) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def pictures(house: House) -> list[dict[str, Any]]:
 
 
 def is_sound(house: House) -> bool:
-    found = app.verify(str(house.out))
+    found = api.verify(str(house.out))
     assert found.sound, found.findings
     return not [finding for finding in found.findings if finding.kind not in {"no_close", "file_extra"}]
 
@@ -160,9 +160,9 @@ def test_a_kill_at_every_step_loses_no_picture_and_is_mended_by_the_same_command
             house.run(job("jpeg"), reformat=True)
     for picture in pictures(house):
         assert len((house.out / picture["path"]).read_bytes()) == picture["bytes"]
-    assert app.verify(str(house.out)).sound, app.verify(str(house.out)).findings
+    assert api.verify(str(house.out)).sound, api.verify(str(house.out)).findings
     assert house.run(job("jpeg")).exit_status is ExitStatus.DONE
-    assert app.verify(str(house.out)).sound, app.verify(str(house.out)).findings
+    assert api.verify(str(house.out)).sound, api.verify(str(house.out)).findings
     assert house.run(job("jpeg"), reformat=True).exit_status is ExitStatus.DONE
     assert house.stats.sends == sent
     assert {picture["format"] for picture in pictures(house)} == {"JPEG"}
@@ -180,7 +180,7 @@ def test_what_is_sound_can_be_salvaged_from_a_run_with_converted_pictures(tmp_pa
     house = House(tmp_path)
     house.run(job(None))
     house.run(job("jpeg"), reformat=True)
-    salvaged = app.verify(str(house.out), salvage=str(tmp_path / "copy"))
+    salvaged = api.verify(str(house.out), salvage=str(tmp_path / "copy"))
     assert salvaged.sound
-    assert app.verify(str(tmp_path / "copy")).sound
+    assert api.verify(str(tmp_path / "copy")).sound
     assert len(list((tmp_path / "copy" / "images").iterdir())) == 3

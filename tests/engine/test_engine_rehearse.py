@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engine_house import MONDAY_EVENING, House, chat, image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.engine.run_schedule import LoopClock
@@ -27,8 +27,8 @@ FREE = "rpm=none,concurrent=none,per_day=none,account_per_day=none"
 def rehearse(folder: Path, job: str, profile: str = "", *, simulate: bool = False, **options: Any) -> Rehearsal:
     path = folder / "job.yaml"
     path.write_text(job, "utf-8")
-    loaded = app.load_job(str(path), simulate=simulate, out=str(folder / "out"))
-    return app.rehearse(loaded, profile=profile, **{"began": NOON, **options})
+    loaded = api.load_job(str(path), simulate=simulate, out=str(folder / "out"))
+    return api.rehearse(loaded, profile=profile, **{"began": NOON, **options})
 
 
 def modelscope(job: str, *, keys: str = "KEY") -> str:
@@ -192,11 +192,11 @@ def test_a_run_of_the_same_world_through_real_sockets_ends_when_it_was_foretold(
 
     async def night() -> float:
         clock = LoopClock(wall_at_zero=NOON)
-        job = app.load_job(str(tmp_path / "job.yaml"), out=str(tmp_path / "out"))
+        job = api.load_job(str(tmp_path / "job.yaml"), out=str(tmp_path / "out"))
         door = await serve(world_of(job, profile_of(job, profile), seed=0), wall=clock.wall)
         there = [f"provider.base_url={door.api_url}/v1"]
-        job = app.load_job(str(tmp_path / "job.yaml"), out=str(tmp_path / "out"), overrides=there)
-        report = await app.run(job, clock=clock, say=lambda _: None)
+        job = api.load_job(str(tmp_path / "job.yaml"), out=str(tmp_path / "out"), overrides=there)
+        report = await api.run(job, clock=clock, say=lambda _: None)
         await asyncio.gather(door.close())
         assert report.status.items.done == 60
         return clock.monotonic()

@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr("batchrunner.assembly.Shutdown", Reachable)
+    monkeypatch.setattr("batchrunner.wiring.Shutdown", Reachable)
     return made
 
 

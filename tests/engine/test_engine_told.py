@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_house import House, World, chat, image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.job import Provider, Timeouts
 from batchrunner.core.status import Status
 from batchrunner.simulator.virtual_time import run_virtual
@@ -164,7 +164,7 @@ def test_an_end_from_outside_says_what_kept_everything_from_coming_through(
     assert (report.exit_status, report.status.items.done) == (3, 0)
     assert message.startswith("the deadline")
     assert "; nothing has come through: " in message
-    assert app.status(str(house.out)).message == message
+    assert api.status(str(house.out)).message == message
 
 
 def test_an_end_from_outside_names_no_trouble_that_did_not_keep_answers_away(tmp_path: Path) -> None:

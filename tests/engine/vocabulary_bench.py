@@ -11,7 +11,7 @@ from typing import Any
 
 from engine_house import House, World
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.http import Request
 from batchrunner.core.item import Item
@@ -38,7 +38,7 @@ class Bench:
         """As it would run for money."""
         path = self.folder / "job.yaml"
         path.write_text(json.dumps(self.tree))
-        return app.load_job(str(path))
+        return api.load_job(str(path))
 
     @property
     def results(self) -> str:

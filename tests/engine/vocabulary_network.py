@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from vocabulary_bench import Bench, Effect, paid
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.outcome import Answer, Problem, SendOutcome
 from batchrunner.core.plan import Plan
 from batchrunner.providers import dialect_for
@@ -112,7 +112,7 @@ def reached(bench: Bench) -> int:
 
 
 async def _planned(bench: Bench) -> Plan:
-    return await app.plan(bench.job)
+    return await api.plan(bench.job)
 
 
 def points(bench: Bench) -> object:

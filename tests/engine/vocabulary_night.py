@@ -209,13 +209,13 @@ NIGHT: dict[str, Effect] = {
 
 def played(bench: Bench) -> dict[str, object]:
     """The output of a run by the program's own simulator, which plays the job's scenario."""
-    from batchrunner import app  # noqa: PLC0415 - for one look
+    from batchrunner import api  # noqa: PLC0415 - for one look
 
     path = bench.folder / "own.yaml"
     path.write_text(json.dumps(bench.tree))
-    job = app.load_job(str(path), out=str(bench.folder / "own"))
-    app.run_sync(job, say=lambda _: None)
-    (row,) = app.results(str(bench.folder / "own"))
+    job = api.load_job(str(path), out=str(bench.folder / "own"))
+    api.run_sync(job, say=lambda _: None)
+    (row,) = api.results(str(bench.folder / "own"))
     output = row["output"]
     assert isinstance(output, dict)
     return dict(output)

@@ -78,5 +78,5 @@ def test_big_rows_stand_in_groups_of_their_own() -> None:
 
 
 def test_the_exporters_load_no_pyarrow_before_a_parquet_file_is_written() -> None:
-    code = "import sys, batchrunner.exporters, batchrunner.app; raise SystemExit('pyarrow' in sys.modules)"
+    code = "import sys, batchrunner.exporters, batchrunner.api; raise SystemExit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from field_server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, once, serving
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
@@ -98,9 +98,9 @@ class Field:
             async with serving(script, seed=seed) as server:
                 text = job if isinstance(job, str) else json.dumps(job_with(**(job or {})), indent=1)
                 path.write_text(text.replace("{base}", server.base), "utf-8")
-                loaded = app.load_job(str(path), out=str(self.folder / "out"), overrides=overrides)
+                loaded = api.load_job(str(path), out=str(self.folder / "out"), overrides=overrides)
                 clock = LoopClock(wall_at_zero=self.began)
-                report = await app.run(loaded, clock=clock, say=said.append, **options)
+                report = await api.run(loaded, clock=clock, say=said.append, **options)
                 took_s = clock.monotonic()
                 self.began = clock.wall() + 1.0
             return Ran(report=report, server=server, out=self.folder / "out", said=tuple(said), took_s=took_s)

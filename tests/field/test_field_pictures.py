@@ -10,7 +10,7 @@ import pytest
 from field_runs import Field, Ran
 from field_server import Answer, Asked, Script, http, json_reply
 
-from batchrunner import app
+from batchrunner import api
 
 AVIF: Final = b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(range(256))
 SVG: Final = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
@@ -65,7 +65,7 @@ def test_a_picture_of_another_format_is_kept_as_it_came(field: Field, ending: st
     assert ran.output()["flags"] == ["unchecked"]
     assert (picture["path"].rpartition(".")[2], picture["width"], picture["bytes"]) == (ending, None, len(data))
     assert (ran.out / picture["path"]).read_bytes() == data
-    assert app.verify(str(ran.out)).sound
+    assert api.verify(str(ran.out)).sound
     assert drawn(field, script).asked == []
 
 
@@ -80,7 +80,7 @@ def test_a_picture_that_readers_give_up_on_is_kept(
     ran = drawn(field, by_b64(data))
     assert (ran.exit_status, ran.output().get("flags")) == (0, flags)
     assert (ran.output()["images"][0]["format"], ran.output()["images"][0]["width"]) == ("PNG", width)
-    assert app.verify(str(ran.out)).sound
+    assert api.verify(str(ran.out)).sound
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "utf-8", "deflate"])
@@ -110,7 +110,7 @@ def test_a_thousand_pictures_for_one_request_are_an_answer(field: Field, way: st
     assert (ran.exit_status, len(ran.output()["images"]), len(ran.server.requests("POST"))) == (0, 1000, 1)
     for segment in (ran.out / "ledger").glob("*.jsonl"):
         assert max(map(len, segment.read_bytes().splitlines())) <= 64 * 1024
-    assert app.verify(str(ran.out)).sound
+    assert api.verify(str(ran.out)).sound
     assert drawn(field, script).asked == []
 
 

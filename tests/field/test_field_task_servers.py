@@ -9,7 +9,7 @@ from field_runs import KEY_ENV, Field, job_with
 from field_server import FieldServer, http, json_reply, serving
 from field_tasks import DONE, RUNNING, Tasks, image_job
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.status import Report
 from batchrunner.engine.planning import same_server
 from batchrunner.engine.run_schedule import LoopClock
@@ -45,9 +45,9 @@ class Servers:
         job = job_with(**image_job(**changes))
         job["provider"]["base_url"] = server.base + path
         file.write_text(json.dumps(job), "utf-8")
-        loaded = app.load_job(str(file), out=str(self.folder / "out"))
+        loaded = api.load_job(str(file), out=str(self.folder / "out"))
         clock = LoopClock(wall_at_zero=1_795_000_000.0 + 10_000.0 * number)
-        return await app.run(loaded, clock=clock, say=lambda _: None)
+        return await api.run(loaded, clock=clock, say=lambda _: None)
 
 
 def test_a_changed_base_url_orders_nothing_again_and_says_where_the_task_is(field: Field) -> None:
@@ -58,7 +58,7 @@ def test_a_changed_base_url_orders_nothing_again_and_says_where_the_task_is(fiel
     assert servers.bases[0] in (moved.status.message or "")
     assert "provider.base_url" in (moved.status.message or "")
     assert back.exit_status == 3
-    shown = app.status(str(field.folder / "out"))
+    shown = api.status(str(field.folder / "out"))
     assert shown.items.accepted + shown.items.timed_out == 1
 
 
@@ -166,7 +166,7 @@ def test_plan_says_which_accepted_tasks_a_run_could_not_ask_for(field: Field, mo
     out = str(field.folder / "out")
 
     def notes() -> str:
-        return " | ".join(run_virtual(app.plan(app.load_job(str(file), out=out))).notes)
+        return " | ".join(run_virtual(api.plan(api.load_job(str(file), out=out))).notes)
 
     assert "accepted tasks" not in notes()
     text = file.read_text("utf-8")

@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it has no types
 from fuzz_target import Target
 from pyarrow import parquet
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.item import safe_stem
 from batchrunner.core.job import Job
@@ -74,7 +74,7 @@ def job_file(text: bytes) -> object:
         seen: list[object] = []
         for simulate in (True, False):
             try:
-                job = app.load_job(str(path), simulate=simulate, out=f"{folder}/out")
+                job = api.load_job(str(path), simulate=simulate, out=f"{folder}/out")
             except JobMistakesError as error:
                 seen.append(told(error))
             else:
@@ -88,7 +88,7 @@ def setting(text: bytes) -> object:
         path = Path(folder) / "job.yaml"
         path.write_bytes(b"provider: simulator\nmodel: m\nprompts: [a]\n")
         try:
-            job = app.load_job(str(path), overrides=[text.decode("utf-8", "surrogateescape")], out=f"{folder}/out")
+            job = api.load_job(str(path), overrides=[text.decode("utf-8", "surrogateescape")], out=f"{folder}/out")
         except JobMistakesError as error:
             return told(error)
         return take_in(job, Path(folder))
@@ -122,7 +122,7 @@ def _job_on(folder: Path, name: str, template: str | None, more: str = "") -> ob
     seen: list[object] = []
     for rule in ("fail", "skip"):
         try:
-            job = app.load_job(str(path), overrides=[f"prompts.on_bad_row={rule}"], out=str(folder / "out"))
+            job = api.load_job(str(path), overrides=[f"prompts.on_bad_row={rule}"], out=str(folder / "out"))
         except JobMistakesError as error:
             seen.append(told(error))
         else:

@@ -15,7 +15,7 @@ from engine_house import House, World, chat, image
 from fuzz_target import Target
 from PIL import Image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import BatchrunnerError, LedgerDamagedError, LedgerMissingError, WrongDirectoryError
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem
@@ -87,7 +87,7 @@ def run_json(text: bytes) -> object:
         (Path(folder) / "run.json").write_bytes(text)
         try:
             read_run_file(Path(folder))
-            return json.dumps(jsonable(app.status(folder)), allow_nan=False)
+            return json.dumps(jsonable(api.status(folder)), allow_nan=False)
         except (WrongDirectoryError, LedgerMissingError) as error:
             return str(error)
 
@@ -122,11 +122,11 @@ def _with_file(files: dict[str, bytes], name: str, content: bytes) -> object:
 
 def _everything_that_reads(out: str, *, salvage: str) -> None:
     readers: tuple[Callable[[], str], ...] = (
-        lambda: summary(app.status(out)),
-        lambda: json.dumps(jsonable(app.status(out)), allow_nan=False),
-        lambda: str(sum(1 for _ in app.results(out))),
-        lambda: audit_words(app.verify(out)),
-        lambda: audit_words(app.verify(out, salvage=salvage)),
+        lambda: summary(api.status(out)),
+        lambda: json.dumps(jsonable(api.status(out)), allow_nan=False),
+        lambda: str(sum(1 for _ in api.results(out))),
+        lambda: audit_words(api.verify(out)),
+        lambda: audit_words(api.verify(out, salvage=salvage)),
     )
     for reader in readers:
         try:

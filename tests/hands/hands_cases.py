@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.job import Job
 from batchrunner.core.status import Audit, Report, Status
 from batchrunner.engine.run_schedule import LoopClock
@@ -47,17 +47,17 @@ class Field:
         async def life() -> Report:
             clock = LoopClock(wall_at_zero=self.began)
             try:
-                return await app.run(self.job, clock=clock, say=self.said.append, command="RUN", **options)  # type: ignore[arg-type]
+                return await api.run(self.job, clock=clock, say=self.said.append, command="RUN", **options)  # type: ignore[arg-type]
             finally:
                 self.began = clock.wall() + 1.0
 
         return run_virtual(life)
 
     def status(self) -> Status:
-        return app.status(str(self.folder))
+        return api.status(str(self.folder))
 
     def verify(self) -> Audit:
-        return app.verify(str(self.folder))
+        return api.verify(str(self.folder))
 
     def found(self) -> dict[str, int]:
         """What `verify` finds, by kind."""
@@ -78,7 +78,7 @@ def fields(tmp_path: Path) -> Fields:
     def make(text: str, *, limit: int | None = None, name: str = "job") -> Field:
         path = tmp_path / f"{name}.yaml"
         path.write_text(text, encoding="utf-8")
-        made = Field(app.load_job(str(path), out=str(tmp_path / "out")))
+        made = Field(api.load_job(str(path), out=str(tmp_path / "out")))
         made.run(limit=2)
         if limit != 2:
             made.run(**({} if limit is None else {"limit": limit}))

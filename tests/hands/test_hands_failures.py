@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hands_cases import CHAT, Field, Fields
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 
 FAILING = CHAT.replace("sim/chat", "sim/chat#content-filter")
@@ -103,7 +103,7 @@ def test_a_salvage_sends_no_failed_item_again_unasked(fields: Fields, tmp_path: 
     before = failures(run.folder)
     assert len(before) == 5
     SPOILT[case](run)
-    salvaged = app.verify(str(run.folder), salvage=str(tmp_path / "new")).salvaged
+    salvaged = api.verify(str(run.folder), salvage=str(tmp_path / "new")).salvaged
     assert salvaged is not None
     shutil.rmtree(run.folder)
     (tmp_path / "new").rename(run.folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hands_cases import CHAT, IMAGE, TWINS, Field, Fields, lines
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.engine.planning import run_planning_pass
 from batchrunner.prompts import digest_of_items
@@ -26,7 +26,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         return await run_planning_pass(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("batchrunner.assembly.survey", counted)
+    monkeypatch.setattr("batchrunner.wiring.survey", counted)
     return found
 
 
@@ -81,7 +81,7 @@ def _rewritten(run: Field, change: Callable[[str], str]) -> None:
 def _job(run: Field, more: str) -> None:
     path = Path(run.job.file)
     path.write_text(path.read_text() + more)
-    run.job = app.load_job(str(path), out=str(run.folder))
+    run.job = api.load_job(str(path), out=str(run.folder))
 
 
 @pytest.mark.parametrize("case", CHANGES)
@@ -139,8 +139,8 @@ def test_a_finished_run_is_known_from_every_working_directory(
         (place[where], os.path.relpath(project / "jobs" / "job.yaml", place[where].resolve())),
     ):
         monkeypatch.chdir(at)
-        run = app.load_job(typed, simulate=True)
-        assert app.run_sync(run).exit_status is ExitStatus.DONE
+        run = api.load_job(typed, simulate=True)
+        assert api.run_sync(run).exit_status is ExitStatus.DONE
         digests.append((digest_of_job(run), digest_of_items(run)))
     assert len(passes) == 1
     assert digests[0] == digests[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hands_cases import ANOTHER_FORM, CHAT, EACH, IMAGE, ROWS_LOST, TWINS, Fields, Hand, lines
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 
 FORMS = [(job, form) for form in ANOTHER_FORM for job in (CHAT, TWINS if "twice" in form else IMAGE)]
@@ -51,7 +51,7 @@ def test_a_done_item_without_its_row_is_lost_in_every_command_and_paid_again_onl
     hand(run.folder)
     item_state = run.status()
     assert (item_state.items.lost, item_state.items.done, item_state.state) == (lost, 5 - lost, "stopped")
-    planned = asyncio.run(app.plan(run.job))
+    planned = asyncio.run(api.plan(run.job))
     assert (planned.items.lost, planned.to_send) == (lost, 0)
     assert run.verify().exit_status is ExitStatus.STOPPED
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_a_done_item_without_its_picture_is_lost_and_paid_again_only_when_asked(
     if hand == "folder":
         (run.folder / "images").rmdir()
     assert run.status().items.lost == lost
-    exported = app.export(str(run.folder), to="jsonl", out=str(run.folder.parent / "rows.jsonl"))
+    exported = api.export(str(run.folder), to="jsonl", out=str(run.folder.parent / "rows.jsonl"))
     assert (exported.lost, exported.missing, exported.vanished) == (lost, lost, 0)
     assert exported.exit_status is ExitStatus.STOPPED
     assert run.verify().exit_status is ExitStatus.STOPPED
@@ -149,7 +149,7 @@ def test_a_run_that_nobody_touched_is_trusted_without_reading_its_rows(
     def read(*_: object) -> None:
         raise AssertionError("the rows were read")
 
-    monkeypatch.setattr("batchrunner.assembly.inspect", read)
+    monkeypatch.setattr("batchrunner.wiring.inspect", read)
     monkeypatch.setattr("batchrunner.report.directory_status.inspect", read)
     assert run.run().exit_status is ExitStatus.DONE
     assert run.status().items.done == 5
@@ -178,7 +178,7 @@ def test_what_is_removed_while_a_run_works_ends_it_before_it_is_called_done(fiel
         else:
             target.unlink()
 
-    ended = asyncio.run(app.run(run.job, say=run.said.append, progress=hands))
+    ended = asyncio.run(api.run(run.job, say=run.said.append, progress=hands))
     assert ended.exit_status is ExitStatus.STOPPED
 
 

@@ -186,7 +186,7 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: py
 
 
 def test_the_room_loads_no_pyarrow_before_a_parquet_file_is_read() -> None:
-    code = "import sys, batchrunner.prompts, batchrunner.app; raise SystemExit('pyarrow' in sys.modules)"
+    code = "import sys, batchrunner.prompts, batchrunner.api; raise SystemExit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from audit_damage import ANSWERS, FAILURES, PICTURES, ROWS, Damage, rows, segment, tree
 from engine_house import House, World, chat, image
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus, LockHeldError, WrongDirectoryError
 from batchrunner.core.events import Done, Intent, Open, Refused
 from batchrunner.core.status import Audit
@@ -64,7 +64,7 @@ def kinds(audit: Audit) -> set[str]:
 def test_a_finished_run_is_sound_and_nothing_is_noted(finished: dict[str, Path], name: str) -> None:
     out = finished[name] / "out"
     before = tree(out)
-    audit = app.verify(str(out))
+    audit = api.verify(str(out))
     assert audit.findings == ()
     assert audit.exit_status is ExitStatus.DONE
     assert tree(out) == before
@@ -72,11 +72,11 @@ def test_a_finished_run_is_sound_and_nothing_is_noted(finished: dict[str, Path],
 
 
 def test_everything_is_looked_at(finished: dict[str, Path]) -> None:
-    images, each = (app.verify(str(finished[name] / "out")).checked for name in ("image", "each"))
+    images, each = (api.verify(str(finished[name] / "out")).checked for name in ("image", "each"))
     assert (images.done, images.rows, images.pictures, images.segments) == (4, 4, 4, 1)
     assert images.picture_bytes == sum(path.stat().st_size for path in (finished["image"] / "out" / "images").iterdir())
     assert (each.done, each.answer_files) == (4, 4)
-    failures = app.verify(str(finished["failures"] / "out")).checked
+    failures = api.verify(str(finished["failures"] / "out")).checked
     assert (failures.failed, failures.failures, failures.done) == (4, 4, 0)
 
 
@@ -89,7 +89,7 @@ def test_damage_is_found_named_salvaged_and_only_what_is_lost_is_paid_again(
     damage.happens(out)
     before = tree(out)
     new = house.folder / "new"
-    audit = app.verify(str(out), salvage=str(new))
+    audit = api.verify(str(out), salvage=str(new))
     assert kinds(audit) & damage.found
     assert not audit.sound
     assert audit.exit_status is ExitStatus.STOPPED
@@ -98,7 +98,7 @@ def test_damage_is_found_named_salvaged_and_only_what_is_lost_is_paid_again(
     salvaged = audit.salvaged
     assert salvaged is not None
     assert salvaged.sound
-    again = app.verify(str(new))
+    again = api.verify(str(new))
     assert kinds(again) <= {"failure_missing"}  # such rows are made again from the ledger by the next run
     lost = 4 - again.checked.done - again.checked.failed
     shutil.rmtree(out)
@@ -107,7 +107,7 @@ def test_damage_is_found_named_salvaged_and_only_what_is_lost_is_paid_again(
     assert house.stats.sends <= lost
     assert report.exit_status is ExitStatus.DONE or name == "failures"
     assert report.status.items.done + report.status.items.failed == 4
-    assert app.verify(str(out)).findings == ()
+    assert api.verify(str(out)).findings == ()
 
 
 def test_a_lost_picture_whose_task_is_known_is_fetched_again_and_not_paid_again(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_lost_picture_whose_task_is_known_is_fetched_again_and_not_paid_again(
     victim = min((house.out / "images").iterdir())
     data = victim.read_bytes()
     victim.unlink()
-    audit = app.verify(str(house.out), salvage=str(tmp_path / "new"))
+    audit = api.verify(str(house.out), salvage=str(tmp_path / "new"))
     assert audit.salvaged is not None
     assert (audit.salvaged.fetched_again, audit.salvaged.rows_lost, audit.salvaged.rows) == (1, 0, 3)
     shutil.rmtree(house.out)
@@ -133,8 +133,8 @@ def test_an_answer_that_was_paid_and_lost_counts_as_a_possible_duplicate(
     out = copy_of(finished, "chat", house)
     lines = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
     (out / "results.jsonl").write_bytes(b"".join(lines[1:]))
-    app.verify(str(out), salvage=str(house.folder / "new"))
-    assert app.status(str(house.folder / "new")).sends.possible_duplicates == 1
+    api.verify(str(out), salvage=str(house.folder / "new"))
+    assert api.status(str(house.folder / "new")).sends.possible_duplicates == 1
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -156,11 +156,11 @@ def test_random_damage_anywhere_is_either_found_or_harmless(finished: dict[str, 
         case _:
             del text[place:]
     path.write_bytes(bytes(text))
-    audit = app.verify(str(out), salvage=str(house.folder / "new"))
+    audit = api.verify(str(out), salvage=str(house.folder / "new"))
     assert audit.findings, f"{path.name} at {place}"
     assert audit.salvaged is not None
     assert audit.salvaged.sound
-    assert app.verify(str(house.folder / "new")).findings == ()
+    assert api.verify(str(house.folder / "new")).findings == ()
 
 
 def test_what_is_no_damage_is_told_and_ends_with_0(finished: dict[str, Path], house: House) -> None:
@@ -171,7 +171,7 @@ def test_what_is_no_damage_is_told_and_ends_with_0(finished: dict[str, Path], ho
     (out / "run.json").chmod(0o644)
     with segment(out).open("ab") as file:
         file.write(b'{"s":')
-    audit = app.verify(str(out))
+    audit = api.verify(str(out))
     assert kinds(audit) == {"stray", "leftover", "not_plain", "mode_open", "torn_tail"}
     assert audit.sound
     assert (out / "notes.txt").exists()
@@ -209,8 +209,8 @@ def test_a_directory_at_work_is_refused_with_the_name_of_who_works_there(
 ) -> None:
     out = copy_of(finished, "chat", house)
     with RunLock(out), pytest.raises(LockHeldError, match="process"):
-        app.verify(str(out))
-    assert app.verify(str(out)).sound
+        api.verify(str(out))
+    assert api.verify(str(out)).sound
 
 
 def test_no_run_can_begin_while_an_audit_looks(finished: dict[str, Path], house: House) -> None:
@@ -222,7 +222,7 @@ def test_no_run_can_begin_while_an_audit_looks(finished: dict[str, Path], house:
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongDirectoryError, match=r"run\.json"):
-        app.verify(str(tmp_path / "nowhere"))
+        api.verify(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("taken", ["file", "full"])
@@ -237,13 +237,13 @@ def test_a_salvage_goes_into_nothing_that_holds_something(
         (new / "mine").write_text("x", "utf-8")
     before = tree(tmp_path)
     with pytest.raises(WrongDirectoryError):
-        app.verify(str(finished["chat"] / "out"), salvage=str(new))
+        api.verify(str(finished["chat"] / "out"), salvage=str(new))
     assert tree(tmp_path) == before
 
 
 def test_a_sound_run_can_be_salvaged_too_and_stays_the_same(finished: dict[str, Path], tmp_path: Path) -> None:
     new = tmp_path / "new"
-    audit = app.verify(str(finished["image"] / "out"), salvage=str(new))
+    audit = api.verify(str(finished["image"] / "out"), salvage=str(new))
     assert audit.sound
     assert rows(new) == rows(finished["image"] / "out")
     assert (new / "run.json").stat().st_mode & 0o777 == 0o600
@@ -259,7 +259,7 @@ def test_what_a_changed_job_has_no_more_is_kept_with_its_pictures(house: House) 
     house.run(image("a boat", "a barn"))
     house.run(image("a boat", "a barn", more="retry: {attempts: 2}").replace("64x64", "128x64"))
     assert pictures.items() <= tree(house.out / "images").items()
-    audit = app.verify(str(house.out))
+    audit = api.verify(str(house.out))
     assert audit.findings == ()
     assert (audit.checked.done, audit.checked.rows, audit.checked.superseded, audit.checked.pictures) == (8, 2, 6, 8)
 

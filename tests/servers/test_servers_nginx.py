@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from servers_nginx import LIMITS, needs_nginx, nginx
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 
 ITEMS = 60
@@ -20,7 +20,7 @@ def test_refusals_of_nginx_cost_no_try_and_nothing_counts_as_perhaps_paid(tmp_pa
         prompts = "".join(f"  - question {number}\n" for number in range(ITEMS))
         provider = f"{{base_url: '{base}/v1', api_key_env: [], auth: none}}"
         job.write_text(f"name: job\nprovider: {provider}\nmodel: m\nprompts:\n{prompts}")
-        report = app.run_sync(app.load_job(str(job), out=str(tmp_path / "out")), say=lambda _: None)
+        report = api.run_sync(api.load_job(str(job), out=str(tmp_path / "out")), say=lambda _: None)
     status = report.status
     assert report.exit_status is ExitStatus.DONE
     assert (status.items.done, status.items.failed) == (ITEMS, 0)

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from batchrunner.app import load_job
+from batchrunner.api import load_job
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import PRESETS, Job, Kind, PresetName
 from batchrunner.simulator.profiles import PROFILES, SETTINGS, FaultRates, Profile, profile_of

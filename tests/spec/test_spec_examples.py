@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchrunner import app
+from batchrunner import api
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job, Limits, Listing, Output, RetryPolicy, Source, Timeouts, Turn
 from batchrunner.core.status import Report
@@ -52,8 +52,8 @@ def test_every_example_shows_something() -> None:
 
 @pytest.mark.parametrize("name", SHOWS)
 def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -> None:
-    job = app.load_job(str(JOBS / f"{name}.yaml"), simulate=True, out=str(tmp_path / "out"))
-    checked = asyncio.run(app.check(job))
+    job = api.load_job(str(JOBS / f"{name}.yaml"), simulate=True, out=str(tmp_path / "out"))
+    checked = asyncio.run(api.check(job))
     assert (checked.mistakes, checked.items > 0) == ((), True)
 
     async def night() -> Report:
@@ -62,7 +62,7 @@ def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -
             SimulatedTransport(world, clock, timeouts=job.timeouts),
             SimulatedDownloads(world, clock, timeouts=job.timeouts),
         )
-        return await app.run(job, clock=clock, network=network, say=lambda _: None, limit=2)
+        return await api.run(job, clock=clock, network=network, say=lambda _: None, limit=2)
 
     report = run_virtual(night)
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]

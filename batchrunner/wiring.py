@@ -88,7 +88,7 @@ async def assemble(
     items = items_of(job)
     items.keeps = True
     results = ResultsFile(folder, files=files)
-    stock = await disk.run(_take_stock, folder, state, results, files=files)
+    stock = await disk.run(_inspect, folder, state, results, files=files)
     found, digest = await _look_through(job, items, state, stock, run_request, keys=keys, disk=disk, files=files)
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)
@@ -174,7 +174,7 @@ async def _look_through(
     job: Job,
     items: JobItems,
     state: LedgerState,
-    stock: "_Stock",
+    stock: "_DirectoryState",
     run_request: RunRequest,
     *,
     keys: dict[str, Secret],
@@ -210,7 +210,7 @@ def _digest_of(job: Job) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stock:
+class _DirectoryState:
     """How a run found its directory."""
 
     found: Inspection | None = None
@@ -223,8 +223,8 @@ class _Stock:
     torn_bytes: int = 0
 
 
-def _take_over(stock: _Stock, results: ResultsFile, *, lost: bool) -> int | None:
-    """Go on from what was found, while lost items wait or not; see `_Stock.realigned_length`. Blocks."""
+def _take_over(stock: _DirectoryState, results: ResultsFile, *, lost: bool) -> int | None:
+    """Go on from what was found, while lost items wait or not; see `_DirectoryState.realigned_length`. Blocks."""
     length = stock.realigned_length
     if stock.found is not None:
         results.take_over(stock.found, lost=lost)
@@ -233,18 +233,18 @@ def _take_over(stock: _Stock, results: ResultsFile, *, lost: bool) -> int | None
     return length
 
 
-def _take_stock(folder: Path, state: LedgerState, results: ResultsFile, *, files: InspectedFiles) -> _Stock:
+def _inspect(folder: Path, state: LedgerState, results: ResultsFile, *, files: InspectedFiles) -> _DirectoryState:
     """What was changed by hand or by a crash; torn ends are mended. Blocks. Raises StoreBrokenError."""
     marked = state.marked
     if marked is not None and stands_as_marked(files, folder, marked):
-        return _Stock(outputs=frozenset(name for name, *_ in marked.folders))
+        return _DirectoryState(outputs=frozenset(name for name, *_ in marked.folders))
     recovered = results.recover(state.results_length, crashed=state.torn or not state.closed)
     found = inspect(files, folder, state)
     found.reshaped |= recovered.reshaped
     realigned = recovered.realigned or found.by_hand
     if marked is not None:
         realigned = realigned or recovered.length != size_marked(marked, RESULTS)
-    return _Stock(
+    return _DirectoryState(
         found=found,
         outputs=frozenset(found.outputs),
         length=recovered.length,

@@ -180,7 +180,7 @@ def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
         JobMistakesError: of the profile, or of a source.
         LedgerDamagedError, WrongDirectoryError, StoreBrokenError: a run could not go on there.
     """
-    from batchrunner.assembly import rehearsal_of
+    from batchrunner.wiring import rehearsal_of
 
     return rehearsal_of(job, options)
 
@@ -226,7 +226,6 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         JobMistakesError: a source, or a key's variable that is not set.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
-    from batchrunner.assembly import assemble, reformatted
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
@@ -241,6 +240,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.stores.threads import Threads
     from batchrunner.transport import read_keys
     from batchrunner.transport.secrets import refuse_keys_in_job
+    from batchrunner.wiring import assemble, reformatted
 
     speak = _harmless(options.get("say") or _to_stderr)
     clock = options.get("clock") or LoopClock()
@@ -410,7 +410,7 @@ async def _balances(job: Job, keys: "dict[str, Secret]") -> "tuple[PointBalance,
     """As `assembly.ask_balances`, which is loaded for a job that wants to know."""
     if not job.provider.balance:
         return ()
-    from batchrunner.assembly import ask_balances
+    from batchrunner.wiring import ask_balances
 
     return await ask_balances(job, keys)
 
