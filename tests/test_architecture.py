@@ -1,4 +1,4 @@
-"""What holds over the whole house and belongs to no single room."""
+"""What holds over the whole package and belongs to no single module of it."""
 
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from batchrunner.core.outcome import ProblemKind
 from batchrunner.providers import DIALECTS
 from batchrunner.spec.provider import _KIND_OF
 from batchrunner.transport.api_transport import REPLY_CAP_BYTES
+from tools import counts
 
 HOME = Path(__file__).resolve().parents[1]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2")
@@ -29,14 +30,35 @@ def test_every_preset_and_every_problem_has_its_row() -> None:
     assert set(RULES) == set(ProblemKind)
 
 
+SHORT_WITH_REASON = {
+    "__main__.py": "the command's entry point",
+    "stores/timezones.py": "the system's time zones: three layers ask for them, and no other module of the stores",
+}
+"""Modules that stand alone although they are short, and why."""
+
+
 def test_no_file_is_longer_than_500_lines() -> None:
-    long = {
-        str(path.relative_to(HOME)): lines
-        for folder in ("batchrunner", "tests", "benchmarks")
-        for path in (HOME / folder).rglob("*.py")
-        if (lines := len(path.read_text("utf-8").splitlines())) > 500
-    }
-    assert long == {}
+    assert counts.long_files() == {}
+
+
+def test_a_short_module_has_a_reason_to_stand_alone() -> None:
+    assert counts.short_modules().keys() == SHORT_WITH_REASON.keys()
+
+
+def test_names_of_modules_and_classes_occur_once() -> None:
+    assert counts.names_that_occur_twice() == {}
+
+
+def test_names_are_words_that_a_newcomer_knows() -> None:
+    assert counts.names_with_metaphors() == []
+
+
+def test_nothing_below_the_wiring_imports_report() -> None:
+    assert counts.imports_of_report_below_the_wiring() == []
+
+
+def test_no_document_is_cited_that_is_not_here() -> None:
+    assert counts.citations_of_absent_documents() == []
 
 
 HELP = """
@@ -58,7 +80,7 @@ def test_looking_in_costs_no_heavy_library(code: str) -> None:
 
 LIBRARIES = ("aiohttp", "tenacity", "PIL", "pyarrow", "jinja2", "jsonschema_rs", "uvloop", "rich")
 """What costs time to load; pydantic, PyYAML and typer are needed to read any job file and any command line."""
-ROOMS = (
+HEAVY_MODULES = (
     "assembly",
     "engine.runner",
     "engine.attempt",
@@ -66,7 +88,7 @@ ROOMS = (
     "transport.api_transport",
     "simulator.world",
 )
-"""Rooms that are needed to send, each with much below it."""
+"""Modules that are needed to send, each with much below it."""
 
 
 @pytest.mark.parametrize(
@@ -77,7 +99,7 @@ ROOMS = (
         ("plan {jobs}/demo-chat.yaml", set()),
         ("status {run}", set()),
         ("export {run} --to jsonl --out {run}-taken.jsonl", set()),
-        ("run {jobs}/demo-chat.yaml --out {run}/again", {"tenacity", "uvloop", "rooms"}),
+        ("run {jobs}/demo-chat.yaml --out {run}/again", {"tenacity", "uvloop", "heavy modules"}),
     ],
 )
 def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_path: Path) -> None:
@@ -86,7 +108,7 @@ def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_
     words = command.format(jobs=HOME / "jobs", run=tmp_path).split()
     code = f"from batchrunner.cli.main import main; import sys; status = main({words!r})"
     told = f"\nloaded = [name for name in {LIBRARIES!r} if name in sys.modules]"
-    told += f"\nloaded += ['rooms' for room in {ROOMS!r} if 'batchrunner.' + room in sys.modules]"
+    told += f"\nloaded += ['heavy modules' for module in {HEAVY_MODULES!r} if 'batchrunner.' + module in sys.modules]"
     shown = "\nprint('ENDED', status, sorted(set(loaded)), file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code + told + shown], cwd=HOME, capture_output=True, text=True, check=False
