@@ -43,7 +43,7 @@ def read(folder: Path) -> tuple[object, ...]:
 
 def read_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
     with monkeypatch.context() as patch:
-        patch.setattr("batchrunner.report.directory_status.restored", lambda *_, **__: None)
+        patch.setattr("batchrunner.stores.ledger_replay.restored", lambda *_, **__: None)
         return read(folder)
 
 
