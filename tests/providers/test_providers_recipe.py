@@ -10,10 +10,10 @@ from typing import Any
 
 from providers_reading import head, item, provider, read_every_way
 
-from batchrunner.core.export import Row as ExportRow
 from batchrunner.core.job import Turn
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision
-from batchrunner.prompts.sources.row import BadRow, Row
+from batchrunner.core.status import ExportRow
+from batchrunner.prompts.sources.base import BadRow, SourceRow
 
 PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
@@ -54,7 +54,7 @@ def recipe(heading: str, name: str) -> Any:
 def test_the_recipes_source_reads_lines_and_says_what_is_wrong_with_one(tmp_path: Path) -> None:
     (tmp_path / "a.named").write_text("tides: Explain tides.\n\nno colon\n", encoding="utf-8")
 
-    async def read() -> list[Row | BadRow]:
+    async def read() -> list[SourceRow | BadRow]:
         return [
             row
             async for rows in recipe("To add a source", "read_named_lines")(str(tmp_path / "a.named"))
@@ -62,7 +62,7 @@ def test_the_recipes_source_reads_lines_and_says_what_is_wrong_with_one(tmp_path
         ]
 
     good, bad = asyncio.run(read())
-    assert isinstance(good, Row)
+    assert isinstance(good, SourceRow)
     assert good.values == {"name": "tides", "prompt": "Explain tides."}
     assert isinstance(bad, BadRow)
     assert (bad.line, bad.problem) == (3, "the line has no colon")
