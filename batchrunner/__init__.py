@@ -7,15 +7,16 @@
     for row in batchrunner.results(report.status.dir):
         print(row["id"], row["output"])
 
-A map of the house, from the door down; imports point down only:
+The packages, from the top down; imports point down only:
 
-    cli         the commands, one file each, and progress
-    app         builds the concrete things and plugs them together
-    report      what happened, for people          simulator   a pretend provider
+    cli         the commands, and progress
+    api         the functions behind the commands
+    wiring      builds the parts of a run and connects them
+    report      what happened, for people          simulator   a simulated provider
     engine      where things happen in order: who may send when, attempts, remote tasks, what is written down
     spec        job file -> Job                    prompts     Job -> stream of items
     providers   the wire protocols, pure           stores      all that touches the disk
-    transport   all that touches the network       exporters   shapes that results leave in
+    transport   all that touches the network       exporters   formats that results are exported to
     core        frozen values and pure rules
 
 The public names below are looked up at first use, so that `import batchrunner` costs nothing.
