@@ -99,7 +99,7 @@ _HOMES: dict[str, str] = {
 if not TYPE_CHECKING:  # a checker shall see the imports above only, and report a name that is not among them
 
     def __getattr__(name: str) -> object:
-        """A public name, imported from its room when it is first asked for."""
+        """A public name, imported from its module when it is first asked for."""
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module 'batchrunner' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Builds the concrete things of a run and plugs them together; decides nothing. The one file that knows every room.
+"""Builds the concrete things of a run and connects them; decides nothing. The one file that knows every package.
 
 Libraries that cost time to load are loaded inside the functions that need them.
 """

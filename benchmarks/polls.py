@@ -81,7 +81,7 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
     async def night() -> tuple[int, list[float]]:
         clock = LoopClock(wall_at_zero=1.8e9)
         server = Server(clock)
-        follower = TaskPoller(
+        poller = TaskPoller(
             dialect=dialect(),
             transport=server,
             clock=clock,
@@ -97,13 +97,13 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
                 ends = clock.monotonic() + draw(random_source)
                 server.ends.append(ends)
                 task = str(len(server.ends) - 1)
-                await follower.follow(task, account="", model=MODEL, accepted_at=clock.wall(), resumed=False)
+                await poller.wait_for(task, account="", model=MODEL, accepted_at=clock.wall(), resumed=False)
                 late.append(clock.monotonic() - ends)
 
-        asking = asyncio.create_task(follower.run())
+        asking = asyncio.create_task(poller.run())
         await asyncio.gather(*(slot(number) for number in range(in_flight)))
         asking.cancel()
-        return follower.polls, server.asked
+        return poller.polls, server.asked
 
     polls, asked = run_virtual(night)
     late.sort()

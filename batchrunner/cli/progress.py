@@ -31,7 +31,7 @@ class ProgressRate:
         self._samples: deque[tuple[float, int]] = deque()
 
     def __repr__(self) -> str:
-        return f"<Pace: {len(self._samples)} samples, {self.per_s()} a second>"
+        return f"<ProgressRate: {len(self._samples)} samples, {self.per_s()} a second>"
 
     def note(self, *, now_s: float, finished: int) -> None:
         """So many items are finished (done or failed) at this moment."""

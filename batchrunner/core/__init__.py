@@ -1,6 +1,6 @@
-"""The ground: frozen values and pure rules. Nothing here opens, sends, awaits, reads a clock or rolls dice."""
+"""Frozen values and pure rules. Nothing here opens, sends, awaits, reads a clock or draws random numbers."""
 
 
-# The program's version, where every room may read it.
+# The program's version, where every module may read it.
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""What a run would do now: the survey of all items against the ledger, kept as counts and keys, never as items."""
+"""What a run would do now: all items against the ledger, kept as counts and keys, never as items."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

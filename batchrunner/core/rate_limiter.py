@@ -91,7 +91,7 @@ class AdaptiveLimiter:
     _ends: "deque[bool]" = field(default_factory=lambda: deque(maxlen=tuning.FAILED_OF))
 
     def __repr__(self) -> str:
-        return f"<Governor: window {self.limit}, {self.rate_per_s or 0:.3g}/s{', slow start' * self._slow_start}>"
+        return f"<AdaptiveLimiter: limit {self.limit}, {self.rate_per_s or 0:.3g}/s{', slow start' * self._slow_start}>"
 
     # -- before a send
 

@@ -1,4 +1,4 @@
-"""The governor's figures. Found by `benchmarks/limits.py`: change one, and look at its tables again.
+"""The limiter's figures. Found by `benchmarks/limits.py`: change one, and look at its tables again.
 
 Seconds, calls and shares, as the names say.
 """
@@ -85,7 +85,7 @@ LONGER: Final = 0.5
 SMALL: Final = 8
 
 
-# How long a pace is kept once it was found, and how it grows after that. Arithmetic for the governor.
+# How long a pace is kept once it was found, and how it grows after that. Arithmetic for the limiter.
 #
 # Rates are calls a second; the figures stand in `tuning`.
 

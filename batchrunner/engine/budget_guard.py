@@ -1,7 +1,7 @@
 """The job's budget: a send is admitted only if it fits, with everything that is under way set aside at its estimate.
 
 Real usage corrects the estimate as soon as it is told; what was turned away is given back. When not even the next send
-alone fits, the purse is spent: no send leaves any more, and what is in flight is kept.
+alone fits, the budget is spent: no send leaves any more, and what is in flight is kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -94,7 +94,7 @@ class BudgetGuard:
         self._changed = Condition()
 
     def __repr__(self) -> str:
-        return f"<Purse: {self.spent} spent, {self.set_aside} set aside for {self._under_way} sends>"
+        return f"<BudgetGuard: {self.spent} spent, {self.set_aside} set aside for {self._under_way} sends>"
 
     def lines(self) -> tuple[BudgetLine, ...]:
         """Each limit and what is gone of it."""

@@ -173,7 +173,7 @@ class Lane:
         return ticket.stops == self.stops
 
     def record_outcome(self, ticket: Ticket, outcome: SendOutcome, *, now: float) -> None:
-        """What came of a send teaches the governor; each send saves up for a tenth of a retry, see `_save_up`."""
+        """What came of a send teaches the limiter; each send saves up for a tenth of a retry, see `_save_up`."""
         self._heard += 1
         if self._retries.at is None:
             self._retries.at = now  # from here on time saves up, too

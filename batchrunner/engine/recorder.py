@@ -1,4 +1,4 @@
-"""Writes down what happened: artifact first, ledger second, state third. The only room that makes events.
+"""Writes down what happened: artifact first, ledger second, state third. The only module that makes events.
 
 Nothing is sent before its intent stands here, and terminal records are shielded from cancellation. Intents and answers,
 which every item has, wait in nobody's task: the stores call back, a whole batch at a time, when they are written.

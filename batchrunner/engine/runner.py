@@ -212,7 +212,7 @@ class Runner:
                 supplier.cancel()
 
     async def _read(self, queue: WorkQueue) -> None:
-        """The model's part of the source, if the survey or a person's wish says that there is anything to send."""
+        """The model's part of the source, if the planning pass or a person asks for anything of it."""
         if queue.model in self._requeued or queue.model in self.found.ahead:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)

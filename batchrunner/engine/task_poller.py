@@ -118,7 +118,7 @@ class TaskPoller:
 
     def __repr__(self) -> str:
         waiting = sum(len(account.due) for account in self._accounts.values())
-        return f"<TaskFollower: {waiting} tasks waiting for their next poll, {self.polls} polls made>"
+        return f"<TaskPoller: {waiting} tasks waiting for their next poll, {self.polls} polls made>"
 
     async def wait_for(self, task_id: str, *, account: str, model: str, accepted_at: float, resumed: bool) -> TaskEnd:
         """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out.

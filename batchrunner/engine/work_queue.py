@@ -20,7 +20,7 @@ from batchrunner.core.errors import JobMistakesError, LifecycleError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Adaptation, Problem, ProblemKind, Revision
 
-# The one way to wait in this room for something that others bring about: a condition that is looked at again.
+# The one way to wait in the engine for something that others bring about: a condition that is looked at again.
 #
 # An event that one waiter clears may be the news of another, or come between a look and the wait for it. Here nothing
 # is cleared: who waits looks first, sleeps only while the condition does not hold, and looks again after every wake-up.
@@ -157,7 +157,8 @@ class WorkQueue:
     async def read(self, batches: AsyncGenerator[Sequence[Item], None], *, limit: int | None, surveyed: int) -> None:
         """Read what is wanted, as there is room for it, to the end of the source or of the first `limit` items.
 
-        A task beside the lanes; cancelled when they need nothing more. `surveyed`: the model's items in the survey.
+        A task beside the lanes; cancelled when they need nothing more. `surveyed`: how many of
+        the model's items the planning pass counted.
 
         Raises:
             JobMistakesError: the source has become unreadable, shorter or longer since then.

@@ -51,7 +51,7 @@ class PictureCache:
         self._recent: dict[str, InputPicture] = {}
 
     def __repr__(self) -> str:
-        return f"<Album of {self._folder}, {len(self._recent)} pictures at hand>"
+        return f"<PictureCache of {self._folder}, {len(self._recent)} pictures at hand>"
 
     async def picture(self, name: str) -> InputPicture:
         """The picture of that path (relative to the job file's folder, or to one of `images_from`) or http(s) address.

@@ -79,7 +79,7 @@ class JobTemplates:
 
 
 def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
-    """The job's recipe and every template of it that is none; the recipe is for checks only where there are mistakes.
+    """The job's templates and every mistake in them; with mistakes, the templates are for checks only.
 
     A harmless text then stands in for a broken template, so that whatever else is wrong is found as well.
     """

@@ -186,7 +186,7 @@ class MessageAccumulator:
 
     def __repr__(self) -> str:
         """Where it stands."""
-        return f"<MessageDraft {self.size_bytes} B, {len(self._blocks)} blocks, stop_reason={self.stop_reason}>"
+        return f"<MessageAccumulator {self.size_bytes} B, {len(self._blocks)} blocks, stop_reason={self.stop_reason}>"
 
     def take_message(self, message: Message) -> None:
         """A message as it begins, or whole."""

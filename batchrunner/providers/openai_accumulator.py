@@ -169,7 +169,7 @@ class ChatAccumulator:
 
     def __repr__(self) -> str:
         """Where it stands."""
-        return f"<Draft {self.size_bytes} B, {len(self._calls)} calls, finish_reason={self.finish_reason}>"
+        return f"<ChatAccumulator {self.size_bytes} B, {len(self._calls)} calls, finish_reason={self.finish_reason}>"
 
     def take(self, choice: Choice) -> None:
         """Append first, close after: content may ride in the chunk that ends the answer."""

@@ -154,7 +154,7 @@ class FindingList:
     _examples: dict[str, list[str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<Sheet {self._counts}>"
+        return f"<FindingList {self._counts}>"
 
     def add(self, kind: str, example: str) -> None:
         """One more of this kind, which `KINDS` has, with its place in words."""

@@ -253,7 +253,7 @@ def _groups(label: str, groups: tuple[FailureGroup, ...]) -> Iterator[tuple[str,
 
 def _internal(status: Status) -> Iterator[tuple[str, str]]:
     """Faults of this program: where their tracebacks are, and what to do with them."""
-    from batchrunner.core.outcome import ProblemKind  # noqa: PLC0415 - a large room that `--help` has no use for
+    from batchrunner.core.outcome import ProblemKind  # noqa: PLC0415 - a large module that `--help` has no use for
 
     failed = sum(group.count for group in status.failures if group.kind == ProblemKind.INTERNAL)
     if failed and status.dir is not None:

@@ -1,7 +1,7 @@
 """Stores that keep nothing: what the engine writes down in a rehearsal is counted and forgotten.
 
-A ledger that tells a diary, results that are only as long as they would be counted, pictures that are looked at just
-enough to notice a broken download. Nothing here touches a disk.
+A ledger that hands events to a timeline, results that are only as long as they would be counted, pictures that
+are looked at just enough to notice a broken download. Nothing here touches a disk.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping

@@ -253,10 +253,10 @@ class LaneLimiters:
         self._of_lane: dict[tuple[str, str], LaneLimiter] = {}
 
     def __repr__(self) -> str:
-        return f"Turnstiles({self._limits}, {len(self._of_lane)} lanes)"
+        return f"LaneLimiters({self._limits}, {len(self._of_lane)} lanes)"
 
     def of(self, lane: tuple[str, str]) -> LaneLimiter:
-        """The turnstile of (token hash, model)."""
+        """The limiter of (token hash, model)."""
         if lane not in self._of_lane:
             self._of_lane[lane] = LaneLimiter(limits=self._limits)
         return self._of_lane[lane]

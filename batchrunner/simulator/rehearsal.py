@@ -254,7 +254,7 @@ class _Stage:
         )
 
     def _take(self, event: Event) -> None:
-        """An event for the diary, and now and then a word on how far it is."""
+        """An event for the timeline, and now and then a word on how far it is."""
         self.timeline.take(event)
         self._unreported += 1
         if self._unreported < _PROGRESS_EVENTS:

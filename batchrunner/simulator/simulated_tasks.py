@@ -98,7 +98,7 @@ class SimulatedTasks:
         self.most_polls = 0
 
     def __repr__(self) -> str:
-        return f"TaskBook({len(self._tasks)} tasks)"
+        return f"SimulatedTasks({len(self._tasks)} tasks)"
 
     def accept(self, order: Order) -> tuple[Task, Script]:
         """A new task and the reply that tells its id."""

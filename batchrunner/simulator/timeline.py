@@ -33,7 +33,7 @@ class RehearsalTimeline:
     _parked_since: float = 0.0
 
     def __repr__(self) -> str:
-        return f"<Diary: {len(self._hours)} hours, {len(self.moments)} moments>"
+        return f"<RehearsalTimeline: {len(self._hours)} hours, {len(self.moments)} moments>"
 
     def take(self, event: Event) -> None:
         """It happens now."""

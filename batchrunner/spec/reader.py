@@ -1,7 +1,7 @@
 """YAML as plain values with the line of every key. Refuses what YAML would turn into something nobody meant.
 
-A subclass of PyYAML's SafeLoader (on libyaml, for large texts) composes the nodes; this room walks them itself, because
-only nodes know lines, twice given keys and what a value looked like before YAML 1.1 made `no` false, `0123`
+A subclass of PyYAML's SafeLoader (on libyaml, for large texts) composes the nodes; this module walks them itself,
+because only nodes know lines, twice given keys and what a value looked like before YAML 1.1 made `no` false, `0123`
 eighty-three and `16:9` nine hundred.
 """
 

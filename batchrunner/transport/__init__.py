@@ -1,6 +1,6 @@
 """What sends: API requests with an account's key, and picture downloads without any.
 
-The only room that knows aiohttp's client, and it is loaded when one of the two classes is first asked for.
+The only package that knows aiohttp's client, and it is loaded when one of the two classes is first asked for.
 Refuses: redirects of API calls, proxies and netrc of the environment, cookies, TLS without verification, a key over
 plain http to another machine, addresses inside the network for downloads, and replies without end.
 """

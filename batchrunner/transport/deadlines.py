@@ -180,7 +180,7 @@ class Deadlines:
             timer.ring_by(at)
 
     def __repr__(self) -> str:
-        return f"<Watch {self._phase} sent={self.sent} late={self.late}>"
+        return f"<Deadlines {self._phase} sent={self.sent} late={self.late}>"
 
     def __enter__(self) -> Self:
         return self

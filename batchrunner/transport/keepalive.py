@@ -53,7 +53,7 @@ class KeepAlive:
 
     def __repr__(self) -> str:
         """What it came to."""
-        return f"<Reuse trusted={self._trusted}, wary for {self._cautious} requests>"
+        return f"<KeepAlive trusted={self._trusted}, wary for {self._cautious} requests>"
 
     def allows_at_once(self, line: ReusableConnection) -> bool:
         """Whether a request may leave on it, as far as that is known without waiting; then it counts as used."""

@@ -1,8 +1,9 @@
 """How many bytes of replies are held at once, whatever the number of connections: the rest stays with its servers.
 
-A reply takes room as it is read and gives it back when it was decoded. When the room is full all but the oldest wait,
-so there is always one that goes on, and memory ends at the room and one reply. A large answer that is not on the disk
-yet takes room, too: a quick server must not fill the memory in front of a slow disk. Refuses to know what a reply is.
+A reply reserves bytes as it is read and releases them when it was decoded. When the budget is used up all but the
+oldest wait, so there is always one that goes on, and memory ends at the budget and one reply. A large answer that is
+not on the disk yet holds bytes, too: a quick server must not fill the memory in front of a slow disk. Refuses to
+know what a reply is.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class MemoryBudget:
     """Replies that wait for room: without one nobody need be told that some is free."""
 
     def __repr__(self) -> str:
-        return f"<Room {self.held_bytes} of {self.size_bytes} B held by {len(self.reservations)}>"
+        return f"<MemoryBudget {self.held_bytes} of {self.size_bytes} B held by {len(self.reservations)}>"
 
     def reservation(self) -> "Reservation":
         """For one reply; use it as a context."""
@@ -89,7 +90,7 @@ class Reservation:
         return True
 
     async def grow(self, size_bytes: int, *, waiting: Callable[[], None]) -> None:
-        """Take so many bytes more, then wait while the room is full and an older reply is there to empty it.
+        """Take so many bytes more, then wait while the budget is used up and an older reply is there to empty it.
 
         `waiting` is called again and again meanwhile: it is not the server that is slow.
         """
