@@ -22,7 +22,7 @@ from batchrunner.core.events import CheckpointMark, Close
 from batchrunner.core.item_states import Figures
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.state import LedgerState
-from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles, open_beside, write_all
+from batchrunner.stores.files import PRIVATE_FILE, Files, InspectedFiles, write_pieces
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, MAX_LINE_BYTES, checkpoint_path, is_intact, segment_path
 from batchrunner.stores.row_codec import UNREADABLE
 
@@ -106,23 +106,16 @@ def _pieces(head: _Head, table: ItemTable) -> Iterator[bytes]:
 
 
 def _place(files: Files, path: Path, pieces: Iterable[bytes]) -> CheckpointMark:
-    """As `write_whole`, piece by piece. Raises OSError."""
-    length = crc = 0
-    beside, descriptor = open_beside(files, path.parent, PRIVATE_FILE)
-    try:
-        try:
-            for piece in pieces:
-                write_all(files, descriptor, piece)
-                length, crc = length + len(piece), zlib.crc32(piece, crc)
-            files.fsync(descriptor)
-        finally:
-            files.close(descriptor)
-        files.rename(beside, path)
-    except OSError:
-        with suppress(OSError):
-            files.unlink(beside)
-        raise
-    files.fsync_folder(path.parent)
+    """Write it whole; what its mark says of it. Raises OSError."""
+    crc = 0
+
+    def checked() -> Iterator[bytes]:
+        nonlocal crc
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+            yield piece
+
+    length = write_pieces(files, path, checked(), PRIVATE_FILE)
     return length, crc, FORMAT
 
 

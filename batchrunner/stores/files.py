@@ -12,6 +12,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -320,23 +321,45 @@ def place_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
     Raises:
         OSError: what the system said; nothing is left behind, and what stood under `path` still does.
     """
+    _place(files, path, (data,), mode)
+
+
+def write_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
+    """Put `data` under `path`, durable with its name when this returns. Raises OSError."""
+    write_pieces(files, path, (data,), mode)
+
+
+def write_pieces(files: Files, path: Path, pieces: Iterable[bytes], mode: int) -> int:
+    """Put all pieces under `path`, durable with its name when this returns; how many bytes.
+
+    They may be read from the file that stands under `path` now: it is replaced when the last one is durable.
+
+    Raises:
+        OSError: what the system said, to `pieces` too; what stood under `path` still does, unless only its folder
+            could not be synced.
+    """
+    length = _place(files, path, pieces, mode)
+    files.fsync_folder(path.parent)
+    return length
+
+
+def _place(files: Files, path: Path, pieces: Iterable[bytes], mode: int) -> int:
+    length = 0
     beside, descriptor = open_beside(files, path.parent, mode)
     try:
         try:
-            write_all(files, descriptor, data)
+            for piece in pieces:
+                write_all(files, descriptor, piece)
+                length += len(piece)
             files.fsync(descriptor)
         finally:
             files.close(descriptor)
         files.rename(beside, path)
     except OSError:
-        files.unlink(beside)
+        with suppress(OSError):  # the first refusal is the reason; a left-over is removed by the next run
+            files.unlink(beside)
         raise
-
-
-def write_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
-    """Put `data` under `path`, durable with its name when this returns. Raises OSError."""
-    place_whole(files, path, data, mode)
-    files.fsync_folder(path.parent)
+    return length
 
 
 def is_left_over(name: str) -> bool:

@@ -21,7 +21,7 @@ from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Ledger
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
-from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, InspectedFiles, broken, open_beside, write_all
+from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, InspectedFiles, broken, write_pieces
 from batchrunner.stores.images import FOLDER, MAX_PIXELS, prepare
 from batchrunner.stores.row_codec import UNREADABLE, with_pictures
 from batchrunner.stores.row_forms import read_lines
@@ -216,23 +216,13 @@ class _Converter:
 
 def _replace_rows(files: InspectedFiles, folder: Path, made: dict[str, _PictureFile]) -> int:
     """Put rows with the new pictures in the place of results.jsonl, atomically; its length."""
-    beside, descriptor = open_beside(files, folder, SHARED_FILE)
-    length = 0
-    try:
-        try:
-            for line in read_lines(files, folder / RESULTS):
-                text = with_pictures(line.text, {old: msgspec.json.encode(new) for old, new in _named(line.text, made)})
-                write_all(files, descriptor, text + b"\n" * line.whole)
-                length += len(text) + line.whole
-            files.fsync(descriptor)
-        finally:
-            files.close(descriptor)
-        files.rename(beside, folder / RESULTS)
-    except OSError:
-        files.unlink(beside)
-        raise
-    files.fsync_folder(folder)
-    return length
+    return write_pieces(files, folder / RESULTS, _with_new_pictures(files, folder, made), SHARED_FILE)
+
+
+def _with_new_pictures(files: InspectedFiles, folder: Path, made: dict[str, _PictureFile]) -> Iterator[bytes]:
+    for line in read_lines(files, folder / RESULTS):
+        text = with_pictures(line.text, {old: msgspec.json.encode(new) for old, new in _named(line.text, made)})
+        yield text + b"\n" * line.whole
 
 
 def _named(text: bytes, made: dict[str, _PictureFile]) -> Iterator[tuple[str, _PictureFile]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchrunner.core.item import Item
-from batchrunner.stores.files import SHARED_FILE, Files, broken, open_beside, write_all
+from batchrunner.stores.files import SHARED_FILE, Files, broken, open_beside, write_all, write_pieces
 from batchrunner.stores.row_codec import (
     Label,
     id_of,
@@ -128,40 +128,35 @@ def take_out_unreadable(files: Files, path: Path, *, start: int, into: Path) -> 
     old = files.open_read(path)
     try:
         _keep(files, old, holes, into)
-        beside, new = open_beside(files, path.parent, SHARED_FILE)
-        try:
-            done = 0
-            for offset, length in [*holes, (files.length(old), 0)]:
-                _copy(files, old, new, start=done, end=offset)
-                done = offset + length
-            files.fsync(new)
-            files.rename(beside, path)
-        except OSError:
-            files.unlink(beside)
-            raise
-        finally:
-            files.close(new)
+        write_pieces(files, path, _around(files, old, holes), SHARED_FILE)
     finally:
         files.close(old)
-    files.fsync_folder(path.parent)
     return sum(length for _, length in holes)
+
+
+def _around(files: Files, old: int, holes: list[tuple[int, int]]) -> Iterator[bytes]:
+    done = 0
+    for offset, length in [*holes, (files.length(old), 0)]:
+        yield from _read(files, old, start=done, end=offset)
+        done = offset + length
 
 
 def _keep(files: Files, old: int, holes: list[tuple[int, int]], into: Path) -> None:
     descriptor = files.open_append(into, SHARED_FILE)
     try:
         for offset, length in holes:
-            _copy(files, old, descriptor, start=offset, end=offset + length)
+            for piece in _read(files, old, start=offset, end=offset + length):
+                write_all(files, descriptor, piece)
         files.fsync(descriptor)
     finally:
         files.close(descriptor)
     files.fsync_folder(into.parent)
 
 
-def _copy(files: Files, source: int, target: int, *, start: int, end: int) -> None:
+def _read(files: Files, source: int, *, start: int, end: int) -> Iterator[bytes]:
     while start < end:
         data = files.read_at(source, min(_CHUNK_BYTES, end - start), start)
-        write_all(files, target, data)
+        yield data
         start += len(data)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from batchrunner.stores.files import SHARED_FILE, Files, open_beside, write_all
+from batchrunner.stores.files import SHARED_FILE, Files, write_pieces
 
 # Lines of a file as a stream, with their offsets, in bounded memory.
 #
@@ -154,20 +154,9 @@ def put_right(files: Files, path: Path) -> FileForm | None:
         form = form_of(files, old)
         if form is None:
             return None
-        beside, new = open_beside(files, path.parent, SHARED_FILE)
-        try:
-            for piece in _as_written(files, old, form):
-                write_all(files, new, piece)
-            files.fsync(new)
-            files.rename(beside, path)
-        except OSError:
-            files.unlink(beside)
-            raise
-        finally:
-            files.close(new)
+        write_pieces(files, path, _as_written(files, old, form), SHARED_FILE)
     finally:
         files.close(old)
-    files.fsync_folder(path.parent)
     return form
 
 
