@@ -1,4 +1,4 @@
-"""The program's front door: `batchrunner …` and `python -m batchrunner …`."""
+"""The program's entry point: `batchrunner …` and `python -m batchrunner …`."""
 
 import sys
 

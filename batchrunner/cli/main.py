@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         return _print_interrupted(as_json=as_json)
     except OSError as error:
         return print_error(BatchrunnerError(_os_words(error)), as_json=as_json)
-    except Exception as error:  # noqa: BLE001 - the last door: exit status 1 would mean that items failed
+    except Exception as error:  # noqa: BLE001 - the last resort: exit status 1 would mean that items failed
         return _print_internal_error(error, as_json=as_json)
     if ended == ExitStatus.INTERRUPTED and not isinstance(ended, ExitStatus):
         return _print_interrupted(as_json=as_json)  # typer's word for a KeyboardInterrupt, not a command's own

@@ -104,7 +104,7 @@ def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> 
     Raises:
         JobMistakesError: a job's prompts have mistakes, or two jobs share a directory; nothing was started.
     """
-    from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - the door to the house opens when something is run
+    from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
 
     mistakes = (*_shared_folders(job_runs), *asyncio.run(_prompt_mistakes(job_runs)))
     if mistakes:

@@ -1,4 +1,4 @@
-"""How fast, how long, until when: arithmetic on times that are given. Nothing here reads a clock or rolls dice.
+"""How fast, how long, until when: arithmetic on times that are given. Reads no clock, draws no random numbers.
 
 The constants and their reasons: docs/limits.md#constants.
 """
@@ -122,7 +122,7 @@ def day_of(*, wall: float, offset_s: float) -> int:
     return int((wall + offset_s) // DAY_S)
 
 
-# When to ask a remote task how it stands: arithmetic on ages that are given. Nothing here reads a clock or rolls dice.
+# When to poll a remote task: arithmetic on ages that are given. Reads no clock, draws no random numbers.
 #
 # Nobody says when a task will end, so it is asked when the answer is likely: `RunTimes` learns how long the tasks of a
 # model run, and its plan weighs each poll against the waiting that it saves. `PollPace` is how often one account may be

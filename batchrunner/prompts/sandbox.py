@@ -53,7 +53,7 @@ _REFUSED_ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = (
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with the doors to unbounded work and to chance shut as well."""
+    """Jinja's sandbox, which also refuses unbounded work and randomness."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 

@@ -67,7 +67,7 @@ class MessagesDecoder(StreamedReply):
         """True once a line came that is no part of a stream, before the answer's end."""
 
     def _take_event(self, event: SseEvent) -> None:
-        if not event.data or is_done(event.data):  # another house's end; this one has its own
+        if not event.data or is_done(event.data):  # the end of another dialect; this one has its own
             self._odd = self._odd or event is STRAY
             return
         try:

@@ -86,7 +86,7 @@ def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
     return tuple(sorted(groups.values(), key=lambda group: -group.count))
 
 
-# The night in people's words: in which zone a window is meant, and what a balance of points says.
+# The schedule in plain words: in which time zone a window is meant, and what a balance of points means.
 
 if TYPE_CHECKING:
     from batchrunner.core.plan import PointBalance

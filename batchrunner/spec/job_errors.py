@@ -129,7 +129,7 @@ def parsed_path(text: str) -> KeyPath | None:
     return tuple(int(place) if place else key for key, place in re.findall(r"([^.\[\]]+)(?=\.|\[|$)|\[(\d+)\]", text))
 
 
-# What the YAML parser and the UTF-8 decoder complain of, in people's words and with a line.
+# Errors of the YAML parser and the UTF-8 decoder, in plain words and with a line.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""pydantic's errors as faults in people's words. Nothing of pydantic's own wording gets out of here."""
+"""pydantic's errors in plain words. None of pydantic's own wording is shown."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

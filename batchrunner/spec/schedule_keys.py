@@ -1,4 +1,4 @@
-"""The keys of the night: when a run may send, what it may use up, whom it tells. Reads no clock.
+"""The keys of the schedule: when a run may send, what it may use up, whom it notifies. Reads no clock.
 
 Refuses windows that are empty or whole days, zones that this machine does not know, budgets that nothing could be
 counted by, and commands that only a shell would understand.

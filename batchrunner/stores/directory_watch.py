@@ -118,7 +118,7 @@ class DirectoryWatch:
         return marks_of(self._files, self._folder, self._all_outputs)
 
     def _is_torn(self) -> bool:
-        """Whether a row has no `done`, because the disk refused one of them: the next run takes it over, or mends it.
+        """Whether a row has no `done`, because the disk refused one of them: the next run takes it over, or repairs it.
 
         While items are lost, what stands behind the recorded rows may be theirs, and nobody takes it for torn.
         """

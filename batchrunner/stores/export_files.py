@@ -1,4 +1,4 @@
-"""A file that leaves the house: streamed, whole or absent, durable when it is there.
+"""An exported file: streamed, whole or absent, durable when it is there.
 
 Refuses: taking the place of a file, unless it was told that what stands there is its own.
 """

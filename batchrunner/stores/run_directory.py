@@ -210,7 +210,7 @@ def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:
     return {lane: width for lane, width in known.items() if isinstance(width, int) and width > 0}
 
 
-# `errors.log`: tracebacks of faults of this program, for whoever mends it. Private, without keys, of bounded size.
+# `errors.log`: tracebacks of faults of this program, for whoever fixes it. Private, without keys, of bounded size.
 #
 # Refuses to be a reason for a run's end: where it cannot be written, the error's one line has to do.
 

@@ -316,7 +316,7 @@ def new_session(
     connector.reuse, connector.heads, connector.resting = KeepAlive(), Heads(), {}
     connector.keeps = limit == 0  # else who waits for one in aiohttp's pool would never hear of those in hand
     made = partial(Replies, loop=asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
-    connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no door for it
+    connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no public way
     connector.proxy_login = _basic(proxy_auth) if proxy is not None else None
     return aiohttp.ClientSession(
         connector=connector,
