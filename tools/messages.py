@@ -1,0 +1,102 @@
+"""Every string that a person can see: `python -m tools.messages` prints them, grouped by module.
+
+Taken from the source: string constants and f-strings that contain a space, the labels of printed lines and the help of
+commands; a field of an f-string is shown as `{…}`. Left out: docstrings, `__repr__`, assertions, regular expressions,
+type annotations, and the tables of phrases that are looked for in servers' replies.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchrunner.cli.main import COMMANDS
+
+PACKAGE = Path(__file__).resolve().parents[1] / "batchrunner"
+_PHRASES_OF_SERVERS = frozenset({"core/classify.py", "core/sign.py", "core/signs.py"})
+_WORD = re.compile(r"[^\W\d_]")
+
+
+def messages() -> str:
+    """The text of the golden file: a heading for each module, then its strings in the order of the source."""
+    parts: list[str] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name in _PHRASES_OF_SERVERS:
+            continue
+        found = dict.fromkeys(text for _, text in sorted(_strings(ast.parse(path.read_text("utf-8")))))
+        if found:
+            parts += [f"## {name}", *map(_shown, found), ""]
+    for command in COMMANDS:
+        parts += [f"## help of {command.__name__}", _shown(inspect.getdoc(command) or ""), ""]
+    return "\n".join(parts)
+
+
+def _shown(text: str) -> str:
+    """One line for each line of the text; what follows the first one is indented."""
+    return text.strip().replace("\n", "\n    ")
+
+
+def _strings(tree: ast.AST) -> Iterator[tuple[tuple[int, int], str]]:
+    """Position and text of each string, in no order."""
+    unseen = {id(node) for node in _not_shown(tree)}
+    labels = {id(node) for node in _labels(tree)}
+    for node in ast.walk(tree):
+        text = "" if id(node) in unseen else _text(node)
+        shown = _WORD.search(text) and (" " in text.strip() or id(node) in labels)
+        if isinstance(node, ast.expr) and shown:
+            yield (node.lineno, node.col_offset), text
+
+
+def _text(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) if isinstance(part, ast.Constant) else "{…}" for part in node.values)
+    return ""
+
+
+def _not_shown(tree: ast.AST) -> Iterator[ast.AST]:
+    """What nobody sees, and the parts of an f-string, which are shown as one."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Expr(value=ast.Constant() as docstring):
+                yield docstring
+            case ast.JoinedStr(values=parts):
+                yield from (part for part in parts if isinstance(part, ast.Constant))
+            case ast.FormattedValue(format_spec=ast.expr() as specification):
+                yield specification
+            case ast.arg(annotation=ast.expr() as kind) | ast.AnnAssign(annotation=kind):
+                yield from _unless_help(kind)
+            case ast.FunctionDef(name="__repr__") | ast.Assert():
+                yield from ast.walk(node)
+            case ast.Call(func=ast.Name("AssertionError" | "cast")):
+                yield from ast.walk(node)
+            case ast.FunctionDef(returns=ast.expr() as kind) | ast.AsyncFunctionDef(returns=ast.expr() as kind):
+                yield from ast.walk(kind)
+            case ast.Call(func=ast.Attribute(value=ast.Name("re"))):
+                yield from ast.walk(node)
+            case _:
+                pass
+
+
+def _unless_help(annotation: ast.expr) -> Iterator[ast.AST]:
+    """The strings of an annotation, but for those that typer shows (`Annotated[…, typer.Option(help=…)]`)."""
+    if not any(isinstance(node, ast.Call) for node in ast.walk(annotation)):
+        yield from ast.walk(annotation)
+
+
+def _labels(tree: ast.AST) -> Iterator[ast.AST]:
+    """What stands before a printed line: the first of a yielded pair."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Yield(value=ast.Tuple(elts=[label, _])):
+                yield label
+            case _:
+                pass
+
+
+if __name__ == "__main__":
+    sys.stdout.write(messages())
