@@ -94,7 +94,7 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(version: str, wheel: Pa
         assert ran.returncode == 0, ran.stderr
         status = json.loads(ran.stdout)
         assert status["items"]["done"] == status["items"]["total"] > 0
-    started = run(here / "bin" / "batchrunner", "init", "first.yaml", cwd=tmp_path)
+    started = run(here / "bin" / "batchrunner", "init", "first", cwd=tmp_path)
     assert started.returncode == 0, started.stderr  # its template is a file of the package
     whence = run(here / "bin" / "python", "-c", "import batchrunner; print(batchrunner.__file__)", cwd=tmp_path)
     assert Path(whence.stdout.strip()).is_relative_to(here)
