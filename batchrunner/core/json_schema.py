@@ -6,13 +6,13 @@ back-references run in time linear in the text; the others may backtrack a fixed
 size. `format`, `contentEncoding` and `contentMediaType` are notes and refuse nothing.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import repaired
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
@@ -91,7 +91,7 @@ class JsonSchema:
         try:
             return self._miss(value)
         except UnicodeError:
-            return self._miss(_without_lone_surrogates(value))
+            return self._miss(repaired(value))
         except (ValueError, RecursionError) as error:
             return f"the answer cannot be validated: {error}"
         except BaseException as error:
@@ -254,10 +254,3 @@ def _one_line(message: str) -> str:
 
 def _shown(path: Iterable[str | int]) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-
-
-def _without_lone_surrogates(value: Json) -> Json:
-    """The same value as far as UTF-8 can tell it: halves of a character that stand alone become U+FFFD."""
-    text = json.dumps(value, ensure_ascii=False)
-    told: Json = json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-    return told

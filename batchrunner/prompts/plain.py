@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from batchrunner.core.item import Item, KeyMaker
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.picture_rules import prompt_mistake
+from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.ids import Names
 from batchrunner.prompts.prompt_rows import Prompts
 from batchrunner.prompts.render import OUTPUT_LIMIT_CHARS
@@ -56,7 +57,7 @@ class PlainItems:
         if texts is None or not all(map(str.strip, texts)):
             return None
         whole = "".join(texts)
-        if len(whole) > OUTPUT_LIMIT_CHARS or not (whole.isascii() or _is_whole(whole)):
+        if len(whole) > OUTPUT_LIMIT_CHARS or has_surrogate(whole):
             return None
         if self._job.provider.dialect == "modelscope-images" and any(map(prompt_mistake, texts)):
             return None
@@ -106,12 +107,3 @@ def _column(rows: Sequence[dict[str, Json]], name: str) -> list[str] | None:
     except KeyError:
         return None
     return found if set(map(type, found)) == {str} else None  # type: ignore[return-value]  # all are
-
-
-def _is_whole(text: str) -> bool:
-    """False where half a surrogate pair stands in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

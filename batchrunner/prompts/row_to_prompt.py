@@ -6,6 +6,7 @@ from batchrunner.core.errors import Mistake
 from batchrunner.core.item import InputPicture
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
+from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.ids import ID_LIMIT_CHARS
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import PromptRow
@@ -251,12 +252,8 @@ def _required(
 ) -> str:
     if not may_be_blank and not text.strip():
         raise _unusable(row, f"{what} is empty", key=key)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _unusable(row, f"{what} has half a surrogate pair, which no text can hold", key=key) from error
+    if has_surrogate(text):
+        raise _unusable(row, f"{what} has half a surrogate pair, which no text can hold", key=key)
     return text
 
 

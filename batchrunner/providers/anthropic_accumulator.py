@@ -11,8 +11,9 @@ import msgspec
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import PictureBytes, ToolCall, Usage
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import Parts, parts_of
-from batchrunner.providers.json_text import encode, is_object, valid_text
+from batchrunner.providers.json_text import encode, is_object
 from batchrunner.providers.known_shapes import (
     BlockDelta,
     BlockStart,
@@ -338,8 +339,8 @@ class MessageAccumulator:
         found["thinking_blocks"] = [
             {
                 "type": "thinking",
-                "thinking": valid_text("".join(block.parts)),
-                "signature": valid_text(block.signature),
+                "thinking": without_lone_surrogates("".join(block.parts)),
+                "signature": without_lone_surrogates(block.signature),
                 **block.rest,
             }
             for block in self._blocks
@@ -374,14 +375,14 @@ class MessageAccumulator:
         )
 
     def _joined(self, kind: str, *, between: str) -> str:
-        return valid_text(
+        return without_lone_surrogates(
             between.join(text for block in self._blocks if block.kind == kind and (text := "".join(block.parts)))
         )
 
     def _begin(self, block: Block, *, index: object) -> _Grown:
         grown = _Grown(block.type if isinstance(block.type, str) else "", block)
-        grown.id = valid_text(block.id) if isinstance(block.id, str) and block.id else None
-        grown.name = valid_text(block.name) if isinstance(block.name, str) else ""
+        grown.id = without_lone_surrogates(block.id) if isinstance(block.id, str) and block.id else None
+        grown.name = without_lone_surrogates(block.name) if isinstance(block.name, str) else ""
         grown.input = block.input
         self._blocks.append(grown)
         self._by_index[index if isinstance(index, int) else len(self._blocks) - 1] = grown
@@ -398,7 +399,7 @@ class MessageAccumulator:
 
     def _take_stop_reason(self, said: object) -> None:
         if isinstance(said, str) and said:
-            self.stop_reason = valid_text(said)
+            self.stop_reason = without_lone_surrogates(said)
 
     def _add(self, grown: _Grown, text: object) -> None:
         if isinstance(text, str) and text:
@@ -428,5 +429,5 @@ def _as_sent(grown: _Grown) -> dict[str, Json]:
 def _arguments(block: _Grown) -> str:
     pieces = "".join(block.parts)
     if pieces or block.input in (None, "", {}):
-        return valid_text(pieces) or "{}"
-    return valid_text(block.input) if isinstance(block.input, str) else encode(block.input).decode()
+        return without_lone_surrogates(pieces) or "{}"
+    return without_lone_surrogates(block.input) if isinstance(block.input, str) else encode(block.input).decode()

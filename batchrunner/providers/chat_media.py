@@ -15,7 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl
-from batchrunner.providers.json_text import is_object, valid_text
+from batchrunner.core.text import has_surrogate, without_lone_surrogates
+from batchrunner.providers.json_text import is_object
 
 # A picture as servers write one into JSON: an address, a data URL, or bare base64.
 #
@@ -28,7 +29,7 @@ def picture_from_url(url: str) -> PictureUrl | PictureBytes | None:
     """What an http(s) URL or a data URL refers to; None for anything else."""
     scheme = url[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        return PictureUrl(url=url) if valid_text(url) == url and url_size_bytes(url) <= _URL_BYTES else None
+        return PictureUrl(url=url) if not has_surrogate(url) and url_size_bytes(url) <= _URL_BYTES else None
     if not scheme.startswith("data:"):
         return None
     media, comma, payload = url[len("data:") :].partition(",")
@@ -36,7 +37,7 @@ def picture_from_url(url: str) -> PictureUrl | PictureBytes | None:
         return None
     if media.lower().endswith(";base64"):
         return picture_from_base64(payload)
-    data = unquote_to_bytes(valid_text(payload))
+    data = unquote_to_bytes(without_lone_surrogates(payload))
     return PictureBytes(data=data) if data else None
 
 

@@ -16,7 +16,8 @@ from batchrunner.core.http import Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.sign import Family, Form
-from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, valid_text, whole_number
+from batchrunner.core.text import without_lone_surrogates
+from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, whole_number
 from batchrunner.providers.rate_headers import (
     LONGEST_WAIT_S,
     hints_of,
@@ -429,8 +430,8 @@ def _shown(body: bytes) -> str:
 def _both_ends(text: str, chars: int) -> str:
     """The text, shortened in its middle: what a long one is about stands at its beginning or at its end."""
     tail = chars // 3
-    return valid_text(text if len(text) <= chars else f"{text[: chars - tail - 3]} … {text[-tail:]}")
+    return without_lone_surrogates(text if len(text) <= chars else f"{text[: chars - tail - 3]} … {text[-tail:]}")
 
 
 def _cut(text: str, chars: int) -> str:
-    return valid_text(text if len(text) <= chars else text[: chars - 1] + "…")
+    return without_lone_surrogates(text if len(text) <= chars else text[: chars - 1] + "…")

@@ -149,20 +149,6 @@ def encode(value: object) -> bytes:
         return json.dumps(value).encode()
 
 
-def valid_text(text: str) -> str:
-    """The same text without lone surrogates: halves that stand side by side are joined, orphans become U+FFFD.
-
-    Servers that cut a stream between UTF-16 units send one character as two escapes in two events.
-    """
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
 def is_object(value: object) -> TypeGuard[dict[str, Json]]:
     """True for a JSON object."""
     return isinstance(value, dict)

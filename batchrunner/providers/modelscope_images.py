@@ -27,9 +27,10 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.sign import Family
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
 from batchrunner.providers.json_decoder import WholeReply
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object, valid_text
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object
 from batchrunner.providers.rate_headers import hints_of, wait_s
 from batchrunner.providers.request_body import openai_url
 from batchrunner.providers.result_pictures import mentions_results, pictures_in
@@ -95,7 +96,7 @@ class ModelScopeImages:
         """The free GET that asks how the task stands."""
         return Request(
             method="GET",
-            url=f"{self._tasks_url}/{quote(valid_text(task_id), safe='')}",
+            url=f"{self._tasks_url}/{quote(without_lone_surrogates(task_id), safe='')}",
             headers={"x-modelscope-task-type": "image_generation"},
         )
 
@@ -180,7 +181,7 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
 
 def _beginning(body: bytes) -> str:
     """What a person is shown of a reply that is no JSON."""
-    return valid_text(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    return without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
 
 
 def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
@@ -218,7 +219,7 @@ def _pending(
 ) -> Pending:
     return Pending(
         state=state,
-        raw=valid_text(word)[:80],
+        raw=without_lone_surrogates(word)[:80],
         hint_s=wait_s(head, value),
         stub=_is_stub(value, base_url),
         hints=hints_of(head),

@@ -10,8 +10,9 @@ import msgspec
 
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import AudioBytes, PictureBytes, PictureUrl, ToolCall
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import media_in, parts_of, picture_from_base64, words_in
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object, valid_text
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object
 from batchrunner.providers.reply_fields import REST, Known, keep, repeated_usage
 
 _SCHEME_BYTES: Final = 10
@@ -220,23 +221,24 @@ class ChatAccumulator:
     @property
     def text(self) -> str:
         """The answer so far, as it came."""
-        return valid_text("".join(self._text))
+        return without_lone_surrogates("".join(self._text))
 
     @property
     def reasoning(self) -> str | None:
         """The thinking so far; None when there was none."""
-        return valid_text("".join(self._reasoning)) or None
+        return without_lone_surrogates("".join(self._reasoning)) or None
 
     @property
     def refusal(self) -> str:
         """The model's own words of refusal, usually empty."""
-        return valid_text("".join(self._refusal))
+        return without_lone_surrogates("".join(self._refusal))
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls so far, in the order in which they began."""
         return tuple(
-            ToolCall(id=call.id, name=call.name, arguments=valid_text("".join(call.arguments))) for call in self._calls
+            ToolCall(id=call.id, name=call.name, arguments=without_lone_surrogates("".join(call.arguments)))
+            for call in self._calls
         )
 
     @property
@@ -251,7 +253,7 @@ class ChatAccumulator:
             for packed in self._audio_parts.get("data", ())
             if (found := picture_from_base64(packed)) is not None
         )
-        said = valid_text("".join(self._audio_parts.get("transcript", ()))) or None
+        said = without_lone_surrogates("".join(self._audio_parts.get("transcript", ()))) or None
         if not data and said is None:
             return tuple(self.sounds)
         formats = self._audio_parts.get("format")
@@ -363,10 +365,10 @@ class ChatAccumulator:
     def _take_tool(self, tool: ToolPiece, position: int) -> None:
         call = self._call_of(tool, position)
         if call.id is None and isinstance(tool.id, str) and tool.id:
-            call.id = valid_text(tool.id)
+            call.id = without_lone_surrogates(tool.id)
         name, arguments = _called(tool)
         if not call.name and isinstance(name, str):
-            call.name = valid_text(name)
+            call.name = without_lone_surrogates(name)
         if isinstance(arguments, str):
             self._add(call.arguments, arguments)
         elif arguments is not None:

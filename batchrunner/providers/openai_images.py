@@ -24,6 +24,7 @@ from batchrunner.core.outcome import (
     Usage,
 )
 from batchrunner.core.sign import Family
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.chat_media import (
     is_picture,
     media_in,
@@ -33,7 +34,7 @@ from batchrunner.providers.chat_media import (
 )
 from batchrunner.providers.error_bodies import fault_in, message_in, plain_problem, problem_of
 from batchrunner.providers.json_decoder import PICTURES_CAP_BYTES, WholeReply
-from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, valid_text, whole_number
+from batchrunner.providers.json_text import NotJson, at, cut_value, decode, encode, is_object, whole_number
 from batchrunner.providers.native_shapes import as_chat
 from batchrunner.providers.rate_headers import hints_of
 from batchrunner.providers.request_body import openai_url
@@ -225,7 +226,7 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
         return problem
     if body.lstrip()[:6].startswith(_STREAM_STARTS) and b"data: [DONE]" not in body[-_END_BYTES:]:
         return problem  # a stream that broke off
-    said = valid_text(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    said = without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
     message = f"the server took the order with HTTP {status}, and its reply names no picture: {said}"
     return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
 

@@ -11,7 +11,8 @@ from typing import Final
 from batchrunner.core.job import Json
 from batchrunner.core.json_schema import JsonSchema, SchemaFault, prepare
 from batchrunner.core.outcome import Answer, Correction
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object, valid_text
+from batchrunner.core.text import without_lone_surrogates
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object
 
 _FAULT_CHARS: Final = 500
 _FENCES: Final = ("```", "~~~")
@@ -80,7 +81,7 @@ class SchemaCheck:
         if isinstance(self._ready, SchemaFault):
             return Unusable(fault=f"the schema cannot be used: {self._ready.problem}"[:_FAULT_CHARS])
         fault = self._ready.miss(value, chars=chars)
-        return Fits(value=value) if fault is None else Misses(fault=valid_text(fault)[:_FAULT_CHARS])
+        return Fits(value=value) if fault is None else Misses(fault=without_lone_surrogates(fault)[:_FAULT_CHARS])
 
 
 class SchemaChecks:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.providers.error_bodies import ErrorBody, fault_in, message_in
-from batchrunner.providers.json_text import NotJson, decode, is_object, valid_text
+from batchrunner.providers.json_text import NotJson, decode, is_object
 from batchrunner.providers.result_pictures import plain_name
 
 TaskState = Literal["queued", "running", "succeeded", "failed", "refused", "filtered", "cancelled", "gone"]
@@ -282,7 +283,7 @@ def is_refusal(value: Json) -> bool:
 def id_text(value: Json) -> str:
     """A task id as text; servers send strings, numbers and UUIDs."""
     if isinstance(value, str):
-        return valid_text(value.strip())
+        return without_lone_surrogates(value.strip())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     return str(int(value)) if isinstance(value, int) or value.is_integer() else ""
@@ -437,7 +438,7 @@ def _is_idle_code(code: str) -> bool:
 
 
 def _cut(text: str) -> str:
-    return valid_text(text if len(text) <= _MESSAGE_CHARS else text[: _MESSAGE_CHARS - 1] + "…")
+    return without_lone_surrogates(text if len(text) <= _MESSAGE_CHARS else text[: _MESSAGE_CHARS - 1] + "…")
 
 
 def shown(value: Json, *, chars: int = 300) -> str:

@@ -1,6 +1,5 @@
 """Where a mistake is: paths of keys, and a fault before it is tied to a file."""
 
-import codecs
 import json
 import math
 import re
@@ -12,6 +11,7 @@ import yaml
 from yaml.reader import ReaderError
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import marked_encoding
 
 # What literal keys and tokens look like, and how they are made unreadable. Pure text in, text out.
 
@@ -245,10 +245,9 @@ def _template_in_flow(text: str, line: int, begun: yaml.Mark | None) -> bool:
 
 
 def decoded(raw: bytes) -> str | SpecError:
-    """The text of a job file: UTF-8, or UTF-16 that says so with its first bytes."""
-    coding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    """The text of a job file: UTF-8, or what its byte order mark says."""
     try:
-        return raw.decode(coding)
+        return raw.decode(marked_encoding(raw) or "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         return SpecError(path=(), problem=f"byte {error.start} is not UTF-8", hint="save the file as UTF-8", line=line)

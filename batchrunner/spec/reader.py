@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.spec.job_errors import KeyPath, SpecError, syntax_fault
 
 MAX_DEPTH = 60
@@ -258,7 +259,7 @@ class _Walk:
                 line=line,
             )
             self._reading.faults.append(fault)
-        return _whole_text(node.value)
+        return without_lone_surrogates(node.value)
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Json:
         if node.tag not in _TEXT_TAGS and node.value:
@@ -276,21 +277,10 @@ class _Walk:
         return written
 
 
-def _whole_text(text: str) -> str:
-    r"""Text that can be written as UTF-8: pairs of `\ud83d\ude00`, as JSON writes them, become one character."""
-    try:
-        text.encode()  # far quicker than to look for half a character, and the half is what it refuses
-    except UnicodeEncodeError:
-        pass
-    else:
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _text(written: str) -> Json:
     if written.isascii():
         return written
-    whole = _whole_text(written)
+    whole = without_lone_surrogates(written)
     if "�" in whole and "�" not in written:
         raise _SurpriseError("half a character (\\ud800 to \\udfff alone)", hint="write the character itself")
     return whole

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 
 from batchrunner.core.item import Item, fold, safe_stem
+from batchrunner.core.text import without_lone_surrogates
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken, place_whole
-from batchrunner.stores.row_codec import without_lone_surrogates
 from batchrunner.stores.threads import CoalescedCall, Threads
 
 _SUFFIX_LIMIT = 16

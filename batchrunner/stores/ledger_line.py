@@ -21,8 +21,9 @@ from typing import Final, Union, get_args
 import msgspec
 
 from batchrunner.core.events import Done, Event, Failed, Intent, Open, Parked
+from batchrunner.core.text import repaired
 from batchrunner.stores.files import Files
-from batchrunner.stores.row_codec import UNREADABLE, without_lone_surrogates
+from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.row_forms import FileLine
 
 MAX_LINE_BYTES = 64 * 1024
@@ -98,7 +99,7 @@ def _encode_ascii(event: Event) -> bytes:
     try:
         raw = _encoder.encode(event)
     except UnicodeEncodeError:
-        raw = _encoder.encode(_repaired(event))
+        raw = _encoder.encode(repaired(msgspec.to_builtins(event)))
     if not raw.isascii():
         raw = _NON_ASCII.sub(_escape, raw.decode()).encode("ascii")
     return raw[1:-1]
@@ -107,26 +108,6 @@ def _encode_ascii(event: Event) -> bytes:
 def _escape(found: re.Match[str]) -> str:
     units = found[0].encode("utf-16-be").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
-
-
-def _repaired(event: Event) -> Event:
-    """Lone surrogates replaced, in a copy."""
-    changes: dict[str, object] = {}
-    for name in event.__struct_fields__:
-        value: object = getattr(event, name)
-        if isinstance(value, str):
-            changes[name] = without_lone_surrogates(value)
-        elif isinstance(value, tuple):
-            changes[name] = tuple(_repaired_part(part) for part in value)
-    return msgspec.structs.replace(event, **changes)
-
-
-def _repaired_part(part: object) -> object:
-    if isinstance(part, str):
-        return without_lone_surrogates(part)
-    if isinstance(part, tuple):
-        return tuple(_repaired_part(inner) for inner in part)
-    return part
 
 
 def _shortened(event: Event) -> Event:

@@ -15,21 +15,11 @@ from typing import Final
 import msgspec
 
 from batchrunner.core.item import Item
-from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow, tokens_of
+from batchrunner.core.text import BOM, repaired, without_lone_surrogates
 from batchrunner.stores.files import Files
 from batchrunner.stores.row_forms import FileLine, read_lines
-
-# Text that no UTF-8 can carry, made into text that it can. Refuses nothing.
-
-
-def without_lone_surrogates(text: str) -> str:
-    """The same text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
 
 # What decoding bytes of the disk can raise: msgspec's own errors, and two of Python's that it lets through.
 
@@ -38,7 +28,6 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 _TOO_DEEP = "parsed_too_deep"
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _plain_encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -167,8 +156,8 @@ def _encode_row(row: ResultRow | FailureRow) -> bytes:
 def trimmed(line: FileLine) -> FileLine:
     """The line without what an editor put around its row: a byte order mark at the file's start, a carriage return."""
     offset, text, whole = line
-    if offset == 0 and text.startswith(_BYTE_ORDER_MARK):
-        offset, text = len(_BYTE_ORDER_MARK), text[len(_BYTE_ORDER_MARK) :]
+    if offset == 0 and text.startswith(BOM):
+        offset, text = len(BOM), text[len(BOM) :]
     elif not text.endswith(b"\r"):
         return line
     return FileLine(offset, text.removesuffix(b"\r"), whole)
@@ -348,17 +337,5 @@ def _encode_any(value: object) -> bytes:
     try:
         line = _plain_encode(value)  # as `_encode`: nearly every row ends here
     except UnicodeEncodeError:
-        return _encode(_repaired(msgspec.to_builtins(value)))
+        return _encode(repaired(msgspec.to_builtins(value)))
     return _one_line(line) if b"\xe2\x80" in line or b"\xc2\x85" in line else line
-
-
-def _repaired(value: Json | tuple[Json, ...]) -> Json:
-    match value:
-        case str():
-            return without_lone_surrogates(value)
-        case list() | tuple():
-            return [_repaired(inner) for inner in value]
-        case dict():
-            return {without_lone_surrogates(name): _repaired(inner) for name, inner in value.items()}
-        case None | bool() | int() | float():
-            return value

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from batchrunner.core.text import MARKED_ENCODINGS
 from batchrunner.stores.files import SHARED_FILE, Files, write_pieces
 
 # Lines of a file as a stream, with their offsets, in bounded memory.
@@ -79,10 +80,7 @@ def lines_of(files: Files, descriptor: int, *, start: int = 0, longest_bytes: in
 _CHUNK_BYTES: Final = 1 << 20
 _UTF8: Final = "utf-8"
 _BEGINNINGS: Final = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    *MARKED_ENCODINGS,
     ('{"'.encode("utf-32-le"), "utf-32-le"),
     ('{"'.encode("utf-32-be"), "utf-32-be"),
     ('{"'.encode("utf-16-le"), "utf-16-le"),

@@ -101,7 +101,7 @@ def test_a_key_with_nothing_after_it_is_not_given(load: Load) -> None:
     assert load(CHAT + "limits:\nretry:\nsystem:\noutput:\n  dir:\n") == load(CHAT + "# the same\n")
 
 
-@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_files_in_the_usual_unicode_forms_are_read(load: Load, coding: str) -> None:
     assert load(CHAT.replace("[a]", "[一只金色的猫]").encode(coding)).prompts == Listing(
         entries=load(CHAT.replace("[a]", "[一只金色的猫]")).prompts.entries  # type: ignore[union-attr]  # it is a list

@@ -22,8 +22,14 @@ from batchrunner.prompts.sources.base import (
     Stretch,
     TextForm,
 )
-from batchrunner.prompts.sources.text_encoding import hint_of
-from batchrunner.prompts.sources.text_files import CHUNK_BYTES, column_names, in_steps, line_batches, wrong_width
+from batchrunner.prompts.sources.text_files import (
+    CHUNK_BYTES,
+    column_names,
+    hint_of,
+    in_steps,
+    line_batches,
+    wrong_width,
+)
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 

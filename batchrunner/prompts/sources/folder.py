@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.sources.base import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -25,7 +26,7 @@ from batchrunner.prompts.sources.base import (
     SourceRow,
     TextForm,
 )
-from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of
+from batchrunner.prompts.sources.text_files import encoding_of, hint_of
 
 TEXT = "text"
 """The column with a text file's content."""
@@ -87,10 +88,8 @@ def _parts(name: str) -> Iterator[tuple[int, str]]:
 
 
 def _values(path: str, name: str, form: TextForm) -> dict[str, Json]:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError("the file's name is not UTF-8") from error
+    if has_surrogate(name):
+        raise BadRowError("the file's name is not UTF-8")
     dot = name.rfind(".")
     stem, suffix = (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")
     values: dict[str, Json] = {"path": name, "name": stem, "suffix": suffix}

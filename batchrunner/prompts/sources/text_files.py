@@ -4,11 +4,12 @@ Knows bytes, encodings, line ends (also the lone carriage returns of old spreads
 on a line; refuses what is no regular file or not in its encoding.
 """
 
+import codecs
 import json
 import os
 import stat
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import NoReturn, Protocol
 
@@ -17,6 +18,7 @@ import aiofiles.os
 import msgspec
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import BOM, has_surrogate, looks_like, marked_encoding
 from batchrunner.prompts.sources.base import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -30,10 +32,9 @@ from batchrunner.prompts.sources.base import (
     Stretch,
     TextForm,
 )
-from batchrunner.prompts.sources.text_encoding import encoding_of, hint_of, to_utf8
 
 CHUNK_BYTES = 512 * 1024
-_BOM = b"\xef\xbb\xbf"
+_SAMPLE_BYTES = 4096
 
 
 class Parse(Protocol):
@@ -164,6 +165,22 @@ def text_of(raw: bytes | None, form: TextForm = PLAIN) -> str:
         raise BadRowError(problem, hint=None if form.encoding else hint_of(raw)) from error
 
 
+def encoding_of(beginning: bytes, given: str | None) -> str | None:
+    """What a file is to be decoded from; None when it is UTF-8 already. `given` is what the job says."""
+    if given is not None:
+        return None if codecs.lookup(given).name in {"utf-8", "utf-8-sig", "ascii"} else given
+    return marked_encoding(beginning)
+
+
+def hint_of(raw: bytes) -> str:
+    """What to do about bytes that are not UTF-8, with what they look like."""
+    likely = looks_like(raw[:_SAMPLE_BYTES])
+    if likely is None:
+        return "save the file as UTF-8, or write its `encoding:` under `prompts`"
+    name, code = likely
+    return f"it looks like {name}: write `encoding: {code}` under `prompts`, or save the file as UTF-8"
+
+
 class _Splitter:
     """Cuts chunks into lines; holds at most one unfinished line, and drops that beyond the cap."""
 
@@ -173,7 +190,7 @@ class _Splitter:
         self._tail = bytearray()
         self._too_long = False
         self._begun = False
-        self._converted: Callable[[bytes, bool], bytes] | None = None
+        self._decoder: codecs.IncrementalDecoder | None = None
         self._ends_with_return = False
         """True when lines end with a carriage return alone, as in old spreadsheets for the Macintosh."""
 
@@ -193,20 +210,20 @@ class _Splitter:
     def _as_utf8(self, chunk: bytes, *, last: bool = False) -> bytes:
         is_first, self._begun = not self._begun, True
         if is_first and (encoding := encoding_of(chunk, self._form.encoding)) is not None:
-            self._converted = to_utf8(encoding)
-        if self._converted is not None:
-            try:
-                chunk = self._converted(chunk, last)
+            self._decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+        if self._decoder is not None:
+            try:  # bytes that the encoding does not know go on as they are, but for an odd one in UTF-16
+                chunk = self._decoder.decode(chunk, last).encode("utf-8", "surrogateescape")
             except UnicodeDecodeError as error:
                 problem = f"the file is not {error.encoding} from here on: {error.reason}"
                 raise BadSourceError(problem, line=self._line, hint="write its `encoding:` under `prompts`") from error
         if is_first:
-            chunk = chunk.removeprefix(_BOM)
+            chunk = chunk.removeprefix(BOM)
             self._ends_with_return = b"\n" not in chunk and b"\r" in chunk[:-1]
         return chunk.replace(b"\r", b"\n") if self._ends_with_return else chunk
 
     def end(self) -> tuple[int, list[bytes | None]] | None:
-        if self._converted is not None:
+        if self._decoder is not None:
             self._tail += self._as_utf8(b"", last=True)
         return self._batch([bytes(self._tail)]) if self._tail or self._too_long else None
 
@@ -364,16 +381,9 @@ def _values(text: str) -> dict[str, Json]:
         raise BadRowError(f"the line is not usable JSON: {reason}") from error
     if not isinstance(value, dict):
         raise BadRowError(f"the line is {_KINDS.get(type(value), 'null')}, not an object")
-    if "\\ud" in text or "\\uD" in text:
-        _require_whole_characters(value)
+    if ("\\ud" in text or "\\uD" in text) and has_surrogate(json.dumps(value, ensure_ascii=False)):
+        raise BadRowError("the line has half a surrogate pair, which no text can hold")
     return value
-
-
-def _require_whole_characters(values: dict[str, Json]) -> None:
-    try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError("the line has half a surrogate pair, which no text can hold") from error
 
 
 def _refuse_constant(word: str) -> NoReturn:

@@ -1,50 +1,61 @@
-"""Text that is not UTF-8: brought to UTF-8 piece by piece, so that everybody behind knows one encoding; and guesses.
+"""Text at its borders: surrogates, which UTF-8 cannot hold, byte order marks, and what bytes of no UTF-8 look like.
 
-A byte that the encoding does not know reaches its row as it is, where it is a bad row with its line. What the bytes
-look like is said to people, who then write `encoding:`; nothing is read by a guess. Only a byte order mark is believed.
+Only a byte order mark is believed. What bytes look like is said to people, who then write `encoding:`; nothing is read
+by a guess.
 """
 
 import codecs
 import re
 from collections.abc import Callable
 
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
+from batchrunner.core.job import Json
+
+BOM = codecs.BOM_UTF8
+"""Of UTF-8. Editors put it before a file; it is never a part of its text."""
+MARKED_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_SAMPLE_BYTES = 4096
 _HALF_WIDTH = range(0x20, 0x7F)
 
 
-def encoding_of(beginning: bytes, given: str | None) -> str | None:
-    """What a file is to be decoded from; None when it is UTF-8 already. `given` is what the job says."""
-    if given is not None:
-        return None if codecs.lookup(given).name in {"utf-8", "utf-8-sig", "ascii"} else given
-    return next((name for mark, name in _MARKS if beginning.startswith(mark)), None)
+def without_lone_surrogates(text: str) -> str:
+    """The same text with surrogates that stand side by side joined to one character, and lone ones made U+FFFD.
 
-
-def to_utf8(encoding: str) -> Callable[[bytes, bool], bytes]:
-    """A function that brings pieces to UTF-8; its second argument says that the piece is the last one.
-
-    It raises UnicodeDecodeError for bytes that cannot be passed on as they are, as of an odd number in UTF-16.
+    Servers that cut a stream between UTF-16 units send one character as two escapes in two events.
     """
-    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    if text.isascii():
+        return text
+    try:
+        text.encode()  # far quicker than to look for surrogates, and they are all that it refuses
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
-    def converted(piece: bytes, last: bool) -> bytes:  # noqa: FBT001 - as of codecs, whose function it wraps
-        return decoder.decode(piece, last).encode("utf-8", "surrogateescape")
 
-    return converted
+def has_surrogate(text: str) -> bool:
+    """True when UTF-8 cannot hold the text."""
+    return without_lone_surrogates(text) is not text
 
 
-def hint_of(raw: bytes) -> str:
-    """What to do about bytes that are not UTF-8, with what they look like."""
-    likely = looks_like(raw[:_SAMPLE_BYTES])
-    if likely is None:
-        return "save the file as UTF-8, or write its `encoding:` under `prompts`"
-    name, code = likely
-    return f"it looks like {name}: write `encoding: {code}` under `prompts`, or save the file as UTF-8"
+def repaired(value: Json | tuple[Json, ...]) -> Json:
+    """A JSON value that UTF-8 can hold: `without_lone_surrogates` for every text and name in it."""
+    match value:
+        case str():
+            return without_lone_surrogates(value)
+        case list() | tuple():
+            return [repaired(inner) for inner in value]
+        case dict():
+            return {without_lone_surrogates(name): repaired(inner) for name, inner in value.items()}
+        case None | bool() | int() | float():
+            return value
+
+
+def marked_encoding(beginning: bytes) -> str | None:
+    """What the byte order mark at a file's beginning says; None where it is UTF-8 or there is no mark."""
+    return next((name for mark, name in MARKED_ENCODINGS if beginning.startswith(mark)), None)
 
 
 def looks_like(raw: bytes) -> tuple[str, str] | None:
