@@ -76,17 +76,18 @@ def test_a_wrong_checksum_is_told_behind_the_bytes_it_is_about(name: str, step: 
 
 @pytest.mark.parametrize("flags", [0, 2, 4, 8, 16, 30])
 def test_a_gzip_header_may_hold_names_and_extras(flags: int) -> None:
-    """Cut anywhere; a header without an end is damage and no memory for ever."""
+    """Cut anywhere; a header without an end is no answer."""
     extras = (
         (b"\x03\0abc" if flags & 4 else b"") + (b"name\0" if flags & 8 else b"") + (b"why\0" if flags & 16 else b"")
     )
-    head = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + extras + (b"ab" if flags & 2 else b"")
+    head = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + extras
+    if flags & 2:
+        head += (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little")
     coded = head + gzip.compress(b"hello", mtime=0)[10:]
     for step in (1, 4, 100):
         plain, complete = undo("gzip", [coded[at : at + step] for at in range(0, len(coded), step)])
         assert (b"".join(plain), complete) == (b"hello", True)
-    with pytest.raises(CodingError):
-        undo("gzip", [b"\x1f\x8b\x08\x08" + bytes(6), *[b"n" * 9000] * 10])
+    assert undo("gzip", [b"\x1f\x8b\x08\x08" + bytes(6), *[b"n" * 9000] * 10]) == ([], False)
 
 
 @pytest.mark.parametrize("name", CODINGS)
