@@ -16,10 +16,10 @@ from batchrunner.report.wording import audit_words
 
 
 def status(*, folder: RunFolder, as_json: AsJson = False) -> ExitStatus:
-    r"""Say where a run stands: done, failed, waiting and why.
+    r"""Show a run's status: items done, failed and left, and what it waits for.
 
     \b
-    Reads the run's ledger; may be asked while another process runs the job:
+    Reads the run directory; works while another process runs the job:
       batchrunner status outputs/cats
       batchrunner status outputs/cats --json
     """
@@ -34,16 +34,16 @@ def status(*, folder: RunFolder, as_json: AsJson = False) -> ExitStatus:
 # `batchrunner verify DIR`: is everything that was recorded there, and as it was? Changes nothing in DIR.
 
 Salvage = Annotated[
-    str | None, typer.Option("--salvage", metavar="NEW", help="Copy everything sound into this new directory.")
+    str | None, typer.Option("--salvage", metavar="NEW", help="Copy everything undamaged into this new directory.")
 ]
 
 
 def verify(*, folder: RunFolder, salvage: Salvage = None, as_json: AsJson = False) -> ExitStatus:
-    r"""Audit a run's directory: checksums, rows, pictures, strays.
+    r"""Check a run directory: checksums, rows, pictures, unexpected files.
 
     \b
-    Reads everything and changes nothing; exit status 4 when something that was
-    recorded is lost or changed. What is sound can be saved from a damaged one:
+    Reads everything and changes nothing; exit status 4 if anything recorded is
+    missing or changed. --salvage copies what is undamaged:
       batchrunner verify outputs/cats
       batchrunner verify outputs/cats --salvage outputs/cats-saved
     """
@@ -75,21 +75,21 @@ Place = Annotated[
     typer.Option(
         "--out",
         metavar="PATH",
-        help="A new file, or - for stdout; without it DIR/export/NAME.ENDING, in place of an earlier export there.",
+        help="New file, or - for stdout; default: DIR/export/NAME.EXTENSION, replacing an earlier export.",
     ),
 ]
-Failures = Annotated[bool, typer.Option("--failures", help="Put the failed items in, with their errors.")]
+Failures = Annotated[bool, typer.Option("--failures", help="Include failed items, with their errors.")]
 
 
 def export(
     *, folder: RunFolder, to: To, out: Place = None, failures: Failures = False, as_json: AsJson = False
 ) -> ExitStatus:
-    r"""Take the results along as one file, in the job's order.
+    r"""Export results to one file, in the order of the job.
 
     \b
-    What is not in the file (failed items, items without an answer yet) is counted
-    on stderr. Works while another process runs the job. Nothing is overwritten
-    but an earlier export in DIR/export:
+    What is not exported (failed and unfinished items) is counted on stderr.
+    Works while another process runs the job. Nothing is overwritten except
+    an earlier export in DIR/export:
       batchrunner export outputs/cats --to csv
       batchrunner export outputs/cats --to webdataset --out cats.tar
       batchrunner export outputs/cats --to jsonl --failures --out - | gzip > cats.jsonl.gz
@@ -105,20 +105,21 @@ def _to_stdout(folder: str, to: str, *, failures: bool, as_json: bool) -> ExitSt
     from batchrunner.exporters import EXPORTERS  # noqa: PLC0415 - for exports only
 
     if as_json:
-        raise _mistake("--json and the export cannot both have stdout", "name a file with --out")
+        raise _mistake("--json and the export cannot both use stdout", "choose a file with --out")
     if sys.stdout.isatty():
         raise _mistake(
-            "stdout is a terminal, which a model's text could steer", "pipe it on, or name a file with --out"
+            "stdout is a terminal, and exported text may contain control sequences",
+            "pipe it, or choose a file with --out",
         )
     if to in EXPORTERS and not EXPORTERS[to].is_text:
-        raise _mistake(f"{to} is no text and does not go to stdout", "name a file with --out")
+        raise _mistake(f"{to} is a binary format and cannot be written to stdout", "choose a file with --out")
     try:
         return _print_exported(
             batchrunner.export(folder, to=to, out=sys.stdout.buffer, failures=failures), as_json=False
         )
     except BrokenPipeError:
         reader_is_gone()
-        print_message("error: the reader of stdout went away before the export was through")
+        print_message("error: stdout was closed before the export was finished")
         return ExitStatus.STOPPED
 
 

@@ -16,8 +16,8 @@ from typing import Final
 
 _WORDS: Final = {
     signal.SIGINT: "interrupted",
-    signal.SIGTERM: "ended by SIGTERM",
-    getattr(signal, "SIGHUP", None): "ended because the terminal was closed (SIGHUP)",
+    signal.SIGTERM: "stopped by SIGTERM",
+    getattr(signal, "SIGHUP", None): "stopped because the terminal was closed (SIGHUP)",
 }
 _INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
@@ -70,7 +70,7 @@ def _stop(number: int, _: FrameType | None) -> None:
     status = _INTERRUPTED if number == signal.SIGINT else _TERMINATED
     _received.append(number)
     if len(_received) == 1:  # a second signal finds the first one's words on their way, perhaps to a pipe that is full
-        words = f"{_WORDS[number]}; nothing that was recorded is lost, the same command goes on"
+        words = f"{_WORDS[number]}; finished results are saved"
         if "--json" in sys.argv:
             _write(1, f'{{"error": {{"message": "{words}", "exit_status": {status}}}}}')  # json takes 3 ms to import
         _write(2, words)

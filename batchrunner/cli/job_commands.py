@@ -32,10 +32,10 @@ class Checked:
 
 
 def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = False) -> ExitStatus:
-    r"""Check job files and their prompts; print every mistake.
+    r"""Check job files and their prompts, and print every error.
 
     \b
-    Nothing is sent. Each mistake has its file, line and key, and what was expected:
+    Nothing is sent. Each error names the file, line and key, and what was expected:
       batchrunner check jobs/cats.yaml
       batchrunner check jobs/*.yaml --json
     """
@@ -78,7 +78,7 @@ def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int
 
 
 def _print_result(checked: Checked) -> None:
-    print_message(f"{checked.file}: no mistakes, {count(checked.items, 'item')}")
+    print_message(f"{checked.file}: no errors, {count(checked.items, 'item')}")
     for note in checked.notes:
         print_message(f"  note: {note}")
 
@@ -99,10 +99,10 @@ def plan(
     simulate: Simulate = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Say what a run would do now, and what it may cost. Sends nothing.
+    r"""Show what a run would send now and what it may cost. Sends nothing.
 
     \b
-    Also says what is done already, so it shows what a changed job file would send again:
+    Counts what is done already, so it also shows what a changed job file would resend:
       batchrunner plan jobs/cats.yaml
       batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
     """
@@ -126,31 +126,31 @@ def table(found: "Plan") -> Iterator[str]:
 
 def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
     yield "items", items_line(found.items)
-    yield "requests to send", f"{found.to_send:,}, at most {found.max_calls:,} if every attempt were used"
+    yield "requests to send", f"{found.to_send:,} (at most {found.max_calls:,} if every retry is used)"
     yield from _counted(found)
-    yield "tokens to send", f"about {found.estimated_input_tokens:,}: a quarter of the prompts' characters"
-    yield "", "without pictures, tools, a schema, and requests that are sent again"
+    yield "input tokens", f"about {found.estimated_input_tokens:,} (prompt characters / 4;"
+    yield "", "pictures, tools, schemas and retries are not counted)"
     if answers := found.answers:
-        basis = ", ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
-        yield "tokens of answers", f"about {answers.tokens:,}: {basis}"
+        basis = "; ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
+        yield "output tokens", f"about {answers.tokens:,} ({basis})"
     yield from _price(found)
     if ends := found.forecast:
-        days = f", calls on {ends.quota_days} days" if ends.quota_days > 1 else ""
-        yield "would end", f"about {instant(ends.at)}, {duration(ends.seconds)} from now{days}"
-        yield "", "a rule of thumb; batchrunner rehearse plays it through"
+        days = f", sending on {ends.quota_days} days" if ends.quota_days > 1 else ""
+        yield "would finish", f"about {instant(ends.at)}, {duration(ends.seconds)} from now{days}"
+        yield "", "estimate; run `batchrunner rehearse` for a simulation"
 
 
 def _price(found: "Plan") -> Iterator[tuple[str, str]]:
     if points := found.points:
-        a_day = f", {figure(points.per_day)} a day can be had" if points.per_day is not None else ""
-        yield "points to spend", f"about {figure(points.needed)}{a_day}"
+        a_day = f"; at most {figure(points.per_day)} can be claimed per day" if points.per_day is not None else ""
+        yield "points needed", f"about {figure(points.needed)}{a_day}"
         if points.assumed:
-            yield "", "assumed; see provider.points_per_call and provider.points_per_day"
-        yield "", "points do not come by themselves: they are claimed by logging in, and expire"
+            yield "", "assumed; set provider.points_per_call and provider.points_per_day"
+        yield "", "Log in daily to claim points; they expire"
     if cost := found.cost:
-        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper end: max_tokens is not set"
-        answers = f", about {figure(cost.expected)} with the answers" if cost.expected is not None else ""
-        yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for what is sent{answers}{most}"
+        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper bound: max_tokens is not set"
+        answers = f", about {figure(cost.expected)} with answers" if cost.expected is not None else ""
+        yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for input{answers}{most}"
     for line in found.budget:
         yield "budget used", budget_line(line)
     for balance in found.balances:
@@ -158,24 +158,24 @@ def _price(found: "Plan") -> Iterator[tuple[str, str]]:
 
 
 _BASES: dict[str, str] = {
-    "measured": "as many as this job's answers took so far, {mean:,.0f} each",
-    "max_tokens": "the longest that max_tokens allows, {mean:,.0f} each",
-    "guess": "a guess of {mean:,.0f} each, no answer has come yet and max_tokens is not set",
+    "measured": "{mean:,.0f} each, the average of this job's answers so far",
+    "max_tokens": "{mean:,.0f} each, the limit set by max_tokens",
+    "guess": "{mean:,.0f} each, a guess: no answers yet and max_tokens is not set",
 }
 """What `AnswersPlan.basis` means to people."""
-_COUNTED: tuple[tuple[str, str], ...] = (
-    ("to_poll", "tasks to follow"),
-    ("identical", "identical items, free"),
-    ("superseded", "rows to set aside"),
-    ("skipped_rows", "bad rows left out"),
+_COUNTED: tuple[tuple[str, str, str, str], ...] = (
+    ("to_poll", "remote tasks", "task", "to poll"),
+    ("identical", "identical items", "item", "that need no request of their own"),
+    ("superseded", "superseded", "row", "to move to superseded.jsonl"),
+    ("skipped_rows", "bad rows", "row", "skipped"),
 )
 """Fields of `Plan` that are shown when they are not zero."""
 
 
 def _counted(found: "Plan") -> Iterator[tuple[str, str]]:
-    for field, label in _COUNTED:
+    for field, label, unit, what in _COUNTED:
         if number := getattr(found, field):
-            yield label, f"{number:,}"
+            yield label, f"{count(number, unit)} {what}"
 
 
 # `batchrunner schema`: the job file's JSON Schema on stdout, for completion in editors.
@@ -203,7 +203,7 @@ def schema(*, as_json: AsJson = False) -> ExitStatus:
 
 def init(
     *,
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where to write job.yaml.")] = ".",
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Directory for the new job.yaml.")] = ".",
     as_json: AsJson = False,
 ) -> ExitStatus:
     r"""Write a commented job file to start from.
@@ -218,7 +218,9 @@ def init(
     following = f"{program()} run {shlex.quote(str(path))} --simulate"
     if as_json:
         emit({"written": path, "next_command": following})
-    print_message(f"wrote {path}: edit it, then try it without a key and without paying\nnext: {following}")
+    print_message(
+        f"wrote {path}: edit it, then try it on the simulator (no key needed, nothing billed)\nnext: {following}"
+    )
     return ExitStatus.DONE
 
 
@@ -233,5 +235,7 @@ def _write_new(path: Path, text: str) -> None:
 
 def _taken(path: Path) -> Mistake:
     if path.exists():
-        return Mistake(file=str(path), problem="exists already", hint="name another directory: nothing is overwritten")
-    return Mistake(file=str(path.parent), problem="is not a directory", hint="name another one")
+        return Mistake(
+            file=str(path), problem="already exists", hint="choose another directory; nothing is overwritten"
+        )
+    return Mistake(file=str(path.parent), problem="is not a directory", hint="choose another one")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from batchrunner.cli.progress import ProgressRate, Snapshot, counts_line, finished, pace_words
 from batchrunner.core.status import LaneState, LaneStatus, Status
-from batchrunner.report.summary import lane_name
+from batchrunner.report.summary import LANE_STATES, lane_name
 from batchrunner.report.wording import instant, printable
 
 DRAW_EVERY_S: Final = 0.5
@@ -92,10 +92,10 @@ def _whole_run(status: Status, now: datetime) -> list[RenderableType]:
     """What the whole run waits for, or what will pause it."""
     if status.waiting is not None:
         until = printable(instant(status.waiting.until, now=now))
-        return [Text(f"waiting {printable(status.waiting.reason, most=120)} · until {until}", style="yellow")]
+        return [Text(f"waiting until {until}: {printable(status.waiting.reason, most=120)}", style="yellow")]
     if status.ends is not None:
         until = printable(instant(status.ends.until, now=now))
-        return [Text(f"pauses at {printable(status.ends.reason, most=120)} · {until}", style="dim")]
+        return [Text(f"pauses at {until}: {printable(status.ends.reason, most=120)}", style="dim")]
     return []
 
 
@@ -110,7 +110,7 @@ def _lanes(lanes: tuple[LaneStatus, ...], now: datetime) -> list[RenderableType]
     for lane in shown:
         table.add_row(
             Text(lane_name(lane), overflow="ellipsis"),
-            Text(lane.state, style=_STYLES[lane.state]),
+            Text(LANE_STATES[lane.state], style=_STYLES[lane.state]),
             Text(_load(lane)),
             Text(_why(lane, now), overflow="ellipsis"),
         )

@@ -37,15 +37,16 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
 )
 """In the order of `--help`: the order in which a newcomer meets them."""
 
-_ABOUT = """Send the prompts of a YAML job file to a model; every answer and every picture lands on disk, paid for once.
+_ABOUT = """Send the prompts of a YAML job file to a chat or image model; save every answer
+and picture, and pay for each only once.
 
 \b
-A first job, without a key and without paying:
+A first job on the simulator (no key needed, nothing is billed):
   batchrunner init
   batchrunner run job.yaml --simulate
 
 \b
-A night's work, and going on after whatever happened to it:
+A long run; after an interruption, `run` continues it:
   batchrunner plan jobs/cats.yaml
   batchrunner rehearse jobs/cats.yaml
   batchrunner run jobs/cats.yaml
@@ -53,10 +54,10 @@ A night's work, and going on after whatever happened to it:
   batchrunner export outputs/cats --to csv
 
 \b
-Exit status: 0 every item done, 1 some items failed, 2 the job file or the
-command line is wrong, 3 paused: run again later, 4 this machine stopped it
-(disk full, another run holds the lock), 5 the provider refused the account,
-130 or 143 interrupted. The same command always goes on where it stopped.
+Exit status: 0 every item done, 1 some items failed, 2 error in the job file
+or command line, 3 paused (run again later), 4 stopped by this machine (disk
+full, already running), 5 the provider rejected the API key or account, 130 or
+143 interrupted. Run the same command again to continue where it stopped.
 """
 
 
@@ -105,7 +106,7 @@ def _help(command: Callable[..., ExitStatus]) -> str:
 def _front(
     context: typer.Context,
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"batchrunner {__version__}\n")
@@ -122,7 +123,7 @@ def _print_usage_error(message: str, arguments: Sequence[str], *, as_json: bool)
 
 
 def _print_interrupted(*, as_json: bool) -> int:
-    words = "interrupted; nothing that was recorded is lost, the same command goes on"
+    words = "interrupted; finished results are saved"
     if as_json:
         emit({"error": {"message": words, "exit_status": ExitStatus.INTERRUPTED}})
     print_message(words)
@@ -137,8 +138,8 @@ def _os_words(error: OSError) -> str:
 def _print_internal_error(error: Exception, *, as_json: bool) -> int:
     print_message("".join(traceback.format_exception(error)))
     print_message(
-        "error: this is a fault in batchrunner, please report the lines above; what was recorded is kept on disk."
+        "error: internal error in batchrunner: please report the lines above. Recorded results are safe on disk."
     )
     if as_json:
-        emit(error_object(BatchrunnerError(f"a fault in batchrunner: {type(error).__name__}")))
+        emit(error_object(BatchrunnerError(f"internal error in batchrunner: {type(error).__name__}")))
     return ExitStatus.STOPPED

@@ -11,19 +11,22 @@ from typing import Annotated
 
 import typer
 
-JobFile = Annotated[str, typer.Argument(metavar="JOB", help="A job file (YAML).", show_default=False)]
+JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 JobFiles = Annotated[list[str], typer.Argument(metavar="JOB", show_default=False, help="One or more job files (YAML).")]
 RunFolder = Annotated[
-    str, typer.Argument(metavar="DIR", help="A run's directory, for example outputs/cats.", show_default=False)
+    str, typer.Argument(metavar="DIR", help="Run directory, for example outputs/cats.", show_default=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, for programs.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job file; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job file; repeatable."),
 ]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Put the results here instead.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Write the results to this directory instead.")]
 Simulate = Annotated[
-    bool, typer.Option("--simulate", help="Use the built-in simulator instead of the provider: no key, nothing paid.")
+    bool,
+    typer.Option(
+        "--simulate", help="Use the built-in simulator instead of the provider: no key needed, nothing billed."
+    ),
 ]
 
 
@@ -73,46 +76,54 @@ def _shortest(path: str, *, anywhere: bool) -> str:
 
 # What people type out of habit from similar tools, and what there is instead. Refuses to guess beyond its tables.
 
-_GOES_ON = "`batchrunner run JOB` always goes on where it stopped, nothing that is done is paid for again"
-_PLAN = "`batchrunner plan JOB` says what would be sent and sends nothing, `run JOB --limit 2` is a small try"
-_CONCURRENCY = "`--set limits.concurrency=N`; without it the limit is found by itself"
-_KEYS = "keys stand in environment variables, which `provider.api_key_env` in the job file names"
-_STATUS = "`batchrunner status DIR` says where a run stands and why"
-_CHECK = "`batchrunner check JOB` prints every mistake and sends nothing"
-_RESULTS = "results lie in DIR/results.jsonl; `batchrunner export DIR --to csv` makes one file of them"
-_STOP = "Ctrl-C in the run's terminal, or SIGTERM to its process, ends it; the same command goes on later"
+_GOES_ON = "`batchrunner run JOB` always continues where it stopped; finished items are not sent again"
+_PLAN = "`batchrunner plan JOB` shows what would be sent; `batchrunner run JOB --limit 2` sends only two items"
+_CONCURRENCY = "use `--set limits.concurrency=N`; by default the limit is found automatically"
+_KEYS = "API keys come from environment variables, named by `provider.api_key_env` in the job file"
+_STATUS = "`batchrunner status DIR` shows a run's status"
+_CHECK = "`batchrunner check JOB` prints every error and sends nothing"
+_RESULTS = "results are in DIR/results.jsonl; `batchrunner export DIR --to csv` converts them"
+_STOP = "press Ctrl-C in the run's terminal, or send SIGTERM to its process; run the same command to continue"
 _HELP = "`batchrunner --help` lists the commands, `batchrunner COMMAND --help` explains one"
 _VERSION = "`batchrunner --version` prints the version"
-_OUT = "`--out DIR` says where results go"
+_OUT = "use `--out DIR` to choose the run directory"
 
 OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("--dry-run", "--dryrun", "--dry", "--what-if", "--estimate", "--preview"), _PLAN),
-    "-n": f"{_PLAN}; `--limit N` takes the first N items",
-    **dict.fromkeys(("--num", "--count", "--max-items", "--max-samples", "--sample", "--head"), "`--limit N`"),
-    **dict.fromkeys(("--resume", "--continue", "--restart", "--checkpoint", "-r"), f"leave it out: {_GOES_ON}"),
+    "-n": f"{_PLAN}; `--limit N` sends only the first N items",
+    **dict.fromkeys(("--num", "--count", "--max-items", "--max-samples", "--sample", "--head"), "use `--limit N`"),
+    **dict.fromkeys(("--resume", "--continue", "--restart", "--checkpoint", "-r"), f"not needed: {_GOES_ON}"),
     **dict.fromkeys(
         ("--force", "-f", "--overwrite", "--no-cache", "--fresh", "--clean"),
-        f"{_GOES_ON}; `--out DIR` begins anew in another folder",
+        f"{_GOES_ON}; use `--out DIR` to start over in another directory",
     ),
-    **dict.fromkeys(("--retry", "--rerun-failed", "--retry-errors"), "`--retry-failed` tries failed items again"),
+    **dict.fromkeys(("--retry", "--rerun-failed", "--retry-errors"), "use `--retry-failed` to retry failed items"),
     **dict.fromkeys(
         ("-j", "--jobs", "--workers", "--threads", "--concurrency", "--max-concurrency", "--num-workers"), _CONCURRENCY
     ),
     **dict.fromkeys(
         ("--rpm", "--rate-limit", "--requests-per-minute", "--max-requests-per-minute"),
-        "`--set limits.requests_per_minute=N`",
+        "use `--set limits.requests_per_minute=N`",
     ),
-    **dict.fromkeys(("-m", "--model"), "`--set model=NAME`"),
-    **dict.fromkeys(("-p", "--provider", "--base-url", "--api-base"), "`--set provider.base_url=URL`"),
+    **dict.fromkeys(("-m", "--model"), "use `--set model=NAME`"),
+    **dict.fromkeys(("-p", "--provider", "--base-url", "--api-base"), "use `--set provider.base_url=URL`"),
     **dict.fromkeys(("--api-key", "--key", "--token", "-k"), _KEYS),
     **dict.fromkeys(("-o", "--output", "--output-dir", "--out-dir", "--outdir", "--dest"), _OUT),
-    **dict.fromkeys(("-c", "--config", "--file", "--job", "-i", "--input"), "name the job file: `batchrunner run JOB`"),
+    **dict.fromkeys(
+        ("-c", "--config", "--file", "--job", "-i", "--input"),
+        "give the job file as an argument: `batchrunner run JOB`",
+    ),
     **dict.fromkeys(("-V", "-version"), _VERSION),
-    **dict.fromkeys(("-v", "--verbose", "--debug", "--log-level"), f"progress is shown unless --quiet; {_STATUS}"),
-    **dict.fromkeys(("--silent", "--no-progress"), "`--quiet` shows the closing summary only"),
-    **dict.fromkeys(("-y", "--yes"), "leave it out: nothing is asked"),
-    **dict.fromkeys(("--mock", "--fake", "--test", "--simulated"), "`--simulate` needs no key and pays nothing"),
-    **dict.fromkeys(("--format", "-t"), "`--to FORMAT` of `batchrunner export`; `--json` prints one object"),
+    **dict.fromkeys(
+        ("-v", "--verbose", "--debug", "--log-level"), f"progress is shown unless --quiet is given; {_STATUS}"
+    ),
+    **dict.fromkeys(("--silent", "--no-progress"), "use `--quiet` to print only the final summary"),
+    **dict.fromkeys(("-y", "--yes"), "not needed: batchrunner never asks for confirmation"),
+    **dict.fromkeys(("--mock", "--fake", "--test", "--simulated"), "use `--simulate`: no key needed, nothing billed"),
+    **dict.fromkeys(
+        ("--format", "-t"),
+        "use `batchrunner export DIR --to FORMAT` for results, `--json` for output that programs read",
+    ),
     **dict.fromkeys(("-l", "--list"), _HELP),
 }
 """Options that are not there."""
@@ -122,14 +133,14 @@ COMMANDS: Mapping[str, str] = {
     "version": _VERSION,
     **dict.fromkeys(("dry-run", "dryrun", "estimate", "preview", "cost", "diff"), _PLAN),
     **dict.fromkeys(("validate", "lint", "verify-job", "test"), _CHECK),
-    **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "`batchrunner run JOB`"),
+    **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "use `batchrunner run JOB`"),
     **dict.fromkeys(("resume", "continue", "restart", "retry"), _GOES_ON),
     **dict.fromkeys(("stop", "cancel", "kill", "pause", "abort"), _STOP),
     **dict.fromkeys(("ls", "list", "ps", "logs", "log", "watch", "monitor", "progress", "info"), _STATUS),
     **dict.fromkeys(("results", "show", "get", "download", "fetch", "output", "report", "view"), _RESULTS),
     **dict.fromkeys(("new", "scaffold", "example"), "`batchrunner init` writes a commented job file"),
-    **dict.fromkeys(("serve", "server", "mock"), "`batchrunner simulate` is the simulated provider as an HTTP server"),
-    **dict.fromkeys(("install", "login", "configure", "auth", "config"), f"nothing of that is needed: {_KEYS}"),
+    **dict.fromkeys(("serve", "server", "mock"), "`batchrunner simulate` serves the simulated provider over HTTP"),
+    **dict.fromkeys(("install", "login", "configure", "auth", "config"), f"not needed: {_KEYS}"),
 }
 """Commands that are not there."""
 
@@ -147,8 +158,8 @@ def meant(message: str, following: str | None = None) -> str | None:
         return OPTIONS.get(option[1]) or OPTIONS.get(option[1].lower())
     if command := _NO_COMMAND.search(message):
         if _JOB_FILE.fullmatch(command[1]):
-            return f"`batchrunner run {command[1]}` runs it"
+            return f"to run it: `batchrunner run {command[1]}`"
         if command[1] == "help" and following is not None and re.fullmatch(r"[a-z]+", following):
-            return f"`batchrunner {following} --help` explains it"
+            return f"use `batchrunner {following} --help`"
         return COMMANDS.get(command[1].lower())
     return None

@@ -45,7 +45,7 @@ def print_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatu
         print_message(f"error: {mistake}".replace("\n", " "))
     if len(mistakes) > MOST_SHOWN:
         left_out = len(mistakes) - MOST_SHOWN
-        print_message(f"error: and {left_out:,} more mistakes, {len(mistakes):,} in all; `--json` lists every one")
+        print_message(f"error: and {left_out:,} more errors, {len(mistakes):,} in all; `--json` lists all of them")
     return ExitStatus.MISTAKE
 
 

@@ -73,12 +73,12 @@ def counts_line(status: Status) -> str:
 
 
 def pace_words(status: Status, pace: ProgressRate) -> str:
-    """`; 3.2 a second, about 2 min left`, as far as it is known; starts with the separator."""
+    """`; 3.2 items/s, about 2 min left`, as far as it is known; starts with the separator."""
     rate = pace.per_s()
     if not rate:
         return ""
     eta_s = pace.eta_s(left=status.items.total - finished(status))
-    shown = f"; {rate:,.1f} a second" if rate >= 1 else f"; {rate * 60:,.1f} a minute"
+    shown = f"; {rate:,.1f} items/s" if rate >= 1 else f"; {rate * 60:,.1f} items/min"
     return f"{shown}, about {duration(eta_s)} left" if eta_s else shown
 
 
@@ -116,7 +116,7 @@ def harmless(shown: Display) -> Callable[[Snapshot], Awaitable[None]]:
         try:
             await shown.follow(snapshot)
         except Exception as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
-            print_message(f"the progress display has ended by a fault of its own: {error!r}")
+            print_message(f"progress display stopped by an internal error: {error!r}; the run continues")
 
     return follow
 

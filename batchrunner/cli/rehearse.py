@@ -25,12 +25,14 @@ _MOST_GROUPS = 10
 
 Profile = Annotated[
     str,
-    typer.Option(metavar="NAME=FIGURE,...", help="What the provider is like, or a YAML file of that (names below)."),
+    typer.Option(
+        metavar="NAME=FIGURE,...", help="The provider's delays and limits, or a YAML file with them (names below)."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="The same seed foretells the same.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same prediction.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N items of the job.")]
-FromScratch = Annotated[bool, typer.Option("--from-scratch", help="All of it, whatever is done already.")]
-Timeline = Annotated[bool, typer.Option("--timeline", help="Show hour by hour what would happen.")]
+FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Simulate the whole job, not only what is left.")]
+Timeline = Annotated[bool, typer.Option("--timeline", help="Show what would happen hour by hour.")]
 
 
 def rehearse(
@@ -45,20 +47,21 @@ def rehearse(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Foretell how a run would go: when it ends, what it takes, what stops it. Sends and writes nothing.
+    r"""Simulate the run and predict when it ends, what it uses and what stops it.
 
     \b
-    The engine itself works on what is left of the job, against a simulated provider in
-    virtual time. What is supposed of the provider is a guess: correct it where you know better.
+    Sends and writes nothing. The real engine processes what is left of the job against a
+    simulated provider in virtual time. The provider's delays and limits are guesses: set
+    what you know with --profile.
       batchrunner rehearse jobs/cats.yaml
       batchrunner rehearse jobs/cats.yaml --timeline
       batchrunner rehearse jobs/cats.yaml --profile "task=15,rpm=60,concurrent=1,per_day=200"
       batchrunner rehearse jobs/cats.yaml --profile "faults=throttle=0.02+5xx=0.01" --seed 7
     \b
     Names: first, chunk, task, poll, download, refusal (seconds each; an answer has about ten
-    chunks), spread (0 to 1), rpm, burst, concurrent, hint (yes: refusals say when to come back),
+    chunks), spread (0 to 1), rpm, burst, concurrent, hint (yes: 429s say when to retry),
     schedule (SECONDS:FACTOR+…), per_day (of a model), account_per_day, tokens (of an answer),
-    faults (as in `simulate --list`, joined by +). `none` takes a limit away.
+    faults (as in `simulate --list`, joined by +). `none` removes a limit.
     """
     options = RehearsalOptions(
         profile=profile, seed=seed, limit=limit, from_scratch=from_scratch, progress=None if as_json else _progress
@@ -74,11 +77,11 @@ def rehearse(
 
 
 def _progress(ended: int, items: int) -> None:
-    print_message(f"rehearsed so far: {ended:,} of {items:,} items")
+    print_message(f"simulated so far: {ended:,} of {items:,} items")
 
 
 def _table(rehearsal: Rehearsal) -> Iterator[str]:
-    yield f"{printable(rehearsal.job)}, rehearsed: nothing was sent"
+    yield f"{printable(rehearsal.job)}: simulated in virtual time, nothing was sent"
     for label, value in _rows(rehearsal):
         yield f"  {label:<{_WIDTH}} {value}"
     for note in rehearsal.notes:
@@ -86,31 +89,31 @@ def _table(rehearsal: Rehearsal) -> Iterator[str]:
 
 
 def _rows(rehearsal: Rehearsal) -> Iterator[tuple[str, str]]:
-    yield "it would end", f"{instant(rehearsal.ends)}, {duration(rehearsal.seconds)} from now"
-    yield "as", f"{STATES[rehearsal.state]} (exit status {int(rehearsal.exit_status)})"
+    yield "would finish", f"{instant(rehearsal.ends)}, {duration(rehearsal.seconds)} from now"
+    yield "outcome", f"{STATES[rehearsal.state]} (exit status {int(rehearsal.exit_status)})"
     if rehearsal.message:
-        yield "because", printable(rehearsal.message, most=_MOST_WORDS)
+        yield "reason", printable(rehearsal.message, most=_MOST_WORDS)
     yield "items", items_line(rehearsal.items)
     yield (
-        "calls",
-        f"{rehearsal.calls:,}" + (f", {rehearsal.refused:,} of them turned away unpaid" if rehearsal.refused else ""),
+        "requests",
+        f"{rehearsal.calls:,}" + (f", {rehearsal.refused:,} rejected (not billed)" if rehearsal.refused else ""),
     )
     yield from _counted(rehearsal)
     if used := usage_line(rehearsal.usage):
-        yield "got", used
+        yield "usage", used
     for line in rehearsal.budget:
         yield "budget used", budget_line(line)
     for group in rehearsal.failures[:_MOST_GROUPS]:
         yield "would fail", f"{group.count:,} × {group.kind}: {printable(group.message, most=_MOST_WORDS)}"
-    yield "supposed of it", printable(rehearsal.profile)
+    yield "assumed provider", printable(rehearsal.profile)
 
 
 _COUNTED: tuple[tuple[str, str], ...] = (
-    ("retried", "tried again"),
+    ("retried", "retries"),
     ("polls", "polls"),
-    ("quota_days", "days with calls"),
-    ("peak_concurrency", "calls at once, most"),
-    ("peak_tasks", "tasks at once, most"),
+    ("quota_days", "days with requests"),
+    ("peak_concurrency", "max requests at once"),
+    ("peak_tasks", "max tasks at once"),
 )
 """Fields of `Rehearsal` that are shown when they are not zero."""
 
@@ -120,7 +123,7 @@ def _counted(rehearsal: Rehearsal) -> Iterator[tuple[str, str]]:
         if number := getattr(rehearsal, field):
             yield label, f"{number:,}"
     if rehearsal.parked_seconds >= 1.0:
-        yield "parked", duration(rehearsal.parked_seconds)
+        yield "time spent waiting", duration(rehearsal.parked_seconds)
     if rehearsal.starts > 1:
         yield "to be started", count(rehearsal.starts, "time")
 
@@ -155,17 +158,17 @@ def _hour_of(at: str) -> datetime:
 
 
 def _span_words(span: Span) -> str:
-    parts = [f"{span.done:,} done", count(span.calls, "call")]
-    parts += [f"{span.refused:,} turned away"] if span.refused else []
+    parts = [f"{span.done:,} done", count(span.calls, "request")]
+    parts += [f"{span.refused:,} rejected"] if span.refused else []
     parts += [f"{span.failed:,} failed"] if span.failed else []
     return ", ".join(parts)
 
 
 _HAPPENED: dict[MomentKind, str] = {
     "begins": "begins",
-    "parked": "parked",
-    "resumed": "goes on",
-    "pauses": "pauses until it is started again",
+    "parked": "waits",
+    "resumed": "resumes",
+    "pauses": "pauses until you run it again",
     "ends": "ends",
 }
 
@@ -174,5 +177,5 @@ def _moment_words(moment: Moment) -> str:
     lane = " · ".join(printable(part) for part in (moment.account, moment.model) if part)
     words = f"{lane} {_HAPPENED[moment.kind]}" if lane else _HAPPENED[moment.kind]
     why = f": {printable(moment.words, most=_MOST_WORDS)}" if moment.words else ""
-    until = f", until {instant(moment.until)}" if moment.until else ""
-    return f"{words}{why}{until}"
+    until = f" until {instant(moment.until)}" if moment.until else ""
+    return f"{words}{until}{why}"

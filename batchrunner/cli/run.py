@@ -27,24 +27,30 @@ from batchrunner.report.summary import summary
 
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, metavar="N", help="Only the first N items of each job: a small try before all."),
+    typer.Option("--limit", min=1, metavar="N", help="Only the first N items of each job, as a trial."),
 ]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try items again that had failed for good.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Retry items that failed permanently.")]
 ResendHeld = Annotated[
-    bool, typer.Option("--resend-held", help="Send items again that may have been paid already (on_ambiguous: hold).")
+    bool,
+    typer.Option("--resend-held", help="Resend held items, which may have been billed already (on_ambiguous: hold)."),
 ]
 ResendLost = Annotated[
-    bool, typer.Option("--resend-lost", help="Pay again for finished items whose row or picture was removed by hand.")
+    bool,
+    typer.Option("--resend-lost", help="Resend, and pay again for, finished items whose row or picture was deleted."),
 ]
 AdoptRows = Annotated[
     bool,
-    typer.Option("--adopt-rows", help="Go on although the ledger is gone: what has a row is done, the rest is sent."),
+    typer.Option(
+        "--adopt-rows", help="Continue without the lost ledger: items with a row count as done, the rest are sent."
+    ),
 ]
 Reformat = Annotated[
-    bool, typer.Option("--reformat", help="Convert the pictures that are there to output.format; sends nothing.")
+    bool, typer.Option("--reformat", help="Convert existing pictures to output.format; sends nothing.")
 ]
-Parallel = Annotated[bool, typer.Option("--parallel", help="Run several jobs at the same time.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the closing summary.")]
+Parallel = Annotated[
+    bool, typer.Option("--parallel", help="Run several jobs at the same time instead of one after the other.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final summary, no progress.")]
 
 
 def run(
@@ -63,12 +69,12 @@ def run(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Run jobs, or go on with them where they stopped. What is done is never paid again.
+    r"""Run jobs, or continue them where they stopped. Finished items are never sent again.
 
     \b
-    Ctrl-C once: no more is sent, answers under way are awaited. Twice: stop at once.
-    A terminal that is closed does the same as Ctrl-C once; under nohup the run goes on.
-    Either way the same command goes on later:
+    Ctrl-C once: send nothing more and wait for answers in flight. Twice: stop at once.
+    Closing the terminal does the same as one Ctrl-C; under nohup the run continues.
+    Run the same command again to continue:
       batchrunner run jobs/cats.yaml
       batchrunner run jobs/cats.yaml --limit 3
       batchrunner run jobs/cats.yaml --simulate
@@ -103,7 +109,9 @@ def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: s
     job_runs: list[JobRun] = []
     mistakes: list[Mistake] = []
     if out is not None and len(files) > 1:
-        mistakes.append(Mistake(key="--out", problem="several jobs cannot share a directory", hint="run them singly"))
+        mistakes.append(
+            Mistake(key="--out", problem="several jobs cannot share a directory", hint="run them one at a time")
+        )
     for file in files:
         command, elsewhere = (
             run_command(file, overrides=overrides, simulate=simulate, out=out, anywhere=anywhere)

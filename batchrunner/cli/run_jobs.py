@@ -177,6 +177,6 @@ def _shared_folders(job_runs: tuple[JobRun, ...]) -> Iterator[Mistake]:
             yield Mistake(
                 file=job_run.job.file,
                 key="output.dir",
-                problem=f"{job_run.job.output.dir} is the directory of {first.job.file} too",
-                hint="give each job its own, or name a job once",
+                problem=f"{job_run.job.output.dir} is also the directory of {first.job.file}",
+                hint="give each job its own directory, or list each job once",
             )

@@ -18,15 +18,21 @@ from batchrunner.cli.options import AsJson
 from batchrunner.cli.output import emit, print_message
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")]
-FilesPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the picture storage; 0 takes a free one.")]
-Faults = Annotated[str, typer.Option(metavar="NAME=RATE,...", help="What goes wrong by chance, as rates from 0 to 1.")]
-Scenario = Annotated[str | None, typer.Option(metavar="NAME", help="One trouble for every call, like throttle:3.")]
-Latency = Annotated[
-    str, typer.Option(metavar="S", help="Seconds until an answer begins, or NAME=S,... for other waits (see --list).")
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 picks a free one.")]
+FilesPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the picture downloads; 0 picks a free one.")]
+Faults = Annotated[
+    str, typer.Option(metavar="NAME=RATE,...", help="Random faults, each with its probability from 0 to 1.")
 ]
-Auth = Annotated[bool, typer.Option("--auth", help="Refuse calls without a key, as the real ones do. Any key will do.")]
-ListThem = Annotated[bool, typer.Option("--list", help="List scenarios, faults and waits by name, and leave.")]
+Scenario = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Apply one scenario to every request, for example throttle:3.")
+]
+Latency = Annotated[
+    str, typer.Option(metavar="S", help="Seconds until an answer begins, or NAME=S,... for other delays (see --list).")
+]
+Auth = Annotated[
+    bool, typer.Option("--auth", help="Reject requests without an API key, as real providers do; any key is accepted.")
+]
+ListThem = Annotated[bool, typer.Option("--list", help="List the scenarios, faults and delays, and exit.")]
 
 
 def simulate(
@@ -45,9 +51,9 @@ def simulate(
     r"""Serve the simulated provider over HTTP, for a job or any other client.
 
     \b
-    No key is needed and nothing is paid. Point a job at it:
+    No key is needed and nothing is billed. Point a job at it:
       provider: {preset: openai, base_url: http://127.0.0.1:8000/v1, api_key_env: []}
-    or any client of the OpenAI, Anthropic or ModelScope API. Ctrl-C ends it:
+    or any client of the OpenAI, Anthropic or ModelScope API. Ctrl-C stops it:
       batchrunner simulate
       batchrunner simulate --faults "throttle=0.1,5xx=0.05" --latency 0.5
       batchrunner simulate --list
@@ -67,7 +73,7 @@ def simulate(
         say=doors.opened,
     )
     asyncio.run(_until_asked(serving))
-    print_message("the simulator has ended")
+    print_message("simulator stopped")
     return ExitStatus.DONE
 
 
@@ -88,9 +94,7 @@ class _Doors:
     def _print_result(self, api: str) -> None:
         if self._as_json:
             emit({"base_url": api, "files_url": self._urls["files"]})
-        print_message(
-            f"the simulated provider listens: nothing is real, nothing is paid, Ctrl-C ends it\n  base_url: {api}"
-        )
+        print_message(f"simulator listening (no real requests, nothing is billed); Ctrl-C stops it\n  base_url: {api}")
         print_message(f"  in a job file:   provider: {{preset: openai, base_url: {api!r}, api_key_env: []}}")
         print_message(f"  for ModelScope:  provider: {{preset: modelscope, base_url: {api!r}, api_key_env: []}}")
         print_message(f"  pictures:        {self._urls['files']}")
@@ -112,7 +116,7 @@ def _latency(text: str) -> str | float | None:
     except ValueError:
         return text or None
     if not 0 <= seconds < math.inf:
-        raise JobMistakesError((Mistake(key="--latency", problem=f"{text} is no wait", expected="seconds, 0 or more"),))
+        raise JobMistakesError((Mistake(key="--latency", problem=f"is {text}", expected="seconds, 0 or more"),))
     return seconds
 
 
@@ -129,9 +133,7 @@ def _list(*, as_json: bool) -> ExitStatus:
             if scenario.group == group:
                 name = f"{scenario.name}:{scenario.figure}" if scenario.figure else scenario.name
                 print_message(f"  {name:<28} {scenario.summary}")
-    print_message(f"faults by chance (--faults):\n  {', '.join(FAULT_NAMES)}")
-    print_message(f"waits in seconds (--latency):\n  {', '.join(LATENCY_NAMES)}")
-    print_message(
-        "a scenario also stands behind a model's name: sim-model#throttle:3, or several: sim-model#throttle:3+sse-crlf"
-    )
+    print_message(f"random faults (--faults):\n  {', '.join(FAULT_NAMES)}")
+    print_message(f"delays in seconds (--latency):\n  {', '.join(LATENCY_NAMES)}")
+    print_message("scenarios can also be appended to a model name: sim-model#throttle:3, sim-model#throttle:3+sse-crlf")
     return ExitStatus.DONE

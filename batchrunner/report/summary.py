@@ -25,6 +25,7 @@ from batchrunner.core.job import PRESETS, Job, Json
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
+    LaneState,
     LaneStatus,
     RunState,
     SendCounts,
@@ -57,7 +58,7 @@ def jsonable(value: object) -> Json:
         return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in a JSON object")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 # Failed items grouped by cause, from `failures.jsonl`: what a person wants to know first.
@@ -99,14 +100,14 @@ def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
         return ()
     zone = timezone(timedelta(seconds=offset_of_zone(None)(wall)))
     meant = datetime.fromtimestamp(wall, UTC).astimezone(zone).strftime("%z")
-    words = " and ".join(f"`{key}`" for key in keys)
-    return (f"{words} in this machine's local time, UTC{meant[:3]}:{meant[3:5]}; write `timezone` to mean another",)
+    words = " and ".join(f"`{key}`" for key in keys) + (" is" if len(keys) == 1 else " are")
+    return (f"{words} in this machine's local time (UTC{meant[:3]}:{meant[3:5]}); set `timezone` to use another",)
 
 
 def balance_line(balance: "PointBalance") -> str:
     """What an account has, or that it is not known."""
     if balance.available is None:
-        return f"{balance.account}: the balance of points is not known ({printable(balance.why or 'no reason given')})"
+        return f"{balance.account}: points balance unknown ({printable(balance.why or 'no reason given')})"
     frozen = f", {figure(balance.frozen)} more reserved by running tasks" if balance.frozen else ""
     return f"{balance.account}: {figure(balance.available)} points{frozen}"
 
@@ -114,19 +115,22 @@ def balance_line(balance: "PointBalance") -> str:
 STATES: dict[RunState, str] = {
     "running": "running",
     "done": "every item is done",
-    "failed": "finished, some items failed",
-    "paused": "paused, run again later",
-    "stopped": "stopped before the end",
-    "refused": "the provider refused the account",
-    "interrupted": "interrupted, nothing is lost",
-    "pending": "not finished",
+    "failed": "finished; some items failed",
+    "paused": "paused; run the same command again later",
+    "stopped": "stopped early",
+    "refused": "the provider rejected the API key or account",
+    "interrupted": "interrupted; finished results are saved",
+    "pending": "unfinished",
 }
+
+LANE_STATES: dict[LaneState, str] = {"open": "open", "waiting": "waiting", "parked": "waiting", "stopped": "stopped"}
+"""A parked lane waits, too: for longer, and then it sends single probes."""
 
 _PARTS: tuple[tuple[str, str], ...] = (
     ("failed", "failed"),
-    ("accepted", "being made by the server"),
-    ("timed_out", "late at the server"),
-    ("held", "held"),
+    ("accepted", "running remotely"),
+    ("timed_out", "timed out, still running remotely"),
+    ("held", "awaiting your decision (--resend-held)"),
     ("lost", "lost"),
     ("pending", "still to send"),
 )
@@ -155,15 +159,15 @@ def items_line(items: ItemCounts) -> str:
 
 
 def lane_line(lane: LaneStatus) -> str:
-    """Which lane does not go on, why, and until when."""
+    """`NAME waiting until 2026-11-23 00:05 +08:00: daily quota of the model`."""
+    end = f" until {printable(instant(lane.until))}" if lane.until else ""
     why = f": {printable(lane.reason, most=_MOST_MESSAGE)}" if lane.reason else ""
-    end = f", until {printable(instant(lane.until))}" if lane.until else ""
-    return f"{lane_name(lane)} {lane.state}{why}{end}"
+    return f"{lane_name(lane)} {LANE_STATES[lane.state]}{end}{why}"
 
 
 def wait_line(wait: Wait) -> str:
-    """Why the whole run waits, and until when."""
-    return f"{printable(wait.reason, most=_MOST_MESSAGE)}, until {printable(instant(wait.until))}"
+    """`until 2026-11-23 00:05 +08:00: outside its window`: what all lanes wait for."""
+    return f"until {printable(instant(wait.until))}: {printable(wait.reason, most=_MOST_MESSAGE)}"
 
 
 def budget_line(line: BudgetLine) -> str:
@@ -191,17 +195,17 @@ def _headline(status: Status) -> str:
     simulated = " (simulated)" if status.simulated else ""
     words = STATES[status.state]
     if status.state == "done" and status.items.done < status.items.total:
-        words = "done as far as it was asked for"
+        words = "done (limited by --limit)"
     return f"{printable(status.job)}{simulated}: {words}"
 
 
 def _body(status: Status) -> Iterator[tuple[str, str]]:
     if status.message:
-        yield "because", printable(status.message, most=_MOST_MESSAGE)
+        yield "reason", printable(status.message, most=_MOST_MESSAGE)
     yield "items", items_line(status.items)
     yield from _sends(status.sends, status.unaccounted_max)
     if used := usage_line(status.usage):
-        yield "got", used
+        yield "usage", used
     for line in status.budget:
         yield "budget", budget_line(line)
     yield from _places(status)
@@ -209,20 +213,26 @@ def _body(status: Status) -> Iterator[tuple[str, str]]:
     yield from _internal(status)
     yield from _groups("held", status.held)
     if status.waiting is not None:
-        yield "waits", wait_line(status.waiting)
+        yield "waiting", wait_line(status.waiting)
     yield from _waits(status.lanes)
     for note in status.notes:
         yield "note", printable(note)
 
 
 def _sends(sends: SendCounts, unaccounted_max: int | None) -> Iterator[tuple[str, str]]:
-    refused = f", {sends.refused:,} of them turned away unpaid" if sends.refused else ""
-    yield "sent", f"{count(sends.total, 'request')} over all runs{refused}"
+    refused = f", {sends.refused:,} rejected (not billed)" if sends.refused else ""
+    yield "sent", f"{count(sends.total, 'request')} across all runs{refused}"
     if sends.possible_duplicates:
-        causes = f"{sends.ambiguous:,} without a clear answer, {sends.unknown:,} cut off by the end of a process"
-        yield "beware", f"{count(sends.possible_duplicates, 'request')} may have been paid for nothing ({causes})"
+        causes = f"{sends.ambiguous:,} without a clear reply, {sends.unknown:,} in flight when a process ended"
+        yield (
+            "warning",
+            f"{count(sends.possible_duplicates, 'request')} may have been billed without a usable answer ({causes})",
+        )
     if unaccounted_max:
-        yield "beware", f"up to {count(unaccounted_max, 'more request')} may have left before the last run was cut off"
+        yield (
+            "warning",
+            f"up to {count(unaccounted_max, 'more request')} may have been sent just before the last run was killed",
+        )
 
 
 def _places(status: Status) -> Iterator[tuple[str, str]]:
@@ -248,7 +258,7 @@ def _groups(label: str, groups: tuple[FailureGroup, ...]) -> Iterator[tuple[str,
         example = f"for example {printable(group.example)}" if group.count > 1 else printable(group.example)
         yield label, f"{group.count:,} × {printable(group.kind)}{message} ({example})"
     if rest := ordered[_MOST_GROUPS:]:
-        yield label, f"{sum(group.count for group in rest):,} for {count(len(rest), 'other cause')}"
+        yield label, f"{sum(group.count for group in rest):,} with {count(len(rest), 'other cause')}"
 
 
 def _internal(status: Status) -> Iterator[tuple[str, str]]:
@@ -258,15 +268,18 @@ def _internal(status: Status) -> Iterator[tuple[str, str]]:
     failed = sum(group.count for group in status.failures if group.kind == ProblemKind.INTERNAL)
     if failed and status.dir is not None:
         log = printable(str(PurePath(status.dir) / "errors.log"))
-        yield "report", f"{count(failed, 'item')} failed by an error in batchrunner itself: please report it with {log}"
+        yield (
+            "report",
+            f"{count(failed, 'item')} failed because of a bug in batchrunner; please report it and attach {log}",
+        )
 
 
 def _waits(lanes: tuple[LaneStatus, ...]) -> Iterator[tuple[str, str]]:
     stuck = [lane for lane in lanes if lane.state != "open"]
     for lane in stuck[:_MOST_LANES]:
-        yield "waits", lane_line(lane)
+        yield "lane", lane_line(lane)
     if len(stuck) > _MOST_LANES:
-        yield "waits", f"and {count(len(stuck) - _MOST_LANES, 'more lane')}"
+        yield "lane", f"and {count(len(stuck) - _MOST_LANES, 'more lane')}"
 
 
 # `notify`: the person's own command, told how a run ended. No shell, no keys, half a minute at most.
@@ -308,17 +321,17 @@ def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], tim
                 command, stdin=told, stdout=said, stderr=said, env=environment, start_new_session=True
             )
         except (OSError, ValueError) as error:
-            return f"cannot be run: {getattr(error, 'strerror', None) or error}"
+            return f"could not be started: {getattr(error, 'strerror', None) or error}"
         try:
             ended = process.wait(time_limit_s)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return f"was ended: it took more than {time_limit_s:g} s"
+            return f"was killed after {time_limit_s:g} s"
         if ended == 0:
             return None
         said.seek(max(0, said.seek(0, os.SEEK_END) - _SHOWN_BYTES))
         lines = said.read().decode(errors="replace").strip().splitlines()
         last = f": {printable(lines[-1], most=_SHOWN_CHARS)}" if lines else ""
-        return f"ended with status {ended}{last}"
+        return f"exited with status {ended}{last}"

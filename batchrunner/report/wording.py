@@ -54,7 +54,7 @@ def skipped_words(number: int, named: Sequence[Mistake], *, most: int = 5) -> tu
         return ()
     shown = tuple(f"skipped {mistake}" for mistake in named[:most])
     more = (f"and {number - len(shown):,} more",) if number > len(shown) else ()
-    return (f"{count(number, 'bad row is', 'bad rows are')} skipped", *shown, *more)
+    return (f"{count(number, 'bad row')} skipped", *shown, *more)
 
 
 def duration(seconds: float) -> str:
@@ -104,9 +104,9 @@ def audit_words(audit: Audit) -> str:
 
 def _lines(audit: Audit) -> Iterator[str]:
     damage = sum(finding.count for finding in audit.findings if finding.level == "damage")
-    verdict = "sound" if audit.sound else f"DAMAGED in {count(damage, 'place')}"
+    verdict = "no damage found" if audit.sound else f"DAMAGED ({count(damage, 'problem')})"
     yield f"{printable(audit.dir)} ({printable(audit.job)}): {verdict}"
-    yield f"  looked at {_looked_at(audit.checked)}"
+    yield f"  checked {_looked_at(audit.checked)}"
     for finding in audit.findings:
         yield from _finding(finding)
     if audit.salvaged is not None:
@@ -146,22 +146,24 @@ def _salvaged(salvaged: Salvaged) -> Iterator[str]:
         f"{count(salvaged.records, 'ledger record')}"
     )
     if salvaged.fetched_again:
-        yield f"      {count(salvaged.fetched_again, 'item')} will be fetched again, not paid again"
+        yield f"      {count(salvaged.fetched_again, 'item')} will be downloaded again (not billed again)"
     if salvaged.rows_lost:
-        yield f"      {count(salvaged.rows_lost, 'item')} lost the answer and will be sent again"
+        yield f"      {count(salvaged.rows_lost, 'item')} lost their answers and will be sent again"
     if salvaged.records_lost:
-        yield f"      {count(salvaged.records_lost, 'stretch', 'stretches')} of the ledger could not be read"
-    yield "      go on with: batchrunner run JOB --out " + printable(salvaged.dir)
+        yield f"      {count(salvaged.records_lost, 'section')} of the ledger could not be read"
+    yield "      continue with: batchrunner run JOB --out " + printable(salvaged.dir)
 
 
 # An export in words: where it lies, and everything of the run that is not in it.
 
-_LABEL_WIDTH: Final = 9
+_LABEL_WIDTH: Final = 13
 
 
 def export_words(exported: Exported) -> str:
     """Several lines without an end of line."""
-    return "\n".join([_headline(exported), *(f"  {label:<{_LABEL_WIDTH}} {said}" for label, said in _body(exported))])
+    return "\n".join(
+        [_headline(exported), *(f"  {label + ':':<{_LABEL_WIDTH}} {said}" for label, said in _body(exported))]
+    )
 
 
 def _headline(exported: Exported) -> str:
@@ -172,26 +174,32 @@ def _headline(exported: Exported) -> str:
 
 def _body(exported: Exported) -> Iterator[tuple[str, str]]:
     if exported.path is not None:
-        yield "written", printable(exported.path) + (" (in place of an earlier export)" if exported.replaced else "")
+        yield "written", printable(exported.path) + (" (replaced an earlier export)" if exported.replaced else "")
     if exported.failed and exported.failures_included:
         yield "failed", f"{count(exported.failed, 'item')}, with their errors"
     elif exported.failed:
-        yield "not in it", f"{count(exported.failed, 'failed item')}; --failures takes them along"
+        yield "not exported", f"{count(exported.failed, 'failed item')}; add them with --failures"
     if exported.missing > exported.lost:
-        at_work = "the run is at work now" if exported.state == "running" else "the run is not finished"
-        yield "not in it", f"{count(exported.missing - exported.lost, 'item')} without a row yet: {at_work}"
+        running = "; the run is in progress" if exported.state == "running" else ""
+        yield "not exported", f"{count(exported.missing - exported.lost, 'unfinished item')}{running}"
     elif exported.state == "running":
-        yield "note", "the run is at work now"
+        yield "note", "the run is in progress"
     if exported.vanished:
         yield (
-            "beware",
-            f"{count(exported.vanished, 'row')} of items that the job has no more; the next run moves them out",
+            "warning",
+            f"{count(exported.vanished, 'row')} of removed items; the next run moves them to superseded.jsonl",
         )
     if exported.lost:
         lost = count(exported.lost, "finished item")
-        yield "damage", f"{lost} without a row or a picture: it is gone from the directory; see `batchrunner status`"
+        yield (
+            "damage",
+            f"{lost} without a row or picture, which was removed from the directory; see `batchrunner status`",
+        )
     if exported.damaged:
-        yield "damage", f"{count(exported.damaged, 'recorded line')} of results.jsonl cannot be read; see `verify`"
+        yield (
+            "damage",
+            f"{count(exported.damaged, 'recorded line')} of results.jsonl cannot be read; see `batchrunner verify`",
+        )
     if exported.pictures_missing:
         lost = count(exported.pictures_missing, "picture")
-        yield "damage", f"{lost} missing, or not as recorded: not in it; see `verify`"
+        yield "damage", f"{lost} missing or changed, not exported; see `batchrunner verify`"

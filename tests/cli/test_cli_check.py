@@ -70,4 +70,4 @@ def test_more_mistakes_than_a_person_is_shown_are_counted_and_json_has_all(
     found, words = checked(capsys, job(tmp_path, "a.yaml", text))
     assert len(found) == MOST_SHOWN + 55
     assert len(words.splitlines()) == MOST_SHOWN + 1
-    assert f"and 55 more mistakes, {MOST_SHOWN + 55} in all" in words.splitlines()[-1]
+    assert f"and 55 more errors, {MOST_SHOWN + 55} in all" in words.splitlines()[-1]

@@ -180,7 +180,7 @@ def test_several_jobs_give_one_object_each_and_the_worst_exit_status(batchrunner
 def test_check_counts_items_and_sends_nothing(batchrunner: CommandLine) -> None:
     fine = batchrunner("check", batchrunner.job("cats", THREE))
     assert fine.status == 0
-    assert "cats.yaml: no mistakes, 3 items" in fine.err
+    assert "cats.yaml: no errors, 3 items" in fine.err
     assert not (batchrunner.folder / "outputs").exists()
 
 
@@ -194,7 +194,7 @@ def test_check_tells_the_mistakes_of_every_job(batchrunner: CommandLine) -> None
     told = batchrunner("check", *jobs, "--json")
     assert told.status == 2
     assert {Path(mistake["file"]).name for mistake in told.json["mistakes"]} == {"a.yaml", "rows.jsonl"}
-    assert "c.yaml: no mistakes, 1 item" in told.err
+    assert "c.yaml: no errors, 1 item" in told.err
 
 
 def test_plan_says_what_a_run_would_do_and_does_not_do_it(batchrunner: CommandLine) -> None:

@@ -45,8 +45,8 @@ def test_it_says_where_the_file_is_and_what_is_not_in_it(finished: CommandLine) 
     assert (told.status, told.out) == (0, "")
     assert "talk (simulated): 2 rows as csv" in told.err
     assert f"{OUT}/export/talk.csv" in told.err
-    assert "2 failed items; --failures takes them along" in told.err
-    assert "in place of an earlier export" in finished("export", OUT, "--to", "csv").err
+    assert "2 failed items; add them with --failures" in told.err
+    assert "replaced an earlier export" in finished("export", OUT, "--to", "csv").err
 
 
 def test_json_is_one_object_with_everything_that_is_counted(finished: CommandLine) -> None:
@@ -66,10 +66,13 @@ def test_text_goes_to_stdout_when_asked_to(finished: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--to", "parquet", "--out", "-"), "parquet is no text and does not go to stdout; name a file with --out"),
-        (("--to", "csv", "--out", "-", "--json"), "cannot both have stdout"),
+        (
+            ("--to", "parquet", "--out", "-"),
+            "parquet is a binary format and cannot be written to stdout; choose a file with --out",
+        ),
+        (("--to", "csv", "--out", "-", "--json"), "cannot both use stdout"),
         (("--to", "exel"), "expected one of jsonl, csv, parquet, markdown, openai-batch, webdataset"),
-        (("--to", "csv", "--out", "talk.yaml"), "talk.yaml: exists already"),
+        (("--to", "csv", "--out", "talk.yaml"), "talk.yaml: already exists"),
         ((), "--to"),
     ],
 )
@@ -105,7 +108,7 @@ def test_a_reader_that_goes_away_is_told_of_and_ends_with_4(batchrunner: Command
     process.stdout = None
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 4
-    assert said == "error: the reader of stdout went away before the export was through\n"
+    assert said == "error: stdout was closed before the export was finished\n"
 
 
 def test_a_terminal_is_not_written_to(finished: CommandLine) -> None:
@@ -128,7 +131,7 @@ def test_a_run_at_work_is_exported_as_far_as_it_is(batchrunner: CommandLine) -> 
         assert process.poll() is None
     told = batchrunner("export", "outputs/slow.simulated", "--to", "markdown")
     assert told.status == 0
-    assert "without a row yet: the run is at work now" in told.err
+    assert "; the run is in progress" in told.err
     assert process.poll() is None
 
 

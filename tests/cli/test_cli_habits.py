@@ -20,7 +20,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
     [
         (("run", "cats.yaml", "--dry-run"), "batchrunner plan JOB"),
         (("run", "cats.yaml", "-n"), "--limit N"),
-        (("run", "cats.yaml", "--resume"), "goes on where it stopped"),
+        (("run", "cats.yaml", "--resume"), "continues where it stopped"),
         (("--dry-run", "run", "cats.yaml"), "batchrunner plan JOB"),
         (("run", "cats.yaml", "-j", "8"), "limits.concurrency"),
         (("run", "cats.yaml", "--api-key=x"), "api_key_env"),
@@ -31,7 +31,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
         (("help", "run"), "batchrunner run --help"),
         (("cats.yaml",), "batchrunner run cats.yaml"),
         (("validate", "cats.yaml"), "batchrunner check JOB"),
-        (("resume", "cats.yaml"), "goes on where it stopped"),
+        (("resume", "cats.yaml"), "continues where it stopped"),
         (("logs", "outputs/cats"), "batchrunner status DIR"),
         (("frobnicate",), "batchrunner --help"),
     ],

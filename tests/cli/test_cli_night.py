@@ -72,7 +72,7 @@ def test_a_command_that_fails_is_told_and_changes_no_exit_status(batchrunner: Co
     ran = batchrunner("run", batchrunner.job("cats", THREE + "notify: ./nowhere --now\n"), "--json")
     assert ran.status == 0
     assert ran.json["state"] == "done"
-    assert "notify: ./nowhere cannot be run" in ran.err
+    assert "notify: ./nowhere could not be started" in ran.err
     assert any("notify" in note for note in ran.json["notes"])
 
 
@@ -80,7 +80,7 @@ def test_a_spent_budget_is_3_and_the_last_line_goes_on(batchrunner: CommandLine)
     job = batchrunner.job("cats", THREE)
     ran = batchrunner("run", job, "--set", "budget.calls=2")
     assert ran.status == 3
-    assert "because   the budget of 2 calls is used up" in ran.err
+    assert "reason    the budget of 2 calls is used up" in ran.err
     assert "budget    2 of 2 calls" in ran.err
     assert ran.last_line.endswith(f"-m batchrunner run {job} --set budget.calls=2")
     told = batchrunner("status", "outputs/cats.simulated", "--json").json
@@ -98,7 +98,7 @@ def test_a_wait_for_the_window_is_seen_in_progress_and_in_status(batchrunner: Co
     while "waiting" not in line:
         line = process.stderr.readline()
         assert line, "the run ended without a wait"
-    assert f"waiting outside its window {window}, UTC, until {opens:%Y-%m-%d %H:%M} +00:00" in line
+    assert f"waiting until {opens:%Y-%m-%d %H:%M} +00:00: outside its window {window}, UTC" in line
     told = batchrunner("status", "outputs/cats.simulated", "--json").json
     assert told["state"] == "running"
     assert told["waiting"]["until"] == f"{opens:%Y-%m-%dT%H:%M}:00+00:00"
@@ -112,10 +112,10 @@ def test_a_wait_for_the_window_is_seen_in_progress_and_in_status(batchrunner: Co
 def test_a_window_without_a_zone_says_whose_time_is_meant(batchrunner: CommandLine) -> None:
     noon = datetime.now(UTC) + timedelta(hours=4)
     job = batchrunner.job("cats", THREE + f"window: {noon:%H:%M}-{noon + timedelta(hours=1):%H:%M}\ndeadline: 1h\n")
-    assert "`window` and `deadline` in this machine's local time, UTC+00:00" in batchrunner("plan", job).err
+    assert "`window` and `deadline` are in this machine's local time (UTC+00:00)" in batchrunner("plan", job).err
     ran = batchrunner("run", job)
     assert ran.status == 3
-    assert "in this machine's local time, UTC+00:00" in ran.err
+    assert "in this machine's local time (UTC+00:00)" in ran.err
     assert "comes before its window opens" in ran.err
 
 
@@ -171,9 +171,9 @@ def test_plan_and_run_show_the_balance_of_points(
     assert planned.returncode == 0
     assert server.asked == [("GET /openapi/v1/magicubes/balance", "Bearer canary-key")]
     assert "MODELSCOPE_API_KEY: 12.5 points, 2 more reserved by running tasks" in planned.stderr
-    assert "about 3, 200 a day can be had" in planned.stderr
-    assert "assumed; see provider.points_per_call" in planned.stderr
-    assert "claimed by logging in" in planned.stderr
+    assert "about 3; at most 200 can be claimed per day" in planned.stderr
+    assert "assumed; set provider.points_per_call" in planned.stderr
+    assert "Log in daily to claim points; they expire" in planned.stderr
     ran = with_environment(batchrunner, "run", job, MODELSCOPE_API_KEY="canary-key")
     assert ran.returncode == 5
     assert "MODELSCOPE_API_KEY: 12.5 points" in ran.stderr
@@ -191,7 +191,7 @@ def test_a_balance_that_cannot_be_learnt_stops_nothing_and_is_not_zero(
     (balance,) = json.loads(planned.stdout)["balances"]
     assert (balance["available"], balance["why"]) == (None, "the reply names no balance")
     told = with_environment(batchrunner, "plan", job, MODELSCOPE_API_KEY="canary-key")
-    assert "the balance of points is not known (the reply names no balance)" in told.stderr
+    assert "points balance unknown (the reply names no balance)" in told.stderr
 
 
 def test_a_terminal_shows_what_the_whole_run_waits_for_and_what_will_pause_it() -> None:
@@ -203,5 +203,5 @@ def test_a_terminal_shows_what_the_whole_run_waits_for_and_what_will_pause_it() 
     end = Wait(reason="the deadline 07:00", until="2026-11-23T07:00:00+00:00")
     console.print(block(replace(status, ends=end), ProgressRate(), now=moment))
     drawn = console.export_text()
-    assert "waiting outside its window 22:00-07:00, UTC · until 2026-11-22 22:00 +00:00 (in 2 h)" in drawn
-    assert "pauses at the deadline 07:00 · 2026-11-23 07:00 +00:00 (in 11 h)" in drawn
+    assert "waiting until 2026-11-22 22:00 +00:00 (in 2 h): outside its window 22:00-07:00, UTC" in drawn
+    assert "pauses at 2026-11-23 07:00 +00:00 (in 11 h): the deadline 07:00" in drawn

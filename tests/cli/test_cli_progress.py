@@ -75,7 +75,7 @@ def test_without_a_terminal_there_is_a_line_at_the_start_and_one_for_each_change
 
 def test_a_wait_is_told_once_with_its_reason_and_its_end() -> None:
     told = lines(PARKED, PARKED, replace(PARKED, items=ItemCounts(total=600, done=501, failed=2, pending=97)))
-    assert told.count("cats: KEY · Qwen parked: daily quota, until 2026-11-23 00:05 +08:00") == 1
+    assert told.count("cats: KEY · Qwen waiting until 2026-11-23 00:05 +08:00: daily quota") == 1
     assert len(told) == 3
 
 
@@ -86,13 +86,13 @@ def test_a_wait_on_a_terminal_says_how_long_it_still_is() -> None:
 
 
 def test_a_lane_that_flickers_between_waiting_and_open_is_not_told_each_time() -> None:
-    assert sum("parked" in line for line in lines(PARKED, LATER, PARKED, LATER, PARKED)) == 1
+    assert sum("waiting" in line for line in lines(PARKED, LATER, PARKED, LATER, PARKED)) == 1
 
 
 def test_a_wait_that_lasts_is_told_again_after_a_while() -> None:
     written: list[str] = []
     follow(LineDisplay(write=written.append, every_s=0.0, remind_s=0.0), PARKED, PARKED, PARKED)
-    assert sum("parked" in line for line in written) == 3
+    assert sum("waiting" in line for line in written) == 3
 
 
 def test_the_live_display_shows_figures_lanes_and_waits() -> None:

@@ -15,11 +15,11 @@ def line_of(text: str, label: str) -> str:
 def test_it_says_when_the_run_would_end_and_what_it_would_take(batchrunner: CommandLine) -> None:
     done = batchrunner("rehearse", batchrunner.job("cats", TWELVE))
     assert (done.status, done.out) == (0, "")
-    assert done.err.startswith("cats, rehearsed: nothing was sent\n")
-    assert "from now" in line_of(done.err, "it would end")
-    assert line_of(done.err, "as ").endswith("every item is done (exit status 0)")
+    assert done.err.startswith("cats: simulated in virtual time, nothing was sent\n")
+    assert "from now" in line_of(done.err, "would finish")
+    assert line_of(done.err, "outcome").endswith("every item is done (exit status 0)")
     assert line_of(done.err, "items").endswith("12 of 12 done")
-    assert line_of(done.err, "calls  ").split() == ["calls", "12"]
+    assert line_of(done.err, "requests").split() == ["requests", "12"]
     assert [path.name for path in batchrunner.folder.iterdir()] == ["cats.yaml"]
 
 
@@ -34,14 +34,14 @@ def test_as_json_it_is_one_object_with_what_happens_by_hours(batchrunner: Comman
 
 def test_a_timeline_tells_days_hours_parks_and_resumptions_in_order(batchrunner: CommandLine) -> None:
     done = batchrunner("rehearse", batchrunner.job("cats", TWELVE), "--timeline", "--profile", "per_day=5")
-    lines = done.err[: done.err.index("cats, rehearsed")].splitlines()
+    lines = done.err[: done.err.index("cats: simulated")].splitlines()
     days = [line for line in lines if line[:2] == "20"]
     assert [line[12:18] for line in days] == ["5 done", "5 done", "2 done"]
     assert [line.rpartition("; ")[2] for line in lines if " of 12" in line] == ["5 of 12", "10 of 12", "12 of 12"]
-    happened = [word for line in lines for word in ("begins", "parked", "goes on", "ends") if f" {word}" in line[:60]]
+    happened = [word for line in lines for word in ("begins", "waits", "resumes", "ends") if f" {word}" in line[:60]]
     assert happened[0] == "begins"
     assert happened[-1] == "ends"
-    assert [word for word in happened if word in {"parked", "goes on"}] == ["parked", "goes on"] * 2
+    assert [word for word in happened if word in {"waits", "resumes"}] == ["waits", "resumes"] * 2
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_end_that_is_foretold_is_not_the_commands_own(
     file.write_text(f"provider: simulator\n{head}{more}{TWELVE}", "utf-8")
     done = batchrunner("rehearse", "job.yaml", "--profile", profile)
     assert done.status == 0
-    assert words in line_of(done.err, "as ")
+    assert words in line_of(done.err, "outcome")
 
 
 def test_mistakes_in_the_job_or_the_profile_end_it_with_2(batchrunner: CommandLine) -> None:

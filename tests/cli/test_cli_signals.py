@@ -68,7 +68,7 @@ def out(batchrunner: CommandLine, begun: Path) -> Path:
 def ended_in_words(ran: Ran, status: int) -> None:
     assert ran.status == status, ran.err
     lines = ran.err.splitlines()
-    assert "nothing that was recorded is lost" in lines[-1], ran.err
+    assert "finished results are saved" in lines[-1], ran.err
     assert "Traceback" not in ran.err
     assert not [line for line in lines if line.startswith(("  File", "Exception ignored"))]
 
@@ -119,7 +119,7 @@ def test_two_signals_at_once_are_told_once(batchrunner: CommandLine, at: str, nu
     ran = signalled(batchrunner, "run", "job.yaml", at=at, numbers=numbers)
     ended_in_words(ran, ran.status)
     assert ran.status in {130, 143}
-    assert ran.err.count("nothing that was recorded is lost") == 1
+    assert ran.err.count("finished results are saved") == 1
 
 
 @pytest.mark.parametrize("at", ["typer", "questions.csv"])

@@ -203,7 +203,7 @@ def test_calls_are_counted_over_all_runs_and_never_exceeded(house: House) -> Non
     first = house.run(job(20))
     assert first.exit_status is ExitStatus.PAUSED
     assert house.stats.sends == len(house.rows()) == 20
-    assert "the budget of 20 calls is used up: 20 over all runs" in (first.status.message or "")
+    assert "the budget of 20 calls is used up: 20 across all runs" in (first.status.message or "")
     assert "raise `budget.calls`" in (first.status.message or "")
     assert [(line.unit, line.spent, line.limit) for line in first.status.budget] == [("calls", 20.0, 20.0)]
     again = house.run(job(20))

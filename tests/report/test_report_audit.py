@@ -68,7 +68,7 @@ def test_a_finished_run_is_sound_and_nothing_is_noted(finished: dict[str, Path],
     assert audit.findings == ()
     assert audit.exit_status is ExitStatus.DONE
     assert tree(out) == before
-    assert audit_words(audit).startswith(f"{out} (job): sound\n  looked at ")
+    assert audit_words(audit).startswith(f"{out} (job): no damage found\n  checked ")
 
 
 def test_everything_is_looked_at(finished: dict[str, Path]) -> None:

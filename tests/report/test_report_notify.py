@@ -59,7 +59,7 @@ def test_keys_are_not_in_its_environment() -> None:
 def test_its_failure_is_told_with_its_last_words(tell: Told) -> None:
     trouble = tell("import sys; print('trying'); sys.exit('no \\x1b[31mroute')")
     assert trouble is not None
-    assert "ended with status 1: no \\x1b[31mroute" in trouble
+    assert "exited with status 1: no \\x1b[31mroute" in trouble
 
 
 def test_what_it_prints_is_no_concern_of_ours(tell: Told, capfd: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_one_that_does_not_exist_is_told(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("provider: simulator\nmodel: m\nprompts: [a]\nnotify: ./not-there\n")
     trouble = asyncio.run(notify(load_job(str(path)), ended("done")))
-    assert trouble == "notify: ./not-there cannot be run: No such file or directory"
+    assert trouble == "notify: ./not-there could not be started: No such file or directory"
 
 
 def test_one_that_hangs_is_ended_with_all_that_it_started(tell: Told, tmp_path: Path) -> None:
@@ -92,4 +92,4 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(tell: Told, tmp_path: 
     finally:
         os.close(reader)
     assert trouble is not None
-    assert "took more than 2 s" in trouble
+    assert "was killed after 2 s" in trouble

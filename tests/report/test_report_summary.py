@@ -49,17 +49,17 @@ CLEAN = Status(
 
 def test_a_night_that_paused_is_told_whole() -> None:
     assert summary(NIGHT).splitlines() == [
-        "cats: paused, run again later",
-        "  items     512 of 600 done, 3 failed, 40 being made by the server, 45 still to send",
-        "  sent      655 requests over all runs, 12 of them turned away unpaid",
-        "  beware    3 requests may have been paid for nothing (2 without a clear answer, 1 cut off by the end of a process)",  # noqa: E501 - as it is told
-        "  got       512 pictures",
+        "cats: paused; run the same command again later",
+        "  items     512 of 600 done, 3 failed, 40 running remotely, 45 still to send",
+        "  sent      655 requests across all runs, 12 rejected (not billed)",
+        "  warning   3 requests may have been billed without a usable answer (2 without a clear reply, 1 in flight when a process ended)",  # noqa: E501 - as it is told
+        "  usage     512 pictures",
         "  results   outputs/cats/results.jsonl",
         "  pictures  outputs/cats/images",
         "  failures  outputs/cats/failures.jsonl",
         "  failed    2 × content_filter: not allowed (for example blue-seed1)",
         "  failed    1 × bad_request: size (red)",
-        "  waits     KEY · Qwen/Qwen-Image parked: daily quota of the model, until 2026-11-23 00:05 +08:00",
+        "  lane      KEY · Qwen/Qwen-Image waiting until 2026-11-23 00:05 +08:00: daily quota of the model",
         "next: batchrunner run jobs/cats.yaml",
     ]
 
@@ -68,24 +68,24 @@ def test_a_clean_end_is_short_and_has_no_next_command() -> None:
     assert summary(CLEAN).splitlines() == [
         "gsm8k: every item is done",
         "  items     100 of 100 done",
-        "  sent      100 requests over all runs",
-        "  got       12,000 tokens in, 3,400 tokens out",
+        "  sent      100 requests across all runs",
+        "  usage     12,000 tokens in, 3,400 tokens out",
         "  results   outputs/gsm8k/results.jsonl",
     ]
 
 
 def test_a_limited_run_does_not_claim_that_every_item_is_done() -> None:
     told = summary(replace(CLEAN, items=ItemCounts(total=100, done=3, pending=97), next_command="batchrunner run x"))
-    assert told.splitlines()[0] == "gsm8k: done as far as it was asked for"
+    assert told.splitlines()[0] == "gsm8k: done (limited by --limit)"
     assert "97 still to send" in told
 
 
 def test_the_last_line_is_the_command_that_goes_on_whatever_else_is_told() -> None:
     told = summary(replace(NIGHT, message="disk full", notes=("one", "two"), unaccounted_max=16, simulated=True))
     assert told.splitlines()[-1] == "next: batchrunner run jobs/cats.yaml"
-    assert "because   disk full" in told
+    assert "reason    disk full" in told
     assert "(simulated)" in told
-    assert "up to 16 more requests may have left" in told
+    assert "up to 16 more requests may have been sent" in told
 
 
 def test_a_server_cannot_forge_a_line_or_steer_the_terminal() -> None:
@@ -109,7 +109,7 @@ def test_many_causes_and_lanes_are_cut_short_with_their_number() -> None:
     groups = tuple(FailureGroup(kind=f"k{n}", message="", count=1, example="e") for n in range(14))
     lanes = tuple(LaneStatus(account=f"K{n}", model="m", state="waiting") for n in range(23))
     told = summary(replace(NIGHT, failures=groups, lanes=lanes))
-    assert "4 for 4 other causes" in told
+    assert "4 with 4 other causes" in told
     assert "and 3 more lanes" in told
 
 
