@@ -107,7 +107,7 @@ class NoRunError(WrongDirectoryError, JobMistakesError):
     def __init__(self, folder: str) -> None:
         mistake = Mistake(
             file=folder,
-            problem="no run has been here (there is no run.json)",
-            hint="name a run's directory, like outputs/cats",
+            problem="not a run directory: run.json is missing",
+            hint="give a run directory, for example outputs/cats",
         )
         super().__init__((mistake,))

@@ -440,9 +440,9 @@ class Attempts:
             return _verdict(state).charged >= self.job.retry.attempts
 
         async def step_aside(seconds: float) -> None:
-            await self.shutdown.sleep(seconds)
+            await self.shutdown.sleep(seconds, ends=lane.retries_at)
             while last_failed[-1] and (wait_s := lane.retry_wait_s()) > 0:
-                await self.shutdown.sleep(wait_s)
+                await self.shutdown.sleep(wait_s, ends=lane.retries_at)
             if last_failed[-1]:
                 lane.take_retry()
             work.retried = last_failed[-1]
@@ -495,5 +495,5 @@ def _naming_path(problem: Problem, request: Request) -> Problem:
 def _used_up(charged: int) -> Problem:
     return Problem(
         kind=ProblemKind.RESET,
-        message=f"all {charged} attempts are used up; the last send was cut off by the end of its process",
+        message=f"all {charged} attempts are used up; the process ended during the last one",
     )

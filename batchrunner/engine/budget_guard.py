@@ -212,8 +212,8 @@ def spent_message(line: BudgetLine, *, needs: float) -> str:
     limit, spent = line.limit or 0.0, figure(line.spent)
     budget = f"the budget of {figure(limit)} {unit}"
     if line.spent >= limit:
-        return f"{budget} is used up: {spent} across all runs; raise `budget.{line.unit}` to go on"
+        return f"{budget} is used up: {spent} across all runs; raise `budget.{line.unit}` to continue"
     return (
-        f"{budget} leaves no room for the next request, which may need {figure(needs)}: {spent} are used over all "
-        f"runs; raise `budget.{line.unit}` to go on"
+        f"{budget} is too small for the next request, which may need {figure(needs)}: {spent} used across all "
+        f"runs; raise `budget.{line.unit}` to continue"
     )

@@ -203,7 +203,7 @@ class ImageTasks:
             where = f" ({address})" if host not in missing.message else ""
             often = f", {count:,} times so far" if count > 1 else ""
             self.recorder.say(
-                f"a picture is not kept yet: {missing.message}{where}{often}; it is fetched again, not ordered"
+                f"picture not saved yet: {missing.message}{where}{often}; downloading it again (no new request)"
             )
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
@@ -213,8 +213,8 @@ class ImageTasks:
         if not ask:
             return Pictures(refs=tuple(PictureUrl(url=url) for url in task.urls), usage=task.usage)
         if self.tasks is None or not task.task_id:
-            words = "it was accepted as a task, which the provider of the present job does not know"
-            return StillRunning(why="timed_out", message=f"{words}; run it with the one that took it")
+            words = "a remote task of another provider; run the job with that provider to fetch it"
+            return StillRunning(why="timed_out", message=words)
         return await self.tasks.wait_for(
             task.task_id, account=task.account, model=task.model, accepted_at=task.accepted_at, resumed=resumed
         )
@@ -278,5 +278,5 @@ def _as_guessed(problem: Problem) -> Problem:
     """A task that nobody knows, under an id that may have been none: it may be paid for, and is not ordered again."""
     if problem.kind is not ProblemKind.TASK_EXPIRED:
         return problem
-    message = f"the server does not know the task by the id that its reply named: {problem.message}"
+    message = f"the server does not know the task id that it returned: {problem.message}"
     return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)

@@ -50,18 +50,18 @@ _HELD_IN_ROW: Final = 3
 QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
 """What `on_quota` is about."""
 REASONS: Final[dict[ProblemKind, str]] = {
-    ProblemKind.QUOTA_MODEL: "daily quota of the model",
-    ProblemKind.QUOTA_ACCOUNT: "quota of the account",
-    ProblemKind.MODEL_SUSPENDED: "the model is suspended",
-    ProblemKind.AUTH: "the key was refused",
-    ProblemKind.BILLING: "the account is unpaid",
-    ProblemKind.THROTTLE: "throttled",
-    ProblemKind.TASK_FAILED: "tasks fail",
-    ProblemKind.NOT_UNDERSTOOD: "the server's replies are not understood",
-    ProblemKind.OVERLOADED: "the server is overloaded",
-    ProblemKind.CONNECT: "the server cannot be reached",
-    ProblemKind.NOT_REACHED: "the API was not reached",
-    ProblemKind.NO_SUCH_PATH: "the API was not reached",
+    ProblemKind.QUOTA_MODEL: "daily model quota used up",
+    ProblemKind.QUOTA_ACCOUNT: "account quota used up",
+    ProblemKind.MODEL_SUSPENDED: "model suspended by the provider",
+    ProblemKind.AUTH: "API key rejected",
+    ProblemKind.BILLING: "account unpaid or out of credit",
+    ProblemKind.THROTTLE: "rate limited",
+    ProblemKind.TASK_FAILED: "remote tasks are failing",
+    ProblemKind.NOT_UNDERSTOOD: "unrecognized replies from the server",
+    ProblemKind.OVERLOADED: "server overloaded",
+    ProblemKind.CONNECT: "server unreachable",
+    ProblemKind.NOT_REACHED: "API not reached",
+    ProblemKind.NO_SUCH_PATH: "API not reached",
 }
 
 
@@ -218,7 +218,7 @@ class LanePolicy:
         pause_s = max(
             problem.wait_s or 0.0, backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=tries, random_source=1.0)
         )
-        look_at = f"; look at `{problem.look_at}`" if problem.look_at else ""
+        look_at = f"; check `{problem.look_at}`" if problem.look_at else ""
         closed = Closed(
             kind=problem.kind.value, reason=f"{_reason(problem)}{look_at}", refused_account=False, mistake=True
         )
@@ -237,7 +237,7 @@ class LanePolicy:
         comparable = _comparable(problem)
         if comparable not in self._reported and len(self._reported) < _MOST_REPORTED:
             self._reported.add(comparable)
-            self.say(f"{problem.message}; the request is tried again")
+            self.say(f"{problem.message}; retrying")
 
     async def _on_repeated_trouble(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """The same trouble on many items in a row is not the items': an outage parks, a systematic refusal closes."""
@@ -265,7 +265,7 @@ class LanePolicy:
             row = (
                 f"{breaker.count} items in a row" if breaker.count != 1 else "the first item that failed (`breaker: 1`)"
             )
-            same = "every request came to the same, and none came through" if problem.kind in _OUTAGES else row
+            same = "every request failed in the same way" if problem.kind in _OUTAGES else row
             reason = f"{same}: {_reason(problem)}"
             await self._park(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=reason, refused_account=False))
@@ -317,13 +317,13 @@ def _comparable(problem: Problem) -> str:
 
 
 def _spent(kind: ProblemKind) -> Problem:
-    return Problem(kind=kind, message="the last reply's headers say that nothing is left")
+    return Problem(kind=kind, message="the last reply's headers report 0 remaining")
 
 
 def _as_quota(problem: Problem) -> Problem:
     return Problem(
         kind=ProblemKind.QUOTA_MODEL,
-        message=f"nothing but refusals for a quarter of an hour: {problem.message}",
+        message=f"only rate-limit errors for 15 minutes; treating as quota: {problem.message}",
         status=problem.status,
         wait_s=problem.wait_s,
     )

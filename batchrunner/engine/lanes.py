@@ -107,8 +107,7 @@ class Lane:
         """Of tasks that fail: that further ones are accepted is no sign that they do better."""
         self.parked_by_task = False
         """The park came of tasks' ends: only a task that succeeds ends it."""
-        self._probe_followed = False
-        self._task_succeeded = False
+        self._probe_followed = self._task_succeeded = self._draining = False
         self._settings = settings
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
@@ -121,7 +120,8 @@ class Lane:
         self._returning: deque[asyncio.Future[Ticket | None]] = deque()
         self._fresh: deque[asyncio.Future[Ticket | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._draining = False
+        self.retries_at: list[float] = []
+        """When items that back off are tried again, on the loop's clock."""
         self.stops = 0
         """How often it was parked or closed."""
         self.on_stopped: Callable[[], None] = lambda: None
@@ -135,6 +135,11 @@ class Lane:
     def limit(self) -> int:
         """Sends in flight at once, as far as is known to be right."""
         return self.limiter.limit
+
+    @property
+    def retries_queued(self) -> bool:
+        """Items that have backed off wait for a slot."""
+        return bool(self._returning)
 
     # -- slots
 

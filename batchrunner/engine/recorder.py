@@ -254,11 +254,11 @@ class Recorder:
             named = ", ".join(other[:80] for other in others[:_MOST_LISTED_TASKS])
             more = f" and {len(others) - _MOST_LISTED_TASKS:,} more" if len(others) > _MOST_LISTED_TASKS else ""
             self.say(
-                f"{work.item.id}: the server made further tasks for this order, {named}{more}; only {task_id[:80]} is"
-                " followed, and the row names the others in `output.other_tasks`"
+                f"{work.item.id}: the server started several tasks for one request; polling {task_id[:80]} only, "
+                f"the others are listed in `output.other_tasks` of the row: {named}{more}"
             )
         if work.key in self.state.shared_tasks:
-            self.say(f"{work.item.id}: the server gave it the task id of another item, {task_id[:80]}")
+            self.say(f"{work.item.id}: the server returned the task id of another item: {task_id[:80]}")
 
     async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
         """The task's pictures can be fetched from these URLs, also by a later process, which then knows their usage."""

@@ -72,7 +72,7 @@ class RunSchedule:
         deadline, now = self.job.deadline, self.clock.wall()
         if deadline is not None:
             at = deadline_at(deadline, began=now, offset_at=self.offset_at)
-            words = "has come" if at > now else "lies in the past; change `deadline` to go on"
+            words = "was reached" if at > now else "is in the past; change `deadline` to continue"
             name = f"the deadline {deadline.shown}"
             self._ends.append(_End(at=at, reason=name, message=f"{name} ({self._shown(at)}) {words}"))
 
@@ -94,7 +94,7 @@ class RunSchedule:
             return False
         if now < found.opens_at:
             if early := [end for end in self._ends if end.at <= found.opens_at]:
-                self.shutdown.pause(f"{early[0].reason} comes before its window opens at {self._shown(found.opens_at)}")
+                self.shutdown.pause(f"{early[0].reason} is before the window opens at {self._shown(found.opens_at)}")
                 return False
             reason = outside_words(window, self.job.timezone)
             self.waiting = Wait(reason=reason, until=self._shown(found.opens_at))
@@ -133,11 +133,11 @@ class RunSchedule:
 
     def _closing(self, window: Window, closes_at: float) -> _End:
         again = opening(window, wall=closes_at, offset_at=self.offset_at).opens_at
-        name = f"its window {window.shown}, {zone_words(self.job.timezone)},"
+        name = f"the window {window.shown} ({zone_words(self.job.timezone)})"
         return _End(
             at=closes_at,
-            reason=f"the end of {name.rstrip(',')}",
-            message=f"{name} closed at {self._shown(closes_at)}; it opens again at {self._shown(again)}",
+            reason=f"the end of {name}",
+            message=f"{name} closed at {self._shown(closes_at)} and opens again at {self._shown(again)}",
         )
 
     def _shown(self, at: float) -> str:
@@ -151,4 +151,4 @@ def zone_words(timezone: str | None) -> str:
 
 def outside_words(window: Window, timezone: str | None) -> str:
     """Why a run waits outside its window."""
-    return f"outside its window {window.shown}, {zone_words(timezone)}"
+    return f"outside the window {window.shown} ({zone_words(timezone)})"

@@ -1,5 +1,6 @@
 """Where the run stands at this moment, as the contract's value: from the state, the lanes and the totals."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -51,7 +52,7 @@ def send_counts(state: LedgerState) -> SendCounts:
 
 
 def usage_counts(state: LedgerState) -> UsageCounts:
-    """What was got."""
+    """Tokens and pictures over all runs."""
     return UsageCounts(input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images)
 
 
@@ -87,13 +88,13 @@ def lane_status(lane: Lane, *, offset_s: float, now: float) -> LaneStatus:
         shown, reason = "parked", lane.park.reason
         until = shown_time(lane.park.until, offset_s=offset_s)
     elif lane.day_is_spent:
-        shown, reason = "parked", "limits.requests_per_day is used up"
+        shown, reason = "parked", "limits.requests_per_day reached"
         until = shown_time(lane.day_ends_at, offset_s=offset_s)
     elif lane.probing and lane.park is not None:
-        shown, reason = "waiting", f"probing after: {lane.park.reason}"
+        shown, reason = "waiting", f"probing with single requests after: {lane.park.reason}"
     elif lane.alive > lane.in_flight + lane.open_tasks:
-        shown, reason = "waiting", "items wait before they are tried again, or are being written down"
-        reason += f"; the last problem: {lane.last_problem}" if lane.last_problem else ""
+        shown, reason = "waiting", _pause_words(lane)
+        reason += f"; last problem: {lane.last_problem}" if lane.last_problem else ""
     return LaneStatus(
         account=lane.account,
         model=lane.model,
@@ -103,6 +104,13 @@ def lane_status(lane: Lane, *, offset_s: float, now: float) -> LaneStatus:
         concurrency=lane.limit,
         in_flight=lane.in_flight,
     )
+
+
+def _pause_words(lane: Lane) -> str:
+    """What the items of a lane do that are not being sent."""
+    if lane.retries_at:
+        return f"backing off (retry in {max(0.0, min(lane.retries_at) - asyncio.get_running_loop().time()):.0f} s)"
+    return "retries wait for a free slot" if lane.retries_queued else "writing results"
 
 
 def park_status(account: str, model: str, park: Park, *, offset_s: float, now: float) -> LaneStatus:
@@ -179,9 +187,9 @@ def resting_state(items: ItemCounts) -> RunState:
 # How a run ended, when nothing was raised: its exit status and the reason, from what is left and why.
 
 _LEFT: Final = {
-    "held": "held for a person to decide",
-    "timed_out": "late at the server",
-    "download_failed": "with pictures that could not be fetched",
+    "held": "awaiting your decision (--resend-held)",
+    "timed_out": "timed out, still running remotely",
+    "download_failed": "with pictures that could not be downloaded",
 }
 _MOST_REASONS: Final = 3
 
@@ -230,7 +238,7 @@ class RunEnd:
             return lost_words(self.items.lost)
         reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None][:1]
         left = [
-            f"{count:,} {_LEFT[why]}; the last word: {words}"
+            f"{count:,} {_LEFT[why]}; last message: {words}"
             for (why, words), count in sorted(self.last_words.items(), key=lambda entry: -entry[1])
             if why in _LEFT
         ]
@@ -242,14 +250,10 @@ class RunEnd:
         if any(queue.answers for queue in self.queues):
             return []
         problems = dict.fromkeys(lane.last_problem for lane in self.lanes if lane.last_problem and not lane.open_tasks)
-        return [f"nothing has come through: {problem}" for problem in problems][:1]
+        return [f"no request succeeded: {problem}" for problem in problems][:1]
 
 
 def lost_words(lost: int) -> str:
     """What it means that so many done items have no row or picture, and what to do."""
-    subject = (
-        "the row or a picture of 1 finished item is"
-        if lost == 1
-        else f"rows or pictures of {lost:,} finished items are"
-    )
-    return f"{subject} gone from the directory; put back what was removed, or pay again with --resend-lost"
+    items = "1 finished item has" if lost == 1 else f"{lost:,} finished items have"
+    return f"{items} lost a row or picture from the directory; restore it, or pay again with --resend-lost"

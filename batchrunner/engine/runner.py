@@ -107,7 +107,7 @@ class Runner:
             widest=lambda: sum(lane.limit for lane in self.lanes),
             origin=job.provider.base_url,
             say=self.say,
-            last_resort=lambda answer: self.say(f"the disk did not take this answer: {answer}"),
+            last_resort=lambda answer: self.say(f"could not save this answer to disk: {answer}"),
         )
         self.lanes = LaneSet(tuple(self._lane(account, model) for model in job.models for account in ports.accounts))
         live_keys = set[bytes]()
@@ -136,7 +136,7 @@ class Runner:
         if follower is not None:
             follower.key_refused = attempts.lane_policy.polls_refused
         beside = [
-            asyncio.create_task(self._beside("the end of the run", lambda: self._drain_when_asked(follower))),
+            asyncio.create_task(self._beside("an interruption", lambda: self._drain_when_asked(follower))),
             asyncio.create_task(self._beside("the deadline", self.schedule.watch)),
         ]
         try:
@@ -162,7 +162,7 @@ class Runner:
         if self.realigned_length is not None:
             await self.recorder.rewritten(length=self.realigned_length, labels="")
         if adopted := await self.recorder.adopted(self.adopted):
-            self.say(f"rows that the ledger did not know: {adopted:,}; they count, and are not paid for again")
+            self.say(f"rows not yet in the ledger: {adopted:,} (counted as done, not sent again)")
 
     async def _remember(self, totals: Totals, *, sends_follow: bool) -> None:
         """Totals for `status`: to fail in that is told, and no reason to stop unless it is the disk that refuses.
@@ -175,10 +175,10 @@ class Runner:
         except StoreBrokenError as error:
             if sends_follow:
                 raise
-            self.say(f"the totals could not be kept for `status`: {error}")
+            self.say(f"could not save the totals for `batchrunner status`: {error}")
         except Exception as error:  # noqa: BLE001 - as the docstring says
             if not self._totals_unsaved:
-                self.say(f"the totals could not be kept for `status`: {error}")
+                self.say(f"could not save the totals for `batchrunner status`: {error}")
             self._totals_unsaved = True
 
     async def _beside(self, what: str, watching: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -187,7 +187,7 @@ class Runner:
             await watching()
         except Exception as error:  # noqa: BLE001 - nobody awaits it before the end, and answers are under way
             line = await self.ports.note_fault(f"watching for {what}", error)
-            reason = f"an internal error in watching for {what}; please report it with errors.log: {line}"
+            reason = f"internal error while watching for {what}; please report it with errors.log: {line}"
             self.say(reason)
             self.shutdown.pause(reason)
             self.lanes.drain()
@@ -227,7 +227,7 @@ class Runner:
     def _source_changed(self, error: JobMistakesError) -> None:
         """Nothing more leaves, what is under way is awaited and recorded; a later run settles the result files."""
         self._note_left_open(_SOURCE, "")
-        self.shutdown.pause(f"the prompts changed while the run was at work: {error}; run again to go on with them")
+        self.shutdown.pause(f"the prompts changed during the run: {error}; run again to use the new prompts")
 
     async def _drive(self, lane: Lane, queue: WorkQueue, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """Wait until there is an item; a slot first, then the item for it. The slot goes on from there by itself."""
@@ -290,8 +290,8 @@ class Runner:
         items = one_by_one(self.ports.items.batches())
         settled = await self.ports.results.settle_failures(items, is_failed=self._is_failed, count=count)
         if settled.made:
-            rows = "1 row was" if settled.made == 1 else f"{settled.made:,} rows were"
-            self.say(f"failures.jsonl: {rows} gone, removed by hand; made again from the ledger, nothing was sent")
+            rows = "1 missing row" if settled.made == 1 else f"{settled.made:,} missing rows"
+            self.say(f"failures.jsonl: restored {rows} from the ledger; nothing was sent")
 
     def _is_failed(self, key: bytes) -> bool:
         return self.state.item_state(key) is ItemState.FAILED
@@ -330,7 +330,7 @@ class Runner:
 
     def _still_spent(self, reason: str, until: float) -> str:
         offset_s = PRESETS[self.job.provider.preset].day_offset_s
-        return f"{reason}; an earlier run was told so, nothing is sent before {shown_time(until, offset_s=offset_s)}"
+        return f"{reason}; reported to an earlier run, nothing is sent before {shown_time(until, offset_s=offset_s)}"
 
     def _resume_tasks(self, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """Accepted tasks first: they are paid for. Those of items that the job has no more are followed, too."""
@@ -374,7 +374,7 @@ class Runner:
         now = self.ports.clock.wall()
         lanes = [lane_status(lane, offset_s=offset_s, now=now) for lane in self.lanes]
         for (account, model, why), count in self.unserved.items():
-            reason = f"{count} accepted tasks {why}"
+            reason = f"{count} remote tasks {why}"
             lanes.append(LaneStatus(account=account, model=model, state="parked", reason=reason))
         return status_of(
             self.job,
@@ -398,7 +398,7 @@ class Runner:
             items=self.snapshot().items,
             left_open=bool(self.left_open or self.unserved),
             spent=self.budget_guard.spent_out,
-            unasked=tuple(f"{count} accepted tasks {why}" for (_, _, why), count in self.unserved.items()),
+            unasked=tuple(f"{count} remote tasks {why}" for (_, _, why), count in self.unserved.items()),
             last_words=self.last_words,
         )
 

@@ -65,10 +65,10 @@ class Shutdown:
 
     def waiting_for(self, requests: int) -> str:
         """What a person reads while the answers that are under way are awaited."""
-        awaited = f"no more is sent; {requests} {'request is' if requests == 1 else 'requests are'} awaited"
+        awaited = f"sending stopped; waiting for {requests:,} {'request' if requests == 1 else 'requests'} in flight"
         if self.paused is not None:
             return f"{self.paused}: {awaited}"
-        return f"{awaited} for up to {GRACE_S:g} s; Ctrl-C or SIGTERM again stops at once"
+        return f"{awaited} for up to {GRACE_S:g} s; Ctrl-C or SIGTERM again to stop at once"
 
     def over(self) -> None:
         """The run has ended by itself: nothing is left to cancel."""
@@ -84,18 +84,22 @@ class Shutdown:
         if self._root is not None:
             self._root.cancel()
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep on the running loop's clock.
+    async def sleep(self, seconds: float, *, ends: list[float] | None = None) -> None:
+        """Sleep on the running loop's clock; meanwhile the end of it is one of `ends`.
 
         Raises:
             SteppedOutError: the run drains.
         """
         if not self.draining.is_set() and seconds > 0:
+            listed = ends if ends is not None else []
+            listed.append(end := asyncio.get_running_loop().time() + seconds)
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout_at(end):
                     await self.draining.wait()
             except TimeoutError:
                 return
+            finally:
+                listed.remove(end)
         if self.draining.is_set():
             raise SteppedOutError
 

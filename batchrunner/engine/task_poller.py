@@ -289,10 +289,9 @@ class TaskPoller:
         late = [each for each in (followed, *waiting) if now - each.accepted >= _LATE_SHARE * self.task_s]
         wall, oldest = self.clock.wall(), min(each.accepted for each in late)
         since, until = (_clock_time(wall + at - now) for at in (oldest, max(each.deadline for each in late)))
-        some = "1 accepted task is" if len(late) == 1 else f"{len(late):,} accepted tasks are"
+        some = "1 remote task is" if len(late) == 1 else f"{len(late):,} remote tasks are"
         self.say(
-            f"{some} not finished yet, the oldest since {since}; asked for until {until}, then they stay accepted "
-            "and the next run goes on with them"
+            f"{some} still running, the oldest since {since}; polling until {until}, after that the next run continues"
         )
 
     def _plan(self, followed: _PolledTask, wait_s: float) -> None:
@@ -334,8 +333,8 @@ def _words_of(problem: Problem) -> str:
 
 def _stub_words(followed: _PolledTask) -> str:
     if followed.stubs < _STUB_POLLS:
-        return "the reply names no task"
-    return f"{ProblemKind.POLL_STUB.value}: {followed.stubs} replies in a row named no task"
+        return "the reply contains no task"
+    return f"{ProblemKind.POLL_STUB.value}: {followed.stubs} replies in a row contained no task"
 
 
 def _end(followed: _PolledTask, end: TaskEnd) -> None:

@@ -114,7 +114,7 @@ class InternalFaults:
             return
         task = self.recorder.state.tasks.get(work.key)
         if task is not None and (task.task_id or task.urls):
-            kept = "what was accepted is not given up: --retry-failed asks for it again and orders nothing"
+            kept = "the remote task is kept: --retry-failed polls it again without a new request"
             problem = replace(problem, message=f"{problem.message}; {kept}")
         await self.lane_policy.on_problem(lane, queue, problem)
         sent = record.item_state is not ItemState.PENDING
@@ -123,5 +123,7 @@ class InternalFaults:
         except BatchrunnerError:
             raise
         except Exception as second:  # noqa: BLE001 - what broke the item's work may break the record of it, too
-            await self.note(f"the failure of item {work.item.id} could not be recorded; the next run sends it", second)
+            await self.note(
+                f"the failure of item {work.item.id} could not be recorded; the next run resends it", second
+            )
             self.left_open("internal", problem.message)

@@ -236,7 +236,7 @@ class WorkQueue:
             LifecycleError: its key is live already.
         """
         if work.key in self._keys:
-            raise LifecycleError(f"the item {work.item.id} is at work already")
+            raise LifecycleError(f"item {work.item.id} is already being processed")
         self._keys.add(work.key)
         self._active[work.key] = work
 
@@ -297,5 +297,5 @@ class WorkQueue:
 
 
 def _changed_source(found: str, surveyed: int) -> JobMistakesError:
-    problem = f"the source has {found} now, and had {surveyed:,} when the run began"
+    problem = f"the source now has {found}; it had {surveyed:,} when the run began"
     return JobMistakesError((Mistake(key="prompts", problem=problem),))

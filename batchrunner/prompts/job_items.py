@@ -281,7 +281,7 @@ class JobItems:
                 left_out = max(0, left_out - len(batch))
         if left_out:
             of_whom = "" if models is None else f" for {', '.join(sorted(models))}"
-            problem = f"the source has {given - left_out:,} prompts{of_whom} now, and had {given:,} when the run began"
+            problem = f"the source now has {given - left_out:,} prompts{of_whom}; it had {given:,} when the run began"
             raise JobMistakesError((Mistake(problem=problem, key="prompts"),))
 
     async def _read(self, models: frozenset[str] | None) -> AsyncGenerator[Sequence[Item]]:

@@ -177,7 +177,7 @@ def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:
     """For commands that are given a directory and no job.
 
     Raises:
-        NoRunError: no run has been here.
+        NoRunError: not a run directory.
         WrongDirectoryError: run.json is gone or damaged.
         StoreBrokenError: the disk refused.
     """

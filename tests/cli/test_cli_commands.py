@@ -75,7 +75,7 @@ def test_status_says_what_run_said(batchrunner: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ("model: sim/chat#quota-model:1\non_quota: stop\n", "daily quota of the model"),
+        ("model: sim/chat#quota-model:1\non_quota: stop\n", "daily model quota used up"),
         ("model: sim/chat\nbudget: {calls: 1}\n", "the budget of 1 calls is used up"),
     ],
 )

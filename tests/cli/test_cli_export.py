@@ -86,7 +86,7 @@ def test_what_is_no_run_ends_with_2(batchrunner: CommandLine) -> None:
     told = batchrunner("export", "nowhere", "--to", "csv", "--json")
     assert told.status == 2
     assert (
-        "nowhere: no run has been here" in told.json["mistakes"][0]["file"] + ": " + told.json["mistakes"][0]["problem"]
+        "nowhere: not a run directory" in told.json["mistakes"][0]["file"] + ": " + told.json["mistakes"][0]["problem"]
     )
 
 

@@ -67,7 +67,7 @@ def test_a_folder_without_a_run_has_one_exit_status(
     arguments = (command[0], str(tmp_path / place), *command[1:])
     status, words = told(capsys, *arguments)
     assert status == 2
-    assert f"{place}: no run has been here" in words
+    assert f"{place}: not a run directory" in words
     assert main((*arguments, "--json")) == 2
     shown = json.loads(capsys.readouterr().out)
     assert (shown["error"]["exit_status"], len(shown["mistakes"])) == (2, 1)

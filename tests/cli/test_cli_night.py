@@ -98,7 +98,7 @@ def test_a_wait_for_the_window_is_seen_in_progress_and_in_status(batchrunner: Co
     while "waiting" not in line:
         line = process.stderr.readline()
         assert line, "the run ended without a wait"
-    assert f"waiting until {opens:%Y-%m-%d %H:%M} +00:00: outside its window {window}, UTC" in line
+    assert f"waiting until {opens:%Y-%m-%d %H:%M} +00:00: outside the window {window} (UTC)" in line
     told = batchrunner("status", "outputs/cats.simulated", "--json").json
     assert told["state"] == "running"
     assert told["waiting"]["until"] == f"{opens:%Y-%m-%dT%H:%M}:00+00:00"
@@ -116,7 +116,7 @@ def test_a_window_without_a_zone_says_whose_time_is_meant(batchrunner: CommandLi
     ran = batchrunner("run", job)
     assert ran.status == 3
     assert "in this machine's local time (UTC+00:00)" in ran.err
-    assert "comes before its window opens" in ran.err
+    assert "is before the window opens" in ran.err
 
 
 class _ModelScope(BaseHTTPRequestHandler):
@@ -196,12 +196,12 @@ def test_a_balance_that_cannot_be_learnt_stops_nothing_and_is_not_zero(
 
 def test_a_terminal_shows_what_the_whole_run_waits_for_and_what_will_pause_it() -> None:
     moment = datetime(2026, 11, 22, 20, tzinfo=UTC)
-    wait = Wait(reason="outside its window 22:00-07:00, UTC", until="2026-11-22T22:00:00+00:00")
+    wait = Wait(reason="outside the window 22:00-07:00 (UTC)", until="2026-11-22T22:00:00+00:00")
     status = Status(job="cats", state="running", items=ItemCounts(), sends=SendCounts(), usage=UsageCounts())
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(block(replace(status, waiting=wait), ProgressRate(), now=moment))
     end = Wait(reason="the deadline 07:00", until="2026-11-23T07:00:00+00:00")
     console.print(block(replace(status, ends=end), ProgressRate(), now=moment))
     drawn = console.export_text()
-    assert "waiting until 2026-11-22 22:00 +00:00 (in 2 h): outside its window 22:00-07:00, UTC" in drawn
+    assert "waiting until 2026-11-22 22:00 +00:00 (in 2 h): outside the window 22:00-07:00 (UTC)" in drawn
     assert "pauses at 2026-11-23 07:00 +00:00 (in 11 h): the deadline 07:00" in drawn

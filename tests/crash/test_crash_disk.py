@@ -118,7 +118,7 @@ def test_answers_that_a_full_disk_does_not_take_are_told_as_a_last_resort() -> N
         house = CrashHouse(call, kind="chat", items=5, world=World(latency=Latency(first_byte_s=1.0)))
         house.live(trouble=Trouble(at_call=call, kind="enospc"))
         house.wake(power_was_lost=False)
-        told = sum("did not take this answer" in line for line in house.said)
+        told = sum("could not save this answer" in line for line in house.said)
         house.live()
         again = house.world.stats().paid_twice
         assert again <= told

@@ -161,7 +161,7 @@ def test_every_answer_in_line_is_told_when_the_disk_refuses_it_and_nothing_more_
         report = await run(tmp_path, transport, said)
         assert report.exit_status is ExitStatus.STOPPED
         assert "Input/output error" in str(report.status.message)
-        told = [line for line in said if "did not take this answer" in line]
+        told = [line for line in said if "could not save this answer" in line]
         assert len(set(told)) == len(told) == transport.posts < ITEMS
         assert not events(tmp_path, "done")
 
@@ -210,6 +210,6 @@ def test_a_fault_of_ours_behind_a_row_fails_its_item_only(tmp_path: Path, monkey
         (failure,) = rows(tmp_path, "failures.jsonl")
         assert (failure["error"]["class"], failure["id"]) == ("internal", broken_ones[3])
         assert "KeyError" in (tmp_path / "out" / "errors.log").read_text("utf-8")
-        assert any("did not take this answer" in line for line in said)
+        assert any("could not save this answer" in line for line in said)
 
     asyncio.run(scene())

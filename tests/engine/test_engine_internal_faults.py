@@ -167,8 +167,8 @@ def test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on(
     assert log.stat().st_mode & 0o777 == 0o600
     assert api.verify(str(house.out)).sound
     told = summary.summary(report.status)
-    assert f"please report it with {log}" in told
-    assert f"please report it with {log}" in summary.summary(api.status(str(house.out)))
+    assert f"please report it and attach {log}" in told
+    assert f"please report it and attach {log}" in summary.summary(api.status(str(house.out)))
     again = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
     assert (again.exit_status, house.stats.sends) == (1, 7 + left), "nothing is bought again"
     monkeypatch.undo()
@@ -187,7 +187,7 @@ def test_an_accepted_task_outlives_every_fault_of_ours_and_is_not_ordered_again(
     breaking(monkeypatch, KeyError("once"))
     house.run(job)
     (failure,) = house.rows("failures.jsonl")
-    assert "orders nothing" in failure["error"]["message"]
+    assert "without a new request" in failure["error"]["message"]
     house.run(job, retry_failed=True, limit=1)
     monkeypatch.undo()
     breaking(monkeypatch, KeyError("twice"))
@@ -222,7 +222,7 @@ async def _task_failed(self: ImageTasks, *_given: Any, **_named: Any) -> GivenUp
 def test_an_answer_that_could_not_be_recorded_is_told(house: House, monkeypatch: Patch) -> None:
     broken_row(monkeypatch, KeyError("row"))
     house.run(chat(BAD))
-    assert any("the disk did not take this answer" in said for said in house.said)
+    assert any("could not save this answer" in said for said in house.said)
 
 
 def test_an_answer_whose_own_file_could_not_be_written_is_told(house: House, monkeypatch: Patch) -> None:
@@ -231,7 +231,7 @@ def test_an_answer_whose_own_file_could_not_be_written_is_told(house: House, mon
 
     monkeypatch.setattr(AnswerFolder, "save", broken)
     house.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
-    assert any("the disk did not take this answer" in said for said in house.said)
+    assert any("could not save this answer" in said for said in house.said)
 
 
 def test_an_answer_is_recorded_although_its_item_is_cancelled_while_its_own_file_is_written(
@@ -364,7 +364,7 @@ def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(house: Hous
     monkeypatch.setattr("batchrunner.wiring.remember_totals", refused)
     report: Report = house.run(chat(*PROMPTS))
     assert (report.exit_status, len(house.rows())) == (0, 8)
-    assert sum("totals could not be kept" in said for said in house.said) == 1
+    assert sum("could not save the totals" in said for said in house.said) == 1
 
 
 def test_a_watch_beside_the_work_that_breaks_is_told_and_pauses_the_run(house: House, monkeypatch: Patch) -> None:
@@ -375,7 +375,7 @@ def test_a_watch_beside_the_work_that_breaks_is_told_and_pauses_the_run(house: H
     monkeypatch.setattr("batchrunner.engine.run_schedule.RunSchedule.watch", broken)
     report = house.run(chat(*PROMPTS, more="limits: {concurrency: 1, requests_per_minute: 1}"))
     assert (report.exit_status, report.status.state) == (3, "paused")
-    assert "internal error in watching for the deadline" in str(report.status.message)
+    assert "internal error while watching for the deadline" in str(report.status.message)
     assert "ZeroDivisionError" in (house.out / "errors.log").read_text()
     assert len(house.rows()) < 8
 

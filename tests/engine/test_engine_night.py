@@ -174,7 +174,7 @@ def test_a_deadline_in_the_past_sends_nothing_and_says_what_to_change(house: Hou
     report = house.run(chat(*TEN, more="deadline: 2026-11-01T07:00Z"))
     assert report.exit_status is ExitStatus.PAUSED
     assert house.stats.sends == 0
-    assert "lies in the past; change `deadline`" in (report.status.message or "")
+    assert "is in the past; change `deadline`" in (report.status.message or "")
 
 
 def test_a_deadline_before_the_windows_opening_ends_the_run_at_once(house: House) -> None:
@@ -182,7 +182,7 @@ def test_a_deadline_before_the_windows_opening_ends_the_run_at_once(house: House
     report = house.run(chat(*TEN, more=WINDOW + "deadline: 1h"))
     assert report.exit_status is ExitStatus.PAUSED
     assert house.began - began < 2.0
-    assert "before its window opens at 2026-11-18T22:00:00+08:00" in (report.status.message or "")
+    assert "is before the window opens at 2026-11-18T22:00:00+08:00" in (report.status.message or "")
 
 
 def test_sleepers_and_parked_lanes_do_not_hold_up_a_deadline(house: House) -> None:
@@ -256,7 +256,7 @@ def test_a_budget_that_no_answer_of_unknown_length_fits_sends_nothing_and_says_w
     report = house.run(chat(*TEN, more="budget: {tokens: 1000}"))
     assert report.exit_status is ExitStatus.PAUSED
     assert house.stats.sends == 0
-    assert "leaves no room for the next request, which may need 1,02" in (report.status.message or "")
+    assert "is too small for the next request, which may need 1,02" in (report.status.message or "")
     assert house.run(chat(*TEN, more="budget: {tokens: 1000}\nparams: {max_tokens: 90}")).exit_status is ExitStatus.DONE
 
 

@@ -17,7 +17,7 @@ def test_an_address_that_is_not_the_api_ends_the_run_after_three_probes_as_a_mis
     assert report.exit_status is ExitStatus.MISTAKE
     assert house.stats.sends == 3
     assert (report.status.items.pending, report.status.items.failed) == (20, 0)
-    assert "look at `provider.base_url`" in (report.status.message or "")
+    assert "check `provider.base_url`" in (report.status.message or "")
     assert len(house.said) == 1, "the cause is said once, at once"
 
 

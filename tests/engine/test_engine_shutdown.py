@@ -62,7 +62,10 @@ def test_a_second_request_cancels_and_what_was_in_flight_is_counted_as_unknown(
     began = house.began
     report = house.run(job, progress=lambda _: ask_after(asked, 5.0, 1.0))
     assert report.exit_status is ExitStatus.INTERRUPTED
-    assert "no more is sent; 5 requests are awaited for up to 60 s; Ctrl-C or SIGTERM again stops at once" in house.said
+    assert (
+        "sending stopped; waiting for 5 requests in flight for up to 60 s; Ctrl-C or SIGTERM again to stop at once"
+        in house.said
+    )
     assert house.began - began < 10.0
     assert house.events()[-1]["e"] == "close"
     assert (report.status.sends.unknown, report.status.sends.possible_duplicates) == (5, 5), "it is told at once"

@@ -45,9 +45,9 @@ def overwritten(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "shorter": (shortened, "the source has 45 prompts for sim/chat now, and had 60 when the run began"),
+    "shorter": (shortened, "the source now has 45 prompts for sim/chat; it had 60 when the run began"),
     "cut within a row": (cut_within_a_row, "rows.jsonl:46: the line is not JSON"),
-    "longer": (lengthened, "the source has more than 60 prompts for sim/chat now, and had 60"),
+    "longer": (lengthened, "the source now has more than 60 prompts for sim/chat; it had 60"),
     "unreadable": (overwritten, "rows.jsonl:46: "),
 }
 

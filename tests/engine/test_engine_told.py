@@ -24,16 +24,16 @@ def test_a_picture_that_cannot_be_fetched_is_told_at_once_with_its_cause_and_add
 ) -> None:
     house = House(tmp_path, world=World(scenario=scenario))
     house.run(image("a cat"))
-    told = [line for line in house.said if "not kept yet" in line]
+    told = [line for line in house.said if "picture not saved yet" in line]
     assert re.search(words, told[0])
     assert "files.simulator.invalid/" in told[0]
-    assert "fetched again, not ordered" in told[0]
+    assert "downloading it again (no new request)" in told[0]
 
 
 def test_many_failures_of_one_cause_are_counted_and_not_told_one_by_one(tmp_path: Path) -> None:
     house = House(tmp_path, world=World(scenario="dl-404"))
     house.run(image(*(f"cat {n}" for n in range(12))))
-    told = [line for line in house.said if "not kept yet" in line]
+    told = [line for line in house.said if "picture not saved yet" in line]
     assert len(told) == 2
     assert ", 10 times so far" in told[1]
 
@@ -41,10 +41,10 @@ def test_many_failures_of_one_cause_are_counted_and_not_told_one_by_one(tmp_path
 def test_late_tasks_are_told_with_how_many_since_when_and_until_when(tmp_path: Path) -> None:
     house = House(tmp_path, world=World(scenario="img-slow:100000"))
     house.run(image("a cat", "a dog", more="timeouts: {task_s: 600}\n"))
-    told = [line for line in house.said if "not finished yet" in line]
+    told = [line for line in house.said if "still running" in line]
     assert len(told) == 1
     assert re.search(
-        r"^2 accepted tasks are not finished yet, the oldest since \d\d:\d\d:\d\d UTC; asked for until \d\d:\d\d",
+        r"^2 remote tasks are still running, the oldest since \d\d:\d\d:\d\d UTC; polling until \d\d:\d\d",
         told[0],
     )
 
@@ -53,7 +53,7 @@ def test_late_tasks_are_told_with_how_many_since_when_and_until_when(tmp_path: P
 def test_a_task_in_time_is_not_called_late(tmp_path: Path, duration: int) -> None:
     house = House(tmp_path, world=World(scenario=f"img-slow:{duration}"))
     house.run(image("a cat", more="timeouts: {task_s: 600}\n"))
-    assert not [line for line in house.said if "not finished yet" in line]
+    assert not [line for line in house.said if "still running" in line]
 
 
 @pytest.mark.parametrize("scenario", ["hang-headers:1", "reset-before-headers:1", "5xx:1", "html502:1"])
@@ -62,7 +62,7 @@ def test_the_first_failure_of_a_run_is_told_with_its_cause_before_anything_else_
 ) -> None:
     house = House(tmp_path, world=World(scenario=scenario))
     house.run(chat("a", "b", "c", more="limits: {concurrency: 1}\n"))
-    assert len([line for line in house.said if "the request is tried again" in line]) == 1
+    assert len([line for line in house.said if "; retrying" in line]) == 1
 
 
 @pytest.mark.parametrize("scenario", ["cut-mid-stream", "5xx", "reset-mid-stream"])
@@ -80,16 +80,16 @@ def test_a_failure_after_good_answers_is_told_with_its_cause_and_stands_with_the
     broken = f"models: [sim/chat, 'sim/chat#{scenario}:2']"
     job = chat("a", more="limits: {concurrency: 1}\n").replace('model: "sim/chat"', broken)
     house.run(job, progress=watching)
-    told = [line for line in house.said if "the request is tried again" in line]
+    told = [line for line in house.said if "; retrying" in line]
     assert len(told) == 1
-    cause = told[0].partition("; the request")[0]
-    assert any(f"; the last problem: {cause}" in reason for reason in shown)
+    cause = told[0].partition("; retrying")[0]
+    assert any(f"; last problem: {cause}" in reason for reason in shown)
 
 
 def test_a_failure_that_is_the_items_last_try_is_not_called_tried_again(tmp_path: Path) -> None:
     house = House(tmp_path, world=World(scenario="5xx"))
     house.run(chat("a", more="retry: {attempts: 1}\n"))
-    assert not [line for line in house.said if "is tried again" in line]
+    assert not [line for line in house.said if "; retrying" in line]
 
 
 def _pace(*, first_byte_s: float, idle_s: float = 120.0) -> TimeoutPolicy:
@@ -163,7 +163,7 @@ def test_an_end_from_outside_says_what_kept_everything_from_coming_through(
     message = report.status.message or ""
     assert (report.exit_status, report.status.items.done) == (3, 0)
     assert message.startswith("the deadline")
-    assert "; nothing has come through: " in message
+    assert "; no request succeeded: " in message
     assert api.status(str(house.out)).message == message
 
 

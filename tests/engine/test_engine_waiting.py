@@ -247,7 +247,7 @@ def test_a_quota_that_an_earlier_run_met_stops_this_one_at_once_if_the_job_says_
     sends, began = house.stats.sends, house.began
     report = house.run(job.replace("deadline: 1h", "on_quota: stop"))
     assert report.exit_status is ExitStatus.PAUSED
-    assert "an earlier run was told so" in (report.status.message or "")
+    assert "reported to an earlier run" in (report.status.message or "")
     assert (house.stats.sends, house.began - began < 10.0) == (sends, True)
 
 

@@ -126,9 +126,9 @@ def test_an_unknown_format_is_a_mistake_that_names_them(house: House) -> None:
 
 def test_where_no_run_has_been_is_a_mistake(tmp_path: Path) -> None:
     house = House(folder=tmp_path)
-    assert "no run has been here" in refused(house)
+    assert "not a run directory" in refused(house)
     (tmp_path / "out").write_text("a file")
-    assert "no run has been here" in refused(house)
+    assert "not a run directory" in refused(house)
 
 
 def test_without_pyarrow_it_says_what_to_install(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_a_refusal_in_a_servers_own_words_means_what_it_means(field: Field, case
 @pytest.mark.parametrize("case", ON_THE_WAY[::2], ids=case_ids(ON_THE_WAY[::2]))
 def test_what_is_not_the_api_is_said_with_the_key_to_look_at(field: Field, case: Case) -> None:
     ran = check_case(field, case)
-    assert "look at `provider." in (ran.report.status.message or "")
+    assert "check `provider." in (ran.report.status.message or "")
     assert ran.said, "a person was told nothing while it was tried"
     assert field.run(always(HELLO), THREE).exit_status == 0, "the same command does not go on"
 
@@ -53,7 +53,7 @@ def test_the_same_500_for_everything_is_not_waited_for_and_shown_with_its_words(
     ran = check_case(field, case)
     assert ran.took_s < 1800.0
     assert len(ran.asked) <= 40
-    assert "every request came to the same" in (ran.report.status.message or "")
+    assert "every request failed in the same way" in (ran.report.status.message or "")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ prompts: [p0, p1]
     refused = http(status=407, kind=None)
     ran = field.run(always(refused), job)
     assert (ran.exit_status, ran.failures) == (2, [])
-    assert f"look at `{key}`" in (ran.report.status.message or "")
+    assert f"check `{key}`" in (ran.report.status.message or "")
     assert len(ran.said) >= 1
 
 

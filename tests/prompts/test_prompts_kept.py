@@ -135,7 +135,7 @@ def collect(items: JobItems, found: list[Item]) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "shorter": (lambda path: path.write_text("row 0\n" * 60), "the source has 60 prompts for a/One now, and had 200"),
+    "shorter": (lambda path: path.write_text("row 0\n" * 60), "the source now has 60 prompts for a/One; it had 200"),
     "gone": (Path.unlink, "cannot be read"),
     "empty": (lambda path: path.write_text(""), "has no rows"),
     "not UTF-8": (lambda path: path.write_bytes(b"\xff\n" * 200), "not UTF-8"),

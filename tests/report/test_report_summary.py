@@ -25,7 +25,7 @@ NIGHT = Status(
             account="KEY",
             model="Qwen/Qwen-Image",
             state="parked",
-            reason="daily quota of the model",
+            reason="daily model quota used up",
             until="2026-11-23T00:05:00+08:00",
         ),
         LaneStatus(account="KEY", model="other", state="open"),
@@ -59,7 +59,7 @@ def test_a_night_that_paused_is_told_whole() -> None:
         "  failures  outputs/cats/failures.jsonl",
         "  failed    2 × content_filter: not allowed (for example blue-seed1)",
         "  failed    1 × bad_request: size (red)",
-        "  lane      KEY · Qwen/Qwen-Image waiting until 2026-11-23 00:05 +08:00: daily quota of the model",
+        "  lane      KEY · Qwen/Qwen-Image waiting until 2026-11-23 00:05 +08:00: daily model quota used up",
         "next: batchrunner run jobs/cats.yaml",
     ]
 
