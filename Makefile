@@ -54,7 +54,7 @@ test-servers: setup
 
 torture: setup
 	@echo "== the tests that try to break it, long: about an hour"
-	BATCHRUNNER_TORTURE=1 $(BIN)/python -m pytest -n auto tests/crash tests/fuzz tests/real tests/engine/test_engine_soak.py
+	BATCHRUNNER_TORTURE=1 $(BIN)/python -m pytest -n auto tests/crash tests/fuzz tests/e2e tests/engine/test_soak.py
 
 bench: setup
 	@echo "== beside a bare aiohttp loop and its peers: an hour or more (make bench QUICK=1: some minutes)"

@@ -5,13 +5,12 @@ import os
 from hypothesis import settings
 
 pytest_plugins = (
-    "hands_cases",
-    "cli_fixtures",
-    "engine_fixtures",
-    "field_runs",
-    "spec_fixtures",
-    "torture",
-    "transport_ways",
+    "tests.manual_edits.cases",
+    "tests.support.command_line",
+    "tests.support.engine",
+    "tests.field.runs",
+    "tests.spec.job_files",
+    "tests.support.torture",
 )
 
 # In CI the same examples each time, on a machine that may be slow; everywhere else new ones are looked for.

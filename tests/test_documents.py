@@ -18,11 +18,25 @@ import pytest
 import typer
 import typer.main
 import yaml
-from documents import PAGES, ROOT, TOP, USING, VARIES, Block, Reader, alike, blocks, name_of, prose, same, sessions
 
 from batchrunner import api
 from batchrunner.cli import main as command_line
 from batchrunner.core.errors import ExitStatus
+from tests.support.documents import (
+    PAGES,
+    ROOT,
+    TOP,
+    USING,
+    VARIES,
+    Block,
+    Reader,
+    alike,
+    blocks,
+    name_of,
+    prose,
+    same,
+    sessions,
+)
 from tools import job_file_page
 
 DOCS: Final = ROOT / "docs"
@@ -250,7 +264,7 @@ def defined() -> set[str]:
 @pytest.mark.parametrize("page", [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_every_class_and_table_that_a_page_on_the_code_names_exists(page: Path) -> None:
     named = set(re.findall(r"`(_?[A-Z]\w*[a-z]\w*|_?[A-Z][A-Z_]+)`", prose(page)))
-    of_tests = (ROOT / "tests" / "providers" / "test_providers_every_cut.py").read_text("utf-8")
+    of_tests = (ROOT / "tests" / "providers" / "test_every_cut.py").read_text("utf-8")
     assert {name for name in named - defined() if name not in of_tests} == set()
 
 

@@ -2,20 +2,13 @@
 
 Each is a function of a `Look` at a house whose process is gone; it raises `Violation` with its number. Nothing here
 knows how the engine works: only the bytes on the disk, what the world counted, and what was acknowledged. What must
-hold at every event is in `crash_watch`.
+hold at every event is in `watch`.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Final
-
-from crash_house import CANARY, CrashHouse
-from crash_jobs import RUN
-from crash_tail import rows_on
-from crash_violation import Violation, need
-from crash_watch import SHANGHAI_S
-from disk_state import File
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.lifecycle import ItemRecord, ItemState
@@ -26,6 +19,12 @@ from batchrunner.stores.checkpoint import restored
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import Record, read_ledger
 from batchrunner.stores.run_file import RUN_FILE, read_run_file
+from tests.crash.invariant_error import Violation, need
+from tests.crash.jobs import RUN
+from tests.crash.ledger_tail import rows_on
+from tests.crash.lives import CANARY, CrashHouse
+from tests.crash.watch import SHANGHAI_S
+from tests.support.disk_state import File
 
 ENDS: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 _TOP: Final = RUN.parts[1]

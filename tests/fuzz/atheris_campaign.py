@@ -1,6 +1,6 @@
-"""Fuzzing guided by coverage, outside of the tests: `python tests/fuzz/atheris_campaign.py TARGET SECONDS [FOLDER]`.
+"""Fuzzing guided by coverage, outside of the tests: `python -m tests.fuzz.atheris_campaign TARGET SECONDS [FOLDER]`.
 
-The targets are those of `fuzz_targets.py`. FOLDER keeps what was found worth keeping, so that the next campaign goes on
+The targets are those of `targets.py`. FOLDER keeps what was found worth keeping, so that the next campaign goes on
 from there. What fails is written there as `crash-…`: mend the program, then keep the input in `past_inputs/`.
 Needs `pip install atheris`, which is no dependency of the tests.
 """
@@ -10,20 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOMS = (HERE, HERE.parent, HERE.parent / "providers", HERE.parent / "engine", HERE.parents[1])
-
 
 def main(arguments: list[str]) -> int:
     """Run one target for so many seconds; 0 when nothing was found."""
-    sys.path[:0] = [str(room) for room in ROOMS]
     try:
         atheris = importlib.import_module("atheris")
     except ImportError:
         print("atheris is not installed here: pip install atheris, into an environment of its own", file=sys.stderr)  # noqa: T201
         return 2
     with atheris.instrument_imports(include=["batchrunner"]):
-        from fuzz_targets import BY_NAME  # noqa: PLC0415 - instrumented only if it is imported here
+        from tests.fuzz.targets import BY_NAME  # noqa: PLC0415 - instrumented only if it is imported here
     if len(arguments) < 2 or arguments[0] not in BY_NAME:
         print(f"{__doc__}\nTargets: {', '.join(BY_NAME)}", file=sys.stderr)  # noqa: T201
         return 2

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from disk_state import PAGES_BYTES, File, Folder, Node
-
 from batchrunner.stores.files import Look
+from tests.support.disk_state import PAGES_BYTES, File, Folder, Node
 
 _NUMBERED: Final = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
 """Names of files that are not finished differ from process to process."""

@@ -1,9 +1,8 @@
 """What the tests of downloads share: a picture, a signed address, and how a fetch ends."""
 
-from transport_servers import downloads
-
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.transport import PictureDownloads
+from tests.transport.servers import downloads
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 SIGNED = "?Expires=9&Signature=canary-signature"

@@ -1,0 +1,151 @@
+"""The whole engine on a disk that dies, refuses and forgets: at every call, and by seed.
+
+`BATCHRUNNER_SEEDS=20000` tries more seeds, `BATCHRUNNER_SEED=123` tells one story again. The invariants have the
+numbers of tests/README.md: `watch` checks them at every event, `invariants` after every life.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batchrunner.core.errors import ExitStatus, StoreBrokenError
+from batchrunner.engine.recorder import uncancellable
+from batchrunner.simulator.profiles import NO_FAULTS, Latency
+from batchrunner.simulator.virtual_time import run_virtual
+from batchrunner.simulator.world import World
+from tests.crash.invariants import check, check_end
+from tests.crash.jobs import PLAIN
+from tests.crash.lives import CrashHouse
+from tests.crash.regression_seeds import PAST_BUGS, PastBug
+from tests.crash.stories import Ending, plain_story, story
+from tests.support.crashing_disk import Refusal, Trouble
+from tests.support.torture import Tried, at_size
+
+SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS") or at_size(1_000, 10_000))
+ONE_SEED = os.environ.get("BATCHRUNNER_SEED")
+BATCHES = 16
+"""So that several processes share the seeds."""
+HERE = Path("tests/crash") / Path(__file__).name
+
+
+def calls_of(kind: str, items: int) -> int:
+    """How often a life without trouble changes something on the disk."""
+    house = CrashHouse(1, kind=kind, items=items)
+    assert house.live() is ExitStatus.DONE
+    return house.disk.calls
+
+
+def told_again(seed: int, tell: Callable[[int], CrashHouse], test: str) -> CrashHouse:
+    """A story, or its command."""
+    try:
+        return tell(seed)
+    except BaseException as error:
+        error.add_note(f"to tell it again: BATCHRUNNER_SEED={seed} .venv/bin/python -m pytest {HERE} -k {test}")
+        error.add_note("it then goes into tests/crash/regression_seeds.py, with its story")
+        raise
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
+@pytest.mark.parametrize("trouble", ["crash", "enospc", "eio", "short"])
+@pytest.mark.parametrize("kind", PLAIN)
+def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Tried, *, power: bool) -> None:
+    """Invariants 1 to 20 and 23 but 7 and 17, at every event; trouble at the n-th call to the disk, for every n."""
+    items = at_size(2, 4)
+    calls = calls_of(kind, items=items)
+    for call in range(1, calls + 1):
+        house = CrashHouse(call, kind=kind, items=items)
+        try:
+            house.live(trouble=Trouble(at_call=call, kind=trouble))
+            house.wake(power_was_lost=power)
+            check(house)
+            ended = house.live()
+            check_end(house, ended)
+            house.wake(power_was_lost=power)
+            check_end(house, ended)
+        except BaseException as error:
+            error.add_note(f"{kind}, {trouble} at call {call}, power={power}")
+            raise
+    tried("calls to the disk that were the last one", calls)
+
+
+@pytest.mark.parametrize("batch", range(BATCHES if ONE_SEED is None else 1))
+def test_nights_that_end_badly_by_seed(batch: int, tried: Tried) -> None:
+    """Invariants 1 to 20 and 23 but 7 and 17, at every event of several lives, with faults of the server too."""
+    seeds = range(batch, SEEDS, BATCHES) if ONE_SEED is None else [int(ONE_SEED)]
+    events = sum(told_again(seed, story, "by_seed").witness.events for seed in seeds)
+    tried("seeds: nights that end badly", len(seeds))
+    tried("events: every invariant checked", events)
+
+
+@pytest.mark.parametrize("bug", PAST_BUGS, ids=lambda bug: f"{'plain-' * bug.plain}{bug.seed}")
+def test_past_bugs_stay_away(bug: PastBug, tried: Tried) -> None:
+    told_again(bug.seed, plain_story if bug.plain else story, "past_bugs")
+    tried("seeds: past bugs", 1)
+
+
+@pytest.mark.parametrize("seed", range(at_size(4, 40)))
+def test_the_same_seed_gives_the_same_trace(seed: int, tried: Tried) -> None:
+    """Invariant 21."""
+    first, second = story(seed), story(seed)
+    assert first.disk.trace == second.disk.trace
+    assert [entry.at for entry in first.world.log.ring] == [entry.at for entry in second.world.log.ring]
+    assert first.witness == second.witness
+    tried("seeds: the same trace twice", 1)
+
+
+def test_a_disk_that_stays_full_ends_every_life_with_4_and_sends_nothing_more() -> None:
+    """Invariant 16 over lives: the items wait for room."""
+    house = CrashHouse(5, kind="image", items=6)
+    house.disk.capacity_bytes = 6000
+    assert house.live() is ExitStatus.STOPPED
+    check(house)
+    posts = house.witness.posts.total()
+    house.disk.wake(power_was_lost=False)
+    assert house.live() is ExitStatus.STOPPED
+    assert house.witness.posts.total() == posts
+    house.wake(power_was_lost=False)
+    check_end(house, house.live())
+    assert max(house.witness.posts.values()) == 1
+
+
+def test_answers_that_a_full_disk_does_not_take_are_told_as_a_last_resort() -> None:
+    """An answer that was paid for goes to stderr rather than nowhere, also when its task was cancelled meanwhile."""
+    lost = 0
+    for call in range(20, 60):
+        house = CrashHouse(call, kind="chat", items=5, world=World(latency=Latency(first_byte_s=1.0)))
+        house.live(trouble=Trouble(at_call=call, kind="enospc"))
+        house.wake(power_was_lost=False)
+        told = sum("could not save this answer" in line for line in house.said)
+        house.live()
+        again = house.world.stats().paid_twice
+        assert again <= told
+        lost += again
+    assert lost, "the sweep met no answer that the disk did not take"
+
+
+def test_a_record_that_fails_while_its_task_is_cancelled_is_heard() -> None:
+    """Else an answer that the disk did not take would be lost without a word."""
+
+    async def record() -> None:
+        await asyncio.sleep(2.0)
+        raise StoreBrokenError("full")
+
+    async def main() -> None:
+        task = asyncio.create_task(uncancellable(record()))
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            task.cancel()
+        with pytest.raises(StoreBrokenError, match="full"):
+            await task
+
+    run_virtual(main)
+
+
+def test_nothing_befalls_a_story_without_trouble() -> None:
+    houses = [plain_story(seed, endings=lambda _: Ending()) for seed in range(10)]
+    quiet = [house for house in houses if house.world.faults == NO_FAULTS]
+    assert quiet
+    assert all(set(house.witness.posts.values()) == {1} for house in quiet)

@@ -1,0 +1,95 @@
+"""A terminal that is closed: what is under way is awaited and kept, once or twice told; under nohup nothing happens."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.judging import ledger_records
+from tests.e2e.runs import KEY_NAME, Simulator, environment, program, rows, simulator
+
+pytestmark = pytest.mark.real
+PROMPTS = 8
+
+
+def job_of(folder: Path, server: Simulator) -> Path:
+    path = folder / "night.yaml"
+    path.write_text(f"""
+name: night
+provider: {{preset: openai, base_url: "{server.base_url}", api_key_env: {KEY_NAME}}}
+model: sim/chat
+prompts: {json.dumps([f"question {number}" for number in range(PROMPTS)])}
+limits: {{concurrency: 2}}
+output: {{dir: {folder / "out"}}}
+""")
+    return path
+
+
+def wait_for(moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not moment():
+        assert time.monotonic() < deadline, "it did not come to this in a minute"
+        time.sleep(0.01)  # a real process is watched in real time
+
+
+def in_the_middle(folder: Path, server: Simulator) -> None:
+    """Two answers are there, two more are under way."""
+    wait_for(lambda: len(rows(folder / "out" / "results.jsonl")) == 2 and server.stats()["in_flight"] == 2)
+
+
+def every_paid_answer_is_kept(folder: Path, server: Simulator) -> None:
+    out = folder / "out"
+    assert len(rows(out / "results.jsonl")) == server.stats()["sends"] == 4
+    assert ledger_records(out)[-1]["e"] == "close"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_hangup_drains_and_says_how_to_go_on(tmp_path: Path, times: int) -> None:
+    with simulator(tmp_path, "--latency", "first=1,spread=0") as server:
+        job = job_of(tmp_path, server)
+        run = subprocess.Popen(program("run", str(job)), env=environment(), stderr=subprocess.PIPE, text=True)
+        in_the_middle(tmp_path, server)
+        for _ in range(times):
+            run.send_signal(signal.SIGHUP)
+            time.sleep(0.1)  # two that wait at once would be one
+        _, told = run.communicate(timeout=60)
+        assert run.returncode == 143, told
+        assert told.rstrip().splitlines()[-1].startswith("next: ")
+        every_paid_answer_is_kept(tmp_path, server)
+
+
+def test_a_terminal_that_is_closed_loses_no_answer(tmp_path: Path) -> None:
+    with simulator(tmp_path, "--latency", "first=1,spread=0") as server:
+        job = job_of(tmp_path, server)
+        ours, theirs = pty.openpty()
+        pid = os.fork()
+        if pid == 0:  # a session leader whose terminal this is: the system itself sends the signal
+            os.close(ours)
+            os.login_tty(theirs)
+            os.execve(program()[0], program("run", str(job)), environment())
+        os.close(theirs)
+        in_the_middle(tmp_path, server)
+        os.close(ours)
+        _, ended = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(ended) == 143
+        every_paid_answer_is_kept(tmp_path, server)
+
+
+def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
+    with simulator(tmp_path, "--latency", "first=0.3,spread=0") as server:
+        job = job_of(tmp_path, server)
+        quietly = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+        run = subprocess.Popen(
+            [*quietly, *program("run", str(job))], env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        in_the_middle(tmp_path, server)
+        run.send_signal(signal.SIGHUP)
+        _, told = run.communicate(timeout=60)
+        assert run.returncode == 0, told
+        assert len(rows(tmp_path / "out" / "results.jsonl")) == server.stats()["sends"] == PROMPTS

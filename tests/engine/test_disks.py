@@ -1,0 +1,53 @@
+"""Disks that lack a call run, and a run says once what that costs; a disk that fails stops before the first request."""
+
+import errno
+import fcntl
+import os
+
+import pytest
+
+from batchrunner.core.errors import ExitStatus, StoreBrokenError
+from tests.support.engine import House, chat
+
+
+def refuse_folder_sync(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112 - a descriptor's own name
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_that_cannot_sync_folders_runs_and_says_so_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    refuse_folder_sync(monkeypatch, code)
+    assert house.run(chat("one", "two")).exit_status is ExitStatus.DONE
+    assert sum("cannot sync a folder" in line for line in house.said) == 1
+    assert len(house.rows()) == 2
+
+
+def test_a_folder_sync_that_fails_stops_before_the_first_request(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_folder_sync(monkeypatch, errno.EIO)
+    with pytest.raises(StoreBrokenError):
+        house.run(chat("one"))
+    assert house.stats.sends == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_that_cannot_lock_runs_and_says_so_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    for _ in range(2):
+        assert house.run(chat("one")).exit_status is ExitStatus.DONE
+    assert sum("cannot lock files" in line for line in house.said) == 2
+    assert house.stats.sends == 1
+    assert not (house.out / ".lock").exists()
