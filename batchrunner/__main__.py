@@ -1,10 +1,14 @@
 """The program's entry point: `batchrunner …` and `python -m batchrunner …`."""
 
+import gc
 import sys
 
 
 def main() -> int:
     """Run the command line of this process; the value is its exit status."""
+    # Nearly nothing that is made for an item is part of a cycle. With CPython's own thresholds the collector takes 5 to
+    # 10 % of a run's CPU, and stops the loop for 60 to 90 ms when it walks over everything.
+    gc.set_threshold(20_000, 20, 50)
     try:
         from batchrunner.cli.interruption import install  # noqa: PLC0415 - Ctrl-C may come while it is read
 

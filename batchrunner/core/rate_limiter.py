@@ -379,9 +379,12 @@ class AdaptiveLimiter:
         grown = self.limit / self._base_limit
         if grown < wider or self.limit <= tuning.SMALL:
             return False
-        if latency > self._base_latency_s * (1.0 + tuning.LONGER * (grown - 1.0)):
+        most = self._base_latency_s * (1.0 + tuning.LONGER * (grown - 1.0))
+        if latency > max(most, self._base_latency_s + tuning.OWN_WORK_S):
             return True
-        self._base_limit, self._base_latency_s = self.limit, latency
+        self._base_limit = self.limit
+        if latency <= most:  # else the base stays: what this program's own work takes must not add up
+            self._base_latency_s = latency
         return False
 
 

@@ -83,6 +83,8 @@ DOUBLED: Final = 2.0
 WIDER: Final = 1.3
 LONGER: Final = 0.5
 SMALL: Final = 8
+OWN_WORK_S: Final = 0.05
+"""By so much longer an answer may take for the work of this program alone: that says nothing of the server."""
 
 
 # How long a pace is kept once it was found, and how it grows after that. Arithmetic for the limiter.

@@ -157,6 +157,18 @@ def test_growing_stops_where_more_in_flight_brings_no_more_answers() -> None:
     assert play.limiter.limit < 200
 
 
+def test_milliseconds_that_this_program_takes_itself_do_not_hold_the_limit_down() -> None:
+    class OwnWork(Play):
+        """Each answer costs this program a quarter of a millisecond, one after the other; the server costs 2 ms."""
+
+        def _send(self, now: float, events: list[tuple[float, int, str, Ticket | None]], failing: float) -> None:
+            self.latency_s = 0.002 + self.in_flight * 0.00025
+            super()._send(now, events, failing)
+
+    play = OwnWork(auto(), lambda _now, _busy: True, latency_s=0.002).run(until=8.0)
+    assert 64 < play.limiter.limit < 512
+
+
 def test_a_fixed_number_is_a_ceiling_and_stays() -> None:
     limiter = AdaptiveLimiter(limit=7, ceiling=7, adaptive=False)
     play = Play(limiter, lambda _now, busy: busy < 3, latency_s=0.2).run(until=60.0)
