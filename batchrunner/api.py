@@ -282,7 +282,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         for note in (
             *lock_notes(lock, folder),
             *formats,
-            *(f"{m.problem}: this key's lanes stay closed" for m in missing),
+            *(f"{m.problem}: requests with this key are not sent" for m in missing),
         ):
             speak(note)
         for note in (*map(balance_line, await _balances(job, keys)), *schedule_notes(job, wall=clock.wall())):
@@ -327,7 +327,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         try:
             await disk.run(remember_end, folder, status.message, ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
-            speak(f"the end of the run could not be kept for `status`: {error}")
+            speak(f"could not save the outcome for `batchrunner status`: {error}")
     try:
         trouble = await notify(job, status)
     except Exception as error:  # noqa: BLE001 - the run has ended: this changes nothing of it
@@ -448,7 +448,7 @@ async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], No
     try:
         await progress(runner.snapshot)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
-        speak(f"the progress callback has ended by an error of its own: {error!r}")
+        speak(f"the progress callback failed: {error!r}; the run continues")
 
 
 def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:

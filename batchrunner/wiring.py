@@ -164,7 +164,7 @@ async def assemble(
         realigned_length=realigned_length,
     )
     if stock.torn_bytes:
-        say(f"{folder}/results.jsonl: a torn end of {stock.torn_bytes} bytes was moved to results.torn")
+        say(f"{folder}/results.jsonl: {stock.torn_bytes} bytes of an incomplete last row were moved to results.torn")
     for note in inspection_notes(folder, stock.found):
         say(note)
     return runner
@@ -404,7 +404,7 @@ async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:
 
     wanted, folder = runner.job.output.format, Path(runner.job.output.dir)
     if wanted is None:
-        problem = "needs `output.format`: the format to convert the pictures to"
+        problem = "needs `output.format`, the format to convert the pictures to"
         raise JobMistakesError((Mistake(problem=problem, key="--reformat", expected="png, jpeg, webp or gif"),))
     await runner.record_recovered()
     told = await reformat(
@@ -416,10 +416,10 @@ async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:
         leftovers=lambda: (path for event in reformatted_events(folder / LEDGER) for path in event.gone),
     )
     for line in told.left:
-        runner.say(f"left as it is: {line}")
-    words = f"{told.pictures:,} pictures are {wanted} now; nothing was sent"
+        runner.say(f"not converted: {line}")
+    words = f"converted {told.pictures:,} pictures to {wanted}; nothing was sent"
     if told.left_count:
-        words += f"; {told.left_count:,} stay as they are"
+        words += f"; {told.left_count:,} not converted"
     runner.say(words)
     items = runner.snapshot().items
     if told.left_count or items.pending or items.accepted or items.held or items.timed_out:

@@ -16,16 +16,16 @@ K = ProblemKind
 class Then(Enum):
     """What the engine does next."""
 
-    RETRY = "the item waits and is tried again; an attempt is charged"
-    WAIT = "the item waits and is tried again; nothing is charged, for the refusal says nothing of it"
-    ADAPT = "the item is sent once more, changed as the server asked; nothing is charged"
+    RETRY = "the item is retried after a wait; this uses up an attempt"
+    WAIT = "the item is retried after a wait; no attempt is used up, because the item is not to blame"
+    ADAPT = "the item is resent, changed as the server asked; no attempt is used up"
     PARK_LANE = "the lane stops until a probe time; the item is unchanged"
     PARK_ACCOUNT = "every lane of the account stops until a probe time; the item is unchanged"
-    STOP_ACCOUNT = "every lane of the account stops until a person has done something; the item is unchanged"
-    HOLD = "the item is held for a person: it may be paid for, and nothing says where its result is"
-    FAIL = "the item failed for good"
-    FAIL_MODEL = "the item failed, and when a second one agrees so do all others of its model"
-    STOP_RUN = "the lanes probe a few times, then the run ends as a mistake of the configuration; the item is unchanged"
+    STOP_ACCOUNT = "every lane of the account stops until the user acts; the item is unchanged"
+    HOLD = "the item is held for the user: it may have been billed, and its result is unknown"
+    FAIL = "the item failed permanently"
+    FAIL_MODEL = "the item failed; when a second one fails alike, so do all others of its model"
+    STOP_RUN = "the lanes probe a few times, then the run ends with a configuration error; the item is unchanged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,11 +82,11 @@ class JsonSchema:
         if levels > self._depth_max:
             return f"the answer nests deeper than {self._depth_max} levels"
         if not finite:
-            return "the answer holds NaN, Infinity or a number too large for one, which JSON does not have"
+            return "the answer contains NaN, Infinity or a number out of range, which JSON does not allow"
         if self._backtracks and chars > BACKTRACKING_CHARS_MAX:
             return (
-                f"the answer has {chars} characters: a schema whose patterns look around or refer back is checked"
-                f" against at most {BACKTRACKING_CHARS_MAX}"
+                f"the answer has {chars} characters; the limit for a schema whose patterns use lookaround or "
+                f"backreferences is {BACKTRACKING_CHARS_MAX}"
             )
         try:
             return self._miss(value)
@@ -121,7 +121,7 @@ def prepare(schema: dict[str, Json]) -> "JsonSchema | SchemaFault":
     named = schema.get("$schema", _DIALECT_2020)
     if isinstance(named, str) and named.startswith(_REFUSED_DIALECTS):
         return SchemaFault(
-            path=("$schema",), problem="names a draft that is not supported: use draft 4, 6, 7, 2019-09 or 2020-12"
+            path=("$schema",), problem="is an unsupported draft; expected draft 4, 6, 7, 2019-09 or 2020-12"
         )
     dialect = named if isinstance(named, str) and named.rstrip("#") in _DIALECTS else _DIALECT_2020
     return _invalid_by_meta_schema(schema, dialect) or _compiled(schema, dialect, levels)
@@ -233,14 +233,14 @@ def _why_unusable(error: "ValidationError") -> str:
     said = _message_of(error)
     if said.endswith('is not a "regex"'):
         pattern = said.removesuffix('is not a "regex"').strip()
-        return f"is not valid JSON Schema: {pattern} is no regular expression of ECMA 262, or too large"
+        return f"is not valid JSON Schema: {pattern} is not a valid ECMA 262 regular expression, or is too large"
     return f"cannot be used: {said}"
 
 
 def _message_of(error: "ValidationError") -> str:
     """The validator's words on one line. It quotes the whole value first; what is wrong with it stands at the end."""
     if error.kind.name == "pattern" and "backtrack" in error.message.lower():
-        return f"matching a pattern of the schema takes more than {BACKTRACKS_MAX} steps back"
+        return f"matching a pattern of the schema needs more than {BACKTRACKS_MAX} backtracking steps"
     return _one_line(error.message)
 
 

@@ -24,7 +24,7 @@ GUIDANCE = (1.5, 20.0)
 MAX_LORAS = 6
 LORA_TOLERANCE = 1e-3
 _ANY_SIDE = (64, 2048)
-NO_ADDRESS = "is no http or https address"
+NO_ADDRESS = "is not an http or https URL"
 LOCAL_PICTURE = "is a local file, which the server cannot read"
 _LOCAL = re.compile(
     r"file:|(\.{1,2}|~)?[/\\]|[A-Za-z]:[/\\]|[^\n:]*\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|svg)\Z", re.IGNORECASE
@@ -69,7 +69,7 @@ def _size(model: str, value: Json) -> Verdict:
     expected = f"WIDTHxHEIGHT, each side from {shortest} to {longest} for {model}, for example 1024x1024"
     sides = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", value) if isinstance(value, str) else None
     if sides is None:
-        return ("is no size", expected)
+        return ("is not a size", expected)
     if not all(shortest <= int(side) <= longest for side in sides.groups()):
         return ("is outside the range of the model", expected)
     return None
@@ -132,7 +132,7 @@ def _negative_prompt(_model: str, value: Json) -> Verdict:
 
 
 def _image_url(_model: str, value: Json) -> Verdict:
-    expected = "an address that the server can reach, https://HOST/PATH, or a list of such"
+    expected = "a URL that the server can reach (https://HOST/PATH), or a list of such URLs"
     if value is None:
         return None
     if isinstance(value, list):
@@ -143,7 +143,7 @@ def _image_url(_model: str, value: Json) -> Verdict:
 
 def _image_address(value: Json, expected: str) -> Verdict:
     if not isinstance(value, str):
-        return ("is no address", expected)
+        return ("is not a URL", expected)
     text = value.strip()
     if not text:
         return ("is empty", expected)

@@ -133,7 +133,7 @@ def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, 
         return "file_missing", path
     if len(data) != size_bytes:
         than = "more" if len(data) > size_bytes else "fewer"
-        return "file_changed", f"{path}: {than} than the {size_bytes} bytes that were recorded"
+        return "file_changed", f"{path}: {than} than the recorded {size_bytes} bytes"
     if hashlib.sha256(data).hexdigest() != sha256:
         return "file_changed", f"{path}: its sha256 differs"
     fault = picture_fault(data)
@@ -340,7 +340,7 @@ class RowAudit:
     def _report_changed(self) -> None:
         """A crash between the replacement of results.jsonl and its record leaves new rows under old checksums."""
         if self._moved and not self.ledger.state.closed and self.ledger.whole:
-            self.finding_list.add("results_moved", f"{self._moved} rows stand elsewhere than where they were recorded")
+            self.finding_list.add("results_moved", f"{self._moved} rows are not at the recorded position")
             return
         for number in range(self._changed_count):
             self.finding_list.add("row_changed", self._changed[number] if number < len(self._changed) else "…")

@@ -51,97 +51,89 @@ class Kind:
 
 
 _SALVAGE: Final = (
-    "`batchrunner verify DIR --salvage NEW` copies what is sound to a new directory and changes nothing here"
+    "`batchrunner verify DIR --salvage NEW` copies what is undamaged to a new directory and changes nothing here"
 )
-_PAY_AGAIN: Final = "put back what was removed, or pay again with `batchrunner run JOB --resend-lost`"
-_RUN_AGAIN: Final = "the next run mends it"
+_PAY_AGAIN: Final = "restore what was removed, or pay again with `batchrunner run JOB --resend-lost`"
+_RUN_AGAIN: Final = "the next run repairs it"
 
 KINDS: Final[dict[str, Kind]] = {
     "ledger_damaged": Kind(
         level="damage",
-        problem="the ledger is damaged below what was known to be durable; what follows there was not judged",
+        problem="ledger damaged before its last durable byte; the records after that were not checked",
         advice=_SALVAGE,
     ),
     "ledger_missing": Kind(
         level="damage",
-        problem="the ledger, or its newest segment, is gone: what is done can be told from the rows only",
-        advice="put it back, or `batchrunner run JOB --adopt-rows` counts as done what has a row",
+        problem="the ledger, or its newest segment, is missing; only the rows show what is done",
+        advice="restore it, or count items with a row as done with `batchrunner run JOB --adopt-rows`",
     ),
-    "row_missing": Kind(
-        level="damage", problem="items that the ledger knows as done, whose row stands in no file", advice=_PAY_AGAIN
-    ),
+    "row_missing": Kind(level="damage", problem="items recorded as done that have no row", advice=_PAY_AGAIN),
     "row_changed": Kind(
         level="damage",
-        problem="rows that are not the ones that were recorded (their checksum differs)",
+        problem="rows whose checksum differs from the ledger",
         advice=_SALVAGE,
     ),
-    "row_unreadable": Kind(level="damage", problem="lines of results.jsonl that are no rows", advice=_SALVAGE),
-    "row_unknown": Kind(level="damage", problem="rows of items that the ledger does not know as done", advice=_SALVAGE),
-    "row_repeated": Kind(level="damage", problem="further rows of an item that has one", advice=_SALVAGE),
-    "id_repeated": Kind(level="damage", problem="rows whose id an earlier row has", advice=_SALVAGE),
-    "row_files": Kind(level="damage", problem="rows that name other pictures than the ledger", advice=_SALVAGE),
-    "file_missing": Kind(level="damage", problem="pictures that were recorded and are not there", advice=_PAY_AGAIN),
-    "file_changed": Kind(
-        level="damage", problem="pictures whose bytes are not those that were recorded", advice=_SALVAGE
-    ),
+    "row_unreadable": Kind(level="damage", problem="lines of results.jsonl that are not rows", advice=_SALVAGE),
+    "row_unknown": Kind(level="damage", problem="rows of items that are not recorded as done", advice=_SALVAGE),
+    "row_repeated": Kind(level="damage", problem="duplicate rows of an item", advice=_SALVAGE),
+    "id_repeated": Kind(level="damage", problem="rows whose id is already used by an earlier row", advice=_SALVAGE),
+    "row_files": Kind(level="damage", problem="rows whose pictures differ from the ledger", advice=_SALVAGE),
+    "file_missing": Kind(level="damage", problem="missing pictures", advice=_PAY_AGAIN),
+    "file_changed": Kind(level="damage", problem="pictures whose checksum differs from the ledger", advice=_SALVAGE),
     "picture_broken": Kind(level="damage", problem="pictures that cannot be decoded", advice=_SALVAGE),
     "answer_missing": Kind(
-        level="damage", problem="answers' own files (output.each) that are not there", advice="their rows have the text"
+        level="damage", problem="missing answer files (output.each)", advice="the text is in the rows"
     ),
     "answer_changed": Kind(
         level="damage",
-        problem="answers' own files (output.each) that say something else than their rows",
-        advice="their rows have the text",
+        problem="answer files (output.each) that differ from their rows",
+        advice="the text is in the rows",
     ),
     "failure_missing": Kind(
         level="damage",
-        problem="items that the ledger knows as failed, without a row in failures.jsonl",
-        advice="the next run makes them again from the ledger, without sending anything",
+        problem="items recorded as failed that have no row in failures.jsonl",
+        advice="the next run restores them from the ledger, without sending anything",
     ),
-    "odd_record": Kind(
-        level="odd", problem="ledger records that do not follow from what stood before; replay passes over them"
-    ),
+    "odd_record": Kind(level="odd", problem="out-of-order ledger records (ignored on replay)"),
     "mode_open": Kind(
-        level="odd", problem="files with URLs of results or the job that others can read", advice="chmod go-rwx"
+        level="odd", problem="files with result URLs or the job that other users can read", advice="chmod go-rwx"
     ),
     "run_file_lost": Kind(
-        level="odd", problem="run.json is gone or damaged", advice="`batchrunner run JOB` makes it anew"
+        level="odd", problem="run.json is missing or damaged", advice="`batchrunner run JOB` recreates it"
     ),
-    "not_plain": Kind(level="odd", problem="links or special files where this program makes none"),
+    "not_plain": Kind(level="odd", problem="symbolic links or special files that batchrunner did not create"),
     "checkpoint_wrong": Kind(
         level="damage",
-        problem="a checkpoint in ledger/ says something else than the ledger, and may be believed",
-        advice="remove the .checkpoint file: the ledger is read in its place; and please report this",
+        problem="a checkpoint in ledger/ contradicts the ledger and might be trusted",
+        advice="delete the .checkpoint file (the ledger is read instead) and please report this",
     ),
     "checkpoint_unusable": Kind(
         level="note",
-        problem="a checkpoint in ledger/ that is not what it was, or of another format; it is not used",
-        advice="it may be removed; the ledger is read in its place",
+        problem="a damaged checkpoint in ledger/, or one in another format; it is not used",
+        advice="it can be deleted; the ledger is read instead",
     ),
-    "torn_tail": Kind(level="note", problem="ends of ledger segments that a crash cut off; nothing relied on them"),
-    "torn_rows": Kind(level="note", problem="torn rows that nothing relied on, as a crash leaves them"),
-    "row_unadopted": Kind(
-        level="note", problem="whole rows that the ledger has not heard of before a crash", advice=_RUN_AGAIN
-    ),
+    "torn_tail": Kind(level="note", problem="ledger segments whose end was cut off by a crash; nothing depended on it"),
+    "torn_rows": Kind(level="note", problem="incomplete rows left by a crash; nothing depended on them"),
+    "row_unadopted": Kind(level="note", problem="complete rows that a crash kept out of the ledger", advice=_RUN_AGAIN),
     "results_moved": Kind(
         level="note",
-        problem="results.jsonl was rewritten as its process ended, and its checksums with it",
+        problem="results.jsonl and its checksums were being rewritten when the process ended",
         advice=_RUN_AGAIN,
     ),
     "rows_reshaped": Kind(
         level="note",
-        problem="results.jsonl was saved in another form: a byte order mark, other line ends, blank lines",
+        problem="results.jsonl was saved in another form: byte order mark, line endings, blank lines",
         advice=_RUN_AGAIN,
     ),
     "failure_stale": Kind(
-        level="note", problem="rows of failures.jsonl whose items are not failed any more", advice=_RUN_AGAIN
+        level="note", problem="rows of failures.jsonl whose items are no longer failed", advice=_RUN_AGAIN
     ),
     "superseded_missing": Kind(
         level="note",
-        problem="rows or pictures of items that the job has no more are gone; nothing of the job is missing",
+        problem="missing rows or pictures of items that are no longer in the job; nothing of the job is missing",
     ),
-    "leftover": Kind(level="note", problem="half-written files of a process that was killed", advice="may be removed"),
-    "stray": Kind(level="note", problem="unexpected files: no finished item of this run names them"),
+    "leftover": Kind(level="note", problem="partly written files of a killed process", advice="can be deleted"),
+    "stray": Kind(level="note", problem="unexpected files"),
 }
 """To find one more thing: a line here, and `add` where it is seen."""
 
@@ -334,7 +326,7 @@ class LedgerAudit:
             self._closed = True
             self._check_checkpoint(record.segment, event.checkpoint)
             if event.records != record.sequence + 1:
-                self._odd(record, f"it counts {event.records} records, and is number {record.sequence + 1}")
+                self._odd(record, f"it counts {event.records} records but is number {record.sequence + 1}")
         self.state.apply(event, at=record.at)
 
     def _check_checkpoint(self, segment: int, mark: CheckpointMark | None) -> None:

@@ -115,7 +115,7 @@ def _totals(folder: Path, there: RunFile) -> Totals:
         return msgspec.convert(there.totals, Totals) if there.totals is not None else _NOTHING_KNOWN
     except UNREADABLE as error:
         raise WrongDirectoryError(
-            f"{folder / RUN_FILE}: its totals are damaged ({error}); run the job again, or put the right file back"
+            f"{folder / RUN_FILE}: the totals in it are damaged ({error}); run the job again, or restore the file"
         ) from error
 
 
@@ -180,15 +180,15 @@ def inspection_notes(folder: Path, found: Inspection | None) -> Iterator[str]:
         return
     path = folder / RESULTS
     if found.changed:
-        yield f"{path}: {_rows(found.changed)} not as recorded; changed by hand, and taken as they are now"
+        yield f"{path}: {counted(found.changed, 'row')} edited since the last run; used as they are now"
     if found.repeated:
-        yield f"{path}: {_rows(found.repeated)} there more than once; the next end of a run leaves one of each"
+        yield f"{path}: {counted(found.repeated, 'duplicate row')}; the next run removes them"
     if found.reshaped:
-        yield f"{path}: was saved in another form (line ends, byte order mark); the next end of a run puts it right"
+        yield f"{path}: was saved in another form (line endings, byte order mark); the next run restores it"
     if found.unreadable:
-        yield f"{path}: lines that are no rows: {found.unreadable:,}; `batchrunner verify` names them"
+        yield f"{path}: lines that are not rows: {found.unreadable:,}; `batchrunner verify` lists them"
     if found.answers:
-        yield f"{folder}: answers without their own file (output.each): {len(found.answers):,}; a run writes them again"
+        yield f"{folder}: missing answer files (output.each): {len(found.answers):,}; the next run recreates them"
 
 
 def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
@@ -198,8 +198,8 @@ def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
     from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only
 
     number = other_formats(folder, job.output.format)
-    words = f"{counted(number, 'picture is', 'pictures are')} of another format than {job.output.format}"
-    return (f"{words}; `run --reformat` converts what is there without paying",) if number else ()
+    words = f"{counted(number, 'picture')} not in the format {job.output.format}"
+    return (f"{words}; `run --reformat` converts them without sending anything",) if number else ()
 
 
 def new_format_notes(job: Job, folder: Path, before: RunFile | None) -> tuple[str, ...]:
@@ -208,7 +208,3 @@ def new_format_notes(job: Job, folder: Path, before: RunFile | None) -> tuple[st
     if not isinstance(output, dict) or output.get("format") == job.output.format:
         return ()  # the pictures are not counted at every start
     return format_notes(job, folder)
-
-
-def _rows(count: int) -> str:
-    return "1 row is" if count == 1 else f"{count:,} rows are"

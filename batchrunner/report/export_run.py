@@ -121,7 +121,7 @@ def _format(name: str) -> ExportFormat:
     if shape is None:
         close = difflib.get_close_matches(name, EXPORTERS, n=1)
         raise _mistake(
-            f"there is no format `{name}`",
+            f"unknown format `{name}`",
             expected=f"one of {', '.join(EXPORTERS)}",
             hint=f"did you mean `{close[0]}`?" if close else None,
         )
@@ -130,7 +130,7 @@ def _format(name: str) -> ExportFormat:
             import_module(shape.needs)
         except ImportError as error:
             install = f"install it with: pip install 'batchrunner[{name}]'"
-            raise _mistake(f"the format {name} needs {shape.needs}, which is not here", hint=install) from error
+            raise _mistake(f"the format {name} needs {shape.needs}, which is not installed", hint=install) from error
     return shape
 
 
@@ -141,25 +141,25 @@ def _run_file(folder: Path) -> RunFile:
 def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, default: str) -> Path | IO[bytes]:
     """Where it goes. The run's own files are never stood among, nor replaced."""
     if isinstance(out, str) and is_address(out):
-        hint = "name a local file, and copy it from there"
-        raise _mistake("is an address; an export can be written to a local file only", file=out, hint=hint)
+        hint = "export to a local file and copy it from there"
+        raise _mistake("is a URL; expected a local file", file=out, hint=hint)
     if isinstance(out, str):
         target = Path(out)
         inside = target.parent.resolve()
         if inside.is_relative_to(folder.resolve()) and not inside.is_relative_to((folder / EXPORTS).resolve()):
-            hint = f"leave --out away to have it in {folder / EXPORTS}, or name a place elsewhere"
-            raise _mistake("lies among the run's own files", file=out, hint=hint)
+            hint = f"omit --out to export to {folder / EXPORTS}, or choose a path outside the run directory"
+            raise _mistake("is inside the run directory", file=out, hint=hint)
         return target
     if out is not None:
         return out
     if order.fills_export_folder:
-        hint = "name another place with --out"
-        raise _mistake("the job keeps its answers there (output.each)", file=str(folder / EXPORTS), hint=hint)
+        hint = "choose another path with --out"
+        raise _mistake("the job writes its answers there (output.each)", file=str(folder / EXPORTS), hint=hint)
     try:
         DISK.make_folder(folder / EXPORTS, SHARED_FOLDER)
         DISK.fsync_folder(folder)
     except OSError as error:
-        said = f"{folder / EXPORTS}: {error.strerror or error}; name another place with --out"
+        said = f"{folder / EXPORTS}: {error.strerror or error}; choose another path with --out"
         raise StoreBrokenError(said) from error
     return folder / EXPORTS / default
 

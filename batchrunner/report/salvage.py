@@ -65,10 +65,10 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
     """
     run = run_file_of(old, files=files)
     if is_address(str(new)):
-        raise WrongDirectoryError(f"{new}: is an address; name a new local directory with --salvage")
+        raise WrongDirectoryError(f"{new}: is a URL; give a new local directory with --salvage")
     try:
         if files.exists(new) and files.names(new):
-            raise WrongDirectoryError(f"{new}: is not empty; name a new directory with --salvage")
+            raise WrongDirectoryError(f"{new}: is not empty; give a new directory with --salvage")
         make_run_folder(new, files=files)
         salvage = Salvage(old=old, new=new, files=files)
         salvage.read_ledger()
@@ -78,7 +78,7 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
         salvage.sync_folders()
         write_run_file(new, run.with_another_ledger(), files=files)
     except NotADirectoryError as error:
-        raise WrongDirectoryError(f"{new}: is no directory; name a new one with --salvage") from error
+        raise WrongDirectoryError(f"{new}: is not a directory; give a new one with --salvage") from error
     except OSError as error:
         raise broken(new, error) from error
     # rows of failures that are gone are made again by the next run, from this ledger

@@ -317,7 +317,7 @@ class Appender:
         taken = self._files.write(self._descriptor, data)
         if taken != len(data):
             raise OSError(
-                errno.ENOSPC, f"only {taken} of {len(data)} bytes were written: no space left, or a size limit"
+                errno.ENOSPC, f"only {taken} of {len(data)} bytes were written: no space left, or a file size limit"
             )
         return taken
 
@@ -401,7 +401,7 @@ class Appender:
             try:
                 then(value if self._cause is None else self._error())
             except Exception as error:  # noqa: BLE001 - as the docstring says
-                context = {"message": f"told of a record in {self._path.name}", "exception": error}
+                context = {"message": f"callback of a record in {self._path.name} failed", "exception": error}
                 self._running_loop().call_exception_handler(context)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:

@@ -96,7 +96,7 @@ class Artifacts:
     def _make_folders(self, folder: PurePosixPath) -> None:
         """Every step down is a real folder whose name is durable, whoever made it."""
         if folder.is_absolute() or ".." in folder.parts:
-            raise OSError(errno.EPERM, "lies outside the run's directory")
+            raise OSError(errno.EPERM, "is outside the run directory")
         here = self._root
         for part in folder.parts:
             above, here = here, here / part

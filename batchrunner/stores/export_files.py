@@ -50,8 +50,8 @@ class OutgoingFile:
         try:
             self._beside, self._descriptor = open_beside(self._files, self._path.parent, SHARED_FILE)
         except (FileNotFoundError, NotADirectoryError):
-            hint = "make it first, or name another place"
-            raise _mistake(self._path.parent, "there is no such folder", hint) from None
+            hint = "create it, or choose another path"
+            raise _mistake(self._path.parent, "no such directory", hint) from None
         except OSError as error:
             raise _refused(self._path, error) from error
         return self
@@ -84,7 +84,7 @@ class OutgoingFile:
             self._files.fsync_folder(self._path.parent)
         except FileNotFoundError:
             raise StoreBrokenError(
-                f"{self._path}: a run that began here meanwhile cleared unfinished files away; export again"
+                f"{self._path}: the unfinished export was removed by a run that started meanwhile; export again"
             ) from None
         except OSError as error:
             raise _refused(self._path, error) from error
@@ -99,7 +99,7 @@ class OutgoingFile:
 
     def _require_free(self) -> None:
         if self._files.exists(self._path) and not self._replaces:
-            raise _mistake(self._path, "exists already", "name another place: nothing is overwritten")
+            raise _mistake(self._path, "already exists", "choose another path; nothing is overwritten")
 
 
 def _mistake(path: Path, problem: str, hint: str) -> JobMistakesError:
@@ -107,7 +107,9 @@ def _mistake(path: Path, problem: str, hint: str) -> JobMistakesError:
 
 
 def _refused(path: Path, error: OSError) -> StoreBrokenError:
-    return StoreBrokenError(f"{path}: {error.strerror or error}; nothing was exported, and the run is as it was")
+    return StoreBrokenError(
+        f"{path}: {error.strerror or error}; nothing was exported, and the run directory is unchanged"
+    )
 
 
 # A run's rows in the job's order, for whoever takes them away: read only, also while another process adds to them.
@@ -231,7 +233,7 @@ class RowOrder:
                 raise _unread(self._folder / _FILES[outcome], error) from error
             except UNREADABLE as error:
                 words = f"{self._folder / _FILES[outcome]}: byte {offset}"
-                raise StoreBrokenError(f"{words}: changed while it was read; export again") from error
+                raise StoreBrokenError(f"{words}: changed during the export; export again") from error
             yield ExportRow(line=line, fields=fields, outcome=outcome)
 
 

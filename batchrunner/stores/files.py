@@ -30,9 +30,9 @@ NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EN
 """How a file system says that it does not have a call at all."""
 
 _WRONG_KIND = {
-    errno.EISDIR: "is a folder where a file is expected",
-    errno.ENOTDIR: "is a file, or lies below one, where a folder is expected",
-    errno.ENXIO: "is a socket or a device where a file is expected",
+    errno.EISDIR: "is a directory; expected a file",
+    errno.ENOTDIR: "is a file, or is below one; expected a directory",
+    errno.ENXIO: "is a socket or a device; expected a file",
 }
 """What stands under a name of ours is something else."""
 
@@ -191,7 +191,7 @@ class Disk:
             path.mkdir(mode)
         except FileExistsError:
             if not stat.S_ISDIR(path.lstat().st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, "is not a folder, or is a link to one", str(path)) from None
+                raise NotADirectoryError(errno.ENOTDIR, "is not a directory, or is a link to one", str(path)) from None
             return False
         return True
 
@@ -233,7 +233,7 @@ def plain(descriptor: int, path: Path) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.ENXIO, "is no plain file, but a pipe, a socket or a device", str(path))
+    raise OSError(errno.ENXIO, "is a pipe, socket or device; expected a regular file", str(path))
 
 
 def syncs_folder(path: Path) -> bool:
@@ -271,13 +271,13 @@ def broken(path: Path, error: OSError) -> StoreBrokenError:
     if isinstance(error.filename, str) and Path(error.filename).is_relative_to(path.parent):
         path = Path(error.filename)
     if error.errno in _WRONG_KIND:
-        way_on = "nothing more is sent. Move it away, put back what belongs there, then run the same command again"
+        way_on = "stopped sending. Move it away, restore the original, then rerun the same command"
         plainly = error.strerror == os.strerror(error.errno)  # else whoever raised it said it more exactly
         return StoreBrokenError(f"{path}: {_WRONG_KIND[error.errno] if plainly else error.strerror}; {way_on}")
     said = error.strerror or str(error)
     if error.errno == errno.ELOOP:
-        said = "is a link, and no link is followed here: put the file itself in its place"
-    return StoreBrokenError(f"{path}: {said}; nothing more is sent. Mend the disk, then run the same command again")
+        said = "is a symbolic link, which is not followed here; replace it with the file itself"
+    return StoreBrokenError(f"{path}: {said}; stopped sending. Fix the disk, then rerun the same command")
 
 
 # Whole files or none: bytes go into a new file beside their place, to the disk, and then under their name.
@@ -311,7 +311,7 @@ def write_all(files: Files, descriptor: int, data: bytes) -> None:
     while rest:
         taken = files.write(descriptor, rest)
         if taken <= 0:
-            raise OSError(errno.EIO, "the system took no bytes and gave no reason")
+            raise OSError(errno.EIO, "write() returned 0 bytes")
         rest = rest[taken:]
 
 

@@ -154,7 +154,7 @@ class PictureFiles:
         shape = format_of(data)
         ending = _ENDINGS[shape] if shape is not None else "bin"
         path = await self._artifacts.write_once(f"{DAMAGED_FOLDER}/{safe_stem(stem)}.{ending}", data)
-        return replace(problem, message=f"{problem.message}; its bytes are kept in {path}")
+        return replace(problem, message=f"{problem.message}; the received bytes are in {path}")
 
     def close(self) -> None:
         """No further pictures."""

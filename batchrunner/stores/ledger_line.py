@@ -90,7 +90,7 @@ def _encode_event(event: Event) -> bytes:
         body = _encode_ascii(_shortened(event))
     if len(body) > _LONG_BYTES:
         raise ValueError(
-            f"a ledger record of {len(body)} bytes ({type(event).__name__.lower()}): at most {MAX_LINE_BYTES} fit"
+            f"ledger record too long: {type(event).__name__.lower()}, {len(body)} bytes; the limit is {MAX_LINE_BYTES}"
         )
     return body
 

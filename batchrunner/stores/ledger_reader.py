@@ -57,7 +57,7 @@ class LeftOut:
     def __str__(self) -> str:
         return (
             f"{self.file}: byte {self.offset}: {self.problem}; the last {self.bytes} bytes "
-            f"({self.sound_records} readable records) were never known to be durable and are left out, as after a crash"
+            f"({self.sound_records} readable records) were never confirmed as durable and are ignored, as after a crash"
         )
 
 
@@ -134,7 +134,7 @@ class LedgerReading:
             for expected, number in enumerate(segment_numbers(names), start=1):
                 if number != expected:
                     missing = str(segment_path(self._folder, expected))
-                    raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing; put it back")
+                    raise LedgerDamagedError(file=missing, offset=0, problem="this segment is missing; restore it")
                 if number > self._after:
                     yield from self._segment(number, batched=batched)
         except OSError as error:
@@ -145,7 +145,7 @@ class LedgerReading:
         if opened.before is None or self._ended_at is None or self._ended_at >= opened.before:
             return
         path = segment_path(self._folder, number - 1)
-        problem = f"ends here, and was {opened.before} bytes long: somebody cut it; put the right one back"
+        problem = f"ends here but was {opened.before} bytes long: it was truncated; restore the original file"
         raise LedgerDamagedError(file=str(path), offset=self._ended_at, problem=problem)
 
     def _segment(self, number: int, *, batched: bool) -> Iterator[Record | Batch]:
@@ -162,7 +162,7 @@ class LedgerReading:
                     yield from self._take(path, number, at, found, _envelope(path, found))
             yield from self._look(path, number, at, upto=at.end + PIECE_BYTES)
         if at.sequence == 0 and at.left_out is None:
-            problem = "empty: its process ended before anything was written"
+            problem = "empty: its process ended before writing anything"
             at.left_out = LeftOut(file=str(path), offset=0, bytes=0, sound_records=0, problem=problem)
         left_out = at.left_out
         closed = isinstance(at.event, Close) and left_out is None
@@ -180,7 +180,7 @@ class LedgerReading:
             problem = _fault(line)
             envelope = None if problem else _envelope(path, line)
             if envelope is None or envelope.s != at.sequence:
-                gap = "" if envelope is None else f"record {envelope.s} stands where record {at.sequence} belongs"
+                gap = "" if envelope is None else f"found record {envelope.s}, expected record {at.sequence}"
                 at.left_out = _torn_tail(path, line, lines, problem or gap, envelope)
                 break
             yield from self._take(path, number, at, line, envelope)
@@ -299,9 +299,9 @@ def _may_hold_conversions(files: Files, segment: Path) -> bool:
 def _fault(line: FileLine) -> str:
     """What is wrong with a line by itself; empty when it is sound."""
     if not line.whole:
-        return "a line without an end"
+        return "incomplete line"
     if not is_intact(line.text):
-        return "a line whose checksum is wrong"
+        return "checksum mismatch"
     return ""
 
 
@@ -310,7 +310,7 @@ def _envelope(path: Path, line: FileLine) -> _RecordEnvelope:
         line.text.decode("ascii")
         return _decode_envelope(line.text)
     except UNREADABLE as error:
-        problem = f"a sound line that is no ledger record: {error}"
+        problem = f"intact line that is not a ledger record: {error}"
         raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
 
 
@@ -329,7 +329,7 @@ def _torn_tail(
         if durable > bad.offset:
             break
     if durable > bad.offset:
-        told = f"{problem}, below byte {durable}, up to which the segment was known to be durable"
+        told = f"{problem}, before byte {durable}, up to which the segment was confirmed as durable"
         raise LedgerDamagedError(file=str(path), offset=bad.offset, problem=told)
     return LeftOut(file=str(path), offset=bad.offset, bytes=end - bad.offset, sound_records=intact, problem=problem)
 
@@ -346,18 +346,18 @@ def _check_open(path: Path, text: bytes) -> None:
     try:
         head = _decode_head(text)
     except UNREADABLE as error:
-        problem = f"a sound line that is no `open`: {error}"
+        problem = f"intact line that is not an `open` record: {error}"
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem) from error
     if head.e != "open":
         raise LedgerDamagedError(file=str(path), offset=0, problem=f"begins with `{head.e}` instead of `open`")
     if head.version not in READABLE_VERSIONS:
-        problem = f"format version {head.version}; this program reads versions up to {max(READABLE_VERSIONS)}"
+        problem = f"has format version {head.version}; this batchrunner reads versions up to {max(READABLE_VERSIONS)}"
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
 
 
 def _in_its_place(path: Path, number: int, opened: Open) -> Open:
     if opened.segment != number:
-        problem = f"says that it is segment {opened.segment}: the file was renamed or copied"
+        problem = f"contains segment {opened.segment}: the file was renamed or copied"
         raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
     return opened
 
@@ -369,17 +369,17 @@ def _event(path: Path, line: FileLine, envelope: _RecordEnvelope) -> Event | Non
     except UNREADABLE as error:
         if envelope.e not in _KNOWN:
             return None
-        problem = f"a sound line that is no `{envelope.e}` record: {error}"
+        problem = f"intact line that is not a valid `{envelope.e}` record: {error}"
         raise LedgerDamagedError(file=str(path), offset=line.offset, problem=problem) from error
     if problem := fault_of(event):
-        raise LedgerDamagedError(file=str(path), offset=line.offset, problem=f"a sound line with {problem}")
+        raise LedgerDamagedError(file=str(path), offset=line.offset, problem=f"intact line with {problem}")
     return event
 
 
 def fault_of(event: Event) -> str:
     """What an event says that none can say, types aside; empty when nothing."""
     if isinstance(event, ItemEvent) and not _is_key(event.k):
-        return "a key that is none"
+        return "an invalid item key"
     if isinstance(event, Done) and not (_is_crc(event.crc) and event.length >= 0):
-        return "a place in results.jsonl that is none"
+        return "an invalid position in results.jsonl"
     return ""

@@ -57,8 +57,8 @@ def refuse_missing_ledger(folder: Path, *, files: InspectedFiles = DISK) -> None
 
 
 _MISSING: Final = (
-    "{what} gone, and with it what was paid for: going on would pay again. Put it back, or go on with "
-    "`{command} --adopt-rows`, which counts as done what has a row in {folder} and sends the rest"
+    "{what} missing, and with it the record of what was sent and billed. Restore it, or continue with "
+    "`{command} --adopt-rows`, which counts items with a row in {folder} as done and sends the rest"
 )
 
 
@@ -161,7 +161,7 @@ def replay(
     for torn in reading.left_out if say is not None else ():
         assert say is not None, "there is something to say only to somebody"
         if torn.bytes:
-            say(f"{torn.file}: {torn.bytes} bytes at its end were cut off by a crash and are left out ({torn.problem})")
+            say(f"{torn.file}: {torn.bytes} bytes at the end were cut off by a crash and are ignored ({torn.problem})")
     return state
 
 

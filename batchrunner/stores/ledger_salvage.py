@@ -155,7 +155,9 @@ def _kept(path: Path, number: int, text: bytes) -> tuple[int, KeptRecord | None]
     try:
         envelope = _decode_envelope(text)
         if envelope.e == "open" and envelope.version not in READABLE_VERSIONS:
-            problem = f"format version {envelope.version}; this program reads versions up to {max(READABLE_VERSIONS)}"
+            problem = (
+                f"has format version {envelope.version}; this batchrunner reads versions up to {max(READABLE_VERSIONS)}"
+            )
             raise LedgerDamagedError(file=str(path), offset=0, problem=problem)
         if envelope.e not in _KNOWN:
             return envelope.s, None

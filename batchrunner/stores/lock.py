@@ -39,7 +39,7 @@ _LOCK_FILE_TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds a lock, in its own words; zero and empty when it has not said."""
+    """Who holds a lock; zero and empty where the lock file does not say."""
 
     pid: int = 0
     host: str = ""
@@ -48,8 +48,9 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.pid:
-            return "another process"
-        return f"process {self.pid} on {self.host} since {self.since}"
+            return "already running"
+        host = "" if self.host == socket.gethostname() else f" on {self.host}"
+        return f"already running (pid {self.pid}{host}, started {self.since})"
 
 
 class LockFile:
@@ -282,10 +283,8 @@ def _locked(path: Path) -> int:
 
 
 def _held(path: Path, holder: Holder, *, remove: Path | None = None) -> LockHeldError:
-    left = f". This disk cannot lock: if that process is gone for good, remove {remove}" if remove else ""
-    return LockHeldError(
-        f"{path.parent}: {holder} is writing here; wait for it, stop it, or choose another directory with --out{left}"
-    )
+    left = f". This disk does not support file locks: if that process is gone, remove {remove}" if remove else ""
+    return LockHeldError(f"{path.parent}: {holder}; wait for it, stop it, or choose another directory with --out{left}")
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

@@ -151,14 +151,14 @@ _LONG_TEXT_BYTES = 1000
 def foreign_content(data: bytes) -> str:
     """What bytes that are no picture seem to be, for a message."""
     if not data:
-        return "nothing at all (0 bytes)"
+        return "an empty body (0 bytes)"
     if _HTML.match(data.removeprefix(b"\xef\xbb\xbf")):
         title = re.search(rb"<title[^>]*>([^<]{1,200})", data[:65536], re.IGNORECASE)
         named = "" if title is None else f" titled {title[1].decode('utf-8', 'replace').strip()!r}"
         return f"an HTML page{named}"
     if data.lstrip()[:1] in {b"{", b"["}:
         return f"JSON: {data[:200].decode('utf-8', 'replace')!r}"
-    return f"{len(data)} bytes of no known picture format, beginning with {data[:8].hex(' ')}"
+    return f"{len(data)} bytes in no known picture format, starting with {data[:8].hex(' ')}"
 
 
 def whole_fault(data: bytes, shape: Format) -> str | None:
@@ -184,10 +184,10 @@ def _itxt(keyword: str, text: str) -> bytes:
 def _png_fault(data: bytes) -> str | None:
     for name, end in _png_chunks(data):
         if end > len(data):
-            return f"a PNG that breaks off in its {name.decode('latin-1')} chunk"
+            return f"a PNG truncated in its {name.decode('latin-1')} chunk"
         if name == b"IEND":
             return None
-    return "a PNG without its end"
+    return "a PNG without its IEND chunk"
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
@@ -205,23 +205,23 @@ def _jpeg_fault(data: bytes) -> str | None:
     while at + 4 <= len(data) and data[at] == _MARKER:
         marker = data[at + 1]
         if marker == _START_OF_SCAN:
-            return None if data.find(b"\xff\xd9", at) >= 0 else "a JPEG that breaks off before its end marker"
+            return None if data.find(b"\xff\xd9", at) >= 0 else "a JPEG truncated before its end marker"
         if marker == _MARKER:
             at += 1
         elif marker in _STANDALONE_MARKERS:
             at += 2
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return "a JPEG that breaks off before its pixels"
+    return "a JPEG truncated before its pixel data"
 
 
 def _webp_fault(data: bytes) -> str | None:
     promised = 8 + int.from_bytes(data[4:8], "little")
-    return None if len(data) >= promised else f"a WEBP of {len(data)} bytes that promises {promised}"
+    return None if len(data) >= promised else f"a WEBP of {len(data)} bytes whose header says {promised}"
 
 
 def _gif_fault(data: bytes) -> str | None:
-    return None if data.rstrip(b"\0").endswith(b";") else "a GIF that breaks off before its trailer"
+    return None if data.rstrip(b"\0").endswith(b";") else "a GIF truncated before its trailer"
 
 
 _FAULTS: dict[Format, Callable[[bytes], str | None]] = {

@@ -38,15 +38,15 @@ _MOST_FOR_AUTO = 256
 _KEPT_FREE = 48
 """Descriptors for files, threads, name look-ups, polls and whatever else is no request."""
 _TO_DO = {
-    errno.ENOSPC: "make room on this disk",
-    errno.EDQUOT: "make room: the quota of this disk is used up",
-    errno.EROFS: "this disk is mounted read-only: choose another directory with --out",
-    errno.EACCES: "give yourself the right to write there, or choose another directory with --out",
-    errno.EPERM: "give yourself the right to write there, or choose another directory with --out",
+    errno.ENOSPC: "free space on this disk",
+    errno.EDQUOT: "free space: the disk quota is used up",
+    errno.EROFS: "the disk is mounted read-only; choose another directory with --out",
+    errno.EACCES: "get write permission, or choose another directory with --out",
+    errno.EPERM: "get write permission, or choose another directory with --out",
     errno.ENAMETOOLONG: "choose a shorter path with --out",
-    errno.ELOOP: "it is a link: put the real file in its place, or let output.dir itself lead to the other disk",
-    errno.ENOTDIR: "put a real folder in its place, or let output.dir itself lead to the other disk",
-    errno.EISDIR: "move the folder of this name away",
+    errno.ELOOP: "replace the symbolic link with the file itself, or make output.dir itself a link",
+    errno.ENOTDIR: "replace it with a directory, or make output.dir itself a link",
+    errno.EISDIR: "move away the directory with this name",
 }
 
 
@@ -67,8 +67,8 @@ def try_disk(folder: Path, job: Job, *, files: InspectedFiles) -> tuple[str, ...
 
 
 _UNSYNCED = (
-    "{folder}: this disk cannot sync a folder (network and shared folders often cannot): after a power cut the names "
-    "of its newest files may be gone, and the last items of a run be paid for again; a killed process loses nothing"
+    "{folder}: this disk cannot fsync directories (common on network disks): a power cut may lose the newest files, "
+    "and their items would be billed again; a killed process loses nothing"
 )
 
 
@@ -85,8 +85,8 @@ def places_for_requests(job: Job, *, lanes: int) -> int:
     places = (limit - _open_now() - _KEPT_FREE) // (each * max(1, lanes))
     if places < 1:
         raise StoreBrokenError(
-            f"at most {limit} files may be open at a time, too few for one request on each of {lanes} lanes; nothing "
-            "was sent. Raise the limit with `ulimit -n 1024`, then run the same command again"
+            f"the open-file limit of {limit} is too low for one request on each of {lanes} lanes; nothing was sent. "
+            "Raise it with `ulimit -n 1024`, then rerun the same command"
         )
     return places
 
@@ -95,18 +95,24 @@ def requests_allowed(job: Job, *, lanes: int, say: Callable[[str], None]) -> int
     """Requests that each lane may have in flight with the files that this process may open; said where it is fewer."""
     places = places_for_requests(job, lanes=lanes)
     if places < (job.limits.concurrency or _MOST_FOR_AUTO):
-        asked = f"limits.concurrency is {job.limits.concurrency}" if job.limits.concurrency else "`auto` stays below"
+        asked = (
+            f"limits.concurrency is {job.limits.concurrency}" if job.limits.concurrency else "`auto` stays below that"
+        )
         say(
-            f"at most {places} requests in flight on each lane: the system allows this process no more open files "
-            f"(`ulimit -n` raises that); {asked}"
+            f"at most {places} requests in flight on each lane, because of the open-file limit (raise it with "
+            f"`ulimit -n`); {asked}"
         )
     return min(places, max(job.limits.concurrency or 0, CEILING))
 
 
 def lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
     """What a person should know of a disk without locks."""
-    words = f"{folder}: this disk cannot lock files; `{LOCK_FILE}` keeps other runs out instead"
-    return (f"{words}. Do not start this job on two machines at once: both would pay",) if lock.is_second_best else ()
+    words = f"{folder}: this disk does not support file locks; the file `{LOCK_FILE}` is used instead"
+    return (
+        (f"{words}. Do not run this job on two machines at once: both would send everything",)
+        if lock.is_second_best
+        else ()
+    )
 
 
 def _raised_limit() -> int | None:
@@ -173,6 +179,8 @@ def _try_folder(files: InspectedFiles, root: Path, place: Path) -> None:
 
 
 def _refused(path: Path, error: OSError) -> StoreBrokenError:
-    what = _TO_DO.get(error.errno or 0, "mend the disk, or choose another directory with --out")
+    what = _TO_DO.get(error.errno or 0, "fix the disk, or choose another directory with --out")
     said = error.strerror or str(error)
-    return StoreBrokenError(f"{path}: {said}; results could not be kept there, so nothing was sent. To go on: {what}")
+    return StoreBrokenError(
+        f"{path}: {said}; results could not be saved there, so nothing was sent. To continue: {what}"
+    )

@@ -202,7 +202,7 @@ class _Converter:
         """Its bytes, or why it stays as it is."""
         parts = PurePosixPath(picture.path).parts
         if parts[:1] != (FOLDER,) or ".." in parts:
-            return "lies outside of the run's pictures"
+            return "is outside the run's images directory"
         try:
             descriptor = self.files.open_read(self.folder / picture.path)
         except FileNotFoundError:

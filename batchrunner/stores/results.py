@@ -154,7 +154,7 @@ class ResultsFile:
             results = self._results = opening.result()
         except (StoreBrokenError, asyncio.CancelledError) as error:
             for _, then in unopened:
-                then(StoreBrokenError(str(error) or "the results file was not opened: the run is being ended"))
+                then(StoreBrokenError(str(error) or "the results file was not opened because the run is stopping"))
             return
         for line, then in unopened:
             self._append(results, line, then)
@@ -188,8 +188,8 @@ class ResultsFile:
         if self._looked and self._there() != expected:
             path = self._folder / RESULTS
             raise StoreBrokenError(
-                f"{path}: was removed, moved, replaced or changed by somebody else while this run was working; "
-                "put it back if you can, and run the same command again: what is gone is told then"
+                f"{path}: was removed, replaced or changed during the run; restore it if you can, then rerun the "
+                "same command: it reports what is lost"
             )
 
     def _there(self) -> tuple[int, int] | None:

@@ -97,13 +97,13 @@ def run_elsewhere(job: Job, *, files: Files = DISK) -> Mistake | None:
         return None
     here, there = shlex.quote(job.output.dir), shlex.quote(former)
     if files.exists(Path(job.output.dir)):
-        way = f"go on with one of the two (--out {here}, or --out {there}), or move the other away"
+        way = f"continue one of the two (--out {here}, or --out {there}), or move the other away"
     else:
         parent = shlex.quote(str(Path(job.output.dir).parent))
-        way = f"move it (mkdir -p {parent} && mv {there} {here}), or go on where it is (--out {there})"
+        way = f"move it (mkdir -p {parent} && mv {there} {here}), or continue it where it is (--out {there})"
     return Mistake(
-        problem=f"a run of this job lies in {former}, where earlier versions put it; the results now belong to "
-        f"{job.output.dir}, wherever the command runs, and what is done there would be paid for again",
+        problem=f"an earlier version put a run of this job into {former}; results now go to {job.output.dir}, "
+        "where a run would send finished items again",
         file=job.file,
         key="output.dir",
         hint=way,

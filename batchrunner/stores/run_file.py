@@ -120,13 +120,13 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
         version = msgspec.json.decode(text, type=_RunFileVersion).version
         if version != RUN_FILE_VERSION:
             raise WrongDirectoryError(
-                f"{path}: format version {version}; this program knows {RUN_FILE_VERSION}: use a newer one, "
-                "or another directory (--out)"
+                f"{path}: has format version {version}; this batchrunner reads {RUN_FILE_VERSION}. Use a newer "
+                "batchrunner, or another directory (--out)"
             )
         return msgspec.json.decode(text, type=RunFile)
     except UNREADABLE as error:
         raise UnreadableRunFileError(
-            f"{path}: is no run.json of this program ({error}); put the right one back, "
+            f"{path}: is not a run.json of batchrunner ({error}); restore the original, "
             "or use another directory (--out)"
         ) from error
 
@@ -184,7 +184,7 @@ def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:
     there = read_run_file(folder, files=files)
     if there is None and newest_open(folder / LEDGER, files=files) is not None:
         raise WrongDirectoryError(
-            f"{folder}: run.json is gone, and the ledger is there; `batchrunner run JOB` makes it anew from both"
+            f"{folder}: run.json is missing, but the ledger is there; `batchrunner run JOB` recreates it"
         )
     if there is None:
         raise NoRunError(str(folder))
@@ -227,13 +227,13 @@ def check_claim(
 def _refuse_other(folder: Path, there: str, *, was_simulated: bool, name: str, now: bool) -> None:
     if there != name:
         raise WrongDirectoryError(
-            f"{folder}: belongs to the job `{there}`, not to `{name}`; give this job a directory of its "
-            "own (--out or output.dir), or its old name back"
+            f"{folder}: belongs to the job `{there}`, not to `{name}`; give this job its own directory "
+            "(--out or output.dir), or its old name back"
         )
     if was_simulated != now:
         was, other = ("a simulated", "a real") if was_simulated else ("a real", "a simulated")
         raise WrongDirectoryError(
-            f"{folder}: holds {was} run; {other} one never mixes with it. Choose another directory with --out"
+            f"{folder}: holds {was} run, {other} run cannot use it; choose another directory with --out"
         )
 
 
@@ -299,13 +299,13 @@ def _refuse_foreign(folder: Path, files: Files, *, adopt_rows: bool) -> None:
         return
     if rows:
         raise WrongDirectoryError(
-            f"{folder}: has {' and '.join(rows)}, and neither a run.json nor a ledger that says what was paid for; put "
-            "them back, choose another directory with --out, or go on with `batchrunner run JOB --adopt-rows`, which "
-            "counts as done what has a row"
+            f"{folder}: has {' and '.join(rows)}, but no run.json and no ledger; restore them, choose another "
+            "directory with --out, or continue with `batchrunner run JOB --adopt-rows`, which counts items with a row "
+            "as done"
         )
     if foreign:
         some = ", ".join(foreign[:3]) + (" and more" if foreign[3:] else "")
         raise WrongDirectoryError(
-            f"{folder}: has no run.json but other files ({some}); choose an empty directory with --out, "
-            "or put its run.json back"
+            f"{folder}: has other files ({some}) but no run.json; choose an empty directory with --out, "
+            "or restore run.json"
         )

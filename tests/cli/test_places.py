@@ -57,7 +57,7 @@ def test_a_run_where_earlier_versions_put_it_is_not_paid_for_again(
     _old_run(tmp_path, folder=folder, changed=THIS)
     (mistake,) = _refused("set ups/cats.yaml")
     assert folder in mistake.problem
-    assert "paid for again" in mistake.problem
+    assert "would send finished items again" in mistake.problem
     assert f"--out {folder}" in str(mistake.hint)
     assert not (job.parent / folder).exists()
 
@@ -77,7 +77,7 @@ def test_beside_a_run_in_its_place_nothing_is_to_be_moved_into_that(tmp_path: Pa
     _old_run(job.parent, changed=THIS)
     (mistake,) = _refused("set ups/cats.yaml")
     assert "mv " not in str(mistake.hint)
-    assert "go on with one of the two" in str(mistake.hint)
+    assert "continue one of the two" in str(mistake.hint)
 
 
 def test_a_run_that_was_started_in_the_folder_of_jobs_is_found_as_well(
@@ -88,7 +88,7 @@ def test_a_run_that_was_started_in_the_folder_of_jobs_is_found_as_well(
     monkeypatch.chdir(tmp_path)
     _old_run(tmp_path / "jobs", changed={"job": {"file": "cats.yaml"}})
     (mistake,) = _refused("jobs/cats.yaml")
-    assert "lies in jobs/outputs/cats" in mistake.problem
+    assert "into jobs/outputs/cats" in mistake.problem
 
 
 def test_with_out_it_goes_on_where_it_is(tmp_path: Path, job: Path) -> None:
@@ -100,7 +100,7 @@ def test_with_out_it_goes_on_where_it_is(tmp_path: Path, job: Path) -> None:
 def test_plan_and_check_say_it_as_well(tmp_path: Path, job: Path) -> None:
     _old_run(tmp_path, changed=THIS)
     loaded = load_job(str(job))
-    with pytest.raises(JobMistakesError, match="paid for again"):
+    with pytest.raises(JobMistakesError, match="would send finished items again"):
         asyncio.run(plan(loaded))
     assert [mistake.key for mistake in asyncio.run(check(loaded)).mistakes] == ["output.dir"]
 

@@ -68,7 +68,7 @@ def test_a_damaged_ledger_is_told_and_salvaged(batchrunner: CommandLine) -> None
     segment.write_bytes(bytes(text))
     told = batchrunner("verify", OUT, "--salvage", "saved")
     assert told.status == 4
-    assert "ledger is damaged" in told.err
+    assert "ledger damaged before its last durable byte" in told.err
     assert "salvaged into saved: 2 rows" in told.err
     assert batchrunner("verify", "saved", "--json").json["checked"]["done"] == 2
 
@@ -89,7 +89,7 @@ def test_a_run_at_work_is_not_disturbed(batchrunner: CommandLine) -> None:
         assert process.poll() is None
     told = batchrunner("verify", "outputs/slow.simulated", "--json")
     assert told.status == 4
-    assert f"process {process.pid}" in told.json["error"]["message"]
+    assert f"already running (pid {process.pid}" in told.json["error"]["message"]
     assert json.loads(segment.read_bytes().splitlines()[0])["e"] == "open"
 
 

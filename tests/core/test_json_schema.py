@@ -81,8 +81,8 @@ def test_no_pattern_and_no_answer_take_more_than_a_moment(pattern: str, size: in
 def test_what_exceeds_a_bound_of_look_around_patterns_is_a_miss_that_says_so() -> None:
     schema = {"pattern": "^(a|aa)+(?!b)$"}
     assert miss(schema, "aaa") is None
-    assert "takes more than 50000 steps back" in str(miss(schema, EVIL))
-    assert "checked against at most 65536" in str(miss(schema, "a", chars=BACKTRACKING_CHARS_MAX + 1))
+    assert "needs more than 50000 backtracking steps" in str(miss(schema, EVIL))
+    assert "backreferences is 65536" in str(miss(schema, "a", chars=BACKTRACKING_CHARS_MAX + 1))
     assert miss({"pattern": "^(a|aa)+$"}, "a", chars=BACKTRACKING_CHARS_MAX + 1) is None, "linear: any length"
 
 
@@ -109,7 +109,7 @@ def test_a_bad_schema_is_refused_with_the_place_of_what_is_wrong() -> None:
     assert refused({"properties": {"a": {"type": "objekt"}}}).path == ("properties", "a", "type")
     fault = refused({"properties": {"a": {"pattern": "("}}})
     assert fault.path == ("properties", "a", "pattern")
-    assert "no regular expression" in fault.problem
+    assert "not a valid ECMA 262 regular expression" in fault.problem
     assert refused({"$schema": "http://json-schema.org/draft-03/schema#"}).path == ("$schema",)
     assert "Dict key" in refused({"const": {1: 2}}).problem
     assert "surrogates" in refused({"const": "\ud800"}).problem

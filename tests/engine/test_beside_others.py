@@ -119,7 +119,7 @@ def test_a_lock_that_is_held_is_waited_for_beside_the_loop(tmp_path: Path, touch
         touched.active = True
         words, _ = beside(turned_away)
         touched.active = False
-    assert "is writing here" in words
+    assert "already running (pid " in words
     assert slept
     assert threading.get_ident() not in slept
     assert touched.by_loop == []

@@ -27,7 +27,7 @@ def test_a_disk_that_cannot_sync_folders_runs_and_says_so_once(
 ) -> None:
     refuse_folder_sync(monkeypatch, code)
     assert house.run(chat("one", "two")).exit_status is ExitStatus.DONE
-    assert sum("cannot sync a folder" in line for line in house.said) == 1
+    assert sum("cannot fsync directories" in line for line in house.said) == 1
     assert len(house.rows()) == 2
 
 
@@ -48,6 +48,6 @@ def test_a_disk_that_cannot_lock_runs_and_says_so_once(
     monkeypatch.setattr(fcntl, "flock", refused)
     for _ in range(2):
         assert house.run(chat("one")).exit_status is ExitStatus.DONE
-    assert sum("cannot lock files" in line for line in house.said) == 2
+    assert sum("does not support file locks" in line for line in house.said) == 2
     assert house.stats.sends == 1
     assert not (house.out / ".lock").exists()

@@ -83,7 +83,8 @@ def test_a_failure_after_good_answers_is_told_with_its_cause_and_stands_with_the
     told = [line for line in house.said if "; retrying" in line]
     assert len(told) == 1
     cause = told[0].partition("; retrying")[0]
-    assert any(f"; last problem: {cause}" in reason for reason in shown)
+    waits = [reason for reason in shown if reason.endswith(f"; last problem: {cause}")]
+    assert any(re.match(r"backing off \(retry in \d+ s\);", reason) for reason in waits)
 
 
 def test_a_failure_that_is_the_items_last_try_is_not_called_tried_again(tmp_path: Path) -> None:

@@ -59,21 +59,21 @@ def test_a_place_that_is_taken_stays_as_it_is(house: House, stands: str) -> None
         place.mkdir()
     else:
         place.symlink_to(house.folder / "nowhere")
-    assert "exists already; name another place: nothing is overwritten" in refused(house, out=str(place))
+    assert "already exists; choose another path; nothing is overwritten" in refused(house, out=str(place))
     assert not (house.folder / "nowhere").exists()
     assert stands != "file" or place.read_text() == "mine"
 
 
 def test_a_folder_that_is_not_there_is_a_mistake(house: House) -> None:
-    assert "there is no such folder" in refused(house, out=str(house.folder / "no/where.csv"))
+    assert "no such directory" in refused(house, out=str(house.folder / "no/where.csv"))
 
 
 @pytest.mark.parametrize("place", ["failures.jsonl", "images/x.csv", "ledger/000009.jsonl", "x.csv"])
 def test_nothing_is_put_among_the_runs_own_files(house: House, place: str) -> None:
-    assert "lies among the run's own files" in refused(house, out=str(house.out / place))
+    assert "is inside the run directory" in refused(house, out=str(house.out / place))
     (house.folder / "way").symlink_to(house.out)
-    assert "lies among the run's own files" in refused(house, out=str(house.folder / "way" / place))
-    with pytest.raises(JobMistakesError, match="lies among"):
+    assert "is inside the run directory" in refused(house, out=str(house.folder / "way" / place))
+    with pytest.raises(JobMistakesError, match="is inside the run directory"):
         batchrunner.export(str(house.folder / "way"), to="csv", out=str(house.out / place))
     assert not (house.out / place).exists()
 
@@ -82,14 +82,14 @@ def test_a_name_of_ones_own_in_the_export_folder_is_allowed(house: House) -> Non
     batchrunner.export(str(house.out), to="csv")
     place = str(house.out / "export/other.csv")
     assert batchrunner.export(str(house.out), to="csv", out=place).path == place
-    assert "exists already" in refused(house, out=place)
+    assert "already exists" in refused(house, out=place)
 
 
 def test_answers_that_the_job_keeps_there_are_not_replaced(tmp_path: Path) -> None:
     house = House(folder=tmp_path, world=World())
     house.run(chat("One", more='output: {each: "export/job.jsonl"}'))
     answer = (house.out / "export/job.jsonl").read_bytes()
-    assert "the job keeps its answers there (output.each)" in refused(house)
+    assert "the job writes its answers there (output.each)" in refused(house)
     assert (house.out / "export/job.jsonl").read_bytes() == answer
     assert batchrunner.export(str(house.out), to="jsonl", out=str(tmp_path / "x.jsonl")).rows == 1
 
@@ -119,7 +119,7 @@ def test_links_lead_from_the_export_to_the_pictures(tmp_path: Path, monkeypatch:
 
 def test_an_unknown_format_is_a_mistake_that_names_them(house: House) -> None:
     said = refused(house, to="webdatset")
-    assert "there is no format `webdatset`" in said
+    assert "unknown format `webdatset`" in said
     assert "openai-batch" in said
     assert "did you mean `webdataset`?" in said
 
@@ -212,7 +212,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_told(house: House) -> None:
         order.index()
         path = house.out / "results.jsonl"
         path.write_bytes(b" " * path.stat().st_size)
-        with pytest.raises(StoreBrokenError, match="changed while it was read; export again"):
+        with pytest.raises(StoreBrokenError, match="changed during the export; export again"):
             list(order.rows())
 
 

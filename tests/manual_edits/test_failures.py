@@ -47,9 +47,9 @@ def test_a_row_of_a_failed_item_that_is_gone_is_made_again_and_told(fields: Fiel
     assert run.verify().exit_status is ExitStatus.STOPPED
     ended = run.run()
     assert (ended.exit_status, ended.status.items.failed, run.sends) == (ExitStatus.FAILED, 5, sends)
-    told = [said for said in run.said if "made again from the ledger" in said]
+    told = [said for said in run.said if "missing row" in said]
     assert len(told) == 1
-    assert f"{gone} row" in told[0]
+    assert f"{gone} missing row" in told[0]
     after = failures(run.folder)
     assert [row["id"] for row in after] == [row["id"] for row in before]
     assert [row["error"]["class"] for row in after] == ["content_filter"] * 5

@@ -135,9 +135,9 @@ def test_an_edited_row_counts_and_is_told(fields: Fields) -> None:
     rows = lines(run.folder)
     rows[1] = json.dumps(json.loads(rows[1]) | {"note": "mine"}).encode() + b"\n"
     (run.folder / "results.jsonl").write_bytes(b"".join(rows))
-    assert any("1 row is not as recorded" in note for note in run.status().notes)
+    assert any("1 row edited since the last run" in note for note in run.status().notes)
     assert run.run().exit_status is ExitStatus.DONE
-    assert any("1 row is not as recorded" in line for line in run.said)
+    assert any("1 row edited since the last run" in line for line in run.said)
     assert any(json.loads(row).get("note") == "mine" for row in lines(run.folder))
 
 
@@ -286,7 +286,7 @@ def test_a_folder_or_a_pipe_in_a_files_place_is_called_that_with_the_way_on(
     with pytest.raises(StoreBrokenError) as caught:
         run.run()
     assert str(path) in str(caught.value)
-    assert ("is a folder" if kind == "folder" else "is no plain file") in str(caught.value)
+    assert ("is a directory" if kind == "folder" else "is a pipe, socket or device") in str(caught.value)
     assert "Move it away" in str(caught.value)
     assert "Mend the disk" not in str(caught.value)
     if name in FILES[:2]:
@@ -304,7 +304,7 @@ def test_a_file_in_the_place_of_the_ledgers_folder_is_called_that(fields: Fields
     run = fields(CHAT, limit=3)
     shutil.move(run.folder / "ledger", run.folder.parent / "kept")
     (run.folder / "ledger").write_text("x", "utf-8")
-    with pytest.raises(StoreBrokenError, match=r"ledger: is a file, .* where a folder is expected"):
+    with pytest.raises(StoreBrokenError, match=r"ledger: is a file, .*expected a directory"):
         run.run()
     (run.folder / "ledger").unlink()
     shutil.move(run.folder.parent / "kept", run.folder / "ledger")

@@ -208,7 +208,7 @@ def test_a_directory_at_work_is_refused_with_the_name_of_who_works_there(
     finished: dict[str, Path], house: House
 ) -> None:
     out = copy_of(finished, "chat", house)
-    with RunLock(out), pytest.raises(LockHeldError, match="process"):
+    with RunLock(out), pytest.raises(LockHeldError, match="already running"):
         api.verify(str(out))
     assert api.verify(str(out)).sound
 

@@ -158,14 +158,14 @@ def test_a_page_instead_of_a_picture_is_called_a_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "nothing at all"),
+        (b"", "an empty body"),
         (b'{"error": "gone"}', "JSON"),
         (b"<!DOCTYPE html><title>Sign in</title>", "HTML page titled 'Sign in'"),
         (b"upstream connect error", "no known picture format"),
         (b"\x00\x01\x02", "no known picture format"),
-        (b"\x89PNG\r\n\x1a\n", "without its end"),
-        (b"\xff\xd8\xff", "before its pixels"),
-        (b"RIFF\xff\x00\x00\x00WEBPVP8 ", "promises"),
+        (b"\x89PNG\r\n\x1a\n", "without its IEND chunk"),
+        (b"\xff\xd8\xff", "before its pixel data"),
+        (b"RIFF\xff\x00\x00\x00WEBPVP8 ", "header says"),
         (b"GIF89a", "trailer"),
     ],
 )
@@ -187,12 +187,12 @@ def test_half_a_jpeg_with_a_whole_thumbnail_inside_is_refused() -> None:
     segment = b"Exif\0\0" + thumbnail
     data = body[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + body[2:]
     assert picture_fault(data) is None
-    assert picture_fault(data[:-40]) == "the server sent a JPEG that breaks off before its end marker"
+    assert picture_fault(data[:-40]) == "the server sent a JPEG truncated before its end marker"
 
 
 def test_a_png_without_its_end_is_refused() -> None:
     """Threat 6."""
-    assert picture_fault(drawn("PNG")[:-12]) == "the server sent a PNG without its end"
+    assert picture_fault(drawn("PNG")[:-12]) == "the server sent a PNG without its IEND chunk"
 
 
 def test_a_flipped_bit_in_a_pngs_pixels_is_refused() -> None:

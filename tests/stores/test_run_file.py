@@ -52,7 +52,7 @@ def test_another_jobs_directory_is_refused_with_what_to_do(tmp_path: Path) -> No
 @pytest.mark.parametrize("simulated", [True, False])
 def test_simulated_is_never_mixed_with_real(tmp_path: Path, *, simulated: bool) -> None:
     take(tmp_path, simulated=simulated)
-    with pytest.raises(WrongDirectoryError, match=r"never mixes with it.*--out"):
+    with pytest.raises(WrongDirectoryError, match=r"run cannot use it.*--out"):
         take(tmp_path, simulated=not simulated)
 
 
@@ -79,7 +79,7 @@ def test_a_file_in_the_directorys_place_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", '{"version": 1}', "[]", '{"version": "x"}'])
 def test_a_damaged_run_file_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(WrongDirectoryError, match=r"run\.json: is no run\.json of this program"):
+    with pytest.raises(WrongDirectoryError, match=r"run\.json: is not a run\.json of batchrunner"):
         take(tmp_path)
     assert (tmp_path / "run.json").read_text() == text
 

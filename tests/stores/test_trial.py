@@ -66,14 +66,14 @@ def test_a_sound_disk_is_left_as_it_was_but_for_the_folders(job: Job, out: Path)
 @pytest.mark.parametrize(
     ("refusal", "place", "to_do"),
     [
-        (("write", errno.ENOSPC, ""), "out", "make room"),
+        (("write", errno.ENOSPC, ""), "out", "free space"),
         (("write", errno.EDQUOT, ""), "out", "quota"),
         (("open_new", errno.EROFS, ""), "out", "--out"),
-        (("open_new", errno.EACCES, "answers"), "out/answers", "the right to write there"),
+        (("open_new", errno.EACCES, "answers"), "out/answers", "get write permission"),
         (("make_folder", errno.EROFS, "answers"), "out/answers", "read-only"),
         (("open_new", errno.ENAMETOOLONG, "answers"), "out/answers", "a shorter path"),
-        (("write", errno.EIO, ""), "out", "mend the disk"),
-        (("open_append", errno.EACCES, "results.jsonl"), "out/results.jsonl", "the right to write there"),
+        (("write", errno.EIO, ""), "out", "fix the disk"),
+        (("open_append", errno.EACCES, "results.jsonl"), "out/results.jsonl", "get write permission"),
         (("open_append", errno.EROFS, "failures.jsonl"), "out/failures.jsonl", "read-only"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_disk_without_folder_sync_is_told_once_for_a_run(
 ) -> None:
     _refuse_folder_sync(monkeypatch, code)
     (note,) = try_disk(out, job, files=DISK)
-    assert "cannot sync a folder" in note
+    assert "cannot fsync directories" in note
     assert "power cut" in note
 
 
@@ -170,5 +170,5 @@ def test_too_few_open_files_for_one_request_stop_before_anything_is_sent(
     job: Job, limits: list[tuple[int, int]]
 ) -> None:
     limits[:] = [(56, 56)]
-    with pytest.raises(StoreBrokenError, match=r"at most 56 files .* nothing was sent.*ulimit -n"):
+    with pytest.raises(StoreBrokenError, match=r"open-file limit of 56 .* nothing was sent.*ulimit -n"):
         places_for_requests(replace(job, limits=Limits(concurrency=1)), lanes=1)

@@ -230,7 +230,7 @@ class CrashingDisk:
         folder = self._folder(path.parent)
         there = folder.seen.get(path.name)
         if isinstance(there, File):
-            raise NotADirectoryError(errno.ENOTDIR, "is not a folder, or is a link to one", str(path))
+            raise NotADirectoryError(errno.ENOTDIR, "is not a directory, or is a link to one", str(path))
         if there is None:
             self._simple(
                 f"make {path.name}", lambda: folder.change({path.name: Folder(mode, number=next(self._inodes))})
