@@ -153,8 +153,8 @@ def test_a_plan_for_people_has_one_forecast_and_says_what_its_estimates_leave_ou
     text = "provider: modelscope\nmodel: m\nlimits: {requests_per_day: 2}\nprompts: [a, b, c, d, e]\n"
     path.write_text(text + "budget: {prices: {m: {input: 1000000, output: 2000000}}}\n")
     words = "\n".join(table(asyncio.run(plan(load_job(str(path))))))
-    assert words.count("would end") == 1
+    assert words.count("would finish") == 1
     assert not re.search(r"\d days? at|days by daily quota", words)
-    assert "without pictures, tools, a schema" in words
-    assert "about 2,500: a guess of 500 each" in words
-    assert re.search(r"about 5,?001 with the answers, no upper end", words)
+    assert "pictures, tools, schemas and retries are not counted" in words
+    assert "about 2,500 (500 each, a guess" in words
+    assert re.search(r"about 5,?001 with answers, no upper bound", words)
