@@ -1,7 +1,7 @@
 """What the program does, one function a verb: the commands call these, and so does anybody's Python.
 
 `assembly` builds what a run needs; this file opens, watches and closes it, and decides nothing. Each verb loads the
-rooms that it needs when it is called: `check` and `status` are asked often, and need few of them.
+modules that it needs when it is called: `check` and `status` are called often and need few of them.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
 
 
 async def every_mistake(error: JobMistakesError) -> tuple[Mistake, ...]:
-    """The mistakes of a job file that `load_job` refused, and those of its prompts as far as they can be checked."""
+    """The errors of a job file that `load_job` rejected, and those of its prompts as far as they can be checked."""
     if error.partial is None:
         return error.mistakes
     from batchrunner.prompts import items_of
@@ -72,7 +72,7 @@ async def every_mistake(error: JobMistakesError) -> tuple[Mistake, ...]:
 async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     """Stream every item once and collect what is wrong; sends nothing and writes nothing.
 
-    `progress` is told the number of items seen, from a million on.
+    `progress` is called with the number of items read, from a million on.
     """
     from batchrunner.core.picture_rules import picture_notes
     from batchrunner.prompts import items_of
@@ -172,13 +172,13 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
 
 
 def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
-    """Run what is left of a job against a simulated provider in virtual time, and say how it would go.
+    """Run what is left of a job against a simulated provider in virtual time, and return how it would go.
 
     Sends and writes nothing; see `RehearsalOptions`. Blocks: in a coroutine, `await asyncio.to_thread(rehearse, job)`.
 
     Raises:
         JobMistakesError: of the profile, or of a source.
-        LedgerDamagedError, WrongDirectoryError, StoreBrokenError: a run could not go on there.
+        LedgerDamagedError, WrongDirectoryError, StoreBrokenError: a run could not continue there.
     """
     from batchrunner.wiring import rehearsal_of
 
@@ -191,17 +191,17 @@ class RunOptions(TypedDict, total=False):
     limit: only the first so many items of the job.
     retry_failed: give items that had failed a new generation of attempts.
     resend_lost: pay again for done items whose row or picture is gone from the directory.
-    adopt_rows: go on although the ledger, or a part of it, is gone: what has a row is done.
+    adopt_rows: continue although the ledger, or a part of it, is missing: items with a row count as done.
     reformat: convert the pictures that are there to `output.format`; sends nothing.
     resend_held: send items that are held because they may have been paid already.
-    progress: started as a task with a function that tells the present status; cancelled at the end.
+    progress: started as a task with a function that returns the current status; cancelled at the end.
     signals: SIGINT, SIGTERM and SIGHUP drain the run; SIGINT or SIGTERM after one of them cancels it. SIGHUP stays
         ignored where it was ignored before (nohup).
     say: for what a person should know at once; default: a line on stderr.
-    command: how to go on from a shell, for `Status.next_command`.
+    command: the shell command that continues the run, for `Status.next_command`.
     command_elsewhere: the same with absolute paths, for those who ask from another folder.
     clock: for runs in virtual time.
-    network: another pair of doors than the job's own, for rehearsals.
+    network: transports to use instead of the job's own, for rehearsals.
     """
 
     limit: int | None
@@ -219,8 +219,8 @@ class RunOptions(TypedDict, total=False):
     network: "tuple[Transport, Downloads] | None"
 
 
-async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR0915 - a third of them load rooms
-    """Run a job, or go on with it; see `RunOptions`.
+async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
+    """Run a job, or continue it; see `RunOptions`.
 
     Raises:
         JobMistakesError: a source, or a key's variable that is not set.
@@ -251,7 +251,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     require_dialect(job.provider)
     folder = Path(job.output.dir)
     async with AsyncExitStack() as stack:
-        # whoever awaits this run has other things on the loop, and a disk may take its time
+        # the caller may have other tasks on the loop, and a disk may be slow
         disk = Threads("run-files", count=1)
         stack.callback(disk.close)
         await disk.run(refuse_run_elsewhere, job)
@@ -355,7 +355,7 @@ def on_a_fast_loop(coroutine: Coroutine[object, object, T]) -> T:
 
 
 def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `Status.dir`
-    """Where a run stands, from its files, also while another process works on it.
+    """The status of a run, from its files, also during a run.
 
     Raises:
         WrongDirectoryError: there is no run in this directory.
@@ -416,7 +416,7 @@ async def _balances(job: Job, keys: "dict[str, Secret]") -> "tuple[PointBalance,
 
 
 async def _or_remembered(assembling: "Awaitable[Runner]", disk: "Threads", folder: Path) -> "Runner":
-    """The runner; the mistake of a source that keeps it from being made is kept, so that `status` says the same."""
+    """The runner; an error in a source is saved before it is raised, so that `status` shows it."""
     from batchrunner.stores.run_directory import remember_end
 
     try:
@@ -444,7 +444,7 @@ async def _watched(runner: "Runner", options: RunOptions, speak: Callable[[str],
 
 
 async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], None]) -> None:
-    """The caller's progress; its failure is told, and the run goes on without it."""
+    """The caller's progress; if it fails, that is reported and the run continues without it."""
     try:
         await progress(runner.snapshot)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
@@ -452,7 +452,7 @@ async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], No
 
 
 def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
-    """The caller's `say`; where it fails, what it was to say and all that follows goes to stderr."""
+    """The caller's `say`; once it fails, that message and all later ones go to stderr."""
     voices = [say]
 
     def speak(text: str) -> None:
@@ -468,7 +468,7 @@ def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 async def _run_to_end(runner: "Runner") -> tuple[ExitStatus, str | None]:
-    """The exit status and, where the machine or a person stopped it, why."""
+    """The exit status and, if this machine or the user stopped the run, why."""
     shutdown = runner.shutdown
     running = asyncio.create_task(runner.run())
     shutdown.watch_over(running)

@@ -70,7 +70,7 @@ async def assemble(
     random_source: random.Random | None = None,
     tries_disk: bool = False,
 ) -> Runner:
-    """Everything that a run needs, from the ledger up. The ledger's segment is opened once all mistakes are out.
+    """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
 
     `files` and `random_source` are the machine's own unless a simulation, which must be the same for the same seed,
     brings its.
@@ -183,7 +183,7 @@ async def _look_through(
 ) -> tuple[PlanningPass, str]:
     """The planning pass, and the digest of what it went through.
 
-    The result of the last one is taken where nothing changed since, nothing is left and nobody wants anything again.
+    The result of the last one is taken where nothing changed since, nothing is left and nothing is to be resent.
     """
     digest = await disk.run(_digest_of, job)
     known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
@@ -234,7 +234,7 @@ def _take_over(stock: _DirectoryState, results: ResultsFile, *, lost: bool) -> i
 
 
 def _inspect(folder: Path, state: LedgerState, results: ResultsFile, *, files: InspectedFiles) -> _DirectoryState:
-    """What was changed by hand or by a crash; torn ends are mended. Blocks. Raises StoreBrokenError."""
+    """What was changed by the user or a crash; torn ends are repaired. Blocks. Raises StoreBrokenError."""
     marked = state.marked
     if marked is not None and stands_as_marked(files, folder, marked):
         return _DirectoryState(outputs=frozenset(name for name, *_ in marked.folders))
@@ -366,7 +366,7 @@ async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance,
 
 
 def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
-    """A rehearsal of what the job's directory says is left; see `app.rehearse`."""
+    """A rehearsal of what is left of the job; see `api.rehearse`."""
     from batchrunner.simulator.profiles import profile_of  # noqa: PLC0415 - the simulator, for simulated runs only
     from batchrunner.simulator.rehearsal import rehearse  # noqa: PLC0415 - as above
 
@@ -394,7 +394,7 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
 
 
 async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:
-    """Convert the pictures of a run that was assembled for it to the job's format; how that ended, in words.
+    """Convert the pictures of a run to the job's format; returns the exit status and a message.
 
     Raises:
         JobMistakesError: the job names no format.

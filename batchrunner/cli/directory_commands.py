@@ -1,4 +1,4 @@
-"""`batchrunner status DIR`: where a run stands, from its ledger, also while another process runs it."""
+"""The commands that take a run directory: `status`, `verify` and `export`."""
 
 import sys
 from typing import Annotated
@@ -16,10 +16,11 @@ from batchrunner.report.wording import audit_words
 
 
 def status(*, folder: RunFolder, as_json: AsJson = False) -> ExitStatus:
-    r"""Show a run's status: items done, failed and left, and what it waits for.
+    r"""Show a run's status.
 
     \b
-    Reads the run directory; works while another process runs the job:
+    Items done, failed and left, and what the run waits for. Works while another process
+    runs the job:
       batchrunner status outputs/cats
       batchrunner status outputs/cats --json
     """
@@ -39,11 +40,11 @@ Salvage = Annotated[
 
 
 def verify(*, folder: RunFolder, salvage: Salvage = None, as_json: AsJson = False) -> ExitStatus:
-    r"""Check a run directory: checksums, rows, pictures, unexpected files.
+    r"""Check a run directory for damage.
 
     \b
-    Reads everything and changes nothing; exit status 4 if anything recorded is
-    missing or changed. --salvage copies what is undamaged:
+    Reads and checks the ledger, rows and pictures; changes nothing. Exit status 4 if
+    anything recorded is missing or changed. --salvage copies what is undamaged:
       batchrunner verify outputs/cats
       batchrunner verify outputs/cats --salvage outputs/cats-saved
     """
@@ -57,7 +58,7 @@ def verify(*, folder: RunFolder, salvage: Salvage = None, as_json: AsJson = Fals
 
 # `batchrunner export DIR --to FORMAT`: the results as one file to take along.
 #
-# Refuses to overwrite anything but an earlier export, and to print binary formats.
+# Never overwrites anything but an earlier export, and never prints binary formats.
 
 _STDOUT = "-"
 
@@ -84,12 +85,12 @@ Failures = Annotated[bool, typer.Option("--failures", help="Include failed items
 def export(
     *, folder: RunFolder, to: To, out: Place = None, failures: Failures = False, as_json: AsJson = False
 ) -> ExitStatus:
-    r"""Export results to one file, in the order of the job.
+    r"""Export results to one file.
 
     \b
-    What is not exported (failed and unfinished items) is counted on stderr.
-    Works while another process runs the job. Nothing is overwritten except
-    an earlier export in DIR/export:
+    Rows are in the order of the job. Failed and unfinished items are not exported, but
+    counted on stderr. Works while another process runs the job. Nothing is overwritten
+    except an earlier export in DIR/export:
       batchrunner export outputs/cats --to csv
       batchrunner export outputs/cats --to webdataset --out cats.tar
       batchrunner export outputs/cats --to jsonl --failures --out - | gzip > cats.jsonl.gz

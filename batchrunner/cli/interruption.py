@@ -2,7 +2,7 @@
 
 That is while libraries are imported, while a long source is read, in commands that only look, and after a run's end.
 The process ends at once, with one line and 130 or 143. That is as safe as a kill at that moment, which every file of a
-run is made for, and unlike an exception it cannot surface as a traceback from whatever was going on. Imports nothing
+run is made for, and unlike an exception it cannot surface as a traceback from the middle of other code. Imports nothing
 that takes time: it is the first thing that the program does.
 """
 
@@ -23,7 +23,7 @@ _INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
 _received: list[int] = []
-"""The signals that came; the words of the first are written once."""
+"""Signals received; only the first one prints its message."""
 
 
 class InterruptedBySignal(BaseException):
@@ -35,7 +35,7 @@ class InterruptedBySignal(BaseException):
 
 
 def install() -> None:
-    """End this process in words at the next signal. SIGHUP that is ignored (nohup) stays ignored."""
+    """End this process with a message at the next signal. SIGHUP that is ignored (nohup) stays ignored."""
     for number in _WORDS:
         if number is not None and not (number == _HANGUP and signal.getsignal(number) is signal.SIG_IGN):
             signal.signal(number, _stop)
@@ -45,7 +45,7 @@ def install() -> None:
 def unwinding() -> Iterator[None]:
     """Let the first signal unwind the stack instead, so that a half-written file is removed; for ordinary code only.
 
-    Nothing is changed where `install` was not called: then the signals are somebody else's.
+    Nothing is changed where `install` was not called: then the signals belong to another program.
     """
     ours = [number for number in _WORDS if number is not None and signal.getsignal(number) is _stop]
     try:
@@ -69,7 +69,7 @@ def _unwind(number: int, _: FrameType | None) -> None:
 def _stop(number: int, _: FrameType | None) -> None:
     status = _INTERRUPTED if number == signal.SIGINT else _TERMINATED
     _received.append(number)
-    if len(_received) == 1:  # a second signal finds the first one's words on their way, perhaps to a pipe that is full
+    if len(_received) == 1:  # a second signal may come while the first message is being written, perhaps to a full pipe
         words = f"{_WORDS[number]}; finished results are saved"
         if "--json" in sys.argv:
             _write(1, f'{{"error": {{"message": "{words}", "exit_status": {status}}}}}')  # json takes 3 ms to import

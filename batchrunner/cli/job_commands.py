@@ -1,4 +1,4 @@
-"""`batchrunner check JOB…`: every mistake of every job, then of their prompts. Sends nothing, writes nothing."""
+"""The commands that take a job file and send nothing: `check`, `plan`, `schema` and `init`."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from batchrunner.report.wording import count, duration, instant, printable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What `--json` shows of a job without mistakes."""
+    """What `--json` shows of a job without errors."""
 
     file: str
     job: str
@@ -32,7 +32,7 @@ class Checked:
 
 
 def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = False) -> ExitStatus:
-    r"""Check job files and their prompts, and print every error.
+    r"""Check job files and prompts; print all errors.
 
     \b
     Nothing is sent. Each error names the file, line and key, and what was expected:
@@ -99,10 +99,11 @@ def plan(
     simulate: Simulate = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Show what a run would send now and what it may cost. Sends nothing.
+    r"""Show what a run would send and may cost.
 
     \b
-    Counts what is done already, so it also shows what a changed job file would resend:
+    Sends nothing. Counts what is done already, so it also shows what a changed job file
+    would resend:
       batchrunner plan jobs/cats.yaml
       batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
     """
@@ -116,7 +117,7 @@ def plan(
 
 
 def table(found: "Plan") -> Iterator[str]:
-    """The plan's lines for people; what is zero or unknown is left out where it says nothing."""
+    """The plan as lines of text; values that are zero or unknown are left out where they add nothing."""
     yield f"{found.job} in {found.dir}"
     for label, value in _rows(found):
         yield f"  {label:<{_WIDTH}} {value}"
@@ -126,10 +127,12 @@ def table(found: "Plan") -> Iterator[str]:
 
 def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
     yield "items", items_line(found.items)
-    yield "requests to send", f"{found.to_send:,} (at most {found.max_calls:,} if every retry is used)"
+    most = f" (at most {found.max_calls:,} if every retry is used)" if found.to_send else ""
+    yield "requests to send", f"{found.to_send:,}{most}"
     yield from _counted(found)
-    yield "input tokens", f"about {found.estimated_input_tokens:,} (prompt characters / 4;"
-    yield "", "pictures, tools, schemas and retries are not counted)"
+    if found.to_send:
+        yield "input tokens", f"about {found.estimated_input_tokens:,} (prompt characters / 4;"
+        yield "", "pictures, tools, schemas and retries are not counted)"
     if answers := found.answers:
         basis = "; ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
         yield "output tokens", f"about {answers.tokens:,} ({basis})"
@@ -162,7 +165,7 @@ _BASES: dict[str, str] = {
     "max_tokens": "{mean:,.0f} each, the limit set by max_tokens",
     "guess": "{mean:,.0f} each, a guess: no answers yet and max_tokens is not set",
 }
-"""What `AnswersPlan.basis` means to people."""
+"""Text for each `AnswersPlan.basis`."""
 _COUNTED: tuple[tuple[str, str, str, str], ...] = (
     ("to_poll", "remote tasks", "task", "to poll"),
     ("identical", "identical items", "item", "that need no request of their own"),
@@ -182,10 +185,10 @@ def _counted(found: "Plan") -> Iterator[tuple[str, str]]:
 
 
 def schema(*, as_json: AsJson = False) -> ExitStatus:
-    r"""Print the job file's JSON Schema, for completion in an editor.
+    r"""Print the JSON Schema of job files.
 
     \b
-    With the YAML extension of VS Code, for example:
+    For completion in an editor. With the YAML extension of VS Code, for example:
       batchrunner schema > batchrunner.schema.json
     and as the first line of a job file:
       # yaml-language-server: $schema=batchrunner.schema.json

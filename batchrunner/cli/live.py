@@ -1,6 +1,6 @@
 """The live display of a terminal, drawn with Rich. All text enters as `Text`, so no prompt can be taken for markup.
 
-Draws twice a second from snapshots, on the loop itself and without a thread. Refuses nothing.
+Draws twice a second from snapshots, on the event loop and without a thread.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class LiveDisplay:
                 self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
                 self._live.start()
             self._live.update(Group(*self._blocks.values()), refresh=True)
-        except OSError:  # the terminal went away; the run goes on
+        except OSError:  # the terminal went away; the run continues
             return
 
     def _leave(self) -> None:

@@ -1,7 +1,7 @@
-"""The command line: which commands there are, and what becomes of their errors.
+"""The command line: which commands there are, and how their errors are shown.
 
-Refuses to show a traceback for anything a person can mend: mistakes, broken disks and refusals are told in words, and
-the exit status says which it was.
+Anything that a user can fix (errors in a job, a broken disk, a rejected key) is printed as a message without a
+traceback, and the exit status says which kind it was.
 """
 
 import inspect

@@ -30,11 +30,11 @@ Simulate = Annotated[
 ]
 
 
-# How this program was started, so that the command which goes on can be shown exactly, ready to paste.
+# How this program was started, so that the command that continues a run can be shown ready to paste.
 
 
 def program(*, anywhere: bool = False) -> str:
-    """`batchrunner` when that is on the path, otherwise what does the same from where the person stands.
+    """`batchrunner` when that is on the path, otherwise a command that works in the current directory.
 
     `anywhere`: from any other folder, too.
     """
@@ -47,7 +47,7 @@ def program(*, anywhere: bool = False) -> str:
 def run_command(
     job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None, anywhere: bool = False
 ) -> str:
-    """The `run` command that goes on with a job: without `--limit`, and without what a person asks for only once.
+    """The `run` command that continues a job: without `--limit` and without one-time options such as `--retry-failed`.
 
     `anywhere`: with absolute paths, so that it works from any other folder, too.
     """
@@ -74,7 +74,7 @@ def _shortest(path: str, *, anywhere: bool) -> str:
     return shlex.quote(name if same else str(Path(path).absolute()) if anywhere else path)
 
 
-# What people type out of habit from similar tools, and what there is instead. Refuses to guess beyond its tables.
+# Options and commands of similar tools, and what to use here instead.
 
 _GOES_ON = "`batchrunner run JOB` always continues where it stopped; finished items are not sent again"
 _PLAN = "`batchrunner plan JOB` shows what would be sent; `batchrunner run JOB --limit 2` sends only two items"
@@ -126,7 +126,7 @@ OPTIONS: Mapping[str, str] = {
     ),
     **dict.fromkeys(("-l", "--list"), _HELP),
 }
-"""Options that are not there."""
+"""Unknown option -> hint."""
 
 COMMANDS: Mapping[str, str] = {
     "help": _HELP,
@@ -142,7 +142,7 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("serve", "server", "mock"), "`batchrunner simulate` serves the simulated provider over HTTP"),
     **dict.fromkeys(("install", "login", "configure", "auth", "config"), f"not needed: {_KEYS}"),
 }
-"""Commands that are not there."""
+"""Unknown command -> hint."""
 
 _NO_OPTION = re.compile(r"No such option: (-[^\s=]+)")
 _NO_COMMAND = re.compile(r"No such command '(.*?)'")
@@ -150,7 +150,7 @@ _JOB_FILE = re.compile(r".+\.(ya?ml|json)", re.IGNORECASE)
 
 
 def meant(message: str, following: str | None = None) -> str | None:
-    """What there is instead of the option or command that the message names; None when nobody knows.
+    """A hint for the unknown option or command that the message names; None where the tables have none.
 
     `following` is the word after the command: `help run` means the help of `run`.
     """

@@ -1,6 +1,6 @@
-"""The two mouths of the command line: people's text goes to stderr, one JSON object to stdout.
+"""Output helpers: human-readable text to stderr, one JSON object to stdout.
 
-A reader that went away (`| head`, a closed terminal) never ends a run: the work goes on, quietly.
+A closed pipe or terminal never ends a run: later output is discarded.
 """
 
 import json
@@ -14,16 +14,16 @@ from batchrunner.report.summary import jsonable
 from batchrunner.report.wording import printable
 
 MOST_SHOWN = 200
-"""Mistakes that a person is shown, a line each; how many more there are is said."""
+"""The most errors that are printed, a line each; then comes the number of the others."""
 
 
 def print_message(text: str) -> None:
-    """One or more lines to people; control characters are escaped."""
+    """Print one or more lines to stderr; control characters are escaped."""
     _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
 
 
 def reading(file: str) -> Callable[[int], None]:
-    """Tells people how far a long pass over a job's prompts has come."""
+    """A callback that prints how many items a long pass over the prompts has read."""
     return lambda items: print_message(f"{file}: {items:,} items read so far")
 
 
@@ -38,7 +38,7 @@ def emit_text(text: str) -> None:
 
 
 def print_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatus:
-    """Every mistake, for people or as `{"mistakes": […]}`."""
+    """Print every error as text, and with `as_json` also as `{"mistakes": […]}`."""
     if as_json:
         emit({"mistakes": mistakes})
     for mistake in mistakes[:MOST_SHOWN]:
@@ -50,7 +50,7 @@ def print_mistakes(mistakes: tuple[Mistake, ...], *, as_json: bool) -> ExitStatu
 
 
 def print_error(error: BatchrunnerError, *, as_json: bool) -> ExitStatus:
-    """What went wrong on this side, without a traceback; the value is what the command ends with."""
+    """Print an error without a traceback; returns the exit status of the command."""
     if isinstance(error, JobMistakesError) and not isinstance(error, NoRunError):
         return print_mistakes(error.mistakes, as_json=as_json)
     if as_json:
@@ -65,7 +65,7 @@ def error_object(error: BatchrunnerError) -> dict[str, object]:
 
 
 def reader_is_gone() -> None:
-    """Let nothing more go to stdout."""
+    """Discard everything that is written to stdout from now on."""
     _silence(sys.stdout)
 
 
@@ -78,7 +78,7 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Point the stream's descriptor at nothing, so that neither later lines nor the interpreter's end complain."""
+    """Point the stream's descriptor at nothing, so that neither later lines nor the interpreter's exit raise errors."""
     try:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())

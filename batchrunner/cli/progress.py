@@ -1,7 +1,7 @@
-"""What people see while a run goes on: a live display on a terminal, otherwise a plain line now and then.
+"""Progress of a run: a live display on a terminal, otherwise plain lines from time to time.
 
-Follows snapshots, never the items themselves: the cost does not grow with the size of the job. Refuses to be the reason
-for a run's end: a display whose terminal went away falls silent.
+Reads snapshots, never the items themselves, so the cost does not grow with the size of the job. A display that fails
+never ends a run.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class ProgressRate:
             self._samples.popleft()
 
     def per_s(self) -> float | None:
-        """Items a second over the last minute; None while nothing can be said."""
+        """Items a second over the last minute; None while it is unknown."""
         if not self._samples:
             return None
         (first_s, before), (last_s, after) = self._samples[0], self._samples[-1]
@@ -49,12 +49,12 @@ class ProgressRate:
         return max(0, after - before) / (last_s - first_s)
 
     def eta_s(self, *, left: int) -> float | None:
-        """Seconds until `left` items are finished at this pace; None when it stands still or is unknown."""
+        """Seconds until `left` items are finished at this pace; None when nothing finishes or it is unknown."""
         rate = self.per_s()
         return left / rate if rate else None
 
 
-# What both displays say of a snapshot: where the items stand, how fast it goes, what waits and why.
+# What both displays show of a snapshot: counts, rate, and what waits and why.
 
 Snapshot = Callable[[], Status]
 
@@ -65,7 +65,7 @@ def finished(status: Status) -> int:
 
 
 def counts_line(status: Status) -> str:
-    """Where the items stand, what is in flight, and what was got so far."""
+    """Counts of items, requests in flight, and usage so far."""
     flying = sum(lane.in_flight or 0 for lane in status.lanes)
     parts = [items_line(status.items), f"{flying:,} in flight" if flying else "", usage_line(status.usage)]
     parts += [budget_line(replace(line, in_flight=0.0)) for line in status.budget]
@@ -83,7 +83,7 @@ def pace_words(status: Status, pace: ProgressRate) -> str:
 
 
 def waits(status: Status) -> tuple[str, ...]:
-    """A line for the run when all of it waits, else one for each lane that does not go on: why, until when."""
+    """One line if the whole run waits, else one for each lane that waits or has stopped: until when, and why."""
     if status.waiting is not None:
         return (f"waiting {wait_line(status.waiting)}",)
     return tuple(lane_line(lane) for lane in status.lanes if lane.state != "open")
@@ -110,12 +110,12 @@ def display() -> Display:
 
 
 def harmless(shown: Display) -> Callable[[Snapshot], Awaitable[None]]:
-    """`follow` of a display, whose own faults are told and end it, never the run."""
+    """`follow` of a display; an exception in it is reported and ends the display, not the run."""
 
     async def follow(snapshot: Snapshot) -> None:
         try:
             await shown.follow(snapshot)
-        except Exception as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
+        except Exception as error:  # noqa: BLE001 - answers are being paid for: the display must not lose one
             print_message(f"progress display stopped by an internal error: {error!r}; the run continues")
 
     return follow
@@ -124,7 +124,7 @@ def harmless(shown: Display) -> Callable[[Snapshot], Awaitable[None]]:
 class LineDisplay:
     """A line at the start and whenever the counts have changed, at most every `every_s` seconds.
 
-    Each wait is told at its beginning, and again every `remind_s` seconds while it lasts.
+    Each wait is shown when it begins, and again every `remind_s` seconds while it lasts.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class LineDisplay:
             await asyncio.sleep(self._every_s)
 
     def _not_shown(self, status: Status, shown_at_s: dict[str, float], now_s: float) -> tuple[str, ...]:
-        """Lanes flicker between waiting and open many times a minute: what was told lately is not news."""
+        """Lanes switch between waiting and open many times a minute: recently shown waits are not repeated."""
         news = tuple(w for w in waits(status) if now_s - shown_at_s.get(w, -math.inf) >= self._remind_s)
         for old in [wait for wait, at_s in shown_at_s.items() if now_s - at_s >= self._remind_s]:
             del shown_at_s[old]

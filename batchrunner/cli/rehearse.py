@@ -1,7 +1,7 @@
-"""`batchrunner rehearse JOB`: the job against a pretend provider in virtual time, and how it would go.
+"""`batchrunner rehearse JOB`: run the job against a simulated provider in virtual time and print how it would go.
 
-The command ends with 0 when it could tell, whatever it tells: the status that the run itself would end with is in its
-words and in `exit_status`.
+The command itself exits with 0 whenever the simulation worked; the exit status of the simulated run is printed and in
+`exit_status`.
 """
 
 from collections.abc import Iterator
@@ -47,12 +47,12 @@ def rehearse(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Simulate the run and predict when it ends, what it uses and what stops it.
+    r"""Simulate the run and predict when it ends.
 
     \b
-    Sends and writes nothing. The real engine processes what is left of the job against a
-    simulated provider in virtual time. The provider's delays and limits are guesses: set
-    what you know with --profile.
+    Also predicts what it uses and what stops it. Sends and writes nothing. The real
+    engine processes what is left of the job against a simulated provider in virtual time.
+    The provider's delays and limits are guesses: set what you know with --profile.
       batchrunner rehearse jobs/cats.yaml
       batchrunner rehearse jobs/cats.yaml --timeline
       batchrunner rehearse jobs/cats.yaml --profile "task=15,rpm=60,concurrent=1,per_day=200"

@@ -1,6 +1,6 @@
-"""`batchrunner run JOB…`: runs jobs, or goes on with them where they stopped.
+"""`batchrunner run JOB…`: runs jobs, or continues them where they stopped.
 
-The mistakes of any job stop all of them before anything is sent. Several jobs run one after the other unless
+An error in any job stops all of them before anything is sent. Several jobs run one after the other unless
 `--parallel`; one that ends badly does not keep the others from running, an interruption does.
 """
 
@@ -69,7 +69,9 @@ def run(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Run jobs, or continue them where they stopped. Finished items are never sent again.
+    r"""Run jobs, or continue them where they stopped.
+
+    Finished items are never sent again.
 
     \b
     Ctrl-C once: send nothing more and wait for answers in flight. Twice: stop at once.

@@ -1,6 +1,6 @@
 """One job or several of one command: one after the other or all at once, and the one exit status of them all.
 
-Refuses to start anything while one of several jobs has a mistake, or while two of them would write to one directory.
+Starts nothing if one of several jobs has an error, or if two of them would write to one directory.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.MISTAKE,
     ExitStatus.DONE,
 )
-"""Which exit status speaks for several jobs."""
+"""Of several jobs, the exit status that comes first here is the one of the command."""
 
 _ENDS_ALL = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFlags:
-    """What the person asked of every job of the command."""
+    """Options of the command, which hold for all of its jobs."""
 
     limit: int | None
     retry_failed: bool
@@ -93,16 +93,16 @@ def run_one(job_run: JobRun, asked: RunFlags) -> Report:
     """Run a single job.
 
     Raises:
-        BatchrunnerError: mistakes in its prompts, a held lock, a broken disk.
+        BatchrunnerError: errors in its prompts, a held lock, a broken disk.
     """
     return batchrunner.run_sync(job_run.job, **_options(job_run, asked, _display(asked)))
 
 
 def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> tuple[Ended, ...]:
-    """Run several jobs; those that an interruption kept from starting are told to people and are not in the result.
+    """Run several jobs; those that did not start because of an interruption are printed and are not in the result.
 
     Raises:
-        JobMistakesError: a job's prompts have mistakes, or two jobs share a directory; nothing was started.
+        JobMistakesError: a job's prompts have errors, or two jobs share a directory; nothing was started.
     """
     from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
 

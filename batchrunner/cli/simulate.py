@@ -1,6 +1,6 @@
 """`batchrunner simulate`: the simulated provider as an HTTP server, for a job or for any other client.
 
-Nothing it says is real and nothing is ever paid; Ctrl-C is its ordinary end and gives exit status 0.
+Ctrl-C is the normal way to stop it and gives exit status 0.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def simulate(
     list_them: ListThem = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
-    r"""Serve the simulated provider over HTTP, for a job or any other client.
+    r"""Serve the simulated provider over HTTP.
 
     \b
     No key is needed and nothing is billed. Point a job at it:
@@ -60,7 +60,7 @@ def simulate(
     """
     if list_them:
         return _list(as_json=as_json)
-    doors = _Doors(as_json=as_json)
+    addresses = _Addresses(as_json=as_json)
     serving = batchrunner.run_server(
         host=host,
         port=port,
@@ -70,15 +70,15 @@ def simulate(
         scenario=scenario,
         latency=_latency(latency),
         auth=auth,
-        say=doors.opened,
+        say=addresses.opened,
     )
     asyncio.run(_until_asked(serving))
     print_message("simulator stopped")
     return ExitStatus.DONE
 
 
-class _Doors:
-    """The addresses as the server tells them, a line each; once both are open, everyone is told where to go."""
+class _Addresses:
+    """Collects the addresses that the server reports, and prints how to use them once both are open."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json

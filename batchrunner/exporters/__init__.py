@@ -1,7 +1,7 @@
 """The shapes that results leave in: rows in, pieces of a file out. Pure, and streamed.
 
 A format is a function from a `Shapable` to pieces of bytes, in a file of its own with a line in `EXPORTERS`. Refuses to
-open anything: rows and pictures are handed in, and whoever asked for the pieces writes them.
+open anything: rows and pictures are passed in, and the caller writes the pieces.
 """
 
 from batchrunner.core.status import ExportFormat

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from batchrunner.core.job import Json
 from batchrunner.core.status import ExportRow, Shapable
 
-# Values of a row that may have been written by another version, or by a person: asked for, never assumed.
+# Values of a row that may come from another version or a text editor: types are checked, never assumed.
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
@@ -35,7 +35,7 @@ def text(value: Json) -> str:
 
 
 def json_text(value: Json) -> str:
-    """The value as JSON on one line; a few words in its place when it is nested deeper than the stack."""
+    """The value as JSON on one line; a placeholder if it is nested deeper than the stack."""
     try:
         return _encode(value).translate(_LINE_ENDS)
     except RecursionError:
@@ -73,7 +73,7 @@ _ORDER: Final = (
     *("replica", "shared_with", "output.text", "output.images", "output", "error", "usage"),
     *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
 )
-"""A name, or the group before its dot. What is not named here, `key` aside, stands before `key`, as it was seen."""
+"""A name, or the group before its dot. What is not named here, `key` aside, comes before `key`, as first seen."""
 _INTEGERS: Final = range(-(2**63), 2**63)
 
 

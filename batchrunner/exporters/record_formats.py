@@ -1,6 +1,6 @@
 """`openai-batch`: the output file of OpenAI's Batch API, so that what reads one reads a run.
 
-`custom_id` is the item's id. Failures, where asked for, stand among the answers in the job's order, as vLLM's
+`custom_id` is the item's id. Failures, where asked for, are among the answers in the job's order, as in vLLM's
 `run_batch` does it; a success is `status_code` 200 and no `error`. A picture's `url` is its path in the run's
 directory.
 """
@@ -27,7 +27,7 @@ _FINISH: Final = {
     "max_tokens": "length",
     "tool_use": "tool_calls",
 }
-"""OpenAI's words, and Anthropic's in them."""
+"""Finish reasons of OpenAI and Anthropic -> OpenAI's."""
 _HTTP_ERRORS: Final = range(400, 600)
 _OK: Final = 200
 
@@ -199,7 +199,7 @@ def _longest_run(said: str) -> int:
     return max((len(found) for found in _BACKTICKS.findall(said)), default=0)
 
 
-# `jsonl`: the rows as they stand on disk, byte for byte, in the job's order.
+# `jsonl`: the rows as they are on disk, byte for byte, in the job's order.
 
 
 def json_lines(run: Shapable) -> Iterator[bytes]:
@@ -233,7 +233,7 @@ def webdataset(run: Shapable) -> Iterator[bytes]:
 
 
 def _members(run: Shapable, row: ExportRow) -> Iterator[tuple[str, bytes]]:
-    """(ending, content); the row last, when all that it speaks of is there."""
+    """(ending, content); the row last, after all files that it names."""
     output = mapping(row.fields.get("output"))
     for place, picture in enumerate(mappings(output.get("images"))):
         path = text(picture.get("path"))

@@ -1,7 +1,7 @@
 """`csv`: a table for spreadsheets and for everything else (RFC 4180, UTF-8 without a mark in front).
 
 Text that a spreadsheet would take for a formula gets an apostrophe in front (threat 12), numbers
-stay numbers. Nothing is lost by it: `unguarded` tells how to take it off. Null is an empty cell.
+stay numbers. Nothing is lost by it: `unguarded` removes it. Null is an empty cell.
 """
 
 import csv
@@ -14,7 +14,7 @@ from batchrunner.core.status import Shapable
 from batchrunner.exporters.columns import Cell, Kind, cells_of, columns_of, json_text
 
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r\n]")
-"""Apostrophes before it count, so that a text which begins with both is told from one that was guarded."""
+"""Apostrophes before it count, so that text that begins with both can be told from guarded text."""
 _GUARDED: Final = re.compile(r"'+[=+\-@\t\r\n]")
 
 

@@ -1,1 +1,1 @@
-"""What happened, for people: where a run stands, why items failed, and the words for it."""
+"""Reports on a run as text: status, failures, audits, exports."""

@@ -1,6 +1,6 @@
 """The audit behind `batchrunner verify`: is everything that was recorded there, and as it was?
 
-Four passes, each streaming: the ledger and the pictures it names, result rows, failure rows, whatever else lies in the
+Four passes, each streaming: the ledger and the pictures it names, result rows, failure rows, unexpected files in the
 directory. Changes nothing; the caller keeps writers out. Memory: two packed integers an item, eight bytes a file.
 """
 
@@ -43,7 +43,7 @@ from batchrunner.stores.row_forms import FileLine, form_at, read_lines
 from batchrunner.stores.run_directory import ERROR_LOG
 from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
 
-# The audit's passes over files: every picture's bytes, what else lies in the directory, and who may read it.
+# The passes over files: the bytes of every picture, unexpected files, and permissions.
 #
 # Pictures are read one at a time for each thread. Refuses to follow links and to remove anything.
 
@@ -59,13 +59,13 @@ OWN: Final = frozenset(
 Pictures, answers and the ledger are known one by one."""
 PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
 _DAMAGED: Final = ("images", "damaged")
-"""What came for a picture and is none, kept for whoever wants to look."""
+"""Received bytes that are not a valid picture, kept for inspection."""
 _OTHERS: Final = 0o077
 _AT_ONCE: Final = 4
 """Pictures per thread that may wait for their turn."""
 _MISSING: Final = "file_missing"
 _WORDS_KEPT: Final = 100
-"""Of so many items the words are kept until it is known whether the job still has them."""
+"""The most items whose messages are kept until it is known whether they are still in the job."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +124,7 @@ class PictureAudit:
 
 
 def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, str] | None:
-    """(kind of finding, words) of what is wrong with a recorded picture; None when it is as it was. Raises OSError."""
+    """(kind of finding, words) of what is wrong with a recorded picture; None when it is unchanged. Raises OSError."""
     from batchrunner.stores.images import picture_fault  # noqa: PLC0415 - Pillow, for audits with pictures only
 
     path, size_bytes, sha256 = picture
@@ -162,7 +162,7 @@ def read_plain(files: InspectedFiles, folder: Path, path: str, *, most_bytes: in
 
 
 def look_around(folder: Path, *, files: InspectedFiles, finding_list: FindingList, named: set[int]) -> None:
-    """Tell files that nobody named, half-written ones, links, private files that others can read. Raises OSError."""
+    """Report unexpected and partly written files, links, and private files that others can read. Raises OSError."""
     for path in _walk(files, folder, PurePosixPath()):
         found = files.look(folder / path)
         name = path.as_posix()
@@ -364,10 +364,10 @@ def _place(name: str, line: FileLine) -> str:
 
 
 def run_file_of(folder: Path, *, files: InspectedFiles = DISK) -> RunFile:
-    """Whose directory it is; what the ledger says of that where run.json is gone or damaged.
+    """The run of a directory, from run.json or, where that is missing or damaged, from the ledger.
 
     Raises:
-        NoRunError: nobody's.
+        NoRunError: not a run directory.
         WrongDirectoryError: its run.json cannot be read.
         StoreBrokenError: the disk refused.
     """
@@ -401,7 +401,7 @@ def _vanished(run: RunFile) -> int:
 
 
 def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
-    """Look at everything in a run's directory in which nobody writes meanwhile.
+    """Check everything in a run directory that no other process writes to.
 
     Raises:
         WrongDirectoryError: there is no run in this directory.

@@ -1,6 +1,6 @@
 """The audit's first pass: the ledger, record by record, and the pictures that each `done` names.
 
-Of an item, 16 bytes and two integers are kept; of a picture, eight bytes. Refuses to judge what follows damage.
+Of an item, 16 bytes and two integers are kept; of a picture, eight bytes. What follows damage is not checked.
 """
 
 import shlex
@@ -33,7 +33,7 @@ from batchrunner.stores.ledger_line import LEDGER, checkpoint_path
 from batchrunner.stores.ledger_reader import LedgerReading, Record
 from batchrunner.stores.run_file import ANY_RUN
 
-# Every kind of thing that an audit can find, as a table, and the sheet on which it is counted.
+# A table of every kind of finding, and the counters.
 #
 # Memory does not grow with what is found: each kind keeps its count and its first few places.
 
@@ -149,7 +149,7 @@ class FindingList:
         return f"<FindingList {self._counts}>"
 
     def add(self, kind: str, example: str) -> None:
-        """One more of this kind, which `KINDS` has, with its place in words."""
+        """Count one more finding of a kind in `KINDS`, with its place."""
         assert kind in KINDS, kind
         self._counts[kind] = self._counts.get(kind, 0) + 1
         examples = self._examples.setdefault(kind, [])
@@ -195,7 +195,7 @@ _ATTEMPTS_MAX: Final = 0xFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """What a `done` said of its row."""
+    """What a `done` record says about its row."""
 
     crc: int
     files_crc: int
@@ -239,7 +239,7 @@ class Promises:
         self._packed[key] = done.length << 89 | self.epoch << 65 | files_crc(done.files) << 33 | crc << 1
 
     def forget(self, key: bytes) -> None:
-        """Its answer is gone, and a person pays for another one."""
+        """The item's answer is lost, and the user pays for another one."""
         self._packed.pop(key, None)
         self.also.pop(key, None)
 
@@ -265,13 +265,13 @@ def files_crc(files: tuple[Named, ...]) -> int:
 
 
 def path_mark(path: str) -> int:
-    """Eight bytes that stand for a path."""
+    """A hash of eight bytes for a path."""
     return int.from_bytes(blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 @dataclass(slots=True, kw_only=True)
 class LedgerAudit:
-    """Feed it a reading; then its fields tell."""
+    """Checks the records of a ledger; the result is in its fields."""
 
     finding_list: FindingList
     look_at: Callable[[str, bytes, tuple[Named, ...]], None]
@@ -279,7 +279,7 @@ class LedgerAudit:
     state: LedgerState = field(default_factory=LedgerState)
     promises: Promises = field(default_factory=Promises)
     paths: set[int] = field(default_factory=set)
-    """Marks of all paths that somebody named."""
+    """Hashes of all paths that a record names."""
     paid_again: Counter[bytes] = field(default_factory=Counter)
     """So many of an item's answers are known to be gone: their pictures are not looked for."""
     whole: bool = True
@@ -288,9 +288,9 @@ class LedgerAudit:
     reformatted: dict[bytes, int] = field(default_factory=dict)
     """How many conversions of an item's pictures are still to come: the files of the last one are to be there."""
     kept_state: Callable[[int, CheckpointMark], LedgerState | None] = lambda _segment, _mark: None
-    """What the checkpoint at the end of a segment says; None where there is none that could be used."""
+    """The checkpoint at the end of a segment; None where there is no usable one."""
     checkpoint: int | None = None
-    """The segment at whose end the one stands that would be used; others do no harm."""
+    """The segment whose checkpoint would be used; others do no harm."""
     _segment: int = 0
     _closed: bool = False
 

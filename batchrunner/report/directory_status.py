@@ -1,7 +1,7 @@
-"""What a person, or a crash, changed in a run's directory since it was left: found before anything is paid, and told.
+"""The status of a run from its files alone, also during a run, and what was changed since its last clean end.
 
-A directory that stands as its last clean end left it is trusted; any other is looked at row by row. Every command asks
-here, so that all of them count the same items as lost. `inspect_directory` changes nothing on the disk.
+A directory that is as its last clean end left it is trusted; any other is checked row by row. Every command uses this
+module, so that all of them count the same items as lost. `inspect_directory` changes nothing on the disk.
 """
 
 import time
@@ -42,9 +42,6 @@ from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
 from batchrunner.stores.timezones import offset_of_zone
 
-# Where a run stands, from its files alone, also while another process works on it. Changes nothing.
-
-"""The ledger's folder in a run's directory."""
 _NOTHING_KNOWN: Final = Totals(
     total=0, labels="", shared={}, vanished={}, hold=False, task_s=0.0, concurrency=0, synced_intents=True
 )
@@ -96,7 +93,7 @@ def status_of_directory(folder: Path) -> Status:
 
 
 def _resting_state(there: RunFile, items: ItemCounts) -> RunState:
-    """What the last run called its own end; after a kill, and in what earlier versions wrote, what the items say."""
+    """The state that the last run recorded; after a kill, and for earlier versions, a state derived from the items."""
     if items.lost:  # removed since
         return resting_state(items)
     states: tuple[RunState, ...] = get_args(RunState)
@@ -120,7 +117,7 @@ def _totals(folder: Path, there: RunFile) -> Totals:
 
 
 class _ScheduleKeys(msgspec.Struct):
-    """What `run.json` says of the window."""
+    """The window in `run.json`."""
 
     window: Window | None = None
     timezone: str | None = None
@@ -131,7 +128,7 @@ class _PointsKeys(msgspec.Struct):
 
 
 class _BudgetKeys(msgspec.Struct):
-    """What `run.json` says of the budget; earlier versions say nothing."""
+    """The budget in `run.json`; earlier versions have none."""
 
     kind: Kind
     provider: _PointsKeys
@@ -175,12 +172,12 @@ def day_offset_of(run: RunFile) -> float:
 
 
 def inspection_notes(folder: Path, found: Inspection | None) -> Iterator[str]:
-    """What a person should know of it; nothing where it is as it was left, or as a crash leaves it."""
+    """Notes on what was changed; none where the directory is as a run or a crash left it."""
     if found is None:
         return
     path = folder / RESULTS
     if found.changed:
-        yield f"{path}: {counted(found.changed, 'row')} edited since the last run; used as they are now"
+        yield f"{path}: {counted(found.changed, 'row')} edited since the last run; the edited version is used"
     if found.repeated:
         yield f"{path}: {counted(found.repeated, 'duplicate row')}; the next run removes them"
     if found.reshaped:
@@ -192,7 +189,7 @@ def inspection_notes(folder: Path, found: Inspection | None) -> Iterator[str]:
 
 
 def format_notes(job: Job, folder: Path) -> tuple[str, ...]:
-    """What `plan` says of pictures that are in another format than the job asks for now. Raises StoreBrokenError."""
+    """A note on pictures in another format than `output.format`. Raises StoreBrokenError."""
     if job.kind != "image" or job.output.format is None:
         return ()
     from batchrunner.stores.reformat import other_formats  # noqa: PLC0415 - Pillow, for pictures only

@@ -1,8 +1,8 @@
-"""Takes a run's results along: its rows in the job's order, in a format, as one file that is whole or absent.
+"""Exports a run's rows in the order of the job to one file, which is complete or absent.
 
 Reads the run's directory and writes nothing there but `export/`, so another process may be working on the run. Memory
-grows with the number of rows (an integer each), not with their size. Refuses to overwrite anything but an earlier
-export in `export/`.
+grows with the number of rows (an integer each), not with their size. Overwrites nothing but an earlier export in
+`export/`.
 """
 
 import difflib
@@ -139,7 +139,7 @@ def _run_file(folder: Path) -> RunFile:
 
 
 def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, default: str) -> Path | IO[bytes]:
-    """Where it goes. The run's own files are never stood among, nor replaced."""
+    """Where the export goes: never among the run's own files."""
     if isinstance(out, str) and is_address(out):
         hint = "export to a local file and copy it from there"
         raise _mistake("is a URL; expected a local file", file=out, hint=hint)
@@ -185,7 +185,7 @@ def _vanished(status: Status, order: RowOrder) -> int:
 
 
 def _damaged(folder: Path, run: RunFile, order: RowOrder) -> int:
-    """Lines that were recorded and are no rows now; what lies beyond is what a crash left, and was never told of."""
+    """Recorded lines that are not rows now; lines beyond the recorded length are leftovers of a crash."""
     if not order.unreadable:
         return 0
     recorded = replay(folder, day_offset_s=day_offset_of(run), running=True).results_length

@@ -1,4 +1,4 @@
-"""Copies everything sound of a damaged run into a new directory: rows, pictures, answers, and a ledger that says so.
+"""Copies what is undamaged of a run into a new directory: rows, pictures, answers, and a ledger that matches them.
 
 The old directory is read only. What was known as done and lost its answer is written down as sent and lost: it is sent
 again and counted as a possible duplicate; pictures whose task is known are fetched again instead. Refuses a directory
@@ -56,7 +56,7 @@ LABELS = "salvaged"
 
 
 def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salvaged:
-    """See the module. For whoever keeps writers out of the old directory.
+    """See the module. The caller keeps writers out of the old directory.
 
     Raises:
         WrongDirectoryError: `new` holds something, or `old` is no run.
@@ -100,11 +100,11 @@ class Salvage:
     _failed: set[bytes] = field(default_factory=set)
     """Failed items whose row was not found yet."""
     _only_rows: dict[bytes, FailureFacts] = field(default_factory=dict)
-    """Items whose row says that they failed, while what the ledger said of it is gone."""
+    """Items with a row in failures.jsonl whose `failed` record is lost."""
     _before: LedgerState = field(default_factory=LedgerState)
     """What the old ledger knows."""
     _asked_again: set[bytes] = field(default_factory=set)
-    """Failed items that a person wanted to be tried again, and were not yet."""
+    """Failed items that were requeued by the user and not sent yet."""
     _folders: set[Path] = field(default_factory=set)
     _converted: dict[bytes, tuple[Named, ...]] = field(default_factory=dict)
     """The pictures of items whose pictures were converted, as their row names them: so their `done` names them here."""
@@ -233,7 +233,7 @@ class Salvage:
             self.files.close(descriptor)
 
     def _is_only_a_row(self, key: bytes, text: bytes) -> bool:
-        """Whether it says what the ledger has lost: its item failed, and nobody asked for it again."""
+        """Whether this row replaces a lost `failed` record: its item failed and was not requeued."""
         failure = failure_of(text)
         if failure is None or key in self._asked_again or self._before.item_state(key) is not ItemState.PENDING:
             return False

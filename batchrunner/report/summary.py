@@ -1,7 +1,7 @@
-"""The closing words of a run, and where one stands: text made from a `Status` alone.
+"""The summary of a run: text made from a `Status` alone.
 
-Every word that came from a prompt, a server or a file name passes `printable`; the last line is the exact command that
-goes on, when something is left to do. Refuses to guess: what no server told is not shown.
+Text from a prompt, a server or a file name passes `printable`. If something is left to do, the last line is the exact
+command that continues the run.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ def jsonable(value: object) -> Json:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-# Failed items grouped by cause, from `failures.jsonl`: what a person wants to know first.
+# Failed items grouped by cause, from `failures.jsonl`.
 
 _GROUPS_MAX: Final = 50
 _MESSAGE_MAX: Final = 200
@@ -87,14 +87,14 @@ def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
     return tuple(sorted(groups.values(), key=lambda group: -group.count))
 
 
-# The schedule in plain words: in which time zone a window is meant, and what a balance of points means.
+# Notes on the schedule and on balances of points.
 
 if TYPE_CHECKING:
     from batchrunner.core.plan import PointBalance
 
 
 def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
-    """What a person should know before a window or a deadline counts: that the machine's own zone is meant."""
+    """A note that `window` and `deadline` use this machine's time zone, where the job has no `timezone`."""
     keys = [name for name, given in (("window", job.window), ("deadline", job.deadline)) if given is not None]
     if not keys or job.timezone is not None:
         return ()
@@ -105,7 +105,7 @@ def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
 
 
 def balance_line(balance: "PointBalance") -> str:
-    """What an account has, or that it is not known."""
+    """The points of an account, or that they are unknown."""
     if balance.available is None:
         return f"{balance.account}: points balance unknown ({printable(balance.why or 'no reason given')})"
     frozen = f", {figure(balance.frozen)} more reserved by running tasks" if balance.frozen else ""
@@ -116,7 +116,7 @@ STATES: dict[RunState, str] = {
     "running": "running",
     "done": "every item is done",
     "failed": "finished; some items failed",
-    "paused": "paused; run the same command again later",
+    "paused": "paused; run again to continue",
     "stopped": "stopped early",
     "refused": "the provider rejected the API key or account",
     "interrupted": "interrupted; finished results are saved",
@@ -134,7 +134,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("lost", "lost"),
     ("pending", "still to send"),
 )
-"""Fields of `ItemCounts` besides `done`, and what people call them."""
+"""Fields of `ItemCounts` besides `done`, and their labels."""
 
 _MOST_MESSAGE = 240
 _MOST_NAME = 60
@@ -223,7 +223,14 @@ def _sends(sends: SendCounts, unaccounted_max: int | None) -> Iterator[tuple[str
     refused = f", {sends.refused:,} rejected (not billed)" if sends.refused else ""
     yield "sent", f"{count(sends.total, 'request')} across all runs{refused}"
     if sends.possible_duplicates:
-        causes = f"{sends.ambiguous:,} without a clear reply, {sends.unknown:,} in flight when a process ended"
+        causes = ", ".join(
+            f"{number:,} {how}"
+            for number, how in (
+                (sends.ambiguous, "without a clear reply"),
+                (sends.unknown, "in flight when a process ended"),
+            )
+            if number
+        )
         yield (
             "warning",
             f"{count(sends.possible_duplicates, 'request')} may have been billed without a usable answer ({causes})",
@@ -282,10 +289,10 @@ def _waits(lanes: tuple[LaneStatus, ...]) -> Iterator[tuple[str, str]]:
         yield "lane", f"and {count(len(stuck) - _MOST_LANES, 'more lane')}"
 
 
-# `notify`: the person's own command, told how a run ended. No shell, no keys, half a minute at most.
+# `notify`: the user's own command, run at the end without a shell and without API keys, for 30 s at most.
 #
 # It gets the closing JSON on its stdin and BATCHRUNNER_STATE in its environment, from which the variables of the
-# providers' keys are gone. What it prints is shown only when it fails. Its failure hurts nobody.
+# providers' keys are removed. What it prints is shown only when it fails; its failure changes nothing.
 
 TIME_LIMIT_S: Final = 30.0
 _SHOWN_BYTES: Final = 2000
@@ -293,7 +300,7 @@ _SHOWN_CHARS: Final = 200
 
 
 async def notify(job: Job, status: Status, *, time_limit_s: float = TIME_LIMIT_S) -> str | None:
-    """Run the job's command, if it has one and no person interrupted the run; what went wrong, if anything."""
+    """Run the job's `notify` command unless the user interrupted the run; returns what went wrong, if anything."""
     if not job.notify or status.state == "interrupted":
         return None
     text = json.dumps(jsonable(status), allow_nan=False) + "\n"
@@ -312,13 +319,13 @@ def run_environment(environ: Mapping[str, str], *, keys: Iterable[str], state: s
 
 
 def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], time_limit_s: float) -> str | None:
-    """In a thread. Files instead of pipes: nobody has to read, and a grandchild that lives on holds nothing open."""
-    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
-        told.write(text)
-        told.seek(0)
+    """Runs in a thread. Files instead of pipes: no reader is needed, and a surviving grandchild blocks nothing."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
+        given.write(text)
+        given.seek(0)
         try:
-            process = subprocess.Popen(  # noqa: S603 - the person's own command, without a shell
-                command, stdin=told, stdout=said, stderr=said, env=environment, start_new_session=True
+            process = subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
+                command, stdin=given, stdout=printed, stderr=printed, env=environment, start_new_session=True
             )
         except (OSError, ValueError) as error:
             return f"could not be started: {getattr(error, 'strerror', None) or error}"
@@ -331,7 +338,7 @@ def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], tim
             return f"was killed after {time_limit_s:g} s"
         if ended == 0:
             return None
-        said.seek(max(0, said.seek(0, os.SEEK_END) - _SHOWN_BYTES))
-        lines = said.read().decode(errors="replace").strip().splitlines()
+        printed.seek(max(0, printed.seek(0, os.SEEK_END) - _SHOWN_BYTES))
+        lines = printed.read().decode(errors="replace").strip().splitlines()
         last = f": {printable(lines[-1], most=_SHOWN_CHARS)}" if lines else ""
         return f"exited with status {ended}{last}"

@@ -1,4 +1,4 @@
-"""Figures and instants as people say them. Pure; the present instant is always given."""
+"""Numbers, times, audits and exports as text. Pure: the current time is always an argument."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,14 @@ from typing import Final
 from batchrunner.core.errors import Mistake
 from batchrunner.core.status import Audit, AuditCounts, Exported, Finding, Level, Salvaged
 
-# The render boundary for plain text: whatever a prompt, a server or a file name says, it stays one visible line.
+# Text from prompts, servers and file names is made safe to print: always one visible line.
 #
-# Refuses nothing and alters nothing that a person can see; control and bidirectional characters become escapes, so that
-# they can neither steer a terminal nor forge a line of ours (threat 13).
+# Visible characters are not changed; control and bidirectional characters become escapes, so that they can neither
+# control a terminal nor forge a line of ours (threat 13).
 
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")
-"""Persian and emoji are spelt with them, and they reorder nothing."""
+"""Persian and emoji need them, and they reorder nothing."""
 
 
 def printable(text: str, *, most: int | None = None) -> str:
@@ -49,7 +49,7 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def skipped_words(number: int, named: Sequence[Mistake], *, most: int = 5) -> tuple[str, ...]:
-    """Lines that say how many bad rows `on_bad_row: skip` left out, and which the first ones are."""
+    """Lines with the number of rows that `on_bad_row: skip` skipped, and the first of them."""
     if not number:
         return ()
     shown = tuple(f"skipped {mistake}" for mistake in named[:most])
@@ -90,7 +90,7 @@ def instant(rfc3339: str, *, now: datetime | None = None) -> str:
     return f"{shown} (in {duration((moment - now).total_seconds())})"
 
 
-# An audit told to people. Text made from an `Audit` alone; every word from the disk passes `printable`.
+# An audit as text, made from an `Audit` alone; text from the disk passes `printable`.
 
 _LEVELS: Final[dict[Level, str]] = {"damage": "DAMAGE", "odd": "odd", "note": "note"}
 _MOST_EXAMPLE: Final = 200
@@ -98,7 +98,7 @@ _MEGABYTE: Final = 1e6
 
 
 def audit_words(audit: Audit) -> str:
-    """Several lines without an end of line: the verdict, what was looked at, what was found, what was salvaged."""
+    """Several lines without a final newline: verdict, what was checked, findings, what was salvaged."""
     return "\n".join(_lines(audit))
 
 
@@ -148,19 +148,19 @@ def _salvaged(salvaged: Salvaged) -> Iterator[str]:
     if salvaged.fetched_again:
         yield f"      {count(salvaged.fetched_again, 'item')} will be downloaded again (not billed again)"
     if salvaged.rows_lost:
-        yield f"      {count(salvaged.rows_lost, 'item')} lost their answers and will be sent again"
+        yield f"      {count(salvaged.rows_lost, 'item')} without an answer now will be sent again"
     if salvaged.records_lost:
         yield f"      {count(salvaged.records_lost, 'section')} of the ledger could not be read"
     yield "      continue with: batchrunner run JOB --out " + printable(salvaged.dir)
 
 
-# An export in words: where it lies, and everything of the run that is not in it.
+# An export as text: where it is, and what of the run is not in it.
 
 _LABEL_WIDTH: Final = 13
 
 
 def export_words(exported: Exported) -> str:
-    """Several lines without an end of line."""
+    """Several lines without a final newline."""
     return "\n".join(
         [_headline(exported), *(f"  {label + ':':<{_LABEL_WIDTH}} {said}" for label, said in _body(exported))]
     )

@@ -49,7 +49,7 @@ CLEAN = Status(
 
 def test_a_night_that_paused_is_told_whole() -> None:
     assert summary(NIGHT).splitlines() == [
-        "cats: paused; run the same command again later",
+        "cats: paused; run again to continue",
         "  items     512 of 600 done, 3 failed, 40 running remotely, 45 still to send",
         "  sent      655 requests across all runs, 12 rejected (not billed)",
         "  warning   3 requests may have been billed without a usable answer (2 without a clear reply, 1 in flight when a process ended)",  # noqa: E501 - as it is told
