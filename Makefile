@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := .venv-docs
 
-.PHONY: demo test test-servers setup format lint types contracts unit torture bench soak pages docs clean
+.PHONY: demo test tests test-servers setup format lint types contracts unit torture bench soak pages docs clean
 
 setup: $(READY)
 
@@ -27,7 +27,7 @@ demo: setup
 	@echo "== pictures: outputs/demo-images.simulated/images/"
 	@ls outputs/demo-images.simulated/images
 
-test: setup format lint types contracts unit
+test: setup format lint types contracts tests
 	@echo "== every check passed"
 
 format:
@@ -38,8 +38,10 @@ types:
 	@echo "== types"; $(BIN)/mypy
 contracts:
 	@echo "== import contracts"; $(BIN)/lint-imports
-unit:
-	@echo "== tests"; $(BIN)/python -m pytest -n auto
+unit: setup
+	@echo "== the fast tests, for use while working: under a minute"; $(BIN)/python -m pytest -n auto -m "not slow and not real and not servers"
+tests:
+	@echo "== all tests"; $(BIN)/python -m pytest -n auto
 
 test-servers: setup
 	@echo "== servers that no one here wrote: llama.cpp's, llmock and LiteLLM's proxy; what cannot be had is skipped"

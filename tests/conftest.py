@@ -1,7 +1,10 @@
-"""Fixtures of the rooms' tests, each from a module beside the tests that use it; examples that CI can repeat."""
+"""Fixtures of several folders, each from a module beside the tests that use it; tiers; examples that CI can repeat."""
 
 import os
+from pathlib import Path
+from typing import Final
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = (
@@ -17,3 +20,46 @@ pytest_plugins = (
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+SLOW: Final = (
+    "crash/",
+    "fuzz/",
+    "cli/test_door.py",
+    "cli/test_export.py::test_a_run_at_work_is_exported_as_far_as_it_is",
+    "cli/test_night.py",
+    "cli/test_rehearse.py",
+    "cli/test_signals.py",
+    "cli/test_simulate.py",
+    "cli/test_trial.py",
+    "cli/test_verify.py",
+    "engine/test_beside_others.py",
+    "engine/test_calls.py",
+    "engine/test_internal_faults.py::test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on",
+    "engine/test_polling.py::test_of_many_overdue_tasks_the_one_that_waits_longest_is_asked_next",
+    "engine/test_rehearse.py",
+    "engine/test_retry_budget.py",
+    "engine/test_schema.py::test_all_questions_fit_their_schema_though_every_fifth_first_answer_breaks_it",
+    "engine/test_soak.py",
+    "engine/test_tasks.py::test_many_tasks_under_faults_each_end_once",
+    "engine/test_vocabulary.py",
+    "engine/test_waiting.py",
+    "prompts/test_quick_ways.py",
+    "providers/test_every_cut.py",
+    "report/test_audit.py",
+    "stores/test_power_loss.py",
+    "test_benchmarks.py",
+    "test_documents.py",
+    "test_wheel.py",
+)
+"""Folders, files and tests that `make unit` leaves out: a second of work or more, or new processes."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow tier; `real` and `servers` are marked by their own files."""
+    here = Path(__file__).parent
+    slow = tuple((here / name).as_posix() + "/" * name.endswith("/") for name in SLOW)
+    for item in items:
+        _, _, test = item.nodeid.partition("::")
+        if f"{item.path.as_posix()}::{test}".startswith(slow):
+            item.add_marker(pytest.mark.slow)

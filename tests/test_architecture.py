@@ -14,6 +14,7 @@ from batchrunner.core.outcome import ProblemKind
 from batchrunner.providers import DIALECTS
 from batchrunner.spec.provider import _KIND_OF
 from batchrunner.transport.api_transport import REPLY_CAP_BYTES
+from tests.conftest import SLOW
 from tools import counts
 
 HOME = Path(__file__).resolve().parents[1]
@@ -114,3 +115,11 @@ def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_
         [sys.executable, "-c", code + told + shown], cwd=HOME, capture_output=True, text=True, check=False
     )
     assert f"ENDED 0 {sorted(needed)}" in done.stderr, done.stderr
+
+
+def test_what_is_called_slow_exists() -> None:
+    """Else a test that was renamed would come into the fast tier unnoticed."""
+    for name in SLOW:
+        path, _, test = name.partition("::")
+        assert (HOME / "tests" / path).exists(), name
+        assert f"def {test}" in ((HOME / "tests" / path).read_text("utf-8") if test else "def "), name

@@ -24,7 +24,7 @@ from tests.crash.stories import Ending, plain_story, story
 from tests.support.crashing_disk import Refusal, Trouble
 from tests.support.torture import Tried, at_size
 
-SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS") or at_size(1_000, 10_000))
+SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS") or at_size(250, 10_000))
 ONE_SEED = os.environ.get("BATCHRUNNER_SEED")
 BATCHES = 16
 """So that several processes share the seeds."""
