@@ -29,10 +29,10 @@ INLINE_BYTES: Final = 64 * 1024
 """A write of this size is a copy into the page cache, and takes less time than a hop to another thread."""
 _SLOW_S: Final = 0.005
 _BY_THREAD_S: Final = 1.0
-"""After a write on the loop's thread that took longer than `_SLOW_S` (the system holds back whoever writes): so long
+"""After a write on the loop's thread that took longer than `_SLOW_S` (the system throttles the writer): for how long
 all writes go by the thread."""
 _BATCH_PAUSE_S: Final = 0.003
-"""The least time between two syncs that nobody stands still for: on a quick disk each would carry a record or two."""
+"""The least time between two syncs that no caller waits for: on a fast disk each would carry only a record or two."""
 
 
 class _Shared(asyncio.Future[StoreBrokenError | None]):
@@ -51,7 +51,7 @@ class _Shared(asyncio.Future[StoreBrokenError | None]):
 
 
 class _Commit:
-    """Those who are told when the file is durable up to `target`."""
+    """Called when the file is durable up to `target`."""
 
     __slots__ = ("calls", "future", "target", "values")
 
@@ -92,7 +92,7 @@ class Appender:
         self._open_commit: _Commit | None = None
         """The last of them, as long as what is appended goes with the same write."""
         self._urgent_to = 0
-        """Somebody stands still until the file is durable up to here."""
+        """A caller waits until the file is durable up to here."""
         self._turn_due = False
         self._flush_due = False
         self._writing = False
@@ -117,7 +117,7 @@ class Appender:
 
     @property
     def refused(self) -> bool:
-        """Whether the disk refused a write or a sync: what stands at the end of the file may be half a line."""
+        """Whether a write or a sync failed: the file may end with an incomplete line."""
         return self._cause is not None
 
     # -- putting in line
@@ -138,7 +138,7 @@ class Appender:
         return offset
 
     def write_soon(self) -> None:
-        """Hand what is in line to the system at the end of this turn of the loop, whoever waits."""
+        """Write what is queued at the end of this iteration of the loop."""
         self._flush_due = True
         self._end_turn()
 

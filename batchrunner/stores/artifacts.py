@@ -94,7 +94,7 @@ class Artifacts:
         return self._syncs[folder]
 
     def _make_folders(self, folder: PurePosixPath) -> None:
-        """Every step down is a real folder whose name is durable, whoever made it."""
+        """Every step down is a real folder whose name is durable, whoever created it."""
         if folder.is_absolute() or ".." in folder.parts:
             raise OSError(errno.EPERM, "is outside the run directory")
         here = self._root
@@ -105,13 +105,13 @@ class Artifacts:
 
 
 def _holds_other(files: Files, path: Path, data: bytes) -> bool:
-    """Whether something else than these bytes stands there."""
+    """Whether the file exists with other content."""
     if not files.exists(path):
         return False
     try:
         descriptor = files.open_read(path)
     except OSError as error:
-        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, a folder or a pipe is somebody else's
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, a folder or a pipe is not ours
             return True
         raise
     try:

@@ -1,4 +1,4 @@
-"""`ledger/NNNNNN.checkpoint`: what the ledger told up to the clean end of segment N, so that it need not be read again.
+"""`ledger/NNNNNN.checkpoint`: the state after the clean end of segment N, so that the ledger need not be read again.
 
 It is written and synced before that segment's `close`, which names its length, checksum and format. Nobody needs it: a
 checkpoint that is gone, cut, changed or of another format, or whose segments are not the files that they were (inode,
@@ -64,11 +64,11 @@ class Restored:
     segment: int
     state: LedgerState
     verified: bool
-    """The `close` says how the directory was left."""
+    """The `close` record describes how the directory was left."""
 
 
 def segment_mark(files: InspectedFiles, ledger: Path, number: int) -> SegmentMark | None:
-    """How a segment stands now. Raises OSError."""
+    """The identity of a segment now. Raises OSError."""
     found = files.look(segment_path(ledger, number))
     return None if found is None else (number, found.inode, found.size_bytes, found.mtime_ns)
 
@@ -106,7 +106,7 @@ def _pieces(head: _Head, table: ItemTable) -> Iterator[bytes]:
 
 
 def _place(files: Files, path: Path, pieces: Iterable[bytes]) -> CheckpointMark:
-    """Write it whole; what its mark says of it. Raises OSError."""
+    """Write the whole file; returns its mark for `close`. Raises OSError."""
     crc = 0
 
     def checked() -> Iterator[bytes]:
@@ -158,7 +158,7 @@ def restored(
 
 
 def kept_state(files: Files, ledger: Path, number: int, mark: CheckpointMark) -> LedgerState | None:
-    """What a checkpoint says of the time before its segment's `close`, which names it so, for an audit.
+    """The state in a checkpoint, checked against the mark in its segment's `close`; for an audit.
 
     None where it is another file than that, or not for this program and machine.
     """
@@ -231,7 +231,7 @@ def _loaded(reading: _Reading, head: _Head, mark: CheckpointMark | None, *, day_
 
 
 def _close_of(files: Files, path: Path, offset: int) -> tuple[Close, float] | None:
-    """The `close` that stands there, if it is the last line, and when it was written."""
+    """The `close` record, if it is the last line, and when it was written."""
     descriptor = files.open_read(path)
     try:
         text = files.read_at(descriptor, MAX_LINE_BYTES, offset)

@@ -52,7 +52,7 @@ class DirectoryWatch:
         self._events_before = self._state.events
 
     async def confirm(self) -> None:
-        """Tell what was removed while the run was working: lost items stand in the state afterwards.
+        """Report what was removed during the run: lost items are in the state afterwards.
 
         Raises:
             StoreBrokenError: results.jsonl is not the file that was written.
@@ -67,7 +67,7 @@ class DirectoryWatch:
             self._state.lost |= known
 
     async def close(self, opened: list[LedgerWriter]) -> None:
-        """A clean end where the disk lets us; where it does not, the next run looks at every row and goes on."""
+        """A clean end if the disk allows it; otherwise the next run checks every row."""
         marks: Marks | None = None
         torn = False
         with suppress(StoreBrokenError):

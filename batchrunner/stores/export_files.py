@@ -25,7 +25,7 @@ from batchrunner.stores.row_codec import UNREADABLE, encode_row, name_of, trimme
 from batchrunner.stores.row_forms import FileLine, lines_of, open_rows
 
 EXPORTS: Final = "export"
-"""The folder in a run's directory in which exports lie. What lies there under an export's name is replaced by it."""
+"""The folder of a run directory for exports; a new export replaces the file of its name."""
 _BUFFER_BYTES: Final = 1 << 20
 
 
@@ -33,7 +33,7 @@ class OutgoingFile:
     """Writes one new file; a context manager. What was not `finish`ed leaves nothing behind."""
 
     def __init__(self, path: Path, *, replaces: bool, files: Files = DISK) -> None:
-        """Write to `path`; `replaces` allows a file there, which stands until the new one is whole."""
+        """Write to `path`; `replaces` allows an existing file, which is kept until the new one is complete."""
         self._path = path
         self._replaces = replaces
         self._files = files
@@ -112,7 +112,7 @@ def _refused(path: Path, error: OSError) -> StoreBrokenError:
     )
 
 
-# A run's rows in the job's order, for whoever takes them away: read only, also while another process adds to them.
+# A run's rows in the job's order, for exports: read only, also while another process adds rows.
 #
 # An integer a row is kept in memory, with the key while the files are indexed; rows are read again by their place. The
 # files stay open from the first look to the last, so an atomic replacement meanwhile changes nothing. Refuses to give a
@@ -130,7 +130,7 @@ _decode = msgspec.json.Decoder(dict[str, object]).decode
 
 
 class RowOrder:
-    """The rows of `results.jsonl` and, for items that stand failed, of `failures.jsonl`. A context manager."""
+    """The rows of `results.jsonl` and, for failed items, of `failures.jsonl`. A context manager."""
 
     def __init__(self, folder: Path, *, files: Files = DISK) -> None:
         """Look into a run's directory; nothing is opened yet."""
@@ -262,9 +262,9 @@ def _unread(path: Path, error: OSError) -> StoreBrokenError:
     return StoreBrokenError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-# Rows of failed items whose own row was removed by hand: made again of what the ledger says of the failure.
+# Rows of failed items whose own row was deleted: restored from the ledger.
 #
-# Class, message, request id, attempts and time stand there; status, code and task id do not, and are null in such a
+# It has class, message, request id, attempts and time; status, code and task id are missing and are null in such a
 # row.
 
 
@@ -272,7 +272,7 @@ class FailuresOfLedger:
     """Reads the ledger once, when the first row is asked for; of each item that lacks its row the event is kept."""
 
     def __init__(self, files: Files, folder: Path, *, lacks: Callable[[bytes], bool]) -> None:
-        """For a run's directory; `lacks` tells of a key whether its item failed and has no row."""
+        """For a run directory; `lacks` returns whether the item of a key failed and has no row."""
         self._files = files
         self._folder = folder
         self._lacks = lacks
@@ -283,7 +283,7 @@ class FailuresOfLedger:
         return f"<FailuresOfLedger {self._folder} made={self.made}>"
 
     def row_of(self, item: Item) -> bytes | None:
-        """The line, without its newline; None where the ledger does not say why it failed. Blocks. Raises OSError."""
+        """The line without its newline; None if the ledger has no reason for the failure. Blocks. Raises OSError."""
         if self._events is None:
             self._events = self._read()
         known = self._events.get(bytes.fromhex(item.key))
@@ -308,6 +308,6 @@ class FailuresOfLedger:
             for record in read_ledger(self._folder / LEDGER, files=self._files):
                 if isinstance(record.event, Failed) and self._lacks(key := bytes.fromhex(record.event.k)):
                     events[key] = record.event, record.at
-        except LedgerDamagedError:  # whoever replays it says where
+        except LedgerDamagedError:  # replay reports where
             return events
         return events

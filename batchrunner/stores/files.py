@@ -23,18 +23,18 @@ from batchrunner.core.events import Close, FileMark, FolderMark
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_FILE = 0o666
-"""Less the umask, like any file that a person makes."""
+"""Less the umask, like any file that a user creates."""
 SHARED_FOLDER = 0o777
 
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""How a file system says that it does not have a call at all."""
+"""Errors of file systems that do not support a call."""
 
 _WRONG_KIND = {
     errno.EISDIR: "is a directory; expected a file",
     errno.ENOTDIR: "is a file, or is below one; expected a directory",
     errno.ENXIO: "is a socket or a device; expected a file",
 }
-"""What stands under a name of ours is something else."""
+"""A path of the run is of the wrong kind."""
 
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -88,7 +88,7 @@ class Files(Protocol):
         """Remove a name."""
 
     def make_folder(self, path: Path, mode: int) -> bool:
-        """True when it was made now, False when it stood there; NotADirectoryError for a link or anything else."""
+        """True if it was created now, False if it existed; NotADirectoryError for a link or anything else."""
 
     def names(self, path: Path) -> list[str]:
         """The names in a folder, in no order."""
@@ -96,7 +96,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a name stands for, without following it."""
+    """What a path is, without following links."""
 
     kind: Literal["file", "folder", "other"]
     mode: int
@@ -112,7 +112,7 @@ class InspectedFiles(Files, Protocol):
     """What a walk through a run's directory asks beyond that."""
 
     def look(self, path: Path) -> Look | None:
-        """What stands under this name; None when nothing does."""
+        """What is at this path; None if nothing is."""
 
     def folders(self, path: Path) -> list[str]:
         """The names in a folder that are folders themselves, links aside."""
@@ -264,7 +264,7 @@ def make_durable(files: Files, path: Path) -> None:
 
 
 def broken(path: Path, error: OSError) -> StoreBrokenError:
-    """The system's refusal in our words: which file, what the system said, and that nothing is sent after it.
+    """An OSError as a StoreBrokenError: which file, the system's message, and that sending stops.
 
     Where the system names a file below the folder `path`, or beside the file `path`, that one is named.
     """
@@ -272,7 +272,7 @@ def broken(path: Path, error: OSError) -> StoreBrokenError:
         path = Path(error.filename)
     if error.errno in _WRONG_KIND:
         way_on = "stopped sending. Move it away, restore the original, then rerun the same command"
-        plainly = error.strerror == os.strerror(error.errno)  # else whoever raised it said it more exactly
+        plainly = error.strerror == os.strerror(error.errno)  # else the message is already more exact
         return StoreBrokenError(f"{path}: {_WRONG_KIND[error.errno] if plainly else error.strerror}; {way_on}")
     said = error.strerror or str(error)
     if error.errno == errno.ELOOP:
@@ -285,14 +285,14 @@ def broken(path: Path, error: OSError) -> StoreBrokenError:
 # Refuses: leaving half a file under a real name, following links, silently short writes.
 
 TEMPORARY = ".tmp"
-"""Names ending so are left-overs of a process that was killed; whoever holds the run's lock may remove them."""
+"""Suffix of unfinished files; left-overs of a killed process may be removed by the holder of the run's lock."""
 
 _LEFT_OVER = re.compile(r"\.[0-9]+-[0-9]+\.tmp")
 _numbers = itertools.count(1)
 
 
 def open_beside(files: Files, folder: Path, mode: int) -> tuple[Path, int]:
-    """A new, empty file in `folder` with a name that nobody uses, and its descriptor."""
+    """A new, empty file in `folder` with an unused name, and its descriptor."""
     while True:
         path = folder / f".{os.getpid()}-{next(_numbers)}{TEMPORARY}"
         try:
@@ -302,7 +302,7 @@ def open_beside(files: Files, folder: Path, mode: int) -> tuple[Path, int]:
 
 
 def write_all(files: Files, descriptor: int, data: bytes) -> None:
-    """Write everything; a short write is continued, so that the system says why (ENOSPC first shows as one).
+    """Write everything; a short write is continued, so that the system raises the reason (ENOSPC first shows as one).
 
     Raises:
         OSError: what the system said.
@@ -363,7 +363,7 @@ def _place(files: Files, path: Path, pieces: Iterable[bytes], mode: int) -> int:
 
 
 def is_left_over(name: str) -> bool:
-    """Whether a file's name says that it was never finished."""
+    """Whether the name is that of an unfinished file."""
     return _LEFT_OVER.fullmatch(name) is not None
 
 
@@ -379,11 +379,11 @@ def remove_temporary_files(files: InspectedFiles, folder: Path) -> int:
     return len(left) + sum(remove_temporary_files(files, folder / name) for name in files.folders(folder))
 
 
-# How a clean end left a run's directory, and whether it still stands so.
+# How a clean end left a run directory, and whether it is unchanged.
 #
 # Of each file of rows its inode, size and time of change are kept, of each folder of outputs its inode, the newest time
 # of change of the folders in it and the number of files. What is the same was not changed by hand; what differs, and
-# what was copied, is looked at row by row (`inspection`). Refuses to vouch for what it cannot name in one ledger
+# what was copied, is looked at row by row (`inspection`). Makes no mark of what does not fit into one ledger
 # record.
 
 RESULTS: Final = "results.jsonl"
@@ -404,7 +404,7 @@ class Marks:
 
 
 def marks_of(files: InspectedFiles, folder: Path, outputs: Iterable[str]) -> Marks | None:
-    """The directory as it stands; `outputs` are the folders at its top that hold pictures and answers.
+    """The directory as it is now; `outputs` are its top-level folders with pictures and answers.
 
     None when there are too many of these for a record. Blocks. Raises StoreBrokenError.
     """
@@ -421,7 +421,7 @@ def marks_of(files: InspectedFiles, folder: Path, outputs: Iterable[str]) -> Mar
 
 
 def stands_as_marked(files: InspectedFiles, folder: Path, marked: Close | None) -> bool:
-    """Whether nobody changed the directory since that end. Blocks. Raises StoreBrokenError."""
+    """Whether the directory is unchanged since that end. Blocks. Raises StoreBrokenError."""
     if marked is None or marked.files is None:
         return False
     now = marks_of(files, folder, (name for name, *_ in marked.folders))

@@ -150,7 +150,7 @@ class PictureFiles:
         )
 
     async def _with_damaged(self, problem: Problem, data: bytes, stem: str) -> Problem:
-        """The problem with the place where the bytes lie, for whoever wants to mend them: they are paid for."""
+        """The problem with the path of the received bytes: they are paid for and may be repairable."""
         shape = format_of(data)
         ending = _ENDINGS[shape] if shape is not None else "bin"
         path = await self._artifacts.write_once(f"{DAMAGED_FOLDER}/{safe_stem(stem)}.{ending}", data)
@@ -212,14 +212,14 @@ def _looked_at(data: bytes, shown: bytes, shape: Format) -> bytes:
 
 
 def _pixels_of(data: bytes) -> int:
-    """Width × height as the header says; 0 for what cannot be opened."""
+    """Width × height from the header; 0 for what cannot be opened."""
     shape = format_of(data)
     if shape is None or shape == "WEBP":
         return _webp_pixels(data) if shape else 0
     try:
         with readers()[shape](io.BytesIO(data)) as picture:
             return picture.width * picture.height
-    except Exception:  # noqa: BLE001 - as in `prepare`, which says what is wrong
+    except Exception:  # noqa: BLE001 - as in `prepare`, which reports what is wrong
         return 0
 
 
@@ -242,7 +242,7 @@ def _checked_size(data: bytes, shape: Format, max_pixels: int) -> tuple[int, int
     None for more pixels than are decoded.
     """
     if shape == "WEBP" and _webp_pixels(data) > max_pixels:
-        return None  # Pillow's reader makes room for the whole canvas when it opens one
+        return None  # Pillow allocates the whole canvas when it opens one
     with readers()[shape](io.BytesIO(data)) as picture:
         width, height = picture.size
         if width * height > max_pixels:
@@ -252,7 +252,7 @@ def _checked_size(data: bytes, shape: Format, max_pixels: int) -> tuple[int, int
 
 
 def _webp_pixels(data: bytes) -> int:
-    """Width × height of a WEBP's canvas from its first chunk; 0 when it cannot be told."""
+    """Width × height of a WEBP's canvas from its first chunk; 0 if unknown."""
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X":
         return (1 + int.from_bytes(body[4:7], "little")) * (1 + int.from_bytes(body[7:10], "little"))

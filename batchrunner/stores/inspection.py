@@ -1,4 +1,4 @@
-"""Every row of a run's directory held against what the ledger knows: what a person, or a crash, changed in between.
+"""Compares every row of a run directory with the ledger: what a user or a crash changed since the last run.
 
 One streamed pass over `results.jsonl` and one over `superseded.jsonl`. A done item whose row stands in neither, or
 whose picture is not there with its size, is lost; of pictures that were put there or changed since the ledger last
@@ -42,9 +42,9 @@ class Inspection:
     reshaped: bool = False
     """An editor put its marks around the rows."""
     set_aside: int = 0
-    """Rows of done items that stand in superseded.jsonl only."""
+    """Rows of done items that are in superseded.jsonl only."""
     stale: set[int] = field(default_factory=set)
-    """Offsets of rows whose picture is gone."""
+    """Offsets of rows whose picture is missing."""
     outputs: set[str] = field(default_factory=set)
     """Folders at the directory's top that hold pictures and answers."""
     answers: list[tuple[int, int]] = field(default_factory=list)
@@ -101,7 +101,7 @@ class _Inspector:
     found: Inspection
     _intact_ns: int = field(init=False)
     _copied: set[bytes] = field(default_factory=set)
-    """Keys of shared copies: they stand in for a lost original."""
+    """Keys of shared copies: they replace a lost original."""
 
     def __post_init__(self) -> None:
         self._intact_ns = int(self.state.intact_at * 1e9)
@@ -213,7 +213,7 @@ class _Inspector:
 
 
 def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[ItemEvent]:
-    """A `done` for a row that reached the disk although its process did not live to say so, or whose ledger is gone.
+    """A `done` for a row that reached the disk before its process died, or whose ledger is missing.
 
     Its item may be unknown to the ledger: a power loss may take intents that were not synced, and the row is paid for.
     """
@@ -239,7 +239,7 @@ def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[Ite
 
 
 def _failures(files: InspectedFiles, path: Path, state: LedgerState) -> Iterator[ItemEvent]:
-    """Items that failed for good, where nothing else knows of them."""
+    """Items that failed permanently and are recorded nowhere else."""
     seen = set[str]()
     for line in row_lines(files, path):
         failure = failure_of(line.text)

@@ -1,4 +1,4 @@
-"""The ledger's writer: one process, one segment, which nobody else ever appends to.
+"""The ledger's writer: one process, one segment, which no other process ever appends to.
 
 Refuses: an existing segment, anything after the first refused write or sync, records without checksum.
 """

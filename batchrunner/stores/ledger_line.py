@@ -44,12 +44,12 @@ _encoder = msgspec.json.Encoder()
 
 
 def segment_path(folder: Path, number: int) -> Path:
-    """Where segment `number` (from 1) of a ledger lies."""
+    """The path of segment `number` (from 1) of a ledger."""
     return folder / f"{number:06d}.jsonl"
 
 
 def checkpoint_path(folder: Path, number: int) -> Path:
-    """Where the checkpoint at the end of segment `number` lies."""
+    """The path of the checkpoint at the end of segment `number`."""
     return folder / f"{number:06d}.checkpoint"
 
 
@@ -78,7 +78,7 @@ def encode_line(event: Event, *, sequence: int, at: float, durable: int | None) 
 
 
 def is_intact(text: bytes) -> bool:
-    """Whether a line without its newline ends with the checksum of what stands before."""
+    """Whether a line without its newline ends with the checksum of its content."""
     cut = 1 - TRAILER_BYTES
     return text[cut:] == b',"c":"%08x"}' % zlib.crc32(text[:cut])
 
@@ -111,7 +111,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _shortened(event: Event) -> Event:
-    """Only words for people are cut: ids, URLs and names are whole or the record is refused."""
+    """Only messages are shortened: ids, URLs and names are complete or the record is refused."""
     if isinstance(event, Failed):
         request_id = None if event.request_id is None else event.request_id[:256]
         return msgspec.structs.replace(event, message=_cut(event.message), request_id=request_id)
@@ -201,7 +201,7 @@ class Batch:
 
 
 def intact_batches(files: Files, path: Path, segment: int, *, start: int, sequence: int) -> Iterator[Batch | FileLine]:
-    """What stands from byte `start` on, where record `sequence` must stand; ends before the first unusual line.
+    """The records from byte `start` on, the first of them number `sequence`; ends before the first unusual line.
 
     A line is sound and in turn, too, and of another kind. Raises OSError.
     """
@@ -222,7 +222,7 @@ def intact_batches(files: Files, path: Path, segment: int, *, start: int, sequen
 
 
 class _UnusualError(Exception):
-    """The rest is for somebody who looks closer."""
+    """The rest needs the careful reader."""
 
 
 def _intact_lines(piece: bytes) -> list[bytes]:
@@ -267,7 +267,7 @@ def _batches(
 
 
 def _batch(events: list[_IntentLine | _DoneLine], segment: int, end: int) -> Batch:
-    """Raises _UnusualError where one of them has no key, or says what none can say."""
+    """Raises _UnusualError if one of them has no key or an impossible value."""
     names = [event.k for event in events]
     crcs = [event.crc for event in events if isinstance(event, Done)]
     try:

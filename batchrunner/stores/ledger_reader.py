@@ -1,4 +1,4 @@
-"""Reads a ledger back, record by record, and tells a torn tail from damage.
+"""Reads a ledger back, record by record, and distinguishes a torn tail from damage.
 
 A crash may leave unsynced pages in any order, so damage at or above the greatest durable length that a sound record of
 the segment names ends the replay of that segment and is told in `left_out`. Damage below it, a gap in the segments'
@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A torn tail: what stands at a segment's end and was not replayed."""
+    """A torn tail: the end of a segment that is not replayed."""
 
     file: str
     offset: int
@@ -103,7 +103,7 @@ _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 
 
 class LedgerReading:
-    """Iterate it once for the records in order; `segments` then tells how each segment ended."""
+    """Iterate it once for the records in order; `segments` then has how each segment ended."""
 
     def __init__(self, folder: Path, files: Files, after: int = 0) -> None:
         self._folder = folder
@@ -141,7 +141,7 @@ class LedgerReading:
             raise broken(self._folder, error) from error
 
     def _check_before(self, number: int, opened: Open) -> None:
-        """The segment before was whole when this one was begun, and nobody appends to it."""
+        """The segment before was complete when this one was begun, and is never appended to."""
         if opened.before is None or self._ended_at is None or self._ended_at >= opened.before:
             return
         path = segment_path(self._folder, number - 1)
@@ -191,7 +191,7 @@ class LedgerReading:
     def _take(
         self, path: Path, number: int, at: "_Position", line: FileLine, envelope: _RecordEnvelope
     ) -> Iterator[Record]:
-        """A sound line in its turn; nothing is to be told of what this version has no name for."""
+        """An intact line in sequence; events unknown to this version are ignored."""
         if at.sequence == 0:
             _check_open(path, line.text)
         at.event = _event(path, line, envelope)
@@ -243,7 +243,7 @@ def newest_open(folder: Path, *, files: Files = DISK) -> Open | None:
 
 
 def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
-    """How often an answer of each item was given up as lost. Reads no segment that cannot say so.
+    """How often an answer of each item was given up as lost. Skips segments that cannot contain such a record.
 
     Raises StoreBrokenError.
     """
@@ -257,7 +257,7 @@ def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
                     found[bytes.fromhex(_decode_key(line.text).k)] += 1
     except OSError as error:
         raise broken(folder, error) from error
-    except UNREADABLE:  # damage, which the reading of the ledger tells
+    except UNREADABLE:  # damage, which reading the ledger reports
         pass
     return found
 
@@ -270,7 +270,7 @@ def _resends(text: bytes) -> bool:
 
 
 def _trimmed(line: FileLine) -> FileLine:
-    """Without the carriage return that somebody's tool put at its end: the checksum says that the rest is whole."""
+    """Without a carriage return that another tool added: the checksum shows that the rest is intact."""
     return line._replace(text=line.text[:-1]) if line.text.endswith(b"\r") and is_intact(line.text[:-1]) else line
 
 
@@ -377,7 +377,7 @@ def _event(path: Path, line: FileLine, envelope: _RecordEnvelope) -> Event | Non
 
 
 def fault_of(event: Event) -> str:
-    """What an event says that none can say, types aside; empty when nothing."""
+    """The impossible value of an event, types aside; empty if there is none."""
     if isinstance(event, ItemEvent) and not _is_key(event.k):
         return "an invalid item key"
     if isinstance(event, Done) and not (_is_crc(event.crc) and event.length >= 0):

@@ -21,7 +21,7 @@ from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
 
 
 def inspect_directory(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
-    """Let `state` say what is lost, and count rows that the ledger does not know as done, as the next run will.
+    """Mark lost items in `state`, and count rows without a `done` record as the next run will.
 
     None: nobody changed anything. Blocks. Raises StoreBrokenError.
     """
@@ -34,7 +34,7 @@ def inspect_directory(folder: Path, state: LedgerState, *, files: InspectedFiles
 
 
 def refuse_missing_ledger(folder: Path, *, files: InspectedFiles = DISK) -> None:
-    """Raise LedgerMissingError where less of the ledger is there than once was: going on would pay twice.
+    """Raise LedgerMissingError if a part of the ledger is missing: continuing would pay twice.
 
     Gaps before the newest segment are the reader's to find. Raises StoreBrokenError as well.
     """
@@ -72,7 +72,7 @@ def _has_rows(folder: Path, files: Files) -> bool:
 
 
 def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
-    """The newest segment of a clean end is as long as it was, or longer by the line ends of somebody's tool.
+    """The newest segment of a clean end is as long as it was, or longer by line endings that another tool added.
 
     A shorter one is read as after a crash if rows make up for all that the cut took: as many items are done, failed
     and accepted as before.
@@ -83,7 +83,7 @@ def _refuse_cut(path: Path, there: RunFile, files: InspectedFiles) -> None:
     state = LedgerState()
     try:
         replay_into(state, read_ledger(path.parent, files=files))
-    except LedgerDamagedError:  # more than a cut: whoever reads the ledger next names the place
+    except LedgerDamagedError:  # more than a cut: the next reader of the ledger reports the place
         return
     state.segment_ended()
     inspect_directory(folder, state, files=files)

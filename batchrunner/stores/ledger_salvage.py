@@ -69,7 +69,7 @@ class SegmentCopy:
             self._files.close(self._descriptor)
 
     def add(self, event: Event, *, at: float) -> None:
-        """The next record; the first of each batch says what is durable."""
+        """The next record; the first of each batch states what is durable."""
         durable = None if self._buffer else self._durable
         self._buffer += encode_line(event, sequence=self.records, at=at, durable=durable)
         self.records += 1
@@ -77,7 +77,7 @@ class SegmentCopy:
             self._flush()
 
     def end(self, *, at: float) -> None:
-        """The clean end; everything before it is durable first, so that damage to it can be told."""
+        """The clean end; everything before it is durable first, so that damage to it can be detected."""
         self._flush()
         self.add(Close(records=self.records + 1), at=at)
 
@@ -90,10 +90,10 @@ class SegmentCopy:
 
 
 KIND = "salvage"
-"""What a record that was put back says as its reason."""
+"""The reason in a record that was restored."""
 
 MESSAGE_MAX = 2000
-"""So much of a failure's words stands in the ledger."""
+"""The most characters of a failure's message in the ledger."""
 _KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 Numbered = Intent | Refused | Accepted | Retry | Failed | Done
 
@@ -110,7 +110,7 @@ _decode_event = msgspec.json.Decoder(Event).decode
 
 
 class KeptRecord(NamedTuple):
-    """A record that could be read. Events of later programs of this version have no place in a mended story."""
+    """A readable record. Unknown events of later programs are left out."""
 
     segment: int
     at: float
@@ -119,7 +119,7 @@ class KeptRecord(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class IntactLines:
-    """Iterate it for the records; `stretches` then tells how often something was lost between them."""
+    """Iterate it for the records; `stretches` then is how often something was lost between them."""
 
     folder: Path
     files: Files
@@ -151,7 +151,7 @@ class IntactLines:
 
 
 def _kept(path: Path, number: int, text: bytes) -> tuple[int, KeptRecord | None] | None:
-    """(sequence, record) of a sound line; None when it says nothing that can be understood."""
+    """(sequence, record) of an intact line; None if it is not understood."""
     try:
         envelope = _decode_envelope(text)
         if envelope.e == "open" and envelope.version not in READABLE_VERSIONS:
@@ -215,7 +215,7 @@ class LedgerRebuilder:
         return events
 
     def failed(self, key: bytes, failure: FailureFacts, *, at: float) -> list[Event]:
-        """An item whose row says that it failed, and whose `failed` is lost."""
+        """An item with a row in failures.jsonl whose `failed` record is lost."""
         record = self.state.record(key)
         if record.item_state not in {ItemState.PENDING, ItemState.SENDING}:
             return []
@@ -293,5 +293,5 @@ class LedgerRebuilder:
 
 
 def item_state_before(state: LedgerState, event: ItemEvent) -> ItemState:
-    """Where the event's item stands."""
+    """The state of the event's item."""
     return state.item_state(bytes.fromhex(event.k))

@@ -28,11 +28,11 @@ from batchrunner.stores.files import DISK, NOT_OFFERED, PRIVATE_FILE, broken, pl
 # It keeps out every process of this machine, and those of other machines as long as they see the file. What it cannot
 # do
 # is free itself when its holder dies: on the same machine a dead process is recognised by its number and the moment of
-# its start, and its file is set aside; on another machine a person has to remove it, and the refusal says so.
+# its start, and its file is set aside; on another machine the user has to remove it, and the error says so.
 
 LOCK_FILE = ".lock"
 NO_LOCKS = NOT_OFFERED | {errno.ENOLCK}
-"""How a file system says that it cannot lock."""
+"""Errors of file systems that cannot lock."""
 _SETTLE_S = 0.05
 _LOCK_FILE_TRIES = 3
 
@@ -89,12 +89,12 @@ class LockFile:
     def release(self) -> None:
         """Remove the file if it is still this process's."""
         if self._mark and self._read().get("mark") == self._mark:
-            with contextlib.suppress(OSError):  # the next run recognises that its holder is gone
+            with contextlib.suppress(OSError):  # the next run sees that its holder is gone
                 self.path.unlink()
         self._mark = ""
 
     def holder(self) -> Holder | None:
-        """Who has the file now; None when nobody does, or a process of this machine that is gone."""
+        """Who has the file now; None if it is free, or held by a process of this machine that has ended."""
         return self._holder(Holder(host=os.uname().nodename))
 
     def _holder(self, own: Holder) -> Holder | None:
@@ -121,7 +121,7 @@ class LockFile:
 
 
 def _started(pid: int) -> str:
-    """When the process began, in the system's own ticks; what tells it from a later one with the same number.
+    """When the process began, in the system's own ticks; which distinguishes it from a later one with the same number.
 
     Empty when there is no such process, `?` where the system does not tell.
     """
@@ -153,7 +153,7 @@ class RunLock:
 
     @property
     def is_second_best(self) -> bool:
-        """True when the file system cannot lock, and a file stands in the lock's place."""
+        """True if the file system cannot lock and a file is used instead."""
         return self._instead is not None
 
     def __repr__(self) -> str:
@@ -167,7 +167,7 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock or say who has it. The directory must exist.
+        """Take the lock, or raise with who has it. The directory must exist.
 
         Raises:
             LockHeldError: another process writes here.
@@ -199,7 +199,7 @@ class RunLock:
             self._instead.release()
             self._instead = None
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # what it says no longer matters; closing frees it
+            with contextlib.suppress(OSError):  # its content no longer matters; closing frees it
                 os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
@@ -219,7 +219,7 @@ class Quiet:
         return f"<Quiet {self._path} {'free' if self._descriptor is None else 'held'}>"
 
     def __enter__(self) -> Self:
-        """Raises LockHeldError while somebody writes here, StoreBrokenError when the file system cannot lock."""
+        """Raises LockHeldError while another process writes here, StoreBrokenError if the file system cannot lock."""
         try:
             self._descriptor = DISK.open_read(self._path)
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -245,7 +245,7 @@ class Quiet:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who writes in this directory now; None when nobody does. Changes nothing."""
+    """Who holds the lock of this directory now, or None. Changes nothing."""
     try:
         descriptor = DISK.open_read(folder / LOCK)
     except OSError:

@@ -1,4 +1,4 @@
-"""What can be told of a picture without decoding it: its format, whether its end is there, and a PNG's text chunks.
+"""What is known of a picture without decoding it: its format, whether its end is there, and a PNG's text chunks.
 
 Pure. `whole_fault` exists because decoders are lenient: `verify()` passes half a JPEG, `load()` a PNG without its end.
 Of other formats than PNG, JPEG, WEBP and GIF it tells the name and no more.
@@ -23,7 +23,7 @@ _HTML = re.compile(rb"\s*(?:<!doctype html|<html|<head|<body|<\?xml|<!--)", re.I
 
 
 def format_of(data: bytes) -> Format | None:
-    """The format by the first bytes; what a name or a server says does not count."""
+    """The format from the first bytes; file name and content type are ignored."""
     if data.startswith(_PNG_MAGIC):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
@@ -110,7 +110,7 @@ def audio_format(data: bytes) -> tuple[str, str] | None:
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether the bytes read as words, so that they say what went wrong rather than show a picture."""
+    """Whether the bytes are text, so probably an error message and not a picture."""
     start = data[:_TEXT_BYTES]
     if not start or b"\0" in start:
         return not start

@@ -51,7 +51,7 @@ _TO_DO = {
 
 
 def try_disk(folder: Path, job: Job, *, files: InspectedFiles) -> tuple[str, ...]:
-    """Open and write whatever the run will write; what a person should know of this disk. Blocks.
+    """Open and write everything that the run will write; returns notes on this disk. Blocks.
 
     Raises:
         StoreBrokenError: a place cannot be written.
@@ -92,7 +92,7 @@ def places_for_requests(job: Job, *, lanes: int) -> int:
 
 
 def requests_allowed(job: Job, *, lanes: int, say: Callable[[str], None]) -> int:
-    """Requests that each lane may have in flight with the files that this process may open; said where it is fewer."""
+    """How many requests each lane may have in flight under the open-file limit; printed if that is fewer."""
     places = places_for_requests(job, lanes=lanes)
     if places < (job.limits.concurrency or _MOST_FOR_AUTO):
         asked = (
@@ -106,7 +106,7 @@ def requests_allowed(job: Job, *, lanes: int, say: Callable[[str], None]) -> int
 
 
 def lock_notes(lock: RunLock, folder: Path) -> tuple[str, ...]:
-    """What a person should know of a disk without locks."""
+    """A note on a disk without file locks."""
     words = f"{folder}: this disk does not support file locks; the file `{LOCK_FILE}` is used instead"
     return (
         (f"{words}. Do not run this job on two machines at once: both would send everything",)
@@ -123,7 +123,7 @@ def _raised_limit() -> int | None:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(ValueError, OSError):  # some systems allow less than they say
+        with suppress(ValueError, OSError):  # some systems allow less than they report
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
     return None if soft == resource.RLIM_INFINITY else soft

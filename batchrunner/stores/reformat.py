@@ -146,7 +146,7 @@ def _rows(files: InspectedFiles, folder: Path) -> Iterator[_Row]:
         try:
             row = _decode(line.text) if line.whole else None
         except UNREADABLE:
-            continue  # chat rows have no pictures, and what is no row is somebody else's matter
+            continue  # chat rows have no pictures, and invalid rows are reported elsewhere
         if row is not None and row.output.images:
             yield row
 

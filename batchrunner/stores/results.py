@@ -1,4 +1,4 @@
-"""`results.jsonl` and `failures.jsonl`: one line per item, durable before anyone is told.
+"""`results.jsonl` and `failures.jsonl`: one line per item, durable before it is reported.
 
 Refuses: adding before `recover` was asked, gluing a row to a torn end, rows that are not on the disk.
 """
@@ -60,7 +60,7 @@ _new_place: Final[Callable[[type[Place], tuple[str, int]], Place]] = tuple.__new
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """What stood in `results.jsonl` when this process began."""
+    """The content of `results.jsonl` when this process began."""
 
     torn_bytes: int
     """Cut off the end, or taken out of what was never recorded, into `results.torn`."""
@@ -88,7 +88,7 @@ class ResultsFile:
         self._unopened: list[tuple[bytes, Kept]] = []
         """Rows that wait for results.jsonl to be opened."""
         self._open: dict[str, Appender] = {}
-        """What was opened, also where whoever asked for it was cancelled meanwhile."""
+        """What was opened, even if the caller was cancelled meanwhile."""
         self._opener = Threads("open-results", count=1)
         self._stale: frozenset[int] = frozenset()
         self._keeps_unreadable = False
@@ -128,7 +128,7 @@ class ResultsFile:
         return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned, reshaped=reshaped is not None)
 
     def put(self, row: ResultRow, then: Kept) -> None:
-        """See `core.ports.Results`. Rows stand in the file, and are told of, in the order of these calls."""
+        """See `core.ports.Results`. Rows are written and reported in the order of these calls."""
         line = encode_row(row)
         if self._results is not None and not self._unopened:
             self._append(self._results, line, then)
@@ -139,7 +139,7 @@ class ResultsFile:
             opening.add_done_callback(self._has_opened)
 
     async def add(self, row: ResultRow) -> Place:
-        """See `core.ports.Results`. Those who wait return in the order in which their rows stand in the file."""
+        """See `core.ports.Results`. Callers return in the order of their rows in the file."""
         kept: asyncio.Future[Place | StoreBrokenError] = asyncio.get_running_loop().create_future()
         self.put(row, lambda place: None if kept.done() else kept.set_result(place))
         del row  # it may be as large as an answer may be, and the disk slow
@@ -215,7 +215,7 @@ class ResultsFile:
             raise broken(self._folder, error) from error
 
     def _remake_answer(self, text: bytes) -> None:
-        """The answer's own file is gone, and its row has its words."""
+        """The answer's own file is missing, and its row has the text."""
         facts = facts_of(text)
         assert facts is not None, "it was read as a row just now"
         assert facts.output.path is not None, "that is why it is here"

@@ -148,7 +148,7 @@ def _encode_row(row: ResultRow | FailureRow) -> bytes:
     except RecursionError:
         if not isinstance(row, ResultRow) or not isinstance(row.output, ChatOutput):
             raise
-        # The answer's text says the same; a value nested deeper than the interpreter's stack can only be left out.
+        # The answer's text has it, too; a value nested deeper than the interpreter's stack can only be left out.
         output = msgspec.structs.replace(row.output, parsed=None, flags=(*row.output.flags, _TOO_DEEP))
         return _encode_any(_shown(msgspec.structs.replace(row, output=output)))
 
@@ -242,7 +242,7 @@ def shared_copy(text: bytes, label: Label, *, owner: str) -> bytes:
 
 
 def unlabelled(text: bytes) -> bytes:
-    """The row's line without what its label says: the same for a row that was moved or renamed; no row as it is."""
+    """The row's line without its label: the same for a row that was moved or renamed; other lines unchanged."""
     try:
         row = _decode_fields(text)
     except UNREADABLE:

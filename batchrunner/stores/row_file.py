@@ -1,4 +1,4 @@
-"""Which row stands where: a dict of 16-byte keys to packed ints, made by one streaming pass. Refuses to hold rows."""
+"""The position of each row: a dict of 16-byte keys to packed ints, made by one streaming pass. Holds no rows."""
 
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class RowIndex:
         self.repeated: list[tuple[int, int]] = []
         """(offset, length) of originals whose key another original has: rare."""
         self.unreadable: list[tuple[int, int]] = []
-        """(offset, length) of lines that are no rows: somebody else wrote them."""
+        """(offset, length) of lines that are not rows."""
 
     def __repr__(self) -> str:
         return f"<RowIndex rows={len(self)} repeated={len(self.repeated)} unreadable={len(self.unreadable)}>"
@@ -163,7 +163,7 @@ def _read(files: Files, source: int, *, start: int, end: int) -> Iterator[bytes]
 # One atomic replacement of a file of rows by one that shows the present job.
 #
 # The steps, each safe to be repeated after a crash: index the old file · write the new one beside it, in the items'
-# order · append what nobody claims to other files, durable · replace. Until the last step the old file stands
+# order · append unclaimed rows to other files, durable · replace. Until the last step the old file is unchanged
 # untouched.
 # Refuses to lose a row: what has no place in the new file goes to `superseded`, from where it comes back with its item,
 # or, when it is no row, to `unreadable`, or to the end of the new file.
@@ -186,7 +186,7 @@ class RewriteResult:
     superseded: int
     """Rows moved to the file of superseded ones by this call."""
     made: int = 0
-    """Rows of failed items that were gone, and were made again from the ledger."""
+    """Rows of failed items that were missing and were restored from the ledger."""
 
 
 class Rewriting:
@@ -272,9 +272,9 @@ class Rewriting:
                 self._placed.put(label.key, self._length, self._add(relabelled(made, label)))
 
     def finish(self) -> RewriteResult:
-        """Keep what nobody claimed, make the new file durable, and let it take the old one's name."""
+        """Keep unclaimed rows, make the new file durable, and rename it over the old one."""
         unclaimed = [self._waiting[key] for key in self._waiting if self._outlives(key)]
-        if self._keep == "first":  # of an item that failed again, only the last row says how it stands
+        if self._keep == "first":  # of an item that failed again, only the last row counts
             unclaimed += self._waiting.repeated
         superseded = self._keep_lines(self._superseded, sorted(unclaimed))
         if self._unreadable is not None:
@@ -331,7 +331,7 @@ class Rewriting:
         return self._files.read_at(self._new, length, offset)
 
     def _keep_lines(self, path: Path, places: Iterable[Place]) -> int:
-        """Append lines of the old file to another one, durable; those that already stand there are not repeated.
+        """Append lines of the old file to another one, durable; those that are already there are not repeated.
 
         A row stands there under whatever label, and also as a last line whose newline a crash has cut off.
         """

@@ -100,7 +100,7 @@ class FileForm:
 
 
 def form_of(files: Files, descriptor: int) -> FileForm | None:
-    """None where rows stand as they were written, or as readers take them anyway. Raises OSError."""
+    """None if the rows are as they were written, or in a form that readers accept. Raises OSError."""
     chunk = files.read_at(descriptor, _CHUNK_BYTES, 0)
     for beginning, encoding in _BEGINNINGS:
         if chunk.startswith(beginning):

@@ -1,4 +1,4 @@
-"""A run's directory taken for a job: what stands in its `run.json`, and the totals that `status` reads there."""
+"""Takes a run directory for a job: writes `run.json`, and the totals that `status` reads there."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ def take_directory(
     adopt_rows: bool = False,
     files: Files = DISK,
 ) -> RunFile:
-    """Write `run.json` for this job, or go on in its directory. For the holder of the lock.
+    """Write `run.json` for this job, or continue in its directory. For the holder of the lock.
 
     `command` goes on with the run from the present working directory, `command_elsewhere` from any.
 
@@ -83,7 +83,7 @@ def take_directory(
 def _working_directory() -> str:
     try:
         return str(Path.cwd())
-    except OSError:  # it was removed while somebody stood in it
+    except OSError:  # the working directory was removed
         return ""
 
 
@@ -114,7 +114,7 @@ def _holds_run_of(folder: Path, job: Job, files: Files) -> bool:
     try:
         there = read_run_file(folder, files=files)
     except (WrongDirectoryError, StoreBrokenError):
-        return False  # nothing that can be told to be this job's
+        return False  # cannot be identified as this job's
     return there is not None and not there.simulated and there.job_name == job.name and _same_file(there, job)
 
 
@@ -210,13 +210,13 @@ def windows_that_worked(folder: Path, *, files: Files = DISK) -> dict[str, int]:
     return {lane: width for lane, width in known.items() if isinstance(width, int) and width > 0}
 
 
-# `errors.log`: tracebacks of faults of this program, for whoever fixes it. Private, without keys, of bounded size.
+# `errors.log`: tracebacks of internal errors, for bug reports. Private, without keys, of bounded size.
 #
 # Refuses to be a reason for a run's end: where it cannot be written, the error's one line has to do.
 
 ERROR_LOG: Final = "errors.log"
 LOG_BYTES_MAX: Final = 1_000_000
-"""Nothing is added beyond it: the first faults tell more than the last ones."""
+"""Nothing is added beyond it: the first errors matter most."""
 ENTRY_CHARS_MAX: Final = 20_000
 _LINE_CHARS_MAX: Final = 400
 

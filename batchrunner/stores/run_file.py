@@ -60,7 +60,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     totals: JsonObject | None = None
     """What the last planning pass counted, for `status`; None until there was one."""
     command: str | None = None
-    """How the last run can be gone on with from a shell; None where it was not started from one."""
+    """The shell command that continues the last run; None if it was not started from a shell."""
     command_elsewhere: str | None = None
     """The same from any other folder, with absolute paths."""
     typed_in: str | None = None
@@ -68,7 +68,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     job_path: str | None = None
     """The job file, absolute and without links; None in what earlier versions wrote."""
     ended: str | None = None
-    """How the last run said that it ended, in the words of `status`; None while it runs, and after a kill."""
+    """The state in which the last run ended; None while it runs, and after a kill."""
     segment: int | None = None
     """Number of the ledger's newest segment."""
     segment_bytes: int | None = None
@@ -76,15 +76,15 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     segment_left: dict[str, int] | None = None
     """How many items the ledger knew then by their standing; what a cut of the segment is measured by."""
     checkpointed: tuple[int, int, int, int] | None = None
-    """(number, inode, size in bytes, mtime in nanoseconds) of the segment at whose end the newest checkpoint stands."""
+    """(number, inode, size in bytes, mtime in nanoseconds) of the segment of the newest checkpoint."""
     message: str | None = None
     """Why the last run ended before everything was done; None while it runs, and after a kill."""
 
     def command_here(self) -> str | None:
-        """The command that goes on, as it works in the present working directory."""
+        """The command that continues the run, as it works in the current directory."""
         try:
             here = self.typed_in in (None, str(Path.cwd()))
-        except OSError:  # the working directory is gone
+        except OSError:  # the working directory was removed
             here = False
         return self.command if here else self.command_elsewhere or self.command
 
@@ -159,7 +159,7 @@ def make_run_folder(folder: Path, *, files: Files = DISK) -> None:
 
 
 def run_file_of_ledger(folder: Path, *, files: Files = DISK) -> RunFile | None:
-    """What the ledger says of a run whose run.json is gone; None without a ledger. Raises StoreBrokenError."""
+    """What the ledger records of a run whose run.json is missing; None without a ledger. Raises StoreBrokenError."""
     opened = newest_open(folder / LEDGER, files=files)
     if opened is None:
         return None
@@ -200,7 +200,7 @@ def check_claim(
     adopt_rows: bool = False,
     files: Files = DISK,
 ) -> RunFile | None:
-    """Whether this job may run here, without changing anything; what was run here before, if run.json can tell.
+    """Check that this job may run here, without changing anything; returns what run.json has of earlier runs.
 
     Where it cannot, the ledger says whose directory it is: by the job's name, in ledgers of earlier programs by the
     job's `digest`. `adopt_rows` lets rows without a ledger be taken for this job's.
@@ -253,7 +253,7 @@ def claim(
     adopt_rows: bool = False,
     files: Files = DISK,
 ) -> RunFile:
-    """Make the directory this job's, or go on in it: `run.json` then says what is run now. Hold the lock.
+    """Take the directory for this job, or continue in it: writes `run.json`. Hold the lock.
 
     `created` counts for the first run only. Raises WrongDirectoryError and StoreBrokenError, see `check_claim`.
     """

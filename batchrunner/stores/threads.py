@@ -29,7 +29,7 @@ class Threads:
             while not flying.done():
                 with suppress(asyncio.CancelledError):  # a second Ctrl-C does not stop a thread either
                     await asyncio.wait({flying})
-            flying.exception()  # heard, so that nobody is told of it again: the caller is gone
+            flying.exception()  # retrieved, so that asyncio does not log it again: the caller is gone
             raise
 
     def close(self) -> None:
