@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from batchrunner.core.error_policy import RULES
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.job import Limits
 from batchrunner.core.outcome import Answer, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
@@ -168,7 +168,7 @@ class Load:
             self.told.done.append(asyncio.get_running_loop().time())
         else:
             if self.waits:
-                rule = RULES[self.kind]
+                rule = POLICY[self.kind]
                 await asyncio.sleep(
                     backoff_s(first_s=rule.first_wait_s, cap_s=8.0, tries=0, random_source=self.random_source.random())
                 )

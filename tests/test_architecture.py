@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from batchrunner import api
-from batchrunner.core.error_policy import RULES
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.job import PRESETS, DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.providers import DIALECTS
@@ -28,7 +28,7 @@ def test_every_table_of_dialects_names_them_all(table: dict[str, object]) -> Non
 
 def test_every_preset_and_every_problem_has_its_row() -> None:
     assert set(PRESETS) == set(get_args(PresetName))
-    assert set(RULES) == set(ProblemKind)
+    assert set(POLICY) == set(ProblemKind)
 
 
 SHORT_WITH_REASON = {
@@ -56,6 +56,10 @@ def test_names_are_words_that_a_newcomer_knows() -> None:
 
 def test_nothing_below_the_wiring_imports_report() -> None:
     assert counts.imports_of_report_below_the_wiring() == []
+
+
+def test_what_a_kind_of_problem_leads_to_stands_in_one_table() -> None:
+    assert counts.sets_of_problem_kinds() == []
 
 
 def test_no_document_is_cited_that_is_not_here() -> None:

@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
@@ -21,6 +21,7 @@ METAPHORS = frozenset(_METAPHORS.split())
 """Words that no name of a module, class or function has; `docs/glossary.md` has those that are used."""
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABSENT = re.compile(r"\b(?:DESIGN|PROTOCOL|RELIABILITY)(?:\.md| (?:section )?\d)")
+_KINDS = ("ProblemKind", "K")
 _WIRING = ("__init__", "__main__", "api", "wiring", "cli", "report")
 """What may import `report`: the package itself, the commands, the library's functions and what builds them."""
 
@@ -97,6 +98,36 @@ def imports_of_report_below_the_wiring() -> list[str]:
     return found
 
 
+def sets_of_problem_kinds() -> list[str]:
+    """Places outside the one table, `core/error_policy.py`, where kinds of problems are put together in a set."""
+    return [
+        f"{path.relative_to(HOME).as_posix()}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).as_posix() != "core/error_policy.py"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.expr | ast.pattern) and sum(map(_is_kind, _members(node))) > 1
+    ]
+
+
+def _members(node: ast.expr | ast.pattern) -> Sequence[ast.AST | None]:
+    """What a literal, a dict's keys, alternatives of a pattern or of an `or` stand for."""
+    match node:
+        case ast.Set() | ast.Tuple() | ast.List():
+            return node.elts
+        case ast.Dict():
+            return node.keys
+        case ast.MatchOr():
+            return [each.value for each in node.patterns if isinstance(each, ast.MatchValue)]
+        case ast.BoolOp():
+            return [each.comparators[0] for each in node.values if isinstance(each, ast.Compare)]
+        case _:
+            return ()
+
+
+def _is_kind(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in _KINDS
+
+
 def citations_of_absent_documents() -> list[str]:
     """Lines that cite a document which is not in the repository."""
     return [
@@ -117,6 +148,7 @@ def main() -> None:
         f"modules under {LEAST_LINES} lines": len(short_modules()),
         f"files over {MOST_LINES} lines": len(long_files()),
         "names of modules or classes that occur twice": len(names_that_occur_twice()),
+        "sets of problem kinds outside the one table": len(sets_of_problem_kinds()),
         "names with a metaphor": len(names_with_metaphors()),
         "imports of `report` below the wiring": len(imports_of_report_below_the_wiring()),
         "citations of absent documents": len(citations_of_absent_documents()),

@@ -11,11 +11,6 @@ from typing import Final
 _MILLION: Final = 1_000_000.0
 _NOTHING: Final = 1e-9
 
-UNPRODUCTIVE_KINDS: Final = frozenset(
-    {"connect", "bad_request", "model_not_found", "forbidden_model", "configuration", "media_fetch", "adaptable"}
-)
-"""Problems that say that the server did no work for a call: it counts as a call, and uses no tokens, no picture."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:

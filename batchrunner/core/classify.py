@@ -3,6 +3,7 @@
 import re
 from typing import Final, Literal
 
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.job import PresetName, Provider
 from batchrunner.core.outcome import Adaptation, Hints, ProblemKind
 from batchrunner.core.sign import Family, Form, Sign
@@ -76,7 +77,6 @@ _REFUSED: Final = re.compile(
 )
 _REFUSING_STATUSES: Final = frozenset({400, 402, 403, 413, 422, 429, 503, 529})
 """Statuses in a failure's code that say more than words that nobody knows."""
-_SILENT: Final = frozenset({K.SERVER_ERROR, K.ADAPTABLE, K.MEDIA_FETCH, K.CONFIGURATION})
 
 
 def failed_task_kind(
@@ -93,7 +93,7 @@ def failed_task_kind(
     if _FILTERED.search(text) and not _FILTER_BROKE.search(text):
         return K.CONTENT_FILTER
     told = classify(family, status=None, message=message, code=code, error_type=error_type, hints=hints)
-    if told not in _SILENT and not (told is K.THROTTLE and _TOO_MANY_THINGS.search(text)):
+    if not POLICY[told].vague and not (told is K.THROTTLE and _TOO_MANY_THINGS.search(text)):
         return told
     for pattern, kind in (
         (_UNPAID, K.BILLING),
@@ -110,7 +110,7 @@ def failed_task_kind(
         return K.BAD_REQUEST
     if status in _REFUSING_STATUSES:
         told = classify(family, status=status, message=message, code=code, error_type=error_type, hints=None)
-        return K.TASK_FAILED if told in _SILENT else told
+        return K.TASK_FAILED if POLICY[told].vague else told
     return K.TASK_FAILED
 
 

@@ -1,4 +1,6 @@
-"""What follows from a problem: the table that the engine obeys. A dialect classifies, this decides, nothing here acts.
+"""What follows from a problem: one table with a row for each kind and a column for each question that is asked of it.
+
+A dialect classifies, this decides, nothing here acts. No other module has a set of kinds of its own.
 
 What the kinds mean: docs/providers/README.md#classes-of-problems. Waits: docs/limits.md#waits-of-an-item.
 """
@@ -28,77 +30,189 @@ class Then(Enum):
     STOP_RUN = "the lanes probe a few times, then the run ends with a configuration error; the item is unchanged"
 
 
+class Lesson(Enum):
+    """What a problem teaches the limiter of its lane, see `core/rate_limiter.py`."""
+
+    ACCEPTED = "the server took the request: as many, as fast, are allowed"
+    REFUSED = "not so many, or not so fast"
+    FAILED = "the server is in trouble; most requests failing halves the limit"
+    NONE = "it stops lanes by itself and says nothing about how many or how fast"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """A row of the table. Waits are seconds; `tries` caps the charged tries of this kind below `retry.attempts`."""
+class Policy:
+    """A row of the table. Waits are seconds."""
 
     then: Then
+    once_answered: Then | None = None
+    """What holds instead once a good answer came in this run: of the model for FAIL_MODEL, of the server otherwise."""
     ambiguous: bool = False
-    """True when the server may have done, and charged, the work."""
+    """The server may have done, and charged, the work."""
+    no_work: bool = False
+    """The server did no work: the request counts as a request, and uses no tokens and no picture of the budget."""
     first_wait_s: float = 2.0
     cap_s: float = 60.0
     tries: int | None = None
-    once_answered: Then | None = None
-    """What holds instead once a good answer came in this run: of the model for FAIL_MODEL, of the server otherwise."""
+    """Caps the charged attempts that end in this kind, below `retry.attempts`."""
+    reason: str = ""
+    """Why a lane stands still, for people; "" is the kind's own name in words."""
+    lesson: Lesson = Lesson.ACCEPTED
+    outage: bool = False
+    """On many items in a row it is the server's trouble, not the items': the lane waits and probes."""
+    says_wait: bool = False
+    """Its cause is shown at once, whatever is done with the item: nothing gets through, and a person may know why."""
+    quota: bool = False
+    """What `on_quota` is about."""
+    restored: bool = False
+    """A later process keeps to a park for it; others are forgotten with the process that met them."""
+    limit_resets: bool = False
+    """A time in its words, or a reset in its headers, says when to come back."""
+    wrong_address: bool = False
+    """Something else than the API answered: `provider.base_url` is to be looked at."""
+    rejects_key: bool = False
+    """The key is refused, or nobody pays for it."""
+    about_task: bool = False
+    """As the reply to a poll it is about the task: the poll was answered, and the account may go on polling."""
+    result_may_follow: bool = False
+    """As the reply to a poll: the task has ended, and what it gave may be readable some seconds later."""
+    no_answer: bool = False
+    """A whole reply that holds nothing to use: from a 2xx, an order may have been taken all the same."""
+    vague: bool = False
+    """As a task's reason to have failed it says little: more of its words are looked at."""
+
+    @property
+    def refusal(self) -> bool:
+        """The ledger records it as `refused`: no attempt is charged."""
+        return self.then in _REFUSING and self.once_answered is not Then.FAIL
 
 
-RULES: Final[dict[ProblemKind, Rule]] = {
+_REFUSING: Final = frozenset(
+    {Then.WAIT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN, Then.ADAPT}
+)
+
+POLICY: Final[dict[ProblemKind, Policy]] = {
     # never executed: no attempt is charged; the lane's breaker ends a long outage
-    K.CONNECT: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0),
+    K.CONNECT: Policy(
+        then=Then.WAIT,
+        first_wait_s=1.0,
+        cap_s=30.0,
+        no_work=True,
+        reason="server unreachable",
+        lesson=Lesson.FAILED,
+        outage=True,
+        says_wait=True,
+    ),
     # something else than the API answered, or nothing can: a mistake of the job, or an outage if it has answered before
-    K.NOT_REACHED: Rule(then=Then.STOP_RUN, once_answered=Then.WAIT, first_wait_s=2.0),
-    K.NO_SUCH_PATH: Rule(then=Then.STOP_RUN, once_answered=Then.FAIL, first_wait_s=2.0),
+    K.NOT_REACHED: Policy(
+        then=Then.STOP_RUN,
+        once_answered=Then.WAIT,
+        reason="API not reached",
+        lesson=Lesson.NONE,
+        outage=True,
+        says_wait=True,
+        wrong_address=True,
+    ),
+    K.NO_SUCH_PATH: Policy(
+        then=Then.STOP_RUN,
+        once_answered=Then.FAIL,
+        reason="API not reached",
+        lesson=Lesson.NONE,
+        says_wait=True,
+        wrong_address=True,
+    ),
     # perhaps executed
-    K.TIMEOUT: Rule(then=Then.RETRY, ambiguous=True),
-    K.RESET: Rule(then=Then.RETRY, ambiguous=True),
-    K.SERVER_ERROR: Rule(then=Then.RETRY, ambiguous=True),
-    K.STREAM_CUT: Rule(then=Then.RETRY, ambiguous=True),
-    K.STREAM_CORRUPT: Rule(then=Then.RETRY, ambiguous=True),
-    K.EMPTY_RESPONSE: Rule(then=Then.RETRY, ambiguous=True, first_wait_s=10.0, tries=3),
+    K.TIMEOUT: Policy(then=Then.RETRY, ambiguous=True, lesson=Lesson.FAILED, outage=True),
+    K.RESET: Policy(then=Then.RETRY, ambiguous=True, lesson=Lesson.FAILED, outage=True),
+    K.SERVER_ERROR: Policy(
+        then=Then.RETRY, ambiguous=True, lesson=Lesson.FAILED, outage=True, limit_resets=True, vague=True
+    ),
+    K.STREAM_CUT: Policy(then=Then.RETRY, ambiguous=True),
+    K.STREAM_CORRUPT: Policy(then=Then.RETRY, ambiguous=True, no_answer=True),
+    K.EMPTY_RESPONSE: Policy(then=Then.RETRY, ambiguous=True, first_wait_s=10.0, tries=3, outage=True, no_answer=True),
     # refusals that say nothing of the item
-    K.OVERLOADED: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=120.0),
-    K.THROTTLE: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=120.0),
-    K.QUOTA_MODEL: Rule(then=Then.PARK_LANE),
-    K.MODEL_SUSPENDED: Rule(then=Then.PARK_LANE, first_wait_s=300.0, tries=2),
-    K.QUOTA_ACCOUNT: Rule(then=Then.PARK_ACCOUNT),
-    K.AUTH: Rule(then=Then.STOP_ACCOUNT),
-    K.BILLING: Rule(then=Then.STOP_ACCOUNT),
+    K.OVERLOADED: Policy(
+        then=Then.WAIT,
+        first_wait_s=1.0,
+        cap_s=120.0,
+        reason="server overloaded",
+        lesson=Lesson.REFUSED,
+        restored=True,
+        limit_resets=True,
+    ),
+    K.THROTTLE: Policy(
+        then=Then.WAIT,
+        first_wait_s=1.0,
+        cap_s=120.0,
+        reason="rate limited",
+        lesson=Lesson.REFUSED,
+        restored=True,
+        limit_resets=True,
+    ),
+    K.QUOTA_MODEL: Policy(
+        then=Then.PARK_LANE,
+        reason="daily model quota used up",
+        lesson=Lesson.NONE,
+        quota=True,
+        restored=True,
+        limit_resets=True,
+    ),
+    K.QUOTA_ACCOUNT: Policy(
+        then=Then.PARK_ACCOUNT,
+        reason="account quota used up",
+        lesson=Lesson.NONE,
+        quota=True,
+        restored=True,
+        limit_resets=True,
+    ),
+    K.MODEL_SUSPENDED: Policy(
+        then=Then.PARK_LANE, first_wait_s=300.0, tries=2, reason="model suspended by the provider", restored=True
+    ),
+    K.AUTH: Policy(then=Then.STOP_ACCOUNT, reason="API key rejected", lesson=Lesson.NONE, rejects_key=True),
+    K.BILLING: Policy(
+        then=Then.STOP_ACCOUNT, reason="account unpaid or out of credit", lesson=Lesson.NONE, rejects_key=True
+    ),
     # about the model
-    K.FORBIDDEN_MODEL: Rule(then=Then.FAIL_MODEL, once_answered=Then.FAIL),
-    K.MODEL_NOT_FOUND: Rule(then=Then.FAIL_MODEL, once_answered=Then.FAIL),
+    K.FORBIDDEN_MODEL: Policy(then=Then.FAIL_MODEL, once_answered=Then.FAIL, no_work=True),
+    K.MODEL_NOT_FOUND: Policy(then=Then.FAIL_MODEL, once_answered=Then.FAIL, no_work=True),
     # about the item
-    K.BAD_REQUEST: Rule(then=Then.FAIL),
-    K.CONFIGURATION: Rule(then=Then.FAIL),
-    K.CONTENT_FILTER: Rule(then=Then.FAIL),
-    K.TOO_LARGE: Rule(then=Then.FAIL, ambiguous=True),
-    K.ADAPTABLE: Rule(then=Then.ADAPT, first_wait_s=0.0, cap_s=0.0),
-    K.MEDIA_FETCH: Rule(then=Then.RETRY, first_wait_s=10.0, tries=3),
-    K.SCHEMA_MISS: Rule(then=Then.RETRY, first_wait_s=0.0, cap_s=0.0),
+    K.BAD_REQUEST: Policy(then=Then.FAIL, no_work=True),
+    K.CONFIGURATION: Policy(then=Then.FAIL, no_work=True, vague=True),
+    K.CONTENT_FILTER: Policy(then=Then.FAIL),
+    K.TOO_LARGE: Policy(then=Then.FAIL, ambiguous=True),
+    K.ADAPTABLE: Policy(then=Then.ADAPT, first_wait_s=0.0, cap_s=0.0, no_work=True, vague=True),
+    K.MEDIA_FETCH: Policy(then=Then.RETRY, first_wait_s=10.0, tries=3, no_work=True, vague=True),
+    K.SCHEMA_MISS: Policy(then=Then.RETRY, first_wait_s=0.0, cap_s=0.0),
     # about this program: the same step would fail again, and a second request would be paid for nothing
-    K.INTERNAL: Rule(then=Then.FAIL, ambiguous=True),
+    K.INTERNAL: Policy(then=Then.FAIL, ambiguous=True),
     # about an accepted task, once it has come to its own end: a new submit is a new attempt
-    K.TASK_FAILED: Rule(then=Then.RETRY, first_wait_s=5.0),
-    K.TASK_EXPIRED: Rule(then=Then.RETRY, ambiguous=True, first_wait_s=5.0),
+    K.TASK_FAILED: Policy(then=Then.RETRY, first_wait_s=5.0, reason="remote tasks are failing", outage=True),
+    K.TASK_EXPIRED: Policy(then=Then.RETRY, ambiguous=True, first_wait_s=5.0, outage=True),
     # paid for, and waited for already: another order would be paid as well
-    K.EMPTY_RESULT: Rule(then=Then.FAIL, ambiguous=True),
-    K.NOT_UNDERSTOOD: Rule(then=Then.HOLD, ambiguous=True),
-    K.TASK_CANCELLED: Rule(then=Then.FAIL),
+    K.EMPTY_RESULT: Policy(then=Then.FAIL, ambiguous=True, outage=True, about_task=True, result_may_follow=True),
+    K.NOT_UNDERSTOOD: Policy(
+        then=Then.HOLD,
+        ambiguous=True,
+        reason="unrecognized replies from the server",
+        about_task=True,
+        result_may_follow=True,
+    ),
+    K.TASK_CANCELLED: Policy(then=Then.FAIL),
     # about a task that goes on: the task scheduler asks again, an item never sees these as its end
-    K.TASK_NOT_FOUND: Rule(then=Then.WAIT, first_wait_s=3.0),
-    K.POLL_STUB: Rule(then=Then.WAIT, first_wait_s=3.0),
-    K.WRONG_TASK: Rule(then=Then.WAIT, first_wait_s=3.0),
-    K.UNKNOWN_STATUS: Rule(then=Then.WAIT, first_wait_s=3.0),
-    K.DOWNLOAD_FAILED: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, tries=4),
-    K.BAD_PICTURE: Rule(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, tries=4),
+    K.TASK_NOT_FOUND: Policy(then=Then.WAIT, first_wait_s=3.0, about_task=True),
+    K.POLL_STUB: Policy(then=Then.WAIT, first_wait_s=3.0),
+    K.WRONG_TASK: Policy(then=Then.WAIT, first_wait_s=3.0, about_task=True),
+    K.UNKNOWN_STATUS: Policy(then=Then.WAIT, first_wait_s=3.0),
+    K.DOWNLOAD_FAILED: Policy(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, tries=4),
+    K.BAD_PICTURE: Policy(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, tries=4),
 }
 
-REFUSALS: Final = frozenset(
-    kind
-    for kind, rule in RULES.items()
-    if rule.then in {Then.WAIT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN, Then.ADAPT}
-    and rule.once_answered is not Then.FAIL
-)
-"""Kinds that the ledger records as `refused`: no attempt is charged."""
+
+def policy_named(kind: str) -> Policy | None:
+    """The row of a kind as the ledger and parks write it; None for what is no kind of problem (`budget`)."""
+    return _BY_NAME.get(kind)
+
+
+_BY_NAME: Final = {kind.value: policy for kind, policy in POLICY.items()}
 
 
 def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: RetryPolicy) -> bool:
@@ -106,14 +220,14 @@ def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retr
 
     `x-should-retry: false` is obeyed for whatever would be charged; a refusal is never the end of an item.
     """
-    rule = RULES[problem.kind]
+    policy = POLICY[problem.kind]
     if problem.under_way:
         return charged < retry.attempts
-    match rule.then:
+    match policy.then:
         case Then.WAIT | Then.ADAPT | Then.PARK_LANE | Then.PARK_ACCOUNT | Then.STOP_ACCOUNT:
             return True
         case Then.STOP_RUN:
-            return rule.once_answered is not Then.FAIL
+            return policy.once_answered is not Then.FAIL
         case Then.HOLD:
             return False
         case Then.FAIL | Then.FAIL_MODEL:
@@ -121,12 +235,12 @@ def may_try_again(problem: Problem, *, charged: int, same_kind: int, retry: Retr
         case Then.RETRY:
             if problem.should_retry is False:
                 return False
-            return charged < retry.attempts and (rule.tries is None or same_kind < rule.tries)
+            return charged < retry.attempts and (policy.tries is None or same_kind < policy.tries)
 
 
 def is_ambiguous(problem: Problem) -> bool:
     """Whether the server may have done, and charged, the work."""
-    return problem.under_way or RULES[problem.kind].ambiguous
+    return problem.under_way or POLICY[problem.kind].ambiguous
 
 
 def is_held(problem: Problem, job: Job) -> bool:

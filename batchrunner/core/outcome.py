@@ -8,7 +8,7 @@ from batchrunner.core.job import Json
 
 
 class ProblemKind(StrEnum):
-    """Everything that can be wrong with a request, an answer, a task or a picture. `rules.RULES` says what follows."""
+    """Everything that can be wrong with a request, an answer, a task or a picture; `error_policy` has what follows."""
 
     CONNECT = "connect"
     TIMEOUT = "timeout"

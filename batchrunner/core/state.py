@@ -7,7 +7,8 @@ Terminal states are sticky; replaying an event twice changes no standing (invari
 from collections.abc import Sequence
 from typing import Final
 
-from batchrunner.core.budget import UNPRODUCTIVE_KINDS, Tally
+from batchrunner.core.budget import Tally
+from batchrunner.core.error_policy import policy_named
 from batchrunner.core.events import (
     Accepted,
     Close,
@@ -400,7 +401,7 @@ class LedgerState(Memory):
         elif isinstance(event, Retry | Failed) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
             tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.add_usage(event.input_tokens, event.output_tokens)
-            tally.barren += event.kind in UNPRODUCTIVE_KINDS
+            tally.barren += (policy := policy_named(event.kind)) is not None and policy.no_work
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):

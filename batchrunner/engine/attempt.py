@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from batchrunner.core.budget import Amounts
-from batchrunner.core.error_policy import RULES, Then
+from batchrunner.core.error_policy import POLICY, Then
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import Item
@@ -432,7 +432,7 @@ class Attempts:
 
         def wait(state: "RetryCallState") -> float:
             problem = _verdict(state).problem
-            unhinted = RULES[problem.kind].then is Then.RETRY and problem.wait_s is None
+            unhinted = POLICY[problem.kind].then is Then.RETRY and problem.wait_s is None
             last_failed[-1] = unhinted and problem.correction is None  # a re-ask follows a whole answer, no failure
             return self._wait_s(work, problem)
 
@@ -472,7 +472,7 @@ class Attempts:
         """The server's own hint is a lower bound; otherwise a backoff that grows with this item's same trouble."""
         if problem.wait_s is not None:
             return problem.wait_s * (1.0 + 0.1 * self.random_source.random())
-        rule = RULES[problem.kind]
+        rule = POLICY[problem.kind]
         cap_s = min(rule.cap_s, self.job.retry.max_wait_s)
         tries = work.kinds.get(problem.kind, 1) - 1
         return backoff_s(first_s=rule.first_wait_s, cap_s=cap_s, tries=tries, random_source=self.random_source.random())

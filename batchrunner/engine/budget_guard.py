@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from batchrunner.core.budget import (
-    UNPRODUCTIVE_KINDS,
     Amounts,
     Budget,
     BudgetLine,
@@ -23,7 +22,7 @@ from batchrunner.core.budget import (
     output_limit,
     unlimited,
 )
-from batchrunner.core.error_policy import REFUSALS
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Kind
 from batchrunner.core.outcome import Answer, Pictures, Problem, SendOutcome, TaskAccepted, Usage
@@ -191,9 +190,9 @@ class BudgetGuard:
                     pictures=len(outcome.refs),
                 )
                 return its.amounts(used)
-            case Problem() if outcome.kind in REFUSALS and not outcome.under_way:
+            case Problem() if POLICY[outcome.kind].refusal and not outcome.under_way:
                 return _NOTHING
-            case Problem() if outcome.kind.value in UNPRODUCTIVE_KINDS:
+            case Problem() if POLICY[outcome.kind].no_work:
                 return its.amounts(Usages())
             case Problem():
                 return self._amounts_of(item.model, its, outcome.usage) or estimate

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.classify import is_about_the_request
-from batchrunner.core.error_policy import RULES, Then
+from batchrunner.core.error_policy import POLICY, Then, policy_named
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
@@ -31,38 +31,8 @@ _SUSPENDED_PROBES: Final = 2
 _SETUP_PROBES: Final = 3
 """Requests that must come to the same before the job, and not a passing fault, is thought to be wrong."""
 _MOST_REPORTED: Final = 20
-_OUTAGES: Final = frozenset(
-    {
-        ProblemKind.CONNECT,
-        ProblemKind.NOT_REACHED,
-        ProblemKind.SERVER_ERROR,
-        ProblemKind.TIMEOUT,
-        ProblemKind.RESET,
-        ProblemKind.EMPTY_RESPONSE,
-        ProblemKind.TASK_FAILED,
-        ProblemKind.TASK_EXPIRED,
-        ProblemKind.EMPTY_RESULT,
-    }
-)
-_UNREACHABLE: Final = frozenset({ProblemKind.CONNECT, ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
 _HELD_IN_ROW: Final = 3
 """Replies in a row that nobody understands: each may be a picture that was paid for."""
-QUOTAS: Final = frozenset({ProblemKind.QUOTA_MODEL, ProblemKind.QUOTA_ACCOUNT})
-"""What `on_quota` is about."""
-REASONS: Final[dict[ProblemKind, str]] = {
-    ProblemKind.QUOTA_MODEL: "daily model quota used up",
-    ProblemKind.QUOTA_ACCOUNT: "account quota used up",
-    ProblemKind.MODEL_SUSPENDED: "model suspended by the provider",
-    ProblemKind.AUTH: "API key rejected",
-    ProblemKind.BILLING: "account unpaid or out of credit",
-    ProblemKind.THROTTLE: "rate limited",
-    ProblemKind.TASK_FAILED: "remote tasks are failing",
-    ProblemKind.NOT_UNDERSTOOD: "unrecognized replies from the server",
-    ProblemKind.OVERLOADED: "server overloaded",
-    ProblemKind.CONNECT: "server unreachable",
-    ProblemKind.NOT_REACHED: "API not reached",
-    ProblemKind.NO_SUCH_PATH: "API not reached",
-}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,16 +54,16 @@ class LanePolicy:
 
     def then(self, problem: Problem, queue: WorkQueue) -> Then:
         """What follows from a problem, by the table and by what has been answered so far."""
-        rule = RULES[problem.kind]
+        policy = POLICY[problem.kind]
         model_answered = queue.finished if problem.of_task else queue.answers
-        answered = bool(model_answered) if rule.then is Then.FAIL_MODEL else self.answered
-        return rule.once_answered if answered and rule.once_answered is not None else rule.then
+        answered = bool(model_answered) if policy.then is Then.FAIL_MODEL else self.answered
+        return policy.once_answered if answered and policy.once_answered is not None else policy.then
 
     async def on_problem(self, lane: Lane, queue: WorkQueue, problem: Problem) -> bool:
         """Act on the lane; True when it does not send now, so that the item goes back to its queue."""
         lane.last_problem = problem.message
         then = self.then(problem, queue)
-        if problem.kind in _UNREACHABLE or (then is Then.RETRY and self._waits_for(problem)):
+        if POLICY[problem.kind].says_wait or (then is Then.RETRY and self._waits_for(problem)):
             self._report_wait(problem)
         match then:
             case Then.STOP_RUN:
@@ -102,7 +72,7 @@ class LanePolicy:
             case Then.STOP_ACCOUNT | Then.PARK_ACCOUNT | Then.PARK_LANE:
                 await self._stop(lane, queue, problem, then)
                 return True
-            case Then.WAIT if problem.kind not in _OUTAGES:
+            case Then.WAIT if not POLICY[problem.kind].outage:
                 return await self._on_throttle(lane, problem)
             case Then.WAIT | Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
                 return await self._on_repeated_trouble(lane, queue, problem)
@@ -167,7 +137,7 @@ class LanePolicy:
         """Whether it was parked by this."""
         if lane.closed is not None or lane.stands_still:
             return False  # one refusal parks it; the others that were in flight say nothing new
-        if problem.kind in QUOTAS and self.job.on_quota == "stop":
+        if POLICY[problem.kind].quota and self.job.on_quota == "stop":
             _park_until(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=_reason(problem), refused_account=False))
             return True
@@ -177,7 +147,7 @@ class LanePolicy:
             growing_s = next_quota_probe(wall=0.0, probes=lane.probes - 1, shanghai=False) if lane.probes else 0.0
             until = wall + max(problem.wait_s, growing_s)
         elif problem.kind is ProblemKind.MODEL_SUSPENDED:
-            until = wall + RULES[problem.kind].first_wait_s
+            until = wall + POLICY[problem.kind].first_wait_s
         else:
             until = next_quota_probe(wall=wall, probes=lane.probes, shanghai=self.shanghai)
         _park_until(lane, problem, until=until)
@@ -214,7 +184,7 @@ class LanePolicy:
         self._setup_refusals += 1
         wall = self.clock.wall()
         over = self._setup_refusals >= _SETUP_PROBES
-        first_s, tries = RULES[problem.kind].first_wait_s, self._setup_refusals - 1
+        first_s, tries = POLICY[problem.kind].first_wait_s, self._setup_refusals - 1
         pause_s = max(
             problem.wait_s or 0.0, backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=tries, random_source=1.0)
         )
@@ -230,7 +200,7 @@ class LanePolicy:
 
     def _waits_for(self, problem: Problem) -> bool:
         """Whether an item that met this waits and is sent again; what is sent again at once is no wait to explain."""
-        return self.job.retry.attempts > 1 and RULES[problem.kind].first_wait_s > 0
+        return self.job.retry.attempts > 1 and POLICY[problem.kind].first_wait_s > 0
 
     def _report_wait(self, problem: Problem) -> None:
         """The cause of a wait, once for each cause."""
@@ -245,9 +215,9 @@ class LanePolicy:
             return _stands_for(lane, problem)
         breaker = lane.task_breaker if problem.of_task else lane.breaker
         tripped = breaker.trips(problem.kind.value, _comparable(problem))
-        if RULES[problem.kind].then is Then.HOLD:
+        if POLICY[problem.kind].then is Then.HOLD:
             tripped = tripped or breaker.count >= _HELD_IN_ROW
-        outage = problem.kind in _OUTAGES
+        outage = POLICY[problem.kind].outage
         if problem.kind is ProblemKind.NOT_REACHED:
             tripped = True  # one page is enough: no item is to blame for it
         elif tripped and not queue.answers and lane.probes >= _SETUP_PROBES and _means_the_job(problem):
@@ -257,7 +227,7 @@ class LanePolicy:
         if outage:
             first_s = _OUTAGE_FIRST_S
             if problem.kind is ProblemKind.NOT_REACHED:
-                first_s = RULES[problem.kind].first_wait_s
+                first_s = POLICY[problem.kind].first_wait_s
             pause_s = backoff_s(first_s=first_s, cap_s=PROBE_CAP_S, tries=lane.probes, random_source=1.0)
             pause_s = max(pause_s, problem.wait_s or 0.0)
             await self._park(lane, problem, until=self.clock.wall() + pause_s)
@@ -265,7 +235,7 @@ class LanePolicy:
             row = (
                 f"{breaker.count} items in a row" if breaker.count != 1 else "the first item that failed (`breaker: 1`)"
             )
-            same = "every request failed in the same way" if problem.kind in _OUTAGES else row
+            same = "every request failed in the same way" if POLICY[problem.kind].outage else row
             reason = f"{same}: {_reason(problem)}"
             await self._park(lane, problem, until=None)
             lane.close(Closed(kind=problem.kind.value, reason=reason, refused_account=False))
@@ -282,7 +252,7 @@ def _park_until(lane: Lane, problem: Problem, *, until: float | None) -> None:
 
 def _means_the_job(problem: Problem) -> bool:
     """Whether a fault that every request meets is the job's: what it asks for, and not the server's own trouble."""
-    return problem.kind in _OUTAGES and is_about_the_request(problem.status, problem.message)
+    return POLICY[problem.kind].outage and is_about_the_request(problem.status, problem.message)
 
 
 def _probes_an_outage(lane: Lane) -> bool:
@@ -290,7 +260,13 @@ def _probes_an_outage(lane: Lane) -> bool:
 
     A fault at a probe after a refusal is one item's trouble, as it is in any other send.
     """
-    return lane.probing and lane.park is not None and lane.park.kind in _OUTAGES
+    return lane.probing and lane.park is not None and _is_outage(lane.park.kind)
+
+
+def _is_outage(stopped: str) -> bool:
+    """Whether a lane was stopped, by a kind or by something else, because of an outage."""
+    policy = policy_named(stopped)
+    return policy is not None and policy.outage
 
 
 def _enough(lane: Lane, *, hinted: bool) -> int:
@@ -301,17 +277,17 @@ def _enough(lane: Lane, *, hinted: bool) -> int:
 def _stands_for(lane: Lane, problem: Problem) -> bool:
     """Whether a lane stands still because of trouble like this, and not for a reason of its own."""
     stopped = lane.closed.kind if lane.closed is not None else lane.park.kind if lane.park is not None else ""
-    return stopped == problem.kind.value or (problem.kind in _OUTAGES and stopped in _OUTAGES)
+    return stopped == problem.kind.value or (POLICY[problem.kind].outage and _is_outage(stopped))
 
 
 def _reason(problem: Problem) -> str:
-    words = REASONS.get(problem.kind, problem.kind.value.replace("_", " "))
+    words = POLICY[problem.kind].reason or problem.kind.value.replace("_", " ")
     return f"{words}: {problem.message}"[:500] if problem.message else words
 
 
 def _comparable(problem: Problem) -> str:
     """The message without what differs from item to item."""
-    if RULES[problem.kind].then is Then.HOLD:
+    if POLICY[problem.kind].then is Then.HOLD:
         return ""  # it repeats the server's reply
     return re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", problem.message.lower())[:120]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from batchrunner.core.error_policy import POLICY, Lesson
 from batchrunner.core.job import Limits
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
@@ -64,19 +65,6 @@ _RETRIES_AT_FIRST: Final = 10.0
 _RETRIES_SAVED: Final = 500.0
 """What good hours may save up: a run whose faults are rare never waits for its budget."""
 _LATELY_S: Final = 2.0
-_LIMIT_KINDS: Final = frozenset({ProblemKind.THROTTLE, ProblemKind.OVERLOADED})
-_FAULTS: Final = frozenset({ProblemKind.CONNECT, ProblemKind.SERVER_ERROR, ProblemKind.TIMEOUT, ProblemKind.RESET})
-_SILENT: Final = frozenset(
-    {
-        ProblemKind.QUOTA_MODEL,
-        ProblemKind.QUOTA_ACCOUNT,
-        ProblemKind.AUTH,
-        ProblemKind.BILLING,
-        ProblemKind.NOT_REACHED,
-        ProblemKind.NO_SUCH_PATH,
-    }
-)
-"""These stop lanes by themselves and say nothing about how many or how fast."""
 
 
 class Lane:
@@ -186,17 +174,17 @@ class Lane:
             self._accepted_at = now
             self.limiter.accepted(now, ticket)
             return
-        kind = outcome.kind
-        if kind in _LIMIT_KINDS:
-            self.limiter.refused(now, ticket)
-        elif kind in _FAULTS:
-            self.limiter.withdrawn(ticket)
-            self.limiter.failed(now)
-        elif kind in _SILENT:
-            self.limiter.withdrawn(ticket)
-        else:
-            self._accepted_at = now
-            self.limiter.accepted(now, ticket)
+        match POLICY[outcome.kind].lesson:
+            case Lesson.REFUSED:
+                self.limiter.refused(now, ticket)
+            case Lesson.FAILED:
+                self.limiter.withdrawn(ticket)
+                self.limiter.failed(now)
+            case Lesson.NONE:
+                self.limiter.withdrawn(ticket)
+            case Lesson.ACCEPTED:
+                self._accepted_at = now
+                self.limiter.accepted(now, ticket)
 
     def release(self) -> None:
         """Give a slot back."""

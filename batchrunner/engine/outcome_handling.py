@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Final
 
-from batchrunner.core.error_policy import RULES, Then, is_ambiguous, is_held, may_try_again
+from batchrunner.core.error_policy import POLICY, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
 from batchrunner.core.ports import Ports
@@ -136,7 +136,7 @@ class OutcomeHandler:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
 
     async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
-        rule, ambiguous = RULES[problem.kind], is_ambiguous(problem)
+        rule, ambiguous = POLICY[problem.kind], is_ambiguous(problem)
         charged = before + 1
         # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not for ever.
         free = rule.then is Then.WAIT and work.kinds[problem.kind] <= _FREE_HALVES

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from batchrunner.core.error_policy import policy_named
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import PRESETS, Job
@@ -19,7 +20,7 @@ from batchrunner.core.status import LaneStatus, Status
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
-from batchrunner.engine.lane_policy import QUOTAS, LanePolicy
+from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Closed, Lane, LaneSet, LaneSettings
 from batchrunner.engine.planning import closed_queue, lane_concurrency, one_by_one, requeue, vanished_item, why_left
 from batchrunner.engine.recorder import Recorder, uncancellable
@@ -31,7 +32,6 @@ from batchrunner.engine.verdict import InternalFaults
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 _WORDS_KEPT: Final = 50
-_RESTORED_PARKS: Final = frozenset({"quota_model", "quota_account", "model_suspended", "throttle", "overloaded"})
 _SOURCE: Final = "source"
 """A reason in `Runner.left_open`."""
 
@@ -319,14 +319,14 @@ class Runner:
         now = self.ports.clock.wall()
         for (account, model), park in tuple(self.state.parks.items()):
             lane = self.lanes.find(account, model)
-            if lane is not None and park.until is not None and park.kind in _RESTORED_PARKS and park.until > now:
-                lane.restore_park(park)
-                if self.job.on_quota == "stop" and park.kind in QUOTAS:
-                    lane.close(
-                        Closed(kind=park.kind, reason=self._still_spent(park.reason, park.until), refused_account=False)
-                    )
-            else:
+            policy, until = policy_named(park.kind), park.until or 0.0
+            if lane is None or policy is None or not policy.restored or until <= now:
                 await self.recorder.resumed(account, model)
+                continue
+            lane.restore_park(park)
+            if self.job.on_quota == "stop" and policy.quota:
+                reason = self._still_spent(park.reason, until)
+                lane.close(Closed(kind=park.kind, reason=reason, refused_account=False))
 
     def _still_spent(self, reason: str, until: float) -> str:
         offset_s = PRESETS[self.job.provider.preset].day_offset_s

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.outcome import Pending, Pictures, PollOutcome, Problem, ProblemKind
 from batchrunner.core.pacing import PollPace, RunTimes, backoff_s, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
@@ -44,12 +45,6 @@ class StillRunning:
     why: Literal["timed_out", "draining", "download_failed"]
     message: str = ""
 
-
-_OF_THE_TASK: Final = frozenset(
-    {ProblemKind.TASK_NOT_FOUND, ProblemKind.EMPTY_RESULT, ProblemKind.NOT_UNDERSTOOD, ProblemKind.WRONG_TASK}
-)
-"""The server answered, and not about the poll. Every other kind that is not `of_task` is the poll's own trouble."""
-_OF_THE_KEY: Final = frozenset({ProblemKind.AUTH, ProblemKind.BILLING})
 
 TaskEnd: TypeAlias = Pictures | Problem | StillRunning
 
@@ -214,12 +209,12 @@ class TaskPoller:
     async def _on_account_reply(self, name: str, outcome: PollOutcome) -> None:
         """What a reply says of the account: how fast it may be asked, and whether its key is taken."""
         now, account = self.clock.monotonic(), self._account(name)
-        if not isinstance(outcome, Problem) or outcome.of_task or outcome.kind in _OF_THE_TASK:
+        if not isinstance(outcome, Problem) or outcome.of_task or POLICY[outcome.kind].about_task:
             account.pace.answered(now)
             account.refusals = 0
             return
         account.pace.refused(now, wait_s=outcome.wait_s)
-        account.refusals = account.refusals + 1 if outcome.kind in _OF_THE_KEY else 0
+        account.refusals = account.refusals + 1 if POLICY[outcome.kind].rejects_key else 0
         if account.refusals == _REFUSED_POLLS and self.key_refused is not None:
             await self.key_refused(name, outcome)
 
@@ -245,29 +240,28 @@ class TaskPoller:
             else:
                 _end(followed, problem)
             return
-        match problem.kind:
-            case ProblemKind.EMPTY_RESULT | ProblemKind.NOT_UNDERSTOOD:
-                followed.empty_polls += 1
-                followed.empty_since = now if followed.empty_since is None else followed.empty_since
-                if now - followed.empty_since >= _LATE_RESULT_S:
-                    _end(followed, replace(problem, of_task=True))
-                else:
-                    self._again(followed, min(1.0 + followed.empty_polls, 10.0))
-            case ProblemKind.TASK_NOT_FOUND:
-                followed.not_found += 1
-                followed.not_found_since = now if followed.not_found_since is None else followed.not_found_since
-                grace_s = _SEEN_GRACE_S if followed.seen else _NOT_FOUND_GRACE_S
-                gone = now - followed.not_found_since >= grace_s
-                if gone and followed.not_found >= _NOT_FOUND_POLLS:
-                    _end(followed, Problem(kind=ProblemKind.TASK_EXPIRED, message=problem.message, of_task=True))
-                else:
-                    self._again(followed, min(3.0 + followed.not_found // 4, 15.0))
-            case _:  # of the poll
-                followed.troubles += 1
-                backoff = backoff_s(
-                    first_s=2.0, cap_s=60.0, tries=followed.troubles, random_source=self.random_source.random()
-                )
-                self._again(followed, max(backoff, problem.wait_s or 0.0))
+        if POLICY[problem.kind].result_may_follow:
+            followed.empty_polls += 1
+            followed.empty_since = now if followed.empty_since is None else followed.empty_since
+            if now - followed.empty_since >= _LATE_RESULT_S:
+                _end(followed, replace(problem, of_task=True))
+            else:
+                self._again(followed, min(1.0 + followed.empty_polls, 10.0))
+        elif problem.kind is ProblemKind.TASK_NOT_FOUND:
+            followed.not_found += 1
+            followed.not_found_since = now if followed.not_found_since is None else followed.not_found_since
+            grace_s = _SEEN_GRACE_S if followed.seen else _NOT_FOUND_GRACE_S
+            gone = now - followed.not_found_since >= grace_s
+            if gone and followed.not_found >= _NOT_FOUND_POLLS:
+                _end(followed, Problem(kind=ProblemKind.TASK_EXPIRED, message=problem.message, of_task=True))
+            else:
+                self._again(followed, min(3.0 + followed.not_found // 4, 15.0))
+        else:  # of the poll
+            followed.troubles += 1
+            backoff = backoff_s(
+                first_s=2.0, cap_s=60.0, tries=followed.troubles, random_source=self.random_source.random()
+            )
+            self._again(followed, max(backoff, problem.wait_s or 0.0))
 
     def _again(self, followed: _PolledTask, wait_s: float) -> None:
         now = self.clock.monotonic()

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from batchrunner.core.classify import adaptation_of, classify
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.http import Interrupted, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
@@ -110,21 +111,9 @@ _FORBIDDEN: Final = 403
 _BLOCKED: Final = re.compile(r"\b(forbidden|denied|blocked|banned|firewall)\b", re.IGNORECASE)
 _TITLE: Final = re.compile(r"<(title|h1|h2)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<[^>]*>")
-_ELSEWHERE: Final = frozenset({ProblemKind.NOT_REACHED, ProblemKind.NO_SUCH_PATH})
 _LOOK_AT: Final = {407: "provider.proxy"}
 _REQUEST_IDS: Final = (("request_id",), ("errors", "request_id"), ("error", "request_id"), ("RequestId",))
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-modelscope-request-id", "x-dashscope-request-id")
-
-_PASSING: Final = frozenset(
-    {
-        ProblemKind.THROTTLE,
-        ProblemKind.OVERLOADED,
-        ProblemKind.SERVER_ERROR,
-        ProblemKind.QUOTA_MODEL,
-        ProblemKind.QUOTA_ACCOUNT,
-    }
-)
-"""Refusals that pass by themselves: only their prose may name a wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +198,7 @@ def problem_of(
         form=fault.form,
         waits=wait is not None or prose is not None,
     )
-    if kind in _PASSING and wait is None:
+    if POLICY[kind].limit_resets and wait is None:
         given = (prose, _plausible(reset_wait_s(head, fault.body)))
         wait = max((each for each in given if each is not None), default=None)
     return Problem(
@@ -223,7 +212,7 @@ def problem_of(
         adaptation=adaptation_of(fault.message, param=fault.param) if kind is ProblemKind.ADAPTABLE else None,
         hints=hints,
         under_way=under_way,
-        look_at=_LOOK_AT.get(counted or 0, "provider.base_url") if kind in _ELSEWHERE else None,
+        look_at=_LOOK_AT.get(counted or 0, "provider.base_url") if POLICY[kind].wrong_address else None,
     )
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import msgspec
 
 from batchrunner.core.classify import failed_task_kind, family_of
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.http import Decoder, Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
@@ -169,7 +170,7 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
         return problem
     value = decode(body)
     task = named_in_pieces(body) if isinstance(value, NotJson) else task_named_in(value)
-    if task is None and problem.kind in {K.EMPTY_RESPONSE, K.STREAM_CORRUPT}:
+    if task is None and POLICY[problem.kind].no_answer:
         message = f"the server took the request with HTTP {status}, and its reply names no task: {_beginning(body)}"
         return replace(problem, kind=K.NOT_UNDERSTOOD, message=message)
     if task is None or (task.guess and not 200 <= status < 300):  # noqa: PLR2004 - as above

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Final
 
 from batchrunner.core.classify import family_of
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.http import Decoder, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
@@ -222,7 +223,7 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
                 f" (provider.dialect: modelscope-images can, where the server has /tasks): {problem.message}"
             )
             return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
-    if problem.kind not in {ProblemKind.STREAM_CORRUPT, ProblemKind.EMPTY_RESPONSE} or not success:
+    if not (success and POLICY[problem.kind].no_answer):
         return problem
     if body.lstrip()[:6].startswith(_STREAM_STARTS) and b"data: [DONE]" not in body[-_END_BYTES:]:
         return problem  # a stream that broke off

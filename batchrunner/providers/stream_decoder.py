@@ -9,6 +9,7 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
+from batchrunner.core.error_policy import POLICY
 from batchrunner.core.http import SETTLED_STREAM_S, Completed, Ending, Interrupted, ResponseHead
 from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, Usage
 from batchrunner.core.sign import Family
@@ -276,7 +277,7 @@ class StreamedReply(ABC):
             )
         lead = self._body.bytes()
         spoken = unreadable(self._family, head, lead)
-        if spoken.kind not in {K.STREAM_CORRUPT, K.EMPTY_RESPONSE}:
+        if not POLICY[spoken.kind].no_answer:
             return spoken
         shown = lead[:200].decode("utf-8", "replace").strip()
         came = f"all that came is {shown!r}" if shown else "nothing came behind the head of the reply"

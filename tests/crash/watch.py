@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, get_args
 
-from batchrunner.core.error_policy import RULES, Then
+from batchrunner.core.error_policy import POLICY, Then
 from batchrunner.core.events import Accepted, Done, Event, Failed, Intent, Lost, Ready, Requeued, Retry
 from batchrunner.core.item import Item
 from batchrunner.core.job import PRESETS, Job
@@ -182,7 +182,7 @@ class Watch:
         elif isinstance(event, Accepted):
             self._task_begun(key, event)
         elif isinstance(event, Retry):
-            rule = RULES[ProblemKind(event.kind)]
+            rule = POLICY[ProblemKind(event.kind)]
             if rule.then is Then.RETRY and event.wait is None and event.a > record.attempts:
                 self._failed_in[key] = self._lane_of.get(key, ("", ""))
         if isinstance(event, Retry | Done | Failed):
