@@ -29,6 +29,7 @@ from bench_servers import servers
 
 HOME: Final = Path(__file__).resolve().parents[1] / ".bench" / "calls"
 LEAST_SHOWN: Final = 0.05
+_SERVERS: Final = "what answers: nginx, the stub in flushed chunks, the stub 200 ms later; default: nginx"
 _COUNTER: Final = """
 import atexit, collections, json, sys, threading
 counted = collections.Counter()
@@ -90,7 +91,7 @@ def main() -> int:
     shape = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shape.add_argument("command", nargs="?", choices=("run", "rehearse"), default="run")
     shape.add_argument("--job", type=json.loads, default={}, metavar="JSON", help="fields of OwnJob")
-    shape.add_argument("--server", choices=("nginx", "flushed"), default="nginx", help="what answers; default: nginx")
+    shape.add_argument("--server", choices=("nginx", "flushed", "later"), default="nginx", help=_SERVERS)
     shape.add_argument("--sizes", nargs=2, type=int, default=(400, 1600), metavar=("SMALL", "LARGE"))
     shape.add_argument("--top", type=int, default=140, help="lines of each kind; default: 140")
     shape.add_argument("--home", type=Path, default=HOME, help="where the runs are made; default: .bench/calls")
@@ -104,7 +105,12 @@ def main() -> int:
         url = "http://127.0.0.1:9"
         if given.command == "run":
             addresses = stack.enter_context(servers(given.home, core=server))
-            url = addresses["nginx"] if given.server == "nginx" else f"{addresses['stub']}/flushed"
+            ways = {
+                "nginx": addresses["nginx"],
+                "flushed": f"{addresses['stub']}/flushed",
+                "later": f"{addresses['stub']}/later/200",
+            }
+            url = ways[given.server]
         for number in (small, large):
             job = OwnJob(home=given.home, url=url, count=number, **given.job)
             found.append(counted([given.command, "job.yaml"], job.folder, client))

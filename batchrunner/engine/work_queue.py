@@ -54,9 +54,10 @@ class Condition:
 
 
 READ_AHEAD: Final = 32
-"""Items of a model that wait for a slot, at most, or as many as are in somebody's hands, up to `READ_AHEAD_MOST`: many
-slots that are free in one turn of the loop find their next items there."""
-READ_AHEAD_MOST: Final = 1024
+"""Items of a model that wait for a slot, at most, or twice as many as are in somebody's hands, up to `READ_AHEAD_MOST`:
+reading goes on once half of them are taken, so that all slots that are free in one turn of the loop find their next
+items there."""
+READ_AHEAD_MOST: Final = 2048
 READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
 """Of their texts and pictures: no further item is read while those that wait have as much."""
 
@@ -177,7 +178,7 @@ class WorkQueue:
                     if key not in self._keys and (number := self._wanted(key)):
                         self._keys.add(key)
                         self._put_ahead(Work(item=item, key=key, number=number))
-                        most = min(max(READ_AHEAD, len(self._active)), READ_AHEAD_MOST)
+                        most = min(max(READ_AHEAD, 2 * len(self._active)), READ_AHEAD_MOST)
                         if len(self._ahead) >= most or self._ahead_bytes >= READ_AHEAD_BYTES:
                             self._refill_at = most // 2
                             await self._room.until(self._has_capacity)
