@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ def row_by_row() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for way in (text_files._Objects, text_files._Texts, text_files._TabTable):
             patch.setattr(way, "many", never)
-        patch.setattr(comma_separated._Table, "whole_lines", never)
+        patch.setattr(comma_separated._Table, "whole", never)
         patch.setattr(PlainItems, "texts", never)
         patch.setattr(openai_batch, "_plain_turns", never)
         patch.setattr(Template, "joined", only_fixed)
@@ -242,11 +243,13 @@ def test_a_pass_over_plain_rows_calls_few_functions_for_each(
             nonlocal found
             found += event == "call"
 
+        threading.setprofile(note)  # files are read in a thread
         sys.setprofile(note)
         try:
             asyncio.run(read())
         finally:
             sys.setprofile(None)
+            threading.setprofile(None)
         assert made == count
         return found
 

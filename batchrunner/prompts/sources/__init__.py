@@ -14,15 +14,19 @@ FOLDER = "a folder"
 OPENAI_BATCH = "an OpenAI batch file"
 
 SOURCES: dict[str, SourceFormat] = {
-    ".txt": SourceFormat(read=read_text, same_columns=True, prompt_column=COLUMN),
-    ".csv": SourceFormat(read=read_comma_separated, same_columns=True),
-    ".tsv": SourceFormat(read=read_tab_separated, same_columns=True),
-    ".jsonl": SourceFormat(read=read_json_lines, same_columns=False),
-    ".parquet": SourceFormat(read=read_parquet, same_columns=True),
+    ".txt": SourceFormat(blocking_read=read_text, same_columns=True, prompt_column=COLUMN),
+    ".csv": SourceFormat(blocking_read=read_comma_separated, same_columns=True),
+    ".tsv": SourceFormat(blocking_read=read_tab_separated, same_columns=True),
+    ".jsonl": SourceFormat(blocking_read=read_json_lines, same_columns=False),
+    ".parquet": SourceFormat(blocking_read=read_parquet, same_columns=True),
     FOLDER: SourceFormat(
-        read=read_folder, same_columns=False, prompt_column=TEXT, path_column=FILE, unshown=frozenset({FILE, TEXT})
+        blocking_read=read_folder,
+        same_columns=False,
+        prompt_column=TEXT,
+        path_column=FILE,
+        unshown=frozenset({FILE, TEXT}),
     ),
-    OPENAI_BATCH: SourceFormat(read=read_openai_batch, same_columns=False, unshown=frozenset({CUSTOM_ID})),
+    OPENAI_BATCH: SourceFormat(blocking_read=read_openai_batch, same_columns=False, unshown=frozenset({CUSTOM_ID})),
 }
 
 
@@ -31,16 +35,14 @@ async def format_of(path: str, *, is_templated: bool, form: TextForm = PLAIN) ->
 
     A `.jsonl` of ready requests is a batch file only where no template says what to make of its rows.
     """
-    if await asyncio.to_thread(_is_folder, path):
-        return SOURCES[FOLDER]
-    ending = PurePath(path).suffix.lower()
-    if ending == ".jsonl" and not is_templated and await is_openai_batch(path, form):
-        return SOURCES[OPENAI_BATCH]
-    return SOURCES.get(ending)
+    return SOURCES.get(await asyncio.to_thread(_kind_of, path, is_templated, form))
 
 
-def _is_folder(path: str) -> bool:
+def _kind_of(path: str, is_templated: bool, form: TextForm) -> str:  # noqa: FBT001 - `to_thread` passes it on
     try:
-        return Path(path).is_dir()
+        if Path(path).is_dir():
+            return FOLDER
     except (OSError, ValueError):
-        return False
+        pass
+    ending = PurePath(path).suffix.lower()
+    return OPENAI_BATCH if ending == ".jsonl" and not is_templated and is_openai_batch(path, form) else ending

@@ -1,5 +1,8 @@
 """What a source yields: rows, and rows that are bad, each with its place in the file."""
 
+import asyncio
+import os
+import stat
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, overload
@@ -99,12 +102,14 @@ class Stretch(Sequence[SourceRow]):
         return SourceRow(self.number + place, self.line + place, self.values[place])
 
 
-Rows: TypeAlias = AsyncGenerator[Sequence[SourceRow | BadRow]]
-"""In batches, so that nobody waits for each row by itself; a batch is a millisecond's work for whoever takes it."""
+Batch: TypeAlias = Sequence[SourceRow | BadRow]
+"""Of rows, so that nobody waits for each row by itself; a millisecond's work for whoever takes it."""
 
 BATCH_ROWS = 64
 BATCH_BYTES = 128 * 1024
 """A batch has no more than this, unless a single row is larger."""
+_HOP_BATCHES = 16
+"""Most batches that are read in one hop to a thread."""
 
 
 class BadRowError(Exception):
@@ -143,13 +148,13 @@ PLAIN = TextForm()
 
 
 class Read(Protocol):
-    """Streams the rows of a file; closing the generator closes the file."""
+    """Reads the rows of a file; blocks. The file goes with the generator."""
 
-    def __call__(self, path: str, form: TextForm = PLAIN, /) -> Rows:
+    def __call__(self, path: str, form: TextForm = PLAIN, /) -> Iterator[Batch]:
         """The rows in the file's order, in batches. What was read before an error is given before it is raised.
 
         Raises:
-            BadSourceError: nothing more can be read.
+            BadSourceError, OSError: nothing more can be read.
         """
 
 
@@ -157,7 +162,7 @@ class Read(Protocol):
 class SourceFormat:
     """A kind of file."""
 
-    read: Read
+    blocking_read: Read
     same_columns: bool
     """True when every row has the columns of the first."""
     prompt_column: str | None = None
@@ -166,3 +171,46 @@ class SourceFormat:
     """A column with a path below the source; templates see it with the source's own name before it."""
     unshown: frozenset[str] = frozenset()
     """Columns for templates only: too large for `vars`, or told elsewhere in a result."""
+
+    async def read(self, path: str, form: TextForm = PLAIN) -> AsyncGenerator[Batch]:
+        """The rows of a file, a hop to a thread for some hundred of them.
+
+        Nothing is closed by hand: a hop that was cancelled may still read, and the file goes with its last reader.
+
+        Raises:
+            BadSourceError: nothing more can be read; what was read before is given first.
+        """
+        batches, end = self.blocking_read(path, form), None
+        while end is None:
+            some: list[Batch] = []
+            end = await asyncio.to_thread(_hop, batches, some)
+            for batch in some:
+                yield batch
+        if isinstance(end, OSError):
+            raise BadSourceError(f"cannot be read: {end.strerror or end}") from end
+        if isinstance(end, BadSourceError):
+            raise end
+
+
+def _hop(batches: Iterator[Batch], some: list[Batch]) -> Exception | None:
+    """Put the next batches behind `some`; what ended it, if it has ended."""
+    try:
+        for batch in batches:
+            some.append(batch)
+            if len(some) == _HOP_BATCHES or len(batch) < BATCH_ROWS:  # the latter are large rows, or few
+                return None
+    except (BadSourceError, OSError) as error:
+        return error
+    return StopIteration()
+
+
+def require_regular(path: str) -> None:
+    """Refuse a folder, a pipe, a device.
+
+    Raises:
+        BadSourceError: it is one of them.
+        OSError: nothing stands there.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- a path as messages show it; nothing is opened
+        name = os.path.basename(path)  # noqa: PTH119 -- as above
+        raise BadSourceError(f"`{name}` is no regular file", hint="a source is read several times: save it as a file")

@@ -6,24 +6,24 @@ closes is told apart from a long field by the cap, and never swallows rows in si
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
 from batchrunner.core.job import Json
+from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.sources.base import (
-    BATCH_ROWS,
     LINE_LIMIT_BYTES,
     PLAIN,
     BadRow,
     BadRowError,
     BadSourceError,
-    Rows,
+    Batch,
     SourceRow,
     Stretch,
     TextForm,
 )
 from batchrunner.prompts.sources.text_files import (
-    CHUNK_BYTES,
     column_names,
     hint_of,
     in_steps,
@@ -31,101 +31,46 @@ from batchrunner.prompts.sources.text_files import (
     wrong_width,
 )
 
+if TYPE_CHECKING:
+    from _csv import Reader
+
+_Step: TypeAlias = "tuple[int, list[str | None]]"
+"""The number of the first line, and some lines."""
+_TOO_LONG = "field limit"
+"""Of Python's words for a field that is longer than `csv.field_size_limit`."""
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-async def read_comma_separated(path: str, form: TextForm = PLAIN) -> Rows:
+def read_comma_separated(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
     """A row for every record after the header; blank lines are nothing."""
-    # The cap on the whole row speaks first, and with its place; a module-wide limit of 128 KiB would speak for others.
-    csv.field_size_limit(2 * LINE_LIMIT_BYTES + 2 * CHUNK_BYTES)
-    feed = _Feed()
+    csv.field_size_limit(LINE_LIMIT_BYTES)  # Python's own 128 KiB, of all readers together, would refuse long prompts
     table = _Table(form)
-    async with aclosing(line_batches(path, form)) as batches:
-        async for first, lines in batches:
-            for line, some in in_steps(first, lines):
-                if (whole := table.whole_lines(some, feed)) is not None:
-                    yield whole
-                    continue
-                # Where a record is unfinished all that was read goes behind it: a long one is not begun again often.
-                rest = not feed.is_empty
-                feed.add(lines[line - first :] if rest else some)
-                if feed.is_worth_parsing:
-                    for rows in table.rows(feed):
-                        yield rows
-                if rest:
-                    break
-    feed.ended = True
-    for rows in table.rows(feed):
-        yield rows
-
-
-class _MoreError(Exception):
-    """The parser wants a line that has not been read yet."""
+    steps = (step for first, lines in line_batches(path, form) for step in in_steps(first, lines))
+    for line, lines in steps:
+        if (whole := table.whole(lines, line)) is not None:
+            yield whole
+        else:
+            yield from table.rows(_Feed((line, lines), steps))
 
 
 class _Feed:
-    """Lines for the parser, which pulls them. A record that is cut off by the end of a batch is begun again."""
+    """Lines for the parser: a step of them, and others as long as it is within a record."""
 
-    def __init__(self) -> None:
-        self.ended = False
-        self.line = 1
-        """1-based line on which the record begins."""
-        self.is_worth_parsing = True
-        """False until an unfinished record has doubled: a long one is not begun again for every batch."""
-        self._lines: list[str] = []
-        self._wanted_chars = 0
-        self._begun = self._next = 0
-        self._next = 0
+    def __init__(self, step: "_Step", steps: "Iterator[_Step]") -> None:
+        self.first = step[0]
+        """The 1-based number of the first line."""
+        self.last = 0
+        """Of the last line that the parser can have without another step."""
+        self._steps = chain([step], steps)
 
     def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if self._next == len(self._lines):
-            if self.ended:
-                raise StopIteration
-            raise _MoreError
-        self._next += 1
-        return self._lines[self._next - 1]
-
-    @property
-    def is_empty(self) -> bool:
-        """No record is begun: what comes next begins one."""
-        return self._begun == len(self._lines)
-
-    def pass_over(self, lines: int) -> None:
-        """So many lines were records that others have read."""
-        self.line += lines
-
-    def add(self, lines: list[bytes | None]) -> None:
-        """Put lines behind the record that is not finished.
-
-        Raises:
-            BadSourceError: that record, or a line, is over the cap.
-        """
-        del self._lines[: self._begun]
-        self._begun = self._next = 0
-        if None in lines or self._unfinished_chars() > LINE_LIMIT_BYTES:
-            problem = f"the row that begins here is longer than {LINE_LIMIT_BYTES >> 20} MiB"
-            raise BadSourceError(problem, line=self.line, hint="is a quote left open?")
-        # Bytes that are not UTF-8 are smuggled through the parser and found in the row that has them.
-        self._lines += [raw.decode("utf-8", "surrogateescape") + "\n" for raw in lines if raw is not None]
-        self.is_worth_parsing = self._unfinished_chars() >= self._wanted_chars
-
-    def again(self) -> None:
-        """Go back to where the record begins."""
-        self._next = self._begun
-        self._wanted_chars = 2 * self._unfinished_chars()
-
-    def _unfinished_chars(self) -> int:
-        return sum(len(line) for line in self._lines[self._begun :])
-
-    def finish(self) -> int:
-        """The record is read: how many lines it had."""
-        taken = self._next - self._begun
-        self.line += taken
-        self._begun = self._next
-        return taken
+        """Raises csv.Error for a line that is over the cap."""
+        for first, lines in self._steps:
+            self.last = first + len(lines) - 1
+            for line in lines:
+                if line is None:
+                    raise csv.Error(_TOO_LONG)
+                yield line + "\n"
 
 
 class _Table:
@@ -137,61 +82,52 @@ class _Table:
         self._names: tuple[str, ...] = ()
         self._number = 0
 
-    def whole_lines(self, lines: Sequence[bytes | None], feed: _Feed) -> Stretch | None:
-        """The rows of lines that are a good record each; None when they have to go through the feed."""
-        if not self._names or not feed.is_empty or None in lines:
+    def whole(self, lines: list[str | None], line: int) -> Stretch | None:
+        """The rows of lines that are a good record each; None when one of them needs a look of its own."""
+        names = self._names
+        if not names or None in lines:
             return None
-        joined = b"\n".join(lines)  # type: ignore[arg-type]  # none of them is None
-        if b"\0" in joined:
+        text = "".join(lines)  # type: ignore[arg-type]  # none of them is None
+        if "\0" in text or has_surrogate(text):
             return None
-        names, number, line = self._names, self._number + 1, feed.line
         try:
-            texts = joined.decode().split("\n")
-            records = list(csv.reader(texts, strict=True, delimiter=self._delimiter))
-            if len(records) != len(lines) or min(map(len, records)) < 1:
+            records = list(csv.reader(lines, strict=True, delimiter=self._delimiter))  # type: ignore[arg-type]  # as above
+            if len(records) != len(lines):
                 return None
-            if len(names) == 1 and not all(cells[0] and not cells[0].isspace() for cells in records):
+            if len(names) == 1 and not all(cells and cells[0] and not cells[0].isspace() for cells in records):
                 return None
             values: list[dict[str, Json]] = [dict(zip(names, cells, strict=True)) for cells in records]
-        except (UnicodeDecodeError, csv.Error, ValueError):
+        except (csv.Error, ValueError):  # the latter of a row with more or fewer columns
             return None
-        feed.pass_over(len(lines))
-        self._number += len(lines)
+        number, self._number = self._number + 1, self._number + len(records)
         return Stretch(number, line, values)
 
-    def rows(self, feed: _Feed) -> Iterator[list[SourceRow | BadRow]]:
-        """The rows that the lines read so far hold, in batches."""
-        rows: list[SourceRow | BadRow] = []
-        try:
-            for row in self._rows(feed):
-                rows.append(row)
-                if len(rows) >= BATCH_ROWS:
-                    yield rows
-                    rows = []
-        except BadSourceError:
+    def rows(self, feed: _Feed) -> Iterator[Batch]:
+        """The rows of the feed, one by one, up to where a record ends with a step."""
+        reader = csv.reader(feed, strict=True, delimiter=self._delimiter)
+        line = feed.first
+        while True:
+            records: list[list[str]] = []
+            fault = _take(reader, records, feed)
+            rows: list[SourceRow | BadRow] = []
+            for cells in records:
+                if row := self._row(cells, line):
+                    rows.append(row)
+                line += 1 + sum(cell.count("\n") for cell in cells)
+            behind = feed.first + reader.line_num
+            is_too_long = isinstance(fault, csv.Error) and _TOO_LONG in str(fault)
+            if isinstance(fault, csv.Error) and not is_too_long:
+                rows.append(self._broken(fault, line=line, lines=behind - line))
             if rows:
                 yield rows
-            raise
-        if rows:
-            yield rows
-
-    def _rows(self, feed: _Feed) -> Iterator[SourceRow | BadRow]:
-        reader = csv.reader(feed, strict=True, delimiter=self._delimiter)
-        while True:
-            line = feed.line
-            try:
-                cells = next(reader)
-            except _MoreError:
-                feed.again()
+            if is_too_long:
+                problem = f"the row that begins here is longer than {LINE_LIMIT_BYTES >> 20} MiB"
+                raise BadSourceError(problem, line=line, hint="is a quote left open?")
+            if isinstance(fault, BadSourceError):
+                raise fault
+            if fault is None or behind > feed.last:
                 return
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield self._broken(error, line=line, lines=feed.finish())
-                continue
-            feed.finish()
-            if row := self._row(cells, line):
-                yield row
+            line = behind
 
     def _broken(self, error: csv.Error, *, line: int, lines: int) -> BadRow:
         if not self._names:
@@ -224,6 +160,18 @@ class _Table:
         if len(cells) != len(self._names):
             raise BadRowError(wrong_width(len(cells), self._names))
         return dict(zip(self._names, cells, strict=True))
+
+
+def _take(reader: "Reader", records: list[list[str]], feed: _Feed) -> csv.Error | BadSourceError | None:
+    """Put records behind `records`, until one ends with a step or the file; what is wrong before that."""
+    try:
+        for cells in reader:
+            records.append(cells)
+            if feed.first + reader.line_num > feed.last:
+                break
+    except (csv.Error, BadSourceError) as error:
+        return error
+    return None
 
 
 _RETURNS = "save the file with the line ends of Unix or Windows"

@@ -6,7 +6,6 @@ may be another kind of thing, and a row too many is paid for. A file of any othe
 about a picture must not be sent without the picture. Only names are kept in memory; texts are read one by one.
 """
 
-import asyncio
 import os
 import re
 import stat
@@ -22,11 +21,11 @@ from batchrunner.prompts.sources.base import (
     BadRow,
     BadRowError,
     BadSourceError,
-    Rows,
+    Batch,
     SourceRow,
     TextForm,
 )
-from batchrunner.prompts.sources.text_files import encoding_of, hint_of
+from batchrunner.prompts.sources.text_files import decoded, encoding_of
 
 TEXT = "text"
 """The column with a text file's content."""
@@ -38,26 +37,14 @@ _BOM = "\ufeff"
 _DIGITS = re.compile(r"([0-9]+)")
 
 
-async def read_folder(path: str, form: TextForm = PLAIN) -> Rows:
+def read_folder(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
     """A row for every file that is not hidden."""
-    try:
-        names = await asyncio.to_thread(names_of, path)
-    except OSError as error:
-        raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
+    names = names_of(path)
     if not names:
         raise BadSourceError("has no files", hint="hidden files do not count, and subfolders are not entered")
-    number = 0
-    while number < len(names):
-        rows = await asyncio.to_thread(_rows, path, names, number, form)
-        number += len(rows)
-        yield rows
-
-
-def _rows(path: str, names: list[str], begin: int, form: TextForm) -> list[SourceRow | BadRow]:
-    """A batch of files, from that place on: one hop to a thread for all of them. Blocks."""
     rows: list[SourceRow | BadRow] = []
     size = 0
-    for number, name in enumerate(names[begin : begin + BATCH_ROWS], begin + 1):
+    for number, name in enumerate(names, 1):
         try:
             row = SourceRow(number, None, _values(path, name, form), f"/{name}")
             size += len(str(row.values.get(TEXT, "")))
@@ -65,13 +52,15 @@ def _rows(path: str, names: list[str], begin: int, form: TextForm) -> list[Sourc
         except BadRowError as error:
             shown = name.encode("utf-8", "replace").decode()
             rows.append(BadRow(number=number, line=None, where=f"/{shown}", problem=str(error), hint=error.hint))
-        if size > BATCH_BYTES:
-            break
-    return rows
+        if size > BATCH_BYTES or len(rows) == BATCH_ROWS:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
 
 
 def names_of(path: str) -> list[str]:
-    """The files that are rows, in the order in which they are. Blocks; raises OSError."""
+    """The files that are rows, in the order in which they are. Raises OSError."""
     with os.scandir(path) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
     return sorted(names, key=_counted)
@@ -118,12 +107,4 @@ def _text(path: str, form: TextForm) -> str:
         raise BadRowError(f"the file cannot be read: {error.strerror or error}") from error
     if len(raw) > LINE_LIMIT_BYTES:
         raise BadRowError(f"the file is longer than {LINE_LIMIT_BYTES >> 20} MiB")
-    encoding = encoding_of(raw, form.encoding)
-    if b"\0" in raw and encoding is None:
-        hint = hint_of(raw) if 3 * raw.count(0) > len(raw) else None
-        raise BadRowError(f"there is a NUL byte in the file, at byte {raw.index(0) + 1}", hint=hint)
-    try:
-        return raw.decode(encoding or "utf-8").removeprefix(_BOM).rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        problem = f"the file is not {encoding or form.called}: byte {error.start + 1} is 0x{raw[error.start]:02x}"
-        raise BadRowError(problem, hint=None if encoding else hint_of(raw)) from error
+    return decoded(raw, "file", form, encoding_of(raw, form.encoding)).removeprefix(_BOM).rstrip("\r\n")

@@ -6,8 +6,7 @@ rows: other endpoints, streams, and whatever a conversation of texts and picture
 """
 
 import re
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -18,8 +17,8 @@ from batchrunner.prompts.sources.base import (
     BadRow,
     BadRowError,
     BadSourceError,
+    Batch,
     BatchRequest,
-    Rows,
     SourceRow,
     TextForm,
 )
@@ -272,22 +271,19 @@ _ENDPOINTS: dict[str, _Endpoint] = {
 """By the URL's path behind its version."""
 
 
-async def is_openai_batch(path: str, form: TextForm = PLAIN) -> bool:
+def is_openai_batch(path: str, form: TextForm = PLAIN) -> bool:
     """True when the first line that is not blank is a request of a batch; false also for what cannot be read."""
     try:
-        async with aclosing(read_json_lines(path, form)) as rows:
-            async for row, *_ in rows:
-                return isinstance(row, SourceRow) and row.values.keys() >= {*_OWN}
-    except BadSourceError:
-        pass
-    return False
+        first = next(iter(read_json_lines(path, form)), None)
+    except (BadSourceError, OSError):
+        return False
+    return first is not None and isinstance(row := first[0], SourceRow) and row.values.keys() >= {*_OWN}
 
 
-async def read_openai_batch(path: str, form: TextForm = PLAIN) -> Rows:
+def read_openai_batch(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
     """A row for every line that is not blank."""
-    async with aclosing(read_json_lines(path, form)) as rows:
-        async for batch in rows:
-            yield [_request(row) if isinstance(row, SourceRow) else row for row in batch]
+    for batch in read_json_lines(path, form):
+        yield [_request(row) if isinstance(row, SourceRow) else row for row in batch]
 
 
 def _request(row: SourceRow) -> SourceRow | BadRow:

@@ -1,11 +1,10 @@
-"""`.parquet`: a row for each row, read batch by batch in a thread; the only file that knows pyarrow, an extra.
+"""`.parquet`: a row for each row, read batch by batch; the only file that knows pyarrow, an extra.
 
 Values become what JSON has: dates and times as ISO text, decimals as text in full, spans as seconds, maps as objects,
 NaN as null, for that is how tables write what is missing. Columns of bytes, like pictures packed into a data set, are
 left out and not even read: no prompt can hold them. Refuses infinity and rows that are too long.
 """
 
-import asyncio
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -22,30 +21,26 @@ from batchrunner.prompts.sources.base import (
     BadRow,
     BadRowError,
     BadSourceError,
-    Rows,
+    Batch,
     SourceRow,
     TextForm,
+    require_regular,
 )
-from batchrunner.prompts.sources.text_files import column_names, require_regular
+from batchrunner.prompts.sources.text_files import column_names
 
 _BATCH_BYTES = 2 * 1024 * 1024
 _BATCH_ROWS = 256
 _READ_BYTES = 256 * 1024
 
-Batch: TypeAlias = "list[dict[str, Json] | BadRowError]"
+_Made: TypeAlias = "list[dict[str, Json] | BadRowError]"
 """Rows, each its values or what is wrong with it."""
 
 
-async def read_parquet(path: str, _form: TextForm = PLAIN) -> Rows:
+def read_parquet(path: str, _form: TextForm = PLAIN) -> Iterator[Batch]:
     """The rows of every row group in turn."""
-    try:
-        await require_regular(path)
-    except OSError as error:
-        raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
-    # Nothing is closed by hand: a step that was cancelled may still read, and the file goes with its last reader.
+    require_regular(path)
     number = 0
-    steps = await asyncio.to_thread(_opened, path)
-    while (batch := await asyncio.to_thread(next, steps, None)) is not None:
+    for batch in _opened(path):
         for begin in range(0, len(batch), BATCH_ROWS):
             some = batch[begin : begin + BATCH_ROWS]
             yield [_placed(made, place) for place, made in enumerate(some, number + 1)]
@@ -59,7 +54,7 @@ def _placed(made: "dict[str, Json] | BadRowError", number: int) -> SourceRow | B
     return SourceRow(number, None, made, where)
 
 
-def _opened(path: str) -> Iterator[Batch]:
+def _opened(path: str) -> Iterator[_Made]:
     """The file's batches; nothing of them is read yet."""
     try:
         # Imported here: not everyone has it, and it is slow to load.
@@ -77,7 +72,7 @@ def _opened(path: str) -> Iterator[Batch]:
     return _batches(arrow, file)
 
 
-def _batches(arrow: Any, file: Any) -> Iterator[Batch]:
+def _batches(arrow: Any, file: Any) -> Iterator[_Made]:
     schema = file.schema_arrow
     names = column_names(list(schema.names))
     wanted = [place for place, field in enumerate(schema) if not _has_bytes(arrow.types, field.type)]
@@ -109,7 +104,7 @@ def _has_bytes(types: Any, kind: Any) -> bool:
     return any(is_it(kind) for is_it in plain) or any(_has_bytes(types, part) for part in inner if part is not None)
 
 
-def _rows(columns: dict[str, list[Json | BadRowError]], *, may_be_long: bool) -> Batch:
+def _rows(columns: dict[str, list[Json | BadRowError]], *, may_be_long: bool) -> _Made:
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     if not may_be_long and not any(type(cell) is BadRowError for cells in columns.values() for cell in cells):
         return rows  # type: ignore[return-value]  # none of the cells is an error

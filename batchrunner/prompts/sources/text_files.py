@@ -1,24 +1,19 @@
-"""A file as batches of lines: one hop to a thread for half a megabyte, never one for a row, never the whole file.
+"""Files of text, line by line: what lines are, and the formats in which a line is a row (`.txt`, `.tsv`, `.jsonl`).
 
-Knows bytes, encodings, line ends (also the lone carriage returns of old spreadsheets), the byte order mark and the cap
-on a line; refuses what is no regular file or not in its encoding.
+Knows encodings, line ends (also the lone carriage returns of old spreadsheets), the byte order mark and the cap on a
+line; refuses what is no regular file or not in its encoding. Never holds more than half a megabyte, or one line.
 """
 
 import codecs
 import json
-import os
-import stat
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator
 from typing import NoReturn, Protocol
 
-import aiofiles
-import aiofiles.os
 import msgspec
 
 from batchrunner.core.job import Json
-from batchrunner.core.text import BOM, has_surrogate, looks_like, marked_encoding
+from batchrunner.core.text import has_surrogate, looks_like, marked_encoding
 from batchrunner.prompts.sources.base import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -27,103 +22,126 @@ from batchrunner.prompts.sources.base import (
     BadRow,
     BadRowError,
     BadSourceError,
-    Rows,
+    Batch,
     SourceRow,
     Stretch,
     TextForm,
+    require_regular,
 )
 
 CHUNK_BYTES = 512 * 1024
 _SAMPLE_BYTES = 4096
+_BYTE_ORDER_MARK = "\ufeff"
+_BLANKS = " \t\r\v\f"
 
 
 class Parse(Protocol):
     """Makes values of lines as `line_batches` gives them."""
 
-    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+    def one(self, line: str | None) -> dict[str, Json] | None:
         """The values of a row; None when the line is no row (a header).
 
         Raises:
             BadRowError, BadSourceError: with words for a person.
         """
 
-    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+    def many(self, lines: list[str]) -> list[dict[str, Json]] | None:
         """The values of these lines, each of which is a row; None when any of them needs a look of its own.
 
         Never raises: what is wrong, blank, or no row is left to `one`.
         """
 
 
-async def line_batches(path: str, form: TextForm = PLAIN) -> AsyncGenerator[tuple[int, list[bytes | None]]]:
-    """Batches of lines in UTF-8 without their newline, each with the 1-based number of its first line.
+def line_batches(path: str, form: TextForm = PLAIN) -> Iterator[tuple[int, list[str | None]]]:
+    """Batches of lines without their newline, each with the 1-based number of its first line.
 
     A line longer than the cap is None. A carriage return at a line's end is left to the reader. Bytes that the file's
-    encoding does not know stand in their line as they are.
+    encoding does not know are surrogates, as Python escapes them.
 
     Raises:
-        BadSourceError: the file cannot be opened or read.
+        BadSourceError: the file is not in its encoding any more, and nothing behind that can be read.
+        OSError: the file cannot be opened or read.
     """
-    try:
-        await require_regular(path)
-        async with aiofiles.open(path, "rb") as file:
-            splitter = _Splitter(form)
-            chunk = await file.read(CHUNK_BYTES)
-            while chunk:
-                if batch := splitter.feed(chunk):
-                    yield batch
-                chunk = await file.read(CHUNK_BYTES)
-            if batch := splitter.end():
-                yield batch
-    except OSError as error:
-        raise BadSourceError(f"cannot be read: {error.strerror or error}") from error
+    require_regular(path)
+    with open(path, "rb") as file:  # noqa: PTH123 - as messages show it
+        chunk = file.read(CHUNK_BYTES)
+        decoder = codecs.getincrementaldecoder(encoding_of(chunk, form.encoding) or "utf-8")("surrogateescape")
+        number, tail, is_too_long = 1, "", False
+        ends_with_return: bool | None = None
+        """True when lines end with a carriage return alone, as in old spreadsheets for the Macintosh."""
+        while True:
+            try:
+                text = decoder.decode(chunk, not chunk)
+            except UnicodeDecodeError as error:
+                problem = f"the file is not {error.encoding} from here on: {error.reason}"
+                raise BadSourceError(problem, line=number, hint="write its `encoding:` under `prompts`") from error
+            if ends_with_return is None:
+                text = text.removeprefix(_BYTE_ORDER_MARK)
+                ends_with_return = "\n" not in text and "\r" in text[:-1]
+            pieces = (tail + (text.replace("\r", "\n") if ends_with_return else text)).split("\n")
+            tail = pieces.pop() if chunk or not (pieces[-1] or is_too_long) else ""
+            lines: list[str | None] = [*pieces]
+            if lines:
+                if is_too_long or _is_too_long(pieces[0]):
+                    lines[0], is_too_long = None, False
+                yield number, lines
+                number += len(lines)
+            if not chunk:
+                return
+            if _is_too_long(tail):
+                tail, is_too_long = "", True
+            chunk = file.read(CHUNK_BYTES)
 
 
-async def rows_by_line(path: str, parse: Parse, form: TextForm = PLAIN) -> Rows:
+def _is_too_long(line: str) -> bool:
+    return len(line) > LINE_LIMIT_BYTES // 4 and len(line.encode("utf-8", "surrogateescape")) > LINE_LIMIT_BYTES
+
+
+def rows_by_line(path: str, parse: Parse, form: TextForm = PLAIN) -> Iterator[Batch]:
     """Rows of a format in which a line is a row and blank lines are nothing."""
     number = 0
-    async with aclosing(line_batches(path, form)) as batches:
-        async for first, lines in batches:
-            for line, some in in_steps(first, lines):
-                whole = None if None in some else parse.many(some)  # type: ignore[arg-type]  # none of them is None
-                if whole is not None:
-                    yield Stretch(number + 1, line, whole)
-                    number += len(whole)
-                    continue
-                rows: list[SourceRow | BadRow] = []
-                try:
-                    _read(parse, some, number=number + 1, line=line, rows=rows)
-                except BadSourceError:
-                    if rows:
-                        yield rows
-                    raise
-                number += len(rows)
+    for first, lines in line_batches(path, form):
+        for line, some in in_steps(first, lines):
+            whole = None if None in some else parse.many(some)  # type: ignore[arg-type]  # none of them is None
+            if whole is not None:
+                yield Stretch(number + 1, line, whole)
+                number += len(whole)
+                continue
+            rows: list[SourceRow | BadRow] = []
+            try:
+                _read(parse, some, number=number + 1, line=line, rows=rows)
+            except BadSourceError:
                 if rows:
                     yield rows
+                raise
+            number += len(rows)
+            if rows:
+                yield rows
 
 
-def in_steps(first: int, lines: list[bytes | None]) -> Iterator[tuple[int, list[bytes | None]]]:
+def in_steps(first: int, lines: list[str | None]) -> Iterator[tuple[int, list[str | None]]]:
     """The lines in batches of rows, each with the number of its first line."""
     begin = 0
     while begin < len(lines):
         some = lines[begin : begin + BATCH_ROWS]
-        if sum([len(raw) for raw in some if raw is not None]) > BATCH_BYTES:
-            size_bytes = 0
-            for count, raw in enumerate(some, 1):
-                size_bytes += len(raw or b"")
-                if size_bytes > BATCH_BYTES:
+        if sum([len(line) for line in some if line is not None]) > BATCH_BYTES:
+            size = 0
+            for count, line in enumerate(some, 1):
+                size += len(line or "")
+                if size > BATCH_BYTES:
                     del some[count:]
                     break
         yield first + begin, some
         begin += len(some)
 
 
-def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, rows: list[SourceRow | BadRow]) -> None:
+def _read(parse: Parse, lines: list[str | None], *, number: int, line: int, rows: list[SourceRow | BadRow]) -> None:
     """Put the rows of these lines behind `rows`."""
-    for place, raw in enumerate(lines, line):
-        if raw is not None and not raw.strip():
+    for place, text in enumerate(lines, line):
+        if text is not None and not text.strip(_BLANKS):
             continue
         try:
-            values = parse.one(raw)
+            values = parse.one(text)
         except BadRowError as error:
             rows.append(BadRow(number=number, line=place, problem=str(error), hint=error.hint))
         except BadSourceError as error:
@@ -135,34 +153,42 @@ def _read(parse: Parse, lines: list[bytes | None], *, number: int, line: int, ro
         number += 1
 
 
-def texts_of(lines: Sequence[bytes]) -> list[str] | None:
-    """The texts of lines, as `text_of`; None when any of them is blank or needs a look of its own."""
-    whole = b"\n".join(lines)
-    if b"\0" in whole or b"\r" in whole:
-        return None
-    try:
-        texts = whole.decode().split("\n")
-    except UnicodeDecodeError:
-        return None
-    return None if any(not text or text.isspace() for text in texts) else texts
+def are_plain(lines: list[str]) -> bool:
+    """False when any of the lines is blank or needs a look of its own."""
+    whole = "".join(lines)
+    return (
+        "\0" not in whole
+        and "\r" not in whole
+        and not has_surrogate(whole)
+        and not any(not line or line.isspace() for line in lines)
+    )
 
 
-def text_of(raw: bytes | None, form: TextForm = PLAIN) -> str:
+def text_of(line: str | None, form: TextForm = PLAIN) -> str:
     """The text of a line, without the carriage return at its end.
 
     Raises:
         BadRowError: it is over the cap, not in the file's encoding, or has a NUL.
     """
-    if raw is None:
+    if line is None:
         raise BadRowError(f"the line is longer than {LINE_LIMIT_BYTES >> 20} MiB")
-    if b"\0" in raw:
+    return decoded(line.encode("utf-8", "surrogateescape"), "line", form).removesuffix("\r")
+
+
+def decoded(raw: bytes, what: str, form: TextForm, encoding: str | None = None) -> str:
+    """The text of bytes in an encoding, None for UTF-8; `what` they are is for messages.
+
+    Raises:
+        BadRowError: they are in another encoding, or there is a NUL byte in UTF-8.
+    """
+    if b"\0" in raw and encoding is None:
         hint = hint_of(raw) if 3 * raw.count(0) > len(raw) else None
-        raise BadRowError(f"there is a NUL byte in the line, at byte {raw.index(0) + 1}", hint=hint)
+        raise BadRowError(f"there is a NUL byte in the {what}, at byte {raw.index(0) + 1}", hint=hint)
     try:
-        return raw.decode().removesuffix("\r")
+        return raw.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        problem = f"the line is not {form.called}: byte {error.start + 1} is 0x{raw[error.start]:02x}"
-        raise BadRowError(problem, hint=None if form.encoding else hint_of(raw)) from error
+        problem = f"the {what} is not {encoding or form.called}: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        raise BadRowError(problem, hint=None if encoding or form.encoding else hint_of(raw)) from error
 
 
 def encoding_of(beginning: bytes, given: str | None) -> str | None:
@@ -179,74 +205,6 @@ def hint_of(raw: bytes) -> str:
         return "save the file as UTF-8, or write its `encoding:` under `prompts`"
     name, code = likely
     return f"it looks like {name}: write `encoding: {code}` under `prompts`, or save the file as UTF-8"
-
-
-class _Splitter:
-    """Cuts chunks into lines; holds at most one unfinished line, and drops that beyond the cap."""
-
-    def __init__(self, form: TextForm) -> None:
-        self._form = form
-        self._line = 1
-        self._tail = bytearray()
-        self._too_long = False
-        self._begun = False
-        self._decoder: codecs.IncrementalDecoder | None = None
-        self._ends_with_return = False
-        """True when lines end with a carriage return alone, as in old spreadsheets for the Macintosh."""
-
-    def feed(self, chunk: bytes) -> tuple[int, list[bytes | None]] | None:
-        begun = len(self._tail)
-        self._tail += self._as_utf8(chunk)
-        cut = self._tail.rfind(b"\n", begun)
-        if cut < 0:
-            if len(self._tail) > LINE_LIMIT_BYTES:
-                self._too_long = True
-                self._tail.clear()
-            return None
-        lines = bytes(self._tail[:cut]).split(b"\n")
-        del self._tail[: cut + 1]
-        return self._batch([*lines])
-
-    def _as_utf8(self, chunk: bytes, *, last: bool = False) -> bytes:
-        is_first, self._begun = not self._begun, True
-        if is_first and (encoding := encoding_of(chunk, self._form.encoding)) is not None:
-            self._decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
-        if self._decoder is not None:
-            try:  # bytes that the encoding does not know go on as they are, but for an odd one in UTF-16
-                chunk = self._decoder.decode(chunk, last).encode("utf-8", "surrogateescape")
-            except UnicodeDecodeError as error:
-                problem = f"the file is not {error.encoding} from here on: {error.reason}"
-                raise BadSourceError(problem, line=self._line, hint="write its `encoding:` under `prompts`") from error
-        if is_first:
-            chunk = chunk.removeprefix(BOM)
-            self._ends_with_return = b"\n" not in chunk and b"\r" in chunk[:-1]
-        return chunk.replace(b"\r", b"\n") if self._ends_with_return else chunk
-
-    def end(self) -> tuple[int, list[bytes | None]] | None:
-        if self._decoder is not None:
-            self._tail += self._as_utf8(b"", last=True)
-        return self._batch([bytes(self._tail)]) if self._tail or self._too_long else None
-
-    def _batch(self, lines: list[bytes | None]) -> tuple[int, list[bytes | None]]:
-        first = lines[0]
-        if self._too_long or (first is not None and len(first) > LINE_LIMIT_BYTES):
-            lines[0] = None
-        self._too_long = False
-        number, self._line = self._line, self._line + len(lines)
-        return number, lines
-
-
-async def require_regular(path: str) -> None:
-    """Refuse a folder, a pipe, a device.
-
-    Raises:
-        BadSourceError: it is one of them.
-        OSError: nothing stands there.
-    """
-    mode = (await aiofiles.os.stat(path)).st_mode
-    if not stat.S_ISREG(mode):
-        name = os.path.basename(path)  # noqa: PTH119 -- a name for a message; nothing is opened
-        raise BadSourceError(f"`{name}` is no regular file", hint="a source is read several times: save it as a file")
 
 
 # The first line of a table: the names of its columns.
@@ -275,7 +233,7 @@ def wrong_width(found: int, names: tuple[str, ...]) -> str:
 COLUMN = "line"
 
 
-def read_text(path: str, form: TextForm = PLAIN) -> Rows:
+def read_text(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
     """A row for every line that is not blank."""
     return rows_by_line(path, _Texts(form), form)
 
@@ -284,12 +242,11 @@ class _Texts:
     def __init__(self, form: TextForm) -> None:
         self._form = form
 
-    def one(self, raw: bytes | None) -> dict[str, Json] | None:
-        return {COLUMN: text_of(raw, self._form)}
+    def one(self, line: str | None) -> dict[str, Json] | None:
+        return {COLUMN: text_of(line, self._form)}
 
-    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
-        texts = texts_of(lines)
-        return None if texts is None else [{COLUMN: text} for text in texts]
+    def many(self, lines: list[str]) -> list[dict[str, Json]] | None:
+        return [{COLUMN: line} for line in lines] if are_plain(lines) else None
 
 
 # `.tsv`: a header, then a row per line, cut at tabs. There is no quoting: a quote is a quote.
@@ -297,7 +254,7 @@ class _Texts:
 # A row may leave out trailing columns, which are then empty; one with more columns than the header is bad.
 
 
-def read_tab_separated(path: str, form: TextForm = PLAIN) -> Rows:
+def read_tab_separated(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
     """A row for every line after the header that is not blank."""
     return rows_by_line(path, _TabTable(form), form)
 
@@ -309,29 +266,28 @@ class _TabTable:
         self._form = form
         self._names: tuple[str, ...] = ()
 
-    def one(self, raw: bytes | None) -> dict[str, Json] | None:
+    def one(self, line: str | None) -> dict[str, Json] | None:
         if not self._names:
-            self._names = _header(raw, self._form)
+            self._names = _header(line, self._form)
             return None
-        cells = text_of(raw, self._form).split("\t")
+        cells = text_of(line, self._form).split("\t")
         missing = len(self._names) - len(cells)
         if missing < 0:
             raise BadRowError(wrong_width(len(cells), self._names))
         return dict(zip(self._names, cells + [""] * missing, strict=True))
 
-    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
-        texts = texts_of(lines) if self._names else None
-        if texts is None:
+    def many(self, lines: list[str]) -> list[dict[str, Json]] | None:
+        if not self._names or not are_plain(lines):
             return None
         try:
-            return [dict(zip(self._names, text.split("\t"), strict=True)) for text in texts]
+            return [dict(zip(self._names, line.split("\t"), strict=True)) for line in lines]
         except ValueError:  # a row with more or fewer columns
             return None
 
 
-def _header(raw: bytes | None, form: TextForm) -> tuple[str, ...]:
+def _header(line: str | None, form: TextForm) -> tuple[str, ...]:
     try:
-        return column_names(text_of(raw, form).split("\t"))
+        return column_names(text_of(line, form).split("\t"))
     except BadRowError as error:
         raise BadSourceError(f"the header: {error}", hint=error.hint) from error
 
@@ -344,7 +300,7 @@ _DEEP = 200
 _decode_row = msgspec.json.Decoder(dict[str, Json]).decode
 
 
-def read_json_lines(path: str, form: TextForm = PLAIN) -> Rows:
+def read_json_lines(path: str, form: TextForm = PLAIN) -> Iterator[Batch]:
     """A row for every line that is not blank."""
     return rows_by_line(path, _Objects(form), form)
 
@@ -353,22 +309,20 @@ class _Objects:
     def __init__(self, form: TextForm) -> None:
         self._form = form
 
-    def one(self, raw: bytes | None) -> dict[str, Json] | None:
-        return _values(text_of(raw, self._form))
+    def one(self, line: str | None) -> dict[str, Json] | None:
+        return _values(text_of(line, self._form))
 
-    def many(self, lines: Sequence[bytes]) -> list[dict[str, Json]] | None:
+    def many(self, lines: list[str]) -> list[dict[str, Json]] | None:
         """Read with msgspec, which gives what `json` gives; whatever it refuses is left to `json`, and to its words."""
-        whole = b"\n".join(lines)
-        if whole.count(b"[") + whole.count(b"{") > _DEEP and any(_is_deep(raw) for raw in lines):
+        whole = "".join(lines)
+        if whole.count("[") + whole.count("{") > _DEEP and any(
+            line.count("[") + line.count("{") > _DEEP for line in lines
+        ):
             return None
         try:
-            return [_decode_row(raw) for raw in lines]
+            return [_decode_row(line) for line in lines]
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return None
-
-
-def _is_deep(raw: bytes) -> bool:
-    return raw.count(b"[") + raw.count(b"{") > _DEEP
 
 
 def _values(text: str) -> dict[str, Json]:
