@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 demo: setup
 	@$(BIN)/python -m compileall -q batchrunner
 	@rm -rf outputs/demo-chat.simulated outputs/demo-images.simulated
-	@echo "== two jobs on the built-in simulator: no key, no network, nothing paid"
+	@echo "== two jobs on the built-in simulator: no key, no network, nothing billed"
 	$(BIN)/batchrunner run jobs/demo-chat.yaml
 	$(BIN)/batchrunner run jobs/demo-images.yaml
 	@echo "== answers:  outputs/demo-chat.simulated/results.jsonl"

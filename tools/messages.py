@@ -26,12 +26,16 @@ def messages() -> str:
         name = path.relative_to(PACKAGE).as_posix()
         if name in _PHRASES_OF_SERVERS:
             continue
-        found = dict.fromkeys(text for _, text in sorted(_strings(ast.parse(path.read_text("utf-8")))))
-        if found:
+        if found := found_in(path.read_text("utf-8")):
             parts += [f"## {name}", *map(_shown, found), ""]
     for command in COMMANDS:
         parts += [f"## help of {command.__name__}", _shown(inspect.getdoc(command) or ""), ""]
     return "\n".join(parts)
+
+
+def found_in(source: str) -> list[str]:
+    """The strings of a module, each once, in their order."""
+    return list(dict.fromkeys(text for _, text in sorted(_strings(ast.parse(source)))))
 
 
 def _shown(text: str) -> str:

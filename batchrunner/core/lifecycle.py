@@ -130,8 +130,8 @@ class ItemRecord:
 def wrong_step(step: type[ItemEvent], item_id: str, item_state: ItemState) -> LifecycleError:
     """What is raised before a step that the table does not have."""
     return LifecycleError(
-        f"internal error: `{step.__name__.lower()}` of the item {item_id}, which is {item_state.name.lower()}; nothing "
-        "was sent or written for it, the run pauses; run again to go on, and please report this"
+        f"internal error: `{step.__name__.lower()}` of item {item_id}, which is {item_state.name.lower()}; nothing "
+        "was sent or written for it, the run pauses; run it again to continue, and please report this"
     )
 
 
