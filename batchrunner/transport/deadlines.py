@@ -58,6 +58,8 @@ class Replied(Protocol):
 
     behind: bytes
     """What came behind the last one."""
+    came: bool
+    """A reply is here as a whole, and is about to be read."""
 
 
 class DeadlineTimer:
@@ -253,6 +255,8 @@ class Deadlines:
 
     def look(self, now: float) -> None:
         """Tell of a silence, and end the guarded block if it is late."""
+        if self.replies is not None and self.replies.came:
+            return  # a paid answer that came in time waits for its turn
         if now >= self._silent_at and self._silent_at < self._total_at:
             self._notice(now)
         self.late = "settled" if self._is_settled(now) else self._verdict(now)

@@ -26,7 +26,7 @@ from batchrunner.transport.coding import GZIP_MAGIC
 from batchrunner.transport.deadlines import Deadlines
 from batchrunner.transport.keepalive import Heads, KeepAlive, KnownHead
 from batchrunner.transport.memory_budget import Reservation
-from batchrunner.transport.session import READING, Connector, Replies
+from batchrunner.transport.session import READING, Connector, Replies, Turns
 
 DIRECT_BYTES: Final = 64 * 1024
 """Larger bodies are written in steps by aiohttp, which waits for the network in between."""
@@ -81,8 +81,10 @@ class Prepared:
 class DirectReplies(Replies):
     """Takes whole chunks out of a body before the parser sees them: see `chunks`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: KeepAlive, heads: Heads) -> None:
-        super().__init__(loop, reuse=reuse, heads=heads)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, reuse: KeepAlive, heads: Heads, turns: Turns | None = None
+    ) -> None:
+        super().__init__(loop, reuse=reuse, heads=heads, turns=turns)
         self._chunks: Chunks | None = None
         """Of the body under way, as long as they are cut out."""
 
@@ -265,6 +267,7 @@ class DirectWay:
             else:
                 gate(_let_go, deadlines, replies, data)
             whole: tuple[KnownHead, bytes] | None = await asked
+            replies.came = False
             if whole is not None:
                 if connector.keeps and not replies._should_close:
                     connector.keep(prepared.resting, connection)
@@ -329,7 +332,13 @@ def direct_way(session: aiohttp.ClientSession) -> DirectWay | None:
         connector = session.connector
         if not isinstance(connector, Connector) or not _fits(session, connector):
             return None
-        made = partial(DirectReplies, loop=asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
+        made = partial(
+            DirectReplies,
+            loop=asyncio.get_running_loop(),
+            reuse=connector.reuse,
+            heads=connector.heads,
+            turns=connector.turns,
+        )
         connector._factory = cast("partial[ResponseHandler]", made)
     except Exception:  # noqa: BLE001 - whatever another version of aiohttp may raise here
         return None

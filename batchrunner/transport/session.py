@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, TypedDict, cast
+from typing import Final, TypeAlias, TypedDict, cast
 
 import aiohttp
 from aiohttp import hdrs
@@ -67,6 +67,50 @@ _SOCKET_KEEPALIVE = tuple(
 )
 
 
+AT_ONCE: Final = 64
+"""Of the answers that are there at once, so many are handed over in a turn of the loop."""
+
+OrdinaryReply: TypeAlias = tuple[KnownHead, bytes]
+
+
+class Turns:
+    """Hands ordinary replies to those who wait for them, at most `AT_ONCE` in a turn of the loop.
+
+    The loop writes what is sent at the end of a turn. When a thousand replies come at once, the first of them would
+    otherwise be followed by their next requests only when the last had been read: the server has nothing to do
+    meanwhile, answers all at once again, and the crowd never dissolves.
+    """
+
+    __slots__ = ("_given", "_waiting", "connections")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        """Of the session, that stand: more replies cannot come at once."""
+        self._given = 0
+        """In this turn."""
+        self._waiting: deque[tuple[asyncio.Future[OrdinaryReply | None], OrdinaryReply]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Turns of {self.connections} connections, {len(self._waiting)} replies waiting>"
+
+    def hand_over(self, asked: "asyncio.Future[OrdinaryReply | None]", reply: OrdinaryReply) -> None:
+        """Give a reply to who asked for it, now or in one of the next turns."""
+        if not self._given:
+            asyncio.get_running_loop().call_soon(self._turn_ends)
+        if self._given < AT_ONCE:
+            self._given += 1
+            asked.set_result(reply)
+        else:
+            self._waiting.append((asked, reply))
+
+    def _turn_ends(self) -> None:
+        self._given = 0
+        while self._waiting and self._given < AT_ONCE:
+            asked, reply = self._waiting.popleft()
+            if not asked.done():  # else its exchange was cancelled meanwhile
+                self.hand_over(asked, reply)
+
+
 class Replies(ResponseHandler):
     """Reads the replies of one connection; what follows a complete reply without having been asked for is set aside.
 
@@ -78,11 +122,17 @@ class Replies(ResponseHandler):
     behind: bytes = b""
     """Bytes that came in one piece with the end of the last reply, as far as their place is known."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, reuse: KeepAlive, heads: Heads) -> None:
+    came = False
+    """An ordinary reply is here, and who asked for it has not gone on with it yet."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, reuse: KeepAlive, heads: Heads, turns: Turns | None = None
+    ) -> None:
         super().__init__(loop=loop)
         self._reuse = reuse
         self._heads = heads
-        self.asked: asyncio.Future[tuple[KnownHead, bytes] | None] | None = None
+        self._turns = turns or Turns()
+        self.asked: asyncio.Future[OrdinaryReply | None] | None = None
         """Who waits for the first piece of a reply, and takes an ordinary reply without the parser."""
         self._answered = False
         """True once a reply went by the parser."""
@@ -98,8 +148,11 @@ class Replies(ResponseHandler):
             self.asked = None
             if not self._start and not asked.done() and (head := self._heads.of(data)) is not None:
                 self._waiter = None
-                self._answered = True
-                asked.set_result((head, data))
+                self._answered = self.came = True
+                if self._turns.connections <= AT_ONCE:
+                    asked.set_result((head, data))
+                else:
+                    self._turns.hand_over(asked, (head, data))
                 return
         if self._payload is not None and not self._payload.is_eof():
             self.body_received(data)
@@ -123,6 +176,11 @@ class Replies(ResponseHandler):
         if rest and self._payload is not None and self.is_connected():
             self.body_received(rest)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands."""
+        self._turns.connections += 1
+        super().connection_made(transport)
+
     def body_begins(self) -> None:
         """A head was read, of a reply or of what goes before one."""
 
@@ -132,6 +190,7 @@ class Replies(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end; half a head is the parser's to judge."""
+        self._turns.connections -= 1
         payload = self._payload
         if (
             exc is None
@@ -178,6 +237,7 @@ class Connector(aiohttp.TCPConnector):
     keeps: bool
     """Whether any may be kept in hand."""
     heads: Heads
+    turns: Turns
     _rest_timer: asyncio.TimerHandle | None = None
     proxy_login: str | None
     """What a proxy wants to see, and nobody behind it."""
@@ -314,8 +374,15 @@ def new_session(
         socket_factory=socket_factory,
     )
     connector.reuse, connector.heads, connector.resting = KeepAlive(), Heads(), {}
+    connector.turns = Turns()
     connector.keeps = limit == 0  # else who waits for one in aiohttp's pool would never hear of those in hand
-    made = partial(Replies, loop=asyncio.get_running_loop(), reuse=connector.reuse, heads=connector.heads)
+    made = partial(
+        Replies,
+        loop=asyncio.get_running_loop(),
+        reuse=connector.reuse,
+        heads=connector.heads,
+        turns=connector.turns,
+    )
     connector._factory = cast("partial[ResponseHandler]", made)  # noqa: SLF001 - aiohttp has no public way
     connector.proxy_login = _basic(proxy_auth) if proxy is not None else None
     return aiohttp.ClientSession(

@@ -1,7 +1,7 @@
 """Replies that need no parser mean what the parser would say; their connections rest for no longer than others."""
 
 import asyncio
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, strategies
@@ -9,9 +9,10 @@ from hypothesis import given, strategies
 from batchrunner.core.http import Completed, Request
 from batchrunner.transport import ApiTransport
 from batchrunner.transport import session as session_module
+from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
 from batchrunner.transport.direct import ReadyHead
 from batchrunner.transport.keepalive import Heads, KeepAlive, OrdinaryHead
-from batchrunner.transport.session import READING, Connector, Replies
+from batchrunner.transport.session import AT_ONCE, READING, Connector, Replies, Turns
 from tests.transport.servers import ACCOUNT, KEYS, PATIENT, Kept, api, post, provider, reply, says, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
@@ -224,3 +225,46 @@ def test_a_decoder_that_reads_whole_replies_is_asked_once_and_by_ordinary_ones_a
                 assert decoder.wholes == (wholes if way == "direct" else 0)
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(("connections", "turns"), [(AT_ONCE, [AT_ONCE]), (3 * AT_ONCE + 1, [AT_ONCE] * 3 + [1])])
+def test_replies_that_come_all_at_once_are_handed_over_a_few_in_each_turn_of_the_loop(
+    connections: int, turns: list[int]
+) -> None:
+    """So that the first are followed by their next requests, which leave at a turn's end, before the last are read."""
+
+    async def scene() -> tuple[list[int], bool]:
+        loop, together, piece = asyncio.get_running_loop(), Turns(), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        asked = [loop.create_future() for _ in range(connections)]
+        readers = [Replies(loop, reuse=KeepAlive(), heads=Heads(), turns=together) for _ in asked]
+        for future, replies in zip(asked, readers, strict=True):
+            replies.connection_made(ItemState())
+            replies.asked = future
+        for replies in readers:
+            replies.data_received(piece)
+        came, seen = all(replies.came for replies in readers), [sum(future.done() for future in asked)]
+        while seen[-1] < connections:
+            await asyncio.sleep(0)
+            seen.append(sum(future.done() for future in asked))
+        assert all(future.result()[1] == piece for future in asked)
+        steps = [later - earlier for earlier, later in pairwise((0, *seen))]
+        return [step for step in steps if step], came
+
+    assert asyncio.run(scene()) == (turns, True)
+
+
+def test_a_reply_that_came_in_time_is_not_late_while_it_waits_for_its_turn() -> None:
+    async def scene() -> tuple[str | None, bool]:
+        replies = Replies(asyncio.get_running_loop(), reuse=KeepAlive(), heads=Heads())
+        replies.came = True
+        pace = TimeoutPolicy(connect_s=9.0, first_byte_s=9.0, idle_s=9.0, total_s=0.5, window_s=9.0, least_bytes=1.0)
+        with Deadlines(pace) as deadlines:
+            deadlines.replies = replies
+            deadlines.look(deadlines.began + 1.0)
+            waits = deadlines.late
+            replies.came = False
+            deadlines.look(deadlines.began + 1.0)
+            await asyncio.sleep(0)
+        return waits, deadlines.late == "total"
+
+    assert asyncio.run(scene()) == (None, True)
