@@ -52,10 +52,15 @@ def told_again(seed: int, tell: Callable[[int], CrashHouse], test: str) -> Crash
 @pytest.mark.parametrize("trouble", ["crash", "enospc", "eio", "short"])
 @pytest.mark.parametrize("kind", PLAIN)
 def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Tried, *, power: bool) -> None:
-    """Invariants 1 to 20 and 23 but 7 and 17, at every event; trouble at the n-th call to the disk, for every n."""
+    """Invariants 1 to 20 and 23 but 7 and 17, at every event; trouble at the n-th call to the disk, for every n.
+
+    A process whose call is refused stops by itself, so that what comes after matters less: in `make test` the power is
+    lost after every other refusal, and the process is killed after the rest.
+    """
     items = at_size(2, 4)
-    calls = calls_of(kind, items=items)
-    for call in range(1, calls + 1):
+    step = 1 if trouble == "crash" else at_size(2, 1)
+    calls = range(1 + power * (step - 1), calls_of(kind, items=items) + 1, step)
+    for call in calls:
         house = CrashHouse(call, kind=kind, items=items)
         try:
             house.live(trouble=Trouble(at_call=call, kind=trouble))
@@ -68,7 +73,7 @@ def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Trie
         except BaseException as error:
             error.add_note(f"{kind}, {trouble} at call {call}, power={power}")
             raise
-    tried("calls to the disk that were the last one", calls)
+    tried("calls to the disk that were the last one", len(calls))
 
 
 @pytest.mark.parametrize("batch", range(BATCHES if ONE_SEED is None else 1))
