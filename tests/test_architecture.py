@@ -15,7 +15,7 @@ from batchrunner.providers import DIALECTS
 from batchrunner.spec.provider import _KIND_OF
 from batchrunner.transport.api_transport import REPLY_CAP_BYTES
 from tests.conftest import SLOW
-from tools import counts
+from tools import counts, files_touched
 
 HOME = Path(__file__).resolve().parents[1]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2")
@@ -44,6 +44,18 @@ def test_no_file_is_longer_than_500_lines() -> None:
 
 def test_a_short_module_has_a_reason_to_stand_alone() -> None:
     assert counts.short_modules().keys() == SHORT_WITH_REASON.keys()
+
+
+FILES_TOUCHED = {"chat item": 38, "chat item, streamed": 44, "image task": 50}
+"""The most files that an item passes through from its slot to its row; `python -m tools.files_touched` lists them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "most"), FILES_TOUCHED.items())
+def test_an_item_passes_through_no_more_files_than_it_did(kind: str, most: int) -> None:
+    found = files_touched.files_touched(kind)
+    assert "engine/attempt.py" in found
+    assert len(found) <= most, found
 
 
 def test_names_of_modules_and_classes_occur_once() -> None:

@@ -1,0 +1,107 @@
+"""Which files one item touches between its slot and its row: `python -m tools.files_touched` lists them.
+
+A run of 30 and one of 90 items, under `sys.setprofile` on every thread, against the simulator in a process of its own:
+a file is touched by an item if the larger run made at least half a call more in it for each item more. What reads the
+prompts ahead of the slots (`prompts/`) and the commands' own display (`cli/`) are left out: they are not on the way
+from the slot to the row.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+HOME: Final = Path(__file__).resolve().parents[1]
+PACKAGE: Final = HOME / "batchrunner"
+SIZES: Final = 30, 90
+_AHEAD: Final = ("prompts/", "cli/")
+KINDS: Final[dict[str, dict[str, object]]] = {
+    "chat item": {"kind": "chat", "model": "sim/talker", "stream": False},
+    "chat item, streamed": {"kind": "chat", "model": "sim/talker", "stream": True},
+    "image task": {"kind": "image", "model": "sim/painter"},
+}
+_COUNTER: Final = """
+import atexit, collections, json, sys, threading
+calls = collections.Counter()
+def count(frame, event, called):
+    if event == "call":
+        calls[frame.f_code.co_filename] += 1
+def write():
+    sys.setprofile(None)
+    with open("calls.json", "w") as out:
+        json.dump(calls, out)
+atexit.register(write)
+threading.setprofile(count)
+sys.setprofile(count)
+import batchrunner
+batchrunner.run_sync(batchrunner.load_job("job.yaml"))
+"""
+
+
+def files_touched(kind: str) -> list[str]:
+    """The files of the package, as paths below it, that an item of this kind (of `KINDS`) touches.
+
+    Raises:
+        CalledProcessError: a run failed; its output is on stderr.
+    """
+    with _simulator() as url:
+        small, large = (_calls(kind, url, items) for items in SIZES)
+    items = SIZES[1] - SIZES[0]
+    return sorted(
+        name
+        for name, calls in large.items()
+        if 2 * (calls - small.get(name, 0)) >= items and not name.startswith(_AHEAD)
+    )
+
+
+def _calls(kind: str, url: str, items: int) -> dict[str, int]:
+    """Calls by file, of a run of so many items."""
+    provider = {"preset": "modelscope", "base_url": url, "api_key_env": "TOUCHED_KEY"}
+    job = {"provider": provider, "limits": {"concurrency": 4}, "prompts": {"file": "prompts.txt"}, **KINDS[kind]}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "job.yaml").write_text(json.dumps(job), "utf-8")
+        (folder / "prompts.txt").write_text("".join(f"Describe picture {n}.\n" for n in range(items)), "utf-8")
+        subprocess.run(  # noqa: S603 - this interpreter, and words of this file
+            [sys.executable, "-c", _COUNTER],
+            cwd=folder,
+            env={"PYTHONPATH": str(HOME), "TOUCHED_KEY": "touched-0123456789", "PATH": ""},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        found: dict[str, int] = json.loads((folder / "calls.json").read_text("utf-8"))
+    return {
+        Path(name).relative_to(PACKAGE).as_posix(): calls
+        for name, calls in found.items()
+        if Path(name).is_relative_to(PACKAGE)
+    }
+
+
+@contextmanager
+def _simulator() -> Iterator[str]:
+    """The simulator's address, of a process that ends with the context."""
+    words = ["-m", "batchrunner", "simulate", "--port", "0", "--latency", "0.01", "--json"]
+    with subprocess.Popen(  # noqa: S603 - as above
+        [sys.executable, *words], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None, "a pipe was asked for"
+            yield json.loads(server.stdout.readline())["base_url"]
+        finally:
+            server.terminate()
+
+
+def main() -> None:
+    """Print the files of an item of each kind."""
+    for kind in KINDS:
+        found = files_touched(kind)
+        print(f"{len(found)} files: {kind}")  # noqa: T201 - a tool that prints
+        print("".join(f"  {name}\n" for name in found))  # noqa: T201 - as above
+
+
+if __name__ == "__main__":
+    main()
