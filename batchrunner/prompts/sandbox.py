@@ -218,24 +218,10 @@ def _measured(tree: nodes.Template) -> nodes.Template:
     """The same template with its loops counted and its `~` chains measured before they are joined."""
     for loop in list(tree.find_all(nodes.For)):
         loop.iter = nodes.Filter(loop.iter, "paced", [], [], None, None, lineno=loop.lineno)
-    _replace_chains(tree)
+    for chain in list(tree.find_all(nodes.Concat)):
+        parts = nodes.List(chain.nodes, lineno=chain.lineno)
+        chain.nodes = [nodes.Filter(parts, "join", [], [], None, None, lineno=chain.lineno)]
     return tree
-
-
-def _replace_chains(node: nodes.Node) -> None:
-    for name, value in list(node.iter_fields()):
-        if isinstance(value, nodes.Node):
-            setattr(node, name, _chain(value))
-        elif isinstance(value, list):
-            setattr(node, name, [_chain(entry) if isinstance(entry, nodes.Node) else entry for entry in value])
-
-
-def _chain(node: nodes.Node) -> nodes.Node:
-    _replace_chains(node)
-    if not isinstance(node, nodes.Concat):
-        return node
-    parts = nodes.List(node.nodes, lineno=node.lineno)
-    return nodes.Filter(parts, "join", [], [], None, None, lineno=node.lineno)
 
 
 def _not_null(value: Any) -> Any:
