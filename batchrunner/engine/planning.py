@@ -12,6 +12,7 @@ from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, c
 from batchrunner.core.ports import Items
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.run_status import left_words
 from batchrunner.engine.work_queue import WorkQueue
 
 
@@ -175,18 +176,18 @@ def why_left(task: OpenTask, job: Job, accounts: Collection[str]) -> str:
     """
     if task.account not in accounts:
         if task.account in job.provider.key_env:
-            return f"need the API key in {task.account}, which is not set"
-        return f"were started with the API key in {task.account}; add it to provider.api_key_env to fetch them"
+            return f"waiting for the API key in {task.account}, which is not set"
+        return f"started with the API key in {task.account}; add it to provider.api_key_env to fetch them"
     if same_server(task.origin, job.provider.base_url):
         return ""
     at = task.origin
-    return f"were started at {at}; set provider.base_url back to it to fetch their pictures (no new request is sent)"
+    return f"started at {at}; set provider.base_url back to it to fetch their pictures (no new request is sent)"
 
 
 def left_notes(tasks: Iterable[OpenTask], job: Job, accounts: Collection[str]) -> tuple[str, ...]:
     """Notes for `plan`: how many accepted tasks a run of this job could not poll, one line for each reason."""
     causes = Counter(why_left(task, job, accounts) for task in tasks if not task.urls)
-    return tuple(f"{count} remote tasks {why}" for why, count in causes.items() if why)
+    return tuple(left_words(count, why) for why, count in causes.items() if why)
 
 
 def _place(url: str) -> tuple[str, str, int | None, str]:

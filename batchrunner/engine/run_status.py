@@ -253,6 +253,11 @@ class RunEnd:
         return [f"no request succeeded: {problem}" for problem in problems][:1]
 
 
+def left_words(count: int, why: str) -> str:
+    """`2 remote tasks started at https://…`, with a reason of `planning.why_left`."""
+    return f"{count:,} remote task{'' if count == 1 else 's'} {why}"
+
+
 def lost_words(lost: int) -> str:
     """What it means that so many done items have no row or picture, and what to do."""
     items = "1 finished item has" if lost == 1 else f"{lost:,} finished items have"

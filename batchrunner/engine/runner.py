@@ -25,7 +25,7 @@ from batchrunner.engine.lanes import Closed, Lane, LaneSet, LaneSettings
 from batchrunner.engine.planning import closed_queue, lane_concurrency, one_by_one, requeue, vanished_item, why_left
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.run_schedule import RunSchedule
-from batchrunner.engine.run_status import RunEnd, lane_status, shown_time, status_of
+from batchrunner.engine.run_status import RunEnd, lane_status, left_words, shown_time, status_of
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.verdict import InternalFaults
@@ -374,7 +374,7 @@ class Runner:
         now = self.ports.clock.wall()
         lanes = [lane_status(lane, offset_s=offset_s, now=now) for lane in self.lanes]
         for (account, model, why), count in self.unserved.items():
-            reason = f"{count} remote tasks {why}"
+            reason = left_words(count, why)
             lanes.append(LaneStatus(account=account, model=model, state="parked", reason=reason))
         return status_of(
             self.job,
@@ -398,7 +398,7 @@ class Runner:
             items=self.snapshot().items,
             left_open=bool(self.left_open or self.unserved),
             spent=self.budget_guard.spent_out,
-            unasked=tuple(f"{count} remote tasks {why}" for (_, _, why), count in self.unserved.items()),
+            unasked=tuple(left_words(count, why) for (_, _, why), count in self.unserved.items()),
             last_words=self.last_words,
         )
 

@@ -168,12 +168,12 @@ def test_plan_says_which_accepted_tasks_a_run_could_not_ask_for(field: Field, mo
     def notes() -> str:
         return " | ".join(run_virtual(api.plan(api.load_job(str(file), out=out))).notes)
 
-    assert "remote tasks" not in notes()
+    assert "remote task" not in notes()
     text = file.read_text("utf-8")
     file.write_text(text.replace(servers.bases[0], "https://elsewhere.example"), "utf-8")
-    assert f"1 remote tasks were started at {servers.bases[0]}" in notes()
+    assert f"1 remote task started at {servers.bases[0]}" in notes()
     file.write_text(text.replace(KEY_ENV, "OTHER_KEY"), "utf-8")
-    assert f"were started with the API key in {KEY_ENV}; add it to provider.api_key_env" in notes()
+    assert f"started with the API key in {KEY_ENV}; add it to provider.api_key_env" in notes()
     file.write_text(text, "utf-8")
     monkeypatch.delenv(KEY_ENV)
-    assert f"need the API key in {KEY_ENV}, which is not set" in notes()
+    assert f"waiting for the API key in {KEY_ENV}, which is not set" in notes()
