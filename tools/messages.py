@@ -40,7 +40,7 @@ def found_in(source: str) -> list[str]:
 
 def _shown(text: str) -> str:
     """One line for each line of the text; what follows the first one is indented."""
-    return text.strip().replace("\n", "\n    ")
+    return "\n    ".join(text.strip().splitlines())
 
 
 def _strings(tree: ast.AST) -> Iterator[tuple[tuple[int, int], str]]:
