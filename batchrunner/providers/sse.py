@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from batchrunner.core.text import BOM
 from batchrunner.providers.json_text import NotJson, decode
 
 CAP_BYTES: Final = 8 * 1024 * 1024
@@ -27,7 +28,6 @@ _TROUBLE: Final = frozenset({b"error", b"exception", b"fatal", b"traceback", b"m
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _WORD_BYTES: Final = 16
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 def is_done(data: bytes) -> bool:
@@ -149,12 +149,12 @@ class SseParser:
     def _open(self, piece: bytes) -> bytes:
         """Without the one BOM that may stand at the very start, however it is cut."""
         piece = self._head + piece
-        if len(piece) < len(_BOM) and _BOM.startswith(piece):
+        if len(piece) < len(BOM) and BOM.startswith(piece):
             self._head = piece
             return b""
         self._opened = True
         self._head = b""
-        return piece.removeprefix(_BOM)
+        return piece.removeprefix(BOM)
 
     def is_between_events(self) -> bool:
         """Whether the next byte begins an event."""
