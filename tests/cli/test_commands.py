@@ -7,36 +7,16 @@ import re
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
+
+from tests.support.command_line import CommandLine
+from tests.support.json_lines import json_lines
 
 THREE = "prompts: [A red cat, A blue cat, A green cat]\n"
 ONE = "prompts: [A red cat]\n"
 SLOW = "prompts: [A, B, C, D, E, F]\nlimits: {concurrency: 1, requests_per_minute: 6}\n"
 BROKEN = "prompts: [A]\nlimitz: {concurrency: 1}\nretry: {attempts: none}\n"
-
-
-class Ran(Protocol):
-    status: int
-    out: str
-    err: str
-    json: Any
-    last_line: str
-
-
-class CommandLine(Protocol):
-    folder: Path
-    environment: dict[str, str]
-
-    def __call__(self, *arguments: str) -> Ran: ...
-    def argv(self, *arguments: str) -> list[str]: ...
-    def start(self, *arguments: str) -> "subprocess.Popen[str]": ...
-    def job(self, name: str, text: str) -> str: ...
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_job_runs_and_its_answers_are_on_disk(batchrunner: CommandLine) -> None:
@@ -46,7 +26,7 @@ def test_a_job_runs_and_its_answers_are_on_disk(batchrunner: CommandLine) -> Non
     assert "cats (simulated): every item is done" in ran.err
     assert "3 of 3 done" in ran.err
     assert "next:" not in ran.err
-    answered = {row["prompt"] for row in rows(batchrunner.folder / "outputs/cats.simulated")}
+    answered = {row["prompt"] for row in json_lines(batchrunner.folder / "outputs/cats.simulated" / "results.jsonl")}
     assert answered == {"A red cat", "A blue cat", "A green cat"}
 
 
@@ -114,14 +94,14 @@ def test_a_limited_run_ends_well_and_its_last_line_goes_on(batchrunner: CommandL
         check=True,
     )
     assert "3 of 3 done" in again.stderr
-    assert len(rows(batchrunner.folder / "outputs/cats.simulated")) == 3
+    assert len(json_lines(batchrunner.folder / "outputs/cats.simulated" / "results.jsonl")) == 3
 
 
 def test_out_and_set_shape_the_run(batchrunner: CommandLine) -> None:
     ran = batchrunner("run", batchrunner.job("cats", ONE), "--out", "elsewhere", "--set", "name=dogs", "--json")
     assert ran.status == 0
     assert ran.json["job"] == "dogs"
-    assert len(rows(batchrunner.folder / "elsewhere")) == 1
+    assert len(json_lines(batchrunner.folder / "elsewhere" / "results.jsonl")) == 1
 
 
 def test_items_that_fail_give_1_and_are_told_by_cause(batchrunner: CommandLine) -> None:

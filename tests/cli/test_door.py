@@ -5,27 +5,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+
+from tests.support.command_line import CommandLine
 
 HOME = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2", "uvloop", "rich", "yaml", "tenacity", "jsonschema_rs")
 COMMANDS = ("init", "check", "plan", "rehearse", "run", "status", "verify", "export", "simulate", "schema")
-
-
-class Ran(Protocol):
-    status: int
-    out: str
-    err: str
-    json: dict[str, object]
-    last_line: str
-
-
-class CommandLine(Protocol):
-    folder: Path
-
-    def __call__(self, *arguments: str) -> Ran: ...
 
 
 def loaded_after(code: str) -> list[str]:

@@ -3,32 +3,13 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 
+from tests.support.command_line import CommandLine
+
 OUT = "outputs/talk.simulated"
 JOB = "models: [sim-model, 'sim-model#bad-model-id']\nprompts: [A, =B]\n"
-
-
-class Ran(Protocol):
-    status: int
-    out: str
-    err: str
-    json: Any
-
-
-class CommandLine(Protocol):
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]: ...
-    def argv(self, *arguments: str) -> Sequence[str]: ...
-    def __call__(self, *arguments: str) -> Ran: ...
-    def start(self, *arguments: str) -> "subprocess.Popen[str]": ...
-    def job(self, name: str, text: str) -> str: ...
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 from rich.console import Console
@@ -18,27 +16,10 @@ from rich.console import Console
 from batchrunner.cli.live import block
 from batchrunner.cli.progress import ProgressRate
 from batchrunner.core.status import ItemCounts, SendCounts, Status, UsageCounts, Wait
+from tests.support.command_line import CommandLine
 
 THREE = "prompts: [A red cat, A blue cat, A green cat]\n"
 TELL = "import json, os, sys\njson.dump([json.load(sys.stdin), dict(os.environ)], open(sys.argv[1], 'w'))\n"
-
-
-class Ran(Protocol):
-    status: int
-    out: str
-    err: str
-    json: Any
-    last_line: str
-
-
-class CommandLine(Protocol):
-    folder: Path
-    environment: dict[str, str]
-
-    def __call__(self, *arguments: str) -> Ran: ...
-    def argv(self, *arguments: str) -> list[str]: ...
-    def start(self, *arguments: str) -> "subprocess.Popen[str]": ...
-    def job(self, name: str, text: str) -> str: ...
 
 
 def with_environment(

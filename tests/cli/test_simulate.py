@@ -2,19 +2,12 @@
 
 import json
 import signal
-import subprocess
 import urllib.request
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-
-class CommandLine(Protocol):
-    folder: Path
-
-    def __call__(self, *arguments: str) -> Any: ...
-    def start(self, *arguments: str) -> "subprocess.Popen[str]": ...
+from tests.support.command_line import CommandLine
 
 
 def ask(base_url: str) -> dict[str, Any]:

@@ -5,25 +5,11 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Protocol
+
+from tests.support.command_line import CommandLine
 
 IMAGES = "kind: image\nparams: {size: 64x64}\nprompts: [A boat, A barn]\n"
 OUT = "outputs/pictures.simulated"
-
-
-class Ran(Protocol):
-    status: int
-    out: str
-    err: str
-    json: Any
-
-
-class CommandLine(Protocol):
-    folder: Path
-
-    def __call__(self, *arguments: str) -> Ran: ...
-    def start(self, *arguments: str) -> "subprocess.Popen[str]": ...
-    def job(self, name: str, text: str) -> str: ...
 
 
 def finished(batchrunner: CommandLine) -> str:

@@ -317,9 +317,9 @@ class Broken:
     """Where the nights begin that are told of it: what is rare is looked for near a night that shows it."""
 
 
-def _of(name: str, numbers: int | tuple[int, ...], mutant: Mutant, *kinds: str) -> Broken:
+def _of(name: str, numbers: int | tuple[int, ...], mutant: Mutant, *kinds: str, first_seed: int = 0) -> Broken:
     caught_by = frozenset(numbers if isinstance(numbers, tuple) else (numbers,))
-    return Broken(name, caught_by, mutant, kinds or ("chat", "image"))
+    return Broken(name, caught_by, mutant, kinds or ("chat", "image"), first_seed)
 
 
 MUTANTS = (
@@ -328,26 +328,26 @@ MUTANTS = (
     _of("chats have no intents", (1, 2), below(without(Intent)), "chat"),
     _of("pictures have no intents", (1, 2), below(without(Intent)), "image"),
     _of("a door sends twice", 2, sends_twice),
-    _of("doubtful sends are not told", 3, discreet, "chat"),
+    _of("doubtful sends are not told", 3, discreet, "chat", first_seed=7),
     _of("accepted tasks are not written", 4, below(without(Accepted)), "image"),
     _of("the memory of the engine is another one", 4, miscounts),
     _of("done names another row", 5, below(_another_row)),
-    _of("done is not synced", 6, below(unsynced=(Done,))),
+    _of("done is not synced", 6, below(unsynced=(Done,)), first_seed=7),
     _of("done is written twice", 9, above(_done_twice)),
-    _of("items are tried for ever", 10, tries_for_ever),
+    _of("items are tried for ever", 10, tries_for_ever, first_seed=3),
     _of("rows are written twice", 11, writes_rows_twice),
-    _of("a lane lets in one too many", 12, _in_lanes(_wider)),
+    _of("a lane lets in one too many", 12, _in_lanes(_wider), first_seed=2),
     _of("a lane keeps an item", 12, _in_lanes(_keeps_a_slot)),
-    _of("requests a minute do not count", 13, _in_lanes(_without_pace)),
+    _of("requests a minute do not count", 13, _in_lanes(_without_pace), first_seed=6),
     _of("tokens a minute do not count", 13, _in_lanes(_without_tokens), "chat", "whole"),
     _of("requests a day do not count", 13, _in_lanes(_without_days)),
     # An item that comes through gives its retry back: only a night of many lasting faults uses the budget up.
-    Broken("retries have no budget", frozenset({14}), _in_lanes(_without_budget), ("chat",), first_seed=400),
-    _of("polls are as fast as they like", 15, polls_fast, "image"),
-    _of("rows that the disk refused are thought to stand", 16, hears_no_refusal, "chat"),
+    Broken("retries have no budget", frozenset({14}), _in_lanes(_without_budget), ("chat",), first_seed=442),
+    _of("polls are as fast as they like", 15, polls_fast, "image", first_seed=7),
+    _of("rows that the disk refused are thought to stand", 16, hears_no_refusal, "chat", first_seed=159),
     _of("a key stands in the ledger", 18, below(_with_the_key), "chat"),
     _of("a file lies elsewhere", 19, strays),
-    _of("keys of returned items are forgotten", 23, _in_queues(_forgets_what_returned)),
+    _of("keys of returned items are forgotten", 23, _in_queues(_forgets_what_returned), first_seed=135),
     _of("wake-ups are lost", 20, _in_queues(_loses_wake_ups)),
     _of("a lane is shut", 20, _in_lanes(_shut)),
 )

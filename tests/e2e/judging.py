@@ -23,7 +23,8 @@ from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.quotas import token_hash
 from batchrunner.simulator.requests import content_of
-from tests.e2e.runs import CANARY, Simulator, rows
+from tests.e2e.runs import CANARY, Simulator
+from tests.support.json_lines import json_lines
 
 CHAT_MODEL, IMAGE_MODEL = "sim/chat", "Qwen/Qwen-Image"
 IMAGE_SIZE = (64, 64)
@@ -79,7 +80,7 @@ def image_order(prompt: str) -> str:
 
 def every_row_tells_its_own_doubts(out: Path, till: Till, orders: Sequence[str]) -> None:
     """Asserts that an item was paid no oftener than once and one more time for each doubtful send in its own row."""
-    found = rows(out / "results.jsonl")
+    found = json_lines(out / "results.jsonl")
     assert set(till.paid) <= set(orders), "something was paid that nobody ordered"
     for row in found:
         assert till.paid[orders[row["index"] - 1]] <= 1 + row["ambiguous"], row
@@ -109,7 +110,7 @@ class Account:
 
 def account_of(out: Path, stats: dict[str, Any], *, items: int) -> Account:
     """Count everything; asserts nothing."""
-    ids = Counter(row["id"] for name in ("results.jsonl", "failures.jsonl") for row in rows(out / name))
+    ids = Counter(row["id"] for name in ("results.jsonl", "failures.jsonl") for row in json_lines(out / name))
     records = ledger_records(out)
     after_end, submitted_again = _second_sends(records)
     sends = batchrunner.status(str(out)).sends
@@ -167,7 +168,7 @@ def is_sound(out: Path) -> None:
 
 def texts_are_what_was_sent(out: Path, prompts: Sequence[str]) -> None:
     """Asserts that every item is done, once, with the text that the simulator makes of its prompt."""
-    found = rows(out / "results.jsonl")
+    found = json_lines(out / "results.jsonl")
     assert sorted(row["index"] for row in found) == list(range(1, len(prompts) + 1))
     for row in found:
         prompt = prompts[row["index"] - 1]
@@ -177,7 +178,7 @@ def texts_are_what_was_sent(out: Path, prompts: Sequence[str]) -> None:
 
 def pictures_are_what_was_sent(out: Path, prompts: Sequence[str]) -> None:
     """Asserts that every item is done, once, with a file of the stated bytes and the pixels that were drawn for it."""
-    found = rows(out / "results.jsonl")
+    found = json_lines(out / "results.jsonl")
     assert sorted(row["index"] for row in found) == list(range(1, len(prompts) + 1))
     for row in found:
         prompt = prompts[row["index"] - 1]

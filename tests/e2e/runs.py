@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.json_lines import json_lines
+
 CANARY = "ms-canary-5f1d7c3e-must-never-be-written"
 KEY_NAME = "BATCHRUNNER_TEST_KEY"
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -154,18 +156,9 @@ def kill_often(job: Path, out: Path, *, kills: int, whole_bytes: int, seed: int)
     return killed
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file; every one must be whole."""
-    if not path.exists():
-        return []
-    text = path.read_text("utf-8")
-    assert text == "" or text.endswith("\n"), f"{path.name} ends in the middle of a line"
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def each_item_ended_once(out: Path, *, items: int) -> list[dict[str, Any]]:
     """Asserts that every item stands once in results or failures; gives the result rows."""
-    results, failures = rows(out / "results.jsonl"), rows(out / "failures.jsonl")
+    results, failures = json_lines(out / "results.jsonl"), json_lines(out / "failures.jsonl")
     ids = Counter(row["id"] for row in (*results, *failures))
     assert [name for name, count in ids.items() if count > 1] == []
     assert len(ids) == items

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.judging import ledger_records
-from tests.e2e.runs import KEY_NAME, Simulator, environment, program, rows, simulator
+from tests.e2e.runs import KEY_NAME, Simulator, environment, program, simulator
+from tests.support.json_lines import json_lines
 
 pytestmark = pytest.mark.real
 PROMPTS = 8
@@ -40,12 +41,12 @@ def wait_for(moment: Callable[[], bool]) -> None:
 
 def in_the_middle(folder: Path, server: Simulator) -> None:
     """Two answers are there, two more are under way."""
-    wait_for(lambda: len(rows(folder / "out" / "results.jsonl")) == 2 and server.stats()["in_flight"] == 2)
+    wait_for(lambda: len(json_lines(folder / "out" / "results.jsonl")) == 2 and server.stats()["in_flight"] == 2)
 
 
 def every_paid_answer_is_kept(folder: Path, server: Simulator) -> None:
     out = folder / "out"
-    assert len(rows(out / "results.jsonl")) == server.stats()["sends"] == 4
+    assert len(json_lines(out / "results.jsonl")) == server.stats()["sends"] == 4
     assert ledger_records(out)[-1]["e"] == "close"
 
 
@@ -92,4 +93,4 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) ->
         run.send_signal(signal.SIGHUP)
         _, told = run.communicate(timeout=60)
         assert run.returncode == 0, told
-        assert len(rows(tmp_path / "out" / "results.jsonl")) == server.stats()["sends"] == PROMPTS
+        assert len(json_lines(tmp_path / "out" / "results.jsonl")) == server.stats()["sends"] == PROMPTS

@@ -8,7 +8,8 @@ from tests.e2e.giants import GIANTS, PICTURES, REFUSED, giant_server
 from tests.e2e.jobs import CHAT_FAULTS, chat_job, image_job
 from tests.e2e.judging import is_sound, texts_are_what_was_sent, write_prompts
 from tests.e2e.lives import Life, run
-from tests.e2e.runs import KEY_NAME, rows, simulator
+from tests.e2e.runs import KEY_NAME, simulator
+from tests.support.json_lines import json_lines
 from tests.support.torture import TORTURE, Tried, at_size
 
 pytestmark = pytest.mark.real
@@ -66,7 +67,7 @@ retry: {{attempts: 1}}
             ended = living.end()
     out = tmp_path / "outputs" / "giants"
     assert ended.status == (1 if name in REFUSED else 0), ended.stderr[-2000:]
-    assert len(rows(out / "results.jsonl")) == (0 if name in REFUSED else GIANT_ANSWERS)
+    assert len(json_lines(out / "results.jsonl")) == (0 if name in REFUSED else GIANT_ANSWERS)
     is_sound(out)
     stays_small(living, idle_bytes, f"{GIANT_ANSWERS} answers, {name}, {at_once} at once", tried)
 

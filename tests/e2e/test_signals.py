@@ -19,7 +19,8 @@ from tests.e2e.judging import (
     write_prompts,
 )
 from tests.e2e.lives import Life, Progress, run
-from tests.e2e.runs import CANARY, Simulator, no_byte_holds, rows, simulator
+from tests.e2e.runs import CANARY, Simulator, no_byte_holds, simulator
+from tests.support.json_lines import json_lines
 from tests.support.torture import Tried, at_size
 
 pytestmark = pytest.mark.real
@@ -58,7 +59,7 @@ def test_a_signal_drains_and_nothing_is_in_doubt(tmp_path: Path, number: int, st
         assert ended.report["state"] == "interrupted"
         assert ended.report["sends"]["possible_duplicates"] == 0
         assert ledger_records(out)[-1]["e"] == "close"
-        assert len(rows(out / "results.jsonl")) == server.stats()["sends"] < ANSWERS
+        assert len(json_lines(out / "results.jsonl")) == server.stats()["sends"] < ANSWERS
         goes_on_to_the_end(job, out, server, prompts)
         assert server.stats()["sends"] == ANSWERS, "something was sent twice"
 
@@ -106,7 +107,7 @@ def test_a_second_interruption_in_the_drain_ends_at_once_and_leaves_a_sound_ledg
         assert ended.status == 130, ended.stderr
         assert "Traceback" not in ended.stderr
         assert ledger_records(out)[-1]["e"] == "close"
-        assert len(rows(out / "results.jsonl")) < server.stats()["sends"], "it waited for the answers"
+        assert len(json_lines(out / "results.jsonl")) < server.stats()["sends"], "it waited for the answers"
         is_sound(out)
         goes_on_to_the_end(job, out, server, prompts)
 
@@ -165,13 +166,15 @@ def test_a_kill_in_the_last_rewrite_loses_no_row(tmp_path: Path, tried: Tried) -
                     living.watch(until=lambda: time.monotonic() >= moment)  # noqa: B023 - called within this turn
                 killed += living.kill()
             is_sound(out)
-            kept = Counter(row["key"] for name in ("results", "superseded") for row in rows(out / f"{name}.jsonl"))
+            kept = Counter(
+                row["key"] for name in ("results", "superseded") for row in json_lines(out / f"{name}.jsonl")
+            )
             assert len(kept) == MANY, "a row is lost"
         tried("kills: rewrites", killed)
         assert killed >= REWRITES // 2
         with run(half) as living:
             assert living.end().status == 0
-        assert len(rows(out / "results.jsonl")) == MANY // 2
-        assert len({row["key"] for row in rows(out / "superseded.jsonl")}) == MANY // 2
+        assert len(json_lines(out / "results.jsonl")) == MANY // 2
+        assert len({row["key"] for row in json_lines(out / "superseded.jsonl")}) == MANY // 2
         goes_on_to_the_end(whole, out, server, prompts)
         assert server.stats()["sends"] == MANY, "something was sent again"

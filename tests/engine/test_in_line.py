@@ -20,6 +20,7 @@ from batchrunner.core.status import Report
 from batchrunner.engine import pending_records
 from batchrunner.stores.files import Disk
 from batchrunner.transport.deadlines import passed
+from tests.support.json_lines import json_lines
 
 T = TypeVar("T")
 ITEMS: Final = 60
@@ -97,11 +98,6 @@ async def run(folder: Path, transport: Echo, said: list[str], more: str = "") ->
     return await api.run(job, network=network, say=said.append)
 
 
-def rows(folder: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
-    path = folder / "out" / name
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
 def events(folder: Path, name: str) -> list[dict[str, Any]]:
     text = "".join(path.read_text("ascii") for path in sorted((folder / "out" / "ledger").glob("*.jsonl")))
     return [record for record in map(json.loads, text.splitlines()) if record["e"] == name]
@@ -145,7 +141,7 @@ def test_an_answer_is_held_until_it_is_on_the_disk(tmp_path: Path, monkeypatch: 
         assert transport.held_bytes == transport.most_held_bytes > 20 * posts
         keeper.let_go.set()
         assert (await running).exit_status is ExitStatus.DONE
-        assert (transport.held_bytes, len(rows(tmp_path))) == (0, ITEMS)
+        assert (transport.held_bytes, len(json_lines(tmp_path / "out" / "results.jsonl"))) == (0, ITEMS)
 
     asyncio.run(scene())
 
@@ -184,7 +180,7 @@ def test_a_run_that_is_cancelled_records_what_is_in_line(tmp_path: Path, monkeyp
         keeper.let_go.set()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert (len(rows(tmp_path)), len(events(tmp_path, "done"))) == (posts, posts)
+        assert (len(json_lines(tmp_path / "out" / "results.jsonl")), len(events(tmp_path, "done"))) == (posts, posts)
 
     asyncio.run(scene())
 
@@ -207,7 +203,7 @@ def test_a_fault_of_ours_behind_a_row_fails_its_item_only(tmp_path: Path, monkey
         transport, said = Echo(), list[str]()
         report = await run(tmp_path, transport, said)
         assert (report.exit_status, report.status.items.done) == (ExitStatus.FAILED, ITEMS - 1)
-        (failure,) = rows(tmp_path, "failures.jsonl")
+        (failure,) = json_lines(tmp_path / "out" / "failures.jsonl")
         assert (failure["error"]["class"], failure["id"]) == ("internal", broken_ones[3])
         assert "KeyError" in (tmp_path / "out" / "errors.log").read_text("utf-8")
         assert any("could not save this answer" in line for line in said)

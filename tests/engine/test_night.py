@@ -24,20 +24,6 @@ SLOWLY = "limits: {concurrency: 1, requests_per_minute: 0.1}\n"
 assert OPENS - 3 * 3600.0 < MONDAY_EVENING < OPENS, "the house begins on the evening before its window opens"
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
-    """The run's own shutdown, as a signal would reach it."""
-    made: list[Shutdown] = []
-
-    class Reachable(Shutdown):
-        def __init__(self) -> None:
-            super().__init__()
-            made.append(self)
-
-    monkeypatch.setattr("batchrunner.wiring.Shutdown", Reachable)
-    return made
-
-
 def watcher(seen: list[Status], *moments: float) -> Callable[[Callable[[], Status]], Awaitable[None]]:
     async def watch(snapshot: Callable[[], Status]) -> None:
         for moment in moments:
@@ -63,7 +49,7 @@ def test_a_run_started_outside_its_window_waits_for_it_and_says_so(tmp_path: Pat
     before, after = seen
     assert before.waiting is not None
     assert before.waiting.until == "2026-11-18T22:00:00+08:00"
-    assert "22:00-07:00, Asia/Shanghai" in before.waiting.reason
+    assert "22:00-07:00 (Asia/Shanghai)" in before.waiting.reason
     assert after.waiting is None
     assert after.ends is not None
     assert after.ends.until == "2026-11-19T07:00:00+08:00"

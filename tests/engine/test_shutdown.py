@@ -16,20 +16,6 @@ from tests.support.engine import House, Latency, World, chat, image
 MANY = tuple(f"q{number}" for number in range(50))
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
-    """The run's own shutdown, as a signal would reach it."""
-    made: list[Shutdown] = []
-
-    class Reachable(Shutdown):
-        def __init__(self) -> None:
-            super().__init__()
-            made.append(self)
-
-    monkeypatch.setattr("batchrunner.wiring.Shutdown", Reachable)
-    return made
-
-
 async def ask_after(asked: list[Shutdown], *seconds: float, number: int = 2) -> None:
     for pause in seconds:
         await asyncio.sleep(pause)

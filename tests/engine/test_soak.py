@@ -47,20 +47,6 @@ EACH = {"chat": 2, "image": 1}
 """Items of a prompt: one for each model."""
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
-    """The run's own shutdown, as a signal would reach it."""
-    made: list[Shutdown] = []
-
-    class Reachable(Shutdown):
-        def __init__(self) -> None:
-            super().__init__()
-            made.append(self)
-
-    monkeypatch.setattr("batchrunner.wiring.Shutdown", Reachable)
-    return made
-
-
 @dataclass
 class Soak:
     """A house over many nights, and what was seen in each of them."""

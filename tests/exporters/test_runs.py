@@ -15,12 +15,7 @@ import batchrunner
 from batchrunner import Exported
 from batchrunner.exporters import EXPORTERS
 from batchrunner.stores.lock import RunLock
-from tests.support.engine import House, World, chat, image
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(folder=tmp_path, world=World())
+from tests.support.engine import House, chat, image
 
 
 def export(house: House, to: str = "jsonl", **options: Any) -> Exported:

@@ -16,6 +16,7 @@ from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.virtual_time import run_virtual
 from tests.field.server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, once, serving
+from tests.support.json_lines import json_lines
 
 KEY_ENV: Final = "FIELD_KEY"
 KEY: Final = "sk-field-0123456789abcdefghij"
@@ -45,8 +46,7 @@ class Ran:
         return self.server.asked
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        path = self.out / name
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        return json_lines(self.out / name)
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -114,7 +114,3 @@ FAILURES = (
 def tree(root: Path) -> dict[str, bytes]:
     """Every file below, for comparing."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
-
-
-def rows(out: Path, name: str = "results.jsonl") -> list[dict[str, object]]:
-    return [json.loads(line) for line in (out / name).read_text("utf-8").splitlines()]

@@ -17,8 +17,9 @@ from batchrunner.report.wording import audit_words
 from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger_reader import Record
 from batchrunner.stores.lock import Quiet, RunLock
-from tests.report.damage import ANSWERS, FAILURES, PICTURES, ROWS, Damage, rows, segment, tree
+from tests.report.damage import ANSWERS, FAILURES, PICTURES, ROWS, Damage, segment, tree
 from tests.support.engine import House, World, chat, image
+from tests.support.json_lines import json_lines
 
 FOUR = ("one", "two", "three", "four")
 JOBS = {
@@ -46,13 +47,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path / "house", World())
-
-
 def copy_of(finished: dict[str, Path], name: str, house: House) -> Path:
-    shutil.copytree(finished[name], house.folder)
+    shutil.copytree(finished[name], house.folder, dirs_exist_ok=True)
     return house.out
 
 
@@ -245,14 +241,13 @@ def test_a_sound_run_can_be_salvaged_too_and_stays_the_same(finished: dict[str, 
     new = tmp_path / "new"
     audit = api.verify(str(finished["image"] / "out"), salvage=str(new))
     assert audit.sound
-    assert rows(new) == rows(finished["image"] / "out")
+    assert json_lines(new / "results.jsonl") == json_lines(finished["image"] / "out" / "results.jsonl")
     assert (new / "run.json").stat().st_mode & 0o777 == 0o600
     assert (new / "ledger").stat().st_mode & 0o777 == 0o700
 
 
 def test_what_a_changed_job_has_no_more_is_kept_with_its_pictures(house: House) -> None:
     """Other steps give other pictures of the same prompts, under the same ids: the old ones are paid for, too."""
-    house.folder.mkdir()
     house.run(image("a boat", "a barn", more="matrix: {steps: [20]}"))
     pictures = tree(house.out / "images")
     house.run(image("a boat", "a barn", more='matrix: {steps: [30]}\noutput: {name: "{{ id }}"}'))

@@ -5,7 +5,7 @@ whole what is not, or dies of what is whole, the pair stands in a table with its
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import anthropic
 import httpx2
@@ -19,7 +19,7 @@ from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.world import World
 from tests.sdk_compat.items import item, provider
 from tests.sdk_compat.recorder import patience_s, with_world
-from tests.sdk_compat.said import Said, said_by_us
+from tests.sdk_compat.said import Said, Sides, assert_sdk_failed_too, assert_whole_to_the_sdk_alone, said_by_us
 
 K = ProblemKind
 
@@ -113,14 +113,6 @@ EXACT: dict[str, ProblemKind] = {
 """What a scenario is to us wherever it gives no answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
-    """What one exchange came to."""
-
-    sdk: Said | Exception
-    ours: Answer | Problem
-
-
 def judge(name: str, *, stream: bool) -> Sides:
     """One scenario, read by both."""
     scenario, calls = LATER.get(name, (name, 1))
@@ -201,18 +193,13 @@ def test_what_the_sdk_survives_we_read_alike_and_what_it_does_not_has_a_kind(nam
         case Answer(flags=flags):
             assert said_alike(sides.ours) == sides.sdk
             assert flags == FLAGS.get((name, stream), ())
-        case Problem(kind=kind):
-            assert isinstance(sides.sdk, Exception)
-            assert kind in KINDS[type(sides.sdk)]
-            assert kind is EXACT.get(name, kind)
+        case Problem():
+            assert_sdk_failed_too(sides, KINDS, EXACT.get(name))
 
 
 @pytest.mark.parametrize(("name", "stream"), CALLED_WHOLE)
 def test_what_the_sdk_calls_whole_and_is_not_is_a_problem_to_us(name: str, *, stream: bool) -> None:
-    sides = judge(name, stream=stream)
-    assert isinstance(sides.sdk, Said)
-    assert isinstance(sides.ours, Problem)
-    assert sides.ours.kind is CALLED_WHOLE[name, stream][0]
+    assert_whole_to_the_sdk_alone(judge(name, stream=stream), CALLED_WHOLE[name, stream][0])
 
 
 @pytest.mark.parametrize("name", DIED_OF)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.runs import KEY_NAME, environment, program, rows, shared_file
+from tests.e2e.runs import KEY_NAME, environment, program, shared_file
+from tests.support.json_lines import json_lines
 
 _MISSING = [name for name in ("xllamacpp", "gguf") if find_spec(name) is None]
 needs_llama = pytest.mark.skipif(
@@ -41,12 +42,12 @@ def outputs(job: Path) -> Path:
 
 def answers(job: Path) -> list[dict[str, Any]]:
     """The rows of its results."""
-    return rows(outputs(job) / "results.jsonl")
+    return json_lines(outputs(job) / "results.jsonl")
 
 
 def failures(job: Path) -> list[dict[str, Any]]:
     """The rows of its failures."""
-    return rows(outputs(job) / "failures.jsonl")
+    return json_lines(outputs(job) / "failures.jsonl")
 
 
 def ledger(job: Path) -> list[dict[str, Any]]:

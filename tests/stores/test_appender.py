@@ -70,6 +70,15 @@ def open_file(path: Path, files: Disk = DISK) -> Appender:
     return Appender(files, files.open_append(path, PRIVATE_FILE), path)
 
 
+async def first_under_way(path: Path, files: Disk, began: threading.Event) -> tuple[Appender, "asyncio.Task[None]"]:
+    """A file whose first record the disk is busy with, and who waits until it is synced."""
+    appender = open_file(path, files)
+    appender.append(b"first\n")
+    first = asyncio.create_task(appender.synced())
+    await asyncio.to_thread(began.wait, 10)
+    return appender, first
+
+
 def test_bytes_stand_in_the_order_of_appending_at_the_offsets_told(tmp_path: Path) -> None:
     async def run() -> None:
         appender = open_file(tmp_path / "a")
@@ -98,10 +107,7 @@ def test_an_existing_file_is_continued_at_its_end(tmp_path: Path) -> None:
 def test_written_does_not_wait_behind_an_fsync(tmp_path: Path) -> None:
     async def run() -> None:
         files = HeldSync()
-        appender = open_file(tmp_path / "a", files)
-        appender.append(b"first\n")
-        first = asyncio.create_task(appender.synced())
-        await asyncio.to_thread(files.began.wait, 10)
+        appender, first = await first_under_way(tmp_path / "a", files, files.began)
         for number in range(3):
             appender.append(b"%d\n" % number)
             await asyncio.wait_for(appender.written(), 5)
@@ -118,10 +124,8 @@ def test_written_does_not_wait_behind_an_fsync(tmp_path: Path) -> None:
 def test_what_came_during_an_fsync_goes_together_with_the_next_one(tmp_path: Path) -> None:
     async def run() -> None:
         files = HeldSync()
-        appender = open_file(tmp_path / "a", files)
-        appender.append(b"first\n")
-        waiting = [asyncio.create_task(appender.synced())]
-        await asyncio.to_thread(files.began.wait, 10)
+        appender, first = await first_under_way(tmp_path / "a", files, files.began)
+        waiting = [first]
         for number in range(50):
             appender.append(b"%d\n" % number)
             waiting.append(asyncio.create_task(appender.synced()))
@@ -137,10 +141,7 @@ def test_what_came_during_an_fsync_goes_together_with_the_next_one(tmp_path: Pat
 def test_synced_is_never_told_before_an_fsync_that_began_after_the_write(tmp_path: Path) -> None:
     async def run() -> None:
         files = HeldSync()
-        appender = open_file(tmp_path / "a", files)
-        appender.append(b"first\n")
-        first = asyncio.create_task(appender.synced())
-        await asyncio.to_thread(files.began.wait, 10)
+        appender, first = await first_under_way(tmp_path / "a", files, files.began)
         appender.append(b"second\n")
         second = asyncio.create_task(appender.synced())
         await appender.written()
@@ -159,10 +160,7 @@ def test_synced_is_never_told_before_an_fsync_that_began_after_the_write(tmp_pat
 def test_an_fsync_vouches_only_for_what_was_written_before_it_began(tmp_path: Path) -> None:
     async def run() -> None:
         files = HeldWrite()
-        appender = open_file(tmp_path / "a", files)
-        appender.append(b"first\n")
-        first = asyncio.create_task(appender.synced())
-        await asyncio.to_thread(files.began[0].wait, 10)
+        appender, first = await first_under_way(tmp_path / "a", files, files.began[0])
         appender.append(b"second\n")
         second = asyncio.create_task(appender.synced())
         files.may_end[0].set()

@@ -13,11 +13,13 @@ from batchrunner import api, wiring
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.engine.shutdown import Shutdown
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.profiles import FaultRates, Latency
 from batchrunner.simulator.requests import Stats
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
+from tests.support.json_lines import json_lines
 from tests.support.slow_source import SlowItems
 
 MONDAY_EVENING = 1_795_000_000.0
@@ -72,8 +74,7 @@ class House:
         return self.world.stats()
 
     def rows(self, name: str = "results.jsonl") -> list[dict[str, Any]]:
-        path = self.out / name
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        return json_lines(self.out / name)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         segments = sorted((self.out / "ledger").glob("*.jsonl"))
@@ -99,3 +100,17 @@ __all__ = ["FaultRates", "House", "Latency", "World", "chat", "image"]
 def house(tmp_path: Path) -> House:
     """One house for each test."""
     return House(tmp_path)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
+    """The run's own shutdown, as a signal would reach it."""
+    made: list[Shutdown] = []
+
+    class Reachable(Shutdown):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("batchrunner.wiring.Shutdown", Reachable)
+    return made
