@@ -38,6 +38,7 @@ SLOW: Final = (
     "engine/test_waiting.py",
     "exporters/test_runs.py::test_memory_does_not_grow_with_the_answers",
     "field/",
+    "manual_edits/",
     "prompts/test_quick_ways.py",
     "providers/test_every_cut.py",
     "report/test_audit.py",
