@@ -18,7 +18,6 @@ from typing import Final, Self
 
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, LASTING, MODEL, MODEL_MASK
 
-KEY_BYTES: Final = 16
 _SMALLEST: Final = 1 << 6
 _PIECE: Final = 1 << 16
 """Words that are changed in one step where all are."""

@@ -159,24 +159,6 @@ class Appender:
         if await future is not None:
             raise self._error()
 
-    def when_written(self, then: OnDurable) -> None:
-        """Call `then` when everything appended so far was handed to the system: at the end of this turn of the loop.
-
-        Raises:
-            StoreBrokenError: see `append`.
-        """
-        if self._cause is not None or self._closed:
-            self._check()
-        if self.in_line:
-            self._when_written.append(then)
-            self._flush_due = True
-            if not self._turn_due:
-                self._end_turn()
-        elif self._writing:
-            self._flying.append(then)
-        else:
-            then(None)
-
     def when_durable(self, then: OnDurable, *, urgent: bool = False) -> None:
         """Call `then` when everything appended so far is on the disk, with what comes soon; `urgent`: with no more.
 
@@ -194,7 +176,7 @@ class Appender:
     # -- the two steps in one: every intent, every row and every `done` come this way
 
     def append_written(self, data: bytes, then: OnDurable) -> None:
-        """`append`, then `when_written`."""
+        """`append`; calls `then` when that was handed to the system."""
         if self._cause is not None or self._closed:
             self._check()
         if not self.in_line:
