@@ -148,7 +148,7 @@ def test_a_send_gets_the_numbers_that_follow_what_the_ledger_knows_and_only_whil
     if record.item_state is ItemState.PENDING:
         assert state.next_send(bytes.fromhex(key), "x") == (record.sends + 1, record.attempts)
     else:
-        with pytest.raises(LifecycleError, match="`intent` of the item blue, which is"):
+        with pytest.raises(LifecycleError, match="`intent` of item blue, which is"):
             state.next_send(bytes.fromhex(key), "blue")
 
 

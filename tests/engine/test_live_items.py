@@ -82,7 +82,7 @@ def test_a_live_step_that_the_lifecycle_does_not_have_raises_and_replay_forgives
     state.apply(intent(1), at=0.0)
     for event in (intent(2), Requeued(i="x", k="0" * 32)):
         if live:
-            with pytest.raises(LifecycleError, match="the item x, which is sending"):
+            with pytest.raises(LifecycleError, match="item x, which is sending"):
                 state.apply(event, at=0.0)
         else:
             state.apply(event, at=0.0)

@@ -81,7 +81,7 @@ def test_plan_says_how_many_pictures_are_of_another_format(tmp_path: Path) -> No
     house = House(tmp_path)
     house.run(job(None))
     (note,) = format_notes(loaded(house, "jpeg"), house.out)
-    assert note.startswith("3 pictures are of another format than jpeg; `run --reformat` converts")
+    assert note.startswith("3 pictures not in the format jpeg; `run --reformat` converts")
     house.run(job("jpeg"), reformat=True)
     assert format_notes(loaded(house, "jpeg"), house.out) == ()
 
@@ -103,15 +103,15 @@ def test_a_damaged_or_missing_picture_stays_and_is_named(tmp_path: Path) -> None
 def test_a_run_says_once_that_its_pictures_are_of_another_format(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.run(job("png"))
-    assert not any("another format" in said for said in house.said)
+    assert not any("not in the format" in said for said in house.said)
     house.run(job("jpeg"))
-    (told,) = [said for said in house.said if "another format" in said]
-    assert told.startswith("3 pictures are of another format than jpeg; `run --reformat` converts")
+    (told,) = [said for said in house.said if "not in the format" in said]
+    assert told.startswith("3 pictures not in the format jpeg; `run --reformat` converts")
     house.run(job("jpeg"))
     house.run(job("png"), reformat=True)
-    assert sum("another format" in said for said in house.said) == 1
+    assert sum("not in the format" in said for said in house.said) == 1
     house.run(job(None))
-    assert sum("another format" in said for said in house.said) == 1
+    assert sum("not in the format" in said for said in house.said) == 1
 
 
 def test_without_a_format_there_is_nothing_to_convert_to(tmp_path: Path) -> None:

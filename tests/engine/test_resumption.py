@@ -101,7 +101,7 @@ def test_a_torn_last_ledger_line_loses_nothing_and_pays_nothing_twice(house: Hou
     segment.write_bytes(b"".join(lines[:-2]) + lines[-2][:40])  # the last `done` is torn, `close` never came
     assert sent_by(house, chat(*THREE)) == 0
     assert len(house.rows()) == 3
-    assert any("left out" in line for line in house.said)
+    assert any("cut off by a crash and are ignored" in line for line in house.said)
 
 
 def as_if_killed(house: House) -> None:

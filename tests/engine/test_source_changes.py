@@ -104,7 +104,7 @@ def test_a_step_that_no_item_may_take_pauses_the_run_and_loses_no_answer(
     monkeypatch.setattr(WorkQueue, "take", wrong)
     report = house.run(JOB)
     assert report.exit_status is ExitStatus.PAUSED
-    assert "internal error: `intent` of the item" in (report.status.message or "")
+    assert "internal error: `intent` of item" in (report.status.message or "")
     assert house.stats.paid == len(house.rows()) == report.status.items.done > 5
     assert house.stats.paid_twice == 0
     assert "LifecycleError" in (house.out / "errors.log").read_text("utf-8")

@@ -1,6 +1,5 @@
 """The recipes of CONTRIBUTING.md are code that works, as it stands there."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -53,14 +52,8 @@ def recipe(heading: str, name: str) -> Any:
 def test_the_recipes_source_reads_lines_and_says_what_is_wrong_with_one(tmp_path: Path) -> None:
     (tmp_path / "a.named").write_text("tides: Explain tides.\n\nno colon\n", encoding="utf-8")
 
-    async def read() -> list[SourceRow | BadRow]:
-        return [
-            row
-            async for rows in recipe("To add a source", "read_named_lines")(str(tmp_path / "a.named"))
-            for row in rows
-        ]
-
-    good, bad = asyncio.run(read())
+    read_named_lines = recipe("To add a source", "read_named_lines")
+    good, bad = (row for rows in read_named_lines(str(tmp_path / "a.named")) for row in rows)
     assert isinstance(good, SourceRow)
     assert good.values == {"name": "tides", "prompt": "Explain tides."}
     assert isinstance(bad, BadRow)
