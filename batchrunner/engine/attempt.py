@@ -13,9 +13,8 @@ or a timer of its own, and whatever can be done without waiting is done without 
 
 Whatever is not ordinary leaves this road: what has to be waited for before a send (tokens, the budget) is waited for
 here, everything that comes of a send but an ordinary answer is `outcome_handler`'s, and a wait before a second try
-enters
-tenacity. Its wait is the server's hint or a backoff, its sleep gives the slot up, its stop counts charged attempts
-only. This is the only file that knows it.
+enters tenacity: its wait is the server's hint or a backoff, its sleep gives the slot up, its stop counts charged
+attempts only. This is the only file that knows it.
 """
 
 import asyncio
@@ -35,14 +34,7 @@ from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import OpenTask
-from batchrunner.core.outcome import (
-    Answer,
-    Pictures,
-    Problem,
-    ProblemKind,
-    SendOutcome,
-    TaskAccepted,
-)
+from batchrunner.core.outcome import Answer, Pictures, Problem, ProblemKind, SendOutcome, TaskAccepted
 from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.rate_limiter import Ticket
@@ -424,16 +416,19 @@ class Attempts:
     async def _persist(self, work: Work, slot: Slot, first: Again) -> Verdict:
         """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
         lane = slot.lane
-        known: list[Verdict] = [first]
-        last_failed = [True]
+        known: Verdict | None = first
+        after_failure = True  # what uses the lane's budget of retries
 
         async def go_on() -> Verdict:
-            return known.pop() if known else await self._send(work, slot)
+            nonlocal known
+            verdict, known = known, None  # tenacity's first call finds what the try before it led to
+            return verdict or await self._send(work, slot)
 
         def wait(state: "RetryCallState") -> float:
+            nonlocal after_failure
             problem = _verdict(state).problem
             unhinted = POLICY[problem.kind].then is Then.RETRY and problem.wait_s is None
-            last_failed[-1] = unhinted and problem.correction is None  # a re-ask follows a whole answer, no failure
+            after_failure = unhinted and problem.correction is None  # a re-ask follows a whole answer, no failure
             return self._wait_s(work, problem)
 
         def used_up(state: "RetryCallState") -> bool:
@@ -441,11 +436,11 @@ class Attempts:
 
         async def step_aside(seconds: float) -> None:
             await self.shutdown.sleep(seconds, ends=lane.retries_at)
-            while last_failed[-1] and (wait_s := lane.retry_wait_s()) > 0:
+            while after_failure and (wait_s := lane.retry_wait_s()) > 0:
                 await self.shutdown.sleep(wait_s, ends=lane.retries_at)
-            if last_failed[-1]:
+            if after_failure:
                 lane.take_retry()
-            work.retried = last_failed[-1]
+            work.retried = after_failure
             slot.ticket = await lane.acquire(fresh=False)
             if slot.ticket is None:
                 raise SteppedOutError
@@ -465,7 +460,7 @@ class Attempts:
         )
         verdict: Verdict = await retrying(go_on)
         if verdict is not IN_LINE:  # whose retry is given back with its record
-            lane.retry_ended(worked=last_failed[-1] and isinstance(verdict, Finished))
+            lane.retry_ended(worked=after_failure and isinstance(verdict, Finished))
         return verdict
 
     def _wait_s(self, work: Work, problem: Problem) -> float:

@@ -143,7 +143,7 @@ async def requeue(
 
 
 def vanished_item(key: bytes, task: OpenTask) -> Item:
-    """What the ledger knows of the item; its row moves to `superseded.jsonl` when the run settles. Its index is 0."""
+    """What the ledger knows of the item; its row moves to `superseded.jsonl` when the run settles."""
     return Item(
         id=task.item_id,
         prompt_id=task.item_id,

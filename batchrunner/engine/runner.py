@@ -337,25 +337,25 @@ class Runner:
         items = {bytes.fromhex(item.key): item for item in self.found.resumable}
         for key, task in tuple(self.state.tasks.items()):
             item = items.get(key)
-            lane = self.lanes.find(task.account, task.model)
             why = why_left(task, self.job, self.ports.accounts)
             if why and not task.urls:
                 cause = task.account, task.model, why
                 self.unserved[cause] = self.unserved.get(cause, 0) + 1
                 continue
-            if lane is None:
-                lane = self._lane(task.account, task.model)
+            lane = self.lanes.find(task.account, task.model) or self._lane(task.account, task.model)
             queue = self.queues.get(task.model) or closed_queue(task.model)
             work = Work(item=item or vanished_item(key, task), key=key, number=self.state.table.find(key))
             queue.claim(work)
-            group.create_task(self._resume(attempts, work, lane, queue, may_ask=not why))
+            group.create_task(self._resume(attempts, work, lane, queue, may_ask=not why, vanished=item is None))
 
-    async def _resume(self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue, *, may_ask: bool) -> None:
-        has_key = self.state.tasks[work.key].account in self.ports.accounts
-        wanted = work.item.index != 0 and self._in_part(work.item) and has_key
-        await attempts.resume(work, lane, queue, self.state.tasks[work.key], wanted=wanted, may_ask=may_ask)
+    async def _resume(
+        self, attempts: Attempts, work: Work, lane: Lane, queue: WorkQueue, *, may_ask: bool, vanished: bool
+    ) -> None:
+        task = self.state.tasks[work.key]
+        wanted = not vanished and self._in_part(work.item) and task.account in self.ports.accounts
+        await attempts.resume(work, lane, queue, task, wanted=wanted, may_ask=may_ask)
         self._close_when_drained(queue)
-        if work.item.index == 0:
+        if vanished:
             self._vanished_ended(work.key)
 
     def _vanished_ended(self, key: bytes) -> None:
