@@ -93,7 +93,7 @@ class PictureCache:
             raise BadPictureError(f"the picture `{name}` cannot be read: {reason}") from error
         media_type = _media_type(found)
         if media_type is None:
-            raise BadPictureError(f"`{name}` is no PNG, JPEG, WEBP or GIF")
+            raise BadPictureError(f"`{name}` is not a PNG, JPEG, WEBP or GIF")
         digest, url = await asyncio.to_thread(_hashed_and_coded, found, media_type)
         return InputPicture(name=name, sha256=digest, url=url)
 
@@ -107,7 +107,7 @@ class PictureCache:
         if not inside:
             shown = "" if found[0].endswith(name.lstrip("./")) else f" (it is {found[0][:200]})"
             raise BadPictureError(
-                f"the picture `{name[:200]}` lies outside of the folders that this job names{shown}",
+                f"the picture `{name[:200]}` is outside the folders that this job names{shown}",
                 hint=f"move it below {self._allowed[-1] if len(self._allowed) == 1 else self._allowed[1]}, "
                 f"or name its folder in `images_from`",
             )
@@ -121,14 +121,14 @@ def _lies_below(real: str, folder: str) -> bool:
 def _unpacked(url: str) -> InputPicture:
     described, comma, payload = url.partition(",")
     if not comma or not described.lower().endswith(";base64"):
-        raise BadPictureError(f"`{url[:40]}…` is no data URL in base64")
+        raise BadPictureError(f"`{url[:40]}…` is not a base64 data URL")
     try:
         found = b64decode(payload, validate=True)
     except ValueError as error:
         raise BadPictureError(f"`{described}` is not base64: {error}") from error
     media_type = _media_type(found)
     if media_type is None:
-        raise BadPictureError(f"`{described}` is no PNG, JPEG, WEBP or GIF")
+        raise BadPictureError(f"`{described}` is not a PNG, JPEG, WEBP or GIF")
     if len(found) > PICTURE_LIMIT_BYTES:
         raise BadPictureError(f"`{described}` is larger than {PICTURE_LIMIT_BYTES // 1_000_000} MB")
     digest, rewritten = _hashed_and_coded(found, media_type)
@@ -139,7 +139,7 @@ def _passed_on(url: str) -> InputPicture:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise BadPictureError(f"`{url[:80]}` is no address: {error}") from error
+        raise BadPictureError(f"`{url[:80]}` is not a valid address: {error}") from error
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise BadPictureError(f"`{url[:80]}` is neither a file nor an http(s) address")
     return InputPicture(name=url, sha256=sha256(url.encode("utf-8", "surrogatepass")).hexdigest(), url=url)
@@ -148,7 +148,7 @@ def _passed_on(url: str) -> InputPicture:
 async def _content(path: Path) -> bytes:
     mode = (await aiofiles.os.stat(path)).st_mode
     if not stat.S_ISREG(mode):
-        raise OSError(0, "it is no regular file", os.fspath(path))
+        raise OSError(0, "it is not a regular file", os.fspath(path))
     async with aiofiles.open(path, "rb") as file:
         found = await file.read(PICTURE_LIMIT_BYTES + 1)
     if len(found) > PICTURE_LIMIT_BYTES:

@@ -101,7 +101,7 @@ class PlainItems:
 
 
 def _column(rows: Sequence[dict[str, Json]], name: str) -> list[str] | None:
-    """The texts of a column that every row has; None where one has none, or a value that is no text."""
+    """The texts of a column that every row has; None where one has none, or a value that is not text."""
     try:
         found = [row[name] for row in rows]
     except KeyError:

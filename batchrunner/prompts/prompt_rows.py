@@ -305,7 +305,7 @@ class _SourceRows:
 
     def _finish(self, kind: SourceFormat) -> None:
         if not self._read:
-            self._report("has no rows", hint="an empty job is most likely a mistake")
+            self._report("has no rows", hint="an empty job is probably a mistake")
         elif self._missing and self._first is not None and not kind.same_columns:
             self._report_missing()
 

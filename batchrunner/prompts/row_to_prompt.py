@@ -188,7 +188,7 @@ class Filler:
             )
         value = row.values[column]
         if isinstance(value, bool | list | dict | None):
-            raise _unusable(row, f"`{column}` is no text", key=None)
+            raise _unusable(row, f"`{column}` is not text", key=None)
         text = str(value)
         if text.isascii() and text and not text.isspace():
             return text
@@ -253,7 +253,7 @@ def _required(
     if not may_be_blank and not text.strip():
         raise _unusable(row, f"{what} is empty", key=key)
     if has_surrogate(text):
-        raise _unusable(row, f"{what} has half a surrogate pair, which no text can hold", key=key)
+        raise _unusable(row, f"{what} contains an unpaired surrogate (invalid Unicode)", key=key)
     return text
 
 

@@ -112,11 +112,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             measured.set_environment(self)
             compiled = self.from_string(measured)
         except TemplateSyntaxError as error:
-            raise TemplateFault(f"no valid template: {error.message}", line=error.lineno) from error
+            raise TemplateFault(f"not a valid template: {error.message}", line=error.lineno) from error
         except SyntaxError as error:  # Jinja2 writes Python, which nests no deeper than Python's parser lets it
-            raise TemplateFault(f"no valid template: {error.msg}") from error
+            raise TemplateFault(f"not a valid template: {error.msg}") from error
         except (TemplateError, RecursionError, MemoryError, ValueError) as error:
-            raise TemplateFault(f"no valid template: {str(error) or 'it is nested too deep'}") from error
+            raise TemplateFault(f"not a valid template: {str(error) or 'it is nested too deep'}") from error
         return compiled, names, None
 
     def compiled(self, text: str) -> JinjaTemplate:

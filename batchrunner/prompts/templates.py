@@ -143,7 +143,7 @@ def unknown_name(name: str, *, file: str, line: int | None, key: str, names: lis
         file=file,
         line=line,
         key=key,
-        expected=f"names that there are: {shown}{more}",
+        expected=f"available names: {shown}{more}",
         hint=_meant(name, names),
     )
 

@@ -221,7 +221,7 @@ def _plausible(wait: float | None) -> float | None:
 
 
 def unreadable(family: Family, head: ResponseHead, body: bytes) -> Problem:
-    """The problem of a 2xx whose body is no JSON: an error text if its words say so, else a corrupt answer."""
+    """The problem of a 2xx whose body is not JSON: an error text if its words say so, else a corrupt answer."""
     if not body.strip():
         return plain_problem(ProblemKind.EMPTY_RESPONSE, "the server's answer is empty", head=head)
     fault = _not_json(body)
@@ -232,7 +232,7 @@ def unreadable(family: Family, head: ResponseHead, body: bytes) -> Problem:
     if problem.kind is not ProblemKind.SERVER_ERROR:
         return problem
     kind = head.headers.get("content-type", "no content type")
-    message = f"HTTP {head.status} with an answer that is no JSON ({_cut(kind, _NAME_CHARS)}): {problem.message}"
+    message = f"HTTP {head.status} with an answer that is not JSON ({_cut(kind, _NAME_CHARS)}): {problem.message}"
     return replace(problem, kind=ProblemKind.STREAM_CORRUPT, message=message)
 
 
@@ -295,7 +295,7 @@ def _redirect(head: ResponseHead) -> Problem:
 
 
 def _not_json(body: bytes) -> ErrorBody:
-    """A body that is no JSON: a page by its title, else its text."""
+    """A body that is not JSON: a page by its title, else its text."""
     start = body[:_PAGE_BYTES].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if not start:
         return ErrorBody(message="", form="nothing")
@@ -323,7 +323,7 @@ def _worded(kind: ProblemKind, fault: ErrorBody, status: int) -> str:
         return f"HTTP {status} with {said}: this is not the API's own answer, but a proxy's, a gateway's or a login's"
     if fault.form == "page":
         return f"HTTP {status} with a web page: {fault.message}"
-    return fault.message or f"HTTP {status} without a word"
+    return fault.message or f"HTTP {status} without a message"
 
 
 def _raw(value: Json) -> str:

@@ -1,6 +1,6 @@
 """JSON in and out of wire bytes: fast where the bytes are sound, patient where they are not, silent never.
 
-Refuses what is no JSON at all by giving `NotJson`; NaN, bad UTF-8 and lone surrogates get through, for a paid answer is
+Refuses what is not JSON at all by giving `NotJson`; NaN, bad UTF-8 and lone surrogates get through: a paid answer is
 worth more than a strict reading of it.
 """
 
@@ -80,7 +80,7 @@ def first_value(data: bytes) -> bytes | None:
 
 
 def values_in(data: bytes) -> list[bytes]:
-    """What is in an event that is no JSON value by itself: `data:` said twice, several values, JSON in a text, a list.
+    """What is in an event that is not JSON value by itself: `data:` said twice, several values, JSON in a text, a list.
 
     Empty when there is nothing to take apart; else each piece is shorter than `data`.
     """

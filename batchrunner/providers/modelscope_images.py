@@ -131,7 +131,7 @@ def _submitted(
     task = task_named_in(value)
     task_state = task_state_of(word_in(value))
     if task is not None and (task.id in {".", ".."} or len(task.id) > ID_CHARS):
-        message = f"the server gave a task id that cannot be asked for: {task.id[:80]!r}"
+        message = f"the server returned a task id that cannot be polled: {task.id[:80]!r}"
         return plain_problem(K.NOT_UNDERSTOOD, message, head=head)
     if task_state in {"failed", "refused", "filtered", "cancelled"} and (task is not None or task_state != "failed"):
         problem = _ended(family, head, value, task_state)
@@ -144,7 +144,7 @@ def _submitted(
         return TaskAccepted(task_id=task.id, guess=task.guess, others=task.others, hints=hints_of(head))
     if is_refusal(value):
         return _refusal_within(family, head, value)
-    message = f"the server took the request, and its reply names neither a task nor a picture: {shown(value)}"
+    message = f"the server accepted the request, but its reply has neither a task id nor a picture: {shown(value)}"
     return replace(plain_problem(K.NOT_UNDERSTOOD, message, head=head), request_id=request_id_of(head, value))
 
 
@@ -163,7 +163,7 @@ def _refusal_within(family: Family, head: ResponseHead, value: Json) -> Problem:
 def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
     """A reply that broke off, or a gateway's error, that names a task: it is accepted, and paid for.
 
-    A whole reply with a 2xx that is no JSON says that something was accepted: it is held where it names no task.
+    A whole reply with a 2xx that is not JSON says that something was accepted: it is held where it names no task.
     """
     status = problem.status
     if status is None or (300 <= status < 500 and status not in _LOST_ON_THE_WAY):  # noqa: PLR2004 - HTTP's classes
@@ -171,7 +171,9 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
     value = decode(body)
     task = named_in_pieces(body) if isinstance(value, NotJson) else task_named_in(value)
     if task is None and POLICY[problem.kind].no_answer:
-        message = f"the server took the request with HTTP {status}, and its reply names no task: {_beginning(body)}"
+        message = (
+            f"the server accepted the request with HTTP {status}, but its reply has no task id: {_beginning(body)}"
+        )
         return replace(problem, kind=K.NOT_UNDERSTOOD, message=message)
     if task is None or (task.guess and not 200 <= status < 300):  # noqa: PLR2004 - as above
         return problem
@@ -181,7 +183,7 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
 
 
 def _beginning(body: bytes) -> str:
-    """What a person is shown of a reply that is no JSON."""
+    """What a person is shown of a reply that is not JSON."""
     return without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
 
 
@@ -383,9 +385,9 @@ class BalanceReader:
         try:
             reply = msgspec.json.decode(self._body, type=_BalanceReply)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return self._unknown("the reply has another form than expected")
+            return self._unknown("the reply does not have the expected form")
         if reply.success is False or reply.data is None or reply.data.available_balance is None:
-            return self._unknown("the reply names no balance")
+            return self._unknown("the reply has no balance")
         return PointBalance(
             account=self._account,
             available=reply.data.available_balance,

@@ -297,7 +297,7 @@ class ChatAccumulator:
         self._take_rest(piece)
 
     def _take_rest(self, piece: Piece) -> None:
-        """What is no text: pictures, sound, counts and what is kept as it is."""
+        """What is not text: pictures, sound, counts and what is kept as it is."""
         if piece.images or piece.image or piece.image_url:
             for found in media_in([piece.images, piece.image, piece.image_url]):
                 self._take_picture(found)

@@ -68,7 +68,7 @@ class ChatDecoder(StreamedReply):
         self._counts: dict[str, Json] | None = None
         self._extras: dict[str, Json] = {}
         self._odd = False
-        """True once the stream said something that is no part of an answer, before the answer's end."""
+        """True once the stream said something that is not part of an answer, before the answer's end."""
 
     def end(self, ending: Ending) -> Answer | Problem:
         """What it all came to. A server that takes no schema says so with a 400, or with an empty answer."""
@@ -343,12 +343,12 @@ class ChatDecoder(StreamedReply):
 
 
 def has_words(value: dict[str, Json]) -> bool:
-    """Whether an event that is no part of an answer is more than a sign of life."""
+    """Whether an event that is not part of an answer is more than a sign of life."""
     return value.get("type") != "ping" and any(isinstance(said, str | dict) and said for said in value.values())
 
 
 def reports_error(value: dict[str, Json]) -> bool:
-    """Whether an event that is no part of an answer says that something went wrong, in any server's own shape."""
+    """Whether an event that is not part of an answer says that something went wrong, in any server's own shape."""
     if value.get("success") is False or not is_blank(value.get("detail")):
         return True
     if not is_blank(at(value, "base_resp", "status_code")) or not is_blank(at(value, "Response", "Error")):

@@ -258,7 +258,7 @@ class StreamedReply(ABC):
             )
         if not is_error and (self._problem is None or self._problem.kind is K.SERVER_ERROR):
             shown = data[:200].decode("utf-8", "replace")
-            self._stop(K.STREAM_CORRUPT, f"the stream has an event that is no part of an answer: {shown}")
+            self._stop(K.STREAM_CORRUPT, f"the stream has an event that is not part of an answer: {shown}")
 
     def _too_long(self) -> None:
         self._stop(K.TOO_LARGE, f"the answer is longer than {TEXT_CAP_BYTES} bytes")
@@ -280,7 +280,7 @@ class StreamedReply(ABC):
         if not POLICY[spoken.kind].no_answer:
             return spoken
         shown = lead[:200].decode("utf-8", "replace").strip()
-        came = f"all that came is {shown!r}" if shown else "nothing came behind the head of the reply"
+        came = f"only this was received: {shown!r}" if shown else "nothing followed the headers of the reply"
         return self._failed(K.STREAM_CUT, f"the stream ended before any answer: {came}", head)
 
     def _held_to_schema(self, answer: Answer, head: ResponseHead) -> Answer | Problem:

@@ -126,7 +126,7 @@ def correction_text(correction: Correction) -> str:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """The text without `<think>…</think>` before it; then, for one that is no JSON, the one block that it fences."""
+    """The text without `<think>…</think>` before it; then, for one that is not JSON, the one block that it fences."""
     bare = text.rpartition("</think>")[2].strip()
     yield bare
     blocks = [found["block"].strip() for found in _FENCED.finditer(bare)]

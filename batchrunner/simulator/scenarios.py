@@ -143,7 +143,7 @@ SCENARIOS: dict[str, Scenario] = {
         _row("stream", "sse-tool-no-index", "a tool call whose pieces have no index"),
         _row("stream", "sse-json-instead", "plain JSON although a stream was asked for"),
         _row("field", "sse-quoted-done", 'the closing word in quotes: "[DONE]"'),
-        _row("field", "sse-junk-after-finish", "an event that is no JSON behind the finish reason"),
+        _row("field", "sse-junk-after-finish", "an event that is not JSON behind the finish reason"),
         _row("field", "sse-single-newlines", "one newline between events, not two"),
         _row("field", "sse-error-after-finish", "an error behind the finish reason"),
         _row("field", "sse-code-msg-mid", "an event of code and msg after half of the answer"),

@@ -83,12 +83,12 @@ def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[
             return fault(f"{shown}:{line}: {dotted(first.path)} {first.problem}")
         tree = reading.tree
     if not isinstance(tree, dict):
-        return fault(f"the file {shown} has no schema in it", "a mapping")
+        return fault(f"the file {shown} contains no schema", "a mapping")
     return tree, []
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _references(tree: Json, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

@@ -149,33 +149,33 @@ class _Wording:
 _WORDINGS = (
     _Wording(
         needle=r"character '\t' that cannot start",
-        problem="a tab stands where YAML allows spaces only",
+        problem="a tab where YAML allows only spaces",
         hint="indent with spaces",
     ),
     _Wording(
         needle="that cannot start any token",
-        problem="a text begins with a character that means something to YAML",
+        problem="a value begins with a character that is special in YAML",
         hint="put the text in quotes",
     ),
     _Wording(
         needle="mapping values are not allowed",
-        problem="a colon stands where no key may be",
+        problem="a colon where no key is allowed",
         hint="look at the indentation, and put text with `: ` in it in quotes",
     ),
     _Wording(needle="could not find expected ':'", problem="a key without its colon", hint="write `key: value`"),
     _Wording(
         needle=("expected <block end>", "did not find expected key", "did not find expected '-' indicator"),
-        problem="what stands here does not continue what stands above",
+        problem="this line does not continue what is above it",
         hint="look at the indentation and at the quotes",
     ),
     _Wording(
         needle="undefined alias",
-        problem="a text begins with * and names no anchor",
+        problem="a value begins with * but there is no such anchor",
         hint="put the text in quotes",
     ),
     _Wording(
         needle="scanning an alias",
-        problem="a text begins with * and names no anchor",
+        problem="a value begins with * but there is no such anchor",
         hint="put the text in quotes",
     ),
     _Wording(
@@ -183,7 +183,7 @@ _WORDINGS = (
         problem="a list [ ] or mapping { } is not closed or lacks a value",
     ),
     _Wording(
-        needle="unexpected end of stream", problem="a quoted text is not closed", hint="look for the missing quote"
+        needle="unexpected end of stream", problem="a quoted value is not closed", hint="look for the missing quote"
     ),
     _Wording(needle="expected ',' or", problem="a list [ ] or mapping { } is not closed or lacks a comma"),
     _Wording(
@@ -191,7 +191,7 @@ _WORDINGS = (
         problem="a second document begins with ---",
         hint="one job in a file",
     ),
-    _Wording(needle="unknown escape character", problem="a backslash in double quotes means nothing", hint=r"write \\"),
+    _Wording(needle="unknown escape character", problem="an unknown escape in double quotes", hint=r"write \\"),
 )
 
 
@@ -207,9 +207,7 @@ def syntax_fault(error: Exception, *, text: str, line: int | None) -> SpecError:
         line = read.count(b"\n") + 1
         return SpecError(path=(), problem="a control character that YAML does not allow", hint="remove it", line=line)
     if not isinstance(error, yaml.MarkedYAMLError):
-        return SpecError(
-            path=(), problem="an escape or a number that means nothing", hint="put it in quotes", line=line
-        )
+        return SpecError(path=(), problem="an invalid escape or number", hint="put it in quotes", line=line)
     mark = error.problem_mark or error.context_mark
     if mark is not None:
         line = mark.line + 1
@@ -220,9 +218,9 @@ def syntax_fault(error: Exception, *, text: str, line: int | None) -> SpecError:
     problem = wording.problem if wording else f"is not valid YAML: {said}"
     hint = wording.hint if wording else None
     if line is not None and _bare_template(text, line):
-        hint = "a template that begins with {{ must stand in quotes"
+        hint = "a template that begins with {{ must be quoted"
     elif line is not None and _template_in_flow(text, line, error.context_mark or mark):
-        hint = 'a text with a template {{ }} or {% %} must stand in quotes here, like "Say {{ name }}"'
+        hint = 'a text with a template {{ }} or {% %} must be quoted here, like "Say {{ name }}"'
     return SpecError(path=(), problem=problem, hint=hint, line=line)
 
 

@@ -34,14 +34,16 @@ def apply(overrides: Sequence[str], reading: Reading) -> tuple[list[SpecError], 
     given: set[KeyPath] = set()
     for override in overrides:
         if _HALF_CHARACTER.search(override):
-            problem = "is no setting: it holds a byte that is no UTF-8"
-            faults.append(SpecError(path=(OPTION,), problem=problem, expected="text that a job file could hold"))
+            problem = "is not a setting: it has a byte that is not UTF-8"
+            faults.append(SpecError(path=(OPTION,), problem=problem, expected="text that could be in a job file"))
             continue
         written_path, equals, text = override.partition("=")
         path = parsed_path(written_path.strip())
         if not equals or path is None:
             # Its text is not repeated: it may be a secret that was meant as a value.
-            problem = "is no setting: its key cannot be read" if equals else "is no setting: the equals sign is missing"
+            problem = (
+                "is not a setting: its key cannot be read" if equals else "is not a setting: the equals sign is missing"
+            )
             faults.append(SpecError(path=(OPTION,), problem=problem, expected="KEY=VALUE, like limits.concurrency=4"))
             continue
         value = _value(text)
@@ -154,7 +156,7 @@ def _leak(path: KeyPath) -> SpecError:
     return SpecError(
         path=path,
         problem="looks like a key or token",
-        hint="keys never stand in a job file: put it into an environment variable and name that in "
+        hint="keys must not be in a job file: put it into an environment variable and name that in "
         "`provider.api_key_env`",
     )
 

@@ -72,13 +72,13 @@ class PriceSpec(Part):
     input: Amount | None = Field(default=None, description="Price of a million tokens of input.")
     output: Amount | None = Field(default=None, description="Price of a million tokens of output.")
     picture: Amount | None = Field(default=None, description="Price of a picture.")
-    call: Amount | None = Field(default=None, description="Price of a call, whatever comes of it.")
+    call: Amount | None = Field(default=None, description="Price of a call, whatever its outcome.")
 
 
 class BudgetSpec(Part):
     """What all runs of the job together may use up."""
 
-    calls: Count | None = Field(default=None, description="Requests that were not turned away.")
+    calls: Count | None = Field(default=None, description="Requests that were not rejected.")
     tokens: Count | None = Field(
         default=None, description="Tokens, input and output together. Guessed before a request, corrected after it."
     )
@@ -114,7 +114,7 @@ class ProviderSpec(Part):
     ) = Field(
         default=None,
         description="The NAME of the environment variable that has the key, or a list of names: one lane each. "
-        "Keys themselves never stand in a job file. An empty list: no key.",
+        "Keys themselves must not be in a job file. An empty list: no key.",
     )
     headers: dict[str, str] = Field(
         default_factory=dict, description="More request headers. Nothing that carries a key: see `api_key_env`."
@@ -124,7 +124,7 @@ class ProviderSpec(Part):
     )
     proxy_auth_env: Text | None = Field(
         default=None,
-        description="The NAME of the environment variable that has the proxy's `user:password`; it never stands here.",
+        description="The NAME of the environment variable that has the proxy's `user:password`, never its value.",
     )
     api_version: Text | None = Field(
         default=None, description="Azure's `api-version`, which goes onto every URL, for example 2024-10-21."
@@ -209,8 +209,8 @@ class SourceSpec(Part):
 class TurnSpec(Part):
     """One message of a conversation."""
 
-    role: Literal["system", "user", "assistant"] = Field(description="Who speaks.")
-    content: Text = Field(description="What is said; a template.")
+    role: Literal["system", "user", "assistant"] = Field(description="The role of the speaker.")
+    content: Text = Field(description="The text; a template.")
 
 
 class LimitsSpec(Part):
@@ -228,9 +228,9 @@ class LimitsSpec(Part):
     requests_per_minute: Rate | None = Field(default=None, description="Requests that may start in a minute.")
     tokens_per_minute: Rate | None = Field(default=None, description="Tokens that may be used in a minute.")
     requests_per_day: Count | None = Field(default=None, description="Requests in a day; then the lane waits.")
-    in_flight_tasks: Count | None = Field(default=None, description="Remote image tasks followed at a time.")
+    in_flight_tasks: Count | None = Field(default=None, description="Remote image tasks in progress at a time.")
     poll_per_second: Rate | None = Field(
-        default=None, description="How often an account asks how tasks stand, per second."
+        default=None, description="Polls of remote tasks per second, for each account."
     )
 
 
@@ -238,20 +238,21 @@ class RetrySpec(Part):
     """How often an item is tried."""
 
     attempts: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=5, description="Tries of one item before it counts as failed. Refusals for limits are no tries."
+        default=5,
+        description="Attempts for each item before it counts as failed. Rate-limit rejections are not attempts.",
     )
-    max_wait_s: Seconds = Field(default=120.0, description="The longest wait between two tries, in seconds.")
+    max_wait_s: Seconds = Field(default=120.0, description="The longest wait between two attempts, in seconds.")
 
 
 class TimeoutsSpec(Part):
     """Deadlines in seconds."""
 
-    connect_s: Seconds = Field(default=10.0, description="Until the connection stands, in seconds.")
+    connect_s: Seconds = Field(default=10.0, description="Until the connection is established, in seconds.")
     first_byte_s: Seconds = Field(default=120.0, description="Until the answer begins, in seconds.")
     idle_s: Seconds = Field(default=120.0, description="Between two pieces of an answer, in seconds.")
     total_s: Seconds = Field(default=600.0, description="For a whole answer, in seconds.")
     task_s: Seconds = Field(
-        default=600.0, description="For a remote image task, in seconds; the next run goes on asking."
+        default=600.0, description="For a remote image task, in seconds; the next run continues polling."
     )
     download_s: Seconds = Field(default=120.0, description="For the download of a picture, in seconds.")
 
@@ -357,20 +358,26 @@ class JobSpec(Part):
     )
     durability: Literal["full", "result"] | None = Field(
         default=None,
-        description="What is on disk before going on: `full` every step (default for images), `result` (for chat).",
+        description="What is on disk before the run continues: `full` every step (default for images), `result` (for chat).",
     )
     on_ambiguous: Literal["resend", "hold"] = Field(
         default="resend",
-        description="When a request got no clear answer and may have been paid: `resend` it, or `hold` it back.",
+        description="When a request got no clear answer and may have been billed: `resend` it, or `hold` it back.",
     )
     on_quota: Literal["wait", "stop"] = Field(
         default="wait", description="When the quota is spent: `wait` for it, or `stop`."
     )
     breaker: Count = Field(default=20, description="Stop a lane after so many items in a row fail in the same way.")
     timeouts: TimeoutsSpec = Field(default_factory=TimeoutsSpec, description="Deadlines, in seconds.")
-    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="What must not be exceeded, for each lane.")
-    retry: RetrySpec = Field(default_factory=RetrySpec, description="Tries of an item, and the waits between them.")
-    output: OutputSpec = Field(default_factory=OutputSpec, description="Where results land, and how files are called.")
+    limits: LimitsSpec = Field(
+        default_factory=LimitsSpec, description="Limits of each lane (one API key and one model)."
+    )
+    retry: RetrySpec = Field(
+        default_factory=RetrySpec, description="Attempts for each item, and the waits between them."
+    )
+    output: OutputSpec = Field(
+        default_factory=OutputSpec, description="Where results are written, and how files are named."
+    )
     window: Text | None = Field(
         default=None,
         description="The part of each day in which requests are sent, for example 22:00-07:00. A run waits for it, and "

@@ -29,9 +29,9 @@ def url_problem(url: str) -> str | None:
     """What keeps a text from being a base URL or a proxy; None when it is one. Never repeats the text."""
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        return "is no http or https URL"
+        return "is not an http or https URL"
     if parts.username is not None or parts.password is not None:
-        return "has a name or password in it"
+        return "contains a user name or password"
     if parts.query or parts.fragment:
         return "has a query or a fragment"
     if not re.fullmatch(r"[\x21-\x7e]+", url):
@@ -273,7 +273,7 @@ def _key_names(own: ProviderSpec) -> Iterator[SpecError]:
         elif name in names[:place]:
             yield SpecError(path=path, problem=f"names {name} twice")
     if names and own.auth == "none":
-        yield SpecError(path=("provider", "auth"), problem="is none, though `api_key_env` names a key")
+        yield SpecError(path=("provider", "auth"), problem="is `none` although `api_key_env` names a key")
 
 
 def _proxy_auth(own: ProviderSpec) -> Iterator[SpecError]:
@@ -285,12 +285,14 @@ def _proxy_auth(own: ProviderSpec) -> Iterator[SpecError]:
         problem = "is not the name of an environment variable; it may be a password itself"
         yield SpecError(path=path, problem=problem, expected="a name like PROXY_AUTH, whose value is user:password")
     elif own.proxy is None:
-        yield SpecError(path=path, problem="says how to log in at a proxy, but there is none", hint="add `proxy`")
+        yield SpecError(path=path, problem="has credentials for a proxy, but there is no proxy", hint="add `proxy`")
 
 
 def _version(own: ProviderSpec) -> Iterator[SpecError]:
     if own.api_version is not None and not _VERSION.fullmatch(own.api_version):
-        yield SpecError(path=("provider", "api_version"), problem="is no version", expected="a version like 2024-10-21")
+        yield SpecError(
+            path=("provider", "api_version"), problem="is not a version", expected="a version like 2024-10-21"
+        )
 
 
 def _headers(own: ProviderSpec) -> Iterator[SpecError]:
@@ -301,7 +303,7 @@ def _headers(own: ProviderSpec) -> Iterator[SpecError]:
         elif not _HEADER_VALUE.fullmatch(value):
             yield SpecError(path=path, problem="has a line break or characters that a header cannot have")
         elif name.lower() in _OWN_HEADERS:
-            yield SpecError(path=path, problem="is a header that the program sets itself")
+            yield SpecError(path=path, problem="is a header that batchrunner sets itself")
         elif _CREDENTIAL.search(name) or _CREDENTIAL_VALUE.match(value) or opaque(value):
             yield SpecError(path=path, problem="looks like a header that carries a key", hint=_NO_KEYS_HERE)
 
@@ -316,7 +318,7 @@ def _plain_http(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     if url.lower().startswith("http:") and not is_loopback(url) and _key_env(choice):
         yield SpecError(
             path=("provider", "base_url"),
-            problem="would carry the key over plain http to another machine",
+            problem="would send the key over plain http to another machine",
             hint="use https, set `allow_http: true` for a server in your own network, or `auth: none`",
         )
 
@@ -333,16 +335,16 @@ def _in_process(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     for key in _IN_PROCESS:
         if partial.given("provider", key):
             yield SpecError(
-                path=("provider", key), problem="means nothing to the simulator, which runs in this process"
+                path=("provider", key), problem="has no effect on the simulator, which runs in this process"
             )
 
 
 def _points(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     if own.balance and partial.knows("provider", "preset") and not (own.preset or "").startswith("modelscope"):
-        problem = "is for ModelScope only: nobody else has such a balance"
+        problem = "is for ModelScope only: other providers have no such balance"
         yield SpecError(path=("provider", "balance"), problem=problem)
     costs = own.points_per_call
     for model in costs if isinstance(costs, dict) and partial.knows("models") and partial.knows("model") else ():
         if partial.models and model not in partial.models:
             path = ("provider", "points_per_call", model)
-            yield SpecError(path=path, problem="is no model of this job", hint=meant(model, partial.models))
+            yield SpecError(path=path, problem="is not a model of this job", hint=meant(model, partial.models))

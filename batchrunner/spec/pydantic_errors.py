@@ -24,9 +24,9 @@ _EXPECTED = {
 """For paths where the general words would say less."""
 
 _ELSEWHERE = {
-    "api_key": "keys never stand in a job file: name the environment variable in `provider.api_key_env`",
-    "key": "keys never stand in a job file: name the environment variable in `provider.api_key_env`",
-    "token": "keys never stand in a job file: name the environment variable in `provider.api_key_env`",
+    "api_key": "keys must not be in a job file: name the environment variable in `provider.api_key_env`",
+    "key": "keys must not be in a job file: name the environment variable in `provider.api_key_env`",
+    "token": "keys must not be in a job file: name the environment variable in `provider.api_key_env`",
     "prompt": "write `prompts:` with a list",
     **dict.fromkeys(
         ("temperature", "max_tokens", "top_p", "seed", "size", "steps", "guidance", "negative_prompt", "loras", "n"),

@@ -168,7 +168,7 @@ class _Walk:
             self._fault(path, "is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
             return None
         if node.tag not in _COLLECTIONS:
-            self._fault(path, f"carries a tag that job files do not know: {node.tag}")
+            self._fault(path, f"has a tag that job files do not support: {node.tag}")
             return None
         self._open.add(id(node))
         try:
@@ -224,9 +224,7 @@ class _Walk:
                 self._count_again()
             self._seen.add(id(source))
             if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
-                self._fault(
-                    (*path, "<<"), "merges something that is no other mapping", expected="an alias of a mapping"
-                )
+                self._fault((*path, "<<"), "merges something that is not a mapping", expected="an alias of a mapping")
                 continue
             pairs.extend(pair for pair in source.value if pair[0].tag != "tag:yaml.org,2002:merge")
             self._open.add(id(source))
@@ -246,7 +244,7 @@ class _Walk:
                 path=path,
                 problem="a key is a list or a mapping",
                 expected="text",
-                hint="a template such as {{ question }} must stand in quotes",
+                hint="a template such as {{ question }} must be quoted",
                 line=line,
             )
             self._reading.faults.append(fault)
@@ -265,7 +263,7 @@ class _Walk:
         if node.tag not in _TEXT_TAGS and node.value:
             self._reading.written[path] = node.value
         if node.tag not in _SCALARS:
-            self._fault(path, f"carries a tag that job files do not know: {node.tag}")
+            self._fault(path, f"has a tag that job files do not support: {node.tag}")
             return None
         written: str = node.value
         try:
@@ -282,14 +280,16 @@ def _text(written: str) -> Json:
         return written
     whole = without_lone_surrogates(written)
     if "�" in whole and "�" not in written:
-        raise _SurpriseError("half a character (\\ud800 to \\udfff alone)", hint="write the character itself")
+        raise _SurpriseError(
+            "an unpaired surrogate (\\ud800 to \\udfff), which is invalid Unicode", hint="write the character itself"
+        )
     return whole
 
 
 def _number(written: str) -> Json:
     plain = written.replace("_", "")
     if ":" in plain:
-        raise _SurpriseError("a number to the base of 60")
+        raise _SurpriseError("a base-60 number")
     if re.fullmatch(r"[-+]?0[0-9]+", plain):
         raise _SurpriseError(f"the octal number {int(plain, 8)}", hint=f"{_QUOTE}, or write {int(plain, 8)}")
     made = int(plain, 0)
@@ -300,7 +300,7 @@ def _number(written: str) -> Json:
 
 def _fraction(written: str) -> Json:
     if ":" in written:
-        raise _SurpriseError("a number to the base of 60")
+        raise _SurpriseError("a base-60 number")
     try:
         made = float(written.replace("_", ""))
     except ValueError:  # `.inf` and `.nan` are YAML's spelling, not Python's

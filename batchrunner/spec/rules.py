@@ -161,7 +161,7 @@ def _name(partial: PartialSpec) -> Iterator[SpecError]:
 
 def _model(partial: PartialSpec) -> Iterator[SpecError]:
     if partial.given("model") and partial.given("models"):
-        yield SpecError(path=("models",), problem="stands beside `model`", expected="one of the two")
+        yield SpecError(path=("models",), problem="cannot be combined with `model`", expected="one of the two")
     elif not partial.given("model") and not partial.given("models"):
         yield SpecError(path=("model",), problem="is missing", expected="the id of a model, or `models` with a list")
     seen: dict[str, int] = {}
@@ -204,7 +204,9 @@ def _text_or_vars(partial: PartialSpec, place: int) -> Iterator[SpecError]:
         yield SpecError(path=("prompts", place), problem="has no `prompt`")
     variables = entry.get("vars")
     if "prompt" in entry and partial.given("messages") and isinstance(variables, dict) and "prompt" in variables:
-        yield SpecError(path=("prompts", place, "vars", "prompt"), problem="stands beside the entry's own `prompt`")
+        yield SpecError(
+            path=("prompts", place, "vars", "prompt"), problem="cannot be combined with the entry's own `prompt`"
+        )
 
 
 _ENTRY_KEYS = {"id", "prompt", "params", "vars", "images"}
@@ -222,7 +224,7 @@ def _source(partial: PartialSpec) -> Iterator[SpecError]:
     if source.encoding is not None and not _is_text_encoding(source.encoding):
         yield SpecError(
             path=("prompts", "encoding"),
-            problem=f"is {short(source.encoding)}, which is no text encoding that Python knows",
+            problem=f"is {short(source.encoding)}, which is not a text encoding that Python knows",
             expected="a name like gb18030, big5, shift_jis, utf-16-le or cp1252",
         )
     elif source.encoding is not None and ending == ".parquet":
@@ -237,7 +239,7 @@ def _source(partial: PartialSpec) -> Iterator[SpecError]:
             path=("prompts", "delimiter"), problem=f"cannot be {short(source.delimiter)}", expected="like ;"
         )
     if source.template and partial.given("messages"):
-        problem = "stands beside `messages`, which say the same"
+        problem = "cannot be combined with `messages`, which set the same"
         yield SpecError(path=("prompts", "template"), problem=problem, expected="one of the two")
 
 
@@ -258,7 +260,9 @@ def _messages(partial: PartialSpec) -> Iterator[SpecError]:
     for place, turn in enumerate(turns):
         if turn.role == "system" and partial.given("system"):
             yield SpecError(
-                path=("messages", place), problem="is a system prompt beside `system`", expected="one of the two"
+                path=("messages", place),
+                problem="is a system message although `system` is set",
+                expected="one of the two",
             )
 
 
@@ -344,7 +348,7 @@ def _own_params(partial: PartialSpec) -> Iterator[SpecError]:
     for path, params in places:
         for name in _OWN_PARAMS[partial.kind]:
             if name in params:
-                problem = "is no parameter: the program writes it into every request"
+                problem = "is reserved: set by batchrunner, cannot be in `params`"
                 yield SpecError(
                     path=(*path, name), problem=problem, hint=f"write {_OWN_KEYS[name]} at the top of the file"
                 )
@@ -367,7 +371,7 @@ def _output(partial: PartialSpec) -> Iterator[SpecError]:
             path=("output", "dir"), problem=f"is the address {short(folder)}; {ADDRESS_PROBLEM}", hint=ADDRESS_HINT
         )
     elif folder is not None and (os.path.normpath(folder) in _NO_FOLDERS or "\0" in folder or folder.startswith("~")):
-        problem = "is no folder that a run could have for itself"
+        problem = "cannot be the folder of a run"
         yield SpecError(path=("output", "dir"), problem=problem, expected="a path like outputs/NAME")
     each = partial.spec.output.each
     if each is not None and (each.startswith(("/", "~")) or ".." in PurePosixPath(each).parts or "\\" in each):

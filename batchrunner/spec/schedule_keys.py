@@ -143,7 +143,7 @@ def _zone_faults(name: str | None) -> Iterator[SpecError]:
         hint = f"did you mean `{close[0]}`?" if close else None
         if not known:
             hint = "this machine has no time zone database: `pip install tzdata`"
-        problem = f"is {short(name)}, no time zone that this machine knows"
+        problem = f"is {short(name)}, which is not a time zone known on this machine"
         yield SpecError(path=("timezone",), problem=problem, expected="a name like Asia/Shanghai or UTC", hint=hint)
 
 
@@ -159,9 +159,9 @@ def _notify_faults(partial: PartialSpec) -> Iterator[SpecError]:
     if not words or not words[0].strip():
         yield SpecError(path=("notify",), problem="is empty", expected="a command, or a list of its words")
     elif any("\0" in word for word in words):
-        yield SpecError(path=("notify",), problem="has a character that no command line can have")
+        yield SpecError(path=("notify",), problem="contains a character that a command line cannot have")
     elif isinstance(given, str) and (_SHELL_WORDS & set(words) or given.rstrip().endswith((";", "&"))):
-        problem = "is written for a shell, and none runs it"
+        problem = "uses shell syntax, but no shell runs it"
         yield SpecError(
             path=("notify",), problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script'
         )

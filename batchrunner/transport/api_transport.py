@@ -323,7 +323,7 @@ class ApiTransport:
                     return _WHOLE
         if undo is not None and wire_bytes and not undo.is_complete():
             return self._broken(
-                "reset", f"the reply of {self._where} ends in the middle of its coding", sent=deadlines.sent
+                "reset", f"the reply of {self._where} ends in the middle of its compressed data", sent=deadlines.sent
             )
         return _WHOLE
 

@@ -111,7 +111,7 @@ def _inflated(stream: "zlib._Decompress", coded: bytes) -> Iterator[bytes]:
                     rescued += before.decompress(coded[place : place + 1])
             if rescued:
                 yield bytes(rescued)
-            raise CodingError("its content coding is damaged") from error
+            raise CodingError("its compressed data is damaged") from error
         coded = stream.unconsumed_tail
         if not plain:
             return
@@ -129,7 +129,7 @@ def _wbits_of(name: str, start: bytes) -> int:
     if name in _GZIPS and start[0] == _ZLIB_START and is_zlib:
         return _ZLIB  # called gzip
     if name in _OTHERS and not _begins_plainly(start):
-        raise CodingError(f"it has a content coding that was not asked for ({name})")
+        raise CodingError(f"it has a Content-Encoding that was not requested ({name})")
     if name == "deflate" and start[:2] not in _WORDS_NO_DEFLATE_BEGINS_WITH:
         return _ZLIB if is_zlib else _RAW
     return _PLAIN
@@ -151,5 +151,5 @@ def unpacker(content_encoding: str | None) -> Unpacker | None:
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     codings = [name for name in names if name in _GZIPS or name in _OTHERS or name == "deflate"]
     if len(codings) > _MOST_CODINGS:
-        raise CodingError("it has more content codings upon one another than any answer needs")
+        raise CodingError("it has too many nested Content-Encodings")
     return Unpacker([_Coding(name) for name in reversed(codings)]) if codings else None

@@ -64,7 +64,7 @@ class Prepared:
         lines = [f"{made.method} {made.url.raw_path_qs} HTTP/1.1"]
         lines += (f"{name}: {value}" for name, value in made.headers.items() if name.lower() != "content-length")
         if any(sign in line for line in lines for sign in "\r\n\0"):
-            raise ValueError("a header of the request holds the end of a line")
+            raise ValueError("a header of the request contains a line break")
         self.head = ("\r\n".join(lines) + "\r\nContent-Length: ").encode()
         """All that stands before the length of the body."""
         self.made = made

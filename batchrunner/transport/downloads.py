@@ -212,7 +212,7 @@ class PictureDownloads:
                 taken.append(plain)
                 await reservation.grow(len(plain), waiting=deadlines.pause)
         if undo is not None and wire_bytes and not undo.is_complete():
-            raise CodingError("it ends in the middle of its coding")
+            raise CodingError("it ends in the middle of its compressed data")
         whole = b"".join(taken)
         taken.clear()
         return whole
@@ -227,7 +227,7 @@ class PictureDownloads:
             return "it holds a user name or password"
         host = (target.host or "").partition("%")[0]
         if literal(host) is not None and reach(host) not in self._reaches:
-            return f"its address is one that pictures are not fetched from ({reach(host)})"
+            return f"pictures are not fetched from its address ({reach(host)})"
         if self._proxy and "private" not in self._reaches and looks_internal(host) and literal(host) is None:
             return "its name is one of this network"
         return None

@@ -53,7 +53,7 @@ def explain_late(deadlines: Deadlines, pace: TimeoutPolicy, where: str) -> str:
         case "drip":
             return f"{where} sent less than {pace.least_bytes:g} bytes in {pace.window_s:g} s"
         case "settled":
-            return f"{where} sent nothing more behind a whole reply, and did not end it"
+            return f"{where} sent a complete reply but did not end it"
         case "total" | None:
             return f"the exchange with {where} took longer than {pace.total_s:g} s"
 
@@ -67,14 +67,14 @@ def _system(error: BaseException) -> str:
 def _connector(error: BaseException, where: str) -> str:
     inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(inner, AddressRefusedError):
-        return f"{where} is an address that pictures are not fetched from ({inner.reach})"
+        return f"{where} is an address from which pictures are not fetched ({inner.reach})"
     return f"could not connect to {where}: {_system(inner)}"
 
 
 def _certificate(error: BaseException, where: str) -> str:
     inner = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
     reason = inner.verify_message if isinstance(inner, ssl.SSLCertVerificationError) else "not valid"
-    return f"the TLS certificate of {where} was not accepted: {reason}; a private authority goes into provider.ca_file"
+    return f"certificate verification failed for {where}: {reason}; for a private certificate authority set provider.ca_file"
 
 
 def _tls(error: BaseException, where: str) -> str:
@@ -120,8 +120,8 @@ def _name_unknown(error: BaseException) -> bool:
 
 def _name(error: BaseException, where: str) -> str:
     if _name_unknown(error):
-        return f"could not connect to {where}: there is no host of that name"
-    return f"could not connect to {where}: the name server gave no answer"
+        return f"could not connect to {where}: unknown host name"
+    return f"could not connect to {where}: the DNS server did not answer"
 
 
 def _proxy(error: BaseException, where: str) -> str:
@@ -146,8 +146,8 @@ _WORDS: Final[tuple[tuple[type[BaseException], Callable[[BaseException, str], st
     (aiohttp.ClientProxyConnectionError, _proxy),
     (aiohttp.ClientConnectorError, _connector),
     (aiohttp.ClientHttpProxyError, _tunnel),
-    (aiohttp.ClientResponseError, lambda _, where: f"what {where} sent is not HTTP"),
-    (HttpProcessingError, lambda _, where: f"what {where} sent is not HTTP"),
+    (aiohttp.ClientResponseError, lambda _, where: f"{where} did not send valid HTTP"),
+    (HttpProcessingError, lambda _, where: f"{where} did not send valid HTTP"),
     (aiohttp.ClientPayloadError, lambda _, where: f"{where} closed the connection before the reply was complete"),
     (aiohttp.ServerDisconnectedError, lambda _, where: f"{where} closed the connection without a reply"),
     (aiohttp.InvalidURL, lambda _, where: f"the address {where} cannot be used"),

@@ -266,7 +266,7 @@ def refuse_keys_in_job(job: Job, keys: Mapping[str, Secret]) -> None:
     """A job is written down as resolved: raises JobMistakesError when a key's own text stands in it."""
     for name, secret in keys.items():
         if len(secret.reveal()) >= _SHORTEST_REFUSED and _holds(job, [secret]):
-            raise JobMistakesError((_mistake(f"the key of {name} stands in the job itself", file=job.file),))
+            raise JobMistakesError((_mistake(f"the key of {name} is in the job itself", file=job.file),))
 
 
 class KeylessItems:
@@ -355,7 +355,7 @@ def _may_hold(texts: list[str], secrets: Iterable[Secret]) -> bool:
 
 
 def _mistake(problem: str, *, file: str | None) -> Mistake:
-    hint = "take it out: whatever is sent is written down, too"
+    hint = "remove it: everything that is sent is also written to the results"
     return Mistake(problem=problem, file=file, expected="the name of an environment variable", hint=hint)
 
 

@@ -220,7 +220,7 @@ class Replies(ResponseHandler):
         if payload.is_eof():
             self.behind = data[payload.total_bytes - before :]
         elif payload.exception() is None:  # else nobody would tell whoever reads it
-            payload.set_exception(aiohttp.ClientPayloadError("the body is not framed as HTTP frames it"))
+            payload.set_exception(aiohttp.ClientPayloadError("the body has invalid HTTP framing"))
 
 
 def left_in(content: aiohttp.StreamReader) -> bytes:

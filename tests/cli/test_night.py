@@ -170,9 +170,9 @@ def test_a_balance_that_cannot_be_learnt_stops_nothing_and_is_not_zero(
     planned = with_environment(batchrunner, "plan", job, "--json", MODELSCOPE_API_KEY="canary-key")
     assert planned.returncode == 0
     (balance,) = json.loads(planned.stdout)["balances"]
-    assert (balance["available"], balance["why"]) == (None, "the reply names no balance")
+    assert (balance["available"], balance["why"]) == (None, "the reply has no balance")
     told = with_environment(batchrunner, "plan", job, MODELSCOPE_API_KEY="canary-key")
-    assert "points balance unknown (the reply names no balance)" in told.stderr
+    assert "points balance unknown (the reply has no balance)" in told.stderr
 
 
 def test_a_terminal_shows_what_the_whole_run_waits_for_and_what_will_pause_it() -> None:

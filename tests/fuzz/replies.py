@@ -179,7 +179,7 @@ def poll_seeds() -> tuple[bytes, ...]:
         )
         try:
             task = json.loads(world.answer(asked, NOON).body or b"{}").get("task_id")
-        except ValueError:  # scenarios whose order is answered with something that is no JSON
+        except ValueError:  # scenarios whose order is answered with something that is not JSON
             continue
         poll = Call(method="GET", path=f"/v1/tasks/{task}", headers={"x-modelscope-task-type": "image_generation"})
         found |= dict.fromkeys(as_text(world.answer(poll, NOON + after)) for after in (0.5, 30.0, 4000.0))

@@ -14,21 +14,21 @@ BAD: list[tuple[dict[str, Any] | str, str]] = [
     ("{", "not JSON"),
     ("[]", "a list, not an object"),
     ({"custom_id": "r2", "url": "/v1/chat/completions"}, "has no `method` and no `body`"),
-    (line(custom_id=7), "`custom_id` is no text"),
+    (line(custom_id=7), "`custom_id` is not text"),
     (line(custom_id=" "), "`custom_id` is empty"),
     (line(custom_id="x" * 1001), "1,001 characters"),
     (line(method="GET"), "`method` is GET, not POST"),
     (line(url="/v1/embeddings"), "/v1/embeddings, which cannot be sent from here"),
     (line(url="https://h.test/v1/chat/completions"), "which cannot be sent from here"),
-    (line(url=None), "`url` is no text"),
+    (line(url=None), "`url` is not text"),
     (line(url="/v1/messages"), "dialect openai-chat does not have; send it with the dialect anthropic-messages"),
     (line(url="/v1/images/generations", body={"prompt": "x"}), "the dialect modelscope-images or openai-images"),
-    (line(body="x"), "`body` is no object"),
+    (line(body="x"), "`body` is not an object"),
     (body(stream=True), "`body.stream` must not be true"),
-    (body(model=7), "`body.model` is no text"),
-    (body(messages=None), "`body.messages` is no list"),
-    (body(messages=[]), "`body.messages` is no list"),
-    (body(messages=["hi"]), "`body.messages[0]` is no object"),
+    (body(model=7), "`body.model` is not text"),
+    (body(messages=None), "`body.messages` is not a list"),
+    (body(messages=[]), "`body.messages` is not a list"),
+    (body(messages=["hi"]), "`body.messages[0]` is not an object"),
     (body(messages=[{"role": "assistant", "content": "x"}]), "no message of the user"),
     (body(messages=[*SAID, {"role": "critic", "content": "x"}]), "messages[1].role` is critic, which is not supported"),
     (body(messages=[*SAID, {"role": "tool", "content": "x", "tool_id": "1"}]), "messages[1].tool_id` is not supported"),
@@ -39,16 +39,16 @@ BAD: list[tuple[dict[str, Any] | str, str]] = [
     (user([]), "neither text nor a list of parts"),
     (parts({"type": "input_audio", "input_audio": {}}), "content[0]` is a part of the type input_audio"),
     (user(["x"]), "content[0]` is a part of the type None"),
-    (parts({"type": "text", "text": 7}), "content[0].text` is no text"),
+    (parts({"type": "text", "text": 7}), "content[0].text` is not text"),
     (parts({"type": "text", "text": "x", "cache_control": {}}), "content[0].cache_control` is not supported"),
     (parts("x", {"type": "image_url", "image_url": {"url": PNG_URL, "min_pixels": 9}}), "min_pixels` is not supported"),
-    (parts("x", {"type": "image_url", "image_url": 7}), "content[1].image_url` is no object"),
-    (parts("x", {"type": "image_url", "image_url": {}}), "content[1].image_url.url` is no text"),
+    (parts("x", {"type": "image_url", "image_url": 7}), "content[1].image_url` is not an object"),
+    (parts("x", {"type": "image_url", "image_url": {}}), "content[1].image_url.url` is not text"),
     (parts("x", shown("p.png")), "neither a file nor an http(s) address"),
     (parts("x", shown("file:///etc/passwd")), "neither a file nor an http(s) address"),
-    (parts("x", shown("data:image/png,rest")), "is no data URL in base64"),
+    (parts("x", shown("data:image/png,rest")), "is not a base64 data URL"),
     (parts("x", shown("data:image/png;base64,a")), "is not base64"),
-    (parts("x", shown("data:image/png;base64,AAAA")), "is no PNG, JPEG, WEBP or GIF"),
+    (parts("x", shown("data:image/png;base64,AAAA")), "is not a PNG, JPEG, WEBP or GIF"),
 ]
 
 
@@ -74,8 +74,8 @@ def test_what_is_null_or_empty_is_not_there(tmp_path: Path) -> None:
     [
         ({"type": "file", "file_id": "f"}, "source.file_id` is not supported"),
         ({"type": "file"}, "source` is of the type file"),
-        ({"type": "base64", "data": 7}, "source.data` is no text"),
-        (None, "source` is no object"),
+        ({"type": "base64", "data": 7}, "source.data` is not text"),
+        (None, "source` is not an object"),
     ],
 )
 def test_a_picture_of_another_source_is_a_bad_row(tmp_path: Path, source_of: Any, says: str) -> None:
@@ -97,6 +97,6 @@ def test_the_rules_of_modelscopes_pictures_hold_for_every_row(tmp_path: Path) ->
     ]
     found = mistakes(picture_job(batch(tmp_path, *rows)))
     assert [(m.line, m.key) for m in found] == [(1, "body.steps"), (2, "body.size"), (3, None), (4, None)]
-    assert "`body.prompt` is no text" in mistake(picture_job(batch(tmp_path, asked("a", prompt=["x"]))))
+    assert "`body.prompt` is not text" in mistake(picture_job(batch(tmp_path, asked("a", prompt=["x"]))))
     other = speaking("openai-images", picture_job(batch(tmp_path, asked("a", size="auto"))))
     assert items(other)[0].params == {"size": "auto"}

@@ -147,8 +147,8 @@ def test_a_pipe_a_lost_link_and_a_name_that_is_no_text_are_bad_rows(tmp_path: Pa
     (Path(os.fsdecode(os.fsencode(texts) + b"/\xe9.txt"))).write_text("x")
     found = mistakes(job_of(source(texts)))
     assert [(m.file, m.problem) for m in found] == [
-        ("t/b.txt", "it is no regular file"),
-        ("t/c.txt", "it is no regular file"),
+        ("t/b.txt", "it is not a regular file"),
+        ("t/c.txt", "it is not a regular file"),
         ("t/?.txt", "the file's name is not UTF-8"),
     ]
 

@@ -38,7 +38,7 @@ def test_an_unknown_name_is_told_with_the_columns_and_what_was_meant(tmp_path: P
     said = mistake(job_of(rows))
     assert "prompts.template: the template uses `qestion`" in said
     if ending != ".txt":
-        assert re.search("names that there are: .*`question`, `a`", said)
+        assert re.search("available names: .*`question`, `a`", said)
         assert "did you mean `question`?" in said
 
 

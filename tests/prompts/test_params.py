@@ -78,7 +78,7 @@ def test_a_name_of_the_matrix_in_a_parameter_is_a_variable(tmp_path: Path) -> No
         ("{{ 1 / 0 }}", "a.jsonl:1: params.x: the template cannot be filled: ZeroDivisionError"),
         ("{{ text.upper }}", "a.jsonl:1: params.x: the template cannot be filled: "),
         ("{{ text.__class__ }}", "a.jsonl:1: params.x: the template cannot be filled: "),
-        ("{{ t", "job.yaml: params.x: no valid template"),
+        ("{{ t", "job.yaml: params.x: not a valid template"),
         ("{{ t }} {% include 'x' %}", "job.yaml: params.x: "),
     ],
 )

@@ -131,7 +131,7 @@ def test_columns_of_bytes_are_left_out(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", columns)
     (item,) = items(job_of(source(path)))
     assert item.vars == {"prompt": "what?"}
-    assert "names that there are: `row`, `prompt`" in mistake(job_of(source(path, template="{{ image }}")))
+    assert "available names: `row`, `prompt`" in mistake(job_of(source(path, template="{{ image }}")))
     alone = written(tmp_path / "b.parquet", {"raw": [b"x"]})
     assert "no column but bytes" in mistake(job_of(source(alone)))
 
@@ -155,8 +155,8 @@ def test_names_with_dots_and_nested_columns_do_not_get_mixed_up(tmp_path: Path) 
 
 
 def test_a_file_that_is_none_or_damaged_is_a_mistake(tmp_path: Path) -> None:
-    assert "no Parquet file" in mistake(job_of(source(tmp_path / "a.parquet", "prompt\nx\n")))
-    assert "no Parquet file" in mistake(job_of(source(tmp_path / "b.parquet", "")))
+    assert "not a readable Parquet file" in mistake(job_of(source(tmp_path / "a.parquet", "prompt\nx\n")))
+    assert "not a readable Parquet file" in mistake(job_of(source(tmp_path / "b.parquet", "")))
     assert "No such file" in mistake(job_of(source(tmp_path / "none.parquet")))
     whole = written(tmp_path / "c.parquet", {"prompt": [f"prompt {n}" for n in range(5000)]}).read_bytes()
     damaged = whole[:50] + b"\xff" * 2000 + whole[2050:]

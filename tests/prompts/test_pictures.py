@@ -65,15 +65,15 @@ def test_an_image_template_that_no_row_can_fill_is_a_mistake(tmp_path: Path) -> 
     ("name", "says"),
     [
         ("none.png", "cannot be read: No such file"),
-        ("text.png", "is no PNG, JPEG, WEBP or GIF"),
-        ("folder", "no regular file"),
-        ("pipe", "no regular file"),
+        ("text.png", "is not a PNG, JPEG, WEBP or GIF"),
+        ("folder", "not a regular file"),
+        ("pipe", "not a regular file"),
         ("large.png", "larger than 20 MB"),
-        ("/etc/passwd", "outside of the folders"),
+        ("/etc/passwd", "outside the folders"),
         ("file:///etc/passwd", "neither a file nor an http(s) address"),
         ("ftp://h.test/a.png", "neither a file nor an http(s) address"),
         ("https://", "neither a file nor an http(s) address"),
-        ("https://[::1/a.png", "is no address"),
+        ("https://[::1/a.png", "is not a valid address"),
         ("data:image/png;base64,AAAA", "neither a file nor an http(s) address"),
         ("x" * 5000, "cannot be read"),
     ],
@@ -131,7 +131,7 @@ def test_a_row_sends_no_picture_from_outside_of_the_folders_that_the_job_names(t
     }[way]
     job = job_of(source(project / "a.csv", f"prompt,photo\nfine,\nx,{name}\n"), folder=project, images=("{{ photo }}",))
     said = mistake(job)
-    assert said.startswith(f"a.csv:3: images[0]: the picture `{name[:200]}` lies outside of the folders")
+    assert said.startswith(f"a.csv:3: images[0]: the picture `{name[:200]}` is outside the folders")
     assert "name its folder in `images_from`" in said
     named = replace(job, picture_folders=(str(outside),))
     if way == "missing":
@@ -145,7 +145,7 @@ def test_a_neighbour_whose_name_begins_like_the_folder_is_outside(tmp_path: Path
         (tmp_path / name).mkdir()
     (tmp_path / "set-private" / "p.png").write_bytes(PNG)
     job = job_of(listing("x"), folder=tmp_path / "set", images=("../set-private/p.png",))
-    assert "outside of the folders" in mistake(job)
+    assert "outside the folders" in mistake(job)
 
 
 def test_images_from_is_where_a_relative_name_is_looked_for_too(tmp_path: Path) -> None:
@@ -155,4 +155,4 @@ def test_images_from_is_where_a_relative_name_is_looked_for_too(tmp_path: Path) 
     named = (str(tmp_path / "set"),)
     job = job_of(listing("x"), folder=tmp_path / "project", images=("p.png",), images_from=named, picture_folders=named)
     assert len(items(job)[0].pictures) == 1
-    assert "outside of the folders" in mistake(replace(job, images=("../set/../p.png",)))
+    assert "outside the folders" in mistake(replace(job, images=("../set/../p.png",)))

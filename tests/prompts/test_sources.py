@@ -124,10 +124,10 @@ def test_jsonl_has_an_object_per_line(tmp_path: Path) -> None:
         ("[1]", "a list, not an object"),
         ("null", "null, not an object"),
         ("true", "a truth value, not an object"),
-        ('{"a": NaN}', "NaN is no JSON number"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", "not usable JSON"),
-        ('{"a": "\\ud83d"}', "half a surrogate pair"),
+        ('{"a": "\\ud83d"}', "unpaired surrogate"),
         ('{"a": "\0"}', "NUL byte in the line, at byte 8"),
     ],
 )
@@ -196,10 +196,10 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadSourceError, match="No such file"):
         read(tmp_path / "none.txt")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(BadSourceError, match="no regular file"):
+    with pytest.raises(BadSourceError, match="not a regular file"):
         read(tmp_path / "folder.txt")
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(BadSourceError, match="no regular file"):
+    with pytest.raises(BadSourceError, match="not a regular file"):
         read(tmp_path / "pipe.txt")
 
 

@@ -35,7 +35,7 @@ BODIES = strategies.one_of(
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-@example(body=b'\r""', cut=1, reply=head(200, JSON), ending=Completed())  # blanks before a body that is no JSON
+@example(body=b'\r""', cut=1, reply=head(200, JSON), ending=Completed())  # blanks before a body that is not JSON
 @given(
     body=BODIES,
     cut=strategies.integers(0, 400),

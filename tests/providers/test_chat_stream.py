@@ -240,9 +240,9 @@ def test_a_stream_that_ends_before_its_answer_is_cut(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "came"),
     [
-        (b"", "nothing came behind the head of the reply"),
-        (b"\n\n", "nothing came behind the head of the reply"),
-        (b": ping\n\n", "all that came is ': ping'"),
+        (b"", "nothing followed the headers of the reply"),
+        (b"\n\n", "nothing followed the headers of the reply"),
+        (b": ping\n\n", "only this was received: ': ping'"),
     ],
 )
 def test_a_stream_without_an_answer_says_what_came(body: bytes, came: str) -> None:
@@ -276,7 +276,7 @@ PROBLEMS = {
         "o",
     ),
     "a named error without the word": (b'event: error\ndata: {"code":"c","message":"m"}\n\n', K.SERVER_ERROR, "m"),
-    "a named error that is no JSON": (
+    "a named error that is not JSON": (
         HI + b"event: error\ndata: too many requests\n\n",
         K.THROTTLE,
         "too many requests",
@@ -290,7 +290,7 @@ PROBLEMS = {
     "words at the start": (b"data: insufficient balance\n\n", K.MODEL_SUSPENDED, "insufficient balance"),
     "words later": (HI + b"data: insufficient balance\n\n", K.STREAM_CORRUPT, None),
     "JSON that is no chunk": (HI + b'data: {"choices": {"a": 1}}\n\n', K.STREAM_CORRUPT, None),
-    "JSON that is no object": (b"data: [1]\n\n", K.STREAM_CORRUPT, None),
+    "JSON that is not an object": (b"data: [1]\n\n", K.STREAM_CORRUPT, None),
     "nested too deeply": (b"data: " + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"\n\n", K.STREAM_CORRUPT, None),
     "a page of HTML": (b"<html>Log in</html>", K.NOT_REACHED, None),
 }

@@ -54,7 +54,7 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
         PING + b": hb\n\n" + START + PING + BLOCK + HI + b"data: [DONE]\n\n" + CLOSED + ended() + PING + STOP,
         hi(),
     ),
-    "a ping that is no JSON": (START + b"event: ping\ndata: pong\n\n" + BLOCK + HI + ended() + STOP, hi()),
+    "a ping that is not JSON": (START + b"event: ping\ndata: pong\n\n" + BLOCK + HI + ended() + STOP, hi()),
     "unknown events": (
         event("weather", delta="warm") + START + event("mood", message="fine") + BLOCK + HI + ended() + STOP,
         hi(),

@@ -64,7 +64,7 @@ SHAPES = {
         "request_id": "1352"}""",
         (K.BAD_REQUEST, "JSON parse error: x", "invalid_request_error", "1352"),
     ),
-    "E": (429, b"", (K.THROTTLE, "HTTP 429 without a word", None, None)),
+    "E": (429, b"", (K.THROTTLE, "HTTP 429 without a message", None, None)),
     "F, HTML": (
         502,
         b"<html><title>502 Bad Gateway</title></html>",

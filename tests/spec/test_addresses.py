@@ -79,9 +79,9 @@ def test_what_a_server_can_read_is_none(load: Load, url: str) -> None:
 )
 def test_an_unquoted_template_gets_the_hint_to_quote_it(mistakes: Mistakes, text: str) -> None:
     found = mistakes(f"provider: simulator\nmodel: m\n{text}\n")
-    assert any("must stand in quotes" in str(mistake.hint) for mistake in found), found
+    assert any("must be quoted" in str(mistake.hint) for mistake in found), found
 
 
 def test_a_quoted_template_near_another_mistake_is_not_blamed(mistakes: Mistakes) -> None:
     (mistake,) = mistakes('provider: simulator\nmodel: m\nprompts: ["Say {{ name }}", b\nname: x\n')
-    assert "must stand in quotes" not in str(mistake.hint)
+    assert "must be quoted" not in str(mistake.hint)

@@ -84,7 +84,7 @@ def test_an_answer_schema_is_read_from_the_job_or_from_a_file_beside_it(load: Lo
     [
         ("a.json", "{\n nope", "a.json:2: is not valid JSON"),
         ("a.json", '{"const": NaN}', "is not valid JSON"),
-        ("a.json", "[1]", "has no schema in it"),
+        ("a.json", "[1]", "contains no schema"),
         ("a.json", "[" * 100_000, "is not valid JSON"),
         ("a.yaml", "type: object\ntype: string", "a.yaml:2: type is given twice"),
         ("a.json", '{"properties": {"x": {"type": 3}}}', "properties.x.type is not valid JSON Schema"),

@@ -24,27 +24,27 @@ HOSTILE = [
     ("only a comment", b"# nothing\n", 1, "is empty"),
     ("a list", b"- a\n- b\n", 1, "is not a mapping"),
     ("a word", b"hello", 1, "is not a mapping"),
-    ("tab", b"limits:\n\tconcurrency: 3\n", 2, "a tab stands"),
+    ("tab", b"limits:\n\tconcurrency: 3\n", 2, "a tab where"),
     ("not UTF-8", b"name: a\nmodel: \xff\xfe\n", 2, "not UTF-8"),
     ("control character", b"name: a\nmodel: \x00\n", 2, "control character"),
     ("unclosed quote", b'name: "a\nmodel: m\n', 3, "not closed"),
     ("a line of open lists", b"models: " + b"[x, " * 1700, None, "nested too deeply"),
     ("unclosed list", b"models: [a, b\nname: x\n", 2, "not closed"),
     ("two documents", b"name: a\n---\nname: b\n", 2, "second document"),
-    ("undefined alias", b"name: a\nsystem: *bold*\n", 2, "names no anchor"),
+    ("undefined alias", b"name: a\nsystem: *bold*\n", 2, "no such anchor"),
     ("bare template", b"name: a\nsystem: {{ x }}\n", 2, "key is a list or a mapping"),
     ("bare template with more", b"name: a\nsystem: {{ x }} y\n", 2, "does not continue"),
-    ("colon in a text", b"name: a\nsystem: b: c\n", 2, "a colon stands"),
-    ("at sign", b"name: a\nsystem: @home\n", 2, "means something to YAML"),
-    ("impossible character", b'name: a\nsystem: "\\U7fffffff"\n', 2, "means nothing"),
-    ("half a character", b'name: a\nsystem: "\\ud800"\n', 2, "half a character"),
-    ("python object", b"name: a\nsystem: !!python/object:os.system x\n", 2, "a tag that job files do not know"),
-    ("binary", b"name: a\nsystem: !!binary aGk=\n", 2, "a tag that job files do not know"),
+    ("colon in a text", b"name: a\nsystem: b: c\n", 2, "a colon where"),
+    ("at sign", b"name: a\nsystem: @home\n", 2, "special in YAML"),
+    ("impossible character", b'name: a\nsystem: "\\U7fffffff"\n', 2, "invalid escape"),
+    ("half a character", b'name: a\nsystem: "\\ud800"\n', 2, "an unpaired surrogate"),
+    ("python object", b"name: a\nsystem: !!python/object:os.system x\n", 2, "a tag that job files do not support"),
+    ("binary", b"name: a\nsystem: !!binary aGk=\n", 2, "a tag that job files do not support"),
     ("tag that does not fit", b"name: a\nbreaker: !!int abc\n", 2, "does not fit its YAML tag"),
     ("alias bomb", BOMB.encode(), None, "aliases (*name) expand"),
     ("merge bomb", MERGES.encode(), None, "aliases (*name) expand"),
-    ("merge of itself", b"params: &p {<<: *p}\n", 1, "no other mapping"),
-    ("merge of a text", b"params: {<<: x}\n", 1, "no other mapping"),
+    ("merge of itself", b"params: &p {<<: *p}\n", 1, "not a mapping"),
+    ("merge of a text", b"params: {<<: x}\n", 1, "not a mapping"),
     ("alias of itself", b"name: a\nparams: &p {x: *p}\n", 2, "contains itself"),
     ("deep list", b"params: {x: " + b"[" * 100 + b"]" * 100 + b"}", 1, "nested too deeply"),
     ("bottomless list", b"[" * 20_000, None, "nested too deeply"),
@@ -54,7 +54,7 @@ HOSTILE = [
     ("infinite", b"params:\n  x: .inf\n", 2, "JSON cannot carry"),
     ("endless number", b"params:\n  x: " + b"9" * 5000 + b"\n", 2, "too long for a number"),
     ("large number", b"params:\n  x: 99999999999999999999\n", 2, "more than 64 bits"),
-    ("sixties", b"params:\n  ratio: 16:9\n", 2, "base of 60"),
+    ("sixties", b"params:\n  ratio: 16:9\n", 2, "base-60 number"),
     ("octal", b"params:\n  seed: 0123\n", 2, "octal number 83"),
 ]
 
@@ -70,7 +70,7 @@ def test_hostile_yaml_is_a_mistake_with_its_line(
 
 def test_a_bare_template_is_told_to_get_quotes(mistakes: Mistakes) -> None:
     for text in ("system: {{ x }}\n", "system: {{ x }} y\n", "prompts:\n- {{ x }} y\n"):
-        assert any("must stand in quotes" in (mistake.hint or "") for mistake in mistakes(text))
+        assert any("must be quoted" in (mistake.hint or "") for mistake in mistakes(text))
 
 
 def test_a_duplicate_key_says_where_the_first_stands(mistakes: Mistakes) -> None:

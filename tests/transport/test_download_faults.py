@@ -45,7 +45,7 @@ FAULTS = {
     "half the length": Fault(talk=says(reply(PICTURE)[:-100], then="close"), words="before the reply was complete"),
     "reset in the body": Fault(talk=reset_in_the_body, words="before the reply was complete"),
     "chunks without an end": Fault(talk=says(chunked(PICTURE, end=False), then="close"), words="before the reply was"),
-    "not HTTP": Fault(talk=says(b"220 ftp ready\r\n"), words="not HTTP"),
+    "not HTTP": Fault(talk=says(b"220 ftp ready\r\n"), words="did not send valid HTTP"),
     "an empty body": Fault(talk=says(reply(b"")), words="is empty"),
     "no reply": Fault(talk=silent, words="no reply within", timeouts=NO_HEAD),
     "silence in the body": Fault(talk=says(reply(PICTURE)[:-1]), words="sent nothing for", timeouts=NO_BODY),
@@ -58,7 +58,7 @@ FAULTS = {
         talk=says(reply(gzip.compress(PICTURE)[:-9], headers="Content-Encoding: gzip\r\n")), words="middle"
     ),
     "no gzip": Fault(talk=says(reply(b"\x1f\x8b" + PICTURE, headers="Content-Encoding: gzip\r\n")), words="damaged"),
-    "brotli": Fault(talk=says(reply(b"\x0b\x05" + PICTURE, headers="Content-Encoding: br\r\n")), words="not asked for"),
+    "brotli": Fault(talk=says(reply(b"\x0b\x05" + PICTURE, headers="Content-Encoding: br\r\n")), words="not requested"),
 }
 
 

@@ -102,7 +102,7 @@ FAULTS = {
     "no gzip at all": Fault(talk=says(reply(b"\x1f\x8bplain, more or less", headers="Content-Encoding: gzip\r\n")),
                             cause="reset", words="damaged"),
     "a coding nobody asked for": Fault(talk=says(reply(b"\x0b\x05\x80x", headers="Content-Encoding: br\r\n")),
-                                       cause="reset", words="not asked for"),
+                                       cause="reset", words="not requested"),
 }  # fmt: skip
 
 
@@ -151,8 +151,8 @@ def test_an_unknown_name_was_not_sent() -> None:
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
     # a machine without a name server knows no better than that it cannot be looked up, which may pass
     assert (kept.ending.message, kept.ending.look_at) in {
-        ("could not connect to nowhere.invalid:443: there is no host of that name", "provider.base_url"),
-        ("could not connect to nowhere.invalid:443: the name server gave no answer", None),
+        ("could not connect to nowhere.invalid:443: unknown host name", "provider.base_url"),
+        ("could not connect to nowhere.invalid:443: the DNS server did not answer", None),
     }
 
 
@@ -169,8 +169,8 @@ def test_a_proxy_whose_name_is_unknown_is_not_taken_for_the_server() -> None:
     kept = asyncio.run(one(job, "https://api.example.com/v1/x"))
     assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.message, kept.ending.look_at) in {
-        ("could not connect to the proxy nowhere.invalid:3128: there is no host of that name", "provider.proxy"),
-        ("could not connect to the proxy nowhere.invalid:3128: the name server gave no answer", None),
+        ("could not connect to the proxy nowhere.invalid:3128: unknown host name", "provider.proxy"),
+        ("could not connect to the proxy nowhere.invalid:3128: the DNS server did not answer", None),
     }
 
 

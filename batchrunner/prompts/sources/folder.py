@@ -97,7 +97,7 @@ def _text(path: str, form: TextForm) -> str:
     except OSError:
         is_file = False
     if not is_file:
-        raise BadRowError("it is no regular file")
+        raise BadRowError("it is not a regular file")
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
             raw = file.read(LINE_LIMIT_BYTES + 1) or b""

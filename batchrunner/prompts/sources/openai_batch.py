@@ -109,7 +109,7 @@ def of_picture(body: dict[str, Json]) -> Conversation:
     """
     prompt = body.pop("prompt", None)
     if not isinstance(prompt, str):
-        raise BadRowError("`body.prompt` is no text")
+        raise BadRowError("`body.prompt` is not text")
     if not prompt.strip():
         raise BadRowError("`body.prompt` is empty")
     return Conversation(turns=(Turn(role="user", content=prompt),))
@@ -121,7 +121,7 @@ _PLAIN = ("role", "content")
 def _conversation(body: dict[str, Json], grammar: "_Grammar") -> Conversation:
     messages = body.pop("messages", None)
     if not isinstance(messages, list) or not messages:
-        raise BadRowError("`body.messages` is no list of messages")
+        raise BadRowError("`body.messages` is not a list of messages")
     if (plain := _plain_turns(messages, grammar)) is not None:
         return Conversation(turns=plain)
     said = [_message(message, f"body.messages[{place}]", grammar) for place, message in enumerate(messages)]
@@ -195,7 +195,7 @@ def _part(part: Json, place: str, grammar: "_Grammar") -> str | AskedPicture | N
 def _words(part: Json, place: str) -> str:
     text = _only(part, place, known=("type", "text")).get("text")
     if not isinstance(text, str):
-        raise BadRowError(f"`{place}.text` is no text")
+        raise BadRowError(f"`{place}.text` is not text")
     return text
 
 
@@ -206,7 +206,7 @@ def _linked(part: Json, place: str) -> AskedPicture:
     given = _only(linked, f"{place}.image_url", known=("url", "detail"))
     detail = given.get("detail")
     if detail is not None and not isinstance(detail, str):
-        raise BadRowError(f"`{place}.image_url.detail` is no text")
+        raise BadRowError(f"`{place}.image_url.detail` is not text")
     url = _address(given.get("url"), f"{place}.image_url.url")
     return AskedPicture(url=url, detail=None if detail == _DEFAULT_DETAIL else detail)
 
@@ -224,14 +224,14 @@ def _sourced(part: Json, place: str) -> AskedPicture:
 
 def _address(value: Json, place: str) -> str:
     if not isinstance(value, str) or not value:
-        raise BadRowError(f"`{place}` is no text")
+        raise BadRowError(f"`{place}` is not text")
     return value
 
 
 def _only(value: Json, place: str, *, known: tuple[str, ...]) -> dict[str, Json]:
     """The object's values that are not null, if it has no others than the known ones."""
     if not isinstance(value, dict):
-        raise BadRowError(f"`{place}` is no object")
+        raise BadRowError(f"`{place}` is not an object")
     given: dict[str, Json] = {name: one for name, one in value.items() if one is not None and one != []}
     for name in sorted(given.keys() - {*known}):
         raise BadRowError(f"`{place}.{name}` is not supported here")
@@ -306,7 +306,7 @@ def _asked(line: dict[str, Json]) -> BatchRequest:
         raise BadRowError(f"the line has no {' and no '.join(missing)}, as every line of a batch file has")
     body = line[_BODY]
     if not isinstance(body, dict):
-        raise BadRowError("`body` is no object")
+        raise BadRowError("`body` is not an object")
     if body.get("stream"):
         raise BadRowError("`body.stream` must not be true in a batch file")
     if str(line[_METHOD]).upper() != "POST":
@@ -331,5 +331,5 @@ def _asked(line: dict[str, Json]) -> BatchRequest:
 
 def _text(value: Json, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"`{name}` is no text" if not isinstance(value, str) else f"`{name}` is empty")
+        raise BadRowError(f"`{name}` is not text" if not isinstance(value, str) else f"`{name}` is empty")
     return value

@@ -67,7 +67,7 @@ def _opened(path: str) -> Iterator[_Made]:
     try:
         file = ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False)
     except (arrow.ArrowException, OSError) as error:
-        problem = f"is no Parquet file that can be read: {_first_line(error)}"
+        problem = f"is not a readable Parquet file: {_first_line(error)}"
         raise BadSourceError(problem, hint="it is damaged, or of another kind") from error
     return _batches(arrow, file)
 

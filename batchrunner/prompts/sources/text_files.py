@@ -1,7 +1,7 @@
 """Files of text, line by line: what lines are, and the formats in which a line is a row (`.txt`, `.tsv`, `.jsonl`).
 
 Knows encodings, line ends (also the lone carriage returns of old spreadsheets), the byte order mark and the cap on a
-line; refuses what is no regular file or not in its encoding. Never holds more than half a megabyte, or one line.
+line; refuses what is not a regular file or not in its encoding. Never holds more than half a megabyte, or one line.
 """
 
 import codecs
@@ -336,12 +336,12 @@ def _values(text: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise BadRowError(f"the line is {_KINDS.get(type(value), 'null')}, not an object")
     if ("\\ud" in text or "\\uD" in text) and has_surrogate(json.dumps(value, ensure_ascii=False)):
-        raise BadRowError("the line has half a surrogate pair, which no text can hold")
+        raise BadRowError("the line contains an unpaired surrogate (invalid Unicode)")
     return value
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
