@@ -358,7 +358,7 @@ class JobSpec(Part):
     )
     durability: Literal["full", "result"] | None = Field(
         default=None,
-        description="What is on disk before the run continues: `full` every step (default for images), `result` (for chat).",
+        description="What is on disk before it continues: `full` every step (default for images), `result` (for chat).",
     )
     on_ambiguous: Literal["resend", "hold"] = Field(
         default="resend",

@@ -213,6 +213,4 @@ def require_regular(path: str) -> None:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 -- a path as messages show it; nothing is opened
         name = os.path.basename(path)  # noqa: PTH119 -- as above
-        raise BadSourceError(
-            f"`{name}` is not a regular file", hint="it is read several times: save it as a file"
-        )
+        raise BadSourceError(f"`{name}` is not a regular file", hint="it is read several times: save it as a file")
