@@ -320,7 +320,7 @@ async def _network(
     if job.provider.base_url.removesuffix("/v1") == PRESETS["simulator"].base_url.removesuffix("/v1"):
         from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
 
-        return simulated_network(scenario=job.scenario, timeouts=job.timeouts, clock=clock)
+        return simulated_network(scenario=job.scenario, models=job.models, timeouts=job.timeouts, clock=clock)
     from batchrunner.transport import ApiTransport, PictureDownloads  # noqa: PLC0415 - aiohttp, for real runs only
 
     provider, memory_budget = job.provider, MemoryBudget()

@@ -5,6 +5,7 @@ one it is given.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final, TypeVar, assert_never
 from urllib.parse import urljoin, urlsplit
 
@@ -22,6 +23,7 @@ from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Clock
 from batchrunner.simulator.profiles import INSTANT, Latency
+from batchrunner.simulator.scenarios import parse_scenarios
 from batchrunner.simulator.script import Call, Cut, Delay, EarlyStep, Hang, Reset, Role, Script, Send
 from batchrunner.simulator.world import World
 from batchrunner.transport.coding import CodingError, unpacker
@@ -106,13 +108,21 @@ class SimulatedDownloads:
 
 
 def simulated_network(
-    *, clock: Clock, timeouts: Timeouts, scenario: str | None = None, latency: Latency = INSTANT, seed: int = 0
+    *,
+    clock: Clock,
+    timeouts: Timeouts,
+    scenario: str | None = None,
+    models: Iterable[str] = (),
+    latency: Latency = INSTANT,
+    seed: int = 0,
 ) -> tuple[SimulatedTransport, SimulatedDownloads]:
     """Both ports of a world of their own.
 
     Raises:
-        JobMistakesError: an unknown scenario.
+        JobMistakesError: an unknown scenario, of the job or behind the `#` of one of its models.
     """
+    for model in models:
+        parse_scenarios(model.partition("#")[2], key="model")
     world = World(seed, scenario=scenario, latency=latency)
     return (SimulatedTransport(world, clock, timeouts=timeouts), SimulatedDownloads(world, clock, timeouts=timeouts))
 

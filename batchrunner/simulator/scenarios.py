@@ -25,8 +25,8 @@ class Scenario:
     """What the number after the colon means."""
 
 
-def parse_scenarios(text: str) -> Chosen:
-    """`throttle:3` or `ok-reasoning+sse-crlf`, as names with their figures.
+def parse_scenarios(text: str, *, key: str = "scenario") -> Chosen:
+    """`throttle:3` or `ok-reasoning+sse-crlf`, as names with their figures; `key` is where they are written.
 
     Raises:
         JobMistakesError: a name that SCENARIOS does not have, or a figure that is no number.
@@ -35,16 +35,16 @@ def parse_scenarios(text: str) -> Chosen:
     for part in filter(None, text.split("+")):
         name, colon, figure = part.partition(":")
         if name not in SCENARIOS:
-            raise _mistake(f"no scenario is called {name!r}", f"one of {', '.join(SCENARIOS)}")
+            raise _mistake(key, f"no scenario is called {name!r}", f"one of {', '.join(SCENARIOS)}")
         try:
             chosen[name] = finite(figure) if colon else None
         except ValueError:
-            raise _mistake(f"{figure!r} is no figure for {name}", f"like {name}:3") from None
+            raise _mistake(key, f"{figure!r} is not a number for {name}", f"like {name}:3") from None
     return chosen
 
 
-def _mistake(problem: str, expected: str) -> JobMistakesError:
-    return JobMistakesError((Mistake(key="scenario", problem=problem, expected=expected),))
+def _mistake(key: str, problem: str, expected: str) -> JobMistakesError:
+    return JobMistakesError((Mistake(key=key, problem=problem, expected=expected),))
 
 
 def _row(

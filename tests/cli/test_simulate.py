@@ -84,3 +84,10 @@ def test_the_list_names_scenarios_faults_and_waits(batchrunner: CommandLine) -> 
     assert {"throttle", "img-ok"} <= {scenario["name"] for scenario in listed["scenarios"]}
     assert "5xx" in listed["faults"]
     assert "first" in listed["latency"]
+
+
+def test_a_model_of_a_simulated_run_that_names_no_scenario_is_a_mistake(batchrunner: CommandLine) -> None:
+    (batchrunner.folder / "job.yaml").write_text('provider: simulator\nmodel: "sim/talker#nonsense"\nprompts: [a]\n')
+    ran = batchrunner("run", "job.yaml")
+    assert ran.status == 2
+    assert "model: no scenario is called 'nonsense'; expected one of ok, " in ran.err
