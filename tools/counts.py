@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
@@ -51,13 +52,18 @@ def long_files() -> dict[str, int]:
     }
 
 
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
 def names() -> Iterator[tuple[str, str, str]]:
     """(kind, name, path) of every module, class and function."""
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).as_posix()
         if path.stem not in {"__init__", "__main__"}:
             yield "module", path.stem, place
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in _nodes(path):
             match node:
                 case ast.ClassDef():
                     yield "class", node.name, place
@@ -90,7 +96,7 @@ def imports_of_report_below_the_wiring() -> list[str]:
         place = path.relative_to(PACKAGE)
         if place.with_suffix("").parts[0] in _WIRING:
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in _nodes(path):
             sources = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             sources += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(source.startswith("batchrunner.report") for source in sources):
@@ -104,7 +110,7 @@ def sets_of_problem_kinds() -> list[str]:
         f"{path.relative_to(HOME).as_posix()}:{node.lineno}"
         for path in sorted(PACKAGE.rglob("*.py"))
         if path.relative_to(PACKAGE).as_posix() != "core/error_policy.py"
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in _nodes(path)
         if isinstance(node, ast.expr | ast.pattern) and sum(map(_is_kind, _members(node))) > 1
     ]
 
