@@ -71,7 +71,7 @@ def test_a_proxys_password_that_is_not_there_is_a_mistake(
     [
         ({"proxy_auth_env": "PROXY_AUTH"}, "there is no proxy"),
         ({"proxy": "http://p:3128", "proxy_auth_env": "me:secret-pass"}, "environment variable"),
-        ({"api_version": "2024/10"}, "no version"),
+        ({"api_version": "2024/10"}, "not a version"),
         ({"auth": "apikey"}, "api-key"),
     ],
 )
