@@ -78,7 +78,7 @@ FAULTS = {
     "not HTTP": Fault(talk=says(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), cause="reset", words="valid HTTP"),
     "garbage that echoes": Fault(talk=echo_as_garbage, cause="reset", words="valid HTTP"),
     "a bad header that echoes": Fault(talk=echo_in_a_bad_header, cause="reset", words="valid HTTP"),
-    "an endless header": Fault(talk=says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 999_999), cause="reset", words="valid HTTP"),
+    "endless header": Fault(talk=says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 999_999), cause="reset", words="valid HTTP"),
     "no reply": Fault(talk=silent, cause="timeout", words="no reply within 0.15 s", timeouts=NO_HEAD),
     "half a head for ever": Fault(
         talk=drips(b"X: y\r\n", every_s=0.02, first=b"HTTP/1.1 200 OK\r\n"),
