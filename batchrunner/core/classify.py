@@ -163,7 +163,7 @@ _SERVER_TROUBLE: Final = (
     # as the standard, proxies and frameworks word a 5xx
     *("internal error", "internal server", "server error", "server failure", "service error", "internal failure"),
     *("bad gateway", "gateway timeout", "gateway error", "upstream", "proxy error", "backend error", "no healthy"),
-    *("web page", "without a word"),
+    *("web page", "without a message"),  # what providers/error_bodies.py says of a reply without words
     # it passes, or the same request is to be sent again
     *("temporar", "try again", "retry", "try later", "again later", "a later time", "try your request again"),
     *("overload", "busy", "no capacity", "at capacity", "maintenance", "unavailable", "starting up", "shutting down"),

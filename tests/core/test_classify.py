@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, strategies
 
 from batchrunner.core.classify import adaptation_of, classify, family_of, is_about_the_request
+from batchrunner.core.http import ResponseHead
 from batchrunner.core.job import DialectName, PresetName, Provider
 from batchrunner.core.outcome import Adaptation, Hints, ProblemKind
 from batchrunner.core.sign import Family
 from batchrunner.core.signs import SIGNS
+from batchrunner.providers.error_bodies import refusal
 
 K = ProblemKind
 
@@ -280,7 +282,7 @@ OF_THE_SERVER = (
     "Request timed out.",
     "Error code: 500",
     "error",
-    "HTTP 500 without a word",
+    "HTTP 500 without a message",
     '{"error":{"message":"","type":"server_error","param":null}}',
     "HTTP 500 with a web page: Oops",
     "The service is temporarily unavailable",
@@ -308,6 +310,12 @@ OF_THE_REQUEST = (
 @pytest.mark.parametrize("message", OF_THE_SERVER)
 def test_words_of_the_servers_own_trouble_are_not_about_the_request(message: str) -> None:
     assert not is_about_the_request(500, message)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"<html><title>Oops</title></html>"])
+def test_the_words_of_this_program_for_a_500_that_says_nothing_mean_an_outage(body: bytes) -> None:
+    head = ResponseHead(status=500, headers={}, received_at=0.0)
+    assert not is_about_the_request(500, refusal("openai", head, body).message)
 
 
 @pytest.mark.parametrize("message", OF_THE_REQUEST)
