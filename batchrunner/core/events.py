@@ -61,7 +61,7 @@ class Intent(_Event, frozen=True, tag="intent"):
 
 
 class Refused(_Event, frozen=True, tag="refused"):
-    """The server said no to a send without a word about the item; no attempt is charged."""
+    """The server refused a send for a reason that does not concern the item; no attempt is charged."""
 
     i: str
     k: str

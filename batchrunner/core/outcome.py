@@ -218,7 +218,7 @@ class Problem:
     of_task: bool = False
     """It is the end of an accepted task, in the words of its API; a poll's own trouble is none."""
     unexplained: bool = False
-    """The task failed without a word: the reason may come with the next poll."""
+    """The task failed and gave no reason: it may come with the next poll."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

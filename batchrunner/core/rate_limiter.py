@@ -1,37 +1,36 @@
-"""How many at once and how fast, found from what the server does. Arithmetic on events and times that are given.
+"""How many requests at once, and how many a second, found from the server's replies. Arithmetic; no clock of its own.
 
-Two walls look alike from outside: a server may count what is in flight, or what comes in a minute. They are told apart
-by one question: was as much in flight accepted a moment ago? If not, the refusal is the wall of the *window*: it stands
-one below. If so, it is the wall of the *pace*: what was accepted since the last refusal, over the time it took, is a
-lower bound of what the server allows, whatever its burst. Refusals that go on unchanged when the pace falls are chance,
-and neither wall. Failures have a budget of their own; a few in a hundred move nothing.
+A 429 can mean too many concurrent requests, or too many in a period. If as many were in flight and accepted a moment
+ago, it is the rate; otherwise the concurrency, whose limit is then one below. The rate found is what was accepted since
+the last refusal, over the time that it took: a lower bound of what the server allows, whatever its burst. Refusals that
+do not become rarer after several rate cuts are treated as random and ignored for a while. Failures (5xx, resets,
+timeouts) halve the concurrency when 40 % of the last 40 sends failed; fewer change nothing.
 
-Refusals come at once, answers late: a send counts as accepted from the moment it leaves until it is heard refused.
+A refusal arrives at once, an answer late: a send counts as accepted from the moment it leaves until it is refused.
 """
 
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from batchrunner.core import rate_limiter_tuning as growth
 from batchrunner.core import rate_limiter_tuning as tuning
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A send on its way. `in_flight` counts itself, and is corrected when others turn out to have been refused."""
+    """A send in flight. `in_flight` includes itself, and is corrected when others turn out to have been refused."""
 
     at: float
     in_flight: int
     stops: int = 0
-    """How often its lane had stopped when it was given: one that has stopped again since does not honour it."""
+    """How often its lane had stopped when it was given: it is void once the lane has stopped again."""
     day: int = 0
-    """The day that it was counted on."""
+    """The day on which it was counted."""
 
 
 @dataclass(slots=True)
 class _Cycle:
-    """Since the last refusal that counted."""
+    """What was sent, and refused, since the last refusal that counted."""
 
     began: float
     sent: int = 0
@@ -44,17 +43,17 @@ class _Cycle:
 
 @dataclass(slots=True, kw_only=True)
 class AdaptiveLimiter:
-    """One lane's window (`limit`) and pace. Times are monotonic seconds; `in_flight` counts the call itself.
+    """One lane's concurrency limit (`limit`) and rate. Times are monotonic seconds; `in_flight` includes the call.
 
-    Ask `wait_s` before a send, tell it of each with `sent`, and of its end with `accepted`, `refused` or `failed`.
+    Call `wait_s` before a send, `sent` when it leaves, and `accepted`, `refused` or `failed` when it ends.
     """
 
     limit: int
     ceiling: int
     adaptive: bool
-    """False: the window stays at `limit`; the pace is still found."""
+    """False: the concurrency stays at `limit`; the rate is still found."""
     rate_per_s: float | None = None
-    """The pace's wall as found so far; None while there is none."""
+    """The highest rate that the server is known to accept; None while no refusal has shown one."""
     _slow_start: bool = True
     _latency_s: float | None = None
     next_at: float = 0.0
@@ -68,19 +67,19 @@ class AdaptiveLimiter:
     _most: tuple[int, int] = (0, 0)
     _period_began: float = 0.0
     _floor: float | None = None
-    """What the last cycle's average proved, while the pace tries more than that."""
+    """The average of the last cycle, which was accepted, while a higher rate is tried."""
     _stepped: bool = False
     _trust_left: int = 0
-    """For so many cycles more the average is taken for the rate: the server has a burst, the pace told too much."""
+    """For so many more cycles the average is taken as the rate: the server allows bursts, which make a rate look higher."""
     _trust: int = tuning.TRUSTED_CYCLES
-    """How many the next time: more each time that the pace is caught at it."""
+    """How many cycles the next time; doubled each time that a burst was taken for the rate."""
     _shares: list[float] = field(default_factory=list)
     _rate_before: float | None = None
     _rate_worked: float | None = None
-    """The rate when a call was accepted last."""
+    """The rate at the last accepted call."""
     _rate_first: float = 0.0
     _searching: bool = False
-    """The first guess came from a start that was still speeding up: the pace is sought above it, in big steps."""
+    """The first estimate was made during slow start: the rate is searched for above it, in big steps."""
     _window_evidence: int = 0
     _immune_until: float = -1e9
     _since_probe: int = 0
@@ -100,7 +99,7 @@ class AdaptiveLimiter:
         return self.next_at - now if self.next_at > now else 0.0
 
     def sent(self, now: float, *, in_flight: int, stops: int = 0, day: int = 0) -> Ticket:
-        """A send leaves now, as one of `in_flight`; give the ticket back with what became of it."""
+        """A send leaves now, as one of `in_flight`; its ticket is passed back with its outcome."""
         sends = self._sends
         leaves = len(sends) == tuning.REMEMBERED and sends[0].in_flight > self._most[0]
         if leaves or now - self._period_began > tuning.PERIOD_S:
@@ -136,12 +135,12 @@ class AdaptiveLimiter:
         if self.rate_per_s is None:
             return None
         over_s = now - self._event_at - self._hold_s
-        return growth.grown(self.rate_per_s, over_s=over_s, searching=self._searching)
+        return tuning.grown(self.rate_per_s, over_s=over_s, searching=self._searching)
 
     # -- after a send
 
     def accepted(self, now: float, ticket: Ticket) -> None:
-        """The server did it, or took it."""
+        """The server did the work, or accepted it."""
         latency = now - ticket.at
         self._latency_s = latency if self._latency_s is None else 0.9 * self._latency_s + 0.1 * latency
         self._ends.append(False)
@@ -150,7 +149,7 @@ class AdaptiveLimiter:
             self._grow(ticket.in_flight)
 
     def refused(self, now: float, ticket: Ticket) -> None:
-        """The server said: not so many, or not so fast."""
+        """The server rejected it: too many at once, or too many in a period."""
         most = self._forget(ticket)
         in_flight = ticket.in_flight
         if self._cycle is None:
@@ -173,7 +172,7 @@ class AdaptiveLimiter:
         self._reduce_rate(now, ticket.at)
 
     def failed(self, now: float) -> None:
-        """A fault: a 5xx, a reset, a timeout. When most recent sends failed, the window halves, once."""
+        """A 5xx, a reset or a timeout. When 40 % of the last 40 sends failed, the concurrency limit halves, once."""
         self._ends.append(True)
         if not self.adaptive or len(self._ends) < tuning.FAILED_OF:
             return
@@ -184,25 +183,25 @@ class AdaptiveLimiter:
             self._event_at = now
 
     def withdrawn(self, ticket: Ticket) -> None:
-        """It never left, or what came of it says nothing about walls."""
+        """It never left, or its outcome says nothing about limits."""
         with suppress(ValueError):
             self._sends.remove(ticket)
         if self._cycle is not None and ticket.at >= self._cycle.began:
             self._cycle.sent = max(0, self._cycle.sent - 1)
 
     def restore_rate(self, now: float) -> None:
-        """The refusals since the last call that was accepted told nothing of the pace: what they found is forgotten."""
+        """Restore the rate from before the current outage, during which every call was refused."""
         self.rate_per_s, self._cycle, self.next_at = self._rate_worked, None, now
 
     def start_again(self, now: float) -> None:
-        """After a park: begin at half of what worked, without a herd."""
+        """After a park: begin at half of the concurrency that worked, so that not all waiting items are sent at once."""
         if self.adaptive:
             self.limit = max(1, self.limit // 2)
         self._cycle = None
         self._event_at = now
 
     def _forget(self, refused: Ticket) -> int:
-        """Take a refused send out of what counts as accepted; the most that was accepted in flight before it."""
+        """Remove a refused send from those that count as accepted; gives the most that were in flight and accepted before it."""
         later = False
         before: list[int] = []
         for ticket in self._sends:
@@ -216,20 +215,20 @@ class AdaptiveLimiter:
             self._sends.remove(refused)
         most = max(*self._most, *before, 0)
         if most == refused.in_flight <= tuning.FEW and before.count(most) <= tuning.CHANCE * len(before):
-            # The server counts a little otherwise than we do, for what is on its way: that once or twice one more
-            # was accepted does not make this the pace's wall.
+            # The server's count differs a little from ours by what is in transit: one more accepted once or twice does not
+            # mean that the rate is the limit.
             return most - 1
         return most
 
     def _age(self, now: float) -> None:
-        """What leaves the short memory goes into the long one: the most in flight, of this half minute and the last."""
+        """Keep the most in flight, of this half minute and the last, when the sends that show it are dropped."""
         if now - self._period_began > tuning.PERIOD_S:
             self._most = (0, self._most[0])
             self._period_began = now
         if len(self._sends) == tuning.REMEMBERED:
             self._most = (max(self._most[0], self._sends[0].in_flight), self._most[1])
 
-    # -- the two walls
+    # -- lowering the limit or the rate
 
     def _reduce_concurrency(self, now: float, in_flight: int) -> None:
         self.limit = max(1, in_flight - 1)
@@ -280,21 +279,21 @@ class AdaptiveLimiter:
         self._cycle = _Cycle(began=now)
 
     def _is_random(self, now: float) -> None:
-        """Cut after cut has not made refusals rarer: they do not depend on what we do."""
+        """Several cuts have not made refusals rarer: they do not depend on the rate."""
         self.rate_per_s = self._rate_before
         self._immune_until = now + tuning.IMMUNE_S
         self._shares = []
         self._cycle = None
 
     def _is_immune(self, now: float) -> bool:
-        """Chance goes on as it was; refusals that become the rule are a wall after all."""
+        """Whether refusals are ignored as random; when most sends are refused, they are a limit after all."""
         cycle = self._cycle
         if cycle is not None and cycle.refused > tuning.EVIDENT and cycle.refused > tuning.WORSE * cycle.sent:
             self._immune_until = min(self._immune_until, now)
         return now < self._immune_until
 
     def _found(self, now: float, cycle: _Cycle, *, early: bool) -> tuple[float, float]:
-        """The rate below which the wall is thought to stand, and how long to keep to it."""
+        """(the rate thought to be just below the limit, seconds to keep to it)."""
         span = max(now - cycle.began, 1e-6)
         known = self.rate_per_s
         if known is None:
@@ -310,7 +309,7 @@ class AdaptiveLimiter:
             elif not early:
                 rate = max(tuning.BELOW * min(self._recent_rate(), self._pace(now) or known), tuning.SLOWEST)
             return rate, tuning.SHORT_HOLD_S
-        return rate, growth.hold_s(rate)
+        return rate, tuning.hold_s(rate)
 
     def _found_early(self, cycle: _Cycle, span: float, known: float) -> float:
         if self._floor is None:
@@ -335,7 +334,7 @@ class AdaptiveLimiter:
         if self._floor is not None and not self._stepped:
             self._trust = tuning.TRUSTED_CYCLES  # the pace told the truth
         self._floor, self._stepped = average if cycle.accepted >= tuning.ENOUGH else None, False
-        overshot = min(tuning.OVERSHOT * growth.share_per_s(known) / known, tuning.OVERSHOT_MOST)
+        overshot = min(tuning.OVERSHOT * tuning.share_per_s(known) / known, tuning.OVERSHOT_MOST)
         # What was accepted from one refusal to the next is less than the server allows, however it counts.
         return max((0.99 - overshot) * min(pace, tuning.LEAP * known), tuning.BELOW * average)
 
@@ -350,7 +349,7 @@ class AdaptiveLimiter:
     def _grow(self, in_flight: int) -> None:
         used = in_flight if not self._slow_start else 2 * in_flight
         if used < self.limit - self.limit // 8 or self.limit >= self.ceiling:
-            return  # the window is not what holds us back
+            return  # the limit is not what holds the run back
         if self._slow_start:
             if self._queues(tuning.DOUBLED):
                 self.limit, self._slow_start = self._base_limit, False
@@ -362,7 +361,7 @@ class AdaptiveLimiter:
             self._probe()
 
     def _probe(self) -> None:
-        """A little wider, then more and more, as long as answers take no longer for it."""
+        """Raise the limit a little, then by more and more, as long as answers do not take longer."""
         self._since_probe = 0
         if self._queues(tuning.WIDER):
             self.limit, self._probes_kept = self._base_limit, 0
@@ -372,7 +371,7 @@ class AdaptiveLimiter:
         self._probes_kept = min(self._probes_kept + 1, 3)
 
     def _queues(self, wider: float) -> bool:
-        """Whether answers take longer since the window was so much narrower: then more in flight only waits longer."""
+        """Whether answers take longer since the limit was `wider` times lower: then more in flight only wait in a queue."""
         latency = self._latency_s or 0.0
         if not self._base_limit:
             self._base_limit, self._base_latency_s = self.limit, latency

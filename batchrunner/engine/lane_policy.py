@@ -37,7 +37,7 @@ _HELD_IN_ROW: Final = 3
 
 @dataclass(slots=True, kw_only=True)
 class LanePolicy:
-    """Hears every problem of a send."""
+    """Decides what each problem of a send does to its lane."""
 
     job: Job
     lanes: LaneSet
@@ -270,7 +270,7 @@ def _is_outage(stopped: str) -> bool:
 
 
 def _enough(lane: Lane, *, hinted: bool) -> int:
-    """Refusals in a row that mean: nobody gets through. A hint on a narrow lane speaks for all of it at once."""
+    """Consecutive 429s after which the lane is parked: in-flight + 4; with Retry-After and at most 4 slots, one per slot."""
     return lane.limit if hinted and lane.limit <= _NARROW else lane.in_flight + _SPARE_REFUSALS
 
 

@@ -96,7 +96,7 @@ _second: list[int | str] = [-1, ""]
 
 @dataclass(slots=True, kw_only=True)
 class Recorder:
-    """One run's pen."""
+    """Writes every state change of a run: the result row first, then the ledger event, then the state in memory."""
 
     ledger: Ledger
     results: Results
@@ -179,7 +179,7 @@ class Recorder:
                 self.sync_intents_in_time()
 
     async def refused(self, work: Work, problem: Problem, *, wait_s: float | None = None) -> None:
-        """The server said no without a word about the item."""
+        """The server refused the send for a reason that does not concern the item."""
         record = self.state.record(work.key)
         await self._write(
             Refused(

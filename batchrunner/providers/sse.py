@@ -134,7 +134,7 @@ class SseParser:
         return events
 
     def end(self) -> list[SseEvent]:
-        """The last event when the stream ends in it, if its data is whole: JSON, or the closing word (rule 8)."""
+        """The last event, where no blank line follows it, if its data is complete: JSON, or `[DONE]`."""
         events: list[SseEvent] = []
         if not self._opened:
             self._opened = True

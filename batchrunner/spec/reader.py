@@ -81,11 +81,11 @@ class Reading:
 
 
 class _SurpriseError(Exception):
-    """A scalar that must not be taken for what YAML takes it for."""
+    """A scalar of which YAML makes something that nobody meant, or that cannot be used."""
 
-    def __init__(self, taken_for: str, *, hint: str = _QUOTE) -> None:
-        super().__init__(taken_for)
-        self.taken_for = taken_for
+    def __init__(self, problem: str, *, hint: str = _QUOTE) -> None:
+        super().__init__(problem)
+        self.problem = problem
         self.hint = hint
 
 
@@ -269,7 +269,7 @@ class _Walk:
         try:
             return _SCALARS[node.tag](written)
         except _SurpriseError as surprise:
-            self._fault(path, f"is read by YAML as {surprise.taken_for}", hint=surprise.hint)
+            self._fault(path, surprise.problem, hint=surprise.hint)
         except (ValueError, KeyError, OverflowError):
             self._fault(path, "does not fit its YAML tag, or is too long for a number", hint=_QUOTE)
         return written
@@ -281,7 +281,8 @@ def _text(written: str) -> Json:
     whole = without_lone_surrogates(written)
     if "�" in whole and "�" not in written:
         raise _SurpriseError(
-            "an unpaired surrogate (\\ud800 to \\udfff), which is invalid Unicode", hint="write the character itself"
+            "contains an unpaired surrogate (\\ud800 to \\udfff), which is invalid Unicode",
+            hint="write the character itself",
         )
     return whole
 
@@ -289,29 +290,31 @@ def _text(written: str) -> Json:
 def _number(written: str) -> Json:
     plain = written.replace("_", "")
     if ":" in plain:
-        raise _SurpriseError("a base-60 number")
+        raise _SurpriseError("is read by YAML as a base-60 number", hint=f'put it in quotes: "{written}"')
     if re.fullmatch(r"[-+]?0[0-9]+", plain):
-        raise _SurpriseError(f"the octal number {int(plain, 8)}", hint=f"{_QUOTE}, or write {int(plain, 8)}")
+        raise _SurpriseError(
+            f"is read by YAML as the octal number {int(plain, 8)}", hint=f"{_QUOTE}, or write {int(plain, 8)}"
+        )
     made = int(plain, 0)
     if not -_INT_LIMIT <= made < _INT_LIMIT:
-        raise _SurpriseError("a number of more than 64 bits")
+        raise _SurpriseError("is read by YAML as a number of more than 64 bits")
     return made
 
 
 def _fraction(written: str) -> Json:
     if ":" in written:
-        raise _SurpriseError("a base-60 number")
+        raise _SurpriseError("is read by YAML as a base-60 number", hint=f'put it in quotes: "{written}"')
     try:
         made = float(written.replace("_", ""))
     except ValueError:  # `.inf` and `.nan` are YAML's spelling, not Python's
         made = math.nan
     if not math.isfinite(made):
-        raise _SurpriseError("a number that JSON cannot carry", hint="write a finite number")
+        raise _SurpriseError("is read by YAML as a number that JSON cannot carry", hint="write a finite number")
     return made
 
 
 def _date(written: str) -> Json:
-    raise _SurpriseError("a date", hint=f'put it in quotes: "{written}"')
+    raise _SurpriseError("is read by YAML as a date", hint=f'put it in quotes: "{written}"')
 
 
 def _no_value(_written: str) -> Json:

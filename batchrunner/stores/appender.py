@@ -241,7 +241,7 @@ class Appender:
         return commit
 
     async def close(self) -> None:
-        """Sync what is in line and close the file; a broken one is closed without a word. Twice is once."""
+        """Sync what is queued and close the file. Errors are not raised again if the file already failed. Idempotent."""
         if self._closed:
             return
         self._closed = True

@@ -238,7 +238,7 @@ class Deadlines:
         self._lines = self._lines or line
 
     def pause(self) -> None:
-        """It is this side that does not read: of the deadlines only the total goes on counting."""
+        """Reading is paused on this side: only the total deadline keeps running."""
         now = self._loop.time()
         self._due = now + self._pace.idle_s
         self._window_at = now + self._pace.window_s
