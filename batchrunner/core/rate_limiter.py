@@ -70,7 +70,7 @@ class AdaptiveLimiter:
     """The average of the last cycle, which was accepted, while a higher rate is tried."""
     _stepped: bool = False
     _trust_left: int = 0
-    """For so many more cycles the average is taken as the rate: the server allows bursts, which make a rate look higher."""
+    """For so many more cycles the average is taken as the rate: bursts had made the rate look higher than it is."""
     _trust: int = tuning.TRUSTED_CYCLES
     """How many cycles the next time; doubled each time that a burst was taken for the rate."""
     _shares: list[float] = field(default_factory=list)
@@ -194,14 +194,14 @@ class AdaptiveLimiter:
         self.rate_per_s, self._cycle, self.next_at = self._rate_worked, None, now
 
     def start_again(self, now: float) -> None:
-        """After a park: begin at half of the concurrency that worked, so that not all waiting items are sent at once."""
+        """After a park: begin at half of the concurrency that worked, so that not all items are sent at once."""
         if self.adaptive:
             self.limit = max(1, self.limit // 2)
         self._cycle = None
         self._event_at = now
 
     def _forget(self, refused: Ticket) -> int:
-        """Remove a refused send from those that count as accepted; gives the most that were in flight and accepted before it."""
+        """Remove a refused send from those that count as accepted; gives the most in flight accepted before it."""
         later = False
         before: list[int] = []
         for ticket in self._sends:
@@ -215,8 +215,8 @@ class AdaptiveLimiter:
             self._sends.remove(refused)
         most = max(*self._most, *before, 0)
         if most == refused.in_flight <= tuning.FEW and before.count(most) <= tuning.CHANCE * len(before):
-            # The server's count differs a little from ours by what is in transit: one more accepted once or twice does not
-            # mean that the rate is the limit.
+            # The server's count differs a little from ours by what is in transit: one more accepted once or twice does
+            # not mean that the rate is the limit.
             return most - 1
         return most
 
@@ -371,7 +371,7 @@ class AdaptiveLimiter:
         self._probes_kept = min(self._probes_kept + 1, 3)
 
     def _queues(self, wider: float) -> bool:
-        """Whether answers take longer since the limit was `wider` times lower: then more in flight only wait in a queue."""
+        """Whether answers take longer than when the limit was `wider` times lower: then more only wait in a queue."""
         latency = self._latency_s or 0.0
         if not self._base_limit:
             self._base_limit, self._base_latency_s = self.limit, latency

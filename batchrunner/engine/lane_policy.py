@@ -270,7 +270,7 @@ def _is_outage(stopped: str) -> bool:
 
 
 def _enough(lane: Lane, *, hinted: bool) -> int:
-    """Consecutive 429s after which the lane is parked: in-flight + 4; with Retry-After and at most 4 slots, one per slot."""
+    """Consecutive 429s that park the lane: in flight + 4; with Retry-After and at most 4 slots, one per slot."""
     return lane.limit if hinted and lane.limit <= _NARROW else lane.in_flight + _SPARE_REFUSALS
 
 

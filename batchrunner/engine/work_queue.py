@@ -265,7 +265,7 @@ class WorkQueue:
     # -- the model
 
     def model_rejected(self, work: Work, problem: Problem) -> None:
-        """This item says that the model itself is refused; after a second, different item says so, all others fail alike.
+        """This item says that the model itself is refused; once a second item says so, all others fail alike.
 
         Not once the model has answered: then it is the item that was refused, whatever the words are.
         """

@@ -241,7 +241,7 @@ class Appender:
         return commit
 
     async def close(self) -> None:
-        """Sync what is queued and close the file. Errors are not raised again if the file already failed. Idempotent."""
+        """Sync what is queued and close the file; a file that failed before raises nothing again. Idempotent."""
         if self._closed:
             return
         self._closed = True
