@@ -23,8 +23,12 @@ if os.environ.get("CI"):
 
 SLOW: Final = (
     "cli/",
+    "core/test_classify.py::test_anything_has_a_kind",
     "core/test_item_table.py",
+    "core/test_json_schema.py::test_it_agrees_with_another_implementation_about_what_fits",
     "core/test_polling.py",
+    "core/test_state.py::test_a_live_process_takes_only_steps_of_the_lifecycle_quick_or_not",
+    "core/test_state.py::test_many_sends_and_good_answers_at_once_do_what_they_do_one_by_one",
     "crash/",
     "engine/test_beside_others.py",
     "engine/test_calls.py",
@@ -42,30 +46,57 @@ SLOW: Final = (
     "engine/test_vocabulary.py",
     "engine/test_waiting.py",
     "engine/test_walls.py",
+    "exporters/test_csv.py::test_any_texts_come_back",
     "exporters/test_runs.py::test_memory_does_not_grow_with_the_answers",
     "field/",
     "fuzz/",
     "manual_edits/",
     "prompts/test_kept.py",
+    "prompts/test_mistakes.py::test_memory_does_not_grow_with_the_source",
+    "prompts/test_parquet.py",
     "prompts/test_quick_ways.py",
+    "providers/test_any_bytes.py",
     "providers/test_every_cut.py",
+    "providers/test_kept_body.py",
     "report/test_audit.py",
     "report/test_notify.py",
+    "report/test_standing.py",
     "sdk_compat/",
     "simulator/test_http_door.py",
     "simulator/test_limits.py",
+    "simulator/test_world.py::test_whatever_the_body_there_is_a_reply",
     "spec/test_any_text.py",
     "spec/test_examples.py",
+    "spec/test_yaml.py::test_a_large_file_says_the_same_with_and_without_libyaml",
+    "stores/test_ledger.py::test_512_committers",
+    "stores/test_ledger.py::test_a_long_message_is_cut_to_fit_a_record",
+    "stores/test_ledger_batches.py",
+    "stores/test_ledger_damage.py",
     "stores/test_power_loss.py",
+    "stores/test_results.py::test_a_results_file_cut_anywhere",
     "test_architecture.py::test_a_command_loads_only_what_it_needs",
+    "test_architecture.py::test_names_of_modules_and_classes_occur_once",
     "test_benchmarks.py",
     "test_documents.py",
+    "test_messages.py::test_the_golden_file_has_every_message",
     "test_wheel.py",
     "transport/test_chunks.py",
+    "transport/test_coding.py::test_a_bomb_is_made_piece_by_piece",
     "transport/test_faults.py",
     "transport/test_ordinary.py",
+    "transport/test_replies.py::test_a_bomb_needs_little_memory",
 )
 """Folders, files and tests that `make unit` leaves out: a second of work or more, or new processes."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make unit` does not import the folders and files that it would only leave out."""
+    here = Path(__file__).parent
+    if "not slow" in config.option.markexpr and collection_path.is_relative_to(here):
+        name = collection_path.relative_to(here).as_posix()
+        if name in SLOW or f"{name}/" in SLOW:
+            return True
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)
