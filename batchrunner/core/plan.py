@@ -176,6 +176,8 @@ class PlanningPass:
     """What is wrong with the first 20 bad rows that were left out."""
     ahead: dict[str, ToSend] = field(default_factory=dict)
     """What is still to be sent, by model."""
+    unasked: dict[str, int] = field(default_factory=dict)
+    """Of `per_model`: items that this run needs no request for, being identical to another or beyond the limit."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -195,6 +197,7 @@ class PlanningCounter:
     _resumable: list[Item] = field(default_factory=list)
     _lost: set[bytes] = field(default_factory=set)
     _ahead: dict[str, ToSend] = field(default_factory=dict)
+    _unasked: dict[str, int] = field(default_factory=dict)
     _total: int = 0
 
     def __post_init__(self) -> None:
@@ -219,6 +222,8 @@ class PlanningCounter:
             self._ahead.setdefault(model, ToSend()).take_all(items)
         elif word & IN_JOB or word & ITEM_STATE != ItemState.DONE or self.state.lost or self.state.kept_tasks:
             return False
+        elif self.limit is not None:
+            self._leave_out(model, sum(item.index > self.limit for item in items))
         self._count(model, len(items))
         return True
 
@@ -233,6 +238,7 @@ class PlanningCounter:
             of_model += 1
             if word & IN_JOB:
                 self._shared[key] = self._shared.get(key, 0) + 1
+                self._leave_out(model, 1)
             elif word or some_are_not_to_be_sent:
                 self._take_known(item, key, ITEM_STATES[word & ITEM_STATE])
                 ahead = self._ahead.get(model, ahead)
@@ -246,12 +252,16 @@ class PlanningCounter:
         if items:
             self._per_model[model] = self._per_model.get(model, 0) + items
 
+    def _leave_out(self, model: str, items: int) -> None:
+        self._unasked[model] = self._unasked.get(model, 0) + items
+
     def _take_known(self, item: Item, key: bytes, item_state: ItemState) -> None:
         if item_state is ItemState.ACCEPTED or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:
             self._lost.add(key)
         if self.limit is not None and item.index > self.limit:
+            self._leave_out(item.model, 1)
             return
         if key in self.adopting:
             return
@@ -281,6 +291,7 @@ class PlanningCounter:
             resumable=tuple(self._resumable),
             skipped_rows=skipped_rows,
             ahead=self._ahead,
+            unasked=self._unasked,
         )
 
 

@@ -2,14 +2,37 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import ExitStatus, Mistake
 from batchrunner.core.job import Json
 
+if TYPE_CHECKING:
+    from batchrunner.core.outcome import ProblemKind
+
 RunState = Literal["running", "done", "failed", "paused", "stopped", "refused", "interrupted", "pending"]
 LaneState = Literal["open", "waiting", "parked", "stopped"]
+LaneActivity = Literal["working", "retrying", "paused", "parked", "closed", "done"]
+"""What a lane does: finer than `LaneState`, which calls every lane that could send `open`. `paused` is by a command."""
+
+
+class LaneReason(StrEnum):
+    """Why a lane does not simply work, where no `ProblemKind` of a server is why."""
+
+    BUDGET = "budget"
+    REQUESTS_PER_DAY = "requests_per_day"
+    PROBING = "probing"
+    BACKOFF = "backoff"
+    SLOT = "slot"
+    WRITING = "writing"
+    ELSEWHERE = "elsewhere"
+    """Accepted tasks that this process cannot ask for."""
+    COMMAND = "command"
+    """A person paused the run."""
+    SKIPPED = "skipped"
+    """A person skips the lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +85,30 @@ class LaneStatus:
     """RFC 3339 with an offset."""
     concurrency: int | None = None
     in_flight: int | None = None
+    activity: LaneActivity = "working"
+    kind: "ProblemKind | LaneReason | None" = None
+    """Why, as one of a fixed set; `reason` has it in words, with those of the server."""
+    words: str | None = None
+    """What the server said last, where something is wrong."""
+    total: int | None = None
+    """Items of the model in this run, those that were done before it included; all lanes of a model share them. An item
+    that is identical to another counts once. None where no run is at work."""
+    left: int | None = None
+    """Those of them that are neither done nor failed."""
+    failed: int = 0
+    """Those that failed in this run."""
+    retrying: int = 0
+    """Items that back off before their next try."""
+    retry_in_s: float | None = None
+    """Seconds until the first of them is tried."""
+    in_flight_s: float | None = None
+    """Seconds of all requests in flight so far, added up: two of these give the mean number in flight in between."""
+    per_day: int | None = None
+    """Requests a day that the job or the provider allows, as far as that is known."""
+    left_today: int | None = None
+    """What is left of `per_day`."""
+    day_turns: str | None = None
+    """When the next day of `per_day` begins. RFC 3339 with an offset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +158,8 @@ class Status:
     """Items that wait for a person because a reply was not understood, with that reply's beginning."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget, over all runs; empty without one."""
+    timezone: str | None = None
+    """The job's `timezone`; None is the machine's."""
 
 
 # What a run comes to, as a value for callers.

@@ -11,9 +11,9 @@ from typing import Final
 
 from batchrunner.core.classify import is_about_the_request
 from batchrunner.core.error_policy import POLICY, Then, policy_named
-from batchrunner.core.job import Job
+from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
-from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, next_quota_probe
+from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, day_of, next_quota_probe
 from batchrunner.core.ports import Clock
 from batchrunner.engine.lanes import Closed, Lane, LaneSet
 from batchrunner.engine.recorder import Recorder
@@ -50,6 +50,8 @@ class LanePolicy:
     answered: bool = False
     """A good answer came in this run: the job's address, key and way to the server are right."""
     _setup_refusals: int = 0
+    _quota_days: dict[tuple[Lane, int], tuple[int, int]] = field(default_factory=dict)
+    """(lane, day) -> (what an earlier day allowed, sends of that day that its quota refused)."""
     _reported: set[str] = field(default_factory=set)
 
     def then(self, problem: Problem, queue: WorkQueue) -> Then:
@@ -86,7 +88,11 @@ class LanePolicy:
 
         It gives the lanes that were parked. `record_park` writes them down once the paid answer itself is kept.
         """
-        if hints is None or lane.stands_still or queue.nothing_to_send:
+        if hints is None or lane.stands_still:
+            return ()
+        if hints.model_remaining is not None:
+            lane.model_remaining = hints.model_remaining
+        if queue.nothing_to_send:
             return ()
         if hints.account_remaining == 0:
             spent = _spent(ProblemKind.QUOTA_ACCOUNT)
@@ -135,6 +141,8 @@ class LanePolicy:
 
     def _park_for_quota(self, lane: Lane, problem: Problem) -> bool:
         """Whether it was parked by this."""
+        if problem.kind is ProblemKind.QUOTA_MODEL:
+            self._note_quota(lane, problem, wall=self.clock.wall())
         if lane.closed is not None or lane.stands_still:
             return False  # one refusal parks it; the others that were in flight say nothing new
         if POLICY[problem.kind].quota and self.job.on_quota == "stop":
@@ -152,6 +160,16 @@ class LanePolicy:
             until = next_quota_probe(wall=wall, probes=lane.probes, shanghai=self.shanghai)
         _park_until(lane, problem, until=until)
         return True
+
+    def _note_quota(self, lane: Lane, problem: Problem, *, wall: float) -> None:
+        """How many sends the provider allowed today, those that it refused aside; probes of later days say less."""
+        day = day_of(wall=wall, offset_s=PRESETS[self.job.provider.preset].day_offset_s)
+        sent = self.recorder.state.sent_today(lane.account, lane.model, day=day)
+        before, refused = self._quota_days.get((lane, day), (lane.quota_per_day or 0, 0))
+        refused += problem.status is not None  # else the headers of a reply said that nothing is left
+        self._quota_days[lane, day] = before, refused
+        lane.quota_per_day = max(before, sent - refused) or None
+        lane.model_remaining = 0
 
     async def _on_throttle(self, lane: Lane, problem: Problem) -> bool:
         """A hint longer than any wait parks; so do refusals in a row, for then the server says no to everybody."""

@@ -72,6 +72,12 @@ class Lane:
 
     last_problem: str = ""
     """The message of the last problem that one of its sends met."""
+    _slots_s: float = 0.0
+    """See `in_flight_s`: when the sends in flight began, added up, less how long the others took."""
+    model_remaining: int | None = None
+    """Requests left today for the model, by the headers of the last reply that has them."""
+    quota_per_day: int | None = None
+    """Sends of a day on which the provider's quota for the model was used up."""
 
     def __init__(self, account: str, model: str, *, settings: LaneSettings, clock: Clock, sent_today: int) -> None:
         self.account = account
@@ -123,6 +129,10 @@ class Lane:
     def limit(self) -> int:
         """Sends in flight at once, as far as is known to be right."""
         return self.limiter.limit
+
+    def in_flight_s(self, now: float) -> float:
+        """Seconds of all its sends in flight until now, added up: two of these give the mean in between."""
+        return self.in_flight * now - self._slots_s
 
     @property
     def retries_queued(self) -> bool:
@@ -189,6 +199,7 @@ class Lane:
     def release(self) -> None:
         """Give a slot back."""
         self.in_flight -= 1
+        self._slots_s -= self._clock.monotonic()
         assert self.in_flight >= 0, "a slot was given back twice"
         if self._returning or self._fresh:
             self.wake_waiters()
@@ -200,6 +211,7 @@ class Lane:
         slot to begin with is not asked: a slot that goes on costs nothing, a new one a task.
         """
         self.in_flight -= 1
+        self._slots_s -= now
         assert self.in_flight >= 0, "a slot was given back twice"
         ticket = None
         if not self._returning and self._hold_s(now, fresh=True) == 0.0:
@@ -251,6 +263,7 @@ class Lane:
 
     def _grant(self, now: float) -> Ticket:
         self.in_flight += 1
+        self._slots_s += now
         if self._settings.limits.requests_per_day is not None:
             self._count_day()
             self._sent_today += 1
@@ -429,13 +442,18 @@ class Lane:
         return self.park is not None and not self.probing
 
     @property
-    def day_is_spent(self) -> bool:
-        """`limits.requests_per_day` is used up."""
+    def day_limit(self) -> tuple[int, int] | None:
+        """(`limits.requests_per_day`, what is left of it today); None without one."""
         daily = self._settings.limits.requests_per_day
         if daily is None:
-            return False
+            return None
         self._count_day()
-        return self._sent_today >= daily
+        return daily, max(0, daily - self._sent_today)
+
+    @property
+    def day_is_spent(self) -> bool:
+        """`limits.requests_per_day` is used up."""
+        return (limit := self.day_limit) is not None and limit[1] == 0
 
     @property
     def day_ends_at(self) -> float:

@@ -11,6 +11,7 @@ from batchrunner.core.lifecycle import ItemState, OpenTask
 from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Items
 from batchrunner.core.state import LedgerState
+from batchrunner.engine.lanes import LaneSettings
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.run_status import left_words
 from batchrunner.engine.work_queue import WorkQueue
@@ -79,6 +80,22 @@ def lane_concurrency(job: Job) -> int:
     return job.limits.concurrency or PRESETS[job.provider.preset].first_concurrency
 
 
+def lane_settings(job: Job, *, window: int | None, most_in_flight: int, has_tasks: bool) -> LaneSettings:
+    """What a lane is made with. `window`: how many at once last worked there, for `concurrency: auto`."""
+    preset, limits = PRESETS[job.provider.preset], job.limits
+    auto = limits.concurrency is None
+    concurrency = window if auto and window is not None else lane_concurrency(job)
+    return LaneSettings(
+        concurrency=min(concurrency, most_in_flight),
+        ceiling=most_in_flight,
+        adaptive=auto,
+        in_flight_tasks=(limits.in_flight_tasks or preset.in_flight_tasks or 1) if has_tasks else None,
+        limits=limits,
+        breaker=job.breaker,
+        day_offset_s=preset.day_offset_s,
+    )
+
+
 def totals_of(
     job: Job, found: PlanningPass, *, accounts: int, windows: dict[str, int] | None = None, digest: str = ""
 ) -> Totals:
@@ -108,19 +125,19 @@ def totals_of(
 
 async def requeue(
     items: Items, recorder: Recorder, *, failed: bool, held: bool, lost: bool = False, limit: int | None = None
-) -> frozenset[str]:
+) -> Counter[str]:
     """Give failed, held and lost items, among the first `limit`, a new generation of attempts.
 
     Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
 
     Returns:
-        The models of these items.
+        How many of each model.
 
     Raises:
         JobMistakesError, StoreBrokenError: see `Items` and `Recorder`.
     """
     last: Item | None = None
-    models = set[str]()
+    models = Counter[str]()
     async with aclosing(one_by_one(items.batches())) as stream:
         async for item in stream:
             if limit is not None and item.index > limit:
@@ -128,7 +145,7 @@ async def requeue(
             key = bytes.fromhex(item.key)
             if lost and key in recorder.state.lost:
                 await recorder.resend_lost(item.id, item.key)
-                models.add(item.model)
+                models[item.model] += 1
                 continue
             record = recorder.state.record(key)
             is_held = record.item_state is ItemState.PENDING and record.doubtful
@@ -136,10 +153,10 @@ async def requeue(
                 if last is not None:
                     await recorder.requeued(last.id, last.key, synced=False)
                 last = item
-                models.add(item.model)
+                models[item.model] += 1
     if last is not None:
         await recorder.requeued(last.id, last.key, synced=True)
-    return frozenset(models)
+    return models
 
 
 def vanished_item(key: bytes, task: OpenTask) -> Item:

@@ -5,6 +5,7 @@ which every item has, wait in nobody's task: the stores call back, a whole batch
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -119,6 +120,8 @@ class Recorder:
     say: Callable[[str], None] = lambda _: None
     """Told of what a person should know at once."""
     failures: dict[tuple[str, str], FailureGroup] = field(default_factory=dict)
+    failed_of: Counter[str] = field(default_factory=Counter)
+    """Items that failed in this run, by model."""
     intents: int = 0
     """Put in line by this process."""
     intents_synced: int = 0
@@ -452,6 +455,7 @@ class Recorder:
         return began_wall, wall - began_wall
 
     def _group(self, work: Work, problem: Problem) -> None:
+        self.failed_of[work.item.model] += 1
         cause = problem.kind.value, problem.message[:200]
         known = self.failures.get(cause)
         if known is None and len(self.failures) >= _GROUPS_MAX:

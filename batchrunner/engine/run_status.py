@@ -10,12 +10,14 @@ from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import Park
-from batchrunner.core.plan import Totals, count_items
+from batchrunner.core.outcome import ProblemKind
+from batchrunner.core.pacing import day_of, next_midnight
+from batchrunner.core.plan import PlanningPass, Totals, count_items
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
-    LaneState,
+    LaneReason,
     LaneStatus,
     RunState,
     SendCounts,
@@ -78,39 +80,129 @@ def shown_time(wall: float, *, offset_s: float) -> str:
     return datetime.fromtimestamp(wall, zone).isoformat(timespec="seconds")
 
 
-def lane_status(lane: Lane, *, offset_s: float, now: float) -> LaneStatus:
-    """A lane of this process."""
-    shown: LaneState = "open"
-    reason, until = None, None
-    if lane.closed is not None:
-        shown, reason = "stopped", lane.closed.reason
-    elif lane.park is not None and lane.park.until is not None and lane.park.until > now:
-        shown, reason = "parked", lane.park.reason
-        until = shown_time(lane.park.until, offset_s=offset_s)
-    elif lane.day_is_spent:
-        shown, reason = "parked", "limits.requests_per_day reached"
-        until = shown_time(lane.day_ends_at, offset_s=offset_s)
-    elif lane.probing and lane.park is not None:
-        shown, reason = "waiting", f"probing with single requests after: {lane.park.reason}"
-    elif lane.alive > lane.in_flight + lane.open_tasks:
-        shown, reason = "waiting", _pause_words(lane)
-        reason += f"; last problem: {lane.last_problem}" if lane.last_problem else ""
-    return LaneStatus(
+def lane_status(lane: Lane, queue: WorkQueue, state: LedgerState, *, offset_s: float, now: float) -> LaneStatus:
+    """A lane of this process; its items are counted by `with_items`."""
+    loop_now = asyncio.get_running_loop().time()
+    per_day, left_today = lane.day_limit or (lane.quota_per_day, lane.model_remaining)
+    if lane.day_limit is None and left_today:
+        today = day_of(wall=now, offset_s=offset_s)
+        per_day = state.sent_today(lane.account, lane.model, day=today) + left_today
+    status = LaneStatus(
         account=lane.account,
         model=lane.model,
-        state=shown,
-        reason=reason,
-        until=until,
+        state="open",
         concurrency=lane.limit,
         in_flight=lane.in_flight,
+        in_flight_s=lane.in_flight_s(loop_now),
+        retrying=len(lane.retries_at),
+        retry_in_s=round(max(0.0, min(lane.retries_at) - loop_now), 1) if lane.retries_at else None,
+        per_day=per_day,
+        left_today=left_today if per_day else None,
+        day_turns=shown_time(next_midnight(wall=now, offset_s=offset_s), offset_s=offset_s) if per_day else None,
+    )
+    if lane.closed is not None:
+        kind = reason_named(lane.closed.kind)
+        words = lane.closed.reason if kind is None else lane.last_problem
+        return replace(
+            status, state="stopped", reason=lane.closed.reason, activity="closed", kind=kind, words=words or None
+        )
+    if queue.rejected is not None:
+        return replace(status, activity="closed", kind=queue.rejected.kind, words=queue.rejected.message)
+    if queue.drained:
+        return replace(status, activity="done", retrying=0, retry_in_s=None)
+    if lane.park is not None and lane.park.until is not None and lane.park.until > now:
+        until = shown_time(lane.park.until, offset_s=offset_s)
+        status = replace(status, state="parked", reason=lane.park.reason, until=until, activity="parked")
+        return replace(status, kind=reason_named(lane.park.kind), words=lane.last_problem or lane.park.reason)
+    if lane.day_is_spent:
+        until = shown_time(lane.day_ends_at, offset_s=offset_s)
+        reason = "limits.requests_per_day reached"
+        kind = LaneReason.REQUESTS_PER_DAY
+        return replace(status, state="parked", reason=reason, until=until, activity="parked", kind=kind)
+    return _in_trouble(lane, status)
+
+
+def _in_trouble(lane: Lane, status: LaneStatus) -> LaneStatus:
+    """The same lane, which may send, with what keeps its items from it."""
+    words = lane.last_problem or None
+    if lane.probing and lane.park is not None:
+        reason = f"probing with single requests after: {lane.park.reason}"
+        return replace(status, state="waiting", reason=reason, kind=LaneReason.PROBING, words=words)
+    if lane.alive <= lane.in_flight + lane.open_tasks:
+        return status
+    last = f"; last problem: {words}" if words else ""
+    if lane.retries_at:
+        reason, kind = f"backing off (retry in {status.retry_in_s:.0f} s)", LaneReason.BACKOFF
+    elif lane.retries_queued:
+        reason, kind = "retries wait for a free slot", LaneReason.SLOT
+    else:
+        reason, kind = "writing results", LaneReason.WRITING
+    status = replace(status, state="waiting", reason=f"{reason}{last}", kind=kind, words=words)
+    return replace(status, activity="retrying") if status.retrying > lane.in_flight else status
+
+
+def with_items(status: LaneStatus, queue: WorkQueue, found: PlanningPass, *, more: int, failed: int) -> LaneStatus:
+    """The same with the items of its model: `more` than are to be sent for the first time, `failed` in this run."""
+    model = status.model
+    total = found.per_model.get(model, 0) - found.unasked.get(model, 0)
+    if not total:
+        return status
+    asked = more + (found.ahead[model].calls if model in found.ahead else 0)
+    return replace(status, total=total, left=min(total, max(0, asked - queue.finished - failed)), failed=failed)
+
+
+def lanes_of_run(
+    lanes: Iterable[Lane],
+    queues: Mapping[str, WorkQueue],
+    state: LedgerState,
+    found: PlanningPass,
+    *,
+    more: Mapping[str, int],
+    failed: Mapping[str, int],
+    unserved: Mapping[tuple[str, str, str], int],
+    offset_s: float,
+    now: float,
+) -> list[LaneStatus]:
+    """The lanes of this process with the items of their models, and tasks that it cannot ask for.
+
+    By model, `more` items than those that are sent for the first time; `failed`: in this run.
+    """
+    found_lanes = [
+        with_items(
+            lane_status(lane, queues[lane.model], state, offset_s=offset_s, now=now),
+            queues[lane.model],
+            found,
+            more=more.get(lane.model, 0),
+            failed=failed.get(lane.model, 0),
+        )
+        for lane in lanes
+    ]
+    return found_lanes + [unserved_status(*cause, count) for cause, count in unserved.items()]
+
+
+def unserved_status(account: str, model: str, why: str, count: int) -> LaneStatus:
+    """Accepted tasks that this process cannot ask for."""
+    reason = left_words(count, why)
+    return LaneStatus(
+        account=account,
+        model=model,
+        state="parked",
+        reason=reason,
+        activity="closed",
+        kind=LaneReason.ELSEWHERE,
+        words=reason,
     )
 
 
-def _pause_words(lane: Lane) -> str:
-    """What the items of a lane do that are not being sent."""
-    if lane.retries_at:
-        return f"backing off (retry in {max(0.0, min(lane.retries_at) - asyncio.get_running_loop().time()):.0f} s)"
-    return "retries wait for a free slot" if lane.retries_queued else "writing results"
+def reason_named(kind: str) -> ProblemKind | LaneReason | None:
+    """What the ledger and closed lanes call a reason; None for one that this version does not know."""
+    return _REASONS.get(kind)
+
+
+_REASONS: Final[Mapping[str, ProblemKind | LaneReason]] = {
+    **{kind.value: kind for kind in ProblemKind},
+    **{reason.value: reason for reason in LaneReason},
+}
 
 
 def park_status(account: str, model: str, park: Park, *, offset_s: float, now: float) -> LaneStatus:
@@ -122,6 +214,9 @@ def park_status(account: str, model: str, park: Park, *, offset_s: float, now: f
         state="parked" if waits else "stopped" if park.until is None else "waiting",
         reason=park.reason,
         until=shown_time(park.until, offset_s=offset_s) if park.until is not None else None,
+        activity="parked" if waits else "closed" if park.until is None else "working",
+        kind=reason_named(park.kind),
+        words=park.reason,
     )
 
 
@@ -153,6 +248,7 @@ def status_of(
         waiting=waiting,
         ends=ends,
         budget=budget,
+        timezone=job.timezone,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -11,21 +12,22 @@ from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, ItemEvent, ItemState
+from batchrunner.core.pacing import day_of
 from batchrunner.core.plan import HELD, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Ports
 from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.core.schedule import OffsetAt
 from batchrunner.core.state import LedgerState
-from batchrunner.core.status import LaneStatus, Status
+from batchrunner.core.status import Status
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
 from batchrunner.engine.lane_policy import LanePolicy
-from batchrunner.engine.lanes import Closed, Lane, LaneSet, LaneSettings
-from batchrunner.engine.planning import closed_queue, lane_concurrency, one_by_one, requeue, vanished_item, why_left
+from batchrunner.engine.lanes import Closed, Lane, LaneSet
+from batchrunner.engine.planning import closed_queue, lane_settings, one_by_one, requeue, vanished_item, why_left
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.run_schedule import RunSchedule
-from batchrunner.engine.run_status import RunEnd, lane_status, left_words, shown_time, status_of
+from batchrunner.engine.run_status import RunEnd, lanes_of_run, left_words, shown_time, status_of
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.verdict import InternalFaults
@@ -85,15 +87,17 @@ class Runner:
     budget_guard: BudgetGuard = field(init=False)
     left_open: dict[str, int] = field(default_factory=dict)
     """Items that this run leaves unfinished, counted by reason."""
-    unserved: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    unserved: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(account, model, why) -> open tasks that this process cannot ask for."""
     last_words: dict[tuple[str, str], int] = field(default_factory=dict)
     """(why, what the server said last) -> items that this run leaves unfinished so."""
     _vanished_items_ended: bool = False
     _totals_unsaved: bool = False
     """The totals could not be kept once: that was told."""
-    _requeued: frozenset[str] = frozenset()
-    """Models of which a person wanted failed or held items once more."""
+    _requeued: Counter[str] = field(default_factory=Counter)
+    """By model: failed or held items that a person wanted once more."""
+    _resumed: Counter[str] = field(default_factory=Counter)
+    """By model: items whose tasks an earlier process left, which are followed."""
 
     def __post_init__(self) -> None:
         ports, job = self.ports, self.job
@@ -339,13 +343,13 @@ class Runner:
             item = items.get(key)
             why = why_left(task, self.job, self.ports.accounts)
             if why and not task.urls:
-                cause = task.account, task.model, why
-                self.unserved[cause] = self.unserved.get(cause, 0) + 1
+                self.unserved[task.account, task.model, why] += 1
                 continue
             lane = self.lanes.find(task.account, task.model) or self._lane(task.account, task.model)
             queue = self.queues.get(task.model) or closed_queue(task.model)
             work = Work(item=item or vanished_item(key, task), key=key, number=self.state.table.find(key))
             queue.claim(work)
+            self._resumed[task.model] += item is not None
             group.create_task(self._resume(attempts, work, lane, queue, may_ask=not why, vanished=item is None))
 
     async def _resume(
@@ -370,12 +374,18 @@ class Runner:
 
     def snapshot(self) -> Status:
         """Now."""
-        offset_s = PRESETS[self.job.provider.preset].day_offset_s
-        now = self.ports.clock.wall()
-        lanes = [lane_status(lane, offset_s=offset_s, now=now) for lane in self.lanes]
-        for (account, model, why), count in self.unserved.items():
-            reason = left_words(count, why)
-            lanes.append(LaneStatus(account=account, model=model, state="parked", reason=reason))
+        now, found = self.ports.clock.wall(), self.found
+        lanes = lanes_of_run(
+            self.lanes,
+            self.queues,
+            self.state,
+            found,
+            more=self._requeued + self._resumed,
+            failed=self.recorder.failed_of,
+            unserved=self.unserved,
+            offset_s=PRESETS[self.job.provider.preset].day_offset_s,
+            now=now,
+        )
         return status_of(
             self.job,
             self.state,
@@ -418,24 +428,15 @@ class Runner:
         return self.run_request.limit is None or item.index <= self.run_request.limit
 
     def _lane(self, account: str, model: str) -> Lane:
-        job, preset = self.job, PRESETS[self.job.provider.preset]
-        clock = self.ports.clock
-        today = int((clock.wall() + preset.day_offset_s) // 86_400)
-        auto = job.limits.concurrency is None
-        settings = LaneSettings(
-            concurrency=min(
-                self.totals.windows.get(f"{account} {model}", lane_concurrency(job)) if auto else lane_concurrency(job),
-                self.run_request.most_in_flight,
-            ),
-            ceiling=self.run_request.most_in_flight,
-            adaptive=auto,
-            in_flight_tasks=(job.limits.in_flight_tasks or preset.in_flight_tasks or 1) if self.ports.tasks else None,
-            limits=job.limits,
-            breaker=job.breaker,
-            day_offset_s=preset.day_offset_s,
+        preset, clock = PRESETS[self.job.provider.preset], self.ports.clock
+        settings = lane_settings(
+            self.job,
+            window=self.totals.windows.get(f"{account} {model}"),
+            most_in_flight=self.run_request.most_in_flight,
+            has_tasks=self.ports.tasks is not None,
         )
-        sent_today = self.state.sent_today(account, model, day=today)
-        return Lane(account, model, settings=settings, clock=clock, sent_today=sent_today)
+        sent = self.state.sent_today(account, model, day=day_of(wall=clock.wall(), offset_s=preset.day_offset_s))
+        return Lane(account, model, settings=settings, clock=clock, sent_today=sent)
 
     def _follower(self) -> TaskPoller | None:
         if self.ports.tasks is None:
