@@ -106,7 +106,7 @@ def _help(command: Callable[..., ExitStatus]) -> str:
 def _front(
     context: typer.Context,
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"batchrunner {__version__}\n")

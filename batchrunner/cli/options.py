@@ -113,7 +113,7 @@ OPTIONS: Mapping[str, str] = {
         ("-c", "--config", "--file", "--job", "-i", "--input"),
         "give the job file as an argument: `batchrunner run JOB`",
     ),
-    **dict.fromkeys(("-V", "-version"), _VERSION),
+    "-version": _VERSION,
     **dict.fromkeys(
         ("-v", "--verbose", "--debug", "--log-level"), f"progress is shown unless --quiet is given; {_STATUS}"
     ),

@@ -51,7 +51,7 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
 
 def test_the_version_is_the_packages(batchrunner: CommandLine) -> None:
     version = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["version"]
-    assert batchrunner("--version").out == f"batchrunner {version}\n"
+    assert batchrunner("--version").out == batchrunner("-V").out == f"batchrunner {version}\n"
 
 
 def test_help_lists_every_command_and_no_other(batchrunner: CommandLine) -> None:

@@ -25,7 +25,6 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
         (("run", "cats.yaml", "-j", "8"), "limits.concurrency"),
         (("run", "cats.yaml", "--api-key=x"), "api_key_env"),
         (("run", "cats.yaml", "--output", "x"), "--out DIR"),
-        (("-V",), "batchrunner --version"),
         (("version",), "batchrunner --version"),
         (("help",), "batchrunner --help"),
         (("help", "run"), "batchrunner run --help"),
