@@ -11,6 +11,7 @@ The packages, from the top down; imports point down only:
 
     cli         the commands, and progress
     api         the functions behind the commands
+    page        report.html: the page of a run that opens in a browser
     wiring      builds the parts of a run and connects them
     report      what happened, for people          simulator   a simulated provider
     engine      where things happen in order: who may send when, attempts, remote tasks, what is written down
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
     from batchrunner.core.rehearsal_report import Rehearsal
-    from batchrunner.core.status import Audit, CheckResult, Exported, Report, Status
+    from batchrunner.core.status import Audit, CheckResult, Exported, PageWritten, Report, Status
+    from batchrunner.page.report_file import write_page
     from batchrunner.simulator import run_server
     from batchrunner.spec import job_schema, starter_job
 
@@ -59,6 +61,7 @@ __all__ = [
     "Job",
     "JobMistakesError",
     "Mistake",
+    "PageWritten",
     "Plan",
     "Rehearsal",
     "Report",
@@ -77,6 +80,7 @@ __all__ = [
     "starter_job",
     "status",
     "verify",
+    "write_page",
 ]
 
 _HOMES: dict[str, str] = {
@@ -90,10 +94,12 @@ _HOMES: dict[str, str] = {
     "Audit": "batchrunner.core.status",
     "Exported": "batchrunner.core.status",
     "Job": "batchrunner.core.job",
+    "PageWritten": "batchrunner.core.status",
     "Plan": "batchrunner.core.plan",
     "Rehearsal": "batchrunner.core.rehearsal_report",
     "Status": "batchrunner.core.status",
     "run_server": "batchrunner.simulator",
+    "write_page": "batchrunner.page.report_file",
 }
 
 if not TYPE_CHECKING:  # a checker shall see the imports above only, and report a name that is not among them

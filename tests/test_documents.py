@@ -214,6 +214,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
         ("### rehearse", "rehearse job.yaml"),
         ("### verify", "verify outputs/job.simulated"),
         ("### export", "export outputs/job.simulated --to csv"),
+        ("### report", "report outputs/job.simulated"),
     ],
 )
 def test_the_page_of_commands_has_every_field_of_their_json(reader: Reader, heading: str, command: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands that take a run directory: `status`, `verify` and `export`."""
+"""The commands that take a run directory: `status`, `verify`, `export` and `report`."""
 
 import sys
 from typing import Annotated
@@ -10,7 +10,7 @@ from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, print_message, reader_is_gone
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.status import Exported
+from batchrunner.core.status import Exported, PageWritten
 from batchrunner.report.summary import summary
 from batchrunner.report.wording import audit_words
 
@@ -136,3 +136,48 @@ def _print_exported(exported: Exported, *, as_json: bool) -> ExitStatus:
 
 def _mistake(problem: str, hint: str) -> JobMistakesError:
     return JobMistakesError((Mistake(problem=problem, hint=hint),))
+
+
+# `batchrunner report DIR`: the page that people look at.
+
+Inline = Annotated[bool, typer.Option("--inline", help="Put the thumbnails into the page: one file, for e-mail.")]
+PageFolder = Annotated[
+    str | None, typer.Option("--out", metavar="FOLDER", help="Write index.html to this folder instead.")
+]
+WithPictures = Annotated[
+    bool, typer.Option("--copy", help="With --out: copy pictures and thumbnails there, too, for a static host.")
+]
+
+
+def report(
+    *,
+    folder: RunFolder,
+    inline: Inline = False,
+    out: PageFolder = None,
+    copy: WithPictures = False,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Write report.html, the page of a run.
+
+    \b
+    Answers and pictures by prompt, comparisons, how the run went, what failed; it opens
+    from disk in any browser and asks no server. A run writes it at its end; this writes
+    it again, also while another process runs the job:
+      batchrunner report outputs/cats
+      batchrunner report outputs/cats --inline
+      batchrunner report outputs/cats --out site/ --copy
+    """
+    written = batchrunner.write_page(folder, out=out, copy=copy, inline=inline)
+    if as_json:
+        emit(written)
+    else:
+        print_message(_page_words(written))
+    return ExitStatus.DONE
+
+
+def _page_words(written: PageWritten) -> str:
+    beside = f", and {written.chunk_files:,} files beside it" if written.chunk_files else ""
+    simulated = " (simulated)" if written.simulated else ""
+    return (
+        f"{written.job}{simulated}: {written.rows:,} rows, {written.bytes:,} bytes{beside}\n  written:  {written.path}"
+    )

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from batchrunner import __version__
-from batchrunner.cli.directory_commands import export, status, verify
+from batchrunner.cli.directory_commands import export, report, status, verify
 from batchrunner.cli.job_commands import check, init, plan, schema
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
 from batchrunner.cli.options import meant
@@ -32,6 +32,7 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     status,
     verify,
     export,
+    report,
     simulate,
     schema,
 )

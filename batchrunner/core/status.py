@@ -352,3 +352,22 @@ class Exported:
     def exit_status(self) -> ExitStatus:
         """4 when something that was recorded could not be exported."""
         return ExitStatus.STOPPED if self.damaged or self.pictures_missing or self.lost else ExitStatus.DONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageWritten:
+    """What a written report page came to."""
+
+    path: str
+    """Of the page."""
+    rows: int
+    bytes: int
+    """Of the page itself, without what lies beside it."""
+    chunk_files: int
+    """Scripts with rows beside the page; 0 where all of them are in it."""
+    pictures: int
+    pictures_copied: int
+    """To where the page lies, with `--copy`."""
+    job: str
+    state: RunState
+    simulated: bool

@@ -1,0 +1,22 @@
+"""The page that people look at: `report.html`, one file that opens from disk and asks no server for anything.
+
+    report_file        writes the page, its chunks and the thumbnails' links; what `batchrunner report` calls
+    row_chunks         rows as lines, 256 to a chunk, and the index: one column of int32 for each thing to filter by
+    ledger_timeline    what the ledger tells of lanes, waits, processes and of each item's way
+    run_facts          what the page says about the run as a whole, without a path of this machine
+    page.html, page.css, js/    the shell, its style, and ES modules that `report_file` joins
+
+**What the page's script needs.** All data comes through one object, `source` (js/data.js); the views know no other way:
+
+    source.meta                 object, made by `run_facts.page_meta`
+    source.index()              promise of an ArrayBuffer: the columns of `meta.columns`, `meta.rows` int32 each
+    source.chunk(n)             promise of a text: the lines of chunk n
+    source.first                text: the lines of the first rows, or ""
+    source.picture(path, sha)   address of a picture
+    source.thumb(sha)           address of its thumbnail
+    source.subscribe(f)         f({meta, index, from}) when rows from number `from` on are new or changed
+
+A line is `HEAD<tab>REST`: HEAD is the JSON array [id, prompt, answer or error message, vars] that is searched, REST the
+row's other fields as JSON, with `_log` for its way through the ledger. A page that is fed over HTTP defines
+`window.batchrunnerSource` with these members before the script runs; a report makes one from its own data blocks.
+"""

@@ -1,0 +1,328 @@
+"""Writes `report.html`: one file that opens from disk; beyond 15 MB of rows, they go into scripts beside it.
+
+Takes no lock and changes no file of the run: another process may be at work. The page replaces an earlier one when it
+is complete. Rows are streamed; kept in memory are the index (about 60 bytes a row) and at most 15 MB of compressed
+chunks.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from jinja2 import Environment, StrictUndefined
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.job import Json
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.status import PageWritten, Status
+from batchrunner.page.ledger_timeline import LedgerTimeline
+from batchrunner.page.row_chunks import RowChunks, as_text, axes_of
+from batchrunner.page.run_facts import folders_of, hide_paths, page_meta, price_function
+from batchrunner.report.audit import read_plain
+from batchrunner.report.directory_status import day_offset_of, status_of_directory
+from batchrunner.report.summary import items_line, usage_line
+from batchrunner.stores.export_files import RowOrder
+from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, broken, write_pieces
+from batchrunner.stores.ledger_line import LEDGER
+from batchrunner.stores.ledger_reader import read_ledger
+from batchrunner.stores.ledger_replay import replay
+from batchrunner.stores.run_file import run_file_or_refuse
+
+REPORT: Final = "report.html"
+CHUNKS_FOLDER: Final = "report"
+CHUNKS_IN_PAGE_BYTES: Final = 15_000_000
+"""Of their text in the page; more of it goes into scripts beside the page."""
+ROWS_UNASKED: Final = 200_000
+"""A run with more items writes its page only when it is asked to."""
+INLINE_PICTURES: Final = 300
+INLINE_BYTES: Final = 25_000_000
+SCRIPTS: Final = (
+    "dom",
+    "data",
+    "diff",
+    "query",
+    "address",
+    "marks",
+    "window",
+    "cells",
+    "results",
+    "item",
+    "compare",
+    "charts",
+    "run",
+    "failures",
+    "main",
+)
+"""The modules of the page's script, each before those that import it."""
+_IMPORT: Final = re.compile(r"^import [^;]*;\n", re.MULTILINE)
+_EXPORT: Final = re.compile(r"^export (?=const |let |function |async |class )", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^\s*(?:/\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_INDENT: Final = re.compile(r"^[ \t]+|\n(?=\n)", re.MULTILINE)
+"""Neither is wanted in a page; no text of the scripts goes over several lines."""
+_CHUNK_FILE: Final = re.compile(r"c([0-9]{4,})\.js")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Chunks:
+    """Finished chunks: in memory, and from 15 MB on in files beside the page."""
+
+    folder: Path
+    stamp: str
+    texts: list[str] = field(default_factory=list)
+    size: int = 0
+    beside: bool = False
+
+    def add(self, number: int, data: bytes) -> None:
+        """The next one."""
+        text = as_text(data)
+        self.size += len(text)
+        if not self.beside:
+            self.texts.append(text)
+            if self.size > CHUNKS_IN_PAGE_BYTES:
+                self._move_out()
+        else:
+            self._write(number, text)
+
+    def _move_out(self) -> None:
+        self.beside = True
+        DISK.make_folder(self.folder / CHUNKS_FOLDER, SHARED_FOLDER)
+        for number, text in enumerate(self.texts):
+            self._write(number, text)
+        self.texts.clear()
+
+    def _write(self, number: int, text: str) -> None:
+        script = f'__c("{self.stamp}",{number},"{text}");\n'
+        (self.folder / CHUNKS_FOLDER / f"c{number:04d}.js").write_text(script, "ascii")
+
+    def remove_others(self, count: int) -> None:
+        """Files of an earlier page with more chunks."""
+        place = self.folder / CHUNKS_FOLDER
+        kept = count if self.beside else 0
+        for name in DISK.names(place) if DISK.exists(place) else []:
+            found = _CHUNK_FILE.fullmatch(name)
+            if found and int(found[1]) >= kept:
+                DISK.unlink(place / name)
+
+
+def write_page(
+    dir: str | Path,  # noqa: A002 - the word of the command
+    *,
+    out: str | Path | None = None,
+    copy: bool = False,
+    inline: bool = False,
+    status: Status | None = None,
+) -> PageWritten:
+    """Write the report page of a run, `report.html`, which opens in any browser; also during a run.
+
+    Args:
+        dir: the run's directory.
+        out: a folder for the page instead; it is called `index.html` there.
+        copy: with `out`: pictures and thumbnails go there, too, so that the folder can be served or moved.
+        inline: thumbnails stand in the page itself, which is then one file.
+        status: as of now; asked of the directory if it is not given.
+
+    Raises:
+        JobMistakesError: options that do not go together, or too many pictures for `inline`.
+        WrongDirectoryError, LedgerDamagedError, StoreBrokenError: the run cannot be read, or the page not written.
+    """
+    folder, out = Path(dir), None if out is None else Path(out)
+    run = run_file_or_refuse(folder)
+    _check_place(folder, out, copy=copy)
+    status = status or status_of_directory(folder)
+    hide = hide_paths(*folders_of(folder, run))
+    price_of, currency = price_function(run.job)
+    timeline = LedgerTimeline(price_of=price_of)
+    timeline.read(read_ledger(folder / LEDGER))
+    timeline.close(running=status.state == "running")
+    timeline.problem = hide(timeline.problem)
+    place = out or folder
+    now = time.time()
+    chunks = _Chunks(folder=place, stamp=f"{int(now * 1000):x}")
+    since = _seconds(run.created, timeline.started)
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        rows = RowChunks(axes=axes_of(run.job), since=since, log_of=timeline.log_of, hide=hide, on_chunk=chunks.add)
+        count = _read_rows(folder, rows, day_offset_s=day_offset_of(run))
+        shown = run.job_name + (" (simulated)" if run.simulated else "")
+        thumbs = _inlined(folder, rows.pictures) if inline else None
+        meta: dict[str, Json] = {
+            **page_meta(folder, run, status, written=_instant(now), hide=hide),
+            "rows": rows.rows,
+            "chunks": count,
+            "beside": chunks.beside,
+            "stamp": chunks.stamp,
+            "groups": rows.groups,
+            "columns": list(rows.columns),
+            "axes": [{"name": axis.name, "values": axis.values} for axis in rows.axes],
+            "models": rows.models.values,
+            "failureClasses": rows.failures.values,
+            "flags": list(rows.flags),
+            "since": since,
+            "base": "" if out is None or copy else f"{Path(os.path.relpath(folder, out)).as_posix()}/",
+            "thumbs": thumbs,
+            "open": timeline.open_items(),
+            "timeline": timeline.plain(),
+            "currency": currency,
+        }
+        totals = tuple(_totals(status, rows.rows))
+        path = place / (REPORT if out is None else "index.html")
+        size = write_pieces(
+            DISK, path, _pieces(meta, rows, chunks, title=f"{shown} · batchrunner", totals=totals), SHARED_FILE
+        )
+        chunks.remove_others(count)
+        copied = _copy_pictures(folder, place, rows.pictures) if copy else 0
+    except OSError as error:
+        raise broken(place, error) from error
+    return PageWritten(
+        path=str(path),
+        rows=rows.rows,
+        bytes=size,
+        chunk_files=count if chunks.beside else 0,
+        pictures=len(rows.pictures),
+        pictures_copied=copied,
+        job=run.job_name,
+        state=status.state,
+        simulated=run.simulated,
+    )
+
+
+def _check_place(folder: Path, out: Path | None, *, copy: bool) -> None:
+    if copy and out is None:
+        raise JobMistakesError((Mistake(problem="--copy needs --out", hint="name the folder with --out"),))
+    if out is not None and out.resolve().is_relative_to(folder.resolve()):
+        problem, hint = "is inside the run directory", "choose a folder outside of it, or omit --out"
+        raise JobMistakesError((Mistake(problem=problem, file=str(out), hint=hint),))
+
+
+def _read_rows(folder: Path, rows: RowChunks, *, day_offset_s: float) -> int:
+    """Every row once, in the job's order; how many chunks they came to."""
+    with RowOrder(folder) as order:
+        state = replay(folder, day_offset_s=day_offset_s, running=True)
+        order.index(is_failed=lambda key: state.item_state(key) is ItemState.FAILED)
+        for row in order.rows():
+            rows.add(row)
+    return rows.finish()
+
+
+def _pieces(
+    meta: dict[str, Json], rows: RowChunks, chunks: _Chunks, *, title: str, totals: tuple[tuple[str, str], ...]
+) -> Iterator[bytes]:
+    """The page, piece by piece."""
+    script, style = joined_script(), page_style()
+    beside = " 'self'" if chunks.beside else ""
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'{beside}; style-src '{_hash(style)}'; "
+        "img-src 'self' data: blob:; connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_resource("page.html"))
+    stream = template.generate(
+        policy=policy,
+        title=title,
+        style=style,
+        script=script,
+        state=str(meta["stateWords"]).capitalize(),
+        totals=totals,
+        meta=data_block(msgspec.json.encode(meta)),
+        first=data_block(b"\n".join(rows.first)),
+        index=as_text(rows.index()),
+        chunks=enumerate(chunks.texts),
+    )
+    for piece in stream:
+        yield piece.encode()
+
+
+def data_block(json_text: bytes) -> str:
+    r"""JSON for a data block: `<` only occurs in its strings, where `\u003c` says the same and ends no element."""
+    safe = json_text.replace(b"<", b"\\u003c").replace(b"\x00", b"")
+    return safe.decode()
+
+
+@cache
+def joined_script() -> str:
+    """The modules as one script: in one scope, without their imports and exports."""
+    texts = (_EXPORT.sub("", _IMPORT.sub("", _resource(f"js/{name}.js"))) for name in SCRIPTS)
+    return '(() => {\n"use strict";\n' + _INDENT.sub("", _COMMENT.sub("", "".join(texts))) + "})();\n"
+
+
+@cache
+def page_style() -> str:
+    """The page's style."""
+    return _INDENT.sub("", _COMMENT.sub("", _resource("page.css")))
+
+
+def _resource(name: str) -> str:
+    return resources("batchrunner.page").joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _seconds(created: str, started: float | None) -> float:
+    with suppress(ValueError):
+        return datetime.fromisoformat(created).timestamp()
+    return started or 0.0
+
+
+def _instant(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _totals(status: Status, rows: int) -> Iterator[tuple[str, str]]:
+    yield "items", items_line(status.items)
+    yield "requests sent", f"{status.sends.total:,}"
+    if status.sends.possible_duplicates:
+        yield "may have been billed without a usable answer", f"{status.sends.possible_duplicates:,}"
+    if used := usage_line(status.usage):
+        yield "usage", used
+    yield "rows in this page", f"{rows:,}"
+
+
+def thumb_path(sha256: str) -> str:
+    """Where the thumbnail of a picture lies, relative to the run's directory."""
+    return f"thumbs/{sha256[:2]}/{sha256[:16]}.webp"
+
+
+def _inlined(folder: Path, pictures: dict[str, str]) -> dict[str, Json]:
+    """Thumbnails as text, by the first 16 digits of the picture's sha256."""
+    found: dict[str, Json] = {}
+    size = 0
+    for sha256 in pictures:
+        data = read_plain(DISK, folder, thumb_path(sha256), most_bytes=1 << 20)
+        if data:
+            size += len(data)
+            found[sha256[:16]] = as_text(data)
+    if len(pictures) > INLINE_PICTURES and size > INLINE_BYTES:
+        problem = f"{len(pictures):,} pictures are too many for one file"
+        most = f"{INLINE_PICTURES} pictures, or {INLINE_BYTES // 1_000_000} MB of thumbnails"
+        hint = f"--inline takes {most}; use --out FOLDER --copy"
+        raise JobMistakesError((Mistake(problem=problem, hint=hint),))
+    return found
+
+
+def _copy_pictures(folder: Path, place: Path, pictures: dict[str, str]) -> int:
+    """Pictures and thumbnails to where the page lies; how many pictures. Those that are there already stay."""
+    copied = 0
+    for sha256, path in pictures.items():
+        for name in (path, thumb_path(sha256)):
+            found = DISK.look(folder / name)
+            if found is None or ((there := DISK.look(place / name)) and there.size_bytes == found.size_bytes):
+                continue
+            data = read_plain(DISK, folder, name, most_bytes=found.size_bytes + 1)
+            if data is not None:
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                (place / name).write_bytes(data)
+                copied += name == path
+    return copied

@@ -1,0 +1,265 @@
+"""Rows as the page reads them: lines, 256 to a gzip chunk, and an index of int32 columns to filter, sort and group by.
+
+Streamed: of the rows that went by, about 60 bytes each are kept for the index.
+"""
+
+import base64
+import zlib
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from batchrunner.core.job import Json
+from batchrunner.core.status import ExportRow
+
+CHUNK_ROWS: Final = 256
+FIRST_ROWS: Final = 48
+FIRST_BYTES: Final = 96_000
+"""Of the first rows, which stand in the page as they are: a screen's worth, so that they are there at once."""
+PLAIN_COLUMNS: Final = (
+    "index",
+    "group",
+    "model",
+    "failure",
+    "flags",
+    "ms",
+    "input",
+    "output",
+    "attempts",
+    "started",
+    "chars",
+    "hash",
+)
+"""One int32 for each row. `failure` is 0 for a done item, else 1 + its place in `failures`; -1 stands for unknown.
+
+`ms` are milliseconds of the item, `started` seconds since the run was created, `chars` the answer's length, `hash`
+tells equal answers and equal pictures from others.
+"""
+_FLAGS_MAX: Final = 31
+_LEVEL: Final = 6
+_HASH_MASK: Final = 0x7FFFFFFF
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True, kw_only=True)
+class Axis:
+    """Something that varies between the items of one prompt: a column of the index."""
+
+    name: str
+    values: list[Json]
+    """As the page names them, in the job's order; what else occurs is added."""
+    places: dict[bytes, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for value in self.values:
+            self.places.setdefault(_encode(value), len(self.places))
+
+    def place(self, value: Json) -> int:
+        """The number of a value."""
+        written = _encode(value)
+        known = self.places.get(written)
+        if known is None:
+            known = self.places[written] = len(self.values)
+            self.values.append(value)
+        return known
+
+
+@dataclass(slots=True, kw_only=True)
+class RowChunks:
+    """Takes rows in the job's order; gives a finished chunk as gzip bytes to `on_chunk`.
+
+    `log_of` returns what the ledger has of a key, `hide` takes paths of this machine out of a message.
+    """
+
+    axes: list[Axis]
+    since: float
+    log_of: Callable[[str], list[Json]]
+    hide: Callable[[str], str]
+    on_chunk: Callable[[int, bytes], None]
+    rows: int = 0
+    models: Axis = field(default_factory=lambda: Axis(name="model", values=[]))
+    flags: dict[str, int] = field(default_factory=dict)
+    failures: Axis = field(default_factory=lambda: Axis(name="class", values=[]))
+    groups: int = 0
+    pictures: dict[str, str] = field(default_factory=dict)
+    """sha256 → path of every picture that may be shown."""
+    first: list[bytes] = field(default_factory=list)
+    _first_bytes: int = 0
+    _columns: list["array[int]"] = field(init=False)
+    _group_of: dict[str, int] = field(default_factory=dict)
+    _lines: list[bytes] = field(default_factory=list)
+    _chunk: int = 0
+
+    def __post_init__(self) -> None:
+        self._columns = [array("i") for _ in (*PLAIN_COLUMNS, *self.axes)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the index's columns, in order."""
+        return [*PLAIN_COLUMNS, *(f"axis{number}" for number in range(len(self.axes)))]
+
+    def add(self, row: ExportRow) -> None:
+        """The next row."""
+        fields = row.fields
+        output = fields.pop("output", None)
+        error = fields.pop("error", None)
+        self._index(fields, output if isinstance(output, dict) else {}, error if isinstance(error, dict) else None)
+        line = self._line(fields, output, error)
+        self._lines.append(line)
+        if (
+            len(self.first) < FIRST_ROWS
+            and self._first_bytes + len(line) <= FIRST_BYTES
+            and len(self.first) == self.rows
+        ):
+            self.first.append(line)
+            self._first_bytes += len(line)
+        self.rows += 1
+        if len(self._lines) == CHUNK_ROWS:
+            self._finish_chunk()
+
+    def finish(self) -> int:
+        """Give the last chunk; returns how many there are."""
+        if self._lines:
+            self._finish_chunk()
+        return self._chunk
+
+    def index(self) -> bytes:
+        """All columns behind each other, int32 little-endian, as gzip."""
+        return compressed(b"".join(_little(column) for column in self._columns))
+
+    def _line(self, fields: dict[str, Json], output: Json, error: Json) -> bytes:
+        """`HEAD<tab>REST`, see the package; takes what is in the head out of `fields`."""
+        answer: Json = ""
+        if isinstance(output, dict):
+            answer = output.pop("text", "")
+            fields["output"] = output
+        if isinstance(error, dict):
+            answer = self.hide(str(error.pop("message", None) or ""))
+            fields["error"] = error
+        head = [fields.pop("id", ""), fields.pop("prompt", ""), answer, fields.pop("vars", {})]
+        log = self.log_of(str(fields.get("key")))
+        if log:
+            fields["_log"] = log
+        return _encode(head) + b"\t" + _encode(fields)
+
+    def _index(self, fields: dict[str, Json], output: dict[str, Json], error: dict[str, Json] | None) -> None:
+        usage = fields.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        text = output.get("text")
+        text = text if isinstance(text, str) else ""
+        pictures = output.get("images")
+        pictures = pictures if isinstance(pictures, list) else []
+        prompt_id = str(fields.get("prompt_id"))
+        group = self._group_of.get(prompt_id)
+        if group is None:
+            group = self._group_of[prompt_id] = self.groups
+            self.groups += 1
+        values = (
+            _whole(fields.get("index")),
+            group,
+            self.models.place(fields.get("model")),
+            0 if error is None else 1 + self.failures.place(error.get("class")),
+            self._flag_bits(fields, output),
+            _whole(fields.get("seconds"), 1000),
+            _whole(usage.get("input_tokens")),
+            _whole(usage.get("output_tokens")),
+            _whole(fields.get("attempts")),
+            self._moment(fields.get("started_at") or fields.get("failed_at")),
+            len(text),
+            self._hash(text, pictures),
+        )
+        for column, value in zip(self._columns, values, strict=False):
+            column.append(value)
+        for column, axis in zip(self._columns[len(PLAIN_COLUMNS) :], self.axes, strict=True):
+            column.append(axis.place(_axis_value(axis.name, fields)))
+
+    def _flag_bits(self, fields: dict[str, Json], output: dict[str, Json]) -> int:
+        names = [name for name in ("recovered", "ambiguous") if fields.get(name)]
+        if fields.get("shared_with"):
+            names.append("shared")
+        if output.get("truncated"):
+            names.append("truncated")
+        told = output.get("flags")
+        names += [str(name) for name in told] if isinstance(told, list) else []
+        bits = 0
+        for name in names:
+            place = self.flags.setdefault(name, len(self.flags))
+            if place < _FLAGS_MAX:
+                bits |= 1 << place
+        return bits
+
+    def _moment(self, text: Json) -> int:
+        try:
+            return max(0, int(datetime.fromisoformat(str(text)).timestamp() - self.since))
+        except (ValueError, OverflowError):
+            return -1
+
+    def _hash(self, text: str, pictures: list[Json]) -> int:
+        digest = zlib.crc32(text.encode()) if text else 0
+        for picture in pictures:
+            if isinstance(picture, dict):
+                sha, path = str(picture.get("sha256")), str(picture.get("path"))
+                digest = zlib.crc32(sha.encode(), digest)
+                if picture.get("width") is not None:
+                    self.pictures.setdefault(sha, path)
+        return digest & _HASH_MASK
+
+    def _finish_chunk(self) -> None:
+        self.on_chunk(self._chunk, compressed(b"\n".join(self._lines)))
+        self._lines.clear()
+        self._chunk += 1
+
+
+def compressed(data: bytes) -> bytes:
+    """As gzip, the same bytes each time."""
+    squeeze = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
+    return squeeze.compress(data) + squeeze.flush()
+
+
+def as_text(data: bytes) -> str:
+    """Bytes for a data block of the page."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def axes_of(job: dict[str, Json]) -> list[Axis]:
+    """What varies between the items of one prompt, from the job as resolved: models, the matrix, replicas."""
+    models, matrix, replicas = job.get("models"), job.get("matrix"), job.get("replicas")
+    found = []
+    for name, values in matrix.items() if isinstance(matrix, dict) else ():
+        if isinstance(values, list) and len(values) > 1:
+            found.append(Axis(name=str(name), values=list(values)))
+    if isinstance(models, list) and len(models) > 1:
+        found.append(Axis(name="model", values=list(models)))
+    if isinstance(replicas, int) and replicas > 1:
+        found.append(Axis(name="replica", values=list(range(1, replicas + 1))))
+    return found
+
+
+def _axis_value(name: str, fields: dict[str, Json]) -> Json:
+    if name == "model":
+        return fields.get("model")
+    if name == "replica":
+        return fields.get("replica") or 1
+    for place in ("params", "vars"):
+        inside = fields.get(place)
+        if isinstance(inside, dict) and name in inside:
+            return inside[name]
+    return None
+
+
+def _whole(value: Json, times: int = 1) -> int:
+    """A number as int32; -1 where there is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return -1
+    return max(-1, min(_HASH_MASK, int(value * times)))
+
+
+def _little(column: "array[int]") -> bytes:
+    if array("i", [1]).tobytes()[0] != 1:  # a big-endian machine
+        column = array("i", column)
+        column.byteswap()
+    return column.tobytes()
