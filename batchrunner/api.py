@@ -230,8 +230,8 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
-    from batchrunner.report.directory_status import new_format_notes
-    from batchrunner.report.summary import balance_line, failure_groups, notify, schedule_notes
+    from batchrunner.report.directory_status import failure_groups, new_format_notes
+    from batchrunner.report.summary import balance_line, notify, schedule_notes
     from batchrunner.report.wording import skipped_words
     from batchrunner.stores.lock import RunLock
     from batchrunner.stores.preflight import lock_notes, requests_allowed

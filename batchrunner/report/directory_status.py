@@ -4,6 +4,7 @@ A directory that is as its last clean end left it is trusted; any other is check
 module, so that all of them count the same items as lost. `inspect_directory` changes nothing on the disk.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.schedule import Window, opening
 from batchrunner.core.state import LedgerState
-from batchrunner.core.status import ItemCounts, RunState, Status, Wait
+from batchrunner.core.status import FailureGroup, ItemCounts, RunState, Status, Wait
 from batchrunner.engine.budget_guard import spent_so_far
 from batchrunner.engine.run_schedule import outside_words
 from batchrunner.engine.run_status import (
@@ -32,12 +33,12 @@ from batchrunner.engine.run_status import (
     shown_time,
     usage_counts,
 )
-from batchrunner.report.summary import failure_groups
 from batchrunner.report.wording import count as counted
 from batchrunner.stores.files import RESULTS
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_replay import inspect_directory, replay
 from batchrunner.stores.lock import holder_of
+from batchrunner.stores.results import iter_failures
 from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
 from batchrunner.stores.timezones import offset_of_zone
@@ -205,3 +206,29 @@ def new_format_notes(job: Job, folder: Path, before: RunFile | None) -> tuple[st
     if not isinstance(output, dict) or output.get("format") == job.output.format:
         return ()  # the pictures are not counted at every start
     return format_notes(job, folder)
+
+
+# Failed items grouped by cause, from `failures.jsonl`.
+
+_GROUPS_MAX: Final = 50
+_MESSAGE_MAX: Final = 200
+
+
+def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
+    """Groups of equal class and message (numbers and ids in it aside), the largest first."""
+    groups: dict[tuple[str, str], FailureGroup] = {}
+    for row in iter_failures(folder):
+        error = row.get("error")
+        kind, message = (
+            ("?", "") if not isinstance(error, dict) else (str(error.get("class")), str(error.get("message")))
+        )
+        comparable = re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", message.lower())[:_MESSAGE_MAX]
+        if (kind, comparable) not in groups and len(groups) >= _GROUPS_MAX:
+            comparable, message = "", "other messages"
+        known = groups.get((kind, comparable))
+        groups[kind, comparable] = (
+            replace(known, count=known.count + 1)
+            if known
+            else FailureGroup(kind=kind, message=message[:_MESSAGE_MAX], count=1, example=str(row.get("id")))
+        )
+    return tuple(sorted(groups.values(), key=lambda group: -group.count))

@@ -8,16 +8,14 @@ import asyncio
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.budget import BudgetLine, figure
@@ -34,7 +32,6 @@ from batchrunner.core.status import (
     Wait,
 )
 from batchrunner.report.wording import count, instant, printable
-from batchrunner.stores.results import iter_failures
 from batchrunner.stores.timezones import offset_of_zone
 
 # The program's values as JSON: what commands print, and what a notified command reads.
@@ -59,32 +56,6 @@ def jsonable(value: object) -> Json:
     if isinstance(value, PurePath):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-# Failed items grouped by cause, from `failures.jsonl`.
-
-_GROUPS_MAX: Final = 50
-_MESSAGE_MAX: Final = 200
-
-
-def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
-    """Groups of equal class and message (numbers and ids in it aside), the largest first."""
-    groups: dict[tuple[str, str], FailureGroup] = {}
-    for row in iter_failures(folder):
-        error = row.get("error")
-        kind, message = (
-            ("?", "") if not isinstance(error, dict) else (str(error.get("class")), str(error.get("message")))
-        )
-        comparable = re.sub(r"[0-9a-f]*\d[0-9a-f-]*", "#", message.lower())[:_MESSAGE_MAX]
-        if (kind, comparable) not in groups and len(groups) >= _GROUPS_MAX:
-            comparable, message = "", "other messages"
-        known = groups.get((kind, comparable))
-        groups[kind, comparable] = (
-            replace(known, count=known.count + 1)
-            if known
-            else FailureGroup(kind=kind, message=message[:_MESSAGE_MAX], count=1, example=str(row.get("id")))
-        )
-    return tuple(sorted(groups.values(), key=lambda group: -group.count))
 
 
 # Notes on the schedule and on balances of points.

@@ -292,6 +292,11 @@ AnswerSchema: TypeAlias = Annotated[
 ]
 
 
+def _no_pictures() -> list[str]:
+    """Pydantic looks at a factory's signature: that of `list` is text, for which a whole tokenizer is compiled."""
+    return []
+
+
 class JobSpec(Part):
     """A job: prompts, a provider, and how far to go."""
 
@@ -331,7 +336,7 @@ class JobSpec(Part):
         default=None, description="A conversation of several turns; each content is a template. Chat only."
     )
     images: list[Text] = Field(
-        default_factory=list,
+        default_factory=_no_pictures,
         description="Pictures shown to the model, or edited with `kind: image`: templates of local files or URLs.",
     )
     images_from: (

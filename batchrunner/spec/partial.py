@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from batchrunner.core.job import Json, Kind
 from batchrunner.spec.job_errors import KeyPath, SpecError
@@ -97,7 +97,6 @@ def is_there(path: str, *, as_file: bool = False) -> bool:
 _STAND_INS: dict[str, Json] = {"prompts": {"prompt": "-"}, "messages": {"role": "user", "content": "-"}}
 """What stands in for a broken entry of a list, so that the places of the others stay."""
 _ROUNDS = 4
-_ENTRIES = TypeAdapter(list[PromptSpec])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +116,7 @@ class PartialSpec:
     def __post_init__(self) -> None:
         listed = self.spec.prompts if isinstance(self.spec.prompts, list) else ()
         # Every rule goes through them: 100,000 are made once, and those that `spec` has already are not checked again.
-        texts = iter(_ENTRIES.validate_python([{"prompt": entry} for entry in listed if isinstance(entry, str)]))
-        made = tuple(next(texts) if isinstance(entry, str) else entry for entry in listed)
+        made = tuple(PromptSpec(prompt=entry) if isinstance(entry, str) else entry for entry in listed)
         object.__setattr__(self, "entries", made)
 
     def given(self, *path: str | int) -> bool:

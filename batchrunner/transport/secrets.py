@@ -10,13 +10,15 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import Answer
-from batchrunner.core.ports import Items
+
+if TYPE_CHECKING:
+    from batchrunner.core.outcome import Answer
+    from batchrunner.core.ports import Items
 
 MASK: Final = "***"
 
@@ -223,9 +225,12 @@ def masked(value: T, secrets: Iterable[Secret]) -> T:
 class Masker:
     """`masked` for the keys of a run: one look at the words of an ordinary answer tells that none of them is there."""
 
-    __slots__ = ("_known", "_signs")
+    __slots__ = ("_answer", "_known", "_signs")
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
+        from batchrunner.core.outcome import Answer  # noqa: PLC0415 - `check` reads keys and needs no kind of reply
+
+        self._answer = Answer
         self._known = [secret for secret in secrets if len(secret.reveal()) >= SHORTEST_MASKED]
         self._signs = tuple(
             dict.fromkeys(sign for secret in self._known for sign in (_begun(secret.reveal()), *secret.packed))
@@ -237,11 +242,11 @@ class Masker:
 
     def masked(self, value: T) -> T:
         """As of the function."""
-        if not self._known or (isinstance(value, Answer) and self._is_clean(value)):
+        if not self._known or (isinstance(value, self._answer) and self._is_clean(value)):
             return value
         return masked(value, self._known)
 
-    def _is_clean(self, answer: Answer) -> bool:
+    def _is_clean(self, answer: "Answer") -> bool:
         """Whether an answer has nothing but words, and no key can be in them. False: it has to be looked through."""
         if (
             answer.tool_calls
@@ -272,7 +277,7 @@ def refuse_keys_in_job(job: Job, keys: Mapping[str, Secret]) -> None:
 class KeylessItems:
     """The `core.ports.Items` of a job, refused at the first item that holds a key."""
 
-    def __init__(self, items: Items, keys: Mapping[str, Secret]) -> None:
+    def __init__(self, items: "Items", keys: Mapping[str, Secret]) -> None:
         self._items = items
         self._keys = {name: key for name, key in keys.items() if len(key.reveal()) >= _SHORTEST_REFUSED}
 
