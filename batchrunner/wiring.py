@@ -271,7 +271,7 @@ def _ports(
 ) -> Ports:
     from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
 
-    pictures = PictureFiles(artifacts)
+    pictures = PictureFiles(artifacts, thumbnails=folder if job.output.report else None, files=files)
     if job.kind == "image":
         readers()  # before the first order, not when its picture is there: the program may be replaced meanwhile
     stack.callback(pictures.close)

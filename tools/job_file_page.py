@@ -148,6 +148,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "output.format": "format: png",
     "output.name": 'name: "{{ id }}"',
     "output.each": 'each: "answers/{{ id }}.md"',
+    "output.report": "report: false",
     "budget.calls": "calls: 500",
     "budget.tokens": "tokens: 2000000",
     "budget.points": "points: 200",

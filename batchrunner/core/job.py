@@ -155,6 +155,8 @@ class Output:
     name: str = "{{ id }}"
     each: str | None = None
     """Template of a path below `dir`: every answer also goes into a file of its own."""
+    report: bool = True
+    """Write `report.html` at the end, and thumbnails of pictures as they come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,11 +48,13 @@ from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_fi
 # Pictures are read one at a time for each thread. Refuses to follow links and to remove anything.
 
 _LEDGER_NAMES: Final = re.compile(rf"{SEGMENT_NAME.pattern}|{CHECKPOINT_NAME.pattern}")
+_CACHE: Final = "thumbs"
+"""Thumbnails are not synced, so a power loss may leave parts of them; any of them may be deleted."""
 OWN: Final = frozenset(
     {
         *(RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN),
         *(ERROR_LOG, "README.md", "report.html", "scores.jsonl"),
-        *(f"{EXPORTS}/", "batches/", "control/", "judge/", "report/", "shards/", "thumbs/"),
+        *(f"{EXPORTS}/", "batches/", "control/", "judge/", "report/", "shards/", f"{_CACHE}/"),
     }
 )
 """What this program, in this version or a later one, puts at the top of a run's directory; a folder with its content.
@@ -177,7 +179,7 @@ def look_around(folder: Path, *, files: InspectedFiles, finding_list: FindingLis
 
 
 def _is_own(path: PurePosixPath) -> bool:
-    if path.parts[: len(_DAMAGED)] == _DAMAGED:
+    if path.parts[: len(_DAMAGED)] == _DAMAGED or path.parts[0] == _CACHE:
         return True
     if len(path.parts) == 1:
         return path.name in OWN

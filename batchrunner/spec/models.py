@@ -272,6 +272,10 @@ class OutputSpec(Part):
     each: Text | None = Field(
         default=None, description='Also write every answer into a file of its own, for example "answers/{{ id }}.md".'
     )
+    report: bool = Field(
+        default=True,
+        description="Write the page report.html at the end of a run, and small pictures for it as pictures come.",
+    )
 
 
 ProviderChoice: TypeAlias = Annotated[

@@ -107,4 +107,6 @@ def _output(partial: PartialSpec, *, out: str | None) -> Output:
         named += SIMULATED_ENDING if is_simulated(partial) else ""
         folder = results_folder(partial.folder, named)
         former = former_folders(partial.folder, named, but=folder)
-    return Output(dir=folder, former_dirs=former, format=given.format, name=given.name, each=given.each)
+    return Output(
+        dir=folder, former_dirs=former, format=given.format, name=given.name, each=given.each, report=given.report
+    )

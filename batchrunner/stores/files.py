@@ -315,13 +315,15 @@ def write_all(files: Files, descriptor: int, data: bytes) -> None:
         rest = rest[taken:]
 
 
-def place_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
+def place_whole(files: Files, path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
     """Put `data` under `path`; its bytes are durable, its name is not before `fsync_folder(path.parent)`.
+
+    With `durable=False` the bytes are not synced either: for what can be made again.
 
     Raises:
         OSError: what the system said; nothing is left behind, and what stood under `path` still does.
     """
-    _place(files, path, (data,), mode)
+    _place(files, path, (data,), mode, durable=durable)
 
 
 def write_whole(files: Files, path: Path, data: bytes, mode: int) -> None:
@@ -343,7 +345,7 @@ def write_pieces(files: Files, path: Path, pieces: Iterable[bytes], mode: int) -
     return length
 
 
-def _place(files: Files, path: Path, pieces: Iterable[bytes], mode: int) -> int:
+def _place(files: Files, path: Path, pieces: Iterable[bytes], mode: int, *, durable: bool = True) -> int:
     length = 0
     beside, descriptor = open_beside(files, path.parent, mode)
     try:
@@ -351,7 +353,8 @@ def _place(files: Files, path: Path, pieces: Iterable[bytes], mode: int) -> int:
             for piece in pieces:
                 write_all(files, descriptor, piece)
                 length += len(piece)
-            files.fsync(descriptor)
+            if durable:
+                files.fsync(descriptor)
         finally:
             files.close(descriptor)
         files.rename(beside, path)

@@ -133,13 +133,31 @@ def test_an_answer_that_was_paid_and_lost_counts_as_a_possible_duplicate(
     assert api.status(str(house.folder / "new")).sends.possible_duplicates == 1
 
 
+def is_audited(path: Path) -> bool:
+    return path.name != "run.json" and path.parent.parent.name != "thumbs"
+
+
+@pytest.mark.parametrize("what", ["removed", "damaged", "left over"])
+def test_thumbnails_are_a_cache_of_which_no_finding_is_made(finished: dict[str, Path], house: House, what: str) -> None:
+    thumbs = copy_of(finished, "image", house) / "thumbs"
+    path = min(thumbs.glob("*/*.webp"))
+    match what:
+        case "removed":
+            shutil.rmtree(thumbs)
+        case "damaged":
+            path.write_bytes(b"")
+        case _:
+            path.rename(path.with_name(".1-1.tmp"))
+    assert api.verify(str(thumbs.parent)).findings == ()
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_damage_anywhere_is_either_found_or_harmless(finished: dict[str, Path], house: House, seed: int) -> None:
     """A bit, a hole or a cut in any file: what is not found changed nothing that was recorded."""
     rng = random.Random(seed)
     name = rng.choice(["chat", "each", "image"])
     out = copy_of(finished, name, house)
-    path = rng.choice([path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "run.json"])
+    path = rng.choice([path for path in sorted(out.rglob("*")) if path.is_file() and is_audited(path)])
     text = bytearray(path.read_bytes())
     if not text:
         return

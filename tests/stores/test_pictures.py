@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import Picture
 from batchrunner.stores.artifacts import Artifacts
-from batchrunner.stores.images import PictureFiles, picture_fault, prepare
+from batchrunner.stores.images import PictureFiles, make_thumbnail, picture_fault, prepare, thumbnail_path
 
 BLUE = (10, 20, 200)
 
@@ -36,10 +37,11 @@ def save(
     into: PictureFormat | None = None,
     text: dict[str, str] | None = None,
     max_pixels: int = 10_000_000,
+    thumbnails: bool = False,
 ) -> Picture | Problem:
     async def run() -> Picture | Problem:
         artifacts = Artifacts(root)
-        pictures = PictureFiles(artifacts, max_pixels=max_pixels)
+        pictures = PictureFiles(artifacts, max_pixels=max_pixels, thumbnails=root if thumbnails else None)
         try:
             return await pictures.save(data, stem=stem, into=into, text=text or {})
         finally:
@@ -318,3 +320,71 @@ def test_no_bytes_make_it_crash(shape: str, data: st.DataObject) -> None:
         mangled[data.draw(st.integers(0, len(mangled) - 1))] = data.draw(st.integers(0, 255))
     for into in (None, *FORMATS):
         prepare(bytes(mangled), into=into, text={"prompt": "x"}, max_pixels=1_000_000)
+
+
+def thumbnail_of(root: Path, picture: Picture) -> Image.Image:
+    with Image.open(root / thumbnail_path(picture.sha256)) as read:
+        assert read.format == "WEBP"
+        read.load()
+        return read
+
+
+@pytest.mark.parametrize(("shape", "mode"), SOURCES)
+def test_a_thumbnail_is_made_of_every_picture_and_named_by_the_bytes_that_are_kept(
+    tmp_path: Path, shape: str, mode: str
+) -> None:
+    if mode == "I;16":
+        out = io.BytesIO()
+        Image.new("I;16", (600, 300), 40_000).save(out, "PNG")
+        data = out.getvalue()
+    else:
+        data = drawn(shape, mode=mode, size=(600, 300))
+    picture, there = kept(tmp_path, data, text={"prompt": "x"}, thumbnails=True)
+    digest = hashlib.sha256(there).hexdigest()
+    assert thumbnail_path(picture.sha256) == f"thumbs/{digest[:2]}/{digest[:16]}.webp"
+    small = thumbnail_of(tmp_path, picture)
+    assert small.size == (256, 128)
+    assert make_thumbnail(there) == (tmp_path / thumbnail_path(digest)).read_bytes()
+
+
+def test_a_thumbnail_is_not_larger_than_its_picture_and_stands_as_the_picture_is_shown(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    out = io.BytesIO()
+    Image.new("RGB", (100, 40), BLUE).save(out, "JPEG", exif=exif)
+    picture, _ = kept(tmp_path, out.getvalue(), thumbnails=True)
+    assert thumbnail_of(tmp_path, picture).size == (40, 100)
+
+
+def test_no_thumbnail_is_made_where_none_is_wanted_nor_of_what_cannot_be_decoded(tmp_path: Path) -> None:
+    assert refused(tmp_path, drawn("PNG")[:-40], thumbnails=True)
+    kept(tmp_path, drawn("PNG"))
+    kept(tmp_path, OTHERS["AVIF"], stem="unchecked", thumbnails=True)
+    assert not (tmp_path / "thumbs").exists()
+    assert make_thumbnail(OTHERS["AVIF"]) is None
+    assert make_thumbnail(drawn("PNG")[:-40]) is None
+    assert make_thumbnail(bomb(50_000, 50_000)) is None
+
+
+def test_a_picture_is_kept_whether_its_thumbnail_can_be_written_or_not(tmp_path: Path) -> None:
+    (tmp_path / "thumbs").write_text("a file in the way")
+    picture, there = kept(tmp_path, drawn("PNG"), thumbnails=True)
+    assert there == drawn("PNG")
+    assert (tmp_path / picture.path).exists()
+    assert (tmp_path / "thumbs").read_text() == "a file in the way"
+
+
+@pytest.mark.slow
+def test_a_thumbnail_costs_at_most_15_ms_of_a_core() -> None:
+    """Beside the decoding that its check needs anyway; the best of several, for busy machines."""
+    out = io.BytesIO()
+    Image.merge("RGB", [Image.effect_noise((1024, 1024), 60)] * 3).save(out, "PNG")
+    data = out.getvalue()
+
+    def cpu_ms(*, thumbnail: bool) -> float:
+        started = time.thread_time()
+        prepare(data, into=None, text={}, max_pixels=10_000_000, thumbnail=thumbnail)
+        return (time.thread_time() - started) * 1000
+
+    plain = min(cpu_ms(thumbnail=False) for _ in range(7))
+    assert min(cpu_ms(thumbnail=True) for _ in range(7)) - plain <= 15

@@ -293,6 +293,13 @@ ASKED: dict[str, Effect] = {
         was=False,
         now=True,
     ),
+    "output.report": Effect(
+        base=image(),
+        change={"output.report": False},
+        look=lambda bench: len(bench.rows) == len(list(bench.house.out.glob("thumbs/*/*.webp"))),
+        was=True,
+        now=False,
+    ),
     "output.format": Effect(
         base=image(),
         change={"output.format": "webp"},
