@@ -29,6 +29,9 @@ def test_the_golden_file_has_every_message() -> None:
         ('def f(x: "list[int] | None") -> "str | None": ...', []),
         ('assert x, "nobody sees this"', []),
         ('say("word", f"{a} {b}")', []),
+        ('Pair: TypeAlias = "tuple[int, str] | None"', []),
+        ('if "new line" in text: say("a line")', ["a line"]),
+        ('MARK = "\\0the end\\0"', []),
     ],
 )
 def test_a_message_is_what_has_words_and_is_shown(source: str, shown: list[str]) -> None:

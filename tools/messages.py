@@ -2,7 +2,8 @@
 
 Taken from the source: string constants and f-strings that contain a space, the labels of printed lines and the help of
 commands; a field of an f-string is shown as `{…}`. Left out: docstrings, `__repr__`, assertions, regular expressions,
-type annotations, and the tables of phrases that are looked for in servers' replies.
+types, what is looked for (`"…" in text`, tables of words), marks with control characters, formats of times, lines of
+HTTP, and modules that hold what servers say, real ones or the simulated one.
 """
 
 import ast
@@ -15,7 +16,21 @@ from pathlib import Path
 from batchrunner.cli.main import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "batchrunner"
-_PHRASES_OF_SERVERS = frozenset({"core/classify.py", "core/sign.py", "core/signs.py"})
+_WORDS_OF_SERVERS = frozenset(
+    {
+        *("core/classify.py", "core/sign.py", "core/signs.py", "providers/task_replies.py"),
+        *(
+            f"simulator/{name}.py"
+            for name in (
+                *("answers", "chat_replies", "drawing", "generation", "image_replies", "messages_replies", "refusals"),
+                *("simulated_tasks", "sse_shapes", "world"),
+            )
+        ),
+    }
+)
+_TABLES_OF_WORDS = frozenset({"_ABOUT_WORDS", "_REFUSALS"})
+_SHOW_NOTHING = frozenset({"AssertionError", "cast", "frozenset", "strftime", "roll", "call_exception_handler"})
+_NOT_FOR_PEOPLE = re.compile(r"\0|\r\n|^\{%|HTTP/1\.1|^Bearer |^multipart/|^exit \d")
 _WORD = re.compile(r"[^\W\d_]")
 
 
@@ -24,7 +39,7 @@ def messages() -> str:
     parts: list[str] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
-        if name in _PHRASES_OF_SERVERS:
+        if name in _WORDS_OF_SERVERS:
             continue
         if found := found_in(path.read_text("utf-8")):
             parts += [f"## {name}", *map(_shown, found), ""]
@@ -40,7 +55,7 @@ def found_in(source: str) -> list[str]:
 
 def _shown(text: str) -> str:
     """One line for each line of the text; what follows the first one is indented."""
-    return "\n    ".join(text.strip().splitlines())
+    return "\n    ".join(text.replace("\b\n", "").strip().splitlines())
 
 
 def _strings(tree: ast.AST) -> Iterator[tuple[tuple[int, int], str]]:
@@ -49,7 +64,7 @@ def _strings(tree: ast.AST) -> Iterator[tuple[tuple[int, int], str]]:
     labels = {id(node) for node in _labels(tree)}
     for node in ast.walk(tree):
         text = "" if id(node) in unseen else _text(node)
-        shown = _WORD.search(text) and (" " in text.strip() or id(node) in labels)
+        shown = _WORD.search(text) and (" " in text.strip() or id(node) in labels) and not _NOT_FOR_PEOPLE.search(text)
         if isinstance(node, ast.expr) and shown:
             yield (node.lineno, node.col_offset), text
 
@@ -65,6 +80,7 @@ def _text(node: ast.AST) -> str:
 def _not_shown(tree: ast.AST) -> Iterator[ast.AST]:
     """What nobody sees, and the parts of an f-string, which are shown as one."""
     for node in ast.walk(tree):
+        yield from _types(node)
         match node:
             case ast.Expr(value=ast.Constant() as docstring):
                 yield docstring
@@ -72,18 +88,28 @@ def _not_shown(tree: ast.AST) -> Iterator[ast.AST]:
                 yield from (part for part in parts if isinstance(part, ast.Constant))
             case ast.FormattedValue(format_spec=ast.expr() as specification):
                 yield specification
-            case ast.arg(annotation=ast.expr() as kind) | ast.AnnAssign(annotation=kind):
-                yield from _unless_help(kind)
-            case ast.FunctionDef(name="__repr__") | ast.Assert():
+            case ast.Compare(left=ast.Constant() as looked_for, ops=[ast.In() | ast.NotIn()]):
+                yield looked_for
+            case ast.AnnAssign(target=ast.Name(name), value=ast.expr() as table) if name in _TABLES_OF_WORDS:
+                yield from ast.walk(table)
+            case ast.Call(func=ast.Name(name) | ast.Attribute(attr=name)) if name in _SHOW_NOTHING:
                 yield from ast.walk(node)
-            case ast.Call(func=ast.Name("AssertionError" | "cast")):
-                yield from ast.walk(node)
-            case ast.FunctionDef(returns=ast.expr() as kind) | ast.AsyncFunctionDef(returns=ast.expr() as kind):
-                yield from ast.walk(kind)
-            case ast.Call(func=ast.Attribute(value=ast.Name("re"))):
+            case ast.FunctionDef(name="__repr__") | ast.Assert() | ast.Call(func=ast.Attribute(value=ast.Name("re"))):
                 yield from ast.walk(node)
             case _:
                 pass
+
+
+def _types(node: ast.AST) -> Iterator[ast.AST]:
+    match node:
+        case ast.AnnAssign(annotation=ast.Name("TypeAlias"), value=ast.expr() as kind):
+            yield from ast.walk(kind)
+        case ast.arg(annotation=ast.expr() as kind) | ast.AnnAssign(annotation=kind):
+            yield from _unless_help(kind)
+        case ast.FunctionDef(returns=ast.expr() as kind) | ast.AsyncFunctionDef(returns=ast.expr() as kind):
+            yield from ast.walk(kind)
+        case _:
+            pass
 
 
 def _unless_help(annotation: ast.expr) -> Iterator[ast.AST]:

@@ -119,7 +119,7 @@ def _front(
 
 def _print_usage_error(message: str, arguments: Sequence[str], *, as_json: bool) -> int:
     following = next(iter(arguments[1:2]), None)
-    hint = meant(message, following) or COMMANDS_NOT_THERE["help"]
+    hint = meant(message, following) or (None if "Did you mean" in message else COMMANDS_NOT_THERE["help"])
     return print_mistakes((Mistake(problem=message.rstrip("."), hint=hint),), as_json=as_json)
 
 

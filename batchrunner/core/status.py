@@ -316,7 +316,7 @@ class ExportFormat:
     is_text: bool
     """Text may go to a terminal or a pipe."""
     needs: str | None = None
-    """A module that not everyone has; the extra `batchrunner[FORMAT]` installs it."""
+    """The optional package that it needs, under the name by which it is installed and imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

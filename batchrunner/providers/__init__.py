@@ -60,6 +60,6 @@ def dialect_for(provider: Provider) -> "Dialect | TaskDialect":
 def require_dialect(provider: Provider) -> None:
     """Refuse a dialect that is not in `DIALECTS`. Raises JobMistakesError."""
     if provider.dialect not in DIALECTS:
-        problem = f"the dialect {provider.dialect} is not spoken by this version"
+        problem = f"this version does not support the dialect {provider.dialect}"
         mistake = Mistake(key="provider.dialect", problem=problem, expected=f"one of {', '.join(sorted(DIALECTS))}")
         raise JobMistakesError((mistake,))

@@ -290,7 +290,7 @@ def _redirect(head: ResponseHead) -> Problem:
     except ValueError:
         host = None
     where = f"to {_cut(host, _NAME_CHARS)}" if host else "to another address"
-    message = f"HTTP {head.status} redirects {where}; redirects are not followed: put the right address into base_url"
+    message = f"HTTP {head.status} redirects {where}; redirects are not followed; set base_url to the final address"
     return replace(plain_problem(ProblemKind.NOT_REACHED, message, head=head), look_at="provider.base_url")
 
 
@@ -319,8 +319,10 @@ def _worded(kind: ProblemKind, fault: ErrorBody, status: int) -> str:
     if kind is ProblemKind.NO_SUCH_PATH or (kind is ProblemKind.NOT_REACHED and fault.form == "json"):
         return f"HTTP {status}: the server does not know this path: {fault.message}"
     if kind is ProblemKind.NOT_REACHED:
-        said = {"page": f"a web page, {fault.message!r}", "nothing": "no words"}.get(fault.form, repr(fault.message))
-        return f"HTTP {status} with {said}: this is not the API's own answer, but a proxy's, a gateway's or a login's"
+        said = {"page": f"a web page, {fault.message!r}", "nothing": "an empty body"}.get(
+            fault.form, repr(fault.message)
+        )
+        return f"HTTP {status} with {said}: not a reply of the API, but of a proxy, a gateway or a login page"
     if fault.form == "page":
         return f"HTTP {status} with a web page: {fault.message}"
     return fault.message or f"HTTP {status} without a message"

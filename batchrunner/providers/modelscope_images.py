@@ -184,14 +184,14 @@ def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
 
 def _beginning(body: bytes) -> str:
     """What a person is shown of a reply that is not JSON."""
-    return without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    return without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "(empty)"
 
 
 def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
     if task_id:
         value = own_part(value, task_id)
     if task_id and (other := mentions_another_task(value, task_id)):
-        message = f"the reply speaks of task {other[:80]}, and {task_id[:80]} was asked for"
+        message = f"the reply is about task {other[:80]}; asked for {task_id[:80]}"
         return _of_poll(K.WRONG_TASK, message, head, value)
     word = word_in(value)
     task_state = task_state_of(word) or _likely_end(value, word, base_url)
@@ -261,9 +261,9 @@ def _finished(family: Family, head: ResponseHead, value: Json, base_url: str) ->
         return replace(_of_poll(kind, reason.message, head, value), code=reason.code, of_task=True)
     words = f": {reason.message}" if reason.message else ""
     if mentions_results(value):
-        message = f"the task succeeded, and no picture is found in its result{words}: {shown(value)}"
+        message = f"the task succeeded, but no picture was found in its result{words}: {shown(value)}"
         return _of_poll(K.NOT_UNDERSTOOD, message, head, value)
-    return _of_poll(K.EMPTY_RESULT, f"the task succeeded and has no picture{words}", head, value)
+    return _of_poll(K.EMPTY_RESULT, f"the task succeeded, but has no picture{words}", head, value)
 
 
 def _ended(

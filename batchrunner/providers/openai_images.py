@@ -227,7 +227,7 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
         return problem
     if body.lstrip()[:6].startswith(_STREAM_STARTS) and b"data: [DONE]" not in body[-_END_BYTES:]:
         return problem  # a stream that broke off
-    said = without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "it is empty"
+    said = without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "(empty)"
     message = f"the server accepted the order with HTTP {status}, but its reply has no picture: {said}"
     return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
 

@@ -129,7 +129,7 @@ def _format(name: str) -> ExportFormat:
         try:
             import_module(shape.needs)
         except ImportError as error:
-            install = f"install it with: pip install 'batchrunner[{name}]'"
+            install = f"install it with: pip install {shape.needs}"
             raise _mistake(f"the format {name} needs {shape.needs}, which is not installed", hint=install) from error
     return shape
 

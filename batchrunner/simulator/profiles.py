@@ -169,7 +169,7 @@ def _numbers(text: str, *, names: dict[str, str], what: str) -> dict[str, float]
         except KeyError:
             mistakes.append(Mistake(key=what, problem=f"unknown name {name!r}", expected=f"one of {', '.join(names)}"))
         except ValueError:
-            mistakes.append(Mistake(key=f"{what}.{name}", problem=f"{figure!r} is no number", expected="like 0.1"))
+            mistakes.append(Mistake(key=f"{what}.{name}", problem=f"{figure!r} is not a number", expected="like 0.1"))
     if mistakes:
         raise JobMistakesError(tuple(mistakes))
     return numbers

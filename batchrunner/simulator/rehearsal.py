@@ -182,7 +182,7 @@ class _Stage:
 
     async def _one_run(self, runner: Runner) -> None:
         left_s = max(0.0, HORIZON_S - (self.clock.wall() - self._began))
-        words = f"a rehearsal foretells no more than {HORIZON_S / 86_400:.0f} days"
+        words = f"a rehearsal ends after {HORIZON_S / 86_400:.0f} simulated days"
         horizon = asyncio.get_running_loop().call_later(left_s, runner.shutdown.pause, words)
         try:
             await runner.run()

@@ -4,6 +4,7 @@
 Where the summary says "first n", leaving the figure out means always.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,22 +30,26 @@ def parse_scenarios(text: str, *, key: str = "scenario") -> Chosen:
     """`throttle:3` or `ok-reasoning+sse-crlf`, as names with their figures; `key` is where they are written.
 
     Raises:
-        JobMistakesError: a name that SCENARIOS does not have, or a figure that is no number.
+        JobMistakesError: a name that SCENARIOS does not have, or a figure that is not a number.
     """
     chosen: Chosen = {}
     for part in filter(None, text.split("+")):
         name, colon, figure = part.partition(":")
         if name not in SCENARIOS:
-            raise _mistake(key, f"no scenario is called {name!r}", f"one of {', '.join(SCENARIOS)}")
+            raise _unknown(name, key)
         try:
             chosen[name] = finite(figure) if colon else None
         except ValueError:
-            raise _mistake(key, f"{figure!r} is not a number for {name}", f"like {name}:3") from None
+            problem = f"{figure!r} is not a number for {name}"
+            raise JobMistakesError((Mistake(key=key, problem=problem, expected=f"like {name}:3"),)) from None
     return chosen
 
 
-def _mistake(key: str, problem: str, expected: str) -> JobMistakesError:
-    return JobMistakesError((Mistake(key=key, problem=problem, expected=expected),))
+def _unknown(name: str, key: str) -> JobMistakesError:
+    close = difflib.get_close_matches(name, SCENARIOS, n=1, cutoff=0.7)
+    guess = f"did you mean `{close[0]}`? " if close else ""
+    hint = f"{guess}`batchrunner simulate --list` lists them"
+    return JobMistakesError((Mistake(key=key, problem=f"there is no scenario {name!r}", hint=hint),))
 
 
 def _row(

@@ -243,7 +243,7 @@ def provider_faults(partial: PartialSpec) -> Iterator[SpecError]:
 def _where(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     says_where = isinstance(partial.spec.provider, str) or any(partial.given("provider", key) for key in _PLACES)
     if not says_where:
-        yield SpecError(path=("provider",), problem="says neither `preset` nor `base_url`")
+        yield SpecError(path=("provider",), problem="needs `preset` or `base_url`")
     for key, url in (("base_url", own.base_url), ("proxy", own.proxy)):
         problem = url_problem(url.strip()) if url else None
         if problem:

@@ -290,7 +290,7 @@ def _text(written: str) -> Json:
 def _number(written: str) -> Json:
     plain = written.replace("_", "")
     if ":" in plain:
-        raise _SurpriseError("is read by YAML as a base-60 number", hint=f'put it in quotes: "{written}"')
+        raise _base_60(written)
     if re.fullmatch(r"[-+]?0[0-9]+", plain):
         raise _SurpriseError(
             f"is read by YAML as the octal number {int(plain, 8)}", hint=f"{_QUOTE}, or write {int(plain, 8)}"
@@ -303,7 +303,7 @@ def _number(written: str) -> Json:
 
 def _fraction(written: str) -> Json:
     if ":" in written:
-        raise _SurpriseError("is read by YAML as a base-60 number", hint=f'put it in quotes: "{written}"')
+        raise _base_60(written)
     try:
         made = float(written.replace("_", ""))
     except ValueError:  # `.inf` and `.nan` are YAML's spelling, not Python's
@@ -311,6 +311,14 @@ def _fraction(written: str) -> Json:
     if not math.isfinite(made):
         raise _SurpriseError("is read by YAML as a number that JSON cannot carry", hint="write a finite number")
     return made
+
+
+def _base_60(written: str) -> _SurpriseError:
+    value = 0.0
+    for part in written.replace("_", "").lstrip("+-").split(":"):
+        value = value * 60 + float(part)
+    read = f"{'-' if written.startswith('-') else ''}{value:g}"
+    return _SurpriseError(f"is read by YAML as {read} (a base-60 number)", hint=f'put it in quotes: "{written}"')
 
 
 def _date(written: str) -> Json:

@@ -286,10 +286,14 @@ def _edited(partial: PartialSpec) -> Iterator[SpecError]:
     for place, entry in enumerate(partial.entries):
         if entry.images and own in {**partial.spec.params, **entry.params}:
             yield SpecError(
-                path=("prompts", place, "images"), problem=f"stands beside the parameter `{own}`, which wins"
+                path=("prompts", place, "images"),
+                problem=f"cannot be combined with the parameter `{own}`",
+                expected="one of the two",
             )
     if partial.given("images") and own in partial.spec.params:
-        yield SpecError(path=("images",), problem=f"stands beside the parameter `{own}`, which wins")
+        yield SpecError(
+            path=("images",), problem=f"cannot be combined with the parameter `{own}`", expected="one of the two"
+        )
 
 
 def _local_pictures(partial: PartialSpec) -> Iterator[SpecError]:

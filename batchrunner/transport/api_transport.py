@@ -160,7 +160,7 @@ class ApiTransport:
         """
         session = self._session
         if session is None or account not in self._headers:
-            why = f"there is no key for {account}" if session is not None else "the transport is closed"
+            why = f"the API key of {account} is not set" if session is not None else "the transport is closed"
             return decoder.end(Interrupted(cause="connect", message=why, sent=False))
         direct = self._direct
         prepared = self._prepared(direct, request, account) if direct is not None else None

@@ -74,7 +74,7 @@ def _connector(error: BaseException, where: str) -> str:
 def _certificate(error: BaseException, where: str) -> str:
     inner = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
     reason = inner.verify_message if isinstance(inner, ssl.SSLCertVerificationError) else "not valid"
-    return f"certificate verification failed for {where}: {reason}; for a private authority set provider.ca_file"
+    return f"certificate verification failed for {where}: {reason}"
 
 
 def _tls(error: BaseException, where: str) -> str:

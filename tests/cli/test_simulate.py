@@ -90,4 +90,4 @@ def test_a_model_of_a_simulated_run_that_names_no_scenario_is_a_mistake(batchrun
     (batchrunner.folder / "job.yaml").write_text('provider: simulator\nmodel: "sim/talker#nonsense"\nprompts: [a]\n')
     ran = batchrunner("run", "job.yaml")
     assert ran.status == 2
-    assert "model: no scenario is called 'nonsense'; expected one of ok, " in ran.err
+    assert "model: there is no scenario 'nonsense'; `batchrunner simulate --list` lists them" in ran.err

@@ -66,7 +66,7 @@ SUBMITS = (
     submit("deep below names of its own", {"a": {"b": [{"task_id": "T"}]}}),
     held("an id below the request that is echoed", {"request": {"task_id": "T"}, "ok": True}),
     held("a word", http("OK"), "OK"),
-    held("an empty 200", http(""), "it is empty"),
+    held("an empty 200", http(""), "(empty)"),
     held("an empty 202", http("", status=202), "HTTP 202"),
     held("an id of 600 characters", {"task_id": "9" * 600}),
     held("an id that walks", {"task_id": ".."}),

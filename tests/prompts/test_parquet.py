@@ -161,7 +161,7 @@ def test_a_file_that_is_none_or_damaged_is_a_mistake(tmp_path: Path) -> None:
     whole = written(tmp_path / "c.parquet", {"prompt": [f"prompt {n}" for n in range(5000)]}).read_bytes()
     damaged = whole[:50] + b"\xff" * 2000 + whole[2050:]
     said = mistake(job_of(source(tmp_path / "c.parquet", damaged)))
-    assert "c.parquet: cannot be read on: " in said
+    assert "c.parquet: cannot be read to its end: " in said
     assert "\n" not in said
 
 
@@ -182,7 +182,7 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     said = mistake(job_of(source(path)))
-    assert said == "a.parquet: cannot be read without pyarrow; install it with: pip install 'batchrunner[parquet]'"
+    assert said == "a.parquet: cannot be read without pyarrow; install it with: pip install pyarrow"
 
 
 def test_the_room_loads_no_pyarrow_before_a_parquet_file_is_read() -> None:

@@ -84,7 +84,7 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("address of the simulator", "provider: {preset: simulator, base_url: http://x}\nmodel: m\nprompts: [a]",
      [(1, "provider.base_url", "no effect on the simulator", None)]),
     ("provider without place", "provider: {auth: none}\nmodel: m\nprompts: [a]",
-     [(1, "provider", "neither `preset` nor `base_url`", None)]),
+     [(1, "provider", "needs `preset` or `base_url`", None)]),
     ("no schema", CHAT + "schema: {type: objekt}", [(4, "schema.type", "not valid JSON Schema", None)]),
     ("schema from elsewhere", CHAT + "schema: {$ref: 'https://x.test/a.json'}",
      [(4, 'schema["$ref"]', "which is not in the schema", None)]),

@@ -61,9 +61,7 @@ def _opened(path: str) -> Iterator[_Made]:
         import pyarrow as arrow  # type: ignore[import-untyped] # noqa: ICN001, PLC0415 -- it ships no types
         from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped] # noqa: PLC0415 -- it ships no types
     except ImportError as error:
-        raise BadSourceError(
-            "cannot be read without pyarrow", hint="install it with: pip install 'batchrunner[parquet]'"
-        ) from error
+        raise BadSourceError("cannot be read without pyarrow", hint="install it with: pip install pyarrow") from error
     try:
         file = ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False)
     except (arrow.ArrowException, OSError) as error:
@@ -84,7 +82,7 @@ def _batches(arrow: Any, file: Any) -> Iterator[_Made]:
             columns = {names[place]: _column(arrow, batch, schema.names[place]) for place in wanted}
             yield _rows(columns, may_be_long=batch.nbytes > LINE_LIMIT_BYTES)
     except (arrow.ArrowException, OSError) as error:
-        raise BadSourceError(f"cannot be read on: {_first_line(error)}", hint="the file is damaged") from error
+        raise BadSourceError(f"cannot be read to its end: {_first_line(error)}", hint="the file is damaged") from error
 
 
 def _batch_rows(metadata: Any) -> int:
