@@ -3,7 +3,7 @@
 The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -15,7 +15,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import AudioBytes, PollOutcome, Problem, Revision, SendOutcome
 from batchrunner.core.plan import Totals
-from batchrunner.core.row import Audio, FailureRow, Picture, ResultRow
+from batchrunner.core.row import Audio, FailureRow, Picture, PictureOrigin, ResultRow
 
 T = TypeVar("T")
 Hold = Callable[[int], AbstractContextManager[object]]
@@ -210,9 +210,9 @@ class PictureStore(Protocol):
     """Checks, converts and keeps pictures."""
 
     async def save(
-        self, data: bytes, *, stem: str, into: PictureFormat | None, text: Mapping[str, str]
+        self, data: bytes, *, stem: str, into: PictureFormat | None, origin: PictureOrigin
     ) -> Picture | Problem:
-        """Verify and load off the loop, convert, put `text` into a PNG's text chunks, save whole under a safe name.
+        """Verify and load off the loop, convert, put `origin` into the file, save whole under a safe name.
 
         Durable when this returns. What cannot be looked into is kept as it came. A BAD_PICTURE problem when the bytes
         are no picture, or half of one.

@@ -47,6 +47,17 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PictureOrigin:
+    """What a picture's file says of the item that it answers."""
+
+    prompt: str
+    model: str
+    id: str
+    key: str
+    params: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Audio:
     """A sound on disk. `path` is relative to the run's directory, with `/`."""
 

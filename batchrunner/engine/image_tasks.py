@@ -15,7 +15,7 @@ from batchrunner.core.lifecycle import OpenTask
 from batchrunner.core.outcome import DAMAGED, Answer, PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import Downloads, Hold, PictureStore
-from batchrunner.core.row import Audio, KeptMedia, Missing, Picture
+from batchrunner.core.row import Audio, KeptMedia, Missing, Picture, PictureOrigin
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
@@ -87,19 +87,18 @@ class PictureSaver:
 
     async def _keep_one(self, work: Work, ref: PictureUrl | PictureBytes, stem: str) -> Picture | Problem:
         if isinstance(ref, PictureBytes):
-            return await self.store.save(ref.data, stem=stem, into=self.into, text=_text_of(work))
+            return await self.store.save(ref.data, stem=stem, into=self.into, origin=_origin_of(work))
         fetched = await self.downloads.fetch(ref.url)
         if isinstance(fetched, Problem):
             return fetched
         with self.hold(len(fetched)):
-            return await self.store.save(fetched, stem=stem, into=self.into, text=_text_of(work))
+            return await self.store.save(fetched, stem=stem, into=self.into, origin=_origin_of(work))
 
 
-def _text_of(work: Work) -> dict[str, str]:
-    """What stands in a PNG's text chunks, so that a picture found alone still says where it comes from."""
+def _origin_of(work: Work) -> PictureOrigin:
+    """What stands in the file, so that a picture found alone still says where it comes from."""
     item = work.item
-    lines = {"prompt": item.prompt, "model": item.model, "id": item.id, "key": item.key}
-    return lines | {f"param:{name}": str(value) for name, value in item.params.items()}
+    return PictureOrigin(prompt=item.prompt, model=item.model, id=item.id, key=item.key, params=item.params)
 
 
 _FETCHES: Final = 4

@@ -4,7 +4,7 @@ A ledger that hands events to a timeline, results that are only as long as they 
 are looked at just enough to notice a broken download. Nothing here touches a disk.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import AudioBytes, Problem, ProblemKind
 from batchrunner.core.ports import Kept, Place
-from batchrunner.core.row import Audio, FailureRow, Picture, ResultRow
+from batchrunner.core.row import Audio, FailureRow, Picture, PictureOrigin, ResultRow
 
 PLACEHOLDER: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -113,10 +113,10 @@ class NullPictures:
     """`core.ports.PictureStore`: takes the speck for a picture, and everything else for a broken download."""
 
     async def save(
-        self, data: bytes, *, stem: str, into: PictureFormat | None, text: Mapping[str, str]
+        self, data: bytes, *, stem: str, into: PictureFormat | None, origin: PictureOrigin
     ) -> Picture | Problem:
         """A picture of no file, or a BAD_PICTURE problem."""
-        del into, text
+        del into, origin
         if data != PLACEHOLDER:
             return Problem(kind=ProblemKind.BAD_PICTURE, message="the server sent something else than a picture")
         return Picture(path=stem, sha256="", width=1, height=1, format="PNG", bytes=len(data))

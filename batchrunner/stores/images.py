@@ -7,7 +7,6 @@ other words, half files, and whatever Pillow cannot verify *and* load; damaged o
 
 import hashlib
 import io
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from batchrunner.core.item import safe_stem
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import DAMAGED, AudioBytes, Problem, ProblemKind
-from batchrunner.core.row import Audio, Picture
+from batchrunner.core.row import Audio, Picture, PictureOrigin
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, place_whole
 from batchrunner.stores.picture_formats import (
@@ -28,7 +27,7 @@ from batchrunner.stores.picture_formats import (
     has_long_png_text,
     other_format,
     whole_fault,
-    with_png_text,
+    with_metadata,
     without_png_text,
 )
 from batchrunner.stores.threads import Threads
@@ -122,7 +121,7 @@ class PictureFiles:
         return f"<PictureFiles {self._artifacts!r} max_pixels={self._max_pixels}>"
 
     async def save(
-        self, data: bytes, *, stem: str, into: PictureFormat | None, text: Mapping[str, str]
+        self, data: bytes, *, stem: str, into: PictureFormat | None, origin: PictureOrigin | None
     ) -> Picture | Problem:
         """See `core.ports.PictureStore`. `stem` must be unique in the job; the ending follows the format.
 
@@ -131,10 +130,9 @@ class PictureFiles:
         Raises:
             StoreBrokenError: the disk refused.
         """
-        texts = dict(text)
-        ready = await self._threads.run(self._prepare, data, into, texts, only_small=True)
+        ready = await self._threads.run(self._prepare, data, into, origin, only_small=True)
         if ready is None:
-            ready = await self._big.run(self._prepare, data, into, texts, only_small=False)
+            ready = await self._big.run(self._prepare, data, into, origin, only_small=False)
             assert ready is not None, "only a small picture was asked for in the first step"
         if isinstance(ready, Problem):
             return await self._with_damaged(ready, data, stem) if ready.code == DAMAGED else ready
@@ -149,12 +147,14 @@ class PictureFiles:
         )
 
     def _prepare(
-        self, data: bytes, into: PictureFormat | None, text: Mapping[str, str], *, only_small: bool
+        self, data: bytes, into: PictureFormat | None, origin: PictureOrigin | None, *, only_small: bool
     ) -> _Ready | Problem | None:
         """As `prepare`, and the thumbnail is written; None for a picture that only one thread shall decode."""
         if only_small and _pixels_of(data) > _BIG_PIXELS:
             return None
-        ready = prepare(data, into=into, text=text, max_pixels=self._max_pixels, thumbnail=self._thumbnails is not None)
+        ready = prepare(
+            data, into=into, origin=origin, max_pixels=self._max_pixels, thumbnail=self._thumbnails is not None
+        )
         if self._thumbnails is not None and isinstance(ready, _Ready) and ready.thumbnail is not None:
             write_thumbnail(self._thumbnails, ready.sha256, ready.thumbnail, files=self._files)
         return ready
@@ -191,7 +191,12 @@ class PictureFiles:
 
 
 def prepare(
-    data: bytes, *, into: PictureFormat | None, text: Mapping[str, str], max_pixels: int, thumbnail: bool = False
+    data: bytes,
+    *,
+    into: PictureFormat | None,
+    max_pixels: int,
+    origin: PictureOrigin | None = None,
+    thumbnail: bool = False,
 ) -> _Ready | Problem:
     """Check and convert, in a thread: blocks for as long as decoding takes. `thumbnail`: also make one."""
     shape = format_of(data)
@@ -216,8 +221,8 @@ def prepare(
     except Exception as error:  # noqa: BLE001 - hostile bytes make Pillow raise anything at all
         return _bad(f"a damaged {shape}: {type(error).__name__}: {error}", code=DAMAGED)
     kept = data if converted is None else converted
-    if wanted == "PNG":
-        kept = with_png_text(kept, text)
+    if origin is not None:
+        kept = with_metadata(kept, wanted, origin, size=size)
     return _ready(kept, wanted, _ENDINGS[wanted], size=size, thumbnail=small)
 
 
@@ -261,7 +266,7 @@ def make_thumbnail(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bytes | None
 
     Blocks: about 30 ms of CPU for a megapixel, and four bytes of memory for each pixel.
     """
-    ready = prepare(data, into=None, text={}, max_pixels=max_pixels, thumbnail=True)
+    ready = prepare(data, into=None, max_pixels=max_pixels, thumbnail=True)
     return ready.thumbnail if isinstance(ready, _Ready) else None
 
 
@@ -303,7 +308,7 @@ def _as_colours(picture: "Image.Image") -> "Image.Image":
 
 def picture_fault(data: bytes, *, max_pixels: int = MAX_PIXELS) -> str | None:
     """Why these bytes are no whole picture; None when they are one. Blocks; for audits."""
-    ready = prepare(data, into=None, text={}, max_pixels=max_pixels)
+    ready = prepare(data, into=None, max_pixels=max_pixels)
     return ready.message if isinstance(ready, Problem) else None
 
 

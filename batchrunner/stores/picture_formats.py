@@ -1,21 +1,23 @@
-"""What is known of a picture without decoding it: its format, whether its end is there, and a PNG's text chunks.
+"""What is known of a picture without decoding it: its format, whether its end is there, and what it says of itself.
 
 Pure. `whole_fault` exists because decoders are lenient: `verify()` passes half a JPEG, `load()` a PNG without its end.
 Of other formats than PNG, JPEG, WEBP and GIF it tells the name and no more.
 """
 
+import json
 import re
+import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+from batchrunner.core import VERSION
+from batchrunner.core.job import Json
+from batchrunner.core.row import PictureOrigin
 
 Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_IHDR = b"\0\0\0\x0dIHDR"
-_IHDR_END = 33
-_MAX_TEXT_CHARACTERS = 1 << 18
-_MAX_KEYWORD = 79
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
 _MARKER = 0xFF
 _START_OF_SCAN = 0xDA
@@ -166,21 +168,6 @@ def whole_fault(data: bytes, shape: Format) -> str | None:
     return _FAULTS[shape](data)
 
 
-def with_png_text(data: bytes, text: Mapping[str, str]) -> bytes:
-    """A PNG with iTXt chunks after its header; every other byte stays as it was."""
-    if data[len(_PNG_MAGIC) : 16] != _IHDR:
-        return data
-    chunks = b"".join(_itxt(keyword, value) for keyword, value in text.items())
-    return data[:_IHDR_END] + chunks + data[_IHDR_END:] if chunks else data
-
-
-def _itxt(keyword: str, text: str) -> bytes:
-    name = re.sub(r" {2,}", " ", re.sub(r"[^\x20-\x7e]", "-", keyword)).strip()[:_MAX_KEYWORD].strip() or "text"
-    value = text[:_MAX_TEXT_CHARACTERS].replace("\0", "\ufffd").encode("utf-8", "replace")
-    body = b"iTXt" + name.encode("ascii") + b"\0\0\0\0\0" + value
-    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-
-
 def _png_fault(data: bytes) -> str | None:
     for name, end in _png_chunks(data):
         if end > len(data):
@@ -230,3 +217,175 @@ _FAULTS: dict[Format, Callable[[bytes], str | None]] = {
     "WEBP": _webp_fault,
     "GIF": _gif_fault,
 }
+
+
+# What a picture says about itself: where it comes from, put into its file for other programs to read.
+#
+# PNG: a text chunk `parameters` in the form of AUTOMATIC1111's web UI, which most tools read, and a chunk `batchrunner`
+# with all of it as JSON. Never a chunk `prompt`: ComfyUI's loaders take one for a graph. JPEG and WEBP: the text of
+# `parameters` in the EXIF tag UserComment. GIF has no place that anybody reads. Every byte of the picture itself stays;
+# a JPEG or WEBP with EXIF of its own stays as it came.
+
+_PROMPT_CHARS: Final = 200_000
+"""Longer ones are cut, with an ellipsis; their row has the whole."""
+_NAMES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("Steps", ("steps", "num_inference_steps")),
+    ("Sampler", ("sampler", "sampler_name")),
+    ("Schedule type", ("schedule_type",)),
+    ("CFG scale", ("cfg_scale", "guidance", "guidance_scale")),
+    ("Seed", ("seed",)),
+)
+"""A1111's names, in its order, and the parameters of providers that mean the same."""
+_ALWAYS: Final = frozenset({"Sampler", "Schedule type"})
+"""Readers look for three names of these to tell this line from a prompt's: the server's own choice is `default`."""
+_ELSEWHERE: Final = frozenset(
+    {"negative_prompt", "size", "width", "height", *(n for _, names in _NAMES for n in names)}
+)
+_READABLE_NAME: Final = re.compile(r"[A-Za-z_][\w \-/]{1,60}")
+_PNG_HEADER_END: Final = 33
+_PNG_HEADER_START: Final = b"\0\0\0\x0dIHDR"
+_PNG_HEADER_START_END: Final = 16
+_APP0, _APP1, _APP15 = 0xE0, 0xE1, 0xEF
+_SEGMENT_BYTES_MAX: Final = 0xFFFF - 2
+_EXIF: Final = b"Exif\0\0"
+_USER_COMMENT: Final = 0x9286
+_EXIF_FOLDER: Final = 0x8769
+_LONG, _UNDEFINED = 4, 7
+_FLAG_EXIF, _FLAG_ALPHA = 0x08, 0x10
+_COMMENT_AT: Final = 44
+"""Where the comment begins: header, and two folders of one entry each."""
+
+
+def with_metadata(data: bytes, shape: Format, origin: PictureOrigin, *, size: tuple[int, int]) -> bytes:
+    """The whole picture `data` of `size` pixels with its origin inside."""
+    match shape:
+        case "PNG":
+            if data[8:_PNG_HEADER_START_END] != _PNG_HEADER_START:
+                return data
+            texts = {"parameters": parameters_text(origin, size=size), "batchrunner": _as_json(origin)}
+            chunks = b"".join(_itxt(keyword, text) for keyword, text in texts.items())
+            return data[:_PNG_HEADER_END] + chunks + data[_PNG_HEADER_END:]
+        case "JPEG":
+            return _with_jpeg_exif(data, origin, size)
+        case "WEBP":
+            return _with_webp_exif(data, origin, size)
+        case "GIF":
+            return data
+
+
+def parameters_text(origin: PictureOrigin, *, size: tuple[int, int], bytes_max: int | None = None) -> str:
+    """Prompt, negative prompt and one line of parameters, as A1111's web UI writes them.
+
+    Where it would have more than `bytes_max` bytes as UTF-16 the prompts are cut.
+    """
+    line = _parameters_line(origin, size)
+    room = _PROMPT_CHARS if bytes_max is None else max(0, bytes_max // 2 - len(line) - 40) // 2
+    # a character may take two units of UTF-16, so the prompts get half of what is left
+    prompt, negative = origin.prompt, origin.params.get("negative_prompt")
+    lines = [_cut(prompt, room)]
+    if isinstance(negative, str) and negative:
+        lines.append(f"Negative prompt: {_cut(negative, max(0, room - len(prompt)))}")
+    return _writable("\n".join([*lines, line]))
+
+
+def _parameters_line(origin: PictureOrigin, size: tuple[int, int]) -> str:
+    params = origin.params
+    told: dict[str, Json] = {}
+    for name, known in _NAMES:
+        value = next((params[key] for key in known if params.get(key) is not None), None)
+        if value is not None or name in _ALWAYS:
+            told[name] = "default" if value is None else value
+    told |= {"Size": f"{size[0]}x{size[1]}", "Model": origin.model}
+    told |= {name: value for name, value in params.items() if name not in _ELSEWHERE and _READABLE_NAME.fullmatch(name)}
+    told["Version"] = f"batchrunner {VERSION}"
+    return ", ".join(f"{name}: {_quoted(value)}" for name, value in told.items())
+
+
+def _quoted(value: Json) -> str:
+    """A value that cannot be taken for the next name, nor begin a line."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = _cut(text, 1000)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n\r]', text) else text
+
+
+def _as_json(origin: PictureOrigin) -> str:
+    told = {
+        "prompt": _cut(origin.prompt, _PROMPT_CHARS),
+        "model": origin.model,
+        "params": origin.params,
+        "id": origin.id,
+        "key": origin.key,
+        "program": f"batchrunner {VERSION}",
+    }
+    return _writable(json.dumps(told, ensure_ascii=False))
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: max(0, chars - 1)] + "…"
+
+
+def _writable(text: str) -> str:
+    """Without what ends a text chunk, and without halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _itxt(keyword: str, text: str) -> bytes:
+    body = b"iTXt" + keyword.encode("ascii") + b"\0\0\0\0\0" + text.encode()
+    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def _exif(text: str) -> bytes:
+    """A TIFF structure with this UserComment, and nothing else."""
+    comment = b"UNICODE\0" + text.encode("utf-16-be")
+    first = struct.pack(">HHHLLL", 1, _EXIF_FOLDER, _LONG, 1, 26, 0)
+    second = struct.pack(">HHHLLL", 1, _USER_COMMENT, _UNDEFINED, len(comment), _COMMENT_AT, 0)
+    return b"MM\0*\0\0\0\x08" + first + second + comment
+
+
+def _with_jpeg_exif(data: bytes, origin: PictureOrigin, size: tuple[int, int]) -> bytes:
+    """An APP1 segment after the JFIF header, where there is one: both want to be first, and readers agree on this."""
+    place = first = 2
+    for marker, start, end in _jpeg_segments(data):
+        if marker == _APP1 and data[start:end].startswith(_EXIF):
+            return data
+        if marker == _APP0 and place == first:
+            place = end
+    room = _SEGMENT_BYTES_MAX - len(_EXIF) - _COMMENT_AT - 8
+    body = _EXIF + _exif(parameters_text(origin, size=size, bytes_max=room))
+    if len(body) > _SEGMENT_BYTES_MAX:  # parameters of 60 kB
+        return data
+    return data[:place] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[place:]
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start of its content, end) of the application segments in front."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and _APP0 <= data[at + 1] <= _APP15:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at + 1], at + 4, end
+        at = end
+
+
+def _with_webp_exif(data: bytes, origin: PictureOrigin, size: tuple[int, int]) -> bytes:
+    """An EXIF chunk at the end, and the extended header that announces it."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    chunks, rest = data[12:end], data[end:]
+    if len(chunks) % 2:
+        chunks += b"\0"
+    if chunks[:4] == b"VP8X":
+        flags = chunks[8]
+        if flags & _FLAG_EXIF:
+            return data
+        chunks = chunks[:8] + bytes((flags | _FLAG_EXIF,)) + chunks[9:]
+    else:
+        flags = _FLAG_EXIF
+        if chunks[:4] == b"VP8L" and chunks[12] & _FLAG_ALPHA:
+            flags |= _FLAG_ALPHA
+        sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
+        chunks = _riff_chunk(b"VP8X", bytes((flags, 0, 0, 0)) + sides) + chunks
+    chunks += _riff_chunk(b"EXIF", _exif(parameters_text(origin, size=size)))
+    return b"RIFF" + (4 + len(chunks)).to_bytes(4, "little") + b"WEBP" + chunks + rest
+
+
+def _riff_chunk(name: bytes, body: bytes) -> bytes:
+    return name + len(body).to_bytes(4, "little") + body + b"\0" * (len(body) % 2)

@@ -181,7 +181,7 @@ class _Converter:
             if isinstance(data, str):
                 self.told.leave(f"{picture.path}: {data}")
                 return picture
-            ready = await asyncio.to_thread(prepare, data, into=self.wanted, text={}, max_pixels=MAX_PIXELS)
+            ready = await asyncio.to_thread(prepare, data, into=self.wanted, max_pixels=MAX_PIXELS)
             if isinstance(ready, Problem):
                 self.told.leave(f"{picture.path}: {ready.message}")
                 return picture

@@ -38,7 +38,7 @@ def test_one_submit_is_enough_through_every_trap(house: House, scenario: str) ->
     with Image.open(house.out / picture["path"]) as opened:
         opened.load()
         assert opened.size == (64, 64)
-        assert opened.info["prompt"] == "a boat"
+        assert opened.info["parameters"].startswith("a boat\n")
 
 
 @pytest.mark.parametrize("scenario", ["img-fail:1", "img-fail-empty-then-text:1"])

@@ -17,12 +17,13 @@ from batchrunner import api
 from batchrunner.core.errors import BatchrunnerError, LedgerDamagedError, LedgerMissingError, WrongDirectoryError
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem
+from batchrunner.core.row import PictureOrigin
 from batchrunner.core.state import LedgerState
 from batchrunner.report.summary import jsonable, summary
 from batchrunner.report.wording import audit_words
 from batchrunner.stores.images import picture_fault, prepare
 from batchrunner.stores.ledger_replay import replay
-from batchrunner.stores.picture_formats import whole_fault, with_png_text
+from batchrunner.stores.picture_formats import whole_fault, with_metadata
 from batchrunner.stores.results import ResultsFile, iter_results
 from batchrunner.stores.row_codec import Label, facts_of, name_and_id_of, relabelled, shared_copy
 from batchrunner.stores.run_file import read_run_file
@@ -31,6 +32,7 @@ from tests.support.engine import House, World, chat, image
 
 SHARE = 0.3
 MOST_PIXELS = 1_000_000
+ORIGIN = PictureOrigin(prompt="x\0\ud800", model="é" * 99, id="x", key="y", params={"a\nb": "\n", "ok": ["x"]})
 INTO: tuple[PictureFormat | None, ...] = ("png", "jpeg", "webp", "gif", None)
 
 
@@ -153,7 +155,7 @@ def picture(data: bytes) -> object:
     """Any bytes are a whole picture of bounded size or a BAD_PICTURE with words."""
     told: list[object] = []
     for into in INTO:
-        ready = prepare(data, into=into, text={"prompt": "x\0\ud800", "é" * 99: "y"}, max_pixels=MOST_PIXELS)
+        ready = prepare(data, into=into, origin=ORIGIN, max_pixels=MOST_PIXELS)
         if isinstance(ready, Problem):
             ready.message.encode("utf-8", "surrogatepass")
         elif ready.width is None or ready.height is None:
@@ -216,7 +218,7 @@ def picture_seeds() -> tuple[bytes, ...]:
     )
     made += [
         out.getvalue(),
-        with_png_text(made[0], {"prompt": "a cat"}),
+        with_metadata(made[0], "PNG", ORIGIN, size=(7, 5)),
         b"BM" + bytes(60),
         b"<svg onload=x>",
         b"\x89PNG\r\n\x1a\n",

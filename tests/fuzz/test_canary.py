@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrunner.stores.picture_formats import with_png_text
+from batchrunner.core.row import PictureOrigin
+from batchrunner.stores.picture_formats import with_metadata
 from tests.fuzz.hostile_server import Asked, Kind, Step, Steps, hostile
 from tests.fuzz.kinds import (
     cut,
@@ -72,7 +73,8 @@ def task_refused(asked: Asked) -> Steps:
 def with_key_inside(asked: Asked) -> list[Step]:
     """A whole picture whose text chunk quotes the key: storage hosts may be in league with the server."""
     png = next(data for data in picture_seeds() if data.startswith(b"\x89PNG"))
-    return [http(with_png_text(png, {"comment": CANARY}), kind="image/png")]
+    origin = PictureOrigin(prompt=CANARY, model="m", id="i", key="k", params={})
+    return [http(with_metadata(png, "PNG", origin, size=(1, 1)), kind="image/png")]
 
 
 def escaped(asked: Asked) -> list[Step]:

@@ -15,11 +15,12 @@ from PIL import Image, PngImagePlugin
 
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.row import Picture
+from batchrunner.core.row import Picture, PictureOrigin
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.images import PictureFiles, make_thumbnail, picture_fault, prepare, thumbnail_path
 
 BLUE = (10, 20, 200)
+ORIGIN = PictureOrigin(prompt="a blue cat", model="sim/painter", id="blue", key="0" * 32, params={"seed": 7})
 
 
 def drawn(shape: str, *, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:
@@ -35,7 +36,7 @@ def save(
     *,
     stem: str = "blue",
     into: PictureFormat | None = None,
-    text: dict[str, str] | None = None,
+    origin: PictureOrigin | None = None,
     max_pixels: int = 10_000_000,
     thumbnails: bool = False,
 ) -> Picture | Problem:
@@ -43,7 +44,7 @@ def save(
         artifacts = Artifacts(root)
         pictures = PictureFiles(artifacts, max_pixels=max_pixels, thumbnails=root if thumbnails else None)
         try:
-            return await pictures.save(data, stem=stem, into=into, text=text or {})
+            return await pictures.save(data, stem=stem, into=into, origin=origin)
         finally:
             pictures.close()
             artifacts.close()
@@ -80,36 +81,6 @@ def test_a_whole_picture_is_kept_byte_for_byte_under_its_true_ending(tmp_path: P
     )
 
 
-def test_the_prompt_goes_into_a_png_without_touching_its_other_bytes(tmp_path: Path) -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Software", "server")
-    out = io.BytesIO()
-    Image.new("RGB", (4, 4), BLUE).save(out, "PNG", pnginfo=info)
-    data = out.getvalue()
-    text = {
-        "prompt": "A blue cat, 蓝猫 \U0001f408",
-        "params": '{"seed": 1}',
-        "bad\x00key\u4e2d" + "x" * 99: "nul\0 \ud800",
-    }
-    picture, there = kept(tmp_path, data, text=text)
-    assert there[:33] == data[:33]
-    assert there.endswith(data[33:])
-    with Image.open(io.BytesIO(there)) as read:
-        assert isinstance(read, PngImagePlugin.PngImageFile)
-        assert read.text["prompt"] == "A blue cat, 蓝猫 \U0001f408"
-        assert read.text["params"] == '{"seed": 1}'
-        assert read.text["Software"] == "server"
-        assert len(read.text) == 4
-        assert read.getpixel((0, 0)) == BLUE
-    assert picture_fault(there) is None
-    assert (picture.bytes, picture.sha256) == (len(there), hashlib.sha256(there).hexdigest())
-
-
-def test_other_formats_get_no_text(tmp_path: Path) -> None:
-    data = drawn("JPEG")
-    assert kept(tmp_path, data, text={"prompt": "x"})[1] == data
-
-
 FORMATS: tuple[PictureFormat, ...] = ("png", "jpeg", "webp", "gif")
 SOURCES = [
     *((shape, "RGB") for shape in ("PNG", "JPEG", "WEBP", "GIF")),
@@ -144,12 +115,6 @@ def test_what_was_transparent_becomes_white_in_a_jpeg(tmp_path: Path) -> None:
     assert isinstance(other, tuple)
     assert min(pixel) > 250
     assert other[2] > 150 > other[0]
-
-
-def test_a_converted_picture_has_the_text_when_it_becomes_a_png(tmp_path: Path) -> None:
-    _, there = kept(tmp_path, drawn("WEBP"), into="png", text={"prompt": "蓝猫"})
-    with Image.open(io.BytesIO(there)) as read:
-        assert read.info["prompt"] == "蓝猫"
 
 
 def test_a_page_instead_of_a_picture_is_called_a_page(tmp_path: Path) -> None:
@@ -299,7 +264,7 @@ def test_several_pictures_are_saved_at_the_same_time(tmp_path: Path) -> None:
         pictures = PictureFiles(artifacts)
         data = drawn("PNG")
         saved = await asyncio.gather(
-            *(pictures.save(data, stem=f"s-{number}", into=None, text={"prompt": str(number)}) for number in range(20))
+            *(pictures.save(data, stem=f"s-{number}", into=None, origin=ORIGIN) for number in range(20))
         )
         assert {picture.path for picture in saved if isinstance(picture, Picture)} == {
             f"images/s-{number}.png" for number in range(20)
@@ -319,7 +284,7 @@ def test_no_bytes_make_it_crash(shape: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         mangled[data.draw(st.integers(0, len(mangled) - 1))] = data.draw(st.integers(0, 255))
     for into in (None, *FORMATS):
-        prepare(bytes(mangled), into=into, text={"prompt": "x"}, max_pixels=1_000_000)
+        prepare(bytes(mangled), into=into, origin=ORIGIN, max_pixels=1_000_000)
 
 
 def thumbnail_of(root: Path, picture: Picture) -> Image.Image:
@@ -339,7 +304,7 @@ def test_a_thumbnail_is_made_of_every_picture_and_named_by_the_bytes_that_are_ke
         data = out.getvalue()
     else:
         data = drawn(shape, mode=mode, size=(600, 300))
-    picture, there = kept(tmp_path, data, text={"prompt": "x"}, thumbnails=True)
+    picture, there = kept(tmp_path, data, origin=ORIGIN, thumbnails=True)
     digest = hashlib.sha256(there).hexdigest()
     assert thumbnail_path(picture.sha256) == f"thumbs/{digest[:2]}/{digest[:16]}.webp"
     small = thumbnail_of(tmp_path, picture)
@@ -383,7 +348,7 @@ def test_a_thumbnail_costs_at_most_15_ms_of_a_core() -> None:
 
     def cpu_ms(*, thumbnail: bool) -> float:
         started = time.thread_time()
-        prepare(data, into=None, text={}, max_pixels=10_000_000, thumbnail=thumbnail)
+        prepare(data, into=None, max_pixels=10_000_000, thumbnail=thumbnail)
         return (time.thread_time() - started) * 1000
 
     plain = min(cpu_ms(thumbnail=False) for _ in range(7))
