@@ -1,54 +1,179 @@
-"""The live display of a terminal, drawn with Rich. All text enters as `Text`, so no prompt can be taken for markup.
+"""The live display of a terminal: blocks of lines at the bottom, redrawn in place from snapshots.
 
-Draws twice a second from snapshots, on the event loop and without a thread.
+Runs on the event loop, without a thread. Only lines that have changed are written, twice a second at most. What else
+the program prints to stderr meanwhile appears above the blocks.
 """
 
 import asyncio
+import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TextIO, cast
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len
 
-from batchrunner.cli.progress import ProgressRate, Snapshot, counts_line, finished, pace_words
-from batchrunner.core.status import LaneState, LaneStatus, Status
-from batchrunner.report.summary import LANE_STATES, lane_name
-from batchrunner.report.wording import instant, printable
+from batchrunner.cli.block import ASCII, UNICODE, Line, Style, View, block
+from batchrunner.cli.progress import Snapshot
+from batchrunner.report.pace import RunPace
 
 DRAW_EVERY_S: Final = 0.5
-_MOST_LANES: Final = 8
-_STYLES: dict[LaneState, str] = {"open": "green", "waiting": "yellow", "parked": "yellow", "stopped": "red"}
+_SIZE_IF_UNKNOWN: Final = (80, 24)
+_KEPT_FREE: Final = 2
+"""Lines of the terminal that the blocks leave alone."""
+_CODES: Final[dict[Style, str]] = {"bold": "1", "dim": "2", "green": "32", "yellow": "33", "red": "31"}
+_HIDE, _SHOW, _ERASE_LINE, _ERASE_BELOW = "\x1b[?25l", "\x1b[?25h", "\x1b[K", "\x1b[J"
 
 
-def can_be_live() -> bool:
-    """Whether the terminal can move its cursor: not a `dumb` one."""
-    return not Console(file=sys.stderr).is_dumb_terminal
+class Screen:
+    """The lines at the bottom of a terminal. After each call the cursor stands at the start of the line below them."""
+
+    def __init__(self, stream: TextIO, *, colours: bool = True) -> None:
+        self.stream = stream
+        self._colours = colours
+        self._shown: list[Line] = []
+        self._columns = 0
+
+    def __repr__(self) -> str:
+        return f"<Screen: {len(self._shown)} lines>"
+
+    def size(self) -> tuple[int, int]:
+        """(columns, lines) of the terminal."""
+        try:
+            size = os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError):
+            return _SIZE_IF_UNKNOWN
+        return (size.columns, size.lines) if size.columns and size.lines else _SIZE_IF_UNKNOWN
+
+    def draw(self, lines: list[Line]) -> None:
+        """Bring the terminal to show these: only what differs is written, in one piece."""
+        columns = self.size()[0]
+        if lines == self._shown and columns == self._columns:
+            return
+        out: list[str] = []
+        if columns != self._columns or not self._shown:
+            out += [_HIDE, self._erased(columns)]
+        self._columns = columns
+        out += self._changes(lines)
+        self._shown = lines
+        self._write("".join(out))
+
+    def print_above(self, text: str) -> None:
+        """Whole lines above the blocks."""
+        lines, erased = self._shown, self._erased(self.size()[0])
+        self._shown = []
+        self._write("".join([erased, text, *self._changes(lines)]))
+        self._shown = lines
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        erased = self._erased(self.size()[0])
+        self._shown = []
+        self._write(f"{erased}{_SHOW}")
+
+    def _erased(self, columns: int) -> str:
+        """Up to the first line and clean from there. A terminal that became narrower has wrapped its lines."""
+        widths = [sum(cell_len(text) for text, _ in line) for line in self._shown]
+        rows = sum(max(1, -(-width // max(1, columns))) for width in widths)
+        if not rows:
+            return ""
+        self._shown = []
+        return f"\r\x1b[{rows}A{_ERASE_BELOW}"
+
+    def _changes(self, lines: list[Line]) -> list[str]:
+        out: list[str] = []
+        before = self._shown
+        at = len(before)  # the line on which the cursor stands
+        for number, line in enumerate(lines):
+            if number < len(before) and before[number] == line:
+                continue
+            out += [_moved(at, number), self._painted(line), _ERASE_LINE, "\n"]
+            at = number + 1
+        if len(lines) < len(before):
+            return [*out, _moved(at, len(lines)), _ERASE_BELOW]
+        return [*out, _moved(at, len(lines))]
+
+    def _painted(self, line: Line) -> str:
+        if not self._colours:
+            return "".join(text for text, _ in line)
+        return "".join(f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style else text for text, style in line)
+
+    def _write(self, text: str) -> None:
+        if text:
+            with suppress(OSError, ValueError):  # the terminal went away; the run continues
+                self.stream.write(text)
+                self.stream.flush()
+
+
+def _moved(at: int, to: int) -> str:
+    if at == to:
+        return ""
+    return f"\x1b[{at - to}A" if at > to else f"\x1b[{to - at}B"
+
+
+class _Above:
+    """What stands for `sys.stderr` while blocks are shown: whole lines go above them."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Lines that are not ended yet wait."""
+        whole, newline, rest = (self._begun + text).rpartition("\n")
+        self._begun = rest
+        if newline:
+            self._screen.print_above(whole + newline)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: see `write`."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._screen.stream, name)
+
+    def ended(self) -> None:
+        """Print what has no end of line yet."""
+        if self._begun:
+            self.write("\n")
 
 
 class LiveDisplay:
     """One display for all jobs of the command; appears with the first and leaves with the last."""
 
-    def __init__(self, *, console: Console | None = None, every_s: float = DRAW_EVERY_S) -> None:
-        self._console = console if console is not None else Console(stderr=True)
+    def __init__(
+        self, *, stream: TextIO | None = None, every_s: float = DRAW_EVERY_S, colours: bool = True, hint: bool = True
+    ) -> None:
+        self._screen = Screen(stream if stream is not None else sys.stderr, colours=colours)
         self._every_s = every_s
-        self._blocks: dict[int, RenderableType] = {}
-        self._live: Live | None = None
+        self._hint = hint
+        self._blocks: dict[int, list[Line]] = {}
+        self._above: _Above | None = None
+        self._before: TextIO | None = None
+        encoding = (getattr(self._screen.stream, "encoding", None) or "ascii").lower().replace("-", "")
+        self._glyphs = UNICODE if encoding == "utf8" and os.environ.get("TERM") != "dumb" else ASCII
 
     def __repr__(self) -> str:
-        return f"<LiveDisplay: {len(self._blocks)} jobs, {'on' if self._live else 'off'}>"
+        return f"<LiveDisplay: {len(self._blocks)} jobs, {'on' if self._above else 'off'}>"
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Draw until cancelled."""
-        clock, pace, place = asyncio.get_running_loop().time, ProgressRate(), id(snapshot)
+        clock, pace, place = asyncio.get_running_loop().time, RunPace(), id(snapshot)
+        began_s = clock()
+        self._blocks[place] = []
         try:
             while True:
-                status = snapshot()
-                pace.note(now_s=clock(), finished=finished(status))
-                self._blocks[place] = block(status, pace, now=datetime.now(UTC))
+                status, now = snapshot(), datetime.now(UTC)
+                pace.note(status, now_s=clock(), now=now)
+                columns, lines = self._screen.size()
+                there = f" {self._glyphs.dot} batchrunner status {status.dir}" if status.dir else ""
+                view = View(
+                    width=columns,
+                    height=max(1, (lines - _KEPT_FREE) // len(self._blocks)),
+                    glyphs=self._glyphs,
+                    hint=f"Ctrl-C ends it well{there}" if self._hint else "",
+                )
+                self._blocks[place] = block(status, pace, now=now, elapsed_s=clock() - began_s, view=view)
                 self._draw()
                 await asyncio.sleep(self._every_s)
         finally:
@@ -56,74 +181,16 @@ class LiveDisplay:
             self._leave()
 
     def _draw(self) -> None:
-        try:
-            if self._live is None:
-                self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
-                self._live.start()
-            self._live.update(Group(*self._blocks.values()), refresh=True)
-        except OSError:  # the terminal went away; the run continues
-            return
+        if self._above is None:
+            self._above, self._before = _Above(self._screen), sys.stderr
+            sys.stderr = cast("TextIO", self._above)  # it has what the program uses of a stream
+        self._screen.draw([line for lines in self._blocks.values() for line in lines])
 
     def _leave(self) -> None:
-        if self._blocks or self._live is None:
+        if self._blocks or self._above is None:
             return
-        try:
-            self._live.stop()
-        except OSError:  # the terminal went away
-            pass
-        finally:
-            self._live = None
-
-
-def block(status: Status, pace: ProgressRate, *, now: datetime) -> RenderableType:
-    """One job: its bar, its figures, its lanes."""
-    head = Table.grid(padding=(0, 1))
-    simulated = " (simulated)" if status.simulated else ""
-    head.add_row(
-        Text(printable(status.job, most=40) + simulated, style="bold"),
-        ProgressBar(total=max(1, status.items.total), completed=finished(status), width=30),
-        Text(_share(status)),
-    )
-    figures = Text(f"{counts_line(status)}{pace_words(status, pace)}")
-    return Group(head, figures, *_whole_run(status, now), *_lanes(status.lanes, now))
-
-
-def _whole_run(status: Status, now: datetime) -> list[RenderableType]:
-    """What the whole run waits for, or what will pause it."""
-    if status.waiting is not None:
-        until = printable(instant(status.waiting.until, now=now))
-        return [Text(f"waiting until {until}: {printable(status.waiting.reason, most=120)}", style="yellow")]
-    if status.ends is not None:
-        until = printable(instant(status.ends.until, now=now))
-        return [Text(f"pauses at {until}: {printable(status.ends.reason, most=120)}", style="dim")]
-    return []
-
-
-def _share(status: Status) -> str:
-    total = status.items.total
-    return f"{finished(status):,}/{total:,}  {100 * finished(status) // total}%" if total else "0/0"
-
-
-def _lanes(lanes: tuple[LaneStatus, ...], now: datetime) -> list[RenderableType]:
-    shown = sorted(lanes, key=lambda lane: lane.state == "open")[:_MOST_LANES]
-    table = Table.grid(padding=(0, 2))
-    for lane in shown:
-        table.add_row(
-            Text(lane_name(lane), overflow="ellipsis"),
-            Text(LANE_STATES[lane.state], style=_STYLES[lane.state]),
-            Text(_load(lane)),
-            Text(_why(lane, now), overflow="ellipsis"),
-        )
-    rest = [Text(f"and {len(lanes) - len(shown):,} more lanes")] if len(lanes) > len(shown) else []
-    return [table, *rest] if shown else []
-
-
-def _load(lane: LaneStatus) -> str:
-    if lane.in_flight is None:
-        return ""
-    return f"{lane.in_flight} of {lane.concurrency}" if lane.concurrency is not None else f"{lane.in_flight} in flight"
-
-
-def _why(lane: LaneStatus, now: datetime) -> str:
-    end = f"until {printable(instant(lane.until, now=now))}" if lane.until else ""
-    return " · ".join(part for part in (printable(lane.reason or "", most=120), end) if part)
+        if self._before is not None:
+            sys.stderr = self._before
+        self._screen.close()
+        self._above.ended()
+        self._above = self._before = None

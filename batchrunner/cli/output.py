@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TextIO
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake, NoRunError
@@ -20,6 +21,16 @@ MOST_SHOWN = 200
 def print_message(text: str) -> None:
     """Print one or more lines to stderr; control characters are escaped."""
     _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
+
+
+def utc_stamp(now: datetime | None = None) -> str:
+    """`2026-11-26T22:50:12Z`."""
+    return (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def print_stamped(text: str) -> None:
+    """The same as `print_message`; without a terminal the first line begins with the time, for logs."""
+    print_message(text if sys.stderr.isatty() else f"{utc_stamp()} {text}")
 
 
 def reading(file: str) -> Callable[[int], None]:

@@ -1,96 +1,36 @@
-"""Progress of a run: a live display on a terminal, otherwise plain lines from time to time.
+"""Progress of a run: a live display on a terminal, otherwise plain lines from time to time, and events for programs.
 
 Reads snapshots, never the items themselves, so the cost does not grow with the size of the job. A display that fails
 never ends a run.
 """
 
 import asyncio
-import math
+import os
+import signal
 import sys
-from collections import deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from batchrunner.cli.output import print_message
-from batchrunner.core.status import Status
-from batchrunner.report.summary import budget_line, items_line, lane_line, usage_line, wait_line
-from batchrunner.report.wording import duration, printable
+from batchrunner.cli.output import print_message, utc_stamp
+from batchrunner.core.status import LaneStatus, Status
+from batchrunner.report.summary import budget_line, items_line, lane_name, usage_line
+from batchrunner.report.wording import count, printable
 
-# How fast a run goes and when it may end, from snapshots alone: the arithmetic behind the progress display. Pure.
-
-_WINDOW_S = 60.0
-_LEAST_S = 1.0
-"""Below this much time a rate would be noise."""
-
-
-class ProgressRate:
-    """The finished items of the last minute. `note` is called with a clock that never goes back."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def __repr__(self) -> str:
-        return f"<ProgressRate: {len(self._samples)} samples, {self.per_s()} a second>"
-
-    def note(self, *, now_s: float, finished: int) -> None:
-        """So many items are finished (done or failed) at this moment."""
-        self._samples.append((now_s, finished))
-        while len(self._samples) > 1 and now_s - self._samples[1][0] >= _WINDOW_S:
-            self._samples.popleft()
-
-    def per_s(self) -> float | None:
-        """Items a second over the last minute; None while it is unknown."""
-        if not self._samples:
-            return None
-        (first_s, before), (last_s, after) = self._samples[0], self._samples[-1]
-        if last_s - first_s < _LEAST_S:
-            return None
-        return max(0, after - before) / (last_s - first_s)
-
-    def eta_s(self, *, left: int) -> float | None:
-        """Seconds until `left` items are finished at this pace; None when nothing finishes or it is unknown."""
-        rate = self.per_s()
-        return left / rate if rate else None
-
-
-# What both displays show of a snapshot: counts, rate, and what waits and why.
+if TYPE_CHECKING:
+    from batchrunner.cli.event_file import EventFile
+    from batchrunner.report.pace import RunPace
 
 Snapshot = Callable[[], Status]
+Mode = Literal["auto", "live", "plain", "none"]
+MODES: Final[tuple[Mode, ...]] = ("auto", "live", "plain", "none")
 
 
-def finished(status: Status) -> int:
-    """Items that need nothing more."""
-    return status.items.done + status.items.failed
-
-
-def counts_line(status: Status) -> str:
-    """Counts of items, requests in flight, and usage so far."""
-    flying = sum(lane.in_flight or 0 for lane in status.lanes)
-    parts = [items_line(status.items), f"{flying:,} in flight" if flying else "", usage_line(status.usage)]
-    parts += [budget_line(replace(line, in_flight=0.0)) for line in status.budget]
-    return ", ".join(part for part in parts if part)
-
-
-def pace_words(status: Status, pace: ProgressRate) -> str:
-    """`; 3.2 items/s, about 2 min left`, as far as it is known; starts with the separator."""
-    rate = pace.per_s()
-    if not rate:
-        return ""
-    eta_s = pace.eta_s(left=status.items.total - finished(status))
-    shown = f"; {rate:,.1f} items/s" if rate >= 1 else f"; {rate * 60:,.1f} items/min"
-    return f"{shown}, about {duration(eta_s)} left" if eta_s else shown
-
-
-def waits(status: Status) -> tuple[str, ...]:
-    """One line if the whole run waits, else one for each lane that waits or has stopped: until when, and why."""
-    if status.waiting is not None:
-        return (f"waiting {wait_line(status.waiting)}",)
-    return tuple(lane_line(lane) for lane in status.lanes if lane.state != "open")
-
-
-LINE_EVERY_S = 10.0
-REMIND_EVERY_S = 1800.0
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Display(Protocol):
@@ -100,66 +40,274 @@ class Display(Protocol):
         """Show one job until cancelled; never returns by itself."""
 
 
-def display() -> Display:
-    """The live display where stderr is a terminal that can show one, else plain lines."""
-    if not sys.stderr.isatty():
+def display(mode: Mode = "auto") -> Display | None:
+    """What shows progress: for `auto` the live display where stderr is a terminal that can show one, else lines.
+
+    In CI (the variable `CI`), lines: its logs keep every frame.
+    """
+    if mode == "none":
+        return None
+    dumb = os.environ.get("TERM", "dumb") == "dumb"
+    if mode == "plain" or (mode == "auto" and (not sys.stderr.isatty() or dumb or os.environ.get("CI"))):
         return LineDisplay()
-    from batchrunner.cli.live import LiveDisplay, can_be_live  # noqa: PLC0415 - Rich is loaded for terminals only
+    from batchrunner.cli.live import LiveDisplay  # noqa: PLC0415 - Rich is loaded for terminals only
 
-    return LiveDisplay() if can_be_live() else LineDisplay()
+    return LiveDisplay(colours=colours_wanted(sys.stderr.isatty()))
 
 
-def harmless(shown: Display) -> Callable[[Snapshot], Awaitable[None]]:
-    """`follow` of a display; an exception in it is reported and ends the display, not the run."""
+def colours_wanted(is_terminal: bool) -> bool:  # noqa: FBT001 - it is what the name says
+    """By `NO_COLOR` and `FORCE_COLOR`, as other programs read them; else on a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    forced = os.environ.get("FORCE_COLOR")
+    return forced not in {"0", "false"} if forced else is_terminal
 
-    async def follow(snapshot: Snapshot) -> None:
-        try:
-            await shown.follow(snapshot)
-        except Exception as error:  # noqa: BLE001 - answers are being paid for: the display must not lose one
-            print_message(f"progress display stopped by an internal error: {error!r}; the run continues")
 
-    return follow
+def counts_line(status: Status) -> str:
+    """Counts of items, with why some failed, and usage so far."""
+    causes = Counter[str]()
+    for group in status.failures:
+        causes[group.kind] += group.count
+    named = ", ".join(f"{number:,} × {printable(kind)}" for kind, number in causes.most_common(3))
+    doubtful = status.sends.possible_duplicates
+    parts = [items_line(status.items), f"failed by cause: {named}" if status.items.failed and named else ""]
+    parts += [f"{count(doubtful, 'request')} may have been billed without a usable answer" if doubtful else ""]
+    parts += [usage_line(status.usage), *(budget_line(replace(line, in_flight=0.0)) for line in status.budget)]
+    return ", ".join(part for part in parts if part)
+
+
+def lane_words(lane: LaneStatus, status: Status, *, now: datetime) -> str:
+    """`NAME parked until Fri 16:05 (17 h): model's daily quota used up`."""
+    from batchrunner.report.waits import until, why, zone_of  # noqa: PLC0415 - loads much that `--help` does without
+
+    end = ""
+    if lane.until is not None and lane.activity == "parked":
+        end = f" until {printable(until(lane.until, now=now, zone=zone_of(status)))}"
+    reason = why(lane)
+    return f"{lane_name(lane)} {lane.activity}{end}{': ' if reason else ''}{reason}"
+
+
+# Plain lines.
+
+LOOK_EVERY_S: Final = 5.0
+_LASTS_S: Final = 30.0
+"""A lane's new state is told once it has lasted this long: lanes switch many times a minute."""
+_GAP_S: Final = 60.0
+_WIDE_GAP_S: Final = 300.0
+"""Between lines, once there were many."""
+_MANY: Final = 20
+_PROGRESS_EVERY_S: Final = 600.0
+_STEPS: Final = 20
+"""A line at each twentieth."""
+_HEARTBEAT_S: Final = 3600.0
+_REPEAT_S: Final = 3600.0
+"""The same news of a lane is no news for so long."""
+_MOST_LANES: Final = 4
 
 
 class LineDisplay:
-    """A line at the start and whenever the counts have changed, at most every `every_s` seconds.
+    """A line at the start, at each 5 %, every 10 minutes, and when a lane's state has changed for 30 seconds.
 
-    Each wait is shown when it begins, and again every `remind_s` seconds while it lasts.
+    At most one a minute, later one in five. While all lanes are parked, one an hour.
     """
 
     def __init__(
         self,
         *,
         write: Callable[[str], None] = print_message,
-        every_s: float = LINE_EVERY_S,
-        remind_s: float = REMIND_EVERY_S,
+        now: Callable[[], datetime] = _now,
+        every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._write = write
+        self._now = now
         self._every_s = every_s
-        self._remind_s = remind_s
 
     def __repr__(self) -> str:
-        return f"<LineDisplay: a line every {self._every_s} s>"
+        return f"<LineDisplay: looks every {self._every_s} s>"
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Write lines until cancelled."""
-        clock, pace = asyncio.get_running_loop().time, ProgressRate()
-        shown, shown_at_s = "", dict[str, float]()
+        clock, story = asyncio.get_running_loop().time, _Story()
         while True:
-            status, now_s = snapshot(), clock()
-            pace.note(now_s=now_s, finished=finished(status))
-            counts, name = counts_line(status), printable(status.job)
-            if counts != shown:
-                self._write(f"{name}: {counts}{pace_words(status, pace)}")
-                shown = counts
-            for wait in self._not_shown(status, shown_at_s, now_s):
-                self._write(f"{name}: {wait}")
+            now = self._now()
+            line = story.next_line(snapshot(), now_s=clock(), now=now)
+            if line is not None:
+                self._write(f"{utc_stamp(now)} {line}")
             await asyncio.sleep(self._every_s)
 
-    def _not_shown(self, status: Status, shown_at_s: dict[str, float], now_s: float) -> tuple[str, ...]:
-        """Lanes switch between waiting and open many times a minute: recently shown waits are not repeated."""
-        news = tuple(w for w in waits(status) if now_s - shown_at_s.get(w, -math.inf) >= self._remind_s)
-        for old in [wait for wait, at_s in shown_at_s.items() if now_s - at_s >= self._remind_s]:
-            del shown_at_s[old]
-        shown_at_s.update(dict.fromkeys(news, now_s))
-        return news
+
+class _Story:
+    """What has been told of one job, and what is to be told next."""
+
+    def __init__(self) -> None:
+        from batchrunner.report.pace import RunPace  # noqa: PLC0415 - loaded when a run begins, not for `--help`
+
+        self._pace: RunPace = RunPace()
+        self._lines = 0
+        self._told_s = 0.0
+        self._counts = ""
+        self._step = 0
+        self._wait: object = None
+        self._since: dict[tuple[str, str], tuple[object, float]] = {}
+        """By lane: what it does, and since when."""
+        self._known: dict[tuple[str, str], object] = {}
+        """By lane: what was told last."""
+        self._news: dict[tuple[tuple[str, str], object], float] = {}
+        """(lane, state) -> when that was told."""
+
+    def next_line(self, status: Status, *, now_s: float, now: datetime) -> str | None:
+        """The line that is due, if one is."""
+        self._pace.note(status, now_s=now_s, now=now)
+        changed = self._changed(status, now_s)
+        counts = counts_line(status)
+        total = max(1, status.items.total)
+        step = _STEPS * (status.items.done + status.items.failed) // total
+        since_s = now_s - self._told_s
+        parked = all_parked(status)
+        if self._lines:
+            if since_s < (_GAP_S if self._lines < _MANY else _WIDE_GAP_S):
+                return None
+            due = bool(changed) or status.waiting != self._wait or step > self._step
+            due = due or (since_s >= _PROGRESS_EVERY_S and counts != self._counts and not parked)
+            if not due and not (parked and since_s >= _HEARTBEAT_S):
+                return None
+        self._lines += 1
+        self._told_s, self._counts, self._step, self._wait = now_s, counts, step, status.waiting
+        for lane in changed:
+            key, state = (lane.account, lane.model), _state(lane)
+            self._known[key] = state
+            self._news[key, state] = now_s
+        return self._line(status, counts, changed, parked=parked, now=now)
+
+    def _line(self, status: Status, counts: str, changed: list[LaneStatus], *, parked: bool, now: datetime) -> str:
+        from batchrunner.report.pace import eta_words, rate_words  # noqa: PLC0415 - as above
+        from batchrunner.report.waits import until, zone_of  # noqa: PLC0415 - as above
+
+        told = [counts]
+        if status.waiting is not None:
+            end = printable(until(status.waiting.until, now=now, zone=zone_of(status)))
+            told.append(f"waiting until {end}: {printable(status.waiting.reason, most=120)}")
+        else:
+            rate = rate_words(self._pace.run.per_s())
+            words = eta_words(self._pace.eta(status, now=now), now=now, status=status)
+            told += ["all parked"] if parked else []
+            told += [", then ".join([*([rate] if rate else []), *words])] if rate or words else []
+        told += [lane_words(lane, status, now=now) for lane in changed[:_MOST_LANES]]
+        told += [f"and {count(len(changed) - _MOST_LANES, 'more lane')}"] if len(changed) > _MOST_LANES else []
+        return f"{printable(status.job)}: {'; '.join(told)}"
+
+    def _changed(self, status: Status, now_s: float) -> list[LaneStatus]:
+        """Lanes whose state has lasted and was not told, or not for an hour."""
+        changed: list[LaneStatus] = []
+        for lane in status.lanes:
+            key, state = (lane.account, lane.model), _state(lane)
+            before, since_s = self._since.get(key, (None, now_s))
+            if before != state:
+                since_s = now_s
+            self._since[key] = state, since_s
+            told = self._known.get(key, ("working", None))
+            known_s = self._news.get((key, state))
+            if state != told and now_s - since_s >= _LASTS_S and (known_s is None or now_s - known_s >= _REPEAT_S):
+                changed.append(lane)
+        return changed
+
+
+def _state(lane: LaneStatus) -> tuple[str, object]:
+    """What makes news of a lane: at work or retrying is the same, and no reason is news while it is at work."""
+    at_work = lane.activity in {"working", "retrying"}
+    return ("working", None) if at_work else (lane.activity, lane.kind)
+
+
+def all_parked(status: Status) -> bool:
+    """Whether nothing can be sent for now: at least one lane is parked, and none is at work."""
+    activities = {lane.activity for lane in status.lanes}
+    return "parked" in activities and not activities & {"working", "retrying"}
+
+
+# Everything that follows a run.
+
+
+class Progress:
+    """Follows every job of a command: with a display, with events for programs, and when asked by a signal."""
+
+    def __init__(self, shown: Display | None, events: "EventFile | None" = None) -> None:
+        self._shown = shown
+        self._events = events
+
+    def __repr__(self) -> str:
+        return f"<Progress: {self._shown!r}, {self._events!r}>"
+
+    async def follow(self, snapshot: Snapshot) -> None:
+        """Until cancelled. An exception in one of them is reported and ends that one, not the run."""
+        following = [self._on_signal(snapshot)]
+        following += [self._shown.follow(snapshot)] if self._shown is not None else []
+        following += [self._events.follow(snapshot)] if self._events is not None else []
+        await asyncio.gather(*map(_harmless, following))
+
+    async def _on_signal(self, snapshot: Snapshot) -> None:
+        """SIGUSR1, and SIGINFO where there is one (Ctrl-T on BSD and macOS), print the block once."""
+        loop, began_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        asked = asyncio.Event()
+        _ON_SIGNAL.setdefault(loop, []).append(asked)
+        for number in status_signals():
+            with suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread, or not this loop
+                loop.add_signal_handler(number, _set_all, _ON_SIGNAL[loop])
+        try:
+            while True:
+                await asked.wait()
+                asked.clear()
+                print_block(snapshot(), elapsed_s=loop.time() - began_s)
+        finally:
+            _ON_SIGNAL[loop].remove(asked)
+            if not _ON_SIGNAL[loop]:
+                del _ON_SIGNAL[loop]
+                ignore_status_signals(loop)
+
+
+_ON_SIGNAL: Final[dict[asyncio.AbstractEventLoop, list[asyncio.Event]]] = {}
+"""Several jobs share a loop, and a loop has one handler a signal."""
+
+
+def _set_all(events: list[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
+
+
+def status_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask a run how it stands."""
+    names = ("SIGUSR1", "SIGINFO")
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+def ignore_status_signals(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """Nobody who asks too early or too late ends the process: SIGUSR1 would, by default."""
+    for number in status_signals():
+        with suppress(ValueError, RuntimeError, NotImplementedError):
+            if loop is not None:
+                loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
+
+def print_block(status: Status, *, elapsed_s: float | None = None, pace: "RunPace | None" = None) -> None:
+    """The block of one job as lines on stderr."""
+    from batchrunner.cli.block import UNICODE, View, block  # noqa: PLC0415 - Rich is loaded when it is needed
+    from batchrunner.report.pace import RunPace  # noqa: PLC0415 - as above
+
+    now = _now()
+    known = pace if pace is not None else RunPace()
+    if pace is None:
+        known.note(status, now_s=0.0, now=now)
+    view = View(width=_PRINTED_WIDTH, height=_PRINTED_LINES, glyphs=UNICODE)
+    for line in block(status, known, now=now, elapsed_s=elapsed_s or 0.0, view=view):
+        print_message("".join(text for text, _ in line))
+
+
+_PRINTED_WIDTH: Final = 100
+_PRINTED_LINES: Final = 60
+
+
+async def _harmless(following: Awaitable[None]) -> None:
+    try:
+        await following
+    except Exception as error:  # noqa: BLE001 - answers are being paid for: the display must not lose one
+        print_message(f"progress display stopped by an internal error: {error!r}; the run continues")

@@ -4,13 +4,14 @@ An error in any job stops all of them before anything is sent. Several jobs run 
 `--parallel`; one that ends badly does not keep the others from running, an interruption does.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate, run_command
-from batchrunner.cli.output import emit, error_object, print_message
+from batchrunner.cli.output import emit, error_object, print_stamped
+from batchrunner.cli.progress import MODES, Mode
 from batchrunner.cli.run_jobs import (
     CrashedRun,
     Ended,
@@ -24,6 +25,9 @@ from batchrunner.cli.run_jobs import (
 )
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import summary
+
+if TYPE_CHECKING:
+    from batchrunner.cli.event_file import EventFile
 
 Limit = Annotated[
     int | None,
@@ -50,7 +54,17 @@ Reformat = Annotated[
 Parallel = Annotated[
     bool, typer.Option("--parallel", help="Run several jobs at the same time instead of one after the other.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final summary, no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final summary; as --progress none.")]
+HowShown = Annotated[
+    Mode,
+    typer.Option(
+        "--progress", help="How to show progress; auto: live in a terminal, else plain lines.", metavar="|".join(MODES)
+    ),
+]
+Events = Annotated[
+    str | None,
+    typer.Option("--events", metavar="FILE", help="Append events as JSON lines to this file; - is stdout."),
+]
 
 
 def run(
@@ -67,6 +81,8 @@ def run(
     simulate: Simulate = False,
     parallel: Parallel = False,
     quiet: Quiet = False,
+    progress: HowShown = "auto",
+    events: Events = None,
     as_json: AsJson = False,
 ) -> ExitStatus:
     r"""Run jobs, or continue them where they stopped.
@@ -76,7 +92,7 @@ def run(
     \b
     Ctrl-C once: send nothing more and wait for answers in flight. Twice: stop at once.
     Closing the terminal does the same as one Ctrl-C; under nohup the run continues.
-    Run the same command again to continue:
+    SIGUSR1 (Ctrl-T on macOS) prints how it stands. Run the same command again to continue:
       batchrunner run jobs/cats.yaml
       batchrunner run jobs/cats.yaml --limit 3
       batchrunner run jobs/cats.yaml --simulate
@@ -90,16 +106,28 @@ def run(
         resend_lost=resend_lost,
         adopt_rows=adopt_rows,
         reformat=reformat,
-        quiet=quiet,
+        progress="none" if quiet else progress,
+        events=_opened(events, as_json=as_json),
     )
     job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
     if len(job_runs) == 1:
         report = run_one(job_runs[0], asked)
-        print_message(summary(report.status))
+        print_stamped(summary(report.status))
         if as_json:
             emit(report.status)
         return report.exit_status
     return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
+
+
+def _opened(events: str | None, *, as_json: bool) -> "EventFile | None":
+    if events is None:
+        return None
+    from batchrunner.cli.event_file import STDOUT, EventFile  # noqa: PLC0415 - loaded when it is asked for
+
+    if events == STDOUT and as_json:
+        problem = "stdout cannot have both the events and the object of --json"
+        raise JobMistakesError((Mistake(key="--events", problem=problem, hint="give the events a file"),))
+    return EventFile.opened(events)
 
 
 def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None) -> tuple[JobRun, ...]:
@@ -134,9 +162,9 @@ def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
     for ended in all_ended:
         match ended:
             case FinishedRun():
-                print_message(summary(ended.report.status))
+                print_stamped(summary(ended.report.status))
             case CrashedRun():
-                print_message(f"{ended.job_run.job.name}: error: {ended.error}\nnext: {ended.job_run.command}")
+                print_stamped(f"{ended.job_run.job.name}: error: {ended.error}\nnext: {ended.job_run.command}")
     if as_json:
         emit({"jobs": [_shown(ended) for ended in all_ended]})
     return worst(exit_status(ended) for ended in all_ended)

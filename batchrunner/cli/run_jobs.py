@@ -6,18 +6,20 @@ Starts nothing if one of several jobs has an error, or if two of them would writ
 import asyncio
 import os.path
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import batchrunner
-from batchrunner.cli.output import print_message
-from batchrunner.cli.progress import Display, display, harmless
+from batchrunner.cli.output import print_message, print_stamped
+from batchrunner.cli.progress import Mode, Progress, display, ignore_status_signals
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
     from batchrunner.api import RunOptions
+    from batchrunner.cli.event_file import EventFile
 
 PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.INTERRUPTED,
@@ -44,7 +46,8 @@ class RunFlags:
     resend_lost: bool = False
     adopt_rows: bool = False
     reformat: bool = False
-    quiet: bool
+    progress: Mode = "auto"
+    events: "EventFile | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,9 @@ def run_one(job_run: JobRun, asked: RunFlags) -> Report:
     Raises:
         BatchrunnerError: errors in its prompts, a held lock, a broken disk.
     """
-    return batchrunner.run_sync(job_run.job, **_options(job_run, asked, _display(asked)))
+    with _end_event(job_run, asked) as ending:
+        ending.report = batchrunner.run_sync(job_run.job, **_options(job_run, asked, _progress(asked)))
+    return ending.report
 
 
 def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> tuple[Ended, ...]:
@@ -113,12 +118,13 @@ def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> 
 
 
 def _in_turn(job_runs: tuple[JobRun, ...], asked: RunFlags) -> Iterator[Ended]:
-    shown = _display(asked)
+    shown = _progress(asked)
     for place, job_run in enumerate(job_runs):
         ended: Ended
         try:
-            report = batchrunner.run_sync(job_run.job, **_options(job_run, asked, shown))
-            ended = FinishedRun(job_run=job_run, report=report)
+            with _end_event(job_run, asked) as ending:
+                ending.report = batchrunner.run_sync(job_run.job, **_options(job_run, asked, shown))
+            ended = FinishedRun(job_run=job_run, report=ending.report)
         except BatchrunnerError as error:
             ended = CrashedRun(job_run=job_run, error=error)
         yield ended
@@ -129,19 +135,20 @@ def _in_turn(job_runs: tuple[JobRun, ...], asked: RunFlags) -> Iterator[Ended]:
 
 
 async def _together(job_runs: tuple[JobRun, ...], asked: RunFlags) -> tuple[Ended, ...]:
-    shown = _display(asked)
+    shown = _progress(asked)
     return tuple(await asyncio.gather(*(_run_beside(job_run, asked, shown) for job_run in job_runs)))
 
 
-async def _run_beside(job_run: JobRun, asked: RunFlags, shown: Display | None) -> Ended:
+async def _run_beside(job_run: JobRun, asked: RunFlags, shown: Progress) -> Ended:
     try:
-        report = await batchrunner.run(job_run.job, **_options(job_run, asked, shown))
+        with _end_event(job_run, asked) as ending:
+            ending.report = await batchrunner.run(job_run.job, **_options(job_run, asked, shown))
     except BatchrunnerError as error:
         return CrashedRun(job_run=job_run, error=error)
-    return FinishedRun(job_run=job_run, report=report)
+    return FinishedRun(job_run=job_run, report=ending.report)
 
 
-def _options(job_run: JobRun, asked: RunFlags, shown: Display | None) -> "RunOptions":
+def _options(job_run: JobRun, asked: RunFlags, shown: Progress) -> "RunOptions":
     return {
         "limit": asked.limit,
         "retry_failed": asked.retry_failed,
@@ -149,16 +156,38 @@ def _options(job_run: JobRun, asked: RunFlags, shown: Display | None) -> "RunOpt
         "resend_lost": asked.resend_lost,
         "adopt_rows": asked.adopt_rows,
         "reformat": asked.reformat,
-        "progress": harmless(shown) if shown else None,
+        "progress": shown.follow,
         "signals": True,
-        "say": print_message,
+        "say": print_stamped,
         "command": job_run.command,
         "command_elsewhere": job_run.elsewhere,
     }
 
 
-def _display(asked: RunFlags) -> Display | None:
-    return None if asked.quiet else display()
+def _progress(asked: RunFlags) -> Progress:
+    ignore_status_signals()  # until the run listens to them
+    return Progress(display(asked.progress), asked.events)
+
+
+@dataclass(slots=True)
+class _Ending:
+    """Set by who has run the job."""
+
+    report: Report = field(init=False)
+
+
+@contextmanager
+def _end_event(job_run: JobRun, asked: RunFlags) -> Iterator[_Ending]:
+    """The event of a job's end, however it ends."""
+    ending, name = _Ending(), job_run.job.name
+    try:
+        yield ending
+    except BatchrunnerError as error:
+        if asked.events is not None:
+            asked.events.ended(name, error.exit_status, error=str(error))
+        raise
+    if asked.events is not None:
+        asked.events.ended(name, ending.report.exit_status, status=ending.report.status)
 
 
 async def _prompt_mistakes(job_runs: tuple[JobRun, ...]) -> tuple[Mistake, ...]:

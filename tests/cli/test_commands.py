@@ -294,7 +294,7 @@ def test_one_signal_drains_every_parallel_job(batchrunner: CommandLine) -> None:
     jobs = [batchrunner.job("one", SLOW), batchrunner.job("two", SLOW)]
     running = batchrunner.start("run", *jobs, "--parallel", "--json")
     assert running.stderr is not None
-    told = {running.stderr.readline().split(":")[0] for _ in jobs}  # both have begun
+    told = {running.stderr.readline().split(" ", 1)[1].split(":")[0] for _ in jobs}  # both have begun
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=30)
     assert told == {"one", "two"}

@@ -1,6 +1,5 @@
 """Waits, budgets and the notified command as people meet them: real processes, real files, a real server."""
 
-import io
 import json
 import subprocess
 import sys
@@ -11,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from rich.console import Console
 
-from batchrunner.cli.live import block
-from batchrunner.cli.progress import ProgressRate
+from batchrunner.cli.block import View, block
 from batchrunner.core.status import ItemCounts, SendCounts, Status, UsageCounts, Wait
+from batchrunner.report.pace import RunPace
 from tests.support.command_line import CommandLine
 
 THREE = "prompts: [A red cat, A blue cat, A green cat]\n"
@@ -79,7 +77,8 @@ def test_a_wait_for_the_window_is_seen_in_progress_and_in_status(batchrunner: Co
     while "waiting" not in line:
         line = process.stderr.readline()
         assert line, "the run ended without a wait"
-    assert f"waiting until {opens:%Y-%m-%d %H:%M} +00:00: outside the window {window} (UTC)" in line
+    assert f"{opens:%H:%M} (1 h 5" in line.replace("(2 h)", "(1 h 59 min)")
+    assert f"): outside the window {window} (UTC)" in line
     told = batchrunner("status", "outputs/cats.simulated", "--json").json
     assert told["state"] == "running"
     assert told["waiting"]["until"] == f"{opens:%Y-%m-%dT%H:%M}:00+00:00"
@@ -178,11 +177,14 @@ def test_a_balance_that_cannot_be_learnt_stops_nothing_and_is_not_zero(
 def test_a_terminal_shows_what_the_whole_run_waits_for_and_what_will_pause_it() -> None:
     moment = datetime(2026, 11, 22, 20, tzinfo=UTC)
     wait = Wait(reason="outside the window 22:00-07:00 (UTC)", until="2026-11-22T22:00:00+00:00")
-    status = Status(job="cats", state="running", items=ItemCounts(), sends=SendCounts(), usage=UsageCounts())
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(block(replace(status, waiting=wait), ProgressRate(), now=moment))
+    status = Status(
+        job="cats", state="running", items=ItemCounts(), sends=SendCounts(), usage=UsageCounts(), timezone="UTC"
+    )
     end = Wait(reason="the deadline 07:00", until="2026-11-23T07:00:00+00:00")
-    console.print(block(replace(status, ends=end), ProgressRate(), now=moment))
-    drawn = console.export_text()
-    assert "waiting until 2026-11-22 22:00 +00:00 (in 2 h): outside the window 22:00-07:00 (UTC)" in drawn
-    assert "pauses at 2026-11-23 07:00 +00:00 (in 11 h): the deadline 07:00" in drawn
+    drawn = [
+        "".join(text for text, _ in line)
+        for shown in (replace(status, waiting=wait), replace(status, ends=end))
+        for line in block(shown, RunPace(), now=moment, elapsed_s=0.0, view=View(width=120, height=20))
+    ]
+    assert "waiting until 22:00 (2 h): outside the window 22:00-07:00 (UTC)" in drawn
+    assert "pauses at Mon 07:00 (11 h): the deadline 07:00" in drawn

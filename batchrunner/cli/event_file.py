@@ -1,0 +1,145 @@
+"""`run --events FILE`: what happens, as one JSON object a line, for programs that watch a run.
+
+Each has `event` (`started`, `lane`, `progress`, `failed`, `paused`, `ended`), `time` (RFC 3339, UTC) and `job`. Lines
+are appended: a run that is continued goes on in the same file. A file that cannot be written is told once.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TextIO
+
+from batchrunner.cli.output import print_message, utc_stamp
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.status import LaneStatus, Status
+from batchrunner.report.summary import jsonable
+
+if TYPE_CHECKING:
+    from batchrunner.report.pace import RunPace
+
+LOOK_EVERY_S: Final = 1.0
+PROGRESS_EVERY_S: Final = 10.0
+STDOUT: Final = "-"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class EventFile:
+    """One for all jobs of the command."""
+
+    def __init__(self, stream: TextIO, *, now: Callable[[], datetime] = _now, every_s: float = LOOK_EVERY_S) -> None:
+        self._stream: TextIO | None = stream
+        self._now = now
+        self._every_s = every_s
+
+    def __repr__(self) -> str:
+        return f"<EventFile: {'open' if self._stream else 'closed'}>"
+
+    @classmethod
+    def opened(cls, path: str) -> "EventFile":
+        """Appends to that file; `-` is stdout.
+
+        Raises:
+            JobMistakesError: it cannot be written.
+        """
+        if path == STDOUT:
+            return cls(sys.stdout)
+        try:
+            return cls(Path(path).open("a", encoding="utf-8"))
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror or error}"
+            raise JobMistakesError((Mistake(file="--events", problem=f"{path} {problem}"),)) from error
+
+    async def follow(self, snapshot: Callable[[], Status]) -> None:
+        """Write until cancelled."""
+        from batchrunner.report.pace import RunPace  # noqa: PLC0415 - loaded when a run begins, not for `--help`
+
+        clock, pace = asyncio.get_running_loop().time, RunPace()
+        told = _EventState()
+        while True:
+            status, now = snapshot(), self._now()
+            pace.note(status, now_s=clock(), now=now)
+            for event, fields in told.news(status, pace, now_s=clock(), now=now):
+                self._write(event, status.job, fields, now=now)
+            await asyncio.sleep(self._every_s)
+
+    def ended(
+        self, job: str, exit_status: ExitStatus, *, status: Status | None = None, error: str | None = None
+    ) -> None:
+        """A job has come to its end: with its closing status, or with an error."""
+        self._write("ended", job, {"exit_status": exit_status, "status": status, "error": error}, now=self._now())
+
+    def _write(self, event: str, job: str, fields: dict[str, object], *, now: datetime) -> None:
+        if self._stream is None:
+            return
+        line = jsonable({"event": event, "time": utc_stamp(now), "job": job, **fields})
+        try:
+            self._stream.write(json.dumps(line, allow_nan=False) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._stream = None
+            print_message(f"--events: no more events are written: {error}; the run continues")
+
+
+class _EventState:
+    """What has been written of one job."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._lanes: dict[tuple[str, str], tuple[object, ...]] = {}
+        self._failures: dict[tuple[str, str], int] = {}
+        self._counts: object = None
+        self._progress_s = 0.0
+        self._paused: object = None
+
+    def news(
+        self, status: Status, pace: "RunPace", *, now_s: float, now: datetime
+    ) -> list[tuple[str, dict[str, object]]]:
+        """(event, fields) of what is new."""
+        found: list[tuple[str, dict[str, object]]] = []
+        if not self._started:
+            self._started = True
+            found.append(("started", {"dir": status.dir, "simulated": status.simulated, "items": status.items}))
+        found += [("lane", {"lane": lane}) for lane in status.lanes if self._is_new(lane)]
+        for group in status.failures:
+            if self._failures.get((group.kind, group.message)) != group.count:
+                self._failures[group.kind, group.message] = group.count
+                found.append(("failed", {"failure": group}))
+        if (paused := _paused(status)) != self._paused:
+            self._paused = paused
+            found += [("paused", paused)] if paused else []
+        counts = status.items, status.sends
+        if counts != self._counts and (self._counts is None or now_s - self._progress_s >= PROGRESS_EVERY_S):
+            self._counts, self._progress_s = counts, now_s
+            fields: dict[str, object] = {"items": status.items, "sends": status.sends, "usage": status.usage}
+            rate, eta = pace.run.per_s(), pace.eta(status, now=now)
+            fields |= {"per_s": rate and round(rate, 3), "eta_s": eta.ends_s and round(eta.ends_s, 1)}
+            found.append(("progress", {**fields, "ready": eta.ready, "waiting": eta.waiting, "until": eta.until}))
+        return found
+
+    def _is_new(self, lane: LaneStatus) -> bool:
+        state = lane.activity, lane.kind, lane.until
+        key = lane.account, lane.model
+        before, self._lanes[key] = self._lanes.get(key), state
+        return before != state
+
+
+def _paused(status: Status) -> dict[str, object]:
+    """Why nothing can be sent for now, and until when; empty while something can."""
+    if status.waiting is not None:
+        return {"reason": status.waiting.reason, "until": status.waiting.until}
+    at_work = {"working", "retrying"} & {lane.activity for lane in status.lanes}
+    if at_work:
+        return {}
+    if any(lane.activity == "paused" for lane in status.lanes):
+        return {"reason": "command", "until": None}
+    parked = [lane for lane in status.lanes if lane.activity == "parked" and lane.until is not None]
+    if not parked:
+        return {}
+    first = min(parked, key=lambda lane: datetime.fromisoformat(lane.until or ""))
+    return {"reason": "all_parked", "until": first.until}
