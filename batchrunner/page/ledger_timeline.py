@@ -48,7 +48,7 @@ class _Steps:
     """Sums in equal steps of time from `start` on."""
 
     start: float = 0.0
-    width_s: float = 1.0
+    width_s: float = 0.05
     used: int = 0
     lanes: dict[Lane, dict[str, list[float]]] = field(default_factory=dict)
 

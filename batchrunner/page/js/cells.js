@@ -48,7 +48,7 @@ export function badges(row, twins = 0) {
   for (const flag of row.output?.flags ?? []) found.push(badge(flagWords(flag)));
   if (row.recovered) found.push(badge("recovered", "a later process finished what an earlier one had begun"));
   if (row.ambiguous) found.push(badge("may be paid twice", `${row.ambiguous} sends got no clear answer`));
-  if (twins > 1) found.push(badge(`${twins} equal`, "other items of this prompt have the same content"));
+  if (twins > 1) found.push(el("span", { class: "badge quiet", text: `${twins} equal`, title: "other items of this prompt have the same content" }));
   return found;
 }
 

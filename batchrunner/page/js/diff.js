@@ -66,7 +66,7 @@ function walkBack(trace, last, a, b, d) {
   return parts.reverse();
 }
 
-/** Neighbours of one kind in one part, what is gone before what is new. */
+/** Neighbours of one kind in one part, what is gone before what is new; a mere space between changes belongs to them. */
 function joined(parts) {
   const found = [];
   let gone = "";
@@ -76,15 +76,19 @@ function joined(parts) {
     if (fresh) found.push(["new", fresh]);
     gone = fresh = "";
   };
-  for (const [kind, text] of parts) {
+  parts.forEach(([kind, text], place) => {
+    const changed = gone || fresh;
     if (kind === "gone") gone += text;
     else if (kind === "new") fresh += text;
-    else if (!gone && !fresh && found.at(-1)?.[0] === "same") found.at(-1)[1] += text;
+    else if (changed && /^\s+$/.test(text) && (parts[place + 1]?.[0] ?? "same") !== "same") {
+      gone += text;
+      fresh += text;
+    } else if (!changed && found.at(-1)?.[0] === "same") found.at(-1)[1] += text;
     else {
       flush();
       found.push(["same", text]);
     }
-  }
+  });
   flush();
   return found;
 }

@@ -10,7 +10,7 @@ const EVENTS = {
   refused: "the server refused it, which costs nothing",
   retry: "ended without a result; tried again",
   accepted: "the server took it as a task",
-  ready: "the pictures lay ready",
+  ready: "its pictures were ready to be fetched",
   failed: "failed for good",
   requeued: "a person asked for another try",
   lost: "its answer was gone; paid for again on request",
@@ -22,7 +22,7 @@ const KNOWN_FIELDS = new Set(
 export class Item {
   /** `move(down, across)` leads to a neighbour, `closed` is called when the dialog was closed. */
   constructor({ move, closed }) {
-    this.node = el("dialog", { class: "item", "aria-label": "Item" });
+    this.node = el("dialog", { class: "item", tabindex: -1, "aria-label": "Item" });
     this.node.addEventListener("close", closed);
     this.node.addEventListener("click", (event) => event.target === this.node && this.node.close());
     this.move = move;
@@ -35,7 +35,10 @@ export class Item {
   }
 
   async show(number, position) {
-    if (!this.node.open) this.node.showModal();
+    if (!this.node.open) {
+      this.node.showModal();
+      this.node.focus();
+    }
     this.number = number;
     const there = data.now(number);
     if (!there) put(this.node, el("div", { class: "state-note", text: "Loading…" }));
@@ -154,7 +157,7 @@ export class Item {
     for (const [name, value] of Object.entries(row.params ?? {})) fact(name, shown(value));
     for (const [name, value] of Object.entries(row)) if (!KNOWN_FIELDS.has(name)) fact(name, shown(value));
     return [
-      el("div", { class: "foot" }, badges(row)),
+      badges(row).length ? el("div", { class: "foot" }, badges(row)) : null,
       this.markBar(row),
       el("dl", {}, facts),
       row._log?.length ? [el("h3", { text: "What happened" }), this.log(row)] : null,

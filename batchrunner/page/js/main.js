@@ -60,7 +60,7 @@ function drawStatus() {
     status,
     el("h1", { text: meta.job }),
     meta.simulated ? el("span", { class: "pill", text: "simulated", title: "answers of the built-in simulator; nothing was billed" }) : null,
-    el("span", { class: `pill state-${meta.state}`, text: meta.state, title: meta.stateWords }),
+    el("span", { class: `pill state-${meta.state}`, text: meta.state === "failed" ? `${whole(items.failed)} failed` : meta.state, title: meta.stateWords }),
     el("span", { class: "faint", text: items.done === items.total ? `${whole(items.done)} done` : `${whole(items.done)} of ${whole(items.total)} done (${share} %)` }),
   );
 }

@@ -72,7 +72,8 @@ export function roles(chosen) {
     if (found[place] === "across") columns *= axis.values.length;
   });
   const order = meta.axes.map((axis, place) => place).filter((place) => !found[place]);
-  order.sort((a, b) => meta.axes[a].values.length - meta.axes[b].values.length);
+  const size = (place) => (meta.axes[place].name === "model" ? 0 : meta.axes[place].values.length); // models come first
+  order.sort((a, b) => size(a) - size(b));
   for (const place of order) {
     const fits = columns * meta.axes[place].values.length <= 8;
     found[place] = fits || (columns === 1 && meta.axes.length === 1) ? "across" : "tab";

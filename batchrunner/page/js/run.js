@@ -40,7 +40,7 @@ export class Run {
     return el(
       "div",
       { class: "tiles" },
-      tile("done", `${whole(items.done)} of ${whole(items.total)}`, null, linkTo({ view: "results", q: "", filters: { state: ["done"] }, rest: {} })),
+      tile("done", whole(items.done), `of ${whole(items.total)}`, linkTo({ view: "results", q: "", filters: { state: ["done"] }, rest: {} })),
       items.failed ? tile("failed", whole(items.failed), null, linkTo({ view: "failures", q: "", filters: {}, rest: {} })) : null,
       ...[["accepted", "remote tasks"], ["held", "held"], ["timed_out", "timed out"], ["lost", "lost"], ["pending", "still to send"]].filter(([name]) => items[name]).map(([name, words]) => tile(words, whole(items[name]))),
       tile("requests", whole(sends.total), sends.refused ? `${whole(sends.refused)} rejected, not billed` : null),
@@ -68,7 +68,12 @@ export class Run {
       const list = [];
       for (let step = 0; step < timeline.steps; step++) {
         const busy = Math.max(flying[step] ?? 0, lane.sent?.[step] ?? 0, lane.done?.[step] ?? 0);
-        if (busy > 0) list.push([from + step * timeline.step, from + (step + 1) * timeline.step, "sending", null, 0.35 + 0.65 * Math.min(1, busy / most)]);
+        if (busy <= 0) continue;
+        const strength = 0.4 + 0.2 * Math.ceil(3 * Math.min(1, busy / most));
+        const start = from + step * timeline.step;
+        const before = list.at(-1);
+        if (before && before[4] === strength && Math.abs(before[1] - start) < timeline.step / 100) before[1] = start + timeline.step;
+        else list.push([start, start + timeline.step, "sending", null, strength]);
       }
       for (const park of timeline.parks) {
         if ((park.model && park.model !== lane.model) || park.account !== lane.account) continue;
