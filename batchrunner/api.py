@@ -328,6 +328,12 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             await disk.run(remember_end, folder, status.message, ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
             speak(f"could not save the outcome for `batchrunner status`: {error}")
+    if job.output.report:
+        from batchrunner.page.report_file import page_at_end
+
+        if (trouble := await page_at_end(folder, status)) is not None:
+            speak(trouble)
+            status = replace(status, notes=(*status.notes, trouble))
     try:
         trouble = await notify(job, status)
     except Exception as error:  # noqa: BLE001 - the run has ended: this changes nothing of it

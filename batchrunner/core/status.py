@@ -366,6 +366,8 @@ class PageWritten:
     chunk_files: int
     """Scripts with rows beside the page; 0 where all of them are in it."""
     pictures: int
+    thumbnails_made: int
+    """Of pictures that had none yet."""
     pictures_copied: int
     """To where the page lies, with `--copy`."""
     job: str

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,11 +34,12 @@ from batchrunner.report.audit import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
 from batchrunner.report.summary import items_line, usage_line
 from batchrunner.stores.export_files import RowOrder
-from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, broken, write_pieces
+from batchrunner.stores.files import DISK, FAILURES, RESULTS, SHARED_FILE, SHARED_FOLDER, broken, write_pieces
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_file import run_file_or_refuse
+from batchrunner.stores.threads import Threads
 
 REPORT: Final = "report.html"
 CHUNKS_FOLDER: Final = "report"
@@ -47,6 +49,9 @@ ROWS_UNASKED: Final = 200_000
 """A run with more items writes its page only when it is asked to."""
 INLINE_PICTURES: Final = 300
 INLINE_BYTES: Final = 25_000_000
+_EMPTY_SEGMENT_BYTES: Final = 1024
+"""A segment of the ledger in which a process began and ended, and nothing else, is shorter."""
+_THUMB_THREADS: Final = 2
 SCRIPTS: Final = (
     "dom",
     "data",
@@ -156,6 +161,7 @@ def write_page(
         rows = RowChunks(axes=axes_of(run.job), since=since, log_of=timeline.log_of, hide=hide, on_chunk=chunks.add)
         count = _read_rows(folder, rows, day_offset_s=day_offset_of(run))
         shown = run.job_name + (" (simulated)" if run.simulated else "")
+        made = _make_thumbnails(folder, rows.pictures)
         thumbs = _inlined(folder, rows.pictures) if inline else None
         meta: dict[str, Json] = {
             **page_meta(folder, run, status, written=_instant(now), hide=hide),
@@ -191,11 +197,53 @@ def write_page(
         bytes=size,
         chunk_files=count if chunks.beside else 0,
         pictures=len(rows.pictures),
+        thumbnails_made=made,
         pictures_copied=copied,
         job=run.job_name,
         state=status.state,
         simulated=run.simulated,
     )
+
+
+async def page_at_end(folder: Path, status: Status) -> str | None:
+    """Write the page at the end of a run that changed something; what there is to say about it, or None.
+
+    Raises nothing: the run has ended, and its answers are safe.
+    """
+    thread = Threads("report-page", count=1)
+    try:
+        return await thread.run(_page_if_due, folder, status)
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"{REPORT} could not be written: {error}; `batchrunner report` writes it again"
+    finally:
+        thread.close()
+
+
+def _page_if_due(folder: Path, status: Status) -> str | None:
+    if not _is_due(folder):
+        return None
+    if status.items.total > ROWS_UNASKED:
+        return f"{REPORT} was not written for {status.items.total:,} items; `batchrunner report {folder}` writes it"
+    write_page(folder, status=status)
+    return None
+
+
+def _is_due(folder: Path) -> bool:
+    """Whether anything happened since the page was written: rows, or records beyond a process's first and last."""
+    page = DISK.look(folder / REPORT)
+    if page is None:
+        return True
+    ledger = folder / LEDGER
+    segments = [ledger / name for name in DISK.names(ledger)] if DISK.exists(ledger) else []
+    for path in (folder / RESULTS, folder / FAILURES, *segments):
+        found = DISK.look(path)
+        if (
+            found
+            and found.mtime_ns > page.mtime_ns
+            and (path.parent == folder or found.size_bytes > _EMPTY_SEGMENT_BYTES)
+        ):
+            return True
+    return False
 
 
 def _check_place(folder: Path, out: Path | None, *, copy: bool) -> None:
@@ -290,17 +338,36 @@ def _totals(status: Status, rows: int) -> Iterator[tuple[str, str]]:
     yield "rows in this page", f"{rows:,}"
 
 
-def thumb_path(sha256: str) -> str:
-    """Where the thumbnail of a picture lies, relative to the run's directory."""
-    return f"thumbs/{sha256[:2]}/{sha256[:16]}.webp"
+def _make_thumbnails(folder: Path, pictures: dict[str, str]) -> int:
+    """Thumbnails that are missing, made in a few threads; how many. What cannot be decoded has none."""
+    from batchrunner.stores.images import thumbnail_path  # noqa: PLC0415 - for pages with pictures only
+
+    missing = [sha256 for sha256 in pictures if DISK.look(folder / thumbnail_path(sha256)) is None]
+    if not missing:
+        return 0
+    with ThreadPoolExecutor(max_workers=_THUMB_THREADS, thread_name_prefix="thumbnails") as pool:
+        return sum(pool.map(lambda sha256: _make_thumbnail(folder, sha256, pictures[sha256]), missing))
+
+
+def _make_thumbnail(folder: Path, sha256: str, path: str) -> bool:
+    from batchrunner.stores.images import make_thumbnail, write_thumbnail  # noqa: PLC0415 - as above
+
+    found = DISK.look(folder / path)
+    data = found and read_plain(DISK, folder, path, most_bytes=found.size_bytes + 1)
+    small = make_thumbnail(data) if data and hashlib.sha256(data).hexdigest() == sha256 else None
+    if small is not None:
+        write_thumbnail(folder, sha256, small)
+    return small is not None
 
 
 def _inlined(folder: Path, pictures: dict[str, str]) -> dict[str, Json]:
     """Thumbnails as text, by the first 16 digits of the picture's sha256."""
+    from batchrunner.stores.images import thumbnail_path  # noqa: PLC0415 - as above
+
     found: dict[str, Json] = {}
     size = 0
     for sha256 in pictures:
-        data = read_plain(DISK, folder, thumb_path(sha256), most_bytes=1 << 20)
+        data = read_plain(DISK, folder, thumbnail_path(sha256), most_bytes=1 << 20)
         if data:
             size += len(data)
             found[sha256[:16]] = as_text(data)
@@ -314,9 +381,11 @@ def _inlined(folder: Path, pictures: dict[str, str]) -> dict[str, Json]:
 
 def _copy_pictures(folder: Path, place: Path, pictures: dict[str, str]) -> int:
     """Pictures and thumbnails to where the page lies; how many pictures. Those that are there already stay."""
+    from batchrunner.stores.images import thumbnail_path  # noqa: PLC0415 - as above
+
     copied = 0
     for sha256, path in pictures.items():
-        for name in (path, thumb_path(sha256)):
+        for name in (path, thumbnail_path(sha256)):
             found = DISK.look(folder / name)
             if found is None or ((there := DISK.look(place / name)) and there.size_bytes == found.size_bytes):
                 continue
