@@ -269,6 +269,15 @@ def test_every_class_and_table_that_a_page_on_the_code_names_exists(page: Path) 
     assert {name for name in named - defined() if name not in of_tests} == set()
 
 
+def test_the_modules_that_a_contributor_copies_are_typed_and_lint_clean(tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(ROOT / "CONTRIBUTING.md", "python")):
+        (tmp_path / f"copied_{number}.py").write_text(block.code)
+    for check in (["mypy"], ["ruff", "check", "--ignore", "INP001"]):
+        command = [sys.executable, "-m", *check, "--config", str(ROOT / "pyproject.toml"), str(tmp_path)]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_the_page_on_the_architecture_has_every_package() -> None:
     text = "\n".join(drawn(ROOT / "ARCHITECTURE.md"))
     packages = {path.parent.name for path in PROGRAM.glob("*/__init__.py")}
