@@ -17,6 +17,11 @@
     source.subscribe(f)         f({meta, index, from}) when rows from number `from` on are new or changed
 
 A line is `HEAD<tab>REST`: HEAD is the JSON array [id, prompt, answer or error message, vars] that is searched, REST the
-row's other fields as JSON, with `_log` for its way through the ledger. A page that is fed over HTTP defines
-`window.batchrunnerSource` with these members before the script runs; a report makes one from its own data blocks.
+row's other fields as JSON, with `_log` for its way through the ledger. Rows may come in any order: the page sorts by
+their index in the job.
+
+**A page that is fed over HTTP** calls `report_file.page_pieces` with `live=True` and a `source` script that defines
+`window.batchrunnerSource` with these members; a report makes one from its own data blocks. `report_file.read_run` reads
+the run once; later rows go into the same `RowChunks` with `add`, whose `index` and `tail` (the chunk that is not full
+yet) are what has changed, and `RunOnPage.meta` gives the new `meta`.
 """

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ from batchrunner.stores.files import DISK, FAILURES, RESULTS, SHARED_FILE, SHARE
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.ledger_replay import replay
-from batchrunner.stores.run_file import run_file_or_refuse
+from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 from batchrunner.stores.threads import Threads
 
 REPORT: Final = "report.html"
@@ -49,6 +49,8 @@ ROWS_UNASKED: Final = 200_000
 """A run with more items writes its page only when it is asked to."""
 INLINE_PICTURES: Final = 300
 INLINE_BYTES: Final = 25_000_000
+SELF: Final = "'self'"
+NOWHERE: Final = "'none'"
 _EMPTY_SEGMENT_BYTES: Final = 1024
 """A segment of the ledger in which a process began and ended, and nothing else, is shorter."""
 _THUMB_THREADS: Final = 2
@@ -142,52 +144,34 @@ def write_page(
         WrongDirectoryError, LedgerDamagedError, StoreBrokenError: the run cannot be read, or the page not written.
     """
     folder, out = Path(dir), None if out is None else Path(out)
-    run = run_file_or_refuse(folder)
     _check_place(folder, out, copy=copy)
-    status = status or status_of_directory(folder)
-    hide = hide_paths(*folders_of(folder, run))
-    price_of, currency = price_function(run.job)
-    timeline = LedgerTimeline(price_of=price_of)
-    timeline.read(read_ledger(folder / LEDGER))
-    timeline.close(running=status.state == "running")
-    timeline.problem = hide(timeline.problem)
     place = out or folder
-    now = time.time()
-    chunks = _Chunks(folder=place, stamp=f"{int(now * 1000):x}")
-    since = _seconds(run.created, timeline.started)
+    stamp = f"{time.time_ns() // 1_000_000:x}"
+    chunks = _Chunks(folder=place, stamp=stamp)
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        rows = RowChunks(axes=axes_of(run.job), since=since, log_of=timeline.log_of, hide=hide, on_chunk=chunks.add)
-        count = _read_rows(folder, rows, day_offset_s=day_offset_of(run))
-        shown = run.job_name + (" (simulated)" if run.simulated else "")
+        read = read_run(folder, chunks.add, status=status)
+        rows, status = read.rows, read.status
         made = _make_thumbnails(folder, rows.pictures)
-        thumbs = _inlined(folder, rows.pictures) if inline else None
         meta: dict[str, Json] = {
-            **page_meta(folder, run, status, written=_instant(now), hide=hide),
-            "rows": rows.rows,
-            "chunks": count,
+            **read.meta(),
             "beside": chunks.beside,
-            "stamp": chunks.stamp,
-            "groups": rows.groups,
-            "columns": list(rows.columns),
-            "axes": [{"name": axis.name, "values": axis.values} for axis in rows.axes],
-            "models": rows.models.values,
-            "failureClasses": rows.failures.values,
-            "flags": list(rows.flags),
-            "since": since,
+            "stamp": stamp,
             "base": "" if out is None or copy else f"{Path(os.path.relpath(folder, out)).as_posix()}/",
-            "thumbs": thumbs,
-            "open": timeline.open_items(),
-            "timeline": timeline.plain(),
-            "currency": currency,
+            "thumbs": _inlined(folder, rows.pictures) if inline else None,
         }
-        totals = tuple(_totals(status, rows.rows))
         path = place / (REPORT if out is None else "index.html")
-        size = write_pieces(
-            DISK, path, _pieces(meta, rows, chunks, title=f"{shown} · batchrunner", totals=totals), SHARED_FILE
+        pieces = page_pieces(
+            meta,
+            title=read.title,
+            totals=tuple(_totals(status, rows.rows)),
+            first=b"\n".join(rows.first),
+            index=as_text(rows.index()),
+            chunks=chunks.texts,
         )
-        chunks.remove_others(count)
+        size = write_pieces(DISK, path, pieces, SHARED_FILE)
+        chunks.remove_others(rows.chunks)
         copied = _copy_pictures(folder, place, rows.pictures) if copy else 0
     except OSError as error:
         raise broken(place, error) from error
@@ -195,13 +179,13 @@ def write_page(
         path=str(path),
         rows=rows.rows,
         bytes=size,
-        chunk_files=count if chunks.beside else 0,
+        chunk_files=rows.chunks if chunks.beside else 0,
         pictures=len(rows.pictures),
         thumbnails_made=made,
         pictures_copied=copied,
-        job=run.job_name,
+        job=read.run.job_name,
         state=status.state,
-        simulated=run.simulated,
+        simulated=read.run.simulated,
     )
 
 
@@ -254,41 +238,120 @@ def _check_place(folder: Path, out: Path | None, *, copy: bool) -> None:
         raise JobMistakesError((Mistake(problem=problem, file=str(out), hint=hint),))
 
 
-def _read_rows(folder: Path, rows: RowChunks, *, day_offset_s: float) -> int:
-    """Every row once, in the job's order; how many chunks they came to."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOnPage:
+    """A run as it was read for the page."""
+
+    folder: Path
+    run: RunFile
+    status: Status
+    rows: RowChunks
+    timeline: LedgerTimeline
+    currency: str
+    hide: Callable[[str], str]
+
+    @property
+    def title(self) -> str:
+        """Of the window."""
+        return f"{self.run.job_name}{' (simulated)' if self.run.simulated else ''} · batchrunner"
+
+    def meta(self) -> dict[str, Json]:
+        """What the page's script calls `source.meta`, for rows and status as they are now."""
+        rows = self.rows
+        return {
+            **page_meta(self.folder, self.run, self.status, written=_instant(time.time()), hide=self.hide),
+            "rows": rows.rows,
+            "chunks": rows.chunks,
+            "groups": rows.groups,
+            "columns": list(rows.columns),
+            "axes": [{"name": axis.name, "values": axis.values} for axis in rows.axes],
+            "models": rows.models.values,
+            "failureClasses": rows.failures.values,
+            "flags": list(rows.flags),
+            "since": rows.since,
+            "open": self.timeline.open_items(),
+            "timeline": self.timeline.plain(),
+            "currency": self.currency,
+            "beside": False,
+            "base": "",
+            "thumbs": None,
+        }
+
+
+def read_run(folder: Path, on_chunk: Callable[[int, bytes], None], *, status: Status | None = None) -> RunOnPage:
+    """Read ledger and rows of a run once; each finished chunk goes to `on_chunk` with its number.
+
+    Raises:
+        WrongDirectoryError, LedgerDamagedError, StoreBrokenError: the run cannot be read.
+    """
+    run = run_file_or_refuse(folder)
+    status = status or status_of_directory(folder)
+    hide = hide_paths(*folders_of(folder, run))
+    price_of, currency = price_function(run.job)
+    timeline = LedgerTimeline(price_of=price_of)
+    timeline.read(read_ledger(folder / LEDGER))
+    timeline.close(running=status.state == "running")
+    timeline.problem = hide(timeline.problem)
+    since = _seconds(run.created, timeline.started)
+    rows = RowChunks(axes=axes_of(run.job), since=since, log_of=timeline.log_of, hide=hide, on_chunk=on_chunk)
     with RowOrder(folder) as order:
-        state = replay(folder, day_offset_s=day_offset_s, running=True)
+        state = replay(folder, day_offset_s=day_offset_of(run), running=True)
         order.index(is_failed=lambda key: state.item_state(key) is ItemState.FAILED)
         for row in order.rows():
             rows.add(row)
-    return rows.finish()
+    rows.finish()
+    return RunOnPage(folder=folder, run=run, status=status, rows=rows, timeline=timeline, currency=currency, hide=hide)
 
 
-def _pieces(
-    meta: dict[str, Json], rows: RowChunks, chunks: _Chunks, *, title: str, totals: tuple[tuple[str, str], ...]
+def page_pieces(
+    meta: dict[str, Json],
+    *,
+    title: str,
+    totals: Sequence[tuple[str, str]],
+    first: bytes = b"",
+    index: str = "",
+    chunks: Sequence[str] = (),
+    source: str = "",
+    live: bool = False,
 ) -> Iterator[bytes]:
-    """The page, piece by piece."""
-    script, style = joined_script(), page_style()
-    beside = " 'self'" if chunks.beside else ""
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'{beside}; style-src '{_hash(style)}'; "
-        "img-src 'self' data: blob:; connect-src 'none'; base-uri 'none'; form-action 'none'"
-    )
+    """The page, piece by piece.
+
+    Args:
+        meta: what the package's description calls `source.meta`.
+        title: of the window.
+        totals: names and values for those without JavaScript.
+        first: lines of the first rows.
+        index: the columns, as `as_text` makes them; empty where `source` brings them.
+        chunks: the same of all chunks that stand in the page.
+        source: a script that defines `window.batchrunnerSource`, for pages that are fed over HTTP.
+        live: whether the page may ask its own server for more.
+    """
+    style, script = page_style(), joined_script()
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_resource("page.html"))
     stream = template.generate(
-        policy=policy,
+        policy=policy(source, beside=bool(meta.get("beside")), live=live),
         title=title,
         style=style,
+        source=source,
         script=script,
         state=str(meta["stateWords"]).capitalize(),
         totals=totals,
         meta=data_block(msgspec.json.encode(meta)),
-        first=data_block(b"\n".join(rows.first)),
-        index=as_text(rows.index()),
-        chunks=enumerate(chunks.texts),
+        first=data_block(first),
+        index=index,
+        chunks=enumerate(chunks),
     )
     for piece in stream:
         yield piece.encode()
+
+
+def policy(source: str = "", *, beside: bool = False, live: bool = False) -> str:
+    """The page's Content-Security-Policy: its own script and style by their hashes, pictures beside it, no more."""
+    scripts = " ".join(f"'{_hash(text)}'" for text in (source, joined_script()) if text)
+    return (
+        f"default-src 'none'; script-src {scripts}{f' {SELF}' if beside else ''}; style-src '{_hash(page_style())}'; "
+        f"img-src 'self' data: blob:; connect-src {SELF if live else NOWHERE}; base-uri 'none'; form-action 'none'"
+    )
 
 
 def data_block(json_text: bytes) -> str:

@@ -121,11 +121,19 @@ class RowChunks:
         if len(self._lines) == CHUNK_ROWS:
             self._finish_chunk()
 
-    def finish(self) -> int:
-        """Give the last chunk; returns how many there are."""
+    @property
+    def chunks(self) -> int:
+        """How many there are, the one that is not full yet included."""
+        return self._chunk + bool(self._lines)
+
+    def tail(self) -> bytes:
+        """The chunk that is not full yet, for pages of a run that goes on; more rows may be added afterwards."""
+        return compressed(b"\n".join(self._lines))
+
+    def finish(self) -> None:
+        """Give the last chunk, though it may not be full."""
         if self._lines:
             self._finish_chunk()
-        return self._chunk
 
     def index(self) -> bytes:
         """All columns behind each other, int32 little-endian, as gzip."""

@@ -149,7 +149,8 @@ function ordered(view, mask, inTab) {
       found.push(group);
     }
   });
-  if (view.sort !== "index") found.sort((a, b) => (descending ? figures[b] - figures[a] : figures[a] - figures[b]) || a - b);
+  const inOrder = view.sort === "index" && found.every((group, place) => !place || figures[found[place - 1]] <= figures[group]);
+  if (!inOrder) found.sort((a, b) => (descending ? figures[b] - figures[a] : figures[a] - figures[b]) || a - b);
   return found;
 }
 
