@@ -8,6 +8,7 @@ out, and the figures do not depend on how busy the machine is: of each line one 
     python benchmarks/calls.py --job '{"stream": true}' --server flushed  streamed answers from the stub
     python benchmarks/calls.py --job '{"dialect": "anthropic-messages", "more": {"params": {"max_tokens": 100}}}'
     python benchmarks/calls.py --job '{"key": false}' --sizes 500 2500    without a key, other sizes
+    python benchmarks/calls.py --job '{"kind": "image", "dialect": "openai-images", "concurrency": 8}' --sizes 40 120
     python benchmarks/calls.py rehearse                                   `rehearse` of the same job: no server
     python benchmarks/calls.py rehearse --job '{"kind": "image", "dialect": "openai-images"}'
 
@@ -24,6 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from bench_rows import make_picture
 from bench_runs import KEYS, PROGRAM, CannotMeasureError, OwnJob, compiled, cores, environment
 from bench_servers import servers
 
@@ -111,6 +113,8 @@ def main() -> int:
                 "later": f"{addresses['stub']}/later/200",
             }
             url = ways[given.server]
+            if given.job.get("kind") == "image":
+                make_picture(Path(addresses["files"]) / "picture.png")
         for number in (small, large):
             job = OwnJob(home=given.home, url=url, count=number, **given.job)
             found.append(counted([given.command, "job.yaml"], job.folder, client))

@@ -137,6 +137,18 @@ def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_
     assert f"ENDED 0 {sorted(needed)}" in done.stderr, done.stderr
 
 
+def test_check_loads_no_store_and_nothing_that_replies_are_made_of() -> None:
+    unneeded = ("core.outcome", "core.plan", "core.ports", "stores.results", "transport.session")
+    code = f"""
+import sys
+from batchrunner.cli.main import main
+main(["check", {str(HOME / "jobs" / "demo-chat.yaml")!r}])
+print("LOADED", [name for name in {unneeded!r} if "batchrunner." + name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stderr
+
+
 def test_what_is_called_slow_exists() -> None:
     """Else a test that was renamed would come into the fast tier unnoticed."""
     for name in SLOW:
