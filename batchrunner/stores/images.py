@@ -26,6 +26,7 @@ from batchrunner.stores.picture_formats import (
     format_of,
     has_long_png_text,
     other_format,
+    png_pixels_are_whole,
     whole_fault,
     with_metadata,
     without_png_text,
@@ -215,7 +216,9 @@ def prepare(
             return _ready(data, shape, _ENDINGS[shape], size=None)
         if wanted != shape and size[0] * size[1] > _BIG_CONVERTED_PIXELS:
             wanted = shape
-        converted, small = _decoded(shown, shape, wanted, thumbnail=thumbnail)
+        converted, small = None, None
+        if wanted != shape or thumbnail or shape != "PNG" or not png_pixels_are_whole(shown):
+            converted, small = _decoded(shown, shape, wanted, thumbnail=thumbnail)
     except MemoryError:
         return _ready(data, shape, _ENDINGS[shape], size=None)
     except Exception as error:  # noqa: BLE001 - hostile bytes make Pillow raise anything at all

@@ -186,6 +186,56 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
         at = end
 
 
+def png_pixels_are_whole(data: bytes) -> bool:
+    """Whether an ordinary PNG's pixels are all there and in order; False: only a decoder can tell.
+
+    Unpacks them a piece at a time and looks at the byte in front of each row: a third of the time that it takes to
+    make them into pixels, and no memory for them. For a PNG whose header and chunks a reader has verified.
+    """
+    width, height, depth, colours, *other = struct.unpack_from(">IIBBBBB", data, 16)
+    if depth != _BYTE or colours not in _PNG_CHANNELS or any(other):
+        return False
+    row_bytes = 1 + width * _PNG_CHANNELS[colours]
+    inflater = zlib.decompressobj()
+    done = 0
+    try:
+        for packed in _png_pixel_data(data):
+            left: bytes | memoryview = packed
+            while left and done <= height * row_bytes:
+                rows = inflater.decompress(left, _INFLATED_AT_ONCE)
+                if max(rows[-done % row_bytes :: row_bytes], default=0) > _LAST_PNG_FILTER:
+                    return False
+                done += len(rows)
+                left = inflater.unconsumed_tail
+    except zlib.error:
+        return False
+    return inflater.eof and not inflater.unused_data and done == height * row_bytes
+
+
+def _png_pixel_data(data: bytes) -> Iterator[memoryview]:
+    """The pieces of a PNG's packed pixels; none if it is animated or has more after them than its end."""
+    spans, at, last = [], len(_PNG_MAGIC), b""
+    for name, end in _png_chunks(data):
+        if name == b"IDAT":
+            spans.append((at + 8, end - 4))
+        elif last == b"IDAT" or name in _ANIMATED:
+            spans = spans if name == b"IEND" else []
+            break
+        at, last = end, name
+    view = memoryview(data)
+    for start, end in spans:
+        for piece in range(start, end, _INFLATED_AT_ONCE):
+            yield view[piece : min(end, piece + _INFLATED_AT_ONCE)]
+
+
+_BYTE: Final = 8
+_PNG_CHANNELS: Final = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Of each pixel, a byte each, by the header's colour type."""
+_LAST_PNG_FILTER: Final = 4
+_ANIMATED: Final = frozenset({b"acTL", b"fcTL"})
+_INFLATED_AT_ONCE: Final = 1 << 16
+
+
 def _jpeg_fault(data: bytes) -> str | None:
     """Segments are stepped over by their lengths: a thumbnail inside one has an end marker of its own."""
     at = 2

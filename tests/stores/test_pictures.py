@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import random
 import struct
 import time
 import zlib
@@ -18,6 +19,7 @@ from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import Picture, PictureOrigin
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.images import PictureFiles, make_thumbnail, picture_fault, prepare, thumbnail_path
+from batchrunner.stores.picture_formats import png_pixels_are_whole
 
 BLUE = (10, 20, 200)
 ORIGIN = PictureOrigin(prompt="a blue cat", model="sim/painter", id="blue", key="0" * 32, params={"seed": 7})
@@ -353,3 +355,57 @@ def test_a_thumbnail_costs_at_most_15_ms_of_a_core() -> None:
 
     plain = min(cpu_ms(thumbnail=False) for _ in range(7))
     assert min(cpu_ms(thumbnail=True) for _ in range(7)) - plain <= 15
+
+
+# An ordinary PNG is checked without a decoder: whatever this check takes, the decoder takes.
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def odd_png(chance: random.Random) -> bytes:
+    """A PNG that has, by chance, too many or too few rows, unknown filters, flipped bits, odd chunks."""
+    width, height, colours = chance.randint(1, 30), chance.randint(1, 30), chance.choice([0, 2, 3, 4, 6])
+    row = width * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours]
+    filters = [0, 1, 2, 3, 4] if chance.random() < 0.7 else [0, 4, 5]
+    rows = height + chance.choice([0, 0, 0, 0, -1, 1])
+    packed = bytearray(
+        zlib.compress(b"".join(bytes([chance.choice(filters)]) + chance.randbytes(row) for _ in range(rows)))
+    )
+    if chance.random() < 0.2:
+        packed[chance.randrange(len(packed))] ^= 1 << chance.randrange(8)
+    if chance.random() < 0.1:
+        del packed[-chance.randint(1, 6) :]
+    if chance.random() < 0.1:
+        packed += b"more"
+    cut = chance.randrange(len(packed))
+    header = struct.pack(
+        ">IIBBBBB", width, height, chance.choice([8, 8, 8, 16]), colours, 0, 0, chance.choice([0, 0, 1])
+    )
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    data += chunk(b"acTL", struct.pack(">II", 1, 0)) if chance.random() < 0.1 else b""
+    data += chunk(b"IDAT", bytes(packed[:cut])) + chunk(b"IDAT", bytes(packed[cut:]))
+    data += chunk(chance.choice([b"tEXt", b"IDAT", b"fdAT"]), b"a\0b") if chance.random() < 0.2 else b""
+    return data + chunk(b"IEND", b"")
+
+
+def test_a_png_that_passes_without_a_decoder_passes_with_one() -> None:
+    chance = random.Random(11)
+    passed = 0
+    for _ in range(600):
+        data = odd_png(chance)
+        if png_pixels_are_whole(data):
+            passed += 1
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.load()
+    assert passed > 50
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_an_ordinary_png_needs_no_decoder(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ((1, 1), (37, 41), (700, 300)):
+        out = io.BytesIO()
+        Image.new(mode, size).save(out, "PNG")
+        monkeypatch.setattr("batchrunner.stores.images._decoded", None)
+        assert picture_fault(out.getvalue()) is None
