@@ -29,8 +29,14 @@ _BAR: Final = 24
 _STATE: Final = 20
 _LEAST_WIDTH: Final = 12
 _MINUTE_S: Final = 60
-_INVISIBLE: Final = dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"))
-"""Joiners and variation selectors: terminals do not agree on the width of what they make."""
+_LETTERS: Final = 0x1F1E6
+"""The first of 26 signs that make flags, two each."""
+_ALIKE: Final = {
+    **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f")),
+    **dict.fromkeys(range(0x1F3FB, 0x1F400)),
+    **{_LETTERS + number: chr(ord("A") + number) for number in range(26)},
+}
+"""Joiners, variation selectors, skin tones and flags: terminals do not agree on the width of what they make."""
 _STYLES: Final[dict[LaneActivity, Style]] = {
     "working": "green",
     "retrying": "yellow",
@@ -127,7 +133,7 @@ class _Painter:
 
     def _head(self, elapsed_s: float) -> Iterator[Line]:
         status, items = self._status, self._status.items
-        name = printable(status.job, most=40).translate(_INVISIBLE) + (" (simulated)" if status.simulated else "")
+        name = printable(status.job, most=40).translate(_ALIKE) + (" (simulated)" if status.simulated else "")
         share = f"{finished(status):,}/{items.total:,} {100 * finished(status) // max(1, items.total)} %"
         clock = _elapsed(elapsed_s)
         rate = rate_words(self._pace.run.per_s())
@@ -202,8 +208,8 @@ class _Painter:
         if not waiting:
             return None
         lane = waiting[-1]
-        words = printable(lane.words or "", most=300).translate(_INVISIBLE)
-        return self._line((f"{lane_name(lane)}: ".translate(_INVISIBLE), "dim"), (words, "dim"))
+        words = printable(lane.words or "", most=300).translate(_ALIKE)
+        return self._line((f"{lane_name(lane)}: ".translate(_ALIKE), "dim"), (words, "dim"))
 
     def _hint(self) -> Line | None:
         return self._line((self._view.hint, "dim")) if self._view.hint else None
@@ -241,7 +247,7 @@ class _Painter:
         return {
             (lane.account, lane.model): (
                 lane_name(lane) if several else lane_name(replace(lane, account="")) if lane.model else lane_name(lane)
-            ).translate(_INVISIBLE)
+            ).translate(_ALIKE)
             for lane in lanes
         }
 

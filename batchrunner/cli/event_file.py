@@ -8,11 +8,11 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from batchrunner.cli.output import print_message, utc_stamp
+from batchrunner.cli.output import print_message, utc_now, utc_stamp
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.report.summary import jsonable
@@ -25,14 +25,10 @@ PROGRESS_EVERY_S: Final = 10.0
 STDOUT: Final = "-"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class EventFile:
     """One for all jobs of the command."""
 
-    def __init__(self, stream: TextIO, *, now: Callable[[], datetime] = _now, every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(self, stream: TextIO, *, now: Callable[[], datetime] = utc_now, every_s: float = LOOK_EVERY_S) -> None:
         self._stream: TextIO | None = stream
         self._now = now
         self._every_s = every_s

@@ -7,13 +7,15 @@ the program prints to stderr meanwhile appears above the blocks.
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, TextIO, cast
 
 from rich.cells import cell_len
 
 from batchrunner.cli.block import ASCII, UNICODE, Line, Style, View, block
+from batchrunner.cli.output import utc_now
 from batchrunner.cli.progress import Snapshot
 from batchrunner.report.pace import RunPace
 
@@ -28,8 +30,12 @@ _HIDE, _SHOW, _ERASE_LINE, _ERASE_BELOW = "\x1b[?25l", "\x1b[?25h", "\x1b[K", "\
 class Screen:
     """The lines at the bottom of a terminal. After each call the cursor stands at the start of the line below them."""
 
-    def __init__(self, stream: TextIO, *, colours: bool = True) -> None:
+    def __init__(
+        self, stream: TextIO, *, colours: bool = True, size: Callable[[], tuple[int, int]] | None = None
+    ) -> None:
         self.stream = stream
+        self.size = size if size is not None else self._ask_size
+        """(columns, lines) of the terminal."""
         self._colours = colours
         self._shown: list[Line] = []
         self._columns = 0
@@ -37,8 +43,7 @@ class Screen:
     def __repr__(self) -> str:
         return f"<Screen: {len(self._shown)} lines>"
 
-    def size(self) -> tuple[int, int]:
-        """(columns, lines) of the terminal."""
+    def _ask_size(self) -> tuple[int, int]:
         try:
             size = os.get_terminal_size(self.stream.fileno())
         except (OSError, ValueError):
@@ -142,11 +147,17 @@ class LiveDisplay:
     """One display for all jobs of the command; appears with the first and leaves with the last."""
 
     def __init__(
-        self, *, stream: TextIO | None = None, every_s: float = DRAW_EVERY_S, colours: bool = True, hint: bool = True
+        self,
+        *,
+        stream: TextIO | None = None,
+        every_s: float = DRAW_EVERY_S,
+        colours: bool = True,
+        size: Callable[[], tuple[int, int]] | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._screen = Screen(stream if stream is not None else sys.stderr, colours=colours)
+        self._screen = Screen(stream if stream is not None else sys.stderr, colours=colours, size=size)
         self._every_s = every_s
-        self._hint = hint
+        self._now = now
         self._blocks: dict[int, list[Line]] = {}
         self._above: _Above | None = None
         self._before: TextIO | None = None
@@ -163,15 +174,15 @@ class LiveDisplay:
         self._blocks[place] = []
         try:
             while True:
-                status, now = snapshot(), datetime.now(UTC)
+                status, now = snapshot(), self._now()
                 pace.note(status, now_s=clock(), now=now)
-                columns, lines = self._screen.size()
+                columns, height = self._screen.size()[0], self._share()
                 there = f" {self._glyphs.dot} batchrunner status {status.dir}" if status.dir else ""
                 view = View(
                     width=columns,
-                    height=max(1, (lines - _KEPT_FREE) // len(self._blocks)),
+                    height=height,
                     glyphs=self._glyphs,
-                    hint=f"Ctrl-C ends it well{there}" if self._hint else "",
+                    hint=f"Ctrl-C ends it well{there}",
                 )
                 self._blocks[place] = block(status, pace, now=now, elapsed_s=clock() - began_s, view=view)
                 self._draw()
@@ -184,7 +195,12 @@ class LiveDisplay:
         if self._above is None:
             self._above, self._before = _Above(self._screen), sys.stderr
             sys.stderr = cast("TextIO", self._above)  # it has what the program uses of a stream
-        self._screen.draw([line for lines in self._blocks.values() for line in lines])
+        most = self._share()  # a job that has just begun leaves less to the others than they drew for
+        self._screen.draw([line for lines in self._blocks.values() for line in lines[:most]])
+
+    def _share(self) -> int:
+        """The most lines of each job."""
+        return max(1, (self._screen.size()[1] - _KEPT_FREE) // len(self._blocks))
 
     def _leave(self) -> None:
         if self._blocks or self._above is None:

@@ -23,9 +23,14 @@ def print_message(text: str) -> None:
     _write(sys.stderr, "\n".join(printable(line) for line in text.split("\n")) + "\n")
 
 
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
 def utc_stamp(now: datetime | None = None) -> str:
     """`2026-11-26T22:50:12Z`."""
-    return (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (now or utc_now()).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def print_stamped(text: str) -> None:

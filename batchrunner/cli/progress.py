@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from batchrunner.cli.output import print_message, utc_stamp
+from batchrunner.cli.output import print_message, utc_now, utc_stamp
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.report.summary import budget_line, items_line, lane_name, usage_line
 from batchrunner.report.wording import count, printable
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 Snapshot = Callable[[], Status]
 Mode = Literal["auto", "live", "plain", "none"]
 MODES: Final[tuple[Mode, ...]] = ("auto", "live", "plain", "none")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Display(Protocol):
@@ -115,7 +111,7 @@ class LineDisplay:
         self,
         *,
         write: Callable[[str], None] = print_message,
-        now: Callable[[], datetime] = _now,
+        now: Callable[[], datetime] = utc_now,
         every_s: float = LOOK_EVERY_S,
     ) -> None:
         self._write = write
@@ -293,7 +289,7 @@ def print_block(status: Status, *, elapsed_s: float | None = None, pace: "RunPac
     from batchrunner.cli.block import UNICODE, View, block  # noqa: PLC0415 - Rich is loaded when it is needed
     from batchrunner.report.pace import RunPace  # noqa: PLC0415 - as above
 
-    now = _now()
+    now = utc_now()
     known = pace if pace is not None else RunPace()
     if pace is None:
         known.note(status, now_s=0.0, now=now)
