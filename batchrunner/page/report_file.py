@@ -31,6 +31,7 @@ from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.row_chunks import RowChunks, as_text, axes_of
 from batchrunner.page.run_facts import folders_of, hide_paths, page_meta, price_function
 from batchrunner.report.audit import read_plain
+from batchrunner.report.dataset_card import write_card
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
 from batchrunner.report.summary import items_line, usage_line
 from batchrunner.stores.export_files import RowOrder
@@ -206,6 +207,8 @@ async def page_at_end(folder: Path, status: Status) -> str | None:
 def _page_if_due(folder: Path, status: Status) -> str | None:
     if not _is_due(folder):
         return None
+    if status.items.total <= ROWS_UNASKED:
+        write_card(folder)
     if status.items.total > ROWS_UNASKED:
         return f"{REPORT} was not written for {status.items.total:,} items; `batchrunner report {folder}` writes it"
     write_page(folder, status=status)

@@ -53,7 +53,7 @@ _CACHE: Final = "thumbs"
 OWN: Final = frozenset(
     {
         *(RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN),
-        *(ERROR_LOG, "README.md", "report.html", "scores.jsonl"),
+        *(ERROR_LOG, "README.md", "metadata.jsonl", "report.html", "scores.jsonl"),
         *(f"{EXPORTS}/", "batches/", "control/", "judge/", "report/", "shards/", f"{_CACHE}/"),
     }
 )
