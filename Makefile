@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := .venv-docs
 
-.PHONY: demo test tests test-servers setup format lint types contracts unit torture bench soak pages docs clean
+.PHONY: demo test tests test-servers setup format lint types contracts unit torture bench bench-page soak browser screenshots pages docs clean
 
 setup: $(READY)
 
@@ -43,6 +43,19 @@ unit: setup
 tests:
 	@echo "== all tests"; $(BIN)/python -m pytest -n auto
 
+browser: setup
+	@echo "== a Chromium and playwright, for the tests of the page; what cannot be had is said, and those tests are skipped"
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	  || { test "$$(id -u)" = 0 && { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium; } >/dev/null 2>&1; } \
+	  || echo "== no Chromium, and apt cannot install one here: install it as your system does"
+	@$(BIN)/python -c 'import playwright' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]' \
+	  || echo "== playwright cannot be installed here (pip says why, above)"
+
+screenshots: browser
+	@echo "== each view of the page, on a desktop, dark and on a phone: docs/images/"
+	$(BIN)/python -m tools.screenshots
+
 test-servers: setup
 	@echo "== servers that no one here wrote: llama.cpp's, llmock and LiteLLM's proxy; what cannot be had is skipped"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' \
@@ -61,6 +74,10 @@ torture: setup
 bench: setup
 	@echo "== beside a bare aiohttp loop and its peers: an hour or more (make bench QUICK=1: some minutes)"
 	$(BIN)/python benchmarks/bench.py --docs $(if $(QUICK),--quick)
+
+bench-page: browser
+	@echo "== the page in a browser: bytes, CPU, elements, search, scrolling, memory"
+	$(BIN)/python benchmarks/page.py --docs
 
 soak: setup
 	@echo "== ten real minutes: memory and descriptors"

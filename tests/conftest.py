@@ -51,6 +51,7 @@ SLOW: Final = (
     "field/",
     "fuzz/",
     "manual_edits/",
+    "page/",
     "prompts/test_kept.py",
     "prompts/test_mistakes.py::test_memory_does_not_grow_with_the_source",
     "prompts/test_parquet.py",

@@ -1,0 +1,202 @@
+"""The page in a browser, from disk: every view, search, filters, order, keys, marks."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import batchrunner
+from batchrunner.page.report_file import joined_script, page_style
+from tests.page.browser import PHONE, opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+VIEWS = ("#results", "#results?item=1", "#compare", "#run", "#failures", "#marks")
+
+
+@pytest.mark.parametrize("size", [(1280, 800), PHONE], ids=["desktop", "phone"])
+def test_every_view_opens_from_disk_without_a_request_and_without_an_error(
+    browser: "Browser", talk: Path, size: tuple[int, int]
+) -> None:
+    with opened(browser, talk / "report.html", size=size) as seen:
+        for address in VIEWS:
+            seen.view(address)
+            assert seen.value("document.querySelector('main').innerText.length") > 20, address
+        assert seen.requests == []
+        assert seen.complaints == []
+        assert seen.value("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_pictures_come_as_thumbnails_from_beside_the_page(browser: "Browser", pictures: Path) -> None:
+    with opened(browser, pictures / "report.html") as seen:
+        assert seen.count(".cell img") == 12
+        assert all("/thumbs/" in address and address.startswith("file:") for address in seen.requests)
+        assert seen.complaints == []
+        seen.view("#results?item=1")
+        seen.page.wait_for_selector(".item img.full")
+        assert "/images/" in str(seen.page.locator(".item img.full").evaluate("image => image.src"))
+        for mode in ("swipe", "difference"):
+            seen.view(f"#compare?mode={mode}")
+            seen.page.wait_for_selector(f".over.{mode} img.above")
+        assert seen.complaints == []
+
+
+def test_columns_are_what_varies_and_rows_are_prompts(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        heads = seen.page.locator(".column-head").all_inner_texts()
+        assert len(heads) == 6
+        assert "sim/one" in "".join(heads)
+        assert "temperature" in "".join(heads)
+        assert seen.text(".head .prompt-cell") == "100 prompts"
+        assert seen.value("document.querySelector('.scroller').ariaRowCount") == "101"
+
+
+def test_search_finds_prompts_and_answers_by_all_words(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.press("/")
+        seen.page.keyboard.type('"question 42" TIDES')
+        seen.page.wait_for_selector(".active:has-text('6 items')")
+        assert seen.text(".row .prompt") == "Question 42 about tides."
+        seen.view("#results?q=prompt_id")  # a name in the rows' JSON, not a text of theirs
+        seen.page.wait_for_selector(".state-note:has-text('Nothing matches')")
+        assert seen.complaints == []
+
+
+def test_every_count_leads_to_its_filter_and_filters_can_be_taken_back(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.page.click("summary:has-text('State')")
+        seen.page.click(".menu-list a:has-text('failed')")
+        seen.page.wait_for_selector(".active:has-text('3 items')")
+        assert "state=failed" in seen.page.url
+        seen.page.click(".active a:has-text('clear all')")
+        seen.settle()
+        assert seen.text(".head .prompt-cell") == "100 prompts"
+        seen.page.click(".views a:has-text('Failures')")
+        seen.page.click(".cause h3 a")
+        seen.page.wait_for_selector(".active:has-text('3 items')")
+
+
+def test_a_filter_of_an_axis_hides_its_other_columns(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html", "#results?x.model=sim%2Ftwo") as seen:
+        assert seen.count(".column-head") == 2
+
+
+def test_rows_are_sorted_by_any_figure(browser: "Browser", talk: Path) -> None:
+    rows: list[Any] = list(batchrunner.results(str(talk)))
+    with opened(browser, talk / "report.html", "#results?sort=-output") as seen:
+        first = seen.text(".row[data-entry='0'] .prompt")
+        tokens = [row["usage"]["output_tokens"] for row in rows if row["prompt"] == first]
+        assert max(tokens) == max(row["usage"]["output_tokens"] for row in rows)
+
+
+def test_keys_move_open_close_and_mark(browser: "Browser", talk: Path, tmp_path: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.press("j", "ArrowRight", "Enter")
+        assert "Question 1 about" in seen.text(".item-main")
+        first = seen.text(".item-title b")
+        seen.press("ArrowRight")
+        assert seen.text(".item-title b") != first
+        seen.press("ArrowLeft", "4")
+        assert seen.text(".item-title b") == first
+        assert seen.text(".mark-button.chosen") == "4"
+        seen.press("Escape", "x")
+        assert not seen.count("dialog.item[open]")
+        seen.press("?")
+        assert seen.count("dialog.help[open]") == 1
+        seen.press("Escape")
+        seen.view("#marks")
+        with seen.page.expect_download() as download:
+            seen.page.click("button:has-text('Download')")
+        download.value.save_as(tmp_path / "marks.jsonl")
+        lines = [json.loads(line) for line in (tmp_path / "marks.jsonl").read_text("utf-8").splitlines()]
+        assert [(line["id"], line["mark"]) for line in lines] == [(first, "x")]
+        assert lines[0]["key"] in {row["key"] for row in batchrunner.results(str(talk))}
+        seen.page.reload()
+        seen.ready()
+        assert seen.text(".marked") != ""
+        assert seen.complaints == []
+
+
+def test_an_address_leads_to_the_item_it_names(browser: "Browser", talk: Path) -> None:
+    row: Any = next(row for row in batchrunner.results(str(talk)) if row["index"] == 77)
+    with opened(browser, talk / "report.html", "#results?item=77") as seen:
+        assert seen.text(".item-title b") == row["id"]
+        assert row["output"]["text"] in seen.text(".item-main")
+
+
+def test_compare_shows_what_differs_word_by_word(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html", "#compare") as seen:
+        seen.page.wait_for_selector(".pair ins")
+        assert seen.count(".pair") == 12
+        seen.press("d")
+        seen.page.wait_for_selector(".pair .text")
+        assert seen.count(".pair ins") == 0
+
+
+def test_the_run_view_has_lanes_figures_and_waits(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html", "#run") as seen:
+        text = seen.text("main")
+        assert all(words in text for words in ("sim/one", "597", "p50", "p95", "Waits", "Items a minute"))
+        assert seen.count("svg.drawing rect") > 3
+
+
+def test_failures_show_the_servers_words_an_example_and_the_command(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html", "#failures") as seen:
+        seen.page.wait_for_selector(".cause .link-button")
+        text = seen.text("main")
+        assert "requires moderation" in text
+        assert "--retry-failed" in text
+        seen.page.click(".cause .link-button")
+        seen.page.wait_for_selector(".item .failed-text")
+
+
+def test_many_rows_need_few_elements(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        assert seen.value("document.querySelectorAll('*').length") < 600
+        seen.value("document.querySelector('.scroller').scrollTop = 9000")
+        seen.settle()
+        assert seen.value("document.querySelectorAll('*').length") < 600
+        assert seen.count(".skeleton") == 0
+
+
+def test_without_javascript_the_totals_are_there(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html", script=False) as seen:
+        text = seen.text("noscript")
+        assert "597 of 600 done, 3 failed" in text
+        assert "needs JavaScript" in text
+
+
+def test_the_page_holds_no_path_of_this_machine(talk: Path, pictures: Path) -> None:
+    for folder in (talk, pictures):
+        text = (folder / "report.html").read_text("utf-8")
+        assert str(folder.parent) not in text
+        assert str(Path.home()) not in text
+        assert str(Path.cwd()) not in text
+
+
+def test_inline_makes_one_file_that_can_be_mailed(browser: "Browser", pictures: Path, tmp_path: Path) -> None:
+    batchrunner.write_page(str(pictures), out=tmp_path / "mail", inline=True)
+    alone = tmp_path / "alone.html"
+    shutil.copy(tmp_path / "mail" / "index.html", alone)
+    with opened(browser, alone) as seen:
+        assert seen.count(".cell img[src^='data:image/webp']") == 12
+        seen.view("#results?item=1")
+        seen.page.wait_for_selector(".item img.full")
+        assert all(address.startswith("data:") for address in seen.requests)
+        assert seen.complaints == []
+
+
+def test_copy_makes_a_folder_that_can_be_moved(browser: "Browser", pictures: Path, tmp_path: Path) -> None:
+    written = batchrunner.write_page(str(pictures), out=tmp_path / "site", copy=True)
+    assert written.pictures_copied == 12
+    (tmp_path / "site").rename(tmp_path / "elsewhere")
+    with opened(browser, tmp_path / "elsewhere" / "index.html", "#results?item=1") as seen:
+        seen.page.wait_for_selector(".item img.full")
+        assert seen.complaints == []
+
+
+def test_script_and_style_stay_small() -> None:
+    assert len(joined_script()) + len(page_style()) <= 120_000
