@@ -33,6 +33,7 @@ __version__ = VERSION
 if TYPE_CHECKING:
     from batchrunner.api import (
         check,
+        control,
         export,
         load_job,
         plan,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         status,
         verify,
     )
+    from batchrunner.core.control import ControlResult
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
@@ -56,6 +58,7 @@ __all__ = [
     "Audit",
     "BatchrunnerError",
     "CheckResult",
+    "ControlResult",
     "ExitStatus",
     "Exported",
     "Job",
@@ -68,6 +71,7 @@ __all__ = [
     "Status",
     "__version__",
     "check",
+    "control",
     "export",
     "job_schema",
     "load_job",
@@ -85,10 +89,23 @@ __all__ = [
 
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
-        ("check", "export", "load_job", "plan", "rehearse", "results", "run", "run_sync", "status", "verify"),
+        (
+            "check",
+            "control",
+            "export",
+            "load_job",
+            "plan",
+            "rehearse",
+            "results",
+            "run",
+            "run_sync",
+            "status",
+            "verify",
+        ),
         "batchrunner.api",
     ),
     **dict.fromkeys(("BatchrunnerError", "ExitStatus", "JobMistakesError", "Mistake"), "batchrunner.core.errors"),
+    "ControlResult": "batchrunner.core.control",
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
     **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.status"),
     "Audit": "batchrunner.core.status",

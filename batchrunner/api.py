@@ -10,15 +10,17 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from batchrunner.core import VERSION
-from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
 from batchrunner.core.job import PRESETS, Job, Json
 from batchrunner.core.status import CheckResult, Report, Status
 
 if TYPE_CHECKING:
+    from batchrunner.core.control import Action, CommandOptions, ControlResult
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.ports import Downloads, Transport
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
@@ -52,21 +54,6 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     from batchrunner.spec import load_job as load
 
     return load(path, overrides=overrides, simulate=simulate, out=out)
-
-
-async def every_mistake(error: JobMistakesError) -> tuple[Mistake, ...]:
-    """The errors of a job file that `load_job` rejected, and those of its prompts as far as they can be checked."""
-    if error.partial is None:
-        return error.mistakes
-    from batchrunner.prompts import items_of
-
-    known = {mistake.key for mistake in error.mistakes}
-    more = [
-        mistake
-        for mistake in await items_of(error.partial).mistakes()
-        if mistake.key is None or mistake.key not in known
-    ]
-    return (*error.mistakes, *more)
 
 
 async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
@@ -230,9 +217,11 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
-    from batchrunner.report.directory_status import failure_groups, new_format_notes
+    from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report
     from batchrunner.report.summary import balance_line, notify, schedule_notes
     from batchrunner.report.wording import skipped_words
+    from batchrunner.spec.settings import with_settings
+    from batchrunner.stores.control_folder import ControlFolder
     from batchrunner.stores.lock import RunLock
     from batchrunner.stores.preflight import lock_notes, requests_allowed
     from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere, remember_end, take_directory
@@ -267,6 +256,12 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         lock = RunLock(folder)
         stack.push_async_callback(disk.run, lock.release)
         await disk.run(lock.acquire)
+        control = ControlFolder(folder, resolve=partial(with_settings, job))
+        await disk.run(control.begin)
+        if control.state.paused and not options.get("reformat", False):
+            await disk.run(lock.release)
+            return await disk.run(paused_report, folder, options.get("command"))
+        job = with_settings(job, control.state.settings)
         await disk.run(
             take_directory,
             folder,
@@ -279,13 +274,9 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         )
         most_in_flight = requests_allowed(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
         formats = () if options.get("reformat") else await disk.run(new_format_notes, job, folder, before)
-        for note in (
-            *lock_notes(lock, folder),
-            *formats,
-            *(f"{m.problem}: requests with this key are not sent" for m in missing),
-        ):
-            speak(note)
-        for note in (*map(balance_line, await _balances(job, keys)), *schedule_notes(job, wall=clock.wall())):
+        unset = (f"{m.problem}: requests with this key are not sent" for m in missing)
+        notes = (*lock_notes(lock, folder), *formats, *unset, *map(balance_line, await _balances(job, keys)))
+        for note in (*notes, *schedule_notes(job, wall=clock.wall())):
             speak(note)
         run_request = RunRequest(
             limit=options.get("limit"),
@@ -306,8 +297,11 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             say=speak,
             network=options.get("network"),
             tries_disk=True,
+            control=control,
         )
         runner = await _or_remembered(assembling, disk, folder)
+        stack.callback(control.close)
+        control.start(asyncio.get_running_loop())
         async with _watched(runner, options, speak):
             exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
@@ -370,6 +364,13 @@ def status(dir: str) -> Status:  # noqa: A002 - the word of the command and of `
     from batchrunner.report.directory_status import status_of_directory
 
     return status_of_directory(Path(dir))
+
+
+def control(dir: str, action: "Action", **command: "Unpack[CommandOptions]") -> "ControlResult":  # noqa: A002 - as above
+    """Pause, resume, stop or change a run from another process; see `report.control_run`. Blocks for 5 s at most."""
+    from batchrunner.report.control_run import control_run
+
+    return control_run(Path(dir), action, **command)
 
 
 def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - as above

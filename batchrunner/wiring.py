@@ -17,7 +17,7 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
 from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.plan import PlanningPass, PointBalance, Totals
-from batchrunner.core.ports import Downloads, Holding, Ports, TaskDialect, Transport
+from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.planning import reuse_planning_pass, run_planning_pass, totals_of
@@ -69,6 +69,7 @@ async def assemble(
     files: InspectedFiles = DISK,
     random_source: random.Random | None = None,
     tries_disk: bool = False,
+    control: Control | None = None,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
 
@@ -151,6 +152,7 @@ async def assemble(
             confirm=watch.confirm,
             folder=folder,
             files=files,
+            control=control,
         ),
         state=state,
         found=found,
@@ -268,6 +270,7 @@ def _ports(
     confirm: Callable[[], Awaitable[None]],
     folder: Path,
     files: Files,
+    control: Control | None,
 ) -> Ports:
     from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
 
@@ -300,6 +303,7 @@ def _ports(
         hold=transport.hold if isinstance(transport, Holding) else _hold_nothing,
         held_from_bytes=getattr(transport, "held_from_bytes", 0) if isinstance(transport, Holding) else sys.maxsize,
         confirm=confirm,
+        control=control,
     )
 
 

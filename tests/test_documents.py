@@ -145,10 +145,7 @@ def test_the_jobs_of_a_page_pass_check(page: Path, tmp_path: Path) -> None:
 @cache
 def options() -> dict[str, set[str]]:
     """The options of each command."""
-    program = typer.Typer()
-    for command in command_line.COMMANDS:
-        program.command()(command)
-    group: Any = typer.main.get_command(program)
+    group: Any = typer.main.get_command(command_line.build())
     return {
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         | {"--help", "-h"}

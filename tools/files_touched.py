@@ -2,8 +2,9 @@
 
 A run of 30 and one of 90 items, under `sys.setprofile` on every thread, against the simulator in a process of its own:
 a file is touched by an item if the larger run made at least half a call more in it for each item more. What reads the
-prompts ahead of the slots (`prompts/`), the commands' own display (`cli/`) and the page that is written after the last
-row are left out: they are not on the way from the slot to the row.
+prompts ahead of the slots (`prompts/`), the commands' own display (`cli/`), the thread that looks for commands once
+a second (`stores/control_folder.py`) and the page that is written after the last row are left out: they are not on the
+way from the slot to the row.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Final
 HOME: Final = Path(__file__).resolve().parents[1]
 PACKAGE: Final = HOME / "batchrunner"
 SIZES: Final = 30, 90
-_AHEAD: Final = ("prompts/", "cli/")
+_AHEAD: Final = ("prompts/", "cli/", "stores/control_folder.py")
 KINDS: Final[dict[str, dict[str, object]]] = {
     "chat item": {"kind": "chat", "model": "sim/talker", "stream": False},
     "chat item, streamed": {"kind": "chat", "model": "sim/talker", "stream": True},

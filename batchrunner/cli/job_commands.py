@@ -61,7 +61,7 @@ def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int
     try:
         job = batchrunner.load_job(file, overrides=overrides)
     except JobMistakesError as error:
-        from batchrunner.api import every_mistake  # noqa: PLC0415 - it loads most of the program: only when it is called
+        from batchrunner.prompts.job_items import every_mistake  # noqa: PLC0415 - Jinja2, only when it is called
 
         raise JobMistakesError(asyncio.run(every_mistake(error))) from None
     result = asyncio.run(batchrunner.check(job, progress=progress))

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from batchrunner import __version__
+from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
 from batchrunner.cli.directory_commands import export, report, status, verify
 from batchrunner.cli.job_commands import check, init, plan, schema
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
@@ -30,6 +31,12 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     rehearse,
     run,
     status,
+    pause,
+    resume,
+    stop,
+    set_,
+    skip,
+    retry,
     verify,
     export,
     report,
@@ -95,7 +102,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     for command in COMMANDS:
-        command_line.command(help=_help(command))(command)
+        command_line.command(name=command.__name__.rstrip("_"), help=_help(command))(command)
     return command_line
 
 

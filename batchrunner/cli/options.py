@@ -83,7 +83,7 @@ _KEYS = "API keys come from environment variables, named by `provider.api_key_en
 _STATUS = "`batchrunner status DIR` shows a run's status"
 _CHECK = "`batchrunner check JOB` prints every error and sends nothing"
 _RESULTS = "results are in DIR/results.jsonl; `batchrunner export DIR --to csv` converts them"
-_STOP = "press Ctrl-C in the run's terminal, or send SIGTERM to its process; run the same command to continue"
+_STOP = "`batchrunner stop DIR` ends the process of a run, as Ctrl-C in its terminal does; `run` continues it"
 _HELP = "`batchrunner --help` lists the commands, `batchrunner COMMAND --help` explains one"
 _VERSION = "`batchrunner --version` prints the version"
 _OUT = "use `--out DIR` to choose the run directory"
@@ -134,8 +134,10 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("dry-run", "dryrun", "estimate", "preview", "cost", "diff"), _PLAN),
     **dict.fromkeys(("validate", "lint", "verify-job", "test"), _CHECK),
     **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "use `batchrunner run JOB`"),
-    **dict.fromkeys(("resume", "continue", "restart", "retry"), _GOES_ON),
-    **dict.fromkeys(("stop", "cancel", "kill", "pause", "abort"), _STOP),
+    **dict.fromkeys(("continue", "restart"), _GOES_ON),
+    **dict.fromkeys(("cancel", "kill", "abort", "terminate"), _STOP),
+    **dict.fromkeys(("unpause", "start-again"), "`batchrunner resume DIR` lets a paused run go on"),
+    **dict.fromkeys(("config-set", "update", "scale"), "`batchrunner set DIR limits.concurrency=2` changes a run"),
     **dict.fromkeys(("ls", "list", "ps", "logs", "log", "watch", "monitor", "progress", "info"), _STATUS),
     **dict.fromkeys(("results", "show", "get", "download", "fetch", "output"), _RESULTS),
     **dict.fromkeys(("view", "page", "html"), "`batchrunner report DIR` writes report.html, which opens in a browser"),

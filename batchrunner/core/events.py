@@ -248,6 +248,20 @@ class Reformatted(_Event, frozen=True, tag="reformatted"):
     """Originals that may be removed."""
 
 
+class Controlled(_Event, frozen=True, tag="control"):
+    """Somebody paused, resumed, stopped or changed the run, skipped a lane, or asked for items once more."""
+
+    id: str
+    """Of the command: the name of its file in `control/`."""
+    action: str
+    by: str = ""
+    """USER@HOST."""
+    message: str = ""
+    """What came of it, in words."""
+    changed: dict[str, str] = {}
+    """Key of the job file -> its new value as JSON."""
+
+
 class Close(_Event, frozen=True, tag="close"):
     """The clean end of a segment, and how the directory was left: what differs at the next start was changed by hand.
 
@@ -278,5 +292,6 @@ Event: TypeAlias = (
     | Lost
     | Rewritten
     | Reformatted
+    | Controlled
     | Close
 )

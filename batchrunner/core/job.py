@@ -207,6 +207,8 @@ class Job:
     budget: Budget | None = None
     notify: tuple[str, ...] = ()
     """The words of a command that is run at the end; empty for none."""
+    overridden: tuple[str, ...] = ()
+    """Keys that the command line set: `batchrunner set` does not change them in this run."""
 
 
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
@@ -241,6 +243,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         output=replace(job.output, dir="", former_dirs=()),
         picture_folders=tuple(map(relative, job.picture_folders)),
         images_from=tuple(map(relative, job.images_from)),
+        overridden=(),
     )
 
 

@@ -104,6 +104,18 @@ class TaskOwners(dict[tuple[str, str], bytes]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """Why a lane sends nothing more in this run."""
+
+    kind: str
+    reason: str
+    refused_account: bool
+    """True when only the account's owner can mend it: exit status 5."""
+    mistake: bool = False
+    """True when the job is wrong, such as its base URL: exit status 2. Otherwise it is 3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Park:
     """Why a lane stands still, and until when (wall clock; None: until a person has done something)."""
 

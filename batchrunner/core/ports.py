@@ -3,16 +3,17 @@
 The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from batchrunner.core.control import Command, ControlState, Reply
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Event
 from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.item import Item
-from batchrunner.core.job import PictureFormat
+from batchrunner.core.job import Job, Json, PictureFormat
 from batchrunner.core.outcome import AudioBytes, PollOutcome, Problem, Revision, SendOutcome
 from batchrunner.core.plan import Totals
 from batchrunner.core.row import Audio, FailureRow, Picture, PictureOrigin, ResultRow
@@ -229,6 +230,31 @@ class AnswerFiles(Protocol):
         """The path below the run's directory."""
 
 
+class Control(Protocol):
+    """Commands of other processes to this run."""
+
+    @property
+    def state(self) -> ControlState:
+        """What was in force when the run began."""
+
+    @property
+    def early(self) -> Sequence[Command]:
+        """Commands that were given before the run began and that no process has followed, in their order."""
+
+    async def next(self) -> Command:
+        """Wait for the next command."""
+
+    def resolved(self, settings: Mapping[str, Json]) -> Job:
+        """The job with these keys set.
+
+        Raises:
+            JobMistakesError: a value is wrong, alone or beside the job's other keys.
+        """
+
+    async def acknowledge(self, command: Command, reply: Reply, state: ControlState) -> None:
+        """Keep what is in force, and tell whoever gave the command what came of it. Raises OSError."""
+
+
 class NoteFault(Protocol):
     """Keeps an exception that nobody expected, for whoever mends the program."""
 
@@ -269,3 +295,5 @@ class Ports:
     """Counts so many bytes until they are on the disk; the transport reads no more than fits beside them."""
     held_from_bytes: int = 0
     """A smaller answer is on the disk before it is worth counting."""
+    control: Control | None = None
+    """None where no other process can reach the run: in rehearsals."""

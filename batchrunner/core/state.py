@@ -12,6 +12,7 @@ from batchrunner.core.error_policy import policy_named
 from batchrunner.core.events import (
     Accepted,
     Close,
+    Controlled,
     Done,
     Event,
     Failed,
@@ -264,8 +265,8 @@ class LedgerState(Memory):
                 )
             case Resumed():
                 self.parks.pop((event.account, event.model), None)
-            case Reformatted():
-                pass  # it changes which files there are, and nothing of where the item stands
+            case Reformatted() | Controlled():
+                pass  # it changes nothing of where an item stands
             case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued() | Lost():
                 self._item_event(bytes.fromhex(event.k), event, at)
 

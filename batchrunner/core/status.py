@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from batchrunner.core.budget import BudgetLine
+from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus, Mistake
 from batchrunner.core.job import Json
 
@@ -158,6 +159,8 @@ class Status:
     """Items that wait for a person because a reply was not understood, with that reply's beginning."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget, over all runs; empty without one."""
+    control: ControlState = UNCONTROLLED
+    """Whether the run is paused, and which keys of the job file were set, by commands that are in force."""
     timezone: str | None = None
     """The job's `timezone`; None is the machine's."""
 

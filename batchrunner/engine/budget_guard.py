@@ -90,10 +90,32 @@ class BudgetGuard:
         self._on_spent = on_spent
         self._under_way = 0
         self._closed = False
+        self._is_counted = True
         self._changed = Condition()
 
     def __repr__(self) -> str:
         return f"<BudgetGuard: {self.spent} spent, {self.set_aside} set aside for {self._under_way} sends>"
+
+    def change(self, job: Job) -> None:
+        """Other limits, from the next send on; who waits for room looks again. Prices are what they were.
+
+        Where nothing was counted before, sends wait for `count`.
+        """
+        self._is_counted = self._is_counted and (self.counts or job.budget is None)
+        self._budget = job.budget or Budget(prices={})
+        self.counts = job.budget is not None
+        self._is_limited = not unlimited(self._budget)
+        self._changed.notify()
+
+    def count(self, job: Job) -> None:
+        """Count what was spent before the job had a budget, once all intents of before are in the ledger."""
+        if not self._is_counted:
+            prices = job.budget.prices if job.budget is not None else {}
+            self.spent = spent_so_far(
+                self._tallies, kind=job.kind, prices=prices, points_per_call=job.provider.points_per_call
+            )
+            self._is_counted = True
+            self._changed.notify()
 
     def lines(self) -> tuple[BudgetLine, ...]:
         """Each limit and what is gone of it."""
@@ -101,7 +123,7 @@ class BudgetGuard:
 
     def reserve_now(self, item: Item) -> Amounts | None:
         """Set a send's estimate aside; None where `reserve` must be asked: it has to wait, or nothing may leave."""
-        if self._closed:
+        if self._closed or not self._is_counted:
             return None
         estimate = self._estimate(item)
         if self._is_limited and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
@@ -112,6 +134,7 @@ class BudgetGuard:
 
     async def reserve(self, item: Item) -> Amounts | None:
         """Set a send's estimate aside; None when it must not leave. Waits while answers under way may make room."""
+        await self._changed.until(lambda: self._is_counted or self._closed)
         estimate = self._estimate(item)
         while self._is_limited and not self._closed:
             unit = exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate)

@@ -5,18 +5,21 @@ reason and its end, so that a later process knows it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from batchrunner.core.classify import is_about_the_request
 from batchrunner.core.error_policy import POLICY, Then, policy_named
 from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.lifecycle import Closed
 from batchrunner.core.outcome import Hints, Problem, ProblemKind
 from batchrunner.core.pacing import PROBE_CAP_S, backoff_s, day_of, next_quota_probe
 from batchrunner.core.ports import Clock
-from batchrunner.engine.lanes import Closed, Lane, LaneSet
+from batchrunner.core.state import LedgerState
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder
+from batchrunner.engine.run_status import shown_time
 from batchrunner.engine.work_queue import WorkQueue
 
 _THROTTLE_IS_QUOTA_AFTER_S: Final = 15 * 60.0
@@ -33,6 +36,33 @@ _SETUP_PROBES: Final = 3
 _MOST_REPORTED: Final = 20
 _HELD_IN_ROW: Final = 3
 """Replies in a row that nobody understands: each may be a picture that was paid for."""
+
+
+class LaneSet:
+    """All lanes of a run."""
+
+    def __init__(self, lanes: tuple[Lane, ...]) -> None:
+        self._lanes = {(lane.account, lane.model): lane for lane in lanes}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def find(self, account: str, model: str) -> Lane | None:
+        """That lane, if the run has it."""
+        return self._lanes.get((account, model))
+
+    def of_account(self, account: str) -> tuple[Lane, ...]:
+        """Every lane that sends with this key."""
+        return tuple(lane for lane in self if lane.account == account)
+
+    def of_model(self, model: str) -> tuple[Lane, ...]:
+        """Every lane that sends to this model."""
+        return tuple(lane for lane in self if lane.model == model)
+
+    def drain(self) -> None:
+        """Turn everybody away."""
+        for lane in self:
+            lane.drain()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -262,6 +292,21 @@ class LanePolicy:
     async def _park(self, lane: Lane, problem: Problem, *, until: float | None) -> None:
         _park_until(lane, problem, until=until)
         await self.record_park(lane)
+
+
+async def restore_parks(job: Job, state: LedgerState, lanes: LaneSet, recorder: Recorder, *, now: float) -> None:
+    """A quota is still spent after a restart; whatever a person may have mended since is tried again."""
+    for (account, model), park in tuple(state.parks.items()):
+        lane = lanes.find(account, model)
+        policy, until = policy_named(park.kind), park.until or 0.0
+        if lane is None or policy is None or not policy.restored or until <= now:
+            await recorder.resumed(account, model)
+            continue
+        lane.restore_park(park)
+        if job.on_quota == "stop" and policy.quota:
+            again = shown_time(until, offset_s=PRESETS[job.provider.preset].day_offset_s)
+            reason = f"{park.reason}; reported to an earlier run, nothing is sent before {again}"
+            lane.close(Closed(kind=park.kind, reason=reason, refused_account=False))
 
 
 def _park_until(lane: Lane, problem: Problem, *, until: float | None) -> None:

@@ -7,13 +7,13 @@ fresh ones, and everybody is let in one by one, so that no herd leaves when a la
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from batchrunner.core.error_policy import POLICY, Lesson
 from batchrunner.core.job import Limits
-from batchrunner.core.lifecycle import Park
+from batchrunner.core.lifecycle import Closed, Park
 from batchrunner.core.outcome import Problem, ProblemKind, SendOutcome
 from batchrunner.core.pacing import (
     GIVE_UP_PARKED_S,
@@ -26,20 +26,6 @@ from batchrunner.core.pacing import (
 from batchrunner.core.ports import Clock
 from batchrunner.core.rate_limiter import AdaptiveLimiter, Ticket
 from batchrunner.core.rate_limiter_tuning import CEILING
-
-# What a lane is made with, and what it is when it is closed.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
-    """Why a lane sends nothing more in this run."""
-
-    kind: str
-    reason: str
-    refused_account: bool
-    """True when only the account's owner can mend it: exit status 5."""
-    mistake: bool = False
-    """True when the job is wrong, such as its base URL: exit status 2. Otherwise it is 3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +58,8 @@ class Lane:
 
     last_problem: str = ""
     """The message of the last problem that one of its sends met."""
+    paused = _holds = False
+    """`paused` by a person; `_holds` then, and while the run drains."""
     _slots_s: float = 0.0
     """See `in_flight_s`: when the sends in flight began, added up, less how long the others took."""
     model_remaining: int | None = None
@@ -273,7 +261,7 @@ class Lane:
 
     def _hold_s(self, now: float, *, fresh: bool) -> float | None:
         """0: may send now. A number: after that many seconds. None: only a change of the lane can let it."""
-        if self.closed or self._draining:
+        if self.closed or self._holds:
             return None
         if self.park is not None:
             if self.park.until is None:
@@ -422,10 +410,38 @@ class Lane:
 
     def drain(self) -> None:
         """The run ends: turn everybody away."""
-        self._draining = True
+        self._draining = self._holds = True
         self._turn_away(self._returning)
         self._turn_away(self._fresh)
         self.on_stopped()
+
+    def pause(self) -> None:
+        """Let nobody begin until `resume`: what has a slot and has not been sent steps out, what was sent goes on."""
+        self.stops += not self.paused
+        self.paused = self._holds = True
+
+    def resume(self) -> None:
+        """Go on after `pause`. Refusals of before say nothing about how long the server has been refusing."""
+        self.paused, self._holds = False, self._draining
+        self.refused_in_row, self.refused_since = 0, None
+        self.wake_waiters()
+
+    def change(self, settings: LaneSettings, *, sent_today: int) -> None:
+        """Other limits, from the next send on; what is in flight beyond them is awaited."""
+        before, self._settings = self._settings.limits, settings
+        limits, limiter = settings.limits, self.limiter
+        if not (settings.adaptive and limiter.adaptive):  # what `auto` has found stays
+            limiter.adaptive, limiter.limit = settings.adaptive, settings.concurrency
+            limiter.ceiling = settings.ceiling if settings.adaptive else settings.concurrency
+        if limits.requests_per_minute != before.requests_per_minute:
+            self._pace = _changed_bucket(self._pace, limits.requests_per_minute)
+        if limits.tokens_per_minute != before.tokens_per_minute:
+            self._tokens = _changed_bucket(self._tokens, limits.tokens_per_minute)
+            self.counts_tokens = self._tokens is not None
+        if before.requests_per_day is None:  # it was not counted
+            self._count_day()
+            self._sent_today = sent_today
+        self.wake_waiters()
 
     def has_stopped(self) -> bool:
         """Nobody gets a slot any more."""
@@ -473,28 +489,11 @@ class Lane:
                 turn.set_result(None)
 
 
-class LaneSet:
-    """All lanes of a run."""
-
-    def __init__(self, lanes: tuple[Lane, ...]) -> None:
-        self._lanes = {(lane.account, lane.model): lane for lane in lanes}
-
-    def __iter__(self) -> Iterator[Lane]:
-        return iter(self._lanes.values())
-
-    def find(self, account: str, model: str) -> Lane | None:
-        """That lane, if the run has it."""
-        return self._lanes.get((account, model))
-
-    def of_account(self, account: str) -> tuple[Lane, ...]:
-        """Every lane that sends with this key."""
-        return tuple(lane for lane in self if lane.account == account)
-
-    def of_model(self, model: str) -> tuple[Lane, ...]:
-        """Every lane that sends to this model."""
-        return tuple(lane for lane in self if lane.model == model)
-
-    def drain(self) -> None:
-        """Turn everybody away."""
-        for lane in self:
-            lane.drain()
+def _changed_bucket(before: Bucket | None, per_minute: float | None) -> Bucket | None:
+    """A bucket for another limit, with no more in it than there was: setting a limit again allows no new burst."""
+    if per_minute is None:
+        return None
+    bucket = minute_bucket(per_minute)
+    bucket.level = min(bucket.burst, before.level) if before is not None else 0.0
+    bucket.at = before.at if before is not None else None
+    return bucket

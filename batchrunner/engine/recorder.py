@@ -5,6 +5,7 @@ which every item has, wait in nobody's task: the stores call back, a whole batch
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -13,11 +14,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+from batchrunner.core.control import Command, Reply
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import (
     Accepted as AcceptedEvent,
 )
 from batchrunner.core.events import (
+    Controlled,
     Done,
     Event,
     Failed,
@@ -432,6 +435,19 @@ class Recorder:
     async def rewritten(self, *, length: int, labels: str) -> None:
         """results.jsonl shows the present job."""
         await self._commit(Rewritten(length=length, labels=labels))
+
+    async def controlled(self, command: Command, reply: Reply) -> None:
+        """A command of another process was followed. Durable when this returns."""
+        changed = {key: json.dumps(now) for key, (_, now) in reply.changed.items()}
+        await self._commit(
+            Controlled(
+                id=command.id,
+                action=command.action,
+                by=command.by,
+                message=reply.message[:_MESSAGE_MAX],
+                changed=changed,
+            )
+        )
 
     async def adopted(self, events: Iterable[ItemEvent]) -> int:
         """Whole rows were found whose records a crash, or a person, had taken; how many. Durable when this returns."""

@@ -5,8 +5,11 @@ Instants are the wall clock's, looked at again every minute: a machine that slep
 
 import asyncio
 import time
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from batchrunner.core.job import Job
@@ -14,7 +17,7 @@ from batchrunner.core.ports import Clock
 from batchrunner.core.schedule import OffsetAt, Window, deadline_at, opening
 from batchrunner.core.status import Wait
 from batchrunner.engine.run_status import shown_time
-from batchrunner.engine.shutdown import Shutdown, SteppedOutError
+from batchrunner.engine.shutdown import Shutdown
 from batchrunner.engine.work_queue import Condition
 
 # Time for the engine: waits by the running loop's clock, so that a loop in virtual time needs nothing else.
@@ -66,15 +69,35 @@ class RunSchedule:
     waiting: Wait | None = None
     """Set while the whole run waits for its window."""
     _ends: list[_End] = field(default_factory=list)
-    _has_end: Condition = field(default_factory=Condition)
+    _opened: bool = False
+    _changes: int = 0
+    """How often the ends have changed."""
+    _changed: Condition = field(default_factory=Condition)
 
     def __post_init__(self) -> None:
+        self._ends += self._deadline_end()
+
+    def _deadline_end(self) -> list[_End]:
         deadline, now = self.job.deadline, self.clock.wall()
-        if deadline is not None:
-            at = deadline_at(deadline, began=now, offset_at=self.offset_at)
-            words = "was reached" if at > now else "is in the past; change `deadline` to continue"
-            name = f"the deadline {deadline.shown}"
-            self._ends.append(_End(at=at, reason=name, message=f"{name} ({self._shown(at)}) {words}"))
+        if deadline is None:
+            return []
+        at = deadline_at(deadline, began=now, offset_at=self.offset_at)
+        words = "was reached" if at > now else "is in the past; change `deadline` to continue"
+        name = f"the deadline {deadline.shown}"
+        return [_End(at=at, reason=name, message=f"{name} ({self._shown(at)}) {words}")]
+
+    def change(self, job: Job) -> None:
+        """Another window or deadline: counted from now, and the run pauses if it is over already."""
+        before, self.job = self.job, job
+        if (before.window, before.deadline) == (job.window, job.deadline):
+            return
+        self._ends[:] = self._deadline_end()
+        if job.window is not None and self._opened:
+            now = self.clock.wall()
+            found = opening(job.window, wall=now, offset_at=self.offset_at)
+            self._ends.append(self._closing(job.window, found.closes_at if found.opens_at <= now else now))
+        self._changes += 1
+        self._changed.notify()
 
     @property
     def ends(self) -> Wait | None:
@@ -86,42 +109,57 @@ class RunSchedule:
 
     async def opened(self) -> bool:
         """Wait until the window is open; True at once without one. False when the run is told to end before that."""
-        window, now = self.job.window, self.clock.wall()
-        if window is None:
-            return not self._over(now)
-        found = opening(window, wall=now, offset_at=self.offset_at)
-        if self._over(now):
-            return False
-        if now < found.opens_at:
+        while (window := self.job.window) is not None:
+            now = self.clock.wall()
+            found = opening(window, wall=now, offset_at=self.offset_at)
+            if self._over(now):
+                return False
+            if now >= found.opens_at:
+                self._ends.append(self._closing(window, found.closes_at))
+                self._changes += 1
+                break
             if early := [end for end in self._ends if end.at <= found.opens_at]:
                 self.shutdown.pause(f"{early[0].reason} is before the window opens at {self._shown(found.opens_at)}")
                 return False
-            reason = outside_words(window, self.job.timezone)
-            self.waiting = Wait(reason=reason, until=self._shown(found.opens_at))
+            self.waiting = Wait(reason=outside_words(window, self.job.timezone), until=self._shown(found.opens_at))
             if not await self._wait_until(found.opens_at):
                 return False
-        self._ends.append(self._closing(window, found.closes_at))
-        self._has_end.notify()
-        return True
+        self._opened = True
+        self._changed.notify()
+        return not self._over(self.clock.wall())
 
     async def watch(self) -> None:
         """Pause the run when its first end comes; returns then. Sets no timer while there is none."""
-        await self._has_end.until(lambda: bool(self._ends))
         while True:
-            now = self.clock.wall()
+            await self._changed.until(lambda: bool(self._ends))
+            now, changes = self.clock.wall(), self._changes
             if self._over(now):
                 return
             left_s = min(end.at - now for end in self._ends)
-            await asyncio.sleep(max(_LEAST_S, min(left_s, _LOOK_EVERY_S)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(_LEAST_S, min(left_s, _LOOK_EVERY_S))):
+                    await self._changed.until(partial(self._changed_since, changes))
+
+    def _changed_since(self, changes: int) -> bool:
+        return self._changes != changes
 
     async def _wait_until(self, at: float) -> bool:
-        try:
-            while (left_s := at - self.clock.wall()) > 0:
-                await self.shutdown.sleep(max(_LEAST_S, min(left_s, _LOOK_EVERY_S)))
-        except SteppedOutError:
-            return False
-        finally:
-            self.waiting = None
+        """Wait for the window that opens then, or until another one is set. False when the run drains."""
+        changes = self._changes
+        while not self.shutdown.draining.is_set() and self._changes == changes:
+            left_s = at - self.clock.wall()
+            if left_s <= 0:
+                break
+            news = [
+                asyncio.create_task(self.shutdown.draining.wait()),
+                asyncio.create_task(self._changed.until(partial(self._changed_since, changes))),
+            ]
+            try:
+                await asyncio.wait(news, timeout=max(_LEAST_S, min(left_s, _LOOK_EVERY_S)), return_when=FIRST_COMPLETED)
+            finally:
+                for each in news:
+                    each.cancel()
+        self.waiting = None
         return not self.shutdown.draining.is_set()
 
     def _over(self, now: float) -> bool:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 from batchrunner.core.budget import BudgetLine
+from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import Park
@@ -110,6 +111,9 @@ def lane_status(lane: Lane, queue: WorkQueue, state: LedgerState, *, offset_s: f
         return replace(status, activity="closed", kind=queue.rejected.kind, words=queue.rejected.message)
     if queue.drained:
         return replace(status, activity="done", retrying=0, retry_in_s=None)
+    if lane.paused:
+        reason = "paused by a command; `batchrunner resume` lets it go on"
+        return replace(status, state="waiting", reason=reason, activity="paused", kind=LaneReason.COMMAND)
     if lane.park is not None and lane.park.until is not None and lane.park.until > now:
         until = shown_time(lane.park.until, offset_s=offset_s)
         status = replace(status, state="parked", reason=lane.park.reason, until=until, activity="parked")
@@ -232,6 +236,7 @@ def status_of(
     waiting: Wait | None = None,
     ends: Wait | None = None,
     budget: tuple[BudgetLine, ...] = (),
+    control: ControlState = UNCONTROLLED,
 ) -> Status:
     """The whole of it."""
     return Status(
@@ -249,6 +254,7 @@ def status_of(
         ends=ends,
         budget=budget,
         timezone=job.timezone,
+        control=control,
     )
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchrunner.core.error_policy import policy_named
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import PRESETS, Job
-from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, ItemEvent, ItemState
+from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, Closed, ItemEvent, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.plan import HELD, PlanningPass, Totals, count_items
 from batchrunner.core.ports import Ports
@@ -22,12 +21,13 @@ from batchrunner.core.status import Status
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
-from batchrunner.engine.lane_policy import LanePolicy
-from batchrunner.engine.lanes import Closed, Lane, LaneSet
+from batchrunner.engine.lane_policy import LanePolicy, LaneSet, restore_parks
+from batchrunner.engine.lanes import Lane, LaneSettings
 from batchrunner.engine.planning import closed_queue, lane_settings, one_by_one, requeue, vanished_item, why_left
 from batchrunner.engine.recorder import Recorder, uncancellable
+from batchrunner.engine.run_control import RunControl
 from batchrunner.engine.run_schedule import RunSchedule
-from batchrunner.engine.run_status import RunEnd, lanes_of_run, left_words, shown_time, status_of
+from batchrunner.engine.run_status import RunEnd, lanes_of_run, left_words, status_of
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.verdict import InternalFaults
@@ -85,6 +85,7 @@ class Runner:
     queues: dict[str, WorkQueue] = field(init=False)
     schedule: RunSchedule = field(init=False)
     budget_guard: BudgetGuard = field(init=False)
+    control: RunControl = field(init=False)
     left_open: dict[str, int] = field(default_factory=dict)
     """Items that this run leaves unfinished, counted by reason."""
     unserved: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -94,7 +95,7 @@ class Runner:
     _vanished_items_ended: bool = False
     _totals_unsaved: bool = False
     """The totals could not be kept once: that was told."""
-    _requeued: Counter[str] = field(default_factory=Counter)
+    requeued: Counter[str] = field(default_factory=Counter)
     """By model: failed or held items that a person wanted once more."""
     _resumed: Counter[str] = field(default_factory=Counter)
     """By model: items whose tasks an earlier process left, which are followed."""
@@ -120,6 +121,7 @@ class Runner:
             lane.on_stopped = self.queues[lane.model].notify
         self.schedule = RunSchedule(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
         self.budget_guard = BudgetGuard(job, self.state, on_spent=self._close_lanes)
+        self.control = RunControl(runner=self)
 
     # -- the story
 
@@ -133,7 +135,8 @@ class Runner:
         """
         await self.record_recovered()
         await self._requeue()
-        await self._take_over_parks()
+        await restore_parks(self.job, self.state, self.lanes, self.recorder, now=self.ports.clock.wall())
+        await self.control.take_up()
         await self._remember(self.totals, sends_follow=True)
         follower = self._follower()
         attempts = self._attempts(follower)
@@ -142,6 +145,7 @@ class Runner:
         beside = [
             asyncio.create_task(self._beside("an interruption", lambda: self._drain_when_asked(follower))),
             asyncio.create_task(self._beside("the deadline", self.schedule.watch)),
+            asyncio.create_task(self._beside("commands in `control/`", lambda: self.control.watch(attempts, follower))),
         ]
         try:
             if not self._has_work() or await self.schedule.opened():
@@ -217,7 +221,7 @@ class Runner:
 
     async def _read(self, queue: WorkQueue) -> None:
         """The model's part of the source, if the planning pass or a person asks for anything of it."""
-        if queue.model in self._requeued or queue.model in self.found.ahead:
+        if queue.model in self.requeued or queue.model in self.found.ahead:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
@@ -230,7 +234,7 @@ class Runner:
 
     def _source_changed(self, error: JobMistakesError) -> None:
         """Nothing more leaves, what is under way is awaited and recorded; a later run settles the result files."""
-        self._note_left_open(_SOURCE, "")
+        self.note_left_open(_SOURCE, "")
         self.shutdown.pause(f"the prompts changed during the run: {error}; run again to use the new prompts")
 
     async def _drive(self, lane: Lane, queue: WorkQueue, attempts: Attempts, group: asyncio.TaskGroup) -> None:
@@ -246,7 +250,7 @@ class Runner:
             group.create_task(attempts.process_items(Slot(lane, queue, ticket), work))
 
     def _has_work(self) -> bool:
-        return bool(self.found.ahead or self.state.tasks or self._requeued)
+        return bool(self.found.ahead or self.state.tasks or self.requeued)
 
     def _close_lanes(self, reason: str) -> None:
         """The budget is spent: nothing leaves any more, what was accepted is followed to its end."""
@@ -308,7 +312,7 @@ class Runner:
         held = run_request.resend_held and self.state.doubtful_count
         lost = run_request.resend_lost and self.state.lost
         if failed or held or lost:
-            self._requeued = await requeue(
+            self.requeued = await requeue(
                 self.ports.items,
                 self.recorder,
                 failed=run_request.retry_failed,
@@ -317,24 +321,6 @@ class Runner:
                 limit=run_request.limit,
             )
             await self._settle_failures()
-
-    async def _take_over_parks(self) -> None:
-        """A quota is still spent after a restart; whatever a person may have mended since is tried again."""
-        now = self.ports.clock.wall()
-        for (account, model), park in tuple(self.state.parks.items()):
-            lane = self.lanes.find(account, model)
-            policy, until = policy_named(park.kind), park.until or 0.0
-            if lane is None or policy is None or not policy.restored or until <= now:
-                await self.recorder.resumed(account, model)
-                continue
-            lane.restore_park(park)
-            if self.job.on_quota == "stop" and policy.quota:
-                reason = self._still_spent(park.reason, until)
-                lane.close(Closed(kind=park.kind, reason=reason, refused_account=False))
-
-    def _still_spent(self, reason: str, until: float) -> str:
-        offset_s = PRESETS[self.job.provider.preset].day_offset_s
-        return f"{reason}; reported to an earlier run, nothing is sent before {shown_time(until, offset_s=offset_s)}"
 
     def _resume_tasks(self, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """Accepted tasks first: they are paid for. Those of items that the job has no more are followed, too."""
@@ -380,7 +366,7 @@ class Runner:
             self.queues,
             self.state,
             found,
-            more=self._requeued + self._resumed,
+            more=self.requeued + self._resumed,
             failed=self.recorder.failed_of,
             unserved=self.unserved,
             offset_s=PRESETS[self.job.provider.preset].day_offset_s,
@@ -397,6 +383,7 @@ class Runner:
             waiting=self.schedule.waiting,
             ends=self.schedule.ends,
             budget=self.budget_guard.lines() if self.job.budget is not None else (),
+            control=self.control.state,
         )
 
     def ending(self) -> RunEnd:
@@ -429,14 +416,17 @@ class Runner:
 
     def _lane(self, account: str, model: str) -> Lane:
         preset, clock = PRESETS[self.job.provider.preset], self.ports.clock
-        settings = lane_settings(
+        sent = self.state.sent_today(account, model, day=day_of(wall=clock.wall(), offset_s=preset.day_offset_s))
+        return Lane(account, model, settings=self.lane_settings(account, model), clock=clock, sent_today=sent)
+
+    def lane_settings(self, account: str, model: str) -> LaneSettings:
+        """What a lane is made with, by the job as it is now."""
+        return lane_settings(
             self.job,
             window=self.totals.windows.get(f"{account} {model}"),
             most_in_flight=self.run_request.most_in_flight,
             has_tasks=self.ports.tasks is not None,
         )
-        sent = self.state.sent_today(account, model, day=day_of(wall=clock.wall(), offset_s=preset.day_offset_s))
-        return Lane(account, model, settings=settings, clock=clock, sent_today=sent)
 
     def _follower(self) -> TaskPoller | None:
         if self.ports.tasks is None:
@@ -476,7 +466,7 @@ class Runner:
             recorder=self.recorder,
             lane_policy=lane_policy,
             note=self.ports.note_fault,
-            left_open=self._note_left_open,
+            left_open=self.note_left_open,
             pause=self.shutdown.pause,
         )
         return Attempts(
@@ -489,11 +479,12 @@ class Runner:
             shutdown=self.shutdown,
             budget_guard=self.budget_guard,
             random_source=self.random_source,
-            left_open=self._note_left_open,
+            left_open=self.note_left_open,
             ended=self._close_when_drained,
         )
 
-    def _note_left_open(self, why: str, words: str) -> None:
+    def note_left_open(self, why: str, words: str) -> None:
+        """An item is left unfinished by this run: why, and what the server said last."""
         self.left_open[why] = self.left_open.get(why, 0) + 1
         cause = why, words
         if words and (cause in self.last_words or len(self.last_words) < _WORDS_KEPT):

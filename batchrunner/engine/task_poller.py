@@ -115,6 +115,14 @@ class TaskPoller:
         waiting = sum(len(account.due) for account in self._accounts.values())
         return f"<TaskPoller: {waiting} tasks waiting for their next poll, {self.polls} polls made>"
 
+    def change(self, poll_per_second: float) -> None:
+        """Poll every account so often from now on."""
+        if poll_per_second != self.poll_per_second:
+            self.poll_per_second = poll_per_second
+            for account in self._accounts.values():
+                account.pace = PollPace(per_second=poll_per_second)
+            self._changed.notify()
+
     async def wait_for(self, task_id: str, *, account: str, model: str, accepted_at: float, resumed: bool) -> TaskEnd:
         """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out.
 

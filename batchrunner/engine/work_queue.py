@@ -241,6 +241,15 @@ class WorkQueue:
         self._keys.add(work.key)
         self._active[work.key] = work
 
+    def bring_back(self, work: Work) -> bool:
+        """A person asked for a failed item once more; False if it is live already, or nobody sends here any more."""
+        if work.key in self._keys or self.drained:
+            return False
+        self._keys.add(work.key)
+        self._returned.append(work)
+        self._changed.notify()
+        return True
+
     def requeue(self, work: Work, *, last: bool = False) -> None:
         """The item is to be sent again by any lane of the model, `last` after those that wait. It stays live."""
         del self._active[work.key]

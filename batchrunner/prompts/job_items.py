@@ -359,3 +359,12 @@ def items_of(job: Job) -> JobItems:
 async def check_items(job: Job) -> tuple[Mistake, ...]:
     """Stream everything once: every mistake of the job's prompts, templates, pictures and rows, empty if none."""
     return await JobItems(job).mistakes()
+
+
+async def every_mistake(error: JobMistakesError) -> tuple[Mistake, ...]:
+    """The errors of a job file that was rejected, and those of its prompts as far as they can be checked."""
+    if error.partial is None:
+        return error.mistakes
+    known = {mistake.key for mistake in error.mistakes}
+    found = await items_of(error.partial).mistakes()
+    return (*error.mistakes, *(mistake for mistake in found if mistake.key is None or mistake.key not in known))

@@ -5,6 +5,7 @@ module, so that all of them count the same items as lost. `inspect_directory` ch
 """
 
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,13 +15,14 @@ from typing import Final, get_args
 import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
-from batchrunner.core.errors import WrongDirectoryError
+from batchrunner.core.control import ControlState
+from batchrunner.core.errors import ExitStatus, WrongDirectoryError
 from batchrunner.core.job import PRESETS, Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
 from batchrunner.core.schedule import Window, opening
 from batchrunner.core.state import LedgerState
-from batchrunner.core.status import FailureGroup, ItemCounts, RunState, Status, Wait
+from batchrunner.core.status import FailureGroup, ItemCounts, Report, RunState, Status, Wait
 from batchrunner.engine.budget_guard import spent_so_far
 from batchrunner.engine.run_schedule import outside_words
 from batchrunner.engine.run_status import (
@@ -34,6 +36,7 @@ from batchrunner.engine.run_status import (
     usage_counts,
 )
 from batchrunner.report.wording import count as counted
+from batchrunner.stores.control_folder import state_in
 from batchrunner.stores.files import RESULTS
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_replay import inspect_directory, replay
@@ -73,6 +76,8 @@ def status_of_directory(folder: Path) -> Status:
     parks = [
         park_status(account, model, park, offset_s=offset_s, now=now) for (account, model), park in state.parks.items()
     ]
+    control = state_in(folder)
+    paused = control.paused and not running
     return Status(
         job=there.job_name,
         state="running" if running else _resting_state(there, items),
@@ -85,12 +90,43 @@ def status_of_directory(folder: Path) -> Status:
         simulated=there.simulated,
         failures=failure_groups(folder),
         held=held_groups(state),
-        next_command=None if running else going_on(items, there.command_here()),
-        message=None if running else lost_words(items.lost) if items.lost else there.message,
+        next_command=None
+        if running
+        else _resuming(folder, there.command_here())
+        if paused
+        else going_on(items, there.command_here()),
+        message=None
+        if running
+        else lost_words(items.lost)
+        if items.lost
+        else paused_words(control)
+        if paused
+        else there.message,
+        control=control,
         notes=tuple(inspection_notes(folder, inspection)),
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
+
+
+def paused_report(folder: Path, command: str | None) -> Report:
+    """What a run comes to that was started in a paused directory. `command` is the one that started it."""
+    status = replace(status_of_directory(folder), state="paused")
+    return Report(status=replace(status, next_command=_resuming(folder, command)), exit_status=ExitStatus.PAUSED)
+
+
+def paused_words(control: ControlState) -> str:
+    """Who paused a run, and when."""
+    by = f" by {control.by}" if control.by else ""
+    since = f" at {control.since}" if control.since else ""
+    return f"paused{by}{since}; nothing is sent until `batchrunner resume`"
+
+
+def _resuming(folder: Path, command: str | None) -> str:
+    """The command that lets a paused run go on; begun as `command` was."""
+    program = command.partition(" run ")[0] if command is not None else "batchrunner"
+    resume = f"{program} resume {shlex.quote(str(folder))}"
+    return resume if command is None else f"{resume} && {command}"
 
 
 def _resting_state(there: RunFile, items: ItemCounts) -> RunState:

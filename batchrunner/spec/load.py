@@ -46,17 +46,17 @@ def apply(overrides: Sequence[str], reading: Reading) -> tuple[list[SpecError], 
             )
             faults.append(SpecError(path=(OPTION,), problem=problem, expected="KEY=VALUE, like limits.concurrency=4"))
             continue
-        value = _value(text)
+        value = parsed_value(text)
         given.add(path)
         faults.extend(replace(fault, path=(*path, *fault.path), line=None) for fault in value.faults)
         _forget(path, reading)
         reading.written.update({(*path, *rest): written for rest, written in value.written.items()})
-        if not isinstance(reading.tree, dict) or not _put(reading.tree, path, value.tree):
+        if not isinstance(reading.tree, dict) or not put(reading.tree, path, value.tree):
             faults.append(SpecError(path=path, problem="cannot be set: there is no mapping or entry to hold it"))
     return faults, given
 
 
-def _value(text: str) -> Reading:
+def parsed_value(text: str) -> Reading:
     """VALUE as a YAML scalar or a flow collection; whatever reads as anything else is text."""
     if text.startswith(("[", "{", '"', "'")) and not text.startswith("{{"):
         return read_yaml(text)
@@ -74,7 +74,7 @@ def _forget(path: KeyPath, reading: Reading) -> None:
     reading.faults[:] = [fault for fault in reading.faults if not path or fault.path[:depth] != path]
 
 
-def _put(tree: dict[str, Json], path: KeyPath, value: Json) -> bool:
+def put(tree: dict[str, Json], path: KeyPath, value: Json) -> bool:
     """Place the value, making mappings on the way; `provider: NAME` becomes a mapping with that preset."""
     here: Json = tree
     for step, following in pairwise(path):
@@ -197,10 +197,10 @@ def _loaded(path: str, *, overrides: Sequence[str], simulate: bool, out: str | N
     wrong_settings, given = apply(overrides, reading)
     faults = [*reading.faults, *wrong_settings, *leak_faults(reading.tree)]
     partial = drafted(reading, file=path, folder=real_name(path).parent, simulate=simulate, known=faults)
-    faults += [*partial.faults, *_further(partial)]
+    faults += [*partial.faults, *further_faults(partial)]
     if faults:
         raise _error(path, faults, reading, given=given, partial=_partial(partial, faults, out=out))
-    return resolved(partial, out=out)
+    return replace(resolved(partial, out=out), overridden=tuple(sorted(map(dotted, given))))
 
 
 @contextmanager
@@ -235,7 +235,7 @@ _DECIDE_PROMPTS = {"kind", "provider", "prompts", "matrix", "messages", "model",
 """Keys without which the prompts would be others: what is said of those would be guesses."""
 
 
-def _further(partial: PartialSpec) -> Iterable[SpecError]:
+def further_faults(partial: PartialSpec) -> Iterable[SpecError]:
     """Faults of the rules, without those that speak of a key already known to be wrong, or misspelt."""
     hints = {fault.hint for fault in partial.faults if fault.hint}
     return [

@@ -30,7 +30,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         schema=answer_schema(partial),
         stream=kind == "chat" if spec.stream is None else spec.stream,
         replicas=spec.replicas,
-        limits=_limits(partial),
+        limits=limits_of(partial),
         retry=RetryPolicy(attempts=spec.retry.attempts, max_wait_s=spec.retry.max_wait_s),
         timeouts=Timeouts(**spec.timeouts.model_dump()),
         output=_output(partial, out=out),
@@ -87,7 +87,8 @@ def _listed(partial: PartialSpec, entry: PromptSpec, place: int) -> ListedPrompt
     )
 
 
-def _limits(partial: PartialSpec) -> Limits:
+def limits_of(partial: PartialSpec) -> Limits:
+    """The limits of a draft without faults."""
     limits = partial.spec.limits
     return Limits(
         concurrency=limits.concurrency if isinstance(limits.concurrency, int) else None,

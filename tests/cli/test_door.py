@@ -12,7 +12,25 @@ from tests.support.command_line import CommandLine
 
 HOME = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2", "uvloop", "rich", "yaml", "tenacity", "jsonschema_rs")
-COMMANDS = ("init", "check", "plan", "rehearse", "run", "status", "verify", "export", "simulate", "schema")
+COMMANDS = (
+    "init",
+    "check",
+    "plan",
+    "rehearse",
+    "run",
+    "status",
+    "pause",
+    "resume",
+    "stop",
+    "set",
+    "skip",
+    "retry",
+    "verify",
+    "export",
+    "report",
+    "simulate",
+    "schema",
+)
 
 
 def loaded_after(code: str) -> list[str]:

@@ -30,7 +30,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
         (("help", "run"), "batchrunner run --help"),
         (("cats.yaml",), "batchrunner run cats.yaml"),
         (("validate", "cats.yaml"), "batchrunner check JOB"),
-        (("resume", "cats.yaml"), "continues where it stopped"),
+        (("continue", "cats.yaml"), "continues where it stopped"),
         (("logs", "outputs/cats"), "batchrunner status DIR"),
         (("frobnicate",), "batchrunner --help"),
     ],

@@ -15,10 +15,11 @@ from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import Accepted, Done, Event, Intent
 from batchrunner.core.http import Decoder, Ending, Request, ResponseHead
 from batchrunner.core.job import Limits, RetryPolicy
+from batchrunner.core.lifecycle import Closed
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Kept, Ledger, Place
 from batchrunner.core.row import ResultRow
-from batchrunner.engine.lanes import Closed, Lane
+from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import Work, WorkQueue

@@ -1,0 +1,317 @@
+"""Commands to a run that works, in virtual time: what they change from the next send on, and what they leave alone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from batchrunner.core.control import Action, Command, ControlState
+from batchrunner.core.errors import ExitStatus
+from batchrunner.core.status import LaneReason, Report, Status
+from batchrunner.stores.control_folder import ControlFolder, give, reply_to, state_in
+from tests.support.engine import House, Latency, World, chat, image
+
+MANY = tuple(f"question {number}" for number in range(200))
+Snapshot = Callable[[], Status]
+Story = Callable[[Snapshot], Awaitable[None]]
+SLOW = "limits: {concurrency: 4, requests_per_minute: 120}"
+
+
+@pytest.fixture(autouse=True)
+def _looks_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is looked at every virtual second, by a task instead of a thread."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(self: ControlFolder, loop: asyncio.AbstractEventLoop) -> None:
+        async def watch() -> None:
+            while not self._ended.is_set():
+                await asyncio.sleep(1.0)
+                for command in self._look(patient=True):
+                    self._came.put_nowait(command)
+
+        tasks.append(loop.create_task(watch()))
+
+    monkeypatch.setattr(ControlFolder, "start", start)
+
+
+class Hand:
+    """Somebody at another terminal."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.given: list[Command] = []
+
+    def give(self, action: Action, **command: Any) -> Command:
+        self.given.append(give(self.house.out, Command(id="", action=action, **command)))
+        return self.given[-1]
+
+    def said(self, number: int = -1) -> str:
+        reply = reply_to(self.house.out, self.given[number])
+        assert reply is not None, self.given[number]
+        return reply.message
+
+    @property
+    def state(self) -> ControlState:
+        return state_in(self.house.out)
+
+
+@pytest.fixture
+def hand(house: House) -> Hand:
+    return Hand(house)
+
+
+def run(house: House, job: str, story: Story | None = None, **options: Any) -> Report:
+    async def told(snapshot: Snapshot) -> None:
+        if story is not None:
+            await story(snapshot)
+
+    return house.run(job, progress=told, **options)
+
+
+def test_a_paused_run_sends_nothing_until_it_is_resumed_and_charges_no_attempt(house: House, hand: Hand) -> None:
+    sends: list[int] = []
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(10)
+        hand.give("pause")
+        await asyncio.sleep(3)
+        sends.append(house.stats.sends)
+        assert snapshot().control.paused
+        assert {(lane.activity, lane.kind) for lane in snapshot().lanes} == {("paused", LaneReason.COMMAND)}
+        await asyncio.sleep(600)
+        sends.append(house.stats.sends)
+        hand.give("resume")
+
+    report = run(house, chat(*MANY, more=SLOW), story)
+    assert hand.said(0).startswith("paused: ")
+    assert 0 < sends[0] == sends[1] < len(MANY)
+    assert report.exit_status is ExitStatus.DONE
+    assert [row["attempts"] for row in house.rows()] == [1] * len(MANY)
+    assert [event["action"] for event in house.events("control")] == ["pause", "resume"]
+    assert hand.state == ControlState()
+
+
+def test_tasks_of_a_paused_run_are_followed_to_their_end(house: House, hand: Hand) -> None:
+    done: list[int] = []
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        hand.give("pause")
+        await asyncio.sleep(120)
+        status = snapshot()
+        assert status.items.accepted == 0
+        done.append(status.items.done)
+        hand.give("resume")
+
+    report = run(house, image(*MANY[:40], more="limits: {in_flight_tasks: 4}"), story)
+    assert "remote tasks are followed" in hand.said(0)
+    assert 0 < done[0] < 40
+    assert report.status.items.done == 40
+
+
+def test_a_limit_that_is_set_holds_from_the_next_send(house: House, hand: Hand) -> None:
+    most: list[int] = []
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        hand.give("set", settings={"limits.concurrency": 1})
+        await asyncio.sleep(3)
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            most.append(sum(lane.in_flight or 0 for lane in snapshot().lanes))
+
+    house.world = World(latency=Latency(first_byte_s=0.25))
+    run(house, chat(*MANY, more="limits: {concurrency: 4}"), story)
+    assert hand.said() == "limits.concurrency: 4 -> 1"
+    assert max(most) == 1
+
+
+def test_what_is_set_holds_for_later_runs_until_it_is_reset(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        hand.give("set", settings={"limits.concurrency": 2, "retry.attempts": 7})
+        await asyncio.sleep(2)
+
+    run(house, chat(*MANY, more=SLOW), story, limit=50)
+    assert hand.state.settings == {"limits.concurrency": 2, "retry.attempts": 7}
+
+    async def later(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        assert snapshot().lanes[0].concurrency == 2
+        hand.give("set", reset=("limits.concurrency",))
+        await asyncio.sleep(2)
+        assert snapshot().lanes[0].concurrency == 4
+
+    run(house, chat(*MANY, more=SLOW), later)
+    assert hand.said() == "limits.concurrency: 2 -> 4"
+    assert hand.state.settings == {"retry.attempts": 7}
+
+
+def test_the_command_line_counts_more_than_what_is_set_and_that_more_than_the_job_file(
+    house: House, hand: Hand
+) -> None:
+    run(house, chat(*MANY, more=SLOW), limit=1)
+    hand.give("set", settings={"limits.concurrency": 3})
+    seen: list[int | None] = []
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(1)
+        seen.append(snapshot().lanes[0].concurrency)
+
+    run(house, chat(*MANY, more=SLOW), story, limit=30)
+    run(house, chat(*MANY, more=SLOW), story, limit=60, overrides=("limits.concurrency=9",))
+    assert seen == [3, 9]
+
+
+def test_a_run_of_a_paused_folder_ends_with_3_and_the_command_that_resumes(house: House, hand: Hand) -> None:
+    run(house, chat(*MANY, more=SLOW), limit=5)
+    hand.give("pause")
+    sends = house.stats.sends
+    report = run(house, chat(*MANY, more=SLOW), command="batchrunner run job.yaml")
+    assert report.exit_status is ExitStatus.PAUSED
+    assert report.status.next_command == f"batchrunner resume {house.out} && batchrunner run job.yaml"
+    assert (report.status.state, house.stats.sends) == ("paused", sends)
+    hand.give("resume")
+    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert [event["action"] for event in house.events("control")] == ["pause", "resume"]
+
+
+def test_a_stop_drains_and_is_answered(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(5)
+        hand.give("stop")
+        await asyncio.sleep(100)
+
+    report = run(house, chat(*MANY, more=SLOW), story)
+    assert report.exit_status is ExitStatus.TERMINATED
+    assert hand.said().startswith("stopping: ")
+    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert house.stats.sends == len(MANY)
+
+
+def test_a_stop_that_nobody_heard_stops_no_later_run(house: House, hand: Hand) -> None:
+    run(house, chat(*MANY, more=SLOW), limit=5)
+    hand.give("stop")
+    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert hand.said() == "no process worked on this run; nothing to stop"
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["noted before the run", "while it runs"])
+def test_a_skipped_lane_leaves_its_items_to_a_later_run(house: House, hand: Hand, *, before: bool) -> None:
+    job = chat(*MANY, more=SLOW).replace('model: "sim/chat"', "models: [sim/a, sim/b]")
+    run(house, job, limit=2)
+    if before:
+        hand.give("skip", lane="sim/b")
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        if not before:
+            hand.give("skip", lane="sim/b")
+
+    report = run(house, job, story)
+    assert report.exit_status is ExitStatus.PAUSED
+    done = [row["model"] for row in house.rows()]
+    assert done.count("sim/a") == len(MANY) > done.count("sim/b")
+    assert report.status.items.pending == len(MANY) - done.count("sim/b")
+    assert run(house, job).exit_status is ExitStatus.DONE
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["noted before the run", "while it runs"])
+def test_failed_items_are_tried_again_when_a_person_asks(house: House, hand: Hand, *, before: bool) -> None:
+    job = chat(*MANY[:100], model="sim/chat#5xx:1", more=f"{SLOW}\nretry: {{attempts: 1}}")
+    assert run(house, job, limit=3).status.items.failed == 3
+    failed = [row["id"] for row in house.rows("failures.jsonl")]
+    if before:
+        hand.give("retry", items=tuple(failed[:2]))
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        if not before:
+            hand.give("retry", items=(*failed[:2], "nobody"))
+        await asyncio.sleep(5)
+
+    report = run(house, job, story)
+    done = {row["id"] for row in house.rows()}
+    assert done >= set(failed[:2])
+    assert failed[2] not in done
+    assert len(house.rows("failures.jsonl")) == report.status.items.failed == 100 - len(done)
+    if not before:
+        assert hand.said() == "2 of 3 items are tried again; no item of the job is called nobody"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ({"action": "set", "settings": {"limits.concurrency": 0}}, "limits.concurrency: is 0; expected `auto`"),
+        ({"action": "set", "settings": {"budget.money": 3}}, "has no price for"),
+        ({"action": "set", "settings": {"window": "late"}}, "expected two times of day"),
+        ({"action": "skip", "lane": "sim/none"}, 'no lane sends to "sim/none"'),
+        ({"action": "retry", "items": ("none",)}, "no item of the job is called none"),
+    ],
+)
+def test_what_cannot_be_done_is_answered_with_the_reason_and_changes_nothing(
+    house: House, hand: Hand, command: Any, words: str
+) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(2)
+        hand.give(**command)
+        await asyncio.sleep(2)
+
+    report = run(house, chat(*MANY[:20], more=SLOW), story)
+    assert words in hand.said()
+    assert report.exit_status is ExitStatus.DONE
+    assert (hand.state, house.events("control")) == (ControlState(), [])
+
+
+def test_a_deadline_and_a_budget_that_are_set_end_the_run(house: House, hand: Hand) -> None:
+    async def budget(snapshot: Snapshot) -> None:
+        await asyncio.sleep(5)
+        hand.give("set", settings={"budget.calls": 30})
+
+    report = run(house, chat(*MANY, more=SLOW), budget)
+    assert report.exit_status is ExitStatus.PAUSED
+    assert house.stats.sends == 30
+
+    async def deadline(snapshot: Snapshot) -> None:
+        hand.give("set", settings={"deadline": "10s"}, reset=("budget.calls",))
+        await asyncio.sleep(3)
+
+    hand.give("set", reset=("budget.calls",))
+    report = run(house, chat(*MANY, more=SLOW), deadline)
+    assert report.exit_status is ExitStatus.PAUSED
+    assert "the deadline 10s" in (report.status.message or "")
+    assert 40 < house.stats.sends < 80
+
+
+def test_another_window_is_waited_for_no_longer(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(30)
+        assert snapshot().waiting is not None
+        hand.give("set", settings={"window": "00:00-23:59"})
+
+    began = house.began
+    report = run(house, chat(*MANY[:20], more=f'{SLOW}\nwindow: "03:00-04:00"\ntimezone: UTC'), story)
+    assert report.exit_status is ExitStatus.DONE
+    assert house.began - began < 120
+
+
+def test_a_command_that_was_followed_and_not_answered_is_followed_again(
+    house: House, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered(self: ControlFolder, *_: object) -> None:
+        """The process is killed here."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ControlFolder, "acknowledge", unanswered)
+
+        async def story(snapshot: Snapshot) -> None:
+            await asyncio.sleep(3)
+            hand.give("set", settings={"limits.concurrency": 2})
+            await asyncio.sleep(3)
+
+        run(house, chat(*MANY, more=SLOW), story, limit=50)
+    assert hand.state == ControlState(settings={"limits.concurrency": 2}, noted=1)
+    run(house, chat(*MANY, more=SLOW))
+    assert hand.said() == "limits.concurrency: 2"
+    assert hand.state == ControlState(settings={"limits.concurrency": 2})
