@@ -32,6 +32,7 @@ SLOW: Final = (
     "crash/",
     "engine/test_beside_others.py",
     "engine/test_calls.py",
+    "engine/test_eta.py",
     "engine/test_internal_faults.py::test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on",
     "engine/test_night.py",
     "engine/test_on_the_way.py",

@@ -87,7 +87,7 @@ def lane_status(lane: Lane, queue: WorkQueue, state: LedgerState, *, offset_s: f
     per_day, left_today = lane.day_limit or (lane.quota_per_day, lane.model_remaining)
     if lane.day_limit is None and left_today:
         today = day_of(wall=now, offset_s=offset_s)
-        per_day = state.sent_today(lane.account, lane.model, day=today) + left_today
+        per_day = max(1, state.sent_today(lane.account, lane.model, day=today) - lane.in_flight) + left_today
     status = LaneStatus(
         account=lane.account,
         model=lane.model,

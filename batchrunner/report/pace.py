@@ -212,7 +212,8 @@ def _shifts(lane: LaneStatus, left: int, *, now: datetime, not_before_s: float) 
         yield _Shift(start_s, math.inf)
         return
     turn_s = left_until(lane.day_turns, now=now) or 0.0
-    if start_s < turn_s - 1.0:
+    opens = parked_s is not None and not lane.left_today  # what was spent is expected back when the park ends
+    if start_s < turn_s - 1.0 and not opens:
         today = lane.left_today if lane.left_today is not None else lane.per_day
         yield _Shift(start_s, max(0, today))
         start_s = turn_s
