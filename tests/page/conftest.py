@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import batchrunner
-from tests.page.browser import started, why_not
+from tools.browser import started, why_not
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

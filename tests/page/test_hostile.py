@@ -8,8 +8,8 @@ import pytest
 
 import batchrunner
 from batchrunner.page.report_file import data_block
-from tests.page.browser import PHONE, opened
 from tests.page.conftest import ran
+from tools.browser import PHONE, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

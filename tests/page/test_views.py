@@ -9,7 +9,7 @@ import pytest
 
 import batchrunner
 from batchrunner.page.report_file import joined_script, page_style
-from tests.page.browser import PHONE, opened
+from tools.browser import PHONE, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

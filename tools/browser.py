@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of the page: pages from disk, what they asked for and what they complained of."""
+"""A headless Chromium for the page: pages from disk, what they asked for and what they complained of."""
 
 import os
 import shutil
@@ -89,11 +89,20 @@ class Seen:
 
 @contextmanager
 def opened(
-    browser: "Browser", path: Path, address: str = "", *, size: tuple[int, int] = (1280, 800), script: bool = True
+    browser: "Browser",
+    path: Path,
+    address: str = "",
+    *,
+    size: tuple[int, int] = (1280, 800),
+    script: bool = True,
+    dark: bool = False,
 ) -> Iterator[Seen]:
     """A page from disk; its own requests for itself are not counted."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, java_script_enabled=script, has_touch=size == PHONE
+        viewport={"width": size[0], "height": size[1]},
+        java_script_enabled=script,
+        has_touch=size == PHONE,
+        color_scheme="dark" if dark else "light",
     )
     page = context.new_page()
     seen = Seen(page=page)
