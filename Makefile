@@ -26,6 +26,7 @@ demo: setup
 	@echo "== answers:  outputs/demo-chat.simulated/results.jsonl"
 	@echo "== pictures: outputs/demo-images.simulated/images/"
 	@ls outputs/demo-images.simulated/images
+	@echo "== their pages, for a browser: outputs/demo-chat.simulated/report.html and outputs/demo-images.simulated/report.html"
 
 test: setup format lint types contracts tests
 	@echo "== every check passed"

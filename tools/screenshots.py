@@ -6,6 +6,7 @@ On a desktop, dark, and on a phone. WebP, so that all of them together stay smal
 import io
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,13 +35,14 @@ _SUBJECTS: Final = (
     "how glass is made",
     "why metal feels cold",
 )
+_MANNERS: Final = ("in three sentences", "with an example", "as a story", "for an engineer")
 CHAT: Final = """
 name: explanations
 provider: simulator
 models: [sim/large, "sim/medium#throttle:5", "sim/small#moderated-403:2"]
-system: Explain it to a child of ten, in three sentences.
+system: Explain what you are asked for, and nothing else.
 prompts: {file: prompts.txt}
-limits: {requests_per_minute: 900}
+limits: {requests_per_minute: 600}
 params: {max_tokens: 200}
 """
 PICTURES: Final = """
@@ -71,7 +73,11 @@ def main() -> int:
         return 0
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
-        pages = {"chat": _page(Path(place) / "chat", CHAT), "pictures": _page(Path(place) / "pictures", PICTURES)}
+        questions = [f"{subject}, {manner}" for subject in _SUBJECTS for manner in _MANNERS]
+        pages = {
+            "chat": _page(Path(place) / "chat", CHAT, questions),
+            "pictures": _page(Path(place) / "pictures", PICTURES, _SUBJECTS),
+        }
         with started() as browser:
             for name, (run, address) in VIEWS.items():
                 for ending, size, dark in SHAPES:
@@ -81,9 +87,9 @@ def main() -> int:
     return 0
 
 
-def _page(folder: Path, job: str) -> Path:
+def _page(folder: Path, job: str, prompts: Sequence[str]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "prompts.txt").write_text("\n".join(_SUBJECTS) + "\n", "utf-8")
+    (folder / "prompts.txt").write_text("\n".join(prompts) + "\n", "utf-8")
     (folder / "job.yaml").write_text(job, "utf-8")
     ended = batchrunner.run_sync(batchrunner.load_job(str(folder / "job.yaml")))
     return Path(ended.status.dir or "") / "report.html"

@@ -28,8 +28,9 @@ function frame(height, label) {
 export function timeAxis(from, to) {
   const ticks = 5;
   const withDay = to - from > 86400;
+  const tenths = (at) => (to - from < 12 ? `.${Math.floor((at % 1) * 10)}` : "");
   const marks = Array.from({ length: ticks }, (_, place) => from + ((to - from) * place) / (ticks - 1));
-  return el("div", { class: "time-axis faint small" }, marks.map((at) => el("span", { text: withDay ? clock(at).slice(5, 16) : clock(at, false).slice(0, to - from > 3600 ? 5 : 8) })));
+  return el("div", { class: "time-axis faint small" }, marks.map((at) => el("span", { text: withDay ? clock(at).slice(5, 16) : clock(at, false).slice(0, to - from > 3600 ? 5 : 8) + tenths(at) })));
 }
 
 /** Areas over time, one above the other: series of equal length. */
