@@ -59,7 +59,7 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
 async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     """Stream every item once and collect what is wrong; sends nothing and writes nothing.
 
-    `progress` is called with the number of items read, from a million on.
+    `progress` is called with the number of items read, every 20,000.
     """
     from batchrunner.core.picture_rules import picture_notes
     from batchrunner.prompts import items_of

@@ -393,8 +393,16 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         limit=options.get("limit"),
         windows=windows,
         notes=tuple(mistake.problem for mistake in missing),
-        progress=options.get("progress"),
+        progress=_with_time(options),
     )
+
+
+def _with_time(options: RehearsalOptions) -> Callable[[int, int, float], None] | None:
+    """Both kinds of progress as one."""
+    plain, timed = options.get("progress"), options.get("progress_with_time")
+    if timed is not None or plain is None:
+        return timed
+    return lambda ended, items, _: plain(ended, items)
 
 
 async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:

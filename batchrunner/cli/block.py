@@ -94,10 +94,22 @@ class View:
     """The last line, if there is room."""
 
 
-def block(status: Status, pace: RunPace, *, now: datetime, elapsed_s: float, view: View) -> list[Line]:
-    """The lines of one job, each narrower than the view's width, at most as many as its height."""
+def block(status: Status, pace: RunPace, *, now: datetime, elapsed_s: float | None, view: View) -> list[Line]:
+    """The lines of one job, each narrower than the view's width, at most as many as its height.
+
+    `elapsed_s`: since the run began; None where nobody knows.
+    """
     painter = _Painter(status, pace, now, view)
     return painter.lines(elapsed_s)
+
+
+def short(status: Status, *, now: datetime, columns: int = 40) -> list[str]:
+    """How it stands in six lines at most, for a phone: totals, what failed, what waits until when."""
+    painter = _Painter(status, RunPace(), now, View(width=columns + 1, height=_SHORT_LINES, glyphs=UNICODE))
+    return ["".join(text for text, _ in line) for line in painter.short_lines()]
+
+
+_SHORT_LINES: Final = 6
 
 
 class _Painter:
@@ -113,7 +125,7 @@ class _Painter:
         self._glyphs = view.glyphs
         self._zone = zone_of(status)
 
-    def lines(self, elapsed_s: float) -> list[Line]:
+    def lines(self, elapsed_s: float | None) -> list[Line]:
         head = [*self._head(elapsed_s), *self._whole_run()]
         trouble = list(self._trouble())
         lanes = in_order(self._status.lanes)
@@ -129,13 +141,31 @@ class _Painter:
         made = [*head, *_there(usage), *self._lanes(lanes, room - taken), *trouble, *_there(words), *_there(hint)]
         return made[: max(1, self._view.height)]
 
+    def short_lines(self) -> list[Line]:
+        status, items = self._status, self._status.items
+        share = f" {finished(status):,}/{items.total:,} {100 * finished(status) // max(1, items.total)} %"
+        words = f"{printable(status.job).translate(_ALIKE)}: "
+        room = self._room - len(share) - len(status.state)
+        name = self._fit(words, min(room, cell_len(words)))
+        lines = [self._line((name, "bold"), (f"{status.state}{share}", "")), *self._whole_run(), *self._trouble()]
+        names = self._names(status.lanes)
+        waiting = [lane for lane in in_order(status.lanes) if lane.activity in {"parked", "closed"}]
+        room = _SHORT_LINES - len(lines)
+        for lane in waiting if len(waiting) <= room else waiting[: max(0, room - 1)]:
+            state, name = self._state(lane), names[lane.account, lane.model]
+            width = max(4, self._room - cell_len(state) - 1)
+            lines.append(self._line((self._fit(name, min(width, cell_len(name))), ""), (f" {state}", "yellow")))
+        if len(waiting) > room > 0:
+            lines.append(self._line((f"and {len(waiting) - room + 1:,} more wait", "")))
+        return lines[:_SHORT_LINES]
+
     # -- the run
 
-    def _head(self, elapsed_s: float) -> Iterator[Line]:
+    def _head(self, elapsed_s: float | None) -> Iterator[Line]:
         status, items = self._status, self._status.items
         name = printable(status.job, most=40).translate(_ALIKE) + (" (simulated)" if status.simulated else "")
         share = f"{finished(status):,}/{items.total:,} {100 * finished(status) // max(1, items.total)} %"
-        clock = _elapsed(elapsed_s)
+        clock = _elapsed(elapsed_s) if elapsed_s is not None else ""
         rate = rate_words(self._pace.run.per_s())
         eta = eta_words(self._pace.eta(status, now=self._now), now=self._now, status=status)
         if self._wide:

@@ -1,6 +1,7 @@
 """The commands that take a run directory: `status`, `verify`, `export` and `report`."""
 
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -8,28 +9,60 @@ import typer
 import batchrunner
 from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
-from batchrunner.cli.output import emit, print_message, reader_is_gone
+from batchrunner.cli.output import emit, fitted, print_message, reader_is_gone, utc_now
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.status import Exported, PageWritten
+from batchrunner.core.status import Exported, PageWritten, Status
 from batchrunner.report.summary import summary
 from batchrunner.report.wording import audit_words
 
+Short = Annotated[bool, typer.Option("--short", help="At most 6 lines of 40 columns.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Show progress until the run ends or Ctrl-C; the run goes on.")]
+_WATCH_EVERY_S = 2.0
 
-def status(*, folder: RunFolder, as_json: AsJson = False) -> ExitStatus:
+
+def status(*, folder: RunFolder, short: Short = False, watch: Watch = False, as_json: AsJson = False) -> ExitStatus:
     r"""Show a run's status.
 
     \b
     Items done, failed and left, and what the run waits for. Works while another process
     runs the job:
       batchrunner status outputs/cats
+      batchrunner status outputs/cats --short
+      batchrunner status outputs/cats --watch
       batchrunner status outputs/cats --json
     """
-    run_status = batchrunner.status(folder)
+    run_status = _watched(folder) if watch and not as_json else batchrunner.status(folder)
     if as_json:
         emit(run_status)
+    elif short:
+        from batchrunner.cli.block import short as short_lines  # noqa: PLC0415 - Rich, loaded when it is needed
+
+        print_message("\n".join(short_lines(run_status, now=utc_now())))
     else:
-        print_message(summary(run_status))
+        print_message(fitted(summary(run_status)))
     return ExitStatus.DONE
+
+
+class _RunOverError(Exception):
+    """Nobody works on the run any more."""
+
+
+def _watched(folder: str) -> Status:
+    """Show progress of another process's run until that ends, or Ctrl-C; how it stands then."""
+    import asyncio  # noqa: PLC0415 - loaded when it is needed: `status` is called often
+
+    from batchrunner.cli.progress import display  # noqa: PLC0415 - as above
+
+    def snapshot() -> Status:
+        if (found := batchrunner.status(folder)).state != "running":
+            raise _RunOverError
+        return found
+
+    shown = display(own=False, every_s=_WATCH_EVERY_S)
+    with suppress(_RunOverError, KeyboardInterrupt):
+        if shown is not None:
+            asyncio.run(shown.follow(snapshot))
+    return batchrunner.status(folder)
 
 
 # `batchrunner verify DIR`: is everything that was recorded there, and as it was? Changes nothing in DIR.

@@ -8,9 +8,10 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, Self, TextIO
 
 from batchrunner.cli.output import print_message, utc_now, utc_stamp
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
@@ -50,6 +51,16 @@ class EventFile:
         except OSError as error:
             problem = f"cannot be written: {error.strerror or error}"
             raise JobMistakesError((Mistake(file="--events", problem=f"{path} {problem}"),)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file; stdout stays open."""
+        if self._stream is not None and self._stream is not sys.stdout:
+            with suppress(OSError):
+                self._stream.close()
+        self._stream = None
 
     async def follow(self, snapshot: Callable[[], Status]) -> None:
         """Write until cancelled."""

@@ -12,7 +12,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate, program
-from batchrunner.cli.output import emit, emit_text, print_message, print_mistakes, reading
+from batchrunner.cli.output import StatusLine, emit, emit_text, print_message, print_mistakes
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import balance_line, budget_line, items_line, jsonable
@@ -43,7 +43,8 @@ def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = Fals
     mistakes: list[Mistake] = []
     for file in jobs:
         try:
-            found = _check_one(file, tuple(overrides or ()), progress=None if as_json else reading(file))
+            with StatusLine() as line:
+                found = _check_one(file, tuple(overrides or ()), progress=_reading(line, file))
         except JobMistakesError as error:
             mistakes.extend(error.mistakes)
         else:
@@ -57,7 +58,12 @@ def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = Fals
     return ExitStatus.DONE
 
 
-def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int], None] | None) -> Checked:
+def _reading(line: StatusLine, file: str) -> Callable[[int], None]:
+    """Shows how many items a long pass over the prompts has read."""
+    return lambda items: line.show(f"{file}: {items:,} items read so far")
+
+
+def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int], None]) -> Checked:
     try:
         job = batchrunner.load_job(file, overrides=overrides)
     except JobMistakesError as error:
@@ -108,7 +114,8 @@ def plan(
       batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
     """
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
-    found = asyncio.run(batchrunner.plan(loaded, progress=None if as_json else reading(job)))
+    with StatusLine() as line:
+        found = asyncio.run(batchrunner.plan(loaded, progress=_reading(line, job)))
     if as_json:
         emit(found)
     else:

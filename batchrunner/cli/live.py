@@ -154,10 +154,13 @@ class LiveDisplay:
         colours: bool = True,
         size: Callable[[], tuple[int, int]] | None = None,
         now: Callable[[], datetime] = utc_now,
+        own: bool = True,
     ) -> None:
+        """`own`: the run is this process's: it may be ended here, and how long it runs is known."""
         self._screen = Screen(stream if stream is not None else sys.stderr, colours=colours, size=size)
         self._every_s = every_s
         self._now = now
+        self._own = own
         self._blocks: dict[int, list[Line]] = {}
         self._above: _Above | None = None
         self._before: TextIO | None = None
@@ -178,13 +181,14 @@ class LiveDisplay:
                 pace.note(status, now_s=clock(), now=now)
                 columns, height = self._screen.size()[0], self._share()
                 there = f" {self._glyphs.dot} batchrunner status {status.dir}" if status.dir else ""
+                elapsed_s = clock() - began_s if self._own else None
                 view = View(
                     width=columns,
                     height=height,
                     glyphs=self._glyphs,
-                    hint=f"Ctrl-C ends it well{there}",
+                    hint=f"Ctrl-C ends it well{there}" if self._own else "",
                 )
-                self._blocks[place] = block(status, pace, now=now, elapsed_s=clock() - began_s, view=view)
+                self._blocks[place] = block(status, pace, now=now, elapsed_s=elapsed_s, view=view)
                 self._draw()
                 await asyncio.sleep(self._every_s)
         finally:

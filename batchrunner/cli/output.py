@@ -5,10 +5,13 @@ A closed pipe or terminal never ends a run: later output is discarded.
 
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+import time
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Self, TextIO
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake, NoRunError
 from batchrunner.report.summary import jsonable
@@ -38,9 +41,65 @@ def print_stamped(text: str) -> None:
     print_message(text if sys.stderr.isatty() else f"{utc_stamp()} {text}")
 
 
-def reading(file: str) -> Callable[[int], None]:
-    """A callback that prints how many items a long pass over the prompts has read."""
-    return lambda items: print_message(f"{file}: {items:,} items read so far")
+_LEAST_WIDTH = 40
+_CUT = "  lane "
+_LABEL = re.compile(r"\s*\S+\s{2,}")
+_INDENTED = re.compile(r"\s*")
+
+
+def fitted(text: str) -> str:
+    """Lines wrapped at words to the terminal's width, further ones below the text of the first; else as they are.
+
+    What is to be copied stays on one line: paths and the command after `next:`.
+    """
+    if not sys.stderr.isatty():
+        return text
+    columns = max(_LEAST_WIDTH, shutil.get_terminal_size().columns)
+    wrapped: list[str] = []
+    for line in text.split("\n"):
+        if len(line) < columns or line.startswith("next: "):
+            wrapped.append(line)
+            continue
+        if line.startswith(_CUT):  # one line a lane: what is cut off are the server's words
+            wrapped.append(line[: columns - 2] + "…")
+            continue
+        label = _LABEL.match(line) or _INDENTED.match(line)
+        indent = " " * len(label[0] if label else "")
+        wrapped += textwrap.wrap(
+            line, columns - 1, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    return "\n".join(wrapped)
+
+
+class StatusLine:
+    """One line of a terminal that is written over, for what takes longer than a second. Nothing without a terminal."""
+
+    def __init__(self, *, after_s: float = 1.0, every_s: float = 0.25) -> None:
+        self._every_s = every_s
+        self._due_s = time.monotonic() + after_s
+        self._shown = False
+
+    def __repr__(self) -> str:
+        return f"<StatusLine: {'shown' if self._shown else 'empty'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind."""
+        if self._shown:
+            _write(sys.stderr, "\r\x1b[K")
+
+    def show(self, text: str) -> None:
+        """Write over what stood there; as often as this is called, four times a second at most."""
+        now_s = time.monotonic()
+        if now_s < self._due_s or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+            return
+        from rich.cells import set_cell_size  # noqa: PLC0415 - for terminals only, and for what takes long
+
+        self._due_s, self._shown = now_s + self._every_s, True
+        room = shutil.get_terminal_size().columns - 1
+        _write(sys.stderr, f"\r{set_cell_size(printable(text), room).rstrip()}\x1b[K")
 
 
 def emit(value: object) -> None:

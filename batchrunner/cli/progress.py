@@ -36,19 +36,20 @@ class Display(Protocol):
         """Show one job until cancelled; never returns by itself."""
 
 
-def display(mode: Mode = "auto") -> Display | None:
+def display(mode: Mode = "auto", *, own: bool = True, every_s: float | None = None) -> Display | None:
     """What shows progress: for `auto` the live display where stderr is a terminal that can show one, else lines.
 
-    In CI (the variable `CI`), lines: its logs keep every frame.
+    In CI (the variable `CI`), lines: its logs keep every frame. `own`: of a run of this process. `every_s`: how often
+    it looks, if not as often as it usually does.
     """
     if mode == "none":
         return None
     dumb = os.environ.get("TERM", "dumb") == "dumb"
     if mode == "plain" or (mode == "auto" and (not sys.stderr.isatty() or dumb or os.environ.get("CI"))):
-        return LineDisplay()
-    from batchrunner.cli.live import LiveDisplay  # noqa: PLC0415 - Rich is loaded for terminals only
+        return LineDisplay(every_s=every_s or LOOK_EVERY_S)
+    from batchrunner.cli.live import DRAW_EVERY_S, LiveDisplay  # noqa: PLC0415 - Rich is loaded for terminals only
 
-    return LiveDisplay(colours=colours_wanted(sys.stderr.isatty()))
+    return LiveDisplay(colours=colours_wanted(sys.stderr.isatty()), own=own, every_s=every_s or DRAW_EVERY_S)
 
 
 def colours_wanted(is_terminal: bool) -> bool:  # noqa: FBT001 - it is what the name says

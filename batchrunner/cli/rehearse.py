@@ -13,7 +13,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
-from batchrunner.cli.output import emit, print_message
+from batchrunner.cli.output import StatusLine, emit, print_message
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.rehearsal_report import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
 from batchrunner.report.summary import STATES, budget_line, items_line, usage_line
@@ -63,21 +63,22 @@ def rehearse(
     schedule (SECONDS:FACTOR+…), per_day (of a model), account_per_day, tokens (of an answer),
     faults (as in `simulate --list`, joined by +). `none` removes a limit.
     """
-    options = RehearsalOptions(
-        profile=profile, seed=seed, limit=limit, from_scratch=from_scratch, progress=None if as_json else _progress
-    )
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), out=out)
-    rehearsal = batchrunner.rehearse(loaded, **options)
+    with StatusLine() as line:
+
+        def progress(ended: int, items: int, seconds: float) -> None:
+            line.show(f"simulated {duration(seconds)} so far: {ended:,} of {items:,} items have ended")
+
+        options = RehearsalOptions(
+            profile=profile, seed=seed, limit=limit, from_scratch=from_scratch, progress_with_time=progress
+        )
+        rehearsal = batchrunner.rehearse(loaded, **options)
     if as_json:
         emit(rehearsal)
         return ExitStatus.DONE
     lines = [*(_timeline(rehearsal) if timeline else ()), *_table(rehearsal)]
     print_message("\n".join(lines))
     return ExitStatus.DONE
-
-
-def _progress(ended: int, items: int) -> None:
-    print_message(f"simulated so far: {ended:,} of {items:,} items")
 
 
 def _table(rehearsal: Rehearsal) -> Iterator[str]:

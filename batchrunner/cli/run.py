@@ -4,13 +4,14 @@ An error in any job stops all of them before anything is sent. Several jobs run 
 `--parallel`; one that ends badly does not keep the others from running, an interruption does.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate, run_command
-from batchrunner.cli.output import emit, error_object, print_stamped
+from batchrunner.cli.output import emit, error_object, fitted, print_stamped
 from batchrunner.cli.progress import MODES, Mode
 from batchrunner.cli.run_jobs import (
     CrashedRun,
@@ -99,29 +100,30 @@ def run(
       batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
       batchrunner run jobs/*.yaml --parallel
     """
-    asked = RunFlags(
-        limit=limit,
-        retry_failed=retry_failed,
-        resend_held=resend_held,
-        resend_lost=resend_lost,
-        adopt_rows=adopt_rows,
-        reformat=reformat,
-        progress="none" if quiet else progress,
-        events=_opened(events, as_json=as_json),
-    )
-    job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
-    if len(job_runs) == 1:
+    with _opened(events, as_json=as_json) as event_file:
+        asked = RunFlags(
+            limit=limit,
+            retry_failed=retry_failed,
+            resend_held=resend_held,
+            resend_lost=resend_lost,
+            adopt_rows=adopt_rows,
+            reformat=reformat,
+            progress="none" if quiet else progress,
+            events=event_file,
+        )
+        job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+        if len(job_runs) > 1:
+            return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
         report = run_one(job_runs[0], asked)
-        print_stamped(summary(report.status))
-        if as_json:
-            emit(report.status)
-        return report.exit_status
-    return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
+    print_stamped(fitted(summary(report.status)))
+    if as_json:
+        emit(report.status)
+    return report.exit_status
 
 
-def _opened(events: str | None, *, as_json: bool) -> "EventFile | None":
+def _opened(events: str | None, *, as_json: bool) -> "AbstractContextManager[EventFile | None]":
     if events is None:
-        return None
+        return nullcontext()
     from batchrunner.cli.event_file import STDOUT, EventFile  # noqa: PLC0415 - loaded when it is asked for
 
     if events == STDOUT and as_json:
@@ -162,7 +164,7 @@ def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
     for ended in all_ended:
         match ended:
             case FinishedRun():
-                print_stamped(summary(ended.report.status))
+                print_stamped(fitted(summary(ended.report.status)))
             case CrashedRun():
                 print_stamped(f"{ended.job_run.job.name}: error: {ended.error}\nnext: {ended.job_run.command}")
     if as_json:

@@ -21,7 +21,8 @@ class RehearsalOptions(TypedDict, total=False):
     limit: only the first so many items of the job.
     from_scratch: all of the job, whatever is done already.
     began: the instant at which it would begin, seconds since 1970; default: now.
-    progress: told every two seconds how many items have ended so far, and of how many.
+    progress: told every half second how many items have ended so far, and of how many.
+    progress_with_time: the same, and how many seconds of simulated time have passed.
     """
 
     profile: str
@@ -30,6 +31,7 @@ class RehearsalOptions(TypedDict, total=False):
     from_scratch: bool
     began: float
     progress: Callable[[int, int], None] | None
+    progress_with_time: Callable[[int, int, float], None] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,7 @@ _BATCH_ITEMS = BATCH_ROWS
 
 _NO_VARIABLES: dict[str, Json] = {}
 
-PROGRESS_FROM = 1_000_000
-PROGRESS_EVERY = 250_000
+PROGRESS_EVERY = 20_000
 """Items of a pass after which its progress is told."""
 
 
@@ -171,7 +170,7 @@ class Expansion:
         """A batch is made: tell how far the pass has come, and let others have a turn."""
         self._batch_ends = self._index + _BATCH_ITEMS
         while self._index >= self._progress_at:
-            if self._progress is not None and self._progress_at >= PROGRESS_FROM:
+            if self._progress is not None:
                 self._progress(self._progress_at)
             self._progress_at += PROGRESS_EVERY
         await asyncio.sleep(0)

@@ -241,7 +241,7 @@ class JobItems:
         self.counted = 0
         """Items that the last search for mistakes has seen."""
         self.progress: Callable[[int], None] | None = None
-        """Told how many items a pass has seen: from a million on, every quarter of a million."""
+        """Told how many items a pass has seen: every 20,000."""
 
     def __repr__(self) -> str:
         return f"<JobItems of {self._job.name}, {self.skipped_rows} rows skipped in the last whole pass>"

@@ -31,7 +31,7 @@ from batchrunner.core.status import (
     UsageCounts,
     Wait,
 )
-from batchrunner.report.wording import count, instant, printable
+from batchrunner.report.wording import count, printable
 from batchrunner.stores.timezones import offset_of_zone
 
 # The program's values as JSON: what commands print, and what a notified command reads.
@@ -114,9 +114,10 @@ _MOST_LANES = 20
 _LABEL_WIDTH = 9
 
 
-def summary(status: Status) -> str:
+def summary(status: Status, *, now: datetime | None = None) -> str:
     """Several lines without an end of line; the last one starts with `next: ` when something is left to do."""
-    lines = [_headline(status), *(f"  {label:<{_LABEL_WIDTH}} {text}" for label, text in _body(status))]
+    body = _body(status, now or datetime.now(UTC))
+    lines = [_headline(status), *(f"  {label:<{_LABEL_WIDTH}} {text}" for label, text in body)]
     if status.next_command is not None:
         lines.append(f"next: {printable(status.next_command)}")
     return "\n".join(lines)
@@ -129,16 +130,25 @@ def items_line(items: ItemCounts) -> str:
     return ", ".join(parts)
 
 
-def lane_line(lane: LaneStatus) -> str:
-    """`NAME waiting until 2026-11-23 00:05 +08:00: daily quota of the model`."""
-    end = f" until {printable(instant(lane.until))}" if lane.until else ""
-    why = f": {printable(lane.reason, most=_MOST_MESSAGE)}" if lane.reason else ""
-    return f"{lane_name(lane)} {LANE_STATES[lane.state]}{end}{why}"
+def lane_line(lane: LaneStatus, status: Status, *, now: datetime) -> str:
+    """`NAME waiting until Mon 00:05 (3 h 12 min): model's daily quota used up · come back tomorrow`.
+
+    Our words first, then the server's, which may be long.
+    """
+    from batchrunner.report.waits import WAITS, until, zone_of  # noqa: PLC0415 - its table loads a large module
+
+    end = f" until {printable(until(lane.until, now=now, zone=zone_of(status)))}" if lane.until else ""
+    ours = WAITS[lane.kind] if lane.kind is not None else ""
+    why = " · ".join(part for part in (ours, printable(lane.reason or "", most=_MOST_MESSAGE)) if part)
+    return f"{lane_name(lane)} {LANE_STATES[lane.state]}{end}{': ' if why else ''}{why}"
 
 
-def wait_line(wait: Wait) -> str:
-    """`until 2026-11-23 00:05 +08:00: outside its window`: what all lanes wait for."""
-    return f"until {printable(instant(wait.until))}: {printable(wait.reason, most=_MOST_MESSAGE)}"
+def wait_line(wait: Wait, status: Status, *, now: datetime) -> str:
+    """`until 22:00 (2 h): outside its window`: what all lanes wait for."""
+    from batchrunner.report.waits import until, zone_of  # noqa: PLC0415 - as above
+
+    end = printable(until(wait.until, now=now, zone=zone_of(status)))
+    return f"until {end}: {printable(wait.reason, most=_MOST_MESSAGE)}"
 
 
 def budget_line(line: BudgetLine) -> str:
@@ -170,7 +180,7 @@ def _headline(status: Status) -> str:
     return f"{printable(status.job)}{simulated}: {words}"
 
 
-def _body(status: Status) -> Iterator[tuple[str, str]]:
+def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if status.message:
         yield "reason", printable(status.message, most=_MOST_MESSAGE)
     yield "items", items_line(status.items)
@@ -184,8 +194,8 @@ def _body(status: Status) -> Iterator[tuple[str, str]]:
     yield from _internal(status)
     yield from _groups("held", status.held)
     if status.waiting is not None:
-        yield "waiting", wait_line(status.waiting)
-    yield from _waits(status.lanes)
+        yield "waiting", wait_line(status.waiting, status, now=now)
+    yield from _waits(status, now)
     for note in status.notes:
         yield "note", printable(note)
 
@@ -252,10 +262,10 @@ def _internal(status: Status) -> Iterator[tuple[str, str]]:
         )
 
 
-def _waits(lanes: tuple[LaneStatus, ...]) -> Iterator[tuple[str, str]]:
-    stuck = [lane for lane in lanes if lane.state != "open"]
+def _waits(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
+    stuck = [lane for lane in status.lanes if lane.state != "open"]
     for lane in stuck[:_MOST_LANES]:
-        yield "lane", lane_line(lane)
+        yield "lane", lane_line(lane, status, now=now)
     if len(stuck) > _MOST_LANES:
         yield "lane", f"and {count(len(stuck) - _MOST_LANES, 'more lane')}"
 

@@ -47,7 +47,7 @@ _COLLECTED: Final = (50_000, 20, 50)
 HORIZON_S: Final = 400 * 86_400.0
 """Farther nothing is foretold."""
 _PROGRESS_EVENTS: Final = 200
-_PROGRESS_EVERY_S: Final = 2.0
+_PROGRESS_EVERY_S: Final = 0.5
 _PICTURES_AT_ONCE: Final = "oi-ok"
 
 
@@ -61,7 +61,7 @@ def rehearse(
     limit: int | None = None,
     windows: dict[str, int] | None = None,
     notes: tuple[str, ...] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Rehearsal:
     """Blocks for as long as it takes; not from within a running loop's thread.
 
@@ -74,7 +74,7 @@ def rehearse(
         limit: only the first so many items.
         windows: how many at once last worked, by `ACCOUNT MODEL`.
         notes: what the caller wants said beside it.
-        progress: told every few seconds how many items have ended, and of how many.
+        progress: told every half second how many items have ended, of how many, after how many simulated seconds.
 
     Raises:
         JobMistakesError: a source of the job.
@@ -133,7 +133,7 @@ class _Stage:
     profile: Profile
     seed: int
     clock: VirtualClock
-    progress: Callable[[int, int], None] | None = None
+    progress: Callable[[int, int, float], None] | None = None
     world: World = field(init=False)
     timeline: RehearsalTimeline = field(init=False)
     random_source: random.Random = field(init=False)
@@ -262,7 +262,8 @@ class _Stage:
         self._unreported = 0
         if self.progress is not None and time.perf_counter() - self._reported_at >= _PROGRESS_EVERY_S:
             self._reported_at = time.perf_counter()
-            self.progress(self.timeline.totals[Done] + self.timeline.totals[Failed], self._ahead)
+            ended = self.timeline.totals[Done] + self.timeline.totals[Failed]
+            self.progress(ended, self._ahead, self.clock.wall() - self._began)
 
     # -- afterwards
 

@@ -211,6 +211,11 @@ def test_how_far_it_is_is_told_while_it_goes_on(tmp_path: Path, monkeypatch: pyt
     assert told
     assert told == sorted(told)
     assert {items for _, items in told} == {100}
+    timed: list[tuple[int, int, float]] = []
+    rehearse(tmp_path, modelscope(image(*CATS)), FREE, progress_with_time=lambda *now: timed.append(now))
+    assert [(ended, items) for ended, items, _ in timed] == told
+    assert [seconds for *_, seconds in timed] == sorted(seconds for *_, seconds in timed)
+    assert timed[-1][2] > 0
 
 
 @pytest.mark.parametrize("preset", ["modelscope", "anthropic"])

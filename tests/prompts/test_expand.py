@@ -332,14 +332,13 @@ def test_a_word_in_a_templates_quotes_does_not_hide_a_parameter_from_the_rules(t
     assert "matrix.seed[0]: is out of range" in mistake(load_job(str(tmp_path / "job.yaml")))
 
 
-def test_a_long_pass_tells_its_progress_from_a_million_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expand, "PROGRESS_FROM", 1_000)
+def test_a_long_pass_tells_its_progress_every_so_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expand, "PROGRESS_EVERY", 500)
     told: list[int] = []
     every = items_of(job_of(listing(*map(str, range(250))), replicas=10))
     every.progress = told.append
     assert asyncio.run(every.mistakes()) == ()
-    assert told == [1_000, 1_500, 2_000, 2_500]
+    assert told == [500, 1_000, 1_500, 2_000, 2_500]
     assert every.counted == 2_500
     stream(every)
-    assert len(told) == 8
+    assert len(told) == 10

@@ -1,6 +1,7 @@
 """The closing words of a run."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import get_args
 
 from batchrunner.core.status import (
@@ -14,7 +15,9 @@ from batchrunner.core.status import (
 )
 from batchrunner.report.summary import STATES, summary
 
+NOW = datetime(2026, 11, 22, 15, 5, tzinfo=UTC)
 NIGHT = Status(
+    timezone="UTC",
     job="cats",
     state="paused",
     items=ItemCounts(total=600, done=512, failed=3, accepted=40, pending=45),
@@ -48,7 +51,7 @@ CLEAN = Status(
 
 
 def test_a_night_that_paused_is_told_whole() -> None:
-    assert summary(NIGHT).splitlines() == [
+    assert summary(NIGHT, now=NOW).splitlines() == [
         "cats: paused; run again to continue",
         "  items     512 of 600 done, 3 failed, 40 running remotely, 45 still to send",
         "  sent      655 requests across all runs, 12 rejected (not billed)",
@@ -59,7 +62,7 @@ def test_a_night_that_paused_is_told_whole() -> None:
         "  failures  outputs/cats/failures.jsonl",
         "  failed    2 × content_filter: not allowed (for example blue-seed1)",
         "  failed    1 × bad_request: size (red)",
-        "  lane      KEY · Qwen/Qwen-Image waiting until 2026-11-23 00:05 +08:00: daily model quota used up",
+        "  lane      KEY · Qwen/Qwen-Image waiting until 16:05 (1 h): daily model quota used up",
         "next: batchrunner run jobs/cats.yaml",
     ]
 
