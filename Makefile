@@ -52,6 +52,8 @@ browser: setup
 	@$(BIN)/python -c 'import playwright' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]' \
 	  || echo "== playwright cannot be installed here (pip says why, above)"
+	@test -e .browser/node_modules/axe-core || npm install --silent --no-audit --no-fund --prefix .browser axe-core 2>/dev/null \
+	  || echo "== axe-core cannot be installed here: its test is skipped"
 
 screenshots: browser
 	@echo "== each view of the page, on a desktop, dark and on a phone: docs/images/"

@@ -14,6 +14,7 @@ from tools.browser import PHONE, opened
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+HOME = Path(__file__).resolve().parents[2]
 VIEWS = ("#results", "#results?item=1", "#compare", "#run", "#failures", "#marks")
 
 
@@ -75,7 +76,7 @@ def test_every_count_leads_to_its_filter_and_filters_can_be_taken_back(browser: 
         seen.settle()
         assert seen.text(".head .prompt-cell") == "100 prompts"
         seen.page.click(".views a:has-text('Failures')")
-        seen.page.click(".cause h3 a")
+        seen.page.click(".cause h2 a")
         seen.page.wait_for_selector(".active:has-text('3 items')")
 
 
@@ -196,6 +197,22 @@ def test_copy_makes_a_folder_that_can_be_moved(browser: "Browser", pictures: Pat
     with opened(browser, tmp_path / "elsewhere" / "index.html", "#results?item=1") as seen:
         seen.page.wait_for_selector(".item img.full")
         assert seen.complaints == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_view_has_a_serious_fault_for_those_who_cannot_see_it(
+    browser: "Browser", talk: Path, pictures: Path, *, dark: bool
+) -> None:
+    axe = HOME / ".browser" / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        pytest.skip("axe-core is not installed: `make browser`")
+    for folder in (talk, pictures):
+        with opened(browser, folder / "report.html", dark=dark) as seen:
+            seen.value(axe.read_text("utf-8") + "\n;0")
+            for address in VIEWS:
+                seen.view(address)
+                found = seen.value("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+                assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found] == [], address
 
 
 def test_script_and_style_stay_small() -> None:

@@ -145,7 +145,7 @@ export class Compare {
     const rows = await Promise.all(numbers.map((number) => (number < 0 ? null : data.row(number))));
     const first = rows.find(Boolean) ?? (await data.row(data.groups[this.plan.entries[entry].group][0]));
     const base = rows[this.columns.indexOf(this.base)];
-    put(pair, el("h3", { class: "pair-title" }, el("span", { text: first.prompt.slice(0, 400) }), el("span", { class: "faint small", text: ` ${first.prompt_id}` })));
+    put(pair, el("h2", { class: "pair-title" }, el("span", { text: first.prompt.slice(0, 400) }), el("span", { class: "faint small", text: ` ${first.prompt_id}` })));
     if (isPicture() && this.mode !== "side" && rows.filter((row) => row && picturesOf(row).length).length >= 2) {
       pair.append(this.over(rows.filter((row) => row && picturesOf(row).length), base));
       return;

@@ -50,7 +50,7 @@ export class Failures {
     return el(
       "article",
       { class: "cause" },
-      el("h3", {}, el("b", { class: "figure", text: whole(group.count) }), " × ", held ? el("span", { text: group.kind }) : el("a", { href: linkTo({ view: "results", q: "", filters: { state: [value] }, rest: {} }), text: group.kind.replaceAll("_", " ") })),
+      el("h2", {}, el("b", { class: "figure", text: whole(group.count) }), " × ", held ? el("span", { text: group.kind }) : el("a", { href: linkTo({ view: "results", q: "", filters: { state: [value] }, rest: {} }), text: group.kind.replaceAll("_", " ") })),
       el("pre", { class: "text failed-text", text: group.message || "no words came with it" }),
       ADVICE[group.kind] ? el("p", { text: ADVICE[group.kind] }) : null,
       byModel.size > 1 ? el("p", { class: "faint small", text: [...byModel].map(([model, number]) => `${meta.models[model]}: ${whole(number)}`).join(" · ") }) : null,

@@ -132,11 +132,11 @@ export class Run {
     if (!timeline.waits.length) return [el("h2", { text: "Waits" }), el("p", { class: "faint", text: "Nothing had to wait: no request was refused or tried again, and no lane paused." })];
     const span = timeline.end - timeline.start;
     const rows = timeline.waits.toSorted((a, b) => b[2] - a[2] || b[3] - a[3]).map(([what, kind, number, waited]) =>
-      el("tr", {}, el("td", { text: kindWords(kind) }), el("td", { text: what }), el("td", { class: "figure", text: whole(number) }), el("td", { class: "figure", text: waited ? seconds(waited) : "–" }), el("td", { class: "faint", text: what === "lane waited" ? `of ${seconds(span)}` : "all together" })),
+      el("tr", {}, el("td", { text: kindWords(kind) }), el("td", { text: what }), el("td", { class: "figure", text: whole(number) }), el("td", { class: "figure", text: waited ? seconds(waited) : "–" }), el("td", { class: "faint", text: what === "lane waited" ? seconds(span) : "all sends together" })),
     );
     return [
       el("h2", { text: "Waits" }),
-      el("table", { class: "plain-table" }, el("thead", {}, el("tr", {}, ["why", "what", "times", "waited", ""].map((text) => el("th", { scope: "col", text })))), el("tbody", {}, rows)),
+      el("table", { class: "plain-table" }, el("thead", {}, el("tr", {}, ["why", "what", "times", "waited", "of"].map((text) => el("th", { scope: "col", text })))), el("tbody", {}, rows)),
     ];
   }
 
