@@ -1,5 +1,6 @@
-"""The commands that take a run directory: `status`, `verify`, `export` and `report`."""
+"""The commands that take a run directory: `status`, `verify`, `export`, `report` and `watch`."""
 
+import asyncio
 import sys
 from contextlib import suppress
 from typing import Annotated
@@ -10,6 +11,7 @@ import batchrunner
 from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, fitted, print_message, reader_is_gone, utc_now
+from batchrunner.cli.simulate import until_asked
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.status import Exported, PageWritten, Status
 from batchrunner.report.summary import summary
@@ -214,3 +216,40 @@ def _page_words(written: PageWritten) -> str:
     return (
         f"{written.job}{simulated}: {written.rows:,} rows, {written.bytes:,} bytes{beside}\n  written:  {written.path}"
     )
+
+
+# `batchrunner watch DIR`: the same page, live.
+
+WatchHost = Annotated[
+    str, typer.Option("--host", help="Address to listen on; on any but a loopback address the URL holds a secret.")
+]
+WatchPort = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")]
+Opens = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+
+
+def watch(
+    *,
+    folder: RunFolder,
+    host: WatchHost = "127.0.0.1",
+    port: WatchPort = 0,
+    opens: Opens = False,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Serve a run's page and keep it up to date.
+
+    \b
+    The page of `report`, with answers and pictures as they come, in any browser on this
+    machine. It only reads, and stays when the run ends or is killed; Ctrl-C stops it:
+      batchrunner watch outputs/cats
+      batchrunner watch outputs/cats --open
+      batchrunner watch outputs/cats --host 0.0.0.0
+    """
+    from batchrunner.page.watch import watch as serve  # noqa: PLC0415 - aiohttp, for this command only
+
+    def listening(url: str) -> None:
+        if as_json:
+            emit({"url": url})
+        print_message(f"watching {folder}; Ctrl-C stops it\n  {url}")
+
+    asyncio.run(until_asked(serve(folder, host=host, port=port, say=listening, opens=opens)))
+    return ExitStatus.DONE

@@ -14,7 +14,7 @@ import typer
 
 from batchrunner import __version__
 from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
-from batchrunner.cli.directory_commands import export, report, status, verify
+from batchrunner.cli.directory_commands import export, report, status, verify, watch
 from batchrunner.cli.job_commands import check, init, plan, schema
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
 from batchrunner.cli.options import meant
@@ -40,6 +40,7 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     verify,
     export,
     report,
+    watch,
     simulate,
     schema,
 )

@@ -138,7 +138,7 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("cancel", "kill", "abort", "terminate"), _STOP),
     **dict.fromkeys(("unpause", "start-again"), "`batchrunner resume DIR` lets a paused run go on"),
     **dict.fromkeys(("config-set", "update", "scale"), "`batchrunner set DIR limits.concurrency=2` changes a run"),
-    **dict.fromkeys(("ls", "list", "ps", "logs", "log", "watch", "monitor", "progress", "info"), _STATUS),
+    **dict.fromkeys(("ls", "list", "ps", "logs", "log", "monitor", "progress", "info"), _STATUS),
     **dict.fromkeys(("results", "show", "get", "download", "fetch", "output"), _RESULTS),
     **dict.fromkeys(("view", "page", "html"), "`batchrunner report DIR` writes report.html, which opens in a browser"),
     **dict.fromkeys(("new", "scaffold", "example"), "`batchrunner init` writes a commented job file"),

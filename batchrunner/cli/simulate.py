@@ -72,7 +72,7 @@ def simulate(
         auth=auth,
         say=addresses.opened,
     )
-    asyncio.run(_until_asked(serving))
+    asyncio.run(until_asked(serving))
     print_message("simulator stopped")
     return ExitStatus.DONE
 
@@ -100,7 +100,7 @@ class _Addresses:
         print_message(f"  pictures:        {self._urls['files']}")
 
 
-async def _until_asked(serving: Coroutine[object, object, None]) -> None:
+async def until_asked(serving: Coroutine[object, object, None]) -> None:
     """Serve until SIGINT or SIGTERM: a server's ordinary ends."""
     server = asyncio.ensure_future(serving)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,6 +3,7 @@
     report_file        writes the page, its chunks and the thumbnails' links; what `batchrunner report` calls
     row_chunks         rows as lines, 256 to a chunk, and the index: one column of int32 for each thing to filter by
     ledger_timeline    what the ledger tells of lanes, waits, processes and of each item's way
+    live_run, watch    a run whose rows still come, and the server that `batchrunner watch` starts
     run_facts          what the page says about the run as a whole, without a path of this machine
     page.html, page.css, js/    the shell, its style, and ES modules that `report_file` joins
 

@@ -166,7 +166,7 @@ def write_page(
         pieces = page_pieces(
             meta,
             title=read.title,
-            totals=tuple(_totals(status, rows.rows)),
+            totals=tuple(run_totals(status, rows.rows)),
             first=b"\n".join(rows.first),
             index=as_text(rows.index()),
             chunks=chunks.texts,
@@ -260,9 +260,21 @@ class RunOnPage:
 
     def meta(self) -> dict[str, Json]:
         """What the page's script calls `source.meta`, for rows and status as they are now."""
-        rows = self.rows
         return {
             **page_meta(self.folder, self.run, self.status, written=_instant(time.time()), hide=self.hide),
+            **self.row_facts(),
+            "open": self.timeline.open_items(),
+            "timeline": self.timeline.plain(),
+            "currency": self.currency,
+            "beside": False,
+            "base": "",
+            "thumbs": None,
+        }
+
+    def row_facts(self) -> dict[str, Json]:
+        """What of it changes with the rows."""
+        rows = self.rows
+        return {
             "rows": rows.rows,
             "chunks": rows.chunks,
             "groups": rows.groups,
@@ -272,12 +284,6 @@ class RunOnPage:
             "failureClasses": rows.failures.values,
             "flags": list(rows.flags),
             "since": rows.since,
-            "open": self.timeline.open_items(),
-            "timeline": self.timeline.plain(),
-            "currency": self.currency,
-            "beside": False,
-            "base": "",
-            "thumbs": None,
         }
 
 
@@ -295,7 +301,7 @@ def read_run(folder: Path, on_chunk: Callable[[int, bytes], None], *, status: St
     timeline.read(read_ledger(folder / LEDGER))
     timeline.close(running=status.state == "running")
     timeline.problem = hide(timeline.problem)
-    since = _seconds(run.created, timeline.started)
+    since = seconds_of(run.created, timeline.started)
     rows = RowChunks(axes=axes_of(run.job), since=since, log_of=timeline.log_of, hide=hide, on_chunk=on_chunk)
     with RowOrder(folder) as order:
         state = replay(folder, day_offset_s=day_offset_of(run), running=True)
@@ -384,7 +390,8 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _seconds(created: str, started: float | None) -> float:
+def seconds_of(created: str, started: float | None) -> float:
+    """When a run was created, in seconds since 1970; else when its first process began."""
     with suppress(ValueError):
         return datetime.fromisoformat(created).timestamp()
     return started or 0.0
@@ -394,7 +401,8 @@ def _instant(wall: float) -> str:
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _totals(status: Status, rows: int) -> Iterator[tuple[str, str]]:
+def run_totals(status: Status, rows: int) -> Iterator[tuple[str, str]]:
+    """Names and values for those without JavaScript."""
     yield "items", items_line(status.items)
     yield "requests sent", f"{status.sends.total:,}"
     if status.sends.possible_duplicates:

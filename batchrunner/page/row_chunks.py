@@ -137,7 +137,11 @@ class RowChunks:
 
     def index(self) -> bytes:
         """All columns behind each other, int32 little-endian, as gzip."""
-        return compressed(b"".join(_little(column) for column in self._columns))
+        return compressed(self.columns_from(0))
+
+    def columns_from(self, row: int) -> bytes:
+        """The same from a row on, and not compressed."""
+        return b"".join(_little(column[row:]) for column in self._columns)
 
     def _line(self, fields: dict[str, Json], output: Json, error: Json) -> bytes:
         """`HEAD<tab>REST`, see the package; takes what is in the head out of `fields`."""

@@ -1,0 +1,483 @@
+"""`batchrunner watch` over real sockets: who is answered, what is told, and that nothing is lost or written."""
+
+import asyncio
+import gzip
+import json
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientTimeout
+
+from batchrunner.core.errors import JobMistakesError, WrongDirectoryError
+from batchrunner.page.watch import WatchServer
+from tests.page.conftest import ran
+
+JOB = """
+name: talk
+provider: simulator
+model: "sim/strict#moderated-403:1"
+prompts: {file: prompts.txt}
+"""
+ROWS = 40
+PICTURES = """
+name: pictures
+provider: simulator
+kind: image
+model: sim/painter
+prompts: [an owl, a barn]
+params: {size: 64x64}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with 40 items, one of which failed."""
+    folder = tmp_path_factory.mktemp("talk")
+    (folder / "prompts.txt").write_text("".join(f"Question {n}.\n" for n in range(ROWS)), "utf-8")
+    return ran(folder, JOB)
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@dataclass
+class Client:
+    """Somebody with the address."""
+
+    session: ClientSession
+    server: WatchServer
+
+    async def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        async with self.session.get(self.server.address + path, headers=headers) as answer:
+            return answer.status, await answer.read(), dict(answer.headers)
+
+    async def rows(self, query: str = "") -> dict[str, Any]:
+        """The JSON of /rows, with the columns under `index`."""
+        status, body, _ = await self.get(f"rows{query}")
+        assert status == 200
+        length = int.from_bytes(body[:4], "little")
+        told: dict[str, Any] = json.loads(body[4 : 4 + length])
+        count = told["rows"] - told["from"]
+        assert len(body) == 4 + length + 4 * count * len(told["columns"])
+        return told
+
+    async def ids(self) -> list[str]:
+        """The ids of all rows, from their chunks."""
+        told = await self.rows()
+        found: list[str] = []
+        for number in range(told["chunks"]):
+            status, body, _ = await self.get(f"c/{number}?g={told['generation']}")
+            assert status == 200
+            found += [json.loads(line.partition("\t")[0])[0] for line in body.decode().split("\n")]
+        assert len(found) == told["rows"]
+        return found
+
+    @asynccontextmanager
+    async def events(
+        self, last: str = ""
+    ) -> AsyncIterator[Callable[[], Coroutine[Any, Any, tuple[str, dict[str, int], str]]]]:
+        """A function that waits for the next (event, data, id)."""
+        headers = {"Last-Event-ID": last} if last else {}
+        async with self.session.get(self.server.address + "events", headers=headers) as answer:
+            assert answer.status == 200
+
+            async def following() -> tuple[str, dict[str, int], str]:
+                told: dict[str, str] = {}
+                while line := (await asyncio.wait_for(answer.content.readline(), 8)).decode().rstrip("\n"):
+                    name, _, value = line.partition(": ")
+                    told[name] = value
+                return told.get("event", ""), json.loads(told.get("data", "{}")), told.get("id", "")
+
+            yield following
+
+    async def until(self, rows: int) -> None:
+        """Wait until so many rows are here."""
+        for _ in range(200):
+            if (await self.rows())["rows"] == rows:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError((await self.rows())["rows"], rows)
+
+
+def watched(folder: Path, visit: Callable[[Client], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def run() -> None:
+        server = WatchServer(folder, **options)
+        await server.start()
+        try:
+            async with ClientSession(timeout=ClientTimeout(total=20)) as session:
+                await visit(Client(session, server))
+        finally:
+            await server.close()
+
+    asyncio.run(run())
+
+
+def lines_of(folder: Path, name: str = "results.jsonl") -> list[bytes]:
+    return (folder / name).read_bytes().splitlines(keepends=True)
+
+
+def ids_on_disk(folder: Path) -> list[str]:
+    rows = [*lines_of(folder), *lines_of(folder, "failures.jsonl")]
+    return sorted(json.loads(line)["id"] for line in rows)
+
+
+def add(path: Path, *pieces: bytes) -> None:
+    with path.open("ab") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def replace(path: Path, text: bytes) -> None:
+    beside = path.with_suffix(".new")
+    beside.write_bytes(text)
+    beside.rename(path)
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(folder)): (found.st_mtime_ns, found.st_size)
+        for path in sorted(folder.rglob("*"))
+        if stat.S_ISREG((found := path.stat()).st_mode)
+    }
+
+
+def test_rows_of_the_page_are_the_rows_on_disk_and_nothing_is_written(folder: Path) -> None:
+    before = tree(folder)
+
+    async def visit(client: Client) -> None:
+        assert sorted(await client.ids()) == ids_on_disk(folder)
+        assert len(await client.ids()) == ROWS
+        status, body, headers = await client.get("")
+        assert status == 200
+        assert b"batchrunnerSource" in body
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert "connect-src 'self'" in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "aiohttp" not in str(headers)
+        told = json.dumps(await client.rows()).encode() + body
+        assert str(folder).encode() not in told
+        assert str(Path.home()).encode() + b"/" not in told
+
+    watched(folder, visit)
+    assert tree(folder) == before
+
+
+def test_what_is_appended_is_told_once_with_its_numbers(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    first, second, *rest = lines_of(folder)
+    path.write_bytes(first)
+    (folder / "failures.jsonl").write_bytes(b"")
+
+    async def visit(client: Client) -> None:
+        generation = (await client.rows())["generation"]
+        async with client.events(f"{generation}.1") as following:
+            assert (await following())[0] == "status"
+            add(path, second)
+            assert await following() == ("rows", {"from": 1, "to": 2}, f"{generation}.2")
+            add(path, *rest)
+            assert await following() == ("rows", {"from": 2, "to": ROWS - 1}, f"{generation}.{ROWS - 1}")
+        told = await client.rows(f"?g={generation}&from=2")
+        assert (told["from"], told["rows"], told["generation"]) == (2, ROWS - 1, generation)
+
+    watched(folder, visit)
+
+
+def test_half_a_line_waits_for_its_end(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    first, second, *_ = lines_of(folder)
+    path.write_bytes(first + second[:50])
+    (folder / "failures.jsonl").write_bytes(b"")
+
+    async def visit(client: Client) -> None:
+        await asyncio.sleep(0.6)
+        assert (await client.rows())["rows"] == 1
+        add(path, second[50:-1])
+        await asyncio.sleep(0.6)
+        assert (await client.rows())["rows"] == 1
+        add(path, b"\n")
+        await client.until(2)
+
+    watched(folder, visit)
+
+
+def test_a_file_that_is_written_anew_is_one_reset_after_which_every_row_is_there(folder: Path) -> None:
+    path = folder / "results.jsonl"
+
+    async def visit(client: Client) -> None:
+        generation = (await client.rows())["generation"]
+        async with client.events(f"{generation}.{ROWS}") as following:
+            assert (await following())[0] == "status"
+            replace(path, b"".join(reversed(lines_of(folder))))
+            told = [await following()]
+            while told[-1][0] != "reset":
+                told.append(await following())
+            await asyncio.sleep(1)
+        now = await client.rows()
+        assert now["generation"] != generation
+        assert sorted(await client.ids()) == ids_on_disk(folder)
+        async with client.events(f"{now['generation']}.{ROWS}") as following:
+            assert (await following())[0] == "status", "one reset, and no second"
+        assert (await client.get(f"c/0?g={generation}"))[0] == 410
+        assert (await client.rows(f"?g={generation}&from=7"))["from"] == 0
+
+    watched(folder, visit)
+
+
+@pytest.mark.parametrize("how", ["shorter", "gone"])
+def test_a_file_that_lost_rows_is_read_anew(folder: Path, how: str) -> None:
+    path = folder / "results.jsonl"
+
+    async def visit(client: Client) -> None:
+        if how == "shorter":
+            with path.open("r+b") as file:
+                file.truncate(len(lines_of(folder)[0]))
+        else:
+            path.unlink()
+        await client.until((how == "shorter") + 1)
+
+    watched(folder, visit)
+
+
+def test_a_reconnect_is_told_what_came_meanwhile(folder: Path) -> None:
+    async def visit(client: Client) -> None:
+        generation = (await client.rows())["generation"]
+        async with client.events(f"{generation}.3") as following:
+            assert await following() == ("rows", {"from": 3, "to": ROWS}, f"{generation}.{ROWS}")
+        for unknown in ("", "x", "other.3", "..", f"{generation}.-1", f"{generation}.99999999999999999999"):
+            async with client.events(unknown) as following:
+                assert (await following())[0] in {"reset", "rows"}
+
+    watched(folder, visit)
+
+
+def test_a_failed_item_that_has_an_answer_now_has_one_row(folder: Path) -> None:
+    (failed,) = lines_of(folder, "failures.jsonl")
+    row = json.loads(lines_of(folder)[0]) | {key: json.loads(failed)[key] for key in ("id", "key", "index")}
+
+    async def visit(client: Client) -> None:
+        assert (await client.rows())["rows"] == ROWS
+        add(folder / "results.jsonl", json.dumps(row).encode() + b"\n")
+        await asyncio.sleep(0.8)
+        ids = await client.ids()
+        assert len(ids) == len(set(ids)) == ROWS
+        assert (await client.rows())["failureClasses"] == []
+
+    watched(folder, visit)
+
+
+def test_lines_that_are_no_rows_are_passed_over(folder: Path) -> None:
+    noise = [
+        b"\n",
+        b"null\n",
+        b"{}\n",
+        b"\xff\xfe\n",
+        b'{"key": "zz", "index": 1}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"key": 1}\n',
+    ]
+
+    async def visit(client: Client) -> None:
+        add(folder / "results.jsonl", *noise)
+        await asyncio.sleep(0.6)
+        assert sorted(await client.ids())
+        assert (await client.rows())["rows"] == ROWS
+
+    watched(folder, visit)
+
+
+def test_50_000_rows_at_once_are_one_event(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    row = json.loads(lines_of(folder)[0])
+    many = b"".join(
+        json.dumps(row | {"key": f"{n:032x}", "id": f"r{n}", "index": n + 100}).encode() + b"\n" for n in range(50_000)
+    )
+
+    async def visit(client: Client) -> None:
+        generation = (await client.rows())["generation"]
+        async with client.events(f"{generation}.{ROWS}") as following:
+            assert (await following())[0] == "status"
+            add(path, many)
+            assert await following() == ("rows", {"from": ROWS, "to": ROWS + 50_000}, f"{generation}.{ROWS + 50_000}")
+        assert len(await client.ids()) == ROWS + 50_000
+
+    watched(folder, visit)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:PORT"}, 200),
+        ({"Host": "[::1]:PORT"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:PORT"}, 403),
+        ({"Host": "127.0.0.1.evil.example:PORT"}, 403),
+        ({"Host": "localhost"}, 403),
+        ({"Host": "localhost:1"}, 403),
+        ({"Host": "localhost:x"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": "user@localhost:PORT"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+    ],
+)
+def test_only_this_machine_and_this_page_are_answered(folder: Path, headers: dict[str, str], status: int) -> None:
+    async def visit(client: Client) -> None:
+        given = {name: value.replace("PORT", str(client.server.port)) for name, value in headers.items()}
+        for path in ("", "rows", "events"):
+            async with client.session.get(client.server.address + path, headers=given) as answer:
+                assert answer.status == status, path
+
+    watched(folder, visit)
+
+
+def test_other_addresses_are_behind_a_secret(folder: Path) -> None:
+    async def visit(client: Client) -> None:
+        address = client.server.address
+        base, _, secret = address.rstrip("/").rpartition("/")
+        assert base == f"http://0.0.0.0:{client.server.port}/k"
+        assert len(secret) == 32
+        assert (await client.get("rows"))[0] == 200
+        for path in ("/", "/rows", "/events", f"/k/{secret[:-1]}x/", "/k/", f"/k/{secret[:-1]}/rows"):
+            async with client.session.get(f"http://127.0.0.1:{client.server.port}{path}") as answer:
+                assert answer.status == 404, path
+
+    watched(folder, visit, host="0.0.0.0")
+
+
+def test_pictures_are_had_by_their_hash_and_nothing_else_is(tmp_path: Path) -> None:
+    folder = ran(tmp_path, PICTURES)
+    first, second = (json.loads(line) for line in lines_of(folder))
+    (picture,) = first["output"]["images"]
+    (other,) = second["output"]["images"]
+    (folder / "images" / "svg.png").write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>")
+    (tmp_path / "secret.png").write_bytes((folder / picture["path"]).read_bytes())
+    (folder / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    planted = [
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "images/svg.png",
+        "images/link.png",
+        "run.json",
+        "images",
+        "\0",
+    ]
+    names = {f"{n:064x}": path for n, path in enumerate(planted)}
+    for sha256, path in names.items():
+        image = other | {"path": path, "sha256": sha256}
+        row = second | {"key": sha256[-32:], "id": sha256, "output": {"images": [image]}}
+        add(folder / "results.jsonl", json.dumps(row).encode() + b"\n")
+
+    async def visit(client: Client) -> None:
+        for kind, path in (
+            ("p", picture["path"]),
+            ("t", f"thumbs/{picture['sha256'][:2]}/{picture['sha256'][:16]}.webp"),
+        ):
+            status, body, headers = await client.get(f"{kind}/{picture['sha256']}")
+            assert (status, body) == (200, (folder / path).read_bytes())
+            assert "immutable" in headers["Cache-Control"]
+            assert headers["Content-Type"].startswith("image/")
+        shutil.rmtree(folder / "thumbs")
+        status, body, headers = await client.get(f"t/{other['sha256']}")
+        assert (status, headers["Content-Type"]) == (200, "image/webp")
+        assert not (folder / "thumbs").exists(), "it writes nothing"
+        for bad in (
+            *names,
+            "f" * 64,
+            "..%2frun.json",
+            "../run.json",
+            "%2e%2e/run.json",
+            "x",
+            picture["sha256"].upper(),
+        ):
+            for kind in "pt":
+                assert (await client.get(f"{kind}/{bad}"))[0] == 404, (kind, names.get(bad, bad))
+        for path in ("run.json", "p/", "images/", "c/x", "c/-1", "c/99", "../etc/passwd", "c/0"):
+            assert (await client.get(path))[0] in {404, 410}, path
+
+    watched(folder, visit)
+
+
+def test_every_one_of_ten_pages_is_told_within_3_seconds(folder: Path) -> None:
+    path = folder / "results.jsonl"
+    *most, last = lines_of(folder)
+    path.write_bytes(b"".join(most))
+
+    async def visit(client: Client) -> None:
+        generation = (await client.rows())["generation"]
+        ready = asyncio.Barrier(11)
+
+        async def page() -> None:
+            async with client.events(f"{generation}.{ROWS - 1}") as following:
+                await following()
+                await ready.wait()
+                assert (await asyncio.wait_for(following(), 3))[0] == "rows"
+
+        pages = [asyncio.create_task(page()) for _ in range(10)]
+        await ready.wait()
+        add(path, last)
+        await asyncio.gather(*pages)
+
+    watched(folder, visit)
+
+
+def test_a_folder_without_a_run_and_a_port_that_is_taken_are_told(folder: Path, tmp_path: Path) -> None:
+    async def nothing(_: Client) -> None:
+        raise AssertionError
+
+    with pytest.raises(WrongDirectoryError):
+        watched(tmp_path, nothing)
+
+    async def taken(client: Client) -> None:
+        second = WatchServer(folder, port=client.server.port)
+        with pytest.raises(JobMistakesError, match="cannot listen"):
+            await second.start()
+        await second.close()
+
+    watched(folder, taken)
+
+
+def test_a_directory_that_is_unreadable_for_a_while_is_shown_again_afterwards(folder: Path) -> None:
+    text = (folder / "run.json").read_bytes()
+
+    async def visit(client: Client) -> None:
+        (folder / "run.json").write_bytes(b"{")
+        for _ in range(40):
+            if (await client.rows())["problem"]:
+                break
+            await asyncio.sleep(0.1)
+        problem = (await client.rows())["problem"]
+        assert "run.json" in problem
+        assert str(folder) not in problem
+        (folder / "run.json").write_bytes(text)
+        for _ in range(40):
+            if not (await client.rows())["problem"]:
+                break
+            await asyncio.sleep(0.1)
+        assert (await client.rows())["problem"] == ""
+
+    watched(folder, visit)
+
+
+def test_packed_answers_are_gzip(folder: Path) -> None:
+    async def visit(client: Client) -> None:
+        async with ClientSession(auto_decompress=False) as plain, plain.get(client.server.address + "rows") as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert gzip.decompress(await answer.read())
+
+    watched(folder, visit)
