@@ -223,13 +223,19 @@ class LedgerTimeline:
         if self._processes:
             self._processes[-1]["last"] = at
 
+    def _leave_without_result(self, key: str, at: float) -> None:
+        sums = self._leave(key, at)
+        if sums is not None:
+            sums["bad"][self._steps.at(at)] += 1
+
     def _leave(self, key: str, at: float) -> dict[str, list[float]] | None:
         """The sums of its lane; the item is no longer under way."""
         known = self._under_way.pop(key, None)
         if known is None:
             return None
+        step = self._steps.at(at)  # first: it may replace the lists
         sums = self._steps.of(known[0])
-        sums["flying"][self._steps.at(at)] -= 1
+        sums["flying"][step] -= 1
         return sums
 
     def _on_done(self, event: Done, at: float) -> None:
@@ -256,14 +262,12 @@ class LedgerTimeline:
             case Retry():
                 kind, wait = event.kind, event.wait
                 self._open[event.k] = (event.i, "held" if event.held else "waiting", event.message or kind)
-                if sums := self._leave(event.k, at):
-                    sums["bad"][self._steps.at(at)] += 1
+                self._leave_without_result(event.k, at)
                 self._wait("tried again", kind, wait)
             case Failed():
                 kind = event.kind
                 self._open.pop(event.k, None)
-                if sums := self._leave(event.k, at):
-                    sums["bad"][self._steps.at(at)] += 1
+                self._leave_without_result(event.k, at)
             case Accepted():
                 kind = event.task
                 self._open[event.k] = (event.i, "accepted", "a remote task is running")
