@@ -96,7 +96,7 @@ class Findings:
     @property
     def mistakes(self) -> tuple[Mistake, ...]:
         """All that were found, in the order of the pass; the last one says how many were not kept, if any."""
-        more = f"{self._left_out:,} more mistakes are left out, of {self._left_out + KEPT:,}"
+        more = f"{self._left_out:,} more errors are not shown, {self._left_out + KEPT:,} in all"
         return (*self._mistakes, *((Mistake(problem=more),) if self._left_out else ()))
 
 
@@ -243,7 +243,7 @@ class _SourceRows:
                     yield self._prompts([row for row in batch if row.number <= limit], kind)
                     break
         except BadSourceError as error:
-            where = None if error.line else f"it was looked for at {self._source.path}"
+            where = None if error.line else f"expected at {self._source.path}"
             self._report(error.problem, line=error.line, hint=error.hint or where)
             return
         self._finish(kind)

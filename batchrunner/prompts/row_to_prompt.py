@@ -145,7 +145,7 @@ class Filler:
         if given is None:
             return None
         if len(given) > ID_LIMIT_CHARS:
-            raise _unusable(row, f"the id has {len(given):,} characters, at most {ID_LIMIT_CHARS:,} can be", key=key)
+            raise _unusable(row, f"the id has {len(given):,} characters; the limit is {ID_LIMIT_CHARS:,}", key=key)
         return _required(row, given, key=key, what="the id")
 
     def _turns(self, row: PromptRow, shown: dict[str, Json]) -> tuple[Turn, ...]:
@@ -183,7 +183,7 @@ class Filler:
                     file=row.file,
                     line=row.line,
                     key="prompts.template",
-                    hint="write a `template` that says what of the row is the prompt",
+                    hint="write a `template` that makes the prompt from the row",
                 )
             )
         value = row.values[column]

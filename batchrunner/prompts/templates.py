@@ -136,7 +136,7 @@ def unfillable(fault: TemplateFault, *, file: str, line: int | None, key: str, n
 
 def unknown_name(name: str, *, file: str, line: int | None, key: str, names: list[str]) -> Mistake:
     """The mistake of a template that uses a name which is nowhere."""
-    shown = ", ".join(f"`{known}`" for known in names[:_SHOWN_NAMES]) or "no names at all"
+    shown = ", ".join(f"`{known}`" for known in names[:_SHOWN_NAMES]) or "none"
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return Mistake(
         problem=f"the template uses `{name}`, which is unknown here",

@@ -231,7 +231,7 @@ def literal_braces(job: Job) -> tuple[str, ...]:
     if not keys:
         return ()
     more = f" and {len(keys) - 1:,} more" if len(keys) > 1 else ""
-    return (f"{keys[0]}{more}: the braces are sent as they stand; only `params` of a job over a source are templates",)
+    return (f"{keys[0]}{more}: the braces are sent literally; `params` are templates only in a job with a source",)
 
 
 def _filled(value: Filling, values: dict[str, Json]) -> Json:

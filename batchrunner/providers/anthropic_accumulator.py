@@ -227,7 +227,7 @@ class MessageAccumulator:
         block = self._block_at(said.index)
         if block is None:
             if kind not in _BEGUN_BY:
-                return f"the stream has a piece of block {str(said.index)[:20]}, which never began"
+                return f"the stream has a delta for content block {str(said.index)[:20]}, which was never started"
             self.missed_a_beginning = True
             block = self._begin(Block(type=_BEGUN_BY[kind]), index=said.index)
         if _PIECES.get(block.kind) == kind:

@@ -34,7 +34,9 @@ from batchrunner.providers.structured import Fits, SchemaCheck, refuses_schema
 
 K = ProblemKind
 
-_PERHAPS_THE_SCHEMA: Final = "; some models answer a `schema` so, because they take no response_format json_schema"
+_PERHAPS_THE_SCHEMA: Final = (
+    "; models without support for response_format json_schema may do this when the job has a `schema`"
+)
 
 _SHOWN_OF_FILTERED: Final = 4_000
 """Characters of an answer that was cut off by a filter, for the failure's row: they were paid for."""
@@ -276,7 +278,7 @@ class ChatDecoder(StreamedReply):
         if meaning_of(reason) == "filtered" or (refused and not draft.text):
             message = refused or "the answer was withheld by the server's content filter"
             if draft.text:
-                message = f"{message}, after it had said: {draft.text[:_SHOWN_OF_FILTERED]}"
+                message = f"{message}; before that it had sent:  {draft.text[:_SHOWN_OF_FILTERED]}"
             return self._failed(K.CONTENT_FILTER, message, head)
         return None
 

@@ -161,8 +161,8 @@ def _made(family: Family, head: ResponseHead, value: Json) -> Pictures | Problem
         return Pictures(refs=refs, usage=_usage(value), flags=flags, hints=hints_of(head))
     if (task := _task_in(value)) is not None:
         message = (
-            f"the server accepted the order as task {task.id[:80]}, which this dialect cannot poll"
-            f" (provider.dialect: modelscope-images can, where the server has /tasks): {shown(value)}"
+            f"the server accepted the request as task {task.id[:80]}, which this dialect cannot poll"
+            f" (if the server has /tasks, use `provider.dialect: modelscope-images`):  {shown(value)}"
         )
         return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
     for said in (value, *listed):
@@ -171,9 +171,9 @@ def _made(family: Family, head: ResponseHead, value: Json) -> Pictures | Problem
     if is_refusal(value):
         return problem_of(family, head, fault_in(value), status=None)
     if any(is_object(entry) and entry and not _PICTURE_KEYS & entry.keys() for entry in listed):
-        message = f"the server's answer holds something that is not understood as a picture: {shown(value)}"
+        message = f"the server's reply contains something that could not be read as a picture: {shown(value)}"
         return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
-    message = f"the server accepted the order with HTTP {head.status}, but its reply has no picture: {shown(value)}"
+    message = f"the server accepted the request with HTTP {head.status}, but its reply has no picture: {shown(value)}"
     return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
 
 
@@ -220,7 +220,7 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
         if task is not None and not task.guess:
             message = (
                 f"HTTP {status}, and the reply names task {task.id[:80]}, which this dialect cannot poll"
-                f" (provider.dialect: modelscope-images can, where the server has /tasks): {problem.message}"
+                f" (if the server has /tasks, use `provider.dialect: modelscope-images`):  {problem.message}"
             )
             return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
     if not (success and POLICY[problem.kind].no_answer):
@@ -228,7 +228,7 @@ def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
     if body.lstrip()[:6].startswith(_STREAM_STARTS) and b"data: [DONE]" not in body[-_END_BYTES:]:
         return problem  # a stream that broke off
     said = without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "(empty)"
-    message = f"the server accepted the order with HTTP {status}, but its reply has no picture: {said}"
+    message = f"the server accepted the request with HTTP {status}, but its reply has no picture: {said}"
     return replace(problem, kind=ProblemKind.NOT_UNDERSTOOD, message=message)
 
 

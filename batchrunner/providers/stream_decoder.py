@@ -258,7 +258,7 @@ class StreamedReply(ABC):
             )
         if not is_error and (self._problem is None or self._problem.kind is K.SERVER_ERROR):
             shown = data[:200].decode("utf-8", "replace")
-            self._stop(K.STREAM_CORRUPT, f"the stream has an event that is not part of an answer: {shown}")
+            self._stop(K.STREAM_CORRUPT, f"the stream has an event that belongs to no answer: {shown}")
 
     def _too_long(self) -> None:
         self._stop(K.TOO_LARGE, f"the answer is longer than {TEXT_CAP_BYTES} bytes")
@@ -292,7 +292,7 @@ class StreamedReply(ABC):
                 return replace(answer, parsed=value)
             case Misses(fault=fault):
                 fault = f"{fault} (the answer was cut off by the token limit)" if answer.truncated else fault
-                problem = self._failed(K.SCHEMA_MISS, f"the answer breaks the schema: {fault}", head)
+                problem = self._failed(K.SCHEMA_MISS, f"the answer does not match the schema: {fault}", head)
                 return replace(problem, usage=answer.usage, correction=Correction(said=answer.text, fault=fault))
             case Unusable(fault=fault):
                 return self._failed(K.CONFIGURATION, fault, head)

@@ -184,7 +184,7 @@ class _Play:
             await asyncio.sleep(seconds)
             return None
         await asyncio.sleep(max(0.0, min(patience_s, left_s)))
-        limit = f"{patience_s:g} s without a byte" if patience_s <= left_s else f"not over after {self._total_s:g} s"
+        limit = f"no data for {patience_s:g} s" if patience_s <= left_s else f"not complete after {self._total_s:g} s"
         return Interrupted(cause="timeout", message=limit, sent=True)
 
     async def head(self) -> Interrupted | None:
@@ -227,7 +227,9 @@ async def _read(play: _Play, decoder: Decoder[T]) -> Ending:
             settled = getattr(decoder, "settled", None)
             if isinstance(step, Hang) and settled is not None and settled(SETTLED_STREAM_S):
                 broken = await play.wait(SETTLED_STREAM_S, patience_s=SETTLED_STREAM_S)
-                return broken or Interrupted(cause="timeout", message="nothing more behind a whole reply", sent=True)
+                return broken or Interrupted(
+                    cause="timeout", message="the reply is complete, but was not ended", sent=True
+                )
             if (broken := await play.pause(step)) is not None:
                 return broken
             continue

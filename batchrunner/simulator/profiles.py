@@ -230,7 +230,7 @@ def _latency(field: str) -> _Setting:
     return _Setting(
         take=take,
         show=lambda profile: _figure(getattr(profile.latency, field) or None),
-        expected="seconds" if field != "spread" else "a share, from 0 to 1",
+        expected="seconds" if field != "spread" else "a fraction from 0 to 1",
     )
 
 

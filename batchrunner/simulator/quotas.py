@@ -179,7 +179,7 @@ class RateLimits:
         starts = [start for start, _ in self.schedule]
         if wrong or starts != sorted(starts) or any(factor <= 0 for _, factor in self.schedule):
             problem = f"{', '.join(wrong)} must be above 0" if wrong else "the schedule is not in order, or has no rate"
-            raise JobMistakesError((Mistake(key="limits", problem=problem, expected="figures above 0"),))
+            raise JobMistakesError((Mistake(key="limits", problem=problem, expected="numbers above 0"),))
 
 
 NO_LIMITS = RateLimits()

@@ -199,8 +199,8 @@ class _JumpingSelector(selectors.BaseSelector):
 
     def _stalled(self) -> list[tuple[selectors.SelectorKey, int]]:
         raise StandstillError(
-            f"{self._loop!r} stands still: nothing is ready, no timer is set that may fire, "
-            f"{self._loop.under_way} jobs and {self.sockets - self.own_sockets} sockets gave no sign"
+            f"{self._loop!r} cannot advance: nothing is ready, no timer is set, and "
+            f"{self._loop.under_way} executor jobs and {self.sockets - self.own_sockets} sockets did not respond"
         )
 
 

@@ -191,7 +191,7 @@ class SourceSpec(Part):
     id: Text | None = Field(
         default=None, description='Template of each item\'s id, for example "q{{ row }}". Default: from content.'
     )
-    limit: Count | None = Field(default=None, description="Only the first so many rows.")
+    limit: Count | None = Field(default=None, description="Use only this many rows, from the first one.")
     encoding: Text | None = Field(
         default=None,
         description="The text encoding of a file that is not UTF-8, for example gb18030 or cp1252. UTF-16 that begins "
@@ -262,8 +262,8 @@ class OutputSpec(Part):
 
     dir: Text | None = Field(
         default=None,
-        description="The folder of the results, relative to the job file's folder, or to the one around it where that "
-        "is called jobs. Default: outputs/NAME.",
+        description="The folder of the results, relative to the job file's folder, or to its parent if that folder is "
+        "called jobs. Default: outputs/NAME.",
     )
     format: PictureFormat | None = Field(
         default=None, description="Convert pictures to this. Default: keep what the server sent."
@@ -352,7 +352,7 @@ class JobSpec(Part):
     ) = Field(
         default=None,
         description="Folders from which local pictures may be sent, besides the project's and the source's own; "
-        "relative to the job file. A relative name that the job file's folder does not have is looked for there.",
+        "relative to the job file. Pictures with relative names are looked up in the job file's folder, then there.",
     )
     answer_schema: AnswerSchema | None = Field(
         default=None,
@@ -363,7 +363,7 @@ class JobSpec(Part):
         default=None, description="Receive answers in pieces; they are put together. Default for chat: true."
     )
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = Field(
-        default=1, description="How many answers to each item; identical items are otherwise sent once."
+        default=1, description="Answers for each item. Without it, identical items are sent once."
     )
     durability: Literal["full", "result"] | None = Field(
         default=None,
@@ -376,7 +376,7 @@ class JobSpec(Part):
     on_quota: Literal["wait", "stop"] = Field(
         default="wait", description="When the quota is spent: `wait` for it, or `stop`."
     )
-    breaker: Count = Field(default=20, description="Stop a lane after so many items in a row fail in the same way.")
+    breaker: Count = Field(default=20, description="Stop a lane after this many items in a row fail in the same way.")
     timeouts: TimeoutsSpec = Field(default_factory=TimeoutsSpec, description="Deadlines, in seconds.")
     limits: LimitsSpec = Field(
         default_factory=LimitsSpec, description="Limits of each lane (one API key and one model)."
@@ -416,7 +416,7 @@ class JobSpec(Part):
         "and without the providers' keys in its environment.",
     )
     scenario: Text | None = Field(
-        default=None, description='Faults to play, for provider simulator only, for example "throttle:3".'
+        default=None, description='Faults to simulate, for example "throttle:3"; only with `provider: simulator`.'
     )
 
 

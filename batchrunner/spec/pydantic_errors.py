@@ -118,7 +118,7 @@ def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tupl
         return SpecError(path=path, problem=_WORDS[kind].problem, hint=_hint_of_unknown(path, hints))
     context = error.get("ctx") or {}
     value: Json = error["input"]
-    shown = "not what it should be" if path[:1] == ("provider",) and path[1:2] in _NEVER_SHOWN else short(value)
+    shown = "not valid" if path[:1] == ("provider",) and path[1:2] in _NEVER_SHOWN else short(value)
     words = _WORDS.get(kind, _Words("is {value}"))
     expected = words.expected(context) if callable(words.expected) else words.expected
     if kind == "shape":

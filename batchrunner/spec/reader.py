@@ -252,7 +252,7 @@ class _Walk:
         if node.tag not in _TEXT_TAGS:
             fault = SpecError(
                 path=(*path, node.value),
-                problem="as a key this is not text to YAML",
+                problem="is a key that YAML does not read as text",
                 hint=f'put it in quotes: "{node.value}"',
                 line=line,
             )

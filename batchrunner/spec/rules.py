@@ -186,7 +186,9 @@ def _prompts(partial: PartialSpec) -> Iterator[SpecError]:
         if entry.id in first:
             line = partial.reading.lines.get((*first[entry.id], "id"))
             hint = f"first on line {line}" if line else None
-            yield SpecError(path=(*path, "id"), problem=f'is "{entry.id}" again; ids are unique', hint=hint)
+            yield SpecError(
+                path=(*path, "id"), problem=f'is a duplicate of "{entry.id}"; ids must be unique', hint=hint
+            )
         first.setdefault(entry.id, path)
 
 
@@ -232,7 +234,7 @@ def _source(partial: PartialSpec) -> Iterator[SpecError]:
             path=("prompts", "encoding"), problem="is for files of text; Parquet has an encoding of its own"
         )
     if source.delimiter is not None and ending != ".csv":
-        hint = "a .tsv file is cut at tabs" if ending == ".tsv" else None
+        hint = "a .tsv file is always split at tabs" if ending == ".tsv" else None
         yield SpecError(path=("prompts", "delimiter"), problem="is for .csv files only", hint=hint)
     elif source.delimiter is not None and source.delimiter in '\r\n"\0':
         yield SpecError(
@@ -255,7 +257,7 @@ def _messages(partial: PartialSpec) -> Iterator[SpecError]:
     turns = partial.spec.messages or []
     if turns and not any(turn.role == "user" for turn in turns):
         yield SpecError(
-            path=("messages",), problem="has no message of the user", expected="at least one with role: user"
+            path=("messages",), problem="has no message with `role: user`", expected="at least one with role: user"
         )
     for place, turn in enumerate(turns):
         if turn.role == "system" and partial.given("system"):

@@ -180,7 +180,7 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
     if budget.tokens is not None and partial.kind == "image" and partial.knows("kind"):
         hint = "limit calls, points or money"
         yield SpecError(
-            path=("budget", "tokens"), problem="is for `kind: chat` only: pictures are not counted so", hint=hint
+            path=("budget", "tokens"), problem="is for `kind: chat` only: pictures are not counted in tokens", hint=hint
         )
     yield from _uncounted(partial, budget)
 

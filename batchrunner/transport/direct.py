@@ -413,7 +413,9 @@ def _let_go(refused: BaseException | None, deadlines: Deadlines, replies: Replie
     transport = replies.transport
     if refused is not None:
         deadlines.refused = refused
-        replies.set_exception(aiohttp.ClientConnectionError("the request may not leave"))  # who waits is woken by it
+        replies.set_exception(
+            aiohttp.ClientConnectionError("the request was not allowed to be sent")
+        )  # who waits is woken by it
     elif transport is not None and not transport.is_closing():
         deadlines.request_leaves()
         transport.write(data)

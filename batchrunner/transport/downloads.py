@@ -229,7 +229,7 @@ class PictureDownloads:
         if literal(host) is not None and reach(host) not in self._reaches:
             return f"pictures are not fetched from its address ({reach(host)})"
         if self._proxy and "private" not in self._reaches and looks_internal(host) and literal(host) is None:
-            return "its name is one of this network"
+            return "its host name belongs to a local network"
         return None
 
     def _gated_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:

@@ -22,7 +22,7 @@ class AddressRefusedError(OSError):
     """The address gate said no; the same text for every address, so that happy eyeballs keeps it whole."""
 
     def __init__(self, reach: Reach) -> None:
-        super().__init__(f"refused by the address gate ({reach})")
+        super().__init__(f"refused: a {reach} address")
         self.reach = reach
 
 
@@ -80,12 +80,12 @@ def _certificate(error: BaseException, where: str) -> str:
 def _tls(error: BaseException, where: str) -> str:
     inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     reason = inner.reason if isinstance(inner, ssl.SSLError) and inner.reason else "handshake failed"
-    return f"no TLS with {where}: {reason.replace('_', ' ').lower()}"
+    return f"TLS handshake with {where} failed: {reason.replace('_', ' ').lower()}"
 
 
 def _tunnel(error: BaseException, where: str) -> str:
     status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else 0
-    return f"the proxy answered {status} to the tunnel to {where}"
+    return f"the proxy rejected the tunnel to {where}: HTTP {status}"
 
 
 def wrong_key(error: BaseException) -> str | None:

@@ -118,7 +118,7 @@ def read_proxy_auth(name: str, environ: Mapping[str, str]) -> Secret:
     user, colon, _ = text.partition(":")
     if user and colon and text.isprintable():
         return Secret(text)
-    problem = f"{name} is not set" if name not in environ else f"{name} does not hold a user and a password"
+    problem = f"{name} is not set" if name not in environ else f"{name} is not of the form USER:PASSWORD"
     hint = f"export {name}=USER:PASSWORD"
     mistake = Mistake(problem=problem, key="provider.proxy_auth_env", expected="USER:PASSWORD", hint=hint)
     raise JobMistakesError((mistake,))
@@ -301,7 +301,7 @@ class KeylessItems:
         for item in batch:
             for name, key in self._keys.items():
                 if _holds(item, [key]):
-                    mistake = _mistake(f"the key of {name} stands in item {item.index}", file=None)
+                    mistake = _mistake(f"item {item.index} contains the key of {name}", file=None)
                     raise JobMistakesError((mistake,))
 
 

@@ -84,7 +84,7 @@ def test_an_unknown_ending_names_the_known_ones(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_an_empty_one_are_mistakes(tmp_path: Path) -> None:
     said = mistake(job_of(source(tmp_path / "none.txt")))
-    assert said.startswith("none.txt: cannot be read: No such file or directory; it was looked for at /")
+    assert said.startswith("none.txt: cannot be read: No such file or directory; expected at /")
     assert "has no rows" in mistake(job_of(source(tmp_path / "a.csv", "prompt\n")))
     assert "has no rows" in mistake(job_of(source(tmp_path / "a.txt", "\n\n", on_bad_row="skip")))
 
@@ -144,7 +144,7 @@ def test_more_mistakes_than_are_kept_are_counted(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("batchrunner.prompts.prompt_rows.KEPT", 5)
     *kept, last = mistakes(job_of(source(tmp_path / "a.jsonl", "x\n" * 12)))
     assert [mistake.line for mistake in kept] == [1, 2, 3, 4, 5]
-    assert last.problem == "7 more mistakes are left out, of 12"
+    assert last.problem == "7 more errors are not shown, 12 in all"
 
 
 def test_the_check_finds_prompts_that_modelscope_refuses(tmp_path: Path) -> None:

@@ -105,5 +105,5 @@ def test_in_a_list_of_prompts_braces_are_sent_as_they_stand_and_named() -> None:
     job = job_of(prompts, params={"prefix": "{{ y }}"}, matrix={"m": ("{% z %}",)})
     assert items(job)[0].params == {"prefix": "{{ y }}", "stop": ["{{ x }}"], "m": "{% z %}"}
     (note,) = literal_braces(job)
-    assert note.startswith("matrix.m[0] and 2 more: the braces are sent as they stand")
+    assert note.startswith("matrix.m[0] and 2 more: the braces are sent literally")
     assert literal_braces(job_of(prompts.__class__(entries=()), params={"a": "{x}"})) == ()

@@ -116,7 +116,7 @@ def test_a_bad_row_is_skipped_with_its_number_and_the_others_are_read(tmp_path: 
         ("q3", {"prompt": "c", "x": 2.0}),
     ]
     assert [str(m) for m in every.skipped] == [
-        "a.parquet, row 2: `x` is infinite, which JSON does not know",
+        "a.parquet, row 2: `x` is infinite, which JSON cannot represent",
     ]
 
 
@@ -133,7 +133,7 @@ def test_columns_of_bytes_are_left_out(tmp_path: Path) -> None:
     assert item.vars == {"prompt": "what?"}
     assert "available names: `row`, `prompt`" in mistake(job_of(source(path, template="{{ image }}")))
     alone = written(tmp_path / "b.parquet", {"raw": [b"x"]})
-    assert "no column but bytes" in mistake(job_of(source(alone)))
+    assert "only binary columns" in mistake(job_of(source(alone)))
 
 
 def test_a_column_that_no_row_has_is_told_once_with_what_was_meant(tmp_path: Path) -> None:

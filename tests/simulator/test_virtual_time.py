@@ -121,7 +121,7 @@ def test_waiting_for_nothing_is_an_error_and_no_hang() -> None:
     async def forever() -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(StandstillError, match="stands still"):
+    with pytest.raises(StandstillError, match="cannot advance"):
         run_virtual(forever)
 
 

@@ -70,7 +70,7 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("system twice", CHAT + "system: a\nmessages: [{role: system, content: b}, {role: user, content: c}]",
      [(5, "messages[0]", "although `system` is set", None)]),
     ("nobody asks", CHAT + "messages: [{role: assistant, content: b}]",
-     [(4, "messages", "no message of the user", None)]),
+     [(4, "messages", "no message with `role: user`", None)]),
     ("unknown role", CHAT + "messages: [{role: bot, content: b}]", [(4, "messages[0].role", 'is "bot"', None)]),
     ("template beside messages", BARE + "prompts: {file: ., template: x}\nmessages: [{role: user, content: c}]",
      [(3, "prompts.template", "combined with `messages`", None)]),

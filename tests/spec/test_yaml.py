@@ -50,7 +50,7 @@ HOSTILE = [
     ("bottomless list", b"[" * 20_000, None, "nested too deeply"),
     ("bottomless mapping", b"{a: " * 20_000, None, "nested too deeply"),
     ("duplicate key", b"name: a\nmodel: m\nname: b\n", 3, "is given twice"),
-    ("number as a key", b"params:\n  1: x\n", 2, "as a key this is not text"),
+    ("number as a key", b"params:\n  1: x\n", 2, "is a key that YAML does not read as text"),
     ("infinite", b"params:\n  x: .inf\n", 2, "JSON cannot carry"),
     ("endless number", b"params:\n  x: " + b"9" * 5000 + b"\n", 2, "too long for a number"),
     ("large number", b"params:\n  x: 99999999999999999999\n", 2, "more than 64 bits"),

@@ -201,7 +201,7 @@ def test_tls_with_a_server_that_has_none_was_not_sent() -> None:
     kept = asyncio.run(scene())
     assert isinstance(kept.ending, Interrupted)
     assert (kept.ending.cause, kept.ending.sent) == ("connect", False)
-    assert "no TLS with" in kept.ending.message
+    assert "TLS handshake with" in kept.ending.message
 
 
 def test_a_handshake_that_takes_too_long_was_not_sent() -> None:

@@ -211,7 +211,7 @@ def test_a_key_is_found_wherever_and_however_it_stands_in_an_item(place: str, fo
 
     with pytest.raises(JobMistakesError) as caught:
         asyncio.run(read())
-    assert f"the key of {ACCOUNT} stands in item 7" in str(caught.value)
+    assert f"item 7 contains the key of {ACCOUNT}" in str(caught.value)
 
 
 def test_an_item_that_holds_a_key_is_a_mistake_that_names_the_variable_and_not_the_key() -> None:
@@ -226,7 +226,7 @@ def test_an_item_that_holds_a_key_is_a_mistake_that_names_the_variable_and_not_t
     assert fine.skipped_rows == 3
     with pytest.raises(JobMistakesError) as caught:
         asyncio.run(count(KeylessItems(Listed("a", f"b {CANARY}"), keys)))
-    assert f"the key of {ACCOUNT} stands in item 2" in str(caught.value)
+    assert f"item 2 contains the key of {ACCOUNT}" in str(caught.value)
     assert CANARY not in str(caught.value)
 
 

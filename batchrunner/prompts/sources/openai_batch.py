@@ -127,7 +127,7 @@ def _conversation(body: dict[str, Json], grammar: "_Grammar") -> Conversation:
     said = [_message(message, f"body.messages[{place}]", grammar) for place, message in enumerate(messages)]
     last = next((one for one in reversed(said) if one.turn.role == "user"), None)
     if last is None:
-        raise BadRowError("`body.messages` has no message of the user")
+        raise BadRowError("`body.messages` has no message with `role: user`")
     if not last.turn.content.strip() and last.turn.raw is None:
         raise BadRowError(f"`{last.place}.content` is empty")
     # Where the program itself would put the last message's words and pictures, the key is that of any such item.
@@ -161,7 +161,7 @@ def _message(message: Json, place: str, grammar: "_Grammar") -> _Message:
     given = _only(message, place, known=("role", "content", *grammar.keys))
     role = given.get("role")
     if not isinstance(role, str) or role not in grammar.roles:
-        raise BadRowError(f"`{place}.role` is {role}, which is not supported; what is: {', '.join(grammar.roles)}")
+        raise BadRowError(f"`{place}.role` is {role}, which is not supported; supported: {', '.join(grammar.roles)}")
     content = given.get("content")
     is_text = given.keys() <= {"role", "content"} and role not in grammar.history_roles
     whole = message if isinstance(message, dict) else None
@@ -188,7 +188,7 @@ def _part(part: Json, place: str, grammar: "_Grammar") -> str | AskedPicture | N
         return None
     read = _PARTS.get(kind) if isinstance(kind, str) else None
     if read is None:
-        raise BadRowError(f"`{place}` is a part of the type {kind}, which is not supported; what is: {_KNOWN_PARTS}")
+        raise BadRowError(f"`{place}` is a part of the type {kind}, which is not supported; supported: {_KNOWN_PARTS}")
     return read(part, place)
 
 
@@ -219,7 +219,7 @@ def _sourced(part: Json, place: str) -> AskedPicture:
     if given.get("type") == "base64":
         packed = _address(given.get("data"), f"{place}.source.data")
         return AskedPicture(url=f"data:{given.get('media_type')};base64,{packed}")
-    raise BadRowError(f"`{place}.source` is of the type {given.get('type')}; what is supported: base64, url")
+    raise BadRowError(f"`{place}.source` is of the type {given.get('type')}; supported: base64, url")
 
 
 def _address(value: Json, place: str) -> str:
@@ -303,7 +303,7 @@ def _endpoint(url: str) -> _Endpoint | None:
 def _asked(line: dict[str, Json]) -> BatchRequest:
     if not line.keys() >= _NEEDED:
         missing = [f"`{name}`" for name in _OWN if name not in line]
-        raise BadRowError(f"the line has no {' and no '.join(missing)}, as every line of a batch file has")
+        raise BadRowError(f"the line has no {' and no '.join(missing)}; every line of a batch file needs it")
     body = line[_BODY]
     if not isinstance(body, dict):
         raise BadRowError("`body` is not an object")
@@ -315,7 +315,7 @@ def _asked(line: dict[str, Json]) -> BatchRequest:
     endpoint = _endpoint(url)
     if endpoint is None:
         known = ", ".join(f"/v1/{path}" for path in _ENDPOINTS)
-        raise BadRowError(f"`url` is {url[:_SHOWN_CHARS]}, which cannot be sent from here; what can is {known}")
+        raise BadRowError(f"`url` is {url[:_SHOWN_CHARS]}, which is not supported; supported: {known}")
     params = {name: value for name, value in body.items() if name not in ("model", "stream")}
     said = endpoint.read(params)
     return BatchRequest(

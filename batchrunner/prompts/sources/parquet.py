@@ -75,7 +75,7 @@ def _batches(arrow: Any, file: Any) -> Iterator[_Made]:
     names = column_names(list(schema.names))
     wanted = [place for place, field in enumerate(schema) if not _has_bytes(arrow.types, field.type)]
     if names and not wanted:
-        raise BadSourceError("has no column but bytes, which no prompt can hold")
+        raise BadSourceError("has only binary columns, which cannot be used in prompts")
     read = [schema.names[place] for place in wanted]
     try:
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), columns=read, use_threads=False):
@@ -173,12 +173,12 @@ def _json(value: object) -> Json:
     for kind, write in _WRITTEN:
         if isinstance(value, kind):
             return write(value)
-    raise BadRowError(f"holds a {type(value).__name__}, which JSON does not know")
+    raise BadRowError(f"holds a {type(value).__name__}, which JSON cannot represent")
 
 
 def _number(value: float) -> float | None:
     if math.isinf(value):
-        raise BadRowError("is infinite, which JSON does not know")
+        raise BadRowError("is infinite, which JSON cannot represent")
     return None if math.isnan(value) else value
 
 
