@@ -97,10 +97,10 @@ def serve(told: Connection) -> None:
         )
 
     async def main() -> None:
-        door = web.Application()
-        door.router.add_post("/v1/chat/completions", answer)
-        door.router.add_post("/seen", told_and_forgotten)
-        runner = web.AppRunner(door, access_log=None)
+        listener = web.Application()
+        listener.router.add_post("/v1/chat/completions", answer)
+        listener.router.add_post("/seen", told_and_forgotten)
+        runner = web.AppRunner(listener, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         told.send(runner.addresses[0][1])

@@ -1,6 +1,6 @@
 """How long a rehearsal takes, and how near it comes to a run of the same world through real sockets and real stores.
 
-The run goes through the HTTP door on a virtual-time loop, in one process: aiohttp on both sides, every sync and every
+The run goes through the HTTP server on a virtual-time loop, in one process: aiohttp on both sides, every sync and every
 picture of it, in a folder in memory. Pictures are a single pixel on both sides. Run: make bench, or
 
     python benchmarks/rehearse.py [ITEMS OF THE RUN]
@@ -19,7 +19,7 @@ from batchrunner import api
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.http_door import serve
+from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.rehearsal import world_of
 from batchrunner.simulator.virtual_time import run_virtual
@@ -56,7 +56,7 @@ def rehearsed(items: int, profile: str, seed: int) -> Rehearsal:
 
 
 def run(items: int, profile: str, seed: int) -> Ran:
-    """The whole program against the world's HTTP door."""
+    """The whole program against the world's HTTP server."""
     began = time.perf_counter()
 
     async def night(folder: str) -> Ran:
@@ -64,13 +64,13 @@ def run(items: int, profile: str, seed: int) -> Ran:
         file = str(job_file(Path(folder), items))
         supposed = api.load_job(file, out=f"{folder}/out")
         world = world_of(supposed, profile_of(supposed, profile), seed=seed)
-        door = await serve(world, wall=clock.wall)
+        server = await serve(world, wall=clock.wall)
         try:
-            job = api.load_job(file, out=f"{folder}/out", overrides=[f"provider.base_url={door.api_url}/v1"])
+            job = api.load_job(file, out=f"{folder}/out", overrides=[f"provider.base_url={server.api_url}/v1"])
             report: Report = await api.run(job, clock=clock, say=lambda _: None)
             seconds = clock.monotonic()
         finally:
-            await door.close()
+            await server.close()
         assert report.status.items.done == items, report
         stats = world.stats()
         return Ran(seconds, time.perf_counter() - began, stats.sends, stats.refused, stats.polls)
@@ -104,7 +104,7 @@ WORLDS = {
 
 
 def compared(items: int) -> None:
-    print(f"\n{items} images: rehearsed, and run through the HTTP door at compressed time (predicted/run)")
+    print(f"\n{items} images: rehearsed, and run through the HTTP server at compressed time (predicted/run)")
     for name, profile in WORLDS.items():
         text = profile.format(third=items // 3 + items // 10)
         for seed in range(ROUNDS):

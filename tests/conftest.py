@@ -64,7 +64,7 @@ SLOW: Final = (
     "report/test_notify.py",
     "report/test_standing.py",
     "sdk_compat/",
-    "simulator/test_http_door.py",
+    "simulator/test_http_server.py",
     "simulator/test_limits.py",
     "simulator/test_world.py::test_whatever_the_body_there_is_a_reply",
     "spec/test_any_text.py",

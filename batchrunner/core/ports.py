@@ -1,6 +1,6 @@
-"""The doors of the engine: what it needs from the worlds, each as small as it can be.
+"""The ports of the engine: protocols of what it needs from outside, each as small as possible.
 
-The engine imports this and never the rooms behind it, so that it runs against the simulator with no disk and no socket.
+The engine imports this and never the packages that implement it, so that it runs against the simulator with no disk and no socket.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence

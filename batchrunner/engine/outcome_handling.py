@@ -88,7 +88,7 @@ class OutcomeHandler:
             await self.recorder.resumed(lane.account, lane.model)
 
     async def _taken(self, lane: Lane, queue: WorkQueue) -> None:
-        """A task was accepted: the door is open, and whether the task comes to anything its own end will say."""
+        """A task was accepted: requests get through; whether the task succeeds is known when it ends."""
         queue.task_taken()
         self.lane_policy.answered = True
         if lane.task_taken():

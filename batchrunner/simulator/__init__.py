@@ -1,7 +1,7 @@
-"""A pretend provider: a pure, seeded world (`world`) behind two doors, in process and as an HTTP server.
+"""A simulated provider: a pure, seeded world (`world`), reached in the process or over HTTP.
 
-The world answers a call with a script of bytes, waits and breaks; the doors play it. What a real server
-accepts and says: docs/providers/README.md. `run_server` is looked up at first use, so that a run in process never
+The world answers a call with a script of bytes, waits and breaks, which `in_process` and `http_server` play. What real
+servers accept and say: docs/providers/README.md. `run_server` is looked up at first use, so that a run in process never
 loads the server.
 """
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchrunner.simulator.http_door import run_server
+    from batchrunner.simulator.http_server import run_server
 
 __all__ = ["run_server"]
 
@@ -19,4 +19,4 @@ if not TYPE_CHECKING:  # a checker shall see the import above only
         """`run_server`, imported when it is first asked for."""
         if name not in __all__:
             raise AttributeError(f"module 'batchrunner.simulator' has no attribute {name!r}")
-        return getattr(import_module("batchrunner.simulator.http_door"), name)
+        return getattr(import_module("batchrunner.simulator.http_server"), name)

@@ -1,6 +1,6 @@
-"""What the pretend model says: plausible text and reasoning, all of it a function of seed, model and conversation.
+"""What the simulated model answers: plausible text and reasoning, all of it a function of seed, model and conversation.
 
-Nothing here knows HTTP. `expected_text` tells a test what the answer to a prompt will be.
+Independent of HTTP. `expected_text` tells a test what the answer to a prompt will be.
 """
 
 import hashlib

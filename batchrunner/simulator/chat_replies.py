@@ -138,9 +138,9 @@ def _echo_key(script: Script, order: Order) -> Script:
     return _in_one_piece(script, _before_the_words(script.body, (" ".join(forms) + " ").encode()))
 
 
-def _before_the_words(body: bytes, told: bytes) -> bytes:
+def _before_the_words(body: bytes, prefix: bytes) -> bytes:
     """With these bytes at the beginning of the answer's text."""
-    return _WORDS.sub(lambda found: found[0] + told, body, count=1)
+    return _WORDS.sub(lambda found: found[0] + prefix, body, count=1)
 
 
 _WORDS = re.compile(rb'"(?:content|text)":\s*"')
@@ -271,8 +271,8 @@ def _reply(order: Order) -> _ChatReply:
         text = f"<think>\n{reasoning_for(order.body, seed=order.random_source.seed)}\n</think>\n\n{text}"
     if "content-filter" in order.chosen:
         text, finish_reason = "", "content_filter"
-    spoken = text + (reasoning or "") + "".join(as_text(as_object(call["function"])["arguments"]) for call in calls)
-    asked, said = prompt_tokens(order.body), order.answer_tokens_of(count_tokens(spoken))
+    written = text + (reasoning or "") + "".join(as_text(as_object(call["function"])["arguments"]) for call in calls)
+    asked, said = prompt_tokens(order.body), order.answer_tokens_of(count_tokens(written))
     name = f"{order.random_source.content:016x}"
     return _ChatReply(
         id=f"chatcmpl-{name}-{order.nth}",
@@ -373,7 +373,7 @@ def _pieces(text: str) -> list[str]:
     return [text[at : at + size] for at in range(0, len(text), size)]
 
 
-# Answers of a rehearsal, where nobody reads the words: the same counts, at the same times, without the text.
+# Answers of a rehearsal, where the text is not used: the same counts, at the same times, without the text.
 #
 # An ordinary answer is cut into eight pieces whatever it says, because the shortest text is long enough for that, and
 # its tokens are what the profile supposes; so how long it takes and what it is counted as is known without composing

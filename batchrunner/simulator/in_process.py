@@ -1,4 +1,4 @@
-"""The door without a network: plays the world's scripts to the engine on the running loop, virtual time included.
+"""A transport without a network: plays the world's scripts on the running loop, also in virtual time.
 
 Breaks and deadlines reach the decoder as a real transport would report them. Opens no socket and reads no clock but the
 one it is given.
@@ -67,7 +67,7 @@ class SimulatedTransport:
         try:
             if (waits := play.only_waits()) is not None:
                 return await play.at_once(waits, decoder)
-            # A reply never comes in the same breath as its request
+            # A reply never comes in the same turn of the loop as its request
             await asyncio.sleep(0)
             return decoder.end(await _read(play, decoder))
         finally:
@@ -119,7 +119,7 @@ def simulated_network(
     """Both ports of a world of their own.
 
     Raises:
-        JobMistakesError: an unknown scenario, of the job or behind the `#` of one of its models.
+        JobMistakesError: an unknown scenario, of the job or after the `#` of one of its models.
     """
     for model in models:
         parse_scenarios(model.partition("#")[2], key="model")
@@ -146,7 +146,7 @@ class _Play:
         self._total_s = total_s
 
     def only_waits(self) -> tuple[float, float] | None:
-        """(seconds to the head, seconds behind it) where nothing but waits precedes the one piece of the body.
+        """(seconds to the head, seconds after it) where nothing but waits precedes the one piece of the body.
 
         None where anything else happens, and where a deadline would pass: that has to be played step by step.
         """
@@ -167,7 +167,7 @@ class _Play:
         return (early_s, late_s) if in_time and early_s + late_s > 0.0 else None
 
     async def at_once(self, waits: tuple[float, float], decoder: Decoder[T]) -> T:
-        """The whole reply after one wait: nobody can tell it from the same in steps."""
+        """The whole reply after one wait; the outcome is the same as in steps."""
         script, early_s = self.script, waits[0]
         head = ResponseHead(status=script.status, headers=dict(script.headers), received_at=self.clock.wall() + early_s)
         await asyncio.sleep(early_s + waits[1])

@@ -135,7 +135,7 @@ class LightLoop(OneThreadLoop):
             handle.context.run(call, *handle.args)
         except (SystemExit, KeyboardInterrupt):
             raise
-        except BaseException as error:  # noqa: BLE001 - as the base class: told to the loop's handler of exceptions
+        except BaseException as error:  # noqa: BLE001 - as the base class: reported to the loop's exception handler
             self.call_exception_handler({"message": f"Exception in {call!r}", "exception": error, "handle": handle})
 
     def _ask(self, due: float | None) -> None:

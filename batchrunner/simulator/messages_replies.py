@@ -55,7 +55,7 @@ def _without(name: str) -> Callable[[list[Event]], list[Event]]:
 
 
 def _unknown(events: list[Event]) -> list[Event]:
-    """An event, a piece and a block that nobody knows."""
+    """An event, a delta and a block of unknown types."""
     last: Json = sum(event["type"] == "content_block_start" for event in events)
     odd: list[Event] = [
         {"type": "content_block_start", "index": last, "content_block": {"type": "poem", "verse": "Roses"}},
@@ -93,7 +93,7 @@ def _error_after_end(events: list[Event]) -> list[Event]:
 
 
 def _with_blocks(*blocks: dict[str, Json]) -> Callable[[list[Event]], list[Event]]:
-    """Whole blocks behind those of the answer."""
+    """Whole blocks after those of the answer."""
 
     def edit(events: list[Event]) -> list[Event]:
         last = sum(event["type"] == "content_block_start" for event in events)
@@ -108,7 +108,7 @@ def _with_blocks(*blocks: dict[str, Json]) -> Callable[[list[Event]], list[Event
 
 
 def _own_fields(events: list[Event]) -> list[Event]:
-    """Fields of Anthropic's that came later, and one that nobody knows."""
+    """Newer fields of Anthropic's, and an unknown one."""
     container: Json = {"id": "container_1", "expires_at": "2026-01-01T00:00:00Z"}
     return [
         {**event, "delta": {**as_object(event.get("delta")), "container": container, "lane": "a"}}
@@ -349,14 +349,14 @@ def _reply(order: Order) -> _MessagesReply:
         blocks.append({"type": "text", "text": text})
     if called:
         blocks.append(called)
-    spoken = reasoning + text + (encode_json(called["input"]).decode() if called else "")
+    written = reasoning + text + (encode_json(called["input"]).decode() if called else "")
     name = f"msg_{order.random_source.content:016x}_{order.nth}"
     return _MessagesReply(
         head={"id": name, "type": "message", "role": "assistant", "model": order.model},
         blocks=tuple(blocks),
         stop_reason=stop_reason,
         asked=prompt_tokens(conversation),
-        said=order.answer_tokens_of(count_tokens(spoken)),
+        said=order.answer_tokens_of(count_tokens(written)),
     )
 
 

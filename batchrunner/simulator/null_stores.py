@@ -31,8 +31,8 @@ def paint_placeholder(_prompt: str, _size: tuple[int, int], _seed: int) -> bytes
 class NullLedger:
     """`core.ports.Ledger` of a process that need not remember: the state in memory is all there is."""
 
-    def __init__(self, told: Callable[[Event], None]) -> None:
-        self._on_event = told
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
 
     def note(self, event: Event) -> None:
         """Told at once."""

@@ -1,7 +1,7 @@
 """What a rehearsal supposes of a provider: how long things take, how much it lets through, what goes wrong.
 
 One profile for each preset and kind of job, from docs/providers/ and from what providers publish for small accounts:
-guesses to be corrected by whoever knows better, with `NAME=FIGURE,…` or a small YAML file of the same
+guesses; correct them with `NAME=FIGURE,…` or a small YAML file of the same
 names. Refuses unknown names and figures, all of them at once.
 """
 
@@ -213,7 +213,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
-    """One name of a profile: how it is taken in, and told."""
+    """One name of a profile: how it is parsed and shown."""
 
     take: Callable[[Profile, str], Profile]
     show: Callable[[Profile], str]
@@ -412,7 +412,7 @@ N = TypeVar("N", int, float)
 _CHUNKS: Final = 10
 """Pieces of a chat answer, as profiles count them."""
 _WIDE: Final = 64
-"""Calls at once that `concurrency: auto` is supposed to reach where nobody sets a limit."""
+"""Concurrent calls that `concurrency: auto` is assumed to reach without a limit."""
 
 
 def forecast(job: Job, found: PlanningPass, state: LedgerState, *, now: float) -> Forecast | None:

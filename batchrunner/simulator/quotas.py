@@ -148,7 +148,7 @@ def rate_headers(
     return headers
 
 
-# Limits of a server that nobody was told: calls a minute with a burst, and calls at once. Above them it answers 429.
+# Undocumented limits of a server: calls a minute with a burst, and concurrent calls. Above them it answers 429.
 #
 # Each (account, model) has its own. Pure: the world says what time it is and when a call is over. Refuses figures that
 # would let nothing through.

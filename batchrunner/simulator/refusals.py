@@ -1,4 +1,4 @@
-"""What a server says when it says no: messages and shapes of bodies, as a table.
+"""A server's error replies: messages and shapes of bodies, as a table.
 
 See docs/providers/modelscope.md#refusals.
 """
@@ -265,7 +265,7 @@ REFUSALS: dict[str, Refusal] = {
 
 
 def invalid(message: str, *, shape: str = "C") -> Refusal:
-    """A 400 that speaks of the body."""
+    """A 400 about the body."""
     return Refusal(
         status=400, shape=shape, message=message, code="invalid_parameter_error", type="invalid_request_error"
     )

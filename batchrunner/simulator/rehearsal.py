@@ -1,7 +1,7 @@
 """A rehearsal: the engine itself, unchanged, at work on a simulated provider in virtual time.
 
-What is left of a job, as its ledger tells, is sent to a world of its own, from now on, window after window, until
-nothing is left or nothing goes on. Opens no socket, writes nothing, and needs no key.
+What is left of a job, according to its ledger, is sent to a world of its own, from now on, window after window, until
+nothing is left or nothing advances. Opens no socket, writes nothing, and needs no key.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ from batchrunner.stores.timezones import offset_of_zone
 
 _COLLECTED: Final = (50_000, 20, 50)
 HORIZON_S: Final = 400 * 86_400.0
-"""Farther nothing is foretold."""
+"""A rehearsal ends here."""
 _PROGRESS_EVENTS: Final = 200
 _PROGRESS_EVERY_S: Final = 0.5
 _PICTURES_AT_ONCE: Final = "oi-ok"
@@ -70,7 +70,7 @@ def rehearse(
         state: what its ledger remembers; an empty one rehearses all of it. It is used up.
         profile: what is supposed of the provider.
         wall: the instant at which the run would begin, seconds since 1970.
-        seed: of everything that looks like chance; the same one foretells the same.
+        seed: of everything that looks like chance; the same seed gives the same prediction.
         limit: only the first so many items.
         windows: how many at once last worked, by `ACCOUNT MODEL`.
         notes: what the caller wants said beside it.
@@ -126,7 +126,7 @@ def world_of(job: Job, profile: Profile, *, seed: int) -> World:
 
 @dataclass(slots=True, kw_only=True)
 class _Stage:
-    """One rehearsal: the pretend provider, what is remembered, and the story as it is told."""
+    """One rehearsal: the simulated provider, its state, and the timeline."""
 
     job: Job
     state: LedgerState
@@ -198,7 +198,7 @@ class _Stage:
     # -- before the first call
 
     def _take_over(self) -> None:
-        """The provider knows what the ledger knows: today's calls, and the tasks that are under way."""
+        """The provider starts with what the ledger has: today's calls and the accepted tasks."""
         state, now = self.state, self.clock.wall()
         today = day_of(wall=now, offset_s=self._preset.day_offset_s)
         for account, model in state.days:
@@ -268,7 +268,7 @@ class _Stage:
     # -- afterwards
 
     def report(self, notes: tuple[str, ...], *, took_s: float) -> Rehearsal:
-        """What is foretold."""
+        """The prediction."""
         status, stats, timeline = self._status, self.world.stats(), self.timeline
         days = timeline.days()
         return Rehearsal(

@@ -1,4 +1,4 @@
-"""A paid POST as the world sees it: who sends what, for the how-manieth time, and which scenarios it asked for."""
+"""A paid POST as the world sees it: who sends what, how often before, and which scenarios it asked for."""
 
 import json
 from collections import Counter, deque
@@ -202,13 +202,13 @@ class Order:
         return min(said, limit) if isinstance(limit, int) else said
 
     def refuse(self, refusal: Refusal) -> Script:
-        """The reply that says no."""
+        """The error reply."""
         return refuse(refusal, model=self.base_model, request_id=self.request_id)
 
 
-# Which order a request is: the same one again, or one that goes on from another.
+# Which order a request is: the same one again, or one that continues another.
 #
-# Knows nothing of models and answers. What changes how an answer travels (`stream`) does not make another order.
+# Independent of models and answers. What changes how an answer travels (`stream`) does not make another order.
 
 _STREAM_KEYS = frozenset({"stream", "stream_options"})
 
@@ -222,7 +222,7 @@ def content_of(account: str, body: Mapping[str, Json]) -> int:
 
 
 def content_before(account: str, body: Mapping[str, Json]) -> int | None:
-    """The digest of the order that this one goes on from: without the last answer and what was said to it.
+    """The digest of the order that this one continues: without the last answer and the reply to it.
 
     None when the conversation has only begun.
     """

@@ -89,7 +89,7 @@ def _tokens_per_minute(order: Order) -> Refusal | None:
 
 
 def _seconds_left(order: Order, seconds: float) -> float | None:
-    """Closed from the first call on, which one that comes too early is told again, and counted; None once open."""
+    """Seconds left of a wait that starts with the first call; counts calls that come too early. None afterwards."""
     memory = order.lane.memory
     if "opens" in memory:
         if order.now >= memory["opens"] - _ROUNDING_S:
@@ -99,7 +99,7 @@ def _seconds_left(order: Order, seconds: float) -> float | None:
 
 
 def _closed_for(order: Order, seconds: float, header: str, value: str) -> Refusal | None:
-    """The same wait is told to each, in a header."""
+    """A refusal with the same wait for each call, in a header."""
     return None if _seconds_left(order, seconds) is None else REFUSALS["T1"].with_header(header, value)
 
 

@@ -1,4 +1,4 @@
-"""The scenarios as a table: what can be asked for behind a model's `#`, or of a whole world.
+"""The scenarios as a table: what can follow a model's `#`, or apply to a whole world.
 
 `Qwen/Qwen3-8B#throttle:3` refuses the first three calls; `a+b:2` asks for two at once. A figure is optional everywhere.
 Where the summary says "first n", leaving the figure out means always.

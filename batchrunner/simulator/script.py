@@ -1,4 +1,4 @@
-"""What the world is asked and what it answers: a call, and a script that a door plays. Values; nothing waits here."""
+"""What the world is asked and what it answers: a call, and a script that a transport or server plays. Values only."""
 
 import hashlib
 import json
@@ -114,7 +114,7 @@ Step: TypeAlias = Delay | Send | Cut | Reset | Hang
 class Script:
     """A reply: `early` is played before the head, `steps` after it.
 
-    A `content-length` among the headers is what is announced, true or not; without one the door frames the body: with
+    A `content-length` among the headers is what is announced, true or not; without one the server frames the body: with
     its length when it is a single `Send`, else in chunks.
     """
 
@@ -123,7 +123,7 @@ class Script:
     early: tuple[EarlyStep, ...] = ()
     steps: tuple[Step, ...] = ()
     lane: tuple[str, str] | None = None
-    """(token hash, model) that this call occupies until the door tells the world that it left."""
+    """(token hash, model) that this call occupies until `World.leave` is called."""
     let_in: bool = False
     """It went through its lane's limits and takes a place there as long."""
 

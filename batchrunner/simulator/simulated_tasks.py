@@ -101,7 +101,7 @@ class SimulatedTasks:
         return f"SimulatedTasks({len(self._tasks)} tasks)"
 
     def accept(self, order: Order) -> tuple[Task, Script]:
-        """A new task and the reply that tells its id."""
+        """A new task and the reply with its id."""
         number = digest_of(f"{order.random_source.content}/{order.nth}") % 9_000_000 + 1_000_000
         name = str(number) if "img-id-number" in order.chosen else _SAME_ID if "img-same-id" in order.chosen else None
         task = self._make(order, name=name)
@@ -111,7 +111,7 @@ class SimulatedTasks:
         return task, _odd_submit(task, order.request_id) or json_script(self._submit_body(task, order))
 
     def adopt(self, task_id: str, *, model: str, accepted_at: float) -> None:
-        """A task that another provider accepted goes on here, for whoever asks."""
+        """Continue a task that another provider accepted."""
         self._tasks[task_id] = Task(
             id=task_id,
             content=digest_of(task_id),
@@ -218,7 +218,7 @@ class SimulatedTasks:
 
 
 _STUB: Json = {"request_id": "", "task_id": "", "task_status": "PROCESSING", "outputs": {}}
-"""What a poll without the task-type header gets for ever."""
+"""What a poll without the task-type header always gets."""
 
 
 def _task_id(path: str) -> str:

@@ -97,7 +97,7 @@ def _words_mid(datas: Sequence[str]) -> list[bytes]:
 
 
 def _usage_after_done(datas: Sequence[str]) -> list[bytes]:
-    """The counts stand behind the closing word."""
+    """The usage follows `[DONE]`."""
     counts = [data for data in datas if '"choices":[]' in data]
     return _framed([*(data for data in datas if data not in counts), *counts])
 
@@ -241,12 +241,12 @@ def _in_last_chunk(**fields: Json) -> Callable[[list[Chunk]], list[Chunk]]:
 
 
 def _with_logprobs(chunks: list[Chunk]) -> list[Chunk]:
-    told: list[Chunk] = []
+    made: list[Chunk] = []
     for chunk in chunks:
         word = as_object(_choice(chunk).get("delta")).get("content")
         entry: Json = {"token": word, "logprob": -0.125, "bytes": None, "top_logprobs": []}
-        told.append(_with_choice(chunk, {"logprobs": {"content": [entry]}}) if word else chunk)
-    return told
+        made.append(_with_choice(chunk, {"logprobs": {"content": [entry]}}) if word else chunk)
+    return made
 
 
 def _thought_in_details(delta: Chunk) -> Chunk:

@@ -55,7 +55,7 @@ def _html(_task: Task) -> Script:
 
 
 def _truncated(task: Task) -> Script:
-    """Half a picture in a reply that is whole as far as HTTP can tell."""
+    """Half a picture in a reply that is complete for HTTP."""
     body = task.picture()
     return _of(Send(piece=body[: len(body) // 2]))
 

@@ -1,4 +1,4 @@
-"""What happens in a rehearsal, by hours and by days of the provider, told by the ledger's events. Keeps no items."""
+"""What happens in a rehearsal, by hours and by days of the provider, from the ledger's events. Keeps no items."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: a night of waiting takes as long as its work.
+"""An event loop whose clock jumps to the next timer: hours of waiting take no time.
 
 When nothing is ready and nothing outside the loop is under way, the clock jumps to the next timer instead of waiting.
 What counts as under way, and holds the clock still:
@@ -9,10 +9,10 @@ What counts as under way, and holds the clock still:
 - bytes between sockets of this process. A kernel delivers loopback traffic while the sender is still in its call, or
   moments later when it is busy; so, as long as any socket is registered with the loop, each jump is preceded by a real
   wait of GRACE_S for it, and any event in that time means: do not jump. A peer in another process is beyond this rule,
-  because nobody can know what it is about to send.
+  because what it is about to send is unknown.
 
 With no timer at all the loop waits in real time, and raises `StandstillError` when nothing can come any more: no job,
-no socket, or STALL_S without a sign of life. A job that itself waits for a timer of the loop stands still, too.
+no socket, or STALL_S without a sign of life. A job that itself waits for a timer of the loop stops it, too.
 """
 
 import asyncio
@@ -87,13 +87,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._under_way -= 1
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> "asyncio.Future[T]":
-        """As the base class does it; the clock stands still until the result has reached the loop."""
+        """As the base class does it; the clock does not advance until the result has reached the loop."""
         if self.is_closed():
             raise RuntimeError("the loop is closed")
         job = (executor or self._pool).submit(func, *args)
         self._under_way += 1
         future = asyncio.wrap_future(job, loop=self)
-        # After wrap_future: the result is put in line first, only then may the clock go on
+        # After wrap_future: the result is put in line first, only then may the clock advance
         job.add_done_callback(lambda _: self._job_is_over())
         return future
 
@@ -111,7 +111,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             try:
                 self.call_soon_threadsafe(self._count_job)
             except RuntimeError:
-                # Closed in the meantime: nobody's clock is held any more
+                # Closed in the meantime: no clock is held any more
                 return
 
     def _count_job(self) -> None:
@@ -212,7 +212,7 @@ def run_virtual(main: Coroutine[object, object, T] | Callable[[], Coroutine[obje
 
 # A virtual-time loop whose executors are played on the loop itself, each job at a moment that the seed chooses.
 #
-# Threads end in an order that no seed decides. Here a job begins as many turns of the loop later as the dice say, jobs
+# Threads end in an order that no seed decides. Here a job begins a random number of turns of the loop later, jobs
 # of one executor in their order where it has one thread; so the same seed gives the same trace. Refuses nothing: a job
 # that would block for long blocks the loop, which is right for jobs on a disk in memory.
 
@@ -276,5 +276,5 @@ class OneThreadLoop(VirtualTimeLoop):
 
 def _queue_of(executor: Executor | None) -> int | None:
     """One queue for each executor with a single thread; None where jobs may overtake each other."""
-    single = isinstance(executor, ThreadPoolExecutor) and executor._max_workers == 1  # noqa: SLF001 - not told otherwise
+    single = isinstance(executor, ThreadPoolExecutor) and executor._max_workers == 1  # noqa: SLF001 - not known otherwise
     return id(executor) if single else None

@@ -1,6 +1,6 @@
-"""The pretend provider itself: answers calls with scripts, counts what was paid. Pure and seeded.
+"""The simulated provider: answers calls with scripts, counts what was paid. Pure and seeded.
 
-Opens nothing, waits for nothing and reads no clock: a door says what time it is and plays the script. To add an
+Opens nothing, waits for nothing and reads no clock: the caller passes the time and plays the script. To add an
 endpoint: one line in ENDPOINTS, or in GENERATIONS when it is paid for.
 """
 
@@ -44,7 +44,7 @@ from batchrunner.simulator.script import (
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
 from batchrunner.simulator.storage import Storage
 
-# The models that the pretend provider lists.
+# The models that the simulated provider lists.
 
 MODELS = (
     "Qwen/Qwen3-8B",
@@ -93,7 +93,7 @@ class World:
             auth: refuse calls without a token.
             tokens: refuse every other token; None takes any. Ones like `bad-…` and `unbound-…` are refused always.
             log_size: how many requests the log remembers.
-            unread: nobody reads what is answered: texts may be left out where their counts and times are known.
+            unread: answers are not read: texts may be left out where their counts and times are known.
 
         Raises:
             JobMistakesError: an unknown scenario.
@@ -119,7 +119,7 @@ class World:
         return f"World(seed={self.seed}, {counts})"
 
     def answer(self, call: Call, now: float) -> Script:
-        """The script for a call that came at `now` (wall clock, seconds). The door tells when it is over: `leave`."""
+        """The script for a call that came at `now` (wall clock, seconds). Call `leave` when it has been played."""
         self.log.number += 1
         path, _, query = call.path.partition("?")
         number = self.log.number
@@ -276,7 +276,7 @@ class World:
         )
 
     def _breaks_schema(self, account: Account, body: dict[str, Json], random_source: RandomSource) -> bool:
-        """By chance, and only where neither this order nor the one that it goes on from was answered before."""
+        """By chance, and only where neither this order nor the one that it continues was answered before."""
         if self.faults.pick(random_source, ANSWER_FAULTS) is None or self.log.answered(random_source.content):
             return False
         return not self.log.answered(content_before(account.hash, body))
@@ -338,7 +338,7 @@ class World:
         return self._noted(visit, "poll", Verdict(script, f"poll {script.status}"))
 
     def models(self, visit: Visit) -> Script:
-        """The roster; nobody's token is looked at."""
+        """The list of models; tokens are not checked."""
         models: list[Json] = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in MODELS]
         return self._noted(visit, "models", Verdict(json_script({"object": "list", "data": models}), "listed"))
 

@@ -1,6 +1,6 @@
 """One job, one provider and one disk over several lives of a process; every life may end at any call.
 
-The engine, the stores and the world are the real ones. Only the disk is pretended, and the doors to the world are
+The engine, the stores and the world are the real ones. Only the disk is pretended, and the ports to the world are
 watched: a dead process reaches neither.
 """
 
@@ -28,7 +28,7 @@ from batchrunner.wiring import assemble
 from tests.crash.invariant_error import Violation
 from tests.crash.jobs import RUN, Shape, items_in, job_of
 from tests.crash.ledger_tail import rows_on
-from tests.crash.recording_ports import Doors, WatchedLedger, WatchedResults
+from tests.crash.recording_ports import RecordingPorts, WatchedLedger, WatchedResults
 from tests.crash.watch import SHANGHAI_S, Body, Known, Watch, Witness
 from tests.support.crashing_disk import CrashingDisk, Trouble
 from tests.support.slow_source import SlowItems
@@ -48,7 +48,7 @@ class CrashHouse:
     """Prompts of the job; the items are more where it has several models, replicas or twins."""
     shape: Shape | None = None
     world: World = field(default_factory=World)
-    mutant: "Mutant" = lambda house, runner, doors: None
+    mutant: "Mutant" = lambda house, runner, ports: None
     wall: float = MONDAY_EVENING
     witness: Witness = field(default_factory=Witness)
     posts_left: int = 0
@@ -163,7 +163,7 @@ class CrashHouse:
         make_run_folder(RUN, files=disk)
         async with AsyncExitStack() as stack:
             take_directory(RUN, job, program=VERSION, wall=clock.wall(), adopt_rows=run_request.adopt_rows, files=disk)
-            doors = Doors(
+            ports = RecordingPorts(
                 disk=disk,
                 transport=SimulatedTransport(self.world, clock, timeouts=job.timeouts),
                 downloads=SimulatedDownloads(self.world, clock, timeouts=job.timeouts),
@@ -178,15 +178,15 @@ class CrashHouse:
                 folder=RUN,
                 run_request=run_request,
                 say=self.said.append,
-                network=(doors, doors),
+                network=(ports, ports),
                 files=disk,
                 random_source=random.Random(self.rng.random()),
             )
-            doors.watch = self.watch = self._watch(clock, runner)
+            ports.watch = self.watch = self._watch(clock, runner)
             runner.ports = replace(runner.ports, items=SlowItems(job, self.item_s))
             runner.recorder.ledger = WatchedLedger(runner.recorder.ledger, self.watch)
             runner.recorder.results = WatchedResults(runner.recorder.results, self.watch)
-            self.mutant(self, runner, doors)
+            self.mutant(self, runner, ports)
             try:
                 return await self._run(runner, asked_at_s)
             finally:
@@ -233,5 +233,5 @@ class CrashHouse:
             asyncio.get_running_loop().call_soon(self.disk.die)
 
 
-Mutant = Callable[[CrashHouse, Runner, Doors], None]
+Mutant = Callable[[CrashHouse, Runner, RecordingPorts], None]
 """Breaks something in a life that is about to begin."""

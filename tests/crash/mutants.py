@@ -25,7 +25,7 @@ from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import Work, WorkQueue
 from tests.crash.invariant_error import Violation
 from tests.crash.lives import CANARY, CrashHouse, Mutant
-from tests.crash.recording_ports import Doors, WatchedLedger, WatchedResults
+from tests.crash.recording_ports import RecordingPorts, WatchedLedger, WatchedResults
 
 T = TypeVar("T")
 Lie = Callable[[Event], tuple[Event, ...]]
@@ -101,7 +101,7 @@ class LyingLedger:
 def above(lie: Lie) -> Mutant:
     """The engine has something else written than it should."""
 
-    def lies(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+    def lies(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
         runner.recorder.ledger = LyingLedger(runner.recorder.ledger, lie)
 
     return lies
@@ -110,7 +110,7 @@ def above(lie: Lie) -> Mutant:
 def below(lie: Lie = _as_it_is, *, unsynced: tuple[type[Event], ...] = ()) -> Mutant:
     """The store does something else than it says."""
 
-    def lies(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+    def lies(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
         watched = runner.recorder.ledger
         assert isinstance(watched, WatchedLedger)
         watched.inner = LyingLedger(watched.inner, lie, unsynced)
@@ -150,11 +150,11 @@ class DiscreetBook(Recorder):
         await Recorder.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
 
 
-def discreet(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def discreet(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     runner.recorder = DiscreetBook(**{field.name: getattr(runner.recorder, field.name) for field in fields(Recorder)})
 
 
-# -- doors and stores that do things twice
+# -- ports and stores that do things twice
 
 
 class _Unread:
@@ -172,7 +172,7 @@ class _Unread:
 
 @dataclass
 class SendsTwice:
-    inner: Doors
+    inner: RecordingPorts
 
     async def exchange(self, request: Request, decoder: Decoder[T], *, account: str) -> T:
         if request.method == "POST":
@@ -180,8 +180,8 @@ class SendsTwice:
         return await self.inner.exchange(request, decoder, account=account)
 
 
-def sends_twice(house: CrashHouse, runner: Runner, doors: Doors) -> None:
-    runner.ports = replace(runner.ports, transport=SendsTwice(doors))
+def sends_twice(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+    runner.ports = replace(runner.ports, transport=SendsTwice(ports))
 
 
 @dataclass
@@ -200,7 +200,7 @@ class WritesTwice(WatchedResults):
         return await super().add(row)
 
 
-def writes_rows_twice(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def writes_rows_twice(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     watched = runner.recorder.results
     assert isinstance(watched, WatchedResults)
     runner.recorder.results = WritesTwice(watched.inner, watched.watch)
@@ -219,13 +219,13 @@ class HearsNoRefusal(WatchedResults):
             return Place(crc="00000000", length=0)
 
 
-def hears_no_refusal(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def hears_no_refusal(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     watched = runner.recorder.results
     assert isinstance(watched, WatchedResults)
     runner.recorder.results = HearsNoRefusal(watched.inner, watched.watch)
 
 
-def strays(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def strays(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     stray = Path("/stray")
     house.disk.close(house.disk.open_append(stray, 0o600))
 
@@ -234,7 +234,7 @@ def strays(house: CrashHouse, runner: Runner, doors: Doors) -> None:
 
 
 def _in_lanes(turn: Callable[[Lane], None]) -> Mutant:
-    def turns(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+    def turns(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
         for lane in runner.lanes:
             turn(lane)
 
@@ -266,7 +266,7 @@ def _without_budget(lane: Lane) -> None:
 
 
 def _in_queues(turn: Callable[[WorkQueue], None]) -> Mutant:
-    def turns(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+    def turns(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
         for queue in runner.queues.values():
             turn(queue)
 
@@ -291,15 +291,15 @@ def _shut(lane: Lane) -> None:
     lane.close(Closed(kind="nothing", reason="a mutant", refused_account=False))
 
 
-def polls_fast(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def polls_fast(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     runner.job = replace(runner.job, limits=replace(runner.job.limits, poll_per_second=1000.0))
 
 
-def tries_for_ever(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def tries_for_ever(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     runner.job = replace(runner.job, retry=RetryPolicy(attempts=99))
 
 
-def miscounts(house: CrashHouse, runner: Runner, doors: Doors) -> None:
+def miscounts(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
     runner.state.refused += 1
 
 

@@ -104,7 +104,7 @@ class WatchedResults:
 
 
 @dataclass
-class Doors:
+class RecordingPorts:
     """The world behind a wall that a dead process cannot pass. Accounts bring their keys, as they do in earnest."""
 
     disk: CrashingDisk

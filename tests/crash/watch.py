@@ -274,7 +274,7 @@ class Watch:
         self._need(11, f"a second row of {key.hex()}", holds=key not in self.known.rows)
         self.known.rows.add(key)
 
-    # -- the doors
+    # -- the ports
 
     def post(self, lane: LaneName, body: Body) -> None:
         """A paid request leaves."""

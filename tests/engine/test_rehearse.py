@@ -11,7 +11,7 @@ from batchrunner import api
 from batchrunner.core.errors import ExitStatus, JobMistakesError, WrongDirectoryError
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.http_door import serve
+from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.quotas import Quota
 from batchrunner.simulator.rehearsal import world_of
@@ -193,11 +193,11 @@ def test_a_run_of_the_same_world_through_real_sockets_ends_when_it_was_foretold(
     async def night() -> float:
         clock = LoopClock(wall_at_zero=NOON)
         job = api.load_job(str(tmp_path / "job.yaml"), out=str(tmp_path / "out"))
-        door = await serve(world_of(job, profile_of(job, profile), seed=0), wall=clock.wall)
-        there = [f"provider.base_url={door.api_url}/v1"]
+        server = await serve(world_of(job, profile_of(job, profile), seed=0), wall=clock.wall)
+        there = [f"provider.base_url={server.api_url}/v1"]
         job = api.load_job(str(tmp_path / "job.yaml"), out=str(tmp_path / "out"), overrides=there)
         report = await api.run(job, clock=clock, say=lambda _: None)
-        await asyncio.gather(door.close())
+        await asyncio.gather(server.close())
         assert report.status.items.done == 60
         return clock.monotonic()
 

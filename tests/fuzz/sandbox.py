@@ -111,7 +111,7 @@ class Ground:
 
 
 def run_here(ground: Ground, capfd: pytest.CaptureFixture[str], *arguments: str) -> Ended:
-    """The program in this process: the same door, half a second sooner."""
+    """The program in this process: the same entry point, half a second sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ground.work)
         patch.setattr("tempfile.tempdir", str(ground.temporary))

@@ -1,4 +1,4 @@
-"""Any bytes at any door: one typed outcome, no traceback, within bounded time and memory. Past inputs are tried again.
+"""Any bytes at any entry: one typed outcome, no traceback, within bounded time and memory. Past inputs are tried again.
 
 An example is a sound input spoilt by a seed, or bytes out of nowhere. What fails is shown as bytes, to be kept in
 `past_inputs/TARGET-….bin`. Longer, guided by coverage: `python -m tests.fuzz.atheris_campaign TARGET SECONDS`.

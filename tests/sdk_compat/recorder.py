@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx2
 
 from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
-from batchrunner.simulator.http_door import serve
+from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.world import World
 
 T = TypeVar("T")
@@ -116,11 +116,11 @@ def with_world(world: World, use: Callable[[str, httpx2.AsyncClient], Awaitable[
 
     async def main() -> tuple[T, tuple[Reply, ...]]:
         recorder = Recorder()
-        door = await serve(world)
+        server = await serve(world)
         try:
             async with httpx2.AsyncClient(transport=recorder) as client:
-                return await use(door.api_url, client), tuple(recorder.replies)
+                return await use(server.api_url, client), tuple(recorder.replies)
         finally:
-            await door.close()
+            await server.close()
 
     return asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The door without a network reports what a real transport would report."""
+"""The transport without a network reports what a real transport would report."""
 
 import asyncio
 import json

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import aiohttp
 import pytest
 
-from batchrunner.simulator.http_door import serve
+from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.virtual_time import StandstillError, VirtualTimeLoop, run_virtual
 from batchrunner.simulator.world import World
@@ -127,11 +127,11 @@ def test_waiting_for_nothing_is_an_error_and_no_hang() -> None:
 
 def test_waiting_for_a_silent_socket_is_an_error_after_a_while() -> None:
     async def forever() -> None:
-        door = await serve(World())
+        server = await serve(World())
         try:
             await asyncio.Event().wait()
         finally:
-            await door.close()
+            await server.close()
 
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(stall_s=0.05)) as runner, pytest.raises(StandstillError):
         runner.run(forever())
@@ -141,15 +141,15 @@ def test_an_http_client_and_the_server_share_a_virtual_hour() -> None:
     async def hour() -> tuple[list[int], float]:
         loop = asyncio.get_running_loop()
         world = World(latency=Latency(first_byte_s=60.0))
-        door = await serve(world, wall=lambda: NOW + loop.time())
+        server = await serve(world, wall=lambda: NOW + loop.time())
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         statuses = []
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=61)) as session:
             for _ in range(60):
-                async with session.post(f"{door.api_url}{CHAT}", json=body) as response:
+                async with session.post(f"{server.api_url}{CHAT}", json=body) as response:
                     statuses.append(response.status)
                     await response.read()
-        await door.close()
+        await server.close()
         return statuses, loop.time()
 
     began = time.perf_counter()
@@ -161,18 +161,18 @@ def test_an_http_client_and_the_server_share_a_virtual_hour() -> None:
 
 def test_no_timeout_fires_while_bytes_are_on_their_way() -> None:
     async def many() -> int:
-        door = await serve(World())
+        server = await serve(World())
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         timeout = aiohttp.ClientTimeout(total=0.001)
         async with aiohttp.ClientSession(timeout=timeout) as session:
 
             async def one() -> int:
-                async with session.post(f"{door.api_url}{CHAT}", json={**body, "stream": True}) as response:
+                async with session.post(f"{server.api_url}{CHAT}", json={**body, "stream": True}) as response:
                     await response.read()
                     return response.status
 
             statuses = await asyncio.gather(*(one() for _ in range(100)))
-        await door.close()
+        await server.close()
         return statuses.count(200)
 
     assert run_virtual(many) == 100
@@ -200,13 +200,13 @@ def test_a_jump_is_preceded_by_a_real_wait_for_late_bytes() -> None:
 def test_a_deadline_fires_at_its_time_when_the_server_hangs() -> None:
     async def hang() -> float:
         loop = asyncio.get_running_loop()
-        door = await serve(World(scenario="hang-headers"))
+        server = await serve(World(scenario="hang-headers"))
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
             with pytest.raises(asyncio.TimeoutError):
-                await session.post(f"{door.api_url}{CHAT}", json=body)
+                await session.post(f"{server.api_url}{CHAT}", json=body)
         ended = loop.time()
-        await door.close()
+        await server.close()
         return ended
 
     assert run_virtual(hang) == pytest.approx(600.0, abs=1.0)

@@ -1,4 +1,4 @@
-"""A house for engine tests: real stores in a folder, the simulated world behind the doors, time that jumps."""
+"""A house for engine tests: real stores in a folder, the simulated world behind the ports, virtual time."""
 
 import json
 from collections.abc import Callable

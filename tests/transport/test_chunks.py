@@ -16,7 +16,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b'data: {"choices":[]}\n\n'
 
 
-class Door(asyncio.Transport):
+class FakeTransport(asyncio.Transport):
     """A connection that stands until it is closed."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ def read(kind: type[Replies], *bodies: Iterable[bytes]) -> list[list[object]]:
 
     async def one(pieces: Iterable[bytes]) -> list[object]:
         replies = kind(asyncio.get_running_loop(), reuse=KeepAlive(), heads=Heads())
-        replies.connection_made(Door())
+        replies.connection_made(FakeTransport())
         replies.set_response_params(read_until_eof=True, **READING)
         replies.data_received(HEAD)
         _, content = await replies.read()
@@ -125,7 +125,7 @@ def test_more_than_a_reader_may_hold_makes_the_server_wait_as_ever() -> None:
 
     async def held(kind: type[Replies]) -> tuple[list[tuple[bool, int]], bytes]:
         replies = kind(asyncio.get_running_loop(), reuse=KeepAlive(), heads=Heads())
-        replies.connection_made(Door())
+        replies.connection_made(FakeTransport())
         replies.set_response_params(read_until_eof=True, **READING)
         replies.data_received(HEAD)
         _, content = await replies.read()

@@ -16,7 +16,7 @@ from batchrunner import api
 from batchrunner.core.outcome import Answer, Problem, SendOutcome
 from batchrunner.core.plan import Plan
 from batchrunner.providers import dialect_for
-from batchrunner.simulator.http_door import serve
+from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.script import Call, Script
 from batchrunner.simulator.world import World
 from batchrunner.transport import ApiTransport, read_keys
@@ -26,13 +26,13 @@ from tests.engine.job_key_effects.bench import Bench, Effect, paid
 T = TypeVar("T")
 
 KEYS = {"VOCABULARY_A": "key-of-account-a", "VOCABULARY_B": "key-of-account-b"}
-DOOR, TLS_DOOR = "http://127.0.0.1:1", "https://127.0.0.1:1"
+BASE_URL, TLS_URL = "http://127.0.0.1:1", "https://127.0.0.1:1"
 """Stand for addresses that are known once a server listens."""
 ELSEWHERE = "http://192.0.2.1/v1"
 """An address that is nobody's (RFC 5737)."""
 ANSWER = b'{"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}'
-OURS = {"preset": "openai", "base_url": f"{DOOR}/v1", "api_key_env": ["VOCABULARY_A"]}
-POINTS = {"preset": "modelscope", "base_url": f"{DOOR}/v1", "api_key_env": ["VOCABULARY_A"]}
+OURS = {"preset": "openai", "base_url": f"{BASE_URL}/v1", "api_key_env": ["VOCABULARY_A"]}
+POINTS = {"preset": "modelscope", "base_url": f"{BASE_URL}/v1", "api_key_env": ["VOCABULARY_A"]}
 
 
 class Noticing(World):
@@ -48,16 +48,16 @@ class Noticing(World):
         return super().answer(call, now)
 
 
-def behind_a_door(bench: Bench, use: Callable[[Bench], Awaitable[T]]) -> tuple[T, list[Call]]:
-    """What `use` makes of the job with a real server for DOOR, and the calls that came there."""
+def over_http(bench: Bench, use: Callable[[Bench], Awaitable[T]]) -> tuple[T, list[Call]]:
+    """What `use` makes of the job with a real server for BASE_URL, and the calls that came there."""
 
     async def scene() -> tuple[T, list[Call]]:
         world = Noticing()
-        door = await serve(world)
+        server = await serve(world)
         try:
-            return await use(moved(bench, DOOR, door.api_url)), world.calls
+            return await use(moved(bench, BASE_URL, server.api_url)), world.calls
         finally:
-            await door.close()
+            await server.close()
 
     with pytest.MonkeyPatch.context() as environment:
         for name, key in KEYS.items():
@@ -95,20 +95,20 @@ async def outcomes(bench: Bench) -> list[SendOutcome]:
 
 def header(name: str) -> Callable[[Bench], object]:
     """A look at one header of every call."""
-    return lambda bench: [call.headers.get(name) for call in behind_a_door(bench, outcomes)[1]]
+    return lambda bench: [call.headers.get(name) for call in over_http(bench, outcomes)[1]]
 
 
 def version_asked(bench: Bench) -> object:
     """Azure's version in the URL of every call."""
     return [
         version[0] if (version := parse_qs(urlsplit(call.path).query).get("api-version")) else None
-        for call in behind_a_door(bench, outcomes)[1]
+        for call in over_http(bench, outcomes)[1]
     ]
 
 
 def reached(bench: Bench) -> int:
-    """How many requests came to the door, whomever they were meant for."""
-    return len(behind_a_door(bench, outcomes)[1])
+    """How many requests came to the server, whichever host they were meant for."""
+    return len(over_http(bench, outcomes)[1])
 
 
 async def _planned(bench: Bench) -> Plan:
@@ -117,14 +117,14 @@ async def _planned(bench: Bench) -> Plan:
 
 def points(bench: Bench) -> object:
     """What a plan says of points: a day, a call."""
-    plan, _ = behind_a_door(bench, _planned)
+    plan, _ = over_http(bench, _planned)
     assert plan.points is not None
     return plan.points.per_day, plan.points.needed
 
 
 def balances(bench: Bench) -> int:
     """How many accounts were asked for their balance, and told it."""
-    plan, calls = behind_a_door(bench, _planned)
+    plan, calls = over_http(bench, _planned)
     asked = [call.path for call in calls if "balance" in call.path]
     assert len(asked) == len(plan.balances)
     return len(asked)
@@ -150,7 +150,7 @@ def by_tls(bench: Bench) -> bool:
         server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls)
         try:
             port = server.sockets[0].getsockname()[1]
-            (outcome,) = await outcomes(moved(bench, TLS_DOOR, f"https://127.0.0.1:{port}"))
+            (outcome,) = await outcomes(moved(bench, TLS_URL, f"https://127.0.0.1:{port}"))
             return isinstance(outcome, Answer)
         finally:
             server.close()
@@ -169,7 +169,7 @@ def unanswered(bench: Bench) -> str:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)  # noqa: FBT003 - the socket's own signature
             waiting.connect_ex(listener.getsockname())
-        there = moved(bench, DOOR, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        there = moved(bench, BASE_URL, f"http://127.0.0.1:{listener.getsockname()[1]}")
         (outcome,) = asyncio.run(outcomes(there))
     assert isinstance(outcome, Problem)
     return outcome.message.rpartition(" within ")[2]
@@ -199,13 +199,13 @@ NETWORK: dict[str, Effect] = {
     ),
     "provider.proxy": Effect(
         base=paid(provider={"base_url": "http://127.0.0.1:9/v1"}),
-        change={"provider.proxy": DOOR},
+        change={"provider.proxy": BASE_URL},
         look=reached,
         was=0,
         now=1,
     ),
     "provider.proxy_auth_env": Effect(
-        base=paid(provider={"base_url": "http://127.0.0.1:9/v1", "proxy": DOOR}),
+        base=paid(provider={"base_url": "http://127.0.0.1:9/v1", "proxy": BASE_URL}),
         change={"provider.proxy_auth_env": "VOCABULARY_PROXY"},
         look=header("proxy-authorization"),
         was=[None],
@@ -226,7 +226,7 @@ NETWORK: dict[str, Effect] = {
         now=(),
     ),
     "provider.ca_file": Effect(
-        base=paid(provider={"base_url": f"{TLS_DOOR}/v1"}),
+        base=paid(provider={"base_url": f"{TLS_URL}/v1"}),
         change={"provider.ca_file": "here.pem"},
         look=by_tls,
         was=False,
@@ -247,7 +247,7 @@ NETWORK: dict[str, Effect] = {
         base=paid(provider=POINTS), change={"provider.balance": True}, look=balances, was=0, now=1
     ),
     "timeouts.connect_s": Effect(
-        base=paid(provider={"base_url": f"{DOOR}/v1"}, timeouts={"connect_s": 0.2}),
+        base=paid(provider={"base_url": f"{BASE_URL}/v1"}, timeouts={"connect_s": 0.2}),
         change={"timeouts.connect_s": 0.3},
         look=unanswered,
         was="0.2 s",

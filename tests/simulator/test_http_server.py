@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionToolParam
 from batchrunner import run_server
 from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
-from batchrunner.simulator.http_door import Door, PortTakenError, serve
+from batchrunner.simulator.http_server import PortTakenError, SimulatorServer, serve
 from batchrunner.simulator.profiles import FaultRates, Latency
 from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
@@ -25,19 +25,19 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def open_door(world: World) -> AsyncIterator[Door]:
-    door = await serve(world)
+async def open_server(world: World) -> AsyncIterator[SimulatorServer]:
+    server = await serve(world)
     try:
-        yield door
+        yield server
     finally:
-        await door.close()
+        await server.close()
 
 
 def with_sdk(world: World, use: Callable[[openai.AsyncOpenAI], Awaitable[T]], *, key: str = "ms-key") -> T:
     async def main() -> T:
         async with (
-            open_door(world) as door,
-            openai.AsyncOpenAI(base_url=f"{door.api_url}/v1", api_key=key, max_retries=0, timeout=10) as client,
+            open_server(world) as server,
+            openai.AsyncOpenAI(base_url=f"{server.api_url}/v1", api_key=key, max_retries=0, timeout=10) as client,
         ):
             return await use(client)
 
@@ -46,13 +46,13 @@ def with_sdk(world: World, use: Callable[[openai.AsyncOpenAI], Awaitable[T]], *,
 
 def with_session(
     world: World,
-    use: Callable[[aiohttp.ClientSession, Door], Awaitable[T]],
+    use: Callable[[aiohttp.ClientSession, SimulatorServer], Awaitable[T]],
     *,
     run: Callable[[Coroutine[object, object, T]], T] = asyncio.run,
 ) -> T:
     async def main() -> T:
-        async with open_door(world) as door, aiohttp.ClientSession() as session:
-            return await use(session, door)
+        async with open_server(world) as server, aiohttp.ClientSession() as session:
+            return await use(session, server)
 
     return run(main())
 
@@ -200,13 +200,13 @@ def test_the_official_sdk_lists_the_models() -> None:
 def test_a_task_lives_from_submission_to_picture_on_two_ports() -> None:
     world = World(latency=Latency(task_s=0.0))
 
-    async def use(session: aiohttp.ClientSession, door: Door) -> bytes:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> bytes:
         order = {"model": "Qwen/Qwen-Image", "prompt": "a cat", "size": "128x64"}
-        async with session.post(door.api_url + IMAGES, json=order, headers=ASYNC) as response:
+        async with session.post(server.api_url + IMAGES, json=order, headers=ASYNC) as response:
             task = (await response.json())["task_id"]
-        async with session.get(f"{door.api_url}/v1/tasks/{task}", headers=POLL) as response:
+        async with session.get(f"{server.api_url}/v1/tasks/{task}", headers=POLL) as response:
             url = (await response.json())["output_images"][0]
-        assert url.startswith(door.files_url)
+        assert url.startswith(server.files_url)
         async with session.get(url, headers={"Authorization": "Bearer leaked"}) as response:
             assert response.content_type == "image/png"
             return await response.read()
@@ -216,24 +216,24 @@ def test_a_task_lives_from_submission_to_picture_on_two_ports() -> None:
 
 
 def test_a_reset_is_a_reset_and_a_cut_is_no_end() -> None:
-    async def use(session: aiohttp.ClientSession, door: Door) -> None:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
-            await session.post(door.api_url + CHAT, json=chat("reset-before-headers"))
+            await session.post(server.api_url + CHAT, json=chat("reset-before-headers"))
         for body in (chat("reset-mid-stream", stream=True), chat("reset-mid-stream"), chat("cut-mid-stream")):
             with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
-                async with session.post(door.api_url + CHAT, json=body) as response:
+                async with session.post(server.api_url + CHAT, json=body) as response:
                     await response.read()
 
     with_session(World(), use)
 
 
 def test_a_cut_stream_ends_with_or_without_its_terminator() -> None:
-    async def use(session: aiohttp.ClientSession, door: Door) -> set[str]:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> set[str]:
         ends = set()
         for at in range(12):
             body = {**chat(stream=True), "messages": [{"role": "user", "content": f"{at}"}]}
             try:
-                async with session.post(door.api_url + CHAT, json=body) as response:
+                async with session.post(server.api_url + CHAT, json=body) as response:
                     assert b"[DONE]" not in await response.read()
                     ends.add("orderly")
             except aiohttp.ClientPayloadError:
@@ -247,10 +247,10 @@ def test_a_cut_stream_ends_with_or_without_its_terminator() -> None:
 def test_a_hang_lasts_until_the_client_leaves(scenario: str) -> None:
     world = World()
 
-    async def use(session: aiohttp.ClientSession, door: Door) -> None:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> None:
         with pytest.raises(asyncio.TimeoutError):
             async with session.post(
-                door.api_url + CHAT, json=chat(scenario, stream=True), timeout=aiohttp.ClientTimeout(total=300)
+                server.api_url + CHAT, json=chat(scenario, stream=True), timeout=aiohttp.ClientTimeout(total=300)
             ) as response:
                 await response.read()
         assert world.stats().max_in_flight == 1
@@ -261,12 +261,12 @@ def test_a_hang_lasts_until_the_client_leaves(scenario: str) -> None:
 
 
 def test_headers_of_refusals_arrive_and_lengths_are_stated() -> None:
-    async def use(session: aiohttp.ClientSession, door: Door) -> None:
-        async with session.post(door.api_url + CHAT, json=chat("retry-after:7")) as response:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> None:
+        async with session.post(server.api_url + CHAT, json=chat("retry-after:7")) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "7")
-        async with session.post(door.api_url + CHAT, json=chat()) as response:
+        async with session.post(server.api_url + CHAT, json=chat()) as response:
             assert response.content_length == len(await response.read())
-        async with session.post(door.api_url + CHAT, json=chat(stream=True)) as response:
+        async with session.post(server.api_url + CHAT, json=chat(stream=True)) as response:
             assert response.headers["Transfer-Encoding"] == "chunked"
             assert response.content_type == "text/event-stream"
 
@@ -274,24 +274,24 @@ def test_headers_of_refusals_arrive_and_lengths_are_stated() -> None:
 
 
 def test_a_body_of_some_megabytes_is_taken() -> None:
-    async def use(session: aiohttp.ClientSession, door: Door) -> int:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> int:
         body = json.dumps({**chat(), "messages": [{"role": "user", "content": "x" * 5_000_000}]}).encode()
-        async with session.post(door.api_url + CHAT, data=BytesIO(body)) as response:
+        async with session.post(server.api_url + CHAT, data=BytesIO(body)) as response:
             return response.status
 
     assert with_session(World(), use) == 200
 
 
 def test_the_counters_are_read_and_reset_over_http() -> None:
-    async def use(session: aiohttp.ClientSession, door: Door) -> None:
+    async def use(session: aiohttp.ClientSession, server: SimulatorServer) -> None:
         for _ in range(2):
-            async with session.post(door.api_url + CHAT, json=chat()) as response:
+            async with session.post(server.api_url + CHAT, json=chat()) as response:
                 await response.read()
-        async with session.get(f"{door.api_url}/_simulator/stats") as response:
+        async with session.get(f"{server.api_url}/_simulator/stats") as response:
             assert (await response.json())["paid_twice"] == 1
-        async with session.post(f"{door.api_url}/_simulator/reset") as response:
+        async with session.post(f"{server.api_url}/_simulator/reset") as response:
             assert response.status == 200
-        async with session.get(f"{door.api_url}/_simulator/log") as response:
+        async with session.get(f"{server.api_url}/_simulator/log") as response:
             assert (await response.json())["requests"] == []
 
     with_session(World(), use)
@@ -299,9 +299,9 @@ def test_the_counters_are_read_and_reset_over_http() -> None:
 
 def test_a_taken_port_is_said_clearly() -> None:
     async def main() -> None:
-        async with open_door(World()) as door:
-            with pytest.raises(PortTakenError, match=f"127.0.0.1:{door.port}"):
-                await serve(World(), port=door.port)
+        async with open_server(World()) as server:
+            with pytest.raises(PortTakenError, match=f"127.0.0.1:{server.port}"):
+                await serve(World(), port=server.port)
 
     asyncio.run(main())
 

@@ -1,4 +1,4 @@
-"""The front door: quick, quiet, and honest about what it does not know."""
+"""The command's entry point: quick, quiet, and clear about what it does not know."""
 
 import json
 import subprocess

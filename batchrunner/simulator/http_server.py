@@ -1,4 +1,4 @@
-"""The door over HTTP: two real servers, one for the API and one for the pictures, that play the world's scripts.
+"""Two HTTP servers, one for the API and one for the pictures, that play the world's scripts.
 
 Resets abort the socket, cuts close it without the body's end, a hang lasts until the client leaves. Knows nothing of
 what is said; that is the world's business.
@@ -29,12 +29,12 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
 class PortTakenError(BatchrunnerError):
-    """The simulator cannot listen where it was told to."""
+    """The simulator cannot listen on the given address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """An open door; close it when done."""
+class SimulatorServer:
+    """A listening server; close it when done."""
 
     host: str
     port: int
@@ -64,10 +64,10 @@ async def serve(
     port: int = 0,
     files_port: int = 0,
     wall: Callable[[], float] | None = None,
-) -> Door:
+) -> SimulatorServer:
     """Open both ports of a world; 0 takes a free one. The world's pictures then have URLs of the files port.
 
-    `wall` tells the world's time; by default it is the wall clock at the start, going on with the running loop's clock,
+    `wall` is the world's clock; by default it is the wall clock at the start, going on with the running loop's clock,
     so that the world lives in virtual time on a virtual-time loop.
 
     Raises:
@@ -84,12 +84,12 @@ async def serve(
         try:
             await web.TCPSite(runner, host, wanted, backlog=2048, reuse_address=True).start()
         except OSError as error:
-            await Door(host=host, port=0, files_port=0, runners=tuple(runners)).close()
+            await SimulatorServer(host=host, port=0, files_port=0, runners=tuple(runners)).close()
             raise PortTakenError(f"cannot listen on {host}:{wanted}: {error.strerror or error}") from error
         ports.append(int(runner.addresses[0][1]))
-    door = Door(host=host, port=ports[0], files_port=ports[1], runners=tuple(runners))
-    world.files_base = door.files_url
-    return door
+    server = SimulatorServer(host=host, port=ports[0], files_port=ports[1], runners=tuple(runners))
+    world.files_base = server.files_url
+    return server
 
 
 def _url(host: str, port: int) -> str:
@@ -189,7 +189,7 @@ def _close(request: web.BaseRequest, response: web.StreamResponse) -> web.Stream
     return response
 
 
-# The simulator as a program: opens its door, says where, and stays until it is cancelled.
+# The simulator as a program: listens, prints its addresses, and runs until it is cancelled.
 
 
 async def run_server(
@@ -215,10 +215,10 @@ async def run_server(
     """
     pace = Latency(first_byte_s=float(latency)) if isinstance(latency, int | float) else Latency.parse(latency or "")
     world = World(seed, faults=FaultRates.parse(faults), scenario=scenario, latency=pace, auth=auth)
-    door = await serve(world, host=host, port=port, files_port=files_port)
+    server = await serve(world, host=host, port=port, files_port=files_port)
     try:
-        say(f"api    {door.api_url}/v1")
-        say(f"files  {door.files_url}")
+        say(f"api    {server.api_url}/v1")
+        say(f"files  {server.files_url}")
         await asyncio.Event().wait()
     finally:
-        await door.close()
+        await server.close()
