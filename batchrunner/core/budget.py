@@ -1,6 +1,6 @@
 """What a job may use up, over all its runs: calls, tokens, points, money. Arithmetic only; counts come from the ledger.
 
-A call that was turned away costs nothing. One whose usage no server told counts as the mean of those that were told,
+A rejected call costs nothing. One without a reported usage counts as the mean of those with one,
 and as a guess while there are none: a budget errs towards stopping too early.
 """
 
@@ -45,22 +45,22 @@ class Usages:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What was sent to one model over all runs, as the ledger tells it."""
+    """What was sent to one model over all runs, according to the ledger."""
 
     calls: int = 0
     """Sends that were not turned away, those under way included."""
     done: int = 0
     """Calls that came to an answer or to pictures."""
     measured: int = 0
-    """Calls whose tokens the server told."""
-    barren: int = 0
+    """Calls for which the server reported tokens."""
+    without_work: int = 0
     """Calls for which the server did nothing."""
     input_tokens: int = 0
     output_tokens: int = 0
     pictures: int = 0
 
     def add_usage(self, input_tokens: int | None, output_tokens: int | None) -> None:
-        """A server told what a call used."""
+        """A server reported what a call used."""
         if input_tokens is None and output_tokens is None:
             return
         self.measured += 1
@@ -104,7 +104,7 @@ class Tariff:
     price: Price
     points_per_call: float
     unreported: Usages
-    """What a call is taken to use while no server has told anything."""
+    """What a call is assumed to use until a server reports usage."""
 
     def amounts(self, used: Usages, *, calls: float = 1.0) -> Amounts:
         """Of so many calls that used this together."""
@@ -122,8 +122,8 @@ class Tariff:
     def spent(self, tally: Tally) -> Amounts:
         """All that was sent to the model so far."""
         mean = tally.mean(self.unreported)
-        unmeasured = max(0, tally.calls - tally.measured - tally.barren)
-        unfinished = max(0, tally.calls - tally.done - tally.barren)
+        unmeasured = max(0, tally.calls - tally.measured - tally.without_work)
+        unfinished = max(0, tally.calls - tally.done - tally.without_work)
         used = Usages(
             input_tokens=tally.input_tokens + unmeasured * mean.input_tokens,
             output_tokens=tally.output_tokens + unmeasured * mean.output_tokens,

@@ -76,7 +76,7 @@ _REFUSED: Final = re.compile(
     re.IGNORECASE,
 )
 _REFUSING_STATUSES: Final = frozenset({400, 402, 403, 413, 422, 429, 503, 529})
-"""Statuses in a failure's code that say more than words that nobody knows."""
+"""Statuses in a failure's code that say more than unknown words."""
 
 
 def failed_task_kind(
@@ -92,10 +92,10 @@ def failed_task_kind(
     text = f"{message} {code or ''} {error_type or ''}"
     if _FILTERED.search(text) and not _FILTER_BROKE.search(text):
         return K.CONTENT_FILTER
-    told = classify(family, status=None, message=message, code=code, error_type=error_type, hints=hints)
-    if not POLICY[told].vague and not (told is K.THROTTLE and _TOO_MANY_THINGS.search(text)):
-        return told
-    for pattern, kind in (
+    kind = classify(family, status=None, message=message, code=code, error_type=error_type, hints=hints)
+    if not POLICY[kind].vague and not (kind is K.THROTTLE and _TOO_MANY_THINGS.search(text)):
+        return kind
+    for pattern, meant in (
         (_UNPAID, K.BILLING),
         (_LIMITED, classify(family, status=429, message=message, code=code, error_type=error_type, hints=hints)),
         (_MACHINE, K.TASK_FAILED),
@@ -103,14 +103,14 @@ def failed_task_kind(
         (_MEDIA, K.MEDIA_FETCH),
     ):
         if pattern.search(text):
-            return kind
+            return meant
     if _MODEL.search(text) and not _OTHER_PARTS.search(text):
         return K.MODEL_NOT_FOUND
     if _REFUSED.search(text):
         return K.BAD_REQUEST
     if status in _REFUSING_STATUSES:
-        told = classify(family, status=status, message=message, code=code, error_type=error_type, hints=None)
-        return K.TASK_FAILED if POLICY[told].vague else told
+        kind = classify(family, status=status, message=message, code=code, error_type=error_type, hints=None)
+        return K.TASK_FAILED if POLICY[kind].vague else kind
     return K.TASK_FAILED
 
 
@@ -158,7 +158,7 @@ _ADAPTED_PARAMS: Final[dict[str, Adaptation]] = {"stream": "no_stream", "stream_
 _ADAPTABLE: Final = frozenset[int | None]({400, 403, 405, 422, 501, None})
 
 _FAULT_OF_REQUESTS: Final = frozenset({500, 501})
-"""Statuses by which some servers refuse what they cannot do; gateways speak of outages by others."""
+"""Statuses by which some servers refuse what they cannot do; gateways report outages with others."""
 _SERVER_TROUBLE: Final = (
     # as the standard, proxies and frameworks word a 5xx
     *("internal error", "internal server", "server error", "server failure", "service error", "internal failure"),
@@ -178,7 +178,7 @@ _SERVER_TROUBLE: Final = (
     *("内部错误", "服务器错误", "服务异常", "系统异常", "系统错误", "繁忙", "超时", "稍后", "稍候", "重试", "不可用"),
     *("サーバーエラー", "しばらく", "내부 오류", "서버 오류", "잠시 후"),
 )
-"""By these a server speaks of its own trouble, which may pass; other words of a 500 are about what it was asked for."""
+"""A 500 with one of these is about the server's own trouble, which may pass; any other is about the request."""
 _NO_WORDS: Final = re.compile(
     r"(?:error|errors|err|http|https|status|code|type|detail|details|message|msg|internal|unknown|fail|failed|failure"
     r"|exception|occurred|an|has|server|param|request|id|none|null|false|true|ok|[\W\d_])*"
@@ -208,7 +208,7 @@ def classify(
 ) -> ProblemKind:
     """The kind of a refusal. `status` is None for an error inside a 200: unless it names itself, the server failed.
 
-    `message` may have more behind it than is shown to people; `param` is the parameter that the server complains of.
+    `message` may be longer than what people are shown; `param` is the parameter that the server complains of.
     """
     text = _plain(message)
     if status in _ADAPTABLE and adaptation_of(message, param=param) is not None:

@@ -1,4 +1,4 @@
-"""What follows from a problem: one table with a row for each kind and a column for each question that is asked of it.
+"""What follows from a problem: one table with a row for each kind and a column for each question.
 
 A dialect classifies, this decides, nothing here acts. No other module has a set of kinds of its own.
 
@@ -55,7 +55,7 @@ class Policy:
     tries: int | None = None
     """Caps the charged attempts that end in this kind, below `retry.attempts`."""
     reason: str = ""
-    """Why a lane stands still, for people; "" is the kind's own name in words."""
+    """Why a lane waits or stops, for people; "" is the kind's own name in words."""
     lesson: Lesson = Lesson.ACCEPTED
     outage: bool = False
     """On many items in a row it is the server's trouble, not the items': the lane waits and probes."""
@@ -70,7 +70,7 @@ class Policy:
     wrong_address: bool = False
     """Something else than the API answered: `provider.base_url` is to be looked at."""
     rejects_key: bool = False
-    """The key is refused, or nobody pays for it."""
+    """The key is rejected, or its account is unpaid."""
     about_task: bool = False
     """As the reply to a poll it is about the task: the poll was answered, and the account may go on polling."""
     result_may_follow: bool = False
@@ -129,7 +129,7 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
     K.STREAM_CUT: Policy(then=Then.RETRY, ambiguous=True),
     K.STREAM_CORRUPT: Policy(then=Then.RETRY, ambiguous=True, no_answer=True),
     K.EMPTY_RESPONSE: Policy(then=Then.RETRY, ambiguous=True, first_wait_s=10.0, tries=3, outage=True, no_answer=True),
-    # refusals that say nothing of the item
+    # refusals that are not about the item
     K.OVERLOADED: Policy(
         then=Then.WAIT,
         first_wait_s=1.0,
@@ -197,7 +197,7 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
         result_may_follow=True,
     ),
     K.TASK_CANCELLED: Policy(then=Then.FAIL),
-    # about a task that goes on: the task scheduler asks again, an item never sees these as its end
+    # about a task that continues: the task scheduler polls again, an item never sees these as its end
     K.TASK_NOT_FOUND: Policy(then=Then.WAIT, first_wait_s=3.0, about_task=True),
     K.POLL_STUB: Policy(then=Then.WAIT, first_wait_s=3.0),
     K.WRONG_TASK: Policy(then=Then.WAIT, first_wait_s=3.0, about_task=True),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class ExitStatus(IntEnum):
-    """What a command tells its caller, fixed by the contract."""
+    """The exit statuses of commands; a contract."""
 
     DONE = 0
     FAILED = 1
@@ -29,7 +29,7 @@ class BatchrunnerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """One thing that a person has to mend in a job file, a source or a command line."""
+    """One thing that a person has to correct in a job file, a source or a command line."""
 
     problem: str
     file: str | None = None

@@ -1,6 +1,6 @@
 """The ledger's lines: what happened, typed. Prompts, answers, headers and secrets never stand in one.
 
-Field names on disk are short because a night writes millions of them; `e` is the event's name. The writer adds `s`
+Field names on disk are short because a long run writes millions of them; `e` is the event's name. The writer adds `s`
 (sequence), `t` (wall clock), `d` (durable length) and `c` (checksum) around these fields; see `stores/ledger`.
 """
 
@@ -46,7 +46,7 @@ class Open(_Event, frozen=True, tag="open"):
     resends: bool = False
     """The segment may hold `lost` or `reformatted`; others need not be searched for them."""
     before: int | None = None
-    """Bytes of the segment before this one, which nobody appends to any more; None in ledgers of earlier programs."""
+    """Bytes of the segment before this one, which is closed; None in ledgers of earlier programs."""
 
 
 class Intent(_Event, frozen=True, tag="intent"):
@@ -86,7 +86,7 @@ class Accepted(_Event, frozen=True, tag="accepted"):
     guess: bool = False
     """Its id stood in a field that does not say so."""
     others: tuple[str, ...] = ()
-    """Ids of further tasks that the same order made, which nobody follows; as many as a record has room for."""
+    """Ids of further tasks that the same request made, which are not polled; as many as a record has room for."""
 
 
 class Ready(_Event, frozen=True, tag="ready"):
@@ -96,7 +96,7 @@ class Ready(_Event, frozen=True, tag="ready"):
     k: str
     urls: tuple[str, ...]
     input_tokens: int | None = None
-    """What the answer that held the URLs used up, where the server told."""
+    """Usage of the answer that held the URLs, if the server reported it."""
     output_tokens: int | None = None
     first: int = 0
     """How many URLs earlier records of the same answer hold: a record has room for some."""
@@ -119,7 +119,7 @@ class Retry(_Event, frozen=True, tag="retry"):
     task: str = ""
     """Of a held item: the task that gave nothing that could be used."""
     input_tokens: int | None = None
-    """What it used up all the same, where the server told."""
+    """Its usage all the same, if the server reported it."""
     output_tokens: int | None = None
 
 
@@ -199,7 +199,7 @@ class Failed(_Event, frozen=True, tag="failed"):
 
 
 class Parked(_Event, frozen=True, tag="parked"):
-    """A lane stopped; `until` is a wall clock time, None while nothing but a person helps."""
+    """A lane stopped; `until` is a wall clock time, None: until the user acts."""
 
     account: str
     model: str
@@ -210,7 +210,7 @@ class Parked(_Event, frozen=True, tag="parked"):
 
 
 class Resumed(_Event, frozen=True, tag="resumed"):
-    """A parked lane goes on."""
+    """A parked lane sends again."""
 
     account: str
     model: str
@@ -274,7 +274,7 @@ class Close(_Event, frozen=True, tag="close"):
     torn: bool = False
     """results.jsonl is longer than its records say: the disk refused a row, or its `done`, in the middle."""
     checkpoint: CheckpointMark | None = None
-    """Of the file beside the segment that holds what the ledger told so far; programs that know none replay it all."""
+    """Of the file beside the segment with the state up to here; versions without checkpoints ignore it."""
 
 
 Event: TypeAlias = (

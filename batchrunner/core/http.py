@@ -55,7 +55,7 @@ class Interrupted:
     sent: bool
     """True when bytes may have left: the server may have executed the request. False is proof that it did not."""
     look_at: str | None = None
-    """The key of the job that is probably wrong, where no waiting mends it: a certificate, a name, a proxy's word."""
+    """The key of the job that is probably wrong, where waiting does not help: a certificate, a host name, a proxy."""
 
 
 Ending = Completed | Interrupted
@@ -78,14 +78,14 @@ class Gate(Protocol):
 SETTLED_S: Final = 5.0
 """A body in which nothing moved for so long may be whole already, whatever its head says of its length."""
 SETTLED_STREAM_S: Final = 15.0
-"""The same of a stream: its counts may come a while behind the answer's own end."""
+"""The same of a stream: its usage may come some time after the end of the answer."""
 
 
 class Decoder(Protocol[T_co]):
     """Reads one reply: `begin` once (never, if no head came), `feed` for each piece in order, `end` once.
 
     Bytes in, one value out; never raises, whatever the bytes are. Content codings are already undone. One that also has
-    `settled(silent_s)` is asked by it whether a body that stands still is whole: then the rest is not waited for, and
+    `settled(silent_s)` says whether a body without new bytes is complete: then the rest is not waited for, and
     `end` gets a timeout. One that also has `whole(head, body)` may be asked by that alone where a reply is all there:
     it comes to what `begin`, `feed` and `end` with `Completed` come to.
     """

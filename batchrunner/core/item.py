@@ -215,7 +215,7 @@ def _written(turn: Turn) -> str:
 
 
 _AFTER_TURNS = f'],"version":{KEY_VERSION}}}'
-"""What canonical JSON of a key has behind the turns: its names stand in order of the alphabet."""
+"""What the canonical JSON of a key has after the turns: its names are in alphabetical order."""
 _quoted = json.encoder.encode_basestring
 """Text as `_canonical` writes it."""
 

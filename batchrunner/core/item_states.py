@@ -1,4 +1,4 @@
-"""What the ledger tells, kept so that it can be asked: one word an item in a table by the 16 bytes of its content hash.
+"""The state of each item according to the ledger: one word an item in a table by the 16 bytes of its content hash.
 
 Objects exist for open tasks and parks only. `state` feeds it.
 """
@@ -78,7 +78,7 @@ class Memory:
         self.table = ItemTable()
         self._sending: set[bytes] = set()
         self._reasks: set[bytes] = set()
-        """Items whose last answer broke its schema; the process of this segment knows what to tell the model."""
+        """Items whose last answer broke its schema; the process of this segment has the correction for the model."""
         self._uncorrected: set[bytes] = set()
         """Items like that whose process is gone: their next send is the first request once more, paid again."""
         self._counts = [0] * len(ItemState)
@@ -136,7 +136,7 @@ class Memory:
     # -- asking
 
     def item_state(self, key: bytes) -> ItemState:
-        """Where the item with this key stands; PENDING when the ledger has never heard of it."""
+        """The state of the item with this key; PENDING if the ledger has no record of it."""
         return ITEM_STATES[self.table.word(key) & ITEM_STATE]
 
     def record(self, key: bytes) -> ItemRecord:
@@ -157,11 +157,11 @@ class Memory:
         return packed & ITEM_STATE == S.PENDING and (key in self.held or (hold and bool(packed & DOUBTFUL)))
 
     def knows(self, key: bytes) -> bool:
-        """Whether the ledger has ever heard of this item."""
+        """Whether the ledger has a record of this item."""
         return bool(self.table.word(key) & KNOWN)
 
     def crc(self, key: bytes) -> int | None:
-        """crc32 of a done item's row; None when nobody said so, or the file was rewritten since."""
+        """crc32 of a done item's row; None if it was not recorded, or the file was rewritten since."""
         number = self.table.find(key)
         return self.table.crcs[number] if self.table.words[number] >> EPOCH == self._epoch else None
 
@@ -183,17 +183,17 @@ class Memory:
         return True, table.crcs[number] if word >> EPOCH == self._epoch else None
 
     def take_unseen(self) -> set[bytes]:
-        """Done items whose row nobody saw since the last time this was asked."""
+        """Done items whose row was not seen since the last call of this."""
         unseen = {key for key, packed in self.table.known() if packed & (SEEN | ITEM_STATE) == S.DONE}
         self.table.clear(SEEN)
         return unseen
 
     def count(self, item_state: ItemState) -> int:
-        """Keys with this standing; PENDING counts only those that the ledger has heard of."""
+        """Keys in this state; PENDING counts only those with a record in the ledger."""
         return self._counts[item_state]
 
     def item_states(self) -> Iterator[tuple[bytes, ItemState]]:
-        """Every known key with its standing."""
+        """Every known key with its state."""
         return ((key, ITEM_STATES[packed & ITEM_STATE]) for key, packed in self.table.known())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
@@ -252,7 +252,7 @@ class Memory:
         return self._counts, sends, rows, set(self.tasks), set(self.kept_tasks), set(self.held)
 
     def take_over(self, figures: Figures, table: ItemTable) -> bool:
-        """Know what these say, before anything else was told; False, and nothing is changed, where they do not agree.
+        """Take these before any event; False, and nothing is changed, if they do not agree.
 
         Raises:
             ValueError: a key that is none.

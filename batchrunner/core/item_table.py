@@ -1,6 +1,6 @@
 """One table of what is kept for every item: its key, a word of 64 bits (`packed`) and the checksum of its row.
 
-What the ledger knows of an item and whether the job has it stand in the same word, so that a run of a million items
+What the ledger has of an item and whether the job has it are in the same word, so that a run of a million items
 keeps each key once. The entries stand in four arrays in the order in which they came; a fifth one, the index, leads
 from a key to its entry by open addressing with linear probing, and doubles before it is two thirds full. That is 28
 bytes an entry and 6 to 12 of the index, where a dict and a set of `bytes` took more than 200.
@@ -38,7 +38,7 @@ def _masked(words: "array[int]", keep: int) -> "array[int]":
 
 
 def _known_of(words: "array[int]") -> bytes:
-    """1 for each of these words that the ledger has heard of, 0 for each other."""
+    """1 for each of these words with a record in the ledger, 0 for each other."""
     return words.tobytes()[_KNOWN_BYTE::8].translate(_KNOWN_BITS)
 
 
@@ -126,7 +126,7 @@ class ItemTable:
     def claim_all(self, keys: Iterable[bytes]) -> list[int]:
         """Note that the job has these items; their words as they were before: with IN_JOB where it was known.
 
-        That of an item of which the ledger has never heard is 0.
+        An item without a record in the ledger has 0.
         """
         words, before = self.words, len(self.words)
         numbers = self.add_all(keys)
@@ -155,19 +155,19 @@ class ItemTable:
         return _whole(self._highs[number], self._lows[number])
 
     def known(self) -> Iterator[tuple[bytes, int]]:
-        """Every item of which the ledger has heard, with its word."""
+        """Every item with a record in the ledger, with its word."""
         for number, word in enumerate(self.words):
             if word & KNOWN:
                 yield self.key(number), word
 
     def vanished(self) -> Iterator[tuple[bytes, int]]:
-        """Those of which the ledger has heard and the job has not, with their words."""
+        """Items with a record in the ledger that the job does not have, with their words."""
         for number, word in enumerate(self.words):
             if word & (KNOWN | IN_JOB) == KNOWN:
                 yield self.key(number), word
 
     def dump(self) -> Iterator[bytes]:
-        """The items of which the ledger has heard, as `load` takes them; `known_count` says how many."""
+        """The items with a record in the ledger, as `load` takes them; `known_count` says how many."""
         whole = self.known_count() == len(self)
         for column in (self._highs, self._lows, self.words, self.crcs):
             for start in range(1, len(column), _PIECE):
@@ -180,7 +180,7 @@ class ItemTable:
                 yield piece.tobytes()
 
     def known_count(self) -> int:
-        """Of how many items the ledger has heard."""
+        """How many items have a record in the ledger."""
         known = 0
         for start in range(1, len(self.words), _PIECE):
             known += _known_of(self.words[start : start + _PIECE]).count(1)
@@ -199,7 +199,7 @@ class ItemTable:
         return table
 
     def counts(self, *, models: int, doubtful: int) -> list[int] | None:
-        """Items by standing; None where a word says what none can say of so many models and doubtful items."""
+        """Items by state; None if a word is impossible with this number of models and doubtful items."""
         found = [0] * (ITEM_STATE + 1)
         doubts = most = 0
         for word in islice(self.words, 1, None):

@@ -165,7 +165,7 @@ class Job:
 
     name: str
     file: str
-    """The job file as the person named it, for messages and for the command that goes on."""
+    """The job file as the person named it, for messages and for the command that continues the run."""
     folder: PurePath
     """The job file's folder: local pictures and schema files are relative to it."""
     kind: Kind
@@ -198,7 +198,7 @@ class Job:
     simulated: bool
     """True for `provider: simulator` and `--simulate`: such a run never mixes with a real one."""
     scenario: str | None = None
-    """Faults asked of the in-process simulator, for example `throttle:3`."""
+    """Faults for the in-process simulator to simulate, for example `throttle:3`."""
     window: Window | None = None
     """The part of each day in which it sends."""
     timezone: str | None = None

@@ -112,7 +112,7 @@ class JsonSchema:
 
 
 def prepare(schema: dict[str, Json]) -> "JsonSchema | SchemaFault":
-    """The schema, ready for use, or what is wrong with it. A `$schema` that nobody knows counts as 2020-12.
+    """The schema, ready for use, or what is wrong with it. An unknown `$schema` counts as 2020-12.
 
     Never raises, and retrieves nothing.
     """

@@ -67,7 +67,7 @@ class OpenTask:
     """Wall clock."""
     urls: tuple[str, ...] = ()
     usage: Usage | None = None
-    """Of the answer that held the URLs, where it was told."""
+    """Of the answer that held the URLs, if it was reported."""
     origin: str = ""
     """The base URL of the server that accepted it; empty where an older program wrote it down."""
     guess: bool = False
@@ -117,7 +117,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Park:
-    """Why a lane stands still, and until when (wall clock; None: until a person has done something)."""
+    """Why a lane waits, and until when (wall clock; None: until the user acts)."""
 
     kind: str
     reason: str
@@ -155,7 +155,7 @@ def usage_in(event: Ready) -> Usage | None:
 
 # What is known of one item, in one word of 64 bits: how its fields lie in it.
 
-# The word, from its lowest bit: standing 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16, the model's
+# The word, from its lowest bit: state 3, doubtful 1, cut 1, fresh 1, attempts 8, ambiguous 8, sends 16, the model's
 # number, 0 while no send has named it, 16; known to the ledger 1, in the job 1; of a done item: seen 1, epoch 7.
 DOUBTFUL: Final = 1 << 3
 """Its last send got no clear answer."""
@@ -181,12 +181,12 @@ LASTING: Final = ~(FRESH | IN_JOB | SEEN) & (1 << 64) - 1
 """What the ledger alone says of an item, without what this process and this job add to it."""
 BELOW_SEEN: Final = SEEN - 1
 SENT_KEEPS: Final = KNOWN | IN_JOB | FRESH | BYTE << AMBIGUOUS
-"""What stays of an item that is sent once more; all else is told by the intent."""
+"""What stays of an item that is sent once more; the intent has everything else."""
 DONE_KEEPS: Final = BELOW_SEEN & ~(ITEM_STATE | BYTE << ATTEMPTS)
 
 
 def record_of(packed: int) -> ItemRecord:
-    """The word unpacked; of an item of which the ledger has never heard, that it is fresh."""
+    """The word unpacked; an item without a record in the ledger is fresh."""
     packed = packed if packed & KNOWN else FRESH
     return ItemRecord(
         item_state=ITEM_STATES[packed & ITEM_STATE],

@@ -70,13 +70,13 @@ class Hints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens as the server counted them; None is not told."""
+    """Tokens as the server counted them; None if it did not say."""
 
     input_tokens: int | None = None
     """All that was read, what came from a cache included."""
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
-    """Of the input: what came from a cache. None where there was none, or nobody told."""
+    """Of the input: what came from a cache. None if there was none, or the server did not say."""
     cache_write_tokens: int | None = None
     """Of the input: what went into a cache, where that has a price of its own."""
 
@@ -208,7 +208,7 @@ class Problem:
     adaptation: Adaptation | None = None
     """Set for ADAPTABLE: what to change before the one resend. Beside EMPTY_RESPONSE: what may have caused it."""
     correction: "Correction | None" = None
-    """Set for SCHEMA_MISS: what to tell the model when it is asked again."""
+    """Set for SCHEMA_MISS: the correction for the model when it is asked again."""
     usage: Usage | None = None
     hints: Hints | None = None
     under_way: bool = False
@@ -250,4 +250,4 @@ SendOutcome: TypeAlias = Answer | TaskAccepted | Pictures | Problem
 """What a paid POST comes to."""
 PollOutcome: TypeAlias = Pending | Pictures | Problem
 """What a poll comes to. A problem `of_task` is the task's end, TASK_NOT_FOUND and EMPTY_RESULT become it if they stay;
-any other problem speaks of the poll itself and never ends the task."""
+any other problem is about the poll itself and never ends the task."""

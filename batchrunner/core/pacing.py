@@ -94,7 +94,7 @@ class Breaker:
     count: int = 0
 
     def success(self) -> None:
-        """An item came through."""
+        """An item got its answer."""
         self.trouble = None
         self.count = 0
 

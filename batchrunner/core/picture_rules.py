@@ -59,7 +59,7 @@ def params_mistakes(model: str, params: Mapping[str, Json]) -> list[tuple[str, s
 
 
 def side_range(model: str) -> tuple[int, int]:
-    """Shortest and longest side in pixels for a model; the widest range known for families nobody documented."""
+    """Shortest and longest side in pixels for a model; the widest range known, for undocumented families."""
     known = model.split("#", 1)[0].lower()
     return next((sides for part, sides in _SIDES if part in known), _ANY_SIDE)
 

@@ -158,7 +158,7 @@ class PlanningPass:
     shared: dict[bytes, int]
     """Further items per key that occurs more than once."""
     vanished: dict[ItemState, int]
-    """Keys that the ledger knows and the job has no more."""
+    """Keys in the ledger that the job no longer has."""
     vanished_held: int
     """Pending ones among them whose last send got no clear answer."""
     vanished_kept: int
@@ -242,7 +242,7 @@ class PlanningCounter:
             elif word or some_are_not_to_be_sent:
                 self._take_known(item, key, ITEM_STATES[word & ITEM_STATE])
                 ahead = self._ahead.get(model, ahead)
-            else:  # the ledger has never heard of it
+            else:  # the ledger has no record of it
                 if not ahead.calls:
                     self._ahead[model] = ahead
                 ahead.take(item)
@@ -374,7 +374,7 @@ class Totals:
     labels: str
     shared: dict[str, int]
     vanished: dict[str, int]
-    """By standing; under HELD those that are held, which are pending ones."""
+    """By state; HELD has those that are held, which are pending ones."""
     hold: bool
     """`on_ambiguous: hold`: items whose last send got no clear answer are held."""
     task_s: float
@@ -382,16 +382,16 @@ class Totals:
     """The most sends in flight at once, for `unaccounted_max`."""
     synced_intents: bool
     lost: int = 0
-    """Done items whose row or picture was gone when the run began: for `status` while it goes on."""
+    """Done items whose row or picture was missing when the run began: for `status` during the run."""
     windows: dict[str, int] = field(default_factory=dict)
     """`ACCOUNT MODEL` -> how many at once last worked: where `concurrency: auto` begins the next run."""
     digest: str = ""
     """Of the job and of everything that its items are made of, as the pass that counted them found it; empty where that
-    cannot be told, or rows were left out."""
+    is not known, or rows were left out."""
 
 
 def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts:
-    """Items by where they stand. `now` is wall clock, seconds since 1970."""
+    """Items by state. `now` is wall clock, seconds since 1970."""
     by = {item_state: state.count(item_state) - totals.vanished.get(item_state.name, 0) for item_state in ItemState}
     held = (state.doubtful_count if totals.hold else len(state.held)) - totals.vanished.get(HELD, 0)
     lost = len(state.lost)

@@ -1,6 +1,6 @@
 """The ports of the engine: protocols of what it needs from outside, each as small as possible.
 
-The engine imports this and never the packages that implement it, so that it runs against the simulator with no disk and no socket.
+The engine imports this and not the packages that implement it, so it runs on the simulator without disk and sockets.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -68,7 +68,7 @@ class TaskDialect(Dialect, Protocol):
         """The free GET that asks how the task stands."""
 
     def poll_decoder(self, task_id: str = "") -> Decoder[PollOutcome]:
-        """A fresh reader for its reply, which may speak of another task than the one that was asked for."""
+        """A fresh reader for its reply, which may be about another task than the one that was asked for."""
 
 
 class Transport(Protocol):
@@ -105,7 +105,7 @@ class GatedTransport(Transport, Protocol):
 class Holding(Protocol):
     """A transport that bounds what it reads by what is held already.
 
-    One that has `held_from_bytes` need not be told of answers below that size.
+    One with `held_from_bytes` need not be called for answers below that size.
     """
 
     def hold(self, size_bytes: int) -> AbstractContextManager[object]:
@@ -141,7 +141,7 @@ class Ledger(Protocol):
     def commit_soon(
         self, event: Event, then: Callable[[StoreBrokenError | None], None], *, urgent: bool = False
     ) -> None:
-        """Put the event in line, and call `then` when it is on the disk. `urgent`: somebody stands still for it."""
+        """Queue the event, and call `then` when it is on the disk. `urgent`: something waits for it."""
 
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
         """Begin to bring to the disk what is in line, and call `then` when it is there."""
@@ -173,7 +173,7 @@ class Replaced(Protocol):
 
 
 async def _nothing_to_confirm() -> None:
-    """Where nobody else can change what was written."""
+    """Where nothing else can change what was written."""
 
 
 class Results(Protocol):
@@ -256,12 +256,12 @@ class Control(Protocol):
 
 
 class NoteFault(Protocol):
-    """Keeps an exception that nobody expected, for whoever mends the program."""
+    """Records an unexpected exception, for a bug report."""
 
     async def __call__(self, what: str, error: BaseException) -> str:
         """Write the traceback where a person finds it; the value is the error in one line, without keys.
 
-        Never raises: `what` was under way, and others' work goes on.
+        Never raises: `what` was in progress, and other work continues.
         """
 
 
@@ -286,7 +286,7 @@ class Ports:
     accounts: Sequence[str]
     """Names of the keys' variables; a single empty string where no key is needed."""
     remember: Callable[[Totals], None]
-    """Keeps the totals for `status`, which knows no job file."""
+    """Keeps the totals for `status`, which has no job file."""
     note_fault: NoteFault = _unwritten
     """Keeps the traceback of a fault of this program in `errors.log`."""
     confirm: Callable[[], Awaitable[None]] = _nothing_to_confirm

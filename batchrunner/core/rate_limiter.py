@@ -157,7 +157,7 @@ class AdaptiveLimiter:
         if ticket.at >= self._cycle.began or not self._searching:
             self._cycle.refused += 1
         if ticket.at <= self._event_at or self._is_immune(now):
-            return  # it left before the last one was heard: one event, one decrease
+            return  # sent before the last decrease: one event, one decrease
         if (
             self.adaptive
             and in_flight > max(most, 1)
@@ -316,7 +316,7 @@ class AdaptiveLimiter:
             # The bucket is empty: what it lets through now is its rate.
             return min(known * 0.95, cycle.accepted / span * tuning.BELOW)
         if self._floor < tuning.FAR * known and not self._stepped:
-            # The pace has grown much in that cycle: its average tells little, what came last tells more.
+            # The pace has grown much in that cycle: its average means little, the last part means more.
             self._stepped = True
             return tuning.STEP * known
         rate, self._floor = tuning.BELOW * self._floor, None
@@ -332,7 +332,7 @@ class AdaptiveLimiter:
             # One call more or less between two refusals is chance: with few of them it must not pull the rate down.
             return tuning.BELOW * min(pace, (cycle.accepted + 0.5) / span)
         if self._floor is not None and not self._stepped:
-            self._trust = tuning.TRUSTED_CYCLES  # the pace told the truth
+            self._trust = tuning.TRUSTED_CYCLES  # the measured rate was right
         self._floor, self._stepped = average if cycle.accepted >= tuning.ENOUGH else None, False
         overshot = min(tuning.OVERSHOT * tuning.share_per_s(known) / known, tuning.OVERSHOT_MOST)
         # What was accepted from one refusal to the next is less than the server allows, however it counts.
@@ -388,5 +388,5 @@ class AdaptiveLimiter:
 
 
 def _is_long_enough(cycle: _Cycle, now: float) -> bool:
-    """Whether a cycle is long enough to tell a rate."""
+    """Whether a cycle is long enough to measure a rate."""
     return cycle.accepted >= tuning.ENOUGH and now - cycle.began >= tuning.SHORT_HOLD_S / 2

@@ -8,7 +8,7 @@ from typing import Final
 CEILING: Final = 1024
 """The widest window of `concurrency: auto`."""
 
-# What it remembers: sends for the window's wall, the latest of them for the first guess of a rate.
+# What it remembers: sends for the limit of a window, the latest of them for the first guess of a rate.
 REMEMBERED: Final = 200
 RECENT_CALLS: Final = 20
 PERIOD_S: Final = 30.0
@@ -16,7 +16,7 @@ PERIOD_S: Final = 30.0
 # of sends that were accepted at the level of a refusal is chance.
 CHANCE: Final = 0.1
 FEW: Final = 32
-# A rate told by fewer accepted calls than this is none; a window's wall wants a few calls that were accepted below it.
+# A rate needs at least this many accepted calls; the limit of a window needs a few accepted calls below it.
 ENOUGH: Final = 3
 EVIDENT: Final = 4
 
@@ -43,9 +43,9 @@ SEARCH_PER_S: Final = 0.7
 SEARCH_PER_CALL: Final = 0.1
 SEARCH_HOLD_S: Final = 0.5
 FIRST_SPAN_S: Final = 0.7
-"""What is seen in less time than this tells of a burst, and of no rate."""
+"""A shorter measurement shows a burst, not a rate."""
 OVERSHOT: Final = 2.3
-"""Calls by which the growth has gone too far when the refusal is heard."""
+"""Calls by which the growth has gone too far when the refusal arrives."""
 OVERSHOT_MOST: Final = 0.3
 SOON: Final = 0.4
 """Share of an interval after which a call that was refused at a pace just too high is tried again."""
@@ -71,7 +71,7 @@ IMMUNE_S: Final = 60.0
 # Sends are spread over the time that an answer takes, with some slack; a timer's grain may be made good.
 SMOOTH: Final = 1.5
 SMOOTH_START: Final = 3.0
-# Where answers take milliseconds, a dozen would leave for the first wall before its first refusal is heard.
+# Where answers take milliseconds, a dozen would be sent above the first limit before its first refusal arrives.
 OPENING_S: Final = 0.3
 OPENING_PER_S: Final = 150.0
 TIMER_GRAIN_S: Final = 0.002
@@ -84,7 +84,7 @@ WIDER: Final = 1.3
 LONGER: Final = 0.5
 SMALL: Final = 8
 OWN_WORK_S: Final = 0.05
-"""By so much longer an answer may take for the work of this program alone: that says nothing of the server."""
+"""An answer may take this much longer because of our own work; it says nothing about the server."""
 
 
 # How long a pace is kept once it was found, and how it grows after that. Arithmetic for the limiter.

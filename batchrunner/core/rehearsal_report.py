@@ -1,4 +1,4 @@
-"""What a rehearsal foretells, as values: when a run would end, and what it would take. Times are RFC 3339."""
+"""What a rehearsal predicts, as values: when a run would end, and what it would use. Times are RFC 3339."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ class RehearsalOptions(TypedDict, total=False):
 
     profile: what the provider is supposed to be like, beyond what is supposed of the job's preset: `rpm=60,per_day=200`
         (see `simulator.profiles`), or a YAML file of such names.
-    seed: of everything that looks like chance; the same one foretells the same.
+    seed: of everything that looks like chance; the same seed gives the same prediction.
     limit: only the first so many items of the job.
     from_scratch: all of the job, whatever is done already.
     began: the instant at which it would begin, seconds since 1970; default: now.
@@ -42,7 +42,7 @@ class Moment:
     kind: MomentKind
     account: str = ""
     model: str = ""
-    """Empty: it concerns the whole run, or, where an account stands beside it, all its lanes."""
+    """Empty: it concerns the whole run or, if `account` is set, all lanes of the account."""
     words: str = ""
     until: str | None = None
 
@@ -110,7 +110,7 @@ class Rehearsal:
 
 # About when a run would end, by arithmetic: calls, how long each takes, and the limits on them. Pure.
 #
-# A rule of thumb for `plan`, which answers at once; `rehearse` plays the job through and knows refusals, windows,
+# A rule of thumb for `plan`, which answers at once; `rehearse` simulates the job with refusals, windows,
 # retries and waits. Refuses nothing; what is not known limits nothing.
 
 _DAY_S: Final = 86_400.0
@@ -118,7 +118,7 @@ _DAY_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """The end of a run as `plan` supposes it, told as an estimate."""
+    """The end of a run as `plan` estimates it."""
 
     at: str
     """RFC 3339, in the zone where the provider's day turns."""

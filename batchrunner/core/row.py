@@ -1,7 +1,7 @@
 """The lines of `results.jsonl` and `failures.jsonl`: a contract, so names never change with the provider.
 
 What makes a row is declared as it is written: the encoder takes these values straight, in the order of their fields.
-Of fields that nobody promised the default is left out; a field with `_always` stands in every row, None or not.
+Optional fields are left out if they have their default; a field with `_always` stands in every row, None or not.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class _Part(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Tokens(_Part, kw_only=True):
-    """`usage` of a row: what was told of the cache stands there only if something was."""
+    """`usage` of a row; the cache fields are there only if they were reported."""
 
     input_tokens: int | None
     output_tokens: int | None
@@ -69,7 +69,7 @@ class Audio:
 
 
 class Missing(_Part, kw_only=True):
-    """A picture or a sound of an answer that could not be had: where it lies, or its damaged bytes, and why."""
+    """A picture or a sound of an answer that could not be fetched: where it lies, or its damaged bytes, and why."""
 
     reason: str
     url: str | None = None

@@ -66,7 +66,7 @@ QUOTA_OF_A_WINDOW: Final = Sign(
     words=("quota", "rate limit"),
     also=("perminute", "per minute", "perhour", "per hour", "perday", "per day", "per_minute", "per_day"),
 )
-"""The name of the quota tells that it comes back by itself."""
+"""The name of the quota shows that it comes back by itself."""
 
 UNPAID: Final = (
     # by name

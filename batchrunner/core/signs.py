@@ -27,7 +27,7 @@ K = ProblemKind
 _ODD: Final = on(408, 409, 423, 424, 425, 440, 444, 449, 460, 499)
 """Trouble on the way or at the server that passes, by numbers that look like a client's mistake."""
 _LIMITED: Final = on(402, 403, 429, None)
-"""Where ModelScope speaks of quota; guides name 402 beside 429."""
+"""Where ModelScope means a quota; guides name 402 beside 429."""
 
 _MODELSCOPE: Final = (
     Sign(kind=K.QUOTA_MODEL, statuses=on(402, 429), spent="model"),
@@ -463,11 +463,11 @@ _SHARED: Final = (
     Sign(kind=K.THROTTLE, statuses=on(429)),
     Sign(kind=K.BAD_REQUEST, statuses=frozenset(range(400, 500))),
     Sign(kind=K.OVERLOADED, statuses=on(529)),
-    # Cloudflare got no connection to the server behind it: no work was begun (520 and 524 tell no such thing)
+    # Cloudflare got no connection to the server behind it: no work was begun (520 and 524 do not mean that)
     Sign(kind=K.OVERLOADED, statuses=on(521, 522, 523, 525, 526, 527, 530)),
     Sign(kind=K.OVERLOADED, statuses=ANY_5XX, names=named("overloaded_error", "server_is_overloaded", "overloaded")),
     Sign(kind=K.OVERLOADED, statuses=ANY_5XX, words=("overloaded", "server is busy", "too busy", "busy, please")),
-    # nginx's limits, a full queue, a model that is still being read: no 503 tells of work that was done
+    # nginx's limits, a full queue, a model that is still being read: no 503 means that work was done
     Sign(kind=K.THROTTLE, statuses=on(503), words=("rate limit", "too many", "throttl", "slow down")),
     Sign(kind=K.OVERLOADED, statuses=on(503)),
     Sign(kind=K.SERVER_ERROR, statuses=frozenset(range(500, 600))),

@@ -1,7 +1,7 @@
 """The memory as replayed: where each item stands, what was sent, which tasks are open. The lifecycle is a table.
 
 One word an item in a table by the 16 bytes of its content hash; objects exist for open tasks and parks only.
-Terminal states are sticky; replaying an event twice changes no standing (invariants 7 to 10).
+Terminal states are sticky; replaying an event twice changes no state (invariants 7 to 10).
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class LedgerState(Memory):
 
     # -- the steps of nearly every item, without an event's object: the same as `check` and `apply`
 
-    # `number` is the item's in the table, where whoever asks knows it already: it never changes
+    # `number` is the item's in the table, if the caller already has it: it never changes
 
     def next_send(self, key: bytes, item_id: str, *, number: int = 0) -> tuple[int, int]:
         """(n, a) of the intent to be written for a send that is about to leave. Changes nothing.
@@ -266,7 +266,7 @@ class LedgerState(Memory):
             case Resumed():
                 self.parks.pop((event.account, event.model), None)
             case Reformatted() | Controlled():
-                pass  # it changes nothing of where an item stands
+                pass  # it does not change the state of an item
             case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued() | Lost():
                 self._item_event(bytes.fromhex(event.k), event, at)
 
@@ -274,7 +274,7 @@ class LedgerState(Memory):
         """The process behind the segment is gone: whatever it was sending is unknown, charged and counted."""
         self._sending |= {key for key, task in self.tasks.items() if not task.task_id and not task.urls}
         for key in self._sending:
-            self.tasks.pop(key, None)  # the answer held pictures, and nobody can be asked where they are
+            self.tasks.pop(key, None)  # the answer held pictures, and there is no task to ask for their addresses
             number = self.table.find(key)
             packed = self.table.words[number]
             self.unknown += 1
@@ -319,7 +319,7 @@ class LedgerState(Memory):
             self.held.pop(key, None)
 
     def _asked_again(self, key: bytes, packed: int, event: ItemEvent) -> int:
-        """Count the sends that repeat a request because what was to be told the model went with its process."""
+        """Count the sends that repeat a request because the correction for the model was lost with its process."""
         if isinstance(event, Retry) and event.kind == ProblemKind.SCHEMA_MISS:
             self._reasks.add(key)
             return packed
@@ -402,7 +402,7 @@ class LedgerState(Memory):
         elif isinstance(event, Retry | Failed) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
             tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.add_usage(event.input_tokens, event.output_tokens)
-            tally.barren += (policy := policy_named(event.kind)) is not None and policy.no_work
+            tally.without_work += (policy := policy_named(event.kind)) is not None and policy.no_work
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):

@@ -67,7 +67,7 @@ class SendCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageCounts:
-    """What was got; None where no server told."""
+    """Usage; None where no server reported it."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -147,7 +147,7 @@ class Status:
     simulated: bool = False
     failures: tuple[FailureGroup, ...] = ()
     next_command: str | None = None
-    """The exact command that goes on; None when nothing is left to do."""
+    """The exact command that continues the run; None when nothing is left to do."""
     message: str | None = None
     """Why it stopped, in the server's or the disk's own words."""
     notes: tuple[str, ...] = field(default_factory=tuple)
@@ -218,7 +218,7 @@ class AuditCounts:
     segments: int = 0
     records: int = 0
     done: int = 0
-    """Items that the ledger knows as done."""
+    """Items that are done according to the ledger."""
     failed: int = 0
     rows: int = 0
     """Lines of `results.jsonl`."""
@@ -285,7 +285,7 @@ class ExportRow:
 
 
 class Shapable(Protocol):
-    """A run as exporters see it. They ask nothing else of the world, and nothing of it stays in memory for them."""
+    """A run as exporters see it. They need nothing else, and nothing of it stays in memory for them."""
 
     @property
     def name(self) -> str:
@@ -365,7 +365,7 @@ class PageWritten:
     """Of the page."""
     rows: int
     bytes: int
-    """Of the page itself, without what lies beside it."""
+    """Of the page itself, without the files beside it."""
     chunk_files: int
     """Scripts with rows beside the page; 0 where all of them are in it."""
     pictures: int

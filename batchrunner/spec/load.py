@@ -236,7 +236,7 @@ _DECIDE_PROMPTS = {"kind", "provider", "prompts", "matrix", "messages", "model",
 
 
 def further_faults(partial: PartialSpec) -> Iterable[SpecError]:
-    """Faults of the rules, without those that speak of a key already known to be wrong, or misspelt."""
+    """Faults of the rules, without those about a key already known to be wrong or misspelt."""
     hints = {fault.hint for fault in partial.faults if fault.hint}
     return [
         fault

@@ -1,4 +1,4 @@
-"""The job file's keys as types: what each may be, and the sentence that an editor shows beside it.
+"""The job file's keys as types: what each may be, and the sentence that an editor shows for it.
 
 Cross-field rules live in `rules`; defaults that depend on other keys (None here) are settled in `resolve`.
 """
@@ -17,7 +17,7 @@ MAX_WAIT_S = 7 * 24 * 3600.0
 
 
 def _shape(value: object) -> str | None:
-    """Which of several forms a value has; the tags never equal a key, so that they can be told from one in a path."""
+    """Which of several forms a value has; the tags never equal a key, so they can be distinguished in a path."""
     match value:
         case str():
             return "<text>"

@@ -1,4 +1,4 @@
-"""A job file half way: its types checked, what was wrong left out, so that the other rules still speak.
+"""A job file half way: its types checked, what was wrong left out, so that the other rules can still be checked.
 
 That is how one reading finds every mistake: a misspelt key in `limits` does not hide that two prompts share an id.
 """
@@ -101,7 +101,7 @@ _ROUNDS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialSpec:
-    """What can be said of a job so far. `left_out` tells which keys are broken and therefore unknown."""
+    """What is known of a job so far. `left_out` has the keys that are broken and therefore unknown."""
 
     spec: JobSpec
     reading: Reading
@@ -152,7 +152,7 @@ def drafted(
 ) -> PartialSpec:
     """The draft of a mapping, with the faults of its types. `known` are faults whose paths need no second word."""
     tree = _copied_mapping(reading.tree) if isinstance(reading.tree, dict) else {}
-    spoken = {fault.path for fault in known}
+    reported = {fault.path for fault in known}
     faults: list[SpecError] = []
     left_out: set[KeyPath] = {fault.path for fault in known if fault.path}
     spec = JobSpec()
@@ -163,7 +163,7 @@ def drafted(
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=True)
         if turn == 0:
-            faults = [fault for fault in faults_of(details, reading.written) if fault.path not in spoken]
+            faults = [fault for fault in faults_of(details, reading.written) if fault.path not in reported]
         for detail in details:
             missing = detail["type"] == "missing"
             left_out.add(_leave_out(tree, path_of(detail)[:-1] if missing else path_of(detail)))

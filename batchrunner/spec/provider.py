@@ -1,4 +1,4 @@
-"""Which server a job speaks to: the preset, what overrides it, and the mistakes that can be made there.
+"""Which server a job uses: the preset, what overrides it, and the mistakes that can be made there.
 
 A preset's key goes wherever the job says that preset is; a mapping without a preset has no key but a named one.
 """
@@ -98,7 +98,7 @@ _IN_PROCESS = ("base_url", "api_key_env", "proxy", "proxy_auth_env", "api_versio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Choice:
-    """A provider with its preset found; `own` is what the file says beside it."""
+    """A provider with its preset found; `own` is what the file says besides."""
 
     preset: Preset
     own: ProviderSpec
@@ -147,8 +147,8 @@ def points_of(partial: PartialSpec) -> dict[str, float] | None:
 
 def _assumes_points(partial: PartialSpec, choice: _Choice) -> bool:
     given = choice.own.points_per_call
-    told = all(model in given for model in partial.models) if isinstance(given, dict) else given is not None
-    return choice.preset.points_per_call is not None and not (told and choice.own.points_per_day is not None)
+    calls_priced = all(model in given for model in partial.models) if isinstance(given, dict) else given is not None
+    return choice.preset.points_per_call is not None and not (calls_priced and choice.own.points_per_day is not None)
 
 
 def is_simulated(partial: PartialSpec) -> bool:
@@ -202,7 +202,7 @@ def _auth(choice: _Choice) -> AuthScheme:
 
 
 def _edits_as_form(choice: _Choice) -> bool:
-    """OpenAI's own way, wherever the job names OpenAI or its host; a server that only speaks alike has its own."""
+    """OpenAI's own way, wherever the job names OpenAI or its host; another server with the same dialect has its own."""
     if choice.dialect != "openai-images":
         return False
     host = (urlsplit((choice.own.base_url or "").strip()).hostname or "").lower()

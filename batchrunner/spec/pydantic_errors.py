@@ -183,7 +183,7 @@ _NEVER_SHOWN: set[tuple[str | int, ...]] = {("api_key_env",), ("headers",), ("pr
 """Keys of a provider whose wrong values may be secrets."""
 
 _TAGS = {"<text>", "<list>", "<mapping>", "<number>"}
-"""What tells the branches of a union apart, in `models`; no key of a job file."""
+"""What distinguishes the branches of a union in `models`; no key of a job file."""
 
 _AMBIGUOUS_HOMES = {("prompts",), ("prompts", "[]"), ("messages", "[]"), ("budget", "prices", "{}")}
 """Parts whose keys are so common that pointing at them would mislead."""

@@ -1,4 +1,4 @@
-"""YAML as plain values with the line of every key. Refuses what YAML would turn into something nobody meant.
+"""YAML as plain values with the line of every key. Rejects what YAML would turn into something unintended.
 
 A subclass of PyYAML's SafeLoader (on libyaml, for large texts) composes the nodes; this module walks them itself,
 because only nodes know lines, twice given keys and what a value looked like before YAML 1.1 made `no` false, `0123`
@@ -81,7 +81,7 @@ class Reading:
 
 
 class _SurpriseError(Exception):
-    """A scalar of which YAML makes something that nobody meant, or that cannot be used."""
+    """A scalar of which YAML makes something unintended or unusable."""
 
     def __init__(self, problem: str, *, hint: str = _QUOTE) -> None:
         super().__init__(problem)

@@ -100,7 +100,7 @@ def _value(partial: PartialSpec, path: KeyPath, name: str, value: Json) -> Itera
         (problem, expected): None
         for model in partial.models
         for _key, problem, expected in params_mistakes(model, {name: value})
-        if not _is_local(partial, value, problem)  # told for every dialect by the general rules
+        if not _is_local(partial, value, problem)  # reported for every dialect by the general rules
     }
     for problem, expected in found:
         shown = f"{short(value)} {problem}" if not isinstance(value, dict) else problem
@@ -361,7 +361,7 @@ def _own_params(partial: PartialSpec) -> Iterator[SpecError]:
 
 
 def _yaml_words(partial: PartialSpec) -> Iterator[SpecError]:
-    """Where any value may stand, `no` could be meant as text or as false: only the writer knows."""
+    """Where any value may stand, `no` could be meant as text or as false: only the author knows."""
     for path, written in partial.reading.written.items():
         free = path[0] in ("params", "matrix") or (path[0] == "prompts" and path[2:3] in (("vars",), ("params",)))
         if path and free and written.lower() in _YAML_WORDS:
@@ -402,7 +402,7 @@ def _images_from(partial: PartialSpec) -> Iterator[SpecError]:
 
 
 def _size(partial: PartialSpec) -> Iterator[SpecError]:
-    """How many items the job has is a product: nobody has to make them to see that they are too many."""
+    """The number of items is a product: too many are noticed without making them."""
     factors = [(len(partial.entries), ("prompts",), "prompts")] if partial.entries else []
     factors += [(len(values), ("matrix",), f"of {name}") for name, values in partial.spec.matrix.items()]
     factors += [(len(partial.models), ("models",), "models"), (partial.spec.replicas, ("replicas",), "replicas")]

@@ -191,7 +191,7 @@ def _is_whole(partial: PartialSpec, *path: str) -> bool:
 
 
 def _uncounted(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecError]:
-    """Limits that could not be watched, because nobody said what a call costs."""
+    """Limits that could not be enforced, because the cost of a call is not given."""
     if budget.money is not None and partial.knows("budget", "prices"):
         for model in partial.models:
             if model not in budget.prices:

@@ -1,4 +1,4 @@
-"""Which addresses are out in the world, which are inside, and which nobody should be sent to.
+"""Which addresses are public, which are private, and which must never be contacted.
 
 Rules over numbers; the one look-up is `is_private_host`. IPv6 addresses that carry an IPv4 one (mapped, 6to4, NAT64)
 are judged by the one they carry. Source: the IANA special-purpose registries. Threat 3.
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 Reach = Literal["public", "private", "special"]
 """`private`: this machine and the networks that people run servers in. `special`: link-local (cloud metadata),
-multicast, reserved, documentation and all else that no picture lies on."""
+multicast, reserved, documentation and all others without pictures."""
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -29,7 +29,7 @@ _RESOLVE_S = 10.0
 
 
 def reach(address: str) -> Reach:
-    """Where an address in numbers lies; text that is no address counts as special."""
+    """The reach of a numeric address; text that is no address counts as special."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -58,7 +58,7 @@ def is_loopback_name(host: str) -> bool:
 
 
 def looks_internal(host: str) -> bool:
-    """True for names that mean a machine inside a network, when nobody here can look the name up."""
+    """True for names of machines inside a network, if the name cannot be looked up here."""
     name = host.rstrip(".").lower()
     return "." not in name or name.endswith((".localhost", ".local", ".internal", ".lan", ".home.arpa", ".intranet"))
 

@@ -204,7 +204,7 @@ class ApiTransport:
             return self._fault(error, None)
 
     def _silent(self, limit_s: float) -> None:
-        """One of the requests hears nothing: told once for all that wait with it."""
+        """One of the requests gets no reply: reported once for all that wait with it."""
         now = asyncio.get_running_loop().time()
         if self._say is not None and now - self._silence_reported_at >= limit_s:
             self._silence_reported_at = now
@@ -364,7 +364,7 @@ def _undeclared_coding(coded: bytes, *, is_first: bool) -> Unpacker | None:
 
 
 def _read_whole(decoder: Decoder[T], head: OrdinaryHead, reply: tuple[KnownHead, bytes]) -> T:
-    """What the decoder makes of a reply that is all there, in one call where it knows one for that."""
+    """What the decoder makes of a complete reply, in one call if it has one for that."""
     body = reply[1][reply[0].head_bytes :]
     read: Callable[[ResponseHead, bytes], T] | None = getattr(decoder, "whole", None)
     if read is not None:

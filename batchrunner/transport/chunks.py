@@ -44,7 +44,7 @@ class Chunks:
         return f"<Chunks {'lost' if self.lost else f'missing {self._missing} B'}>"
 
     def cut(self, piece: bytes) -> tuple[int, bytes, int]:
-        """How many bytes the parser has to see first, what the whole chunks behind them hold, and where those end.
+        """How many bytes the parser has to see first, what the whole chunks after them hold, and where those end.
 
         The parser has to see the rest too; it stands in the chunk that this begins.
         """
@@ -66,7 +66,7 @@ class Chunks:
         return first, found[0] if len(found) == 1 else b"".join(found), at
 
     def _begin(self, piece: bytes, missing: int) -> None:
-        """The piece ends within a chunk, or goes on with something that is no chunk."""
+        """The piece ends within a chunk, or continues with something that is no chunk."""
         self._missing = missing
         self.lost = missing <= 0 or (missing == 1 and not piece.endswith(b"\r"))
 

@@ -16,7 +16,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ACCEPTED: Final = "gzip, deflate"
 
 _GZIP, _ZLIB, _RAW, _PLAIN = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS, 0
-"""How zlib is told what a stream is in; the last one is for bytes that are in no coding."""
+"""zlib's `wbits` for each coding; the last one is for uncompressed bytes."""
 _MOST_CODINGS = 3
 _MAGIC_BYTES = 2
 _DEFLATE_METHOD = 8
@@ -42,7 +42,7 @@ class CodingError(Exception):
 class Unpacker:
     """Takes a reply's coded bytes and gives the plain ones: codings upon one another, the outermost first.
 
-    Gateways name their own coding behind the server's, used or not.
+    Gateways name their own coding after the server's, used or not.
     """
 
     def __init__(self, codings: "list[_Coding]") -> None:
@@ -71,11 +71,11 @@ class _Coding:
         self._name = name
         self._start = b""
         self._wbits: int | None = None
-        """What the bytes are in, once the first of them told."""
+        """The coding of the bytes, once the first of them show it."""
         self._stream: zlib._Decompress | None = None
 
     def feed(self, coded: bytes) -> Iterator[bytes]:
-        """As of `Unpacker`; a wrong checksum is told behind the bytes that it is about."""
+        """As of `Unpacker`; a wrong checksum is reported after the bytes that it is about."""
         if self._wbits is None:
             self._start += coded
             if len(self._start) < _MAGIC_BYTES:
@@ -89,7 +89,7 @@ class _Coding:
         while coded:
             if stream is None or stream.eof:
                 if stream is not None and (self._wbits != _GZIP or coded[0] != GZIP_MAGIC[0]):
-                    return  # padding after the end is harmless; a gzip stream may go on with another one
+                    return  # padding after the end is harmless; a gzip stream may be followed by another one
                 stream = self._stream = zlib.decompressobj(self._wbits)
             yield from _inflated(stream, coded)
             coded = stream.unused_data
@@ -119,7 +119,7 @@ def _inflated(stream: "zlib._Decompress", coded: bytes) -> Iterator[bytes]:
 
 
 def _wbits_of(name: str, start: bytes) -> int:
-    """What bytes are in that begin so. Plain ones are told by how they begin: as JSON, an event, text, or a picture.
+    """What bytes are in that begin so. Plain ones are recognised by their beginning: JSON, an event, text, or a picture.
 
     `deflate` means zlib by the standard and raw deflate by habit.
     """

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol, Self
 from batchrunner.core.http import SETTLED_S, Gate
 
 SILENT_S: Final = 60.0
-"""A server that has sent nothing for so long is spoken of, whatever the job lets it have."""
+"""A server that has sent nothing for this long is reported, whatever the job's deadlines are."""
 _LOOK_S: Final = 1e-5
 """Between two looks at all exchanges, for each of them: a look takes a fraction of that."""
 
@@ -57,7 +57,7 @@ class Replied(Protocol):
     """Reads the replies of a connection."""
 
     behind: bytes
-    """What came behind the last one."""
+    """What came after the last one."""
     came: bool
     """A reply is here as a whole, and is about to be read."""
 
@@ -147,7 +147,7 @@ class Deadlines:
         settled: Callable[[float], bool] | None = None,
         connects: bool = True,
     ) -> None:
-        """`on_silence` is told, once, the seconds that a request still has when nothing has come for `SILENT_S`.
+        """`on_silence` is called once, with the seconds that a request has left, when nothing has come for `SILENT_S`.
 
         `settled` is asked every few seconds of a body in which nothing moves: whether, after so many seconds without
         a byte, what came is a whole reply. Then nothing more is waited for. Without a `timer` to share, the watch has
@@ -265,7 +265,7 @@ class Deadlines:
             self._task.cancel()
 
     def _notice(self, now: float) -> None:
-        """Nothing came for a while: told when it is so, looked for later when something came meanwhile."""
+        """Nothing came for a while: report it, or look again later if something came meanwhile."""
         limit_s = self._pace.idle_s if self._phase == "idle" else self._pace.first_byte_s
         came = self._due - limit_s
         if self._on_silence is not None and now - came >= SILENT_S and self._due > now:
@@ -296,4 +296,4 @@ class Deadlines:
 
 
 UNDER_WAY: ContextVar[Deadlines] = ContextVar("batchrunner.transport.under_way")
-"""The watch of the exchange that this task is in: the connector tells it when the request leaves."""
+"""The watch of the exchange that this task is in: the connector calls it when the request leaves."""

@@ -2,7 +2,7 @@
 
 What is the same for all requests of an account to an address, the head as bytes and the key of aiohttp's pool, is made
 once; a request is then one write. A reply that comes in one piece with an ordinary head is taken as it is, and its
-connection stays in hand for the next request; any other is read from the connection's own queue, behind the parser.
+connection is kept for the next request; any other is read from the connection's own queue, after the parser.
 Making and closing connections, TLS, and the framing of all that is not ordinary stay aiohttp's. This is the only module
 that knows those of its internals, so `direct_way` tries them first, and where they are not as expected there is no
 short way: every request then takes the public one, as those with a proxy and those with a large body always do.
@@ -92,7 +92,7 @@ class DirectReplies(Replies):
         """As of `Replies`."""
         payload, self._chunks = self._payload, None
         if type(payload) is aiohttp.StreamReader and self._buffer and self._buffer[-1][0][0].chunked:
-            payload.begin_http_chunk_receiving()  # it is told of some only, and has to know from the start
+            payload.begin_http_chunk_receiving()  # it is called for some only, and must know from the start
             self._chunks = Chunks()
 
     def body_received(self, data: bytes) -> None:

@@ -49,7 +49,7 @@ class PictureDownloads:
     `allow_private` opens this machine and private networks, never link-local (cloud metadata), multicast or reserved
     addresses; the caller sets it when the API itself lies there (`is_private_host`). With a `proxy` the proxy looks
     names up, so only addresses in numbers and names that sound like the inside are refused. `hide` are keys that are
-    never sent, only taken out of what comes: a storage host may be in league with the server that knows them.
+    never sent, only taken out of what comes: a storage host may cooperate with the server that has them.
 
     Raises:
         JobMistakesError: `ca_file` cannot be used.
@@ -218,7 +218,7 @@ class PictureDownloads:
         return whole
 
     def _objection(self, target: URL | None) -> str | None:
-        """Why a URL is not fetched, as far as its spelling tells; the gate judges the addresses of names."""
+        """Why a URL is not fetched, judged by its spelling; the connector checks the addresses of host names."""
         if target is None or not target.raw_host:
             return "it is not a URL that pictures are fetched from"
         if target.scheme not in self._schemes:

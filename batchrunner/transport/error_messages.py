@@ -91,7 +91,7 @@ def _tunnel(error: BaseException, where: str) -> str:
 def wrong_key(error: BaseException) -> str | None:
     """The key of the job to look at, where the same would come again however long one waits; None where it may pass.
 
-    A certificate, a name that does not exist and a proxy's refusal do not mend themselves; a refused connection, a
+    A certificate, a name that does not exist and a proxy's refusal do not go away by waiting; a refused connection, a
     name server that gives no answer and a handshake that breaks may.
     """
     match error:
@@ -136,7 +136,7 @@ def _proxy(error: BaseException, where: str) -> str:
 _HOST_MISMATCH: Final = 62
 """OpenSSL's number for a certificate of another host."""
 _PLAIN_HTTP: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
-"""How OpenSSL names that the other side does not speak TLS."""
+"""OpenSSL's reasons when the other side does not use TLS."""
 _PROXY_REFUSES: Final = frozenset({400, 401, 403, 404, 405, 407})
 _NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _WORDS: Final[tuple[tuple[type[BaseException], Callable[[BaseException, str], str]], ...]] = (

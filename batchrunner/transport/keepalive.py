@@ -1,7 +1,7 @@
-"""Whether a connection may carry another request: it may until the server was seen to close one behind its reply.
+"""Whether a connection may carry another request: it may until the server was seen to close one after its reply.
 
 Some servers promise to keep a connection and close it a moment after the reply all the same; llama.cpp does so after
-every stream. A POST that crosses with the closing cannot be told from one that was executed. So the first connection
+every stream. A POST that crosses with the closing looks like one that was executed. So the first connection
 that is to be used again is watched for a moment, and where one was closed, now or later, each request gets a connection
 of its own for a while. Refuses to judge by a connection that broke or that we closed ourselves.
 """
@@ -16,7 +16,7 @@ from batchrunner.core.http import ResponseHead
 from batchrunner.transport.coding import GZIP_MAGIC
 
 _SETTLE_S: Final = 0.1
-"""A server that closes behind its reply does so within this time."""
+"""A server that closes after its reply does so within this time."""
 _CAUTIOUS_FOR: Final = 1000
 """So many requests get a connection of their own before the server is judged anew."""
 
@@ -66,7 +66,7 @@ class KeepAlive:
     async def allows(self, connection: Connection, line: ReusableConnection) -> bool:
         """Whether a request may leave on it; one that may not is closed. Waits as long as nothing is known.
 
-        Whoever was let in tells `is_over` of the end of its exchange.
+        The exchange that was let in calls `is_over` at its end.
         """
         try:
             allowed = not line.should_close and (not line.uses or (await self._lasts(line) and not line.should_close))
@@ -111,9 +111,9 @@ class KeepAlive:
         self._trusted = self._trusted or (not self._cautious and line.is_connected())
 
 
-# Heads of replies: ordinary ones read without a parser, those that are nearly HTTP mended before the parser sees them.
+# Heads of replies: ordinary ones read without a parser, those that are nearly HTTP repaired before parsing.
 #
-# One bad line costs aiohttp's parser the reply, and what is behind such a head was paid for. Only lines that say
+# One bad line costs aiohttp's parser the reply, and what follows such a head was paid for. Only lines that say
 # nothing
 # are left out, and only lengths that contradict one another: the body then says by itself where it ends. Bytes that are
 # no head at all are left as they are.
@@ -142,7 +142,7 @@ def end_of(start: bytes | bytearray, since: int) -> int:
 
 
 def repaired(head: bytes, rest: bytes = b"") -> bytes:
-    """The head without lines that are none, with one length or none, and with CR LF behind each line.
+    """The head without lines that are none, with one length or none, and with CR LF after each line.
 
     `rest` is what came with it of the body: where that shows no chunk, the head does not say that there are any.
     """
@@ -151,7 +151,7 @@ def repaired(head: bytes, rest: bytes = b"") -> bytes:
     first, *lines = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
     kept, lengths, chunked, left_out = [first], [], False, False
     for line in lines:
-        if line[:1] in {b" ", b"\t"}:  # it goes on with the line before it
+        if line[:1] in {b" ", b"\t"}:  # it continues the line before it
             if not left_out:
                 kept.append(line)
             continue
@@ -182,7 +182,7 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*\d+[ \t]*\r\n")
 
 
 def _is_well_formed(head: bytes, rest: bytes) -> bool:
-    """Whether nothing in it has to be mended, as nearly always: one look, and not one at every line."""
+    """Whether nothing in it has to be repaired, as nearly always: one look, and not one at every line."""
     if len(head) > LINE_BYTES or _WELL_FORMED.fullmatch(head) is None:
         return False
     low = head.lower()

@@ -1,7 +1,7 @@
 """How many bytes of replies are held at once, whatever the number of connections: the rest stays with its servers.
 
 A reply reserves bytes as it is read and releases them when it was decoded. When the budget is used up all but the
-oldest wait, so there is always one that goes on, and memory ends at the budget and one reply. A large answer that is
+oldest wait, so one always continues, and memory ends at the budget and one reply. A large answer that is
 not on the disk yet holds bytes, too: a quick server must not fill the memory in front of a slow disk. Refuses to
 know what a reply is.
 """
@@ -30,7 +30,7 @@ class MemoryBudget:
     """Those that hold something, the oldest first."""
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
-    """Replies that wait for room: without one nobody need be told that some is free."""
+    """Replies that wait for room: without one, freed room need not be announced."""
 
     def __repr__(self) -> str:
         return f"<MemoryBudget {self.held_bytes} of {self.size_bytes} B held by {len(self.reservations)}>"
@@ -49,7 +49,7 @@ class MemoryBudget:
             return nullcontext()
         reservation = Reservation(self, held_bytes=size_bytes)
         self.held_bytes += size_bytes
-        self.reservations.insert(0, reservation)  # the disk always goes on, so that every reader may wait for it
+        self.reservations.insert(0, reservation)  # the disk always makes progress, so that every reader may wait for it
         return reservation
 
 

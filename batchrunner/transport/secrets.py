@@ -182,7 +182,7 @@ _NAMES: Final = {
 
 
 def _packed(text: str) -> tuple[str, ...]:
-    """What of its base64 is the same whatever stands before and behind it, and its hex digits."""
+    """What of its base64 is the same whatever comes before and after it, and its hex digits."""
     data = text.encode("utf-8", "replace")
     forms: dict[str, None] = {data.hex(): None, data.hex().upper(): None}
     for before in range(3):
@@ -200,7 +200,7 @@ def _fits_header(text: str) -> bool:
 
 # Known keys taken out of whatever comes in, before anybody can write it down.
 #
-# A server knows the key that it was sent, and may say it again: in an error, in an answer, in a URL or in a picture.
+# A server has the key that it was sent, and may repeat it: in an error, in an answer, in a URL or in a picture.
 # Values are frozen, so a masked one is a copy. Refuses prompts that hold a key: they would be kept and shown with it.
 # Threat 2: see docs/reliability.md#threats.
 
@@ -223,7 +223,7 @@ def masked(value: T, secrets: Iterable[Secret]) -> T:
 
 
 class Masker:
-    """`masked` for the keys of a run: one look at the words of an ordinary answer tells that none of them is there."""
+    """`masked` for the keys of a run: one look at the words of an ordinary answer shows that none of them is there."""
 
     __slots__ = ("_answer", "_known", "_signs")
 
@@ -437,7 +437,7 @@ def _masked_text(text: str, secrets: list[Secret]) -> str:
 
 
 def _begun(token: str) -> str:
-    """As much of a key as tells it: whatever holds the key, or its beginning, has this."""
+    """As much of a key as identifies it: whatever holds the key, or its beginning, has this."""
     return token[: max(SHORTEST_MASKED, len(token) // 2)]
 
 

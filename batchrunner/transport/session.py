@@ -1,4 +1,4 @@
-"""How sessions are made: connectors that tell when a request leaves, TLS that always verifies, nothing from outside.
+"""How sessions are made: connectors that report when a request leaves, TLS that always verifies, nothing from outside.
 
 Neither proxies nor netrc nor cookies come from the environment (threats 14 and 16).
 """
@@ -28,14 +28,14 @@ from batchrunner.transport.keepalive import LINE_BYTES, Heads, KeepAlive, KnownH
 from batchrunner.transport.secrets import Secret
 
 READ_BYTES: Final = 64 * 1024
-"""aiohttp holds at most twice this of a reply that nobody reads."""
+"""aiohttp holds at most twice this of a reply that is not read."""
 
 # Shorter than the five seconds after which common servers drop an idle connection: a POST that crosses with the
-# closing cannot be told from one that was executed.
+# closing cannot be distinguished from one that was executed.
 _KEEPALIVE_S = 4.0
 _DNS_TTL_S = 60
 
-# A paid answer behind a long head is an answer: gateways add a cookie for each of their hops, and signed policies.
+# A paid answer after a long head is an answer: gateways add a cookie for each of their hops, and signed policies.
 _HEAD_LINES = 4096
 _HEAD_BYTES = 256 * 1024
 
@@ -204,7 +204,7 @@ class Replies(ResponseHandler):
         super().connection_lost(exc)
 
     def _pass_on(self) -> None:
-        """What is no head goes on as it came."""
+        """What is no head is passed on as it came."""
         if self._start:
             data = bytes(self._start)
             self._start.clear()
@@ -219,12 +219,12 @@ class Replies(ResponseHandler):
             return
         if payload.is_eof():
             self.behind = data[payload.total_bytes - before :]
-        elif payload.exception() is None:  # else nobody would tell whoever reads it
+        elif payload.exception() is None:  # else its reader would never be woken
             payload.set_exception(aiohttp.ClientPayloadError("the body has invalid HTTP framing"))
 
 
 def left_in(content: aiohttp.StreamReader) -> bytes:
-    """What came of a body before its end was lost: aiohttp tells of the loss first, and may drop a whole answer."""
+    """What came of a body before its end was lost: aiohttp reports the loss first, and may drop a whole answer."""
     return content._read_nowait(-1)  # noqa: SLF001 - its public readers raise as soon as an exception is set
 
 
@@ -240,7 +240,7 @@ class Connector(aiohttp.TCPConnector):
     turns: Turns
     _rest_timer: asyncio.TimerHandle | None = None
     proxy_login: str | None
-    """What a proxy wants to see, and nobody behind it."""
+    """Headers for the proxy only."""
 
     async def connect(
         self,
@@ -375,7 +375,7 @@ def new_session(
     )
     connector.reuse, connector.heads, connector.resting = KeepAlive(), Heads(), {}
     connector.turns = Turns()
-    connector.keeps = limit == 0  # else who waits for one in aiohttp's pool would never hear of those in hand
+    connector.keeps = limit == 0  # else waiters in aiohttp's pool would never get those that are kept here
     made = partial(
         Replies,
         loop=asyncio.get_running_loop(),

@@ -52,7 +52,7 @@ def test_a_call_that_was_turned_away_is_none() -> None:
 
 def test_each_call_is_weighed_by_what_was_told_of_it() -> None:
     told = replayed(intent(), retry("schema_miss", input_tokens=5, output_tokens=50), intent(2), DONE)
-    assert (told.calls, told.done, told.measured, told.barren) == (2, 1, 2, 0)
+    assert (told.calls, told.done, told.measured, told.without_work) == (2, 1, 2, 0)
     assert CHAT.spent(told).tokens == 132
 
 
@@ -72,7 +72,7 @@ def test_a_call_that_nobody_measured_counts_as_the_mean_and_as_a_guess_while_the
 
 def test_an_end_between_two_sends_is_no_call_and_a_repeated_record_counts_once() -> None:
     ended = replayed(intent(), retry("reset"), Failed(i="x", k=KEY, n=1, a=1, kind="bad_request", message=""))
-    assert (ended.calls, ended.barren) == (1, 0)
+    assert (ended.calls, ended.without_work) == (1, 0)
     twice = replayed(intent(), DONE, DONE)
     assert (twice.done, twice.output_tokens) == (1, 70)
 
