@@ -139,7 +139,7 @@ class Expansion:
         first = self._index + 1
         self._index += len(texts)
         if self._wanted is not None and self._job.models[0] not in self._wanted:
-            return []  # nobody wants their names either: there is no other model
+            return []  # their names are not needed either: there is no other model
         return self._plain.items(texts, rows.plain.values, first)
 
     async def _batches_of(self, rows: Prompts, repeated: frozenset[int]) -> AsyncGenerator[list[Item]]:
@@ -167,7 +167,7 @@ class Expansion:
             yield made
 
     async def _rest(self) -> None:
-        """A batch is made: tell how far the pass has come, and let others have a turn."""
+        """A batch is made: report the progress of the pass, and let other tasks run."""
         self._batch_ends = self._index + _BATCH_ITEMS
         while self._index >= self._progress_at:
             if self._progress is not None:
@@ -178,7 +178,7 @@ class Expansion:
     def _check_matrix(self) -> None:
         """The rules of ModelScope's pictures for the values that become parameters, for each model of the job.
 
-        `spec` says it first, and with the line; but only a compiled template tells a variable from a word in quotes.
+        `spec` says it first, and with the line; but only a compiled template tells variables from quoted words.
         """
         if self._job.provider.dialect != "modelscope-images":
             return
@@ -364,7 +364,7 @@ class Expansion:
         return name or item_id
 
     def _artifact_name(self, keyed: NamedTemplate, names: dict[str, Json]) -> str:
-        """Empty when it cannot be made, which is told once for each template."""
+        """Empty when it cannot be made, which is reported once for each template."""
         try:
             return artifact_name(self._job, keyed, names)
         except JobMistakesError as error:

@@ -7,7 +7,7 @@ from batchrunner.core.item import auto_id, auto_ids, fold, safe_stem
 
 # Which names were given already, in twelve bytes a slot: the names themselves are never kept.
 #
-# Names are told apart by 64 bits of Python's keyed hash. Two different names of a million fall together once in 37
+# Names are compared by 64 bits of Python's keyed hash. Two different names of a million fall together once in 37
 # million runs; what follows then is a needless suffix or a refusal to start, never a lost or doubled item.
 
 _FIRST_SIZE = 1 << 10
@@ -135,13 +135,13 @@ class Names:
         return names
 
     def item(self, prompt_id: str, suffix: str) -> str:
-        """The id of an item of that prompt; told apart by a number if another one has it by chance."""
+        """The id of an item of that prompt; with a number appended if another item has it by chance."""
         if self._shares_ids:
             return prompt_id
         return self._numbered(self._items, prompt_id + suffix)
 
     def stem(self, name: str, key: Callable[[], str]) -> str:
-        """A file name that no other item of the job has, on any file system; the key tells twins apart."""
+        """A file name that no other item of the job has, on any file system; the key distinguishes equal names."""
         stem = safe_stem(name)
         if self._stems.claim(fold(stem), 1) is None:
             return stem

@@ -21,7 +21,7 @@ from batchrunner.prompts.prompt_rows import Findings
 from batchrunner.prompts.sources.folder import FILE, names_of
 from batchrunner.prompts.templates import JobTemplates, templates_of
 
-# One digest of everything that a job's items are made of, so that a run can tell that nothing changed since its last.
+# One digest of everything that a job's items are made of, so that a run notices that nothing has changed.
 #
 # Bytes are hashed as they lie on the disk, about a gigabyte a second; nothing is parsed. What cannot be hashed without
 # reading the rows, like pictures that a row names, has no digest: then the items are looked at one by one, as ever.
@@ -50,7 +50,7 @@ _FIELDS = (
 
 
 class _UnknownError(Exception):
-    """There is no telling, without a whole pass, what the items depend on."""
+    """What the items depend on is not known without a whole pass."""
 
 
 def digest_of_items(job: Job) -> str | None:
@@ -126,7 +126,7 @@ def _add_file(hashed: "blake2b", path: Path) -> None:
 # Each is let go when it is given: what is kept is what is still to be given, and nothing of it stays until the end.
 #
 # The source may change between two passes. What stood in it is remembered by its size and times, and whoever is given
-# kept items is told at the end whether that still holds.
+# kept items is informed at the end whether that still holds.
 
 KEPT_BYTES: Final = 24 * 1024 * 1024
 """Of all kept items of a job, about: some ten thousands of short prompts. Where there are more, none is kept."""
@@ -134,7 +134,7 @@ _ITEM_BYTES: Final = 420
 """Of an item without its texts and values."""
 
 Stamp = tuple[object, ...]
-"""How a source stands: equal stamps mean that nobody has written to it."""
+"""The state of a source: equal stamps mean that it was not written to."""
 
 
 class KeptItems:
@@ -181,7 +181,7 @@ class KeptItems:
 
 
 def stamp_of(job: Job) -> Stamp:
-    """How the job's source stands now; the same for ever where there is none. Blocks, and never raises."""
+    """The state of the job's source now; constant if there is none. Blocks, and never raises."""
     if not isinstance(job.prompts, Source):
         return ()
     path = Path(job.prompts.path)

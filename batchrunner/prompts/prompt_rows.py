@@ -52,7 +52,7 @@ class Findings:
         return tuple(self._skipped)
 
     def mistake(self, mistake: Mistake) -> None:
-        """Something that must be mended whatever `on_bad_row` says.
+        """Something that must be corrected whatever `on_bad_row` says.
 
         Raises:
             JobMistakesError: one is enough.
@@ -124,7 +124,7 @@ class PromptRow:
 
 
 _NONE: dict[str, Json] = {}
-"""Parameters of rows that have none of their own; nobody changes it."""
+"""Parameters of rows that have none of their own; never changed."""
 
 
 class Prompts:

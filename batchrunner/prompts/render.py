@@ -15,7 +15,7 @@ from batchrunner.core.job import Json
 
 # Operations of templates that can grow without measure, measured before they are done.
 #
-# Knows nothing of the template language: plain functions over values, which refuse with `TooMuchError`.
+# Independent of the template language: plain functions over values, which raise `TooMuchError`.
 
 OUTPUT_LIMIT_CHARS = 4 * 1024 * 1024
 _WIDTH_LIMIT = 1_000
@@ -268,7 +268,7 @@ class Expression:
         """The value, of JSON's types; nothing larger than a text may be.
 
         Raises:
-            TemplateFault: as of `Template.render`, or the value is of no type that JSON knows.
+            TemplateFault: as of `Template.render`, or the value is of a type that JSON does not have.
         """
         return self._template.result(values) if self._is_typed else self._template.render(values)
 
@@ -336,7 +336,7 @@ def _template(text: str, sandbox: _Later) -> Template:
 
 
 def _simple_pieces(text: str) -> tuple[tuple[bool, str], ...] | None:
-    """A template's pieces, without Jinja2's parser, where a look at the text tells: a list may have 100,000."""
+    """A template's pieces, without Jinja2's parser, if its text is simple enough: a list may have 100,000."""
     if "\r" in text:
         return None
     words = _SIMPLE.split(text.removesuffix("\n"))

@@ -165,8 +165,8 @@ class Filler:
         if self._fixed_first is not None:
             return self._fixed_first
         system = self._templates.system
-        told = self._text(row, system, shown, may_be_empty=True) if system else ""
-        first = (Turn(role="system", content=told),) if told.strip() else ()
+        content = self._text(row, system, shown, may_be_empty=True) if system else ""
+        first = (Turn(role="system", content=content),) if content.strip() else ()
         if system is None or system.template.is_fixed:
             self._fixed_first = first
         return first

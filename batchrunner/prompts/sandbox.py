@@ -1,4 +1,4 @@
-"""Jinja2's sandbox: the only file that knows it.
+"""Jinja2's sandbox: the only file that imports it.
 
 Refused: unknown names, null values, anything that reaches into Python, anything that gives another text the next time
 (`random`, `lipsum`), blocks that a prompt does not need (macros, includes, inheritance), and whatever grows without

@@ -76,7 +76,7 @@ class Matrix:
 
 
 def models_of(job: Job) -> tuple[Labelled, ...]:
-    """The job's models; several of them are told apart by the part after the slash."""
+    """The job's models; several of them are distinguished by the part after the slash."""
     if len(job.models) == 1:
         return (Labelled(suffix="", value=job.models[0]),)
     suffixes = _distinct(f"-{slug(model.rpartition('/')[2])}" for model in job.models)
@@ -132,7 +132,7 @@ _MARKS = ("{{", "{%")
 _PLAIN = frozenset({str, int, bool, type(None)})
 """Types of values that a parameter takes from a column just as they are."""
 _LONG_CHARS = 100_000
-"""A longer text is left to the template, which knows what is too long."""
+"""A longer text is left to the template, which has its own limit."""
 
 Filling: TypeAlias = "Json | ParamSlot | list[Filling] | dict[str, Filling]"
 

@@ -44,14 +44,14 @@ DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]
     "modelscope-images": _modelscope_images,
     "openai-images": _openai_images,
 }
-"""Each is loaded when a run first speaks it: a job is looked at without any."""
+"""Each is loaded when a run first uses it; a job is checked without any."""
 
 
 def dialect_for(provider: Provider) -> "Dialect | TaskDialect":
-    """The dialect that a provider speaks. It is a `TaskDialect` when its POST may be accepted as a remote task.
+    """The dialect of a provider. It is a `TaskDialect` when its POST may be accepted as a remote task.
 
     Raises:
-        JobMistakesError: this version does not speak it.
+        JobMistakesError: this version does not support it.
     """
     require_dialect(provider)
     return DIALECTS[provider.dialect](provider)

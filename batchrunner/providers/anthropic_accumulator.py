@@ -241,7 +241,7 @@ class MessageAccumulator:
     def take_ordinary(self, events: list[MessagesEvent], *, begun: bool) -> int:  # noqa: C901 - a case for each kind
         """What `start` and the others do with such events; how many were taken, from the first on.
 
-        Before the first one that has to be read with care it stops, and behind the end of the message.
+        Before the first one that has to be read with care it stops, and after the end of the message.
         """
         texts: list[str] = []
         taken = 0
@@ -279,7 +279,7 @@ class MessageAccumulator:
         return taken
 
     def _add_unknown(self, delta: Delta | None, block: _Grown | None) -> None:
-        """A piece of a type that nobody knows, or that does not belong into its block: kept under its own names."""
+        """A delta of an unknown type, or one that does not belong to its block: kept under its own names."""
         if delta is None or block is None:
             return
         said = {name: value for name in _PAYLOADS if (value := getattr(delta, name)) not in (None, "")}
@@ -302,7 +302,7 @@ class MessageAccumulator:
         self._take_besides(said, said.rest)
 
     def take_rest(self, rest: dict[str, Json] | None) -> None:
-        """Fields of an event, or a whole event, that no reader here knows."""
+        """Unknown fields of an event, or a whole unknown event."""
         if rest:
             self._pictures += keep(self._other_content, rest)
 
@@ -334,8 +334,8 @@ class MessageAccumulator:
     @property
     def extras(self) -> dict[str, Json]:
         """Citations, and blocks that are neither text nor thinking nor a call."""
-        told = [{"type": "text", **block.rest} for block in self._blocks if block.kind == "text" and block.rest]
-        found: dict[str, Json] = {"citations": self._citations, "content_parts": [*self.media.others, *told]}
+        cited_texts = [{"type": "text", **block.rest} for block in self._blocks if block.kind == "text" and block.rest]
+        found: dict[str, Json] = {"citations": self._citations, "content_parts": [*self.media.others, *cited_texts]}
         found["thinking_blocks"] = [
             {
                 "type": "thinking",

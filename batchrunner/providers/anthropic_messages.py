@@ -1,4 +1,4 @@
-"""The dialect of Anthropic's messages, as Anthropic and ModelScope's second route speak it.
+"""The dialect of Anthropic's messages, as Anthropic and ModelScope's second route use it.
 
 Parameters are passed on as they are, unknown ones too. Text alone is sent as a string, for one back end takes no list
 there. See docs/providers/anthropic.md#request.
@@ -115,7 +115,7 @@ class MessagesDecoder(StreamedReply):
         return message_answer(body, head) if self._tool is None else None
 
     def _take_late(self, event: SseEvent) -> None:
-        """Some servers count behind the end."""
+        """Some servers send usage after the end."""
         value = decode(event.data)
         self._draft.count(None if isinstance(value, NotJson) else at(value, "usage"))
 
@@ -345,7 +345,7 @@ def _force_tool(body: dict[str, Json], tool: AnswerTool) -> None:
 
 
 def _messages(item: Item, revision: Revision) -> list[Json]:
-    """The turns but the system's; the pictures stand in the last user turn; a correction comes behind all."""
+    """The turns without the system's; the pictures are in the last user turn; a correction comes last."""
     turns = [turn for turn in item.turns if turn.role not in _SYSTEM_ROLES]
     last_user = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=None)
     is_ready = any(turn.raw is not None for turn in turns)  # its pictures stand in its messages
@@ -361,7 +361,7 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
 
 
 def _message(turn: Turn, pictures: tuple[InputPicture, ...]) -> Json:
-    """Pictures come before the words that speak of them; a ready message stays as it stands."""
+    """Pictures come before the text about them; a ready message stays as it stands."""
     if turn.raw is not None:
         return turn.raw
     if not pictures:

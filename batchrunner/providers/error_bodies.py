@@ -248,7 +248,7 @@ def broken_problem(ending: Interrupted, *, head: ResponseHead | None) -> Problem
 
 
 def plain_problem(kind: ProblemKind, message: str, *, head: ResponseHead | None, code: str | None = None) -> Problem:
-    """A problem in our own words, with what the head tells."""
+    """A problem in our own words, with the hints of the head."""
     if head is None:
         return Problem(kind=kind, message=_cut(message, _MESSAGE_CHARS), code=code)
     return Problem(
@@ -300,10 +300,10 @@ def _not_json(body: bytes) -> ErrorBody:
     if not start:
         return ErrorBody(message="", form="nothing")
     if (error := _XML_ERROR.search(start)) is not None:
-        told = {name.lower(): html.unescape(said).strip() for name, said in _XML_FIELD.findall(error[0])}
-        words = [told[name] for name in ("code", "message") if told.get(name)]
+        fields = {name.lower(): html.unescape(said).strip() for name, said in _XML_FIELD.findall(error[0])}
+        words = [fields[name] for name in ("code", "message") if fields.get(name)]
         return ErrorBody(
-            message=_cut(": ".join(words), _MESSAGE_CHARS) or _shown(body), code=told.get("code"), form="text"
+            message=_cut(": ".join(words), _MESSAGE_CHARS) or _shown(body), code=fields.get("code"), form="text"
         )
     if not _PAGE.match(start):
         return ErrorBody(message=_shown(body), form="text")
@@ -313,7 +313,7 @@ def _not_json(body: bytes) -> ErrorBody:
 
 
 def _worded(kind: ProblemKind, fault: ErrorBody, status: int) -> str:
-    """The message for a person; where it was not the API that spoke, with what that means."""
+    """The message for a person; with an explanation if it was not the API that replied."""
     if kind is ProblemKind.NOT_REACHED and status == _FORBIDDEN and _BLOCKED.search(fault.message):
         return f"HTTP {status} from a gateway or a firewall in front of the API: {fault.message}"
     if kind is ProblemKind.NO_SUCH_PATH or (kind is ProblemKind.NOT_REACHED and fault.form == "json"):
@@ -329,7 +329,7 @@ def _worded(kind: ProblemKind, fault: ErrorBody, status: int) -> str:
 
 
 def _raw(value: Json) -> str:
-    """What the server behind a router said, where the router passes it on (`error.metadata.raw`)."""
+    """The message of the server behind a router, where the router passes it on (`error.metadata.raw`)."""
     raw = at(value, "error", "metadata", "raw")
     if isinstance(raw, str):
         inner = decode(raw.encode("utf-8", "surrogatepass"))

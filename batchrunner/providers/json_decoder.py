@@ -102,7 +102,7 @@ class WholeReply(Generic[T]):
         return not isinstance(decode(body), NotJson)
 
     def end(self, ending: Ending) -> T | Problem:
-        """What the reply came to. A body that is whole JSON counts, even if the connection broke behind it."""
+        """What the reply came to. A body that is whole JSON counts, even if the connection broke after it."""
         head = self._head
         if head is None or (isinstance(ending, Interrupted) and not ending.sent):
             return no_reply(ending, head=head)
@@ -117,7 +117,7 @@ class WholeReply(Generic[T]):
             return plain_problem(ProblemKind.TOO_LARGE, message, head=head)
         value = self._parse(body)
         if isinstance(value, NotJson) and (end := body.rfind(b"}") + 1) and end < len(body):
-            value = self._parse(body[:end])  # bytes behind the answer take nothing from it
+            value = self._parse(body[:end])  # extra bytes after the answer do not matter
         if not isinstance(value, NotJson):
             del body  # it may hold pictures, of which `value` and the outcome are copies already
             return self._read(head, value)

@@ -162,7 +162,7 @@ def message_answer(body: bytes | bytearray, head: ResponseHead) -> Answer | None
 def plain_answer(
     text: str, reasoning: str | None, reason: str, usage: Usage | None, head: ResponseHead
 ) -> Answer | None:
-    """An answer that nobody has to look at twice; None for one that has to be read with care."""
+    """An ordinary answer; None for one that the full decoder has to read."""
     if not reason or not _is_plain(text):
         return None
     meaning = meaning_of(reason)
@@ -189,7 +189,7 @@ _MAY_BEGIN_THINKING: Final = frozenset({"", "<", "[", "◁"})
 # Ordinary events of growing answers, all that stand in a piece of a stream read in one typed step.
 #
 # As in `ordinary`, the types are so narrow that what fits them means the same to the careful readers; anything else is
-# None, and read by them. Events that came together are decoded as one list: behind each of them stands a line end,
+# None, and read by them. Events that came together are decoded as one list: each of them is followed by a line end,
 # which no text of JSON may hold, so none can be taken for a part of another.
 
 Counts = dict[str, Any]
@@ -335,7 +335,7 @@ _MESSAGE_LISTS: Final = msgspec.json.Decoder(list[MessagesEvent])
 
 
 def chat_events(data: bytes) -> tuple[list[ChatEvent], bool] | None:
-    """Whole events, and whether the closing word stands behind them; None if one of them is not ordinary."""
+    """Whole events, and whether `[DONE]` follows them; None if one of them is not ordinary."""
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     is_done = data.endswith(_DONE)

@@ -1,7 +1,7 @@
 """ModelScope's image dialect: a POST that is accepted as a task, free polls until it ends, URLs of the pictures.
 
 Never takes "SUCCEED" in the reply to a submit for a finished picture, never takes a stub for a task, never lets a poll
-that was refused, or that speaks of another task, speak of the task. See docs/providers/modelscope.md#images.
+that was refused, or that is about another task, are about the task. See docs/providers/modelscope.md#images.
 """
 
 from collections.abc import Iterator
@@ -149,7 +149,7 @@ def _submitted(
 
 
 def _refusal_within(family: Family, head: ResponseHead, value: Json) -> Problem:
-    """A refusal inside a 2xx is judged as if it had its own status. One that nobody knows is a server's fault."""
+    """A refusal inside a 2xx is judged as if it had its own status. An unknown one is a server error."""
     reason = reason_in(value)
     fault = fault_in(value)
     problem = problem_of(family, head, replace(fault, message=reason.message or fault.message), status=None)
@@ -233,14 +233,14 @@ def _is_stub(value: Json, base_url: str) -> bool:
     """True when the reply has a place for the task's id and leaves it empty, like everything else it could name."""
     if not is_object(value) or "task_id" not in value:
         return False
-    told = value["task_id"] or value.get("request_id") or value.get("outputs")
-    return not (told or pictures_in(value, base_url=base_url))
+    named = value["task_id"] or value.get("request_id") or value.get("outputs")
+    return not (named or pictures_in(value, base_url=base_url))
 
 
 def _wordless(
     family: Family, head: ResponseHead, value: Json, word: str, *, task_id: str, base_url: str
 ) -> PollOutcome:
-    """A 200 without a status: pictures speak for themselves, an error speaks of the poll, the rest is unknown."""
+    """A 200 without a status: pictures end the task, an error is about the poll, anything else is unknown."""
     if pictures_in(value, base_url=base_url):
         return _finished(family, head, value, base_url)
     message = reason_in(value).message
@@ -311,7 +311,7 @@ def _of_poll(kind: ProblemKind, message: str, head: ResponseHead, value: Json) -
 
 
 def _refused(problem: Problem, body: bytes, *, task_id: str) -> PollOutcome:
-    """A refused poll speaks of itself, unless the API's own JSON says that the task is not there."""
+    """A refused poll is about the poll itself, unless the API's own JSON says that the task does not exist."""
     value = decode(body) if body else NotJson(problem="empty")
     if isinstance(value, NotJson) or problem.status is None:
         return problem

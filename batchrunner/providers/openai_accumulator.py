@@ -113,7 +113,7 @@ KNOWN: Final = Known(
 )
 """What these readers know, for those who set the rest aside."""
 EXTRAS_OF_CHUNK: Final = ("citations", "search_results", "references", "web_search", "prompt_logprobs")
-"""What stands beside the choices and belongs to the answer."""
+"""Fields next to the choices that belong to the answer."""
 _EXTRAS_OF_PIECE: Final = ("annotations", "citations", "context", "thinking_blocks")
 
 
@@ -284,7 +284,7 @@ class ChatAccumulator:
         if thinking:
             self._add(self._reasoning, words_in(thinking))
         if piece.reasoning_details:
-            self._take_details(piece.reasoning_details, told=bool(thinking))
+            self._take_details(piece.reasoning_details, has_text=bool(thinking))
         if piece.refusal:
             self._add(self._refusal, words_in(piece.refusal))
         if piece.tool_calls:
@@ -344,12 +344,12 @@ class ChatAccumulator:
         if isinstance(url := said.get("url"), str) and url:
             grow(self.extras, "audio_urls", [url])
 
-    def _take_details(self, details: object, *, told: bool) -> None:
+    def _take_details(self, details: object, *, has_text: bool) -> None:
         """OpenRouter's: pieces of one detail carry its index. Their text is the thinking where no other name has it."""
         for detail in details if isinstance(details, list) else [details]:
             if not is_object(detail):
                 continue
-            if not told:
+            if not has_text:
                 self._add(self._reasoning, "".join(_strings(detail, ("text", "summary"))))
             last = self._details[-1] if self._details else None
             if is_object(last) and all(last.get(name) == detail.get(name) for name in ("type", "index")):
@@ -398,7 +398,7 @@ class ChatAccumulator:
 
 
 def grow(extras: dict[str, Json], name: str, said: object) -> None:
-    """Add what a chunk says to what earlier ones said: lists go on, objects are filled, anything else is replaced."""
+    """Add what a chunk says to what earlier ones said: lists are extended, objects merged, others replaced."""
     known = extras.get(name)
     if isinstance(known, list) and isinstance(said, list):
         known.extend(entry for entry in said if name == "logprobs" or entry not in known)

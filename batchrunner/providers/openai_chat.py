@@ -1,4 +1,4 @@
-"""The dialect of OpenAI's chat completions, as ModelScope, vLLM and many others speak it.
+"""The dialect of OpenAI's chat completions, as ModelScope, vLLM and many others use it.
 
 Parameters are passed on as they are, unknown ones too; nothing is dropped or renamed but what a revision asks for.
 See docs/providers/openai.md#request.
@@ -88,7 +88,7 @@ def _drop_thinking_switch(body: dict[str, Json]) -> None:
 
 
 def _messages(item: Item, revision: Revision) -> list[Json]:
-    """The turns; the pictures and a schema in words stand in the last user turn; a correction comes behind all."""
+    """The turns; the pictures and a schema in words are in the last user turn; a correction comes last."""
     words = _schema_in_words(item, revision)
     last_user = max((place for place, turn in enumerate(item.turns) if turn.role == "user"), default=None)
     is_ready = any(turn.raw is not None for turn in item.turns)  # its pictures stand in its messages
@@ -106,8 +106,8 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
 
 def _schema_in_words(item: Item, revision: Revision) -> str:
     """Where the format cannot carry it, the conversation does; empty where it can."""
-    told = "json_object" in revision.adapted and _sends_schema(item)
-    return schema_in_words(item.schema) if told and item.schema is not None else ""
+    needs_words = "json_object" in revision.adapted and _sends_schema(item)
+    return schema_in_words(item.schema) if needs_words and item.schema is not None else ""
 
 
 def _with(turn: Turn, words: str) -> Turn:
@@ -123,7 +123,7 @@ def _message(turn: Turn, pictured: Item | None) -> Json:
         return turn.raw
     if pictured is None or not pictured.pictures:
         return {"role": turn.role, "content": turn.content}
-    # before the words that speak of them, as ModelScope's own example has it
+    # before the text about them, as ModelScope's own example has it
     text: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []
     pictures: list[Json] = [{"type": "image_url", "image_url": _shown(picture)} for picture in pictured.pictures]
     return {"role": turn.role, "content": pictures + text}

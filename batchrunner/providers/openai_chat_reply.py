@@ -130,7 +130,7 @@ class ChatDecoder(StreamedReply):
         return chat_answer(body, head)
 
     def _take_late(self, event: SseEvent) -> None:
-        """Some servers count behind `[DONE]`."""
+        """Some servers send usage after `[DONE]`."""
         chunk = self._chunk_of(event.data)
         if chunk is not None:
             self._count(chunk)
@@ -271,7 +271,7 @@ class ChatDecoder(StreamedReply):
                 problem_of(self._family, head, fault, status=None, under_way=draft.has_content), usage=self._usage
             )
         reason = draft.finish_reason
-        ended = self._done and not self._odd  # `[DONE]` behind trouble ends no answer
+        ended = self._done and not self._odd  # `[DONE]` after an error ends no answer
         if not (ended or self._is_json or reason) or meaning_of(reason) == "broken":
             return self._cut(head, ending, size_bytes=draft.size_bytes, finish_reason=reason)
         refused = draft.refusal

@@ -178,7 +178,7 @@ def _made(family: Family, head: ResponseHead, value: Json) -> Pictures | Problem
 
 
 def _task_in(value: Json) -> TaskName | None:
-    """The task that a reply without pictures names; an `id` alone is one only beside a word that tells of waiting."""
+    """The task that a reply without pictures names; an `id` alone counts only next to a status that means waiting."""
     task = None if is_refusal(value) else task_named_in(value)
     waits = task_state_of(word_in(value)) in {"queued", "running"}
     return task if task is not None and (waits or not task.guess) else None
@@ -201,10 +201,10 @@ def _listed(value: Json) -> list[Json]:
 
 
 def _ordered_all_the_same(problem: Problem, body: bytes) -> Pictures | Problem:
-    """What is paid for behind a reply that is no sound 2xx: its pictures are kept, an order in doubt is held.
+    """What may have been billed with a reply that is no sound 2xx: its pictures are kept, a doubtful request is held.
 
-    A picture may stand in a reply that broke off behind it, in a gateway's error, or be the reply itself. A whole 2xx
-    in other words, and a refusal that names a task, tell of an order that was taken: it is not repeated.
+    A picture may be in a reply that broke off after it, in a gateway's error, or be the reply itself. A whole 2xx
+    in other words, and a refusal that names a task, mean a request that was accepted: it is not repeated.
     """
     status = problem.status or 0
     success = 200 <= status < 300  # noqa: PLR2004 - the class of successes, as HTTP numbers it

@@ -135,14 +135,14 @@ def hints_of(head: ResponseHead) -> Hints | None:
 
 
 def server_time(head: ResponseHead) -> float:
-    """The reply's moment by the server's own clock, which the moments that it names are told by.
+    """The reply's time by the server's own clock, to which the times in it refer.
 
     Without a `Date` it is the moment at which it came. A `Date` has whole seconds, cut off: so it is at most that.
     """
-    told = _http_moment(head.headers.get("date", ""))
-    if told is None or 0.0 <= told - head.received_at <= _CLOCKS_AGREE_S:
+    sent_at = _http_moment(head.headers.get("date", ""))
+    if sent_at is None or 0.0 <= sent_at - head.received_at <= _CLOCKS_AGREE_S:
         return head.received_at
-    return told
+    return sent_at
 
 
 def reset_s(text: str, *, received_at: float) -> float | None:
@@ -228,21 +228,21 @@ def _asked_in(value: Json, head: ResponseHead, *, depth: int) -> float | None:
     if not is_object(value):
         return None
     waits: list[float | None] = []
-    for name, told in value.items():
+    for name, inner in value.items():
         unit_s = _ASKED_IN_BODIES.get(re.sub("[-_]", "", name).lower())
         if unit_s is None:
-            waits.append(_asked_in(told, head, depth=depth + 1))
-        elif is_object(told):  # a protobuf Duration
-            whole, rest = told.get("seconds") or 0, told.get("nanos") or 0
+            waits.append(_asked_in(inner, head, depth=depth + 1))
+        elif is_object(inner):  # a protobuf Duration
+            whole, rest = inner.get("seconds") or 0, inner.get("nanos") or 0
             waits.append(_seconds(f"{whole}", received_at=server_time(head)))
             waits[-1] = None if waits[-1] is None or not isinstance(rest, int) else waits[-1] + rest * 1e-9
-        elif isinstance(told, str | int | float) and not isinstance(told, bool):
-            waits.append(asked_s(str(told), received_at=server_time(head), unit_s=unit_s))
+        elif isinstance(inner, str | int | float) and not isinstance(inner, bool):
+            waits.append(asked_s(str(inner), received_at=server_time(head), unit_s=unit_s))
     return max((wait for wait in waits if wait is not None), default=None)
 
 
 def _is_spent(headers: Mapping[str, str], reset: str) -> bool:
-    """Whether nothing is left of what a reset header speaks of; also where the reply does not say what is left."""
+    """Whether nothing is left of the limit of a reset header; also if the reply does not say what is left."""
     remaining = reset.replace("-reset-after", "-remaining").replace("reset", "remaining")
     if remaining not in headers:
         return not any("remaining" in name for name in headers if "ratelimit" in name)
@@ -254,12 +254,12 @@ def _draft_wait_s(headers: Mapping[str, str]) -> float | None:
 
     Where `t` is missing, the whole window of the policy is the most that the wait can be.
     """
-    told = headers.get("ratelimit", "")
-    older = {name.lower(): value for name, value in _FIELD.findall(told)}
+    limits = headers.get("ratelimit", "")
+    older = {name.lower(): value for name, value in _FIELD.findall(limits)}
     if "remaining" in older and "reset" in older:
         return float(older["reset"]) if float(older["remaining"]) == 0 else None
     waits: list[float] = []
-    for limit in told.split(","):
+    for limit in limits.split(","):
         fields = {name.lower(): float(value) for name, value in _FIELD.findall(limit)}
         if fields.get("r") == 0:
             policy = limit.split(";", maxsplit=1)[0].strip()

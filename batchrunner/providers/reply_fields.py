@@ -1,4 +1,4 @@
-"""Fields of a chat answer that no reader here knows: set aside as the server named them, for they were paid for.
+"""Unknown fields of a chat answer: kept under the server's names, because they were paid for.
 
 Every server has fields of its own. What only describes the envelope is left out; what stands in a choice, in its
 message or delta, or beside the choices is given back. Wrappings that gateways put around an answer are taken off.
@@ -227,7 +227,7 @@ def unwrapped(value: Json) -> Json:
 
 
 def split(value: dict[str, Json], known: "Known") -> tuple[dict[str, Json], dict[str, Json]]:
-    """(what the readers know, what stands beside the choices and is known to none); choices carry theirs in `rest`."""
+    """(known fields, unknown fields next to the choices); choices have their own in `rest`."""
     kept, beside = apart(value, known.chunk)
     choices = kept.get("choices")
     if choices is not None:
@@ -286,7 +286,7 @@ def _is_nested(value: Json) -> bool:
 
 
 def grown(before: Json, value: Json) -> Json:
-    """Texts and lists of a stream go on, objects are filled; what every chunk repeats stands once."""
+    """Texts and lists of a stream are extended, objects merged; what every chunk repeats is kept once."""
     if before is None or before == value:
         return value
     if isinstance(before, str) and isinstance(value, str):

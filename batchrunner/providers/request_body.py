@@ -94,7 +94,7 @@ def _encoded(text: str) -> bytes | None:
     return encode(text)
 
 
-# Where requests go: the base URL as it was given, and what a dialect puts behind it.
+# Where requests go: the base URL as it was given, and what a dialect appends to it.
 
 _V1: Final = "/v1"
 _VERSIONED: Final[frozenset[PresetName]] = frozenset({"modelscope", "modelscope-anthropic", "simulator"})
@@ -110,5 +110,5 @@ def openai_url(provider: Provider, path: str) -> str:
 
 
 def anthropic_url(provider: Provider, path: str) -> str:
-    """The URL of a path of the Anthropic kind, such as `messages`: behind `/v1`, which is not doubled."""
+    """The URL of a path of the Anthropic kind, such as `messages`: after `/v1`, which is not doubled."""
     return f"{provider.base_url.rstrip('/').removesuffix(_V1)}{_V1}/{path}"

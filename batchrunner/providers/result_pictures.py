@@ -55,7 +55,7 @@ _ABOUT_WORDS: Final = (
     " updatedat finishedat submittime scheduledtime endtime starttime timetaken taskmetrics usage metrics"
 )
 _ABOUT: Final = frozenset(_ABOUT_WORDS.split())
-"""Keys that tell of a task and are no result of it."""
+"""Keys that describe a task and are no result of it."""
 _DEEPEST: Final = 8
 _MOST_URLS: Final = 10_000
 _ADDRESS_CHARS: Final = 4096
@@ -116,7 +116,7 @@ class _Finder:
         for name in _WRAPPERS:
             if found := self.of_reply(keys.get(name), depth + 1):
                 return found
-        # where the place of the results is known and empty, what stands beside it is something else
+        # where the place of the results is known and empty, what is next to it is something else
         return [] if has_empty_results(value) else self._of_names(keys, depth)
 
     def _of_names(self, keys: dict[str, Json], depth: int) -> list[PictureUrl | PictureBytes]:

@@ -43,7 +43,7 @@ def _is_stray(line: bytes, field: bytes) -> bool:
 
 
 def without_comments(body: bytes) -> bytes:
-    """What stands behind the comments with which a stream began, where that is JSON and no event; else nothing."""
+    """What follows the comments with which a stream began, if it is JSON and no event; else nothing."""
     rest = body.lstrip(_BLANK)
     while rest[:1] == b":":
         rest = _LINE_END.split(rest, maxsplit=1)[-1].lstrip(_BLANK) if _LINE_END.search(rest) else b""
@@ -99,7 +99,7 @@ class SseParser:
         self._after_cr = False
         self._name = ""
         self._data = bytearray()
-        """The data lines of the event so far, each with an LF behind it."""
+        """The data lines of the event so far, each followed by an LF."""
         self._has_data = False
         self._is_broken = False
         """The event's data was no whole event where one had to end: it never will be one."""
@@ -206,7 +206,7 @@ class SseParser:
     def _is_whole(self) -> bool:
         """Whether the data so far is an event of its own: some servers end their events with one newline only.
 
-        Asked where another event may begin. What is not whole behind a closing brace never becomes so, and is not read
+        Called where another event may begin. What is not complete after a closing brace never will be, and is not read
         again at every line of it.
         """
         if is_done(bytes(self._data[:_WORD_BYTES]).removesuffix(b"\n")):

@@ -79,7 +79,7 @@ class StreamedReply(ABC):
     _problem: Problem | None = None
     _usage: Usage | None = None
     _late_trouble = False
-    """True once an error, or junk, came behind the answer's own end."""
+    """True once an error, or junk, came after the answer's own end."""
     _recoder: Recoder | None = None
     _looked_bytes = 0
     """Of the body, when it was last looked at for being whole."""
@@ -192,16 +192,16 @@ class StreamedReply(ABC):
 
     @abstractmethod
     def _take_late(self, event: SseEvent) -> None:
-        """An event behind the stream's end; may set `_usage`, nothing else."""
+        """An event after the stream's end; may set `_usage`, nothing else."""
 
     @property
     @abstractmethod
     def _is_finished(self) -> bool:
-        """Whether the answer has come to its own end, however the stream goes on."""
+        """Whether the answer has come to its own end, whatever follows in the stream."""
 
     @abstractmethod
     def _read_ordinary(self, body: bytes | bytearray, head: ResponseHead) -> Answer | None:
-        """A whole answer in JSON that nobody has to look at twice, as nearly all are; None: it is read with care."""
+        """A whole ordinary answer in JSON, as nearly all are; None: the full decoder reads it."""
 
     @abstractmethod
     def _take_json(self, body: bytes) -> None:
@@ -276,15 +276,15 @@ class StreamedReply(ABC):
                 K.STREAM_CUT, f"the stream ended after {size_bytes} bytes of answer with {reason}", head
             )
         lead = self._body.bytes()
-        spoken = unreadable(self._family, head, lead)
-        if not POLICY[spoken.kind].no_answer:
-            return spoken
+        problem = unreadable(self._family, head, lead)
+        if not POLICY[problem.kind].no_answer:
+            return problem
         shown = lead[:200].decode("utf-8", "replace").strip()
         came = f"only this was received: {shown!r}" if shown else "nothing followed the headers of the reply"
         return self._failed(K.STREAM_CUT, f"the stream ended before any answer: {came}", head)
 
     def _held_to_schema(self, answer: Answer, head: ResponseHead) -> Answer | Problem:
-        """The answer with its value, or what to tell the model. An answer that only calls tools has none."""
+        """The answer with its value, or the correction for the model. An answer that only calls tools has none."""
         if self._check is None or (answer.tool_calls and not answer.text):
             return answer
         match self._check.look(answer.text):

@@ -40,14 +40,14 @@ class Fits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misses:
-    """Why the answer does not fit, in the validator's words: the model can mend it."""
+    """Why the answer does not fit, in the validator's words: the model can correct it."""
 
     fault: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unusable:
-    """Why the schema itself cannot be used: only a person can mend it."""
+    """Why the schema itself cannot be used: only the user can correct it."""
 
     fault: str
 
@@ -112,13 +112,13 @@ def refuses_schema(message: str) -> bool:
 
 
 def schema_in_words(schema: dict[str, Json]) -> str:
-    """What a model is told where the request itself cannot carry the schema."""
+    """The instruction for a model if the request itself cannot carry the schema."""
     shown = encode(schema).decode("utf-8", "replace")
     return f"Answer with JSON that fits this JSON Schema, and with nothing else:\n{shown}"
 
 
 def correction_text(correction: Correction) -> str:
-    """What a model is told whose answer broke the schema."""
+    """The correction for a model whose answer did not match the schema."""
     return (
         f"Your answer does not fit the required JSON schema: {correction.fault}\n"
         "Answer again, with the complete corrected JSON and nothing else."
@@ -182,7 +182,7 @@ class AnswerTool:
         return {**shared, "type": "object", "properties": {_VALUE: inner}, "required": [_VALUE]}
 
     def _unwrapped(self, arguments: str) -> str:
-        """The value's own JSON; arguments that do not hold one stay, for the schema's check to speak of them."""
+        """The value's own JSON; arguments without one stay as they are, so that the schema's check reports them."""
         if not self._wraps:
             return arguments
         value = decode(arguments.encode("utf-8", "replace"))

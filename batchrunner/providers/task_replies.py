@@ -71,7 +71,7 @@ _REASONS: Final = (
 )
 _REASON_CODES: Final = ("errorcode", "failurecode", "failcode", "code")
 _IDLE_MESSAGES: Final = frozenset({"", "ok", "success", "succeeded", "succeed", "none", "null", "request success"})
-"""What stands in `message` of replies that have nothing to tell."""
+"""`message` of replies without information."""
 _DEEPEST: Final = 4
 _MOST_LISTED: Final = 1000
 _MESSAGE_CHARS: Final = 1000
@@ -165,7 +165,7 @@ def own_part(value: Json, task_id: str) -> Json:
 
 
 def mentions_another_task(value: Json, task_id: str) -> str:
-    """The id of the other task of which a reply to a poll speaks; empty when it is this one or none is named."""
+    """The id of another task that a reply to a poll is about; empty if it is this one or none is named."""
     named: list[str] = []
     wanted = task_id.lower()
     for _, layer in _layers(value):
@@ -196,13 +196,13 @@ def word_in(value: Json) -> str:
 
 
 def task_state_of(word: str) -> TaskState | None:
-    """What a server's word means; None when nobody knows."""
+    """What a server's word means; None if it is unknown."""
     upper = _upper(word)
     return TASK_STATES.get(upper) or TASK_STATES.get(_ENUM_PREFIX.sub("", upper))
 
 
 def likely_end(word: str) -> Literal["succeeded", "failed", "filtered"] | None:
-    """The end that a word speaks of which is in no table, as `PARTIAL_SUCCESS`; None when it speaks of none, or of two.
+    """The end that a word outside the tables means, such as `PARTIAL_SUCCESS`; None if it means none, or two.
 
     That a task succeeded is sure only beside its pictures: parts of it have their ends, too.
     """
@@ -243,13 +243,13 @@ def reason_in(value: Json) -> ErrorBody:
 def means_gone(value: Json, task_id: str, *, status: int | None) -> bool:
     """True when a JSON reply says that there is no such task. `status` None: it came with a 2xx.
 
-    The 404 of a gateway or a framework speaks of its own paths: words about those say nothing of a task.
+    The 404 of a gateway or a framework is about its own paths and says nothing about a task.
     """
     layers = [layer for _, layer in _layers(value)]
     if not layers:
         return False
-    told = " ".join(filter(None, (message_in(value), reason_in(value).message, word_in(value))))
-    text = re.sub(r"\S*/\S*", " ", told)
+    said = " ".join(filter(None, (message_in(value), reason_in(value).message, word_in(value))))
+    text = re.sub(r"\S*/\S*", " ", said)
     gone = _GONE.search(text) is not None
     if any(_OTHER_PARTS.search(found[0]) is None for found in _TASK_GONE.finditer(text)):
         return True
@@ -350,7 +350,7 @@ def _is_of_something_else(name: str, layer: dict[str, Json], place: str, found: 
 
 
 def _named_deeper(value: Json) -> TaskName | None:
-    """An id below keys that nobody knows: only where the field itself says that it is a task's or a job's."""
+    """An id below unknown keys: only if the field itself says that it is a task's or a job's."""
     ahead: list[tuple[int, Json]] = [(0, value)]
     while ahead:
         depth, found = ahead.pop(0)
@@ -359,7 +359,7 @@ def _named_deeper(value: Json) -> TaskName | None:
                 continue
             layer = {plain_name(key): inner for key, inner in entry.items()}
             for name in (*_TASK_IDS, *_OTHER_IDS[:-1]):
-                if ids := [told for inner in _listed(layer.get(name)) if (told := id_text(inner))]:
+                if ids := [task_id for inner in _listed(layer.get(name)) if (task_id := id_text(inner))]:
                     return TaskName(id=ids[0], guess=name not in _TASK_IDS, others=tuple(ids[1:]))
             if depth < _DEEPEST:
                 ahead += [(depth + 1, inner) for name, inner in layer.items() if name not in _NEVER_WRAP]
@@ -367,7 +367,7 @@ def _named_deeper(value: Json) -> TaskName | None:
 
 
 def _bare_token(value: Json) -> TaskName | None:
-    """A reply whose result is one word, as some gateways tell a task's id."""
+    """A reply whose result is one word, as some gateways send a task's id."""
     if not is_object(value) or is_refusal(value):
         return None
     for name in ("result", "data", "output", "task"):
@@ -381,9 +381,9 @@ def _bare_token(value: Json) -> TaskName | None:
 
 def _named_reason(layer: dict[str, Json]) -> str:
     """What stands in a layer's fields for errors and reasons."""
-    spoken = message_in({name: entry for name, entry in layer.items() if name in {"error", "errors", "detail"}})
-    if spoken.lower() not in _IDLE_MESSAGES:
-        return spoken
+    message = message_in({name: entry for name, entry in layer.items() if name in {"error", "errors", "detail"}})
+    if message.lower() not in _IDLE_MESSAGES:
+        return message
     return next((text for name in _REASONS if (text := _text_in(layer.get(name)))), "")
 
 
@@ -413,8 +413,8 @@ def _text_in(value: Json, *, depth: int = 0) -> str:
             plain[name] for name in ("message", "msg", "reason", "detail", "description", *_REASONS) if name in plain
         ]
         codes = [found for name in _REASON_CODES if isinstance(found := plain.get(name), str)]
-        spoken = [entry for entry in named if isinstance(entry, str)]
-        return next((text for entry in [*spoken, *named, *codes] if (text := _text_in(entry, depth=depth + 1))), "")
+        texts = [entry for entry in named if isinstance(entry, str)]
+        return next((text for entry in [*texts, *named, *codes] if (text := _text_in(entry, depth=depth + 1))), "")
     return ""
 
 

@@ -119,7 +119,7 @@ def _inflated(stream: "zlib._Decompress", coded: bytes) -> Iterator[bytes]:
 
 
 def _wbits_of(name: str, start: bytes) -> int:
-    """What bytes are in that begin so. Plain ones are recognised by their beginning: JSON, an event, text, or a picture.
+    """The `wbits` of zlib for bytes with this beginning. Plain ones begin as JSON, an event, text or a picture.
 
     `deflate` means zlib by the standard and raw deflate by habit.
     """

@@ -50,9 +50,9 @@ class SourceRow:
     """1-based line on which it begins; None where there are no lines."""
     values: dict[str, Json]
     where: str = ""
-    """What messages put behind the source's name where there are no lines, like `/cat.png`."""
+    """What messages append to the source's name where there are no lines, like `/cat.png`."""
     asked: BatchRequest | None = None
-    """The request that the row is, if it is one; `values` are then what stands beside it."""
+    """The request that the row is, if it is one; `values` are then the other columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class Stretch(Sequence[SourceRow]):
 
 
 Batch: TypeAlias = Sequence[SourceRow | BadRow]
-"""Of rows, so that nobody waits for each row by itself; a millisecond's work for whoever takes it."""
+"""Rows of a batch, so that there is no wait for each row; about a millisecond's work."""
 
 BATCH_ROWS = 64
 BATCH_BYTES = 128 * 1024
@@ -121,7 +121,7 @@ class BadRowError(Exception):
 
 
 class BadSourceError(Exception):
-    """The file as a whole cannot be read on: it is missing, no text, or its header is wrong."""
+    """The file as a whole cannot be read further: it is missing, no text, or its header is wrong."""
 
     def __init__(self, problem: str, *, line: int | None = None, hint: str | None = None) -> None:
         super().__init__(problem)
@@ -170,7 +170,7 @@ class SourceFormat:
     path_column: str | None = None
     """A column with a path below the source; templates see it with the source's own name before it."""
     unshown: frozenset[str] = frozenset()
-    """Columns for templates only: too large for `vars`, or told elsewhere in a result."""
+    """Columns for templates only: too large for `vars`, or elsewhere in a result."""
 
     async def read(self, path: str, form: TextForm = PLAIN) -> AsyncGenerator[Batch]:
         """The rows of a file, a hop to a thread for some hundred of them.
@@ -193,7 +193,7 @@ class SourceFormat:
 
 
 def _hop(batches: Iterator[Batch], some: list[Batch]) -> Exception | None:
-    """Put the next batches behind `some`; what ended it, if it has ended."""
+    """Append the next batches to `some`; what ended it, if it has ended."""
     try:
         for batch in batches:
             some.append(batch)

@@ -1,7 +1,7 @@
 """`.csv`: a header, then rows with commas and quotes; a quoted field may hold commas, quotes and line breaks.
 
 Every row must have exactly the header's columns: in a quoted format a missing one is damage. A quote that never
-closes is told apart from a long field by the cap, and never swallows rows in silence.
+closes is distinguished from a long field by the cap, and never swallows rows silently.
 """
 
 import csv
@@ -163,7 +163,7 @@ class _Table:
 
 
 def _take(reader: "Reader", records: list[list[str]], feed: _Feed) -> csv.Error | BadSourceError | None:
-    """Put records behind `records`, until one ends with a step or the file; what is wrong before that."""
+    """Append records to `records`, until one ends with a step or the file; what is wrong before that."""
     try:
         for cells in reader:
             records.append(cells)
@@ -182,7 +182,7 @@ def _is_return(error: csv.Error) -> bool:
 
 
 def _problem_of(error: csv.Error) -> str:
-    """Python's words, but where they speak to programmers."""
+    """Python's message, reworded where it addresses programmers."""
     return "a carriage return stands alone in a field without quotes" if _is_return(error) else str(error)
 
 

@@ -91,7 +91,7 @@ def _values(path: str, name: str, form: TextForm) -> dict[str, Json]:
 
 
 def _text(path: str, form: TextForm) -> str:
-    """The file's text, without the line end that editors put behind it."""
+    """The file's text, without the line end that editors append."""
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a path of its own is dear for a small text
     except OSError:

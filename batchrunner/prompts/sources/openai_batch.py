@@ -1,6 +1,6 @@
 """An OpenAI batch file: a `.jsonl` whose lines are ready requests, `{"custom_id", "method", "url", "body"}`.
 
-What stands beside these four is kept as the row's variables; what a body says becomes the request as it stands, with
+Fields besides these four are kept as the row's variables; what a body says becomes the request as it stands, with
 what the program writes itself (`model`, `stream` and the conversation) taken out of its parameters. Refused, as bad
 rows: other endpoints, streams, and whatever a conversation of texts and pictures cannot hold.
 """
@@ -29,7 +29,7 @@ from batchrunner.prompts.sources.text_files import read_json_lines
 # A message that is a text, or texts that are put together line by line, becomes a turn. One that is more (pictures
 # among
 # the words, calls of tools and what they gave, a name) becomes a turn with the message as it stands, and that is sent;
-# pictures are looked at all the same. Anything that no part of this program knows (sounds, files, marks for a cache) is
+# pictures are looked at all the same. Anything unknown to this program (sounds, files, marks for a cache) is
 # refused and named, never dropped.
 
 _DEFAULT_DETAIL = "auto"
@@ -51,7 +51,7 @@ class _Message:
     turn: Turn
     pictures: tuple[AskedPicture, ...]
     is_plain: bool
-    """True for texts alone, and for texts with pictures behind them."""
+    """True for texts alone, and for texts followed by pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +97,10 @@ def of_messages(body: dict[str, Json]) -> Conversation:
     found = _conversation(body, _MESSAGES)
     if not isinstance(body.get("system"), str):
         return found
-    told = Turn(role="system", content=str(body.pop("system")))
-    return Conversation(turns=(told, *found.turns) if told.content.strip() else found.turns, pictures=found.pictures)
+    system = Turn(role="system", content=str(body.pop("system")))
+    return Conversation(
+        turns=(system, *found.turns) if system.content.strip() else found.turns, pictures=found.pictures
+    )
 
 
 def of_picture(body: dict[str, Json]) -> Conversation:
@@ -268,7 +270,7 @@ _ENDPOINTS: dict[str, _Endpoint] = {
     "messages": _Endpoint(dialects=("anthropic-messages",), read=of_messages),
     "images/generations": _Endpoint(dialects=("modelscope-images", "openai-images"), read=of_picture),
 }
-"""By the URL's path behind its version."""
+"""By the URL's path after its version."""
 
 
 def is_openai_batch(path: str, form: TextForm = PLAIN) -> bool:

@@ -1,4 +1,4 @@
-"""`.parquet`: a row for each row, read batch by batch; the only file that knows pyarrow, an extra.
+"""`.parquet`: a row for each row, read batch by batch; the only file that imports pyarrow, an extra.
 
 Values become what JSON has: dates and times as ISO text, decimals as text in full, spans as seconds, maps as objects,
 NaN as null, for that is how tables write what is missing. Columns of bytes, like pictures packed into a data set, are

@@ -1,6 +1,6 @@
 """Files of text, line by line: what lines are, and the formats in which a line is a row (`.txt`, `.tsv`, `.jsonl`).
 
-Knows encodings, line ends (also the lone carriage returns of old spreadsheets), the byte order mark and the cap on a
+Handles encodings, line ends (also the lone carriage returns of old spreadsheets), the byte order mark and the cap on a
 line; refuses what is not a regular file or not in its encoding. Never holds more than half a megabyte, or one line.
 """
 
@@ -59,7 +59,7 @@ def line_batches(path: str, form: TextForm = PLAIN) -> Iterator[tuple[int, list[
     encoding does not know are surrogates, as Python escapes them.
 
     Raises:
-        BadSourceError: the file is not in its encoding any more, and nothing behind that can be read.
+        BadSourceError: the file is not in its encoding any more, and nothing after that can be read.
         OSError: the file cannot be opened or read.
     """
     require_regular(path)
@@ -136,7 +136,7 @@ def in_steps(first: int, lines: list[str | None]) -> Iterator[tuple[int, list[st
 
 
 def _read(parse: Parse, lines: list[str | None], *, number: int, line: int, rows: list[SourceRow | BadRow]) -> None:
-    """Put the rows of these lines behind `rows`."""
+    """Append the rows of these lines to `rows`."""
     for place, text in enumerate(lines, line):
         if text is not None and not text.strip(_BLANKS):
             continue
