@@ -327,7 +327,7 @@ class PollPace:
     strain: float = 0.0
     """Share of the recent polls that were in vain."""
     closed_until: float = 0.0
-    _heard_until: float = 0.0
+    _ignored_until: float = 0.0
     _bucket: Bucket = field(init=False)
 
     def __post_init__(self) -> None:
@@ -357,11 +357,11 @@ class PollPace:
     def refused(self, now: float, *, wait_s: float | None) -> None:
         """A poll was in vain, with the server's hint if it gave one."""
         self.strain += (1.0 - self.strain) * _STRAIN_STEP
-        if self.strain < _STRAINED or now < self._heard_until:
+        if self.strain < _STRAINED or now < self._ignored_until:
             return
         self._turn(now, max(self.per_second * _LEAST_SHARE, self.rate_per_s / 2.0))
         self.closed_until = now + min(max(wait_s or 0.0, _PAUSE_S), _LONGEST_PAUSE_S)
-        self._heard_until = self.closed_until + _PAUSE_S
+        self._ignored_until = self.closed_until + _PAUSE_S
 
     def _turn(self, now: float, rate_per_s: float) -> None:
         self._bucket.wait_s(now)  # what has flown in so far came at the old rate

@@ -7,14 +7,14 @@ or a timer of its own, and whatever can be done without waiting is done without 
 
 - an intent is put in line, and the request is handed over with a gate; all intents of one turn of the loop are one
   write, and their requests leave right after it;
-- an answer is put in line as its row, and the slot goes on to its next item at once. The stores call back, a batch at a
+- an answer is queued as its row, and the slot takes its next item at once. The stores call back, a batch at a
   time: rows are durable, each `done` is put in line; they are durable, their items leave (`_recorded`). An item stays
   live, counts as alive in its lane and its answer as held until then.
 
 Whatever is not ordinary leaves this road: what has to be waited for before a send (tokens, the budget) is waited for
 here, everything that comes of a send but an ordinary answer is `outcome_handler`'s, and a wait before a second try
 enters tenacity: its wait is the server's hint or a backoff, its sleep gives the slot up, its stop counts charged
-attempts only. This is the only file that knows it.
+attempts only. This is the only file that imports it.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Attempts:
     _gated: GatedTransport = field(init=False)
     _broke: Condition = field(default_factory=Condition)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
-    """Failures that are recorded in nobody's slot."""
+    """Failures that are recorded outside any slot."""
 
     def __post_init__(self) -> None:
         """A run loads tenacity before its first send, not at its first trouble; plans and checks never do."""
@@ -104,7 +104,7 @@ class Attempts:
             image_tasks=self.image_tasks,
         )
 
-    # -- the story of a slot
+    # -- what a slot does
 
     async def process_items(self, slot: Slot, work: Work) -> None:
         """Item after item, each from a slot in hand to its end or its return to the queue, while the slot is kept."""
@@ -151,7 +151,7 @@ class Attempts:
             finally:
                 lane.task_ended()
             if isinstance(verdict, Again | Unchanged) and not wanted:
-                return  # the job has no such item any more, or not in this part: nobody wants it to be paid for again
+                return  # the job has no such item any more, or not in this part: it must not be paid for again
             verdict = await self._conclude(work, slot, verdict)
         except SteppedOutError:
             queue.requeue(work)
@@ -188,7 +188,7 @@ class Attempts:
     async def _send(self, work: Work, slot: Slot) -> Verdict:
         """One POST and what comes of it. The slot is held when this begins, and free before anything is waited for.
 
-        After an ordinary answer the slot has its next ticket already, if its lane lets it go on.
+        After an ordinary answer the slot has its next ticket already, if its lane allows it.
 
         Raises:
             SteppedOutError: nothing may leave any more.
@@ -209,7 +209,7 @@ class Attempts:
             request, decoder, intended = self._intend(work, slot, ticket)
             try:
                 outcome = await self._gated.exchange(request, decoder, account=lane.account, gate=intended)
-                if not intended.decided:  # the connection was lost before: what follows is written behind it
+                if not intended.decided:  # the connection was lost before: what follows is written after it
                     await intended.opened()
             except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
                 outcome = await self.internal_faults.problem(work, error)
@@ -217,7 +217,7 @@ class Attempts:
             lane.record_outcome(ticket, outcome, now=now)
             if isinstance(outcome, Problem):
                 outcome = _naming_path(outcome, request)
-                # A refusal acts on the lane before its slot is free: else the next item runs into the same wall.
+                # A refusal acts on the lane before its slot is free: else the next item hits the same limit.
                 stands = await self.lane_policy.on_problem(lane, slot.queue, outcome)
             else:
                 announced, in_line = self._take(work, slot, outcome, tokens, now)
@@ -235,7 +235,7 @@ class Attempts:
     async def _follow(
         self, work: Work, slot: Slot, outcome: SendOutcome, announced: tuple[Lane, ...], *, stands: bool
     ) -> Verdict:
-        """What comes of a send that was no ordinary answer. `stands`: its lane stands still because of it."""
+        """Handle a send that was no ordinary answer. `stands`: its lane waits because of it."""
         lane, queue = slot.lane, slot.queue
         match outcome:
             case Answer():
@@ -271,10 +271,10 @@ class Attempts:
     ) -> tuple[tuple[Lane, ...], bool]:
         """What came, before its slot is free: lanes that it parks for what its head says, and whether it is in line.
 
-        An ordinary answer's row is put in line, and nobody waits for it.
+        An ordinary answer's row is queued; its slot does not wait for it.
 
         Raises:
-            Exception: a fault of ours in this item's row. Its words are told rather than lost.
+            Exception: a fault of ours in this item's row. It is reported rather than lost.
         """
         lane, queue = slot.lane, slot.queue
         announced = self.lane_policy.on_rate_headers(lane, queue, outcome.hints) if outcome.hints is not None else ()
@@ -351,7 +351,7 @@ class Attempts:
         self._broke.notify()
 
     async def settled(self) -> None:
-        """Return when every answer that was put in line is recorded, or told.
+        """Return when every queued answer is recorded, or its failure reported.
 
         Raises:
             StoreBrokenError: the disk refused one.
@@ -414,7 +414,7 @@ class Attempts:
     # -- a second try
 
     async def _persist(self, work: Work, slot: Slot, first: Again) -> Verdict:
-        """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot go on."""
+        """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot continue."""
         lane = slot.lane
         known: Verdict | None = first
         after_failure = True  # what uses the lane's budget of retries

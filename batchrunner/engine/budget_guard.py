@@ -1,6 +1,6 @@
 """The job's budget: a send is admitted only if it fits, with everything that is under way set aside at its estimate.
 
-Real usage corrects the estimate as soon as it is told; what was turned away is given back. When not even the next send
+Real usage corrects the estimate as soon as it is reported; rejected calls are given back. When not even the next send
 alone fits, the budget is spent: no send leaves any more, and what is in flight is kept.
 """
 
@@ -54,7 +54,7 @@ def spent_so_far(
 
 
 def budget_so_far(job: Job, state: LedgerState) -> tuple[BudgetLine, ...]:
-    """Each limit and what is gone of it while nobody works; empty without a budget."""
+    """Each limit and what is used of it when nothing runs; empty without a budget."""
     if job.budget is None:
         return ()
     spent = spent_so_far(
@@ -77,7 +77,7 @@ class BudgetGuard:
         """Why nothing more is sent, once that is so."""
         self._budget = budget
         self.counts = job.budget is not None
-        """Else nobody need ask: no send has to be admitted or settled."""
+        """If False, no send has to be admitted or settled."""
         self._is_limited = not unlimited(budget)
         self._tariffs = {
             model: tariff(
@@ -158,7 +158,7 @@ class BudgetGuard:
         self._changed.notify()
 
     def close(self) -> None:
-        """The run ends for another reason: nobody waits here any longer."""
+        """The run ends for another reason: wake all that wait here."""
         self._closed = True
         self._changed.notify()
 
@@ -206,10 +206,10 @@ class BudgetGuard:
             case TaskAccepted():
                 return estimate
             case Pictures():
-                told = outcome.usage or Usage()
+                usage = outcome.usage or Usage()
                 used = Usages(
-                    input_tokens=told.input_tokens or 0,
-                    output_tokens=told.output_tokens or 0,
+                    input_tokens=usage.input_tokens or 0,
+                    output_tokens=usage.output_tokens or 0,
                     pictures=len(outcome.refs),
                 )
                 return its.amounts(used)

@@ -57,7 +57,7 @@ class PictureSaver:
         return tuple(kept)
 
     async def keep_answer(self, work: Work, answer: Answer) -> KeptMedia:
-        """The pictures and sounds of a chat answer. What cannot be had is told: its words are paid for, and kept."""
+        """The pictures and sounds of a chat answer. What cannot be fetched is reported; the text is kept."""
         images: list[Picture] = []
         audio: list[Audio] = []
         missing: list[Missing] = []
@@ -140,7 +140,7 @@ class ImageTasks:
     ) -> Verdict | TaskEnded:
         """An accepted task, to its own end. The caller counts it as open in its lane.
 
-        `may_ask` False: its server is not the job's, so that only what lies at known addresses can be had. `found` are
+        `may_ask` False: its server is not the job's, only pictures at known addresses can be fetched. `found` are
         pictures that came already, some of which may not lie at any address.
         """
         missing: Problem | None = None
@@ -171,7 +171,7 @@ class ImageTasks:
         """What becomes of a finished task whose pictures could not be had this time."""
         if missing is None:
             return Waiting(why="download_failed")
-        if missing.code == DAMAGED:  # fetching it once more, today or tomorrow, mends nothing
+        if missing.code == DAMAGED:  # fetching it once more would give the same
             return self._given_up(work, missing)
         if self._has_expired(task, missing):
             expired = Problem(
@@ -245,8 +245,8 @@ class ImageTasks:
         return await uncancellable(self._keep_bytes(work, pictures))
 
     async def _remember_urls(self, work: Work, lane: Lane, pictures: Pictures) -> None:
-        """One step, whoever cancels meanwhile: between the two records nobody could tell where the pictures are."""
-        # an id that nobody can be asked by is none: what was cut off before its URLs were known is sent again
+        """One step, not to be cancelled: between the two records the pictures' addresses would be unknown."""
+        # an id that cannot be polled is none: what was cut off before its URLs were known is sent again
         await self.recorder.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
         await self.recorder.ready(work, urls, usage=pictures.usage)
@@ -274,7 +274,7 @@ def _flags_of(work: Work, kept: tuple[Picture, ...]) -> tuple[str, ...]:
 
 
 def _as_guessed(problem: Problem) -> Problem:
-    """A task that nobody knows, under an id that may have been none: it may be paid for, and is not ordered again."""
+    """An unknown task whose id may have been none: it may have been billed, and is not requested again."""
     if problem.kind is not ProblemKind.TASK_EXPIRED:
         return problem
     message = f"the server does not know the task id that it returned: {problem.message}"

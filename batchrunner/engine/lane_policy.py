@@ -1,7 +1,7 @@
 """What a problem does to a lane: pause, park, close, or nothing. The table says what, this file does it.
 
 A refusal is no failure: quota, keys, bills and outages stop lanes, never items. Every park is in the ledger, with its
-reason and its end, so that a later process knows it.
+reason and its end, so that a later process has it.
 """
 
 import re
@@ -35,7 +35,7 @@ _SETUP_PROBES: Final = 3
 """Requests that must come to the same before the job, and not a passing fault, is thought to be wrong."""
 _MOST_REPORTED: Final = 20
 _HELD_IN_ROW: Final = 3
-"""Replies in a row that nobody understands: each may be a picture that was paid for."""
+"""Replies in a row that are not understood: each may be a picture that was paid for."""
 
 
 class LaneSet:
@@ -137,7 +137,7 @@ class LanePolicy:
         return ()
 
     async def record_park(self, lane: Lane) -> None:
-        """Write down why a lane stands still, if it still does."""
+        """Record why a lane waits, if it still does."""
         if lane.park is not None:
             await self.recorder.parked(lane.account, lane.model, lane.park)
 
@@ -202,7 +202,7 @@ class LanePolicy:
         lane.model_remaining = 0
 
     async def _on_throttle(self, lane: Lane, problem: Problem) -> bool:
-        """A hint longer than any wait parks; so do refusals in a row, for then the server says no to everybody."""
+        """A hint longer than any wait parks; so do refusals in a row, because then no request gets through."""
         in_row = lane.refused()
         enough = 1 if problem.of_task else _enough(lane, hinted=problem.wait_s is not None)
         if lane.stands_still:
@@ -226,9 +226,9 @@ class LanePolicy:
         return True
 
     async def _check_setup(self, lane: Lane, problem: Problem) -> None:
-        """Nothing has come through yet and something else than the API answered: a few probes, then the run ends."""
+        """No request has succeeded yet, and something else than the API answered: a few probes, then the run ends."""
         if lane.stands_still or lane.closed is not None:
-            return  # it left before the last probe was heard
+            return  # it was sent before the last probe was answered
         self._setup_refusals += 1
         wall = self.clock.wall()
         over = self._setup_refusals >= _SETUP_PROBES
@@ -269,7 +269,7 @@ class LanePolicy:
         if problem.kind is ProblemKind.NOT_REACHED:
             tripped = True  # one page is enough: no item is to blame for it
         elif tripped and not queue.answers and lane.probes >= _SETUP_PROBES and _means_the_job(problem):
-            outage = False  # the same words for every request, and nothing ever came through
+            outage = False  # the same message for every request, and none succeeded
         if not tripped and not (outage and _probes_an_outage(lane)):
             return False
         if outage:
@@ -319,7 +319,7 @@ def _means_the_job(problem: Problem) -> bool:
 
 
 def _probes_an_outage(lane: Lane) -> bool:
-    """Whether the send under way asks if an outage is over: a fault says no, and a refusal that the server is back.
+    """Whether the send in flight probes the end of an outage: a failure means no, a refusal that the server is back.
 
     A fault at a probe after a refusal is one item's trouble, as it is in any other send.
     """
@@ -338,7 +338,7 @@ def _enough(lane: Lane, *, hinted: bool) -> int:
 
 
 def _stands_for(lane: Lane, problem: Problem) -> bool:
-    """Whether a lane stands still because of trouble like this, and not for a reason of its own."""
+    """Whether a lane waits because of a problem like this, and not for a reason of its own."""
     stopped = lane.closed.kind if lane.closed is not None else lane.park.kind if lane.park is not None else ""
     return stopped == problem.kind.value or (POLICY[problem.kind].outage and _is_outage(stopped))
 

@@ -78,10 +78,10 @@ class Lane:
         self.park: Park | None = None
         self.closed: Closed | None = None
         self.probing = False
-        """One send at a time, until one comes through."""
+        """One send at a time, until one succeeds."""
         self.probes = 0
         self.parked_since: float | None = None
-        self.refused_in_row = self._heard = 0
+        self.refused_in_row = self._outcomes = 0
         self._accepted_at = -math.inf
         self.refused_since: float | None = None
         self.breaker = Breaker(threshold=settings.breaker)
@@ -165,7 +165,7 @@ class Lane:
 
     def record_outcome(self, ticket: Ticket, outcome: SendOutcome, *, now: float) -> None:
         """What came of a send teaches the limiter; each send saves up for a tenth of a retry, see `_save_up`."""
-        self._heard += 1
+        self._outcomes += 1
         if self._retries.at is None:
             self._retries.at = now  # from here on time saves up, too
         if not isinstance(outcome, Problem):
@@ -195,8 +195,8 @@ class Lane:
     def renew(self, now: float) -> Ticket | None:
         """Give a slot back and take it again, now, for a fresh item.
 
-        None, and the slot is free, where an item that returns comes first or nobody may send now. Whoever waits for a
-        slot to begin with is not asked: a slot that goes on costs nothing, a new one a task.
+        None, and the slot is free, where an item that returns comes first or nothing may be sent now. Waiters for a
+        new slot come later: a slot that continues costs nothing, a new one a task.
         """
         self.in_flight -= 1
         self._slots_s -= now
@@ -286,7 +286,7 @@ class Lane:
     def _tasks_are_full(self, most: int) -> bool:
         """Every send under way may become a task."""
         if not self._task_succeeded:
-            most = min(most, self._settings.breaker)  # more of them could fail alike before the breaker knows
+            most = min(most, self._settings.breaker)  # more of them could fail alike before the breaker trips
         return self.open_tasks + self.in_flight >= most
 
     def _count_day(self) -> None:
@@ -319,11 +319,11 @@ class Lane:
 
     def _save_up(self) -> None:
         """What the sends since the last time have saved up: the same sum as if each had done it by itself."""
-        self._retries.take(self._clock.monotonic(), -_RETRIES_PER_SEND * self._heard)
-        self._heard = 0
+        self._retries.take(self._clock.monotonic(), -_RETRIES_PER_SEND * self._outcomes)
+        self._outcomes = 0
 
     def retry_ended(self, *, worked: bool) -> None:
-        """A failed item that was tried again and came through gives back what its last retry took of the budget."""
+        """A retried item that succeeded gives back what its last retry took of the budget."""
         if worked:
             self._save_up()
             self._retries.take(self._clock.monotonic(), -1.0)
@@ -449,7 +449,7 @@ class Lane:
 
     @property
     def accepted_lately(self) -> bool:
-        """Something was accepted a moment ago: refusals mean how many or how fast, not that nobody gets through."""
+        """Something was accepted a moment ago: refusals mean too many or too fast, not that no request gets through."""
         return self._clock.monotonic() - self._accepted_at < _LATELY_S
 
     @property

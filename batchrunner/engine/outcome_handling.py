@@ -25,7 +25,7 @@ _FREE_HALVES: Final = 3
 _REJECTED_EARLY: Final = frozenset(
     {Then.WAIT, Then.ADAPT, Then.PARK_LANE, Then.PARK_ACCOUNT, Then.STOP_ACCOUNT, Then.STOP_RUN}
 )
-"""What says nothing of the item."""
+"""Problems that say nothing about the item."""
 _CHANGES_ANSWERS: Final = frozenset[Adaptation]({"json_object", "no_thinking_switch"})
 
 
@@ -44,7 +44,7 @@ class OutcomeHandler:
     async def keep(
         self, work: Work, lane: Lane, queue: WorkQueue, answer: Answer, announced: tuple[Lane, ...]
     ) -> Verdict:
-        """A paid answer, to its record. Whatever refuses a step on the way, its words are told rather than lost."""
+        """Record a paid answer. If a step fails, the answer is reported rather than lost."""
         try:
             await self._succeeded(lane, queue)
             path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
@@ -112,7 +112,7 @@ class OutcomeHandler:
     # -- trouble
 
     async def after_problem(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
-        """Obey the table of `core.error_policy`; `parked` tells that the lane stands still because of it."""
+        """Obey the table of `core.error_policy`; `parked`: the lane waits because of it."""
         work.tried(problem.kind)
         before = self.recorder.state.record(work.key).attempts
         match self.lane_policy.then(problem, queue):
@@ -138,10 +138,10 @@ class OutcomeHandler:
     async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
         rule, ambiguous = POLICY[problem.kind], is_ambiguous(problem)
         charged = before + 1
-        # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not for ever.
+        # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not without end.
         free = rule.then is Then.WAIT and work.kinds[problem.kind] <= _FREE_HALVES
         if free or (parked and rule.then is Then.RETRY):
-            # the lane stands still because of this very trouble: it is the server's, not the item's, and costs no try
+            # the lane waits because of this very problem: it is the server's, not the item's, and costs no attempt
             wait_s = None if parked else problem.wait_s
             await self.recorder.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
             if is_held(problem, self.job):
@@ -181,5 +181,5 @@ def size_of(answer: Answer) -> int:
 
 def with_adaptation_flags(answer: Answer, work: Work) -> Answer:
     """With what was asked otherwise than the job says, where that may have changed the answer."""
-    told = work.revision.adapted & _CHANGES_ANSWERS
-    return replace(answer, flags=(*answer.flags, *sorted(told))) if told else answer
+    adapted = work.revision.adapted & _CHANGES_ANSWERS
+    return replace(answer, flags=(*answer.flags, *sorted(adapted))) if adapted else answer

@@ -103,7 +103,7 @@ class Gated:
 
 
 class PendingAnswer:
-    """An item's answer on its way to the disk: its row, then its `done`, then its state; and who is told of the end."""
+    """An item's answer on its way to the disk: its row, then its `done`, then its state; and its callback."""
 
     __slots__ = (
         *("attempts", "recorder", "crc", "files", "images", "intents"),
@@ -146,7 +146,7 @@ class PendingAnswer:
             self.intents = recorder.intents
             recorder.open.discard(item.key)
             recorder.ledger.commit_soon(event, self.done_is_durable)
-        except Exception as error:  # noqa: BLE001 - it is the item's trouble, and whoever recorded it hears of it
+        except Exception as error:  # noqa: BLE001 - it concerns this item, and is passed to whoever recorded it
             self.recorder.kept(self, error)
 
     def done_is_durable(self, error: StoreBrokenError | None) -> None:

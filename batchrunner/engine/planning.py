@@ -25,7 +25,7 @@ async def run_planning_pass(
     hold: bool = False,
     adopting: frozenset[bytes] = frozenset(),
 ) -> PlanningPass:
-    """Count the job's items against what the ledger knows. `hold`: doubtful ones wait for a person.
+    """Compare the job's items with the ledger. `hold`: doubtful ones wait for a person.
 
     Those in `adopting` will be done before anything is sent: their rows are there.
 
@@ -160,7 +160,7 @@ async def requeue(
 
 
 def vanished_item(key: bytes, task: OpenTask) -> Item:
-    """What the ledger knows of the item; its row moves to `superseded.jsonl` when the run settles."""
+    """The item's state in the ledger; its row moves to `superseded.jsonl` when the run settles."""
     return Item(
         id=task.item_id,
         prompt_id=task.item_id,
@@ -186,7 +186,7 @@ def same_server(origin: str, base_url: str) -> bool:
 
 
 def why_left(task: OpenTask, job: Job, accounts: Collection[str]) -> str:
-    """Why an accepted task cannot be asked for, told of several; empty where it can.
+    """Why accepted tasks cannot be polled, in words for several; empty if they can.
 
     Its key is not among `accounts`, or its server is not the job's: no key goes to a host that the job does not name.
     Pictures whose addresses are known can be had all the same.

@@ -1,7 +1,7 @@
 """Writes down what happened: artifact first, ledger second, state third. The only module that makes events.
 
 Nothing is sent before its intent stands here, and terminal records are shielded from cancellation. Intents and answers,
-which every item has, wait in nobody's task: the stores call back, a whole batch at a time, when they are written.
+which every item has, wait in no task: the stores call back, a whole batch at a time, when they are written.
 """
 
 import asyncio
@@ -144,7 +144,7 @@ class Recorder:
         """A paid POST is about to leave: its intent is put in line, and the gate that is given opens when it may.
 
         It may when its intent is written, or, with `durability: full`, on the disk. Without, a power loss may take no
-        more intents than `unaccounted_max` tells: a sync begins at half of that, without anybody waiting for it, and
+        more intents than `unaccounted_max` says: a sync begins at half of that, in the background, and
         where it comes too late requests wait for it.
 
         Raises:
@@ -267,7 +267,7 @@ class Recorder:
             self.say(f"{work.item.id}: the server returned the task id of another item: {task_id[:80]}")
 
     async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
-        """The task's pictures can be fetched from these URLs, also by a later process, which then knows their usage."""
+        """The task's pictures can be fetched from these URLs, also by a later process, which then has their usage."""
         first = 0
         for part in parts_of_urls(urls):
             event = Ready(
@@ -296,10 +296,10 @@ class Recorder:
         then: Callable[[Exception | None], None],
         now: float | None = None,
     ) -> None:
-        """Put an item's row in line. Once it is durable its `done` follows, and once that is durable `then` is told.
+        """Queue an item's row. Once it is durable its `done` follows, and once that is durable `then` is called.
 
-        It is told of None, or of why the item is not recorded; it must not raise. What is raised here is a fault of
-        this program: then nothing is in line and `then` is told of nothing. `now` is the clock's monotonic time, where
+        It gets None, or why the item is not recorded; it must not raise. What is raised here is a fault of
+        this program: then nothing is queued and `then` is not called. `now` is the clock's monotonic time, where
         it was just read.
         """
         sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)

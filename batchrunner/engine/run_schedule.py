@@ -55,7 +55,7 @@ class _End:
     reason: str
     """Before it comes: what it is."""
     message: str
-    """After it came: why the run paused, and what goes on."""
+    """After it came: why the run paused, and when it continues."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class RunSchedule:
         return Wait(reason=first.reason, until=self._shown(first.at))
 
     async def opened(self) -> bool:
-        """Wait until the window is open; True at once without one. False when the run is told to end before that."""
+        """Wait until the window is open; True at once without one. False if the run has to end before that."""
         while (window := self.job.window) is not None:
             now = self.clock.wall()
             found = opening(window, wall=now, offset_at=self.offset_at)

@@ -76,7 +76,7 @@ def held_groups(state: LedgerState) -> tuple[FailureGroup, ...]:
 
 
 def shown_time(wall: float, *, offset_s: float) -> str:
-    """RFC 3339 in the zone where the provider's day turns: quota times are told as the provider means them."""
+    """RFC 3339 in the zone where the provider's day turns: quota times are shown as the provider means them."""
     zone = timezone(timedelta(seconds=offset_s))
     return datetime.fromtimestamp(wall, zone).isoformat(timespec="seconds")
 
@@ -210,7 +210,7 @@ _REASONS: Final[Mapping[str, ProblemKind | LaneReason]] = {
 
 
 def park_status(account: str, model: str, park: Park, *, offset_s: float, now: float) -> LaneStatus:
-    """A lane that the ledger knows to be parked; one whose time has come is tried by the next run."""
+    """A lane that is parked according to the ledger; one whose time has come is tried by the next run."""
     waits = park.until is not None and park.until > now
     return LaneStatus(
         account=account,
@@ -266,7 +266,7 @@ def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, ne
 
 
 def going_on(items: ItemCounts, command: str | None) -> str | None:
-    """The exact command that goes on, given the one that began; None when nothing is left to do."""
+    """The exact command that continues the run, given the one that began it; None when nothing is left to do."""
     left = items.pending or items.accepted or items.timed_out
     if command is None or not (left or items.lost or items.held or items.failed):
         return None
@@ -278,7 +278,7 @@ def going_on(items: ItemCounts, command: str | None) -> str | None:
 
 
 def resting_state(items: ItemCounts) -> RunState:
-    """How a run that nobody works on is called."""
+    """The state of a run that no process works on."""
     if items.pending or items.accepted or items.held or items.timed_out:
         return "paused" if items.done or items.failed or items.accepted or items.timed_out else "pending"
     if items.lost:
@@ -335,7 +335,7 @@ class RunEnd:
     def message(self) -> str | None:
         """The job's own wish, or the words of whoever refused; None when nothing stopped it."""
         if self.exit_status() is ExitStatus.PAUSED and (wish := self.shutdown.paused or self.spent):
-            return "; ".join([wish, *self._nothing_came_through()])
+            return "; ".join([wish, *self._nothing_succeeded()])
         if self.exit_status() is ExitStatus.STOPPED:
             return lost_words(self.items.lost)
         reasons = [lane.closed.reason for lane in self.lanes if lane.closed is not None][:1]
@@ -344,11 +344,11 @@ class RunEnd:
             for (why, words), count in sorted(self.last_words.items(), key=lambda entry: -entry[1])
             if why in _LEFT
         ]
-        told = [*reasons, *self.unasked, *left] or self._nothing_came_through()
-        return "; ".join(told[:_MOST_REASONS]) or None
+        reasons_given = [*reasons, *self.unasked, *left] or self._nothing_succeeded()
+        return "; ".join(reasons_given[:_MOST_REASONS]) or None
 
-    def _nothing_came_through(self) -> list[str]:
-        """The last trouble, where a run that was ended from outside had met nothing else."""
+    def _nothing_succeeded(self) -> list[str]:
+        """The last problem, if a run that was ended from outside had nothing else."""
         if any(queue.answers for queue in self.queues):
             return []
         problems = dict.fromkeys(lane.last_problem for lane in self.lanes if lane.last_problem and not lane.open_tasks)

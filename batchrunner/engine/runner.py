@@ -1,4 +1,4 @@
-"""A run, told in order: take up what was left, open the lanes, let items flow, settle, say how it ended."""
+"""A run in order: continue what was left, open the lanes, process the items, settle, report how it ended."""
 
 import asyncio
 import random
@@ -79,7 +79,7 @@ class Runner:
     adopted: Iterable[ItemEvent] = ()
     """Of rows that reached the disk although their process did not live to say so, or whose ledger is gone."""
     realigned_length: int | None = None
-    """Set when results.jsonl is not the file that the ledger knows: a rewrite whose record a crash swallowed."""
+    """Set when results.jsonl is not the file of the ledger: a rewrite whose record was lost in a crash."""
     recorder: Recorder = field(init=False)
     lanes: LaneSet = field(init=False)
     queues: dict[str, WorkQueue] = field(init=False)
@@ -94,7 +94,7 @@ class Runner:
     """(why, what the server said last) -> items that this run leaves unfinished so."""
     _vanished_items_ended: bool = False
     _totals_unsaved: bool = False
-    """The totals could not be kept once: that was told."""
+    """The totals could not be saved once: that was reported."""
     requeued: Counter[str] = field(default_factory=Counter)
     """By model: failed or held items that a person wanted once more."""
     _resumed: Counter[str] = field(default_factory=Counter)
@@ -123,10 +123,10 @@ class Runner:
         self.budget_guard = BudgetGuard(job, self.state, on_spent=self._close_lanes)
         self.control = RunControl(runner=self)
 
-    # -- the story
+    # -- the run
 
     async def run(self) -> None:
-        """Work until nothing is left to do, or nothing can go on.
+        """Work until nothing is left to do, or nothing can continue.
 
         Raises:
             StoreBrokenError: the disk refused; nothing was sent after that instant.
@@ -155,7 +155,7 @@ class Runner:
         finally:
             for task in beside:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)  # their failures were told when they happened
+            await asyncio.gather(*beside, return_exceptions=True)  # their failures were reported when they happened
         await self.ports.confirm()
         if not self.shutdown.requests and _SOURCE not in self.left_open:
             try:
@@ -173,7 +173,7 @@ class Runner:
             self.say(f"rows not yet in the ledger: {adopted:,} (counted as done, not sent again)")
 
     async def _remember(self, totals: Totals, *, sends_follow: bool) -> None:
-        """Totals for `status`: to fail in that is told, and no reason to stop unless it is the disk that refuses.
+        """Totals for `status`: a failure is reported, and no reason to stop unless it is the disk.
 
         Raises:
             StoreBrokenError: before the first send: nothing is paid for on a disk that has refused once.
@@ -193,7 +193,7 @@ class Runner:
         """A watch beside the work. Without it the run would not end as it should, so its failure pauses the run."""
         try:
             await watching()
-        except Exception as error:  # noqa: BLE001 - nobody awaits it before the end, and answers are under way
+        except Exception as error:  # noqa: BLE001 - it is awaited at the end only, and answers are in flight
             line = await self.ports.note_fault(f"watching for {what}", error)
             reason = f"internal error while watching for {what}; please report it with errors.log: {line}"
             self.say(reason)
@@ -203,7 +203,7 @@ class Runner:
     async def _work(self, attempts: Attempts, follower: TaskPoller | None) -> None:
         try:
             await self._send_all(attempts, follower)
-        finally:  # whoever cancels: what was put in line is recorded, or told
+        finally:  # also when cancelled: what was queued is recorded, or reported
             await uncancellable(attempts.settled())
 
     async def _send_all(self, attempts: Attempts, follower: TaskPoller | None) -> None:
@@ -238,7 +238,7 @@ class Runner:
         self.shutdown.pause(f"the prompts changed during the run: {error}; run again to use the new prompts")
 
     async def _drive(self, lane: Lane, queue: WorkQueue, attempts: Attempts, group: asyncio.TaskGroup) -> None:
-        """Wait until there is an item; a slot first, then the item for it. The slot goes on from there by itself."""
+        """Wait until there is an item; a slot first, then the item for it. The slot continues by itself."""
         while await queue.ready(stopped=lane.has_stopped):
             ticket = await lane.acquire(fresh=True)
             if ticket is None:

@@ -1,4 +1,4 @@
-"""How a run is told to end: first politely, then at once.
+"""How a run is ended: first gently, then at once.
 
 The first request drains: no new intent is written, sleepers wake and step out, what is in flight is received and
 recorded within a grace. The second one cancels. Either way the ledger is closed and everything can be resumed.
@@ -148,6 +148,6 @@ def _signals_to_handle() -> tuple[int, ...]:
 
 
 def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to tell of a group: this program's own error when there is one."""
+    """What to report of an exception group: this program's own error if there is one."""
     flat = [first_of(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
     return next((error for error in flat if isinstance(error, BatchrunnerError)), flat[0])

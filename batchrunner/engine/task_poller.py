@@ -2,7 +2,7 @@
 
 A task is asked when its answer is likely (`core.pacing`), the one that is due longest first, and followed to its own
 end. Trouble with a poll never ends a task and never costs an attempt: it slows the task's polls, and much of it the
-account's. A deadline leaves the task accepted, for the next run to go on with. Nothing here submits anything.
+account's. A deadline leaves the task accepted for the next run. Nothing here submits anything.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _NOW_S: Final = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StillRunning:
-    """The task goes on without us: it is accepted still, and the next run follows it."""
+    """The task continues without us: it is still accepted, and the next run polls it."""
 
     why: Literal["timed_out", "draining", "download_failed"]
     message: str = ""
@@ -59,7 +59,7 @@ class _PolledTask:
     deadline: float
     end: "asyncio.Future[TaskEnd]"
     open_at_s: float | None
-    """The greatest age at which it is known to have been open; None while nobody has asked."""
+    """The greatest age at which it is known to have been open; None before the first poll."""
     polls: int = 0
     troubles: int = 0
     stubs: int = 0
@@ -191,7 +191,7 @@ class TaskPoller:
     async def _poll(self, followed: _PolledTask) -> None:
         try:
             await self._ask(followed)
-        except Exception as error:  # noqa: BLE001 - a fault of ours in one task's poll: its own item hears of it
+        except Exception as error:  # noqa: BLE001 - a fault of ours in one task's poll: passed to its item
             if not followed.end.done():
                 followed.end.set_exception(error)
 

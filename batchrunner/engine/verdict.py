@@ -1,4 +1,4 @@
-"""What became of an item so far: what `attempt` and `remote` tell each other."""
+"""What became of an item so far, as `attempt` and `image_tasks` pass it to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -45,12 +45,12 @@ class Unchanged:
     """Refused, with the lane parked: the item goes back to its queue. Recorded."""
 
     last: bool = False
-    """It goes behind all others, so that another item is the next probe."""
+    """It is queued after all others, so that another item is the next probe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Held, or its task goes on without us: nothing more in this run. `message` is what the server said last."""
+    """Held, or its task continues without us: nothing more in this run. `message` is what the server said last."""
 
     why: str
     message: str = ""
@@ -66,9 +66,9 @@ class TaskEnded:
 Verdict: TypeAlias = Finished | Again | GivenUp | Unchanged | Waiting
 
 
-# Faults of this program in one item's work: the item fails as `internal`, the traceback is kept, the others go on.
+# Faults of this program in one item's work: the item fails as `internal`, the traceback is kept, the others continue.
 #
-# The same step would fail again, so nothing is sent a second time. What the item has cost is told as far as it is
+# The same step would fail again, so nothing is sent a second time. What the item has cost is reported as far as it is
 # known: a request that had left counts as an attempt, and may have been paid for.
 
 _ENDED: Final = frozenset({ItemState.DONE, ItemState.FAILED})

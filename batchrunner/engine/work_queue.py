@@ -37,7 +37,7 @@ class Condition:
         return f"<Condition: {len(self._waiters)} waiting>"
 
     def notify(self) -> None:
-        """Something has changed that somebody may wait for. Costs nothing while nobody does."""
+        """Wake waiters after a change. Costs nothing if there are none."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -55,7 +55,7 @@ class Condition:
 
 READ_AHEAD: Final = 32
 """Items of a model that wait for a slot, at most, or twice as many as are in somebody's hands, up to `READ_AHEAD_MOST`:
-reading goes on once half of them are taken, so that all slots that are free in one turn of the loop find their next
+reading continues once half of them are taken, so that all slots that are free in one turn of the loop find their next
 items there."""
 READ_AHEAD_MOST: Final = 2048
 READ_AHEAD_BYTES: Final = 4 * 1024 * 1024
@@ -287,7 +287,7 @@ class WorkQueue:
         self._rejected_by_task = problem.of_task
 
     def model_works(self) -> None:
-        """An item of the model came through."""
+        """An item of the model succeeded."""
         self._rejected_by = None
         self.answers += 1
         self.finished += 1
