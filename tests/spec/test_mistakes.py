@@ -39,7 +39,7 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("empty prompt", BARE + "prompts: ['']", [(3, "prompts[0]", "is empty", None)]),
     ("prompt without text", BARE + "prompts:\n- a\n- {id: b}", [(5, "prompts[1]", "has no `prompt`", None)]),
     ("same id twice", BARE + "prompts:\n- {id: b, prompt: x}\n- {id: b, prompt: y}",
-     [(5, "prompts[1].id", "again", "first on line 4")]),
+     [(5, "prompts[1].id", "duplicate", "first on line 4")]),
     ("deep param", IMAGE.replace("[a cat]", "\n- a\n- {prompt: b, params: {seed: -1}}"),
      [(6, "prompts[1].params.seed", "-1 is out of range", None)]),
     ("id with a line break", BARE + 'prompts: [{id: "a\\nb", prompt: x}]',
