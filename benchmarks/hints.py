@@ -6,6 +6,7 @@ first call to the last answer. Another runner is measured in the same run if a P
     python benchmarks/hints.py [PYTHON_WITH_LM_DELUGE]
 """
 
+import argparse
 import asyncio
 import json
 import multiprocessing
@@ -13,7 +14,6 @@ import os
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable
@@ -164,4 +164,6 @@ def main(peer: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("python", nargs="?", metavar="PYTHON_WITH_LM_DELUGE", help="measure this runner, too")
+    main(parser.parse_args().python)

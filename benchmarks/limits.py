@@ -1,15 +1,15 @@
-"""How near a lane comes to limits that nobody told it, and how often it is refused on the way. Virtual time.
+"""How near a lane comes to limits that it has to find out, and how often it is refused on the way. Virtual time.
 
-The engine's own `Lane` against pretend servers: token buckets (a rate and a burst), and servers that count what is in
+The engine's own `Lane` against simulated servers: token buckets (a rate and a burst), and servers that count what is in
 flight. Refusals take 50 ms, answers as long as the table says, give or take a fifth. Run: make bench, or
 
-    python benchmarks/limits.py
+    python benchmarks/limits.py [PART…]
 """
 
+import argparse
 import asyncio
 import random
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -284,5 +284,10 @@ def short() -> None:
 
 if __name__ == "__main__":
     parts = {"steady": steady, "changing": changing, "slots": slots, "failing": failing, "short": short}
-    for name in sys.argv[1:] or parts:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(parts)}; default: all")
+    chosen = parser.parse_args().parts
+    if unknown := [name for name in chosen if name not in parts]:
+        parser.error(f"unknown part {unknown[0]!r}: choose from {', '.join(parts)}")
+    for name in chosen or parts:
         parts[name]()

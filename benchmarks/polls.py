@@ -8,6 +8,7 @@ line below the best trade of polls for lateness, solved on a grid of quarter sec
     python benchmarks/polls.py
 """
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -222,4 +223,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -3,12 +3,12 @@
 The run goes through the HTTP server on a virtual-time loop, in one process: aiohttp on both sides, every sync and every
 picture of it, in a folder in memory. Pictures are a single pixel on both sides. Run: make bench, or
 
-    python benchmarks/rehearse.py [ITEMS OF THE RUN]
+    python benchmarks/rehearse.py [ITEMS]
 """
 
+import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -118,6 +118,11 @@ def compared(items: int) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "items", nargs="?", type=int, default=500, help="items of the run that is compared; default: 500"
+    )
+    items = parser.parse_args().items
     os.environ[KEY] = "not-a-real-key"
     large()
-    compared(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    compared(items)

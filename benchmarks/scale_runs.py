@@ -3,6 +3,7 @@
 Apart from it, since a process counts the peak memory of the one that started it.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -124,4 +125,7 @@ def run_first(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"make": make_finished, "first": run_first}[sys.argv[1]](Path.cwd())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = {"make": make_finished, "first": run_first}
+    parser.add_argument("kind", choices=kinds, help="`make` a finished directory, or run for the `first` time")
+    kinds[parser.parse_args().kind](Path.cwd())

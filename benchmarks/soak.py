@@ -5,6 +5,7 @@ descriptors every half minute, and the last third of the time over the first. Li
 Run: python benchmarks/soak.py [SECONDS]
 """
 
+import argparse
 import json
 import signal
 import statistics
@@ -132,4 +133,6 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 600.0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=float, default=600.0, help="how long; default: 600")
+    main(parser.parse_args().seconds)
