@@ -20,7 +20,7 @@ from batchrunner.core.pacing import backoff_s
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.engine.lanes import Lane, LaneSettings
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual
 
 SEEDS = (1, 2, 3)
 REFUSAL_S = 0.05

@@ -27,7 +27,7 @@ from batchrunner.core.ports import TaskDialect
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.providers.modelscope_images import ModelScopeImages
-from batchrunner.simulator.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual
 
 T = TypeVar("T")
 Draw = Callable[[random.Random], float]

@@ -22,7 +22,7 @@ from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.rehearsal import world_of
-from batchrunner.simulator.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual
 
 BEGAN = datetime.fromisoformat("2026-11-23T20:00+08:00").timestamp()
 ROUNDS = 3

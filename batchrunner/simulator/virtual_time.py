@@ -5,7 +5,6 @@ What counts as under way, and holds the clock still:
 
 - a job given to `run_in_executor` or `asyncio.to_thread` (look-ups of names are such jobs, too), until its result has
   reached the loop;
-- a block of `with loop.outside_work()`, for threads that come back by `call_soon_threadsafe` on their own;
 - bytes between sockets of this process. A kernel delivers loopback traffic while the sender is still in its call, or
   moments later when it is busy; so, as long as any socket is registered with the loop, each jump is preceded by a real
   wait of GRACE_S for it, and any event in that time means: do not jump. A peer in another process is beyond this rule,
@@ -18,9 +17,8 @@ no socket, or STALL_S without a sign of life. A job that itself waits for a time
 import asyncio
 import random
 import selectors
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 from batchrunner.core.errors import BatchrunnerError
@@ -76,15 +74,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def jump(self, seconds: float) -> None:
         """Go on in time; only the selector calls this."""
         self._now += seconds
-
-    @contextmanager
-    def outside_work(self) -> Iterator[None]:
-        """Hold the clock still while something is under way that the loop cannot see."""
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> "asyncio.Future[T]":
         """As the base class does it; the clock does not advance until the result has reached the loop."""
@@ -202,12 +191,6 @@ class _JumpingSelector(selectors.BaseSelector):
             f"{self._loop!r} cannot advance: nothing is ready, no timer is set, and "
             f"{self._loop.under_way} executor jobs and {self.sockets - self.own_sockets} sockets did not respond"
         )
-
-
-def run_virtual(main: Coroutine[object, object, T] | Callable[[], Coroutine[object, object, T]]) -> T:
-    """Run a coroutine, or what a function makes, on a fresh virtual-time loop, and close it."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(main() if callable(main) else main)
 
 
 # A virtual-time loop whose executors are played on the loop itself, each job at a moment that the seed chooses.

@@ -6,7 +6,6 @@ Refuses: an existing segment, anything after the first refused write or sync, re
 from pathlib import Path
 from typing import Self
 
-from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import FORMAT_VERSION, CheckpointMark, Close, Event, Open
 from batchrunner.core.ports import Clock
 from batchrunner.stores.appender import INLINE_BYTES, Appender, OnDurable
@@ -177,13 +176,6 @@ class LedgerWriter:
             )
         finally:
             await self._appender.close()
-
-    async def abandon(self) -> None:
-        """Close the file without a `close` record: what is in line is still synced, if the disk lets us."""
-        try:
-            await self._appender.close()
-        except StoreBrokenError:
-            return
 
 
 def _length_of(files: Files, path: Path) -> int | None:

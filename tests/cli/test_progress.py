@@ -19,7 +19,7 @@ from batchrunner.cli.progress import Display, LineDisplay, Progress, colours_wan
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
 from batchrunner.report.pace import RunPace
-from batchrunner.simulator.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual
 
 START = Status(
     job="cats",

@@ -12,8 +12,8 @@ from rich.cells import cell_len
 
 from batchrunner.cli.live import LiveDisplay, Screen
 from batchrunner.core.status import Status
-from batchrunner.simulator.virtual_time import run_virtual
 from tests.support.engine import MONDAY_EVENING, House, Latency, World
+from tests.support.virtual_time import run_virtual
 
 pyte = pytest.importorskip("pyte", reason="the extra `dev` has pyte, a terminal in Python")
 

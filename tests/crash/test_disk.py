@@ -14,7 +14,6 @@ import pytest
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.engine.recorder import uncancellable
 from batchrunner.simulator.profiles import NO_FAULTS, Latency
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from tests.crash.invariants import check, check_end
 from tests.crash.jobs import PLAIN
@@ -23,6 +22,7 @@ from tests.crash.regression_seeds import PAST_BUGS, PastBug
 from tests.crash.stories import Ending, plain_story, story
 from tests.support.crashing_disk import Refusal, Trouble
 from tests.support.torture import Tried, at_size
+from tests.support.virtual_time import run_virtual
 
 SEEDS = int(os.environ.get("BATCHRUNNER_SEEDS") or at_size(250, 10_000))
 ONE_SEED = os.environ.get("BATCHRUNNER_SEED")

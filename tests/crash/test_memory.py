@@ -14,9 +14,9 @@ from batchrunner.core.http import Decoder, Request
 from batchrunner.core.job import Job
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from tests.support.torture import Tried, at_size
+from tests.support.virtual_time import run_virtual
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from batchrunner.core.job import Json, Provider
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.task_poller import StillRunning, TaskEnd, TaskPoller
 from batchrunner.providers.modelscope_images import ModelScopeImages
-from batchrunner.simulator.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual
 
 T = TypeVar("T")
 BEGAN = 1_795_000_000.0

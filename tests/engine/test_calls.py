@@ -18,8 +18,8 @@ from batchrunner import api
 from batchrunner.core.http import Completed, Decoder, Gate, Request, ResponseHead
 from batchrunner.core.job import Job
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport.deadlines import passed
+from tests.support.virtual_time import run_virtual
 
 T = TypeVar("T")
 ROOT: Final = str(Path(api.__file__).parent) + "/"

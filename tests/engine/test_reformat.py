@@ -173,7 +173,7 @@ def test_a_kill_at_every_step_loses_no_picture_and_is_mended_by_the_same_command
 async def _killed(watch: DirectoryWatch, opened: list[LedgerWriter]) -> None:
     """A killed process closes nothing; its descriptors go with it."""
     for ledger in opened:
-        await ledger.abandon()
+        await ledger._appender.close()
 
 
 def test_what_is_sound_can_be_salvaged_from_a_run_with_converted_pictures(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import profile_of
 from batchrunner.simulator.quotas import Quota
 from batchrunner.simulator.rehearsal import world_of
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from tests.support.engine import MONDAY_EVENING, House, chat, image
+from tests.support.virtual_time import run_virtual
 
 CATS = tuple(f"cat {number}" for number in range(100))
 NOON = datetime.fromisoformat("2026-11-23T12:00+08:00").timestamp()

@@ -10,8 +10,8 @@ from batchrunner.core.job import Limits
 from batchrunner.engine.lanes import Lane, LaneSettings
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from batchrunner.simulator.virtual_time import run_virtual
 from tests.support.engine import House, Latency, World, chat, image
+from tests.support.virtual_time import run_virtual
 
 MANY = tuple(f"q{number}" for number in range(50))
 

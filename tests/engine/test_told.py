@@ -10,10 +10,10 @@ import pytest
 from batchrunner import api
 from batchrunner.core.job import Provider, Timeouts
 from batchrunner.core.status import Status
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport import ApiTransport
 from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
 from tests.support.engine import House, World, chat, image
+from tests.support.virtual_time import run_virtual
 
 
 @pytest.mark.parametrize(

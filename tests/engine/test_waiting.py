@@ -12,9 +12,10 @@ from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.work_queue import READ_AHEAD, Condition
 from batchrunner.simulator.scenarios import parse_scenarios
 from batchrunner.simulator.script import Call, Script
-from batchrunner.simulator.virtual_time import StandstillError, run_virtual
+from batchrunner.simulator.virtual_time import StandstillError
 from tests.engine.timetable import Timetable
 from tests.support.engine import FaultRates, House, Latency, World, chat
+from tests.support.virtual_time import run_virtual
 
 TEN = tuple(f"question {number}" for number in range(10))
 HUNDRED = tuple(f"question {number}" for number in range(100))

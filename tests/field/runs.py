@@ -14,9 +14,9 @@ import pytest
 from batchrunner import api
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.virtual_time import run_virtual
 from tests.field.server import HELLO, Answer, Asked, Cut, FieldServer, Reply, Script, once, serving
 from tests.support.json_lines import json_lines
+from tests.support.virtual_time import run_virtual
 
 KEY_ENV: Final = "FIELD_KEY"
 KEY: Final = "sk-field-0123456789abcdefghij"

@@ -10,10 +10,10 @@ from batchrunner import api
 from batchrunner.core.status import Report
 from batchrunner.engine.planning import same_server
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.virtual_time import run_virtual
 from tests.field.runs import KEY_ENV, Field, job_with
 from tests.field.server import FieldServer, http, json_reply, serving
 from tests.field.tasks import DONE, RUNNING, Tasks, image_job
+from tests.support.virtual_time import run_virtual
 
 GONE = json_reply({"errors": {"message": "task not found"}}, status=404)
 LATE = {"timeouts": {"task_s": 20}}

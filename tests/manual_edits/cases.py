@@ -14,7 +14,7 @@ from batchrunner import api
 from batchrunner.core.job import Job
 from batchrunner.core.status import Audit, Report, Status
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.virtual_time import run_virtual
+from tests.support.virtual_time import run_virtual
 
 Hand = Callable[[Path], None]
 

@@ -17,9 +17,9 @@ from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.http_server import PortTakenError, SimulatorServer, serve
 from batchrunner.simulator.profiles import FaultRates, Latency
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from tests.simulator.calls import ASYNC, CHAT, IMAGES, POLL
+from tests.support.virtual_time import run_virtual
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from batchrunner.simulator.answers import expected_text
 from batchrunner.simulator.drawing import draw
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport, simulated_network
 from batchrunner.simulator.profiles import Latency
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from tests.simulator.calls import ASYNC, NOW, POLL
+from tests.support.virtual_time import run_virtual
 
 T = TypeVar("T")
 TIMEOUTS = Timeouts(first_byte_s=100, idle_s=50, total_s=400, download_s=80)

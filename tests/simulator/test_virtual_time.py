@@ -11,9 +11,10 @@ import pytest
 
 from batchrunner.simulator.http_server import serve
 from batchrunner.simulator.profiles import Latency
-from batchrunner.simulator.virtual_time import StandstillError, VirtualTimeLoop, run_virtual
+from batchrunner.simulator.virtual_time import StandstillError, VirtualTimeLoop
 from batchrunner.simulator.world import World
 from tests.simulator.calls import CHAT, NOW
+from tests.support.virtual_time import run_virtual
 
 
 def slow_job() -> str:
@@ -96,25 +97,6 @@ def test_a_cancelled_job_that_still_runs_holds_the_clock() -> None:
         return ended.is_set(), asyncio.get_running_loop().time()
 
     assert run_virtual(cancelled) == (True, 1.0)
-
-
-def test_a_thread_of_ones_own_holds_the_clock_when_it_is_declared() -> None:
-    async def with_thread() -> float:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
-        came: asyncio.Future[float] = loop.create_future()
-        gate = threading.Event()
-
-        def work() -> None:
-            gate.wait(0.05)
-            loop.call_soon_threadsafe(lambda: came.set_result(loop.time()))
-
-        with loop.outside_work():
-            threading.Thread(target=work).start()
-            async with asyncio.timeout(5):
-                return await came
-
-    assert run_virtual(with_thread) == 0.0
 
 
 def test_waiting_for_nothing_is_an_error_and_no_hang() -> None:

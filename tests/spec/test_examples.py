@@ -14,9 +14,9 @@ from batchrunner.core.job import Job, Limits, Listing, Output, RetryPolicy, Sour
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from batchrunner.spec import load_job, starter_job
+from tests.support.virtual_time import run_virtual
 
 Load = Callable[..., Job]
 

@@ -10,10 +10,10 @@ import pytest
 from batchrunner import api
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.simulator.virtual_time import run_virtual
 from tests.field.runs import KEY, KEY_ENV
 from tests.field.server import HELLO, Asked, Script, always, serving
 from tests.field.tasks import Tasks
+from tests.support.virtual_time import run_virtual
 
 HOME = Path(__file__).parent / "kept_runs"
 BASE = "http://127.0.0.1:8123"

@@ -210,7 +210,7 @@ def test_a_new_segment_its_folder_and_the_one_before_are_durable_when_it_is_open
     assert size > 0
     above = tmp_path.name
     assert files.synced == [above, f"000001.jsonl:{before}", "ledger", f"000002.jsonl:{size}", "ledger"]
-    asyncio.run(ledger.abandon())
+    asyncio.run(ledger._appender.close())
 
 
 def test_a_refused_write_ends_the_ledger_and_the_next_run_starts_a_new_segment(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from batchrunner.engine.shutdown import Shutdown
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.profiles import FaultRates, Latency
 from batchrunner.simulator.requests import Stats
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.simulator.world import World
 from tests.support.json_lines import json_lines
 from tests.support.slow_source import SlowItems
+from tests.support.virtual_time import run_virtual
 
 MONDAY_EVENING = 1_795_000_000.0
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from batchrunner.simulator.virtual_time import run_virtual
 from batchrunner.transport.deadlines import Deadlines, DeadlineTimer, TimeoutPolicy
+from tests.support.virtual_time import run_virtual
 
 
 def pace(*, total_s: float = 9, connect_s: float = 9) -> TimeoutPolicy:
