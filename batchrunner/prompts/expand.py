@@ -30,7 +30,7 @@ _BATCH_ITEMS = BATCH_ROWS
 _NO_VARIABLES: dict[str, Json] = {}
 
 PROGRESS_EVERY = 20_000
-"""Items of a pass after which its progress is told."""
+"""Items of a pass after which its progress is reported."""
 
 
 @dataclass(slots=True)

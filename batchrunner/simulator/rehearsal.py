@@ -73,7 +73,7 @@ def rehearse(
         seed: of everything that looks like chance; the same seed gives the same prediction.
         limit: only the first so many items.
         windows: how many at once last worked, by `ACCOUNT MODEL`.
-        notes: what the caller wants said beside it.
+        notes: further notes for the report.
         progress: told every half second how many items have ended, of how many, after how many simulated seconds.
 
     Raises:
