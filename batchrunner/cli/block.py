@@ -5,11 +5,12 @@ terminal cells: CJK letters and emoji take two. What does not fit goes in this o
 usage, lanes (with how many are left out); within a line the reason, then the bar, then the name.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
@@ -81,6 +82,12 @@ ASCII: Final = Glyphs(
 )
 
 
+def glyphs_of(stream: TextIO) -> Glyphs:
+    """ASCII for a terminal that calls itself dumb and for a stream that is not UTF-8."""
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    return UNICODE if encoding == "utf8" and os.environ.get("TERM") != "dumb" else ASCII
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """How large a block may be, and what it is made of."""
@@ -103,9 +110,9 @@ def block(status: Status, pace: RunPace, *, now: datetime, elapsed_s: float | No
     return painter.lines(elapsed_s)
 
 
-def short(status: Status, *, now: datetime, columns: int = 40) -> list[str]:
+def short(status: Status, *, now: datetime, columns: int = 40, glyphs: Glyphs = UNICODE) -> list[str]:
     """How it stands in six lines at most, for a phone: totals, what failed, what waits until when."""
-    painter = _Painter(status, RunPace(), now, View(width=columns + 1, height=_SHORT_LINES, glyphs=UNICODE))
+    painter = _Painter(status, RunPace(), now, View(width=columns + 1, height=_SHORT_LINES, glyphs=glyphs))
     return ["".join(text for text, _ in line) for line in painter.short_lines()]
 
 
@@ -194,10 +201,11 @@ class _Painter:
     def _whole_run(self) -> Iterator[Line]:
         """What the whole run waits for, or what will pause it."""
         status = self._status
-        if status.lanes and all(lane.activity in {"paused", "closed", "done"} for lane in status.lanes):
-            if any(lane.activity == "paused" for lane in status.lanes):
-                there = f"batchrunner resume {printable(status.dir)}" if status.dir else "batchrunner resume DIR"
-                yield self._line((f"paused by command {self._glyphs.dot} {there}", "yellow"))
+        if status.control.paused or any(lane.activity == "paused" for lane in status.lanes):
+            flying = sum(lane.in_flight or 0 for lane in status.lanes)
+            awaited = f", {flying:,} in flight are awaited" if flying else ""
+            there = f"batchrunner resume {printable(status.dir)}" if status.dir else "batchrunner resume DIR"
+            yield self._line((f"paused by command{awaited} {self._glyphs.dot} {there}", "yellow"))
         elif status.waiting is not None:
             end = until(status.waiting.until, now=self._now, zone=self._zone)
             yield self._line(

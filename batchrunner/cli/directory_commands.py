@@ -37,9 +37,9 @@ def status(*, folder: RunFolder, short: Short = False, watch: Watch = False, as_
     if as_json:
         emit(run_status)
     elif short:
-        from batchrunner.cli.block import short as short_lines  # noqa: PLC0415 - Rich, loaded when it is needed
+        from batchrunner.cli import block  # noqa: PLC0415 - Rich, loaded when it is needed
 
-        print_message("\n".join(short_lines(run_status, now=utc_now())))
+        print_message("\n".join(block.short(run_status, now=utc_now(), glyphs=block.glyphs_of(sys.stderr))))
     else:
         print_message(fitted(summary(run_status)))
     return ExitStatus.DONE

@@ -14,7 +14,7 @@ from typing import Final, TextIO, cast
 
 from rich.cells import cell_len
 
-from batchrunner.cli.block import ASCII, UNICODE, Line, Style, View, block
+from batchrunner.cli.block import Line, Style, View, block, glyphs_of
 from batchrunner.cli.output import utc_now
 from batchrunner.cli.progress import Snapshot
 from batchrunner.report.pace import RunPace
@@ -164,8 +164,7 @@ class LiveDisplay:
         self._blocks: dict[int, list[Line]] = {}
         self._above: _Above | None = None
         self._before: TextIO | None = None
-        encoding = (getattr(self._screen.stream, "encoding", None) or "ascii").lower().replace("-", "")
-        self._glyphs = UNICODE if encoding == "utf8" and os.environ.get("TERM") != "dumb" else ASCII
+        self._glyphs = glyphs_of(self._screen.stream)
 
     def __repr__(self) -> str:
         return f"<LiveDisplay: {len(self._blocks)} jobs, {'on' if self._above else 'off'}>"

@@ -6,6 +6,7 @@ never ends a run.
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -241,19 +242,30 @@ class Progress:
         following += [self._events.follow(snapshot)] if self._events is not None else []
         await asyncio.gather(*map(_harmless, following))
 
+    @staticmethod
+    def _new_pace() -> "RunPace":
+        from batchrunner.report.pace import RunPace  # noqa: PLC0415 - loaded when a run begins, not for `--help`
+
+        return RunPace()
+
     async def _on_signal(self, snapshot: Snapshot) -> None:
         """SIGUSR1, and SIGINFO where there is one (Ctrl-T on BSD and macOS), print the block once."""
         loop, began_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
-        asked = asyncio.Event()
+        asked, pace = asyncio.Event(), self._new_pace()
         _ON_SIGNAL.setdefault(loop, []).append(asked)
         for number in status_signals():
             with suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread, or not this loop
                 loop.add_signal_handler(number, _set_all, _ON_SIGNAL[loop])
         try:
             while True:
-                await asked.wait()
-                asked.clear()
-                print_block(snapshot(), elapsed_s=loop.time() - began_s)
+                status = snapshot()
+                pace.note(status, now_s=loop.time(), now=utc_now())
+                if asked.is_set():
+                    asked.clear()
+                    print_block(status, pace, elapsed_s=loop.time() - began_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_NOTED_EVERY_S):
+                        await asked.wait()
         finally:
             _ON_SIGNAL[loop].remove(asked)
             if not _ON_SIGNAL[loop]:
@@ -261,6 +273,8 @@ class Progress:
                 ignore_status_signals(loop)
 
 
+_NOTED_EVERY_S: Final = 10.0
+"""How often the rate is looked at for those who ask."""
 _ON_SIGNAL: Final[dict[asyncio.AbstractEventLoop, list[asyncio.Event]]] = {}
 """Several jobs share a loop, and a loop has one handler a signal."""
 
@@ -285,17 +299,13 @@ def ignore_status_signals(loop: asyncio.AbstractEventLoop | None = None) -> None
             signal.signal(number, signal.SIG_IGN)
 
 
-def print_block(status: Status, *, elapsed_s: float | None = None, pace: "RunPace | None" = None) -> None:
+def print_block(status: Status, pace: "RunPace", *, elapsed_s: float) -> None:
     """The block of one job as lines on stderr."""
-    from batchrunner.cli.block import UNICODE, View, block  # noqa: PLC0415 - Rich is loaded when it is needed
-    from batchrunner.report.pace import RunPace  # noqa: PLC0415 - as above
+    from batchrunner.cli.block import View, block, glyphs_of  # noqa: PLC0415 - Rich is loaded when it is needed
 
-    now = utc_now()
-    known = pace if pace is not None else RunPace()
-    if pace is None:
-        known.note(status, now_s=0.0, now=now)
-    view = View(width=_PRINTED_WIDTH, height=_PRINTED_LINES, glyphs=UNICODE)
-    for line in block(status, known, now=now, elapsed_s=elapsed_s or 0.0, view=view):
+    columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else _PRINTED_WIDTH
+    view = View(width=columns, height=_PRINTED_LINES, glyphs=glyphs_of(sys.stderr))
+    for line in block(status, pace, now=utc_now(), elapsed_s=elapsed_s, view=view):
         print_message("".join(text for text, _ in line))
 
 

@@ -62,9 +62,13 @@ class Eta:
     """When it may end. Seconds count from the snapshot."""
 
     ready: int = 0
-    """Items that lanes work on now, or within a moment."""
+    """Items that lanes work on now, or within a moment, and can go on with."""
     ready_s: float | None = None
     """Until these are finished; None while no rate is known."""
+    stretched: int = 0
+    """Items that lanes work on now, and that a limit a day stretches over days."""
+    stretched_s: float | None = None
+    """Until these are finished."""
     waiting: int = 0
     """Items whose lanes are all parked."""
     until: str | None = None
@@ -129,8 +133,9 @@ class RunPace:
 
     def eta(self, status: Status, *, now: datetime) -> Eta:
         """When the run may end, as far as this can be told."""
-        ready = waiting = stuck = 0
+        ready = stretched = waiting = stuck = 0
         ready_ends: list[float | None] = []
+        stretched_ends: list[float | None] = []
         ends: list[float | None] = []
         begins: list[tuple[float, str]] = []
         held_up_s = left_until(status.waiting.until, now=now) if status.waiting is not None else None
@@ -138,15 +143,19 @@ class RunPace:
             left = lanes[0].left or 0
             going = [lane for lane in lanes if lane.activity in {"working", "retrying"}]
             parked = [lane for lane in lanes if lane.activity == "parked" and lane.until is not None]
-            if not left:
-                continue
+            if not left or any(lane.activity == "paused" for lane in lanes):
+                continue  # nobody knows when a person lets it go on
             if not going and not parked:
                 stuck += left
                 continue
             end_s = self._ends_s(left, [*going, *parked], now=now, not_before_s=held_up_s or 0.0)
             ends.append(end_s)
             soon = parked and min(map(_until_s(now), parked)) < _SHORT_PARK_S
-            if (going or soon) and not held_up_s:
+            turns_s = max((left_until(lane.day_turns or "", now=now) or 0.0 for lane in lanes), default=0.0)
+            if (going or soon) and not held_up_s and end_s is not None and end_s > turns_s > 0:
+                stretched += left
+                stretched_ends.append(end_s)
+            elif (going or soon) and not held_up_s:
                 ready += left
                 ready_ends.append(end_s)
             elif status.waiting is not None and held_up_s:
@@ -158,6 +167,8 @@ class RunPace:
         return Eta(
             ready=ready,
             ready_s=_latest(ready_ends),
+            stretched=stretched,
+            stretched_s=_latest(stretched_ends),
             waiting=waiting,
             until=min(begins)[1] if begins else None,
             stuck=stuck,
@@ -247,6 +258,8 @@ def eta_words(eta: Eta, *, now: datetime, status: Status) -> list[str]:
     parts: list[str] = []
     if eta.ready and eta.ready_s is not None:
         parts.append(f"{eta.ready:,} more in ~{duration(eta.ready_s)}")
+    if eta.stretched and eta.stretched_s is not None:
+        parts.append(f"{eta.stretched:,} over ~{about(eta.stretched_s)} (limit a day)")
     if eta.waiting and eta.until is not None:
         parts.append(
             f"{eta.waiting:,} wait until {printable(until(eta.until, now=now, zone=zone_of(status)), most=40)}"

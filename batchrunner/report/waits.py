@@ -16,6 +16,8 @@ K, R = ProblemKind, LaneReason
 
 ORDER: Final[tuple[LaneActivity, ...]] = ("working", "retrying", "paused", "parked", "closed", "done")
 """In which lanes are shown."""
+_SAY_ENOUGH: Final = frozenset[LaneActivity]({"retrying", "paused"})
+"""What these mean needs no reason beside it."""
 _HOUR_S: Final = 3600
 
 
@@ -125,7 +127,7 @@ def why(lane: LaneStatus) -> str:
     """Why the lane does not simply work; empty where it does."""
     if lane.activity == "done":
         return count(lane.failed, "failure") if lane.failed else ""
-    words = WAITS[lane.kind] if lane.kind is not None and lane.activity != "retrying" else ""
+    words = WAITS[lane.kind] if lane.kind is not None and lane.activity not in _SAY_ENOUGH else ""
     if lane.activity == "closed":
         return ", ".join(part for part in (words, f"{lane.failed:,} failed" if lane.failed else "") if part)
     return words

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from batchrunner.core.status import ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
-from batchrunner.report.pace import Eta, ProgressRate, RunPace
+from batchrunner.report.pace import Eta, ProgressRate, RunPace, eta_words
 
 
 def test_nothing_is_said_before_a_second_has_passed() -> None:
@@ -97,7 +97,15 @@ def test_nothing_is_told_of_a_lane_at_work_whose_pace_nobody_knows() -> None:
 
 def test_a_daily_limit_stretches_the_end_over_days() -> None:
     lane = replace(LANE, left=500, per_day=200, left_today=100, day_turns=at(7200))
-    assert told(lane).ends_s == pytest.approx(7200 + 86_400 + 100, rel=0.01)
+    eta = told(lane)
+    assert eta.ends_s == pytest.approx(7200 + 86_400 + 100, rel=0.01)
+    assert (eta.ready, eta.stretched) == (0, 500)
+    assert eta_words(eta, now=NOW, status=status_of(lane)) == ["500 over ~1 d 2 h (limit a day)"]
+
+
+def test_a_paused_lane_has_no_end_and_is_not_left_over() -> None:
+    eta = told(replace(LANE, left=100, activity="paused"))
+    assert (eta.ready, eta.waiting, eta.stuck, eta.ends_s) == (0, 0, 0, None)
 
 
 def test_a_quota_that_is_spent_again_each_day_counts_days_from_the_end_of_the_park() -> None:
