@@ -101,7 +101,7 @@ class Reader:
         (self.folder / block.saved_as).write_text(block.code, encoding="utf-8")
 
     def type(self, command: str) -> list[str]:
-        """What the terminal shows."""
+        """What the terminal shows; the time that begins lines where there is none is left out, as on the pages."""
         killed = _KILLED.match(command)
         with (self.folder / "shown").open("w+b") as shown:
             process = subprocess.Popen(
@@ -116,7 +116,7 @@ class Reader:
                 self._kill(process)
             process.wait(timeout=120)
             shown.seek(0)
-            return shown.read().decode().splitlines()
+            return [_STAMP.sub("", line) for line in shown.read().decode().splitlines()]
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:
         """As soon as there are some rows: how long that takes is the machine's business."""
@@ -127,6 +127,9 @@ class Reader:
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
+
+
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 
 
 def same(shown: list[str], expected: list[str]) -> bool:
