@@ -218,7 +218,8 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
     from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report
-    from batchrunner.report.summary import balance_line, notify, schedule_notes
+    from batchrunner.report.notify import notifications, notify
+    from batchrunner.report.summary import balance_line, schedule_notes
     from batchrunner.report.wording import skipped_words
     from batchrunner.spec.settings import with_settings
     from batchrunner.stores.control_folder import ControlFolder
@@ -302,7 +303,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         runner = await _or_remembered(assembling, disk, folder)
         stack.callback(control.close)
         control.start(asyncio.get_running_loop())
-        async with _watched(runner, options, speak):
+        async with _watched(runner, options, speak), notifications(job, runner.snapshot, speak):
             exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
         status = with_end(

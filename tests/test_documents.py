@@ -354,6 +354,7 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "budget.prices.{}.picture": {"provider": "modelscope", "kind": "image"},
     "budget.prices": {"model": "Qwen/Qwen3-8B"},
     "budget.points": {"provider": {"preset": "modelscope"}},
+    "notify.on": {"notify": {"command": "./send-mail.sh"}},
 }
 """What an example needs beside it to be a part of a sound job."""
 PLACES: Final[dict[str, dict[str, Any]]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from batchrunner.core.budget import Budget
 from batchrunner.core.schedule import Deadline, Window
@@ -17,6 +17,8 @@ Kind = Literal["chat", "image"]
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
 DialectName = Literal["openai-chat", "anthropic-messages", "modelscope-images", "openai-images"]
 AuthScheme = Literal["bearer", "x-api-key", "api-key", "none"]
+NotifyEvent = Literal["ended", "paused", "all_parked", "first_failure"]
+NOTIFY_EVENTS: tuple[NotifyEvent, ...] = get_args(NotifyEvent)
 PictureFormat = Literal["png", "jpeg", "webp", "gif"]
 
 
@@ -206,7 +208,11 @@ class Job:
     deadline: Deadline | None = None
     budget: Budget | None = None
     notify: tuple[str, ...] = ()
-    """The words of a command that is run at the end; empty for none."""
+    """The words of a command that is told; empty for none."""
+    notify_apprise_env: str | None = None
+    """The NAME of the environment variable that has the addresses for Apprise."""
+    notify_on: tuple[NotifyEvent, ...] = ()
+    """What is told; empty where nobody is."""
     overridden: tuple[str, ...] = ()
     """Keys that the command line set: `batchrunner set` does not change them in this run."""
 

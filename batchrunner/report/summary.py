@@ -4,22 +4,16 @@ Text from a prompt, a server or a file name passes `printable`. If something is 
 command that continues the run.
 """
 
-import asyncio
 import dataclasses
-import json
 import os
-import signal
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from batchrunner.core.budget import BudgetLine, figure
-from batchrunner.core.job import PRESETS, Job, Json
+from batchrunner.core.job import Job, Json
 from batchrunner.core.status import (
     FailureGroup,
     ItemCounts,
@@ -65,14 +59,19 @@ if TYPE_CHECKING:
 
 
 def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
-    """A note that `window` and `deadline` use this machine's time zone, where the job has no `timezone`."""
+    """Notes: `window` and `deadline` use this machine's zone, where the job has no `timezone`; who is not told."""
+    unset = job.notify_apprise_env
+    nobody = (
+        () if unset is None or os.environ.get(unset) else (f"notify: {unset} is not set: no message is sent there",)
+    )
     keys = [name for name, given in (("window", job.window), ("deadline", job.deadline)) if given is not None]
     if not keys or job.timezone is not None:
-        return ()
+        return nobody
     zone = timezone(timedelta(seconds=offset_of_zone(None)(wall)))
     meant = datetime.fromtimestamp(wall, UTC).astimezone(zone).strftime("%z")
     words = " and ".join(f"`{key}`" for key in keys) + (" is" if len(keys) == 1 else " are")
-    return (f"{words} in this machine's local time (UTC{meant[:3]}:{meant[3:5]}); set `timezone` to use another",)
+    zone_note = f"{words} in this machine's local time (UTC{meant[:3]}:{meant[3:5]}); set `timezone` to use another"
+    return zone_note, *nobody
 
 
 def balance_line(balance: "PointBalance") -> str:
@@ -268,58 +267,3 @@ def _waits(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
         yield "lane", lane_line(lane, status, now=now)
     if len(stuck) > _MOST_LANES:
         yield "lane", f"and {count(len(stuck) - _MOST_LANES, 'more lane')}"
-
-
-# `notify`: the user's own command, run at the end without a shell and without API keys, for 30 s at most.
-#
-# It gets the closing JSON on its stdin and BATCHRUNNER_STATE in its environment, from which the variables of the
-# providers' keys are removed. What it prints is shown only when it fails; its failure changes nothing.
-
-TIME_LIMIT_S: Final = 30.0
-_SHOWN_BYTES: Final = 2000
-_SHOWN_CHARS: Final = 200
-
-
-async def notify(job: Job, status: Status, *, time_limit_s: float = TIME_LIMIT_S) -> str | None:
-    """Run the job's `notify` command unless the user interrupted the run; returns what went wrong, if anything."""
-    if not job.notify or status.state == "interrupted":
-        return None
-    text = json.dumps(jsonable(status), allow_nan=False) + "\n"
-    environment = run_environment(os.environ, keys=job.provider.key_env, state=status.state)
-    trouble = await asyncio.get_running_loop().run_in_executor(
-        None, _run, job.notify, text.encode(), environment, time_limit_s
-    )
-    return f"notify: {printable(job.notify[0])} {trouble}" if trouble else None
-
-
-def run_environment(environ: Mapping[str, str], *, keys: Iterable[str], state: str) -> dict[str, str]:
-    """The environment without any provider's key, and with the run's state."""
-    secrets = {*keys, *(preset.key_env for preset in PRESETS.values())}
-    kept = {name: value for name, value in environ.items() if name not in secrets}
-    return {**kept, "BATCHRUNNER_STATE": state}
-
-
-def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], time_limit_s: float) -> str | None:
-    """Runs in a thread. Files instead of pipes: no reader is needed, and a surviving grandchild blocks nothing."""
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
-        given.write(text)
-        given.seek(0)
-        try:
-            process = subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
-                command, stdin=given, stdout=printed, stderr=printed, env=environment, start_new_session=True
-            )
-        except (OSError, ValueError) as error:
-            return f"could not be started: {getattr(error, 'strerror', None) or error}"
-        try:
-            ended = process.wait(time_limit_s)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return f"was killed after {time_limit_s:g} s"
-        if ended == 0:
-            return None
-        printed.seek(max(0, printed.seek(0, os.SEEK_END) - _SHOWN_BYTES))
-        lines = printed.read().decode(errors="replace").strip().splitlines()
-        last = f": {printable(lines[-1], most=_SHOWN_CHARS)}" if lines else ""
-        return f"exited with status {ended}{last}"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batchrunner.spec.load import load_job
-    from batchrunner.spec.models import job_schema, starter_job
+    from batchrunner.spec.schema import job_schema, starter_job
 
 __all__ = ["job_schema", "load_job", "starter_job"]
 
 _HOMES = {
-    "job_schema": "batchrunner.spec.models",
+    "job_schema": "batchrunner.spec.schema",
     "load_job": "batchrunner.spec.load",
-    "starter_job": "batchrunner.spec.models",
+    "starter_job": "batchrunner.spec.schema",
 }
 
 

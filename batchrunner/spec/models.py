@@ -4,12 +4,11 @@ Cross-field rules live in `rules`; defaults that depend on other keys (None here
 """
 
 from functools import cache
-from importlib.resources import files
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from batchrunner.core.job import AuthScheme, DialectName, Json, Kind, PictureFormat, PresetName
+from batchrunner.core.job import NOTIFY_EVENTS, AuthScheme, DialectName, Kind, NotifyEvent, PictureFormat, PresetName
 
 # What the parts of a job file are made of: how a mapping is read, and the smallest types of values.
 
@@ -73,6 +72,31 @@ class PriceSpec(Part):
     output: Amount | None = Field(default=None, description="Price of a million tokens of output.")
     picture: Amount | None = Field(default=None, description="Price of a picture.")
     call: Amount | None = Field(default=None, description="Price of a call, whatever its outcome.")
+
+
+class NotifySpec(Part):
+    """Who is told of what happens to a run."""
+
+    command: (
+        Annotated[
+            Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
+            one_of("a command, or a list of its words"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="A command that is run without a shell, with the JSON of `status` on its stdin and without the "
+        "providers' keys in its environment.",
+    )
+    apprise_env: Text | None = Field(
+        default=None,
+        description="The NAME of the environment variable that has Apprise URLs, for a phone or a chat; needs "
+        "`batchrunner[notify]`.",
+    )
+    on: Annotated[list[NotifyEvent], Field(min_length=1)] = Field(
+        default=list(NOTIFY_EVENTS),
+        description="What is told: the `ended` run, a `paused` one, lanes that are `all_parked`, a `first_failure`.",
+    )
 
 
 class BudgetSpec(Part):
@@ -406,14 +430,16 @@ class JobSpec(Part):
     )
     notify: (
         Annotated[
-            Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
-            one_of("a command, or a list of its words"),
+            Annotated[Text, Tag("<text>")]
+            | Annotated[list[Text], Tag("<list>")]
+            | Annotated[NotifySpec, Tag("<mapping>")],
+            one_of("a command, a list of its words, or a mapping with `command` or `apprise_env`"),
         ]
         | None
     ) = Field(
         default=None,
         description="A command that is run when a run has ended, without a shell, with the closing JSON on its stdin "
-        "and without the providers' keys in its environment.",
+        "and without the providers' keys in its environment. Or a mapping, which can tell a phone, and more often.",
     )
     scenario: Text | None = Field(
         default=None, description='Faults to simulate, for example "throttle:3"; only with `provider: simulator`.'
@@ -431,6 +457,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("retry",): RetrySpec,
     ("output",): OutputSpec,
     ("budget",): BudgetSpec,
+    ("notify",): NotifySpec,
     ("budget", "prices", "{}"): PriceSpec,
 }
 """Where each part stands in a job file; `[]` is any place in a list, `{}` any name."""
@@ -440,40 +467,3 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
 def keys_of(part: type[BaseModel]) -> tuple[str, ...]:
     """The keys of a part, as they are written."""
     return tuple(known.alias or name for name, known in part.model_fields.items())
-
-
-# The job file described for editors and for people: its JSON Schema, and a file to start from.
-
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
-def job_schema() -> dict[str, Json]:
-    """JSON Schema (2020-12) of a job file, with a description of every key."""
-    generated: dict[str, Json] = JobSpec.model_json_schema(by_alias=True)
-    return {"$schema": _DIALECT, **_untitled(generated), "title": "batchrunner job"}
-
-
-def starter_job() -> str:
-    """The text of a commented job file that passes `check` as it stands."""
-    return files("batchrunner.spec").joinpath("template.yaml").read_text(encoding="utf-8")
-
-
-def _untitled(part: dict[str, Json]) -> dict[str, Json]:
-    """Without the titles that repeat the keys."""
-    return {
-        key: _below(value, named=key in ("properties", "$defs"))
-        for key, value in part.items()
-        if not (key == "title" and isinstance(value, str))
-    }
-
-
-def _below(value: Json, *, named: bool) -> Json:
-    match value:
-        case dict() if named:
-            return {name: _below(part, named=False) for name, part in value.items()}
-        case dict():
-            return _untitled(value)
-        case list():
-            return [_below(entry, named=False) for entry in value]
-        case _:
-            return value

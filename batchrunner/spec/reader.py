@@ -34,6 +34,10 @@ _BOUNDS_DEPTH = (0, 2, 5)
 """The first libyaml that refuses a text which nests so deep that composing it would overflow the C stack."""
 
 
+_ON: KeyPath = ("notify", "on")
+"""A key of the job file that YAML takes for `true`."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that also knows `1e-4` as a number, as YAML 1.2 and JSON do."""
 
@@ -249,7 +253,7 @@ class _Walk:
             )
             self._reading.faults.append(fault)
             return None
-        if node.tag not in _TEXT_TAGS:
+        if node.tag not in _TEXT_TAGS and (*path, node.value) != _ON:
             fault = SpecError(
                 path=(*path, node.value),
                 problem="is a key that YAML does not read as text",

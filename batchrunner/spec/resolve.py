@@ -6,7 +6,7 @@ from batchrunner.spec.models import PromptSpec, SourceSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
-from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_of, window_of
+from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_env_of, notify_of, notify_on_of, window_of
 
 
 def resolved(partial: PartialSpec, *, out: str | None) -> Job:
@@ -45,6 +45,8 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         deadline=deadline_of(partial),
         budget=budget_of(partial),
         notify=notify_of(partial),
+        notify_apprise_env=notify_env_of(partial),
+        notify_on=notify_on_of(partial),
     )
 
 

@@ -13,9 +13,10 @@ from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from batchrunner.core.budget import Budget, Price
+from batchrunner.core.job import NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
-from batchrunner.spec.job_errors import SpecError, short
-from batchrunner.spec.models import BudgetSpec, PriceSpec
+from batchrunner.spec.job_errors import SpecError, names_variable, short
+from batchrunner.spec.models import BudgetSpec, NotifySpec, PriceSpec
 from batchrunner.spec.partial import PartialSpec
 from batchrunner.spec.provider import points_of
 
@@ -43,7 +44,22 @@ def deadline_of(partial: PartialSpec) -> Deadline | None:
 def notify_of(partial: PartialSpec) -> tuple[str, ...]:
     """The words of the command, none without one."""
     given = partial.spec.notify
-    return tuple(shlex.split(given) if isinstance(given, str) else given or ())
+    command = given.command if isinstance(given, NotifySpec) else given
+    return tuple(shlex.split(command) if isinstance(command, str) else command or ())
+
+
+def notify_env_of(partial: PartialSpec) -> str | None:
+    """The name of the variable with the addresses for Apprise."""
+    given = partial.spec.notify
+    return given.apprise_env if isinstance(given, NotifySpec) else None
+
+
+def notify_on_of(partial: PartialSpec) -> tuple[NotifyEvent, ...]:
+    """What is told, nothing where nobody is."""
+    given = partial.spec.notify
+    if isinstance(given, NotifySpec):
+        return tuple(dict.fromkeys(given.on))
+    return ("ended",) if given else ()
 
 
 def budget_of(partial: PartialSpec) -> Budget | None:
@@ -149,22 +165,31 @@ def _zone_faults(name: str | None) -> Iterator[SpecError]:
 
 def _notify_faults(partial: PartialSpec) -> Iterator[SpecError]:
     given = partial.spec.notify
+    path: tuple[str, ...] = ("notify",)
+    if isinstance(given, NotifySpec):
+        if given.apprise_env is not None and not names_variable(given.apprise_env):
+            yield SpecError(
+                path=("notify", "apprise_env"),
+                problem="is not the name of an environment variable",
+                hint="addresses hold tokens: put them into an environment variable, and its name here",
+            )
+        if given.command is None and given.apprise_env is None and not partial.left_out:
+            yield SpecError(path=path, problem="tells nobody", expected="`command` or `apprise_env`")
+        given, path = given.command, ("notify", "command")
     if given is None:
         return
     try:
         words = notify_of(partial)
     except ValueError:
-        yield SpecError(path=("notify",), problem="has a quote that is not closed", hint="write the words as a list")
+        yield SpecError(path=path, problem="has a quote that is not closed", hint="write the words as a list")
         return
     if not words or not words[0].strip():
-        yield SpecError(path=("notify",), problem="is empty", expected="a command, or a list of its words")
+        yield SpecError(path=path, problem="is empty", expected="a command, or a list of its words")
     elif any("\0" in word for word in words):
-        yield SpecError(path=("notify",), problem="contains a character that a command line cannot have")
+        yield SpecError(path=path, problem="contains a character that a command line cannot have")
     elif isinstance(given, str) and (_SHELL_WORDS & set(words) or given.rstrip().endswith((";", "&"))):
         problem = "uses shell syntax, but no shell runs it"
-        yield SpecError(
-            path=("notify",), problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script'
-        )
+        yield SpecError(path=path, problem=problem, hint='name the shell: [sh, -c, "…"], or put it into a script')
 
 
 def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecError]:

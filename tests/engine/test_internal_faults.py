@@ -340,7 +340,7 @@ def test_a_notify_command_that_breaks_changes_nothing(house: House, monkeypatch:
     async def broken(*_: Any) -> str:
         raise OSError("no room for a temporary file")
 
-    monkeypatch.setattr("batchrunner.report.summary.notify", broken)
+    monkeypatch.setattr("batchrunner.report.notify.notify", broken)
     report = house.run(chat(*PROMPTS))
     assert (report.exit_status, len(house.rows())) == (0, 8)
     assert any("no room for a temporary file" in said for said in house.said)

@@ -5,16 +5,31 @@ import json
 import os
 import select
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from batchrunner.core.control import ControlState
 from batchrunner.core.job import Job
-from batchrunner.core.status import ItemCounts, RunState, SendCounts, Status, UsageCounts
-from batchrunner.report.summary import notify, run_environment
+from batchrunner.core.status import (
+    FailureGroup,
+    ItemCounts,
+    LaneActivity,
+    LaneStatus,
+    RunState,
+    SendCounts,
+    Status,
+    UsageCounts,
+)
+from batchrunner.report.notify import Watcher, all_parked, notify, run_environment
 from batchrunner.spec import load_job
+from tests.support.engine import House, chat
 
 TELL = "import json, os, sys\njson.dump([json.load(sys.stdin), dict(os.environ)], open(sys.argv[1], 'w'))\n"
 Told = Callable[..., str | None]
@@ -33,7 +48,9 @@ def tell(tmp_path: Path) -> Told:
 
     def told(program: str, *arguments: str, state: RunState = "done", time_limit_s: float = 20.0) -> str | None:
         command = (sys.executable, "-c", program, *arguments)
-        return asyncio.run(notify(replace(job, notify=command), ended(state), time_limit_s=time_limit_s))
+        return asyncio.run(
+            notify(replace(job, notify=command, notify_on=("ended",)), ended(state), time_limit_s=time_limit_s)
+        )
 
     return told
 
@@ -52,8 +69,8 @@ def test_a_person_who_interrupts_needs_no_telling(tell: Told, tmp_path: Path) ->
 
 def test_keys_are_not_in_its_environment() -> None:
     environ = {"MINE": "k", "OTHER": "k", "MODELSCOPE_API_KEY": "k", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
-    told = run_environment({**environ, "PATH": "/bin"}, keys=("MINE", "OTHER"), state="done")
-    assert told == {"PATH": "/bin", "BATCHRUNNER_STATE": "done"}
+    told = run_environment({**environ, "PATH": "/bin"}, keys=("MINE", "OTHER"), state="done", event="ended")
+    assert told == {"PATH": "/bin", "BATCHRUNNER_STATE": "done", "BATCHRUNNER_EVENT": "ended"}
 
 
 def test_its_failure_is_told_with_its_last_words(tell: Told) -> None:
@@ -93,3 +110,137 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(tell: Told, tmp_path: 
         os.close(reader)
     assert trouble is not None
     assert "was killed after 2 s" in trouble
+
+
+LANE = LaneStatus(account="", model="m", state="open")
+
+
+@pytest.mark.parametrize(
+    ("activities", "parked"),
+    [
+        (("parked", "parked"), True),
+        (("parked", "done", "closed"), True),
+        (("parked", "working"), False),
+        (("parked", "retrying"), False),
+        (("done", "closed"), False),
+        ((), False),
+    ],
+)
+def test_all_lanes_are_parked_when_nothing_is_sent_before_a_park_ends(
+    activities: tuple[LaneActivity, ...], *, parked: bool
+) -> None:
+    assert all_parked(replace(LANE, activity=activity) for activity in activities) is parked
+
+
+def test_what_begins_is_told_once_and_a_first_failure_once_a_run() -> None:
+    watcher = Watcher(failed=2)
+    fine = replace(ended("running"), items=ItemCounts(failed=2))
+    failing = replace(fine, items=ItemCounts(failed=3))
+    parked = replace(failing, lanes=(replace(LANE, activity="parked"),))
+    paused = replace(parked, control=ControlState(paused=True))
+    seen = [watcher.news(status) for status in (fine, failing, failing, parked, parked, paused, failing, parked)]
+    assert seen == [(), ("first_failure",), (), ("all_parked",), (), ("paused",), (), ("all_parked",)]
+
+
+EVENTS = "cat > /dev/null; echo $BATCHRUNNER_EVENT >> FOLDER/told"
+
+
+@pytest.mark.parametrize(
+    ("on", "told"),
+    [
+        ("", ["first_failure", "ended"]),
+        ("on: [first_failure]", ["first_failure"]),
+        ("on: [paused]", []),
+        ("on: [ended]", ["ended"]),
+    ],
+)
+def test_a_run_tells_what_it_was_asked_to_tell(house: House, on: str, told: list[str]) -> None:
+    command = json.dumps(["sh", "-c", EVENTS.replace("FOLDER", str(house.folder))])
+    more = f"limits: {{requests_per_minute: 60}}\nretry: {{attempts: 1}}\nnotify: {{command: {command}, {on}}}"
+    house.run(chat(*map(str, range(12)), model="sim/chat#content-filter", more=more))
+    path = house.folder / "told"
+    assert (path.read_text().split() if path.exists() else []) == told
+
+
+def test_a_command_that_hangs_holds_up_no_request(house: House) -> None:
+    more = (
+        'limits: {requests_per_minute: 60}\nretry: {attempts: 1}\nnotify: {command: [sleep, "1"], on: [first_failure]}'
+    )
+    began = time.monotonic()
+    report = house.run(chat(*map(str, range(10)), model="sim/chat#content-filter", more=more))
+    assert report.status.items.failed == 10
+    assert time.monotonic() - began < 20
+
+
+def test_an_end_that_is_a_pause_is_told_to_who_asked_for_pauses_only(house: House) -> None:
+    command = json.dumps(["sh", "-c", EVENTS.replace("FOLDER", str(house.folder))])
+    more = f"budget: {{calls: 3}}\nnotify: {{command: {command}, on: [paused]}}"
+    assert house.run(chat(*map(str, range(10)), more=more)).status.state == "paused"
+    assert (house.folder / "told").read_text().split() == ["ended"]
+
+
+# -- through Apprise
+
+
+class Inbox(BaseHTTPRequestHandler):
+    """What a messaging service would get."""
+
+    got: ClassVar[list[dict[str, str]]] = []
+    status: ClassVar[int] = 200
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def inbox() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Inbox)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Inbox.got.clear()
+    Inbox.status = 200
+    yield f"json://127.0.0.1:{server.server_port}/secret-token"
+    server.shutdown()
+    server.server_close()
+
+
+def message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, addresses: str | None) -> str | None:
+    if addresses is not None:
+        monkeypatch.setenv("MY_PHONE", addresses)
+    path = tmp_path / "job.yaml"
+    path.write_text("provider: simulator\nmodel: m\nprompts: [a]\nnotify: {apprise_env: MY_PHONE}\n")
+    failed = FailureGroup(kind="content_filter", message="not allowed", count=2, example="q1")
+    status = replace(ended("failed"), items=ItemCounts(total=9, done=7, failed=2), failures=(failed,))
+    return asyncio.run(notify(load_job(str(path)), status))
+
+
+def test_a_phone_gets_the_state_the_counts_and_the_cause(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inbox: str
+) -> None:
+    assert message(monkeypatch, tmp_path, inbox) is None
+    (got,) = Inbox.got
+    assert got["title"] == "cats: failed"
+    assert got["message"].splitlines() == ["7 of 9 done, 2 failed", "2 × content_filter: not allowed"]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        (None, "its environment variable is not set"),
+        ("nonsense", "knows no address in the variable"),
+        ("INBOX", "could not send to one of the addresses"),
+    ],
+)
+def test_what_keeps_a_message_from_a_phone_is_told_without_its_address(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inbox: str, addresses: str | None, words: str
+) -> None:
+    Inbox.status = 500
+    trouble = message(monkeypatch, tmp_path, inbox if addresses == "INBOX" else addresses)
+    assert trouble is not None
+    assert trouble.startswith("notify: apprise (MY_PHONE) exited with status 1: ")
+    assert words in trouble
+    assert "secret-token" not in trouble

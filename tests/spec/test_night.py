@@ -9,7 +9,7 @@ import yaml
 
 from batchrunner.core.budget import Budget, Price
 from batchrunner.core.errors import Mistake
-from batchrunner.core.job import Job
+from batchrunner.core.job import NOTIFY_EVENTS, Job
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Window
 from batchrunner.spec import job_schema
 
@@ -108,6 +108,14 @@ def test_a_deadline_is_a_time_a_date_or_a_duration(load: Load, written: str, exp
     assert load(CHAT + f"deadline: {written}").deadline == expected
 
 
+def test_notify_as_a_mapping_says_who_is_told_of_what(load: Load) -> None:
+    job = load(CHAT + "notify: {command: ./tell.sh now, apprise_env: PHONE, on: [paused, ended, paused]}")
+    assert (job.notify, job.notify_apprise_env, job.notify_on) == (("./tell.sh", "now"), "PHONE", ("paused", "ended"))
+    assert load(CHAT + "notify: {apprise_env: PHONE}").notify_on == NOTIFY_EVENTS
+    assert load(CHAT + "notify: ./tell.sh").notify_on == ("ended",)
+    assert load(CHAT).notify_on == ()
+
+
 @pytest.mark.parametrize(
     ("written", "words"),
     [
@@ -163,6 +171,11 @@ def test_points_of_modelscope_are_assumed_until_the_job_says_them(load: Load) ->
         ("notify: cat > told.json", "notify", "shell syntax", "[sh, -c"),
         ("notify: say 'done", "notify", "not closed", "list"),
         ("notify: 3", "notify", "as 3", "quotes"),
+        ("notify: {}", "notify", "tells nobody", ""),
+        ("notify: {command: say 'done}", "notify.command", "not closed", "list"),
+        ("notify: {apprise_env: 'tgram://1:abc/2'}", "notify.apprise_env", "not the name of an", "variable"),
+        ("notify: {command: x, on: [finished]}", "notify.on[0]", "finished", ""),
+        ("notify: {command: x, on: []}", "notify.on", "", ""),
     ],
 )
 def test_nonsense_is_refused_on_its_line(mistakes: Mistakes, text: str, key: str, problem: str, hint: str) -> None:

@@ -58,6 +58,12 @@ def told(bench: Bench) -> list[Path]:
     return [path.relative_to(bench.folder) for path in bench.folder.glob("told.json")]
 
 
+def noted(bench: Bench) -> tuple[str, ...]:
+    """What the run has remarked."""
+    assert bench.report is not None
+    return bench.report.status.notes
+
+
 NIGHT: dict[str, Effect] = {
     "name": Effect(
         base=chat(),
@@ -130,6 +136,27 @@ NIGHT: dict[str, Effect] = {
     "notify": Effect(
         base=chat(),
         change={"notify": ["sh", "-c", "cat > FOLDER/told.json"]},
+        look=told,
+        was=[],
+        now=[Path("told.json")],
+    ),
+    "notify.command": Effect(
+        base=chat(notify={"apprise_env": "NOBODY"}),
+        change={"notify": {"command": ["sh", "-c", "cat > FOLDER/told.json"]}},
+        look=told,
+        was=[],
+        now=[Path("told.json")],
+    ),
+    "notify.apprise_env": Effect(
+        base=chat(notify={"command": ["true"]}),
+        change={"notify": {"apprise_env": "NOBODY"}},
+        look=lambda bench: any("NOBODY" in line for line in noted(bench)),
+        was=False,
+        now=True,
+    ),
+    "notify.on": Effect(
+        base=chat(notify={"command": ["sh", "-c", "cat > FOLDER/told.json"], "on": ["first_failure"]}),
+        change={"notify": {"command": ["sh", "-c", "cat > FOLDER/told.json"], "on": ["ended"]}},
         look=told,
         was=[],
         now=[Path("told.json")],

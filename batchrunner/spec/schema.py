@@ -1,0 +1,179 @@
+"""The job file described for editors and for people: its JSON Schema, and a file to start from."""
+
+from importlib.resources import files
+from typing import Final
+
+from batchrunner.core.job import Json
+from batchrunner.spec.models import JobSpec
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Json]:
+    """JSON Schema (2020-12) of a job file, with a description of every key."""
+    generated: dict[str, Json] = JobSpec.model_json_schema(by_alias=True)
+    return {"$schema": _DIALECT, **_untitled(generated), "title": "batchrunner job"}
+
+
+def starter_job() -> str:
+    """The text of a commented job file that passes `check` as it stands."""
+    return files("batchrunner.spec").joinpath("template.yaml").read_text(encoding="utf-8")
+
+
+def _untitled(part: dict[str, Json]) -> dict[str, Json]:
+    """Without the titles that repeat the keys."""
+    return {
+        key: _below(value, named=key in ("properties", "$defs"))
+        for key, value in part.items()
+        if not (key == "title" and isinstance(value, str))
+    }
+
+
+def _below(value: Json, *, named: bool) -> Json:
+    match value:
+        case dict() if named:
+            return {name: _below(part, named=False) for name, part in value.items()}
+        case dict():
+            return _untitled(value)
+        case list():
+            return [_below(entry, named=False) for entry in value]
+        case _:
+            return value
+
+
+# What the schema cannot have from the types: defaults that depend on other keys, notes, an example of each key.
+
+DEFAULTS: Final[dict[str, str]] = {
+    "name": "the file's name",
+    "provider": "required",
+    "model": "this or `models`",
+    "models": "this or `model`",
+    "prompts": "required",
+    "stream": "`true` for chat",
+    "durability": "`full` for images, `result` for chat",
+    "timezone": "the machine's",
+    "provider.dialect": "by preset and `kind`",
+    "provider.base_url": "the preset's",
+    "provider.api_key_env": "the preset's",
+    "provider.auth": "the preset's",
+    "provider.points_per_day": "200 at ModelScope",
+    "provider.points_per_call": "1 at ModelScope",
+    "prompts.delimiter": "`,`",
+    "prompts.id": "made from the content",
+    "prompts.encoding": "UTF-8",
+    "prompts.[].id": "made from the text",
+    "limits.concurrency": "`auto`",
+    "limits.in_flight_tasks": "20 at ModelScope",
+    "limits.poll_per_second": "10",
+    "output.dir": "`outputs/NAME`",
+    "output.format": "as sent",
+}
+"""Where the schema says null, because the value depends on something else."""
+
+NOTES: Final[dict[str, str]] = {
+    "images": "A local file has at most 20 MB.",
+    "durability": "With `result` a power cut may hide a few requests; `status` says how many at most.",
+    "params": "What batchrunner writes itself (`model`, `prompt`, `messages`, `stream`) is rejected here.",
+    "on_quota": "Also when an earlier run met the quota.",
+    "provider.preset": "Without one, `base_url` is required, and no key is sent unless `api_key_env` names it.",
+    "provider.base_url": "A pasted end such as `/chat/completions` is removed.",
+    "provider.ca_file": "Verification cannot be switched off.",
+    "limits.concurrency": "See [limits](running.md#limits).",
+    "limits.requests_per_day": "It waits for the provider's midnight.",
+    "retry.max_wait_s": "If a server asks for a longer wait, the lane parks until then.",
+    "output.name": "After a change, pictures that are there keep their names.",
+}
+"""What the table says after the key's description."""
+
+EXAMPLES: Final[dict[str, str]] = {
+    "name": "name: cats",
+    "provider": "provider: modelscope",
+    "kind": "kind: image",
+    "model": "model: Qwen/Qwen3-8B",
+    "models": "models: [Qwen/Qwen3-8B, Qwen/Qwen3-32B]",
+    "prompts": "prompts: [Name one use of a paper clip.]",
+    "matrix": "matrix: {seed: [1, 2, 3]}",
+    "params": "params: {temperature: 0.7, max_tokens: 400}",
+    "system": "system: Answer in one sentence.",
+    "messages": 'messages: [{role: user, content: "{{ prompt }}"}]',
+    "images": 'images: ["{{ photo }}"]',
+    "images_from": "images_from: [data/pictures]",
+    "schema": "schema: data/answer.schema.json",
+    "stream": "stream: false",
+    "replicas": "replicas: 5",
+    "durability": "durability: full",
+    "on_ambiguous": "on_ambiguous: hold",
+    "on_quota": "on_quota: stop",
+    "breaker": "breaker: 50",
+    "timeouts": "timeouts: {total_s: 1200}",
+    "limits": "limits: {requests_per_minute: 60}",
+    "retry": "retry: {attempts: 3}",
+    "output": "output: {format: png}",
+    "window": "window: 22:00-07:00",
+    "timezone": "timezone: Asia/Shanghai",
+    "deadline": 'deadline: "07:00"',
+    "budget": "budget: {calls: 500}",
+    "notify": "notify: [./send-mail.sh, done]",
+    "scenario": "scenario: throttle:3",
+    "notify.command": "command: [./send-mail.sh, done]",
+    "notify.apprise_env": "apprise_env: MY_PHONE",
+    "notify.on": '"on": [ended, first_failure]',
+    "provider.preset": "preset: openai",
+    "provider.dialect": "dialect: anthropic-messages",
+    "provider.base_url": 'base_url: "http://127.0.0.1:8000/v1"',
+    "provider.api_key_env": "api_key_env: [KEY_ONE, KEY_TWO]",
+    "provider.headers": "headers: {X-Team: evals}",
+    "provider.proxy": 'proxy: "http://proxy:3128"',
+    "provider.proxy_auth_env": "proxy_auth_env: PROXY_LOGIN",
+    "provider.api_version": 'api_version: "2024-10-21"',
+    "provider.allow_http": "allow_http: true",
+    "provider.auth": "auth: api-key",
+    "provider.ca_file": "ca_file: our-ca.pem",
+    "provider.points_per_day": "points_per_day: 200",
+    "provider.points_per_call": "points_per_call: {Qwen/Qwen-Image: 2}",
+    "provider.balance": "balance: true",
+    "prompts.file": "file: data/questions.csv",
+    "prompts.template": 'template: "{{ question }}"',
+    "prompts.id": 'id: "q{{ row }}"',
+    "prompts.limit": "limit: 100",
+    "prompts.encoding": "encoding: gb18030",
+    "prompts.delimiter": 'delimiter: ";"',
+    "prompts.on_bad_row": "on_bad_row: skip",
+    "prompts.[].id": "id: blue",
+    "prompts.[].prompt": "prompt: A blue {{ animal }}",
+    "prompts.[].params": "params: {seed: 7}",
+    "prompts.[].vars": "vars: {animal: cat}",
+    "prompts.[].images": "images: [data/pictures/boat.png]",
+    "messages.[].role": "role: user",
+    "messages.[].content": 'content: "{{ prompt }}"',
+    "timeouts.connect_s": "connect_s: 5",
+    "timeouts.first_byte_s": "first_byte_s: 300",
+    "timeouts.idle_s": "idle_s: 60",
+    "timeouts.total_s": "total_s: 1200",
+    "timeouts.task_s": "task_s: 1800",
+    "timeouts.download_s": "download_s: 60",
+    "limits.concurrency": "concurrency: 8",
+    "limits.requests_per_minute": "requests_per_minute: 60",
+    "limits.tokens_per_minute": "tokens_per_minute: 100000",
+    "limits.requests_per_day": "requests_per_day: 200",
+    "limits.in_flight_tasks": "in_flight_tasks: 5",
+    "limits.poll_per_second": "poll_per_second: 2",
+    "retry.attempts": "attempts: 3",
+    "retry.max_wait_s": "max_wait_s: 600",
+    "output.dir": "dir: outputs/cats",
+    "output.format": "format: png",
+    "output.name": 'name: "{{ id }}"',
+    "output.each": 'each: "answers/{{ id }}.md"',
+    "output.report": "report: false",
+    "budget.calls": "calls: 500",
+    "budget.tokens": "tokens: 2000000",
+    "budget.points": "points: 200",
+    "budget.money": "money: 20",
+    "budget.currency": "currency: CNY",
+    "budget.prices": "prices: {Qwen/Qwen3-8B: {input: 0.5, output: 2}}",
+    "budget.prices.{}.input": "input: 0.5",
+    "budget.prices.{}.output": "output: 2",
+    "budget.prices.{}.picture": "picture: 0.1",
+    "budget.prices.{}.call": "call: 0.01",
+}
+"""A line of YAML for each key, at its own place in the job."""
