@@ -2,7 +2,8 @@
 
 Run as a process of its own: python bench_bare.py WAY URL REQUESTS AT_ONCE, with WAY `json` (whole answers, read with
 `resp.json()`), `stream` (`readany()` split at line ends, `json.loads` of each data line) or `pictures` (FOLDER of one
-PNG instead of URL: verify, load and write, which is what a kept picture costs at least).
+PNG instead of URL: verify, load and write, which is what a kept picture costs at least) or `thumbnails` (the same, with
+a WEBP of 256 pixels as the program makes it).
 """
 
 import asyncio
@@ -57,7 +58,7 @@ async def loop(way: str, url: str, count: int, at_once: int) -> float:
     return took
 
 
-def pictures(folder: Path, count: int) -> float:
+def pictures(folder: Path, count: int, *, thumbnails: bool) -> float:
     from PIL import Image  # noqa: PLC0415 - for this way alone
 
     data = (folder / "picture.png").read_bytes()
@@ -67,13 +68,16 @@ def pictures(folder: Path, count: int) -> float:
             picture.verify()
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
+            if thumbnails:
+                small = picture.resize((256, 256), Image.Resampling.BICUBIC, reducing_gap=2.0)
+                small.save(folder / f"thumbnail-{number % 64}.webp", quality=70, method=2)
         (folder / f"written-{number % 64}.png").write_bytes(data)
     return time.perf_counter() - began
 
 
 def main(way: str, url: str, count: int, at_once: int) -> None:
-    if way == "pictures":
-        took = pictures(Path(url), count)
+    if way in {"pictures", "thumbnails"}:
+        took = pictures(Path(url), count, thumbnails=way == "thumbnails")
     else:
         import resource  # noqa: PLC0415 - for thousands of connections
 

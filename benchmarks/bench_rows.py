@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,14 +175,51 @@ def _in_flight(bench: Bench) -> list[Figure]:
 def _pictures(bench: Bench) -> list[Figure]:
     number = bench.size(60, 300)
     make_picture(bench.files / "picture.png")
-    ratios = []
-    for _ in range(bench.rounds):
-        alone = bench.bare("pictures", str(bench.files), number, 1)
-        own = bench.own(bench.nginx, number, kind="image", dialect="openai-images", concurrency=8)
-        ratios.append(alone.span_s / own.span_s)
-    size = (bench.files / "picture.png").stat().st_size / 1e6
-    note = f"{number} pictures of {size:.1f} MB, one core"
-    return [Figure(name="pictures", title=_PICTURES, values=ratios, least=0.85, note=note)]
+    figures: list[Figure] = []
+    for name, way, title, thumbnails in (
+        ("pictures", "pictures", _PICTURES, False),
+        ("pictures:thumbnails", "thumbnails", _THUMBNAILS, True),
+    ):
+        ratios, cpu, stalls, by_itself = [], [], [], []
+        for _ in range(bench.rounds):
+            alone = bench.bare(way, str(bench.files), number, 1)
+            more = {"output": {"dir": "out", "report": thumbnails}}
+            job = OwnJob(
+                home=bench.home,
+                url=bench.nginx,
+                count=number,
+                kind="image",
+                dialect="openai-images",
+                concurrency=8,
+                more=more,
+            )
+            own = job.run(core=bench.core, sampled=True)
+            ratios.append(alone.span_s / own.span_s)
+            cpu.append(alone.cpu_s / own.cpu_s)
+            stalls.append(_percentile_99([lag for lag, _ in own.stalls]) * 1000.0)
+            by_itself.append(_percentile_99([busy for _, busy in own.stalls]) * 1000.0)
+        size = (bench.files / "picture.png").stat().st_size / 1e6
+        note = f"{number} pictures of {size:.1f} MB, one core"
+        figures += [
+            Figure(name=name, title=title, values=ratios, least=0.85, note=note),
+            Figure(
+                name=f"{name}:cpu", title=f"{title}: CPU of the whole process", values=cpu, note="start-up included"
+            ),
+            Figure(
+                name=f"{name}:stalls",
+                title=f"{title}: the event loop's stalls, p99",
+                unit="ms",
+                values=stalls,
+                least=15.0,
+                less_is_better=True,
+                note=f"a timer every 5 ms; {statistics.median(by_itself):.1f} ms of them by the process's own CPU",
+            ),
+        ]
+    return figures
+
+
+def _percentile_99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
 
 
 def make_picture(path: Path) -> None:
@@ -367,6 +405,7 @@ _SLOW = "1,000 at once against 200 ms: ideal makespan to ours"
 _STREAM = "Chat, streamed in 42 flushed chunks, to a bare loop: span"
 _IN_FLIGHT = "Requests in flight at once, answers after 5 s"
 _PICTURES = "Images, 1024² PNGs, to verify + load + write alone"
+_THUMBNAILS = "Images with thumbnails (default), to verify + load + thumbnail + write alone"
 _REHEARSE = "`rehearse`"
 _YAML = "20,000 prompts listed in YAML: `check`"
 _INSTRUCTIONS = "Instructions an item, whole run, API key set"

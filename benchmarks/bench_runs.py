@@ -19,6 +19,31 @@ PROGRAM: Final = [
     "-c",
     "import sys; from batchrunner.__main__ import main; sys.argv[0] = 'batchrunner'; sys.exit(main())",
 ]
+_SAMPLED: Final = """
+import asyncio, json, os, time
+import batchrunner.api
+run = batchrunner.api.run
+async def sampled(job, **options):
+    lags = []
+    async def sample():
+        while True:
+            asked, used = time.perf_counter(), time.process_time()
+            await asyncio.sleep(0.005)
+            lag = time.perf_counter() - asked - 0.005
+            lags.append((lag, max(0.0, min(lag, time.process_time() - used - 0.005))))
+    sampling = asyncio.create_task(sample())
+    try:
+        return await run(job, **options)
+    finally:
+        sampling.cancel()
+        with open("lags.json", "w") as out:
+            json.dump(lags, out)
+batchrunner.api.run = sampled
+"""
+"""Put before the program: how much later than asked the event loop woke a timer, every 5 ms.
+
+And how much of that the process itself was busy with: on a machine that others use, too, the rest is theirs.
+"""
 PROMPT: Final = "What is the sum of the first numbers, please? Answer in one sentence. "
 
 
@@ -36,6 +61,8 @@ class Took:
     said: str
     span_s: float = 0.0
     """First intent to last done, or what the process itself measured."""
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    """Of a sampled run: seconds that the event loop kept a timer waiting, and those of the process's own CPU."""
 
 
 def cores() -> tuple[int | None, int | None]:
@@ -134,11 +161,18 @@ class OwnJob:
             out.writelines(f'{{"prompt": "{PROMPT}{number}"}}\n' for number in range(self.count))
         return {"file": "prompts.jsonl"}
 
-    def run(self, *, core: int | None, before: list[str] | None = None) -> Took:
-        """Run it from nothing; every item must be done. `before` is put before the interpreter, for valgrind."""
+    def run(self, *, core: int | None, before: list[str] | None = None, sampled: bool = False) -> Took:
+        """Run it from nothing; every item must be done.
+
+        `before` is put before the interpreter, for valgrind; `sampled`: the event loop's stalls are measured, too.
+        """
         shutil.rmtree(self.folder / "out", ignore_errors=True)
-        words = [*(before or []), sys.executable, *PROGRAM, "run", "job.yaml"]
+        program = [PROGRAM[0], (_SAMPLED if sampled else "") + PROGRAM[1]]
+        words = [*(before or []), sys.executable, *program, "run", "job.yaml"]
         took = run_process(words, cwd=self.folder, core=core, env=KEYS)
+        took.stalls = (
+            [(lag, own) for lag, own in json.loads((self.folder / "lags.json").read_text())] if sampled else []
+        )
         took.span_s, done = span_of(self.folder / "out/ledger")
         if done != self.count:
             raise CannotMeasureError(f"{done} of {self.count} items are done")

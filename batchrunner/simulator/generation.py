@@ -5,7 +5,6 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from batchrunner.core.job import Json
 from batchrunner.simulator import chat_replies, messages_replies
@@ -77,8 +76,9 @@ def _packed(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-class Verdict(NamedTuple):
-    """What became of an order."""
+@dataclass(slots=True)
+class Verdict:
+    """What became of an order; made for one call, which completes it."""
 
     script: Script
     name: str
@@ -184,7 +184,7 @@ def _headless(last: Reset | Hang, name: str) -> Callable[[Order, Run, FaultRates
 def _broken(last: Cut | Reset | Hang, name: str) -> Callable[[Order, Run, FaultRates], Verdict]:
     def affected(_order: Order, run: Run, _faults: FaultRates) -> Verdict:
         verdict = run()
-        return verdict._replace(script=broken_off(verdict.script, last), name=name)
+        return replace(verdict, script=broken_off(verdict.script, last), name=name)
 
     return affected
 
@@ -196,7 +196,7 @@ def _cut(order: Order, run: Run, _faults: FaultRates) -> Verdict:
     streamed = script.headers.get("content-type", "").startswith(SSE_TYPE) and "content-length" not in script.headers
     if streamed and order.random_source.roll("orderly") < 0.5:
         script = replace(script, steps=script.steps[:-1])
-    return verdict._replace(script=script, name="cut")
+    return replace(verdict, script=script, name="cut")
 
 
 _APPLIED: dict[str, Callable[[Order, Run, FaultRates], Verdict]] = {

@@ -154,7 +154,7 @@ Chosen = dict[str, float | None]
 """Scenarios by name, each with the figure after its colon."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Order:
     """One request for something that is paid for."""
 
@@ -259,13 +259,11 @@ def paced(pieces: Sequence[bytes], order: Order, *, exact: bool) -> tuple[Step, 
     return tuple(Send(piece=piece) for piece in cuts if piece)
 
 
-def delayed(script: Script, order: Order) -> Script:
-    """The same, after the time to the first byte."""
+def delay(script: Script, order: Order) -> None:
+    """Put the time to the first byte before it."""
     wait_s = order.random_source.spread(order.latency.first_byte_s, order.latency.spread, "first byte")
-    if not wait_s:
-        return script
-    early = (Delay(seconds=wait_s), *script.early)
-    return Script(status=script.status, headers=script.headers, early=early, steps=script.steps)
+    if wait_s:
+        script.early = (Delay(seconds=wait_s), *script.early)
 
 
 def slow_to_refuse(script: Script, order: Order) -> Script:

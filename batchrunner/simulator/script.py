@@ -22,7 +22,7 @@ def digest_of(*parts: str | bytes, bits: int = 64) -> int:
     return int.from_bytes(mixed.digest(), "big")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RandomSource:
     """The chance of one call."""
 
@@ -45,7 +45,7 @@ class RandomSource:
 Role = Literal["api", "files"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Call:
     """A request as it came in at one of the two ports."""
 
@@ -77,14 +77,14 @@ class Visit(NamedTuple):
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Delay:
     """Nothing happens for a while."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Send:
     """A piece of the body."""
 
@@ -110,9 +110,9 @@ EarlyStep: TypeAlias = Delay | Reset | Hang
 Step: TypeAlias = Delay | Send | Cut | Reset | Hang
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Script:
-    """A reply: `early` is played before the head, `steps` after it.
+    """A reply to one call, which completes it: `early` is played before the head, `steps` after it.
 
     A `content-length` among the headers is what is announced, true or not; without one the server frames the body: with
     its length when it is a single `Send`, else in chunks.

@@ -24,7 +24,7 @@ from batchrunner.simulator.requests import (
     Stats,
     content_before,
     content_of,
-    delayed,
+    delay,
     slow_to_refuse,
 )
 from batchrunner.simulator.scenario_rules import failure_mode_of, refusal_of
@@ -215,16 +215,9 @@ class World:
         self.log.refused += verdict.script.status >= 400
         rates = self._rates(order, quiet=verdict.quiet)
         headers = {**rates, **verdict.script.headers, "x-request-id": order.request_id}
-        made = verdict.script
-        script = Script(
-            status=made.status,
-            headers=headers,
-            early=made.early,
-            steps=made.steps,
-            lane=order.lane.key,
-            let_in=verdict.let_in,
-        )
-        return self._noted(visit, kind, verdict._replace(script=script), order)
+        script = verdict.script
+        script.headers, script.lane, script.let_in = headers, order.lane.key, verdict.let_in
+        return self._noted(visit, kind, verdict, order)
 
     def _admit(self, visit: Visit) -> tuple[Account, Refusal | None]:
         token = visit.call.token
@@ -288,7 +281,8 @@ class World:
             script = slow_to_refuse(order.refuse(refusal), order)
             return Verdict(script, f"refused {refusal.status}", quiet=refusal.quiet)
         verdict = self._let_in(kind, order)
-        return verdict._replace(let_in=True)
+        verdict.let_in = True
+        return verdict
 
     def _let_in(self, kind: Generation, order: Order) -> Verdict:
         failure_mode = failure_mode_of(order, self.faults)
@@ -299,7 +293,8 @@ class World:
     def _execute(self, kind: Generation, order: Order) -> Verdict:
         verdict = kind.execute(order, self.tasks)
         order.lane.count_executed(order.now)
-        return verdict._replace(script=delayed(verdict.script, order))
+        delay(verdict.script, order)
+        return verdict
 
     def _limits(self, order: Order) -> tuple[int | None, int | None]:
         """(account, model): calls a day, those that a scenario asks for first."""
