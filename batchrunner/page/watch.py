@@ -201,7 +201,7 @@ class WatchServer:
         number = int(request.match_info["number"])
         generation, body = await self._reader.run(lambda: (self._run.generation, self._run.chunk(number)))
         if request.query.get("g") != generation:
-            raise web.HTTPGone
+            return web.Response(status=204, headers=_NEVER)  # a 4xx would be an error in the browser's console
         if body is None:
             raise web.HTTPNotFound
         return _packed(body, "text/plain")

@@ -6,6 +6,7 @@ import json
 import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +119,13 @@ def watched(folder: Path, visit: Callable[[Client], Coroutine[Any, Any, None]], 
         finally:
             await server.close()
 
-    asyncio.run(run())
+    with ThreadPoolExecutor(max_workers=1) as pool:  # a browser's loop may occupy this thread
+        pool.submit(lambda: asyncio.run(run())).result()
 
 
 def lines_of(folder: Path, name: str = "results.jsonl") -> list[bytes]:
-    return (folder / name).read_bytes().splitlines(keepends=True)
+    path = folder / name
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 def ids_on_disk(folder: Path) -> list[str]:
@@ -228,7 +231,7 @@ def test_a_file_that_is_written_anew_is_one_reset_after_which_every_row_is_there
         assert sorted(await client.ids()) == ids_on_disk(folder)
         async with client.events(f"{now['generation']}.{ROWS}") as following:
             assert (await following())[0] == "status", "one reset, and no second"
-        assert (await client.get(f"c/0?g={generation}"))[0] == 410
+        assert (await client.get(f"c/0?g={generation}"))[0] == 204
         assert (await client.rows(f"?g={generation}&from=7"))["from"] == 0
 
     watched(folder, visit)
@@ -408,7 +411,7 @@ def test_pictures_are_had_by_their_hash_and_nothing_else_is(tmp_path: Path) -> N
             for kind in "pt":
                 assert (await client.get(f"{kind}/{bad}"))[0] == 404, (kind, names.get(bad, bad))
         for path in ("run.json", "p/", "images/", "c/x", "c/-1", "c/99", "../etc/passwd", "c/0"):
-            assert (await client.get(path))[0] in {404, 410}, path
+            assert (await client.get(path))[0] in {204, 404}, path
 
     watched(folder, visit)
 

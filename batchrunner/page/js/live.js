@@ -5,6 +5,7 @@
   const AGAIN_MS = 2000;
   const CHUNK = 256;
   const SLIPS = 5;
+  const RENUMBERED = 204;
   const meta = JSON.parse(document.getElementById("meta").textContent);
   const columns = new Map();
   let rows = 0;
@@ -20,7 +21,7 @@
 
   async function asked(path) {
     const answer = await fetch(path, { cache: "no-store", credentials: "same-origin" });
-    if (!answer.ok) throw Object.assign(new Error(`the server says ${answer.status}`), { status: answer.status });
+    if (!answer.ok) throw new Error(`the server says ${answer.status}`);
     return answer;
   }
 
@@ -79,6 +80,7 @@
         if (!evenIfReading && newest > rows && reading()) break;
         const from = await ask();
         listener?.({ meta, index: index(), from });
+        note();
         await pause(AT_MOST_EVERY_MS);
       } while (again);
     })()
@@ -172,12 +174,16 @@
     async chunk(number) {
       for (let slip = 0; ; slip++) {
         try {
-          const text = await (await asked(`c/${number}?g=${encodeURIComponent(meta.generation)}`)).text();
+          const answer = await asked(`c/${number}?g=${encodeURIComponent(meta.generation)}`);
+          if (answer.status === RENUMBERED) {
+            await pull({ evenIfReading: true });
+            continue;
+          }
+          const text = await answer.text();
           const wanted = Math.min(CHUNK, rows - number * CHUNK);
-          if (slip === SLIPS || text.split("\n").length >= wanted) return text;
+          if (slip >= SLIPS || text.split("\n").length >= wanted) return text;
         } catch (error) {
-          if (slip === SLIPS) throw error;
-          if (error.status === 410) await pull({ evenIfReading: true });
+          if (slip >= SLIPS) throw error;
         }
         await pause(AT_MOST_EVERY_MS);
       }
