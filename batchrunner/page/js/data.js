@@ -153,6 +153,13 @@ export const data = {
     return flying;
   },
 
+  /** Brings the chunks beside one, so that scrolling finds them there. */
+  ahead(chunk) {
+    for (const next of [chunk + 1, chunk - 1]) {
+      if (next >= 0 && next * CHUNK < this.count && !this.lines.has(next)) this.load(next).catch(() => {});
+    }
+  },
+
   forget() {
     while (this.lines.size > KEPT_CHUNKS) {
       const oldest = this.lines.keys().next().value;

@@ -32,6 +32,7 @@ let plan = null;
 let mask = null;
 let searched = null;
 let searchTurn = 0;
+let typing = 0;
 
 const open = (number) => go({ item: data.columns.index[number] });
 const results = new Results({ open, state });
@@ -179,10 +180,10 @@ function nextTheme() {
 
 // -- what is shown
 
-function replan({ keep = false } = {}) {
+function replan() {
   mask = passing(state.filters, searched);
   plan = layout(state, mask);
-  if (state.view === "results") results.show(plan, { keep });
+  results.plan = plan; // an item that is opened from another view has its neighbours there
 }
 
 function drawView({ keep = false } = {}) {
@@ -236,7 +237,8 @@ function drawItem() {
 onChange(async (changed) => {
   const itemOnly = changed.every((name) => name === "item");
   if (!itemOnly) {
-    if (document.activeElement !== searchBox) searchBox.value = state.q;
+    clearTimeout(typing);
+    if (document.activeElement !== searchBox || changed.includes("view")) searchBox.value = state.q;
     drawTabs();
     const searching = changed.includes("q") ? find() : null;
     if (searching && state.q) {
@@ -249,7 +251,6 @@ onChange(async (changed) => {
     drawView();
     if (changed.includes("q")) searchBox.focus({ preventScroll: true });
   }
-  results.plan ??= plan;
   drawItem();
 });
 
@@ -259,7 +260,6 @@ marks.listeners.push((row) => {
   if (state.view === "marks") markList.show();
 });
 
-let typing = 0;
 searchBox.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(() => go({ q: searchBox.value }, { replace: true }), 120);
@@ -351,8 +351,7 @@ async function onUpdate(update) {
   drawStatus();
   drawTabs();
   if (state.q) await find();
-  mask = passing(state.filters, searched);
-  plan = layout(state, mask);
+  replan();
   drawChips();
   drawView({ keep: true });
 }

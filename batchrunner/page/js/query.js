@@ -4,6 +4,9 @@ import { data, meta } from "./data.js";
 import { marks } from "./marks.js";
 import { shown } from "./dom.js";
 
+const MOST_COLUMNS = 8;
+const ALONE = 12; // columns of a job with one axis, where tabs would be all there is
+
 export const SORTS = {
   index: "job order",
   ms: "seconds",
@@ -75,8 +78,8 @@ export function roles(chosen) {
   const size = (place) => (meta.axes[place].name === "model" ? 0 : meta.axes[place].values.length); // models come first
   order.sort((a, b) => size(a) - size(b));
   for (const place of order) {
-    const fits = columns * meta.axes[place].values.length <= 8;
-    found[place] = fits || (columns === 1 && meta.axes.length === 1) ? "across" : "tab";
+    const fits = columns * meta.axes[place].values.length <= (meta.axes.length === 1 ? ALONE : MOST_COLUMNS);
+    found[place] = fits ? "across" : meta.axes.length === 1 ? "down" : "tab";
     if (found[place] === "across") columns *= meta.axes[place].values.length;
   }
   return found;
@@ -109,8 +112,14 @@ export function layout(view, mask) {
   const downs = combinations(rolesNow, "down", allowed);
   const groups = ordered(view, mask, (row) => tabs.every((value, place) => value < 0 || data.columns[`axis${place}`][row] === value));
   const entries = [];
-  for (const group of groups) for (let down = 0; down < downs.length; down++) entries.push({ group, down });
   const axisColumns = meta.axes.map((_, place) => data.columns[`axis${place}`]);
+  const isDown = (row, down) => axisColumns.every((values, place) => rolesNow[place] !== "down" || values[row] === downs[down][place]);
+  const all = mask.every((passes) => passes);
+  for (const group of groups) {
+    for (let down = 0; down < downs.length; down++) {
+      if (all || downs.length === 1 || data.groups[group].some((row) => mask[row] && isDown(row, down))) entries.push({ group, down });
+    }
+  }
   const rowAt = (entry, column) => {
     const { group, down } = entries[entry];
     for (const row of data.groups[group] ?? []) {

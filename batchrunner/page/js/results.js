@@ -87,13 +87,19 @@ export class Results {
     const node = el("div", { class: "row", role: "row", "aria-rowindex": entry + 2, "data-entry": entry });
     this.fillRow(node, entry, numbers, known);
     const absent = [...new Set([known, ...numbers].filter((number) => number >= 0 && !data.now(number)).map((number) => Math.floor(number / 256)))];
-    if (absent.length) {
-      Promise.all(absent.map((chunk) => data.load(chunk))).then(
-        () => node.isConnected && this.fillRow(node, entry, numbers, known),
-        (error) => node.isConnected && put(node, el("div", { class: "prompt-cell failed-text", text: error.message })),
-      );
-    }
+    if (absent.length) requestAnimationFrame(() => node.isConnected && this.fetch(node, absent, entry, numbers, known));
     return node;
+  }
+
+  /** Brings chunks of a row that is still to be seen: what was scrolled past needs none. */
+  fetch(node, absent, entry, numbers, known) {
+    Promise.all(absent.map((chunk) => data.load(chunk))).then(
+      () => {
+        if (node.isConnected) this.fillRow(node, entry, numbers, known);
+        for (const chunk of absent) data.ahead(chunk);
+      },
+      (error) => node.isConnected && put(node, el("div", { class: "prompt-cell failed-text", text: error.message })),
+    );
   }
 
   fillRow(node, entry, numbers, known) {
