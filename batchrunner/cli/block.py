@@ -29,6 +29,8 @@ _NAME: Final = (14, 24)
 _BAR: Final = 24
 _STATE: Final = 20
 _LEAST_WIDTH: Final = 12
+_LEAST_LANES: Final = 8
+"""So many are worth more than the hint, the server's words and the usage."""
 _MINUTE_S: Final = 60
 _LETTERS: Final = 0x1F1E6
 """The first of 26 signs that make flags, two each."""
@@ -138,7 +140,7 @@ class _Painter:
         lanes = in_order(self._status.lanes)
         optional = [self._usage(), self._words(lanes), self._hint()]  # the last goes first
         room = max(1, self._view.height - len(head) - len(trouble))
-        least = min(len(lanes), 3)
+        least = min(len(lanes), _LEAST_LANES)
         while optional and sum(line is not None for line in optional) + least > room:
             optional[_last_there(optional)] = None
             if not any(optional):

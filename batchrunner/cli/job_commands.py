@@ -12,7 +12,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate, program
-from batchrunner.cli.output import StatusLine, emit, emit_text, print_message, print_mistakes
+from batchrunner.cli.output import StatusLine, emit, emit_text, fitted, print_message, print_mistakes
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.report.summary import balance_line, budget_line, items_line, jsonable
@@ -119,7 +119,7 @@ def plan(
     if as_json:
         emit(found)
     else:
-        print_message("\n".join(table(found)))
+        print_message(fitted("\n".join(table(found))))
     return ExitStatus.DONE
 
 

@@ -37,8 +37,8 @@ def utc_stamp(now: datetime | None = None) -> str:
 
 
 def print_stamped(text: str) -> None:
-    """The same as `print_message`; without a terminal the first line begins with the time, for logs."""
-    print_message(text if sys.stderr.isatty() else f"{utc_stamp()} {text}")
+    """As `print_message`: wrapped for a terminal, else the first line begins with the time, for logs."""
+    print_message(fitted(text) if sys.stderr.isatty() else f"{utc_stamp()} {text}")
 
 
 _LEAST_WIDTH = 40

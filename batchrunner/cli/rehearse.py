@@ -13,7 +13,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
-from batchrunner.cli.output import StatusLine, emit, print_message
+from batchrunner.cli.output import StatusLine, emit, fitted, print_message
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.rehearsal_report import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
 from batchrunner.report.summary import STATES, budget_line, items_line, usage_line
@@ -77,7 +77,7 @@ def rehearse(
         emit(rehearsal)
         return ExitStatus.DONE
     lines = [*(_timeline(rehearsal) if timeline else ()), *_table(rehearsal)]
-    print_message("\n".join(lines))
+    print_message(fitted("\n".join(lines)))
     return ExitStatus.DONE
 
 

@@ -4,6 +4,7 @@ An error in any job stops all of them before anything is sent. Several jobs run 
 `--parallel`; one that ends badly does not keep the others from running, an interruption does.
 """
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate, run_command
-from batchrunner.cli.output import emit, error_object, fitted, print_stamped
+from batchrunner.cli.output import emit, error_object, print_stamped
 from batchrunner.cli.progress import MODES, Mode
 from batchrunner.cli.run_jobs import (
     CrashedRun,
@@ -108,14 +109,14 @@ def run(
             resend_lost=resend_lost,
             adopt_rows=adopt_rows,
             reformat=reformat,
-            progress="none" if quiet else progress,
+            progress="none" if quiet or (events == "-" and progress == "auto" and sys.stdout.isatty()) else progress,
             events=event_file,
         )
         job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
         report = run_one(job_runs[0], asked)
-    print_stamped(fitted(summary(report.status)))
+    print_stamped(summary(report.status))
     if as_json:
         emit(report.status)
     return report.exit_status
@@ -164,7 +165,7 @@ def _close(all_ended: tuple[Ended, ...], *, as_json: bool) -> ExitStatus:
     for ended in all_ended:
         match ended:
             case FinishedRun():
-                print_stamped(fitted(summary(ended.report.status)))
+                print_stamped(summary(ended.report.status))
             case CrashedRun():
                 print_stamped(f"{ended.job_run.job.name}: error: {ended.error}\nnext: {ended.job_run.command}")
     if as_json:
