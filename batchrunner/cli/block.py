@@ -295,7 +295,9 @@ class _Painter:
         match lane.activity:
             case "working":
                 flying = self._pace.in_flight(lane)
-                return "working" if flying is None else f"{_mean(flying)} in flight"
+                parts = [f"{_mean(flying)} in flight"] if flying is not None and (flying or not lane.open_tasks) else []
+                parts += [count(lane.open_tasks, "task")] if lane.open_tasks else []
+                return ", ".join(parts) or "working"
             case "retrying":
                 soon = f", next {duration(lane.retry_in_s)}" if lane.retry_in_s is not None else ""
                 return f"retrying {lane.retrying:,}{soon}"

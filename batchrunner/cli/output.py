@@ -43,7 +43,7 @@ def print_stamped(text: str) -> None:
 
 _LEAST_WIDTH = 40
 _CUT = "  lane "
-_LABEL = re.compile(r"\s*\S+\s{2,}")
+_LABEL = re.compile(r"\s{1,4}\S(?:\S| (?! )){0,24}\s{2,}")
 _INDENTED = re.compile(r"\s*")
 
 

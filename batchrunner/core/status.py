@@ -98,6 +98,8 @@ class LaneStatus:
     """Those of them that are neither done nor failed."""
     failed: int = 0
     """Those that failed in this run."""
+    open_tasks: int = 0
+    """Accepted remote tasks that are followed."""
     retrying: int = 0
     """Items that back off before their next try."""
     retry_in_s: float | None = None

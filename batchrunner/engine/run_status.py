@@ -95,6 +95,7 @@ def lane_status(lane: Lane, queue: WorkQueue, state: LedgerState, *, offset_s: f
         concurrency=lane.limit,
         in_flight=lane.in_flight,
         in_flight_s=lane.in_flight_s(loop_now),
+        open_tasks=lane.open_tasks,
         retrying=len(lane.retries_at),
         retry_in_s=round(max(0.0, min(lane.retries_at) - loop_now), 1) if lane.retries_at else None,
         per_day=per_day,

@@ -220,6 +220,12 @@ def test_every_lane_has_one_line_however_narrow_and_what_does_not_fit_is_counted
             assert any("502/600" in line for line in lines) or width == 20
 
 
+def test_remote_tasks_of_a_lane_are_told_beside_its_requests() -> None:
+    lane = replace(LATER.lanes[0], open_tasks=20)
+    assert "3 in flight, 20 tasks" in shown(replace(LATER, lanes=(lane,)))[3]
+    assert "  20 tasks" in shown(replace(LATER, lanes=(replace(lane, in_flight=0),)))[3]
+
+
 def test_a_dumb_terminal_and_one_without_utf_8_get_ascii() -> None:
     lines = shown(replace(PARKED, usage=UsageCounts(input_tokens=1, output_tokens=2)), glyphs=ASCII)
     assert "\n".join(lines).isascii() or "·" in lines[-1]

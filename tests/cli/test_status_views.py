@@ -87,12 +87,15 @@ def test_closing_lines_are_wrapped_at_words_below_their_text_and_lanes_are_cut(m
     monkeypatch.setenv("COLUMNS", "60")
     text = (
         "night: paused\n"
+        "  would finish           about 2026-11-28 02:01 +08:00, 110 s from now\n"
         "  warning   124 requests may have been billed without a usable answer (124 without a clear reply)\n"
         "  lane      sim/flaky waiting until Fri 16:05 (17 h): rate limited · the server's own words at length\n"
         "next: batchrunner run night.yaml --set limits.concurrency=4 --out outputs/somewhere/else"
     )
     assert fitted(text).splitlines() == [
         "night: paused",
+        "  would finish           about 2026-11-28 02:01 +08:00, 110",
+        "                         s from now",
         "  warning   124 requests may have been billed without a",
         "            usable answer (124 without a clear reply)",
         "  lane      sim/flaky waiting until Fri 16:05 (17 h): rate…",
