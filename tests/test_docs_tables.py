@@ -100,7 +100,7 @@ def test_every_test_of_a_row_exists_and_says_its_number(row: Row) -> None:
     assert set(row.more) <= all_tests()
 
 
-def test_every_folder_of_tests_is_told_of() -> None:
+def test_every_folder_of_tests_is_reported_of() -> None:
     text = (TESTS / "README.md").read_text("utf-8")
     folders = {path.parent.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py") if path.parent != TESTS}
     assert {folder for folder in folders if f"`{folder}/`" not in text} == set()

@@ -104,7 +104,7 @@ def test_out_and_set_shape_the_run(batchrunner: CommandLine) -> None:
     assert len(json_lines(batchrunner.folder / "elsewhere" / "results.jsonl")) == 1
 
 
-def test_items_that_fail_give_1_and_are_told_by_cause(batchrunner: CommandLine) -> None:
+def test_items_that_fail_give_1_and_are_reported_by_cause(batchrunner: CommandLine) -> None:
     ran = batchrunner("run", batchrunner.job("cats", THREE), "--set", "model=m#content-filter", "--json")
     assert ran.status == 1
     assert ran.json["state"] == "failed"
@@ -113,7 +113,7 @@ def test_items_that_fail_give_1_and_are_told_by_cause(batchrunner: CommandLine) 
     assert "failures.jsonl" in ran.err
 
 
-def test_mistakes_are_told_all_at_once_with_their_lines(batchrunner: CommandLine) -> None:
+def test_mistakes_are_reported_all_at_once_with_their_lines(batchrunner: CommandLine) -> None:
     job = batchrunner.job("cats", BROKEN)
     told = batchrunner("run", job, "--json")
     assert told.status == 2

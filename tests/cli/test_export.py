@@ -80,7 +80,7 @@ def test_damage_ends_with_4_after_everything_else_was_exported(finished: Command
     assert (finished.folder / OUT / "export/talk.jsonl").read_bytes().count(b"\n") == 1
 
 
-def test_a_reader_that_goes_away_is_told_of_and_ends_with_4(batchrunner: CommandLine) -> None:
+def test_a_reader_that_goes_away_is_reported_of_and_ends_with_4(batchrunner: CommandLine) -> None:
     job = batchrunner.job("long", f"prompts: [{'x' * 200_000}]\n")
     assert batchrunner("run", job, "--quiet").status == 0
     process = batchrunner.start("export", "outputs/long.simulated", "--to", "jsonl", "--out", "-")

@@ -116,7 +116,7 @@ def test_every_command_ends_so(
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
 @pytest.mark.parametrize("at", ["typer", "questions.csv"])
 @pytest.mark.usefixtures("out")
-def test_two_signals_at_once_are_told_once(batchrunner: CommandLine, at: str, numbers: tuple[int, ...]) -> None:
+def test_two_signals_at_once_are_reported_once(batchrunner: CommandLine, at: str, numbers: tuple[int, ...]) -> None:
     ran = signalled(batchrunner, "run", "job.yaml", at=at, numbers=numbers)
     ended_in_words(ran, ran.status)
     assert ran.status in {130, 143}

@@ -41,7 +41,7 @@ def test_a_results_folder_that_is_a_link_to_another_disk_works(batchrunner: Comm
     assert len((batchrunner.folder / "other-disk" / "results.jsonl").read_text().splitlines()) == 20
 
 
-def test_few_open_files_bound_the_requests_in_flight_and_are_told(batchrunner: CommandLine) -> None:
+def test_few_open_files_bound_the_requests_in_flight_and_are_reported(batchrunner: CommandLine) -> None:
     job, _ = prepared(batchrunner, "limits: {concurrency: 300}\n")
     ran = subprocess.run(
         batchrunner.argv("run", job, "--quiet"),

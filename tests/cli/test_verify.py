@@ -46,7 +46,7 @@ def test_damage_ends_with_4_and_names_the_place_and_the_way_out(batchrunner: Com
     assert batchrunner("verify", "saved").status == 0
 
 
-def test_a_damaged_ledger_is_told_and_salvaged(batchrunner: CommandLine) -> None:
+def test_a_damaged_ledger_is_reported_and_salvaged(batchrunner: CommandLine) -> None:
     finished(batchrunner)
     (segment,) = (batchrunner.folder / OUT / "ledger").glob("*.jsonl")
     text = bytearray(segment.read_bytes())

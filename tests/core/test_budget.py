@@ -85,7 +85,7 @@ def test_an_accepted_picture_counts_before_it_is_there_and_once() -> None:
     assert pictures.spent(replayed(intent(), accepted, done)).money == 6
 
 
-def test_many_models_are_told_apart_and_a_number_of_sends_never_runs_into_one() -> None:
+def test_many_models_are_distinguished_and_a_number_of_sends_never_runs_into_one() -> None:
     state = LedgerState()
     for number in range(300):
         key = f"{number:032x}"

@@ -175,7 +175,7 @@ ROWS = [(family, name, row) for family, rows in HOUSES.items() for name, row in 
 
 
 @pytest.mark.parametrize(("family", "name", "row"), ROWS, ids=[f"{family}: {name}" for family, name, _ in ROWS])
-def test_a_refusal_means_what_its_house_means(family: Family, name: str, row: Said) -> None:
+def test_a_refusal_means_what_its_family_means(family: Family, name: str, row: Said) -> None:
     found = classify(
         family, status=row.status, message=row.message, code=row.code, error_type=row.error_type, hints=None
     )
@@ -234,7 +234,7 @@ def test_words_that_ask_for_a_change_ask_for_nothing_beside_another_status() -> 
         ("simulator", "openai-images", "simulator"),
     ],
 )
-def test_an_address_of_ones_own_keeps_the_presets_house(
+def test_an_address_of_ones_own_keeps_the_presets_family(
     preset: PresetName, dialect: DialectName, family: Family
 ) -> None:
     own = Provider(preset=preset, dialect=dialect, base_url="http://127.0.0.1:1/v1", key_env=(), auth="none")

@@ -226,14 +226,14 @@ def test_a_pace_found_far_too_low_before_a_slow_server_climbs_to_it() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_slots_stay_slots_where_answers_are_heard_a_little_late(seed: int) -> None:
+def test_slots_stay_slots_where_answers_arrive_a_little_late(seed: int) -> None:
     play = Play(auto(), lambda _now, busy: busy < 8, latency_s=0.5, way_s=0.01, seed=seed).run(until=120.0)
     assert play.limiter.limit in {8, 9}, "the window's wall was taken for one of the pace"
     assert len([at for at in play.done if at >= 30.0]) >= 0.93 * 90 * 8 / 0.5
     assert play.share_refused(30.0) <= 0.04
 
 
-def test_answers_of_milliseconds_do_not_send_a_dozen_into_the_first_wall() -> None:
+def test_answers_of_milliseconds_do_not_send_a_dozen_into_the_first_limit() -> None:
     limiter = auto(16)
     limiter.accepted(0.002, limiter.sent(0.0, in_flight=1))
     now, left = 0.002, 0
@@ -249,7 +249,7 @@ def test_a_server_that_takes_one_at_a_time_is_not_slowed_down_by_a_pace() -> Non
     assert play.limiter.limit == 1
 
 
-def test_what_was_taken_for_chance_and_becomes_the_rule_is_a_wall() -> None:
+def test_what_was_taken_for_chance_and_becomes_the_rule_is_a_limit() -> None:
     random_source = random.Random(3)
     slow = bucket(1.0, 1.0)
 
@@ -267,7 +267,7 @@ def test_a_rate_that_doubles_is_followed_up_within_a_minute() -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_server_that_let_nobody_through_told_nothing_of_its_pace(*, told: bool) -> None:
+def test_a_server_that_let_nothing_through_says_nothing_about_its_rate(*, told: bool) -> None:
     limiter, now = auto(), 0.0
     for _ in range(6):
         limiter.refused(now + REFUSAL_S, limiter.sent(now, in_flight=1))

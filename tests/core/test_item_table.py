@@ -25,7 +25,7 @@ def test_the_table_knows_the_keys_that_were_added_and_no_others(keys: list[bytes
     assert [table.find(key) for key in others] == [numbers.get(key, 0) for key in others]
 
 
-def test_keys_that_share_half_their_bits_or_their_place_in_the_index_are_told_apart() -> None:
+def test_keys_that_share_half_their_bits_or_their_place_in_the_index_are_distinguished() -> None:
     table = ItemTable()
     halves = [1, 1 << 40, _WORD, 0x0123_4567_89AB_CDEF]
     keys = [(a << 64 | b).to_bytes(16, "big") for a in halves for b in halves]
@@ -57,7 +57,7 @@ def test_bits_are_taken_from_more_words_than_one_step_takes() -> None:
 
 
 @given(known=st.lists(_keys, max_size=50), job=st.lists(_keys, max_size=50))
-def test_what_the_ledger_knows_and_what_the_job_has_are_told_apart(known: list[bytes], job: list[bytes]) -> None:
+def test_what_the_ledger_knows_and_what_the_job_has_are_distinguished(known: list[bytes], job: list[bytes]) -> None:
     table = ItemTable()
     for key in known:
         table.words[table.add(key)] |= KNOWN

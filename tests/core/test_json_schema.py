@@ -130,7 +130,7 @@ def test_formats_and_encodings_are_notes(draft: str) -> None:
     assert miss(schema, "no address, no JSON, no base64") is None
 
 
-def test_drafts_are_told_apart_and_an_unknown_one_counts_as_the_newest() -> None:
+def test_drafts_are_distinguished_and_an_unknown_one_counts_as_the_newest() -> None:
     tuples = {"items": [{"type": "string"}]}
     assert miss({"$schema": DRAFT_7, **tuples}, [3]) is not None
     assert "not valid JSON Schema" in refused({"$schema": "https://x.invalid/mine", **tuples}).problem

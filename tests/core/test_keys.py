@@ -68,6 +68,6 @@ def test_any_text_and_any_parameters_have_a_stable_key(text: str, params: dict[s
     assert found == key(turns=turns, params=dict(reversed(params.items())))
 
 
-def test_lone_surrogates_are_told_apart() -> None:
+def test_lone_surrogates_are_distinguished() -> None:
     turns = [(Turn(role="user", content=text),) for text in ("\ud800", "\udfff", "?", "\ufffd")]
     assert len({key(turns=turn) for turn in turns}) == 4

@@ -54,7 +54,7 @@ def test_a_poll_never_comes_before_the_hint_nor_later_than_the_longest_wait(
 
 @settings(deadline=None)
 @given(spans=SPANS, age_s=AGES, random_source=DICE)
-def test_the_same_dice_give_the_same_wait(
+def test_the_same_seed_give_the_same_wait(
     spans: list[tuple[float, float, bool]], age_s: float, random_source: float
 ) -> None:
     waits = [

@@ -59,7 +59,9 @@ def calls_of(kind: str, items: int) -> int:
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_lost_and_every_second_payment_is_told(kind: str, sent: Sent, tried: Tried, *, power: bool) -> None:
+def test_nothing_is_lost_and_every_second_payment_is_reported(
+    kind: str, sent: Sent, tried: Tried, *, power: bool
+) -> None:
     items = at_size(2, 4)
     calls = calls_of(kind, items)
     repeats = 0

@@ -77,7 +77,7 @@ def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Trie
 
 
 @pytest.mark.parametrize("batch", range(BATCHES if ONE_SEED is None else 1))
-def test_nights_that_end_badly_by_seed(batch: int, tried: Tried) -> None:
+def test_runs_that_end_badly_by_seed(batch: int, tried: Tried) -> None:
     """Invariants 1 to 20 and 23 but 7 and 17, at every event of several lives, with faults of the server too."""
     seeds = range(batch, SEEDS, BATCHES) if ONE_SEED is None else [int(ONE_SEED)]
     events = sum(told_again(seed, story, "by_seed").witness.events for seed in seeds)
@@ -116,7 +116,7 @@ def test_a_disk_that_stays_full_ends_every_life_with_4_and_sends_nothing_more() 
     assert max(house.witness.posts.values()) == 1
 
 
-def test_answers_that_a_full_disk_does_not_take_are_told_as_a_last_resort() -> None:
+def test_answers_that_a_full_disk_does_not_take_are_reported_as_a_last_resort() -> None:
     """An answer that was paid for goes to stderr rather than nowhere, also when its task was cancelled meanwhile."""
     lost = 0
     for call in range(20, 60):
@@ -131,7 +131,7 @@ def test_answers_that_a_full_disk_does_not_take_are_told_as_a_last_resort() -> N
     assert lost, "the sweep met no answer that the disk did not take"
 
 
-def test_a_record_that_fails_while_its_task_is_cancelled_is_heard() -> None:
+def test_a_record_that_fails_while_its_task_is_cancelled_is_reported() -> None:
     """Else an answer that the disk did not take would be lost without a word."""
 
     async def record() -> None:
@@ -149,7 +149,7 @@ def test_a_record_that_fails_while_its_task_is_cancelled_is_heard() -> None:
     run_virtual(main)
 
 
-def test_nothing_befalls_a_story_without_trouble() -> None:
+def test_nothing_happens_to_a_run_without_faults() -> None:
     houses = [plain_story(seed, endings=lambda _: Ending()) for seed in range(10)]
     quiet = [house for house in houses if house.world.faults == NO_FAULTS]
     assert quiet

@@ -124,7 +124,7 @@ def test_a_kill_in_the_drain_leaves_a_sound_ledger(tmp_path: Path) -> None:
         goes_on_to_the_end(job, out, server, prompts)
 
 
-def test_a_signal_at_any_moment_is_told_in_words_and_costs_nothing(tmp_path: Path, tried: Tried) -> None:
+def test_a_signal_at_any_moment_is_reported_in_words_and_costs_nothing(tmp_path: Path, tried: Tried) -> None:
     """From the first instruction on: before there is a ledger, while work is taken up, and in the middle of it."""
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
     out = tmp_path / "outputs" / "answers"

@@ -104,7 +104,7 @@ def test_urls_are_on_the_disk_before_the_first_download(house: House, monkeypatc
     assert order.index("Ready") < order.index("Done")
 
 
-def test_a_first_request_that_is_paid_again_for_want_of_its_re_ask_is_told(tmp_path: Path) -> None:
+def test_a_first_request_that_is_paid_again_for_want_of_its_re_ask_is_reported(tmp_path: Path) -> None:
     house = House(tmp_path, world=World(faults=FaultRates(schema_break=1.0)))
     job = asked("one")
     cut_off(house, job, "intent", call=2)

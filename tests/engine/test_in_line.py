@@ -146,7 +146,7 @@ def test_an_answer_is_held_until_it_is_on_the_disk(tmp_path: Path, monkeypatch: 
     asyncio.run(scene())
 
 
-def test_every_answer_in_line_is_told_when_the_disk_refuses_it_and_nothing_more_leaves(
+def test_every_answer_in_line_is_reported_when_the_disk_refuses_it_and_nothing_more_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = Gatekeeper("results.jsonl", refusal=OSError(5, "Input/output error"))

@@ -219,13 +219,13 @@ async def _task_failed(self: ImageTasks, *_given: Any, **_named: Any) -> GivenUp
     return GivenUp(problem=problem, charged=1, ambiguous=False)
 
 
-def test_an_answer_that_could_not_be_recorded_is_told(house: House, monkeypatch: Patch) -> None:
+def test_an_answer_that_could_not_be_recorded_is_reported(house: House, monkeypatch: Patch) -> None:
     broken_row(monkeypatch, KeyError("row"))
     house.run(chat(BAD))
     assert any("could not save this answer" in said for said in house.said)
 
 
-def test_an_answer_whose_own_file_could_not_be_written_is_told(house: House, monkeypatch: Patch) -> None:
+def test_an_answer_whose_own_file_could_not_be_written_is_reported(house: House, monkeypatch: Patch) -> None:
     async def broken(*_given: Any) -> str:
         raise KeyError("own file")
 
@@ -357,7 +357,7 @@ def test_a_disk_that_refuses_the_totals_is_paid_for_nothing(house: House, monkey
     assert (report.exit_status, house.stats.sends) == (4, 0)
 
 
-def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(house: House, monkeypatch: Patch) -> None:
+def test_totals_that_cannot_be_kept_are_reported_once_and_change_nothing(house: House, monkeypatch: Patch) -> None:
     def refused(*_given: Any, **_named: Any) -> None:
         raise AssertionError("gone")
 
@@ -367,7 +367,7 @@ def test_totals_that_cannot_be_kept_are_told_once_and_change_nothing(house: Hous
     assert sum("could not save the totals" in said for said in house.said) == 1
 
 
-def test_a_watch_beside_the_work_that_breaks_is_told_and_pauses_the_run(house: House, monkeypatch: Patch) -> None:
+def test_a_watch_beside_the_work_that_breaks_is_reported_and_pauses_the_run(house: House, monkeypatch: Patch) -> None:
     async def broken(*_: Any) -> None:
         await asyncio.sleep(1)
         raise ZeroDivisionError

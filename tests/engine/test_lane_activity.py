@@ -60,7 +60,7 @@ def test_items_that_back_off_are_counted_with_the_time_of_the_next_try(tmp_path:
     assert lane.retry_in_s is not None
 
 
-def test_a_lane_at_work_is_working_and_its_mean_in_flight_is_told_by_two_looks(tmp_path: Path) -> None:
+def test_a_lane_at_work_is_working_and_its_mean_in_flight_is_reported_by_two_looks(tmp_path: Path) -> None:
     seen = lanes_of(tmp_path, "steady", more="limits: {concurrency: 4}")
     first, second = seen[1]["steady"], seen[5]["steady"]
     assert first.activity == "working"

@@ -119,7 +119,7 @@ def test_a_server_that_refuses_every_poll_leaves_its_tasks_open_at_their_deadlin
     assert [end.why for end in seen.left_open] == ["timed_out"] * 20
 
 
-def test_the_same_dice_ask_at_the_same_moments() -> None:
+def test_the_same_seed_ask_at_the_same_moments() -> None:
     tasks = bell(5, 100, sigma=0.4)
     assert watch(tasks, seed=7).polls == watch(tasks, seed=7).polls
 

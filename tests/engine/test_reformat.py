@@ -136,7 +136,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("at", STEPS)
-def test_a_kill_at_every_step_loses_no_picture_and_is_mended_by_the_same_command(
+def test_a_kill_at_every_step_loses_no_picture_and_is_repaired_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     house = House(tmp_path)

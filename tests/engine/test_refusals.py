@@ -55,7 +55,7 @@ def test_a_spent_daily_quota_is_waited_for_and_costs_few_calls(house: House) -> 
     assert (parked["until"] + 8 * 3600) % DAY_S == 300.0, "the first probe is not at 00:05 in Shanghai"
 
 
-def test_headers_that_say_nothing_is_left_stop_the_lane_before_the_wall(house: House) -> None:
+def test_headers_that_say_nothing_is_left_stop_the_lane_before_the_limit(house: House) -> None:
     report = house.run(chat(*TEN, model="sim/chat#quota-model:4", more="limits: {concurrency: 1}"))
     assert report.exit_status is ExitStatus.DONE
     assert house.stats.refused == 0

@@ -149,7 +149,7 @@ def test_a_run_that_keeps_to_its_window_is_started_again_every_evening(tmp_path:
     assert [moment.kind for moment in told.moments] == ["begins", "pauses", "ends"]
 
 
-def test_what_would_fail_is_told_with_its_cause(tmp_path: Path) -> None:
+def test_what_would_fail_is_reported_with_its_cause(tmp_path: Path) -> None:
     told = rehearse(tmp_path, modelscope(image(*CATS[:3])), f"{FREE},faults=task-fail=1")
     assert (told.state, told.exit_status) == ("failed", ExitStatus.FAILED)
     assert [(group.kind, group.count) for group in told.failures] == [("task_failed", 3)]
@@ -174,7 +174,7 @@ def test_a_server_that_is_down_comes_to_an_end_too(tmp_path: Path) -> None:
     assert told.seconds > 40 * 3600.0
 
 
-def test_mistakes_of_the_profile_and_a_strange_directory_are_told(tmp_path: Path) -> None:
+def test_mistakes_of_the_profile_and_a_strange_directory_are_reported(tmp_path: Path) -> None:
     with pytest.raises(JobMistakesError, match="rmp"):
         rehearse(tmp_path, modelscope(chat("q")), "rmp=60")
     House(tmp_path).run(chat("q"))
@@ -204,7 +204,7 @@ def test_a_run_of_the_same_world_through_real_sockets_ends_when_it_was_foretold(
     assert told.seconds == pytest.approx(run_virtual(night), rel=0.2)
 
 
-def test_how_far_it_is_is_told_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_far_it_is_is_reported_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchrunner.simulator.rehearsal._PROGRESS_EVERY_S", 0.0)
     told: list[tuple[int, int]] = []
     rehearse(tmp_path, modelscope(image(*CATS)), FREE, progress=lambda ended, items: told.append((ended, items)))

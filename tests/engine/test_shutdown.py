@@ -34,7 +34,7 @@ def test_a_drain_records_what_is_in_flight_and_sends_nothing_new(tmp_path: Path,
     assert house.stats.sends == 50
 
 
-def test_sigterm_is_told_apart(tmp_path: Path, asked: list[Shutdown]) -> None:
+def test_sigterm_is_distinguished(tmp_path: Path, asked: list[Shutdown]) -> None:
     house = House(tmp_path, World(latency=Latency(first_byte_s=10.0)))
     report = house.run(chat(*MANY), progress=lambda _: ask_after(asked, 1.0, number=15))
     assert report.exit_status is ExitStatus.TERMINATED
@@ -121,7 +121,7 @@ def test_slots_are_conserved_when_waiters_are_cancelled() -> None:
     run_virtual(story)
 
 
-def test_a_slot_granted_to_a_waiter_that_is_cancelled_in_the_same_breath_comes_back() -> None:
+def test_a_slot_granted_to_a_waiter_that_is_cancelled_in_the_same_turn_comes_back() -> None:
     async def story() -> None:
         one = lane(concurrency=1)
         assert await one.acquire(fresh=True)

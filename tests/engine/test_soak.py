@@ -107,7 +107,7 @@ def is_honest(house: House) -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "image"])
-def test_many_nights_with_everything_on_lose_nothing_and_pile_nothing_up(
+def test_many_runs_with_everything_on_lose_nothing_and_pile_nothing_up(
     tmp_path: Path, kind: str, asked: list[Shutdown], tried: Tried
 ) -> None:
     quota = Quota(model_per_day=2 * ITEMS_A_DAY, account_per_day=3 * ITEMS_A_DAY)

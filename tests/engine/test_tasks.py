@@ -80,7 +80,7 @@ def test_no_picture_is_fetched_for_ever(house: House) -> None:
     assert house.stats.sends == 1
 
 
-def test_a_picture_that_is_gone_after_a_day_has_expired_and_is_told_as_perhaps_paid_twice(house: House) -> None:
+def test_a_picture_that_is_gone_after_a_day_has_expired_and_is_reported_as_perhaps_paid_twice(house: House) -> None:
     job = image("a boat", model=model("dl-404"), more="retry: {attempts: 2}")
     assert house.run(job).exit_status is ExitStatus.PAUSED
     house.began += 86_400.0

@@ -75,7 +75,7 @@ def test_columns_are_those_of_all_rows_in_the_contracts_order() -> None:
     ]
 
 
-def test_failures_are_told_from_answers_by_their_status() -> None:
+def test_failures_are_distinguished_from_answers_by_their_status() -> None:
     done, failed = table(made("csv", chat_row(), failed_row()))
     assert (done["status"], done["error.message"]) == ("done", "")
     assert (failed["status"], failed["error.message"], failed["output.text"]) == ("failed", "no such thing", "")

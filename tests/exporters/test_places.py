@@ -192,7 +192,7 @@ def test_a_place_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_run_that_clears_up_meanwhile_is_told(tmp_path: Path) -> None:
+def test_a_run_that_clears_up_meanwhile_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreBrokenError, match="export again"):
         write(OutgoingFile(tmp_path / "a.csv", replaces=False), lambda: remove_leftovers(tmp_path))
 
@@ -206,7 +206,7 @@ def test_what_a_killed_export_left_is_cleared_by_the_next_run(answered: House) -
     assert not half.exists()
 
 
-def test_a_file_that_is_changed_while_it_is_read_is_told(answered: House) -> None:
+def test_a_file_that_is_changed_while_it_is_read_is_reported(answered: House) -> None:
     with RowOrder(answered.out) as order:
         order.index()
         path = answered.out / "results.jsonl"

@@ -114,7 +114,7 @@ def table(house: House) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(Path(exported.path).read_text("utf-8"), newline="")))
 
 
-def test_a_failure_that_was_mended_since_is_not_in_it(house: House) -> None:
+def test_a_failure_that_was_repaired_since_is_not_in_it(house: House) -> None:
     job = chat("One", "Two", model="sim/chat#5xx:3", more="retry: {attempts: 2}")
     house.run(job)
     failures = (house.out / "failures.jsonl").read_bytes()
@@ -134,7 +134,7 @@ def test_of_an_item_that_failed_again_only_the_last_row_counts(house: House) -> 
     assert row["attempts"] == 1
 
 
-def test_rows_of_items_that_the_job_has_no_more_are_told(house: House) -> None:
+def test_rows_of_items_that_the_job_has_no_more_are_reported(house: House) -> None:
     house.run(chat("One", "Two", "Three"))
     line = (house.out / "results.jsonl").read_bytes().splitlines()[0]
     other = line.replace(json.loads(line)["key"].encode(), b"0" * 32)
@@ -163,7 +163,9 @@ def test_a_torn_end_is_no_damage_and_not_in_it(house: House) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\xff", b'"', b"\\ud800"])
-def test_a_recorded_line_that_cannot_be_read_is_told_and_the_others_are_exported(house: House, damage: bytes) -> None:
+def test_a_recorded_line_that_cannot_be_read_is_reported_and_the_others_are_exported(
+    house: House, damage: bytes
+) -> None:
     house.run(chat("One", "Two", "Three"))
     path = house.out / "results.jsonl"
     content = bytearray(path.read_bytes())
@@ -176,7 +178,7 @@ def test_a_recorded_line_that_cannot_be_read_is_told_and_the_others_are_exported
 
 
 @pytest.mark.parametrize("happens", ["gone", "changed", "a link"])
-def test_a_picture_that_is_not_as_recorded_is_told_and_not_in_it(house: House, happens: str) -> None:
+def test_a_picture_that_is_not_as_recorded_is_reported_and_not_in_it(house: House, happens: str) -> None:
     house.run(image("A boat", "A barn"))
     picture = min((house.out / "images").iterdir())
     content = picture.read_bytes()

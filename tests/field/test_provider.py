@@ -130,7 +130,7 @@ def test_other_servers_get_them_in_the_usual_request(field: Field) -> None:
     assert json.loads(asked.body)["image"] == f"data:image/png;base64,{PNG}"
 
 
-def test_pictures_stand_before_the_words_that_speak_of_them(field: Field) -> None:
+def test_pictures_stand_before_the_text_about_them(field: Field) -> None:
     picture(field.folder)
     asked = field.run(always(HELLO), {"images": ["cat.png"]}).asked[0]
     assert [part["type"] for part in asked.json["messages"][0]["content"]] == ["image_url", "text"]

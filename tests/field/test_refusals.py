@@ -62,7 +62,7 @@ def test_the_same_500_for_everything_is_not_waited_for_and_shown_with_its_words(
     ["Internal server error, please try again later.", "upstream connect error", "error", ""],
     ids=["try-again", "upstream", "no-words", "nothing"],
 )
-def test_the_same_500_for_everything_that_speaks_of_the_server_is_waited_for(field: Field, message: str) -> None:
+def test_the_same_500_for_everything_about_the_server_is_waited_for(field: Field, message: str) -> None:
     down = error(message, 500, type="server_error")
     ran = check_case(field, Case(name="down", reply=down, times=27, job=MANY, requests=None, done=len(MANY["prompts"])))
     assert ran.took_s > 300.0, "it was not down for long enough to show anything"
@@ -83,7 +83,7 @@ def test_an_item_that_a_firewall_turns_away_while_others_pass_fails_alone(field:
     ],
     ids=["no-such-name", "a-proxy-that-refuses-the-tunnel"],
 )
-def test_what_no_waiting_mends_ends_a_run_before_its_first_answer(
+def test_what_no_waiting_fixes_ends_a_run_before_its_first_answer(
     field: Field, base_url: str, proxy: str | None, key: str
 ) -> None:
     more = f"proxy: '{proxy}'," if proxy else ""

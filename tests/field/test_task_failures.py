@@ -215,7 +215,7 @@ def test_a_throttled_task_costs_no_try(field: Field, words: str) -> None:
         "You have exceeded today's quota, please try again tomorrow",
     ],
 )
-def test_a_quota_that_a_task_tells_of_is_waited_for_and_fails_no_item(field: Field, words: str) -> None:
+def test_a_quota_that_a_task_reports_is_waited_for_and_fails_no_item(field: Field, words: str) -> None:
     tasks = Tasks(at=lambda asked, _: failed({"message": words}) if asked.at_s < 3600.0 else None)
     ran = field.run(tasks, image_job(items=4))
     assert (ran.exit_status, len(ran.rows)) == (0, 4), ran.report

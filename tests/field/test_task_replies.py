@@ -235,7 +235,7 @@ def test_replies_that_nobody_understands_stop_the_orders_soon(field: Field) -> N
         {"task_id": 999, "task_status": "FAILED", "errors": {"message": "invalid size"}},
     ],
 )
-def test_a_reply_that_speaks_of_another_task_is_trouble_of_that_poll_only(field: Field, other: Any) -> None:
+def test_a_reply_that_is_about_another_task_is_trouble_of_that_poll_only(field: Field, other: Any) -> None:
     tasks = Tasks(polls=[other, other, DONE])
     ran = field.run(tasks, image_job())
     assert (ran.exit_status, tasks.orders, tasks.polled) == (0, 1, {1: 3})
@@ -263,7 +263,7 @@ def test_ids_of_other_things_make_no_reply_another_tasks(field: Field, own: Any)
     "reply",
     [{"task_ids": ["T", "t8", "t9"]}, {"data": {"tasks": [{"id": "T"}, {"id": "t8"}, {"id": "t9"}]}}],
 )
-def test_further_tasks_of_an_order_are_told_and_stand_in_ledger_and_row(field: Field, reply: Any) -> None:
+def test_further_tasks_of_an_order_are_reported_and_stand_in_ledger_and_row(field: Field, reply: Any) -> None:
     ran = field.run(Tasks(submits=[reply]), image_job())
     (row,) = ran.rows
     assert (row["task_id"], row["output"]["flags"]) == ("t1", ["more_tasks"])
@@ -284,7 +284,7 @@ def test_a_run_of_pictures_writes_what_earlier_programs_refuse_to_read(field: Fi
     assert [event["version"] for event in ran.events("open")] == [2]
 
 
-def test_two_items_with_one_task_id_are_told(field: Field) -> None:
+def test_two_items_with_one_task_id_are_reported(field: Field) -> None:
     tasks = Tasks(submits=[{"task_id": "same-1"}])
     ran = field.run(tasks, image_job(items=2, limits={"concurrency": 1}))
     assert (ran.exit_status, tasks.orders, len(ran.rows)) == (0, 2, 2)
@@ -297,7 +297,7 @@ def test_two_items_with_one_task_id_are_told(field: Field) -> None:
     ("params", "pictures", "flags"),
     [({"n": 2}, 1, ["fewer_pictures"]), ({"n": 2}, 2, []), ({}, 1, []), ({"num_images": 3}, 2, ["fewer_pictures"])],
 )
-def test_fewer_pictures_than_were_asked_for_are_told(
+def test_fewer_pictures_than_were_asked_for_are_reported(
     field: Field, params: dict[str, Any], pictures: int, flags: list[str]
 ) -> None:
     tasks = Tasks(polls=[{**DONE, "output_images": [f"{{base}}/files/{number}.png" for number in range(pictures)]}])
@@ -363,7 +363,7 @@ def test_polls_that_are_refused_are_named_when_nothing_is_left_to_order(field: F
 
 
 @pytest.mark.parametrize("reply", [json_reply({"error": "forbidden for you"}, status=403), NGINX])
-def test_the_last_word_about_late_tasks_is_told(field: Field, reply: bytes) -> None:
+def test_the_last_word_about_late_tasks_is_reported(field: Field, reply: bytes) -> None:
     tasks = Tasks(polls=[reply])
     ran = field.run(tasks, image_job(timeouts={"task_s": 60}))
     assert (ran.exit_status, tasks.orders) == (3, 1)

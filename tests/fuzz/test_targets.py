@@ -88,7 +88,7 @@ def test_any_bytes_give_a_typed_outcome(target: Target, tried: Tried) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PAST.glob("*.bin")), ids=lambda path: path.stem)
-def test_past_inputs_stay_mended(path: Path) -> None:
+def test_past_inputs_stay_repaired(path: Path) -> None:
     """Each was a traceback, a hang or a wrong outcome once; the file's name begins with its target's."""
     name = next(name for name in sorted(BY_NAME, key=len, reverse=True) if path.stem.startswith(name.replace(" ", "_")))
     attempt(BY_NAME[name], path.read_bytes())

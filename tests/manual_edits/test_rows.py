@@ -130,7 +130,7 @@ def test_what_was_removed_and_is_put_back_is_lost_no_more(fields: Fields) -> Non
     assert run.sends == 5
 
 
-def test_an_edited_row_counts_and_is_told(fields: Fields) -> None:
+def test_an_edited_row_counts_and_is_reported(fields: Fields) -> None:
     run = fields(CHAT)
     rows = lines(run.folder)
     rows[1] = json.dumps(json.loads(rows[1]) | {"note": "mine"}).encode() + b"\n"

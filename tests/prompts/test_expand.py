@@ -78,7 +78,7 @@ def test_a_given_id_twice_is_a_mistake_with_both_places(tmp_path: Path) -> None:
     assert mistake(job_of(rows)).startswith("a.csv:4: prompts.id: the id `x` was already given at a.csv:2")
 
 
-def test_item_ids_that_meet_by_chance_are_told_apart() -> None:
+def test_item_ids_that_meet_by_chance_are_distinguished() -> None:
     job = job_of(listing(ListedPrompt(prompt="a", id="x"), ListedPrompt(prompt="b", id="x-r2")), replicas=2)
     assert [item.id for item in items(job)] == ["x", "x-r2", "x-r2-2", "x-r2-r2"]
 

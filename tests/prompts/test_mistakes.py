@@ -32,7 +32,7 @@ def test_a_prompt_that_is_no_text_is_a_bad_row(tmp_path: Path, value: str) -> No
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".txt"])
-def test_an_unknown_name_is_told_with_the_columns_and_what_was_meant(tmp_path: Path, ending: str) -> None:
+def test_an_unknown_name_is_reported_with_the_columns_and_what_was_meant(tmp_path: Path, ending: str) -> None:
     text = {".csv": "question,a\n1,2\n", ".tsv": "question\ta\n1\t2\n", ".jsonl": '{"question": 1, "a": 2}\n'}
     rows = source(tmp_path / f"a{ending}", text.get(ending, "x\n"), template="{{ qestion }}")
     said = mistake(job_of(rows))
@@ -57,7 +57,7 @@ def test_a_column_whose_name_is_no_name_has_underscores_in_templates(tmp_path: P
     assert (item.prompt, list(item.vars)) == ("xy", ["Sub Category", "2nd", "prompt"])
 
 
-def test_unknown_names_in_a_list_are_told_with_their_line() -> None:
+def test_unknown_names_in_a_list_are_reported_with_their_line() -> None:
     job = job_of(listing(ListedPrompt(prompt="{{ colur }}", vars={"size": 1}, line=7)), matrix={"colour": ("red",)})
     said = mistake(job)
     assert said.startswith("job.yaml:7: prompts[0].prompt: the template uses `colur`")
@@ -65,7 +65,7 @@ def test_unknown_names_in_a_list_are_told_with_their_line() -> None:
     assert "system: the template uses `tone`" in shared
 
 
-def test_templates_that_are_none_are_all_told_at_once() -> None:
+def test_templates_that_are_none_are_all_reported_at_once() -> None:
     job = job_of(
         listing(ListedPrompt(prompt="{{ a", line=3), "{% x %}"), system="{{", output=Output(dir="o", name="{{ }}")
     )

@@ -82,7 +82,9 @@ def test_a_name_of_the_matrix_in_a_parameter_is_a_variable(tmp_path: Path) -> No
         ("{{ t }} {% include 'x' %}", "job.yaml: params.x: "),
     ],
 )
-def test_a_parameter_that_cannot_be_filled_is_told_with_row_and_key(tmp_path: Path, template: str, says: str) -> None:
+def test_a_parameter_that_cannot_be_filled_is_reported_with_row_and_key(
+    tmp_path: Path, template: str, says: str
+) -> None:
     found = mistakes(job_of(source(tmp_path / "a.jsonl", ROWS), params={"x": template}))
     assert any(str(each).startswith(says) or (says in str(each) and "nt" in template) for each in found), found
 

@@ -136,7 +136,7 @@ def test_columns_of_bytes_are_left_out(tmp_path: Path) -> None:
     assert "only binary columns" in mistake(job_of(source(alone)))
 
 
-def test_a_column_that_no_row_has_is_told_once_with_what_was_meant(tmp_path: Path) -> None:
+def test_a_column_that_no_row_has_is_reported_once_with_what_was_meant(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", {"question": ["a", "b"]})
     (said,) = mistakes(job_of(source(path, template="{{ qestion }}")))
     assert said.hint == "did you mean `question`?"

@@ -56,7 +56,7 @@ def test_row_values_are_never_compiled() -> None:
     assert render("{{ name }}", {"name": "{{ 7 * 7 }}{% for %}"}) == "{{ 7 * 7 }}{% for %}"
 
 
-def test_an_unknown_name_is_told() -> None:
+def test_an_unknown_name_is_reported() -> None:
     assert fault("{{ nmae }}").unknown == "nmae"
     assert fault("{{ map.missing }}").unknown is None
     assert fault("{{ nmae | default('') }}{{ map.missing }}").unknown is None

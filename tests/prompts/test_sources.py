@@ -251,7 +251,9 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, ending: str, encodi
 
 @pytest.mark.parametrize("ending", FILES)
 @pytest.mark.parametrize("encoding", TEXTS)
-def test_bytes_that_are_not_utf8_are_told_with_what_they_look_like(tmp_path: Path, ending: str, encoding: str) -> None:
+def test_bytes_that_are_not_utf8_are_reported_with_what_they_look_like(
+    tmp_path: Path, ending: str, encoding: str
+) -> None:
     rows_of = source(tmp_path / f"a{ending}", FILES[ending].format(TEXTS[encoding]).encode(encoding))
     said = mistake(job_of(rows_of))
     assert said.startswith(f"a{ending}:{1 if ending in ('.txt', '.jsonl') else 2}: ")
@@ -279,7 +281,7 @@ def test_a_short_header_of_another_script_keeps_its_guess(tmp_path: Path, text: 
     assert f"write `encoding: {encoding}`" in said
 
 
-def test_utf16_without_its_mark_is_told(tmp_path: Path) -> None:
+def test_utf16_without_its_mark_is_reported(tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         said = mistake(job_of(source(tmp_path / "a.txt", "hello world\n".encode(encoding))))
         assert f"it looks like UTF-16: write `encoding: {encoding}`" in said
@@ -332,7 +334,7 @@ def test_every_kind_of_line_end_makes_the_same_rows(tmp_path: Path, ending: str,
     assert [row.values.get("prompt", row.values.get("line")) for row in found] == ["hello", "hello"]
 
 
-def test_a_lone_carriage_return_in_a_row_is_told_in_words(tmp_path: Path) -> None:
+def test_a_lone_carriage_return_in_a_row_is_reported_in_words(tmp_path: Path) -> None:
     said = mistake(job_of(source(tmp_path / "a.csv", "prompt,n\nhello,1\nwor\rld,2\n")))
     assert "a carriage return stands alone in a field without quotes" in said
     assert "line ends of Unix or Windows" in said

@@ -172,7 +172,7 @@ def test_each_dialect_of_the_table_is_made_for_its_provider() -> None:
     assert isinstance(dialect_for(provider(dialect="modelscope-images")), ModelScopeImages)
 
 
-def test_a_dialect_that_is_not_spoken_is_a_mistake_of_the_job() -> None:
+def test_a_dialect_that_is_not_supported_is_a_mistake_of_the_job() -> None:
     unspoken: DialectName = "klingon"  # type: ignore[assignment] # no such name: that is the point
     with pytest.raises(JobMistakesError) as caught:
         dialect_for(provider("openai", unspoken))

@@ -127,7 +127,7 @@ def test_a_spend_limit_is_an_unpaid_bill_and_no_throttle() -> None:
     assert problem.kind is K.BILLING
 
 
-def test_the_limits_in_the_headers_are_told() -> None:
+def test_the_limits_in_the_headers_are_reported() -> None:
     reply = head(200, EVENTS, anthropic_ratelimit_requests_remaining="3")
     answer = read_every_way(decoder, reply, WHOLE)
     assert isinstance(answer, Answer)

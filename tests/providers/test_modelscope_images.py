@@ -155,7 +155,7 @@ def test_a_refused_submit_is_classified(status: int, value: Json, kind: ProblemK
     assert problem.kind is kind
 
 
-def test_the_limits_in_the_headers_of_a_submit_are_told() -> None:
+def test_the_limits_in_the_headers_of_a_submit_are_reported() -> None:
     reply = head(200, modelscope_ratelimit_model_requests_remaining="49")
     assert submitted({"task_id": "1"}, reply=reply) == TaskAccepted(task_id="1", hints=Hints(model_remaining=49))
 
@@ -301,7 +301,7 @@ def test_a_poll_that_ends_a_task_says_how(
         (200, b"", K.EMPTY_RESPONSE),
     ],
 )
-def test_a_refused_poll_speaks_of_itself_unless_the_task_is_gone(status: int, body: bytes, kind: ProblemKind) -> None:
+def test_a_refused_poll_is_about_itself_unless_the_task_is_gone(status: int, body: bytes, kind: ProblemKind) -> None:
     problem = read_every_way(DIALECT.poll_decoder, head(status), body)
     assert isinstance(problem, Problem)
     assert problem.kind is kind

@@ -177,7 +177,7 @@ def test_whole_pictures_count_though_the_connection_broke_behind_them() -> None:
     assert problem.kind is K.STREAM_CUT
 
 
-def test_the_limits_in_the_headers_are_told() -> None:
+def test_the_limits_in_the_headers_are_reported() -> None:
     reply = head(200, x_ratelimit_remaining_requests="4")
     assert made({"data": [{"url": URL}]}, reply=reply) == Pictures(
         refs=(PictureUrl(url=URL),), hints=Hints(requests_remaining=4)

@@ -177,7 +177,7 @@ def test_random_damage_anywhere_is_either_found_or_harmless(finished: dict[str, 
     assert api.verify(str(house.folder / "new")).findings == ()
 
 
-def test_what_is_no_damage_is_told_and_ends_with_0(finished: dict[str, Path], house: House) -> None:
+def test_what_is_no_damage_is_reported_and_ends_with_0(finished: dict[str, Path], house: House) -> None:
     out = copy_of(finished, "image", house)
     (out / "notes.txt").write_text("mine", "utf-8")
     (out / "images" / ".123-4.tmp").write_bytes(b"half")
@@ -195,7 +195,7 @@ def test_what_is_no_damage_is_told_and_ends_with_0(finished: dict[str, Path], ho
         assert word in text
 
 
-def test_a_record_that_does_not_follow_from_what_stood_before_is_told(house: House) -> None:
+def test_a_record_that_does_not_follow_from_what_stood_before_is_reported(house: House) -> None:
 
     def intent(n: int) -> Intent:
         return Intent(i="x", k="0" * 32, n=n, a=0, model="m", account="")
@@ -283,7 +283,7 @@ def test_every_kind_of_damage_has_a_test() -> None:
     assert untested == {"picture_broken", "checkpoint_wrong"}, "they have tests of their own"
 
 
-def test_a_picture_that_was_recorded_as_it_is_and_cannot_be_decoded_is_told(
+def test_a_picture_that_was_recorded_as_it_is_and_cannot_be_decoded_is_reported(
     finished: dict[str, Path], house: House
 ) -> None:
 

@@ -83,7 +83,7 @@ def test_a_limited_run_does_not_claim_that_every_item_is_done() -> None:
     assert "97 still to send" in told
 
 
-def test_the_last_line_is_the_command_that_goes_on_whatever_else_is_told() -> None:
+def test_the_last_line_is_the_command_that_goes_on_whatever_else_is_reported() -> None:
     told = summary(replace(NIGHT, message="disk full", notes=("one", "two"), unaccounted_max=16, simulated=True))
     assert told.splitlines()[-1] == "next: batchrunner run jobs/cats.yaml"
     assert "reason    disk full" in told

@@ -40,7 +40,7 @@ def test_a_reason_of_a_later_version_is_no_reason() -> None:
         ("tomorrow", "tomorrow"),
     ],
 )
-def test_an_end_is_told_in_the_persons_zone_with_its_day_only_if_that_is_another(rfc3339: str, shown: str) -> None:
+def test_an_end_is_reported_in_the_persons_zone_with_its_day_only_if_that_is_another(rfc3339: str, shown: str) -> None:
     assert until(rfc3339, now=NOW, zone=ZoneInfo("UTC")) == shown
 
 

@@ -222,7 +222,7 @@ def test_what_the_sdk_misreads_we_read_as_it_reads_the_same_answer_in_one_piece(
     assert said_alike(sides.ours) != sides.sdk
 
 
-def test_the_tables_speak_of_scenarios_that_exist() -> None:
+def test_the_tables_name_scenarios_that_exist() -> None:
     assert {name for name, _ in (*APART, *FLAGS)} | EXACT.keys() | LATER.keys() <= set(NAMES)
 
 

@@ -154,7 +154,7 @@ def test_a_limit_of_tokens_cuts_the_text_and_says_so() -> None:
     assert first(choice, "message", "content") == expected_text("Qwen/Qwen3-8B", "hi")[:12]
 
 
-def test_offered_tools_are_called_until_their_result_is_told() -> None:
+def test_offered_tools_are_called_until_their_result_is_reported() -> None:
     world = World()
     tool: Json = {
         "type": "function",
@@ -170,7 +170,7 @@ def test_offered_tools_are_called_until_their_result_is_told() -> None:
     assert first(reply(ask(world, tools=[tool], tool_choice="none")), "choices", 0, "finish_reason") == "stop"
 
 
-def test_the_roster_and_the_balance_are_told() -> None:
+def test_the_list_of_models_and_the_balance_are_reported() -> None:
     world = World(auth=True)
     ask(world, token="t")
     assert first(reply(get(world, "/v1/models")), "object") == "list"

@@ -76,7 +76,7 @@ def test_a_file_says_the_same_in_yaml(job: Job, tmp_path: Path) -> None:
     assert profile_of(job, str(file)) == profile_of(job, line)
 
 
-def test_all_mistakes_are_told_at_once_with_what_was_expected(job: Job) -> None:
+def test_all_mistakes_are_reported_at_once_with_what_was_expected(job: Job) -> None:
     with pytest.raises(JobMistakesError) as told:
         profile_of(job, "rmp=60,rpm=x,burst=0,spread=2,concurrent=1.5,hint=perhaps,first=-1,faults=thrott=1,schedule=5")
     mistakes = told.value.mistakes
@@ -94,7 +94,7 @@ def test_all_mistakes_are_told_at_once_with_what_was_expected(job: Job) -> None:
     ("content", "words"),
     [("rpm: [", "line|expected|YAML|not"), ("- rpm\n", "not a mapping"), ("rpm: 1\nrpm: 2\n", "twice")],
 )
-def test_a_bad_file_is_told_by_its_name(content: str, words: str, job: Job, tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_by_its_name(content: str, words: str, job: Job, tmp_path: Path) -> None:
     file = tmp_path / "bad.yml"
     file.write_text(content, "utf-8")
     with pytest.raises(JobMistakesError, match=words) as told:

@@ -100,7 +100,7 @@ def test_a_task_id_may_be_a_number() -> None:
     assert reply(poll(world, task, now=NOW + 20))["task_status"] == "SUCCEED"
 
 
-def test_a_task_takes_as_long_as_it_is_told() -> None:
+def test_a_task_takes_as_long_as_it_is_reported() -> None:
     world = world_of("img-slow:40")
     task = task_of(world)
     assert [status(world, task, at) for at in (39, 40)] == ["RUNNING", "SUCCEED"]

@@ -176,7 +176,7 @@ def test_tokens_tell_by_their_beginning_what_they_are(token: str, status: int) -
     assert ask(World(), token=token).status == status
 
 
-def test_a_world_with_auth_wants_a_token_for_all_but_the_roster() -> None:
+def test_a_world_with_auth_wants_a_token_for_all_but_the_list_of_models() -> None:
     world = World(auth=True)
     assert ask(world).status == 401
     assert ask(world, token="anything").status == 200

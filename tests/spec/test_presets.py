@@ -169,7 +169,7 @@ def test_what_is_no_address_is_a_mistake(mistakes: Mistakes, url: str) -> None:
         ("http://0.0.0.0", False),
     ],
 )
-def test_this_machine_is_told_from_others(url: str, *, loopback: bool) -> None:
+def test_this_machine_is_distinguished_from_others(url: str, *, loopback: bool) -> None:
     assert is_loopback(url) is loopback
 
 

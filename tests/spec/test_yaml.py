@@ -140,7 +140,7 @@ def test_a_large_file_says_the_same_with_and_without_libyaml(
     assert (last.prompt, last.vars, last.line) == ("é漢😀 1999", {"x": 0.0001, "y": 0.5}, 2_003)
 
 
-def test_ten_thousand_unknown_keys_are_told_in_seconds(mistakes: Mistakes) -> None:
+def test_ten_thousand_unknown_keys_are_reported_in_seconds(mistakes: Mistakes) -> None:
     began_s = time.process_time()
     found = mistakes(CHAT + "".join(f"key_{n}: 1\n" for n in range(10_000)))
     assert len(found) == 10_000

@@ -238,7 +238,7 @@ def test_the_first_refusal_of_the_disk_ends_the_appender_for_good(tmp_path: Path
     asyncio.run(run())
 
 
-def test_a_full_device_is_told_in_the_systems_own_words() -> None:
+def test_a_full_device_is_reported_in_the_systems_own_words() -> None:
     async def run() -> None:
         path = Path("/dev/full")
         appender = Appender(DISK, os.open(path, os.O_WRONLY), path)
@@ -403,7 +403,7 @@ def test_a_call_may_append_to_the_same_file(tmp_path: Path) -> None:
     assert asyncio.run(run()) == [1, 2, 3, 4, 5]
 
 
-def test_who_stands_still_does_not_wait_for_a_breath(tmp_path: Path) -> None:
+def test_a_waiting_caller_does_not_wait_for_the_pause(tmp_path: Path) -> None:
     async def run() -> float:
         appender = open_inline(tmp_path / "a", CountingDisk())
         loop = asyncio.get_running_loop()
@@ -420,7 +420,7 @@ def test_who_stands_still_does_not_wait_for_a_breath(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("refusal", [{"write": 1}, {"write": 2}, {"sync": 2}])
-def test_every_call_in_line_is_told_when_the_disk_refuses(tmp_path: Path, refusal: dict[str, int]) -> None:
+def test_every_call_in_line_is_reported_when_the_disk_refuses(tmp_path: Path, refusal: dict[str, int]) -> None:
     async def batch(appender: Appender) -> list[StoreBrokenError | None]:
         told: list[StoreBrokenError | None] = []
         over = asyncio.Event()

@@ -108,7 +108,7 @@ def test_short_writes_are_continued(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"a": b"0123456789"}
 
 
-def test_one_fsync_of_a_folder_serves_many_files_and_none_is_told_before_its_own(tmp_path: Path) -> None:
+def test_one_fsync_of_a_folder_serves_many_files_and_none_is_reported_before_its_own(tmp_path: Path) -> None:
     class Counting(Disk):
         def __init__(self) -> None:
             self.calls: Counter[Path] = Counter()

@@ -129,7 +129,7 @@ def test_what_is_no_file_of_the_folder_is_no_command(tmp_path: Path, kind: str) 
     assert state_in(run) == ControlState()
 
 
-def test_what_is_in_force_is_kept_and_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_what_is_in_force_is_kept_and_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     control = begun(tmp_path)
     given = give(tmp_path, PAUSE)
     paused = ControlState().after(given)

@@ -247,7 +247,7 @@ def test_a_refused_write_ends_the_ledger_and_the_next_run_starts_a_new_segment(t
     assert [segment.closed for segment in reading.segments] == [False, True]
 
 
-def test_a_folder_that_cannot_be_written_is_told_when_the_ledger_is_opened(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_when_the_ledger_is_opened(tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("a file")
     with pytest.raises(StoreBrokenError, match="not a directory"):
         open_ledger(tmp_path / "ledger")

@@ -73,7 +73,7 @@ def test_a_ledger_cut_anywhere_replays_as_its_whole_lines_and_tells_the_rest(tmp
         assert [tail.bytes for tail in told] == ([torn] if torn or not whole else [])
 
 
-def test_every_flipped_bit_is_damage_below_what_was_durable_and_a_told_tail_above(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_damage_below_what_was_durable_and_a_reported_tail_above(tmp_path: Path) -> None:
     lines = segment()
     text = b"".join(lines)
     durable = sum(map(len, lines[:5]))
@@ -93,7 +93,7 @@ def test_every_flipped_bit_is_damage_below_what_was_durable_and_a_told_tail_abov
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_a_dropped_line_is_damage_or_a_told_tail(tmp_path: Path, number: int) -> None:
+def test_a_dropped_line_is_damage_or_a_reported_tail(tmp_path: Path, number: int) -> None:
     lines = segment()
     del lines[number]
     if number < 5:
@@ -107,7 +107,7 @@ def test_a_dropped_line_is_damage_or_a_told_tail(tmp_path: Path, number: int) ->
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_a_doubled_line_is_damage_or_a_told_tail(tmp_path: Path, number: int) -> None:
+def test_a_doubled_line_is_damage_or_a_reported_tail(tmp_path: Path, number: int) -> None:
     lines = segment()
     lines.insert(number, lines[number])
     if number < 4:
@@ -120,7 +120,7 @@ def test_a_doubled_line_is_damage_or_a_told_tail(tmp_path: Path, number: int) ->
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_swapped_lines_are_damage_or_a_told_tail(tmp_path: Path, number: int) -> None:
+def test_swapped_lines_are_damage_or_a_reported_tail(tmp_path: Path, number: int) -> None:
     lines = segment()
     lines[number], lines[number + 1] = lines[number + 1], lines[number]
     if number < 5:

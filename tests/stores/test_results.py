@@ -328,7 +328,7 @@ def test_a_hole_before_whole_rows_is_taken_out_and_the_rows_are_adopted(tmp_path
     assert (tmp_path / "results.torn").read_bytes().strip(b"\0") == b"\n"
 
 
-def test_torn_ends_collect_and_failures_are_mended_too(tmp_path: Path) -> None:
+def test_torn_ends_collect_and_failures_are_repaired_too(tmp_path: Path) -> None:
     lengths = write_rows(tmp_path, 1)
     for torn in (b'{"id":"a', b'{"id":"b'):
         with (tmp_path / "results.jsonl").open("ab") as file:
@@ -353,7 +353,7 @@ def test_rows_after_a_recovered_end_stand_on_lines_of_their_own(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("known_length", [5, 10**6])
-def test_a_known_length_where_no_line_ends_is_told_and_nothing_is_torn(tmp_path: Path, known_length: int) -> None:
+def test_a_known_length_where_no_line_ends_is_reported_and_nothing_is_torn(tmp_path: Path, known_length: int) -> None:
     lengths = write_rows(tmp_path, 1, 2)
     recovered = recover(tmp_path, known_length)
     assert recovered == Recovered(torn_bytes=0, length=lengths[-1], realigned=True)

@@ -70,7 +70,7 @@ def test_hidden_files_and_the_rest_of_a_killed_start_are_no_strangers(tmp_path: 
     take(tmp_path)
 
 
-def test_a_file_in_the_directorys_place_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_directorys_place_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises((WrongDirectoryError, StoreBrokenError), match="out"):
         take(tmp_path / "out")

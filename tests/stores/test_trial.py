@@ -77,7 +77,7 @@ def test_a_sound_disk_is_left_as_it_was_but_for_the_folders(job: Job, out: Path)
         (("open_append", errno.EROFS, "failures.jsonl"), "out/failures.jsonl", "read-only"),
     ],
 )
-def test_a_disk_that_refuses_is_told_with_the_place_and_the_way_on(
+def test_a_disk_that_refuses_is_reported_with_the_place_and_the_way_on(
     job: Job, out: Path, refusal: tuple[str, int, str], place: str, to_do: str
 ) -> None:
     for name in ("results.jsonl", "failures.jsonl"):
@@ -118,7 +118,7 @@ def test_the_longest_name_is_tried_too(job: Job, out: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
-def test_a_disk_without_folder_sync_is_told_once_for_a_run(
+def test_a_disk_without_folder_sync_is_reported_once_for_a_run(
     job: Job, out: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     _refuse_folder_sync(monkeypatch, code)

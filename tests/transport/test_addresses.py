@@ -80,7 +80,7 @@ def test_only_a_base_url_on_this_machine_or_in_a_private_network_is_private(base
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "api.localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"])
-def test_loopback_is_told_by_spelling(host: str) -> None:
+def test_loopback_is_reported_by_spelling(host: str) -> None:
     assert is_loopback_name(host)
 
 

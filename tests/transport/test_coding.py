@@ -58,7 +58,7 @@ def test_every_cut_end_is_noticed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "two members"])
 @pytest.mark.parametrize("step", [1, 3, 1000])
-def test_a_wrong_checksum_is_told_behind_the_bytes_it_is_about(name: str, step: int) -> None:
+def test_a_wrong_checksum_is_reported_behind_the_bytes_it_is_about(name: str, step: int) -> None:
     """They may be a whole answer, which was paid for."""
     coding, pack = CODINGS[name]
     data = bytes(range(200)) * 3

@@ -220,7 +220,7 @@ LINES = [
     ),
     rest=strategies.sampled_from([b"", b"2\r\nok\r\n", b"{}"]),
 )
-def test_a_head_that_is_left_as_it_is_says_what_the_mended_one_would(
+def test_a_head_that_is_left_as_it_is_says_what_the_repaired_one_would(
     lines: list[tuple[bytes, bytes]], rest: bytes
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + b"".join(line + end for line, end in lines) + b"\r\n"

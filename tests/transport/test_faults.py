@@ -378,7 +378,7 @@ def test_a_connection_that_uvloop_calls_gone_is_a_reset(monkeypatch: pytest.Monk
     assert (kept.ending.cause, kept.ending.sent) == ("reset", True)
 
 
-def test_a_name_that_does_not_exist_is_told_from_a_name_server_that_is_silent() -> None:
+def test_a_name_that_does_not_exist_is_distinguished_from_a_name_server_that_is_silent() -> None:
     key = aiohttp.client_reqrep.ConnectionKey(
         host="api.invalid", port=443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
     )

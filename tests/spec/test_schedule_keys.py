@@ -41,7 +41,7 @@ notify: sh tell.sh 'done and gone'
 """
 
 
-def test_every_key_of_the_night_arrives(load: Load) -> None:
+def test_every_key_of_the_schedule_arrives(load: Load) -> None:
     job = load(ALL)
     assert job.window == Window(opens_minute=1320, closes_minute=420, shown="22:00-07:00")
     assert job.timezone == "Asia/Shanghai"
@@ -108,7 +108,7 @@ def test_a_deadline_is_a_time_a_date_or_a_duration(load: Load, written: str, exp
     assert load(CHAT + f"deadline: {written}").deadline == expected
 
 
-def test_notify_as_a_mapping_says_who_is_told_of_what(load: Load) -> None:
+def test_notify_as_a_mapping_says_who_is_reported_of_what(load: Load) -> None:
     job = load(CHAT + "notify: {command: ./tell.sh now, apprise_env: PHONE, on: [paused, ended, paused]}")
     assert (job.notify, job.notify_apprise_env, job.notify_on) == (("./tell.sh", "now"), "PHONE", ("paused", "ended"))
     assert load(CHAT + "notify: {apprise_env: PHONE}").notify_on == NOTIFY_EVENTS

@@ -19,7 +19,7 @@ from tests.support.virtual_time import run_virtual
 @pytest.mark.parametrize(
     ("scenario", "words"), [("dl-404", r"404"), ("dl-html", "page|picture"), ("dl-cut", "ended before")]
 )
-def test_a_picture_that_cannot_be_fetched_is_told_at_once_with_its_cause_and_address(
+def test_a_picture_that_cannot_be_fetched_is_reported_at_once_with_its_cause_and_address(
     tmp_path: Path, scenario: str, words: str
 ) -> None:
     house = House(tmp_path, world=World(scenario=scenario))
@@ -38,7 +38,7 @@ def test_many_failures_of_one_cause_are_counted_and_not_told_one_by_one(tmp_path
     assert ", 10 times so far" in told[1]
 
 
-def test_late_tasks_are_told_with_how_many_since_when_and_until_when(tmp_path: Path) -> None:
+def test_late_tasks_are_reported_with_how_many_since_when_and_until_when(tmp_path: Path) -> None:
     house = House(tmp_path, world=World(scenario="img-slow:100000"))
     house.run(image("a cat", "a dog", more="timeouts: {task_s: 600}\n"))
     told = [line for line in house.said if "still running" in line]
@@ -57,7 +57,7 @@ def test_a_task_in_time_is_not_called_late(tmp_path: Path, duration: int) -> Non
 
 
 @pytest.mark.parametrize("scenario", ["hang-headers:1", "reset-before-headers:1", "5xx:1", "html502:1"])
-def test_the_first_failure_of_a_run_is_told_with_its_cause_before_anything_else_follows(
+def test_the_first_failure_of_a_run_is_reported_with_its_cause_before_anything_else_follows(
     tmp_path: Path, scenario: str
 ) -> None:
     house = House(tmp_path, world=World(scenario=scenario))
@@ -66,7 +66,7 @@ def test_the_first_failure_of_a_run_is_told_with_its_cause_before_anything_else_
 
 
 @pytest.mark.parametrize("scenario", ["cut-mid-stream", "5xx", "reset-mid-stream"])
-def test_a_failure_after_good_answers_is_told_with_its_cause_and_stands_with_the_wait(
+def test_a_failure_after_good_answers_is_reported_with_its_cause_and_stands_with_the_wait(
     tmp_path: Path, scenario: str
 ) -> None:
     shown: list[str] = []
@@ -137,7 +137,7 @@ def test_pieces_that_come_are_no_silence_and_a_stop_after_them_is() -> None:
     assert run_virtual(scene) == [360]
 
 
-def test_requests_that_wait_together_are_told_of_once() -> None:
+def test_requests_that_wait_together_are_reported_of_once() -> None:
     said: list[str] = []
 
     async def scene() -> None:

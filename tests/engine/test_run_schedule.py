@@ -56,7 +56,7 @@ def test_a_run_started_outside_its_window_waits_for_it_and_says_so(tmp_path: Pat
     assert report.status.waiting is None
 
 
-def test_a_run_stopped_at_its_windows_end_loses_and_repeats_nothing_the_next_night(house: House) -> None:
+def test_a_run_stopped_at_its_windows_end_loses_and_repeats_nothing_the_next_window(house: House) -> None:
     job = chat(*NINETY, more=WINDOW + SLOWLY)
     report = house.run(job, command="batchrunner run job.yaml")
     assert report.exit_status is ExitStatus.PAUSED
@@ -79,7 +79,7 @@ def test_what_is_in_flight_when_the_window_closes_is_received_however_long_it_ta
     assert report.status.sends.unknown == 0
 
 
-def test_remote_tasks_are_left_accepted_when_the_window_closes_and_taken_up_the_next_night(tmp_path: Path) -> None:
+def test_remote_tasks_are_left_accepted_when_the_window_closes_and_taken_up_the_next_window(tmp_path: Path) -> None:
     house = House(tmp_path, World(latency=Latency(task_s=100.0)), began=CLOSES - 30.0)
     job = image("a boat", "a barn", more=WINDOW)
     report = house.run(job)

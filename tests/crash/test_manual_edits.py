@@ -6,7 +6,7 @@ from tests.crash.edits import hands_story, ledger_story
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_hands_did_nothing_is_paid_again_unasked_and_nothing_lost_is_called_done(seed: int) -> None:
+def test_whatever_was_edited_nothing_is_paid_again_unasked_and_nothing_lost_is_called_done(seed: int) -> None:
     hands_story(seed)
 
 

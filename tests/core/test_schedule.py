@@ -74,7 +74,7 @@ def test_a_window_within_a_day_waits_for_the_next_day_once_it_is_over() -> None:
     assert (found.opens_at, found.closes_at) == (at("2026-11-23T09:30+00:00"), at("2026-11-24T00:00+00:00"))
 
 
-def test_a_night_is_an_hour_shorter_in_spring_and_longer_in_autumn() -> None:
+def test_a_window_is_an_hour_shorter_in_spring_and_longer_in_autumn() -> None:
     spring = opening(NIGHT, wall=SPRING_S, offset_at=berlin)
     autumn = opening(NIGHT, wall=AUTUMN_S, offset_at=berlin)
     assert spring.closes_at - spring.opens_at == 8 * 3600.0

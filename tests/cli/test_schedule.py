@@ -47,7 +47,7 @@ def test_the_notified_command_gets_the_closing_json_and_no_key(batchrunner: Comm
     assert "ms-canary" not in environment.values()
 
 
-def test_a_command_that_fails_is_told_and_changes_no_exit_status(batchrunner: CommandLine) -> None:
+def test_a_command_that_fails_is_reported_and_changes_no_exit_status(batchrunner: CommandLine) -> None:
     ran = batchrunner("run", batchrunner.job("cats", THREE + "notify: ./nowhere --now\n"), "--json")
     assert ran.status == 0
     assert ran.json["state"] == "done"
