@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batchrunner.spec import job_schema
+from batchrunner.spec.key_help import default_words, type_words
 from batchrunner.spec.models import PARTS, keys_of
 from batchrunner.spec.schema import DEFAULTS, EXAMPLES, NOTES
 
@@ -68,9 +69,9 @@ def _section(part: tuple[str, ...]) -> Iterator[str]:
     for key, value in schema["properties"].items():
         path = ".".join((*part, key))
         required = key in schema.get("required", ()) and part
-        default = DEFAULTS.get(path) or ("required" if required else _default(value))
+        default = default_words(path, value, required=bool(required))
         meaning = " ".join(filter(None, (value["description"], NOTES.get(path))))
-        cells = (f"`{key}`", _type(value), default, meaning, f"`{EXAMPLES[path]}`")
+        cells = (f"`{key}`", type_words(value, _link), default, meaning, f"`{EXAMPLES[path]}`")
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
 
@@ -79,55 +80,6 @@ def _schema_of(part: tuple[str, ...]) -> dict[str, Any]:
     whole: Any = job_schema()
     found: dict[str, Any] = whole["$defs"][PARTS[part].__name__] if part else whole
     return found
-
-
-def _default(value: dict[str, Any]) -> str:
-    default = value.get("default")
-    if value.get("$ref", "").endswith("Spec"):
-        return "see below"
-    if default is None or default == "":
-        return "none"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-
-
-def _type(value: dict[str, Any]) -> str:
-    """The type in words."""
-    for several in ("anyOf", "oneOf"):
-        if several in value:
-            return " or ".join(_type(one) for one in value[several] if one.get("type") != "null")
-    if "$ref" in value:
-        return _link(value["$ref"].rpartition("/")[2])
-    if "enum" in value:
-        return ", ".join(f"`{one}`" for one in value["enum"])
-    if "const" in value:
-        return f"`{value['const']}`"
-    kind = str(value["type"])
-    if kind == "array":
-        inner = _type(value["items"])
-        return f"list of ({inner})" if " or " in inner else f"list of {inner}"
-    if kind == "object":
-        return _mapping(value)
-    return {"string": "text", "boolean": "`true`, `false`"}.get(kind) or _number(value, kind)
-
-
-def _number(value: dict[str, Any], kind: str) -> str:
-    name = {"integer": "whole number", "number": "number"}[kind]
-    least, above, most = (value.get(bound) for bound in ("minimum", "exclusiveMinimum", "maximum"))
-    bounds = [
-        f"≥ {least:g}" if least is not None else "",
-        f"> {above:g}" if above is not None else "",
-        f"≤ {most:,.0f}" if most is not None else "",
-    ]
-    return f"{name} {', '.join(filter(None, bounds))}"
-
-
-def _mapping(value: dict[str, Any]) -> str:
-    inner = value.get("additionalProperties")
-    if not isinstance(inner, dict) or inner.get("$ref", "").endswith("/JsonValue"):
-        return "mapping"
-    return f"mapping to {_type(inner)}"
 
 
 def _link(name: str) -> str:

@@ -1,7 +1,6 @@
-"""The commands that take a job file and send nothing: `check`, `plan`, `schema` and `init`."""
+"""The commands that take a job file and send nothing: `check`, `plan` and `init`."""
 
 import asyncio
-import json
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import typer
 
 import batchrunner
 from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate, program
-from batchrunner.cli.output import StatusLine, emit, emit_text, fitted, print_message, print_mistakes
+from batchrunner.cli.output import StatusLine, emit, fitted, print_message, print_mistakes
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.report.summary import balance_line, budget_line, items_line, jsonable
+from batchrunner.report.summary import balance_line, budget_line, items_line
 from batchrunner.report.wording import count, duration, instant, printable
 
 
@@ -186,26 +185,6 @@ def _counted(found: "Plan") -> Iterator[tuple[str, str]]:
     for field, label, unit, what in _COUNTED:
         if number := getattr(found, field):
             yield label, f"{count(number, unit)} {what}"
-
-
-# `batchrunner schema`: the job file's JSON Schema on stdout, for completion in editors.
-
-
-def schema(*, as_json: AsJson = False) -> ExitStatus:
-    r"""Print the JSON Schema of job files.
-
-    \b
-    For completion in an editor. With the YAML extension of VS Code, for example:
-      batchrunner schema > batchrunner.schema.json
-    and as the first line of a job file:
-      # yaml-language-server: $schema=batchrunner.schema.json
-    """
-    found = batchrunner.job_schema()
-    if as_json:
-        emit(found)
-    else:
-        emit_text(json.dumps(jsonable(found), indent=2))
-    return ExitStatus.DONE
 
 
 # `batchrunner init [DIR]`: a commented job file to start from. Refuses to overwrite anything.

@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from batchrunner import __version__
+from batchrunner.cli.completion import completion
 from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
 from batchrunner.cli.directory_commands import export, report, status, verify, watch
-from batchrunner.cli.job_commands import check, init, plan, schema
+from batchrunner.cli.editor_commands import explain, ls, schema
+from batchrunner.cli.job_commands import check, init, plan
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
 from batchrunner.cli.options import meant
 from batchrunner.cli.output import emit, error_object, print_error, print_message, print_mistakes
@@ -30,6 +32,7 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     plan,
     rehearse,
     run,
+    ls,
     status,
     pause,
     resume,
@@ -43,6 +46,8 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     watch,
     simulate,
     schema,
+    explain,
+    completion,
 )
 """In the order of `--help`: the order in which a newcomer meets them."""
 

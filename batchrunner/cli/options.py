@@ -131,6 +131,8 @@ OPTIONS: Mapping[str, str] = {
 COMMANDS: Mapping[str, str] = {
     "help": _HELP,
     "version": _VERSION,
+    **dict.fromkeys(("describe", "doc", "docs"), "`batchrunner explain KEY` explains a key of the job file"),
+    **dict.fromkeys(("completions", "autocomplete"), "`batchrunner completion bash` prints a script for your shell"),
     **dict.fromkeys(("dry-run", "dryrun", "estimate", "preview", "cost", "diff"), _PLAN),
     **dict.fromkeys(("validate", "lint", "verify-job", "test"), _CHECK),
     **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "use `batchrunner run JOB`"),
@@ -138,10 +140,10 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("cancel", "kill", "abort", "terminate"), _STOP),
     **dict.fromkeys(("unpause", "start-again"), "`batchrunner resume DIR` lets a paused run go on"),
     **dict.fromkeys(("config-set", "update", "scale"), "`batchrunner set DIR limits.concurrency=2` changes a run"),
-    **dict.fromkeys(("ls", "list", "ps", "logs", "log", "monitor", "progress", "info"), _STATUS),
+    **dict.fromkeys(("list", "ps", "logs", "log", "monitor", "progress", "info"), _STATUS),
     **dict.fromkeys(("results", "show", "get", "download", "fetch", "output"), _RESULTS),
     **dict.fromkeys(("view", "page", "html"), "`batchrunner report DIR` writes report.html, which opens in a browser"),
-    **dict.fromkeys(("new", "scaffold", "example"), "`batchrunner init` writes a commented job file"),
+    **dict.fromkeys(("new", "scaffold", "example", "template"), "`batchrunner init` writes a commented job file"),
     **dict.fromkeys(("serve", "server", "mock"), "`batchrunner simulate` serves the simulated provider over HTTP"),
     **dict.fromkeys(("install", "login", "configure", "auth", "config"), f"not needed: {_KEYS}"),
 }

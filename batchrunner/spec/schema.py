@@ -1,18 +1,57 @@
 """The job file described for editors and for people: its JSON Schema, and a file to start from."""
 
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
+import yaml
+
+from batchrunner.core import VERSION
 from batchrunner.core.job import Json
-from batchrunner.spec.models import JobSpec
+from batchrunner.spec.models import PARTS, JobSpec
 
+TITLE: Final = "batchrunner job"
+_MADE_BY: Final = "batchrunner "
+_DEFAULT_VALUES: Final[dict[str, Json]] = {
+    "limits.concurrency": "auto",
+    "limits.poll_per_second": 10,
+    "prompts.delimiter": ",",
+    "prompts.encoding": "UTF-8",
+    "limits": {},
+    "retry": {},
+    "timeouts": {},
+    "output": {},
+}
+"""Defaults that the types do not have: they are settled with other keys."""
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def job_schema() -> dict[str, Json]:
-    """JSON Schema (2020-12) of a job file, with a description of every key."""
+    """JSON Schema (2020-12) of a job file, with a description, a default and an example of every key."""
     generated: dict[str, Json] = JobSpec.model_json_schema(by_alias=True)
-    return {"$schema": _DIALECT, **_untitled(generated), "title": "batchrunner job"}
+    schema = {"$schema": _DIALECT, "$comment": f"{_MADE_BY}{VERSION}", **_untitled(generated), "title": TITLE}
+    _describe(schema)
+    return schema
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    """Add what editors show: a default, an example, and a text with both and the place where more is said."""
+    del schema["properties"]["provider"]["default"]  # it is required: no null in its place
+    provider = schema["properties"]["provider"].pop("anyOf")
+    schema["properties"]["provider"] |= next(form for form in provider if form.get("type") != "null")
+    for part, model in PARTS.items():
+        place = schema["$defs"][model.__name__] if part else schema
+        for key, value in place["properties"].items():
+            path = ".".join((*part, key))
+            example = EXAMPLES[path]
+            value["examples"] = [yaml.safe_load(example)[key]]
+            if path in _DEFAULT_VALUES:
+                value["default"] = _DEFAULT_VALUES[path]
+            default = f"Default: {DEFAULTS[path]}. " if path in DEFAULTS else ""
+            section = part[0] if part else "the-job"
+            value["markdownDescription"] = (
+                f"{value['description']}\n\n{default}Example: `{example}`\n\n"
+                f"More: `batchrunner explain {path}`, docs/job-file.md#{section}"
+            )
 
 
 def starter_job() -> str:

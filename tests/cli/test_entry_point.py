@@ -18,6 +18,7 @@ COMMANDS = (
     "plan",
     "rehearse",
     "run",
+    "ls",
     "status",
     "pause",
     "resume",
@@ -28,8 +29,11 @@ COMMANDS = (
     "verify",
     "export",
     "report",
+    "watch",
     "simulate",
     "schema",
+    "explain",
+    "completion",
 )
 
 

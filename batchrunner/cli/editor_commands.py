@@ -1,0 +1,138 @@
+"""The commands around a job file and a folder of runs: `schema`, `explain` and `ls`."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+import batchrunner
+from batchrunner.cli.options import AsJson
+from batchrunner.cli.output import emit, emit_text, print_message
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+from batchrunner.report.summary import items_line, jsonable
+from batchrunner.report.wording import printable
+
+_LABEL: Final = 10
+
+
+def schema(*, as_json: AsJson = False) -> ExitStatus:
+    r"""Print the JSON Schema of job files.
+
+    \b
+    For completion in an editor. With the YAML extension of VS Code, for example:
+      batchrunner schema > batchrunner.schema.json
+    and as the first line of a job file:
+      # yaml-language-server: $schema=batchrunner.schema.json
+    """
+    found = batchrunner.job_schema()
+    if as_json:
+        emit(found)
+    else:
+        emit_text(json.dumps(jsonable(found), indent=2))
+    return ExitStatus.DONE
+
+
+def explain(
+    *,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="A key, like limits.concurrency.")] = None,
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""Explain a key of the job file.
+
+    \b
+    What it does, its type, default and an example. Without a key: all at the top level:
+      batchrunner explain
+      batchrunner explain limits.concurrency
+      batchrunner explain prompts[].id
+    """
+    from batchrunner.spec.key_help import key_help, top_keys  # noqa: PLC0415 - pydantic, for this command only
+
+    if key is None:
+        known = top_keys()
+        if as_json:
+            emit({"keys": [name for name, _ in known]})
+        else:
+            emit_text("\n".join(f"{name:<14} {_plain(about)}" for name, about in known))
+        return ExitStatus.DONE
+    found = key_help(key)
+    if as_json:
+        emit(found)
+        return ExitStatus.DONE
+    lines = [found.key, f"  {_plain(found.description)}"]
+    lines += [f"  {label:<{_LABEL}}{text}" for label, text in (("type", found.type), ("default", found.default))]
+    lines.append(f"  {'example':<{_LABEL}}{found.example}")
+    if found.settable:
+        lines.append(f"  {'set':<{_LABEL}}batchrunner set DIR {found.key}=VALUE, while it runs")
+    if found.keys:
+        lines.append(f"  {'keys':<{_LABEL}}{', '.join(found.keys)}")
+    emit_text("\n".join(lines))
+    return ExitStatus.DONE
+
+
+def _plain(text: str) -> str:
+    """Without the links of the documents."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+
+
+# `batchrunner ls [FOLDER]`: the runs below a folder, and how they stand.
+
+_NOT_LOOKED_INTO: Final = frozenset({"node_modules", "site-packages", "__pycache__"})
+
+
+def ls(
+    *,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to look for run directories.")] = ".",
+    as_json: AsJson = False,
+) -> ExitStatus:
+    r"""List the runs below a folder.
+
+    \b
+    Each with its state and what is done:
+      batchrunner ls
+      batchrunner ls outputs --json
+    """
+    if not Path(folder).is_dir():
+        raise JobMistakesError((Mistake(file=folder, problem="is not a directory", hint="choose another one"),))
+    found = [_run_in(place) for place in sorted(run_folders(Path(folder)))]
+    if as_json:
+        emit({"runs": found})
+    elif found:
+        width = max(len(run["dir"]) for run in found)
+        emit_text("\n".join(_run_line(run, width) for run in found))
+    else:
+        print_message(f"no runs below {folder}")
+    return ExitStatus.DONE
+
+
+def run_folders(folder: Path) -> Iterator[str]:
+    """Run directories at or below a folder, without what is hidden; no run lies within another."""
+    for place, names, files in os.walk(folder):
+        if "run.json" in files:
+            yield os.path.normpath(place)
+            names.clear()
+        names[:] = [name for name in names if not name.startswith(".") and name not in _NOT_LOOKED_INTO]
+
+
+def _run_in(place: str) -> dict[str, Any]:
+    try:
+        status = batchrunner.status(place)
+    except BatchrunnerError as error:
+        return {"dir": place, "job": None, "state": None, "simulated": None, "items": None, "message": str(error)}
+    return {
+        "dir": place,
+        "job": status.job,
+        "state": "paused" if status.control.paused else status.state,
+        "simulated": status.simulated,
+        "items": status.items,
+        "message": status.message,
+    }
+
+
+def _run_line(run: dict[str, Any], width: int) -> str:
+    if run["state"] is None:
+        return f"{printable(run['dir']):<{width}}  unreadable   {printable(run['message'])}"
+    return f"{printable(run['dir']):<{width}}  {run['state']:<11}  {items_line(run['items'])}"

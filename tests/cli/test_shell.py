@@ -1,0 +1,144 @@
+"""A Tab in bash, `explain` and `ls`: what helps at a prompt and in an editor."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import CommandLine
+
+TAB = """
+source ./batchrunner.bash
+COMP_WORDS=({words} "$1"); COMP_CWORD={place}
+compopt() {{ :; }}
+_batchrunner
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+SHELL = shutil.which("bash")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """A folder with a job, two runs of which one is deeper, and things that are neither."""
+    made = CommandLine(folder=tmp_path_factory.mktemp("shell"))
+    for name in ("cats", "owls"):
+        made.job(name, "prompts: [one]\n")
+        assert made("run", f"{name}.yaml", "--out", f"outputs/{name}").status == 0
+    (made.folder / "outputs" / "deep").mkdir()
+    (made.folder / "outputs" / "owls").rename(made.folder / "outputs" / "deep" / "owls with spaces")
+    (made.folder / "cats.txt").write_text("")
+    (made.folder / "batchrunner.bash").write_text(made("completion", "bash").out)
+    return made
+
+
+def tab(place: CommandLine, *words: str) -> list[str]:
+    """What a Tab after these words offers; the last one is being typed."""
+    script = TAB.format(words=" ".join(("batchrunner", *words[:-1])), place=len(words))
+    done = subprocess.run(
+        [str(SHELL), "--norc", "-c", script, "bash", words[-1]],
+        cwd=place.folder,
+        env={"PATH": "/nowhere"},  # no program is started: the script is the shell's own
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return [line for line in done.stdout.splitlines() if line]
+
+
+@pytest.mark.skipif(SHELL is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("re",), ["rehearse", "resume", "retry", "report"]),
+        (("run", ""), ["cats.yaml", "outputs/", "owls.yaml"]),
+        (("run", "cats.yaml", "--sim"), ["--simulate"]),
+        (("status", ""), ["outputs/", "outputs/cats", "outputs/deep/"]),
+        (("status", "outputs/"), ["outputs/cats", "outputs/deep/"]),
+        (("pause", "outputs/deep/"), ["outputs/deep/owls with spaces"]),
+        (("set", "outputs/cats", "limits.conc"), ["limits.concurrency="]),
+        (("export", "outputs/cats", "--to", "c"), ["csv"]),
+        (("explain", "retry.a"), ["retry.attempts"]),
+        (("completion", ""), ["bash", "zsh", "fish"]),
+        (("ls", "out"), ["outputs"]),
+    ],
+)
+def test_a_tab_offers_what_can_follow(place: CommandLine, words: tuple[str, ...], offered: list[str]) -> None:
+    assert tab(place, *words) == offered
+
+
+@pytest.mark.skipif(SHELL is None, reason="there is no bash")
+def test_a_tab_starts_no_program_and_takes_less_than_50_ms(place: CommandLine) -> None:
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        tab(place, "status", "outputs/")
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.05
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_has_every_command_and_option(place: CommandLine, shell: str) -> None:
+    script = place("completion", shell).out
+    for word in ("rehearse", "resume", "watch", "dry-run", "resend-held", "salvage"):
+        assert word in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True, capture_output=True)
+
+
+def test_a_shell_that_is_not_known_is_told(place: CommandLine) -> None:
+    ran = place("completion", "tcsh")
+    assert (ran.status, "no shell that this knows is called 'tcsh'" in ran.err) == (2, True)
+
+
+def test_explain_says_what_a_key_is(place: CommandLine) -> None:
+    assert place("explain", "limits.concurrency").out.splitlines() == [
+        "limits.concurrency",
+        "  Requests in flight: `auto` (default) finds the limit by itself, a number caps it. See limits.",
+        "  type      auto or whole number ≥ 1",
+        "  default   auto",
+        "  example   limits: {concurrency: 8}",
+        "  set       batchrunner set DIR limits.concurrency=VALUE, while it runs",
+    ]
+    assert place("explain", "prompts[].id", "--json").json["example"] == "prompts: [{id: blue}]"
+    assert "limits.concurrency" in place("explain", "limits").out
+    assert {line.split()[0] for line in place("explain").out.splitlines()} >= {"provider", "prompts", "notify"}
+
+
+@pytest.mark.parametrize(("key", "meant"), [("concurency", "limits.concurrency"), ("attempts", "retry.attempts")])
+def test_explain_knows_what_was_meant(place: CommandLine, key: str, meant: str) -> None:
+    ran = place("explain", key)
+    assert (ran.status, f"did you mean `{meant}`?" in ran.err) == (2, True)
+
+
+def test_ls_lists_the_runs_below_a_folder_and_how_they_stand(place: CommandLine) -> None:
+    lines = place("ls").out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["outputs/cats", "outputs/deep/owls with spaces"]
+    assert all(line.endswith("1 of 1 done") for line in lines)
+    damaged = place.folder / "outputs" / "damaged"
+    damaged.mkdir()
+    (damaged / "run.json").write_text("{")
+    runs = place("ls", "outputs", "--json").json["runs"]
+    shutil.rmtree(damaged)
+    assert [(Path(run["dir"]).name, run["state"]) for run in runs] == [
+        ("cats", "done"),
+        ("damaged", None),
+        ("owls with spaces", "done"),
+    ]
+    assert json.loads(json.dumps(runs[0]["items"]))["done"] == 1
+
+
+def test_ls_shows_a_paused_run(place: CommandLine) -> None:
+    assert place("pause", "outputs/cats").status == 0
+    assert " paused " in place("ls").out
+    assert place("resume", "outputs/cats").status == 0
+    assert " paused " not in place("ls").out
+
+
+def test_ls_of_what_is_no_folder_is_a_mistake(place: CommandLine) -> None:
+    assert place("ls", "nowhere").status == 2
+    (place.folder / "empty").mkdir(exist_ok=True)
+    assert "no runs below empty" in place("ls", "empty").err
