@@ -35,8 +35,8 @@ from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
 
 PIECE_BYTES: Final = 1 << 20
 STATUS_EVERY_S: Final = 1.0
-_STATUS_SHARE: Final = 50
-"""Reading the ledger may take a fiftieth of the time: of a long one, the status is renewed less often."""
+_STATUS_SHARE: Final = 150
+"""Reading the ledger may take a 150th of the time: of a long one, the status is renewed less often."""
 _OUTCOMES: Final[dict[Literal["done", "failed"], str]] = {"done": RESULTS, "failed": FAILURES}
 _decode = msgspec.json.Decoder(dict[str, object]).decode
 

@@ -4,7 +4,11 @@ import asyncio
 import gzip
 import json
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -484,3 +488,20 @@ def test_packed_answers_are_gzip(folder: Path) -> None:
             assert gzip.decompress(await answer.read())
 
     watched(folder, visit)
+
+
+def test_the_command_prints_its_address_and_ends_well_with_ctrl_c(folder: Path) -> None:
+    command = [sys.executable, "-m", "batchrunner", "watch", str(folder), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            url = json.loads(server.stdout.readline())["url"]
+            with urllib.request.urlopen(url) as answer:
+                assert b"batchrunnerSource" in answer.read()
+            server.send_signal(signal.SIGINT)
+            _, said = server.communicate(timeout=20)
+        finally:
+            server.kill()
+    assert server.returncode == 0
+    assert url in said.decode()
+    assert "Traceback" not in said.decode()

@@ -216,7 +216,8 @@ def test_a_run_that_is_killed_and_run_again_is_followed_to_its_end(browser: "Bro
             seen.until(lambda: seen.rows() == ITEMS, 4)
             seen.until(lambda: sorted(seen.ids()) == ids_on_disk(out), 2)
             assert len(ids_on_disk(out)) == ITEMS
-            seen.until(lambda: "no process works" in seen.text(".live-note"), 4)
+            seen.until(lambda: seen.text(".status .state-done") == "done", 4)
+            assert seen.text(".live-note") == "", "a run that is done needs no process"
             assert seen.complaints == []
     finally:
         if run.poll() is None:

@@ -110,14 +110,14 @@
   function clock(seconds) {
     const at = new Date(seconds * 1000);
     const day = at.toDateString() === new Date().toDateString() ? {} : { month: "short", day: "numeric" };
-    return at.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" });
+    return at.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   }
 
   function note() {
     const waiting = newest - rows;
     pill.hidden = waiting <= 0;
     pill.textContent = `${waiting.toLocaleString("en")} new ▲`;
-    const idle = meta.idleSince ? `no process works on this run since ${clock(meta.idleSince)}` : "";
+    const idle = meta.idleSince && meta.state !== "done" ? `no process works on this run since ${clock(meta.idleSince)}` : "";
     words.textContent = lost || meta.problem || idle;
     words.hidden = !words.textContent;
     if (!pill.isConnected) document.body.append(words, pill);
