@@ -56,9 +56,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ran(tmp_path_factory.mktemp("pictures"), PICTURES)
 
 
-def ran(folder: Path, job: str) -> Path:
+def ran(folder: Path, job: str, *, limit: int | None = None) -> Path:
     """Run a job in a folder; the run's directory. In a thread: the browser's loop occupies this one."""
     (folder / "job.yaml").write_text(job, "utf-8")
     with ThreadPoolExecutor(max_workers=1) as pool:
-        report = pool.submit(batchrunner.run_sync, batchrunner.load_job(str(folder / "job.yaml"))).result()
+        job_of_it = batchrunner.load_job(str(folder / "job.yaml"))
+        report = pool.submit(batchrunner.run_sync, job_of_it, limit=limit).result()
     return Path(report.status.dir or "")

@@ -9,6 +9,7 @@ import pytest
 
 import batchrunner
 from batchrunner.page.report_file import joined_script, page_style
+from tests.page.conftest import CHAT, ran
 from tools.browser import PHONE, opened
 
 if TYPE_CHECKING:
@@ -78,6 +79,33 @@ def test_every_count_leads_to_its_filter_and_filters_can_be_taken_back(browser: 
         seen.page.click(".views a:has-text('Failures')")
         seen.page.click(".cause h2 a")
         seen.page.wait_for_selector(".active:has-text('3 items')")
+
+
+def test_a_link_into_the_page_leaves_the_keys_free(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.view("#results?q=tides")
+        seen.page.wait_for_selector(".active:has-text('600 items')")
+        seen.press("?")
+        assert seen.count("dialog.help[open]") == 1
+
+
+def test_menus_stay_inside_of_the_window(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html", size=PHONE) as seen:
+        for menu in seen.page.locator("details.menu > summary").all():
+            menu.click()
+            seen.settle()
+            right = seen.page.locator("details.menu[open] .menu-list").evaluate(
+                "list => list.getBoundingClientRect().right"
+            )
+            assert right <= PHONE[0]
+            seen.press("Escape")
+
+
+def test_a_cell_without_an_answer_says_why(browser: "Browser", tmp_path: Path) -> None:
+    folder = ran(tmp_path, CHAT.replace("{file: prompts.txt}", "[one, two]"), limit=8)
+    with opened(browser, folder / "report.html") as seen:
+        assert seen.count(".missing") == 4
+        assert seen.text(".missing") == "not sent"
 
 
 def test_a_filter_of_an_axis_hides_its_other_columns(browser: "Browser", talk: Path) -> None:

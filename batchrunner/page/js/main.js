@@ -61,7 +61,7 @@ function drawStatus() {
     status,
     el("h1", { text: meta.job }),
     meta.simulated ? el("span", { class: "pill", text: "simulated", title: "answers of the built-in simulator; nothing was billed" }) : null,
-    el("span", { class: `pill state-${meta.state}`, text: meta.state === "failed" ? `${whole(items.failed)} failed` : meta.state, title: meta.stateWords }),
+    el("span", { class: `pill state-${meta.state}`, text: { failed: `${whole(items.failed)} failed`, pending: "unfinished" }[meta.state] ?? meta.state, title: meta.stateWords }),
     el("span", { class: "faint", text: items.done === items.total ? `${whole(items.done)} done` : `${whole(items.done)} of ${whole(items.total)} done (${share} %)` }),
   );
 }
@@ -97,6 +97,9 @@ function dropdown(title, inside, active) {
     if (!node.open) return;
     for (const other of document.querySelectorAll("details.menu[open]")) if (other !== node) other.open = false;
     put(node.lastChild, inside());
+    const list = node.lastChild;
+    list.style.left = "0";
+    list.style.left = `${Math.min(0, window.innerWidth - 8 - list.getBoundingClientRect().right)}px`;
   });
   return node;
 }
@@ -238,7 +241,8 @@ onChange(async (changed) => {
   const itemOnly = changed.every((name) => name === "item");
   if (!itemOnly) {
     clearTimeout(typing);
-    if (document.activeElement !== searchBox || changed.includes("view")) searchBox.value = state.q;
+    const typed = document.activeElement === searchBox;
+    if (!typed || changed.includes("view")) searchBox.value = state.q;
     drawTabs();
     const searching = changed.includes("q") ? find() : null;
     if (searching && state.q) {
@@ -249,7 +253,7 @@ onChange(async (changed) => {
     replan();
     drawFilters();
     drawView();
-    if (changed.includes("q")) searchBox.focus({ preventScroll: true });
+    if (typed) searchBox.focus({ preventScroll: true }); // it was drawn anew
   }
   drawItem();
 });
