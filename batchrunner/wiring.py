@@ -79,12 +79,12 @@ async def assemble(
     disk = Threads("assembly", count=1)
     stack.callback(disk.close)
     await disk.run(remove_leftovers, folder, files=files)
-    told: list[str] = []  # by the thread; `say` belongs to the loop
+    messages: list[str] = []  # by the thread; `say` belongs to the loop
     day_offset_s = PRESETS[job.provider.preset].day_offset_s
     state = await disk.run(
-        replay, folder, day_offset_s=day_offset_s, say=told.append, adopt_rows=run_request.adopt_rows, files=files
+        replay, folder, day_offset_s=day_offset_s, say=messages.append, adopt_rows=run_request.adopt_rows, files=files
     )
-    for line in told:
+    for line in messages:
         say(line)
     items = items_of(job)
     items.keeps = True
@@ -95,7 +95,7 @@ async def assemble(
         say(line)
     state.lost = set(found.lost)
     realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
-    if tries_disk:  # only now: it touches the folders by which one sees that nobody else did
+    if tries_disk:  # only now: it changes the folders' times, which show whether anything else did
         for note in await disk.run(try_disk, folder, job, files=files):
             say(note)
     await disk.run(results.look)
@@ -419,7 +419,7 @@ async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:
         problem = "needs `output.format`, the format to convert the pictures to"
         raise JobMistakesError((Mistake(problem=problem, key="--reformat", expected="png, jpeg, webp or gif"),))
     await runner.record_recovered()
-    told = await reformat(
+    done = await reformat(
         folder,
         wanted,
         ledger=runner.ports.ledger,
@@ -427,13 +427,13 @@ async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:
         files=DISK,
         leftovers=lambda: (path for event in reformatted_events(folder / LEDGER) for path in event.gone),
     )
-    for line in told.left:
+    for line in done.left:
         runner.say(f"not converted: {line}")
-    words = f"converted {told.pictures:,} pictures to {wanted}; nothing was sent"
-    if told.left_count:
-        words += f"; {told.left_count:,} not converted"
+    words = f"converted {done.pictures:,} pictures to {wanted}; nothing was sent"
+    if done.left_count:
+        words += f"; {done.left_count:,} not converted"
     runner.say(words)
     items = runner.snapshot().items
-    if told.left_count or items.pending or items.accepted or items.held or items.timed_out:
+    if done.left_count or items.pending or items.accepted or items.held or items.timed_out:
         return ExitStatus.PAUSED, words
     return ExitStatus.FAILED if items.failed else ExitStatus.DONE, words

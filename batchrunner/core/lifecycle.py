@@ -110,7 +110,7 @@ class Closed:
     kind: str
     reason: str
     refused_account: bool
-    """True when only the account's owner can mend it: exit status 5."""
+    """True when only the account's owner can correct it: exit status 5."""
     mistake: bool = False
     """True when the job is wrong, such as its base URL: exit status 2. Otherwise it is 3."""
 

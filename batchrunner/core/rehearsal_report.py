@@ -21,7 +21,7 @@ class RehearsalOptions(TypedDict, total=False):
     limit: only the first so many items of the job.
     from_scratch: all of the job, whatever is done already.
     began: the instant at which it would begin, seconds since 1970; default: now.
-    progress: told every half second how many items have ended so far, and of how many.
+    progress: called every half second with the number of ended items and of all.
     progress_with_time: the same, and how many seconds of simulated time have passed.
     """
 

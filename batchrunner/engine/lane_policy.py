@@ -295,7 +295,7 @@ class LanePolicy:
 
 
 async def restore_parks(job: Job, state: LedgerState, lanes: LaneSet, recorder: Recorder, *, now: float) -> None:
-    """A quota is still spent after a restart; whatever a person may have mended since is tried again."""
+    """A quota is still spent after a restart; what the user may have corrected since is tried again."""
     for (account, model), park in tuple(state.parks.items()):
         lane = lanes.find(account, model)
         policy, until = policy_named(park.kind), park.until or 0.0

@@ -416,7 +416,7 @@ class Lane:
         self.on_stopped()
 
     def pause(self) -> None:
-        """Let nobody begin until `resume`: what has a slot and has not been sent steps out, what was sent goes on."""
+        """Grant no slot until `resume`: what has a slot and has not been sent steps out, what was sent goes on."""
         self.stops += not self.paused
         self.paused = self._holds = True
 

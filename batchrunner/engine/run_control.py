@@ -82,7 +82,7 @@ class RunControl:
         runner.say(f"{command.action}{by}: {'' if reply.ok else 'refused: '}{reply.message}")
         try:
             await runner.ports.control.acknowledge(command, reply, self.state)
-        except Exception as error:  # noqa: BLE001 - the run is not to end because nobody can be told
+        except Exception as error:  # noqa: BLE001 - the run must not end because a reply cannot be written
             runner.say(f"could not answer the command {command.id}: {error}")
         if reply.ok and command.action == "stop" and self._attempts is not None:
             runner.shutdown.request(signal.SIGTERM)

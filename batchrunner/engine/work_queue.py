@@ -242,7 +242,7 @@ class WorkQueue:
         self._active[work.key] = work
 
     def bring_back(self, work: Work) -> bool:
-        """A person asked for a failed item once more; False if it is live already, or nobody sends here any more."""
+        """The user asked for a failed item again; False if it is live already, or nothing is sent here any more."""
         if work.key in self._keys or self.drained:
             return False
         self._keys.add(work.key)

@@ -14,7 +14,7 @@ from batchrunner.core.status import Shapable
 from batchrunner.exporters.columns import Cell, Kind, cells_of, columns_of, json_text
 
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r\n]")
-"""Apostrophes before it count, so that text that begins with both can be told from guarded text."""
+"""Apostrophes before it count, so that text that begins with both differs from guarded text."""
 _GUARDED: Final = re.compile(r"'+[=+\-@\t\r\n]")
 
 

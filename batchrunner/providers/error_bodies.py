@@ -366,7 +366,7 @@ def _amazon_error(head: ResponseHead) -> str | None:
 
 
 def _with_firsts(value: Json) -> Json:
-    """The value with lists of errors standing for their first entry."""
+    """The value with each list of errors replaced by its first entry."""
     plain = _first_of(value)
     if not is_object(plain):
         return plain
@@ -378,7 +378,7 @@ def _with_firsts(value: Json) -> Json:
 
 
 def _message_of(value: dict[str, Json]) -> dict[str, Json]:
-    """A message that is an object, with its list of details standing for the first."""
+    """A message that is an object, with its list of details replaced by the first."""
     message = value.get("message")
     return {"message": {**message, "detail": _first_of(message.get("detail"))}} if is_object(message) else {}
 

@@ -1,4 +1,4 @@
-"""Why a lane stands still, in our words: one short sentence for each reason. A server's words are never in here.
+"""Why a lane waits, in our words: one short sentence for each reason. A server's words are never in here.
 
 Pure. The sentences stand apart from `wording`, which every command loads: their table needs the kinds of problems.
 """
@@ -134,7 +134,7 @@ def why(lane: LaneStatus) -> str:
 
 
 def zone_of(status: Status) -> tzinfo | None:
-    """The zone in which a person is told times: the job's `timezone`, else the machine's (None)."""
+    """The zone in which times are shown: the job's `timezone`, else the machine's (None)."""
     try:
         return ZoneInfo(status.timezone) if status.timezone is not None else None
     except (LookupError, ValueError, OSError):  # a later version, or another machine, knows it

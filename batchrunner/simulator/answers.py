@@ -1,6 +1,6 @@
 """What the simulated model answers: plausible text and reasoning, all of it a function of seed, model and conversation.
 
-Independent of HTTP. `expected_text` tells a test what the answer to a prompt will be.
+Independent of HTTP. `expected_text` gives tests the answer to a prompt.
 """
 
 import hashlib

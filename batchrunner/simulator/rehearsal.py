@@ -74,7 +74,7 @@ def rehearse(
         limit: only the first so many items.
         windows: how many at once last worked, by `ACCOUNT MODEL`.
         notes: further notes for the report.
-        progress: told every half second how many items have ended, of how many, after how many simulated seconds.
+        progress: called every half second with the ended items, all items and the simulated seconds.
 
     Raises:
         JobMistakesError: a source of the job.

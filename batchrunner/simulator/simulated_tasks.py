@@ -2,7 +2,7 @@
 
 See docs/providers/modelscope.md#images.
 
-A task's id carries enough to tell a finished picture (digest, time, size), so that a world made anew still knows the
+A task's id carries enough to derive a finished picture (digest, time, size), so that a world made anew still knows the
 tasks of an earlier one: a real provider forgets nothing because a client was started again. Their words are lost.
 """
 

@@ -153,7 +153,7 @@ def _zone_faults(name: str | None) -> Iterator[SpecError]:
         return
     try:
         ZoneInfo(name)
-    except (ValueError, OSError, LookupError):  # a path, a folder, a name that nobody has
+    except (ValueError, OSError, LookupError):  # a path, a folder, an unknown name
         known = available_timezones()
         close = get_close_matches(name.replace(" ", "_"), known, n=1, cutoff=0.6) if known else []
         hint = f"did you mean `{close[0]}`?" if close else None

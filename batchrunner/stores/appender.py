@@ -3,7 +3,7 @@
 The loop's thread alone owns the buffer; executors get immutable bytes. What is appended in one turn of the loop is one
 write, and whoever waits for it shares one future or has a call of its own: there is no task and no future per record.
 Write and sync are separate steps: whoever waits for `written` never waits behind an fsync, and whatever was written
-while the last fsync ran goes with the next, which begins at once if somebody stands still for it, else after a breath.
+while the last fsync ran goes with the next, which begins at once if something waits, else after `_BATCH_PAUSE_S`.
 
 Refuses: going on after the first refused write or sync (every later call raises StoreBrokenError), short writes,
 being used from two loops.

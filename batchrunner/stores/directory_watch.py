@@ -120,7 +120,7 @@ class DirectoryWatch:
     def _is_torn(self) -> bool:
         """Whether a row has no `done`, because the disk refused one of them: the next run takes it over, or repairs it.
 
-        While items are lost, what stands behind the recorded rows may be theirs, and nobody takes it for torn.
+        While items are lost, what follows the recorded rows may be theirs, and is not taken for torn.
         """
         try:
             rows = self._files.look(self._folder / RESULTS)

@@ -1,6 +1,6 @@
 """An exported file: streamed, whole or absent, durable when it is there.
 
-Refuses: taking the place of a file, unless it was told that what stands there is its own.
+Refuses to replace a file unless the caller says that the file is its own.
 """
 
 from collections.abc import Callable, Iterator

@@ -58,7 +58,7 @@ class LedgerWriter:
             version: of the format, which says what the segment may hold.
             resends: see `events.Open`.
             clock: `wall()` stamps the records.
-            wall: when the segment begins; for threads, where a loop's clock cannot be asked. None: ask the clock.
+            wall: when the segment begins; for threads, which cannot use a loop's clock. None: use the clock.
             files: the file system.
 
         Raises:
@@ -156,9 +156,9 @@ class LedgerWriter:
         """Sync what is in line, then write and sync `close`: the mark of a clean end. Broken: only close the file.
 
         Args:
-            marks: how the directory is left; None where nobody vouches for it.
+            marks: how the directory is left; None if it cannot be trusted.
             torn: results.jsonl holds more than its records say.
-            checkpoint: of the file that holds what the ledger tells up to here.
+            checkpoint: of the file with the state up to here.
 
         Raises:
             StoreBrokenError: the disk refused these last records.

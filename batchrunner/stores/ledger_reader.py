@@ -1,7 +1,7 @@
 """Reads a ledger back, record by record, and distinguishes a torn tail from damage.
 
 A crash may leave unsynced pages in any order, so damage at or above the greatest durable length that a sound record of
-the segment names ends the replay of that segment and is told in `left_out`. Damage below it, a gap in the segments'
+the segment names ends the replay of that segment and is reported in `left_out`. Damage below it, a gap in the segments'
 numbers, a missing `open` or an unknown version raises LedgerDamagedError: going on could pay twice. Nothing on the disk
 is ever changed here.
 """
@@ -329,8 +329,8 @@ def _torn_tail(
         if durable > bad.offset:
             break
     if durable > bad.offset:
-        told = f"{problem}, before byte {durable}, up to which the segment was confirmed as durable"
-        raise LedgerDamagedError(file=str(path), offset=bad.offset, problem=told)
+        damage = f"{problem}, before byte {durable}, up to which the segment was confirmed as durable"
+        raise LedgerDamagedError(file=str(path), offset=bad.offset, problem=damage)
     return LeftOut(file=str(path), offset=bad.offset, bytes=end - bad.offset, sound_records=intact, problem=problem)
 
 

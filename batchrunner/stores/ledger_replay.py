@@ -23,7 +23,7 @@ from batchrunner.stores.run_file import ANY_RUN, RunFile, read_run_file
 def inspect_directory(folder: Path, state: LedgerState, *, files: InspectedFiles = DISK) -> Inspection | None:
     """Mark lost items in `state`, and count rows without a `done` record as the next run will.
 
-    None: nobody changed anything. Blocks. Raises StoreBrokenError.
+    None: nothing was changed. Blocks. Raises StoreBrokenError.
     """
     if stands_as_marked(files, folder, state.marked):
         return None
@@ -138,7 +138,7 @@ def replay(
         folder: the run's directory.
         day_offset_s: where daily counters turn, seconds east of UTC.
         running: another process is writing; what it sends is under way, not unknown.
-        say: told of torn tails that were left out.
+        say: called for torn tails that were left out.
         adopt_rows: go on although the ledger, or its newest segment, is gone.
         files: the file system.
 

@@ -1,6 +1,6 @@
 """What can still be read of a damaged ledger, and how it is written down anew.
 
-`sound_lines` gives every record whose checksum is right, wherever it stands; `LedgerRebuilder` makes of them a story
+`sound_lines` gives every record whose checksum is right, wherever it is; `LedgerRebuilder` makes of them a ledger
 that the
 lifecycle allows: what follows from a lost record is put back (an intent whose `accepted` is there must have been),
 what contradicts is left out. Refuses to invent an answer, and to read a format of a later version.
@@ -174,7 +174,7 @@ def _kept(path: Path, number: int, text: bytes) -> tuple[int, KeptRecord | None]
 class LedgerRebuilder:
     """Feed it the records of a ledger in order; it gives what is to be written instead, and knows where that leads.
 
-    `place_of` tells where an item's row stands in the new directory; None when its answer is lost.
+    `place_of` gives the position of an item's row in the new directory; None when its answer is lost.
     """
 
     place_of: Callable[[bytes], Place | None]

@@ -1,6 +1,6 @@
 """One writer at a time: `flock` on the run's `lock` file, freed by the system when its holder dies, however it dies.
 
-The file is never removed: a lock on a removed file would keep nobody out. Its content only says who holds it. Refuses:
+The file is never removed: a lock on a removed file would lock nothing. Its content only says who holds it. Refuses:
 believing the content (the lock itself is the truth), locking a file that another one has replaced.
 
 Where the file system has no `flock` (ENOLCK and the like on some network disks), a file `.lock` that is created
@@ -123,7 +123,7 @@ class LockFile:
 def _started(pid: int) -> str:
     """When the process began, in the system's own ticks; which distinguishes it from a later one with the same number.
 
-    Empty when there is no such process, `?` where the system does not tell.
+    Empty when there is no such process, `?` if the system does not say.
     """
     try:
         os.kill(pid, 0)
@@ -208,7 +208,7 @@ class RunLock:
 class Quiet:
     """Keeps every writer out of a run's directory without writing a byte there: for audits. A context manager.
 
-    Where no run has ever been there is no lock file, and nobody to keep out.
+    Where no run has ever been there is no lock file, and nothing to wait for.
     """
 
     def __init__(self, folder: Path) -> None:

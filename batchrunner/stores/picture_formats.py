@@ -1,7 +1,7 @@
 """What is known of a picture without decoding it: its format, whether its end is there, and what it says of itself.
 
 Pure. `whole_fault` exists because decoders are lenient: `verify()` passes half a JPEG, `load()` a PNG without its end.
-Of other formats than PNG, JPEG, WEBP and GIF it tells the name and no more.
+Of other formats than PNG, JPEG, WEBP and GIF it knows only the name.
 """
 
 import json
@@ -187,7 +187,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def png_pixels_are_whole(data: bytes) -> bool:
-    """Whether an ordinary PNG's pixels are all there and in order; False: only a decoder can tell.
+    """Whether an ordinary PNG's pixels are all there and in order; False: only a decoder can decide.
 
     Unpacks them a piece at a time and looks at the byte in front of each row: a third of the time that it takes to
     make them into pixels, and no memory for them. For a PNG whose header and chunks a reader has verified.
@@ -340,15 +340,17 @@ def parameters_text(origin: PictureOrigin, *, size: tuple[int, int], bytes_max: 
 
 def _parameters_line(origin: PictureOrigin, size: tuple[int, int]) -> str:
     params = origin.params
-    told: dict[str, Json] = {}
+    settings: dict[str, Json] = {}
     for name, known in _NAMES:
         value = next((params[key] for key in known if params.get(key) is not None), None)
         if value is not None or name in _ALWAYS:
-            told[name] = "default" if value is None else value
-    told |= {"Size": f"{size[0]}x{size[1]}", "Model": origin.model}
-    told |= {name: value for name, value in params.items() if name not in _ELSEWHERE and _READABLE_NAME.fullmatch(name)}
-    told["Version"] = f"batchrunner {VERSION}"
-    return ", ".join(f"{name}: {_quoted(value)}" for name, value in told.items())
+            settings[name] = "default" if value is None else value
+    settings |= {"Size": f"{size[0]}x{size[1]}", "Model": origin.model}
+    settings |= {
+        name: value for name, value in params.items() if name not in _ELSEWHERE and _READABLE_NAME.fullmatch(name)
+    }
+    settings["Version"] = f"batchrunner {VERSION}"
+    return ", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items())
 
 
 def _quoted(value: Json) -> str:
@@ -359,7 +361,7 @@ def _quoted(value: Json) -> str:
 
 
 def _as_json(origin: PictureOrigin) -> str:
-    told = {
+    origin_fields = {
         "prompt": _cut(origin.prompt, _PROMPT_CHARS),
         "model": origin.model,
         "params": origin.params,
@@ -367,7 +369,7 @@ def _as_json(origin: PictureOrigin) -> str:
         "key": origin.key,
         "program": f"batchrunner {VERSION}",
     }
-    return _writable(json.dumps(told, ensure_ascii=False))
+    return _writable(json.dumps(origin_fields, ensure_ascii=False))
 
 
 def _cut(text: str, chars: int) -> str:

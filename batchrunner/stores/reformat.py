@@ -113,9 +113,9 @@ async def reformat(
     Raises:
         StoreBrokenError: the disk refused; every picture is still there in one form or the other.
     """
-    told = Reformatting()
+    report = Reformatting()
     artifacts = Artifacts(folder, files=files)
-    converter = _Converter(folder=folder, wanted=wanted, files=files, artifacts=artifacts, told=told)
+    converter = _Converter(folder=folder, wanted=wanted, files=files, artifacts=artifacts, report=report)
     try:
         rows = await asyncio.to_thread(lambda: [r for r in _rows(files, folder) if _concerns(r, wanted, state)])
         recorded = set[str]()
@@ -138,7 +138,7 @@ async def reformat(
         raise broken(folder / RESULTS, error) from error
     finally:
         artifacts.close()
-    return told
+    return report
 
 
 def _rows(files: InspectedFiles, folder: Path) -> Iterator[_Row]:
@@ -168,7 +168,7 @@ class _Converter:
     wanted: PictureFormat
     files: InspectedFiles
     artifacts: Artifacts
-    told: Reformatting
+    report: Reformatting
     made: dict[str, _PictureFile] = field(default_factory=dict)
     """By the original's path."""
 
@@ -179,15 +179,15 @@ class _Converter:
         if picture.path not in self.made:
             data = await asyncio.to_thread(self._convert_audio, picture)
             if isinstance(data, str):
-                self.told.leave(f"{picture.path}: {data}")
+                self.report.leave(f"{picture.path}: {data}")
                 return picture
             ready = await asyncio.to_thread(prepare, data, into=self.wanted, max_pixels=MAX_PIXELS)
             if isinstance(ready, Problem):
-                self.told.leave(f"{picture.path}: {ready.message}")
+                self.report.leave(f"{picture.path}: {ready.message}")
                 return picture
             name = f"{FOLDER}/{PurePosixPath(picture.path).stem}.{ready.ending}"
             path = await self.artifacts.write_once(name, ready.data)
-            self.told.pictures += 1
+            self.report.pictures += 1
             self.made[picture.path] = _PictureFile(
                 path=path,
                 sha256=ready.sha256,

@@ -363,9 +363,9 @@ class ResultsFile:
                 self._files.close(descriptor)
                 raise
         except OSError as error:
-            told = broken(path, error)
-            self._refused = str(told)  # else the next row would find the file there, and trust its name
-            raise told from error
+            failure = broken(path, error)
+            self._refused = str(failure)  # else the next row would find the file there, and trust its name
+            raise failure from error
 
     def _length(self, path: Path) -> int:
         if not self._files.exists(path):

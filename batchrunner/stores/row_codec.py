@@ -1,6 +1,6 @@
 """Rows as lines of JSON: written in the contract's order, read back as little as a question needs, relabelled in place.
 
-Fields that nobody promised (`messages`, `schema_sha256`, `images`, `replica`, `shared_with`, `flags`, `path`) are left
+Optional fields (`messages`, `schema_sha256`, `images`, `replica`, `shared_with`, `flags`, `path`) are left
 out when empty, as `core.row` declares; all others are always there. Refuses nothing that Python can hold: lone
 surrogates become U+FFFD, NaN becomes null.
 """

@@ -211,10 +211,10 @@ class Rewriting:
             folder: the run's directory.
             name: of the file of rows.
             keep: which one of several rows with the same key.
-            superseded: where rows go that nobody claims.
+            superseded: where rows go that belong to no item.
             unreadable: where lines go that are no rows; None: they stay, at the end.
             stale: offsets of rows that stand in only where an item has no other.
-            outlives: tells whose row is worth keeping when the job has its item no more.
+            outlives: whether a row is kept although the job no longer has its item.
         """
         self._files = files
         self.path = folder / name

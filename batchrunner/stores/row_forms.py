@@ -2,7 +2,7 @@
 
 Such a file is read through an unnamed copy in the form in which it was written, so that every reader's offsets hold,
 and the next run puts it right by one atomic replacement. A byte order mark before UTF-8 and CRLF need no copy: readers
-take them as they are. Refuses to guess at 8-bit code pages: their letters could not be told apart.
+take them as they are. Refuses to guess at 8-bit code pages: they cannot be distinguished.
 """
 
 import codecs

@@ -154,7 +154,7 @@ def remember_totals(folder: Path, totals: Totals, *, segment: int | None = None,
 
 
 def segment_left(state: LedgerState) -> dict[str, int]:
-    """Keys by standing, of those for which something was or may be paid: done, failed, accepted."""
+    """Keys by state, of those for which something was or may be paid: done, failed, accepted."""
     return {
         item_state.name.lower(): state.count(item_state)
         for item_state in (ItemState.DONE, ItemState.FAILED, ItemState.ACCEPTED)
@@ -170,10 +170,10 @@ def remember_ledger(
     checkpointed: SegmentMark | None,
     files: Files = DISK,
 ) -> None:
-    """Keep in `run.json` where the ledger ended and how many items it knew by their standing.
+    """Keep in `run.json` where the ledger ended and how many items were in each state.
 
     `checkpointed` is how the segment was left, where there is a checkpoint of its end; None: there is none of this one.
-    For when nobody writes to it any more. Raises StoreBrokenError.
+    To be called when nothing writes to it any more. Raises StoreBrokenError.
     """
     there = read_run_file(folder, files=files)
     if there is not None:
@@ -238,11 +238,11 @@ class ErrorLog:
     async def __call__(self, what: str, error: BaseException) -> str:
         """See `core.ports.NoteFault`."""
         line = self._mask(" ".join(f"{type(error).__name__}: {error}".split()))[:_LINE_CHARS_MAX]
-        told = self._mask("".join(traceback.format_exception(error)))
-        if len(told) > ENTRY_CHARS_MAX:
-            told = f"{told[: ENTRY_CHARS_MAX // 2]}\n[…]\n{told[-ENTRY_CHARS_MAX // 2 :]}"
+        trace = self._mask("".join(traceback.format_exception(error)))
+        if len(trace) > ENTRY_CHARS_MAX:
+            trace = f"{trace[: ENTRY_CHARS_MAX // 2]}\n[…]\n{trace[-ENTRY_CHARS_MAX // 2 :]}"
         at = datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="milliseconds")
-        entry = f"{at} {self._mask(' '.join(what.split()))}\n{told}\n"
+        entry = f"{at} {self._mask(' '.join(what.split()))}\n{trace}\n"
         try:
             await asyncio.to_thread(self._add, entry.encode("utf-8", "replace"))
         except OSError as refused:

@@ -74,7 +74,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     segment_bytes: int | None = None
     """Its length after a clean end; None before, and in what earlier versions wrote."""
     segment_left: dict[str, int] | None = None
-    """How many items the ledger knew then by their standing; what a cut of the segment is measured by."""
+    """How many items were in each state then; a truncated segment is compared with it."""
     checkpointed: tuple[int, int, int, int] | None = None
     """(number, inode, size in bytes, mtime in nanoseconds) of the segment of the newest checkpoint."""
     message: str | None = None
