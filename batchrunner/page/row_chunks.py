@@ -238,7 +238,12 @@ def as_text(data: bytes) -> str:
 
 
 def axes_of(job: dict[str, Json]) -> list[Axis]:
-    """What varies between the items of one prompt, from the job as resolved: models, the matrix, replicas."""
+    """What varies between the items of one prompt, from the job as resolved: models, the matrix, replicas.
+
+    Of a job that is not known any more (run.json was made anew from the ledger) what rows say of themselves.
+    """
+    if not job:
+        return [Axis(name="model", values=[]), Axis(name="replica", values=[])]
     models, matrix, replicas = job.get("models"), job.get("matrix"), job.get("replicas")
     found = []
     for name, values in matrix.items() if isinstance(matrix, dict) else ():

@@ -13,7 +13,7 @@ import batchrunner
 from batchrunner.core.errors import ExitStatus, JobMistakesError
 from batchrunner.core.status import ExportRow
 from batchrunner.page import report_file
-from batchrunner.page.row_chunks import CHUNK_ROWS, Axis, RowChunks
+from batchrunner.page.row_chunks import CHUNK_ROWS, Axis, RowChunks, axes_of
 from batchrunner.page.run_facts import hide_paths, shown_job
 
 JOB = "name: small\nprovider: simulator\nmodels: [sim/a, sim/b]\nprompts: [what is a tide, what is a lock]\n"
@@ -149,6 +149,21 @@ def test_paths_of_known_folders_are_cut_out_of_messages() -> None:
     assert hide("/data/runs/cats/results.jsonl: 3 rows") == "results.jsonl: 3 rows"
     assert hide("no page in /data/runs/cats") == "no page in cats"
     assert hide("nothing here") == "nothing here"
+
+
+def test_rows_of_a_job_that_is_not_known_any_more_still_have_columns_of_their_own() -> None:
+    rows = RowChunks(axes=axes_of({}), since=0.0, log_of=lambda _: [], hide=str, on_chunk=lambda *_: None)
+    for model in ("a", "b"):
+        fields: dict[str, Any] = {
+            "id": model,
+            "prompt_id": "p",
+            "index": 1,
+            "model": model,
+            "prompt": "p",
+            "output": {},
+        }
+        rows.add(ExportRow(line=b"", fields=fields, outcome="done"))
+    assert [axis.values for axis in rows.axes] == [["a", "b"], [1]]
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
