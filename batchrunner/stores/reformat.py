@@ -15,10 +15,11 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from batchrunner.core.events import Reformatted, Rewritten, recorded_files
-from batchrunner.core.job import PictureFormat
+from batchrunner.core.job import Json, PictureFormat
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.outcome import Problem
 from batchrunner.core.ports import Ledger
+from batchrunner.core.row import PictureOrigin
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.artifacts import Artifacts
 from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, InspectedFiles, broken, write_pieces
@@ -55,6 +56,9 @@ class _MediaOutput(msgspec.Struct):
 class _Row(msgspec.Struct):
     id: str
     key: str
+    prompt: str = ""
+    model: str = ""
+    params: dict[str, Json] = msgspec.field(default_factory=dict)
     output: _MediaOutput = msgspec.field(default_factory=_MediaOutput)
 
 
@@ -120,7 +124,7 @@ async def reformat(
         rows = await asyncio.to_thread(lambda: [r for r in _rows(files, folder) if _concerns(r, wanted, state)])
         recorded = set[str]()
         for row in rows:
-            new = [await converter.converted(picture) for picture in row.output.images]
+            new = [await converter.converted(picture, row) for picture in row.output.images]
             kept: tuple[_PictureFile | _AudioFile, ...] = (*new, *row.output.audio)
             named = tuple((file.path, file.bytes, file.sha256) for file in kept)
             gone = tuple(old.path for old, now in zip(row.output.images, new, strict=True) if old.path != now.path)
@@ -172,7 +176,7 @@ class _Converter:
     made: dict[str, _PictureFile] = field(default_factory=dict)
     """By the original's path."""
 
-    async def converted(self, picture: _PictureFile) -> _PictureFile:
+    async def converted(self, picture: _PictureFile, row: _Row) -> _PictureFile:
         """The new picture; the old one where it stays."""
         if not _is_other(picture, self.wanted):
             return picture
@@ -181,7 +185,8 @@ class _Converter:
             if isinstance(data, str):
                 self.report.leave(f"{picture.path}: {data}")
                 return picture
-            ready = await asyncio.to_thread(prepare, data, into=self.wanted, max_pixels=MAX_PIXELS)
+            origin = PictureOrigin(prompt=row.prompt, model=row.model, id=row.id, key=row.key, params=row.params)
+            ready = await asyncio.to_thread(prepare, data, into=self.wanted, max_pixels=MAX_PIXELS, origin=origin)
             if isinstance(ready, Problem):
                 self.report.leave(f"{picture.path}: {ready.message}")
                 return picture

@@ -58,6 +58,8 @@ def test_pictures_get_the_new_format_without_a_request(
         assert len(data) == picture["bytes"]
         with Image.open(house.out / picture["path"]) as opened:
             assert (opened.format, opened.size) == (pillow, (picture["width"], picture["height"]))
+            text = opened.info.get("parameters") or opened.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
+        assert text.partition("\n")[0] in PROMPTS, "the new file says where it comes from, too"
     assert not any((house.out / path).exists() for path in old)
     assert len(house.events("reformatted")) == 3
     assert is_sound(house)
