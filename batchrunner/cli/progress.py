@@ -296,7 +296,11 @@ def ignore_status_signals(loop: asyncio.AbstractEventLoop | None = None) -> None
         with suppress(ValueError, RuntimeError, NotImplementedError):
             if loop is not None:
                 loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _unheard)  # SIG_IGN would be inherited by the commands that a run starts
+
+
+def _unheard(*_: object) -> None:
+    """Nobody is there to answer."""
 
 
 def print_block(status: Status, pace: "RunPace", *, elapsed_s: float) -> None:

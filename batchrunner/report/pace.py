@@ -146,7 +146,8 @@ class RunPace:
             if not left or any(lane.activity == "paused" for lane in lanes):
                 continue  # nobody knows when a person lets it go on
             if not going and not parked:
-                stuck += left
+                # an item that is held for a person is left in a lane that is done
+                stuck += left if any(lane.activity == "closed" for lane in lanes) else 0
                 continue
             end_s = self._ends_s(left, [*going, *parked], now=now, not_before_s=held_up_s or 0.0)
             ends.append(end_s)

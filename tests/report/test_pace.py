@@ -129,6 +129,10 @@ def test_items_of_closed_lanes_are_told_as_left_over() -> None:
     assert (eta.stuck, eta.ready) == (30, 100)
 
 
+def test_items_that_are_held_in_a_lane_that_is_done_are_not_told_as_left_over() -> None:
+    assert told(replace(LANE, left=3, activity="done")).stuck == 0
+
+
 def test_time_in_a_park_does_not_make_a_lane_slow() -> None:
     pace = RunPace()
     moment, left = NOW, 1000
