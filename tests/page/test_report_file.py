@@ -15,6 +15,7 @@ from batchrunner.core.status import ExportRow
 from batchrunner.page import report_file
 from batchrunner.page.row_chunks import CHUNK_ROWS, Axis, RowChunks, axes_of
 from batchrunner.page.run_facts import hide_paths, shown_job
+from tools.files_touched import _simulator
 
 JOB = "name: small\nprovider: simulator\nmodels: [sim/a, sim/b]\nprompts: [what is a tide, what is a lock]\n"
 
@@ -199,3 +200,24 @@ def test_rows_that_are_added_later_change_the_last_chunk_only() -> None:
     assert list(chunks) == [0]
     assert gzip.decompress(rows.tail()).count(b"\n") == 2
     assert len(gzip.decompress(rows.index())) == 4 * rows.rows * len(rows.columns)
+
+
+def test_a_key_that_a_server_sends_back_is_not_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "canary-0123456789-abcdef"
+    monkeypatch.setenv("PAGE_KEY", key)
+    with _simulator() as url:
+        provider = {
+            "preset": "modelscope",
+            "base_url": url,
+            "api_key_env": "PAGE_KEY",
+            "headers": {"x-own": "own-value-77"},
+        }
+        job = {"provider": provider, "model": "sim/m#body-echo-key", "prompts": ["a", "b"]}
+        (tmp_path / "job.yaml").write_text(json.dumps(job), "utf-8")
+        done = batchrunner.run_sync(batchrunner.load_job(str(tmp_path / "job.yaml")))
+    page = Path(done.status.dir or "") / "report.html"
+    text = page.read_text("utf-8") + json.dumps(lines_of(page))
+    assert meta_of(page)["rows"] == 2
+    assert key not in text
+    assert base64.b64encode(key.encode()).decode() not in text
+    assert "own-value-77" not in text

@@ -1,16 +1,19 @@
 """The page in a browser, from disk: every view, search, filters, order, keys, marks."""
 
 import json
+import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 import batchrunner
 from batchrunner.page.report_file import joined_script, page_style
 from tests.page.conftest import CHAT, ran
-from tools.browser import PHONE, opened
+from tools.browser import PHONE, Seen, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -154,6 +157,45 @@ def test_an_address_leads_to_the_item_it_names(browser: "Browser", talk: Path) -
     with opened(browser, talk / "report.html", "#results?item=77") as seen:
         assert seen.text(".item-title b") == row["id"]
         assert row["output"]["text"] in seen.text(".item-main")
+
+
+def test_an_item_is_copied_as_an_entry_of_a_job_as_a_request_and_for_image_tools(
+    browser: "Browser", talk: Path, pictures: Path
+) -> None:
+    def copied(seen: Seen, name: str) -> str:
+        seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        seen.page.click(f".buttons button:text-is('{name}')")
+        seen.page.wait_for_selector(".buttons button:text-is('copied')")
+        return str(seen.value("navigator.clipboard.readText()"))
+
+    with opened(browser, talk / "report.html", "#results?item=50") as seen:
+        row: Any = next(row for row in batchrunner.results(str(talk)) if row["index"] == 50)
+        (entry,) = yaml.safe_load(copied(seen, "YAML entry"))
+        assert entry == {"id": row["id"], "prompt": row["prompt"], "params": row["params"]}
+        words = shlex.split(copied(seen, "curl"))
+        assert words[:2] == ["curl", "http://simulator.invalid/v1/chat/completions"]
+        assert "Authorization: Bearer $API_KEY" in words
+        body = json.loads(words[words.index("-d") + 1])
+        assert body == {
+            "model": row["model"],
+            "messages": [{"role": "system", "content": row["system"]}, {"role": "user", "content": row["prompt"]}],
+            **row["params"],
+        }
+        assert json.loads(copied(seen, "JSON")) == row
+    with opened(browser, pictures / "report.html", "#results?item=2") as seen:
+        lines = copied(seen, "A1111 text").splitlines()
+        assert lines[0] == "an owl in a teacup"
+        assert {"Seed: 2", "Size: 256x256", "Model: sim/painter"} <= set(lines[1].split(", "))
+
+
+def test_print_has_the_visible_rows_and_no_controls(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.page.emulate_media(media="print")
+        seen.settle()
+        assert not seen.page.locator(".filters").is_visible()
+        assert seen.page.locator(".row .prompt").first.is_visible()
+        tops = [row.bounding_box() for row in seen.page.locator(".row").all()]
+        assert all(a and b and a["y"] + a["height"] <= b["y"] + 1 for a, b in pairwise(tops))
 
 
 def test_compare_shows_what_differs_word_by_word(browser: "Browser", talk: Path) -> None:
