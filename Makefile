@@ -87,7 +87,7 @@ soak: setup
 	$(BIN)/python benchmarks/soak.py
 
 pages: setup
-	@echo "== pages that are generated: docs/job-file.md"
+	@echo "== pages that are generated: docs/job-file.md, jobs/batchrunner.schema.json"
 	$(BIN)/python -m tools.job_file_page
 
 docs: $(DOCS)/.ready

@@ -22,6 +22,7 @@ import yaml
 from batchrunner import api
 from batchrunner.cli import main as command_line
 from batchrunner.core.errors import ExitStatus
+from batchrunner.spec.schema import MODELINE, schema_text
 from tests.support.documents import (
     PAGES,
     ROOT,
@@ -338,6 +339,13 @@ def _site(folder: Path) -> tuple[int, str]:
 
 def test_the_page_on_the_job_file_is_the_one_that_the_schema_makes() -> None:
     assert job_file_page.PAGE.read_text("utf-8") == job_file_page.page(), "run `make pages`"
+
+
+def test_the_example_jobs_name_a_schema_for_editors_that_is_todays() -> None:
+    assert job_file_page.SCHEMA.read_text("utf-8") == schema_text(), "run `make pages`"
+    assert {path.read_text("utf-8").splitlines(keepends=True)[0] for path in (ROOT / "jobs").glob("*.yaml")} == {
+        MODELINE
+    }
 
 
 BESIDE: Final[dict[str, dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""`python -m tools.job_file_page`: writes docs/job-file.md from the JSON Schema of the job file.
+"""`python -m tools.job_file_page`: writes docs/job-file.md and jobs/batchrunner.schema.json.
 
 The schema has every key's type, default and description. What it cannot have stands here: an example of each key, and
 defaults that depend on another key. `tests/test_documents.py` fails if the page is stale, a key has no example, or an
@@ -12,11 +12,13 @@ from typing import Any, Final
 from batchrunner.spec import job_schema
 from batchrunner.spec.key_help import default_words, type_words
 from batchrunner.spec.models import PARTS, keys_of
-from batchrunner.spec.schema import DEFAULTS, EXAMPLES, NOTES
+from batchrunner.spec.schema import DEFAULTS, EXAMPLES, NOTES, SCHEMA_FILE, schema_text
 
 __all__ = ["DEFAULTS", "EXAMPLES", "NOTES", "PAGE", "PARTS", "keys_of", "page"]
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "job-file.md"
+SCHEMA: Final = Path(__file__).resolve().parents[1] / "jobs" / SCHEMA_FILE
+"""The schema that the examples name for editors."""
 
 HEADINGS: Final[dict[tuple[str, ...], str]] = {
     (): "The job",
@@ -91,3 +93,4 @@ def _link(name: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SCHEMA.write_text(schema_text(), encoding="utf-8")

@@ -1,16 +1,12 @@
-"""The commands that take a job file and send nothing: `check`, `plan` and `init`."""
+"""The commands that take a job file and send nothing: `check` and `plan`."""
 
 import asyncio
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 import batchrunner
-from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate, program
+from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate
 from batchrunner.cli.output import StatusLine, emit, fitted, print_message, print_mistakes
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
@@ -72,11 +68,14 @@ def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int
     result = asyncio.run(batchrunner.check(job, progress=progress))
     if result.mistakes:
         raise JobMistakesError(result.mistakes)
+    from batchrunner.spec.schema import stale_schema  # noqa: PLC0415 - with the rest of `spec`, for checks only
+
+    stale = stale_schema(file)
     return Checked(
         file=file,
         job=job.name,
         items=result.items,
-        notes=result.notes,
+        notes=(*result.notes, *([stale] if stale is not None else [])),
         skipped_rows=result.skipped_rows,
         skipped=result.skipped,
     )
@@ -185,46 +184,3 @@ def _counted(found: "Plan") -> Iterator[tuple[str, str]]:
     for field, label, unit, what in _COUNTED:
         if number := getattr(found, field):
             yield label, f"{count(number, unit)} {what}"
-
-
-# `batchrunner init [DIR]`: a commented job file to start from. Refuses to overwrite anything.
-
-
-def init(
-    *,
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Directory for the new job.yaml.")] = ".",
-    as_json: AsJson = False,
-) -> ExitStatus:
-    r"""Write a commented job file to start from.
-
-    \b
-    An existing file is never overwritten:
-      batchrunner init
-      batchrunner init jobs/first
-    """
-    path = Path(folder) / "job.yaml"
-    _write_new(path, batchrunner.starter_job())
-    following = f"{program()} run {shlex.quote(str(path))} --simulate"
-    if as_json:
-        emit({"written": path, "next_command": following})
-    print_message(
-        f"wrote {path}: edit it, then try it on the simulator (no key needed, nothing billed)\nnext: {following}"
-    )
-    return ExitStatus.DONE
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise JobMistakesError((_taken(path),)) from None
-
-
-def _taken(path: Path) -> Mistake:
-    if path.exists():
-        return Mistake(
-            file=str(path), problem="already exists", hint="choose another directory; nothing is overwritten"
-        )
-    return Mistake(file=str(path.parent), problem="is not a directory", hint="choose another one")

@@ -17,7 +17,8 @@ from batchrunner.cli.completion import completion
 from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
 from batchrunner.cli.directory_commands import export, report, status, verify, watch
 from batchrunner.cli.editor_commands import explain, ls, schema
-from batchrunner.cli.job_commands import check, init, plan
+from batchrunner.cli.init import init
+from batchrunner.cli.job_commands import check, plan
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
 from batchrunner.cli.options import meant
 from batchrunner.cli.output import emit, error_object, print_error, print_message, print_mistakes

@@ -116,6 +116,11 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
     return templates, tuple(compiler.mistakes)
 
 
+def variable_of(column: str) -> str:
+    """The name of a column in a template."""
+    return column if column.isidentifier() else _NO_NAME.sub("_", column)
+
+
 def named(values: dict[str, Json], *, row: int | None = None) -> dict[str, Json]:
     """The values as templates see them: with the row's number, and `Sub_Category` for a column `Sub Category`."""
     for name in values:
@@ -123,7 +128,7 @@ def named(values: dict[str, Json], *, row: int | None = None) -> dict[str, Json]
             break
     else:
         return {ROW: row, **values}
-    aliases = {_NO_NAME.sub("_", name): value for name, value in values.items() if not name.isidentifier()}
+    aliases = {variable_of(name): value for name, value in values.items() if not name.isidentifier()}
     return {**aliases, ROW: row, **values}
 
 

@@ -1,6 +1,10 @@
 """The job file described for editors and for people: its JSON Schema, and a file to start from."""
 
+import json
+import re
+import shlex
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -54,9 +58,51 @@ def _describe(schema: dict[str, Any]) -> None:
             )
 
 
-def starter_job() -> str:
-    """The text of a commented job file that passes `check` as it stands."""
-    return files("batchrunner.spec").joinpath("template.yaml").read_text(encoding="utf-8")
+TEMPLATES: Final[dict[str, str]] = {
+    "chat": "questions to a chat model",
+    "images": "pictures of prompts and a matrix",
+    "dataset": "records that fit a schema, several for each combination of a matrix",
+}
+"""Name -> what it is for."""
+
+
+def starter_job(template: str = "chat") -> str:
+    """The text of a commented job file that passes `check` as it stands. `template` is one of `TEMPLATES`."""
+    return files("batchrunner.spec").joinpath("templates", f"{template}.yaml").read_text(encoding="utf-8")
+
+
+SCHEMA_FILE: Final = "batchrunner.schema.json"
+"""The name under which `init` writes the schema beside a job file."""
+MODELINE: Final = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
+"""The first line of a job file, by which editors find the schema."""
+_MODELINE: Final = re.compile(r"^#\s*yaml-language-server:\s*\$schema=(\S+)\s*$", re.MULTILINE)
+_HEAD_CHARS: Final = 2000
+
+
+def schema_text() -> str:
+    """The schema as a file."""
+    return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def stale_schema(job_file: str) -> str | None:
+    """A note where the schema that a job file names for editors is of another version than this program.
+
+    None where it is up to date, names none, or names something else.
+    """
+    try:
+        with Path(job_file).open(encoding="utf-8") as file:
+            named = _MODELINE.search(file.read(_HEAD_CHARS))
+        if named is None or "://" in named[1]:
+            return None
+        path = Path(job_file).resolve().parent / named[1]
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # it is for editors: no reason to say more
+        return None
+    if not isinstance(there, dict) or there.get("title") != TITLE or there == job_schema():
+        return None
+    made_by = str(there.get("$comment", "")).removeprefix(_MADE_BY)
+    of = f"of batchrunner {made_by}" if made_by and made_by != VERSION else "of another version"
+    return f"the schema {path} for editors is {of}; renew it: batchrunner schema > {shlex.quote(str(path))}"
 
 
 def _untitled(part: dict[str, Json]) -> dict[str, Json]:
