@@ -69,6 +69,10 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     from batchrunner.transport import read_keys
 
     require_dialect(job.provider)
+    if job.simulated and (job.scenario or any("#" in model for model in job.models)):
+        from batchrunner.simulator.scenarios import require_scenarios
+
+        require_scenarios(job.scenario, job.models)
     items = items_of(job)
     items.progress = progress
     mistakes = await items.mistakes()

@@ -23,7 +23,7 @@ from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import Clock
 from batchrunner.simulator.profiles import INSTANT, Latency
-from batchrunner.simulator.scenarios import parse_scenarios
+from batchrunner.simulator.scenarios import require_scenarios
 from batchrunner.simulator.script import Call, Cut, Delay, EarlyStep, Hang, Reset, Role, Script, Send
 from batchrunner.simulator.world import World
 from batchrunner.transport.coding import CodingError, unpacker
@@ -121,8 +121,7 @@ def simulated_network(
     Raises:
         JobMistakesError: an unknown scenario, of the job or after the `#` of one of its models.
     """
-    for model in models:
-        parse_scenarios(model.partition("#")[2], key="model")
+    require_scenarios(scenario, models)
     world = World(seed, scenario=scenario, latency=latency)
     return (SimulatedTransport(world, clock, timeouts=timeouts), SimulatedDownloads(world, clock, timeouts=timeouts))
 

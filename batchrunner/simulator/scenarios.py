@@ -5,6 +5,7 @@ Where the summary says "first n", leaving the figure out means always.
 """
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,13 @@ def parse_scenarios(text: str, *, key: str = "scenario") -> Chosen:
             problem = f"{figure!r} is not a number for {name}"
             raise JobMistakesError((Mistake(key=key, problem=problem, expected=f"like {name}:3"),)) from None
     return chosen
+
+
+def require_scenarios(scenario: str | None, models: Iterable[str]) -> None:
+    """Refuse what `parse_scenarios` refuses, in a job's `scenario` and after the `#` of its models."""
+    parse_scenarios(scenario or "")
+    for model in models:
+        parse_scenarios(model.partition("#")[2], key="model")
 
 
 def _unknown(name: str, key: str) -> JobMistakesError:

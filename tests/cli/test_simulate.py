@@ -86,8 +86,9 @@ def test_the_list_names_scenarios_faults_and_waits(batchrunner: CommandLine) -> 
     assert "first" in listed["latency"]
 
 
-def test_a_model_of_a_simulated_run_that_names_no_scenario_is_a_mistake(batchrunner: CommandLine) -> None:
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_model_of_a_simulated_run_that_names_no_scenario_is_a_mistake(batchrunner: CommandLine, command: str) -> None:
     (batchrunner.folder / "job.yaml").write_text('provider: simulator\nmodel: "sim/talker#nonsense"\nprompts: [a]\n')
-    ran = batchrunner("run", "job.yaml")
+    ran = batchrunner(command, "job.yaml")
     assert ran.status == 2
     assert "model: there is no scenario 'nonsense'; `batchrunner simulate --list` lists them" in ran.err
