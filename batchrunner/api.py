@@ -1,7 +1,7 @@
-"""What the program does, one function a verb: the commands call these, and so does anybody's Python.
+"""What the program does, one function for each command: the Python API, and what the commands call.
 
-`assembly` builds what a run needs; this file opens, watches and closes it, and decides nothing. Each verb loads the
-modules that it needs when it is called: `check` and `status` are called often and need few of them.
+`wiring` builds what a run needs; this file opens, watches and closes it. Each function imports the modules that it needs
+when it is called: `check` and `status` are called often and need few of them.
 """
 
 import asyncio
@@ -57,10 +57,7 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
 
 
 async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
-    """Stream every item once and collect what is wrong; sends nothing and writes nothing.
-
-    `progress` is called with the number of items read, every 20,000.
-    """
+    """Stream every item once and collect what is wrong. `progress`: called with the items read, every 20,000."""
     from batchrunner.core.picture_rules import picture_notes
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces

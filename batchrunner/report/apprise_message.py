@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 
-_MISSING = "is not installed: pip install 'batchrunner[notify]'"
+_MISSING = "is not installed: pip install apprise"
 
 
 def main() -> str | None:

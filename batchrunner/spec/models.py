@@ -91,7 +91,7 @@ class NotifySpec(Part):
     apprise_env: Text | None = Field(
         default=None,
         description="The NAME of the environment variable that has Apprise URLs, for a phone or a chat; needs "
-        "`batchrunner[notify]`.",
+        "`pip install apprise`.",
     )
     on: Annotated[list[NotifyEvent], Field(min_length=1)] = Field(
         default=list(NOTIFY_EVENTS),
