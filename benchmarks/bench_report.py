@@ -177,8 +177,8 @@ def notes(path: Path = NOTES) -> dict[str, dict[str, str]]:
     """What notes.yaml says beside missed figures, by the figure's name. Raises ValueError for another shape."""
     found = yaml.safe_load(path.read_text()) or {}
     for name, note in found.items():
-        if not isinstance(note, dict) or not note.keys() <= {"floor", "profile"}:
-            raise ValueError(f"{path.name}: {name}: expected `floor`, `profile` or both")
+        if not isinstance(note, dict) or not (note.keys() <= {"floor", "profile"} or note.keys() == {"title", "text"}):
+            raise ValueError(f"{path.name}: {name}: expected `floor`, `profile` or both, or `title` and `text`")
     return found
 
 
@@ -212,4 +212,7 @@ def document(figures: list[Figure], why: dict[str, dict[str, str]] | None = None
     if any(figure.name.startswith("scale:") for figure in figures):
         lines += ["", "CPU over the number of items:", "", "![CPU seconds over items](benchmarks-scale.svg)"]
     lines += _reasons(figures, why or {})
+    for note in (why or {}).values():
+        if "title" in note:
+            lines += ["", f"## {note['title']}", "", note["text"].strip()]
     return "\n".join([*lines, ""])

@@ -201,10 +201,8 @@ def _pictures(bench: Bench) -> list[Figure]:
         size = (bench.files / "picture.png").stat().st_size / 1e6
         note = f"{number} pictures of {size:.1f} MB, one core"
         figures += [
-            Figure(name=name, title=title, values=ratios, least=0.85, note=note),
-            Figure(
-                name=f"{name}:cpu", title=f"{title}: CPU of the whole process", values=cpu, note="start-up included"
-            ),
+            Figure(name=name, title=title, values=cpu, least=0.85, note=f"{note}; CPU of the whole process"),
+            Figure(name=f"{name}:span", title=f"{title}: span", values=ratios, note="with waits for the disk"),
             Figure(
                 name=f"{name}:stalls",
                 title=f"{title}: the event loop's stalls, p99",

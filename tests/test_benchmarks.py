@@ -38,6 +38,8 @@ def test_a_note_stands_in_the_page_only_beside_a_figure_that_misses_its_goal(ben
     assert "the floor of slow" in page
     assert "the profile of large" in page
     assert "the floor of quick" not in page
+    said = bench.bench_report.document(figures, {"quick": {"title": "Said in any case", "text": "that it is quick"}})
+    assert said.endswith("## Said in any case\n\nthat it is quick\n")
 
 
 def test_every_note_of_the_benchmarks_names_a_row_that_there_is(bench: Any) -> None:

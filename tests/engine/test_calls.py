@@ -24,7 +24,7 @@ from tests.support.virtual_time import run_virtual
 T = TypeVar("T")
 ROOT: Final = str(Path(api.__file__).parent) + "/"
 ITEMS: Final = 300
-OURS: Final = ("engine/", "stores/", "core/")
+OURS: Final = ("engine/", "stores/", "core/", "page/")
 BODY: Final = (
     b'{"id":"c1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant",'
     b'"content":"forty-two"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":80}}'
@@ -56,7 +56,8 @@ def run_counted(folder: Path, items: int, more: str) -> Counter[str]:
     (folder / "prompts.txt").write_text("".join(f"question number {number}\n" for number in range(items)), "utf-8")
     (folder / "job.yaml").write_text(
         "name: job\nprovider: {preset: openai, base_url: 'http://127.0.0.1:9/v1', api_key_env: [], auth: none}\n"
-        f"model: m\nstream: false\nprompts: {{file: prompts.txt}}\n{more}\n",
+        f"model: m\nstream: false\nprompts: {{file: prompts.txt}}\n{more}\n"
+        + ("" if "output:" in more else "output: {report: false}\n"),
         "utf-8",
     )
     job = api.load_job(str(folder / "job.yaml"), out=str(folder / "out"))
@@ -99,6 +100,7 @@ BUDGETS: Final = {
     "every intent on the disk": ("limits: {concurrency: 64}\ndurability: full", 78),
     "concurrency found by itself": ("", 109),
     "limits a minute": ("limits: {concurrency: 64, requests_per_minute: 1000000, tokens_per_minute: 100000000}", 98),
+    "its row on the page": ("limits: {concurrency: 64}\noutput: {report: true}", 105),
     "a budget": ("limits: {concurrency: 64}\nbudget: {calls: 1000000}", 107),
 }
 
