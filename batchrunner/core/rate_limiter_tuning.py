@@ -72,7 +72,7 @@ IMMUNE_S: Final = 60.0
 SMOOTH: Final = 1.5
 SMOOTH_START: Final = 3.0
 # Where answers take milliseconds, a dozen would be sent above the first limit before its first refusal arrives.
-OPENING_S: Final = 0.3
+OPENING_S: Final = 0.2
 OPENING_PER_S: Final = 150.0
 TIMER_GRAIN_S: Final = 0.002
 
