@@ -1,6 +1,6 @@
 """What the program does, one function for each command: the Python API, and what the commands call.
 
-`wiring` builds what a run needs; this file opens, watches and closes it. Each function imports the modules that it needs
+`wiring` builds what a run needs; this file opens, watches and closes it. Each function imports the modules it needs
 when it is called: `check` and `status` are called often and need few of them.
 """
 
