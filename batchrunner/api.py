@@ -106,6 +106,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
+    from batchrunner.report.control_run import job_in_force
     from batchrunner.report.directory_status import format_notes, inspection_notes
     from batchrunner.report.summary import schedule_notes
     from batchrunner.report.wording import skipped_words
@@ -118,20 +119,19 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     folder = Path(job.output.dir)
     refuse_run_elsewhere(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
+    job, in_force = job_in_force(job, folder)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
     stock = inspect_directory(folder, state)
     items = items_of(job)
     items.progress = progress
     found = await run_planning_pass(items, state, hold=job.on_ambiguous == "hold")
     state.lost = set(found.lost)
-    totals = totals_of(job, found, accounts=len(job.provider.key_env))
     daily = job.limits.requests_per_day
     keys, missing = read_keys(job.provider.key_env, os.environ)
-    lanes = len(job.models) * max(1, len(job.provider.key_env))
     return Plan(
         job=job.name,
         dir=job.output.dir,
-        items=count_items(state, totals, now=LoopClock().wall()),
+        items=count_items(state, totals_of(job, found, accounts=1), now=LoopClock().wall()),
         to_send=found.to_send,
         to_poll=len(state.tasks),
         identical=sum(found.shared.values()),
@@ -140,7 +140,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
         skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
         max_calls=found.to_send * job.retry.attempts,
-        quota_days=found.to_send / (daily * lanes) if daily else None,
+        quota_days=found.to_send / (daily * len(job.models) * max(1, len(job.provider.key_env))) if daily else None,
         notes=(
             *(mistake.problem for mistake in missing),
             *schedule_notes(job, wall=LoopClock().wall()),
@@ -149,6 +149,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
             *inspection_notes(folder, stock),
             *format_notes(job, folder),
             *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
+            *in_force,
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),

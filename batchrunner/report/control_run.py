@@ -14,6 +14,8 @@ from batchrunner.core.control import (
     refuse_incomplete,
 )
 from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.job import Job
+from batchrunner.report.summary import control_lines
 from batchrunner.stores.control_folder import give, reply_to, state_in, take_back
 from batchrunner.stores.lock import holder_of
 from batchrunner.stores.run_file import run_file_or_refuse
@@ -93,3 +95,11 @@ def _noted_words(action: Action, *, would: bool = False) -> str:
     if action == "stop":
         return "no process works on this run; nothing to stop"
     return noted.replace("noted", "would be noted") if would else noted
+
+
+def job_in_force(job: Job, folder: Path) -> tuple[Job, tuple[str, ...]]:
+    """The job as a run would have it, with what `batchrunner set` left in force; and a note of what is."""
+    from batchrunner.spec.settings import with_settings  # noqa: PLC0415 - pydantic, for plans and runs only
+
+    control = state_in(folder)
+    return with_settings(job, control.settings), tuple(control_lines(control))

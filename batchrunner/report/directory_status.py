@@ -15,7 +15,6 @@ from typing import Final, get_args
 import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
-from batchrunner.core.control import ControlState
 from batchrunner.core.errors import ExitStatus, WrongDirectoryError
 from batchrunner.core.job import PRESETS, Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
@@ -35,6 +34,7 @@ from batchrunner.engine.run_status import (
     shown_time,
     usage_counts,
 )
+from batchrunner.report.summary import control_lines
 from batchrunner.report.wording import count as counted
 from batchrunner.stores.control_folder import state_in
 from batchrunner.stores.files import RESULTS
@@ -99,7 +99,7 @@ def status_of_directory(folder: Path) -> Status:
         if running
         else lost_words(items.lost)
         if items.lost
-        else paused_words(control)
+        else next(control_lines(control))
         if paused
         else there.message,
         control=control,
@@ -113,13 +113,6 @@ def paused_report(folder: Path, command: str | None) -> Report:
     """What a run comes to that was started in a paused directory. `command` is the one that started it."""
     status = replace(status_of_directory(folder), state="paused")
     return Report(status=replace(status, next_command=_resuming(folder, command)), exit_status=ExitStatus.PAUSED)
-
-
-def paused_words(control: ControlState) -> str:
-    """Who paused a run, and when."""
-    by = f" by {control.by}" if control.by else ""
-    since = f" at {control.since}" if control.since else ""
-    return f"paused{by}{since}; nothing is sent until `batchrunner resume`"
 
 
 def _resuming(folder: Path, command: str | None) -> str:

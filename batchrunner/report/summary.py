@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from batchrunner.core.budget import BudgetLine, figure
+from batchrunner.core.control import ControlState
 from batchrunner.core.job import Job, Json
 from batchrunner.core.status import (
     FailureGroup,
@@ -192,11 +193,26 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield from _failures(status.failures)
     yield from _internal(status)
     yield from _groups("held", status.held)
+    for words in control_lines(status.control):
+        yield "control", words
     if status.waiting is not None:
         yield "waiting", wait_line(status.waiting, status, now=now)
     yield from _waits(status, now)
     for note in status.notes:
         yield "note", printable(note)
+
+
+def control_lines(control: ControlState) -> Iterator[str]:
+    """What commands have in force, a line each."""
+    if control.paused:
+        by = f" by {printable(control.by)}" if control.by else ""
+        since = f" at {printable(control.since)}" if control.since else ""
+        yield f"paused{by}{since}; nothing is sent until `batchrunner resume DIR`"
+    if control.settings:
+        values = ", ".join(f"{key}={printable(str(value))}" for key, value in control.settings.items())
+        yield f"set: {values}; `batchrunner set DIR KEY --reset` takes one back"
+    if control.noted:
+        yield f"{count(control.noted, 'command')} noted for the next run"
 
 
 def _sends(sends: SendCounts, unaccounted_max: int | None) -> Iterator[tuple[str, str]]:

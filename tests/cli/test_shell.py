@@ -142,3 +142,41 @@ def test_ls_of_what_is_no_folder_is_a_mistake(place: CommandLine) -> None:
     assert place("ls", "nowhere").status == 2
     (place.folder / "empty").mkdir(exist_ok=True)
     assert "no runs below empty" in place("ls", "empty").err
+
+
+def test_what_is_in_force_is_told_by_status_and_plan(place: CommandLine) -> None:
+    run = "outputs/cats"
+    assert place("set", run, "limits.requests_per_day=2", "window=22:00-07:00").status == 0
+    told = place("status", run).err
+    assert "set: limits.requests_per_day=2, window=22:00-07:00; `batchrunner set DIR KEY --reset`" in told
+    assert "noted for the next run" in told
+    planned = place("plan", "cats.yaml", "--out", run)
+    assert "note: set: limits.requests_per_day=2" in planned.err
+    assert place("pause", run, "--json").json["control"]["paused"]
+    assert "paused by " in place("status", run).err
+    assert place("resume", run).status == place("set", run, "limits.requests_per_day", "window", "--reset").status == 0
+    assert "set: " not in place("status", run).err
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(place: CommandLine) -> None:
+    ran = place("pause", "outputs/deep/owls with spaces", "--dry-run", "--json")
+    assert (ran.status, ran.json["id"], ran.json["dry_run"]) == (0, None, True)
+    assert "would be noted for the next" in ran.json["message"]
+    assert not (place.folder / "outputs" / "deep" / "owls with spaces" / "control").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("set", "outputs/cats", "model=x"), "'model' cannot be set while a run works"),
+        (("set", "outputs/cats", "limits.concurrency"), "has no value"),
+        (("set", "outputs/cats", "limits.concurrency=2", "--reset"), "leave out the value"),
+        (("set", "outputs/cats", "retry.attempts=0"), "retry.attempts: is 0"),
+        (("pause", "nowhere"), "not a run directory"),
+        (("skip", "outputs/cats"), "Missing option '--lane'"),
+        (("retry", "outputs/cats"), "Missing argument"),
+    ],
+)
+def test_a_wrong_command_is_a_mistake_in_words(place: CommandLine, words: tuple[str, ...], problem: str) -> None:
+    ran = place(*words)
+    assert (ran.status, problem in ran.err) == (2, True), ran.err
