@@ -220,7 +220,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
     from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report
-    from batchrunner.report.notify import notifications, notify
+    from batchrunner.report.notify import notifications, notified
     from batchrunner.report.summary import balance_line, schedule_notes
     from batchrunner.report.wording import skipped_words
     from batchrunner.spec.settings import with_settings
@@ -331,14 +331,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         if (trouble := await page_at_end(folder, status)) is not None:
             speak(trouble)
             status = replace(status, notes=(*status.notes, trouble))
-    try:
-        trouble = await notify(job, status)
-    except Exception as error:  # noqa: BLE001 - the run has ended: this changes nothing of it
-        trouble = f"notify: {error!r}"
-    if trouble is not None:
-        speak(trouble)
-        status = replace(status, notes=(*status.notes, trouble))
-    return Report(status=status, exit_status=exit_status)
+    return Report(status=await notified(job, status, speak), exit_status=exit_status)
 
 
 def run_sync(job: Job, **options: Unpack[RunOptions]) -> Report:

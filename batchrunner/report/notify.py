@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batchrunner.core.job import NOTIFY_EVENTS, PRESETS, Job, NotifyEvent
@@ -120,7 +120,7 @@ async def notifications(job: Job, snapshot: Callable[[], Status], say: Callable[
     if not {"paused", "all_parked", "first_failure"} & set(job.notify_on):
         yield
         return
-    under_way: set[asyncio.Task[None]] = set()
+    under_way: set[asyncio.Task[str | None]] = set()
     watching = asyncio.create_task(_watch(job, snapshot, say, under_way))
     try:
         yield
@@ -132,7 +132,7 @@ async def notifications(job: Job, snapshot: Callable[[], Status], say: Callable[
 
 
 async def _watch(
-    job: Job, snapshot: Callable[[], Status], say: Callable[[str], None], under_way: set[asyncio.Task[None]]
+    job: Job, snapshot: Callable[[], Status], say: Callable[[str], None], under_way: set[asyncio.Task[str | None]]
 ) -> None:
     watcher = Watcher(failed=snapshot().items.failed)
     while True:
@@ -144,13 +144,20 @@ async def _watch(
             task.add_done_callback(under_way.discard)
 
 
-async def _send(job: Job, status: Status, event: NotifyEvent, say: Callable[[str], None]) -> None:
+async def notified(job: Job, status: Status, say: Callable[[str], None]) -> Status:
+    """Tell the end of a run; the status, with a note of what went wrong. Changes nothing else of the run."""
+    trouble = await _send(job, status, "ended", say)
+    return status if trouble is None else replace(status, notes=(*status.notes, trouble))
+
+
+async def _send(job: Job, status: Status, event: NotifyEvent, say: Callable[[str], None]) -> str | None:
     try:
         trouble = await notify(job, status, event=event)
-    except Exception as error:  # noqa: BLE001 - the run goes on whoever cannot be told
+    except Exception as error:  # noqa: BLE001 - the run goes on, or has ended, whoever cannot be told
         trouble = f"notify: {error!r}"
     if trouble is not None:
         say(trouble)
+    return trouble
 
 
 def run_environment(
