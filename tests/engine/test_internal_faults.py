@@ -337,7 +337,7 @@ def test_a_voice_that_breaks_changes_nothing(
 
 
 def test_a_notify_command_that_breaks_changes_nothing(house: House, monkeypatch: Patch) -> None:
-    async def broken(*_: Any) -> str:
+    async def broken(*_: Any, **__: Any) -> str:
         raise OSError("no room for a temporary file")
 
     monkeypatch.setattr("batchrunner.report.notify.notify", broken)
