@@ -139,6 +139,8 @@ class LiveRun:
             self._renew_status()
         except (BatchrunnerError, OSError) as error:
             problem = self._shown.hide(str(error))
+        except Exception as error:  # noqa: BLE001 - a page that stands still without a word would be worse
+            problem = self._shown.hide(f"{type(error).__name__}: {error}")
         if problem != self.problem:
             self.problem = problem
             self.version += 1
