@@ -3,7 +3,7 @@
 Taken from the source: string constants and f-strings that contain a space, the labels of printed lines and the help of
 commands; a field of an f-string is shown as `{…}`. Left out: docstrings, `__repr__`, assertions, regular expressions,
 types, what is looked for (`"…" in text`, tables of words), marks with control characters, formats of times, lines of
-HTTP, and modules that hold what servers say, real ones or the simulated one.
+HTTP, scripts for shells and the page, and modules that hold what servers say, real ones or the simulated one.
 """
 
 import ast
@@ -30,7 +30,10 @@ _WORDS_OF_SERVERS = frozenset(
 )
 _TABLES_OF_WORDS = frozenset({"_ABOUT_WORDS", "_REFUSALS"})
 _SHOW_NOTHING = frozenset({"AssertionError", "cast", "frozenset", "strftime", "roll", "call_exception_handler"})
-_NOT_FOR_PEOPLE = re.compile(r"\0|\r\n|^\{%|HTTP/1\.1|^Bearer |^multipart/|^exit \d")
+_NOT_FOR_PEOPLE = re.compile(
+    r"\0|\r\n|^\{%|HTTP/1\.1|^Bearer |^multipart/|COMPREPLY|compadd|_batchrunner|__fish|complete -c|^case \$"
+    r"|^if \(\(|local -a|^default-src|use strict"
+)
 _WORD = re.compile(r"[^\W\d_]")
 
 
