@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchrunner.core.control import Action, Command, ControlState
+from batchrunner.core.control import Action, Command, ControlState, Reply
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import LaneReason, Report, Status
 from batchrunner.stores.control_folder import ControlFolder, give, reply_to, state_in
@@ -315,3 +315,26 @@ def test_a_command_that_was_followed_and_not_answered_is_followed_again(
     run(house, chat(*MANY, more=SLOW))
     assert hand.said() == "limits.concurrency: 2"
     assert hand.state == ControlState(settings={"limits.concurrency": 2})
+
+
+def test_a_command_that_ends_the_run_is_answered_and_recorded(
+    house: House, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledge = ControlFolder.acknowledge
+
+    async def slowly(self: ControlFolder, command: Command, reply: Reply, state: ControlState) -> None:
+        await asyncio.sleep(20)  # the run has nothing else to wait for
+        await acknowledge(self, command, reply, state)
+
+    monkeypatch.setattr(ControlFolder, "acknowledge", slowly)
+
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(5)
+        hand.give("set", settings={"window": "03:00-04:00"})
+        await asyncio.sleep(100)
+
+    report = run(house, chat(*MANY, more=f"{SLOW}\ntimezone: UTC"), story)
+    assert report.exit_status is ExitStatus.PAUSED
+    assert hand.said() == 'window: none -> "03:00-04:00"'
+    assert [event["action"] for event in house.events("control")] == ["set"]
+    assert hand.state == ControlState(settings={"window": "03:00-04:00"})
