@@ -10,7 +10,7 @@
 The packages, from the top down; imports point down only:
 
     cli         the commands, and progress
-    api         the functions behind the commands
+    api         the functions behind the commands; those about scores are in `scores`
     page        report.html: the page of a run that opens in a browser
     wiring      builds the parts of a run and connects them
     report      what happened, for people          simulator   a simulated provider
@@ -18,6 +18,7 @@ The packages, from the top down; imports point down only:
     spec        job file -> Job                    prompts     Job -> stream of items
     providers   the wire protocols, pure           stores      all that touches the disk
     transport   all that touches the network       exporters   formats that results are exported to
+    evaluation  checks and statistics, pure
     core        frozen values and pure rules
 
 The public names below are looked up at first use, so that `import batchrunner` costs nothing.
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from batchrunner.core.rehearsal_report import Rehearsal
     from batchrunner.core.status import Audit, CheckResult, Exported, PageWritten, Report, Status
     from batchrunner.page.report_file import write_page
+    from batchrunner.scores import compare, score
     from batchrunner.simulator import run_server
     from batchrunner.spec import job_schema, starter_job
 
@@ -71,6 +73,7 @@ __all__ = [
     "Status",
     "__version__",
     "check",
+    "compare",
     "control",
     "export",
     "job_schema",
@@ -81,6 +84,7 @@ __all__ = [
     "run",
     "run_server",
     "run_sync",
+    "score",
     "starter_job",
     "status",
     "verify",
@@ -115,7 +119,9 @@ _HOMES: dict[str, str] = {
     "Plan": "batchrunner.core.plan",
     "Rehearsal": "batchrunner.core.rehearsal_report",
     "Status": "batchrunner.core.status",
+    "compare": "batchrunner.scores",
     "run_server": "batchrunner.simulator",
+    "score": "batchrunner.scores",
     "write_page": "batchrunner.page.report_file",
 }
 

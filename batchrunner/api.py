@@ -219,7 +219,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
-    from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report
+    from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
     from batchrunner.report.notify import notifications, notified
     from batchrunner.report.summary import balance_line, schedule_notes
     from batchrunner.report.wording import skipped_words
@@ -315,6 +315,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
                 notes=(
                     *(mistake.problem for mistake in missing),
                     *skipped_words(runner.found.skipped_rows, runner.found.skipped),
+                    *await disk.run(score_notes, job, folder, runner.snapshot()),
                 ),
             ),
             exit_status,

@@ -47,6 +47,7 @@ SLOW: Final = (
     "engine/test_vocabulary.py",
     "engine/test_waiting.py",
     "engine/test_server_limits.py",
+    "evaluation/test_statistics.py",
     "exporters/test_csv.py::test_any_texts_come_back",
     "exporters/test_runs.py::test_memory_does_not_grow_with_the_answers",
     "field/",

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -362,6 +363,8 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "budget.prices.{}.picture": {"provider": "modelscope", "kind": "image"},
     "budget.prices": {"model": "Qwen/Qwen3-8B"},
     "budget.points": {"provider": {"preset": "modelscope"}},
+    **{f"checks.[].{option}": {"checks": [{"any": "a"}]} for option in ("counts", "ignore_case", "name", "of", "when")},
+    **{f"checks.[].{option}": {"checks": [{"number": 1}]} for option in ("take", "decimal")},
     "notify.on": {"notify": {"command": "./send-mail.sh"}},
 }
 """What an example needs beside it to be a part of a sound job."""
@@ -371,6 +374,8 @@ PLACES: Final[dict[str, dict[str, Any]]] = {
     "prompts.[]": {"prompts": [{"prompt": "A {{ animal }}", "vars": {"animal": "dog"}}]},
     "messages.[]": {"messages": [{"role": "user", "content": "{{ prompt }}"}]},
     "budget.prices.{}": {"budget": {"prices": {"m": {}}}},
+    "checks.[]": {"checks": [{}]},
+    **{f"checks.[].{kind}": {"checks": [{kind: {}}]} for kind in ("json", "length", "within", "picture")},
 }
 
 
@@ -378,7 +383,7 @@ def job_with(path: str, example: str) -> dict[str, Any]:
     """A small job with the example at its place."""
     part, _, key = path.rpartition(".")
     job: dict[str, Any] = yaml.safe_load(JOB)
-    job |= PLACES.get(part, {part: {}} if part else {}) | BESIDE.get(path, {})
+    job |= deepcopy(PLACES.get(part, {part: {}} if part else {}) | BESIDE.get(path, {}))
     if key == "models":
         del job["model"]
     place: Any = job

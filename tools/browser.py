@@ -76,11 +76,11 @@ class Seen:
 
     def text(self, selector: str) -> str:
         """What stands in the first element of a selector."""
-        return self.page.locator(selector).first.inner_text()
+        return str(self.page.locator(selector).first.inner_text())
 
     def count(self, selector: str) -> int:
         """How many elements there are."""
-        return self.page.locator(selector).count()
+        return int(self.page.locator(selector).count())
 
     def value(self, script: str) -> Any:
         """The value of an expression in the page."""

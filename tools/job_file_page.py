@@ -33,6 +33,11 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     ("notify",): "notify",
     ("budget",): "budget",
     ("budget", "prices", "{}"): "budget: prices of a model",
+    ("checks", "[]"): "checks: an entry",
+    ("checks", "[]", "json"): "checks: json",
+    ("checks", "[]", "length"): "checks: length",
+    ("checks", "[]", "within"): "checks: within",
+    ("checks", "[]", "picture"): "checks: picture",
 }
 
 

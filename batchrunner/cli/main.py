@@ -24,6 +24,7 @@ from batchrunner.cli.options import meant
 from batchrunner.cli.output import emit, error_object, print_error, print_message, print_mistakes
 from batchrunner.cli.rehearse import rehearse
 from batchrunner.cli.run import run
+from batchrunner.cli.score_commands import compare, score
 from batchrunner.cli.simulate import simulate
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, Mistake
 
@@ -43,6 +44,8 @@ COMMANDS: tuple[Callable[..., ExitStatus], ...] = (
     retry,
     verify,
     export,
+    score,
+    compare,
     report,
     watch,
     simulate,

@@ -133,7 +133,7 @@ COMMANDS: Mapping[str, str] = {
     "version": _VERSION,
     **dict.fromkeys(("describe", "doc", "docs"), "`batchrunner explain KEY` explains a key of the job file"),
     **dict.fromkeys(("completions", "autocomplete"), "`batchrunner completion bash` prints a script for your shell"),
-    **dict.fromkeys(("dry-run", "dryrun", "estimate", "preview", "cost", "diff"), _PLAN),
+    **dict.fromkeys(("dry-run", "dryrun", "estimate", "preview", "cost"), _PLAN),
     **dict.fromkeys(("validate", "lint", "verify-job", "test"), _CHECK),
     **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "use `batchrunner run JOB`"),
     **dict.fromkeys(("continue", "restart"), _GOES_ON),
@@ -144,6 +144,8 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("results", "show", "get", "download", "fetch", "output"), _RESULTS),
     **dict.fromkeys(("view", "page", "html"), "`batchrunner report DIR` writes report.html, which opens in a browser"),
     **dict.fromkeys(("new", "scaffold", "example", "template"), "`batchrunner init` writes a commented job file"),
+    **dict.fromkeys(("eval", "evaluate", "grade", "assert"), "`batchrunner score DIR` checks a run's answers again"),
+    **dict.fromkeys(("diff", "stats"), "`batchrunner compare DIR…` compares the scores of models or runs"),
     **dict.fromkeys(("serve", "server", "mock"), "`batchrunner simulate` serves the simulated provider over HTTP"),
     **dict.fromkeys(("install", "login", "configure", "auth", "config"), f"not needed: {_KEYS}"),
 }

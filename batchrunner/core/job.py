@@ -161,6 +161,32 @@ class Output:
     """Write `report.html` at the end, and thumbnails of pictures as they come."""
 
 
+CheckKind: TypeAlias = Literal[
+    "equals", "contains", "any", "regex", "number", "json", "length", "within", "python", "picture"
+]
+CHECK_KINDS: tuple[CheckKind, ...] = get_args(CheckKind)
+CheckedPart: TypeAlias = Literal["text", "reasoning", "parsed", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One entry of `checks:`."""
+
+    name: str
+    """Unique among the job's checks."""
+    kind: CheckKind
+    expected: Json = None
+    """What is compared with, by kind: a template, a list of texts, a pattern, a path, limits or a function's place."""
+    options: dict[str, Json] = field(default_factory=dict)
+    """What else the kind takes, as the job file has it; nothing for what was left out."""
+    of: CheckedPart = "text"
+    when: str | None = None
+    """A template; the check applies where it comes to true."""
+    counts: bool = True
+    """Whether it is part of the item's `pass`."""
+    negated: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job file, read, checked and resolved."""
@@ -215,12 +241,15 @@ class Job:
     """What is told; empty where nobody is."""
     overridden: tuple[str, ...] = ()
     """Keys that the command line set: `batchrunner set` does not change them in this run."""
+    checks: tuple[Check, ...] = ()
+    """In the job's order."""
 
 
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
     """The same job with its paths relative to its own folder, so that it is equal from every working directory.
 
-    For digests: its own file's path is left out, and so is where the results lie, of which the digest stands in them.
+    For digests: its own file's path is left out, and so are its checks, which change no request, and where the results
+    lie, of which the digest stands in them.
     `real` gives the real path of a name, as `os.path.realpath`; a name with which it cannot deal stays as it is.
     """
 
@@ -247,6 +276,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         provider=replace(job.provider, ca_file=relative(ca_file)) if ca_file else job.provider,
         prompts=replace(prompts, path=relative(prompts.path)) if isinstance(prompts, Source) else prompts,
         output=replace(job.output, dir="", former_dirs=()),
+        checks=(),
         picture_folders=tuple(map(relative, job.picture_folders)),
         images_from=tuple(map(relative, job.images_from)),
         overridden=(),

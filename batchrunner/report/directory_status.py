@@ -261,3 +261,12 @@ def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
             else FailureGroup(kind=kind, message=message[:_MESSAGE_MAX], count=1, example=str(row.get("id")))
         )
     return tuple(sorted(groups.values(), key=lambda group: -group.count))
+
+
+def score_notes(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
+    """Score a run that has ended, where its job has checks; what came out. For the holder of the run's lock. Blocks."""
+    if not job.checks:
+        return ()
+    from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - for jobs with checks only
+
+    return scores_of_run(job, folder, status)

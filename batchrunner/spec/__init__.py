@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchrunner.spec.load import load_job
+    from batchrunner.spec.load import load_checks, load_job
     from batchrunner.spec.schema import job_schema, starter_job
 
-__all__ = ["job_schema", "load_job", "starter_job"]
+__all__ = ["job_schema", "load_checks", "load_job", "starter_job"]
 
 _HOMES = {
     "job_schema": "batchrunner.spec.schema",
+    "load_checks": "batchrunner.spec.load",
     "load_job": "batchrunner.spec.load",
     "starter_job": "batchrunner.spec.schema",
 }

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from batchrunner.core.control import SETTABLE
 from batchrunner.core.errors import JobMistakesError, Mistake
@@ -95,13 +95,18 @@ def default_words(path: str, value: dict[str, Any], *, required: bool = False) -
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
+_NAMED: Final = {"JsonValue": "any value", "KindSpec": "a check"}
+"""Types of the schema that have no section of their own."""
+
+
 def type_words(value: dict[str, Any], link: Callable[[str], str]) -> str:
     """The type in words; `link` makes words of a part's name."""
     for several in ("anyOf", "oneOf"):
         if several in value:
             return " or ".join(type_words(one, link) for one in value[several] if one.get("type") != "null")
     if "$ref" in value:
-        return link(value["$ref"].rpartition("/")[2])
+        part = value["$ref"].rpartition("/")[2]
+        return _NAMED.get(part) or link(part)
     if "enum" in value:
         return ", ".join(f"`{one}`" for one in value["enum"])
     if "const" in value:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import is_address
-from batchrunner.core.job import Job, Json
+from batchrunner.core.job import Check, Job, Json
+from batchrunner.spec.check_keys import check_faults, checks_of
 from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, dotted, hidden, parsed_path, short, shows_secret
 from batchrunner.spec.partial import PartialSpec, drafted, real_name
 from batchrunner.spec.pydantic_errors import suggestion
@@ -178,6 +180,30 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     """
     with _collected_later():
         return _loaded(path, overrides=overrides, simulate=simulate, out=out)
+
+
+def load_checks(path: str) -> tuple[tuple[Check, ...], PurePath]:
+    """The `checks:` of a YAML file, and the folder that they are relative to; its other keys are not looked at.
+
+    Raises:
+        JobMistakesError: with every mistake of the checks.
+    """
+    reading = _reading(path)
+    tree = reading.tree if isinstance(reading.tree, dict) else {}
+    faults = [fault for fault in reading.faults if not fault.path or fault.path[0] == _CHECKS]
+    if not faults and not tree.get(_CHECKS):
+        faults.append(SpecError(path=(), problem="has no `checks`", expected="`checks:` with a list of checks", line=1))
+    partial = drafted(
+        replace(reading, tree={_CHECKS: tree.get(_CHECKS)}), file=path, folder=real_name(path).parent, simulate=False
+    )
+    faults += partial.faults
+    faults += [fault for fault in check_faults(partial.spec.checks) if partial.knows(_CHECKS)]
+    if faults:
+        raise _error(path, faults, reading, given=set())
+    return checks_of(partial.spec.checks), partial.folder
+
+
+_CHECKS: Final = "checks"
 
 
 def _loaded(path: str, *, overrides: Sequence[str], simulate: bool, out: str | None) -> Job:

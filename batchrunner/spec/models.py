@@ -6,61 +6,17 @@ Cross-field rules live in `rules`; defaults that depend on other keys (None here
 from functools import cache
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Tag
 
 from batchrunner.core.job import NOTIFY_EVENTS, AuthScheme, DialectName, Kind, NotifyEvent, PictureFormat, PresetName
-
-# What the parts of a job file are made of: how a mapping is read, and the smallest types of values.
-
-MAX_WAIT_S = 7 * 24 * 3600.0
-
-
-def _shape(value: object) -> str | None:
-    """Which of several forms a value has; the tags never equal a key, so they can be distinguished in a path."""
-    match value:
-        case str():
-            return "<text>"
-        case bool():
-            return None
-        case int() | float():
-            return "<number>"
-        case list():
-            return "<list>"
-        case dict() | BaseModel():
-            return "<mapping>"
-        case _:
-            return None
-
-
-def one_of(expected: str) -> Discriminator:
-    """Chooses among the tagged forms of a value; `expected` is what to say when none fits."""
-    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
-
-
-class Part(BaseModel):
-    """Unknown keys are mistakes, nothing is converted, and a key with nothing after its colon is not given."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_empty(cls, given: object) -> object:
-        if not isinstance(given, dict):
-            return given
-        if None not in given.values():
-            return given
-        known = {known.alias or name for name, known in cls.model_fields.items()}
-        return {key: value for key, value in given.items() if value is not None or key not in known}
-
-
-Text = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(gt=0, le=MAX_WAIT_S, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-ModelId = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")]
-Params: TypeAlias = dict[str, JsonValue]
-
+from batchrunner.spec.check_keys import (
+    CheckSpec,
+    JsonCheckSpec,
+    LengthSpec,
+    PictureCheckSpec,
+    WithinSpec,
+)
+from batchrunner.spec.parts import Amount, Count, ModelId, Params, Part, Rate, Seconds, Text, one_of
 
 # The keys of a budget as types.
 
@@ -441,6 +397,10 @@ class JobSpec(Part):
         description="A command that is run when a run has ended, without a shell, with the closing JSON on its stdin "
         "and without the providers' keys in its environment. Or a mapping, which can tell a phone, and more often.",
     )
+    checks: list[CheckSpec] = Field(
+        default_factory=list,
+        description="Checks on every answer; their verdicts go to scores.jsonl, which `score` makes again for nothing.",
+    )
     scenario: Text | None = Field(
         default=None, description='Faults to simulate, for example "throttle:3"; only with `provider: simulator`.'
     )
@@ -459,6 +419,11 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("budget",): BudgetSpec,
     ("notify",): NotifySpec,
     ("budget", "prices", "{}"): PriceSpec,
+    ("checks", "[]"): CheckSpec,
+    ("checks", "[]", "json"): JsonCheckSpec,
+    ("checks", "[]", "length"): LengthSpec,
+    ("checks", "[]", "within"): WithinSpec,
+    ("checks", "[]", "picture"): PictureCheckSpec,
 }
 """Where each part stands in a job file; `[]` is any place in a list, `{}` any name."""
 

@@ -128,7 +128,8 @@ def _fault(error: ErrorDetails, written: Mapping[KeyPath, str], hints: dict[tupl
         return SpecError(path=path, problem=words.problem)
     if path in written and "not what" not in shown and kind in _WANTS_TEXT:
         as_read = f"is read by YAML as {shown}, which is not text"
-        return SpecError(path=path, problem=as_read, expected=expected, hint=f'put it in quotes: "{written[path]}"')
+        as_text = f': "{written[path]}"' if shown == short(value) else ""
+        return SpecError(path=path, problem=as_read, expected=expected, hint=f"put it in quotes{as_text}")
     hint = None
     if kind == "literal_error" and isinstance(value, str):
         hint = meant(value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))

@@ -2,6 +2,7 @@
 
 from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, RetryPolicy, Source, Timeouts, Turn
 from batchrunner.spec.answer_schema import answer_schema
+from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec, SourceSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
 from batchrunner.spec.provider import is_simulated, resolved_provider
@@ -47,6 +48,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         notify=notify_of(partial),
         notify_apprise_env=notify_env_of(partial),
         notify_on=notify_on_of(partial),
+        checks=checks_of(spec.checks),
     )
 
 

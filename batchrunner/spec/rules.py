@@ -14,6 +14,7 @@ from batchrunner.core.item import is_address
 from batchrunner.core.job import Json, Kind
 from batchrunner.core.picture_rules import LOCAL_PICTURE, NO_ADDRESS, params_mistakes, prompt_mistake
 from batchrunner.spec.answer_schema import schema_faults
+from batchrunner.spec.check_keys import check_faults
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.models import SourceSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, is_there, located, real_name
@@ -421,6 +422,10 @@ def _size(partial: PartialSpec) -> Iterator[SpecError]:
     )
 
 
+def _checks(partial: PartialSpec) -> Iterator[SpecError]:
+    yield from check_faults(partial.spec.checks)
+
+
 RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     _name,
     provider_faults,
@@ -440,6 +445,7 @@ RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     _output,
     picture_faults,
     schedule_faults,
+    _checks,
 )
 
 

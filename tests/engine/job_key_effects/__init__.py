@@ -1,9 +1,10 @@
 """Every key of the job file, and what it does."""
 
 from tests.engine.job_key_effects.bench import Effect
+from tests.engine.job_key_effects.checks import CHECKS
 from tests.engine.job_key_effects.limits import LIMITS
 from tests.engine.job_key_effects.network import NETWORK
 from tests.engine.job_key_effects.requests import ASKED
 from tests.engine.job_key_effects.schedule import NIGHT
 
-EFFECTS: dict[str, Effect] = {**ASKED, **LIMITS, **NETWORK, **NIGHT}
+EFFECTS: dict[str, Effect] = {**ASKED, **CHECKS, **LIMITS, **NETWORK, **NIGHT}

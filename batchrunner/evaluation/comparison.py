@@ -1,0 +1,261 @@
+"""Compares groups of scored answers: rates with intervals, paired differences, flips, repeats. Pure.
+
+Answers are paired by prompt and repeat; what has no partner is counted and never compared. A rate is of answers with a
+verdict: what was not answered, cut off, or could not be checked stands beside it.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Literal, TypeAlias
+
+from batchrunner.evaluation.statistics import (
+    Estimate,
+    Interval,
+    clustered_mean,
+    detectable_difference,
+    holm,
+    mcnemar,
+    pass_at_k,
+    pass_every_time,
+    percentile,
+    wilson,
+)
+
+State: TypeAlias = Literal["answered", "truncated", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredItem:
+    """One item of a group, as far as comparisons need it."""
+
+    id: str
+    pair: Hashable
+    """Equal for the answers to one question, whatever their group."""
+    cluster: Hashable
+    """Answers that may depend on each other have the same: usually `pair`."""
+    prompt: int
+    """Hash of the question as sent: a pair whose questions differ is called so."""
+    replica: int
+    verdict: bool | None
+    state: State = "answered"
+    seconds: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """What several answers to each prompt say."""
+
+    k: int
+    """Answers that every counted prompt has."""
+    prompts: int
+    pass_at_1: float
+    pass_at_k: float
+    pass_every_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """One group: a model, a parameter's value, or a run."""
+
+    name: str
+    items: int
+    passed: int
+    decided: int
+    """Answers with a verdict; the rate is of these."""
+    rate: float | None
+    interval: Interval | None
+    se: float | None
+    """Cluster-robust standard error of the rate."""
+    undecided: int
+    truncated: int
+    not_answered: int
+    repeats: Repeats | None
+    seconds_p50: float | None
+    seconds_p95: float | None
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    cost_per_pass: float | None
+    worst_prompt: tuple[str, float] | None
+    """(id, share of passes) of the prompt that passes least often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairResult:
+    """The second group against the first, over the questions that both have a verdict for."""
+
+    base: str
+    other: str
+    pairs: int
+    difference: float | None
+    """Rate of `other` less rate of `base`."""
+    interval: Interval | None
+    p: float
+    """Exact McNemar, two-sided."""
+    p_adjusted: float
+    """By Holm, over all pairs of groups."""
+    tied: bool
+    """True where the interval has 0 in it: these answers do not tell the two apart."""
+    detectable: float | None
+    """The smallest true difference that so many questions usually show."""
+    won: tuple[tuple[str, str], ...]
+    """(id in `base`, id in `other`) of questions that only `other` passes."""
+    lost: tuple[tuple[str, str], ...]
+    """The same of those that only `base` passes."""
+    both_wrong: int
+    both_right: int
+    new: int
+    """Questions that only `other` has."""
+    gone: int
+    changed: int
+    """Pairs whose question is not the same text: compared, and said to be so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All groups, in order, and every pair of them."""
+
+    groups: tuple[GroupResult, ...]
+    pairs: tuple[PairResult, ...] = field(default=())
+
+
+def compare_groups(groups: Mapping[str, Sequence[ScoredItem]], *, base: str | None = None) -> Comparison:
+    """Compare groups of items.
+
+    Args:
+        groups: items by group name, in order.
+        base: compare the others with this one only; default: every pair, earlier ones as base.
+    """
+    names = list(combinations(groups, 2)) if base is None else [(base, other) for other in groups if other != base]
+    found = [_pair(first, second, groups) for first, second in names]
+    adjusted = holm([pair.p for pair in found])
+    pairs = tuple(replace(pair, p_adjusted=p) for pair, p in zip(found, adjusted, strict=True))
+    return Comparison(groups=tuple(_group(name, items) for name, items in groups.items()), pairs=pairs)
+
+
+def _group(name: str, items: Sequence[ScoredItem]) -> GroupResult:
+    decided = [item for item in items if item.verdict is not None]
+    passed = sum(item.verdict is True for item in decided)
+    estimate = clustered_mean((item.cluster, float(item.verdict is True)) for item in decided)
+    seconds = sorted(item.seconds for item in items if item.seconds is not None)
+    costs = [item.cost for item in items if item.cost is not None]
+    cost = sum(costs) if costs else None
+    states = [item.state for item in items]
+    truncated, not_answered = states.count("truncated"), states.count("failed")
+    return GroupResult(
+        name=name,
+        items=len(items),
+        passed=passed,
+        decided=len(decided),
+        rate=estimate.mean if decided else None,
+        interval=_interval(estimate, passed) if decided else None,
+        se=estimate.se,
+        undecided=len(items) - len(decided) - truncated - not_answered,
+        truncated=truncated,
+        not_answered=not_answered,
+        repeats=_repeats(decided),
+        seconds_p50=percentile(seconds, 0.5),
+        seconds_p95=percentile(seconds, 0.95),
+        input_tokens=sum(item.input_tokens or 0 for item in items),
+        output_tokens=sum(item.output_tokens or 0 for item in items),
+        cost=cost,
+        cost_per_pass=cost / passed if cost is not None and passed else None,
+        worst_prompt=_worst(decided),
+    )
+
+
+def _interval(estimate: Estimate, passed: int) -> Interval | None:
+    """Wilson's for independent answers; for several of one cluster, the one that takes this into account."""
+    if estimate.clusters == estimate.values:
+        return wilson(passed, estimate.values)
+    if estimate.interval is None:
+        return None
+    low, high = estimate.interval
+    return max(0.0, low), min(1.0, high)
+
+
+def _by_pair(items: Iterable[ScoredItem]) -> dict[Hashable, list[ScoredItem]]:
+    found: dict[Hashable, list[ScoredItem]] = defaultdict(list)
+    for item in items:
+        found[item.pair].append(item)
+    return found
+
+
+def _repeats(decided: Sequence[ScoredItem]) -> Repeats | None:
+    counts = [(sum(item.verdict is True for item in group), len(group)) for group in _by_pair(decided).values()]
+    k = min((count for _, count in counts), default=0)
+    if k < 2:  # noqa: PLR2004 - one answer is no repeat
+        return None
+    return Repeats(
+        k=k,
+        prompts=len(counts),
+        pass_at_1=sum(passed / count for passed, count in counts) / len(counts),
+        pass_at_k=sum(pass_at_k(passed, count, k) for passed, count in counts) / len(counts),
+        pass_every_time=sum(pass_every_time(passed, count, k) for passed, count in counts) / len(counts),
+    )
+
+
+def _worst(decided: Sequence[ScoredItem]) -> tuple[str, float] | None:
+    shares = [
+        (sum(item.verdict is True for item in group) / len(group), group[0].id) for group in _by_pair(decided).values()
+    ]
+    if not shares:
+        return None
+    share, name = min(shares)
+    return name, share
+
+
+def _pair(base: str, other: str, groups: Mapping[str, Sequence[ScoredItem]]) -> PairResult:
+    first = {(item.pair, item.replica): item for item in groups[base]}
+    second = {(item.pair, item.replica): item for item in groups[other]}
+    common = [(first[key], second[key]) for key in first if key in second]
+    decided = [(one, two) for one, two in common if one.verdict is not None and two.verdict is not None]
+    won = tuple((one.id, two.id) for one, two in decided if two.verdict and not one.verdict)
+    lost = tuple((one.id, two.id) for one, two in decided if one.verdict and not two.verdict)
+    estimate = clustered_mean(
+        (one.cluster, float(bool(two.verdict)) - float(bool(one.verdict))) for one, two in decided
+    )
+    p = mcnemar(len(won), len(lost))
+    return PairResult(
+        base=base,
+        other=other,
+        pairs=len(decided),
+        difference=estimate.mean if decided else None,
+        interval=estimate.interval,
+        p=p,
+        p_adjusted=p,
+        tied=estimate.interval is None or estimate.interval[0] <= 0 <= estimate.interval[1],
+        detectable=None if estimate.se is None else detectable_difference(estimate.se),
+        won=won,
+        lost=lost,
+        both_wrong=sum(not one.verdict and not two.verdict for one, two in decided),
+        both_right=sum(bool(one.verdict and two.verdict) for one, two in decided),
+        new=len(second.keys() - first.keys()),
+        gone=len(first.keys() - second.keys()),
+        changed=sum(one.prompt != two.prompt for one, two in common),
+    )
+
+
+def missed_thresholds(
+    comparison: Comparison, *, fail_under: float | None, max_drop: float | None, per_prompt: float | None
+) -> list[str]:
+    """Which thresholds (shares from 0 to 1) are missed, in words; the exit status is 1 where there is one."""
+    missed: list[str] = []
+    for group in comparison.groups:
+        if fail_under is not None and (group.rate is None or group.rate < fail_under):
+            shown = "no rate" if group.rate is None else f"{group.rate:.1%}"
+            missed.append(f"{group.name}: {shown} is below {fail_under:.1%}")
+        if per_prompt is not None and group.worst_prompt is not None and group.worst_prompt[1] < per_prompt:
+            name, share = group.worst_prompt
+            missed.append(f"{group.name}: the prompt {name} passes {share:.1%} of the time, below {per_prompt:.1%}")
+    missed += [
+        f"{pair.other} is {-pair.difference:.1%} below {pair.base}, more than {max_drop:.1%}"
+        for pair in comparison.pairs
+        if max_drop is not None and pair.difference is not None and -pair.difference > max_drop
+    ]
+    return missed

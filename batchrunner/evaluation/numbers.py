@@ -1,0 +1,78 @@
+r"""Finds the number that an answer ends with, as people and models write numbers. Refuses to guess.
+
+`1,234.50`, `$18.50.`, `**42**`, `\boxed{12}`, full-width digits and groups set apart by narrow spaces are read.
+A plain space or a second kind of separator between digits could mean two things: that is an error, never a guess.
+"""
+
+import re
+import unicodedata
+from decimal import Decimal, InvalidOperation
+from typing import Final, Literal, TypeAlias
+
+Decimals: TypeAlias = Literal["point", "comma"]
+Taken: TypeAlias = Literal["last", "first", "only"]
+
+_GROUP_SPACE: Final = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
+_MINUS: Final = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
+_NUMBER: Final = {
+    "point": re.compile(r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"),
+    "comma": re.compile(r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:\.\d{3})+(?![\d.]|,\d*\.)|\d+)(?:,\d+)?(?:[eE][-+]?\d+)?"),
+}
+_AMBIGUOUS_AFTER: Final = re.compile("[.,\u2044]\\d| \\d{3}(?!\\d)")
+_AMBIGUOUS_BEFORE: Final = re.compile("(?:\\d[.,\u2044]|(?<!\\d)\\d{1,3} )$")
+_LOOK_BACK_CHARS: Final = 8
+
+
+class NoNumberError(ValueError):
+    """There is no number, or (for `only`) there are several."""
+
+
+class AmbiguousNumberError(ValueError):
+    """The number could be read in two ways."""
+
+
+def number_in(text: str, *, take: Taken = "last", decimals: Decimals = "point") -> Decimal:
+    """The number of a text.
+
+    Args:
+        text: an answer, or a reference.
+        take: which one; `only` wants exactly one.
+        decimals: what stands before the decimals; the other one sets groups of three digits apart.
+
+    Raises:
+        NoNumberError, AmbiguousNumberError.
+    """
+    plain = _plain(text, group="," if decimals == "point" else ".")
+    found = list(_NUMBER[decimals].finditer(plain))
+    if not found:
+        raise NoNumberError("no number")
+    if take == "only" and len(found) > 1:
+        raise NoNumberError(f"{len(found)} numbers where only one was expected")
+    chosen = found[0 if take == "first" else -1]
+    _refuse_ambiguous(plain, chosen)
+    digits = chosen.group().replace("," if decimals == "point" else ".", "").replace(",", ".")
+    try:
+        return Decimal(digits)
+    except InvalidOperation:  # an exponent beyond what a decimal holds
+        raise NoNumberError(f"{digits[:40]} is not a number") from None
+
+
+def _plain(text: str, *, group: str) -> str:
+    """ASCII digits, one kind of minus, and the separator between groups that narrow spaces set apart."""
+    if not text.isascii():
+        text = _GROUP_SPACE.sub(group, text)
+        text = unicodedata.normalize("NFKC", text.translate(_MINUS))
+        text = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
+    return text
+
+
+def _refuse_ambiguous(text: str, chosen: re.Match[str]) -> None:
+    before = text[max(0, chosen.start() - _LOOK_BACK_CHARS) : chosen.start()]
+    after = _AMBIGUOUS_AFTER.match(text, chosen.end())
+    three = len(chosen.group().lstrip("+-").partition(".")[0]) == len("000")
+    earlier = _AMBIGUOUS_BEFORE.search(before)
+    if earlier and earlier.group().endswith(" ") and not three:
+        earlier = None
+    if after or earlier:
+        shown = text[max(0, chosen.start() - _LOOK_BACK_CHARS) : chosen.end() + _LOOK_BACK_CHARS].strip()
+        raise AmbiguousNumberError(f"{shown!r} can be read as one number or as two; see `decimal` and `take`")

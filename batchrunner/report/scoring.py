@@ -1,0 +1,302 @@
+"""Holds the checks of a job against the rows of its run: `scores.jsonl`, a line for each answer. Sends nothing.
+
+Scores stand apart from the rows: rows are paid for, scores are made again whenever a check changes. A row that cannot
+be checked gets the verdict `error`, which counts for nothing, and never ends the others.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Final
+
+from batchrunner.core.checks import CheckCounts, Score, Scored, checks_digest, passes
+from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.job import Check, Job, Json
+from batchrunner.core.status import Status
+from batchrunner.evaluation.check_kinds import CheckBrokenError, score_of
+from batchrunner.prompts.render import Expression, TemplateFault, Templates
+from batchrunner.providers.structured import Fits, SchemaCheck
+from batchrunner.report.audit import read_plain
+from batchrunner.report.check_process import CheckProcess
+from batchrunner.stores.export_files import RowOrder
+from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
+from batchrunner.stores.picture_checks import PictureLook, look_of
+
+SCORES: Final = "scores.jsonl"
+_MOST_PICTURE_BYTES: Final = 1 << 28
+_SAME_BITS: Final = 2
+_NO_WORDS: Final = frozenset({"", "0", "false", "no", "none"})
+_SIZE: Final = re.compile(r"(\d+)\s*[x*×]\s*(\d+)")
+_ANY_JSON: Final[SchemaCheck] = SchemaCheck({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedCheck:
+    """A check with its templates compiled."""
+
+    check: Check
+    expected: Expression | None
+    """None where the check's own value is no template."""
+    equals: Expression | None
+    when: Expression | None
+
+
+def prepared(
+    checks: Sequence[Check], *, file: str | None = None
+) -> tuple[tuple[PreparedCheck, ...], tuple[Mistake, ...]]:
+    """The checks with their templates compiled, and what is wrong with these."""
+    templates, mistakes, made = Templates(), list[Mistake](), list[PreparedCheck]()
+    for place, check in enumerate(checks):
+
+        def compiled(text: Json, key: str, where: str = f"checks[{place}]") -> Expression | None:
+            if not isinstance(text, str) or "{" not in text:
+                return None
+            try:
+                return templates.expression(text)
+            except TemplateFault as fault:
+                mistakes.append(Mistake(file=file, key=f"{where}.{key}", problem=fault.problem))
+                return None
+
+        is_template = check.kind in ("equals", "number")
+        made.append(
+            PreparedCheck(
+                check=check,
+                expected=compiled(check.expected, check.kind) if is_template else None,
+                equals=compiled(check.options.get("equals"), "equals"),
+                when=compiled(check.when, "when"),
+            )
+        )
+    return tuple(made), tuple(mistakes)
+
+
+def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, key_env: Sequence[str] = ()) -> Scored:
+    """Check every answer of a run and replace `scores.jsonl`. For the holder of the run's lock. Blocks.
+
+    Args:
+        folder: the run's directory.
+        checks: at least one.
+        base: the folder that the files of `python` checks are relative to.
+        key_env: environment variables that the checks' process must not see.
+
+    Raises:
+        JobMistakesError: a template cannot be compiled.
+        StoreBrokenError: rows cannot be read, or the scores not be written.
+    """
+    ready, mistakes = prepared(checks)
+    if mistakes:
+        raise JobMistakesError(mistakes)
+    digest = checks_digest(checks)
+    path = folder / SCORES
+    scored = Scored(
+        dir=str(folder),
+        path=str(path),
+        checks=[CheckCounts(name=check.name, counts=check.counts) for check in checks],
+        digest=digest,
+    )
+    with RowOrder(folder) as order, CheckProcess(key_env=key_env) as process:
+        order.index()
+        outside = _Outside(folder, base, process)
+        rows = (_line_of(row.fields, ready, outside, scored) for row in order.rows())
+        try:
+            write_pieces(DISK, path, rows, SHARED_FILE)
+        except OSError as error:
+            raise StoreBrokenError(f"{path}: {error.strerror or error}; the scores before it are unchanged") from error
+    return scored
+
+
+def scores_of_run(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
+    """Score a run that has ended, for the holder of its lock; what came out, or went wrong, as notes. Blocks."""
+    try:
+        scored = score_directory(folder, job.checks, base=job.folder, key_env=job.provider.key_env)
+    except Exception as error:  # noqa: BLE001 - scores are made again for nothing; they must not end a run badly
+        return (f"no scores were written: {error}; try `batchrunner score {folder}`",)
+    scored.not_answered = max(0, status.items.total - scored.rows)
+    return rate_words(scored)
+
+
+def rate_words(scored: Scored) -> tuple[str, ...]:
+    """A line for all checks together and one for each that broke, for people."""
+    decided = scored.passed + scored.failed
+    share = f" ({scored.passed / decided:.1%})" if decided else ""
+    beside = [
+        f"{number:,} {what}"
+        for number, what in (
+            (scored.undecided - scored.truncated, "without a verdict"),
+            (scored.truncated, "cut off"),
+            (scored.not_answered, "not answered"),
+        )
+        if number > 0
+    ]
+    broke = [
+        f"check `{counts.name}` broke for {counts.errors:,} answers, which count for nothing: {counts.first_error}"
+        for counts in scored.checks
+        if counts.errors
+    ]
+    return (f"checks: {scored.passed:,} of {decided:,} passed{share}{''.join(f', {one}' for one in beside)}", *broke)
+
+
+def check_table(scored: Scored) -> list[str]:
+    """A line for each check, for people."""
+    rows = [
+        (one.name, f"{one.passed:,} pass", f"{one.failed:,} fail", f"{one.errors:,} error", f"{one.none:,} none")
+        for one in scored.checks
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shown = [" " * 2 + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return [
+        line if one.counts else f"{line.rstrip()}  (does not count)"
+        for line, one in zip(shown, scored.checks, strict=True)
+    ]
+
+
+def _line_of(row: Mapping[str, Json], ready: Sequence[PreparedCheck], outside: "_Outside", scored: Scored) -> bytes:
+    """The row's line of `scores.jsonl`; counts it in `scored`."""
+    output = row.get("output")
+    truncated = isinstance(output, dict) and output.get("truncated") is True
+    scores = [_score(prepared, row, outside) for prepared in ready]
+    verdict = passes([prepared.check for prepared in ready], scores, truncated=truncated)
+    _count(scored, scores, verdict=verdict, truncated=truncated)
+    line: dict[str, object] = {name: row.get(name) for name in ("id", "prompt_id", "index", "model", "key")}
+    if "replica" in row:
+        line["replica"] = row["replica"]
+    line["pass"] = verdict
+    if truncated:
+        line["truncated"] = True
+    line["scores"] = {
+        prepared.check.name: {name: value for name, value in asdict(score).items() if value is not None}
+        for prepared, score in zip(ready, scores, strict=True)
+    }
+    line["checks"] = scored.digest
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _count(scored: Scored, scores: Sequence[Score], *, verdict: bool | None, truncated: bool) -> None:
+    scored.rows += 1
+    scored.truncated += truncated
+    scored.passed += verdict is True
+    scored.failed += verdict is False
+    scored.undecided += verdict is None
+    for counts, score in zip(scored.checks, scores, strict=True):
+        match score.verdict:
+            case "pass":
+                counts.passed += 1
+            case "fail":
+                counts.failed += 1
+            case "none":
+                counts.none += 1
+            case "error":
+                counts.errors += 1
+                counts.first_error = counts.first_error or score.reason
+
+
+def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside") -> Score:
+    check, given = prepared.check, row.get("vars")
+    values: dict[str, Json] = {**row, **(given if isinstance(given, dict) else {})}
+    try:
+        if prepared.when is not None and not _is_true(prepared.when.value(values)):
+            return Score(verdict="none", reason="`when` does not hold")
+        expected = check.expected if prepared.expected is None else prepared.expected.value(values)
+        options = check.options
+        if prepared.equals is not None:
+            options = {**options, "equals": prepared.equals.value(values)}
+    except TemplateFault as fault:
+        return Score(verdict="error", reason=f"its template cannot be filled: {fault.problem}")
+    return score_of(check, row, expected=expected, options=options, outside=outside)
+
+
+def _is_true(value: Json) -> bool:
+    return value.strip().lower() not in _NO_WORDS if isinstance(value, str) else bool(value)
+
+
+class _Outside:
+    """Files and processes, for `evaluation`; see `check_kinds.Outside`."""
+
+    def __init__(self, folder: Path, base: PurePath, process: CheckProcess) -> None:
+        self._folder = folder
+        self._base = base
+        self._process = process
+        self._looks: defaultdict[str, list[int]] = defaultdict(list)
+        """Hashes of the pictures of each prompt so far."""
+        self._digests: set[str] = set()
+
+    def python(self, place: str, row: Mapping[str, Json]) -> Json:
+        """See `Outside`."""
+        path, _, name = place.rpartition(":")
+        return self._process.python(f"{Path(self._base / path).absolute()}:{name}", row)
+
+    def search(self, pattern: str, text: str) -> list[str | None] | None:
+        """See `Outside`."""
+        return self._process.search(pattern, text)
+
+    def json_in(self, text: str) -> tuple[bool, Json]:
+        """See `Outside`."""
+        found = _ANY_JSON.look(text)
+        return (True, found.value) if isinstance(found, Fits) else (False, None)
+
+    def picture(self, name: str, row: Mapping[str, Json]) -> Score:
+        """See `Outside`."""
+        output = row.get("output")
+        listed = output.get("images") if isinstance(output, dict) else None
+        pictures = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        if not pictures:
+            return Score(verdict="none", reason="the row has no pictures")
+        if name == "aspect":
+            return _aspect(pictures, row.get("params"))
+        looks = [self._look(picture) for picture in pictures]
+        if name == "blank":
+            return _property(any(look.blank for look in looks), "blank", "not blank")
+        return self._duplicate(str(row.get("prompt_id")), pictures, looks)
+
+    def _look(self, picture: Mapping[str, Json]) -> PictureLook:
+        path = picture.get("path")
+        try:
+            data = read_plain(DISK, self._folder, str(path), most_bytes=_MOST_PICTURE_BYTES)
+        except (OSError, ValueError):
+            data = None
+        if not data:
+            raise CheckBrokenError(f"the picture {path} is not there")
+        look = look_of(data)
+        if look is None:
+            raise CheckBrokenError(f"the picture {path} cannot be decoded")
+        return look
+
+    def _duplicate(self, prompt: str, pictures: list[dict[str, Json]], looks: list[PictureLook]) -> Score:
+        """The same bytes anywhere, or nearly the same picture for the same prompt; blank ones are not compared."""
+        found = False
+        for picture, look in zip(pictures, looks, strict=True):
+            digest = hashlib.sha256(str(picture.get("sha256")).encode()).hexdigest()
+            if not look.blank:
+                alike = any((look.hash64 ^ other).bit_count() <= _SAME_BITS for other in self._looks[prompt])
+                found = found or alike or digest in self._digests
+                self._looks[prompt].append(look.hash64)
+                self._digests.add(digest)
+        return _property(found, "like another one", "like no other one")
+
+
+def _property(holds: bool, yes: str, no: str) -> Score:  # noqa: FBT001 - the one thing it is about
+    return Score(
+        verdict="pass" if holds else "fail", value=float(holds), reason=f"the picture is {yes if holds else no}"
+    )
+
+
+def _aspect(pictures: list[dict[str, Json]], params: Json) -> Score:
+    """Whether every picture has the size that was asked for."""
+    asked = _size_asked(params if isinstance(params, dict) else {})
+    if asked is None:
+        return Score(verdict="none", reason="no size was asked for")
+    sizes = [(picture.get("width"), picture.get("height")) for picture in pictures]
+    wrong = [f"{width} × {height}" for width, height in sizes if (width, height) != asked]
+    shown = f"{asked[0]} × {asked[1]}"
+    reason = f"{wrong[0]} instead of {shown}" if wrong else None
+    return Score(verdict="fail" if wrong else "pass", value=float(not wrong), expected=shown, reason=reason)
+
+
+def _size_asked(params: Mapping[str, Json]) -> tuple[int, int] | None:
+    size, width, height = params.get("size"), params.get("width"), params.get("height")
+    if isinstance(size, str) and (found := _SIZE.fullmatch(size.strip())):
+        return int(found[1]), int(found[2])
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None

@@ -1,0 +1,122 @@
+"""The functions behind `score` and `compare`: verdicts on a run's answers, and groups of them beside each other.
+
+Neither sends anything. Modules are loaded when a function is called, as in `api`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+
+if TYPE_CHECKING:
+    from batchrunner.core.checks import Scored
+    from batchrunner.core.job import Check
+    from batchrunner.evaluation.comparison import Comparison
+    from batchrunner.report.comparing import ComparedRun, CompareOptions
+    from batchrunner.stores.run_file import RunFile
+
+
+def score(dir: str, *, checks: str | None = None) -> "Scored":  # noqa: A002 - the word of the command
+    """Check every answer of a run again and replace its `scores.jsonl`; changes nothing else there.
+
+    Args:
+        dir: the run's directory.
+        checks: a YAML file with `checks:`; default: those of the job that ran there last.
+
+    Raises:
+        JobMistakesError: no run, no checks, or mistakes in them.
+        LockHeldError: a run works there.
+        StoreBrokenError: the disk refused.
+    """
+    from batchrunner.report.directory_status import status_of_directory
+    from batchrunner.report.scoring import score_directory
+    from batchrunner.spec import load_checks
+    from batchrunner.stores.lock import RunLock
+    from batchrunner.stores.run_file import run_file_or_refuse
+
+    folder = Path(dir)
+    run = run_file_or_refuse(folder)
+    held, base = (_checks_of(run, folder)) if checks is None else load_checks(checks)
+    lock = RunLock(folder)
+    lock.acquire()
+    try:
+        scored = score_directory(folder, held, base=base, key_env=_key_env(run))
+    finally:
+        lock.release()
+    items = status_of_directory(folder).items
+    scored.not_answered = max(0, items.total - scored.rows)
+    return scored
+
+
+def _checks_of(run: "RunFile", folder: Path) -> "tuple[tuple[Check, ...], PurePath]":
+    """The checks that run.json has, and the job file's folder."""
+    from batchrunner.core.job import Check
+
+    listed: Any = run.job.get("checks")
+    if not isinstance(listed, list) or not listed:
+        hint = f"add `checks:` to the job file and name it: batchrunner score {folder} --checks JOB"
+        raise JobMistakesError((Mistake(file=str(folder), problem="the job that ran here had no checks", hint=hint),))
+    try:
+        made = tuple(Check(**entry) for entry in listed if isinstance(entry, dict))
+    except TypeError:
+        hint = f"name the job file: batchrunner score {folder} --checks JOB"
+        raise JobMistakesError(
+            (Mistake(file=str(folder / "run.json"), problem="has checks of another version", hint=hint),)
+        ) from None
+    return made, PurePath(run.job_path).parent if run.job_path else PurePath()
+
+
+def _key_env(run: "RunFile") -> tuple[str, ...]:
+    provider = run.job.get("provider")
+    names = provider.get("key_env") if isinstance(provider, dict) else None
+    return tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
+
+
+class Thresholds(TypedDict, total=False):
+    """Shares from 0 to 1 that `compare` holds groups against.
+
+    fail_under: the least rate of every group.
+    max_drop: how far a group's rate may be below that of the group it is compared with.
+    per_prompt: the least share of passes among the answers to each prompt.
+    """
+
+    fail_under: float | None
+    max_drop: float | None
+    per_prompt: float | None
+
+
+def compare(
+    dirs: Sequence[str], options: "CompareOptions | None" = None, **thresholds: Unpack[Thresholds]
+) -> "tuple[Comparison, list[str]]":
+    """Compare groups of scored answers, of one run or of several; also gives which thresholds are missed, in words.
+
+    Raises:
+        JobMistakesError: no run, no scores, nothing to compare.
+        StoreBrokenError: the disk refused.
+    """
+    return compared(opened(dirs), options, **thresholds)
+
+
+def opened(dirs: Sequence[str]) -> "list[ComparedRun]":
+    """The runs with their scores, for `compared`. Raises as `compare`."""
+    from batchrunner.report.comparing import open_runs
+
+    return open_runs([Path(folder) for folder in dirs])
+
+
+def compared(
+    runs: "list[ComparedRun]", options: "CompareOptions | None" = None, **thresholds: Unpack[Thresholds]
+) -> "tuple[Comparison, list[str]]":
+    """As `compare`, of runs that were opened."""
+    from batchrunner.evaluation.comparison import missed_thresholds
+    from batchrunner.report.comparing import CompareOptions, compare_runs
+
+    comparison = compare_runs(runs, options or CompareOptions())
+    missed = missed_thresholds(
+        comparison,
+        fail_under=thresholds.get("fail_under"),
+        max_drop=thresholds.get("max_drop"),
+        per_prompt=thresholds.get("per_prompt"),
+    )
+    return comparison, missed

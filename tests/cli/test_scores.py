@@ -1,0 +1,198 @@
+"""`score` and `compare` in real processes: verdicts, exit statuses, files, and nothing sent."""
+
+import hashlib
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import CommandLine
+
+OUT = "outputs/sums.simulated"
+JOB = """
+name: sums
+provider: simulator
+models: [sim/one, sim/two]
+prompts:
+  file: sums.jsonl
+  template: "What is {{ question }}? Say the sum in words."
+checks:
+  - contains: {words}
+  - python: "mine.py:polite"
+    counts: false
+  - number: "{{{{ answer }}}}"
+    counts: false
+    when: "{{{{ kind == 'hard' }}}}"
+"""
+MINE = """
+def polite(row):
+    print("a line that is no verdict")
+    return {"score": 0.5, "reason": row["id"]}
+"""
+
+
+@pytest.fixture
+def ran(batchrunner: CommandLine) -> CommandLine:
+    rows = [{"question": f"{n} + {n}", "answer": str(2 * n), "kind": "hard" if n % 2 else "easy"} for n in range(8)]
+    (batchrunner.folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (batchrunner.folder / "mine.py").write_text(MINE)
+    write_job(batchrunner, '["e"]')
+    assert batchrunner("run", "sums.yaml", "--quiet").status == 0
+    return batchrunner
+
+
+def write_job(batchrunner: CommandLine, words: str) -> None:
+    text = JOB.replace("{words}", words).replace("{{{{", "{{").replace("}}}}", "}}")
+    (batchrunner.folder / "sums.yaml").write_text(text)
+
+
+def scores(batchrunner: CommandLine) -> list[dict[str, Any]]:
+    text = (batchrunner.folder / OUT / "scores.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_run_with_checks_ends_with_a_line_of_scores_for_each_answer(ran: CommandLine) -> None:
+    lines = (ran.folder / OUT / "results.jsonl").read_text().splitlines()
+    rows = sorted(map(json.loads, lines), key=lambda row: row["index"])
+    found = scores(ran)
+    assert [(one["id"], one["index"], one["key"]) for one in found] == [(r["id"], r["index"], r["key"]) for r in rows]
+    for one, row in zip(found, rows, strict=True):
+        assert one["pass"] is ("e" in row["output"]["text"])
+        assert one["scores"]["python"] == {"verdict": "fail", "value": 0.5, "reason": row["id"]}
+        assert one["scores"]["number"]["verdict"] in (["none"] if row["vars"]["kind"] == "easy" else ["pass", "fail"])
+
+
+def test_an_edited_check_costs_no_request_and_changes_no_row(ran: CommandLine) -> None:
+    folder = ran.folder / OUT
+    before = {path.name: digest(path) for path in folder.rglob("*") if path.is_file() and path.name != "scores.jsonl"}
+    write_job(ran, '["this stands in no answer"]')
+    told = ran("score", OUT, "--checks", "sums.yaml", "--json")
+    assert told.status == 0
+    assert (told.json["rows"], told.json["passed"], told.json["failed"], told.json["not_answered"]) == (16, 0, 16, 0)
+    assert {one["pass"] for one in scores(ran)} == {False}
+    after = {path.name: digest(path) for path in folder.rglob("*") if path.is_file() and path.name != "scores.jsonl"}
+    assert after == before
+    assert ran("verify", OUT).status == 0
+
+
+def test_running_again_with_an_edited_check_sends_nothing_and_scores_again(ran: CommandLine) -> None:
+    write_job(ran, '["this stands in no answer"]')
+    again = ran("run", "sums.yaml", "--json")
+    assert again.status == 0
+    assert again.json["sends"]["total"] == 16
+    assert any(note.startswith("checks: 0 of 16 passed (0.0%)") for note in again.json["notes"])
+    assert {one["pass"] for one in scores(ran)} == {False}
+
+
+def test_score_without_a_file_takes_the_checks_of_the_last_run(ran: CommandLine) -> None:
+    (ran.folder / OUT / "scores.jsonl").unlink()
+    told = ran("score", OUT)
+    assert told.status == 0
+    assert "(does not count)" in told.err
+    assert len(scores(ran)) == 16
+
+
+def test_a_check_that_breaks_is_an_error_and_no_wrong_answer(ran: CommandLine) -> None:
+    (ran.folder / "mine.py").write_text("def polite(row):\n    raise KeyError('colour')\n")
+    (ran.folder / "c.yaml").write_text('checks: [{python: "mine.py:polite"}, {contains: e, counts: false}]')
+    told = ran("score", OUT, "--checks", "c.yaml")
+    assert told.status == 0
+    assert "check `python` broke for 16 answers, which count for nothing: KeyError: 'colour'" in told.err
+    assert {one["pass"] for one in scores(ran)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("checks: [{contian: e}]", "c.yaml:1: checks[0].contian: is not a known key"),
+        ("checks:\n- {number: '1', regex: x}", "c.yaml:2: checks[0]: has several kinds: regex, number"),
+        ("checks:\n- {name: x}", "c.yaml:2: checks[0]: has no kind of check"),
+        ("checks:\n- {regex: '('}", "c.yaml:2: checks[0].regex: is not a regular expression"),
+        ("checks:\n- {any: a, name: x}\n- {any: b, name: x}", 'c.yaml:3: checks[1].name: is "x" again'),
+        ("checks:\n- {number: 7, within: far}", 'c.yaml:2: checks[0].within: "far" is not a tolerance'),
+        ("checks:\n- {within: {}}", "c.yaml:2: checks[0].within: says no limit"),
+        ("checks:\n- {python: mine}", 'c.yaml:2: checks[0].python: "mine" is not the place of a function'),
+        ("checks:\n- {json: total}", 'c.yaml:2: checks[0].json: "total" is not a path'),
+        ("checks:\n- {not: {any: a}, any: b}", "c.yaml:2: checks[0]: has both `not` and `any`"),
+        ("checks:\n- {any: a, take: first}", "c.yaml:2: checks[0].take: does nothing beside `any`"),
+        ("checks:\n- {contains: []}", "c.yaml:2: checks[0].contains"),
+        ("checks:\n- {number: '{{ x'}", "checks[0].number"),
+        ("prompts: [a]", "c.yaml:1: has no `checks`"),
+    ],
+)
+def test_a_mistake_in_a_check_is_named_with_its_line_and_nothing_is_written(
+    ran: CommandLine, text: str, words: str
+) -> None:
+    before = digest(ran.folder / OUT / "scores.jsonl")
+    (ran.folder / "c.yaml").write_text(text)
+    told = ran("score", OUT, "--checks", "c.yaml")
+    assert (told.status, digest(ran.folder / OUT / "scores.jsonl")) == (2, before)
+    assert words in told.err
+
+
+def test_compare_shows_each_model_and_the_pair(ran: CommandLine) -> None:
+    told = ran("compare", OUT)
+    assert told.status == 0
+    assert "sim/one" in told.err
+    assert "sim/two − sim/one:" in told.err
+    shown = ran("compare", OUT, "--json").json
+    assert [group["name"] for group in shown["groups"]] == ["sim/one", "sim/two"]
+    assert [pair["pairs"] for pair in shown["pairs"]] == [8]
+
+
+def test_a_run_compared_with_a_copy_of_itself_differs_in_nothing(ran: CommandLine) -> None:
+    other = ran.folder / "outputs/copy.simulated"
+    other.mkdir()
+    for name in ("run.json", "results.jsonl", "scores.jsonl"):
+        (other / name).write_bytes((ran.folder / OUT / name).read_bytes())
+    shown = ran("compare", OUT, str(other), "--by", "run", "--json").json
+    (pair,) = shown["pairs"]
+    assert (pair["won"], pair["lost"], pair["difference"], pair["p"], pair["tied"]) == ([], [], 0.0, 1.0, True)
+
+
+def test_a_missed_threshold_is_exit_status_1_and_says_which(ran: CommandLine) -> None:
+    assert ran("compare", OUT, "--fail-under", "0%").status == 0
+    told = ran("compare", OUT, "--check", "python", "--fail-under", "0.9")
+    assert told.status == 1
+    assert "threshold missed: sim/one: 0.0% is below 90.0%" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--fail-under", "90"), "90 is not a share from 0 to 1"),
+        (("--by", "colour"), "no row has a parameter or variable `colour`"),
+        (("--base", "sim/three"), "there is no group `sim/three`"),
+        (("--check", "colour"), "there is no check `colour`"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_mistake_with_the_way_on(
+    ran: CommandLine, arguments: tuple[str, ...], words: str
+) -> None:
+    told = ran("compare", OUT, *arguments)
+    assert told.status == 2
+    assert words in told.err
+
+
+def test_a_run_without_scores_says_how_to_get_them(ran: CommandLine) -> None:
+    (ran.folder / OUT / "scores.jsonl").unlink()
+    told = ran("compare", OUT)
+    assert told.status == 2
+    assert "batchrunner score" in told.err
+
+
+def test_junit_counts_what_the_table_counts(ran: CommandLine) -> None:
+    assert ran("compare", OUT, "--junit", "scores.xml").status == 0
+    suites = ET.parse(ran.folder / "scores.xml").getroot().findall("testsuite")
+    assert [suite.get("name") for suite in suites] == ["sim/one", "sim/two"]
+    for suite in suites:
+        cases = suite.findall("testcase")
+        failures = [case for case in cases if case.find("failure") is not None]
+        assert (suite.get("tests"), suite.get("failures")) == (str(len(cases)), str(len(failures)))
+        assert len(cases) == 8

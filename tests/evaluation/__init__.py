@@ -1,0 +1,1 @@
+"""Checks on answers, the statistics over them, and the comparison of groups."""

@@ -1,0 +1,126 @@
+"""Groups of scored answers beside each other: pairs only what belongs together, and hides nothing."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from batchrunner.evaluation.comparison import Comparison, ScoredItem, State, compare_groups, missed_thresholds
+from batchrunner.evaluation.statistics import mcnemar, wilson
+
+
+def undecided(
+    pair: str,
+    *,
+    verdict: bool | None = None,
+    group: str = "",
+    replica: int = 0,
+    prompt: int = 0,
+    state: State = "answered",
+) -> ScoredItem:
+    return ScoredItem(
+        id=f"{pair}{group}", pair=pair, cluster=pair, prompt=prompt, replica=replica, verdict=verdict, state=state
+    )
+
+
+def yes(pair: str, *, prompt: int = 0) -> ScoredItem:
+    return replace(undecided(pair, prompt=prompt), verdict=True)
+
+
+def no(pair: str) -> ScoredItem:
+    return replace(undecided(pair), verdict=False)
+
+
+def compared(first: Sequence[bool | None], second: Sequence[bool | None]) -> Comparison:
+    return compare_groups(
+        {
+            "a": [undecided(f"q{n}", verdict=verdict, group="-a") for n, verdict in enumerate(first)],
+            "b": [undecided(f"q{n}", verdict=verdict, group="-b") for n, verdict in enumerate(second)],
+        }
+    )
+
+
+def test_the_same_answers_twice_differ_in_nothing() -> None:
+    verdicts = [True, False, True, None]
+    pair = compared(verdicts, verdicts).pairs[0]
+    assert (pair.difference, pair.interval, pair.p, pair.tied) == (0.0, (0.0, 0.0), 1.0, True)
+    assert (pair.won, pair.lost, pair.both_right, pair.both_wrong) == ((), (), 2, 1)
+
+
+def test_flips_are_named_by_both_ids_and_tested_exactly() -> None:
+    pair = compared([True, False, True, True], [False, True, True, False]).pairs[0]
+    assert pair.won == (("q1-a", "q1-b"),)
+    assert pair.lost == (("q0-a", "q0-b"), ("q3-a", "q3-b"))
+    assert pair.p == mcnemar(1, 2)
+    assert pair.difference == -0.25
+
+
+def test_a_rate_is_of_verdicts_and_the_rest_stands_beside_it() -> None:
+    items = [
+        yes("1"),
+        no("2"),
+        undecided("3", state="truncated"),
+        undecided("4", state="failed"),
+        undecided("5"),
+    ]
+    group = compare_groups({"a": items}).groups[0]
+    assert (group.passed, group.decided, group.rate, group.interval) == (1, 2, 0.5, wilson(1, 2))
+    assert (group.truncated, group.not_answered, group.undecided, group.items) == (1, 1, 1, 5)
+
+
+def test_what_has_no_partner_is_counted_and_not_compared() -> None:
+    groups = {"a": [yes("1"), yes("2")], "b": [yes("2"), no("3"), no("4")]}
+    pair = compare_groups(groups).pairs[0]
+    assert (pair.pairs, pair.gone, pair.new) == (1, 1, 2)
+
+
+def test_a_pair_whose_prompt_differs_is_said_to() -> None:
+    groups = {"a": [yes("1", prompt=1)], "b": [yes("1", prompt=2)]}
+    assert compare_groups(groups).pairs[0].changed == 1
+
+
+def test_repeats_are_reported_and_widen_the_interval() -> None:
+    chance = random.Random(1)
+    items = [
+        undecided(f"q{n}", verdict=right, replica=r)
+        for n in range(40)
+        for right in [chance.random() < 0.5]
+        for r in range(4)
+    ]
+    group = compare_groups({"a": items}).groups[0]
+    assert group.repeats is not None
+    assert (group.repeats.k, group.repeats.prompts) == (4, 40)
+    assert group.repeats.pass_at_1 == group.repeats.pass_at_k == group.repeats.pass_every_time == group.rate
+    assert group.interval is not None
+    naive = wilson(group.passed, group.decided)
+    assert group.interval[1] - group.interval[0] > 1.5 * (naive[1] - naive[0])
+
+
+def test_with_a_base_only_the_others_are_compared_with_it() -> None:
+    groups = {name: [yes("1")] for name in "abc"}
+    assert [(pair.base, pair.other) for pair in compare_groups(groups, base="b").pairs] == [("b", "a"), ("b", "c")]
+    assert len(compare_groups(groups).pairs) == 3
+
+
+def test_several_pairs_are_held_to_a_stricter_level() -> None:
+    verdicts = [True] * 12
+    other = [False] * 6 + [True] * 6
+    groups = {
+        name: [undecided(f"q{n}", verdict=verdict) for n, verdict in enumerate(found)]
+        for name, found in (("a", verdicts), ("b", other), ("c", verdicts))
+    }
+    first = compare_groups(groups).pairs[0]
+    assert first.p_adjusted == pytest.approx(3 * first.p)
+
+
+def test_thresholds_are_shares_and_say_what_missed_them() -> None:
+    comparison = compared([True, True, True, True], [True, True, False, False])
+    assert missed_thresholds(comparison, fail_under=0.5, max_drop=0.5, per_prompt=None) == []
+    missed = missed_thresholds(comparison, fail_under=0.9, max_drop=0.1, per_prompt=0.5)
+    assert [one.split(":")[0] for one in missed] == ["b", "b", "b is 50.0% below a, more than 10.0%"]
+
+
+def test_a_group_without_a_verdict_misses_every_rate() -> None:
+    comparison = compare_groups({"a": [undecided("1")]})
+    assert missed_thresholds(comparison, fail_under=0.0, max_drop=None, per_prompt=None) == ["a: no rate is below 0.0%"]
