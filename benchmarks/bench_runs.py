@@ -146,7 +146,7 @@ class OwnJob:
         provider: dict[str, object] = {"base_url": f"{self.url}/v1", "dialect": self.dialect}
         provider |= {"api_key_env": KEY, "auth": auth} if self.key else {"api_key_env": [], "auth": "none"}
         job: dict[str, object] = {"kind": self.kind, "model": "m", "provider": provider}
-        job |= {"limits": {"concurrency": self.concurrency}, "output": {"dir": "out"}}
+        job |= {"limits": {"concurrency": self.concurrency}, "output": {"dir": "out", "report": False}}
         job |= {"stream": self.stream} if self.kind == "chat" else {}
         job["prompts"] = self._source()
         (self.folder / "job.yaml").write_text(json.dumps({**job, **self.more}))
