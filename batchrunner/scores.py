@@ -41,11 +41,11 @@ def score(dir: str, *, checks: str | None = None) -> "Scored":  # noqa: A002 - t
     lock = RunLock(folder)
     lock.acquire()
     try:
+        total = status_of_directory(folder).items.total  # also refuses a directory whose ledger is gone
         scored = score_directory(folder, held, base=base, key_env=_key_env(run))
     finally:
         lock.release()
-    items = status_of_directory(folder).items
-    scored.not_answered = max(0, items.total - scored.rows)
+    scored.not_answered = max(0, total - scored.rows)
     return scored
 
 

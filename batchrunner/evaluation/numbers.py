@@ -13,7 +13,8 @@ Decimals: TypeAlias = Literal["point", "comma"]
 Taken: TypeAlias = Literal["last", "first", "only"]
 
 _GROUP_SPACE: Final = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
-_MINUS: Final = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
+_OTHER_DIGIT: Final = re.compile(r"(?![0-9])\d")
+_MINUSES: Final = ("\u2212", "\u2013", "\ufe63", "\uff0d")
 _NUMBER: Final = {
     "point": re.compile(r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"),
     "comma": re.compile(r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:\.\d{3})+(?![\d.]|,\d*\.)|\d+)(?:,\d+)?(?:[eE][-+]?\d+)?"),
@@ -61,9 +62,15 @@ def _plain(text: str, *, group: str) -> str:
     """ASCII digits, one kind of minus, and the separator between groups that narrow spaces set apart."""
     if not text.isascii():
         text = _GROUP_SPACE.sub(group, text)
-        text = unicodedata.normalize("NFKC", text.translate(_MINUS))
-        text = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
+        for minus in _MINUSES:
+            text = text.replace(minus, "-")
+        text = unicodedata.normalize("NFKC", text)
+        text = _OTHER_DIGIT.sub(_as_ascii_digit, text)
     return text
+
+
+def _as_ascii_digit(digit: re.Match[str]) -> str:
+    return str(unicodedata.decimal(digit.group()))
 
 
 def _refuse_ambiguous(text: str, chosen: re.Match[str]) -> None:

@@ -8,8 +8,9 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -28,6 +29,7 @@ from batchrunner.stores.picture_checks import PictureLook, look_of
 
 SCORES: Final = "scores.jsonl"
 _MOST_PICTURE_BYTES: Final = 1 << 28
+_LINES_A_WRITE: Final = 200
 _SAME_BITS: Final = 2
 _NO_WORDS: Final = frozenset({"", "0", "false", "no", "none"})
 _SIZE: Final = re.compile(r"(\d+)\s*[x*×]\s*(\d+)")
@@ -100,12 +102,17 @@ def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, ke
     with RowOrder(folder) as order, CheckProcess(key_env=key_env) as process:
         order.index()
         outside = _Outside(folder, base, process)
-        rows = (_line_of(row.fields, ready, outside, scored) for row in order.rows())
+        lines = (_line_of(row.fields, ready, outside, scored) for row in order.rows())
         try:
-            write_pieces(DISK, path, rows, SHARED_FILE)
+            write_pieces(DISK, path, map(b"".join, _batches(lines)), SHARED_FILE)
         except OSError as error:
             raise StoreBrokenError(f"{path}: {error.strerror or error}; the scores before it are unchanged") from error
     return scored
+
+
+def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while batch := list(islice(lines, _LINES_A_WRITE)):
+        yield batch
 
 
 def scores_of_run(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
@@ -166,12 +173,21 @@ def _line_of(row: Mapping[str, Json], ready: Sequence[PreparedCheck], outside: "
     line["pass"] = verdict
     if truncated:
         line["truncated"] = True
-    line["scores"] = {
-        prepared.check.name: {name: value for name, value in asdict(score).items() if value is not None}
-        for prepared, score in zip(ready, scores, strict=True)
-    }
+    line["scores"] = {prepared.check.name: _fields(score) for prepared, score in zip(ready, scores, strict=True)}
     line["checks"] = scored.digest
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _fields(score: Score) -> dict[str, Json]:
+    """The score as its line has it, without what it does not say."""
+    fields: dict[str, Json] = {"verdict": score.verdict}
+    if score.value is not None:
+        fields["value"] = score.value
+    if score.expected is not None:
+        fields["expected"] = score.expected
+    if score.reason is not None:
+        fields["reason"] = score.reason
+    return fields
 
 
 def _count(scored: Scored, scores: Sequence[Score], *, verdict: bool | None, truncated: bool) -> None:
