@@ -33,9 +33,12 @@ params: {size: 256x256}
 PROMPTS = 100
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """One for all tests; they are skipped where there is none."""
+    """One for a module's tests; they are skipped where there is none.
+
+    No longer: while it lives its event loop runs in this thread, where no other test could start one.
+    """
     if reason := why_not():
         pytest.skip(reason)
     with started() as found:
