@@ -48,6 +48,8 @@ CHUNKS_IN_PAGE_BYTES: Final = 15_000_000
 """Of their text in the page; more of it goes into scripts beside the page."""
 ROWS_UNASKED: Final = 200_000
 """A run with more items writes its page only when it is asked to."""
+_MEAN_ROW_BYTES: Final = 1 << 20
+"""Of rows that are larger on average, each takes more memory than a run may need: they are read when asked to."""
 INLINE_PICTURES: Final = 300
 INLINE_BYTES: Final = 25_000_000
 SELF: Final = "'self'"
@@ -211,6 +213,9 @@ def _page_if_due(folder: Path, status: Status) -> str | None:
         write_card(folder)
     if status.items.total > ROWS_UNASKED:
         return f"{REPORT} was not written for {status.items.total:,} items; `batchrunner report {folder}` writes it"
+    rows = DISK.look(folder / RESULTS)
+    if rows is not None and rows.size_bytes > _MEAN_ROW_BYTES * max(1, status.items.done):
+        return f"{REPORT} was not written, as the answers are very long; `batchrunner report {folder}` writes it"
     write_page(folder, status=status)
     return None
 

@@ -39,6 +39,10 @@ PLAIN_COLUMNS: Final = (
 `ms` are milliseconds of the item, `started` seconds since the run was created, `chars` the answer's length, `hash`
 tells equal answers and equal pictures from others.
 """
+MOST_LINE_BYTES: Final = 1_000_000
+"""A row's line beyond this has its texts cut: a chunk of giant answers would not fit into memory."""
+_CUT_CHARS: Final = 100_000
+_CUT_NOTE: Final = " … (cut here: results.jsonl has all of it)"
 _FLAGS_MAX: Final = 31
 _LEVEL: Final = 6
 _HASH_MASK: Final = 0x7FFFFFFF
@@ -156,7 +160,10 @@ class RowChunks:
         log = self.log_of(str(fields.get("key")))
         if log:
             fields["_log"] = log
-        return _encode(head) + b"\t" + _encode(fields)
+        line = _encode(head) + b"\t" + _encode(fields)
+        if len(line) > MOST_LINE_BYTES:
+            line = _encode(_cut(head)) + b"\t" + _encode(_cut(fields))
+        return line
 
     def _index(self, fields: dict[str, Json], output: dict[str, Json], error: dict[str, Json] | None) -> None:
         usage = fields.get("usage")
@@ -280,3 +287,14 @@ def _little(column: "array[int]") -> bytes:
         column = array("i", column)
         column.byteswap()
     return column.tobytes()
+
+
+def _cut(value: Json) -> Json:
+    """The value with every long text in it cut, and said to be."""
+    if isinstance(value, str):
+        return value if len(value) <= _CUT_CHARS else value[:_CUT_CHARS] + _CUT_NOTE
+    if isinstance(value, list):
+        return [_cut(entry) for entry in value[:_CUT_CHARS]]
+    if isinstance(value, dict):
+        return {name: _cut(entry) for name, entry in value.items()}
+    return value

@@ -291,8 +291,10 @@ def _thumbnail_of(picture: "Image.Image") -> bytes | None:
         scale = _THUMBNAIL_SIDE / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         shown = picture
-        if picture.mode not in {"RGB", "RGBA", "L"}:
-            shown = _as_colours(picture)
+        if picture.width * picture.height > _BIG_PIXELS:  # what follows would copy all pixels of some modes
+            shown = picture.resize((4 * size[0], 4 * size[1]), Image.Resampling.NEAREST)
+        if shown.mode not in {"RGB", "RGBA", "L"}:
+            shown = _as_colours(shown)
         if scale < 1:
             shown = shown.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
         out = io.BytesIO()

@@ -28,6 +28,8 @@ COMMANDS = (
     "retry",
     "verify",
     "export",
+    "score",
+    "compare",
     "report",
     "watch",
     "simulate",
