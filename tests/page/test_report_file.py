@@ -97,6 +97,32 @@ def test_a_very_long_run_says_the_command_instead(tmp_path: Path, monkeypatch: p
     assert [note for note in done.status.notes if f"batchrunner report {done.status.dir}" in note]
 
 
+def test_very_long_answers_are_read_for_the_page_only_when_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_file, "_MEAN_ROW_BYTES", 10)
+    report = batchrunner.run_sync(job_in(tmp_path))
+    out = Path(report.status.dir or "")
+    assert not (out / "report.html").exists()
+    assert any("the answers are very long" in note for note in report.status.notes)
+    batchrunner.write_page(str(out))
+    assert (out / "report.html").exists()
+
+
+def test_the_page_cuts_a_row_of_more_than_a_megabyte_and_says_so() -> None:
+    chunks: list[bytes] = []
+    rows = RowChunks(
+        axes=[], since=0.0, log_of=lambda _: [], hide=lambda text: text, on_chunk=lambda _, data: chunks.append(data)
+    )
+    rows.add(ExportRow(line=b"", fields={"id": "a", "output": {"text": "x" * 2_000_000}}, outcome="done"))
+    rows.add(ExportRow(line=b"", fields={"id": "b", "output": {"text": "y" * 200_000}}, outcome="done"))
+    rows.finish()
+    long, whole = gzip.decompress(chunks[0]).splitlines()
+    assert b"cut here: results.jsonl has all of it" in long
+    assert len(long) < 110_000
+    assert whole.count(b"y") == 200_000
+
+
 def test_many_rows_lie_in_scripts_beside_the_page_and_go_when_they_are_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
