@@ -234,7 +234,7 @@ DIGESTS: dict[str, str] = {
     "listed, named files": "cae5a064f1e5094b",
     "listed, unknown name in files": "3cefb8ba149cf0bd",
     "listed, unknown variables": "4d68aaed60c2f0c1",
-    "listed, repeated ids": "8881391a8374edde",
+    "listed, repeated ids": "62d2f1236f8eabb1",
     "listed, empty": "9c5aafd4bfaec769",
     "messages": "6ad791f2dcb95d6c",
     "system that may be empty": "8cbeeec65c555e16",
