@@ -90,7 +90,9 @@ async def assemble(
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_inspect, folder, state, results, files=files)
-    found, digest = await _look_through(job, items, state, stock, run_request, keys=keys, disk=disk, files=files)
+    found, digest = await _look_through(
+        job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control
+    )
     for line in skipped_words(found.skipped_rows, found.skipped):
         say(line)
     state.lost = set(found.lost)
@@ -182,6 +184,7 @@ async def _look_through(
     keys: dict[str, Secret],
     disk: Threads,
     files: Files,
+    control: Control | None,
 ) -> tuple[PlanningPass, str]:
     """The planning pass, and the digest of what it went through.
 
@@ -189,7 +192,8 @@ async def _look_through(
     """
     digest = await disk.run(_digest_of, job)
     known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
-    if stock.found is None and known is not None and not run_request.changes_anything:
+    retried = control is not None and any(command.action == "retry" for command in control.early)
+    if stock.found is None and known is not None and not run_request.changes_anything and not retried:
         found = reuse_planning_pass(state, known, digest=digest)
         if found is not None:
             return found, digest

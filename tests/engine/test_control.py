@@ -240,6 +240,17 @@ def test_failed_items_are_tried_again_when_a_person_asks(house: House, hand: Han
         assert hand.said() == "2 of 3 items are tried again; no item of the job is called nobody"
 
 
+def test_items_of_a_run_that_is_over_are_sent_by_the_next_run_when_a_person_asks(house: House, hand: Hand) -> None:
+    job = chat(*MANY[:3], model="sim/chat#5xx:1", more="retry: {attempts: 1}")
+    assert run(house, job).exit_status is ExitStatus.FAILED
+    failed = [row["id"] for row in house.rows("failures.jsonl")]
+    hand.give("retry", items=tuple(failed[:2]))
+    report = run(house, job)
+    assert hand.said() == "2 of 2 items are tried again"
+    assert {row["id"] for row in house.rows()} == set(failed[:2])
+    assert (report.status.items.pending, report.exit_status) == (0, ExitStatus.FAILED)
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
