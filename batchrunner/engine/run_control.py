@@ -78,7 +78,7 @@ class RunControl:
                 return
             self.state = self.state.after(command)
             runner.budget_guard.count(runner.job)
-        by = f" ({command.by})" if command.by else ""
+        by = f" ({' '.join(command.by.split())})" if command.by else ""  # any program may have written it
         runner.say(f"{command.action}{by}: {'' if reply.ok else 'refused: '}{reply.message}")
         try:
             await runner.ports.control.acknowledge(command, reply, self.state)
@@ -115,7 +115,8 @@ class RunControl:
         was_paused = any(lane.paused for lane in self.runner.lanes)
         for lane in self.runner.lanes:
             lane.resume()
-        return Reply(ok=True, message="resumed" if was_paused else "was not paused")
+        early = self._attempts is None  # a pause that is lifted before the work begins never reaches the lanes
+        return Reply(ok=True, message="resumed" if was_paused or early else "was not paused")
 
     def _under_way(self) -> str:
         lanes = tuple(self.runner.lanes)

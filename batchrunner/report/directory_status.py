@@ -92,7 +92,7 @@ def status_of_directory(folder: Path) -> Status:
         held=held_groups(state),
         next_command=None
         if running
-        else _resuming(folder, there.command_here())
+        else resuming(folder, there.command_here())
         if paused
         else going_on(items, there.command_here()),
         message=None
@@ -112,10 +112,10 @@ def status_of_directory(folder: Path) -> Status:
 def paused_report(folder: Path, command: str | None) -> Report:
     """What a run comes to that was started in a paused directory. `command` is the one that started it."""
     status = replace(status_of_directory(folder), state="paused")
-    return Report(status=replace(status, next_command=_resuming(folder, command)), exit_status=ExitStatus.PAUSED)
+    return Report(status=replace(status, next_command=resuming(folder, command)), exit_status=ExitStatus.PAUSED)
 
 
-def _resuming(folder: Path, command: str | None) -> str:
+def resuming(folder: Path, command: str | None) -> str:
     """The command that lets a paused run go on; begun as `command` was."""
     program = command.partition(" run ")[0] if command is not None else "batchrunner"
     resume = f"{program} resume {shlex.quote(str(folder))}"

@@ -1,6 +1,7 @@
 """Commands to a run that works, in virtual time: what they change from the next send on, and what they leave alone."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -90,6 +91,33 @@ def test_a_paused_run_sends_nothing_until_it_is_resumed_and_charges_no_attempt(h
     assert [row["attempts"] for row in house.rows()] == [1] * len(MANY)
     assert [event["action"] for event in house.events("control")] == ["pause", "resume"]
     assert hand.state == ControlState()
+
+
+def test_a_run_that_is_stopped_while_paused_names_the_command_that_resumes_it(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(10)
+        hand.give("pause")
+        hand.give("stop")
+
+    report = run(house, chat(*MANY, more=SLOW), story, command="batchrunner run job.yaml")
+    assert report.exit_status is ExitStatus.TERMINATED
+    resuming = f"batchrunner resume {house.out} && batchrunner run job.yaml"
+    assert report.status.next_command == resuming
+    assert run(house, chat(*MANY, more=SLOW), command="batchrunner run job.yaml").status.next_command == resuming
+    hand.give("resume")
+    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert hand.said() == "resumed"
+
+
+def test_a_line_of_another_program_cannot_pose_as_one_of_the_run(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        hand.give("resume")  # it makes the folder
+        forged = json.dumps({"action": "resume", "by": "x\njob: every item is done"})
+        (house.out / "control" / "forged.json").write_text(forged)
+
+    run(house, chat(*MANY, more=SLOW), story)
+    assert "resume (x job: every item is done): was not paused" in house.said
 
 
 def test_tasks_of_a_paused_run_are_followed_to_their_end(house: House, hand: Hand) -> None:
