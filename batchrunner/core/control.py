@@ -4,6 +4,7 @@ A command is a file in `DIR/control/`, a reply a second one beside it; `stores/c
 and `engine/run_control.py` applies them.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal, TypedDict, get_args
@@ -219,6 +220,7 @@ def refuse_incomplete(command: Command) -> None:
     for key in (*command.settings, *command.reset):
         if key not in SETTABLE:
             raise ControlError(f"{_short(key)} cannot be set while a run works; expected one of {', '.join(SETTABLE)}")
+    _settings(command.settings)
     if both := sorted(command.settings.keys() & set(command.reset)):
         raise ControlError(f"{both[0]} is both set and reset; choose one")
     if command.action == "set" and not command.settings and not command.reset:
@@ -272,7 +274,9 @@ def _settings(given: Json) -> dict[str, Json]:
         raise ControlError("`settings` is not a mapping of job file keys to values")
     for key, value in given.items():
         if not isinstance(value, str | int | float) or isinstance(value, bool):
-            raise ControlError(f"{key} is {_short(value)}; expected a number or text, or the key in `reset`")
+            raise ControlError(
+                f"{key} is {_short(value, as_json=True)}; expected a number or text, or the key in `reset`"
+            )
     return dict(given)
 
 
@@ -290,6 +294,6 @@ def _texts(given: dict[str, Json], key: str) -> tuple[str, ...]:
     return tuple(str(each) for each in value)
 
 
-def _short(value: Json) -> str:
-    shown = repr(value)
+def _short(value: Json, *, as_json: bool = False) -> str:
+    shown = json.dumps(value) if as_json else repr(value)
     return shown if len(shown) <= _MOST_WORDS else f"{shown[:_MOST_WORDS]}…"

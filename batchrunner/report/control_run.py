@@ -1,6 +1,8 @@
 """Give a command to the process that works on a run, or leave it there for the next one, and say what came of it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Unpack
 
@@ -42,10 +44,8 @@ def control_run(folder: Path, action: Action, **options: Unpack[CommandOptions])
         lane=options.get("lane", ""),
         items=tuple(options.get("items", ())),
     )
-    try:
+    with _control_errors_as_mistakes():
         refuse_incomplete(command)
-    except ControlError as error:
-        raise JobMistakesError((Mistake(problem=str(error)),)) from None
     if command.settings:
         from batchrunner.spec.settings import refuse_settings  # noqa: PLC0415 - pydantic, for `set` only
 
@@ -58,7 +58,8 @@ def control_run(folder: Path, action: Action, **options: Unpack[CommandOptions])
     elif action == "stop" and not running:
         words = "no process works on this run; nothing to stop"
     else:
-        given = give(folder, command)
+        with _control_errors_as_mistakes():
+            given = give(folder, command)
         identity = given.id
         reply = _answer(folder, given, wait_s=wait_s)
         running = holder_of(folder) is not None
@@ -78,6 +79,14 @@ def control_run(folder: Path, action: Action, **options: Unpack[CommandOptions])
         changed=reply.changed if reply is not None else {},
         control=state_in(folder),
     )
+
+
+@contextmanager
+def _control_errors_as_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except ControlError as error:
+        raise JobMistakesError((Mistake(problem=str(error)),)) from None
 
 
 def _answer(folder: Path, given: Command, *, wait_s: float) -> Reply | None:

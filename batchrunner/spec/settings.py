@@ -16,10 +16,14 @@ from batchrunner.spec.schedule_keys import budget_of, deadline_of, window_of
 
 _HINT = "`batchrunner set DIR KEY --reset` goes back to the job file"
 
+_BY_THEMSELVES = frozenset({("window",), ("deadline",)})
+"""Keys whose rules look at no other key."""
+
 
 def setting_of(text: str) -> Json:
-    """VALUE of `batchrunner set DIR KEY=VALUE`, read as a YAML scalar."""
-    return parsed_value(text).tree
+    """VALUE of `batchrunner set DIR KEY=VALUE`, read as a YAML scalar; text where it is none."""
+    reading = parsed_value(text)
+    return text if reading.faults else reading.tree
 
 
 def with_settings(job: Job, settings: Mapping[str, Json]) -> Job:
@@ -43,7 +47,10 @@ def with_settings(job: Job, settings: Mapping[str, Json]) -> Job:
 
 
 def refuse_settings(job: Mapping[str, Json], settings: Mapping[str, Json]) -> None:
-    """Raise JobMistakesError for a value that this job, as a run's directory has it, cannot have."""
+    """Raise JobMistakesError for a value that this job, as a run's directory has it, cannot have.
+
+    What a value needs of other keys, like prices, is left to the run: the job file may have changed.
+    """
     known = {"kind": job.get("kind"), "models": job.get("models")}
     _draft({name: value for name, value in known.items() if value}, settings, types_only=True)
 
@@ -53,7 +60,8 @@ def _draft(tree: dict[str, Json], settings: Mapping[str, Json], *, types_only: b
         put(tree, tuple(key.split(".")), value)
     draft = drafted(Reading(tree=tree), file="", folder=PurePath(), simulate=False)
     roots = {key.partition(".")[0] for key in settings}
-    faults = [*draft.faults, *([] if types_only else further_faults(draft))]
+    further = [fault for fault in further_faults(draft) if not types_only or fault.path in _BY_THEMSELVES]
+    faults = [*draft.faults, *further]
     mistakes = tuple(
         Mistake(
             problem=hidden(fault.problem),

@@ -42,6 +42,8 @@ _DONE: Final = ".done.json"
 _STATE: Final = "state.json"
 _LOOK_EVERY_S: Final = 1.0
 _MOST_BYTES: Final = 1 << 20
+_ROOM_FOR_NAMES: Final = 1024
+"""For who gave a command, and when."""
 _KEPT_S: Final = 24 * 3600.0
 """Commands that were answered so long ago are removed."""
 _TRIES: Final = 3
@@ -213,8 +215,15 @@ def unanswered(control: Path) -> list[str]:
 
 
 def give(folder: Path, command: Command) -> Command:
-    """Write a command into a run's directory; its id follows all that are there. Raises StoreBrokenError."""
+    """Write a command into a run's directory; its id follows all that are there.
+
+    Raises:
+        StoreBrokenError: the directory cannot be written.
+        ControlError: the command is larger than a run reads.
+    """
     control = folder / CONTROL
+    if len(_as_text(command.as_json())) > _MOST_BYTES - _ROOM_FOR_NAMES:
+        raise ControlError(f"the command is larger than {_MOST_BYTES:,} bytes; give the ids in several commands")
     try:
         DISK.make_folder(control, PRIVATE_FOLDER)
         given = replace(
@@ -289,7 +298,7 @@ def _parsed(name: str, text: bytes) -> Command:
 
 def _write(path: Path, content: Mapping[str, Json]) -> None:
     """Raises OSError. A run that starts removes half-written files: then it is written once more."""
-    text = json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "replace") + b"\n"
+    text = _as_text(content)
     for left in reversed(range(_TRIES)):
         try:
             return write_whole(DISK, path, text, PRIVATE_FILE)
@@ -297,6 +306,10 @@ def _write(path: Path, content: Mapping[str, Json]) -> None:
             if not left:
                 raise
     return None
+
+
+def _as_text(content: Mapping[str, Json]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=1).encode("utf-8", "replace") + b"\n"
 
 
 def _next_id(names: Collection[str]) -> str:

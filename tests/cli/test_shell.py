@@ -156,6 +156,8 @@ def test_what_is_in_force_is_told_by_status_and_plan(place: CommandLine) -> None
     assert "paused by " in place("status", run).err
     assert place("resume", run).status == place("set", run, "limits.requests_per_day", "window", "--reset").status == 0
     assert "set: " not in place("status", run).err
+    for left in (place.folder / run / "control").iterdir():
+        left.unlink()
 
 
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(place: CommandLine) -> None:
@@ -172,6 +174,14 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(place: CommandLine
         (("set", "outputs/cats", "limits.concurrency"), "has no value"),
         (("set", "outputs/cats", "limits.concurrency=2", "--reset"), "leave out the value"),
         (("set", "outputs/cats", "retry.attempts=0"), "retry.attempts: is 0"),
+        (("set", "outputs/cats", "limits.concurrency=null"), "limits.concurrency is null; expected a number or text"),
+        (("set", "outputs/cats", "limits.concurrency="), "limits.concurrency is null"),
+        (("set", "outputs/cats", "window='22:00"), 'window: is "\'22:00"; expected'),
+        (("set", "outputs/cats", "limits.concurrency=true"), "limits.concurrency is true"),
+        (("set", "outputs/cats", "window=banana"), 'window: is "banana"; expected two times of day'),
+        (("set", "outputs/cats", "window=00:00-24:00"), "is the whole day"),
+        (("set", "outputs/cats", "deadline=99999999999h"), 'deadline: is "99999999999h"'),
+        (("retry", "outputs/cats", *(f"{'x' * 100_000}{number}" for number in range(11))), "in several commands"),
         (("pause", "nowhere"), "not a run directory"),
         (("skip", "outputs/cats"), "Missing option '--lane'"),
         (("retry", "outputs/cats"), "Missing argument"),
@@ -180,3 +190,5 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(place: CommandLine
 def test_a_wrong_command_is_a_mistake_in_words(place: CommandLine, words: tuple[str, ...], problem: str) -> None:
     ran = place(*words)
     assert (ran.status, problem in ran.err) == (2, True), ran.err
+    if "cats" in words[1]:
+        assert place("status", "outputs/cats", "--json").json["control"]["noted"] == 0
