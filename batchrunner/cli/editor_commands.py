@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -81,6 +81,7 @@ def _plain(text: str) -> str:
 # `batchrunner ls [FOLDER]`: the runs below a folder, and how they stand.
 
 _NOT_LOOKED_INTO: Final = frozenset({"node_modules", "site-packages", "__pycache__"})
+_MOST_CLOSED: Final = 5
 
 
 def ls(
@@ -97,20 +98,28 @@ def ls(
     """
     if not Path(folder).is_dir():
         raise JobMistakesError((Mistake(file=folder, problem="is not a directory", hint="choose another one"),))
-    found = [_run_in(place) for place in sorted(run_folders(Path(folder)))]
+    closed: list[OSError] = []
+    found = [_run_in(place) for place in sorted(run_folders(Path(folder), closed.append))]
+    for error in closed[:_MOST_CLOSED]:
+        print_message(f"{printable(os.path.normpath(error.filename))}: cannot be looked into: {error.strerror}")
+    if len(closed) > _MOST_CLOSED:
+        print_message(f"and {len(closed) - _MOST_CLOSED:,} more folders")
     if as_json:
-        emit({"runs": found})
+        emit({"runs": found, "unreadable": [os.path.normpath(error.filename) for error in closed]})
     elif found:
-        width = max(len(run["dir"]) for run in found)
+        width = max(len(printable(run["dir"])) for run in found)
         emit_text("\n".join(_run_line(run, width) for run in found))
     else:
         print_message(f"no runs below {folder}")
     return ExitStatus.DONE
 
 
-def run_folders(folder: Path) -> Iterator[str]:
-    """Run directories at or below a folder, without what is hidden; no run lies within another."""
-    for place, names, files in os.walk(folder):
+def run_folders(folder: Path, closed: Callable[[OSError], None]) -> Iterator[str]:
+    """Run directories at or below a folder, without what is hidden; no run lies within another.
+
+    `closed` is told of folders that cannot be read.
+    """
+    for place, names, files in os.walk(folder, onerror=closed):
         if "run.json" in files:
             yield os.path.normpath(place)
             names.clear()
@@ -120,7 +129,7 @@ def run_folders(folder: Path) -> Iterator[str]:
 def _run_in(place: str) -> dict[str, Any]:
     try:
         status = batchrunner.status(place)
-    except BatchrunnerError as error:
+    except (BatchrunnerError, OSError) as error:
         return {"dir": place, "job": None, "state": None, "simulated": None, "items": None, "message": str(error)}
     return {
         "dir": place,
@@ -133,6 +142,7 @@ def _run_in(place: str) -> dict[str, Any]:
 
 
 def _run_line(run: dict[str, Any], width: int) -> str:
+    name = f"{printable(run['dir']):<{width}}"
     if run["state"] is None:
-        return f"{printable(run['dir']):<{width}}  unreadable   {printable(run['message'])}"
-    return f"{printable(run['dir']):<{width}}  {run['state']:<11}  {items_line(run['items'])}"
+        return f"{name}  unreadable   {printable(run['message'])}"
+    return f"{name}  {run['state']:<11}  {items_line(run['items'])}"

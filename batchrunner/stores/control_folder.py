@@ -83,7 +83,7 @@ class ControlFolder:
             self._forget_answered()
             self.early = tuple(self._look(patient=False))
         except OSError as error:
-            raise broken(self._folder, error) from error
+            raise broken(self._folder, error, sending=False) from error
         for command in self.early:
             state = self.state.after(command)
             if state.settings != self.state.settings:
@@ -183,8 +183,8 @@ def state_of(control: Path) -> ControlState:
     except FileNotFoundError:
         return UNCONTROLLED
     except OSError as error:
-        raise broken(path, error) from error
-    except ValueError as error:
+        raise broken(path, error, sending=False) from error
+    except (ValueError, RecursionError) as error:
         raise StoreBrokenError(
             f"{path}: cannot be read ({error}); remove it: then the run is not paused and has no settings of "
             "`batchrunner set`"
@@ -195,7 +195,11 @@ def state_in(folder: Path) -> ControlState:
     """What is in force in a run's directory, also by commands that no process has seen yet. Raises StoreBrokenError."""
     control = folder / CONTROL
     state, noted = state_of(control), 0
-    for name in unanswered(control):
+    try:
+        names = unanswered(control)
+    except OSError as error:
+        raise broken(control, error, sending=False) from error
+    for name in names:
         with suppress(OSError, ControlError):
             state = state.after(_parsed(name, _text_of(control / f"{name}{_COMMAND}")))
             noted += 1
@@ -234,7 +238,7 @@ def give(folder: Path, command: Command) -> Command:
         )
         _write(control / f"{given.id}{_COMMAND}", given.as_json())
     except OSError as error:
-        raise broken(control, error) from error
+        raise broken(control, error, sending=False) from error
     return given
 
 
@@ -251,7 +255,7 @@ def reply_to(folder: Path, command: Command) -> Reply | None:
     try:
         said = json.loads(_text_of(folder / CONTROL / f"{command.id}{_DONE}"))
         return Reply(ok=bool(said["ok"]), message=str(said["message"]), changed=said["changed"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

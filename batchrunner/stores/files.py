@@ -263,21 +263,23 @@ def make_durable(files: Files, path: Path) -> None:
             files.close(descriptor)
 
 
-def broken(path: Path, error: OSError) -> StoreBrokenError:
+def broken(path: Path, error: OSError, *, sending: bool = True) -> StoreBrokenError:
     """An OSError as a StoreBrokenError: which file, the system's message, and that sending stops.
 
+    `sending` is False where that would be untrue: in a command that only looks, or that a run does not follow.
     Where the system names a file below the folder `path`, or beside the file `path`, that one is named.
     """
     if isinstance(error.filename, str) and Path(error.filename).is_relative_to(path.parent):
         path = Path(error.filename)
+    said, way_on = error.strerror or str(error), "fix the disk"
     if error.errno in _WRONG_KIND:
-        way_on = "stopped sending. Move it away, restore the original, then rerun the same command"
+        way_on = "move it away, restore the original"
         plainly = error.strerror == os.strerror(error.errno)  # else the message is already more exact
-        return StoreBrokenError(f"{path}: {_WRONG_KIND[error.errno] if plainly else error.strerror}; {way_on}")
-    said = error.strerror or str(error)
-    if error.errno == errno.ELOOP:
+        said = _WRONG_KIND[error.errno] if plainly else said
+    elif error.errno == errno.ELOOP:
         said = "is a symbolic link, which is not followed here; replace it with the file itself"
-    return StoreBrokenError(f"{path}: {said}; stopped sending. Fix the disk, then rerun the same command")
+    way_on = f"stopped sending. {way_on.capitalize()}" if sending else way_on
+    return StoreBrokenError(f"{path}: {said}; {way_on}, then rerun the same command")
 
 
 # Whole files or none: bytes go into a new file beside their place, to the disk, and then under their name.

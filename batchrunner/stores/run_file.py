@@ -115,7 +115,7 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
         finally:
             files.close(descriptor)
     except OSError as error:
-        raise broken(path, error) from error
+        raise broken(path, error, sending=False) from error
     try:
         version = msgspec.json.decode(text, type=_RunFileVersion).version
         if version != RUN_FILE_VERSION:

@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from batchrunner.cli.editor_commands import ls
 from tests.support.command_line import CommandLine
 
 TAB = """
@@ -129,6 +131,33 @@ def test_ls_lists_the_runs_below_a_folder_and_how_they_stand(place: CommandLine)
         ("owls with spaces", "done"),
     ]
     assert json.loads(json.dumps(runs[0]["items"]))["done"] == 1
+
+
+def test_ls_shows_every_run_although_the_control_files_of_one_are_damaged(place: CommandLine) -> None:
+    state = place.folder / "outputs" / "cats" / "control" / "state.json"
+    state.parent.mkdir(exist_ok=True)
+    state.write_text("[" * 100_000)
+    lines = place("ls").out.splitlines()
+    told = place("status", "outputs/cats")
+    state.unlink()
+    assert [line.split()[1] for line in lines] == ["unreadable", "with"]
+    assert (told.status, "state.json: cannot be read" in told.err) == (4, True)
+
+
+def test_ls_tells_of_folders_that_cannot_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def walk(top: Path, *, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        for number in range(7):
+            onerror(PermissionError(13, "Permission denied", f"{top}/closed{number}"))
+        yield str(top), [], []
+
+    monkeypatch.setattr("os.walk", walk)
+    assert ls(folder=str(tmp_path), as_json=True) == 0
+    told = capsys.readouterr()
+    assert f"{tmp_path}/closed0: cannot be looked into: Permission denied" in told.err
+    assert "and 2 more folders" in told.err
+    assert json.loads(told.out)["unreadable"][6] == f"{tmp_path}/closed6"
 
 
 def test_ls_shows_a_paused_run(place: CommandLine) -> None:

@@ -137,9 +137,28 @@ def test_what_is_in_force_is_kept_and_a_file_that_cannot_be_read_is_reported(tmp
     asyncio.run(control.acknowledge(given, Reply(ok=True, message="paused"), paused))
     assert state_in(tmp_path) == begun(tmp_path).state == paused
     assert reply_to(tmp_path, given) == Reply(ok=True, message="paused")
-    put(tmp_path, "state.json", "{")
-    with pytest.raises(StoreBrokenError, match="remove it"):
-        begun(tmp_path)
+    for damaged in ("{", "[" * 100_000):
+        put(tmp_path, "state.json", damaged)
+        with pytest.raises(StoreBrokenError, match="remove it"):
+            begun(tmp_path)
+
+
+def test_a_command_that_cannot_be_given_says_nothing_of_what_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "control").write_text("")
+    with pytest.raises(StoreBrokenError, match="move it away") as told:
+        give(tmp_path, PAUSE)
+    assert "stopped sending" not in str(told.value)  # the run goes on
+    (tmp_path / "control").unlink()
+    put(tmp_path, "a.json", "{}")
+
+    def refuse(_: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "control"))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(StoreBrokenError, match="Permission denied; fix the disk"):
+        state_in(tmp_path)
 
 
 def test_commands_that_were_answered_long_ago_are_removed(tmp_path: Path) -> None:
