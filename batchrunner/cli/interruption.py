@@ -21,6 +21,8 @@ _WORDS: Final = {
 }
 _INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
+STATUS_SIGNALS: Final = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
+"""These ask a run how it stands."""
 _HANGUP: Final[int | None] = getattr(signal, "SIGHUP", None)
 _received: list[int] = []
 """Signals received; only the first one prints its message."""
@@ -35,10 +37,19 @@ class InterruptedBySignal(BaseException):
 
 
 def install() -> None:
-    """End this process with a message at the next signal. SIGHUP that is ignored (nohup) stays ignored."""
+    """End this process with a message at the next signal. SIGHUP that is ignored (nohup) stays ignored.
+
+    Signals that ask how a run stands are not heard before there is one: by default they would end the process.
+    """
+    for number in STATUS_SIGNALS:
+        signal.signal(number, unheard)
     for number in _WORDS:
         if number is not None and not (number == _HANGUP and signal.getsignal(number) is signal.SIG_IGN):
             signal.signal(number, _stop)
+
+
+def unheard(*_: object) -> None:
+    """No run works yet, or none any more. SIG_IGN would be inherited by the commands that a run starts."""
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from batchrunner.cli.interruption import STATUS_SIGNALS, unheard
 from batchrunner.cli.output import print_message, utc_now, utc_stamp
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.report.summary import budget_line, items_line, lane_name, usage_line
@@ -253,7 +254,7 @@ class Progress:
         loop, began_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
         asked, pace = asyncio.Event(), self._new_pace()
         _ON_SIGNAL.setdefault(loop, []).append(asked)
-        for number in status_signals():
+        for number in STATUS_SIGNALS:
             with suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread, or not this loop
                 loop.add_signal_handler(number, _set_all, _ON_SIGNAL[loop])
         try:
@@ -270,7 +271,7 @@ class Progress:
             _ON_SIGNAL[loop].remove(asked)
             if not _ON_SIGNAL[loop]:
                 del _ON_SIGNAL[loop]
-                ignore_status_signals(loop)
+                _listen_no_more(loop)
 
 
 _NOTED_EVERY_S: Final = 10.0
@@ -284,23 +285,12 @@ def _set_all(events: list[asyncio.Event]) -> None:
         event.set()
 
 
-def status_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask a run how it stands."""
-    names = ("SIGUSR1", "SIGINFO")
-    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
-
-
-def ignore_status_signals(loop: asyncio.AbstractEventLoop | None = None) -> None:
-    """Nobody who asks too early or too late ends the process: SIGUSR1 would, by default."""
-    for number in status_signals():
+def _listen_no_more(loop: asyncio.AbstractEventLoop) -> None:
+    """The loop leaves the default behind, by which whoever asks too late would end the process."""
+    for number in STATUS_SIGNALS:
         with suppress(ValueError, RuntimeError, NotImplementedError):
-            if loop is not None:
-                loop.remove_signal_handler(number)
-            signal.signal(number, _unheard)  # SIG_IGN would be inherited by the commands that a run starts
-
-
-def _unheard(*_: object) -> None:
-    """Nobody is there to answer."""
+            loop.remove_signal_handler(number)
+            signal.signal(number, unheard)
 
 
 def print_block(status: Status, pace: "RunPace", *, elapsed_s: float) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import batchrunner
 from batchrunner.cli.output import print_message, print_stamped
-from batchrunner.cli.progress import Mode, Progress, display, ignore_status_signals
+from batchrunner.cli.progress import Mode, Progress, display
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
@@ -165,7 +165,6 @@ def _options(job_run: JobRun, asked: RunFlags, shown: Progress) -> "RunOptions":
 
 
 def _progress(asked: RunFlags) -> Progress:
-    ignore_status_signals()  # until the run listens to them
     return Progress(display(asked.progress), asked.events)
 
 

@@ -126,3 +126,23 @@ def test_no_command_at_all_shows_the_help_and_ends_with_2(batchrunner: CommandLi
     told = batchrunner()
     assert told.status == 2
     assert "batchrunner init" in told.err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_a_run_whose_parent_has_closed_its_streams_comes_to_its_end(tmp_path: Path, closed: str) -> None:
+    batchrunner = CommandLine(folder=tmp_path)
+    batchrunner.job("few", "prompts: [one, two]\n")
+    for number, words in enumerate((["run", "few.yaml", "--json"], ["run", "few.yaml", "--events", "-"])):
+        shell = f'exec "$0" "$@" {closed}'
+        argv = ["sh", "-c", shell, sys.executable, "-m", "batchrunner", *words, "--out", f"out{number}"]
+        ended = subprocess.run(
+            argv, cwd=tmp_path, env=batchrunner.environment, capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+        assert len((tmp_path / f"out{number}" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_whoever_asks_a_starting_run_how_it_stands_does_not_end_it() -> None:
+    code = "from batchrunner.cli.interruption import install; import os, signal; install(); "
+    done = subprocess.run([sys.executable, "-c", f"{code} os.kill(os.getpid(), signal.SIGUSR1)"], cwd=HOME, check=False)
+    assert done.returncode == 0
