@@ -1,12 +1,17 @@
 """`run --events FILE`: what happens, as one JSON object a line, for programs that watch a run.
 
 Each has `event` (`started`, `lane`, `progress`, `failed`, `paused`, `ended`), `time` (RFC 3339, UTC) and `job`. Lines
-are appended: a run that is continued goes on in the same file. A file that cannot be written is told once.
+are appended: a run that is continued goes on in the same file. A file that cannot be written is told once. A program
+that reads them from a pipe, and is behind, does not hold up the run: what it has not read waits, up to a megabyte.
 """
 
 import asyncio
 import json
+import os
+import select
+import stat
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 LOOK_EVERY_S: Final = 1.0
 PROGRESS_EVERY_S: Final = 10.0
 STDOUT: Final = "-"
+_MOST_WAITING: Final = 1 << 20
+_LAST_WAIT_S: Final = 5.0
+"""How long a reader that is behind is waited for at the end."""
 
 
 class EventFile:
@@ -31,6 +39,7 @@ class EventFile:
 
     def __init__(self, stream: TextIO, *, now: Callable[[], datetime] = utc_now, every_s: float = LOOK_EVERY_S) -> None:
         self._stream: TextIO | None = stream
+        self._waiting = ""
         self._now = now
         self._every_s = every_s
 
@@ -57,6 +66,11 @@ class EventFile:
 
     def __exit__(self, *_: object) -> None:
         """Close the file; stdout stays open."""
+        until_s = time.monotonic() + _LAST_WAIT_S
+        while self._waiting and self._stream is not None and (left_s := until_s - time.monotonic()) > 0:
+            self._send(wait_s=left_s)
+        if self._waiting and self._stream is not None:
+            print_message("--events: the last events are lost: nobody reads them")
         if self._stream is not None and self._stream is not sys.stdout:
             with suppress(OSError):
                 self._stream.close()
@@ -73,6 +87,7 @@ class EventFile:
             pace.note(status, now_s=clock(), now=now)
             for event, fields in told.news(status, pace, now_s=clock(), now=now):
                 self._write(event, status.job, fields, now=now)
+            self._send()
             await asyncio.sleep(self._every_s)
 
     def ended(
@@ -85,12 +100,35 @@ class EventFile:
         if self._stream is None:
             return
         line = jsonable({"event": event, "time": utc_stamp(now), "job": job, **fields})
+        self._waiting += json.dumps(line, allow_nan=False) + "\n"
+        self._send()
+
+    def _send(self, *, wait_s: float = 0.0) -> None:
+        """Write what the stream takes now. `wait_s`: how long may be waited for a reader."""
         try:
-            self._stream.write(json.dumps(line, allow_nan=False) + "\n")
-            self._stream.flush()
+            while self._stream is not None and self._waiting and (room := _room(self._stream, wait_s=wait_s)):
+                piece, self._waiting = self._waiting[:room], self._waiting[room:]
+                self._stream.write(piece)
+                self._stream.flush()
         except (OSError, ValueError) as error:
-            self._stream = None
-            print_message(f"--events: no more events are written: {error}; the run continues")
+            self._write_no_more(str(error))
+        if self._stream is not None and len(self._waiting) > _MOST_WAITING:
+            self._write_no_more("nobody reads them")
+
+    def _write_no_more(self, why: str) -> None:
+        self._stream, self._waiting = None, ""
+        print_message(f"--events: no more events are written: {why}; the run continues")
+
+
+def _room(stream: TextIO, *, wait_s: float) -> int:
+    """How many ASCII characters can be written without waiting for whoever reads them."""
+    try:
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return _MOST_WAITING
+        ready = select.select([], [stream], [], wait_s)[1]
+    except (OSError, ValueError):
+        return _MOST_WAITING  # no descriptor, or one that cannot be asked; a closed one is told by `write`
+    return select.PIPE_BUF if ready else 0
 
 
 class _EventState:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from batchrunner.cli.block import ASCII, View, block
 from batchrunner.cli.event_file import EventFile
 from batchrunner.cli.live import LiveDisplay
 from batchrunner.cli.progress import Display, LineDisplay, Progress, colours_wanted, display
+from batchrunner.core.errors import ExitStatus
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import FailureGroup, ItemCounts, LaneStatus, SendCounts, Status, UsageCounts
 from batchrunner.report.pace import RunPace
@@ -372,6 +374,32 @@ def test_an_event_file_that_cannot_be_written_any_more_is_told_once(capsys: pyte
     with pytest.raises(OutOfSnapshotsError):
         asyncio.run(EventFile(Full(), every_s=0.0).follow(script([START, LATER, PARKED])))
     assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["late", "never"])
+def test_a_program_that_does_not_read_the_events_holds_up_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, reads: bool
+) -> None:
+    monkeypatch.setattr("batchrunner.cli.event_file._LAST_WAIT_S", 10.0 if reads else 0.01)
+    read_end, write_end = os.pipe()
+    lines: list[str] = []
+
+    def read() -> None:
+        with os.fdopen(read_end) as stream:
+            lines.extend(stream)
+
+    reader = threading.Thread(target=read, daemon=True)
+    with os.fdopen(write_end, "w") as stream, EventFile(stream) as file:
+        for number in range(300 if reads else 5000):  # many times what a pipe holds
+            file.ended(f"job{number}", ExitStatus.DONE, status=LATER)
+        if reads:
+            reader.start()
+    if reads:
+        reader.join()
+        assert [json.loads(line)["job"] for line in lines] == [f"job{number}" for number in range(300)]
+    else:
+        os.close(read_end)
+        assert capsys.readouterr().err.count("nobody reads them; the run continues") == 1
 
 
 def test_a_signal_prints_the_block_once(capsys: pytest.CaptureFixture[str]) -> None:
