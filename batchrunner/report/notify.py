@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +27,9 @@ from batchrunner.report.wording import printable
 
 TIME_LIMIT_S: Final = 30.0
 _LOOK_EVERY_S: Final = 2.0
+_GRACE_S: Final = 5.0
+"""How long what is under way when the run ends may take: it may be the only message of a short run."""
+_ENDED_EVERY_S: Final = 0.1
 _SHOWN_BYTES: Final = 2000
 _SHOWN_CHARS: Final = 200
 _AT_WORK: Final = frozenset({"working", "retrying"})
@@ -41,9 +46,14 @@ async def notify(
     environment = run_environment(os.environ, keys=job.provider.key_env, state=status.state, event=event)
     troubles: list[str] = []
     for name, command, given in _commands(job, status, text, event, environment):
-        trouble = await asyncio.get_running_loop().run_in_executor(
-            None, _run, command, given.encode(), environment, time_limit_s
-        )
+        given_up = threading.Event()
+        try:
+            trouble = await asyncio.get_running_loop().run_in_executor(
+                None, _run, command, given.encode(), environment, time_limit_s, given_up
+            )
+        except asyncio.CancelledError:
+            given_up.set()  # the thread ends the command: else the process would wait for both
+            raise
         troubles += [f"notify: {printable(name)} {trouble}"] if trouble else []
     return "; ".join(troubles) or None
 
@@ -116,7 +126,7 @@ def all_parked(lanes: Iterable[LaneStatus]) -> bool:
 
 @asynccontextmanager
 async def notifications(job: Job, snapshot: Callable[[], Status], say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Tell what happens while the run works; never waits for it, and is over at once when the run is."""
+    """Tell what happens while the run works, and never wait for it; a little for what is being told at the end."""
     if not {"paused", "all_parked", "first_failure"} & set(job.notify_on):
         yield
         return
@@ -126,6 +136,8 @@ async def notifications(job: Job, snapshot: Callable[[], Status], say: Callable[
         yield
     finally:
         watching.cancel()
+        if under_way:
+            await asyncio.wait(under_way, timeout=_GRACE_S)
         for task in under_way:
             task.cancel()
         await asyncio.gather(watching, *under_way, return_exceptions=True)
@@ -169,7 +181,9 @@ def run_environment(
     return {**kept, "BATCHRUNNER_STATE": state, "BATCHRUNNER_EVENT": event}
 
 
-def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], time_limit_s: float) -> str | None:
+def _run(
+    command: tuple[str, ...], text: bytes, environment: dict[str, str], time_limit_s: float, given_up: threading.Event
+) -> str | None:
     """Runs in a thread. Files instead of pipes: no reader is needed, and a surviving grandchild blocks nothing."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(text)
@@ -180,13 +194,13 @@ def _run(command: tuple[str, ...], text: bytes, environment: dict[str, str], tim
             )
         except (OSError, ValueError) as error:
             return f"could not be started: {getattr(error, 'strerror', None) or error}"
-        try:
-            ended = process.wait(time_limit_s)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return f"was killed after {time_limit_s:g} s"
+        until_s = time.monotonic() + time_limit_s
+        while (ended := process.poll()) is None:
+            if given_up.wait(_ENDED_EVERY_S) or time.monotonic() >= until_s:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return f"was killed after {time_limit_s:g} s"
         if ended == 0:
             return None
         printed.seek(max(0, printed.seek(0, os.SEEK_END) - _SHOWN_BYTES))

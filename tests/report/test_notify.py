@@ -27,7 +27,7 @@ from batchrunner.core.status import (
     Status,
     UsageCounts,
 )
-from batchrunner.report.notify import Watcher, all_parked, notify, run_environment
+from batchrunner.report.notify import Watcher, all_parked, notifications, notify, run_environment
 from batchrunner.spec import load_job
 from tests.support.engine import House, chat
 
@@ -170,6 +170,26 @@ def test_a_command_that_hangs_holds_up_no_request(house: House) -> None:
     report = house.run(chat(*map(str, range(10)), model="sim/chat#content-filter", more=more))
     assert report.status.items.failed == 10
     assert time.monotonic() - began < 20
+
+
+def test_a_command_that_hangs_when_the_run_ends_is_ended_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrunner.report.notify._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("batchrunner.report.notify._GRACE_S", 0.1)
+    began, command = tmp_path / "began", ("sh", "-c", 'touch "$0"; exec sleep 20')
+    path = tmp_path / "job.yaml"
+    path.write_text("provider: simulator\nmodel: m\nprompts: [a]\n")
+    job = replace(load_job(str(path)), notify=(*command, str(began)), notify_on=("paused",))
+    statuses = iter([ended("running")])
+    paused = replace(ended("running"), control=ControlState(paused=True))
+
+    async def run() -> None:
+        async with notifications(job, lambda: next(statuses, paused), lambda _: None):
+            while not began.exists():  # noqa: ASYNC110 - another process makes it
+                await asyncio.sleep(0.01)
+
+    since = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - since < 10
 
 
 def test_an_end_that_is_a_pause_is_told_to_who_asked_for_pauses_only(house: House) -> None:
