@@ -47,6 +47,8 @@ _ROOM_FOR_NAMES: Final = 1024
 _KEPT_S: Final = 24 * 3600.0
 """Commands that were answered so long ago are removed."""
 _TRIES: Final = 3
+_MOST_REFUSED: Final = 100
+"""Files that are no commands, answered at one look; the others wait for the next ones."""
 _ROOT: Final = 0
 _NO_FILE: Final = frozenset({errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM})
 """Errors of what is not a file that this user may read: a link, a folder, a pipe."""
@@ -127,7 +129,7 @@ class ControlFolder:
 
     def _look(self, *, patient: bool) -> list[Command]:
         """The commands that nobody has seen, in the order of their names; what is none is answered here."""
-        found: list[Command] = []
+        found, wrong = list[Command](), list[tuple[str, str]]()
         for name in unanswered(self._folder):
             if name in self._seen:
                 continue
@@ -140,14 +142,20 @@ class ControlFolder:
             except OSError as error:
                 if error.errno not in _NO_FILE:
                     continue  # taken back meanwhile, or a disk that is away: the next look may read it
-                self._refuse(name, f"cannot be read: {error.strerror}")
+                wrong.append((name, f"cannot be read: {error.strerror}"))
             except ControlError as error:
-                self._refuse(name, str(error))
+                wrong.append((name, str(error)))
             else:
                 found.append(command)
-            self._seen.add(name)
-            self._torn.pop(name, None)
+                self._noted(name)
+        for name, why in wrong[:_MOST_REFUSED]:  # each is a write that is synced, and the next command waits for them
+            self._refuse(name, why)
+            self._noted(name)
         return found
+
+    def _noted(self, name: str) -> None:
+        self._seen.add(name)
+        self._torn.pop(name, None)
 
     def _refuse(self, name: str, why: str) -> None:
         with suppress(OSError):

@@ -111,6 +111,19 @@ def test_a_file_that_is_being_written_is_looked_at_again_before_it_is_refused(tm
     assert path.with_name("torn.done.json").exists()
 
 
+def test_a_command_does_not_wait_until_thousands_of_other_files_are_answered(tmp_path: Path) -> None:
+    for number in range(250):
+        put(tmp_path, f"0{number:03}.json", "{}")
+    given = give(tmp_path, PAUSE)
+    control = begun(tmp_path)
+    assert control.early == (given,)
+    answered = [len(list((tmp_path / "control").glob("0*.done.json")))]
+    for _ in range(2):
+        assert control._look(patient=True) == []
+        answered.append(len(list((tmp_path / "control").glob("0*.done.json"))))
+    assert answered == [100, 200, 250]
+
+
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe", "link of the folder"])
 def test_what_is_no_file_of_the_folder_is_no_command(tmp_path: Path, kind: str) -> None:
     elsewhere, run = put(tmp_path, "a.json", '{"action": "stop"}'), tmp_path / "run"
