@@ -4,6 +4,7 @@ Refuses to overwrite anything but a schema that it wrote.
 """
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import batchrunner
 from batchrunner.cli.options import AsJson, program
 from batchrunner.cli.output import emit, emit_text, print_message
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.report.wording import printable
 
 _PROMPTS: Final = re.compile(r"^prompts:\n(?:[ #].*\n|(?=\n))+?(?=\n)", re.MULTILINE)
 _UNUSED: Final = re.compile(r"^# Or a source instead of the list.*?\n\n", re.MULTILINE | re.DOTALL)
@@ -79,7 +81,7 @@ def _with_source(text: str, source: str, folder: Path) -> str:
     keys += [("template", _quoted(guess.template))] if guess.template is not None else []
     keys += [("id", _quoted(guess.id))] if guess.id is not None else []
     keys += [("delimiter", _quoted(guess.delimiter))] if guess.delimiter is not None else []
-    columns = ", ".join(guess.columns[:20])
+    columns = printable(", ".join(guess.columns[:20]))
     block = f"# Columns: {columns}\n" if columns else ""
     block += "prompts:\n" + "".join(f"  {key}: {value}\n" for key, value in keys)
     text = _MATRIX.sub("", _UNUSED.sub("", _LISTED.sub("# Rows of a file, streamed.\n", text, count=1)))
@@ -88,8 +90,7 @@ def _with_source(text: str, source: str, folder: Path) -> str:
 
 def _quoted(text: str) -> str:
     """As a YAML text in double quotes."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
-    return f'"{escaped}"'
+    return json.dumps(text, ensure_ascii=not text.isprintable())  # line breaks of Unicode, too, are escaped
 
 
 def _schema_beside(path: Path) -> Path | None:

@@ -85,6 +85,8 @@ def test_check_says_when_the_schema_for_editors_is_of_another_version(batchrunne
             {"template": "{{ text }}", "id": "{{ key }}"},
         ),
         ("p.txt", "one\ntwo\n", {}),
+        ("new\nline\x85\x1b.txt", "one\ntwo\n", {}),
+        ("lines.csv", '"a\nprompt: text"\none\n', {"template": "{{ a_prompt__text }}"}),
     ],
 )
 @pytest.mark.parametrize("template", TEMPLATES)
