@@ -411,12 +411,17 @@ def _figure(number: float | None) -> str:
 N = TypeVar("N", int, float)
 _CHUNKS: Final = 10
 """Pieces of a chat answer, as profiles count them."""
+_LAST_MOMENT: Final = 253_370_764_800.0
+"""The last year that has a date, 9999, begins."""
 _WIDE: Final = 64
 """Concurrent calls that `concurrency: auto` is assumed to reach without a limit."""
 
 
 def forecast(job: Job, found: PlanningPass, state: LedgerState, *, now: float) -> Forecast | None:
-    """About the end of a run that begins now and meets no trouble; None when nothing is left to send."""
+    """About the end of a run that begins now and meets no trouble.
+
+    None when nothing is left to send, or its limits make it longer than the calendar is.
+    """
     if not found.to_send:
         return None
     profile = profile_of(job)
@@ -436,6 +441,8 @@ def forecast(job: Job, found: PlanningPass, state: LedgerState, *, now: float) -
         for account in accounts
     ]
     at, days = end_of(lanes, now=now, offset_s=offset_s)
+    if at > _LAST_MOMENT:
+        return None
     return Forecast(at=shown_time(at, offset_s=offset_s), seconds=at - now, quota_days=days, supposed=profile.shown())
 
 

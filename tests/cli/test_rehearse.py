@@ -89,3 +89,10 @@ def test_a_profile_may_stand_in_a_file(batchrunner: CommandLine) -> None:
 def test_words_of_a_job_cannot_steer_the_terminal(batchrunner: CommandLine) -> None:
     done = batchrunner("rehearse", batchrunner.job("cats", f'name: "a\\e[31mb"\n{TWELVE}'), "--timeline")
     assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize("per_minute", ["1e-300", "1e-308"])
+def test_a_plan_for_longer_than_the_calendar_names_no_end(batchrunner: CommandLine, per_minute: str) -> None:
+    batchrunner.job("slow", f"prompts: [one, two]\nlimits: {{requests_per_minute: {per_minute}}}\n")
+    planned = batchrunner("plan", "slow.yaml", "--json")
+    assert (planned.status, planned.json["forecast"]) == (0, None)
