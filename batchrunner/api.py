@@ -318,7 +318,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         status = with_end(
             replace(
                 runner.snapshot(),
-                failures=await disk.run(failure_groups, folder),
+                failures=await disk.run(failure_groups, folder, runner.state),
                 notes=(
                     *(mistake.problem for mistake in missing),
                     *skipped_words(runner.found.skipped_rows, runner.found.skipped),

@@ -88,7 +88,7 @@ def status_of_directory(folder: Path) -> Status:
         unaccounted_max=max(totals.concurrency, state.most_sending) if cut_off else None,
         dir=str(folder),
         simulated=there.simulated,
-        failures=failure_groups(folder),
+        failures=failure_groups(folder, state),
         held=held_groups(state),
         next_command=None
         if running
@@ -243,10 +243,15 @@ _GROUPS_MAX: Final = 50
 _MESSAGE_MAX: Final = 200
 
 
-def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
-    """Groups of equal class and message (numbers and ids in it aside), the largest first."""
+def failure_groups(folder: Path, state: LedgerState) -> tuple[FailureGroup, ...]:
+    """Groups of equal class and message (numbers and ids in it aside), the largest first.
+
+    Without items that are to be tried again: their rows leave the file when a run comes to its end.
+    """
     groups: dict[tuple[str, str], FailureGroup] = {}
     for row in iter_failures(folder):
+        if not _still_failed(row.get("key"), state):
+            continue
         error = row.get("error")
         kind, message = (
             ("?", "") if not isinstance(error, dict) else (str(error.get("class")), str(error.get("message")))
@@ -261,6 +266,13 @@ def failure_groups(folder: Path) -> tuple[FailureGroup, ...]:
             else FailureGroup(kind=kind, message=message[:_MESSAGE_MAX], count=1, example=str(row.get("id")))
         )
     return tuple(sorted(groups.values(), key=lambda group: -group.count))
+
+
+def _still_failed(key: Json, state: LedgerState) -> bool:
+    try:
+        return state.item_state(bytes.fromhex(str(key))) is ItemState.FAILED
+    except ValueError:  # a row without a key, or with a damaged one
+        return True
 
 
 def score_notes(job: Job, folder: Path, status: Status) -> tuple[str, ...]:

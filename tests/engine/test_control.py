@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batchrunner import api
 from batchrunner.core.control import Action, Command, ControlState, Reply
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import LaneReason, Report, Status
@@ -266,6 +267,22 @@ def test_failed_items_are_tried_again_when_a_person_asks(house: House, hand: Han
     assert len(house.rows("failures.jsonl")) == report.status.items.failed == 100 - len(done)
     if not before:
         assert hand.said() == "2 of 3 items are tried again; no item of the job is called nobody"
+
+
+def test_items_that_are_to_be_tried_again_are_no_failures_any_more(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(5)
+        failed.extend(row["id"] for row in house.rows("failures.jsonl"))
+        hand.give("pause")
+        hand.give("retry", items=tuple(failed[:2]))
+        hand.give("stop")
+
+    failed: list[str] = []
+    job = chat(*MANY[:100], model="sim/chat#5xx:1", more=f"{SLOW}\nretry: {{attempts: 1}}")
+    status = run(house, job, story).status
+    assert len(failed) > 2
+    for told in (status, api.status(str(house.out))):
+        assert sum(group.count for group in told.failures) == told.items.failed > 0
 
 
 def test_items_of_a_run_that_is_over_are_sent_by_the_next_run_when_a_person_asks(house: House, hand: Hand) -> None:
