@@ -219,13 +219,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
-    from batchrunner.report.directory_status import (
-        failure_groups,
-        new_format_notes,
-        paused_report,
-        resuming,
-        score_notes,
-    )
+    from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
     from batchrunner.report.notify import notifications, notified
     from batchrunner.report.summary import balance_line, schedule_notes
     from batchrunner.report.wording import skipped_words
@@ -313,7 +307,6 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         control.start(asyncio.get_running_loop())
         async with _watched(runner, options, speak), notifications(job, runner.snapshot, speak):
             exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
-        following = going_on(runner.snapshot().items, options.get("command"))
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
         status = with_end(
             replace(
@@ -327,9 +320,11 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             ),
             exit_status,
             message=message if exit_status not in _WHOLE else None,
-            next_command=following
-            if following is None or not runner.control.state.paused
-            else resuming(folder, options.get("command")),
+            next_command=going_on(
+                runner.snapshot().items,
+                options.get("command"),
+                paused_in=str(folder) if runner.control.state.paused else None,
+            ),
         )
         try:
             await disk.run(remember_end, folder, status.message, ended=status.state)

@@ -106,8 +106,8 @@ class EventFile:
     def _send(self, *, wait_s: float = 0.0) -> None:
         """Write what the stream takes now. `wait_s`: how long may be waited for a reader."""
         try:
-            while self._stream is not None and self._waiting and (room := _room(self._stream, wait_s=wait_s)):
-                piece, self._waiting = self._waiting[:room], self._waiting[room:]
+            while self._stream is not None and self._waiting and (most := _writable(self._stream, wait_s=wait_s)):
+                piece, self._waiting = self._waiting[:most], self._waiting[most:]
                 self._stream.write(piece)
                 self._stream.flush()
         except (OSError, ValueError) as error:
@@ -120,7 +120,7 @@ class EventFile:
         print_message(f"--events: no more events are written: {why}; the run continues")
 
 
-def _room(stream: TextIO, *, wait_s: float) -> int:
+def _writable(stream: TextIO, *, wait_s: float) -> int:
     """How many ASCII characters can be written without waiting for whoever reads them."""
     try:
         if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):

@@ -1,6 +1,7 @@
 """Where the run stands at this moment, as the contract's value: from the state, the lanes and the totals."""
 
 import asyncio
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -266,16 +267,24 @@ def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, ne
     return replace(status, state=state, message=message, next_command=next_command, waiting=None, ends=None)
 
 
-def going_on(items: ItemCounts, command: str | None) -> str | None:
-    """The exact command that continues the run, given the one that began it; None when nothing is left to do."""
+def going_on(items: ItemCounts, command: str | None, *, paused_in: str | None = None) -> str | None:
+    """The exact command that continues the run, given the one that began it; None when nothing is left to do.
+
+    `paused_in` is its directory where the run is paused: it has to be resumed first.
+    """
     left = items.pending or items.accepted or items.timed_out
     if command is None or not (left or items.lost or items.held or items.failed):
         return None
-    if left:
-        return command
-    if items.lost:
-        return f"{command} --resend-lost"
-    return f"{command} --resend-held" if items.held else f"{command} --retry-failed"
+    if not left:
+        command += " --resend-lost" if items.lost else " --resend-held" if items.held else " --retry-failed"
+    return command if paused_in is None else resuming(paused_in, command)
+
+
+def resuming(folder: str, command: str | None) -> str:
+    """The command that lets a paused run go on; begun as `command` was."""
+    program = command.partition(" run ")[0] if command is not None else "batchrunner"
+    resume = f"{program} resume {shlex.quote(folder)}"
+    return resume if command is None else f"{resume} && {command}"
 
 
 def resting_state(items: ItemCounts) -> RunState:

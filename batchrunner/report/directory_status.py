@@ -5,7 +5,6 @@ module, so that all of them count the same items as lost. `inspect_directory` ch
 """
 
 import re
-import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from batchrunner.engine.run_status import (
     lost_words,
     park_status,
     resting_state,
+    resuming,
     send_counts,
     shown_time,
     usage_counts,
@@ -92,7 +92,7 @@ def status_of_directory(folder: Path) -> Status:
         held=held_groups(state),
         next_command=None
         if running
-        else resuming(folder, there.command_here())
+        else resuming(str(folder), there.command_here())
         if paused
         else going_on(items, there.command_here()),
         message=None
@@ -112,14 +112,7 @@ def status_of_directory(folder: Path) -> Status:
 def paused_report(folder: Path, command: str | None) -> Report:
     """What a run comes to that was started in a paused directory. `command` is the one that started it."""
     status = replace(status_of_directory(folder), state="paused")
-    return Report(status=replace(status, next_command=resuming(folder, command)), exit_status=ExitStatus.PAUSED)
-
-
-def resuming(folder: Path, command: str | None) -> str:
-    """The command that lets a paused run go on; begun as `command` was."""
-    program = command.partition(" run ")[0] if command is not None else "batchrunner"
-    resume = f"{program} resume {shlex.quote(str(folder))}"
-    return resume if command is None else f"{resume} && {command}"
+    return Report(status=replace(status, next_command=resuming(str(folder), command)), exit_status=ExitStatus.PAUSED)
 
 
 def _resting_state(there: RunFile, items: ItemCounts) -> RunState:

@@ -42,7 +42,7 @@ _DONE: Final = ".done.json"
 _STATE: Final = "state.json"
 _LOOK_EVERY_S: Final = 1.0
 _MOST_BYTES: Final = 1 << 20
-_ROOM_FOR_NAMES: Final = 1024
+_SIGNED_BYTES: Final = 1024
 """For who gave a command, and when."""
 _KEPT_S: Final = 24 * 3600.0
 """Commands that were answered so long ago are removed."""
@@ -234,7 +234,7 @@ def give(folder: Path, command: Command) -> Command:
         ControlError: the command is larger than a run reads.
     """
     control = folder / CONTROL
-    if len(_as_text(command.as_json())) > _MOST_BYTES - _ROOM_FOR_NAMES:
+    if len(_as_text(command.as_json())) > _MOST_BYTES - _SIGNED_BYTES:
         raise ControlError(f"the command is larger than {_MOST_BYTES:,} bytes; give the ids in several commands")
     try:
         DISK.make_folder(control, PRIVATE_FOLDER)
