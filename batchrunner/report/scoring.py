@@ -20,6 +20,7 @@ from batchrunner.core.job import Check, Job, Json
 from batchrunner.core.status import Status
 from batchrunner.evaluation.check_kinds import CheckBrokenError, score_of
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
+from batchrunner.prompts.row_condition import is_true
 from batchrunner.providers.structured import Fits, SchemaCheck
 from batchrunner.report.audit import read_plain
 from batchrunner.report.check_process import CheckProcess
@@ -31,7 +32,6 @@ SCORES: Final = "scores.jsonl"
 _MOST_PICTURE_BYTES: Final = 1 << 28
 _LINES_A_WRITE: Final = 200
 _SAME_BITS: Final = 2
-_NO_WORDS: Final = frozenset({"", "0", "false", "no", "none"})
 _SIZE: Final = re.compile(r"(\d+)\s*[x*×]\s*(\d+)")
 _ANY_JSON: Final[SchemaCheck] = SchemaCheck({})
 
@@ -213,7 +213,7 @@ def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside"
     check, given = prepared.check, row.get("vars")
     values: dict[str, Json] = {**row, **(given if isinstance(given, dict) else {})}
     try:
-        if prepared.when is not None and not _is_true(prepared.when.value(values)):
+        if prepared.when is not None and not is_true(prepared.when.value(values)):
             return Score(verdict="none", reason="`when` does not hold")
         expected = check.expected if prepared.expected is None else prepared.expected.value(values)
         options = check.options
@@ -222,10 +222,6 @@ def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside"
     except TemplateFault as fault:
         return Score(verdict="error", reason=f"its template cannot be filled: {fault.problem}")
     return score_of(check, row, expected=expected, options=options, outside=outside)
-
-
-def _is_true(value: Json) -> bool:
-    return value.strip().lower() not in _NO_WORDS if isinstance(value, str) else bool(value)
 
 
 class _Outside:
