@@ -47,10 +47,11 @@ if TYPE_CHECKING:
     )
     from batchrunner.core.control import ControlResult
     from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+    from batchrunner.core.exports import Exported
     from batchrunner.core.job import Job
     from batchrunner.core.plan import Plan
     from batchrunner.core.rehearsal_report import Rehearsal
-    from batchrunner.core.status import Audit, CheckResult, Exported, PageWritten, Report, Status
+    from batchrunner.core.status import Audit, CheckResult, PageWritten, Report, Status
     from batchrunner.page.report_file import write_page
     from batchrunner.scores import compare, score
     from batchrunner.simulator import run_server
@@ -113,7 +114,7 @@ _HOMES: dict[str, str] = {
     **dict.fromkeys(("job_schema", "starter_job"), "batchrunner.spec"),
     **dict.fromkeys(("CheckResult", "Report"), "batchrunner.core.status"),
     "Audit": "batchrunner.core.status",
-    "Exported": "batchrunner.core.status",
+    "Exported": "batchrunner.core.exports",
     "Job": "batchrunner.core.job",
     "PageWritten": "batchrunner.core.status",
     "Plan": "batchrunner.core.plan",

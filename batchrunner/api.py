@@ -21,10 +21,11 @@ from batchrunner.core.status import CheckResult, Report, Status
 
 if TYPE_CHECKING:
     from batchrunner.core.control import Action, CommandOptions, ControlResult
+    from batchrunner.core.exports import Exported
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.ports import Downloads, Transport
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
-    from batchrunner.core.status import Audit, Exported
+    from batchrunner.core.status import Audit
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.runner import Runner
     from batchrunner.stores.threads import Threads

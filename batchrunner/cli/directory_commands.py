@@ -13,7 +13,8 @@ from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, fitted, print_message, reader_is_gone, utc_now
 from batchrunner.cli.simulate import until_asked
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.status import Exported, PageWritten, Status
+from batchrunner.core.exports import Exported
+from batchrunner.core.status import PageWritten, Status
 from batchrunner.report.summary import summary
 from batchrunner.report.wording import audit_words
 

@@ -4,7 +4,7 @@ A format is a function from a `Shapable` to pieces of bytes, in a file of its ow
 open anything: rows and pictures are passed in, and the caller writes the pieces.
 """
 
-from batchrunner.core.status import ExportFormat
+from batchrunner.core.exports import ExportFormat
 from batchrunner.exporters.record_formats import json_lines, markdown, openai_batch, webdataset
 from batchrunner.exporters.tables import comma_separated, parquet
 

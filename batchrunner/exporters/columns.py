@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeAlias
 
+from batchrunner.core.exports import ExportRow, Shapable
 from batchrunner.core.job import Json
-from batchrunner.core.status import ExportRow, Shapable
 
 # Values of a row that may come from another version or a text editor: types are checked, never assumed.
 

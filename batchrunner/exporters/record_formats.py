@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
+from batchrunner.core.exports import ExportRow, Shapable
 from batchrunner.core.job import Json
-from batchrunner.core.status import ExportRow, Shapable
 from batchrunner.exporters.columns import json_text, mapping, mappings, text
 
 _FINISH: Final = {

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from batchrunner.core.status import Shapable
+from batchrunner.core.exports import Shapable
 from batchrunner.exporters.columns import Cell, Kind, cells_of, columns_of, json_text
 
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r\n]")

@@ -19,8 +19,9 @@ from typing import Final, Literal, cast
 import msgspec
 
 from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
-from batchrunner.core.status import ExportRow, Status
+from batchrunner.core.status import Status
 from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.report_file import RunOnPage, seconds_of
 from batchrunner.page.row_chunks import RowChunks, axes_of

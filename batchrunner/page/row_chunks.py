@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
+from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
-from batchrunner.core.status import ExportRow
 
 CHUNK_ROWS: Final = 256
 FIRST_ROWS: Final = 48

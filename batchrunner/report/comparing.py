@@ -11,8 +11,8 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
-from batchrunner.core.status import ExportRow
 from batchrunner.evaluation.comparison import Comparison, PairResult, ScoredItem, State, compare_groups
 from batchrunner.report.scoring import SCORES
 from batchrunner.stores.export_files import RowOrder

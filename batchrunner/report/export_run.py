@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
+from batchrunner.core.exports import Exported, ExportFormat, ExportRow
 from batchrunner.core.item import is_address, safe_stem
 from batchrunner.core.lifecycle import ItemState
-from batchrunner.core.status import Exported, ExportFormat, ExportRow, Status
+from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
@@ -31,7 +32,7 @@ from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 
 @dataclass(slots=True, kw_only=True)
 class ShownRun:
-    """Implements `core.status.Shapable` for a run on disk."""
+    """Implements `core.exports.Shapable` for a run on disk."""
 
     name: str
     folder: Path

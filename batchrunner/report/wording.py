@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from batchrunner.core.errors import Mistake
-from batchrunner.core.status import Audit, AuditCounts, Exported, Finding, Level, Salvaged
+from batchrunner.core.exports import Exported
+from batchrunner.core.status import Audit, AuditCounts, Finding, Level, Salvaged
 
 # Text from prompts, servers and file names is made safe to print: always one visible line.
 #

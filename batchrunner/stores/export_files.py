@@ -13,11 +13,11 @@ import msgspec
 
 from batchrunner.core.errors import JobMistakesError, LedgerDamagedError, Mistake, StoreBrokenError
 from batchrunner.core.events import Failed
+from batchrunner.core.exports import ExportRow
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import failure_row
-from batchrunner.core.status import ExportRow
 from batchrunner.stores.files import DISK, FAILURES, RESULTS, SHARED_FILE, Files, open_beside, write_all
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import read_ledger

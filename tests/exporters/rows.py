@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from batchrunner.core.status import ExportRow, Outcome
+from batchrunner.core.exports import ExportRow, Outcome
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.wording import printable
 

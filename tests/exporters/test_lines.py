@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from openai.types.chat import ChatCompletion
 from openai.types.images_response import ImagesResponse
 
-from batchrunner.core.status import ExportRow
+from batchrunner.core.exports import ExportRow
 from batchrunner.exporters import EXPORTERS
 from tests.exporters.rows import KEY, TEXTS, chat_row, failed_row, made, picture_row, row
 

@@ -11,7 +11,7 @@ import pytest
 
 import batchrunner
 from batchrunner.core.errors import ExitStatus, JobMistakesError
-from batchrunner.core.status import ExportRow
+from batchrunner.core.exports import ExportRow
 from batchrunner.page import report_file
 from batchrunner.page.row_chunks import CHUNK_ROWS, Axis, RowChunks, axes_of
 from batchrunner.page.run_facts import hide_paths, shown_job

@@ -7,9 +7,9 @@ from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
+from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Turn
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision
-from batchrunner.core.status import ExportRow
 from batchrunner.prompts.sources.base import BadRow, SourceRow
 from tests.providers.reading import head, item, provider, read_every_way
 
