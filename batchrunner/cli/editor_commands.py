@@ -107,7 +107,9 @@ def ls(
     if as_json:
         emit({"runs": found, "unreadable": [os.path.normpath(error.filename) for error in closed]})
     elif found:
-        width = max(len(printable(run["dir"])) for run in found)
+        from rich.cells import cell_len  # noqa: PLC0415 - for this list only
+
+        width = max(cell_len(printable(run["dir"])) for run in found)
         emit_text("\n".join(_run_line(run, width) for run in found))
     else:
         print_message(f"no runs below {folder}")
@@ -142,7 +144,9 @@ def _run_in(place: str) -> dict[str, Any]:
 
 
 def _run_line(run: dict[str, Any], width: int) -> str:
-    name = f"{printable(run['dir']):<{width}}"
+    from rich.cells import set_cell_size  # noqa: PLC0415 - as above
+
+    name = set_cell_size(printable(run["dir"]), width)
     if run["state"] is None:
         return f"{name}  unreadable   {printable(run['message'])}"
     return f"{name}  {run['state']:<11}  {items_line(run['items'])}"

@@ -2,10 +2,12 @@
 
 Each has `event` (`started`, `lane`, `progress`, `failed`, `paused`, `ended`), `time` (RFC 3339, UTC) and `job`. Lines
 are appended: a run that is continued goes on in the same file. A file that cannot be written is told once. A program
-that reads them from a pipe, and is behind, does not hold up the run: what it has not read waits, up to a megabyte.
+that reads them from a pipe, and is behind or not there yet, does not hold up the run: what it has not read waits, up to
+a megabyte.
 """
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -32,13 +34,18 @@ STDOUT: Final = "-"
 _MOST_WAITING: Final = 1 << 20
 _LAST_WAIT_S: Final = 5.0
 """How long a reader that is behind is waited for at the end."""
+_LOOK_FOR_READER_S: Final = 0.05
 
 
 class EventFile:
     """One for all jobs of the command."""
 
-    def __init__(self, stream: TextIO, *, now: Callable[[], datetime] = utc_now, every_s: float = LOOK_EVERY_S) -> None:
-        self._stream: TextIO | None = stream
+    def __init__(
+        self, stream: TextIO | None, *, now: Callable[[], datetime] = utc_now, every_s: float = LOOK_EVERY_S
+    ) -> None:
+        self._stream = stream
+        self._unread_pipe: Path | None = None
+        """A named pipe without a reader: `open` would wait for one."""
         self._waiting = ""
         self._now = now
         self._every_s = every_s
@@ -56,6 +63,10 @@ class EventFile:
         if path == STDOUT:
             return cls(sys.stdout)
         try:
+            if Path(path).is_fifo():
+                file = cls(None)
+                file._unread_pipe = Path(path)
+                return file
             return cls(Path(path).open("a", encoding="utf-8"))
         except OSError as error:
             problem = f"cannot be written: {error.strerror or error}"
@@ -67,14 +78,16 @@ class EventFile:
     def __exit__(self, *_: object) -> None:
         """Close the file; stdout stays open."""
         until_s = time.monotonic() + _LAST_WAIT_S
-        while self._waiting and self._stream is not None and (left_s := until_s - time.monotonic()) > 0:
+        while self._waiting and (left_s := until_s - time.monotonic()) > 0:
             self._send(wait_s=left_s)
-        if self._waiting and self._stream is not None:
+            if self._unread_pipe is not None:
+                time.sleep(_LOOK_FOR_READER_S)
+        if self._waiting:
             print_message("--events: the last events are lost: nobody reads them")
         if self._stream is not None and self._stream is not sys.stdout:
             with suppress(OSError):
                 self._stream.close()
-        self._stream = None
+        self._stream = self._unread_pipe = None
 
     async def follow(self, snapshot: Callable[[], Status]) -> None:
         """Write until cancelled."""
@@ -97,7 +110,7 @@ class EventFile:
         self._write("ended", job, {"exit_status": exit_status, "status": status, "error": error}, now=self._now())
 
     def _write(self, event: str, job: str, fields: dict[str, object], *, now: datetime) -> None:
-        if self._stream is None:
+        if self._stream is None and self._unread_pipe is None:
             return
         line = jsonable({"event": event, "time": utc_stamp(now), "job": job, **fields})
         self._waiting += json.dumps(line, allow_nan=False) + "\n"
@@ -106,17 +119,31 @@ class EventFile:
     def _send(self, *, wait_s: float = 0.0) -> None:
         """Write what the stream takes now. `wait_s`: how long may be waited for a reader."""
         try:
+            if self._unread_pipe is not None:
+                self._open_pipe(self._unread_pipe)
             while self._stream is not None and self._waiting and (most := _writable(self._stream, wait_s=wait_s)):
                 piece, self._waiting = self._waiting[:most], self._waiting[most:]
                 self._stream.write(piece)
                 self._stream.flush()
         except (OSError, ValueError) as error:
             self._write_no_more(str(error))
-        if self._stream is not None and len(self._waiting) > _MOST_WAITING:
+        if len(self._waiting) > _MOST_WAITING:
             self._write_no_more("nobody reads them")
 
+    def _open_pipe(self, path: Path) -> None:
+        """If somebody reads it by now. Raises OSError."""
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        os.set_blocking(descriptor, True)
+        self._stream, self._unread_pipe = os.fdopen(descriptor, "w", encoding="utf-8"), None
+
     def _write_no_more(self, why: str) -> None:
-        self._stream, self._waiting = None, ""
+        self._stream = self._unread_pipe = None
+        self._waiting = ""
         print_message(f"--events: no more events are written: {why}; the run continues")
 
 

@@ -93,13 +93,18 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Write over what stood there; as often as this is called, four times a second at most."""
         now_s = time.monotonic()
-        if now_s < self._due_s or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        if now_s < self._due_s or not sys.stderr.isatty() or is_dumb():
             return
         from rich.cells import set_cell_size  # noqa: PLC0415 - for terminals only, and for what takes long
 
         self._due_s, self._shown = now_s + self._every_s, True
         room = shutil.get_terminal_size().columns - 1
         _write(sys.stderr, f"\r{set_cell_size(printable(text), room).rstrip()}\x1b[K")
+
+
+def is_dumb() -> bool:
+    """Whether the terminal moves no cursor: `TERM` says so, is empty or not set."""
+    return (os.environ.get("TERM") or "dumb") == "dumb"
 
 
 def emit(value: object) -> None:

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from batchrunner.cli.interruption import STATUS_SIGNALS, unheard
-from batchrunner.cli.output import print_message, utc_now, utc_stamp
+from batchrunner.cli.output import is_dumb, print_message, utc_now, utc_stamp
 from batchrunner.core.status import LaneStatus, Status
 from batchrunner.report.summary import budget_line, items_line, lane_name, usage_line
 from batchrunner.report.wording import count, printable
@@ -46,8 +46,7 @@ def display(mode: Mode = "auto", *, own: bool = True, every_s: float | None = No
     """
     if mode == "none":
         return None
-    dumb = os.environ.get("TERM", "dumb") == "dumb"
-    if mode == "plain" or (mode == "auto" and (not sys.stderr.isatty() or dumb or os.environ.get("CI"))):
+    if mode == "plain" or (mode == "auto" and (not sys.stderr.isatty() or is_dumb() or os.environ.get("CI"))):
         return LineDisplay(every_s=every_s or LOOK_EVERY_S)
     from batchrunner.cli.live import DRAW_EVERY_S, LiveDisplay  # noqa: PLC0415 - Rich is loaded for terminals only
 

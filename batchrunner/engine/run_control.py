@@ -21,6 +21,7 @@ from batchrunner.core.pacing import day_of
 from batchrunner.engine.attempt import Attempts
 from batchrunner.engine.planning import one_by_one
 from batchrunner.engine.recorder import uncancellable
+from batchrunner.engine.shutdown import GRACE_S
 from batchrunner.engine.task_poller import TaskPoller
 from batchrunner.engine.work_queue import Work
 
@@ -96,7 +97,7 @@ class RunControl:
             case "stop":
                 if self._attempts is None:
                     return Reply(ok=True, message="no process worked on this run; nothing to stop")
-                return Reply(ok=True, message=f"stopping: {self._under_way()}")
+                return Reply(ok=True, message=f"stopping: {self._under_way(stops=True)}")
             case "set":
                 return self._set(command)
             case "skip":
@@ -118,11 +119,14 @@ class RunControl:
         early = self._attempts is None  # a pause that is lifted before the work begins never reaches the lanes
         return Reply(ok=True, message="resumed" if was_paused or early else "was not paused")
 
-    def _under_way(self) -> str:
+    def _under_way(self, *, stops: bool = False) -> str:
         lanes = tuple(self.runner.lanes)
-        tasks = sum(lane.open_tasks for lane in lanes)
-        followed = f", {tasks:,} remote tasks are followed" if tasks else ""
-        return f"{sum(lane.in_flight for lane in lanes):,} in flight are awaited{followed}"
+        in_flight, tasks = sum(lane.in_flight for lane in lanes), sum(lane.open_tasks for lane in lanes)
+        awaited = f"{in_flight:,} in flight are awaited{f' for up to {GRACE_S:g} s' if stops and in_flight else ''}"
+        if not tasks:
+            return awaited
+        polled = "which the next run polls" if stops else "which are polled to their end"
+        return f"{awaited}; {tasks:,} remote {'task is' if tasks == 1 else 'tasks are'} under way, {polled}"
 
     # -- set
 

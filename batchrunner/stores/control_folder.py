@@ -65,6 +65,8 @@ class ControlFolder:
         self.early: tuple[Command, ...] = ()
         self._in_force = UNCONTROLLED
         """What `state.json` has."""
+        self._writing = threading.Lock()
+        """For `state.json`: its thread restores it, the loop's executor changes it."""
         self._seen: set[str] = set()
         self._torn: dict[str, bytes] = {}
         """What could not be read as JSON when it was first seen: it may be being written."""
@@ -80,9 +82,9 @@ class ControlFolder:
         Raises:
             StoreBrokenError: the folder, or `state.json`, cannot be read: a pause must not be overlooked.
         """
-        self._in_force = self.state = state_of(self._folder)
         try:
-            self._forget_answered()
+            self._forget_answered()  # first: it raises where the folder is a link, which `state_of` would follow
+            self._in_force = self.state = state_of(self._folder)
             self.early = tuple(self._look(patient=False))
         except OSError as error:
             raise broken(self._folder, error, sending=False) from error
@@ -129,6 +131,7 @@ class ControlFolder:
 
     def _look(self, *, patient: bool) -> list[Command]:
         """The commands that nobody has seen, in the order of their names; what is none is answered here."""
+        self._restore_state()
         found, wrong = list[Command](), list[tuple[str, str]]()
         for name in unanswered(self._folder):
             if name in self._seen:
@@ -162,11 +165,19 @@ class ControlFolder:
             self._answer(name, None, Reply(ok=False, message=f"{name}{_COMMAND}: {why}"), self._in_force)
 
     def _answer(self, name: str, command: Command | None, reply: Reply, state: ControlState) -> None:
-        if state != self._in_force:
-            _write(self._folder / _STATE, state.as_json())
-            self._in_force = state
+        with self._writing:
+            if state != self._in_force:
+                _write(self._folder / _STATE, state.as_json())
+                self._in_force = state
         action: dict[str, Json] = {"action": command.action} if command is not None else {}
         _write(self._folder / f"{name}{_DONE}", {"version": 1, "id": name, **action, **reply.as_json(), "at": _now()})
+
+    def _restore_state(self) -> None:
+        """Write `state.json` again where somebody removed it meanwhile: a pause must outlive this process."""
+        with self._writing:
+            if self._in_force != UNCONTROLLED and _STATE not in _names(self._folder):
+                DISK.make_folder(self._folder, PRIVATE_FOLDER)
+                _write(self._folder / _STATE, self._in_force.as_json())
 
     def _forget_answered(self) -> None:
         """Remove commands, with their replies, that were answered a day ago."""
@@ -202,11 +213,11 @@ def state_of(control: Path) -> ControlState:
 def state_in(folder: Path) -> ControlState:
     """What is in force in a run's directory, also by commands that no process has seen yet. Raises StoreBrokenError."""
     control = folder / CONTROL
-    state, noted = state_of(control), 0
     try:
         names = unanswered(control)
     except OSError as error:
         raise broken(control, error, sending=False) from error
+    state, noted = state_of(control), 0
     for name in names:
         with suppress(OSError, ControlError):
             state = state.after(_parsed(name, _text_of(control / f"{name}{_COMMAND}")))
@@ -268,10 +279,10 @@ def reply_to(folder: Path, command: Command) -> Reply | None:
 
 
 def _names(control: Path) -> list[str]:
-    """None of a link: commands lie in the run's own directory."""
+    """What lies in the folder. Raises OSError, also for a link: commands lie in the run's own directory."""
     try:
-        if not stat.S_ISDIR(control.lstat().st_mode):
-            return []
+        if stat.S_ISLNK(control.lstat().st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(control))
         return os.listdir(control)  # noqa: PTH208 - names are wanted, not paths
     except FileNotFoundError:
         return []

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -338,6 +339,10 @@ def test_the_display_is_lines_without_a_terminal_and_in_ci_and_what_was_asked_fo
     assert isinstance(display("auto"), LiveDisplay)
     assert isinstance(display("plain"), LineDisplay)
     assert display("none") is None
+    for name in ("dumb", ""):
+        monkeypatch.setenv("TERM", name)
+        assert isinstance(display("auto"), LineDisplay)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("CI", "true")
     assert isinstance(display("auto"), LineDisplay)
     assert isinstance(display("live"), LiveDisplay)
@@ -400,6 +405,33 @@ def test_a_program_that_does_not_read_the_events_holds_up_nothing(
     else:
         os.close(read_end)
         assert capsys.readouterr().err.count("nobody reads them; the run continues") == 1
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["later", "never"])
+def test_a_named_pipe_that_nobody_reads_yet_holds_up_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, reads: bool
+) -> None:
+    monkeypatch.setattr("batchrunner.cli.event_file._LAST_WAIT_S", 10.0 if reads else 0.2)
+    pipe, lines = tmp_path / "events", list[str]()
+    os.mkfifo(pipe)
+
+    def read() -> None:
+        with pipe.open() as stream:
+            lines.extend(stream)
+
+    reader = threading.Thread(target=read, daemon=True)
+    with EventFile.opened(str(pipe)) as file:
+        for number in range(300):
+            file.ended(f"job{number}", ExitStatus.DONE, status=LATER)
+            if reads and number == 150:
+                reader.start()
+    told = capsys.readouterr().err
+    if reads:
+        reader.join()
+        assert [json.loads(line)["job"] for line in lines] == [f"job{number}" for number in range(300)]
+        assert told == ""
+    else:
+        assert told.count("the last events are lost: nobody reads them") == 1
 
 
 def test_a_signal_prints_the_block_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from wcwidth import wcswidth
 
 from batchrunner.cli.editor_commands import ls
 from tests.support.command_line import CommandLine
@@ -158,6 +159,14 @@ def test_ls_tells_of_folders_that_cannot_be_looked_into(
     assert f"{tmp_path}/closed0: cannot be looked into: Permission denied" in told.err
     assert "and 2 more folders" in told.err
     assert json.loads(told.out)["unreadable"][6] == f"{tmp_path}/closed6"
+
+
+def test_ls_keeps_its_columns_below_names_that_are_wider_than_their_letters(place: CommandLine) -> None:
+    shutil.copytree(place.folder / "outputs" / "cats", place.folder / "outputs" / "图像-猫")
+    lines = place("ls").out.splitlines()
+    shutil.rmtree(place.folder / "outputs" / "图像-猫")
+    assert len(lines) == 3
+    assert len({wcswidth(line.partition("done ")[0]) for line in lines}) == 1
 
 
 def test_ls_shows_a_paused_run(place: CommandLine) -> None:

@@ -134,7 +134,7 @@ def test_tasks_of_a_paused_run_are_followed_to_their_end(house: House, hand: Han
         hand.give("resume")
 
     report = run(house, image(*MANY[:40], more="limits: {in_flight_tasks: 4}"), story)
-    assert "remote tasks are followed" in hand.said(0)
+    assert "4 remote tasks are under way, which are polled to their end" in hand.said(0)
     assert 0 < done[0] < 40
     assert report.status.items.done == 40
 
@@ -217,6 +217,19 @@ def test_a_stop_drains_and_is_answered(house: House, hand: Hand) -> None:
     assert hand.said().startswith("stopping: ")
     assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
     assert house.stats.sends == len(MANY)
+
+
+def test_a_stop_says_that_the_next_run_polls_the_remote_tasks_and_it_does(house: House, hand: Hand) -> None:
+    async def story(snapshot: Snapshot) -> None:
+        await asyncio.sleep(3)
+        hand.give("stop")
+
+    job = image(*MANY[:8], more="limits: {in_flight_tasks: 4}")
+    report = run(house, job, story)
+    assert report.status.items.accepted == 4
+    assert hand.said() == "stopping: 0 in flight are awaited; 4 remote tasks are under way, which the next run polls"
+    assert run(house, job).exit_status is ExitStatus.DONE
+    assert house.stats.sends == 8
 
 
 def test_a_stop_that_nobody_heard_stops_no_later_run(house: House, hand: Hand) -> None:
