@@ -14,13 +14,20 @@ Taken: TypeAlias = Literal["last", "first", "only"]
 
 _GROUP_SPACE: Final = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 _OTHER_DIGIT: Final = re.compile(r"(?![0-9])\d")
+_RAISED: Final = re.compile("[\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]+")
 _MINUSES: Final = ("\u2212", "\u2013", "\ufe63", "\uff0d")
-_NUMBER: Final = {
-    "point": re.compile(r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"),
-    "comma": re.compile(r"(?:(?<![\w)\]])[-+])?(?:\d{1,3}(?:\.\d{3})+(?![\d.]|,\d*\.)|\d+)(?:,\d+)?(?:[eE][-+]?\d+)?"),
+_DIGITS: Final = re.compile(
+    r"((?<![\w)\]])[-+])?[$\u20ac\u00a3\u00a5]?((?:\d+|(?<![\w.,])[.,]\d+)(?:[.,]\d+)*(?:[eE][-+]?\d+)?)"
+)
+"""A sign and digits with whatever separators are between them, so that a text is walked through once."""
+_SHAPE: Final = {
+    "point": re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?"),
+    "comma": re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d*)(?:,\d+)?(?:[eE][-+]?\d+)?"),
 }
-_AMBIGUOUS_AFTER: Final = re.compile("[.,\u2044]\\d| \\d{3}(?!\\d)")
-_AMBIGUOUS_BEFORE: Final = re.compile("(?:\\d[.,\u2044]|(?<!\\d)\\d{1,3} )$")
+_AMBIGUOUS_AFTER: Final = re.compile(r"['_^\u2019\u2044]\d| \d{3}(?!\d)")
+_AMBIGUOUS_BEFORE: Final = re.compile(r"(?:\d(?:['_\u2019\u2044]|\^\{?-?)|(?<!\d)\d{1,3} )\Z")
+_MOST_EXPONENT: Final = 308
+"""Beyond it a number has no place in a row; `1e9999999` is rather a part of an identifier."""
 _LOOK_BACK_CHARS: Final = 8
 
 
@@ -44,24 +51,28 @@ def number_in(text: str, *, take: Taken = "last", decimals: Decimals = "point") 
         NoNumberError, AmbiguousNumberError.
     """
     plain = _plain(text, group="," if decimals == "point" else ".")
-    found = list(_NUMBER[decimals].finditer(plain))
+    found = list(_DIGITS.finditer(plain))
     if not found:
         raise NoNumberError("no number")
     if take == "only" and len(found) > 1:
         raise NoNumberError(f"{len(found)} numbers where only one was expected")
     chosen = found[0 if take == "first" else -1]
-    _refuse_ambiguous(plain, chosen)
-    digits = chosen.group().replace("," if decimals == "point" else ".", "").replace(",", ".")
+    _refuse_ambiguous(plain, chosen, decimals)
+    digits = chosen[2].replace("," if decimals == "point" else ".", "").replace(",", ".")
     try:
-        return Decimal(digits)
+        number = Decimal(f"{chosen[1] or ''}{digits}")
     except InvalidOperation:  # an exponent beyond what a decimal holds
-        raise NoNumberError(f"{digits[:40]} is not a number") from None
+        number = None
+    if number is None or abs(number.adjusted()) > _MOST_EXPONENT:
+        raise NoNumberError(f"no number of a usual size: {digits[:40]}")
+    return number
 
 
 def _plain(text: str, *, group: str) -> str:
     """ASCII digits, one kind of minus, and the separator between groups that narrow spaces set apart."""
     if not text.isascii():
         text = _GROUP_SPACE.sub(group, text)
+        text = _RAISED.sub(_as_power, text)
         for minus in _MINUSES:
             text = text.replace(minus, "-")
         text = unicodedata.normalize("NFKC", text)
@@ -73,13 +84,19 @@ def _as_ascii_digit(digit: re.Match[str]) -> str:
     return str(unicodedata.decimal(digit.group()))
 
 
-def _refuse_ambiguous(text: str, chosen: re.Match[str]) -> None:
+def _as_power(raised: re.Match[str]) -> str:
+    """`10\u00b3` is no 103, and the last number of `12 m\u00b2` is 12."""
+    after_digit = raised.string[max(0, raised.start() - 1) : raised.start()].isdecimal()
+    return f"^{unicodedata.normalize('NFKC', raised.group())}" if after_digit else ""
+
+
+def _refuse_ambiguous(text: str, chosen: re.Match[str], decimals: Decimals) -> None:
     before = text[max(0, chosen.start() - _LOOK_BACK_CHARS) : chosen.start()]
     after = _AMBIGUOUS_AFTER.match(text, chosen.end())
-    three = len(chosen.group().lstrip("+-").partition(".")[0]) == len("000")
+    three = re.match(r"\d*", chosen[2])
     earlier = _AMBIGUOUS_BEFORE.search(before)
-    if earlier and earlier.group().endswith(" ") and not three:
+    if earlier and earlier.group().endswith(" ") and not (three and len(three.group()) == len("000")):
         earlier = None
-    if after or earlier:
+    if after or earlier or not _SHAPE[decimals].fullmatch(chosen[2]):
         shown = text[max(0, chosen.start() - _LOOK_BACK_CHARS) : chosen.end() + _LOOK_BACK_CHARS].strip()
         raise AmbiguousNumberError(f"{shown!r} can be read as one number or as two; see `decimal` and `take`")

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +46,12 @@ def test_exact_mcnemar_is_that_of_statsmodels() -> None:
         won, lost = chance.randint(0, 300), chance.randint(0, 300)
         expected = reference_mcnemar([[0, won], [lost, 0]], exact=True).pvalue if won + lost else 1.0
         assert statistics.mcnemar(won, lost) == pytest.approx(expected, abs=1e-9)
+
+
+def test_exact_mcnemar_of_tens_of_thousands_of_flips_takes_no_minutes() -> None:
+    began = time.process_time()
+    assert statistics.mcnemar(15_000, 15_100) == pytest.approx(stats.binomtest(15_000, 30_100).pvalue, abs=1e-9)
+    assert time.process_time() - began < 5
 
 
 def test_a_clustered_mean_is_a_regression_on_a_constant_with_clusters() -> None:
