@@ -34,7 +34,6 @@ def test_every_preset_and_every_problem_has_its_row() -> None:
 SHORT_WITH_REASON = {
     "report/apprise_message.py": "a process of its own, which loads nothing of the program",
     "__main__.py": "the command's entry point",
-    "report/check_child.py": "runs alone in the process that makes a person's checks",
     "spec/parts.py": "what the keys of a job and those of its checks are both made of",
     "stores/picture_checks.py": "for checks of finished pictures; what writes pictures never loads it",
     "stores/timezones.py": "the system's time zones: three layers ask for them, and no other module of the stores",

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import batchrunner
+from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
 from batchrunner.cli.output import emit, print_message
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
@@ -27,7 +28,8 @@ def score(*, folder: RunFolder, checks: Checks = None, as_json: AsJson = False) 
     """
     from batchrunner.report.scoring import check_table, rate_words  # noqa: PLC0415 - for this command only
 
-    scored = batchrunner.score(folder, checks=checks)
+    with unwinding():
+        scored = batchrunner.score(folder, checks=checks)
     if as_json:
         emit(scored)
     else:

@@ -4,6 +4,7 @@ Rows come from a file that people may have edited: types are looked at, never as
 """
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -70,6 +71,8 @@ def score_of(
         score = _KINDS[check.kind](checked)
     except CheckBrokenError as error:
         return Score(verdict="error", reason=str(error))
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:  # of a row that was edited
+        return Score(verdict="error", reason=f"the row cannot be checked: {error}"[:_SHOWN_CHARS])
     return _negated(score) if check.negated else score
 
 
@@ -133,7 +136,8 @@ def _texts(value: Json) -> list[str]:
 
 
 def _regex(checked: CheckedRow) -> Score:
-    found = checked.outside.search(_text(checked.expected), _text(checked.part))
+    pattern = f"(?i){_text(checked.expected)}" if checked.options.get("ignore_case") else _text(checked.expected)
+    found = checked.outside.search(pattern, _text(checked.part))
     wanted = checked.options.get("equals")
     if found is None or wanted is None:
         return _truth(found is not None, "the pattern is not found", expected=wanted)
@@ -264,7 +268,7 @@ def _python(checked: CheckedRow) -> Score:
     if isinstance(said, dict):
         verdict, value, reason = said.get("pass"), said.get("score"), said.get("reason")
         holds = verdict if isinstance(verdict, bool) else None
-        number = float(value) if isinstance(value, int | float) else None
+        number = _finite(value) if isinstance(value, int | float) else None
         if holds is None and number is None:
             raise CheckBrokenError("the function gave a mapping without `pass` (true or false) or `score` (a number)")
         passed = holds if holds is not None else bool(number and number >= 1)
@@ -276,10 +280,21 @@ def _python(checked: CheckedRow) -> Score:
     if isinstance(said, bool):
         return _truth(said, "the function said no")
     if isinstance(said, int | float):
-        return Score(verdict="pass" if said >= 1 else "fail", value=float(said))
+        return Score(verdict="pass" if said >= 1 else "fail", value=_finite(said))
     if said is None:
         return Score(verdict="none", reason="the function said that it does not apply")
     raise CheckBrokenError(f"the function gave {_text(said)[:_SHOWN_CHARS]}, not true, false, a number or a mapping")
+
+
+def _finite(value: float) -> float:
+    """The number as a row can hold it: JSON has no NaN."""
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise CheckBrokenError("the function gave a number that is none, or too large")
+    return number
 
 
 def _picture(checked: CheckedRow) -> Score:

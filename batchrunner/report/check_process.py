@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,12 @@ from batchrunner.evaluation.check_kinds import CheckBrokenError
 
 PYTHON_LIMIT_S: Final = 10.0
 PATTERN_LIMIT_S: Final = 1.0
+_START_LIMIT_S: Final = 60.0
+"""For the process to start, and for a file of functions to be loaded: it may import a large library."""
+_KILL_AFTER_S: Final = 2.0
+"""Beyond its limit a child ends by itself, should this process have been killed meanwhile."""
+_MOST_STOPPED: Final = 5
+"""So many times in a row a function or pattern is stopped before it is not asked again."""
 _CHILD: Final = Path(__file__).with_name("check_child.py")
 _READ_BYTES: Final = 1 << 16
 _ANSWER_BYTES: Final = 1 << 24
@@ -37,6 +44,12 @@ class CheckProcess:
         self._python_limit_s, self._pattern_limit_s = limits_s
         self._child: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._loaded: set[str] = set()
+        """Files that the child has loaded."""
+        self._broken: dict[str, str] = {}
+        """Files that cannot be loaded, and why: they are not tried again for every row."""
+        self._stopped: dict[str, int] = {}
+        """How often in a row each function, file or pattern took too long."""
 
     def __repr__(self) -> str:
         return f"<CheckProcess {'none' if self._child is None else self._child.pid}>"
@@ -50,60 +63,79 @@ class CheckProcess:
     def python(self, place: str, row: Mapping[str, Json]) -> Json:
         """What the function at `FILE:NAME` gives for the row. Raises CheckBrokenError."""
         path, _, name = place.rpartition(":")
-        return self._ask({"python": path, "function": name, "row": row}, self._python_limit_s)
+        if path in self._broken:
+            raise CheckBrokenError(self._broken[path])
+        if path not in self._loaded:
+            try:
+                self._ask({"load": path}, path, _START_LIMIT_S)
+            except CheckBrokenError as error:
+                self._broken[path] = f"{path} cannot be loaded: {error}"
+                raise CheckBrokenError(self._broken[path]) from error
+            self._loaded.add(path)
+        return self._ask({"python": path, "function": name, "row": row}, place, self._python_limit_s)
 
     def search(self, pattern: str, text: str) -> list[str | None] | None:
         """The match and its groups; None without one. Raises CheckBrokenError."""
-        found = self._ask({"pattern": pattern, "text": text}, self._pattern_limit_s)
+        found = self._ask({"pattern": pattern, "text": text}, pattern, self._pattern_limit_s)
         return [entry if isinstance(entry, str) else None for entry in found] if isinstance(found, list) else None
 
-    def _ask(self, asked: Mapping[str, object], limit_s: float) -> Json:
-        child = self._started()
-        assert child.stdin is not None
+    def _ask(self, asked: Mapping[str, object], place: str, limit_s: float) -> Json:
+        if self._stopped.get(place, 0) >= _MOST_STOPPED:
+            raise CheckBrokenError(f"it was stopped {_MOST_STOPPED} times in a row and is not tried again")
         try:
-            child.stdin.write(json.dumps(asked).encode() + b"\n")
+            child = self._started()
+            assert child.stdin is not None
+            child.stdin.write(json.dumps({**asked, "limit_s": limit_s + _KILL_AFTER_S}).encode() + b"\n")
             child.stdin.flush()
             said = json.loads(self._line(child, limit_s))
+        except TimeoutError:
+            self._end()
+            self._stopped[place] = self._stopped.get(place, 0) + 1
+            raise CheckBrokenError(f"it took more than {limit_s:g} s and was stopped") from None
         except (OSError, ValueError) as error:
             self._end()
             raise CheckBrokenError(f"the process that makes the check ended: {error}") from error
+        self._stopped.pop(place, None)
         if "error" in said:
             raise CheckBrokenError(str(said["error"])[:_SHOWN_CHARS])
         value: Json = said["value"]
         return value
 
     def _started(self) -> subprocess.Popen[bytes]:
+        """The child, started and ready. Raises OSError, TimeoutError."""
         if self._child is None or self._child.poll() is not None:
             self._end()
-            try:
-                self._child = subprocess.Popen(  # noqa: S603 - this interpreter and a file of this package
-                    [sys.executable, "-I", str(_CHILD)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=self._environment,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise CheckBrokenError(f"no process could be started for the check: {error.strerror}") from error
+            self._child = subprocess.Popen(  # noqa: S603 - this interpreter and a file of this package
+                [sys.executable, "-I", str(_CHILD)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,
+            )
+            self._line(self._child, _START_LIMIT_S)
         return self._child
 
     def _line(self, child: subprocess.Popen[bytes], limit_s: float) -> bytes:
+        """The next line of the child. Raises TimeoutError, OSError, ValueError."""
         assert child.stdout is not None
+        ends = time.monotonic() + limit_s
         with selectors.DefaultSelector() as ready:
             ready.register(child.stdout, selectors.EVENT_READ)
             while b"\n" not in self._rest:
-                if not ready.select(limit_s):
-                    self._end()
-                    raise CheckBrokenError(f"it took more than {limit_s:g} s and was stopped")
+                if not ready.select(max(0.0, ends - time.monotonic())):
+                    raise TimeoutError
                 piece = os.read(child.stdout.fileno(), _READ_BYTES)
-                if not piece or len(self._rest) > _ANSWER_BYTES:
-                    raise ValueError(f"exit status {child.wait()}" if not piece else "its answer is too long")
+                if not piece:
+                    raise ValueError(_last_words(child))
+                if len(self._rest) > _ANSWER_BYTES:
+                    raise ValueError("its answer is too long")
                 self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
     def _end(self) -> None:
         child, self._child, self._rest = self._child, None, b""
+        self._loaded.clear()
         if child is None:
             return
         with suppress(ProcessLookupError, PermissionError):
@@ -113,3 +145,11 @@ class CheckProcess:
                 with suppress(OSError):
                     pipe.close()
         child.wait()
+
+
+def _last_words(child: subprocess.Popen[bytes]) -> str:
+    """How it ended; a function may also have closed the pipe of a child that lives on."""
+    try:
+        return f"exit status {child.wait(1)}"
+    except subprocess.TimeoutExpired:
+        return "it closed its output"

@@ -360,7 +360,7 @@ def _place(files: Files, path: Path, pieces: Iterable[bytes], mode: int, *, dura
         finally:
             files.close(descriptor)
         files.rename(beside, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):  # the first refusal is the reason; a left-over is removed by the next run
             files.unlink(beside)
         raise

@@ -69,6 +69,9 @@ CASES: list[tuple[CheckKind, Json, Json, dict[str, Json], Verdict]] = [
     ("regex", r"x(\d)", "x7", {"equals": "7"}, "pass"),
     ("regex", r"x(\d)", "x7", {"equals": "8"}, "fail"),
     ("regex", r"x(\d)?", "x", {"equals": "7"}, "fail"),
+    ("regex", "AN AI", "as an ai", {"ignore_case": True}, "pass"),
+    ("regex", "(?x) an \\s ai", "AS AN AI", {"ignore_case": True}, "pass"),
+    ("within", None, "any", {"seconds": "soon"}, "error"),
     ("number", "18", "it is $18.00.", {}, "pass"),
     ("number", 18, "it is 19", {}, "fail"),
     ("number", "18", "it is 18.5", {"within": 0.5}, "pass"),
@@ -131,6 +134,10 @@ def test_not_turns_pass_and_fail_and_nothing_else(
         ({}, "error"),
         ("yes", "error"),
         ([1], "error"),
+        (float("nan"), "error"),
+        (10**400, "error"),
+        ({"score": float("inf")}, "error"),
+        ({"pass": True, "score": float("nan")}, "error"),
     ],
 )
 def test_what_a_function_gives_is_a_verdict_or_an_error(said: Json, wanted: Verdict) -> None:
