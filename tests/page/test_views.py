@@ -111,6 +111,20 @@ def test_a_cell_without_an_answer_says_why(browser: "Browser", tmp_path: Path) -
         assert seen.text(".missing") == "not sent"
 
 
+def test_items_without_an_answer_are_told_also_where_nothing_of_their_prompt_was_sent(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    folder = ran(tmp_path, CHAT.replace("{file: prompts.txt}", "[one, two, three]"), limit=6)
+    with opened(browser, folder / "report.html") as seen:
+        assert seen.count(".row") == 1
+        assert seen.text(".rest") == "12 items have no answer: 12 still to send"
+        seen.page.click(".rest a")
+        seen.settle()
+        assert "12 items have no answer" in seen.text("main")
+        assert seen.text("main .command code").startswith("batchrunner run")
+        assert seen.complaints == []
+
+
 def test_a_filter_of_an_axis_hides_its_other_columns(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html", "#results?x.model=sim%2Ftwo") as seen:
         assert seen.count(".column-head") == 2

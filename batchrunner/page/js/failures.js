@@ -3,8 +3,9 @@
 import { copy, el, plural, put, whole } from "./dom.js";
 import { data, meta } from "./data.js";
 import { linkTo } from "./address.js";
-import { answerOf, picturesOf, thumb } from "./cells.js";
+import { STATE_WORDS, answerOf, picturesOf, thumb } from "./cells.js";
 import { marks, stars } from "./marks.js";
+import { unanswered, unansweredWords } from "./query.js";
 
 const ADVICE = {
   content_filter: "The provider refuses this content: change the prompt.",
@@ -21,7 +22,7 @@ export class Failures {
 
   show() {
     const groups = meta.failures;
-    if (!groups.length && !meta.held.length) {
+    if (!groups.length && !meta.held.length && !unanswered()) {
       put(this.node, el("div", { class: "state-note" }, el("p", { text: "No item failed." })));
       return;
     }
@@ -34,7 +35,23 @@ export class Failures {
       meta.held.length ? el("h2", { text: "Held: they wait for a decision" }) : null,
       meta.held.length ? commandLine(`${meta.command} --resend-held`) : null,
       meta.held.map((group) => this.group(group, true)),
+      unanswered() ? this.unfinished() : null,
     );
+  }
+
+  /** Items without a row in Results: those that were sent by their ids, the others as a number. */
+  unfinished() {
+    const sent = Object.entries(meta.open);
+    const rest = unanswered() - sent.length;
+    const entries = sent.slice(0, 200).map(([id, [state, why]]) => el("tr", {}, el("td", { class: "wrap", text: id }), el("td", { text: STATE_WORDS[state] ?? state }), el("td", { class: "wrap faint", text: why })));
+    const more = rest + Math.max(0, sent.length - 200);
+    return [
+      el("h2", { text: "Without an answer" }),
+      el("p", { text: `${unansweredWords()}.${meta.state === "running" ? "" : " This goes on with them:"}` }),
+      meta.state === "running" ? null : commandLine(meta.command),
+      entries.length ? el("table", { class: "plain-table unfinished" }, el("thead", {}, el("tr", {}, ["item", "state", "why"].map((name) => el("th", { scope: "col", text: name })))), el("tbody", {}, entries)) : null,
+      entries.length && more > 0 ? el("p", { class: "faint", text: `and ${plural(more, "more item")}` }) : null,
+    ];
   }
 
   group(group, held = false) {

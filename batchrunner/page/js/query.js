@@ -2,7 +2,7 @@
 
 import { data, meta } from "./data.js";
 import { marks } from "./marks.js";
-import { shown } from "./dom.js";
+import { plural, shown, whole } from "./dom.js";
 
 const MOST_COLUMNS = 8;
 const ALONE = 12; // columns of a job with one axis, where tabs would be all there is
@@ -161,6 +161,20 @@ function ordered(view, mask, inTab) {
   const inOrder = view.sort === "index" && found.every((group, place) => !place || figures[found[place - 1]] <= figures[group]);
   if (!inOrder) found.sort((a, b) => (descending ? figures[b] - figures[a] : figures[a] - figures[b]) || a - b);
   return found;
+}
+
+/** How many items have no row: they are neither done nor failed. */
+export function unanswered() {
+  const { items } = meta;
+  return Math.max(0, items.total - items.done - items.failed);
+}
+
+/** "1,204 items have no answer: 3 held, 1,201 still to send". */
+export function unansweredWords() {
+  const words = { pending: "still to send", accepted: "with a remote task", held: "held", timed_out: "timed out", lost: "lost" };
+  const parts = Object.entries(words).filter(([name]) => meta.items[name]).map(([name, word]) => `${whole(meta.items[name])} ${word}`);
+  const number = unanswered();
+  return `${plural(number, "item")} ${number === 1 ? "has" : "have"} no answer${parts.length ? `: ${parts.join(", ")}` : ""}`;
 }
 
 /** Why there is no row in a cell. */

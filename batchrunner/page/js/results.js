@@ -2,13 +2,16 @@
 
 import { add, el, plural, put, shown } from "./dom.js";
 import { data, meta } from "./data.js";
-import { missing } from "./query.js";
+import { missing, unanswered, unansweredWords } from "./query.js";
+import { linkTo } from "./address.js";
 import { Windowed } from "./window.js";
 import { cellContent, isPicture, missingContent, twinsOf } from "./cells.js";
 
 const PHONE = window.matchMedia("(max-width: 639px)");
 const HEIGHTS = { text: { S: 108, M: 176, L: 336 }, picture: { S: 148, M: 216, L: 336 } };
-const CHARS = { S: 300, M: 800, L: 2000 };
+const PROMPT_CHARS = { S: 200, M: 320, L: 720 };
+const LINE_PX = 20;
+const NARROW_PX = 4; // of a letter: lays out more than shows, and not many times that
 
 export class Results {
   constructor({ open, state }) {
@@ -21,7 +24,8 @@ export class Results {
     this.list = new Windowed(this.scroller, (entry) => this.row(entry));
     this.empty = el("div", { class: "state-note", hidden: true });
     this.node = el("section", { class: "results", "aria-label": "Results" }, this.scroller);
-    add(this.scroller, [this.head, this.list.spacer, this.empty]);
+    this.rest = el("p", { class: "rest faint", hidden: true });
+    add(this.scroller, [this.head, this.list.spacer, this.empty, this.rest]);
     this.scroller.addEventListener("keydown", (event) => this.onKey(event));
     PHONE.addEventListener("change", () => this.plan && this.show(this.plan));
   }
@@ -37,7 +41,7 @@ export class Results {
     const kind = isPicture() ? "picture" : "text";
     const height = HEIGHTS[kind][size];
     const columns = plan.columns.length;
-    this.chars = CHARS[size];
+    this.promptChars = PROMPT_CHARS[size];
     this.height = this.phone ? height + 76 : height;
     this.node.className = `results kind-${kind} size-${size}${this.phone ? " phone" : ""}`;
     this.scroller.style.setProperty("--columns", columns);
@@ -46,9 +50,13 @@ export class Results {
     this.scroller.setAttribute("aria-rowcount", plan.entries.length + 1);
     this.scroller.setAttribute("aria-colcount", columns + 1);
     this.drawHead();
+    const wide = this.phone ? 480 : Math.max(256, (this.scroller.clientWidth - 264) / columns);
+    this.chars = Math.ceil(((wide / NARROW_PX) * (height - 40)) / LINE_PX);
     if (!keep) this.scroller.scrollTop = 0;
     this.empty.hidden = plan.entries.length > 0;
     this.list.spacer.hidden = !plan.entries.length;
+    this.rest.hidden = !plan.entries.length || !unanswered();
+    if (!this.rest.hidden) put(this.rest, el("a", { href: linkTo({ view: "failures", q: "", filters: {}, rest: {} }), text: unansweredWords() }));
     if (!plan.entries.length) this.showEmpty();
     this.list.set(plan.entries.length, this.height);
     this.cursor.entry = Math.min(this.cursor.entry, Math.max(0, plan.entries.length - 1));
@@ -119,7 +127,7 @@ export class Results {
     return el(
       "div",
       { class: "prompt-cell", role: "rowheader" },
-      el("div", { class: "prompt", text: first.prompt.slice(0, 600), title: first.prompt_id }),
+      el("div", { class: "prompt", text: first.prompt.slice(0, this.promptChars), title: first.prompt_id }),
       down.length ? el("div", { class: "down", text: down.map((part) => `${part.name} ${part.value}`).join(" · ") }) : null,
       el("div", { class: "faint small", text: details.length ? details.join(" · ") : first.prompt_id }),
     );

@@ -42,7 +42,7 @@ export class Run {
       { class: "tiles" },
       tile("done", whole(items.done), `of ${whole(items.total)}`, linkTo({ view: "results", q: "", filters: { state: ["done"] }, rest: {} })),
       items.failed ? tile("failed", whole(items.failed), null, linkTo({ view: "failures", q: "", filters: {}, rest: {} })) : null,
-      ...[["accepted", "remote tasks"], ["held", "held"], ["timed_out", "timed out"], ["lost", "lost"], ["pending", "still to send"]].filter(([name]) => items[name]).map(([name, words]) => tile(words, whole(items[name]))),
+      ...[["accepted", "remote tasks"], ["held", "held"], ["timed_out", "timed out"], ["lost", "lost"], ["pending", "still to send"]].filter(([name]) => items[name]).map(([name, words]) => tile(words, whole(items[name]), null, linkTo({ view: "failures", q: "", filters: {}, rest: {} }))),
       tile("requests", whole(sends.total), sends.refused ? `${whole(sends.refused)} rejected, not billed` : null),
       sends.possible_duplicates ? tile("may be paid twice", whole(sends.possible_duplicates), "no clear reply came") : null,
       usage.images ? tile("pictures", whole(usage.images)) : null,

@@ -35,6 +35,7 @@ export class Windowed {
     this.count = 0;
     this.height = 100;
     this.turn = 0;
+    this.top = 0;
     scroller.addEventListener("scroll", () => this.soon(), { passive: true });
     this.watcher = new ResizeObserver(() => this.soon());
     this.watcher.observe(scroller);
@@ -70,7 +71,11 @@ export class Windowed {
 
   draw() {
     const { scroller, count, height } = this;
-    const seen = visibleRows({ top: scroller.scrollTop, viewport: this.viewport, height, count });
+    const top = scroller.scrollTop;
+    const jumped = Math.abs(top - this.top) > this.viewport / 2; // nothing that was there stays: only what shows is made
+    this.top = top;
+    const seen = visibleRows({ top, viewport: this.viewport, height, count, over: jumped ? 0 : 2 });
+    if (jumped) this.soon();
     this.spacer.style.height = `${seen.total}px`;
     for (const [number, node] of this.there) {
       if (number < seen.first || number >= seen.last) {
