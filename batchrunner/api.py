@@ -6,9 +6,8 @@ when it is called: `check` and `status` are called often and need few of them.
 
 import asyncio
 import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
-from batchrunner.core.job import PRESETS, Job, Json
+from batchrunner.core.job import PRESETS, Job, Json, Source
 from batchrunner.core.status import CheckResult, Report, Status
+from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 
 if TYPE_CHECKING:
     from batchrunner.core.control import Action, CommandOptions, ControlResult
@@ -36,8 +36,6 @@ Counted = Callable[[int], None]
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
 _WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 """Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
-_PROGRESS_ENDS_S: Final = 5.0
-"""How long a progress callback that was cancelled is waited for."""
 
 
 def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False, out: str | None = None) -> Job:
@@ -71,7 +69,8 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
         from batchrunner.simulator.scenarios import require_scenarios
 
         require_scenarios(job.scenario, job.models)
-    items = items_of(job)
+    upstream = await _upstream(job)
+    items = items_of(job, upstream.rows)
     items.progress = progress
     mistakes = await items.mistakes()
     if any(map(os.path.lexists, job.output.former_dirs)):
@@ -85,7 +84,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     return CheckResult(
         mistakes=(),
         items=items.counted,
-        notes=(*notes, *missing, *picture_notes(job)),
+        notes=(*notes, *missing, *picture_notes(job), *upstream.notes),
         skipped_rows=items.skipped_rows,
         skipped=items.skipped,
     )
@@ -119,11 +118,12 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
 
     folder = Path(job.output.dir)
     refuse_run_elsewhere(job)
+    upstream = await _upstream(job)
     check_claim(folder, job_name=job.name, simulated=job.simulated, digest=digest_of_job(job))
     job, in_force = job_in_force(job, folder)
     state = replay(folder, day_offset_s=PRESETS[job.provider.preset].day_offset_s)
     stock = inspect_directory(folder, state)
-    items = items_of(job)
+    items = items_of(job, upstream.rows)
     items.progress = progress
     found = await run_planning_pass(items, state, hold=job.on_ambiguous == "hold")
     state.lost = set(found.lost)
@@ -151,6 +151,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
             *format_notes(job, folder),
             *left_notes(state.tasks.values(), job, tuple(keys) or ("",)),
             *in_force,
+            *upstream.notes,
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),
@@ -158,6 +159,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
         budget=budget_so_far(job, state),
         forecast=forecast(job, found, state, now=LoopClock().wall()),
         balances=await _balances(job, keys),
+        upstream=upstream.chain,
     )
 
 
@@ -220,6 +222,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.engine.run_status import going_on, with_end
     from batchrunner.engine.runner import RunRequest
     from batchrunner.providers import require_dialect
+    from batchrunner.report.attended import attended, harmless
     from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
     from batchrunner.report.notify import notifications, notified
     from batchrunner.report.summary import balance_line, schedule_notes
@@ -235,13 +238,14 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.transport.secrets import refuse_keys_in_job
     from batchrunner.wiring import assemble, reformatted
 
-    speak = _harmless(options.get("say") or _to_stderr)
+    speak = harmless(options.get("say"))
     clock = options.get("clock") or LoopClock()
     keys, missing = read_keys(job.provider.key_env, os.environ)
     if missing and not keys and not options.get("reformat", False):
         raise JobMistakesError(missing)
     refuse_keys_in_job(job, keys)
     require_dialect(job.provider)
+    upstream = await _upstream(job, finished=not options.get("reformat", False))
     folder = Path(job.output.dir)
     async with AsyncExitStack() as stack:
         # the caller may have other tasks on the loop, and a disk may be slow
@@ -280,7 +284,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         formats = () if options.get("reformat") else await disk.run(new_format_notes, job, folder, before)
         unset = (f"{m.problem}: requests with this key are not sent" for m in missing)
         notes = (*lock_notes(lock, folder), *formats, *unset, *map(balance_line, await _balances(job, keys)))
-        for note in (*notes, *schedule_notes(job, wall=clock.wall())):
+        for note in (*upstream.notes, *notes, *schedule_notes(job, wall=clock.wall())):
             speak(note)
         run_request = RunRequest(
             limit=options.get("limit"),
@@ -301,12 +305,16 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             say=speak,
             network=options.get("network"),
             tries_disk=True,
+            upstream=upstream.rows,
             control=control,
         )
         runner = await _or_remembered(assembling, disk, folder)
         stack.callback(control.close)
         control.start(asyncio.get_running_loop())
-        async with _watched(runner, options, speak), notifications(job, runner.snapshot, speak):
+        attending = attended(
+            runner, progress=options.get("progress"), signals=options.get("signals", False), speak=speak
+        )
+        async with attending, notifications(job, runner.snapshot, speak):
             exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
         status = with_end(
@@ -415,6 +423,18 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
 # -- the pieces of a run
 
 
+async def _upstream(job: Job, *, finished: bool = False) -> Upstream:
+    """The run that the job reads its prompts from, looked at; `finished` refuses one with items left."""
+    if not (isinstance(job.prompts, Source) and job.prompts.run):
+        return NO_UPSTREAM
+    from batchrunner.report.upstream_run import look_upstream, require_finished
+
+    found = await asyncio.to_thread(look_upstream, job)
+    if finished:
+        require_finished(job, found)
+    return found
+
+
 async def _balances(job: Job, keys: "dict[str, Secret]") -> "tuple[PointBalance, ...]":
     """As `assembly.ask_balances`, which is loaded for a job that wants to know."""
     if not job.provider.balance:
@@ -436,46 +456,6 @@ async def _or_remembered(assembling: "Awaitable[Runner]", disk: "Threads", folde
         raise
 
 
-@asynccontextmanager
-async def _watched(runner: "Runner", options: RunOptions, speak: Callable[[str], None]) -> AsyncIterator[None]:
-    """Progress and signals, for as long as the run goes."""
-    from batchrunner.engine.shutdown import listening
-
-    progress = options.get("progress")
-    showing = asyncio.create_task(_shown(progress, runner, speak)) if progress is not None else None
-    try:
-        with listening(runner.shutdown) if options.get("signals", False) else nullcontext():
-            yield
-    finally:
-        if showing is not None:
-            showing.cancel()
-            await asyncio.wait({showing}, timeout=_PROGRESS_ENDS_S)
-
-
-async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], None]) -> None:
-    """The caller's progress; if it fails, that is reported and the run continues without it."""
-    try:
-        await progress(runner.snapshot)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
-        speak(f"the progress callback failed: {error!r}; the run continues")
-
-
-def _harmless(say: Callable[[str], None]) -> Callable[[str], None]:
-    """The caller's `say`; once it fails, that message and all later ones go to stderr."""
-    voices = [say]
-
-    def speak(text: str) -> None:
-        try:
-            voices[-1](text)
-        except Exception as error:  # noqa: BLE001 - a message must not cost an answer
-            if len(voices) == 1:
-                voices.append(_to_stderr)
-                _to_stderr(f"the `say` callback failed ({error!r}); messages go to stderr from now on")
-                _to_stderr(text)
-
-    return speak
-
-
 async def _run_to_end(runner: "Runner") -> tuple[ExitStatus, str | None]:
     """The exit status and, if this machine or the user stopped the run, why."""
     shutdown = runner.shutdown
@@ -493,8 +473,3 @@ async def _run_to_end(runner: "Runner") -> tuple[ExitStatus, str | None]:
         shutdown.over()
     ending = runner.ending()
     return ending.exit_status(), ending.message()
-
-
-def _to_stderr(text: str) -> None:
-    with suppress(OSError, ValueError):  # a terminal that went away
-        print(text, file=sys.stderr)  # noqa: T201 - the default voice of the Python API

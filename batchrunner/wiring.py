@@ -20,6 +20,7 @@ from batchrunner.core.plan import PlanningPass, PointBalance, Totals
 from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
+from batchrunner.core.upstream import RunRows
 from batchrunner.engine.planning import reuse_planning_pass, run_planning_pass, totals_of
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner, RunRequest
@@ -70,11 +71,12 @@ async def assemble(
     random_source: random.Random | None = None,
     tries_disk: bool = False,
     control: Control | None = None,
+    upstream: RunRows | None = None,
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
 
     `files` and `random_source` are the machine's own unless a simulation, which must be the same for the same seed,
-    brings its.
+    brings its. `upstream` has the rows of the run that the job reads, if it reads one.
     """
     disk = Threads("assembly", count=1)
     stack.callback(disk.close)
@@ -86,7 +88,7 @@ async def assemble(
     )
     for line in messages:
         say(line)
-    items = items_of(job)
+    items = items_of(job, upstream)
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_inspect, folder, state, results, files=files)
@@ -375,10 +377,11 @@ async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance,
 
 def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
     """A rehearsal of what is left of the job; see `api.rehearse`."""
+    from batchrunner.report.upstream_run import look_upstream  # noqa: PLC0415 - with the status of runs: for rehearsals only
     from batchrunner.simulator.profiles import profile_of  # noqa: PLC0415 - the simulator, for simulated runs only
     from batchrunner.simulator.rehearsal import rehearse  # noqa: PLC0415 - as above
 
-    profile = profile_of(job, options.get("profile", ""))
+    profile, upstream = profile_of(job, options.get("profile", "")), look_upstream(job)
     day_offset_s = PRESETS[job.provider.preset].day_offset_s
     state, windows = LedgerState(day_offset_s=day_offset_s), dict[str, int]()
     if not options.get("from_scratch", False):
@@ -396,7 +399,8 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         seed=options.get("seed", 0),
         limit=options.get("limit"),
         windows=windows,
-        notes=tuple(mistake.problem for mistake in missing),
+        notes=(*(mistake.problem for mistake in missing), *upstream.notes),
+        upstream=upstream.rows,
         progress=_with_time(options),
     )
 

@@ -24,6 +24,7 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     (): "The job",
     ("provider",): "provider",
     ("prompts",): "prompts: a source",
+    ("prompts", "sample"): "prompts: sample",
     ("prompts", "[]"): "prompts: an entry of a list",
     ("messages", "[]"): "messages: an entry",
     ("timeouts",): "timeouts",

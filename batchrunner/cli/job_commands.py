@@ -131,6 +131,13 @@ def table(found: "Plan") -> Iterator[str]:
 
 
 def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
+    for place, upstream in enumerate(found.upstream):
+        figures = [f"{upstream.done:,} done"]
+        figures += [
+            f"{number:,} {what}" for number, what in ((upstream.left, "left"), (upstream.failed, "failed")) if number
+        ]
+        stands = "gone" if upstream.state == "gone" else ", ".join(figures)
+        yield "" if place else "reads", f"{'which was made of ' if place else ''}{printable(upstream.dir)}: {stands}"
     yield "items", items_line(found.items)
     most = f" (at most {found.max_calls:,} if every retry is used)" if found.to_send else ""
     yield "requests to send", f"{found.to_send:,}{most}"

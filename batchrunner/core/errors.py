@@ -91,6 +91,12 @@ class WrongDirectoryError(BatchrunnerError):
     """The output directory belongs to another job, or a simulated run is mixed with a real one."""
 
 
+class UpstreamUnfinishedError(BatchrunnerError):
+    """The run that a job reads its prompts from has items left: what was sent now would be sent for a part of them."""
+
+    exit_status = ExitStatus.PAUSED
+
+
 class LifecycleError(BatchrunnerError):
     """A step that an item's lifecycle does not know: a fault of this program, raised before it sends or writes."""
 

@@ -57,6 +57,8 @@ class Item:
     """Safe file name without ending for its artifacts, unique in the job by casefold and NFC."""
     shows_messages: bool = False
     """True when the job has `messages:`: its row then has them too."""
+    origin: dict[str, Json] | None = None
+    """The item of another run that it is made of: `from` of its row."""
 
 
 # The key of an item: a content hash that recognises it across runs, files, orders and names.

@@ -90,21 +90,43 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A part of a source's rows, chosen by hash so that the choice is the same in every pass."""
+
+    n: int
+    """Values of `by`."""
+    seed: int = 0
+    by: str | None = None
+    """A name of the row; None is a run's `id`, or the whole row of other sources."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """`prompts:` from a file or folder; rows are streamed."""
+    """`prompts:` from a file, a folder or a run; rows are streamed."""
 
     path: str
     """Absolute, or relative to the working directory: `spec` has resolved it against the job file's folder."""
     shown: str
-    """As the person wrote it."""
+    """As the person wrote it; of a run that a simulated job reads, the simulated twin."""
+    run: bool = False
+    """`path` is the results folder of another job; its rows are those that are done."""
     template: str | None = None
     id: str | None = None
+    images: tuple[str, ...] | None = None
+    """Templates of the pictures of each row; None: those of the job."""
+    where: str | None = None
+    """An expression; rows for which it does not hold are left out."""
+    sample: Sample | None = None
+    takes_unfinished: bool = False
+    """A run with items left is read as it is, instead of being refused."""
     limit: int | None = None
     on_bad_row: Literal["fail", "skip"] = "fail"
     encoding: str | None = None
     """Of a file that is no UTF-8; None reads UTF-8, or UTF-16 and UTF-32 that say so with their first bytes."""
     delimiter: str | None = None
     """Between the columns of a `.csv`; None is a comma."""
+    line: int | None = None
+    """1-based line of `file` or `run` in the job file, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +296,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         file="",
         folder=PurePath(),
         provider=replace(job.provider, ca_file=relative(ca_file)) if ca_file else job.provider,
-        prompts=replace(prompts, path=relative(prompts.path)) if isinstance(prompts, Source) else prompts,
+        prompts=replace(prompts, path=relative(prompts.path), line=None) if isinstance(prompts, Source) else prompts,
         output=replace(job.output, dir="", former_dirs=()),
         checks=(),
         picture_folders=tuple(map(relative, job.picture_folders)),

@@ -14,6 +14,7 @@ from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.rehearsal_report import Forecast
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts
+from batchrunner.core.upstream import UpstreamStatus
 
 HELD: Final = "HELD"
 """A key of `Totals.vanished` beside the names of standings."""
@@ -146,6 +147,8 @@ class Plan:
     """What is wrong with the first 20 bad rows that are left out."""
     balances: tuple[PointBalance, ...] = ()
     """What each account has, asked when the job says `balance: true`."""
+    upstream: tuple[UpstreamStatus, ...] = ()
+    """The run that the job reads, the one that this one read, and so on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

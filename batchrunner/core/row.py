@@ -157,6 +157,8 @@ class ResultRow(_Part, kw_only=True):
     """Pictures given to the model."""
     replica: int | None = None
     shared_with: str | None = None
+    origin: dict[str, Json] | None = msgspec.field(name="from", default=None)
+    """The run, and the item's id there, that the prompt was made of."""
 
 
 class FailureRow(_Part, kw_only=True):
@@ -181,6 +183,8 @@ class FailureRow(_Part, kw_only=True):
     messages: tuple[dict[str, str], ...] | None = None
     schema_sha256: str | None = None
     shared_with: str | None = None
+    origin: dict[str, Json] | None = msgspec.field(name="from", default=None)
+    """As of `ResultRow`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +280,7 @@ def result_row(
         schema_sha256=item.schema_sha256,
         images=_pictures(item) if item.pictures else None,
         replica=item.replica if item.replica > 1 else None,
+        origin=item.origin,
     )
 
 
@@ -306,4 +311,5 @@ def failure_row(
         key=item.key,
         messages=_messages(item),
         schema_sha256=item.schema_sha256,
+        origin=item.origin,
     )

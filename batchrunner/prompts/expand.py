@@ -13,6 +13,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import InputPicture, Item, KeyMaker, digest, item_key, schema_sha256
 from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import params_mistakes
+from batchrunner.core.upstream import RunRows
 from batchrunner.prompts.ids import Names
 from batchrunner.prompts.plain import PlainItems
 from batchrunner.prompts.prompt_rows import Findings, PromptRow, Prompts, prompt_rows
@@ -53,9 +54,16 @@ class Expansion:
     """One pass over the job's prompts."""
 
     def __init__(
-        self, job: Job, templates: JobTemplates, findings: Findings, *, progress: Callable[[int], None] | None = None
+        self,
+        job: Job,
+        templates: JobTemplates,
+        findings: Findings,
+        *,
+        upstream: RunRows | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._job = job
+        self._upstream = upstream
         self._progress = progress
         self._templates = templates
         self._findings = findings
@@ -103,7 +111,7 @@ class Expansion:
         self._wanted = models
         self._check_matrix()
         repeated = self._claim_listed_ids()
-        async with aclosing(prompt_rows(self._job, self._templates, self._findings)) as read:
+        async with aclosing(prompt_rows(self._job, self._templates, self._findings, self._upstream)) as read:
             async for rows in read:
                 if (plain := self._plain_batch(rows)) is not None:
                     await self._rest()
@@ -354,6 +362,7 @@ class Expansion:
             stem=stem,
             shows_messages=self._shows_messages
             or (row.asked is not None and self._is_chat and len(row.asked.turns) > 1),
+            origin=row.origin,
         )
 
     def _stem(self, names: dict[str, Json], item_id: str) -> str:

@@ -15,6 +15,7 @@ from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import KEY_VERSION, Item
 from batchrunner.core.job import Job, Json, Listing, Source, seen_from_its_folder
+from batchrunner.core.upstream import RunRows
 from batchrunner.prompts.expand import Expansion, artifact_name
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import Findings
@@ -81,7 +82,10 @@ def digest_of_items(job: Job) -> str | None:
 def _files(job: Job) -> Iterator[Path]:
     """Every file that the items are made of, in an order of its own."""
     is_folder = False
-    if isinstance(job.prompts, Source):
+    if isinstance(job.prompts, Source) and job.prompts.run:
+        results, scores = (Path(job.prompts.path) / name for name in ("results.jsonl", "scores.jsonl"))
+        yield from (results, scores) if scores.exists() else (results,)
+    elif isinstance(job.prompts, Source):
         path = Path(job.prompts.path)
         is_folder = path.is_dir()
         yield from (path / name for name in names_of(str(path))) if is_folder else (path,)
@@ -97,6 +101,8 @@ def _files(job: Job) -> Iterator[Path]:
 
 def _pictures(job: Job) -> Iterator[str]:
     yield from job.images
+    if isinstance(job.prompts, Source):
+        yield from job.prompts.images or ()
     if isinstance(job.prompts, Listing):
         for entry in job.prompts.entries:
             yield from entry.images or ()
@@ -182,7 +188,7 @@ class KeptItems:
 
 def stamp_of(job: Job) -> Stamp:
     """The state of the job's source now; constant if there is none. Blocks, and never raises."""
-    if not isinstance(job.prompts, Source):
+    if not isinstance(job.prompts, Source) or job.prompts.run:  # of a run, every pass has the same rows
         return ()
     path = Path(job.prompts.path)
     try:
@@ -231,8 +237,10 @@ class JobItems:
     reads the source only if it has changed since.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, upstream: RunRows | None = None) -> None:
+        """The items of this job, made of the rows of `upstream` where its source is a run."""
         self._job = job
+        self._upstream = upstream
         self.keeps = False
         """Set by whoever will make more passes than one, before the first."""
         self._kept: KeptItems | None = None
@@ -319,9 +327,11 @@ class JobItems:
         """Every mistake of the templates and all rows; bad rows are none where the job skips them.
 
         A template that is none hides nothing else: something harmless stands in for it. Of millions, the first
-        100,000 are kept and the others counted.
+        100,000 are kept and the others counted. Over a run that is not here yet, the templates alone.
         """
         templates, broken = templates_of(self._job)
+        if isinstance(self._job.prompts, Source) and self._job.prompts.run and self._upstream is None:
+            return broken
         findings = self._findings(first_only=False)
         expansion = self._pass(findings, templates)
         found: tuple[Mistake, ...] = ()
@@ -334,7 +344,9 @@ class JobItems:
         return tuple(dict.fromkeys((*broken, *findings.mistakes, *found)))
 
     def _pass(self, findings: Findings, templates: JobTemplates | None = None) -> Expansion:
-        return Expansion(self._job, templates or self._templates(), findings, progress=self.progress)
+        return Expansion(
+            self._job, templates or self._templates(), findings, upstream=self._upstream, progress=self.progress
+        )
 
     def _templates(self) -> JobTemplates:
         if self._compiled is None:
@@ -351,9 +363,9 @@ class JobItems:
         )
 
 
-def items_of(job: Job) -> JobItems:
-    """The items of a job. Nothing is read before they are streamed."""
-    return JobItems(job)
+def items_of(job: Job, upstream: RunRows | None = None) -> JobItems:
+    """The items of a job, and of the run that it reads, if any. Nothing is read before they are streamed."""
+    return JobItems(job, upstream)
 
 
 async def check_items(job: Job) -> tuple[Mistake, ...]:

@@ -3,6 +3,7 @@
 Refuses a source that is missing, empty or of an unknown kind, and names that no row has.
 """
 
+import os.path
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -12,17 +13,21 @@ from pathlib import PurePath
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.picture_rules import params_mistakes
+from batchrunner.core.upstream import RunRows
+from batchrunner.prompts.row_stages import RowStages
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
 from batchrunner.prompts.sources.base import (
     BATCH_ROWS,
     BadRow,
     BadSourceError,
+    Batch,
     BatchRequest,
     SourceFormat,
     SourceRow,
     Stretch,
     TextForm,
 )
+from batchrunner.prompts.sources.run_rows import run_format
 from batchrunner.prompts.templates import Entry, JobTemplates, NamedTemplate, named, unknown_name
 
 # What a pass over the prompts finds wrong: mistakes stop it, bad rows are skipped where the job says so.
@@ -121,6 +126,8 @@ class PromptRow:
     """Columns that templates have and `vars` has not."""
     asked: BatchRequest | None = None
     """The request that the row is; then there are no templates of a prompt."""
+    origin: dict[str, Json] | None = None
+    """The item of another run that the row is."""
 
 
 _NONE: dict[str, Json] = {}
@@ -148,13 +155,15 @@ class Prompts:
         return self._rows()
 
 
-def prompt_rows(job: Job, templates: JobTemplates, findings: Findings) -> AsyncGenerator[Prompts]:
+def prompt_rows(
+    job: Job, templates: JobTemplates, findings: Findings, upstream: RunRows | None = None
+) -> AsyncGenerator[Prompts]:
     """The prompts in order, in batches that are read to their ends.
 
-    What is wrong with them goes to `findings`, which may raise.
+    What is wrong with them goes to `findings`, which may raise. `upstream` is the run that the job reads, if it is one.
     """
     if isinstance(job.prompts, Source):
-        return _SourceRows(job.prompts, job, templates, findings).rows()
+        return _SourceRows(job.prompts, job, templates, findings, upstream).rows()
     return _listed_rows(job, templates, findings)
 
 
@@ -215,8 +224,11 @@ def _report_missing(names: list[str], known: list[str], job: Job, templates: Job
 class _SourceRows:
     """One pass over a source."""
 
-    def __init__(self, source: Source, job: Job, templates: JobTemplates, findings: Findings) -> None:
+    def __init__(
+        self, source: Source, job: Job, templates: JobTemplates, findings: Findings, upstream: RunRows | None
+    ) -> None:
         self._source = source
+        self._upstream = upstream
         self._job = job
         self._templates = templates
         self._findings = findings
@@ -227,26 +239,43 @@ class _SourceRows:
 
     async def rows(self) -> AsyncGenerator[Prompts]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
-        is_templated = self._templates.prompt is not None or bool(self._templates.messages)
         form = TextForm(encoding=self._source.encoding, delimiter=self._source.delimiter)
-        kind = await format_of(self._source.path, is_templated=is_templated, form=form)
+        kind = await self._kind(form)
         if kind is None:
             self._findings.mistake(self._unknown_kind())
             return
-        limit = self._source.limit
+        left = self._source.limit
         try:
-            async with aclosing(kind.read(self._source.path, form)) as batches:
+            async with aclosing(self._batches(kind, form)) as batches:
                 async for batch in batches:
-                    if limit is None or batch[-1].number < limit:
+                    if left is None or len(batch) < left:
+                        left = None if left is None else left - len(batch)
                         yield self._prompts(batch, kind)
                         continue
-                    yield self._prompts([row for row in batch if row.number <= limit], kind)
+                    yield self._prompts(list(batch)[:left], kind)
                     break
         except BadSourceError as error:
-            where = None if error.line else f"expected at {self._source.path}"
+            where = None if error.line or self._source.run else f"expected at {self._source.path}"
             self._report(error.problem, line=error.line, hint=error.hint or where)
             return
         self._finish(kind)
+
+    async def _kind(self, form: TextForm) -> SourceFormat | None:
+        if self._source.run:
+            assert self._upstream is not None, "whoever reads the rows of a run brings the run"
+            return run_format(
+                self._upstream,
+                shown=self._shown,
+                pictures_in=f"{_from_folder(self._source.path, str(self._job.folder))}/",
+                with_scores=self._templates.uses_scores,
+            )
+        is_templated = self._templates.prompt is not None or bool(self._templates.messages)
+        return await format_of(self._source.path, is_templated=is_templated, form=form)
+
+    def _batches(self, kind: SourceFormat, form: TextForm) -> AsyncGenerator[Batch]:
+        read = partial(kind.read, self._source.path, form)
+        has_stages = self._source.where is not None or self._source.sample is not None
+        return RowStages(self._source, self._templates).rows(read) if has_stages else read()
 
     def _prompts(self, rows: Sequence[SourceRow | BadRow], kind: SourceFormat) -> Prompts:
         is_plain = self._first is not None and not (
@@ -267,7 +296,7 @@ class _SourceRows:
     def _is_good(self, row: SourceRow | BadRow, kind: SourceFormat) -> bool:
         """What is wrong with the row, or with the names that rows were to bring, goes to `findings`."""
         if isinstance(row, BadRow):
-            self._bad(row, row.problem, hint=row.hint)
+            self._bad(row, row.problem, key=row.key, expected=row.expected, hint=row.hint)
             return False
         if self._missing:
             self._missing.difference_update(named(row.values))
@@ -298,6 +327,7 @@ class _SourceRows:
             kind.prompt_column if kind.prompt_column in values else None,
             kind.unshown,
             row.asked,
+            row.origin,
         )
 
     def _bad(self, row: SourceRow | BadRow, problem: str, **more: str | None) -> None:
@@ -327,6 +357,11 @@ class _SourceRows:
             key="prompts.file",
             expected=f"a file that ends in {', '.join(kind for kind in SOURCES if kind.startswith('.'))}, or {FOLDER}",
         )
+
+
+def _from_folder(path: str, folder: str) -> str:
+    """The path as it is named from that folder: no path of this machine belongs into rows."""
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
 
 
 def _misfit(asked: BatchRequest, job: Job) -> Mistake | None:

@@ -232,6 +232,8 @@ class Filler:
     async def _picture(self, row: PromptRow, keyed: NamedTemplate, values: dict[str, Json]) -> InputPicture | None:
         try:
             name = keyed.template.render(values).strip()
+            if not name and row.origin is not None:  # a question about a picture is not sent without it
+                raise _unusable(row, "the item has no such picture", key=keyed.key)
             return await self._picture_cache.picture(name) if name else None
         except BadPictureError as error:
             raise _unusable(row, str(error), key=keyed.key, hint=error.hint) from error

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
 from batchrunner.prompts.render import ROW, Template, TemplateFault, Templates
+from batchrunner.prompts.row_condition import OF_SCORES, RowCondition
 from batchrunner.prompts.variants import RowParams, row_params
 
 PROMPT = "prompt"
@@ -61,8 +62,16 @@ class JobTemplates:
     entries: tuple[Entry, ...]
     params: RowParams | None
     """The job's `params` where some are templates over the row."""
+    where: RowCondition | None
+    """Which rows of the source are used."""
     variables: frozenset[str]
     """The names of the matrix that some template uses."""
+
+    @property
+    def uses_scores(self) -> bool:
+        """Whether a template may use the verdicts on the rows of a run."""
+        in_where = self.where is not None and self.where.needs_scores
+        return in_where or not OF_SCORES.isdisjoint(self.needs())
 
     def needs(self) -> dict[str, str]:
         """Names that the rows have to bring, each with the key of the first template that uses it."""
@@ -88,7 +97,10 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
     prompt = compiler.template(source.template if source else None, "prompts.template")
     system = compiler.template(job.system, "system")
     messages = compiler.messages()
-    images = compiler.images(job.images, "images")
+    own_images = source is not None and source.images is not None
+    images = compiler.images(
+        source.images or () if source and own_images else job.images, "prompts.images" if own_images else "images"
+    )
     entries = compiler.entries(job.prompts) if isinstance(job.prompts, Listing) else ()
     deciding = [
         prompt,
@@ -111,6 +123,7 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
         each=compiler.template(job.output.each, "output.each"),
         entries=entries,
         params=params,
+        where=compiler.condition(source.where if source else None, "prompts.where"),
         variables=used & job.matrix.keys(),
     )
     return templates, tuple(compiler.mistakes)
@@ -182,6 +195,16 @@ class _Compiler:
                 return None
             template = self._templates.strict(_STAND_IN)
         return NamedTemplate(key=key, template=template, role=role)
+
+    def condition(self, text: str | None, key: str) -> RowCondition | None:
+        """None when there is none or it is a mistake."""
+        if text is None:
+            return None
+        try:
+            return RowCondition(text, self._templates)
+        except TemplateFault as fault:
+            self.mistakes.append(Mistake(problem=fault.problem, file=self._job.file, key=key))
+            return None
 
     def params(self) -> RowParams | None:
         """The templates in `params`, of a job over a source."""

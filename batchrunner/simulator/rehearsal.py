@@ -22,6 +22,7 @@ from batchrunner.core.ports import Downloads, Ports, TaskDialect
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts
+from batchrunner.core.upstream import RunRows
 from batchrunner.engine.planning import run_planning_pass, totals_of
 from batchrunner.engine.run_status import with_end
 from batchrunner.engine.runner import Runner, RunRequest
@@ -62,6 +63,7 @@ def rehearse(
     windows: dict[str, int] | None = None,
     notes: tuple[str, ...] = (),
     progress: Callable[[int, int, float], None] | None = None,
+    upstream: RunRows | None = None,
 ) -> Rehearsal:
     """Blocks for as long as it takes; not from within a running loop's thread.
 
@@ -75,6 +77,7 @@ def rehearse(
         windows: how many at once last worked, by `ACCOUNT MODEL`.
         notes: further notes for the report.
         progress: called every half second with the ended items, all items and the simulated seconds.
+        upstream: the rows of the run that the job reads, if it reads one.
 
     Raises:
         JobMistakesError: a source of the job.
@@ -85,7 +88,9 @@ def rehearse(
         loop = asyncio.get_running_loop()
         assert isinstance(loop, LightLoop)
         clock = VirtualClock(loop, wall_at_zero=wall)
-        stage = _Stage(job=job, state=state, profile=profile, seed=seed, clock=clock, progress=progress)
+        stage = _Stage(
+            job=job, state=state, profile=profile, seed=seed, clock=clock, progress=progress, upstream=upstream
+        )
         await stage.play(RunRequest(limit=limit), windows=windows or {})
         return stage.report(notes, took_s=time.perf_counter() - began)
 
@@ -134,6 +139,7 @@ class _Stage:
     seed: int
     clock: VirtualClock
     progress: Callable[[int, int, float], None] | None = None
+    upstream: RunRows | None = None
     world: World = field(init=False)
     timeline: RehearsalTimeline = field(init=False)
     random_source: random.Random = field(init=False)
@@ -210,7 +216,7 @@ class _Stage:
         state.live = True
 
     async def _runner(self, run_request: RunRequest, windows: dict[str, int]) -> Runner:
-        items = items_of(self.job)
+        items = items_of(self.job, self.upstream)
         items.keeps = True
         found = await run_planning_pass(
             items, self.state, limit=run_request.limit, hold=self.job.on_ambiguous == "hold"

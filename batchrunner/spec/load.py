@@ -249,7 +249,7 @@ def _partial(partial: PartialSpec, faults: Iterable[SpecError], *, out: str | No
     broken = {fault.path[0] for fault in faults if len(fault.path) == 1} | {
         path[0] for path in partial.left_out if path
     }
-    if broken & _DECIDE_PROMPTS or any(fault.path[:2] == ("prompts", "file") for fault in faults):
+    if broken & _DECIDE_PROMPTS or any(fault.path[:2] in _NO_SOURCE for fault in faults):
         return None
     try:
         return resolved(partial, out=out)
@@ -257,6 +257,7 @@ def _partial(partial: PartialSpec, faults: Iterable[SpecError], *, out: str | No
         return None
 
 
+_NO_SOURCE = (("prompts", "file"), ("prompts", "run"))
 _DECIDE_PROMPTS = {"kind", "provider", "prompts", "matrix", "messages", "model", "models", "system", "images", "params"}
 """Keys without which the prompts would be others: what is said of those would be guesses."""
 

@@ -17,6 +17,7 @@ from batchrunner.spec.check_keys import (
     WithinSpec,
 )
 from batchrunner.spec.parts import Amount, Count, ModelId, Params, Part, Rate, Seconds, Text, one_of
+from batchrunner.spec.source_keys import SampleSpec, SourceSpec
 
 # The keys of a budget as types.
 
@@ -156,36 +157,6 @@ class PromptSpec(Part):
     )
 
 
-class SourceSpec(Part):
-    """Prompts from a file or a folder, streamed."""
-
-    file: Text = Field(
-        description="A .txt, .csv, .tsv, .jsonl or .parquet file, an OpenAI batch file (.jsonl), or a folder of texts "
-        "or pictures; relative to the job file."
-    )
-    template: Text | None = Field(
-        default=None,
-        description='Jinja2 over the row\'s columns, for example "{{ question }}". Default: the column `prompt`, '
-        "a text file's content, a batch file's own requests.",
-    )
-    id: Text | None = Field(
-        default=None, description='Template of each item\'s id, for example "q{{ row }}". Default: from content.'
-    )
-    limit: Count | None = Field(default=None, description="Use only this many rows, from the first one.")
-    encoding: Text | None = Field(
-        default=None,
-        description="The text encoding of a file that is not UTF-8, for example gb18030 or cp1252. UTF-16 that begins "
-        "with a byte order mark needs none.",
-    )
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        default=None, description='What separates the columns of a .csv file, for example ";". Default: a comma.'
-    )
-    on_bad_row: Literal["fail", "skip"] = Field(
-        default="fail",
-        description="What a broken row does: `fail` before anything is sent, or `skip` it and report it.",
-    )
-
-
 class TurnSpec(Part):
     """One message of a conversation."""
 
@@ -268,7 +239,7 @@ Prompt: TypeAlias = Annotated[
 ]
 Prompts: TypeAlias = Annotated[
     Annotated[list[Prompt], Field(min_length=1), Tag("<list>")] | Annotated[SourceSpec, Tag("<mapping>")],
-    one_of("a list of prompts, or a mapping with `file`"),
+    one_of("a list of prompts, or a mapping with `file` or `run`"),
 ]
 AnswerSchema: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[Params, Tag("<mapping>")],
@@ -304,7 +275,9 @@ class JobSpec(Part):
     models: Annotated[list[ModelId], Field(min_length=1)] | None = Field(
         default=None, description="Several models: every prompt goes to each of them."
     )
-    prompts: Prompts | None = Field(default=None, description="A list of prompts, or a source: a mapping with `file`.")
+    prompts: Prompts | None = Field(
+        default=None, description="A list of prompts, or a source: a mapping with `file` or `run`."
+    )
     matrix: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="Lists of values; every prompt goes with every combination. "
@@ -410,6 +383,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     (): JobSpec,
     ("provider",): ProviderSpec,
     ("prompts",): SourceSpec,
+    ("prompts", "sample"): SampleSpec,
     ("prompts", "[]"): PromptSpec,
     ("messages", "[]"): TurnSpec,
     ("timeouts",): TimeoutsSpec,

@@ -1,13 +1,14 @@
 """A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
 
-from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, RetryPolicy, Source, Timeouts, Turn
+from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, RetryPolicy, Sample, Source, Timeouts, Turn
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
-from batchrunner.spec.models import PromptSpec, SourceSpec
+from batchrunner.spec.models import PromptSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_env_of, notify_of, notify_on_of, window_of
+from batchrunner.spec.source_keys import SourceSpec
 
 
 def resolved(partial: PartialSpec, *, out: str | None) -> Job:
@@ -56,16 +57,41 @@ def _prompts(partial: PartialSpec) -> Listing | Source:
     source = partial.spec.prompts
     if not isinstance(source, SourceSpec):
         return Listing(entries=tuple(_listed(partial, entry, place) for place, entry in enumerate(partial.entries)))
+    run = source.run is not None
+    sample = source.sample
     return Source(
-        path=located(partial.folder, source.file),
-        shown=source.file,
+        path=_place(partial, source),
+        shown=_shown(partial, source),
+        run=run,
         template=source.template,
-        id=source.id,
+        id=source.id or (_SAME_ID if run else None),
+        images=None if source.images is None else tuple(source.images),
+        where=source.where,
+        sample=None if sample is None else Sample(n=sample.n, seed=sample.seed, by=sample.by),
+        takes_unfinished=source.unfinished == "take",
         limit=source.limit,
         on_bad_row=source.on_bad_row,
         encoding=source.encoding,
         delimiter=source.delimiter,
+        line=partial.reading.lines.get(("prompts", "run" if run else "file")),
     )
+
+
+_SAME_ID = "{{ id }}"
+
+
+def _shown(partial: PartialSpec, source: SourceSpec) -> str:
+    """The source as the person wrote it; a simulated run reads simulated runs."""
+    if source.run is None:
+        return source.file or ""
+    name = source.run.rstrip("/") or source.run
+    return name if not is_simulated(partial) or name.endswith(SIMULATED_ENDING) else name + SIMULATED_ENDING
+
+
+def _place(partial: PartialSpec, source: SourceSpec) -> str:
+    if source.run is not None:
+        return results_folder(partial.folder, _shown(partial, source))
+    return located(partial.folder, source.file or "")
 
 
 def _images_from(partial: PartialSpec) -> tuple[str, ...]:
@@ -76,7 +102,7 @@ def _images_from(partial: PartialSpec) -> tuple[str, ...]:
 def _picture_folders(partial: PartialSpec) -> tuple[str, ...]:
     """The project's folder, the source's own, and those of `images_from`."""
     source = partial.spec.prompts
-    of_source = (folder_of(located(partial.folder, source.file)),) if isinstance(source, SourceSpec) else ()
+    of_source = (folder_of(_place(partial, source)),) if isinstance(source, SourceSpec) else ()
     return (project_folder(partial.folder), *of_source, *_images_from(partial))
 
 

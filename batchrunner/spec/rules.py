@@ -16,10 +16,11 @@ from batchrunner.core.picture_rules import LOCAL_PICTURE, NO_ADDRESS, params_mis
 from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.check_keys import check_faults
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
-from batchrunner.spec.models import SourceSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, is_there, located, real_name
 from batchrunner.spec.provider import dialect_of, provider_faults
 from batchrunner.spec.schedule_keys import schedule_faults
+from batchrunner.spec.source_keys import SourceSpec
+from batchrunner.spec.source_rules import source_faults
 
 # Applies ModelScope's picture rules to everything in a job file that becomes a parameter or a prompt.
 
@@ -39,8 +40,9 @@ def template_uses(partial: PartialSpec, name: str) -> bool:
 
 def _templates(partial: PartialSpec) -> Iterator[str]:
     spec = partial.spec
-    if isinstance(spec.prompts, SourceSpec) and spec.prompts.template:
-        yield spec.prompts.template
+    if isinstance(spec.prompts, SourceSpec):
+        yield spec.prompts.template or ""
+        yield from spec.prompts.images or ()
     for entry in partial.entries:
         yield entry.prompt or ""
         yield from entry.images or ()
@@ -175,7 +177,9 @@ def _model(partial: PartialSpec) -> Iterator[SpecError]:
 def _prompts(partial: PartialSpec) -> Iterator[SpecError]:
     if not partial.given("prompts"):
         problem = "is empty" if _holds(partial, "prompts") else "is missing"
-        yield SpecError(path=("prompts",), problem=problem, expected="a list of prompts, or a mapping with `file`")
+        yield SpecError(
+            path=("prompts",), problem=problem, expected="a list of prompts, or a mapping with `file` or `run`"
+        )
     first: dict[str, KeyPath] = {}
     for place, entry in enumerate(partial.entries):
         path: KeyPath = ("prompts", place)
@@ -213,45 +217,6 @@ def _text_or_vars(partial: PartialSpec, place: int) -> Iterator[SpecError]:
 
 
 _ENTRY_KEYS = {"id", "prompt", "params", "vars", "images"}
-
-
-def _source(partial: PartialSpec) -> Iterator[SpecError]:
-    source = partial.spec.prompts
-    if not isinstance(source, SourceSpec):
-        return
-    if not is_there(located(partial.folder, source.file)):
-        folder = str(partial.folder)
-        hint = f"paths are relative to the job file, in {folder}" if folder != "." else None
-        yield SpecError(path=("prompts", "file"), problem=f"there is no file or folder {source.file}", hint=hint)
-    ending = PurePosixPath(source.file).suffix.lower()
-    if source.encoding is not None and not _is_text_encoding(source.encoding):
-        yield SpecError(
-            path=("prompts", "encoding"),
-            problem=f"is {short(source.encoding)}, which is not a text encoding that Python knows",
-            expected="a name like gb18030, big5, shift_jis, utf-16-le or cp1252",
-        )
-    elif source.encoding is not None and ending == ".parquet":
-        yield SpecError(
-            path=("prompts", "encoding"), problem="is for files of text; Parquet has an encoding of its own"
-        )
-    if source.delimiter is not None and ending != ".csv":
-        hint = "a .tsv file is always split at tabs" if ending == ".tsv" else None
-        yield SpecError(path=("prompts", "delimiter"), problem="is for .csv files only", hint=hint)
-    elif source.delimiter is not None and source.delimiter in '\r\n"\0':
-        yield SpecError(
-            path=("prompts", "delimiter"), problem=f"cannot be {short(source.delimiter)}", expected="like ;"
-        )
-    if source.template and partial.given("messages"):
-        problem = "cannot be combined with `messages`, which set the same"
-        yield SpecError(path=("prompts", "template"), problem=problem, expected="one of the two")
-
-
-def _is_text_encoding(name: str) -> bool:
-    try:
-        "".encode(name)
-        return isinstance(b"".decode(name), str)
-    except (LookupError, ValueError, TypeError):
-        return False
 
 
 def _messages(partial: PartialSpec) -> Iterator[SpecError]:
@@ -431,7 +396,7 @@ RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     provider_faults,
     _model,
     _prompts,
-    _source,
+    source_faults,
     _messages,
     _chat_only,
     _edited,

@@ -110,6 +110,8 @@ class Label:
     index: int
     vars: bytes
     """As JSON."""
+    origin: bytes | None = None
+    """As JSON; `from` of the row."""
 
 
 def label_of(item: Item) -> Label:
@@ -120,6 +122,7 @@ def label_of(item: Item) -> Label:
         prompt_id=without_lone_surrogates(item.prompt_id),
         index=item.index,
         vars=_encode_any(item.vars),
+        origin=None if item.origin is None else _encode_any(item.origin),
     )
 
 
@@ -247,7 +250,7 @@ def unlabelled(text: bytes) -> bytes:
         row = _decode_fields(text)
     except UNREADABLE:
         return text
-    for name in ("id", "prompt_id", "index", "vars", "shared_with"):
+    for name in ("id", "prompt_id", "index", "vars", "shared_with", "from"):
         row.pop(name, None)
     return _encode(row)
 
@@ -266,11 +269,13 @@ def with_pictures(text: bytes, changed: dict[str, bytes]) -> bytes:
 
 
 def _label_fields(label: Label) -> dict[str, msgspec.Raw]:
+    origin = {} if label.origin is None else {"from": msgspec.Raw(label.origin)}
     return {
         "id": msgspec.Raw(_encode(label.id)),
         "prompt_id": msgspec.Raw(_encode(label.prompt_id)),
         "index": msgspec.Raw(_encode(label.index)),
         "vars": msgspec.Raw(label.vars),
+        **origin,
     }
 
 

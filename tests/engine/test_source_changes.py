@@ -11,6 +11,7 @@ import pytest
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.upstream import RunRows
 from batchrunner.engine.work_queue import Work, WorkQueue
 from tests.support.engine import House, Latency, World, chat
 from tests.support.slow_source import SlowItems
@@ -58,7 +59,8 @@ async def longer(items: AsyncGenerator[Sequence[Item]]) -> AsyncGenerator[Sequen
 class House100(House):
     change: Callable[[AsyncGenerator[Sequence[Item]]], AsyncGenerator[Sequence[Item]]]
 
-    def _items_of(self, job: Job) -> SlowItems:
+    def _items_of(self, job: Job, upstream: RunRows | None = None) -> SlowItems:
+        assert upstream is None
         self.source = Changing(job, self.change)
         return self.source
 

@@ -232,7 +232,9 @@ def test_failures_have_their_own_file(tmp_path: Path) -> None:
     asyncio.run(run())
     row = json.loads((tmp_path / "failures.jsonl").read_bytes())
     assert list(row) == [
-        name for name in FailureRow.__struct_fields__ if name not in {"messages", "schema_sha256", "shared_with"}
+        name
+        for name in FailureRow.__struct_fields__
+        if name not in {"messages", "schema_sha256", "shared_with", "origin"}
     ]
     assert not (tmp_path / "results.jsonl").exists()
 

@@ -12,6 +12,7 @@ import pytest
 from batchrunner import api, wiring
 from batchrunner.core.job import Job
 from batchrunner.core.status import Report
+from batchrunner.core.upstream import RunRows
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
@@ -61,8 +62,8 @@ class House:
 
         return run_virtual(night)
 
-    def _items_of(self, job: Job) -> SlowItems:
-        self.source = SlowItems(job, self.item_s)
+    def _items_of(self, job: Job, upstream: RunRows | None = None) -> SlowItems:
+        self.source = SlowItems(job, self.item_s, upstream)
         return self.source
 
     @property

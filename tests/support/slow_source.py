@@ -9,14 +9,15 @@ from contextlib import aclosing
 
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
+from batchrunner.core.upstream import RunRows
 from batchrunner.prompts import JobItems
 
 
 class SlowItems(JobItems):
     """Each item comes `wait_s(index)` seconds after it is asked for."""
 
-    def __init__(self, job: Job, wait_s: Callable[[int], float]) -> None:
-        super().__init__(job)
+    def __init__(self, job: Job, wait_s: Callable[[int], float], upstream: RunRows | None = None) -> None:
+        super().__init__(job, upstream)
         self._wait_s = wait_s
         self.passes = 0
         """How often somebody began to read it."""

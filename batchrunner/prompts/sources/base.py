@@ -53,6 +53,8 @@ class SourceRow:
     """What messages append to the source's name where there are no lines, like `/cat.png`."""
     asked: BatchRequest | None = None
     """The request that the row is, if it is one; `values` are then the other columns."""
+    origin: dict[str, Json] | None = None
+    """The item of another run that it comes from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,9 @@ class BadRow:
     problem: str
     hint: str | None = None
     where: str = ""
+    key: str | None = None
+    """The key of the job file that the problem is with, where it is not the source's content alone."""
+    expected: str | None = None
 
 
 class Stretch(Sequence[SourceRow]):

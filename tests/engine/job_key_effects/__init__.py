@@ -5,6 +5,7 @@ from tests.engine.job_key_effects.checks import CHECKS
 from tests.engine.job_key_effects.limits import LIMITS
 from tests.engine.job_key_effects.network import NETWORK
 from tests.engine.job_key_effects.requests import ASKED
+from tests.engine.job_key_effects.runs import RUNS
 from tests.engine.job_key_effects.schedule import NIGHT
 
-EFFECTS: dict[str, Effect] = {**ASKED, **CHECKS, **LIMITS, **NETWORK, **NIGHT}
+EFFECTS: dict[str, Effect] = {**ASKED, **CHECKS, **LIMITS, **NETWORK, **NIGHT, **RUNS}

@@ -13,11 +13,12 @@ from batchrunner import api
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.http import Request
 from batchrunner.core.item import Item
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Source
 from batchrunner.core.outcome import Revision
 from batchrunner.core.status import Report
 from batchrunner.prompts import items_of
 from batchrunner.providers import dialect_for
+from batchrunner.stores.upstream_rows import UpstreamRun
 from tests.support.engine import House, World
 
 Tree = dict[str, Any]
@@ -47,9 +48,11 @@ class Bench:
     @cached_property
     def items(self) -> list[Item]:
         """What is asked for."""
+        source = self.job.prompts
+        upstream = UpstreamRun(Path(source.path)) if isinstance(source, Source) and source.run else None
 
         async def all_of_them() -> list[Item]:
-            return [item async for item in items_of(self.job).stream()]
+            return [item async for item in items_of(self.job, upstream).stream()]
 
         return asyncio.run(all_of_them())
 

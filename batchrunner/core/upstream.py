@@ -1,0 +1,55 @@
+"""The run that another job reads its prompts from: its rows, and where it stands."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from batchrunner.core.job import Json
+
+DoneRow: TypeAlias = tuple[Mapping[str, Json], Mapping[str, Json] | None]
+"""A row's fields, and those of its line in scores.jsonl where it has one."""
+
+
+class RunRows(Protocol):
+    """The rows of a run as they stood at one moment."""
+
+    def rows(self, *, with_scores: bool) -> Iterator[DoneRow]:
+        """Rows that are done, in the job's order; the same at every call. Blocks. Raises StoreBrokenError."""
+
+    def has_scores(self) -> bool:
+        """Whether there is a scores.jsonl. Blocks. Raises StoreBrokenError."""
+
+    def unreadable(self) -> list[int]:
+        """Where in the file lines stand that are no rows. Blocks. Raises StoreBrokenError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamStatus:
+    """Where a run stands that a job, or another run, reads its prompts from."""
+
+    dir: str
+    """As the job file has it."""
+    job: str | None
+    """None, like the figures 0, where the run is gone."""
+    state: str
+    """Of `status`; `gone` where there is no run any more."""
+    done: int
+    left: int
+    """Items that are neither done nor failed."""
+    failed: int
+    next_command: str | None = None
+    """What continues it, where items are left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """What a job's commands know of the run that it reads; nothing where it reads none."""
+
+    rows: RunRows | None = None
+    chain: tuple[UpstreamStatus, ...] = ()
+    """That run, the one that it was made of, and so on."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it."""
+
+
+NO_UPSTREAM = Upstream()

@@ -1,0 +1,138 @@
+"""The run that a job reads its prompts from: whether it may be read now, and where it stands.
+
+A simulated run never feeds a real job, a job does not read itself, and a run with items left is read only where the job
+says so. Runs that read runs are followed to the first one, for `plan`.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from batchrunner.core.errors import (
+    JobMistakesError,
+    Mistake,
+    NoRunError,
+    UpstreamUnfinishedError,
+    WrongDirectoryError,
+)
+from batchrunner.core.job import Job, Json, Source
+from batchrunner.core.status import ItemCounts, Status
+from batchrunner.core.upstream import NO_UPSTREAM, Upstream, UpstreamStatus
+from batchrunner.report.directory_status import status_of_directory
+from batchrunner.report.wording import count
+from batchrunner.stores.run_file import read_run_file
+from batchrunner.stores.upstream_rows import UpstreamRun
+
+_KEY: Final = "prompts.run"
+_LONGEST_CHAIN: Final = 20
+
+
+def look_upstream(job: Job) -> Upstream:
+    """The run that the job reads; nothing of its rows is read yet. Blocks.
+
+    Raises:
+        JobMistakesError: there is no run, or it is the job's own.
+        WrongDirectoryError: it is a simulated run and the job is real, or its run.json is damaged.
+        LedgerDamagedError, StoreBrokenError: its files cannot be read.
+    """
+    source = job.prompts
+    if not isinstance(source, Source) or not source.run:
+        return NO_UPSTREAM
+    folder = Path(source.path)
+    if os.path.realpath(folder) == os.path.realpath(job.output.dir):
+        raise _mistake(job, source, f"{source.shown} is the results folder of this job itself", None)
+    try:
+        status = status_of_directory(folder)
+    except NoRunError:
+        raise _missing(job, source) from None
+    if status.simulated and not job.simulated:
+        raise WrongDirectoryError(
+            f"{job.file}: {_KEY}: {source.shown} is a simulated run, which a real job does not read; "
+            "run that job for real, or this one with --simulate"
+        )
+    here = _status_of(source.shown, status)
+    chain = (here, *_further(folder, {os.path.realpath(folder)}))
+    return Upstream(rows=UpstreamRun(folder), chain=chain, notes=tuple(_notes(here, takes=source.takes_unfinished)))
+
+
+def require_finished(job: Job, upstream: Upstream) -> None:
+    """Refuse to read a run that has items left, unless the job takes it as it is.
+
+    Raises:
+        UpstreamUnfinishedError: nothing was sent.
+    """
+    source, chain = job.prompts, upstream.chain
+    if chain and chain[0].left and isinstance(source, Source) and not source.takes_unfinished:
+        raise UpstreamUnfinishedError(_unfinished_words(chain[0]))
+
+
+def _unfinished_words(upstream: UpstreamStatus) -> str:
+    """That a run has items left, and what to do."""
+    finish = f": {upstream.next_command}" if upstream.next_command else ""
+    return (
+        f"{upstream.dir} has {count(upstream.left, 'item')} left; finish it first{finish}, or read the rows that are "
+        "there with `unfinished: take`"
+    )
+
+
+def _notes(upstream: UpstreamStatus, *, takes: bool) -> Iterator[str]:
+    if upstream.left and takes:
+        yield f"{upstream.dir} has {count(upstream.left, 'item')} left; a later run reads their rows"
+    elif upstream.left:
+        yield _unfinished_words(upstream)
+    if upstream.failed:
+        yield f"{upstream.dir} has {count(upstream.failed, 'failed item')}, which are no rows here"
+
+
+def _status_of(shown: str, status: Status) -> UpstreamStatus:
+    items = status.items
+    return UpstreamStatus(
+        dir=shown,
+        job=status.job,
+        state=status.state,
+        done=items.done,
+        left=_left(items),
+        failed=items.failed,
+        next_command=status.next_command,
+    )
+
+
+def _left(items: ItemCounts) -> int:
+    return items.pending + items.accepted + items.held + items.timed_out + items.lost
+
+
+def _further(folder: Path, seen: set[str]) -> Iterator[UpstreamStatus]:
+    """What the runs before this one were made of, as far as they are still there."""
+    run = read_run_file(folder)
+    prompts: Json = run.job.get("prompts") if run is not None else None
+    if run is None or not isinstance(prompts, dict) or not prompts.get("run") or len(seen) >= _LONGEST_CHAIN:
+        return
+    shown, path = prompts.get("shown"), prompts.get("path")
+    if not isinstance(shown, str) or not isinstance(path, str):
+        return
+    before = Path(run.typed_in or "") / path
+    real = os.path.realpath(before)
+    if real in seen:
+        return
+    try:
+        yield _status_of(shown, replace(status_of_directory(before), next_command=None))
+    except NoRunError:
+        yield UpstreamStatus(dir=shown, job=None, state="gone", done=0, left=0, failed=0)
+        return
+    yield from _further(before, seen | {real})
+
+
+def _missing(job: Job, source: Source) -> JobMistakesError:
+    problem = f"there is no run in {source.path}"
+    hint = "run that job first"
+    if job.simulated:
+        real = source.path.removesuffix(".simulated")
+        problem += f", where a simulated job looks for the simulated run of {real}"
+        hint = "simulate that job first"
+    return _mistake(job, source, problem, hint)
+
+
+def _mistake(job: Job, source: Source, problem: str, hint: str | None) -> JobMistakesError:
+    return JobMistakesError((Mistake(problem=problem, file=job.file, line=source.line, key=_KEY, hint=hint),))

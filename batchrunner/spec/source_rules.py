@@ -1,0 +1,77 @@
+"""What the keys of a source must be to each other and to the rest of the job."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from batchrunner.core.item import is_address
+from batchrunner.spec.job_errors import KeyPath, SpecError, short
+from batchrunner.spec.partial import PartialSpec, is_there, located
+from batchrunner.spec.source_keys import SourceSpec
+
+_KINDS = ("file", "run")
+"""Keys that say where rows come from; a source has one of them."""
+_ONLY_FOR = {"file": ("encoding", "delimiter"), "run": ("unfinished",)}
+"""Keys that mean something for one kind of source alone."""
+
+
+def source_faults(partial: PartialSpec) -> Iterator[SpecError]:
+    """What is wrong with `prompts:` as a source; nothing where it is a list."""
+    source = partial.spec.prompts
+    if not isinstance(source, SourceSpec):
+        return
+    yield from _kind_faults(partial, source)
+    if source.file is not None:
+        yield from _file_faults(partial, source, source.file)
+    if source.run is not None and is_address(source.run):
+        problem = f"is the address {short(source.run)}; a run is read from a local folder"
+        yield SpecError(path=("prompts", "run"), problem=problem, hint="copy it here first")
+    if source.template and partial.given("messages"):
+        problem = "cannot be combined with `messages`, which set the same"
+        yield SpecError(path=("prompts", "template"), problem=problem, expected="one of the two")
+    if source.images is not None and partial.given("images"):
+        problem = "cannot be combined with `images` of the job"
+        yield SpecError(path=("prompts", "images"), problem=problem, expected="one of the two")
+
+
+def _kind_faults(partial: PartialSpec, source: SourceSpec) -> Iterator[SpecError]:
+    given = [kind for kind in _KINDS if getattr(source, kind) is not None]
+    if not given and all(partial.knows("prompts", kind) for kind in _KINDS):
+        expected = "a file or folder, or `run:` with the results folder of another job"
+        yield SpecError(path=("prompts", "file"), problem="is missing", expected=expected)
+    for kind in given[1:]:
+        yield SpecError(path=("prompts", kind), problem=f"cannot be combined with `{given[0]}`", expected="one of them")
+    for kind, keys in _ONLY_FOR.items():
+        for key in keys if given and kind not in given else ():
+            if getattr(source, key) is not None:
+                yield SpecError(path=("prompts", key), problem=f"is for a source with `{kind}` only")
+
+
+def _file_faults(partial: PartialSpec, source: SourceSpec, file: str) -> Iterator[SpecError]:
+    if not is_there(located(partial.folder, file)):
+        folder = str(partial.folder)
+        hint = f"paths are relative to the job file, in {folder}" if folder != "." else None
+        yield SpecError(path=("prompts", "file"), problem=f"there is no file or folder {file}", hint=hint)
+    ending = PurePosixPath(file).suffix.lower()
+    encoding: KeyPath = ("prompts", "encoding")
+    if source.encoding is not None and not _is_text_encoding(source.encoding):
+        yield SpecError(
+            path=encoding,
+            problem=f"is {short(source.encoding)}, which is not a text encoding that Python knows",
+            expected="a name like gb18030, big5, shift_jis, utf-16-le or cp1252",
+        )
+    elif source.encoding is not None and ending == ".parquet":
+        yield SpecError(path=encoding, problem="is for files of text; Parquet has an encoding of its own")
+    delimiter: KeyPath = ("prompts", "delimiter")
+    if source.delimiter is not None and ending != ".csv":
+        hint = "a .tsv file is always split at tabs" if ending == ".tsv" else None
+        yield SpecError(path=delimiter, problem="is for .csv files only", hint=hint)
+    elif source.delimiter is not None and source.delimiter in '\r\n"\0':
+        yield SpecError(path=delimiter, problem=f"cannot be {short(source.delimiter)}", expected="like ;")
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+        return isinstance(b"".decode(name), str)
+    except (LookupError, ValueError, TypeError):
+        return False

@@ -1,0 +1,98 @@
+"""Keys of a source that is a run, or that choose among its rows: what is asked for without and with each."""
+
+from batchrunner import api
+from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.item import Item
+from tests.engine.job_key_effects.bench import Bench, Effect, Tree, chat, put
+from tests.support.engine import House
+from tests.support.engine import chat as chat_yaml
+from tests.support.engine import image as image_yaml
+
+OVER_RUN: Tree = {**chat(), "prompts": {"run": "up", "template": "About {{ id }}"}}
+"""Of a run with three items, the prompts `one`, `two` and `three`."""
+OVER_PICTURES: Tree = {**chat(), "prompts": {"run": "up", "template": "What is this?"}}
+
+
+def finished(bench: Bench, *, limit: int | None = None, yaml: str = chat_yaml("one", "two", "three")) -> None:
+    """The run that the job reads, beside the job file."""
+    house = House(bench.folder)
+    house.run(yaml, limit=limit)
+    house.out.rename(bench.folder / "up.simulated")
+
+
+def items(bench: Bench) -> list[Item]:
+    """What is asked for, once the other run is there."""
+    finished(bench)
+    return bench.items
+
+
+def asked(bench: Bench) -> list[str]:
+    """The prompts, without what makes the other run's ids unlike."""
+    return [item.prompt.rpartition("-")[0] for item in items(bench)]
+
+
+def attempt(bench: Bench) -> object:
+    """How many are done of a run that reads two of three items."""
+    finished(bench, limit=2)
+    try:
+        return api.run_sync(bench.job, say=lambda _: None).status.items.done
+    except BatchrunnerError as error:
+        return int(error.exit_status)
+
+
+def kept(bench: Bench) -> list[str]:
+    """The names of the pictures that go along."""
+    finished(bench, yaml=image_yaml("a cat"))
+    return [picture.name.partition("/images/")[0] for item in bench.items for picture in item.pictures]
+
+
+def over_run(**more: object) -> Tree:
+    """The job with more keys of its source."""
+    tree = {**OVER_RUN, "prompts": dict(OVER_RUN["prompts"])}
+    for key, value in more.items():
+        put(tree, f"prompts.{key}", value)
+    return tree
+
+
+ALL = ["About one", "About two", "About three"]
+RUNS: dict[str, Effect] = {
+    "prompts.run": Effect(
+        base={**chat(), "prompts": {"file": "rows.txt"}},
+        change={"prompts": OVER_RUN["prompts"]},
+        look=asked,
+        was=["by"],
+        now=ALL,
+        files={"rows.txt": b"by-hand\n"},
+    ),
+    "prompts.where": Effect(
+        base=OVER_RUN, change={"prompts.where": "{{ prompt != 'two' }}"}, look=asked, was=ALL, now=[ALL[0], ALL[2]]
+    ),
+    "prompts.sample": Effect(
+        base=OVER_RUN, change={"prompts.sample": {"n": 2}}, look=lambda bench: len(items(bench)), was=3, now=2
+    ),
+    "prompts.sample.n": Effect(
+        base=over_run(sample={"n": 1}),
+        change={"prompts.sample.n": 2},
+        look=lambda bench: len(items(bench)),
+        was=1,
+        now=2,
+    ),
+    "prompts.sample.seed": Effect(
+        base=over_run(sample={"n": 1, "seed": 0}),
+        change={"prompts.sample.seed": 2},
+        look=asked,
+        was=["About one"],
+        now=["About two"],
+    ),
+    "prompts.sample.by": Effect(
+        base=over_run(sample={"n": 1}),
+        change={"prompts.sample.by": "model"},
+        look=lambda bench: len(items(bench)),
+        was=1,
+        now=3,
+    ),
+    "prompts.unfinished": Effect(base=OVER_RUN, change={"prompts.unfinished": "take"}, look=attempt, was=3, now=2),
+    "prompts.images": Effect(
+        base=OVER_PICTURES, change={"prompts.images": ["{{ image }}"]}, look=kept, was=[], now=["up.simulated"]
+    ),
+}
