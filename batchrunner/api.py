@@ -21,7 +21,7 @@ from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 
 if TYPE_CHECKING:
     from batchrunner.core.control import Action, CommandOptions, ControlResult
-    from batchrunner.core.exports import Exported
+    from batchrunner.core.exports import Exported, ExportKeys
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.ports import Downloads, Transport
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
@@ -406,11 +406,11 @@ def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - 
         return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))
 
 
-def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, failures: bool = False) -> "Exported":  # noqa: A002
-    """Take a run's results along as one file (`batchrunner.exporters.EXPORTERS`); see `report.export_run`."""
+def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, **options: "Unpack[ExportKeys]") -> "Exported":  # noqa: A002
+    """Take a run's results along as a file or folder (`batchrunner.exporters.EXPORTERS`); see `report.export_run`."""
     from batchrunner.report.export_run import export_run
 
-    return export_run(Path(dir), to=to, out=out, failures=failures)
+    return export_run(Path(dir), to=to, out=out, keys=options)
 
 
 def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above

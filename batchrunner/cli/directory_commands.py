@@ -1,4 +1,4 @@
-"""The commands that take a run directory: `status`, `verify`, `export`, `report` and `watch`."""
+"""The commands that take a run directory: `status`, `verify`, `report` and `watch`."""
 
 import asyncio
 import sys
@@ -8,12 +8,10 @@ from typing import Annotated
 import typer
 
 import batchrunner
-from batchrunner.cli.interruption import unwinding
 from batchrunner.cli.options import AsJson, RunFolder
-from batchrunner.cli.output import emit, fitted, print_message, reader_is_gone, utc_now
+from batchrunner.cli.output import emit, fitted, print_message, utc_now
 from batchrunner.cli.simulate import until_asked
-from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.exports import Exported
+from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import PageWritten, Status
 from batchrunner.report.summary import summary
 from batchrunner.report.wording import audit_words
@@ -90,88 +88,6 @@ def verify(*, folder: RunFolder, salvage: Salvage = None, as_json: AsJson = Fals
     else:
         print_message(audit_words(audit))
     return audit.exit_status
-
-
-# `batchrunner export DIR --to FORMAT`: the results as one file to take along.
-#
-# Never overwrites anything but an earlier export, and never prints binary formats.
-
-_STDOUT = "-"
-
-To = Annotated[
-    str,
-    typer.Option(
-        "--to",
-        metavar="FORMAT",
-        help="jsonl, csv, parquet, markdown, openai-batch or webdataset.",
-        show_default=False,
-    ),
-]
-Place = Annotated[
-    str | None,
-    typer.Option(
-        "--out",
-        metavar="PATH",
-        help="New file, or - for stdout; default: DIR/export/NAME.EXTENSION, replacing an earlier export.",
-    ),
-]
-Failures = Annotated[bool, typer.Option("--failures", help="Include failed items, with their errors.")]
-
-
-def export(
-    *, folder: RunFolder, to: To, out: Place = None, failures: Failures = False, as_json: AsJson = False
-) -> ExitStatus:
-    r"""Export results to one file.
-
-    \b
-    Rows are in the order of the job. Failed and unfinished items are not exported, but
-    counted on stderr. Works while another process runs the job. Nothing is overwritten
-    except an earlier export in DIR/export:
-      batchrunner export outputs/cats --to csv
-      batchrunner export outputs/cats --to webdataset --out cats.tar
-      batchrunner export outputs/cats --to jsonl --failures --out - | gzip > cats.jsonl.gz
-    """
-    if out == _STDOUT:
-        return _to_stdout(folder, to, failures=failures, as_json=as_json)
-    with unwinding():
-        exported = batchrunner.export(folder, to=to, out=out, failures=failures)
-    return _print_exported(exported, as_json=as_json)
-
-
-def _to_stdout(folder: str, to: str, *, failures: bool, as_json: bool) -> ExitStatus:
-    from batchrunner.exporters import EXPORTERS  # noqa: PLC0415 - for exports only
-
-    if as_json:
-        raise _mistake("--json and the export cannot both use stdout", "choose a file with --out")
-    if sys.stdout.isatty():
-        raise _mistake(
-            "stdout is a terminal, and exported text may contain control sequences",
-            "pipe it, or choose a file with --out",
-        )
-    if to in EXPORTERS and not EXPORTERS[to].is_text:
-        raise _mistake(f"{to} is a binary format and cannot be written to stdout", "choose a file with --out")
-    try:
-        return _print_exported(
-            batchrunner.export(folder, to=to, out=sys.stdout.buffer, failures=failures), as_json=False
-        )
-    except BrokenPipeError:
-        reader_is_gone()
-        print_message("error: stdout was closed before the export was finished")
-        return ExitStatus.STOPPED
-
-
-def _print_exported(exported: Exported, *, as_json: bool) -> ExitStatus:
-    from batchrunner.report.wording import export_words  # noqa: PLC0415 - for exports only
-
-    if as_json:
-        emit(exported)
-    else:
-        print_message(export_words(exported))
-    return exported.exit_status
-
-
-def _mistake(problem: str, hint: str) -> JobMistakesError:
-    return JobMistakesError((Mistake(problem=problem, hint=hint),))
 
 
 # `batchrunner report DIR`: the page that people look at.

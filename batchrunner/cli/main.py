@@ -15,8 +15,9 @@ import typer
 from batchrunner import __version__
 from batchrunner.cli.completion import completion
 from batchrunner.cli.control_commands import pause, resume, retry, set_, skip, stop
-from batchrunner.cli.directory_commands import export, report, status, verify, watch
+from batchrunner.cli.directory_commands import report, status, verify, watch
 from batchrunner.cli.editor_commands import explain, ls, schema
+from batchrunner.cli.export_command import export
 from batchrunner.cli.init import init
 from batchrunner.cli.job_commands import check, plan
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE

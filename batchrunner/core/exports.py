@@ -1,8 +1,8 @@
 """What leaves a run: the rows that a format is made of, and what an export comes to, as values for callers."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias, TypedDict
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.job import Json
@@ -10,6 +10,43 @@ from batchrunner.core.status import RunState
 
 Outcome = Literal["done", "failed"]
 """How an item ended: its row stands in `results.jsonl` or in `failures.jsonl`."""
+
+
+PicturesAs: TypeAlias = Literal["bytes", "path", "none"]
+"""What a table has of pictures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Which rows are exported, and how. The defaults are every row that is done, as the format has it by itself."""
+
+    failures: bool = False
+    """Failed items, too, with their errors."""
+    where: str | None = None
+    """A condition over the row, as in job files: `not truncated and model == "x"`."""
+    only: tuple[str, ...] = ()
+    """Ids of items."""
+    marks: str | None = None
+    """A file of marks that the page of a run gave."""
+    mark: tuple[str, ...] = ()
+    """Which of them; empty for every item that has one."""
+    limit: int | None = None
+    """The first so many rows of those."""
+    split: tuple[tuple[str, float], ...] = ()
+    """Name and share of each split; the shares add up to 1 at most."""
+    split_by: str = "prompt_id"
+    """The name of the value that keeps rows in one split, as in `where`."""
+    seed: int = 0
+    """Of the splits."""
+    reasoning: bool = False
+    """What models thought, too, in formats for training."""
+
+
+class ExportKeys(TypedDict, total=False):
+    """The options of an export as keyword arguments: `failures` alone, or all of them."""
+
+    failures: bool
+    options: ExportOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +71,25 @@ class Shapable(Protocol):
     def count(self) -> int:
         """How many rows a pass has."""
 
+    @property
+    def job(self) -> Mapping[str, Json]:
+        """The job as `run.json` has it: empty where that is not known."""
+
+    @property
+    def options(self) -> ExportOptions:
+        """How the export was asked for."""
+
+    def wrote(self) -> None:
+        """Count a sample, where a format has `counts_samples`."""
+
+    def leave_out(self, reason: str) -> None:
+        """Count a row or a picture that the format cannot take; `reason` is shown beside the number."""
+
     def rows(self) -> Iterator[ExportRow]:
         """A new pass over the rows in the job's order, the same ones each time. Raises StoreBrokenError."""
+
+    def row(self, number: int) -> ExportRow:
+        """The row at a place of that pass, from 0. Raises StoreBrokenError."""
 
     def picture(self, path: str, sha256: str) -> bytes | None:
         """The bytes of a picture that a row names; None (counted) when they are not there as they were recorded."""
@@ -48,14 +102,38 @@ class Shapable(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportFormat:
-    """One line of the table of formats."""
+class ExportPart:
+    """A piece of one file of an export that is a folder."""
 
-    write: Callable[[Shapable], Iterator[bytes]]
-    """The file in pieces, of whatever size."""
-    ending: str
-    """With its dot."""
-    is_text: bool
+    path: str
+    """Relative to the export, with `/`."""
+    content: bytes
+    more: bool = False
+    """Further pieces of this file may follow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """A share of the rows."""
+
+    name: str | None
+    """None for all of them, where no splits were asked for."""
+    run: Shapable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportFormat:
+    """One line of the table of formats. It writes one file, or a folder."""
+
+    write: Callable[[Shapable], Iterator[bytes]] | None = None
+    """The file in pieces, of whatever size. With splits there is one for each."""
+    write_folder: Callable[[Sequence[Split]], Iterator[ExportPart]] | None = None
+    """The files of the folder in pieces, of whatever size."""
+    ending: str = ""
+    """With its dot; of the folder's name where it is one."""
+    counts_samples: bool = False
+    """It may have more or fewer samples than rows, and says `wrote` for each."""
+    is_text: bool = False
     """Text may go to a terminal or a pipe."""
     needs: str | None = None
     """The optional package that it needs, under the name by which it is installed and imported."""
@@ -84,6 +162,12 @@ class Exported:
     """Lines of `results.jsonl` that were recorded and cannot be read any more: not in the file."""
     pictures_missing: int
     """Pictures that should be in the file and are not there as they were recorded."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Rows and pictures that were not asked for, or that the format cannot take: how many, by the reason in words."""
+    splits: dict[str, int] = field(default_factory=dict)
+    """Rows by split; empty without splits."""
+    files: int = 1
+    """More than one where the export is a folder."""
     replaced: bool
     """An earlier export stood there."""
     job: str

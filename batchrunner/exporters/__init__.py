@@ -1,19 +1,23 @@
-"""The shapes that results leave in: rows in, pieces of a file out. Pure, and streamed.
+"""The shapes that results leave in: rows in, pieces of files out. Pure, and streamed.
 
-A format is a function from a `Shapable` to pieces of bytes, in a file of its own with a line in `EXPORTERS`. Refuses to
-open anything: rows and pictures are passed in, and the caller writes the pieces.
+A format is a function from a `Shapable` to pieces of bytes, or from splits of one to parts of files, with a line in
+`EXPORTERS`. Refuses to open anything: rows and pictures are passed in, and the caller writes the pieces.
 """
 
 from batchrunner.core.exports import ExportFormat
+from batchrunner.exporters.conversations import alpaca, messages, sharegpt
 from batchrunner.exporters.record_formats import json_lines, markdown, openai_batch, webdataset
 from batchrunner.exporters.tables import comma_separated, parquet
 
 EXPORTERS: dict[str, ExportFormat] = {
     "jsonl": ExportFormat(write=json_lines, ending=".jsonl", is_text=True),
     "csv": ExportFormat(write=comma_separated, ending=".csv", is_text=True),
-    "parquet": ExportFormat(write=parquet, ending=".parquet", is_text=False, needs="pyarrow"),
+    "parquet": ExportFormat(write=parquet, ending=".parquet", needs="pyarrow"),
+    "messages": ExportFormat(write=messages, ending=".messages.jsonl", is_text=True, counts_samples=True),
+    "sharegpt": ExportFormat(write=sharegpt, ending=".sharegpt.jsonl", is_text=True, counts_samples=True),
+    "alpaca": ExportFormat(write=alpaca, ending=".alpaca.jsonl", is_text=True, counts_samples=True),
     "markdown": ExportFormat(write=markdown, ending=".md", is_text=True),
     "openai-batch": ExportFormat(write=openai_batch, ending=".batch.jsonl", is_text=True),
-    "webdataset": ExportFormat(write=webdataset, ending=".tar", is_text=False),
+    "webdataset": ExportFormat(write=webdataset, ending=".tar"),
 }
 """Every format by the name that `--to` takes."""

@@ -1,4 +1,4 @@
-"""Exports a run's rows in the order of the job to one file, which is complete or absent.
+"""Exports a run's rows in the order of the job to a file or a folder, which is complete or absent.
 
 Reads the run's directory and writes nothing there but `export/`, so another process may be working on the run. Memory
 grows with the number of rows (an integer each), not with their size. Overwrites nothing but an earlier export in
@@ -8,26 +8,47 @@ grows with the number of rows (an integer each), not with their size. Overwrites
 import difflib
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import IO
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.exports import Exported, ExportFormat, ExportRow
+from batchrunner.core.exports import (
+    Exported,
+    ExportFormat,
+    ExportKeys,
+    ExportOptions,
+    ExportPart,
+    ExportRow,
+    Shapable,
+    Split,
+)
 from batchrunner.core.item import is_address, safe_stem
+from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
+from batchrunner.report.export_selection import Selection, values_of
 from batchrunner.report.wording import printable
 from batchrunner.stores.export_files import EXPORTS, OutgoingFile, RowOrder
+from batchrunner.stores.export_folder import OutgoingFolder
 from batchrunner.stores.files import DISK, SHARED_FOLDER
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
+
+
+@dataclass(slots=True, kw_only=True)
+class _Common:
+    """What all splits of an export count."""
+
+    left_out: Counter[str]
+    samples: int = 0
+    pictures_missing: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,18 +58,34 @@ class ShownRun:
     name: str
     folder: Path
     order: RowOrder
+    numbers: Sequence[int]
+    """Places of its rows in the order."""
     beside: Path
     """The folder that links start from."""
-    pictures_missing: int = 0
+    job: Mapping[str, Json]
+    options: ExportOptions
+    common: _Common
 
     @property
     def count(self) -> int:
         """See `Shapable`."""
-        return len(self.order)
+        return len(self.numbers)
 
     def rows(self) -> Iterator[ExportRow]:
         """See `Shapable`."""
-        return self.order.rows()
+        return map(self.order.row, self.numbers)
+
+    def row(self, number: int) -> ExportRow:
+        """See `Shapable`."""
+        return self.order.row(self.numbers[number])
+
+    def wrote(self) -> None:
+        """See `Shapable`."""
+        self.common.samples += 1
+
+    def leave_out(self, reason: str) -> None:
+        """See `Shapable`."""
+        self.common.left_out[reason] += 1
 
     def picture(self, path: str, sha256: str) -> bytes | None:
         """See `Shapable`. No link is followed, and nothing outside of the run's directory is read."""
@@ -58,7 +95,7 @@ class ShownRun:
         except (OSError, ValueError):  # a name that no disk takes
             content = None
         if not content or hashlib.sha256(content).hexdigest() != sha256:
-            self.pictures_missing += 1
+            self.common.pictures_missing.add(path)
             return None
         return content
 
@@ -71,15 +108,15 @@ class ShownRun:
         return Path(os.path.relpath(self.folder / path, self.beside)).as_posix()
 
 
-def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, failures: bool) -> Exported:
-    """Write a run's rows as one file.
+def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: ExportKeys) -> Exported:
+    """Write a run's rows as one file, or as one folder.
 
     Args:
         folder: the run's directory; another process may be working on it.
         to: a name of `exporters.EXPORTERS`.
-        out: a new file, or something open for bytes; None for `export/NAME.ENDING` in the run's directory, where an
-            earlier export is replaced.
-        failures: put the rows of failed items in, too.
+        out: a new file or folder, or something open for bytes; None for a place in `export/` of the run's directory,
+            where an earlier export is replaced.
+        keys: which rows, and how.
 
     Raises:
         JobMistakesError: no such format, its library is not here, no run in this directory, a place that is taken.
@@ -88,27 +125,52 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, failures: 
     """
     shape = _format(to)
     run = _run_file(folder)
+    options = keys.get("options", ExportOptions())
+    options = replace(options, failures=options.failures or keys.get("failures", False))
+    selection = Selection(options, values=values_of)
     status = status_of_directory(folder)
     with RowOrder(folder) as order:
-        state = replay(folder, day_offset_s=day_offset_of(run), running=True) if failures else None
+        state = replay(folder, day_offset_s=day_offset_of(run), running=True) if options.failures else None
         order.index(is_failed=None if state is None else lambda key: state.item_state(key) is ItemState.FAILED)
-        target = _target(folder, order, out, default=f"{safe_stem(run.job_name)}{shape.ending}")
+        is_folder = shape.write is None or bool(options.split)
+        ending = f"-{to}" if is_folder else shape.ending
+        target = _target(folder, order, out, default=f"{safe_stem(run.job_name)}{ending}")
         path = target if isinstance(target, Path) else None
-        shown = ShownRun(name=run.job_name, folder=folder, order=order, beside=path.parent if path else Path.cwd())
+        chosen = {None: range(len(order))} if selection.takes_all else selection.choose(order)
+        common = _Common(left_out=selection.left_out)
+        splits = [
+            Split(
+                name=name,
+                run=ShownRun(
+                    name=run.job_name,
+                    folder=folder,
+                    order=order,
+                    numbers=numbers,
+                    beside=Path.cwd() if path is None else path if is_folder else path.parent,
+                    job=run.job,
+                    options=options,
+                    common=common,
+                ),
+            )
+            for name, numbers in chosen.items()
+        ]
         replaced = path is not None and path.exists()
-        written = _write(shape, shown, target, replaces=out is None)
+        written = _write(shape, splits, target, replaces=out is None, is_folder=is_folder)
         return Exported(
             path=None if path is None else str(path),
             format=to,
-            rows=len(order),
+            rows=common.samples if shape.counts_samples else sum(map(len, chosen.values())),
             failed=status.items.failed,
             missing=max(0, status.items.total - status.items.failed - min(order.done, status.items.done)),
             lost=status.items.lost,
-            bytes=written,
-            failures_included=failures,
+            bytes=written.size_bytes,
+            failures_included=options.failures,
             vanished=_vanished(status, order),
             damaged=_damaged(folder, run, order),
-            pictures_missing=shown.pictures_missing,
+            pictures_missing=len(common.pictures_missing),
+            left_out=dict(common.left_out),
+            splits={name: len(numbers) for name, numbers in chosen.items() if name is not None},
+            files=written.files,
             replaced=replaced,
             job=run.job_name,
             state=status.state,
@@ -165,19 +227,65 @@ def _target(folder: Path, order: RowOrder, out: str | IO[bytes] | None, *, defau
     return folder / EXPORTS / default
 
 
-def _write(shape: ExportFormat, shown: ShownRun, target: Path | IO[bytes], *, replaces: bool) -> int:
-    """How many bytes were written."""
-    size_bytes = 0
-    with ExitStack() as stack:
-        file = stack.enter_context(OutgoingFile(target, replaces=replaces)) if isinstance(target, Path) else target
-        for piece in shape.write(shown):
-            size_bytes += len(piece)
-            file.write(piece)
-        if isinstance(file, OutgoingFile):
+@dataclass(slots=True, kw_only=True)
+class _Written:
+    size_bytes: int = 0
+    files: int = 1
+
+
+def _write(
+    shape: ExportFormat, splits: Sequence[Split], target: Path | IO[bytes], *, replaces: bool, is_folder: bool
+) -> _Written:
+    if not isinstance(target, Path):
+        if is_folder:
+            raise _mistake(
+                "this export is a folder and cannot be written to a stream", hint="choose a place with --out"
+            )
+        return _write_stream(shape, splits[0].run, target)
+    try:
+        if is_folder:
+            return _write_folder(shape, splits, target, replaces=replaces)
+        with OutgoingFile(target, replaces=replaces) as file:
+            written = _write_stream(shape, splits[0].run, file)
             file.finish()
-        else:
-            file.flush()
-    return size_bytes
+            return written
+    except OSError as error:  # of a library that writes files of its own on the way
+        said = f"{error.strerror or error}; nothing was exported, and the run directory is unchanged"
+        raise StoreBrokenError(f"{target}: {said}") from error
+
+
+def _write_stream(shape: ExportFormat, run: Shapable, file: IO[bytes] | OutgoingFile) -> _Written:
+    assert shape.write is not None, "folders are written as such"
+    written = _Written()
+    for piece in shape.write(run):
+        written.size_bytes += len(piece)
+        file.write(piece)
+    if not isinstance(file, OutgoingFile):
+        file.flush()
+    return written
+
+
+def _write_folder(shape: ExportFormat, splits: Sequence[Split], target: Path, *, replaces: bool) -> _Written:
+    written = _Written()
+    with OutgoingFolder(target, replaces=replaces) as folder:
+        for part in _parts(shape, splits):
+            written.size_bytes += len(part.content)
+            folder.write(part)
+        folder.finish()
+        written.files = folder.files
+    return written
+
+
+def _parts(shape: ExportFormat, splits: Sequence[Split]) -> Iterator[ExportPart]:
+    """A format of one file has a file for each split."""
+    if shape.write_folder is not None:
+        yield from shape.write_folder(splits)
+        return
+    assert shape.write is not None, "a format has one of the two"
+    for split in splits:
+        path = f"{split.name}.{shape.ending.rpartition('.')[2]}"
+        yield ExportPart(path=path, content=b"", more=True)
+        yield from (ExportPart(path=path, content=piece, more=True) for piece in shape.write(split.run))
 
 
 def _vanished(status: Status, order: RowOrder) -> int:

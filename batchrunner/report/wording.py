@@ -169,13 +169,22 @@ def export_words(exported: Exported) -> str:
 
 def _headline(exported: Exported) -> str:
     simulated = " (simulated)" if exported.simulated else ""
-    rows = f"{count(exported.rows, 'row')} as {exported.format}, {count(exported.bytes, 'byte')}"
+    files = f" in {count(exported.files, 'file')}" if exported.files > 1 else ""
+    rows = f"{count(exported.rows, 'row')} as {exported.format}, {count(exported.bytes, 'byte')}{files}"
     return f"{printable(exported.job)}{simulated}: {rows}"
+
+
+def _chosen(exported: Exported) -> Iterator[tuple[str, str]]:
+    if exported.splits:
+        yield "splits", ", ".join(f"{printable(name)} {count(rows, 'row')}" for name, rows in exported.splits.items())
+    for reason, number in exported.left_out.items():
+        yield "left out", f"{number:,} {printable(reason)}"
 
 
 def _body(exported: Exported) -> Iterator[tuple[str, str]]:
     if exported.path is not None:
         yield "written", printable(exported.path) + (" (replaced an earlier export)" if exported.replaced else "")
+    yield from _chosen(exported)
     if exported.failed and exported.failures_included:
         yield "failed", f"{count(exported.failed, 'item')}, with their errors"
     elif exported.failed:

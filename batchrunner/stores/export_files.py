@@ -223,18 +223,22 @@ class RowOrder:
         Raises:
             StoreBrokenError: the disk refused, or the files were changed under our hands.
         """
-        for place in self._order:
-            outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
-            offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
-            try:
-                line = self._files.read_at(self._open[outcome], length, offset)
-                fields = cast("dict[str, Json]", _decode(line))
-            except OSError as error:
-                raise _unread(self._folder / _FILES[outcome], error) from error
-            except UNREADABLE as error:
-                words = f"{self._folder / _FILES[outcome]}: byte {offset}"
-                raise StoreBrokenError(f"{words}: changed during the export; export again") from error
-            yield ExportRow(line=line, fields=fields, outcome=outcome)
+        return map(self.row, range(len(self._order)))
+
+    def row(self, number: int) -> ExportRow:
+        """The row at a place in the order, from 0. Raises StoreBrokenError, as `rows`."""
+        place = self._order[number]
+        outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
+        offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
+        try:
+            line = self._files.read_at(self._open[outcome], length, offset)
+            fields = cast("dict[str, Json]", _decode(line))
+        except OSError as error:
+            raise _unread(self._folder / _FILES[outcome], error) from error
+        except UNREADABLE as error:
+            words = f"{self._folder / _FILES[outcome]}: byte {offset}"
+            raise StoreBrokenError(f"{words}: changed during the export; export again") from error
+        return ExportRow(line=line, fields=fields, outcome=outcome)
 
 
 def _name_and_fields(line: FileLine) -> tuple[bytes, dict[str, Json]] | None:

@@ -52,7 +52,10 @@ def test_text_goes_to_stdout_when_asked_to(finished: CommandLine) -> None:
             "parquet is a binary format and cannot be written to stdout; choose a file with --out",
         ),
         (("--to", "csv", "--out", "-", "--json"), "cannot both use stdout"),
-        (("--to", "exel"), "expected one of jsonl, csv, parquet, markdown, openai-batch, webdataset"),
+        (
+            ("--to", "exel"),
+            "expected one of jsonl, csv, parquet, messages, sharegpt, alpaca, markdown, openai-batch, webdataset",
+        ),
         (("--to", "csv", "--out", "talk.yaml"), "talk.yaml: already exists"),
         ((), "--to"),
     ],

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
 
-from batchrunner.core.exports import ExportRow, Outcome
+from batchrunner.core.exports import ExportOptions, ExportRow, Outcome
+from batchrunner.core.job import Json
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.wording import printable
 
@@ -24,6 +26,10 @@ class Rows:
     given: list[ExportRow]
     name: str = "job"
     pictures: dict[str, bytes] = field(default_factory=dict)
+    options: ExportOptions = field(default_factory=ExportOptions)
+    job: dict[str, Json] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    samples: int = 0
 
     @property
     def count(self) -> int:
@@ -31,6 +37,15 @@ class Rows:
 
     def rows(self) -> Iterator[ExportRow]:
         return iter(self.given)
+
+    def row(self, number: int) -> ExportRow:
+        return self.given[number]
+
+    def wrote(self) -> None:
+        self.samples += 1
+
+    def leave_out(self, reason: str) -> None:
+        self.left_out[reason] += 1
 
     def picture(self, path: str, sha256: str) -> bytes | None:
         del sha256
@@ -45,7 +60,14 @@ class Rows:
 
 def made(shape: str, *rows: ExportRow, name: str = "job", pictures: dict[str, bytes] | None = None) -> bytes:
     """The whole file."""
-    return b"".join(EXPORTERS[shape].write(Rows(list(rows), name=name, pictures=pictures or {})))
+    return written(shape, Rows(list(rows), name=name, pictures=pictures or {}))
+
+
+def written(shape: str, run: Rows) -> bytes:
+    """As `made`, of a run that the caller keeps."""
+    write = EXPORTERS[shape].write
+    assert write is not None
+    return b"".join(write(run))
 
 
 def row(fields: dict[str, Any], *, outcome: Outcome = "done") -> ExportRow:

@@ -144,5 +144,6 @@ def test_rows_that_another_version_wrote_are_exported_all_the_same(shape: str) -
         row({"id": None, "index": "x", "vars": None, "params": 3, "output": [], "usage": "?", "messages": [1, {}]}),
         row({"output": {"images": [None, {"path": 5}], "text": 7, "tool_calls": "?"}, "started_at": "soon"}),
         row({"error": "no"}, outcome="failed"),
+        chat_row(),
     ]
     assert made(shape, *strange)

@@ -1,0 +1,168 @@
+"""Which rows of a run are exported, and into which split: by id, by mark, by a condition, by a hash of a group.
+
+What is left out is counted under the first reason that it has. A row's split depends on its group and the seed alone,
+so adding rows to a run moves none from one split to another.
+"""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.exports import ExportOptions, ExportRow
+from batchrunner.core.job import Json
+from batchrunner.prompts.render import TemplateFault
+from batchrunner.prompts.row_condition import RowCondition, row_values
+from batchrunner.stores.export_files import RowOrder
+
+_NOT_ASKED_FOR: Final = "not asked for (--only)"
+_NO_MARK: Final = "without such a mark (--marks)"
+_BEYOND: Final = "beyond --limit"
+_NO_SPLIT: Final = "in no split"
+_HASHES: Final = 1 << 64
+_ALL: Final = 1 + 1e-9
+"""Shares may come to a little more than 1 by rounding."""
+
+Values = Callable[[ExportRow], Mapping[str, Json]]
+"""The names of a row for `where`."""
+
+
+class Selection:
+    """Rows by their place in a `RowOrder`, by the name of their split."""
+
+    def __init__(self, options: ExportOptions, *, values: Values) -> None:
+        """Prepare to choose.
+
+        Raises:
+            JobMistakesError: a condition is no template, a file of marks cannot be read, shares beyond 1.
+        """
+        self._options = options
+        self._values = values
+        self._only = frozenset(options.only)
+        self._found: set[str] = set()
+        self._marked = None if options.marks is None else marked(Path(options.marks), options.mark)
+        self._condition = None if options.where is None else _condition(options.where)
+        self._splits = tuple(_limits(options.split))
+        self.left_out: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<Selection left_out={dict(self.left_out)}>"
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether nothing was asked for."""
+        return self._options == ExportOptions(failures=self._options.failures, reasoning=self._options.reasoning)
+
+    def choose(self, order: RowOrder) -> dict[str | None, Sequence[int]]:
+        """One pass over the rows. Raises JobMistakesError, StoreBrokenError."""
+        chosen: dict[str | None, array[int]] = {name: array("Q") for name, _ in self._splits} or {None: array("Q")}
+        taken = 0
+        for number, row in enumerate(order.rows()):
+            reason = self._refusal(row)
+            if reason is None and taken == self._options.limit:
+                reason = _BEYOND
+            split = None if reason is not None else self._split_of(row)
+            if reason is None and split is None and self._splits:
+                reason = _NO_SPLIT
+            if reason is not None:
+                self.left_out[reason] += 1
+                continue
+            taken += 1
+            chosen[split].append(number)
+        if unknown := len(self._only - self._found):
+            self.left_out["ids of --only that have no row"] = unknown
+        return dict(chosen)
+
+    def _refusal(self, row: ExportRow) -> str | None:
+        if self._only:
+            name = str(row.fields.get("id"))
+            if name not in self._only:
+                return _NOT_ASKED_FOR
+            self._found.add(name)
+        if self._marked is not None and self._marked.isdisjoint((row.fields.get("key"), ("id", row.fields.get("id")))):
+            return _NO_MARK
+        if self._condition is None:
+            return None
+        return None if self._holds(self._condition, row) else f"not {self._options.where} (--where)"
+
+    def _holds(self, condition: RowCondition, row: ExportRow) -> bool:
+        try:
+            return condition.holds(self._values(row))
+        except TemplateFault as fault:
+            raise _mistake("--where", f"{fault.problem} (row {row.fields.get('id')!r})") from None
+
+    def _split_of(self, row: ExportRow) -> str | None:
+        if not self._splits:
+            return None
+        name = self._options.split_by
+        values = self._values(row)
+        if name not in values:
+            raise _mistake("--split-by", f"the row {row.fields.get('id')!r} has no `{name}`")
+        group = json.dumps([self._options.seed, values[name]], sort_keys=True)
+        place = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / _HASHES
+        return next((split for split, limit in self._splits if place < limit), None)
+
+
+def _condition(text: str) -> RowCondition:
+    try:
+        return RowCondition(text)
+    except TemplateFault as fault:
+        raise _mistake("--where", fault.problem) from None
+
+
+def _limits(splits: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
+    """Each split with the end of its share of the hashes."""
+    total = 0.0
+    names = set[str]()
+    for name, share in splits:
+        total += share
+        if not name.replace("-", "").replace("_", "").isalnum() or name in names:
+            raise _mistake(
+                "--split", f"`{name}` is no name of its own", hint="write letters and digits: train=0.9,test=0.1"
+            )
+        if not 0 < share <= 1 or total > _ALL:
+            raise _mistake("--split", "shares are above 0 and come to 1 at most", hint="write train=0.9,test=0.1")
+        names.add(name)
+        yield name, 1.0 if total > 2 - _ALL else total
+
+
+def marked(path: Path, wanted: Sequence[str]) -> frozenset[Json | tuple[str, Json]]:
+    """Keys of the marked items, and ("id", id) of those whose line has no key.
+
+    Args:
+        path: as the page of a run gives it: a JSON object a line, with `id`, `key`, `mark` and `note`.
+        wanted: which marks; empty for all of them.
+
+    Raises:
+        JobMistakesError: the file cannot be read, or a line is no mark.
+    """
+    found = set[Json | tuple[str, Json]]()
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                entry = json.loads(line)
+                if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+                    raise _mistake(str(path), f"line {number} is no mark", hint="download it from the page of the run")
+                mark = entry.get("mark")
+                if mark is not None and (not wanted or str(mark) in wanted):
+                    found.add(entry["key"] if isinstance(entry.get("key"), str) else ("id", entry["id"]))
+    except OSError as error:
+        raise _mistake(str(path), f"cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise _mistake(str(path), "is no file of JSON lines", hint="download it from the page of the run") from None
+    return frozenset(found)
+
+
+def values_of(row: ExportRow) -> Mapping[str, Json]:
+    """The names of a row for conditions."""
+    return row_values(row.fields)
+
+
+def _mistake(file: str, problem: str, *, hint: str | None = None) -> JobMistakesError:
+    return JobMistakesError((Mistake(file=file, problem=problem, hint=hint),))
