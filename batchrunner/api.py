@@ -22,6 +22,7 @@ from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 if TYPE_CHECKING:
     from batchrunner.core.control import Action, CommandOptions, ControlResult
     from batchrunner.core.exports import Exported, ExportKeys
+    from batchrunner.core.part import PartOptions
     from batchrunner.core.plan import Plan, PointBalance
     from batchrunner.core.ports import Downloads, Transport
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
@@ -90,17 +91,19 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     )
 
 
-async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
+async def plan(
+    job: Job, *, part: "PartOptions | None" = None, limit: int | None = None, progress: Counted | None = None
+) -> "Plan":
     """What a run would do now. Sends nothing and writes nothing; asks for the balance if the job wants that.
 
-    `progress` as for `check`.
+    `part` and `limit` as for `run`, `progress` as for `check`.
 
     Raises:
         JobMistakesError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError.
     """
     from batchrunner.core.lifecycle import ItemState
     from batchrunner.core.pacing import estimate_tokens
-    from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, points_plan
+    from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, count_superseded, points_plan
     from batchrunner.engine.budget_guard import budget_so_far
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
     from batchrunner.engine.run_schedule import LoopClock
@@ -108,6 +111,7 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     from batchrunner.prompts.variants import literal_braces
     from batchrunner.report.control_run import job_in_force
     from batchrunner.report.directory_status import format_notes, inspection_notes
+    from batchrunner.report.selection import part_of
     from batchrunner.report.summary import schedule_notes
     from batchrunner.report.wording import skipped_words
     from batchrunner.simulator.profiles import forecast
@@ -125,7 +129,14 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
     stock = inspect_directory(folder, state)
     items = items_of(job, upstream.rows)
     items.progress = progress
-    found = await run_planning_pass(items, state, hold=job.on_ambiguous == "hold")
+    chosen = await part_of(job, items, part, state=state, limit=limit) if part is not None and part.chooses else None
+    found = await run_planning_pass(
+        items,
+        state,
+        limit=limit if chosen is None else None,
+        part=chosen.keys if chosen is not None else None,
+        hold=job.on_ambiguous == "hold",
+    )
     state.lost = set(found.lost)
     daily = job.limits.requests_per_day
     keys, missing = read_keys(job.provider.key_env, os.environ)
@@ -136,13 +147,14 @@ async def plan(job: Job, *, progress: Counted | None = None) -> "Plan":
         to_send=found.to_send,
         to_poll=len(state.tasks),
         identical=sum(found.shared.values()),
-        superseded=found.vanished[ItemState.DONE],
+        superseded=found.vanished[ItemState.DONE] if chosen is None else count_superseded(chosen, state),
         skipped_rows=found.skipped_rows,
         skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
         max_calls=found.to_send * job.retry.attempts,
         quota_days=found.to_send / (daily * len(job.models) * max(1, len(job.provider.key_env))) if daily else None,
         notes=(
+            *(chosen.notes if chosen is not None else ()),
             *(mistake.problem for mistake in missing),
             *schedule_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
@@ -180,7 +192,8 @@ def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
 class RunOptions(TypedDict, total=False):
     """What `run` and `run_sync` take beyond the job.
 
-    limit: only the first so many items of the job.
+    limit: only the first so many items of the job, or of the part.
+    part: only a part of the job's items, see `PartOptions`. What is outside is neither sent nor moved.
     retry_failed: give items that had failed a new generation of attempts.
     resend_lost: pay again for done items whose row or picture is gone from the directory.
     adopt_rows: continue although the ledger, or a part of it, is missing: items with a row count as done.
@@ -197,6 +210,7 @@ class RunOptions(TypedDict, total=False):
     """
 
     limit: int | None
+    part: "PartOptions"
     retry_failed: bool
     resend_held: bool
     resend_lost: bool
@@ -218,9 +232,9 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         JobMistakesError: a source, or a key's variable that is not set.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
+    from batchrunner.core.part import WHOLE, RunRequest
     from batchrunner.engine.run_schedule import LoopClock
-    from batchrunner.engine.run_status import going_on, with_end
-    from batchrunner.engine.runner import RunRequest
+    from batchrunner.engine.run_status import going_on, part_words, with_end
     from batchrunner.providers import require_dialect
     from batchrunner.report.attended import attended, harmless
     from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
@@ -302,6 +316,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             keys=keys,
             folder=folder,
             run_request=run_request,
+            part_options=options.get("part", WHOLE),
             say=speak,
             network=options.get("network"),
             tries_disk=True,
@@ -317,6 +332,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
         async with attending, notifications(job, runner.snapshot, speak):
             exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
+        part_counts = runner.part_counts()
         status = with_end(
             replace(
                 runner.snapshot(),
@@ -324,19 +340,20 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
                 notes=(
                     *(mistake.problem for mistake in missing),
                     *skipped_words(runner.found.skipped_rows, runner.found.skipped),
-                    *await disk.run(score_notes, job, folder, runner.snapshot()),
+                    *await disk.run(score_notes, job, folder, replace(runner.snapshot(), part=part_counts)),
                 ),
+                part=part_counts,
             ),
             exit_status,
             message=message if exit_status not in _WHOLE else None,
             next_command=going_on(
-                runner.snapshot().items,
+                part_counts or runner.snapshot().items,
                 options.get("command"),
                 paused_in=str(folder) if runner.control.state.paused else None,
             ),
         )
         try:
-            await disk.run(remember_end, folder, status.message, ended=status.state)
+            await disk.run(remember_end, folder, status.message or part_words(part_counts), ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
             speak(f"could not save the outcome for `batchrunner status`: {error}")
     if job.output.report:

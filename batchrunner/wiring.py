@@ -16,6 +16,7 @@ from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
 from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.plan import PlanningPass, PointBalance, Totals
 from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
@@ -23,12 +24,13 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import RunRows
 from batchrunner.engine.planning import reuse_planning_pass, run_planning_pass, totals_of
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.engine.runner import Runner, RunRequest
+from batchrunner.engine.runner import Runner
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.report.directory_status import inspection_notes
+from batchrunner.report.selection import part_of
 from batchrunner.report.wording import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
@@ -65,6 +67,7 @@ async def assemble(
     keys: dict[str, Secret],
     folder: Path,
     run_request: RunRequest,
+    part_options: PartOptions = WHOLE,
     say: Callable[[str], None],
     network: tuple[Transport, Downloads] | None,
     files: InspectedFiles = DISK,
@@ -75,6 +78,8 @@ async def assemble(
 ) -> Runner:
     """Everything that a run needs, from the ledger up. The ledger's segment is opened after the job was checked.
 
+    `part_options` choose the part of the job that the run is about; `run_request` has its limit, and no part yet.
+
     `files` and `random_source` are the machine's own unless a simulation, which must be the same for the same seed,
     brings its. `upstream` has the rows of the run that the job reads, if it reads one.
     """
@@ -82,9 +87,13 @@ async def assemble(
     stack.callback(disk.close)
     await disk.run(remove_leftovers, folder, files=files)
     messages: list[str] = []  # by the thread; `say` belongs to the loop
-    day_offset_s = PRESETS[job.provider.preset].day_offset_s
     state = await disk.run(
-        replay, folder, day_offset_s=day_offset_s, say=messages.append, adopt_rows=run_request.adopt_rows, files=files
+        replay,
+        folder,
+        day_offset_s=PRESETS[job.provider.preset].day_offset_s,
+        say=messages.append,
+        adopt_rows=run_request.adopt_rows,
+        files=files,
     )
     for line in messages:
         say(line)
@@ -92,10 +101,11 @@ async def assemble(
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_inspect, folder, state, results, files=files)
+    run_request = await _on_a_part(job, items, run_request, part_options, state=state, results=results)
     found, digest = await _look_through(
         job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control
     )
-    for line in skipped_words(found.skipped_rows, found.skipped):
+    for line in (*run_request.notes, *skipped_words(found.skipped_rows, found.skipped)):
         say(line)
     state.lost = set(found.lost)
     realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
@@ -176,6 +186,23 @@ async def assemble(
     return runner
 
 
+async def _on_a_part(
+    job: Job,
+    items: JobItems,
+    run_request: RunRequest,
+    options: PartOptions,
+    *,
+    state: LedgerState,
+    results: ResultsFile,
+) -> RunRequest:
+    """The request for the part that the options choose; rows of others stay where they are. Raises as `part_of`."""
+    if not options.chooses:
+        return run_request
+    part = await part_of(job, items, options, state=state, limit=run_request.limit)
+    results.stays = lambda key, *ended: not part.takes_place_of(key, state, *ended)
+    return replace(run_request, part=part, limit=None)
+
+
 async def _look_through(
     job: Job,
     items: JobItems,
@@ -203,6 +230,7 @@ async def _look_through(
         KeylessItems(items, keys),
         state,
         limit=run_request.limit,
+        part=run_request.part.keys if run_request.part is not None else None,
         hold=job.on_ambiguous == "hold",
         adopting=frozenset(stock.found.adopting) if stock.found is not None else frozenset(),
     )

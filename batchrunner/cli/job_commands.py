@@ -6,7 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import batchrunner
-from batchrunner.cli.options import AsJson, JobFile, JobFiles, Out, Overrides, Simulate
+from batchrunner.cli.options import (
+    AsJson,
+    JobFile,
+    JobFiles,
+    Limit,
+    Mark,
+    Marks,
+    Only,
+    Out,
+    Overrides,
+    RowsFrom,
+    Simulate,
+    States,
+    TypedPart,
+    Where,
+    part_options,
+)
 from batchrunner.cli.output import StatusLine, emit, fitted, print_message, print_mistakes
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
@@ -98,6 +114,13 @@ _WIDTH = 22
 def plan(
     *,
     job: JobFile,
+    limit: Limit = None,
+    only: Only = None,
+    states: States = None,
+    where: Where = None,
+    rows_from: RowsFrom = None,
+    marks: Marks = None,
+    mark: Mark = None,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -110,10 +133,13 @@ def plan(
     would resend:
       batchrunner plan jobs/cats.yaml
       batchrunner plan jobs/cats.yaml --set limits.requests_per_day=200
+      batchrunner plan again.yaml --where "{{ not pass }}" --from outputs/first
     """
+    typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
+    part = part_options(typed)
     loaded = batchrunner.load_job(job, overrides=tuple(overrides or ()), simulate=simulate, out=out)
     with StatusLine() as line:
-        found = asyncio.run(batchrunner.plan(loaded, progress=_reading(line, job)))
+        found = asyncio.run(batchrunner.plan(loaded, part=part, limit=limit, progress=_reading(line, job)))
     if as_json:
         emit(found)
     else:

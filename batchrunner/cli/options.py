@@ -7,9 +7,12 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, TypedDict, get_args
 
 import typer
+
+from batchrunner.core.errors import JobMistakesError, Mistake
+from batchrunner.core.part import PartOptions, PartState
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 JobFiles = Annotated[list[str], typer.Argument(metavar="JOB", show_default=False, help="One or more job files (YAML).")]
@@ -30,6 +33,123 @@ Simulate = Annotated[
 ]
 
 
+# A part of a job, for `run` and `plan`.
+
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, metavar="N", help="Only the first N items of each job, or of the chosen part."),
+]
+
+_PART: Final = "A part of the job"
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="ID",
+        rich_help_panel=_PART,
+        help="Only the item or prompt with this id; repeatable; @FILE has an id on each line.",
+    ),
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        rich_help_panel=_PART,
+        help="Only items that are done, failed, held or pending; repeatable.",
+    ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="EXPR",
+        rich_help_panel=_PART,
+        help='Only items whose rows fit, as "{{ not pass }}"; rows and scores of the run, or of --from.',
+    ),
+]
+RowsFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="DIR", rich_help_panel=_PART, help="For --where, --state and --marks: the rows of this run."
+    ),
+]
+Marks = Annotated[
+    str | None,
+    typer.Option(
+        "--marks", metavar="FILE", rich_help_panel=_PART, help="Only marked items, by a file from the page of a run."
+    ),
+]
+Mark = Annotated[
+    str | None,
+    typer.Option("--mark", metavar="4,5", rich_help_panel=_PART, help="Which marks of --marks count; default: all."),
+]
+
+
+class TypedPart(TypedDict):
+    """The options that choose a part, as they were typed."""
+
+    only: Sequence[str] | None
+    states: Sequence[str] | None
+    where: str | None
+    rows_from: str | None
+    marks: str | None
+    mark: str | None
+
+
+def part_options(typed: TypedPart) -> PartOptions:
+    """The options as typed, the files of `--only @FILE` read.
+
+    Raises:
+        JobMistakesError: a state that there is not, a file that cannot be read.
+    """
+    known: tuple[PartState, ...] = get_args(PartState)
+    for state in typed["states"] or ():
+        if state not in known:
+            raise JobMistakesError(
+                (Mistake(key="--state", problem=f"`{state}` is not a state", expected=f"one of {', '.join(known)}"),)
+            )
+    return PartOptions(
+        only=tuple(name for given in typed["only"] or () for name in _ids_of(given)),
+        states=tuple(state for state in known if state in (typed["states"] or ())),
+        where=typed["where"],
+        rows_from=typed["rows_from"],
+        marks=typed["marks"],
+        mark=tuple(one.strip() for one in (typed["mark"] or "").split(",") if one.strip()),
+    )
+
+
+def _ids_of(given: str) -> Sequence[str]:
+    if not given.startswith("@"):
+        return (given,)
+    try:
+        lines = Path(given[1:]).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        problem = f"the file of ids cannot be read: {said}"
+        raise JobMistakesError((Mistake(file=given[1:], key="--only", problem=problem),)) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise JobMistakesError((Mistake(file=given[1:], key="--only", problem="the file has no ids"),))
+    return names
+
+
+def part_words(typed: TypedPart, *, anywhere: bool = False) -> list[str]:
+    """The options as words of a command; `anywhere`: with absolute paths."""
+
+    def path(given: str, mark: str = "") -> str:
+        if not anywhere or not given.startswith(mark):
+            return given
+        return f"{mark}{_absolute(given.removeprefix(mark))}"
+
+    words = [part for name in typed["only"] or () for part in ("--only", path(name, "@"))]
+    words += [part for state in typed["states"] or () for part in ("--state", state)]
+    words += ["--where", typed["where"]] if typed["where"] is not None else []
+    words += ["--from", path(typed["rows_from"])] if typed["rows_from"] is not None else []
+    words += ["--marks", path(typed["marks"])] if typed["marks"] is not None else []
+    return words + (["--mark", typed["mark"]] if typed["mark"] is not None else [])
+
+
 # How this program was started, so that the command that continues a run can be shown ready to paste.
 
 
@@ -45,9 +165,17 @@ def program(*, anywhere: bool = False) -> str:
 
 
 def run_command(
-    job_file: str, *, overrides: Sequence[str], simulate: bool, out: str | None, anywhere: bool = False
+    job_file: str,
+    *,
+    overrides: Sequence[str],
+    simulate: bool,
+    out: str | None,
+    part: Sequence[str] = (),
+    anywhere: bool = False,
 ) -> str:
     """The `run` command that continues a job: without `--limit` and without one-time options such as `--retry-failed`.
+
+    `part`: the options that choose a part of it; without them, the command would send the rest as well.
 
     `anywhere`: with absolute paths, so that it works from any other folder, too.
     """
@@ -57,6 +185,7 @@ def run_command(
     options = [part for override in overrides for part in ("--set", override)]
     options += ["--simulate"] if simulate else []
     options += ["--out", out] if out is not None else []
+    options += part
     file = f"./{job_file}" if job_file.startswith("-") else job_file
     return f"{program(anywhere=anywhere)} {shlex.join(['run', file, *options])}"
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import batchrunner
-from batchrunner.cli.options import AsJson, JobFile, Out, Overrides
+from batchrunner.cli.options import AsJson, JobFile, Limit, Out, Overrides
 from batchrunner.cli.output import StatusLine, emit, fitted, print_message
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.rehearsal_report import Moment, MomentKind, Rehearsal, RehearsalOptions, Span
@@ -30,7 +30,6 @@ Profile = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same prediction.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N items of the job.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Simulate the whole job, not only what is left.")]
 Timeline = Annotated[bool, typer.Option("--timeline", help="Show what would happen hour by hour.")]
 

@@ -11,7 +11,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import batchrunner
-from batchrunner.cli.options import AsJson, JobFiles, Out, Overrides, Simulate, run_command
+from batchrunner.cli.options import (
+    AsJson,
+    JobFiles,
+    Limit,
+    Mark,
+    Marks,
+    Only,
+    Out,
+    Overrides,
+    RowsFrom,
+    Simulate,
+    States,
+    TypedPart,
+    Where,
+    part_options,
+    part_words,
+    run_command,
+)
 from batchrunner.cli.output import emit, error_object, print_stamped
 from batchrunner.cli.progress import MODES, Mode
 from batchrunner.cli.run_jobs import (
@@ -31,10 +48,6 @@ from batchrunner.report.summary import summary
 if TYPE_CHECKING:
     from batchrunner.cli.event_file import EventFile
 
-Limit = Annotated[
-    int | None,
-    typer.Option("--limit", min=1, metavar="N", help="Only the first N items of each job, as a trial."),
-]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Retry items that failed permanently.")]
 ResendHeld = Annotated[
     bool,
@@ -73,6 +86,12 @@ def run(
     *,
     jobs: JobFiles,
     limit: Limit = None,
+    only: Only = None,
+    states: States = None,
+    where: Where = None,
+    rows_from: RowsFrom = None,
+    marks: Marks = None,
+    mark: Mark = None,
     retry_failed: RetryFailed = False,
     resend_held: ResendHeld = False,
     resend_lost: ResendLost = False,
@@ -100,10 +119,14 @@ def run(
       batchrunner run jobs/cats.yaml --simulate
       batchrunner run jobs/cats.yaml --set limits.concurrency=4 --out outputs/slow
       batchrunner run jobs/*.yaml --parallel
+      batchrunner run again.yaml --where "{{ not pass }}" --from outputs/first
     """
+    typed = TypedPart(only=only, states=states, where=where, rows_from=rows_from, marks=marks, mark=mark)
+    part = part_options(typed)
     with _opened(events, as_json=as_json) as event_file:
         asked = RunFlags(
             limit=limit,
+            part=part,
             retry_failed=retry_failed,
             resend_held=resend_held,
             resend_lost=resend_lost,
@@ -112,7 +135,10 @@ def run(
             progress="none" if quiet or (events == "-" and progress == "auto" and sys.stdout.isatty()) else progress,
             events=event_file,
         )
-        job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out)
+        if part.chooses and len(jobs) > 1:
+            problem = "the options that choose a part of a job are for one job"
+            raise JobMistakesError((Mistake(problem=problem, hint="run them one at a time"),))
+        job_runs = load(jobs, overrides=tuple(overrides or ()), simulate=simulate, out=out, typed=typed)
         if len(job_runs) > 1:
             return _close(run_all(job_runs, asked, at_once=parallel), as_json=as_json)
         report = run_one(job_runs[0], asked)
@@ -133,8 +159,10 @@ def _opened(events: str | None, *, as_json: bool) -> "AbstractContextManager[Eve
     return EventFile.opened(events)
 
 
-def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None) -> tuple[JobRun, ...]:
-    """All jobs, read and resolved.
+def load(
+    files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: str | None, typed: TypedPart | None = None
+) -> tuple[JobRun, ...]:
+    """All jobs, read and resolved; `typed` is for the commands that continue them.
 
     Raises:
         JobMistakesError: with the mistakes of all of them, and of their combination.
@@ -147,7 +175,14 @@ def load(files: list[str], *, overrides: tuple[str, ...], simulate: bool, out: s
         )
     for file in files:
         command, elsewhere = (
-            run_command(file, overrides=overrides, simulate=simulate, out=out, anywhere=anywhere)
+            run_command(
+                file,
+                overrides=overrides,
+                simulate=simulate,
+                out=out,
+                part=part_words(typed, anywhere=anywhere) if typed is not None else (),
+                anywhere=anywhere,
+            )
             for anywhere in (False, True)
         )
         try:

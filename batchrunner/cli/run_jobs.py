@@ -15,6 +15,7 @@ from batchrunner.cli.output import print_message, print_stamped
 from batchrunner.cli.progress import Mode, Progress, display
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import Job
+from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class RunFlags:
     """Options of the command, which hold for all of its jobs."""
 
     limit: int | None
+    part: PartOptions = WHOLE
     retry_failed: bool
     resend_held: bool
     resend_lost: bool = False
@@ -151,6 +153,7 @@ async def _run_beside(job_run: JobRun, asked: RunFlags, shown: Progress) -> Ende
 def _options(job_run: JobRun, asked: RunFlags, shown: Progress) -> "RunOptions":
     return {
         "limit": asked.limit,
+        "part": asked.part,
         "retry_failed": asked.retry_failed,
         "resend_held": asked.resend_held,
         "resend_lost": asked.resend_lost,

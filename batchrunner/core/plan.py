@@ -1,6 +1,7 @@
 """What a run would do now: all items against the ledger, kept as counts and keys, never as items."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -11,6 +12,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
 from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.part import ChosenPart
 from batchrunner.core.rehearsal_report import Forecast
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts
@@ -190,6 +192,8 @@ class PlanningCounter:
     state: LedgerState
     limit: int | None = None
     """Only items up to this index count as to be sent."""
+    part: Collection[bytes] | None = None
+    """Only items with one of these keys count as to be sent."""
     hold: bool = False
     """`on_ambiguous: hold`: items whose last send got no clear answer are not to be sent."""
     adopting: frozenset[bytes] = frozenset()
@@ -221,17 +225,17 @@ class PlanningCounter:
         model, word = items[0].model, words[0]
         if words != [word] * len(words) or any([item.model != model for item in items]):  # noqa: C419 - a generator takes longer
             return False
-        if not word and self.limit is None and not self.adopting:
+        if not word and self.limit is None and self.part is None and not self.adopting:
             self._ahead.setdefault(model, ToSend()).take_all(items)
         elif word & IN_JOB or word & ITEM_STATE != ItemState.DONE or self.state.lost or self.state.kept_tasks:
             return False
-        elif self.limit is not None:
-            self._leave_out(model, sum(item.index > self.limit for item in items))
+        elif self.limit is not None or self.part is not None:
+            self._leave_out(model, sum(self._is_outside(item, bytes.fromhex(item.key)) for item in items))
         self._count(model, len(items))
         return True
 
     def _take_one_by_one(self, items: Sequence[Item], keys: list[bytes], words: list[int]) -> None:
-        some_are_not_to_be_sent = self.limit is not None or bool(self.adopting)
+        some_are_not_to_be_sent = self.limit is not None or self.part is not None or bool(self.adopting)
         model, ahead, of_model = "", ToSend(), 0
         for item, key, word in zip(items, keys, words, strict=True):
             if item.model != model:
@@ -263,13 +267,17 @@ class PlanningCounter:
             self._resumable.append(item)
         elif key in self.state.lost:
             self._lost.add(key)
-        if self.limit is not None and item.index > self.limit:
+        if self._is_outside(item, key):
             self._leave_out(item.model, 1)
             return
         if key in self.adopting:
             return
         if item_state is ItemState.PENDING and not self.state.waits_for_a_person(key, hold=self.hold):
             self._ahead.setdefault(item.model, ToSend()).take(item)
+
+    def _is_outside(self, item: Item, key: bytes) -> bool:
+        """Whether the run is not asked for this item."""
+        return (self.limit is not None and item.index > self.limit) or (self.part is not None and key not in self.part)
 
     def result(self, *, skipped_rows: int) -> PlanningPass:
         """The result, once every item was taken."""
@@ -415,3 +423,25 @@ def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts
         timed_out=timed_out,
         lost=lost,
     )
+
+
+def count_part(part: ChosenPart, state: LedgerState, *, hold: bool, now: float, task_s: float) -> ItemCounts:
+    """Items of a part by where they stand; identical ones count once. `now` is wall clock, seconds since 1970."""
+    by: Counter[str] = Counter()
+    for key in part.keys:
+        item_state, task = state.item_state(key), state.tasks.get(key)
+        if key in state.lost:
+            by["lost"] += 1
+        elif state.waits_for_a_person(key, hold=hold):
+            by["held"] += 1
+        elif task is not None and now - task.accepted_at >= task_s:
+            by["timed_out"] += 1
+        else:
+            by[item_state.name.lower()] += 1
+    return ItemCounts(total=len(part.keys), **by)
+
+
+def count_superseded(part: ChosenPart, state: LedgerState) -> int:
+    """Answers to earlier requests that make room, once the items of the part have their own."""
+    gone = (key for key in part.replaces if not state.table.word(key) & IN_JOB)
+    return sum(state.item_state(key) is ItemState.DONE for key in gone)

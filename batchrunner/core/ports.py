@@ -171,6 +171,10 @@ class Replaced(Protocol):
     def made(self) -> int:
         """Rows that were gone, and were made again from what the ledger says."""
 
+    @property
+    def stayed(self) -> int:
+        """Rows of no item of the job that stay, because the run was about a part of it."""
+
 
 async def _nothing_to_confirm() -> None:
     """Where nothing else can change what was written."""

@@ -163,6 +163,8 @@ class Status:
     """Whether the run is paused, and which keys of the job file were set, by commands that are in force."""
     timezone: str | None = None
     """The job's `timezone`; None is the machine's."""
+    part: ItemCounts | None = None
+    """At the end of a run on a part of the job: its items; identical ones count once. None for the whole job."""
 
 
 # What a run comes to, as a value for callers.

@@ -22,6 +22,7 @@ async def run_planning_pass(
     state: LedgerState,
     *,
     limit: int | None = None,
+    part: Collection[bytes] | None = None,
     hold: bool = False,
     adopting: frozenset[bytes] = frozenset(),
 ) -> PlanningPass:
@@ -32,7 +33,7 @@ async def run_planning_pass(
     Raises:
         JobMistakesError: a source cannot be read, or has a bad row and `on_bad_row` is `fail`.
     """
-    counter = PlanningCounter(state=state, limit=limit, hold=hold, adopting=adopting)
+    counter = PlanningCounter(state=state, limit=limit, part=part, hold=hold, adopting=adopting)
     async with aclosing(items.batches()) as batches:
         async for batch in batches:
             counter.take(batch)
@@ -124,9 +125,16 @@ def totals_of(
 
 
 async def requeue(
-    items: Items, recorder: Recorder, *, failed: bool, held: bool, lost: bool = False, limit: int | None = None
+    items: Items,
+    recorder: Recorder,
+    *,
+    failed: bool,
+    held: bool,
+    lost: bool = False,
+    limit: int | None = None,
+    part: Collection[bytes] | None = None,
 ) -> Counter[str]:
-    """Give failed, held and lost items, among the first `limit`, a new generation of attempts.
+    """Give failed, held and lost items, among the first `limit` and those in `part`, a new generation of attempts.
 
     Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
 
@@ -143,6 +151,8 @@ async def requeue(
             if limit is not None and item.index > limit:
                 break
             key = bytes.fromhex(item.key)
+            if part is not None and key not in part:
+                continue
             if lost and key in recorder.state.lost:
                 await recorder.resend_lost(item.id, item.key)
                 models[item.model] += 1

@@ -267,6 +267,13 @@ def with_end(status: Status, exit_status: ExitStatus, *, message: str | None, ne
     return replace(status, state=state, message=message, next_command=next_command, waiting=None, ends=None)
 
 
+def part_words(part: ItemCounts | None) -> str | None:
+    """What `status` says later of a run on a part of the job; None for the whole."""
+    if part is None:
+        return None
+    return f"the last run was about {part.total:,} of the items, {part.done:,} of which are done; it sent no other"
+
+
 def going_on(items: ItemCounts, command: str | None, *, paused_in: str | None = None) -> str | None:
     """The exact command that continues the run, given the one that began it; None when nothing is left to do.
 

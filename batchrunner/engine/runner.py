@@ -12,12 +12,12 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, Closed, ItemEvent, ItemState
 from batchrunner.core.pacing import day_of
-from batchrunner.core.plan import HELD, PlanningPass, Totals, count_items
+from batchrunner.core.part import RunRequest
+from batchrunner.core.plan import HELD, PlanningPass, Totals, count_items, count_part
 from batchrunner.core.ports import Ports
-from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.core.schedule import OffsetAt
 from batchrunner.core.state import LedgerState
-from batchrunner.core.status import Status
+from batchrunner.core.status import ItemCounts, Status
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
@@ -36,29 +36,6 @@ from batchrunner.engine.work_queue import Work, WorkQueue
 _WORDS_KEPT: Final = 50
 _SOURCE: Final = "source"
 """A reason in `Runner.left_open`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
-    """What this run was asked for beyond the job."""
-
-    limit: int | None = None
-    """Only the first so many items of the job."""
-    retry_failed: bool = False
-    resend_held: bool = False
-    reformat: bool = False
-    """Convert the pictures that are there to `output.format`, and send nothing."""
-    most_in_flight: int = CEILING
-    """Requests in flight on each lane that this machine has room for, whatever the job says."""
-    resend_lost: bool = False
-    """Pay again for done items whose row or picture is gone."""
-    adopt_rows: bool = False
-    """Go on without a ledger: what has a row is done, all else is not known."""
-
-    @property
-    def changes_anything(self) -> bool:
-        """Whether there is something to do although every item has come to its end."""
-        return self.retry_failed or self.resend_held or self.reformat or self.resend_lost or self.adopt_rows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -225,7 +202,7 @@ class Runner:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
-                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed)
+                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed, part=self._part_keys)
             except JobMistakesError as error:
                 self._source_changed(error)
         else:
@@ -280,26 +257,31 @@ class Runner:
         first: once `rewritten` is in the ledger, no later run has a reason to look at their labels again.
         """
         moved = bool(self.state.labels - {self.found.labels}) or self._vanished_items_ended
+        failures_stayed = 0
         if moved or not await self._failures_are_settled():
-            await self._settle_failures()
+            failures_stayed = await self._settle_failures()
         shares = bool(self.found.shared) and self.state.unsettled
         if moved or shares:
             replaced = await self.ports.results.rewrite(
                 one_by_one(self.ports.items.batches()), is_done=lambda key: self.state.item_state(key) is ItemState.DONE
             )
-            await self.recorder.rewritten(length=replaced.length, labels=self.found.labels)
+            # rows outside of a part that stay wait for a run on the whole job, which looks at labels again
+            labels = "" if replaced.stayed or failures_stayed else self.found.labels
+            await self.recorder.rewritten(length=replaced.length, labels=labels)
 
     async def _failures_are_settled(self) -> bool:
         failed = count_items(self.state, self.totals, now=self.ports.clock.wall()).failed
         return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
-    async def _settle_failures(self) -> None:
+    async def _settle_failures(self) -> int:
+        """How many rows of earlier requests stay where they are."""
         count = self.state.count(ItemState.FAILED)
         items = one_by_one(self.ports.items.batches())
         settled = await self.ports.results.settle_failures(items, is_failed=self._is_failed, count=count)
         if settled.made:
             rows = "1 missing row" if settled.made == 1 else f"{settled.made:,} missing rows"
             self.say(f"failures.jsonl: restored {rows} from the ledger; nothing was sent")
+        return settled.stayed
 
     def _is_failed(self, key: bytes) -> bool:
         return self.state.item_state(key) is ItemState.FAILED
@@ -319,6 +301,7 @@ class Runner:
                 held=run_request.resend_held,
                 lost=run_request.resend_lost,
                 limit=run_request.limit,
+                part=self._part_keys,
             )
             await self._settle_failures()
 
@@ -392,7 +375,7 @@ class Runner:
             shutdown=self.shutdown,
             lanes=tuple(self.lanes),
             queues=tuple(self.queues.values()),
-            items=self.snapshot().items,
+            items=self.part_counts() or self.snapshot().items,
             left_open=bool(self.left_open or self.unserved),
             spent=self.budget_guard.spent_out,
             unasked=tuple(left_words(count, why) for (_, _, why), count in self.unserved.items()),
@@ -412,7 +395,20 @@ class Runner:
 
     def _in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""
-        return self.run_request.limit is None or item.index <= self.run_request.limit
+        limit, part = self.run_request.limit, self._part_keys
+        return (limit is None or item.index <= limit) and (part is None or bytes.fromhex(item.key) in part)
+
+    @property
+    def _part_keys(self) -> frozenset[bytes] | None:
+        return self.run_request.part.keys if self.run_request.part is not None else None
+
+    def part_counts(self) -> ItemCounts | None:
+        """Where the items stand that the run was asked for; None where that is the whole job."""
+        part = self.run_request.part
+        if part is None:
+            return None
+        now = self.ports.clock.wall()
+        return count_part(part, self.state, hold=self.totals.hold, now=now, task_s=self.totals.task_s)
 
     def _lane(self, account: str, model: str) -> Lane:
         preset, clock = PRESETS[self.job.provider.preset], self.ports.clock

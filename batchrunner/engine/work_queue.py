@@ -11,7 +11,7 @@ up here.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Final
@@ -155,8 +155,17 @@ class WorkQueue:
 
     # -- the source
 
-    async def read(self, batches: AsyncGenerator[Sequence[Item], None], *, limit: int | None, surveyed: int) -> None:
+    async def read(
+        self,
+        batches: AsyncGenerator[Sequence[Item], None],
+        *,
+        limit: int | None,
+        surveyed: int,
+        part: Collection[bytes] | None = None,
+    ) -> None:
         """Read what is wanted, as there is room for it, to the end of the source or of the first `limit` items.
+
+        `part`: the keys of the items that the run is about; None for all.
 
         A task beside the lanes; cancelled when they need nothing more. `surveyed`: how many of
         the model's items the planning pass counted.
@@ -175,6 +184,8 @@ class WorkQueue:
                     if count > surveyed:
                         raise _changed_source(f"more than {surveyed:,} prompts for {self.model}", surveyed)
                     key = bytes.fromhex(item.key)
+                    if part is not None and key not in part:
+                        continue
                     if key not in self._keys and (number := self._wanted(key)):
                         self._keys.add(key)
                         self._put_ahead(Work(item=item, key=key, number=number))

@@ -121,7 +121,7 @@ def scores_of_run(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
         scored = score_directory(folder, job.checks, base=job.folder, key_env=job.provider.key_env)
     except Exception as error:  # noqa: BLE001 - scores are made again for nothing; they must not end a run badly
         return (f"no scores were written: {error}; try `batchrunner score {folder}`",)
-    scored.not_answered = max(0, status.items.total - scored.rows)
+    scored.not_answered = max(0, (status.part or status.items).total - scored.rows)
     return rate_words(scored)
 
 

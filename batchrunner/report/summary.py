@@ -177,12 +177,16 @@ def _headline(status: Status) -> str:
     words = STATES[status.state]
     if status.state == "done" and status.items.done < status.items.total:
         words = "done (limited by --limit)"
+    if status.part is not None and status.state in {"done", "pending"}:
+        words = "the part of the job that was asked for is done"
     return f"{printable(status.job)}{simulated}: {words}"
 
 
 def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     if status.message:
         yield "reason", printable(status.message, most=_MOST_MESSAGE)
+    if status.part is not None:
+        yield "part", items_line(status.part)
     yield "items", items_line(status.items)
     yield from _sends(status.sends, status.unaccounted_max)
     if used := usage_line(status.usage):

@@ -68,6 +68,7 @@ class NullLedger:
 class _Replaced:
     length: int
     made: int = 0
+    stayed: int = 0
 
 
 class NullResults:

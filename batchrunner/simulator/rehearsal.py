@@ -18,6 +18,7 @@ from batchrunner.core.events import Done, Event, Failed, Intent, Refused
 from batchrunner.core.job import PRESETS, Job, Preset
 from batchrunner.core.outcome import Problem
 from batchrunner.core.pacing import day_of
+from batchrunner.core.part import RunRequest
 from batchrunner.core.ports import Downloads, Ports, TaskDialect
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
@@ -25,7 +26,7 @@ from batchrunner.core.status import Status, UsageCounts
 from batchrunner.core.upstream import RunRows
 from batchrunner.engine.planning import run_planning_pass, totals_of
 from batchrunner.engine.run_status import with_end
-from batchrunner.engine.runner import Runner, RunRequest
+from batchrunner.engine.runner import Runner
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.providers import dialect_for

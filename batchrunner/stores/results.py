@@ -15,6 +15,7 @@ import msgspec
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
+from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.stores.appender import INLINE_BYTES, Appender
@@ -90,6 +91,9 @@ class ResultsFile:
         self._open: dict[str, Appender] = {}
         """What was opened, even if the caller was cancelled meanwhile."""
         self._opener = Threads("open-results", count=1)
+        self.stays: Callable[..., bool] = lambda _key, *_ended: False
+        """Whether the row of a key that the job does not have stays where it is, unless an item that takes its place
+        has ended so; set for a run on a part of the job."""
         self._stale: frozenset[int] = frozenset()
         self._keeps_unreadable = False
         self._looked = False
@@ -258,6 +262,7 @@ class ResultsFile:
             superseded=SUPERSEDED,
             unreadable=None if self._keeps_unreadable else TORN,
             stale=self._stale,
+            stays=lambda key: self.stays(key, ItemState.DONE),
         )
         with self._noting_refusals():
             replaced = await in_order(rewriting, items, claims=is_done)
@@ -287,6 +292,7 @@ class ResultsFile:
             superseded=SUPERSEDED_FAILURES,
             unreadable=FAILURES_TORN,
             outlives=is_failed,
+            stays=lambda key: self.stays(key, ItemState.DONE, ItemState.FAILED),
         )
         ledger = FailuresOfLedger(self._files, self._folder, lacks=lambda key: is_failed(key) and rewriting.lacks(key))
         with self._noting_refusals():

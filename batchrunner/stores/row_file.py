@@ -187,6 +187,8 @@ class RewriteResult:
     """Rows moved to the file of superseded ones by this call."""
     made: int = 0
     """Rows of failed items that were missing and were restored from the ledger."""
+    stayed: int = 0
+    """Rows that belong to no item and stay all the same."""
 
 
 class Rewriting:
@@ -203,6 +205,7 @@ class Rewriting:
         unreadable: str | None,
         stale: Container[int] = (),
         outlives: Callable[[bytes], bool] = lambda _: True,
+        stays: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         """Work on `name` in a folder.
 
@@ -215,6 +218,7 @@ class Rewriting:
             unreadable: where lines go that are no rows; None: they stay, at the end.
             stale: offsets of rows that stand in only where an item has no other.
             outlives: whether a row is kept although the job no longer has its item.
+            stays: whether such a row stays in this file, at its end.
         """
         self._files = files
         self.path = folder / name
@@ -222,6 +226,7 @@ class Rewriting:
         self._keep = keep
         self._superseded = folder / superseded
         self._outlives = outlives
+        self._stays = stays
         self._unreadable = None if unreadable is None else folder / unreadable
         self._stale = stale
         self._waiting = RowIndex()
@@ -273,7 +278,12 @@ class Rewriting:
 
     def finish(self) -> RewriteResult:
         """Keep unclaimed rows, make the new file durable, and rename it over the old one."""
-        unclaimed = [self._waiting[key] for key in self._waiting if self._outlives(key)]
+        unclaimed, staying = list[Place](), list[Place]()
+        for key in self._waiting:
+            if self._outlives(key):
+                (staying if self._stays(key) else unclaimed).append(self._waiting[key])
+        for place in sorted(staying):
+            self._add(self._read(place, of=self._old))
         if self._keep == "first":  # of an item that failed again, only the last row counts
             unclaimed += self._waiting.repeated
         superseded = self._keep_lines(self._superseded, sorted(unclaimed))
@@ -291,7 +301,13 @@ class Rewriting:
         self._beside = None
         self._files.fsync_folder(self._folder)
         self.give_up()
-        return RewriteResult(length=self._length, rows=self._rows, shared=self._shared, superseded=superseded)
+        return RewriteResult(
+            length=self._length,
+            rows=self._rows,
+            shared=self._shared,
+            superseded=superseded,
+            stayed=len(staying),
+        )
 
     def give_up(self) -> None:
         """Close everything; a new file that has not taken its name is removed."""

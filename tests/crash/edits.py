@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from batchrunner.core.errors import BatchrunnerError, ExitStatus
-from batchrunner.engine.runner import RunRequest
+from batchrunner.core.part import RunRequest
 from tests.crash.invariant_error import Violation, need
 from tests.crash.invariants import ENDS, check_end
 from tests.crash.jobs import RUN, shape_of

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.item import Item
+from batchrunner.core.part import RunRequest
 from batchrunner.core.status import Status
 from batchrunner.engine.planning import lane_concurrency
 from batchrunner.engine.run_schedule import LoopClock
-from batchrunner.engine.runner import Runner, RunRequest
+from batchrunner.engine.runner import Runner
 from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
 from batchrunner.simulator.virtual_time import OneThreadLoop
 from batchrunner.simulator.world import World

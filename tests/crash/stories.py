@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.engine.runner import RunRequest
+from batchrunner.core.part import RunRequest
 from batchrunner.simulator.profiles import NO_FAULTS, FaultRates, Latency
 from batchrunner.simulator.quotas import NO_LIMITS, Quota, RateLimits
 from batchrunner.simulator.scenarios import parse_scenarios

@@ -1,7 +1,7 @@
 """What is held is counted right, whatever became of the items since."""
 
 from batchrunner.core.errors import ExitStatus
-from batchrunner.engine.runner import RunRequest
+from batchrunner.core.part import RunRequest
 from batchrunner.simulator.profiles import Latency
 from batchrunner.simulator.world import World
 from tests.crash.invariants import check, check_end
