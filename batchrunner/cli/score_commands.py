@@ -94,8 +94,9 @@ def compare(
       batchrunner compare outputs/monday outputs/tuesday --by run --max-drop 1%
       batchrunner compare outputs/gsm8k --fail-under 90% --junit scores.xml
     """
-    from batchrunner.report.comparing import CompareOptions, most_changed, write_junit  # noqa: PLC0415 - as in `score`
+    from batchrunner.report.comparing import CompareOptions, most_changed  # noqa: PLC0415 - as in `score`
     from batchrunner.report.comparison_words import comparison_words  # noqa: PLC0415 - as above
+    from batchrunner.report.junit_file import require_place, write_junit  # noqa: PLC0415 - as above
     from batchrunner.scores import compared, opened  # noqa: PLC0415 - as above
 
     options = CompareOptions(by=by, base=base, check=check, pair_by=pair_by, cluster=cluster)
@@ -104,6 +105,8 @@ def compare(
         "max_drop": _share(max_drop, "--max-drop"),
         "per_prompt": _share(per_prompt, "--per-prompt"),
     }
+    if junit is not None:
+        require_place(Path(junit))
     runs = opened(folders)
     comparison, missed = compared(
         runs, options, fail_under=limits["fail_under"], max_drop=limits["max_drop"], per_prompt=limits["per_prompt"]

@@ -4,7 +4,7 @@ Answers are paired by prompt and repeat; what has no partner is counted and neve
 verdict: what was not answered, cut off, or could not be checked stands beside it.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -39,6 +39,8 @@ class ScoredItem:
     """Hash of the question as sent: a pair whose questions differ is called so."""
     replica: int
     verdict: bool | None
+    variant: Hashable = None
+    """What tells the answers of one group to one question apart, repeats aside: parameters and variables."""
     state: State = "answered"
     seconds: float | None = None
     input_tokens: int | None = None
@@ -110,8 +112,9 @@ class PairResult:
     both_wrong: int
     both_right: int
     new: int
-    """Questions that only `other` has."""
+    """Answers of `other` without a partner."""
     gone: int
+    """Answers of `base` without a partner."""
     changed: int
     """Pairs whose question is not the same text: compared, and said to be so."""
 
@@ -187,7 +190,10 @@ def _by_pair(items: Iterable[ScoredItem]) -> dict[Hashable, list[ScoredItem]]:
 
 
 def _repeats(decided: Sequence[ScoredItem]) -> Repeats | None:
-    counts = [(sum(item.verdict is True for item in group), len(group)) for group in _by_pair(decided).values()]
+    by_request: dict[Hashable, list[ScoredItem]] = defaultdict(list)
+    for item in decided:
+        by_request[item.pair, item.variant].append(item)
+    counts = [(sum(item.verdict is True for item in group), len(group)) for group in by_request.values()]
     k = min((count for _, count in counts), default=0)
     if k < 2:  # noqa: PLR2004 - one answer is no repeat
         return None
@@ -211,9 +217,7 @@ def _worst(decided: Sequence[ScoredItem]) -> tuple[str, float] | None:
 
 
 def _pair(base: str, other: str, groups: Mapping[str, Sequence[ScoredItem]]) -> PairResult:
-    first = {(item.pair, item.replica): item for item in groups[base]}
-    second = {(item.pair, item.replica): item for item in groups[other]}
-    common = [(first[key], second[key]) for key in first if key in second]
+    common, gone, new = _partners(groups[base], groups[other])
     decided = [(one, two) for one, two in common if one.verdict is not None and two.verdict is not None]
     won = tuple((one.id, two.id) for one, two in decided if two.verdict and not one.verdict)
     lost = tuple((one.id, two.id) for one, two in decided if one.verdict and not two.verdict)
@@ -235,10 +239,34 @@ def _pair(base: str, other: str, groups: Mapping[str, Sequence[ScoredItem]]) -> 
         lost=lost,
         both_wrong=sum(not one.verdict and not two.verdict for one, two in decided),
         both_right=sum(bool(one.verdict and two.verdict) for one, two in decided),
-        new=len(second.keys() - first.keys()),
-        gone=len(first.keys() - second.keys()),
+        new=new,
+        gone=gone,
         changed=sum(one.prompt != two.prompt for one, two in common),
     )
+
+
+def _partners(
+    base: Sequence[ScoredItem], other: Sequence[ScoredItem]
+) -> tuple[list[tuple[ScoredItem, ScoredItem]], int, int]:
+    """The pairs, in the order of `base`, and how many answers of `base` and of `other` have no partner.
+
+    Where a group has several answers to a question, those of the same variant belong together, and what is left is
+    paired in its order: each answer is in one pair or counted as without one.
+    """
+    partner: dict[int, int] = {}
+    taken: set[int] = set()
+    for same_variant in (True, False):
+        waiting: dict[Hashable, deque[int]] = defaultdict(deque)
+        for place, item in enumerate(other):
+            if place not in taken:
+                waiting[item.pair, item.replica, same_variant and item.variant].append(place)
+        for place, item in enumerate(base):
+            found = waiting.get((item.pair, item.replica, same_variant and item.variant))
+            if found and place not in partner:
+                partner[place] = found.popleft()
+                taken.add(partner[place])
+    common = [(item, other[partner[place]]) for place, item in enumerate(base) if place in partner]
+    return common, len(base) - len(common), len(other) - len(common)
 
 
 def missed_thresholds(

@@ -1,6 +1,7 @@
 """Rows as flat cells, for formats that are tables: which columns there are, and in which order.
 
-`vars`, `params`, `output`, `usage` and `error` are spread (`params.seed`); what is nested deeper becomes JSON text.
+`vars`, `params`, `output`, `usage`, `error`, `score` and `verdict` are spread (`params.seed`); what is nested deeper
+becomes JSON text.
 """
 
 import json
@@ -66,11 +67,11 @@ _ALWAYS: Final[dict[str, Kind]] = {
 }
 """Columns that every export has, whatever the rows hold, so that two exports can be laid together."""
 
-_SPREAD: Final = ("vars", "params", "output", "usage", "error")
+_SPREAD: Final = ("vars", "params", "output", "usage", "error", "score", "verdict")
 _ORDER: Final = (
     *("id", "prompt_id", "index", "status", "model", "prompt", "system", "messages"),
     *("schema_sha256", "images", "vars", "params"),
-    *("replica", "shared_with", "output.text", "output.images", "output", "error", "usage"),
+    *("replica", "shared_with", "output.text", "output.images", "output", "error", "pass", "score", "verdict", "usage"),
     *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
 )
 """A name, or the group before its dot. What is not named here, `key` aside, comes before `key`, as first seen."""

@@ -33,13 +33,14 @@ from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
-from batchrunner.report.export_selection import Selection, values_of
+from batchrunner.report.export_selection import Selection
 from batchrunner.report.wording import printable
 from batchrunner.stores.export_files import EXPORTS, OutgoingFile, RowOrder
 from batchrunner.stores.export_folder import OutgoingFolder
 from batchrunner.stores.files import DISK, SHARED_FOLDER
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
+from batchrunner.stores.score_file import ScoreFile
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class ShownRun:
     order: RowOrder
     numbers: Sequence[int]
     """Places of its rows in the order."""
+    scores: ScoreFile
     beside: Path
     """The folder that links start from."""
     job: Mapping[str, Json]
@@ -73,11 +75,11 @@ class ShownRun:
 
     def rows(self) -> Iterator[ExportRow]:
         """See `Shapable`."""
-        return map(self.order.row, self.numbers)
+        return (self.scores.joined(self.order.row(number)) for number in self.numbers)
 
     def row(self, number: int) -> ExportRow:
         """See `Shapable`."""
-        return self.order.row(self.numbers[number])
+        return self.scores.joined(self.order.row(self.numbers[number]))
 
     def wrote(self) -> None:
         """See `Shapable`."""
@@ -127,9 +129,9 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
     run = _run_file(folder)
     options = keys.get("options", ExportOptions())
     options = replace(options, failures=options.failures or keys.get("failures", False))
-    selection = Selection(options, values=values_of)
     status = status_of_directory(folder)
-    with RowOrder(folder) as order:
+    with RowOrder(folder) as order, ScoreFile(folder) as scores:
+        selection = Selection(options, scores=scores)
         state = replay(folder, day_offset_s=day_offset_of(run), running=True) if options.failures else None
         order.index(is_failed=None if state is None else lambda key: state.item_state(key) is ItemState.FAILED)
         is_folder = shape.write is None or bool(options.split)
@@ -146,6 +148,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
                     folder=folder,
                     order=order,
                     numbers=numbers,
+                    scores=scores,
                     beside=Path.cwd() if path is None else path if is_folder else path.parent,
                     job=run.job,
                     options=options,

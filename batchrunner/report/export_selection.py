@@ -8,7 +8,7 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from batchrunner.core.job import Json
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values
 from batchrunner.stores.export_files import RowOrder
+from batchrunner.stores.score_file import ScoreFile
 
 _NOT_ASKED_FOR: Final = "not asked for (--only)"
 _NO_MARK: Final = "without such a mark (--marks)"
@@ -27,25 +28,26 @@ _HASHES: Final = 1 << 64
 _ALL: Final = 1 + 1e-9
 """Shares may come to a little more than 1 by rounding."""
 
-Values = Callable[[ExportRow], Mapping[str, Json]]
-"""The names of a row for `where`."""
-
 
 class Selection:
     """Rows by their place in a `RowOrder`, by the name of their split."""
 
-    def __init__(self, options: ExportOptions, *, values: Values) -> None:
+    def __init__(self, options: ExportOptions, *, scores: ScoreFile) -> None:
         """Prepare to choose.
 
         Raises:
-            JobMistakesError: a condition is no template, a file of marks cannot be read, shares beyond 1.
+            JobMistakesError: a condition is no template, or reads scores of a run that has none; a file of marks cannot
+                be read; shares beyond 1.
         """
         self._options = options
-        self._values = values
+        self._scores = scores
         self._only = frozenset(options.only)
         self._found: set[str] = set()
         self._marked = None if options.marks is None else marked(Path(options.marks), options.mark)
         self._condition = None if options.where is None else _condition(options.where)
+        if self._condition is not None and self._condition.needs_scores and not scores.exists:
+            hint = "add `checks:` to the job, or name them: batchrunner score DIR --checks FILE"
+            raise _mistake("--where", "reads scores, and the run has none", hint=hint)
         self._splits = tuple(_limits(options.split))
         self.left_out: Counter[str] = Counter()
 
@@ -91,15 +93,18 @@ class Selection:
 
     def _holds(self, condition: RowCondition, row: ExportRow) -> bool:
         try:
-            return condition.holds(self._values(row))
+            return condition.holds(self._values(row, with_scores=condition.needs_scores))
         except TemplateFault as fault:
             raise _mistake("--where", f"{fault.problem} (row {row.fields.get('id')!r})") from None
+
+    def _values(self, row: ExportRow, *, with_scores: bool) -> dict[str, Json]:
+        return row_values(row.fields, self._scores.of(row.fields) if with_scores else None)
 
     def _split_of(self, row: ExportRow) -> str | None:
         if not self._splits:
             return None
         name = self._options.split_by
-        values = self._values(row)
+        values = self._values(row, with_scores=name in ("pass", "score", "verdict"))
         if name not in values:
             raise _mistake("--split-by", f"the row {row.fields.get('id')!r} has no `{name}`")
         group = json.dumps([self._options.seed, values[name]], sort_keys=True)
@@ -157,11 +162,6 @@ def marked(path: Path, wanted: Sequence[str]) -> frozenset[Json | tuple[str, Jso
     except (ValueError, RecursionError):
         raise _mistake(str(path), "is no file of JSON lines", hint="download it from the page of the run") from None
     return frozenset(found)
-
-
-def values_of(row: ExportRow) -> Mapping[str, Json]:
-    """The names of a row for conditions."""
-    return row_values(row.fields)
 
 
 def _mistake(file: str, problem: str, *, hint: str | None = None) -> JobMistakesError:

@@ -27,8 +27,8 @@ from batchrunner.report.check_process import CheckProcess
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
 from batchrunner.stores.picture_checks import PictureLook, look_of
+from batchrunner.stores.score_file import SCORES
 
-SCORES: Final = "scores.jsonl"
 _MOST_PICTURE_BYTES: Final = 1 << 28
 _LINES_A_WRITE: Final = 200
 _SAME_BITS: Final = 2

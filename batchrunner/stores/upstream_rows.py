@@ -6,23 +6,13 @@ its rows in order, or its folder is moved away. In memory stay a few bytes for e
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, cast
 
-import msgspec
-
-from batchrunner.core.errors import StoreBrokenError
-from batchrunner.core.job import Json
 from batchrunner.core.upstream import DoneRow
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, InspectedFiles
-from batchrunner.stores.row_codec import UNREADABLE, name_of
-from batchrunner.stores.row_forms import lines_of, open_rows
-
-SCORES: Final = "scores.jsonl"
-_LENGTH_BITS: Final = 32
-_decode = msgspec.json.Decoder(dict[str, object]).decode
+from batchrunner.stores.score_file import ScoreFile
 
 
 class UpstreamRun:
@@ -33,7 +23,7 @@ class UpstreamRun:
         self._files = files
         self._lock = threading.Lock()
         self._order: RowOrder | None = None
-        self._scores: _Scores | None = None
+        self._scores: ScoreFile | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamRun {self._folder} {self._order}>"
@@ -47,7 +37,7 @@ class UpstreamRun:
         order = self._opened()
         scores = self._scores_of_then() if with_scores else None
         for row in order.rows():
-            yield row.fields, None if scores is None else scores.line_of(row.fields)
+            yield row.fields, None if scores is None else scores.of(row.fields)
 
     def has_scores(self) -> bool:
         """Whether there is a `scores.jsonl`. Blocks."""
@@ -66,37 +56,10 @@ class UpstreamRun:
                 self._order = order
             return self._order
 
-    def _scores_of_then(self) -> "_Scores | None":
+    def _scores_of_then(self) -> ScoreFile | None:
         with self._lock:
-            if self._scores is None and self._files.exists(self._folder / SCORES):
-                self._scores = _Scores(self._folder / SCORES, self._files)
-                weakref.finalize(self, self._scores.close)
+            if self._scores is None:
+                scores = ScoreFile(self._folder, files=self._files).__enter__()
+                weakref.finalize(self, scores.__exit__)
+                self._scores = scores if scores.exists else None
             return self._scores
-
-
-class _Scores:
-    """The lines of `scores.jsonl` by their rows' keys; a place in the file is kept of each."""
-
-    def __init__(self, path: Path, files: InspectedFiles) -> None:
-        self._files = files
-        try:
-            self._open = open_rows(files, path)
-            self._places: dict[bytes, int] = {}
-            for line in lines_of(files, self._open):
-                if line.whole and (name := name_of(line.text)) is not None:
-                    self._places[name[0]] = line.offset << _LENGTH_BITS | len(line.text)
-        except OSError as error:
-            raise StoreBrokenError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-    def close(self) -> None:
-        self._files.close(self._open)
-
-    def line_of(self, row: Mapping[str, Json]) -> Mapping[str, Json] | None:
-        try:
-            place = self._places.get(bytes.fromhex(str(row.get("key"))))
-            if place is None:
-                return None
-            text = self._files.read_at(self._open, place & (1 << _LENGTH_BITS) - 1, place >> _LENGTH_BITS)
-            return cast("dict[str, Json]", _decode(text))
-        except (*UNREADABLE, ValueError, OSError):  # scores are made again for nothing
-            return None

@@ -1,5 +1,6 @@
 """`score` and `compare` in real processes: verdicts, exit statuses, files, and nothing sent."""
 
+import csv
 import hashlib
 import json
 import xml.etree.ElementTree as ET
@@ -187,12 +188,35 @@ def test_a_run_without_scores_says_how_to_get_them(ran: CommandLine) -> None:
     assert "batchrunner score" in told.err
 
 
-def test_junit_counts_what_the_table_counts(ran: CommandLine) -> None:
+def test_junit_counts_what_the_table_counts_and_replaces_nothing_that_was_paid_for(ran: CommandLine) -> None:
     assert ran("compare", OUT, "--junit", "scores.xml").status == 0
     suites = ET.parse(ran.folder / "scores.xml").getroot().findall("testsuite")
-    assert [suite.get("name") for suite in suites] == ["sim/one", "sim/two"]
-    for suite in suites:
-        cases = suite.findall("testcase")
-        failures = [case for case in cases if case.find("failure") is not None]
-        assert (suite.get("tests"), suite.get("failures")) == (str(len(cases)), str(len(failures)))
-        assert len(cases) == 8
+    assert [(suite.get("name"), suite.get("tests")) for suite in suites] == [("sim/one", "8"), ("sim/two", "8")]
+    before = digest(ran.folder / OUT / "results.jsonl")
+    told = ran("compare", OUT, "--junit", f"{OUT}/results.jsonl")
+    assert (told.status, digest(ran.folder / OUT / "results.jsonl")) == (2, before)
+    assert "choose another place with --junit" in told.err
+
+
+def test_an_export_has_the_verdicts_of_every_row(ran: CommandLine) -> None:
+    exported = ran("export", OUT, "--to", "jsonl", "--out", "rows.jsonl")
+    assert exported.status == 0
+    rows = [json.loads(line) for line in (ran.folder / "rows.jsonl").read_text().splitlines()]
+    found = scores(ran)
+    assert [row["pass"] for row in rows] == [one["pass"] for one in found]
+    assert [row["verdict"] for row in rows] == [
+        {name: score["verdict"] for name, score in one["scores"].items()} for one in found
+    ]
+    assert ran("export", OUT, "--to", "csv", "--out", "rows.csv").status == 0
+    with (ran.folder / "rows.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["score.python"] for row in table] == ["0.5"] * 16
+    assert [row["verdict.python"] for row in table] == ["fail"] * 16
+    for number, (where, wanted) in enumerate((("pass", True), ("not pass", False))):
+        assert ran("export", OUT, "--to", "jsonl", "--out", f"{number}.jsonl", "--where", where).status == 0
+        lines = (ran.folder / f"{number}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [one["id"] for one in found if one["pass"] is wanted]
+    (ran.folder / OUT / "scores.jsonl").unlink()
+    told = ran("export", OUT, "--to", "jsonl", "--out", "none.jsonl", "--where", "not pass")
+    assert told.status == 2
+    assert "--where: reads scores, and the run has none" in told.err

@@ -75,6 +75,35 @@ def test_what_has_no_partner_is_counted_and_not_compared() -> None:
     assert (pair.pairs, pair.gone, pair.new) == (1, 1, 2)
 
 
+def test_several_answers_of_a_group_to_a_question_are_paired_by_their_variant_and_none_vanishes() -> None:
+    def group(name: str, verdicts: dict[str, bool]) -> list[ScoredItem]:
+        items = [undecided("q", verdict=verdict, group=f"-{name}-{variant}") for variant, verdict in verdicts.items()]
+        return [replace(item, variant=variant) for item, variant in zip(items, verdicts, strict=True)]
+
+    groups = {
+        "a": group("a", {"t=0": True, "t=1": False, "t=2": True}),
+        "b": group("b", {"t=1": True, "t=0": True, "t=3": False, "t=4": True}),
+    }
+    pair = compare_groups(groups).pairs[0]
+    assert (pair.pairs, pair.gone, pair.new) == (3, 0, 1)
+    assert (pair.won, pair.lost) == ((("q-a-t=1", "q-b-t=1"),), (("q-a-t=2", "q-b-t=3"),))
+    assert [one.items for one in compare_groups(groups).groups] == [3, 4]
+
+
+def test_answers_with_equal_prompts_and_parameters_are_paired_in_their_order() -> None:
+    groups = {
+        "a": [replace(undecided("q", group=f"-a{n}"), verdict=n < 2) for n in range(3)],
+        "b": [replace(undecided("q", group=f"-b{n}"), verdict=n < 1) for n in range(3)],
+    }
+    pair = compare_groups(groups).pairs[0]
+    assert (pair.pairs, pair.lost) == (3, (("q-a1", "q-b1"),))
+
+
+def test_answers_with_different_parameters_are_no_repeats() -> None:
+    items = [replace(yes("q"), variant=variant) for variant in "ab"]
+    assert compare_groups({"a": items}).groups[0].repeats is None
+
+
 def test_a_pair_whose_prompt_differs_is_said_to() -> None:
     groups = {"a": [yes("1", prompt=1)], "b": [yes("1", prompt=2)]}
     assert compare_groups(groups).pairs[0].changed == 1

@@ -1,0 +1,139 @@
+"""`scores.jsonl` of a run beside its rows: which line belongs to which row. Read only, also while scores are made.
+
+About 20 bytes a line are kept in memory; lines are read again by their place. A line whose item or key is not the row's
+belongs to an earlier answer and counts for nothing.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self, cast
+
+import msgspec
+
+from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.exports import ExportRow
+from batchrunner.core.job import Json
+from batchrunner.stores.files import DISK, Files
+from batchrunner.stores.row_codec import UNREADABLE
+from batchrunner.stores.row_forms import lines_of, open_rows
+
+SCORES: Final = "scores.jsonl"
+_decode_line = msgspec.json.Decoder(dict[str, object]).decode
+_encode = msgspec.json.encode
+
+
+class _Name(msgspec.Struct):
+    """What an index needs of a line."""
+
+    id: str | None
+    index: int
+    scores: msgspec.Raw
+
+
+_decode_name = msgspec.json.Decoder(_Name).decode
+
+
+class ScoreFile:
+    """The lines of `scores.jsonl` by row; none where there is no such file. A context manager."""
+
+    def __init__(self, folder: Path, *, files: Files = DISK) -> None:
+        """Of a run's directory; nothing is opened yet."""
+        self._path = folder / SCORES
+        self._files = files
+        self._descriptor: int | None = None
+        self._indexes = array("q")
+        self._offsets = array("Q")
+        self._lengths = array("L")
+        self.exists = False
+        self.damaged: list[int] = []
+        """Numbers of lines, from 1, that are no scores. The end of a line that is being written is none of them."""
+
+    def __repr__(self) -> str:
+        return f"<ScoreFile {self._path} lines={len(self)} damaged={len(self.damaged)}>"
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def __enter__(self) -> Self:
+        """Open and index what is there. Raises StoreBrokenError."""
+        try:
+            if self._files.exists(self._path):
+                self._descriptor = open_rows(self._files, self._path)
+                self.exists = True
+                self._index()
+        except OSError as error:
+            self.__exit__()
+            raise StoreBrokenError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            self._files.close(self._descriptor)
+            self._descriptor = None
+
+    def _index(self) -> None:
+        assert self._descriptor is not None, "it was just opened"
+        in_order, last = True, -1
+        for number, line in enumerate(lines_of(self._files, self._descriptor), 1):
+            try:
+                index = _decode_name(line.text).index
+            except UNREADABLE:
+                if line.whole and line.text.strip():
+                    self.damaged.append(number)
+                continue
+            in_order, last = in_order and index >= last, index
+            self._indexes.append(index)
+            self._offsets.append(line.offset)
+            self._lengths.append(len(line.text))
+        if not in_order:
+            order = sorted(range(len(self._indexes)), key=self._indexes.__getitem__)
+            self._indexes, self._offsets, self._lengths = (
+                array(column.typecode, map(column.__getitem__, order))
+                for column in (self._indexes, self._offsets, self._lengths)
+            )
+
+    def of(self, row: Mapping[str, Json]) -> dict[str, Json] | None:
+        """The line of a row, decoded; None where it has none. The last of several. Raises StoreBrokenError."""
+        index = row.get("index")
+        if self._descriptor is None or not isinstance(index, int):
+            return None
+        found: dict[str, Json] | None = None
+        place = bisect_left(self._indexes, index)
+        while place < len(self._indexes) and self._indexes[place] == index:
+            line = self._line(place)
+            if (line.get("id"), line.get("key")) == (row.get("id"), row.get("key")):
+                found = line
+            place += 1
+        return found
+
+    def _line(self, place: int) -> dict[str, Json]:
+        assert self._descriptor is not None, "lines are read inside of the context"
+        try:
+            text = self._files.read_at(self._descriptor, self._lengths[place], self._offsets[place])
+            return cast("dict[str, Json]", _decode_line(text))
+        except OSError as error:
+            raise StoreBrokenError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+        except UNREADABLE as error:
+            raise StoreBrokenError(f"{self._path}: was changed while it was read; try again") from error
+
+    def joined(self, row: ExportRow) -> ExportRow:
+        """The row with its verdicts: `pass`, and `score` and `verdict` by the name of the check.
+
+        `pass` is null for a row without a verdict. Where there is no file of scores the row is as it was.
+        """
+        return with_scores(row, self.of(row.fields)) if self.exists else row
+
+
+def with_scores(row: ExportRow, line: dict[str, Json] | None) -> ExportRow:
+    """The row with `pass`, `score` and `verdict` of its line of scores; None for a row that has none."""
+    found = line.get("scores") if line is not None else None
+    scores = {name: one for name, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+    added: dict[str, Json] = {
+        "pass": line.get("pass") if line is not None else None,
+        "score": {name: one.get("value") for name, one in scores.items()},
+        "verdict": {name: one.get("verdict") for name, one in scores.items()},
+    }
+    text = row.line.rstrip().removesuffix(b"}") + b"," + _encode(added)[1:]  # what stands on disk stays as it is
+    return ExportRow(line=text, fields={**row.fields, **added}, outcome=row.outcome)
