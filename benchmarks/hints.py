@@ -83,7 +83,7 @@ def serve(told: Connection) -> None:
             {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
         )
 
-    async def told_and_forgotten(_request: web.Request) -> web.Response:
+    async def reported_and_forgotten(_request: web.Request) -> web.Response:
         nonlocal seen, random_source
         last, seen, random_source = seen, Seen(), random.Random(1)
         return web.json_response(
@@ -99,7 +99,7 @@ def serve(told: Connection) -> None:
     async def main() -> None:
         listener = web.Application()
         listener.router.add_post("/v1/chat/completions", answer)
-        listener.router.add_post("/seen", told_and_forgotten)
+        listener.router.add_post("/seen", reported_and_forgotten)
         runner = web.AppRunner(listener, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -84,7 +84,7 @@ class LimitReq:
 
 
 @dataclass
-class Told:
+class Timeline:
     """What happened, by second."""
 
     done: list[float] = field(default_factory=list)
@@ -115,9 +115,9 @@ class Load:
     kind: ProblemKind = ProblemKind.THROTTLE
     waits: bool = False
     """Refused items wait by themselves before they are sent again, as in a run."""
-    told: Told = field(default_factory=Told)
+    told: Timeline = field(default_factory=Timeline)
 
-    async def run(self) -> Told:
+    async def run(self) -> Timeline:
         self.random_source, self.left, self.changed = random.Random(self.seed), self.items, asyncio.Event()
         settings = LaneSettings(
             concurrency=self.fixed or self.start,

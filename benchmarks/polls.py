@@ -79,7 +79,7 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
     random_source = random.Random(seed)
     late: list[float] = []
 
-    async def night() -> tuple[int, list[float]]:
+    async def main() -> tuple[int, list[float]]:
         clock = LoopClock(wall_at_zero=1.8e9)
         server = Server(clock)
         poller = TaskPoller(
@@ -106,7 +106,7 @@ def measure(draw: Draw, seed: int, *, in_flight: int, poll_per_second: float) ->
         asking.cancel()
         return poller.polls, server.asked
 
-    polls, asked = run_virtual(night)
+    polls, asked = run_virtual(main)
     late.sort()
     return Measured(
         polls=polls / TASKS,

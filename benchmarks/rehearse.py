@@ -59,7 +59,7 @@ def run(items: int, profile: str, seed: int) -> Ran:
     """The whole program against the world's HTTP server."""
     began = time.perf_counter()
 
-    async def night(folder: str) -> Ran:
+    async def main(folder: str) -> Ran:
         clock = LoopClock(wall_at_zero=BEGAN)
         file = str(job_file(Path(folder), items))
         supposed = api.load_job(file, out=f"{folder}/out")
@@ -76,7 +76,7 @@ def run(items: int, profile: str, seed: int) -> Ran:
         return Ran(seconds, time.perf_counter() - began, stats.sends, stats.refused, stats.polls)
 
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
-        return run_virtual(lambda: night(folder))
+        return run_virtual(lambda: main(folder))
 
 
 def memory() -> str | None:

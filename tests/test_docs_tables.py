@@ -91,7 +91,7 @@ def test_every_number_stands_in_its_table_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.kind} {row.number}")
-def test_every_test_of_a_row_exists_and_says_its_number(row: Row) -> None:
+def test_every_test_of_a_row_exists_and_states_its_number(row: Row) -> None:
     assert row.tests
     for file, test in row.tests:
         assert file, f"{test} stands in no file"
@@ -164,7 +164,7 @@ def test_the_jobs_of_a_page_on_a_provider_pass_check(page: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("page", PROVIDERS, ids=pages_name)
-def test_the_refusals_of_a_page_on_a_provider_have_the_class_that_it_says(page: Path) -> None:
+def test_the_refusals_of_a_page_on_a_provider_have_the_class_that_it_states(page: Path) -> None:
     rows = re.findall(r"^\| (\d{3}) \| (?:`(.*)` )?\| `(\w+)` \|$", page.read_text("utf-8"), re.MULTILINE)
     assert rows, "a page on a provider shows what its refusals come to"
     for status, body, kind in rows:

@@ -394,7 +394,7 @@ def job_with(path: str, example: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", sorted(job_file_page.EXAMPLES))
-def test_an_example_of_a_key_is_a_part_of_a_sound_job(path: str, tmp_path: Path) -> None:
+def test_an_example_of_a_key_is_a_part_of_a_valid_job(path: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "jobs" / "data", tmp_path / "data")
     (tmp_path / "our-ca.pem").write_text("")
     text = yaml.safe_dump(job_with(path, job_file_page.EXAMPLES[path]))

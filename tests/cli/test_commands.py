@@ -42,7 +42,7 @@ def test_json_is_one_object_on_stdout_and_people_read_stderr(batchrunner: Comman
     assert "every item is done" in ran.err
 
 
-def test_status_says_what_run_said(batchrunner: CommandLine) -> None:
+def test_status_states_what_run_reported(batchrunner: CommandLine) -> None:
     closing = batchrunner("run", batchrunner.job("cats", THREE), "--json").json
     standing = batchrunner("status", "outputs/cats.simulated", "--json")
     assert standing.status == 0
@@ -164,7 +164,7 @@ def test_check_counts_items_and_sends_nothing(batchrunner: CommandLine) -> None:
     assert not (batchrunner.folder / "outputs").exists()
 
 
-def test_check_tells_the_mistakes_of_every_job(batchrunner: CommandLine) -> None:
+def test_check_reports_the_mistakes_of_every_job(batchrunner: CommandLine) -> None:
     (batchrunner.folder / "rows.jsonl").write_text('{"prompt": \n', encoding="utf-8")
     jobs = [
         batchrunner.job("a", BROKEN),
@@ -177,7 +177,7 @@ def test_check_tells_the_mistakes_of_every_job(batchrunner: CommandLine) -> None
     assert "c.yaml: no errors, 1 item" in told.err
 
 
-def test_plan_says_what_a_run_would_do_and_does_not_do_it(batchrunner: CommandLine) -> None:
+def test_plan_states_what_a_run_would_do_and_does_not_do_it(batchrunner: CommandLine) -> None:
     job = batchrunner.job("cats", THREE)
     before = batchrunner("plan", job, "--json")
     assert before.status == 0
@@ -214,7 +214,7 @@ def test_init_never_overwrites(batchrunner: CommandLine) -> None:
     assert batchrunner("init", "job.yaml").status == 2
 
 
-def test_a_second_run_on_the_same_directory_is_told_who_holds_it(batchrunner: CommandLine) -> None:
+def test_a_second_run_on_the_same_directory_is_shown_who_holds_it(batchrunner: CommandLine) -> None:
     job = batchrunner.job("slow", SLOW)
     first = batchrunner.start("run", job)
     assert first.stderr is not None
@@ -227,7 +227,7 @@ def test_a_second_run_on_the_same_directory_is_told_who_holds_it(batchrunner: Co
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_how_to_go_on(batchrunner: CommandLine, number: int, status: int) -> None:
+def test_an_interrupted_run_states_how_to_go_on(batchrunner: CommandLine, number: int, status: int) -> None:
     job = batchrunner.job("slow", SLOW)
     running = batchrunner.start("run", job)
     assert running.stderr is not None

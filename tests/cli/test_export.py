@@ -21,7 +21,7 @@ def finished(batchrunner: CommandLine) -> CommandLine:
     return batchrunner
 
 
-def test_it_says_where_the_file_is_and_what_is_not_in_it(finished: CommandLine) -> None:
+def test_it_states_where_the_file_is_and_what_is_not_in_it(finished: CommandLine) -> None:
     told = finished("export", OUT, "--to", "csv")
     assert (told.status, told.out) == (0, "")
     assert "talk (simulated): 2 rows as csv" in told.err

@@ -10,7 +10,7 @@ from batchrunner.cli.main import main
 from batchrunner.cli.options import COMMANDS, OPTIONS
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def status_and_errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     status = main(arguments)
     return status, capsys.readouterr().err
 
@@ -38,7 +38,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
 def test_a_habit_from_elsewhere_is_answered_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], answer: str
 ) -> None:
-    status, words = told(capsys, *arguments)
+    status, words = status_and_errors(capsys, *arguments)
     assert status == 2
     assert answer in words
     assert words.count("\n") == 1
@@ -64,7 +64,7 @@ def test_a_folder_without_a_run_has_one_exit_status(
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.yaml").write_text("")
     arguments = (command[0], str(tmp_path / place), *command[1:])
-    status, words = told(capsys, *arguments)
+    status, words = status_and_errors(capsys, *arguments)
     assert status == 2
     assert f"{place}: not a run directory" in words
     assert main((*arguments, "--json")) == 2

@@ -52,7 +52,7 @@ def test_a_schema_of_ours_is_renewed_and_one_of_somebody_else_stays(batchrunner:
     assert (ran.json["schema"], path.read_text()) == (None, "{}")
 
 
-def test_check_says_when_the_schema_for_editors_is_of_another_version(batchrunner: CommandLine) -> None:
+def test_check_states_when_the_schema_for_editors_is_of_another_version(batchrunner: CommandLine) -> None:
     assert batchrunner("init").status == 0
     assert "for editors" not in batchrunner("check", "job.yaml").err
     path = batchrunner.folder / SCHEMA

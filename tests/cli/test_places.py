@@ -62,7 +62,7 @@ def test_a_run_where_earlier_versions_put_it_is_not_paid_for_again(
     assert not (job.parent / folder).exists()
 
 
-def test_moved_as_the_message_says_the_run_goes_on(tmp_path: Path, job: Path) -> None:
+def test_moved_as_the_message_advises_the_run_goes_on(tmp_path: Path, job: Path) -> None:
     old = _old_run(tmp_path, changed=THIS)
     (mistake,) = _refused("set ups/cats.yaml")
     move = str(mistake.hint).partition("(")[2].partition("), or")[0]
@@ -97,7 +97,7 @@ def test_with_out_it_goes_on_where_it_is(tmp_path: Path, job: Path) -> None:
     assert loaded.output.former_dirs == ()
 
 
-def test_plan_and_check_say_it_as_well(tmp_path: Path, job: Path) -> None:
+def test_plan_and_check_state_it_as_well(tmp_path: Path, job: Path) -> None:
     _old_run(tmp_path, changed=THIS)
     loaded = load_job(str(job))
     with pytest.raises(JobMistakesError, match="would send finished items again"):

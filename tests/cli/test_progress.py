@@ -75,7 +75,7 @@ def follow(display: Display, *statuses: Status) -> None:
         asyncio.run(display.follow(script(statuses)))
 
 
-def night(at: Callable[[float], Status], *, hours: float) -> list[str]:
+def lines_of_a_run(at: Callable[[float], Status], *, hours: float) -> list[str]:
     """The plain lines of a run in virtual time; `at` gives how it stands after so many seconds."""
     written: list[str] = []
 
@@ -108,7 +108,7 @@ def shown(status: Status, *, width: int = 120, height: int = 30, **more: Any) ->
 
 
 def test_every_line_begins_with_the_time_in_utc() -> None:
-    assert night(lambda _: START, hours=0.1) == ["2026-11-22T15:05:00Z cats: 0 of 600 done, 600 still to send"]
+    assert lines_of_a_run(lambda _: START, hours=0.1) == ["2026-11-22T15:05:00Z cats: 0 of 600 done, 600 still to send"]
 
 
 def test_a_line_comes_at_each_twentieth_and_at_most_one_a_minute() -> None:
@@ -116,14 +116,14 @@ def test_a_line_comes_at_each_twentieth_and_at_most_one_a_minute() -> None:
         done = min(600, int(seconds * 3))
         return replace(START, items=ItemCounts(total=600, done=done, pending=600 - done))
 
-    told = night(quick, hours=0.5)
+    told = lines_of_a_run(quick, hours=0.5)
     assert len(told) == 5
     assert "600 of 600 done" in told[-1]
     assert "more in ~" not in told[-1]
 
 
-def test_a_lane_that_is_parked_is_told_once_it_has_lasted_with_its_end_in_the_persons_zone() -> None:
-    told = night(lambda seconds: LATER if seconds < 100 else PARKED, hours=0.5)
+def test_a_lane_that_is_parked_is_reported_once_it_has_lasted_with_its_end_in_the_persons_zone() -> None:
+    told = lines_of_a_run(lambda seconds: LATER if seconds < 100 else PARKED, hours=0.5)
     (line,) = [line for line in told if "parked" in line]
     assert line.startswith("2026-11-22T15:07:")
     assert "KEY · Qwen parked until 16:05 (57 min): model's daily quota used up" in line
@@ -131,20 +131,20 @@ def test_a_lane_that_is_parked_is_told_once_it_has_lasted_with_its_end_in_the_pe
     assert "come back tomorrow" not in line, "a server's words are not in a line of ours"
 
 
-def test_a_lane_that_flickers_is_not_told_each_time() -> None:
-    told = night(lambda seconds: PARKED if int(seconds / 90) % 2 else LATER, hours=1)
+def test_a_lane_that_flickers_is_not_reported_each_time() -> None:
+    told = lines_of_a_run(lambda seconds: PARKED if int(seconds / 90) % 2 else LATER, hours=1)
     assert sum("Qwen parked" in line for line in told) == 1
 
 
 def test_while_all_is_parked_there_is_a_line_an_hour_with_the_next_try() -> None:
     far = replace(PARKED.lanes[0], until="2026-11-23T08:05:00+00:00")
-    told = night(lambda _: replace(PARKED, lanes=(far,)), hours=9.99)
+    told = lines_of_a_run(lambda _: replace(PARKED, lanes=(far,)), hours=9.99)
     assert 10 <= len(told) <= 11
     assert "all parked" in told[4]
     assert "98 wait until Mon 08:05" in told[4]
 
 
-def test_a_night_of_ten_hours_whose_lanes_come_and_go_has_at_most_150_lines() -> None:
+def test_a_run_of_ten_hours_whose_lanes_come_and_go_has_at_most_150_lines() -> None:
     def restless(seconds: float) -> Status:
         done = int(seconds / 61)
         kinds = [ProblemKind.THROTTLE, ProblemKind.OVERLOADED, ProblemKind.QUOTA_MODEL, ProblemKind.TIMEOUT]
@@ -156,13 +156,15 @@ def test_a_night_of_ten_hours_whose_lanes_come_and_go_has_at_most_150_lines() ->
         ]
         return replace(START, lanes=tuple(lanes), items=ItemCounts(total=600, done=done, pending=600 - done))
 
-    told = night(restless, hours=10)
+    told = lines_of_a_run(restless, hours=10)
     assert 20 <= len(told) <= 150
 
 
-def test_causes_of_failures_and_possible_double_payments_are_told_as_soon_as_there_are_some() -> None:
+def test_causes_of_failures_and_possible_double_payments_are_reported_as_soon_as_there_are_some() -> None:
     group = FailureGroup(kind="model_not_found", message="no", count=2, example="a")
-    (line, *_) = night(lambda _: replace(LATER, failures=(group,), sends=SendCounts(possible_duplicates=3)), hours=0.1)
+    (line, *_) = lines_of_a_run(
+        lambda _: replace(LATER, failures=(group,), sends=SendCounts(possible_duplicates=3)), hours=0.1
+    )
     assert "2 × model_not_found" in line
     assert "3 requests may have been billed without a usable answer" in line
 
@@ -170,7 +172,7 @@ def test_causes_of_failures_and_possible_double_payments_are_told_as_soon_as_the
 # The block of a terminal.
 
 
-def test_the_block_says_how_far_it_is_how_long_it_runs_and_what_each_lane_does() -> None:
+def test_the_block_states_how_far_it_is_how_long_it_runs_and_what_each_lane_does() -> None:
     lines = shown(LATER)
     assert "502/600 83 %   1 min 02 s" in lines[0]
     assert "500 pictures" in lines[2]
@@ -178,7 +180,7 @@ def test_the_block_says_how_far_it_is_how_long_it_runs_and_what_each_lane_does()
     assert "3 in flight" in lines[3]
 
 
-def test_a_parked_lane_says_until_when_before_it_says_why_and_the_servers_words_stand_below() -> None:
+def test_a_parked_lane_states_until_when_before_it_states_why_and_the_servers_words_stand_below() -> None:
     lines = shown(PARKED)
     (lane,) = [line for line in lines if line.startswith("⏸")]
     assert " ".join(lane.split()) == "⏸ Qwen 500/600 until 16:05 (1 h) model's daily quota used up"
@@ -223,7 +225,7 @@ def test_every_lane_has_one_line_however_narrow_and_what_does_not_fit_is_counted
             assert any("502/600" in line for line in lines) or width == 20
 
 
-def test_remote_tasks_of_a_lane_are_told_beside_its_requests() -> None:
+def test_remote_tasks_of_a_lane_are_reported_beside_its_requests() -> None:
     lane = replace(LATER.lanes[0], open_tasks=20)
     assert "3 in flight, 20 tasks" in shown(replace(LATER, lanes=(lane,)))[3]
     assert "  20 tasks" in shown(replace(LATER, lanes=(replace(lane, in_flight=0),)))[3]
@@ -275,14 +277,14 @@ def test_escapes_from_servers_are_shown_never_obeyed() -> None:
     assert "[bold]no\\u202e\\nforged" in text
     assert "[link=x]cats\\x1b]0;t\\x07" in text
     assert "\x1b[2Jm" not in text
-    assert all("\x1b" not in line for line in night(lambda _: hostile_job, hours=0.1))
+    assert all("\x1b" not in line for line in lines_of_a_run(lambda _: hostile_job, hours=0.1))
 
 
 def test_an_empty_job_and_a_narrow_terminal_can_be_drawn() -> None:
     assert shown(replace(PARKED, items=ItemCounts()), width=1, height=1)
 
 
-def test_a_fault_of_the_display_is_told_and_ends_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_the_display_is_reported_and_ends_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     async def watch() -> None:
         following = asyncio.create_task(
             Progress(LineDisplay(write=lambda _: None, every_s=0.0)).follow(script([START]))
@@ -348,7 +350,7 @@ def test_the_display_is_lines_without_a_terminal_and_in_ci_and_what_was_asked_fo
     assert isinstance(display("live"), LiveDisplay)
 
 
-def test_events_are_json_lines_and_each_says_what_when_and_of_which_job() -> None:
+def test_events_are_json_lines_and_each_states_what_when_and_of_which_job() -> None:
     file = io.StringIO()
     group = FailureGroup(kind="timeout", message="late", count=2, example="a")
     with pytest.raises(OutOfSnapshotsError):
@@ -371,7 +373,7 @@ def test_events_are_json_lines_and_each_says_what_when_and_of_which_job() -> Non
     }
 
 
-def test_an_event_file_that_cannot_be_written_any_more_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_file_that_cannot_be_written_any_more_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")

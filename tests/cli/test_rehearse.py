@@ -13,7 +13,7 @@ def line_of(text: str, label: str) -> str:
     return next(line.strip() for line in text.splitlines() if line.strip().startswith(label))
 
 
-def test_it_says_when_the_run_would_end_and_what_it_would_take(batchrunner: CommandLine) -> None:
+def test_it_states_when_the_run_would_end_and_what_it_would_take(batchrunner: CommandLine) -> None:
     done = batchrunner("rehearse", batchrunner.job("cats", TWELVE))
     assert (done.status, done.out) == (0, "")
     assert done.err.startswith("cats: simulated in virtual time, nothing was sent\n")
@@ -33,7 +33,7 @@ def test_as_json_it_is_one_object_with_what_happens_by_hours(batchrunner: Comman
     assert told["profile"].endswith("per_day=5")
 
 
-def test_a_timeline_tells_days_hours_parks_and_resumptions_in_order(batchrunner: CommandLine) -> None:
+def test_a_timeline_reports_days_hours_parks_and_resumptions_in_order(batchrunner: CommandLine) -> None:
     done = batchrunner("rehearse", batchrunner.job("cats", TWELVE), "--timeline", "--profile", "per_day=5")
     lines = done.err[: done.err.index("cats: simulated")].splitlines()
     days = [line for line in lines if line[:2] == "20"]

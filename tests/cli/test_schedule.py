@@ -89,7 +89,7 @@ def test_a_wait_for_the_window_is_seen_in_progress_and_in_status(batchrunner: Co
     assert batchrunner("status", "outputs/cats.simulated", "--json").json["waiting"] is None
 
 
-def test_a_window_without_a_zone_says_whose_time_is_meant(batchrunner: CommandLine) -> None:
+def test_a_window_without_a_zone_names_the_zone_that_is_meant(batchrunner: CommandLine) -> None:
     noon = datetime.now(UTC) + timedelta(hours=4)
     job = batchrunner.job("cats", THREE + f"window: {noon:%H:%M}-{noon + timedelta(hours=1):%H:%M}\ndeadline: 1h\n")
     assert "`window` and `deadline` are in this machine's local time (UTC+00:00)" in batchrunner("plan", job).err

@@ -157,7 +157,7 @@ def test_a_run_compared_with_a_copy_of_itself_differs_in_nothing(ran: CommandLin
     assert (pair["won"], pair["lost"], pair["difference"], pair["p"], pair["tied"]) == ([], [], 0.0, 1.0, True)
 
 
-def test_a_missed_threshold_is_exit_status_1_and_says_which(ran: CommandLine) -> None:
+def test_a_missed_threshold_is_exit_status_1_and_states_which(ran: CommandLine) -> None:
     assert ran("compare", OUT, "--fail-under", "0%").status == 0
     told = ran("compare", OUT, "--check", "python", "--fail-under", "0.9")
     assert told.status == 1
@@ -181,7 +181,7 @@ def test_what_cannot_be_compared_is_a_mistake_with_the_way_on(
     assert words in told.err
 
 
-def test_a_run_without_scores_says_how_to_get_them(ran: CommandLine) -> None:
+def test_a_run_without_scores_states_how_to_get_them(ran: CommandLine) -> None:
     (ran.folder / OUT / "scores.jsonl").unlink()
     told = ran("compare", OUT)
     assert told.status == 2

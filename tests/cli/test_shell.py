@@ -92,12 +92,12 @@ def test_every_shell_has_every_command_and_option(place: CommandLine, shell: str
         subprocess.run([shell, "-n"], input=script, text=True, check=True, capture_output=True)
 
 
-def test_a_shell_that_is_not_known_is_told(place: CommandLine) -> None:
+def test_a_shell_that_is_not_known_is_reported(place: CommandLine) -> None:
     ran = place("completion", "tcsh")
     assert (ran.status, "no shell that this knows is called 'tcsh'" in ran.err) == (2, True)
 
 
-def test_explain_says_what_a_key_is(place: CommandLine) -> None:
+def test_explain_states_what_a_key_is(place: CommandLine) -> None:
     assert place("explain", "limits.concurrency").out.splitlines() == [
         "limits.concurrency",
         "  Requests in flight: `auto` (default) finds the limit by itself, a number caps it. See limits.",
@@ -145,7 +145,7 @@ def test_ls_shows_every_run_although_the_control_files_of_one_are_damaged(place:
     assert (told.status, "state.json: cannot be read" in told.err) == (4, True)
 
 
-def test_ls_tells_of_folders_that_cannot_be_looked_into(
+def test_ls_reports_folders_that_cannot_be_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def walk(top: Path, *, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -182,7 +182,7 @@ def test_ls_of_what_is_no_folder_is_a_mistake(place: CommandLine) -> None:
     assert "no runs below empty" in place("ls", "empty").err
 
 
-def test_what_is_in_force_is_told_by_status_and_plan(place: CommandLine) -> None:
+def test_what_is_in_force_is_reported_by_status_and_plan(place: CommandLine) -> None:
     run = "outputs/cats"
     assert place("set", run, "limits.requests_per_day=2", "window=22:00-07:00").status == 0
     told = place("status", run).err
@@ -198,7 +198,7 @@ def test_what_is_in_force_is_told_by_status_and_plan(place: CommandLine) -> None
         left.unlink()
 
 
-def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(place: CommandLine) -> None:
+def test_a_dry_run_states_what_would_be_done_and_leaves_nothing(place: CommandLine) -> None:
     ran = place("pause", "outputs/deep/owls with spaces", "--dry-run", "--json")
     assert (ran.status, ran.json["id"], ran.json["dry_run"]) == (0, None, True)
     assert "would be noted for the next" in ran.json["message"]

@@ -21,7 +21,7 @@ def ask(base_url: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_listens_answers_and_ends_with_0(batchrunner: CommandLine, number: int) -> None:
+def test_it_states_where_it_listens_answers_and_ends_with_0(batchrunner: CommandLine, number: int) -> None:
     server = batchrunner.start("simulate", "--port", "0", "--json")
     assert server.stdout is not None
     where = json.loads(server.stdout.readline())

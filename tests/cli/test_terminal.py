@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from batchrunner.cli.live import LiveDisplay, Screen
 from batchrunner.core.status import Status
-from tests.support.engine import MONDAY_EVENING, House, Latency, World
+from tests.support.engine import MONDAY_EVENING, Latency, RunHarness, World
 from tests.support.virtual_time import run_virtual
 
 pyte = pytest.importorskip("pyte", reason="the extra `dev` has pyte, a terminal in Python")
@@ -43,8 +43,8 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Status]:
 
     listed = ", ".join(f'"{model}"' for model in MODELS)
     prompts = "\n".join(f"  - question {number}" for number in range(150))
-    house = House(tmp_path_factory.mktemp("night"), world=World(latency=Latency(first_byte_s=2.0, spread=0.3)))
-    house.run(
+    harness = RunHarness(tmp_path_factory.mktemp("night"), world=World(latency=Latency(first_byte_s=2.0, spread=0.3)))
+    harness.run(
         f"name: 夜-night\nprovider: simulator\nmodels: [{listed}]\nlimits: {{concurrency: 4}}\nprompts:\n{prompts}\n",
         progress=look,
     )
@@ -202,7 +202,7 @@ def test_several_jobs_share_the_terminal(frames: list[Status]) -> None:
 
     async def play() -> None:
         display = LiveDisplay(stream=cast("TextIO", terminal), size=terminal.size)
-        jobs = [asyncio.create_task(display.follow(_standing(replace(frames[100], job=name)))) for name in ("a", "b")]
+        jobs = [asyncio.create_task(display.follow(_status_of(replace(frames[100], job=name)))) for name in ("a", "b")]
         await asyncio.sleep(2.0)
         assert len(terminal.rows()) <= 22
         assert sum("1,050" in row for row in terminal.rows()) == 2
@@ -214,7 +214,7 @@ def test_several_jobs_share_the_terminal(frames: list[Status]) -> None:
     assert terminal.rows() == []
 
 
-def _standing(status: Status) -> Callable[[], Status]:
+def _status_of(status: Status) -> Callable[[], Status]:
     return lambda: status
 
 
@@ -225,7 +225,7 @@ def test_what_is_printed_to_stderr_meanwhile_stands_above(frames: list[Status], 
         import sys  # noqa: PLC0415 - the stream is looked up when it is written to
 
         display = LiveDisplay(stream=cast("TextIO", terminal), size=terminal.size)
-        job = asyncio.create_task(display.follow(_standing(frames[100])))
+        job = asyncio.create_task(display.follow(_status_of(frames[100])))
         await asyncio.sleep(1.0)
         sys.stderr.write("server error; ret")
         sys.stderr.write("rying\n")

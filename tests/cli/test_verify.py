@@ -18,7 +18,7 @@ def finished(batchrunner: CommandLine) -> str:
     return job
 
 
-def test_a_sound_run_ends_with_0_and_says_what_was_looked_at(batchrunner: CommandLine) -> None:
+def test_an_intact_run_ends_with_0_and_states_what_was_looked_at(batchrunner: CommandLine) -> None:
     finished(batchrunner)
     told = batchrunner("verify", OUT)
     assert (told.status, told.out) == (0, "")

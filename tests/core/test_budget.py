@@ -50,7 +50,7 @@ def test_a_call_that_was_turned_away_is_none() -> None:
     assert replayed(intent(), Refused(i="x", k=KEY, n=1, a=0, kind="throttle")).calls == 0
 
 
-def test_each_call_is_weighed_by_what_was_told_of_it() -> None:
+def test_each_call_is_weighed_by_what_was_known_of_it() -> None:
     told = replayed(intent(), retry("schema_miss", input_tokens=5, output_tokens=50), intent(2), DONE)
     assert (told.calls, told.done, told.measured, told.without_work) == (2, 1, 2, 0)
     assert CHAT.spent(told).tokens == 132
@@ -110,7 +110,7 @@ def test_a_budget_is_full_when_it_is_reached_and_not_before() -> None:
     assert [line.unit for line in budget_lines(budget, Amounts(), Amounts())] == ["calls", "money"]
 
 
-def test_parameters_say_how_much_may_come_back() -> None:
+def test_parameters_state_how_much_may_come_back() -> None:
     assert (answers_of({}), answers_of({"n": 3}), answers_of({"n": True}), answers_of({"n": "3"})) == (1, 3, 1, 1)
     assert (output_limit({}), output_limit({"max_tokens": 9, "max_completion_tokens": 5})) == (None, 5)
 

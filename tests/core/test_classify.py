@@ -23,7 +23,7 @@ OAI = "You exceeded your current quota, please check your plan and billing detai
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class RefusalCase:
     status: int | None
     message: str
     kind: ProblemKind
@@ -31,141 +31,151 @@ class Said:
     error_type: str | None
 
 
-def said(
+def refusal_case(
     status: int | None, message: str, kind: ProblemKind, *, code: str | None = None, error_type: str | None = None
-) -> Said:
-    return Said(status=status, message=message, kind=kind, code=code, error_type=error_type)
+) -> RefusalCase:
+    return RefusalCase(status=status, message=message, kind=kind, code=code, error_type=error_type)
 
 
-MODELSCOPE: dict[str, Said] = {
-    "no provider": said(400, "model X has no provider supported", K.MODEL_NOT_FOUND),
-    "bad model id": said(400, "Invalid model id: x", K.MODEL_NOT_FOUND),
-    "image model not served": said(400, "nope", K.MODEL_NOT_FOUND, code="40212"),
-    "no async header": said(400, "image-gen task currently does not support synchronous calls. x", K.CONFIGURATION),
-    "thinking needs a stream": said(
+MODELSCOPE: dict[str, RefusalCase] = {
+    "no provider": refusal_case(400, "model X has no provider supported", K.MODEL_NOT_FOUND),
+    "bad model id": refusal_case(400, "Invalid model id: x", K.MODEL_NOT_FOUND),
+    "image model not served": refusal_case(400, "nope", K.MODEL_NOT_FOUND, code="40212"),
+    "no async header": refusal_case(
+        400, "image-gen task currently does not support synchronous calls. x", K.CONFIGURATION
+    ),
+    "thinking needs a stream": refusal_case(
         400,
         "enable thinking can not be support when `stream=False`.",
         K.ADAPTABLE,
         code="invalid_parameter_error",
         error_type="invalid_request_error",
     ),
-    "thinking needs a stream, DashScope's words": said(
+    "thinking needs a stream, DashScope's words": refusal_case(
         400, "parameter.enable_thinking must be set to false for non-streaming calls", K.ADAPTABLE
     ),
-    "thinks only": said(400, "The value of the enable_thinking parameter is restricted to True.", K.ADAPTABLE),
-    "stream_options": said(400, "Unrecognized field: stream_options", K.ADAPTABLE),
-    "part type": said(400, "Invalid value: image. Supported values are: text, image_url", K.BAD_REQUEST),
-    "media": said(400, "Unable to download the media", K.MEDIA_FETCH),
-    "media, other words": said(400, "Failed to download multimodal content", K.MEDIA_FETCH),
-    "media, timed out": said(400, "Download of the image timed out", K.MEDIA_FETCH),
-    "sampling": said(400, "temperature: only 1 is allowed for this model", K.BAD_REQUEST),
-    "any other 400": said(400, "whatever", K.BAD_REQUEST),
-    "bad token": said(
+    "thinks only": refusal_case(400, "The value of the enable_thinking parameter is restricted to True.", K.ADAPTABLE),
+    "stream_options": refusal_case(400, "Unrecognized field: stream_options", K.ADAPTABLE),
+    "part type": refusal_case(400, "Invalid value: image. Supported values are: text, image_url", K.BAD_REQUEST),
+    "media": refusal_case(400, "Unable to download the media", K.MEDIA_FETCH),
+    "media, other words": refusal_case(400, "Failed to download multimodal content", K.MEDIA_FETCH),
+    "media, timed out": refusal_case(400, "Download of the image timed out", K.MEDIA_FETCH),
+    "sampling": refusal_case(400, "temperature: only 1 is allowed for this model", K.BAD_REQUEST),
+    "any other 400": refusal_case(400, "whatever", K.BAD_REQUEST),
+    "bad token": refusal_case(
         401, "Authentication failed, please make sure that a valid ModelScope token is supplied.", K.AUTH
     ),
-    "unbound": said(401, "Please bind your Alibaba Cloud account before use.", K.AUTH),
-    "not real-name verified, whatever the status": said(403, "account is not real-name verified", K.AUTH),
-    "private model": said(403, "", K.FORBIDDEN_MODEL),
-    "a path that it does not know": said(404, "Not Found", K.NOT_REACHED),
-    "busy": said(500, "Server is busy, please try again later", K.OVERLOADED),
-    "busy 503": said(503, "busy", K.OVERLOADED),
-    "Q1": said(429, "You have exceeded today's quota for model Qwen/X, please try again tomorrow", K.QUOTA_MODEL),
-    "Q1 with a typographic apostrophe": said(429, "You have exceeded today’s quota for model Qwen/X", K.QUOTA_MODEL),
-    "Q2": said(429, "You have exceeded today's quota, please try again tomorrow", K.QUOTA_ACCOUNT),
-    "T1 names the model and is no quota": said(429, T1, K.THROTTLE),
-    "T2": said(429, "Request limit exceeded.", K.THROTTLE),
-    "T3 passes within a minute": said(429, T3, K.THROTTLE, code="insufficient_quota", error_type="insufficient_quota"),
-    "T4 allocated": said(429, "Allocated quota exceeded, please increase your quota limit", K.THROTTLE),
-    "T4 rate": said(429, "Requests rate limit exceeded, please try again later", K.THROTTLE),
-    "T4 slope": said(429, "Request rate increased too quickly", K.THROTTLE),
-    "X1": said(429, "insufficient balance (1008)", K.MODEL_SUSPENDED, error_type="insufficient_balance_error"),
-    "X1 by its type": said(429, "", K.MODEL_SUSPENDED, error_type="insufficient_balance_error"),
-    "X2": said(429, "Free allocated quota exceeded", K.THROTTLE),
-    "E": said(429, "", K.THROTTLE),
-    "points": said(429, "Your magicube balance is not enough", K.QUOTA_ACCOUNT),
-    "points in Chinese": said(429, "魔粒余额不足", K.QUOTA_ACCOUNT),
-    "points with 402": said(402, "insufficient magicube", K.QUOTA_ACCOUNT),
-    "quota with 402": said(402, "daily quota used", K.QUOTA_ACCOUNT),
-    "today's quota with 402": said(402, "exceeded today's quota for model X", K.QUOTA_MODEL),
-    "402 alone": said(402, "pay", K.BILLING),
-    "quota inside a stream": said(None, "You have exceeded today's quota for model X", K.QUOTA_MODEL),
+    "unbound": refusal_case(401, "Please bind your Alibaba Cloud account before use.", K.AUTH),
+    "not real-name verified, whatever the status": refusal_case(403, "account is not real-name verified", K.AUTH),
+    "private model": refusal_case(403, "", K.FORBIDDEN_MODEL),
+    "a path that it does not know": refusal_case(404, "Not Found", K.NOT_REACHED),
+    "busy": refusal_case(500, "Server is busy, please try again later", K.OVERLOADED),
+    "busy 503": refusal_case(503, "busy", K.OVERLOADED),
+    "Q1": refusal_case(
+        429, "You have exceeded today's quota for model Qwen/X, please try again tomorrow", K.QUOTA_MODEL
+    ),
+    "Q1 with a typographic apostrophe": refusal_case(
+        429, "You have exceeded today’s quota for model Qwen/X", K.QUOTA_MODEL
+    ),
+    "Q2": refusal_case(429, "You have exceeded today's quota, please try again tomorrow", K.QUOTA_ACCOUNT),
+    "T1 names the model and is no quota": refusal_case(429, T1, K.THROTTLE),
+    "T2": refusal_case(429, "Request limit exceeded.", K.THROTTLE),
+    "T3 passes within a minute": refusal_case(
+        429, T3, K.THROTTLE, code="insufficient_quota", error_type="insufficient_quota"
+    ),
+    "T4 allocated": refusal_case(429, "Allocated quota exceeded, please increase your quota limit", K.THROTTLE),
+    "T4 rate": refusal_case(429, "Requests rate limit exceeded, please try again later", K.THROTTLE),
+    "T4 slope": refusal_case(429, "Request rate increased too quickly", K.THROTTLE),
+    "X1": refusal_case(429, "insufficient balance (1008)", K.MODEL_SUSPENDED, error_type="insufficient_balance_error"),
+    "X1 by its type": refusal_case(429, "", K.MODEL_SUSPENDED, error_type="insufficient_balance_error"),
+    "X2": refusal_case(429, "Free allocated quota exceeded", K.THROTTLE),
+    "E": refusal_case(429, "", K.THROTTLE),
+    "points": refusal_case(429, "Your magicube balance is not enough", K.QUOTA_ACCOUNT),
+    "points in Chinese": refusal_case(429, "魔粒余额不足", K.QUOTA_ACCOUNT),
+    "points with 402": refusal_case(402, "insufficient magicube", K.QUOTA_ACCOUNT),
+    "quota with 402": refusal_case(402, "daily quota used", K.QUOTA_ACCOUNT),
+    "today's quota with 402": refusal_case(402, "exceeded today's quota for model X", K.QUOTA_MODEL),
+    "402 alone": refusal_case(402, "pay", K.BILLING),
+    "quota inside a stream": refusal_case(None, "You have exceeded today's quota for model X", K.QUOTA_MODEL),
 }
 
-OPENAI: dict[str, Said] = {
-    "bad key": said(
+OPENAI: dict[str, RefusalCase] = {
+    "bad key": refusal_case(
         401, "Incorrect API key provided", K.AUTH, code="invalid_api_key", error_type="invalid_request_error"
     ),
-    "country": said(
+    "country": refusal_case(
         403, "Country, region, or territory not supported", K.AUTH, code="unsupported_country_region_territory"
     ),
-    "permission": said(403, "no access to model", K.FORBIDDEN_MODEL),
-    "unknown model": said(404, "The model x does not exist", K.MODEL_NOT_FOUND, code="model_not_found"),
-    "unknown model with 400": said(400, "no such model", K.MODEL_NOT_FOUND, code="model_not_found"),
-    "too long": said(
+    "permission": refusal_case(403, "no access to model", K.FORBIDDEN_MODEL),
+    "unknown model": refusal_case(404, "The model x does not exist", K.MODEL_NOT_FOUND, code="model_not_found"),
+    "unknown model with 400": refusal_case(400, "no such model", K.MODEL_NOT_FOUND, code="model_not_found"),
+    "too long": refusal_case(
         400, "maximum context length", K.BAD_REQUEST, code="context_length_exceeded", error_type="invalid_request_error"
     ),
-    "window": said(429, "Rate limit reached", K.THROTTLE, code="rate_limit_exceeded", error_type="requests"),
-    "slope": said(429, "slow down", K.THROTTLE, code="slow_down"),
-    "slope, the old status": said(503, "slow down", K.THROTTLE, code="slow_down"),
-    "unpaid": said(429, OAI, K.BILLING, code="insufficient_quota", error_type="insufficient_quota"),
-    "unpaid by words alone": said(429, OAI, K.BILLING),
-    "unpaid inside a stream": said(None, OAI, K.BILLING, code="insufficient_quota"),
-    "credit": said(429, "", K.BILLING, code="credit_balance_exhausted", error_type="insufficient_quota"),
-    "organisation": said(429, "", K.BILLING, code="organization_spend_limit_exceeded"),
-    "project": said(429, "", K.BILLING, code="project_spend_limit_exceeded"),
-    "usage": said(429, "", K.BILLING, code="organization_usage_limit_exceeded"),
-    "an Alibaba server behind it": said(429, T3, K.THROTTLE, code="insufficient_quota"),
-    "overloaded": said(503, "The engine is currently overloaded", K.OVERLOADED, code="server_is_overloaded"),
-    "llama.cpp, loading": said(503, "Loading model", K.OVERLOADED, code="503", error_type="unavailable_error"),
-    "Ollama, loading": said(503, "llm server loading model", K.OVERLOADED),
-    "Hugging Face, loading": said(503, "Model x is currently loading", K.OVERLOADED),
-    "503 for whatever else": said(503, "Service Unavailable", K.OVERLOADED),
-    "llama.cpp, too long": said(400, "too long", K.BAD_REQUEST, code="400", error_type="exceed_context_size_error"),
-    "500": said(500, "error", K.SERVER_ERROR, error_type="server_error"),
-    "504": said(504, "", K.SERVER_ERROR),
-    "moderated": said(400, "rejected", K.CONTENT_FILTER, code="moderation_blocked"),
-    "policy": said(400, "rejected", K.CONTENT_FILTER, code="content_policy_violation"),
-    "413": said(413, "", K.BAD_REQUEST),
-    "422": said(422, "field required", K.BAD_REQUEST),
-    "408": said(408, "", K.SERVER_ERROR),
-    "409": said(409, "", K.SERVER_ERROR),
-    "425": said(425, "", K.SERVER_ERROR),
-    "418": said(418, "", K.BAD_REQUEST),
-    "405": said(405, "Method Not Allowed", K.NOT_REACHED),
-    "302": said(302, "", K.NOT_REACHED),
-    "529": said(529, "", K.OVERLOADED),
-    "nothing known": said(None, "boom", K.SERVER_ERROR),
-    "its own words are not ModelScope's": said(429, "today's quota for model x", K.THROTTLE),
+    "window": refusal_case(429, "Rate limit reached", K.THROTTLE, code="rate_limit_exceeded", error_type="requests"),
+    "slope": refusal_case(429, "slow down", K.THROTTLE, code="slow_down"),
+    "slope, the old status": refusal_case(503, "slow down", K.THROTTLE, code="slow_down"),
+    "unpaid": refusal_case(429, OAI, K.BILLING, code="insufficient_quota", error_type="insufficient_quota"),
+    "unpaid by words alone": refusal_case(429, OAI, K.BILLING),
+    "unpaid inside a stream": refusal_case(None, OAI, K.BILLING, code="insufficient_quota"),
+    "credit": refusal_case(429, "", K.BILLING, code="credit_balance_exhausted", error_type="insufficient_quota"),
+    "organisation": refusal_case(429, "", K.BILLING, code="organization_spend_limit_exceeded"),
+    "project": refusal_case(429, "", K.BILLING, code="project_spend_limit_exceeded"),
+    "usage": refusal_case(429, "", K.BILLING, code="organization_usage_limit_exceeded"),
+    "an Alibaba server behind it": refusal_case(429, T3, K.THROTTLE, code="insufficient_quota"),
+    "overloaded": refusal_case(503, "The engine is currently overloaded", K.OVERLOADED, code="server_is_overloaded"),
+    "llama.cpp, loading": refusal_case(503, "Loading model", K.OVERLOADED, code="503", error_type="unavailable_error"),
+    "Ollama, loading": refusal_case(503, "llm server loading model", K.OVERLOADED),
+    "Hugging Face, loading": refusal_case(503, "Model x is currently loading", K.OVERLOADED),
+    "503 for whatever else": refusal_case(503, "Service Unavailable", K.OVERLOADED),
+    "llama.cpp, too long": refusal_case(
+        400, "too long", K.BAD_REQUEST, code="400", error_type="exceed_context_size_error"
+    ),
+    "500": refusal_case(500, "error", K.SERVER_ERROR, error_type="server_error"),
+    "504": refusal_case(504, "", K.SERVER_ERROR),
+    "moderated": refusal_case(400, "rejected", K.CONTENT_FILTER, code="moderation_blocked"),
+    "policy": refusal_case(400, "rejected", K.CONTENT_FILTER, code="content_policy_violation"),
+    "413": refusal_case(413, "", K.BAD_REQUEST),
+    "422": refusal_case(422, "field required", K.BAD_REQUEST),
+    "408": refusal_case(408, "", K.SERVER_ERROR),
+    "409": refusal_case(409, "", K.SERVER_ERROR),
+    "425": refusal_case(425, "", K.SERVER_ERROR),
+    "418": refusal_case(418, "", K.BAD_REQUEST),
+    "405": refusal_case(405, "Method Not Allowed", K.NOT_REACHED),
+    "302": refusal_case(302, "", K.NOT_REACHED),
+    "529": refusal_case(529, "", K.OVERLOADED),
+    "nothing known": refusal_case(None, "boom", K.SERVER_ERROR),
+    "its own words are not ModelScope's": refusal_case(429, "today's quota for model x", K.THROTTLE),
 }
 
-ANTHROPIC: dict[str, Said] = {
-    "400": said(400, "max_tokens: field required", K.BAD_REQUEST, error_type="invalid_request_error"),
-    "spend limit with 400": said(
+ANTHROPIC: dict[str, RefusalCase] = {
+    "400": refusal_case(400, "max_tokens: field required", K.BAD_REQUEST, error_type="invalid_request_error"),
+    "spend limit with 400": refusal_case(
         400, "You have reached your specified API usage limits.", K.BILLING, error_type="invalid_request_error"
     ),
-    "credit": said(400, "Your credit balance is too low", K.BILLING, error_type="invalid_request_error"),
-    "401": said(401, "invalid x-api-key", K.AUTH, error_type="authentication_error"),
-    "402": said(402, "", K.BILLING, error_type="billing_error"),
-    "403": said(403, "", K.FORBIDDEN_MODEL, error_type="permission_error"),
-    "404": said(404, "model: x", K.MODEL_NOT_FOUND, error_type="not_found_error"),
-    "408": said(408, "", K.SERVER_ERROR, error_type="timeout_error"),
-    "504": said(504, "", K.SERVER_ERROR, error_type="timeout_error"),
-    "409": said(409, "", K.SERVER_ERROR, error_type="conflict"),
-    "413": said(413, "", K.BAD_REQUEST, error_type="request_too_large"),
-    "429": said(429, "rate limit", K.THROTTLE, error_type="rate_limit_error"),
-    "429 that no wait ends": said(
+    "credit": refusal_case(400, "Your credit balance is too low", K.BILLING, error_type="invalid_request_error"),
+    "401": refusal_case(401, "invalid x-api-key", K.AUTH, error_type="authentication_error"),
+    "402": refusal_case(402, "", K.BILLING, error_type="billing_error"),
+    "403": refusal_case(403, "", K.FORBIDDEN_MODEL, error_type="permission_error"),
+    "404": refusal_case(404, "model: x", K.MODEL_NOT_FOUND, error_type="not_found_error"),
+    "408": refusal_case(408, "", K.SERVER_ERROR, error_type="timeout_error"),
+    "504": refusal_case(504, "", K.SERVER_ERROR, error_type="timeout_error"),
+    "409": refusal_case(409, "", K.SERVER_ERROR, error_type="conflict"),
+    "413": refusal_case(413, "", K.BAD_REQUEST, error_type="request_too_large"),
+    "429": refusal_case(429, "rate limit", K.THROTTLE, error_type="rate_limit_error"),
+    "429 that no wait ends": refusal_case(
         429, "limit", K.BILLING, code="enforced_spend_limit_reached", error_type="rate_limit_error"
     ),
-    "500": said(500, "Internal server error", K.SERVER_ERROR, error_type="api_error"),
-    "529": said(529, "Overloaded", K.OVERLOADED, error_type="overloaded_error"),
-    "overloaded inside a stream": said(None, "o", K.OVERLOADED, error_type="overloaded_error"),
-    "rate inside a stream": said(None, "", K.THROTTLE, error_type="rate_limit_error"),
-    "key inside a stream": said(None, "", K.AUTH, error_type="authentication_error"),
-    "api_error inside a stream": said(None, "", K.SERVER_ERROR, error_type="api_error"),
-    "bad request inside a stream": said(None, "x", K.BAD_REQUEST, error_type="invalid_request_error"),
+    "500": refusal_case(500, "Internal server error", K.SERVER_ERROR, error_type="api_error"),
+    "529": refusal_case(529, "Overloaded", K.OVERLOADED, error_type="overloaded_error"),
+    "overloaded inside a stream": refusal_case(None, "o", K.OVERLOADED, error_type="overloaded_error"),
+    "rate inside a stream": refusal_case(None, "", K.THROTTLE, error_type="rate_limit_error"),
+    "key inside a stream": refusal_case(None, "", K.AUTH, error_type="authentication_error"),
+    "api_error inside a stream": refusal_case(None, "", K.SERVER_ERROR, error_type="api_error"),
+    "bad request inside a stream": refusal_case(None, "x", K.BAD_REQUEST, error_type="invalid_request_error"),
 }
 
-HOUSES: dict[Family, dict[str, Said]] = {
+HOUSES: dict[Family, dict[str, RefusalCase]] = {
     "modelscope": MODELSCOPE,
     "simulator": MODELSCOPE,
     "openai": OPENAI,
@@ -175,7 +185,7 @@ ROWS = [(family, name, row) for family, rows in HOUSES.items() for name, row in 
 
 
 @pytest.mark.parametrize(("family", "name", "row"), ROWS, ids=[f"{family}: {name}" for family, name, _ in ROWS])
-def test_a_refusal_means_what_its_family_means(family: Family, name: str, row: Said) -> None:
+def test_a_refusal_means_what_its_family_means(family: Family, name: str, row: RefusalCase) -> None:
     found = classify(
         family, status=row.status, message=row.message, code=row.code, error_type=row.error_type, hints=None
     )
@@ -192,11 +202,11 @@ def test_a_refusal_means_what_its_family_means(family: Family, name: str, row: S
         (None, K.THROTTLE),
     ],
 )
-def test_at_modelscope_the_headers_of_a_429_say_whether_it_is_quota(hints: Hints | None, kind: ProblemKind) -> None:
+def test_at_modelscope_the_headers_of_a_429_state_whether_it_is_quota(hints: Hints | None, kind: ProblemKind) -> None:
     assert classify("modelscope", status=429, message=T1, code=None, error_type=None, hints=hints) is kind
 
 
-def test_a_spent_quota_in_the_headers_says_nothing_of_another_error() -> None:
+def test_a_spent_quota_in_the_headers_does_not_change_the_class_of_another_error() -> None:
     spent = Hints(model_remaining=0, account_remaining=0)
     assert classify("modelscope", status=500, message="", code=None, error_type=None, hints=spent) is K.SERVER_ERROR
 
@@ -212,7 +222,7 @@ def test_a_spent_quota_in_the_headers_says_nothing_of_another_error() -> None:
         ("", None),
     ],
 )
-def test_the_words_say_what_to_change(message: str, adaptation: Adaptation | None) -> None:
+def test_the_words_state_what_to_change(message: str, adaptation: Adaptation | None) -> None:
     assert adaptation_of(message) == adaptation
 
 
@@ -316,7 +326,7 @@ def test_words_of_the_servers_own_trouble_are_not_about_the_request(message: str
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html><title>Oops</title></html>"])
-def test_the_words_of_this_program_for_a_500_that_says_nothing_mean_an_outage(body: bytes) -> None:
+def test_the_words_of_this_program_for_a_500_without_a_reason_mean_an_outage(body: bytes) -> None:
     head = ResponseHead(status=500, headers={}, received_at=0.0)
     assert not is_about_the_request(500, refusal("openai", head, body).message)
 

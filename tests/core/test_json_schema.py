@@ -78,7 +78,7 @@ def test_no_pattern_and_no_answer_take_more_than_a_moment(pattern: str, size: in
     assert time.process_time() - began < 2.0
 
 
-def test_what_exceeds_a_bound_of_look_around_patterns_is_a_miss_that_says_so() -> None:
+def test_what_exceeds_a_bound_of_look_around_patterns_is_a_miss_with_that_reason() -> None:
     schema = {"pattern": "^(a|aa)+(?!b)$"}
     assert miss(schema, "aaa") is None
     assert "needs more than 50000 backtracking steps" in str(miss(schema, EVIL))

@@ -79,7 +79,7 @@ def test_safe_stem_of_any_text_is_one_safe_component(text: str) -> None:
 
 
 @given(ANY_TEXT)
-def test_safe_stem_makes_room_for_a_suffix(text: str) -> None:
+def test_safe_stem_leaves_space_for_a_suffix(text: str) -> None:
     stem = safe_stem(text, suffix="-0123abcd")
     assert stem.endswith("-0123abcd")
     assert len(stem.encode()) <= 120

@@ -132,7 +132,7 @@ def estimate(tokens: int, per_answer: float, *basis: str) -> AnswersPlan:
         (ToSend(), None, None),
     ],
 )
-def test_answers_are_as_long_as_those_so_far_or_as_their_limit_or_a_guess_that_is_said(
+def test_answers_are_as_long_as_those_so_far_or_as_their_limit_or_a_guess_that_is_named(
     tmp_path: Path, ahead: ToSend, tally: Tally | None, expected: AnswersPlan | None
 ) -> None:
     made = job(tmp_path, "provider: openai\nmodel: m")
@@ -148,7 +148,7 @@ def test_models_that_differ_are_estimated_each_by_what_is_known_of_it(tmp_path: 
     assert found == AnswersPlan(tokens=1014, basis=("guess", "measured"), per_answer=253.5)
 
 
-def test_a_plan_for_people_has_one_forecast_and_says_what_its_estimates_leave_out(tmp_path: Path) -> None:
+def test_a_plan_for_people_has_one_forecast_and_states_what_its_estimates_leave_out(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     text = "provider: modelscope\nmodel: m\nlimits: {requests_per_day: 2}\nprompts: [a, b, c, d, e]\n"
     path.write_text(text + "budget: {prices: {m: {input: 1000000, output: 2000000}}}\n")

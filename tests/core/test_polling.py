@@ -20,7 +20,7 @@ from batchrunner.core.pacing import (
 )
 
 AGES = st.floats(0.0, 5000.0, allow_nan=False)
-DICE = st.floats(0.0, 1.0, exclude_max=True, allow_nan=False)
+RANDOM_SOURCE = st.floats(0.0, 1.0, exclude_max=True, allow_nan=False)
 SPANS = st.lists(st.tuples(AGES, st.floats(0.0, 500.0, allow_nan=False), st.booleans()), max_size=40)
 
 
@@ -43,7 +43,13 @@ def all_end_at(age_s: float, *, tasks: int = 200, every_s: float = 0.5) -> RunTi
 
 
 @settings(deadline=None)
-@given(spans=SPANS, age_s=AGES, polls=st.integers(0, 1000), random_source=DICE, hint_s=st.none() | st.floats(0.0, 1e4))
+@given(
+    spans=SPANS,
+    age_s=AGES,
+    polls=st.integers(0, 1000),
+    random_source=RANDOM_SOURCE,
+    hint_s=st.none() | st.floats(0.0, 1e4),
+)
 def test_a_poll_never_comes_before_the_hint_nor_later_than_the_longest_wait(
     spans: list[tuple[float, float, bool]], age_s: float, polls: int, random_source: float, hint_s: float | None
 ) -> None:
@@ -53,7 +59,7 @@ def test_a_poll_never_comes_before_the_hint_nor_later_than_the_longest_wait(
 
 
 @settings(deadline=None)
-@given(spans=SPANS, age_s=AGES, random_source=DICE)
+@given(spans=SPANS, age_s=AGES, random_source=RANDOM_SOURCE)
 def test_the_same_seed_give_the_same_wait(
     spans: list[tuple[float, float, bool]], age_s: float, random_source: float
 ) -> None:

@@ -87,7 +87,7 @@ def slowly(state: LedgerState, event: Event | str, at: float) -> None:
         state.apply(event, at=at)
 
 
-def told(state: LedgerState) -> dict[str, object]:
+def everything_known(state: LedgerState) -> dict[str, object]:
     """Everything that can be asked."""
     keys = [bytes.fromhex(key) for key in KEYS]
     return {
@@ -112,7 +112,7 @@ def test_the_quick_steps_do_what_the_events_do(steps: list[Event | str]) -> None
     for number, event in enumerate(steps):
         quickly(quick, event, AT + 40_000 * number)
         slowly(slow, event, AT + 40_000 * number)
-    assert told(quick) == told(slow)
+    assert everything_known(quick) == everything_known(slow)
 
 
 @given(before=_steps, steps=_steps)
@@ -133,7 +133,7 @@ def test_a_live_process_takes_only_steps_of_the_lifecycle_quick_or_not(
                 raised[which] = True
         assert raised[0] == raised[1]
         if not isinstance(event, str):
-            assert told(quick) == told(slow)
+            assert everything_known(quick) == everything_known(slow)
 
 
 @given(steps=_steps, key=_keys)
@@ -165,7 +165,7 @@ def test_many_sends_and_good_answers_at_once_do_what_they_do_one_by_one(
         quick.apply_all([bytes.fromhex(event.k) for event in batch], batch, ats)
         for event, at in zip(batch, ats, strict=True):
             slow.apply(event, at=at)
-        assert told(quick) == told(slow)
+        assert everything_known(quick) == everything_known(slow)
     for state in (quick, slow):
         state.segment_ended()
-    assert told(quick) == told(slow)
+    assert everything_known(quick) == everything_known(slow)

@@ -25,7 +25,7 @@ def test_every_text_and_every_name_of_a_value_is_repaired() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_a_byte_order_mark_says_what_a_file_is_decoded_from(encoding: str) -> None:
+def test_a_byte_order_mark_states_what_a_file_is_decoded_from(encoding: str) -> None:
     assert marked_encoding("prompts".encode(encoding)) == encoding
     assert marked_encoding("prompts".encode("utf-8-sig")) is None
     assert marked_encoding(b"") is None

@@ -15,8 +15,8 @@ from tests.crash.invariant_error import Violation, need
 from tests.crash.invariants import ENDS, check_end
 from tests.crash.jobs import RUN, shape_of
 from tests.crash.ledger_tail import rows_on
-from tests.crash.lives import CrashHouse
-from tests.crash.stories import any_ending, calm, world_of
+from tests.crash.lives import CrashHarness
+from tests.crash.seeded_runs import any_ending, calm, world_of
 from tests.support.crashing_disk import CrashingDisk
 from tests.support.disk_state import File, Folder
 
@@ -94,95 +94,95 @@ HANDS: dict[str, Hand] = {
 }
 
 
-def keys_with_rows(house: CrashHouse) -> set[bytes]:
-    return {bytes.fromhex(row["key"]) for row in rows_on(house.disk)}
+def keys_with_rows(harness: CrashHarness) -> set[bytes]:
+    return {bytes.fromhex(row["key"]) for row in rows_on(harness.disk)}
 
 
-def quiet_life(house: CrashHouse, hand: str, **life: object) -> ExitStatus | None:
+def quiet_life(harness: CrashHarness, hand: str, **life: object) -> ExitStatus | None:
     """One life, after which what had a row, or was done, must not have been sent again."""
-    settled = keys_with_rows(house) | house.witness.done
-    before = dict(house.witness.posts)
-    ended = house.live(**life)  # type: ignore[arg-type]  # as the story has it
-    for body, keys in house.bodies.items():
-        more = house.witness.posts[body] - before.get(body, 0)
+    settled = keys_with_rows(harness) | harness.witness.done
+    before = dict(harness.witness.posts)
+    ended = harness.live(**life)  # type: ignore[arg-type]  # as the run has it
+    for body, keys in harness.bodies.items():
+        more = harness.witness.posts[body] - before.get(body, 0)
         need(3, f"after `{hand}`: {more} requests for what was paid for", holds=not more or not keys <= settled)
     return ended
 
 
-def hands_story(seed: int) -> CrashHouse:
+def seeded_run_with_edits(seed: int) -> CrashHarness:
     """Some lives that end badly, hands in between; then what is lost is paid again on purpose. Raises `Violation`."""
     rng = random.Random(f"hands {seed}")
     shape = shape_of(rng, kinds=KINDS)
-    house = CrashHouse(seed, shape=shape, items=rng.randint(2, 6), world=world_of(seed, rng, None))
+    harness = CrashHarness(seed, shape=shape, items=rng.randint(2, 6), world=world_of(seed, rng, None))
     hand = "nothing"
     for _ in range(rng.randint(1, 4)):
         ending = any_ending(rng)
         quiet_life(
-            house,
+            harness,
             hand,
             trouble=ending.trouble,
             dies_at_s=ending.dies_at_s,
             dies_at_post=ending.dies_at_post,
             asked_at_s=ending.asked_at_s,
         )
-        house.wake(power_was_lost=False)
-        if house.disk.exists(RUN / "ledger") and house.disk.names(RUN / "ledger"):
+        harness.wake(power_was_lost=False)
+        if harness.disk.exists(RUN / "ledger") and harness.disk.names(RUN / "ledger"):
             hand = rng.choice(tuple(HANDS))
-            HANDS[hand](house.disk, rng)
-    house.turn(hold=False, budget_calls=None, window=None)
-    calm(house.world)
+            HANDS[hand](harness.disk, rng)
+    harness.turn(hold=False, budget_calls=None, window=None)
+    calm(harness.world)
     for _ in range(_MOST_LIVES):
-        ended = quiet_life(house, hand, run_request=RunRequest(resend_held=True))
-        if ended in ENDS or (ended is ExitStatus.STOPPED and _lost(house)):
+        ended = quiet_life(harness, hand, run_request=RunRequest(resend_held=True))
+        if ended in ENDS or (ended is ExitStatus.STOPPED and _lost(harness)):
             break
-        house.wall += 86_400.0 / 3
+        harness.wall += 86_400.0 / 3
     else:
         raise Violation(20, f"after `{hand}` it does not end")
     if ended in ENDS:
-        _nothing_is_missing(house, hand)
+        _nothing_is_missing(harness, hand)
     for _ in range(_MOST_LIVES):
-        ended = house.live(run_request=RunRequest(resend_lost=True, resend_held=True))
+        ended = harness.live(run_request=RunRequest(resend_lost=True, resend_held=True))
         if ended in ENDS:
             break
-        house.wall += 86_400.0 / 3
-    check_end(house, ended)
-    return house
+        harness.wall += 86_400.0 / 3
+    check_end(harness, ended)
+    return harness
 
 
-def _lost(house: CrashHouse) -> bool:
-    return house.status is not None and house.status.items.lost > 0
+def _lost(harness: CrashHarness) -> bool:
+    return harness.status is not None and harness.status.items.lost > 0
 
 
-def _nothing_is_missing(house: CrashHouse, hand: str) -> None:
-    rows = keys_with_rows(house)
-    for item in house.present:
+def _nothing_is_missing(harness: CrashHarness, hand: str) -> None:
+    rows = keys_with_rows(harness)
+    for item in harness.present:
         key = bytes.fromhex(item.key)
-        there = key in rows or key in house.witness.failed
+        there = key in rows or key in harness.witness.failed
         need(5, f"after `{hand}` the job is called done without a row of `{item.id}`", holds=there)
 
 
-def ledger_story(seed: int) -> CrashHouse:
+def seeded_run_with_ledger_edits(seed: int) -> CrashHarness:
     """A life, and then its ledger is gone: nothing is sent until somebody adopts the rows. Raises `Violation`."""
     rng = random.Random(f"ledger {seed}")
-    house = CrashHouse(seed, kind=rng.choice(("chat", "image")), items=rng.randint(2, 5))
-    house.live(dies_at_s=rng.choice((1.0, 20.0, 1000.0)))
-    house.wake(power_was_lost=False)
-    if not rows_on(house.disk):
-        return house
-    names = sorted(house.disk.names(RUN / "ledger"))
+    harness = CrashHarness(seed, kind=rng.choice(("chat", "image")), items=rng.randint(2, 5))
+    harness.live(dies_at_s=rng.choice((1.0, 20.0, 1000.0)))
+    harness.wake(power_was_lost=False)
+    if not rows_on(harness.disk):
+        return harness
+    names = sorted(harness.disk.names(RUN / "ledger"))
     for name in names:
-        remove(house.disk, RUN / "ledger" / name)
-    posts, rows = house.witness.posts.total(), keys_with_rows(house)
+        remove(harness.disk, RUN / "ledger" / name)
+    posts, rows = harness.witness.posts.total(), keys_with_rows(harness)
     try:
-        ended: object = house.live()
+        ended: object = harness.live()
     except BatchrunnerError as error:
         ended = error.exit_status
     need(3, f"without its ledger it ended with {ended}", holds=ended is ExitStatus.STOPPED)
-    need(3, "without its ledger it sent something", holds=house.witness.posts.total() == posts)
-    house.witness.done &= rows
-    before = dict(house.witness.posts)
-    house.live(run_request=RunRequest(adopt_rows=True))
-    for body, keys in house.bodies.items():
-        again = house.witness.posts[body] - before.get(body, 0)
+    need(3, "without its ledger it sent something", holds=harness.witness.posts.total() == posts)
+    harness.witness.done &= rows
+    before = dict(harness.witness.posts)
+    harness.live(run_request=RunRequest(adopt_rows=True))
+    for body, keys in harness.bodies.items():
+        again = harness.witness.posts[body] - before.get(body, 0)
         need(3, "a row was paid again although rows were adopted", holds=not again or not keys <= rows)
-    return house
+    return harness

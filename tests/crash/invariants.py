@@ -1,6 +1,6 @@
 """The invariants of tests/README.md that can be judged from outside, by number, after the end of any life.
 
-Each is a function of a `Look` at a house whose process is gone; it raises `Violation` with its number. Nothing here
+Each is a function of a `Look` at a harness whose process is gone; it raises `Violation` with its number. Nothing here
 knows how the engine works: only the bytes on the disk, what the world counted, and what was acknowledged. What must
 hold at every event is in `watch`.
 """
@@ -22,7 +22,7 @@ from batchrunner.stores.run_file import RUN_FILE, read_run_file
 from tests.crash.invariant_error import Violation, need
 from tests.crash.jobs import RUN
 from tests.crash.ledger_tail import rows_on
-from tests.crash.lives import CANARY, CrashHouse
+from tests.crash.lives import CANARY, CrashHarness
 from tests.crash.watch import SHANGHAI_S
 from tests.support.disk_state import File
 
@@ -32,21 +32,21 @@ _OTHERS: Final = 0o077
 
 
 class Look:
-    """The house between two lives, everything in it read once and replayed once."""
+    """The harness between two lives, everything in it read once and replayed once."""
 
-    def __init__(self, house: CrashHouse) -> None:
-        self.house = house
-        self.records: tuple[Record, ...] = tuple(read_ledger(RUN / LEDGER, files=house.disk))
+    def __init__(self, harness: CrashHarness) -> None:
+        self.harness = harness
+        self.records: tuple[Record, ...] = tuple(read_ledger(RUN / LEDGER, files=harness.disk))
         self.state = LedgerState(day_offset_s=SHANGHAI_S)
         self.replay_into(self.state)
-        touched = house.watch.since_durable if house.watch is not None else ()
+        touched = harness.watch.since_durable if harness.watch is not None else ()
         self.as_written = {key: _lasting(self.state.record(key)) for key in touched}
         """How items of the last life stand in the bytes, before what was being sent is called unknown."""
         self.state.segment_ended()
 
     @cached_property
     def audit(self) -> Audit:
-        return audit(RUN, files=self.house.disk)
+        return audit(RUN, files=self.harness.disk)
 
     def replay_into(self, state: LedgerState, *, after: int = 0) -> None:
         """Everything after segment number `after` but the end of the last segment."""
@@ -60,12 +60,12 @@ class Look:
             state.apply(record.event, at=record.at)
 
 
-def state_of(house: CrashHouse) -> LedgerState:
-    return Look(house).state
+def state_of(harness: CrashHarness) -> LedgerState:
+    return Look(harness).state
 
 
-def rows_of(house: CrashHouse, name: str = "results.jsonl") -> list[dict[str, Any]]:
-    return rows_on(house.disk, name)
+def rows_of(harness: CrashHarness, name: str = "results.jsonl") -> list[dict[str, Any]]:
+    return rows_on(harness.disk, name)
 
 
 # -- after any end of a life
@@ -73,28 +73,28 @@ def rows_of(house: CrashHouse, name: str = "results.jsonl") -> list[dict[str, An
 
 def every_post_has_its_intent(look: Look) -> None:
     """Invariant 2. Where chat intents are not synced, a power loss may take as many as were in flight."""
-    house = look.house
-    sends = {body: sum(look.state.record(key).sends for key in keys) for body, keys in house.bodies.items()}
-    surplus = sum(max(0, count - sends[body]) for body, count in house.witness.posts.items())
-    need(2, f"{surplus} POSTs left without a trace in the ledger", holds=surplus <= house.witness.unaccounted)
+    harness = look.harness
+    sends = {body: sum(look.state.record(key).sends for key in keys) for body, keys in harness.bodies.items()}
+    surplus = sum(max(0, count - sends[body]) for body, count in harness.witness.posts.items())
+    need(2, f"{surplus} POSTs left without a trace in the ledger", holds=surplus <= harness.witness.unaccounted)
 
 
-def paid_twice_is_told(look: Look) -> None:
+def paid_twice_is_reported(look: Look) -> None:
     """Invariant 3. Replicas are asked for, and so are answers that broke their schema: these are no repeats."""
-    house = look.house
-    wanted = sum((len(keys) - 1) for body, keys in house.bodies.items() if house.witness.posts[body])
-    wanted += house.witness.asked_again
-    twice, told = house.world.stats().paid_twice, look.state.ambiguous + look.state.unknown
+    harness = look.harness
+    wanted = sum((len(keys) - 1) for body, keys in harness.bodies.items() if harness.witness.posts[body])
+    wanted += harness.witness.asked_again
+    twice, told = harness.world.stats().paid_twice, look.state.ambiguous + look.state.unknown
     need(
         3,
         f"{twice} paid twice, {wanted} of them wanted, {told} told as possible",
-        holds=twice <= told + wanted + house.witness.unaccounted,
+        holds=twice <= told + wanted + harness.witness.unaccounted,
     )
 
 
 def accepted_tasks_are_known(look: Look) -> None:
     """Invariant 4."""
-    for key, task_id in look.house.witness.tasks.items():
+    for key, task_id in look.harness.witness.tasks.items():
         known = look.state.tasks.get(key)
         ended = look.state.item_state(key) in {ItemState.DONE, ItemState.FAILED}
         need(4, f"task {task_id} is forgotten", holds=ended or (known is not None and known.task_id == task_id))
@@ -102,18 +102,18 @@ def accepted_tasks_are_known(look: Look) -> None:
 
 def what_was_acknowledged_stands(look: Look) -> None:
     """Invariants 6 and 9."""
-    witness = look.house.witness
+    witness = look.harness.witness
     for item_state, keys in ((ItemState.DONE, witness.done), (ItemState.FAILED, witness.failed)):
         lost = [key for key in keys if look.state.item_state(key) is not item_state]
         need(6, f"{len(lost)} acknowledged {item_state.name} are gone", holds=not lost)
 
 
-def the_bytes_say_what_the_engine_believed(look: Look) -> None:
+def the_bytes_match_what_the_engine_believed(look: Look) -> None:
     """Invariants 4 and 6, for every item with an event in this life: nothing that was acknowledged is forgotten."""
-    house, watch = look.house, look.house.watch
+    harness, watch = look.harness, look.harness.watch
     for key, found in look.as_written.items():
         assert watch is not None, "an event has been seen"
-        possible = [_lasting(record) for record in watch.may_stand(key, power_was_lost=house.power_was_lost)]
+        possible = [_lasting(record) for record in watch.may_stand(key, power_was_lost=harness.power_was_lost)]
         number = 6 if possible[0][0] in {ItemState.DONE, ItemState.FAILED} else 4
         need(number, f"an item stands as {found} on the disk, not as one of {possible}", holds=found in possible)
 
@@ -123,9 +123,9 @@ def _lasting(record: ItemRecord) -> tuple[ItemState, int, int, int, bool]:
     return record.item_state, record.attempts, record.ambiguous, record.sends, record.doubtful
 
 
-def a_checkpoint_knows_what_the_ledger_tells(look: Look) -> None:
+def a_checkpoint_knows_what_the_ledger_records(look: Look) -> None:
     """Invariant 7, for the state that a clean end kept apart: what follows its segment makes the same of it."""
-    disk = look.house.disk
+    disk = look.harness.disk
     there = read_run_file(RUN, files=disk) if disk.exists(RUN / RUN_FILE) else None
     kept = restored(disk, RUN / LEDGER, there.checkpointed if there is not None else None, day_offset_s=SHANGHAI_S)
     if kept is None:
@@ -161,12 +161,12 @@ def replay_is_idempotent(look: Look) -> None:
 def attempts_stay_in_their_bounds(look: Look) -> None:
     """Invariant 10."""
     most = max((look.state.record(key).attempts for key, _ in look.state.item_states()), default=0)
-    need(10, f"{most} attempts", holds=most <= look.house.most_attempts)
+    need(10, f"{most} attempts", holds=most <= look.harness.most_attempts)
 
 
 def what_is_recorded_is_there(look: Look) -> None:
     """Invariants 5, 9, 10, 19 by the program's own audit: no damage, and nothing that the lifecycle does not know."""
-    if not look.house.disk.exists(RUN / RUN_FILE):
+    if not look.harness.disk.exists(RUN / RUN_FILE):
         need(5, "a run without run.json has a ledger", holds=not look.state.segments)
         return
     found = [finding for finding in look.audit.findings if finding.level != "note"]
@@ -176,32 +176,32 @@ def what_is_recorded_is_there(look: Look) -> None:
 def every_file_is_below_the_run_and_keeps_the_key_out(look: Look) -> None:
     """Invariants 18 and 19."""
     canary = CANARY.encode()
-    for path, node in look.house.disk.walk():
+    for path, node in look.harness.disk.walk():
         need(19, f"{path} is not below the run's directory", holds=path.parts[1:2] in {(), (_TOP,)})
         if path.parts[2:3] in {(LEDGER,), (RUN_FILE,), ("lock",)}:
             need(19, f"{path} can be read by others: {node.mode:o}", holds=not node.mode & _OTHERS)
         need(18, f"the key stands in {path}", holds=not (isinstance(node, File) and canary in node.seen))
-    told = [line for line in look.house.said if CANARY in line]
+    told = [line for line in look.harness.said if CANARY in line]
     need(18, f"the key is told: {told}", holds=not told)
 
 
 ALWAYS: Final[tuple[Callable[[Look], None], ...]] = (
     every_file_is_below_the_run_and_keeps_the_key_out,
     every_post_has_its_intent,
-    paid_twice_is_told,
+    paid_twice_is_reported,
     accepted_tasks_are_known,
     what_was_acknowledged_stands,
-    the_bytes_say_what_the_engine_believed,
+    the_bytes_match_what_the_engine_believed,
     attempts_stay_in_their_bounds,
     what_is_recorded_is_there,
-    a_checkpoint_knows_what_the_ledger_tells,
+    a_checkpoint_knows_what_the_ledger_records,
     replay_is_idempotent,
 )
 
 
-def check(house: CrashHouse) -> Look:
+def check(harness: CrashHarness) -> Look:
     """Everything that holds at any time."""
-    look = Look(house)
+    look = Look(harness)
     for invariant in ALWAYS:
         invariant(look)
     return look
@@ -210,30 +210,30 @@ def check(house: CrashHouse) -> Look:
 # -- when the job is finished
 
 
-def check_end(house: CrashHouse, ended: ExitStatus | None) -> None:
+def check_end(harness: CrashHarness, ended: ExitStatus | None) -> None:
     """Invariants 11, 12 and 20, and what must not be left behind."""
-    look = check(house)
+    look = check(harness)
     need(20, f"the last life ended with {ended}", holds=ended in ENDS)
-    rows = rows_of(house)
+    rows = rows_of(harness)
     ids = Counter(row["id"] for row in rows)
     need(11, f"rows {ids.most_common(3)}", holds=all(count == 1 for count in ids.values()))
     done, failed = _ids(look, ItemState.DONE), _ids(look, ItemState.FAILED)
-    open_ = {item.id for item in house.present} - done - failed
+    open_ = {item.id for item in harness.present} - done - failed
     need(11, f"without an outcome: {open_}", holds=not open_)
     need(11, f"{len(ids)} rows of {len(done)}", holds=set(ids) == done)
-    shown = {row["id"] for row in rows_of(house, "failures.jsonl")}
+    shown = {row["id"] for row in rows_of(harness, "failures.jsonl")}
     need(11, "failures.jsonl shows other items than those that failed", holds=shown == failed)
     notes = [finding for finding in look.audit.findings if finding.kind not in {"torn_tail", "stray"}]
     need(11, f"left behind: {notes}", holds=not notes)
-    need(12, f"descriptors left open: {house.disk.open_descriptors}", holds=not house.disk.open_descriptors)
+    need(12, f"descriptors left open: {harness.disk.open_descriptors}", holds=not harness.disk.open_descriptors)
 
 
 def _ids(look: Look, item_state: ItemState) -> set[str]:
-    return set(_standing_as(look, item_state))
+    return set(_ids_in_state(look, item_state))
 
 
-def _standing_as(look: Look, item_state: ItemState) -> Iterator[str]:
-    for item in look.house.present:
+def _ids_in_state(look: Look, item_state: ItemState) -> Iterator[str]:
+    for item in look.harness.present:
         if look.state.item_state(bytes.fromhex(item.key)) is item_state:
             yield item.id
 

@@ -1,6 +1,6 @@
-"""The jobs of the stories: a few kinds, each read from YAML once, and what a seed changes in them.
+"""The jobs of the seeded runs: a few kinds, each read from YAML once, and what a seed changes in them.
 
-The plain kinds are those of the first stories, and stay as they are: the past bugs are told with them.
+The plain kinds are those of the first runs, and stay as they are: the past bugs use them.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ JOBS: Final = {
 APART: Final = {
     "urls": "provider: {preset: simulator, dialect: openai-images}\nmodel: dall-e-3\nkind: image\n",
 }
-"""Kinds with tests of their own: one more in `JOBS` would make every seed tell another story."""
+"""Kinds with tests of their own: one more in `JOBS` would make every seed give another run."""
 _SCHEMA: Final = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
 _SECOND_MODEL: Final = {"image": "Qwen/Qwen-Image-2", "pictures": "gpt-image-2"}
 WINDOWS: Final = (
     Window(opens_minute=11 * 60, closes_minute=11 * 60 + 8, shown="11:00-11:08"),
     Window(opens_minute=12 * 60, closes_minute=12 * 60 + 5, shown="12:00-12:05"),
 )
-"""In UTC: one is open when the stories begin, the other one opens an hour later."""
+"""In UTC: one is open when the runs begin, the other one opens an hour later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def _one_of(rng: random.Random, usual: T, *others: T) -> T:
 
 
 def limits_of(rng: random.Random) -> Limits:
-    """Small figures: a story has few items."""
+    """Small figures: a run has few items."""
     return Limits(
         concurrency=rng.choice((None, 1, 2, 3, 5)),
         requests_per_minute=_one_of(rng, None, 6.0, 30.0, 100.0),
@@ -112,7 +112,7 @@ def shape_of(rng: random.Random, *, kinds: tuple[str, ...]) -> Shape:
 
 @cache
 def _base(kind: str) -> Job:
-    """The kind with as many prompts as any story has."""
+    """The kind with as many prompts as any run has."""
     prompts = "".join(f"  - item number {number}\n" for number in range(_MOST_PROMPTS))
     keys = {**JOBS, **APART}[kind]
     provider = "" if "provider:" in keys else "provider: simulator\n"

@@ -40,7 +40,7 @@ CANARY = "sk-canary-5f0c2e"
 
 
 @dataclass
-class CrashHouse:
+class CrashHarness:
     """Lives of one job. `live` is one of them."""
 
     seed: int
@@ -49,7 +49,7 @@ class CrashHouse:
     """Prompts of the job; the items are more where it has several models, replicas or twins."""
     shape: Shape | None = None
     world: World = field(default_factory=World)
-    mutant: "Mutant" = lambda house, runner, ports: None
+    mutant: "Mutant" = lambda harness, runner, ports: None
     wall: float = MONDAY_EVENING
     witness: Witness = field(default_factory=Witness)
     posts_left: int = 0
@@ -86,7 +86,7 @@ class CrashHouse:
 
     def turn(self, **settings: object) -> None:
         """The same prompts with other settings (fields of `Shape`)."""
-        self.change(self.items, replace(self._shape, **settings))  # type: ignore[arg-type]  # names stand in the stories
+        self.change(self.items, replace(self._shape, **settings))  # type: ignore[arg-type]  # names stand in the seeded runs
 
     def live(
         self,
@@ -234,5 +234,5 @@ class CrashHouse:
             asyncio.get_running_loop().call_soon(self.disk.die)
 
 
-Mutant = Callable[[CrashHouse, Runner, RecordingPorts], None]
+Mutant = Callable[[CrashHarness, Runner, RecordingPorts], None]
 """Breaks something in a life that is about to begin."""

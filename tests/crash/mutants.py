@@ -24,7 +24,7 @@ from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.work_queue import Work, WorkQueue
 from tests.crash.invariant_error import Violation
-from tests.crash.lives import CANARY, CrashHouse, Mutant
+from tests.crash.lives import CANARY, CrashHarness, Mutant
 from tests.crash.recording_ports import RecordingPorts, WatchedLedger, WatchedResults
 
 T = TypeVar("T")
@@ -52,10 +52,10 @@ class LyingLedger:
             self.inner.note(told)
 
     async def write(self, event: Event) -> None:
-        await self._tell(event, synced=False)
+        await self._commit_all(event, synced=False)
 
     async def commit(self, event: Event) -> None:
-        await self._tell(event, synced=True)
+        await self._commit_all(event, synced=True)
 
     def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
         self._put(self.lie(event), then, synced=False, urgent=False)
@@ -90,7 +90,7 @@ class LyingLedger:
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
         self.inner.sync_now(then)
 
-    async def _tell(self, event: Event, *, synced: bool) -> None:
+    async def _commit_all(self, event: Event, *, synced: bool) -> None:
         for told in self.lie(event):
             if synced and not isinstance(told, self.unsynced):
                 await self.inner.commit(told)
@@ -101,7 +101,7 @@ class LyingLedger:
 def above(lie: Lie) -> Mutant:
     """The engine has something else written than it should."""
 
-    def lies(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+    def lies(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
         runner.recorder.ledger = LyingLedger(runner.recorder.ledger, lie)
 
     return lies
@@ -110,7 +110,7 @@ def above(lie: Lie) -> Mutant:
 def below(lie: Lie = _as_it_is, *, unsynced: tuple[type[Event], ...] = ()) -> Mutant:
     """The store does something else than it says."""
 
-    def lies(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+    def lies(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
         watched = runner.recorder.ledger
         assert isinstance(watched, WatchedLedger)
         watched.inner = LyingLedger(watched.inner, lie, unsynced)
@@ -134,7 +134,7 @@ def _with_the_key(event: Event) -> tuple[Event, ...]:
     return (msgspec.structs.replace(event, i=CANARY),) if isinstance(event, Intent) else (event,)
 
 
-class DiscreetBook(Recorder):
+class SilentRecorder(Recorder):
     """Tells nobody that a send got no clear answer."""
 
     async def retry(
@@ -150,8 +150,8 @@ class DiscreetBook(Recorder):
         await Recorder.retry(self, work, problem, charged=charged, ambiguous=False, wait_s=wait_s, held=held)
 
 
-def discreet(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
-    runner.recorder = DiscreetBook(**{field.name: getattr(runner.recorder, field.name) for field in fields(Recorder)})
+def discreet(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
+    runner.recorder = SilentRecorder(**{field.name: getattr(runner.recorder, field.name) for field in fields(Recorder)})
 
 
 # -- ports and stores that do things twice
@@ -180,7 +180,7 @@ class SendsTwice:
         return await self.inner.exchange(request, decoder, account=account)
 
 
-def sends_twice(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def sends_twice(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     runner.ports = replace(runner.ports, transport=SendsTwice(ports))
 
 
@@ -200,14 +200,14 @@ class WritesTwice(WatchedResults):
         return await super().add(row)
 
 
-def writes_rows_twice(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def writes_rows_twice(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     watched = runner.recorder.results
     assert isinstance(watched, WatchedResults)
     runner.recorder.results = WritesTwice(watched.inner, watched.watch)
 
 
 @dataclass
-class HearsNoRefusal(WatchedResults):
+class IgnoresRefusals(WatchedResults):
     def put(self, row: ResultRow, then: Kept) -> None:
         nowhere = Place(crc="00000000", length=0)
         super().put(row, lambda place: then(nowhere if isinstance(place, StoreBrokenError) else place))
@@ -219,22 +219,22 @@ class HearsNoRefusal(WatchedResults):
             return Place(crc="00000000", length=0)
 
 
-def hears_no_refusal(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def ignores_refusals(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     watched = runner.recorder.results
     assert isinstance(watched, WatchedResults)
-    runner.recorder.results = HearsNoRefusal(watched.inner, watched.watch)
+    runner.recorder.results = IgnoresRefusals(watched.inner, watched.watch)
 
 
-def strays(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def strays(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     stray = Path("/stray")
-    house.disk.close(house.disk.open_append(stray, 0o600))
+    harness.disk.close(harness.disk.open_append(stray, 0o600))
 
 
 # -- an engine that is turned
 
 
 def _in_lanes(turn: Callable[[Lane], None]) -> Mutant:
-    def turns(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+    def turns(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
         for lane in runner.lanes:
             turn(lane)
 
@@ -266,7 +266,7 @@ def _without_budget(lane: Lane) -> None:
 
 
 def _in_queues(turn: Callable[[WorkQueue], None]) -> Mutant:
-    def turns(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+    def turns(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
         for queue in runner.queues.values():
             turn(queue)
 
@@ -291,15 +291,15 @@ def _shut(lane: Lane) -> None:
     lane.close(Closed(kind="nothing", reason="a mutant", refused_account=False))
 
 
-def polls_fast(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def polls_fast(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     runner.job = replace(runner.job, limits=replace(runner.job.limits, poll_per_second=1000.0))
 
 
-def tries_for_ever(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def tries_for_ever(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     runner.job = replace(runner.job, retry=RetryPolicy(attempts=99))
 
 
-def miscounts(house: CrashHouse, runner: Runner, ports: RecordingPorts) -> None:
+def miscounts(harness: CrashHarness, runner: Runner, ports: RecordingPorts) -> None:
     runner.state.refused += 1
 
 
@@ -345,7 +345,7 @@ MUTANTS = (
     # An item that comes through gives its retry back: only a night of many lasting faults uses the budget up.
     Broken("retries have no budget", frozenset({14}), _in_lanes(_without_budget), ("chat",), first_seed=442),
     _of("polls are as fast as they like", 15, polls_fast, "image", first_seed=7),
-    _of("rows that the disk refused are thought to stand", 16, hears_no_refusal, "chat", first_seed=159),
+    _of("rows that the disk refused are thought to stand", 16, ignores_refusals, "chat", first_seed=159),
     _of("a key stands in the ledger", 18, below(_with_the_key), "chat"),
     _of("a file lies elsewhere", 19, strays),
     _of("keys of returned items are forgotten", 23, _in_queues(_forgets_what_returned), first_seed=135),

@@ -48,18 +48,18 @@ class WatchedLedger:
 
     def write_soon(self, event: Event, then: Callable[[StoreBrokenError | None], None]) -> None:
         self.watch.begun(event)
-        self.inner.write_soon(event, self._told(event, then, durable=False))
+        self.inner.write_soon(event, self._acknowledging(event, then, durable=False))
 
     def commit_soon(
         self, event: Event, then: Callable[[StoreBrokenError | None], None], *, urgent: bool = False
     ) -> None:
         self.watch.begun(event)
-        self.inner.commit_soon(event, self._told(event, then, durable=True), urgent=urgent)
+        self.inner.commit_soon(event, self._acknowledging(event, then, durable=True), urgent=urgent)
 
-    def _told(
+    def _acknowledging(
         self, event: Event, then: Callable[[StoreBrokenError | None], None], *, durable: bool
     ) -> Callable[[StoreBrokenError | None], None]:
-        def told(error: StoreBrokenError | None) -> None:
+        def acknowledged(error: StoreBrokenError | None) -> None:
             if error is None:
                 try:
                     self.watch.acknowledged(event, durable=durable)
@@ -67,7 +67,7 @@ class WatchedLedger:
                     error = StoreBrokenError(str(violation))
             then(error)
 
-        return told
+        return acknowledged
 
     def sync_now(self, then: Callable[[StoreBrokenError | None], None]) -> None:
         self.inner.sync_now(then)

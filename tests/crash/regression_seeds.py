@@ -1,16 +1,16 @@
-"""Seeds that once failed, each with its story. They stay: a story may become another one as the code changes."""
+"""Seeds that once failed, each with its description. They stay: a run may become another one as the code changes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PastBug:
-    """A night of `crash/stories.py` in which an invariant once did not hold."""
+    """A run of `crash/seeded_runs.py` in which an invariant once did not hold."""
 
     seed: int
-    story: str
+    description: str
     plain: bool = False
-    """Told by `plain_story`, as the first ones were."""
+    """Made by `plain_seeded_run`, as the first ones were."""
 
 
 PAST_BUGS = (
@@ -82,7 +82,7 @@ class PastCall:
 
     kind: str
     trouble: str
-    story: str
+    description: str
 
 
 PAST_CALLS = (

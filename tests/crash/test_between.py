@@ -15,7 +15,7 @@ from batchrunner.simulator.in_process import SimulatedTransport
 from batchrunner.simulator.profiles import FaultRates
 from batchrunner.simulator.world import World
 from tests.crash.invariants import check, check_end
-from tests.crash.lives import CrashHouse
+from tests.crash.lives import CrashHarness
 from tests.support.crashing_disk import Trouble
 from tests.support.torture import Tried, at_size
 
@@ -47,14 +47,14 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     return seen
 
 
-def house_of(kind: str, seed: int, items: int) -> CrashHouse:
-    return CrashHouse(seed, kind=kind, items=items, world=World(faults=FaultRates(schema_break=1.0)))
+def harness_of(kind: str, seed: int, items: int) -> CrashHarness:
+    return CrashHarness(seed, kind=kind, items=items, world=World(faults=FaultRates(schema_break=1.0)))
 
 
 def calls_of(kind: str, items: int) -> int:
-    house = house_of(kind, 1, items)
-    assert house.live() is ExitStatus.DONE
-    return house.disk.calls
+    harness = harness_of(kind, 1, items)
+    assert harness.live() is ExitStatus.DONE
+    return harness.disk.calls
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
@@ -66,17 +66,17 @@ def test_nothing_is_lost_and_every_second_payment_is_reported(
     calls = calls_of(kind, items)
     repeats = 0
     for call in range(1, calls + 1):
-        house = house_of(kind, call, items)
+        harness = harness_of(kind, call, items)
         sent.bodies.clear()
         try:
-            house.live(trouble=Trouble(at_call=call, kind="crash"))
-            house.wake(power_was_lost=power)
-            check(house)
-            ended = house.live()
-            check_end(house, ended)
+            harness.live(trouble=Trouble(at_call=call, kind="crash"))
+            harness.wake(power_was_lost=power)
+            check(harness)
+            ended = harness.live()
+            check_end(harness, ended)
             assert ended is ExitStatus.DONE
-            assert house.status is not None
-            assert sent.repeated <= house.status.sends.possible_duplicates + house.witness.unaccounted
+            assert harness.status is not None
+            assert sent.repeated <= harness.status.sends.possible_duplicates + harness.witness.unaccounted
             repeats += sent.repeated
         except BaseException as error:
             error.add_note(f"{kind}, crash at call {call}, power={power}")

@@ -14,7 +14,7 @@ from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import Disk
 from batchrunner.stores.ledger_line import segment_numbers
 from batchrunner.stores.ledger_reader import LeftOut, SegmentEnd, read_ledger
-from tests.support.engine import House, World, chat, image
+from tests.support.engine import RunHarness, World, chat, image
 from tests.support.torture import Tried, at_size
 
 JOBS = {
@@ -49,9 +49,9 @@ class InMemory(Disk):
 @pytest.fixture(scope="module", params=JOBS)
 def segment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The one segment of a real run, closed."""
-    house = House(tmp_path_factory.mktemp(request.param), World())
-    house.run(JOBS[request.param])
-    (path,) = sorted((house.out / "ledger").glob("*.jsonl"))
+    harness = RunHarness(tmp_path_factory.mktemp(request.param), World())
+    harness.run(JOBS[request.param])
+    (path,) = sorted((harness.out / "ledger").glob("*.jsonl"))
     text: bytes = path.read_bytes()
     assert text.count(b"\n") >= 5
     return text
@@ -63,7 +63,7 @@ def read(*texts: bytes) -> tuple[list[Event], tuple[LeftOut, ...], list[SegmentE
     return events, reading.left_out, reading.segments
 
 
-def told_of(text: bytes) -> tuple[list[Event], LedgerDamagedError | None, LeftOut | None]:
+def read_result_of(text: bytes) -> tuple[list[Event], LedgerDamagedError | None, LeftOut | None]:
     """What a reader gets of a segment: events, damage, or the torn tail that is not replayed."""
     reading = read_ledger(Path("ledger"), files=InMemory(text))
     events: list[Event] = []
@@ -75,7 +75,7 @@ def told_of(text: bytes) -> tuple[list[Event], LedgerDamagedError | None, LeftOu
     return events, None, reading.left_out[0] if reading.left_out else None
 
 
-def standing_of(*texts: bytes, times: int = 1) -> dict[str, Any]:
+def state_after(*texts: bytes, times: int = 1) -> dict[str, Any]:
     """Everything that a replay knows, as a comparable value."""
     state = LedgerState()
     for _ in range(times):
@@ -101,7 +101,7 @@ def is_detected(*texts: bytes) -> bool:
     return bool(left_out) or not segments[-1].closed
 
 
-def test_the_whole_segment_is_sound(segment: bytes) -> None:
+def test_the_whole_segment_is_intact(segment: bytes) -> None:
     events, left_out, (end,) = read(segment)
     assert left_out == ()
     assert end.closed
@@ -121,7 +121,7 @@ def test_replay_of_a_segment_cut_anywhere_is_replay_of_its_whole_lines(segment: 
         assert sum(tail.bytes for tail in told) == torn
         assert bool(told) == (torn > 0 or not whole)
         if torn in (1, 60):
-            assert standing_of(segment[:cut]) == standing_of(whole)
+            assert state_after(segment[:cut]) == state_after(whole)
     tried("bytes: ledgers cut", len(segment))
 
 
@@ -133,7 +133,7 @@ def test_no_flipped_bit_goes_undetected(segment: bytes, tried: Tried) -> None:
         for bit in range(place % 8, place % 8 + bits):
             flipped = bytearray(segment)
             flipped[place] ^= 1 << bit % 8
-            kept, damage, tail = told_of(bytes(flipped))
+            kept, damage, tail = read_result_of(bytes(flipped))
             assert kept == events[: len(kept)]
             if damage is not None:
                 assert damage.offset <= place
@@ -179,9 +179,9 @@ def test_zeros_and_garbage_in_the_middle_are_detected(segment: bytes, tried: Tri
     tried("bytes: holes", 4 * len(range(0, len(segment), 7)))
 
 
-def test_replaying_twice_changes_no_standing(segment: bytes) -> None:
+def test_replaying_twice_changes_no_state(segment: bytes) -> None:
     """Invariant 8."""
-    once, twice = standing_of(segment), standing_of(segment, times=2)
+    once, twice = state_after(segment), state_after(segment, times=2)
     assert {key: item.item_state for key, item in once["items"].items()} == {
         key: item.item_state for key, item in twice["items"].items()
     }

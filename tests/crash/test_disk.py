@@ -1,6 +1,6 @@
 """The whole engine on a disk that dies, refuses and forgets: at every call, and by seed.
 
-`BATCHRUNNER_SEEDS=20000` tries more seeds, `BATCHRUNNER_SEED=123` tells one story again. The invariants have the
+`BATCHRUNNER_SEEDS=20000` tries more seeds, `BATCHRUNNER_SEED=123` repeats one run. The invariants have the
 numbers of tests/README.md: `watch` checks them at every event, `invariants` after every life.
 """
 
@@ -17,9 +17,9 @@ from batchrunner.simulator.profiles import NO_FAULTS, Latency
 from batchrunner.simulator.world import World
 from tests.crash.invariants import check, check_end
 from tests.crash.jobs import PLAIN
-from tests.crash.lives import CrashHouse
+from tests.crash.lives import CrashHarness
 from tests.crash.regression_seeds import PAST_BUGS, PastBug
-from tests.crash.stories import Ending, plain_story, story
+from tests.crash.seeded_runs import Ending, plain_seeded_run, seeded_run
 from tests.support.crashing_disk import Refusal, Trouble
 from tests.support.torture import Tried, at_size
 from tests.support.virtual_time import run_virtual
@@ -33,18 +33,18 @@ HERE = Path("tests/crash") / Path(__file__).name
 
 def calls_of(kind: str, items: int) -> int:
     """How often a life without trouble changes something on the disk."""
-    house = CrashHouse(1, kind=kind, items=items)
-    assert house.live() is ExitStatus.DONE
-    return house.disk.calls
+    harness = CrashHarness(1, kind=kind, items=items)
+    assert harness.live() is ExitStatus.DONE
+    return harness.disk.calls
 
 
-def told_again(seed: int, tell: Callable[[int], CrashHouse], test: str) -> CrashHouse:
-    """A story, or its command."""
+def run_again(seed: int, run_of: Callable[[int], CrashHarness], test: str) -> CrashHarness:
+    """A run, or the command that repeats it."""
     try:
-        return tell(seed)
+        return run_of(seed)
     except BaseException as error:
         error.add_note(f"to tell it again: BATCHRUNNER_SEED={seed} .venv/bin/python -m pytest {HERE} -k {test}")
-        error.add_note("it then goes into tests/crash/regression_seeds.py, with its story")
+        error.add_note("it then goes into tests/crash/regression_seeds.py, with its description")
         raise
 
 
@@ -61,15 +61,15 @@ def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Trie
     step = 1 if trouble == "crash" else at_size(2, 1)
     calls = range(1 + power * (step - 1), calls_of(kind, items=items) + 1, step)
     for call in calls:
-        house = CrashHouse(call, kind=kind, items=items)
+        harness = CrashHarness(call, kind=kind, items=items)
         try:
-            house.live(trouble=Trouble(at_call=call, kind=trouble))
-            house.wake(power_was_lost=power)
-            check(house)
-            ended = house.live()
-            check_end(house, ended)
-            house.wake(power_was_lost=power)
-            check_end(house, ended)
+            harness.live(trouble=Trouble(at_call=call, kind=trouble))
+            harness.wake(power_was_lost=power)
+            check(harness)
+            ended = harness.live()
+            check_end(harness, ended)
+            harness.wake(power_was_lost=power)
+            check_end(harness, ended)
         except BaseException as error:
             error.add_note(f"{kind}, {trouble} at call {call}, power={power}")
             raise
@@ -80,21 +80,21 @@ def test_every_call_may_be_the_last_one(kind: str, trouble: Refusal, tried: Trie
 def test_runs_that_end_badly_by_seed(batch: int, tried: Tried) -> None:
     """Invariants 1 to 20 and 23 but 7 and 17, at every event of several lives, with faults of the server too."""
     seeds = range(batch, SEEDS, BATCHES) if ONE_SEED is None else [int(ONE_SEED)]
-    events = sum(told_again(seed, story, "by_seed").witness.events for seed in seeds)
+    events = sum(run_again(seed, seeded_run, "by_seed").witness.events for seed in seeds)
     tried("seeds: nights that end badly", len(seeds))
     tried("events: every invariant checked", events)
 
 
 @pytest.mark.parametrize("bug", PAST_BUGS, ids=lambda bug: f"{'plain-' * bug.plain}{bug.seed}")
 def test_past_bugs_stay_away(bug: PastBug, tried: Tried) -> None:
-    told_again(bug.seed, plain_story if bug.plain else story, "past_bugs")
+    run_again(bug.seed, plain_seeded_run if bug.plain else seeded_run, "past_bugs")
     tried("seeds: past bugs", 1)
 
 
 @pytest.mark.parametrize("seed", range(at_size(4, 40)))
 def test_the_same_seed_gives_the_same_trace(seed: int, tried: Tried) -> None:
     """Invariant 21."""
-    first, second = story(seed), story(seed)
+    first, second = seeded_run(seed), seeded_run(seed)
     assert first.disk.trace == second.disk.trace
     assert [entry.at for entry in first.world.log.ring] == [entry.at for entry in second.world.log.ring]
     assert first.witness == second.witness
@@ -103,29 +103,29 @@ def test_the_same_seed_gives_the_same_trace(seed: int, tried: Tried) -> None:
 
 def test_a_disk_that_stays_full_ends_every_life_with_4_and_sends_nothing_more() -> None:
     """Invariant 16 over lives: the items wait for room."""
-    house = CrashHouse(5, kind="image", items=6)
-    house.disk.capacity_bytes = 6000
-    assert house.live() is ExitStatus.STOPPED
-    check(house)
-    posts = house.witness.posts.total()
-    house.disk.wake(power_was_lost=False)
-    assert house.live() is ExitStatus.STOPPED
-    assert house.witness.posts.total() == posts
-    house.wake(power_was_lost=False)
-    check_end(house, house.live())
-    assert max(house.witness.posts.values()) == 1
+    harness = CrashHarness(5, kind="image", items=6)
+    harness.disk.capacity_bytes = 6000
+    assert harness.live() is ExitStatus.STOPPED
+    check(harness)
+    posts = harness.witness.posts.total()
+    harness.disk.wake(power_was_lost=False)
+    assert harness.live() is ExitStatus.STOPPED
+    assert harness.witness.posts.total() == posts
+    harness.wake(power_was_lost=False)
+    check_end(harness, harness.live())
+    assert max(harness.witness.posts.values()) == 1
 
 
 def test_answers_that_a_full_disk_does_not_take_are_reported_as_a_last_resort() -> None:
     """An answer that was paid for goes to stderr rather than nowhere, also when its task was cancelled meanwhile."""
     lost = 0
     for call in range(20, 60):
-        house = CrashHouse(call, kind="chat", items=5, world=World(latency=Latency(first_byte_s=1.0)))
-        house.live(trouble=Trouble(at_call=call, kind="enospc"))
-        house.wake(power_was_lost=False)
-        told = sum("could not save this answer" in line for line in house.said)
-        house.live()
-        again = house.world.stats().paid_twice
+        harness = CrashHarness(call, kind="chat", items=5, world=World(latency=Latency(first_byte_s=1.0)))
+        harness.live(trouble=Trouble(at_call=call, kind="enospc"))
+        harness.wake(power_was_lost=False)
+        told = sum("could not save this answer" in line for line in harness.said)
+        harness.live()
+        again = harness.world.stats().paid_twice
         assert again <= told
         lost += again
     assert lost, "the sweep met no answer that the disk did not take"
@@ -150,7 +150,7 @@ def test_a_record_that_fails_while_its_task_is_cancelled_is_reported() -> None:
 
 
 def test_nothing_happens_to_a_run_without_faults() -> None:
-    houses = [plain_story(seed, endings=lambda _: Ending()) for seed in range(10)]
-    quiet = [house for house in houses if house.world.faults == NO_FAULTS]
+    harnesses = [plain_seeded_run(seed, endings=lambda _: Ending()) for seed in range(10)]
+    quiet = [harness for harness in harnesses if harness.world.faults == NO_FAULTS]
     assert quiet
-    assert all(set(house.witness.posts.values()) == {1} for house in quiet)
+    assert all(set(harness.witness.posts.values()) == {1} for harness in quiet)

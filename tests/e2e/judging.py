@@ -78,7 +78,7 @@ def image_order(prompt: str) -> str:
     return f"{content_of(token_hash(CANARY), {'model': IMAGE_MODEL, 'prompt': prompt, 'size': size}):016x}"
 
 
-def every_row_tells_its_own_doubts(out: Path, till: Till, orders: Sequence[str]) -> None:
+def every_row_reports_its_own_doubts(out: Path, till: Till, orders: Sequence[str]) -> None:
     """Asserts that an item was paid no oftener than once and one more time for each doubtful send in its own row."""
     found = json_lines(out / "results.jsonl")
     assert set(till.paid) <= set(orders), "something was paid that nobody ordered"
@@ -156,7 +156,7 @@ def polled_tasks_were_recorded(records: Iterable[dict[str, Any]], till: Till) ->
     assert till.polled <= {record["task"] for record in records if record["e"] == "accepted"}
 
 
-def is_sound(out: Path) -> None:
+def is_intact(out: Path) -> None:
     """Asserts that the program's own audit finds no damage, and nothing that it would not have done."""
     if not (out / "run.json").exists():
         assert not ledger_records(out), "a ledger without run.json"

@@ -78,7 +78,7 @@ def test_a_kill_between_a_command_and_its_answer_loses_nothing(tmp_path: Path) -
         assert len(rows) == len(set(rows)) == 100
 
 
-def test_stop_ends_the_process_with_143_and_the_commands_say_what_came_of_them(tmp_path: Path) -> None:
+def test_stop_ends_the_process_with_143_and_the_commands_state_what_came_of_them(tmp_path: Path) -> None:
     with simulator(tmp_path, "--latency", "first=0.5") as server:
         job, out = job_of(tmp_path, server.base_url, at_once=20, items=2_000)
         with run(job) as living:

@@ -9,7 +9,7 @@ from tests.e2e.jobs import chat_job, image_job
 from tests.e2e.judging import (
     Account,
     account_of,
-    is_sound,
+    is_intact,
     ledger_records,
     nothing_is_wrong,
     pictures_are_what_was_sent,
@@ -36,18 +36,18 @@ def fills_and_goes_on(disk: SmallDisk, job: Path, server: Simulator, *, items: i
     assert ended.status == 4, ended
     assert "no space left" in ended.stderr.lower(), ended.stderr
     assert "Traceback" not in ended.stderr
-    is_sound(out)
+    is_intact(out)
     done = {record["k"] for record in ledger_records(out) if record["e"] == "done"}
     assert 0 < len(done) < items
     assert server.stats()["in_flight"] == 0
     still = run_there(disk, job)
     assert still.status == 4, still
     assert "no space left" in still.stderr.lower(), still.stderr
-    is_sound(out)
+    is_intact(out)
     disk.grow()
     last = run_there(disk, job)
     assert last.status == 0, last.stderr
-    is_sound(out)
+    is_intact(out)
     no_byte_holds(out, CANARY)
     account = account_of(out, server.stats(), items=items)
     nothing_is_wrong(account)
@@ -55,7 +55,7 @@ def fills_and_goes_on(disk: SmallDisk, job: Path, server: Simulator, *, items: i
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_answers_on_a_full_disk_are_kept_and_the_rest_follows_when_there_is_room(tmp_path: Path, kind: str) -> None:
+def test_answers_on_a_full_disk_are_kept_and_the_rest_follows_when_there_is_space(tmp_path: Path, kind: str) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
     with small_disk(tmp_path, kind, size_bytes=ROOM_BYTES) as disk, simulator(tmp_path) as server:
         fills_and_goes_on(disk, chat_job(tmp_path, server.base_url), server, items=ANSWERS)
@@ -90,9 +90,9 @@ def test_a_folder_that_turns_read_only_while_a_run_works_ends_it_and_loses_no_pi
         still = run_there(disk, job)
         assert (still.status, server.stats()["sends"]) == (4, sends), still
         assert not disk.do(f"umount {images}")
-        is_sound(out)
+        is_intact(out)
         assert run_there(disk, job).status == 0
-        is_sound(out)
+        is_intact(out)
         assert server.stats()["sends"] == 60, "something was ordered again"
         pictures_are_what_was_sent(out, prompts)
         assert not disk.do(f"mount -o remount,ro '{disk.there}'")

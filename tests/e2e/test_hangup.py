@@ -51,7 +51,7 @@ def every_paid_answer_is_kept(folder: Path, server: Simulator) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_hangup_drains_and_says_how_to_go_on(tmp_path: Path, times: int) -> None:
+def test_a_hangup_drains_and_states_how_to_go_on(tmp_path: Path, times: int) -> None:
     with simulator(tmp_path, "--latency", "first=1,spread=0") as server:
         job = job_of(tmp_path, server)
         run = subprocess.Popen(program("run", str(job)), env=environment(), stderr=subprocess.PIPE, text=True)

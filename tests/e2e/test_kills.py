@@ -13,9 +13,9 @@ from tests.e2e.judging import (
     Till,
     account_of,
     chat_order,
-    every_row_tells_its_own_doubts,
+    every_row_reports_its_own_doubts,
     image_order,
-    is_sound,
+    is_intact,
     ledger_records,
     nothing_is_wrong,
     open_tasks,
@@ -41,7 +41,7 @@ def test_answers_survive_kills_each_once_and_as_they_were_sent(tmp_path: Path, t
         till, job = Till(server), chat_job(tmp_path, server.base_url)
 
         def look() -> None:
-            is_sound(out)
+            is_intact(out)
             till.look()
 
         kills = kill_again_and_again(job, out, kills=KILLS, lines=2 * ANSWERS, seed=1, after_each=look)
@@ -60,10 +60,10 @@ def test_answers_survive_kills_each_once_and_as_they_were_sent(tmp_path: Path, t
     assert kills.hit == KILLS
     nothing_is_wrong(account)
     texts_are_what_was_sent(out, prompts)
-    every_row_tells_its_own_doubts(out, till, [chat_order(prompt) for prompt in prompts])
+    every_row_reports_its_own_doubts(out, till, [chat_order(prompt) for prompt in prompts])
     assert stats["max_in_flight"] > 32
     assert (unchanged.status, sends_afterwards) == (0, stats["sends"])
-    is_sound(out)
+    is_intact(out)
     no_byte_holds(tmp_path, CANARY)
 
 
@@ -76,7 +76,7 @@ def test_pictures_survive_kills_and_no_accepted_task_is_submitted_a_second_time(
         till, job = Till(server), image_job(tmp_path, server.base_url, in_flight=IN_FLIGHT)
 
         def look() -> None:
-            is_sound(out)
+            is_intact(out)
             till.look()
             records = ledger_records(out)
             polled_tasks_were_recorded(records, till)
@@ -100,9 +100,9 @@ def test_pictures_survive_kills_and_no_accepted_task_is_submitted_a_second_time(
     nothing_is_wrong(account)
     assert open_tasks(ledger_records(out)) == 0
     pictures_are_what_was_sent(out, prompts)
-    every_row_tells_its_own_doubts(out, till, [image_order(prompt) for prompt in prompts])
+    every_row_reports_its_own_doubts(out, till, [image_order(prompt) for prompt in prompts])
     assert max(in_flight) > IN_FLIGHT // 2
     assert stats["storage_credentials"] == {}
     assert (unchanged.status, sends_afterwards) == (0, stats["sends"])
-    is_sound(out)
+    is_intact(out)
     no_byte_holds(tmp_path, CANARY)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.giants import GIANTS, PICTURES, REFUSED, giant_server
 from tests.e2e.jobs import CHAT_FAULTS, chat_job, image_job
-from tests.e2e.judging import is_sound, texts_are_what_was_sent, write_prompts
+from tests.e2e.judging import is_intact, texts_are_what_was_sent, write_prompts
 from tests.e2e.lives import Life, run
 from tests.e2e.runs import KEY_NAME, simulator
 from tests.support.json_lines import json_lines
@@ -37,7 +37,7 @@ def stays_small(living: Life, idle_bytes: int, what: str, tried: Tried) -> None:
     assert above < MOST_ABOVE_IDLE, f"{what}: {above // MEGABYTE} MB above the {idle_bytes // MEGABYTE} MB of one item"
 
 
-def test_many_answers_take_no_more_room_than_few(tmp_path: Path, idle_bytes: int, tried: Tried) -> None:
+def test_many_answers_take_no_more_memory_than_few(tmp_path: Path, idle_bytes: int, tried: Tried) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
     with simulator(tmp_path, "--faults", CHAT_FAULTS) as server, run(chat_job(tmp_path, server.base_url)) as living:
         ended = living.end()
@@ -48,7 +48,7 @@ def test_many_answers_take_no_more_room_than_few(tmp_path: Path, idle_bytes: int
 
 @pytest.mark.parametrize("at_once", [8, 64] if TORTURE else [64])
 @pytest.mark.parametrize("name", GIANTS)
-def test_giant_answers_are_kept_or_refused_in_bounded_room(
+def test_giant_answers_are_kept_or_refused_in_bounded_memory(
     tmp_path: Path, idle_bytes: int, tried: Tried, name: str, at_once: int
 ) -> None:
     write_prompts(tmp_path / "prompts.jsonl", items=GIANT_ANSWERS)
@@ -68,11 +68,11 @@ retry: {{attempts: 1}}
     out = tmp_path / "outputs" / "giants"
     assert ended.status == (1 if name in REFUSED else 0), ended.stderr[-2000:]
     assert len(json_lines(out / "results.jsonl")) == (0 if name in REFUSED else GIANT_ANSWERS)
-    is_sound(out)
+    is_intact(out)
     stays_small(living, idle_bytes, f"{GIANT_ANSWERS} answers, {name}, {at_once} at once", tried)
 
 
-def test_downloads_beyond_the_cap_are_cut_off_in_bounded_room(tmp_path: Path, idle_bytes: int, tried: Tried) -> None:
+def test_downloads_beyond_the_cap_are_cut_off_in_bounded_memory(tmp_path: Path, idle_bytes: int, tried: Tried) -> None:
     write_prompts(tmp_path / "prompts.jsonl", items=DOWNLOADS)
     with simulator(tmp_path, "--scenario", "dl-huge", "--latency", "task=0") as server:
         job = image_job(tmp_path, server.base_url, in_flight=DOWNLOADS)
@@ -84,7 +84,7 @@ def test_downloads_beyond_the_cap_are_cut_off_in_bounded_room(tmp_path: Path, id
 
 
 @pytest.mark.parametrize("at_once", [2, 16] if TORTURE else [16])
-def test_giant_pictures_inside_of_replies_are_kept_in_bounded_room(
+def test_giant_pictures_inside_of_replies_are_kept_in_bounded_memory(
     tmp_path: Path, idle_bytes: int, tried: Tried, at_once: int
 ) -> None:
     write_prompts(tmp_path / "prompts.jsonl", items=GIANT_PICTURES)

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.jobs import chat_job, image_job
 from tests.e2e.judging import (
     account_of,
-    is_sound,
+    is_intact,
     ledger_records,
     nothing_is_wrong,
     pictures_are_what_was_sent,
@@ -41,7 +41,7 @@ def goes_on_to_the_end(job: Path, out: Path, server: Simulator, prompts: list[st
     assert ended.status == 0, ended.stderr
     nothing_is_wrong(account_of(out, server.stats(), items=len(prompts)))
     texts_are_what_was_sent(out, prompts)
-    is_sound(out)
+    is_intact(out)
     no_byte_holds(job.parent, CANARY)
 
 
@@ -95,7 +95,7 @@ def drained(living: Life, server: Simulator) -> None:
     assert living.watch(until=living.has_taken_its_signals)
 
 
-def test_a_second_interruption_in_the_drain_ends_at_once_and_leaves_a_sound_ledger(tmp_path: Path) -> None:
+def test_a_second_interruption_in_the_drain_ends_at_once_and_leaves_an_intact_ledger(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=FEW)
     out = tmp_path / "outputs" / "answers"
     with simulator(tmp_path, "--latency", "first=4,spread=0.5") as server:
@@ -108,11 +108,11 @@ def test_a_second_interruption_in_the_drain_ends_at_once_and_leaves_a_sound_ledg
         assert "Traceback" not in ended.stderr
         assert ledger_records(out)[-1]["e"] == "close"
         assert len(json_lines(out / "results.jsonl")) < server.stats()["sends"], "it waited for the answers"
-        is_sound(out)
+        is_intact(out)
         goes_on_to_the_end(job, out, server, prompts)
 
 
-def test_a_kill_in_the_drain_leaves_a_sound_ledger(tmp_path: Path) -> None:
+def test_a_kill_in_the_drain_leaves_an_intact_ledger(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", items=FEW)
     out = tmp_path / "outputs" / "answers"
     with simulator(tmp_path, "--latency", "first=2,spread=0.9") as server:
@@ -120,7 +120,7 @@ def test_a_kill_in_the_drain_leaves_a_sound_ledger(tmp_path: Path) -> None:
         with run(job) as living:
             drained(living, server)
             assert living.kill()
-        is_sound(out)
+        is_intact(out)
         goes_on_to_the_end(job, out, server, prompts)
 
 
@@ -141,7 +141,7 @@ def test_a_signal_at_any_moment_is_reported_in_words_and_costs_nothing(tmp_path:
             if asked:
                 assert ended.status in {status, -number, 0}, ended
             assert "batchrunner/cli" not in ended.stderr, "a traceback"
-            is_sound(out)
+            is_intact(out)
         tried("signals at random moments", MOMENTS)
         goes_on_to_the_end(job, out, server, prompts)
         assert server.stats()["sends"] == ANSWERS, "something was sent twice"
@@ -165,7 +165,7 @@ def test_a_kill_in_the_last_rewrite_loses_no_row(tmp_path: Path, tried: Tried) -
                     moment = time.monotonic() + random_source.uniform(0.0, 0.03)
                     living.watch(until=lambda: time.monotonic() >= moment)  # noqa: B023 - called within this turn
                 killed += living.kill()
-            is_sound(out)
+            is_intact(out)
             kept = Counter(
                 row["key"] for name in ("results", "superseded") for row in json_lines(out / f"{name}.jsonl")
             )

@@ -52,7 +52,7 @@ class Server:
         number = int(request.url.rpartition("/")[2])
         refused = self.refuses(now, account)
         self.polls.append(Polled(at=now, task=number, account=account, refused=refused))
-        status, body = 200, _standing(number, ended=now >= self.tasks[number].ends)
+        status, body = 200, _status_of(number, ended=now >= self.tasks[number].ends)
         if refused:
             status, body = 429, {"errors": {"message": "Too many requests"}, "request_id": "r"}
         await asyncio.sleep(0.05)
@@ -63,7 +63,7 @@ class Server:
         return decoder.end(Completed())
 
 
-def _standing(number: int, *, ended: bool) -> dict[str, Json]:
+def _status_of(number: int, *, ended: bool) -> dict[str, Json]:
     if ended:
         urls: list[Json] = ["https://files.invalid/0.png"]
         return {"task_id": str(number), "task_status": "SUCCEED", "output_images": urls, "request_id": "r"}
@@ -95,7 +95,7 @@ def watch(
     """Follow these tasks to their ends."""
     server = Server(tasks, refuses)
 
-    async def night() -> Watched:
+    async def main() -> Watched:
         clock = LoopClock(wall_at_zero=BEGAN)
         follower = TaskPoller(
             dialect=ModelScopeImages(
@@ -130,4 +130,4 @@ def watch(
         asking.cancel()
         return Watched(polls=server.polls, ends=[end for end, _ in told], noticed=[at for _, at in told])
 
-    return run_virtual(night)
+    return run_virtual(main)

@@ -23,7 +23,7 @@ from batchrunner.stores.files import Disk
 from batchrunner.stores.ledger_line import encode_line
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import RunLock
-from tests.support.engine import House, chat
+from tests.support.engine import RunHarness, chat
 
 T = TypeVar("T")
 TOUCHES = frozenset(
@@ -128,10 +128,10 @@ def test_a_lock_that_is_held_is_waited_for_beside_the_loop(tmp_path: Path, touch
 def test_the_ledger_is_replayed_beside_the_loop_and_others_have_turns_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = House(tmp_path)
-    house.run(chat(*prompts(4)))
-    (segment,) = (house.out / "ledger").glob("*.jsonl")
-    assert len(list(read_ledger(house.out / "ledger"))) > 4, segment
+    harness = RunHarness(tmp_path)
+    harness.run(chat(*prompts(4)))
+    (segment,) = (harness.out / "ledger").glob("*.jsonl")
+    assert len(list(read_ledger(harness.out / "ledger"))) > 4, segment
     threads: list[int] = []
     for name in ("replay", "remove_leftovers", "windows_that_worked", "digest_of_job", "remember_totals"):
         whole = getattr(wiring, name)
@@ -193,7 +193,7 @@ EVENTS = 50_000
 def test_a_ledger_of_fifty_thousand_events_on_a_slow_disk_lets_others_have_turns(
     tmp_path: Path, touched: Touched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    House(tmp_path).run(chat("one", "two"))
+    RunHarness(tmp_path).run(chat("one", "two"))
     (segment,) = (tmp_path / "out" / "ledger").glob("*.jsonl")
     lines = segment.read_bytes().splitlines()
     at = time.time()

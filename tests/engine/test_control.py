@@ -12,11 +12,11 @@ from batchrunner.core.control import Action, Command, ControlState, Reply
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import LaneReason, Report, Status
 from batchrunner.stores.control_folder import ControlFolder, give, reply_to, state_in
-from tests.support.engine import House, Latency, World, chat, image
+from tests.support.engine import Latency, RunHarness, World, chat, image
 
 MANY = tuple(f"question {number}" for number in range(200))
 Snapshot = Callable[[], Status]
-Story = Callable[[Snapshot], Awaitable[None]]
+Script = Callable[[Snapshot], Awaitable[None]]
 SLOW = "limits: {concurrency: 4, requests_per_minute: 120}"
 
 
@@ -40,91 +40,91 @@ def _looks_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
 class Hand:
     """Somebody at another terminal."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, harness: RunHarness) -> None:
+        self.harness = harness
         self.given: list[Command] = []
 
     def give(self, action: Action, **command: Any) -> Command:
-        self.given.append(give(self.house.out, Command(id="", action=action, **command)))
+        self.given.append(give(self.harness.out, Command(id="", action=action, **command)))
         return self.given[-1]
 
-    def said(self, number: int = -1) -> str:
-        reply = reply_to(self.house.out, self.given[number])
+    def reply(self, number: int = -1) -> str:
+        reply = reply_to(self.harness.out, self.given[number])
         assert reply is not None, self.given[number]
         return reply.message
 
     @property
     def state(self) -> ControlState:
-        return state_in(self.house.out)
+        return state_in(self.harness.out)
 
 
 @pytest.fixture
-def hand(house: House) -> Hand:
-    return Hand(house)
+def hand(harness: RunHarness) -> Hand:
+    return Hand(harness)
 
 
-def run(house: House, job: str, story: Story | None = None, **options: Any) -> Report:
-    async def told(snapshot: Snapshot) -> None:
-        if story is not None:
-            await story(snapshot)
+def run(harness: RunHarness, job: str, script: Script | None = None, **options: Any) -> Report:
+    async def scripted(snapshot: Snapshot) -> None:
+        if script is not None:
+            await script(snapshot)
 
-    return house.run(job, progress=told, **options)
+    return harness.run(job, progress=scripted, **options)
 
 
-def test_a_paused_run_sends_nothing_until_it_is_resumed_and_charges_no_attempt(house: House, hand: Hand) -> None:
+def test_a_paused_run_sends_nothing_until_it_is_resumed_and_charges_no_attempt(harness: RunHarness, hand: Hand) -> None:
     sends: list[int] = []
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(10)
         hand.give("pause")
         await asyncio.sleep(3)
-        sends.append(house.stats.sends)
+        sends.append(harness.stats.sends)
         assert snapshot().control.paused
         assert {(lane.activity, lane.kind) for lane in snapshot().lanes} == {("paused", LaneReason.COMMAND)}
         await asyncio.sleep(600)
-        sends.append(house.stats.sends)
+        sends.append(harness.stats.sends)
         hand.give("resume")
 
-    report = run(house, chat(*MANY, more=SLOW), story)
-    assert hand.said(0).startswith("paused: ")
+    report = run(harness, chat(*MANY, more=SLOW), script)
+    assert hand.reply(0).startswith("paused: ")
     assert 0 < sends[0] == sends[1] < len(MANY)
     assert report.exit_status is ExitStatus.DONE
-    assert [row["attempts"] for row in house.rows()] == [1] * len(MANY)
-    assert [event["action"] for event in house.events("control")] == ["pause", "resume"]
+    assert [row["attempts"] for row in harness.rows()] == [1] * len(MANY)
+    assert [event["action"] for event in harness.events("control")] == ["pause", "resume"]
     assert hand.state == ControlState()
 
 
-def test_a_run_that_is_stopped_while_paused_names_the_command_that_resumes_it(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_a_run_that_is_stopped_while_paused_names_the_command_that_resumes_it(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(10)
         hand.give("pause")
         hand.give("stop")
 
-    report = run(house, chat(*MANY, more=SLOW), story, command="batchrunner run job.yaml")
+    report = run(harness, chat(*MANY, more=SLOW), script, command="batchrunner run job.yaml")
     assert report.exit_status is ExitStatus.TERMINATED
-    resuming = f"batchrunner resume {house.out} && batchrunner run job.yaml"
+    resuming = f"batchrunner resume {harness.out} && batchrunner run job.yaml"
     assert report.status.next_command == resuming
-    assert run(house, chat(*MANY, more=SLOW), command="batchrunner run job.yaml").status.next_command == resuming
+    assert run(harness, chat(*MANY, more=SLOW), command="batchrunner run job.yaml").status.next_command == resuming
     hand.give("resume")
-    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
-    assert hand.said() == "resumed"
+    assert run(harness, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert hand.reply() == "resumed"
 
 
-def test_a_line_of_another_program_cannot_pose_as_one_of_the_run(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_a_line_of_another_program_cannot_pose_as_one_of_the_run(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         hand.give("resume")  # it makes the folder
         forged = json.dumps({"action": "resume", "by": "x\njob: every item is done"})
-        (house.out / "control" / "forged.json").write_text(forged)
+        (harness.out / "control" / "forged.json").write_text(forged)
 
-    run(house, chat(*MANY, more=SLOW), story)
-    assert "resume (x job: every item is done): was not paused" in house.said
+    run(harness, chat(*MANY, more=SLOW), script)
+    assert "resume (x job: every item is done): was not paused" in harness.said
 
 
-def test_tasks_of_a_paused_run_are_followed_to_their_end(house: House, hand: Hand) -> None:
+def test_tasks_of_a_paused_run_are_followed_to_their_end(harness: RunHarness, hand: Hand) -> None:
     done: list[int] = []
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         hand.give("pause")
         await asyncio.sleep(120)
@@ -133,16 +133,16 @@ def test_tasks_of_a_paused_run_are_followed_to_their_end(house: House, hand: Han
         done.append(status.items.done)
         hand.give("resume")
 
-    report = run(house, image(*MANY[:40], more="limits: {in_flight_tasks: 4}"), story)
-    assert "4 remote tasks are under way, which are polled to their end" in hand.said(0)
+    report = run(harness, image(*MANY[:40], more="limits: {in_flight_tasks: 4}"), script)
+    assert "4 remote tasks are under way, which are polled to their end" in hand.reply(0)
     assert 0 < done[0] < 40
     assert report.status.items.done == 40
 
 
-def test_a_limit_that_is_set_holds_from_the_next_send(house: House, hand: Hand) -> None:
+def test_a_limit_that_is_set_holds_from_the_next_send(harness: RunHarness, hand: Hand) -> None:
     most: list[int] = []
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         hand.give("set", settings={"limits.concurrency": 1})
         await asyncio.sleep(3)
@@ -150,19 +150,19 @@ def test_a_limit_that_is_set_holds_from_the_next_send(house: House, hand: Hand) 
             await asyncio.sleep(0.1)
             most.append(sum(lane.in_flight or 0 for lane in snapshot().lanes))
 
-    house.world = World(latency=Latency(first_byte_s=0.25))
-    run(house, chat(*MANY, more="limits: {concurrency: 4}"), story)
-    assert hand.said() == "limits.concurrency: 4 -> 1"
+    harness.world = World(latency=Latency(first_byte_s=0.25))
+    run(harness, chat(*MANY, more="limits: {concurrency: 4}"), script)
+    assert hand.reply() == "limits.concurrency: 4 -> 1"
     assert max(most) == 1
 
 
-def test_what_is_set_holds_for_later_runs_until_it_is_reset(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_what_is_set_holds_for_later_runs_until_it_is_reset(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         hand.give("set", settings={"limits.concurrency": 2, "retry.attempts": 7})
         await asyncio.sleep(2)
 
-    run(house, chat(*MANY, more=SLOW), story, limit=50)
+    run(harness, chat(*MANY, more=SLOW), script, limit=50)
     assert hand.state.settings == {"limits.concurrency": 2, "retry.attempts": 7}
 
     async def later(snapshot: Snapshot) -> None:
@@ -172,140 +172,142 @@ def test_what_is_set_holds_for_later_runs_until_it_is_reset(house: House, hand: 
         await asyncio.sleep(2)
         assert snapshot().lanes[0].concurrency == 4
 
-    run(house, chat(*MANY, more=SLOW), later)
-    assert hand.said() == "limits.concurrency: 2 -> 4"
+    run(harness, chat(*MANY, more=SLOW), later)
+    assert hand.reply() == "limits.concurrency: 2 -> 4"
     assert hand.state.settings == {"retry.attempts": 7}
 
 
 def test_the_command_line_counts_more_than_what_is_set_and_that_more_than_the_job_file(
-    house: House, hand: Hand
+    harness: RunHarness, hand: Hand
 ) -> None:
-    run(house, chat(*MANY, more=SLOW), limit=1)
+    run(harness, chat(*MANY, more=SLOW), limit=1)
     hand.give("set", settings={"limits.concurrency": 3})
     seen: list[int | None] = []
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(1)
         seen.append(snapshot().lanes[0].concurrency)
 
-    run(house, chat(*MANY, more=SLOW), story, limit=30)
-    run(house, chat(*MANY, more=SLOW), story, limit=60, overrides=("limits.concurrency=9",))
+    run(harness, chat(*MANY, more=SLOW), script, limit=30)
+    run(harness, chat(*MANY, more=SLOW), script, limit=60, overrides=("limits.concurrency=9",))
     assert seen == [3, 9]
 
 
-def test_a_run_of_a_paused_folder_ends_with_3_and_the_command_that_resumes(house: House, hand: Hand) -> None:
-    run(house, chat(*MANY, more=SLOW), limit=5)
+def test_a_run_of_a_paused_folder_ends_with_3_and_the_command_that_resumes(harness: RunHarness, hand: Hand) -> None:
+    run(harness, chat(*MANY, more=SLOW), limit=5)
     hand.give("pause")
-    sends = house.stats.sends
-    report = run(house, chat(*MANY, more=SLOW), command="batchrunner run job.yaml")
+    sends = harness.stats.sends
+    report = run(harness, chat(*MANY, more=SLOW), command="batchrunner run job.yaml")
     assert report.exit_status is ExitStatus.PAUSED
-    assert report.status.next_command == f"batchrunner resume {house.out} && batchrunner run job.yaml"
-    assert (report.status.state, house.stats.sends) == ("paused", sends)
+    assert report.status.next_command == f"batchrunner resume {harness.out} && batchrunner run job.yaml"
+    assert (report.status.state, harness.stats.sends) == ("paused", sends)
     hand.give("resume")
-    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
-    assert [event["action"] for event in house.events("control")] == ["pause", "resume"]
+    assert run(harness, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert [event["action"] for event in harness.events("control")] == ["pause", "resume"]
 
 
-def test_a_stop_drains_and_is_answered(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_a_stop_drains_and_is_answered(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(5)
         hand.give("stop")
         await asyncio.sleep(100)
 
-    report = run(house, chat(*MANY, more=SLOW), story)
+    report = run(harness, chat(*MANY, more=SLOW), script)
     assert report.exit_status is ExitStatus.TERMINATED
-    assert hand.said().startswith("stopping: ")
-    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
-    assert house.stats.sends == len(MANY)
+    assert hand.reply().startswith("stopping: ")
+    assert run(harness, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == len(MANY)
 
 
-def test_a_stop_says_that_the_next_run_polls_the_remote_tasks_and_it_does(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_a_stop_states_that_the_next_run_polls_the_remote_tasks_and_it_does(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         hand.give("stop")
 
     job = image(*MANY[:8], more="limits: {in_flight_tasks: 4}")
-    report = run(house, job, story)
+    report = run(harness, job, script)
     assert report.status.items.accepted == 4
-    assert hand.said() == "stopping: 0 in flight are awaited; 4 remote tasks are under way, which the next run polls"
-    assert run(house, job).exit_status is ExitStatus.DONE
-    assert house.stats.sends == 8
+    assert hand.reply() == "stopping: 0 in flight are awaited; 4 remote tasks are under way, which the next run polls"
+    assert run(harness, job).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == 8
 
 
-def test_a_stop_that_nobody_heard_stops_no_later_run(house: House, hand: Hand) -> None:
-    run(house, chat(*MANY, more=SLOW), limit=5)
+def test_a_stop_that_nobody_received_stops_no_later_run(harness: RunHarness, hand: Hand) -> None:
+    run(harness, chat(*MANY, more=SLOW), limit=5)
     hand.give("stop")
-    assert run(house, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
-    assert hand.said() == "no process worked on this run; nothing to stop"
+    assert run(harness, chat(*MANY, more=SLOW)).exit_status is ExitStatus.DONE
+    assert hand.reply() == "no process worked on this run; nothing to stop"
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["noted before the run", "while it runs"])
-def test_a_skipped_lane_leaves_its_items_to_a_later_run(house: House, hand: Hand, *, before: bool) -> None:
+def test_a_skipped_lane_leaves_its_items_to_a_later_run(harness: RunHarness, hand: Hand, *, before: bool) -> None:
     job = chat(*MANY, more=SLOW).replace('model: "sim/chat"', "models: [sim/a, sim/b]")
-    run(house, job, limit=2)
+    run(harness, job, limit=2)
     if before:
         hand.give("skip", lane="sim/b")
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         if not before:
             hand.give("skip", lane="sim/b")
 
-    report = run(house, job, story)
+    report = run(harness, job, script)
     assert report.exit_status is ExitStatus.PAUSED
-    done = [row["model"] for row in house.rows()]
+    done = [row["model"] for row in harness.rows()]
     assert done.count("sim/a") == len(MANY) > done.count("sim/b")
     assert report.status.items.pending == len(MANY) - done.count("sim/b")
-    assert run(house, job).exit_status is ExitStatus.DONE
+    assert run(harness, job).exit_status is ExitStatus.DONE
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["noted before the run", "while it runs"])
-def test_failed_items_are_tried_again_when_a_person_asks(house: House, hand: Hand, *, before: bool) -> None:
+def test_failed_items_are_tried_again_when_a_person_asks(harness: RunHarness, hand: Hand, *, before: bool) -> None:
     job = chat(*MANY[:100], model="sim/chat#5xx:1", more=f"{SLOW}\nretry: {{attempts: 1}}")
-    assert run(house, job, limit=3).status.items.failed == 3
-    failed = [row["id"] for row in house.rows("failures.jsonl")]
+    assert run(harness, job, limit=3).status.items.failed == 3
+    failed = [row["id"] for row in harness.rows("failures.jsonl")]
     if before:
         hand.give("retry", items=tuple(failed[:2]))
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(3)
         if not before:
             hand.give("retry", items=(*failed[:2], "nobody"))
         await asyncio.sleep(5)
 
-    report = run(house, job, story)
-    done = {row["id"] for row in house.rows()}
+    report = run(harness, job, script)
+    done = {row["id"] for row in harness.rows()}
     assert done >= set(failed[:2])
     assert failed[2] not in done
-    assert len(house.rows("failures.jsonl")) == report.status.items.failed == 100 - len(done)
+    assert len(harness.rows("failures.jsonl")) == report.status.items.failed == 100 - len(done)
     if not before:
-        assert hand.said() == "2 of 3 items are tried again; no item of the job is called nobody"
+        assert hand.reply() == "2 of 3 items are tried again; no item of the job is called nobody"
 
 
-def test_items_that_are_to_be_tried_again_are_no_failures_any_more(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_items_that_are_to_be_tried_again_are_no_failures_any_more(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(5)
-        failed.extend(row["id"] for row in house.rows("failures.jsonl"))
+        failed.extend(row["id"] for row in harness.rows("failures.jsonl"))
         hand.give("pause")
         hand.give("retry", items=tuple(failed[:2]))
         hand.give("stop")
 
     failed: list[str] = []
     job = chat(*MANY[:100], model="sim/chat#5xx:1", more=f"{SLOW}\nretry: {{attempts: 1}}")
-    status = run(house, job, story).status
+    status = run(harness, job, script).status
     assert len(failed) > 2
-    for told in (status, api.status(str(house.out))):
-        assert sum(group.count for group in told.failures) == told.items.failed > 0
+    for scripted in (status, api.status(str(harness.out))):
+        assert sum(group.count for group in scripted.failures) == scripted.items.failed > 0
 
 
-def test_items_of_a_run_that_is_over_are_sent_by_the_next_run_when_a_person_asks(house: House, hand: Hand) -> None:
+def test_items_of_a_run_that_is_over_are_sent_by_the_next_run_when_a_person_asks(
+    harness: RunHarness, hand: Hand
+) -> None:
     job = chat(*MANY[:3], model="sim/chat#5xx:1", more="retry: {attempts: 1}")
-    assert run(house, job).exit_status is ExitStatus.FAILED
-    failed = [row["id"] for row in house.rows("failures.jsonl")]
+    assert run(harness, job).exit_status is ExitStatus.FAILED
+    failed = [row["id"] for row in harness.rows("failures.jsonl")]
     hand.give("retry", items=tuple(failed[:2]))
-    report = run(house, job)
-    assert hand.said() == "2 of 2 items are tried again"
-    assert {row["id"] for row in house.rows()} == set(failed[:2])
+    report = run(harness, job)
+    assert hand.reply() == "2 of 2 items are tried again"
+    assert {row["id"] for row in harness.rows()} == set(failed[:2])
     assert (report.status.items.pending, report.exit_status) == (0, ExitStatus.FAILED)
 
 
@@ -320,53 +322,53 @@ def test_items_of_a_run_that_is_over_are_sent_by_the_next_run_when_a_person_asks
     ],
 )
 def test_what_cannot_be_done_is_answered_with_the_reason_and_changes_nothing(
-    house: House, hand: Hand, command: Any, words: str
+    harness: RunHarness, hand: Hand, command: Any, words: str
 ) -> None:
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(2)
         hand.give(**command)
         await asyncio.sleep(2)
 
-    report = run(house, chat(*MANY[:20], more=SLOW), story)
-    assert words in hand.said()
+    report = run(harness, chat(*MANY[:20], more=SLOW), script)
+    assert words in hand.reply()
     assert report.exit_status is ExitStatus.DONE
-    assert (hand.state, house.events("control")) == (ControlState(), [])
+    assert (hand.state, harness.events("control")) == (ControlState(), [])
 
 
-def test_a_deadline_and_a_budget_that_are_set_end_the_run(house: House, hand: Hand) -> None:
+def test_a_deadline_and_a_budget_that_are_set_end_the_run(harness: RunHarness, hand: Hand) -> None:
     async def budget(snapshot: Snapshot) -> None:
         await asyncio.sleep(5)
         hand.give("set", settings={"budget.calls": 30})
 
-    report = run(house, chat(*MANY, more=SLOW), budget)
+    report = run(harness, chat(*MANY, more=SLOW), budget)
     assert report.exit_status is ExitStatus.PAUSED
-    assert house.stats.sends == 30
+    assert harness.stats.sends == 30
 
     async def deadline(snapshot: Snapshot) -> None:
         hand.give("set", settings={"deadline": "10s"}, reset=("budget.calls",))
         await asyncio.sleep(3)
 
     hand.give("set", reset=("budget.calls",))
-    report = run(house, chat(*MANY, more=SLOW), deadline)
+    report = run(harness, chat(*MANY, more=SLOW), deadline)
     assert report.exit_status is ExitStatus.PAUSED
     assert "the deadline 10s" in (report.status.message or "")
-    assert 40 < house.stats.sends < 80
+    assert 40 < harness.stats.sends < 80
 
 
-def test_another_window_is_waited_for_no_longer(house: House, hand: Hand) -> None:
-    async def story(snapshot: Snapshot) -> None:
+def test_another_window_is_waited_for_no_longer(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(30)
         assert snapshot().waiting is not None
         hand.give("set", settings={"window": "00:00-23:59"})
 
-    began = house.began
-    report = run(house, chat(*MANY[:20], more=f'{SLOW}\nwindow: "03:00-04:00"\ntimezone: UTC'), story)
+    began = harness.began
+    report = run(harness, chat(*MANY[:20], more=f'{SLOW}\nwindow: "03:00-04:00"\ntimezone: UTC'), script)
     assert report.exit_status is ExitStatus.DONE
-    assert house.began - began < 120
+    assert harness.began - began < 120
 
 
 def test_a_command_that_was_followed_and_not_answered_is_followed_again(
-    house: House, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    harness: RunHarness, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unanswered(self: ControlFolder, *_: object) -> None:
         """The process is killed here."""
@@ -374,20 +376,20 @@ def test_a_command_that_was_followed_and_not_answered_is_followed_again(
     with monkeypatch.context() as patch:
         patch.setattr(ControlFolder, "acknowledge", unanswered)
 
-        async def story(snapshot: Snapshot) -> None:
+        async def script(snapshot: Snapshot) -> None:
             await asyncio.sleep(3)
             hand.give("set", settings={"limits.concurrency": 2})
             await asyncio.sleep(3)
 
-        run(house, chat(*MANY, more=SLOW), story, limit=50)
+        run(harness, chat(*MANY, more=SLOW), script, limit=50)
     assert hand.state == ControlState(settings={"limits.concurrency": 2}, noted=1)
-    run(house, chat(*MANY, more=SLOW))
-    assert hand.said() == "limits.concurrency: 2"
+    run(harness, chat(*MANY, more=SLOW))
+    assert hand.reply() == "limits.concurrency: 2"
     assert hand.state == ControlState(settings={"limits.concurrency": 2})
 
 
 def test_a_command_that_ends_the_run_is_answered_and_recorded(
-    house: House, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    harness: RunHarness, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acknowledge = ControlFolder.acknowledge
 
@@ -397,13 +399,13 @@ def test_a_command_that_ends_the_run_is_answered_and_recorded(
 
     monkeypatch.setattr(ControlFolder, "acknowledge", slowly)
 
-    async def story(snapshot: Snapshot) -> None:
+    async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(5)
         hand.give("set", settings={"window": "03:00-04:00"})
         await asyncio.sleep(100)
 
-    report = run(house, chat(*MANY, more=f"{SLOW}\ntimezone: UTC"), story)
+    report = run(harness, chat(*MANY, more=f"{SLOW}\ntimezone: UTC"), script)
     assert report.exit_status is ExitStatus.PAUSED
-    assert hand.said() == 'window: none -> "03:00-04:00"'
-    assert [event["action"] for event in house.events("control")] == ["set"]
+    assert hand.reply() == 'window: none -> "03:00-04:00"'
+    assert [event["action"] for event in harness.events("control")] == ["set"]
     assert hand.state == ControlState(settings={"window": "03:00-04:00"})

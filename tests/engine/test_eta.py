@@ -15,7 +15,7 @@ import pytest
 
 from batchrunner.core.status import Status
 from batchrunner.report.pace import Eta, RunPace
-from tests.support.engine import MONDAY_EVENING, House, Latency, World
+from tests.support.engine import MONDAY_EVENING, Latency, RunHarness, World
 
 NIGHTS: Final = (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)
 """Not 6: its last item lies within three sends of a second day's quota, and the day is known only so far before."""
@@ -44,7 +44,7 @@ def job_of(chance: random.Random) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize("seed", NIGHTS)
-def test_at_each_minute_of_a_night_with_quotas_the_end_is_told_within_15_percent_or_2_minutes(
+def test_at_each_minute_of_a_run_with_quotas_the_end_is_reported_within_15_percent_or_2_minutes(
     tmp_path: Path, seed: int
 ) -> None:
     text, answer_s = job_of(random.Random(seed))
@@ -61,9 +61,9 @@ def test_at_each_minute_of_a_night_with_quotas_the_end_is_told_within_15_percent
             count += 1
             await asyncio.sleep(LOOK_EVERY_S)
 
-    house = House(tmp_path, world=World(seed, latency=Latency(first_byte_s=answer_s, spread=0.3)))
-    report = house.run(text, progress=look)
-    lasted_s = house.began - 1.0 - MONDAY_EVENING
+    harness = RunHarness(tmp_path, world=World(seed, latency=Latency(first_byte_s=answer_s, spread=0.3)))
+    report = harness.run(text, progress=look)
+    lasted_s = harness.began - 1.0 - MONDAY_EVENING
     assert report.status.state == "done"
     assert lasted_s > 4 * 3600, "the night has no quota park"
     wrong = [

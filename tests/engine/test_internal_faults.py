@@ -25,7 +25,7 @@ from batchrunner.providers.openai_chat_reply import ChatDecoder
 from batchrunner.report import summary
 from batchrunner.stores import run_directory
 from batchrunner.stores.artifacts import AnswerFolder
-from tests.support.engine import House, chat, image
+from tests.support.engine import RunHarness, chat, image
 
 PROMPTS = [f"prompt {number}" for number in range(8)]
 BAD = "prompt 3"
@@ -151,67 +151,67 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize(("breaking", "left"), KINDS, ids=[kind.__name__ for kind, _ in KINDS])
 def test_the_item_fails_as_internal_is_sent_once_at_most_and_the_others_go_on(
-    house: House, monkeypatch: Patch, breaking: Break, left: int, error: Exception
+    harness: RunHarness, monkeypatch: Patch, breaking: Break, left: int, error: Exception
 ) -> None:
     breaking(monkeypatch, error)
     pictures = breaking in {broken_keeper, broken_poller}
-    report = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
-    (failure,) = house.rows("failures.jsonl")
-    assert (failure["error"]["class"], report.exit_status, len(house.rows())) == ("internal", 1, 7)
-    assert house.stats.sends == 7 + left
+    report = harness.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
+    (failure,) = harness.rows("failures.jsonl")
+    assert (failure["error"]["class"], report.exit_status, len(harness.rows())) == ("internal", 1, 7)
+    assert harness.stats.sends == 7 + left
     assert failure["attempts"] == left
     assert report.status.sends.possible_duplicates == left
-    log = house.out / "errors.log"
+    log = harness.out / "errors.log"
     assert "Traceback (most recent call last)" in log.read_text()
     assert type(error).__name__ in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
-    assert api.verify(str(house.out)).sound
+    assert api.verify(str(harness.out)).sound
     told = summary.summary(report.status)
     assert f"please report it and attach {log}" in told
-    assert f"please report it and attach {log}" in summary.summary(api.status(str(house.out)))
-    again = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
-    assert (again.exit_status, house.stats.sends) == (1, 7 + left), "nothing is bought again"
+    assert f"please report it and attach {log}" in summary.summary(api.status(str(harness.out)))
+    again = harness.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"))
+    assert (again.exit_status, harness.stats.sends) == (1, 7 + left), "nothing is bought again"
     monkeypatch.undo()
-    mended = house.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"), retry_failed=True)
-    assert (mended.exit_status, len(house.rows())) == (0, 8)
-    assert house.stats.sends == (8 if pictures else 8 + left), "what a server had accepted is not ordered again"
+    mended = harness.run((image if pictures else chat)(*PROMPTS, more="limits: {concurrency: 3}"), retry_failed=True)
+    assert (mended.exit_status, len(harness.rows())) == (0, 8)
+    assert harness.stats.sends == (8 if pictures else 8 + left), "what a server had accepted is not ordered again"
     assert mended.status.sends.possible_duplicates == (0 if pictures else left)
 
 
 @pytest.mark.parametrize("breaking", [broken_keeper, broken_poller])
 def test_an_accepted_task_outlives_every_fault_of_ours_and_is_not_ordered_again(
-    house: House, monkeypatch: Patch, breaking: Break
+    harness: RunHarness, monkeypatch: Patch, breaking: Break
 ) -> None:
     """Over several lives, with `--limit`, and beside a plain run, its task is the one that was accepted first."""
     job = image(*PROMPTS)
     breaking(monkeypatch, KeyError("once"))
-    house.run(job)
-    (failure,) = house.rows("failures.jsonl")
+    harness.run(job)
+    (failure,) = harness.rows("failures.jsonl")
     assert "without a new request" in failure["error"]["message"]
-    house.run(job, retry_failed=True, limit=1)
+    harness.run(job, retry_failed=True, limit=1)
     monkeypatch.undo()
     breaking(monkeypatch, KeyError("twice"))
-    assert house.run(job, retry_failed=True).exit_status == 1
+    assert harness.run(job, retry_failed=True).exit_status == 1
     monkeypatch.undo()
-    mended = house.run(job, retry_failed=True)
-    assert (mended.exit_status, house.stats.sends, mended.status.sends.possible_duplicates) == (0, 8, 0)
-    assert failure["task_id"] in {row["task_id"] for row in house.rows()}
-    assert not house.rows("superseded.jsonl")
-    assert api.verify(str(house.out)).sound
+    mended = harness.run(job, retry_failed=True)
+    assert (mended.exit_status, harness.stats.sends, mended.status.sends.possible_duplicates) == (0, 8, 0)
+    assert failure["task_id"] in {row["task_id"] for row in harness.rows()}
+    assert not harness.rows("superseded.jsonl")
+    assert api.verify(str(harness.out)).sound
 
 
 def test_a_task_that_comes_to_its_own_end_after_a_fault_of_ours_is_ordered_again(
-    house: House, monkeypatch: Patch
+    harness: RunHarness, monkeypatch: Patch
 ) -> None:
     broken_keeper(monkeypatch, KeyError("once"))
-    house.run(image(BAD))
+    harness.run(image(BAD))
     monkeypatch.undo()
     monkeypatch.setattr(ImageTasks, "follow", _task_failed)
-    house.run(image(BAD), retry_failed=True)
+    harness.run(image(BAD), retry_failed=True)
     monkeypatch.undo()
-    assert house.stats.sends == 1
-    mended = house.run(image(BAD), retry_failed=True)
-    assert (mended.exit_status, house.stats.sends) == (0, 2)
+    assert harness.stats.sends == 1
+    mended = harness.run(image(BAD), retry_failed=True)
+    assert (mended.exit_status, harness.stats.sends) == (0, 2)
 
 
 async def _task_failed(self: ImageTasks, *_given: Any, **_named: Any) -> GivenUp:
@@ -219,23 +219,23 @@ async def _task_failed(self: ImageTasks, *_given: Any, **_named: Any) -> GivenUp
     return GivenUp(problem=problem, charged=1, ambiguous=False)
 
 
-def test_an_answer_that_could_not_be_recorded_is_reported(house: House, monkeypatch: Patch) -> None:
+def test_an_answer_that_could_not_be_recorded_is_reported(harness: RunHarness, monkeypatch: Patch) -> None:
     broken_row(monkeypatch, KeyError("row"))
-    house.run(chat(BAD))
-    assert any("could not save this answer" in said for said in house.said)
+    harness.run(chat(BAD))
+    assert any("could not save this answer" in said for said in harness.said)
 
 
-def test_an_answer_whose_own_file_could_not_be_written_is_reported(house: House, monkeypatch: Patch) -> None:
+def test_an_answer_whose_own_file_could_not_be_written_is_reported(harness: RunHarness, monkeypatch: Patch) -> None:
     async def broken(*_given: Any) -> str:
         raise KeyError("own file")
 
     monkeypatch.setattr(AnswerFolder, "save", broken)
-    house.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
-    assert any("could not save this answer" in said for said in house.said)
+    harness.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
+    assert any("could not save this answer" in said for said in harness.said)
 
 
 def test_an_answer_is_recorded_although_its_item_is_cancelled_while_its_own_file_is_written(
-    house: House, monkeypatch: Patch
+    harness: RunHarness, monkeypatch: Patch
 ) -> None:
     save = AnswerFolder.save
 
@@ -247,42 +247,44 @@ def test_an_answer_is_recorded_although_its_item_is_cancelled_while_its_own_file
         return await save(self, *given)
 
     monkeypatch.setattr(AnswerFolder, "save", cancelled_meanwhile)
-    house.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
-    assert (len(house.rows()), house.stats.sends) == (1, 1)
+    harness.run(chat(BAD, more='output: {each: "{{ id }}.md"}'))
+    assert (len(harness.rows()), harness.stats.sends) == (1, 1)
 
 
 def test_a_failure_that_cannot_be_recorded_either_leaves_the_item_open_and_counted(
-    house: House, monkeypatch: Patch
+    harness: RunHarness, monkeypatch: Patch
 ) -> None:
     broken_row(monkeypatch, KeyError("row"))
     monkeypatch.setattr(recorder, "failure_row", lambda *_given, **_named: 1 / 0)
-    report = house.run(chat(*PROMPTS))
-    assert (len(house.rows()), report.exit_status) == (7, 3)
+    report = harness.run(chat(*PROMPTS))
+    assert (len(harness.rows()), report.exit_status) == (7, 3)
     monkeypatch.undo()
-    again = house.run(chat(*PROMPTS))
-    assert (again.exit_status, house.stats.sends, again.status.sends.possible_duplicates) == (0, 9, 1)
+    again = harness.run(chat(*PROMPTS))
+    assert (again.exit_status, harness.stats.sends, again.status.sends.possible_duplicates) == (0, 9, 1)
 
 
-def test_a_fault_that_hits_every_item_stops_the_lane_like_any_other_trouble(house: House, monkeypatch: Patch) -> None:
+def test_a_fault_that_hits_every_item_stops_the_lane_like_any_other_trouble(
+    harness: RunHarness, monkeypatch: Patch
+) -> None:
     monkeypatch.setattr(ChatDecoder, "end", lambda *_: 1 / 0)
-    report = house.run(chat(*(f"p{n}" for n in range(60)), more="breaker: 5\nlimits: {concurrency: 1}"))
-    assert (report.exit_status, house.stats.sends) == (3, 5)
+    report = harness.run(chat(*(f"p{n}" for n in range(60)), more="breaker: 5\nlimits: {concurrency: 1}"))
+    assert (report.exit_status, harness.stats.sends) == (3, 5)
     assert "internal" in str(report.status.message)
 
 
 @pytest.mark.parametrize("job", [image, chat], ids=["pictures", "answers"])
-def test_a_broken_disk_still_stops_everything(house: House, monkeypatch: Patch, job: Callable[..., str]) -> None:
+def test_a_broken_disk_still_stops_everything(harness: RunHarness, monkeypatch: Patch, job: Callable[..., str]) -> None:
     def refused(*_given: Any, **_named: Any) -> None:
         raise StoreBrokenError("the disk is gone")
 
     monkeypatch.setattr(Recorder, "keep", refused)
-    report = house.run(job(*PROMPTS, more="limits: {concurrency: 1}"))
+    report = harness.run(job(*PROMPTS, more="limits: {concurrency: 1}"))
     assert (report.exit_status, report.status.message) == (4, "the disk is gone")
-    assert not (house.out / "errors.log").exists()
+    assert not (harness.out / "errors.log").exists()
 
 
-def test_the_log_holds_no_key_and_ends_at_its_bound(tmp_path: Path, house: House, monkeypatch: Patch) -> None:
-    house.simulate = False
+def test_the_log_holds_no_key_and_ends_at_its_bound(tmp_path: Path, harness: RunHarness, monkeypatch: Patch) -> None:
+    harness.simulate = False
     monkeypatch.setenv("MY_KEY", CANARY)
     monkeypatch.setattr(run_directory, "LOG_BYTES_MAX", 5000)
     monkeypatch.setattr(ChatDecoder, "end", lambda *_: json.loads(f"{{{CANARY}"))
@@ -290,10 +292,10 @@ def test_the_log_holds_no_key_and_ends_at_its_bound(tmp_path: Path, house: House
     job = chat(*PROMPTS, more="limits: {concurrency: 1}").replace(
         "provider: simulator", "provider: {preset: openai, api_key_env: MY_KEY}"
     )
-    house.run(job)
-    assert len(house.rows("failures.jsonl")) == 8
-    assert 0 < (house.out / "errors.log").stat().st_size <= 5000
-    for path in house.out.rglob("*"):
+    harness.run(job)
+    assert len(harness.rows("failures.jsonl")) == 8
+    assert 0 < (harness.out / "errors.log").stat().st_size <= 5000
+    for path in harness.out.rglob("*"):
         assert path.is_dir() or CANARY.encode() not in path.read_bytes(), path
 
 
@@ -317,70 +319,74 @@ def at_once(_: Any) -> Any:
 
 
 @pytest.mark.parametrize("progress", [broken_progress, stubborn_progress, at_once])
-def test_a_progress_callback_that_breaks_changes_nothing(house: House, progress: Any) -> None:
-    report = house.run(chat(*PROMPTS), progress=progress)
-    assert (report.exit_status, len(house.rows())) == (0, 8)
-    told = [said for said in house.said if "progress" in said]
+def test_a_progress_callback_that_breaks_changes_nothing(harness: RunHarness, progress: Any) -> None:
+    report = harness.run(chat(*PROMPTS), progress=progress)
+    assert (report.exit_status, len(harness.rows())) == (0, 8)
+    told = [said for said in harness.said if "progress" in said]
     assert len(told) == (progress is not stubborn_progress)
 
 
 def test_a_voice_that_breaks_changes_nothing(
-    house: House, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+    harness: RunHarness, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def deaf(_: str) -> None:
         raise UnicodeError("no such letter")
 
-    house.said = type("Deaf", (), {"append": staticmethod(deaf)})()
-    report = house.run(chat(*PROMPTS), progress=broken_progress)
-    assert (report.exit_status, len(house.rows())) == (0, 8)
+    harness.said = type("Deaf", (), {"append": staticmethod(deaf)})()
+    report = harness.run(chat(*PROMPTS), progress=broken_progress)
+    assert (report.exit_status, len(harness.rows())) == (0, 8)
     assert capsys.readouterr().err.count("no screen") == 1
 
 
-def test_a_notify_command_that_breaks_changes_nothing(house: House, monkeypatch: Patch) -> None:
+def test_a_notify_command_that_breaks_changes_nothing(harness: RunHarness, monkeypatch: Patch) -> None:
     async def broken(*_: Any, **__: Any) -> str:
         raise OSError("no room for a temporary file")
 
     monkeypatch.setattr("batchrunner.report.notify.notify", broken)
-    report = house.run(chat(*PROMPTS))
-    assert (report.exit_status, len(house.rows())) == (0, 8)
-    assert any("no room for a temporary file" in said for said in house.said)
+    report = harness.run(chat(*PROMPTS))
+    assert (report.exit_status, len(harness.rows())) == (0, 8)
+    assert any("no room for a temporary file" in said for said in harness.said)
 
 
-def test_a_disk_that_refuses_the_totals_is_paid_for_nothing(house: House, monkeypatch: Patch) -> None:
+def test_a_disk_that_refuses_the_totals_is_paid_for_nothing(harness: RunHarness, monkeypatch: Patch) -> None:
     """Invariant 16: no POST after the first error of the disk, whatever it was about to keep."""
 
     def refused(*_given: Any, **_named: Any) -> None:
         raise StoreBrokenError("run.json: read-only")
 
     monkeypatch.setattr("batchrunner.wiring.remember_totals", refused)
-    report: Report = house.run(chat(*PROMPTS))
-    assert (report.exit_status, house.stats.sends) == (4, 0)
+    report: Report = harness.run(chat(*PROMPTS))
+    assert (report.exit_status, harness.stats.sends) == (4, 0)
 
 
-def test_totals_that_cannot_be_kept_are_reported_once_and_change_nothing(house: House, monkeypatch: Patch) -> None:
+def test_totals_that_cannot_be_kept_are_reported_once_and_change_nothing(
+    harness: RunHarness, monkeypatch: Patch
+) -> None:
     def refused(*_given: Any, **_named: Any) -> None:
         raise AssertionError("gone")
 
     monkeypatch.setattr("batchrunner.wiring.remember_totals", refused)
-    report: Report = house.run(chat(*PROMPTS))
-    assert (report.exit_status, len(house.rows())) == (0, 8)
-    assert sum("could not save the totals" in said for said in house.said) == 1
+    report: Report = harness.run(chat(*PROMPTS))
+    assert (report.exit_status, len(harness.rows())) == (0, 8)
+    assert sum("could not save the totals" in said for said in harness.said) == 1
 
 
-def test_a_watch_beside_the_work_that_breaks_is_reported_and_pauses_the_run(house: House, monkeypatch: Patch) -> None:
+def test_a_watch_beside_the_work_that_breaks_is_reported_and_pauses_the_run(
+    harness: RunHarness, monkeypatch: Patch
+) -> None:
     async def broken(*_: Any) -> None:
         await asyncio.sleep(1)
         raise ZeroDivisionError
 
     monkeypatch.setattr("batchrunner.engine.run_schedule.RunSchedule.watch", broken)
-    report = house.run(chat(*PROMPTS, more="limits: {concurrency: 1, requests_per_minute: 1}"))
+    report = harness.run(chat(*PROMPTS, more="limits: {concurrency: 1, requests_per_minute: 1}"))
     assert (report.exit_status, report.status.state) == (3, "paused")
     assert "internal error while watching for the deadline" in str(report.status.message)
-    assert "ZeroDivisionError" in (house.out / "errors.log").read_text()
-    assert len(house.rows()) < 8
+    assert "ZeroDivisionError" in (harness.out / "errors.log").read_text()
+    assert len(harness.rows()) < 8
 
 
-def test_what_a_poll_says_of_one_task_does_not_end_the_others(house: House, monkeypatch: Patch) -> None:
+def test_what_a_poll_states_of_one_task_does_not_end_the_others(harness: RunHarness, monkeypatch: Patch) -> None:
     ask = TaskPoller._ask
     asked: list[str] = []
 
@@ -391,6 +397,6 @@ def test_what_a_poll_says_of_one_task_does_not_end_the_others(house: House, monk
         await ask(self, followed)
 
     monkeypatch.setattr(TaskPoller, "_ask", broken)
-    report = house.run(image(*PROMPTS))
-    assert (report.exit_status, len(house.rows()), len(house.rows("failures.jsonl"))) == (1, 7, 1)
-    assert house.rows("failures.jsonl")[0]["task_id"] == asked[0]
+    report = harness.run(image(*PROMPTS))
+    assert (report.exit_status, len(harness.rows()), len(harness.rows("failures.jsonl"))) == (1, 7, 1)
+    assert harness.rows("failures.jsonl")[0]["task_id"] == asked[0]

@@ -9,7 +9,7 @@ import pytest
 
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.status import LaneReason, LaneStatus, Status
-from tests.support.engine import House, Latency, World
+from tests.support.engine import Latency, RunHarness, World
 
 PROMPTS: Final = "\n".join(f"  - question {number}" for number in range(40))
 
@@ -24,8 +24,8 @@ def lanes_of(tmp_path: Path, *models: str, more: str = "", every_s: float = 1.0)
             seen.append({lane.model: lane for lane in snapshot().lanes})
 
     listed = ", ".join(f"'{model}'" for model in models)
-    house = House(tmp_path, world=World(latency=Latency(first_byte_s=1.0)))
-    house.run(f"name: job\nprovider: simulator\nmodels: [{listed}]\nprompts:\n{PROMPTS}\n{more}\n", progress=look)
+    harness = RunHarness(tmp_path, world=World(latency=Latency(first_byte_s=1.0)))
+    harness.run(f"name: job\nprovider: simulator\nmodels: [{listed}]\nprompts:\n{PROMPTS}\n{more}\n", progress=look)
     return seen
 
 
@@ -42,7 +42,7 @@ def test_a_model_that_does_not_exist_is_closed_with_its_failures(tmp_path: Path)
     assert (lane.activity, lane.kind, lane.failed, lane.left) == ("closed", ProblemKind.MODEL_NOT_FOUND, 40, 0)
 
 
-def test_a_parked_lane_says_until_when_and_why_in_our_word_apart_from_the_servers(tmp_path: Path) -> None:
+def test_a_parked_lane_states_until_when_and_why_in_our_word_apart_from_the_servers(tmp_path: Path) -> None:
     seen = lanes_of(tmp_path, "quota#quota-model:10", every_s=600.0)
     lane = seen[0]["quota#quota-model:10"]
     assert (lane.activity, lane.kind, lane.left) == ("parked", ProblemKind.QUOTA_MODEL, 30)
@@ -70,7 +70,7 @@ def test_a_lane_at_work_is_working_and_its_mean_in_flight_is_reported_by_two_loo
 
 
 def test_identical_items_count_once_and_those_beyond_the_limit_do_not(tmp_path: Path) -> None:
-    house = House(tmp_path)
+    harness = RunHarness(tmp_path)
     told: list[LaneStatus] = []
 
     async def look(snapshot: Callable[[], Status]) -> None:
@@ -78,7 +78,7 @@ def test_identical_items_count_once_and_those_beyond_the_limit_do_not(tmp_path: 
         await asyncio.Event().wait()
 
     job = "name: job\nprovider: simulator\nmodel: m\nprompts: [a, a, b, c, d]\n"
-    house.run(job, limit=3, progress=look)
+    harness.run(job, limit=3, progress=look)
     assert (told[0].total, told[0].left) == (2, 2)
-    house.run(job, limit=4, progress=look)
+    harness.run(job, limit=4, progress=look)
     assert (told[1].total, told[1].left) == (3, 1)

@@ -8,7 +8,7 @@ import statistics
 from batchrunner.core.errors import ExitStatus
 from batchrunner.core.outcome import Pictures
 from tests.engine.polled_tasks import Polled, Remote, watch
-from tests.support.engine import FaultRates, House, Latency, World, image
+from tests.support.engine import FaultRates, Latency, RunHarness, World, image
 
 
 def bell(seed: int, count: int, *, sigma: float, every_s: float = 0.75) -> list[Remote]:
@@ -124,9 +124,9 @@ def test_the_same_seed_ask_at_the_same_moments() -> None:
     assert watch(tasks, seed=7).polls == watch(tasks, seed=7).polls
 
 
-def test_a_whole_run_of_pictures_asks_seldom_even_under_poll_faults(house: House) -> None:
-    house.world = World(5, faults=FaultRates.parse("poll-429=0.1"), latency=Latency(task_s=15.0, spread=0.3))
-    report = house.run(image(*(f"picture {number}" for number in range(120))))
+def test_a_whole_run_of_pictures_asks_seldom_even_under_poll_faults(harness: RunHarness) -> None:
+    harness.world = World(5, faults=FaultRates.parse("poll-429=0.1"), latency=Latency(task_s=15.0, spread=0.3))
+    report = harness.run(image(*(f"picture {number}" for number in range(120))))
     assert report.exit_status is ExitStatus.DONE
-    assert house.stats.sends == 120
-    assert house.stats.polls / 120 <= 4.5
+    assert harness.stats.sends == 120
+    assert harness.stats.polls / 120 <= 4.5

@@ -9,7 +9,7 @@ from PIL import Image
 
 from batchrunner.core.errors import ExitStatus
 from batchrunner.simulator.script import Call, Script
-from tests.support.engine import House, World, image
+from tests.support.engine import RunHarness, World, image
 
 DIALECTS = [
     ("chat", "openai-chat", "sim/chat"),
@@ -30,31 +30,31 @@ def job(kind: str, dialect: str, model: str, *, more: str = "") -> str:
 def test_a_spent_quota_parks_in_every_dialect_and_charges_no_attempt(
     tmp_path: Path, way: tuple[str, str, str], told: str, calls: int
 ) -> None:
-    house = House(tmp_path, world=World(scenario=f"{told.replace('_', '-')}:{calls}"))
-    report = house.run(job(*way, more="on_quota: stop\nlimits: {concurrency: 1}"))
+    harness = RunHarness(tmp_path, world=World(scenario=f"{told.replace('_', '-')}:{calls}"))
+    report = harness.run(job(*way, more="on_quota: stop\nlimits: {concurrency: 1}"))
     assert report.exit_status is ExitStatus.PAUSED
-    assert {event["kind"] for event in house.events("parked")} == {told}, "by its words, or by the headers before it"
-    assert [row["attempts"] for row in house.rows()] == [1] * calls
-    assert house.events("retry") == []
+    assert {event["kind"] for event in harness.events("parked")} == {told}, "by its words, or by the headers before it"
+    assert [row["attempts"] for row in harness.rows()] == [1] * calls
+    assert harness.events("retry") == []
 
 
-def test_a_picture_that_came_as_a_url_keeps_its_usage(house: House) -> None:
-    report = house.run(job("image", "openai-images", "dall-e-2", more="params: {size: 64x64}"))
-    usages = [row["usage"] for row in house.rows()]
+def test_a_picture_that_came_as_a_url_keeps_its_usage(harness: RunHarness) -> None:
+    report = harness.run(job("image", "openai-images", "dall-e-2", more="params: {size: 64x64}"))
+    usages = [row["usage"] for row in harness.rows()]
     assert [usage["output_tokens"] for usage in usages] == [1056] * 3
     assert report.status.usage.output_tokens == 3 * 1056
-    assert house.events("ready")[0]["output_tokens"] == 1056
+    assert harness.events("ready")[0]["output_tokens"] == 1056
 
 
 def test_so_does_one_that_a_later_run_fetches(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(scenario="dl-404"))
+    harness = RunHarness(tmp_path, world=World(scenario="dl-404"))
     text = job("image", "openai-images", "dall-e-2", more="params: {size: 64x64}")
-    assert house.run(text).exit_status is ExitStatus.PAUSED
-    assert (house.stats.sends, house.rows()) == (3, [])
-    house.world = World()
-    assert house.run(text).exit_status is ExitStatus.DONE
-    assert house.stats.sends == 0, "nothing is ordered again"
-    assert [row["usage"]["output_tokens"] for row in house.rows()] == [1056] * 3
+    assert harness.run(text).exit_status is ExitStatus.PAUSED
+    assert (harness.stats.sends, harness.rows()) == (3, [])
+    harness.world = World()
+    assert harness.run(text).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == 0, "nothing is ordered again"
+    assert [row["usage"]["output_tokens"] for row in harness.rows()] == [1056] * 3
 
 
 class Noticing(World):
@@ -80,9 +80,9 @@ class Noticing(World):
 def test_pictures_to_edit_go_as_a_url_or_as_a_list(tmp_path: Path, given: str, sent: object) -> None:
     Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
     world = Noticing()
-    house = House(tmp_path, world=world)
-    report = house.run(image("make it winter", model="Qwen/Qwen-Image-Edit", more=f"images: {given}"))
+    harness = RunHarness(tmp_path, world=world)
+    report = harness.run(image("make it winter", model="Qwen/Qwen-Image-Edit", more=f"images: {given}"))
     said = world.bodies[0]["image_url"]
     assert report.exit_status is ExitStatus.DONE
     assert (said[:22] if isinstance(said, str) else [url[:22] for url in said]) == sent
-    assert "data:" not in (house.out / "results.jsonl").read_text()
+    assert "data:" not in (harness.out / "results.jsonl").read_text()

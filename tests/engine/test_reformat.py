@@ -13,7 +13,7 @@ from batchrunner.report.directory_status import format_notes
 from batchrunner.stores import reformat as reformatting
 from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.ledger import LedgerWriter
-from tests.support.engine import House, image
+from tests.support.engine import RunHarness, image
 
 PROMPTS = ("a cat", "a dog", "a cat", "an owl")
 """The third shares the answer of the first."""
@@ -23,18 +23,18 @@ def job(form: str | None) -> str:
     return image(*PROMPTS, more=f"output: {{format: {form}}}" if form else "")
 
 
-def loaded(house: House, form: str) -> Job:
-    path = house.folder / "job.yaml"
+def loaded(harness: RunHarness, form: str) -> Job:
+    path = harness.folder / "job.yaml"
     path.write_text(job(form))
-    return api.load_job(str(path), simulate=True, out=str(house.out))
+    return api.load_job(str(path), simulate=True, out=str(harness.out))
 
 
-def pictures(house: House) -> list[dict[str, Any]]:
-    return [picture for row in house.rows() for picture in row["output"]["images"]]
+def pictures(harness: RunHarness) -> list[dict[str, Any]]:
+    return [picture for row in harness.rows() for picture in row["output"]["images"]]
 
 
-def is_sound(house: House) -> bool:
-    found = api.verify(str(house.out))
+def is_intact(harness: RunHarness) -> bool:
+    found = api.verify(str(harness.out))
     assert found.sound, found.findings
     return not [finding for finding in found.findings if finding.kind not in {"no_close", "file_extra"}]
 
@@ -45,82 +45,82 @@ def is_sound(house: House) -> bool:
 def test_pictures_get_the_new_format_without_a_request(
     tmp_path: Path, before: str | None, after: str, pillow: str
 ) -> None:
-    house = House(tmp_path)
-    assert house.run(job(before)).exit_status is ExitStatus.DONE
-    sent, old = house.stats.sends, {picture["path"] for picture in pictures(house)}
-    assert house.run(job(after)).exit_status is ExitStatus.DONE
-    assert {picture["path"] for picture in pictures(house)} == old
-    report = house.run(job(after), reformat=True)
-    assert (report.exit_status, house.stats.sends) == (ExitStatus.DONE, sent)
-    assert {picture["format"] for picture in pictures(house)} == {pillow}
-    for picture in pictures(house):
-        data = (house.out / picture["path"]).read_bytes()
+    harness = RunHarness(tmp_path)
+    assert harness.run(job(before)).exit_status is ExitStatus.DONE
+    sent, old = harness.stats.sends, {picture["path"] for picture in pictures(harness)}
+    assert harness.run(job(after)).exit_status is ExitStatus.DONE
+    assert {picture["path"] for picture in pictures(harness)} == old
+    report = harness.run(job(after), reformat=True)
+    assert (report.exit_status, harness.stats.sends) == (ExitStatus.DONE, sent)
+    assert {picture["format"] for picture in pictures(harness)} == {pillow}
+    for picture in pictures(harness):
+        data = (harness.out / picture["path"]).read_bytes()
         assert len(data) == picture["bytes"]
-        with Image.open(house.out / picture["path"]) as opened:
+        with Image.open(harness.out / picture["path"]) as opened:
             assert (opened.format, opened.size) == (pillow, (picture["width"], picture["height"]))
             text = opened.info.get("parameters") or opened.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
         assert text.partition("\n")[0] in PROMPTS, "the new file says where it comes from, too"
-    assert not any((house.out / path).exists() for path in old)
-    assert len(house.events("reformatted")) == 3
-    assert is_sound(house)
-    assert house.run(job(after)).exit_status is ExitStatus.DONE
-    assert house.stats.sends == sent
-    assert len(house.rows()) == len(PROMPTS)
-    assert is_sound(house)
+    assert not any((harness.out / path).exists() for path in old)
+    assert len(harness.events("reformatted")) == 3
+    assert is_intact(harness)
+    assert harness.run(job(after)).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == sent
+    assert len(harness.rows()) == len(PROMPTS)
+    assert is_intact(harness)
 
 
 def test_formats_may_change_more_than_once(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.run(job(None))
+    harness = RunHarness(tmp_path)
+    harness.run(job(None))
     for form in ("jpeg", "webp", "png"):
-        assert house.run(job(form), reformat=True).exit_status is ExitStatus.DONE
-        assert is_sound(house)
-    assert {Path(picture["path"]).suffix for picture in pictures(house)} == {".png"}
-    assert len(list((house.out / "images").iterdir())) == 3
+        assert harness.run(job(form), reformat=True).exit_status is ExitStatus.DONE
+        assert is_intact(harness)
+    assert {Path(picture["path"]).suffix for picture in pictures(harness)} == {".png"}
+    assert len(list((harness.out / "images").iterdir())) == 3
 
 
-def test_plan_says_how_many_pictures_are_of_another_format(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.run(job(None))
-    (note,) = format_notes(loaded(house, "jpeg"), house.out)
+def test_plan_states_how_many_pictures_are_of_another_format(tmp_path: Path) -> None:
+    harness = RunHarness(tmp_path)
+    harness.run(job(None))
+    (note,) = format_notes(loaded(harness, "jpeg"), harness.out)
     assert note.startswith("3 pictures not in the format jpeg; `run --reformat` converts")
-    house.run(job("jpeg"), reformat=True)
-    assert format_notes(loaded(house, "jpeg"), house.out) == ()
+    harness.run(job("jpeg"), reformat=True)
+    assert format_notes(loaded(harness, "jpeg"), harness.out) == ()
 
 
 def test_a_damaged_or_missing_picture_stays_and_is_named(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.run(job(None))
-    first, second = sorted({picture["path"] for picture in pictures(house)})[:2]
-    (house.out / first).write_bytes((house.out / first).read_bytes()[:-1] + b"!")
-    (house.out / second).unlink()
-    report = house.run(job("jpeg"), reformat=True)
+    harness = RunHarness(tmp_path)
+    harness.run(job(None))
+    first, second = sorted({picture["path"] for picture in pictures(harness)})[:2]
+    (harness.out / first).write_bytes((harness.out / first).read_bytes()[:-1] + b"!")
+    (harness.out / second).unlink()
+    report = harness.run(job("jpeg"), reformat=True)
     assert report.exit_status is ExitStatus.PAUSED
-    assert any(f"{first}: is damaged" in line for line in house.said)
-    assert any(f"{second}: is missing" in line for line in house.said)
-    assert (house.out / first).exists()
-    assert {first, second} <= {picture["path"] for picture in pictures(house)}
+    assert any(f"{first}: is damaged" in line for line in harness.said)
+    assert any(f"{second}: is missing" in line for line in harness.said)
+    assert (harness.out / first).exists()
+    assert {first, second} <= {picture["path"] for picture in pictures(harness)}
 
 
-def test_a_run_says_once_that_its_pictures_are_of_another_format(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.run(job("png"))
-    assert not any("not in the format" in said for said in house.said)
-    house.run(job("jpeg"))
-    (told,) = [said for said in house.said if "not in the format" in said]
+def test_a_run_states_once_that_its_pictures_are_of_another_format(tmp_path: Path) -> None:
+    harness = RunHarness(tmp_path)
+    harness.run(job("png"))
+    assert not any("not in the format" in said for said in harness.said)
+    harness.run(job("jpeg"))
+    (told,) = [said for said in harness.said if "not in the format" in said]
     assert told.startswith("3 pictures not in the format jpeg; `run --reformat` converts")
-    house.run(job("jpeg"))
-    house.run(job("png"), reformat=True)
-    assert sum("not in the format" in said for said in house.said) == 1
-    house.run(job(None))
-    assert sum("not in the format" in said for said in house.said) == 1
+    harness.run(job("jpeg"))
+    harness.run(job("png"), reformat=True)
+    assert sum("not in the format" in said for said in harness.said) == 1
+    harness.run(job(None))
+    assert sum("not in the format" in said for said in harness.said) == 1
 
 
 def test_without_a_format_there_is_nothing_to_convert_to(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.run(job(None))
+    harness = RunHarness(tmp_path)
+    harness.run(job(None))
     with pytest.raises(JobMistakesError, match=r"output\.format"):
-        house.run(job(None), reformat=True)
+        harness.run(job(None), reformat=True)
 
 
 class KilledError(BaseException):
@@ -141,9 +141,9 @@ STEPS = {
 def test_a_kill_at_every_step_loses_no_picture_and_is_repaired_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    house = House(tmp_path)
-    house.run(job(None))
-    sent = house.stats.sends
+    harness = RunHarness(tmp_path)
+    harness.run(job(None))
+    sent = harness.stats.sends
     name, left, is_after = STEPS[at]
     step = getattr(reformatting, name)
 
@@ -159,17 +159,17 @@ def test_a_kill_at_every_step_loses_no_picture_and_is_repaired_by_the_same_comma
         patched.setattr(reformatting, name, killing)
         patched.setattr(DirectoryWatch, "close", _killed)
         with pytest.raises(KilledError):
-            house.run(job("jpeg"), reformat=True)
-    for picture in pictures(house):
-        assert len((house.out / picture["path"]).read_bytes()) == picture["bytes"]
-    assert api.verify(str(house.out)).sound, api.verify(str(house.out)).findings
-    assert house.run(job("jpeg")).exit_status is ExitStatus.DONE
-    assert api.verify(str(house.out)).sound, api.verify(str(house.out)).findings
-    assert house.run(job("jpeg"), reformat=True).exit_status is ExitStatus.DONE
-    assert house.stats.sends == sent
-    assert {picture["format"] for picture in pictures(house)} == {"JPEG"}
-    assert {path.suffix for path in (house.out / "images").iterdir()} == {".jpg"}
-    assert is_sound(house)
+            harness.run(job("jpeg"), reformat=True)
+    for picture in pictures(harness):
+        assert len((harness.out / picture["path"]).read_bytes()) == picture["bytes"]
+    assert api.verify(str(harness.out)).sound, api.verify(str(harness.out)).findings
+    assert harness.run(job("jpeg")).exit_status is ExitStatus.DONE
+    assert api.verify(str(harness.out)).sound, api.verify(str(harness.out)).findings
+    assert harness.run(job("jpeg"), reformat=True).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == sent
+    assert {picture["format"] for picture in pictures(harness)} == {"JPEG"}
+    assert {path.suffix for path in (harness.out / "images").iterdir()} == {".jpg"}
+    assert is_intact(harness)
 
 
 async def _killed(watch: DirectoryWatch, opened: list[LedgerWriter]) -> None:
@@ -178,11 +178,11 @@ async def _killed(watch: DirectoryWatch, opened: list[LedgerWriter]) -> None:
         await ledger._appender.close()
 
 
-def test_what_is_sound_can_be_salvaged_from_a_run_with_converted_pictures(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.run(job(None))
-    house.run(job("jpeg"), reformat=True)
-    salvaged = api.verify(str(house.out), salvage=str(tmp_path / "copy"))
+def test_what_is_intact_can_be_salvaged_from_a_run_with_converted_pictures(tmp_path: Path) -> None:
+    harness = RunHarness(tmp_path)
+    harness.run(job(None))
+    harness.run(job("jpeg"), reformat=True)
+    salvaged = api.verify(str(harness.out), salvage=str(tmp_path / "copy"))
     assert salvaged.sound
     assert api.verify(str(tmp_path / "copy")).sound
     assert len(list((tmp_path / "copy" / "images").iterdir())) == 3

@@ -14,7 +14,7 @@ from batchrunner.core.errors import (
     WrongDirectoryError,
 )
 from batchrunner.core.status import Report
-from tests.support.engine import House, chat
+from tests.support.engine import RunHarness, chat
 from tests.support.json_lines import json_lines
 
 Tree = dict[str, Any]
@@ -26,7 +26,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "second").mkdir()
-        self.first, self.second = House(folder), House(folder / "second")
+        self.first, self.second = RunHarness(folder), RunHarness(folder / "second")
         self.upstream = folder / "out"
 
     def ask(self, *questions: str, more: str = "", **options: Any) -> Report:
@@ -72,7 +72,7 @@ def test_a_hundred_answers_make_a_hundred_judgements_and_ten_more_answers_ten_mo
     assert len(project.rows()) == project.second.stats.sends == 110
 
 
-def test_a_row_says_which_item_it_was_made_of_and_has_its_id(project: Project) -> None:
+def test_a_row_states_which_item_it_was_made_of_and_has_its_id(project: Project) -> None:
     project.ask("one", "two")
     project.judge()
     upstream = json_lines(project.upstream / "results.jsonl")
@@ -177,7 +177,7 @@ def test_a_sample_keeps_its_rows_when_the_seed_stays_and_rows_are_put_in_another
     assert {row["id"] for row in project.rows()} != chosen
 
 
-def test_an_item_that_is_renamed_upstream_costs_nothing_and_its_row_says_so(project: Project) -> None:
+def test_an_item_that_is_renamed_upstream_costs_nothing_and_its_row_reports_it(project: Project) -> None:
     project.ask("one")
     project.judge()
     project.edit(lambda rows: [row | {"id": "renamed"} for row in rows])

@@ -12,7 +12,7 @@ from batchrunner.core.job import Provider, Timeouts
 from batchrunner.core.status import Status
 from batchrunner.transport import ApiTransport
 from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
-from tests.support.engine import House, World, chat, image
+from tests.support.engine import RunHarness, World, chat, image
 from tests.support.virtual_time import run_virtual
 
 
@@ -22,26 +22,26 @@ from tests.support.virtual_time import run_virtual
 def test_a_picture_that_cannot_be_fetched_is_reported_at_once_with_its_cause_and_address(
     tmp_path: Path, scenario: str, words: str
 ) -> None:
-    house = House(tmp_path, world=World(scenario=scenario))
-    house.run(image("a cat"))
-    told = [line for line in house.said if "picture not saved yet" in line]
+    harness = RunHarness(tmp_path, world=World(scenario=scenario))
+    harness.run(image("a cat"))
+    told = [line for line in harness.said if "picture not saved yet" in line]
     assert re.search(words, told[0])
     assert "files.simulator.invalid/" in told[0]
     assert "downloading it again (no new request)" in told[0]
 
 
-def test_many_failures_of_one_cause_are_counted_and_not_told_one_by_one(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(scenario="dl-404"))
-    house.run(image(*(f"cat {n}" for n in range(12))))
-    told = [line for line in house.said if "picture not saved yet" in line]
+def test_many_failures_of_one_cause_are_counted_and_not_reported_one_by_one(tmp_path: Path) -> None:
+    harness = RunHarness(tmp_path, world=World(scenario="dl-404"))
+    harness.run(image(*(f"cat {n}" for n in range(12))))
+    told = [line for line in harness.said if "picture not saved yet" in line]
     assert len(told) == 2
     assert ", 10 times so far" in told[1]
 
 
 def test_late_tasks_are_reported_with_how_many_since_when_and_until_when(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(scenario="img-slow:100000"))
-    house.run(image("a cat", "a dog", more="timeouts: {task_s: 600}\n"))
-    told = [line for line in house.said if "still running" in line]
+    harness = RunHarness(tmp_path, world=World(scenario="img-slow:100000"))
+    harness.run(image("a cat", "a dog", more="timeouts: {task_s: 600}\n"))
+    told = [line for line in harness.said if "still running" in line]
     assert len(told) == 1
     assert re.search(
         r"^2 remote tasks are still running, the oldest since \d\d:\d\d:\d\d UTC; polling until \d\d:\d\d",
@@ -51,18 +51,18 @@ def test_late_tasks_are_reported_with_how_many_since_when_and_until_when(tmp_pat
 
 @pytest.mark.parametrize("duration", [15, 290])
 def test_a_task_in_time_is_not_called_late(tmp_path: Path, duration: int) -> None:
-    house = House(tmp_path, world=World(scenario=f"img-slow:{duration}"))
-    house.run(image("a cat", more="timeouts: {task_s: 600}\n"))
-    assert not [line for line in house.said if "still running" in line]
+    harness = RunHarness(tmp_path, world=World(scenario=f"img-slow:{duration}"))
+    harness.run(image("a cat", more="timeouts: {task_s: 600}\n"))
+    assert not [line for line in harness.said if "still running" in line]
 
 
 @pytest.mark.parametrize("scenario", ["hang-headers:1", "reset-before-headers:1", "5xx:1", "html502:1"])
 def test_the_first_failure_of_a_run_is_reported_with_its_cause_before_anything_else_follows(
     tmp_path: Path, scenario: str
 ) -> None:
-    house = House(tmp_path, world=World(scenario=scenario))
-    house.run(chat("a", "b", "c", more="limits: {concurrency: 1}\n"))
-    assert len([line for line in house.said if "; retrying" in line]) == 1
+    harness = RunHarness(tmp_path, world=World(scenario=scenario))
+    harness.run(chat("a", "b", "c", more="limits: {concurrency: 1}\n"))
+    assert len([line for line in harness.said if "; retrying" in line]) == 1
 
 
 @pytest.mark.parametrize("scenario", ["cut-mid-stream", "5xx", "reset-mid-stream"])
@@ -76,11 +76,11 @@ def test_a_failure_after_good_answers_is_reported_with_its_cause_and_stands_with
             await asyncio.sleep(0.5)
             shown.extend(lane.reason or "" for lane in snapshot().lanes)
 
-    house = House(tmp_path)
+    harness = RunHarness(tmp_path)
     broken = f"models: [sim/chat, 'sim/chat#{scenario}:2']"
     job = chat("a", more="limits: {concurrency: 1}\n").replace('model: "sim/chat"', broken)
-    house.run(job, progress=watching)
-    told = [line for line in house.said if "; retrying" in line]
+    harness.run(job, progress=watching)
+    told = [line for line in harness.said if "; retrying" in line]
     assert len(told) == 1
     cause = told[0].partition("; retrying")[0]
     waits = [reason for reason in shown if reason.endswith(f"; last problem: {cause}")]
@@ -88,9 +88,9 @@ def test_a_failure_after_good_answers_is_reported_with_its_cause_and_stands_with
 
 
 def test_a_failure_that_is_the_items_last_try_is_not_called_tried_again(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(scenario="5xx"))
-    house.run(chat("a", more="retry: {attempts: 1}\n"))
-    assert not [line for line in house.said if "; retrying" in line]
+    harness = RunHarness(tmp_path, world=World(scenario="5xx"))
+    harness.run(chat("a", more="retry: {attempts: 1}\n"))
+    assert not [line for line in harness.said if "; retrying" in line]
 
 
 def _pace(*, first_byte_s: float, idle_s: float = 120.0) -> TimeoutPolicy:
@@ -102,7 +102,7 @@ def _pace(*, first_byte_s: float, idle_s: float = 120.0) -> TimeoutPolicy:
 @pytest.mark.parametrize(
     ("first_byte_s", "told"), [(120.0, [(60.0, 120.0)]), (90.0, [(60.0, 90.0)]), (60.0, []), (30.0, [])]
 )
-def test_a_request_that_hears_nothing_for_a_minute_says_so_once(
+def test_a_request_that_receives_nothing_for_a_minute_is_reported_once(
     first_byte_s: float, told: list[tuple[float, float]]
 ) -> None:
     async def scene() -> list[tuple[float, float]]:
@@ -156,22 +156,22 @@ PROVIDER = Provider(preset="openai", dialect="openai-chat", base_url="https://ho
 
 @pytest.mark.parametrize("scenario", ["5xx:100000", "reset-before-headers:100000", "throttle:100000", "html502:100000"])
 @pytest.mark.parametrize("more", ["deadline: 10m", "deadline: 2h"])
-def test_an_end_from_outside_says_what_kept_everything_from_coming_through(
+def test_an_end_from_outside_states_what_kept_everything_from_coming_through(
     tmp_path: Path, scenario: str, more: str
 ) -> None:
-    house = House(tmp_path, world=World(scenario=scenario))
-    report = house.run(chat("one", "two", more=f"{more}\nretry: {{attempts: 100}}"))
+    harness = RunHarness(tmp_path, world=World(scenario=scenario))
+    report = harness.run(chat("one", "two", more=f"{more}\nretry: {{attempts: 100}}"))
     message = report.status.message or ""
     assert (report.exit_status, report.status.items.done) == (3, 0)
     assert message.startswith("the deadline")
     assert "; no request succeeded: " in message
-    assert api.status(str(house.out)).message == message
+    assert api.status(str(harness.out)).message == message
 
 
 def test_an_end_from_outside_names_no_trouble_that_did_not_keep_answers_away(tmp_path: Path) -> None:
-    house = House(tmp_path, world=World(scenario="5xx:1"))
+    harness = RunHarness(tmp_path, world=World(scenario="5xx:1"))
     more = "deadline: 10m\nlimits: {concurrency: 1, requests_per_minute: 1}"
-    report = house.run(chat(*(f"prompt {n}" for n in range(40)), more=more))
+    report = harness.run(chat(*(f"prompt {n}" for n in range(40)), more=more))
     assert report.exit_status == 3
     assert report.status.items.done > 0
     assert "come through" not in (report.status.message or "")

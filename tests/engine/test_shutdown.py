@@ -10,7 +10,7 @@ from batchrunner.core.job import Limits
 from batchrunner.engine.lanes import Lane, LaneSettings
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from tests.support.engine import House, Latency, World, chat, image
+from tests.support.engine import Latency, RunHarness, World, chat, image
 from tests.support.virtual_time import run_virtual
 
 MANY = tuple(f"q{number}" for number in range(50))
@@ -23,69 +23,69 @@ async def ask_after(asked: list[Shutdown], *seconds: float, number: int = 2) -> 
 
 
 def test_a_drain_records_what_is_in_flight_and_sends_nothing_new(tmp_path: Path, asked: list[Shutdown]) -> None:
-    house = House(tmp_path, World(latency=Latency(first_byte_s=10.0)))
+    harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=10.0)))
     job = chat(*MANY, more="limits: {concurrency: 5}")
-    report = house.run(job, progress=lambda _: ask_after(asked, 12.0))
+    report = harness.run(job, progress=lambda _: ask_after(asked, 12.0))
     assert report.exit_status is ExitStatus.INTERRUPTED
-    assert house.stats.sends == len(house.rows()) == 10
+    assert harness.stats.sends == len(harness.rows()) == 10
     assert report.status.sends.unknown == 0
-    assert house.events()[-1]["e"] == "close"
-    assert house.run(job).exit_status is ExitStatus.DONE
-    assert house.stats.sends == 50
+    assert harness.events()[-1]["e"] == "close"
+    assert harness.run(job).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == 50
 
 
 def test_sigterm_is_distinguished(tmp_path: Path, asked: list[Shutdown]) -> None:
-    house = House(tmp_path, World(latency=Latency(first_byte_s=10.0)))
-    report = house.run(chat(*MANY), progress=lambda _: ask_after(asked, 1.0, number=15))
+    harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=10.0)))
+    report = harness.run(chat(*MANY), progress=lambda _: ask_after(asked, 1.0, number=15))
     assert report.exit_status is ExitStatus.TERMINATED
 
 
 def test_a_second_request_cancels_and_what_was_in_flight_is_counted_as_unknown(
     tmp_path: Path, asked: list[Shutdown]
 ) -> None:
-    house = House(tmp_path, World(latency=Latency(first_byte_s=100.0)))
+    harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=100.0)))
     job = chat(*MANY, more="limits: {concurrency: 5}")
-    began = house.began
-    report = house.run(job, progress=lambda _: ask_after(asked, 5.0, 1.0))
+    began = harness.began
+    report = harness.run(job, progress=lambda _: ask_after(asked, 5.0, 1.0))
     assert report.exit_status is ExitStatus.INTERRUPTED
     assert (
         "sending stopped; waiting for 5 requests in flight for up to 60 s; Ctrl-C or SIGTERM again to stop at once"
-        in house.said
+        in harness.said
     )
-    assert house.began - began < 10.0
-    assert house.events()[-1]["e"] == "close"
+    assert harness.began - began < 10.0
+    assert harness.events()[-1]["e"] == "close"
     assert (report.status.sends.unknown, report.status.sends.possible_duplicates) == (5, 5), "it is told at once"
-    second = house.run(job)
+    second = harness.run(job)
     assert second.exit_status is ExitStatus.DONE
     assert second.status.sends.unknown == 5
-    assert house.stats.sends == 55
+    assert harness.stats.sends == 55
 
 
 def test_the_grace_of_a_drain_has_an_end(tmp_path: Path, asked: list[Shutdown]) -> None:
-    house = House(tmp_path, World(latency=Latency(first_byte_s=10_000.0)))
-    began = house.began
-    house.run(
+    harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=10_000.0)))
+    began = harness.began
+    harness.run(
         chat("one", more="timeouts: {first_byte_s: 20000, total_s: 20000}"), progress=lambda _: ask_after(asked, 5.0)
     )
-    assert house.began - began < 100.0
+    assert harness.began - began < 100.0
 
 
 def test_a_drain_leaves_remote_tasks_to_the_next_run(tmp_path: Path, asked: list[Shutdown]) -> None:
-    house = House(tmp_path, World(latency=Latency(task_s=50.0)))
+    harness = RunHarness(tmp_path, World(latency=Latency(task_s=50.0)))
     job = image("a boat", "a barn")
-    report = house.run(job, progress=lambda _: ask_after(asked, 10.0))
+    report = harness.run(job, progress=lambda _: ask_after(asked, 10.0))
     assert report.exit_status is ExitStatus.INTERRUPTED
     assert report.status.items.accepted == 2
-    assert house.run(job).exit_status is ExitStatus.DONE
-    assert house.stats.sends == 2
+    assert harness.run(job).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == 2
 
 
 def test_waiters_of_a_parked_lane_leave_at_once(tmp_path: Path, asked: list[Shutdown]) -> None:
-    house = House(tmp_path)
-    began = house.began
-    report = house.run(chat(*MANY, model="sim/chat#retry-after-huge"), progress=lambda _: ask_after(asked, 30.0))
+    harness = RunHarness(tmp_path)
+    began = harness.began
+    report = harness.run(chat(*MANY, model="sim/chat#retry-after-huge"), progress=lambda _: ask_after(asked, 30.0))
     assert report.exit_status is ExitStatus.INTERRUPTED
-    assert house.began - began < 40.0
+    assert harness.began - began < 40.0
     assert report.status.items.pending == 50
 
 
@@ -102,7 +102,7 @@ def lane(*, concurrency: int, **limits: float) -> Lane:
 
 
 def test_slots_are_conserved_when_waiters_are_cancelled() -> None:
-    async def story() -> None:
+    async def script() -> None:
         one = lane(concurrency=1)
         assert await one.acquire(fresh=True)
         waiters = [asyncio.create_task(one.acquire(fresh=bool(number % 2))) for number in range(6)]
@@ -118,11 +118,11 @@ def test_slots_are_conserved_when_waiters_are_cancelled() -> None:
         await asyncio.gather(*waiters, return_exceptions=True)
         assert one.in_flight == 0
 
-    run_virtual(story)
+    run_virtual(script)
 
 
 def test_a_slot_granted_to_a_waiter_that_is_cancelled_in_the_same_turn_comes_back() -> None:
-    async def story() -> None:
+    async def script() -> None:
         one = lane(concurrency=1)
         assert await one.acquire(fresh=True)
         waiter = asyncio.create_task(one.acquire(fresh=True))
@@ -132,11 +132,11 @@ def test_a_slot_granted_to_a_waiter_that_is_cancelled_in_the_same_turn_comes_bac
         await asyncio.gather(waiter, return_exceptions=True)
         assert one.in_flight == 0
 
-    run_virtual(story)
+    run_virtual(script)
 
 
 def test_returning_items_go_before_fresh_ones() -> None:
-    async def story() -> list[str]:
+    async def script() -> list[str]:
         one = lane(concurrency=1)
         order: list[str] = []
 
@@ -152,11 +152,11 @@ def test_returning_items_go_before_fresh_ones() -> None:
         await asyncio.gather(*tasks)
         return order
 
-    assert run_virtual(story) == ["back", "fresh"]
+    assert run_virtual(script) == ["back", "fresh"]
 
 
 def test_sleep_ends_with_the_drain() -> None:
-    async def story() -> float:
+    async def script() -> float:
         shutdown = Shutdown()
         sleeping = asyncio.create_task(shutdown.sleep(1000.0))
         await asyncio.sleep(3.0)
@@ -166,4 +166,4 @@ def test_sleep_ends_with_the_drain() -> None:
         shutdown.over()
         return asyncio.get_running_loop().time()
 
-    assert run_virtual(story) == 3.0
+    assert run_virtual(script) == 3.0

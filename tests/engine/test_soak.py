@@ -18,7 +18,7 @@ from batchrunner.core.errors import ExitStatus
 from batchrunner.core.status import Status
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.simulator.quotas import Quota
-from tests.support.engine import FaultRates, House, Latency, World
+from tests.support.engine import FaultRates, Latency, RunHarness, World
 from tests.support.torture import Tried, at_size
 
 DAYS = at_size(12, 150)
@@ -49,9 +49,9 @@ EACH = {"chat": 2, "image": 1}
 
 @dataclass
 class Soak:
-    """A house over many nights, and what was seen in each of them."""
+    """A harness over many nights, and what was seen in each of them."""
 
-    house: House
+    harness: RunHarness
     kind: str
     asked: list[Shutdown]
     random_source: random.Random
@@ -63,7 +63,7 @@ class Soak:
     def job(self, *, calls: int) -> str:
         """As the person has left it this evening."""
         lines = (json.dumps({"prompt": f"{number}: what is it?"}) for number in range(self.prompts))
-        (self.house.folder / "prompts.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        (self.harness.folder / "prompts.jsonl").write_text("".join(f"{line}\n" for line in lines))
         return (
             f"name: job\nprovider: simulator\n{KINDS[self.kind]}\nprompts: {{file: prompts.jsonl}}\n"
             "window: 22:00-07:00\ntimezone: Asia/Shanghai\nretry: {attempts: 40}\nbreaker: 40\n"
@@ -71,13 +71,13 @@ class Soak:
             f"budget: {{calls: {calls}}}\n"
         )
 
-    def night(self, *, interrupted: int) -> None:
+    def one_day(self, *, interrupted: int) -> None:
         """One process, from some time of the evening on."""
-        self.house.began += self.random_source.uniform(0.0, 20_000.0)
-        spent = self.house.stats.sends
+        self.harness.began += self.random_source.uniform(0.0, 20_000.0)
+        spent = self.harness.stats.sends
         budget = spent + ITEMS_A_DAY // 2 if self.random_source.random() < 0.2 else 1_000_000
         self.most_tasks.append(0)
-        report = self.house.run(self.job(calls=budget), progress=self.watching(interrupted))
+        report = self.harness.run(self.job(calls=budget), progress=self.watching(interrupted))
         self.ends.append(report.exit_status)
         self.descriptors.append(len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0)
 
@@ -97,13 +97,13 @@ class Soak:
         return watch
 
 
-def is_honest(house: House) -> None:
+def is_honest(harness: RunHarness) -> None:
     """What holds after every night, however it ended."""
-    audit = batchrunner.verify(str(house.out))
+    audit = batchrunner.verify(str(harness.out))
     assert [finding for finding in audit.findings if finding.level != "note"] == []
-    sends = batchrunner.status(str(house.out)).sends
-    assert house.stats.paid_twice <= sends.possible_duplicates
-    assert house.stats.sends == len(house.events("intent"))
+    sends = batchrunner.status(str(harness.out)).sends
+    assert harness.stats.paid_twice <= sends.possible_duplicates
+    assert harness.stats.sends == len(harness.events("intent"))
 
 
 @pytest.mark.parametrize("kind", ["chat", "image"])
@@ -111,21 +111,21 @@ def test_many_runs_with_everything_on_lose_nothing_and_pile_nothing_up(
     tmp_path: Path, kind: str, asked: list[Shutdown], tried: Tried
 ) -> None:
     quota = Quota(model_per_day=2 * ITEMS_A_DAY, account_per_day=3 * ITEMS_A_DAY)
-    house = House(tmp_path, World(seed=7, faults=WORLDS[kind], latency=LATENCY, quota=quota))
-    soak = Soak(house, kind, asked, random.Random(11))
+    harness = RunHarness(tmp_path, World(seed=7, faults=WORLDS[kind], latency=LATENCY, quota=quota))
+    soak = Soak(harness, kind, asked, random.Random(11))
     for day in range(MOST_DAYS):
         soak.prompts = ITEMS_A_DAY * min(DAYS, day + 1) // EACH[kind]
-        soak.night(interrupted=soak.random_source.choice((0, 0, 0, 1, 2)) if day < DAYS else 0)
-        is_honest(house)
+        soak.one_day(interrupted=soak.random_source.choice((0, 0, 0, 1, 2)) if day < DAYS else 0)
+        is_honest(harness)
         if day >= DAYS and soak.ends[-1] is ExitStatus.DONE:
             break
     items = soak.prompts * EACH[kind]
-    rows = house.rows()
+    rows = harness.rows()
     tried("virtual days with everything on", len(soak.ends), lost=items - len(rows))
     assert soak.ends[-1] is ExitStatus.DONE, soak.ends
     assert {ExitStatus.PAUSED, ExitStatus.INTERRUPTED} <= set(soak.ends), "not everything was on"
     assert len({row["id"] for row in rows}) == len(rows) == items
-    assert house.rows("failures.jsonl") == []
+    assert harness.rows("failures.jsonl") == []
     assert max(soak.most_tasks) < MOST_TASKS
     third = len(soak.ends) // 3
     assert max(soak.descriptors[-third:]) <= max(soak.descriptors[:third]), "descriptors pile up"

@@ -13,7 +13,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.upstream import RunRows
 from batchrunner.engine.work_queue import Work, WorkQueue
-from tests.support.engine import House, Latency, World, chat
+from tests.support.engine import Latency, RunHarness, World, chat
 from tests.support.slow_source import SlowItems
 
 MANY = tuple(f"question {number}" for number in range(100))
@@ -56,7 +56,7 @@ async def longer(items: AsyncGenerator[Sequence[Item]]) -> AsyncGenerator[Sequen
     yield last
 
 
-class House100(House):
+class Harness100(RunHarness):
     change: Callable[[AsyncGenerator[Sequence[Item]]], AsyncGenerator[Sequence[Item]]]
 
     def _items_of(self, job: Job, upstream: RunRows | None = None) -> SlowItems:
@@ -75,15 +75,15 @@ def test_a_source_that_changes_while_it_runs_ends_the_run_with_what_was_under_wa
     done: int,
     words: str,
 ) -> None:
-    house = House100(tmp_path, World(latency=Latency(first_byte_s=30.0)))
-    house.change = change
-    report = house.run(JOB)
+    harness = Harness100(tmp_path, World(latency=Latency(first_byte_s=30.0)))
+    harness.change = change
+    report = harness.run(JOB)
     assert report.exit_status is ExitStatus.PAUSED
     assert words in (report.status.message or "")
-    assert house.stats.paid == len(house.rows()) == report.status.items.done
+    assert harness.stats.paid == len(harness.rows()) == report.status.items.done
     assert 0 < report.status.items.done <= done
     assert report.status.sends.possible_duplicates == 0
-    again = House(tmp_path, house.world, began=house.began)
+    again = RunHarness(tmp_path, harness.world, began=harness.began)
     assert again.run(JOB).exit_status is ExitStatus.DONE
     assert (again.stats.paid, len(again.rows())) == (100, 100)
 
@@ -102,14 +102,14 @@ def test_a_step_that_no_item_may_take_pauses_the_run_and_loses_no_answer(
             queue._ahead.append(Work(item=work.item, key=work.key))
         return work
 
-    house = House(tmp_path, World(latency=Latency(first_byte_s=30.0)))
+    harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=30.0)))
     monkeypatch.setattr(WorkQueue, "take", wrong)
-    report = house.run(JOB)
+    report = harness.run(JOB)
     assert report.exit_status is ExitStatus.PAUSED
     assert "internal error: `intent` of item" in (report.status.message or "")
-    assert house.stats.paid == len(house.rows()) == report.status.items.done > 5
-    assert house.stats.paid_twice == 0
-    assert "LifecycleError" in (house.out / "errors.log").read_text("utf-8")
+    assert harness.stats.paid == len(harness.rows()) == report.status.items.done > 5
+    assert harness.stats.paid_twice == 0
+    assert "LifecycleError" in (harness.out / "errors.log").read_text("utf-8")
     monkeypatch.setattr(WorkQueue, "take", take)
-    assert house.run(JOB).exit_status is ExitStatus.DONE
-    assert (house.stats.paid, len(house.rows())) == (100, 100)
+    assert harness.run(JOB).exit_status is ExitStatus.DONE
+    assert (harness.stats.paid, len(harness.rows())) == (100, 100)

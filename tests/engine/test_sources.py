@@ -10,7 +10,7 @@ import pytest
 from batchrunner.core.errors import ExitStatus
 from batchrunner.prompts import job_items
 from batchrunner.prompts.expand import Expansion
-from tests.support.engine import House
+from tests.support.engine import RunHarness
 
 ITEMS = 60
 JOB = "name: job\nprovider: simulator\nmodel: sim/chat\nprompts: {file: rows.jsonl}\nlimits: {concurrency: 40}\n"
@@ -53,34 +53,34 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_under_way_is_recorded_and_the_end_says_how_the_source_changed(tmp_path: Path, change: str) -> None:
+def test_what_is_under_way_is_recorded_and_the_end_states_how_the_source_changed(tmp_path: Path, change: str) -> None:
     alter, words = CHANGES[change]
-    house, path = House(tmp_path), tmp_path / "rows.jsonl"
+    harness, path = RunHarness(tmp_path), tmp_path / "rows.jsonl"
     path.write_text(WHOLE)
 
     def at_item(index: int) -> float:
-        assert house.source is not None
-        if house.source.passes == 2 and index == AT and path.stat().st_size == len(WHOLE):
+        assert harness.source is not None
+        if harness.source.passes == 2 and index == AT and path.stat().st_size == len(WHOLE):
             alter(path)
         return 0.0
 
-    house.item_s = at_item
-    report = house.run(JOB)
+    harness.item_s = at_item
+    report = harness.run(JOB)
     assert report.exit_status is ExitStatus.PAUSED
     assert words in str(report.status.message)
     assert report.status.next_command is None or "run" in report.status.next_command
-    done = len(house.rows())
-    assert done == house.stats.sends == len(house.events("intent")) == len(house.events("done"))
+    done = len(harness.rows())
+    assert done == harness.stats.sends == len(harness.events("intent")) == len(harness.events("done"))
     assert done >= 40
 
-    house.item_s = lambda _: 0.0
+    harness.item_s = lambda _: 0.0
     path.write_text(WHOLE)
-    assert house.run(JOB).exit_status is ExitStatus.DONE
-    assert house.stats.sends == len(house.rows()) == ITEMS
+    assert harness.run(JOB).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == len(harness.rows()) == ITEMS
 
 
 def test_a_source_that_is_gone_before_it_is_read_again_pauses_the_run(tmp_path: Path) -> None:
-    house, path = House(tmp_path), tmp_path / "rows.jsonl"
+    harness, path = RunHarness(tmp_path), tmp_path / "rows.jsonl"
     path.write_text(WHOLE)
 
     def at_item(index: int) -> float:
@@ -88,32 +88,32 @@ def test_a_source_that_is_gone_before_it_is_read_again_pauses_the_run(tmp_path: 
             path.unlink(missing_ok=True)
         return 0.0
 
-    house.item_s = at_item
-    report = house.run(JOB)
-    assert (report.exit_status, house.stats.sends) == (ExitStatus.PAUSED, 0)
+    harness.item_s = at_item
+    report = harness.run(JOB)
+    assert (report.exit_status, harness.stats.sends) == (ExitStatus.PAUSED, 0)
     assert "No such file" in str(report.status.message)
 
 
 def test_a_source_that_is_gone_when_the_rows_are_put_in_order_keeps_them(tmp_path: Path) -> None:
-    house, path = House(tmp_path), tmp_path / "rows.jsonl"
+    harness, path = RunHarness(tmp_path), tmp_path / "rows.jsonl"
     path.write_text(WHOLE + row(0))  # an identical item gets its row at the end, for which the source is read again
 
     def at_item(index: int) -> float:
-        assert house.source is not None
-        if house.source.passes == 3:
+        assert harness.source is not None
+        if harness.source.passes == 3:
             path.write_text("")
         return 0.0
 
-    house.item_s = at_item
-    report = house.run(JOB)
-    assert len(house.rows()) == house.stats.sends == ITEMS
+    harness.item_s = at_item
+    report = harness.run(JOB)
+    assert len(harness.rows()) == harness.stats.sends == ITEMS
     assert report.exit_status in {ExitStatus.PAUSED, ExitStatus.DONE}
 
 
 def test_a_run_and_a_run_with_nothing_to_do_make_their_items_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, path = House(tmp_path), tmp_path / "rows.jsonl"
+    harness, path = RunHarness(tmp_path), tmp_path / "rows.jsonl"
     path.write_text(WHOLE)
     passes: list[Expansion] = []
     begin = Expansion.__init__
@@ -123,16 +123,16 @@ def test_a_run_and_a_run_with_nothing_to_do_make_their_items_once(
         begin(self, *given, **named)  # type: ignore[arg-type]  # as it was called
 
     monkeypatch.setattr(Expansion, "__init__", noted)
-    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert harness.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) == 1
-    (house.out / "results.jsonl").touch()  # somebody was here: the end of the last run is not trusted
-    assert house.run(JOB).exit_status is ExitStatus.DONE
+    (harness.out / "results.jsonl").touch()  # somebody was here: the end of the last run is not trusted
+    assert harness.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) == 2
     monkeypatch.setattr(job_items, "KEPT_BYTES", 1)  # too many to be kept: they are made again while they are sent
     path.write_text(WHOLE + row(ITEMS))
-    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert harness.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) >= 4
     passes.clear()
-    assert house.run(JOB).exit_status is ExitStatus.DONE
+    assert harness.run(JOB).exit_status is ExitStatus.DONE
     assert len(passes) <= 1
-    assert house.stats.sends == ITEMS + 1
+    assert harness.stats.sends == ITEMS + 1

@@ -3,7 +3,7 @@
 import pytest
 
 from batchrunner.core.errors import ExitStatus
-from tests.support.engine import House, Latency, World, image
+from tests.support.engine import Latency, RunHarness, World, image
 
 DONE, FAILED, PAUSED = ExitStatus.DONE, ExitStatus.FAILED, ExitStatus.PAUSED
 
@@ -38,26 +38,26 @@ def model(scenario: str) -> str:
     ],
 )
 def test_each_kind_of_task_is_ordered_so_often_and_comes_to_its_end(
-    house: House, scenario: str, sends: int, status: ExitStatus, kind: str | None
+    harness: RunHarness, scenario: str, sends: int, status: ExitStatus, kind: str | None
 ) -> None:
-    house.world = World(latency=Latency(task_s=8.0))
-    report = house.run(image("a boat", model=model(scenario), more="retry: {attempts: 3}"))
-    assert (house.stats.sends, report.exit_status) == (sends, status), report
-    told = [row["error"]["class"] for row in house.rows("failures.jsonl")] + [g.kind for g in report.status.held]
+    harness.world = World(latency=Latency(task_s=8.0))
+    report = harness.run(image("a boat", model=model(scenario), more="retry: {attempts: 3}"))
+    assert (harness.stats.sends, report.exit_status) == (sends, status), report
+    told = [row["error"]["class"] for row in harness.rows("failures.jsonl")] + [g.kind for g in report.status.held]
     assert told == ([] if kind is None else [kind])
 
 
-def test_items_that_get_one_task_id_are_flagged(house: House) -> None:
+def test_items_that_get_one_task_id_are_flagged(harness: RunHarness) -> None:
     job = image("a boat", "a barn", model=model("img-same-id"), more="limits: {concurrency: 1}")
-    assert house.run(job).exit_status is DONE
-    flags = [row["output"].get("flags", []) for row in house.rows()]
+    assert harness.run(job).exit_status is DONE
+    flags = [row["output"].get("flags", []) for row in harness.rows()]
     assert sorted(flags) == [[], ["shared_task"]]
 
 
-def test_failing_tasks_park_their_lane_like_failing_submits(house: House) -> None:
+def test_failing_tasks_park_their_lane_like_failing_submits(harness: RunHarness) -> None:
     prompts = tuple(f"picture {number}" for number in range(40))
     more = "breaker: 5\nretry: {attempts: 2}\nlimits: {concurrency: 4, in_flight_tasks: 4}\ndeadline: 2h\n"
-    report = house.run(image(*prompts, model=model("img-fail-cuda"), more=more))
+    report = harness.run(image(*prompts, model=model("img-fail-cuda"), more=more))
     assert report.exit_status is PAUSED
     assert report.status.items.failed == 0
-    assert house.stats.sends <= 20
+    assert harness.stats.sends <= 20

@@ -8,7 +8,7 @@ from tests.engine.job_key_effects import EFFECTS
 
 
 @pytest.mark.parametrize("key", EFFECTS)
-def test_a_key_does_what_it_says(key: str, tmp_path: Path) -> None:
+def test_a_key_has_its_documented_effect(key: str, tmp_path: Path) -> None:
     effect = EFFECTS[key]
     assert effect.was != effect.now
     assert effect.seen(tmp_path / "without", changed=False) == effect.was

@@ -107,7 +107,7 @@ CASES: list[tuple[CheckKind, Json, Json, dict[str, Json], Verdict]] = [
 
 
 @pytest.mark.parametrize(("kind", "expected", "answer", "options", "wanted"), CASES)
-def test_a_check_says(kind: CheckKind, expected: Json, answer: Json, options: dict[str, Any], wanted: Verdict) -> None:
+def test_a_check_gives(kind: CheckKind, expected: Json, answer: Json, options: dict[str, Any], wanted: Verdict) -> None:
     assert verdict(kind, expected, answer, **options) == wanted
 
 

@@ -104,7 +104,7 @@ def test_answers_with_different_parameters_are_no_repeats() -> None:
     assert compare_groups({"a": items}).groups[0].repeats is None
 
 
-def test_a_pair_whose_prompt_differs_is_said_to() -> None:
+def test_a_pair_whose_prompt_differs_is_marked() -> None:
     groups = {"a": [yes("1", prompt=1)], "b": [yes("1", prompt=2)]}
     assert compare_groups(groups).pairs[0].changed == 1
 
@@ -143,7 +143,7 @@ def test_several_pairs_are_held_to_a_stricter_level() -> None:
     assert first.p_adjusted == pytest.approx(3 * first.p)
 
 
-def test_thresholds_are_shares_and_say_what_missed_them() -> None:
+def test_thresholds_are_shares_and_state_what_missed_them() -> None:
     comparison = compared([True, True, True, True], [True, True, False, False])
     assert missed_thresholds(comparison, fail_under=0.5, max_drop=0.5, per_prompt=None) == []
     missed = missed_thresholds(comparison, fail_under=0.9, max_drop=0.1, per_prompt=0.5)

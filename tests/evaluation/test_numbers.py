@@ -64,7 +64,7 @@ def test_what_could_be_two_numbers_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), [("1.234,5", "1234.5"), ("3,14", "3.14"), ("1.234", "1234")])
-def test_a_decimal_comma_is_read_where_it_is_said(text: str, number: str) -> None:
+def test_a_decimal_comma_is_read_where_the_job_states_it(text: str, number: str) -> None:
     assert number_in(text, decimals="comma") == Decimal(number)
 
 
@@ -79,7 +79,7 @@ def test_several_numbers_are_none_where_only_one_may_be() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no", "####", "one", "1e9999999", "1e-9999999", "9" * 400])
-def test_no_number_is_said_so(text: str) -> None:
+def test_no_number_is_reported(text: str) -> None:
     with pytest.raises(NoNumberError):
         number_in(text)
 

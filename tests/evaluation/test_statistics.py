@@ -27,7 +27,7 @@ def test_a_wilson_interval_is_that_of_statsmodels() -> None:
         assert statistics.wilson(passed, count) == pytest.approx(expected, abs=1e-9)
 
 
-def test_nothing_counted_says_nothing() -> None:
+def test_nothing_counted_states_nothing() -> None:
     assert statistics.wilson(0, 0) == (0.0, 1.0)
     assert math.isnan(statistics.clustered_mean([]).mean)
 

@@ -31,7 +31,7 @@ def objects(shape: str, *rows: ExportRow, reasoning: bool = False) -> list[dict[
 
 @settings(deadline=None)  # a busy machine is no mistake
 @given(prompt=TEXTS, system=TEXTS, said=TEXTS.filter(str.strip))
-def test_messages_are_what_was_sent_and_what_was_said(prompt: str, system: str, said: str) -> None:
+def test_messages_are_what_was_sent_and_what_was_stated(prompt: str, system: str, said: str) -> None:
     (line,) = objects("messages", chat_row(said, prompt=prompt, system=system))
     assert [(turn["role"], turn["content"]) for turn in MESSAGES.validate_python(line["messages"])] == [
         ("system", system),

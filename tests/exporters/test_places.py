@@ -17,23 +17,23 @@ from batchrunner.exporters import EXPORTERS
 from batchrunner.stores.export_files import OutgoingFile, RowOrder
 from batchrunner.stores.files import Disk
 from batchrunner.stores.run_directory import remove_leftovers
-from tests.support.engine import House, World, chat, image
+from tests.support.engine import RunHarness, World, chat, image
 
 
 @pytest.fixture
-def answered(house: House) -> House:
-    house.run(chat("One", "Two", more='output: {each: "answers/{{ id }}.md"}'))
-    return house
+def answered(harness: RunHarness) -> RunHarness:
+    harness.run(chat("One", "Two", more='output: {each: "answers/{{ id }}.md"}'))
+    return harness
 
 
-def refused(answered: House, **options: Any) -> str:
+def refused(answered: RunHarness, **options: Any) -> str:
     with pytest.raises(JobMistakesError) as caught:
         batchrunner.export(str(answered.out), **{"to": "jsonl", **options})
     assert caught.value.exit_status == 2
     return str(caught.value)
 
 
-def test_without_a_place_it_lies_in_the_run_under_the_jobs_name(answered: House) -> None:
+def test_without_a_place_it_lies_in_the_run_under_the_jobs_name(answered: RunHarness) -> None:
     exported = batchrunner.export(str(answered.out), to="csv")
     assert exported.path == str(answered.out / "export/job.csv")
     assert not exported.replaced
@@ -44,13 +44,13 @@ def test_without_a_place_it_lies_in_the_run_under_the_jobs_name(answered: House)
     assert sorted(path.name for path in (answered.out / "export").iterdir()) == ["job.csv"]
 
 
-def test_no_two_formats_take_the_same_place(answered: House) -> None:
+def test_no_two_formats_take_the_same_place(answered: RunHarness) -> None:
     paths = {batchrunner.export(str(answered.out), to=to).path for to in EXPORTERS}
     assert len(paths) == len(EXPORTERS)
 
 
 @pytest.mark.parametrize("stands", ["file", "folder", "link"])
-def test_a_place_that_is_taken_stays_as_it_is(answered: House, stands: str) -> None:
+def test_a_place_that_is_taken_stays_as_it_is(answered: RunHarness, stands: str) -> None:
     place = answered.folder / "mine.csv"
     if stands == "file":
         place.write_text("mine")
@@ -63,12 +63,12 @@ def test_a_place_that_is_taken_stays_as_it_is(answered: House, stands: str) -> N
     assert stands != "file" or place.read_text() == "mine"
 
 
-def test_a_folder_that_is_not_there_is_a_mistake(answered: House) -> None:
+def test_a_folder_that_is_not_there_is_a_mistake(answered: RunHarness) -> None:
     assert "no such directory" in refused(answered, out=str(answered.folder / "no/where.csv"))
 
 
 @pytest.mark.parametrize("place", ["failures.jsonl", "images/x.csv", "ledger/000009.jsonl", "x.csv"])
-def test_nothing_is_put_among_the_runs_own_files(answered: House, place: str) -> None:
+def test_nothing_is_put_among_the_runs_own_files(answered: RunHarness, place: str) -> None:
     assert "is inside the run directory" in refused(answered, out=str(answered.out / place))
     (answered.folder / "way").symlink_to(answered.out)
     assert "is inside the run directory" in refused(answered, out=str(answered.folder / "way" / place))
@@ -77,7 +77,7 @@ def test_nothing_is_put_among_the_runs_own_files(answered: House, place: str) ->
     assert not (answered.out / place).exists()
 
 
-def test_a_name_of_ones_own_in_the_export_folder_is_allowed(answered: House) -> None:
+def test_a_name_of_ones_own_in_the_export_folder_is_allowed(answered: RunHarness) -> None:
     batchrunner.export(str(answered.out), to="csv")
     place = str(answered.out / "export/other.csv")
     assert batchrunner.export(str(answered.out), to="csv", out=place).path == place
@@ -85,7 +85,7 @@ def test_a_name_of_ones_own_in_the_export_folder_is_allowed(answered: House) -> 
 
 
 def test_answers_that_the_job_keeps_there_are_not_replaced(tmp_path: Path) -> None:
-    answered = House(folder=tmp_path, world=World())
+    answered = RunHarness(folder=tmp_path, world=World())
     answered.run(chat("One", more='output: {each: "export/job.jsonl"}'))
     answer = (answered.out / "export/job.jsonl").read_bytes()
     assert "the job writes its answers there (output.each)" in refused(answered)
@@ -93,7 +93,7 @@ def test_answers_that_the_job_keeps_there_are_not_replaced(tmp_path: Path) -> No
     assert batchrunner.export(str(answered.out), to="jsonl", out=str(tmp_path / "x.jsonl")).rows == 1
 
 
-def test_an_open_file_may_be_given_and_stays_open(answered: House) -> None:
+def test_an_open_file_may_be_given_and_stays_open(answered: RunHarness) -> None:
     stream = io.BytesIO()
     exported = batchrunner.export(str(answered.out), to="parquet", out=stream)
     assert exported.path is None
@@ -102,7 +102,7 @@ def test_an_open_file_may_be_given_and_stays_open(answered: House) -> None:
 
 
 def test_links_lead_from_the_export_to_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered = House(folder=tmp_path, world=World())
+    answered = RunHarness(folder=tmp_path, world=World())
     answered.run(image("A").replace('"A"', "{id: a, prompt: A}"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()
@@ -116,7 +116,7 @@ def test_links_lead_from_the_export_to_the_pictures(tmp_path: Path, monkeypatch:
 # -- what goes wrong
 
 
-def test_an_unknown_format_is_a_mistake_that_names_them(answered: House) -> None:
+def test_an_unknown_format_is_a_mistake_that_names_them(answered: RunHarness) -> None:
     said = refused(answered, to="webdatset")
     assert "unknown format `webdatset`" in said
     assert "openai-batch" in said
@@ -124,13 +124,13 @@ def test_an_unknown_format_is_a_mistake_that_names_them(answered: House) -> None
 
 
 def test_where_no_run_has_been_is_a_mistake(tmp_path: Path) -> None:
-    answered = House(folder=tmp_path)
+    answered = RunHarness(folder=tmp_path)
     assert "not a run directory" in refused(answered)
     (tmp_path / "out").write_text("a file")
     assert "not a run directory" in refused(answered)
 
 
-def test_without_pyarrow_it_says_what_to_install(answered: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_it_states_what_to_install(answered: RunHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = refused(answered, to="parquet")
     assert "pip install pyarrow" in said
@@ -197,7 +197,7 @@ def test_a_run_that_clears_up_meanwhile_is_reported(tmp_path: Path) -> None:
         write(OutgoingFile(tmp_path / "a.csv", replaces=False), lambda: remove_leftovers(tmp_path))
 
 
-def test_what_a_killed_export_left_is_cleared_by_the_next_run(answered: House) -> None:
+def test_what_a_killed_export_left_is_cleared_by_the_next_run(answered: RunHarness) -> None:
     batchrunner.export(str(answered.out), to="jsonl")
     half = answered.out / "export/.123-4.tmp"
     half.write_text("half")
@@ -206,7 +206,7 @@ def test_what_a_killed_export_left_is_cleared_by_the_next_run(answered: House) -
     assert not half.exists()
 
 
-def test_a_file_that_is_changed_while_it_is_read_is_reported(answered: House) -> None:
+def test_a_file_that_is_changed_while_it_is_read_is_reported(answered: RunHarness) -> None:
     with RowOrder(answered.out) as order:
         order.index()
         path = answered.out / "results.jsonl"
@@ -215,7 +215,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_reported(answered: House) ->
             list(order.rows())
 
 
-def test_a_file_that_is_replaced_while_it_is_read_changes_nothing(answered: House) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_changes_nothing(answered: RunHarness) -> None:
     with RowOrder(answered.out) as order:
         order.index()
         path = answered.out / "results.jsonl"

@@ -15,11 +15,11 @@ import batchrunner
 from batchrunner import Exported
 from batchrunner.exporters import EXPORTERS
 from batchrunner.stores.lock import RunLock
-from tests.support.engine import House, chat, image
+from tests.support.engine import RunHarness, chat, image
 
 
-def export(house: House, to: str = "jsonl", **options: Any) -> Exported:
-    return batchrunner.export(str(house.out), to=to, **options)
+def export(harness: RunHarness, to: str = "jsonl", **options: Any) -> Exported:
+    return batchrunner.export(str(harness.out), to=to, **options)
 
 
 def rows(exported: Exported) -> list[dict[str, Any]]:
@@ -39,12 +39,12 @@ def shuffle(path: Path) -> None:
 # -- order
 
 
-def test_rows_stand_in_the_jobs_order_whatever_order_they_came_in(house: House) -> None:
+def test_rows_stand_in_the_jobs_order_whatever_order_they_came_in(harness: RunHarness) -> None:
     more = "replicas: 2\nmatrix: {temperature: [0, 1]}"
     job = chat("First", "Second", more=more).replace('model: "sim/chat"', "models: [sim/a, sim/b]")
-    house.run(job)
-    shuffle(house.out / "results.jsonl")
-    exported = export(house)
+    harness.run(job)
+    shuffle(harness.out / "results.jsonl")
+    exported = export(harness)
     found = rows(exported)
     assert [row["index"] for row in found] == list(range(1, 17))
     first = [(row["prompt"], row["params"]["temperature"], row["model"], row.get("replica", 1)) for row in found[:4]]
@@ -57,10 +57,10 @@ def test_rows_stand_in_the_jobs_order_whatever_order_they_came_in(house: House) 
     assert (exported.failed, exported.missing, exported.simulated, exported.exit_status) == (0, 0, True, 0)
 
 
-def test_identical_items_have_a_row_each(house: House) -> None:
-    house.run(chat("Same", "Other", "Same"))
-    shuffle(house.out / "results.jsonl")
-    found = rows(export(house))
+def test_identical_items_have_a_row_each(harness: RunHarness) -> None:
+    harness.run(chat("Same", "Other", "Same"))
+    shuffle(harness.out / "results.jsonl")
+    found = rows(export(harness))
     assert [(row["prompt"], row.get("shared_with") is not None) for row in found] == [
         ("Same", False),
         ("Other", False),
@@ -69,13 +69,13 @@ def test_identical_items_have_a_row_each(house: House) -> None:
 
 
 @pytest.mark.parametrize("to", EXPORTERS)
-def test_the_same_run_gives_the_same_bytes_in_every_format(house: House, to: str) -> None:
-    house.run(image("A boat", "A barn"))
-    first = export(house, to)
+def test_the_same_run_gives_the_same_bytes_in_every_format(harness: RunHarness, to: str) -> None:
+    harness.run(image("A boat", "A barn"))
+    first = export(harness, to)
     assert first.path is not None
     content = Path(first.path).read_bytes()
-    shuffle(house.out / "results.jsonl")
-    again = export(house, to)
+    shuffle(harness.out / "results.jsonl")
+    again = export(harness, to)
     assert Path(first.path).read_bytes() == content
     assert (first.replaced, again.replaced) == (False, True)
 
@@ -83,163 +83,163 @@ def test_the_same_run_gives_the_same_bytes_in_every_format(house: House, to: str
 # -- what is not in it
 
 
-def test_items_without_a_row_are_counted(house: House) -> None:
-    house.run(chat("One", "Two", "Three"), limit=1)
-    exported = export(house)
+def test_items_without_a_row_are_counted(harness: RunHarness) -> None:
+    harness.run(chat("One", "Two", "Three"), limit=1)
+    exported = export(harness)
     assert (exported.rows, exported.failed, exported.missing) == (1, 0, 2)
     assert exported.exit_status == 0
 
 
-def test_a_run_that_has_no_row_yet_gives_an_empty_export(house: House) -> None:
-    house.run(chat("One"), limit=0)
+def test_a_run_that_has_no_row_yet_gives_an_empty_export(harness: RunHarness) -> None:
+    harness.run(chat("One"), limit=0)
     for to in EXPORTERS:
-        assert export(house, to).rows == 0
+        assert export(harness, to).rows == 0
 
 
-def test_failed_items_are_counted_and_taken_along_when_asked_for(house: House) -> None:
+def test_failed_items_are_counted_and_taken_along_when_asked_for(harness: RunHarness) -> None:
     models = chat("One", "Two").replace('model: "sim/chat"', 'models: [sim/a, "sim/b#bad-model-id"]')
-    house.run(models)
-    without = export(house)
+    harness.run(models)
+    without = export(harness)
     assert [row["model"] for row in rows(without)] == ["sim/a", "sim/a"]
     assert (without.failed, without.missing, without.failures_included) == (2, 0, False)
-    taken = rows(export(house, failures=True))
+    taken = rows(export(harness, failures=True))
     assert [(row["index"], "error" in row) for row in taken] == [(1, False), (2, True), (3, False), (4, True)]
-    (status,) = {line["status"] for line in table(house) if line["error.class"]}
+    (status,) = {line["status"] for line in table(harness) if line["error.class"]}
     assert status == "failed"
 
 
-def table(house: House) -> list[dict[str, str]]:
-    exported = export(house, "csv", failures=True)
+def table(harness: RunHarness) -> list[dict[str, str]]:
+    exported = export(harness, "csv", failures=True)
     assert exported.path is not None
     return list(csv.DictReader(io.StringIO(Path(exported.path).read_text("utf-8"), newline="")))
 
 
-def test_a_failure_that_was_repaired_since_is_not_in_it(house: House) -> None:
+def test_a_failure_that_was_repaired_since_is_not_in_it(harness: RunHarness) -> None:
     job = chat("One", "Two", model="sim/chat#5xx:3", more="retry: {attempts: 2}")
-    house.run(job)
-    failures = (house.out / "failures.jsonl").read_bytes()
+    harness.run(job)
+    failures = (harness.out / "failures.jsonl").read_bytes()
     assert failures.count(b"\n") == 2
-    house.run(job, retry_failed=True)
-    (house.out / "failures.jsonl").write_bytes(failures)  # as while that run was still at work
-    exported = export(house, failures=True)
+    harness.run(job, retry_failed=True)
+    (harness.out / "failures.jsonl").write_bytes(failures)  # as while that run was still at work
+    exported = export(harness, failures=True)
     assert ["error" in row for row in rows(exported)] == [False, False]
     assert exported.failed == 0
 
 
-def test_of_an_item_that_failed_again_only_the_last_row_counts(house: House) -> None:
-    house.run(chat("One", model="sim/chat#bad-model-id"))
-    path = house.out / "failures.jsonl"
+def test_of_an_item_that_failed_again_only_the_last_row_counts(harness: RunHarness) -> None:
+    harness.run(chat("One", model="sim/chat#bad-model-id"))
+    path = harness.out / "failures.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"attempts":1', b'"attempts":0') + path.read_bytes())
-    (row,) = rows(export(house, failures=True))
+    (row,) = rows(export(harness, failures=True))
     assert row["attempts"] == 1
 
 
-def test_rows_of_items_that_the_job_has_no_more_are_reported(house: House) -> None:
-    house.run(chat("One", "Two", "Three"))
-    line = (house.out / "results.jsonl").read_bytes().splitlines()[0]
+def test_rows_of_items_that_the_job_has_no_more_are_reported(harness: RunHarness) -> None:
+    harness.run(chat("One", "Two", "Three"))
+    line = (harness.out / "results.jsonl").read_bytes().splitlines()[0]
     other = line.replace(json.loads(line)["key"].encode(), b"0" * 32)
-    with (house.out / "results.jsonl").open("ab") as file:
+    with (harness.out / "results.jsonl").open("ab") as file:
         file.write(other + b"\n")
-    exported = export(house)
+    exported = export(harness)
     assert (exported.rows, exported.vanished, exported.missing) == (4, 1, 0)
 
 
-def test_a_row_that_stands_there_twice_is_given_once(house: House) -> None:
-    house.run(chat("One", "Two"))
-    path = house.out / "results.jsonl"
+def test_a_row_that_stands_there_twice_is_given_once(harness: RunHarness) -> None:
+    harness.run(chat("One", "Two"))
+    path = harness.out / "results.jsonl"
     path.write_bytes(path.read_bytes() * 2)
-    assert len(rows(export(house))) == 2
+    assert len(rows(export(harness))) == 2
 
 
 # -- damage
 
 
-def test_a_torn_end_is_no_damage_and_not_in_it(house: House) -> None:
-    house.run(chat("One", "Two"))
-    with (house.out / "results.jsonl").open("ab") as file:
+def test_a_torn_end_is_no_damage_and_not_in_it(harness: RunHarness) -> None:
+    harness.run(chat("One", "Two"))
+    with (harness.out / "results.jsonl").open("ab") as file:
         file.write(b'no row\n{"id":"half')
-    exported = export(house)
+    exported = export(harness)
     assert (exported.rows, exported.damaged, exported.exit_status) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\xff", b'"', b"\\ud800"])
 def test_a_recorded_line_that_cannot_be_read_is_reported_and_the_others_are_exported(
-    house: House, damage: bytes
+    harness: RunHarness, damage: bytes
 ) -> None:
-    house.run(chat("One", "Two", "Three"))
-    path = house.out / "results.jsonl"
+    harness.run(chat("One", "Two", "Three"))
+    path = harness.out / "results.jsonl"
     content = bytearray(path.read_bytes())
     place = content.index(b'"id":"') + 6
     content[place : place + len(damage)] = damage
     path.write_bytes(bytes(content))
-    exported = export(house)
+    exported = export(harness)
     assert (exported.rows, exported.damaged, exported.exit_status) == (2, 1, 4)
     assert exported.missing == 1
 
 
 @pytest.mark.parametrize("happens", ["gone", "changed", "a link"])
-def test_a_picture_that_is_not_as_recorded_is_reported_and_not_in_it(house: House, happens: str) -> None:
-    house.run(image("A boat", "A barn"))
-    picture = min((house.out / "images").iterdir())
+def test_a_picture_that_is_not_as_recorded_is_reported_and_not_in_it(harness: RunHarness, happens: str) -> None:
+    harness.run(image("A boat", "A barn"))
+    picture = min((harness.out / "images").iterdir())
     content = picture.read_bytes()
     picture.unlink()
     if happens == "changed":
         picture.write_bytes(content[:-1])
     elif happens == "a link":
-        (house.folder / "elsewhere").write_bytes(content)
-        picture.symlink_to(house.folder / "elsewhere")
-    exported = export(house, "webdataset")
+        (harness.folder / "elsewhere").write_bytes(content)
+        picture.symlink_to(harness.folder / "elsewhere")
+    exported = export(harness, "webdataset")
     assert (exported.rows, exported.pictures_missing, exported.exit_status) == (2, 1, 4)
     assert exported.path is not None
     with tarfile.open(exported.path) as tar:
         assert sorted(name.partition(".")[2] for name in tar.getnames()) == ["json", "json", "png"]
 
 
-def test_a_picture_outside_of_the_run_is_never_read(house: House) -> None:
-    house.run(image("A boat"))
-    path = house.out / "results.jsonl"
-    (house.folder / "secret").write_bytes(b"secret")
+def test_a_picture_outside_of_the_run_is_never_read(harness: RunHarness) -> None:
+    harness.run(image("A boat"))
+    path = harness.out / "results.jsonl"
+    (harness.folder / "secret").write_bytes(b"secret")
     (picture,) = json.loads(path.read_bytes())["output"]["images"]
     path.write_bytes(path.read_bytes().replace(picture["path"].encode(), b"../secret"))
     stream = io.BytesIO()
-    assert export(house, "webdataset", out=stream).pictures_missing == 1
+    assert export(harness, "webdataset", out=stream).pictures_missing == 1
     assert stream.getvalue().count(b"secret") == 1  # the row's own word
 
 
-def test_a_damaged_ledger_is_an_error_in_words(house: House) -> None:
-    house.run(chat("One"))
-    (segment,) = (house.out / "ledger").glob("*.jsonl")
+def test_a_damaged_ledger_is_an_error_in_words(harness: RunHarness) -> None:
+    harness.run(chat("One"))
+    (segment,) = (harness.out / "ledger").glob("*.jsonl")
     content = bytearray(segment.read_bytes())
     content[200] ^= 1
     segment.write_bytes(bytes(content))
     with pytest.raises(batchrunner.BatchrunnerError) as caught:
-        export(house)
+        export(harness)
     assert caught.value.exit_status == 4
 
 
 # -- beside a run
 
 
-def test_a_run_at_work_is_not_disturbed(house: House) -> None:
-    house.run(chat("One", "Two", "Three"), limit=2)
-    with RunLock(house.out):
-        exported = export(house)
+def test_a_run_at_work_is_not_disturbed(harness: RunHarness) -> None:
+    harness.run(chat("One", "Two", "Three"), limit=2)
+    with RunLock(harness.out):
+        exported = export(harness)
     assert (exported.state, exported.rows, exported.missing) == ("running", 2, 1)
-    assert house.run(chat("One", "Two", "Three")).exit_status == 0
+    assert harness.run(chat("One", "Two", "Three")).exit_status == 0
 
 
-def test_an_export_is_nothing_that_an_audit_wonders_at(house: House) -> None:
-    house.run(image("A boat"))
+def test_an_export_is_nothing_that_an_audit_wonders_at(harness: RunHarness) -> None:
+    harness.run(image("A boat"))
     for to in EXPORTERS:
-        export(house, to)
-    assert [finding.kind for finding in batchrunner.verify(str(house.out)).findings] == []
+        export(harness, to)
+    assert [finding.kind for finding in batchrunner.verify(str(harness.out)).findings] == []
 
 
-def test_it_may_be_called_from_a_coroutine(house: House) -> None:
-    house.run(chat("One"))
+def test_it_may_be_called_from_a_coroutine(harness: RunHarness) -> None:
+    harness.run(chat("One"))
 
     async def exported() -> Exported:
-        return await asyncio.to_thread(export, house)
+        return await asyncio.to_thread(export, harness)
 
     assert asyncio.run(exported()).rows == 1
 
@@ -248,9 +248,9 @@ def test_it_may_be_called_from_a_coroutine(house: House) -> None:
 
 
 @pytest.mark.parametrize("to", EXPORTERS)
-def test_memory_does_not_grow_with_the_answers(house: House, to: str) -> None:
-    house.run(chat("One"))
-    path = house.out / "results.jsonl"
+def test_memory_does_not_grow_with_the_answers(harness: RunHarness, to: str) -> None:
+    harness.run(chat("One"))
+    path = harness.out / "results.jsonl"
     row = json.loads(path.read_bytes())
     row["output"]["text"] = "x" * 250_000
     peaks = []
@@ -260,7 +260,7 @@ def test_memory_does_not_grow_with_the_answers(house: House, to: str) -> None:
                 file.write(json.dumps({**row, "index": number, "id": f"i{number}", "key": f"{number:032x}"}).encode())
                 file.write(b"\n")
         tracemalloc.start()
-        exported = export(house, to)
+        exported = export(harness, to)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert exported.rows == count

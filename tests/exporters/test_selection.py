@@ -10,18 +10,18 @@ import batchrunner
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.exports import Exported, ExportOptions, ExportPart
 from batchrunner.stores.export_folder import OutgoingFolder
-from tests.support.engine import House, chat
+from tests.support.engine import RunHarness, chat
 
 
 @pytest.fixture
-def asked(house: House) -> House:
+def asked(harness: RunHarness) -> RunHarness:
     more = "matrix: {temperature: [0, 1]}"
-    house.run(chat(*(f"Question {number}" for number in range(30)), more=more))
-    return house
+    harness.run(chat(*(f"Question {number}" for number in range(30)), more=more))
+    return harness
 
 
-def export(house: House, to: str = "jsonl", out: str | None = None, **options: Any) -> Exported:
-    return batchrunner.export(str(house.out), to=to, out=out, options=ExportOptions(**options))
+def export(harness: RunHarness, to: str = "jsonl", out: str | None = None, **options: Any) -> Exported:
+    return batchrunner.export(str(harness.out), to=to, out=out, options=ExportOptions(**options))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -35,14 +35,14 @@ def exported_rows(exported: Exported) -> list[dict[str, Any]]:
     return found
 
 
-def refused(house: House, **options: Any) -> str:
+def refused(harness: RunHarness, **options: Any) -> str:
     with pytest.raises(JobMistakesError) as caught:
-        export(house, **options)
-    assert not (house.out / "export").exists() or not any((house.out / "export").iterdir())
+        export(harness, **options)
+    assert not (harness.out / "export").exists() or not any((harness.out / "export").iterdir())
     return str(caught.value)
 
 
-def test_a_condition_chooses_rows_and_the_others_are_counted(asked: House) -> None:
+def test_a_condition_chooses_rows_and_the_others_are_counted(asked: RunHarness) -> None:
     exported = export(
         asked, where="temperature == 1 and prompt != 'Question 3'".replace("temperature", "params.temperature")
     )
@@ -53,14 +53,14 @@ def test_a_condition_chooses_rows_and_the_others_are_counted(asked: House) -> No
     assert [row["index"] for row in found] == sorted(row["index"] for row in found)
 
 
-def test_ids_choose_rows_and_unknown_ones_are_counted(asked: House) -> None:
+def test_ids_choose_rows_and_unknown_ones_are_counted(asked: RunHarness) -> None:
     wanted = [row["id"] for row in rows(asked.out / "results.jsonl")][:2]
     exported = export(asked, only=(*wanted, "nobody"))
     assert {row["id"] for row in exported_rows(exported)} == set(wanted)
     assert exported.left_out == {"not asked for (--only)": 58, "ids of --only that have no row": 1}
 
 
-def test_marks_choose_rows_by_key_or_id(asked: House) -> None:
+def test_marks_choose_rows_by_key_or_id(asked: RunHarness) -> None:
     first, second, third = rows(asked.out / "results.jsonl")[:3]
     lines = [
         {"id": "renamed", "key": first["key"], "mark": "4", "note": None},
@@ -75,7 +75,7 @@ def test_marks_choose_rows_by_key_or_id(asked: House) -> None:
     assert export(asked, marks=str(marks)).rows == 3
 
 
-def test_a_limit_takes_the_first_rows_of_those_that_were_chosen(asked: House) -> None:
+def test_a_limit_takes_the_first_rows_of_those_that_were_chosen(asked: RunHarness) -> None:
     exported = export(asked, where="params.temperature == 1", limit=3)
     assert [row["prompt"] for row in exported_rows(exported)] == ["Question 0", "Question 1", "Question 2"]
     assert exported.left_out["beyond --limit"] == 27
@@ -91,7 +91,7 @@ def sides(exported: Exported) -> dict[str, set[str]]:
     return {name: {line["prompt_id"] for line in lines} for name, lines in found.items()}
 
 
-def test_a_split_never_puts_one_prompt_on_both_sides(asked: House) -> None:
+def test_a_split_never_puts_one_prompt_on_both_sides(asked: RunHarness) -> None:
     for seed in range(5):
         exported = export(asked, split=SPLIT, seed=seed)
         found = sides(exported)
@@ -100,7 +100,7 @@ def test_a_split_never_puts_one_prompt_on_both_sides(asked: House) -> None:
         assert exported.rows + exported.left_out.get("in no split", 0) == 60
 
 
-def test_a_split_is_the_same_again_and_stays_when_rows_are_added(asked: House) -> None:
+def test_a_split_is_the_same_again_and_stays_when_rows_are_added(asked: RunHarness) -> None:
     before = sides(export(asked, split=SPLIT))
     assert sides(export(asked, split=SPLIT)) == before
     assert sides(export(asked, split=SPLIT, seed=1)) != before
@@ -110,9 +110,9 @@ def test_a_split_is_the_same_again_and_stays_when_rows_are_added(asked: House) -
         assert prompts < after[name]
 
 
-def test_shares_of_many_prompts_come_near_to_what_was_asked_for(house: House) -> None:
-    house.run(chat(*(f"Question {number}" for number in range(1000))))
-    found = sides(export(house, split=SPLIT))
+def test_shares_of_many_prompts_come_near_to_what_was_asked_for(harness: RunHarness) -> None:
+    harness.run(chat(*(f"Question {number}" for number in range(1000))))
+    found = sides(export(harness, split=SPLIT))
     assert abs(len(found["train"]) - 700) < 60
     assert abs(len(found["test"]) - 200) < 60
 
@@ -130,12 +130,12 @@ def test_shares_of_many_prompts_come_near_to_what_was_asked_for(house: House) ->
     ],
 )
 def test_what_cannot_choose_is_a_mistake_and_nothing_is_written(
-    asked: House, options: dict[str, Any], words: str
+    asked: RunHarness, options: dict[str, Any], words: str
 ) -> None:
     assert words in refused(asked, **options)
 
 
-def test_a_file_that_holds_no_marks_is_a_mistake(asked: House) -> None:
+def test_a_file_that_holds_no_marks_is_a_mistake(asked: RunHarness) -> None:
     marks = asked.folder / "marks.jsonl"
     for content, words in (
         ("no json", "no file of JSON lines"),
@@ -149,7 +149,7 @@ def test_a_file_that_holds_no_marks_is_a_mistake(asked: House) -> None:
 # -- folders
 
 
-def test_a_folder_replaces_an_earlier_export_and_nothing_else(asked: House) -> None:
+def test_a_folder_replaces_an_earlier_export_and_nothing_else(asked: RunHarness) -> None:
     place = asked.out / "export/job-jsonl"
     assert not export(asked, split=SPLIT).replaced
     assert export(asked, split=(("all", 1.0),)).replaced
@@ -164,7 +164,7 @@ def test_a_folder_replaces_an_earlier_export_and_nothing_else(asked: House) -> N
 
 
 @pytest.mark.parametrize("stands", ["file", "folder", "link"])
-def test_a_folder_is_never_put_in_the_place_of_other_things(asked: House, stands: str) -> None:
+def test_a_folder_is_never_put_in_the_place_of_other_things(asked: RunHarness, stands: str) -> None:
     place = asked.out / "export/job-jsonl"
     place.parent.mkdir()
     if stands == "file":
@@ -211,7 +211,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next_one_unless_it_lives(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_run_goes_on_beside_what_a_killed_export_left(asked: House) -> None:
+def test_a_run_goes_on_beside_what_a_killed_export_left(asked: RunHarness) -> None:
     half = asked.out / "export/.123-4.unfinished"
     half.mkdir(parents=True)
     (half / "half").write_text("half")

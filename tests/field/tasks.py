@@ -15,7 +15,7 @@ from tests.field.runs import Field, Ran
 from tests.field.server import Answer, Asked, Reply, http
 
 PNG: Final = draw("a boat", (64, 64), 1)
-Said: TypeAlias = Any
+ParsedAnswer: TypeAlias = Any
 """JSON to be answered with 200, or a whole reply."""
 ACCEPTED: Final = {"task_id": "T", "request_id": "r"}
 RUNNING: Final = {"task_id": "T", "task_status": "RUNNING", "request_id": "r"}
@@ -31,11 +31,11 @@ def failed(errors: Any = None, **fields: Any) -> dict[str, Any]:
 class Tasks:
     """A script: the n-th reply of `submits` to the n-th order, of `polls` to a task's n-th poll; the last one stays."""
 
-    submits: Sequence[Said] = (ACCEPTED,)
-    polls: Sequence[Said] = (DONE,)
-    by_order: dict[int, Sequence[Said]] = field(default_factory=dict)
+    submits: Sequence[ParsedAnswer] = (ACCEPTED,)
+    polls: Sequence[ParsedAnswer] = (DONE,)
+    by_order: dict[int, Sequence[ParsedAnswer]] = field(default_factory=dict)
     """Polls of the tasks of certain orders, counted from 1."""
-    at: Callable[[Asked, int], Said | None] = lambda _asked, _order: None
+    at: Callable[[Asked, int], ParsedAnswer | None] = lambda _asked, _order: None
     """Asked before `polls`, with the number of the order; None leaves it to them."""
     file: Answer | None = None
     orders: int = 0
@@ -58,7 +58,7 @@ class Tasks:
             said = _nth(self.by_order.get(order, self.polls), self.polled[order])
         return self._filled(said, asked, order)
 
-    def _filled(self, said: Said, asked: Asked, order: int) -> Answer:
+    def _filled(self, said: ParsedAnswer, asked: Asked, order: int) -> Answer:
         if isinstance(said, Reply):
             return said
         if isinstance(said, bytes):
@@ -78,7 +78,7 @@ class Tasks:
         return text.replace("{base}", asked.base).replace("{host}", asked.base.partition("://")[2])
 
 
-def _nth(said: Sequence[Said], number: int) -> Said:
+def _nth(said: Sequence[ParsedAnswer], number: int) -> ParsedAnswer:
     return said[min(number, len(said)) - 1]
 
 
@@ -101,8 +101,8 @@ class TaskCase:
     """A row: what the server says, and what must come of it."""
 
     name: str
-    submits: Sequence[Said] = (ACCEPTED,)
-    polls: Sequence[Said] = (DONE,)
+    submits: Sequence[ParsedAnswer] = (ACCEPTED,)
+    polls: Sequence[ParsedAnswer] = (DONE,)
     orders: int = 1
     exit_status: int = 0
     done: int = 1

@@ -404,7 +404,7 @@ HALVES: Final = (
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_what_is_not_whole_is_waited_for_as_long_as_the_job_says(field: Field, half: bytes) -> None:
+def test_what_is_not_whole_is_waited_for_as_long_as_the_job_states(field: Field, half: bytes) -> None:
     ran = field.run(once(Reply(data=half, then="hang"), json_reply(message(content="hello world"))))
     assert ran.took_s >= 120.0
 

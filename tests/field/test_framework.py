@@ -49,7 +49,7 @@ def test_a_second_run_goes_on_with_the_same_items(field: Field) -> None:
     assert field.run(always(HELLO)).asked == []
 
 
-def test_a_connection_carries_further_requests_or_ends_as_it_was_told(field: Field) -> None:
+def test_a_connection_carries_further_requests_or_ends_as_it_was_asked_to(field: Field) -> None:
     cut_off = Reply(data=STREAM[: len(STREAM) // 2], then="reset")
     ran = field.run(once(cut_off, HELLO), job_with())
     assert len(ran.asked) == 2

@@ -278,7 +278,7 @@ def test_a_picture_at_an_address_is_fetched(field: Field) -> None:
     assert len(ran.server.requests("POST")) == 1
 
 
-def test_an_answer_whose_picture_cannot_be_fetched_is_kept_and_says_so(field: Field) -> None:
+def test_an_answer_whose_picture_cannot_be_fetched_is_kept_and_marked(field: Field) -> None:
     ran = field.run(answering(http(b"gone", status=404)))
     output = ran.output()
     assert (output["text"], output["flags"], "images" in output) == ("Here it is", ["media_missing"], False)

@@ -35,7 +35,7 @@ def test_a_refusal_in_a_servers_own_words_means_what_it_means(field: Field, case
 
 
 @pytest.mark.parametrize("case", ON_THE_WAY[::2], ids=case_ids(ON_THE_WAY[::2]))
-def test_what_is_not_the_api_is_said_with_the_key_to_look_at(field: Field, case: Case) -> None:
+def test_what_is_not_the_api_is_stated_with_the_key_to_look_at(field: Field, case: Case) -> None:
     ran = check_case(field, case)
     assert "check `provider." in (ran.report.status.message or "")
     assert ran.said, "a person was told nothing while it was tried"

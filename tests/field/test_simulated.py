@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from batchrunner.simulator.scenarios import SCENARIOS
-from tests.support.engine import House, chat
+from tests.support.engine import RunHarness, chat
 
 Look = Callable[[dict[str, Any]], bool]
 
@@ -62,30 +62,30 @@ CLAUDE: Final = "provider: {preset: simulator, dialect: anthropic-messages}"
 
 
 @pytest.mark.parametrize("scenario", KEPT)
-def test_a_complete_answer_of_the_simulator_is_kept_and_paid_once(house: House, scenario: str) -> None:
-    report = house.run(chat("one", "two", model=f"sim/chat#{scenario}"))
-    assert int(report.exit_status) == 0, house.rows("failures.jsonl")
-    assert house.stats.sends == 2
-    assert all(KEPT[scenario](row) for row in house.rows())
+def test_a_complete_answer_of_the_simulator_is_kept_and_paid_once(harness: RunHarness, scenario: str) -> None:
+    report = harness.run(chat("one", "two", model=f"sim/chat#{scenario}"))
+    assert int(report.exit_status) == 0, harness.rows("failures.jsonl")
+    assert harness.stats.sends == 2
+    assert all(KEPT[scenario](row) for row in harness.rows())
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])
 @pytest.mark.parametrize("dialect", ["openai-chat", "anthropic-messages"])
 @pytest.mark.parametrize("scenario", ANY_ANSWER)
-def test_an_answer_is_kept_whatever_is_around_it(house: House, scenario: str, dialect: str, stream: str) -> None:
+def test_an_answer_is_kept_whatever_is_around_it(harness: RunHarness, scenario: str, dialect: str, stream: str) -> None:
     job = chat("one", "two", model=f"sim/chat#{scenario}", more=f"stream: {stream}")
-    report = house.run(job.replace("provider: simulator", CLAUDE.replace("anthropic-messages", dialect)))
-    assert int(report.exit_status) == 0, house.rows("failures.jsonl")
-    assert house.stats.sends == 2
-    assert all(ANY_ANSWER[scenario](row) for row in house.rows())
+    report = harness.run(job.replace("provider: simulator", CLAUDE.replace("anthropic-messages", dialect)))
+    assert int(report.exit_status) == 0, harness.rows("failures.jsonl")
+    assert harness.stats.sends == 2
+    assert all(ANY_ANSWER[scenario](row) for row in harness.rows())
 
 
 @pytest.mark.parametrize("scenario", OF_CLAUDE)
-def test_a_message_of_the_simulator_is_kept_with_all_that_it_holds(house: House, scenario: str) -> None:
-    report = house.run(chat("one", model=f"sim/chat#{scenario}").replace("provider: simulator", CLAUDE))
-    assert int(report.exit_status) == 0, house.rows("failures.jsonl")
-    assert house.stats.sends == 1
-    assert all(OF_CLAUDE[scenario](row) for row in house.rows())
+def test_a_message_of_the_simulator_is_kept_with_all_that_it_holds(harness: RunHarness, scenario: str) -> None:
+    report = harness.run(chat("one", model=f"sim/chat#{scenario}").replace("provider: simulator", CLAUDE))
+    assert int(report.exit_status) == 0, harness.rows("failures.jsonl")
+    assert harness.stats.sends == 1
+    assert all(OF_CLAUDE[scenario](row) for row in harness.rows())
 
 
 def test_every_kind_of_section_a_that_is_a_reply_is_played_here() -> None:
@@ -99,6 +99,6 @@ BROKEN: Final = ("sse-finish-network", "sse-code-msg-mid", "sse-words-mid")
 
 
 @pytest.mark.parametrize("scenario", BROKEN)
-def test_a_broken_answer_of_the_simulator_is_never_a_row(house: House, scenario: str) -> None:
-    report = house.run(chat("one", model=f"sim/chat#{scenario}", more="retry: {attempts: 2}"))
-    assert (house.rows(), house.stats.sends) == ([], 2), report.status
+def test_a_broken_answer_of_the_simulator_is_never_a_row(harness: RunHarness, scenario: str) -> None:
+    report = harness.run(chat("one", model=f"sim/chat#{scenario}", more="retry: {attempts: 2}"))
+    assert (harness.rows(), harness.stats.sends) == ([], 2), report.status

@@ -170,7 +170,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_failed_task_is_judged_by_its_reason(field: Field, case: TaskCase) -> None:
+def test_a_failed_task_is_classified_by_its_reason(field: Field, case: TaskCase) -> None:
     check_task_case(field, case)
 
 
@@ -282,7 +282,7 @@ def test_a_lane_that_failing_tasks_parked_opens_with_the_first_that_succeeds(fie
     assert tasks.orders <= 70
 
 
-def test_a_gateway_that_says_accepted_and_running_ends_well(field: Field) -> None:
+def test_a_gateway_that_states_accepted_and_running_ends_well(field: Field) -> None:
     tasks = Tasks(submits=[ACCEPTED], polls=[RUNNING, RUNNING, DONE])
     assert field.run(tasks, image_job()).exit_status == 0
     assert tasks.orders == 1

@@ -331,7 +331,7 @@ def test_a_task_that_was_seen_running_is_given_longer_before_it_counts_as_gone(f
     assert (ran.exit_status, tasks.orders, len(ran.rows)) == (0, 3, 3), ran.report
 
 
-def test_a_task_that_the_api_does_not_know_is_ordered_again_and_told(field: Field) -> None:
+def test_a_task_that_the_api_does_not_know_is_ordered_again_and_reported(field: Field) -> None:
     tasks = Tasks(by_order={1: [GONE]})
     ran = field.run(tasks, image_job())
     assert (ran.exit_status, tasks.orders) == (0, 2)

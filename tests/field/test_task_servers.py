@@ -50,7 +50,7 @@ class Servers:
         return await api.run(loaded, clock=clock, say=lambda _: None)
 
 
-def test_a_changed_base_url_orders_nothing_again_and_says_where_the_task_is(field: Field) -> None:
+def test_a_changed_base_url_orders_nothing_again_and_states_where_the_task_is(field: Field) -> None:
     servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks(polls=[GONE]))
     late, moved, back = servers.play((0, "/v1", LATE), (1, "/v1", LATE), (0, "/v1", LATE))
     assert (late.exit_status, moved.exit_status) == (3, 3)
@@ -95,7 +95,7 @@ def test_another_spelling_of_the_base_url_is_the_same_server(field: Field, path:
     assert servers.first.orders == 1
 
 
-def test_tasks_of_a_key_that_the_job_names_no_more_wait_and_say_so(
+def test_tasks_of_a_key_that_the_job_names_no_more_wait_and_are_reported(
     field: Field, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTHER_KEY", "sk-other-key-of-the-field")
@@ -159,7 +159,9 @@ def test_pictures_whose_addresses_are_known_need_no_key(
     assert polls == sum(first.polled.values())
 
 
-def test_plan_says_which_accepted_tasks_a_run_could_not_ask_for(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_states_which_accepted_tasks_a_run_could_not_ask_for(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
     servers = Servers(field.folder, Tasks(polls=[RUNNING]), Tasks())
     servers.play((0, "/v1", LATE))
     file = field.folder / "job.yaml"

@@ -136,7 +136,7 @@ class _Talk:
 
 @contextmanager
 def hostile(kinds: dict[str, Kind], seed: int) -> Iterator[Hostile]:
-    """The server in a thread of its own, with dice of its own; every request gets one of the kinds."""
+    """The server in a thread of its own, with random numbers of its own; every request gets one of the kinds."""
     server = Hostile()
     talk = _Talk(kinds, seed, server)
     loop = asyncio.new_event_loop()

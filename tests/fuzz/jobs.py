@@ -29,7 +29,7 @@ HOME = Path(__file__).resolve().parents[2]
 MOST_ITEMS = 300
 
 
-def told(error: JobMistakesError) -> int:
+def assert_printable(error: JobMistakesError) -> int:
     """Asserts that the mistakes can be printed, one line each with a place."""
     assert error.mistakes
     for mistake in error.mistakes:
@@ -59,7 +59,7 @@ async def _stream(job: Job) -> object:
                 if len(ids) >= MOST_ITEMS:
                     return "many"
     except JobMistakesError as error:
-        return told(error)
+        return assert_printable(error)
     if len(ids) < 20:
         for mistake in await check_items(job):
             str(mistake).encode()
@@ -76,7 +76,7 @@ def job_file(text: bytes) -> object:
             try:
                 job = api.load_job(str(path), simulate=simulate, out=f"{folder}/out")
             except JobMistakesError as error:
-                seen.append(told(error))
+                seen.append(assert_printable(error))
             else:
                 seen.append(take_in(job, Path(folder)))
         return seen
@@ -90,7 +90,7 @@ def setting(text: bytes) -> object:
         try:
             job = api.load_job(str(path), overrides=[text.decode("utf-8", "surrogateescape")], out=f"{folder}/out")
         except JobMistakesError as error:
-            return told(error)
+            return assert_printable(error)
         return take_in(job, Path(folder))
 
 
@@ -124,7 +124,7 @@ def _job_on(folder: Path, name: str, template: str | None, more: str = "") -> ob
         try:
             job = api.load_job(str(path), overrides=[f"prompts.on_bad_row={rule}"], out=str(folder / "out"))
         except JobMistakesError as error:
-            seen.append(told(error))
+            seen.append(assert_printable(error))
         else:
             seen.append(take_in(job, folder))
     return seen

@@ -23,30 +23,30 @@ def http(body: bytes, *, status: str = "200 OK", kind: str = "application/json",
     return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
 
 
-def told(value: object, *, status: str = "200 OK", more: str = "") -> list[Step]:
+def json_reply(value: object, *, status: str = "200 OK", more: str = "") -> list[Step]:
     return [http(json.dumps(value).encode(), status=status, more=more)]
 
 
 # -- sound replies, so that a run gets anywhere
 
 
-def sound(asked: Asked) -> Steps:
+def valid_reply(asked: Asked) -> Steps:
     """What a good server would say, by path."""
     if asked.path.startswith("/files"):
         return [http(asked.random_source.choice(files()), kind="image/png")]
     if "/tasks/" in asked.path:
-        return told({"task_id": "1", "task_status": "SUCCEED", "output_images": [f"{asked.base}/files/a.png"]})
+        return json_reply({"task_id": "1", "task_status": "SUCCEED", "output_images": [f"{asked.base}/files/a.png"]})
     if asked.path.endswith("/images/generations"):
-        return told({"task_id": str(asked.random_source.randrange(10**9)), "task_status": "PENDING"})
+        return json_reply({"task_id": str(asked.random_source.randrange(10**9)), "task_status": "PENDING"})
     if asked.path.endswith("/messages"):
         block = {"type": "text", "text": "Hi."}
-        return told({"type": "message", "role": "assistant", "content": [block], "stop_reason": "end_turn"})
-    return said("Hi.")
+        return json_reply({"type": "message", "role": "assistant", "content": [block], "stop_reason": "end_turn"})
+    return chat_answer("Hi.")
 
 
-def said(text: str) -> list[Step]:
+def chat_answer(text: str) -> list[Step]:
     message = {"role": "assistant", "content": text}
-    return told({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    return json_reply({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
 
 # -- replies spoilt
@@ -170,13 +170,13 @@ def echoing_answer(asked: Asked) -> Steps:
     """The key as the model's words, its tool call, its task id, its URL."""
     key = asked.key
     if asked.path.endswith("generations"):
-        return told({"task_id": key, "task_status": "PENDING"})
+        return json_reply({"task_id": key, "task_status": "PENDING"})
     if "/tasks/" in asked.path:
-        return told({"task_status": "SUCCEED", "output_images": [f"{asked.base}/files/{key}.png?k={key}"]})
+        return json_reply({"task_status": "SUCCEED", "output_images": [f"{asked.base}/files/{key}.png?k={key}"]})
     if asked.path.endswith("/messages"):
         block = {"type": "text", "text": f"your key is {key}"}
-        return told({"type": "message", "content": [block], "stop_reason": key})
-    return said(f"your key is {key}, backwards {key}{key}")
+        return json_reply({"type": "message", "content": [block], "stop_reason": key})
+    return chat_answer(f"your key is {key}, backwards {key}{key}")
 
 
 def echoing_pieces(asked: Asked) -> Steps:
@@ -196,11 +196,11 @@ def wall(asked: Asked) -> Steps:
     status, more = asked.random_source.choice(
         (("401 No", ""), ("403 No", ""), ("402 Pay", ""), ("429 Slow", "Retry-After: 99999999\r\n"))
     )
-    return told({"error": {"message": f"insufficient_quota {asked.key}"}}, status=status, more=more)
+    return json_reply({"error": {"message": f"insufficient_quota {asked.key}"}}, status=status, more=more)
 
 
 def throttle(asked: Asked) -> Steps:
-    return told({"error": {"message": "slow down"}}, status="429 Slow", more="Retry-After: 0.05\r\n")
+    return json_reply({"error": {"message": "slow down"}}, status="429 Slow", more="Retry-After: 0.05\r\n")
 
 
 def redirect(asked: Asked) -> Steps:
@@ -233,7 +233,7 @@ def odd_task(asked: Asked) -> Steps:
         "%2e%2e%2f",
         "\ud800",
     )
-    return told({"task_id": asked.random_source.choice(ids), "task_status": "SUCCEED"})
+    return json_reply({"task_id": asked.random_source.choice(ids), "task_status": "SUCCEED"})
 
 
 def odd_pictures(asked: Asked) -> Steps:
@@ -245,8 +245,10 @@ def odd_pictures(asked: Asked) -> Steps:
         f"http://u:p@127.0.0.1:{asked.base.rpartition(':')[2]}/files/c", "\ud800", 7,
     )  # fmt: skip
     if asked.path.endswith("generations"):
-        return told({"data": [{"b64_json": asked.random_source.choice(("AAAA", "!!!!", "A" * 99_999, "", None, 5))}]})
-    return told(
+        return json_reply(
+            {"data": [{"b64_json": asked.random_source.choice(("AAAA", "!!!!", "A" * 99_999, "", None, 5))}]}
+        )
+    return json_reply(
         {
             "task_status": "SUCCEED",
             "output_images": [asked.random_source.choice(urls)] * asked.random_source.choice((1, 2, 40)),
@@ -270,7 +272,7 @@ def bad_files() -> tuple[bytes, ...]:
 def bad_file(asked: Asked) -> Steps:
     """Threat 6, at the storage host; elsewhere a task whose picture lies there."""
     if not asked.path.startswith("/files"):
-        return sound(asked)
+        return valid_reply(asked)
     seeds = (*bad_files(), *files())
     chosen = asked.random_source.choice(
         (*bad_files(), mutated(asked.random_source.choice(files()), asked.random_source.randrange(2**40), seeds[:4]))
@@ -299,14 +301,14 @@ def pixel_bomb(asked: Asked) -> Steps:
     if asked.path.startswith("/files"):
         return [http(most_pixels(), kind="image/png")]
     if asked.path.endswith("generations"):
-        return told({"data": [{"url": f"{asked.base}/files/a"}, {"url": f"{asked.base}/files/b"}]})
-    return sound(asked)
+        return json_reply({"data": [{"url": f"{asked.base}/files/a"}, {"url": f"{asked.base}/files/b"}]})
+    return valid_reply(asked)
 
 
 KINDS: Final[dict[str, Kind]] = {
     kind.__name__: kind
     for kind in (
-        sound, spoilt, noise, half_http, cut, wrong_coding, compressed_bomb, endless_events, endless_line, drip,
+        valid_reply, spoilt, noise, half_http, cut, wrong_coding, compressed_bomb, endless_events, endless_line, drip,
         silence, big_body,
         echoing_refusal, echoing_text, echoing_answer, echoing_pieces, wall, throttle, redirect, odd_task,
         odd_pictures, bad_file, pixel_bomb,

@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 from batchrunner.core.job import Json
 
-Dice: TypeAlias = random.Random
-Mutation: TypeAlias = Callable[[bytes, Dice], bytes]
+Random: TypeAlias = random.Random
+Mutation: TypeAlias = Callable[[bytes, Random], bytes]
 
 DEPTH: Final = 3_000
 ODD_JSON: Final[tuple[bytes, ...]] = (
@@ -34,7 +34,7 @@ ODD_BYTES: Final[tuple[bytes, ...]] = (
 )  # fmt: skip
 
 
-def flip(data: bytes, random_source: Dice) -> bytes:
+def flip(data: bytes, random_source: Random) -> bytes:
     """Some bits."""
     spoilt = bytearray(data or b"\0")
     for _ in range(random_source.choice((1, 1, 2, 8))):
@@ -42,32 +42,32 @@ def flip(data: bytes, random_source: Dice) -> bytes:
     return bytes(spoilt)
 
 
-def cut(data: bytes, random_source: Dice) -> bytes:
+def cut(data: bytes, random_source: Random) -> bytes:
     """The end, the beginning or the middle is missing."""
     a, b = sorted(random_source.randrange(len(data) + 1) for _ in range(2))
     return random_source.choice((data[:a], data[a:], data[:a] + data[b:]))
 
 
-def double(data: bytes, random_source: Dice) -> bytes:
+def double(data: bytes, random_source: Random) -> bytes:
     """A piece comes twice, or many times."""
     a, b = sorted(random_source.randrange(len(data) + 1) for _ in range(2))
     times = random_source.choice((2, 2, 3, max(1, min(300, 200_000 // (b - a + 1)))))
     return data[:a] + data[a:b] * times + data[b:]
 
 
-def insert(data: bytes, random_source: Dice) -> bytes:
+def insert(data: bytes, random_source: Random) -> bytes:
     """Bytes that nobody expects."""
     place = random_source.randrange(len(data) + 1)
     return data[:place] + random_source.choice(ODD_BYTES) + data[place:]
 
 
-def overwrite(data: bytes, random_source: Dice) -> bytes:
+def overwrite(data: bytes, random_source: Random) -> bytes:
     """The same, over what stood there."""
     place, odd = random_source.randrange(len(data) + 1), random_source.choice(ODD_BYTES)
     return data[:place] + odd + data[place + len(odd) :]
 
 
-def swap_lines(data: bytes, random_source: Dice) -> bytes:
+def swap_lines(data: bytes, random_source: Random) -> bytes:
     """Lines change places, vanish or come twice."""
     lines = data.splitlines(keepends=True)
     if not lines:
@@ -83,7 +83,7 @@ def swap_lines(data: bytes, random_source: Dice) -> bytes:
     return b"".join(lines)
 
 
-def other_newlines(data: bytes, random_source: Dice) -> bytes:
+def other_newlines(data: bytes, random_source: Random) -> bytes:
     """Mixed ends of lines."""
     pieces = data.split(b"\n")
     return (
@@ -91,7 +91,7 @@ def other_newlines(data: bytes, random_source: Dice) -> bytes:
     )
 
 
-def respell_json(data: bytes, random_source: Dice) -> bytes:
+def respell_json(data: bytes, random_source: Random) -> bytes:
     """One value of a JSON text in here becomes another: wrong types at every path, odd numbers, deep nests."""
     found = [*_json_texts(data)]
     if not found:
@@ -106,7 +106,7 @@ def respell_json(data: bytes, random_source: Dice) -> bytes:
     return data[:start] + spoilt + data[end:]
 
 
-def drop_json(data: bytes, random_source: Dice) -> bytes:
+def drop_json(data: bytes, random_source: Random) -> bytes:
     """One key or element is missing, comes twice, or has another name."""
     found = [(start, end, value, [*_places(value)]) for start, end, value in _json_texts(data)]
     found = [entry for entry in found if len(entry[3]) > 1]

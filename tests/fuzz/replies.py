@@ -130,7 +130,7 @@ def as_text(script: Script) -> bytes:
 
 
 @cache
-def said_at(path: str, *, model: str, body: str, headers: tuple[tuple[str, str], ...] = ()) -> tuple[bytes, ...]:
+def replies_at(path: str, *, model: str, body: str, headers: tuple[tuple[str, str], ...] = ()) -> tuple[bytes, ...]:
     """Replies to one request in every scenario, streamed and not; each once."""
     found: dict[bytes, None] = {}
     for name in SCENARIOS:
@@ -145,7 +145,7 @@ def chat_seeds() -> tuple[bytes, ...]:
     tools = '{"stream": true, "stream_options": {"include_usage": true}}'
     return tuple(
         seed for more in (tools, '{"stream": false}')
-        for seed in said_at("/v1/chat/completions", model="Qwen/Qwen3-8B", body=more)
+        for seed in replies_at("/v1/chat/completions", model="Qwen/Qwen3-8B", body=more)
     )  # fmt: skip
 
 
@@ -153,17 +153,17 @@ def messages_seeds() -> tuple[bytes, ...]:
     asked = (("anthropic-version", "2023-06-01"),)
     return tuple(
         seed for more in ('{"stream": true, "max_tokens": 9}', '{"max_tokens": 9}')
-        for seed in said_at("/v1/messages", model="Qwen/Qwen3-8B", body=more, headers=asked)
+        for seed in replies_at("/v1/messages", model="Qwen/Qwen3-8B", body=more, headers=asked)
     )  # fmt: skip
 
 
 def submit_seeds() -> tuple[bytes, ...]:
     headers = (("x-modelscope-async-mode", "true"),)
-    return said_at("/v1/images/generations", model="Qwen/Qwen-Image", body='{"size": "64x64"}', headers=headers)
+    return replies_at("/v1/images/generations", model="Qwen/Qwen-Image", body='{"size": "64x64"}', headers=headers)
 
 
 def picture_seeds() -> tuple[bytes, ...]:
-    return said_at("/v1/images/generations", model="gpt-image-1", body='{"size": "64x64", "n": 2}')
+    return replies_at("/v1/images/generations", model="gpt-image-1", body='{"size": "64x64", "n": 2}')
 
 
 def poll_seeds() -> tuple[bytes, ...]:

@@ -28,7 +28,7 @@ from batchrunner.stores.results import ResultsFile, iter_results
 from batchrunner.stores.row_codec import Label, facts_of, name_and_id_of, relabelled, shared_copy
 from batchrunner.stores.run_file import read_run_file
 from tests.fuzz.target import Target
-from tests.support.engine import House, World, chat, image
+from tests.support.engine import RunHarness, World, chat, image
 
 SHARE = 0.3
 MOST_PIXELS = 1_000_000
@@ -97,7 +97,7 @@ def run_json(text: bytes) -> object:
 def directory(text: bytes) -> object:
     """A run's directory with one file replaced: the first line says which. Status, results, verify and salvage cope."""
     head, _, content = text.partition(b"\n")
-    files = sound_run(image_run=head[:1] == b"i")
+    files = intact_run(image_run=head[:1] == b"i")
     name = sorted(files)[int.from_bytes(head[1:3], "big") % len(files)]
     return _with_file(files, name, content)
 
@@ -105,7 +105,7 @@ def directory(text: bytes) -> object:
 def directory_signed(text: bytes) -> object:
     """The same with a ledger whose checksums are right, whatever it says."""
     image_run = b"task" in text
-    return _with_file(sound_run(image_run=image_run), "ledger/000001.jsonl", signed(text))
+    return _with_file(intact_run(image_run=image_run), "ledger/000001.jsonl", signed(text))
 
 
 def _with_file(files: dict[str, bytes], name: str, content: bytes) -> object:
@@ -138,17 +138,17 @@ def _everything_that_reads(out: str, *, salvage: str) -> None:
 
 
 @cache
-def sound_run(*, image_run: bool) -> dict[str, bytes]:
+def intact_run(*, image_run: bool) -> dict[str, bytes]:
     """All files of a small run in virtual time."""
     with TemporaryDirectory() as folder:
-        house = House(Path(folder), World())
+        harness = RunHarness(Path(folder), World())
         if image_run:
-            house.run(image("a boat", "a barn"))
+            harness.run(image("a boat", "a barn"))
         else:
-            house.run(chat("one", "two", "three#", more='output: {each: "answers/{{ id }}.md"}\n'))
-            house.run(chat("one", "two", "five", more='output: {each: "answers/{{ id }}.md"}\n'))
-        found = sorted(path for path in house.out.rglob("*") if path.is_file())
-        return {str(path.relative_to(house.out)): path.read_bytes() for path in found}
+            harness.run(chat("one", "two", "three#", more='output: {each: "answers/{{ id }}.md"}\n'))
+            harness.run(chat("one", "two", "five", more='output: {each: "answers/{{ id }}.md"}\n'))
+        found = sorted(path for path in harness.out.rglob("*") if path.is_file())
+        return {str(path.relative_to(harness.out)): path.read_bytes() for path in found}
 
 
 def picture(data: bytes) -> object:
@@ -176,19 +176,19 @@ def ledger_seeds() -> tuple[bytes, ...]:
     return tuple(
         text
         for image_run in (True, False)
-        for name, text in sound_run(image_run=image_run).items()
+        for name, text in intact_run(image_run=image_run).items()
         if name.startswith("ledger/")
     )
 
 
 def named_seeds(name: str) -> tuple[bytes, ...]:
-    return tuple(sound_run(image_run=image_run)[name] for image_run in (True, False))
+    return tuple(intact_run(image_run=image_run)[name] for image_run in (True, False))
 
 
 def directory_seeds() -> tuple[bytes, ...]:
     return tuple(
         kind + number.to_bytes(2, "big") + b"\n" + files[name]
-        for kind, files in ((b"i", sound_run(image_run=True)), (b"c", sound_run(image_run=False)))
+        for kind, files in ((b"i", intact_run(image_run=True)), (b"c", intact_run(image_run=False)))
         for number, name in enumerate(sorted(files))
     )
 
@@ -230,7 +230,7 @@ TARGETS: tuple[Target, ...] = (
     Target("ledger", ledger, ledger_seeds),
     Target("ledger, signed", signed_ledger, ledger_seeds),
     Target(
-        "rows", rows, lambda: (*named_seeds("results.jsonl"), sound_run(image_run=False)["superseded.jsonl"]), SHARE
+        "rows", rows, lambda: (*named_seeds("results.jsonl"), intact_run(image_run=False)["superseded.jsonl"]), SHARE
     ),
     Target("run.json", run_json, lambda: named_seeds("run.json")),
     Target("directory", directory, directory_seeds, 0.2),

@@ -15,18 +15,18 @@ from batchrunner.core.row import PictureOrigin
 from batchrunner.stores.picture_formats import with_metadata
 from tests.fuzz.hostile_server import Asked, Kind, Step, Steps, hostile
 from tests.fuzz.kinds import (
+    chat_answer,
     cut,
     echoing_answer,
     echoing_pieces,
     echoing_text,
     half_http,
     http,
+    json_reply,
     noise,
     redirect,
-    said,
     silence,
-    sound,
-    told,
+    valid_reply,
     wrong_coding,
 )
 from tests.fuzz.sandbox import CANARY, HALVES, KEY_NAME, Ground, assert_harmless, run_here
@@ -41,7 +41,7 @@ def refusing(status: str, *, more: str = "") -> Kind:
         key = asked.key
         message = f"bad key {key} {'x' * (970 - len(key))} {key}"
         error = {"error": {"message": message, "code": key, "type": key}, "request_id": key}
-        return told(error, status=status, more=f"x-request-id: {key}\r\nServer: {key}\r\n{more}")
+        return json_reply(error, status=status, more=f"x-request-id: {key}\r\nServer: {key}\r\n{more}")
 
     return kind
 
@@ -51,7 +51,9 @@ def kept_at_files(kind: Callable[[Asked], Steps]) -> Kind:
 
     def both(asked: Asked) -> Steps:
         return (
-            kind(asked) if asked.path.startswith("/files") else told({"data": [{"url": f"{asked.base}/files/a.png"}]})
+            kind(asked)
+            if asked.path.startswith("/files")
+            else json_reply({"data": [{"url": f"{asked.base}/files/a.png"}]})
         )
 
     return both
@@ -66,8 +68,8 @@ def led_on(asked: Asked) -> list[Step]:
 
 def task_refused(asked: Asked) -> Steps:
     if "/tasks/" in asked.path:
-        return told({"task_status": "FAILED", "errors": {"message": asked.key, "code": asked.key}})
-    return sound(asked)
+        return json_reply({"task_status": "FAILED", "errors": {"message": asked.key, "code": asked.key}})
+    return valid_reply(asked)
 
 
 def with_key_inside(asked: Asked) -> list[Step]:
@@ -86,11 +88,11 @@ def escaped(asked: Asked) -> list[Step]:
 def tool_call(asked: Asked) -> list[Step]:
     call = {"id": asked.key, "type": "function", "function": {"name": asked.key, "arguments": asked.key}}
     message = {"role": "assistant", "content": None, "reasoning_content": asked.key, "tool_calls": [call]}
-    return told({"choices": [{"index": 0, "message": message, "finish_reason": asked.key}]})
+    return json_reply({"choices": [{"index": 0, "message": message, "finish_reason": asked.key}]})
 
 
 def parsed(asked: Asked) -> list[Step]:
-    return said(f'{{"{asked.key}": ["{asked.key}", {{"a": "{asked.key}"}}]}}')
+    return chat_answer(f'{{"{asked.key}": ["{asked.key}", {{"a": "{asked.key}"}}]}}')
 
 
 CHAT = "model: m\n"
@@ -105,7 +107,7 @@ POLLED = "deadline: 8s"
 class Failure:
     """A way to fail: what the server does, what the job says, how the run may end."""
 
-    kind: Kind = sound
+    kind: Kind = valid_reply
     provider: str = ""
     job: str = CHAT
     statuses: frozenset[int] = frozenset({1})

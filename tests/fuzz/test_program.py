@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.fuzz.hostile_server import Kind, hostile
-from tests.fuzz.kinds import KINDS, SLOW, sound
+from tests.fuzz.kinds import KINDS, SLOW, valid_reply
 from tests.fuzz.sandbox import KEY_NAME, Ground, assert_harmless, run_here
 from tests.support.torture import TORTURE, Tried, at_size
 
@@ -45,7 +45,7 @@ def job_of(kind: str, base: str, *, items: int) -> str:
 @cache
 def idle_bytes() -> int:
     """What a process takes that asks one question and gets one answer."""
-    with TemporaryDirectory() as folder, hostile({"sound": sound}, 0) as server:
+    with TemporaryDirectory() as folder, hostile({"sound": valid_reply}, 0) as server:
         ground = Ground(Path(folder))
         ground.write("job.yaml", job_of("chat", server.base, items=1))
         ended = ground.run("run", "job.yaml", "--json")
@@ -57,7 +57,7 @@ def kinds_of(random_source: random.Random) -> dict[str, Kind]:
     """A server's manners: one answer in three or so is sound, few are slow, and not every server has walls."""
     chosen = set(random_source.sample(sorted(KINDS), 8)) - (SLOW if random_source.random() < 0.5 else set())
     chosen -= {"wall"} if random_source.random() < 0.7 else set()
-    return {"sound": sound, "sound again": sound, **{name: KINDS[name] for name in chosen}}
+    return {"sound": valid_reply, "sound again": valid_reply, **{name: KINDS[name] for name in chosen}}
 
 
 @pytest.mark.parametrize("seed", range(at_size(1, 40)))

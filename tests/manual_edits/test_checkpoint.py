@@ -27,7 +27,7 @@ def newest(folder: Path) -> Path:
     return max((folder / "ledger").glob("*.checkpoint"))
 
 
-def told(state: LedgerState) -> tuple[object, ...]:
+def everything_known(state: LedgerState) -> tuple[object, ...]:
     """All that a state knows."""
     state.segment_ended()
     marks = state.closed, state.torn, state.marked, state.intact_at
@@ -38,7 +38,7 @@ def told(state: LedgerState) -> tuple[object, ...]:
 
 
 def read(folder: Path) -> tuple[object, ...]:
-    return told(replay(folder, day_offset_s=SHANGHAI_S))
+    return everything_known(replay(folder, day_offset_s=SHANGHAI_S))
 
 
 def read_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
@@ -138,7 +138,7 @@ def _flipped(text: bytes, place: int) -> bytes:
 
 
 @pytest.mark.parametrize("job", [CHAT, TWINS, IMAGE], ids=["chat", "twins", "image"])
-def test_a_clean_end_leaves_one_checkpoint_which_close_names_and_which_knows_what_the_ledger_tells(
+def test_a_clean_end_leaves_one_checkpoint_which_close_names_and_which_knows_what_the_ledger_reports(
     fields: Fields, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fields(job, limit=4)
@@ -197,7 +197,7 @@ def test_a_copied_directory_is_read_from_its_ledger(fields: Fields, monkeypatch:
     assert run.sends == 5
 
 
-def test_verify_tells_a_checkpoint_that_cannot_be_used_from_one_that_is_wrong_and_would_be_believed(
+def test_verify_distinguishes_a_checkpoint_that_cannot_be_used_from_one_that_is_wrong_and_would_be_believed(
     fields: Fields,
 ) -> None:
     run = fields(CHAT, limit=3)

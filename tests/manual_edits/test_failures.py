@@ -39,7 +39,7 @@ HANDS: dict[str, tuple[Callable[[Path], object], int]] = {
 
 
 @pytest.mark.parametrize("hand", HANDS)
-def test_a_row_of_a_failed_item_that_is_gone_is_made_again_and_told(fields: Fields, hand: str) -> None:
+def test_a_row_of_a_failed_item_that_is_gone_is_made_again_and_reported(fields: Fields, hand: str) -> None:
     run = fields(FAILING)
     sends, before = run.sends, failures(run.folder)
     spoil, gone = HANDS[hand]

@@ -70,7 +70,7 @@ def test_a_done_item_without_its_row_is_lost_in_every_command_and_paid_again_onl
     assert run.sends == sends + lost
 
 
-def test_a_half_finished_run_does_the_rest_and_then_says_what_is_lost(fields: Fields) -> None:
+def test_a_half_finished_run_does_the_rest_and_then_states_what_is_lost(fields: Fields) -> None:
     run = fields(CHAT, limit=3)
     ROWS_LOST["first removed"][0](run.folder)
     ended = run.run()
@@ -240,7 +240,7 @@ def remove(folder: Path, name: str, *, most: int = 100, all_rows: bool = False) 
 
 
 @pytest.mark.parametrize("hand", ASIDE)
-def test_what_the_job_has_no_more_may_be_removed_and_verify_says_so_without_damage(fields: Fields, hand: str) -> None:
+def test_what_the_job_has_no_more_may_be_removed_and_verify_notes_it_without_damage(fields: Fields, hand: str) -> None:
     run = fields(IMAGE)
     run = fields(IMAGE.replace("one, two, three", "six"))
     assert len(lines(run.folder)) == 3

@@ -59,7 +59,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_no_text_of_a_stranger_runs_asks_or_breaks_the_layout(browser: "Browser", hostile: Path) -> None:
+def test_no_untrusted_text_runs_asks_or_breaks_the_layout(browser: "Browser", hostile: Path) -> None:
     """Threat 11."""
     own = hostile.as_uri()
     for size in ((1280, 800), PHONE):

@@ -36,7 +36,7 @@ def call(browser: "Browser") -> Any:
         ("中文 好", "中文 坏", [["same", "中文 "], ["gone", "好"], ["new", "坏"]]),
     ],
 )
-def test_words_that_differ_are_told_from_those_that_do_not(
+def test_words_that_differ_are_distinguished_from_those_that_do_not(
     call: Any, before: str, after: str, parts: list[list[str]]
 ) -> None:
     assert call("diff", "wordDiff", before, after) == parts

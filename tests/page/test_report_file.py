@@ -90,7 +90,7 @@ def test_a_page_that_cannot_be_written_is_a_note_and_the_exit_status_stays(
     assert any("report.html could not be written" in line for line in said)
 
 
-def test_a_very_long_run_says_the_command_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_run_states_the_command_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_file, "ROWS_UNASKED", 3)
     done = batchrunner.run_sync(job_in(tmp_path))
     assert not (Path(done.status.dir or "") / "report.html").exists()
@@ -109,7 +109,7 @@ def test_very_long_answers_are_read_for_the_page_only_when_asked_to(
     assert (out / "report.html").exists()
 
 
-def test_the_page_cuts_a_row_of_more_than_a_megabyte_and_says_so() -> None:
+def test_the_page_cuts_a_row_of_more_than_a_megabyte_and_reports_it() -> None:
     chunks: list[bytes] = []
     rows = RowChunks(
         axes=[], since=0.0, log_of=lambda _: [], hide=lambda text: text, on_chunk=lambda _, data: chunks.append(data)

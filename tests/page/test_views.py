@@ -104,14 +104,14 @@ def test_menus_stay_inside_of_the_window(browser: "Browser", talk: Path) -> None
             seen.press("Escape")
 
 
-def test_a_cell_without_an_answer_says_why(browser: "Browser", tmp_path: Path) -> None:
+def test_a_cell_without_an_answer_states_why(browser: "Browser", tmp_path: Path) -> None:
     folder = ran(tmp_path, CHAT.replace("{file: prompts.txt}", "[one, two]"), limit=8)
     with opened(browser, folder / "report.html") as seen:
         assert seen.count(".missing") == 4
         assert seen.text(".missing") == "not sent"
 
 
-def test_items_without_an_answer_are_told_also_where_nothing_of_their_prompt_was_sent(
+def test_items_without_an_answer_are_reported_also_where_nothing_of_their_prompt_was_sent(
     browser: "Browser", tmp_path: Path
 ) -> None:
     folder = ran(tmp_path, CHAT.replace("{file: prompts.txt}", "[one, two, three]"), limit=6)

@@ -179,7 +179,7 @@ def test_rows_of_the_page_are_the_rows_on_disk_and_nothing_is_written(folder: Pa
     assert tree(folder) == before
 
 
-def test_what_is_appended_is_told_once_with_its_numbers(folder: Path) -> None:
+def test_what_is_appended_is_reported_once_with_its_numbers(folder: Path) -> None:
     path = folder / "results.jsonl"
     first, second, *rest = lines_of(folder)
     path.write_bytes(first)
@@ -255,7 +255,7 @@ def test_a_file_that_lost_rows_is_read_anew(folder: Path, how: str) -> None:
     watched(folder, visit)
 
 
-def test_a_reconnect_is_told_what_came_meanwhile(folder: Path) -> None:
+def test_a_reconnect_is_sent_what_came_meanwhile(folder: Path) -> None:
     async def visit(client: Client) -> None:
         generation = (await client.rows())["generation"]
         async with client.events(f"{generation}.3") as following:
@@ -419,7 +419,7 @@ def test_pictures_are_had_by_their_hash_and_nothing_else_is(tmp_path: Path) -> N
     watched(folder, visit)
 
 
-def test_every_one_of_ten_pages_is_told_within_3_seconds(folder: Path) -> None:
+def test_every_one_of_ten_pages_is_updated_within_3_seconds(folder: Path) -> None:
     path = folder / "results.jsonl"
     *most, last = lines_of(folder)
     path.write_bytes(b"".join(most))
@@ -442,7 +442,7 @@ def test_every_one_of_ten_pages_is_told_within_3_seconds(folder: Path) -> None:
     watched(folder, visit)
 
 
-def test_a_folder_without_a_run_and_a_port_that_is_taken_are_told(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_and_a_port_that_is_taken_are_reported(folder: Path, tmp_path: Path) -> None:
     async def nothing(_: Client) -> None:
         raise AssertionError
 
@@ -458,7 +458,7 @@ def test_a_folder_without_a_run_and_a_port_that_is_taken_are_told(folder: Path, 
     watched(folder, taken)
 
 
-def test_what_cannot_be_read_for_a_while_is_told_and_shown_again_afterwards(folder: Path) -> None:
+def test_what_cannot_be_read_for_a_while_is_reported_and_shown_again_afterwards(folder: Path) -> None:
     text = (folder / "run.json").read_bytes()
 
     async def problem(client: Client, words: str) -> str:

@@ -132,7 +132,9 @@ def test_rows_appear_as_they_come_and_are_the_rows_on_disk(browser: "Browser", f
         assert seen.complaints == []
 
 
-def test_what_is_being_read_does_not_move_and_a_button_tells_how_many_are_new(browser: "Browser", folder: Path) -> None:
+def test_what_is_being_read_does_not_move_and_a_button_reports_how_many_are_new(
+    browser: "Browser", folder: Path
+) -> None:
     path = folder / "results.jsonl"
     lines = lines_of(folder)
     path.write_bytes(b"".join(lines[:-37]))
@@ -225,7 +227,7 @@ def test_a_run_that_is_killed_and_run_again_is_followed_to_its_end(browser: "Bro
             run.wait()
 
 
-def test_no_text_of_a_stranger_runs_or_asks_through_watch(browser: "Browser", hostile: Path) -> None:
+def test_no_untrusted_text_runs_or_asks_through_watch(browser: "Browser", hostile: Path) -> None:
     """Threat 11."""
     with serving(hostile) as address, tab(browser, address) as seen:
         assert seen.rows() == len(HOSTILE) * HOSTILE_ROWS
@@ -246,7 +248,7 @@ def test_no_text_of_a_stranger_runs_or_asks_through_watch(browser: "Browser", ho
         ] == []
 
 
-def test_a_server_that_is_gone_is_told_and_found_again(browser: "Browser", folder: Path) -> None:
+def test_a_server_that_is_gone_is_reported_and_found_again(browser: "Browser", folder: Path) -> None:
     with serving(folder) as address:
         port = int(address.rstrip("/").rpartition(":")[2])
         context = tab(browser, address)

@@ -332,7 +332,7 @@ def test_a_word_in_a_templates_quotes_does_not_hide_a_parameter_from_the_rules(t
     assert "matrix.seed[0]: is out of range" in mistake(load_job(str(tmp_path / "job.yaml")))
 
 
-def test_a_long_pass_tells_its_progress_every_so_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_pass_reports_its_progress_every_so_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expand, "PROGRESS_EVERY", 500)
     told: list[int] = []
     every = items_of(job_of(listing(*map(str, range(250))), replicas=10))

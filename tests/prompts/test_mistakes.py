@@ -123,7 +123,7 @@ def test_only_the_last_whole_pass_counts(tmp_path: Path) -> None:
     assert every.skipped_rows == 1
 
 
-def test_the_check_tells_every_mistake_with_its_line(tmp_path: Path) -> None:
+def test_the_check_reports_every_mistake_with_its_line(tmp_path: Path) -> None:
     rows = source(tmp_path / "a.jsonl", "x\n" * 3 + '{"prompt": "fine"}\n' + "x\n" * 40)
     assert [m.line for m in mistakes(job_of(rows))] == [1, 2, 3, *range(5, 45)]
     assert mistakes(job_of(source(tmp_path / "b.jsonl", 'x\n{"prompt": "fine"}\n', on_bad_row="skip"))) == ()

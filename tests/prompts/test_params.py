@@ -89,7 +89,7 @@ def test_a_parameter_that_cannot_be_filled_is_reported_with_row_and_key(
     assert any(str(each).startswith(says) or (says in str(each) and "nt" in template) for each in found), found
 
 
-def test_a_row_that_cannot_fill_a_parameter_is_skipped_where_the_job_says_so(tmp_path: Path) -> None:
+def test_a_row_that_cannot_fill_a_parameter_is_skipped_where_the_job_asks_for_it(tmp_path: Path) -> None:
     rows = '{"prompt": "a", "n": 0}\n{"prompt": "b", "n": 2}\n'
     every = items_of(job_of(source(tmp_path / "a.jsonl", rows, on_bad_row="skip"), params={"x": "{{ 4 // n }}"}))
     assert [(item.prompt, item.params) for item in stream(every)] == [("b", {"x": 2})]

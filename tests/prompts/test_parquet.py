@@ -177,7 +177,7 @@ def test_a_row_over_the_cap_is_bad_and_the_next_one_is_read(tmp_path: Path) -> N
     assert isinstance(short, SourceRow)
 
 
-def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_it_states_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a.parquet", {"prompt": ["x"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
@@ -185,7 +185,7 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: py
     assert said == "a.parquet: cannot be read without pyarrow; install it with: pip install pyarrow"
 
 
-def test_the_room_loads_no_pyarrow_before_a_parquet_file_is_read() -> None:
+def test_the_package_loads_no_pyarrow_before_a_parquet_file_is_read() -> None:
     code = "import sys, batchrunner.prompts, batchrunner.api; raise SystemExit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

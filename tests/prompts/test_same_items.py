@@ -291,7 +291,7 @@ def _shown(item: Item) -> str:
     return repr((names, turns, list(item.vars.items()), list(item.params.items()), pictures, rest))
 
 
-def _told(mistakes: tuple[Mistake, ...]) -> Iterator[str]:
+def _mistakes_as_text(mistakes: tuple[Mistake, ...]) -> Iterator[str]:
     for mistake in mistakes:
         yield repr((mistake.problem, mistake.file, mistake.line, mistake.key, mistake.expected, mistake.hint))
 
@@ -301,7 +301,10 @@ def _everything(path: str) -> list[str]:
     try:
         job = load_job(path)
     except JobMistakesError as error:
-        return [*_told(error.mistakes), *(_told(asyncio.run(check_items(error.partial))) if error.partial else ())]
+        return [
+            *_mistakes_as_text(error.mistakes),
+            *(_mistakes_as_text(asyncio.run(check_items(error.partial))) if error.partial else ()),
+        ]
     counter = PlanningCounter(state=LedgerState())
     found: list[str] = []
 
@@ -313,10 +316,10 @@ def _everything(path: str) -> list[str]:
     try:
         asyncio.run(stream())
     except JobMistakesError as error:
-        found += ["stopped", *_told(error.mistakes)]
+        found += ["stopped", *_mistakes_as_text(error.mistakes)]
     survey = counter.result(skipped_rows=0)
     found.append(repr((survey.labels, survey.total, survey.shared, survey.per_model, survey.prompt_chars)))
-    return [*found, "check", *_told(asyncio.run(check_items(job)))]
+    return [*found, "check", *_mistakes_as_text(asyncio.run(check_items(job)))]
 
 
 def _digest(path: str) -> str:

@@ -64,7 +64,7 @@ def test_csv_row_with_a_missing_or_an_extra_column_is_bad(tmp_path: Path) -> Non
     assert good.number == 3
 
 
-def test_csv_quote_that_never_closes_is_one_bad_row_that_says_how_far_it_goes(tmp_path: Path) -> None:
+def test_csv_quote_that_never_closes_is_one_bad_row_that_states_how_far_it_goes(tmp_path: Path) -> None:
     first, bad = read(tmp_path / "a.csv", 'a,b\n1,2\n3,"open\n5,6\n7,8\n')
     assert isinstance(first, SourceRow)
     assert isinstance(bad, BadRow)
@@ -95,7 +95,7 @@ def test_csv_open_quote_stops_at_the_cap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
-def test_csv_with_another_separator_says_so(tmp_path: Path, separator: str, word: str) -> None:
+def test_csv_with_another_separator_is_reported(tmp_path: Path, separator: str, word: str) -> None:
     assert word in problem(tmp_path / "a.csv", f"id{separator}prompt\n1{separator}x\n").problem
 
 
@@ -243,7 +243,7 @@ def test_a_file_is_read_in_the_encoding_that_the_job_names(tmp_path: Path, endin
 
 @pytest.mark.parametrize("ending", FILES)
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be"])
-def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, ending: str, encoding: str) -> None:
+def test_a_byte_order_mark_states_the_encoding(tmp_path: Path, ending: str, encoding: str) -> None:
     mark = "\ufeff" if encoding == "utf-16-be" else ""
     found = rows(tmp_path / f"a{ending}", (mark + FILES[ending].format("héllo 漢😀")).encode(encoding))
     assert [row.values.get("prompt", row.values.get("line")) for row in found] == ["héllo 漢😀"] * 2
@@ -305,7 +305,7 @@ def test_encodings_are_decoded_across_chunks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", "§"])
-def test_the_columns_of_a_csv_are_separated_as_the_job_says(tmp_path: Path, delimiter: str) -> None:
+def test_the_columns_of_a_csv_are_separated_as_the_job_states(tmp_path: Path, delimiter: str) -> None:
     text = f'prompt{delimiter}n\n"a{delimiter}b"{delimiter}1\nc, d{delimiter}2\n'
     found = items(job_of(source(tmp_path / "a.csv", text, delimiter=delimiter, template="{{ prompt }} {{ n }}")))
     assert [item.prompt for item in found] == [f"a{delimiter}b 1", "c, d 2"]

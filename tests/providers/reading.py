@@ -31,8 +31,8 @@ def cuts(body: bytes) -> Iterator[list[bytes]]:
     yield [body[place : place + 1] for place in range(len(body))]
     yield [piece for place in range(len(body)) for piece in (body[place : place + 1], b"")]
     for seed in range(12):
-        dice = random.Random(seed)
-        places = sorted(dice.randrange(len(body) + 1) for _ in range(dice.randrange(1, 12)))
+        random_source = random.Random(seed)
+        places = sorted(random_source.randrange(len(body) + 1) for _ in range(random_source.randrange(1, 12)))
         yield [body[a:b] for a, b in zip([0, *places], [*places, len(body)], strict=True)]
 
 

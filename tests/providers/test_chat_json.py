@@ -164,7 +164,7 @@ MISSES = {
 
 
 @pytest.mark.parametrize(("text", "fault"), MISSES.items(), ids=[text[:12] for text in MISSES])
-def test_an_answer_that_breaks_its_schema_says_what_to_tell_the_model(text: str, fault: str) -> None:
+def test_an_answer_that_breaks_its_schema_states_what_to_send_to_the_model(text: str, fault: str) -> None:
     problem = outcome_of(delta("stop", content=text) + USAGE + DONE, schema=SCHEMA)
     assert isinstance(problem, Problem)
     assert problem.kind is K.SCHEMA_MISS
@@ -204,7 +204,7 @@ def test_an_answer_that_only_calls_tools_is_not_held_to_the_schema() -> None:
     assert outcome_of(body + DONE, schema=SCHEMA) == Answer(text="", tool_calls=(CALL,), finish_reason="stop")
 
 
-def test_the_fault_of_a_cut_answer_says_so() -> None:
+def test_the_fault_of_a_cut_answer_names_the_cut() -> None:
     problem = outcome_of(delta("length", content='{"n": ') + DONE, schema=SCHEMA)
     assert isinstance(problem, Problem)
     assert isinstance(problem.correction, Correction)

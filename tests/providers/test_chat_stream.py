@@ -199,7 +199,7 @@ def test_nothing_behind_done_counts(junk: bytes) -> None:
     assert outcome_of(HI + STOP + DONE + junk, ending=RESET) == hi()
 
 
-def test_feed_says_when_it_has_enough() -> None:
+def test_feed_states_when_it_has_enough() -> None:
     reader = decoder()
     reader.begin(head(200, EVENTS))
     assert [reader.feed(piece) for piece in (HI, STOP, DONE[:-1], DONE[-1:], b"junk")] == [
@@ -245,14 +245,14 @@ def test_a_stream_that_ends_before_its_answer_is_cut(body: bytes) -> None:
         (b": ping\n\n", "only this was received: ': ping'"),
     ],
 )
-def test_a_stream_without_an_answer_says_what_came(body: bytes, came: str) -> None:
+def test_a_stream_without_an_answer_states_what_came(body: bytes, came: str) -> None:
     problem = outcome_of(body)
     assert isinstance(problem, Problem)
     assert problem.message == f"the stream ended before any answer: {came}"
 
 
 @pytest.mark.parametrize("reason", ["error", "abort", "cancelled"])
-def test_a_finish_that_says_it_did_not_finish_is_a_cut(reason: str) -> None:
+def test_a_finish_that_states_it_did_not_finish_is_a_cut(reason: str) -> None:
     problem = outcome_of(HI + delta(reason) + DONE)
     assert isinstance(problem, Problem)
     assert problem.kind is K.STREAM_CUT
@@ -297,7 +297,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize(("body", "kind", "message"), PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_a_stream_without_an_answer_says_why(body: bytes, kind: ProblemKind, message: str | None) -> None:
+def test_a_stream_without_an_answer_states_why(body: bytes, kind: ProblemKind, message: str | None) -> None:
     problem = outcome_of(body)
     assert isinstance(problem, Problem)
     assert problem.kind is kind

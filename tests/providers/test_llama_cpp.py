@@ -109,7 +109,7 @@ def test_a_message_that_begins_in_the_middle_is_corrupt(index: str) -> None:
     [(503, LOADING, K.OVERLOADED), (401, WRONG_KEY, K.AUTH), (400, TOO_LONG, K.BAD_REQUEST)],
     ids=["loading", "wrong key", "too long"],
 )
-def test_refusals_say_what_they_are_in_the_servers_words(
+def test_refusals_state_what_they_are_in_the_servers_words(
     read: Callable[..., object], status: int, body: bytes, kind: ProblemKind
 ) -> None:
     problem = read(body, status=status, kind=JSON)

@@ -86,7 +86,7 @@ PROBLEMS: dict[str, tuple[bytes, ProblemKind, str | None]] = {
     "a type nobody knows": (BEGUN + failure("surprise_error"), K.SERVER_ERROR, "m"),
     "an error before the reason": (BEGUN + failure("api_error"), K.SERVER_ERROR, "m"),
     "a detail in the middle": (BEGUN + b'data: {"detail": "m"}\n\n', K.SERVER_ERROR, "m"),
-    "an error in another house's words": (b'data: {"errors": {"message": "Rate limited"}}\n\n', K.THROTTLE, None),
+    "an error in another server's words": (b'data: {"errors": {"message": "Rate limited"}}\n\n', K.THROTTLE, None),
     "an error that is not JSON": (BEGUN + b"event: error\ndata: oh no\n\n", K.SERVER_ERROR, "oh no"),
     "words at the start": (b"data: the spend limit is reached\n\n", K.BILLING, "the spend limit is reached"),
     "words later": (BEGUN + b"data: oh no\n\n", K.STREAM_CORRUPT, None),
@@ -94,12 +94,12 @@ PROBLEMS: dict[str, tuple[bytes, ProblemKind, str | None]] = {
     "JSON that is not an object": (b"data: [1]\n\n", K.STREAM_CORRUPT, None),
     "nested too deeply": (b"data: " + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"\n\n", K.STREAM_CORRUPT, None),
     "a page of HTML": (b"<html>Log in</html>", K.NOT_REACHED, None),
-    "another house's stream": (b'data: {"choices": [{"delta": {"content": "Hi."}}]}\n\n', K.STREAM_CUT, None),
+    "another server's stream": (b'data: {"choices": [{"delta": {"content": "Hi."}}]}\n\n', K.STREAM_CUT, None),
 }
 
 
 @pytest.mark.parametrize(("body", "kind", "message"), PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_a_stream_without_an_answer_says_why(body: bytes, kind: ProblemKind, message: str | None) -> None:
+def test_a_stream_without_an_answer_states_why(body: bytes, kind: ProblemKind, message: str | None) -> None:
     problem = outcome_of(body)
     assert isinstance(problem, Problem)
     assert problem.kind is kind

@@ -108,7 +108,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "name", "message", "kind"), REFUSALS)
-def test_a_refusal_is_what_its_type_says(status: int, name: str, message: str, kind: ProblemKind) -> None:
+def test_a_refusal_is_what_its_type_states(status: int, name: str, message: str, kind: ProblemKind) -> None:
     body = {"type": "error", "error": {"type": name, "message": message}, "request_id": "req_1"}
     problem = read_every_way(decoder, head(status, retry_after="7"), json.dumps(body).encode())
     assert isinstance(problem, Problem)
@@ -170,7 +170,7 @@ def test_a_model_that_answers_in_words_is_held_to_the_schema_all_the_same() -> N
         ('{"n": ', "max_tokens", '{"n": ', "token limit"),
     ],
 )
-def test_an_input_that_breaks_the_schema_says_what_to_tell_the_model(
+def test_an_input_that_breaks_the_schema_states_what_to_send_to_the_model(
     arguments: str, reason: str, said: str, fault: str
 ) -> None:
     problem = outcome_of(called(arguments, reason=reason), schema=OBJECT)

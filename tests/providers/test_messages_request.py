@@ -153,7 +153,7 @@ def test_a_model_that_thinks_is_only_offered_the_tool() -> None:
     assert body["tool_choice"] == {"type": "auto"}
 
 
-def test_a_correction_follows_what_the_model_said() -> None:
+def test_a_correction_follows_what_the_model_answered() -> None:
     messages = sent(item(schema=OBJECT), correction=Correction(said='{"n": "x"}', fault="$.n: no"))["messages"]
     assert isinstance(messages, list)
     assert messages[1] == {"role": "assistant", "content": '{"n": "x"}'}

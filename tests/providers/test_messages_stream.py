@@ -277,7 +277,7 @@ def test_nothing_behind_the_end_counts(junk: bytes) -> None:
     assert outcome_of(WHOLE + junk, ending=RESET) == hi()
 
 
-def test_feed_says_when_it_has_enough() -> None:
+def test_feed_states_when_it_has_enough() -> None:
     reader = decoder()
     reader.begin(head(200, EVENTS))
     assert [reader.feed(part) for part in (BEGUN, ended(), STOP[:-1], STOP[-1:], b"junk")] == [

@@ -24,7 +24,7 @@ def read(body: bytes, *, status: int = 200, ending: Ending | None = None) -> Poi
     return reader.end(ending or Completed())
 
 
-def test_a_balance_is_read_as_it_was_told() -> None:
+def test_a_balance_is_read_as_it_was_given() -> None:
     found = read(json.dumps(TOLD).encode())
     assert found == PointBalance(account="KEY", available=247.5, total=250.0, frozen=2.5)
 
@@ -56,7 +56,7 @@ def test_a_failure_is_never_read_as_nothing_left(body: bytes, status: int, why: 
     assert why in (found.why or "")
 
 
-def test_a_broken_reply_says_why() -> None:
+def test_a_broken_reply_states_why() -> None:
     found = read(b'{"data"', ending=Interrupted(cause="reset", message="gone", sent=True))
     assert (found.available, found.why) == (None, "gone")
 
@@ -71,7 +71,7 @@ def test_a_broken_reply_says_why() -> None:
         ("https://api-inference.modelscope.cn.evil.example/v1", "https://api-inference.modelscope.cn.evil.example"),
     ],
 )
-def test_it_is_asked_at_modelscopes_own_host_or_where_the_job_says_modelscope_is(base_url: str, origin: str) -> None:
+def test_it_is_asked_at_modelscopes_own_host_or_where_the_job_states_modelscope_is(base_url: str, origin: str) -> None:
     assert balance_origin(base_url) == origin
     request = balance_request(base_url)
     assert (request.method, request.url) == ("GET", f"{origin}/openapi/v1/magicubes/balance")

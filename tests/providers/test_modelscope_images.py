@@ -212,7 +212,7 @@ def test_every_shape_of_a_poll_is_understood(value: Json, outcome: PollOutcome) 
 
 
 @pytest.mark.parametrize(("word", "standing"), TASK_STATES.items())
-def test_each_word_stands_for_what_the_table_says(word: str, standing: str) -> None:
+def test_each_word_stands_for_what_the_table_states(word: str, standing: str) -> None:
     outcome = polled(task(word, output_images=[URL] if standing == "succeeded" else []))
     kinds = {
         "failed": K.TASK_FAILED,
@@ -271,7 +271,7 @@ ENDS: dict[str, tuple[Json, ProblemKind, str | None, str | None]] = {
 
 
 @pytest.mark.parametrize(("value", "kind", "message", "code"), ENDS.values(), ids=ENDS.keys())
-def test_a_poll_that_ends_a_task_says_how(
+def test_a_poll_that_ends_a_task_states_how(
     value: Json, kind: ProblemKind, message: str | None, code: str | None
 ) -> None:
     problem = polled(value)
@@ -324,14 +324,14 @@ def test_a_refused_poll_is_about_itself_unless_the_task_is_gone(status: int, bod
     ],
 )
 @pytest.mark.parametrize("status", [404, 410])
-def test_what_a_machine_on_the_way_says_of_its_paths_ends_no_task(status: int, body: bytes) -> None:
+def test_what_a_machine_on_the_way_states_of_its_paths_ends_no_task(status: int, body: bytes) -> None:
     problem = read_every_way(lambda: DIALECT.poll_decoder("1"), head(status), body)
     assert isinstance(problem, Problem)
     assert not problem.of_task
     assert problem.kind is not K.TASK_NOT_FOUND
 
 
-def test_a_poll_tells_when_to_come_back_and_what_is_left() -> None:
+def test_a_poll_reports_when_to_come_back_and_what_is_left() -> None:
     reply = head(200, retry_after="4", modelscope_ratelimit_requests_remaining="12")
     assert polled(task("RUNNING"), reply=reply) == Pending(
         state="running", raw="RUNNING", hint_s=4.0, hints=Hints(account_remaining=12)

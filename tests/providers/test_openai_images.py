@@ -159,7 +159,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "code", "name", "kind"), REFUSALS)
-def test_a_refusal_is_what_its_code_says(status: int, code: str | None, name: str, kind: ProblemKind) -> None:
+def test_a_refusal_is_what_its_code_states(status: int, code: str | None, name: str, kind: ProblemKind) -> None:
     problem = made({"error": {"message": "m", "type": name, "param": None, "code": code}}, reply=head(status))
     assert isinstance(problem, Problem)
     assert (problem.kind, problem.message, problem.under_way) == (kind, "m", False)

@@ -156,47 +156,55 @@ def places(value: JsonValue, path: tuple[str | int, ...] = ()) -> Iterator[tuple
             yield from places(inner, (*path, place))
 
 
-def altered(value: JsonValue, dice: random.Random) -> JsonValue:
+def altered(value: JsonValue, random_source: random.Random) -> JsonValue:
     """The value with something in it changed, added or left out, as servers do."""
     value = copy.deepcopy(value)
-    for _ in range(dice.choice((1, 1, 1, 2, 3))):
+    for _ in range(random_source.choice((1, 1, 1, 2, 3))):
         here: JsonValue = value
-        for step in dice.choice(list(places(value))):
+        for step in random_source.choice(list(places(value))):
             here = here[step]  # type: ignore[index]  # the path was just found
         if isinstance(here, dict):
-            name = dice.choice([*here, *NAMES])
-            if dice.random() < 0.15:
+            name = random_source.choice([*here, *NAMES])
+            if random_source.random() < 0.15:
                 here.pop(name, None)
             else:
-                here[name] = copy.deepcopy(dice.choice(ODD))
+                here[name] = copy.deepcopy(random_source.choice(ODD))
         elif isinstance(here, list):
-            here.insert(dice.randrange(len(here) + 1), copy.deepcopy(dice.choice([*ODD, *here])))
+            here.insert(random_source.randrange(len(here) + 1), copy.deepcopy(random_source.choice([*ODD, *here])))
     return value
 
 
-def lines(events: list[JsonValue], name: DialectName, dice: random.Random | None = None) -> list[bytes]:
+def lines(events: list[JsonValue], name: DialectName, random_source: random.Random | None = None) -> list[bytes]:
     pieces = []
     for event in events:
         kind = event.get("type") if isinstance(event, dict) else None
-        named = f"event: {kind}\n" if name == MESSAGES and kind and (dice is None or dice.random() < 0.9) else ""
-        end = "\n\n" if dice is None or dice.random() < 0.97 else dice.choice(("\n", "\r\n\r\n", "\n\n\n", "\n: x\n\n"))
-        pieces.append(f"{named}data: {json.dumps(event, ensure_ascii=dice is None)}{end}".encode())
+        named = (
+            f"event: {kind}\n"
+            if name == MESSAGES and kind and (random_source is None or random_source.random() < 0.9)
+            else ""
+        )
+        end = (
+            "\n\n"
+            if random_source is None or random_source.random() < 0.97
+            else random_source.choice(("\n", "\r\n\r\n", "\n\n\n", "\n: x\n\n"))
+        )
+        pieces.append(f"{named}data: {json.dumps(event, ensure_ascii=random_source is None)}{end}".encode())
     return [*pieces, *([b"data: [DONE]\n\n"] if name == CHAT else [])]
 
 
-def grouped(pieces: list[bytes], dice: random.Random) -> list[bytes]:
+def grouped(pieces: list[bytes], random_source: random.Random) -> list[bytes]:
     """As they come: alone, several at once, all at once, and not always cut between events."""
-    how = dice.random()
+    how = random_source.random()
     whole = b"".join(pieces)
-    if dice.random() < 0.1:
+    if random_source.random() < 0.1:
         whole = whole.replace(b"\n", b"\r\n")
-    elif dice.random() < 0.1:
+    elif random_source.random() < 0.1:
         whole = whole.replace(b"data: ", b"data:")
     elif how < 0.3:
         return pieces
     ends = [place + 2 for place in range(len(whole)) if whole[place : place + 2] == b"\n\n"]
-    places = ends if dice.random() < 0.7 else list(range(len(whole)))
-    cuts = sorted({0, len(whole), *dice.sample(places, min(len(places), dice.randrange(5)))})
+    places = ends if random_source.random() < 0.7 else list(range(len(whole)))
+    cuts = sorted({0, len(whole), *random_source.sample(places, min(len(places), random_source.randrange(5)))})
     return [whole[start:stop] for start, stop in pairwise(cuts)]
 
 
@@ -216,9 +224,9 @@ def outcome(name: DialectName, kind: str, pieces: list[bytes], ending: Ending, *
 @given(seed=strategies.integers(0, 2**32), ending=strategies.sampled_from([Completed(), Completed(), RESET, TIMEOUT]))
 def test_a_whole_answer_comes_to_the_same_however_it_is_read(case: str, seed: int, ending: Ending) -> None:
     name, value = WHOLE[case]
-    dice = random.Random(seed)
-    body = json.dumps(altered(value, dice), ensure_ascii=dice.random() < 0.5).encode()
-    body += dice.choice((b"", b"", b"", b"\n", b"x"))
+    random_source = random.Random(seed)
+    body = json.dumps(altered(value, random_source), ensure_ascii=random_source.random() < 0.5).encode()
+    body += random_source.choice((b"", b"", b"", b"\n", b"x"))
     found = [outcome(name, JSON, [body], ending, careful=careful) for careful in (True, False)]
     assert found[1] == found[0], body
 
@@ -227,11 +235,13 @@ def test_a_whole_answer_comes_to_the_same_however_it_is_read(case: str, seed: in
 @given(seed=strategies.integers(0, 2**32), ending=strategies.sampled_from([Completed(), Completed(), RESET, TIMEOUT]))
 def test_a_stream_comes_to_the_same_however_it_is_read(case: str, seed: int, ending: Ending) -> None:
     name, events = STREAMS[case]
-    dice = random.Random(seed)
-    said: list[JsonValue] = [altered(event, dice) if dice.random() < 0.2 else event for event in events]
-    if dice.random() < 0.3:
-        said.insert(dice.randrange(len(said)), dice.choice(said))
-    pieces = grouped(lines(said, name, dice), dice)
+    random_source = random.Random(seed)
+    said: list[JsonValue] = [
+        altered(event, random_source) if random_source.random() < 0.2 else event for event in events
+    ]
+    if random_source.random() < 0.3:
+        said.insert(random_source.randrange(len(said)), random_source.choice(said))
+    pieces = grouped(lines(said, name, random_source), random_source)
     found = [outcome(name, EVENTS, pieces, ending, careful=careful) for careful in (True, False)]
     assert found[1] == found[0], pieces
 

@@ -122,7 +122,7 @@ def test_the_spend_limit_of_anthropic_stands_in_the_details() -> None:
     assert problem.kind is K.BILLING
 
 
-def test_a_refusal_keeps_what_its_head_says() -> None:
+def test_a_refusal_keeps_what_its_head_states() -> None:
     reply = head(429, retry_after="7", x_should_retry="false", x_request_id="r", x_ratelimit_remaining_tokens="0")
     problem = read(OpenAiChat(provider("openai")).decoder(item()), reply, [b"{}"], Completed())
     assert isinstance(problem, Problem)
@@ -359,7 +359,7 @@ LONG_REFUSALS = {
     [(name, size) for name in LONG_REFUSALS for size in (200_000, 900_000)]
     + [(name, 3_000_000) for name in LONG_REFUSALS if "words last" not in name],  # those lie behind all that is kept
 )
-def test_a_refusal_is_judged_alike_however_long_its_message_is(name: str, size: int) -> None:
+def test_a_refusal_is_classified_alike_however_long_its_message_is(name: str, size: int) -> None:
     status, words, kind = LONG_REFUSALS[name]
     dialect = OpenAiChat(provider("openai"))
     short, long = (

@@ -124,9 +124,9 @@ ALPHABET = strategies.sampled_from(
 
 
 @given(strategies.lists(ALPHABET, max_size=40), strategies.randoms(use_true_random=False))
-def test_the_quick_way_and_the_slow_way_agree(parts: list[bytes], dice: random.Random) -> None:
+def test_the_quick_way_and_the_slow_way_agree(parts: list[bytes], random_source: random.Random) -> None:
     body = b"".join(parts)
-    places = sorted(dice.randrange(len(body) + 1) for _ in range(5))
+    places = sorted(random_source.randrange(len(body) + 1) for _ in range(5))
     pieces = [body[a:b] for a, b in zip([0, *places], [*places, len(body)], strict=True)]
     assert parse([body]) == parse([bytes([byte]) for byte in body]) == parse(pieces)
 

@@ -18,7 +18,7 @@ from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger_reader import Record
 from batchrunner.stores.lock import Quiet, RunLock
 from tests.report.damage import ANSWERS, FAILURES, PICTURES, ROWS, Damage, segment, tree
-from tests.support.engine import House, World, chat, image
+from tests.support.engine import RunHarness, World, chat, image
 from tests.support.json_lines import json_lines
 
 FOUR = ("one", "two", "three", "four")
@@ -41,15 +41,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One finished run of each job."""
     made = {}
     for name, job in JOBS.items():
-        house = House(tmp_path_factory.mktemp(name), World())
-        house.run(job)
-        made[name] = house.folder
+        harness = RunHarness(tmp_path_factory.mktemp(name), World())
+        harness.run(job)
+        made[name] = harness.folder
     return made
 
 
-def copy_of(finished: dict[str, Path], name: str, house: House) -> Path:
-    shutil.copytree(finished[name], house.folder, dirs_exist_ok=True)
-    return house.out
+def copy_of(finished: dict[str, Path], name: str, harness: RunHarness) -> Path:
+    shutil.copytree(finished[name], harness.folder, dirs_exist_ok=True)
+    return harness.out
 
 
 def kinds(audit: Audit) -> set[str]:
@@ -57,7 +57,7 @@ def kinds(audit: Audit) -> set[str]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_finished_run_is_sound_and_nothing_is_noted(finished: dict[str, Path], name: str) -> None:
+def test_a_finished_run_is_intact_and_nothing_is_noted(finished: dict[str, Path], name: str) -> None:
     out = finished[name] / "out"
     before = tree(out)
     audit = api.verify(str(out))
@@ -78,13 +78,13 @@ def test_everything_is_looked_at(finished: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGES, ids=lambda value: getattr(value, "name", value))
 def test_damage_is_found_named_salvaged_and_only_what_is_lost_is_paid_again(
-    finished: dict[str, Path], house: House, name: str, damage: Damage
+    finished: dict[str, Path], harness: RunHarness, name: str, damage: Damage
 ) -> None:
     """Invariant 5: every way to lose what `done` promised."""
-    out = copy_of(finished, name, house)
+    out = copy_of(finished, name, harness)
     damage.happens(out)
     before = tree(out)
-    new = house.folder / "new"
+    new = harness.folder / "new"
     audit = api.verify(str(out), salvage=str(new))
     assert kinds(audit) & damage.found
     assert not audit.sound
@@ -99,38 +99,38 @@ def test_damage_is_found_named_salvaged_and_only_what_is_lost_is_paid_again(
     lost = 4 - again.checked.done - again.checked.failed
     shutil.rmtree(out)
     new.rename(out)
-    report = house.run(JOBS[name])
-    assert house.stats.sends <= lost
+    report = harness.run(JOBS[name])
+    assert harness.stats.sends <= lost
     assert report.exit_status is ExitStatus.DONE or name == "failures"
     assert report.status.items.done + report.status.items.failed == 4
     assert api.verify(str(out)).findings == ()
 
 
 def test_a_lost_picture_whose_task_is_known_is_fetched_again_and_not_paid_again(tmp_path: Path) -> None:
-    house = House(tmp_path, World())
-    house.run(JOBS["image"])
-    sends = house.stats.sends
-    victim = min((house.out / "images").iterdir())
+    harness = RunHarness(tmp_path, World())
+    harness.run(JOBS["image"])
+    sends = harness.stats.sends
+    victim = min((harness.out / "images").iterdir())
     data = victim.read_bytes()
     victim.unlink()
-    audit = api.verify(str(house.out), salvage=str(tmp_path / "new"))
+    audit = api.verify(str(harness.out), salvage=str(tmp_path / "new"))
     assert audit.salvaged is not None
     assert (audit.salvaged.fetched_again, audit.salvaged.rows_lost, audit.salvaged.rows) == (1, 0, 3)
-    shutil.rmtree(house.out)
-    (tmp_path / "new").rename(house.out)
-    assert house.run(JOBS["image"]).exit_status is ExitStatus.DONE
-    assert house.stats.sends == sends
+    shutil.rmtree(harness.out)
+    (tmp_path / "new").rename(harness.out)
+    assert harness.run(JOBS["image"]).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == sends
     assert victim.read_bytes() == data
 
 
 def test_an_answer_that_was_paid_and_lost_counts_as_a_possible_duplicate(
-    finished: dict[str, Path], house: House
+    finished: dict[str, Path], harness: RunHarness
 ) -> None:
-    out = copy_of(finished, "chat", house)
+    out = copy_of(finished, "chat", harness)
     lines = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
     (out / "results.jsonl").write_bytes(b"".join(lines[1:]))
-    api.verify(str(out), salvage=str(house.folder / "new"))
-    assert api.status(str(house.folder / "new")).sends.possible_duplicates == 1
+    api.verify(str(out), salvage=str(harness.folder / "new"))
+    assert api.status(str(harness.folder / "new")).sends.possible_duplicates == 1
 
 
 MADE_AGAIN = ("report.html", "README.md", "metadata.jsonl")
@@ -142,8 +142,10 @@ def is_audited(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("what", ["removed", "damaged", "left over"])
-def test_thumbnails_are_a_cache_of_which_no_finding_is_made(finished: dict[str, Path], house: House, what: str) -> None:
-    thumbs = copy_of(finished, "image", house) / "thumbs"
+def test_thumbnails_are_a_cache_of_which_no_finding_is_made(
+    finished: dict[str, Path], harness: RunHarness, what: str
+) -> None:
+    thumbs = copy_of(finished, "image", harness) / "thumbs"
     path = min(thumbs.glob("*/*.webp"))
     match what:
         case "removed":
@@ -156,11 +158,13 @@ def test_thumbnails_are_a_cache_of_which_no_finding_is_made(finished: dict[str, 
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_random_damage_anywhere_is_either_found_or_harmless(finished: dict[str, Path], house: House, seed: int) -> None:
+def test_random_damage_anywhere_is_either_found_or_harmless(
+    finished: dict[str, Path], harness: RunHarness, seed: int
+) -> None:
     """A bit, a hole or a cut in any file: what is not found changed nothing that was recorded."""
     rng = random.Random(seed)
     name = rng.choice(["chat", "each", "image"])
-    out = copy_of(finished, name, house)
+    out = copy_of(finished, name, harness)
     path = rng.choice([path for path in sorted(out.rglob("*")) if path.is_file() and is_audited(path)])
     text = bytearray(path.read_bytes())
     if not text:
@@ -174,15 +178,15 @@ def test_random_damage_anywhere_is_either_found_or_harmless(finished: dict[str, 
         case _:
             del text[place:]
     path.write_bytes(bytes(text))
-    audit = api.verify(str(out), salvage=str(house.folder / "new"))
+    audit = api.verify(str(out), salvage=str(harness.folder / "new"))
     assert audit.findings, f"{path.name} at {place}"
     assert audit.salvaged is not None
     assert audit.salvaged.sound
-    assert api.verify(str(house.folder / "new")).findings == ()
+    assert api.verify(str(harness.folder / "new")).findings == ()
 
 
-def test_what_is_no_damage_is_reported_and_ends_with_0(finished: dict[str, Path], house: House) -> None:
-    out = copy_of(finished, "image", house)
+def test_what_is_no_damage_is_reported_and_ends_with_0(finished: dict[str, Path], harness: RunHarness) -> None:
+    out = copy_of(finished, "image", harness)
     (out / "notes.txt").write_text("mine", "utf-8")
     (out / "images" / ".123-4.tmp").write_bytes(b"half")
     (out / "images" / "link.png").symlink_to("/etc/passwd")
@@ -199,7 +203,7 @@ def test_what_is_no_damage_is_reported_and_ends_with_0(finished: dict[str, Path]
         assert word in text
 
 
-def test_a_record_that_does_not_follow_from_what_stood_before_is_reported(house: House) -> None:
+def test_a_record_that_does_not_follow_from_what_stood_before_is_reported(harness: RunHarness) -> None:
 
     def intent(n: int) -> Intent:
         return Intent(i="x", k="0" * 32, n=n, a=0, model="m", account="")
@@ -223,17 +227,17 @@ def test_a_record_that_does_not_follow_from_what_stood_before_is_reported(house:
 
 
 def test_a_directory_at_work_is_refused_with_the_name_of_who_works_there(
-    finished: dict[str, Path], house: House
+    finished: dict[str, Path], harness: RunHarness
 ) -> None:
-    out = copy_of(finished, "chat", house)
+    out = copy_of(finished, "chat", harness)
     with RunLock(out), pytest.raises(LockHeldError, match="already running"):
         api.verify(str(out))
     assert api.verify(str(out)).sound
 
 
-def test_no_run_can_begin_while_an_audit_looks(finished: dict[str, Path], house: House) -> None:
+def test_no_run_can_begin_while_an_audit_looks(finished: dict[str, Path], harness: RunHarness) -> None:
 
-    out = copy_of(finished, "chat", house)
+    out = copy_of(finished, "chat", harness)
     with Quiet(out), Quiet(out), pytest.raises(LockHeldError):
         RunLock(out).acquire()
 
@@ -259,7 +263,7 @@ def test_a_salvage_goes_into_nothing_that_holds_something(
     assert tree(tmp_path) == before
 
 
-def test_a_sound_run_can_be_salvaged_too_and_stays_the_same(finished: dict[str, Path], tmp_path: Path) -> None:
+def test_an_intact_run_can_be_salvaged_too_and_stays_the_same(finished: dict[str, Path], tmp_path: Path) -> None:
     new = tmp_path / "new"
     audit = api.verify(str(finished["image"] / "out"), salvage=str(new))
     assert audit.sound
@@ -268,15 +272,15 @@ def test_a_sound_run_can_be_salvaged_too_and_stays_the_same(finished: dict[str, 
     assert (new / "ledger").stat().st_mode & 0o777 == 0o700
 
 
-def test_what_a_changed_job_has_no_more_is_kept_with_its_pictures(house: House) -> None:
+def test_what_a_changed_job_has_no_more_is_kept_with_its_pictures(harness: RunHarness) -> None:
     """Other steps give other pictures of the same prompts, under the same ids: the old ones are paid for, too."""
-    house.run(image("a boat", "a barn", more="matrix: {steps: [20]}"))
-    pictures = tree(house.out / "images")
-    house.run(image("a boat", "a barn", more='matrix: {steps: [30]}\noutput: {name: "{{ id }}"}'))
-    house.run(image("a boat", "a barn"))
-    house.run(image("a boat", "a barn", more="retry: {attempts: 2}").replace("64x64", "128x64"))
-    assert pictures.items() <= tree(house.out / "images").items()
-    audit = api.verify(str(house.out))
+    harness.run(image("a boat", "a barn", more="matrix: {steps: [20]}"))
+    pictures = tree(harness.out / "images")
+    harness.run(image("a boat", "a barn", more='matrix: {steps: [30]}\noutput: {name: "{{ id }}"}'))
+    harness.run(image("a boat", "a barn"))
+    harness.run(image("a boat", "a barn", more="retry: {attempts: 2}").replace("64x64", "128x64"))
+    assert pictures.items() <= tree(harness.out / "images").items()
+    audit = api.verify(str(harness.out))
     assert audit.findings == ()
     assert (audit.checked.done, audit.checked.rows, audit.checked.superseded, audit.checked.pictures) == (8, 2, 6, 8)
 
@@ -288,10 +292,10 @@ def test_every_kind_of_damage_has_a_test() -> None:
 
 
 def test_a_picture_that_was_recorded_as_it_is_and_cannot_be_decoded_is_reported(
-    finished: dict[str, Path], house: House
+    finished: dict[str, Path], harness: RunHarness
 ) -> None:
 
-    out = copy_of(finished, "image", house)
+    out = copy_of(finished, "image", harness)
     (out / "images" / "x.png").write_bytes(b"no picture")
     sha256 = hashlib.sha256(b"no picture").hexdigest()
     fault = fault_of(DISK, out, ("images/x.png", 10, sha256))

@@ -101,7 +101,7 @@ def test_the_rules_of_the_schema_find_what_is_wrong() -> None:
     assert found == ["testsuite lacks failures", "testcase: time=1s", "properties in testcase"]
 
 
-def test_junitparser_counts_what_the_file_says(run: Path) -> None:
+def test_junitparser_counts_what_the_file_states(run: Path) -> None:
     path = written(run)
     read = junitparser.JUnitXml.fromfile(str(path))
     root = ET.parse(path).getroot()
@@ -167,7 +167,7 @@ def test_an_earlier_junit_file_is_replaced_whoever_wrote_it(run: Path, content: 
     assert junitparser.JUnitXml.fromfile(str(written(run)))
 
 
-def test_a_place_that_cannot_be_is_said_so(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_is_reported(tmp_path: Path) -> None:
     with pytest.raises(JobMistakesError, match="no such directory"):
         require_place(tmp_path / "missing/scores.xml")
     with pytest.raises(JobMistakesError, match="is a directory"):

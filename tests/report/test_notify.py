@@ -29,10 +29,10 @@ from batchrunner.core.status import (
 )
 from batchrunner.report.notify import Watcher, all_parked, notifications, notify, run_environment
 from batchrunner.spec import load_job
-from tests.support.engine import House, chat
+from tests.support.engine import RunHarness, chat
 
 TELL = "import json, os, sys\njson.dump([json.load(sys.stdin), dict(os.environ)], open(sys.argv[1], 'w'))\n"
-Told = Callable[..., str | None]
+Notified = Callable[..., str | None]
 
 
 def ended(state: RunState) -> Status:
@@ -40,69 +40,69 @@ def ended(state: RunState) -> Status:
 
 
 @pytest.fixture
-def tell(tmp_path: Path) -> Told:
+def notified(tmp_path: Path) -> Notified:
     """Run a Python program as the job's command."""
     path = tmp_path / "job.yaml"
     path.write_text("provider: {preset: openai, api_key_env: [MINE, OTHER]}\nmodel: m\nprompts: [a]\n")
     job: Job = load_job(str(path))
 
-    def told(program: str, *arguments: str, state: RunState = "done", time_limit_s: float = 20.0) -> str | None:
+    def notify_with(program: str, *arguments: str, state: RunState = "done", time_limit_s: float = 20.0) -> str | None:
         command = (sys.executable, "-c", program, *arguments)
         return asyncio.run(
             notify(replace(job, notify=command, notify_on=("ended",)), ended(state), time_limit_s=time_limit_s)
         )
 
-    return told
+    return notify_with
 
 
 @pytest.mark.parametrize("state", ["done", "paused", "failed", "refused", "stopped"])
-def test_it_gets_the_closing_json_and_the_state(tell: Told, tmp_path: Path, state: RunState) -> None:
-    assert tell(TELL, str(tmp_path / "told"), state=state) is None
+def test_it_gets_the_closing_json_and_the_state(notified: Notified, tmp_path: Path, state: RunState) -> None:
+    assert notified(TELL, str(tmp_path / "told"), state=state) is None
     closing, environment = json.loads((tmp_path / "told").read_text())
     assert (closing["job"], closing["state"], environment["BATCHRUNNER_STATE"]) == ("cats", state, state)
 
 
-def test_a_person_who_interrupts_needs_no_telling(tell: Told, tmp_path: Path) -> None:
-    assert tell(TELL, str(tmp_path / "told"), state="interrupted") is None
+def test_a_person_who_interrupts_needs_no_message(notified: Notified, tmp_path: Path) -> None:
+    assert notified(TELL, str(tmp_path / "told"), state="interrupted") is None
     assert not (tmp_path / "told").exists()
 
 
 def test_keys_are_not_in_its_environment() -> None:
     environ = {"MINE": "k", "OTHER": "k", "MODELSCOPE_API_KEY": "k", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
-    told = run_environment({**environ, "PATH": "/bin"}, keys=("MINE", "OTHER"), state="done", event="ended")
-    assert told == {"PATH": "/bin", "BATCHRUNNER_STATE": "done", "BATCHRUNNER_EVENT": "ended"}
+    notify_with = run_environment({**environ, "PATH": "/bin"}, keys=("MINE", "OTHER"), state="done", event="ended")
+    assert notify_with == {"PATH": "/bin", "BATCHRUNNER_STATE": "done", "BATCHRUNNER_EVENT": "ended"}
 
 
-def test_its_failure_is_told_with_its_last_words(tell: Told) -> None:
-    trouble = tell("import sys; print('trying'); sys.exit('no \\x1b[31mroute')")
+def test_its_failure_is_reported_with_its_last_words(notified: Notified) -> None:
+    trouble = notified("import sys; print('trying'); sys.exit('no \\x1b[31mroute')")
     assert trouble is not None
     assert "exited with status 1: no \\x1b[31mroute" in trouble
 
 
-def test_what_it_prints_is_no_concern_of_ours(tell: Told, capfd: pytest.CaptureFixture[str]) -> None:
-    assert tell("import sys; print('noise'); print('more', file=sys.stderr)") is None
+def test_what_it_prints_is_no_concern_of_ours(notified: Notified, capfd: pytest.CaptureFixture[str]) -> None:
+    assert notified("import sys; print('noise'); print('more', file=sys.stderr)") is None
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_that_reads_nothing_is_no_trouble(tell: Told) -> None:
-    assert tell("pass") is None
+def test_one_that_reads_nothing_is_no_trouble(notified: Notified) -> None:
+    assert notified("pass") is None
 
 
-def test_one_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_one_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("provider: simulator\nmodel: m\nprompts: [a]\nnotify: ./not-there\n")
     trouble = asyncio.run(notify(load_job(str(path)), ended("done")))
     assert trouble == "notify: ./not-there could not be started: No such file or directory"
 
 
-def test_one_that_hangs_is_ended_with_all_that_it_started(tell: Told, tmp_path: Path) -> None:
+def test_one_that_hangs_is_ended_with_all_that_it_started(notified: Notified, tmp_path: Path) -> None:
     fifo = tmp_path / "line"
     os.mkfifo(fifo)
     child = f"import time; line = open({str(fifo)!r}, 'w'); line.write('here'); line.flush(); time.sleep(60)"
     program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        trouble = tell(program, time_limit_s=2.0)
+        trouble = notified(program, time_limit_s=2.0)
         assert os.read(reader, 4) == b"here"
         assert select.select([reader], [], [], 5.0)[0], "what it had started lives on"
         assert os.read(reader, 4) == b""
@@ -132,7 +132,7 @@ def test_all_lanes_are_parked_when_nothing_is_sent_before_a_park_ends(
     assert all_parked(replace(LANE, activity=activity) for activity in activities) is parked
 
 
-def test_what_begins_is_told_once_and_a_first_failure_once_a_run() -> None:
+def test_what_begins_is_reported_once_and_a_first_failure_once_a_run() -> None:
     watcher = Watcher(failed=2)
     fine = replace(ended("running"), items=ItemCounts(failed=2))
     failing = replace(fine, items=ItemCounts(failed=3))
@@ -146,7 +146,7 @@ EVENTS = "cat > /dev/null; echo $BATCHRUNNER_EVENT >> FOLDER/told"
 
 
 @pytest.mark.parametrize(
-    ("on", "told"),
+    ("on", "notify_with"),
     [
         ("", ["first_failure", "ended"]),
         ("on: [first_failure]", ["first_failure"]),
@@ -154,20 +154,20 @@ EVENTS = "cat > /dev/null; echo $BATCHRUNNER_EVENT >> FOLDER/told"
         ("on: [ended]", ["ended"]),
     ],
 )
-def test_a_run_tells_what_it_was_asked_to_tell(house: House, on: str, told: list[str]) -> None:
-    command = json.dumps(["sh", "-c", EVENTS.replace("FOLDER", str(house.folder))])
+def test_a_run_reports_what_it_was_asked_to_report(harness: RunHarness, on: str, notify_with: list[str]) -> None:
+    command = json.dumps(["sh", "-c", EVENTS.replace("FOLDER", str(harness.folder))])
     more = f"limits: {{requests_per_minute: 60}}\nretry: {{attempts: 1}}\nnotify: {{command: {command}, {on}}}"
-    house.run(chat(*map(str, range(12)), model="sim/chat#content-filter", more=more))
-    path = house.folder / "told"
-    assert (path.read_text().split() if path.exists() else []) == told
+    harness.run(chat(*map(str, range(12)), model="sim/chat#content-filter", more=more))
+    path = harness.folder / "told"
+    assert (path.read_text().split() if path.exists() else []) == notify_with
 
 
-def test_a_command_that_hangs_holds_up_no_request(house: House) -> None:
+def test_a_command_that_hangs_holds_up_no_request(harness: RunHarness) -> None:
     more = (
         'limits: {requests_per_minute: 60}\nretry: {attempts: 1}\nnotify: {command: [sleep, "1"], on: [first_failure]}'
     )
     began = time.monotonic()
-    report = house.run(chat(*map(str, range(10)), model="sim/chat#content-filter", more=more))
+    report = harness.run(chat(*map(str, range(10)), model="sim/chat#content-filter", more=more))
     assert report.status.items.failed == 10
     assert time.monotonic() - began < 20
 
@@ -192,11 +192,11 @@ def test_a_command_that_hangs_when_the_run_ends_is_ended_soon(tmp_path: Path, mo
     assert time.monotonic() - since < 10
 
 
-def test_an_end_that_is_a_pause_is_told_to_who_asked_for_pauses_only(house: House) -> None:
-    command = json.dumps(["sh", "-c", EVENTS.replace("FOLDER", str(house.folder))])
+def test_an_end_that_is_a_pause_is_reported_to_who_asked_for_pauses_only(harness: RunHarness) -> None:
+    command = json.dumps(["sh", "-c", EVENTS.replace("FOLDER", str(harness.folder))])
     more = f"budget: {{calls: 3}}\nnotify: {{command: {command}, on: [paused]}}"
-    assert house.run(chat(*map(str, range(10)), more=more)).status.state == "paused"
-    assert (house.folder / "told").read_text().split() == ["ended"]
+    assert harness.run(chat(*map(str, range(10)), more=more)).status.state == "paused"
+    assert (harness.folder / "told").read_text().split() == ["ended"]
 
 
 # -- through Apprise
@@ -255,7 +255,7 @@ def test_a_phone_gets_the_state_the_counts_and_the_cause(
         ("INBOX", "could not send to one of the addresses"),
     ],
 )
-def test_what_keeps_a_message_from_a_phone_is_told_without_its_address(
+def test_what_keeps_a_message_from_a_phone_is_reported_without_its_address(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inbox: str, addresses: str | None, words: str
 ) -> None:
     Inbox.status = 500

@@ -10,7 +10,7 @@ from batchrunner.core.status import ItemCounts, LaneStatus, SendCounts, Status, 
 from batchrunner.report.pace import Eta, ProgressRate, RunPace, eta_words
 
 
-def test_nothing_is_said_before_a_second_has_passed() -> None:
+def test_nothing_is_stated_before_a_second_has_passed() -> None:
     pace = ProgressRate()
     assert pace.per_s() is None
     pace.note(now_s=10.0, finished=0)
@@ -54,7 +54,7 @@ def status_of(*lanes: LaneStatus) -> Status:
     return Status(job="j", state="running", items=items, sends=SendCounts(), usage=UsageCounts(), lanes=lanes)
 
 
-def told(*lanes: LaneStatus, per_s: float = 2.0, for_s: int = 100) -> Eta:
+def eta_after(*lanes: LaneStatus, per_s: float = 2.0, for_s: int = 100) -> Eta:
     """After the models of these lanes had worked at that rate for a while."""
     pace = RunPace()
     for second in range(for_s + 1):
@@ -66,21 +66,21 @@ def told(*lanes: LaneStatus, per_s: float = 2.0, for_s: int = 100) -> Eta:
 
 
 def test_a_lane_at_work_ends_when_its_items_are_finished_at_its_rate() -> None:
-    eta = told(replace(LANE, left=500))
+    eta = eta_after(replace(LANE, left=500))
     assert (eta.ready, eta.waiting) == (500, 0)
     assert eta.ends_s == pytest.approx(250.0, rel=0.02)
 
 
 def test_a_parked_lane_ends_after_its_park_and_its_items_at_its_own_rate() -> None:
-    eta = told(replace(LANE, left=500, activity="parked", until=at(3600)))
+    eta = eta_after(replace(LANE, left=500, activity="parked", until=at(3600)))
     assert (eta.ready, eta.waiting, eta.until) == (0, 500, at(3600))
     assert eta.ends_s == pytest.approx(3600 + 250, rel=0.02)
 
 
-def test_the_run_ends_with_its_latest_lane_and_says_both() -> None:
+def test_the_run_ends_with_its_latest_lane_and_states_both() -> None:
     working = replace(LANE, left=200)
     parked = replace(LANE, model="quota", left=110, activity="parked", until=at(61_500))
-    eta = told(working, parked)
+    eta = eta_after(working, parked)
     assert (eta.ready, eta.waiting, eta.until) == (200, 110, at(61_500))
     assert eta.ready_s == pytest.approx(100.0, rel=0.02)
     assert eta.ends_s == pytest.approx(61_500 + 55, rel=0.01)
@@ -91,26 +91,26 @@ def test_a_parked_lane_whose_pace_nobody_knows_ends_no_earlier_than_its_park() -
     assert RunPace().eta(status_of(parked), now=NOW).ends_s == pytest.approx(7200)
 
 
-def test_nothing_is_told_of_a_lane_at_work_whose_pace_nobody_knows() -> None:
+def test_nothing_is_reported_of_a_lane_at_work_whose_pace_nobody_knows() -> None:
     assert RunPace().eta(status_of(LANE), now=NOW).ends_s is None
 
 
 def test_a_daily_limit_stretches_the_end_over_days() -> None:
     lane = replace(LANE, left=500, per_day=200, left_today=100, day_turns=at(7200))
-    eta = told(lane)
+    eta = eta_after(lane)
     assert eta.ends_s == pytest.approx(7200 + 86_400 + 100, rel=0.01)
     assert (eta.ready, eta.stretched) == (0, 500)
     assert eta_words(eta, now=NOW, status=status_of(lane)) == ["500 over ~1 d 2 h (limit a day)"]
 
 
 def test_a_paused_lane_has_no_end_and_is_not_left_over() -> None:
-    eta = told(replace(LANE, left=100, activity="paused"))
+    eta = eta_after(replace(LANE, left=100, activity="paused"))
     assert (eta.ready, eta.waiting, eta.stuck, eta.ends_s) == (0, 0, 0, None)
 
 
 def test_a_quota_that_is_spent_again_each_day_counts_days_from_the_end_of_the_park() -> None:
     lane = replace(LANE, left=450, activity="parked", until=at(7500), per_day=200, left_today=0, day_turns=at(7200))
-    assert told(lane).ends_s == pytest.approx(7500 + 2 * 86_400 + 25, rel=0.01)
+    assert eta_after(lane).ends_s == pytest.approx(7500 + 2 * 86_400 + 25, rel=0.01)
 
 
 def test_items_go_to_the_lane_of_the_model_that_is_not_parked() -> None:
@@ -118,19 +118,19 @@ def test_items_go_to_the_lane_of_the_model_that_is_not_parked() -> None:
         replace(LANE, account="A", left=500),
         replace(LANE, account="B", left=500, activity="parked", until=at(90_000)),
     )
-    eta = told(one, other)
+    eta = eta_after(one, other)
     assert (eta.ready, eta.waiting) == (500, 0)
     assert eta.ends_s is not None
     assert eta.ends_s < 1000
 
 
-def test_items_of_closed_lanes_are_told_as_left_over() -> None:
-    eta = told(replace(LANE, left=30, activity="closed"), replace(LANE, model="n", left=100))
+def test_items_of_closed_lanes_are_reported_as_left_over() -> None:
+    eta = eta_after(replace(LANE, left=30, activity="closed"), replace(LANE, model="n", left=100))
     assert (eta.stuck, eta.ready) == (30, 100)
 
 
-def test_items_that_are_held_in_a_lane_that_is_done_are_not_told_as_left_over() -> None:
-    assert told(replace(LANE, left=3, activity="done")).stuck == 0
+def test_items_that_are_held_in_a_lane_that_is_done_are_not_reported_as_left_over() -> None:
+    assert eta_after(replace(LANE, left=3, activity="done")).stuck == 0
 
 
 def test_time_in_a_park_does_not_make_a_lane_slow() -> None:

@@ -50,7 +50,7 @@ CLEAN = Status(
 )
 
 
-def test_a_night_that_paused_is_told_whole() -> None:
+def test_a_run_that_paused_is_reported_whole() -> None:
     assert summary(NIGHT, now=NOW).splitlines() == [
         "cats: paused; run again to continue",
         "  items     512 of 600 done, 3 failed, 40 running remotely, 45 still to send",

@@ -28,13 +28,13 @@ def test_a_duration_has_at_most_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_an_instant_keeps_its_own_offset_and_says_how_far_away_it_is() -> None:
+def test_an_instant_keeps_its_own_offset_and_states_how_far_away_it_is() -> None:
     assert instant("2026-11-23T00:05:00+08:00") == "2026-11-23 00:05 +08:00"
     assert instant("2026-11-23T00:05:00+08:00", now=NOW) == "2026-11-23 00:05 +08:00 (in 3 h 12 min)"
     assert instant("2026-11-22T13:00:00Z", now=NOW) == "2026-11-22 13:00 +00:00 (in 7 min)"
 
 
-def test_an_instant_in_the_past_is_not_said_to_be_ahead() -> None:
+def test_an_instant_in_the_past_is_not_stated_to_be_ahead() -> None:
     assert instant("2026-11-22T00:05:00+08:00", now=NOW) == "2026-11-22 00:05 +08:00"
 
 

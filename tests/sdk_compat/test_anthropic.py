@@ -18,8 +18,14 @@ from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.world import World
 from tests.sdk_compat.items import item, provider
+from tests.sdk_compat.parsed_answer import (
+    ParsedAnswer,
+    Sides,
+    assert_sdk_failed_too,
+    assert_whole_to_the_sdk_alone,
+    parsed_by_us,
+)
 from tests.sdk_compat.recorder import patience_s, with_world
-from tests.sdk_compat.said import Said, Sides, assert_sdk_failed_too, assert_whole_to_the_sdk_alone, said_by_us
 
 K = ProblemKind
 
@@ -113,18 +119,18 @@ EXACT: dict[str, ProblemKind] = {
 """What a scenario is to us wherever it gives no answer."""
 
 
-def judge(name: str, *, stream: bool) -> Sides:
+def read_by_both(name: str, *, stream: bool) -> Sides:
     """One scenario, read by both."""
     scenario, calls = LATER.get(name, (name, 1))
     turns = PARTS if name == "an-content-array-400" else TURNS
 
-    async def use(url: str, http: httpx2.AsyncClient) -> Said | Exception:
+    async def use(url: str, http: httpx2.AsyncClient) -> ParsedAnswer | Exception:
         client = anthropic.AsyncAnthropic(
             base_url=url, api_key="ms-key", http_client=http, max_retries=0, timeout=patience_s(name)
         )
         for _ in range(calls - 1):
-            await said_by_sdk(client, scenario, turns, stream=stream)
-        return await said_by_sdk(client, scenario, turns, stream=stream)
+            await parsed_by_sdk(client, scenario, turns, stream=stream)
+        return await parsed_by_sdk(client, scenario, turns, stream=stream)
 
     sdk, replies = with_world(World(), use)
     preset: PresetName = "anthropic" if SCENARIOS[name.partition("+")[0]].group == "message" else "modelscope-anthropic"
@@ -134,12 +140,12 @@ def judge(name: str, *, stream: bool) -> Sides:
     return Sides(sdk=sdk, ours=ours)
 
 
-async def said_by_sdk(
+async def parsed_by_sdk(
     client: anthropic.AsyncAnthropic, scenario: str, turns: list[MessageParam], *, stream: bool
-) -> Said | Exception:
+) -> ParsedAnswer | Exception:
     """The SDK's side, by its own accumulator; whatever it raises."""
     try:
-        return said_in(await (_streamed if stream else _whole)(client, f"M/m#{scenario}", turns))
+        return parsed(await (_streamed if stream else _whole)(client, f"M/m#{scenario}", turns))
     except Exception as fault:  # noqa: BLE001 - what the SDK dies of is what this asks
         return fault
 
@@ -153,11 +159,11 @@ async def _streamed(client: anthropic.AsyncAnthropic, model: str, turns: list[Me
         return await stream.get_final_message()
 
 
-def said_in(message: Message) -> Said:
+def parsed(message: Message) -> ParsedAnswer:
     """What a message of the SDK says."""
     texts = [block.text for block in message.content if block.type == "text"]
     thoughts = [block.thinking for block in message.content if block.type == "thinking"]
-    return Said(
+    return ParsedAnswer(
         text="".join(texts),
         reasoning="\n\n".join(thoughts) or None,
         calls=tuple(
@@ -168,11 +174,11 @@ def said_in(message: Message) -> Said:
     )
 
 
-def said_alike(answer: Answer) -> Said:
+def parsed_with_equal_arguments(answer: Answer) -> ParsedAnswer:
     """Our side; the SDK gives a call's input as a value, so arguments are compared as values too."""
-    said = said_by_us(answer)
+    said = parsed_by_us(answer)
     calls = tuple((name, function, canonical(json.loads(arguments))) for name, function, arguments in said.calls)
-    return Said(
+    return ParsedAnswer(
         text=said.text, reasoning=said.reasoning, calls=calls, finish_reason=said.finish_reason, tokens=said.tokens
     )
 
@@ -188,10 +194,10 @@ AGREED = [(name, stream) for name in NAMES for stream in (True, False) if (name,
 
 @pytest.mark.parametrize(("name", "stream"), AGREED)
 def test_what_the_sdk_survives_we_read_alike_and_what_it_does_not_has_a_kind(name: str, *, stream: bool) -> None:
-    sides = judge(name, stream=stream)
+    sides = read_by_both(name, stream=stream)
     match sides.ours:
         case Answer(flags=flags):
-            assert said_alike(sides.ours) == sides.sdk
+            assert parsed_with_equal_arguments(sides.ours) == sides.sdk
             assert flags == FLAGS.get((name, stream), ())
         case Problem():
             assert_sdk_failed_too(sides, KINDS, EXACT.get(name))
@@ -199,27 +205,27 @@ def test_what_the_sdk_survives_we_read_alike_and_what_it_does_not_has_a_kind(nam
 
 @pytest.mark.parametrize(("name", "stream"), CALLED_WHOLE)
 def test_what_the_sdk_calls_whole_and_is_not_is_a_problem_to_us(name: str, *, stream: bool) -> None:
-    assert_whole_to_the_sdk_alone(judge(name, stream=stream), CALLED_WHOLE[name, stream][0])
+    assert_whole_to_the_sdk_alone(read_by_both(name, stream=stream), CALLED_WHOLE[name, stream][0])
 
 
 @pytest.mark.parametrize("name", DIED_OF)
 def test_what_the_sdk_dies_of_we_read_as_it_reads_the_same_answer_in_one_piece(name: str) -> None:
-    sides = judge(name, stream=True)
+    sides = read_by_both(name, stream=True)
     assert isinstance(sides.sdk, DIED_OF[name][0])
     assert isinstance(sides.ours, Answer)
-    whole = judge(name, stream=False).sdk
-    assert isinstance(whole, Said)
+    whole = read_by_both(name, stream=False).sdk
+    assert isinstance(whole, ParsedAnswer)
     if name in UNCOUNTED and whole.tokens is not None:
         whole = replace(whole, tokens=(None, whole.tokens[1]))
-    assert said_alike(sides.ours) == whole
+    assert parsed_with_equal_arguments(sides.ours) == whole
 
 
 @pytest.mark.parametrize("name", MISREAD)
 def test_what_the_sdk_misreads_we_read_as_it_reads_the_same_answer_in_one_piece(name: str) -> None:
-    sides = judge(name, stream=True)
+    sides = read_by_both(name, stream=True)
     assert isinstance(sides.ours, Answer)
-    assert said_alike(sides.ours) == judge(name, stream=False).sdk
-    assert said_alike(sides.ours) != sides.sdk
+    assert parsed_with_equal_arguments(sides.ours) == read_by_both(name, stream=False).sdk
+    assert parsed_with_equal_arguments(sides.ours) != sides.sdk
 
 
 def test_the_tables_name_scenarios_that_exist() -> None:

@@ -16,8 +16,14 @@ from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.world import World
 from tests.sdk_compat.items import item, provider
+from tests.sdk_compat.parsed_answer import (
+    ParsedAnswer,
+    Sides,
+    assert_sdk_failed_too,
+    assert_whole_to_the_sdk_alone,
+    parsed_by_us,
+)
 from tests.sdk_compat.recorder import Reply, patience_s, with_world
-from tests.sdk_compat.said import Said, Sides, assert_sdk_failed_too, assert_whole_to_the_sdk_alone, said_by_us
 
 K = ProblemKind
 
@@ -29,17 +35,17 @@ LATER = {"quota-model": ("quota-model:1", 2), "quota-account": ("quota-account:1
 """Scenarios that show themselves at a later call only: what to ask for, and which call counts."""
 
 
-def judge(name: str, *, stream: bool) -> Sides:
+def read_by_both(name: str, *, stream: bool) -> Sides:
     """One scenario, read by both."""
     scenario, calls = LATER.get(name, (name, 1))
 
-    async def use(url: str, http: httpx2.AsyncClient) -> Said | Exception:
+    async def use(url: str, http: httpx2.AsyncClient) -> ParsedAnswer | Exception:
         client = openai.AsyncOpenAI(
             base_url=f"{url}/v1", api_key="ms-key", http_client=http, max_retries=0, timeout=patience_s(name)
         )
         for _ in range(calls - 1):
-            await said_by_sdk(client, scenario, stream=stream)
-        return await said_by_sdk(client, scenario, stream=stream)
+            await parsed_by_sdk(client, scenario, stream=stream)
+        return await parsed_by_sdk(client, scenario, stream=stream)
 
     sdk, replies = with_world(World(), use)
     return Sides(sdk=sdk, ours=read(replies[calls - 1]))
@@ -52,10 +58,10 @@ def read(reply: Reply) -> Answer | Problem:
     return ours
 
 
-async def said_by_sdk(client: openai.AsyncOpenAI, scenario: str, *, stream: bool) -> Said | Exception:
+async def parsed_by_sdk(client: openai.AsyncOpenAI, scenario: str, *, stream: bool) -> ParsedAnswer | Exception:
     """The SDK's side, by its own accumulator; whatever it raises."""
     try:
-        return said_in(await (_streamed if stream else _whole)(client, f"M/m#{scenario}"))
+        return parsed(await (_streamed if stream else _whole)(client, f"M/m#{scenario}"))
     except Exception as fault:  # noqa: BLE001 - what the SDK dies of is what this asks
         return fault
 
@@ -73,13 +79,13 @@ async def _streamed(client: openai.AsyncOpenAI, model: str) -> ChatCompletion:
         return await stream.get_final_completion()
 
 
-def said_in(completion: ChatCompletion) -> Said:
+def parsed(completion: ChatCompletion) -> ParsedAnswer:
     """What a completion of the SDK says."""
     choice = completion.choices[0]
     reasoning = (choice.message.model_extra or {}).get("reasoning_content")
     calls = [call for call in choice.message.tool_calls or () if call.type == "function"]
     used = completion.usage
-    return Said(
+    return ParsedAnswer(
         text=choice.message.content or "",
         reasoning=str(reasoning) if reasoning is not None else None,
         calls=tuple((call.id, call.function.name, call.function.arguments) for call in calls),
@@ -173,11 +179,11 @@ AGREED = [(name, stream) for name in CHAT for stream in (True, False) if (name, 
 
 @pytest.mark.parametrize(("name", "stream"), AGREED)
 def test_what_the_sdk_survives_we_read_alike_and_what_it_does_not_has_a_kind(name: str, *, stream: bool) -> None:
-    sides = judge(name, stream=stream)
+    sides = read_by_both(name, stream=stream)
     match sides.ours:
         case Answer(flags=flags):
-            ours = said_by_us(sides.ours)
-            assert isinstance(sides.sdk, Said)
+            ours = parsed_by_us(sides.ours)
+            assert isinstance(sides.sdk, ParsedAnswer)
             if sides.sdk.text.startswith("<think>"):  # the SDK leaves it to its user to take the thinking out
                 ours = replace(ours, text=f"<think>\n{ours.reasoning}\n</think>\n\n{ours.text}", reasoning=None)
             assert ours == sides.sdk
@@ -188,23 +194,23 @@ def test_what_the_sdk_survives_we_read_alike_and_what_it_does_not_has_a_kind(nam
 
 @pytest.mark.parametrize(("name", "stream"), CALLED_WHOLE)
 def test_what_the_sdk_calls_whole_and_is_not_is_a_problem_to_us(name: str, *, stream: bool) -> None:
-    assert_whole_to_the_sdk_alone(judge(name, stream=stream), CALLED_WHOLE[name, stream][0])
+    assert_whole_to_the_sdk_alone(read_by_both(name, stream=stream), CALLED_WHOLE[name, stream][0])
 
 
 @pytest.mark.parametrize("name", DIED_OF)
 def test_what_the_sdk_dies_of_we_read_as_it_reads_the_same_answer_in_one_piece(name: str) -> None:
-    sides = judge(name, stream=True)
+    sides = read_by_both(name, stream=True)
     assert isinstance(sides.sdk, DIED_OF[name][0])
     assert isinstance(sides.ours, Answer)
-    assert said_by_us(sides.ours) == judge(name, stream=False).sdk
+    assert parsed_by_us(sides.ours) == read_by_both(name, stream=False).sdk
 
 
 @pytest.mark.parametrize("name", MISREAD)
 def test_what_the_sdk_misreads_we_read_as_it_reads_the_same_answer_in_one_piece(name: str) -> None:
-    sides = judge(name, stream=True)
+    sides = read_by_both(name, stream=True)
     assert isinstance(sides.ours, Answer)
-    assert said_by_us(sides.ours) == judge(name, stream=False).sdk
-    assert said_by_us(sides.ours) != sides.sdk
+    assert parsed_by_us(sides.ours) == read_by_both(name, stream=False).sdk
+    assert parsed_by_us(sides.ours) != sides.sdk
 
 
 def test_the_tables_name_scenarios_that_exist() -> None:

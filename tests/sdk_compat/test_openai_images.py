@@ -42,7 +42,7 @@ class Sides:
     ours: Pictures | Problem
 
 
-def judge(model: str, **params: Json) -> Sides:
+def read_by_both(model: str, **params: Json) -> Sides:
     """One call, read by both. The request is ours; the SDK passes its parameters on."""
     asked = item(PROMPT, model=model, params={"size": "64x64", **params})
 
@@ -99,14 +99,14 @@ def _written(ref: PictureUrl | PictureBytes) -> str:
     ],
 )
 def test_both_get_the_same_pictures(model: str, params: dict[str, Json]) -> None:
-    sides = judge(model, **params)
+    sides = read_by_both(model, **params)
     assert isinstance(sides.ours, Pictures)
     assert made_by_us(sides.ours) == sides.sdk
     assert len(sides.ours.refs) == params.get("n", 1)
 
 
 def test_the_pictures_are_pictures() -> None:
-    sides = judge("gpt-image-2")
+    sides = read_by_both("gpt-image-2")
     assert isinstance(sides.ours, Pictures)
     (picture,) = sides.ours.refs
     assert isinstance(picture, PictureBytes)
@@ -166,7 +166,7 @@ CALLED_WHOLE: dict[str, tuple[ProblemKind, str]] = {
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CALLED_WHOLE])
 def test_whatever_befalls_a_call_both_see_it(name: str) -> None:
-    sides = judge(f"gpt-image-2#{name}")
+    sides = read_by_both(f"gpt-image-2#{name}")
     match sides.ours:
         case Pictures():
             assert made_by_us(sides.ours) == sides.sdk
@@ -178,14 +178,14 @@ def test_whatever_befalls_a_call_both_see_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", CALLED_WHOLE)
 def test_what_the_sdk_calls_whole_and_is_not_is_a_problem_to_us(name: str) -> None:
-    sides = judge(f"gpt-image-2#{name}")
+    sides = read_by_both(f"gpt-image-2#{name}")
     assert isinstance(sides.sdk, Made)
     assert isinstance(sides.ours, Problem)
     assert sides.ours.kind is CALLED_WHOLE[name][0]
 
 
 def test_a_group_that_failed_in_part_keeps_what_was_made() -> None:
-    sides = judge("gpt-image-2#oi-part-failed", n=3)
+    sides = read_by_both("gpt-image-2#oi-part-failed", n=3)
     assert isinstance(sides.ours, Pictures)
     assert isinstance(sides.sdk, Made)
     assert (len(sides.ours.refs), sides.ours.flags) == (2, ("pictures_missing",))
@@ -203,7 +203,7 @@ BAD: list[tuple[str, dict[str, Json]]] = [
 
 @pytest.mark.parametrize(("model", "params"), BAD)
 def test_what_the_server_does_not_take_is_a_bad_request(model: str, params: dict[str, Json]) -> None:
-    sides = judge(model, **params)
+    sides = read_by_both(model, **params)
     assert isinstance(sides.sdk, openai.BadRequestError)
     assert isinstance(sides.ours, Problem)
     assert (sides.ours.kind, sides.ours.code) == (K.BAD_REQUEST, sides.sdk.code)

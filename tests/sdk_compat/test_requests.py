@@ -23,11 +23,11 @@ from batchrunner.providers.openai_images import OpenAiImages
 from batchrunner.simulator.script import Call, Script
 from batchrunner.simulator.world import World
 from tests.sdk_compat.items import item, provider
+from tests.sdk_compat.parsed_answer import ParsedAnswer, parsed_by_us
 from tests.sdk_compat.recorder import Reply, with_world
-from tests.sdk_compat.said import Said, said_by_us
-from tests.sdk_compat.test_anthropic import said_alike
-from tests.sdk_compat.test_anthropic import said_in as said_in_message
-from tests.sdk_compat.test_openai_chat import said_in as said_in_completion
+from tests.sdk_compat.test_anthropic import parsed as parsed_message
+from tests.sdk_compat.test_anthropic import parsed_with_equal_arguments
+from tests.sdk_compat.test_openai_chat import parsed as parsed_completion
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 DATA_URL, LINK = f"data:image/png;base64,{PIXEL}", "https://pictures.example/cat.jpg"
@@ -84,7 +84,7 @@ def asked(theirs: dict[str, Any], *, stream: bool = True, **changes: Any) -> Ask
 # -- chat completions
 
 
-def spoken(content: object = PROMPT) -> list[dict[str, Any]]:
+def conversation(content: object = PROMPT) -> list[dict[str, Any]]:
     """A conversation of one turn."""
     return [{"role": "user", "content": content}]
 
@@ -97,26 +97,30 @@ SHOWN = [
 FUNCTION: dict[str, Json] = {"name": "weather", "description": "The weather.", "parameters": WEATHER}
 TOOLS: Json = [{"type": "function", "function": FUNCTION}]
 CHATS: dict[str, Asked] = {
-    "plain": asked({"messages": spoken()}),
-    "not streamed": asked({"messages": spoken()}, stream=False),
-    "pictures": asked({"messages": spoken(SHOWN)}, pictures=pictures(DATA_URL, LINK)),
+    "plain": asked({"messages": conversation()}),
+    "not streamed": asked({"messages": conversation()}, stream=False),
+    "pictures": asked({"messages": conversation(SHOWN)}, pictures=pictures(DATA_URL, LINK)),
     "tools": asked(
-        {"messages": spoken(), "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
+        {"messages": conversation(), "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
         params={"tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
     ),
     "a tool that must be called": asked(
-        {"messages": spoken(), "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "weather"}}},
+        {
+            "messages": conversation(),
+            "tools": TOOLS,
+            "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        },
         params={"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "weather"}}},
     ),
     "a schema": asked(
         {
-            "messages": spoken(),
+            "messages": conversation(),
             "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}},
         },
         schema=SCHEMA,
     ),
     "thinking": asked(
-        {"messages": spoken(), "extra_body": {"enable_thinking": True}}, params={"enable_thinking": True}
+        {"messages": conversation(), "extra_body": {"enable_thinking": True}}, params={"enable_thinking": True}
     ),
     "several turns": asked(
         {"messages": [{"role": turn.role, "content": turn.content} for turn in TURNS], "temperature": 0.5},
@@ -131,25 +135,25 @@ def test_the_openai_sdk_asks_for_the_same_chat_and_reads_the_same_answer(name: s
     case, world = CHATS[name], Noticing()
     dialect = OpenAiChat(provider("openai", "openai-chat"))
 
-    async def use(url: str, http: httpx2.AsyncClient) -> Said:
+    async def use(url: str, http: httpx2.AsyncClient) -> ParsedAnswer:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", http_client=http, max_retries=0)
         if not case.ours.stream:
             made = await client.chat.completions.create(model="M/m", stream=False, **case.theirs)
-            return said_in_completion(made)
+            return parsed_completion(made)
         options: Any = {"include_usage": True}
         async with client.chat.completions.stream(model="M/m", stream_options=options, **case.theirs) as stream:
-            return said_in_completion(await stream.get_final_completion())
+            return parsed_completion(await stream.get_final_completion())
 
     theirs, replies = with_world(world, use)
     assert world.bodies[0] == json.loads(dialect.encode(case.ours, Revision()).body or b"")
     answer = replies[0].read_with(dialect.decoder(case.ours))
     assert isinstance(answer, Answer)
-    assert said_by_us(answer) == on_one_id(theirs)
+    assert parsed_by_us(answer) == on_one_id(theirs)
     assert bool(answer.tool_calls) == ("tool" in name)
     assert (answer.parsed is not None, answer.reasoning is not None) == (name == "a schema", name == "thinking")
 
 
-def on_one_id(said: Said) -> Said:
+def on_one_id(said: ParsedAnswer) -> ParsedAnswer:
     """The SDK's accumulator strings together an id that each piece repeats."""
     calls = tuple(
         (call[: len(call) // max(1, call.count("call_"))] if call else call, *rest) for call, *rest in said.calls
@@ -167,21 +171,21 @@ BLOCKS = [
 TOOL: dict[str, Json] = {"name": "weather", "description": "The weather.", "input_schema": WEATHER}
 ANSWER_TOOL = {"name": "structured_answer", "description": "Gives the answer.", "input_schema": SCHEMA}
 MESSAGES: dict[str, Asked] = {
-    "plain": asked({"messages": spoken(), "max_tokens": 4096}),
-    "not streamed": asked({"messages": spoken(), "max_tokens": 4096}, stream=False),
+    "plain": asked({"messages": conversation(), "max_tokens": 4096}),
+    "not streamed": asked({"messages": conversation(), "max_tokens": 4096}, stream=False),
     "a system prompt": asked(
-        {"messages": spoken(), "max_tokens": 300, "system": "Be brief."},
+        {"messages": conversation(), "max_tokens": 300, "system": "Be brief."},
         turns=(Turn(role="system", content="Be brief."), Turn(role="user", content=PROMPT)),
         params={"max_tokens": 300},
     ),
-    "pictures": asked({"messages": spoken(BLOCKS), "max_tokens": 4096}, pictures=pictures(DATA_URL, LINK)),
+    "pictures": asked({"messages": conversation(BLOCKS), "max_tokens": 4096}, pictures=pictures(DATA_URL, LINK)),
     "tools": asked(
-        {"messages": spoken(), "max_tokens": 4096, "tools": [TOOL], "tool_choice": {"type": "auto"}},
+        {"messages": conversation(), "max_tokens": 4096, "tools": [TOOL], "tool_choice": {"type": "auto"}},
         params={"tools": [TOOL], "tool_choice": {"type": "auto"}},
     ),
     "a schema": asked(
         {
-            "messages": spoken(),
+            "messages": conversation(),
             "max_tokens": 4096,
             "tools": [ANSWER_TOOL],
             "tool_choice": {"type": "tool", "name": "structured_answer"},
@@ -189,7 +193,7 @@ MESSAGES: dict[str, Asked] = {
         schema=SCHEMA,
     ),
     "thinking": asked(
-        {"messages": spoken(), "max_tokens": 5096, "thinking": {"type": "enabled", "budget_tokens": 1000}},
+        {"messages": conversation(), "max_tokens": 5096, "thinking": {"type": "enabled", "budget_tokens": 1000}},
         params={"thinking": {"type": "enabled", "budget_tokens": 1000}},
     ),
     "several turns": asked(
@@ -204,12 +208,12 @@ def test_the_anthropic_sdk_asks_for_the_same_message_and_reads_the_same_answer(n
     case, world = MESSAGES[name], Noticing()
     dialect = AnthropicMessages(provider("anthropic", "anthropic-messages"))
 
-    async def use(url: str, http: httpx2.AsyncClient) -> Said:
+    async def use(url: str, http: httpx2.AsyncClient) -> ParsedAnswer:
         client = anthropic.AsyncAnthropic(base_url=url, api_key="k", http_client=http, max_retries=0)
         if not case.ours.stream:
-            return said_in_message(await client.messages.create(model="M/m", stream=False, **case.theirs))
+            return parsed_message(await client.messages.create(model="M/m", stream=False, **case.theirs))
         async with client.messages.stream(model="M/m", **case.theirs) as stream:
-            return said_in_message(await stream.get_final_message())
+            return parsed_message(await stream.get_final_message())
 
     theirs, replies = with_world(world, use)
     assert without_stream(world.bodies[0]) == without_stream(
@@ -220,7 +224,7 @@ def test_the_anthropic_sdk_asks_for_the_same_message_and_reads_the_same_answer(n
     if name == "a schema":
         assert (json.loads(theirs.calls[0][2]), answer.tool_calls) == (answer.parsed, ())
         return
-    assert said_alike(answer) == theirs
+    assert parsed_with_equal_arguments(answer) == theirs
     assert (bool(answer.tool_calls), answer.reasoning is not None) == (name == "tools", name == "thinking")
 
 
@@ -269,7 +273,7 @@ def both(use: Use) -> tuple[Any, tuple[Reply, ...]]:
 def test_a_tools_answer_is_answered_in_words_by_both_dialects() -> None:
     async def by_openai(url: str, http: httpx2.AsyncClient) -> tuple[str | None, str | None]:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", http_client=http, max_retries=0)
-        turns: list[Any] = spoken()
+        turns: list[Any] = conversation()
         tools: Any = TOOLS
         first = (await client.chat.completions.create(model="M/m", messages=turns, tools=tools)).choices[0].message
         called = (first.tool_calls or [])[0]
@@ -279,7 +283,7 @@ def test_a_tools_answer_is_answered_in_words_by_both_dialects() -> None:
 
     async def by_anthropic(url: str, http: httpx2.AsyncClient) -> tuple[str, str]:
         client = anthropic.AsyncAnthropic(base_url=url, api_key="k", http_client=http, max_retries=0)
-        turns: list[Any] = spoken()
+        turns: list[Any] = conversation()
         tools: Any = [TOOL]
         first = await client.messages.create(model="M/m", max_tokens=500, messages=turns, tools=tools)
         used = next(block for block in first.content if block.type == "tool_use")

@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("stream", list(SIZES))
-def test_every_question_is_answered_once_and_told_in_full(
+def test_every_question_is_answered_once_and_reported_in_full(
     server: Llama, tmp_path: Path, tried: Tried, dialect: str, *, stream: bool
 ) -> None:
     items = SIZES[stream]

@@ -86,7 +86,7 @@ def test_faults_come_about_as_often_as_asked_for_and_pass_with_another_send() ->
     assert {ask(world, prompt="question 1").status for _ in range(100)} > {200}
 
 
-def test_a_throttle_can_be_told_to_give_no_hint() -> None:
+def test_a_throttle_can_be_set_to_give_no_hint() -> None:
     assert "retry-after" not in ask(World(faults=FaultRates.parse("throttle=1,retry_after=-1"))).headers
 
 
@@ -103,7 +103,7 @@ def test_a_hang_never_has_a_head() -> None:
 @pytest.mark.parametrize(
     "text", ["throttel=0.1", "throttle", "throttle=x", "throttle=2", "throttle=0.6,5xx=0.6", "cut=nan"]
 )
-def test_a_bad_fault_is_a_mistake_that_says_what_is_wrong(text: str) -> None:
+def test_a_bad_fault_is_a_mistake_that_states_what_is_wrong(text: str) -> None:
     with pytest.raises(JobMistakesError, match="faults"):
         FaultRates.parse(text)
 
@@ -148,7 +148,7 @@ def test_usage_is_streamed_only_when_asked_for() -> None:
     assert first(asked[-1], "usage", "total_tokens") == first(reply(ask(world)), "usage", "total_tokens")
 
 
-def test_a_limit_of_tokens_cuts_the_text_and_says_so() -> None:
+def test_a_limit_of_tokens_cuts_the_text_and_reports_it() -> None:
     choice = first(reply(ask(World(), max_tokens=3)), "choices", 0)
     assert first(choice, "finish_reason") == "length"
     assert first(choice, "message", "content") == expected_text("Qwen/Qwen3-8B", "hi")[:12]

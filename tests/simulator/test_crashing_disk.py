@@ -111,7 +111,7 @@ def test_a_call_is_refused_once_and_in_the_systems_words(kind: Refusal, number: 
     disk.fsync(descriptor)
 
 
-def test_a_full_disk_first_writes_short_and_then_says_why() -> None:
+def test_a_full_disk_first_writes_short_and_then_states_why() -> None:
     disk = disk_with()
     descriptor = written(disk, b"")
     disk.capacity_bytes = 10
@@ -153,17 +153,17 @@ def test_it_refuses_what_a_real_one_refuses(tmp_path: Path) -> None:
 
 
 def test_jobs_of_one_thread_keep_their_order_and_others_overtake_by_seed() -> None:
-    async def story(threads: int) -> list[int]:
+    async def script(threads: int) -> list[int]:
         loop = asyncio.get_running_loop()
         ran: list[int] = []
         with ThreadPoolExecutor(threads) as pool:
             await asyncio.gather(*(loop.run_in_executor(pool, ran.append, number) for number in range(20)))
         return ran
 
-    def told(seed: int, threads: int) -> list[int]:
+    def order_of(seed: int, threads: int) -> list[int]:
         with asyncio.Runner(loop_factory=lambda: OneThreadLoop(random.Random(seed))) as runner:
-            return runner.run(story(threads))
+            return runner.run(script(threads))
 
-    assert told(1, 1) == list(range(20))
-    assert told(1, 4) == told(1, 4) != told(2, 4)
-    assert sorted(told(1, 4)) == list(range(20))
+    assert order_of(1, 1) == list(range(20))
+    assert order_of(1, 4) == order_of(1, 4) != order_of(2, 4)
+    assert sorted(order_of(1, 4)) == list(range(20))

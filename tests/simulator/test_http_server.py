@@ -297,7 +297,7 @@ def test_the_counters_are_read_and_reset_over_http() -> None:
     with_session(World(), use)
 
 
-def test_a_taken_port_is_said_clearly() -> None:
+def test_a_taken_port_is_reported_clearly() -> None:
     async def main() -> None:
         async with open_server(World()) as server:
             with pytest.raises(PortTakenError, match=f"127.0.0.1:{server.port}"):
@@ -306,17 +306,17 @@ def test_a_taken_port_is_said_clearly() -> None:
     asyncio.run(main())
 
 
-def test_the_program_says_where_it_is_and_ends_when_cancelled() -> None:
+def test_the_program_states_where_it_is_and_ends_when_cancelled() -> None:
     async def main() -> list[str]:
         said: list[str] = []
         ready = asyncio.Event()
 
-        def say(line: str) -> None:
+        def collect(line: str) -> None:
             said.append(line)
             if len(said) == 2:
                 ready.set()
 
-        server = asyncio.create_task(run_server(port=0, scenario="throttle", latency=0.0, say=say))
+        server = asyncio.create_task(run_server(port=0, scenario="throttle", latency=0.0, say=collect))
         await ready.wait()
         url = said[0].split()[-1]
         async with (

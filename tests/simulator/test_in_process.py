@@ -183,7 +183,7 @@ def test_a_picture_is_fetched_whole(scenario: str) -> None:
     ("scenario", "said"),
     [("dl-404", "answered 404"), ("dl-cut", "ended before"), ("dl-huge", "more than 67108864"), ("dl-slow:500", " s")],
 )
-def test_a_failed_download_is_a_problem_that_says_why(scenario: str, said: str) -> None:
+def test_a_failed_download_is_a_problem_that_states_why(scenario: str, said: str) -> None:
     problem = with_picture(scenario, fetched)
     assert isinstance(problem, Problem)
     assert problem.kind is ProblemKind.DOWNLOAD_FAILED

@@ -23,7 +23,7 @@ def on(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_tasks_timers_futures_and_cancellations_come_in_the_order_of_the_stock_loop(seed: int) -> None:
+def test_tasks_timers_futures_and_cancellations_come_in_the_order_of_the_standard_loop(seed: int) -> None:
     async def program() -> Trace:
         loop, random_source, trace = asyncio.get_running_loop(), random.Random(seed), Trace()
 
@@ -80,7 +80,7 @@ def test_timers_that_were_cancelled_are_forgotten_long_before_their_time() -> No
     assert on(LightLoop, program)[0][1] < 300
 
 
-def test_a_call_that_fails_is_told_to_the_loop_and_the_others_go_on() -> None:
+def test_a_call_that_fails_is_reported_to_the_loop_and_the_others_go_on() -> None:
     async def program() -> Trace:
         loop, trace = asyncio.get_running_loop(), Trace()
         loop.set_exception_handler(lambda _, context: trace.append((str(context["exception"]), 0.0)))
@@ -138,7 +138,7 @@ def test_ctrl_c_ends_a_loop_that_jumps_for_ever() -> None:
         on(LightLoop, program)
 
 
-def test_its_clock_tells_the_loops_time_and_the_date() -> None:
+def test_its_clock_reports_the_loops_time_and_the_date() -> None:
     async def program() -> Trace:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, LightLoop)

@@ -77,7 +77,7 @@ def test_each_account_and_model_has_limits_of_its_own() -> None:
     assert [ask_and_stay(world, token=token, model=model).status for token, model in lanes] == [200] * 3
 
 
-def test_a_hint_says_when_the_next_call_is_let_in() -> None:
+def test_a_hint_states_when_the_next_call_is_let_in() -> None:
     world = World(limits=RateLimits(per_minute=6.0, burst=1.0, hint=True))
     ask(world)
     refused = ask(world, now=NOW + 2.5)

@@ -48,7 +48,7 @@ def test_a_line_changes_what_it_names_and_leaves_the_rest(job: Job) -> None:
     assert (said.quota.model_per_day, said.quota.account_per_day) == (None, 7)
 
 
-def test_everything_can_be_said_and_is_shown_as_it_was_said(job: Job) -> None:
+def test_everything_can_be_set_and_is_shown_as_it_was_set(job: Job) -> None:
     said = profile_of(job, ALL)
     assert said.limits == RateLimits(
         per_minute=60.0, burst=5.0, concurrent=1, schedule=((60.0, 0.5), (120.0, 1.0)), hint=True
@@ -65,7 +65,7 @@ def test_what_is_shown_can_be_given_again(preset: PresetName, kind: Kind, job: J
     assert profile_of(other, profile_of(other).shown()) == profile_of(other)
 
 
-def test_a_file_says_the_same_in_yaml(job: Job, tmp_path: Path) -> None:
+def test_a_file_states_the_same_in_yaml(job: Job, tmp_path: Path) -> None:
     file = tmp_path / "slow.yaml"
     file.write_text(
         "task: 30\nrpm: 12\nper_day: null\nhint: true\nschedule: [[60, 0.5], [120, 1]]\n"

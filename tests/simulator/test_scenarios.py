@@ -72,7 +72,7 @@ def test_refusals_without_words_have_none() -> None:
     assert page.body.startswith(b"<html>")
 
 
-def test_a_retired_model_says_its_code_as_a_string() -> None:
+def test_a_retired_model_states_its_code_as_a_string() -> None:
     assert first(reply(named("retired")), "error", "http_code") == "429"
 
 
@@ -93,7 +93,9 @@ def test_a_figure_ends_the_trouble(scenario: str) -> None:
         ("quota-noheader", None, None),
     ],
 )
-def test_rate_headers_tell_a_quota_from_a_throttle(scenario: str, account: str | None, model: str | None) -> None:
+def test_rate_headers_distinguish_a_quota_from_a_throttle(
+    scenario: str, account: str | None, model: str | None
+) -> None:
     headers = named(scenario).headers
     assert headers.get("modelscope-ratelimit-requests-remaining") == account
     assert headers.get("modelscope-ratelimit-model-requests-remaining") == model
@@ -178,7 +180,7 @@ def test_a_wait_may_be_stated_as_a_date() -> None:
     assert said.timestamp() == NOW + 5
 
 
-def test_not_to_retry_is_said_in_a_header() -> None:
+def test_not_to_retry_is_stated_in_a_header() -> None:
     assert named("should-retry-false").headers["x-should-retry"] == "false"
 
 
@@ -266,14 +268,16 @@ def test_a_plain_stream_is_chunks_and_done() -> None:
         ("sse-no-done", lambda raw: raw + b"data: [DONE]\n\n"),
     ],
 )
-def test_a_framing_differs_from_the_plain_one_only_as_it_says(scenario: str, normal: Callable[[bytes], bytes]) -> None:
+def test_a_framing_differs_from_the_plain_one_only_as_it_states(
+    scenario: str, normal: Callable[[bytes], bytes]
+) -> None:
     raw = normal(stream_of(scenario))
     assert streamed_text(Script(steps=(Send(piece=raw),))) == TEXT
     assert raw.count(b"data: ") == stream_of("ok").count(b"data: ")
     assert raw.endswith(b"data: [DONE]\n\n")
 
 
-def test_lines_end_as_the_framing_says() -> None:
+def test_lines_end_as_the_framing_states() -> None:
     assert b"\n" not in stream_of("sse-crlf").replace(b"\r\n", b"")
     assert b"\n" not in stream_of("sse-cr")
     assert stream_of("sse-bom").startswith(b"\xef\xbb\xbfdata: ")

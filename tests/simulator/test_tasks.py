@@ -87,7 +87,7 @@ def test_equal_orders_are_different_tasks() -> None:
     assert task_of(world) != task_of(world)
 
 
-def test_the_submit_reply_may_already_say_succeed() -> None:
+def test_the_submit_reply_may_already_state_succeed() -> None:
     body = reply(submit(world_of("img-submit-says-succeed")))
     assert body["task_status"] == "SUCCEED"
     assert "output_images" not in body

@@ -24,7 +24,7 @@ def slow_job() -> str:
 
 
 def test_hours_of_sleep_take_no_time_and_arrive_exactly() -> None:
-    async def night() -> list[float]:
+    async def main() -> list[float]:
         loop = asyncio.get_running_loop()
         moments = []
         for hours in (1, 8, 100):
@@ -33,7 +33,7 @@ def test_hours_of_sleep_take_no_time_and_arrive_exactly() -> None:
         return moments
 
     began = time.perf_counter()
-    assert run_virtual(night) == [3600.0, 9 * 3600.0, 109 * 3600.0]
+    assert run_virtual(main) == [3600.0, 9 * 3600.0, 109 * 3600.0]
     assert time.perf_counter() - began < 1.0
 
 

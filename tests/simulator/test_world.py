@@ -172,7 +172,7 @@ def test_lora_weights_within_a_thousandth_are_taken_and_distilled_models_may_hav
 
 
 @pytest.mark.parametrize(("token", "status"), [("bad-one", 401), ("unbound-one", 401), ("ms-good", 200), ("", 200)])
-def test_tokens_tell_by_their_beginning_what_they_are(token: str, status: int) -> None:
+def test_tokens_show_by_their_beginning_what_they_are(token: str, status: int) -> None:
     assert ask(World(), token=token).status == status
 
 

@@ -96,7 +96,7 @@ def test_any_values_at_the_known_keys_are_a_job_or_mistakes(tree: dict[str, obje
     st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=5),
     st.sampled_from(["simulator", "modelscope", "{base_url: 'http://127.0.0.1'}"]),
 )
-def test_a_sound_job_with_any_other_values_is_a_job_or_mistakes(tree: dict[str, object], provider: str) -> None:
+def test_a_valid_job_with_any_other_values_is_a_job_or_mistakes(tree: dict[str, object], provider: str) -> None:
     more = yaml.safe_dump({key: value for key, value in tree.items() if key not in ("provider", "model", "prompts")})
     outcome(f"provider: {provider}\nmodel: m\nprompts: [a]\n{more}".encode("utf-8", "surrogatepass"))
 

@@ -56,7 +56,7 @@ def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -
     checked = asyncio.run(api.check(job))
     assert (checked.mistakes, checked.items > 0) == ((), True)
 
-    async def night() -> Report:
+    async def main() -> Report:
         clock, world = LoopClock(wall_at_zero=1_795_000_000.0), World()
         network = (
             SimulatedTransport(world, clock, timeouts=job.timeouts),
@@ -64,7 +64,7 @@ def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -
         )
         return await api.run(job, clock=clock, network=network, say=lambda _: None, limit=2)
 
-    report = run_virtual(night)
+    report = run_virtual(main)
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert (report.exit_status, len(rows)) == (ExitStatus.DONE, 2)
     assert all(SHOWS[name](row) for row in rows)
@@ -127,7 +127,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load, tmp_path: Path) -> N
         ("output: {dir: mine}\n", True, "there", "there"),
     ],
 )
-def test_results_of_simulated_runs_go_elsewhere_unless_out_says_where(
+def test_results_of_simulated_runs_go_elsewhere_unless_out_names_another_place(
     load: Load,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

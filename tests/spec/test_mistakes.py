@@ -104,7 +104,7 @@ def test_a_bad_job_file_gives_exactly_its_mistakes(
         assert (hint or "") in (mistake.hint or "")
 
 
-def test_everything_is_said_at_once_in_the_order_of_the_file(mistakes: Mistakes) -> None:
+def test_everything_is_stated_at_once_in_the_order_of_the_file(mistakes: Mistakes) -> None:
     text = (
         "name: a/b\nprovider: {preset: modelscope, api_key: x, headers: {X-Api-Key: y}}\nkind: image\n"
         "model: Qwen/Qwen-Image\nprompts:\n- a\n- {id: no, prompt: b}\n- {idd: c, prompt: d}\n"
@@ -145,14 +145,14 @@ def test_an_id_that_yaml_takes_for_something_else_has_to_be_quoted(
     assert "quotes" in (mistake.hint or "")
 
 
-def test_a_value_that_may_be_a_word_or_a_truth_has_to_be_said_clearly(mistakes: Mistakes) -> None:
+def test_a_value_that_may_be_a_word_or_a_truth_has_to_be_written_clearly(mistakes: Mistakes) -> None:
     (mistake,) = mistakes(f"{CHAT}params: {{style: off}}\nstream: no\n")
     assert (mistake.key, mistake.line) == ("params.style", 4)
     assert "write false" in (mistake.hint or "")
 
 
 @pytest.mark.parametrize("more", ["limits: {concurrency: 0123}", "params: {on: off}", "breaker: 2026-01-01"])
-def test_what_is_wrong_with_a_value_is_said_once(mistakes: Mistakes, more: str) -> None:
+def test_what_is_wrong_with_a_value_is_stated_once(mistakes: Mistakes, more: str) -> None:
     assert len(mistakes(CHAT + more)) == 1
 
 

@@ -127,7 +127,7 @@ def test_a_matrix_name_that_a_template_uses_is_no_parameter(load: Load) -> None:
     assert job.matrix == {"size": ("small", "large")}
 
 
-def test_a_templates_length_is_judged_when_it_is_rendered(load: Load) -> None:
+def test_a_templates_length_is_measured_when_it_is_rendered(load: Load) -> None:
     job = load(IMAGE + f'prompts: ["{"x" * 2000}{{{{ seed }}}}"]\nmatrix: {{seed: [1]}}\n')
     assert job.matrix == {"seed": (1,)}
 

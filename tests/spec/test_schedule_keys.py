@@ -108,7 +108,7 @@ def test_a_deadline_is_a_time_a_date_or_a_duration(load: Load, written: str, exp
     assert load(CHAT + f"deadline: {written}").deadline == expected
 
 
-def test_notify_as_a_mapping_says_who_is_reported_of_what(load: Load) -> None:
+def test_notify_as_a_mapping_states_who_is_notified_of_what(load: Load) -> None:
     job = load(CHAT + "notify: {command: ./tell.sh now, apprise_env: PHONE, on: [paused, ended, paused]}")
     assert (job.notify, job.notify_apprise_env, job.notify_on) == (("./tell.sh", "now"), "PHONE", ("paused", "ended"))
     assert load(CHAT + "notify: {apprise_env: PHONE}").notify_on == NOTIFY_EVENTS
@@ -128,7 +128,7 @@ def test_notify_is_words_and_no_shell(load: Load, written: str, words: tuple[str
     assert load(CHAT + f"notify: {written}").notify == words
 
 
-def test_points_of_modelscope_are_assumed_until_the_job_says_them(load: Load) -> None:
+def test_points_of_modelscope_are_assumed_until_the_job_states_them(load: Load) -> None:
     base = "model: m\nprompts: [a]\nprovider: "
     assumed = load(base + "modelscope").provider
     assert (assumed.points_per_day, assumed.points_per_call, assumed.points_assumed) == (200.0, {"m": 1.0}, True)

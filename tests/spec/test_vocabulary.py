@@ -87,7 +87,7 @@ def test_the_jobs_together_use_every_key() -> None:
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_such_a_job_is_sound(path: Path) -> None:
+def test_such_a_job_is_valid(path: Path) -> None:
     job = load_job(str(path))
     assert asyncio.run(check_items(job)) == ()
 

@@ -68,12 +68,12 @@ def test_hostile_yaml_is_a_mistake_with_its_line(
     assert (line, True) in [(mistake.line, problem in mistake.problem) for mistake in found], "\n".join(map(str, found))
 
 
-def test_a_bare_template_is_told_to_get_quotes(mistakes: Mistakes) -> None:
+def test_a_bare_template_is_advised_to_add_quotes(mistakes: Mistakes) -> None:
     for text in ("system: {{ x }}\n", "system: {{ x }} y\n", "prompts:\n- {{ x }} y\n"):
         assert any("must be quoted" in (mistake.hint or "") for mistake in mistakes(text))
 
 
-def test_a_duplicate_key_says_where_the_first_stands(mistakes: Mistakes) -> None:
+def test_a_duplicate_key_states_where_the_first_stands(mistakes: Mistakes) -> None:
     (mistake,) = mistakes(CHAT + "limits:\n  concurrency: 1\n  concurrency: 2\n")
     assert (mistake.line, mistake.key, mistake.hint) == (6, "limits.concurrency", "first on line 5")
 
@@ -128,7 +128,7 @@ def test_a_large_file_gets_the_same_words_as_a_small_one(
 
 
 @pytest.mark.parametrize("c_loader", [None, reader._C_LOADER], ids=["PyYAML", "libyaml"])
-def test_a_large_file_says_the_same_with_and_without_libyaml(
+def test_a_large_file_states_the_same_with_and_without_libyaml(
     load: Load, monkeypatch: pytest.MonkeyPatch, c_loader: type | None
 ) -> None:
     monkeypatch.setattr(reader, "_C_LOADER", c_loader)

@@ -79,7 +79,7 @@ async def first_under_way(path: Path, files: Disk, began: threading.Event) -> tu
     return appender, first
 
 
-def test_bytes_stand_in_the_order_of_appending_at_the_offsets_told(tmp_path: Path) -> None:
+def test_bytes_stand_in_the_order_of_appending_at_the_offsets_reported(tmp_path: Path) -> None:
     async def run() -> None:
         appender = open_file(tmp_path / "a")
         assert [appender.append(b"one\n"), appender.append(b"two\n")] == [0, 4]
@@ -138,7 +138,7 @@ def test_what_came_during_an_fsync_goes_together_with_the_next_one(tmp_path: Pat
     asyncio.run(run())
 
 
-def test_synced_is_never_told_before_an_fsync_that_began_after_the_write(tmp_path: Path) -> None:
+def test_synced_is_never_reported_before_an_fsync_that_began_after_the_write(tmp_path: Path) -> None:
     async def run() -> None:
         files = HeldSync()
         appender, first = await first_under_way(tmp_path / "a", files, files.began)

@@ -181,7 +181,7 @@ def test_no_text_leads_out_or_makes_a_name_that_is_too_long(text: str, mark: str
     assert mark in parts[-1]
 
 
-def test_answers_lie_where_the_template_says(tmp_path: Path) -> None:
+def test_answers_lie_where_the_template_states(tmp_path: Path) -> None:
     async def run() -> list[str]:
         artifacts = Artifacts(tmp_path)
         answers = AnswerFolder(artifacts, path_of=lambda one: f"answers/{one.id}.md")

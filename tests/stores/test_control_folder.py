@@ -179,7 +179,7 @@ def test_what_is_in_force_is_kept_and_a_file_that_cannot_be_read_is_reported(tmp
             begun(tmp_path)
 
 
-def test_a_command_that_cannot_be_given_says_nothing_of_what_the_run_does(
+def test_a_command_that_cannot_be_given_states_nothing_of_what_the_run_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "control").write_text("")

@@ -41,7 +41,7 @@ class OneSegment(Disk):
         """Nothing is open."""
 
 
-def story(items: int) -> list[Event]:
+def events_of_a_run(items: int) -> list[Event]:
     """Of a run with a bit of everything in it."""
     events: list[Event] = [Open(version=1, run="r", segment=1, job="j", program="0")]
     for number in range(items):
@@ -67,7 +67,7 @@ def lines_of(events: list[Event]) -> list[bytes]:
     ]
 
 
-def told(text: bytes, take: Callable[[LedgerState, OneSegment], object]) -> tuple[object, ...]:
+def everything_read(text: bytes, take: Callable[[LedgerState, OneSegment], object]) -> tuple[object, ...]:
     """All that a reading tells."""
     state, disk = LedgerState(), OneSegment(text)
     try:
@@ -107,7 +107,7 @@ def one_by_one(state: LedgerState, disk: OneSegment) -> object:
     return reading.segments
 
 
-LINES = lines_of(story(120))
+LINES = lines_of(events_of_a_run(120))
 WHOLE = b"".join(LINES)
 
 
@@ -118,7 +118,7 @@ WHOLE = b"".join(LINES)
     dropped=st.sets(st.integers(0, len(LINES) - 1), max_size=2),
     piece=st.sampled_from([700, 4096, 1 << 18]),
 )
-def test_a_ledger_read_in_batches_tells_what_it_tells_line_by_line(
+def test_a_ledger_read_in_batches_reports_what_it_reports_line_by_line(
     cut: int, flips: list[tuple[int, int]], dropped: set[int], piece: int
 ) -> None:
     text = bytearray(b"".join(line for number, line in enumerate(LINES) if number not in dropped))
@@ -126,7 +126,7 @@ def test_a_ledger_read_in_batches_tells_what_it_tells_line_by_line(
         text[place % len(text)] = byte
     ledger_batches.PIECE_BYTES, before = piece, ledger_batches.PIECE_BYTES  # few lines are many pieces
     try:
-        assert told(bytes(text[:cut]), in_batches) == told(bytes(text[:cut]), one_by_one)
+        assert everything_read(bytes(text[:cut]), in_batches) == everything_read(bytes(text[:cut]), one_by_one)
     finally:
         ledger_batches.PIECE_BYTES = before
 
@@ -143,7 +143,7 @@ def _resealed(line: bytes, old: bytes, new: bytes) -> bytes:
     return body + b',"c":"%08x"}\n' % zlib.crc32(body)
 
 
-def test_sound_lines_that_no_program_writes_are_judged_as_they_are_line_by_line() -> None:
+def test_intact_lines_that_no_program_writes_are_classified_as_they_are_line_by_line() -> None:
     strange = [
         _with(lambda _, line: line[:-1] + b"\r\n"),
         _with(lambda number, line: line[:-1] + b"\r\n" if number % 3 else line),
@@ -172,7 +172,7 @@ def test_sound_lines_that_no_program_writes_are_judged_as_they_are_line_by_line(
         WHOLE.replace(b"\n", b"", 1),
     ]
     for text in strange:
-        assert told(text, in_batches) == told(text, one_by_one)
+        assert everything_read(text, in_batches) == everything_read(text, one_by_one)
 
 
 def test_nearly_all_records_of_a_chat_run_come_in_batches() -> None:

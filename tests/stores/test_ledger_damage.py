@@ -59,7 +59,7 @@ def read(folder: Path, text: bytes) -> tuple[list[Event], tuple[LeftOut, ...]]:
     return events, reading.left_out
 
 
-def test_a_ledger_cut_anywhere_replays_as_its_whole_lines_and_tells_the_rest(tmp_path: Path) -> None:
+def test_a_ledger_cut_anywhere_replays_as_its_whole_lines_and_reports_the_rest(tmp_path: Path) -> None:
     """Invariant 7."""
     lines = segment()
     text = b"".join(lines)
@@ -132,7 +132,7 @@ def test_swapped_lines_are_damage_or_a_reported_tail(tmp_path: Path, number: int
     assert len(told) == 1
 
 
-def test_a_torn_tail_says_which_file_where_and_how_much(tmp_path: Path) -> None:
+def test_a_torn_tail_states_which_file_where_and_how_much(tmp_path: Path) -> None:
     lines = segment()
     _, (tail,) = read(tmp_path, b"".join(lines[:-2]) + b"garbage\n" + lines[-1])
     assert (tail.offset, tail.bytes, tail.sound_records) == (sum(map(len, lines[:-2])), 8 + len(lines[-1]), 1)
@@ -181,7 +181,7 @@ def test_unknown_fields_and_unknown_events_of_this_version_are_passed_over(tmp_p
     assert told == ()
 
 
-def test_a_sound_line_with_the_wrong_fields_is_damage(tmp_path: Path) -> None:
+def test_an_intact_line_with_the_wrong_fields_is_damage(tmp_path: Path) -> None:
     lines = [*segment(batches=1), sealed(b'{"s":3,"t":1.0,"e":"requeued","i":7,"k":"y"')]
     with pytest.raises(LedgerDamagedError, match="not a valid `requeued` record"):
         read(tmp_path, b"".join(lines))

@@ -43,7 +43,7 @@ def holding_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_second_run_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+def test_a_second_run_is_shown_who_holds_the_lock(tmp_path: Path) -> None:
     with holding_process(tmp_path) as process:
         with pytest.raises(LockHeldError, match=rf"already running \(pid {process.pid}, started 20..-..-..T.*Z\)"):
             RunLock(tmp_path).acquire()
@@ -168,7 +168,7 @@ def test_the_lock_file_of_a_dead_process_of_this_machine_is_set_aside(tmp_path: 
 
 @pytest.mark.usefixtures("no_flock")
 @pytest.mark.parametrize("said", ['{"pid": 1, "host": "elsewhere", "since": "2026", "started": "1"}', "", "{", "[]"])
-def test_a_lock_file_that_cannot_be_judged_from_here_is_respected(tmp_path: Path, said: str) -> None:
+def test_a_lock_file_that_cannot_be_assessed_from_here_is_respected(tmp_path: Path, said: str) -> None:
     (tmp_path / ".lock").write_text(said)
     with pytest.raises(LockHeldError, match="if that process is gone, remove"):
         RunLock(tmp_path).acquire()

@@ -245,7 +245,7 @@ def test_a_bomb_is_kept_unread_by_its_header_alone(tmp_path: Path) -> None:
     assert unread(tmp_path, bomb(50_000, 50_000)) == "PNG"
 
 
-def test_a_webp_canvas_is_measured_before_room_is_made_for_it(tmp_path: Path) -> None:
+def test_a_webp_canvas_is_measured_before_memory_is_allocated_for_it(tmp_path: Path) -> None:
     canvas = struct.pack("<I", 16_000)[:3]
     body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + canvas + canvas
     assert unread(tmp_path, b"RIFF" + struct.pack("<I", len(body)) + body) == "WEBP"

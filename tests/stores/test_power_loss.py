@@ -66,7 +66,7 @@ def done(number: int, place: Place) -> Done:
 
 
 @dataclass
-class Told:
+class Acknowledged:
     """What the stores acknowledged, over all lives."""
 
     intents: set[str] = field(default_factory=set)
@@ -76,7 +76,7 @@ class Told:
     """Intents that a later process has seen and goes on from."""
 
 
-async def live(disk: CrashingDisk, told: Told, numbers: range) -> None:
+async def live(disk: CrashingDisk, told: Acknowledged, numbers: range) -> None:
     """One process: start as a run does, work with several tasks, until the disk is gone or all is done."""
     seen = [record.event for record in read_ledger(LEDGER, files=disk)]
     known = [event for event in seen if isinstance(event, Done)]
@@ -112,7 +112,7 @@ async def live(disk: CrashingDisk, told: Told, numbers: range) -> None:
     await ledger.close()
 
 
-def check(disk: CrashingDisk, told: Told) -> None:
+def check(disk: CrashingDisk, told: Acknowledged) -> None:
     events = [record.event for record in read_ledger(LEDGER, files=disk)]
     assert told.intents | told.replayed <= {event.i for event in events if isinstance(event, Intent)}
     finished = {event.i: event for event in events if isinstance(event, Done)}
@@ -129,7 +129,7 @@ def check(disk: CrashingDisk, told: Told) -> None:
         assert json.loads(line)["id"] == name
 
 
-def play(disk: CrashingDisk, told: Told, numbers: range) -> None:
+def play(disk: CrashingDisk, told: Acknowledged, numbers: range) -> None:
     with asyncio.Runner(loop_factory=lambda: OneThreadLoop(disk.rng)) as runner:
         runner.run(live(disk, told, numbers))
 
@@ -139,7 +139,7 @@ def play(disk: CrashingDisk, told: Told, numbers: range) -> None:
 def test_what_was_acknowledged_survives_the_end_of_a_process_at_any_call(seed: int, losses: float) -> None:
     """Invariant 6."""
     rng = random.Random(seed)
-    disk, told = CrashingDisk(seed), Told()
+    disk, told = CrashingDisk(seed), Acknowledged()
     disk.make_folder(RUN, 0o700)
     disk.fsync_folder(RUN.parent)
     for life in range(5):

@@ -140,7 +140,7 @@ def test_an_image_row_has_the_contracts_output() -> None:
     assert (row["usage"], row["task_id"]) == (None, "77")
 
 
-def test_extras_stand_in_a_row_only_when_there_is_something_to_say() -> None:
+def test_extras_stand_in_a_row_only_when_there_is_something_to_report() -> None:
     calls = (ToolCall(id=None, name="f", arguments="{"),)
     output = ChatOutput(
         text="",
@@ -209,7 +209,7 @@ def test_an_answer_nested_too_deep_keeps_its_text() -> None:
     assert row["output"]["text"] == "[[[…"
 
 
-def test_add_tells_the_lines_checksum_and_the_files_length_after_it(tmp_path: Path) -> None:
+def test_add_reports_the_lines_checksum_and_the_files_length_after_it(tmp_path: Path) -> None:
     async def run() -> None:
         results = ResultsFile(tmp_path)
         for number in (1, 2):

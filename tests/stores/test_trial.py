@@ -56,7 +56,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_a_sound_disk_is_left_as_it_was_but_for_the_folders(job: Job, out: Path) -> None:
+def test_a_healthy_disk_is_left_as_it_was_but_for_the_folders(job: Job, out: Path) -> None:
     assert try_disk(out, job, files=DISK) == ()
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == ["answers", "answers/new"]
     try_disk(out, replace(job, kind="image", output=replace(job.output, each=None)), files=DISK)

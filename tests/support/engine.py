@@ -1,4 +1,4 @@
-"""A house for engine tests: real stores in a folder, the simulated world behind the ports, virtual time."""
+"""A harness for engine tests: real stores in a folder, the simulated world behind the ports, virtual time."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ MONDAY_EVENING = 1_795_000_000.0
 
 
 @dataclass
-class House:
+class RunHarness:
     """One job's folder and one provider, over as many runs as a test wants."""
 
     folder: Path
@@ -49,7 +49,7 @@ class House:
         out = str(self.folder / "out")
         loaded = api.load_job(str(path), simulate=self.simulate, out=out, overrides=overrides)
 
-        async def night() -> Report:
+        async def main() -> Report:
             clock = LoopClock(wall_at_zero=self.began)
             network = (
                 SimulatedTransport(self.world, clock, timeouts=loaded.timeouts),
@@ -60,7 +60,7 @@ class House:
             self.began = clock.wall() + 1.0
             return report
 
-        return run_virtual(night)
+        return run_virtual(main)
 
     def _items_of(self, job: Job, upstream: RunRows | None = None) -> SlowItems:
         self.source = SlowItems(job, self.item_s, upstream)
@@ -94,13 +94,17 @@ def image(*prompts: str, model: str = "Qwen/Qwen-Image", more: str = "") -> str:
     return chat(*prompts, model=model, more=f"kind: image\nparams: {{size: 64x64}}\n{more}")
 
 
-__all__ = ["FaultRates", "House", "Latency", "World", "chat", "image"]
+__all__ = ["FaultRates", "Latency", "RunHarness", "World", "chat", "image"]
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    """One house for each test."""
-    return House(tmp_path)
+def harness(tmp_path: Path) -> RunHarness:
+    """One harness for each test."""
+    return RunHarness(tmp_path)
+
+
+House = RunHarness  # the old names, until the branches that use them have landed
+house = harness
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ def at_size(usual: int, torture: int) -> int:
 def tried(record_property: Callable[[str, object], None]) -> Tried:
     """Call it with what was tried ("seeds: nights that end badly"), how many, and how many items were lost."""
 
-    def tell(what: str, count: int, *, lost: int = 0) -> None:
+    def record(what: str, count: int, *, lost: int = 0) -> None:
         record_property(_TRIED, [what, count, lost])
 
-    return tell
+    return record
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

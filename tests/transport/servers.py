@@ -91,7 +91,7 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
     return head
 
 
-def says(reply: bytes, *, then: str = "stay") -> Talk:
+def sends(reply: bytes, *, then: str = "stay") -> Talk:
     """Write the reply, then `stay`, `close` or `reset` the connection."""
 
     async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:

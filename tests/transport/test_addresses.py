@@ -56,7 +56,7 @@ REACHES: dict[str, Reach] = {
 
 
 @pytest.mark.parametrize(("address", "lies"), REACHES.items())
-def test_an_address_lies_where_the_registries_say(address: str, lies: Reach) -> None:
+def test_an_address_lies_where_the_registries_state(address: str, lies: Reach) -> None:
     """Threat 3."""
     assert reach(address) == lies
 
@@ -89,6 +89,6 @@ def test_what_only_looks_like_loopback_is_not(host: str) -> None:
     assert not is_loopback_name(host)
 
 
-def test_names_of_the_inside_sound_like_it() -> None:
+def test_names_of_internal_hosts_are_recognised() -> None:
     assert all(map(looks_internal, ["nas", "printer.local", "db.internal", "x.lan", "a.localhost."]))
     assert not any(map(looks_internal, ["oss-cn-hangzhou.aliyuncs.com", "internal.example.com"]))

@@ -130,7 +130,7 @@ def test_gzip_is_undone_whatever_its_coding_is_called() -> None:
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "UTF-8", "none", "nonsense", "binary", "chunked"])
-def test_a_word_that_is_no_coding_says_nothing(coding: str) -> None:
+def test_a_word_that_is_no_coding_states_nothing(coding: str) -> None:
     assert unpacker(coding) is None
 
 

@@ -17,7 +17,7 @@ from batchrunner.core.http import Completed, Interrupted, Request
 from batchrunner.transport import ApiTransport, keepalive
 from batchrunner.transport import api_transport as api_module
 from batchrunner.transport.direct import DIRECT_BYTES, direct_way
-from tests.transport.servers import ACCOUNT, Kept, Server, api, post, provider, reply, says, serve
+from tests.transport.servers import ACCOUNT, Kept, Server, api, post, provider, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -41,7 +41,7 @@ def test_small_posts_take_the_short_way_and_all_else_the_public_one(way: str, mo
     methods = asked_in_public(monkeypatch)
 
     async def scene() -> None:
-        async with serve(says(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
             for request in (
                 post(server.url()),
                 post(server.url(), b"x" * DIRECT_BYTES),
@@ -58,7 +58,7 @@ def test_small_posts_take_the_short_way_and_all_else_the_public_one(way: str, mo
 
 def test_both_ways_send_the_same_head(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server:
+        async with serve(sends(reply())) as server:
             job = provider(server.url("/v1"), headers={"X-Title": "caf\xe9", "x-team": "evals"})
             headers = {"content-type": "application/json", "accept": "text/event-stream"}
             async with api(job) as transport:
@@ -78,7 +78,7 @@ def test_what_goes_before_a_reply_is_not_taken_for_it() -> None:
     early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
     async def scene() -> None:
-        async with serve(says(early + reply(b"hello"))) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(early + reply(b"hello"))) as server, api(server.url("/v1")) as transport:
             for _ in range(3):
                 kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
                 assert kept.head is not None
@@ -116,7 +116,7 @@ def test_a_connection_that_is_lost_before_the_gate_opens_is_proof_that_nothing_l
         def gate(call: Callable[..., None], /, *args: object) -> None:
             open_it.append(lambda refused: call(refused, *args))
 
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             asked = asyncio.ensure_future(transport.exchange(post(server.url()), Kept(), account=ACCOUNT, gate=gate))
             while not open_it:  # noqa: ASYNC110 - a gate has no event
                 await asyncio.sleep(0)
@@ -153,7 +153,7 @@ def test_an_aiohttp_of_another_build_is_used_by_its_public_way_alone(
     owner: type, name: str, other: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        async with serve(says(reply(b"hello"))) as server:
+        async with serve(sends(reply(b"hello"))) as server:
             transport = api(server.url("/v1"))
             with monkeypatch.context() as changed:
                 changed.setattr(owner, name, other)
@@ -191,7 +191,7 @@ def test_an_exchange_makes_no_task_and_few_calls(way: str) -> None:
             calls[frame.f_code.co_qualname] += 1
 
     async def scene() -> None:
-        async with serve(says(reply(b'{"choices": []}'))) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply(b'{"choices": []}'))) as server, api(server.url("/v1")) as transport:
             await _warm(server, transport)
             tasks = len(asyncio.all_tasks())
             request, kept = post(server.url()), Kept()
@@ -220,7 +220,7 @@ LINES = [
     ),
     rest=strategies.sampled_from([b"", b"2\r\nok\r\n", b"{}"]),
 )
-def test_a_head_that_is_left_as_it_is_says_what_the_repaired_one_would(
+def test_a_head_that_is_left_as_it_is_states_what_the_repaired_one_would(
     lines: list[tuple[bytes, bytes]], rest: bytes
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + b"".join(line + end for line, end in lines) + b"\r\n"

@@ -18,7 +18,7 @@ from tests.transport.servers import (
     endless,
     reply,
     reset,
-    says,
+    sends,
     serve,
     silent,
 )
@@ -42,23 +42,25 @@ NO_BODY = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=0.15, download_s=
 SLOW = Timeouts(connect_s=NEVER, first_byte_s=NEVER, idle_s=NEVER, download_s=2)
 
 FAULTS = {
-    "half the length": Fault(talk=says(reply(PICTURE)[:-100], then="close"), words="before the reply was complete"),
+    "half the length": Fault(talk=sends(reply(PICTURE)[:-100], then="close"), words="before the reply was complete"),
     "reset in the body": Fault(talk=reset_in_the_body, words="before the reply was complete"),
-    "chunks without an end": Fault(talk=says(chunked(PICTURE, end=False), then="close"), words="before the reply was"),
-    "not HTTP": Fault(talk=says(b"220 ftp ready\r\n"), words="did not send valid HTTP"),
-    "an empty body": Fault(talk=says(reply(b"")), words="is empty"),
+    "chunks without an end": Fault(talk=sends(chunked(PICTURE, end=False), then="close"), words="before the reply was"),
+    "not HTTP": Fault(talk=sends(b"220 ftp ready\r\n"), words="did not send valid HTTP"),
+    "an empty body": Fault(talk=sends(reply(b"")), words="is empty"),
     "no reply": Fault(talk=silent, words="no reply within", timeouts=NO_HEAD),
-    "silence in the body": Fault(talk=says(reply(PICTURE)[:-1]), words="sent nothing for", timeouts=NO_BODY),
+    "silence in the body": Fault(talk=sends(reply(PICTURE)[:-1]), words="sent nothing for", timeouts=NO_BODY),
     "a drip": Fault(talk=drips(b"\n", every_s=0.02), words="less than 128 bytes in 0.5 s", timeouts=SLOW),
     "a great length": Fault(
-        talk=says(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"), words="more than 1048576 bytes"
+        talk=sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"), words="more than 1048576 bytes"
     ),
     "an endless body": Fault(talk=endless, words="more than 1048576 bytes"),
     "half a gzip": Fault(
-        talk=says(reply(gzip.compress(PICTURE)[:-9], headers="Content-Encoding: gzip\r\n")), words="middle"
+        talk=sends(reply(gzip.compress(PICTURE)[:-9], headers="Content-Encoding: gzip\r\n")), words="middle"
     ),
-    "no gzip": Fault(talk=says(reply(b"\x1f\x8b" + PICTURE, headers="Content-Encoding: gzip\r\n")), words="damaged"),
-    "brotli": Fault(talk=says(reply(b"\x0b\x05" + PICTURE, headers="Content-Encoding: br\r\n")), words="not requested"),
+    "no gzip": Fault(talk=sends(reply(b"\x1f\x8b" + PICTURE, headers="Content-Encoding: gzip\r\n")), words="damaged"),
+    "brotli": Fault(
+        talk=sends(reply(b"\x0b\x05" + PICTURE, headers="Content-Encoding: br\r\n")), words="not requested"
+    ),
 }
 
 
@@ -92,7 +94,7 @@ def test_a_refusal_has_its_status_and_its_wait(status: str, wait_s: float | None
     headers = f"Retry-After: {int(wait_s)}\r\n" if wait_s else ""
 
     async def scene() -> None:
-        async with serve(says(reply(b"<Error/>", status=status, headers=headers))) as server:
+        async with serve(sends(reply(b"<Error/>", status=status, headers=headers))) as server:
             problem = failed(await fetch(server.url("/a.png" + SIGNED)))
             assert (problem.status, problem.wait_s) == (int(status[:3]), wait_s)
 

@@ -20,7 +20,7 @@ from tests.transport.servers import (
     downloads,
     header_lines,
     reply,
-    says,
+    sends,
     serve,
     silent,
 )
@@ -74,7 +74,7 @@ def test_nothing_inside_is_fetched_however_it_is_spelt(url: str) -> None:
     """Threat 3: the table of URLs."""
 
     async def scene() -> None:
-        async with serve(says(reply(PICTURE))) as server:
+        async with serve(sends(reply(PICTURE))) as server:
             problem = failed(await fetch(url.format(port=server.port) + SIGNED, strict()))
             assert "pw" not in problem.message
             assert server.connections == 0
@@ -83,9 +83,9 @@ def test_nothing_inside_is_fetched_however_it_is_spelt(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/a.png", "http://localhost:{port}/a.png"])
-def test_private_addresses_are_open_when_the_caller_says_so(url: str) -> None:
+def test_private_addresses_are_open_when_the_caller_allows_it(url: str) -> None:
     async def scene() -> None:
-        async with serve(says(reply(PICTURE))) as server:
+        async with serve(sends(reply(PICTURE))) as server:
             assert await fetch(url.format(port=server.port), strict(allow_private=True)) == PICTURE
 
     asyncio.run(scene())
@@ -93,7 +93,7 @@ def test_private_addresses_are_open_when_the_caller_says_so(url: str) -> None:
 
 def test_a_url_with_a_password_in_it_is_not_fetched_and_not_shown() -> None:
     async def scene() -> None:
-        async with serve(says(reply(PICTURE))) as server:
+        async with serve(sends(reply(PICTURE))) as server:
             for user in ("user:canary-signature@", "canary-signature@", ":canary-signature@"):
                 problem = failed(await fetch(f"http://{user}127.0.0.1:{server.port}/a.png"))
                 assert "user name or password" in problem.message
@@ -110,7 +110,7 @@ def test_metadata_multicast_and_reserved_addresses_stay_closed_all_the_same(host
 
 def test_plain_http_is_fetched_only_if_allowed() -> None:
     async def scene() -> None:
-        async with serve(says(reply(PICTURE))) as server:
+        async with serve(sends(reply(PICTURE))) as server:
             loader = strict(allow_http=False, allow_private=True)
             assert "only https" in failed(await fetch(server.url("/a.png"), loader)).message
             assert server.connections == 0
@@ -126,7 +126,7 @@ def test_a_download_carries_no_credential_and_no_cookie(monkeypatch: pytest.Monk
     monkeypatch.setenv("NETRC", str(netrc))
 
     async def scene() -> None:
-        async with serve(says(reply(PICTURE, headers="Set-Cookie: session=1\r\n"))) as server, downloads() as loader:
+        async with serve(sends(reply(PICTURE, headers="Set-Cookie: session=1\r\n"))) as server, downloads() as loader:
             for _ in range(2):
                 assert await loader.fetch(server.url("/img/a%2Fb.png?Sign=a%2Bb%3D&x=~%7E")) == PICTURE
             assert server.requests[1].startswith(b"GET /img/a%2Fb.png?Sign=a%2Bb%3D&x=~%7E HTTP/1.1\r\n")
@@ -140,7 +140,7 @@ def test_proxies_of_the_environment_are_ignored_and_the_jobs_own_is_used(monkeyp
     """Threat 14, for pictures."""
 
     async def scene() -> None:
-        async with serve(says(reply(b"proxied"))) as proxy, serve(says(reply(PICTURE))) as server:
+        async with serve(sends(reply(b"proxied"))) as proxy, serve(sends(reply(PICTURE))) as server:
             monkeypatch.setenv("HTTP_PROXY", proxy.url(""))
             monkeypatch.setenv("http_proxy", proxy.url(""))
             assert await fetch(server.url("/a.png")) == PICTURE
@@ -187,7 +187,7 @@ def test_every_redirect_is_checked_anew(to: str) -> None:
     moved = reply(status="302 Found", headers=f"Location: {to}\r\n" if to else "")
 
     async def scene() -> None:
-        async with serve(says(moved)) as server:
+        async with serve(sends(moved)) as server:
             failed(await fetch(server.url("/a.png" + SIGNED)))
             assert len(server.requests) == 1
 
@@ -201,7 +201,7 @@ def test_a_whole_picture_comes_whole(*, packed: bool) -> None:
 
     async def scene() -> None:
         for wire in (reply(body, headers=head), chunked(body[:100], body[100:], headers=head)):
-            async with serve(says(wire)) as server:
+            async with serve(sends(wire)) as server:
                 assert await fetch(server.url("/a.png")) == PICTURE
 
     asyncio.run(scene())
@@ -214,7 +214,7 @@ def test_a_bomb_needs_no_more_than_the_cap_and_a_little() -> None:
 
     async def scene() -> tuple[bytes | Problem, int]:
         async with (
-            serve(says(reply(bomb, headers="Content-Encoding: gzip\r\n"))) as server,
+            serve(sends(reply(bomb, headers="Content-Encoding: gzip\r\n"))) as server,
             downloads(cap_bytes=cap_bytes) as loader,
         ):
             tracemalloc.start()
@@ -231,7 +231,7 @@ def test_a_bomb_needs_no_more_than_the_cap_and_a_little() -> None:
 
 def test_a_refused_connection_and_an_unknown_name_are_problems() -> None:
     async def scene() -> None:
-        async with serve(says(b"")) as server:
+        async with serve(sends(b"")) as server:
             gone: Server = server
         assert "could not connect" in failed(await fetch(gone.url("/a.png" + SIGNED))).message
         assert "unknown host name" in failed(await fetch("https://nowhere.invalid/a.png" + SIGNED)).message

@@ -33,7 +33,7 @@ from tests.transport.servers import (
     reply,
     reset,
     reset_at_once,
-    says,
+    sends,
     serve,
     silent,
 )
@@ -68,46 +68,46 @@ class Fault:
 
 FAULTS = {
     "reset before the head": Fault(talk=reset_at_once, cause="reset", words="broke"),
-    "closed before the head": Fault(talk=says(b"", then="close"), cause="reset", words="without a reply"),
-    "closed in the head": Fault(talk=says(b"HTTP/1.1 200 OK\r\nX", then="close"), cause="reset", words="closed"),
-    "reset in the head": Fault(talk=says(b"HTTP/1.1 200 OK\r\nX", then="reset"), cause="reset", words="broke"),
-    "half a body": Fault(talk=says(reply(b"x" * 99)[:-50], then="close"), cause="reset", words="before the reply was"),
-    "reset in the body": Fault(talk=says(reply(b"x" * 99)[:-50], then="reset"), cause="reset", words="before"),
-    "chunks without an end": Fault(talk=says(chunked(b"abc", end=False), then="close"), cause="reset", words="before"),
-    "a bad chunk": Fault(talk=says(chunked(b"abc", end=False) + b"zz\r\n"), cause="reset", words="before"),
-    "not HTTP": Fault(talk=says(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), cause="reset", words="valid HTTP"),
+    "closed before the head": Fault(talk=sends(b"", then="close"), cause="reset", words="without a reply"),
+    "closed in the head": Fault(talk=sends(b"HTTP/1.1 200 OK\r\nX", then="close"), cause="reset", words="closed"),
+    "reset in the head": Fault(talk=sends(b"HTTP/1.1 200 OK\r\nX", then="reset"), cause="reset", words="broke"),
+    "half a body": Fault(talk=sends(reply(b"x" * 99)[:-50], then="close"), cause="reset", words="before the reply was"),
+    "reset in the body": Fault(talk=sends(reply(b"x" * 99)[:-50], then="reset"), cause="reset", words="before"),
+    "chunks without an end": Fault(talk=sends(chunked(b"abc", end=False), then="close"), cause="reset", words="before"),
+    "a bad chunk": Fault(talk=sends(chunked(b"abc", end=False) + b"zz\r\n"), cause="reset", words="before"),
+    "not HTTP": Fault(talk=sends(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), cause="reset", words="valid HTTP"),
     "garbage that echoes": Fault(talk=echo_as_garbage, cause="reset", words="valid HTTP"),
     "a bad header that echoes": Fault(talk=echo_in_a_bad_header, cause="reset", words="valid HTTP"),
-    "endless header": Fault(talk=says(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 999_999), cause="reset", words="valid HTTP"),
+    "endless header": Fault(talk=sends(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 999_999), cause="reset", words="valid HTTP"),
     "no reply": Fault(talk=silent, cause="timeout", words="no reply within 0.15 s", timeouts=NO_HEAD),
     "half a head for ever": Fault(
         talk=drips(b"X: y\r\n", every_s=0.02, first=b"HTTP/1.1 200 OK\r\n"),
         cause="timeout", words="no reply within", timeouts=NO_HEAD,
     ),
-    "silence in the body": Fault(talk=says(reply(b"x" * 99)[:-5]), cause="timeout", words="middle", timeouts=NO_BODY),
-    "silence after the head": Fault(talk=says(reply(b"x" * 9)[:-9]), cause="timeout", words="middle", timeouts=NO_BODY),
+    "silence in the body": Fault(talk=sends(reply(b"x" * 99)[:-5]), cause="timeout", words="middle", timeouts=NO_BODY),
+    "silence after a head": Fault(talk=sends(reply(b"x" * 9)[:-9]), cause="timeout", words="middle", timeouts=NO_BODY),
     "a drip after a good start": Fault(
         talk=drips(b"x", every_s=0.1, first=b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 99),
         cause="timeout", words="less than", timeouts=SLOW,
     ),
     "a drip": Fault(talk=drips(b"x", every_s=0.1), cause="timeout", words="less than", timeouts=SLOW),
     "keep-alives for ever": Fault(talk=drips(b": \n\n", every_s=0.05), cause="timeout", words="longer", timeouts=LONG),
-    "a great length": Fault(talk=says(b"HTTP/1.1 200 OK\r\nContent-Length: 48000001\r\n\r\n"), cause="too_large",
+    "a great length": Fault(talk=sends(b"HTTP/1.1 200 OK\r\nContent-Length: 48000001\r\n\r\n"), cause="too_large",
                             words="more than 48000000 bytes"),
     "an endless body": Fault(talk=endless, cause="too_large", words="more than 48000000 bytes"),
-    "a gzip bomb": Fault(talk=says(reply(gzip.compress(b"\0" * 49 * MB, 1), headers="Content-Encoding: gzip\r\n")),
+    "a gzip bomb": Fault(talk=sends(reply(gzip.compress(b"\0" * 49 * MB, 1), headers="Content-Encoding: gzip\r\n")),
                          cause="too_large", words="more than"),
-    "half a gzip": Fault(talk=says(reply(gzip.compress(b"x" * 99)[:-9], headers="Content-Encoding: gzip\r\n")),
+    "half a gzip": Fault(talk=sends(reply(gzip.compress(b"x" * 99)[:-9], headers="Content-Encoding: gzip\r\n")),
                          cause="reset", words="middle of its compressed data"),
-    "no gzip at all": Fault(talk=says(reply(b"\x1f\x8bplain, more or less", headers="Content-Encoding: gzip\r\n")),
+    "no gzip at all": Fault(talk=sends(reply(b"\x1f\x8bplain, more or less", headers="Content-Encoding: gzip\r\n")),
                             cause="reset", words="damaged"),
-    "a coding nobody asked for": Fault(talk=says(reply(b"\x0b\x05\x80x", headers="Content-Encoding: br\r\n")),
+    "a coding nobody asked for": Fault(talk=sends(reply(b"\x0b\x05\x80x", headers="Content-Encoding: br\r\n")),
                                        cause="reset", words="not requested"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_after_the_request_left_says_so_in_words_without_the_key(
+def test_a_fault_after_the_request_left_reports_it_in_words_without_the_key(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Threat 2, and the streams of threat 9 that a deadline ends."""
@@ -227,7 +227,7 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_and_shows_no_key(then: str
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
 
     async def scene() -> None:
-        async with serve(says(refusal, then=then)) as proxy:
+        async with serve(sends(refusal, then=then)) as proxy:
             job = provider("https://api.invalid/v1", proxy=f"http://user:pass-canary@127.0.0.1:{proxy.port}")
             kept = await one(job, "https://api.invalid/v1/x")
             assert isinstance(kept.ending, Interrupted)
@@ -241,7 +241,7 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_and_shows_no_key(then: str
 
 def test_what_came_before_a_break_reached_the_decoder() -> None:
     async def scene() -> None:
-        async with serve(says(chunked(b"first ", b"second", end=False), then="close")) as server:
+        async with serve(sends(chunked(b"first ", b"second", end=False), then="close")) as server:
             kept = await one(server.url("/v1"), server.url())
             assert kept.body == b"first second"
             assert isinstance(kept.ending, Interrupted)
@@ -313,7 +313,7 @@ def test_cancellation_passes_through_and_closes_the_connection() -> None:
                 started.set()
                 return super().feed(data)
 
-        async with serve(says(reply(b"x" * 99)[:-5])) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply(b"x" * 99)[:-5])) as server, api(server.url("/v1")) as transport:
             task = asyncio.create_task(transport.exchange(post(server.url()), Watching(), account=ACCOUNT))
             await started.wait()
             task.cancel()
@@ -343,7 +343,7 @@ def broken_reader(method: str, error: Exception) -> Kept:
 )
 def test_what_a_decoder_raises_is_no_fault_of_the_network(method: str, error: Exception) -> None:
     async def scene() -> None:
-        async with serve(says(reply(b"{}"))) as server:
+        async with serve(sends(reply(b"{}"))) as server:
             await one(server.url("/v1"), server.url(), decoder=broken_reader(method, error))
 
     with pytest.raises(type(error)) as raised:
@@ -356,7 +356,7 @@ def test_a_recursion_while_the_network_is_read_is_no_fault_of_the_network(monkey
         raise RecursionError
 
     async def scene() -> None:
-        async with serve(says(chunked(b"{}", end=False))) as server:
+        async with serve(sends(chunked(b"{}", end=False))) as server:
             monkeypatch.setattr(aiohttp.StreamReader, "readany", deep)
             await one(server.url("/v1"), server.url())
 
@@ -369,7 +369,7 @@ def test_a_connection_that_uvloop_calls_gone_is_a_reset(monkeypatch: pytest.Monk
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
     async def scene() -> Kept:
-        async with serve(says(chunked(b"{}", end=False))) as server:
+        async with serve(sends(chunked(b"{}", end=False))) as server:
             monkeypatch.setattr(aiohttp.StreamReader, "readany", gone)
             return await one(server.url("/v1"), server.url())
 

@@ -28,7 +28,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.transport import Secret
 from batchrunner.transport.secrets import KeylessItems, Masker, masked
-from tests.transport.servers import ACCOUNT, CANARY, api, downloads, post, reply, says, serve
+from tests.transport.servers import ACCOUNT, CANARY, api, downloads, post, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -99,7 +99,7 @@ def test_a_key_anywhere_in_a_value_is_out_of_it(value: Json, path: list[bool]) -
 
 
 @dataclass
-class Said:
+class Received:
     """A decoder whose outcome is what the server said."""
 
     text: str = ""
@@ -120,8 +120,8 @@ def test_no_exchange_gives_the_key_back() -> None:
 
     async def scene() -> None:
         echo = reply(f"your key is {CANARY}".encode(), headers=f"X-Key: {CANARY}\r\n")
-        async with serve(says(echo)) as server, api(server.url("/v1")) as transport:
-            said: str = await transport.exchange(post(server.url()), Said(), account=ACCOUNT)
+        async with serve(sends(echo)) as server, api(server.url("/v1")) as transport:
+            said: str = await transport.exchange(post(server.url()), Received(), account=ACCOUNT)
             assert CANARY.encode() in server.requests[0]
             assert CANARY not in said
             assert "your key is ***" in said
@@ -134,9 +134,9 @@ def test_no_download_brings_the_key() -> None:
 
     async def scene() -> None:
         hide = [Secret(CANARY)]
-        async with serve(says(reply(b"\x89PNG" + CANARY.encode()))) as server, downloads(hide=hide) as loader:
+        async with serve(sends(reply(b"\x89PNG" + CANARY.encode()))) as server, downloads(hide=hide) as loader:
             assert await loader.fetch(server.url("/a.png")) == b"\x89PNG" + b"*" * len(CANARY)
-        async with serve(says(reply(b"", status="404 No"))) as server, downloads(hide=hide) as loader:
+        async with serve(sends(reply(b"", status="404 No"))) as server, downloads(hide=hide) as loader:
             assert CANARY not in repr(await loader.fetch(server.url(f"/{CANARY}.png")))
 
     asyncio.run(scene())

@@ -13,7 +13,7 @@ from batchrunner.transport.deadlines import Deadlines, TimeoutPolicy
 from batchrunner.transport.direct import ReadyHead
 from batchrunner.transport.keepalive import Heads, KeepAlive, OrdinaryHead
 from batchrunner.transport.session import AT_ONCE, READING, Connector, Replies, Turns
-from tests.transport.servers import ACCOUNT, KEYS, PATIENT, Kept, api, post, provider, reply, says, serve
+from tests.transport.servers import ACCOUNT, KEYS, PATIENT, Kept, api, post, provider, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -127,7 +127,7 @@ def test_a_connection_in_hand_is_closed_when_it_has_rested_for_too_long(monkeypa
     monkeypatch.setattr(session_module, "_KEEPALIVE_S", 0.05)
 
     async def scene() -> None:
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             await asyncio.gather(*(transport.exchange(post(server.url()), Kept(), account=ACCOUNT) for _ in range(3)))
             assert transport._session is not None
             connector = transport._session.connector
@@ -149,7 +149,7 @@ def test_one_that_rested_for_too_long_carries_no_request_even_before_it_is_close
         return  # there aiohttp keeps the connections
 
     async def scene() -> None:
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
             monkeypatch.setattr(session_module, "_KEEPALIVE_S", -1.0)
             for _ in range(2):
@@ -163,7 +163,7 @@ def test_one_that_rested_for_too_long_carries_no_request_even_before_it_is_close
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_one_in_hand_is_used_by_whatever_goes_there(method: str) -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             for number in range(6):
                 request = post(server.url()) if number % 2 else Request(method=method, url=server.url(), body=None)  # type: ignore[arg-type]  # one of the two
                 kept = await transport.exchange(request, Kept(), account=ACCOUNT)
@@ -175,7 +175,7 @@ def test_one_in_hand_is_used_by_whatever_goes_there(method: str) -> None:
 
 def test_where_connections_are_limited_whoever_waits_gets_one() -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server:
+        async with serve(sends(reply())) as server:
             source = provider(server.url("/v1"))
             async with ApiTransport(source, timeouts=PATIENT, keys=KEYS, limit=1) as transport:
                 asked = (transport.exchange(post(server.url()), Kept(), account=ACCOUNT) for _ in range(8))
@@ -219,7 +219,7 @@ def test_a_decoder_that_reads_whole_replies_is_asked_once_and_by_ordinary_ones_a
             (reply(b"hello", status="404 No"), 0),
             (reply(b"hello", headers="Content-Encoding: identity\r\n"), 0),
         ):
-            async with serve(says(raw)) as server, api(server.url("/v1")) as transport:
+            async with serve(sends(raw)) as server, api(server.url("/v1")) as transport:
                 kept = await transport.exchange(post(server.url()), decoder := AtOnce(), account=ACCOUNT)
                 assert (kept.body, kept.ending) == (b"hello", Completed())
                 assert decoder.wholes == (wholes if way == "direct" else 0)

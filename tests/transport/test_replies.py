@@ -22,7 +22,7 @@ from tests.transport.servers import (
     provider,
     reply,
     reset_at_once,
-    says,
+    sends,
     serve,
     silent,
 )
@@ -68,7 +68,7 @@ def test_a_decoder_that_has_enough_has_its_answer_whatever_the_connection_does(a
 
 def test_a_decoder_is_fed_no_more_once_it_has_enough() -> None:
     async def scene() -> None:
-        async with serve(says(chunked(b"enough", end=False) + b"4\r\nmore\r\n0\r\n\r\n")) as server:
+        async with serve(sends(chunked(b"enough", end=False) + b"4\r\nmore\r\n0\r\n\r\n")) as server:
             kept = await one(server.url("/v1"), server.url(), decoder=Kept(enough=b"e"))
             assert kept.body in {b"enough", b"enoughmore"}, "one feed, however the pieces came"
 
@@ -84,7 +84,7 @@ def test_a_bomb_needs_little_memory_and_ends_at_the_cap(coding: str) -> None:
     whole = reply(bomb, headers=f"Content-Encoding: {coding.removeprefix('raw ')}\r\n")
 
     async def scene() -> tuple[Kept, int]:
-        async with serve(says(whole)) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(whole)) as server, api(server.url("/v1")) as transport:
             tracemalloc.start()
             try:
                 kept = await transport.exchange(post(server.url()), Kept(keep=False), account=ACCOUNT)
@@ -103,7 +103,7 @@ def test_bytes_on_the_wire_count_too() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"all there is")
 
     async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
-        await says(head)(request, writer)
+        await sends(head)(request, writer)
         await drips(b"\0" * 99_999, every_s=0, first=b"")(request, writer)
 
     async def scene() -> None:
@@ -120,7 +120,7 @@ def test_image_dialects_take_pictures_in_base64() -> None:
     body = b"a" * 20 * MB
 
     async def scene() -> None:
-        async with serve(says(reply(body))) as server:
+        async with serve(sends(reply(body))) as server:
             job = provider(server.url("/v1"), dialect="openai-images")
             kept = await one(job, server.url(), decoder=Kept(keep=False))
             assert (kept.ending, kept.size) == (Completed(), len(body))

@@ -24,7 +24,7 @@ from tests.transport.servers import (
     post,
     provider,
     reply,
-    says,
+    sends,
     serve,
 )
 
@@ -49,7 +49,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
 )
 def test_the_key_goes_once_in_the_header_of_its_scheme(auth: AuthScheme, line: str | None) -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server:
+        async with serve(sends(reply())) as server:
             kept = await one(provider(server.url("/v1"), auth=auth), server.url())
             assert kept.ending == Completed()
             lines = header_lines(server.requests[0])
@@ -63,7 +63,7 @@ def test_a_request_to_another_origin_carries_neither_key_nor_own_headers() -> No
     """Threat 1."""
 
     async def scene() -> None:
-        async with serve(says(reply())) as home, serve(says(reply())) as other:
+        async with serve(sends(reply())) as home, serve(sends(reply())) as other:
             async with api(provider(home.url("/v1"), headers={"X-Team": "evals"})) as transport:
                 await transport.exchange(post(other.url()), Kept(), account=ACCOUNT)
                 await transport.exchange(post(home.url()), Kept(), account=ACCOUNT)
@@ -77,7 +77,7 @@ def test_a_request_to_another_origin_carries_neither_key_nor_own_headers() -> No
 
 def test_a_longer_authority_that_begins_like_the_configured_one_is_another_origin() -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server:
+        async with serve(sends(reply())) as server:
             job = provider(server.url("/v1"), auth="x-api-key")
             await one(job, f"http://127.0.0.1:{server.port}@localhost:{server.port}/v1/chat/completions")
             assert len(server.requests) == 1
@@ -91,9 +91,9 @@ def test_a_redirect_is_a_reply_and_the_second_host_sees_nothing(status: str) -> 
     """Threat 1."""
 
     async def scene() -> None:
-        async with serve(says(reply())) as second:
+        async with serve(sends(reply())) as second:
             moved = reply(status=status, headers=f"Location: {second.url()}\r\n")
-            async with serve(says(moved)) as first:
+            async with serve(sends(moved)) as first:
                 kept = await one(first.url("/v1"), first.url())
                 assert kept.head is not None
                 assert kept.head.status == int(status[:3])
@@ -111,7 +111,7 @@ def test_proxies_and_netrc_of_the_environment_are_ignored(monkeypatch: pytest.Mo
     netrc.chmod(0o600)
 
     async def scene() -> None:
-        async with serve(says(reply())) as proxy, serve(says(reply())) as server:
+        async with serve(sends(reply())) as proxy, serve(sends(reply())) as server:
             for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
                 monkeypatch.setenv(name, proxy.url(""))
             monkeypatch.delenv("NO_PROXY", raising=False)
@@ -125,7 +125,7 @@ def test_proxies_and_netrc_of_the_environment_are_ignored(monkeypatch: pytest.Mo
 
 def test_the_proxy_of_the_job_is_used() -> None:
     async def scene() -> None:
-        async with serve(says(reply(b"by proxy"))) as proxy:
+        async with serve(sends(reply(b"by proxy"))) as proxy:
             job = provider("http://api.invalid/v1", proxy=proxy.url(""), allow_http=True)
             kept = await one(job, "http://api.invalid/v1/chat/completions")
             assert kept.body == b"by proxy"
@@ -136,7 +136,7 @@ def test_the_proxy_of_the_job_is_used() -> None:
 
 def test_own_headers_beat_the_dialects_and_the_key_beats_both_whatever_the_case() -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server:
+        async with serve(sends(reply())) as server:
             job = provider(server.url("/v1"), headers={"anthropic-version": "2", "AUTHORIZATION": "mine"})
             async with api(job) as transport:
                 request = post(server.url(), headers={"Anthropic-Version": "1", "Authorization": "dialect"})
@@ -153,7 +153,7 @@ def test_head_names_are_lower_case_the_last_of_repeated_ones_stands_and_cookies_
     body = reply(b"hello", headers=headers).decode().encode("latin-1")
 
     async def scene() -> None:
-        async with serve(says(body)) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(body)) as server, api(server.url("/v1")) as transport:
             await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
             kept = await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
             assert kept.head is not None
@@ -170,7 +170,7 @@ def test_a_body_of_several_megabytes_arrives_whole_and_without_a_warning() -> No
     body = b"x" * 3_000_000
 
     async def scene() -> None:
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             await transport.exchange(post(server.url(), body), Kept(), account=ACCOUNT)
             assert server.requests[0].endswith(b"\r\n\r\n" + body)
 
@@ -179,7 +179,7 @@ def test_a_body_of_several_megabytes_arrives_whole_and_without_a_warning() -> No
 
 def test_without_a_key_for_the_account_nothing_is_sent() -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             kept = await transport.exchange(post(server.url()), Kept(), account="OTHER_KEY")
             assert isinstance(kept.ending, Interrupted)
             assert kept.ending.cause == "connect"
@@ -192,7 +192,7 @@ def test_without_a_key_for_the_account_nothing_is_sent() -> None:
 
 def test_a_poll_is_a_get_without_a_body() -> None:
     async def scene() -> None:
-        async with serve(says(reply())) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply())) as server, api(server.url("/v1")) as transport:
             request = Request(method="GET", url=server.url("/v1/tasks/a%2Fb"), headers={"X-Task": "image"})
             await transport.exchange(request, Kept(), account=ACCOUNT)
             assert server.requests[0].startswith(b"GET /v1/tasks/a%2Fb HTTP/1.1\r\n")
@@ -231,7 +231,7 @@ def test_a_self_signed_certificate_is_refused_before_anything_is_sent(certificat
     """Threat 16."""
 
     async def scene() -> None:
-        async with serve(says(reply()), tls=certificate[1]) as server:
+        async with serve(sends(reply()), tls=certificate[1]) as server:
             kept = await one(server.url("/v1", scheme="https"), server.url(scheme="https"))
             assert isinstance(kept.ending, Interrupted)
             assert kept.ending.cause == "connect"
@@ -245,7 +245,7 @@ def test_a_self_signed_certificate_is_refused_before_anything_is_sent(certificat
 
 def test_a_ca_file_makes_it_accepted(certificate: tuple[Path, ssl.SSLContext]) -> None:
     async def scene() -> None:
-        async with serve(says(reply(b"hello")), tls=certificate[1]) as server:
+        async with serve(sends(reply(b"hello")), tls=certificate[1]) as server:
             job = provider(server.url("/v1", scheme="https"), ca_file=str(certificate[0]))
             assert (await one(job, server.url(scheme="https"))).body == b"hello"
 
@@ -279,7 +279,7 @@ def test_a_closed_transport_sends_nothing() -> None:
 
 
 class HeldGate:
-    """A gate that opens when a test says so."""
+    """A gate that opens when a test sends so."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[BaseException | None], None]] = []
@@ -307,7 +307,7 @@ SMALL, LARGE = b"small", b"x" * 3_000_000
 @pytest.mark.parametrize("is_kept_alive", [False, True])
 def test_nothing_leaves_before_the_gate_lets_it(body: bytes, *, by_proxy: bool, is_kept_alive: bool) -> None:
     async def scene() -> None:
-        async with serve(says(reply(b"hello"))) as server:
+        async with serve(sends(reply(b"hello"))) as server:
             base = "http://api.invalid/v1" if by_proxy else server.url("/v1")
             job = provider(base, proxy=server.url("") if by_proxy else None, allow_http=True)
             async with api(job) as transport:
@@ -333,7 +333,7 @@ def test_a_request_whose_intent_was_refused_never_leaves(body: bytes, *, later: 
         call(OSError("no space left"), *args)
 
     async def scene() -> None:
-        async with serve(says(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
             gate = HeldGate()
             chosen = gate if later else refuses
             asked = asyncio.ensure_future(
@@ -353,7 +353,7 @@ def test_a_request_whose_intent_was_refused_never_leaves(body: bytes, *, later: 
 @pytest.mark.parametrize("body", [SMALL, LARGE])
 def test_a_gate_that_opens_after_a_cancellation_lets_nothing_leave(body: bytes) -> None:
     async def scene() -> None:
-        async with serve(says(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(reply(b"hello"))) as server, api(server.url("/v1")) as transport:
             gate = HeldGate()
             asked = asyncio.ensure_future(
                 transport.exchange(post(server.url(), body), Kept(), account=ACCOUNT, gate=gate)

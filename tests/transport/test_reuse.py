@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from batchrunner.core.http import Completed
-from tests.transport.servers import ACCOUNT, Kept, Server, Talk, api, chunked, post, reply, says, serve
+from tests.transport.servers import ACCOUNT, Kept, Server, Talk, api, chunked, post, reply, sends, serve
 
 pytestmark = pytest.mark.usefixtures("way")  # every test here runs on both ways of the transport
 
@@ -31,7 +31,7 @@ def ask(talk: Talk, *, often: int, at_once: int = 1) -> tuple[Counter[str], Serv
 
 
 def test_a_server_that_keeps_connections_is_asked_on_those_it_has() -> None:
-    endings, server = ask(says(STREAM), often=40, at_once=4)
+    endings, server = ask(sends(STREAM), often=40, at_once=4)
     assert endings == {"whole": 40}
     assert server.connections == 4
 
@@ -75,7 +75,7 @@ def test_one_that_keeps_connections_at_first_is_found_out_at_its_first_closing()
 
 def test_a_deadline_that_passes_while_a_connection_is_watched_closes_it_and_sends_nothing() -> None:
     async def main() -> int:
-        async with serve(says(STREAM)) as server, api(server.url("/v1")) as transport:
+        async with serve(sends(STREAM)) as server, api(server.url("/v1")) as transport:
             await transport.exchange(post(server.url()), Kept(), account=ACCOUNT)
             second = asyncio.ensure_future(transport.exchange(post(server.url()), Kept(), account=ACCOUNT))
             await asyncio.sleep(0)

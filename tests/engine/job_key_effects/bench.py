@@ -19,7 +19,7 @@ from batchrunner.core.status import Report
 from batchrunner.prompts import items_of
 from batchrunner.providers import dialect_for
 from batchrunner.stores.upstream_rows import UpstreamRun
-from tests.support.engine import House, World
+from tests.support.engine import RunHarness, World
 
 Tree = dict[str, Any]
 
@@ -74,38 +74,38 @@ class Bench:
         return ()
 
     @cached_property
-    def house(self) -> House:
+    def harness(self) -> RunHarness:
         """Where it runs, in virtual time."""
-        return House(self.folder, world=self.make_world())
+        return RunHarness(self.folder, world=self.make_world())
 
     @cached_property
     def report(self) -> Report:
         """How its run ends."""
-        self.began = self.house.began
-        return self.house.run(json.dumps(self.tree), **self.run_options)
+        self.began = self.harness.began
+        return self.harness.run(json.dumps(self.tree), **self.run_options)
 
     @property
     def seconds(self) -> float:
         """How long the run takes, on the world's clock."""
         assert self.report is not None
-        return self.house.began - self.began - 1.0
+        return self.harness.began - self.began - 1.0
 
     @property
     def rows(self) -> list[Tree]:
         """The rows of its results."""
         assert self.report is not None
-        return self.house.rows()
+        return self.harness.rows()
 
     def sends_before(self, event: str) -> int:
         """How many requests left before the first event of this name; all of them where there is none."""
         assert self.report is not None
-        names = [record["e"] for record in self.house.events()]
+        names = [record["e"] for record in self.harness.events()]
         return (names[: names.index(event)] if event in names else names).count("intent")
 
     def until(self, first: str, second: str) -> float:
         """Seconds from the first event of one name to the first of another, to the tenth."""
         assert self.report is not None
-        return round(float(self.house.events(second)[0]["t"] - self.house.events(first)[0]["t"]), 1)
+        return round(float(self.harness.events(second)[0]["t"] - self.harness.events(first)[0]["t"]), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ FUNCTION = {"mine.py": b"def yes(row):\n    return True\n\n\ndef no(row):\n    r
 def scores(bench: Bench) -> Tree:
     """The scores of the first row."""
     assert bench.report is not None
-    return dict(json.loads((bench.house.out / "scores.jsonl").read_text().splitlines()[0]))
+    return dict(json.loads((bench.harness.out / "scores.jsonl").read_text().splitlines()[0]))
 
 
 def verdict(bench: Bench) -> str:
@@ -107,7 +107,7 @@ CHECKS: dict[str, Effect] = {
     "checks": Effect(
         base=ANSWERED,
         change={"checks": [{"any": "one"}]},
-        look=lambda bench: int(bench.report.exit_status) == 0 and (bench.house.out / "scores.jsonl").exists(),
+        look=lambda bench: int(bench.report.exit_status) == 0 and (bench.harness.out / "scores.jsonl").exists(),
         was=False,
         now=True,
     ),

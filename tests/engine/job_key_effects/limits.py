@@ -9,14 +9,14 @@ from tests.engine.job_key_effects.schedule import MANY, ONE_BY_ONE, ended, hours
 def most_tasks(bench: Bench) -> int:
     """The most accepted tasks at a time."""
     assert bench.report is not None
-    steps = [{"accepted": 1, "done": -1}[event["e"]] for event in bench.house.events("accepted", "done")]
+    steps = [{"accepted": 1, "done": -1}[event["e"]] for event in bench.harness.events("accepted", "done")]
     return max(sum(steps[:place]) for place in range(1, len(steps) + 1))
 
 
 def polls_a_second(bench: Bench) -> int:
     """The most polls within one second."""
     assert bench.report is not None
-    polls = [entry for entry in bench.house.world.log.ring if entry.kind == "poll"]
+    polls = [entry for entry in bench.harness.world.log.ring if entry.kind == "poll"]
     return max(Counter(int(entry.at) for entry in polls).values())
 
 
@@ -31,7 +31,7 @@ LIMITS: dict[str, Effect] = {
     "limits.concurrency": Effect(
         base=chat(*MANY, limits={"concurrency": 1}),
         change={"limits.concurrency": 5},
-        look=lambda bench: (ended(bench), bench.house.stats.max_in_flight)[1],
+        look=lambda bench: (ended(bench), bench.harness.stats.max_in_flight)[1],
         was=1,
         now=5,
         world=lambda: world(first_byte_s=1.0),
@@ -92,7 +92,7 @@ LIMITS: dict[str, Effect] = {
     "retry.max_wait_s": Effect(
         base=chat(),
         change={"retry.max_wait_s": 10},
-        look=lambda bench: (ended(bench), len(bench.house.events("parked")))[1],
+        look=lambda bench: (ended(bench), len(bench.harness.events("parked")))[1],
         was=0,
         now=1,
         world=lambda: world("retry-after:60"),

@@ -38,7 +38,7 @@ def ids(bench: Bench) -> list[str]:
     return [item.id for item in bench.items]
 
 
-def said(bench: Bench) -> list[tuple[str, object]]:
+def conversation(bench: Bench) -> list[tuple[str, object]]:
     """The conversation on the wire."""
     return [(turn["role"], turn["content"]) for turn in bench.body()["messages"]]
 
@@ -224,28 +224,28 @@ ASKED: dict[str, Effect] = {
     "system": Effect(
         base=paid(),
         change={"system": "Be {{ 1 + 1 }}."},
-        look=said,
+        look=conversation,
         was=[("user", "one")],
         now=[("system", "Be 2."), ("user", "one")],
     ),
     "messages": Effect(
         base=paid({"vars": {"x": 1}}, messages=TURNS[2:]),
         change={"messages": TURNS},
-        look=said,
+        look=conversation,
         was=[("user", "go")],
         now=[("user", "first"), ("assistant", "ah"), ("user", "go")],
     ),
     "messages[].role": Effect(
         base=paid({"vars": {"x": 1}}, messages=TURNS),
         change={"messages.0.role": "system"},
-        look=lambda bench: said(bench)[0],
+        look=lambda bench: conversation(bench)[0],
         was=("user", "first"),
         now=("system", "first"),
     ),
     "messages[].content": Effect(
         base=paid({"vars": {"x": 1}}, messages=TURNS),
         change={"messages.0.content": "x is {{ x }}"},
-        look=lambda bench: said(bench)[0],
+        look=lambda bench: conversation(bench)[0],
         was=("user", "first"),
         now=("user", "x is 1"),
     ),
@@ -296,7 +296,7 @@ ASKED: dict[str, Effect] = {
     "output.report": Effect(
         base=image(),
         change={"output.report": False},
-        look=lambda bench: len(bench.rows) == len(list(bench.house.out.glob("thumbs/*/*.webp"))),
+        look=lambda bench: len(bench.rows) == len(list(bench.harness.out.glob("thumbs/*/*.webp"))),
         was=True,
         now=False,
     ),

@@ -4,7 +4,7 @@ from batchrunner import api
 from batchrunner.core.errors import BatchrunnerError
 from batchrunner.core.item import Item
 from tests.engine.job_key_effects.bench import Bench, Effect, Tree, chat, put
-from tests.support.engine import House
+from tests.support.engine import RunHarness
 from tests.support.engine import chat as chat_yaml
 from tests.support.engine import image as image_yaml
 
@@ -15,9 +15,9 @@ OVER_PICTURES: Tree = {**chat(), "prompts": {"run": "up", "template": "What is t
 
 def finished(bench: Bench, *, limit: int | None = None, yaml: str = chat_yaml("one", "two", "three")) -> None:
     """The run that the job reads, beside the job file."""
-    house = House(bench.folder)
-    house.run(yaml, limit=limit)
-    house.out.rename(bench.folder / "up.simulated")
+    harness = RunHarness(bench.folder)
+    harness.run(yaml, limit=limit)
+    harness.out.rename(bench.folder / "up.simulated")
 
 
 def items(bench: Bench) -> list[Item]:

@@ -31,13 +31,13 @@ def hours(bench: Bench) -> int:
 def first_sent(bench: Bench) -> int:
     """Whole hours from the run's beginning to its first send."""
     assert bench.report is not None
-    return int((bench.house.events("intent")[0]["t"] - bench.began) / HOUR_S)
+    return int((bench.harness.events("intent")[0]["t"] - bench.began) / HOUR_S)
 
 
 def synced_before_done(bench: Bench) -> bool:
     """Whether the intent was known to be on the disk before the next record was written."""
     assert bench.report is not None
-    (segment,) = (bench.house.out / "ledger").glob("*.jsonl")
+    (segment,) = (bench.harness.out / "ledger").glob("*.jsonl")
     end = 0
     for line in segment.read_bytes().splitlines(keepends=True):
         end += len(line)
@@ -52,7 +52,7 @@ def spent(bench: Bench) -> float:
     return bench.report.status.budget[0].spent
 
 
-def told(bench: Bench) -> list[Path]:
+def notified_files(bench: Bench) -> list[Path]:
     """Files that a command of the job has written."""
     assert bench.report is not None
     return [path.relative_to(bench.folder) for path in bench.folder.glob("told.json")]
@@ -114,7 +114,7 @@ NIGHT: dict[str, Effect] = {
     "output.each": Effect(
         base=chat({"prompt": "a", "id": "x"}),
         change={"output.each": "answers/{{ id }}.md"},
-        look=lambda bench: (bench.rows[0]["output"].get("path"), (bench.house.out / "answers" / "x.md").exists()),
+        look=lambda bench: (bench.rows[0]["output"].get("path"), (bench.harness.out / "answers" / "x.md").exists()),
         was=(None, False),
         now=("answers/x.md", True),
     ),
@@ -136,14 +136,14 @@ NIGHT: dict[str, Effect] = {
     "notify": Effect(
         base=chat(),
         change={"notify": ["sh", "-c", "cat > FOLDER/told.json"]},
-        look=told,
+        look=notified_files,
         was=[],
         now=[Path("told.json")],
     ),
     "notify.command": Effect(
         base=chat(notify={"apprise_env": "NOBODY"}),
         change={"notify": {"command": ["sh", "-c", "cat > FOLDER/told.json"]}},
-        look=told,
+        look=notified_files,
         was=[],
         now=[Path("told.json")],
     ),
@@ -157,7 +157,7 @@ NIGHT: dict[str, Effect] = {
     "notify.on": Effect(
         base=chat(notify={"command": ["sh", "-c", "cat > FOLDER/told.json"], "on": ["first_failure"]}),
         change={"notify": {"command": ["sh", "-c", "cat > FOLDER/told.json"], "on": ["ended"]}},
-        look=told,
+        look=notified_files,
         was=[],
         now=[Path("told.json")],
     ),

@@ -7,7 +7,7 @@ from batchrunner.core.outcome import Answer, Problem, ProblemKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class ParsedAnswer:
     """An answer without what only one side knows."""
 
     text: str
@@ -19,10 +19,10 @@ class Said:
     """(input, output)."""
 
 
-def said_by_us(answer: Answer) -> Said:
+def parsed_by_us(answer: Answer) -> ParsedAnswer:
     """Our side."""
     used = answer.usage
-    return Said(
+    return ParsedAnswer(
         text=answer.text,
         reasoning=answer.reasoning,
         calls=tuple((call.id, call.name, call.arguments) for call in answer.tool_calls),
@@ -35,7 +35,7 @@ def said_by_us(answer: Answer) -> Said:
 class Sides:
     """What one exchange came to."""
 
-    sdk: Said | Exception
+    sdk: ParsedAnswer | Exception
     ours: Answer | Problem
 
 
@@ -51,6 +51,6 @@ def assert_sdk_failed_too(
 
 def assert_whole_to_the_sdk_alone(sides: Sides, kind: ProblemKind) -> None:
     """The SDK takes the answer for whole; to us it is a problem of this kind."""
-    assert isinstance(sides.sdk, Said)
+    assert isinstance(sides.sdk, ParsedAnswer)
     assert isinstance(sides.ours, Problem)
     assert sides.ours.kind is kind

@@ -41,11 +41,11 @@ class Play:
             now, _, what, ticket = heapq.heappop(events)
             self.busy -= what == "freed"
             if ticket is not None:
-                self._hear(now, what, ticket)
+                self._observe(now, what, ticket)
             self._send(now, events, failing)
         return self
 
-    def _hear(self, now: float, what: str, ticket: Ticket) -> None:
+    def _observe(self, now: float, what: str, ticket: Ticket) -> None:
         self.in_flight -= 1
         if what == "refused":
             self.limiter.refused(now, ticket)
@@ -267,7 +267,7 @@ def test_a_rate_that_doubles_is_followed_up_within_a_minute() -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_server_that_let_nothing_through_says_nothing_about_its_rate(*, told: bool) -> None:
+def test_a_server_that_let_nothing_through_states_nothing_about_its_rate(*, told: bool) -> None:
     limiter, now = auto(), 0.0
     for _ in range(6):
         limiter.refused(now + REFUSAL_S, limiter.sent(now, in_flight=1))

@@ -18,8 +18,8 @@ PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
 def dialect() -> Any:
     """What the recipe makes."""
-    recipe = PAGE.read_text("utf-8").partition("\n## To add a provider\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+    section = PAGE.read_text("utf-8").partition("\n## To add a provider\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     room: dict[str, Any] = {}
     exec(compile(dedent("   " + code.lstrip()), str(PAGE), "exec"), room)
     return room["OpenAiCompletions"](provider("openai"))
@@ -40,7 +40,7 @@ def test_the_recipes_dialect_asks_and_reads_however_the_reply_is_cut() -> None:
     assert (nothing.kind, refused.kind) == (ProblemKind.EMPTY_RESPONSE, ProblemKind.THROTTLE)
 
 
-def recipe(heading: str, name: str) -> Any:
+def example(heading: str, name: str) -> Any:
     """A name of the code below a heading of CONTRIBUTING.md."""
     text = PAGE.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -49,10 +49,10 @@ def recipe(heading: str, name: str) -> Any:
     return room[name]
 
 
-def test_the_recipes_source_reads_lines_and_says_what_is_wrong_with_one(tmp_path: Path) -> None:
+def test_the_example_source_reads_lines_and_states_what_is_wrong_with_one(tmp_path: Path) -> None:
     (tmp_path / "a.named").write_text("tides: Explain tides.\n\nno colon\n", encoding="utf-8")
 
-    read_named_lines = recipe("To add a source", "read_named_lines")
+    read_named_lines = example("To add a source", "read_named_lines")
     good, bad = (row for rows in read_named_lines(str(tmp_path / "a.named")) for row in rows)
     assert isinstance(good, SourceRow)
     assert good.values == {"name": "tides", "prompt": "Explain tides."}
@@ -63,4 +63,4 @@ def test_the_recipes_source_reads_lines_and_says_what_is_wrong_with_one(tmp_path
 def test_the_recipes_exporter_writes_a_line_for_each_row() -> None:
     rows = [ExportRow(line=b'{"id": "a"}', fields={"id": "a"}, outcome="done")] * 2
     run = SimpleNamespace(rows=lambda: iter(rows))
-    assert b"".join(recipe("To add an exporter", "ids")(run)) == b"a\na\n"
+    assert b"".join(example("To add an exporter", "ids")(run)) == b"a\na\n"

@@ -28,7 +28,7 @@ def test_the_words_are_those_of_the_runs_end(tmp_path: Path, more: str, limit: i
 
 
 @pytest.mark.parametrize(("ended", "state"), [(None, "paused"), ("in a later program's words", "paused")])
-def test_after_a_kill_the_items_say_how_it_stands(tmp_path: Path, ended: str | None, state: str) -> None:
+def test_after_a_kill_the_items_state_how_it_stands(tmp_path: Path, ended: str | None, state: str) -> None:
     (tmp_path / "job.yaml").write_text(JOB.format(model="m"))
     folder = run_sync(load_job(str(tmp_path / "job.yaml")), limit=1, say=lambda _text: None).status.dir
     remember_end(Path(str(folder)), None, ended=ended)
@@ -47,7 +47,7 @@ def test_an_interrupted_run_is_called_so_later_as_well(batchrunner: CommandLine)
     assert status(str(batchrunner.folder / "outputs/slow.simulated")).state == "interrupted"
 
 
-def test_a_run_that_a_bad_source_ended_says_so_later(tmp_path: Path) -> None:
+def test_a_run_that_a_bad_source_ended_is_reported_later(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\nno json\n')
     (tmp_path / "job.yaml").write_text("provider: simulator\nmodel: m\nprompts: {file: rows.jsonl}\n")
     job = load_job(str(tmp_path / "job.yaml"))

@@ -1,4 +1,4 @@
-"""Whole nights by seed: several lives that end badly, then some that may finish. The same seed tells the same story."""
+"""Whole runs by seed: several lives that end badly, then some that may finish. The same seed gives the same run."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from batchrunner.simulator.world import World
 from tests.crash.invariant_error import Violation
 from tests.crash.invariants import ENDS, check, check_end
 from tests.crash.jobs import JOBS, PLAIN, Shape, shape_of
-from tests.crash.lives import CrashHouse, Mutant
+from tests.crash.lives import CrashHarness, Mutant
 from tests.crash.regression_seeds import PAST_BUGS
 from tests.support.crashing_disk import Refusal, Trouble
 
@@ -31,8 +31,8 @@ SCENARIOS = (
     "dl-404-once", "dl-404", "dl-cut", "oi-empty", "oi-moderation",
 )  # fmt: skip
 
-FIELD_NIGHTS = 5
-"""Every so many nights, one of them; nights that once found a bug, or find a mutant, stay as they were."""
+FIELD_RUN_EVERY = 5
+"""Every so many seeds, one of them; seeds that once found a bug, or find a mutant, stay as they were."""
 KEPT_SEEDS = frozenset(bug.seed for bug in PAST_BUGS)
 FIELD = (
     "sse-quoted-done", "sse-junk-after-finish", "sse-single-newlines", "sse-error-after-finish", "sse-code-msg-mid",
@@ -44,7 +44,7 @@ FIELD = (
     "body-comments-before", "body-stays-open", "moderated-403:2", "page-403:2", "unpaid-403:3", "quota-window:30",
     "error-in-200:3", "odd-499:2", "bare-503:4", "limit-conn:2", "same-500:2",
 )  # fmt: skip
-"""What the field sends, for nights of their own: the draws of all others stay as they were."""
+"""What the field sends, for runs of their own: the draws of all others stay as they were."""
 
 
 @dataclass(frozen=True)
@@ -148,94 +148,94 @@ def calm(world: World) -> None:
         task.chosen = {}
 
 
-# -- stories
+# -- runs
 
 Endings = Callable[[random.Random], Ending]
 
 
-def plain_story(seed: int, *, endings: Endings = ending_of) -> CrashHouse:
-    """As the first stories were: one lane, settings of the kind, faults that never stop."""
-    rng = random.Random(f"story {seed}")
+def plain_seeded_run(seed: int, *, endings: Endings = ending_of) -> CrashHarness:
+    """As the first runs were: one lane, settings of the kind, faults that never stop."""
+    rng = random.Random(f"story {seed}")  # the word is part of every kept seed
     world = world_of(seed, rng, None)
-    house = CrashHouse(seed, kind=rng.choice(tuple(PLAIN)), items=rng.randint(1, 6), world=world)
+    harness = CrashHarness(seed, kind=rng.choice(tuple(PLAIN)), items=rng.randint(1, 6), world=world)
     changes = rng.random() < 0.4
     for _ in range(rng.randint(1, 4)):
         if changes:
-            house.change(rng.randint(1, 7))
-        bad_life(house, endings(rng))
-    return told_to_its_end(house, rng, changes=changes)
+            harness.change(rng.randint(1, 7))
+        bad_life(harness, endings(rng))
+    return run_to_completion(harness, rng, changes=changes)
 
 
-def story(
+def seeded_run(
     seed: int,
     *,
     kinds: tuple[str, ...] = tuple(JOBS),
     mutant: Mutant | None = None,
     endings: Endings = any_ending,
-) -> CrashHouse:
+) -> CrashHarness:
     """A whole night; raises `Violation` when an invariant does not hold."""
     rng, extra = random.Random(f"night {seed}"), random.Random(f"shape {seed}")
     shape = shape_of(extra, kinds=kinds)
     world = world_of(seed, rng, extra)
     kept = mutant is not None or seed in KEPT_SEEDS or world._scenario
-    if seed % FIELD_NIGHTS == FIELD_NIGHTS - 1 and not kept:
+    if seed % FIELD_RUN_EVERY == FIELD_RUN_EVERY - 1 and not kept:
         world._scenario = parse_scenarios(random.Random(f"field {seed}").choice(FIELD))
     items = rng.choice((1, 2, 3, 4, 6, 12, 12))
-    house = CrashHouse(seed, shape=shape, items=items, world=world)
-    house.mutant = mutant or house.mutant
-    house.item_s = item_s_of(random.Random(f"source {seed}"))
+    harness = CrashHarness(seed, shape=shape, items=items, world=world)
+    harness.mutant = mutant or harness.mutant
+    harness.item_s = item_s_of(random.Random(f"source {seed}"))
     changes = rng.random() < 0.4
     for _ in range(rng.randint(1, 4)):
         if changes:
-            house.change(rng.randint(1, 7))
+            harness.change(rng.randint(1, 7))
         if rng.random() < 0.2:
-            house.turn(attempts=rng.randint(1, 5), hold=rng.random() < 0.5)
-        bad_life(house, endings(rng), retry_failed=rng.random() < 0.15)
-    house.turn(hold=shape.hold, budget_calls=None)
+            harness.turn(attempts=rng.randint(1, 5), hold=rng.random() < 0.5)
+        bad_life(harness, endings(rng), retry_failed=rng.random() < 0.15)
+    harness.turn(hold=shape.hold, budget_calls=None)
     calm(world)
-    slow_s = house.item_s
-    house.item_s = lambda index: min(slow_s(index), 1.0)  # the whole source fits into a window of five minutes
-    return told_to_its_end(house, rng, changes=changes and rng.random() < 0.5)
+    slow_s = harness.item_s
+    harness.item_s = lambda index: min(slow_s(index), 1.0)  # the whole source fits into a window of five minutes
+    return run_to_completion(harness, rng, changes=changes and rng.random() < 0.5)
 
 
-def bad_life(house: CrashHouse, ending: Ending, *, retry_failed: bool = False) -> None:
-    house.live(
+def bad_life(harness: CrashHarness, ending: Ending, *, retry_failed: bool = False) -> None:
+    harness.live(
         trouble=ending.trouble,
         dies_at_s=ending.dies_at_s,
         dies_at_post=ending.dies_at_post,
         asked_at_s=ending.asked_at_s,
         run_request=RunRequest(retry_failed=retry_failed),
     )
-    house.wake(power_was_lost=ending.power_is_lost)
-    check(house)
+    harness.wake(power_was_lost=ending.power_is_lost)
+    check(harness)
 
 
-def told_to_its_end(house: CrashHouse, rng: random.Random, *, changes: bool) -> CrashHouse:
+def run_to_completion(harness: CrashHarness, rng: random.Random, *, changes: bool) -> CrashHarness:
     """Lives without trouble until the job is finished; then some that have nothing to do."""
     ended: ExitStatus | None = None
     for _ in range(MOST_LAST_LIVES):
-        ended = house.live(run_request=RunRequest(resend_held=True))
+        ended = harness.live(run_request=RunRequest(resend_held=True))
         if ended in ENDS:
             break
-        check(house)
+        check(harness)
         if ended is not ExitStatus.STOPPED:
-            house.wall += DAY_S / 3  # somebody looks at it again in a while
-    check_end(house, ended)
-    if changes and house.items > 1:  # what is taken out and put back costs nothing
-        items = house.items
+            harness.wall += DAY_S / 3  # somebody looks at it again in a while
+    check_end(harness, ended)
+    if changes and harness.items > 1:  # what is taken out and put back costs nothing
+        items = harness.items
         for prompts in (items - 1, items):
-            house.change(prompts)
-            idle_life(house, "an item that came back was sent again")
-    house.wake(power_was_lost=rng.random() < 0.5)
-    idle_life(house, "a finished job was sent again")
-    return house
+            harness.change(prompts)
+            idle_life(harness, "an item that came back was sent again")
+    harness.wake(power_was_lost=rng.random() < 0.5)
+    idle_life(harness, "a finished job was sent again")
+    return harness
 
 
-def idle_life(house: CrashHouse, otherwise: str) -> None:
-    posts = house.witness.posts.total()
-    check_end(house, house.live())
-    if house.witness.posts.total() != posts:
+def idle_life(harness: CrashHarness, otherwise: str) -> None:
+    posts = harness.witness.posts.total()
+    check_end(harness, harness.live())
+    if harness.witness.posts.total() != posts:
         raise Violation(11, otherwise)
 
 
-__all__ = ["Ending", "Shape", "any_ending", "ending_of", "plain_story", "story"]
+__all__ = ["Ending", "Shape", "any_ending", "ending_of", "plain_seeded_run", "seeded_run"]

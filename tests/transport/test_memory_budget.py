@@ -18,7 +18,7 @@ def nothing() -> None:
     """Nobody needs to be told of the waiting."""
 
 
-def test_a_full_room_lets_the_oldest_go_on_and_the_others_when_it_left() -> None:
+def test_a_full_memory_budget_lets_the_oldest_go_on_and_the_others_when_it_left() -> None:
     """Threat 4: what is held ends at the room and one reply."""
 
     async def scene() -> None:
@@ -63,7 +63,7 @@ def test_one_that_goes_away_while_it_waits_leaves_nothing_behind() -> None:
     asyncio.run(scene())
 
 
-def test_replies_beyond_the_room_all_arrive_whole() -> None:
+def test_replies_beyond_the_memory_budget_all_arrive_whole() -> None:
     """Threat 4: waiting for room is nobody's fault and nobody's end."""
 
     async def scene() -> None:
@@ -86,7 +86,7 @@ def test_replies_beyond_the_room_all_arrive_whole() -> None:
     asyncio.run(scene())
 
 
-def test_an_exchange_that_breaks_gives_its_room_back() -> None:
+def test_an_exchange_that_breaks_gives_its_memory_back() -> None:
     """Threat 4: also when nothing came."""
 
     async def scene() -> None:
