@@ -32,6 +32,9 @@ LOOK_EVERY_S: Final = 1.0
 PROGRESS_EVERY_S: Final = 10.0
 STDOUT: Final = "-"
 _MOST_WAITING: Final = 1 << 20
+_LONGEST_EVENT: Final = 1 << 24
+_NAMES_OF_A_RUN: Final = frozenset({"results.jsonl", "failures.jsonl", "scores.jsonl", "metadata.jsonl", "run.json"})
+"""Files that a run makes itself, perhaps after the events were opened."""
 _LAST_WAIT_S: Final = 5.0
 """How long a reader that is behind is waited for at the end."""
 _LOOK_FOR_READER_S: Final = 0.05
@@ -58,10 +61,14 @@ class EventFile:
         """Appends to that file; `-` is stdout.
 
         Raises:
-            JobMistakesError: it cannot be written.
+            JobMistakesError: it cannot be written, or something else stands there.
         """
         if path == STDOUT:
             return cls(sys.stdout)
+        if Path(path).name in _NAMES_OF_A_RUN or _holds_something_else(Path(path)):
+            problem = f"{path} is no file of events; nothing is appended to it"
+            hint = "choose another path"
+            raise JobMistakesError((Mistake(file="--events", problem=problem, hint=hint),))
         try:
             if Path(path).is_fifo():
                 file = cls(None)
@@ -145,6 +152,20 @@ class EventFile:
         self._stream = self._unread_pipe = None
         self._waiting = ""
         print_message(f"--events: no more events are written: {why}; the run continues")
+
+
+def _holds_something_else(path: Path) -> bool:
+    """Whether it is a file whose first line is no event. What is no ordinary file may be written to."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            first = file.readline(_LONGEST_EVENT)
+        return bool(first) and "event" not in json.loads(first)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, RecursionError):
+        return True
 
 
 def _writable(stream: TextIO, *, wait_s: float) -> int:

@@ -29,7 +29,7 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import PageWritten, Status
 from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.row_chunks import RowChunks, as_text, axes_of
-from batchrunner.page.run_facts import folders_of, hide_paths, page_meta, price_function
+from batchrunner.page.run_facts import folders_of, hide_paths, page_meta, price_function, taken_by
 from batchrunner.report.audit import read_plain
 from batchrunner.report.dataset_card import write_card
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
@@ -244,6 +244,8 @@ def _check_place(folder: Path, out: Path | None, *, copy: bool) -> None:
     if out is not None and out.resolve().is_relative_to(folder.resolve()):
         problem, hint = "is inside the run directory", "choose a folder outside of it, or omit --out"
         raise JobMistakesError((Mistake(problem=problem, file=str(out), hint=hint),))
+    if out is not None and (taken := taken_by(out, copy=copy)):
+        raise JobMistakesError((Mistake(problem=taken, file=str(out), hint="choose another folder with --out"),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

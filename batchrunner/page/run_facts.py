@@ -16,7 +16,7 @@ from batchrunner.core.events import Done
 from batchrunner.core.job import Json
 from batchrunner.core.status import Status
 from batchrunner.report.summary import STATES, jsonable
-from batchrunner.stores.run_file import RunFile
+from batchrunner.stores.run_file import RunFile, run_around
 
 _LEFT_OUT: Final = frozenset(
     {"file", "folder", "former_dirs", "picture_folders", "images_from", "notify", "headers", "path"}
@@ -157,3 +157,24 @@ def page_meta(
 
 def _groups(value: Json) -> list[dict[str, Json]]:
     return [group for group in value if isinstance(group, dict)] if isinstance(value, list) else []
+
+
+def taken_by(out: Path, *, copy: bool) -> str | None:
+    """What would be lost by writing a page into this folder; with `copy`, pictures too."""
+    if run_around(out / "index.html") is not None:
+        return "is inside the directory of another run, whose files are not to be replaced"
+    page = out / "index.html"
+    if page.exists():
+        try:
+            with page.open("rb") as file:
+                is_ours = _GENERATOR in file.read(_HEAD_BYTES)
+        except OSError:
+            is_ours = False
+        return None if is_ours else "has an index.html that is no page of a run"
+    if copy and any((out / name).exists() for name in ("images", "thumbs")):
+        return "has pictures already, and no page of a run"
+    return None
+
+
+_GENERATOR: Final = b'<meta name="generator" content="batchrunner">'
+_HEAD_BYTES: Final = 1024

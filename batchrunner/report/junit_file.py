@@ -17,7 +17,7 @@ from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
 from batchrunner.report.comparing import ComparedRun, CompareOptions, Row, grouping, item_of, rows_of, shown
 from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
-from batchrunner.stores.run_file import RUN_FILE
+from batchrunner.stores.run_file import run_around
 
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _IS_JUNIT: Final = re.compile(
@@ -39,7 +39,7 @@ def require_place(path: Path) -> None:
     real = path.resolve()
     if not real.parent.is_dir():
         problem, hint = "no such directory", f"create {path.parent}, or {hint}"
-    elif any((folder / RUN_FILE).exists() for folder in real.parents):
+    elif run_around(path) is not None:
         problem = "is inside of a run's directory, whose files are not to be replaced"
     elif path.is_dir():
         problem = "is a directory"

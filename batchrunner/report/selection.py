@@ -22,11 +22,11 @@ from batchrunner.core.state import LedgerState
 from batchrunner.prompts import JobItems
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values
-from batchrunner.report.scoring import SCORES
 from batchrunner.report.wording import count, printable
 from batchrunner.stores.files import RESULTS
 from batchrunner.stores.results import iter_failures, iter_results
 from batchrunner.stores.run_file import run_file_or_refuse
+from batchrunner.stores.score_file import SCORES
 
 _WITHOUT_ROWS: Final = frozenset({"held", "pending"})
 _MOST_NAMED: Final = 5

@@ -131,6 +131,11 @@ def read_run_file(folder: Path, *, files: Files = DISK) -> RunFile | None:
         ) from error
 
 
+def run_around(path: Path) -> Path | None:
+    """The directory of the run that a file lies in, or would; for what must not replace its files. Follows links."""
+    return next((folder for folder in path.resolve().parents if (folder / RUN_FILE).exists()), None)
+
+
 def write_run_file(folder: Path, run: RunFile, *, files: Files = DISK) -> None:
     """Replace `run.json`, atomically and readable by its owner only. Raises StoreBrokenError."""
     path = folder / RUN_FILE

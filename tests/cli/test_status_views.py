@@ -143,6 +143,17 @@ def test_quiet_and_logs_begin_the_closing_lines_with_the_time(batchrunner: Comma
     assert '"exit_status": 0' in events[-1]
 
 
+@pytest.mark.parametrize("name", ["cats.yaml", "outputs/cats.simulated/results.jsonl", "words.txt"])
+def test_events_are_appended_to_no_other_file(batchrunner: CommandLine, name: str) -> None:
+    job = batchrunner.job("cats", "prompts: [a]\n")
+    (batchrunner.folder / "words.txt").write_text('"event"\n')
+    place = batchrunner.folder / name
+    before = place.read_bytes() if place.exists() else None
+    ran = batchrunner("run", job, "--events", name)
+    assert (ran.status, place.read_bytes() if place.exists() else None) == (2, before)
+    assert "is no file of events; nothing is appended to it" in ran.err
+
+
 def test_events_and_json_cannot_share_stdout(batchrunner: CommandLine) -> None:
     job = batchrunner.job("cats", "prompts: [a]\n")
     ran = batchrunner("run", job, "--events", "-", "--json")

@@ -64,6 +64,31 @@ def test_a_run_with_output_report_false_writes_none(tmp_path: Path) -> None:
     assert not (Path(done.status.dir or "") / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "copy", "words"),
+    [
+        ("index.html", False, "has an index.html that is no page of a run"),
+        ("images/cat.png", True, "has pictures already, and no page of a run"),
+        ("run.json", True, "is inside the directory of another run"),
+        ("../run.json", False, "is inside the directory of another run"),
+    ],
+)
+def test_a_page_in_another_folder_replaces_nothing_that_is_no_page(
+    tmp_path: Path, *, name: str, copy: bool, words: str
+) -> None:
+    run = Path(batchrunner.run_sync(job_in(tmp_path)).status.dir or "")
+    mine = tmp_path / "else/where" / name
+    mine.parent.mkdir(parents=True)
+    (tmp_path / "else/where").mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(JobMistakesError, match=words):
+        report_file.write_page(run, out=tmp_path / "else/where", copy=copy)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    for _ in range(2):
+        report_file.write_page(run, out=tmp_path / "else/where")  # the second one replaces the first
+
+
 def test_a_run_in_which_nothing_happened_leaves_the_page_as_it_is(tmp_path: Path) -> None:
     job = job_in(tmp_path)
     page = Path(batchrunner.run_sync(job, limit=2).status.dir or "") / "report.html"
