@@ -120,7 +120,7 @@ def test_a_part_that_was_killed_continues_with_the_same_command_and_pays_nothing
     told = ran("run", "a.yaml", *part, "--json")
     assert told.status == 0
     assert told.json["part"]["done"] == len(expected)
-    assert told.json["sends"]["total"] - 60 - len(expected) == told.json["sends"]["possible_duplicates"] <= 1
+    assert told.json["sends"]["total"] - 60 - len(expected) == told.json["sends"]["possible_duplicates"] <= 4
     assert len(rows(ran.folder / A)) == 60
 
 
