@@ -80,7 +80,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
         mistakes = (*filter(None, (run_elsewhere(job),)), *mistakes)
     if mistakes:
         return CheckResult(mistakes=mistakes, items=0)
-    notes = (*skipped_words(items.skipped_rows, items.skipped), *literal_braces(job))
+    notes = (*skipped_words(items.skipped_rows, items.skipped), *items.left_out, *literal_braces(job))
     missing = [mistake.problem for mistake in read_keys(job.provider.key_env, os.environ)[1]]
     return CheckResult(
         mistakes=(),
@@ -158,6 +158,7 @@ async def plan(
             *(mistake.problem for mistake in missing),
             *schedule_notes(job, wall=LoopClock().wall()),
             *skipped_words(found.skipped_rows, items.skipped),
+            *items.left_out,
             *literal_braces(job),
             *inspection_notes(folder, stock),
             *format_notes(job, folder),

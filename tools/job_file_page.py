@@ -25,6 +25,8 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     ("provider",): "provider",
     ("prompts",): "prompts: a source",
     ("prompts", "sample"): "prompts: sample",
+    ("prompts", "group"): "prompts: group",
+    ("prompts", "draw", "{}"): "prompts: draw",
     ("prompts", "[]"): "prompts: an entry of a list",
     ("messages", "[]"): "messages: an entry",
     ("timeouts",): "timeouts",

@@ -14,7 +14,7 @@ import batchrunner
 from batchrunner.cli.output import print_message, print_stamped
 from batchrunner.cli.progress import Mode, Progress, display
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Source
 from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
 
@@ -113,10 +113,44 @@ def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> 
     """
     from batchrunner.api import on_a_fast_loop  # noqa: PLC0415 - it loads most of the program: only when it is called
 
-    mistakes = (*_shared_folders(job_runs), *asyncio.run(_prompt_mistakes(job_runs)))
+    sources = _sources(job_runs)
+    mistakes = (*_shared_folders(job_runs), *asyncio.run(_prompt_mistakes(job_runs, sources)))
     if mistakes:
         raise JobMistakesError(mistakes)
-    return on_a_fast_loop(_together(job_runs, asked)) if at_once else tuple(_in_turn(job_runs, asked))
+    in_turn = _sources_first(job_runs, sources)
+    return on_a_fast_loop(_together(in_turn, sources, asked)) if at_once else tuple(_in_turn(in_turn, asked))
+
+
+def _sources(job_runs: tuple[JobRun, ...]) -> dict[str, JobRun]:
+    """By job file, for each of these jobs that reads the run of another one: that other one."""
+    folders = {os.path.realpath(job_run.job.output.dir): job_run for job_run in job_runs}
+    found: dict[str, JobRun] = {}
+    for job_run in job_runs:
+        source = job_run.job.prompts
+        other = folders.get(os.path.realpath(source.path)) if isinstance(source, Source) and source.run else None
+        if other is not None and other is not job_run:
+            found[job_run.job.file] = other
+    return found
+
+
+def _sources_first(job_runs: tuple[JobRun, ...], sources: dict[str, JobRun]) -> tuple[JobRun, ...]:
+    """The jobs as they were named, each after the one whose run it reads.
+
+    Raises:
+        JobMistakesError: they read each other's.
+    """
+    ordered: dict[str, JobRun] = {}
+    for job_run in job_runs:
+        waiting: dict[str, JobRun] = {}
+        here: JobRun | None = job_run
+        while here is not None and here.job.file not in ordered:
+            if here.job.file in waiting:
+                problem = f"reads a run that is made of its own: {' -> '.join([*waiting, here.job.file])}"
+                raise JobMistakesError((Mistake(file=here.job.file, key="prompts.run", problem=problem),))
+            waiting[here.job.file] = here
+            here = sources.get(here.job.file)
+        ordered |= dict(reversed(waiting.items()))
+    return tuple(ordered.values())
 
 
 def _in_turn(job_runs: tuple[JobRun, ...], asked: RunFlags) -> Iterator[Ended]:
@@ -136,12 +170,20 @@ def _in_turn(job_runs: tuple[JobRun, ...], asked: RunFlags) -> Iterator[Ended]:
             return
 
 
-async def _together(job_runs: tuple[JobRun, ...], asked: RunFlags) -> tuple[Ended, ...]:
+async def _together(job_runs: tuple[JobRun, ...], sources: dict[str, JobRun], asked: RunFlags) -> tuple[Ended, ...]:
     shown = _progress(asked)
-    return tuple(await asyncio.gather(*(_run_beside(job_run, asked, shown) for job_run in job_runs)))
+    started: dict[str, asyncio.Task[Ended]] = {}
+    for job_run in job_runs:
+        source = sources.get(job_run.job.file)
+        before = None if source is None else started[source.job.file]
+        started[job_run.job.file] = asyncio.create_task(_run_beside(job_run, asked, shown, before))
+    return tuple(await asyncio.gather(*started.values()))
 
 
-async def _run_beside(job_run: JobRun, asked: RunFlags, shown: Progress) -> Ended:
+async def _run_beside(job_run: JobRun, asked: RunFlags, shown: Progress, before: "asyncio.Task[Ended] | None") -> Ended:
+    """Run a job beside others, once the run that it reads has ended."""
+    if before is not None:
+        await asyncio.wait({before})
     try:
         with _end_event(job_run, asked) as ending:
             ending.report = await batchrunner.run(job_run.job, **_options(job_run, asked, shown))
@@ -192,10 +234,15 @@ def _end_event(job_run: JobRun, asked: RunFlags) -> Iterator[_Ending]:
         asked.events.ended(name, ending.report.exit_status, status=ending.report.status)
 
 
-async def _prompt_mistakes(job_runs: tuple[JobRun, ...]) -> tuple[Mistake, ...]:
+async def _prompt_mistakes(job_runs: tuple[JobRun, ...], sources: dict[str, JobRun]) -> tuple[Mistake, ...]:
     found: list[Mistake] = []
     for job_run in job_runs:
-        found.extend((await batchrunner.check(job_run.job)).mistakes)
+        if job_run.job.file in sources:  # its rows are not there yet
+            from batchrunner.prompts import check_items  # noqa: PLC0415 - Jinja2, for several jobs only
+
+            found.extend(await check_items(job_run.job))
+        else:
+            found.extend((await batchrunner.check(job_run.job)).mistakes)
     return tuple(found)
 
 

@@ -101,8 +101,32 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Several rows in one prompt."""
+
+    by: str
+    """A name of the row; rows with the same value go together."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """A name whose value is drawn at random for each row."""
+
+    name: str
+    values: tuple[Json, ...] = ()
+    path: str | None = None
+    """A file whose rows are the values; as `Source.path`."""
+    shown: str = ""
+    column: str | None = None
+    """Of the file; None takes whole rows, or the only column."""
+    size: int | None = None
+    """So many different values at a time, as a list; None is one value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """`prompts:` from a file, a folder or a run; rows are streamed."""
+    """`prompts:` from a file, a folder or a run, or made by drawing; rows are streamed."""
 
     path: str
     """Absolute, or relative to the working directory: `spec` has resolved it against the job file's folder."""
@@ -110,6 +134,8 @@ class Source:
     """As the person wrote it; of a run that a simulated job reads, the simulated twin."""
     run: bool = False
     """`path` is the results folder of another job; its rows are those that are done."""
+    count: int | None = None
+    """So many rows, of drawn values alone; then there is no file, and `path` is empty."""
     template: str | None = None
     id: str | None = None
     images: tuple[str, ...] | None = None
@@ -117,6 +143,14 @@ class Source:
     where: str | None = None
     """An expression; rows for which it does not hold are left out."""
     sample: Sample | None = None
+    explode: str | None = None
+    """An expression that gives a list; each entry becomes a row."""
+    dedupe: str | None = None
+    """An expression; of rows for which it gives the same text the first is used."""
+    group: Group | None = None
+    draw: tuple[Draw, ...] = ()
+    seed: int = 0
+    """Of what is drawn."""
     takes_unfinished: bool = False
     """A run with items left is read as it is, instead of being refused."""
     limit: int | None = None
@@ -296,13 +330,19 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         file="",
         folder=PurePath(),
         provider=replace(job.provider, ca_file=relative(ca_file)) if ca_file else job.provider,
-        prompts=replace(prompts, path=relative(prompts.path), line=None) if isinstance(prompts, Source) else prompts,
+        prompts=_source_from(prompts, relative) if isinstance(prompts, Source) else prompts,
         output=replace(job.output, dir="", former_dirs=()),
         checks=(),
         picture_folders=tuple(map(relative, job.picture_folders)),
         images_from=tuple(map(relative, job.images_from)),
         overridden=(),
     )
+
+
+def _source_from(source: Source, relative: Callable[[str], str]) -> Source:
+    draws = tuple(replace(one, path=relative(one.path)) if one.path is not None else one for one in source.draw)
+    path = relative(source.path) if source.count is None else ""
+    return replace(source, path=path, draw=draws, line=None)
 
 
 # The provider presets as a table: base URLs, dialects, where keys come from, what is known of their limits.

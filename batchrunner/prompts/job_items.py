@@ -19,6 +19,7 @@ from batchrunner.core.upstream import RunRows
 from batchrunner.prompts.expand import Expansion, artifact_name
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import Findings
+from batchrunner.prompts.row_stages import LEFT_OUT_WORDS
 from batchrunner.prompts.sources.folder import FILE, names_of
 from batchrunner.prompts.templates import JobTemplates, templates_of
 
@@ -85,10 +86,12 @@ def _files(job: Job) -> Iterator[Path]:
     if isinstance(job.prompts, Source) and job.prompts.run:
         results, scores = (Path(job.prompts.path) / name for name in ("results.jsonl", "scores.jsonl"))
         yield from (results, scores) if scores.exists() else (results,)
-    elif isinstance(job.prompts, Source):
+    elif isinstance(job.prompts, Source) and job.prompts.count is None:
         path = Path(job.prompts.path)
         is_folder = path.is_dir()
         yield from (path / name for name in names_of(str(path))) if is_folder else (path,)
+    if isinstance(job.prompts, Source):
+        yield from (Path(draw.path) for draw in job.prompts.draw if draw.path is not None)
     picture_cache = PictureCache(job)
     for text in _pictures(job):
         if is_folder and text.strip() in _OF_THE_FOLDER:
@@ -188,13 +191,16 @@ class KeptItems:
 
 def stamp_of(job: Job) -> Stamp:
     """The state of the job's source now; constant if there is none. Blocks, and never raises."""
-    if not isinstance(job.prompts, Source) or job.prompts.run:  # of a run, every pass has the same rows
+    if not isinstance(job.prompts, Source):
         return ()
     path = Path(job.prompts.path)
     try:
+        drawn = tuple(_stamp(Path(draw.path)) for draw in job.prompts.draw if draw.path is not None)
+        if job.prompts.run or job.prompts.count is not None:  # of a run, every pass has the same rows
+            return drawn
         if path.is_dir():
-            return tuple((name, *_stamp(path / name)) for name in names_of(str(path)))
-        return _stamp(path)
+            return (*drawn, *((name, *_stamp(path / name)) for name in names_of(str(path))))
+        return (*drawn, *_stamp(path))
     except (OSError, ValueError) as error:
         return ("unreadable", str(error))
 
@@ -263,6 +269,12 @@ class JobItems:
     def skipped(self) -> tuple[Mistake, ...]:
         """What was wrong with the first 20 of them."""
         return self._last.skipped if self._last else ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """How many rows the job does not want, one line for each key that says so; of the last whole pass."""
+        counts = self._last.left_out if self._last else {}
+        return tuple(f"prompts.{key}: {n:,} rows {LEFT_OUT_WORDS[key]}" for key, n in counts.items() if n)
 
     async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
         """The items of these models (None: all), in the job's order, some at a time.

@@ -4,6 +4,7 @@ Refuses a source that is missing, empty or of an unknown kind, and names that no
 """
 
 import os.path
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.picture_rules import params_mistakes
 from batchrunner.core.upstream import RunRows
-from batchrunner.prompts.row_stages import RowStages
+from batchrunner.prompts.draws import drawn_format
+from batchrunner.prompts.row_stages import ITEM, LEFT_OUT_WORDS, ROWS, RowStages
 from batchrunner.prompts.sources import FOLDER, SOURCES, format_of
 from batchrunner.prompts.sources.base import (
     BATCH_ROWS,
@@ -47,6 +49,8 @@ class Findings:
         self._mistakes: list[Mistake] = []
         self._skipped: list[Mistake] = []
         self.skipped_rows = 0
+        self.left_out: Counter[str] = Counter()
+        """Rows that the job does not want, by the key that says so."""
 
     def __repr__(self) -> str:
         return f"<Findings {len(self._mistakes)} mistakes, {self.skipped_rows} rows skipped>"
@@ -236,6 +240,7 @@ class _SourceRows:
         self._first: SourceRow | None = None
         self._read = 0
         self._shown = source.shown.rstrip("/") or "/"
+        self._unshown = frozenset({ITEM, ROWS} if source.explode or source.group else ())
 
     async def rows(self) -> AsyncGenerator[Prompts]:
         """The good rows; bad ones and everything that is wrong with the file are reported."""
@@ -261,6 +266,8 @@ class _SourceRows:
         self._finish(kind)
 
     async def _kind(self, form: TextForm) -> SourceFormat | None:
+        if self._source.count is not None:
+            return drawn_format(self._source.count)
         if self._source.run:
             assert self._upstream is not None, "whoever reads the rows of a run brings the run"
             return run_format(
@@ -274,8 +281,9 @@ class _SourceRows:
 
     def _batches(self, kind: SourceFormat, form: TextForm) -> AsyncGenerator[Batch]:
         read = partial(kind.read, self._source.path, form)
-        has_stages = self._source.where is not None or self._source.sample is not None
-        return RowStages(self._source, self._templates).rows(read) if has_stages else read()
+        if not RowStages.has_any(self._source):
+            return read()
+        return RowStages(self._source, self._templates, self._findings.left_out).rows(read)
 
     def _prompts(self, rows: Sequence[SourceRow | BadRow], kind: SourceFormat) -> Prompts:
         is_plain = self._first is not None and not (
@@ -325,7 +333,7 @@ class _SourceRows:
             _NONE if row.asked is None else row.asked.params,
             None,
             kind.prompt_column if kind.prompt_column in values else None,
-            kind.unshown,
+            kind.unshown | self._unshown if self._unshown and _is_large(values) else kind.unshown,
             row.asked,
             row.origin,
         )
@@ -335,7 +343,11 @@ class _SourceRows:
 
     def _finish(self, kind: SourceFormat) -> None:
         if not self._read:
-            self._report("has no rows", hint="an empty job is probably a mistake")
+            left_out = [
+                f"{number:,} {LEFT_OUT_WORDS[key]}" for key, number in self._findings.left_out.items() if number
+            ]
+            problem = f"has no rows but {', '.join(left_out)}" if left_out else "has no rows"
+            self._report(problem, hint="an empty job is probably a mistake")
         elif self._missing and self._first is not None and not kind.same_columns:
             self._report_missing()
 
@@ -357,6 +369,11 @@ class _SourceRows:
             key="prompts.file",
             expected=f"a file that ends in {', '.join(kind for kind in SOURCES if kind.startswith('.'))}, or {FOLDER}",
         )
+
+
+def _is_large(values: dict[str, Json]) -> bool:
+    """Whether a row has what `vars` has in other names already, or what is too much for it."""
+    return isinstance(values.get(ITEM), dict) or ROWS in values
 
 
 def _from_folder(path: str, folder: str) -> str:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
-from batchrunner.prompts.render import ROW, Template, TemplateFault, Templates
+from batchrunner.prompts.render import ROW, Expression, Template, TemplateFault, Templates
 from batchrunner.prompts.row_condition import OF_SCORES, RowCondition
 from batchrunner.prompts.variants import RowParams, row_params
 
@@ -64,6 +64,8 @@ class JobTemplates:
     """The job's `params` where some are templates over the row."""
     where: RowCondition | None
     """Which rows of the source are used."""
+    explode: Expression | None
+    dedupe: Expression | None
     variables: frozenset[str]
     """The names of the matrix that some template uses."""
 
@@ -71,7 +73,9 @@ class JobTemplates:
     def uses_scores(self) -> bool:
         """Whether a template may use the verdicts on the rows of a run."""
         in_where = self.where is not None and self.where.needs_scores
-        return in_where or not OF_SCORES.isdisjoint(self.needs())
+        others = (self.explode, self.dedupe)
+        names = {*self.needs(), *(name for one in others if one is not None for name in one.names)}
+        return in_where or not OF_SCORES.isdisjoint(names)
 
     def needs(self) -> dict[str, str]:
         """Names that the rows have to bring, each with the key of the first template that uses it."""
@@ -124,6 +128,8 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
         entries=entries,
         params=params,
         where=compiler.condition(source.where if source else None, "prompts.where"),
+        explode=compiler.expression(source.explode if source else None, "prompts.explode"),
+        dedupe=compiler.expression(source.dedupe if source else None, "prompts.dedupe"),
         variables=used & job.matrix.keys(),
     )
     return templates, tuple(compiler.mistakes)
@@ -202,6 +208,16 @@ class _Compiler:
             return None
         try:
             return RowCondition(text, self._templates)
+        except TemplateFault as fault:
+            self.mistakes.append(Mistake(problem=fault.problem, file=self._job.file, key=key))
+            return None
+
+    def expression(self, text: str | None, key: str) -> Expression | None:
+        """An expression over the row, or a mere name; None when there is none or it is a mistake."""
+        if text is None:
+            return None
+        try:
+            return self._templates.expression(text if "{" in text else f"{{{{ {text} }}}}")
         except TemplateFault as fault:
             self.mistakes.append(Mistake(problem=fault.problem, file=self._job.file, key=key))
             return None

@@ -34,6 +34,7 @@ def key_help(key: str) -> KeyHelp:
         JobMistakesError: there is no such key; the hint names one that is alike.
     """
     path = key.replace("[]", ".[]").replace("..", ".").strip(".")
+    path = path.replace(".MODEL", ".{}").replace(".NAME", ".{}")
     known = {".".join((*part, name)): (part, name) for part, model in PARTS.items() for name in keys_of(model)}
     if path not in known:
         close = get_close_matches(path, known, n=1, cutoff=0.6)
@@ -62,14 +63,15 @@ def top_keys() -> tuple[tuple[str, str], ...]:
 
 
 def _shown(path: str) -> str:
-    return path.replace(".[]", "[]").replace(".{}", ".MODEL")
+    return path.replace(".[]", "[]").replace("prices.{}", "prices.MODEL").replace(".{}", ".NAME")
 
 
 def _nested(part: tuple[str, ...], example: str) -> str:
     """The example at its place in a job file, on one line."""
+    own = "MODEL" if "prices" in part else "NAME"
     for name in reversed(part):
         example = (
-            f"[{{{example}}}]" if name == "[]" else f"MODEL: {{{example}}}" if name == "{}" else _below(name, example)
+            f"[{{{example}}}]" if name == "[]" else f"{own}: {{{example}}}" if name == "{}" else _below(name, example)
         )
     return example
 

@@ -17,7 +17,7 @@ from batchrunner.spec.check_keys import (
     WithinSpec,
 )
 from batchrunner.spec.parts import Amount, Count, ModelId, Params, Part, Rate, Seconds, Text, one_of
-from batchrunner.spec.source_keys import SampleSpec, SourceSpec
+from batchrunner.spec.source_keys import DrawSpec, GroupSpec, SampleSpec, SourceSpec
 
 # The keys of a budget as types.
 
@@ -384,6 +384,8 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("provider",): ProviderSpec,
     ("prompts",): SourceSpec,
     ("prompts", "sample"): SampleSpec,
+    ("prompts", "group"): GroupSpec,
+    ("prompts", "draw", "{}"): DrawSpec,
     ("prompts", "[]"): PromptSpec,
     ("messages", "[]"): TurnSpec,
     ("timeouts",): TimeoutsSpec,

@@ -36,8 +36,10 @@ _ELSEWHERE = {
 """Keys that people write where they are not known, and where to go instead."""
 
 
+_OF_ANY_NAME = (("budget", "prices"), ("prompts", "draw"))
+"""Mappings whose names are the person's own."""
 _MODEL_DEPTH = 2
-"""Where the model's name stands in `budget.prices.NAME`."""
+"""Where such a name stands, as in `budget.prices.NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,10 @@ def path_of(error: ErrorDetails) -> KeyPath:
 
 
 def general(path: KeyPath) -> tuple[str, ...]:
-    """The path with every place in a list as `[]`, and every model with a price as `{}`."""
+    """The path with every place in a list as `[]`, and every name that is the person's own as `{}`."""
     if len(path) == 1 and isinstance(path[0], str):
         return (path[0],)
-    named = path[:2] == ("budget", "prices")
+    named = path[:2] in _OF_ANY_NAME
     return tuple(
         "[]" if isinstance(step, int) else "{}" if named and depth == _MODEL_DEPTH else step
         for depth, step in enumerate(path)

@@ -1,6 +1,19 @@
 """A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
 
-from batchrunner.core.job import Job, Limits, ListedPrompt, Listing, Output, RetryPolicy, Sample, Source, Timeouts, Turn
+from batchrunner.core.job import (
+    Draw,
+    Group,
+    Job,
+    Limits,
+    ListedPrompt,
+    Listing,
+    Output,
+    RetryPolicy,
+    Sample,
+    Source,
+    Timeouts,
+    Turn,
+)
 from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec
@@ -8,7 +21,7 @@ from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, loc
 from batchrunner.spec.provider import is_simulated, resolved_provider
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_env_of, notify_of, notify_on_of, window_of
-from batchrunner.spec.source_keys import SourceSpec
+from batchrunner.spec.source_keys import DrawChoice, DrawSpec, SourceSpec
 
 
 def resolved(partial: PartialSpec, *, out: str | None) -> Job:
@@ -68,6 +81,12 @@ def _prompts(partial: PartialSpec) -> Listing | Source:
         images=None if source.images is None else tuple(source.images),
         where=source.where,
         sample=None if sample is None else Sample(n=sample.n, seed=sample.seed, by=sample.by),
+        count=source.count,
+        explode=source.explode,
+        dedupe=source.dedupe,
+        group=None if source.group is None else Group(by=source.group.by, size=source.group.size),
+        draw=tuple(_draw(partial, name, choice) for name, choice in source.draw.items()),
+        seed=source.seed,
         takes_unfinished=source.unfinished == "take",
         limit=source.limit,
         on_bad_row=source.on_bad_row,
@@ -77,13 +96,20 @@ def _prompts(partial: PartialSpec) -> Listing | Source:
     )
 
 
+def _draw(partial: PartialSpec, name: str, choice: DrawChoice) -> Draw:
+    if not isinstance(choice, DrawSpec):
+        return Draw(name=name, values=tuple(choice))
+    path = located(partial.folder, choice.file)
+    return Draw(name=name, path=path, shown=choice.file, column=choice.column, size=choice.size)
+
+
 _SAME_ID = "{{ id }}"
 
 
 def _shown(partial: PartialSpec, source: SourceSpec) -> str:
     """The source as the person wrote it; a simulated run reads simulated runs."""
     if source.run is None:
-        return source.file or ""
+        return source.file or "draw"
     name = source.run.rstrip("/") or source.run
     return name if not is_simulated(partial) or name.endswith(SIMULATED_ENDING) else name + SIMULATED_ENDING
 
@@ -91,7 +117,7 @@ def _shown(partial: PartialSpec, source: SourceSpec) -> str:
 def _place(partial: PartialSpec, source: SourceSpec) -> str:
     if source.run is not None:
         return results_folder(partial.folder, _shown(partial, source))
-    return located(partial.folder, source.file or "")
+    return located(partial.folder, source.file or ".")
 
 
 def _images_from(partial: PartialSpec) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """The keys of `prompts:` where it is a source: a file, a folder, or the run of another job."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, JsonValue, Tag
 
-from batchrunner.spec.parts import Count, Part, Text
+from batchrunner.spec.parts import Count, Part, Text, one_of
 
 
 class SampleSpec(Part):
@@ -17,8 +17,31 @@ class SampleSpec(Part):
     )
 
 
+class GroupSpec(Part):
+    """Several rows in one prompt, which sees them as `rows`."""
+
+    by: Text = Field(description="The name whose value the rows of a group share; the prompt sees it, too.")
+    size: Count = Field(description="Rows of a group; what is left of each value makes a smaller one.")
+
+
+class DrawSpec(Part):
+    """What a value is drawn from, where it is more than a list."""
+
+    file: Text = Field(description="A file whose rows are drawn, relative to the job file.")
+    column: Text | None = Field(
+        default=None, description="The column that is drawn. Default: the only one, else the whole row."
+    )
+    size: Count | None = Field(default=None, description="Draw so many different ones, as a list.")
+
+
+DrawChoice: TypeAlias = Annotated[
+    Annotated[list[JsonValue], Field(min_length=1), Tag("<list>")] | Annotated[DrawSpec, Tag("<mapping>")],
+    one_of("a list of values, or a mapping with `file`"),
+]
+
+
 class SourceSpec(Part):
-    """Prompts from a file, a folder or a run, streamed."""
+    """Prompts from a file, a folder or a run, streamed; or made by drawing."""
 
     file: Text | None = Field(
         default=None,
@@ -48,6 +71,26 @@ class SourceSpec(Part):
         description='Only rows for which this expression holds, for example "{{ pass and not truncated }}".',
     )
     sample: SampleSpec | None = Field(default=None, description="Use a part of the rows, chosen by hash.")
+    explode: Text | None = Field(
+        default=None,
+        description='A row for each entry of a list, for example "{{ parsed.items }}". The entry is `item`; its fields '
+        "are names that the row does not have yet.",
+    )
+    dedupe: Text | None = Field(
+        default=None,
+        description="A name, or a template, whose text no two rows may have: the first is used. Case, spaces and how "
+        "accents are written make no difference.",
+    )
+    group: GroupSpec | None = Field(default=None, description="Put several rows into one prompt.")
+    draw: dict[str, DrawChoice] = Field(
+        default_factory=dict,
+        description="Names with values that are drawn at random for each row, the same ones in every run: a list of "
+        "values, or a mapping with `file`.",
+    )
+    seed: int = Field(default=0, description="Another seed draws other values.")
+    count: Count | None = Field(
+        default=None, description="Make so many rows by drawing alone, instead of reading `file` or `run`."
+    )
     unfinished: Literal["stop", "take"] | None = Field(
         default=None,
         description="When the run in `run` has items left: `stop` (default) before anything is sent, or `take` the "

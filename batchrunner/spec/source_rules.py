@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 from batchrunner.core.item import is_address
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.partial import PartialSpec, is_there, located
-from batchrunner.spec.source_keys import SourceSpec
+from batchrunner.spec.source_keys import DrawSpec, SourceSpec
 
-_KINDS = ("file", "run")
+_KINDS = ("file", "run", "count")
 """Keys that say where rows come from; a source has one of them."""
 _ONLY_FOR = {"file": ("encoding", "delimiter"), "run": ("unfinished",)}
 """Keys that mean something for one kind of source alone."""
@@ -22,6 +22,16 @@ def source_faults(partial: PartialSpec) -> Iterator[SpecError]:
     yield from _kind_faults(partial, source)
     if source.file is not None:
         yield from _file_faults(partial, source, source.file)
+    for name, choice in source.draw.items():
+        if not name.isidentifier():
+            yield SpecError(path=("prompts", "draw", name), problem="cannot be a name in templates")
+        if isinstance(choice, DrawSpec) and not is_there(located(partial.folder, choice.file), as_file=True):
+            path: KeyPath = ("prompts", "draw", name, "file")
+            yield SpecError(
+                path=path, problem=f"there is no file {choice.file}", hint="paths are relative to the job file"
+            )
+    if source.count is not None and not source.draw and partial.knows("prompts", "draw"):
+        yield SpecError(path=("prompts", "count"), problem="needs `draw`: without it, all of them are the same")
     if source.run is not None and is_address(source.run):
         problem = f"is the address {short(source.run)}; a run is read from a local folder"
         yield SpecError(path=("prompts", "run"), problem=problem, hint="copy it here first")

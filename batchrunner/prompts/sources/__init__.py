@@ -35,10 +35,11 @@ async def format_of(path: str, *, is_templated: bool, form: TextForm = PLAIN) ->
 
     A `.jsonl` of ready requests is a batch file only where no template says what to make of its rows.
     """
-    return SOURCES.get(await asyncio.to_thread(_kind_of, path, is_templated, form))
+    return SOURCES.get(await asyncio.to_thread(kind_of, path, is_templated, form))
 
 
-def _kind_of(path: str, is_templated: bool, form: TextForm) -> str:  # noqa: FBT001 - `to_thread` passes it on
+def kind_of(path: str, is_templated: bool, form: TextForm = PLAIN) -> str:  # noqa: FBT001 - `to_thread` passes it on
+    """The name in `SOURCES` of what stands at the path. Blocks."""
     try:
         if Path(path).is_dir():
             return FOLDER

@@ -55,7 +55,116 @@ def over_run(**more: object) -> Tree:
 
 
 ALL = ["About one", "About two", "About three"]
+TOPICS = b"topic,who\nfrogs,Ann\ntides,Bob\nbread,Cid\n"
+DRAWN: Tree = {**chat(), "prompts": {"count": 3, "draw": {"x": ["a", "b"]}, "template": "{{ x }}"}}
+FROM_FILE: Tree = {
+    **chat(),
+    "prompts": {"count": 1, "draw": {"x": {"file": "topics.csv", "column": "topic"}}, "template": "{{ x }}"},
+}
+TEXTS: Tree = {**chat(), "prompts": {"file": "rows.jsonl", "template": "{{ list }}"}}
+
+
+def drawn(**changes: object) -> Tree:
+    """The job that draws from a file, with these keys of its source."""
+    tree = {**FROM_FILE, "prompts": {**FROM_FILE["prompts"], **changes}}
+    return dict(tree)
+
+
+def prompts(bench: Bench) -> list[str]:
+    """What each item says."""
+    return [item.prompt for item in bench.items]
+
+
+LISTS = {
+    "rows.jsonl": b'{"list": ["a", "b"], "kind": "x"}\n{"list": ["A "], "kind": "y"}\n{"list": ["c"], "kind": "x"}\n'
+}
 RUNS: dict[str, Effect] = {
+    "prompts.explode": Effect(
+        base=TEXTS,
+        change={"prompts.explode": "list", "prompts.template": "{{ item }}"},
+        look=prompts,
+        was=["['a', 'b']", "['A ']", "['c']"],
+        now=["a", "b", "A ", "c"],
+        files=LISTS,
+    ),
+    "prompts.dedupe": Effect(
+        base={**chat(), "prompts": {**TEXTS["prompts"], "explode": "list", "template": "{{ item }}"}},
+        change={"prompts.dedupe": "item"},
+        look=prompts,
+        was=["a", "b", "A ", "c"],
+        now=["a", "b", "c"],
+        files=LISTS,
+    ),
+    "prompts.group": Effect(
+        base={**chat(), "prompts": {"file": "rows.jsonl", "template": "{{ kind }}"}},
+        change={
+            "prompts.group": {"by": "kind", "size": 2},
+            "prompts.template": "{{ kind }}: {{ rows | map(attribute='list') | list }}",
+        },
+        look=prompts,
+        was=["x", "y", "x"],
+        now=["x: [['a', 'b'], ['c']]", "y: [['A ']]"],
+        files=LISTS,
+    ),
+    "prompts.group.by": Effect(
+        base={
+            **chat(),
+            "prompts": {"file": "rows.jsonl", "group": {"by": "kind", "size": 9}, "template": "{{ rows | length }}"},
+        },
+        change={"prompts.group.by": "list"},
+        look=prompts,
+        was=["2", "1"],
+        now=["1", "1", "1"],
+        files=LISTS,
+    ),
+    "prompts.group.size": Effect(
+        base={
+            **chat(),
+            "prompts": {"file": "rows.jsonl", "group": {"by": "kind", "size": 9}, "template": "{{ rows | length }}"},
+        },
+        change={"prompts.group.size": 1},
+        look=prompts,
+        was=["2", "1"],
+        now=["1", "1", "1"],
+        files=LISTS,
+    ),
+    "prompts.draw": Effect(
+        base=DRAWN,
+        change={"prompts.draw": {"x": ["c"]}},
+        look=lambda bench: set(prompts(bench)),
+        was={"a", "b"},
+        now={"c"},
+    ),
+    "prompts.count": Effect(
+        base=DRAWN, change={"prompts.count": 5}, look=lambda bench: len(prompts(bench)), was=3, now=5
+    ),
+    "prompts.seed": Effect(
+        base=DRAWN, change={"prompts.seed": 1}, look=prompts, was=["b", "a", "a"], now=["b", "b", "b"]
+    ),
+    "prompts.draw{}.file": Effect(
+        base=drawn(),
+        change={"prompts.draw.x.file": "others.csv"},
+        look=prompts,
+        was=["tides"],
+        now=["salt"],
+        files={"topics.csv": TOPICS, "others.csv": b"topic\nsalt\n"},
+    ),
+    "prompts.draw{}.column": Effect(
+        base=drawn(),
+        change={"prompts.draw.x.column": "who"},
+        look=prompts,
+        was=["tides"],
+        now=["Bob"],
+        files={"topics.csv": TOPICS},
+    ),
+    "prompts.draw{}.size": Effect(
+        base=drawn(),
+        change={"prompts.draw.x.size": 3, "prompts.template": "{{ x | sort }}"},
+        look=prompts,
+        was=["tides"],
+        now=["['bread', 'frogs', 'tides']"],
+        files={"topics.csv": TOPICS},
+    ),
     "prompts.run": Effect(
         base={**chat(), "prompts": {"file": "rows.txt"}},
         change={"prompts": OVER_RUN["prompts"]},
