@@ -105,8 +105,7 @@ async def assemble(
     found, digest = await _look_through(
         job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control
     )
-    skipped = skipped_words(found.skipped_rows, found.skipped)
-    for line in (*run_request.notes, *skipped, *items.left_out):
+    for line in (*run_request.notes, *skipped_words(found.skipped_rows, found.skipped), *items.left_out):
         say(line)
     state.lost = set(found.lost)
     realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
