@@ -28,7 +28,9 @@ _MATRIX: Final = re.compile(r"(?:^#.*\n)*^matrix:\n(?:  .*\n)+\n", re.MULTILINE)
 def init(
     *,
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Directory for the new job.yaml.")] = ".",
-    template: Annotated[str, typer.Option("--template", metavar="NAME", help="chat, images or dataset.")] = "chat",
+    template: Annotated[
+        str, typer.Option("--template", metavar="NAME", help="chat, images, evaluate or dataset.")
+    ] = "chat",
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="A file of prompts; its columns are guessed.")
     ] = None,

@@ -40,7 +40,7 @@ class ScoredItem:
     replica: int
     verdict: bool | None
     variant: Hashable = None
-    """What tells the answers of one group to one question apart, repeats aside: parameters and variables."""
+    """What tells the answers of one group to one question apart, repeats aside: model, parameters and variables."""
     state: State = "answered"
     seconds: float | None = None
     input_tokens: int | None = None
@@ -173,11 +173,15 @@ def _group(name: str, items: Sequence[ScoredItem]) -> GroupResult:
 
 
 def _interval(estimate: Estimate, passed: int) -> Interval | None:
-    """Wilson's for independent answers; for several of one cluster, the one that takes this into account."""
+    """Wilson's for independent answers; for several of one cluster, the one that takes this into account.
+
+    Where the clusters do not differ at all, as when everything passes, an error of 0 would claim certainty: then
+    Wilson's, with a cluster as one answer.
+    """
     if estimate.clusters == estimate.values:
         return wilson(passed, estimate.values)
-    if estimate.interval is None:
-        return None
+    if not estimate.se or estimate.interval is None:
+        return wilson(estimate.mean * estimate.clusters, estimate.clusters)
     low, high = estimate.interval
     return max(0.0, low), min(1.0, high)
 

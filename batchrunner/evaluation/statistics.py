@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     clusters: int
 
 
-def wilson(passed: int, count: int) -> Interval:
+def wilson(passed: float, count: int) -> Interval:
     """Wilson's score interval of `passed` in `count`; (0, 1) where nothing was counted."""
     if count == 0:
         return 0.0, 1.0

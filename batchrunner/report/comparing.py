@@ -184,9 +184,14 @@ def item_of(run: ComparedRun, row: ExportRow, score: Row | None, options: Compar
         id=str(fields.get("id")),
         pair=pair_text,
         cluster=pair_text if options.cluster is None else _canonical(_column(fields, options.cluster)),
-        prompt=hash((fields.get("prompt"), _canonical(fields.get("messages")))),
+        prompt=hash(_canonical([fields.get(name) for name in ("system", "prompt", "messages")])),
         replica=_whole(fields.get("replica", 0)),
-        variant=_canonical([_without(fields.get(name), options.by) for name in ("params", "vars")]),
+        variant=_canonical(
+            [
+                None if options.by in (None, "model") else fields.get("model"),
+                *(_without(fields.get(name), options.by) for name in ("params", "vars")),
+            ]
+        ),
         verdict=None if is_cut else _verdict(score, options.check),
         state=state,
         seconds=seconds if isinstance(seconds, int | float) else None,

@@ -61,6 +61,7 @@ def _describe(schema: dict[str, Any]) -> None:
 TEMPLATES: Final[dict[str, str]] = {
     "chat": "questions to a chat model",
     "images": "pictures of prompts and a matrix",
+    "evaluate": "questions to several models, with checks and a comparison",
     "dataset": "records that fit a schema, several for each combination of a matrix",
 }
 """Name -> what it is for."""

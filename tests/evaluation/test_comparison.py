@@ -126,6 +126,13 @@ def test_repeats_are_reported_and_widen_the_interval() -> None:
     assert group.interval[1] - group.interval[0] > 1.5 * (naive[1] - naive[0])
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_repeats_that_all_come_out_alike_are_not_certain(*, right: bool) -> None:
+    items = [undecided(f"q{n}", verdict=right, replica=r) for n in range(10) for r in range(4)]
+    group = compare_groups({"a": items}).groups[0]
+    assert group.interval == wilson(10 * right, 10)
+
+
 def test_with_a_base_only_the_others_are_compared_with_it() -> None:
     groups = {name: [yes("1")] for name in "abc"}
     assert [(pair.base, pair.other) for pair in compare_groups(groups, base="b").pairs] == [("b", "a"), ("b", "c")]

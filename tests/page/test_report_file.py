@@ -77,9 +77,9 @@ def test_a_page_in_another_folder_replaces_nothing_that_is_no_page(
     tmp_path: Path, *, name: str, copy: bool, words: str
 ) -> None:
     run = Path(batchrunner.run_sync(job_in(tmp_path)).status.dir or "")
+    (tmp_path / "else/where").mkdir(parents=True)
     mine = tmp_path / "else/where" / name
-    mine.parent.mkdir(parents=True)
-    (tmp_path / "else/where").mkdir(exist_ok=True)
+    mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     with pytest.raises(JobMistakesError, match=words):
         report_file.write_page(run, out=tmp_path / "else/where", copy=copy)

@@ -26,11 +26,13 @@ CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 
 SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "anthropic-messages": lambda row: row["output"]["reasoning"] and row["messages"],
+    "compare": lambda row: row["vars"]["answer"] and row["system"],
     "compare-models": lambda row: row["messages"],
     "demo-chat": lambda row: row["output"]["text"],
     "demo-images": lambda row: row["output"]["images"],
     "describe-pictures": lambda row: len(row["images"]) == 1 and row["output"]["path"],
     "edit-pictures": lambda row: row["images"] and row["output"]["images"],
+    "evaluate-gsm8k": lambda row: row["vars"]["answer"] and row["vars"]["style"] in row["system"],
     "local-server": lambda row: row["output"]["text"],
     "modelscope-chat": lambda row: row["output"]["text"],
     "modelscope-images": lambda row: row["output"]["images"],
