@@ -3,6 +3,7 @@
 Never overwrites anything but an earlier export, and never prints binary formats.
 """
 
+import re
 import sys
 from typing import Annotated
 
@@ -10,21 +11,20 @@ import typer
 
 import batchrunner
 from batchrunner.cli.interruption import unwinding
-from batchrunner.cli.options import AsJson, RunFolder
+from batchrunner.cli.options import AsJson, RunFolder, ids_of
 from batchrunner.cli.output import emit, print_message, reader_is_gone
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
-from batchrunner.core.exports import Exported, ExportOptions
+from batchrunner.core.exports import Exported, ExportOptions, PicturesAs
 
 _STDOUT = "-"
-_ROWS = "Which rows"
-_SHAPE = "What they look like"
 
 To = Annotated[
     str,
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="jsonl, csv, parquet, messages, sharegpt, alpaca, markdown, openai-batch or webdataset.",
+        help="jsonl, csv, parquet; hf, messages, sharegpt, alpaca; imagefolder, captions, webdataset; markdown or "
+        "openai-batch.",
         show_default=False,
     ),
 ]
@@ -36,48 +36,49 @@ Place = Annotated[
         help="New file or folder, or - for stdout; default: a name in DIR/export, replacing an earlier export.",
     ),
 ]
-Failures = Annotated[
-    bool, typer.Option("--failures", help="Include failed items, with their errors.", rich_help_panel=_ROWS)
-]
+Failures = Annotated[bool, typer.Option("--failures", help="Include failed items, with their errors.")]
 Where = Annotated[
     str | None,
-    typer.Option(
-        "--where", metavar="EXPR", help="Only rows for which this is true: 'not truncated'.", rich_help_panel=_ROWS
-    ),
+    typer.Option("--where", metavar="EXPR", help="Only rows for which this is true: 'not truncated'."),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="ID", help="Only the item of this id; repeatable.", rich_help_panel=_ROWS),
+    typer.Option("--only", metavar="ID", help="Only this item or prompt; repeatable; @FILE has an id on each line."),
 ]
 Marks = Annotated[
     str | None,
-    typer.Option(
-        "--marks", metavar="FILE", help="Only items that are marked in this marks.jsonl.", rich_help_panel=_ROWS
-    ),
+    typer.Option("--marks", metavar="FILE", help="Only items that are marked in this marks.jsonl."),
 ]
 Mark = Annotated[
     str | None,
-    typer.Option("--mark", metavar="4,5", help="With --marks: only these marks.", rich_help_panel=_ROWS),
+    typer.Option("--mark", metavar="4,5", help="With --marks: only these marks."),
 ]
-Limit = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=0, help="Only the first N rows.", rich_help_panel=_ROWS)
-]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=0, help="Only the first N rows.")]
 Splits = Annotated[
     str | None,
-    typer.Option("--split", metavar="NAME=SHARE,…", help="Splits: train=0.9,test=0.1.", rich_help_panel=_ROWS),
+    typer.Option("--split", metavar="NAME=SHARE,…", help="Splits: train=0.9,test=0.1."),
 ]
 SplitBy = Annotated[
     str,
-    typer.Option(
-        "--split-by", metavar="NAME", help="Rows with the same value are in one split.", rich_help_panel=_ROWS
-    ),
+    typer.Option("--split-by", metavar="NAME", help="Rows with the same value are in one split."),
 ]
-Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Another seed gives other splits.", rich_help_panel=_ROWS)
-]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Another seed gives other splits.")]
 Reasoning = Annotated[
     bool,
-    typer.Option("--reasoning", help="In formats for training: what models thought, too.", rich_help_panel=_SHAPE),
+    typer.Option("--reasoning", help="In formats for training: what models thought, too."),
+]
+Images = Annotated[
+    PicturesAs | None,
+    typer.Option("--images", metavar="HOW", help="In parquet and hf: bytes, path or none.", show_default=False),
+]
+Excel = Annotated[bool, typer.Option("--excel", help="In csv: a byte-order mark, by which Excel knows UTF-8.")]
+Shards = Annotated[
+    str | None,
+    typer.Option("--shard-size", metavar="SIZE", help="In hf and webdataset: about so much a file, as 500MB."),
+]
+Caption = Annotated[
+    str | None,
+    typer.Option("--caption", metavar="DIR", help="Captions from the answers of this run, instead of prompts."),
 ]
 
 
@@ -96,6 +97,10 @@ def export(
     split_by: SplitBy = "prompt_id",
     seed: Seed = 0,
     reasoning: Reasoning = False,
+    images: Images = None,
+    excel: Excel = False,
+    shard_size: Shards = None,
+    caption: Caption = None,
     as_json: AsJson = False,
 ) -> ExitStatus:
     r"""Export results to one file or folder.
@@ -114,7 +119,7 @@ def export(
     options = ExportOptions(
         failures=failures,
         where=where,
-        only=tuple(only or ()),
+        only=tuple(name for given in only or () for name in ids_of(given)),
         marks=marks,
         mark=tuple(one.strip() for one in mark.split(",")) if mark is not None else (),
         limit=limit,
@@ -122,12 +127,25 @@ def export(
         split_by=split_by,
         seed=seed,
         reasoning=reasoning,
+        images=images,
+        excel=excel,
+        shard_bytes=None if shard_size is None else _size(shard_size),
+        caption=caption,
     )
     if out == _STDOUT:
         return _to_stdout(folder, to, options, as_json=as_json)
     with unwinding():
         exported = batchrunner.export(folder, to=to, out=out, options=options)
     return _print_exported(exported, as_json=as_json)
+
+
+def _size(text: str) -> int:
+    """`500MB`, `2 GB`, `1000` as bytes; a thousand a step."""
+    found = re.fullmatch(r"\s*([0-9]{1,15})\s*([kmg]?)b?\s*", text, re.IGNORECASE)
+    size = int(found[1]) * 1000 ** " kmg".index(found[2].lower() or " ") if found is not None else 0
+    if not size:
+        raise _mistake(f"--shard-size: `{text}` is no size", "write 500MB or 2GB")
+    return size
 
 
 def _splits(text: str | None) -> tuple[tuple[str, float], ...]:

@@ -110,7 +110,7 @@ def part_options(typed: TypedPart) -> PartOptions:
                 (Mistake(key="--state", problem=f"`{state}` is not a state", expected=f"one of {', '.join(known)}"),)
             )
     return PartOptions(
-        only=tuple(name for given in typed["only"] or () for name in _ids_of(given)),
+        only=tuple(name for given in typed["only"] or () for name in ids_of(given)),
         states=tuple(state for state in known if state in (typed["states"] or ())),
         where=typed["where"],
         rows_from=typed["rows_from"],
@@ -119,7 +119,8 @@ def part_options(typed: TypedPart) -> PartOptions:
     )
 
 
-def _ids_of(given: str) -> Sequence[str]:
+def ids_of(given: str) -> Sequence[str]:
+    """An id, or those in a file that is named `@FILE`. Raises JobMistakesError: it cannot be read, or is empty."""
     if not given.startswith("@"):
         return (given,)
     try:

@@ -25,7 +25,7 @@ class ExportOptions:
     where: str | None = None
     """A condition over the row, as in job files: `not truncated and model == "x"`."""
     only: tuple[str, ...] = ()
-    """Ids of items."""
+    """Ids of items or prompts."""
     marks: str | None = None
     """A file of marks that the page of a run gave."""
     mark: tuple[str, ...] = ()
@@ -40,6 +40,14 @@ class ExportOptions:
     """Of the splits."""
     reasoning: bool = False
     """What models thought, too, in formats for training."""
+    images: PicturesAs | None = None
+    """What tables have of pictures; None: paths, and in `hf` the bytes."""
+    excel: bool = False
+    """CSV begins with a byte-order mark, by which Excel knows UTF-8."""
+    shard_bytes: int | None = None
+    """About so many bytes a file, where a format has shards; None: 500 MB in `hf`, one file in `webdataset`."""
+    caption: str | None = None
+    """A run whose answers are the captions of the pictures; None: their prompts."""
 
 
 class ExportKeys(TypedDict, total=False):
@@ -88,8 +96,18 @@ class Shapable(Protocol):
     def rows(self) -> Iterator[ExportRow]:
         """A new pass over the rows in the job's order, the same ones each time. Raises StoreBrokenError."""
 
+    def all_rows(self) -> Iterator[ExportRow]:
+        """As `rows`, of all splits together: they get the same columns."""
+
     def row(self, number: int) -> ExportRow:
         """The row at a place of that pass, from 0. Raises StoreBrokenError."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the simulator answered."""
+
+    def caption(self, row: ExportRow, sha256: str) -> str | None:
+        """What belongs to a picture of the row: its prompt, or the answer of the run with captions, if that has one."""
 
     def picture(self, path: str, sha256: str) -> bytes | None:
         """The bytes of a picture that a row names; None (counted) when they are not there as they were recorded."""

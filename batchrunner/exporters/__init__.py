@@ -5,19 +5,25 @@ A format is a function from a `Shapable` to pieces of bytes, or from splits of o
 """
 
 from batchrunner.core.exports import ExportFormat
+from batchrunner.exporters.arrow_tables import parquet
 from batchrunner.exporters.conversations import alpaca, messages, sharegpt
-from batchrunner.exporters.record_formats import json_lines, markdown, openai_batch, webdataset
-from batchrunner.exporters.tables import comma_separated, parquet
+from batchrunner.exporters.hub_dataset import hub_dataset
+from batchrunner.exporters.picture_folders import captions, imagefolder, webdataset, webdataset_shards
+from batchrunner.exporters.record_formats import json_lines, markdown, openai_batch
+from batchrunner.exporters.tables import comma_separated
 
 EXPORTERS: dict[str, ExportFormat] = {
     "jsonl": ExportFormat(write=json_lines, ending=".jsonl", is_text=True),
     "csv": ExportFormat(write=comma_separated, ending=".csv", is_text=True),
     "parquet": ExportFormat(write=parquet, ending=".parquet", needs="pyarrow"),
+    "hf": ExportFormat(write_folder=hub_dataset, needs="pyarrow"),
+    "imagefolder": ExportFormat(write_folder=imagefolder, counts_samples=True),
+    "captions": ExportFormat(write_folder=captions, counts_samples=True),
     "messages": ExportFormat(write=messages, ending=".messages.jsonl", is_text=True, counts_samples=True),
     "sharegpt": ExportFormat(write=sharegpt, ending=".sharegpt.jsonl", is_text=True, counts_samples=True),
     "alpaca": ExportFormat(write=alpaca, ending=".alpaca.jsonl", is_text=True, counts_samples=True),
     "markdown": ExportFormat(write=markdown, ending=".md", is_text=True),
     "openai-batch": ExportFormat(write=openai_batch, ending=".batch.jsonl", is_text=True),
-    "webdataset": ExportFormat(write=webdataset, ending=".tar"),
+    "webdataset": ExportFormat(write=webdataset, write_folder=webdataset_shards, ending=".tar"),
 }
 """Every format by the name that `--to` takes."""

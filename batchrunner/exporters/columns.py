@@ -5,10 +5,10 @@ becomes JSON text.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, TypeAlias
 
-from batchrunner.core.exports import ExportRow, Shapable
+from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
 
 # Values of a row that may come from another version or a text editor: types are checked, never assumed.
@@ -75,7 +75,7 @@ _ORDER: Final = (
     *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
 )
 """A name, or the group before its dot. What is not named here, `key` aside, comes before `key`, as first seen."""
-_INTEGERS: Final = range(-(2**63), 2**63)
+INTEGERS: Final = range(-(2**63), 2**63)
 
 
 def _paths(value: Json) -> Cell:
@@ -112,10 +112,10 @@ def _cell(column: str, value: Json) -> Cell:
     return json_text(value) if isinstance(value, dict | list) else value
 
 
-def columns_of(run: Shapable) -> dict[str, Kind]:
-    """Every column of the rows, in order, and what it holds: text where kinds are mixed. One pass."""
+def columns_of(rows: Iterable[ExportRow]) -> dict[str, Kind]:
+    """Every column of the rows, in order, and what it holds: text where kinds are mixed."""
     kinds: dict[str, Kind | None] = dict.fromkeys(_ALWAYS)
-    for row in run.rows():
+    for row in rows:
         for name, value in cells_of(row).items():
             known, now = kinds.get(name), _kind(value)
             kinds[name] = now if known is None else known if now is None else _both(known, now)
@@ -128,7 +128,7 @@ def _kind(value: Cell) -> Kind | None:
     if isinstance(value, bool):
         return "truth"
     if isinstance(value, int):
-        return "integer" if value in _INTEGERS else "text"
+        return "integer" if value in INTEGERS else "text"
     return "number" if isinstance(value, float) else "text"
 
 

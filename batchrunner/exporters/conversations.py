@@ -76,7 +76,7 @@ def alpaca(run: Shapable) -> Iterator[bytes]:
 def _lines(run: Shapable, shape: _Shape, optional: tuple[str, ...]) -> Iterator[bytes]:
     """A line for each row, all with the same keys: readers take the columns from the first lines."""
     has: set[str] = set()
-    for row in run.rows():
+    for row in run.all_rows():
         made = _object(run, row, shape)
         if isinstance(made, dict):
             has.update(name for name in optional if name in made)

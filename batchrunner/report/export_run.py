@@ -9,7 +9,8 @@ import difflib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +34,7 @@ from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.audit import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
-from batchrunner.report.export_selection import Selection
+from batchrunner.report.export_selection import Captions, Selection
 from batchrunner.report.wording import printable
 from batchrunner.stores.export_files import EXPORTS, OutgoingFile, RowOrder
 from batchrunner.stores.export_folder import OutgoingFolder
@@ -48,6 +49,8 @@ class _Common:
     """What all splits of an export count."""
 
     left_out: Counter[str]
+    numbers: Collection[Sequence[int]]
+    captions: Captions | None
     samples: int = 0
     pictures_missing: set[str] = field(default_factory=set)
 
@@ -65,6 +68,7 @@ class ShownRun:
     beside: Path
     """The folder that links start from."""
     job: Mapping[str, Json]
+    simulated: bool
     options: ExportOptions
     common: _Common
 
@@ -77,9 +81,19 @@ class ShownRun:
         """See `Shapable`."""
         return (self.scores.joined(self.order.row(number)) for number in self.numbers)
 
+    def all_rows(self) -> Iterator[ExportRow]:
+        """See `Shapable`."""
+        return (self.scores.joined(self.order.row(number)) for numbers in self.common.numbers for number in numbers)
+
     def row(self, number: int) -> ExportRow:
         """See `Shapable`."""
         return self.scores.joined(self.order.row(self.numbers[number]))
+
+    def caption(self, row: ExportRow, sha256: str) -> str | None:
+        """See `Shapable`."""
+        if self.common.captions is not None:
+            return self.common.captions.of(row, sha256)
+        return str(row.fields.get("prompt"))
 
     def wrote(self) -> None:
         """See `Shapable`."""
@@ -130,16 +144,20 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
     options = keys.get("options", ExportOptions())
     options = replace(options, failures=options.failures or keys.get("failures", False))
     status = status_of_directory(folder)
-    with RowOrder(folder) as order, ScoreFile(folder) as scores:
+    with ExitStack() as stack:
+        order = stack.enter_context(RowOrder(folder))
+        scores = stack.enter_context(ScoreFile(folder))
         selection = Selection(options, scores=scores)
+        captions = None if options.caption is None else stack.enter_context(Captions(Path(options.caption)))
         state = replay(folder, day_offset_s=day_offset_of(run), running=True) if options.failures else None
         order.index(is_failed=None if state is None else lambda key: state.item_state(key) is ItemState.FAILED)
-        is_folder = shape.write is None or bool(options.split)
+        in_shards = options.shard_bytes is not None and shape.write_folder is not None
+        is_folder = shape.write is None or in_shards or bool(options.split)
         ending = f"-{to}" if is_folder else shape.ending
         target = _target(folder, order, out, default=f"{safe_stem(run.job_name)}{ending}")
         path = target if isinstance(target, Path) else None
         chosen = {None: range(len(order))} if selection.takes_all else selection.choose(order)
-        common = _Common(left_out=selection.left_out)
+        common = _Common(left_out=selection.left_out, numbers=chosen.values(), captions=captions)
         splits = [
             Split(
                 name=name,
@@ -151,6 +169,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
                     scores=scores,
                     beside=Path.cwd() if path is None else path if is_folder else path.parent,
                     job=run.job,
+                    simulated=run.simulated,
                     options=options,
                     common=common,
                 ),

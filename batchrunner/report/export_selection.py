@@ -10,14 +10,16 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.exports import ExportOptions, ExportRow
 from batchrunner.core.job import Json
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values
+from batchrunner.report.selection import marks_in, no_mark
 from batchrunner.stores.export_files import RowOrder
+from batchrunner.stores.run_file import run_file_or_refuse
 from batchrunner.stores.score_file import ScoreFile
 
 _NOT_ASKED_FOR: Final = "not asked for (--only)"
@@ -57,7 +59,9 @@ class Selection:
     @property
     def takes_all(self) -> bool:
         """Whether nothing was asked for."""
-        return self._options == ExportOptions(failures=self._options.failures, reasoning=self._options.reasoning)
+        options = self._options
+        asked = options.only, options.marks, options.where, options.split
+        return not any(asked) and options.limit is None
 
     def choose(self, order: RowOrder) -> dict[str | None, Sequence[int]]:
         """One pass over the rows. Raises JobMistakesError, StoreBrokenError."""
@@ -81,10 +85,10 @@ class Selection:
 
     def _refusal(self, row: ExportRow) -> str | None:
         if self._only:
-            name = str(row.fields.get("id"))
-            if name not in self._only:
+            named = self._only.intersection((str(row.fields.get("id")), str(row.fields.get("prompt_id"))))
+            if not named:
                 return _NOT_ASKED_FOR
-            self._found.add(name)
+            self._found |= named
         if self._marked is not None and self._marked.isdisjoint((row.fields.get("key"), ("id", row.fields.get("id")))):
             return _NO_MARK
         if self._condition is None:
@@ -146,22 +150,46 @@ def marked(path: Path, wanted: Sequence[str]) -> frozenset[Json | tuple[str, Jso
         JobMistakesError: the file cannot be read, or a line is no mark.
     """
     found = set[Json | tuple[str, Json]]()
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                entry = json.loads(line)
-                if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-                    raise _mistake(str(path), f"line {number} is no mark", hint="download it from the page of the run")
-                mark = entry.get("mark")
-                if mark is not None and (not wanted or str(mark) in wanted):
-                    found.add(entry["key"] if isinstance(entry.get("key"), str) else ("id", entry["id"]))
-    except OSError as error:
-        raise _mistake(str(path), f"cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise _mistake(str(path), "is no file of JSON lines", hint="download it from the page of the run") from None
+    for number, entry in marks_in(path):
+        if not isinstance(entry.get("id"), str):
+            raise no_mark(path, number)
+        if entry["mark"] is not None and (not wanted or str(entry["mark"]) in wanted):
+            found.add(entry["key"] if isinstance(entry.get("key"), str) else ("id", entry["id"]))
     return frozenset(found)
+
+
+class Captions:
+    """The answers of a run about pictures, by the picture that was shown; by id where none was. A context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises JobMistakesError: there is no run in this directory."""
+        run_file_or_refuse(folder)
+        self._order = RowOrder(folder)
+        self._by_name: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Captions {self._order!r}>"
+
+    def __enter__(self) -> Self:
+        """Find them, in one pass. Raises StoreBrokenError."""
+        self._order.__enter__()
+        self._order.index()
+        for number, row in enumerate(self._order.rows()):
+            shown = row.fields.get("images")
+            pictures = [one.get("sha256") for one in shown if isinstance(one, dict)] if isinstance(shown, list) else []
+            for name in pictures or [f"id {row.fields.get('id')}"]:
+                self._by_name.setdefault(str(name), number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._order.__exit__()
+
+    def of(self, row: ExportRow, sha256: str) -> str | None:
+        """The caption of a picture of a row; None where there is none. Raises StoreBrokenError."""
+        number = self._by_name.get(sha256, self._by_name.get(f"id {row.fields.get('id')}"))
+        output = None if number is None else self._order.row(number).fields.get("output")
+        said = output.get("text") if isinstance(output, dict) else None
+        return said if isinstance(said, str) and said.strip() else None
 
 
 def _mistake(file: str, problem: str, *, hint: str | None = None) -> JobMistakesError:

@@ -219,10 +219,10 @@ def _scores(folder: Path) -> dict[tuple[str, str], Row]:
 def _rows_marked(folder: Path, path: Path, marks: tuple[str, ...], models: frozenset[str]) -> _Rows:
     """The rows that a person marked so, in a file that the page has exported."""
     wanted: dict[bytes, Row] = {}
-    for number, mark in _marks_in(path):
+    for number, mark in marks_in(path):
         if (str(mark["mark"]) in marks) if marks else mark.get("mark") is not None:
             if not isinstance(mark.get("id"), str):
-                raise _no_marks(path, number)
+                raise no_mark(path, number)
             wanted[_key_of(mark)] = mark
     rows = _Rows(f"with {'mark ' + ' or '.join(marks) if marks else 'a mark'} in {path}", models)
     for row in (*iter_results(folder), *iter_failures(folder)) if wanted else ():
@@ -234,7 +234,8 @@ def _rows_marked(folder: Path, path: Path, marks: tuple[str, ...], models: froze
     return rows
 
 
-def _marks_in(path: Path) -> Iterator[tuple[int, Row]]:
+def marks_in(path: Path) -> Iterator[tuple[int, Row]]:
+    """The lines of a file of marks, by number. Raises JobMistakesError: it cannot be read, or has other lines."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -247,11 +248,12 @@ def _marks_in(path: Path) -> Iterator[tuple[int, Row]]:
         except ValueError:
             found = None
         if not isinstance(found, dict) or "mark" not in found:
-            raise _no_marks(path, number)
+            raise no_mark(path, number)
         yield number, found
 
 
-def _no_marks(path: Path, line: int) -> JobMistakesError:
+def no_mark(path: Path, line: int) -> JobMistakesError:
+    """What is wrong with a line that is no mark."""
     expected = 'lines like {"id": "tides", "key": "8c15…", "mark": "4"}, from the page\'s "Download marks.jsonl"'
     return JobMistakesError((Mistake(file=str(path), line=line, problem="is no mark", expected=expected),))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from batchrunner.core.exports import ExportOptions, ExportRow, Outcome
+from batchrunner.core.exports import ExportOptions, ExportRow, Outcome, Split
 from batchrunner.core.job import Json
 from batchrunner.exporters import EXPORTERS
 from batchrunner.report.wording import printable
@@ -30,6 +30,7 @@ class Rows:
     job: dict[str, Json] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     samples: int = 0
+    simulated: bool = True
 
     @property
     def count(self) -> int:
@@ -38,8 +39,14 @@ class Rows:
     def rows(self) -> Iterator[ExportRow]:
         return iter(self.given)
 
+    def all_rows(self) -> Iterator[ExportRow]:
+        return iter(self.given)
+
     def row(self, number: int) -> ExportRow:
         return self.given[number]
+
+    def caption(self, row: ExportRow, sha256: str) -> str | None:
+        return str(row.fields.get("prompt"))
 
     def wrote(self) -> None:
         self.samples += 1
@@ -64,10 +71,12 @@ def made(shape: str, *rows: ExportRow, name: str = "job", pictures: dict[str, by
 
 
 def written(shape: str, run: Rows) -> bytes:
-    """As `made`, of a run that the caller keeps."""
-    write = EXPORTERS[shape].write
-    assert write is not None
-    return b"".join(write(run))
+    """As `made`, of a run that the caller keeps; of a folder all files together."""
+    shown = EXPORTERS[shape]
+    if shown.write is not None:
+        return b"".join(shown.write(run))
+    assert shown.write_folder is not None
+    return b"".join(part.content for part in shown.write_folder([Split(name=None, run=run)]))
 
 
 def row(fields: dict[str, Any], *, outcome: Outcome = "done") -> ExportRow:

@@ -113,9 +113,11 @@ def test_a_sample_is_a_picture_and_its_row() -> None:
     pictures = {"images/a.png": b"first", "images/b.jpg": b"second" * 500, "images/c.png": b"third"}
     assert members(made("webdataset", *rows, pictures=pictures)) == {
         "000001.png": b"first",
+        "000001.txt": b"a question",
         "000001.json": rows[0].line,
         "000002.jpg": b"second" * 500,
         "000002.1.png": b"third",
+        "000002.txt": b"a question",
         "000002.json": rows[1].line,
         "000003.txt": b"told",
         "000003.json": rows[2].line,
@@ -145,5 +147,6 @@ def test_rows_that_another_version_wrote_are_exported_all_the_same(shape: str) -
         row({"output": {"images": [None, {"path": 5}], "text": 7, "tool_calls": "?"}, "started_at": "soon"}),
         row({"error": "no"}, outcome="failed"),
         chat_row(),
+        picture_row(("images/a.png", b"x")),
     ]
-    assert made(shape, *strange)
+    assert made(shape, *strange, pictures={"images/a.png": b"x"})

@@ -137,13 +137,9 @@ def test_what_cannot_choose_is_a_mistake_and_nothing_is_written(
 
 def test_a_file_that_holds_no_marks_is_a_mistake(asked: RunHarness) -> None:
     marks = asked.folder / "marks.jsonl"
-    for content, words in (
-        ("no json", "no file of JSON lines"),
-        ('{"mark": 4}', "line 1 is no mark"),
-        ("[1]", "line 1"),
-    ):
+    for content in ("no json", '{"mark": 4}', "[1]"):
         marks.write_text(content)
-        assert words in refused(asked, marks=str(marks))
+        assert "is no mark" in refused(asked, marks=str(marks))
 
 
 # -- folders
