@@ -155,16 +155,21 @@ class Kept:
         self.enough = enough
         self.keep = keep
         self.head: ResponseHead | None = None
-        self.body = b""
         self.size = 0
         self.ending: Ending | None = None
+        self._pieces: list[bytes] = []
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self._pieces)
 
     def begin(self, head: ResponseHead) -> None:
         self.head = head
 
     def feed(self, data: bytes) -> bool:
         self.size += len(data)
-        self.body += data if self.keep else b""
+        if self.keep:
+            self._pieces.append(data)
         return self.enough is not None and self.enough in self.body
 
     def end(self, ending: Ending) -> "Kept":

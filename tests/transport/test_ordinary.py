@@ -210,7 +210,8 @@ def test_a_decoder_that_reads_whole_replies_is_asked_once_and_by_ordinary_ones_a
 
         def whole(self, head: object, body: bytes) -> Kept:
             self.wholes += 1
-            self.body, self.ending = body, Completed()
+            self.feed(body)
+            self.ending = Completed()
             return self
 
     async def scene() -> None:
