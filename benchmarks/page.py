@@ -4,26 +4,37 @@ Three runs on the simulator: GSM8K by three models, PartiPrompts by four seeds, 
 the data sets: `--data FOLDER`, or BATCHRUNNER_BENCH_DATA, with gsm8k_test.jsonl and parti_prompts.tsv; they are skipped
 without. Runs that are in `--work` already are not made again.
 
-CPU is that of the page's main thread, by Chromium's own `Performance.getMetrics` with `timeDomain: threadTicks`.
+CPU is that of the page's main thread, by Chromium's own `Performance.getMetrics` with `timeDomain: threadTicks`; of a
+single task, by its trace. `--peers FOLDER` measures promptfoo's page and inspect view with the GSM8K answers, too: see
+`benchmarks/page_peers.py` for what lies in it.
 """
 
 import argparse
+import functools
+import http.server
 import json
 import os
+import re
 import resource
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from page_peers import answers_of, inspect_bundle, promptfoo_page
+
 import batchrunner
 from tools.browser import opened, started, why_not
 
 HEADING = "\n## The page\n"
+SCROLL_ROUNDS = 3
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
@@ -115,6 +126,35 @@ SCROLL = """async () => {
 }"""
 
 
+IDLE = """async () => {
+  let longest = 0;
+  const began = performance.now();
+  for (let last = began; last - began < 3000; ) {
+    await new Promise((done) => requestAnimationFrame(done));
+    const now = performance.now();
+    longest = Math.max(longest, now - last);
+    last = now;
+  }
+  return longest;
+}"""
+
+
+def idle_page(page: Any) -> float:
+    """The longest time between two frames of an empty page, in ms: what this machine does to any page meanwhile."""
+    return float(page.evaluate(IDLE))
+
+
+def scrolled(browser: Any, page: Any) -> dict[str, float]:
+    """One round of SCROLL, with `cpu`: the most that one task of the main thread took, in ms of its CPU."""
+    browser.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
+    found: dict[str, float] = page.evaluate(SCROLL)
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    names = [event for event in events if event.get("name") == "thread_name"]
+    main = {(each["pid"], each["tid"]) for each in names if each["args"]["name"] == "CrRendererMain"}
+    tasks = [event["tdur"] for event in events if "tdur" in event and (event["pid"], event["tid"]) in main]
+    return {**found, "cpu": max(tasks) / 1000}
+
+
 def measured(browser: Any, out: Path, word: str) -> dict[str, float]:
     with opened(browser, out / "report.html") as seen:
         client = seen.page.context.new_cdp_session(seen.page)
@@ -141,8 +181,12 @@ def measured(browser: Any, out: Path, word: str) -> dict[str, float]:
             found[turn] = 1000 * (metric("TaskDuration") - before)
         seen.view("#results")
         seen.page.wait_for_timeout(300)
-        tries = [seen.page.evaluate(SCROLL) for _ in range(3)]  # of a busy machine the quietest one
-        found |= {f"scroll_{name}": value for name, value in min(tries, key=lambda each: each["longest"]).items()}
+        rounds = [scrolled(browser, seen.page) for _ in range(SCROLL_ROUNDS)]
+        found |= {f"scroll_{name}": max(each[name] for each in rounds) for name in ("cpu", "nodes", "blank")}
+        found["scroll_wall"] = min(each["longest"] for each in rounds)  # of a busy machine the quietest one
+        seen.page.goto("about:blank")
+        idle = [idle_page(seen.page) for _ in range(SCROLL_ROUNDS)]
+        found["idle_wall"] = max(idle)
         found["complaints"] = len(seen.complaints)
         return found
 
@@ -162,6 +206,7 @@ def rows_of(subject: Subject, out: Path, browser: Any) -> list[str]:
             f"{subject.bytes / 1e6:.0f} MB" if subject.bytes else "",
         ),
         row("CPU of the writer, a row", f"{each_us:.0f} µs", "100 µs"),
+        row("CPU of `report`, thumbnails there", f"{each_us * rows / 1e6:.2f} s", "2 s" if rows < 20_000 else ""),
         row("CPU until usable", f"{found['cpu_ms']:.0f} ms", f"{subject.cpu_ms} ms"),
         row("elements", f"{found['nodes']:.0f}", f"{subject.nodes or 600}"),
         row(
@@ -173,7 +218,9 @@ def rows_of(subject: Subject, out: Path, browser: Any) -> list[str]:
             "250 ms at 10,000 items" if rows < 20_000 else "",
         ),
         row("search, CPU, again", f"{found['again_ms']:.0f} ms", "30 ms at 10,000 items" if rows < 20_000 else ""),
-        row("scrolling through all in 3 s: longest task", f"{found['scroll_longest']:.0f} ms", "50 ms"),
+        row("scrolling through all in 3 s: longest task, CPU", f"{found['scroll_cpu']:.0f} ms", "50 ms"),
+        row("the same by the clock, quietest round", f"{found['scroll_wall']:.0f} ms"),
+        row("an empty page meanwhile: longest time between two frames", f"{found['idle_wall']:.0f} ms"),
         row("scrolling: most elements", f"{found['scroll_nodes']:.0f}", "600"),
         row("scrolling: longest time with a row not there", f"{found['scroll_blank']:.0f} ms", "150 ms"),
     ]
@@ -182,25 +229,83 @@ def rows_of(subject: Subject, out: Path, browser: Any) -> list[str]:
     return lines
 
 
-def section(lines: list[str]) -> str:
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The folder's address over HTTP, for what does not open from disk."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+
+
+def opening(browser: Any, address: str, there: str) -> tuple[float, int]:
+    """(CPU in ms until the selector `there` is shown and the page is quiet, elements); elements only if it never is."""
+    page = browser.new_page()
+    client = page.context.new_cdp_session(page)
+    client.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent() -> float:
+        told = client.send("Performance.getMetrics")["metrics"]
+        return 1000 * float(next(each["value"] for each in told if each["name"] == "TaskDuration"))
+
+    before = spent()
+    page.goto(address, timeout=120_000)
+    try:
+        page.wait_for_selector(there, timeout=60_000 if address.startswith("http") or "promptfoo" in address else 8_000)
+    except Exception:  # noqa: BLE001 - playwright's own, loaded only where it is there
+        return 0.0, int(page.locator("*").count())
+    found = 0.0, 0
+    while found[0] != (found := (round(spent() - before), int(page.locator("*").count())))[0] or found[1] == 0:
+        page.wait_for_timeout(500)  # until nothing happens for so long
+    page.close()
+    return found
+
+
+def peer_rows(browser: Any, promptfoo: Path | None, bundle: Path | None) -> list[str]:
+    lines = []
+    if promptfoo is not None:
+        cpu_ms, nodes = opening(browser, promptfoo.as_uri(), "td")
+        size = promptfoo.stat().st_size / 1e6
+        lines.append(f"| promptfoo's HTML output | {size:.1f} MB | {cpu_ms:,.0f} ms | {nodes:,} | yes |")
+    if bundle is not None:
+        files = [path for path in bundle.parent.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files) / 1e6
+        with served(bundle.parent) as address:
+            cpu_ms, nodes = opening(browser, address, "[role=row]")
+        blank = opening(browser, bundle.as_uri(), "[role=row]")[0] == 0.0
+        lines.append(
+            f"| inspect view's bundle, one model of the three | {size:.1f} MB in {len(files)} files | {cpu_ms:,.0f} ms "
+            f"| {nodes:,} | {'blank' if blank else 'yes'} |"
+        )
+    return lines
+
+
+PEERS_HEAD = """
+The same 3,957 GSM8K answers on other pages, made by the peers' own commands and measured in the same minutes:
+
+| page | bytes | CPU until usable | elements | from disk |
+|---|---|---|---|---|
+"""
+
+
+def section(lines: list[str], peers: list[str]) -> str:
     text = """
 Written by `make bench-page`: `report.html` from disk, in headless Chromium. CPU is that of the page's main thread
-(`Performance.getMetrics`, `timeDomain: threadTicks`); times of scrolling are by the wall clock, the
-best of three, on a machine that does other things meanwhile.
+(`Performance.getMetrics`, `timeDomain: threadTicks`), of a single task by Chromium's trace: the longest of all tasks in
+three rounds. Times by the clock are of a machine that does other things meanwhile, which an empty page shows beside.
 
 | run | measured | | ceiling |
 |---|---|---|---|
 """
-    peers = """
-
-For comparison, the same 3,957 GSM8K answers, measured in the same way on the same machine when the page was designed:
-
-| page | bytes | CPU until usable | elements | from disk |
-|---|---|---|---|---|
-| promptfoo's HTML output | 15.8 MB | 4,900 to 5,196 ms | 427,638 | yes |
-| inspect view's bundle, one model of the three | 15 MB in 36 files | 1,155 to 1,172 ms | 1,237 to 1,499 | blank |
-"""
-    return HEADING + text + "\n".join(lines) + peers
+    found = "".join(f"{line}\n" for line in peers)
+    return HEADING + text + "\n".join(lines) + "\n" + (PEERS_HEAD + found if peers else "")
 
 
 def main() -> int:
@@ -210,6 +315,7 @@ def main() -> int:
     )
     shape.add_argument("--work", type=Path, help="keep the runs here")
     shape.add_argument("--only", help="one of gsm8k, parti, many")
+    shape.add_argument("--peers", type=Path, help="folder with promptfoo and inspect, see page_peers.py")
     shape.add_argument("--docs", action="store_true", help="write the section in docs/benchmarks.md")
     given = shape.parse_args()
     if reason := why_not():
@@ -222,14 +328,23 @@ def main() -> int:
         work = given.work or Path(place)
         wanted = [subject for subject in subjects(data) if given.only in (None, subject.name)]
         runs = [(subject, run_of(subject, work)) for subject in wanted]  # before the browser's loop is there
+        made = {subject.name: out for subject, out in runs}
+        promptfoo = bundle = None
+        if given.peers is not None and "gsm8k" in made:
+            answers = answers_of(made["gsm8k"])
+            promptfoo = promptfoo_page(answers, given.peers.resolve(), work.resolve() / "peers")
+            bundle = inspect_bundle(answers, "sim/large", given.peers.resolve(), work.resolve() / "peers")
         lines = []
         with started() as browser:
             for subject, out in runs:
                 began = time.monotonic()
                 lines += rows_of(subject, out, browser)
-                print("\n".join(lines[-11:]), f"\n({time.monotonic() - began:.0f} s)", flush=True)
+                print("\n".join(lines[-14:]), f"\n({time.monotonic() - began:.0f} s)", flush=True)
+            peers = peer_rows(browser, promptfoo, bundle)
+            print("\n".join(peers))
     if given.docs:
-        DOCS.write_text(DOCS.read_text("utf-8").partition(HEADING)[0] + section(lines), "utf-8")
+        before, _, after = DOCS.read_text("utf-8").partition(HEADING)
+        DOCS.write_text(before + section(lines, peers) + "".join(re.findall(r"\n## .*", after, re.DOTALL)[:1]), "utf-8")
     return 0
 
 

@@ -177,7 +177,7 @@ def write_page(
         chunks.remove_others(rows.chunks)
         copied = _copy_pictures(folder, place, rows.pictures) if copy else 0
     except OSError as error:
-        raise broken(place, error) from error
+        raise broken(place, error, sending=False) from error
     return PageWritten(
         path=str(path),
         rows=rows.rows,

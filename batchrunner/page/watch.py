@@ -14,6 +14,7 @@ import asyncio
 import gzip
 import ipaddress
 import json
+import os
 import re
 import secrets
 import webbrowser
@@ -104,7 +105,8 @@ class WatchServer:
         try:
             await site.start()
         except (OSError, OverflowError) as error:
-            problem = f"cannot listen on {self.host}, port {self.port}: {error}"
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            problem = f"cannot listen on {self.host}, port {self.port}: {why}"
             raise JobMistakesError((Mistake(problem=problem, hint="choose another --port or --host"),)) from error
         self.port = self._web.addresses[0][1]
         shown = f"[{self.host}]" if ":" in self.host else self.host

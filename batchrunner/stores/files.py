@@ -269,8 +269,9 @@ def broken(path: Path, error: OSError, *, sending: bool = True) -> StoreBrokenEr
     `sending` is False where that would be untrue: in a command that only looks, or that a run does not follow.
     Where the system names a file below the folder `path`, or beside the file `path`, that one is named.
     """
-    if isinstance(error.filename, str) and Path(error.filename).is_relative_to(path.parent):
-        path = Path(error.filename)
+    named = error.filename2 or error.filename  # of a renamed file, what it should have been called
+    if isinstance(named, str) and Path(named).is_relative_to(path.parent):
+        path = Path(named)
     said, way_on = error.strerror or str(error), "fix the disk"
     if error.errno in _WRONG_KIND:
         way_on = "move it away, restore the original"

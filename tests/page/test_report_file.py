@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import batchrunner
-from batchrunner.core.errors import ExitStatus, JobMistakesError
+from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
 from batchrunner.core.exports import ExportRow
 from batchrunner.page import report_file
 from batchrunner.page.row_chunks import CHUNK_ROWS, Axis, RowChunks, axes_of
@@ -98,6 +98,17 @@ def test_a_run_in_which_nothing_happened_leaves_the_page_as_it_is(tmp_path: Path
     batchrunner.run_sync(job)
     assert page.stat().st_mtime_ns > before
     assert meta_of(page)["rows"] == 4
+
+
+def test_a_page_whose_name_is_taken_is_told_by_that_name_and_nothing_claims_that_sending_stopped(
+    tmp_path: Path,
+) -> None:
+    out = Path(batchrunner.run_sync(job_in(tmp_path)).status.dir or "")
+    (out / "report.html").unlink()
+    (out / "report.html").mkdir()
+    with pytest.raises(StoreBrokenError, match=r"report\.html: is a directory") as told:
+        batchrunner.write_page(str(out))
+    assert "sending" not in str(told.value)
 
 
 def test_a_page_that_cannot_be_written_is_a_note_and_the_exit_status_stays(

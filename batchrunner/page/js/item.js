@@ -19,6 +19,8 @@ const KNOWN_FIELDS = new Set(
   "id prompt_id index model prompt system vars params output task_id usage attempts ambiguous recovered started_at seconds key messages schema_sha256 images replica shared_with error failed_at _row _log".split(" "),
 );
 
+const PROMPT_FIRST_CHARS = 600;
+
 export class Item {
   /** `move(down, across)` leads to a neighbour, `closed` is called when the dialog was closed. */
   constructor({ move, closed }) {
@@ -108,7 +110,11 @@ export class Item {
       const others = pictures.length > 1 ? el("div", { class: "pictures" }, pictures.map((one, place) => el("button", { type: "button", "aria-label": `Picture ${place + 1}`, on: { click: () => { this.picture = place; this.draw(); } } }, thumb(one)))) : null;
       return [el("div", { class: "frame" }, image), others, el("p", { class: "prompt-text", text: row.prompt })];
     }
-    const parts = [];
+    const asked = [el("h3", { text: "Prompt" })];
+    if (row.messages) for (const message of row.messages) asked.push(el("div", { class: "faint small", text: message.role }), el("pre", { class: "text", text: message.content }));
+    else asked.push(el("pre", { class: "text", text: row.prompt }));
+    const first = !row.messages && row.prompt.length <= PROMPT_FIRST_CHARS; // a long one would push the answer out of sight
+    const parts = first ? [...asked] : [];
     if (row.error) {
       parts.push(el("h3", { text: `Failed: ${row.error.class}` }), el("pre", { class: "text failed-text", text: answerOf(row) || "no words came with it" }));
     } else {
@@ -122,10 +128,7 @@ export class Item {
     if (output?.parsed !== null && output?.parsed !== undefined) parts.push(folded("Parsed", pretty(output.parsed), true));
     for (const [place, choice] of (output?.choices ?? []).entries()) parts.push(folded(`Choice ${place + 1}`, choice.text ?? pretty(choice)));
     if (output?.missing?.length) parts.push(folded("Pictures or sounds that could not be had", pretty(output.missing), true));
-    parts.push(el("h3", { text: "Prompt" }));
-    if (row.messages) for (const message of row.messages) parts.push(el("div", { class: "faint small", text: message.role }), el("pre", { class: "text", text: message.content }));
-    else parts.push(el("pre", { class: "text", text: row.prompt }));
-    return parts;
+    return first ? parts : [...parts, ...asked];
   }
 
   side(row) {

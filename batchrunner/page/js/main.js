@@ -62,7 +62,7 @@ function drawStatus() {
     el("h1", { text: meta.job }),
     meta.simulated ? el("span", { class: "pill", text: "simulated", title: "answers of the built-in simulator; nothing was billed" }) : null,
     el("span", { class: `pill state-${meta.state}`, text: { failed: `${whole(items.failed)} failed`, pending: "unfinished" }[meta.state] ?? meta.state, title: meta.stateWords }),
-    el("span", { class: "faint", text: items.done === items.total ? `${whole(items.done)} done` : `${whole(items.done)} of ${whole(items.total)} done (${share} %)` }),
+    el("span", { class: "faint", text: items.done === items.total ? plural(items.total, "item") : `${whole(items.done)} of ${whole(items.total)} done (${share} %)` }),
   );
 }
 

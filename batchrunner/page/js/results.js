@@ -8,9 +8,9 @@ import { Windowed } from "./window.js";
 import { cellContent, isPicture, missingContent, twinsOf } from "./cells.js";
 
 const PHONE = window.matchMedia("(max-width: 639px)");
-const HEIGHTS = { text: { S: 108, M: 176, L: 336 }, picture: { S: 148, M: 216, L: 336 } };
+const HEIGHTS = { text: { S: 104, M: 184, L: 344 }, picture: { S: 148, M: 216, L: 336 } };
 const PROMPT_CHARS = { S: 200, M: 320, L: 720 };
-const LINE_PX = 20;
+const LINES = { S: 3, M: 7, L: 15 };
 const NARROW_PX = 4; // of a letter: lays out more than shows, and not many times that
 
 export class Results {
@@ -47,11 +47,12 @@ export class Results {
     this.scroller.style.setProperty("--columns", columns);
     this.scroller.style.setProperty("--cell", kind === "picture" ? `${height - 40}px` : "256px");
     this.scroller.style.setProperty("--height", `${height}px`);
+    this.scroller.style.setProperty("--lines", LINES[size]);
     this.scroller.setAttribute("aria-rowcount", plan.entries.length + 1);
     this.scroller.setAttribute("aria-colcount", columns + 1);
     this.drawHead();
     const wide = this.phone ? 480 : Math.max(256, (this.scroller.clientWidth - 264) / columns);
-    this.chars = Math.ceil(((wide / NARROW_PX) * (height - 40)) / LINE_PX);
+    this.chars = Math.ceil((wide / NARROW_PX) * LINES[size]);
     if (!keep) this.scroller.scrollTop = 0;
     this.empty.hidden = plan.entries.length > 0;
     this.list.spacer.hidden = !plan.entries.length;

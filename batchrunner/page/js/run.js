@@ -106,7 +106,7 @@ export class Run {
     return el(
       "div",
       { class: "chart-grid" },
-      figure("Items a minute", `most ${short(done.highest)}`, [done.drawing, axis()], [["done", "done"], ["without a result", "bad"]]),
+      figure("Items a minute", `most ${short(done.highest)}`, [done.drawing, axis()], [["done", "done"], ["no result", "bad"]]),
       figure("In flight", `most ${short(flying.highest)}`, [flying.drawing, axis()]),
       tokens.highest > 1 ? figure("Tokens", `most ${short(tokens.highest)} in ${seconds(timeline.step)}`, [tokens.drawing, axis()], [["in", "input"], ["out", "output"]]) : null,
       cost.at(-1) > 0 ? figure("Cost", money(cost.at(-1), meta.currency), [line(cost, "cost", "cost so far").drawing, axis()]) : null,
