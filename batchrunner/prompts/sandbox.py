@@ -75,6 +75,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 raise SecurityError(f"its loops take more than {STEP_LIMIT:,} steps")
             yield value
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As Jinja2's, but `parsed.items` is what a row has under that name, and a method of mappings only else."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """As Jinja2's, and no method that grows without measure."""
         refused = any(attr in names for kind, names in _REFUSED_ATTRIBUTES if isinstance(obj, kind))

@@ -35,6 +35,12 @@ def test_lists_become_rows_with_the_fields_of_their_entries(tmp_path: Path) -> N
     ]
 
 
+def test_a_field_that_is_called_like_a_method_of_mappings_is_the_field(tmp_path: Path) -> None:
+    rows = [{"parsed": {"items": ["a", "b"], "keys": 3}}]
+    assert prompts(tmp_path, rows, explode="{{ parsed.items }}", template="{{ item }}{{ parsed.keys }}") == ["a3", "b3"]
+    assert prompts(tmp_path, rows, template="{{ parsed.values() | list | length }}") == ["2"]
+
+
 @pytest.mark.parametrize("value", ['"text"', "null", "3", '{"a": 1}'])
 def test_what_is_no_list_cannot_become_rows(tmp_path: Path, value: str) -> None:
     job = job_of(

@@ -27,7 +27,11 @@ CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "anthropic-messages": lambda row: row["output"]["reasoning"] and row["messages"],
     "compare": lambda row: row["vars"]["answer"] and row["system"],
+    "captions-for-lora": lambda row: (
+        len(row["images"]) == 1 and row["from"]["run"].endswith("modelscope-images.simulated")
+    ),
     "compare-models": lambda row: row["messages"],
+    "critique": lambda row: row["from"] and row["vars"]["question"] and 1 <= row["output"]["parsed"]["score"] <= 5,
     "demo-chat": lambda row: row["output"]["text"],
     "demo-images": lambda row: row["output"]["images"],
     "describe-pictures": lambda row: len(row["images"]) == 1 and row["output"]["path"],
@@ -39,6 +43,7 @@ SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "openai-batch-file": lambda row: row["id"].startswith("row-"),
     "openai-images": lambda row: [picture["format"] for picture in row["output"]["images"]] == ["WEBP"] * 2,
     "pictures-from-csv": lambda row: len(row["images"]) == 2,
+    "qa-from-texts": lambda row: row["output"]["parsed"]["items"][0]["question"],
     "questions-from-csv": lambda row: row["output"]["parsed"],
     "questions-from-parquet": lambda row: row["vars"]["level"],
     "structured-answers": lambda row: set(row["output"]["parsed"]) == {"answer", "confidence", "doubts"},
@@ -55,8 +60,21 @@ def test_every_example_shows_something() -> None:
 @pytest.mark.parametrize("name", SHOWS)
 def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -> None:
     job = api.load_job(str(JOBS / f"{name}.yaml"), simulate=True, out=str(tmp_path / "out"))
+    if isinstance(job.prompts, Source) and job.prompts.run:  # the example that it reads comes first
+        before = Path(job.prompts.path.removesuffix(".simulated")).name
+        simulated(api.load_job(str(JOBS / f"{before}.yaml"), simulate=True, out=f"{tmp_path / before}.simulated"))
+        here = (f"prompts.run={tmp_path / before}",)
+        job = api.load_job(str(JOBS / f"{name}.yaml"), simulate=True, out=str(tmp_path / "out"), overrides=here)
     checked = asyncio.run(api.check(job))
     assert (checked.mistakes, checked.items > 0) == ((), True)
+    report = simulated(job, limit=2)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert (report.exit_status, len(rows)) == (ExitStatus.DONE, 2)
+    assert all(SHOWS[name](row) for row in rows)
+
+
+def simulated(job: Job, *, limit: int | None = None) -> Report:
+    """Run a job in virtual time."""
 
     async def main() -> Report:
         clock, world = LoopClock(wall_at_zero=1_795_000_000.0), World()
@@ -64,12 +82,9 @@ def test_an_example_passes_check_and_runs_simulated(name: str, tmp_path: Path) -
             SimulatedTransport(world, clock, timeouts=job.timeouts),
             SimulatedDownloads(world, clock, timeouts=job.timeouts),
         )
-        return await api.run(job, clock=clock, network=network, say=lambda _: None, limit=2)
+        return await api.run(job, clock=clock, network=network, say=lambda _: None, limit=limit)
 
-    report = run_virtual(main)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert (report.exit_status, len(rows)) == (ExitStatus.DONE, 2)
-    assert all(SHOWS[name](row) for row in rows)
+    return run_virtual(main)
 
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
