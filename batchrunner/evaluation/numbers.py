@@ -29,6 +29,7 @@ _AMBIGUOUS_BEFORE: Final = re.compile(r"(?:\d(?:['_\u2019\u2044]|\^\{?-?)|(?<!\d
 _MOST_EXPONENT: Final = 308
 """Beyond it a number has no place in a row; `1e9999999` is rather a part of an identifier."""
 _LOOK_BACK_CHARS: Final = 8
+_LAST_CHARS: Final = 32
 
 
 class NoNumberError(ValueError):
@@ -51,7 +52,7 @@ def number_in(text: str, *, take: Taken = "last", decimals: Decimals = "point") 
         NoNumberError, AmbiguousNumberError.
     """
     plain = _plain(text, group="," if decimals == "point" else ".")
-    found = list(_DIGITS.finditer(plain))
+    found = list(_DIGITS.finditer(plain, _place_before_last(plain) if take == "last" else 0))
     if not found:
         raise NoNumberError("no number")
     if take == "only" and len(found) > 1:
@@ -66,6 +67,12 @@ def number_in(text: str, *, take: Taken = "last", decimals: Decimals = "point") 
     if number is None or abs(number.adjusted()) > _MOST_EXPONENT:
         raise NoNumberError(f"no number of a usual size: {digits[:40]}")
     return number
+
+
+def _place_before_last(plain: str) -> int:
+    """Where to begin to look for the last number: no digit, space or mark of it stands before. Saves most of a walk."""
+    last = max(map(plain.rfind, "0123456789"))
+    return max(0, plain.rfind(" ", 0, max(0, last - _LAST_CHARS)), plain.rfind("\n", 0, max(0, last - _LAST_CHARS)))
 
 
 def _plain(text: str, *, group: str) -> str:

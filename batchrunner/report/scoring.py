@@ -29,6 +29,7 @@ from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
 from batchrunner.stores.picture_checks import PictureLook, look_of
 from batchrunner.stores.score_file import SCORES
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _MOST_PICTURE_BYTES: Final = 1 << 28
 _LINES_A_WRITE: Final = 200
 _SAME_BITS: Final = 2
@@ -175,7 +176,7 @@ def _line_of(row: Mapping[str, Json], ready: Sequence[PreparedCheck], outside: "
         line["truncated"] = True
     line["scores"] = {prepared.check.name: _fields(score) for prepared, score in zip(ready, scores, strict=True)}
     line["checks"] = scored.digest
-    return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return _encode(line).encode("utf-8", "replace") + b"\n"
 
 
 def _fields(score: Score) -> dict[str, Json]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from batchrunner.evaluation.numbers import AmbiguousNumberError, Decimals, NoNumberError, Taken, number_in
@@ -90,6 +90,18 @@ def test_an_answer_of_endless_digits_is_walked_through_once(text: str) -> None:
     with suppress(NoNumberError, AmbiguousNumberError):
         number_in(text)
     assert time.process_time() - began < 2
+
+
+@given(st.text("12 .,-+e$\n\u2009xa^'_)", max_size=90), st.sampled_from(["point", "comma"]))
+def test_the_last_number_of_a_text_is_that_of_its_end(text: str, decimals: Decimals) -> None:
+    def read(whole: str) -> Decimal | str:
+        try:
+            return number_in(whole, decimals=decimals)
+        except (NoNumberError, AmbiguousNumberError) as error:
+            return type(error).__name__
+
+    assume(any(digit in text for digit in "12"))
+    assert read(f"{'a word, 5 or 6; ' * 20}\n#{text}") == read(f"#{text}")
 
 
 @given(st.text(), st.sampled_from(["point", "comma"]), st.sampled_from(["last", "first", "only"]))

@@ -1,0 +1,101 @@
+"""GSM8K on three simulated models with two system prompts: its rates are those of a script that knows nothing of ours.
+
+Skipped where the questions are not in `shared/data/` beside the checkout.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchrunner
+from batchrunner import api
+from batchrunner.core.status import Report
+from batchrunner.engine.run_schedule import LoopClock
+from batchrunner.report.comparing import CompareOptions
+from batchrunner.simulator.in_process import SimulatedDownloads, SimulatedTransport
+from batchrunner.simulator.world import World
+from tests.support.virtual_time import run_virtual
+
+QUESTIONS = Path(__file__).parents[3] / "shared/data/gsm8k_test.jsonl"
+MODELS = ("sim/a", "sim/b", "sim/c")
+STYLES = ("Think step by step.", "Answer at once.")
+
+pytestmark = pytest.mark.skipif(not QUESTIONS.exists(), reason=f"GSM8K's questions are not at {QUESTIONS}")
+
+
+def job(folder: Path, models: tuple[str, ...]) -> Path:
+    path = folder / "gsm8k.yaml"
+    path.write_text(
+        f"provider: simulator\nmodels: {json.dumps(models)}\nsystem: '{{{{ style }}}}'\n"
+        f"matrix: {{style: {json.dumps(STYLES)}}}\n"
+        f"prompts: {{file: {QUESTIONS}, template: '{{{{ question }}}} End with #### and the number.'}}\n"
+        "limits: {concurrency: 400}\noutput: {report: false}\n"
+        "checks: [{number: \"{{ answer.split('####')[1] }}\"}]\n"
+    )
+    return path
+
+
+def run(path: Path) -> Report:
+    loaded = api.load_job(str(path))
+
+    async def main() -> Report:
+        clock, world = LoopClock(wall_at_zero=1_795_000_000.0), World()
+        network = (
+            SimulatedTransport(world, clock, timeouts=loaded.timeouts),
+            SimulatedDownloads(world, clock, timeouts=loaded.timeouts),
+        )
+        return await api.run(loaded, clock=clock, network=network, say=lambda _: None)
+
+    return run_virtual(main)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def counted_by_a_script(folder: Path) -> Counter[tuple[str, str, bool]]:
+    found: Counter[tuple[str, str, bool]] = Counter()
+    for row in lines(folder / "results.jsonl"):
+        reference = float(row["vars"]["answer"].split("####")[1].replace(",", ""))
+        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", row["output"]["text"])
+        right = bool(numbers) and float(numbers[-1].replace(",", "")) == reference
+        found[row["model"], row["vars"]["style"], right] += 1
+    return found
+
+
+def counted_by_checks(folder: Path) -> Counter[tuple[str, str, bool]]:
+    styles = {row["index"]: row["vars"]["style"] for row in lines(folder / "results.jsonl")}
+    scores = lines(folder / "scores.jsonl")
+    return Counter((score["model"], styles[score["index"]], score["pass"]) for score in scores)
+
+
+def test_rates_are_those_of_an_independent_script_and_a_fourth_model_sends_its_own_items_only(tmp_path: Path) -> None:
+    first = run(job(tmp_path, MODELS))
+    folder = Path(first.status.dir or "")
+    questions = len(QUESTIONS.read_text().splitlines())
+    assert (first.exit_status, first.status.items.done) == (0, 6 * questions)
+    expected = counted_by_a_script(folder)
+    assert counted_by_checks(folder) == expected
+    assert len({key for key, count in expected.items() if count}) == 12, "each model has right and wrong ones"
+
+    comparison, missed = batchrunner.compare([str(folder)])
+    assert missed == []
+    for group in comparison.groups:
+        right = sum(count for (model, _, passed), count in expected.items() if passed and model == group.name)
+        assert (group.passed, group.decided) == (right, 2 * questions)
+    by_style, _ = batchrunner.compare([str(folder)], CompareOptions(by="style"))
+    (pair,) = by_style.pairs
+    assert (pair.pairs, pair.new, pair.gone, pair.changed) == (3 * questions, 0, 0, 3 * questions)
+
+    before = {row["key"]: row for row in lines(folder / "results.jsonl")}
+    fourth = run(job(tmp_path, (*MODELS, "sim/d")))
+    after = lines(folder / "results.jsonl")
+    assert (fourth.exit_status, fourth.status.sends.total) == (0, 8 * questions)
+    assert {row["model"] for row in after if row["key"] not in before} == {"sim/d"}
+    kept = {row["key"]: row for row in after if row["key"] in before}
+    assert {key: row["output"] for key, row in kept.items()} == {key: row["output"] for key, row in before.items()}
+    assert counted_by_checks(folder) == counted_by_a_script(folder)
