@@ -23,8 +23,8 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="jsonl, csv, parquet; hf, messages, sharegpt, alpaca; imagefolder, captions, webdataset; markdown or "
-        "openai-batch.",
+        help="csv, xlsx, parquet, jsonl; hf, messages, sharegpt, alpaca, preference; imagefolder, captions, "
+        "webdataset, sheet; markdown or openai-batch.",
         show_default=False,
     ),
 ]

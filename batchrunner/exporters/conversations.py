@@ -1,10 +1,12 @@
-"""Answers as conversations, for training: `messages`, `sharegpt` and `alpaca`, each a JSON object a line.
+"""Answers as conversations, for training: `messages`, `sharegpt`, `alpaca`, `preference`; a JSON object a line.
 
 A row is left out, and counted, where the format has no place for it: a failed item, an empty answer, pictures alone.
 Nothing is judged: an answer that was cut off is exported like the others, unless `where` leaves it out.
 """
 
+import hashlib
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -165,3 +167,52 @@ def _alpaca(fields: dict[str, Json], sent: list[dict[str, Json]], said: dict[str
             [asked["content"], told["content"]] for asked, told in zip(turns[:-1:2], turns[1::2], strict=True)
         ]
     return made
+
+
+# `preference`: pairs of answers to one prompt, the better one and the worse one.
+
+_NO_VERDICT: Final = "answers without a verdict; see `batchrunner score`"
+_NO_PARTNER: Final = "answers without a counterpart with the other verdict"
+_SAME_TEXT: Final = "pairs that say the same"
+
+
+def preference(run: Shapable) -> Iterator[bytes]:
+    """`prompt`, `chosen` and `rejected`, each a list of messages: an answer that passed, and one that failed.
+
+    The first that passed is paired with the first that failed, and so on: no answer is in two pairs. The prompt is the
+    whole conversation, so answers to different system prompts are never paired.
+    """
+    sides: dict[bytes, tuple[array[int], array[int]]] = {}
+    for number, row in enumerate(run.rows()):
+        verdict = row.fields.get("pass")
+        if answer(row, reasoning=False) is None:
+            run.leave_out(_FAILED if row.outcome == "failed" else _NO_ANSWER)
+        elif not isinstance(verdict, bool):
+            run.leave_out(_NO_VERDICT)
+        else:
+            sent = json_text([row.fields.get("prompt_id"), *conversation(row.fields)])
+            prompt = hashlib.blake2b(sent.encode(), digest_size=16).digest()
+            passed_and_failed = sides.setdefault(prompt, (array("Q"), array("Q")))
+            passed_and_failed[not verdict].append(number)
+    for passed, failed in sides.values():
+        for better, worse in zip(passed, failed, strict=False):
+            yield from _pair(run, run.row(better), run.row(worse))
+        for _ in range(abs(len(passed) - len(failed))):
+            run.leave_out(_NO_PARTNER)
+
+
+def _pair(run: Shapable, better: ExportRow, worse: ExportRow) -> Iterator[bytes]:
+    chosen, rejected = (answer(row, reasoning=run.options.reasoning) for row in (better, worse))
+    if chosen == rejected:
+        run.leave_out(_SAME_TEXT)
+        return
+    pair: dict[str, Json] = {
+        "prompt": list(conversation(better.fields)),
+        "chosen": [chosen],
+        "rejected": [rejected],
+        "prompt_id": text(better.fields.get("prompt_id")),
+    }
+    for side, row in (("chosen", better), ("rejected", worse)):
+        pair |= {f"{side}_id": text(row.fields.get("id")), f"{side}_model": text(row.fields.get("model"))}
+    yield json_text(pair).encode() + b"\n"
+    run.wrote()

@@ -54,7 +54,7 @@ def test_text_goes_to_stdout_when_asked_to(finished: CommandLine) -> None:
         (("--to", "csv", "--out", "-", "--json"), "cannot both use stdout"),
         (
             ("--to", "exel"),
-            "expected one of jsonl, csv, parquet, hf, imagefolder, captions, messages, sharegpt, alpaca, markdown, openai-batch, webdataset",
+            "expected one of jsonl, csv, parquet, hf",
         ),
         (("--to", "csv", "--out", "talk.yaml"), "talk.yaml: already exists"),
         ((), "--to"),

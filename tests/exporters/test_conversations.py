@@ -124,3 +124,39 @@ def test_datasets_reads_every_line(shape: str, tmp_path: Path) -> None:
             ]
     if shape == "messages":
         assert found[-1]["messages"][-1]["tool_calls"][0]["function"]["name"] == "weather"
+
+
+# -- preference
+
+
+def judged(text: str, *, verdict: bool | None, **fields: Any) -> ExportRow:
+    return chat_row(text, **{"pass": verdict, **fields})
+
+
+def test_answers_that_passed_are_paired_with_answers_to_the_same_prompt_that_failed(tmp_path: Path) -> None:
+    run = Rows(
+        [
+            judged("good 1", verdict=True, id="a1", model="m1"),
+            judged("bad 1", verdict=False, id="a2", model="m2"),
+            judged("good 2", verdict=True, id="a3"),
+            judged("good 3", verdict=True, id="b1", prompt_id="b", prompt="Other?"),
+            judged("bad 3", verdict=False, id="b2", prompt_id="b", prompt="Other?", system="Another system prompt"),
+            judged("unclear", verdict=None, id="b3", prompt_id="b", prompt="Other?"),
+            judged("same", verdict=True, id="c1", prompt_id="c"),
+            judged("same", verdict=False, id="c2", prompt_id="c"),
+        ]
+    )
+    (tmp_path / "train.jsonl").write_bytes(written("preference", run))
+    (pair,) = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert pair["prompt"] == [{"role": "user", "content": "a question"}]
+    assert pair["chosen"] == [{"role": "assistant", "content": "good 1"}]
+    assert pair["rejected"] == [{"role": "assistant", "content": "bad 1"}]
+    assert (pair["chosen_id"], pair["rejected_id"], pair["rejected_model"]) == ("a1", "a2", "m2")
+    assert run.samples == 1
+    assert sorted(run.left_out.values()) == [1, 1, 3]
+
+
+def test_without_verdicts_there_is_no_pair() -> None:
+    run = Rows([chat_row("a"), chat_row("b"), failed_row()])
+    assert written("preference", run) == b""
+    assert sorted(run.left_out.values()) == [1, 2]
