@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from page_live import rows as live_rows
 from page_peers import answers_of, inspect_bundle, promptfoo_page
 
 import batchrunner
@@ -295,7 +296,15 @@ The same 3,957 GSM8K answers on other pages, made by the peers' own commands and
 """
 
 
-def section(lines: list[str], peers: list[str]) -> str:
+LIVE_HEAD = """
+While a run works, by `benchmarks/page_live.py`: instructions by callgrind, CPU of whole processes, times by the clock.
+
+| measured | | ceiling |
+|---|---|---|
+"""
+
+
+def section(lines: list[str], peers: list[str], live: list[str]) -> str:
     text = """
 Written by `make bench-page`: `report.html` from disk, in headless Chromium. CPU is that of the page's main thread
 (`Performance.getMetrics`, `timeDomain: threadTicks`), of a single task by Chromium's trace: the longest of all tasks in
@@ -304,8 +313,9 @@ three rounds. Times by the clock are of a machine that does other things meanwhi
 | run | measured | | ceiling |
 |---|---|---|---|
 """
-    found = "".join(f"{line}\n" for line in peers)
-    return HEADING + text + "\n".join(lines) + "\n" + (PEERS_HEAD + found if peers else "")
+    found = [HEADING + text + "\n".join(lines)]
+    found += ["\n".join([head + one[0], *one[1:]]) for head, one in ((LIVE_HEAD, live), (PEERS_HEAD, peers)) if one]
+    return "\n".join(found) + "\n"
 
 
 def main() -> int:
@@ -315,7 +325,10 @@ def main() -> int:
     )
     shape.add_argument("--work", type=Path, help="keep the runs here")
     shape.add_argument("--only", help="one of gsm8k, parti, many")
-    shape.add_argument("--peers", type=Path, help="folder with promptfoo and inspect, see page_peers.py")
+    peers_at = os.environ.get("BATCHRUNNER_BENCH_PEERS")
+    shape.add_argument(
+        "--peers", type=Path, default=peers_at, help="folder with promptfoo and inspect, see page_peers.py"
+    )
     shape.add_argument("--docs", action="store_true", help="write the section in docs/benchmarks.md")
     given = shape.parse_args()
     if reason := why_not():
@@ -331,9 +344,9 @@ def main() -> int:
         made = {subject.name: out for subject, out in runs}
         promptfoo = bundle = None
         if given.peers is not None and "gsm8k" in made:
-            answers = answers_of(made["gsm8k"])
-            promptfoo = promptfoo_page(answers, given.peers.resolve(), work.resolve() / "peers")
-            bundle = inspect_bundle(answers, "sim/large", given.peers.resolve(), work.resolve() / "peers")
+            answers, installed = answers_of(made["gsm8k"]), Path(given.peers).resolve()
+            promptfoo = promptfoo_page(answers, installed, work.resolve() / "peers")
+            bundle = inspect_bundle(answers, "sim/large", installed, work.resolve() / "peers")
         lines = []
         with started() as browser:
             for subject, out in runs:
@@ -342,9 +355,12 @@ def main() -> int:
                 print("\n".join(lines[-14:]), f"\n({time.monotonic() - began:.0f} s)", flush=True)
             peers = peer_rows(browser, promptfoo, bundle)
             print("\n".join(peers))
+    live = [] if given.only else live_rows()
     if given.docs:
         before, _, after = DOCS.read_text("utf-8").partition(HEADING)
-        DOCS.write_text(before + section(lines, peers) + "".join(re.findall(r"\n## .*", after, re.DOTALL)[:1]), "utf-8")
+        DOCS.write_text(
+            before + section(lines, peers, live) + "".join(re.findall(r"\n## .*", after, re.DOTALL)[:1]), "utf-8"
+        )
     return 0
 
 

@@ -184,25 +184,25 @@ class RunControl:
     async def _retry(self, command: Command) -> Reply:
         """Give failed and held items a new generation of attempts; all of it is durable before it is answered."""
         runner, wanted = self.runner, set(command.items)
-        found, others = list[Item](), Counter[str]()
+        found, others = list[tuple[Item, bool]](), Counter[str]()
         async with aclosing(one_by_one(runner.ports.items.batches())) as stream:
             async for item in stream:
                 if item.id not in wanted:
                     continue
                 wanted.discard(item.id)
                 key = bytes.fromhex(item.key)
-                held = runner.state.waits_for_a_person(key, hold=runner.totals.hold)
-                if held or runner.state.item_state(key) is ItemState.FAILED:
-                    found.append(item)
+                failed = runner.state.item_state(key) is ItemState.FAILED
+                if failed or runner.state.waits_for_a_person(key, hold=runner.totals.hold):
+                    found.append((item, failed))
                 else:
                     others[runner.state.item_state(key).name.lower()] += 1
                 if not wanted:
                     break
-        for place, item in enumerate(found, start=1):
+        for place, (item, _) in enumerate(found, start=1):
             await runner.recorder.requeued(item.id, item.key, synced=place == len(found))
-        later = sum(not self._brought_back(item) for item in found)
+        later = sum(not self._brought_back(item, failed=failed) for item, failed in found)
         said = [f"{len(found):,} of {len(command.items):,} items are tried again"]
-        said += [f"{count:,} are {name}" for name, count in sorted(others.items())]
+        said += [f"{count:,} {'is' if count == 1 else 'are'} {name}" for name, count in sorted(others.items())]
         said += [f"{later:,} of them by the next run: this one has nothing more to send to their models"] * bool(later)
         if wanted:
             named = ", ".join(sorted(wanted)[:_MOST_NAMED])
@@ -211,10 +211,12 @@ class RunControl:
             raise ControlError("; ".join(said))
         return Reply(ok=True, message="; ".join(said))
 
-    def _brought_back(self, item: Item) -> bool:
+    def _brought_back(self, item: Item, *, failed: bool) -> bool:
         """Whether this run sends it: through its queue or, before the work has begun, from the source."""
         runner = self.runner
-        runner.requeued[item.model] += 1
+        here = failed and runner.recorder.failed_of[item.model] > 0
+        runner.recorder.failed_of[item.model] -= here
+        runner.requeued[item.model] += not here  # else it is among those that this run asked for already
         if self._attempts is None:
             return True
         key = bytes.fromhex(item.key)

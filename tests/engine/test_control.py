@@ -298,6 +298,49 @@ def test_items_that_are_to_be_tried_again_are_no_failures_any_more(harness: RunH
         assert sum(group.count for group in scripted.failures) == scripted.items.failed > 0
 
 
+def test_a_lane_counts_no_failure_that_is_to_be_tried_again(harness: RunHarness, hand: Hand) -> None:
+    counts: list[tuple[int, int, int | None]] = []
+
+    async def script(snapshot: Snapshot) -> None:
+        def note() -> None:
+            (lane,) = snapshot().lanes
+            counts.append((lane.failed, snapshot().items.failed, lane.left))
+
+        await asyncio.sleep(5)
+        hand.give("pause")
+        await asyncio.sleep(3)
+        note()
+        hand.give("retry", items=tuple(row["id"] for row in harness.rows("failures.jsonl"))[:2])
+        await asyncio.sleep(3)
+        note()
+        hand.give("stop")
+
+    run(harness, chat(*MANY[:100], model="sim/chat#5xx:1", more=f"{SLOW}\nretry: {{attempts: 1}}"), script)
+    (failed, _, left), after = counts
+    assert failed > 2
+    assert left is not None
+    assert after == (failed - 2, failed - 2, left + 2)
+
+
+def test_held_items_are_sent_again_when_a_person_asks(harness: RunHarness, hand: Hand) -> None:
+    async def script(snapshot: Snapshot) -> None:
+        await asyncio.sleep(5)
+        hand.give("pause")
+        await asyncio.sleep(3)
+        held = snapshot().items.held
+        hand.give("retry", items=("i0", "i1", "i39"))
+        await asyncio.sleep(3)
+        assert snapshot().items.held == held - 2
+        hand.give("resume")
+
+    prompts = "".join(f"\n  - {{id: i{number}, prompt: question {number}}}" for number in range(40))
+    job = f'name: job\nprovider: simulator\nmodel: "sim/chat#reset-mid-stream:1"\nprompts:{prompts}\n'
+    report = run(harness, f"{job}{SLOW}\non_ambiguous: hold\n", script)
+    assert hand.reply(1) == "2 of 3 items are tried again; 1 is pending"
+    assert {row["id"] for row in harness.rows()} == {"i0", "i1"}
+    assert (report.status.items.held, report.exit_status) == (38, ExitStatus.PAUSED)
+
+
 def test_items_of_a_run_that_is_over_are_sent_by_the_next_run_when_a_person_asks(
     harness: RunHarness, hand: Hand
 ) -> None:
