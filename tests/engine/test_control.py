@@ -324,7 +324,7 @@ def test_a_lane_counts_no_failure_that_is_to_be_tried_again(harness: RunHarness,
 
 def test_held_items_are_sent_again_when_a_person_asks(harness: RunHarness, hand: Hand) -> None:
     async def script(snapshot: Snapshot) -> None:
-        await asyncio.sleep(5)
+        await asyncio.sleep(2)
         hand.give("pause")
         await asyncio.sleep(3)
         held = snapshot().items.held
