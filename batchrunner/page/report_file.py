@@ -40,6 +40,7 @@ from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
+from batchrunner.stores.score_file import SCORES, ScoreFile
 from batchrunner.stores.threads import Threads
 
 REPORT: Final = "report.html"
@@ -80,6 +81,8 @@ _EXPORT: Final = re.compile(r"^export (?=const |let |function |async |class )", 
 _COMMENT: Final = re.compile(r"^\s*(?:/\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
 _INDENT: Final = re.compile(r"^[ \t]+|\n(?=\n)", re.MULTILINE)
 """Neither is wanted in a page; no text of the scripts goes over several lines."""
+_STYLE_SPACE: Final = re.compile(r"\s*([{};,])\s*|(?<=[\w-]):\s+")
+"""Where a style needs no space; `a :hover` does."""
 _CHUNK_FILE: Final = re.compile(r"c([0-9]{4,})\.js")
 
 
@@ -221,13 +224,13 @@ def _page_if_due(folder: Path, status: Status) -> str | None:
 
 
 def _is_due(folder: Path) -> bool:
-    """Whether anything happened since the page was written: rows, or records beyond a process's first and last."""
+    """Whether anything happened since the page was written: rows, scores, records beyond a process's first and last."""
     page = DISK.look(folder / REPORT)
     if page is None:
         return True
     ledger = folder / LEDGER
     segments = [ledger / name for name in DISK.names(ledger)] if DISK.exists(ledger) else []
-    for path in (folder / RESULTS, folder / FAILURES, *segments):
+    for path in (folder / RESULTS, folder / FAILURES, folder / SCORES, *segments):
         found = DISK.look(path)
         if (
             found
@@ -310,11 +313,11 @@ def read_run(folder: Path, on_chunk: Callable[[int, bytes], None], *, status: St
     timeline.problem = hide(timeline.problem)
     since = seconds_of(run.created, timeline.started)
     rows = RowChunks(axes=axes_of(run.job), since=since, log_of=timeline.log_of, hide=hide, on_chunk=on_chunk)
-    with RowOrder(folder) as order:
+    with RowOrder(folder) as order, ScoreFile(folder) as scores:
         state = replay(folder, day_offset_s=day_offset_of(run), running=True)
         order.index(is_failed=lambda key: state.item_state(key) is ItemState.FAILED)
         for row in order.rows():
-            rows.add(row)
+            rows.add(scores.shown(row))
     rows.finish()
     return RunOnPage(folder=folder, run=run, status=status, rows=rows, timeline=timeline, currency=currency, hide=hide)
 
@@ -385,8 +388,8 @@ def joined_script() -> str:
 
 @cache
 def page_style() -> str:
-    """The page's style."""
-    return _INDENT.sub("", _COMMENT.sub("", _resource("page.css")))
+    """The page's style, without what only people need to read it."""
+    return _STYLE_SPACE.sub(lambda found: found[1] or ":", _COMMENT.sub("", _resource("page.css"))).strip()
 
 
 def _resource(name: str) -> str:

@@ -33,12 +33,15 @@ PLAIN_COLUMNS: Final = (
     "started",
     "chars",
     "hash",
+    "verdict",
 )
 """One int32 for each row. `failure` is 0 for a done item, else 1 + its place in `failures`; -1 stands for unknown.
 
 `ms` are milliseconds of the item, `started` seconds since the run was created, `chars` the answer's length, `hash`
-tells equal answers and equal pictures from others.
+tells equal answers and equal pictures from others; `verdict` is 0 without scores, else a place in `VERDICTS`, from 1.
 """
+VERDICTS: Final = (True, False, None)
+"""What the checks that count say of an answer: pass, fail, no verdict."""
 MOST_LINE_BYTES: Final = 1_000_000
 """A row's line beyond this has its texts cut: a chunk of giant answers would not fit into memory."""
 _CUT_CHARS: Final = 100_000
@@ -190,6 +193,7 @@ class RowChunks:
             self._moment(fields.get("started_at") or fields.get("failed_at")),
             len(text),
             self._hash(text, pictures),
+            1 + VERDICTS.index(verdict) if "pass" in fields and (verdict := fields["pass"]) in VERDICTS else 0,
         )
         for column, value in zip(self._columns, values, strict=False):
             column.append(value)
@@ -272,7 +276,7 @@ def _axis_value(name: str, fields: dict[str, Json]) -> Json:
         inside = fields.get(place)
         if isinstance(inside, dict) and name in inside:
             return inside[name]
-    return None
+    return fields.get(name)
 
 
 def _whole(value: Json, times: int = 1) -> int:

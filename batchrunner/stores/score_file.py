@@ -125,6 +125,14 @@ class ScoreFile:
         """
         return with_scores(row, self.of(row.fields)) if self.exists else row
 
+    def shown(self, row: ExportRow) -> ExportRow:
+        """The row with `pass` and, for people, all that each check says in `_scores`; its line stays as it was."""
+        line = self.of(row.fields) if self.exists else None
+        if line is None:
+            return row
+        fields = {**row.fields, "pass": line.get("pass"), "_scores": line.get("scores")}
+        return ExportRow(line=row.line, fields=fields, outcome=row.outcome)
+
 
 def with_scores(row: ExportRow, line: dict[str, Json] | None) -> ExportRow:
     """The row with `pass`, `score` and `verdict` of its line of scores; None for a row that has none."""

@@ -301,3 +301,62 @@ def test_no_view_has_a_serious_fault_for_those_who_cannot_see_it(
 
 def test_script_and_style_stay_small() -> None:
     assert len(joined_script()) + len(page_style()) <= 120_000
+
+
+CHECKED = """
+name: checked
+provider: simulator
+models: [sim/one, sim/two]
+prompts: {file: prompts.txt}
+checks:
+  - regex: "[aeiou]s? .*[.]$"
+    counts: false
+  - python: "mine.py:odd"
+"""
+ODD = """
+def odd(row):
+    number = int(row["prompt"].split()[1])
+    return {"pass": (number % 3 == 0) if row["model"] == "sim/one" else number % 2 == 0, "reason": "a <b>reason</b>"}
+"""
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checked")
+    (folder / "prompts.txt").write_text("".join(f"Question {n} about tides.\n" for n in range(30)), "utf-8")
+    (folder / "mine.py").write_text(ODD)
+    return ran(folder, CHECKED)
+
+
+def test_rows_have_their_verdicts_and_are_filtered_by_them(browser: "Browser", checked: Path) -> None:
+    with opened(browser, checked / "report.html") as seen:
+        assert "pass" in seen.page.locator(".cell .badge").all_inner_texts()
+        seen.view("#results?checks=fail&x.model=sim%2Fone")
+        assert seen.text(".head .prompt-cell") == "20 prompts"
+        seen.view("#results?item=1")
+        assert "fail · a <b>reason</b>" in seen.text(".item aside") or "pass · a <b>reason</b>" in seen.text(
+            ".item aside"
+        )
+        assert seen.complaints == []
+
+
+def test_compare_begins_with_the_flips_and_counts_them(browser: "Browser", checked: Path) -> None:
+    with opened(browser, checked / "report.html") as seen:
+        seen.view("#compare")
+        seen.page.wait_for_selector(".pair-column .badge")
+        figures = seen.text(".figures")
+        assert "10 of 30 (33.3 %)" in figures
+        assert "15 of 30 (50.0 %)" in figures
+        assert "10 won, 5 lost" in figures
+        flips = [n for n in range(30) if (n % 3 == 0) != (n % 2 == 0)]
+        titles = seen.page.locator(".pair-title").all_inner_texts()
+        assert [int(title.split()[1]) for title in titles] == flips[: len(titles)]
+        assert seen.complaints == []
+
+
+def test_a_run_without_checks_shows_none(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        assert "Checks" not in seen.text(".filters")
+        seen.view("#compare")
+        seen.page.wait_for_selector(".figures")
+        assert "won" not in seen.text(".figures")

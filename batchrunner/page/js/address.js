@@ -1,6 +1,6 @@
 // What is shown, as the part of the address behind `#`: a link leads to the same view, filter, order and item.
 
-const LISTS = /^(state|model|flag|mark|slower|longer|x\..*)$/;
+const LISTS = /^(state|model|flag|checks|mark|slower|longer|x\..*)$/;
 
 export function parse(hash) {
   const [view, query] = hash.replace(/^#/, "").split("?");

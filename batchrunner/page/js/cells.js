@@ -41,6 +41,7 @@ function gone(image, picture) {
 /** Badges of a row: failed, flags, equal pictures, marks. */
 export function badges(row, twins = 0) {
   const found = [];
+  if (row._scores) found.push(verdictBadge(row));
   const mark = marks.of(row);
   if (mark?.mark) found.push(el("span", { class: "badge mark", text: stars(mark.mark), title: "your mark" }));
   if (mark?.note) found.push(el("span", { class: "badge mark", text: "✎", title: mark.note }));
@@ -50,6 +51,12 @@ export function badges(row, twins = 0) {
   if (row.ambiguous) found.push(badge("may be paid twice", `${row.ambiguous} sends got no clear answer`));
   if (twins > 1) found.push(el("span", { class: "badge quiet", text: `${twins} equal`, title: "other items of this prompt have the same content" }));
   return found;
+}
+
+function verdictBadge(row) {
+  const word = row.pass === null ? "no verdict" : row.pass ? "pass" : "fail";
+  const told = Object.entries(row._scores).map(([name, score]) => `${name}: ${score.verdict}${score.reason ? ` (${score.reason})` : ""}`);
+  return el("span", { class: `badge verdict-${word.replace(" ", "-")}`, text: word, title: told.join("\n") });
 }
 
 const badge = (text, title) => el("span", { class: "badge", text, title });

@@ -9,6 +9,8 @@ import { answerOf, badges, factsLine, isPicture, missingContent, picturesOf, thu
 import { source } from "./data.js";
 
 const PAGE = 12;
+const PASS = 1;
+const FAIL = 2;
 const PICTURE_MODES = { side: "side by side", swipe: "swipe", difference: "difference" };
 
 export class Compare {
@@ -32,6 +34,8 @@ export class Compare {
       return;
     }
     this.entries = plan.entries.map((_, entry) => entry).filter((entry) => !this.only || this.differs(entry));
+    const flipped = new Map(this.entries.map((entry) => [entry, this.flips(entry)]));
+    this.entries.sort((a, b) => flipped.get(b) - flipped.get(a) || a - b);
     const pages = Math.max(1, Math.ceil(this.entries.length / PAGE));
     this.page = Math.min(pages - 1, Math.max(0, Number(rest.page ?? 0)));
     put(this.node, this.controls(), this.figures(), this.list(), this.pager(pages));
@@ -41,6 +45,12 @@ export class Compare {
     const { hash, failure } = data.columns;
     const rows = this.columns.map((column) => this.plan.rowAt(entry, column)).filter((row) => row >= 0);
     return rows.length < this.columns.length || rows.some((row) => hash[row] !== hash[rows[0]] || failure[row] !== failure[rows[0]]);
+  }
+
+  /** Whether one of its answers passes the checks and another one fails them. */
+  flips(entry) {
+    const verdicts = this.columns.map((column) => this.plan.rowAt(entry, column)).map((row) => (row < 0 ? 0 : data.columns.verdict[row]));
+    return verdicts.includes(PASS) && verdicts.includes(FAIL);
   }
 
   set(changes) {
@@ -84,7 +94,7 @@ export class Compare {
   figures() {
     const c = data.columns;
     const told = this.columns.map((column) => {
-      const found = { column, done: 0, failed: 0, ms: [], output: 0, equal: 0, both: 0 };
+      const found = { column, done: 0, failed: 0, ms: [], output: 0, equal: 0, both: 0, passed: 0, decided: 0, won: 0, lost: 0 };
       for (let entry = 0; entry < this.plan.entries.length; entry++) {
         const row = this.plan.rowAt(entry, column);
         if (row < 0) continue;
@@ -94,7 +104,14 @@ export class Compare {
           found.ms.push(c.ms[row]);
           if (c.output[row] > 0) found.output += c.output[row];
         }
+        const verdict = c.verdict[row];
+        if (verdict === PASS || verdict === FAIL) found.decided++;
+        if (verdict === PASS) found.passed++;
         const other = this.plan.rowAt(entry, this.base);
+        if (other >= 0) {
+          if (verdict === PASS && c.verdict[other] === FAIL) found.won++;
+          if (verdict === FAIL && c.verdict[other] === PASS) found.lost++;
+        }
         if (other >= 0 && column !== this.base) {
           found.both++;
           if (c.hash[other] === c.hash[row] && c.failure[other] === c.failure[row]) found.equal++;
@@ -113,6 +130,8 @@ export class Compare {
         {},
         line("done", (one) => short(one.done)),
         told.some((one) => one.failed) ? line("failed", (one) => short(one.failed)) : null,
+        told.some((one) => one.decided) ? line("passed", (one) => (one.decided ? `${short(one.passed)} of ${short(one.decided)} (${((100 * one.passed) / one.decided).toFixed(1)} %)` : "–")) : null,
+        told.some((one) => one.decided) ? line("won and lost", (one) => (one.column === this.base ? "base" : `${short(one.won)} won, ${short(one.lost)} lost`)) : null,
         line("seconds p50", (one) => (one.ms.length ? seconds(percentile(one.ms, 0.5) / 1000) : "–")),
         line("seconds p95", (one) => (one.ms.length ? seconds(percentile(one.ms, 0.95) / 1000) : "–")),
         told.some((one) => one.output) ? line("tokens out, mean", (one) => (one.done ? short(one.output / one.done) : "–")) : null,

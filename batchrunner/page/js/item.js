@@ -16,7 +16,7 @@ const EVENTS = {
   lost: "its answer was gone; paid for again on request",
 };
 const KNOWN_FIELDS = new Set(
-  "id prompt_id index model prompt system vars params output task_id usage attempts ambiguous recovered started_at seconds key messages schema_sha256 images replica shared_with error failed_at _row _log".split(" "),
+  "id prompt_id index model prompt system vars params output task_id usage attempts ambiguous recovered started_at seconds key messages schema_sha256 images replica shared_with error failed_at pass _scores _row _log".split(" "),
 );
 
 const PROMPT_FIRST_CHARS = 600;
@@ -163,6 +163,7 @@ export class Item {
       badges(row).length ? el("div", { class: "foot" }, badges(row)) : null,
       this.markBar(row),
       el("dl", {}, facts),
+      row._scores ? [el("h3", { text: "Checks" }), el("dl", {}, Object.entries(row._scores).map(([name, score]) => [el("dt", { text: name }), el("dd", { text: scoreWords(score) })]))] : null,
       row._log?.length ? [el("h3", { text: "What happened" }), this.log(row)] : null,
       row.system ? folded("System prompt", row.system) : null,
       Object.keys(row.vars ?? {}).length ? folded("Columns", Object.entries(row.vars).map(([name, value]) => `${name}: ${shown(value)}`).join("\n")) : null,
@@ -221,6 +222,14 @@ export class Item {
 
 function folded(title, text, code = false) {
   return el("details", {}, el("summary", { text: title }), el("pre", { class: code ? "text code" : "text", text }));
+}
+
+function scoreWords({ verdict, value, expected, reason }) {
+  const told = [verdict];
+  if (value !== undefined && expected !== undefined) told.push(`${shown(value)}, expected ${shown(expected)}`);
+  else if (value !== undefined && value !== 0 && value !== 1) told.push(shown(value));
+  if (reason) told.push(reason);
+  return told.join(" · ");
 }
 
 const pretty = (value) => JSON.stringify(value, null, 2);

@@ -7,6 +7,8 @@ import { plural, shown, whole } from "./dom.js";
 const MOST_COLUMNS = 8;
 const ALONE = 12; // columns of a job with one axis, where tabs would be all there is
 
+export const VERDICTS = ["pass", "fail", "no verdict"]; // of the checks, by number from 1 in the index
+
 export const SORTS = {
   index: "job order",
   ms: "seconds",
@@ -32,6 +34,9 @@ export function facets() {
   }
   if (meta.flags.length) {
     found.push({ name: "flag", title: "Flag", values: meta.flags.map(flagWords), of: (row) => bits(c.flags[row]) });
+  }
+  if (c.verdict.some((verdict) => verdict)) {
+    found.push({ name: "checks", title: "Checks", values: VERDICTS, of: (row) => (c.verdict[row] ? [c.verdict[row] - 1] : []) });
   }
   found.push({ name: "mark", title: "Mark", values: ["1", "2", "3", "4", "5", "x", "note"], of: (row) => marks.placesOf(row) });
   return found;
