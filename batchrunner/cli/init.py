@@ -29,7 +29,7 @@ def init(
     *,
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Directory for the new job.yaml.")] = ".",
     template: Annotated[
-        str, typer.Option("--template", metavar="NAME", help="chat, images, evaluate or dataset.")
+        str, typer.Option("--template", metavar="NAME", help="chat, images, evaluate, dataset or pipeline.")
     ] = "chat",
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="A file of prompts; its columns are guessed.")
@@ -48,7 +48,7 @@ def init(
       batchrunner init --template images jobs/pictures
       batchrunner init --from prompts.csv
     """
-    from batchrunner.spec.schema import MODELINE, SCHEMA_FILE, TEMPLATES  # noqa: PLC0415 - pydantic, for this only
+    from batchrunner.spec.schema import FURTHER_JOBS, MODELINE, SCHEMA_FILE, TEMPLATES  # noqa: PLC0415 - pydantic, for this only
 
     if lists:
         if as_json:
@@ -63,13 +63,21 @@ def init(
     text = batchrunner.starter_job(template)
     if source is not None:
         text = _with_source(text, source, Path(folder))
-    _write_new(path, text if no_schema else MODELINE + text)
+    modeline = "" if no_schema else MODELINE
+    further = {path.with_name(f"{name}.yaml"): f"{template}-{name}" for name in FURTHER_JOBS.get(template, ())}
+    for taken in filter(Path.exists, further):
+        raise JobMistakesError((_taken(taken),))
+    _write_new(path, modeline + text)
+    for beside, name in further.items():
+        _write_new(beside, modeline + batchrunner.starter_job(name))
     schema = None if no_schema else _schema_beside(path.with_name(SCHEMA_FILE))
-    following = f"{program()} run {shlex.quote(str(path))} --simulate"
+    files = " ".join(shlex.quote(str(each)) for each in (path, *further))
+    following = f"{program()} run {files} --simulate"
     if as_json:
         emit({"written": path, "schema": schema, "next_command": following})
+    written = " and ".join(map(str, (path, *further)))
     print_message(
-        f"wrote {path}: edit it, then try it on the simulator (no key needed, nothing billed)\nnext: {following}"
+        f"wrote {written}: edit it, then try it on the simulator (no key needed, nothing billed)\nnext: {following}"
     )
     return ExitStatus.DONE
 

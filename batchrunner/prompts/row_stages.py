@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
 from batchrunner.core.item import slug
@@ -251,7 +252,8 @@ class _Groups:
 
     def rest(self) -> _Rows:
         """Some of the groups that are smaller than they may be; none when all have been given."""
-        return [self._made(by) for by in list(self._waiting)[:BATCH_ROWS]]
+        some = max(1, BATCH_ROWS // self._group.size)
+        return [self._made(by) for by in list(islice(self._waiting, some))]
 
     def _put(self, row: dict[str, Json]) -> tuple[int, int]:
         text = json.dumps(row).encode()

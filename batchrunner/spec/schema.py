@@ -63,12 +63,19 @@ TEMPLATES: Final[dict[str, str]] = {
     "images": "pictures of prompts and a matrix",
     "evaluate": "questions to several models, with checks and a comparison",
     "dataset": "records that fit a schema, several for each combination of a matrix",
+    "pipeline": "two jobs: answers, and a rating of each answer",
 }
 """Name -> what it is for."""
+FURTHER_JOBS: Final[dict[str, tuple[str, ...]]] = {"pipeline": ("critique",)}
+"""What stands beside the job of a template: names of further jobs, in their order."""
 
 
 def starter_job(template: str = "chat") -> str:
-    """The text of a commented job file that passes `check` as it stands. `template` is one of `TEMPLATES`."""
+    """The text of a commented job file that passes `check` as it stands.
+
+    Args:
+        template: one of `TEMPLATES`, or, for a job that stands beside another, `pipeline-critique`.
+    """
     return files("batchrunner.spec").joinpath("templates", f"{template}.yaml").read_text(encoding="utf-8")
 
 
@@ -234,8 +241,8 @@ EXAMPLES: Final[dict[str, str]] = {
     "prompts.group.by": "by: topic",
     "prompts.group.size": "size: 5",
     "prompts.draw": "draw: {topic: [frogs, tides], tone: [dry, warm]}",
-    "prompts.draw.{}.file": "file: data/topics.txt",
-    "prompts.draw.{}.column": "column: topic",
+    "prompts.draw.{}.file": "file: data/questions.csv",
+    "prompts.draw.{}.column": "column: subject",
     "prompts.draw.{}.size": "size: 3",
     "prompts.seed": "seed: 7",
     "prompts.count": "count: 10000",

@@ -32,7 +32,7 @@ def test_the_templates_are_listed_and_an_unknown_one_is_a_mistake(batchrunner: C
     assert [line.split()[0] for line in batchrunner("init", "--list").out.splitlines()] == list(TEMPLATES)
     assert batchrunner("init", "--list", "--json").json == {"templates": TEMPLATES}
     ran = batchrunner("init", "--template", "poem")
-    assert (ran.status, "one of chat, images, evaluate, dataset" in ran.err) == (2, True)
+    assert (ran.status, "one of chat, images, evaluate, dataset, pipeline" in ran.err) == (2, True)
 
 
 def test_no_schema_means_none(batchrunner: CommandLine) -> None:
@@ -129,3 +129,15 @@ def test_a_file_that_is_no_source_is_a_mistake_and_nothing_is_written(
         (batchrunner.folder / name).write_text(text)
     assert batchrunner("init", "new", "--from", name).status == 2
     assert not Path(batchrunner.folder / "new").exists()
+
+
+def test_a_pipeline_is_two_jobs_that_run_with_the_command_that_is_named(batchrunner: CommandLine) -> None:
+    made = batchrunner("init", "new", "--template", "pipeline", "--json").json
+    _, _, command = made["next_command"].partition(" run ")
+    assert command == "new/job.yaml new/critique.yaml --simulate"
+    ran = batchrunner("run", *command.split(), "--json")
+    assert [(job["job"], job["items"]["done"]) for job in ran.json["jobs"]] == [("questions", 3), ("critique", 3)]
+    (batchrunner.folder / "new" / "job.yaml").unlink()
+    again = batchrunner("init", "new", "--template", "pipeline")
+    assert (again.status, "critique.yaml: already exists" in again.err) == (2, True)
+    assert not (batchrunner.folder / "new" / "job.yaml").exists()
