@@ -297,7 +297,8 @@ The same 3,957 GSM8K answers on other pages, made by the peers' own commands and
 
 
 LIVE_HEAD = """
-While a run works, by `benchmarks/page_live.py`: instructions by callgrind, CPU of whole processes, times by the clock.
+While a run works, by `benchmarks/page_live.py`: CPU of whole processes, the median of alternating rounds and their
+spread; times by the clock.
 
 | measured | | ceiling |
 |---|---|---|

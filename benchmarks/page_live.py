@@ -20,7 +20,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench_runs import CannotMeasureError, instructions
 from PIL import Image
 
 from batchrunner.stores.images import make_thumbnail
@@ -28,11 +27,11 @@ from tools.browser import started as browser_started
 from tools.browser import why_not
 
 PROGRAM = [sys.executable, "-m", "batchrunner"]
-CHAT_ITEMS = 400
+CHAT_ITEMS = 3_000
 PICTURES = 1_000
 FEW_PICTURES = 200
 PER_SECOND = 20
-ROUNDS = 3
+ROUNDS = 7
 LOOK_S = 0.01
 _NO_PAGE_AT_END = """
 import sys
@@ -85,19 +84,36 @@ def span_of(out: Path) -> float:
     return max(stamps["done"]) - min(stamps["intent"])
 
 
-def counted(folder: Path, job: dict[str, Any], *, watched: bool = False) -> float:
-    """Instructions of a run of the job whose page is not written at the end, with or without `watch` beside it."""
-    words = [sys.executable, "-c", _NO_PAGE_AT_END, *job_in(folder, job)]
-    found: list[float] = []
-    run = threading.Thread(target=lambda: found.append(instructions(words, cwd=folder, core=None)))
-    run.start()
-    if watched:
-        with watching(folder / "out"):
-            run.join()
-    run.join()
-    if not found:
-        raise CannotMeasureError("the run did not end")
-    return found[0]
+def spent(folder: Path, job: dict[str, Any], *, watched: bool = False) -> float:
+    """CPU seconds of a run of the job whose page is not written at the end, with or without `watch` beside it."""
+    words = job_in(folder, job)
+    with subprocess.Popen([sys.executable, "-c", _NO_PAGE_AT_END, *words], stderr=subprocess.DEVNULL) as run:
+        if watched:
+            with watching(folder / "out"):
+                usage = _ended(run)
+        else:
+            usage = _ended(run)
+    return usage
+
+
+def _ended(run: "subprocess.Popen[bytes]") -> float:
+    _, status, usage = os.wait4(run.pid, 0)
+    run.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def ratio_of(work: Path, one: dict[str, Any], other: dict[str, Any], *, watched: bool) -> str:
+    """CPU of the first kind of run to the second: the median of alternating rounds, and their spread."""
+    ratios = []
+    for turn in range(ROUNDS):
+        first, second = work / f"{turn}{watched}a", work / f"{turn}{watched}b"
+        if turn % 2:
+            base = spent(second, other)
+            ratios.append(spent(first, one, watched=watched) / base)
+        else:
+            told = spent(first, one, watched=watched)
+            ratios.append(told / spent(second, other))
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def thumbnail_ms(work: Path) -> float:
@@ -107,19 +123,19 @@ def thumbnail_ms(work: Path) -> float:
     noise.save(path)
     data = path.read_bytes()
 
-    def spent(act: Any) -> float:
+    def taken(act: Any) -> float:
         before = time.process_time()
         for _ in range(20):
             act()
         return 1000 * (time.process_time() - before) / 20
 
-    return min(spent(lambda: make_thumbnail(data)) - spent(lambda: Image.open(path).load()) for _ in range(3))
+    return min(taken(lambda: make_thumbnail(data)) - taken(lambda: Image.open(path).load()) for _ in range(3))
 
 
 def spans(work: Path) -> float:
     """Pictures at 20 a second: the span with page and thumbnails to that without, the median of alternating rounds."""
     ratios = []
-    for turn in range(ROUNDS):
+    for turn in range(3):
         by_report = {}
         for report in (True, False) if turn % 2 else (False, True):
             folder = work / f"span{turn}{report}"
@@ -199,14 +215,9 @@ def rows() -> list[str]:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         row("thumbnail of a decoded 1024² picture, CPU", f"{thumbnail_ms(work):.1f} ms", "15 ms")
-        try:
-            alone = counted(work / "off", chat(CHAT_ITEMS, report=False))
-            on = counted(work / "on", chat(CHAT_ITEMS, report=True))
-            beside = counted(work / "watched", chat(CHAT_ITEMS, report=True), watched=True)
-            row("chat, up to the last `done`: instructions with the page on, to off", f"{on / alone:.4f}", "1.01")
-            row("chat: instructions of the run with `watch` beside it, to without", f"{beside / on:.4f}", "1.01")
-        except CannotMeasureError as error:
-            print(f"instructions are not counted: {error}")
+        on, off = chat(CHAT_ITEMS, report=True), chat(CHAT_ITEMS, report=False)
+        row("chat up to the last `done`: CPU with the page on, to off", ratio_of(work, on, off, watched=False), "1.01")
+        row("chat: CPU of the run with `watch` beside it, to without", ratio_of(work, on, on, watched=True), "1.01")
         ratio = spans(work)
         row(f"pictures at {PER_SECOND} a second: span with page and thumbnails, to without", f"{ratio:.4f}", "1.01")
         if reason := why_not():

@@ -270,7 +270,7 @@ def broken(path: Path, error: OSError, *, sending: bool = True) -> StoreBrokenEr
     Where the system names a file below the folder `path`, or beside the file `path`, that one is named.
     """
     named = error.filename2 or error.filename  # of a renamed file, what it should have been called
-    if isinstance(named, str) and Path(named).is_relative_to(path.parent):
+    if isinstance(named, str) and Path(named).is_relative_to(path.parent) and not named.endswith(TEMPORARY):
         path = Path(named)
     said, way_on = error.strerror or str(error), "fix the disk"
     if error.errno in _WRONG_KIND:

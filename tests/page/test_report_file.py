@@ -1,6 +1,7 @@
 """When the page is written, what stands in it, and what does not: without a browser."""
 
 import base64
+import errno
 import gzip
 import json
 import re
@@ -109,6 +110,19 @@ def test_a_page_whose_name_is_taken_is_told_by_that_name_and_nothing_claims_that
     with pytest.raises(StoreBrokenError, match=r"report\.html: is a directory") as told:
         batchrunner.write_page(str(out))
     assert "sending" not in str(told.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_not_the_file_that_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(batchrunner.run_sync(job_in(tmp_path)).status.dir or "")
+
+    def write(files: object, path: Path, *_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path.parent / ".77-1.tmp"))
+
+    monkeypatch.setattr(report_file, "write_pieces", write)
+    with pytest.raises(StoreBrokenError, match=rf"^{re.escape(str(out))}: Read-only"):
+        batchrunner.write_page(str(out))
 
 
 def test_a_page_that_cannot_be_written_is_a_note_and_the_exit_status_stays(
