@@ -12,11 +12,10 @@ import heapq
 import json
 import tempfile
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from hashlib import blake2b
-from itertools import islice
 from typing import Final
 
 from batchrunner.core.item import slug
@@ -81,13 +80,23 @@ class RowStages:
                         rows = await asyncio.to_thread(self._groups.take, rows)
                     if rows:
                         yield self._finished(rows, pools)
-            if self._groups is not None:
-                async with aclosing(_threaded(self._groups.rest)) as rest:
-                    async for rows in rest:
-                        yield self._finished(rows, pools)
+                    async with aclosing(self._whole_groups()) as groups:
+                        async for rows in groups:
+                            yield self._finished(rows, pools)
+            async with aclosing(self._whole_groups(at_end=True)) as groups:
+                async for rows in groups:
+                    yield self._finished(rows, pools)
         finally:
             if self._groups is not None:
                 self._groups.close()
+
+    async def _whole_groups(self, *, at_end: bool = False) -> AsyncGenerator[_Rows]:
+        if self._groups is None:
+            return
+        if at_end:
+            self._groups.end()
+        while rows := await asyncio.to_thread(self._groups.some) if self._groups.are_ready else []:
+            yield rows
 
     def _where(self, batch: Batch) -> Batch:
         """The batch without the rows for which `where` does not hold; the batch itself where there is no `where`."""
@@ -220,6 +229,7 @@ class _Groups:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._waiting: dict[str, list[tuple[int, int]]] = {}
+        self._ready: deque[tuple[str, list[tuple[int, int]]]] = deque()
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pass
         self._end = 0
 
@@ -231,7 +241,7 @@ class _Groups:
         self._file.close()
 
     def take(self, batch: Batch) -> _Rows:
-        """The groups that these rows complete, and the bad rows."""
+        """Take the rows in; gives the bad ones among them."""
         found: _Rows = []
         for row in batch:
             if isinstance(row, BadRow):
@@ -247,13 +257,23 @@ class _Groups:
             waiting = self._waiting.setdefault(by, [])
             waiting.append(self._put({"v": row.values, "o": row.origin}))
             if len(waiting) == self._group.size:
-                found.append(self._made(by))
+                self._ready.append((by, self._waiting.pop(by)))
         return found
 
-    def rest(self) -> _Rows:
-        """Some of the groups that are smaller than they may be; none when all have been given."""
-        some = max(1, BATCH_ROWS // self._group.size)
-        return [self._made(by) for by in list(islice(self._waiting, some))]
+    def end(self) -> None:
+        """No more rows: the groups that are smaller than they may be are ready, too."""
+        self._ready.extend(self._waiting.items())
+        self._waiting.clear()
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether `some` has any."""
+        return bool(self._ready)
+
+    def some(self) -> _Rows:
+        """Groups that are ready: few, for their rows are all in memory."""
+        few = min(len(self._ready), max(1, BATCH_ROWS // self._group.size))
+        return [self._made(*self._ready.popleft()) for _ in range(few)]
 
     def _put(self, row: dict[str, Json]) -> tuple[int, int]:
         text = json.dumps(row).encode()
@@ -268,9 +288,9 @@ class _Groups:
         found: dict[str, Json] = json.loads(self._file.read(place[1]))
         return found
 
-    def _made(self, by: str) -> SourceRow:
-        members = [self._get(place) for place in self._waiting.pop(by)]
-        if not self._waiting:  # nothing waits: the file begins anew
+    def _made(self, by: str, places: list[tuple[int, int]]) -> SourceRow:
+        members = [self._get(place) for place in places]
+        if not self._waiting and not self._ready:  # the file begins anew
             self._end = 0
         rows = [member["v"] for member in members]
         origins = [of for member in members if isinstance(of := member["o"], dict)]
@@ -282,11 +302,6 @@ class _Groups:
             own: Json = [row.get("id") for row in rows if isinstance(row, dict)]
             values["id"] = f"{slug(str(value))}-{digest_of(own, size_bytes=3).hex()}"
         return SourceRow(0, None, values, f", group {by[:80]}", origin=origin)
-
-
-async def _threaded(some: Callable[[], _Rows]) -> AsyncGenerator[_Rows]:
-    while rows := await asyncio.to_thread(some):
-        yield rows
 
 
 def digest_of(value: Json, seed: int = 0, *, size_bytes: int) -> bytes:

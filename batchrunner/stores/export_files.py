@@ -237,7 +237,7 @@ class RowOrder:
             raise _unread(self._folder / _FILES[outcome], error) from error
         except UNREADABLE as error:
             words = f"{self._folder / _FILES[outcome]}: byte {offset}"
-            raise StoreBrokenError(f"{words}: changed during the export; export again") from error
+            raise StoreBrokenError(f"{words}: changed while it was read; try again") from error
         return ExportRow(line=line, fields=fields, outcome=outcome)
 
 

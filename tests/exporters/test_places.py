@@ -211,7 +211,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_reported(answered: RunHarnes
         order.index()
         path = answered.out / "results.jsonl"
         path.write_bytes(b" " * path.stat().st_size)
-        with pytest.raises(StoreBrokenError, match="changed during the export; export again"):
+        with pytest.raises(StoreBrokenError, match="changed while it was read; try again"):
             list(order.rows())
 
 
