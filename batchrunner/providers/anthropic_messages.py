@@ -300,8 +300,9 @@ class AnthropicMessages:
 
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
-        tool = None if item.schema is None else AnswerTool(item.schema)
-        return MessagesDecoder(self._family, check=self._checks.of(item.schema), tool=tool)
+        if item.schema is None:
+            return MessagesDecoder(self._family, check=None, tool=None)
+        return MessagesDecoder(self._family, check=self._checks.of(item.schema), tool=AnswerTool(item.schema))
 
 
 def _headers(body: dict[str, Json]) -> dict[str, str]:

@@ -40,7 +40,8 @@ class OpenAiChat:
 
     def decoder(self, item: Item) -> Decoder[SendOutcome]:
         """A fresh reader for its reply."""
-        return ChatDecoder(self._family, check=self._checks.of(item.schema), sends_schema=_sends_schema(item))
+        check = None if item.schema is None else self._checks.of(item.schema)
+        return ChatDecoder(self._family, check=check, sends_schema=_sends_schema(item))
 
 
 def _headers(body: dict[str, Json]) -> dict[str, str]:

@@ -96,10 +96,8 @@ class SchemaChecks:
         """The check at hand."""
         return f"<SchemaChecks {self._last}>"
 
-    def of(self, schema: dict[str, Json] | None) -> SchemaCheck | None:
-        """The check of a schema; None for none."""
-        if schema is None:
-            return None
+    def of(self, schema: dict[str, Json]) -> SchemaCheck:
+        """The check of a schema."""
         if self._last is None or self._last.schema is not schema:
             self._last = SchemaCheck(schema)
         return self._last
