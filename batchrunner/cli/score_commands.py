@@ -57,6 +57,9 @@ Cluster = Annotated[
     typer.Option("--cluster", metavar="COLUMN", help="A column that is the same for questions that belong together."),
 ]
 Junit = Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML, a case an item.")]
+Html = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Also write a page: groups side by side, flips first.")
+]
 FailUnder = Annotated[
     str | None, typer.Option("--fail-under", metavar="SHARE", help="Exit 1 if a group's rate is below: 0.9 or 90%.")
 ]
@@ -80,6 +83,7 @@ def compare(
     pair_by: PairBy = None,
     cluster: Cluster = None,
     junit: Junit = None,
+    html: Html = None,
     fail_under: FailUnder = None,
     max_drop: MaxDrop = None,
     per_prompt: PerPrompt = None,
@@ -107,12 +111,20 @@ def compare(
     }
     if junit is not None:
         require_place(Path(junit))
+    if html is not None:
+        from batchrunner.page.comparison_file import require_place as require_place_of_page  # noqa: PLC0415 - seldom
+
+        require_place_of_page(Path(html))
     runs = opened(folders)
     comparison, missed = compared(
         runs, options, fail_under=limits["fail_under"], max_drop=limits["max_drop"], per_prompt=limits["per_prompt"]
     )
     if junit is not None:
         write_junit(Path(junit), runs, options)
+    if html is not None:
+        from batchrunner.page.comparison_file import write_comparison  # noqa: PLC0415 - for this option only
+
+        write_comparison(Path(html), runs, options)
     if as_json:
         emit({"groups": comparison.groups, "pairs": comparison.pairs, "missed": missed})
     else:

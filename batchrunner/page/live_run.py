@@ -111,7 +111,7 @@ class LiveRun:
     def row_facts(self) -> dict[str, Json]:
         """What of it changes with the rows, and this page's own."""
         return {
-            **self._shown.row_facts(),
+            **self._shown.rows.facts(),
             "generation": self.generation,
             "idleSince": self.idle_since,
             "problem": self.problem,

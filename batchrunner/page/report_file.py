@@ -272,28 +272,13 @@ class RunOnPage:
         """What the page's script calls `source.meta`, for rows and status as they are now."""
         return {
             **page_meta(self.folder, self.run, self.status, written=_instant(time.time()), hide=self.hide),
-            **self.row_facts(),
+            **self.rows.facts(),
             "open": self.timeline.open_items(),
             "timeline": self.timeline.plain(),
             "currency": self.currency,
             "beside": False,
             "base": "",
             "thumbs": None,
-        }
-
-    def row_facts(self) -> dict[str, Json]:
-        """What of it changes with the rows."""
-        rows = self.rows
-        return {
-            "rows": rows.rows,
-            "chunks": rows.chunks,
-            "groups": rows.groups,
-            "columns": list(rows.columns),
-            "axes": [{"name": axis.name, "values": axis.values} for axis in rows.axes],
-            "models": rows.models.values,
-            "failureClasses": rows.failures.values,
-            "flags": list(rows.flags),
-            "since": rows.since,
         }
 
 

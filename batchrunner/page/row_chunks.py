@@ -42,6 +42,8 @@ tells equal answers and equal pictures from others; `verdict` is 0 without score
 """
 VERDICTS: Final = (True, False, None)
 """What the checks that count say of an answer: pass, fail, no verdict."""
+OWN_AXES: Final = "_axes"
+"""Values that a row has been given for axes, whatever it holds itself; not shown."""
 MOST_LINE_BYTES: Final = 1_000_000
 """A row's line beyond this has its texts cut: a chunk of giant answers would not fit into memory."""
 _CUT_CHARS: Final = 100_000
@@ -109,12 +111,27 @@ class RowChunks:
         """The names of the index's columns, in order."""
         return [*PLAIN_COLUMNS, *(f"axis{number}" for number in range(len(self.axes)))]
 
+    def facts(self) -> dict[str, Json]:
+        """What the page's script is told of them."""
+        return {
+            "rows": self.rows,
+            "chunks": self.chunks,
+            "groups": self.groups,
+            "columns": list(self.columns),
+            "axes": [{"name": axis.name, "values": axis.values} for axis in self.axes],
+            "models": self.models.values,
+            "failureClasses": self.failures.values,
+            "flags": list(self.flags),
+            "since": self.since,
+        }
+
     def add(self, row: ExportRow) -> None:
         """The next row."""
         fields = row.fields
         output = fields.pop("output", None)
         error = fields.pop("error", None)
         self._index(fields, output if isinstance(output, dict) else {}, error if isinstance(error, dict) else None)
+        fields.pop(OWN_AXES, None)
         line = self._line(fields, output, error)
         self._lines.append(line)
         if (
@@ -272,11 +289,11 @@ def _axis_value(name: str, fields: dict[str, Json]) -> Json:
         return fields.get("model")
     if name == "replica":
         return fields.get("replica") or 1
-    for place in ("params", "vars"):
+    for place in (OWN_AXES, "params", "vars"):
         inside = fields.get(place)
         if isinstance(inside, dict) and name in inside:
             return inside[name]
-    return fields.get(name)
+    return None
 
 
 def _whole(value: Json, times: int = 1) -> int:

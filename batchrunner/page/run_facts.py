@@ -165,15 +165,19 @@ def taken_by(out: Path, *, copy: bool) -> str | None:
         return "is inside the directory of another run, whose files are not to be replaced"
     page = out / "index.html"
     if page.exists():
-        try:
-            with page.open("rb") as file:
-                is_ours = _GENERATOR in file.read(_HEAD_BYTES)
-        except OSError:
-            is_ours = False
-        return None if is_ours else "has an index.html that is no page of a run"
+        return None if is_our_page(page) else "has an index.html that is no page of a run"
     if copy and any((out / name).exists() for name in ("images", "thumbs")):
         return "has pictures already, and no page of a run"
     return None
+
+
+def is_our_page(path: Path) -> bool:
+    """Whether a file is a page that this program wrote."""
+    try:
+        with path.open("rb") as file:
+            return _GENERATOR in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
 
 
 _GENERATOR: Final = b'<meta name="generator" content="batchrunner">'

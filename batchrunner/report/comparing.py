@@ -96,6 +96,11 @@ def compare_runs(runs: Sequence[ComparedRun], options: CompareOptions) -> Compar
         JobMistakesError: nothing to compare, an unknown group, check or column.
         StoreBrokenError: rows cannot be read.
     """
+    return compare_groups(groups_of(runs, options), base=options.base)
+
+
+def groups_of(runs: Sequence[ComparedRun], options: CompareOptions) -> dict[str, list[ScoredItem]]:
+    """The items of each group, in the order of `rows_of`, run after run. Raises as `compare_runs`."""
     name_of = grouping(runs, options)
     groups: dict[str, list[ScoredItem]] = {}
     alternatives: dict[str, list[Hashable]] = {}
@@ -120,7 +125,7 @@ def compare_runs(runs: Sequence[ComparedRun], options: CompareOptions) -> Compar
             ]
             for name, items in groups.items()
         }
-    return compare_groups(groups, base=options.base)
+    return groups
 
 
 def _share_pairs(groups: Mapping[str, Sequence[ScoredItem]]) -> bool:

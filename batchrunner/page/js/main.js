@@ -329,6 +329,7 @@ function start() {
   } catch {
     // no storage: the system's theme
   }
+  if (!location.hash && meta.view) state.view = meta.view;
   drawStatus();
   drawTabs();
   put(app, el("header", { class: "bar" }, status, tabs), filters, chips, main, item.node, help, live);
