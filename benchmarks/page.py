@@ -36,6 +36,7 @@ from tools.browser import opened, started, why_not
 
 HEADING = "\n## The page\n"
 SCROLL_ROUNDS = 3
+QUIET_MS = 10
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
@@ -262,9 +263,13 @@ def opening(browser: Any, address: str, there: str) -> tuple[float, int]:
         page.wait_for_selector(there, timeout=60_000 if address.startswith("http") or "promptfoo" in address else 8_000)
     except Exception:  # noqa: BLE001 - playwright's own, loaded only where it is there
         return 0.0, int(page.locator("*").count())
-    found = 0.0, 0
-    while found[0] != (found := (round(spent() - before), int(page.locator("*").count())))[0] or found[1] == 0:
-        page.wait_for_timeout(500)  # until nothing happens for so long
+    now_ms = spent()
+    for _ in range(60):  # until next to nothing happens for half a second
+        page.wait_for_timeout(500)
+        now_ms, last_ms = spent(), now_ms
+        if now_ms - last_ms < QUIET_MS:
+            break
+    found = now_ms - before, int(page.locator("*").count())
     page.close()
     return found
 

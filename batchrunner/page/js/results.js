@@ -51,7 +51,7 @@ export class Results {
     this.scroller.setAttribute("aria-rowcount", plan.entries.length + 1);
     this.scroller.setAttribute("aria-colcount", columns + 1);
     this.drawHead();
-    const wide = this.phone ? 480 : Math.max(256, (this.scroller.clientWidth - 264) / columns);
+    const wide = this.phone ? 480 : Math.max(256, ((this.list.width || this.scroller.clientWidth) - 264) / columns);
     this.chars = Math.ceil((wide / NARROW_PX) * LINES[size]);
     if (!keep) this.scroller.scrollTop = 0;
     this.empty.hidden = plan.entries.length > 0;

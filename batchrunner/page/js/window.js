@@ -37,7 +37,11 @@ export class Windowed {
     this.turn = 0;
     this.top = 0;
     scroller.addEventListener("scroll", () => this.soon(), { passive: true });
-    this.watcher = new ResizeObserver(() => this.soon());
+    this.width = 0; // kept, since asking for it lays the page out
+    this.watcher = new ResizeObserver(() => {
+      this.width = scroller.clientWidth;
+      this.soon();
+    });
     this.watcher.observe(scroller);
   }
 
