@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
-from batchrunner.core.job import PRESETS, Job, Json, Source
+from batchrunner.core.job import PRESETS, Job, Json, Source, has_judges
 from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
 
@@ -74,6 +74,10 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     items = items_of(job, upstream.rows)
     items.progress = progress
     mistakes = await items.mistakes()
+    if has_judges(job) and not mistakes:
+        from batchrunner.report.judging import judge_mistakes
+
+        mistakes = await judge_mistakes(job, items)
     if any(map(os.path.lexists, job.output.former_dirs)):
         from batchrunner.stores.run_directory import run_elsewhere
 
@@ -140,7 +144,7 @@ async def plan(
     state.lost = set(found.lost)
     daily = job.limits.requests_per_day
     keys, missing = read_keys(job.provider.key_env, os.environ)
-    return Plan(
+    planned = Plan(
         job=job.name,
         dir=job.output.dir,
         items=count_items(state, totals_of(job, found, accounts=1), now=LoopClock().wall()),
@@ -174,6 +178,11 @@ async def plan(
         balances=await _balances(job, keys),
         upstream=upstream.chain,
     )
+    if not has_judges(job):
+        return planned
+    from batchrunner.report.judging import judge_plans
+
+    return replace(planned, judges=await judge_plans(job, planned, plan=plan))
 
 
 def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
@@ -200,6 +209,7 @@ class RunOptions(TypedDict, total=False):
     adopt_rows: continue although the ledger, or a part of it, is missing: items with a row count as done.
     reformat: convert the pictures that are there to `output.format`; sends nothing.
     resend_held: send items that are held because they may have been paid already.
+    judges: False leaves out the judges of the job's checks.
     progress: started as a task with a function that returns the current status; cancelled at the end.
     signals: SIGINT, SIGTERM and SIGHUP drain the run; SIGINT or SIGTERM after one of them cancels it. SIGHUP stays
         ignored where it was ignored before (nohup).
@@ -217,6 +227,7 @@ class RunOptions(TypedDict, total=False):
     resend_lost: bool
     adopt_rows: bool
     reformat: bool
+    judges: bool
     progress: Progress | None
     signals: bool
     say: Callable[[str], None] | None
@@ -226,13 +237,26 @@ class RunOptions(TypedDict, total=False):
     network: "tuple[Transport, Downloads] | None"
 
 
-async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
-    """Run a job, or continue it; see `RunOptions`.
+async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
+    """Run a job, or continue it; see `RunOptions`. Its judges begin when its items have ended.
 
     Raises:
-        JobMistakesError: a source, or a key's variable that is not set.
+        JobMistakesError: a source, a key's variable that is not set, or a judge's file.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
+    if not has_judges(job) or options.get("reformat", False):
+        return await _run_alone(job, options)
+    from batchrunner.report.attended import harmless
+    from batchrunner.report.judging import judged, judges_ready
+
+    judges = await asyncio.to_thread(judges_ready, job) if options.get("judges", True) else ()
+    report = await judged(job, judges, options, run_alone=_run_alone)
+    status = await _with_page(job, report.status, harmless(options.get("say"))) if judges else report.status
+    return Report(status=status, exit_status=report.exit_status)
+
+
+async def _run_alone(job: Job, options: RunOptions) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
+    """As `run`, without judges."""
     from batchrunner.core.part import WHOLE, RunRequest
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.run_status import going_on, part_words, with_end
@@ -251,7 +275,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
     from batchrunner.stores.threads import Threads
     from batchrunner.transport import read_keys
     from batchrunner.transport.secrets import refuse_keys_in_job
-    from batchrunner.wiring import assemble, reformatted
+    from batchrunner.wiring import assemble, reformatted, run_to_end
 
     speak = harmless(options.get("say"))
     clock = options.get("clock") or LoopClock()
@@ -331,7 +355,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             runner, progress=options.get("progress"), signals=options.get("signals", False), speak=speak
         )
         async with attending, notifications(job, runner.snapshot, speak):
-            exit_status, message = await (reformatted if run_request.reformat else _run_to_end)(runner)
+            exit_status, message = await (reformatted if run_request.reformat else run_to_end)(runner)
         runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
         part_counts = runner.part_counts()
         status = with_end(
@@ -357,13 +381,20 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:  # noqa: PLR09
             await disk.run(remember_end, folder, status.message or part_words(part_counts), ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
             speak(f"could not save the outcome for `batchrunner status`: {error}")
-    if job.output.report:
-        from batchrunner.page.report_file import page_at_end
-
-        if (trouble := await page_at_end(folder, status)) is not None:
-            speak(trouble)
-            status = replace(status, notes=(*status.notes, trouble))
+    status = await _with_page(job, status, speak)
     return Report(status=await notified(job, status, speak), exit_status=exit_status)
+
+
+async def _with_page(job: Job, status: Status, speak: Callable[[str], None]) -> Status:
+    """Write the page where one is due; the status with what there is to say about it."""
+    if not job.output.report:
+        return status
+    from batchrunner.page.report_file import page_at_end
+
+    if (trouble := await page_at_end(Path(job.output.dir), status)) is None:
+        return status
+    speak(trouble)
+    return replace(status, notes=(*status.notes, trouble))
 
 
 def run_sync(job: Job, **options: Unpack[RunOptions]) -> Report:
@@ -472,22 +503,3 @@ async def _or_remembered(assembling: "Awaitable[Runner]", disk: "Threads", folde
         with suppress(StoreBrokenError):
             await disk.run(remember_end, folder, str(error.mistakes[0]), ended="stopped")
         raise
-
-
-async def _run_to_end(runner: "Runner") -> tuple[ExitStatus, str | None]:
-    """The exit status and, if this machine or the user stopped the run, why."""
-    shutdown = runner.shutdown
-    running = asyncio.create_task(runner.run())
-    shutdown.watch_over(running)
-    try:
-        await running
-    except StoreBrokenError as error:
-        return ExitStatus.STOPPED, str(error)
-    except asyncio.CancelledError:
-        if not shutdown.requests:
-            running.cancel()
-            raise
-    finally:
-        shutdown.over()
-    ending = runner.ending()
-    return ending.exit_status(), ending.message()

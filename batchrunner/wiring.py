@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchrunner.core import VERSION
-from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
 from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
@@ -439,6 +439,25 @@ def _with_time(options: RehearsalOptions) -> Callable[[int, int, float], None] |
     if timed is not None or plain is None:
         return timed
     return lambda ended, items, _: plain(ended, items)
+
+
+async def run_to_end(runner: Runner) -> tuple[ExitStatus, str | None]:
+    """The exit status and, if this machine or the user stopped the run, why."""
+    shutdown = runner.shutdown
+    running = asyncio.create_task(runner.run())
+    shutdown.watch_over(running)
+    try:
+        await running
+    except StoreBrokenError as error:
+        return ExitStatus.STOPPED, str(error)
+    except asyncio.CancelledError:
+        if not shutdown.requests:
+            running.cancel()
+            raise
+    finally:
+        shutdown.over()
+    ending = runner.ending()
+    return ending.exit_status(), ending.message()
 
 
 async def reformatted(runner: Runner) -> tuple[ExitStatus, str | None]:

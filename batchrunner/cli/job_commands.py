@@ -106,7 +106,7 @@ def _print_result(checked: Checked) -> None:
 # `batchrunner plan JOB`: what a run would do now. Sends nothing; shows estimates as estimates.
 
 if TYPE_CHECKING:
-    from batchrunner.core.plan import Plan
+    from batchrunner.core.plan import JudgePlan, Plan
 
 _WIDTH = 22
 
@@ -175,6 +175,8 @@ def _rows(found: "Plan") -> Iterator[tuple[str, str]]:
         basis = "; ".join(_BASES[basis].format(mean=answers.per_answer) for basis in answers.basis)
         yield "output tokens", f"about {answers.tokens:,} ({basis})"
     yield from _price(found)
+    for judge in found.judges:
+        yield from _judge_rows(judge)
     if ends := found.forecast:
         days = f", sending on {ends.quota_days} days" if ends.quota_days > 1 else ""
         yield "would finish", f"about {instant(ends.at)}, {duration(ends.seconds)} from now{days}"
@@ -196,6 +198,16 @@ def _price(found: "Plan") -> Iterator[tuple[str, str]]:
         yield "budget used", budget_line(line)
     for balance in found.balances:
         yield "balance", balance_line(balance)
+
+
+def _judge_rows(judge: "JudgePlan") -> Iterator[tuple[str, str]]:
+    later = f", then at most {judge.later:,} about answers that are still to come" if judge.later else ""
+    yield f"judge {printable(judge.name)}"[:_WIDTH], f"{count(judge.to_send, 'request')} to send{later}"
+    if judge.to_send or judge.later:
+        yield "", f"about {judge.estimated_input_tokens:,} input tokens"
+    if cost := judge.cost:
+        most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper bound: max_tokens is not set"
+        yield "", f"{printable(cost.currency)} {figure(cost.least)} for input{most}"
 
 
 _BASES: dict[str, str] = {

@@ -66,6 +66,7 @@ AdoptRows = Annotated[
 Reformat = Annotated[
     bool, typer.Option("--reformat", help="Convert existing pictures to output.format; sends nothing.")
 ]
+NoJudge = Annotated[bool, typer.Option("--no-judge", help="Leave out the judges of the job's checks.")]
 Parallel = Annotated[
     bool, typer.Option("--parallel", help="Run several jobs at the same time instead of one after the other.")
 ]
@@ -97,6 +98,7 @@ def run(
     resend_lost: ResendLost = False,
     adopt_rows: AdoptRows = False,
     reformat: Reformat = False,
+    no_judge: NoJudge = False,
     out: Out = None,
     overrides: Overrides = None,
     simulate: Simulate = False,
@@ -132,6 +134,7 @@ def run(
             resend_lost=resend_lost,
             adopt_rows=adopt_rows,
             reformat=reformat,
+            judges=not no_judge,
             progress="none" if quiet or (events == "-" and progress == "auto" and sys.stdout.isatty()) else progress,
             events=event_file,
         )

@@ -48,6 +48,7 @@ class RunFlags:
     resend_lost: bool = False
     adopt_rows: bool = False
     reformat: bool = False
+    judges: bool = True
     progress: Mode = "auto"
     events: "EventFile | None" = None
 
@@ -201,6 +202,7 @@ def _options(job_run: JobRun, asked: RunFlags, shown: Progress) -> "RunOptions":
         "resend_lost": asked.resend_lost,
         "adopt_rows": asked.adopt_rows,
         "reformat": asked.reformat,
+        "judges": asked.judges,
         "progress": shown.follow,
         "signals": True,
         "say": print_stamped,

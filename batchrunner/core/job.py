@@ -218,7 +218,7 @@ class Output:
 
 
 CheckKind: TypeAlias = Literal[
-    "equals", "contains", "any", "regex", "number", "json", "length", "within", "python", "picture"
+    "equals", "contains", "any", "regex", "number", "json", "length", "within", "python", "picture", "judge"
 ]
 CHECK_KINDS: tuple[CheckKind, ...] = get_args(CheckKind)
 CheckedPart: TypeAlias = Literal["text", "reasoning", "parsed", "tool_calls"]
@@ -431,3 +431,8 @@ PRESETS: dict[PresetName, Preset] = {
         ),
     )
 }
+
+
+def has_judges(job: Job) -> bool:
+    """Whether a check of the job asks a model."""
+    return any(check.kind == "judge" for check in job.checks)

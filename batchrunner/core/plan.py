@@ -113,6 +113,22 @@ class ToSend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgePlan:
+    """What a judge of the job would be asked."""
+
+    name: str
+    dir: str
+    to_send: int
+    """Requests about answers that are there."""
+    later: int
+    """At most, about answers that are still to come."""
+    estimated_input_tokens: int
+    """Of both; answers that are still to come are taken to be as long as others, or as long as may be."""
+    cost: CostPlan | None = None
+    """Of both; None without prices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The answer of `batchrunner plan`."""
 
@@ -149,6 +165,7 @@ class Plan:
     """What is wrong with the first 20 bad rows that are left out."""
     balances: tuple[PointBalance, ...] = ()
     """What each account has, asked when the job says `balance: true`."""
+    judges: tuple[JudgePlan, ...] = ()
     upstream: tuple[UpstreamStatus, ...] = ()
     """The run that the job reads, the one that this one read, and so on."""
 

@@ -14,7 +14,7 @@ from typing import Final, get_args
 import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
-from batchrunner.core.errors import ExitStatus, WrongDirectoryError
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, WrongDirectoryError
 from batchrunner.core.job import PRESETS, Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
@@ -34,8 +34,9 @@ from batchrunner.engine.run_status import (
     shown_time,
     usage_counts,
 )
-from batchrunner.report.summary import control_lines
+from batchrunner.report.summary import control_lines, items_line
 from batchrunner.report.wording import count as counted
+from batchrunner.report.wording import printable
 from batchrunner.stores.control_folder import state_in
 from batchrunner.stores.files import RESULTS
 from batchrunner.stores.inspection import Inspection
@@ -78,6 +79,7 @@ def status_of_directory(folder: Path) -> Status:
     ]
     control = state_in(folder)
     paused = control.paused and not running
+    judges = tuple(judge_notes(folder, there.job))
     return Status(
         job=there.job_name,
         state="running" if running else _resting_state(there, items),
@@ -94,7 +96,8 @@ def status_of_directory(folder: Path) -> Status:
         if running
         else resuming(str(folder), there.command_here())
         if paused
-        else going_on(items, there.command_here()),
+        else going_on(items, there.command_here())
+        or (there.command_here() if any(is_left for _, is_left in judges) else None),
         message=None
         if running
         else lost_words(items.lost)
@@ -103,7 +106,7 @@ def status_of_directory(folder: Path) -> Status:
         if paused
         else there.message,
         control=control,
-        notes=tuple(inspection_notes(folder, inspection)),
+        notes=(*inspection_notes(folder, inspection), *(note for note, _ in judges)),
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
@@ -275,3 +278,47 @@ def score_notes(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
     from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - for jobs with checks only
 
     return scores_of_run(job, folder, status)
+
+
+# Judges of a run, which are runs of their own in its directory.
+
+JUDGES: Final = "judge"
+
+
+def judge_folders(folder: Path) -> tuple[Path, ...]:
+    """The directories of judges in a run's directory, by name. Blocks."""
+    try:
+        names = sorted((folder / JUDGES).iterdir())
+    except OSError:
+        return ()
+    return tuple(path for path in names if (path / RUN_FILE).is_file())
+
+
+def left_to_judge(items: ItemCounts) -> int:
+    """Judgements that a run would still ask for, or that wait for a person."""
+    return items.pending + items.accepted + items.held + items.timed_out + items.lost
+
+
+def judge_line(name: str, status: Status) -> str:
+    """Where a judge stands, for people."""
+    why = f"; {printable(status.message)}" if status.message and left_to_judge(status.items) else ""
+    return f"judge {name}: {items_line(status.items)}{why}"
+
+
+def judge_notes(folder: Path, job: dict[str, Json]) -> Iterator[tuple[str, bool]]:
+    """Where each judge of a run stands, for people, and whether something is left to it. Blocks."""
+    begun, checks = judge_folders(folder), job.get("checks")
+    for check in checks if isinstance(checks, list | tuple) else ():
+        if (
+            isinstance(check, dict)
+            and check.get("kind") == "judge"
+            and folder / JUDGES / str(check["name"]) not in begun
+        ):
+            yield f"judge {check['name']}: has not begun", True
+    for path in begun:
+        try:
+            status = status_of_directory(path)
+        except BatchrunnerError as error:
+            yield f"judge {path.name}: {error}", False
+        else:
+            yield judge_line(path.name, status), bool(left_to_judge(status.items))

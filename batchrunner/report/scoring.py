@@ -24,6 +24,7 @@ from batchrunner.prompts.row_condition import is_true
 from batchrunner.providers.structured import Fits, SchemaCheck
 from batchrunner.report.audit import read_plain
 from batchrunner.report.check_process import CheckProcess
+from batchrunner.report.judging import Verdicts, verdicts_of
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
 from batchrunner.stores.picture_checks import PictureLook, look_of
@@ -100,9 +101,10 @@ def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, ke
         checks=[CheckCounts(name=check.name, counts=check.counts) for check in checks],
         digest=digest,
     )
+    verdicts = verdicts_of(folder, checks, base=base)
     with RowOrder(folder) as order, CheckProcess(key_env=key_env) as process:
         order.index()
-        outside = _Outside(folder, base, process)
+        outside = _Outside(folder, base, process, verdicts)
         lines = (_line_of(row.fields, ready, outside, scored) for row in order.rows())
         try:
             write_pieces(DISK, path, map(b"".join, _batches(lines)), SHARED_FILE)
@@ -222,13 +224,17 @@ def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside"
             options = {**options, "equals": prepared.equals.value(values)}
     except TemplateFault as fault:
         return Score(verdict="error", reason=f"its template cannot be filled: {fault.problem}")
+    if check.kind == "judge":
+        return outside.verdicts[check.name].of(row)
     return score_of(check, row, expected=expected, options=options, outside=outside)
 
 
 class _Outside:
     """Files and processes, for `evaluation`; see `check_kinds.Outside`."""
 
-    def __init__(self, folder: Path, base: PurePath, process: CheckProcess) -> None:
+    def __init__(self, folder: Path, base: PurePath, process: CheckProcess, verdicts: Mapping[str, Verdicts]) -> None:
+        self.verdicts = verdicts
+        """Of the judges, by the name of the check."""
         self._folder = folder
         self._base = base
         self._process = process

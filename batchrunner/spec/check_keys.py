@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, Tag
@@ -54,6 +55,13 @@ class PictureCheckSpec(Part):
     )
 
 
+class JudgeSpec(Part):
+    """A job that asks a model about every answer, after the items of the run."""
+
+    use: Text = Field(description="The judge's job file, from this file's folder. Its answers have a `score`, 0 to 1.")
+    at_least: Annotated[float, Field(ge=0, le=1)] = Field(default=0.5, description="The least score that passes.")
+
+
 class KindSpec(Part):
     """The kinds of checks, of which an entry has one, and what they take besides."""
 
@@ -94,6 +102,7 @@ class KindSpec(Part):
         "mapping with `pass`, `score` and `reason`. It runs in a process of its own, at most 10 s for an answer.",
     )
     picture: PictureCheckSpec | None = Field(default=None, description="What must be true of the pictures.")
+    judge: JudgeSpec | None = Field(default=None, description="A job that asks a model about every answer.")
     ignore_case: bool = Field(default=False, description="Compare texts without regard to case.")
     take: Literal["last", "first", "only"] = Field(
         default="last", description="Which number of the answer `number` takes; `only`: it must have just one."
@@ -128,6 +137,8 @@ _OPTIONS: Final[dict[CheckKind, tuple[str, ...]]] = {
 }
 """What each kind takes besides."""
 _TOLERANCE: Final = re.compile(r"\s*\d+(\.\d+)?\s*%?\s*")
+_STEM: Final = re.compile(r"[^\w-]+")
+_LONGEST_NAME: Final = 50
 _PLACE: Final = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
@@ -139,7 +150,9 @@ def check_faults(specs: list[CheckSpec]) -> Iterator[SpecError]:
         if spec.name is not None and spec.name in names:
             yield SpecError(path=(*path, "name"), problem=f"is {short(spec.name)} again; names are unique")
         names.setdefault(spec.name or "", place)
-        if spec.not_ is not None and _kind(spec) is None:
+        if spec.not_ is not None and spec.not_.judge is not None:
+            yield SpecError(path=(*path, "not"), problem="has a judge", expected="`judge` in the entry itself")
+        elif spec.not_ is not None and _kind(spec) is None:
             yield from _kind_faults(spec.not_, (*path, "not"))
         elif spec.not_ is not None:
             yield SpecError(path=path, problem=f"has both `not` and `{_kind(spec)}`", expected="one of them")
@@ -155,7 +168,8 @@ def checks_of(specs: list[CheckSpec]) -> tuple[Check, ...]:
         held = spec.not_ or spec
         kind = _kind(held)
         assert kind is not None, "the list is without faults"
-        name = spec.name or _free_name(f"not-{kind}" if spec.not_ else kind, taken)
+        named = _STEM.sub("-", PurePath(held.judge.use).stem)[:_LONGEST_NAME] if held.judge else kind
+        name = spec.name or _free_name(f"not-{kind}" if spec.not_ else named, taken)
         taken.add(name)
         expected, options = _value(held, kind)
         made.append(
@@ -285,6 +299,9 @@ def _value(spec: KindSpec, kind: CheckKind) -> tuple[Json, dict[str, Json]]:
         case "length" | "within" | "picture":
             part: Part | None = getattr(spec, kind)
             return None, part.model_dump(exclude_unset=True) if part else {}
+        case "judge":
+            assert spec.judge is not None, "that is its kind"
+            return spec.judge.use, {"at_least": spec.judge.at_least}
         case _:
             value: Json = getattr(spec, kind)
             return value, options

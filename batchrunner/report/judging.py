@@ -1,0 +1,417 @@
+"""Judges of a run: jobs that ask a model about every answer, in `judge/NAME` of the run's directory.
+
+A judge is an ordinary job with a ledger, limits and a budget of its own, whose source is the run. Its items are made of
+the answers, so an answer that it has judged is not paid for again, equal answers are asked about once, and one that
+changed is asked about anew. A verdict is read from the judge's rows by the same keys: what it said of an earlier
+answer counts for nothing.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from pathlib import Path, PurePath
+from typing import Any, Final
+
+from batchrunner.core.budget import output_limit
+from batchrunner.core.checks import Score, Verdict
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.item import Item
+from batchrunner.core.job import Check, Job, Json, Source
+from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.plan import JudgePlan, Plan, ToSend, cost_plan
+from batchrunner.core.status import Report, Status
+from batchrunner.core.upstream import DoneRow
+from batchrunner.engine.run_status import STATES
+from batchrunner.prompts import JobItems, items_of
+from batchrunner.prompts.row_condition import ROW_NAMES
+from batchrunner.prompts.templates import templates_of
+from batchrunner.report.directory_status import JUDGES, judge_line, left_to_judge
+from batchrunner.spec import load_job
+from batchrunner.stores.lock import RunLock
+from batchrunner.stores.results import iter_failures, iter_results
+from batchrunner.stores.run_directory import remember_end
+from batchrunner.stores.run_file import read_run_file
+from batchrunner.stores.upstream_rows import UpstreamRun
+from batchrunner.transport import read_keys
+
+_SCHEMA: Final = (
+    "`schema: {type: object, properties: {score: {type: number, minimum: 0, maximum: 1}, reason: {type: string}}, "
+    "required: [score, reason]}`"
+)
+_SAMPLE: Final = 20
+_SHOWN_CHARS: Final = 60
+_REASON_CHARS: Final = 1_000
+_SAFE_NAMES: Final = frozenset({"id", "prompt_id", "index", "model", "prompt", "system", "text", "vars", "params"})
+_UNKNOWN_YET: Final = frozenset(ROW_NAMES) - _SAFE_NAMES
+"""Names of a row of which nothing is known before there is an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """A check of the kind `judge`, and the job that it comes to for a run."""
+
+    check: Check
+    job: Job
+
+    @property
+    def rows(self) -> UpstreamRun:
+        """The answers of the run as they are now."""
+        assert isinstance(self.job.prompts, Source), "see `judges_in`"
+        return UpstreamRun(Path(self.job.prompts.path))
+
+
+def judges_of(job: Job) -> tuple[Judge, ...]:
+    """The judges of a job. Blocks.
+
+    Raises:
+        JobMistakesError: with all mistakes of their files.
+    """
+    return judges_in(Path(job.output.dir), job.checks, base=job.folder, name=job.name, simulated=job.simulated)
+
+
+def judges_in(
+    folder: Path, checks: Sequence[Check], *, base: PurePath, name: str, simulated: bool
+) -> tuple[Judge, ...]:
+    """The judges of the run in a directory, whose files are relative to `base`. Blocks. Raises as `judges_of`."""
+    judges, mistakes = list[Judge](), list[Mistake]()
+    for check in checks:
+        if check.kind != "judge":
+            continue
+        path = str(base / str(check.expected))
+        here = folder / JUDGES / check.name
+        try:
+            job = load_job(path, simulate=simulated, out=str(here))
+        except JobMistakesError as error:
+            mistakes += error.mistakes
+            continue
+        faults = tuple(_faults(job))
+        mistakes += faults
+        if not faults and isinstance(job.prompts, Source):
+            source = replace(job.prompts, path=str(folder), shown=str(folder), takes_unfinished=True)
+            if source.where is None and check.when is not None:
+                source = replace(source, where=check.when)
+            named = f"{name}-{check.name}"
+            folders = (*job.picture_folders, str(folder))
+            judges.append(Judge(check=check, job=replace(job, name=named, prompts=source, picture_folders=folders)))
+    if mistakes:
+        raise JobMistakesError(tuple(mistakes))
+    return tuple(judges)
+
+
+def _faults(job: Job) -> Iterator[Mistake]:
+    """Why a job cannot be a judge."""
+    if not (isinstance(job.prompts, Source) and job.prompts.run):
+        expected = "`prompts: {run: DIR, template: …}`: the run that is judged takes the place of DIR"
+        yield Mistake(file=job.file, key="prompts", problem="a judge reads a run", expected=expected)
+    properties = (job.schema or {}).get("properties")
+    if not isinstance(properties, dict) or "score" not in properties:
+        problem = "a judge answers with a `score`" if job.schema else "a judge needs a schema"
+        yield Mistake(file=job.file, key="schema", problem=problem, expected=_SCHEMA)
+    if any(check.kind == "judge" for check in job.checks):
+        problem = "a judge has no judges of its own"
+        yield Mistake(file=job.file, key="checks", problem=problem, hint="remove `judge` from its `checks`")
+
+
+def missing_keys(judges: Sequence[Judge]) -> tuple[Mistake, ...]:
+    """Of judges that could not ask anything: the variables of their keys are not set."""
+    found: list[Mistake] = []
+    for judge in judges:
+        keys, missing = read_keys(judge.job.provider.key_env, os.environ)
+        if not keys:
+            hint = "set it, or leave the judges out with --no-judge"
+            found += [
+                replace(mistake, problem=f"judge {judge.check.name}: {mistake.problem}", hint=hint)
+                for mistake in missing
+            ]
+    return tuple(found)
+
+
+# -- mistakes before anything is paid
+
+
+class _Answers:
+    """Stands in for a run that has no rows yet: the job's first items, each with an answer. See `RunRows`."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+
+    def rows(self, *, with_scores: bool) -> Iterator[DoneRow]:
+        """A row of each item."""
+        del with_scores
+        for item in self._items:
+            output: Json = {"text": "an answer", "reasoning": None, "parsed": None, "truncated": False}
+            fields: dict[str, Json] = {"id": item.id, "prompt_id": item.prompt_id, "index": item.index}
+            fields |= {"model": item.model, "prompt": item.prompt, "system": None, "vars": item.vars}
+            yield {**fields, "params": item.params, "output": output, "key": item.key}, None
+
+    def has_scores(self) -> bool:
+        """None of these matter."""
+        return True
+
+    def unreadable(self) -> list[int]:
+        """None."""
+        return []
+
+
+async def judge_mistakes(job: Job, items: JobItems) -> tuple[Mistake, ...]:
+    """What is wrong with the judges of a job: their files, and their templates as far as its first items show it."""
+    try:
+        judges = await asyncio.to_thread(judges_of, job)
+    except JobMistakesError as error:
+        return error.mistakes
+    first: list[Item] = []
+    async for batch in items.batches():
+        first += batch[: _SAMPLE - len(first)]
+        if len(first) >= _SAMPLE:
+            break
+    found: list[Mistake] = []
+    for judge in judges:
+        templates, broken = templates_of(judge.job)
+        found += broken
+        if not broken and templates.needs().keys().isdisjoint(_UNKNOWN_YET):
+            found += await items_of(judge.job, _Answers(first)).mistakes()
+    return tuple(found)
+
+
+# -- the plan
+
+
+async def judge_plans(job: Job, found: Plan, *, plan: Callable[[Job], Awaitable[Plan]]) -> tuple[JudgePlan, ...]:
+    """What the judges of a job would be asked, given the plan for its own items; `plan` makes one of another job.
+
+    Raises:
+        JobMistakesError: mistakes in the judges' files.
+    """
+    judges = await asyncio.to_thread(judges_of, job)
+    here = await asyncio.to_thread(read_run_file, Path(job.output.dir))
+    return tuple([_judge_plan(judge, found, await plan(judge.job) if here is not None else None) for judge in judges])
+
+
+def _judge_plan(judge: Judge, found: Plan, now: Plan | None) -> JudgePlan:
+    job, answer_tokens = judge.job, found.answers.per_answer if found.answers is not None else 0.0
+    per_answer = len(job.models) * job.replicas * prod(len(values) for values in job.matrix.values())
+    later = (found.to_send + found.to_poll) * per_answer
+    if now is not None and now.to_send:
+        chars_each = 4 * now.estimated_input_tokens / now.to_send
+    else:
+        assert isinstance(job.prompts, Source), "see `judges_in`"
+        texts = (job.prompts.template, job.system, *(turn.content for turn in job.messages))
+        chars_each = sum(len(text or "") for text in texts) + 4 * answer_tokens
+    to_send = now.to_send if now is not None else 0
+    limit = output_limit(job.params)
+    ahead = {}
+    for place, model in enumerate(job.models):
+        calls = (to_send + later) // len(job.models) + (place < (to_send + later) % len(job.models))
+        ahead[model] = ToSend(
+            calls=calls,
+            chars=round(calls * chars_each),
+            answers=calls,
+            most_output_tokens=calls * (limit or 0),
+            unlimited=calls if limit is None else 0,
+        )
+    chars = sum(of_model.chars for of_model in ahead.values())
+    return JudgePlan(
+        name=judge.check.name,
+        dir=job.output.dir,
+        to_send=to_send,
+        later=later,
+        estimated_input_tokens=estimate_tokens(chars) if chars else 0,
+        cost=cost_plan(job, ahead),
+    )
+
+
+# -- verdicts
+
+
+def verdicts_of(folder: Path, checks: Sequence[Check], *, base: PurePath) -> "dict[str, Verdicts]":
+    """What the judges among the checks of a run say, by the check's name. Blocks, and not on a loop's thread.
+
+    Raises:
+        JobMistakesError: with the mistakes of the judges' files.
+        WrongDirectoryError, StoreBrokenError: the run, or rows of a judge, cannot be read.
+    """
+    if not any(check.kind == "judge" for check in checks):
+        return {}
+    run = read_run_file(folder)
+    judges = judges_in(
+        folder,
+        checks,
+        base=base,
+        name=run.job_name if run is not None else "",
+        simulated=run is not None and run.simulated,
+    )
+    return {judge.check.name: Verdicts(judge) for judge in judges}
+
+
+class Verdicts:
+    """What a judge says of each answer of its run, from the judge's own rows. Sends nothing."""
+
+    def __init__(self, judge: Judge) -> None:
+        """Read them. Blocks, and not on a loop's thread.
+
+        Raises:
+            StoreBrokenError: rows cannot be read.
+        """
+        self._least = float(str(judge.check.options.get("at_least", 1)))
+        self._asked: dict[str, list[bytes]] = {}
+        self._broken: str | None = None
+        folder = Path(judge.job.output.dir)
+        self._scores = {_key_of(row): _score_in(row) for row in iter_results(folder)}
+        self._failed = {_key_of(row): _failure_in(row) for row in iter_failures(folder)}
+        try:
+            asyncio.run(self._read(judge))
+        except JobMistakesError as error:
+            self._broken = f"the judge's prompts cannot be made: {error.mistakes[0]}"
+
+    async def _read(self, judge: Judge) -> None:
+        async for batch in items_of(judge.job, judge.rows).batches():
+            for item in batch:
+                name = (item.origin or {}).get("id")
+                self._asked.setdefault(str(name), []).append(bytes.fromhex(item.key))
+
+    def of(self, row: Mapping[str, Json]) -> Score:
+        """The verdict on an answer: the mean of the scores that it was given, and the reason of the lowest."""
+        if self._broken is not None:
+            return Score(verdict="error", reason=self._broken)
+        keys = self._asked.get(str(row.get("id")))
+        if keys is None:
+            return Score(verdict="none", reason="the judge is not asked about this answer")
+        given = list[tuple[float, str | None]]()
+        for key in keys:
+            score = self._scores.get(key)
+            if score is None:
+                return Score(verdict="error", reason=self._failed.get(key, "the judge has not answered yet"))
+            if isinstance(score, str):
+                return Score(verdict="error", reason=score)
+            given.append(score)
+        value = sum(score for score, _ in given) / len(given)
+        reason = min(given, key=lambda one: one[0])[1]
+        verdict: Verdict = "pass" if value >= self._least else "fail"
+        return Score(verdict=verdict, value=round(value, 6), expected=self._least, reason=reason)
+
+
+def _key_of(row: Mapping[str, Json]) -> bytes:
+    try:
+        return bytes.fromhex(str(row.get("key")))
+    except ValueError:  # edited by hand
+        return b""
+
+
+def _score_in(row: Mapping[str, Json]) -> tuple[float, str | None] | str:
+    """The score and reason of a judge's row; words where it has none."""
+    output = row.get("output")
+    parsed = output.get("parsed") if isinstance(output, dict) else None
+    if not isinstance(parsed, dict):
+        return "the judge's answer is not JSON of its schema"
+    score, reason = parsed.get("score"), parsed.get("reason")
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1 or not isfinite(score):
+        return f"the judge's score is {json.dumps(score)[:_SHOWN_CHARS]}, not a number from 0 to 1"
+    return float(score), str(reason)[:_REASON_CHARS] if reason is not None else None
+
+
+def _failure_in(row: Mapping[str, Json]) -> str:
+    error = row.get("error")
+    said = f"{error.get('class')}: {error.get('message')}" if isinstance(error, dict) else "it failed"
+    return f"the judge did not answer: {said}"[:_REASON_CHARS]
+
+
+# -- the run of a job that has judges
+
+_PASSED_ON: Final = (
+    *("progress", "signals", "say", "command", "command_elsewhere", "clock"),
+    *("retry_failed", "resend_held", "resend_lost"),
+)
+"""Options of a run that hold for its judges, too."""
+_WORST_FIRST: Final = (
+    ExitStatus.INTERRUPTED,
+    ExitStatus.TERMINATED,
+    ExitStatus.STOPPED,
+    ExitStatus.REFUSED,
+    ExitStatus.MISTAKE,
+    ExitStatus.PAUSED,
+    ExitStatus.FAILED,
+    ExitStatus.DONE,
+)
+_ENDS_ALL: Final = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
+_ENDED: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
+_SCORE_NOTES: Final = ("checks: ", "check `", "no scores were written: ")
+
+
+def judges_ready(job: Job) -> tuple[Judge, ...]:
+    """The judges of a job that is about to be run. Blocks.
+
+    Raises:
+        JobMistakesError: mistakes in their files, or a key that is not set: nothing was paid for.
+    """
+    judges = judges_of(job)
+    if missing := missing_keys(judges):
+        raise JobMistakesError(missing)
+    return judges
+
+
+async def judged(
+    job: Job,
+    judges: Sequence[Judge],
+    options: Mapping[str, Any],
+    *,
+    run_alone: Callable[[Job, Any], Awaitable[Report]],
+) -> Report:
+    """Run a job, and its judges when its items have ended; then score it again.
+
+    Raises:
+        BatchrunnerError: of the job itself. What a judge raises is told in a note, and decides the exit status.
+    """
+    report = await run_alone(job, options)
+    if not judges:
+        return report
+    if report.exit_status not in _ENDED:
+        note = "the judges begin when the items of the run have ended"
+        return replace(report, status=replace(report.status, notes=(*report.status.notes, note)))
+    statuses, notes, left = [report.exit_status], list[str](), False
+    for judge in judges:
+        name = judge.check.name
+        try:
+            found = await run_alone(judge.job, {key: options[key] for key in _PASSED_ON if key in options})
+        except BatchrunnerError as error:
+            notes.append(f"judge {name}: {error}")
+            statuses.append(error.exit_status)
+            left = True
+            continue
+        notes.append(judge_line(name, found.status))
+        statuses.append(found.exit_status)
+        left = left or bool(left_to_judge(found.status.items))
+        if found.exit_status in _ENDS_ALL:
+            break
+    exit_status = min(statuses, key=_WORST_FIRST.index)
+    status = await asyncio.to_thread(_scored_again, job, report.status, notes)
+    if exit_status is not report.exit_status:
+        status = replace(status, state=STATES[exit_status], message=next(iter(notes), None) if left else None)
+    if left:
+        status = replace(status, next_command=options.get("command"))
+    try:
+        await asyncio.to_thread(remember_end, Path(job.output.dir), status.message, ended=status.state)
+    except BatchrunnerError as error:
+        status = replace(status, notes=(*status.notes, f"could not save the outcome for `batchrunner status`: {error}"))
+    return Report(status=status, exit_status=exit_status)
+
+
+def _scored_again(job: Job, status: Status, notes: Sequence[str]) -> Status:
+    """The status with the judges' lines, and with verdicts that know what they said. Blocks."""
+    from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - it reads the verdicts that are made here
+
+    folder = Path(job.output.dir)
+    kept = [note for note in status.notes if not note.startswith(_SCORE_NOTES)]
+    lock = RunLock(folder)
+    try:
+        lock.acquire()
+    except BatchrunnerError as error:
+        scored: tuple[str, ...] = (f"no scores were written: {error}; try `batchrunner score {folder}`",)
+    else:
+        try:
+            scored = scores_of_run(job, folder, status)
+        finally:
+            lock.release()
+    return replace(status, notes=(*kept, *notes, *scored))
