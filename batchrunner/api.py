@@ -246,13 +246,13 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     """
     if not has_judges(job) or options.get("reformat", False):
         return await _run_alone(job, options)
-    from batchrunner.report.attended import harmless
-    from batchrunner.report.judging import judged, judges_ready
+    from batchrunner.page.report_file import with_page
+    from batchrunner.report.judging import judged
 
-    judges = await asyncio.to_thread(judges_ready, job) if options.get("judges", True) else ()
-    report = await judged(job, judges, options, run_alone=_run_alone)
-    status = await _with_page(job, report.status, harmless(options.get("say"))) if judges else report.status
-    return Report(status=status, exit_status=report.exit_status)
+    report = await judged(job, options, run_alone=_run_alone)
+    if not job.output.report:
+        return report
+    return replace(report, status=await with_page(Path(job.output.dir), report.status, options.get("say")))
 
 
 async def _run_alone(job: Job, options: RunOptions) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
@@ -381,20 +381,11 @@ async def _run_alone(job: Job, options: RunOptions) -> Report:  # noqa: PLR0915 
             await disk.run(remember_end, folder, status.message or part_words(part_counts), ended=status.state)
         except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
             speak(f"could not save the outcome for `batchrunner status`: {error}")
-    status = await _with_page(job, status, speak)
+    if job.output.report:
+        from batchrunner.page.report_file import with_page
+
+        status = await with_page(folder, status, speak)
     return Report(status=await notified(job, status, speak), exit_status=exit_status)
-
-
-async def _with_page(job: Job, status: Status, speak: Callable[[str], None]) -> Status:
-    """Write the page where one is due; the status with what there is to say about it."""
-    if not job.output.report:
-        return status
-    from batchrunner.page.report_file import page_at_end
-
-    if (trouble := await page_at_end(Path(job.output.dir), status)) is None:
-        return status
-    speak(trouble)
-    return replace(status, notes=(*status.notes, trouble))
 
 
 def run_sync(job: Job, **options: Unpack[RunOptions]) -> Report:
@@ -433,7 +424,7 @@ def control(dir: str, action: "Action", **command: "Unpack[CommandOptions]") -> 
 
 
 def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - as above
-    """Audit a run's directory: is everything that was recorded there, and as it was? Changes nothing in it.
+    """Audit a run's directory and its judges: is all that was recorded there, and as it was? Changes nothing in it.
 
     Args:
         dir: the run's directory; nothing may run there meanwhile.
@@ -444,14 +435,14 @@ def verify(dir: str, *, salvage: str | None = None) -> "Audit":  # noqa: A002 - 
         LockHeldError: a run is working here.
         StoreBrokenError: its files cannot be read, or the copies not written.
     """
-    from batchrunner.report.audit import audit, run_file_of
+    from batchrunner.report.audit import audit_all, run_file_of
     from batchrunner.report.salvage import salvage_into
     from batchrunner.stores.lock import Quiet
 
     folder = Path(dir)
     run_file_of(folder)
     with Quiet(folder):
-        found = audit(folder)
+        found = audit_all(folder)
         return found if salvage is None else replace(found, salvaged=salvage_into(folder, Path(salvage)))
 
 

@@ -386,7 +386,7 @@ PLACES: Final[dict[str, dict[str, Any]]] = {
     "messages.[]": {"messages": [{"role": "user", "content": "{{ prompt }}"}]},
     "budget.prices.{}": {"budget": {"prices": {"m": {}}}},
     "checks.[]": {"checks": [{}]},
-    **{f"checks.[].{kind}": {"checks": [{kind: {}}]} for kind in ("json", "length", "within", "picture")},
+    **{f"checks.[].{kind}": {"checks": [{kind: {}}]} for kind in ("json", "length", "within", "picture", "judge")},
 }
 
 

@@ -41,6 +41,7 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     ("checks", "[]", "length"): "checks: length",
     ("checks", "[]", "within"): "checks: within",
     ("checks", "[]", "picture"): "checks: picture",
+    ("checks", "[]", "judge"): "checks: judge",
 }
 
 

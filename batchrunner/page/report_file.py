@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files as resources
@@ -195,11 +195,19 @@ def write_page(
     )
 
 
-async def page_at_end(folder: Path, status: Status) -> str | None:
-    """Write the page at the end of a run that changed something; what there is to say about it, or None.
+async def with_page(folder: Path, status: Status, speak: Callable[[str], None] | None) -> Status:
+    """Write the page at the end of a run that changed something; the status with what there is to say about it.
 
     Raises nothing: the run has ended, and its answers are safe.
     """
+    if (trouble := await _page_at_end(folder, status)) is None:
+        return status
+    if speak is not None:
+        speak(trouble)
+    return replace(status, notes=(*status.notes, trouble))
+
+
+async def _page_at_end(folder: Path, status: Status) -> str | None:
     thread = Threads("report-page", count=1)
     try:
         return await thread.run(_page_if_due, folder, status)

@@ -11,16 +11,17 @@ from collections import deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, get_args
 
 from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, NoRunError, UnreadableRunFileError
 from batchrunner.core.events import recorded_files
 from batchrunner.core.lifecycle import ItemState
-from batchrunner.core.status import Audit, AuditCounts
+from batchrunner.core.status import Audit, AuditCounts, Level
 from batchrunner.report.audit_ledger import FindingList, LedgerAudit, Named, files_crc, path_mark
+from batchrunner.report.directory_status import judge_folders
 from batchrunner.stores.checkpoint import checkpoint_numbers, kept_state
 from batchrunner.stores.export_files import EXPORTS
 from batchrunner.stores.files import (
@@ -36,7 +37,7 @@ from batchrunner.stores.files import (
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, LEDGER, SEGMENT_NAME
 from batchrunner.stores.ledger_reader import paid_again, read_ledger, reformatted_events
 from batchrunner.stores.ledger_replay import refuse_missing_ledger
-from batchrunner.stores.lock import LOCK, LOCK_FILE
+from batchrunner.stores.lock import LOCK, LOCK_FILE, Quiet
 from batchrunner.stores.results import FAILURES_TORN, TORN
 from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
 from batchrunner.stores.row_forms import FileLine, form_at, read_lines
@@ -461,3 +462,19 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
             answer_files=rows.answer_files,
         ),
     )
+
+
+def audit_all(folder: Path) -> Audit:
+    """As `audit`, also of the judges' directories in it, whose findings say so. Raises LockHeldError as well."""
+    found = audit(folder)
+    for path in judge_folders(folder):
+        with Quiet(path):
+            judge = audit(path)
+        theirs = (replace(one, problem=f"judge {path.name}: {one.problem}") for one in judge.findings)
+        findings = sorted((*found.findings, *theirs), key=lambda one: _LEVELS.index(one.level))
+        found = replace(found, findings=tuple(findings), sound=found.sound and judge.sound)
+    return found
+
+
+_LEVELS: Final = get_args(Level)
+"""The worst first."""

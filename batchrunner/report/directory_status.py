@@ -34,7 +34,7 @@ from batchrunner.engine.run_status import (
     shown_time,
     usage_counts,
 )
-from batchrunner.report.summary import control_lines, items_line
+from batchrunner.report.summary import budget_line, control_lines, items_line, usage_line
 from batchrunner.report.wording import count as counted
 from batchrunner.report.wording import printable
 from batchrunner.stores.control_folder import state_in
@@ -301,8 +301,12 @@ def left_to_judge(items: ItemCounts) -> int:
 
 def judge_line(name: str, status: Status) -> str:
     """Where a judge stands, for people."""
-    why = f"; {printable(status.message)}" if status.message and left_to_judge(status.items) else ""
-    return f"judge {name}: {items_line(status.items)}{why}"
+    doubtful, left = status.sends.possible_duplicates, left_to_judge(status.items)
+    parts = [items_line(status.items), counted(status.sends.total, "request"), usage_line(status.usage)]
+    parts += [f"{counted(doubtful, 'request')} may have been billed without a usable answer"] * bool(doubtful)
+    parts += [budget_line(line) for line in status.budget]
+    why = f"; {printable(status.message)}" if status.message and left else ""
+    return f"judge {name}: {', '.join(filter(None, parts))}{why}"
 
 
 def judge_notes(folder: Path, job: dict[str, Json]) -> Iterator[tuple[str, bool]]:

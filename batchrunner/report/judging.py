@@ -340,62 +340,62 @@ _ENDED: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
 _SCORE_NOTES: Final = ("checks: ", "check `", "no scores were written: ")
 
 
-def judges_ready(job: Job) -> tuple[Judge, ...]:
-    """The judges of a job that is about to be run. Blocks.
-
-    Raises:
-        JobMistakesError: mistakes in their files, or a key that is not set: nothing was paid for.
-    """
-    judges = judges_of(job)
-    if missing := missing_keys(judges):
-        raise JobMistakesError(missing)
-    return judges
-
-
-async def judged(
-    job: Job,
-    judges: Sequence[Judge],
-    options: Mapping[str, Any],
-    *,
-    run_alone: Callable[[Job, Any], Awaitable[Report]],
-) -> Report:
+async def judged(job: Job, options: Mapping[str, Any], *, run_alone: Callable[[Job, Any], Awaitable[Report]]) -> Report:
     """Run a job, and its judges when its items have ended; then score it again.
 
     Raises:
-        BatchrunnerError: of the job itself. What a judge raises is told in a note, and decides the exit status.
+        JobMistakesError: of the job, of a judge's file, or a judge's key is not set: nothing was paid for.
+        BatchrunnerError: of the job. What a judge raises is told in a note, and decides the exit status.
     """
+    judges = await _ready(job) if options.get("judges", True) else ()
     report = await run_alone(job, options)
     if not judges:
         return report
     if report.exit_status not in _ENDED:
         note = "the judges begin when the items of the run have ended"
         return replace(report, status=replace(report.status, notes=(*report.status.notes, note)))
-    statuses, notes, left = [report.exit_status], list[str](), False
+    passed_on = {key: options[key] for key in _PASSED_ON if key in options}
+    statuses, notes, unfinished = [report.exit_status], list[str](), list[str]()
     for judge in judges:
-        name = judge.check.name
-        try:
-            found = await run_alone(judge.job, {key: options[key] for key in _PASSED_ON if key in options})
-        except BatchrunnerError as error:
-            notes.append(f"judge {name}: {error}")
-            statuses.append(error.exit_status)
-            left = True
-            continue
-        notes.append(judge_line(name, found.status))
-        statuses.append(found.exit_status)
-        left = left or bool(left_to_judge(found.status.items))
-        if found.exit_status in _ENDS_ALL:
+        exit_status, note, is_left = await _said(judge, passed_on, run_alone)
+        statuses.append(exit_status)
+        notes.append(note)
+        unfinished += [note] * is_left
+        if exit_status in _ENDS_ALL:
             break
     exit_status = min(statuses, key=_WORST_FIRST.index)
     status = await asyncio.to_thread(_scored_again, job, report.status, notes)
     if exit_status is not report.exit_status:
-        status = replace(status, state=STATES[exit_status], message=next(iter(notes), None) if left else None)
-    if left:
+        status = replace(status, state=STATES[exit_status], message=unfinished[0] if unfinished else None)
+    if unfinished:
         status = replace(status, next_command=options.get("command"))
     try:
         await asyncio.to_thread(remember_end, Path(job.output.dir), status.message, ended=status.state)
     except BatchrunnerError as error:
         status = replace(status, notes=(*status.notes, f"could not save the outcome for `batchrunner status`: {error}"))
     return Report(status=status, exit_status=exit_status)
+
+
+async def _ready(job: Job) -> tuple[Judge, ...]:
+    """The judges of a job that is about to be paid for. Raises JobMistakesError."""
+    judges = await asyncio.to_thread(judges_of, job)
+    mistakes = missing_keys(judges)
+    if not (isinstance(job.prompts, Source) and job.prompts.run):
+        mistakes += await judge_mistakes(job, items_of(job))
+    if mistakes:
+        raise JobMistakesError(mistakes)
+    return judges
+
+
+async def _said(
+    judge: Judge, options: Mapping[str, Any], run_alone: Callable[[Job, Any], Awaitable[Report]]
+) -> tuple[ExitStatus, str, bool]:
+    """Let a judge work: its exit status, where it stands for people, and whether something is left to it."""
+    try:
+        found = await run_alone(judge.job, options)
+    except BatchrunnerError as error:
+        return error.exit_status, f"judge {judge.check.name}: {error}", True
+    return found.exit_status, judge_line(judge.check.name, found.status), bool(left_to_judge(found.status.items))
 
 
 def _scored_again(job: Job, status: Status, notes: Sequence[str]) -> Status:

@@ -102,7 +102,6 @@ class KindSpec(Part):
         "mapping with `pass`, `score` and `reason`. It runs in a process of its own, at most 10 s for an answer.",
     )
     picture: PictureCheckSpec | None = Field(default=None, description="What must be true of the pictures.")
-    judge: JudgeSpec | None = Field(default=None, description="A job that asks a model about every answer.")
     ignore_case: bool = Field(default=False, description="Compare texts without regard to case.")
     take: Literal["last", "first", "only"] = Field(
         default="last", description="Which number of the answer `number` takes; `only`: it must have just one."
@@ -115,6 +114,7 @@ class KindSpec(Part):
 class CheckSpec(KindSpec):
     """One check on every answer."""
 
+    judge: JudgeSpec | None = Field(default=None, description="A job that asks a model about every answer.")
     not_: KindSpec | None = Field(default=None, alias="not", description="A check that must fail, for example a regex.")
     name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[\w-]+$")] | None = Field(
         default=None, description="The check's name in scores and tables. Default: its kind."
@@ -150,9 +150,7 @@ def check_faults(specs: list[CheckSpec]) -> Iterator[SpecError]:
         if spec.name is not None and spec.name in names:
             yield SpecError(path=(*path, "name"), problem=f"is {short(spec.name)} again; names are unique")
         names.setdefault(spec.name or "", place)
-        if spec.not_ is not None and spec.not_.judge is not None:
-            yield SpecError(path=(*path, "not"), problem="has a judge", expected="`judge` in the entry itself")
-        elif spec.not_ is not None and _kind(spec) is None:
+        if spec.not_ is not None and _kind(spec) is None:
             yield from _kind_faults(spec.not_, (*path, "not"))
         elif spec.not_ is not None:
             yield SpecError(path=path, problem=f"has both `not` and `{_kind(spec)}`", expected="one of them")
@@ -168,7 +166,7 @@ def checks_of(specs: list[CheckSpec]) -> tuple[Check, ...]:
         held = spec.not_ or spec
         kind = _kind(held)
         assert kind is not None, "the list is without faults"
-        named = _STEM.sub("-", PurePath(held.judge.use).stem)[:_LONGEST_NAME] if held.judge else kind
+        named = _STEM.sub("-", PurePath(spec.judge.use).stem)[:_LONGEST_NAME] if spec.judge else kind
         name = spec.name or _free_name(f"not-{kind}" if spec.not_ else named, taken)
         taken.add(name)
         expected, options = _value(held, kind)
@@ -196,7 +194,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _given(spec: KindSpec) -> list[CheckKind]:
-    return [kind for kind in CHECK_KINDS if getattr(spec, "json_" if kind == "json" else kind) is not None]
+    return [kind for kind in CHECK_KINDS if getattr(spec, "json_" if kind == "json" else kind, None) is not None]
 
 
 def _kind(spec: KindSpec) -> CheckKind | None:
@@ -300,6 +298,7 @@ def _value(spec: KindSpec, kind: CheckKind) -> tuple[Json, dict[str, Json]]:
             part: Part | None = getattr(spec, kind)
             return None, part.model_dump(exclude_unset=True) if part else {}
         case "judge":
+            assert isinstance(spec, CheckSpec), "`not` has no judge"
             assert spec.judge is not None, "that is its kind"
             return spec.judge.use, {"at_least": spec.judge.at_least}
         case _:

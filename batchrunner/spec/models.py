@@ -12,6 +12,7 @@ from batchrunner.core.job import NOTIFY_EVENTS, AuthScheme, DialectName, Kind, N
 from batchrunner.spec.check_keys import (
     CheckSpec,
     JsonCheckSpec,
+    JudgeSpec,
     LengthSpec,
     PictureCheckSpec,
     WithinSpec,
@@ -400,6 +401,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("checks", "[]", "length"): LengthSpec,
     ("checks", "[]", "within"): WithinSpec,
     ("checks", "[]", "picture"): PictureCheckSpec,
+    ("checks", "[]", "judge"): JudgeSpec,
 }
 """Where each part stands in a job file; `[]` is any place in a list, `{}` any name."""
 

@@ -103,7 +103,33 @@ def turned(one: Effect) -> Effect:
     )
 
 
+def judge(score: float) -> bytes:
+    """The file of a judge that gives this score to every answer."""
+    schema = {"type": "object", "properties": {"score": {"const": score}}, "required": ["score"]}
+    prompts = {"run": "outputs/any", "template": "Rate: {{ text }}"}
+    job: Tree = {"provider": "simulator", "model": "sim/judge", "prompts": prompts, "schema": schema}
+    return json.dumps(job).encode()
+
+
+JUDGES = {"low.yaml": judge(0.25), "high.yaml": judge(0.75)}
+
+
+def judged(before: Tree, after: Tree) -> Effect:
+    """Two judges of a simulated run, the second of which passes the answer."""
+    return Effect(
+        base={**ANSWERED, "provider": "simulator", "checks": [before]},
+        change={"checks": [after]},
+        look=verdict,
+        was="fail",
+        now="pass",
+        files=JUDGES,
+    )
+
+
 CHECKS: dict[str, Effect] = {
+    "checks[].judge": judged(ABSENT, {"judge": {"use": "high.yaml"}}),
+    "checks[].judge.use": judged({"judge": {"use": "low.yaml"}}, {"judge": {"use": "high.yaml"}}),
+    "checks[].judge.at_least": judged({"judge": {"use": "low.yaml"}}, {"judge": {"use": "low.yaml", "at_least": 0.2}}),
     "checks": Effect(
         base=ANSWERED,
         change={"checks": [{"any": "one"}]},

@@ -1,0 +1,271 @@
+"""Judges in real processes: what is asked, what is not asked twice, what is told, and verdicts by an own script."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import CommandLine
+
+OUT = "outputs/a.simulated"
+JUDGE = f"{OUT}/judge/helpful"
+JOB = """
+name: a
+provider: simulator
+models: [sim/one, sim/two]
+prompts: {file: questions.jsonl, template: "{{ question }}"}
+checks:
+  - judge: {use: judges/helpful.yaml, at_least: 0.5}
+"""
+JUDGE_JOB = """
+name: helpful
+provider: simulator
+model: sim/judge
+prompts:
+  run: outputs/a
+  template: "Question: {{ prompt }}\\nAnswer: {{ text }}\\nHow helpful is it, from 0 to 1?"
+schema:
+  type: object
+  properties: {score: {type: number, minimum: 0, maximum: 1}, reason: {type: string}}
+  required: [score, reason]
+  additionalProperties: false
+"""
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(folder: Path, *, job: str = JOB, judge: str = JUDGE_JOB, questions: int = 10) -> None:
+    (folder / "judges").mkdir(exist_ok=True)
+    (folder / "a.yaml").write_text(job)
+    (folder / "judges" / "helpful.yaml").write_text(judge)
+    rows = [{"question": f"Tom has {n} apples and {{{{ 7 * {n} }}}} pears. How many?"} for n in range(questions)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def verdicts(batchrunner: CommandLine, name: str = "helpful") -> dict[str, Any]:
+    return {line["id"]: line["scores"][name] for line in lines(batchrunner.folder / OUT / "scores.jsonl")}
+
+
+def asked(batchrunner: CommandLine) -> int:
+    told: int = batchrunner("status", JUDGE, "--json").json["sends"]["total"]
+    return told
+
+
+@pytest.fixture
+def judged(batchrunner: CommandLine) -> CommandLine:
+    write(batchrunner.folder)
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    return batchrunner
+
+
+def test_a_verdict_is_whether_the_judges_score_is_at_least_what_the_job_says(judged: CommandLine) -> None:
+    said = {row["id"]: row["output"]["parsed"] for row in lines(judged.folder / JUDGE / "results.jsonl")}
+    found = verdicts(judged)
+    assert len(found) == len(said) == 20
+    for name, one in found.items():
+        assert one["value"] == said[name]["score"]
+        assert one["verdict"] == ("pass" if said[name]["score"] >= 0.5 else "fail")
+        assert one["reason"] == said[name]["reason"]
+    assert {one["verdict"] for one in found.values()} == {"pass", "fail"}, "the judge tells them apart"
+
+
+def test_answers_reach_the_judge_as_they_are_and_are_no_templates(judged: CommandLine) -> None:
+    prompts = [row["prompt"] for row in lines(judged.folder / JUDGE / "results.jsonl")]
+    answers = {row["id"]: row["output"]["text"] for row in lines(judged.folder / OUT / "results.jsonl")}
+    assert all("{{ 7 * " in prompt for prompt in prompts)
+    assert {
+        row["id"]: row["prompt"].split("Answer: ")[1] for row in lines(judged.folder / JUDGE / "results.jsonl")
+    } == {name: f"{text}\nHow helpful is it, from 0 to 1?" for name, text in answers.items()}
+
+
+def test_only_answers_that_are_new_or_changed_are_judged_again(judged: CommandLine) -> None:
+    assert judged("run", "a.yaml", "--json").status == 0
+    assert asked(judged) == 20
+    rows = lines(judged.folder / "questions.jsonl")
+    rows[3]["question"] = "Another question altogether?"
+    (judged.folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert judged("run", "a.yaml", "--quiet").status == 0
+    assert asked(judged) == 22, "two models answered one changed question"
+    assert "error" not in {one["verdict"] for one in verdicts(judged).values()}
+
+
+def test_score_takes_the_judges_answers_for_nothing_and_changes_no_row(judged: CommandLine) -> None:
+    before = verdicts(judged)
+    digest = hashlib.sha256((judged.folder / OUT / "results.jsonl").read_bytes()).hexdigest()
+    write(judged.folder, job=JOB.replace("0.5", "0.0"))
+    told = judged("score", OUT, "--checks", "a.yaml", "--json")
+    assert (told.status, told.json["passed"], told.json["failed"]) == (0, 20, 0)
+    assert asked(judged) == 20
+    assert hashlib.sha256((judged.folder / OUT / "results.jsonl").read_bytes()).hexdigest() == digest
+    assert [one["value"] for one in verdicts(judged).values()] == [one["value"] for one in before.values()]
+
+
+def test_another_rubric_makes_verdicts_unknown_until_it_is_asked(judged: CommandLine) -> None:
+    write(judged.folder, judge=JUDGE_JOB.replace("How helpful", "How polite"))
+    told = judged("score", OUT, "--json")
+    assert (told.json["passed"], told.json["failed"], told.json["undecided"]) == (0, 0, 20)
+    assert {one["reason"] for one in verdicts(judged).values()} == {"the judge has not answered yet"}
+    assert judged("run", "a.yaml", "--quiet").status == 0
+    assert asked(judged) == 40
+
+
+def test_equal_answers_are_judged_once(batchrunner: CommandLine) -> None:
+    write(batchrunner.folder, judge=JUDGE_JOB.replace("Question: {{ prompt }}\\nAnswer: {{ text }}", "{{ model }}"))
+    told = batchrunner("run", "a.yaml", "--json")
+    assert told.status == 0
+    assert asked(batchrunner) == 2
+    assert len(verdicts(batchrunner)) == 20
+    assert "error" not in {one["verdict"] for one in verdicts(batchrunner).values()}
+
+
+def test_without_the_judge_verdicts_are_errors_and_a_later_run_asks(batchrunner: CommandLine) -> None:
+    write(batchrunner.folder)
+    told = batchrunner("run", "a.yaml", "--no-judge", "--json")
+    assert told.status == 0
+    assert not (batchrunner.folder / OUT / "judge").exists()
+    assert {one["verdict"] for one in verdicts(batchrunner).values()} == {"error"}
+    stands = batchrunner("status", OUT, "--json").json
+    assert "judge helpful: has not begun" in stands["notes"]
+    assert stands["next_command"].endswith("run a.yaml")
+    assert batchrunner("run", "a.yaml", "--json").json["sends"]["total"] == 20
+    assert asked(batchrunner) == 20
+
+
+def test_an_unfinished_judge_ends_with_3_and_nothing_that_it_was_not_asked_is_wrong(batchrunner: CommandLine) -> None:
+    write(batchrunner.folder, judge=f"{JUDGE_JOB}\nbudget: {{calls: 5}}\nlimits: {{concurrency: 1}}")
+    told = batchrunner("run", "a.yaml", "--json")
+    assert told.status == 3
+    assert told.json["items"]["done"] == 20
+    assert told.json["next_command"].endswith("run a.yaml")
+    kinds = [one["verdict"] for one in verdicts(batchrunner).values()]
+    assert kinds.count("error") == 15
+    stands = batchrunner("status", OUT, "--json").json
+    assert stands["state"] == "paused"
+    assert any(note.startswith("judge helpful: 5 of 20 done") for note in stands["notes"])
+    write(batchrunner.folder)
+    assert batchrunner("run", "a.yaml", "--json").status == 0
+    assert asked(batchrunner) == 20
+
+
+def test_a_judge_on_a_dead_quota_calls_nothing_wrong(batchrunner: CommandLine) -> None:
+    write(batchrunner.folder, judge=JUDGE_JOB.replace("sim/judge", '"sim/judge#quota-model:0"') + "\non_quota: stop")
+    told = batchrunner("run", "a.yaml", "--json")
+    assert told.status == 3, told.err
+    assert {one["verdict"] for one in verdicts(batchrunner).values()} == {"error"}
+    assert any("checks: 0 of 0 passed, 20 without a verdict" in note for note in told.json["notes"])
+
+
+def test_a_score_outside_of_its_range_is_an_error_and_no_verdict(batchrunner: CommandLine) -> None:
+    write(batchrunner.folder, judge=JUDGE_JOB.replace("minimum: 0, maximum: 1", "minimum: 2, maximum: 9"))
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    found = verdicts(batchrunner).values()
+    assert {one["verdict"] for one in found} == {"error"}
+    assert all("not a number from 0 to 1" in one["reason"] for one in found)
+
+
+def test_answers_for_which_the_check_does_not_hold_are_not_paid_for(batchrunner: CommandLine) -> None:
+    write(batchrunner.folder, job=f"{JOB}    when: \"{{{{ model == 'sim/one' }}}}\"\n")
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    assert asked(batchrunner) == 10
+    assert sorted(one["verdict"] for one in verdicts(batchrunner).values()).count("none") == 10
+
+
+MISTAKES = [
+    ({"job": JOB.replace("helpful.yaml", "none.yaml")}, "judges/none.yaml"),
+    ({"job": JOB.replace("0.5", "7")}, "a.yaml:7: checks[0].judge.at_least"),
+    (
+        {"job": JOB.replace("judge: {use", "not: {judge: {use").replace("0.5}", "0.5}}")},
+        "a.yaml:7: checks[0].not.judge: is not a known key",
+    ),
+    ({"judge": JUDGE_JOB.split("schema:", maxsplit=1)[0]}, "judges/helpful.yaml: schema: a judge needs a schema"),
+    ({"judge": JUDGE_JOB.replace("score", "grade")}, "schema: a judge answers with a `score`"),
+    ({"judge": JUDGE_JOB.replace("{{ text }}", "{{ answr }}")}, "`answr`"),
+    ({"judge": JUDGE_JOB.replace("{{ text }}", "{{ text")}, "judges/helpful.yaml"),
+    ({"judge": JUDGE_JOB.replace("run: outputs/a", "file: ../questions.jsonl")}, "prompts: a judge reads a run"),
+    ({"judge": JUDGE_JOB + "checks: [{judge: {use: helpful.yaml}}]"}, "checks: a judge has no judges of its own"),
+    ({"judge": JUDGE_JOB.replace("model: sim/judge", "modle: sim/judge")}, "judges/helpful.yaml"),
+]
+
+
+def test_mistakes_of_a_judge_are_found_before_anything_is_paid(batchrunner: CommandLine) -> None:
+    for texts, words in MISTAKES:
+        write(batchrunner.folder, job=texts.get("job", JOB), judge=texts.get("judge", JUDGE_JOB))
+        told = batchrunner("check", "a.yaml")
+        assert told.status == 2, words
+        assert words in told.err
+    ran = batchrunner("run", "a.yaml")
+    assert ran.status == 2
+    assert not (batchrunner.folder / OUT).exists()
+
+
+def test_a_judge_whose_key_is_not_set_is_a_mistake_before_anything_is_paid(batchrunner: CommandLine) -> None:
+    real = 'provider: {base_url: "http://127.0.0.1:9/v1"}'
+    write(
+        batchrunner.folder,
+        job=JOB.replace("provider: simulator", real),
+        judge=JUDGE_JOB.replace("provider: simulator", "provider: openai"),
+    )
+    told = batchrunner("run", "a.yaml")
+    assert told.status == 2
+    assert "judge helpful: " in told.err
+    assert "OPENAI_API_KEY" in told.err
+    assert "--no-judge" in told.err
+    assert not (batchrunner.folder / "outputs").exists()
+
+
+def test_simulate_simulates_the_judge_as_well(batchrunner: CommandLine) -> None:
+    real = 'provider: {base_url: "http://127.0.0.1:9/v1"}'
+    write(
+        batchrunner.folder,
+        job=JOB.replace("provider: simulator", real),
+        judge=JUDGE_JOB.replace("provider: simulator", "provider: openai").replace("sim/judge", "gpt-5-mini"),
+    )
+    assert batchrunner("run", "a.yaml", "--simulate", "--quiet").status == 0
+    assert asked(batchrunner) == 20
+
+
+def test_the_plan_shows_the_judges_requests_and_their_cost(batchrunner: CommandLine) -> None:
+    priced = "budget: {currency: USD, prices: {sim/judge: {input: 1000, output: 1000}}}"
+    write(batchrunner.folder, judge=f"{JUDGE_JOB}\nparams: {{max_tokens: 100}}\n{priced}")
+    before = batchrunner("plan", "a.yaml", "--json").json["judges"][0]
+    assert (before["name"], before["to_send"], before["later"]) == ("helpful", 0, 20)
+    assert before["cost"]["most"] - before["cost"]["least"] == pytest.approx(20 * 100 * 1000 / 1e6)
+    assert batchrunner("run", "a.yaml", "--no-judge", "--quiet").status == 0
+    there = batchrunner("plan", "a.yaml", "--json").json["judges"][0]
+    assert (there["to_send"], there["later"]) == (20, 0)
+    assert "judge helpful" in batchrunner("plan", "a.yaml").err
+
+
+def test_verify_looks_into_the_judges_folder(judged: CommandLine) -> None:
+    assert judged("verify", OUT).status == 0
+    path = judged.folder / JUDGE / "results.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    told = judged("verify", OUT)
+    assert told.status == 4
+    assert "judge helpful: " in told.err
+
+
+def test_a_judge_of_1000_answers_that_is_killed_asks_little_twice_and_tells_it(batchrunner: CommandLine) -> None:
+    slow = "\nlimits: {requests_per_minute: 6000, concurrency: 8}"
+    write(batchrunner.folder, judge=JUDGE_JOB + slow, questions=500)
+    assert batchrunner("run", "a.yaml", "--no-judge", "--quiet").status == 0
+    path = batchrunner.folder / JUDGE / "results.jsonl"
+    for least in (100, 500):
+        process = batchrunner.start("run", "a.yaml", "--quiet")
+        while not path.exists() or path.read_bytes().count(b"\n") < least:
+            assert process.poll() is None
+        process.kill()
+        process.communicate()
+    told = batchrunner("run", "a.yaml", "--json")
+    assert told.status == 0
+    stands = batchrunner("status", JUDGE, "--json").json
+    assert stands["items"]["done"] == len(lines(path)) == 1000
+    twice = stands["sends"]["total"] - 1000
+    assert twice == stands["sends"]["possible_duplicates"] <= 2 * 3 * 8
+    assert not twice or any("may have been billed without a usable answer" in note for note in told.json["notes"])
+    assert told.json["sends"]["total"] == 1000
+    assert "error" not in {one["verdict"] for one in verdicts(batchrunner).values()}
