@@ -386,7 +386,8 @@ PLACES: Final[dict[str, dict[str, Any]]] = {
     "messages.[]": {"messages": [{"role": "user", "content": "{{ prompt }}"}]},
     "budget.prices.{}": {"budget": {"prices": {"m": {}}}},
     "checks.[]": {"checks": [{}]},
-    **{f"checks.[].{kind}": {"checks": [{kind: {}}]} for kind in ("json", "length", "within", "picture", "judge")},
+    **{f"checks.[].{kind}": {"checks": [{kind: {}}]} for kind in ("json", "length", "within", "picture")},
+    "checks.[].judge": {"checks": [{"judge": {"use": "judge.yaml"}}]},
 }
 
 

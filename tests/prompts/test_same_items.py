@@ -271,6 +271,7 @@ DIGESTS: dict[str, str] = {
     "describe-pictures.yaml": "66c085441164d688",
     "edit-pictures.yaml": "5b0a998da7da1a3c",
     "evaluate-gsm8k.yaml": "c6588245c4ace3b6",
+    "judge.yaml": "a1cf87b59dac4342",
     "local-server.yaml": "943d72ffc9c75039",
     "modelscope-chat.yaml": "542e1bf1853defeb",
     "modelscope-images.yaml": "fe2f7cbdb82554e0",
