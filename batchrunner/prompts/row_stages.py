@@ -10,7 +10,6 @@ were. Rows stay in their order, and are not kept in memory.
 import asyncio
 import heapq
 import json
-import tempfile
 import unicodedata
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -230,6 +229,8 @@ class _Groups:
         self._group = group
         self._waiting: dict[str, list[tuple[int, int]]] = {}
         self._ready: deque[tuple[str, list[tuple[int, int]]]] = deque()
+        import tempfile  # noqa: PLC0415 - for jobs with groups only: it loads much
+
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the pass
         self._end = 0
 
