@@ -125,6 +125,19 @@ def test_items_without_an_answer_are_reported_also_where_nothing_of_their_prompt
         assert seen.complaints == []
 
 
+def test_axes_and_items_may_be_called_like_members_of_every_object(browser: "Browser", tmp_path: Path) -> None:
+    job = CHAT.replace("{file: prompts.txt}", "[{id: constructor, prompt: one}, {id: toString, prompt: two}]")
+    folder = ran(tmp_path, job.replace("temperature", "constructor"), limit=9)
+    with opened(browser, folder / "report.html") as seen:
+        assert seen.count(".column-head") == 6
+        assert seen.count(".missing") == 3
+        assert {seen.page.locator(".missing").nth(n).inner_text() for n in range(3)} == {"not sent"}
+        for address in ("#constructor", "#results?sort=toString", "#results?size=valueOf"):
+            seen.view(address)
+            seen.page.wait_for_function("document.querySelectorAll('.row').length === 2")
+        assert seen.complaints == []
+
+
 def test_a_filter_of_an_axis_hides_its_other_columns(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html", "#results?x.model=sim%2Ftwo") as seen:
         assert seen.count(".column-head") == 2

@@ -68,6 +68,9 @@ export function clock(unix, withDay = true) {
   return withDay ? `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${time}` : time;
 }
 
+/** A member of an object that has names of strangers: none of those that every object has. */
+export const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
+
 export function shown(value) {
   if (value === null || value === undefined) return "none";
   return typeof value === "string" ? value : JSON.stringify(value);

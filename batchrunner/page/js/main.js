@@ -1,6 +1,6 @@
 // The bar at the top, the views below it, and the keyboard.
 
-import { el, plural, put, shown, whole } from "./dom.js";
+import { el, own, plural, put, shown, whole } from "./dom.js";
 import { data, meta, search, source } from "./data.js";
 import { SORTS, countsOf, facets, layout, passing } from "./query.js";
 import { go, linkTo, onChange, state, toggled } from "./address.js";
@@ -190,7 +190,7 @@ function replan() {
 }
 
 function drawView({ keep = false } = {}) {
-  if (!VIEWS[state.view]) state.view = "results";
+  if (!own(VIEWS, state.view)) state.view = "results";
   const view = views[state.view];
   if (main.firstChild !== view.node) put(main, view.node);
   document.body.dataset.view = state.view;

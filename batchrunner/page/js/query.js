@@ -2,7 +2,7 @@
 
 import { data, meta } from "./data.js";
 import { marks } from "./marks.js";
-import { plural, shown, whole } from "./dom.js";
+import { own, plural, shown, whole } from "./dom.js";
 
 const MOST_COLUMNS = 8;
 const ALONE = 12; // columns of a job with one axis, where tabs would be all there is
@@ -74,7 +74,7 @@ export function passing(filters, searched) {
 
 /** Where each axis goes: across as columns, down as rows, or a tab of which one value shows at a time. */
 export function roles(chosen) {
-  const found = meta.axes.map((axis) => chosen[axis.name]);
+  const found = meta.axes.map((axis) => own(chosen, axis.name));
   let columns = 1;
   meta.axes.forEach((axis, place) => {
     if (found[place] === "across") columns *= axis.values.length;
@@ -110,7 +110,7 @@ export function layout(view, mask) {
   });
   const tabs = meta.axes.map((axis, place) => {
     if (rolesNow[place] !== "tab") return -1;
-    const wanted = axis.values.map(shown).indexOf(view.tabs[axis.name]);
+    const wanted = axis.values.map(shown).indexOf(own(view.tabs, axis.name));
     return wanted >= 0 ? wanted : allowed[place] ? [...allowed[place]][0] : 0;
   });
   const columns = combinations(rolesNow, "across", allowed);
@@ -148,7 +148,7 @@ function titleOf(combination) {
 
 function ordered(view, mask, inTab) {
   const [, descending, name] = /^(-?)(.*)$/.exec(view.sort);
-  const column = data.columns[name] ?? data.columns.index;
+  const column = own(data.columns, name) ?? data.columns.index;
   const found = [];
   const figures = [];
   data.groups.forEach((rows, group) => {
@@ -185,7 +185,7 @@ export function unansweredWords() {
 /** Why there is no row in a cell. */
 export function missing(groupRows, wantedSuffix) {
   const first = data.now(groupRows[0]);
-  const known = first && wantedSuffix !== null ? meta.open[first.prompt_id + wantedSuffix] : undefined;
+  const known = first && wantedSuffix !== null ? own(meta.open, first.prompt_id + wantedSuffix) : undefined;
   if (known) return { state: known[0], why: known[1] };
   const { items } = meta;
   const left = items.total - items.done - items.failed - items.lost;

@@ -1,6 +1,6 @@
 // The table of all answers: a row for each prompt, a column for each combination of what varies.
 
-import { add, el, plural, put, shown } from "./dom.js";
+import { add, el, own, plural, put, shown } from "./dom.js";
 import { data, meta } from "./data.js";
 import { missing, unanswered, unansweredWords } from "./query.js";
 import { linkTo } from "./address.js";
@@ -37,7 +37,7 @@ export class Results {
   /** Shows a layout of `query.layout`; the place in the list stays where the list is the same. */
   show(plan, { keep = false } = {}) {
     this.plan = plan;
-    const size = this.state.rest.size ?? "M";
+    const size = own(LINES, this.state.rest.size) ? this.state.rest.size : "M";
     const kind = isPicture() ? "picture" : "text";
     const height = HEIGHTS[kind][size];
     const columns = plan.columns.length;
