@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from batchrunner.core import VERSION
@@ -56,6 +57,7 @@ from batchrunner.stores.threads import Threads
 from batchrunner.stores.timezones import offset_of_zone
 from batchrunner.transport import Secret, is_private_host, read_keys
 from batchrunner.transport.memory_budget import MemoryBudget
+from batchrunner.transport.on_demand import NetworkOnDemand
 from batchrunner.transport.secrets import KeylessItems, mask, read_proxy_auth
 
 
@@ -86,17 +88,7 @@ async def assemble(
     disk = Threads("assembly", count=1)
     stack.callback(disk.close)
     await disk.run(remove_leftovers, folder, files=files)
-    messages: list[str] = []  # by the thread; `say` belongs to the loop
-    state = await disk.run(
-        replay,
-        folder,
-        day_offset_s=PRESETS[job.provider.preset].day_offset_s,
-        say=messages.append,
-        adopt_rows=run_request.adopt_rows,
-        files=files,
-    )
-    for line in messages:
-        say(line)
+    state = await _remembered(job, folder, disk, adopt_rows=run_request.adopt_rows, say=say, files=files)
     items = items_of(job, upstream)
     items.keeps = True
     results = ResultsFile(folder, files=files)
@@ -113,7 +105,9 @@ async def assemble(
         for note in await disk.run(try_disk, folder, job, files=files):
             say(note)
     await disk.run(results.look)
-    transport, downloads = network or await _network(job, stack, disk, clock=clock, keys=keys, say=say)
+    opening = partial(_open_network, job, stack, disk, clock=clock, keys=keys, say=say)
+    is_needed = bool(found.ahead or state.tasks or run_request.changes_anything)
+    transport, downloads = network or await _network(opening, is_needed=is_needed)
     wall = clock.wall()
     artifacts = Artifacts(folder, files=files)
     watch = DirectoryWatch(
@@ -184,6 +178,20 @@ async def assemble(
     for note in inspection_notes(folder, stock.found):
         say(note)
     return runner
+
+
+async def _remembered(
+    job: Job, folder: Path, disk: Threads, *, adopt_rows: bool, say: Callable[[str], None], files: InspectedFiles
+) -> LedgerState:
+    """What the ledger says; see `replay`."""
+    messages: list[str] = []  # by the thread; `say` belongs to the loop
+    day_offset_s = PRESETS[job.provider.preset].day_offset_s
+    state = await disk.run(
+        replay, folder, day_offset_s=day_offset_s, say=messages.append, adopt_rows=adopt_rows, files=files
+    )
+    for line in messages:
+        say(line)
+    return state
 
 
 async def _on_a_part(
@@ -345,7 +353,23 @@ def _hold_nothing(_: int) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+async def _network(self) -> tuple[Transport, Downloads]:
+    if self._opened is None:
+        self._opened = asyncio.ensure_future(self._opening())
+    return await asyncio.shield(self._opened)  # others may wait for it, too
+
+
 async def _network(
+    opening: Callable[[], Awaitable[tuple[Transport, Downloads]]], *, is_needed: bool
+) -> tuple[Transport, Downloads]:
+    """The network that this opens: now, or once it is needed after all."""
+    if is_needed:
+        return await opening()
+    on_demand = NetworkOnDemand(opening)
+    return on_demand, on_demand
+
+
+async def _open_network(
     job: Job,
     stack: AsyncExitStack,
     disk: Threads,

@@ -11,7 +11,9 @@ from batchrunner import api
 from batchrunner.core.error_policy import POLICY
 from batchrunner.core.job import PRESETS, DialectName, PresetName
 from batchrunner.core.outcome import ProblemKind
+from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.providers import DIALECTS
+from batchrunner.simulator.in_process import simulated_network
 from batchrunner.spec.provider import _KIND_OF
 from batchrunner.transport.api_transport import REPLY_CAP_BYTES
 from tests.conftest import SLOW
@@ -139,6 +141,23 @@ def test_a_command_loads_only_what_it_needs(command: str, needed: set[str], tmp_
         [sys.executable, "-c", code + told + shown], cwd=HOME, capture_output=True, text=True, check=False
     )
     assert f"ENDED 0 {sorted(needed)}" in done.stderr, done.stderr
+
+
+def test_a_run_with_nothing_left_to_send_loads_nothing_that_sends(tmp_path: Path) -> None:
+    """Not even where the directory was touched since, and every item is looked at again."""
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "name: done\nkind: chat\nprovider: {base_url: 'http://127.0.0.1:9/v1'}\nmodel: sim/chat\nprompts: [one, two]\n"
+    )
+    job = api.load_job(str(path), out=str(tmp_path / "out"))
+    network = simulated_network(scenario=None, models=job.models, timeouts=job.timeouts, clock=LoopClock())
+    assert api.run_sync(job, network=network).exit_status == 0
+    (tmp_path / "out/results.jsonl").touch()
+    words = ["run", str(path), "--out", str(tmp_path / "out")]
+    code = f"from batchrunner.cli.main import main; import sys; status = main({words!r})"
+    told = "\nprint('ENDED', status, 'aiohttp' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code + told], capture_output=True, text=True, check=False)
+    assert "ENDED 0 False" in done.stderr, done.stderr
 
 
 def test_check_loads_no_store_and_nothing_that_replies_are_made_of() -> None:

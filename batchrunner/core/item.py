@@ -3,10 +3,11 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from math import isfinite
+from typing import overload
 
 from batchrunner.core.job import DialectName, Json, Turn
 
@@ -59,6 +60,82 @@ class Item:
     """True when the job has `messages:`: its row then has them too."""
     origin: dict[str, Json] | None = None
     """The item of another run that it is made of: `from` of its row."""
+
+
+class AlikeItems(Sequence[Item]):
+    """Items of one model that differ in id, key, prompt and `vars` only. An item is made when it is asked for.
+
+    Most passes count items and compare their keys with the ledger: they need no object for each of a million.
+    """
+
+    __slots__ = ("first_index", "ids", "keys", "like", "texts", "values")
+
+    def __init__(
+        self,
+        like: Item,
+        *,
+        first_index: int,
+        ids: list[str],
+        keys: list[str],
+        texts: list[str],
+        values: Sequence[dict[str, Json]],
+    ) -> None:
+        self.like = like
+        """What they share. Its turns are those that stand before the user's own."""
+        self.first_index = first_index
+        """Of the first."""
+        self.ids = ids
+        self.keys = keys
+        self.texts = texts
+        """What the user says."""
+        self.values = values
+
+    def __repr__(self) -> str:
+        return f"<AlikeItems {self.first_index} to {self.first_index + len(self) - 1}>"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._made(0, len(self.ids)))
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        if isinstance(place, slice):
+            begin, end, step = place.indices(len(self.ids))
+            return self._made(begin, end)[::step] if step > 0 else list(self)[place]
+        place = range(len(self.ids))[place]
+        return self._made(place, place + 1)[0]
+
+    def _made(self, begin: int, end: int) -> list[Item]:
+        like = self.like
+        turns, model, params, stream = like.turns, like.model, like.params, like.stream
+        schema, schema_sha256 = like.schema, like.schema_sha256
+        columns = self.ids[begin:end], self.keys[begin:end], self.texts[begin:end], self.values[begin:end]
+        return [
+            Item(
+                id=name,
+                prompt_id=name,
+                index=place,
+                key=key,
+                model=model,
+                prompt=text,
+                turns=(*turns, Turn("user", text)),
+                vars=values,
+                params=params,
+                pictures=(),
+                schema=schema,
+                schema_sha256=schema_sha256,
+                stream=stream,
+                replica=1,
+                stem=name,
+                shows_messages=False,
+            )
+            for place, (name, key, text, values) in enumerate(zip(*columns, strict=True), self.first_index + begin)
+        ]
 
 
 # The key of an item: a content hash that recognises it across runs, files, orders and names.
@@ -275,15 +352,20 @@ def auto_ids(prompt_texts: Iterable[str]) -> list[str]:
     """As `auto_id` of each, with as few steps for each of many texts as there can be; they are valid Unicode."""
     found: list[str] = []
     begin, limit, chars = _SHORT.copy, _SLUG_LIMIT, _SLUG_CHARS
+    # Prompts of a template often begin alike, and a beginning that fills a slug decides it, whatever comes after it.
+    start_bytes, start, words = limit + limit // 2, b"", ""
     for text in prompt_texts:
         raw = text.encode()
         hashed = begin()
         hashed.update(raw)
-        if len(raw) == len(text):
-            words = b"-".join(raw[: 2 * limit].translate(chars).split())[:limit].rstrip(b"-").decode()
-        else:
-            words = slug(text)
-        found.append(f"{words or _FALLBACK}-{hashed.hexdigest()}")
+        if not start or raw[:start_bytes] != start:
+            start = raw[:start_bytes]
+            joined = b"-".join(start.translate(chars).split())
+            if start.isascii() and (len(joined) >= limit or len(raw) <= start_bytes):
+                words = joined[:limit].rstrip(b"-").decode() or _FALLBACK
+            else:
+                words, start = slug(text), b""
+        found.append(f"{words}-{hashed.hexdigest()}")
     return found
 
 

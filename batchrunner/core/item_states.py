@@ -172,10 +172,12 @@ class Memory:
         words[number] = packed | SEEN
         return not packed & SEEN
 
-    def see_first(self, key: bytes) -> tuple[bool, int | None]:
-        """(the item is done and its row is seen for the first time, as `see` notes; the checksum, as `crc` has it)."""
+    def see_first(self, number: int) -> tuple[bool, int | None]:
+        """(the item is done and its row is seen for the first time, as `see` notes; the checksum, as `crc` has it).
+
+        `number` is the item's in the table.
+        """
         table = self.table
-        number = table.find(key)
         word = table.words[number]
         if word & (ITEM_STATE | SEEN) != S.DONE:
             return False, None

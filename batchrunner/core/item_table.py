@@ -24,6 +24,7 @@ _PIECE: Final = 1 << 16
 _WORD: Final = (1 << 64) - 1
 _ONLY_KNOWN: Final = ~LASTING & _WORD | KNOWN
 _halves: Final[Callable[[bytes], tuple[int, int]]] = Struct(">QQ").unpack
+_all_halves: Final[Callable[[bytes], Iterator[tuple[int, int]]]] = Struct(">QQ").iter_unpack
 _whole = Struct(">QQ").pack
 _KNOWN_BYTE: Final = array("Q", (KNOWN,)).tobytes().index(KNOWN >> 48)
 """Which byte of a word in memory holds `KNOWN`."""
@@ -94,8 +95,7 @@ class ItemTable:
         """The numbers of these keys, which are there afterwards."""
         found: list[int] = []
         slots, mask, lows, highs = self._slots or self._make_index(), self._mask, self._lows, self._highs
-        for key in keys:  # as `add`, written out: this is done for every item of every pass
-            high, low = _halves(key)
+        for high, low in _all_halves(b"".join(keys)):  # as `add`, written out: done for every item of every pass
             slot = (high ^ low) & mask
             while (number := slots[slot]) and (lows[number] != low or highs[number] != high):
                 slot = (slot + 1) & mask
@@ -110,6 +110,17 @@ class ItemTable:
         if new := len(lows) - len(self.words):
             self.words.frombytes(bytes(8 * new))
             self.crcs.frombytes(bytes(4 * new))
+        return found
+
+    def find_all(self, keys: Iterable[bytes]) -> list[int]:
+        """As `find` of each."""
+        found: list[int] = []
+        slots, mask, lows, highs = self._slots or self._make_index(), self._mask, self._lows, self._highs
+        for high, low in _all_halves(b"".join(keys)):
+            slot = (high ^ low) & mask
+            while (number := slots[slot]) and (lows[number] != low or highs[number] != high):
+                slot = (slot + 1) & mask
+            found.append(number)
         return found
 
     def word(self, key: bytes) -> int:

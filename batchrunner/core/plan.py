@@ -8,7 +8,7 @@ from typing import Final
 
 from batchrunner.core.budget import Budget, BudgetLine, Price, Tally, Tariff, Usages, answers_of, output_limit
 from batchrunner.core.errors import Mistake
-from batchrunner.core.item import Item
+from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
 from batchrunner.core.pacing import estimate_tokens
@@ -94,6 +94,11 @@ class ToSend:
 
     def take_all(self, items: Sequence[Item]) -> None:
         """As `take` of each."""
+        if isinstance(items, AlikeItems):
+            self.chars += sum(map(len, items.texts))
+            self.chars += len(items) * sum(len(turn.content) for turn in items.like.turns)
+            self._add_calls(items.like.params, len(items))
+            return
         self.chars += sum([len(turn.content) for item in items for turn in item.turns])
         params = items[0].params
         if any([item.params is not params for item in items]):  # noqa: C419 - a generator takes longer
@@ -229,18 +234,31 @@ class PlanningCounter:
 
     def take(self, items: Sequence[Item]) -> None:
         """The next items of the job."""
-        labels = "".join([f"{item.index}\x1f{item.id}\x1f{item.key}\x1e" for item in items])
+        if isinstance(items, AlikeItems):
+            names = list(
+                zip(range(items.first_index, items.first_index + len(items)), items.ids, items.keys, strict=True)
+            )
+            keys = [bytes.fromhex(key) for key in items.keys]
+        else:
+            names = [(item.index, item.id, item.key) for item in items]
+            keys = [bytes.fromhex(item.key) for item in items]
+        labels = "".join([f"{index}\x1f{name}\x1f{key}\x1e" for index, name, key in names])
         self._labels.update(labels.encode("utf-8", "surrogatepass"))
         self._total += len(items)
-        keys = [bytes.fromhex(item.key) for item in items]
         words = self.state.table.claim_all(keys)
         if not self._take_alike(items, words):
             self._take_one_by_one(items, keys, words)
 
     def _take_alike(self, items: Sequence[Item], words: list[int]) -> bool:
         """Items of one model that are all new, or all done and there: most batches of most passes. False: others."""
-        model, word = items[0].model, words[0]
-        if words != [word] * len(words) or any([item.model != model for item in items]):  # noqa: C419 - a generator takes longer
+        word = words[0]
+        if words != [word] * len(words):
+            return False
+        if isinstance(items, AlikeItems):
+            model = items.like.model
+        elif len(models := {item.model for item in items}) == 1:
+            (model,) = models
+        else:
             return False
         if not word and self.limit is None and self.part is None and not self.adopting:
             self._ahead.setdefault(model, ToSend()).take_all(items)

@@ -5,6 +5,7 @@ Terminal states are sticky; replaying an event twice changes no state (invariant
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from batchrunner.core.budget import Tally
@@ -68,6 +69,8 @@ _PENDING: Final = S.PENDING.value
 _SENDING: Final = S.SENDING.value
 _DONE: Final = S.DONE.value
 _SENT: Final = KNOWN | _SENDING
+_NO_LANE: Final = "", "", -inf
+"""Of no send."""
 
 
 class LedgerState(Memory):
@@ -179,21 +182,29 @@ class LedgerState(Memory):
         Raises:
             LifecycleError: a live process took a step that the lifecycle does not know.
         """
-        words, crcs, models, counts = self.table.words, self.table.crcs, self._models, self._counts
+        words, crcs, counts = self.table.words, self.table.crcs, self._counts
         usual = not (self.live or self._reasks or self._uncorrected or self.held or self.lost)
-        epoch, sending = self._epoch << EPOCH, self._sending
+        epoch, sending, offset_s = self._epoch << EPOCH, self._sending, self._day_offset_s
+        lane = sent = _NO_LANE  # of the last send, with its day and its time: further ones are counted together
+        model = more = 0
+        done: dict[int, list[Done]] = {}  # by model
         for number, key, event, at in zip(self.table.add_all(keys), keys, events, ats, strict=True):
             word = words[number]
             if isinstance(event, Intent):
                 a, n = event.a, event.n
                 if not usual or word & (ITEM_STATE | DOUBTFUL) or a > BYTE or n > SENDS_MAX:
+                    more, lane = self._count_more(sent, more), _NO_LANE
                     self.sent(key, model=event.model, account=event.account, n=n, a=a, at=at)
                     continue
                 if word & KNOWN:
                     counts[_PENDING] -= 1
                 counts[_SENDING] += 1
-                model = self._count_send(event.model, event.account, at)
-                words[number] = word & SENT_KEEPS | _SENT | a << ATTEMPTS | n << SENDS | model << MODEL
+                if lane == (on := (event.model, event.account, (at + offset_s) // DAY_S)):
+                    more += 1
+                else:
+                    more, lane, sent = self._count_more(sent, more), on, (event.model, event.account, at)
+                    model = self._count_send(*sent) << MODEL
+                words[number] = word & SENT_KEEPS | _SENT | a << ATTEMPTS | n << SENDS | model
                 sending.add(key)
                 if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
                     self.most_sending = len(sending)
@@ -210,18 +221,16 @@ class LedgerState(Memory):
                     images=event.images,
                 )
             else:
-                tally = models[word >> MODEL & MODEL_MASK]
-                tally.done += 1
-                tally.pictures += event.images
-                tally.add_usage(event.input_tokens, event.output_tokens)
-                self._count_row(event.length, event.images, event.input_tokens, event.output_tokens)
+                done.setdefault(word >> MODEL & MODEL_MASK, []).append(event)
                 word = word & DONE_KEEPS | _DONE | event.a << ATTEMPTS
                 words[number] = word | epoch if event.crc else word
                 crcs[number] = int(event.crc, 16) if event.crc else 0
                 counts[_SENDING] -= 1
                 counts[_DONE] += 1
                 sending.discard(key)
-                self.events += 1
+        self._count_more(sent, more)
+        for number, events_of_model in done.items():
+            self._count_done(number, events_of_model)
 
     # -- replaying
 
@@ -411,19 +420,44 @@ class LedgerState(Memory):
             self.refused += 1
             self._models[packed >> MODEL & MODEL_MASK].calls -= 1
 
-    def _count_send(self, model: str, account: str, at: float) -> int:
+    def _count_more(self, sent: tuple[str, str, float], times: int) -> int:
+        """Count so many further sends of a lane and day; 0, how many are still to be counted."""
+        if times:
+            self._count_send(*sent, times)
+        return 0
+
+    def _count_done(self, model: int, events: list[Done]) -> None:
+        """Answers of one model, by its number: as `ended_well` counts each."""
+        tally = self._models[model]
+        tally.done += len(events)
+        tally.pictures += (images := sum([event.images for event in events]))
+        reported = [event for event in events if event.input_tokens is not None or event.output_tokens is not None]
+        inputs = [event.input_tokens for event in reported if event.input_tokens is not None]
+        outputs = [event.output_tokens for event in reported if event.output_tokens is not None]
+        tally.measured += len(reported)
+        tally.input_tokens += (input_tokens := sum(inputs))
+        tally.output_tokens += (output_tokens := sum(outputs))
+        self._count_row(
+            max([event.length for event in events]),
+            images,
+            input_tokens if inputs else None,
+            output_tokens if outputs else None,
+        )
+        self.events += len(events)
+
+    def _count_send(self, model: str, account: str, at: float, times: int = 1) -> int:
         """The model's number, as far as a word has room for it."""
-        self.sends += 1
+        self.sends += times
         number = self._numbers.get(model)
         if number is None:
             number = self._numbers[model] = len(self._models)
             self.tallies[model] = Tally()
             self._models.append(self.tallies[model])
-        self._models[number].calls += 1
+        self._models[number].calls += times
         day = int((at + self._day_offset_s) // DAY_S)
         lane = account, model
         counted_on, sends = self.days.get(lane, (day, 0))
-        self.days[lane] = day, (sends if counted_on == day else 0) + 1
+        self.days[lane] = day, (sends if counted_on == day else 0) + times
         return min(number, MODEL_MASK)
 
     def _doubt(self, packed: int, *, doubtful: bool) -> int:

@@ -4,7 +4,7 @@ Every pass makes the same items, whatever models are asked for: names are handed
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import repeat
@@ -102,7 +102,7 @@ class Expansion:
         """Items made so far, whatever their model."""
         return self._index
 
-    async def batches(self, models: frozenset[str] | None) -> AsyncGenerator[list[Item]]:
+    async def batches(self, models: frozenset[str] | None) -> AsyncGenerator[Sequence[Item]]:
         """The items of these models (None: all), in order, in batches; others on the loop have a turn after each.
 
         Raises:
@@ -140,7 +140,7 @@ class Expansion:
             schema_sha256=self._schema_sha256,
         )
 
-    def _plain_batch(self, rows: Prompts) -> list[Item] | None:
+    def _plain_batch(self, rows: Prompts) -> Sequence[Item] | None:
         """The items of rows that are all plain, none of a model that is not asked for; None for other rows."""
         if self._plain is None or rows.plain is None or (texts := self._plain.texts(rows)) is None:
             return None

@@ -13,7 +13,7 @@ from typing import Final
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import KEY_VERSION, Item
+from batchrunner.core.item import KEY_VERSION, AlikeItems, Item
 from batchrunner.core.job import Job, Json, Listing, Source, seen_from_its_folder
 from batchrunner.core.upstream import RunRows
 from batchrunner.prompts.expand import Expansion, artifact_name
@@ -168,8 +168,8 @@ class KeptItems:
         if self._left_bytes <= 0:
             self._of_models.clear()
             return
-        first = batch[0].model
-        if all([item.model == first for item in batch]):  # noqa: C419 - a generator takes longer
+        first = batch.like.model if isinstance(batch, AlikeItems) else batch[0].model
+        if isinstance(batch, AlikeItems) or all([item.model == first for item in batch]):  # noqa: C419 - a generator takes longer
             self._of_models.setdefault(first, deque()).append(batch)
             return
         for model in dict.fromkeys([item.model for item in batch]):
@@ -214,19 +214,24 @@ def _size_of(items: Sequence[Item]) -> int:
     """About how many bytes they hold that no other item shares."""
     size = _ITEM_BYTES * len(items)
     parts: list[object] = []
-    for item in items:
-        parts.append(item.vars)
-        parts += item.vars.values()
-        for turn in item.turns:
-            parts.append(turn.content)
-        for picture in item.pictures:
-            size += len(picture.url)
+    if isinstance(items, AlikeItems):
+        values = items.values
+        parts += items.texts
+        for turn in items.like.turns:
+            size += len(items) * sys.getsizeof(turn.content)
+    else:
+        values = [item.vars for item in items]
+        parts += [turn.content for item in items for turn in item.turns]
+        size += sum(len(picture.url) for item in items for picture in item.pictures)
+    for own in values:
+        parts.append(own)
+        parts += own.values()
     size += sum(map(sys.getsizeof, parts))
     # Every item's `vars` is a mapping itself; where there are more, or lists, they are looked into.
     kinds = list(map(type, parts))
     if list not in kinds and kinds.count(dict) == len(items):
         return size
-    inner: list[object] = [part for item in items for part in item.vars.values()]
+    inner: list[object] = [part for own in values for part in own.values()]
     while inner:
         value = inner.pop()
         if isinstance(value, dict | list):
@@ -296,7 +301,9 @@ class JobItems:
         # Where the source has changed since, it is read to its end after all, so that whoever counts notices.
         async with aclosing(self._read(models)) as batches:
             async for batch in batches:
-                if more := batch[left_out:]:
+                if not left_out:
+                    yield batch
+                elif more := batch[left_out:]:
                     yield more
                 left_out = max(0, left_out - len(batch))
         if left_out:

@@ -7,9 +7,10 @@ wrong with it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from batchrunner.core.item import Item, KeyMaker
-from batchrunner.core.job import Job, Json, Turn
+from batchrunner.core.item import AlikeItems, Item, KeyMaker
+from batchrunner.core.job import Job, Json
 from batchrunner.core.picture_rules import prompt_mistake
 from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.ids import Names
@@ -38,8 +39,20 @@ class PlainItems:
         self._filler = filler
         self._names = names
         self._keys = keys
-        self._params = params
-        self._schema_sha256 = schema_sha256
+        is_chat = job.kind == "chat"
+        self._like = Item(
+            id="",
+            prompt_id="",
+            index=0,
+            key="",
+            model=job.models[0],
+            prompt="",
+            turns=(),
+            params=params,
+            schema=job.schema if is_chat else None,
+            schema_sha256=schema_sha256,
+            stream=is_chat and job.stream,
+        )
 
     def __repr__(self) -> str:
         return f"<PlainItems of {self._job.name}>"
@@ -63,41 +76,19 @@ class PlainItems:
             return None
         return texts
 
-    def items(self, texts: list[str], rows: Sequence[dict[str, Json]], index: int) -> list[Item]:
+    def items(self, texts: list[str], rows: Sequence[dict[str, Json]], index: int) -> AlikeItems:
         """The items of the rows that have these `texts`; the first one is the item of this index."""
-        job = self._job
-        is_chat = job.kind == "chat"
-        first = (self._filler.fixed_first or ()) if is_chat else ()
-        model, params, schema, stream = (
-            job.models[0],
-            self._params,
-            job.schema if is_chat else None,
-            is_chat and job.stream,
+        first = (self._filler.fixed_first or ()) if self._job.kind == "chat" else ()
+        if self._like.turns != first:
+            self._like = replace(self._like, turns=first)
+        return AlikeItems(
+            self._like,
+            first_index=index,
+            ids=self._names.automatic_all(texts),
+            keys=self._keys.keys_of(first, texts),
+            texts=texts,
+            values=rows,
         )
-        schema_sha256 = self._schema_sha256
-        return [
-            Item(
-                id=name,
-                prompt_id=name,
-                index=place,
-                key=key,
-                model=model,
-                prompt=text,
-                turns=(*first, Turn("user", text)),
-                vars=values,
-                params=params,
-                pictures=(),
-                schema=schema,
-                schema_sha256=schema_sha256,
-                stream=stream,
-                replica=1,
-                stem=name,
-                shows_messages=False,
-            )
-            for place, (name, key, text, values) in enumerate(
-                zip(self._names.automatic_all(texts), self._keys.keys_of(first, texts), texts, rows, strict=True), index
-            )
-        ]
 
 
 def _column(rows: Sequence[dict[str, Json]], name: str) -> list[str] | None:

@@ -20,10 +20,12 @@ from batchrunner.core.lifecycle import ItemEvent, ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import FAILURES, RESULTS, SUPERSEDED, InspectedFiles, Look, broken
-from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, failure_of, row_lines, trimmed
+from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, facts_of_all, failure_of, row_lines, trimmed
 from batchrunner.stores.row_forms import FileLine, form_at, open_rows, read_lines
 
 _PIECE_BYTES: Final = 1 << 20
+_BATCH_BYTES: Final = 1 << 18
+"""Of rows that are looked at in one step."""
 _NO_SUCH_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP})
 
 
@@ -109,7 +111,23 @@ class _Inspector:
     def results(self) -> None:
         found = self.found
         found.reshaped = form_at(found.files, found.folder / RESULTS) is not None
-        for raw in read_lines(found.files, found.folder / RESULTS):
+        for batch in _batches(read_lines(found.files, found.folder / RESULTS)):
+            made = facts_of_all([line.text for line in batch])
+            if made is None:
+                self._lines(batch)
+            else:
+                found.rows += len(batch)
+                numbers = self.state.table.find_all(made[1])
+                for line, facts, key, number in zip(batch, *made, numbers, strict=True):
+                    self._row(line, facts, key, number)
+        for key in self._copied:
+            if self.state.item_state(key) is ItemState.DONE:
+                self.state.see(key)
+
+    def _lines(self, lines: list[FileLine]) -> None:
+        """Those of results.jsonl among which one is unusual, one by one."""
+        found = self.found
+        for raw in lines:
             line = trimmed(raw)
             found.reshaped |= line is not raw or not line.text
             if not line.text or line.text.isspace():
@@ -119,15 +137,13 @@ class _Inspector:
                 found.unreadable += line.whole
                 continue
             found.rows += 1
-            self._row(line, facts)
-        for key in self._copied:
-            if self.state.item_state(key) is ItemState.DONE:
-                self.state.see(key)
+            key = bytes.fromhex(facts.key)
+            self._row(line, facts, key, self.state.table.find(key))
 
-    def _row(self, line: FileLine, facts: RowFacts) -> None:
-        found, key, output = self.found, bytes.fromhex(facts.key), facts.output
+    def _row(self, line: FileLine, facts: RowFacts, key: bytes, number: int) -> None:
+        found, output = self.found, facts.output
         if not (output.images or output.audio or output.path is not None or facts.shared_with is not None):
-            first, crc = self.state.see_first(key)
+            first, crc = self.state.see_first(number)
             if first:
                 if crc is not None and self.state.closed and not self.state.torn:
                     found.changed += crc != crc32(line.text)
@@ -210,6 +226,19 @@ class _Inspector:
                 return None
             raise
         return there if there is not None and there.kind == "file" else None
+
+
+def _batches(lines: Iterator[FileLine]) -> Iterator[list[FileLine]]:
+    batch: list[FileLine] = []
+    size_bytes = 0
+    for line in lines:
+        batch.append(line)
+        size_bytes += len(line.text)
+        if size_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[ItemEvent]:

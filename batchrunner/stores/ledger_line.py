@@ -136,6 +136,7 @@ PIECE_BYTES = 1 << 18
 _KEY_BYTES: Final = 16
 _TRAILER_BYTES: Final = 16
 """Of a line without its newline."""
+_TRAILER: Final = b',"c":"%08x"}'
 _CRC_DIGITS: Final = 8
 
 
@@ -229,8 +230,12 @@ def _intact_lines(piece: bytes) -> list[bytes]:
     """The first whole lines, without their newlines, as long as their checksums are right."""
     lines = piece.split(b"\n")
     lines.pop()
-    for number, line in enumerate(lines):
-        if line[-_TRAILER_BYTES:] != b',"c":"%08x"}' % _crc32(line[:-_TRAILER_BYTES]):
+    # All at once first, in a third of the time. Where two long strings are equal each line has all its 16 bytes.
+    crcs = [_crc32(line[:-_TRAILER_BYTES]) for line in lines]
+    if b"".join([line[-_TRAILER_BYTES:] for line in lines]) == _TRAILER * len(lines) % tuple(crcs):
+        return lines
+    for number, (line, crc) in enumerate(zip(lines, crcs, strict=True)):
+        if line[-_TRAILER_BYTES:] != _TRAILER % crc:
             return lines[:number]
     return lines
 
@@ -251,6 +256,9 @@ def _batches(
     events: list[_IntentLine | _DoneLine | _Other], lines: list[bytes], segment: int, start: int
 ) -> Iterator[Batch | FileLine]:
     """Raises _UnusualError before those among which one is that no program writes."""
+    if set(map(type, events)) <= {_IntentLine, _DoneLine}:
+        yield _batch(events, segment, start + sum(map(len, lines)) + len(lines))  # type: ignore[arg-type]  # all are
+        return
     end = start
     usual: list[_IntentLine | _DoneLine] = []
     for event, line in zip(events, lines, strict=True):
@@ -269,15 +277,15 @@ def _batches(
 def _batch(events: list[_IntentLine | _DoneLine], segment: int, end: int) -> Batch:
     """Raises _UnusualError if one of them has no key or an impossible value."""
     names = [event.k for event in events]
-    crcs = [event.crc for event in events if isinstance(event, Done)]
+    done = [event for event in events if isinstance(event, Done)]
+    crcs = [event.crc for event in done]
+    written = "".join((*names, *crcs))
     try:
-        keys = [bytes.fromhex(name) for name in names]
-        written = "".join(crcs)
-        if bytes.fromhex(written).hex() != written or [key.hex() for key in keys] != names:
-            raise _UnusualError
+        raw = bytes.fromhex(written)
     except ValueError:
         raise _UnusualError from None
-    lengths = {len(key) for key in keys} == {_KEY_BYTES} and {len(crc) for crc in crcs} <= {0, _CRC_DIGITS}
-    if not lengths or any(event.length < 0 for event in events if isinstance(event, Done)):
+    lengths = set(map(len, names)) == {2 * _KEY_BYTES} and set(map(len, crcs)) <= {0, _CRC_DIGITS}
+    if raw.hex() != written or not lengths or (done and min([event.length for event in done]) < 0):
         raise _UnusualError
+    keys = [raw[at : at + _KEY_BYTES] for at in range(0, _KEY_BYTES * len(names), _KEY_BYTES)]
     return Batch(segment, keys, events, end)

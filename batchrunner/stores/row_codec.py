@@ -6,7 +6,7 @@ surrogates become U+FFFD, NaN becomes null.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -96,6 +96,7 @@ _decode_place = msgspec.json.Decoder(_KeyAndIndex).decode
 _decode_name = msgspec.json.Decoder(_Name).decode
 _decode_path = msgspec.json.Decoder(_RowFile).decode
 _decode_facts = msgspec.json.Decoder(RowFacts).decode
+_decode_facts_lines = msgspec.json.Decoder(RowFacts).decode_lines
 _decode_failure = msgspec.json.Decoder(FailureFacts).decode
 
 
@@ -197,6 +198,23 @@ def facts_of(text: bytes) -> RowFacts | None:
     except (*UNREADABLE, ValueError):
         return None
     return facts if is_key else None
+
+
+def facts_of_all(texts: Sequence[bytes]) -> tuple[list[RowFacts], list[bytes]] | None:
+    """As `facts_of` of each, with their keys, in few steps; None where one of the lines needs a look of its own."""
+    joined = b"\n".join(texts)
+    if b"\r" in joined:
+        return None
+    try:
+        joined.decode()  # as in `name_of`
+        facts = _decode_facts_lines(joined)
+        names = [row.key for row in facts]
+        raw = bytes.fromhex("".join(names))
+    except (*UNREADABLE, ValueError):
+        return None
+    if len(facts) != len(texts) or set(map(len, names)) != {32} or raw.hex() != "".join(names):
+        return None
+    return facts, [raw[at : at + 16] for at in range(0, len(raw), 16)]
 
 
 def failure_of(text: bytes) -> FailureFacts | None:

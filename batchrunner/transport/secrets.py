@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.item import Item
+from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job
 
 if TYPE_CHECKING:
@@ -311,6 +311,12 @@ def _texts_of(batch: Sequence[Item]) -> list[str]:
     roles: set[str] = set()
     shared: set[int] = set()
     others: list[object] = []
+    if isinstance(batch, AlikeItems):
+        texts += (*batch.ids, *batch.texts)
+        for columns in batch.values:
+            texts += columns
+            others += columns.values()
+        batch = (batch.like,)
     for item in batch:
         name, prompt, values = item.id, item.prompt, item.vars
         texts += (name, prompt)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrunner.core.item import auto_id, fold, safe_stem, slug
+from batchrunner.core.item import auto_id, auto_ids, fold, safe_stem, slug
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=400)
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
@@ -47,6 +47,17 @@ def test_auto_id_of_any_text_is_stable_and_safe(text: str) -> None:
     assert re.fullmatch(r"[a-z0-9-]+-[0-9a-f]{6}", auto_id(text))
     assert auto_id(text) == auto_id(text)
     assert safe_stem(auto_id(text)) == auto_id(text)
+
+
+_BEGINNINGS = st.sampled_from(
+    ("", "Translate the following text into plain English, please: ", "a" * 59, " - " * 25, "né " * 15)
+)
+
+
+@given(st.lists(st.tuples(_BEGINNINGS, st.text(alphabet="ab -,é\u0301漢", max_size=50)), max_size=12))
+def test_the_ids_of_many_texts_are_those_of_each(parts: list[tuple[str, str]]) -> None:
+    texts = [beginning + rest for beginning, rest in parts]
+    assert auto_ids(texts) == [auto_id(text) for text in texts]
 
 
 def test_auto_ids_of_texts_with_the_same_beginning_differ() -> None:

@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from batchrunner.core import item
 from batchrunner.core.errors import JobMistakesError
-from batchrunner.core.item import KeyMaker, item_key
+from batchrunner.core.item import AlikeItems, Item, KeyMaker, item_key
 from batchrunner.core.job import Job, Json, Turn
 from batchrunner.prompts import check_items, items_of, render, sandbox
 from batchrunner.prompts.plain import PlainItems
@@ -254,3 +254,21 @@ def test_a_pass_over_plain_rows_calls_few_functions_for_each(
         return found
 
     assert (calls(1_600) - calls(640)) / 960 <= 4
+
+
+def test_items_that_are_made_when_asked_for_are_those_of_a_list(tmp_path: Path) -> None:
+    text = "".join(f'{{"q": "What is {number}?"}}\n' for number in range(200))
+    job = job_of(source(tmp_path / "rows.jsonl", text, template="{{ q }}"), system="Be brief.")
+
+    async def read() -> list[Sequence[Item]]:
+        return [batch async for batch in items_of(job).batches()]
+
+    batch = next(batch for batch in asyncio.run(read()) if isinstance(batch, AlikeItems))
+    whole = list(batch)
+    assert len(batch) == len(whole) > 2
+    assert [batch[place] for place in range(-len(batch), len(batch))] == whole + whole
+    assert [item.index for item in batch] == list(range(batch.first_index, batch.first_index + len(batch)))
+    for chosen in (slice(None), slice(1, 3), slice(-2, None), slice(None, None, 2), slice(None, None, -1), slice(5, 2)):
+        assert list(batch[chosen]) == whole[chosen]
+    with pytest.raises(IndexError):
+        batch[len(batch)]
