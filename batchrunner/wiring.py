@@ -353,12 +353,6 @@ def _hold_nothing(_: int) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-async def _network(self) -> tuple[Transport, Downloads]:
-    if self._opened is None:
-        self._opened = asyncio.ensure_future(self._opening())
-    return await asyncio.shield(self._opened)  # others may wait for it, too
-
-
 async def _network(
     opening: Callable[[], Awaitable[tuple[Transport, Downloads]]], *, is_needed: bool
 ) -> tuple[Transport, Downloads]:

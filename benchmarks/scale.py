@@ -25,7 +25,7 @@ kind: chat
 provider: {base_url: "http://127.0.0.1:9/v1"}
 model: m
 prompts: {file: prompts.jsonl, template: "{{ text }}"}
-output: {dir: out}
+output: {dir: out, report: false}
 """
 TEXT: Final = "What is the sum of the first numbers, please? Answer in one sentence. "
 RUN: Final = "import sys; from batchrunner.__main__ import main; sys.argv[0] = 'batchrunner'; sys.exit(main())"

@@ -40,6 +40,7 @@ SHORT_WITH_REASON = {
     "spec/parts.py": "what the keys of a job and those of its checks are both made of",
     "stores/picture_checks.py": "for checks of finished pictures; what writes pictures never loads it",
     "stores/timezones.py": "the system's time zones: three layers ask for them, and no other module of the stores",
+    "transport/on_demand.py": "runs with nothing to send load it without aiohttp",
 }
 """Modules that stand alone although they are short, and why."""
 

@@ -30,3 +30,8 @@ class NetworkOnDemand:
         """See `core.ports.Downloads`."""
         _, downloads = await self._network()
         return await downloads.fetch(url)
+
+    async def _network(self) -> tuple[Transport, Downloads]:
+        if self._opened is None:
+            self._opened = asyncio.ensure_future(self._opening())
+        return await asyncio.shield(self._opened)  # others may wait for it, too
