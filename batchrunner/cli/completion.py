@@ -19,7 +19,11 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 
 Kind = Literal["job", "run", "folder", "key", "shell", "none"]
 SHELLS: Final = ("bash", "zsh", "fish")
-FORMATS: Final = ("jsonl", "csv", "parquet", "markdown", "openai-batch", "webdataset")
+FORMATS: Final = (
+    "jsonl", "csv", "parquet", "hf", "imagefolder", "captions", "messages", "sharegpt", "alpaca", "preference", "xlsx",
+    "sheet", "markdown", "openai-batch", "webdataset",
+)  # fmt: skip
+"""Of `EXPORTERS`, which loads too much to be asked at the start of every command; a test compares the two."""
 _KINDS: Final[Mapping[str, Kind]] = {"JOB": "job", "DIR": "run", "FOLDER": "folder", "KEY": "key", "SHELL": "shell"}
 _NEW_FOLDER: Final = frozenset({"init"})
 """Commands whose DIR is no run's."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from wcwidth import wcswidth
 
+from batchrunner.cli.completion import FORMATS
 from batchrunner.cli.editor_commands import ls
+from batchrunner.exporters import EXPORTERS
 from tests.support.command_line import CommandLine
 
 TAB = """
@@ -230,3 +232,7 @@ def test_a_wrong_command_is_a_mistake_in_words(place: CommandLine, words: tuple[
     assert (ran.status, problem in ran.err) == (2, True), ran.err
     if "cats" in words[1]:
         assert place("status", "outputs/cats", "--json").json["control"]["noted"] == 0
+
+
+def test_every_format_of_an_export_is_completed() -> None:
+    assert tuple(EXPORTERS) == FORMATS
