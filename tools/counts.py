@@ -13,7 +13,7 @@ MOST_LINES = 500
 LEAST_LINES = 60
 _METAPHORS = (
     "album aftermath barren befall befallen book borne breath breathed diary dice errand errands foresee foreseen "
-    "foretell governor hear heard hears house indoors judge judged judges likeness mend mended mender mending "
+    "foretell governor hear heard hears house indoors likeness mend mended mender mending "
     "mishap mishaps night nights orphan orphans pen platter pump purse pursue recipe roster room rooms said say "
     "says sheet sound sounds speaks speck spoken standing standings stock stranded stranger strike sweep tell "
     "telling tells told turnstile turnstiles unsaid untold vouched walls wary wishes"

@@ -76,3 +76,5 @@ class Scored:
     checks: list[CheckCounts] = field(default_factory=list)
     digest: str = ""
     """12 hex digits of the checks."""
+    notes: list[str] = field(default_factory=list)
+    """Of judges that compare pairs: how often the order decided."""

@@ -153,6 +153,8 @@ class Source:
     """Of what is drawn."""
     takes_unfinished: bool = False
     """A run with items left is read as it is, instead of being refused."""
+    pair: tuple[str, str] | None = None
+    """Of a judge: two models of the run; a row is a prompt with the answers of both, in either order."""
     limit: int | None = None
     on_bad_row: Literal["fail", "skip"] = "fail"
     encoding: str | None = None

@@ -23,23 +23,29 @@ from batchrunner.core.job import Check, Job, Json, Source
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.plan import JudgePlan, Plan, ToSend, cost_plan
 from batchrunner.core.status import Report, Status
-from batchrunner.core.upstream import DoneRow
+from batchrunner.core.upstream import DoneRow, RunRows
 from batchrunner.engine.run_status import STATES
 from batchrunner.prompts import JobItems, items_of
 from batchrunner.prompts.row_condition import ROW_NAMES
 from batchrunner.prompts.templates import templates_of
 from batchrunner.report.directory_status import JUDGES, judge_line, left_to_judge
+from batchrunner.report.upstream_run import rows_of
+from batchrunner.report.wording import printable
 from batchrunner.spec import load_job
 from batchrunner.stores.lock import RunLock
 from batchrunner.stores.results import iter_failures, iter_results
 from batchrunner.stores.run_directory import remember_end
 from batchrunner.stores.run_file import read_run_file
-from batchrunner.stores.upstream_rows import UpstreamRun
+from batchrunner.stores.upstream_rows import ORDERS, pair_id
 from batchrunner.transport import read_keys
 
 _SCHEMA: Final = (
     "`schema: {type: object, properties: {score: {type: number, minimum: 0, maximum: 1}, reason: {type: string}}, "
     "required: [score, reason]}`"
+)
+_PAIR_SCHEMA: Final = (
+    "`schema: {type: object, properties: {winner: {enum: [first, second, tie]}, reason: {type: string}}, "
+    "required: [winner, reason]}`"
 )
 _SAMPLE: Final = 20
 _SHOWN_CHARS: Final = 60
@@ -57,10 +63,16 @@ class Judge:
     job: Job
 
     @property
-    def rows(self) -> UpstreamRun:
-        """The answers of the run as they are now."""
+    def rows(self) -> RunRows:
+        """The answers of the run, or pairs of them, as they are now."""
         assert isinstance(self.job.prompts, Source), "see `judges_in`"
-        return UpstreamRun(Path(self.job.prompts.path))
+        return rows_of(self.job.prompts)
+
+
+def pair_of(check: Check) -> tuple[str, str] | None:
+    """The two models that a judge compares; None for one that rates each answer."""
+    pair = check.options.get("pair")
+    return (str(pair[0]), str(pair[1])) if isinstance(pair, list | tuple) and pair else None
 
 
 def judges_of(job: Job) -> tuple[Judge, ...]:
@@ -87,10 +99,11 @@ def judges_in(
         except JobMistakesError as error:
             mistakes += error.mistakes
             continue
-        faults = tuple(_faults(job))
+        pair = pair_of(check)
+        faults = tuple(_faults(job, pair=pair is not None))
         mistakes += faults
         if not faults and isinstance(job.prompts, Source):
-            source = replace(job.prompts, path=str(folder), shown=str(folder), takes_unfinished=True)
+            source = replace(job.prompts, path=str(folder), shown=str(folder), takes_unfinished=True, pair=pair)
             if source.where is None and check.when is not None:
                 source = replace(source, where=check.when)
             named = f"{name}-{check.name}"
@@ -101,15 +114,16 @@ def judges_in(
     return tuple(judges)
 
 
-def _faults(job: Job) -> Iterator[Mistake]:
-    """Why a job cannot be a judge."""
+def _faults(job: Job, *, pair: bool) -> Iterator[Mistake]:
+    """Why a job cannot be a judge, or one of pairs."""
     if not (isinstance(job.prompts, Source) and job.prompts.run):
         expected = "`prompts: {run: DIR, template: …}`: the run that is judged takes the place of DIR"
         yield Mistake(file=job.file, key="prompts", problem="a judge reads a run", expected=expected)
     properties = (job.schema or {}).get("properties")
-    if not isinstance(properties, dict) or "score" not in properties:
-        problem = "a judge answers with a `score`" if job.schema else "a judge needs a schema"
-        yield Mistake(file=job.file, key="schema", problem=problem, expected=_SCHEMA)
+    wanted, expected = ("winner", _PAIR_SCHEMA) if pair else ("score", _SCHEMA)
+    if not isinstance(properties, dict) or wanted not in properties:
+        problem = f"a judge answers with a `{wanted}`" if job.schema else "a judge needs a schema"
+        yield Mistake(file=job.file, key="schema", problem=problem, expected=expected)
     if any(check.kind == "judge" for check in job.checks):
         problem = "a judge has no judges of its own"
         yield Mistake(file=job.file, key="checks", problem=problem, hint="remove `judge` from its `checks`")
@@ -169,9 +183,14 @@ async def judge_mistakes(job: Job, items: JobItems) -> tuple[Mistake, ...]:
             break
     found: list[Mistake] = []
     for judge in judges:
+        for model in pair_of(judge.check) or ():
+            if model not in job.models:
+                expected = f"two of its models: {', '.join(job.models)}"
+                problem = f"`{printable(model)}` is not a model of the job"
+                found.append(Mistake(file=job.file, key="checks: judge.pair", problem=problem, expected=expected))
         templates, broken = templates_of(judge.job)
         found += broken
-        if not broken and templates.needs().keys().isdisjoint(_UNKNOWN_YET):
+        if not broken and pair_of(judge.check) is None and templates.needs().keys().isdisjoint(_UNKNOWN_YET):
             found += await items_of(judge.job, _Answers(first)).mistakes()
     return tuple(found)
 
@@ -256,10 +275,12 @@ class Verdicts:
             StoreBrokenError: rows cannot be read.
         """
         self._least = float(str(judge.check.options.get("at_least", 1)))
+        self._pair = pair_of(judge.check)
         self._asked: dict[str, list[bytes]] = {}
         self._broken: str | None = None
         folder = Path(judge.job.output.dir)
-        self._scores = {_key_of(row): _score_in(row) for row in iter_results(folder)}
+        said = _score_in if self._pair is None else _winner_in
+        self._scores = {_key_of(row): said(row) for row in iter_results(folder)}
         self._failed = {_key_of(row): _failure_in(row) for row in iter_failures(folder)}
         try:
             asyncio.run(self._read(judge))
@@ -276,6 +297,8 @@ class Verdicts:
         """The verdict on an answer: the mean of the scores that it was given, and the reason of the lowest."""
         if self._broken is not None:
             return Score(verdict="error", reason=self._broken)
+        if self._pair is not None:
+            return self._of_pair(row, self._pair)
         keys = self._asked.get(str(row.get("id")))
         if keys is None:
             return Score(verdict="none", reason="the judge is not asked about this answer")
@@ -291,6 +314,65 @@ class Verdicts:
         reason = min(given, key=lambda one: one[0])[1]
         verdict: Verdict = "pass" if value >= self._least else "fail"
         return Score(verdict=verdict, value=round(value, 6), expected=self._least, reason=reason)
+
+    def _of_pair(self, row: Mapping[str, Json], pair: tuple[str, str]) -> Score:
+        """A win or a loss, where it is the same in both orders; else a tie, which is no verdict."""
+        model = str(row.get("model"))
+        orders = [self._asked.get(pair_id(row, order)) for order in ORDERS]
+        if model not in pair or not all(orders):
+            return Score(verdict="none", reason="the judge is not asked about this answer")
+        found = list[tuple[float, str | None]]()
+        for order, keys in zip(ORDERS, orders, strict=True):
+            for key in keys or ():
+                score = self._scores.get(key)
+                if score is None:
+                    return Score(verdict="error", reason=self._failed.get(key, "the judge has not answered yet"))
+                if isinstance(score, str):
+                    return Score(verdict="error", reason=score)
+                is_turned = (order == ORDERS[1]) != (model == pair[1])  # the answer was shown second
+                found.append((1 - score[0] if is_turned else score[0], score[1]))
+        values = {value for value, _ in found}
+        if values in ({1.0}, {0.0}):
+            return Score(verdict="pass" if values == {1.0} else "fail", value=found[0][0], reason=found[0][1])
+        turned = "the choice changed with the order" if {0.0, 1.0} <= values else "the judge sees no difference"
+        return Score(verdict="none", value=0.5, reason=f"tie: {turned}")
+
+    def note(self) -> str | None:
+        """Of pairs: how often the choice depended on the order, the judge's position bias."""
+        if self._pair is None:
+            return None
+        both = swapped = first = choices = 0
+        for name, keys in self._asked.items():
+            prompt, _, order = name.rpartition("~")
+            others = self._asked.get(f"{prompt}~{ORDERS[1]}") if order == ORDERS[0] else None
+            for one, other in zip(keys, others or (), strict=False):
+                values = self._scores.get(one), self._scores.get(other)
+                if isinstance(values[0], tuple) and isinstance(values[1], tuple):
+                    both += 1
+                    swapped += values[0][0] != 1 - values[1][0]
+                    chosen = [value[0] for value in values if isinstance(value, tuple) and value[0] != _TIE]
+                    first, choices = first + chosen.count(1.0), choices + len(chosen)
+        if not both:
+            return None
+        share = f"; it chose what was shown first in {first / choices:.1%} of its choices" if choices else ""
+        often = f"in {swapped:,} of {both:,} pairs ({swapped / both:.1%})"
+        return f"position bias: the choice changed with the order {often}{share}"
+
+
+_TIE: Final = 0.5
+
+
+def _winner_in(row: Mapping[str, Json]) -> tuple[float, str | None] | str:
+    """1 where the answer that was shown first is better, 0 where it is the second, 0.5 for a tie; words for none."""
+    output = row.get("output")
+    parsed = output.get("parsed") if isinstance(output, dict) else None
+    if not isinstance(parsed, dict):
+        return "the judge's answer is not JSON of its schema"
+    value = {"first": 1.0, "second": 0.0, "tie": _TIE}.get(str(parsed.get("winner")))
+    if value is None:
+        return f"the judge's winner is {json.dumps(parsed.get('winner'))[:_SHOWN_CHARS]}, not first, second or tie"
+    reason = parsed.get("reason")
+    return value, str(reason)[:_REASON_CHARS] if reason is not None else None
 
 
 def _key_of(row: Mapping[str, Json]) -> bytes:
@@ -357,7 +439,7 @@ async def judged(job: Job, options: Mapping[str, Any], *, run_alone: Callable[[J
     passed_on = {key: options[key] for key in _PASSED_ON if key in options}
     statuses, notes, unfinished = [report.exit_status], list[str](), list[str]()
     for judge in judges:
-        exit_status, note, is_left = await _said(judge, passed_on, run_alone)
+        exit_status, note, is_left = await _run_judge(judge, passed_on, run_alone)
         statuses.append(exit_status)
         notes.append(note)
         unfinished += [note] * is_left
@@ -387,7 +469,7 @@ async def _ready(job: Job) -> tuple[Judge, ...]:
     return judges
 
 
-async def _said(
+async def _run_judge(
     judge: Judge, options: Mapping[str, Any], run_alone: Callable[[Job, Any], Awaitable[Report]]
 ) -> tuple[ExitStatus, str, bool]:
     """Let a judge work: its exit status, where it stands for people, and whether something is left to it."""

@@ -106,6 +106,7 @@ def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, ke
         order.index()
         outside = _Outside(folder, base, process, verdicts)
         lines = (_line_of(row.fields, ready, outside, scored) for row in order.rows())
+        scored.notes += [f"judge {name}: {note}" for name, one in verdicts.items() if (note := one.note())]
         try:
             write_pieces(DISK, path, map(b"".join, _batches(lines)), SHARED_FILE)
         except OSError as error:
@@ -146,7 +147,11 @@ def rate_words(scored: Scored) -> tuple[str, ...]:
         for counts in scored.checks
         if counts.errors
     ]
-    return (f"checks: {scored.passed:,} of {decided:,} passed{share}{''.join(f', {one}' for one in beside)}", *broke)
+    return (
+        f"checks: {scored.passed:,} of {decided:,} passed{share}{''.join(f', {one}' for one in beside)}",
+        *broke,
+        *scored.notes,
+    )
 
 
 def check_table(scored: Scored) -> list[str]:

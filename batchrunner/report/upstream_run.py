@@ -19,11 +19,11 @@ from batchrunner.core.errors import (
 )
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.status import ItemCounts, Status
-from batchrunner.core.upstream import NO_UPSTREAM, Upstream, UpstreamStatus
+from batchrunner.core.upstream import NO_UPSTREAM, RunRows, Upstream, UpstreamStatus
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.report.wording import count
 from batchrunner.stores.run_file import read_run_file
-from batchrunner.stores.upstream_rows import UpstreamRun
+from batchrunner.stores.upstream_rows import PairRows, UpstreamRun
 
 _KEY: Final = "prompts.run"
 _LONGEST_CHAIN: Final = 20
@@ -54,7 +54,13 @@ def look_upstream(job: Job) -> Upstream:
         )
     here = _status_of(source.shown, status)
     chain = (here, *_further(folder, {os.path.realpath(folder)}))
-    return Upstream(rows=UpstreamRun(folder), chain=chain, notes=tuple(_notes(here, takes=source.takes_unfinished)))
+    return Upstream(rows=rows_of(source), chain=chain, notes=tuple(_notes(here, takes=source.takes_unfinished)))
+
+
+def rows_of(source: Source) -> RunRows:
+    """The rows of the run that is a source, or pairs of them."""
+    rows = UpstreamRun(Path(source.path))
+    return rows if source.pair is None else PairRows(rows, source.pair)
 
 
 def require_finished(job: Job, upstream: Upstream) -> None:

@@ -59,6 +59,11 @@ class JudgeSpec(Part):
     """A job that asks a model about every answer, after the items of the run."""
 
     use: Text = Field(description="The judge's job file, from this file's folder. Its answers have a `score`, 0 to 1.")
+    pair: Annotated[list[Text], Field(min_length=2, max_length=2)] | None = Field(
+        default=None,
+        description="Two models of the job, whose answers to the same prompt are compared, in both orders. The judge "
+        "answers with a `winner`: first, second or tie.",
+    )
     at_least: Annotated[float, Field(ge=0, le=1)] = Field(default=0.5, description="The least score that passes.")
 
 
@@ -249,6 +254,16 @@ def _picture_faults(spec: KindSpec, path: KeyPath) -> Iterator[SpecError]:
         yield SpecError(path=path, problem="is empty", expected="blank, aspect or duplicate")
 
 
+def _judge_faults(spec: KindSpec, path: KeyPath) -> Iterator[SpecError]:
+    judge = spec.judge if isinstance(spec, CheckSpec) else None
+    if judge is None or judge.pair is None:
+        return
+    if judge.pair[0] == judge.pair[1]:
+        yield SpecError(path=(*path, "pair"), problem="names one model twice", expected="two models of the job")
+    if "at_least" in judge.model_fields_set:
+        yield SpecError(path=(*path, "at_least"), problem="does nothing beside `pair`: an answer wins, loses or ties")
+
+
 def _python_faults(spec: KindSpec, path: KeyPath) -> Iterator[SpecError]:
     if not _PLACE.fullmatch(spec.python or ""):
         problem = f"{short(spec.python)} is not the place of a function"
@@ -274,6 +289,7 @@ _FAULTS: Final[dict[CheckKind, Callable[[KindSpec, KeyPath], Iterator[SpecError]
     "within": _within_faults,
     "length": _length_faults,
     "picture": _picture_faults,
+    "judge": _judge_faults,
     "python": _python_faults,
     "json": _json_faults,
 }
@@ -300,6 +316,8 @@ def _value(spec: KindSpec, kind: CheckKind) -> tuple[Json, dict[str, Json]]:
         case "judge":
             assert isinstance(spec, CheckSpec), "`not` has no judge"
             assert spec.judge is not None, "that is its kind"
+            if spec.judge.pair is not None:
+                return spec.judge.use, {"pair": list(spec.judge.pair)}
             return spec.judge.use, {"at_least": spec.judge.at_least}
         case _:
             value: Json = getattr(spec, kind)

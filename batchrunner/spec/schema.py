@@ -305,6 +305,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "checks.[].decimal": "decimal: comma",
     "checks.[].judge": "judge: {use: judges/helpful.yaml, at_least: 0.7}",
     "checks.[].judge.use": "use: judges/helpful.yaml",
+    "checks.[].judge.pair": "pair: [Qwen/Qwen3-8B, deepseek-ai/DeepSeek-V3.2]",
     "checks.[].judge.at_least": "at_least: 0.7",
     "checks.[].not": "not: {any: as an AI}",
     "checks.[].name": "name: right",

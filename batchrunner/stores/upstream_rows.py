@@ -6,9 +6,11 @@ its rows in order, or its folder is moved away. In memory stay a few bytes for e
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
+from batchrunner.core.job import Json
 from batchrunner.core.upstream import DoneRow
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, InspectedFiles
@@ -63,3 +65,63 @@ class UpstreamRun:
                 weakref.finalize(self, scores.__exit__)
                 self._scores = scores if scores.exists else None
             return self._scores
+
+
+ORDERS: Final = ("ab", "ba")
+"""Which of two answers is shown first."""
+
+
+def pair_id(row: Mapping[str, Json], order: str) -> str:
+    """The id of a row of `PairRows` that has this row's answer."""
+    replica = row.get("replica")
+    return f"{row.get('prompt_id')}{f'-r{replica}' if replica else ''}~{order}"
+
+
+class PairRows:
+    """A row for each prompt that two models answered, once in either order: `first` and `second` are the answers.
+
+    Implements `core.upstream.RunRows`. The texts of one model are in memory during a pass.
+    """
+
+    def __init__(self, run: UpstreamRun, models: tuple[str, str]) -> None:
+        self._run = run
+        self._models = models
+
+    def __repr__(self) -> str:
+        return f"<PairRows of {' and '.join(self._models)} in {self._run}>"
+
+    def rows(self, *, with_scores: bool) -> Iterator[DoneRow]:
+        """As the protocol says; the rows have no scores."""
+        del with_scores
+        waiting: dict[str, Mapping[str, Json]] = {}
+        for fields, _ in self._run.rows(with_scores=False):
+            if fields.get("model") not in self._models:
+                continue
+            name = pair_id(fields, ORDERS[0])
+            other = waiting.pop(name, None)
+            if other is None:
+                waiting[name] = fields
+                continue
+            a, b = (fields, other) if fields.get("model") == self._models[0] else (other, fields)
+            yield _paired(a, b, ORDERS[0]), None
+            yield _paired(b, a, ORDERS[1]), None
+
+    def has_scores(self) -> bool:
+        """None of a pair."""
+        return True
+
+    def unreadable(self) -> list[int]:
+        """As of the run."""
+        return self._run.unreadable()
+
+
+def _paired(first: Mapping[str, Json], second: Mapping[str, Json], order: str) -> Mapping[str, Json]:
+    given = first.get("vars")
+    shown: dict[str, Json] = {"first": _text(first), "second": _text(second)}
+    columns: dict[str, Json] = {**(given if isinstance(given, dict) else {}), **shown}
+    return {**first, "id": pair_id(first, order), "vars": columns}
+
+
+def _text(row: Mapping[str, Json]) -> Json:
+    output = row.get("output")
+    return output.get("text") if isinstance(output, dict) else None

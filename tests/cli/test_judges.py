@@ -174,6 +174,53 @@ def test_answers_for_which_the_check_does_not_hold_are_not_paid_for(batchrunner:
     assert sorted(one["verdict"] for one in verdicts(batchrunner).values()).count("none") == 10
 
 
+PAIR_JOB = JOB.replace("at_least: 0.5", "pair: [sim/one, sim/two]")
+PAIR_JUDGE = """
+name: better
+provider: simulator
+model: sim/judge
+prompts:
+  run: outputs/a
+  template: "Question: {{ prompt }}\\nFirst: {{ first }}\\nSecond: {{ second }}\\nWhich is better?"
+schema:
+  type: object
+  properties: {winner: {enum: [first, second, tie]}, reason: {type: string}}
+  required: [winner, reason]
+  additionalProperties: false
+"""
+
+
+def test_a_pair_is_asked_in_both_orders_and_a_win_counts_only_if_it_survives_the_swap(
+    batchrunner: CommandLine,
+) -> None:
+    write(batchrunner.folder, job=PAIR_JOB, judge=PAIR_JUDGE, questions=40)
+    told = batchrunner("run", "a.yaml", "--json")
+    assert told.status == 0, told.err
+    assert asked(batchrunner) == 80, "forty prompts in two orders"
+    answers = {
+        (row["prompt_id"], row["model"]): row["output"]["text"]
+        for row in lines(batchrunner.folder / OUT / "results.jsonl")
+    }
+    won: dict[str, list[str]] = {}
+    for row in lines(batchrunner.folder / JUDGE / "results.jsonl"):
+        prompt, order = row["from"]["id"].split("~")
+        shown = ["sim/one", "sim/two"] if order == "ab" else ["sim/two", "sim/one"]
+        first, second = (answers[prompt, model] for model in shown)
+        assert row["prompt"].endswith(f"First: {first}\nSecond: {second}\nWhich is better?")
+        winner = row["output"]["parsed"]["winner"]
+        won.setdefault(prompt, []).append({"first": shown[0], "second": shown[1], "tie": "tie"}[winner])
+    swapped = sum(len(set(both)) > 1 for both in won.values())
+    assert 0 < swapped < 40, "the simulated judge decides by chance"
+    for line in lines(batchrunner.folder / OUT / "scores.jsonl"):
+        both = set(won[line["prompt_id"]])
+        expected = "none" if len(both) > 1 or both == {"tie"} else "pass" if both == {line["model"]} else "fail"
+        assert line["scores"]["helpful"]["verdict"] == expected
+    note = f"position bias: the choice changed with the order in {swapped} of 40 pairs"
+    assert any(note in one for one in told.json["notes"])
+    assert batchrunner("run", "a.yaml", "--json").status == 0
+    assert asked(batchrunner) == 80
+
+
 MISTAKES = [
     ({"job": JOB.replace("helpful.yaml", "none.yaml")}, "judges/none.yaml"),
     ({"job": JOB.replace("0.5", "7")}, "a.yaml:7: checks[0].judge.at_least"),
@@ -182,6 +229,8 @@ MISTAKES = [
         "a.yaml:7: checks[0].not.judge: is not a known key",
     ),
     ({"judge": JUDGE_JOB.split("schema:", maxsplit=1)[0]}, "judges/helpful.yaml: schema: a judge needs a schema"),
+    ({"job": PAIR_JOB}, "schema: a judge answers with a `winner`"),
+    ({"job": PAIR_JOB.replace("sim/two]}", "sim/too]}"), "judge": PAIR_JUDGE}, "`sim/too` is not a model of the job"),
     ({"judge": JUDGE_JOB.replace("score", "grade")}, "schema: a judge answers with a `score`"),
     ({"judge": JUDGE_JOB.replace("{{ text }}", "{{ answr }}")}, "`answr`"),
     ({"judge": JUDGE_JOB.replace("{{ text }}", "{{ text")}, "judges/helpful.yaml"),

@@ -111,7 +111,14 @@ def judge(score: float) -> bytes:
     return json.dumps(job).encode()
 
 
-JUDGES = {"low.yaml": judge(0.25), "high.yaml": judge(0.75)}
+def better(winner: str) -> bytes:
+    """The file of a judge that finds this one better whatever the order."""
+    prompts = {"run": "outputs/any", "template": "{{ first }} or {{ second }}"}
+    schema = {"type": "object", "properties": {"winner": {"const": winner}}, "required": ["winner"]}
+    return json.dumps({"provider": "simulator", "model": "j", "prompts": prompts, "schema": schema}).encode()
+
+
+JUDGES = {"low.yaml": judge(0.25), "high.yaml": judge(0.75), "first.yaml": better("first")}
 
 
 def judged(before: Tree, after: Tree) -> Effect:
@@ -129,6 +136,14 @@ def judged(before: Tree, after: Tree) -> Effect:
 CHECKS: dict[str, Effect] = {
     "checks[].judge": judged(ABSENT, {"judge": {"use": "high.yaml"}}),
     "checks[].judge.use": judged({"judge": {"use": "low.yaml"}}, {"judge": {"use": "high.yaml"}}),
+    "checks[].judge.pair": Effect(
+        base={**ANSWERED, "provider": "simulator", "models": ["sim/a", "sim/b"], "model": None, "checks": [ABSENT]},
+        change={"checks": [{"judge": {"use": "first.yaml", "pair": ["sim/a", "sim/b"]}}]},
+        look=verdict,
+        was="fail",
+        now="none",  # what is shown first wins in both orders: a tie
+        files=JUDGES,
+    ),
     "checks[].judge.at_least": judged({"judge": {"use": "low.yaml"}}, {"judge": {"use": "low.yaml", "at_least": 0.2}}),
     "checks": Effect(
         base=ANSWERED,
