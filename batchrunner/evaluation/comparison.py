@@ -8,8 +8,10 @@ from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from math import fsum
 from typing import Literal, TypeAlias
 
+from batchrunner.core.checks import Verdict
 from batchrunner.evaluation.statistics import (
     Estimate,
     Interval,
@@ -39,6 +41,8 @@ class ScoredItem:
     """Hash of the question as sent: a pair whose questions differ is called so."""
     replica: int
     verdict: bool | None
+    checks: tuple[tuple[str, Verdict, float | None], ...] = ()
+    """(name, verdict, value) of each check, for an item that was scored."""
     variant: Hashable = None
     """What tells the answers of one group to one question apart, repeats aside: model, parameters and variables."""
     state: State = "answered"
@@ -60,6 +64,20 @@ class Repeats:
     pass_every_time: float
 
 
+@dataclass(slots=True, kw_only=True)
+class CheckResult:
+    """What one check, or one judge, said of a group's answers."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    """The check broke, or the judge gave no verdict: counts for nothing."""
+    none: int = 0
+    mean: float | None = None
+    """Of the values of the answers that pass or fail, where these have one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
     """One group: a model, a parameter's value, or a run."""
@@ -76,6 +94,7 @@ class GroupResult:
     undecided: int
     truncated: int
     not_answered: int
+    checks: tuple[CheckResult, ...]
     repeats: Repeats | None
     seconds_p50: float | None
     seconds_p95: float | None
@@ -161,6 +180,7 @@ def _group(name: str, items: Sequence[ScoredItem]) -> GroupResult:
         undecided=len(items) - len(decided) - truncated - not_answered,
         truncated=truncated,
         not_answered=not_answered,
+        checks=_checks(items),
         repeats=_repeats(decided),
         seconds_p50=percentile(seconds, 0.5),
         seconds_p95=percentile(seconds, 0.95),
@@ -170,6 +190,28 @@ def _group(name: str, items: Sequence[ScoredItem]) -> GroupResult:
         cost_per_pass=cost / passed if cost is not None and passed else None,
         worst_prompt=_worst(decided),
     )
+
+
+def _checks(items: Sequence[ScoredItem]) -> tuple[CheckResult, ...]:
+    found: dict[str, CheckResult] = {}
+    values: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        for name, verdict, value in item.checks:
+            one = found.setdefault(name, CheckResult(name=name))
+            match verdict:
+                case "pass":
+                    one.passed += 1
+                case "fail":
+                    one.failed += 1
+                case "error":
+                    one.errors += 1
+                case "none":
+                    one.none += 1
+            if value is not None and verdict in ("pass", "fail"):
+                values[name].append(value)
+    for name, listed in values.items():
+        found[name].mean = fsum(listed) / len(listed)
+    return tuple(found.values())
 
 
 def _interval(estimate: Estimate, passed: int) -> Interval | None:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+from batchrunner.core.checks import Verdict
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
@@ -21,6 +22,7 @@ _MOST_GROUPS: Final = 50
 _MOST_FLIP_TEXTS: Final = 2_000
 _COMPARED_CHARS: Final = 2_000
 _MILLION: Final = 1_000_000
+_VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Row = Mapping[str, Json]
@@ -198,6 +200,7 @@ def item_of(run: ComparedRun, row: ExportRow, score: Row | None, options: Compar
             ]
         ),
         verdict=None if is_cut else _verdict(score, options.check),
+        checks=_checks(score),
         state=state,
         seconds=seconds if isinstance(seconds, int | float) else None,
         input_tokens=_count(tokens.get("input_tokens")),
@@ -214,6 +217,18 @@ def _without(value: Json, name: str | None) -> Json:
 
 def _count(value: Json) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _checks(score: Row | None) -> tuple[tuple[str, Verdict, float | None], ...]:
+    listed = score.get("scores") if score is not None else None
+    found: list[tuple[str, Verdict, float | None]] = []
+    verdict: Verdict
+    for name, one in listed.items() if isinstance(listed, dict) else ():
+        said = one if isinstance(one, dict) else {}
+        verdict = next((each for each in _VERDICTS if each == said.get("verdict")), "error")
+        value = said.get("value")
+        found.append((name, verdict, float(value) if isinstance(value, int | float) else None))
+    return tuple(found)
 
 
 def _verdict(score: Row | None, check: str | None) -> bool | None:

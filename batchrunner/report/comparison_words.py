@@ -7,13 +7,14 @@ from batchrunner.evaluation.comparison import Comparison, GroupResult, PairResul
 from batchrunner.evaluation.statistics import Interval
 
 _SMALLEST_P: Final = 0.001
+_SAME: Final = 1e-9
 
 
 def comparison_words(
     comparison: Comparison, *, flips: Sequence[tuple[PairResult, Sequence[tuple[str, bool]]]], missed: Sequence[str]
 ) -> str:
     """All of it, as lines. `flips` are the (id, won) to show for each pair."""
-    lines = [*_table(comparison.groups), *_repeat_lines(comparison.groups)]
+    lines = [*_table(comparison.groups), *_check_lines(comparison.groups), *_repeat_lines(comparison.groups)]
     for pair, shown in flips:
         lines += ["", *_pair_lines(pair, shown)]
     if missed:
@@ -55,6 +56,23 @@ def _table(groups: Sequence[GroupResult]) -> list[str]:
 _EMPTY: Final = frozenset({"0", "–"})
 _OPTIONAL: Final = frozenset({4, 5, 6, 7, 8, 9})
 """Columns that are left out where they say nothing."""
+
+
+def _check_lines(groups: Sequence[GroupResult]) -> list[str]:
+    """What each check said, where there are several, or one that broke."""
+    told = [(group.name, check) for group in groups for check in group.checks]
+    if not any(check.errors for _, check in told) and len({check.name for _, check in told}) <= 1:
+        return []
+    lines = [""]
+    for name, check in told:
+        decided = check.passed + check.failed
+        share = f" ({check.passed / decided:.1%})" if decided else ""
+        graded = check.mean is not None and 0 < check.mean < 1 and abs(check.mean - check.passed / decided) > _SAME
+        beside = [f"mean {check.mean:.2f}"] if graded else []
+        beside += [f"{check.errors:,} errors"] if check.errors else []
+        beside += [f"{check.none:,} not concerned"] if check.none else []
+        lines.append(f"{name}: {check.name} {', '.join((f'{check.passed:,} of {decided:,}{share}', *beside))}")
+    return lines
 
 
 def _repeat_lines(groups: Sequence[GroupResult]) -> list[str]:

@@ -6,8 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from batchrunner.evaluation.comparison import Comparison, ScoredItem, State, compare_groups, missed_thresholds
+from batchrunner.core.checks import Verdict
+from batchrunner.evaluation.comparison import (
+    CheckResult,
+    Comparison,
+    ScoredItem,
+    State,
+    compare_groups,
+    missed_thresholds,
+)
 from batchrunner.evaluation.statistics import mcnemar, wilson
+from batchrunner.report.comparison_words import comparison_words
 
 
 def undecided(
@@ -67,6 +76,23 @@ def test_a_rate_is_of_verdicts_and_the_rest_stands_beside_it() -> None:
     group = compare_groups({"a": items}).groups[0]
     assert (group.passed, group.decided, group.rate, group.interval) == (1, 2, 0.5, wilson(1, 2))
     assert (group.truncated, group.not_answered, group.undecided, group.items) == (1, 1, 1, 5)
+
+
+def test_each_check_and_judge_is_counted_by_itself_and_its_errors_are_told() -> None:
+    said: list[tuple[tuple[str, Verdict, float | None], ...]] = [
+        (("number", "pass", 1.0), ("helpful", "pass", 0.9)),
+        (("number", "fail", 0.0), ("helpful", "fail", 0.4)),
+        (("number", "none", None), ("helpful", "error", None)),
+    ]
+    items = [replace(undecided(f"q{n}"), checks=checks) for n, checks in enumerate(said)]
+    comparison = compare_groups({"a": items})
+    assert comparison.groups[0].checks == (
+        CheckResult(name="number", passed=1, failed=1, none=1, mean=0.5),
+        CheckResult(name="helpful", passed=1, failed=1, errors=1, mean=0.65),
+    )
+    words = comparison_words(comparison, flips=(), missed=())
+    assert "a: number 1 of 2 (50.0%), 1 not concerned" in words
+    assert "a: helpful 1 of 2 (50.0%), mean 0.65, 1 errors" in words
 
 
 def test_what_has_no_partner_is_counted_and_not_compared() -> None:
