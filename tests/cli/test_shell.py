@@ -65,7 +65,7 @@ def tab(place: CommandLine, *words: str) -> list[str]:
         (("status", "outputs/"), ["outputs/cats", "outputs/deep/"]),
         (("pause", "outputs/deep/"), ["outputs/deep/owls with spaces"]),
         (("set", "outputs/cats", "limits.conc"), ["limits.concurrency="]),
-        (("export", "outputs/cats", "--to", "c"), ["csv"]),
+        (("export", "outputs/cats", "--to", "c"), ["csv", "captions"]),
         (("explain", "retry.a"), ["retry.attempts"]),
         (("completion", ""), ["bash", "zsh", "fish"]),
         (("ls", "out"), ["outputs"]),
