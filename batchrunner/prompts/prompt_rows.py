@@ -270,10 +270,11 @@ class _SourceRows:
             return drawn_format(self._source.count)
         if self._source.run:
             assert self._upstream is not None, "whoever reads the rows of a run brings the run"
+            from_job = _from_folder(self._source.path, str(self._job.folder))
             return run_format(
                 self._upstream,
-                shown=self._shown,
-                pictures_in=f"{_from_folder(self._source.path, str(self._job.folder))}/",
+                shown=from_job if PurePath(self._shown).is_absolute() else self._shown,
+                pictures_in=f"{from_job}/",
                 with_scores=self._templates.uses_scores,
             )
         is_templated = self._templates.prompt is not None or bool(self._templates.messages)

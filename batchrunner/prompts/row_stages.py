@@ -301,7 +301,7 @@ class _Groups:
         if origins:
             origin = {"run": origins[0].get("run"), "ids": [one.get("id") for one in origins]}
             own: Json = [row.get("id") for row in rows if isinstance(row, dict)]
-            values["id"] = f"{slug(str(value))}-{digest_of(own, size_bytes=3).hex()}"
+            values["id"] = f"{slug(str(value))}-{digest_of(own, size_bytes=6).hex()}"
         return SourceRow(0, None, values, f", group {by[:80]}", origin=origin)
 
 

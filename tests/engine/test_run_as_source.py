@@ -77,9 +77,7 @@ def test_a_row_states_which_item_it_was_made_of_and_has_its_id(project: Project)
     project.judge()
     upstream = json_lines(project.upstream / "results.jsonl")
     assert [row["id"] for row in project.rows()] == [row["id"] for row in upstream]
-    assert [row["from"] for row in project.rows()] == [
-        {"run": str(project.upstream), "id": row["id"]} for row in upstream
-    ]
+    assert [row["from"] for row in project.rows()] == [{"run": "../out", "id": row["id"]} for row in upstream]
     assert [row["prompt"] for row in project.rows()] == [f"Rate this: {row['output']['text']}" for row in upstream]
 
 

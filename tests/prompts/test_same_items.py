@@ -14,9 +14,10 @@ import pytest
 
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item, KeyMaker, item_key
-from batchrunner.core.job import Json, Turn
+from batchrunner.core.job import Json, Source, Turn
 from batchrunner.core.plan import PlanningCounter
 from batchrunner.core.state import LedgerState
+from batchrunner.core.upstream import DoneRow
 from batchrunner.prompts import check_items, items_of
 from batchrunner.spec import load_job
 
@@ -264,8 +265,10 @@ DIGESTS: dict[str, str] = {
     "same keys in mistakes": "90a7908cc624fd61",
     "many unknown keys": "a19f546a7a760042",
     "anthropic-messages.yaml": "12aa1f002abc4e7f",
+    "captions-for-lora.yaml": "bba3f7c0f903fcb7",
     "compare.yaml": "f75d721217c964e8",
     "compare-models.yaml": "97990cfed82358d5",
+    "critique.yaml": "b6e2497412296e52",
     "demo-chat.yaml": "ef1394153a210afb",
     "demo-images.yaml": "0af7c92c0fc229ac",
     "describe-pictures.yaml": "66c085441164d688",
@@ -278,6 +281,7 @@ DIGESTS: dict[str, str] = {
     "openai-batch-file.yaml": "eb23bbbf25a86452",
     "openai-images.yaml": "839a2053601db566",
     "pictures-from-csv.yaml": "b8d5309878d4a98c",
+    "qa-from-texts.yaml": "f298538742903286",
     "questions-from-csv.yaml": "1ee79614b4f7a6a5",
     "questions-from-parquet.yaml": "331c0268b98ecb3d",
     "structured-answers.yaml": "f8bd3c7c618430bd",
@@ -299,6 +303,24 @@ def _mistakes_as_text(mistakes: tuple[Mistake, ...]) -> Iterator[str]:
         yield repr((mistake.problem, mistake.file, mistake.line, mistake.key, mistake.expected, mistake.hint))
 
 
+class FixedRun:
+    """The run that an example reads: an answer with a list, and a picture that is not there."""
+
+    def rows(self, *, with_scores: bool) -> Iterator[DoneRow]:
+        del with_scores
+        pairs: list[Json] = [{"question": f"What is {n}?", "answer": str(n % 2)} for n in range(3)]
+        output: dict[str, Json] = {"text": "…", "truncated": False, "parsed": {"items": pairs}}
+        yield {"id": "one", "index": 1, "prompt": "p", "vars": {"name": "bridge"}, "output": output}, None
+        picture: dict[str, Json] = {"images": [{"path": "images/two.png"}], "truncated": True}
+        yield {"id": "two", "index": 2, "prompt": "q", "vars": {"name": "boat"}, "output": picture}, None
+
+    def has_scores(self) -> bool:
+        return False
+
+    def unreadable(self) -> list[int]:
+        return []
+
+
 def _everything(path: str) -> list[str]:
     """All that a job's prompts come to: every field of the items, the labels, and what is wrong, in order."""
     try:
@@ -310,9 +332,10 @@ def _everything(path: str) -> list[str]:
         ]
     counter = PlanningCounter(state=LedgerState())
     found: list[str] = []
+    upstream = FixedRun() if isinstance(job.prompts, Source) and job.prompts.run else None
 
     async def stream() -> None:
-        async for batch in items_of(job).batches():
+        async for batch in items_of(job, upstream).batches():
             counter.take(batch)
             found.extend(map(_shown, batch))
 
@@ -322,7 +345,7 @@ def _everything(path: str) -> list[str]:
         found += ["stopped", *_mistakes_as_text(error.mistakes)]
     survey = counter.result(skipped_rows=0)
     found.append(repr((survey.labels, survey.total, survey.shared, survey.per_model, survey.prompt_chars)))
-    return [*found, "check", *_mistakes_as_text(asyncio.run(check_items(job)))]
+    return [*found, "check", *_mistakes_as_text(asyncio.run(items_of(job, upstream).mistakes()))]
 
 
 def _digest(path: str) -> str:

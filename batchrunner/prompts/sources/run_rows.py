@@ -33,7 +33,8 @@ def run_format(run: RunRows, *, shown: str, pictures_in: str, with_scores: bool)
 
     Args:
         run: its rows.
-        shown: its folder as the person wrote it, for `from` of the rows that come of it.
+        shown: its folder as the person wrote it or, where that is absolute, from the job file's folder: it stands in
+            `from` of the rows that come of it.
         pictures_in: the folder as a picture's path from the job file's folder begins, with a slash at its end.
         with_scores: whether a template uses them.
     """
