@@ -176,9 +176,9 @@ export function unanswered() {
 
 /** "1,204 items have no answer: 3 held, 1,201 still to send". */
 export function unansweredWords() {
-  const words = { pending: "still to send", accepted: "with a remote task", held: "held", timed_out: "timed out", lost: "lost" };
-  const parts = Object.entries(words).filter(([name]) => meta.items[name]).map(([name, word]) => `${whole(meta.items[name])} ${word}`);
   const number = unanswered();
+  const words = { pending: "still to send", accepted: "with a remote task", held: "held", timed_out: "timed out", lost: "lost" };
+  const parts = Object.entries(words).filter(([name]) => meta.items[name]).map(([name, word]) => (meta.items[name] === number ? word : `${whole(meta.items[name])} ${word}`));
   return `${plural(number, "item")} ${number === 1 ? "has" : "have"} no answer${parts.length ? `: ${parts.join(", ")}` : ""}`;
 }
 

@@ -22,9 +22,9 @@ export class Results {
     this.head = el("div", { class: "head", role: "row", "aria-rowindex": 1 });
     this.scroller = el("div", { class: "scroller", tabindex: -1, role: "grid", "aria-label": "results" });
     this.list = new Windowed(this.scroller, (entry) => this.row(entry));
-    this.empty = el("div", { class: "state-note", hidden: true });
+    this.empty = el("div", { class: "state-note", role: "row", hidden: true });
     this.node = el("section", { class: "results", "aria-label": "Results" }, this.scroller);
-    this.rest = el("p", { class: "rest faint", hidden: true });
+    this.rest = el("div", { class: "rest", role: "row", hidden: true });
     add(this.scroller, [this.head, this.list.spacer, this.empty, this.rest]);
     this.scroller.addEventListener("keydown", (event) => this.onKey(event));
     PHONE.addEventListener("change", () => this.plan && this.show(this.plan));
@@ -57,7 +57,7 @@ export class Results {
     this.empty.hidden = plan.entries.length > 0;
     this.list.spacer.hidden = !plan.entries.length;
     this.rest.hidden = !plan.entries.length || !unanswered();
-    if (!this.rest.hidden) put(this.rest, el("a", { href: linkTo({ view: "failures", q: "", filters: {}, rest: {} }), text: unansweredWords() }));
+    if (!this.rest.hidden) put(this.rest, el("div", { role: "gridcell" }, el("a", { href: linkTo({ view: "failures", q: "", filters: {}, rest: {} }), text: unansweredWords() })));
     if (!plan.entries.length) this.showEmpty();
     this.list.set(plan.entries.length, this.height);
     this.cursor.entry = Math.min(this.cursor.entry, Math.max(0, plan.entries.length - 1));
@@ -71,7 +71,7 @@ export class Results {
         ? "No answer has arrived yet."
         : "This run has no answers yet."
       : "Nothing matches the search and the filters.";
-    put(this.empty, el("p", { text: words }), nothing ? el("code", { text: meta.command }) : el("a", { href: "#results", text: "Show everything" }));
+    put(this.empty, el("div", { role: "gridcell" }, el("p", { text: words }), nothing ? el("code", { text: meta.command }) : el("a", { href: "#results", text: "Show everything" })));
   }
 
   drawHead() {
