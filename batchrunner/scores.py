@@ -4,6 +4,7 @@ Neither sends anything. Modules are loaded when a function is called, as in `api
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -73,6 +74,28 @@ def _key_env(run: "RunFile") -> tuple[str, ...]:
     return tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
 
 
+def _judges_notes(runs: "list[ComparedRun]") -> list[str]:
+    """What the judges of pairs say of themselves: how often the order of the answers decided."""
+    from batchrunner.core.errors import BatchrunnerError
+
+    notes: list[str] = []
+    for one in runs:
+        listed: Any = one.run.job.get("checks")
+        if not any(isinstance(check, dict) and check.get("kind") == "judge" for check in listed or ()):
+            continue
+        from batchrunner.report.judging import verdicts_of
+
+        prefix = f"{one.label}: " if len(runs) > 1 else ""
+        try:
+            checks, base = _checks_of(one.run, one.folder)
+            found = verdicts_of(one.folder, checks, base=base)
+        except BatchrunnerError as error:  # the judge's file has gone since; its verdicts stand in the scores
+            notes.append(f"{prefix}nothing can be said of the judges' position bias: {error}")
+            continue
+        notes += [f"{prefix}judge {name}: {note}" for name, verdicts in found.items() if (note := verdicts.note())]
+    return notes
+
+
 class Thresholds(TypedDict, total=False):
     """Shares from 0 to 1 that `compare` holds groups against.
 
@@ -113,6 +136,7 @@ def compared(
     from batchrunner.report.comparing import CompareOptions, compare_runs
 
     comparison = compare_runs(runs, options or CompareOptions())
+    comparison = replace(comparison, notes=(*comparison.notes, *_judges_notes(runs)))
     missed = missed_thresholds(
         comparison,
         fail_under=thresholds.get("fail_under"),

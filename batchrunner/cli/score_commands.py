@@ -126,7 +126,7 @@ def compare(
 
         write_comparison(Path(html), runs, options)
     if as_json:
-        emit({"groups": comparison.groups, "pairs": comparison.pairs, "missed": missed})
+        emit({"groups": comparison.groups, "pairs": comparison.pairs, "missed": missed, "notes": comparison.notes})
     else:
         flips = [(pair, most_changed(pair, runs, most=_SHOWN_FLIPS)) for pair in comparison.pairs]
         print_message(comparison_words(comparison, flips=flips, missed=missed))

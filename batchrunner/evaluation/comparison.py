@@ -144,6 +144,8 @@ class Comparison:
 
     groups: tuple[GroupResult, ...]
     pairs: tuple[PairResult, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """For people: answers that were not scored, and the position bias of judges."""
 
 
 def compare_groups(groups: Mapping[str, Sequence[ScoredItem]], *, base: str | None = None) -> Comparison:

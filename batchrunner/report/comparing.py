@@ -98,7 +98,17 @@ def compare_runs(runs: Sequence[ComparedRun], options: CompareOptions) -> Compar
         JobMistakesError: nothing to compare, an unknown group, check or column.
         StoreBrokenError: rows cannot be read.
     """
-    return compare_groups(groups_of(runs, options), base=options.base)
+    groups = groups_of(runs, options)
+    compared = compare_groups(groups, base=options.base)
+    unscored = {
+        name: sum(item.state != "failed" and not item.checks for item in items) for name, items in groups.items()
+    }
+    notes = tuple(
+        f"{number:,} answers of {name} have no scores; `batchrunner score DIR` makes them"
+        for name, number in unscored.items()
+        if number
+    )
+    return replace(compared, notes=notes)
 
 
 def groups_of(runs: Sequence[ComparedRun], options: CompareOptions) -> dict[str, list[ScoredItem]]:

@@ -15,6 +15,7 @@ def comparison_words(
 ) -> str:
     """All of it, as lines. `flips` are the (id, won) to show for each pair."""
     lines = [*_table(comparison.groups), *_check_lines(comparison.groups), *_repeat_lines(comparison.groups)]
+    lines += [f"note: {note}" for note in comparison.notes]
     for pair, shown in flips:
         lines += ["", *_pair_lines(pair, shown)]
     if missed:

@@ -217,6 +217,12 @@ def test_a_pair_is_asked_in_both_orders_and_a_win_counts_only_if_it_survives_the
         assert line["scores"]["helpful"]["verdict"] == expected
     note = f"position bias: the choice changed with the order in {swapped} of 40 pairs"
     assert any(note in one for one in told.json["notes"])
+    compared = batchrunner("compare", OUT, "--json").json
+    assert any(note in one for one in compared["notes"])
+    wins = {group["name"]: group["checks"][-1] for group in compared["groups"]}
+    for model, other in (("sim/one", "sim/two"), ("sim/two", "sim/one")):
+        counted = sum(set(both) == {model} for both in won.values())
+        assert (wins[model]["name"], wins[model]["passed"], wins[other]["failed"]) == ("helpful", counted, counted)
     assert batchrunner("run", "a.yaml", "--json").status == 0
     assert asked(batchrunner) == 80
 

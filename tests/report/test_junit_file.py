@@ -8,8 +8,10 @@ from typing import Any
 import junitparser
 import pytest
 
+import batchrunner
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.report.comparing import CompareOptions, open_runs
+from batchrunner.report.comparison_words import comparison_words
 from batchrunner.report.junit_file import require_place, write_junit
 from tests.support.scored_run import row, scores_of, write_run
 
@@ -172,3 +174,9 @@ def test_a_place_that_cannot_be_is_reported(tmp_path: Path) -> None:
         require_place(tmp_path / "missing/scores.xml")
     with pytest.raises(JobMistakesError, match="is a directory"):
         require_place(tmp_path)
+
+
+def test_answers_without_scores_are_told_beside_the_comparison(run: Path) -> None:
+    comparison, _ = batchrunner.compare([str(run)])
+    assert comparison.notes == ("1 answers of b have no scores; `batchrunner score DIR` makes them",)
+    assert f"note: {comparison.notes[0]}" in comparison_words(comparison, flips=(), missed=())
