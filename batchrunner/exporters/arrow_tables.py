@@ -15,7 +15,7 @@ from batchrunner.exporters.arrow_types import ArrowType, arrow_type, fits, hub_f
 from batchrunner.exporters.columns import cells_of, columns_of, mapping, mappings, text
 
 _GROUP_BYTES: Final = 8 << 20
-_GROUP_ROWS: Final = 10_000
+_GROUP_ROWS: Final = 2_000
 """A group of rows is written when it has so many, or so many bytes: memory does not grow with the run."""
 _PARSED: Final = "output.parsed"
 _PATHS: Final = "output.images"
