@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from batchrunner.core import VERSION
-from batchrunner.core.errors import ExitStatus, JobMistakesError, StoreBrokenError
+from batchrunner.core.errors import ExitStatus, JobMistakesError, PartMistakesError, StoreBrokenError
 from batchrunner.core.job import PRESETS, Job, Json, Source, has_judges
 from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
@@ -491,6 +491,8 @@ async def _or_remembered(assembling: "Awaitable[Runner]", disk: "Threads", folde
     try:
         return await assembling
     except JobMistakesError as error:
+        if isinstance(error, PartMistakesError):
+            raise
         with suppress(StoreBrokenError):
             await disk.run(remember_end, folder, str(error.mistakes[0]), ended="stopped")
         raise

@@ -31,7 +31,7 @@ from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import dialect_for
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.report.directory_status import inspection_notes
-from batchrunner.report.selection import part_of
+from batchrunner.report.selection import on_a_part
 from batchrunner.report.wording import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
@@ -93,7 +93,7 @@ async def assemble(
     items.keeps = True
     results = ResultsFile(folder, files=files)
     stock = await disk.run(_inspect, folder, state, results, files=files)
-    run_request = await _on_a_part(job, items, run_request, part_options, state=state, results=results)
+    run_request = await on_a_part(job, items, run_request, part_options, state=state, results=results)
     found, digest = await _look_through(
         job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control
     )
@@ -192,23 +192,6 @@ async def _remembered(
     for line in messages:
         say(line)
     return state
-
-
-async def _on_a_part(
-    job: Job,
-    items: JobItems,
-    run_request: RunRequest,
-    options: PartOptions,
-    *,
-    state: LedgerState,
-    results: ResultsFile,
-) -> RunRequest:
-    """The request for the part that the options choose; rows of others stay where they are. Raises as `part_of`."""
-    if not options.chooses:
-        return run_request
-    part = await part_of(job, items, options, state=state, limit=run_request.limit)
-    results.stays = lambda key, *ended: not part.takes_place_of(key, state, *ended)
-    return replace(run_request, part=part, limit=None)
 
 
 async def _look_through(

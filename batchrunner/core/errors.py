@@ -87,6 +87,10 @@ class LockHeldError(BatchrunnerError):
     """Another run is writing in this directory."""
 
 
+class PartMistakesError(JobMistakesError):
+    """Options choose no part of the job; that says nothing about the run."""
+
+
 class WrongDirectoryError(BatchrunnerError):
     """The output directory belongs to another job, or a simulated run is mixed with a real one."""
 

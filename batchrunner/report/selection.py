@@ -9,22 +9,22 @@ import difflib
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError, WrongDirectoryError
+from batchrunner.core.errors import JobMistakesError, Mistake, PartMistakesError, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import ItemState
-from batchrunner.core.part import ChosenPart, PartOptions, PartState
+from batchrunner.core.part import ChosenPart, PartOptions, PartState, RunRequest
 from batchrunner.core.state import LedgerState
 from batchrunner.prompts import JobItems
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values
 from batchrunner.report.wording import count, printable
 from batchrunner.stores.files import RESULTS
-from batchrunner.stores.results import iter_failures, iter_results
+from batchrunner.stores.results import ResultsFile, iter_failures, iter_results
 from batchrunner.stores.run_file import run_file_or_refuse
 from batchrunner.stores.score_file import SCORES
 
@@ -53,6 +53,26 @@ async def part_of(
     if chosen.unknown:
         raise JobMistakesError(await _unknown(items, chosen.unknown))
     return await asyncio.to_thread(chosen.result, Path(job.output.dir), limit)
+
+
+async def on_a_part(
+    job: Job,
+    items: JobItems,
+    run_request: RunRequest,
+    options: PartOptions,
+    *,
+    state: LedgerState,
+    results: ResultsFile,
+) -> RunRequest:
+    """The request for the part that the options choose; rows of others stay where they are. Raises as `part_of`."""
+    if not options.chooses:
+        return run_request
+    try:
+        part = await part_of(job, items, options, state=state, limit=run_request.limit)
+    except JobMistakesError as error:
+        raise PartMistakesError(error.mistakes) from error
+    results.stays = lambda key, *ended: not part.takes_place_of(key, state, *ended)
+    return replace(run_request, part=part, limit=None)
 
 
 def _require_sense(options: PartOptions) -> None:
@@ -207,12 +227,16 @@ def _scores(folder: Path) -> dict[tuple[str, str], Row]:
             found = [json.loads(line) for line in lines]
     except FileNotFoundError:
         hint = f"add `checks:` to the job and run it, or score it: batchrunner score {folder} --checks FILE"
-        raise JobMistakesError((Mistake(file=str(path), problem="there are no scores", hint=hint),)) from None
+        raise JobMistakesError(
+            (Mistake(file=str(path), key="--where", problem="there are no scores", hint=hint),)
+        ) from None
     except OSError as error:
         raise StoreBrokenError(f"{path}: {error.strerror or error}") from error
     except ValueError:
         hint = f"score again: batchrunner score {folder}"
-        raise JobMistakesError((Mistake(file=str(path), problem="has a damaged line", hint=hint),)) from None
+        raise JobMistakesError(
+            (Mistake(file=str(path), key="--where", problem="has a damaged line", hint=hint),)
+        ) from None
     return {_name_of(line): line for line in found if isinstance(line, dict)}
 
 
@@ -239,7 +263,9 @@ def marks_in(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise JobMistakesError((Mistake(file=str(path), problem=f"cannot be read: {error.strerror}"),)) from error
+        raise JobMistakesError(
+            (Mistake(file=str(path), key="--marks", problem=f"cannot be read: {error.strerror}"),)
+        ) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -255,7 +281,9 @@ def marks_in(path: Path) -> Iterator[tuple[int, Row]]:
 def no_mark(path: Path, line: int) -> JobMistakesError:
     """What is wrong with a line that is no mark."""
     expected = 'lines like {"id": "tides", "key": "8c15…", "mark": "4"}, from the page\'s "Download marks.jsonl"'
-    return JobMistakesError((Mistake(file=str(path), line=line, problem="is no mark", expected=expected),))
+    return JobMistakesError(
+        (Mistake(file=str(path), line=line, key="--marks", problem="is no mark", expected=expected),)
+    )
 
 
 # -- the items
@@ -336,7 +364,7 @@ def _rows_note(rows: _Rows, is_of_job: bool) -> str:  # noqa: FBT001 - the one t
     if strangers and not is_of_job:
         problem = f"none of the {count(len(rows.wanted), 'row')} {rows.what} belongs to an item of this job: {named}"
         hint = "items are found by their ids, else by equal values of the source's columns"
-        raise JobMistakesError((Mistake(problem=problem, hint=hint),))
+        raise JobMistakesError((Mistake(key="--from", problem=problem, hint=hint),))
     if strangers:
         return f"{len(strangers):,} of {count(len(rows.wanted), 'row')} {rows.what} belong to no item: {named}"
     return f"{count(len(rows.wanted), 'row')} {rows.what}"

@@ -182,8 +182,8 @@ MISTAKES = [
     (("--where", "{{ pass"), "--where: "),
     (("--state", "wrong"), "`wrong` is not a state; expected one of done, failed, held, pending"),
     (("--mark", "4"), "--mark: says which marks count, and no file of marks is given"),
-    (("--marks", "none.jsonl"), "none.jsonl: cannot be read: No such file or directory"),
-    (("--marks", "questions.jsonl"), "questions.jsonl:1: is no mark"),
+    (("--marks", "none.jsonl"), "none.jsonl: --marks: cannot be read: No such file or directory"),
+    (("--marks", "questions.jsonl"), "questions.jsonl:1: --marks: is no mark"),
     (("--from", A), "--from: says where the rows are, and nothing is asked about them"),
     (("--state", "pending", "--from", A), "items that are pending have no row to look at"),
     (("--only", "@none.txt"), "none.txt: --only: the file of ids cannot be read"),
@@ -198,7 +198,8 @@ def test_options_that_choose_nothing_sensible_are_mistakes_and_nothing_is_sent(r
         told = ran("run", "a.yaml", *options)
         assert told.status in {2, 4}, options
         assert words in told.err
-    assert ran("status", A, "--json").json["sends"]["total"] == 60
+    stands = ran("status", A, "--json").json
+    assert (stands["sends"]["total"], stands["state"]) == (60, "done"), "a slip leaves the run as it was"
 
 
 def test_rows_of_another_job_are_a_mistake_and_not_an_empty_part(ran: CommandLine) -> None:
