@@ -120,6 +120,11 @@ KINDS: Final[dict[str, Kind]] = {
         problem="results.jsonl and its checksums were being rewritten when the process ended",
         advice=_RUN_AGAIN,
     ),
+    "id_answered_again": Kind(
+        level="note",
+        problem="answers to a changed request beside the earlier answer of the same id, left by an interrupted run",
+        advice="a run that ends moves the earlier ones to superseded.jsonl",
+    ),
     "rows_reshaped": Kind(
         level="note",
         problem="results.jsonl was saved in another form: byte order mark, line endings, blank lines",

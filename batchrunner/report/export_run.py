@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.exports import (
@@ -190,7 +190,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
             vanished=_vanished(status, order),
             damaged=_damaged(folder, run, order),
             pictures_missing=len(common.pictures_missing),
-            left_out=dict(common.left_out),
+            left_out=dict(common.left_out) | ({_REPLACED: order.replaced} if order.replaced else {}),
             splits={name: len(numbers) for name, numbers in chosen.items() if name is not None},
             files=written.files,
             replaced=replaced,
@@ -198,6 +198,9 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
             state=status.state,
             simulated=run.simulated,
         )
+
+
+_REPLACED: Final = "earlier answers to items that have a later one"
 
 
 def _format(name: str) -> ExportFormat:

@@ -197,7 +197,7 @@ def _body(exported: Exported) -> Iterator[tuple[str, str]]:
     if exported.vanished:
         yield (
             "warning",
-            f"{count(exported.vanished, 'row')} of removed items; the next run moves them to superseded.jsonl",
+            f"{count(exported.vanished, 'row')} of removed items or earlier requests; a run moves them out",
         )
     if exported.lost:
         lost = count(exported.lost, "finished item")

@@ -6,6 +6,7 @@ Refuses to replace a file unless the caller says that the file is its own.
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
@@ -140,6 +141,8 @@ class RowOrder:
         self._order: list[int] = []
         self.done = 0
         """Rows of succeeded items."""
+        self.replaced = 0
+        """Rows that are not given because their item has a later answer, to a changed request."""
         self.failed = 0
         """Rows of failed items that are given."""
         self.unreadable: list[int] = []
@@ -185,6 +188,26 @@ class RowOrder:
                 except OSError as error:
                     raise _unread(self._folder / name, error) from error
         self._order.sort()
+        self._leave_out_replaced()
+
+    def _leave_out_replaced(self) -> None:
+        """Of rows with the same place in the job and the same id, only the last answer is given.
+
+        A run on a part of a job adds answers to a changed request, and moves the earlier ones away at its end.
+        """
+        if all(_index(one) != _index(other) for one, other in pairwise(self._order)):
+            return
+        kept: list[int] = []
+        for _, places in groupby(self._order, key=_index):
+            here = list(places)
+            last: dict[object, int] = {}
+            for place in here if len(here) > 1 else ():
+                row = self._row_at(place)
+                last[row.fields.get("id") if row.outcome == "done" else place] = place
+            kept += last.values() or here
+        self.replaced = len(self._order) - len(kept)
+        self.done -= self.replaced
+        self._order = kept
 
     def _index_file(self, outcome: _Outcome, seen: set[bytes], is_failed: Callable[[bytes], bool] | None) -> None:
         latest: dict[bytes, int] = {}
@@ -227,7 +250,9 @@ class RowOrder:
 
     def row(self, number: int) -> ExportRow:
         """The row at a place in the order, from 0. Raises StoreBrokenError, as `rows`."""
-        place = self._order[number]
+        return self._row_at(self._order[number])
+
+    def _row_at(self, place: int) -> ExportRow:
         outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
         offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
         try:
@@ -260,6 +285,10 @@ def _packed(line: FileLine, fields: dict[str, Json], outcome: _Outcome) -> int:
     assert isinstance(index, int), "it was looked at when the line was read"
     high = index << 1 | (outcome == "failed")
     return (high << _OFFSET_BITS | line.offset) << _LENGTH_BITS | len(line.text)
+
+
+def _index(place: int) -> int:
+    return place >> (_OFFSET_BITS + _LENGTH_BITS + 1)
 
 
 def _unread(path: Path, error: OSError) -> StoreBrokenError:

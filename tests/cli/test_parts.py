@@ -134,6 +134,47 @@ def test_the_command_that_continues_an_unfinished_part_is_for_the_part(ran: Comm
     assert f"--from {A}" in ran("status", B, "--json").json["next_command"]
 
 
+def test_an_unfinished_part_is_no_damage_and_each_id_is_read_once_with_its_later_answer(
+    batchrunner: CommandLine,
+) -> None:
+    job = """
+name: {name}
+provider: simulator
+model: sim/one
+prompts: {{{source}, id: "{{{{ id }}}}", template: "{template}"}}
+"""
+    questions = "".join(json.dumps({"id": f"q{n}", "question": f"What is {n}?"}) + "\n" for n in range(9))
+    (batchrunner.folder / "questions.jsonl").write_text(questions)
+
+    def write_job(name: str, source: str, template: str) -> None:
+        (batchrunner.folder / f"{name}.yaml").write_text(job.format(name=name, source=source, template=template))
+
+    write_job("a", "file: questions.jsonl", "{{ question }}")
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    write_job("a", "file: questions.jsonl", "Think: {{ question }}")
+    limits = ("--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=1")
+    process = batchrunner.start("run", "a.yaml", *(f"--only=q{n}" for n in range(7)), *limits)
+    folder = batchrunner.folder / A
+    while len(rows(folder)) < 9 + 2:
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    repeated = len(rows(folder)) - 9
+    assert repeated >= 2, "these items have the earlier answer and the present one"
+
+    checked = batchrunner("verify", A)
+    assert checked.status == 0, "every row is as it was written"
+
+    exported = batchrunner("export", A, "--to", "jsonl", "--json").json
+    read = rows(folder, "export/a.jsonl")
+    assert [row["id"] for row in read] == [f"q{n}" for n in range(9)]
+    assert [row["prompt"].startswith("Think") for row in read] == [True] * repeated + [False] * (9 - repeated)
+    assert exported["left_out"] == {"earlier answers to items that have a later one": repeated}
+
+    write_job("c", "run: outputs/a, unfinished: take", "Rate: {{ prompt }} {{ text }}")
+    assert batchrunner("plan", "c.yaml", "--json").json["items"]["total"] == 9
+
+
 def test_ids_choose_items_and_prompts_and_an_id_of_nothing_is_a_mistake_with_the_nearest(ran: CommandLine) -> None:
     first, second, *_ = rows(ran.folder / A)
     write(ran, "b")
