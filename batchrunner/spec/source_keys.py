@@ -88,7 +88,7 @@ class SourceSpec(Part):
         "values, or a mapping with `file`.",
     )
     seed: int = Field(default=0, description="Another seed draws other values.")
-    count: Count | None = Field(
+    count: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
         default=None, description="Make so many rows by drawing alone, instead of reading `file` or `run`."
     )
     unfinished: Literal["stop", "take"] | None = Field(

@@ -1,6 +1,7 @@
 """What the keys of a source must be to each other and to the rest of the job."""
 
 from collections.abc import Iterator
+from os.path import normpath
 from pathlib import PurePosixPath
 
 from batchrunner.core.item import is_address
@@ -10,6 +11,7 @@ from batchrunner.spec.source_keys import DrawSpec, SourceSpec
 
 _KINDS = ("file", "run", "count")
 """Keys that say where rows come from; a source has one of them."""
+_NO_RUNS = (".", "..", "/")
 _ONLY_FOR = {"file": ("encoding", "delimiter"), "run": ("unfinished",)}
 """Keys that mean something for one kind of source alone."""
 
@@ -30,11 +32,11 @@ def source_faults(partial: PartialSpec) -> Iterator[SpecError]:
             yield SpecError(
                 path=path, problem=f"there is no file {choice.file}", hint="paths are relative to the job file"
             )
-    if source.count is not None and not source.draw and partial.knows("prompts", "draw"):
+    is_drawn = source.count is not None and source.file is None and source.run is None
+    if is_drawn and not source.draw and partial.knows("prompts", "draw"):
         yield SpecError(path=("prompts", "count"), problem="needs `draw`: without it, all of them are the same")
-    if source.run is not None and is_address(source.run):
-        problem = f"is the address {short(source.run)}; a run is read from a local folder"
-        yield SpecError(path=("prompts", "run"), problem=problem, hint="copy it here first")
+    if source.run is not None:
+        yield from _run_faults(source.run)
     if source.template and partial.given("messages"):
         problem = "cannot be combined with `messages`, which set the same"
         yield SpecError(path=("prompts", "template"), problem=problem, expected="one of the two")
@@ -54,6 +56,15 @@ def _kind_faults(partial: PartialSpec, source: SourceSpec) -> Iterator[SpecError
         for key in keys if given and kind not in given else ():
             if getattr(source, key) is not None:
                 yield SpecError(path=("prompts", key), problem=f"is for a source with `{kind}` only")
+
+
+def _run_faults(run: str) -> Iterator[SpecError]:
+    path: KeyPath = ("prompts", "run")
+    if is_address(run):
+        problem = f"is the address {short(run)}; a run is read from a local folder"
+        yield SpecError(path=path, problem=problem, hint="copy it here first")
+    elif "\0" in run or run.startswith("~") or normpath(run) in _NO_RUNS:
+        yield SpecError(path=path, problem="cannot be the folder of a run", expected="a path like outputs/NAME")
 
 
 def _file_faults(partial: PartialSpec, source: SourceSpec, file: str) -> Iterator[SpecError]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.job import Source
 from batchrunner.spec import load_job
 
@@ -128,3 +129,12 @@ def test_a_job_from_a_pipe_belongs_to_the_working_directory(tmp_path: Path, stan
     finally:
         os.close(reading)
     assert os.path.realpath(loaded.output.dir) == str(tmp_path / f"else/outputs/{reading}")
+
+
+@pytest.mark.parametrize("run", [".", "../", "~/runs", "a\\0b", "s3://bucket/x"])
+def test_what_is_no_folder_of_a_run_is_a_mistake_at_its_line(tmp_path: Path, run: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f'provider: simulator\nmodel: m\nprompts:\n  run: "{run}"\n  template: x\n')
+    with pytest.raises(JobMistakesError) as found:
+        load_job(str(path))
+    assert [(mistake.line, mistake.key) for mistake in found.value.mistakes] == [(4, "prompts.run")]
