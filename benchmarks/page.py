@@ -5,8 +5,8 @@ the data sets: `--data FOLDER`, or BATCHRUNNER_BENCH_DATA, with gsm8k_test.jsonl
 without. Runs that are in `--work` already are not made again.
 
 CPU is that of the page's main thread, by Chromium's own `Performance.getMetrics` with `timeDomain: threadTicks`; of a
-single task, by its trace. `--peers FOLDER` measures promptfoo's page and inspect view with the GSM8K answers, too: see
-`benchmarks/page_peers.py` for what lies in it.
+single task, by its trace. `--peers FOLDER`, or BATCHRUNNER_BENCH_PEERS, measures promptfoo's page and inspect view with
+the GSM8K answers, too: see `benchmarks/page_peers.py` for what lies in it.
 """
 
 import argparse
@@ -303,7 +303,8 @@ The same 3,957 GSM8K answers on other pages, made by the peers' own commands and
 
 LIVE_HEAD = """
 While a run works, by `benchmarks/page_live.py`: CPU of whole processes, the median of alternating rounds and their
-spread; times by the clock.
+spread; times by the clock. A busy machine inflates CPU times, too, and makes the spread of two equal runs wide. On one
+that has no core to spare, thumbnails cost a run of pictures their share: with 20 a second it was 1.47 times as long.
 
 | measured | | ceiling |
 |---|---|---|

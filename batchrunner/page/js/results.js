@@ -47,7 +47,7 @@ export class Results {
     this.scroller.style.setProperty("--columns", columns);
     this.scroller.style.setProperty("--cell", kind === "picture" ? `${height - 40}px` : "256px");
     this.scroller.style.setProperty("--height", `${height}px`);
-    this.scroller.style.setProperty("--lines", LINES[size]);
+    this.scroller.style.setProperty("--lines", LINES[size] - (this.phone ? 2 : 0)); // its cells have a title and a margin
     this.scroller.setAttribute("aria-rowcount", plan.entries.length + 1);
     this.scroller.setAttribute("aria-colcount", columns + 1);
     this.drawHead();
