@@ -74,6 +74,22 @@ def _key_env(run: "RunFile") -> tuple[str, ...]:
     return tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
 
 
+def _unfinished_notes(runs: "list[ComparedRun]") -> list[str]:
+    """Which runs are not at their end, so that a part of one is not taken for all of it."""
+    from batchrunner.core.errors import BatchrunnerError
+    from batchrunner.report.directory_status import status_of_directory
+
+    notes: list[str] = []
+    for one in runs:
+        try:
+            items = status_of_directory(one.folder).items
+        except BatchrunnerError:  # rows and scores that were copied without their ledger
+            continue
+        if left := items.total - items.done - items.failed:
+            notes.append(f"{left:,} of {items.total:,} items of {one.label} have no answer yet and are not in it")
+    return notes
+
+
 def _judges_notes(runs: "list[ComparedRun]") -> list[str]:
     """What the judges of pairs say of themselves: how often the order of the answers decided."""
     from batchrunner.core.errors import BatchrunnerError
@@ -136,7 +152,8 @@ def compared(
     from batchrunner.report.comparing import CompareOptions, compare_runs
 
     comparison = compare_runs(runs, options or CompareOptions())
-    comparison = replace(comparison, notes=(*comparison.notes, *_judges_notes(runs)))
+    notes = (*comparison.notes, *_unfinished_notes(runs), *_judges_notes(runs))
+    comparison = replace(comparison, notes=notes)
     missed = missed_thresholds(
         comparison,
         fail_under=thresholds.get("fail_under"),

@@ -161,7 +161,8 @@ def _holds_something_else(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             first = file.readline(_LONGEST_EVENT)
-        return bool(first) and "event" not in json.loads(first)
+        event = json.loads(first) if first else {"event": None}
+        return not isinstance(event, dict) or "event" not in event
     except FileNotFoundError:
         return False
     except (OSError, ValueError, TypeError, RecursionError):

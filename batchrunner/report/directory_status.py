@@ -14,7 +14,7 @@ from typing import Final, get_args
 import msgspec
 
 from batchrunner.core.budget import Amounts, Budget, BudgetLine, budget_lines
-from batchrunner.core.errors import BatchrunnerError, ExitStatus, WrongDirectoryError
+from batchrunner.core.errors import BatchrunnerError, ExitStatus, StoreBrokenError, WrongDirectoryError
 from batchrunner.core.job import PRESETS, Job, Json, Kind
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals, count_items
@@ -45,6 +45,7 @@ from batchrunner.stores.lock import holder_of
 from batchrunner.stores.results import iter_failures
 from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
+from batchrunner.stores.score_file import ScoreFile
 from batchrunner.stores.timezones import offset_of_zone
 
 _NOTHING_KNOWN: Final = Totals(
@@ -106,7 +107,11 @@ def status_of_directory(folder: Path) -> Status:
         if paused
         else there.message,
         control=control,
-        notes=(*inspection_notes(folder, inspection), *(note for note, _ in judges)),
+        notes=(
+            *inspection_notes(folder, inspection),
+            *scored_notes(folder, there.job, done=items.done),
+            *(note for note, _ in judges),
+        ),
         waiting=_waiting(there.job, now=now) if running else None,
         budget=_budget(there.job, state),
     )
@@ -278,6 +283,25 @@ def score_notes(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
     from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - for jobs with checks only
 
     return scores_of_run(job, folder, status)
+
+
+def scored_notes(folder: Path, job: dict[str, Json], *, done: int) -> Iterator[str]:
+    """What the checks of a run's job came to when they were last made, of so many answers. Blocks."""
+    if not job.get("checks"):
+        return
+    try:
+        with ScoreFile(folder) as scores:
+            found = scores.verdicts if scores.exists else None
+    except StoreBrokenError as error:
+        yield f"checks: {error}"
+        return
+    if found is None:
+        return
+    decided = found[True] + found[False]
+    share = f" ({found[True] / decided:.1%})" if decided else ""
+    beside = f", {found[None]:,} without a verdict" if found[None] else ""
+    beside += f", {done - found.total():,} not scored yet" if done > found.total() else ""
+    yield f"checks: {found[True]:,} of {decided:,} passed{share}{beside}"
 
 
 # Judges of a run, which are runs of their own in its directory.

@@ -6,6 +6,7 @@ belongs to an earlier answer and counts for nothing.
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self, cast
@@ -30,6 +31,7 @@ class _Name(msgspec.Struct):
     id: str | None
     index: int
     scores: msgspec.Raw
+    verdict: bool | None = msgspec.field(name="pass", default=None)
 
 
 _decode_name = msgspec.json.Decoder(_Name).decode
@@ -47,6 +49,8 @@ class ScoreFile:
         self._offsets = array("Q")
         self._lengths = array("L")
         self.exists = False
+        self.verdicts: Counter[bool | None] = Counter()
+        """How many answers pass, fail and have no verdict."""
         self.damaged: list[int] = []
         """Numbers of lines, from 1, that are no scores. The end of a line that is being written is none of them."""
 
@@ -78,13 +82,14 @@ class ScoreFile:
         in_order, last = True, -1
         for number, line in enumerate(lines_of(self._files, self._descriptor), 1):
             try:
-                index = _decode_name(line.text).index
+                name = _decode_name(line.text)
             except UNREADABLE:
                 if line.whole and line.text.strip():
                     self.damaged.append(number)
                 continue
-            in_order, last = in_order and index >= last, index
-            self._indexes.append(index)
+            in_order, last = in_order and name.index >= last, name.index
+            self.verdicts[name.verdict] += 1
+            self._indexes.append(name.index)
             self._offsets.append(line.offset)
             self._lengths.append(len(line.text))
         if not in_order:

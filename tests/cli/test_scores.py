@@ -137,6 +137,20 @@ def test_a_mistake_in_a_check_is_named_with_its_line_and_nothing_is_written(
     assert words in told.err
 
 
+def test_what_is_unfinished_or_not_scored_is_told_by_status_and_compare(batchrunner: CommandLine) -> None:
+    rows = [{"question": f"{n} + {n}", "answer": str(2 * n), "kind": "easy"} for n in range(4)]
+    (batchrunner.folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (batchrunner.folder / "mine.py").write_text(MINE)
+    write_job(batchrunner, '["e"]')
+    assert batchrunner("run", "sums.yaml", "--quiet", "--limit", "6").status in (0, 3)
+    assert "checks: 6 of 6 passed (100.0%)" in batchrunner("status", OUT, "--json").json["notes"]
+    note = "2 of 8 items of sums.simulated have no answer yet and are not in it"
+    assert batchrunner("compare", OUT, "--json").json["notes"] == [note]
+    path = batchrunner.folder / OUT / "scores.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
+    assert "checks: 5 of 5 passed (100.0%), 1 not scored yet" in batchrunner("status", OUT, "--json").json["notes"]
+
+
 def test_compare_shows_each_model_and_the_pair(ran: CommandLine) -> None:
     told = ran("compare", OUT)
     assert told.status == 0
