@@ -40,9 +40,13 @@ types:
 contracts:
 	@echo "== import contracts"; $(BIN)/lint-imports
 unit: setup
-	@echo "== the fast tests, for use while working: under a minute"; $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not real and not servers"
+	@echo "== the fast tests, for use while working: under a minute"
+	@$(BIN)/python -m compileall -q batchrunner tests
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not real and not servers"
 tests:
-	@echo "== all tests"; $(BIN)/python -m pytest -n auto --dist worksteal
+	@echo "== all tests"
+	@$(BIN)/python -m compileall -q batchrunner tests  # the tests start hundreds of processes
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 browser: setup
 	@echo "== a Chromium and playwright, for the tests of the page; what cannot be had is said, and those tests are skipped"

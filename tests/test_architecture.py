@@ -35,6 +35,7 @@ def test_every_preset_and_every_problem_has_its_row() -> None:
 
 SHORT_WITH_REASON = {
     "core/upstream.py": "what prompts, stores, report and api say to each other about a run that is read",
+    "exporters/tables.py": "the guard against formulas (threat 12), apart from the formats that need none",
     "report/apprise_message.py": "a process of its own, which loads nothing of the program",
     "__main__.py": "the command's entry point",
     "spec/parts.py": "what the keys of a job and those of its checks are both made of",
@@ -75,6 +76,25 @@ def test_names_of_modules_and_classes_occur_once() -> None:
 
 def test_names_are_words_that_a_newcomer_knows() -> None:
     assert counts.names_with_metaphors() == []
+
+
+def test_names_in_tests_are_words_that_a_newcomer_knows() -> None:
+    everyday = {
+        "say",
+        "says",
+        "said",
+        "tell",
+        "tells",
+        "telling",
+        "told",
+        "hear",
+        "hears",
+        "heard",
+        "sound",
+        "sounds",
+        "room",
+    }
+    assert counts.names_with_metaphors(counts.TESTS, counts.METAPHORS - everyday) == []
 
 
 def test_nothing_below_the_wiring_imports_report() -> None:

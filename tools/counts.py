@@ -9,13 +9,14 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
 PACKAGE = HOME / "batchrunner"
+TESTS = HOME / "tests"
 MOST_LINES = 500
 LEAST_LINES = 60
 _METAPHORS = (
     "album aftermath barren befall befallen book borne breath breathed diary dice errand errands foresee foreseen "
     "foretell governor hear heard hears house indoors likeness mend mended mender mending "
     "mishap mishaps night nights orphan orphans pen platter pump purse pursue recipe roster room rooms said say "
-    "says sheet sound sounds speaks speck spoken standing standings stock stranded stranger strike sweep tell "
+    "says sound sounds speaks speck spoken standing standings stock stories story stranded stranger strike sweep tell "
     "telling tells told turnstile turnstiles unsaid untold vouched walls wary wishes"
 )
 METAPHORS = frozenset(_METAPHORS.split())
@@ -57,10 +58,10 @@ def _nodes(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text("utf-8"))))
 
 
-def names() -> Iterator[tuple[str, str, str]]:
-    """(kind, name, path) of every module, class and function."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        place = path.relative_to(PACKAGE).as_posix()
+def names(folder: Path = PACKAGE) -> Iterator[tuple[str, str, str]]:
+    """(kind, name, path below the folder) of every module, class and function."""
+    for path in sorted(folder.rglob("*.py")):
+        place = path.relative_to(folder).as_posix()
         if path.stem not in {"__init__", "__main__"}:
             yield "module", path.stem, place
         for node in _nodes(path):
@@ -82,10 +83,10 @@ def names_that_occur_twice() -> dict[str, list[str]]:
     return {f"{kind} {name}": found for (kind, name), found in places.items() if len(found) > 1}
 
 
-def names_with_metaphors() -> list[str]:
+def names_with_metaphors(folder: Path = PACKAGE, words: frozenset[str] = METAPHORS) -> list[str]:
     """Names that need a private vocabulary to be understood."""
     return [
-        f"{place}: {name}" for _, name, place in names() if METAPHORS & {word.lower() for word in _WORD.findall(name)}
+        f"{place}: {name}" for _, name, place in names(folder) if words & {word.lower() for word in _WORD.findall(name)}
     ]
 
 
@@ -156,6 +157,7 @@ def main() -> None:
         "names of modules or classes that occur twice": len(names_that_occur_twice()),
         "sets of problem kinds outside the one table": len(sets_of_problem_kinds()),
         "names with a metaphor": len(names_with_metaphors()),
+        "names with a metaphor in tests": len(names_with_metaphors(TESTS)),
         "imports of `report` below the wiring": len(imports_of_report_below_the_wiring()),
         "citations of absent documents": len(citations_of_absent_documents()),
     }

@@ -125,16 +125,16 @@ class LineDisplay:
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Write lines until cancelled."""
-        clock, story = asyncio.get_running_loop().time, _Story()
+        clock, state = asyncio.get_running_loop().time, _LineState()
         while True:
             now = self._now()
-            line = story.next_line(snapshot(), now_s=clock(), now=now)
+            line = state.next_line(snapshot(), now_s=clock(), now=now)
             if line is not None:
                 self._write(f"{utc_stamp(now)} {line}")
             await asyncio.sleep(self._every_s)
 
 
-class _Story:
+class _LineState:
     """What has been told of one job, and what is to be told next."""
 
     def __init__(self) -> None:

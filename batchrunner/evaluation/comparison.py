@@ -65,7 +65,7 @@ class Repeats:
 
 
 @dataclass(slots=True, kw_only=True)
-class CheckResult:
+class CheckTotals:
     """What one check, or one judge, said of a group's answers."""
 
     name: str
@@ -94,7 +94,7 @@ class GroupResult:
     undecided: int
     truncated: int
     not_answered: int
-    checks: tuple[CheckResult, ...]
+    checks: tuple[CheckTotals, ...]
     repeats: Repeats | None
     seconds_p50: float | None
     seconds_p95: float | None
@@ -194,12 +194,12 @@ def _group(name: str, items: Sequence[ScoredItem]) -> GroupResult:
     )
 
 
-def _checks(items: Sequence[ScoredItem]) -> tuple[CheckResult, ...]:
-    found: dict[str, CheckResult] = {}
+def _checks(items: Sequence[ScoredItem]) -> tuple[CheckTotals, ...]:
+    found: dict[str, CheckTotals] = {}
     values: dict[str, list[float]] = defaultdict(list)
     for item in items:
         for name, verdict, value in item.checks:
-            one = found.setdefault(name, CheckResult(name=name))
+            one = found.setdefault(name, CheckTotals(name=name))
             match verdict:
                 case "pass":
                     one.passed += 1

@@ -25,7 +25,7 @@ _decode_line = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.encode
 
 
-class _Name(msgspec.Struct):
+class _CheckName(msgspec.Struct):
     """What an index needs of a line."""
 
     id: str | None
@@ -34,7 +34,7 @@ class _Name(msgspec.Struct):
     verdict: bool | None = msgspec.field(name="pass", default=None)
 
 
-_decode_name = msgspec.json.Decoder(_Name).decode
+_decode_name = msgspec.json.Decoder(_CheckName).decode
 
 
 class ScoreFile:

@@ -31,7 +31,7 @@ def test_a_job_runs_after_the_one_whose_run_it_reads_however_they_are_named(
     assert [(job["job"], job["items"]["done"]) for job in ended.json["jobs"]] == [("a", 3), ("b", 3), ("c", 3)]
 
 
-def test_a_job_whose_source_did_not_finish_says_so_and_the_command_ends_with_3(jobs: CommandLine) -> None:
+def test_a_job_whose_source_did_not_finish_is_reported_and_the_command_ends_with_3(jobs: CommandLine) -> None:
     ended = jobs("run", "a.yaml", "b.yaml", "--limit", "2")
     assert ended.status == 3
     assert "outputs/a.simulated has 1 item left; finish it first: " in ended.err

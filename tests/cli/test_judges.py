@@ -62,7 +62,7 @@ def judged(batchrunner: CommandLine) -> CommandLine:
     return batchrunner
 
 
-def test_a_verdict_is_whether_the_judges_score_is_at_least_what_the_job_says(judged: CommandLine) -> None:
+def test_a_verdict_is_whether_the_judges_score_is_at_least_the_jobs_threshold(judged: CommandLine) -> None:
     said = {row["id"]: row["output"]["parsed"] for row in lines(judged.folder / JUDGE / "results.jsonl")}
     found = verdicts(judged)
     assert len(found) == len(said) == 20
@@ -304,7 +304,7 @@ def test_verify_looks_into_the_judges_folder(judged: CommandLine) -> None:
     assert "judge helpful: " in told.err
 
 
-def test_a_judge_of_1000_answers_that_is_killed_asks_little_twice_and_tells_it(batchrunner: CommandLine) -> None:
+def test_a_judge_of_1000_answers_that_is_killed_asks_little_twice_and_reports_it(batchrunner: CommandLine) -> None:
     slow = "\nlimits: {requests_per_minute: 6000, concurrency: 8}"
     write(batchrunner.folder, judge=JUDGE_JOB + slow, questions=500)
     assert batchrunner("run", "a.yaml", "--no-judge", "--quiet").status == 0

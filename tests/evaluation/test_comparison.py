@@ -8,7 +8,7 @@ import pytest
 
 from batchrunner.core.checks import Verdict
 from batchrunner.evaluation.comparison import (
-    CheckResult,
+    CheckTotals,
     Comparison,
     ScoredItem,
     State,
@@ -78,7 +78,7 @@ def test_a_rate_is_of_verdicts_and_the_rest_stands_beside_it() -> None:
     assert (group.truncated, group.not_answered, group.undecided, group.items) == (1, 1, 1, 5)
 
 
-def test_each_check_and_judge_is_counted_by_itself_and_its_errors_are_told() -> None:
+def test_each_check_and_judge_is_counted_by_itself_and_its_errors_are_reported() -> None:
     said: list[tuple[tuple[str, Verdict, float | None], ...]] = [
         (("number", "pass", 1.0), ("helpful", "pass", 0.9)),
         (("number", "fail", 0.0), ("helpful", "fail", 0.4)),
@@ -87,8 +87,8 @@ def test_each_check_and_judge_is_counted_by_itself_and_its_errors_are_told() -> 
     items = [replace(undecided(f"q{n}"), checks=checks) for n, checks in enumerate(said)]
     comparison = compare_groups({"a": items})
     assert comparison.groups[0].checks == (
-        CheckResult(name="number", passed=1, failed=1, none=1, mean=0.5),
-        CheckResult(name="helpful", passed=1, failed=1, errors=1, mean=0.65),
+        CheckTotals(name="number", passed=1, failed=1, none=1, mean=0.5),
+        CheckTotals(name="helpful", passed=1, failed=1, errors=1, mean=0.65),
     )
     words = comparison_words(comparison, flips=(), missed=())
     assert "a: number 1 of 2 (50.0%), 1 not concerned" in words

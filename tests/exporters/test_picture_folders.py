@@ -183,7 +183,7 @@ def test_a_picture_that_is_gone_leaves_the_others(drawn: RunHarness, to: str) ->
 
 
 @pytest.mark.parametrize("to", ["hf", "imagefolder", "captions", "webdataset"])
-def test_a_run_without_pictures_gives_an_export_that_says_so(harness: RunHarness, to: str) -> None:
+def test_an_export_of_a_run_without_pictures_reports_it(harness: RunHarness, to: str) -> None:
     harness.run(chat("One", "Two"))
     exported = export(harness, to)
     if to in ("imagefolder", "captions"):

@@ -91,7 +91,7 @@ def test_four_readers_of_parquet_agree_on_every_field(place: Path) -> None:
     assert [text for text, _ in found] == [*HOSTILE, None]
 
 
-def test_parsed_is_a_struct_where_the_schema_says_so(place: Path) -> None:
+def test_parsed_is_a_struct_where_the_schema_makes_it_one(place: Path) -> None:
     run = Rows([chat_row(output={"parsed": PARSED}), chat_row(output={"parsed": None})], job={"schema": SCHEMA})
     place.write_bytes(written("parquet", run))
     expected = {"answer": "yes", "sure": 1.0, "tags": [{"n": 1}, {"n": 2}], "any": '{"deep": [1]}'}

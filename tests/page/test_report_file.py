@@ -101,7 +101,7 @@ def test_a_run_in_which_nothing_happened_leaves_the_page_as_it_is(tmp_path: Path
     assert meta_of(page)["rows"] == 4
 
 
-def test_a_page_whose_name_is_taken_is_told_by_that_name_and_nothing_claims_that_sending_stopped(
+def test_a_page_whose_name_is_taken_is_reported_by_that_name_and_nothing_claims_that_sending_stopped(
     tmp_path: Path,
 ) -> None:
     out = Path(batchrunner.run_sync(job_in(tmp_path)).status.dir or "")

@@ -139,6 +139,6 @@ def test_a_sample_takes_all_rows_of_a_value_or_none(tmp_path: Path) -> None:
     assert len(set(found)) == 3
 
 
-def test_a_source_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+def test_a_source_of_which_nothing_is_left_states_why(tmp_path: Path) -> None:
     job = job_of(source(tmp_path / "rows.jsonl", '{"a": 1}\n{"a": 2}\n', where="a > 5", template="x"))
     assert "has no rows but 2 for which `where` does not hold" in mistake(job)

@@ -103,10 +103,6 @@ def harness(tmp_path: Path) -> RunHarness:
     return RunHarness(tmp_path)
 
 
-House = RunHarness  # the old names, until the branches that use them have landed
-house = harness
-
-
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Shutdown]:
     """The run's own shutdown, as a signal would reach it."""
