@@ -16,7 +16,7 @@ from pathlib import Path
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
-from batchrunner.core.job import PRESETS, Job
+from batchrunner.core.job import PRESETS, Job, has_judges
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.plan import PlanningPass, PointBalance, Totals
 from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
@@ -428,7 +428,11 @@ def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:
         seed=options.get("seed", 0),
         limit=options.get("limit"),
         windows=windows,
-        notes=(*(mistake.problem for mistake in missing), *upstream.notes),
+        notes=(
+            *(mistake.problem for mistake in missing),
+            *upstream.notes,
+            *(["the job's judges are not rehearsed; `plan` has their requests"] if has_judges(job) else ()),
+        ),
         upstream=upstream.rows,
         progress=_with_time(options),
     )

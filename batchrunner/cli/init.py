@@ -29,7 +29,7 @@ def init(
     *,
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Directory for the new job.yaml.")] = ".",
     template: Annotated[
-        str, typer.Option("--template", metavar="NAME", help="chat, images, evaluate, dataset or pipeline.")
+        str, typer.Option("--template", metavar="NAME", help="chat, images, evaluate, dataset, judge or pipeline.")
     ] = "chat",
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="A file of prompts; its columns are guessed.")
@@ -71,7 +71,8 @@ def init(
     for beside, name in further.items():
         _write_new(beside, modeline + batchrunner.starter_job(name))
     schema = None if no_schema else _schema_beside(path.with_name(SCHEMA_FILE))
-    files = " ".join(shlex.quote(str(each)) for each in (path, *further))
+    # the job runs its judge itself
+    files = " ".join(shlex.quote(str(each)) for each in (path, *(further if template != "judge" else ())))
     following = f"{program()} run {files} --simulate"
     if as_json:
         emit({"written": path, "schema": schema, "next_command": following})

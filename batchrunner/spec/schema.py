@@ -63,10 +63,11 @@ TEMPLATES: Final[dict[str, str]] = {
     "images": "pictures of prompts and a matrix",
     "evaluate": "questions to several models, with checks and a comparison",
     "dataset": "records that fit a schema, several for each combination of a matrix",
+    "judge": "questions without one right answer, and a model that rates the answers",
     "pipeline": "two jobs: answers, and a rating of each answer",
 }
 """Name -> what it is for."""
-FURTHER_JOBS: Final[dict[str, tuple[str, ...]]] = {"pipeline": ("critique",)}
+FURTHER_JOBS: Final[dict[str, tuple[str, ...]]] = {"pipeline": ("critique",), "judge": ("helpful",)}
 """What stands beside the job of a template: names of further jobs, in their order."""
 
 

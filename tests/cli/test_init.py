@@ -32,7 +32,7 @@ def test_the_templates_are_listed_and_an_unknown_one_is_a_mistake(batchrunner: C
     assert [line.split()[0] for line in batchrunner("init", "--list").out.splitlines()] == list(TEMPLATES)
     assert batchrunner("init", "--list", "--json").json == {"templates": TEMPLATES}
     ran = batchrunner("init", "--template", "poem")
-    assert (ran.status, "one of chat, images, evaluate, dataset, pipeline" in ran.err) == (2, True)
+    assert (ran.status, "one of chat, images, evaluate, dataset, judge, pipeline" in ran.err) == (2, True)
 
 
 def test_no_schema_means_none(batchrunner: CommandLine) -> None:
@@ -129,6 +129,15 @@ def test_a_file_that_is_no_source_is_a_mistake_and_nothing_is_written(
         (batchrunner.folder / name).write_text(text)
     assert batchrunner("init", "new", "--from", name).status == 2
     assert not Path(batchrunner.folder / "new").exists()
+
+
+def test_a_judge_lies_beside_its_job_and_works_with_the_command_that_is_named(batchrunner: CommandLine) -> None:
+    made = batchrunner("init", "new", "--template", "judge", "--json").json
+    assert (batchrunner.folder / "new" / "helpful.yaml").is_file()
+    assert made["next_command"].endswith("run new/job.yaml --simulate")
+    told = batchrunner("run", "new/job.yaml", "--simulate", "--json")
+    assert told.status == 0, told.err
+    assert any(note.startswith("judge helpful: 4 of 4 done") for note in told.json["notes"])
 
 
 def test_a_pipeline_is_two_jobs_that_run_with_the_command_that_is_named(batchrunner: CommandLine) -> None:
