@@ -143,6 +143,9 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
     run = _run_file(folder)
     options = keys.get("options", ExportOptions())
     options = replace(options, failures=options.failures or keys.get("failures", False))
+    if options.caption is not None and _run_file(Path(options.caption)).simulated and not run.simulated:
+        hint = "run the job that describes the pictures without --simulate"
+        raise _mistake("is a simulated run, which says nothing about real pictures", file=options.caption, hint=hint)
     status = status_of_directory(folder)
     with ExitStack() as stack:
         order = stack.enter_context(RowOrder(folder))

@@ -11,6 +11,7 @@ from PIL import Image
 from webdataset import tariterators
 
 import batchrunner
+from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.exports import Exported, ExportOptions
 from tests.support.engine import RunHarness, chat, image
 
@@ -140,6 +141,16 @@ def test_captions_come_from_a_run_that_was_shown_the_pictures(drawn: RunHarness,
         assert [line.get("prompt") if to == "captions" else line["text"] for line in lines] == [
             line["output"]["text"] for line in told
         ]
+
+
+def test_simulated_captions_are_refused_for_real_pictures(drawn: RunHarness, tmp_path: Path) -> None:
+    described = RunHarness(folder=tmp_path / "captions")
+    described.folder.mkdir()
+    described.run(chat("Describe it"))
+    path = drawn.out / "run.json"
+    path.write_text(path.read_text().replace('"simulated": true', '"simulated": false', 1))
+    with pytest.raises(JobMistakesError, match="is a simulated run, which says nothing about real pictures"):
+        batchrunner.export(str(drawn.out), to="captions", options=ExportOptions(caption=str(described.out)))
 
 
 @pytest.mark.parametrize("shard_bytes", [None, 15_000])
