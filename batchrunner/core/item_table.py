@@ -228,7 +228,7 @@ class ItemTable:
         size = _SMALLEST
         while 2 * len(self._lows) > size:
             size *= 2
-        slots, mask = array("I", bytes(4 * size)), size - 1
+        slots, mask = array("I", (0,)) * size, size - 1
         for number, (high, low) in enumerate(zip(self._highs, self._lows, strict=True)):
             if number:
                 slot = (high ^ low) & mask

@@ -79,8 +79,8 @@ class Seen:
 
     def _make(self, size: int) -> None:
         self._mask = size - 1
-        self._hashes = array("Q", bytes(8 * size))
-        self._notes = array("I", bytes(4 * size))
+        self._hashes = array("Q", (0,)) * size
+        self._notes = array("I", (0,)) * size
 
     def _grow(self) -> None:
         hashes, notes = self._hashes, self._notes
