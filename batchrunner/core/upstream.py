@@ -37,6 +37,8 @@ class UpstreamStatus:
     left: int
     """Items that are neither done nor failed."""
     failed: int
+    lost: int = 0
+    """Of `left`, items that were done and whose row or picture is gone: finishing the run would pay for them again."""
     next_command: str | None = None
     """What continues it, where items are left."""
 

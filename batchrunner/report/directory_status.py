@@ -97,7 +97,7 @@ def status_of_directory(folder: Path) -> Status:
         if running
         else resuming(str(folder), there.command_here())
         if paused
-        else going_on(items, there.command_here())
+        else (None if _is_part_done(there) else going_on(items, there.command_here()))
         or (there.command_here() if any(is_left for _, is_left in judges) else None),
         message=None
         if running
@@ -121,6 +121,11 @@ def paused_report(folder: Path, command: str | None) -> Report:
     """What a run comes to that was started in a paused directory. `command` is the one that started it."""
     status = replace(status_of_directory(folder), state="paused")
     return Report(status=replace(status, next_command=resuming(str(folder), command)), exit_status=ExitStatus.PAUSED)
+
+
+def _is_part_done(there: RunFile) -> bool:
+    """Whether the last run was on a part of the job and did it: its command would do nothing more."""
+    return there.ended == "pending" and there.message is not None
 
 
 def _resting_state(there: RunFile, items: ItemCounts) -> RunState:

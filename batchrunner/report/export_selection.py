@@ -129,13 +129,13 @@ def _limits(splits: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
     names = set[str]()
     for name, share in splits:
         total += share
-        if not name.replace("-", "").replace("_", "").isalnum() or name in names:
+        if not name.replace("-", "").replace("_", "").isalnum() or name.casefold() in names:
             raise _mistake(
                 "--split", f"`{name}` is no name of its own", hint="write letters and digits: train=0.9,test=0.1"
             )
         if not 0 < share <= 1 or total > _ALL:
             raise _mistake("--split", "shares are above 0 and come to 1 at most", hint="write train=0.9,test=0.1")
-        names.add(name)
+        names.add(name.casefold())  # files of splits, where a file system does not tell `a` from `A`
         yield name, 1.0 if total > 2 - _ALL else total
 
 

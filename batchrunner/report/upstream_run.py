@@ -20,6 +20,7 @@ from batchrunner.core.errors import (
 from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.status import ItemCounts, Status
 from batchrunner.core.upstream import NO_UPSTREAM, RunRows, Upstream, UpstreamStatus
+from batchrunner.engine.run_status import lost_words
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.report.wording import count
 from batchrunner.stores.run_file import read_run_file
@@ -76,6 +77,8 @@ def require_finished(job: Job, upstream: Upstream) -> None:
 
 def _unfinished_words(upstream: UpstreamStatus) -> str:
     """That a run has items left, and what to do."""
+    if upstream.lost == upstream.left:
+        return f"{upstream.dir}: {lost_words(upstream.lost)}, or read the other rows with `unfinished: take`"
     finish = f": {upstream.next_command}" if upstream.next_command else ""
     return (
         f"{upstream.dir} has {count(upstream.left, 'item')} left; finish it first{finish}, or read the rows that are "
@@ -84,9 +87,11 @@ def _unfinished_words(upstream: UpstreamStatus) -> str:
 
 
 def _notes(upstream: UpstreamStatus, *, takes: bool) -> Iterator[str]:
-    if upstream.left and takes:
-        yield f"{upstream.dir} has {count(upstream.left, 'item')} left; a later run reads their rows"
-    elif upstream.left:
+    if upstream.lost and takes:
+        yield f"{upstream.dir}: {lost_words(upstream.lost)}"
+    if upstream.left > upstream.lost and takes:
+        yield f"{upstream.dir} has {count(upstream.left - upstream.lost, 'item')} left; a later run reads their rows"
+    if upstream.left and not takes:
         yield _unfinished_words(upstream)
     if upstream.failed:
         yield f"{upstream.dir} has {count(upstream.failed, 'failed item')}, which are no rows here"
@@ -101,6 +106,7 @@ def _status_of(shown: str, status: Status) -> UpstreamStatus:
         done=items.done,
         left=_left(items),
         failed=items.failed,
+        lost=items.lost,
         next_command=status.next_command,
     )
 

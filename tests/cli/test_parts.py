@@ -97,7 +97,9 @@ def test_a_part_of_the_jobs_own_directory_leaves_all_other_rows_where_they_are(r
         row for row in before if row["key"] not in gone
     ], "and they are unchanged, in their order"
     assert ran("verify", A).status == 0
-    assert ran("status", A, "--json").json["message"].startswith("the last run was about")
+    status = ran("status", A, "--json").json
+    assert status["message"].startswith("the last run was about")
+    assert status["next_command"] is None, "the command of the part would do nothing more"
 
     whole = ran("run", "a.yaml", "--json")  # the rest of the job, with its new prompt
     assert whole.json["sends"]["total"] == 120

@@ -14,6 +14,7 @@ from batchrunner.core.errors import (
     WrongDirectoryError,
 )
 from batchrunner.core.status import Report
+from batchrunner.report.upstream_run import look_upstream
 from tests.support.engine import RunHarness, chat
 from tests.support.json_lines import json_lines
 
@@ -98,6 +99,19 @@ def test_a_run_with_items_left_is_refused_with_their_number_unless_it_is_taken(p
     assert project.judge(unfinished="take").status.items.done == 2
     project.ask(*questions(5))
     assert project.judge(unfinished="take").status.items.done == project.second.stats.sends == 5
+
+
+def test_lost_rows_of_a_run_are_to_be_restored_and_are_not_merely_items_left(project: Project) -> None:
+    project.ask(*questions(5))
+    project.edit(lambda rows: rows[1:])
+    words = "1 finished item has lost a row or picture from the directory; restore it, or pay again with"
+    with pytest.raises(UpstreamUnfinishedError, match=words):
+        project.judge()
+    project.judge(unfinished="take")
+    assert len(project.rows()) == 4
+    path = project.folder / "taking.yaml"
+    path.write_text(project.job(unfinished="take"))
+    assert any(words in note for note in look_upstream(api.load_job(str(path))).notes)
 
 
 def test_a_missing_run_is_a_mistake_with_the_line_of_the_key(project: Project) -> None:

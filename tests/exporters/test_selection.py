@@ -124,6 +124,7 @@ def test_shares_of_many_prompts_come_near_to_what_was_asked_for(harness: RunHarn
         ({"where": "{{ 1 +"}, "--where"),
         ({"split": (("a", 0.9), ("b", 0.2))}, "come to 1 at most"),
         ({"split": (("a", 0.5), ("a", 0.2))}, "no name of its own"),
+        ({"split": (("a", 0.5), ("A", 0.2))}, "no name of its own"),
         ({"split": (("../a", 0.5),)}, "no name of its own"),
         ({"split": (("a", 0.5),), "split_by": "topic"}, "has no `topic`"),
         ({"marks": "/nowhere/marks.jsonl"}, "cannot be read"),
