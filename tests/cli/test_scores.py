@@ -137,7 +137,7 @@ def test_a_mistake_in_a_check_is_named_with_its_line_and_nothing_is_written(
     assert words in told.err
 
 
-def test_what_is_unfinished_or_not_scored_is_told_by_status_and_compare(batchrunner: CommandLine) -> None:
+def test_what_is_unfinished_or_not_scored_is_reported_by_status_and_compare(batchrunner: CommandLine) -> None:
     rows = [{"question": f"{n} + {n}", "answer": str(2 * n), "kind": "easy"} for n in range(4)]
     (batchrunner.folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (batchrunner.folder / "mine.py").write_text(MINE)
