@@ -6,7 +6,8 @@ Refuses to replace a file unless the caller says that the file is its own.
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import groupby, pairwise
+from itertools import groupby, islice
+from operator import ne
 from pathlib import Path
 from typing import Final, Literal, Self, cast
 
@@ -195,16 +196,17 @@ class RowOrder:
 
         A run on a part of a job adds answers to a changed request, and moves the earlier ones away at its end.
         """
-        if all(_index(one) != _index(other) for one, other in pairwise(self._order)):
+        indexes = [place >> (_OFFSET_BITS + _LENGTH_BITS + 1) for place in self._order]  # no call for each of a million
+        if all(map(ne, indexes, islice(indexes, 1, None))):
             return
         kept: list[int] = []
-        for _, places in groupby(self._order, key=_index):
-            here = list(places)
+        for _, numbers in groupby(range(len(indexes)), key=indexes.__getitem__):
+            here = list(numbers)
             last: dict[object, int] = {}
-            for place in here if len(here) > 1 else ():
-                row = self._row_at(place)
-                last[row.fields.get("id") if row.outcome == "done" else place] = place
-            kept += last.values() or here
+            for number in here if len(here) > 1 else ():
+                row = self.row(number)
+                last[row.fields.get("id") if row.outcome == "done" else self._order[number]] = number
+            kept += [self._order[number] for number in last.values() or here]
         self.replaced = len(self._order) - len(kept)
         self.done -= self.replaced
         self._order = kept
@@ -250,9 +252,7 @@ class RowOrder:
 
     def row(self, number: int) -> ExportRow:
         """The row at a place in the order, from 0. Raises StoreBrokenError, as `rows`."""
-        return self._row_at(self._order[number])
-
-    def _row_at(self, place: int) -> ExportRow:
+        place = self._order[number]
         outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
         offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
         try:
@@ -285,10 +285,6 @@ def _packed(line: FileLine, fields: dict[str, Json], outcome: _Outcome) -> int:
     assert isinstance(index, int), "it was looked at when the line was read"
     high = index << 1 | (outcome == "failed")
     return (high << _OFFSET_BITS | line.offset) << _LENGTH_BITS | len(line.text)
-
-
-def _index(place: int) -> int:
-    return place >> (_OFFSET_BITS + _LENGTH_BITS + 1)
 
 
 def _unread(path: Path, error: OSError) -> StoreBrokenError:
