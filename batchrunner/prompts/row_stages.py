@@ -100,8 +100,10 @@ class RowStages:
     def _where(self, batch: Batch) -> Batch:
         """The batch without the rows for which `where` does not hold; the batch itself where there is no `where`."""
         where = self._templates.where
-        if where is None:
-            return batch
+        return batch if where is None else self._filtered(batch, "where", where.holds)
+
+    def _filtered(self, batch: Batch, key: str, keeps: Callable[[Mapping[str, Json]], bool]) -> Batch:
+        """The rows that `keeps` wants; the others are counted, and rows for which it raises TemplateFault are bad."""
         kept: _Rows = []
         for row in batch:
             if isinstance(row, BadRow):
@@ -109,14 +111,14 @@ class RowStages:
                 continue
             values = named(row.values, row=row.number)
             try:
-                holds = where.holds(values)
+                is_kept = keeps(values)
             except TemplateFault as fault:
-                kept.append(_bad(row, fault, key="prompts.where", names=list(values)))
+                kept.append(_bad(row, fault, key=f"prompts.{key}", names=list(values)))
                 continue
-            if holds:
+            if is_kept:
                 kept.append(row)
             else:
-                self._left_out["where"] += 1
+                self._left_out[key] += 1
         return kept
 
     async def _limit_of(self, sample: Sample, read: Reading) -> int:
@@ -185,22 +187,7 @@ class RowStages:
     def _deduped(self, batch: Batch) -> Batch:
         dedupe = self._templates.dedupe
         assert dedupe is not None, "there is something to compare by"
-        kept: _Rows = []
-        for row in batch:
-            if isinstance(row, BadRow):
-                kept.append(row)
-                continue
-            values = named(row.values, row=row.number)
-            try:
-                text = dedupe.value(values)
-            except TemplateFault as fault:
-                kept.append(_bad(row, fault, key="prompts.dedupe", names=list(values)))
-                continue
-            if self._seen.claim(_normal(text)) is None:
-                kept.append(row)
-            else:
-                self._left_out["dedupe"] += 1
-        return kept
+        return self._filtered(batch, "dedupe", lambda values: self._seen.claim(_normal(dedupe.value(values))) is None)
 
     def _finished(self, batch: Batch, pools: Pools | None) -> Batch:
         """With what is drawn, and numbered anew where they are other rows than those of the source."""
