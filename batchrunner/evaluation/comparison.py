@@ -212,7 +212,7 @@ def _checks(items: Sequence[ScoredItem]) -> tuple[CheckTotals, ...]:
             if value is not None and verdict in ("pass", "fail"):
                 values[name].append(value)
     for name, listed in values.items():
-        found[name].mean = fsum(listed) / len(listed)
+        found[name].mean = fsum(value / len(listed) for value in listed)  # the sum may be larger than a float
     return tuple(found.values())
 
 

@@ -22,6 +22,7 @@ _MOST_GROUPS: Final = 50
 _MOST_FLIP_TEXTS: Final = 2_000
 _COMPARED_CHARS: Final = 2_000
 _MILLION: Final = 1_000_000
+_MOST_COUNT: Final = 2**63 - 1
 _VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -196,7 +197,6 @@ def item_of(run: ComparedRun, row: ExportRow, score: Row | None, options: Compar
     pair = fields.get("prompt_id") if options.pair_by is None else _column(fields, options.pair_by)
     pair_text = _canonical(pair)
     tokens = usage if isinstance(usage, dict) else {}
-    seconds = fields.get("seconds")
     return ScoredItem(
         id=str(fields.get("id")),
         pair=pair_text,
@@ -212,7 +212,7 @@ def item_of(run: ComparedRun, row: ExportRow, score: Row | None, options: Compar
         verdict=None if is_cut else _verdict(score, options.check),
         checks=_checks(score),
         state=state,
-        seconds=seconds if isinstance(seconds, int | float) else None,
+        seconds=_number(fields.get("seconds")),
         input_tokens=_count(tokens.get("input_tokens")),
         output_tokens=_count(tokens.get("output_tokens")),
         cost=_cost(run.run, str(fields.get("model")), tokens),
@@ -226,7 +226,15 @@ def _without(value: Json, name: str | None) -> Json:
 
 
 def _count(value: Json) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and abs(value) <= _MOST_COUNT else None
+
+
+def _number(value: Json) -> float | None:
+    """A number as a float; None for what is none, and for one that is too large for it."""
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # edited by hand
+        return None
 
 
 def _checks(score: Row | None) -> tuple[tuple[str, Verdict, float | None], ...]:
@@ -236,8 +244,7 @@ def _checks(score: Row | None) -> tuple[tuple[str, Verdict, float | None], ...]:
     for name, one in listed.items() if isinstance(listed, dict) else ():
         said = one if isinstance(one, dict) else {}
         verdict = next((each for each in _VERDICTS if each == said.get("verdict")), "error")
-        value = said.get("value")
-        found.append((name, verdict, float(value) if isinstance(value, int | float) else None))
+        found.append((name, verdict, _number(said.get("value"))))
     return tuple(found)
 
 

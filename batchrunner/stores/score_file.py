@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Self, cast
+from typing import Annotated, Final, Self, cast
 
 import msgspec
 
@@ -29,7 +29,7 @@ class _CheckName(msgspec.Struct):
     """What an index needs of a line."""
 
     id: str | None
-    index: int
+    index: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what an array keeps of it
     scores: msgspec.Raw
     verdict: bool | None = msgspec.field(name="pass", default=None)
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,20 @@ def test_what_cannot_be_compared_is_a_mistake_with_the_way_on(
     told = ran("compare", OUT, *arguments)
     assert told.status == 2
     assert words in told.err
+
+
+@pytest.mark.parametrize("value", ["1e308", "1" + "0" * 400, '"much"', "[1]"])
+def test_numbers_that_were_edited_by_hand_never_end_a_comparison(ran: CommandLine, value: str) -> None:
+    path = ran.folder / OUT / "scores.jsonl"
+    path.write_text(path.read_text().replace('"value": 0.5', f'"value": {value}'))
+    rows = ran.folder / OUT / "results.jsonl"
+    rows.write_text(re.sub(r'"(seconds|output_tokens)":\s*[0-9.]+', rf'"\1":{value}', rows.read_text()))
+    told = ran("compare", OUT, "--json")
+    assert told.status == 0, told.err
+    of_one = told.json["groups"][0]
+    assert (of_one["items"], of_one["decided"]) == (8, 8)
+    mean = next(check["mean"] for check in of_one["checks"] if check["name"] == "python")
+    assert mean == (1e308 if value == "1e308" else None)
 
 
 def test_a_run_without_scores_states_how_to_get_them(ran: CommandLine) -> None:

@@ -59,6 +59,13 @@ def test_lines_that_are_no_scores_are_counted_and_the_end_of_one_being_written_i
         assert (len(scores), scores.damaged) == (2, [2, 3])
 
 
+@pytest.mark.parametrize("index", [2**63, 10**30, -(10**30)])
+def test_an_index_that_no_row_can_have_is_no_line_of_scores(tmp_path: Path, index: int) -> None:
+    write(tmp_path, line(0), line(index), line(2**63 - 1))
+    with ScoreFile(tmp_path) as scores:
+        assert (len(scores), scores.damaged) == (2, [2])
+
+
 def test_a_joined_row_has_its_verdicts_and_its_bytes_as_they_were(tmp_path: Path) -> None:
     write(tmp_path, line(0))
     with ScoreFile(tmp_path) as scores:
