@@ -326,12 +326,17 @@ def missed_thresholds(
         if fail_under is not None and (group.rate is None or group.rate < fail_under):
             shown = "no rate" if group.rate is None else f"{group.rate:.1%}"
             missed.append(f"{group.name}: {shown} is below {fail_under:.1%}")
-        if per_prompt is not None and group.worst_prompt is not None and group.worst_prompt[1] < per_prompt:
+        if per_prompt is not None and group.worst_prompt is None:
+            missed.append(
+                f"{group.name}: no prompt has a verdict; each is to pass at least {per_prompt:.1%} of the time"
+            )
+        elif per_prompt is not None and group.worst_prompt is not None and group.worst_prompt[1] < per_prompt:
             name, share = group.worst_prompt
             missed.append(f"{group.name}: the prompt {name} passes {share:.1%} of the time, below {per_prompt:.1%}")
-    missed += [
-        f"{pair.other} is {-pair.difference:.1%} below {pair.base}, more than {max_drop:.1%}"
-        for pair in comparison.pairs
-        if max_drop is not None and pair.difference is not None and -pair.difference > max_drop
-    ]
+    for pair in comparison.pairs:
+        if max_drop is not None and pair.difference is None:
+            what = f"so nothing shows that it is at most {max_drop:.1%} below"
+            missed.append(f"{pair.other}: no question has a verdict in it and in {pair.base}, {what}")
+        elif max_drop is not None and pair.difference is not None and -pair.difference > max_drop:
+            missed.append(f"{pair.other} is {-pair.difference:.1%} below {pair.base}, more than {max_drop:.1%}")
     return missed

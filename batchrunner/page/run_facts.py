@@ -174,6 +174,8 @@ def taken_by(out: Path, *, copy: bool) -> str | None:
 def is_our_page(path: Path) -> bool:
     """Whether a file is a page that this program wrote."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return _GENERATOR in file.read(_HEAD_BYTES)
     except OSError:

@@ -43,7 +43,7 @@ def require_place(path: Path) -> None:
         problem = "is inside of a run's directory, whose files are not to be replaced"
     elif path.is_dir():
         problem = "is a directory"
-    elif real.is_file() and not _is_junit(real):
+    elif real.exists() and not (real.is_file() and _is_junit(real)):
         problem, hint = "is there already and is no JUnit file; nothing is overwritten", f"{hint}, or remove it"
     if problem:
         raise JobMistakesError((Mistake(file=str(path), problem=problem, hint=hint),))

@@ -183,6 +183,10 @@ def test_thresholds_are_shares_and_state_what_missed_them() -> None:
     assert [one.split(":")[0] for one in missed] == ["b", "b", "b is 50.0% below a, more than 10.0%"]
 
 
-def test_a_group_without_a_verdict_misses_every_rate() -> None:
-    comparison = compare_groups({"a": [undecided("1")]})
-    assert missed_thresholds(comparison, fail_under=0.0, max_drop=None, per_prompt=None) == ["a: no rate is below 0.0%"]
+def test_a_group_without_a_verdict_misses_every_threshold() -> None:
+    comparison = compare_groups({"a": [yes("1")], "b": [undecided("1")]})
+    assert missed_thresholds(comparison, fail_under=0.0, max_drop=None, per_prompt=None) == ["b: no rate is below 0.0%"]
+    assert missed_thresholds(comparison, fail_under=None, max_drop=1.0, per_prompt=0.0) == [
+        "b: no prompt has a verdict; each is to pass at least 0.0% of the time",
+        "b: no question has a verdict in it and in a, so nothing shows that it is at most 100.0% below",
+    ]

@@ -1,6 +1,7 @@
 """`compare --html`: groups of several runs beside each other, flips first, word by word."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,12 +71,14 @@ def test_the_page_opens_with_the_flips_and_counts_what_the_table_counts(
 
 def test_it_replaces_pages_only_and_nothing_of_a_run(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "mine.html").write_text("<html>mine")
+    os.mkfifo(tmp_path / "pipe.html")
     before = (runs[0] / "results.jsonl").read_bytes()
     for place, words in (
         (tmp_path / "mine.html", "is no page of a run; nothing is overwritten"),
         (runs[0] / "results.jsonl", "inside of a run's directory"),
         (tmp_path / "missing/a.html", "no such directory"),
         (tmp_path, "is no page of a run"),
+        (tmp_path / "pipe.html", "is no page of a run"),
     ):
         with pytest.raises(JobMistakesError, match=words):
             write_comparison(place, open_runs(runs), CompareOptions())

@@ -1,5 +1,6 @@
 """`compare --junit`: a file that Jenkins' schema takes, that another program counts alike, in no other file's place."""
 
+import os
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -152,6 +153,15 @@ def test_a_file_that_is_no_junit_file_is_left_alone(tmp_path: Path, content: str
     place.write_text(content)
     with pytest.raises(JobMistakesError, match="is no JUnit file; nothing is overwritten"):
         require_place(place)
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "pipe"  # as /dev/null: renaming a file over it would remove it from the machine
+    os.mkfifo(place)
+    (tmp_path / "link.xml").symlink_to(place)
+    for path in (place, tmp_path / "link.xml"):
+        with pytest.raises(JobMistakesError, match="is no JUnit file; nothing is overwritten"):
+            require_place(path)
 
 
 def test_a_link_to_a_file_of_a_run_is_that_file(run: Path, tmp_path: Path) -> None:
