@@ -4,5 +4,6 @@ Knows prompt files and nothing else of the world. Refuses bad rows with file and
 """
 
 from batchrunner.prompts.job_items import JobItems, check_items, digest_of_items, items_of
+from batchrunner.prompts.prompt_rows import EMPTY_JOB
 
-__all__ = ["JobItems", "check_items", "digest_of_items", "items_of"]
+__all__ = ["EMPTY_JOB", "JobItems", "check_items", "digest_of_items", "items_of"]

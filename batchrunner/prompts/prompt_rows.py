@@ -34,6 +34,8 @@ from batchrunner.prompts.templates import Entry, JobTemplates, NamedTemplate, na
 
 # What a pass over the prompts finds wrong: mistakes stop it, bad rows are skipped where the job says so.
 
+EMPTY_JOB = "an empty job is probably a mistake"
+"""Hint of the mistake that a source has no rows."""
 SHOWN = 20
 KEPT = 100_000
 """Mistakes that a check keeps: a source of millions of bad rows must not fill the memory with them."""
@@ -348,7 +350,7 @@ class _SourceRows:
                 f"{number:,} {LEFT_OUT_WORDS[key]}" for key, number in self._findings.left_out.items() if number
             ]
             problem = f"has no rows but {', '.join(left_out)}" if left_out else "has no rows"
-            self._report(problem, hint="an empty job is probably a mistake")
+            self._report(problem, hint=EMPTY_JOB)
         elif self._missing and self._first is not None and not kind.same_columns:
             self._report_missing()
 

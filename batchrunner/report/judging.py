@@ -25,11 +25,11 @@ from batchrunner.core.plan import JudgePlan, Plan, ToSend, cost_plan
 from batchrunner.core.status import Report, Status
 from batchrunner.core.upstream import DoneRow, RunRows
 from batchrunner.engine.run_status import STATES
-from batchrunner.prompts import JobItems, items_of
+from batchrunner.prompts import EMPTY_JOB, JobItems, items_of
 from batchrunner.prompts.row_condition import ROW_NAMES
 from batchrunner.prompts.templates import templates_of
 from batchrunner.report.directory_status import JUDGES, judge_line, left_to_judge
-from batchrunner.report.upstream_run import rows_of
+from batchrunner.report.upstream_run import if_any_rows, rows_of
 from batchrunner.report.wording import printable
 from batchrunner.spec import load_job
 from batchrunner.stores.lock import RunLock
@@ -191,7 +191,8 @@ async def judge_mistakes(job: Job, items: JobItems) -> tuple[Mistake, ...]:
         templates, broken = templates_of(judge.job)
         found += broken
         if not broken and pair_of(judge.check) is None and templates.needs().keys().isdisjoint(_UNKNOWN_YET):
-            found += await items_of(judge.job, _Answers(first)).mistakes()
+            tried = await items_of(judge.job, _Answers(first)).mistakes()
+            found += [one for one in tried if one.hint != EMPTY_JOB]  # the judge may be asked about later ones only
     return tuple(found)
 
 
@@ -206,7 +207,8 @@ async def judge_plans(job: Job, found: Plan, *, plan: Callable[[Job], Awaitable[
     """
     judges = await asyncio.to_thread(judges_of, job)
     here = await asyncio.to_thread(read_run_file, Path(job.output.dir))
-    return tuple([_judge_plan(judge, found, await plan(judge.job) if here is not None else None) for judge in judges])
+    now = [await if_any_rows(plan(judge.job)) if here is not None else None for judge in judges]
+    return tuple(_judge_plan(judge, found, each) for judge, each in zip(judges, now, strict=True))
 
 
 def _judge_plan(judge: Judge, found: Plan, now: Plan | None) -> JudgePlan:
@@ -255,13 +257,8 @@ def verdicts_of(folder: Path, checks: Sequence[Check], *, base: PurePath) -> "di
     if not any(check.kind == "judge" for check in checks):
         return {}
     run = read_run_file(folder)
-    judges = judges_in(
-        folder,
-        checks,
-        base=base,
-        name=run.job_name if run is not None else "",
-        simulated=run is not None and run.simulated,
-    )
+    name, simulated = (run.job_name, run.simulated) if run is not None else ("", False)
+    judges = judges_in(folder, checks, base=base, name=name, simulated=simulated)
     return {judge.check.name: Verdicts(judge) for judge in judges}
 
 
@@ -283,15 +280,14 @@ class Verdicts:
         self._scores = {_key_of(row): said(row) for row in iter_results(folder)}
         self._failed = {_key_of(row): _failure_in(row) for row in iter_failures(folder)}
         try:
-            asyncio.run(self._read(judge))
+            asyncio.run(if_any_rows(self._read(judge)))
         except JobMistakesError as error:
             self._broken = f"the judge's prompts cannot be made: {error.mistakes[0]}"
 
     async def _read(self, judge: Judge) -> None:
         async for batch in items_of(judge.job, judge.rows).batches():
             for item in batch:
-                name = (item.origin or {}).get("id")
-                self._asked.setdefault(str(name), []).append(bytes.fromhex(item.key))
+                self._asked.setdefault(str((item.origin or {}).get("id")), []).append(bytes.fromhex(item.key))
 
     def of(self, row: Mapping[str, Json]) -> Score:
         """The verdict on an answer: the mean of the scores that it was given, and the reason of the lowest."""
@@ -474,9 +470,11 @@ async def _run_judge(
 ) -> tuple[ExitStatus, str, bool]:
     """Let a judge work: its exit status, where it stands for people, and whether something is left to it."""
     try:
-        found = await run_alone(judge.job, options)
+        found = await if_any_rows(run_alone(judge.job, options))
     except BatchrunnerError as error:
         return error.exit_status, f"judge {judge.check.name}: {error}", True
+    if found is None:
+        return ExitStatus.DONE, f"judge {judge.check.name}: there is no answer that it is asked about", False
     return found.exit_status, judge_line(judge.check.name, found.status), bool(left_to_judge(found.status.items))
 
 

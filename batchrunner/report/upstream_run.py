@@ -5,10 +5,10 @@ says so. Runs that read runs are followed to the first one, for `plan`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from batchrunner.core.errors import (
     JobMistakesError,
@@ -21,6 +21,7 @@ from batchrunner.core.job import Job, Json, Source
 from batchrunner.core.status import ItemCounts, Status
 from batchrunner.core.upstream import NO_UPSTREAM, RunRows, Upstream, UpstreamStatus
 from batchrunner.engine.run_status import lost_words
+from batchrunner.prompts import EMPTY_JOB
 from batchrunner.report.directory_status import status_of_directory
 from batchrunner.report.wording import count
 from batchrunner.stores.run_file import read_run_file
@@ -28,6 +29,7 @@ from batchrunner.stores.upstream_rows import PairRows, UpstreamRun
 
 _KEY: Final = "prompts.run"
 _LONGEST_CHAIN: Final = 20
+_Made = TypeVar("_Made")
 
 
 def look_upstream(job: Job) -> Upstream:
@@ -56,6 +58,16 @@ def look_upstream(job: Job) -> Upstream:
     here = _status_of(source.shown, status)
     chain = (here, *_further(folder, {os.path.realpath(folder)}))
     return Upstream(rows=rows_of(source), chain=chain, notes=tuple(_notes(here, takes=source.takes_unfinished)))
+
+
+async def if_any_rows(made: Awaitable[_Made]) -> _Made | None:
+    """None where the job has no rows: a mistake of most jobs, and none of a judge whose answers are not there."""
+    try:
+        return await made
+    except JobMistakesError as error:
+        if all(mistake.hint == EMPTY_JOB for mistake in error.mistakes):
+            return None
+        raise
 
 
 def rows_of(source: Source) -> RunRows:

@@ -174,6 +174,34 @@ def test_answers_for_which_the_check_does_not_hold_are_not_paid_for(batchrunner:
     assert sorted(one["verdict"] for one in verdicts(batchrunner).values()).count("none") == 10
 
 
+def test_a_judge_with_no_answer_to_judge_is_no_mistake(batchrunner: CommandLine) -> None:
+    late = "    when: \"{{ 'Tom has 29 ' in question }}\"\n"  # none of the answers that `check` tries
+    write(batchrunner.folder, job=JOB + late, questions=30)
+    assert batchrunner("check", "a.yaml").status == 0
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    assert asked(batchrunner) == 2
+    write(batchrunner.folder, job=JOB + late.replace("29", "99"), questions=30)
+    told = batchrunner("run", "a.yaml", "--json")
+    assert told.status == 0
+    assert "judge helpful: there is no answer that it is asked about" in told.json["notes"]
+    assert {one["verdict"] for one in verdicts(batchrunner).values()} == {"none"}
+    assert batchrunner("plan", "a.yaml", "--json").json["judges"][0]["to_send"] == 0
+    assert asked(batchrunner) == 2
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_where_no_item_has_an_answer_a_run_with_a_judge_ends_as_one_without(
+    batchrunner: CommandLine, *, pair: bool
+) -> None:
+    job, judge = (PAIR_JOB, PAIR_JUDGE) if pair else (JOB, JUDGE_JOB)
+    failing = job.replace("sim/one", '"sim/one#content-filter"').replace("sim/two", '"sim/two#content-filter"')
+    write(batchrunner.folder, job=failing, judge=judge)
+    assert batchrunner("run", "a.yaml", "--quiet").status == 1
+    assert batchrunner("status", OUT, "--json").json["state"] == "failed"
+    assert batchrunner("score", OUT).status == 0
+    assert batchrunner("plan", "a.yaml").status == 0
+
+
 PAIR_JOB = JOB.replace("at_least: 0.5", "pair: [sim/one, sim/two]")
 PAIR_JUDGE = """
 name: better
