@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import fsum
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.checks import Verdict
 from batchrunner.evaluation.statistics import (
@@ -26,6 +26,8 @@ from batchrunner.evaluation.statistics import (
 )
 
 State: TypeAlias = Literal["answered", "truncated", "failed"]
+_ROUNDED: Final = 1e-9
+"""A standard error below it is 0, but for rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +226,7 @@ def _interval(estimate: Estimate, passed: int) -> Interval | None:
     """
     if estimate.clusters == estimate.values:
         return wilson(passed, estimate.values)
-    if not estimate.se or estimate.interval is None:
+    if estimate.se is None or estimate.se < _ROUNDED or estimate.interval is None:
         return wilson(estimate.mean * estimate.clusters, estimate.clusters)
     low, high = estimate.interval
     return max(0.0, low), min(1.0, high)

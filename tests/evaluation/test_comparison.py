@@ -159,6 +159,13 @@ def test_repeats_that_all_come_out_alike_are_not_certain(*, right: bool) -> None
     assert group.interval == wilson(10 * right, 10)
 
 
+@pytest.mark.parametrize("prompts", [2, 3, 7])
+def test_repeats_that_pass_equally_often_everywhere_are_not_certain(prompts: int) -> None:
+    items = [undecided(f"q{n}", verdict=r == 0, replica=r) for n in range(prompts) for r in range(3)]
+    group = compare_groups({"a": items}).groups[0]
+    assert group.interval == pytest.approx(wilson(prompts / 3, prompts)), "a third of each, but for rounding"
+
+
 def test_with_a_base_only_the_others_are_compared_with_it() -> None:
     groups = {name: [yes("1")] for name in "abc"}
     assert [(pair.base, pair.other) for pair in compare_groups(groups, base="b").pairs] == [("b", "a"), ("b", "c")]
