@@ -415,7 +415,7 @@ _WORST_FIRST: Final = (
 )
 _ENDS_ALL: Final = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
 _ENDED: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
-_SCORE_NOTES: Final = ("checks: ", "check `", "no scores were written: ")
+_SCORE_NOTES: Final = ("checks: ", "check `", "judge ", "no scores were written: ")
 
 
 async def judged(job: Job, options: Mapping[str, Any], *, run_alone: Callable[[Job, Any], Awaitable[Report]]) -> Report:

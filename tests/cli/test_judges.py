@@ -251,7 +251,9 @@ def test_a_pair_is_asked_in_both_orders_and_a_win_counts_only_if_it_survives_the
     for model, other in (("sim/one", "sim/two"), ("sim/two", "sim/one")):
         counted = sum(set(both) == {model} for both in won.values())
         assert (wins[model]["name"], wins[model]["passed"], wins[other]["failed"]) == ("helpful", counted, counted)
-    assert batchrunner("run", "a.yaml", "--json").status == 0
+    again = batchrunner("run", "a.yaml", "--json")
+    assert again.status == 0
+    assert sum(note in one for one in again.json["notes"]) == 1, "said once, although it was known before"
     assert asked(batchrunner) == 80
 
 
