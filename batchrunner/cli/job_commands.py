@@ -219,7 +219,7 @@ _BASES: dict[str, str] = {
 _COUNTED: tuple[tuple[str, str, str, str], ...] = (
     ("to_poll", "remote tasks", "task", "to poll"),
     ("identical", "identical items", "item", "that need no request of their own"),
-    ("superseded", "superseded", "row", "to move to superseded.jsonl"),
+    ("superseded", "superseded", "row", "that the job no longer asks for; superseded.jsonl keeps them"),
     ("skipped_rows", "bad rows", "row", "skipped"),
 )
 """Fields of `Plan` that are shown when they are not zero."""
