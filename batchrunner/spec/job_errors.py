@@ -185,7 +185,11 @@ _WORDINGS = (
     _Wording(
         needle="unexpected end of stream", problem="a quoted value is not closed", hint="look for the missing quote"
     ),
-    _Wording(needle="expected ',' or", problem="a list [ ] or mapping { } is not closed or lacks a comma"),
+    _Wording(
+        needle="expected ',' or",
+        problem="a list [ ] or mapping { } is not closed or lacks a comma",
+        hint="a text in it with ? or : may need quotes",
+    ),
     _Wording(
         needle="but found another document",
         problem="a second document begins with ---",

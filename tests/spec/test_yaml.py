@@ -73,6 +73,11 @@ def test_a_bare_template_is_advised_to_add_quotes(mistakes: Mistakes) -> None:
         assert any("must be quoted" in (mistake.hint or "") for mistake in mistakes(text))
 
 
+def test_a_question_without_quotes_in_a_list_is_advised_to_have_them(mistakes: Mistakes) -> None:
+    (mistake,) = mistakes(b"name: a\nprovider: simulator\nmodel: m\nprompts: [Why?, How?]\n")
+    assert (mistake.line, "quotes" in (mistake.hint or "")) == (4, True)
+
+
 def test_a_duplicate_key_states_where_the_first_stands(mistakes: Mistakes) -> None:
     (mistake,) = mistakes(CHAT + "limits:\n  concurrency: 1\n  concurrency: 2\n")
     assert (mistake.line, mistake.key, mistake.hint) == (6, "limits.concurrency", "first on line 5")
