@@ -123,11 +123,22 @@ def _body(run: Shapable, sizes: Sequence[_Size]) -> Iterator[str]:
 
 def _job(run: Shapable) -> dict[str, Json]:
     shown = {name: run.job[name] for name in _SHOWN_OF_THE_JOB if run.job.get(name)}
+    if "checks" in shown:
+        shown["checks"] = [_without_place(check) for check in mappings(shown["checks"])]
     prompts = mapping(run.job.get("prompts"))
     if isinstance(prompts.get("path"), str):
-        prompts = {"file": PurePath(str(prompts["path"])).name, "template": prompts.get("template")}
-        shown["prompts"] = {name: value for name, value in prompts.items() if value is not None}
+        count, name = prompts.get("count"), PurePath(str(prompts["path"])).name
+        read = {"count": count} if count else {"run" if prompts.get("run") else "file": name}
+        listed = {**read, "template": prompts.get("template")}
+        shown["prompts"] = {name: value for name, value in listed.items() if value is not None}
     return shown
+
+
+def _without_place(check: dict[str, Json]) -> dict[str, Json]:
+    """The check, with the name alone of a file of functions or of a judge."""
+    if check.get("kind") not in {"python", "judge"}:
+        return check
+    return {**check, "expected": PurePath(text(check.get("expected"))).name}
 
 
 def _yaml(value: Json) -> str:

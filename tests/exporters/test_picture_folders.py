@@ -84,6 +84,31 @@ def test_the_card_of_hf_names_no_place_of_this_machine(drawn: RunHarness) -> Non
     assert "(simulated)" in card
 
 
+@pytest.mark.parametrize(
+    ("prompts", "shown"),
+    [
+        ({"path": "/home/me/rows.csv", "run": False, "count": None}, '"file": "rows.csv"'),
+        ({"path": "/home/me/outputs/step1", "run": True, "count": None}, '"run": "step1"'),
+        ({"path": ".", "run": False, "count": 15}, '"count": 15'),
+    ],
+)
+def test_the_card_of_hf_says_what_a_job_read_without_the_places(
+    drawn: RunHarness, prompts: dict[str, Any], shown: str
+) -> None:
+    path = drawn.out / "run.json"
+    run = json.loads(path.read_text("utf-8"))
+    places = {"python": "/home/me/mine.py:right", "judge": "/home/me/judges/helpful.yaml", "equals": "and/or"}
+    run["job"]["checks"] = [{"name": kind, "kind": kind, "expected": text} for kind, text in places.items()]
+    run["job"]["prompts"] = {**prompts, "template": "x"}
+    path.write_text(json.dumps(run), "utf-8")
+    exported = export(drawn, "hf")
+    assert exported.path is not None
+    card = (Path(exported.path) / "README.md").read_text("utf-8")
+    assert shown in card
+    assert "/home/me" not in card
+    assert [f'"{name}"' in card for name in ("mine.py:right", "helpful.yaml", "and/or")] == [True] * 3
+
+
 @pytest.mark.parametrize("how", ["path", "none"])
 def test_hf_takes_paths_or_nothing_of_pictures_when_asked(drawn: RunHarness, how: str) -> None:
     found = loaded(export(drawn, "hf", images=how), split="train")
