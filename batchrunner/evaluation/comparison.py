@@ -28,6 +28,7 @@ from batchrunner.evaluation.statistics import (
 State: TypeAlias = Literal["answered", "truncated", "failed"]
 _ROUNDED: Final = 1e-9
 """A standard error below it is 0, but for rounding."""
+_SIGNIFICANT_P: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ class PairResult:
     p_adjusted: float
     """By Holm, over all pairs of groups."""
     tied: bool
-    """True where the interval has 0 in it: these answers do not tell the two apart."""
+    """These answers do not tell the two apart: the interval has 0 in it, or too few differ, and all alike."""
     detectable: float | None
     """The smallest true difference that so many questions usually show."""
     won: tuple[tuple[str, str], ...]
@@ -275,6 +276,8 @@ def _pair(base: str, other: str, groups: Mapping[str, Sequence[ScoredItem]]) -> 
         (one.cluster, float(bool(two.verdict)) - float(bool(one.verdict))) for one, two in decided
     )
     p = mcnemar(len(won), len(lost))
+    low, high = estimate.interval or (0.0, 0.0)
+    is_few = high - low < _ROUNDED and p > _SIGNIFICANT_P  # all differ alike: the interval says not how few they are
     return PairResult(
         base=base,
         other=other,
@@ -283,7 +286,7 @@ def _pair(base: str, other: str, groups: Mapping[str, Sequence[ScoredItem]]) -> 
         interval=estimate.interval,
         p=p,
         p_adjusted=p,
-        tied=estimate.interval is None or estimate.interval[0] <= 0 <= estimate.interval[1],
+        tied=is_few or low <= 0 <= high,
         detectable=None if estimate.se is None else detectable_difference(estimate.se),
         won=won,
         lost=lost,

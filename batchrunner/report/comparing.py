@@ -55,14 +55,19 @@ class CompareOptions:
 
 
 def open_runs(folders: Sequence[Path]) -> list[ComparedRun]:
-    """The runs to compare, labelled by their directories' names where these differ.
+    """The runs to compare, labelled by their directories' names where these differ; one named twice is two runs.
 
     Raises:
         JobMistakesError: a directory without a run, or without scores.
         WrongDirectoryError, StoreBrokenError.
     """
-    names = Counter(folder.name for folder in folders)
-    return [_opened(folder, folder.name if names[folder.name] == 1 else str(folder)) for folder in folders]
+    names, paths = Counter(folder.name for folder in folders), Counter[str]()
+    runs = []
+    for folder in folders:
+        label = folder.name if names[folder.name] == 1 else str(folder)
+        paths[label] += 1
+        runs.append(_opened(folder, label if paths[label] == 1 else f"{label} ({paths[label]})"))
+    return runs
 
 
 def _opened(folder: Path, label: str) -> ComparedRun:
@@ -115,6 +120,9 @@ def compare_runs(runs: Sequence[ComparedRun], options: CompareOptions) -> Compar
 def groups_of(runs: Sequence[ComparedRun], options: CompareOptions) -> dict[str, list[ScoredItem]]:
     """The items of each group, in the order of `rows_of`, run after run. Raises as `compare_runs`."""
     name_of = grouping(runs, options)
+    for option, column in (("--pair-by", options.pair_by), ("--cluster", options.cluster)):
+        if column is not None:
+            _require_column(runs, column, f"use a column's name with {option}")
     groups: dict[str, list[ScoredItem]] = {}
     alternatives: dict[str, list[Hashable]] = {}
     for run in runs:
@@ -160,15 +168,17 @@ def grouping(runs: Sequence[ComparedRun], options: CompareOptions) -> Callable[[
         return lambda _run, row: str(row.get("model"))
     if by is not None:
         name = _name_of_column(by)
-        if not any(_column(row.fields, name) is not None for run in runs for row, _ in rows_of(run)):
-            raise _mistake(
-                f"no row has a parameter or variable `{name}`", "use model, run, or a column's name with --by"
-            )
+        _require_column(runs, name, "use model, run, or a column's name with --by")
         return lambda _run, row: f"{name}={shown(_column(row, name))}"
     several_models = len({str(row.fields.get("model")) for run in runs for row, _ in rows_of(run)}) > 1
     if len(runs) > 1:
         return lambda run, row: f"{run.label} · {row.get('model')}" if several_models else run.label
     return lambda _run, row: str(row.get("model"))
+
+
+def _require_column(runs: Sequence[ComparedRun], name: str, hint: str) -> None:
+    if not any(_column(row.fields, name) is not None for run in runs for row, _ in rows_of(run)):
+        raise _mistake(f"no row has a parameter or variable `{name}`", hint)
 
 
 def _name_of_column(by: str) -> str:

@@ -172,6 +172,14 @@ def test_a_run_compared_with_a_copy_of_itself_differs_in_nothing(ran: CommandLin
     assert (pair["won"], pair["lost"], pair["difference"], pair["p"], pair["tied"]) == ([], [], 0.0, 1.0, True)
 
 
+def test_a_run_that_is_named_twice_is_compared_with_itself(ran: CommandLine) -> None:
+    once = ran("compare", OUT, "--by", "run", "--json").json
+    twice = ran("compare", OUT, OUT, "--by", "run", "--json").json
+    (pair,) = twice["pairs"]
+    assert (pair["won"], pair["lost"], pair["difference"], pair["tied"]) == ([], [], 0.0, True)
+    assert [group["passed"] for group in twice["groups"]] == 2 * [once["groups"][0]["passed"]]
+
+
 def test_a_missed_threshold_is_exit_status_1_and_states_which(ran: CommandLine) -> None:
     assert ran("compare", OUT, "--fail-under", "0%").status == 0
     told = ran("compare", OUT, "--check", "python", "--fail-under", "0.9")
@@ -184,6 +192,8 @@ def test_a_missed_threshold_is_exit_status_1_and_states_which(ran: CommandLine) 
     [
         (("--fail-under", "90"), "90 is not a share from 0 to 1"),
         (("--by", "colour"), "no row has a parameter or variable `colour`"),
+        (("--pair-by", "colour"), "no row has a parameter or variable `colour`"),
+        (("--cluster", "colour"), "no row has a parameter or variable `colour`"),
         (("--base", "sim/three"), "there is no group `sim/three`"),
         (("--check", "colour"), "there is no check `colour`"),
     ],

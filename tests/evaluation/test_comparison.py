@@ -57,6 +57,12 @@ def test_the_same_answers_twice_differ_in_nothing() -> None:
     assert (pair.won, pair.lost, pair.both_right, pair.both_wrong) == ((), (), 2, 1)
 
 
+@pytest.mark.parametrize(("questions", "is_tied"), [(2, True), (5, True), (6, False), (40, False)])
+def test_a_few_answers_that_all_differ_alike_are_tied(questions: int, is_tied: bool) -> None:  # noqa: FBT001 - a case
+    pair = compared([False] * questions, [True] * questions).pairs[0]
+    assert (pair.difference, pair.tied) == (1.0, is_tied)
+
+
 def test_flips_are_named_by_both_ids_and_tested_exactly() -> None:
     pair = compared([True, False, True, True], [False, True, True, False]).pairs[0]
     assert pair.won == (("q1-a", "q1-b"),)
