@@ -237,7 +237,7 @@ DIGESTS: dict[str, str] = {
     "listed, unknown variables": "4d68aaed60c2f0c1",
     "listed, repeated ids": "62d2f1236f8eabb1",
     "listed, empty": "9c5aafd4bfaec769",
-    "messages": "6ad791f2dcb95d6c",
+    "messages": "2513e39dfcd1268e",
     "system that may be empty": "8cbeeec65c555e16",
     "schema": "b6a3c153aa36b312",
     "pictures": "70bf7c78b433b85e",
