@@ -19,7 +19,7 @@ from typing import Final, get_args
 from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, NoRunError, UnreadableRunFileError
 from batchrunner.core.events import recorded_files
 from batchrunner.core.lifecycle import ItemState
-from batchrunner.core.status import Audit, AuditCounts, Level
+from batchrunner.core.status import Audit, AuditCounts, Finding, Level
 from batchrunner.report.audit_ledger import FindingList, LedgerAudit, Named, files_crc, path_mark
 from batchrunner.report.directory_status import judge_folders
 from batchrunner.stores.checkpoint import checkpoint_numbers, kept_state
@@ -478,8 +478,12 @@ def audit_all(folder: Path) -> Audit:
     """As `audit`, also of the judges' directories in it, whose findings say so. Raises LockHeldError as well."""
     found = audit(folder)
     for path in judge_folders(folder):
-        with Quiet(path):
-            judge = audit(path)
+        try:
+            with Quiet(path):
+                judge = audit(path)
+        except (UnreadableRunFileError, LedgerDamagedError) as error:
+            broken = Finding(kind="judge", level="damage", problem=str(error), advice=None, count=1, examples=())
+            judge = replace(found, findings=(broken,), sound=False)
         theirs = (replace(one, problem=f"judge {path.name}: {one.problem}") for one in judge.findings)
         findings = sorted((*found.findings, *theirs), key=lambda one: _LEVELS.index(one.level))
         found = replace(found, findings=tuple(findings), sound=found.sound and judge.sound)

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from batchrunner import api
 from batchrunner.core.errors import JobMistakesError
 from batchrunner.core.item import safe_stem
-from batchrunner.core.job import Job
+from batchrunner.core.job import Job, Source
 from batchrunner.prompts import check_items, items_of
 from batchrunner.stores.run_directory import digest_of_job, resolved
 from batchrunner.stores.run_file import RunFile, write_run_file
@@ -49,6 +49,10 @@ def take_in(job: Job, folder: Path) -> object:
 
 
 async def _stream(job: Job) -> object:
+    if (
+        isinstance(job.prompts, Source) and job.prompts.run
+    ):  # whoever sends it brings the run; its rows are no bytes here
+        return [str(mistake).encode() for mistake in await check_items(job)]
     items, ids, stems = items_of(job), set[str](), set[str]()
     try:
         async with aclosing(items.stream()) as stream:

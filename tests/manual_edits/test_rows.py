@@ -188,7 +188,7 @@ def test_files_of_the_program_are_no_strays_and_others_are_named(fields: Fields)
         "thumbs/a.png",
         "report/index.html",
         "control/pause",
-        "judge/x/run.json",
+        "judge/x/results.jsonl",
         "batches/1",
         "shards/l.json",
     ):
@@ -202,6 +202,15 @@ def test_files_of_the_program_are_no_strays_and_others_are_named(fields: Fields)
     assert run.found() == {}
     (run.folder / "notes.txt").write_text("mine", "utf-8")
     assert run.found() == {"stray": 1}
+
+
+def test_a_damaged_run_of_a_judge_is_a_finding_beside_those_of_its_run(fields: Fields) -> None:
+    run = fields(CHAT)
+    (run.folder / "judge/x").mkdir(parents=True)
+    (run.folder / "judge/x/run.json").write_text("x", "utf-8")
+    (run.folder / "notes.txt").write_text("mine", "utf-8")
+    assert run.found() == {"judge": 1, "stray": 1}
+    assert not run.verify().sound
 
 
 @pytest.mark.parametrize("limit", [3, None])
