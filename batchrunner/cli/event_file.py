@@ -38,6 +38,7 @@ _NAMES_OF_A_RUN: Final = frozenset({"results.jsonl", "failures.jsonl", "scores.j
 _LAST_WAIT_S: Final = 5.0
 """How long a reader that is behind is waited for at the end."""
 _LOOK_FOR_READER_S: Final = 0.05
+"""How often a named pipe is tried at the end; by then no loop runs that a sleep would hold up."""
 
 
 class EventFile:

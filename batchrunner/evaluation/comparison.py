@@ -277,7 +277,8 @@ def _pair(base: str, other: str, groups: Mapping[str, Sequence[ScoredItem]]) -> 
     )
     p = mcnemar(len(won), len(lost))
     low, high = estimate.interval or (0.0, 0.0)
-    is_few = high - low < _ROUNDED and p > _SIGNIFICANT_P  # all differ alike: the interval says not how few they are
+    # where all answers differ alike, the interval has no width, however few they are; the p value knows how many
+    is_few = high - low < _ROUNDED and p > _SIGNIFICANT_P
     return PairResult(
         base=base,
         other=other,

@@ -97,4 +97,4 @@ def _column(rows: Sequence[dict[str, Json]], name: str) -> list[str] | None:
         found = [row[name] for row in rows]
     except KeyError:
         return None
-    return found if set(map(type, found)) == {str} else None  # type: ignore[return-value]  # all are
+    return found if set(map(type, found)) == {str} else None  # type: ignore[return-value]  # all are str

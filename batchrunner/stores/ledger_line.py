@@ -257,7 +257,7 @@ def _batches(
 ) -> Iterator[Batch | FileLine]:
     """Raises _UnusualError before those among which one is that no program writes."""
     if set(map(type, events)) <= {_IntentLine, _DoneLine}:
-        yield _batch(events, segment, start + sum(map(len, lines)) + len(lines))  # type: ignore[arg-type]  # all are
+        yield _batch(events, segment, start + sum(map(len, lines)) + len(lines))  # type: ignore[arg-type]  # of these two
         return
     end = start
     usual: list[_IntentLine | _DoneLine] = []
