@@ -5,9 +5,11 @@ import hashlib
 import io
 import random
 import struct
-import time
+import sys
 import zlib
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -341,20 +343,41 @@ def test_a_picture_is_kept_whether_its_thumbnail_can_be_written_or_not(tmp_path:
     assert (tmp_path / "thumbs").read_text() == "a file in the way"
 
 
-@pytest.mark.slow
-def test_a_thumbnail_costs_at_most_15_ms_of_a_core() -> None:
-    """Beside the decoding that its check needs anyway; the best of several, for busy machines."""
-    out = io.BytesIO()
-    Image.merge("RGB", [Image.effect_noise((1024, 1024), 60)] * 3).save(out, "PNG")
-    data = out.getvalue()
+def work_on_pixels(data: bytes, shape: str) -> list[tuple[str, tuple[int, int]]]:
+    """What Pillow's C code does to make the thumbnail: the operation, and the size of the picture that it goes over."""
+    seen: list[tuple[str, tuple[int, int]]] = []
 
-    def cpu_ms(*, thumbnail: bool) -> float:
-        started = time.thread_time()
-        prepare(data, into=None, max_pixels=10_000_000, thumbnail=thumbnail)
-        return (time.thread_time() - started) * 1000
+    def note(frame: FrameType, event: str, called: object) -> None:
+        name = getattr(called, "__name__", "")
+        if event != "c_call":
+            return
+        of: Any = getattr(called, "__self__", None)
+        if type(of).__name__ == "ImagingDecoder" and name == "cleanup":
+            seen.append(("decoded", (0, 0)))
+        elif name == "WebPEncode":
+            seen.append((f"encode with method {frame.f_locals['method']}", frame.f_locals["im"].size))
+        elif type(of).__name__ == "ImagingCore" and name != "pixel_access":
+            seen.append((name, of.size))
 
-    plain = min(cpu_ms(thumbnail=False) for _ in range(7))
-    assert min(cpu_ms(thumbnail=True) for _ in range(7)) - plain <= 15
+    was = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        ready = prepare(data, into=None, max_pixels=10_000_000, thumbnail=True)
+    finally:
+        sys.setprofile(was)
+    assert not isinstance(ready, Problem), shape
+    assert ready.thumbnail is not None
+    return seen
+
+
+@pytest.mark.parametrize("shape", ["PNG", "JPEG", "WEBP"])
+def test_a_thumbnail_takes_one_decoding_and_one_pass_over_all_pixels(shape: str) -> None:
+    """What that costs in ms is measured by `make bench-page`."""
+    seen = work_on_pixels(drawn(shape, size=(1024, 1024)), shape)
+    assert [name for name, _ in seen].count("decoded") == 1
+    assert [name for name, size in seen if max(size) > 512] == ["reduce"]
+    assert ("resize", (512, 512)) in seen
+    assert [work for work in seen if work[0].startswith("encode")] == [("encode with method 2", (256, 256))]
 
 
 # An ordinary PNG is checked without a decoder: whatever this check takes, the decoder takes.
