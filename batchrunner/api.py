@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batchrunner.core.status import Audit
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.runner import Runner
+    from batchrunner.stores.lock import RunLock
     from batchrunner.stores.threads import Threads
     from batchrunner.transport import Secret
 
@@ -247,7 +248,7 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     if not has_judges(job) or options.get("reformat", False):
         return await _run_alone(job, options)
     from batchrunner.page.report_file import with_page
-    from batchrunner.report.judging import judged
+    from batchrunner.report.judge_runs import judged
 
     report = await judged(job, options, run_alone=_run_alone)
     if not job.output.report:
@@ -255,8 +256,8 @@ async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
     return replace(report, status=await with_page(Path(job.output.dir), report.status, options.get("say")))
 
 
-async def _run_alone(job: Job, options: RunOptions) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
-    """As `run`, without judges."""
+async def _run_alone(job: Job, options: RunOptions, lock: "RunLock | None" = None) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
+    """As `run`, without judges. Takes `lock` and leaves it held; without one, has a lock of its own."""
     from batchrunner.core.part import WHOLE, RunRequest
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.run_status import going_on, part_words, with_end
@@ -300,8 +301,9 @@ async def _run_alone(job: Job, options: RunOptions) -> Report:  # noqa: PLR0915 
             adopt_rows=options.get("adopt_rows", False),
         )
         await disk.run(make_run_folder, folder)
-        lock = RunLock(folder)
-        stack.push_async_callback(disk.run, lock.release)
+        if lock is None:
+            lock = RunLock(folder)
+            stack.push_async_callback(disk.run, lock.release)
         await disk.run(lock.acquire)
         control = ControlFolder(folder, resolve=partial(with_settings, job))
         await disk.run(control.begin)

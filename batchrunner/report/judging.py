@@ -13,28 +13,24 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, prod
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Final
 
 from batchrunner.core.budget import output_limit
 from batchrunner.core.checks import Score, Verdict
-from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Check, Job, Json, Source
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.plan import JudgePlan, Plan, ToSend, cost_plan
-from batchrunner.core.status import Report, Status
 from batchrunner.core.upstream import DoneRow, RunRows
-from batchrunner.engine.run_status import STATES
 from batchrunner.prompts import EMPTY_JOB, JobItems, items_of
 from batchrunner.prompts.row_condition import ROW_NAMES
 from batchrunner.prompts.templates import templates_of
-from batchrunner.report.directory_status import JUDGES, judge_line, left_to_judge
+from batchrunner.report.directory_status import JUDGES
 from batchrunner.report.upstream_run import if_any_rows, rows_of
 from batchrunner.report.wording import printable
 from batchrunner.spec import load_job
-from batchrunner.stores.lock import RunLock
 from batchrunner.stores.results import iter_failures, iter_results
-from batchrunner.stores.run_directory import remember_end
 from batchrunner.stores.run_file import read_run_file
 from batchrunner.stores.upstream_rows import ORDERS, pair_id
 from batchrunner.transport import read_keys
@@ -394,104 +390,3 @@ def _failure_in(row: Mapping[str, Json]) -> str:
     error = row.get("error")
     said = f"{error.get('class')}: {error.get('message')}" if isinstance(error, dict) else "it failed"
     return f"the judge did not answer: {said}"[:_REASON_CHARS]
-
-
-# -- the run of a job that has judges
-
-_PASSED_ON: Final = (
-    *("progress", "signals", "say", "command", "command_elsewhere", "clock"),
-    *("retry_failed", "resend_held", "resend_lost"),
-)
-"""Options of a run that hold for its judges, too."""
-_WORST_FIRST: Final = (
-    ExitStatus.INTERRUPTED,
-    ExitStatus.TERMINATED,
-    ExitStatus.STOPPED,
-    ExitStatus.REFUSED,
-    ExitStatus.MISTAKE,
-    ExitStatus.PAUSED,
-    ExitStatus.FAILED,
-    ExitStatus.DONE,
-)
-_ENDS_ALL: Final = frozenset({ExitStatus.INTERRUPTED, ExitStatus.TERMINATED})
-_ENDED: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
-_SCORE_NOTES: Final = ("checks: ", "check `", "judge ", "no scores were written: ")
-
-
-async def judged(job: Job, options: Mapping[str, Any], *, run_alone: Callable[[Job, Any], Awaitable[Report]]) -> Report:
-    """Run a job, and its judges when its items have ended; then score it again.
-
-    Raises:
-        JobMistakesError: of the job, of a judge's file, or a judge's key is not set: nothing was paid for.
-        BatchrunnerError: of the job. What a judge raises is told in a note, and decides the exit status.
-    """
-    judges = await _ready(job) if options.get("judges", True) else ()
-    report = await run_alone(job, options)
-    if not judges:
-        return report
-    if report.exit_status not in _ENDED:
-        note = "the judges begin when the items of the run have ended"
-        return replace(report, status=replace(report.status, notes=(*report.status.notes, note)))
-    passed_on = {key: options[key] for key in _PASSED_ON if key in options}
-    statuses, notes, unfinished = [report.exit_status], list[str](), list[str]()
-    for judge in judges:
-        exit_status, note, is_left = await _run_judge(judge, passed_on, run_alone)
-        statuses.append(exit_status)
-        notes.append(note)
-        unfinished += [note] * is_left
-        if exit_status in _ENDS_ALL:
-            break
-    exit_status = min(statuses, key=_WORST_FIRST.index)
-    status = await asyncio.to_thread(_scored_again, job, report.status, notes)
-    if exit_status is not report.exit_status:
-        status = replace(status, state=STATES[exit_status], message=unfinished[0] if unfinished else None)
-    if unfinished:
-        status = replace(status, next_command=options.get("command"))
-    try:
-        await asyncio.to_thread(remember_end, Path(job.output.dir), status.message, ended=status.state)
-    except BatchrunnerError as error:
-        status = replace(status, notes=(*status.notes, f"could not save the outcome for `batchrunner status`: {error}"))
-    return Report(status=status, exit_status=exit_status)
-
-
-async def _ready(job: Job) -> tuple[Judge, ...]:
-    """The judges of a job that is about to be paid for. Raises JobMistakesError."""
-    judges = await asyncio.to_thread(judges_of, job)
-    mistakes = missing_keys(judges)
-    if not (isinstance(job.prompts, Source) and job.prompts.run):
-        mistakes += await judge_mistakes(job, items_of(job))
-    if mistakes:
-        raise JobMistakesError(mistakes)
-    return judges
-
-
-async def _run_judge(
-    judge: Judge, options: Mapping[str, Any], run_alone: Callable[[Job, Any], Awaitable[Report]]
-) -> tuple[ExitStatus, str, bool]:
-    """Let a judge work: its exit status, where it stands for people, and whether something is left to it."""
-    try:
-        found = await if_any_rows(run_alone(judge.job, options))
-    except BatchrunnerError as error:
-        return error.exit_status, f"judge {judge.check.name}: {error}", True
-    if found is None:
-        return ExitStatus.DONE, f"judge {judge.check.name}: there is no answer that it is asked about", False
-    return found.exit_status, judge_line(judge.check.name, found.status), bool(left_to_judge(found.status.items))
-
-
-def _scored_again(job: Job, status: Status, notes: Sequence[str]) -> Status:
-    """The status with the judges' lines, and with verdicts that know what they said. Blocks."""
-    from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - it reads the verdicts that are made here
-
-    folder = Path(job.output.dir)
-    kept = [note for note in status.notes if not note.startswith(_SCORE_NOTES)]
-    lock = RunLock(folder)
-    try:
-        lock.acquire()
-    except BatchrunnerError as error:
-        scored: tuple[str, ...] = (f"no scores were written: {error}; try `batchrunner score {folder}`",)
-    else:
-        try:
-            scored = scores_of_run(job, folder, status)
-        finally:
-            lock.release()
-    return replace(status, notes=(*kept, *notes, *scored))

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.judging import ledger_records
 from tests.support.command_line import CommandLine
 
 OUT = "outputs/a.simulated"
@@ -334,23 +336,65 @@ def test_verify_looks_into_the_judges_folder(judged: CommandLine) -> None:
     assert "judge helpful: " in told.err
 
 
-def test_a_judge_of_1000_answers_that_is_killed_asks_little_twice_and_reports_it(batchrunner: CommandLine) -> None:
+def test_a_run_holds_its_lock_while_its_judge_works_and_reports_where_to_control_it(batchrunner: CommandLine) -> None:
+    slow = "\nlimits: {requests_per_minute: 60, concurrency: 1}"  # longer than any machine takes for the commands
+    write(batchrunner.folder, judge=JUDGE_JOB + slow, questions=300)
+    process = batchrunner.start("run", "a.yaml", "--quiet")
+    path = batchrunner.folder / JUDGE / "results.jsonl"
+    while not path.exists() or not path.read_bytes().count(b"\n"):
+        assert process.poll() is None
+    before = (batchrunner.folder / OUT / "scores.jsonl").read_bytes()
+    for command in (("score", OUT), ("verify", OUT), ("run", "a.yaml")):
+        told = batchrunner(*command)
+        assert told.status == 4, command
+        assert f"already running (pid {process.pid}" in told.err
+    assert (batchrunner.folder / OUT / "scores.jsonl").read_bytes() == before
+    assert batchrunner("status", OUT, "--json").json["state"] == "running"
+    for action in ("pause", "stop"):
+        told = batchrunner(action, OUT)
+        assert (told.status, "its judge helpful works now; tell" in told.err) == (2, True), told.err
+    assert batchrunner("stop", JUDGE).status == 0
+    process.communicate()
+    assert process.returncode == 143
+    assert batchrunner("score", OUT).status == 0
+    write(batchrunner.folder, questions=300)
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0, "the pause that was refused is not in force"
+    assert batchrunner("status", JUDGE, "--json").json["sends"]["total"] == 600
+
+
+def in_flight(judge: Path) -> Counter[str]:
+    """Keys of judgements that were sent and have no answer on the disk: what was under way when the process died."""
+    last = {record["k"]: record["e"] for record in ledger_records(judge) if "k" in record}
+    rows = {json.loads(line)["key"] for line in (judge / "results.jsonl").read_bytes().split(b"\n")[:-1]}
+    return Counter(key for key, event in last.items() if event == "intent" and key not in rows)
+
+
+def test_a_judge_of_1000_answers_that_is_killed_asks_twice_only_what_was_in_flight_and_reports_it(
+    batchrunner: CommandLine,
+) -> None:
     slow = "\nlimits: {requests_per_minute: 6000, concurrency: 8}"
     write(batchrunner.folder, judge=JUDGE_JOB + slow, questions=500)
     assert batchrunner("run", "a.yaml", "--no-judge", "--quiet").status == 0
     path = batchrunner.folder / JUDGE / "results.jsonl"
+    cut_off = Counter[str]()
     for least in (100, 500):
         process = batchrunner.start("run", "a.yaml", "--quiet")
         while not path.exists() or path.read_bytes().count(b"\n") < least:
             assert process.poll() is None
         process.kill()
         process.communicate()
+        killed = in_flight(batchrunner.folder / JUDGE)
+        assert killed.total() <= 2 * 8, "8 with the server, and answers of the same turn that were being written"
+        cut_off += killed
     told = batchrunner("run", "a.yaml", "--json")
     assert told.status == 0
     stands = batchrunner("status", JUDGE, "--json").json
     assert stands["items"]["done"] == len(lines(path)) == 1000
     twice = stands["sends"]["total"] - 1000
-    assert twice == stands["sends"]["possible_duplicates"] <= 2 * 3 * 8
+    assert twice == stands["sends"]["possible_duplicates"] <= cut_off.total()
+    intents = Counter(one["k"] for one in ledger_records(batchrunner.folder / JUDGE) if one["e"] == "intent")
+    assert all(times <= 1 + cut_off[key] for key, times in intents.items())
+    assert intents.total() == stands["sends"]["total"]
     assert not twice or any("may have been billed without a usable answer" in note for note in told.json["notes"])
     assert told.json["sends"]["total"] == 1000
     assert "error" not in {one["verdict"] for one in verdicts(batchrunner).values()}
