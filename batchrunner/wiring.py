@@ -109,7 +109,7 @@ async def assemble(
     is_needed = bool(found.ahead or state.tasks or run_request.changes_anything)
     transport, downloads = network or await _network(opening, is_needed=is_needed)
     wall = clock.wall()
-    artifacts = Artifacts(folder, files=files)
+    artifacts = Artifacts(folder, files=files, refused=(shutdown := Shutdown()).disk_refused, say=say)
     watch = DirectoryWatch(
         folder=folder, files=files, state=state, results=results, artifacts=artifacts, outputs=stock.outputs
     )
@@ -166,7 +166,7 @@ async def assemble(
         found=found,
         totals=totals,
         run_request=run_request,
-        shutdown=Shutdown(),
+        shutdown=shutdown,
         random_source=random_source or random.Random(),  # noqa: S311 - jitter, no secret
         say=say,
         offset_at=offset_of_zone(job.timezone),

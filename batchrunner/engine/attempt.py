@@ -48,7 +48,7 @@ from batchrunner.engine.pending_records import Gated, PendingIntent
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, InternalFaults, Unchanged, Verdict, Waiting
-from batchrunner.engine.work_queue import Condition, Work, WorkQueue
+from batchrunner.engine.work_queue import Work, WorkQueue
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -81,10 +81,7 @@ class Attempts:
     ended: Callable[[WorkQueue], None]
     """Told whenever an item has left a queue whose source has nothing more."""
     outcome_handler: OutcomeHandler = field(init=False)
-    broken: StoreBrokenError | None = None
-    """Why an answer could not be recorded, once the disk refused one: nothing more may be sent."""
     _gated: GatedTransport = field(init=False)
-    _broke: Condition = field(default_factory=Condition)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
     """Failures that are recorded outside any slot."""
 
@@ -120,7 +117,7 @@ class Attempts:
             except SteppedOutError:
                 queue.requeue(work)
             except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
-                await self.internal_faults.fail(work, lane, queue, error)
+                await self._fail(work, lane, queue, error)
             finally:
                 if verdict is not IN_LINE:
                     self._leave(work, lane, queue)
@@ -156,7 +153,7 @@ class Attempts:
         except SteppedOutError:
             queue.requeue(work)
         except Exception as error:  # noqa: BLE001 - as above
-            await self.internal_faults.fail(work, lane, queue, error)
+            await self._fail(work, lane, queue, error)
         finally:
             if verdict is not IN_LINE:
                 self._leave(work, lane, queue)
@@ -254,7 +251,7 @@ class Attempts:
             SteppedOutError: nothing may leave any more.
         """
         lane, queue, ports = slot.lane, slot.queue, self.ports
-        if self.shutdown.drains or self.broken is not None or ticket.stops != lane.stops:
+        if self.shutdown.drains or ticket.stops != lane.stops:
             raise SteppedOutError
         if queue.adapted and not queue.adapted <= work.revision.adapted:
             work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
@@ -331,24 +328,25 @@ class Attempts:
             return
         self.recorder.last_resort(f"{work.item.id}: {text}")
         if isinstance(error, StoreBrokenError):
-            self._break(error)
+            self.shutdown.disk_refused(error)
             self._leave(work, lane, queue)
         else:
-            task = asyncio.ensure_future(self._fail(work, lane, queue, error))
+            task = asyncio.ensure_future(self._fail_late(work, lane, queue, error))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
     async def _fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
+        """A disk that refused a record of one item stops sending; the answers to the others are still awaited."""
         try:
             await self.internal_faults.fail(work, lane, queue, error)
         except StoreBrokenError as refused:
-            self._break(refused)
+            self.shutdown.disk_refused(refused)
+
+    async def _fail_late(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
+        try:
+            await self._fail(work, lane, queue, error)
         finally:
             self._leave(work, lane, queue)
-
-    def _break(self, error: StoreBrokenError) -> None:
-        self.broken = self.broken or error
-        self._broke.notify()
 
     async def settled(self) -> None:
         """Return when every queued answer is recorded, or its failure reported.
@@ -359,14 +357,8 @@ class Attempts:
         await self.recorder.settled()
         while self._late:
             await asyncio.wait(self._late)
-        if self.broken is not None:
-            raise self.broken
-
-    async def breaks(self) -> None:
-        """Never returns; raises what `settled` would as soon as it is known, while slots are at work."""
-        await self._broke.until(lambda: self.broken is not None)
-        assert self.broken is not None, "that was waited for"
-        raise self.broken
+        if self.shutdown.broken is not None:
+            raise self.shutdown.broken
 
     # -- what is waited for before a send
 

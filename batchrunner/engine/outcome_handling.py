@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.error_policy import POLICY, Then, is_ambiguous, is_held, may_try_again
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
 from batchrunner.core.ports import Ports
@@ -47,7 +48,7 @@ class OutcomeHandler:
         """Record a paid answer. If a step fails, the answer is reported rather than lost."""
         try:
             await self._succeeded(lane, queue)
-            path = await self.ports.each.save(work.item, answer.text) if self.ports.each else None
+            path = await self._own_file(work, answer.text)
             has_media = answer.pictures or answer.sounds
             media = await self.image_tasks.saver.keep_answer(work, answer) if has_media else NO_MEDIA
             await self.recorder.answered(work, answer, path=path, media=media)
@@ -57,6 +58,16 @@ class OutcomeHandler:
         for parked in announced:
             await self.lane_policy.record_park(parked)
         return Finished()
+
+    async def _own_file(self, work: Work, text: str) -> str | None:
+        """The path of `output.each`; None also where the disk refuses the file: the text is in its row all the same."""
+        if self.ports.each is None:
+            return None
+        try:
+            return await self.ports.each.save(work.item, text)
+        except StoreBrokenError as error:
+            self.image_tasks.shutdown.disk_refused(error)
+            return None
 
     async def fetch(
         self, work: Work, lane: Lane, queue: WorkQueue, outcome: TaskAccepted | Pictures, announced: tuple[Lane, ...]
@@ -78,6 +89,10 @@ class OutcomeHandler:
                     work, self.recorder.state.tasks[work.key], resumed=False, found=there
                 )
             return await self.after_task(work, lane, queue, found)
+        except StoreBrokenError:
+            if work.key not in self.recorder.state.tasks:  # else the next run finds it by what the ledger says
+                self.recorder.last_resort(f"{work.item.id}: {_described(outcome)}")
+            raise
         finally:
             lane.task_ended()
 
@@ -169,6 +184,15 @@ class OutcomeHandler:
             return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
         work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
         return Again(problem=problem, charged=charged)
+
+
+def _described(outcome: TaskAccepted | Pictures) -> str:
+    """What a person may still fetch of an order that no file remembers."""
+    if isinstance(outcome, TaskAccepted):
+        return f"the server accepted the remote task {outcome.task_id}"
+    urls = [ref.url for ref in outcome.refs if isinstance(ref, PictureUrl)]
+    lost = len(outcome.refs) - len(urls)
+    return " ".join(["pictures at", *urls] if urls else []) or f"pictures in the reply: {lost}"
 
 
 def size_of(answer: Answer) -> int:

@@ -185,9 +185,7 @@ class Runner:
 
     async def _send_all(self, attempts: Attempts, follower: TaskPoller | None) -> None:
         async with asyncio.TaskGroup() as supplying:
-            suppliers = [supplying.create_task(attempts.breaks())]
-            if follower is not None:
-                suppliers.append(supplying.create_task(follower.run()))
+            suppliers = [] if follower is None else [supplying.create_task(follower.run())]
             async with asyncio.TaskGroup() as sending:
                 self._resume_tasks(attempts, sending)
                 suppliers += [supplying.create_task(self._read(queue)) for queue in self.queues.values()]

@@ -2,7 +2,8 @@
 
 The first request drains: no new intent is written, sleepers wake and step out, what is in flight is received and
 recorded within a grace. The second one cancels. Either way the ledger is closed and everything can be resumed.
-A pause (the window closed, the deadline came) drains, too, and waits for what is in flight as long as that takes.
+A pause (the window closed, the deadline came, the disk refused a file) drains, too, and waits for what is in flight as
+long as that takes: it is paid for, and most of it can be recorded where something else could not.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.errors import BatchrunnerError, StoreBrokenError
 
 GRACE_S: Final = 60.0
 """How long answers that are already paid for are waited for."""
@@ -37,6 +38,8 @@ class Shutdown:
         self.signal_number: int | None = None
         self.paused: str | None = None
         """Why the run ends early by the job's own wish."""
+        self.broken: StoreBrokenError | None = None
+        """What the disk refused first: nothing more may be sent."""
         self._root: asyncio.Task[object] | None = None
         self._grace: asyncio.TimerHandle | None = None
 
@@ -62,6 +65,11 @@ class Shutdown:
         if not self.draining.is_set():
             self.paused = reason
             self._drain()
+
+    def disk_refused(self, error: StoreBrokenError) -> None:
+        """A file could not be written. The run ends with this error once what is in flight has been received."""
+        self.broken = self.broken or error
+        self.pause("a file could not be written")
 
     def waiting_for(self, requests: int) -> str:
         """What a person reads while the answers that are under way are awaited."""

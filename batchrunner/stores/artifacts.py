@@ -10,21 +10,37 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
+from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.item import Item, fold, safe_stem
 from batchrunner.core.text import without_lone_surrogates
 from batchrunner.stores.files import DISK, SHARED_FILE, SHARED_FOLDER, Files, broken, place_whole
 from batchrunner.stores.threads import CoalescedCall, Threads
 
+RESCUED = "rescued"
+"""Folder for files that could not be written in their own place: what they hold is paid for."""
 _SUFFIX_LIMIT = 16
 _MAX_DEPTH = 8
 
 
 class Artifacts:
-    """Writes files below one run's directory."""
+    """Writes files below one run's directory.
 
-    def __init__(self, root: Path, *, files: Files = DISK) -> None:
+    `refused` is told at once why a file could not be written in its place; the file is then kept in `rescued/`, if
+    that can be written, and `say` is told so. Without `refused` there is no second place.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        files: Files = DISK,
+        refused: Callable[[StoreBrokenError], None] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._root = root
         self._files = files
+        self._refused = refused
+        self._say = say
         self._threads = Threads("artifact", count=2)
         self._counting = Lock()
         self._syncs: dict[Path, CoalescedCall] = {}
@@ -34,32 +50,42 @@ class Artifacts:
     def __repr__(self) -> str:
         return f"<Artifacts {self._root} folders={len(self._syncs)}>"
 
-    async def write(self, path: str, data: bytes) -> None:
+    async def write(self, path: str, data: bytes) -> str:
         """Put `data` under `path`, which `safe_path` made; durable with its name when this returns.
+
+        The value is the path in the end.
 
         Raises:
             StoreBrokenError: the disk refused, or a link stands in the way.
         """
-        target = self._root / path
-        try:
-            if target.parent not in self._syncs:
-                await self._threads.run(self._make_folders, PurePosixPath(path).parent)
-            await self._threads.run(self._place, target, data)
-            await self._sync_of(target.parent).done()
-        except OSError as error:
-            raise broken(target, error) from error
+        return await self._write(path, data, self._place_in_folder)
 
     async def write_once(self, path: str, data: bytes) -> str:
         """The same for bytes that exist nowhere else, like a picture of an earlier job under the same name.
 
-        Where other bytes stand already they stay, and the newcomer's name gets the beginning of its digest. The value
-        is the path in the end; the same bytes again take the same path.
+        Where other bytes stand already they stay, and the newcomer's name gets the beginning of its digest. The same
+        bytes again take the same path.
         """
+        return await self._write(path, data, self._place_once)
+
+    async def _write(self, path: str, data: bytes, place: Callable[[str, bytes], str]) -> str:
         try:
-            path = await self._threads.run(self._place_once, path, data)
-            await self._sync_of((self._root / path).parent).done()
+            return await self._durable(path, data, place)
         except OSError as error:
-            raise broken(self._root / path, error) from error
+            refused = broken(self._root / path, error)
+            if self._refused is None:
+                raise refused from error
+            self._refused(refused)
+            try:
+                rescued = await self._durable(f"{RESCUED}/{path}", data, self._place_once)
+            except OSError:
+                raise refused from error
+            self._say(f"{path}: {error.strerror or error}; this file was kept as {rescued}")
+            return rescued
+
+    async def _durable(self, path: str, data: bytes, place: Callable[[str, bytes], str]) -> str:
+        path = await self._threads.run(place, path, data)
+        await self._sync_of((self._root / path).parent).done()
         return path
 
     @property
@@ -72,6 +98,9 @@ class Artifacts:
         if _holds_other(self._files, self._root / path, data):
             stem, _, ending = path.rpartition(".")
             path = f"{stem}-{blake2b(data, digest_size=4).hexdigest()}.{ending}"
+        return self._place_in_folder(path, data)
+
+    def _place_in_folder(self, path: str, data: bytes) -> str:
         target = self._root / path
         if target.parent not in self._syncs:
             self._make_folders(PurePosixPath(path).parent)
@@ -137,8 +166,7 @@ class AnswerFolder:
         path = safe_path(self._path_of(item))
         if not self._claim(path, item):
             path = safe_path(self._path_of(item), mark=f"-{item.key[:12]}")
-        await self._artifacts.write(path, without_lone_surrogates(text).encode())
-        return path
+        return await self._artifacts.write(path, without_lone_surrogates(text).encode())
 
     def _claim(self, path: str, item: Item) -> bool:
         """Whether the path is this item's; eight bytes each are kept, compared as file systems may compare names."""

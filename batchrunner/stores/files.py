@@ -382,6 +382,8 @@ def remove_temporary_files(files: InspectedFiles, folder: Path) -> int:
     left = [name for name in files.names(folder) if is_left_over(name)]
     for name in left:
         files.unlink(folder / name)
+    if left:  # else a power loss brings them back
+        files.fsync_folder(folder)
     return len(left) + sum(remove_temporary_files(files, folder / name) for name in files.folders(folder))
 
 
