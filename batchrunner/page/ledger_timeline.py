@@ -175,6 +175,8 @@ class LedgerTimeline:
     def _take(self, event: Event, at: float) -> None:
         self.ended = max(self.ended, at)
         match event:
+            case Accepted() | Ready() | Refused() | Retry() | Failed() | Requeued() | Lost():
+                self._on_item(event, at)
             case Intent():
                 self._on_intent(event, at)
             case Done():
@@ -187,8 +189,6 @@ class LedgerTimeline:
                 self._on_parked(event, at)
             case Resumed():
                 self._on_resumed((event.account, event.model), at)
-            case Refused() | Retry() | Failed() | Accepted() | Ready() | Requeued() | Lost():
-                self._on_item(event, at)
             case _:
                 pass
 
@@ -223,28 +223,22 @@ class LedgerTimeline:
         if self._processes:
             self._processes[-1]["last"] = at
 
-    def _leave_without_result(self, key: str, at: float) -> None:
-        sums = self._leave(key, at)
-        if sums is not None:
-            sums["bad"][self._steps.at(at)] += 1
-
-    def _leave(self, key: str, at: float) -> dict[str, list[float]] | None:
-        """The sums of its lane; the item is no longer under way."""
-        known = self._under_way.pop(key, None)
-        if known is None:
-            return None
-        step = self._steps.at(at)  # first: it may replace the lists
-        sums = self._steps.of(known[0])
-        sums["flying"][step] -= 1
-        return sums
+    def _leave(self, key: str, at: float, end: str | None = None) -> None:
+        """The item is no longer under way; it is counted in the sums `end` of its lane."""
+        if (known := self._under_way.pop(key, None)) is not None:
+            step = self._steps.at(at)  # first: it may replace the lists
+            sums = self._steps.of(known[0])
+            sums["flying"][step] -= 1
+            if end is not None:
+                sums[end][step] += 1
 
     def _on_done(self, event: Done, at: float) -> None:
         self._open.pop(event.k, None)
-        known = self._under_way.get(event.k)
-        sums = self._leave(event.k, at)
-        if sums is None or known is None:
+        if (known := self._under_way.pop(event.k, None)) is None:
             return  # adopted, or a shared copy
-        step = self._steps.at(at)
+        step = self._steps.at(at)  # as above
+        sums = self._steps.of(known[0])
+        sums["flying"][step] -= 1
         sums["done"][step] += 1
         sums["input"][step] += event.input_tokens or 0
         sums["output"][step] += event.output_tokens or 0
@@ -252,8 +246,13 @@ class LedgerTimeline:
             sums["cost"][step] += self.price_of(known[0][1], event)
 
     def _on_item(self, event: Refused | Retry | Failed | Accepted | Ready | Requeued | Lost, at: float) -> None:
-        name, kind, wait = event.__struct_config__.tag, "", None
+        kind, wait = None, None
         match event:
+            case Accepted():
+                kind = event.task
+                self._open[event.k] = (event.i, "accepted", "a remote task is running")
+            case Ready():
+                pass
             case Refused():
                 kind, wait = event.kind, event.wait
                 self._open[event.k] = (event.i, "waiting", kind)
@@ -262,22 +261,18 @@ class LedgerTimeline:
             case Retry():
                 kind, wait = event.kind, event.wait
                 self._open[event.k] = (event.i, "held" if event.held else "waiting", event.message or kind)
-                self._leave_without_result(event.k, at)
+                self._leave(event.k, at, "bad")
                 self._wait("tried again", kind, wait)
             case Failed():
                 kind = event.kind
                 self._open.pop(event.k, None)
-                self._leave_without_result(event.k, at)
-            case Accepted():
-                kind = event.task
-                self._open[event.k] = (event.i, "accepted", "a remote task is running")
-            case Ready():
-                pass
+                self._leave(event.k, at, "bad")
             case _:
                 self._open[event.k] = (event.i, "pending", "asked for again")
         if self._entries < LOG_ENTRIES_MAX and self.started is not None:
             self._entries += 1
-            self._logs.setdefault(event.k, []).append([round(at - self.started, 3), str(name), kind, wait])
+            name = str(event.__struct_config__.tag)
+            self._logs.setdefault(event.k, []).append([round(at - self.started, 3), name, kind, wait])
 
     def _wait(self, what: str, kind: str, wait: float | None) -> None:
         total = self._waits[what, kind]

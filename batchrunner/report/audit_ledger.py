@@ -29,8 +29,8 @@ from batchrunner.core.events import (
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Finding, Level
-from batchrunner.stores.ledger_line import LEDGER, checkpoint_path
-from batchrunner.stores.ledger_reader import LedgerReading, Record
+from batchrunner.stores.ledger_line import LEDGER, Record, checkpoint_path
+from batchrunner.stores.ledger_reader import LedgerReading
 from batchrunner.stores.run_file import ANY_RUN
 
 # A table of every kind of finding, and the counters.

@@ -29,6 +29,8 @@ from batchrunner.stores.row_forms import FileLine, lines_of, open_rows
 EXPORTS: Final = "export"
 """The folder of a run directory for exports; a new export replaces the file of its name."""
 _BUFFER_BYTES: Final = 1 << 20
+_KEPT_BYTES: Final = 1 << 14
+"""Read with a row: some rows, and little where rows do not lie in order."""
 
 
 class OutgoingFile:
@@ -140,6 +142,8 @@ class RowOrder:
         self._files = files
         self._open: dict[_Outcome, int] = {}
         self._order: list[int] = []
+        self._kept: dict[_Outcome, tuple[int, bytes]] = {}
+        """Of each file what was read last, and where it stands."""
         self.done = 0
         """Rows of succeeded items."""
         self.replaced = 0
@@ -256,7 +260,7 @@ class RowOrder:
         outcome: _Outcome = "failed" if place >> (_OFFSET_BITS + _LENGTH_BITS) & 1 else "done"
         offset, length = place >> _LENGTH_BITS & _OFFSET_MASK, place & _LENGTH_MASK
         try:
-            line = self._files.read_at(self._open[outcome], length, offset)
+            line = self._bytes(outcome, offset, length)
             fields = cast("dict[str, Json]", _decode(line))
         except OSError as error:
             raise _unread(self._folder / _FILES[outcome], error) from error
@@ -264,6 +268,14 @@ class RowOrder:
             words = f"{self._folder / _FILES[outcome]}: byte {offset}"
             raise StoreBrokenError(f"{words}: changed while it was read; try again") from error
         return ExportRow(line=line, fields=fields, outcome=outcome)
+
+    def _bytes(self, outcome: _Outcome, offset: int, length: int) -> bytes:
+        """Of a file; what follows is kept, since rows of a run that has ended lie in order."""
+        kept_from, kept = self._kept.get(outcome, (0, b""))
+        if not kept_from <= offset <= offset + length <= kept_from + len(kept):
+            kept_from, kept = offset, self._files.read_at(self._open[outcome], max(length, _KEPT_BYTES), offset)
+            self._kept[outcome] = kept_from, kept
+        return kept[offset - kept_from : offset - kept_from + length]
 
 
 def _name_and_fields(line: FileLine) -> tuple[bytes, dict[str, Json]] | None:

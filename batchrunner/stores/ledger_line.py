@@ -16,15 +16,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Union, get_args
+from typing import Final, NamedTuple, Union, get_args
 
 import msgspec
 
 from batchrunner.core.events import Done, Event, Failed, Intent, Open, Parked
+from batchrunner.core.lifecycle import ItemEvent
 from batchrunner.core.text import repaired
 from batchrunner.stores.files import Files
 from batchrunner.stores.row_codec import UNREADABLE
-from batchrunner.stores.row_forms import FileLine
 
 MAX_LINE_BYTES = 64 * 1024
 TRAILER_BYTES = 17
@@ -127,9 +127,8 @@ def _cut(text: str) -> str:
 
 # Ledger records by the thousand: stretches of intents and good answers, checked and decoded in few steps.
 #
-# Every line of a batch has its right checksum, its records stand in turn, types and keys are as they must be. Records
-# of other kinds come between batches as their lines. Whatever is unusual is for `ledger_reader` to judge, in its own
-# words.
+# Every line has its right checksum, records stand in turn, types and keys are as they must be. Records of other kinds
+# come between batches, one by one. Whatever is unusual is for `ledger_reader` to judge, in its own words.
 
 PIECE_BYTES = 1 << 18
 """Read in one step."""
@@ -150,45 +149,57 @@ class _DoneLine(Done, frozen=True, kw_only=True, tag="done", gc=False):
     t: float
 
 
-class _Other(msgspec.Struct, frozen=True, tag_field="e", gc=False):
-    """Of kinds of which there are fewer: their turn is looked at here, and nothing else."""
+class _Other(msgspec.Struct, frozen=True, kw_only=True, tag_field="e", gc=False):
+    """Of another kind: where it stands. What it says is decoded apart, since its type has to be the event's own."""
 
     s: int
+    t: float
+    d: int | None = None
 
 
+class _OtherOfItem(_Other, frozen=True, kw_only=True, gc=False):
+    k: str
+
+
+_BATCHED: Final = frozenset({_IntentLine, _DoneLine})
 _others = tuple(
     msgspec.defstruct(
-        f"_{kind.__name__}Line", [], bases=(_Other,), frozen=True, tag=kind.__struct_config__.tag, gc=False
+        f"_{kind.__name__}Line",
+        [],
+        bases=(_OtherOfItem if kind in get_args(ItemEvent) else _Other,),
+        frozen=True,
+        kw_only=True,
+        tag=kind.__struct_config__.tag,
+        gc=False,
     )
     for kind in get_args(Event)
     if kind not in {Open, Intent, Done}
 )
+_decode_events = msgspec.json.Decoder(Event).decode_lines
 _decode_lines: Final[Callable[[bytes], list[_IntentLine | _DoneLine | _Other]]] = msgspec.json.Decoder(
     Union[(_IntentLine, _DoneLine, *_others)]
 ).decode_lines
 _crc32 = zlib.crc32
 
 
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One event as it was recorded."""
+
+    event: Event
+    at: float
+    """Wall clock, seconds since 1970."""
+    segment: int
+    sequence: int
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records in order, without a gap."""
+    """Intents and good answers in order, without a gap."""
 
     segment: int
     keys: list[bytes]
     """Of their items."""
     events: list[_IntentLine | _DoneLine]
-    end: int
-    """Byte where the next record begins."""
-
-    @property
-    def sequence(self) -> int:
-        """The number of the next record."""
-        return self.events[-1].s + 1
-
-    @property
-    def last(self) -> Intent | Done:
-        """The last event."""
-        return self.events[-1]
 
     @property
     def at(self) -> float:
@@ -201,10 +212,19 @@ class Batch:
         return [event.t for event in self.events]
 
 
-def intact_batches(files: Files, path: Path, segment: int, *, start: int, sequence: int) -> Iterator[Batch | FileLine]:
-    """The records from byte `start` on, the first of them number `sequence`; ends before the first unusual line.
+class LedgerPiece(NamedTuple):
+    """A stretch of a segment, each line of which is usual."""
 
-    A line is sound and in turn, too, and of another kind. Raises OSError.
+    steps: list[Batch | Record]
+    records: int
+    end: int
+    """Byte where the next record begins."""
+
+
+def intact_pieces(files: Files, path: Path, segment: int, *, start: int, sequence: int) -> Iterator[LedgerPiece]:
+    """The records from byte `start` on, the first of them number `sequence`; ends before a piece with an unusual line.
+
+    Raises OSError.
     """
     descriptor = files.open_read(path)
     try:
@@ -214,8 +234,8 @@ def intact_batches(files: Files, path: Path, segment: int, *, start: int, sequen
             events = _events(piece[:size_bytes], lines, sequence)
             if not events:
                 return
-            yield from _batches(events, lines, segment, start)
             start, sequence = start + size_bytes, sequence + len(events)
+            yield LedgerPiece(_steps(events, lines, segment), len(events), start)
     except _UnusualError:
         return
     finally:
@@ -252,31 +272,34 @@ def _events(piece: bytes, lines: list[bytes], sequence: int) -> list[_IntentLine
     return events if in_turn else []
 
 
-def _batches(
-    events: list[_IntentLine | _DoneLine | _Other], lines: list[bytes], segment: int, start: int
-) -> Iterator[Batch | FileLine]:
-    """Raises _UnusualError before those among which one is that no program writes."""
-    if set(map(type, events)) <= {_IntentLine, _DoneLine}:
-        yield _batch(events, segment, start + sum(map(len, lines)) + len(lines))  # type: ignore[arg-type]  # of these two
-        return
-    end = start
-    usual: list[_IntentLine | _DoneLine] = []
-    for event, line in zip(events, lines, strict=True):
+def _steps(events: list[_IntentLine | _DoneLine | _Other], lines: list[bytes], segment: int) -> list[Batch | Record]:
+    """Raises _UnusualError if one of them is such as no program writes."""
+    kinds = list(map(type, events))
+    if set(kinds) <= _BATCHED:
+        return [Batch(segment, _keys(events), events)]  # type: ignore[arg-type]  # all are of these two
+    texts = b"\n".join([line for kind, line in zip(kinds, lines, strict=True) if kind not in _BATCHED])
+    try:
+        others = iter(_decode_events(texts))
+    except UNREADABLE:
+        raise _UnusualError from None
+    keys = _keys([event for event in events if not isinstance(event, _Other) or isinstance(event, _OtherOfItem)])
+    steps: list[Batch | Record] = []
+    first = unkeyed = 0
+    for number, event in enumerate(events):
         if isinstance(event, _Other):
-            if usual:
-                yield _batch(usual, segment, end)
-                usual = []
-            yield FileLine(end, line, whole=True)
-        else:
-            usual.append(event)
-        end += len(line) + 1
-    if usual:
-        yield _batch(usual, segment, end)
+            if first < number:
+                steps.append(Batch(segment, keys[first - unkeyed : number - unkeyed], events[first:number]))  # type: ignore[arg-type]  # as above
+            steps.append(Record(next(others), event.t, segment, event.s))
+            unkeyed += not isinstance(event, _OtherOfItem)
+            first = number + 1
+    if first < len(events):
+        steps.append(Batch(segment, keys[first - unkeyed :], events[first:]))  # type: ignore[arg-type]  # as above
+    return steps
 
 
-def _batch(events: list[_IntentLine | _DoneLine], segment: int, end: int) -> Batch:
-    """Raises _UnusualError if one of them has no key or an impossible value."""
-    names = [event.k for event in events]
+def _keys(events: list[_IntentLine | _DoneLine | _Other]) -> list[bytes]:
+    """The keys of events of items. Raises _UnusualError if one of them is no key, or another value is impossible."""
+    names = [event.k for event in events]  # type: ignore[union-attr]  # all of items
     done = [event for event in events if isinstance(event, Done)]
     crcs = [event.crc for event in done]
     written = "".join((*names, *crcs))
@@ -284,8 +307,7 @@ def _batch(events: list[_IntentLine | _DoneLine], segment: int, end: int) -> Bat
         raw = bytes.fromhex(written)
     except ValueError:
         raise _UnusualError from None
-    lengths = set(map(len, names)) == {2 * _KEY_BYTES} and set(map(len, crcs)) <= {0, _CRC_DIGITS}
+    lengths = set(map(len, names)) <= {2 * _KEY_BYTES} and set(map(len, crcs)) <= {0, _CRC_DIGITS}
     if raw.hex() != written or not lengths or (done and min([event.length for event in done]) < 0):
         raise _UnusualError
-    keys = [raw[at : at + _KEY_BYTES] for at in range(0, _KEY_BYTES * len(names), _KEY_BYTES)]
-    return Batch(segment, keys, events, end)
+    return [raw[at : at + _KEY_BYTES] for at in range(0, _KEY_BYTES * len(names), _KEY_BYTES)]

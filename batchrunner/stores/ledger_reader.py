@@ -24,23 +24,14 @@ from batchrunner.stores.ledger_line import (
     MAX_LINE_BYTES,
     PIECE_BYTES,
     Batch,
-    intact_batches,
+    Record,
+    intact_pieces,
     is_intact,
     segment_numbers,
     segment_path,
 )
 from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.row_forms import FileLine, read_lines
-
-
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One event as it was recorded."""
-
-    event: Event
-    at: float
-    """Wall clock, seconds since 1970."""
-    segment: int
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +144,11 @@ class LedgerReading:
         at = _Position()
         yield from self._look(path, number, at, upto=1 if batched else None)
         while batched and not at.ended:
-            for found in intact_batches(self._files, path, number, start=at.end, sequence=at.sequence):
-                if isinstance(found, Batch):
-                    at.sequence, at.end, at.event = found.sequence, found.end, found.last
-                    yield found
-                else:
-                    at.end = found.offset + len(found.text) + 1
-                    yield from self._take(path, number, at, found, _envelope(path, found))
+            for piece in intact_pieces(self._files, path, number, start=at.end, sequence=at.sequence):
+                yield from piece.steps
+                last = piece.steps[-1]
+                at.event = last.events[-1] if isinstance(last, Batch) else last.event
+                at.sequence, at.end = at.sequence + piece.records, piece.end
             yield from self._look(path, number, at, upto=at.end + PIECE_BYTES)
         if at.sequence == 0 and at.left_out is None:
             problem = "empty: its process ended before writing anything"

@@ -16,8 +16,8 @@ from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Audit
 from batchrunner.report.audit import audit
 from batchrunner.stores.checkpoint import restored
-from batchrunner.stores.ledger_line import LEDGER
-from batchrunner.stores.ledger_reader import Record, read_ledger
+from batchrunner.stores.ledger_line import LEDGER, Record
+from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.run_file import RUN_FILE, read_run_file
 from tests.crash.invariant_error import Violation, need
 from tests.crash.jobs import RUN

@@ -15,7 +15,7 @@ from batchrunner.report.audit import fault_of
 from batchrunner.report.audit_ledger import KINDS, FindingList, LedgerAudit
 from batchrunner.report.wording import audit_words
 from batchrunner.stores.files import DISK
-from batchrunner.stores.ledger_reader import Record
+from batchrunner.stores.ledger_line import Record
 from batchrunner.stores.lock import Quiet, RunLock
 from tests.report.damage import ANSWERS, FAILURES, PICTURES, ROWS, Damage, segment, tree
 from tests.support.engine import RunHarness, World, chat, image

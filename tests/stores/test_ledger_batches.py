@@ -7,13 +7,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.errors import LedgerDamagedError
-from batchrunner.core.events import Close, Done, Event, Failed, Intent, Open, Parked, Retry, Rewritten
+from batchrunner.core.events import (
+    Accepted,
+    Close,
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Lost,
+    Open,
+    Parked,
+    Ready,
+    Reformatted,
+    Requeued,
+    Retry,
+    Rewritten,
+)
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.state import LedgerState
 from batchrunner.stores import ledger_line as ledger_batches
 from batchrunner.stores.files import Disk
-from batchrunner.stores.ledger_line import Batch, encode_line
-from batchrunner.stores.ledger_reader import Record, read_ledger
+from batchrunner.stores.ledger_line import Batch, Record, encode_line
+from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.ledger_replay import replay_into
 
 AT = 1_790_000_000.0
@@ -50,10 +65,18 @@ def events_of_a_run(items: int) -> list[Event]:
         if number % 7 == 3:
             events.append(Retry(i=i, k=k, n=1, a=1, kind="timeout", ambiguous=True))
             events.append(Intent(i=i, k=k, n=2, a=1, model="m", account="KEY"))
+        if number % 5 == 2:
+            events.append(Accepted(i=i, k=k, n=1, a=0, task=f"task-{number}", model="m", account="KEY", others=("t",)))
+            events.append(Ready(i=i, k=k, urls=(f"https://host/{number}.png",)))
         if number % 11 == 5:
             events.append(Failed(i=i, k=k, n=1, a=1, kind="invalid_request", message="nö"))
         elif number % 13:
             events.append(Done(i=i, k=k, n=1, a=1, crc=f"{number:08x}", length=100 * number, input_tokens=3))
+        if number % 33 == 5:
+            events.append(Requeued(i=i, k=k))
+        if number % 39 == 1:
+            events.append(Lost(i=i, k=k))
+            events.append(Reformatted(i=i, k=k, files=(("images/a.png", 1, "0" * 64),), gone=("images/a.jpg",)))
         if number % 29 == 17:
             events.append(Parked(account="KEY", model="m", kind="throttle", reason="slow down", until=AT + 60))
             events.append(Rewritten(length=50 * number, labels="l"))
@@ -107,7 +130,8 @@ def one_by_one(state: LedgerState, disk: OneSegment) -> object:
     return reading.segments
 
 
-LINES = lines_of(events_of_a_run(120))
+EVENTS = events_of_a_run(50)
+LINES = lines_of(EVENTS)
 WHOLE = b"".join(LINES)
 
 
@@ -148,18 +172,23 @@ def test_intact_lines_that_no_program_writes_are_classified_as_they_are_line_by_
         _with(lambda _, line: line[:-1] + b"\r\n"),
         _with(lambda number, line: line[:-1] + b"\r\n" if number % 3 else line),
         *(
-            _with(lambda number, line, old=old, new=new: _resealed(line, old, new) if number in {40, 41} else line)  # type: ignore[misc]
+            _with(lambda number, line, at=at, old=old, new=new: _resealed(line, old, new) if number == at else line)  # type: ignore[misc]
+            for at in (40, 41, 50, *(list(map(type, EVENTS)).index(kind) for kind in set(map(type, EVENTS))))
             for old, new in (
                 (b'"e":"', b'"e":"later-'),
                 (b'"k":"0', b'"k":"G'),
                 (b'"k":"0', b'"k":"00'),
                 (b'"k":"0', b'"k":" 0'),
+                (b'"k":"00', b'"k":"AA'),
+                (b'"k":"00', b'"k":"  '),
                 (b'"n":1', b'"n":"1"'),
                 (b'"crc":"0', b'"crc":"X'),
                 (b'"crc":"0', b'"crc":" '),
                 (b'"length":', b'"length":-'),
                 (b'"i":"', b'"i":"\xc3\xa9'),
                 (b'"i"', b'"j"'),
+                (b'"d":', b'"d":"'),
+                (b'"t":', b'"t":"1",'),
                 (b'"s":40', b'"s":41'),
                 (b'"s":40', b'"s":40.0'),
                 (b'"e":"intent"', b'"e":"open"'),
