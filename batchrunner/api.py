@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from batchrunner.core import VERSION
-from batchrunner.core.errors import ExitStatus, JobMistakesError, PartMistakesError, StoreBrokenError
+from batchrunner.core.errors import ExitStatus, JobMistakesError
 from batchrunner.core.job import PRESETS, Job, Json, Source, has_judges
 from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
     from batchrunner.core.status import Audit
     from batchrunner.engine.run_schedule import LoopClock
-    from batchrunner.engine.runner import Runner
     from batchrunner.stores.lock import RunLock
-    from batchrunner.stores.threads import Threads
     from batchrunner.transport import Secret
 
 T = TypeVar("T")
@@ -262,7 +260,7 @@ async def _run_alone(job: Job, options: RunOptions, lock: "RunLock | None" = Non
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.engine.run_status import going_on, part_words, with_end
     from batchrunner.providers import require_dialect
-    from batchrunner.report.attended import attended, harmless
+    from batchrunner.report.attended import attended, harmless, or_remembered
     from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
     from batchrunner.report.notify import notifications, notified
     from batchrunner.report.summary import balance_line, schedule_notes
@@ -350,7 +348,7 @@ async def _run_alone(job: Job, options: RunOptions, lock: "RunLock | None" = Non
             upstream=upstream.rows,
             control=control,
         )
-        runner = await _or_remembered(assembling, disk, folder)
+        runner = await or_remembered(assembling, disk, folder, before)
         stack.callback(control.close)
         control.start(asyncio.get_running_loop())
         attending = attended(
@@ -484,17 +482,3 @@ async def _balances(job: Job, keys: "dict[str, Secret]") -> "tuple[PointBalance,
     from batchrunner.wiring import ask_balances
 
     return await ask_balances(job, keys)
-
-
-async def _or_remembered(assembling: "Awaitable[Runner]", disk: "Threads", folder: Path) -> "Runner":
-    """The runner; an error in a source is saved before it is raised, so that `status` shows it."""
-    from batchrunner.stores.run_directory import remember_end
-
-    try:
-        return await assembling
-    except JobMistakesError as error:
-        if isinstance(error, PartMistakesError):
-            raise
-        with suppress(StoreBrokenError):
-            await disk.run(remember_end, folder, str(error.mistakes[0]), ended="stopped")
-        raise

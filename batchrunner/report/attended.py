@@ -4,10 +4,15 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from batchrunner.core.errors import JobMistakesError, StoreBrokenError
 from batchrunner.core.status import Status
 from batchrunner.engine.shutdown import listening
+from batchrunner.stores.run_directory import remember_refusal
+from batchrunner.stores.run_file import RunFile
+from batchrunner.stores.threads import Threads
 
 if TYPE_CHECKING:
     from batchrunner.engine.runner import Runner
@@ -38,6 +43,18 @@ async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], No
         await progress(runner.snapshot)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - answers are being paid for: a drawing must not cost one
         speak(f"the progress callback failed: {error!r}; the run continues")
+
+
+async def or_remembered(
+    assembling: Awaitable["Runner"], disk: Threads, folder: Path, before: RunFile | None
+) -> "Runner":
+    """The runner. What is wrong with the job is in run.json before it is raised; see `remember_refusal`."""
+    try:
+        return await assembling
+    except JobMistakesError as error:
+        with suppress(StoreBrokenError):
+            await disk.run(remember_refusal, folder, before, error)
+        raise
 
 
 def harmless(say: Callable[[str], None] | None) -> Callable[[str], None]:

@@ -12,7 +12,13 @@ from typing import Final
 
 import msgspec
 
-from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError, WrongDirectoryError
+from batchrunner.core.errors import (
+    JobMistakesError,
+    Mistake,
+    PartMistakesError,
+    StoreBrokenError,
+    WrongDirectoryError,
+)
 from batchrunner.core.job import Job, Json, seen_from_its_folder
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.plan import Totals
@@ -190,6 +196,21 @@ def remember_end(folder: Path, message: str | None, *, ended: str | None = None,
     assert there is not None, "the directory was taken before"
     if (there.message, there.ended) != (message, ended):
         write_run_file(folder, msgspec.structs.replace(there, message=message, ended=ended), files=files)
+
+
+def remember_refusal(folder: Path, before: RunFile | None, error: JobMistakesError, *, files: Files = DISK) -> None:
+    """Keep in `run.json` what is wrong with the job, so that `status` shows it. Raises StoreBrokenError.
+
+    A part that was chosen wrongly says nothing about the run: run.json says what it said `before`, or, after a first
+    run, no command, since this one would not continue it.
+    """
+    if not isinstance(error, PartMistakesError):
+        remember_end(folder, str(error.mistakes[0]), ended="stopped", files=files)
+    elif before is not None:
+        write_run_file(folder, before, files=files)
+    elif (there := read_run_file(folder, files=files)) is not None:
+        commands: dict[str, None] = dict.fromkeys(("command", "command_elsewhere", "typed_in"))
+        write_run_file(folder, msgspec.structs.replace(there, **commands), files=files)
 
 
 def remembered_totals(folder: Path, *, files: Files = DISK) -> Totals | None:

@@ -245,6 +245,34 @@ def test_options_that_choose_nothing_sensible_are_mistakes_and_nothing_is_sent(r
     assert (stands["sends"]["total"], stands["state"]) == (60, "done"), "a slip leaves the run as it was"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--where", "{{ nope.x }}"),
+        ("--where", "{{ pass"),
+        ("--from", "outputs/nowhere", "--state", "failed"),
+        ("--only", "nobody"),
+        ("--marks", "nowhere.json", "--mark", "4"),
+    ],
+)
+def test_a_part_chosen_wrongly_leaves_an_unfinished_run_and_the_command_that_continues_it(
+    ran: CommandLine, options: tuple[str, ...]
+) -> None:
+    write(ran, "b", models="sim/two")
+    ran("run", "b.yaml", *options)
+    folder = ran.folder / B
+    if folder.exists():  # of a first run
+        assert ran("status", B, "--json").json["next_command"] is None
+        assert "next:" not in ran("status", B).out + ran("status", B).err
+    assert ran("run", "b.yaml", "--set", "budget.calls=2").status == 3
+    before = (folder / "run.json").read_bytes()
+    told = ran("run", "b.yaml", *options)
+    assert told.status in {2, 4}
+    assert (folder / "run.json").read_bytes() == before
+    next_command = ran("status", B, "--json").json["next_command"]
+    assert next_command.endswith("run b.yaml --set budget.calls=2")
+
+
 def test_rows_of_another_job_are_a_mistake_and_not_an_empty_part(ran: CommandLine) -> None:
     (ran.folder / "c.yaml").write_text("name: c\nprovider: simulator\nmodel: sim/z\nprompts: [Name a colour.]\n")
     told = ran("run", "c.yaml", "--state", "done", "--from", A)
