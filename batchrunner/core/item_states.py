@@ -76,7 +76,8 @@ class Memory:
     def __init__(self, *, day_offset_s: float = 0.0) -> None:  # noqa: PLR0915 - a line for each thing remembered
         self._day_offset_s = day_offset_s
         self.table = ItemTable()
-        self._sending: set[bytes] = set()
+        self._sending: dict[bytes, int] = {}
+        """Items under way, with their numbers in the table."""
         self._reasks: set[bytes] = set()
         """Items whose last answer broke its schema; the process of this segment has the correction for the model."""
         self._uncorrected: set[bytes] = set()
@@ -162,7 +163,10 @@ class Memory:
 
     def crc(self, key: bytes) -> int | None:
         """crc32 of a done item's row; None if it was not recorded, or the file was rewritten since."""
-        number = self.table.find(key)
+        return self.crc_of(self.table.find(key))
+
+    def crc_of(self, number: int) -> int | None:
+        """As `crc`, of the item with this number in the table."""
         return self.table.crcs[number] if self.table.words[number] >> EPOCH == self._epoch else None
 
     def see(self, key: bytes) -> bool:
@@ -172,21 +176,23 @@ class Memory:
         words[number] = packed | SEEN
         return not packed & SEEN
 
-    def see_first(self, number: int) -> tuple[bool, int | None]:
-        """(the item is done and its row is seen for the first time, as `see` notes; the checksum, as `crc` has it).
+    def see_first_all(self, numbers: list[int]) -> list[bool]:
+        """The rows of these items are there, as `see` notes of those that are done and not seen before; which are.
 
-        `number` is the item's in the table.
+        `numbers` are theirs in the table.
         """
-        table = self.table
-        word = table.words[number]
-        if word & (ITEM_STATE | SEEN) != S.DONE:
-            return False, None
-        table.words[number] = word | SEEN
-        return True, table.crcs[number] if word >> EPOCH == self._epoch else None
+        words, first, done = self.table.words, [], S.DONE.value
+        for number in numbers:
+            word = words[number]
+            if is_first := word & (ITEM_STATE | SEEN) == done:
+                words[number] = word | SEEN
+            first.append(is_first)
+        return first
 
     def take_unseen(self) -> set[bytes]:
         """Done items whose row was not seen since the last call of this."""
-        unseen = {key for key, packed in self.table.known() if packed & (SEEN | ITEM_STATE) == S.DONE}
+        words = self.table.words
+        unseen = {self.table.key(number) for number, word in enumerate(words) if word & (SEEN | ITEM_STATE) == S.DONE}
         self.table.clear(SEEN)
         return unseen
 

@@ -112,6 +112,11 @@ class ItemTable:
             self.crcs.frombytes(bytes(4 * new))
         return found
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many items at once: an index that grows with them is made anew a dozen times."""
+        if 3 * count > 2 * self._mask:
+            self._make_index(count)
+
     def find_all(self, keys: Iterable[bytes]) -> list[int]:
         """As `find` of each."""
         found: list[int] = []
@@ -223,10 +228,10 @@ class ItemTable:
             return None
         return found[: len(ITEM_STATES)]
 
-    def _make_index(self) -> "array[int]":
-        """The index anew, at most half full."""
+    def _make_index(self, room_for: int = 0) -> "array[int]":
+        """The index anew, at most half full; with `room_for` so many items as long as it need not be made again."""
         size = _SMALLEST
-        while 2 * len(self._lows) > size:
+        while 2 * len(self._lows) > size or 3 * room_for > 2 * (size - 1):
             size *= 2
         slots, mask = array("I", (0,)) * size, size - 1
         for number, (high, low) in enumerate(zip(self._highs, self._lows, strict=True)):

@@ -69,8 +69,7 @@ _PENDING: Final = S.PENDING.value
 _SENDING: Final = S.SENDING.value
 _DONE: Final = S.DONE.value
 _SENT: Final = KNOWN | _SENDING
-_NO_LANE: Final = "", "", -inf
-"""Of no send."""
+_NO_SEND: Final = "", "", -inf
 
 
 class LedgerState(Memory):
@@ -120,7 +119,7 @@ class LedgerState(Memory):
             | self._count_send(model, account, at) << MODEL
         )
         sending = self._sending
-        sending.add(key)
+        sending[key] = number
         if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
             self.most_sending = len(sending)
         self.events += 1
@@ -168,7 +167,7 @@ class LedgerState(Memory):
         self.table.crcs[number] = crc or 0
         self._counts[_SENDING] -= 1
         self._counts[_DONE] += 1
-        self._sending.discard(key)
+        self._sending.pop(key, None)
         self.events += 1
 
     def _step(self, key: bytes, event: ItemEvent, at: float) -> None:
@@ -176,40 +175,52 @@ class LedgerState(Memory):
             raise wrong_step(type(event), event.i or key.hex(), self.item_state(key))
         self._item_event(key, event, at)
 
-    def apply_all(self, keys: Sequence[bytes], events: Sequence[Intent | Done], ats: Sequence[float]) -> None:
+    def apply_all(  # noqa: PLR0915 - in one loop: a call for each event would double the time of a replay
+        self, keys: Sequence[bytes], events: Sequence[Intent | Done], ats: Sequence[float]
+    ) -> None:
         """The same as `apply` of each, in order, for replays of millions; `keys` are their keys.
 
         Raises:
             LifecycleError: a live process took a step that the lifecycle does not know.
         """
-        words, crcs, counts = self.table.words, self.table.crcs, self._counts
+        words, sending = self.table.words, self._sending
         usual = not (self.live or self._reasks or self._uncorrected or self.held or self.lost)
-        epoch, sending, offset_s = self._epoch << EPOCH, self._sending, self._day_offset_s
-        lane = sent = _NO_LANE  # of the last send, with its day and its time: further ones are counted together
-        model = more = 0
-        done: dict[int, list[Done]] = {}  # by model
-        for number, key, event, at in zip(self.table.add_all(keys), keys, events, ats, strict=True):
-            word = words[number]
+        epoch, offset_s = self._epoch << EPOCH, self._day_offset_s
+        sent = _NO_SEND  # the last send: further ones of its lane on its day are counted together
+        sent_model, sent_account = "", ""
+        day_begins = day_ends = inf
+        model = more = begun = known = 0
+        most = self.most_sending
+        places: list[int] = []
+        ended: list[Done] = []
+        # A `done` finds its item's number among those under way: only sends are looked up in the table.
+        sent_keys = [key for key, event in zip(keys, events, strict=True) if isinstance(event, Intent)]
+        numbers = iter(self.table.add_all(sent_keys))
+        for key, event, at in zip(keys, events, ats, strict=True):
             if isinstance(event, Intent):
-                a, n = event.a, event.n
+                a, n, number = event.a, event.n, next(numbers)
+                word = words[number]
                 if not usual or word & (ITEM_STATE | DOUBTFUL) or a > BYTE or n > SENDS_MAX:
-                    more, lane = self._count_more(sent, more), _NO_LANE
-                    self.sent(key, model=event.model, account=event.account, n=n, a=a, at=at)
+                    more, day_ends = self._count_more(sent, more), -inf
+                    self.sent(key, model=event.model, account=event.account, n=n, a=a, at=at, number=number)
                     continue
-                if word & KNOWN:
-                    counts[_PENDING] -= 1
-                counts[_SENDING] += 1
-                if lane == (on := (event.model, event.account, (at + offset_s) // DAY_S)):
+                if event.model == sent_model and event.account == sent_account and day_begins <= at < day_ends:
                     more += 1
                 else:
-                    more, lane, sent = self._count_more(sent, more), on, (event.model, event.account, at)
+                    more = self._count_more(sent, more)
+                    sent_model, sent_account, _ = sent = event.model, event.account, at
+                    day_begins = (at + offset_s) // DAY_S * DAY_S - offset_s
+                    day_ends = day_begins + DAY_S
                     model = self._count_send(*sent) << MODEL
                 words[number] = word & SENT_KEEPS | _SENT | a << ATTEMPTS | n << SENDS | model
-                sending.add(key)
-                if len(sending) > self.most_sending:  # noqa: PLR1730 - a call of `max` is dear here
-                    self.most_sending = len(sending)
-                self.events += 1
-            elif not usual or word & ITEM_STATE != _SENDING or event.a > BYTE:
+                begun += 1
+                known += bool(word & KNOWN)
+                sending[key] = number
+                if len(sending) > most:  # noqa: PLR1730 - a call of `max` is dear here
+                    most = len(sending)
+                continue
+            number = sending.get(key, 0)
+            if not number or not usual or event.a > BYTE:
                 crc = int(event.crc, 16) if event.crc else None
                 self.ended_well(
                     key,
@@ -220,17 +231,28 @@ class LedgerState(Memory):
                     output_tokens=event.output_tokens,
                     images=event.images,
                 )
-            else:
-                done.setdefault(word >> MODEL & MODEL_MASK, []).append(event)
-                word = word & DONE_KEEPS | _DONE | event.a << ATTEMPTS
-                words[number] = word | epoch if event.crc else word
-                crcs[number] = int(event.crc, 16) if event.crc else 0
-                counts[_SENDING] -= 1
-                counts[_DONE] += 1
-                sending.discard(key)
+                continue
+            word = words[number] & DONE_KEEPS | _DONE | event.a << ATTEMPTS
+            words[number] = word | epoch if event.crc else word
+            ended.append(event)
+            places.append(number)
+            del sending[key]
         self._count_more(sent, more)
-        for number, events_of_model in done.items():
-            self._count_done(number, events_of_model)
+        self._counts[_PENDING] -= known
+        self._counts[_SENDING] += begun - len(ended)
+        self._counts[_DONE] += len(ended)
+        self.events += begun
+        self.most_sending = max(self.most_sending, most)
+        self._ended_well_all(places, ended)
+
+    def _ended_well_all(self, numbers: list[int], events: list[Done]) -> None:
+        """What `ended_well` notes besides the items' words, which have been written."""
+        words, crcs = self.table.words, self.table.crcs
+        for number, event in zip(numbers, events, strict=True):
+            crcs[number] = int(event.crc, 16) if event.crc else 0
+        models = [words[number] >> MODEL & MODEL_MASK for number in numbers]
+        for model in set(models):
+            self._count_done(model, [event for event, of in zip(events, models, strict=True) if of == model])
 
     # -- replaying
 
@@ -281,10 +303,11 @@ class LedgerState(Memory):
 
     def segment_ended(self) -> None:
         """The process behind the segment is gone: whatever it was sending is unknown, charged and counted."""
-        self._sending |= {key for key, task in self.tasks.items() if not task.task_id and not task.urls}
-        for key in self._sending:
+        for key, task in self.tasks.items():
+            if not task.task_id and not task.urls:
+                self._sending[key] = self.table.find(key)
+        for key, number in self._sending.items():
             self.tasks.pop(key, None)  # the answer held pictures, and there is no task to ask for their addresses
-            number = self.table.find(key)
             packed = self.table.words[number]
             self.unknown += 1
             packed = with_attempts(plus_ambiguous(packed), (packed >> ATTEMPTS & BYTE) + 1)
@@ -316,10 +339,10 @@ class LedgerState(Memory):
         if isinstance(event, Done):
             self.table.crcs[number] = int(event.crc or "0", 16)
         if to is S.SENDING:
-            self._sending.add(key)
+            self._sending[key] = number
             self.most_sending = max(self.most_sending, len(self._sending))
         else:
-            self._sending.discard(key)
+            self._sending.pop(key, None)
         if to is not S.ACCEPTED:
             self.tasks.pop(key, None)
         if isinstance(event, Retry) and event.held:

@@ -21,7 +21,7 @@ from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import FAILURES, RESULTS, SUPERSEDED, InspectedFiles, Look, broken
 from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, facts_of_all, failure_of, row_lines, trimmed
-from batchrunner.stores.row_forms import FileLine, form_at, open_rows, read_lines
+from batchrunner.stores.row_forms import FileLine, FileLines, form_at, open_rows, read_pieces
 
 _PIECE_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 1 << 18
@@ -111,20 +111,18 @@ class _Inspector:
     def results(self) -> None:
         found = self.found
         found.reshaped = form_at(found.files, found.folder / RESULTS) is not None
-        for batch in _batches(read_lines(found.files, found.folder / RESULTS)):
-            made = facts_of_all([line.text for line in batch])
+        for piece in read_pieces(found.files, found.folder / RESULTS, size_bytes=_BATCH_BYTES):
+            made = facts_of_all(piece.texts)
             if made is None:
-                self._lines(batch)
+                self._lines(piece.lines())
             else:
-                found.rows += len(batch)
-                numbers = self.state.table.find_all(made[1])
-                for line, facts, key, number in zip(batch, *made, numbers, strict=True):
-                    self._row(line, facts, key, number)
+                found.rows += len(piece.texts)
+                self._rows(piece, *made)
         for key in self._copied:
             if self.state.item_state(key) is ItemState.DONE:
                 self.state.see(key)
 
-    def _lines(self, lines: list[FileLine]) -> None:
+    def _lines(self, lines: Iterator[FileLine]) -> None:
         """Those of results.jsonl among which one is unusual, one by one."""
         found = self.found
         for raw in lines:
@@ -137,17 +135,25 @@ class _Inspector:
                 found.unreadable += line.whole
                 continue
             found.rows += 1
-            key = bytes.fromhex(facts.key)
-            self._row(line, facts, key, self.state.table.find(key))
+            self._row(line, facts, bytes.fromhex(facts.key))
 
-    def _row(self, line: FileLine, facts: RowFacts, key: bytes, number: int) -> None:
-        found, output = self.found, facts.output
-        if not (output.images or output.audio or output.path is not None or facts.shared_with is not None):
-            first, crc = self.state.see_first(number)
-            if first:
-                if crc is not None and self.state.closed and not self.state.torn:
-                    found.changed += crc != crc32(line.text)
-                return
+    def _rows(self, piece: FileLines, rows: list[RowFacts], keys: list[bytes]) -> None:
+        """Usual ones at once: without files, and the first of their done items."""
+        state, found = self.state, self.found
+        numbers = state.table.find_all(keys)
+        places = [0 if row.has_more else number for row, number in zip(rows, numbers, strict=True)]
+        usual = state.see_first_all(places)
+        if state.closed and not state.torn:
+            for first, number, text in zip(usual, places, piece.texts, strict=True):
+                if first and (crc := state.crc_of(number)) is not None:
+                    found.changed += crc != crc32(text)
+        if not all(usual):
+            for first, line, row, key in zip(usual, piece.lines(), rows, keys, strict=True):
+                if not first:
+                    self._row(line, row, key)
+
+    def _row(self, line: FileLine, facts: RowFacts, key: bytes) -> None:
+        found = self.found
         if not self._has_pictures(facts):
             found.stale.add(line.offset)
             return
@@ -226,19 +232,6 @@ class _Inspector:
                 return None
             raise
         return there if there is not None and there.kind == "file" else None
-
-
-def _batches(lines: Iterator[FileLine]) -> Iterator[list[FileLine]]:
-    batch: list[FileLine] = []
-    size_bytes = 0
-    for line in lines:
-        batch.append(line)
-        size_bytes += len(line.text)
-        if size_bytes >= _BATCH_BYTES:
-            yield batch
-            batch, size_bytes = [], 0
-    if batch:
-        yield batch
 
 
 def _adoption(state: LedgerState, facts: RowFacts, place: Place) -> Iterator[ItemEvent]:

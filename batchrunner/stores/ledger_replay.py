@@ -113,6 +113,20 @@ def replay_into(state: LedgerState, reading: LedgerReading, *, verified: bool = 
             state.intact_at = step.at
 
 
+_ITEM_BYTES: Final = 380
+"""The two lines that an ordinary item has in the ledger, at least."""
+
+
+def _ledger_bytes(files: Files, folder: Path) -> int:
+    """Length of all segments. Raises StoreBrokenError."""
+    ledger = folder / LEDGER
+    try:
+        numbers = segment_numbers(files.names(ledger)) if files.exists(ledger) else []
+        return sum(_length(files, segment_path(ledger, number)) for number in numbers)
+    except OSError as error:
+        raise broken(folder, error) from error
+
+
 def _length(files: Files, path: Path) -> int:
     if not files.exists(path):
         return 0
@@ -155,6 +169,7 @@ def replay(
         replay_into(state, reading, verified=known.verified)
     else:
         state, reading = LedgerState(day_offset_s=day_offset_s), read_ledger(folder / LEDGER, files=files)
+        state.table.reserve(_ledger_bytes(files, folder) // _ITEM_BYTES)
         replay_into(state, reading)
     if not running:
         state.segment_ended()

@@ -63,6 +63,12 @@ class RowFacts(msgspec.Struct):
     shared_with: str | None = None
 
     @property
+    def has_more(self) -> bool:
+        """Whether it has files, or is the copy of another item's row."""
+        output = self.output
+        return bool(output.images or output.audio) or output.path is not None or self.shared_with is not None
+
+    @property
     def files(self) -> tuple[tuple[str, int, str], ...]:
         """(path, size in bytes, sha256) of each of its pictures and sounds."""
         return tuple((file.path, file.bytes, file.sha256) for file in (*self.output.images, *self.output.audio))

@@ -51,30 +51,62 @@ def read_lines(files: Files, path: Path, *, start: int = 0, longest_bytes: int |
 
 def lines_of(files: Files, descriptor: int, *, start: int = 0, longest_bytes: int | None = None) -> Iterator[FileLine]:
     """The same for a file that is open, and stays so. Raises OSError."""
+    for piece in _pieces(files, descriptor, start, longest_bytes, _READ_BYTES):
+        yield from piece.lines()
+
+
+@dataclass(frozen=True, slots=True)
+class FileLines:
+    """Lines that follow each other."""
+
+    offset: int
+    """Of the first one's first byte."""
+    texts: list[bytes]
+    whole: bool
+    """As of `FileLine`, of each of them."""
+
+    def lines(self) -> Iterator[FileLine]:
+        """One by one."""
+        offset = self.offset
+        for text in self.texts:
+            yield FileLine(offset, text, self.whole)
+            offset += len(text) + 1
+
+
+def read_pieces(files: Files, path: Path, *, size_bytes: int) -> Iterator[FileLines]:
+    """The lines of a file of rows as in `read_lines`, those of about `size_bytes` at a time. Raises OSError."""
+    if not files.exists(path):
+        return
+    descriptor = open_rows(files, path)
+    try:
+        yield from _pieces(files, descriptor, 0, None, size_bytes)
+    finally:
+        files.close(descriptor)
+
+
+def _pieces(
+    files: Files, descriptor: int, start: int, longest_bytes: int | None, size_bytes: int
+) -> Iterator[FileLines]:
     offset = read_to = start
     rest: list[bytes] = []
     rest_bytes = 0
-    while chunk := files.read_at(descriptor, _READ_BYTES, read_to):
+    while chunk := files.read_at(descriptor, size_bytes, read_to):
         read_to += len(chunk)
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        rest_bytes += len(first)
-        if others:
-            text = b"".join(rest)
-            yield FileLine(offset, text, True)  # noqa: FBT003 - a million of these; keywords cost
-            offset += len(text) + 1
-            last = others.pop()
-            for text in others:
-                yield FileLine(offset, text, True)  # noqa: FBT003 - as above
-                offset += len(text) + 1
+        texts = chunk.split(b"\n")
+        rest.append(texts[0])
+        rest_bytes += len(texts[0])
+        if len(texts) > 1:
+            texts[0] = b"".join(rest)
+            last = texts.pop()
+            yield FileLines(offset, texts, whole=True)
             rest, rest_bytes = [last], len(last)
+            offset = read_to - rest_bytes
         if longest_bytes is not None and rest_bytes > longest_bytes:
-            text = b"".join(rest)
-            yield FileLine(offset, text, whole=False)
-            offset += len(text)
+            yield FileLines(offset, [b"".join(rest)], whole=False)
+            offset += rest_bytes
             rest, rest_bytes = [], 0
     if rest_bytes:
-        yield FileLine(offset, b"".join(rest), whole=False)
+        yield FileLines(offset, [b"".join(rest)], whole=False)
 
 
 _CHUNK_BYTES: Final = 1 << 20
