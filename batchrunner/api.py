@@ -73,10 +73,13 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     items = items_of(job, upstream.rows)
     items.progress = progress
     mistakes = await items.mistakes()
-    if has_judges(job) and not mistakes:
+    unknown: tuple[str, ...] = ()
+    if job.checks and not mistakes:
         from batchrunner.report.judging import judge_mistakes
+        from batchrunner.report.scoring import check_mistakes
 
-        mistakes = await judge_mistakes(job, items)
+        mistakes, unknown = await check_mistakes(job, items)
+        mistakes = (*mistakes, *await judge_mistakes(job, items))
     if any(map(os.path.lexists, job.output.former_dirs)):
         from batchrunner.stores.run_directory import run_elsewhere
 
@@ -88,7 +91,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
     return CheckResult(
         mistakes=(),
         items=items.counted,
-        notes=(*notes, *missing, *picture_notes(job), *upstream.notes),
+        notes=(*notes, *unknown, *missing, *picture_notes(job), *upstream.notes),
         skipped_rows=items.skipped_rows,
         skipped=items.skipped,
     )

@@ -1,9 +1,9 @@
 """Runs in a process of its own: a person's check functions, and patterns that might never end. Imports nothing of ours.
 
-Takes a JSON object a line on stdin and answers with one on stdout: `{"load": PATH}`, then
-`{"python": PATH, "function": NAME, "row": {...}}`, or `{"pattern": TEXT, "text": TEXT}`; the answer is `{"value": ...}`
-or `{"error": TEXT}`. What a function prints goes to stderr. An empty line says that it is ready. A check that takes
-longer than its `limit_s` ends the process, whatever has become of the one that asked.
+Takes a JSON object a line on stdin and answers with one on stdout: `{"load": PATH}`, with `"function": NAME` to know
+whether it has one, then `{"python": PATH, "function": NAME, "row": {...}}`, or `{"pattern": TEXT, "text": TEXT}`; the
+answer is `{"value": ...}` or `{"error": TEXT}`. What a function prints goes to stderr. An empty line says that it is
+ready. A check that takes longer than its `limit_s` ends the process, whatever has become of the one that asked.
 """
 
 import importlib.util
@@ -39,6 +39,8 @@ def answer_to(asked: dict[str, Any]) -> object:
         return None if found is None else [found.group(), *found.groups()]
     if "load" in asked:
         load(asked["load"])
+        if "function" in asked and not callable(getattr(_loaded[asked["load"]], asked["function"], None)):
+            raise LookupError(f"there is no function `{asked['function']}`")
         return None
     function: Callable[[object], object] = getattr(_loaded[asked["python"]], asked["function"])
     return function(asked["row"])

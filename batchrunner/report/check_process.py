@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from batchrunner.core.job import PRESETS, Json
+from batchrunner.core.errors import Mistake
+from batchrunner.core.job import PRESETS, Job, Json
 from batchrunner.evaluation.check_kinds import CheckBrokenError
 
 PYTHON_LIMIT_S: Final = 10.0
@@ -73,6 +74,11 @@ class CheckProcess:
                 raise CheckBrokenError(self._broken[path]) from error
             self._loaded.add(path)
         return self._ask({"python": path, "function": name, "row": row}, place, self._python_limit_s)
+
+    def require(self, place: str) -> None:
+        """Load the file of `FILE:NAME`, without a call of the function. Raises CheckBrokenError if it has none."""
+        path, _, name = place.rpartition(":")
+        self._ask({"load": path, "function": name}, place, _START_LIMIT_S)
 
     def search(self, pattern: str, text: str) -> list[str | None] | None:
         """The match and its groups; None without one. Raises CheckBrokenError."""
@@ -145,6 +151,26 @@ class CheckProcess:
                 with suppress(OSError):
                     pipe.close()
         child.wait()
+
+
+def function_mistakes(job: Job) -> Iterator[Mistake]:
+    """Functions of the job's checks that are not there, or whose file cannot be loaded. Runs these files. Blocks."""
+    with CheckProcess(key_env=job.provider.key_env) as process:
+        for number, check in enumerate(job.checks):
+            if check.kind != "python":
+                continue
+            shown, _, name = str(check.expected).rpartition(":")
+            path = Path(job.folder / shown).absolute()
+            key = f"checks[{number}].{'not.' if check.negated else ''}python"
+            try:
+                with path.open("rb"):
+                    process.require(f"{path}:{name}")
+            except OSError as error:
+                problem = f"the file {shown} cannot be read: {error.strerror or error}"
+                expected = "a file relative to the job file's folder"
+                yield Mistake(file=job.file, key=key, problem=problem, expected=expected)
+            except CheckBrokenError as error:
+                yield Mistake(file=job.file, key=key, problem=f"{shown}: {error}")
 
 
 def _last_words(child: subprocess.Popen[bytes]) -> str:

@@ -4,12 +4,13 @@ Scores stand apart from the rows: rows are paid for, scores are made again whene
 be checked gets the verdict `error`, which counts for nothing, and never ends the others.
 """
 
+import asyncio
 import hashlib
 import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Final
@@ -19,12 +20,16 @@ from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.job import Check, Job, Json
 from batchrunner.core.status import Status
 from batchrunner.evaluation.check_kinds import CheckBrokenError, score_of
+from batchrunner.prompts.job_items import JobItems
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
-from batchrunner.prompts.row_condition import is_true
+from batchrunner.prompts.row_condition import ROW_NAMES, is_true
 from batchrunner.providers.structured import Fits, SchemaCheck
 from batchrunner.report.audit import read_plain
-from batchrunner.report.check_process import CheckProcess
+from batchrunner.report.check_process import CheckProcess, function_mistakes
 from batchrunner.report.judging import Verdicts, verdicts_of
+from batchrunner.report.wording import count
+from batchrunner.spec.job_errors import parsed_path
+from batchrunner.spec.load import line_of
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
 from batchrunner.stores.picture_checks import PictureLook, look_of
@@ -33,6 +38,8 @@ from batchrunner.stores.score_file import SCORES
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _MOST_PICTURE_BYTES: Final = 1 << 28
 _LINES_A_WRITE: Final = 200
+_SAMPLE: Final = 20
+"""Items that show which columns there are."""
 _SAME_BITS: Final = 2
 _SIZE: Final = re.compile(r"(\d+)\s*[x*×]\s*(\d+)")
 _ANY_JSON: Final[SchemaCheck] = SchemaCheck({})
@@ -75,6 +82,33 @@ def prepared(
             )
         )
     return tuple(made), tuple(mistakes)
+
+
+async def check_mistakes(job: Job, items: JobItems) -> tuple[tuple[Mistake, ...], tuple[str, ...]]:
+    """What is wrong with the checks of a job, and names in their templates that none of its first items has.
+
+    Loads the files of their functions, in a process of its own.
+    """
+    ready, broken = prepared(job.checks, file=job.file)
+    found = (*broken, *await asyncio.to_thread(lambda: tuple(function_mistakes(job))))
+    if found:
+        return tuple(replace(one, line=line_of(job.file, parsed_path(one.key or "") or ())) for one in found), ()
+    known: set[str] = set(ROW_NAMES)
+    first = 0
+    async for batch in items.batches():
+        for item in batch[: _SAMPLE - first]:
+            known.update(item.vars)
+        first = min(_SAMPLE, first + len(batch))
+        if first == _SAMPLE:
+            break
+    notes = [
+        f"checks[{place}]: its template uses `{name}`, which is no field of a row and no column of the first "
+        f"{count(first, 'item')}"
+        for place, one in enumerate(ready)
+        for name in sorted({name for each in (one.expected, one.equals, one.when) if each for name in each.names})
+        if name not in known
+    ]
+    return (), tuple(notes)
 
 
 def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, key_env: Sequence[str] = ()) -> Scored:

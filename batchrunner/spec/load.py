@@ -318,6 +318,11 @@ def _mistake(path: str, fault: SpecError, reading: Reading, given: set[KeyPath])
     )
 
 
+def line_of(path: str, key: KeyPath) -> int | None:
+    """The line of a key in a job file that was read before, for mistakes that are found later. Blocks."""
+    return _line(_reading(path), key)
+
+
 def _line(reading: Reading, path: KeyPath) -> int | None:
     """The line of the path, or of the nearest thing around it that stands in the file."""
     while path and path not in reading.lines:

@@ -71,3 +71,55 @@ def test_more_mistakes_than_a_person_is_shown_are_counted_and_json_has_all(
     assert len(found) == MOST_SHOWN + 55
     assert len(words.splitlines()) == MOST_SHOWN + 1
     assert f"and 55 more errors, {MOST_SHOWN + 55} in all" in words.splitlines()[-1]
+
+
+FILES = {
+    "fine.py": "def good(row):\n    return True\nnumber = 3\n",
+    "broken.py": "def good(row)\n    return True\n",
+    "needy.py": "import no_such_library\n",
+    "ends.py": "import os\nos._exit(3)\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "key", "problem"),
+    [
+        ('python: "gone.py:good"', "python", "the file gone.py cannot be read: No such file or directory"),
+        ('python: "folder.py:good"', "python", "the file folder.py cannot be read: Is a directory"),
+        ('not: {python: "fine.py:bad"}', "not.python", "there is no function `bad`"),
+        ('python: "fine.py:number"', "python", "there is no function `number`"),
+        ('python: "broken.py:good"', "python", "broken.py: SyntaxError: expected ':' (broken.py, line 1)"),
+        ('python: "needy.py:good"', "python", "needy.py: ModuleNotFoundError: No module named 'no_such_library'"),
+        ('python: "ends.py:good"', "python", "ends.py: the process that makes the check ended: exit status 3"),
+        ('equals: "{{ half"', "equals", "not a valid template"),
+        ('{number: "42", when: "{{ 1 +"}', "when", "not a valid template"),
+    ],
+)
+def test_a_check_that_could_never_be_made_is_a_mistake_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], check: str, key: str, problem: str
+) -> None:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "folder.py").mkdir()
+    path = job(
+        tmp_path,
+        "a.yaml",
+        f"provider: simulator\nmodel: m\nprompts: [a]\nchecks:\n- contains: a\n- python: 'fine.py:good'\n- {check}\n",
+    )
+    (found,), _ = checked(capsys, path)
+    assert (found["file"], found["line"], found["key"]) == (str(path), 7, f"checks[2].{key}")
+    assert problem in str(found["problem"])
+
+
+def test_a_name_in_a_check_that_no_item_has_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = job(
+        tmp_path,
+        "a.yaml",
+        "provider: simulator\nmodel: m\nprompts: [{prompt: a, vars: {answer: b}}]\n"
+        "checks: [{equals: '{{ answer }}'}, {equals: '{{ anwser }}', when: '{{ model == prompt_id }}'}]\n",
+    )
+    assert main(("check", str(path), "--json")) == 0
+    (found,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert [note for note in found["notes"] if note.startswith("checks[")] == [
+        "checks[1]: its template uses `anwser`, which is no field of a row and no column of the first 1 item"
+    ]
