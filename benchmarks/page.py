@@ -16,6 +16,7 @@ import json
 import os
 import re
 import resource
+import statistics
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ from tools.browser import opened, started, why_not
 
 HEADING = "\n## The page\n"
 SCROLL_ROUNDS = 3
+SEARCHES_AGAIN = 7
 QUIET_MS = 10
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
@@ -128,6 +130,14 @@ SCROLL = """async () => {
 }"""
 
 
+SEARCH = """async (address) => {
+  const before = document.querySelector(".row");
+  location.hash = address;
+  while (before.isConnected) await new Promise((done) => requestAnimationFrame(done));
+  for (let frame = 0; frame < 2; frame++) await new Promise((done) => requestAnimationFrame(done));
+}"""
+
+
 IDLE = """async () => {
   let longest = 0;
   const began = performance.now();
@@ -175,12 +185,12 @@ def measured(browser: Any, out: Path, word: str) -> dict[str, float]:
         found["requests"] = len([address for address in seen.requests if "/thumbs/" in address])
         client.send("HeapProfiler.collectGarbage")
         found["heap_mb"] = metric("JSHeapUsedSize") / 1e6
-        for turn in ("search_ms", "again_ms"):
+        searches = []
+        for turn in range(1 + SEARCHES_AGAIN):
             before = metric("TaskDuration")
-            seen.view(f"#results?q={word}{'' if turn == 'search_ms' else '%20e'}")
-            seen.page.wait_for_selector(".active:has-text('item')", timeout=60_000)
-            seen.settle()
-            found[turn] = 1000 * (metric("TaskDuration") - before)
+            seen.page.evaluate(SEARCH, f"#results?q={word}{'%20e' if turn % 2 else ''}")
+            searches.append(1000 * (metric("TaskDuration") - before))
+        found["search_ms"], found["again_ms"] = searches[0], statistics.median(searches[1:])
         seen.view("#results")
         seen.page.wait_for_timeout(300)
         rounds = [scrolled(browser, seen.page) for _ in range(SCROLL_ROUNDS)]
@@ -219,7 +229,11 @@ def rows_of(subject: Subject, out: Path, browser: Any) -> list[str]:
             f"{found['search_ms']:.0f} ms",
             "250 ms at 10,000 items" if rows < 20_000 else "",
         ),
-        row("search, CPU, again", f"{found['again_ms']:.0f} ms", "30 ms at 10,000 items" if rows < 20_000 else ""),
+        row(
+            "search, CPU, again (median of 7)",
+            f"{found['again_ms']:.0f} ms",
+            "30 ms at 10,000 items" if rows < 20_000 else "",
+        ),
         row("scrolling through all in 3 s: longest task, CPU", f"{found['scroll_cpu']:.0f} ms", "50 ms"),
         row("the same by the clock, quietest round", f"{found['scroll_wall']:.0f} ms"),
         row("an empty page meanwhile: longest time between two frames", f"{found['idle_wall']:.0f} ms"),

@@ -70,6 +70,41 @@ def test_search_finds_prompts_and_answers_by_all_words(browser: "Browser", talk:
         assert seen.complaints == []
 
 
+LAYOUTS_ASKED_FOR = """async (address) => {
+  const asked = [];
+  for (const name of ["scrollTop", "clientHeight", "clientWidth"]) {
+    const { get, set } = Object.getOwnPropertyDescriptor(Element.prototype, name);
+    const noted = { get() { asked.push(name); return get.call(this); } };
+    if (set) noted.set = function (value) { asked.push(`${name} = ${value}`); set.call(this, value); };
+    Object.defineProperty(Element.prototype, name, noted);
+  }
+  const before = document.querySelector(".row");
+  location.hash = address;
+  while (before.isConnected) await new Promise((done) => requestAnimationFrame(done));
+  return asked;
+}"""
+
+
+def test_a_search_draws_its_rows_without_asking_for_the_layout(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.view("#results?q=tides")
+        seen.page.wait_for_selector(".active:has-text('600 items')")
+        seen.settle()
+        assert seen.page.evaluate(LAYOUTS_ASKED_FOR, "#results?q=tides%20%22question%204%22") == []
+        assert seen.text(".active span") == "11 prompts, 66 items"
+
+
+def test_a_search_shows_its_rows_from_the_first_one_on_wherever_the_list_was(browser: "Browser", talk: Path) -> None:
+    with opened(browser, talk / "report.html") as seen:
+        seen.value("document.querySelector('.scroller').scrollTop = 9000")
+        seen.settle()
+        seen.view("#results?q=tides")
+        seen.page.wait_for_selector(".active:has-text('600 items')")
+        seen.settle()
+        assert seen.value("document.querySelector('.scroller').scrollTop") == 0
+        assert seen.text(".row .prompt") == "Question 0 about tides."
+
+
 def test_every_count_leads_to_its_filter_and_filters_can_be_taken_back(browser: "Browser", talk: Path) -> None:
     with opened(browser, talk / "report.html") as seen:
         seen.page.click("summary:has-text('State')")

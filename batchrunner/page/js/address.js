@@ -45,8 +45,10 @@ export function go(changes, { replace = false } = {}) {
 }
 
 window.addEventListener("popstate", () => {
-  Object.assign(state, parse(location.hash));
-  for (const act of listeners) act(Object.keys(state));
+  const next = parse(location.hash);
+  const changed = Object.keys(next).filter((name) => JSON.stringify(next[name]) !== JSON.stringify(state[name]));
+  Object.assign(state, next);
+  for (const act of listeners) act(changed);
 });
 
 /** The address of the same page with other filters: what every count leads to. */

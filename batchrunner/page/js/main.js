@@ -25,6 +25,7 @@ const KEYS = [
   ["t", "dark or light"],
   ["?", "this list"],
 ];
+const SLOW_MS = 100; // a search that takes longer says that it searches
 const THEMES = ["system", "light", "dark"];
 
 const app = document.getElementById("app");
@@ -244,16 +245,18 @@ onChange(async (changed) => {
     const typed = document.activeElement === searchBox;
     if (!typed || changed.includes("view")) searchBox.value = state.q;
     drawTabs();
-    const searching = changed.includes("q") ? find() : null;
-    if (searching && state.q) {
+    if (changed.includes("q")) {
+      const slow = setTimeout(drawChips, SLOW_MS);
       searched = null;
-      drawChips();
-      if (!(await searching)) return;
-    } else if (searching) await searching;
+      const isNewest = await find();
+      clearTimeout(slow);
+      if (!isNewest) return;
+    }
     replan();
-    drawFilters();
+    if (changed.every((name) => name === "q" || name === "item")) drawChips();
+    else drawFilters();
     drawView();
-    if (typed) searchBox.focus({ preventScroll: true }); // it was drawn anew
+    if (typed) searchBox.focus({ preventScroll: true }); // it may have been drawn anew
   }
   drawItem();
 });

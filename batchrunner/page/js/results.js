@@ -53,13 +53,12 @@ export class Results {
     this.drawHead();
     const wide = this.phone ? 480 : Math.max(256, ((this.list.width || this.scroller.clientWidth) - 264) / columns);
     this.chars = Math.ceil((wide / NARROW_PX) * LINES[size]);
-    if (!keep) this.scroller.scrollTop = 0;
     this.empty.hidden = plan.entries.length > 0;
     this.list.spacer.hidden = !plan.entries.length;
     this.rest.hidden = !plan.entries.length || !unanswered();
     if (!this.rest.hidden) put(this.rest, el("div", { role: "gridcell" }, el("a", { href: linkTo({ view: "failures", q: "", filters: {}, rest: {} }), text: unansweredWords() })));
     if (!plan.entries.length) this.showEmpty();
-    this.list.set(plan.entries.length, this.height);
+    this.list.set(plan.entries.length, this.height, { keep });
     this.cursor.entry = Math.min(this.cursor.entry, Math.max(0, plan.entries.length - 1));
     this.cursor.column = Math.min(this.cursor.column, Math.max(0, columns - 1));
   }

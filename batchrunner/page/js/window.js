@@ -37,9 +37,11 @@ export class Windowed {
     this.turn = 0;
     this.top = 0;
     scroller.addEventListener("scroll", () => this.soon(), { passive: true });
-    this.width = 0; // kept, since asking for it lays the page out
+    this.width = 0; // both are kept, since asking for them lays the page out
+    this.tall = 0;
     this.watcher = new ResizeObserver(() => {
       this.width = scroller.clientWidth;
+      this.tall = scroller.clientHeight;
       this.soon();
     });
     this.watcher.observe(scroller);
@@ -52,12 +54,15 @@ export class Windowed {
     });
   }
 
-  set(count, height) {
+  /** Shows other rows, from the first one on unless the place is to be kept. */
+  set(count, height, { keep = false } = {}) {
     this.count = count;
     this.height = height;
     for (const node of this.there.values()) node.remove();
     this.there.clear();
-    this.draw();
+    const isAtTop = !this.top && !this.turn;
+    if (!keep && !isAtTop) this.scroller.scrollTop = 0;
+    this.draw(keep ? undefined : 0);
   }
 
   redraw(number) {
@@ -70,12 +75,11 @@ export class Windowed {
   }
 
   get viewport() {
-    return Math.max(100, this.scroller.clientHeight);
+    return Math.max(100, this.tall || this.scroller.clientHeight);
   }
 
-  draw() {
-    const { scroller, count, height } = this;
-    const top = scroller.scrollTop;
+  draw(top = this.scroller.scrollTop) {
+    const { count, height } = this;
     const jumped = Math.abs(top - this.top) > this.viewport / 2; // nothing that was there stays: only what shows is made
     this.top = top;
     const seen = visibleRows({ top, viewport: this.viewport, height, count, over: jumped ? 0 : 2 });
