@@ -1,4 +1,4 @@
-"""A run and whoever called it: progress and signals while it works, and messages that must not cost an answer."""
+"""A run and whoever called it: progress, signals and scores while it works; messages that must not cost an answer."""
 
 import asyncio
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
+from batchrunner.core.job import Job
 from batchrunner.core.status import Status
 from batchrunner.engine.shutdown import listening
 from batchrunner.stores.run_directory import remember_refusal
@@ -16,6 +17,7 @@ from batchrunner.stores.threads import Threads
 
 if TYPE_CHECKING:
     from batchrunner.engine.runner import Runner
+    from batchrunner.report.scoring import LiveScores
 
 Progress = Callable[[Callable[[], Status]], Awaitable[None]]
 _PROGRESS_ENDS_S: Final = 5.0
@@ -26,15 +28,29 @@ _PROGRESS_ENDS_S: Final = 5.0
 async def attended(
     runner: "Runner", *, progress: Progress | None, signals: bool, speak: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Progress and signals, for as long as the run goes."""
+    """Progress, signals and scores of answers as they come, for as long as the run goes."""
     showing = asyncio.create_task(_shown(progress, runner, speak)) if progress is not None else None
+    scores = _live_scores(runner.job)
     try:
         with listening(runner.shutdown) if signals else nullcontext():
             yield
     finally:
+        if scores is not None:
+            await asyncio.to_thread(scores.end)
         if showing is not None:
             showing.cancel()
             await asyncio.wait({showing}, timeout=_PROGRESS_ENDS_S)
+
+
+def _live_scores(job: Job) -> "LiveScores | None":
+    """What scores the answers of a job with checks, begun; judges see them when all have come."""
+    if all(check.kind == "judge" for check in job.checks):
+        return None
+    from batchrunner.report.scoring import LiveScores  # noqa: PLC0415 - for jobs with checks only
+
+    scores = LiveScores(job, Path(job.output.dir))
+    scores.start()
+    return scores
 
 
 async def _shown(progress: Progress, runner: "Runner", speak: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ from batchrunner.core.job import Json
 from batchrunner.evaluation.comparison import Comparison, PairResult, ScoredItem, State, compare_groups
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
-from batchrunner.stores.score_file import SCORES, ScoreFile
+from batchrunner.stores.score_file import ScoreFile
 
 _MOST_GROUPS: Final = 50
 _MOST_FLIP_TEXTS: Final = 2_000
@@ -73,15 +73,7 @@ def open_runs(folders: Sequence[Path]) -> list[ComparedRun]:
 def _opened(folder: Path, label: str) -> ComparedRun:
     run = run_file_or_refuse(folder)
     with ScoreFile(folder) as scores:
-        if not scores.exists:
-            hint = f"add `checks:` to the job and run it, or score it: batchrunner score {folder} --checks FILE"
-            raise JobMistakesError((Mistake(file=str(folder / SCORES), problem="there are no scores", hint=hint),))
-        if scores.damaged:
-            hint = f"score again: batchrunner score {folder}"
-            problem = "is no line of scores"
-            raise JobMistakesError(
-                (Mistake(file=str(folder / SCORES), line=scores.damaged[0], problem=problem, hint=hint),)
-            )
+        scores.require()
     return ComparedRun(label=label, folder=folder, run=run)
 
 

@@ -17,7 +17,7 @@ from batchrunner.core.exports import ExportOptions, ExportRow
 from batchrunner.core.job import Json
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values
-from batchrunner.report.selection import marks_in, no_mark
+from batchrunner.report.selection import marks_in
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.run_file import run_file_or_refuse
 from batchrunner.stores.score_file import ScoreFile
@@ -47,9 +47,8 @@ class Selection:
         self._found: set[str] = set()
         self._marked = None if options.marks is None else marked(Path(options.marks), options.mark)
         self._condition = None if options.where is None else _condition(options.where)
-        if self._condition is not None and self._condition.needs_scores and not scores.exists:
-            hint = "add `checks:` to the job, or name them: batchrunner score DIR --checks FILE"
-            raise _mistake("--where", "reads scores, and the run has none", hint=hint)
+        if self._condition is not None and self._condition.needs_scores:
+            scores.require("--where")
         self._splits = tuple(_limits(options.split))
         self.left_out: Counter[str] = Counter()
 
@@ -149,13 +148,9 @@ def marked(path: Path, wanted: Sequence[str]) -> frozenset[Json | tuple[str, Jso
     Raises:
         JobMistakesError: the file cannot be read, or a line is no mark.
     """
-    found = set[Json | tuple[str, Json]]()
-    for number, entry in marks_in(path):
-        if not isinstance(entry.get("id"), str):
-            raise no_mark(path, number)
-        if entry["mark"] is not None and (not wanted or str(entry["mark"]) in wanted):
-            found.add(entry["key"] if isinstance(entry.get("key"), str) else ("id", entry["id"]))
-    return frozenset(found)
+    return frozenset(
+        entry["key"] if isinstance(entry.get("key"), str) else ("id", entry["id"]) for entry in marks_in(path, wanted)
+    )
 
 
 class Captions:

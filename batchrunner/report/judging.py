@@ -43,6 +43,7 @@ _PAIR_SCHEMA: Final = (
     "`schema: {type: object, properties: {winner: {enum: [first, second, tie]}, reason: {type: string}}, "
     "required: [winner, reason]}`"
 )
+NOT_ANSWERED_YET: Final = "the judge has not answered yet"
 _SAMPLE: Final = 20
 _SHOWN_CHARS: Final = 60
 _REASON_CHARS: Final = 1_000
@@ -298,7 +299,7 @@ class Verdicts:
         for key in keys:
             score = self._scores.get(key)
             if score is None:
-                return Score(verdict="error", reason=self._failed.get(key, "the judge has not answered yet"))
+                return Score(verdict="error", reason=self._failed.get(key, NOT_ANSWERED_YET))
             if isinstance(score, str):
                 return Score(verdict="error", reason=score)
             given.append(score)
@@ -318,7 +319,7 @@ class Verdicts:
             for key in keys or ():
                 score = self._scores.get(key)
                 if score is None:
-                    return Score(verdict="error", reason=self._failed.get(key, "the judge has not answered yet"))
+                    return Score(verdict="error", reason=self._failed.get(key, NOT_ANSWERED_YET))
                 if isinstance(score, str):
                     return Score(verdict="error", reason=score)
                 is_turned = (order == ORDERS[1]) != (model == pair[1])  # the answer was shown second

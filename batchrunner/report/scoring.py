@@ -8,10 +8,13 @@ import asyncio
 import hashlib
 import json
 import re
+import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -26,14 +29,16 @@ from batchrunner.prompts.row_condition import ROW_NAMES, is_true
 from batchrunner.providers.structured import Fits, SchemaCheck
 from batchrunner.report.audit import read_plain
 from batchrunner.report.check_process import CheckProcess, function_mistakes
-from batchrunner.report.judging import Verdicts, verdicts_of
+from batchrunner.report.judging import NOT_ANSWERED_YET, Verdicts, verdicts_of
 from batchrunner.report.wording import count
 from batchrunner.spec.job_errors import parsed_path
 from batchrunner.spec.load import line_of
 from batchrunner.stores.export_files import RowOrder
-from batchrunner.stores.files import DISK, SHARED_FILE, write_pieces
+from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, write_all, write_pieces
 from batchrunner.stores.picture_checks import PictureLook, look_of
-from batchrunner.stores.score_file import SCORES
+from batchrunner.stores.results import rows_behind
+from batchrunner.stores.row_forms import lines_of
+from batchrunner.stores.score_file import SCORES, open_for_more
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _MOST_PICTURE_BYTES: Final = 1 << 28
@@ -42,6 +47,11 @@ _SAMPLE: Final = 20
 """Items that show which columns there are."""
 _SAME_BITS: Final = 2
 _SIZE: Final = re.compile(r"(\d+)\s*[x*×]\s*(\d+)")
+_LOOK_EVERY_S: Final = 0.5
+_REST: Final = 4.0
+_SLICE_S: Final = 0.002
+"""Beside a run, checks take at most a fifth of the time of one core, in slices that keep no request waiting."""
+_LONGEST_END_S: Final = 2.0
 _ANY_JSON: Final[SchemaCheck] = SchemaCheck({})
 
 
@@ -127,14 +137,8 @@ def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, ke
     ready, mistakes = prepared(checks)
     if mistakes:
         raise JobMistakesError(mistakes)
-    digest = checks_digest(checks)
+    scored = _nothing_scored(folder, checks)
     path = folder / SCORES
-    scored = Scored(
-        dir=str(folder),
-        path=str(path),
-        checks=[CheckCounts(name=check.name, counts=check.counts) for check in checks],
-        digest=digest,
-    )
     verdicts = verdicts_of(folder, checks, base=base)
     with RowOrder(folder) as order, CheckProcess(key_env=key_env) as process:
         order.index()
@@ -148,9 +152,104 @@ def score_directory(folder: Path, checks: Sequence[Check], *, base: PurePath, ke
     return scored
 
 
+def _nothing_scored(folder: Path, checks: Sequence[Check]) -> Scored:
+    return Scored(
+        dir=str(folder),
+        path=str(folder / SCORES),
+        checks=[CheckCounts(name=check.name, counts=check.counts) for check in checks],
+        digest=checks_digest(checks),
+    )
+
+
 def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
     while batch := list(islice(lines, _LINES_A_WRITE)):
         yield batch
+
+
+class LiveScores:
+    """Appends a line to `scores.jsonl` for each row as it comes to `results.jsonl`, in a thread of its own.
+
+    Nothing of the run knows it or waits for it: it reads the file. Lines are not synced, and in the order in which the
+    rows come; where these come faster than they may be checked beside a run, it falls behind. The run's end scores all
+    rows anew, and says then what went wrong.
+    """
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        """Of a run that is about to begin, for the holder of its lock."""
+        self._job = job
+        self._folder = folder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="scores", daemon=True)
+        self._start = 0
+        """Where the rows begin that have no line."""
+
+    def __repr__(self) -> str:
+        return f"<LiveScores {self._folder}>"
+
+    def start(self) -> None:
+        """Begin with the row behind that of the last line; with the first one where these checks have no line."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Write no more. Blocks until the check of a row has ended, but not for long.
+
+        One that takes longer is left alone: its line goes to a file that has no name any more.
+        """
+        self._ended.set()
+        self._thread.join(_LONGEST_END_S)
+
+    def _work(self) -> None:
+        with suppress(Exception):  # of a disk, of a person's checks: nothing of it may touch the run
+            checks = self._job.checks
+            ready, mistakes = prepared(checks)
+            scored = _nothing_scored(self._folder, checks)
+            if mistakes or self._ended.is_set():
+                return
+            scores, last = open_for_more(self._folder, digest=scored.digest)
+            try:
+                with CheckProcess(key_env=self._job.provider.key_env) as process:
+                    outside = _Outside(self._folder, self._job.folder, process, {})
+                    for rows in self._slices(last):
+                        lines = [_line_of(row, ready, outside, scored) for row in rows]
+                        write_all(DISK, scores, b"".join(lines))
+            finally:
+                DISK.close(scores)
+
+    def _slices(self, last: str | None) -> Iterator[Iterator[dict[str, Json]]]:
+        """The rows behind the one with the key `last`, as they come, in pieces of some milliseconds with rests."""
+        path = self._folder / RESULTS
+        while not DISK.exists(path):
+            if self._ended.wait(_LOOK_EVERY_S):
+                return
+        descriptor = DISK.open_read(path)
+        try:
+            self._start = 0 if last is None else _end_of_row(descriptor, last.encode())
+            while not self._ended.wait(_LOOK_EVERY_S):
+                rows = rows_behind(descriptor, self._start)
+                for first in rows:
+                    began = time.thread_time()
+                    yield self._slice(chain((first,), rows), until=began + _SLICE_S)
+                    if self._ended.wait(_REST * (time.thread_time() - began)):
+                        return
+        finally:
+            DISK.close(descriptor)
+
+    def _slice(self, rows: Iterable[tuple[dict[str, Json] | None, int]], *, until: float) -> Iterator[dict[str, Json]]:
+        for row, self._start in rows:
+            if row is not None:
+                yield row
+            if self._ended.is_set() or time.thread_time() >= until:
+                return
+
+
+def _end_of_row(rows: int, key: bytes) -> int:
+    """Where the last row that names this key ends; where the file ends if none does: its order has changed since."""
+    end = found = 0
+    for line in lines_of(DISK, rows):
+        if line.whole:
+            end = line.offset + len(line.text) + 1
+            found = end if key in line.text else found
+    return found or end
 
 
 def scores_of_run(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
@@ -264,7 +363,8 @@ def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside"
     except TemplateFault as fault:
         return Score(verdict="error", reason=f"its template cannot be filled: {fault.problem}")
     if check.kind == "judge":
-        return outside.verdicts[check.name].of(row)
+        said = outside.verdicts.get(check.name)
+        return Score(verdict="error", reason=NOT_ANSWERED_YET) if said is None else said.of(row)
     return score_of(check, row, expected=expected, options=options, outside=outside)
 
 
@@ -273,7 +373,7 @@ class _Outside:
 
     def __init__(self, folder: Path, base: PurePath, process: CheckProcess, verdicts: Mapping[str, Verdicts]) -> None:
         self.verdicts = verdicts
-        """Of the judges, by the name of the check."""
+        """Of the judges, by the name of the check; none while the items of the run are under way."""
         self._folder = folder
         self._base = base
         self._process = process

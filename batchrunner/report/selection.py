@@ -10,10 +10,11 @@ import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from batchrunner.core.errors import JobMistakesError, Mistake, PartMistakesError, StoreBrokenError, WrongDirectoryError
+from batchrunner.core.errors import JobMistakesError, Mistake, PartMistakesError, WrongDirectoryError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json
 from batchrunner.core.lifecycle import ItemState
@@ -26,7 +27,7 @@ from batchrunner.report.wording import count, printable
 from batchrunner.stores.files import RESULTS
 from batchrunner.stores.results import ResultsFile, iter_failures, iter_results
 from batchrunner.stores.run_file import run_file_or_refuse
-from batchrunner.stores.score_file import SCORES
+from batchrunner.stores.score_file import ScoreFile
 
 _WITHOUT_ROWS: Final = frozenset({"held", "pending"})
 _MOST_NAMED: Final = 5
@@ -187,16 +188,17 @@ def _rows_where(folder: Path, where: str | None, states: Sequence[PartState], mo
         condition = None if where is None else RowCondition(where)
     except TemplateFault as fault:
         raise JobMistakesError((Mistake(key="--where", problem=fault.problem),)) from fault
-    scores = _scores(folder) if condition is not None and condition.needs_scores else {}
     if where is not None and not (folder / RESULTS).exists():
         hint = "name the run whose rows are meant: --from DIR"
         raise JobMistakesError((Mistake(key="--where", problem=f"there are no rows in {folder}", hint=hint),))
     words = f"that are {' or '.join(states)} in {folder}"
     rows = _Rows(words if where is None else f"{words} and for which {printable(where)} is true", models)
-    for state in states:
-        for row in _rows_of(folder, state):
+    with ScoreFile(folder) as scores:
+        if condition is not None and condition.needs_scores:
+            scores.require("--where")
+        for row in chain.from_iterable(_rows_of(folder, state) for state in states):
             try:
-                if condition is None or condition.holds(row_values(row, scores.get(_name_of(row)))):
+                if condition is None or condition.holds(row_values(row, scores.of(row))):
                     rows.add(row)
             except TemplateFault as fault:
                 said = f"row {printable(str(row.get('id')))} of {folder}: {fault.problem}"
@@ -215,39 +217,9 @@ def _rows_of(folder: Path, state: str) -> Iterator[Row]:
     yield from (row for row in iter_failures(folder) if _key_of(row) not in answered)
 
 
-def _name_of(row: Row) -> tuple[str, str]:
-    return str(row.get("id")), str(row.get("key"))
-
-
-def _scores(folder: Path) -> dict[tuple[str, str], Row]:
-    """The lines of `scores.jsonl` by id and key."""
-    path = folder / SCORES
-    try:
-        with path.open("rb") as lines:
-            found = [json.loads(line) for line in lines]
-    except FileNotFoundError:
-        hint = f"add `checks:` to the job and run it, or score it: batchrunner score {folder} --checks FILE"
-        raise JobMistakesError(
-            (Mistake(file=str(path), key="--where", problem="there are no scores", hint=hint),)
-        ) from None
-    except OSError as error:
-        raise StoreBrokenError(f"{path}: {error.strerror or error}") from error
-    except ValueError:
-        hint = f"score again: batchrunner score {folder}"
-        raise JobMistakesError(
-            (Mistake(file=str(path), key="--where", problem="has a damaged line", hint=hint),)
-        ) from None
-    return {_name_of(line): line for line in found if isinstance(line, dict)}
-
-
 def _rows_marked(folder: Path, path: Path, marks: tuple[str, ...], models: frozenset[str]) -> _Rows:
     """The rows that a person marked so, in a file that the page has exported."""
-    wanted: dict[bytes, Row] = {}
-    for number, mark in marks_in(path):
-        if (str(mark["mark"]) in marks) if marks else mark.get("mark") is not None:
-            if not isinstance(mark.get("id"), str):
-                raise no_mark(path, number)
-            wanted[_key_of(mark)] = mark
+    wanted = {_key_of(mark): mark for mark in marks_in(path, marks)}
     rows = _Rows(f"with {'mark ' + ' or '.join(marks) if marks else 'a mark'} in {path}", models)
     for row in (*iter_results(folder), *iter_failures(folder)) if wanted else ():
         if (key := _key_of(row)) in wanted:
@@ -258,8 +230,12 @@ def _rows_marked(folder: Path, path: Path, marks: tuple[str, ...], models: froze
     return rows
 
 
-def marks_in(path: Path) -> Iterator[tuple[int, Row]]:
-    """The lines of a file of marks, by number. Raises JobMistakesError: it cannot be read, or has other lines."""
+def marks_in(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    """The lines of a file of marks, as the page gives it, with one of these marks; empty: with any.
+
+    Raises:
+        JobMistakesError: it cannot be read, or a line is no mark.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -273,17 +249,14 @@ def marks_in(path: Path) -> Iterator[tuple[int, Row]]:
             found = json.loads(line)
         except ValueError:
             found = None
-        if not isinstance(found, dict) or "mark" not in found:
-            raise no_mark(path, number)
-        yield number, found
-
-
-def no_mark(path: Path, line: int) -> JobMistakesError:
-    """What is wrong with a line that is no mark."""
-    expected = 'lines like {"id": "tides", "key": "8c15…", "mark": "4"}, from the page\'s "Download marks.jsonl"'
-    return JobMistakesError(
-        (Mistake(file=str(path), line=line, key="--marks", problem="is no mark", expected=expected),)
-    )
+        if not isinstance(found, dict) or "mark" not in found or not isinstance(found.get("id"), str):
+            expected = (
+                'lines like {"id": "tides", "key": "8c15…", "mark": "4"}, from the page\'s "Download marks.jsonl"'
+            )
+            mistake = Mistake(file=str(path), line=number, key="--marks", problem="is no mark", expected=expected)
+            raise JobMistakesError((mistake,))
+        if found["mark"] is not None and (not wanted or str(found["mark"]) in wanted):
+            yield found
 
 
 # -- the items

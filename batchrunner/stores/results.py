@@ -47,7 +47,7 @@ from batchrunner.stores.row_codec import (
     trimmed,
 )
 from batchrunner.stores.row_file import RewriteResult, Rewriting, RowIndex, in_order, index_rows, take_out_unreadable
-from batchrunner.stores.row_forms import FileLine, put_right
+from batchrunner.stores.row_forms import FileLine, lines_of, put_right
 from batchrunner.stores.threads import Threads
 
 TORN = "results.torn"
@@ -55,6 +55,7 @@ FAILURES_TORN = "failures.torn"
 _OTHERS = ((FAILURES, FAILURES_TORN), (SUPERSEDED, TORN), (SUPERSEDED_FAILURES, FAILURES_TORN))
 """Files that no length is recorded of, and where their torn ends go."""
 _ALL = (RESULTS, *(name for name, _ in _OTHERS))
+_decode_row: Final = msgspec.json.Decoder(dict[str, object]).decode
 _new_place: Final[Callable[[type[Place], tuple[str, int]], Place]] = tuple.__new__
 """What `Place(…)` comes to, without a step in Python: there is one for each row."""
 
@@ -443,13 +444,27 @@ def iter_failures(folder: Path, *, files: Files = DISK) -> Iterator[dict[str, Js
     return _iter_rows(folder / FAILURES, files)
 
 
+def rows_behind(descriptor: int, start: int, *, files: Files = DISK) -> Iterator[tuple[dict[str, Json] | None, int]]:
+    """The rows of an open file from an offset to its last whole line, each with the offset where it ends.
+
+    None for a line that is no row. Raises OSError.
+    """
+    for line in lines_of(files, descriptor, start=start):
+        if not line.whole:
+            return
+        try:
+            row = cast("dict[str, Json]", _decode_row(trimmed(line).text))
+        except UNREADABLE:
+            row = None
+        yield row, line.offset + len(line.text) + 1
+
+
 def _iter_rows(path: Path, files: Files) -> Iterator[dict[str, Json]]:
-    decode = msgspec.json.Decoder(dict[str, object]).decode
     try:
         for line in row_lines(files, path):
             if line.whole:
                 try:
-                    row = cast("dict[str, Json]", decode(line.text))
+                    row = cast("dict[str, Json]", _decode_row(line.text))
                 except UNREADABLE:
                     continue
                 yield row

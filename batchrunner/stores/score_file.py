@@ -1,4 +1,4 @@
-"""`scores.jsonl` of a run beside its rows: which line belongs to which row. Read only, also while scores are made.
+"""`scores.jsonl` of a run beside its rows: which line belongs to which row. Readers may read while scores are made.
 
 About 20 bytes a line are kept in memory; lines are read again by their place. A line whose item or key is not the row's
 belongs to an earlier answer and counts for nothing.
@@ -13,10 +13,10 @@ from typing import Annotated, Final, Self, cast
 
 import msgspec
 
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.errors import JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
-from batchrunner.stores.files import DISK, Files
+from batchrunner.stores.files import DISK, SHARED_FILE, Files
 from batchrunner.stores.row_codec import UNREADABLE
 from batchrunner.stores.row_forms import lines_of, open_rows
 
@@ -34,7 +34,42 @@ class _CheckName(msgspec.Struct):
     verdict: bool | None = msgspec.field(name="pass", default=None)
 
 
+class _LastLine(msgspec.Struct):
+    """What is asked of the last line before others follow it."""
+
+    key: str
+    checks: str
+
+
+_decode_end = msgspec.json.Decoder(_LastLine).decode
+_TAIL_BYTES: Final = 1 << 20
+"""A line is shorter; of a longer one all is made again."""
 _decode_name = msgspec.json.Decoder(_CheckName).decode
+
+
+def open_for_more(folder: Path, *, digest: str, files: Files = DISK) -> tuple[int, str | None]:
+    """A descriptor to append lines of these checks to, and the key of the last one that is there.
+
+    Half a line at the end, of a process that was killed, is cut off. Lines of other checks are removed: beside new ones
+    they would add up to nothing. For the holder of the run's lock. Raises OSError.
+    """
+    descriptor = files.open_append(folder / SCORES, SHARED_FILE)
+    try:
+        length = files.length(descriptor)
+        start = max(0, length - _TAIL_BYTES)
+        tail = files.read_at(descriptor, length - start, start) if length else b""
+        end = tail.rfind(b"\n") + 1
+        try:
+            last = _decode_end(tail[:end].rstrip().rpartition(b"\n")[2])
+        except UNREADABLE:
+            last = None
+        stays = last is not None and last.checks == digest
+        if length != (kept := start + end if stays else 0):
+            files.truncate(descriptor, kept)
+    except BaseException:
+        files.close(descriptor)
+        raise
+    return descriptor, last.key if last is not None and stays else None
 
 
 class ScoreFile:
@@ -98,6 +133,18 @@ class ScoreFile:
                 array(column.typecode, map(column.__getitem__, order))
                 for column in (self._indexes, self._offsets, self._lengths)
             )
+
+    def require(self, key: str | None = None) -> None:
+        """Raises JobMistakesError, with `key`, where there are no scores, or lines that are none."""
+        folder, line, hint = self._path.parent, None, None
+        if not self.exists:
+            problem = "there are no scores"
+            hint = f"add `checks:` to the job and run it, or score it: batchrunner score {folder} --checks FILE"
+        elif self.damaged:
+            problem, line, hint = "is no line of scores", self.damaged[0], f"score again: batchrunner score {folder}"
+        else:
+            return
+        raise JobMistakesError((Mistake(file=str(self._path), line=line, key=key, problem=problem, hint=hint),))
 
     def of(self, row: Mapping[str, Json]) -> dict[str, Json] | None:
         """The line of a row, decoded; None where it has none. The last of several. Raises StoreBrokenError."""

@@ -152,6 +152,59 @@ def test_what_is_unfinished_or_not_scored_is_reported_by_status_and_compare(batc
     assert "checks: 5 of 5 passed (100.0%), 1 not scored yet" in batchrunner("status", OUT, "--json").json["notes"]
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def test_answers_are_scored_as_they_come_and_a_kill_leaves_what_every_reader_and_the_next_run_take(
+    batchrunner: CommandLine,
+) -> None:
+    rows = [{"question": f"{n} + {n}", "answer": str(2 * n), "kind": "easy"} for n in range(300)]
+    (batchrunner.folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (batchrunner.folder / "mine.py").write_text(MINE)
+    write_job(batchrunner, '["e"]')
+    slowly = ("--set", "limits.requests_per_minute=120", "--set", "limits.concurrency=4")
+    process = batchrunner.start("run", "sums.yaml", "--quiet", *slowly)
+    path = batchrunner.folder / OUT / "scores.jsonl"
+    while len(whole_lines(path)) < 5:
+        assert process.poll() is None, process.communicate()
+    stands = batchrunner("status", OUT, "--json").json
+    assert process.poll() is None
+    assert stands["state"] == "running"
+    assert any(re.match(r"checks: (\d+) of \1 passed", note) for note in stands["notes"])
+    process.kill()
+    process.communicate()
+    live = whole_lines(path)
+    with path.open("ab") as file:
+        file.write(live[0][: len(live[0]) // 2])  # what a kill in a write leaves
+    for command in (
+        ("status", OUT),
+        ("compare", OUT),
+        ("report", OUT),
+        ("export", OUT, "--to", "jsonl", "--where", "pass"),
+        ("plan", "sums.yaml", "--where", "{{ pass }}"),
+    ):
+        told = batchrunner(*command)
+        assert told.status == 0, (command, told.err)
+    assert batchrunner("run", "sums.yaml", "--quiet").status == 0
+    ended = path.read_bytes()
+    assert [json.loads(line)["index"] for line in whole_lines(path)] == list(range(1, 601)), "whole, in the job's order"
+    assert set(live) <= set(whole_lines(path))
+    assert batchrunner("score", OUT).status == 0
+    assert path.read_bytes() == ended
+
+
+def test_a_run_whose_scores_cannot_be_written_loses_nothing_and_reports_it(batchrunner: CommandLine) -> None:
+    job = batchrunner.job("sums", "prompts: [one, two]\nchecks: [{contains: e}]")
+    assert batchrunner("run", job, "--quiet", "--limit", "1").status == 0
+    path = batchrunner.folder / OUT / "scores.jsonl"
+    path.unlink()
+    path.mkdir()
+    told = batchrunner("run", job, "--json")
+    assert (told.status, told.json["items"]["done"]) == (0, 2)
+    assert any(note.startswith("no scores were written: ") for note in told.json["notes"])
+
+
 def test_compare_shows_each_model_and_the_pair(ran: CommandLine) -> None:
     told = ran("compare", OUT)
     assert told.status == 0
@@ -258,4 +311,4 @@ def test_an_export_has_the_verdicts_of_every_row(ran: CommandLine) -> None:
     (ran.folder / OUT / "scores.jsonl").unlink()
     told = ran("export", OUT, "--to", "jsonl", "--out", "none.jsonl", "--where", "not pass")
     assert told.status == 2
-    assert "--where: reads scores, and the run has none" in told.err
+    assert "--where: there are no scores" in told.err

@@ -1,13 +1,14 @@
 """`scores.jsonl` beside the rows: a line belongs to the answer that it was made of, and to no other."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchrunner.core.exports import ExportRow
-from batchrunner.stores.score_file import SCORES, ScoreFile
+from batchrunner.stores.score_file import SCORES, ScoreFile, open_for_more
 
 
 def line(index: int, *, key: str = "k", passed: bool = True, **more: Any) -> dict[str, Any]:
@@ -81,3 +82,32 @@ def test_a_joined_row_has_its_verdicts_and_its_bytes_as_they_were(tmp_path: Path
 def test_without_a_file_rows_stay_as_they_are(tmp_path: Path) -> None:
     with ScoreFile(tmp_path) as scores:
         assert scores.joined(row(0)) == row(0)
+
+
+MADE = b'{"id":"q1","key":"k1","checks":"abc"}\n'
+
+
+@pytest.mark.parametrize(
+    ("there", "kept", "last"),
+    [
+        (b"", b"", None),
+        (MADE, MADE, "k1"),
+        (MADE + MADE.replace(b"k1", b"k2"), MADE + MADE.replace(b"k1", b"k2"), "k2"),
+        (MADE + MADE[:20], MADE, "k1"),
+        (MADE[:20], b"", None),
+        (MADE.replace(b"abc", b"xyz") + MADE[:20], b"", None),
+        (MADE + b"no scores\n", b"", None),
+        (MADE.decode().encode("utf-16"), b"", None),
+        (b"x" * 3_000_000, b"", None),
+        (b"x" * 3_000_000 + b"\n" + MADE + b"y" * 500_000, b"x" * 3_000_000 + b"\n" + MADE, "k1"),
+    ],
+)
+def test_more_lines_follow_whole_ones_of_the_same_checks_and_nothing_else(
+    tmp_path: Path, there: bytes, kept: bytes, last: str | None
+) -> None:
+    (tmp_path / SCORES).write_bytes(there)
+    descriptor, found = open_for_more(tmp_path, digest="abc")
+    os.write(descriptor, MADE)
+    os.close(descriptor)
+    assert found == last
+    assert (tmp_path / SCORES).read_bytes() == kept + MADE
