@@ -13,6 +13,7 @@ import pytest
 
 import batchrunner
 from batchrunner import api
+from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.report.comparing import CompareOptions
@@ -27,19 +28,19 @@ STYLES = ("Think step by step.", "Answer at once.")
 pytestmark = pytest.mark.skipif(not QUESTIONS.exists(), reason=f"GSM8K's questions are not at {QUESTIONS}")
 
 
-def job(folder: Path, models: tuple[str, ...]) -> Path:
-    path = folder / "gsm8k.yaml"
+def job(folder: Path, models: tuple[str, ...], *, name: str = "gsm8k", ask: str = "End with #### and") -> Path:
+    path = folder / f"{name}.yaml"
     path.write_text(
-        f"provider: simulator\nmodels: {json.dumps(models)}\nsystem: '{{{{ style }}}}'\n"
+        f"name: {name}\nprovider: simulator\nmodels: {json.dumps(models)}\nsystem: '{{{{ style }}}}'\n"
         f"matrix: {{style: {json.dumps(STYLES)}}}\n"
-        f"prompts: {{file: {QUESTIONS}, template: '{{{{ question }}}} End with #### and the number.'}}\n"
+        f"prompts: {{file: {QUESTIONS}, template: '{{{{ question }}}} {ask} the number.'}}\n"
         "limits: {concurrency: 400}\noutput: {report: false}\n"
         "checks: [{number: \"{{ answer.split('####')[1] }}\"}]\n"
     )
     return path
 
 
-def run(path: Path) -> Report:
+def run(path: Path, *, part: PartOptions = WHOLE, limit: int | None = None) -> Report:
     loaded = api.load_job(str(path))
 
     async def main() -> Report:
@@ -48,7 +49,7 @@ def run(path: Path) -> Report:
             SimulatedTransport(world, clock, timeouts=loaded.timeouts),
             SimulatedDownloads(world, clock, timeouts=loaded.timeouts),
         )
-        return await api.run(loaded, clock=clock, network=network, say=lambda _: None)
+        return await api.run(loaded, clock=clock, network=network, say=lambda _: None, part=part, limit=limit)
 
     return run_virtual(main)
 
@@ -57,14 +58,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def is_right(row: dict[str, Any]) -> bool:
+    reference = float(row["vars"]["answer"].split("####")[1].replace(",", ""))
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", row["output"]["text"])
+    return bool(numbers) and float(numbers[-1].replace(",", "")) == reference
+
+
 def counted_by_a_script(folder: Path) -> Counter[tuple[str, str, bool]]:
-    found: Counter[tuple[str, str, bool]] = Counter()
-    for row in lines(folder / "results.jsonl"):
-        reference = float(row["vars"]["answer"].split("####")[1].replace(",", ""))
-        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", row["output"]["text"])
-        right = bool(numbers) and float(numbers[-1].replace(",", "")) == reference
-        found[row["model"], row["vars"]["style"], right] += 1
-    return found
+    return Counter((row["model"], row["vars"]["style"], is_right(row)) for row in lines(folder / "results.jsonl"))
 
 
 def counted_by_checks(folder: Path) -> Counter[tuple[str, str, bool]]:
@@ -99,3 +100,33 @@ def test_rates_are_those_of_an_independent_script_and_a_fourth_model_sends_its_o
     kept = {row["key"]: row for row in after if row["key"] in before}
     assert {key: row["output"] for key, row in kept.items()} == {key: row["output"] for key, row in before.items()}
     assert counted_by_checks(folder) == counted_by_a_script(folder)
+
+
+def right_ones(folder: Path) -> dict[tuple[str, str], bool]:
+    """Whether each question was answered rightly in each style."""
+    rows = lines(folder / "results.jsonl")
+    return {(row["vars"]["question"], row["vars"]["style"]): is_right(row) for row in rows}
+
+
+def test_forty_wrong_answers_are_asked_again_with_another_prompt_and_compared_with_before(tmp_path: Path) -> None:
+    first = Path(run(job(tmp_path, ("sim/a",))).status.dir or "")
+    before = {path.name: path.read_bytes() for path in first.iterdir() if path.is_file()}
+    again = run(
+        job(tmp_path, ("sim/a",), name="again", ask="Say nothing but"),
+        part=PartOptions(where=f"not pass and style == '{STYLES[0]}'", rows_from=str(first)),
+        limit=40,
+    )
+    second = Path(again.status.dir or "")
+    assert again.status.sends.total == 40
+    then, now = right_ones(first), right_ones(second)
+    assert len(now) == 40
+    assert {style for _, style in now} == {STYLES[0]}
+    assert not any(then[asked] for asked in now), "only wrong ones were asked again"
+    assert any(now.values()), "some are right now"
+
+    (pair,) = batchrunner.compare([str(first), str(second)], CompareOptions(by="run"))[0].pairs
+    asked = {row["id"]: (row["vars"]["question"], row["vars"]["style"]) for row in lines(second / "results.jsonl")}
+    assert {asked[new] for _, new in pair.won} == {one for one, right in now.items() if right}
+    assert (len(pair.lost), pair.both_right, pair.both_wrong) == (0, 0, 40 - sum(now.values()))
+    assert (pair.pairs, pair.new, pair.changed, pair.gone) == (40, 0, 40, len(then) - 40)
+    assert {path.name: path.read_bytes() for path in first.iterdir() if path.is_file()} == before
