@@ -114,9 +114,9 @@ class PictureFiles:
         self._max_pixels = max_pixels
         self._thumbnails = thumbnails
         self._files = files
-        self._threads = Threads("picture", count=_THREADS)
+        self._threads = Threads("picture", count=_THREADS, yielding=True)
         # One after the other and all by one thread: another would have, and keep, as much memory of its own.
-        self._big = Threads("big picture", count=1)
+        self._big = Threads("big picture", count=1, yielding=True)
 
     def __repr__(self) -> str:
         return f"<PictureFiles {self._artifacts!r} max_pixels={self._max_pixels}>"

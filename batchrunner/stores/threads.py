@@ -5,20 +5,28 @@ a cancelled caller still waits for the step that has begun.
 """
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_NICENESS: Final = 5
+"""A third of the share of a core that a thread has which is not lowered."""
 
 
 class Threads:
     """A few threads for one purpose; they start with the first step."""
 
-    def __init__(self, name: str, *, count: int) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix=name)
+    def __init__(self, name: str, *, count: int, yielding: bool = False) -> None:
+        """`yielding`: the loop's thread comes first where both want the same core, for steps that compute."""
+        self._pool = ThreadPoolExecutor(
+            max_workers=count, thread_name_prefix=name, initializer=_yield_to_others if yielding else None
+        )
 
     async def run(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the step returns or raises."""
@@ -35,6 +43,13 @@ class Threads:
     def close(self) -> None:
         """No further steps; returns at once."""
         self._pool.shutdown(wait=False)
+
+
+def _yield_to_others() -> None:
+    """Give this thread a lower priority. Only Linux knows one of a thread; elsewhere it would be the process's."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class CoalescedCall:

@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import io
+import os
 import random
 import struct
 import sys
+import threading
 import zlib
 from pathlib import Path
 from types import FrameType
@@ -20,6 +22,7 @@ from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import Picture, PictureOrigin
 from batchrunner.stores.artifacts import Artifacts
+from batchrunner.stores.files import DISK, Disk, Files
 from batchrunner.stores.images import PictureFiles, make_thumbnail, picture_fault, prepare, thumbnail_path
 from batchrunner.stores.picture_formats import png_pixels_are_whole
 
@@ -43,10 +46,11 @@ def save(
     origin: PictureOrigin | None = None,
     max_pixels: int = 10_000_000,
     thumbnails: bool = False,
+    files: Files = DISK,
 ) -> Picture | Problem:
     async def run() -> Picture | Problem:
-        artifacts = Artifacts(root)
-        pictures = PictureFiles(artifacts, max_pixels=max_pixels, thumbnails=root if thumbnails else None)
+        artifacts = Artifacts(root, files=files)
+        pictures = PictureFiles(artifacts, max_pixels=max_pixels, thumbnails=root if thumbnails else None, files=files)
         try:
             return await pictures.save(data, stem=stem, into=into, origin=origin)
         finally:
@@ -432,3 +436,17 @@ def test_an_ordinary_png_needs_no_decoder(mode: str, monkeypatch: pytest.MonkeyP
         Image.new(mode, size).save(out, "PNG")
         monkeypatch.setattr("batchrunner.stores.images._decoded", None)
         assert picture_fault(out.getvalue()) is None
+
+
+def test_threads_that_decode_give_way_to_the_loop_and_no_other_thread_does(tmp_path: Path) -> None:
+    lowered: dict[str, bool] = {}
+
+    class Noting(Disk):
+        def exists(self, path: Path) -> bool:
+            name = threading.current_thread().name.rsplit("_", 1)[0]
+            own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            lowered[name] = own > os.getpriority(os.PRIO_PROCESS, os.getpid())
+            return super().exists(path)
+
+    kept(tmp_path, drawn("PNG"), files=Noting(), thumbnails=True)
+    assert lowered == {"picture": sys.platform == "linux", "artifact": False}
