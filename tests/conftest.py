@@ -66,6 +66,7 @@ SLOW: Final = (
     "providers/test_any_bytes.py",
     "providers/test_every_cut.py",
     "providers/test_kept_body.py",
+    "providers/test_tasks.py",
     "report/test_audit.py",
     "report/test_notify.py",
     "report/test_status_after_end.py",

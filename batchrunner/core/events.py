@@ -87,6 +87,10 @@ class Accepted(_Event, frozen=True, tag="accepted"):
     """Its id stood in a field that does not say so."""
     others: tuple[str, ...] = ()
     """Ids of further tasks that the same request made, which are not polled; as many as a record has room for."""
+    poll: str = ""
+    """The address at which its server wants to be asked for it; empty where that is made from its id."""
+    result: str = ""
+    """The address of what it gives, as above."""
 
 
 class Ready(_Event, frozen=True, tag="ready"):

@@ -9,13 +9,15 @@ from batchrunner.core.budget import Budget
 from batchrunner.core.schedule import Deadline, Window
 
 if TYPE_CHECKING:
+    from batchrunner.core.task_table import TaskTable
+
     Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 else:  # a recursive alias means nothing to those who read annotations when the program runs, like msgspec
     Json = Any
 
 Kind = Literal["chat", "image"]
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
-DialectName = Literal["openai-chat", "anthropic-messages", "modelscope-images", "openai-images"]
+DialectName = Literal["openai-chat", "anthropic-messages", "modelscope-images", "openai-images", "task"]
 AuthScheme = Literal["bearer", "x-api-key", "api-key", "none"]
 NotifyEvent = Literal["ended", "paused", "all_parked", "first_failure"]
 NOTIFY_EVENTS: tuple[NotifyEvent, ...] = get_args(NotifyEvent)
@@ -51,6 +53,12 @@ class Provider:
     """True while either is the preset's guess rather than the person's word."""
     balance: bool = False
     """Ask ModelScope for the balance of points before a run and in `plan`."""
+    task: "TaskTable | None" = None
+    """What the server of `dialect: task` is like."""
+    key_header: str = ""
+    """The header that carries the key where `auth` has no name for it; empty: as `auth` says."""
+    key_prefix: str = ""
+    """What stands before the key in that header."""
 
 
 @dataclass(slots=True, unsafe_hash=True)

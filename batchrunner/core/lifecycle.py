@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from batchrunner.core.errors import LifecycleError
 from batchrunner.core.events import Accepted, Done, Failed, Intent, Lost, Ready, Refused, Requeued, Retry
-from batchrunner.core.outcome import Usage
+from batchrunner.core.outcome import NO_ADDRESSES, TaskAddresses, Usage
 
 
 class ItemState(IntEnum):
@@ -74,6 +74,7 @@ class OpenTask:
     """Its id may not be a task's at all."""
     others: tuple[str, ...] = ()
     """Further tasks that the same order made."""
+    addresses: TaskAddresses = NO_ADDRESSES
 
     @classmethod
     def of(cls, event: Accepted, at: float) -> Self:
@@ -87,6 +88,7 @@ class OpenTask:
             origin=event.origin,
             guess=event.guess,
             others=event.others,
+            addresses=TaskAddresses(event.poll, event.result),
         )
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
+from batchrunner.core.http import Decoder, Request
 from batchrunner.core.job import Json
 
 
@@ -151,6 +152,17 @@ class Answer:
     """What was paid for besides, under the server's own names: `logprobs`, `annotations`, `reasoning_details` …"""
 
 
+class TaskAddresses(NamedTuple):
+    """Where one task is asked for, in its server's own words; empty where its id is enough."""
+
+    poll: str = ""
+    result: str = ""
+    """Of what it gave, where that is a request of its own."""
+
+
+NO_ADDRESSES: Final = TaskAddresses()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskAccepted:
     """The server took an image task; its id must be durable before its first poll."""
@@ -160,6 +172,7 @@ class TaskAccepted:
     """True when the field's name did not say that it is a task's id: if no such task is known, the item is held."""
     others: tuple[str, ...] = ()
     """Ids of further tasks that the same request made, which are not followed."""
+    addresses: TaskAddresses = NO_ADDRESSES
     hints: Hints | None = None
 
 
@@ -186,6 +199,14 @@ class Pending:
     stub: bool = False
     """The reply names no task at all: the stub of docs/providers/modelscope.md#poll."""
     hints: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """A poll was answered, and what its task gave is one more free GET away."""
+
+    request: Request
+    decoder: "Decoder[PollOutcome]" = field(compare=False)
 
 
 DAMAGED: Final = "damaged"
@@ -248,6 +269,6 @@ class HeldItem:
 
 SendOutcome: TypeAlias = Answer | TaskAccepted | Pictures | Problem
 """What a paid POST comes to."""
-PollOutcome: TypeAlias = Pending | Pictures | Problem
-"""What a poll comes to. A problem `of_task` is the task's end, TASK_NOT_FOUND and EMPTY_RESULT become it if they stay;
-any other problem is about the poll itself and never ends the task."""
+PollOutcome: TypeAlias = Pending | Pictures | Problem | FollowUp
+"""What a poll comes to; a follow-up comes to no other one. A problem `of_task` is the task's end, TASK_NOT_FOUND and
+EMPTY_RESULT become it if they stay; any other problem is about the poll itself and never ends the task."""

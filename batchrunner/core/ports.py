@@ -14,7 +14,15 @@ from batchrunner.core.events import Event
 from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json, PictureFormat
-from batchrunner.core.outcome import AudioBytes, PollOutcome, Problem, Revision, SendOutcome
+from batchrunner.core.outcome import (
+    NO_ADDRESSES,
+    AudioBytes,
+    PollOutcome,
+    Problem,
+    Revision,
+    SendOutcome,
+    TaskAddresses,
+)
 from batchrunner.core.plan import Totals
 from batchrunner.core.row import Audio, FailureRow, Picture, PictureOrigin, ResultRow
 
@@ -64,10 +72,10 @@ class Dialect(Protocol):
 class TaskDialect(Dialect, Protocol):
     """A wire protocol whose POST may be accepted as a remote task."""
 
-    def poll(self, task_id: str) -> Request:
+    def poll(self, task_id: str, addresses: TaskAddresses = NO_ADDRESSES) -> Request:
         """The free GET that asks how the task stands."""
 
-    def poll_decoder(self, task_id: str = "") -> Decoder[PollOutcome]:
+    def poll_decoder(self, task_id: str = "", addresses: TaskAddresses = NO_ADDRESSES) -> Decoder[PollOutcome]:
         """A fresh reader for its reply, which may be about another task than the one that was asked for."""
 
 

@@ -12,7 +12,16 @@ from typing import Final
 
 from batchrunner.core.job import Job, PictureFormat
 from batchrunner.core.lifecycle import OpenTask
-from batchrunner.core.outcome import DAMAGED, Answer, PictureBytes, Pictures, PictureUrl, Problem, ProblemKind
+from batchrunner.core.outcome import (
+    DAMAGED,
+    Answer,
+    PictureBytes,
+    Pictures,
+    PictureUrl,
+    Problem,
+    ProblemKind,
+    TaskAccepted,
+)
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import Downloads, Hold, PictureStore
 from batchrunner.core.row import Audio, KeptMedia, Missing, Picture, PictureOrigin
@@ -104,7 +113,7 @@ def _origin_of(work: Work) -> PictureOrigin:
 _FETCHES: Final = 4
 _FETCHES_BEFORE_ASKING_AGAIN: Final = 2
 _KEPT_FOR_S: Final = 86_400.0
-"""No provider is known to keep results for less than a day."""
+"""Servers keep results for a day at least, unless a table says otherwise."""
 _TRIED_FOR_S: Final = 7 * 86_400.0
 """A picture that no run could fetch for so long will not come any more."""
 _SHOWN_CHARS: Final = 500
@@ -206,7 +215,9 @@ class ImageTasks:
             )
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
-        return missing.status in _GONE and self.recorder.clock.wall() - task.accepted_at > _KEPT_FOR_S
+        table = self.job.provider.task
+        kept_for_s = _KEPT_FOR_S if table is None else table.result.keep_s or _KEPT_FOR_S
+        return missing.status in _GONE and self.recorder.clock.wall() - task.accepted_at > kept_for_s
 
     async def _end_of(self, task: OpenTask, *, resumed: bool, ask: bool) -> TaskEnd:
         if not ask:
@@ -215,7 +226,12 @@ class ImageTasks:
             words = "a remote task of another provider; run the job with that provider to fetch it"
             return StillRunning(why="timed_out", message=words)
         return await self.tasks.wait_for(
-            task.task_id, account=task.account, model=task.model, accepted_at=task.accepted_at, resumed=resumed
+            task.task_id,
+            account=task.account,
+            model=task.model,
+            accepted_at=task.accepted_at,
+            resumed=resumed,
+            addresses=task.addresses,
         )
 
     async def _keep(self, work: Work, pictures: Pictures, task: OpenTask) -> Problem | None:
@@ -247,7 +263,8 @@ class ImageTasks:
     async def _remember_urls(self, work: Work, lane: Lane, pictures: Pictures) -> None:
         """One step, not to be cancelled: between the two records the pictures' addresses would be unknown."""
         # an id that cannot be polled is none: what was cut off before its URLs were known is sent again
-        await self.recorder.accepted(work, lane, pictures.task_id if self.tasks is not None else "")
+        task_id = pictures.task_id if self.tasks is not None else ""
+        await self.recorder.accepted(work, lane, TaskAccepted(task_id=task_id))
         urls = tuple(ref.url for ref in pictures.refs if isinstance(ref, PictureUrl))
         await self.recorder.ready(work, urls, usage=pictures.usage)
 

@@ -79,7 +79,7 @@ class OutcomeHandler:
                 found = await self.image_tasks.keep_at_once(work, lane, outcome)
                 await self._succeeded(lane, queue)
             else:
-                await self.recorder.accepted(work, lane, outcome.task_id, guess=outcome.guess, others=outcome.others)
+                await self.recorder.accepted(work, lane, outcome)
                 await self._taken(lane, queue)
             for parked in announced:
                 await self.lane_policy.record_park(parked)

@@ -38,7 +38,7 @@ from batchrunner.core.events import (
     recorded_ids,
 )
 from batchrunner.core.lifecycle import ItemEvent, Park
-from batchrunner.core.outcome import Answer, Problem, Usage
+from batchrunner.core.outcome import Answer, Problem, TaskAccepted, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
     NO_MEDIA,
@@ -235,11 +235,9 @@ class Recorder:
 
     # -- remote tasks
 
-    async def accepted(
-        self, work: Work, lane: Lane, task_id: str, *, guess: bool = False, others: tuple[str, ...] = ()
-    ) -> None:
-        """The server took a task; it may be polled when this returns. `others` are further tasks of the same order."""
-        record = self.state.record(work.key)
+    async def accepted(self, work: Work, lane: Lane, task: TaskAccepted) -> None:
+        """The server took a task; it may be polled when this returns."""
+        record, others = self.state.record(work.key), task.others
         await uncancellable(
             self._commit(
                 AcceptedEvent(
@@ -247,12 +245,14 @@ class Recorder:
                     k=work.item.key,
                     n=record.sends,
                     a=record.attempts,
-                    task=task_id,
+                    task=task.task_id,
                     model=lane.model,
                     account=lane.account,
                     origin=self.origin,
-                    guess=guess,
+                    guess=task.guess,
                     others=recorded_ids(others),
+                    poll=task.addresses.poll,
+                    result=task.addresses.result,
                 )
             )
         )
@@ -260,11 +260,11 @@ class Recorder:
             named = ", ".join(other[:80] for other in others[:_MOST_LISTED_TASKS])
             more = f" and {len(others) - _MOST_LISTED_TASKS:,} more" if len(others) > _MOST_LISTED_TASKS else ""
             self.say(
-                f"{work.item.id}: the server started several tasks for one request; polling {task_id[:80]} only, "
+                f"{work.item.id}: the server started several tasks for one request; polling {task.task_id[:80]} only, "
                 f"the others are listed in `output.other_tasks` of the row: {named}{more}"
             )
         if work.key in self.state.shared_tasks:
-            self.say(f"{work.item.id}: the server returned the task id of another item: {task_id[:80]}")
+            self.say(f"{work.item.id}: the server returned the task id of another item: {task.task_id[:80]}")
 
     async def ready(self, work: Work, urls: tuple[str, ...], *, usage: Usage | None) -> None:
         """The task's pictures can be fetched from these URLs, also by a later process, which then has their usage."""

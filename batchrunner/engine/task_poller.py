@@ -15,7 +15,16 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from batchrunner.core.error_policy import POLICY
-from batchrunner.core.outcome import Pending, Pictures, PollOutcome, Problem, ProblemKind
+from batchrunner.core.outcome import (
+    NO_ADDRESSES,
+    FollowUp,
+    Pending,
+    Pictures,
+    PollOutcome,
+    Problem,
+    ProblemKind,
+    TaskAddresses,
+)
 from batchrunner.core.pacing import PollPace, RunTimes, backoff_s, next_poll_s
 from batchrunner.core.ports import Clock, TaskDialect, Transport
 from batchrunner.engine.work_queue import Condition
@@ -58,6 +67,7 @@ class _PolledTask:
     """Monotonic time at which the server took it; before this process began, if need be."""
     deadline: float
     end: "asyncio.Future[TaskEnd]"
+    addresses: TaskAddresses
     open_at_s: float | None
     """The greatest age at which it is known to have been open; None before the first poll."""
     polls: int = 0
@@ -123,7 +133,16 @@ class TaskPoller:
                 account.pace = PollPace(per_second=poll_per_second)
             self._changed.notify()
 
-    async def wait_for(self, task_id: str, *, account: str, model: str, accepted_at: float, resumed: bool) -> TaskEnd:
+    async def wait_for(
+        self,
+        task_id: str,
+        *,
+        account: str,
+        model: str,
+        accepted_at: float,
+        resumed: bool,
+        addresses: TaskAddresses = NO_ADDRESSES,
+    ) -> TaskEnd:
         """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out.
 
         `accepted_at` is wall clock time.
@@ -140,6 +159,7 @@ class TaskPoller:
             accepted=now - age_s,
             deadline=now + self.task_s,
             end=asyncio.get_running_loop().create_future(),
+            addresses=addresses,
             open_at_s=0.0 if young else None,
             seen=resumed,
         )
@@ -199,9 +219,14 @@ class TaskPoller:
         followed.polls += 1
         self.polls += 1
         age_s = self._age_s(followed)
+        task = followed.task_id, followed.addresses
         outcome = await self.transport.exchange(
-            self.dialect.poll(followed.task_id), self.dialect.poll_decoder(followed.task_id), account=followed.account
+            self.dialect.poll(*task), self.dialect.poll_decoder(*task), account=followed.account
         )
+        if isinstance(outcome, FollowUp):
+            self.polls += 1
+            self._account(followed.account).pace.take(self.clock.monotonic())
+            outcome = await self.transport.exchange(outcome.request, outcome.decoder, account=followed.account)
         await self._on_account_reply(followed.account, outcome)
         match outcome:
             case Pictures():
@@ -213,6 +238,8 @@ class TaskPoller:
                 self._again(followed, self._cadence_s(followed, outcome.hint_s))
             case Problem():
                 self._after_problem(followed, outcome)
+            case FollowUp():
+                raise AssertionError("a follow-up comes to no other one")
 
     async def _on_account_reply(self, name: str, outcome: PollOutcome) -> None:
         """What a reply says of the account: how fast it may be asked, and whether its key is taken."""

@@ -38,11 +38,21 @@ def _openai_images(provider: Provider) -> "Dialect":
     return OpenAiImages(provider)
 
 
+def _task(provider: Provider) -> "TaskDialect":
+    """The server of a table. The simulator has one kind of task for all of them: its own."""
+    if provider.preset == "simulator":
+        return _modelscope_images(provider)
+    from batchrunner.providers.tasks import TableTasks
+
+    return TableTasks(provider)
+
+
 DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]] = {
     "openai-chat": _openai_chat,
     "anthropic-messages": _anthropic_messages,
     "modelscope-images": _modelscope_images,
     "openai-images": _openai_images,
+    "task": _task,
 }
 """Each is loaded when a run first uses it; a job is checked without any."""
 

@@ -11,12 +11,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 
-from batchrunner.core.classify import failed_task_kind, family_of
-from batchrunner.core.error_policy import POLICY
+from batchrunner.core.classify import family_of
 from batchrunner.core.http import Decoder, Ending, Interrupted, Request, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import (
+    NO_ADDRESSES,
     Pending,
     Pictures,
     PollOutcome,
@@ -25,18 +25,27 @@ from batchrunner.core.outcome import (
     Revision,
     SendOutcome,
     TaskAccepted,
+    TaskAddresses,
 )
 from batchrunner.core.plan import PointBalance
 from batchrunner.core.sign import Family
 from batchrunner.core.text import without_lone_surrogates
-from batchrunner.providers.error_bodies import ErrorBody, fault_in, plain_problem, problem_of, request_id_of
+from batchrunner.providers.error_bodies import fault_in, plain_problem, problem_of, request_id_of
 from batchrunner.providers.json_decoder import WholeReply
-from batchrunner.providers.json_text import NotJson, decode, encode, is_object
+from batchrunner.providers.json_text import encode, is_object
 from batchrunner.providers.rate_headers import hints_of, wait_s
 from batchrunner.providers.request_body import openai_url
-from batchrunner.providers.result_pictures import mentions_results, pictures_in
+from batchrunner.providers.result_pictures import pictures_in
+from batchrunner.providers.task_ends import (
+    accepted_all_the_same,
+    ended,
+    of_poll,
+    refusal_within,
+    refused_poll,
+    without_pictures,
+)
 from batchrunner.providers.task_replies import (
-    ID_CHARS,
+    is_pollable,
     is_refusal,
     likely_end,
     means_gone,
@@ -52,10 +61,6 @@ from batchrunner.providers.task_replies import (
 
 K = ProblemKind
 
-_LOST_ON_THE_WAY: Final = frozenset({408, 409, 425, 429})
-"""Statuses below 500 that may hide a task that was accepted; every 5xx may."""
-_PLAIN_FAILURES: Final = frozenset({"FAILED", "FAIL", "FAILURE"})
-_SHOWN_BYTES: Final = 300
 _IDLE_WORDS: Final = frozenset({"ok", "true", "none", "null"})
 
 
@@ -93,7 +98,7 @@ class ModelScopeImages:
             reword=_accepted_all_the_same,
         )
 
-    def poll(self, task_id: str) -> Request:
+    def poll(self, task_id: str, addresses: TaskAddresses = NO_ADDRESSES) -> Request:  # noqa: ARG002 - its id is enough
         """The free GET that asks how the task stands."""
         return Request(
             method="GET",
@@ -101,12 +106,16 @@ class ModelScopeImages:
             headers={"x-modelscope-task-type": "image_generation"},
         )
 
-    def poll_decoder(self, task_id: str = "") -> Decoder[PollOutcome]:
+    def poll_decoder(
+        self,
+        task_id: str = "",
+        addresses: TaskAddresses = NO_ADDRESSES,  # noqa: ARG002 - as above
+    ) -> Decoder[PollOutcome]:
         """A fresh reader for the reply to a poll of this task."""
         return WholeReply[PollOutcome](
             self._family,
             read=lambda head, value: _polled(self._family, head, value, task_id=task_id, base_url=self._tasks_url),
-            reword=lambda problem, body: _refused(problem, body, task_id=task_id),
+            reword=lambda problem, body: refused_poll(problem, body, task_id=task_id),
         )
 
 
@@ -130,7 +139,7 @@ def _submitted(
     """Pictures finish the item, an id is a task; a reply with neither is a refusal if it says so, else is held."""
     task = task_named_in(value)
     task_state = task_state_of(word_in(value))
-    if task is not None and (task.id in {".", ".."} or len(task.id) > ID_CHARS):
+    if task is not None and not is_pollable(task.id):
         message = f"the server returned a task id that cannot be polled: {task.id[:80]!r}"
         return plain_problem(K.NOT_UNDERSTOOD, message, head=head)
     if task_state in {"failed", "refused", "filtered", "cancelled"} and (task is not None or task_state != "failed"):
@@ -143,48 +152,13 @@ def _submitted(
     if task is not None:
         return TaskAccepted(task_id=task.id, guess=task.guess, others=task.others, hints=hints_of(head))
     if is_refusal(value):
-        return _refusal_within(family, head, value)
+        return refusal_within(family, head, value)
     message = f"the server accepted the request, but its reply has neither a task id nor a picture: {shown(value)}"
     return replace(plain_problem(K.NOT_UNDERSTOOD, message, head=head), request_id=request_id_of(head, value))
 
 
-def _refusal_within(family: Family, head: ResponseHead, value: Json) -> Problem:
-    """A refusal inside a 2xx is judged as if it had its own status. An unknown one is a server error."""
-    reason = reason_in(value)
-    fault = fault_in(value)
-    problem = problem_of(family, head, replace(fault, message=reason.message or fault.message), status=None)
-    kind = problem.kind
-    if kind is K.SERVER_ERROR:
-        read = _kind_of(family, head, reason)
-        kind = K.SERVER_ERROR if read is K.TASK_FAILED else read
-    return replace(problem, kind=kind, under_way=kind is K.SERVER_ERROR)
-
-
 def _accepted_all_the_same(problem: Problem, body: bytes) -> SendOutcome:
-    """A reply that broke off, or a gateway's error, that names a task: it is accepted, and paid for.
-
-    A whole reply with a 2xx that is not JSON says that something was accepted: it is held where it names no task.
-    """
-    status = problem.status
-    if status is None or (300 <= status < 500 and status not in _LOST_ON_THE_WAY):  # noqa: PLR2004 - HTTP's classes
-        return problem
-    value = decode(body)
-    task = named_in_pieces(body) if isinstance(value, NotJson) else task_named_in(value)
-    if task is None and POLICY[problem.kind].no_answer:
-        message = (
-            f"the server accepted the request with HTTP {status}, but its reply has no task id: {_beginning(body)}"
-        )
-        return replace(problem, kind=K.NOT_UNDERSTOOD, message=message)
-    if task is None or (task.guess and not 200 <= status < 300):  # noqa: PLR2004 - as above
-        return problem
-    if task.id in {".", ".."} or len(task.id) > ID_CHARS:
-        return problem
-    return TaskAccepted(task_id=task.id, guess=task.guess, others=task.others)
-
-
-def _beginning(body: bytes) -> str:
-    """What a person is shown of a reply that is not JSON."""
-    return without_lone_surrogates(body[:_SHOWN_BYTES].decode("utf-8", "replace").strip()) or "(empty)"
+    return accepted_all_the_same(problem, body, named=task_named_in, in_pieces=named_in_pieces)
 
 
 def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, base_url: str) -> PollOutcome:
@@ -192,7 +166,7 @@ def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, ba
         value = own_part(value, task_id)
     if task_id and (other := mentions_another_task(value, task_id)):
         message = f"the reply is about task {other[:80]}; asked for {task_id[:80]}"
-        return _of_poll(K.WRONG_TASK, message, head, value)
+        return of_poll(K.WRONG_TASK, message, head, value)
     word = word_in(value)
     task_state = task_state_of(word) or _likely_end(value, word, base_url)
     match task_state:
@@ -205,7 +179,7 @@ def _polled(family: Family, head: ResponseHead, value: Json, *, task_id: str, ba
             gone = means_gone(value, task_id, status=None)
             return replace(problem, kind=K.TASK_NOT_FOUND, of_task=False) if gone else problem
         case "gone":
-            return _of_poll(K.TASK_NOT_FOUND, reason_in(value).message or f"the server says {word}", head, value)
+            return of_poll(K.TASK_NOT_FOUND, reason_in(value).message or f"the server says {word}", head, value)
         case None if word and not word.isdigit() and word.lower() not in _IDLE_WORDS:
             return _pending(head, value, "unknown", word, base_url)
         case None:
@@ -245,7 +219,7 @@ def _wordless(
         return _finished(family, head, value, base_url)
     message = reason_in(value).message
     if means_gone(value, task_id, status=None):
-        return _of_poll(K.TASK_NOT_FOUND, message, head, value)
+        return of_poll(K.TASK_NOT_FOUND, message, head, value)
     if message and is_refusal(value):
         return replace(problem_of(family, head, fault_in(value), status=None), message=message)
     return _pending(head, value, "unknown", word, base_url)
@@ -253,71 +227,16 @@ def _wordless(
 
 def _finished(family: Family, head: ResponseHead, value: Json, base_url: str) -> PollOutcome:
     refs = pictures_in(value, base_url=base_url)
-    if refs:
-        return Pictures(refs=refs, hints=hints_of(head))
-    reason = reason_in(value)
-    kind = _kind_of(family, head, reason) if reason.message else K.TASK_FAILED
-    if kind is not K.TASK_FAILED:
-        return replace(_of_poll(kind, reason.message, head, value), code=reason.code, of_task=True)
-    words = f": {reason.message}" if reason.message else ""
-    if mentions_results(value):
-        message = f"the task succeeded, but no picture was found in its result{words}: {shown(value)}"
-        return _of_poll(K.NOT_UNDERSTOOD, message, head, value)
-    return _of_poll(K.EMPTY_RESULT, f"the task succeeded, but has no picture{words}", head, value)
+    return (
+        Pictures(refs=refs, hints=hints_of(head)) if refs else without_pictures(family, head, value, reason_in(value))
+    )
 
 
 def _ended(
     family: Family, head: ResponseHead, value: Json, task_state: Literal["failed", "refused", "filtered", "cancelled"]
 ) -> Problem:
     """The end of a task that gives no picture, by the reason that it gives, wherever that stands."""
-    reason = reason_in(value)
-    kind = _kind_of(family, head, reason) if reason.message else K.TASK_FAILED
-    said = f"the server says {word_in(value)[:40]}"
-    match task_state:
-        case "filtered":
-            kind = K.CONTENT_FILTER
-        case "refused" if kind is K.TASK_FAILED:
-            kind = K.BAD_REQUEST
-        case "cancelled" if kind is K.TASK_FAILED:
-            kind = K.TASK_CANCELLED
-        case _:
-            pass
-    silent = not reason.message and kind is K.TASK_FAILED
-    plain = word_in(value).upper() in _PLAIN_FAILURES
-    unexplained = "the task failed; no reason was given" + ("" if plain else f"; {said}")
-    message = reason.message or (unexplained if silent else said)
-    return replace(
-        _of_poll(kind, message, head, value),
-        code=reason.code,
-        wait_s=wait_s(head, value),
-        of_task=True,
-        unexplained=silent,
-    )
-
-
-def _kind_of(family: Family, head: ResponseHead, reason: ErrorBody) -> ProblemKind:
-    return failed_task_kind(
-        family,
-        message=reason.message,
-        code=reason.code,
-        error_type=reason.error_type,
-        status=reason.status,
-        hints=hints_of(head),
-    )
-
-
-def _of_poll(kind: ProblemKind, message: str, head: ResponseHead, value: Json) -> Problem:
-    return replace(plain_problem(kind, message, head=head), request_id=request_id_of(head, value))
-
-
-def _refused(problem: Problem, body: bytes, *, task_id: str) -> PollOutcome:
-    """A refused poll is about the poll itself, unless the API's own JSON says that the task does not exist."""
-    value = decode(body) if body else NotJson(problem="empty")
-    if isinstance(value, NotJson) or problem.status is None:
-        return problem
-    if not means_gone(value, task_id, status=problem.status):
-        return problem
-    return replace(problem, kind=K.TASK_NOT_FOUND, message=reason_in(value).message or problem.message)
+    return ended(family, head, value, state=task_state, word=word_in(value), reason=reason_in(value))
 
 
 # ModelScope's balance of points: a free question, asked beside the API proper.

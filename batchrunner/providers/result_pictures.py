@@ -73,7 +73,7 @@ def pictures_in(
     `base_url` is where the reply came from: addresses without a scheme or host are completed by it. `given` are the
     addresses of pictures that the request held, which are no results wherever they stand.
     """
-    return tuple(_recordable(_Finder(base_url, frozenset(given)).of_reply(value, 0)))
+    return tuple(recordable(_Finder(base_url, frozenset(given)).of_reply(value, 0)))
 
 
 def mentions_results(value: Json, *, depth: int = 0) -> bool:
@@ -186,7 +186,8 @@ class _Finder:
         return f"{here.scheme}://{here.netloc}{address}"
 
 
-def _recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUrl | PictureBytes]:
+def recordable(refs: Iterable[PictureUrl | PictureBytes]) -> Iterator[PictureUrl | PictureBytes]:
+    """Those that records hold: the first addresses, as many as there is room for."""
     left_bytes = _URLS_BYTES
     urls = 0
     for ref in refs:

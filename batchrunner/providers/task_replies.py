@@ -35,7 +35,7 @@ TASK_STATES: Final[dict[str, TaskState]] = {
 }
 """The servers' words, upper-cased, with `_` for spaces and hyphens. Any other is unknown: the task is asked again."""
 
-ID_CHARS: Final = 512
+_ID_CHARS: Final = 512
 _ENUM_PREFIX: Final = re.compile(r"^((TASK|JOB|PREDICTION|GENERATION)_)?(STATUS|STATE)_")
 _ENDED_WELL: Final = frozenset(["SUCCEED", "SUCCEEDED", "SUCCESS", "SUCCESSFULLY", "COMPLETED", "FINISHED"])
 _ENDED_BADLY: Final = frozenset(["FAIL", "FAILED", "FAILURE"])
@@ -141,7 +141,7 @@ def named_in_pieces(body: bytes) -> TaskName | None:
         return None
     if found := _ID_IN_PIECES.search(body, start):
         return TaskName(id=id_text((found[1] or found[2] or found[3]).decode("utf-8", "replace")), guess=False)
-    whole = decode(_repaired(body[start : start + _REPAIRED_BYTES]))
+    whole = decode(repaired(body[start : start + _REPAIRED_BYTES]))
     return None if isinstance(whole, NotJson) else task_named_in(whole)
 
 
@@ -289,6 +289,11 @@ def id_text(value: Json) -> str:
     return str(int(value)) if isinstance(value, int) or value.is_integer() else ""
 
 
+def is_pollable(task_id: str) -> bool:
+    """Whether an id can stand in an address."""
+    return bool(task_id) and task_id not in {".", ".."} and len(task_id) <= _ID_CHARS
+
+
 def _layers(value: Json) -> Iterator[tuple[str, dict[str, Json]]]:
     """(key, object by plain names) of the reply and of what it wraps, from the outside in; "" is the reply itself."""
     ahead: list[tuple[int, str, Json]] = [(0, "", value)]
@@ -307,7 +312,7 @@ def _layers(value: Json) -> Iterator[tuple[str, dict[str, Json]]]:
             ahead += [(depth + 1, name, layer[name]) for name in _WRAPPERS if name in layer]
 
 
-def _repaired(body: bytes) -> bytes:
+def repaired(body: bytes) -> bytes:
     """The part of a broken JSON body up to its last whole field, with its brackets closed."""
     open_brackets: list[int] = []
     repaired = b""

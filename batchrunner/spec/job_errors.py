@@ -80,6 +80,28 @@ def _random(run: str) -> bool:
     return mixed and -sum(part * math.log2(part) for part in share) > _OPAQUE_BITS
 
 
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_CREDENTIAL = re.compile(
+    r"auth(?!ors?$)|cookie|\btoken\b|secret|passw|credential|api-?key|^x-key$|bearer", re.IGNORECASE
+)
+_CREDENTIAL_VALUE = re.compile(r"(?i:bearer|token|key)\s+\S{6}|(?i:basic)\s+(?=\S*[0-9A-Z=+/])\S{6}")
+_OWN_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
+
+
+def header_problem(name: str, value: str) -> str | None:
+    """What keeps a header of a file from being sent; None when it may be."""
+    if not _HEADER.fullmatch(name):
+        return "is not a header's name"
+    if not _HEADER_VALUE.fullmatch(value):
+        return "has a line break or characters that a header cannot have"
+    if name.lower() in _OWN_HEADERS:
+        return "is a header that batchrunner sets itself"
+    if _CREDENTIAL.search(name) or _CREDENTIAL_VALUE.match(value) or opaque(value):
+        return "looks like a header that carries a key"
+    return None
+
+
 KeyPath: TypeAlias = tuple[str | int, ...]
 """From the root of a job file to a value: keys of mappings and 0-based places in lists."""
 
@@ -98,6 +120,8 @@ class SpecError:
     hint: str | None = None
     line: int | None = None
     """Set where the path alone does not say it, as for the second of two equal keys."""
+    file: str | None = None
+    """Set where it is another file than the job's, which the job names; `line` is then of that one."""
 
 
 def dotted(path: KeyPath) -> str:

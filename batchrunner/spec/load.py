@@ -308,10 +308,11 @@ def _error(
 def _mistake(path: str, fault: SpecError, reading: Reading, given: set[KeyPath]) -> Mistake:
     set_here = fault.path[:1] == (OPTION,) or bool(given and any(fault.path[: len(key)] == key for key in given))
     key_path = () if fault.path[:1] == (OPTION,) else fault.path
+    line = fault.line if fault.file is not None else fault.line or _line(reading, fault.path)
     return Mistake(
         problem=hidden(fault.problem),
-        file=OPTION if set_here else path,
-        line=None if set_here else fault.line or _line(reading, fault.path),
+        file=fault.file or (OPTION if set_here else path),
+        line=None if set_here else line,
         key=hidden(dotted(key_path)) or None,
         expected=fault.expected and hidden(fault.expected),
         hint=fault.hint and hidden(fault.hint),

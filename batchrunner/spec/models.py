@@ -84,6 +84,11 @@ class ProviderSpec(Part):
     dialect: DialectName | None = Field(
         default=None, description="The wire protocol. Default: from the preset and `kind`."
     )
+    task: Text | None = Field(
+        default=None,
+        description="With `dialect: task`: the table that says what the server is like, one that comes with "
+        "batchrunner by its name, or a YAML file relative to the job file.",
+    )
     base_url: Text | None = Field(
         default=None, description="Where requests go, for example http://127.0.0.1:8000/v1. Default: the preset's."
     )

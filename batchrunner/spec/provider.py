@@ -7,13 +7,18 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from batchrunner.core.job import PRESETS, AuthScheme, DialectName, Kind, Preset, Provider
-from batchrunner.spec.job_errors import SpecError, names_variable, opaque, shows_secret
+from batchrunner.spec.job_errors import SpecError, header_problem, names_variable, shows_secret
 from batchrunner.spec.models import ProviderSpec
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.pydantic_errors import meant
+from batchrunner.spec.task_tables import KEY, found_table
+
+if TYPE_CHECKING:
+    from batchrunner.core.task_table import TaskAuth, TaskTable
 
 # Base URLs as people paste them, in the one form that the dialects expect.
 #
@@ -42,7 +47,10 @@ def url_problem(url: str) -> str | None:
 def normalised(url: str, dialect: DialectName, *, of_modelscope: bool) -> str:
     """Without end slash and pasted endpoint; with or without `/v1` as dialect and server want it."""
     parts = urlsplit(url)
-    path = _ENDPOINTS.sub("", parts.path.rstrip("/")).rstrip("/")
+    path = parts.path.rstrip("/")
+    if dialect == "task":  # its table says what stands behind it
+        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+    path = _ENDPOINTS.sub("", path).rstrip("/")
     of_modelscope = of_modelscope or _below(parts.hostname or "", _MODELSCOPE_HOSTS)
     if dialect == "anthropic-messages":
         path = path.removesuffix("/v1")
@@ -81,16 +89,10 @@ _KIND_OF: dict[DialectName, Kind] = {
     "anthropic-messages": "chat",
     "modelscope-images": "image",
     "openai-images": "image",
+    "task": "image",
 }
 _OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_CREDENTIAL = re.compile(
-    r"auth(?!ors?$)|cookie|\btoken\b|secret|passw|credential|api-?key|^x-key$|bearer", re.IGNORECASE
-)
-_CREDENTIAL_VALUE = re.compile(r"(?i:bearer|token|key)\s+\S{6}|(?i:basic)\s+(?=\S*[0-9A-Z=+/])\S{6}")
-_OWN_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 _NO_KEYS_HERE = "name the key's environment variable in `provider.api_key_env`"
 _PLACES = ("preset", "base_url")
 _IN_PROCESS = ("base_url", "api_key_env", "proxy", "proxy_auth_env", "api_version", "ca_file", "auth")
@@ -112,13 +114,19 @@ def resolved_provider(partial: PartialSpec) -> Provider:
         raise AssertionError(f"{partial.file} has faults in its provider that no rule named")
     simulated = partial.simulate or choice.preset.name == "simulator"
     preset = PRESETS["simulator"] if simulated else choice.preset
-    key_env = () if simulated else _key_env(choice)
+    table = table_of_job(partial)
+    key_env = () if simulated else _key_env(choice, table)
+    own_url = choice.own.base_url or (table.base if table is not None else None)
+    header = _key_header(choice, table) if key_env else None
     return Provider(
         preset=preset.name,
         dialect=choice.dialect,
-        base_url=_base_url(choice, preset, own_url=None if simulated else choice.own.base_url),
+        base_url=_base_url(choice, preset, own_url=None if simulated else own_url),
         key_env=key_env,
         auth=_auth(choice) if key_env else "none",
+        key_header=header.header if header is not None else "",
+        key_prefix=header.prefix if header is not None else "",
+        task=table,
         headers=dict(choice.own.headers),
         proxy=None if simulated else choice.own.proxy,
         proxy_auth_env=None if simulated else choice.own.proxy_auth_env,
@@ -179,15 +187,33 @@ def _choice(partial: PartialSpec) -> _Choice | None:
     return _Choice(preset=preset, own=own, dialect=dialect) if dialect else None
 
 
-def _key_env(choice: _Choice) -> tuple[str, ...]:
+def table_of_job(partial: PartialSpec) -> "TaskTable | None":
+    """The table of a job with `dialect: task`; None for other jobs, and while it is wrong."""
+    own = _own(partial)
+    if own is None or own.task is None or dialect_of(partial) != "task":
+        return None
+    return found_table(partial, own.task).table
+
+
+def _key_header(choice: _Choice, table: "TaskTable | None") -> "TaskAuth | None":
+    """The header of the table, unless the job says another way."""
+    if table is None or choice.own.auth is not None or table.auth == "none":
+        return None
+    return table.auth
+
+
+def _key_env(choice: _Choice, table: "TaskTable | None" = None) -> tuple[str, ...]:
     own = choice.own
-    if own.auth == "none":
+    if own.auth == "none" or (table is not None and table.auth == "none" and own.auth is None):
         return ()
     match own.api_key_env:
         case str() as name:
             return (name,)
         case list() as names:
             return tuple(names)
+        case None if table is not None:
+            default = None if table.auth == "none" else table.auth.key_env
+            return (default,) if default else ()
         case None:
             default = choice.preset.key_env
             return (default,) if default and own.preset else ()
@@ -227,6 +253,7 @@ def provider_faults(partial: PartialSpec) -> Iterator[SpecError]:
             yield SpecError(path=("provider",), problem="is missing", expected=f"{names}; or a mapping with `base_url`")
         return
     yield from _where(partial, own)
+    yield from _table(partial, own)
     yield from _dialect_fits(partial, own)
     yield from _key_names(own)
     yield from _headers(own)
@@ -241,7 +268,8 @@ def provider_faults(partial: PartialSpec) -> Iterator[SpecError]:
 
 
 def _where(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
-    says_where = isinstance(partial.spec.provider, str) or any(partial.given("provider", key) for key in _PLACES)
+    says_where = isinstance(partial.spec.provider, str) or own.dialect == "task"
+    says_where = says_where or any(partial.given("provider", key) for key in _PLACES)
     if not says_where:
         yield SpecError(path=("provider",), problem="needs `preset` or `base_url`")
     for key, url in (("base_url", own.base_url), ("proxy", own.proxy)):
@@ -259,6 +287,29 @@ def _dialect_fits(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError
         yield SpecError(path=("provider", "dialect"), problem=problem, expected=fitting)
     if own.dialect is None and own.preset and partial.kind not in PRESETS[own.preset].dialects:
         yield SpecError(path=("kind",), problem=f"is {partial.kind}, which {own.preset} does not have")
+
+
+def _table(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
+    if not partial.knows("provider", "dialect") or not partial.knows(*KEY):
+        return
+    if own.dialect != "task":
+        if own.task is not None:
+            yield SpecError(path=KEY, problem="is for `dialect: task` only", hint="add `dialect: task`")
+        return
+    if own.task is None:
+        yield SpecError(path=KEY, problem="is missing: it says what the server is like", expected=_TABLES)
+        return
+    if own.preset not in {None, "simulator"}:
+        problem = "has no place beside `dialect: task`, whose table names the server"
+        yield SpecError(path=("provider", "preset"), problem=problem, hint="remove it")
+    found = found_table(partial, own.task)
+    yield from found.faults
+    if found.table is not None and found.table.auth == "none" and own.api_key_env and own.auth is None:
+        problem = "names a key, and the table says that the server takes none"
+        yield SpecError(path=("provider", "api_key_env"), problem=problem, hint="remove it, or say how with `auth`")
+
+
+_TABLES = "the name of a table, see docs/providers/tasks.md, or a file that ends with .yaml"
 
 
 def _key_names(own: ProviderSpec) -> Iterator[SpecError]:
@@ -297,25 +348,21 @@ def _version(own: ProviderSpec) -> Iterator[SpecError]:
 
 def _headers(own: ProviderSpec) -> Iterator[SpecError]:
     for name, value in own.headers.items():
-        path = ("provider", "headers", name)
-        if not _HEADER.fullmatch(name):
-            yield SpecError(path=path, problem="is not a header's name")
-        elif not _HEADER_VALUE.fullmatch(value):
-            yield SpecError(path=path, problem="has a line break or characters that a header cannot have")
-        elif name.lower() in _OWN_HEADERS:
-            yield SpecError(path=path, problem="is a header that batchrunner sets itself")
-        elif _CREDENTIAL.search(name) or _CREDENTIAL_VALUE.match(value) or opaque(value):
-            yield SpecError(path=path, problem="looks like a header that carries a key", hint=_NO_KEYS_HERE)
+        problem = header_problem(name, value)
+        if problem is not None:
+            hint = _NO_KEYS_HERE if "key" in problem else None
+            yield SpecError(path=("provider", "headers", name), problem=problem, hint=hint)
 
 
 def _plain_http(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     choice = _choice(partial)
-    if choice is None or own.base_url is None or url_problem(own.base_url.strip()) or own.allow_http:
+    table = table_of_job(partial)
+    url = (own.base_url or (table.base if table is not None else "")).strip()
+    if choice is None or not url or url_problem(url) or own.allow_http:
         return
     if not partial.knows("provider", "allow_http") or not partial.knows("provider", "api_key_env"):
         return
-    url = own.base_url.strip()
-    if url.lower().startswith("http:") and not is_loopback(url) and _key_env(choice):
+    if url.lower().startswith("http:") and not is_loopback(url) and _key_env(choice, table):
         yield SpecError(
             path=("provider", "base_url"),
             problem="would send the key over plain http to another machine",

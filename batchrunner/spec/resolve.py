@@ -18,7 +18,7 @@ from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
-from batchrunner.spec.provider import is_simulated, resolved_provider
+from batchrunner.spec.provider import is_simulated, resolved_provider, table_of_job
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_env_of, notify_of, notify_on_of, window_of
 from batchrunner.spec.source_keys import DrawChoice, DrawSpec, SourceSpec
@@ -143,16 +143,20 @@ def _listed(partial: PartialSpec, entry: PromptSpec, place: int) -> ListedPrompt
     )
 
 
+TASKS_IN_FLIGHT = 8
+"""Of a table's server on each lane, of which nothing is known; such servers allow a few at a time."""
+
+
 def limits_of(partial: PartialSpec) -> Limits:
     """The limits of a draft without faults."""
-    limits = partial.spec.limits
+    limits, table = partial.spec.limits, table_of_job(partial)
     return Limits(
         concurrency=limits.concurrency if isinstance(limits.concurrency, int) else None,
         requests_per_minute=limits.requests_per_minute,
         tokens_per_minute=limits.tokens_per_minute,
         requests_per_day=limits.requests_per_day,
-        in_flight_tasks=limits.in_flight_tasks,
-        poll_per_second=limits.poll_per_second,
+        in_flight_tasks=limits.in_flight_tasks or (TASKS_IN_FLIGHT if table is not None else None),
+        poll_per_second=limits.poll_per_second or (table.poll.per_second if table is not None else None),
     )
 
 

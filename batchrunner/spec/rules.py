@@ -17,7 +17,7 @@ from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.check_keys import check_faults
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.partial import PartialSpec, folder_of, is_there, located, real_name
-from batchrunner.spec.provider import dialect_of, provider_faults
+from batchrunner.spec.provider import dialect_of, provider_faults, table_of_job
 from batchrunner.spec.schedule_keys import schedule_faults
 from batchrunner.spec.source_keys import SourceSpec
 from batchrunner.spec.source_rules import source_faults
@@ -309,6 +309,36 @@ _PICTURE_PARAMS = {"modelscope-images": "image_url", "openai-images": "image"}
 """Where a dialect sends the pictures to start from."""
 
 
+def _places_in_table(partial: PartialSpec) -> Iterator[SpecError]:
+    """What the body of a task server's table has no place for would be dropped in silence."""
+    table = table_of_job(partial)
+    if table is None:
+        return
+    holes = table.holes()
+    own = {hole.removeprefix("params.") for hole in holes}
+    places: list[tuple[KeyPath, Collection[str]]] = [
+        (("params",), partial.spec.params),
+        *((("prompts", place, "params"), entry.params) for place, entry in enumerate(partial.entries) if entry.params),
+        (("matrix",), [name for name in partial.spec.matrix if not template_uses(partial, name)]),
+    ]
+    for path, params in places if "params" not in holes else ():
+        for name in params:
+            if name not in own:
+                yield SpecError(path=(*path, name), problem="has no place in the body of the table in `provider.task`")
+    if not partial.knows("images"):
+        return
+    source = partial.spec.prompts
+    given: list[tuple[KeyPath, Collection[str]]] = [(("images",), partial.spec.images)]
+    given += [(("prompts", place, "images"), entry.images or ()) for place, entry in enumerate(partial.entries)]
+    if isinstance(source, SourceSpec):
+        given.append((("prompts", "images"), source.images or ()))
+    for path, images in given:
+        if images and not holes & {"image", "images"}:
+            yield SpecError(path=path, problem="has no place in the body of the table in `provider.task`")
+        elif len(images) > 1 and "images" not in holes:
+            yield SpecError(path=path, problem="is more than the table in `provider.task` takes: one picture")
+
+
 def _own_params(partial: PartialSpec) -> Iterator[SpecError]:
     if not partial.knows("kind"):
         return
@@ -400,6 +430,7 @@ RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     _messages,
     _chat_only,
     _edited,
+    _places_in_table,
     _local_pictures,
     _matrix,
     _size,

@@ -22,6 +22,7 @@ from multidict import CIMultiDict
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.http import Completed, Decoder, Ending, Gate, Interrupted, Request, ResponseHead
 from batchrunner.core.job import AuthScheme, DialectName, Provider, Timeouts
+from batchrunner.core.task_table import is_keyed
 from batchrunner.transport.addresses import is_loopback_name
 from batchrunner.transport.coding import ACCEPTED, GZIP_MAGIC, CodingError, Unpacker, unpacker
 from batchrunner.transport.deadlines import SILENT_S, UNDER_WAY, Deadlines, DeadlineTimer, TimeoutPolicy, passed
@@ -41,6 +42,7 @@ REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
     "anthropic-messages": 16 * _MB,
     "modelscope-images": 48 * _MB,
     "openai-images": 48 * _MB,
+    "task": 48 * _MB,
 }
 """Most bytes of a reply, on the wire and decoded alike."""
 
@@ -260,7 +262,14 @@ class ApiTransport:
 
     def _headers_to(self, url: str, account: str) -> Mapping[str, str]:
         """What the account adds to the dialect's own headers: its key and the job's headers, for the origin only."""
-        return self._headers[account] if url.startswith(self._origin) else _NO_HEADERS
+        if url.startswith(self._origin) or self._is_named(url):
+            return self._headers[account]
+        return _NO_HEADERS
+
+    def _is_named(self, url: str) -> bool:
+        """Whether the table of a task server names the address's host as one that takes the key."""
+        task = self._provider.task
+        return task is not None and is_keyed(url, self._provider.base_url, task)
 
     def _versioned(self, url: str) -> str:
         if not self._version:
@@ -353,8 +362,11 @@ class ApiTransport:
     def _account_headers(self, account: str) -> CIMultiDict[str]:
         """What goes to the configured origin besides the dialect's own headers; the credential has the last word."""
         headers = CIMultiDict(self._provider.headers)
-        if account in self._keys:
-            headers.update(_CREDENTIALS[self._provider.auth](self._keys[account].reveal()))
+        provider = self._provider
+        if account in self._keys and provider.key_header:
+            headers[provider.key_header] = f"{provider.key_prefix}{self._keys[account].reveal()}"
+        elif account in self._keys:
+            headers.update(_CREDENTIALS[provider.auth](self._keys[account].reveal()))
         return headers
 
 

@@ -400,8 +400,11 @@ def _inside(value: object) -> Iterator[object]:
 
 @cache
 def _field_names(kind: type) -> tuple[str, ...]:
-    """Of a dataclass; of any other type none. Looked up once: every reply is walked through."""
-    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+    """Of a dataclass or a `msgspec.Struct`; of any other type none. Looked up once: every reply is walked through."""
+    if is_dataclass(kind):
+        return tuple(field.name for field in fields(kind))
+    names: tuple[str, ...] = getattr(kind, "__struct_fields__", ())
+    return names
 
 
 def _masked(value: T, secrets: list[Secret], depth: int) -> T:

@@ -15,7 +15,7 @@ from batchrunner.core.events import Accepted as AcceptedEvent
 from batchrunner.core.events import Failed, Ready
 from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
 from batchrunner.core.job import DialectName, Json
-from batchrunner.core.outcome import Answer, Pending, Pictures, PictureUrl, Problem, TaskAccepted
+from batchrunner.core.outcome import Answer, FollowUp, Pending, Pictures, PictureUrl, Problem, TaskAccepted
 from batchrunner.core.ports import TaskDialect
 from batchrunner.core.row import Effort, chat_output, failure_row, result_row
 from batchrunner.core.sign import Family
@@ -33,7 +33,7 @@ from batchrunner.transport.coding import STEP_BYTES, CodingError, unpacker
 from tests.fuzz.target import Target
 from tests.providers.reading import NOON, item, provider, read
 
-Outcome = Answer | TaskAccepted | Pictures | Pending | Problem
+Outcome = Answer | TaskAccepted | Pictures | Pending | FollowUp | Problem
 BOOK: dict[str, Json] = {
     "type": "object",
     "properties": {"title": {"type": "string"}, "pages": {"type": "integer"}},
@@ -96,6 +96,8 @@ def can_be_kept(outcome: Outcome) -> None:
             assert outcome.hint_s is None or math.isfinite(outcome.hint_s)
         case Problem():
             problem_can_be_kept(outcome)
+        case FollowUp():
+            raise AssertionError("ModelScope needs no second request")
 
 
 def problem_can_be_kept(problem: Problem) -> None:

@@ -9,6 +9,7 @@ from batchrunner.core.http import Completed, ResponseHead
 from batchrunner.core.item import InputPicture
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import (
+    FollowUp,
     Hints,
     Pending,
     PictureBytes,
@@ -228,6 +229,8 @@ def test_each_word_stands_for_what_the_table_states(word: str, standing: str) ->
             assert standing == "succeeded"
         case Problem(kind=kind):
             assert kind is kinds[standing]
+        case FollowUp():
+            raise AssertionError("no second request is needed")
 
 
 ENDS: dict[str, tuple[Json, ProblemKind, str | None, str | None]] = {

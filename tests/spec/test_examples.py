@@ -48,6 +48,7 @@ SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "questions-from-csv": lambda row: row["output"]["parsed"],
     "questions-from-parquet": lambda row: row["vars"]["level"],
     "structured-answers": lambda row: set(row["output"]["parsed"]) == {"answer", "confidence", "doubts"},
+    "task-server": lambda row: row["output"]["images"] and row["params"]["seed"] in {1, 2},
     "texts-from-folder": lambda row: row["output"]["path"].startswith("titles/"),
     "tools": lambda row: row["output"]["tool_calls"][0]["name"] == "weather",
 }

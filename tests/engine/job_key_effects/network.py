@@ -35,6 +35,10 @@ OURS = {"preset": "openai", "base_url": f"{BASE_URL}/v1", "api_key_env": ["VOCAB
 POINTS = {"preset": "modelscope", "base_url": f"{BASE_URL}/v1", "api_key_env": ["VOCABULARY_A"]}
 
 
+THEIR_TABLE = b"""{source: here, base: "https://api.example", submit: {path: /orders, body: {}, id: [id]},
+poll: {path: "/orders/{id}", state: [state]}, states: {done: [ready]}, result: {urls: [file]}}"""
+
+
 class Noticing(World):
     """A provider that remembers the calls."""
 
@@ -224,6 +228,14 @@ NETWORK: dict[str, Effect] = {
         look=lambda bench: bench.problems,
         was=("provider.base_url",),
         now=(),
+    ),
+    "provider.task": Effect(
+        base={**paid(provider={"dialect": "task", "task": "luma", "base_url": f"{BASE_URL}/v1"}), "kind": "image"},
+        change={"provider.task": "there.yaml"},
+        look=lambda bench: bench.request().url.rpartition("/")[2],
+        was="generations",
+        now="orders",
+        files={"there.yaml": THEIR_TABLE},
     ),
     "provider.ca_file": Effect(
         base=paid(provider={"base_url": f"{TLS_URL}/v1"}),
