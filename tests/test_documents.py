@@ -374,6 +374,7 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "prompts.unfinished": {"prompts": {"run": "outputs/questions"}},
     "prompts.count": {"prompts": {"draw": {"topic": ["a"]}, "template": "{{ topic }}"}},
     "notify.on": {"notify": {"command": "./send-mail.sh"}},
+    "provider.task": {"provider": {"dialect": "task"}, "kind": "image"},
 }
 """What an example needs beside it to be a part of a sound job."""
 PLACES: Final[dict[str, dict[str, Any]]] = {
