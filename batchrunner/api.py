@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from batchrunner.core import VERSION
-from batchrunner.core.errors import ExitStatus, JobMistakesError
+from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 from batchrunner.core.job import PRESETS, Job, Json, Source, has_judges
 from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
@@ -55,8 +55,15 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
     return load(path, overrides=overrides, simulate=simulate, out=out)
 
 
-async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
-    """Stream every item once and collect what is wrong. `progress`: called with the items read, every 20,000."""
+async def check(job: Job, *, progress: Counted | None = None, before: Sequence[Job] = ()) -> CheckResult:
+    """Stream every item once and collect what is wrong.
+
+    Args:
+        job: the job.
+        progress: called with the items read, every 20,000.
+        before: jobs that will run before this one. A run of theirs that this job reads and that is not there yet is no
+            mistake: what needs its rows is not checked, see `CheckResult.waits_for`.
+    """
     from batchrunner.core.picture_rules import picture_notes
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
@@ -69,17 +76,22 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
         from batchrunner.simulator.scenarios import require_scenarios
 
         require_scenarios(job.scenario, job.models)
-    upstream = await _upstream(job)
+    gone: tuple[Mistake, ...] = ()
+    try:
+        upstream = await _upstream(job, before=before)
+    except JobMistakesError as error:
+        upstream, gone = NO_UPSTREAM, error.mistakes
     items = items_of(job, upstream.rows)
     items.progress = progress
-    mistakes = await items.mistakes()
+    mistakes = (*gone, *await items.mistakes())
     unknown: tuple[str, ...] = ()
     if job.checks and not mistakes:
         from batchrunner.report.judging import judge_mistakes
         from batchrunner.report.scoring import check_mistakes
 
-        mistakes, unknown = await check_mistakes(job, items)
-        mistakes = (*mistakes, *await judge_mistakes(job, items))
+        there = None if upstream.waits_for else items
+        mistakes, unknown = await check_mistakes(job, there)
+        mistakes = (*mistakes, *await judge_mistakes(job, there))
     if any(map(os.path.lexists, job.output.former_dirs)):
         from batchrunner.stores.run_directory import run_elsewhere
 
@@ -94,6 +106,7 @@ async def check(job: Job, *, progress: Counted | None = None) -> CheckResult:
         notes=(*notes, *unknown, *missing, *picture_notes(job), *upstream.notes),
         skipped_rows=items.skipped_rows,
         skipped=items.skipped,
+        waits_for=upstream.waits_for,
     )
 
 
@@ -466,13 +479,13 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
 # -- the pieces of a run
 
 
-async def _upstream(job: Job, *, finished: bool = False) -> Upstream:
-    """The run that the job reads its prompts from, looked at; `finished` refuses one with items left."""
+async def _upstream(job: Job, *, finished: bool = False, before: Sequence[Job] = ()) -> Upstream:
+    """The run that the job reads, looked at; `finished` refuses one with items left, `before` is as for `check`."""
     if not (isinstance(job.prompts, Source) and job.prompts.run):
         return NO_UPSTREAM
     from batchrunner.report.upstream_run import look_upstream, require_finished
 
-    found = await asyncio.to_thread(look_upstream, job)
+    found = await asyncio.to_thread(look_upstream, job, before=before)
     if finished:
         require_finished(job, found)
     return found

@@ -26,6 +26,8 @@ from batchrunner.cli.options import (
 from batchrunner.cli.output import StatusLine, emit, fitted, print_message, print_mistakes
 from batchrunner.core.budget import figure
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.job import Job
+from batchrunner.core.status import CheckResult
 from batchrunner.report.summary import balance_line, budget_line, items_line
 from batchrunner.report.wording import count, duration, instant, printable
 
@@ -40,6 +42,7 @@ class Checked:
     notes: tuple[str, ...]
     skipped_rows: int = 0
     skipped: tuple[Mistake, ...] = ()
+    waits_for: str | None = None
 
 
 def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = False) -> ExitStatus:
@@ -52,14 +55,26 @@ def check(*, jobs: JobFiles, overrides: Overrides = None, as_json: AsJson = Fals
     """
     fine: list[Checked] = []
     mistakes: list[Mistake] = []
+    loaded: list[Job] = []
     for file in jobs:
         try:
+            loaded.append(batchrunner.load_job(file, overrides=tuple(overrides or ())))
+        except JobMistakesError as error:
+            from batchrunner.prompts.job_items import every_mistake  # noqa: PLC0415 - Jinja2, only when it is called
+
+            mistakes.extend(asyncio.run(every_mistake(error)))
+    mistakes.extend(_mistakes_between(loaded))
+    for job in loaded:
+        before = [other for other in loaded if other is not job]
+        try:
             with StatusLine() as line:
-                found = _check_one(file, tuple(overrides or ()), progress=_reading(line, file))
+                found = asyncio.run(batchrunner.check(job, progress=_reading(line, job.file), before=before))
         except JobMistakesError as error:
             mistakes.extend(error.mistakes)
-        else:
-            fine.append(found)
+            continue
+        mistakes.extend(found.mistakes)
+        if not found.mistakes:
+            fine.append(_checked(job, found))
     for checked in fine:
         _print_result(checked)
     if mistakes:
@@ -74,31 +89,38 @@ def _reading(line: StatusLine, file: str) -> Callable[[int], None]:
     return lambda items: line.show(f"{file}: {items:,} items read so far")
 
 
-def _check_one(file: str, overrides: tuple[str, ...], *, progress: Callable[[int], None]) -> Checked:
-    try:
-        job = batchrunner.load_job(file, overrides=overrides)
-    except JobMistakesError as error:
-        from batchrunner.prompts.job_items import every_mistake  # noqa: PLC0415 - Jinja2, only when it is called
+def _mistakes_between(jobs: list[Job]) -> tuple[Mistake, ...]:
+    """What `run` with all of these jobs would refuse."""
+    if len(jobs) == 1:
+        return ()
+    from batchrunner.cli.run_jobs import mistakes_between  # noqa: PLC0415 - what a run needs, for several jobs only
 
-        raise JobMistakesError(asyncio.run(every_mistake(error))) from None
-    result = asyncio.run(batchrunner.check(job, progress=progress))
-    if result.mistakes:
-        raise JobMistakesError(result.mistakes)
+    return mistakes_between(jobs)
+
+
+def _checked(job: Job, result: CheckResult) -> Checked:
     from batchrunner.spec.schema import stale_schema  # noqa: PLC0415 - with the rest of `spec`, for checks only
 
-    stale = stale_schema(file)
+    stale = stale_schema(job.file)
     return Checked(
-        file=file,
+        file=job.file,
         job=job.name,
         items=result.items,
         notes=(*result.notes, *([stale] if stale is not None else [])),
         skipped_rows=result.skipped_rows,
         skipped=result.skipped,
+        waits_for=result.waits_for,
     )
 
 
 def _print_result(checked: Checked) -> None:
-    print_message(f"{checked.file}: no errors, {count(checked.items, 'item')}")
+    if checked.waits_for is None:
+        print_message(f"{checked.file}: no errors, {count(checked.items, 'item')}")
+    else:
+        print_message(
+            f"{checked.file}: no errors so far; its rows are those of {checked.waits_for}, which has no run yet: "
+            "check it again after that run to check what depends on them"
+        )
     for note in checked.notes:
         print_message(f"  note: {note}")
 

@@ -122,6 +122,16 @@ def run_all(job_runs: tuple[JobRun, ...], asked: RunFlags, *, at_once: bool) -> 
     return on_a_fast_loop(_together(in_turn, sources, asked)) if at_once else tuple(_in_turn(in_turn, asked))
 
 
+def mistakes_between(jobs: Iterable[Job]) -> tuple[Mistake, ...]:
+    """What keeps these jobs from running together: a shared directory, or runs that are made of each other."""
+    job_runs = tuple(JobRun(job=job, command="", elsewhere="") for job in jobs)
+    try:
+        _sources_first(job_runs, _sources(job_runs))
+    except JobMistakesError as error:
+        return (*_shared_folders(job_runs), *error.mistakes)
+    return tuple(_shared_folders(job_runs))
+
+
 def _sources(job_runs: tuple[JobRun, ...]) -> dict[str, JobRun]:
     """By job file, for each of these jobs that reads the run of another one: that other one."""
     folders = {os.path.realpath(job_run.job.output.dir): job_run for job_run in job_runs}

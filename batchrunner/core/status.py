@@ -190,6 +190,8 @@ class CheckResult:
     """Bad rows that `on_bad_row: skip` leaves out."""
     skipped: tuple[Mistake, ...] = ()
     """What is wrong with the first 20 of them."""
+    waits_for: str | None = None
+    """The run that the job reads and that another job is about to make: rows, columns and items were not checked."""
 
 
 # What an audit of a run's directory comes to, as values for callers.

@@ -52,6 +52,8 @@ class Upstream:
     """That run, the one that it was made of, and so on."""
     notes: tuple[str, ...] = ()
     """What a person should know of it."""
+    waits_for: str | None = None
+    """The run, as the job file has it, where another job is about to make it."""
 
 
 NO_UPSTREAM = Upstream()

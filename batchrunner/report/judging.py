@@ -167,17 +167,21 @@ class _Answers:
         return []
 
 
-async def judge_mistakes(job: Job, items: JobItems) -> tuple[Mistake, ...]:
-    """What is wrong with the judges of a job: their files, and their templates as far as its first items show it."""
+async def judge_mistakes(job: Job, items: JobItems | None) -> tuple[Mistake, ...]:
+    """What is wrong with the judges of a job: their files, and their templates as far as its first items show it.
+
+    `items` is None where there are none yet.
+    """
     try:
         judges = await asyncio.to_thread(judges_of, job)
     except JobMistakesError as error:
         return error.mistakes
     first: list[Item] = []
-    async for batch in items.batches():
-        first += batch[: _SAMPLE - len(first)]
-        if len(first) >= _SAMPLE:
-            break
+    if judges and items is not None:
+        async for batch in items.batches():
+            first += batch[: _SAMPLE - len(first)]
+            if len(first) >= _SAMPLE:
+                break
     found: list[Mistake] = []
     for judge in judges:
         for model in pair_of(judge.check) or ():

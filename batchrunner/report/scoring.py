@@ -94,14 +94,14 @@ def prepared(
     return tuple(made), tuple(mistakes)
 
 
-async def check_mistakes(job: Job, items: JobItems) -> tuple[tuple[Mistake, ...], tuple[str, ...]]:
+async def check_mistakes(job: Job, items: JobItems | None) -> tuple[tuple[Mistake, ...], tuple[str, ...]]:
     """What is wrong with the checks of a job, and names in their templates that none of its first items has.
 
-    Loads the files of their functions, in a process of its own.
+    Loads the files of their functions, in a process of its own. `items` is None where there are none yet.
     """
     ready, broken = prepared(job.checks, file=job.file)
     found = (*broken, *await asyncio.to_thread(lambda: tuple(function_mistakes(job))))
-    if found:
+    if found or items is None:
         return tuple(replace(one, line=line_of(job.file, parsed_path(one.key or "") or ())) for one in found), ()
     known: set[str] = set(ROW_NAMES)
     first = 0

@@ -5,7 +5,7 @@ says so. Runs that read runs are followed to the first one, for `plan`.
 """
 
 import os
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,8 +32,10 @@ _LONGEST_CHAIN: Final = 20
 _Made = TypeVar("_Made")
 
 
-def look_upstream(job: Job) -> Upstream:
+def look_upstream(job: Job, *, before: Iterable[Job] = ()) -> Upstream:
     """The run that the job reads; nothing of its rows is read yet. Blocks.
+
+    One that is not there is waited for if one of the jobs `before` will make it.
 
     Raises:
         JobMistakesError: there is no run, or it is the job's own.
@@ -49,6 +51,8 @@ def look_upstream(job: Job) -> Upstream:
     try:
         status = status_of_directory(folder)
     except NoRunError:
+        if any(os.path.realpath(other.output.dir) == os.path.realpath(folder) for other in before):
+            return Upstream(waits_for=source.shown)
         raise _missing(job, source) from None
     if status.simulated and not job.simulated:
         raise WrongDirectoryError(
