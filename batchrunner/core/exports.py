@@ -162,7 +162,7 @@ class Exported:
     """What an export came to. What is not in the file is counted here."""
 
     path: str | None
-    """None when it went to a stream."""
+    """None when it went to a stream, or when nothing was written."""
     format: str
     rows: int
     """Rows in the file."""
@@ -185,7 +185,7 @@ class Exported:
     splits: dict[str, int] = field(default_factory=dict)
     """Rows by split; empty without splits."""
     files: int = 1
-    """More than one where the export is a folder."""
+    """More than one where the export is a folder; 0 when it would be an empty folder, which is not written."""
     replaced: bool
     """An earlier export stood there."""
     job: str

@@ -125,7 +125,7 @@ class ShownRun:
 
 
 def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: ExportKeys) -> Exported:
-    """Write a run's rows as one file, or as one folder.
+    """Write a run's rows as one file, or as one folder; no folder that would be empty.
 
     Args:
         folder: the run's directory; another process may be working on it.
@@ -182,7 +182,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
         replaced = path is not None and path.exists()
         written = _write(shape, splits, target, replaces=out is None, is_folder=is_folder)
         return Exported(
-            path=None if path is None else str(path),
+            path=None if path is None or not written.files else str(path),
             format=to,
             rows=common.samples if shape.counts_samples else sum(map(len, chosen.values())),
             failed=status.items.failed,
@@ -196,7 +196,7 @@ def export_run(folder: Path, *, to: str, out: str | IO[bytes] | None, keys: Expo
             left_out=dict(common.left_out) | ({_REPLACED: order.replaced} if order.replaced else {}),
             splits={name: len(numbers) for name, numbers in chosen.items() if name is not None},
             files=written.files,
-            replaced=replaced,
+            replaced=replaced and written.files > 0,
             job=run.job_name,
             state=status.state,
             simulated=run.simulated,
@@ -273,7 +273,7 @@ def _write(
     try:
         if is_folder:
             return _write_folder(shape, splits, target, replaces=replaces)
-        with OutgoingFile(target, replaces=replaces) as file:
+        with OutgoingFile(target, replaces=replaces, lists=replaces) as file:
             written = _write_stream(shape, splits[0].run, file)
             file.finish()
             return written
@@ -299,8 +299,9 @@ def _write_folder(shape: ExportFormat, splits: Sequence[Split], target: Path, *,
         for part in _parts(shape, splits):
             written.size_bytes += len(part.content)
             folder.write(part)
-        folder.finish()
-        written.files = folder.files
+        written.files = folder.files if written.size_bytes else 0
+        if written.size_bytes:
+            folder.finish()
     return written
 
 

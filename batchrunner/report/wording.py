@@ -175,6 +175,10 @@ def _headline(exported: Exported) -> str:
 
 
 def _chosen(exported: Exported) -> Iterator[tuple[str, str]]:
+    if not exported.files:
+        yield "written", "nothing: there is no row, and the folder would be empty"
+    elif not exported.bytes and exported.path is not None:
+        yield "note", "there is no row, so the file is empty"
     if exported.splits:
         yield "splits", ", ".join(f"{printable(name)} {count(rows, 'row')}" for name, rows in exported.splits.items())
     for reason, number in exported.left_out.items():

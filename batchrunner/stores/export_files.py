@@ -1,11 +1,15 @@
 """An exported file: streamed, whole or absent, durable when it is there.
 
-Refuses to replace a file unless the caller says that the file is its own.
+Refuses to replace a file unless the caller says that it may. Where the caller keeps a list of exports, only an earlier
+export that nobody has changed is replaced; the list, `.batchrunner-export`, has sizes and checksums, so that copies of
+the folder are recognised, too.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from hashlib import blake2b
 from itertools import groupby, islice
 from operator import ne
 from pathlib import Path
@@ -20,7 +24,18 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import failure_row
-from batchrunner.stores.files import DISK, FAILURES, RESULTS, SHARED_FILE, Files, open_beside, write_all
+from batchrunner.stores.export_folder import LIST
+from batchrunner.stores.files import (
+    DISK,
+    FAILURES,
+    RESULTS,
+    SHARED_FILE,
+    Files,
+    InspectedFiles,
+    Look,
+    open_beside,
+    write_all,
+)
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.row_codec import UNREADABLE, encode_row, name_of, trimmed
@@ -36,14 +51,21 @@ _KEPT_BYTES: Final = 1 << 14
 class OutgoingFile:
     """Writes one new file; a context manager. What was not `finish`ed leaves nothing behind."""
 
-    def __init__(self, path: Path, *, replaces: bool, files: Files = DISK) -> None:
-        """Write to `path`; `replaces` allows an existing file, which is kept until the new one is complete."""
+    def __init__(self, path: Path, *, replaces: bool, lists: bool = False, files: InspectedFiles = DISK) -> None:
+        """Write to `path`; `replaces` allows an existing file, which is kept until the new one is complete.
+
+        `lists`: that must be an earlier export, and the new one is put on the list.
+        """
         self._path = path
         self._replaces = replaces
+        self._lists = lists
         self._files = files
         self._beside: Path | None = None
         self._descriptor: int | None = None
         self._buffer = bytearray()
+        self._size_bytes, self._digest = 0, blake2b(digest_size=16)
+        self._replaced: Look | None = None
+        """The earlier export, as it was found."""
 
     def __repr__(self) -> str:
         return f"<OutgoingFile {self._path} {'open' if self._descriptor is not None else 'closed'}>"
@@ -51,6 +73,8 @@ class OutgoingFile:
     def __enter__(self) -> Self:
         """Raises JobMistakesError when the place is taken or there is no such folder, StoreBrokenError."""
         self._require_free()
+        if self._lists:
+            self._require_ours()
         try:
             self._beside, self._descriptor = open_beside(self._files, self._path.parent, SHARED_FILE)
         except (FileNotFoundError, NotADirectoryError):
@@ -83,6 +107,10 @@ class OutgoingFile:
         try:
             self._files.fsync(self._descriptor)
             self._require_free()
+            if self._lists:
+                if self._files.look(self._path) != self._replaced:
+                    raise _changed(self._path)
+                self._list()
             self._files.rename(self._beside, self._path)
             self._beside = None
             self._files.fsync_folder(self._path.parent)
@@ -99,15 +127,60 @@ class OutgoingFile:
             write_all(self._files, self._descriptor, bytes(self._buffer))
         except OSError as error:
             raise _refused(self._path, error) from error
+        self._size_bytes += len(self._buffer)
+        self._digest.update(self._buffer)
         self._buffer.clear()
 
     def _require_free(self) -> None:
         if self._files.exists(self._path) and not self._replaces:
             raise _mistake(self._path, "already exists", "choose another path; nothing is overwritten")
 
+    def _require_ours(self) -> None:
+        """A file that is there is an earlier export, as it was written. Raises JobMistakesError, StoreBrokenError."""
+        try:
+            self._replaced = self._files.look(self._path)
+            if self._replaced is None:
+                return
+            place = self._path.with_name(LIST)
+            listed = b"".join(self._pieces(place)).splitlines() if self._files.exists(place) else []
+            digest = blake2b(digest_size=16)
+            for piece in self._pieces(self._path) if self._replaced.kind == "file" else ():
+                digest.update(piece)
+        except OSError as error:
+            raise _refused(self._path, error) from error
+        if self._line(self._replaced.size_bytes, digest.hexdigest()) not in listed:
+            raise _changed(self._path)
+
+    def _pieces(self, path: Path) -> Iterator[bytes]:
+        descriptor, offset = self._files.open_read(path), 0
+        try:
+            while piece := self._files.read_at(descriptor, _BUFFER_BYTES, offset):
+                yield piece
+                offset += len(piece)
+        finally:
+            self._files.close(descriptor)
+
+    def _list(self) -> None:
+        """Add the file to the list, before it has its name: a crash in between leaves a line too many."""
+        line = self._line(self._size_bytes, self._digest.hexdigest())
+        descriptor = self._files.open_append(self._path.with_name(LIST), SHARED_FILE)
+        try:
+            write_all(self._files, descriptor, b"\n" + line)  # what a full disk cut off is a line of its own
+            self._files.fsync(descriptor)
+        finally:
+            self._files.close(descriptor)
+
+    def _line(self, size_bytes: int, digest: str) -> bytes:
+        return f"{size_bytes} {digest} {json.dumps(self._path.name)}".encode()
+
 
 def _mistake(path: Path, problem: str, hint: str) -> JobMistakesError:
     return JobMistakesError((Mistake(file=str(path), problem=problem, hint=hint),))
+
+
+def _changed(path: Path) -> JobMistakesError:
+    hint = "move it away, or choose another path with --out; nothing is overwritten"
+    return _mistake(path, "is not an export, or was changed since it was exported", hint)
 
 
 def _refused(path: Path, error: OSError) -> StoreBrokenError:

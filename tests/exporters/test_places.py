@@ -4,16 +4,20 @@ import errno
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import batchrunner
 from batchrunner.core.errors import JobMistakesError, StoreBrokenError
+from batchrunner.core.exports import ExportOptions
 from batchrunner.exporters import EXPORTERS
+from batchrunner.report.wording import export_words
 from batchrunner.stores.export_files import OutgoingFile, RowOrder
 from batchrunner.stores.files import Disk
 from batchrunner.stores.run_directory import remove_leftovers
@@ -37,16 +41,85 @@ def test_without_a_place_it_lies_in_the_run_under_the_jobs_name(answered: RunHar
     exported = batchrunner.export(str(answered.out), to="csv")
     assert exported.path == str(answered.out / "export/job.csv")
     assert not exported.replaced
-    Path(exported.path).write_text("an older one")
-    again = batchrunner.export(str(answered.out), to="csv")
+    again = batchrunner.export(str(answered.out), to="csv", failures=True)
     assert again.replaced
     assert Path(exported.path).stat().st_size == again.bytes
-    assert sorted(path.name for path in (answered.out / "export").iterdir()) == ["job.csv"]
+    assert sorted(path.name for path in (answered.out / "export").iterdir()) == [".batchrunner-export", "job.csv"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda path: path.write_text(path.read_text().replace("One", "Uno")),
+        lambda path: path.write_text(path.read_text() + "mine\n"),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), path.symlink_to(path.parent.parent / "results.jsonl")),
+    ],
+)
+def test_an_export_that_was_edited_is_not_replaced(answered: RunHarness, edit: Callable[[Path], Any]) -> None:
+    path = Path(str(batchrunner.export(str(answered.out), to="csv").path))
+    edit(path)
+    edited = path.read_bytes() if path.is_file() else None
+    said = refused(answered, to="csv")
+    assert "was changed since it was exported; move it away, or choose another path with --out" in said
+    assert edited is None or path.read_bytes() == edited
+    path.rename(answered.folder / "mine.csv")
+    assert not batchrunner.export(str(answered.out), to="csv").replaced
+
+
+def test_a_file_that_nobody_exported_is_not_replaced(answered: RunHarness) -> None:
+    (answered.out / "export").mkdir()
+    (answered.out / "export/job.csv").write_text("mine")
+    assert "is not an export, or was changed" in refused(answered, to="csv")
+    assert (answered.out / "export/job.csv").read_text() == "mine"
+
+
+def test_an_export_is_known_in_a_copy_of_the_run_and_beside_a_torn_list(answered: RunHarness) -> None:
+    for to in ("csv", "jsonl"):
+        batchrunner.export(str(answered.out), to=to)
+    with (answered.out / "export/.batchrunner-export").open("ab") as file:
+        file.write(b"\n12 3f")
+    copy = answered.folder / "copy"
+    shutil.copytree(answered.out, copy, copy_function=shutil.copyfile)
+    for _ in range(2):
+        for to in ("csv", "jsonl"):
+            assert batchrunner.export(str(copy), to=to).replaced
+
+
+def test_an_edit_while_the_export_is_written_is_kept(tmp_path: Path) -> None:
+    with OutgoingFile(tmp_path / "a.csv", replaces=True, lists=True) as file:
+        file.write(b"first")
+        file.finish()
+    with OutgoingFile(tmp_path / "a.csv", replaces=True, lists=True) as file:
+        file.write(b"second")
+        (tmp_path / "a.csv").write_text("mine")
+        with pytest.raises(JobMistakesError):
+            file.finish()
+    assert (tmp_path / "a.csv").read_text() == "mine"
+
+
+def test_an_export_without_rows_is_an_empty_file_of_its_format_or_no_folder(answered: RunHarness) -> None:
+    folders = set[str]()
+    for to in EXPORTERS:
+        none = batchrunner.export(str(answered.out), to=to, options=ExportOptions(where="model == 'x'"))
+        assert none.rows == 0
+        if none.path is None:
+            folders.add(to)
+            assert (none.files, none.bytes) == (0, 0)
+            assert "nothing: there is no row" in export_words(none)
+        else:
+            assert Path(none.path).exists()
+            assert (none.bytes == 0) == ("so the file is empty" in export_words(none))
+    assert folders == {"imagefolder", "captions", "sheet"}
+    here = answered.out / "export"
+    tables = pd.read_csv(here / "job.csv"), pd.read_parquet(here / "job.parquet"), pd.read_excel(here / "job.xlsx")
+    assert {(len(table), "id" in table.columns) for table in tables} == {(0, True)}
+    assert pd.read_json(here / "job.jsonl", lines=True).empty
 
 
 def test_no_two_formats_take_the_same_place(answered: RunHarness) -> None:
-    paths = {batchrunner.export(str(answered.out), to=to).path for to in EXPORTERS}
-    assert len(paths) == len(EXPORTERS)
+    written = [exported.path for to in EXPORTERS if (exported := batchrunner.export(str(answered.out), to=to)).files]
+    assert len(set(written)) == len(written) == len(EXPORTERS) - 3, "a run without pictures makes no folders of them"
 
 
 @pytest.mark.parametrize("stands", ["file", "folder", "link"])
