@@ -34,6 +34,24 @@ FEW_PICTURES = 40
 FEW_PER_SECOND = 4
 ROUNDS = 7
 LOOK_S = 0.01
+_CALLS_COUNTED = """
+import sys, threading
+from collections import Counter
+counts = Counter()
+import batchrunner.cli, batchrunner.page.report_file
+from batchrunner.__main__ import main
+batchrunner.page.report_file._page_if_due = lambda folder, status: None
+told = sys.argv.pop(1)
+def note(frame, what, _):
+    counts[what] += 1
+threading.setprofile(note)
+sys.setprofile(note)
+try:
+    main()
+finally:
+    sys.setprofile(None)
+    open(told, "w").write(str(counts["call"] + counts["c_call"]))
+"""
 _NO_PAGE_AT_END = """
 import sys
 import batchrunner.page.report_file
@@ -95,6 +113,19 @@ def spent(folder: Path, job: dict[str, Any], *, watched: bool = False) -> float:
         else:
             usage = _ended(run)
     return usage
+
+
+def calls(folder: Path, job: dict[str, Any], *, watched: bool = False) -> float:
+    """Calls of Python and C functions, in all threads of the run's process, with or without `watch` beside it."""
+    words, told = job_in(folder, job), folder / "calls"
+    command = [sys.executable, "-c", _CALLS_COUNTED, str(told), *words]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
+        if watched:
+            with watching(folder / "out"):
+                run.wait()
+        else:
+            run.wait()
+    return float(told.read_text())
 
 
 def _ended(run: "subprocess.Popen[bytes]") -> float:
