@@ -1,5 +1,6 @@
 """The commands about scores: `score` and `compare`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,12 @@ def score(*, folder: RunFolder, checks: Checks = None, as_json: AsJson = False) 
     if as_json:
         emit(scored)
     else:
-        print_message("\n".join((*rate_words(scored), *check_table(scored), f"scores: {scored.path}")))
+        lines = [*rate_words(scored), *check_table(scored), f"scores: {scored.path}"]
+        if (page := Path(folder, "report.html")).exists():
+            lines.append(
+                f"page: {page} shows the verdicts of before; `batchrunner report {shlex.quote(folder)}` renews it"
+            )
+        print_message("\n".join(lines))
     return ExitStatus.DONE
 
 

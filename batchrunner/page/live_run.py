@@ -1,8 +1,9 @@
 """A run that may still be going on, for `batchrunner watch`: its rows as they come, and how it stands.
 
 The files of rows are followed by (inode, offset): what is appended is read, a line without its end waits for it, and a
-file that was replaced or became shorter is read anew, under a new generation. Rows keep the order in which they came;
-the page sorts them. Takes no lock, except the look that `status` takes, and writes nothing into the run's directory.
+file that was replaced or became shorter is read anew, under a new generation, and so is all when the scores of the run
+have changed and rest. Rows keep the order in which they came; the page sorts them. Takes no lock, except the look that
+`status` takes, and writes nothing into the run's directory.
 Memory: about 60 bytes and the key of each row; chunks lie in a temporary file.
 """
 
@@ -18,7 +19,7 @@ from typing import Final, Literal, cast
 
 import msgspec
 
-from batchrunner.core.errors import BatchrunnerError
+from batchrunner.core.errors import BatchrunnerError, StoreBrokenError
 from batchrunner.core.exports import ExportRow
 from batchrunner.core.job import Json
 from batchrunner.core.status import Status
@@ -27,12 +28,13 @@ from batchrunner.page.report_file import RunOnPage, seconds_of
 from batchrunner.page.row_chunks import RowChunks, axes_of
 from batchrunner.page.run_facts import folders_of, hide_paths, price_function
 from batchrunner.report.audit import read_plain
-from batchrunner.report.directory_status import status_of_directory
+from batchrunner.report.directory_status import judge_folders, status_of_directory
 from batchrunner.stores.files import DISK, FAILURES, RESULTS, Look
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import read_ledger
 from batchrunner.stores.lock import holder_of
 from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
+from batchrunner.stores.score_file import SCORES, ScoreFile
 
 PIECE_BYTES: Final = 1 << 20
 STATUS_EVERY_S: Final = 1.0
@@ -77,6 +79,10 @@ class LiveRun:
     _next_status: float = 0.0
     _seen: tuple[object, ...] = ()
     _run_file: Look | None = None
+    _scores: ScoreFile = field(init=False)
+    _scored: Look | None = None
+    """Of the scores that rows were given, and of those that were there at the last look."""
+    _scored_now: Look | None = None
 
     def open(self) -> None:
         """Read what is there. Raises WrongDirectoryError, LedgerDamagedError, StoreBrokenError."""
@@ -88,6 +94,7 @@ class LiveRun:
         if self._store >= 0:
             os.close(self._store)
             self._store = -1
+            self._scores.__exit__()
 
     @property
     def rows(self) -> RowChunks:
@@ -163,13 +170,16 @@ class LiveRun:
                 return True
             if look is not None and look.size_bytes < followed.offset:
                 return True
-        return False
+        before, self._scored_now = self._scored_now, DISK.look(self.folder / SCORES)
+        return self._scored_now != self._scored and self._scored_now == before  # not while they are being appended
 
     def _begin(self, run: RunFile) -> None:
         """A new generation, without rows."""
+        scored, scores = DISK.look(self.folder / SCORES), ScoreFile(self.folder).__enter__()
         self._number += 1
         self.generation = f"{secrets.token_hex(4)}-{self._number}"
         self.close()
+        self._scored, self._scored_now, self._scores = scored, scored, scores
         with tempfile.TemporaryFile() as store:
             self._store = os.dup(store.fileno())
         self._size = 0
@@ -247,7 +257,10 @@ class LiveRun:
         if mark in self._done or (outcome == "failed" and mark in self._failed):
             return False
         (self._done if outcome == "done" else self._failed).add(mark)
-        self.rows.add(ExportRow(line=text, fields=fields, outcome=outcome))
+        row = ExportRow(line=text, fields=fields, outcome=outcome)
+        with suppress(StoreBrokenError):  # the scores were changed meanwhile: all is read anew when they rest
+            row = self._scores.shown(row)
+        self.rows.add(row)
         return outcome == "done" and mark in self._failed
 
     # -- how it stands
@@ -278,10 +291,12 @@ class LiveRun:
         self.version += 1
 
     def _ledger_sizes(self) -> Iterator[tuple[str, int]]:
-        with suppress(OSError):
-            for name in sorted(DISK.names(self.folder / LEDGER)):
-                there = DISK.look(self.folder / LEDGER / name)
-                yield name, 0 if there is None else there.size_bytes
+        """Of the run and of its judges, whose progress is a part of how it stands."""
+        for folder in (self.folder, *judge_folders(self.folder)):
+            with suppress(OSError):
+                for name in sorted(DISK.names(folder / LEDGER)):
+                    there = DISK.look(folder / LEDGER / name)
+                    yield f"{folder.name}/{name}", 0 if there is None else there.size_bytes
 
 
 def picture_bytes(folder: Path, path: str, *, most_bytes: int) -> bytes | None:

@@ -312,3 +312,10 @@ def test_an_export_has_the_verdicts_of_every_row(ran: CommandLine) -> None:
     told = ran("export", OUT, "--to", "jsonl", "--out", "none.jsonl", "--where", "not pass")
     assert told.status == 2
     assert "--where: there are no scores" in told.err
+
+
+def test_a_page_from_before_is_reported_to_have_the_verdicts_of_before(ran: CommandLine) -> None:
+    told = ran("score", OUT)
+    assert f"`batchrunner report {OUT}` renews it" in told.err
+    (ran.folder / OUT / "report.html").unlink()
+    assert "renews it" not in ran("score", OUT).err
