@@ -1,7 +1,7 @@
 """`sheet`: pages of small pictures with labels, the pictures of a prompt side by side; the only exporter with Pillow.
 
-A page has less than 12 megapixels whatever the pictures are, so any viewer opens it; one is in memory at a time. A
-picture that cannot be decoded has an empty place and is counted.
+Prompts with one picture each share lines. A page has less than 12 megapixels whatever the pictures are, so any viewer
+opens it; one is in memory at a time. A picture that cannot be decoded has an empty place and is counted.
 """
 
 import io
@@ -28,6 +28,8 @@ _LABEL_LINES: Final = 2
 _CELL_HEIGHT: Final = _CELL + _LABEL_LINES * _LINE + _GAP
 _HEADING_HEIGHT: Final = 2 * _LINE
 _INK, _PAPER, _EMPTY = "#222222", "#ffffff", "#dddddd"
+_ALONE: Final = ("", "")
+"""Stands for the prompts of a line on which each has one picture."""
 _UNREADABLE: Final = "pictures that cannot be decoded"
 _NO_PICTURE: Final = "rows without a picture"
 _NOT_LATIN: Final = "\u0250"
@@ -44,7 +46,7 @@ class _Page:
     across: int = 0
     """Pictures on the last line."""
     heading: tuple[Json, ...] = ()
-    """The id of the prompt that the last line belongs to; empty before the first one."""
+    """The id of the prompt that the last line belongs to, or `_ALONE`; empty before the first one."""
 
 
 def contact_sheets(splits: Sequence[Split]) -> Iterator[ExportPart]:
@@ -57,22 +59,33 @@ def contact_sheets(splits: Sequence[Split]) -> Iterator[ExportPart]:
 
 def _pages(run: Shapable) -> Iterator[bytes]:
     page: _Page | None = None
+    before: Json = None
+    pictures = _pictures(run)
+    following = next(pictures, None)
+    while following is not None:
+        (row, content), following = following, next(pictures, None)
+        prompt = row.fields.get("prompt_id")
+        alone = prompt != before and (following is None or prompt != following[0].fields.get("prompt_id"))
+        before = prompt
+        if page is not None and page.height + _HEADING_HEIGHT + 2 * _CELL_HEIGHT > _LONGEST:
+            yield _finished(page)
+            page = None
+        page = page or _new_page()
+        _draw(run, page, row, content, alone=alone)
+        run.wrote()
+    if page is not None:
+        yield _finished(page)
+
+
+def _pictures(run: Shapable) -> Iterator[tuple[ExportRow, bytes]]:
     for row in run.rows():
         pictures = mappings(mapping(row.fields.get("output")).get("images"))
         if not pictures:
             run.leave_out(_NO_PICTURE)
         for picture in pictures:
             content = run.picture(text(picture.get("path")), text(picture.get("sha256")))
-            if content is None:
-                continue
-            if page is not None and page.height + _HEADING_HEIGHT + 2 * _CELL_HEIGHT > _LONGEST:
-                yield _finished(page)
-                page = None
-            page = page or _new_page()
-            _draw(run, page, row, content)
-            run.wrote()
-    if page is not None:
-        yield _finished(page)
+            if content is not None:
+                yield row, content
 
 
 def _new_page() -> _Page:
@@ -88,21 +101,25 @@ def _finished(page: _Page) -> bytes:
     return into.getvalue()
 
 
-def _draw(run: Shapable, page: _Page, row: ExportRow, content: bytes) -> None:
+def _draw(run: Shapable, page: _Page, row: ExportRow, content: bytes, *, alone: bool) -> None:
+    """`alone`: the prompt has no other picture, and shares its line with others of its kind, each below its heading."""
     from PIL import ImageDraw  # noqa: PLC0415 - as above
 
     draw = ImageDraw.Draw(page.canvas)
-    prompt = (row.fields.get("prompt_id"),)
-    if prompt != page.heading:
+    line = _ALONE if alone else (row.fields.get("prompt_id"),)
+    heading = run.printable(" ".join(text(row.fields.get("prompt")).split()))
+    if line != page.heading or (alone and page.across == _ACROSS):
         page.height += _CELL_HEIGHT if page.across else 0
-        page.across, page.heading = 0, prompt
-        heading = run.printable(" ".join(text(row.fields.get("prompt")).split()))
-        _write(draw, heading, (_GAP, page.height), _WIDTH - 2 * _GAP)
+        page.across, page.heading = 0, line
+        if not alone:
+            _write(draw, heading, (_GAP, page.height), _WIDTH - 2 * _GAP)
         page.height += _HEADING_HEIGHT
     if page.across == _ACROSS:
         page.height += _CELL_HEIGHT
         page.across = 0
     left, top = _GAP + page.across * (_CELL + _GAP), page.height
+    if alone:
+        _write(draw, heading, (left, top - _HEADING_HEIGHT), _CELL)
     small = _small(content)
     if small is None:
         run.leave_out(_UNREADABLE)

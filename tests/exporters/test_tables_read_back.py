@@ -212,3 +212,30 @@ def test_a_sheet_shows_every_picture_on_pages_that_any_viewer_opens() -> None:
     areas = set(colours.values())
     assert min(areas) > 30 * 16 * 8  # 320 x 200 pixels each, a twentieth of them a side
     assert max(areas) < min(areas) * 1.3
+
+
+def pages_of(prompts: list[str]) -> list[tuple[int, int]]:
+    """The sizes of the pages of a sheet with a picture for each of these prompts."""
+    rows = [
+        picture_row(("images/a.png", picture("red")), id=str(at), prompt=one, prompt_id=one)
+        for at, one in enumerate(prompts)
+    ]
+    write = EXPORTERS["sheet"].write_folder
+    assert write is not None
+    parts = write([Split(name=None, run=Rows(rows, pictures={"images/a.png": picture("red")}))])
+    sizes = []
+    for part in parts:
+        with Image.open(io.BytesIO(part.content)) as page:
+            sizes.append(page.size)
+    return sizes
+
+
+def test_prompts_with_one_picture_share_the_lines_of_a_sheet() -> None:
+    """Twelve take three lines, like twelve pictures of one prompt, and two headings more."""
+    ((_, one_prompt),) = pages_of(["same"] * 12)
+    ((_, each_own),) = pages_of([f"prompt {number}" for number in range(12)])
+    heading = (each_own - one_prompt) / 2
+    assert 0 < heading < one_prompt / 12
+    ((_, mixed),) = pages_of(["a", "b", *["c"] * 3, "d", "e"])
+    assert mixed == each_own, "a line of two, one of three, one of two"
+    assert len(pages_of([f"prompt {number}" for number in range(200)])) == 3
