@@ -195,6 +195,7 @@ def _refused(path: Path, error: OSError) -> StoreBrokenError:
 # files stay open from the first look to the last, so an atomic replacement meanwhile changes nothing. Refuses to give a
 # row twice, and to stay silent about lines that are no rows.
 
+_KEY_BYTES: Final = 16
 _LENGTH_BITS: Final = 32
 _OFFSET_BITS: Final = 48
 _LENGTH_MASK: Final = (1 << _LENGTH_BITS) - 1
@@ -353,15 +354,14 @@ class RowOrder:
 
 def _name_and_fields(line: FileLine) -> tuple[bytes, dict[str, Json]] | None:
     """(key, fields) of a row's line; None when it is no row of ours."""
-    name = name_of(line.text)
-    if name is None:
-        return None
     try:
         fields = cast("dict[str, Json]", _decode(line.text))
-    except UNREADABLE:
+        key = bytes.fromhex(cast("str", fields["key"]))
+    except (*UNREADABLE, KeyError, TypeError, ValueError):
         return None
-    index = fields.get("index")
-    return (name[0], fields) if isinstance(index, int) and index >= 0 else None
+    index, shared = fields.get("index"), fields.get("shared_with")
+    is_row = len(key) == _KEY_BYTES and isinstance(index, int) and index >= 0 and isinstance(shared, str | None)
+    return (key, fields) if is_row else None
 
 
 def _packed(line: FileLine, fields: dict[str, Json], outcome: _Outcome) -> int:
