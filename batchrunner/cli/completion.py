@@ -54,7 +54,7 @@ def completion(
     """
     if shell not in SHELLS:
         hint = "`batchrunner completion bash`, zsh or fish"
-        raise JobMistakesError((Mistake(problem=f"no shell that this knows is called {shell!r}", hint=hint),))
+        raise JobMistakesError((Mistake(problem=f"unknown shell {shell!r}", hint=hint),))
     script = "\n".join({"bash": bash, "zsh": zsh, "fish": fish}[shell](commands()))
     if as_json:
         emit({"shell": shell, "script": script})

@@ -90,7 +90,7 @@ def _key_to_reset(given: str) -> str:
 def skip(
     *,
     folder: RunFolder,
-    lane: Annotated[str, typer.Option("--lane", metavar="MODEL", help="The model to send no more to.")],
+    lane: Annotated[str, typer.Option("--lane", metavar="MODEL", help="The model that gets no more requests.")],
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> ExitStatus:

@@ -101,7 +101,7 @@ def ls(
     closed: list[OSError] = []
     found = [_run_in(place) for place in sorted(run_folders(Path(folder), closed.append))]
     for error in closed[:_MOST_CLOSED]:
-        print_message(f"{printable(os.path.normpath(error.filename))}: cannot be looked into: {error.strerror}")
+        print_message(f"{printable(os.path.normpath(error.filename))}: cannot be read: {error.strerror}")
     if len(closed) > _MOST_CLOSED:
         print_message(f"and {len(closed) - _MOST_CLOSED:,} more folders")
     if as_json:

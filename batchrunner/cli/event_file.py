@@ -67,7 +67,7 @@ class EventFile:
         if path == STDOUT:
             return cls(sys.stdout)
         if Path(path).name in _NAMES_OF_A_RUN or _holds_something_else(Path(path)):
-            problem = f"{path} is no file of events; nothing is appended to it"
+            problem = f"{path} is not an events file; nothing is appended to it"
             hint = "choose another path"
             raise JobMistakesError((Mistake(file="--events", problem=problem, hint=hint),))
         try:

@@ -65,16 +65,20 @@ SplitBy = Annotated[
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Another seed gives other splits.")]
 Reasoning = Annotated[
     bool,
-    typer.Option("--reasoning", help="In formats for training: what models thought, too."),
+    typer.Option("--reasoning", help="In training formats: include the models' reasoning."),
 ]
 Images = Annotated[
     PicturesAs | None,
     typer.Option("--images", metavar="HOW", help="In parquet and hf: bytes, path or none.", show_default=False),
 ]
-Excel = Annotated[bool, typer.Option("--excel", help="In csv: a byte-order mark, by which Excel knows UTF-8.")]
+Excel = Annotated[
+    bool, typer.Option("--excel", help="In csv: begin with a byte-order mark, so that Excel reads UTF-8.")
+]
 Shards = Annotated[
     str | None,
-    typer.Option("--shard-size", metavar="SIZE", help="In hf and webdataset: about so much a file, as 500MB."),
+    typer.Option(
+        "--shard-size", metavar="SIZE", help="In hf and webdataset: approximate size of a file, for example 500MB."
+    ),
 ]
 Caption = Annotated[
     str | None,
@@ -115,7 +119,7 @@ def export(
       batchrunner export outputs/cats --to jsonl --failures --out - | gzip > cats.jsonl.gz
     """
     if mark is not None and marks is None:
-        raise _mistake("--mark needs the file of marks", "add --marks marks.jsonl, which the page of the run gives")
+        raise _mistake("--mark needs a file of marks", "add --marks marks.jsonl, which the page of the run gives")
     options = ExportOptions(
         failures=failures,
         where=where,
@@ -144,7 +148,7 @@ def _size(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9]{1,15})\s*([kmg]?)b?\s*", text, re.IGNORECASE)
     size = int(found[1]) * 1000 ** " kmg".index(found[2].lower() or " ") if found is not None else 0
     if not size:
-        raise _mistake(f"--shard-size: `{text}` is no size", "write 500MB or 2GB")
+        raise _mistake(f"--shard-size: `{text}` is not a size", "write 500MB or 2GB")
     return size
 
 
@@ -160,7 +164,7 @@ def _splits(text: str | None) -> tuple[tuple[str, float], ...]:
         except ValueError:
             equals = ""
         if not equals:
-            raise _mistake(f"--split: `{part}` is no name with a share", "write train=0.9,test=0.1")
+            raise _mistake(f"--split: `{part}` is not a name with a share", "write train=0.9,test=0.1")
     return tuple(made)
 
 

@@ -58,7 +58,7 @@ def init(
         return ExitStatus.DONE
     if template not in TEMPLATES:
         hint = f"one of {', '.join(TEMPLATES)}"
-        raise JobMistakesError((Mistake(problem=f"no template is called {template!r}", hint=hint),))
+        raise JobMistakesError((Mistake(problem=f"there is no template {template!r}", hint=hint),))
     path = Path(folder) / "job.yaml"
     text = batchrunner.starter_job(template)
     if source is not None:
@@ -77,8 +77,9 @@ def init(
     if as_json:
         emit({"written": path, "schema": schema, "next_command": following})
     written = " and ".join(map(str, (path, *further)))
+    it = "them" if further else "it"
     print_message(
-        f"wrote {written}: edit it, then try it on the simulator (no key needed, nothing billed)\nnext: {following}"
+        f"wrote {written}: edit {it}, then try {it} on the simulator (no key needed, nothing billed)\nnext: {following}"
     )
     return ExitStatus.DONE
 
@@ -110,7 +111,7 @@ def _schema_beside(path: Path) -> Path | None:
 
     try:
         if path.exists() and f'"title": "{TITLE}"' not in path.read_text(encoding="utf-8", errors="replace"):
-            print_message(f"{path} is not a schema of batchrunner; it stays as it is")
+            print_message(f"{path} was not written by batchrunner; it is left unchanged")
             return None
         path.write_text(schema_text(), encoding="utf-8")
     except OSError as error:

@@ -65,7 +65,7 @@ Where = Annotated[
         "--where",
         metavar="EXPR",
         rich_help_panel=_PART,
-        help='Only items whose rows fit, as "{{ not pass }}"; rows and scores of the run, or of --from.',
+        help='Only items whose rows meet this condition, as "{{ not pass }}"; rows of this run, or of --from.',
     ),
 ]
 RowsFrom = Annotated[

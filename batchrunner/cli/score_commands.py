@@ -37,7 +37,7 @@ def score(*, folder: RunFolder, checks: Checks = None, as_json: AsJson = False) 
         lines = [*rate_words(scored), *check_table(scored), f"scores: {scored.path}"]
         if (page := Path(folder, "report.html")).exists():
             lines.append(
-                f"page: {page} shows the verdicts of before; `batchrunner report {shlex.quote(folder)}` renews it"
+                f"page: {page} still shows the earlier verdicts; `batchrunner report {shlex.quote(folder)}` renews it"
             )
         print_message("\n".join(lines))
     return ExitStatus.DONE
@@ -62,7 +62,9 @@ Cluster = Annotated[
     str | None,
     typer.Option("--cluster", metavar="COLUMN", help="A column that is the same for questions that belong together."),
 ]
-Junit = Annotated[str | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML, a case an item.")]
+Junit = Annotated[
+    str | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML, with a test case for each item.")
+]
 Html = Annotated[
     str | None, typer.Option("--html", metavar="FILE", help="Also write a page: groups side by side, flips first.")
 ]

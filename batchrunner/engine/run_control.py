@@ -140,7 +140,7 @@ class RunControl:
         changed: dict[str, list[Json]] = {key: [before[key], value_of(job, key)] for key in asked}
         said = [_changed_words(key, old, new) for key, (old, new) in changed.items()]
         said += [
-            f"{key}: the command line of this run says otherwise, and counts more"
+            f"{key}: the command line of this run sets another value, which takes precedence"
             for key in asked
             if is_overridden(job, key)
         ]

@@ -84,7 +84,7 @@ def part_of(row: Mapping[str, Json], part: str) -> Json:
 
 def _negated(score: Score) -> Score:
     if score.verdict == "pass":
-        return replace(score, verdict="fail", value=_turned(score.value), reason="what must not be there is there")
+        return replace(score, verdict="fail", value=_turned(score.value), reason="a value is there that must be absent")
     if score.verdict == "fail":
         return replace(score, verdict="pass", value=_turned(score.value), reason=None)
     return score
@@ -250,7 +250,7 @@ def _tokens(row: Mapping[str, Json], name: str) -> float | None:
 
 
 def _within(checked: CheckedRow) -> Score:
-    score = Score(verdict="none", reason="the row says none of it")
+    score = Score(verdict="none", reason="the row has no time and no token count")
     for name, most in checked.options.items():
         seconds = checked.row.get("seconds")
         found = (
@@ -293,7 +293,7 @@ def _finite(value: float) -> float:
     except OverflowError:  # an integer of hundreds of digits
         number = math.inf
     if not math.isfinite(number):
-        raise CheckBrokenError("the function gave a number that is none, or too large")
+        raise CheckBrokenError("the function returned NaN, infinity or too large a number")
     return number
 
 

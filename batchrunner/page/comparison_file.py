@@ -31,7 +31,7 @@ def require_place(path: Path) -> None:
     if not path.resolve().parent.is_dir():
         problem, hint = "no such directory", f"create {path.parent}, or {hint}"
     elif run_around(path) is not None:
-        problem = "is inside of a run's directory, whose files are not to be replaced"
+        problem = "is inside a run's directory, whose files are not to be replaced"
     elif path.exists() and not is_our_page(path):
         problem = "is there already and is no page of a run; nothing is overwritten"
     if problem:

@@ -130,7 +130,9 @@ def _limits(splits: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
         total += share
         if not name.replace("-", "").replace("_", "").isalnum() or name.casefold() in names:
             raise _mistake(
-                "--split", f"`{name}` is no name of its own", hint="write letters and digits: train=0.9,test=0.1"
+                "--split",
+                f"`{name}` is not the name of a split, or is given twice",
+                hint="write letters and digits: train=0.9,test=0.1",
             )
         if not 0 < share <= 1 or total > _ALL:
             raise _mistake("--split", "shares are above 0 and come to 1 at most", hint="write train=0.9,test=0.1")

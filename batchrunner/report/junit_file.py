@@ -32,7 +32,7 @@ def require_place(path: Path) -> None:
     """Refuse a place where something else would be lost.
 
     Raises:
-        JobMistakesError: it is inside of a run's directory, something that is no JUnit file stands there, or its folder
+        JobMistakesError: it is inside a run's directory, something that is no JUnit file stands there, or its folder
             is missing.
     """
     problem, hint = "", "choose another place with --junit"
@@ -40,7 +40,7 @@ def require_place(path: Path) -> None:
     if not real.parent.is_dir():
         problem, hint = "no such directory", f"create {path.parent}, or {hint}"
     elif run_around(path) is not None:
-        problem = "is inside of a run's directory, whose files are not to be replaced"
+        problem = "is inside a run's directory, whose files are not to be replaced"
     elif path.is_dir():
         problem = "is a directory"
     elif real.exists() and not (real.is_file() and _is_junit(real)):

@@ -79,10 +79,12 @@ async def on_a_part(
 def _require_sense(options: PartOptions) -> None:
     problem = None
     if options.mark and options.marks is None:
-        problem = Mistake(key="--mark", problem="says which marks count, and no file of marks is given", hint="--marks")
+        problem = Mistake(
+            key="--mark", problem="chooses among the marks of a file, and no file is given", hint="--marks"
+        )
     elif options.rows_from is not None and not (options.where or options.states or options.marks):
         hint = "add --where, --state or --marks"
-        problem = Mistake(key="--from", problem="says where the rows are, and nothing is asked about them", hint=hint)
+        problem = Mistake(key="--from", problem="names a run, but nothing chooses among its rows", hint=hint)
     elif (bare := _WITHOUT_ROWS & set(options.states)) and (options.where or options.rows_from is not None):
         said = f"items that are {' or '.join(sorted(bare))} have no row to look at with --where or --from"
         problem = Mistake(key="--state", problem=said, expected="done or failed")
@@ -253,7 +255,7 @@ def marks_in(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
             expected = (
                 'lines like {"id": "tides", "key": "8c15…", "mark": "4"}, from the page\'s "Download marks.jsonl"'
             )
-            mistake = Mistake(file=str(path), line=number, key="--marks", problem="is no mark", expected=expected)
+            mistake = Mistake(file=str(path), line=number, key="--marks", problem="is not a mark", expected=expected)
             raise JobMistakesError((mistake,))
         if found["mark"] is not None and (not wanted or str(found["mark"]) in wanted):
             yield found

@@ -110,7 +110,7 @@ def _notes(upstream: UpstreamStatus, *, takes: bool) -> Iterator[str]:
     if upstream.left and not takes:
         yield _unfinished_words(upstream)
     if upstream.failed:
-        yield f"{upstream.dir} has {count(upstream.failed, 'failed item')}, which are no rows here"
+        yield f"{upstream.dir} has {count(upstream.failed, 'failed item')}, which this job does not read"
 
 
 def _status_of(shown: str, status: Status) -> UpstreamStatus:

@@ -199,7 +199,7 @@ def test_marks_of_the_page_choose_the_items_that_have_them(ran: CommandLine) -> 
         {"id": one["id"], "key": one["key"], "mark": "5", "note": None},
         {"id": two["id"], "key": two["key"], "mark": "1", "note": "why?"},
         {"id": three["id"], "key": three["key"], "mark": "4", "note": None},
-        {"id": four["id"], "key": four["key"], "mark": None, "note": "a note is no mark"},
+        {"id": four["id"], "key": four["key"], "mark": None, "note": "a note is not a mark"},
     ]
     (ran.folder / "marks.jsonl").write_text("".join(json.dumps(mark) + "\n" for mark in marks))
     write(ran, "b", template="Again: ")
@@ -224,10 +224,10 @@ MISTAKES = [
     (("--where", "passed"), "the template uses `passed`, which is unknown"),
     (("--where", "{{ pass"), "--where: "),
     (("--state", "wrong"), "`wrong` is not a state; expected one of done, failed, held, pending"),
-    (("--mark", "4"), "--mark: says which marks count, and no file of marks is given"),
+    (("--mark", "4"), "--mark: chooses among the marks of a file, and no file is given"),
     (("--marks", "none.jsonl"), "none.jsonl: --marks: cannot be read: No such file or directory"),
-    (("--marks", "questions.jsonl"), "questions.jsonl:1: --marks: is no mark"),
-    (("--from", A), "--from: says where the rows are, and nothing is asked about them"),
+    (("--marks", "questions.jsonl"), "questions.jsonl:1: --marks: is not a mark"),
+    (("--from", A), "--from: names a run, but nothing chooses among its rows"),
     (("--state", "pending", "--from", A), "items that are pending have no row to look at"),
     (("--only", "@none.txt"), "none.txt: --only: the file of ids cannot be read"),
     (("--where", "pass", "--from", "outputs/c"), "outputs/c"),

@@ -96,7 +96,7 @@ def test_every_shell_has_every_command_and_option(place: CommandLine, shell: str
 
 def test_a_shell_that_is_not_known_is_reported(place: CommandLine) -> None:
     ran = place("completion", "tcsh")
-    assert (ran.status, "no shell that this knows is called 'tcsh'" in ran.err) == (2, True)
+    assert (ran.status, "unknown shell 'tcsh'" in ran.err) == (2, True)
 
 
 def test_explain_states_what_a_key_is(place: CommandLine) -> None:
@@ -158,7 +158,7 @@ def test_ls_reports_folders_that_cannot_be_looked_into(
     monkeypatch.setattr("os.walk", walk)
     assert ls(folder=str(tmp_path), as_json=True) == 0
     told = capsys.readouterr()
-    assert f"{tmp_path}/closed0: cannot be looked into: Permission denied" in told.err
+    assert f"{tmp_path}/closed0: cannot be read: Permission denied" in told.err
     assert "and 2 more folders" in told.err
     assert json.loads(told.out)["unreadable"][6] == f"{tmp_path}/closed6"
 

@@ -151,7 +151,7 @@ def test_events_are_appended_to_no_other_file(batchrunner: CommandLine, name: st
     before = place.read_bytes() if place.exists() else None
     ran = batchrunner("run", job, "--events", name)
     assert (ran.status, place.read_bytes() if place.exists() else None) == (2, before)
-    assert "is no file of events; nothing is appended to it" in ran.err
+    assert "is not an events file; nothing is appended to it" in ran.err
 
 
 def test_events_and_json_cannot_share_stdout(batchrunner: CommandLine) -> None:

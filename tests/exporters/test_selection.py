@@ -123,9 +123,9 @@ def test_shares_of_many_prompts_come_near_to_what_was_asked_for(harness: RunHarn
         ({"where": "pompt == 1"}, "pompt"),
         ({"where": "{{ 1 +"}, "--where"),
         ({"split": (("a", 0.9), ("b", 0.2))}, "come to 1 at most"),
-        ({"split": (("a", 0.5), ("a", 0.2))}, "no name of its own"),
-        ({"split": (("a", 0.5), ("A", 0.2))}, "no name of its own"),
-        ({"split": (("../a", 0.5),)}, "no name of its own"),
+        ({"split": (("a", 0.5), ("a", 0.2))}, "is not the name of a split"),
+        ({"split": (("a", 0.5), ("A", 0.2))}, "is not the name of a split"),
+        ({"split": (("../a", 0.5),)}, "is not the name of a split"),
         ({"split": (("a", 0.5),), "split_by": "topic"}, "has no `topic`"),
         ({"marks": "/nowhere/marks.jsonl"}, "cannot be read"),
     ],
@@ -140,7 +140,7 @@ def test_a_file_that_holds_no_marks_is_a_mistake(asked: RunHarness) -> None:
     marks = asked.folder / "marks.jsonl"
     for content in ("no json", '{"mark": 4}', "[1]"):
         marks.write_text(content)
-        assert "is no mark" in refused(asked, marks=str(marks))
+        assert "is not a mark" in refused(asked, marks=str(marks))
 
 
 # -- folders
