@@ -381,7 +381,9 @@ async def _run_alone(job: Job, options: RunOptions, lock: "RunLock | None" = Non
                 notes=(
                     *(mistake.problem for mistake in missing),
                     *skipped_words(runner.found.skipped_rows, runner.found.skipped),
-                    *await disk.run(score_notes, job, folder, replace(runner.snapshot(), part=part_counts)),
+                    *await disk.run(
+                        score_notes, job, folder, replace(runner.snapshot(), part=part_counts), exit_status
+                    ),
                 ),
                 part=part_counts,
             ),

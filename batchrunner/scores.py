@@ -90,6 +90,27 @@ def _unfinished_notes(runs: "list[ComparedRun]") -> list[str]:
     return notes
 
 
+def _checks_notes(runs: "list[ComparedRun]") -> list[str]:
+    """Where scores were made by other checks than those of the run's last job, or of the other runs."""
+    from batchrunner.core.checks import checks_digest
+
+    notes = []
+    for one in runs:
+        again = f"`batchrunner score {one.folder}` scores all of it by those"
+        try:
+            checks, _ = _checks_of(one.run, one.folder)
+        except JobMistakesError:
+            notes.append(f"{one.label} is scored by checks that the job which ran there last does not have")
+            continue
+        if len(one.checks) > 1:
+            notes.append(f"{one.label} is scored partly by other checks than the rest; {again}")
+        elif one.checks and one.checks != {checks_digest(checks)}:
+            notes.append(f"{one.label} is scored by other checks than those of the job that ran there last; {again}")
+    if len({one.checks for one in runs if one.checks}) > 1:
+        notes.append("the runs are scored by different checks, so their rates may be of different things")
+    return notes
+
+
 def _judges_notes(runs: "list[ComparedRun]") -> list[str]:
     """What the judges of pairs say of themselves: how often the order of the answers decided."""
     from batchrunner.core.errors import BatchrunnerError
@@ -152,7 +173,7 @@ def compared(
     from batchrunner.report.comparing import CompareOptions, compare_runs
 
     comparison = compare_runs(runs, options or CompareOptions())
-    notes = (*comparison.notes, *_unfinished_notes(runs), *_judges_notes(runs))
+    notes = (*comparison.notes, *_unfinished_notes(runs), *_checks_notes(runs), *_judges_notes(runs))
     comparison = replace(comparison, notes=notes)
     missed = missed_thresholds(
         comparison,

@@ -113,9 +113,16 @@ def _folded(text: str, options: Mapping[str, Json]) -> str:
 
 
 def _equals(checked: CheckedRow) -> Score:
-    expected = _folded(_text(checked.expected).strip(), checked.options)
+    expected = _folded(_reference(checked.expected), checked.options)
     holds = _folded(_text(checked.part).strip(), checked.options) == expected
     return _truth(holds, "the answer is another text", expected=checked.expected)
+
+
+def _reference(value: Json) -> str:
+    """What an answer is held against; without it nothing can be said about the answer. Raises CheckBrokenError."""
+    if value is None:
+        raise CheckBrokenError("there is no reference: its template comes to nothing for this row")
+    return _text(value).strip()
 
 
 def _contains(checked: CheckedRow) -> Score:
@@ -139,10 +146,11 @@ def _regex(checked: CheckedRow) -> Score:
     pattern = f"(?i){_text(checked.expected)}" if checked.options.get("ignore_case") else _text(checked.expected)
     found = checked.outside.search(pattern, _text(checked.part))
     wanted = checked.options.get("equals")
-    if found is None or wanted is None:
+    reference = _folded(_reference(wanted), checked.options) if "equals" in checked.options else None
+    if found is None or reference is None:
         return _truth(found is not None, "the pattern is not found", expected=wanted)
     got = found[1] if len(found) > 1 else found[0]
-    holds = got is not None and _folded(got.strip(), checked.options) == _folded(_text(wanted).strip(), checked.options)
+    holds = got is not None and _folded(got.strip(), checked.options) == reference
     return _truth(holds, f"found {got!r}", expected=wanted)
 
 
@@ -150,7 +158,7 @@ def _number(checked: CheckedRow) -> Score:
     decimals = cast("Decimals", checked.options.get("decimal", "point"))
     take = cast("Taken", checked.options.get("take", "last"))
     try:
-        reference = number_in(_text(checked.expected), decimals=decimals)
+        reference = number_in(_reference(checked.expected), decimals=decimals)
     except (NoNumberError, AmbiguousNumberError) as error:
         raise CheckBrokenError(f"the reference {_text(checked.expected)[:_SHOWN_CHARS]!r}: {error}") from error
     shown = float(reference)

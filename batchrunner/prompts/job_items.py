@@ -279,7 +279,10 @@ class JobItems:
     def left_out(self) -> tuple[str, ...]:
         """How many rows the job does not want, one line for each key that says so; of the last whole pass."""
         counts = self._last.left_out if self._last else {}
-        return tuple(f"prompts.{key}: {n:,} rows {LEFT_OUT_WORDS[key]}" for key, n in counts.items() if n)
+        keys = {"unscored": "where"}
+        return tuple(
+            f"prompts.{keys.get(key, key)}: {n:,} rows {LEFT_OUT_WORDS[key]}" for key, n in counts.items() if n
+        )
 
     async def batches(self, models: frozenset[str] | None = None) -> AsyncGenerator[Sequence[Item]]:
         """The items of these models (None: all), in the job's order, some at a time.

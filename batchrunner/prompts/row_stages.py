@@ -100,7 +100,13 @@ class RowStages:
     def _where(self, batch: Batch) -> Batch:
         """The batch without the rows for which `where` does not hold; the batch itself where there is no `where`."""
         where = self._templates.where
-        return batch if where is None else self._filtered(batch, "where", where.holds)
+        if where is None:
+            return batch
+        if where.needs_scores and self._source.run:
+            scored = [row for row in batch if isinstance(row, BadRow) or row.values.get("verdict")]
+            self._left_out["unscored"] += len(batch) - len(scored)
+            batch = scored
+        return self._filtered(batch, "where", where.holds)
 
     def _filtered(self, batch: Batch, key: str, keeps: Callable[[Mapping[str, Json]], bool]) -> Batch:
         """The rows that `keeps` wants; the others are counted, and rows for which it raises TemplateFault are bad."""
@@ -324,6 +330,7 @@ def _wrong(row: SourceRow, problem: str, *, key: str, hint: str | None = None, e
 
 LEFT_OUT_WORDS: Final[Mapping[str, str]] = {
     "where": "for which `where` does not hold",
+    "unscored": "that are not scored yet; `batchrunner score` scores them",
     "sample": "that are not in the sample",
     "explode": "whose list is empty",
     "dedupe": "that repeat an earlier one",

@@ -479,10 +479,13 @@ def audit_all(folder: Path) -> Audit:
     found = audit(folder)
     for path in judge_folders(folder):
         try:
+            if not path.is_dir():
+                raise NoRunError(str(path))  # noqa: TRY301 - what is wrong with a judge is told in one place
             with Quiet(path):
                 judge = audit(path)
-        except (UnreadableRunFileError, LedgerDamagedError) as error:
-            broken = Finding(kind="judge", level="damage", problem=str(error), advice=None, count=1, examples=())
+        except (UnreadableRunFileError, NoRunError, LedgerDamagedError) as error:
+            what = f"{path} is no run" if isinstance(error, NoRunError) else str(error)
+            broken = Finding(kind="judge", level="damage", problem=what, advice=None, count=1, examples=())
             judge = replace(found, findings=(broken,), sound=False)
         theirs = (replace(one, problem=f"judge {path.name}: {one.problem}") for one in judge.findings)
         findings = sorted((*found.findings, *theirs), key=lambda one: _LEVELS.index(one.level))

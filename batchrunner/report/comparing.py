@@ -36,6 +36,8 @@ class ComparedRun:
     label: str
     folder: Path
     run: RunFile
+    checks: frozenset[str]
+    """Digests of the checks that the scores were made by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ def _opened(folder: Path, label: str) -> ComparedRun:
     run = run_file_or_refuse(folder)
     with ScoreFile(folder) as scores:
         scores.require()
-    return ComparedRun(label=label, folder=folder, run=run)
+    return ComparedRun(label=label, folder=folder, run=run, checks=frozenset(scores.checks))
 
 
 def _whole(value: Json) -> int:

@@ -4,6 +4,7 @@ A directory that is as its last clean end left it is trusted; any other is check
 module, so that all of them count the same items as lost. `inspect_directory` changes nothing on the disk.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ from batchrunner.report.wording import printable
 from batchrunner.stores.control_folder import state_in
 from batchrunner.stores.files import RESULTS
 from batchrunner.stores.inspection import Inspection
+from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_replay import inspect_directory, replay
 from batchrunner.stores.lock import holder_of
 from batchrunner.stores.results import iter_failures
@@ -281,10 +283,15 @@ def _still_failed(key: Json, state: LedgerState) -> bool:
         return True
 
 
-def score_notes(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
-    """Score a run that has ended, where its job has checks; what came out. For the holder of the run's lock. Blocks."""
+def score_notes(job: Job, folder: Path, status: Status, ended: ExitStatus) -> tuple[str, ...]:
+    """Score a run that has ended, where its job has checks; what came out. For the holder of the run's lock. Blocks.
+
+    One that was told to stop says what is scored: all of it can take minutes, and whoever waits may not have them.
+    """
     if not job.checks:
         return ()
+    if ended in (ExitStatus.INTERRUPTED, ExitStatus.TERMINATED):
+        return tuple(_scored_words(folder, done=status.items.done))
     from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - for jobs with checks only
 
     return scores_of_run(job, folder, status)
@@ -292,8 +299,11 @@ def score_notes(job: Job, folder: Path, status: Status) -> tuple[str, ...]:
 
 def scored_notes(folder: Path, job: dict[str, Json], *, done: int) -> Iterator[str]:
     """What the checks of a run's job came to when they were last made, of so many answers. Blocks."""
-    if not job.get("checks"):
-        return
+    if job.get("checks"):
+        yield from _scored_words(folder, done=done)
+
+
+def _scored_words(folder: Path, *, done: int) -> Iterator[str]:
     try:
         with ScoreFile(folder) as scores:
             found = scores.verdicts if scores.exists else None
@@ -315,12 +325,14 @@ JUDGES: Final = "judge"
 
 
 def judge_folders(folder: Path) -> tuple[Path, ...]:
-    """The directories of judges in a run's directory, by name. Blocks."""
+    """The directories of judges in a run's directory, by name, also damaged ones; see `audit_all`. Blocks."""
     try:
         names = sorted((folder / JUDGES).iterdir())
+    except NotADirectoryError:
+        return (folder / JUDGES,)  # what judges were paid for was there
     except OSError:
         return ()
-    return tuple(path for path in names if (path / RUN_FILE).is_file())
+    return tuple(path for path in names if any(os.path.lexists(path / name) for name in (RUN_FILE, LEDGER, RESULTS)))
 
 
 def left_to_judge(items: ItemCounts) -> int:

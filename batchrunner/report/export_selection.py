@@ -25,6 +25,7 @@ from batchrunner.stores.score_file import ScoreFile
 _NOT_ASKED_FOR: Final = "not asked for (--only)"
 _NO_MARK: Final = "without such a mark (--marks)"
 _BEYOND: Final = "beyond --limit"
+_NOT_SCORED: Final = "not scored yet (`batchrunner score` scores them)"
 _NO_SPLIT: Final = "in no split"
 _HASHES: Final = 1 << 64
 _ALL: Final = 1 + 1e-9
@@ -92,6 +93,8 @@ class Selection:
             return _NO_MARK
         if self._condition is None:
             return None
+        if self._condition.needs_scores and row.outcome == "done" and self._scores.of(row.fields) is None:
+            return _NOT_SCORED
         return None if self._holds(self._condition, row) else f"not {self._options.where} (--where)"
 
     def _holds(self, condition: RowCondition, row: ExportRow) -> bool:

@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol
 from batchrunner.core.control import Reply
 from batchrunner.core.errors import BatchrunnerError, ExitStatus, JobMistakesError
 from batchrunner.core.job import Job, Source
-from batchrunner.core.status import Report, Status
+from batchrunner.core.status import Report
 from batchrunner.engine.run_status import STATES
 from batchrunner.prompts import items_of
-from batchrunner.report.directory_status import judge_line, left_to_judge
+from batchrunner.report.directory_status import judge_line, left_to_judge, score_notes
 from batchrunner.report.judging import Judge, judge_mistakes, judges_of, missing_keys
 from batchrunner.report.upstream_run import if_any_rows
 from batchrunner.stores.control_folder import CONTROL, ControlFolder, state_of
@@ -93,7 +93,9 @@ async def _judged(
         if exit_status in _ENDS_ALL:
             break
     exit_status = min(statuses, key=_WORST_FIRST.index)
-    status = await asyncio.to_thread(_scored_again, job, report.status, notes)
+    scored = await asyncio.to_thread(score_notes, job, Path(job.output.dir), report.status, exit_status)
+    kept = (note for note in report.status.notes if not note.startswith(_SCORE_NOTES))
+    status = replace(report.status, notes=(*kept, *notes, *scored))
     if exit_status is not report.exit_status:
         status = replace(status, state=STATES[exit_status], message=unfinished[0] if unfinished else None)
     if unfinished:
@@ -158,11 +160,3 @@ async def _run_judge(judge: Judge, options: Mapping[str, Any], run_alone: RunAlo
     if found is None:
         return ExitStatus.DONE, f"judge {judge.check.name}: there is no answer that it is asked about", False
     return found.exit_status, judge_line(judge.check.name, found.status), bool(left_to_judge(found.status.items))
-
-
-def _scored_again(job: Job, status: Status, notes: Sequence[str]) -> Status:
-    """The status with the judges' lines, and with verdicts that know what they said. Blocks."""
-    from batchrunner.report.scoring import scores_of_run  # noqa: PLC0415 - it reads the verdicts that are made here
-
-    kept = [note for note in status.notes if not note.startswith(_SCORE_NOTES)]
-    return replace(status, notes=(*kept, *notes, *scores_of_run(job, Path(job.output.dir), status)))

@@ -9,6 +9,7 @@ answer counts for nothing.
 import asyncio
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, prod
@@ -101,14 +102,30 @@ def judges_in(
         mistakes += faults
         if not faults and isinstance(job.prompts, Source):
             source = replace(job.prompts, path=str(folder), shown=str(folder), takes_unfinished=True, pair=pair)
-            if source.where is None and check.when is not None:
-                source = replace(source, where=check.when)
+            source = replace(source, where=_both(check.when, source.where))
             named = f"{name}-{check.name}"
             folders = (*job.picture_folders, str(folder))
             judges.append(Judge(check=check, job=replace(job, name=named, prompts=source, picture_folders=folders)))
     if mistakes:
         raise JobMistakesError(tuple(mistakes))
     return tuple(judges)
+
+
+_ONE_EXPRESSION: Final = re.compile(r"\s*\{\{-?((?:(?!\{\{|\}\}|\{%).)*?)-?\}\}\s*", re.DOTALL)
+
+
+def _both(when: str | None, where: str | None) -> str | None:
+    """The condition for answers that a judge is asked about: its check applies to them, and its own file wants them.
+
+    Where one of them is more than an expression they cannot be one condition; the judge's own is taken, and the check
+    says `none` of what it does not apply to.
+    """
+    if when is None or where is None:
+        return where if when is None else when
+    parts = [_ONE_EXPRESSION.fullmatch(text if "{" in text else f"{{{{ {text} }}}}") for text in (when, where)]
+    if None in parts:
+        return where
+    return "{{ " + " and ".join(f"({part[1].strip()})" for part in parts if part is not None) + " }}"
 
 
 def _faults(job: Job, *, pair: bool) -> Iterator[Mistake]:

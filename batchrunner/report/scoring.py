@@ -25,7 +25,7 @@ from batchrunner.core.status import Status
 from batchrunner.evaluation.check_kinds import CheckBrokenError, score_of
 from batchrunner.prompts.job_items import JobItems
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
-from batchrunner.prompts.row_condition import ROW_NAMES, is_true
+from batchrunner.prompts.row_condition import OF_SCORES, ROW_NAMES, is_true, row_values
 from batchrunner.providers.structured import Fits, SchemaCheck
 from batchrunner.report.audit import read_plain
 from batchrunner.report.check_process import CheckProcess, function_mistakes
@@ -103,7 +103,7 @@ async def check_mistakes(job: Job, items: JobItems | None) -> tuple[tuple[Mistak
     found = (*broken, *await asyncio.to_thread(lambda: tuple(function_mistakes(job))))
     if found or items is None:
         return tuple(replace(one, line=line_of(job.file, parsed_path(one.key or "") or ())) for one in found), ()
-    known: set[str] = set(ROW_NAMES)
+    known: set[str] = set(ROW_NAMES - OF_SCORES)
     first = 0
     async for batch in items.batches():
         for item in batch[: _SAMPLE - first]:
@@ -117,6 +117,11 @@ async def check_mistakes(job: Job, items: JobItems | None) -> tuple[tuple[Mistak
         for place, one in enumerate(ready)
         for name in sorted({name for each in (one.expected, one.equals, one.when) if each for name in each.names})
         if name not in known
+    ]
+    notes += [
+        f"checks[{place}].{check.kind}: the braces are taken literally; `equals`, `number` and `when` are templates"
+        for place, check in enumerate(job.checks)
+        if check.kind in ("contains", "any", "regex") and "{{" in str(check.expected)
     ]
     return (), tuple(notes)
 
@@ -352,20 +357,25 @@ def _count(scored: Scored, scores: Sequence[Score], *, verdict: bool | None, tru
 
 def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside") -> Score:
     check, given = prepared.check, row.get("vars")
-    values: dict[str, Json] = {**row, **(given if isinstance(given, dict) else {})}
+    values = {**row_values(row), **(given if isinstance(given, dict) else {})}
     try:
         if prepared.when is not None and not is_true(prepared.when.value(values)):
             return Score(verdict="none", reason="`when` does not hold")
-        expected = check.expected if prepared.expected is None else prepared.expected.value(values)
+        expected = check.expected if prepared.expected is None else _or_none(prepared.expected.value(values))
         options = check.options
         if prepared.equals is not None:
-            options = {**options, "equals": prepared.equals.value(values)}
+            options = {**options, "equals": _or_none(prepared.equals.value(values))}
     except TemplateFault as fault:
         return Score(verdict="error", reason=f"its template cannot be filled: {fault.problem}")
     if check.kind == "judge":
         said = outside.verdicts.get(check.name)
         return Score(verdict="error", reason=NOT_ANSWERED_YET) if said is None else said.of(row)
     return score_of(check, row, expected=expected, options=options, outside=outside)
+
+
+def _or_none(reference: Json) -> Json:
+    """None for an empty cell of a table: the row has no reference, which is not the same as an empty one."""
+    return None if isinstance(reference, str) and not reference.strip() else reference
 
 
 class _Outside:

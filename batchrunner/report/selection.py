@@ -116,6 +116,8 @@ class _Rows:
         self._models = models
         self.states: frozenset[PartState] = frozenset()
         """Items that stand so by the ledger are chosen, too."""
+        self.unscored = 0
+        """Answers that were not looked at: the condition is about scores, and they have none yet."""
         self.wanted: list[_Wanted] = []
         self._at: defaultdict[Hashable, list[tuple[_Wanted, int]]] = defaultdict(list)
 
@@ -199,8 +201,12 @@ def _rows_where(folder: Path, where: str | None, states: Sequence[PartState], mo
         if condition is not None and condition.needs_scores:
             scores.require("--where")
         for row in chain.from_iterable(_rows_of(folder, state) for state in states):
+            score = scores.of(row)
+            if condition is not None and condition.needs_scores and score is None and "output" in row:
+                rows.unscored += 1
+                continue
             try:
-                if condition is None or condition.holds(row_values(row, scores.of(row))):
+                if condition is None or condition.holds(row_values(row, score)):
                     rows.add(row)
             except TemplateFault as fault:
                 said = f"row {printable(str(row.get('id')))} of {folder}: {fault.problem}"
@@ -314,7 +320,7 @@ class _Chosen:
         for rows, by_ledger in zip(self._lists, self._by_ledger, strict=True):
             stood_for = rows.items()
             chosen &= stood_for.keys() | by_ledger
-            notes.append(_rows_note(rows, bool(stood_for)))
+            notes += [_rows_note(rows, bool(stood_for)), _unscored_words(rows)]
             for number, wanted in stood_for.items():
                 for one in wanted:
                     replaces[one.key].add(self._items[number][1])
@@ -330,6 +336,11 @@ class _Chosen:
             replaces={old: frozenset(new & keys) for old, new in replaces.items() if old not in keys and new & keys},
             notes=tuple(filter(None, notes)),
         )
+
+
+def _unscored_words(rows: _Rows) -> str:
+    number = rows.unscored
+    return f"{count(number, 'answer')} without scores left out; `batchrunner score DIR` scores them" if number else ""
 
 
 def _rows_note(rows: _Rows, is_of_job: bool) -> str:  # noqa: FBT001 - the one thing that matters

@@ -32,6 +32,7 @@ class _CheckName(msgspec.Struct):
     index: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what an array keeps of it
     scores: msgspec.Raw
     verdict: bool | None = msgspec.field(name="pass", default=None)
+    checks: str = ""
 
 
 class _LastLine(msgspec.Struct):
@@ -86,6 +87,8 @@ class ScoreFile:
         self.exists = False
         self.verdicts: Counter[bool | None] = Counter()
         """How many answers pass, fail and have no verdict."""
+        self.checks: set[str] = set()
+        """Digests of the checks that the lines were made by."""
         self.damaged: list[int] = []
         """Numbers of lines, from 1, that are no scores. The end of a line that is being written is none of them."""
 
@@ -124,6 +127,7 @@ class ScoreFile:
                 continue
             in_order, last = in_order and name.index >= last, name.index
             self.verdicts[name.verdict] += 1
+            self.checks.add(name.checks)
             self._indexes.append(name.index)
             self._offsets.append(line.offset)
             self._lengths.append(len(line.text))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,17 @@ def test_answers_for_which_the_check_does_not_hold_are_not_paid_for(batchrunner:
     assert batchrunner("run", "a.yaml", "--quiet").status == 0
     assert asked(batchrunner) == 10
     assert sorted(one["verdict"] for one in verdicts(batchrunner).values()).count("none") == 10
+
+
+def test_a_check_that_does_not_apply_and_a_judge_that_does_not_want_it_both_leave_an_answer_unpaid(
+    batchrunner: CommandLine,
+) -> None:
+    judge = JUDGE_JOB.replace("  run: outputs/a\n", '  run: outputs/a\n  where: "{{ index > 4 }}"\n')
+    write(batchrunner.folder, job=f"{JOB}    when: \"{{{{ model == 'sim/one' }}}}\"\n", judge=judge)
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    assert asked(batchrunner) == 8, "of the ten answers of one model, two are too early"
+    kinds = [one["verdict"] for one in verdicts(batchrunner).values()]
+    assert kinds.count("none") == 12
 
 
 def test_a_judge_with_no_answer_to_judge_is_no_mistake(batchrunner: CommandLine) -> None:
@@ -360,6 +372,27 @@ def test_a_run_holds_its_lock_while_its_judge_works_and_reports_where_to_control
     write(batchrunner.folder, questions=300)
     assert batchrunner("run", "a.yaml", "--quiet").status == 0, "the pause that was refused is not in force"
     assert batchrunner("status", JUDGE, "--json").json["sends"]["total"] == 600
+
+
+@pytest.mark.parametrize("how", ["without run.json", "without its ledger", "a file"])
+def test_a_judges_folder_that_is_damaged_is_damage_and_one_that_never_worked_is_none(
+    judged: CommandLine, how: str
+) -> None:
+    judge = judged.folder / JUDGE
+    (judge.parent / "polite").mkdir()
+    assert judged("verify", OUT).status == 0
+    if how == "a file":
+        shutil.rmtree(judge.parent)
+        judge.parent.touch()
+    elif how == "without run.json":
+        (judge / "run.json").unlink()
+    else:
+        (judge / "run.json").unlink()
+        shutil.rmtree(judge / "ledger")
+    told = judged("verify", OUT)
+    assert told.status == (0 if how == "without run.json" else 4), "run.json is made anew from the ledger"
+    assert how == "without run.json" or "is no run" in told.err
+    assert judged("status", OUT).status == 0
 
 
 def in_flight(judge: Path) -> Counter[str]:

@@ -4,13 +4,14 @@ import csv
 import hashlib
 import json
 import re
+import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.command_line import CommandLine
+from tests.support.command_line import PATIENCE_S, CommandLine
 
 OUT = "outputs/sums.simulated"
 JOB = """
@@ -194,6 +195,64 @@ def test_answers_are_scored_as_they_come_and_a_kill_leaves_what_every_reader_and
     assert path.read_bytes() == ended
 
 
+def test_a_row_without_a_reference_is_an_error_and_neither_right_nor_wrong(batchrunner: CommandLine) -> None:
+    references: list[Any] = ["", " ", None, "e"]
+    rows = [{"n": number, "right": right} for number, right in enumerate(references)]
+    (batchrunner.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (batchrunner.folder / "sums.yaml").write_text(
+        "provider: simulator\nmodel: sim/one\nprompts: {file: rows.jsonl, template: 'Say {{ n }}'}\nchecks:\n"
+        "- {equals: '{{ right }}'}\n- {number: '{{ right }}'}\n- {regex: '(e)', equals: '{{ right }}'}\n"
+    )
+    assert batchrunner("run", "sums.yaml", "--quiet").status == 0
+    *without, last = ({name: one["verdict"] for name, one in line["scores"].items()} for line in scores(batchrunner))
+    assert without == 3 * [{"equals": "error", "number": "error", "regex": "error"}]
+    assert last == {"equals": "fail", "number": "error", "regex": "pass"}
+
+
+def test_templates_of_checks_have_the_names_of_conditions_and_literal_braces_are_named(
+    batchrunner: CommandLine,
+) -> None:
+    job = batchrunner.job("sums", "prompts: [one, two]\nchecks:\n- {contains: '{{ prompt }}', name: braces}\n")
+    with (batchrunner.folder / job).open("a") as file:
+        file.write("- {regex: ., when: \"{{ not truncated and text and model == 'sim-model' }}\"}\n")
+    told = batchrunner("check", job)
+    assert (told.status, "checks[0].contains: the braces are taken literally" in told.err) == (0, True), told.err
+    assert batchrunner("run", job, "--quiet").status == 0
+    assert {line["scores"]["regex"]["verdict"] for line in scores(batchrunner)} == {"pass"}
+
+
+def test_what_is_not_scored_yet_is_neither_right_nor_wrong_to_any_condition(ran: CommandLine) -> None:
+    path = ran.folder / OUT / "scores.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:10]))  # as after a kill
+    (ran.folder / "next.yaml").write_text(
+        "provider: simulator\nmodel: sim/next\nprompts:\n  run: outputs/sums\n  where: 'not pass'\n"
+        "  template: 'Better: {{ text }}'\n"
+    )
+    for command in (("plan", "next.yaml"), ("plan", "sums.yaml", "--where", "not pass")):
+        told = ran(*command)
+        assert "6 that are not scored yet" in told.err or "6 answers without scores left out" in told.err
+    exported = ran("export", OUT, "--to", "jsonl", "--where", "not pass", "--json").json
+    assert exported["rows"] == 0
+    assert exported["left_out"]["not scored yet (`batchrunner score` scores them)"] == 6
+
+
+def test_a_run_that_is_interrupted_does_not_stay_to_score_and_reports_what_is_not_scored(
+    batchrunner: CommandLine,
+) -> None:
+    (batchrunner.folder / "mine.py").write_text("import time\ndef slow(row):\n    time.sleep(5)\n    return True\n")
+    job = batchrunner.job("sums", "prompts: [one]\nreplicas: 1000\nlimits: {requests_per_minute: 1200}\n")
+    with (batchrunner.folder / job).open("a") as file:
+        file.write('checks: [{python: "mine.py:slow"}]\n')
+    process = batchrunner.start("run", job, "--json")
+    rows = batchrunner.folder / OUT / "results.jsonl"
+    while len(whole_lines(rows)) < 30:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)  # to score thirty answers takes 150 s
+    assert (process.returncode, err.count("Traceback")) == (130, 0), err
+    assert any("not scored yet" in note for note in json.loads(out)["notes"])
+
+
 def test_a_run_whose_scores_cannot_be_written_loses_nothing_and_reports_it(batchrunner: CommandLine) -> None:
     job = batchrunner.job("sums", "prompts: [one, two]\nchecks: [{contains: e}]")
     assert batchrunner("run", job, "--quiet", "--limit", "1").status == 0
@@ -231,6 +290,23 @@ def test_a_run_that_is_named_twice_is_compared_with_itself(ran: CommandLine) -> 
     (pair,) = twice["pairs"]
     assert (pair["won"], pair["lost"], pair["difference"], pair["tied"]) == ([], [], 0.0, True)
     assert [group["passed"] for group in twice["groups"]] == 2 * [once["groups"][0]["passed"]]
+
+
+def test_scores_by_other_checks_than_the_jobs_are_compared_and_said_to_be_so(ran: CommandLine) -> None:
+    assert ran("compare", OUT, "--json").json["notes"] == []
+    (ran.folder / "c.yaml").write_text("checks: [{contains: a}]")
+    assert ran("score", OUT, "--checks", "c.yaml").status == 0
+    (note,) = ran("compare", OUT, "--json").json["notes"]
+    assert note.startswith("sums.simulated is scored by other checks than those of the job that ran there last")
+    write_job(ran, '["e"]')
+    (ran.folder / "sums.yaml").write_text((ran.folder / "sums.yaml").read_text().split("checks:", maxsplit=1)[0])
+    assert ran("run", "sums.yaml", "--quiet").status == 0
+    (note,) = ran("compare", OUT, "--json").json["notes"]
+    assert note == "sums.simulated is scored by checks that the job which ran there last does not have"
+    write_job(ran, '["e"]')
+    other = ran("run", "sums.yaml", "--out", "other", "--json").json["dir"]
+    notes = ran("compare", OUT, other, "--json").json["notes"]
+    assert "the runs are scored by different checks, so their rates may be of different things" in notes
 
 
 def test_a_missed_threshold_is_exit_status_1_and_states_which(ran: CommandLine) -> None:

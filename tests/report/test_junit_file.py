@@ -188,5 +188,5 @@ def test_a_place_that_cannot_be_is_reported(tmp_path: Path) -> None:
 
 def test_answers_without_scores_are_reported_beside_the_comparison(run: Path) -> None:
     comparison, _ = batchrunner.compare([str(run)])
-    assert comparison.notes == ("1 answers of b have no scores; `batchrunner score DIR` makes them",)
+    assert comparison.notes[0] == "1 answers of b have no scores; `batchrunner score DIR` makes them"
     assert f"note: {comparison.notes[0]}" in comparison_words(comparison, flips=(), missed=())
