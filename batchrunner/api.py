@@ -56,13 +56,10 @@ def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False
 
 
 async def check(job: Job, *, progress: Counted | None = None, before: Sequence[Job] = ()) -> CheckResult:
-    """Stream every item once and collect what is wrong.
+    """Stream every item once and collect what is wrong. `progress`: called with the items read, every 20,000.
 
-    Args:
-        job: the job.
-        progress: called with the items read, every 20,000.
-        before: jobs that will run before this one. A run of theirs that this job reads and that is not there yet is no
-            mistake: what needs its rows is not checked, see `CheckResult.waits_for`.
+    `before`: jobs that will run before this one. A run of theirs that this job reads and that is not there yet is no
+    mistake: what needs its rows is not checked, see `CheckResult.waits_for`.
     """
     from batchrunner.core.picture_rules import picture_notes
     from batchrunner.prompts import items_of

@@ -69,6 +69,10 @@ class StoreBrokenError(BatchrunnerError):
     """The disk refused a write or a sync (full, read-only, broken): nothing may be sent after it."""
 
 
+class RowSetAsideError(StoreBrokenError):
+    """As its base class says, but the row that could not be written in its place is safe in another file."""
+
+
 class LedgerDamagedError(BatchrunnerError):
     """A ledger segment is damaged below what was durable: continuing could pay twice."""
 

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from batchrunner.core.budget import Amounts
 from batchrunner.core.error_policy import POLICY, Then
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.errors import RowSetAsideError, StoreBrokenError
 from batchrunner.core.http import Decoder, Request
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job
@@ -326,7 +326,10 @@ class Attempts:
                 lane.retry_ended(worked=True)
             self._leave(work, lane, queue)
             return
-        self.recorder.last_resort(f"{work.item.id}: {text}")
+        if isinstance(error, RowSetAsideError):
+            self.recorder.say(f"could not save this answer in results.jsonl; superseded.jsonl has it: {work.item.id}")
+        else:
+            self.recorder.last_resort(f"{work.item.id}: {text}")
         if isinstance(error, StoreBrokenError):
             self.shutdown.disk_refused(error)
             self._leave(work, lane, queue)

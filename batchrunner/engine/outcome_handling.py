@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from batchrunner.core.error_policy import POLICY, Then, is_ambiguous, is_held, may_try_again
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.errors import RowSetAsideError, StoreBrokenError
 from batchrunner.core.job import Job
 from batchrunner.core.outcome import Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
 from batchrunner.core.ports import Ports
@@ -52,6 +52,8 @@ class OutcomeHandler:
             has_media = answer.pictures or answer.sounds
             media = await self.image_tasks.saver.keep_answer(work, answer) if has_media else NO_MEDIA
             await self.recorder.answered(work, answer, path=path, media=media)
+        except RowSetAsideError:
+            raise
         except Exception:
             self.recorder.last_resort(f"{work.item.id}: {answer.text}")
             raise
@@ -89,8 +91,9 @@ class OutcomeHandler:
                     work, self.recorder.state.tasks[work.key], resumed=False, found=there
                 )
             return await self.after_task(work, lane, queue, found)
-        except StoreBrokenError:
-            if work.key not in self.recorder.state.tasks:  # else the next run finds it by what the ledger says
+        except StoreBrokenError as error:
+            found_later = isinstance(error, RowSetAsideError) or work.key in self.recorder.state.tasks
+            if not found_later:
                 self.recorder.last_resort(f"{work.item.id}: {_described(outcome)}")
             raise
         finally:

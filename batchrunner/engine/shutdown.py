@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from batchrunner.core.errors import BatchrunnerError, StoreBrokenError
+from batchrunner.core.errors import BatchrunnerError, RowSetAsideError, StoreBrokenError
 
 GRACE_S: Final = 60.0
 """How long answers that are already paid for are waited for."""
@@ -68,7 +68,8 @@ class Shutdown:
 
     def disk_refused(self, error: StoreBrokenError) -> None:
         """A file could not be written. The run ends with this error once what is in flight has been received."""
-        self.broken = self.broken or error
+        if self.broken is None or isinstance(error, RowSetAsideError):  # which says more of the same
+            self.broken = error
         self.pause("a file could not be written")
 
     def waiting_for(self, requests: int) -> str:

@@ -263,6 +263,17 @@ def make_durable(files: Files, path: Path) -> None:
             files.close(descriptor)
 
 
+def append_line(files: Files, path: Path, line: bytes) -> None:
+    """Append a line; durable when this returns. Blocks. Raises OSError, maybe after half a line."""
+    descriptor = files.open_append(path, SHARED_FILE)
+    try:
+        write_all(files, descriptor, line + b"\n")
+        files.fsync(descriptor)
+    finally:
+        files.close(descriptor)
+    files.fsync_folder(path.parent)
+
+
 def broken(path: Path, error: OSError, *, sending: bool = True) -> StoreBrokenError:
     """An OSError as a StoreBrokenError: which file, the system's message, and that sending stops.
 

@@ -58,8 +58,8 @@ class Inspection:
 
     @property
     def by_hand(self) -> bool:
-        """Whether results.jsonl has to be put in order again at the end of the run."""
-        return self.reshaped or bool(self.repeated)
+        """Whether results.jsonl has to be put in order again at the end of the run: also to take rows in again."""
+        return self.reshaped or bool(self.repeated) or any(name != RESULTS for name, *_ in self.places)
 
     def adopted(self, state: LedgerState, *, failures: bool = False) -> Iterator[ItemEvent]:
         """What has to be recorded, so that what has a row is not paid again; `failures`: also for failures.jsonl.

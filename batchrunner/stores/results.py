@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import msgspec
 
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.errors import RowSetAsideError, StoreBrokenError
 from batchrunner.core.item import Item
 from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
@@ -30,6 +30,7 @@ from batchrunner.stores.files import (
     SUPERSEDED_FAILURES,
     Files,
     InspectedFiles,
+    append_line,
     broken,
     make_durable,
     write_all,
@@ -87,6 +88,7 @@ class ResultsFile:
         self.refused = False
         """Once closed: whether the disk refused a row or a rewrite, so that some file of rows may end in half a row."""
         self._refused: str | None = None
+        self._sets_aside = True
         self._unopened: list[tuple[bytes, Kept]] = []
         """Rows that wait for results.jsonl to be opened."""
         self._open: dict[str, Appender] = {}
@@ -158,19 +160,30 @@ class ResultsFile:
         try:
             results = self._results = opening.result()
         except (StoreBrokenError, asyncio.CancelledError) as error:
-            for _, then in unopened:
-                then(StoreBrokenError(str(error) or "the results file was not opened because the run is stopping"))
+            refused = StoreBrokenError(str(error) or "the results file was not opened because the run is stopping")
+            for line, then in unopened:
+                then(self._set_aside(line, refused))
             return
         for line, then in unopened:
             self._append(results, line, then)
 
-    @staticmethod
-    def _append(results: Appender, line: bytes, then: Kept) -> None:
+    def _append(self, results: Appender, line: bytes, then: Kept) -> None:
         place = _new_place(Place, (crc_of(line), results.length + len(line) + 1))
         try:
             results.append_durable(line + b"\n", then, place)
         except StoreBrokenError as error:
-            then(error)
+            then(self._set_aside(line, error))
+
+    def _set_aside(self, line: bytes, refused: StoreBrokenError) -> StoreBrokenError:
+        """Put a row that results.jsonl refuses into superseded.jsonl, where the next run finds it. Blocks the loop."""
+        path = self._folder / SUPERSEDED
+        try:
+            if self._sets_aside:
+                append_line(self._files, path, line)
+                return RowSetAsideError(f"{refused}. Later answers are in {path}; it takes them from there")
+        except OSError:
+            self._sets_aside = False  # nothing must follow half a row
+        return refused
 
     async def add_failure(self, row: FailureRow) -> None:
         """See `core.ports.Results`."""
