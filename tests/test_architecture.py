@@ -1,7 +1,9 @@
 """What holds over the whole package and belongs to no single module of it."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -199,3 +201,90 @@ def test_what_is_called_slow_exists() -> None:
         path, _, test = name.partition("::")
         assert (HOME / "tests" / path).exists(), name
         assert f"def {test}" in ((HOME / "tests" / path).read_text("utf-8") if test else "def "), name
+
+
+CLOCKS = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+LEAST_PATIENCE_S = 20
+
+
+def test_no_test_asserts_how_long_something_takes() -> None:
+    """It fails on a slower machine. `tests/support/growth.py` measures growth and calls, `benchmarks/` the time."""
+    for path in sorted((HOME / "tests").rglob("*.py")):
+        assert timed_asserts(path.read_text()) == [], path
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "began = time.monotonic(); work(); assert time.monotonic() - began < 2",
+        "began = time.process_time(); work(); took = time.process_time() - began; assert took < 2, took",
+        "took = []\n began = time.time_ns(); took.append(time.time_ns() - began)\n assert min(took) < 2",
+        "def cost():\n  began = time.thread_time(); return (time.thread_time() - began) * 1000\n assert cost() < 2",
+        "end = time.monotonic() + 3\n while not done():\n  assert time.monotonic() < end",
+    ],
+)
+def test_an_assertion_on_a_time_is_seen(lines: str) -> None:
+    assert len(timed_asserts(f"def test():\n {lines}")) == 1
+
+
+def test_waiting_for_a_state_with_patience_is_no_assertion_on_a_time() -> None:
+    waiting = "end = time.monotonic() + 60\n while not done():\n  assert time.monotonic() < end, 'never done'"
+    assert timed_asserts(f"def test():\n {waiting}\n began = loop.time(); assert loop.time() - began < 2") == []
+
+
+def timed_asserts(source: str) -> list[str]:
+    """The assertions of a module on differences of real clocks, or with a deadline that a busy machine misses."""
+    if not any(f"time.{clock}" in source for clock in CLOCKS):
+        return []
+    return [ast.unparse(found) for node in ast.parse(source).body for found in _timed_asserts_in(node)]
+
+
+def _timed_asserts_in(function: ast.AST) -> Iterator[ast.Assert]:
+    clocks = _Clocks()
+    for _ in range(2):  # a nested function may stand below its use
+        for node in ast.walk(function):
+            clocks.note(node)
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert) and (clocks.in_span(node.test) or clocks.hasty & set(_names(node.test))):
+            yield node
+
+
+def _names(node: ast.AST) -> list[str]:
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute | ast.Call)]
+    return [ast.unparse(part) for part in parts]
+
+
+class _Clocks:
+    """The names in a function that hold a moment, a span of time, or the end of a patience that is too short."""
+
+    def __init__(self) -> None:
+        self.moments = {f"time.{clock}{end}()" for clock in CLOCKS for end in ("", "_ns")}
+        self.spans = set[str]()
+        self.hasty = set[str]()
+
+    def in_span(self, node: ast.AST) -> bool:
+        return not self.spans.isdisjoint(_names(node)) or any(
+            isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub) and not self.moments.isdisjoint(_names(part))
+            for part in ast.walk(node)
+        )
+
+    def note(self, node: ast.AST) -> None:
+        """What a statement makes of a clock."""
+        if isinstance(node, ast.Assign):
+            self._assigned(ast.unparse(node.targets[0]), node.value)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+            self._assigned(ast.unparse(node.func.value), node.args[0])
+        elif isinstance(node, ast.FunctionDef):
+            returned = [part.value for part in ast.walk(node) if isinstance(part, ast.Return) and part.value]
+            if any(map(self.in_span, returned)):
+                self.spans.add(node.name)
+
+    def _assigned(self, name: str, value: ast.expr) -> None:
+        if self.in_span(value):
+            self.spans.add(name)
+        elif isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add) and ast.unparse(value.left) in self.moments:
+            patience = ast.literal_eval(value.right) if isinstance(value.right, ast.Constant) else LEAST_PATIENCE_S
+            if patience < LEAST_PATIENCE_S:
+                self.hasty.add(name)
+        elif ast.unparse(value) in self.moments:
+            self.moments.add(name)

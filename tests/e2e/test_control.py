@@ -1,8 +1,7 @@
-"""Commands to a real process: how soon they are followed at 1,000 in flight, and what a kill leaves of them."""
+"""Commands to a real process: that they are followed at 1,000 in flight, and what a kill leaves of them."""
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from tests.e2e.lives import Life, life, run
 from tests.e2e.runs import simulator
 
 pytestmark = pytest.mark.real
-ROUND_TRIP_S = 2.0
 AT_ONCE = 1_000
 
 
@@ -33,21 +31,18 @@ def job_of(tmp_path: Path, base_url: str, *, at_once: int, items: int) -> tuple[
     return job, tmp_path / "outputs" / "answers"
 
 
-def test_a_command_is_followed_within_two_seconds_at_a_thousand_in_flight(tmp_path: Path) -> None:
-    with simulator(tmp_path, "--latency", "first=30") as server:
+def test_a_command_is_followed_at_a_thousand_in_flight(tmp_path: Path) -> None:
+    """Before any of them ends. How soon, two seconds at most, is measured by `benchmarks/terminal.py`."""
+    with simulator(tmp_path, "--latency", "first=600") as server:
         job, out = job_of(tmp_path, server.base_url, at_once=AT_ONCE, items=2 * AT_ONCE)
         with run(job) as living:
             in_flight(living, out, AT_ONCE)
-            took: list[float] = []
             said: list[str] = []
             for action in ("pause", "resume", "pause"):
-                began = time.monotonic()
-                told = batchrunner.control(str(out), action)
-                took.append(time.monotonic() - began)
+                told = batchrunner.control(str(out), action, wait_s=60)
                 said.append(told.message)
                 assert told.acknowledged
             assert said[-1] == f"paused: {AT_ONCE:,} in flight are awaited"
-            assert max(took) <= ROUND_TRIP_S, took
             status = batchrunner.status(str(out))
             assert (status.state, status.control.paused) == ("running", True)
             assert living.send(signal.SIGKILL)

@@ -1,6 +1,6 @@
 """The number of an answer is found however it is written, and where it could be two numbers, nobody guesses."""
 
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 
@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from batchrunner.evaluation.numbers import AmbiguousNumberError, Decimals, NoNumberError, Taken, number_in
+from tests.support.growth import assert_linear
 
 WRITTEN = [
     ("1,234.", "1234"),
@@ -84,12 +85,18 @@ def test_no_number_is_reported(text: str) -> None:
         number_in(text)
 
 
-@pytest.mark.parametrize("text", ["1" + ",000" * 30_000 + ",", "1" + ",000" * 30_000 + ",5", "1." * 30_000])
-def test_an_answer_of_endless_digits_is_walked_through_once(text: str) -> None:
-    began = time.process_time()
-    with suppress(NoNumberError, AmbiguousNumberError):
-        number_in(text)
-    assert time.process_time() - began < 2
+@pytest.mark.parametrize(("first", "repeated", "last"), [("1", ",000", ","), ("1", ",000", ",5"), ("", "1.", "")])
+def test_an_answer_of_endless_digits_is_walked_through_once(first: str, repeated: str, last: str) -> None:
+    def read(count: int) -> Callable[[], None]:
+        text = first + repeated * count + last
+
+        def work() -> None:
+            with suppress(NoNumberError, AmbiguousNumberError):
+                number_in(text)
+
+        return work
+
+    assert_linear(read, 1_000)
 
 
 @given(st.text("12 .,-+e$\n\u2009xa^'_)", max_size=90), st.sampled_from(["point", "comma"]))

@@ -1,8 +1,8 @@
 """Chat replies as one JSON value, the caps, and answers that are held to a schema."""
 
 import json
-import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from batchrunner.core.outcome import Answer, Correction, Problem, ProblemKind, T
 from batchrunner.providers.stream_decoder import TEXT_CAP_BYTES
 from tests.providers.chat import CALL, DONE, FINISHED, SHELL, USAGE, USED, decoder, delta, hi, outcome_of, tools
 from tests.providers.reading import EVENTS, JSON, head, read
+from tests.support.growth import assert_linear
 
 K = ProblemKind
 
@@ -125,10 +126,15 @@ def test_thinking_that_began_in_the_prompt_ends_with_its_tag_on_a_line_of_its_ow
 
 
 def test_a_text_of_nothing_but_blank_lines_is_read_in_time_that_grows_with_its_length() -> None:
-    began = time.process_time()
-    answer = read(decoder(), head(), [message(content="\n" * 60_000 + "a</think>b")], Completed())
-    assert isinstance(answer, Answer)
-    assert time.process_time() - began < 2.0
+    def work(size: int) -> Callable[[], None]:
+        reply = message(content="\n" * size + "a</think>b")
+
+        def decoded() -> None:
+            assert isinstance(read(decoder(), head(), [reply], Completed()), Answer)
+
+        return decoded
+
+    assert_linear(work, 1_000)
 
 
 SCHEMA: dict[str, JsonValue] = {
