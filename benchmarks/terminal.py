@@ -50,7 +50,7 @@ def round_trips(work: Path) -> list[float]:
         (work / "job.yaml").write_text(json.dumps({**job, "prompts": prompts}))
         out = work / "out"
         words = ["run", str(work / "job.yaml"), "--out", str(out), "--quiet", "--progress", "none"]
-        with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL) as run:
+        with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
             while sum(path.read_text().count('"intent"') for path in out.glob("ledger/*.jsonl")) < AT_ONCE:
                 if run.poll() is not None:
                     raise SystemExit("the run has ended: " + " ".join(words))
@@ -85,7 +85,7 @@ def main() -> None:
         trips = round_trips(Path(place))
         shown(trips, "2,000 ms", f"`pause` and `resume` with {AT_ONCE:,} in flight: until the run has answered")
         if shutil.which("bash"):
-            shown(tabs(Path(place)), "50 ms", f"a Tab in bash over {RUNS} run directories")
+            shown(tabs(Path(place)), "50 ms", f"a Tab in bash over {RUNS} run directories, less an empty shell")
 
 
 if __name__ == "__main__":

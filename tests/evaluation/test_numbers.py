@@ -96,7 +96,7 @@ def test_an_answer_of_endless_digits_is_walked_through_once(first: str, repeated
 
         return work
 
-    assert_linear(read, 1_000)
+    assert_linear(read, 4_000)
 
 
 @given(st.text("12 .,-+e$\n\u2009xa^'_)", max_size=90), st.sampled_from(["point", "comma"]))

@@ -12,41 +12,36 @@ from types import FrameType, ModuleType
 
 FACTOR = 8
 """How many times as much the large size is. The work of a square is then 64 times as much."""
-MOST = 24.0
-"""Between 8 and 64, as far from both by their ratio as the noise of a machine may reach."""
-_LEAST_S = 0.004
-_LONG_S = 0.05
-_ROUNDS = 2
+MOST = 32.0
+"""A square gives 64; linear work 8, and up to three times that where the large size leaves the processor's caches."""
+_LONG_S = 0.01
+_ROUNDS = 4
 
 
 def assert_linear(prepared: Callable[[int], Callable[[], object]], size: int) -> None:
     """Work at `size` and at 8 times `size` must differ by far less than 64 times, by the CPU time of this thread.
 
-    `prepared` makes the work of a size; making it is not measured. Where a machine does the small work faster than its
-    clock can tell from noise, both sizes grow. Both are measured alternately and the quickest of each counts, so that
-    neither a pause nor another process is taken for growth.
+    `prepared` makes the work of a size; making it is not measured. The small work should take a tenth of a millisecond
+    or more. Both are measured alternately and the quickest of each counts, so that neither a pause nor another process
+    is taken for growth.
     """
     small, large = prepared(size), prepared(FACTOR * size)
-    while (least := _quickest(small)) < _LEAST_S and size < 1 << 24:
-        size *= 2
-        small, large = prepared(size), prepared(FACTOR * size)
+    least = most = float("inf")
     found = []
-    most = float("inf")
     for _ in range(_ROUNDS):
-        most = min(most, _cpu_s(large))
-        found.append(most / least)
-        if found[-1] < MOST:
+        least, most = min(least, _quickest_s(small)), min(most, _quickest_s(large))
+        found.append(f"{most / least:.0f}")
+        if most / least < MOST:
             return
-        least = min(least, _cpu_s(small))
-    ratios = ", ".join(f"{ratio:.0f}" for ratio in found)
-    raise AssertionError(
-        f"{FACTOR} times the size ({FACTOR * size:,}) takes {ratios} times as long; at most {MOST:.0f}"
-    )
+    raise AssertionError(f"{FACTOR} times the size takes {', '.join(found)} times as long; at most {MOST:.0f}")
 
 
-def _quickest(small: Callable[[], object]) -> float:
-    took = _cpu_s(small)
-    return took if took > _LONG_S else min(took, _cpu_s(small), _cpu_s(small))
+def _quickest_s(work: Callable[[], object]) -> float:
+    """Of one run that takes long, or of several that are short."""
+    runs = [_cpu_s(work)]
+    while sum(runs) < _LONG_S:
+        runs.append(_cpu_s(work))
+    return min(runs)
 
 
 def _cpu_s(work: Callable[[], object]) -> float:
