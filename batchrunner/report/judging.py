@@ -33,7 +33,7 @@ from batchrunner.report.wording import printable
 from batchrunner.spec import load_job
 from batchrunner.stores.results import iter_failures, iter_results
 from batchrunner.stores.run_file import read_run_file
-from batchrunner.stores.upstream_rows import ORDERS, pair_id
+from batchrunner.stores.upstream_rows import ORDERS, PairRows
 from batchrunner.transport import read_keys
 
 _SCHEMA: Final = (
@@ -291,6 +291,7 @@ class Verdicts:
         """
         self._least = float(str(judge.check.options.get("at_least", 1)))
         self._pair = pair_of(judge.check)
+        self._rows = judge.rows
         self._asked: dict[str, list[bytes]] = {}
         self._broken: str | None = None
         folder = Path(judge.job.output.dir)
@@ -303,7 +304,7 @@ class Verdicts:
             self._broken = f"the judge's prompts cannot be made: {error.mistakes[0]}"
 
     async def _read(self, judge: Judge) -> None:
-        async for batch in items_of(judge.job, judge.rows).batches():
+        async for batch in items_of(judge.job, self._rows).batches():
             for item in batch:
                 self._asked.setdefault(str((item.origin or {}).get("id")), []).append(bytes.fromhex(item.key))
 
@@ -311,8 +312,8 @@ class Verdicts:
         """The verdict on an answer: the mean of the scores that it was given, and the reason of the lowest."""
         if self._broken is not None:
             return Score(verdict="error", reason=self._broken)
-        if self._pair is not None:
-            return self._of_pair(row, self._pair)
+        if self._pair is not None and isinstance(self._rows, PairRows):
+            return self._of_pair(row, self._pair, self._rows)
         keys = self._asked.get(str(row.get("id")))
         if keys is None:
             return Score(verdict="none", reason="the judge is not asked about this answer")
@@ -329,10 +330,10 @@ class Verdicts:
         verdict: Verdict = "pass" if value >= self._least else "fail"
         return Score(verdict=verdict, value=round(value, 6), expected=self._least, reason=reason)
 
-    def _of_pair(self, row: Mapping[str, Json], pair: tuple[str, str]) -> Score:
+    def _of_pair(self, row: Mapping[str, Json], pair: tuple[str, str], rows: PairRows) -> Score:
         """A win or a loss, where it is the same in both orders; else a tie, which is no verdict."""
         model = str(row.get("model"))
-        orders = [self._asked.get(pair_id(row, order)) for order in ORDERS]
+        orders = [self._asked.get(rows.id_of(row, order)) for order in ORDERS]
         if model not in pair or not all(orders):
             return Score(verdict="none", reason="the judge is not asked about this answer")
         found = list[tuple[float, str | None]]()

@@ -4,9 +4,11 @@ The files stay open from the first look on, so every pass gives the same rows: w
 its rows in order, or its folder is moved away. In memory stay a few bytes for each row.
 """
 
+import json
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -71,21 +73,18 @@ ORDERS: Final = ("ab", "ba")
 """Which of two answers is shown first."""
 
 
-def pair_id(row: Mapping[str, Json], order: str) -> str:
-    """The id of a row of `PairRows` that has this row's answer."""
-    replica = row.get("replica")
-    return f"{row.get('prompt_id')}{f'-r{replica}' if replica else ''}~{order}"
-
-
 class PairRows:
     """A row for each prompt that two models answered, once in either order: `first` and `second` are the answers.
 
-    Implements `core.upstream.RunRows`. The texts of one model are in memory during a pass.
+    With a matrix, for each of its combinations. Implements `core.upstream.RunRows`. The texts of one model are in
+    memory during a pass.
     """
 
     def __init__(self, run: UpstreamRun, models: tuple[str, str]) -> None:
         self._run = run
         self._models = models
+        self._has_variants: bool | None = None
+        """Whether a model answers a prompt several times, with other parameters or variables; None: not known yet."""
 
     def __repr__(self) -> str:
         return f"<PairRows of {' and '.join(self._models)} in {self._run}>"
@@ -97,14 +96,32 @@ class PairRows:
         for fields, _ in self._run.rows(with_scores=False):
             if fields.get("model") not in self._models:
                 continue
-            name = pair_id(fields, ORDERS[0])
+            name = self.id_of(fields, ORDERS[0])
             other = waiting.pop(name, None)
             if other is None:
                 waiting[name] = fields
                 continue
             a, b = (fields, other) if fields.get("model") == self._models[0] else (other, fields)
-            yield _paired(a, b, ORDERS[0]), None
-            yield _paired(b, a, ORDERS[1]), None
+            yield self._paired(a, b, ORDERS[0]), None
+            yield self._paired(b, a, ORDERS[1]), None
+
+    def id_of(self, row: Mapping[str, Json], order: str) -> str:
+        """The id of the row here that has this row's answer. The first call reads the run: blocks. StoreBrokenError."""
+        if self._has_variants is None:
+            self._has_variants = self._looked_for_variants()
+        replica = row.get("replica")
+        variant = f"-{_variant(row)}" if self._has_variants else ""
+        return f"{row.get('prompt_id')}{variant}{f'-r{replica}' if replica else ''}~{order}"
+
+    def _looked_for_variants(self) -> bool:
+        seen = set[int]()
+        for row, _ in self._run.rows(with_scores=False):
+            if row.get("model") == self._models[0]:
+                name = hash((str(row.get("prompt_id")), str(row.get("replica"))))
+                if name in seen:
+                    return True
+                seen.add(name)
+        return False
 
     def has_scores(self) -> bool:
         """None of a pair."""
@@ -114,12 +131,16 @@ class PairRows:
         """As of the run."""
         return self._run.unreadable()
 
+    def _paired(self, first: Mapping[str, Json], second: Mapping[str, Json], order: str) -> Mapping[str, Json]:
+        given = first.get("vars")
+        shown: dict[str, Json] = {"first": _text(first), "second": _text(second)}
+        columns: dict[str, Json] = {**(given if isinstance(given, dict) else {}), **shown}
+        return {**first, "id": self.id_of(first, order), "vars": columns}
 
-def _paired(first: Mapping[str, Json], second: Mapping[str, Json], order: str) -> Mapping[str, Json]:
-    given = first.get("vars")
-    shown: dict[str, Json] = {"first": _text(first), "second": _text(second)}
-    columns: dict[str, Json] = {**(given if isinstance(given, dict) else {}), **shown}
-    return {**first, "id": pair_id(first, order), "vars": columns}
+
+def _variant(row: Mapping[str, Json]) -> str:
+    text = json.dumps([row.get("params"), row.get("vars")], sort_keys=True)
+    return blake2b(text.encode(), digest_size=3).hexdigest()
 
 
 def _text(row: Mapping[str, Json]) -> Json:

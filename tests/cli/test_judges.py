@@ -271,6 +271,24 @@ def test_a_pair_is_asked_in_both_orders_and_a_win_counts_only_if_it_survives_the
     assert asked(batchrunner) == 80
 
 
+def test_pairs_of_a_matrix_are_compared_within_each_combination(batchrunner: CommandLine) -> None:
+    matrix = PAIR_JOB + 'matrix: {style: [brief, long], temperature: [0, 1]}\nreplicas: 2\nsystem: "Be {{ style }}."\n'
+    write(batchrunner.folder, job=matrix, judge=PAIR_JUDGE, questions=3)
+    assert batchrunner("run", "a.yaml", "--quiet").status == 0
+    answers: dict[tuple[Any, ...], dict[str, str]] = {}
+    for row in lines(batchrunner.folder / OUT / "results.jsonl"):
+        place = row["prompt"], row["system"], row["params"]["temperature"], row.get("replica")
+        answers.setdefault(place, {})[row["model"]] = row["output"]["text"]
+    expected = {
+        f"Question: {place[0]}\nFirst: {first}\nSecond: {second}\nWhich is better?"
+        for place, said in answers.items()
+        for first, second in ((said["sim/one"], said["sim/two"]), (said["sim/two"], said["sim/one"]))
+    }
+    assert {row["prompt"] for row in lines(batchrunner.folder / JUDGE / "results.jsonl")} == expected
+    kinds = {one["verdict"] for one in verdicts(batchrunner).values()}
+    assert kinds <= {"pass", "fail", "none"}
+
+
 MISTAKES = [
     ({"job": JOB.replace("helpful.yaml", "none.yaml")}, "judges/none.yaml"),
     ({"job": JOB.replace("0.5", "7")}, "a.yaml:7: checks[0].judge.at_least"),
