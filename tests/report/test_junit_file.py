@@ -142,7 +142,7 @@ def test_nothing_in_a_runs_directory_is_ever_replaced(run: Path, name: str) -> N
     (run / "ledger").mkdir()
     place = run / name
     before = place.read_bytes() if place.exists() else None
-    with pytest.raises(JobMistakesError, match="inside of a run's directory"):
+    with pytest.raises(JobMistakesError, match="inside a run's directory"):
         write_junit(place, open_runs([run]), CompareOptions())
     assert (place.read_bytes() if place.exists() else None) == before
 
@@ -166,7 +166,7 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_link_to_a_file_of_a_run_is_that_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "link.xml").symlink_to(run / "results.jsonl")
-    with pytest.raises(JobMistakesError, match="inside of a run's directory"):
+    with pytest.raises(JobMistakesError, match="inside a run's directory"):
         require_place(tmp_path / "link.xml")
 
 
