@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.events import FORMAT_VERSION, STRICT_VERSION
+from batchrunner.core.events import FORMAT_VERSION, NAMED_VERSION, STRICT_VERSION
 from batchrunner.core.job import PRESETS, Job, has_judges
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.plan import PlanningPass, PointBalance, Totals
@@ -130,7 +130,7 @@ async def assemble(
                 labels=found.labels,
                 name=job.name,
                 simulated=job.simulated,
-                version=STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION,
+                version=_ledger_version(job, resends=resends),
                 resends=resends,
                 clock=clock,
                 wall=wall,
@@ -178,6 +178,13 @@ async def assemble(
     for note in inspection_notes(folder, stock.found):
         say(note)
     return runner
+
+
+def _ledger_version(job: Job, *, resends: bool) -> int:
+    """What its segment may hold: see `core.events`."""
+    if job.provider.task is not None and job.provider.task.submit.client_id is not None:
+        return NAMED_VERSION
+    return STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION
 
 
 async def _remembered(

@@ -375,6 +375,7 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "prompts.count": {"prompts": {"draw": {"topic": ["a"]}, "template": "{{ topic }}"}},
     "notify.on": {"notify": {"command": "./send-mail.sh"}},
     "provider.task": {"provider": {"dialect": "task"}, "kind": "image"},
+    "provider.body_file": {"provider": {"dialect": "task", "task": "comfyui"}, "kind": "image"},
 }
 """What an example needs beside it to be a part of a sound job."""
 PLACES: Final[dict[str, dict[str, Any]]] = {
@@ -410,6 +411,7 @@ def job_with(path: str, example: str) -> dict[str, Any]:
 def test_an_example_of_a_key_is_a_part_of_a_valid_job(path: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "jobs" / "data", tmp_path / "data")
     (tmp_path / "our-ca.pem").write_text("")
+    (tmp_path / "graph.json").write_text('{"6": {"inputs": {"text": "{{ prompt }}"}}}')
     text = yaml.safe_dump(job_with(path, job_file_page.EXAMPLES[path]))
     (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
     api.load_job(str(tmp_path / "job.yaml"))

@@ -187,6 +187,8 @@ POLICY: Final[dict[ProblemKind, Policy]] = {
     # about an accepted task, once it has come to its own end: a new submit is a new attempt
     K.TASK_FAILED: Policy(then=Then.RETRY, first_wait_s=5.0, reason="remote tasks are failing", outage=True),
     K.TASK_EXPIRED: Policy(then=Then.RETRY, ambiguous=True, first_wait_s=5.0, outage=True),
+    # asked for by the id that the request gave it: the server never had it
+    K.TASK_NOT_TAKEN: Policy(then=Then.WAIT, first_wait_s=1.0, cap_s=30.0, no_work=True, lesson=Lesson.NONE),
     # paid for, and waited for already: another order would be paid as well
     K.EMPTY_RESULT: Policy(then=Then.FAIL, ambiguous=True, outage=True, about_task=True, result_may_follow=True),
     K.NOT_UNDERSTOOD: Policy(

@@ -15,7 +15,9 @@ STRICT_VERSION = 2
 """Of a segment that may hold what an earlier program must not overlook: `lost` and `reformatted`, a `retry` that is
 `held`, an `accepted` that names its server. It would trust what is gone, send what a person is to decide about, or ask
 another server for a task."""
-READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION})
+NAMED_VERSION = 3
+"""Of a segment that may hold `named`: an earlier program would send such an item again."""
+READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION, NAMED_VERSION})
 
 FileMark: TypeAlias = tuple[str, int, int, int]
 """(name, inode, size in bytes, mtime in nanoseconds) of a file of rows."""
@@ -60,6 +62,18 @@ class Intent(_Event, frozen=True, tag="intent"):
     account: str
 
 
+class Named(_Event, frozen=True, tag="named"):
+    """The next intent of the item asks for a task of this id: whether it was taken can always be found out."""
+
+    i: str
+    k: str
+    task: str
+    model: str
+    account: str
+    origin: str
+    """The base URL of the server, which alone can be asked for it."""
+
+
 class Refused(_Event, frozen=True, tag="refused"):
     """The server refused a send for a reason that does not concern the item; no attempt is charged."""
 
@@ -91,6 +105,8 @@ class Accepted(_Event, frozen=True, tag="accepted"):
     """The address at which its server wants to be asked for it; empty where that is made from its id."""
     result: str = ""
     """The address of what it gives, as above."""
+    sought: bool = False
+    """It has the id that the order asked for, and no clear answer came: the server may not have it."""
 
 
 class Ready(_Event, frozen=True, tag="ready"):
@@ -283,6 +299,7 @@ class Close(_Event, frozen=True, tag="close"):
 
 Event: TypeAlias = (
     Open
+    | Named
     | Intent
     | Refused
     | Accepted

@@ -58,6 +58,8 @@ class Item:
     """Safe file name without ending for its artifacts, unique in the job by casefold and NFC."""
     shows_messages: bool = False
     """True when the job has `messages:`: its row then has them too."""
+    body: Json = None
+    """The job's `provider.body_file` with the item in its holes."""
     origin: dict[str, Json] | None = None
     """The item of another run that it is made of: `from` of its row."""
 

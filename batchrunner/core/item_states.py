@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from batchrunner.core.budget import Tally
-from batchrunner.core.events import Close
+from batchrunner.core.events import Close, Event, Named
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
     ATTEMPTS,
@@ -28,6 +28,7 @@ from batchrunner.core.lifecycle import (
     S,
     TaskOwners,
     effort_of,
+    named_task,
     record_of,
 )
 from batchrunner.core.outcome import HeldItem
@@ -88,6 +89,8 @@ class Memory:
         self.kept_tasks: dict[bytes, OpenTask] = {}
         """Of items that failed by a fault of ours: who wants such an item again gets its task, and no new one."""
         self.held: dict[bytes, HeldItem] = {}
+        self._named: dict[bytes, OpenTask] = {}
+        """Of items that are under way: the task that their send asks for by its id."""
         self.shared_tasks: set[bytes] = set()
         """Items whose task's id the server had given to another item before."""
         self._task_owners = TaskOwners()
@@ -212,6 +215,20 @@ class Memory:
         """Sends of this lane on that day (days since 1970)."""
         counted_on, sends = self.days.get((account, model), (day, 0))
         return sends if counted_on == day else 0
+
+    # -- what the ledger says besides
+
+    def _take_note(self, event: Event, at: float) -> None:
+        """An event that changes the state of no item."""
+        if isinstance(event, Named):
+            self._named[bytes.fromhex(event.k)] = named_task(event, at)
+
+    def _forget_checksums(self) -> None:
+        """results.jsonl was rewritten: the checksums of its rows hold no more."""
+        self._epoch += 1
+        if self._epoch > EPOCHS:
+            self.table.clear(EPOCHS << EPOCH)
+            self._epoch = 1
 
     # -- keeping it apart from the ledger
 

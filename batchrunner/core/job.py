@@ -309,6 +309,8 @@ class Job:
     """Keys that the command line set: `batchrunner set` does not change them in this run."""
     checks: tuple[Check, ...] = ()
     """In the job's order."""
+    body: dict[str, Json] | None = None
+    """What `provider.body_file` holds; its texts are templates."""
 
 
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final, Self
 
 from batchrunner.core.errors import LifecycleError
-from batchrunner.core.events import Accepted, Done, Failed, Intent, Lost, Ready, Refused, Requeued, Retry
+from batchrunner.core.events import Accepted, Done, Failed, Intent, Lost, Named, Ready, Refused, Requeued, Retry
 from batchrunner.core.outcome import NO_ADDRESSES, TaskAddresses, Usage
 
 
@@ -75,6 +75,8 @@ class OpenTask:
     others: tuple[str, ...] = ()
     """Further tasks that the same order made."""
     addresses: TaskAddresses = NO_ADDRESSES
+    sought: bool = False
+    """No clear answer said that the server has it."""
 
     @classmethod
     def of(cls, event: Accepted, at: float) -> Self:
@@ -89,7 +91,21 @@ class OpenTask:
             guess=event.guess,
             others=event.others,
             addresses=TaskAddresses(event.poll, event.result),
+            sought=event.sought,
         )
+
+
+def named_task(event: Named, at: float) -> OpenTask:
+    """The task that a send at wall clock `at` may have made."""
+    return OpenTask(
+        task_id=event.task,
+        item_id=event.i,
+        account=event.account,
+        model=event.model,
+        accepted_at=at,
+        origin=event.origin,
+        sought=True,
+    )
 
 
 class TaskOwners(dict[tuple[str, str], bytes]):

@@ -41,6 +41,7 @@ class ProblemKind(StrEnum):
     TASK_CANCELLED = "task_cancelled"
     TASK_EXPIRED = "task_expired"
     TASK_NOT_FOUND = "task_not_found"
+    TASK_NOT_TAKEN = "task_not_taken"
     POLL_STUB = "poll_stub"
     WRONG_TASK = "wrong_task"
     UNKNOWN_STATUS = "unknown_status"
@@ -173,6 +174,8 @@ class TaskAccepted:
     others: tuple[str, ...] = ()
     """Ids of further tasks that the same request made, which are not followed."""
     addresses: TaskAddresses = NO_ADDRESSES
+    sought: bool = False
+    """It has the id that the request asked for, and no reply said so."""
     hints: Hints | None = None
 
 
@@ -256,6 +259,8 @@ class Revision:
 
     adapted: frozenset[Adaptation] = field(default_factory=frozenset)
     correction: Correction | None = None
+    task_id: str = ""
+    """The id that its task is to have, at a server that lets the client choose it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,10 @@ class Dialect(Protocol):
 
 @runtime_checkable
 class TaskDialect(Dialect, Protocol):
-    """A wire protocol whose POST may be accepted as a remote task."""
+    """A wire protocol whose POST may be accepted as a remote task.
+
+    One with a true `names_tasks` gives it the id in the revision, under which it can be asked for without any reply.
+    """
 
     def poll(self, task_id: str, addresses: TaskAddresses = NO_ADDRESSES) -> Request:
         """The free GET that asks how the task stands."""

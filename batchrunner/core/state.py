@@ -19,6 +19,7 @@ from batchrunner.core.events import (
     Failed,
     Intent,
     Lost,
+    Named,
     Open,
     Parked,
     Ready,
@@ -39,7 +40,6 @@ from batchrunner.core.lifecycle import (
     DONE_KEEPS,
     DOUBTFUL,
     EPOCH,
-    EPOCHS,
     FRESH,
     ITEM_STATE,
     ITEM_STATES,
@@ -296,8 +296,8 @@ class LedgerState(Memory):
                 )
             case Resumed():
                 self.parks.pop((event.account, event.model), None)
-            case Reformatted() | Controlled():
-                pass  # it does not change the state of an item
+            case Named() | Reformatted() | Controlled():
+                self._take_note(event, at)  # it does not change the state of an item
             case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued() | Lost():
                 self._item_event(bytes.fromhex(event.k), event, at)
 
@@ -309,10 +309,15 @@ class LedgerState(Memory):
         for key, number in self._sending.items():
             self.tasks.pop(key, None)  # the answer held pictures, and there is no task to ask for their addresses
             packed = self.table.words[number]
+            if key in self._named:
+                self.tasks[key] = self._named[key]
+                self._store(number, packed & ~ITEM_STATE | S.ACCEPTED)
+                continue
             self.unknown += 1
             packed = with_attempts(plus_ambiguous(packed), (packed >> ATTEMPTS & BYTE) + 1)
             self._store(number, self._doubt((packed & ~ITEM_STATE) | CUT | S.PENDING, doubtful=True))
         self._sending.clear()
+        self._named.clear()
         self._uncorrected |= self._reasks
         self._reasks.clear()
 
@@ -398,6 +403,7 @@ class LedgerState(Memory):
 
     def _accept(self, key: bytes, event: Accepted, at: float) -> None:
         self.tasks[key] = OpenTask.of(event, at)
+        self._named.pop(key, None)
         if event.task and self._task_owners.is_shared((event.origin, event.task), key):
             self.shared_tasks.add(key)
 
@@ -491,10 +497,3 @@ class LedgerState(Memory):
         self._counts[self.table.words[number] & ITEM_STATE] -= 1
         self._counts[packed & ITEM_STATE] += 1
         self.table.words[number] = packed
-
-    def _forget_checksums(self) -> None:
-        """results.jsonl was rewritten: the checksums of its rows hold no more."""
-        self._epoch += 1
-        if self._epoch > EPOCHS:
-            self.table.clear(EPOCHS << EPOCH)
-            self._epoch = 1

@@ -53,14 +53,16 @@ class TaskSubmit(_TablePart, frozen=True):
     path: Path
     """Holes: `{model}`."""
     body: dict[str, Json]
-    """`$prompt`, `$model`, `$params`, `$params.NAME`, `$image` and `$images` stand for the item's own; a key `...`
-    takes all of a mapping's entries."""
+    """`$prompt`, `$model`, `$params`, `$params.NAME`, `$image`, `$images` and `$body` stand for the item's own; a key
+    `...` takes all of a mapping's entries."""
     id: tuple[Pointer, ...]
     headers: dict[str, str] = {}
     poll_url: Pointer | None = None
     poll_hosts: tuple[Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+\.[a-z0-9-]+$")], ...] = ()
     """Domains besides the base's own host at which a task may be asked for, with the key, over https."""
     result_url: Pointer | None = None
+    client_id: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
+    """The field of the body in which the client chooses the task's id."""
 
 
 class TaskFlag(_TablePart, frozen=True):
@@ -69,6 +71,13 @@ class TaskFlag(_TablePart, frozen=True):
     at: Pointer
     value: bool | int | str
     state: TaskWord
+
+
+class TaskQueue(_TablePart, frozen=True):
+    """Where the ids of tasks stand that `poll.path` does not know yet."""
+
+    path: Path
+    ids: tuple[Pointer, ...]
 
 
 class TaskPoll(_TablePart, frozen=True):
@@ -83,6 +92,10 @@ class TaskPoll(_TablePart, frozen=True):
     flags: tuple[TaskFlag, ...] = ()
     otherwise: TaskWord | None = None
     """What holds where flags are there and none of them has its value."""
+    root: str | None = None
+    """The key of the reply below which it is about the task; hole: `{id}`. Without it the task is not known there."""
+    queue: TaskQueue | None = None
+    """Asked where `root` is missing; a task that is not there either is gone."""
     wait: Pointer | None = None
     """Seconds that the server asks to wait."""
     per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -143,7 +156,7 @@ class TableFault(msgspec.Struct, frozen=True):
 
 MERGED: Final = "..."
 """The key of a body whose value is merged into its mapping."""
-_HOLES: Final = frozenset({"prompt", "model", "params", "image", "images"})
+_HOLES: Final = frozenset({"prompt", "model", "params", "image", "images", "body"})
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _PLACE: Final = re.compile(r"^(?P<said>.*?)(?: - at `(?:key` in `)?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP: Final = re.compile(r"\.([\w-]+)|\[(\d+|\.\.\.)\]")
@@ -218,12 +231,22 @@ def _meaningless(table: TaskTable) -> Iterator[TableFault]:
         yield TableFault(("states",), "needs words for `done`")
     if not (result.urls or result.b64 or result.files):
         yield TableFault(("result",), "needs `urls`, `b64` or `files`: else nothing says where a result stands")
-    if (result.files is None) != (result.url is None):
-        yield TableFault(("result",), "needs `files` and `url` together: the fields of the one fill the other")
+    yield from _unpaired(table)
     yield from _two_meanings(table)
     for place, refusal in enumerate(table.errors):
         if refusal.status is None and refusal.code is None and refusal.text is None:
             yield TableFault(("errors", place), "needs `status`, `code` or `text`")
+
+
+def _unpaired(table: TaskTable) -> Iterator[TableFault]:
+    """Keys that mean something together only."""
+    poll, result = table.poll, table.result
+    if table.submit.client_id is not None and poll.path is None:
+        yield TableFault(("submit", "client_id"), "needs `poll.path`: a task is asked for by its id alone")
+    if (poll.root is None) != (poll.queue is None):
+        yield TableFault(("poll",), "needs `root` and `queue` together: the one is asked where the other is missing")
+    if (result.files is None) != (result.url is None):
+        yield TableFault(("result",), "needs `files` and `url` together: the fields of the one fill the other")
 
 
 def _unknown_holes(table: TaskTable) -> Iterator[TableFault]:
@@ -235,6 +258,7 @@ def _unknown_holes(table: TaskTable) -> Iterator[TableFault]:
     for path, text, known in (
         (("submit", "path"), table.submit.path, "model"),
         (("poll", "path"), table.poll.path, "id"),
+        (("poll", "root"), table.poll.root, "id"),
         (("result", "path"), table.result.path, "id"),
     ):
         for hole in _BRACES.findall(text or ""):

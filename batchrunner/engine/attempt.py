@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from batchrunner.core.budget import Amounts
 from batchrunner.core.error_policy import POLICY, Then
@@ -44,7 +45,7 @@ from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.outcome_handling import OutcomeHandler, size_of, with_adaptation_flags
-from batchrunner.engine.pending_records import Gated, PendingIntent
+from batchrunner.engine.pending_records import Gated, PendingIntent, named
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, InternalFaults, Unchanged, Verdict, Waiting
@@ -82,6 +83,7 @@ class Attempts:
     """Told whenever an item has left a queue whose source has nothing more."""
     outcome_handler: OutcomeHandler = field(init=False)
     _gated: GatedTransport = field(init=False)
+    _names_tasks: bool = field(init=False)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
     """Failures that are recorded outside any slot."""
 
@@ -93,6 +95,7 @@ class Attempts:
         self._gated = (
             cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else Gated(transport)
         )
+        self._names_tasks = getattr(self.ports.dialect, "names_tasks", False)
         self.outcome_handler = OutcomeHandler(
             job=self.job,
             ports=self.ports,
@@ -242,7 +245,7 @@ class Attempts:
             case TaskAccepted() | Pictures():
                 return await self.outcome_handler.fetch(work, lane, queue, outcome, announced)
             case Problem():
-                return await self.outcome_handler.after_problem(work, queue, outcome, parked=stands)
+                return await self.outcome_handler.after_problem(work, lane, queue, outcome, parked=stands)
 
     def _intend(self, work: Work, slot: Slot, ticket: Ticket) -> tuple[Request, Decoder[SendOutcome], PendingIntent]:
         """The request, who reads its reply, and its intent, which is in line and is the request's gate.
@@ -255,6 +258,10 @@ class Attempts:
             raise SteppedOutError
         if queue.adapted and not queue.adapted <= work.revision.adapted:
             work.revision = replace(work.revision, adapted=work.revision.adapted | queue.adapted)
+        if self._names_tasks:
+            task_id = str(UUID(int=self.random_source.getrandbits(128), version=4))
+            work.revision = replace(work.revision, task_id=task_id)
+            self.recorder.note(named(work, lane, task_id, origin=self.recorder.origin))
         request = ports.dialect.encode(work.item, work.revision)
         decoder = ports.dialect.decoder(work.item)
         if work.began is None:

@@ -232,6 +232,7 @@ class ImageTasks:
             accepted_at=task.accepted_at,
             resumed=resumed,
             addresses=task.addresses,
+            sought=task.sought,
         )
 
     async def _keep(self, work: Work, pictures: Pictures, task: OpenTask) -> Problem | None:

@@ -129,8 +129,12 @@ class OutcomeHandler:
 
     # -- trouble
 
-    async def after_problem(self, work: Work, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
+    async def after_problem(
+        self, work: Work, lane: Lane, queue: WorkQueue, problem: Problem, *, parked: bool
+    ) -> Verdict:
         """Obey the table of `core.error_policy`; `parked`: the lane waits because of it."""
+        if work.revision.task_id and is_ambiguous(problem):
+            return await self._seek(work, lane, queue, problem, parked=parked)
         work.tried(problem.kind)
         before = self.recorder.state.record(work.key).attempts
         match self.lane_policy.then(problem, queue):
@@ -153,8 +157,33 @@ class OutcomeHandler:
             case Then.RETRY | Then.HOLD | Then.FAIL | Then.FAIL_MODEL:
                 return await self._charge(work, queue, problem, before=before, parked=parked)
 
-    async def _charge(self, work: Work, queue: WorkQueue, problem: Problem, *, before: int, parked: bool) -> Verdict:
-        rule, ambiguous = POLICY[problem.kind], is_ambiguous(problem)
+    async def _seek(self, work: Work, lane: Lane, queue: WorkQueue, problem: Problem, *, parked: bool) -> Verdict:
+        """A send without a clear answer, of a task whose id is known: it is asked for, and is never in doubt."""
+        before = self.recorder.state.record(work.key).attempts
+        task = TaskAccepted(task_id=work.revision.task_id, sought=True)
+        lane.task_opened()
+        try:
+            await self.recorder.accepted(work, lane, task)
+            found = await self.image_tasks.follow(work, self.recorder.state.tasks[work.key], resumed=False)
+            if not isinstance(found, TaskEnded) or found.problem.kind is not ProblemKind.TASK_NOT_TAKEN:
+                return await self.after_task(work, lane, queue, found)
+        finally:
+            lane.task_ended()
+        work.tried(problem.kind)
+        return await self._charge(work, queue, problem, before=before, parked=parked, done_nothing=True)
+
+    async def _charge(
+        self,
+        work: Work,
+        queue: WorkQueue,
+        problem: Problem,
+        *,
+        before: int,
+        parked: bool,
+        done_nothing: bool = False,
+    ) -> Verdict:
+        """`done_nothing`: it is certain that the server did not do the work."""
+        rule, ambiguous = POLICY[problem.kind], is_ambiguous(problem) and not done_nothing
         charged = before + 1
         # A refusal in the middle of an answer costs no try, but the half that came may be paid for: not without end.
         free = rule.then is Then.WAIT and work.kinds[problem.kind] <= _FREE_HALVES
@@ -162,10 +191,10 @@ class OutcomeHandler:
             # the lane waits because of this very problem: it is the server's, not the item's, and costs no attempt
             wait_s = None if parked else problem.wait_s
             await self.recorder.retry(work, problem, charged=before, ambiguous=ambiguous, wait_s=wait_s)
-            if is_held(problem, self.job):
+            if ambiguous and is_held(problem, self.job):
                 return Waiting(why="held")
             return Unchanged() if parked else Again(problem=problem, charged=before)
-        if rule.then is Then.HOLD:
+        if rule.then is Then.HOLD and ambiguous:
             await self.recorder.retry(work, problem, charged=charged, ambiguous=True, held=True)
             return Waiting(why="held", message=problem.message)
         if rule.then is Then.FAIL_MODEL:
@@ -173,7 +202,7 @@ class OutcomeHandler:
         if not may_try_again(problem, charged=charged, same_kind=work.kinds[problem.kind], retry=self.job.retry):
             return GivenUp(problem=problem, charged=charged, ambiguous=ambiguous)
         await self.recorder.retry(work, problem, charged=charged, ambiguous=ambiguous, wait_s=problem.wait_s)
-        if is_held(problem, self.job):
+        if ambiguous and is_held(problem, self.job):
             return Waiting(why="held")
         if problem.correction is not None:
             work.revision = replace(work.revision, correction=problem.correction)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import LifecycleError, StoreBrokenError
-from batchrunner.core.events import Done, Intent
+from batchrunner.core.events import Done, Intent, Named
 from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.lifecycle import ITEM_STATE, ItemState
 from batchrunner.core.outcome import Usage
@@ -13,6 +13,7 @@ from batchrunner.core.ports import Place, Transport
 from batchrunner.engine.work_queue import Work
 
 if TYPE_CHECKING:
+    from batchrunner.engine.lanes import Lane
     from batchrunner.engine.recorder import Recorder
 
 T = TypeVar("T")
@@ -69,6 +70,12 @@ class PendingIntent:
     async def opened(self) -> None:
         """See `opened`."""
         await opened(self)
+
+
+def named(work: Work, lane: "Lane", task_id: str, *, origin: str) -> Named:
+    """The record that the next intent of the item asks for a task of this id, at the server with this base URL."""
+    item = work.item
+    return Named(i=item.id, k=item.key, task=task_id, model=lane.model, account=lane.account, origin=origin)
 
 
 async def opened(gate: Gate) -> None:

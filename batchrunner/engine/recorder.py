@@ -17,9 +17,7 @@ from typing import TypeVar
 from batchrunner.core.control import Command, Reply
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import (
-    Accepted as AcceptedEvent,
-)
-from batchrunner.core.events import (
+    Accepted,
     Controlled,
     Done,
     Event,
@@ -140,6 +138,11 @@ class Recorder:
 
     # -- before and between sends
 
+    def note(self, event: Event) -> None:
+        """Put an event in line that is written with the next one, if not before."""
+        self.ledger.note(event)
+        self.state.apply(event, at=self.clock.wall())
+
     def intent(self, work: Work, lane: Lane) -> PendingIntent:
         """A paid POST is about to leave: its intent is put in line, and the gate that is given opens when it may.
 
@@ -238,24 +241,22 @@ class Recorder:
     async def accepted(self, work: Work, lane: Lane, task: TaskAccepted) -> None:
         """The server took a task; it may be polled when this returns."""
         record, others = self.state.record(work.key), task.others
-        await uncancellable(
-            self._commit(
-                AcceptedEvent(
-                    i=work.item.id,
-                    k=work.item.key,
-                    n=record.sends,
-                    a=record.attempts,
-                    task=task.task_id,
-                    model=lane.model,
-                    account=lane.account,
-                    origin=self.origin,
-                    guess=task.guess,
-                    others=recorded_ids(others),
-                    poll=task.addresses.poll,
-                    result=task.addresses.result,
-                )
-            )
+        event = Accepted(
+            i=work.item.id,
+            k=work.item.key,
+            n=record.sends,
+            a=record.attempts,
+            task=task.task_id,
+            model=lane.model,
+            account=lane.account,
+            origin=self.origin,
+            guess=task.guess,
+            others=recorded_ids(others),
+            poll=task.addresses.poll,
+            result=task.addresses.result,
+            sought=task.sought,
         )
+        await uncancellable(self._commit(event))
         if others:
             named = ", ".join(other[:80] for other in others[:_MOST_LISTED_TASKS])
             more = f" and {len(others) - _MOST_LISTED_TASKS:,} more" if len(others) > _MOST_LISTED_TASKS else ""

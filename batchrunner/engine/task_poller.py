@@ -68,6 +68,8 @@ class _PolledTask:
     deadline: float
     end: "asyncio.Future[TaskEnd]"
     addresses: TaskAddresses
+    sought: bool
+    """No clear answer said that the server has it."""
     open_at_s: float | None
     """The greatest age at which it is known to have been open; None before the first poll."""
     polls: int = 0
@@ -142,8 +144,11 @@ class TaskPoller:
         accepted_at: float,
         resumed: bool,
         addresses: TaskAddresses = NO_ADDRESSES,
+        sought: bool = False,
     ) -> TaskEnd:
         """Until the task's own end, its deadline, or the run's. First polls of resumed tasks are spread out.
+
+        One that is `sought` may end as never taken: not before a request that was under way has had time to come.
 
         `accepted_at` is wall clock time.
         """
@@ -160,8 +165,9 @@ class TaskPoller:
             deadline=now + self.task_s,
             end=asyncio.get_running_loop().create_future(),
             addresses=addresses,
+            sought=sought,
             open_at_s=0.0 if young else None,
-            seen=resumed,
+            seen=resumed and not sought,
         )
         self._plan(
             followed, self._cadence_s(followed, None) if young else self.random_source.random() * _RESUME_SPREAD_S
@@ -286,9 +292,11 @@ class TaskPoller:
             followed.not_found += 1
             followed.not_found_since = now if followed.not_found_since is None else followed.not_found_since
             grace_s = _SEEN_GRACE_S if followed.seen else _NOT_FOUND_GRACE_S
-            gone = now - followed.not_found_since >= grace_s
+            is_new = followed.sought and not followed.seen
+            gone = now - (followed.accepted if is_new else followed.not_found_since) >= grace_s
             if gone and followed.not_found >= _NOT_FOUND_POLLS:
-                _end(followed, Problem(kind=ProblemKind.TASK_EXPIRED, message=problem.message, of_task=True))
+                kind = ProblemKind.TASK_NOT_TAKEN if is_new else ProblemKind.TASK_EXPIRED
+                _end(followed, Problem(kind=kind, message=problem.message, of_task=True))
             else:
                 self._again(followed, min(3.0 + followed.not_found // 4, 15.0))
         else:  # of the poll

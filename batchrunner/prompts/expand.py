@@ -6,7 +6,7 @@ Every pass makes the same items, whatever models are asked for: names are handed
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 from batchrunner.core.errors import JobMistakesError, Mistake
@@ -20,8 +20,8 @@ from batchrunner.prompts.prompt_rows import Findings, PromptRow, Prompts, prompt
 from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_to_prompt import Filled, Filler, UnusableRowError
 from batchrunner.prompts.sources.base import BATCH_ROWS
-from batchrunner.prompts.templates import JobTemplates, NamedTemplate, unfillable
-from batchrunner.prompts.variants import Combination, Labelled, Matrix, models_of, replica_suffix
+from batchrunner.prompts.templates import BODY_FILE, JobTemplates, NamedTemplate, named, unfillable
+from batchrunner.prompts.variants import Combination, Labelled, Matrix, ParamSlotFault, models_of, replica_suffix
 
 _FIXED_VERSIONS = 10_000
 """Versions of a prompt whose parameters and beginnings of keys are kept."""
@@ -128,7 +128,8 @@ class Expansion:
     def _plain_items(self) -> PlainItems | None:
         """None where prompts of this job can be more, or other, than one item each."""
         job, version = self._job, self._only_version
-        if version is None or job.messages or self._templates.entries or self._templates.images:
+        templates = self._templates
+        if version is None or job.messages or templates.entries or templates.images or templates.body is not None:
             return None
         return PlainItems(
             job,
@@ -318,8 +319,8 @@ class Expansion:
             replica=replica,
         )
 
-    def _key(self, version: "_Version", filled: Filled) -> str:
-        if not filled.pictures:
+    def _key(self, version: "_Version", filled: Filled, body: Json = None) -> str:
+        if not filled.pictures and body is None:
             turns = filled.turns
             return version.keys.key_with(version.params, turns) if version.own_params else version.keys.key(turns)
         return item_key(
@@ -328,20 +329,34 @@ class Expansion:
             turns=filled.turns,
             params=version.params,
             pictures_sha256=[_picture_identity(picture) for picture in filled.pictures],
-            schema_digest=self._schema_digest,
+            schema_digest=self._schema_digest if body is None else digest(body),  # pictures have no schema
             replica=version.replica,
         )
+
+    def _body(self, row: PromptRow, version: "_Version", filled: Filled) -> Json:
+        """The body file with this item in its holes; None where there is none, or it cannot be filled."""
+        if self._templates.body is None:
+            return None
+        own: dict[str, Json] = {"prompt": filled.prompt, "model": version.model, "replica": version.replica}
+        values = {**filled.vars, **version.params, **own}
+        try:
+            return self._templates.body.filled(named(values, row=row.number))
+        except ParamSlotFault as wrong:
+            found = unfillable(wrong.fault, file=row.file, line=row.line, key=BODY_FILE, names=list(values))
+            self._findings.mistake(replace(found, problem=f"{wrong.key}: {found.problem}"))
+            return None
 
     def _item(self, row: PromptRow, prompt_id: str, version: "_Version", filled: Filled) -> Item | None:
         self._index = index = self._index + 1
         stem = item_id = prompt_id if self._shares_ids else self._names.item(prompt_id, version.suffix)
         is_wanted = self._wanted is None or version.model in self._wanted
-        key = self._key(version, filled) if is_wanted else ""
+        body = self._body(row, version, filled)
+        key = self._key(version, filled, body) if is_wanted else ""
         if self._names_files:
             own: dict[str, Json] = {"id": item_id, "prompt_id": prompt_id, "index": index, "model": version.model}
             stem = self._stem({**version.params, **filled.vars, **own}, item_id)
         if self._names_files or not self._ids_are_stems or row.asked is not None:
-            stem = self._names.stem(stem, lambda: key or self._key(version, filled))
+            stem = self._names.stem(stem, lambda: key or self._key(version, filled, body))
         if not is_wanted:
             return None
         return Item(
@@ -362,6 +377,7 @@ class Expansion:
             stem=stem,
             shows_messages=self._shows_messages
             or (row.asked is not None and self._is_chat and len(row.asked.turns) > 1),
+            body=body,
             origin=row.origin,
         )
 

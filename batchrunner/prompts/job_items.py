@@ -39,6 +39,7 @@ _FIELDS = (
     "prompts",
     "matrix",
     "params",
+    "body",
     "system",
     "messages",
     "images",

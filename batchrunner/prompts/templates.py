@@ -6,6 +6,7 @@ the matrix.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -13,10 +14,11 @@ from batchrunner.core.errors import Mistake
 from batchrunner.core.job import Job, Json, ListedPrompt, Listing, Source
 from batchrunner.prompts.render import ROW, Expression, Template, TemplateFault, Templates
 from batchrunner.prompts.row_condition import OF_SCORES, RowCondition
-from batchrunner.prompts.variants import RowParams, row_params
+from batchrunner.prompts.variants import RowParams, body_filling, row_params
 
 PROMPT = "prompt"
 """The variable with the rendered prompt, for `messages`; and the column that needs no template."""
+BODY_FILE = "provider.body_file"
 _PLAIN_NAME = "{{ id }}"
 _SHOWN_NAMES = 30
 _STAND_IN = "-"
@@ -62,6 +64,8 @@ class JobTemplates:
     entries: tuple[Entry, ...]
     params: RowParams | None
     """The job's `params` where some are templates over the row."""
+    body: RowParams | None
+    """What `provider.body_file` holds, over the row, the parameters, `prompt` and `model`."""
     where: RowCondition | None
     """Which rows of the source are used."""
     explode: Expression | None
@@ -127,6 +131,7 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
         each=compiler.template(job.output.each, "output.each"),
         entries=entries,
         params=params,
+        body=compiler.body(used),
         where=compiler.condition(source.where if source else None, "prompts.where"),
         explode=compiler.expression(source.explode if source else None, "prompts.explode"),
         dedupe=compiler.expression(source.dedupe if source else None, "prompts.dedupe"),
@@ -228,6 +233,32 @@ class _Compiler:
         for wrong in faults:
             self.mistakes.append(Mistake(problem=wrong.fault.problem, file=self._job.file, key=wrong.key))
         return found
+
+    def body(self, used: frozenset[str]) -> RowParams | None:
+        """The templates in the body file. What they do not use would be dropped in silence: that is a mistake, too.
+
+        `used` are the names that other templates use.
+        """
+        found, faults = body_filling(self._job, self._templates)
+        for wrong in faults:
+            self.mistakes.append(self._of_body(f"{wrong.key}: {wrong.fault.problem}"))
+        if found is None or faults:
+            return found
+        names = frozenset[str]().union(*(slot.expression.names for slot in found.slots))
+        if PROMPT not in names:
+            self.mistakes.append(self._of_body("no text in it uses `{{ prompt }}`: every prompt would order the same"))
+        entries = self._job.prompts.entries if isinstance(self._job.prompts, Listing) else ()
+        places: list[tuple[str, Iterable[str]]] = [("params", self._job.params), ("matrix", self._job.matrix)]
+        places += [(f"prompts[{number}].params", entry.params) for number, entry in enumerate(entries)]
+        for place, params in places:
+            for name in params:
+                if name not in names and not (place == "matrix" and name in used):
+                    problem = "is used nowhere in the body file"
+                    self.mistakes.append(Mistake(problem=problem, file=self._job.file, key=f"{place}.{name}"))
+        return found
+
+    def _of_body(self, problem: str) -> Mistake:
+        return Mistake(problem=problem, file=self._job.file, key=BODY_FILE)
 
     def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[NamedTemplate, ...]:
         """Templates of pictures, which a row may leave out."""

@@ -191,6 +191,21 @@ def row_params(job: Job, templates: Templates) -> tuple[RowParams | None, list[P
     """The templates in the job's `params` and what is wrong with them; None where there are none."""
     if isinstance(job.prompts, Listing) or not any(True for _ in _templates(job.params, "params")):
         return None, []
+    found, slots, faults = _compiled(job.params, "params", templates)
+    return RowParams(filling=found, slots=slots, columns=_columns(found, slots)), faults
+
+
+def body_filling(job: Job, templates: Templates) -> tuple[RowParams | None, list[ParamSlotFault]]:
+    """The templates in the job's body and what is wrong with them; None where it has no body."""
+    if job.body is None:
+        return None, []
+    filling, slots, faults = _compiled(job.body, "", templates)
+    return RowParams(filling=filling, slots=slots), faults
+
+
+def _compiled(
+    tree: dict[str, Json], at: str, templates: Templates
+) -> "tuple[dict[str, Filling], tuple[ParamSlot, ...], list[ParamSlotFault]]":
     slots: list[ParamSlot] = []
     faults: list[ParamSlotFault] = []
 
@@ -210,11 +225,11 @@ def row_params(job: Job, templates: Templates) -> tuple[RowParams | None, list[P
             case _:
                 return value
 
-    filling = {name: compiled(value, f"params.{name}") for name, value in job.params.items()}
-    return RowParams(filling=filling, slots=tuple(slots), columns=_columns(filling, slots)), faults
+    filling = {name: compiled(value, f"{at}.{name}" if at else name) for name, value in tree.items()}
+    return filling, tuple(slots), faults
 
 
-def _columns(filling: "dict[str, Filling]", slots: list[ParamSlot]) -> tuple[tuple[str, str | None], ...]:
+def _columns(filling: "dict[str, Filling]", slots: tuple[ParamSlot, ...]) -> tuple[tuple[str, str | None], ...]:
     own = {name: value.expression.column for name, value in filling.items() if isinstance(value, ParamSlot)}
     if len(own) != len(slots) or None in own.values():
         return ()

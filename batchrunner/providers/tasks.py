@@ -79,6 +79,7 @@ class TableTasks:
         self._table = provider.task
         self._base = provider.base_url
         self._family = family_of(provider)
+        self.names_tasks = self._table.submit.client_id is not None
         self._states: dict[str, TaskWord] = {
             word.lower(): state for state, words in self._table.states.items() for word in words
         }
@@ -89,11 +90,13 @@ class TableTasks:
 
     # -- requests
 
-    def encode(self, item: Item, revision: Revision) -> Request:  # noqa: ARG002 - the port's; no revision fits a task
-        """The POST that orders a task."""
+    def encode(self, item: Item, revision: Revision) -> Request:
+        """The POST that orders a task. Of the revision it takes the id."""
         submit = self._table.submit
         path = submit.path.replace("{model}", quote(without_lone_surrogates(item.model), safe="/:@"))
         body, _ = _Filling(item, self._table).filled(submit.body)
+        if submit.client_id is not None and revision.task_id and is_object(body):
+            body[submit.client_id] = revision.task_id
         return Request(
             method="POST",
             url=self._base + path,
@@ -213,6 +216,14 @@ class TableTasks:
         if task_id and (other := self._other_task(value, task_id)):
             message = f"the reply is about task {other[:80]}; asked for {task_id[:80]}"
             return of_poll(K.WRONG_TASK, message, head, value)
+        return self._polled_itself(head, value, task_id, addresses)
+
+    def _polled_itself(self, head: ResponseHead, value: Json, task_id: str, addresses: TaskAddresses) -> PollOutcome:
+        if self._table.poll.root is not None and is_object(value) and not is_refusal(value):
+            root = self._table.poll.root.replace("{id}", task_id)
+            if root not in value:
+                return self._waiting(task_id)
+            value = value[root]
         word, state = self._state(value)
         match state:
             case "done":
@@ -234,6 +245,22 @@ class TableTasks:
                 return self._reclassified(problem)
             case None:
                 return Pending(state="unknown", raw=word, hint_s=self._wait_s(head, value), hints=hints_of(head))
+
+    def _waiting(self, task_id: str) -> PollOutcome:
+        """The question whether a task waits that is not known where finished ones are."""
+        queue = self._table.poll.queue
+        assert queue is not None, "a table with a root has a queue"
+
+        def read(head: ResponseHead, value: Json) -> PollOutcome:
+            if not is_object(value):
+                return Pending(state="unknown", hints=hints_of(head))
+            ids = {id_text(found) for pointer in queue.ids for found in at_pointer(value, pointer)}
+            if task_id in ids:
+                return Pending(state="queued", raw="queued", hints=hints_of(head))
+            return of_poll(K.TASK_NOT_FOUND, "the server has no such task, neither waiting nor ended", head, value)
+
+        decoder = WholeReply[PollOutcome](self._family, read=read, reword=self._refused_result(task_id))
+        return FollowUp(request=self._get(self._base + queue.path), decoder=decoder)
 
     def _other_task(self, value: Json, task_id: str) -> str:
         pointers = self._table.submit.id if self._table.poll.id is None else self._table.poll.id
@@ -414,5 +441,7 @@ class _Filling:
                 return urls[0] if urls else None
             case "images":
                 return urls or None
+            case "body":
+                return item.body
             case _:
                 return item.params.get(hole.removeprefix(_PARAMS))

@@ -92,6 +92,8 @@ def sentence(reason: ProblemKind | LaneReason) -> str:  # noqa: C901, PLR0912, P
             return "the server does not find its tasks"
         case K.WRONG_TASK:
             return "the server does not find its tasks"
+        case K.TASK_NOT_TAKEN:
+            return "orders did not reach the server"
         case K.DOWNLOAD_FAILED:
             return "pictures cannot be downloaded"
         case K.BAD_PICTURE:

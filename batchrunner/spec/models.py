@@ -89,6 +89,11 @@ class ProviderSpec(Part):
         description="With `dialect: task`: the table that says what the server is like, one that comes with "
         "batchrunner by its name, or a YAML file relative to the job file.",
     )
+    body_file: Text | None = Field(
+        default=None,
+        description="The JSON file that becomes `$body` of the table, such as a graph of ComfyUI; texts in it are "
+        "templates over `prompt`, `model`, the parameters and the row.",
+    )
     base_url: Text | None = Field(
         default=None, description="Where requests go, for example http://127.0.0.1:8000/v1. Default: the preset's."
     )

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from batchrunner.core.job import PRESETS, AuthScheme, DialectName, Kind, Preset, Provider
+from batchrunner.core.job import PRESETS, AuthScheme, DialectName, Json, Kind, Preset, Provider
 from batchrunner.spec.job_errors import SpecError, header_problem, names_variable, shows_secret
 from batchrunner.spec.models import ProviderSpec
 from batchrunner.spec.partial import PartialSpec, is_there, located
 from batchrunner.spec.pydantic_errors import meant
-from batchrunner.spec.task_tables import KEY, found_table
+from batchrunner.spec.task_tables import BODY, KEY, found_body, found_table
 
 if TYPE_CHECKING:
     from batchrunner.core.task_table import TaskAuth, TaskTable
@@ -295,6 +295,8 @@ def _table(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     if own.dialect != "task":
         if own.task is not None:
             yield SpecError(path=KEY, problem="is for `dialect: task` only", hint="add `dialect: task`")
+        if own.body_file is not None:
+            yield SpecError(path=BODY, problem="is for `dialect: task` only", hint="add `dialect: task`")
         return
     if own.task is None:
         yield SpecError(path=KEY, problem="is missing: it says what the server is like", expected=_TABLES)
@@ -304,9 +306,30 @@ def _table(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
         yield SpecError(path=("provider", "preset"), problem=problem, hint="remove it")
     found = found_table(partial, own.task)
     yield from found.faults
+    if found.table is not None and partial.knows(*BODY):
+        yield from _body(partial, own, wanted="body" in found.table.holes())
     if found.table is not None and found.table.auth == "none" and own.api_key_env and own.auth is None:
         problem = "names a key, and the table says that the server takes none"
         yield SpecError(path=("provider", "api_key_env"), problem=problem, hint="remove it, or say how with `auth`")
+
+
+def _body(partial: PartialSpec, own: ProviderSpec, *, wanted: bool) -> Iterator[SpecError]:
+    if own.body_file is None:
+        if wanted:
+            problem = "is missing: the table in `provider.task` sends what it holds"
+            yield SpecError(path=BODY, problem=problem, expected="a JSON file, such as a graph of ComfyUI")
+    elif not wanted:
+        yield SpecError(path=BODY, problem="has no place in the body of the table in `provider.task`")
+    else:
+        yield from found_body(partial, own.body_file).faults
+
+
+def body_of_job(partial: PartialSpec) -> dict[str, Json] | None:
+    """What `provider.body_file` holds; None where there is none, and while it is wrong."""
+    own = _own(partial)
+    if own is None or own.body_file is None or dialect_of(partial) != "task":
+        return None
+    return found_body(partial, own.body_file).body
 
 
 _TABLES = "the name of a table, see docs/providers/tasks.md, or a file that ends with .yaml"

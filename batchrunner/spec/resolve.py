@@ -18,7 +18,7 @@ from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
-from batchrunner.spec.provider import is_simulated, resolved_provider, table_of_job
+from batchrunner.spec.provider import body_of_job, is_simulated, resolved_provider, table_of_job
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_env_of, notify_of, notify_on_of, window_of
 from batchrunner.spec.source_keys import DrawChoice, DrawSpec, SourceSpec
@@ -33,6 +33,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         folder=partial.folder,
         kind=kind,
         provider=resolved_provider(partial),
+        body=body_of_job(partial),
         models=partial.models,
         prompts=_prompts(partial),
         matrix={name: tuple(values) for name, values in spec.matrix.items()},

@@ -321,7 +321,7 @@ def _places_in_table(partial: PartialSpec) -> Iterator[SpecError]:
         *((("prompts", place, "params"), entry.params) for place, entry in enumerate(partial.entries) if entry.params),
         (("matrix",), [name for name in partial.spec.matrix if not template_uses(partial, name)]),
     ]
-    for path, params in places if "params" not in holes else ():
+    for path, params in places if not holes & {"params", "body"} else ():
         for name in params:
             if name not in own:
                 yield SpecError(path=(*path, name), problem="has no place in the body of the table in `provider.task`")

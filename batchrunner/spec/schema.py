@@ -218,6 +218,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "provider.preset": "preset: openai",
     "provider.dialect": "dialect: anthropic-messages",
     "provider.task": "task: bfl",
+    "provider.body_file": "body_file: graph.json",
     "provider.base_url": 'base_url: "http://127.0.0.1:8000/v1"',
     "provider.api_key_env": "api_key_env: [KEY_ONE, KEY_TWO]",
     "provider.headers": "headers: {X-Team: evals}",

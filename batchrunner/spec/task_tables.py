@@ -3,8 +3,9 @@
 Reads YAML with its lines and says every mistake with file, line and key.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
 _SHIPPED: Final = Path(__file__).parents[1] / "providers" / "tables"
 _ENDINGS: Final = (".yaml", ".yml")
 _MOST_BYTES: Final = 256 * 1024
+_MOST_BODY_BYTES: Final = 4 * 1024 * 1024
 KEY: Final = ("provider", "task")
+BODY: Final = ("provider", "body_file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBody:
+    """The body of `provider.body_file`, or what is wrong with it."""
+
+    body: dict[str, Json] | None = None
+    faults: tuple[SpecError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +65,36 @@ def found_table(partial: PartialSpec, name: str) -> FoundTable:
         expected = f"{', '.join(known)}; or a file that ends with .yaml"
         return FoundTable(faults=(SpecError(path=KEY, problem=problem, expected=expected, hint=meant(name, known)),))
     return _read(Path(located(partial.folder, name)), located(partial.folder, name))
+
+
+def found_body(partial: PartialSpec, name: str) -> FoundBody:
+    """The JSON object in a file relative to the job file. Blocks; never raises."""
+    shown = located(partial.folder, name)
+    try:
+        with Path(shown).open("rb") as file:
+            raw = file.read(_MOST_BODY_BYTES + 1)
+    except (OSError, ValueError) as error:
+        problem = f"names a file that cannot be read: {shown}: {getattr(error, 'strerror', None) or error}"
+        return FoundBody(faults=(SpecError(path=BODY, problem=problem),))
+    text = decoded(raw)
+    if isinstance(text, SpecError):
+        return FoundBody(faults=(replace(text, file=shown),))
+    fault = SpecError(path=(), problem="is no body", expected="a JSON object", line=1, file=shown)
+    if len(raw) > _MOST_BODY_BYTES:
+        return FoundBody(faults=(replace(fault, problem=f"is larger than {_MOST_BODY_BYTES // 2**20} MiB"),))
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        return FoundBody(faults=(replace(fault, problem=f"is not JSON: {error.msg}", line=error.lineno),))
+    except (ValueError, RecursionError) as error:
+        return FoundBody(faults=(replace(fault, problem=f"is not JSON: {error}"),))
+    if not isinstance(body, dict):
+        return FoundBody(faults=(fault,))
+    if isinstance(body.get("nodes"), list) and isinstance(body.get("links"), list):
+        problem = "is the drawing of a graph, which ComfyUI's API does not take"
+        return FoundBody(faults=(replace(fault, problem=problem, hint="save it with `Export (API)`"),))
+    faults = tuple(replace(found, file=shown) for found in _keys_within(body, ()))
+    return FoundBody(faults=faults) if faults else FoundBody(body=body)
 
 
 def _read(path: Path, shown: str) -> FoundTable:

@@ -11,9 +11,10 @@ import pytest
 
 from batchrunner import api
 from batchrunner.core.errors import ExitStatus
+from batchrunner.core.job import Json
 from batchrunner.core.status import Report
 from tests.e2e.runs import no_byte_holds
-from tests.providers.task_servers import MODEL, SEED, SERVERS
+from tests.providers.task_servers import MODEL, PROMPT, SEED, SERVERS
 from tests.support.json_lines import json_lines
 from tests.support.task_server import Played, played, png_of
 
@@ -29,14 +30,18 @@ class Ran:
 
 
 def job_of(name: str, base_url: str) -> str:
-    provider = {"dialect": "task", "task": name} if name != "modelscope-images" else {"preset": "modelscope"}
+    provider: dict[str, Json] = {"dialect": "task", "task": name, "base_url": base_url, "api_key_env": KEY_ENV}
+    if name == "modelscope-images":
+        provider = {"preset": "modelscope", "base_url": base_url, "api_key_env": KEY_ENV}
+    if SERVERS[name].graph is not None:
+        provider = {"dialect": "task", "task": name, "base_url": base_url, "body_file": "graph.json"}
     return json.dumps(
         {
-            "provider": {**provider, "base_url": base_url, "api_key_env": KEY_ENV},
+            "provider": provider,
             "kind": "image",
             "model": MODEL,
             "prompts": PROMPTS,
-            "params": {"seed": SEED},
+            "params": {"seed": SEED} if SERVERS[name].graph is None else {},
             "timeouts": {"task_s": 60},
         }
     )
@@ -55,6 +60,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ran]]:
             place.mkdir()
             path = place / "job.yaml"
             path.write_text(job_of(name, states[name].base_url))
+            (place / "graph.json").write_text(json.dumps(SERVERS[name].graph).replace(PROMPT, "{{ prompt }}"))
             job = api.load_job(str(path), out=str(place / "out"))
             return Ran(report=await api.run(job, say=lambda _: None), folder=place / "out", state=states[name])
 

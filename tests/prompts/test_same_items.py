@@ -285,6 +285,7 @@ DIGESTS: dict[str, str] = {
     "questions-from-csv.yaml": "1ee79614b4f7a6a5",
     "questions-from-parquet.yaml": "331c0268b98ecb3d",
     "structured-answers.yaml": "f8bd3c7c618430bd",
+    "comfyui.yaml": "1a4da591d4143723",
     "task-server.yaml": "28ab01671afb53a5",
     "texts-from-folder.yaml": "bdfb22e52ed20bea",
     "tools.yaml": "637f65a1b74402fa",

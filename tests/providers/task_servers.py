@@ -36,6 +36,10 @@ class TaskServer:
     result_path: str = ""
     results: list[Reply] = field(default_factory=list)
     """Of the second request, where the result is not in the reply to the poll."""
+    graph: Json = None
+    """The body file with the prompt in it, where there is one."""
+    queue: list[Reply] = field(default_factory=list)
+    """Of the request for what waits, where the first poll does not know the task yet."""
 
 
 _SEEDED: dict[str, Json] = {"model": MODEL, "prompt": PROMPT, "seed": SEED}
@@ -230,6 +234,46 @@ SERVERS: dict[str, TaskServer] = {
         ],
         result_path="/v2/generate/status/TASK",
         results=[(200, {"generations": [{"img": FILE, "state": "ok"}]}, "done")],
+    ),
+    "comfyui": TaskServer(
+        path="/prompt",
+        body={"prompt": {"6": {"inputs": {"text": PROMPT}}}, "client_id": "batchrunner"},
+        graph={"6": {"inputs": {"text": PROMPT}}},
+        key=("Authorization", ""),
+        submit={"prompt_id": "TASK", "number": 1, "node_errors": {}},
+        poll_path="/history/TASK",
+        polls=[
+            (200, {}, "queued"),
+            (
+                200,
+                {
+                    "TASK": {
+                        "status": {"status_str": "success", "completed": True},
+                        "outputs": {"9": {"images": [{"filename": "TASK a&b.png", "subfolder": "", "type": "output"}]}},
+                    }
+                },
+                "done",
+            ),
+            (
+                200,
+                {
+                    "TASK": {
+                        "status": {
+                            "status_str": "error",
+                            "messages": [["execution_error", {"exception_message": "Allocation failed"}]],
+                        },
+                        "outputs": {},
+                    }
+                },
+                "failed",
+            ),
+        ],
+        queue=[
+            (200, {"queue_running": [], "queue_pending": [[4, "TASK", {}, {}, ["9"]]]}, "queued"),
+            (200, {"queue_running": [[4, "TASK", {}, {}, ["9"]]], "queue_pending": []}, "queued"),
+            (200, {"queue_running": [[3, "OTHER", {}]], "queue_pending": []}, "gone"),
+            (500, {"error": "x"}, "of the poll"),
+        ],
     ),
     "baidu-images": TaskServer(
         path="/beta/image/qianfan-image-v1",

@@ -105,7 +105,8 @@ def test_every_table_that_is_shipped_has_its_replies_here() -> None:
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_order_is_what_the_server_takes(name: str) -> None:
     server = SERVERS[name]
-    request = dialect(name).encode(item(PROMPT, params={"seed": SEED}, model=MODEL), Revision())
+    ordered = item(PROMPT, params={"seed": SEED}, model=MODEL, body=server.graph)
+    request = dialect(name).encode(ordered, Revision())
     assert (request.method, request.url) == ("POST", API + server.path)
     assert json.loads(request.body or b"") == server.body
     headers = {key.lower(): value for key, value in request.headers.items()}
@@ -125,12 +126,24 @@ def test_the_reply_to_an_order_is_an_open_task_whatever_state_it_names(name: str
 
 
 POLLS = [(name, reply) for name, server in SERVERS.items() for reply in server.polls]
+QUEUES = [(name, reply) for name, server in SERVERS.items() for reply in server.queue]
 RESULTS = [(name, reply) for name, server in SERVERS.items() for reply in server.results]
 
 
 def polled(name: str, reply: Reply) -> PollOutcome:
     status, value, _ = reply
-    return answers(lambda: dialect(name).poll_decoder("TASK", addresses_of(name)), value, status)
+    outcome = answers(lambda: dialect(name).poll_decoder("TASK", addresses_of(name)), value, status)
+    if isinstance(outcome, FollowUp) and SERVERS[name].queue:
+        status, value, _ = SERVERS[name].queue[0]
+        return answers(lambda: queue_decoder(name), value, status)
+    return outcome
+
+
+def queue_decoder(name: str) -> Decoder[PollOutcome]:
+    found = read(dialect(name).poll_decoder("TASK"), head(), [b"{}"], Completed())
+    assert isinstance(found, FollowUp)
+    assert found.request.url == f"{API}/queue"
+    return found.decoder
 
 
 def result_decoder(name: str) -> Decoder[PollOutcome]:
@@ -146,7 +159,8 @@ def test_every_reply_to_a_poll_is_read(name: str, reply: Reply) -> None:
     outcome = polled(name, reply)
     assert verdict(outcome) == reply[2]
     if isinstance(outcome, Pictures):
-        assert outcome.refs[0] == PictureUrl(url=FILE)
+        first = f"{API}/view?filename=TASK%20a%26b.png&subfolder=&type=output" if name == "comfyui" else FILE
+        assert outcome.refs[0] == PictureUrl(url=first)
         assert PictureUrl(url=OTHER) not in outcome.refs or name == "replicate"
 
 
@@ -155,6 +169,21 @@ def test_every_reply_with_a_result_is_read(name: str, reply: Reply) -> None:
     status, value, expected = reply
     outcome = answers(lambda: result_decoder(name), value, status)
     assert verdict(outcome) == expected
+
+
+@pytest.mark.parametrize(("name", "reply"), QUEUES)
+def test_every_reply_about_what_waits_is_read(name: str, reply: Reply) -> None:
+    status, value, expected = reply
+    assert verdict(answers(lambda: queue_decoder(name), value, status)) == expected
+    _cut(lambda: queue_decoder(name), told(value), status)
+
+
+def test_an_order_carries_the_id_that_the_client_chose() -> None:
+    ordered = item(PROMPT, model=MODEL, body=SERVERS["comfyui"].graph)
+    request = dialect("comfyui").encode(ordered, Revision(task_id="c-1"))
+    assert json.loads(request.body or b"") == {**SERVERS["comfyui"].body, "prompt_id": "c-1"}
+    assert getattr(dialect("comfyui"), "names_tasks", False)
+    assert not getattr(dialect("bfl"), "names_tasks", False)
 
 
 def test_at_least_53_replies_are_read() -> None:

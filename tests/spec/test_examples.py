@@ -26,6 +26,7 @@ CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 
 SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "anthropic-messages": lambda row: row["output"]["reasoning"] and row["messages"],
+    "comfyui": lambda row: row["output"]["images"] and row["params"]["steps"] == 25,
     "compare": lambda row: row["vars"]["answer"] and row["system"],
     "captions-for-lora": lambda row: (
         len(row["images"]) == 1 and row["from"]["run"].endswith("modelscope-images.simulated")

@@ -1,5 +1,6 @@
 """`provider.task`: which table it means, and what is said of one that is wrong, with its file, line and key."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from batchrunner import api
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job
 from batchrunner.spec import load_job
@@ -29,6 +31,7 @@ def loaded(
 ) -> Job:
     if table is not None:
         (folder / "their.yaml").write_bytes(table if isinstance(table, bytes) else table.encode())
+    (folder / "graph.json").write_text('{"6": "{{ prompt }}"}')
     path = folder / "job.yaml"
     own = {"dialect": "task", "task": "their.yaml", **(provider or {})}
     job = {"provider": own, "kind": "image", "model": "m", "prompts": ["a cat"], **keys}
@@ -44,7 +47,8 @@ def mistakes(folder: Path, **keys: Any) -> tuple[Mistake, ...]:
 
 @pytest.mark.parametrize("name", shipped_tables())
 def test_every_shipped_table_is_sound_and_names_its_source_and_its_key(name: str, tmp_path: Path) -> None:
-    provider = loaded(tmp_path, provider={"task": name}).provider
+    body = {"body_file": "graph.json"} if name == "comfyui" else {}
+    provider = loaded(tmp_path, provider={"task": name, **body}).provider
     assert provider.task is not None
     assert len(provider.task.source) > 10
     assert provider.base_url == provider.task.base
@@ -89,6 +93,7 @@ WRONG: dict[str, tuple[str, int | None, str, str]] = {
     "a hole in a path": (TABLE.replace("{id}", "{task}"), 4, "poll.path", "`{task}` stands for nothing"),
     "no place for a result": (TABLE.replace("urls: [file]", "message: [why]"), 6, "result", "needs `urls`"),
     "no way to ask": (TABLE.replace('path: "/tasks/{id}", ', ""), 4, "poll", "needs `path`"),
+    "a root without a queue": (TABLE.replace("state: [", 'root: "{id}", state: ['), 4, "poll", "`root` and `queue`"),
     "an address that is none": (TABLE.replace("https://api.example", "api.example"), 2, "base", "regex"),
     "a key in it": (
         TABLE.replace("body: {", "body: {token: sk-abcdef0123456789abcdef01, "),
@@ -162,6 +167,12 @@ JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
         "images",
         "one picture",
     ),
+    "a body without a place": ({"provider": {"body_file": "graph.json"}}, "provider.body_file", "has no place"),
+    "a place without a body": (
+        {"table": TABLE.replace("prompt: $prompt, ...: $params", "prompt: $body")},
+        "provider.body_file",
+        "is missing",
+    ),
     "a key over plain http": (
         {"table": TABLE.replace("https:", "http:"), "provider": {"api_key_env": "MINE"}},
         "provider.base_url",
@@ -183,6 +194,58 @@ def test_a_job_that_does_not_fit_its_table_is_refused(
     assert [mistake.key for mistake in found] == [key]
     assert problem in found[0].problem
     assert found[0].line is not None
+
+
+GRAPHED = TABLE.replace("prompt: $prompt, ...: $params", "prompt: $body")
+BODIES: dict[str, tuple[bytes, int, str]] = {
+    "no JSON": (b'{"6":\n "a"\n "b"}', 3, "is not JSON"),
+    "a list": (b"[]", 1, "is no body"),
+    "nothing": (b"", 1, "is not JSON"),
+    "nested without end": (b"[" * 100_000, 1, "is not JSON"),
+    "the drawing of a graph": (b'{"nodes": [], "links": [], "version": 0.4}', 1, "is the drawing of a graph"),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "problem"), BODIES.values(), ids=BODIES.keys())
+def test_a_mistake_in_a_body_file_is_named_with_its_file_and_line(
+    tmp_path: Path, text: bytes, line: int, problem: str
+) -> None:
+    (tmp_path / "body.json").write_bytes(text)
+    found = mistakes(tmp_path, table=GRAPHED, provider={"body_file": "body.json"})
+    assert [(mistake.file, mistake.line) for mistake in found] == [(str(tmp_path / "body.json"), line)]
+    assert problem in found[0].problem
+
+
+FILLED: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "no prompt in it": ('{"6": "a cat"}', {}, "provider.body_file", "every prompt would order the same"),
+    "a parameter that it does not use": (
+        '{"6": "{{ prompt }}"}',
+        {"params": {"seed": 1}},
+        "params.seed",
+        "is used nowhere in the body file",
+    ),
+    "a matrix that it does not use": (
+        '{"6": "{{ prompt }}"}',
+        {"matrix": {"seed": [1]}},
+        "matrix.seed",
+        "is used nowhere",
+    ),
+    "a name that is unknown": ('{"6": "{{ prompt }} {{ sed }}"}', {}, "provider.body_file", "`sed`"),
+    "no template": ('{"6": "{{ prompt "}', {}, "provider.body_file", "6: "),
+    "a block that is refused": ('{"6": "{{ prompt }}{% include \'x\' %}"}', {}, "provider.body_file", "6: "),
+    "what reaches out of the sandbox": ('{"6": "{{ prompt.__class__.__mro__ }}"}', {}, "provider.body_file", "6: "),
+}
+
+
+@pytest.mark.parametrize(("body", "keys", "key", "problem"), FILLED.values(), ids=FILLED.keys())
+def test_a_body_that_cannot_be_filled_is_a_mistake_before_the_first_order(
+    tmp_path: Path, body: str, keys: dict[str, Any], key: str, problem: str
+) -> None:
+    (tmp_path / "body.json").write_text(body)
+    job = loaded(tmp_path, table=GRAPHED, provider={"body_file": "body.json"}, **keys)
+    found = asyncio.run(api.check(job)).mistakes
+    assert [mistake.key for mistake in found] == [key]
+    assert problem in found[0].problem
 
 
 def test_a_simulated_run_checks_the_table_and_asks_no_server(tmp_path: Path) -> None:

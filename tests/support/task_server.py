@@ -42,10 +42,10 @@ class Played:
     def order(self, body: dict[str, Any]) -> tuple[int, Json]:
         prompt = next((text for text in _texts(body) if text.startswith("a ")), "")
         expected = json.loads(json.dumps(self.server.body).replace(json.dumps(PROMPT), json.dumps(prompt)))
-        if body != expected:
+        if {**body, "prompt_id": None} != {**expected, "prompt_id": None}:
             self.wrong.append(f"the order {body} instead of {expected}")
         with self.lock:
-            task = f"t{len(self.orders)}-é/{len(prompt)}"
+            task = body.get("prompt_id") or f"t{len(self.orders)}-é/{len(prompt)}"
             self.orders.append(prompt)
             self.tasks[task] = prompt
         return 200, self._of(task, self.server.submit)
@@ -57,6 +57,11 @@ class Played:
         end = next(place for place, reply in enumerate(self.server.polls) if reply[2] == "done")
         status, value, _ = self.server.polls[min(asked, end)]
         return status, self._of(task, value)
+
+    def waiting(self) -> Json:
+        """All tasks, as if none of them had begun."""
+        rows: list[Json] = [[number, task, {}, {}, ["9"]] for number, task in enumerate(self.tasks)]
+        return {"queue_running": [], "queue_pending": rows}
 
     def result(self, task: str) -> tuple[int, Json]:
         with self.lock:
@@ -72,6 +77,8 @@ class Played:
         )
         text = text.replace('"TASK"', json.dumps(task)).replace("TASK", _quoted(task))
         told: Json = json.loads(text)
+        if self.server.queue and value == {}:
+            return told
         return {**told, "echo": f"you sent {self.key}"} if isinstance(told, dict) else told
 
 
@@ -120,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif server.result_path and self._is(server.result_path, task):
                 self._check({})
                 self._tell(*self.state.result(task))
-            elif self.path.startswith(f"/files/{_quoted(task)}/"):
+            elif server.queue and self.path == "/queue":
+                self._tell(200, self.state.waiting())
+            elif self.path.startswith((f"/files/{_quoted(task)}/", f"/view?filename={task}")):
                 self._file(task)
             else:
                 continue
@@ -139,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _check(self, headers: dict[str, str]) -> None:
         name, value = self.state.server.key
         for header, wanted in {name: value.replace("KEY", self.state.key), **headers}.items():
-            if self.headers.get(header) != wanted:
+            if self.headers.get(header, "") != wanted:
                 self.state.wrong.append(f"{self.command} {self.path}: {header} is {self.headers.get(header)!r}")
 
     def _file(self, task: str) -> None:

@@ -237,6 +237,17 @@ NETWORK: dict[str, Effect] = {
         now="orders",
         files={"there.yaml": THEIR_TABLE},
     ),
+    "provider.body_file": Effect(
+        base={
+            **paid(provider={"dialect": "task", "task": "comfyui", "body_file": "one.json", "base_url": BASE_URL}),
+            "kind": "image",
+        },
+        change={"provider.body_file": "two.json"},
+        look=lambda bench: bench.body()["prompt"],
+        was={"1": "A: one"},
+        now={"2": "B: one"},
+        files={"one.json": b'{"1": "A: {{ prompt }}"}', "two.json": b'{"2": "B: {{ prompt }}"}'},
+    ),
     "provider.ca_file": Effect(
         base=paid(provider={"base_url": f"{TLS_URL}/v1"}),
         change={"provider.ca_file": "here.pem"},
