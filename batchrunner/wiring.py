@@ -15,7 +15,6 @@ from pathlib import Path
 
 from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
-from batchrunner.core.events import FORMAT_VERSION, NAMED_VERSION, STRICT_VERSION
 from batchrunner.core.job import PRESETS, Job, has_judges
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
 from batchrunner.core.plan import PlanningPass, PointBalance, Totals
@@ -37,7 +36,7 @@ from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
 from batchrunner.stores.files import DISK, RESULTS, Files, InspectedFiles, size_marked, stands_as_marked
 from batchrunner.stores.inspection import Inspection, inspect
-from batchrunner.stores.ledger import LedgerWriter
+from batchrunner.stores.ledger import LedgerWriter, segment_version
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import reformatted_events
 from batchrunner.stores.ledger_replay import inspect_directory, replay
@@ -130,7 +129,7 @@ async def assemble(
                 labels=found.labels,
                 name=job.name,
                 simulated=job.simulated,
-                version=_ledger_version(job, resends=resends),
+                version=segment_version(job, resends=resends),
                 resends=resends,
                 clock=clock,
                 wall=wall,
@@ -178,13 +177,6 @@ async def assemble(
     for note in inspection_notes(folder, stock.found):
         say(note)
     return runner
-
-
-def _ledger_version(job: Job, *, resends: bool) -> int:
-    """What its segment may hold: see `core.events`."""
-    if job.provider.task is not None and job.provider.task.submit.client_id is not None:
-        return NAMED_VERSION
-    return STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION
 
 
 async def _remembered(

@@ -6,7 +6,8 @@ Refuses: an existing segment, anything after the first refused write or sync, re
 from pathlib import Path
 from typing import Self
 
-from batchrunner.core.events import FORMAT_VERSION, CheckpointMark, Close, Event, Open
+from batchrunner.core.events import FORMAT_VERSION, NAMED_VERSION, STRICT_VERSION, CheckpointMark, Close, Event, Open
+from batchrunner.core.job import Job
 from batchrunner.core.ports import Clock
 from batchrunner.stores.appender import INLINE_BYTES, Appender, OnDurable
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, Marks, broken, make_durable, write_all
@@ -187,3 +188,10 @@ def _length_of(files: Files, path: Path) -> int | None:
         return files.length(descriptor)
     finally:
         files.close(descriptor)
+
+
+def segment_version(job: Job, *, resends: bool) -> int:
+    """Of a segment of this job, by what it may hold: see `core.events`."""
+    if job.provider.task is not None and job.provider.task.submit.client_id is not None:
+        return NAMED_VERSION
+    return STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION

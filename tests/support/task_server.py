@@ -3,8 +3,10 @@
 It runs in the test's own process, so that what it counted outlives the runs that are killed.
 """
 
+import contextlib
 import json
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ class Played:
 
     server: TaskServer
     key: str
+    order_s: float = 0.0
+    """How long the reply to an order takes, which is taken at once."""
     base_url: str = ""
     orders: list[str] = field(default_factory=list)
     """Prompts, in the order in which tasks were made of them."""
@@ -83,9 +87,9 @@ class Played:
 
 
 @contextmanager
-def played(server: TaskServer, *, key: str) -> Iterator[Played]:
+def played(server: TaskServer, *, key: str, order_s: float = 0.0) -> Iterator[Played]:
     """Listen on a free port until the block ends."""
-    state = Played(server=server, key=key)
+    state = Played(server=server, key=key, order_s=order_s)
     listening = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     listening.daemon_threads = True
     state.base_url = f"http://127.0.0.1:{listening.server_address[1]}"
@@ -116,7 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._unknown()
             return
         self._check(self.state.server.headers)
-        self._tell(*self.state.order(body))
+        reply = self.state.order(body)
+        time.sleep(self.state.order_s)  # a real server takes real time
+        with contextlib.suppress(ConnectionError):  # who asked may have been killed
+            self._tell(*reply)
 
     def do_GET(self) -> None:
         server = self.state.server
