@@ -453,7 +453,7 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
         rows.failure_rows()
         look_around(folder, files=files, finding_list=finding_list, named=ledger.paths)
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
     return Audit(
         job=run.job_name,
         dir=str(folder),

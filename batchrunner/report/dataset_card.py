@@ -37,7 +37,7 @@ def write_card(folder: Path) -> None:
             return
         write_whole(DISK, folder / CARD, _card(run, kind).encode("utf-8", "replace"), SHARED_FILE)
     except OSError as error:
-        raise broken(folder / CARD, error) from error
+        raise broken(folder / CARD, error, sending=False) from error
 
 
 def _is_ours(path: Path) -> bool:

@@ -80,7 +80,7 @@ def salvage_into(old: Path, new: Path, *, files: InspectedFiles = DISK) -> Salva
     except NotADirectoryError as error:
         raise WrongDirectoryError(f"{new}: is not a directory; give a new one with --salvage") from error
     except OSError as error:
-        raise broken(new, error) from error
+        raise broken(new, error, sending=False) from error
     # rows of failures that are gone are made again by the next run, from this ledger
     found = audit(new, files=files).findings
     return salvage.result(sound=all(each.level != "damage" or each.kind == "failure_missing" for each in found))

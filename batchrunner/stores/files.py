@@ -436,7 +436,7 @@ def marks_of(files: InspectedFiles, folder: Path, outputs: Iterable[str]) -> Mar
             folders=tuple(mark for name in names if (mark := _folder_mark(files, folder, name)) is not None),
         )
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
 
 
 def stands_as_marked(files: InspectedFiles, folder: Path, marked: Close | None) -> bool:

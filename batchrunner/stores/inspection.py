@@ -72,7 +72,7 @@ class Inspection:
             if failures:
                 yield from _failures(self.files, self.folder / FAILURES, state)
         except OSError as error:
-            raise broken(self.folder, error) from error
+            raise broken(self.folder, error, sending=False) from error
 
     def _row(self, name: str, offset: int, length: int) -> tuple[RowFacts, Place]:
         descriptor = open_rows(self.files, self.folder / name)
@@ -92,7 +92,7 @@ def inspect(files: InspectedFiles, folder: Path, state: LedgerState) -> Inspecti
         inspector.results()
         inspector.set_aside()
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
     state.lost = state.take_unseen()
     return inspector.found
 

@@ -129,7 +129,7 @@ class LedgerReading:
                 if number > self._after:
                     yield from self._segment(number, batched=batched)
         except OSError as error:
-            raise broken(self._folder, error) from error
+            raise broken(self._folder, error, sending=False) from error
 
     def _check_before(self, number: int, opened: Open) -> None:
         """The segment before was complete when this one was begun, and is never appended to."""
@@ -227,7 +227,7 @@ def newest_open(folder: Path, *, files: Files = DISK) -> Open | None:
                 if isinstance(event, Open):
                     return event
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
     return None
 
 
@@ -245,7 +245,7 @@ def paid_again(folder: Path, *, files: Files = DISK) -> Counter[bytes]:
                 if b'"e":"lost"' in line.text and is_intact(line.text.removesuffix(b"\r")):
                     found[bytes.fromhex(_decode_key(line.text).k)] += 1
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
     except UNREADABLE:  # damage, which reading the ledger reports
         pass
     return found
@@ -273,7 +273,7 @@ def reformatted_events(folder: Path, *, files: Files = DISK) -> Iterator[Reforma
         if not any(_may_hold_conversions(files, segment_path(folder, number)) for number in numbers):
             return
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
     yield from (record.event for record in read_ledger(folder, files=files) if isinstance(record.event, Reformatted))
 
 

@@ -53,7 +53,7 @@ def refuse_missing_ledger(folder: Path, *, files: InspectedFiles = DISK) -> None
         if there is not None and there.segment == newest and there.segment_bytes is not None:
             _refuse_cut(segment_path(ledger, newest), there, files)
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
 
 
 _MISSING: Final = (
@@ -124,7 +124,7 @@ def _ledger_bytes(files: Files, folder: Path) -> int:
         numbers = segment_numbers(files.names(ledger)) if files.exists(ledger) else []
         return sum(_length(files, segment_path(ledger, number)) for number in numbers)
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
 
 
 def _length(files: Files, path: Path) -> int:

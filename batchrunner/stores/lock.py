@@ -190,7 +190,7 @@ class RunLock:
                 os.close(descriptor)
                 raise
         except OSError as error:
-            raise broken(self._path, error) from error
+            raise broken(self._path, error, sending=False) from error
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -233,7 +233,7 @@ class Quiet:
         except OSError as error:
             self.__exit__()
             if error.errno not in NO_LOCKS:
-                raise broken(self._path, error) from error
+                raise broken(self._path, error, sending=False) from error
             if (other := LockFile(self._path.parent).holder()) is not None:
                 raise _held(self._path, other) from None
         return self

@@ -91,7 +91,7 @@ def other_formats(folder: Path, wanted: PictureFormat | None, *, files: Inspecte
             picture.path for row in _rows(files, folder) for picture in row.output.images if _is_other(picture, wanted)
         }
     except OSError as error:
-        raise broken(folder / RESULTS, error) from error
+        raise broken(folder / RESULTS, error, sending=False) from error
     return len(found)
 
 
@@ -139,7 +139,7 @@ async def reformat(
             state.apply(replaced, at=0.0)
         await asyncio.to_thread(_remove, files, folder, {*converter.made, *leftovers()})
     except OSError as error:
-        raise broken(folder / RESULTS, error) from error
+        raise broken(folder / RESULTS, error, sending=False) from error
     finally:
         artifacts.close()
     return report

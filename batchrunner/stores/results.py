@@ -131,7 +131,7 @@ class ResultsFile:
             ):
                 torn_bytes, length = torn_bytes + holes, length - holes
         except OSError as error:
-            raise broken(path, error) from error
+            raise broken(path, error, sending=False) from error
         return Recovered(torn_bytes=torn_bytes, length=length, realigned=realigned, reshaped=reshaped is not None)
 
     def put(self, row: ResultRow, then: Kept) -> None:

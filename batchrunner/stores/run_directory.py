@@ -142,7 +142,7 @@ def remove_leftovers(folder: Path, *, files: InspectedFiles = DISK) -> None:
     try:
         remove_temporary_files(files, folder)
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
 
 
 def remember_totals(folder: Path, totals: Totals, *, segment: int | None = None, files: Files = DISK) -> None:

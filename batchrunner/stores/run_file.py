@@ -150,6 +150,9 @@ def make_run_folder(folder: Path, *, files: Files = DISK) -> None:
     """The directory and those above it, as far as they are missing; its name is durable. Raises StoreBrokenError."""
     try:
         if files.exists(folder):
+            if folder.is_symlink() and not folder.exists():
+                words = "is a symbolic link to a folder that does not exist; create it"
+                raise WrongDirectoryError(f"{folder}: {words}, or choose another directory with --out")
             with suppress(PermissionError):  # a folder that may be passed through and not be read
                 files.fsync_folder(folder.parent)
             return
@@ -160,7 +163,7 @@ def make_run_folder(folder: Path, *, files: Files = DISK) -> None:
             files.make_folder(path, SHARED_FOLDER)
             files.fsync_folder(path.parent)
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
 
 
 def run_file_of_ledger(folder: Path, *, files: Files = DISK) -> RunFile | None:
@@ -297,7 +300,7 @@ def _refuse_foreign(folder: Path, files: Files, *, adopt_rows: bool) -> None:
     except NotADirectoryError as error:
         raise WrongDirectoryError(f"{folder}: is a file; choose a directory with --out") from error
     except OSError as error:
-        raise broken(folder, error) from error
+        raise broken(folder, error, sending=False) from error
     foreign = sorted(name for name in names if not (name == LOCK or name.startswith(".") or name.endswith(TEMPORARY)))
     rows = sorted({RESULTS, SUPERSEDED} & set(names))
     if rows and adopt_rows:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from batchrunner import api
-from batchrunner.core.errors import ExitStatus, StoreBrokenError
+from batchrunner.core.errors import ExitStatus, StoreBrokenError, WrongDirectoryError
 from batchrunner.stores import artifacts
 from batchrunner.stores.files import Disk, place_whole
 from tests.support.engine import Latency, RunHarness, World, chat, image
@@ -177,3 +177,23 @@ def test_answers_in_flight_are_received_when_a_file_of_records_is_refused(
     assert sorted(row["index"] for row in slow.rows()) == list(range(1, 9))
     assert again.status.sends.possible_duplicates == 8 - len(rows | aside)
     assert api.verify(str(slow.out)).sound
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "superseded.jsonl", "failures.jsonl", "ledger", "lock", "run.json"])
+def test_what_is_refused_before_or_without_a_request_is_not_said_to_stop_requests(
+    harness: RunHarness, name: str
+) -> None:
+    harness.run(chat("one", "two"), limit=1)
+    place = harness.out / name
+    if place.is_dir():
+        place.rename(harness.folder / "moved")
+        place.write_text("a file")
+    else:
+        place.unlink(missing_ok=True)
+        place.mkdir()
+    for command in (lambda: harness.run(chat("one", "two")), lambda: api.verify(str(harness.out))):
+        with pytest.raises((StoreBrokenError, WrongDirectoryError)) as caught:
+            command()
+        assert "expected a " in str(caught.value)
+        assert "stopped sending" not in str(caught.value)
+    assert harness.stats.sends == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner.core.errors import StoreBrokenError, WrongDirectoryError
-from batchrunner.stores.run_file import RunFile, check_claim, claim, read_run_file, write_run_file
+from batchrunner.stores.run_file import RunFile, check_claim, claim, make_run_folder, read_run_file, write_run_file
 
 
 def take(
@@ -112,3 +112,11 @@ def test_a_linked_run_file_is_refused(tmp_path: Path) -> None:
         read_run_file(tmp_path / "b")
     write_run_file(tmp_path / "b", run)
     assert not (tmp_path / "b" / "run.json").is_symlink()
+
+
+def test_a_run_directory_that_is_a_link_to_nowhere_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(WrongDirectoryError, match="is a symbolic link to a folder that does not exist; create it"):
+        make_run_folder(tmp_path / "out")
+    (tmp_path / "nowhere").mkdir()
+    make_run_folder(tmp_path / "out")
