@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.job import DialectName, Provider
+from batchrunner.core.job import PRESETS, DialectName, Provider
 
 if TYPE_CHECKING:
     from batchrunner.core.ports import Dialect, TaskDialect
@@ -39,8 +39,8 @@ def _openai_images(provider: Provider) -> "Dialect":
 
 
 def _task(provider: Provider) -> "TaskDialect":
-    """The server of a table. The simulator has one kind of task for all of them: its own."""
-    if provider.preset == "simulator":
+    """The server of a table. The simulator, and a rehearsal, have one kind of task for all of them: ModelScope's."""
+    if provider.base_url == PRESETS["simulator"].base_url:
         return _modelscope_images(provider)
     from batchrunner.providers.tasks import TableTasks
 

@@ -55,6 +55,12 @@ def test_a_limit_a_minute_shows_how_long_it_takes(tmp_path: Path) -> None:
     assert rehearsal.calls == 100 + rehearsal.refused + rehearsal.retried
 
 
+def test_a_job_for_a_table_is_rehearsed_with_the_simulators_own_kind_of_task(tmp_path: Path) -> None:
+    job = image(*CATS[:10]).replace("provider: simulator", "provider: {dialect: task, task: bfl, api_key_env: KEY}")
+    rehearsal = rehearse(tmp_path, job, FREE)
+    assert (rehearsal.state, rehearsal.exit_status, rehearsal.usage.images) == ("done", ExitStatus.DONE, 10)
+
+
 def test_the_jobs_own_limits_hold(tmp_path: Path) -> None:
     rehearsal = rehearse(
         tmp_path, modelscope(image(*CATS[:30], more="limits: {concurrency: 2, requests_per_day: 10}")), FREE
