@@ -75,7 +75,7 @@ def test_it_replaces_pages_only_and_nothing_of_a_run(runs: list[Path], tmp_path:
     before = (runs[0] / "results.jsonl").read_bytes()
     for place, words in (
         (tmp_path / "mine.html", "is no page of a run; nothing is overwritten"),
-        (runs[0] / "results.jsonl", "inside of a run's directory"),
+        (runs[0] / "results.jsonl", "inside a run's directory"),
         (tmp_path / "missing/a.html", "no such directory"),
         (tmp_path, "is no page of a run"),
         (tmp_path / "pipe.html", "is no page of a run"),
