@@ -203,6 +203,12 @@ class Runner:
                 await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed, part=self._part_keys)
             except JobMistakesError as error:
                 self._source_changed(error)
+            except Exception as error:  # noqa: BLE001 - a fault of ours here must not cut off what is in flight
+                line = await self.ports.note_fault("reading the prompts", error)
+                self.note_left_open(_SOURCE, "")
+                self.shutdown.pause(
+                    f"internal error while reading the prompts; please report it with errors.log: {line}"
+                )
         else:
             queue.nothing_to_read()
         self._close_when_drained(queue)

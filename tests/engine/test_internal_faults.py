@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchrunner import api
-from batchrunner.core.errors import StoreBrokenError
+from batchrunner.core.errors import ExitStatus, StoreBrokenError
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.row import result_row
 from batchrunner.core.status import Report
@@ -25,7 +25,7 @@ from batchrunner.providers.openai_chat_reply import ChatDecoder
 from batchrunner.report import summary
 from batchrunner.stores import run_directory
 from batchrunner.stores.artifacts import AnswerFolder
-from tests.support.engine import RunHarness, chat, image
+from tests.support.engine import Latency, RunHarness, World, chat, image
 
 PROMPTS = [f"prompt {number}" for number in range(8)]
 BAD = "prompt 3"
@@ -400,3 +400,25 @@ def test_what_a_poll_states_of_one_task_does_not_end_the_others(harness: RunHarn
     report = harness.run(image(*PROMPTS))
     assert (report.exit_status, len(harness.rows()), len(harness.rows("failures.jsonl"))) == (1, 7, 1)
     assert harness.rows("failures.jsonl")[0]["task_id"] == asked[0]
+
+
+def test_a_fault_while_prompts_are_read_cuts_no_answer_off(tmp_path: Path) -> None:
+    read: list[int] = []
+
+    def broken(index: int) -> float:
+        read.append(index)
+        if read.count(6) == 2:  # the first time is the planning pass
+            raise RuntimeError("a bug in the source")
+        return 0.1
+
+    harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=30.0)), item_s=broken)
+    job = chat(*(f"prompt {number}" for number in range(10)), more="limits: {concurrency: 10}")
+    report = harness.run(job)
+    assert report.exit_status is ExitStatus.PAUSED
+    assert "internal error while reading the prompts" in str(report.status.message)
+    assert (report.status.items.done, report.status.sends.possible_duplicates) == (harness.stats.sends, 0)
+    assert harness.stats.sends >= 4
+    assert "a bug in the source" in (harness.out / "errors.log").read_text()
+    harness.item_s = lambda _: 0.0
+    assert harness.run(job).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == 10
