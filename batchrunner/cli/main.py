@@ -5,7 +5,6 @@ traceback, and the exit status says which kind it was.
 """
 
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -22,7 +21,15 @@ from batchrunner.cli.init import init
 from batchrunner.cli.job_commands import check, plan
 from batchrunner.cli.options import COMMANDS as COMMANDS_NOT_THERE
 from batchrunner.cli.options import meant
-from batchrunner.cli.output import emit, error_object, print_error, print_message, print_mistakes
+from batchrunner.cli.output import (
+    emit,
+    emit_text,
+    error_object,
+    print_error,
+    print_message,
+    print_mistakes,
+    status_with_output,
+)
 from batchrunner.cli.rehearse import rehearse
 from batchrunner.cli.run import run
 from batchrunner.cli.score_commands import compare, score
@@ -97,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
         return _print_internal_error(error, as_json=as_json)
     if ended == ExitStatus.INTERRUPTED and not isinstance(ended, ExitStatus):
         return _print_interrupted(as_json=as_json)  # typer's word for a KeyboardInterrupt, not a command's own
-    return ended if isinstance(ended, int) else ExitStatus.DONE
+    return status_with_output(ended if isinstance(ended, int) else ExitStatus.DONE)
 
 
 def build() -> typer.Typer:
@@ -128,7 +135,7 @@ def _front(
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        sys.stdout.write(f"batchrunner {__version__}\n")
+        emit_text(f"batchrunner {__version__}")
         raise typer.Exit(ExitStatus.DONE)
     if context.invoked_subcommand is None:
         print_message(context.get_help())

@@ -1,8 +1,10 @@
 """Output helpers: human-readable text to stderr, one JSON object to stdout.
 
-A closed pipe or terminal never ends a run: later output is discarded.
+A closed pipe or terminal never ends a run: later output is discarded. A disk that has no room for stdout does not end
+it either, but is an error, since a program may read what is missing.
 """
 
+import errno
 import json
 import os
 import re
@@ -149,12 +151,25 @@ def reader_is_gone() -> None:
     _silence(sys.stdout)
 
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_not_written: list[str] = []
+"""Why the disk did not take what was printed to stdout."""
+
+
+def status_with_output(status: int) -> int:
+    """The exit status of a command that came to `status`: of a good end only if all of its output was written."""
+    return ExitStatus.STOPPED if _not_written and status == ExitStatus.DONE else status
+
+
 def _write(stream: TextIO, text: str) -> None:
     try:
         stream.write(text)
         stream.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         _silence(stream)
+        if stream is sys.stdout and isinstance(error, OSError) and error.errno in _NO_ROOM:
+            _not_written.append(str(error))
+            print_message(f"error: stdout could not be written: {error.strerror}; what was written is incomplete")
 
 
 def _silence(stream: TextIO) -> None:

@@ -146,3 +146,15 @@ def test_whoever_asks_a_starting_run_how_it_stands_does_not_end_it() -> None:
     code = "from batchrunner.cli.interruption import install; import os, signal; install(); "
     done = subprocess.run([sys.executable, "-c", f"{code} os.kill(os.getpid(), signal.SIGUSR1)"], cwd=HOME, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["-V"], ["explain"], ["completion", "bash"], ["ls", "--json"], ["check", "--json", "a.yaml"]]
+)
+def test_output_for_which_the_disk_has_no_room_is_an_error(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "a.yaml").write_text('{provider: simulator, model: sim/one, prompts: ["One?"]}')
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "batchrunner", *words]
+        ended = subprocess.run(command, check=False, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert "stdout could not be written: No space left on device" in ended.stderr
+    assert ended.returncode == 4
