@@ -109,8 +109,8 @@ def broken_poller(patch: Patch, error: Exception) -> None:
             bad.add(task.task_id)
         return await follow(self, work, task, **named)
 
-    def broken(self: ModelScopeImages, task_id: str) -> Any:
-        decoder = whole(self, task_id)
+    def broken(self: ModelScopeImages, task_id: str, *more: Any) -> Any:
+        decoder = whole(self, task_id, *more)
         if task_id in bad:
             bad.clear()
             patch.setattr(ImageTasks, "follow", follow)
