@@ -423,7 +423,8 @@ def _masked(value: T, secrets: list[Secret], depth: int) -> T:
         case list():
             clean = [_masked(inner, secrets, depth - 1) for inner in value]
         case tuple():
-            clean = tuple(_masked(inner, secrets, depth - 1) for inner in value)
+            make = getattr(type(value), "_make", tuple)  # a named tuple stays one
+            clean = make([_masked(inner, secrets, depth - 1) for inner in value])
         case _:
             clean = _masked_fields(value, secrets, depth - 1)
     return clean  # type: ignore[return-value]  # each branch keeps the type, which no checker can follow

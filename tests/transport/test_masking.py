@@ -24,6 +24,7 @@ from batchrunner.core.outcome import (
     Problem,
     ProblemKind,
     TaskAccepted,
+    TaskAddresses,
     ToolCall,
 )
 from batchrunner.transport import Secret
@@ -46,6 +47,8 @@ SAID: dict[str, object] = {
     "a parsed value": Answer(text="", parsed={CANARY: [CANARY, {"a": (CANARY)}], "n": 1, "x": None}),
     "a parsed value without end": Answer(text="", parsed=DEEP),
     "a task": TaskAccepted(task_id=CANARY),
+    "the addresses of a task": TaskAddresses(poll=f"https://h.example/t?key={CANARY}"),
+    "a task with addresses": TaskAccepted(task_id="t-1", addresses=TaskAddresses(f"https://h.example/t?key={CANARY}")),
     "a URL": Pictures(refs=(PictureUrl(url=f"https://h.example/{CANARY}.png?a={CANARY}"),)),
     "a picture": Pictures(refs=(PictureBytes(data=b"\x89PNG" + CANARY.encode() + b"rest"),)),
 }
@@ -57,6 +60,8 @@ def test_no_value_keeps_the_key(name: str) -> None:
     value = SAID[name]
     clean = masked(value, SECRETS)
     assert type(clean) is type(value)
+    if isinstance(clean, TaskAccepted):
+        assert type(clean.addresses) is TaskAddresses
     try:
         shown = repr(clean)
     except RecursionError:
