@@ -326,6 +326,7 @@ class RowOrder:
         Raises:
             StoreBrokenError: the disk refused, or the files were changed under our hands.
         """
+        self._kept.clear()  # a pass gives what stands there now, or says that it was changed
         return map(self.row, range(len(self._order)))
 
     def row(self, number: int) -> ExportRow:
