@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDiale
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
 from batchrunner.core.upstream import RunRows
-from batchrunner.engine.planning import reuse_planning_pass, run_planning_pass, totals_of
+from batchrunner.engine import planning
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.shutdown import Shutdown
 from batchrunner.prompts import JobItems, digest_of_items, items_of
-from batchrunner.providers import dialect_for
+from batchrunner.providers import batches_for, dialect_for
 from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.report.directory_status import inspection_notes
 from batchrunner.report.selection import on_a_part
@@ -105,7 +105,7 @@ async def assemble(
             say(note)
     await disk.run(results.look)
     opening = partial(_open_network, job, stack, disk, clock=clock, keys=keys, say=say)
-    is_needed = bool(found.ahead or state.tasks or run_request.changes_anything)
+    is_needed = bool(found.ahead or state.tasks or state.batches.open or run_request.changes_anything)
     transport, downloads = network or await _network(opening, is_needed=is_needed)
     wall = clock.wall()
     artifacts = Artifacts(folder, files=files, refused=(shutdown := Shutdown()).disk_refused, say=say)
@@ -129,7 +129,7 @@ async def assemble(
                 labels=found.labels,
                 name=job.name,
                 simulated=job.simulated,
-                version=segment_version(job, resends=resends),
+                version=segment_version(job, resends=resends, batches=planning.has_batches(job, state)),
                 resends=resends,
                 clock=clock,
                 wall=wall,
@@ -142,7 +142,7 @@ async def assemble(
     state.apply(ledger.opened, at=wall)
     state.live = True
     windows = await disk.run(windows_that_worked, folder, files=files)
-    totals = totals_of(job, found, accounts=len(keys), windows=windows, digest=digest)
+    totals = planning.totals_of(job, found, accounts=len(keys), windows=windows, digest=digest)
     runner = Runner(
         job=job,
         ports=_ports(
@@ -160,6 +160,7 @@ async def assemble(
             folder=folder,
             files=files,
             control=control,
+            has_batches=planning.has_batches(job, state),
         ),
         state=state,
         found=found,
@@ -213,10 +214,10 @@ async def _look_through(
     known = await disk.run(remembered_totals, Path(job.output.dir), files=files)
     retried = control is not None and any(command.action == "retry" for command in control.early)
     if stock.found is None and known is not None and not run_request.changes_anything and not retried:
-        found = reuse_planning_pass(state, known, digest=digest)
+        found = planning.reuse_planning_pass(state, known, digest=digest)
         if found is not None:
             return found, digest
-    found = await run_planning_pass(
+    found = await planning.run_planning_pass(
         KeylessItems(items, keys),
         state,
         limit=run_request.limit,
@@ -295,7 +296,9 @@ def _ports(
     folder: Path,
     files: Files,
     control: Control | None,
+    has_batches: bool,
 ) -> Ports:
+    from batchrunner.stores.batch_files import BatchFolder  # noqa: PLC0415 - as below
     from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
 
     pictures = PictureFiles(artifacts, thumbnails=folder if job.output.report else None, files=files)
@@ -310,6 +313,7 @@ def _ports(
         remember_totals(folder, totals, segment=ledger.number, files=files)
 
     dialect = dialect_for(job.provider)
+    batches = batches_for(job.provider, dialect) if has_batches else None
     return Ports(
         clock=clock,
         items=items,
@@ -324,15 +328,13 @@ def _ports(
         accounts=tuple(keys) or ("",),
         remember=remember,
         note_fault=ErrorLog(folder, mask=hide_keys, wall=clock.wall, files=files),
-        hold=transport.hold if isinstance(transport, Holding) else _hold_nothing,
+        hold=transport.hold if isinstance(transport, Holding) else lambda _: nullcontext(),
         held_from_bytes=getattr(transport, "held_from_bytes", 0) if isinstance(transport, Holding) else sys.maxsize,
         confirm=confirm,
+        batches=batches,
+        batch_files=BatchFolder(folder, files=files) if batches is not None else None,
         control=control,
     )
-
-
-def _hold_nothing(_: int) -> AbstractContextManager[object]:
-    return nullcontext()
 
 
 async def _network(

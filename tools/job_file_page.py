@@ -35,6 +35,7 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     ("output",): "output",
     ("notify",): "notify",
     ("budget",): "budget",
+    ("batch",): "batch",
     ("budget", "prices", "{}"): "budget: prices of a model",
     ("checks", "[]"): "checks: an entry",
     ("checks", "[]", "json"): "checks: json",

@@ -1,8 +1,9 @@
-"""The commands that take a run directory: `status`, `verify`, `report` and `watch`."""
+"""The commands that take a run directory: `status`, `adopt`, `verify`, `report` and `watch`."""
 
 import asyncio
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,6 +65,35 @@ def _watched(folder: str) -> Status:
         if shown is not None:
             asyncio.run(shown.follow(snapshot))
     return batchrunner.status(folder)
+
+
+# `batchrunner adopt DIR BATCH_ID`: what became of an order whose reply was lost.
+
+BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="The server's id of the batch.", show_default=False)]
+BatchNumber = Annotated[
+    int | None, typer.Option("--batch", min=1, metavar="N", help="Which batch of the directory, where several wait.")
+]
+
+
+def adopt(*, folder: RunFolder, batch_id: BatchId, number: BatchNumber = None, as_json: AsJson = False) -> ExitStatus:
+    r"""Say which batch at the server an order became.
+
+    \b
+    For a batch that `status` shows as awaiting your decision, and that you found in the
+    provider's own list. Sends nothing; the next run reads its results:
+      batchrunner adopt outputs/night batch_68f1
+      batchrunner adopt outputs/night batch_68f1 --batch 3
+    """
+    from batchrunner.report.batch_adoption import adopt_batch  # noqa: PLC0415 - the ledger's writer, for this only
+
+    adopted = adopt_batch(Path(folder), batch_id, number=number)
+    if as_json:
+        emit(adopted)
+    else:
+        print_message(f"batch {adopted.batch} is {adopted.id}: {adopted.items:,} items wait for its results")
+        if adopted.next_command is not None:
+            print_message(f"next: {adopted.next_command}")
+    return ExitStatus.DONE
 
 
 # `batchrunner verify DIR`: is everything that was recorded there, and as it was? Changes nothing in DIR.

@@ -17,7 +17,9 @@ STRICT_VERSION = 2
 another server for a task."""
 NAMED_VERSION = 3
 """Of a segment that may hold `named`: an earlier program would send such an item again."""
-READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION, NAMED_VERSION})
+BATCH_VERSION = 4
+"""Of a segment that may hold events of batches: an earlier program would send their items once more."""
+READABLE_VERSIONS = frozenset({FORMAT_VERSION, STRICT_VERSION, NAMED_VERSION, BATCH_VERSION})
 
 FileMark: TypeAlias = tuple[str, int, int, int]
 """(name, inode, size in bytes, mtime in nanoseconds) of a file of rows."""
@@ -250,6 +252,66 @@ class Lost(_Event, frozen=True, tag="lost"):
     k: str
 
 
+class BatchIntent(_Event, frozen=True, tag="batch"):
+    """A batch is about to be ordered; a `batched` of each of its items follows. `b` is its number in all its events."""
+
+    b: int
+    key: str
+    """What its metadata will say at the server."""
+    items: int
+    model: str
+    account: str
+    origin: str
+    """The base URL of the server."""
+    sha256: str
+    """Of the file with its requests."""
+    bytes: int
+
+
+class Batched(_Event, frozen=True, tag="batched"):
+    """The item is part of a batch."""
+
+    i: str
+    k: str
+    n: int
+    a: int
+    b: int
+
+
+class BatchUploaded(_Event, frozen=True, tag="batch_uploaded"):
+    """The server has the file with the batch's requests, and the batch is about to be ordered."""
+
+    b: int
+    file: str
+
+
+class BatchAccepted(_Event, frozen=True, tag="batch_accepted"):
+    """The server took the batch, or a person says that it did."""
+
+    b: int
+    id: str
+    expires: float | None = None
+    """Wall clock."""
+    by_hand: bool = False
+
+
+class BatchEnded(_Event, frozen=True, tag="batch_ended"):
+    """The batch has ended, and its result files lie in the run's directory."""
+
+    b: int
+    word: str
+    """The server's own for how it ended."""
+    files: tuple[tuple[str, int, str], ...] = ()
+    """(path, size in bytes, sha256) of each."""
+
+
+class BatchHeld(_Event, frozen=True, tag="batch_held"):
+    """It is not known what became of the batch: a person decides."""
+
+    b: int
+    reason: str
+
+
 class Rewritten(_Event, frozen=True, tag="rewritten"):
     """results.jsonl was replaced, atomically, by one that shows the present job."""
 
@@ -311,6 +373,12 @@ Event: TypeAlias = (
     | Resumed
     | Requeued
     | Lost
+    | BatchIntent
+    | Batched
+    | BatchUploaded
+    | BatchAccepted
+    | BatchEnded
+    | BatchHeld
     | Rewritten
     | Reformatted
     | Controlled

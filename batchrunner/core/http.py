@@ -18,6 +18,8 @@ class Request:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    bulk: bool = False
+    """What it sends, or its reply, is a file: that may be large, take long, and is not held in memory."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from batchrunner.core.budget import Tally
-from batchrunner.core.events import Close, Event, Named
+from batchrunner.core.events import Accepted, Batched, Close, Event, Named
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
     ATTEMPTS,
@@ -21,6 +21,7 @@ from batchrunner.core.lifecycle import (
     KNOWN,
     LASTING,
     SEEN,
+    ItemEvent,
     ItemRecord,
     ItemState,
     OpenTask,
@@ -32,6 +33,7 @@ from batchrunner.core.lifecycle import (
     record_of,
 )
 from batchrunner.core.outcome import HeldItem
+from batchrunner.core.remote_batch import BatchEvent, RemoteBatch, RemoteBatches
 
 _CLOCK_GRAIN_S: Final = 0.001
 
@@ -69,6 +71,7 @@ class Figures:
     results_length: int
     epoch: int
     segments: int
+    batches: list[RemoteBatch]
 
 
 class Memory:
@@ -91,6 +94,8 @@ class Memory:
         self.held: dict[bytes, HeldItem] = {}
         self._named: dict[bytes, OpenTask] = {}
         """Of items that are under way: the task that their send asks for by its id."""
+        self.batches = RemoteBatches()
+        """The number of an accepted item's batch stands in its place of a checksum in the table."""
         self.shared_tasks: set[bytes] = set()
         """Items whose task's id the server had given to another item before."""
         self._task_owners = TaskOwners()
@@ -203,6 +208,34 @@ class Memory:
         """Keys in this state; PENDING counts only those with a record in the ledger."""
         return self._counts[item_state]
 
+    def items_of_batch(self, number: int) -> list[bytes]:
+        """The keys of the items that are in this batch, as it is now."""
+        crcs, find = self.table.crcs, self.table.find
+        accepted = (key for key, word in self.table.known() if word & ITEM_STATE == S.ACCEPTED)
+        return [key for key in accepted if crcs[find(key)] == number and key not in self.tasks]
+
+    def batch_of(self, key: bytes) -> RemoteBatch | None:
+        """The batch that the item is in; None where it is in none."""
+        number = self.table.find(key)
+        if self.table.words[number] & ITEM_STATE != S.ACCEPTED or key in self.tasks:
+            return None
+        return self.batches.known.get(self.table.crcs[number])
+
+    def _accept(self, key: bytes, event: Accepted, at: float) -> None:
+        """The server took a task."""
+        self.tasks[key] = OpenTask.of(event, at)
+        self._named.pop(key, None)
+        if event.task and self._task_owners.is_shared((event.origin, event.task), key):
+            self.shared_tasks.add(key)
+
+    def _note_batch(self, key: bytes, number: int, event: ItemEvent, to: ItemState) -> None:
+        """The item, which is not there yet, comes into a batch or leaves the one that it is in."""
+        if isinstance(event, Batched):
+            self.batches.of(event.b).left += 1
+            self.table.crcs[number] = event.b
+        elif self.batches.known and to is not S.ACCEPTED and (batch := self.batch_of(key)) is not None:
+            batch.leave(event)
+
     def item_states(self) -> Iterator[tuple[bytes, ItemState]]:
         """Every known key with its state."""
         return ((key, ITEM_STATES[packed & ITEM_STATE]) for key, packed in self.table.known())
@@ -222,6 +255,8 @@ class Memory:
         """An event that changes the state of no item."""
         if isinstance(event, Named):
             self._named[bytes.fromhex(event.k)] = named_task(event, at)
+        elif isinstance(event, BatchEvent):
+            self.batches.take(event, at)
 
     def _forget_checksums(self) -> None:
         """results.jsonl was rewritten: the checksums of its rows hold no more."""
@@ -229,6 +264,16 @@ class Memory:
         if self._epoch > EPOCHS:
             self.table.clear(EPOCHS << EPOCH)
             self._epoch = 1
+
+    def _doubt(self, packed: int, *, doubtful: bool) -> int:
+        self.doubtful_count += doubtful - bool(packed & DOUBTFUL)
+        return packed | DOUBTFUL if doubtful else packed & ~DOUBTFUL
+
+    def _add_model(self, model: str) -> int:
+        number = self._numbers[model] = len(self._models)
+        self.tallies[model] = Tally()
+        self._models.append(self.tallies[model])
+        return number
 
     # -- keeping it apart from the ledger
 
@@ -262,6 +307,7 @@ class Memory:
             results_length=self.results_length,
             epoch=self._epoch,
             segments=self.segments,
+            batches=list(self.batches.known.values()),
         )
 
     def agrees_with(self, other: "Memory") -> bool:
@@ -274,7 +320,8 @@ class Memory:
         """What was counted, for comparing."""
         sends = self.sends, self.refused, self.ambiguous, self.unknown, self.tallies
         rows = self.results_length, self._epoch, self.labels, self.input_tokens, self.output_tokens, self.images
-        return self._counts, sends, rows, set(self.tasks), set(self.kept_tasks), set(self.held)
+        open_ones = set(self.tasks), set(self.kept_tasks), set(self.held), self.batches.sums()
+        return self._counts, sends, rows, open_ones
 
     def take_over(self, figures: Figures, table: ItemTable) -> bool:
         """Take these before any event; False, and nothing is changed, if they do not agree.
@@ -305,6 +352,7 @@ class Memory:
         self.input_tokens, self.output_tokens = figures.input_tokens, figures.output_tokens
         self.images, self.results_length, self._epoch = figures.images, figures.results_length, figures.epoch
         self.segments = figures.segments
+        self.batches = RemoteBatches({batch.number: batch for batch in figures.batches})
         return True
 
 

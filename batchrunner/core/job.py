@@ -188,6 +188,25 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPolicy:
+    """`batch:`: whether items go through the provider's batch API, and what becomes of them there."""
+
+    use: Literal["auto", "always", "never"] = "never"
+    """`never` orders none, and still follows those that an earlier run ordered."""
+    max_items: int | None = None
+    """Of a batch; None is what the provider takes."""
+    max_wait_s: float = 24 * 3600.0
+    """How long a run waits for its batches."""
+    look_every_s: float | None = None
+    """Between two questions how a batch stands; None begins with 30 seconds and ends with five minutes."""
+    rest: Literal["online", "wait"] = "online"
+    """What a batch gave back, where that is too little for another one: the ordinary way, or a small batch."""
+    on_lost: Literal["hold", "resend"] = "hold"
+    give_up_s: float | None = None
+    """After a batch was accepted; None is an hour after it expires at the server, or 26 hours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How often an item is tried, and the longest wait between tries, in seconds."""
 
@@ -299,6 +318,7 @@ class Job:
     """IANA name of the zone of `window` and `deadline`; None is the machine's own."""
     deadline: Deadline | None = None
     budget: Budget | None = None
+    batch: BatchPolicy = BatchPolicy()
     notify: tuple[str, ...] = ()
     """The words of a command that is told; empty for none."""
     notify_apprise_env: str | None = None
@@ -316,8 +336,8 @@ class Job:
 def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
     """The same job with its paths relative to its own folder, so that it is equal from every working directory.
 
-    For digests: its own file's path is left out, and so are its checks, which change no request, and where the results
-    lie, of which the digest stands in them.
+    For digests: its own file's path is left out, and so are its checks and its batches, which change no request, and
+    where the results lie, of which the digest stands in them.
     `real` gives the real path of a name, as `os.path.realpath`; a name with which it cannot deal stays as it is.
     """
 
@@ -345,6 +365,7 @@ def seen_from_its_folder(job: Job, real: Callable[[str], str]) -> Job:
         prompts=_source_from(prompts, relative) if isinstance(prompts, Source) else prompts,
         output=replace(job.output, dir="", former_dirs=()),
         checks=(),
+        batch=BatchPolicy(),
         picture_folders=tuple(map(relative, job.picture_folders)),
         images_from=tuple(map(relative, job.images_from)),
         overridden=(),

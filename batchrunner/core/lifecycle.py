@@ -5,7 +5,19 @@ from enum import IntEnum
 from typing import Final, Self
 
 from batchrunner.core.errors import LifecycleError
-from batchrunner.core.events import Accepted, Done, Failed, Intent, Lost, Named, Ready, Refused, Requeued, Retry
+from batchrunner.core.events import (
+    Accepted,
+    Batched,
+    Done,
+    Failed,
+    Intent,
+    Lost,
+    Named,
+    Ready,
+    Refused,
+    Requeued,
+    Retry,
+)
 from batchrunner.core.outcome import NO_ADDRESSES, TaskAddresses, Usage
 
 
@@ -22,10 +34,11 @@ class ItemState(IntEnum):
 S = ItemState
 ITEM_STATES: Final = tuple(ItemState)
 """By number: asked several times for every event, and an enum's own look-up is slow."""
-ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost
+ItemEvent = Intent | Refused | Accepted | Ready | Retry | Done | Failed | Requeued | Lost | Batched
 
 LIFECYCLE: Final[dict[tuple[ItemState, type[ItemEvent]], ItemState]] = {
     (S.PENDING, Intent): S.SENDING,
+    (S.PENDING, Batched): S.ACCEPTED,  # part of a batch, before that is ordered
     (S.PENDING, Done): S.DONE,  # a whole row whose `done` a crash swallowed is adopted
     (S.PENDING, Failed): S.FAILED,  # given up between two sends, or its model is known not to exist
     (S.PENDING, Requeued): S.PENDING,  # a held item that a person lets go
@@ -36,6 +49,7 @@ LIFECYCLE: Final[dict[tuple[ItemState, type[ItemEvent]], ItemState]] = {
     (S.SENDING, Failed): S.FAILED,
     (S.ACCEPTED, Ready): S.ACCEPTED,
     (S.ACCEPTED, Done): S.DONE,
+    (S.ACCEPTED, Refused): S.PENDING,  # its batch did not execute it
     (S.ACCEPTED, Retry): S.PENDING,  # its own end was reached: a new submit is a new attempt
     (S.ACCEPTED, Failed): S.FAILED,
     (S.FAILED, Requeued): S.PENDING,  # ACCEPTED where its task is kept

@@ -298,7 +298,7 @@ class PlanningCounter:
         self._unasked[model] = self._unasked.get(model, 0) + items
 
     def _take_known(self, item: Item, key: bytes, item_state: ItemState) -> None:
-        if item_state is ItemState.ACCEPTED or key in self.state.kept_tasks:
+        if key in self.state.tasks or key in self.state.kept_tasks:
             self._resumable.append(item)
         elif key in self.state.lost:
             self._lost.add(key)
@@ -446,6 +446,9 @@ def count_items(state: LedgerState, totals: Totals, *, now: float) -> ItemCounts
         by[record.item_state] += extra
         held += extra * state.waits_for_a_person(bytes.fromhex(key), hold=totals.hold)
         lost += extra * (bytes.fromhex(key) in state.lost)
+    held_in_batches = min(state.batches.held_items, by[ItemState.ACCEPTED])
+    by[ItemState.ACCEPTED] -= held_in_batches
+    held += held_in_batches
     timed_out = min(state.timed_out(now=now, task_s=totals.task_s), by[ItemState.ACCEPTED])  # vanished items' are none
     done, failed, accepted = by[ItemState.DONE] - lost, by[ItemState.FAILED], by[ItemState.ACCEPTED] - timed_out
     return ItemCounts(
@@ -467,7 +470,7 @@ def count_part(part: ChosenPart, state: LedgerState, *, hold: bool, now: float, 
         item_state, task = state.item_state(key), state.tasks.get(key)
         if key in state.lost:
             by["lost"] += 1
-        elif state.waits_for_a_person(key, hold=hold):
+        elif state.waits_for_a_person(key, hold=hold) or ((batch := state.batch_of(key)) is not None and batch.held):
             by["held"] += 1
         elif task is not None and now - task.accepted_at >= task_s:
             by["timed_out"] += 1

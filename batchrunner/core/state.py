@@ -8,22 +8,19 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from batchrunner.core.budget import Tally
 from batchrunner.core.error_policy import policy_named
 from batchrunner.core.events import (
     Accepted,
+    Batched,
     Close,
-    Controlled,
     Done,
     Event,
     Failed,
     Intent,
     Lost,
-    Named,
     Open,
     Parked,
     Ready,
-    Reformatted,
     Refused,
     Requeued,
     Resumed,
@@ -53,7 +50,6 @@ from batchrunner.core.lifecycle import (
     SENT_KEEPS,
     ItemEvent,
     ItemState,
-    OpenTask,
     Park,
     S,
     plus_ambiguous,
@@ -296,10 +292,21 @@ class LedgerState(Memory):
                 )
             case Resumed():
                 self.parks.pop((event.account, event.model), None)
-            case Named() | Reformatted() | Controlled():
-                self._take_note(event, at)  # it does not change the state of an item
-            case Intent() | Refused() | Accepted() | Ready() | Retry() | Done() | Failed() | Requeued() | Lost():
+            case (
+                Intent()
+                | Refused()
+                | Accepted()
+                | Ready()
+                | Retry()
+                | Done()
+                | Failed()
+                | Requeued()
+                | Lost()
+                | Batched()
+            ):
                 self._item_event(bytes.fromhex(event.k), event, at)
+            case _:
+                self._take_note(event, at)  # it does not change the state of an item
 
     def segment_ended(self) -> None:
         """The process behind the segment is gone: whatever it was sending is unknown, charged and counted."""
@@ -340,6 +347,7 @@ class LedgerState(Memory):
             self.kept_tasks[key] = task
         elif isinstance(event, Requeued) and key in self.kept_tasks:
             to, packed = self._take_task_up(key, packed)
+        self._note_batch(key, number, event, to)
         self._store(number, (packed & ~ITEM_STATE) | to)
         if isinstance(event, Done):
             self.table.crcs[number] = int(event.crc or "0", 16)
@@ -371,13 +379,11 @@ class LedgerState(Memory):
 
     def _apply_to_item(self, key: bytes, packed: int, event: ItemEvent, at: float) -> int:
         match event:
-            case Intent():
+            case Intent() | Batched():
+                model = event.model if isinstance(event, Intent) else self.batches.of(event.b).model
                 packed = self._doubt(packed, doubtful=False) & ~CUT
                 packed = with_sends(with_attempts(packed, event.a), event.n)
-                return (
-                    packed & (BELOW_SEEN & ~(MODEL_MASK << MODEL))
-                    | min(self._numbers[event.model], MODEL_MASK) << MODEL
-                )
+                return packed & (BELOW_SEEN & ~(MODEL_MASK << MODEL)) | min(self._numbers[model], MODEL_MASK) << MODEL
             case Refused() | Ready():
                 if isinstance(event, Ready) and key in self.tasks:
                     self.tasks[key].urls = (*self.tasks[key].urls[: event.first], *event.urls)
@@ -400,12 +406,6 @@ class LedgerState(Memory):
                 return with_attempts(packed & BELOW_SEEN, 0)
             case Requeued():
                 return with_attempts(self._doubt(packed, doubtful=False), 0)
-
-    def _accept(self, key: bytes, event: Accepted, at: float) -> None:
-        self.tasks[key] = OpenTask.of(event, at)
-        self._named.pop(key, None)
-        if event.task and self._task_owners.is_shared((event.origin, event.task), key):
-            self.shared_tasks.add(key)
 
     def _take_task_up(self, key: bytes, packed: int) -> tuple[ItemState, int]:
         self.tasks[key] = self.kept_tasks.pop(key)
@@ -445,6 +445,10 @@ class LedgerState(Memory):
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):
             self._count_send(event.model, event.account, at)
+        elif isinstance(event, Batched):  # no request of its own: limits a day do not count it
+            self.sends += 1
+            model = self.batches.of(event.b).model
+            self._models[self._numbers.get(model) or self._add_model(model)].calls += 1
         elif isinstance(event, Refused):
             self.refused += 1
             self._models[packed >> MODEL & MODEL_MASK].calls -= 1
@@ -479,19 +483,13 @@ class LedgerState(Memory):
         self.sends += times
         number = self._numbers.get(model)
         if number is None:
-            number = self._numbers[model] = len(self._models)
-            self.tallies[model] = Tally()
-            self._models.append(self.tallies[model])
+            number = self._add_model(model)
         self._models[number].calls += times
         day = int((at + self._day_offset_s) // DAY_S)
         lane = account, model
         counted_on, sends = self.days.get(lane, (day, 0))
         self.days[lane] = day, (sends if counted_on == day else 0) + times
         return min(number, MODEL_MASK)
-
-    def _doubt(self, packed: int, *, doubtful: bool) -> int:
-        self.doubtful_count += doubtful - bool(packed & DOUBTFUL)
-        return packed | DOUBTFUL if doubtful else packed & ~DOUBTFUL
 
     def _store(self, number: int, packed: int) -> None:
         self._counts[self.table.words[number] & ITEM_STATE] -= 1

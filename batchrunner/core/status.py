@@ -10,6 +10,7 @@ from batchrunner.core.errors import ExitStatus, Mistake
 
 if TYPE_CHECKING:
     from batchrunner.core.outcome import ProblemKind
+    from batchrunner.core.remote_batch import BatchStage
 
 RunState = Literal["running", "done", "failed", "paused", "stopped", "refused", "interrupted", "pending"]
 LaneState = Literal["open", "waiting", "parked", "stopped"]
@@ -122,6 +123,31 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStatus:
+    """A batch at the provider's batch API."""
+
+    number: int
+    """Of the batch in this directory, from 1."""
+    id: str | None
+    """The server's; None while it is not known."""
+    model: str
+    account: str
+    state: "BatchStage"
+    items: int
+    left: int
+    """Items that are still in it."""
+    done: int
+    failed: int
+    returned: int
+    """Items that it gave back to be sent again."""
+    reason: str | None = None
+    """Why it is held, or the server's word for how it ended."""
+    accepted: str | None = None
+    """RFC 3339 with an offset, as `expires`."""
+    expires: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailureGroup:
     """Failed or held items with the same cause."""
 
@@ -157,6 +183,8 @@ class Status:
     """What will pause it, if it is not done by then: the end of its window, its deadline."""
     held: tuple[FailureGroup, ...] = ()
     """Items that wait for a person because a reply was not understood, with that reply's beginning."""
+    batches: tuple[BatchStatus, ...] = ()
+    """Batches over all runs; empty where there were none."""
     budget: tuple[BudgetLine, ...] = ()
     """What is gone of the job's budget, over all runs; empty without one."""
     control: ControlState = UNCONTROLLED

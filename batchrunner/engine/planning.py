@@ -68,6 +68,11 @@ def reuse_planning_pass(state: LedgerState, totals: Totals, *, digest: str) -> P
     )
 
 
+def has_batches(job: Job, state: LedgerState) -> bool:
+    """Whether a run may order batches, or has some to follow."""
+    return job.batch.use != "never" or bool(state.batches.open)
+
+
 async def one_by_one(batches: AsyncGenerator[Sequence[Item], None]) -> AsyncGenerator[Item, None]:
     """The items of the batches."""
     async with aclosing(batches):

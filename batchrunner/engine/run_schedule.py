@@ -107,6 +107,11 @@ class RunSchedule:
         first = min(self._ends, key=lambda end: end.at)
         return Wait(reason=first.reason, until=self._shown(first.at))
 
+    @property
+    def ends_at(self) -> float | None:
+        """Wall clock of what ends the run first."""
+        return min((end.at for end in self._ends), default=None)
+
     async def opened(self) -> bool:
         """Wait until the window is open; True at once without one. False if the run has to end before that."""
         while (window := self.job.window) is not None:

@@ -10,13 +10,14 @@ from typing import Final
 from batchrunner.core.budget import BudgetLine
 from batchrunner.core.control import UNCONTROLLED, ControlState
 from batchrunner.core.errors import ExitStatus
-from batchrunner.core.job import Job
+from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.pacing import day_of, next_midnight
 from batchrunner.core.plan import PlanningPass, Totals, count_items
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import (
+    BatchStatus,
     FailureGroup,
     ItemCounts,
     LaneReason,
@@ -58,6 +59,32 @@ def send_counts(state: LedgerState) -> SendCounts:
 def usage_counts(state: LedgerState) -> UsageCounts:
     """Tokens and pictures over all runs."""
     return UsageCounts(input_tokens=state.input_tokens, output_tokens=state.output_tokens, images=state.images)
+
+
+def batch_statuses(state: LedgerState, *, offset_s: float) -> tuple[BatchStatus, ...]:
+    """Every batch of the directory, by number."""
+
+    def shown(wall: float | None) -> str | None:
+        return shown_time(wall, offset_s=offset_s) if wall else None
+
+    return tuple(
+        BatchStatus(
+            number=batch.number,
+            id=batch.batch_id or None,
+            model=batch.model,
+            account=batch.account,
+            state=batch.stage,
+            items=batch.items,
+            left=batch.left,
+            done=batch.done,
+            failed=batch.failed,
+            returned=batch.returned,
+            reason=batch.held or batch.word or None,
+            accepted=shown(batch.accepted_at),
+            expires=shown(batch.expires_at),
+        )
+        for batch in state.batches.known.values()
+    )
 
 
 def held_groups(state: LedgerState) -> tuple[FailureGroup, ...]:
@@ -252,6 +279,7 @@ def status_of(
         simulated=job.simulated,
         failures=tuple(failures),
         held=held_groups(state),
+        batches=batch_statuses(state, offset_s=PRESETS[job.provider.preset].day_offset_s),
         waiting=waiting,
         ends=ends,
         budget=budget,

@@ -23,7 +23,15 @@ from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
 from batchrunner.engine.lane_policy import LanePolicy, LaneSet, restore_parks
 from batchrunner.engine.lanes import Lane, LaneSettings
-from batchrunner.engine.planning import closed_queue, lane_settings, one_by_one, requeue, vanished_item, why_left
+from batchrunner.engine.planning import (
+    closed_queue,
+    has_batches,
+    lane_settings,
+    one_by_one,
+    requeue,
+    vanished_item,
+    why_left,
+)
 from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.run_control import RunControl
 from batchrunner.engine.run_schedule import RunSchedule
@@ -91,9 +99,9 @@ class Runner:
             say=self.say,
             last_resort=lambda answer: self.say(f"could not save this answer to disk: {answer}"),
         )
-        self.lanes = LaneSet(tuple(self._lane(account, model) for model in job.models for account in ports.accounts))
+        self.lanes = LaneSet(tuple(self.lane(account, model) for model in job.models for account in ports.accounts))
         live_keys = set[bytes]()
-        self.queues = {model: WorkQueue(model, wanted=self._wanted, keys=live_keys) for model in job.models}
+        self.queues = {model: WorkQueue(model, wanted=self.wanted, keys=live_keys) for model in job.models}
         for lane in self.lanes:
             lane.on_stopped = self.queues[lane.model].notify
         self.schedule = RunSchedule(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
@@ -125,7 +133,8 @@ class Runner:
             asyncio.create_task(self._beside("commands in `control/`", lambda: self.control.watch(attempts, follower))),
         ]
         try:
-            if not self._has_work() or await self.schedule.opened():
+            has_work = self.found.ahead or self.state.tasks or self.requeued or self.state.batches.open
+            if not has_work or await self.schedule.opened():
                 await self._work(attempts, follower)
         except BaseExceptionGroup as group:
             raise first_of(group) from group
@@ -179,6 +188,10 @@ class Runner:
 
     async def _work(self, attempts: Attempts, follower: TaskPoller | None) -> None:
         try:
+            if has_batches(self.job, self.state):
+                from batchrunner.engine.batches import batch_phase  # noqa: PLC0415 - for runs with batches only
+
+                await batch_phase(self, attempts)
             await self._send_all(attempts, follower)
         finally:  # also when cancelled: what was queued is recorded, or reported
             await uncancellable(attempts.settled())
@@ -230,9 +243,6 @@ class Runner:
                 continue
             group.create_task(attempts.process_items(Slot(lane, queue, ticket), work))
 
-    def _has_work(self) -> bool:
-        return bool(self.found.ahead or self.state.tasks or self.requeued)
-
     def _close_lanes(self, reason: str) -> None:
         """The budget is spent: nothing leaves any more, what was accepted is followed to its end."""
         for lane in self.lanes:
@@ -262,7 +272,8 @@ class Runner:
         """
         moved = bool(self.state.labels - {self.found.labels}) or self._vanished_items_ended
         failures_stayed = 0
-        if moved or not await self._failures_are_settled():
+        count = count_items(self.state, self.totals, now=self.ports.clock.wall()).failed
+        if moved or not await self.ports.results.failures_are_settled(count=count, is_failed=self._is_failed):
             failures_stayed = await self._settle_failures()
         shares = bool(self.found.shared) and self.state.unsettled
         if moved or shares:
@@ -272,10 +283,6 @@ class Runner:
             # rows outside of a part that stay wait for a run on the whole job, which looks at labels again
             labels = "" if replaced.stayed or failures_stayed else self.found.labels
             await self.recorder.rewritten(length=replaced.length, labels=labels)
-
-    async def _failures_are_settled(self) -> bool:
-        failed = count_items(self.state, self.totals, now=self.ports.clock.wall()).failed
-        return await self.ports.results.failures_are_settled(count=failed, is_failed=self._is_failed)
 
     async def _settle_failures(self) -> int:
         """How many rows of earlier requests stay where they are."""
@@ -318,7 +325,7 @@ class Runner:
             if why and not task.urls:
                 self.unserved[task.account, task.model, why] += 1
                 continue
-            lane = self.lanes.find(task.account, task.model) or self._lane(task.account, task.model)
+            lane = self.lanes.find(task.account, task.model) or self.lane(task.account, task.model)
             queue = self.queues.get(task.model) or closed_queue(task.model)
             work = Work(item=item or vanished_item(key, task), key=key, number=self.state.table.find(key))
             queue.claim(work)
@@ -333,9 +340,10 @@ class Runner:
         await attempts.resume(work, lane, queue, task, wanted=wanted, may_ask=may_ask)
         self._close_when_drained(queue)
         if vanished:
-            self._vanished_ended(work.key)
+            self.vanished_ended(work.key)
 
-    def _vanished_ended(self, key: bytes) -> None:
+    def vanished_ended(self, key: bytes) -> None:
+        """An item that the job has no more has left its task or its batch."""
         vanished, record = self.totals.vanished, self.state.record(key)
         held = self.state.waits_for_a_person(key, hold=self.totals.hold)
         changes = (ItemState.ACCEPTED.name, -1), (record.item_state.name, 1), (HELD, int(held))
@@ -388,7 +396,7 @@ class Runner:
 
     # -- pieces
 
-    def _wanted(self, key: bytes) -> int:
+    def wanted(self, key: bytes) -> int:
         """See `WorkQueue`."""
         table = self.state.table
         number = table.add(key)
@@ -414,7 +422,8 @@ class Runner:
         now = self.ports.clock.wall()
         return count_part(part, self.state, hold=self.totals.hold, now=now, task_s=self.totals.task_s)
 
-    def _lane(self, account: str, model: str) -> Lane:
+    def lane(self, account: str, model: str) -> Lane:
+        """A new one."""
         preset, clock = PRESETS[self.job.provider.preset], self.ports.clock
         sent = self.state.sent_today(account, model, day=day_of(wall=clock.wall(), offset_s=preset.day_offset_s))
         return Lane(account, model, settings=self.lane_settings(account, model), clock=clock, sent_today=sent)

@@ -11,7 +11,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import PRESETS, DialectName, Provider
 
 if TYPE_CHECKING:
-    from batchrunner.core.ports import Dialect, TaskDialect
+    from batchrunner.core.ports import BatchDialect, Dialect, TaskDialect
 
 
 def _anthropic_messages(provider: Provider) -> "Dialect":
@@ -65,6 +65,15 @@ def dialect_for(provider: Provider) -> "Dialect | TaskDialect":
     """
     require_dialect(provider)
     return DIALECTS[provider.dialect](provider)
+
+
+def batches_for(provider: Provider, chat: "Dialect") -> "BatchDialect | None":
+    """The dialect of the provider's batches, over the one of its answers; None where there are none."""
+    if provider.dialect != "openai-chat":
+        return None
+    from batchrunner.providers.openai_batches import OpenAiBatches
+
+    return OpenAiBatches(provider, chat)
 
 
 def require_dialect(provider: Provider) -> None:

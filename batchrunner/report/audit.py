@@ -22,6 +22,7 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Audit, AuditCounts, Finding, Level
 from batchrunner.report.audit_ledger import FindingList, LedgerAudit, Named, files_crc, path_mark
 from batchrunner.report.directory_status import judge_folders
+from batchrunner.stores.batch_files import BatchFolder
 from batchrunner.stores.checkpoint import checkpoint_numbers, kept_state
 from batchrunner.stores.export_files import EXPORTS
 from batchrunner.stores.files import (
@@ -444,6 +445,7 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
                 ledger.whole = False
                 finding_list.add("ledger_missing", str(error))
             ledger.read(reading)
+            ledger.check_batches(BatchFolder(folder, files=files))
             rows.results()
         finally:
             pictures.finish()

@@ -29,6 +29,7 @@ from batchrunner.core.events import (
 from batchrunner.core.lifecycle import LIFECYCLE, ItemEvent
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Finding, Level
+from batchrunner.stores.batch_files import BatchFolder
 from batchrunner.stores.ledger_line import LEDGER, Record, checkpoint_path
 from batchrunner.stores.ledger_reader import LedgerReading
 from batchrunner.stores.run_file import ANY_RUN
@@ -136,6 +137,11 @@ KINDS: Final[dict[str, Kind]] = {
     "superseded_missing": Kind(
         level="note",
         problem="missing rows or pictures of items that are no longer in the job; nothing of the job is missing",
+    ),
+    "batch_file": Kind(
+        level="note",
+        problem="result files of batches that are missing or were changed",
+        advice="the answers are in results.jsonl; what was not read yet is downloaded again by the next run",
     ),
     "leftover": Kind(level="note", problem="partly written files of a killed process", advice="can be deleted"),
     "stray": Kind(level="note", problem="unexpected files"),
@@ -312,6 +318,13 @@ class LedgerAudit:
             self.finding_list.add(
                 "torn_tail", f"{Path(torn.file).name}: byte {torn.offset}: {torn.bytes} bytes: {torn.problem}"
             )
+
+    def check_batches(self, batch_files: BatchFolder) -> None:
+        """Whether the result files of batches are as they were downloaded. Raises StoreBrokenError."""
+        for batch in self.state.batches.known.values():
+            for file in batch.files:
+                if not batch_files.stands(file):
+                    self.finding_list.add("batch_file", f"{file[0]} (batch {batch.batch_id})")
 
     def _take(self, record: Record) -> None:
         self.records += 1

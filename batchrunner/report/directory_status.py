@@ -25,6 +25,7 @@ from batchrunner.core.status import FailureGroup, ItemCounts, Report, RunState, 
 from batchrunner.engine.budget_guard import spent_so_far
 from batchrunner.engine.run_schedule import outside_words
 from batchrunner.engine.run_status import (
+    batch_statuses,
     going_on,
     held_groups,
     lost_words,
@@ -95,6 +96,7 @@ def status_of_directory(folder: Path) -> Status:
         simulated=there.simulated,
         failures=failure_groups(folder, state),
         held=held_groups(state),
+        batches=batch_statuses(state, offset_s=offset_s),
         next_command=None
         if running
         else resuming(str(folder), there.command_here())

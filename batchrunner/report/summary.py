@@ -57,6 +57,7 @@ def jsonable(value: object) -> Json:
 
 if TYPE_CHECKING:
     from batchrunner.core.plan import PointBalance
+    from batchrunner.core.remote_batch import BatchStage
 
 
 def schedule_notes(job: Job, *, wall: float) -> tuple[str, ...]:
@@ -197,6 +198,8 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield from _failures(status.failures)
     yield from _internal(status)
     yield from _groups("held", status.held)
+    for words in batch_lines(status):
+        yield "batch", words
     for words in control_lines(status.control):
         yield "control", words
     if status.waiting is not None:
@@ -204,6 +207,35 @@ def _body(status: Status, now: datetime) -> Iterator[tuple[str, str]]:
     yield from _waits(status, now)
     for note in status.notes:
         yield "note", printable(note)
+
+
+_BATCH_STAGES: dict["BatchStage", str] = {
+    "preparing": "not ordered yet",
+    "submitting": "ordered, and not known whether the server took it",
+    "accepted": "open at the server",
+    "ended": "ended; results still to be read",
+    "held": "awaiting your decision (`batchrunner adopt`, --resend-held)",
+}
+_MOST_BATCHES = 10
+
+
+def batch_lines(status: Status) -> Iterator[str]:
+    """Open batches, a line each, and one for all that are over."""
+    still_open = [batch for batch in status.batches if batch.state in _BATCH_STAGES]
+    for batch in still_open[:_MOST_BATCHES]:
+        name = printable(batch.id or f"number {batch.number}", most=_MOST_NAME)
+        why = f": {printable(batch.reason, most=_MOST_MESSAGE)}" if batch.reason else ""
+        expires = f", expires {batch.expires}" if batch.expires and batch.state == "accepted" else ""
+        yield f"{name}, {batch.left:,} of {count(batch.items, 'item')}: {_BATCH_STAGES[batch.state]}{expires}{why}"
+    if len(still_open) > _MOST_BATCHES:
+        yield f"and {len(still_open) - _MOST_BATCHES:,} more open batches"
+    over = [batch for batch in status.batches if batch.state == "over"]
+    if over:
+        done, failed, returned = (
+            sum(getattr(batch, name) for batch in over) for name in ("done", "failed", "returned")
+        )
+        batches = "1 batch" if len(over) == 1 else f"{len(over):,} batches"
+        yield f"{batches} over: {done:,} done, {failed:,} failed, {returned:,} sent again"
 
 
 def control_lines(control: ControlState) -> Iterator[str]:

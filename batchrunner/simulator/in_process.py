@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 MAX_REDIRECTS: Final = 3
 CHAT_CAP_BYTES: Final = 16 * 1024 * 1024
+BULK_CAP_BYTES: Final = 4_000_000_000
 PICTURE_CAP_BYTES: Final = 64 * 1024 * 1024
 _WHOLE: Final = Completed()
 
@@ -63,7 +64,8 @@ class SimulatedTransport:
         headers["authorization"] = f"Bearer {account or 'in-process'}"
         call = _call(request.method, request.url, role="api", headers=headers, body=request.body or b"")
         script = self._world.answer(call, self._clock.wall())
-        play = _Play(script, self._clock, self._timeouts, total_s=self._timeouts.total_s, cap_bytes=CHAT_CAP_BYTES)
+        cap_bytes = BULK_CAP_BYTES if request.bulk else CHAT_CAP_BYTES
+        play = _Play(script, self._clock, self._timeouts, total_s=self._timeouts.total_s, cap_bytes=cap_bytes)
         try:
             if (waits := play.only_waits()) is not None:
                 return await play.at_once(waits, decoder)

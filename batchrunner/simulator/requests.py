@@ -68,6 +68,8 @@ class Stats:
     paid_twice: int
     """Paid executions beyond the first of the same order; failed tasks are refunded and do not count."""
     tasks: int
+    batches: int
+    """Batches that were ordered."""
     polls: int
     most_polls_of_a_task: int
     downloads: int

@@ -13,7 +13,7 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.simulator.profiles import finite
 from batchrunner.simulator.requests import Chosen
 
-Group = Literal["chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download"]
+Group = Literal["chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download", "batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +293,21 @@ SCENARIOS: dict[str, Scenario] = {
         _row("download", "dl-wrong-ext", "a PNG named .jpg"),
         _row("download", "dl-redirect", "one redirect on the same host"),
         _row("download", "dl-huge", "more than 64 MiB"),
+        _row("batch", "batch-slow", "a batch takes s seconds", "s"),
+        _row("batch", "batch-stuck", "a batch never ends"),
+        _row("batch", "batch-expires", "a batch expires with p percent of its requests executed", "p"),
+        _row("batch", "batch-all-errors", "every request of a batch fails; no output file"),
+        _row("batch", "batch-odd-lines", "results in another order, of nobody, twice, and one that is no JSON"),
+        _row("batch", "batch-status-0", "every tenth result has status 0 and no body; the counts say all completed"),
+        _row("batch", "batch-strings", "bodies as text, an empty file of errors, no expires_at"),
+        _row("batch", "batch-long-line", "a result of 4 MB"),
+        _row("batch", "batch-too-much", "batches of more than n requests fail: enqueued token limit", "n"),
+        _row("batch", "batch-404", "404 for the first n looks at a batch", "n"),
+        _row("batch", "batch-500", "500 to the first n orders, which were taken", "n"),
+        _row("batch", "batch-not-taken", "500 to the first n orders, which were not taken", "n"),
+        _row("batch", "batch-refused", "400 to every order of a batch"),
+        _row("batch", "batch-file-gone", "404 for result files"),
+        _row("batch", "batch-no-metadata", "batches are listed without their metadata"),
     )
 }
 """All scenarios by name, in the order in which they are listed."""

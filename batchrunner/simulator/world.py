@@ -41,6 +41,7 @@ from batchrunner.simulator.script import (
     digest_of,
     json_script,
 )
+from batchrunner.simulator.simulated_batches import SimulatedBatches
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
 from batchrunner.simulator.storage import Storage
 
@@ -156,6 +157,7 @@ class World:
             paid=log.paid,
             paid_twice=log.paid_twice,
             tasks=log.verdicts["task accepted"],
+            batches=self._batches.created,
             polls=log.requests["poll"],
             most_polls_of_a_task=self.tasks.most_polls,
             downloads=log.requests["download"],
@@ -170,6 +172,9 @@ class World:
         self.log = RequestLog(size=self._log_size)
         self.tasks = SimulatedTasks(seed=self.seed, faults=self.faults, latency=self.latency, paint=self._paint)
         self._storage = Storage(self.tasks, seed=self.seed, faults=self.faults, latency=self.latency)
+        self._batches = SimulatedBatches(
+            seed=self.seed, latency=self.latency, execute=self._execute_line, choose=self._chosen
+        )
         self._accounts = Accounts()
         self._lane_limiters = LaneLimiters(self.limits)
 
@@ -240,10 +245,14 @@ class World:
         if not isinstance(model, str) or not model.strip():
             return REFUSALS["bad-model-id"]
         try:
-            chosen = parse_scenarios(model.partition("#")[2]) if "#" in model else self._scenario
+            chosen = self._chosen(model)
         except JobMistakesError as mistakes:
             return invalid(str(mistakes), shape="B")
         return self._entered(visit, account, body=body, model=model, chosen=chosen)
+
+    def _chosen(self, model: str) -> Chosen:
+        """Raises JobMistakesError."""
+        return parse_scenarios(model.partition("#")[2]) if "#" in model else self._scenario
 
     def _entered(self, visit: Visit, account: Account, *, body: dict[str, Json], model: str, chosen: Chosen) -> Order:
         content = content_of(account.hash, body)
@@ -315,6 +324,37 @@ class World:
         account, model = self._limits(order)
         return {} if quiet else rate_headers(order.lane, now=order.now, account_limit=account, model_limit=model)
 
+    # -- batches
+
+    def batch(self, visit: Visit, step: Callable[[SimulatedBatches, Visit, str], Script], kind: str) -> Script:
+        """A call about files and batches."""
+        account, refusal = self._admit(visit)
+        if refusal is not None:
+            script = refuse(refusal, model="", request_id=visit.request_id)
+        else:
+            script = step(self._batches, visit, account.hash)
+        return self._noted(visit, kind, Verdict(script, f"{kind} {script.status}"))
+
+    def _execute_line(self, visit: Visit, body: dict[str, Json]) -> tuple[int, bytes]:
+        """A request of a batch: paid for as if it had come by itself, without what happens on the way."""
+        model = body.get("model")
+        if not isinstance(model, str) or not model.strip():
+            return 400, refuse(REFUSALS["bad-model-id"], model="", request_id=visit.request_id).body
+        kind = GENERATIONS["embedding" if "input" in body else "chat"]
+        account = self._accounts.account(visit.call.token)
+        order = self._entered(visit, account, body=body, model=model, chosen=self._chosen(model))
+        refusal = kind.check(order) or refusal_of(order)
+        if refusal is not None:
+            verdict = Verdict(order.refuse(refusal), f"refused {refusal.status}")
+        else:
+            verdict = kind.execute(order, self.tasks)
+        if verdict.paid:
+            self.log.count_paid(order.random_source.content)
+        self._accounts.leave(order.lane.key)
+        self.log.leave()
+        self.log.count("batch line", verdict.name)
+        return verdict.script.status, verdict.script.body
+
     # -- what is free
 
     def poll(self, visit: Visit) -> Script:
@@ -378,14 +418,31 @@ ENDPOINTS: dict[tuple[Role, str, str], Callable[[World, Visit], Script]] = {
     ("api", "GET", "/v1/tasks/"): World.poll,
     ("api", "GET", "/v1/models"): World.models,
     ("api", "GET", "/openapi/v1/magicubes/balance"): World.balance,
+    **{
+        ("api", method, path): partial(World.batch, step=step, kind=kind)
+        for method, path, kind, step in (
+            ("POST", "/v1/files", "upload", SimulatedBatches.upload),
+            ("GET", "/v1/files/", "file", SimulatedBatches.file),
+            ("GET", "/v1/files/*/content", "content", SimulatedBatches.content),
+            ("POST", "/v1/batches", "batch", SimulatedBatches.create),
+            ("GET", "/v1/batches", "batches", SimulatedBatches.listing),
+            ("GET", "/v1/batches/", "look", SimulatedBatches.look),
+            ("POST", "/v1/batches/*/cancel", "cancel", SimulatedBatches.cancel),
+        )
+    },
     ("files", "GET", "/files/"): World.download,
     ("api", "GET", "/_simulator/stats"): World.show_stats,
     ("api", "GET", "/_simulator/log"): World.show_log,
     ("api", "POST", "/_simulator/reset"): World.reset,
 }
-"""(port, method, path) to what answers it. A path that ends in a slash is followed by a name."""
+"""(port, method, path) to what answers it. A path that ends in a slash is followed by a name, a `*` is one."""
 
 
 def _endpoint(role: Role, method: str, path: str) -> Callable[[World, Visit], Script] | None:
     found = ENDPOINTS.get((role, method, path))
-    return found or ENDPOINTS.get((role, method, path[: path.rfind("/") + 1]))
+    if found is None:
+        above, _, last = path.rpartition("/")
+        found = ENDPOINTS.get((role, method, f"{above}/")) or ENDPOINTS.get(
+            (role, method, f"{above[: above.rfind('/') + 1]}*/{last}")
+        )
+    return found

@@ -219,6 +219,41 @@ class TimeoutsSpec(Part):
     download_s: Seconds = Field(default=120.0, description="For the download of a picture, in seconds.")
 
 
+class BatchSpec(Part):
+    """Batches at the provider's batch API, which cost less and take longer."""
+
+    use: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="`auto` orders batches where the provider is known to have them, at least 20 items of a model are "
+        "left, and `max_wait` fits into the deadline and the window; `always` everywhere; `never` orders none.",
+    )
+    max_items: Count | None = Field(
+        default=None, description="Items of a batch, at most. Default: as many as the provider takes."
+    )
+    max_wait: Text = Field(
+        default="24h", description="How long a run waits for its batches, for example 24h; the next run goes on."
+    )
+    look_every: Text | None = Field(
+        default=None,
+        description="How often it is asked how a batch stands, for example 2m. Default: after 30s, later every 5m.",
+    )
+    rest: Literal["online", "wait"] = Field(
+        default="online",
+        description="What batches gave back, where fewer than 20 items are left: sent `online`, at the full price, or "
+        "`wait` for another batch.",
+    )
+    on_lost: Literal["hold", "resend"] = Field(
+        default="hold",
+        description="Items of a batch of which nothing is known any more and which may have been billed: `hold` them "
+        "for `adopt` and `--resend-held`, or `resend` them.",
+    )
+    give_up: Text | None = Field(
+        default=None,
+        description="How long after its order a batch that does not end counts as lost, for example 48h. Default: an "
+        "hour after it expires at the server, 26 hours where that is not known.",
+    )
+
+
 class OutputSpec(Part):
     """Where results land."""
 
@@ -368,6 +403,10 @@ class JobSpec(Part):
         default=None,
         description="What must not be exceeded over all runs of the job; a run pauses before it would be.",
     )
+    batch: BatchSpec | None = Field(
+        default=None,
+        description="Send items in batches through the provider's batch API, often at half the price. Default: no.",
+    )
     notify: (
         Annotated[
             Annotated[Text, Tag("<text>")]
@@ -404,6 +443,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("retry",): RetrySpec,
     ("output",): OutputSpec,
     ("budget",): BudgetSpec,
+    ("batch",): BatchSpec,
     ("notify",): NotifySpec,
     ("budget", "prices", "{}"): PriceSpec,
     ("checks", "[]"): CheckSpec,

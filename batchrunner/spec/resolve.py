@@ -20,7 +20,15 @@ from batchrunner.spec.models import PromptSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
 from batchrunner.spec.provider import body_of_job, is_simulated, resolved_provider, table_of_job
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
-from batchrunner.spec.schedule_keys import budget_of, deadline_of, notify_env_of, notify_of, notify_on_of, window_of
+from batchrunner.spec.schedule_keys import (
+    batch_of,
+    budget_of,
+    deadline_of,
+    notify_env_of,
+    notify_of,
+    notify_on_of,
+    window_of,
+)
 from batchrunner.spec.source_keys import DrawChoice, DrawSpec, SourceSpec
 
 
@@ -60,6 +68,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         timezone=spec.timezone,
         deadline=deadline_of(partial),
         budget=budget_of(partial),
+        batch=batch_of(partial),
         notify=notify_of(partial),
         notify_apprise_env=notify_env_of(partial),
         notify_on=notify_on_of(partial),

@@ -1,7 +1,7 @@
-"""The keys of the schedule: when a run may send, what it may use up, whom it notifies. Reads no clock.
+"""The keys of the schedule: when a run may send, what it may use up, batches, whom it notifies. Reads no clock.
 
 Refuses windows that are empty or whole days, zones that this machine does not know, budgets that nothing could be
-counted by, and commands that only a shell would understand.
+counted by, batches where there are none, and commands that only a shell would understand.
 """
 
 import re
@@ -13,12 +13,12 @@ from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from batchrunner.core.budget import Budget, Price
-from batchrunner.core.job import NotifyEvent
+from batchrunner.core.job import BatchPolicy, NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
 from batchrunner.spec.job_errors import SpecError, names_variable, short
 from batchrunner.spec.models import BudgetSpec, NotifySpec, PriceSpec
 from batchrunner.spec.partial import PartialSpec
-from batchrunner.spec.provider import points_of
+from batchrunner.spec.provider import dialect_of, points_of
 
 _MINUTES_A_DAY: Final = 24 * 60
 _TIME = r"([01]?\d|2[0-3]):([0-5]\d)"
@@ -28,6 +28,8 @@ _DURATION = re.compile(r"(?:(\d{1,3})\s*d)?\s*(?:(\d{1,4})\s*h)?\s*(?:(\d{1,5})\
 _UNIT_S: Final = (86_400.0, 3600.0, 60.0, 1.0)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a calendar's time without a zone is what is counted here
+_BATCHED: Final = ("openai-chat",)
+"""Dialects with batches."""
 _SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1"})
 
 
@@ -77,6 +79,43 @@ def budget_of(partial: PartialSpec) -> Budget | None:
     )
 
 
+def batch_of(partial: PartialSpec) -> BatchPolicy:
+    """How a draft without faults uses batches."""
+    given = partial.spec.batch
+    if given is None:
+        return BatchPolicy()
+    return BatchPolicy(
+        use=given.use,
+        max_items=given.max_items,
+        max_wait_s=_duration_s(given.max_wait) or BatchPolicy().max_wait_s,
+        look_every_s=_duration_s(given.look_every or ""),
+        rest=given.rest,
+        on_lost=given.on_lost,
+        give_up_s=_duration_s(given.give_up or ""),
+    )
+
+
+def _duration_s(text: str) -> float | None:
+    """None for what is no duration, and for one of nothing."""
+    duration = _DURATION.fullmatch(text.strip())
+    if not duration:
+        return None
+    return sum(int(part or 0) * unit_s for part, unit_s in zip(duration.groups(), _UNIT_S, strict=True)) or None
+
+
+def _batch_faults(partial: PartialSpec) -> Iterator[SpecError]:
+    given = partial.spec.batch
+    if given is None:
+        return
+    for key, text in (("max_wait", given.max_wait), ("look_every", given.look_every), ("give_up", given.give_up)):
+        if text is not None and _duration_s(text) is None:
+            yield SpecError(path=("batch", key), problem=f"is {short(text)}", expected="a duration like 24h, 2m or 30s")
+    dialect = dialect_of(partial) if partial.knows("provider") and partial.knows("kind") else None
+    if given.use != "never" and dialect is not None and dialect not in _BATCHED:
+        problem = f"is for the dialect {' or '.join(_BATCHED)}; this job has {dialect}"
+        yield SpecError(path=("batch",), problem=problem, hint="leave it out, or write `use: never`")
+
+
 def _price(given: PriceSpec) -> Price:
     return Price(
         input_per_million=given.input or 0.0,
@@ -106,9 +145,8 @@ def _deadline(text: str) -> Deadline | None:
     text = text.strip()
     if time_of_day := _TIME_OF_DAY.fullmatch(text):
         return AtTimeOfDay(minute=_minute(*time_of_day.groups()), shown=text)
-    if text and (duration := _DURATION.fullmatch(text)):
-        seconds = sum(int(part or 0) * unit_s for part, unit_s in zip(duration.groups(), _UNIT_S, strict=True))
-        return AfterDuration(seconds=seconds, shown=text) if seconds else None
+    if seconds := _duration_s(text):
+        return AfterDuration(seconds=seconds, shown=text)
     if not _DATE.fullmatch(text):
         return None
     try:
@@ -131,6 +169,7 @@ def schedule_faults(partial: PartialSpec) -> Iterator[SpecError]:
             expected='a time like "07:00", a date like "2026-11-23T07:00", or a duration like 8h or 1h30m',
         )
     yield from _notify_faults(partial)
+    yield from _batch_faults(partial)
     if partial.spec.budget is not None:
         yield from _budget_faults(partial, partial.spec.budget)
 

@@ -164,6 +164,9 @@ DEFAULTS: Final[dict[str, str]] = {
     "limits.poll_per_second": "10, or the table's",
     "output.dir": "`outputs/NAME`",
     "output.format": "as sent",
+    "batch.max_items": "the provider's",
+    "batch.look_every": "30s at first, later 5m",
+    "batch.give_up": "an hour after it expires, or 26h",
 }
 """Where the schema says null, because the value depends on something else."""
 
@@ -171,6 +174,7 @@ NOTES: Final[dict[str, str]] = {
     "images": "A local file has at most 20 MB.",
     "durability": "With `result` a power cut may hide a few requests; `status` says how many at most.",
     "params": "What batchrunner writes itself (`model`, `prompt`, `messages`, `stream`) is rejected here.",
+    "batch": "See [batches](batches.md).",
     "on_quota": "Also when an earlier run met the quota.",
     "provider.preset": "Without one, `base_url` is required, and no key is sent unless `api_key_env` names it.",
     "provider.base_url": "A pasted end such as `/chat/completions` is removed.",
@@ -210,6 +214,14 @@ EXAMPLES: Final[dict[str, str]] = {
     "timezone": "timezone: Asia/Shanghai",
     "deadline": 'deadline: "07:00"',
     "budget": "budget: {calls: 500}",
+    "batch": "batch: {use: auto, max_wait: 24h}",
+    "batch.use": "use: always",
+    "batch.max_items": "max_items: 5000",
+    "batch.max_wait": "max_wait: 12h",
+    "batch.look_every": "look_every: 2m",
+    "batch.rest": "rest: wait",
+    "batch.on_lost": "on_lost: resend",
+    "batch.give_up": "give_up: 48h",
     "notify": "notify: [./send-mail.sh, done]",
     "scenario": "scenario: throttle:3",
     "notify.command": "command: [./send-mail.sh, done]",

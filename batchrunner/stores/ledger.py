@@ -6,7 +6,16 @@ Refuses: an existing segment, anything after the first refused write or sync, re
 from pathlib import Path
 from typing import Self
 
-from batchrunner.core.events import FORMAT_VERSION, NAMED_VERSION, STRICT_VERSION, CheckpointMark, Close, Event, Open
+from batchrunner.core.events import (
+    BATCH_VERSION,
+    FORMAT_VERSION,
+    NAMED_VERSION,
+    STRICT_VERSION,
+    CheckpointMark,
+    Close,
+    Event,
+    Open,
+)
 from batchrunner.core.job import Job
 from batchrunner.core.ports import Clock
 from batchrunner.stores.appender import INLINE_BYTES, Appender, OnDurable
@@ -190,8 +199,10 @@ def _length_of(files: Files, path: Path) -> int | None:
         files.close(descriptor)
 
 
-def segment_version(job: Job, *, resends: bool) -> int:
+def segment_version(job: Job, *, resends: bool, batches: bool) -> int:
     """Of a segment of this job, by what it may hold: see `core.events`."""
+    if batches:
+        return BATCH_VERSION
     if job.provider.task is not None and job.provider.task.submit.client_id is not None:
         return NAMED_VERSION
     return STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION

@@ -50,6 +50,8 @@ LEAST_BYTES_PER_S: Final = 16.0
 """Below this, without a single line end in `idle_s`, a reply counts as a drip. Keep-alives are lines, so they pass."""
 
 _GET_TOTAL_S = 30.0
+_BULK_TOTAL_S = 6 * 3600.0
+_BULK_CAP_BYTES: Final = 4_000 * _MB
 _LINGER_S = 0.25
 _LINGER_BYTES = 64 * 1024
 # Above this aiohttp warns of a body in one piece; as a file it goes in steps.
@@ -112,6 +114,7 @@ class ApiTransport:
         self._memory_budget = memory_budget or MemoryBudget()
         self._wall = wall
         self._paces = {"POST": _pace(timeouts, timeouts.total_s), "GET": _pace(timeouts, _GET_TOTAL_S)}
+        self._bulk_pace = replace(self._paces["POST"], total_s=_BULK_TOTAL_S)
         self._cap_bytes = REPLY_CAP_BYTES[provider.dialect]
         self._context = tls_context(provider.ca_file)
         self._session: aiohttp.ClientSession | None = None
@@ -170,7 +173,7 @@ class ApiTransport:
             return decoder.end(prepared)
         if prepared is None and gate is not None:
             await passed(gate)
-        pace = self._paces[request.method]
+        pace = self._bulk_pace if request.bulk else self._paces[request.method]
         deadlines = Deadlines(pace, timer=self._timer, on_silence=self._on_silence, connects=prepared is None)
         reservation: Reservation | None = None
         ending: Ending | None = None
@@ -190,7 +193,7 @@ class ApiTransport:
                         whole = reply
                     else:
                         reservation = self._memory_budget.reservation()
-                        ending = await self._converse(reply, decoder, deadlines, reservation)
+                        ending = await self._converse(reply, decoder, deadlines, reservation, bulk=request.bulk)
             if whole is not None:
                 return self._masker.masked(_read_whole(decoder, OrdinaryHead(whole[0], self._wall()), whole))
             return self._masker.masked(decoder.end(ending or self._too_late(deadlines, pace)))
@@ -234,6 +237,8 @@ class ApiTransport:
         decoder: Decoder[T],
         deadlines: Deadlines,
         reservation: Reservation,
+        *,
+        bulk: bool,
     ) -> Ending:
         """Let the decoder read a reply whose head is there."""
         deadlines.head_came(getattr(decoder, "settled", None))
@@ -249,7 +254,7 @@ class ApiTransport:
             if whole is not None:
                 decoder.feed(whole)
                 return _WHOLE
-            ending = await self._pour(reply, decoder, deadlines, reservation)
+            ending = await self._pour(reply, decoder, deadlines, None if bulk else reservation)
             if deadlines.replies is not None and deadlines.replies.behind and isinstance(ending, Completed):
                 decoder.feed(deadlines.replies.behind)  # a server that counts characters cuts its own answer off
             return ending
@@ -276,10 +281,10 @@ class ApiTransport:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self._version}"
 
-    def _unpacker(self, response: Response, deadlines: Deadlines) -> Unpacker | Interrupted | None:
+    def _unpacker(self, response: Response, deadlines: Deadlines, cap_bytes: int) -> Unpacker | Interrupted | None:
         headers = response.headers
-        if int(headers.get("Content-Length", 0)) > self._cap_bytes:
-            return self._too_large(deadlines)
+        if int(headers.get("Content-Length", 0)) > cap_bytes:
+            return self._too_large(deadlines, cap_bytes)
         try:
             return unpacker(headers.get("Content-Encoding"))
         except CodingError as error:
@@ -302,12 +307,16 @@ class ApiTransport:
             yield self._fault(error, deadlines)
 
     async def _pour(
-        self, response: Response, decoder: Decoder[T], deadlines: Deadlines, reservation: Reservation
+        self, response: Response, decoder: Decoder[T], deadlines: Deadlines, reservation: Reservation | None
     ) -> Ending:
-        """Feed the body to the decoder, within the caps, until it or the reply is at an end."""
-        content, cap_bytes = response.content, self._cap_bytes
+        """Feed the body to the decoder, within the caps, until it or the reply is at an end.
+
+        Without a reservation it is a file, which the decoder does not hold.
+        """
+        content, cap_bytes = response.content, self._cap_bytes if reservation is not None else _BULK_CAP_BYTES
+        grow = _held_nowhere if reservation is None else reservation.grow
         wire_bytes = plain_bytes = 0
-        undo = self._unpacker(response, deadlines)
+        undo = self._unpacker(response, deadlines, cap_bytes)
         if isinstance(undo, Interrupted):
             return undo
         while not content.at_eof():
@@ -318,14 +327,14 @@ class ApiTransport:
             wire_bytes += len(coded)
             deadlines.piece_came(len(coded), line=b"\n" in coded)
             if wire_bytes > cap_bytes:
-                return self._too_large(deadlines)
+                return self._too_large(deadlines, cap_bytes)
             for plain in self._plain(undo, coded, deadlines):
                 if isinstance(plain, Interrupted):
                     return plain
                 plain_bytes += len(plain)
                 if plain_bytes > cap_bytes:
-                    return self._too_large(deadlines)
-                await reservation.grow(len(plain), waiting=deadlines.pause)
+                    return self._too_large(deadlines, cap_bytes)
+                await grow(len(plain), waiting=deadlines.pause)
                 if plain and decoder.feed(plain):
                     deadlines.disarm()
                     await _linger(content, None if undo is not None else decoder.feed)
@@ -352,8 +361,8 @@ class ApiTransport:
         cause: Cause = "timeout" if deadlines.sent else "connect"
         return self._broken(cause, explain_late(deadlines, pace, self._where), sent=deadlines.sent)
 
-    def _too_large(self, deadlines: Deadlines) -> Interrupted:
-        message = f"the reply of {self._where} has more than {self._cap_bytes} bytes"
+    def _too_large(self, deadlines: Deadlines, cap_bytes: int) -> Interrupted:
+        message = f"the reply of {self._where} has more than {cap_bytes} bytes"
         return self._broken("too_large", message, sent=deadlines.sent)
 
     def _broken(self, cause: Cause, message: str, *, sent: bool) -> Interrupted:
@@ -368,6 +377,10 @@ class ApiTransport:
         elif account in self._keys:
             headers.update(_CREDENTIALS[provider.auth](self._keys[account].reveal()))
         return headers
+
+
+async def _held_nowhere(_size_bytes: int, **_waiting: object) -> None:
+    """As `Reservation.grow`, for what goes to the disk at once."""
 
 
 def _undeclared_coding(coded: bytes, *, is_first: bool) -> Unpacker | None:

@@ -26,6 +26,7 @@ COMMANDS = (
     "set",
     "skip",
     "retry",
+    "adopt",
     "verify",
     "export",
     "score",

@@ -154,6 +154,10 @@ def test_points_of_modelscope_are_assumed_until_the_job_states_them(load: Load) 
         ("deadline: 0h", "deadline", 'is "0h"', ""),
         ("deadline: 2026-13-01T07:00", "deadline", "is", ""),
         ("deadline: 2026-11-23", "deadline", "a date", "quotes"),
+        ("batch: {use: sometimes}", "batch.use", "sometimes", ""),
+        ("batch: {max_wait: soon}", "batch.max_wait", 'is "soon"', ""),
+        ("batch: {look_every: 0s}", "batch.look_every", 'is "0s"', ""),
+        ("batch: {max_items: 0}", "batch.max_items", "is 0", ""),
         ("budget: {}", "budget", "has no limit", ""),
         ("budget: {currency: CNY}", "budget", "has no limit", ""),
         ("budget: {calls: 0}", "budget.calls", "is 0", ""),
@@ -188,6 +192,7 @@ def test_nonsense_is_refused_on_its_line(mistakes: Mistakes, text: str, key: str
 @pytest.mark.parametrize(
     ("text", "key", "problem"),
     [
+        (IMAGE + "batch: {use: auto}", "batch", "is for the dialect openai-chat"),
         (IMAGE + "budget: {tokens: 5}", "budget.tokens", "`kind: chat` only"),
         (CHAT.replace("simulator", "{preset: openai, balance: true}"), "provider.balance", "ModelScope only"),
         (CHAT.replace("simulator", "{preset: modelscope, points_per_day: 0}"), "provider.points_per_day", "is 0"),

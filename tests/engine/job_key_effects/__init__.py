@@ -1,5 +1,6 @@
 """Every key of the job file, and what it does."""
 
+from tests.engine.job_key_effects.batches import BATCHES
 from tests.engine.job_key_effects.bench import Effect
 from tests.engine.job_key_effects.checks import CHECKS
 from tests.engine.job_key_effects.limits import LIMITS
@@ -8,4 +9,4 @@ from tests.engine.job_key_effects.requests import ASKED
 from tests.engine.job_key_effects.runs import RUNS
 from tests.engine.job_key_effects.schedule import NIGHT
 
-EFFECTS: dict[str, Effect] = {**ASKED, **CHECKS, **LIMITS, **NETWORK, **NIGHT, **RUNS}
+EFFECTS: dict[str, Effect] = {**ASKED, **BATCHES, **CHECKS, **LIMITS, **NETWORK, **NIGHT, **RUNS}

@@ -1,0 +1,386 @@
+"""The dialect of OpenAI's batches, with files: a file of requests is uploaded, ordered, and its results downloaded.
+
+OpenAI, Azure, Groq, Together, DashScope, SiliconFlow, Zhipu, Novita and others have the same routes; `HOSTS` has what
+differs. Each line of the file is a request of the chat dialect, each line of a result file a reply to one, which the
+chat dialect reads. See docs/batches.md.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Final, Literal, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from batchrunner.core.classify import family_of
+from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, Request, ResponseHead
+from batchrunner.core.item import Item
+from batchrunner.core.job import Json, Provider
+from batchrunner.core.outcome import Problem, ProblemKind, Revision, SendOutcome, TaskAccepted
+from batchrunner.core.ports import Dialect
+from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
+from batchrunner.providers.error_bodies import message_in, plain_problem, refusal
+from batchrunner.providers.json_decoder import WholeReply, is_success
+from batchrunner.providers.json_text import NotJson, decode, encode, is_object
+from batchrunner.providers.request_body import openai_url
+
+T = TypeVar("T")
+
+_KEY_FIELD: Final = "batchrunner"
+"""Of the metadata: what names our intent."""
+_PAGE: Final = 100
+_EXPIRED: Final = frozenset({"batch_expired", "batch_cancelled", "batch_canceled"})
+"""Codes of requests that were never executed."""
+_TOO_MUCH: Final = ("token_limit_exceeded", "enqueued", "rate_limit", "quota", "too many")
+"""Words of a batch that failed because too much was ordered at once."""
+_STATES: Final[dict[str, Literal["running", "ended", "failed"]]] = {
+    "validating": "running",
+    "queued": "running",
+    "pending": "running",
+    "in_progress": "running",
+    "progress": "running",
+    "running": "running",
+    "finalizing": "running",
+    "cancelling": "running",
+    "cancellation_requested": "running",
+    "completed": "ended",
+    "success": "ended",
+    "succeeded": "ended",
+    "expired": "ended",
+    "timeout_exceeded": "ended",
+    "cancelled": "ended",
+    "canceled": "ended",
+    "failed": "failed",
+}
+"""By the server's word in lower case; a word that is not here is waited for."""
+_OUTPUTS: Final[tuple[tuple[Literal["out", "err"], str], ...]] = (("out", "output_file_id"), ("err", "error_file_id"))
+_UNANSWERED_STATUS: Final = 500
+"""What a line without a reply and without a status is read as."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchHost:
+    """What differs from OpenAI's own batches."""
+
+    most_items: int = 50_000
+    most_bytes: int = 200_000_000
+    window: str | None = "24h"
+    """`completion_window`; None where the field does not exist."""
+    metadata: bool = True
+    """Whether metadata can be given. Without it a batch is found again by its input file."""
+
+
+HOSTS: Final[dict[str, BatchHost]] = {
+    "api.openai.com": BatchHost(),
+    "openai.azure.com": BatchHost(),
+    "api.groq.com": BatchHost(),
+    "api.together.xyz": BatchHost(metadata=False),
+    "api.together.ai": BatchHost(metadata=False),
+    "dashscope.aliyuncs.com": BatchHost(most_bytes=100_000_000),
+    "dashscope-intl.aliyuncs.com": BatchHost(most_bytes=100_000_000),
+    "api.siliconflow.cn": BatchHost(most_items=5_000),
+    "api.siliconflow.com": BatchHost(most_items=5_000),
+    "open.bigmodel.cn": BatchHost(window=None),
+    "api.z.ai": BatchHost(window=None),
+    "api.novita.ai": BatchHost(),
+}
+"""By the end of the host's name. Sources and dates: docs/batches.md."""
+_LIKE_OPENAI: Final = BatchHost()
+_MOST_BYTES: Final = 25_000_000
+"""Of a file of requests: it is in memory while it is uploaded."""
+
+
+def host_of(provider: Provider) -> BatchHost | None:
+    """What is known of the provider's batches; None where nothing is."""
+    name = urlsplit(provider.base_url).hostname or ""
+    return next((host for end, host in HOSTS.items() if name == end or name.endswith(f".{end}")), None)
+
+
+class OpenAiBatches:
+    """A `BatchDialect` over the chat dialect of the same provider."""
+
+    def __init__(self, provider: Provider, chat: Dialect) -> None:
+        self._chat = chat
+        self._family = family_of(provider)
+        self._files = openai_url(provider, "files")
+        self._batches = openai_url(provider, "batches")
+        host = host_of(provider)
+        self._is_known = host is not None or provider.preset == "simulator"
+        self._host = host or _LIKE_OPENAI
+        self._endpoint = urlsplit(openai_url(provider, "chat/completions")).path
+        if "/v1/" in self._endpoint:  # a gateway's own prefix is no part of the endpoint's name
+            self._endpoint = "/v1/chat/completions"
+        elif "/v4/" in self._endpoint:
+            self._endpoint = "/v4/chat/completions"
+
+    def __repr__(self) -> str:
+        """Where it orders."""
+        return f"<OpenAiBatches {self._batches}>"
+
+    @property
+    def most_items(self) -> int:
+        """Requests of a batch."""
+        return self._host.most_items
+
+    @property
+    def most_bytes(self) -> int:
+        """Of the file of requests."""
+        return min(self._host.most_bytes, _MOST_BYTES)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the provider is known to have batches."""
+        return self._is_known
+
+    @property
+    def finds_again(self) -> bool:
+        """Whether a batch is found in the account's list by what was known before it was ordered."""
+        return True
+
+    # -- requests
+
+    def line(self, item: Item) -> bytes:
+        """The item's line in the file of requests, newline included."""
+        request = self._chat.encode(replace(item, stream=False), Revision())
+        head = b'{"custom_id":%b,"method":"POST","url":%b,"body":' % (encode(item.key), encode(self._endpoint))
+        return b"%b%b}\n" % (head, (request.body or b"{}").replace(b"\n", b" "))
+
+    def upload(self, lines: Sequence[bytes], *, name: str) -> Request:
+        """The POST of the file of requests; free, and may be repeated."""
+        data = b"".join(lines)
+        boundary = f"batchrunner-{blake2b(data, digest_size=16).hexdigest()}"
+        before = (
+            f'--{boundary}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+            f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{name}"\r\n'
+            "content-type: application/jsonl\r\n\r\n"
+        )
+        return Request(
+            method="POST",
+            url=self._files,
+            headers={"content-type": f"multipart/form-data; boundary={boundary}", "accept": "application/json"},
+            body=b"%b%b\r\n--%b--\r\n" % (before.encode(), data, boundary.encode()),
+            bulk=True,
+        )
+
+    def create(self, file: str, *, key: str) -> Request:
+        """The POST that orders the batch of an uploaded file, with what names our intent."""
+        body: dict[str, Json] = {"input_file_id": file, "endpoint": self._endpoint}
+        if self._host.window is not None:
+            body["completion_window"] = self._host.window
+        if self._host.metadata:
+            body["metadata"] = {_KEY_FIELD: key}
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        return Request(method="POST", url=self._batches, headers=headers, body=encode(body))
+
+    def look(self, batch_id: str) -> Request:
+        """The GET that asks how a batch stands."""
+        return self._get(f"{self._batches}/{quote(batch_id, safe='')}")
+
+    def listing(self, after: str | None) -> Request:
+        """The GET of a page of the account's batches."""
+        start = "" if after is None else f"&after={quote(after, safe='')}"
+        return self._get(f"{self._batches}?limit={_PAGE}{start}")
+
+    def content(self, file: str) -> Request:
+        """The GET of a result file."""
+        request = self._get(f"{self._files}/{quote(file, safe='')}/content")
+        request.bulk = True
+        return request
+
+    @staticmethod
+    def _get(url: str) -> Request:
+        return Request(method="GET", url=url, headers={"accept": "application/json"})
+
+    # -- replies
+
+    def uploaded(self) -> Decoder[str | Problem]:
+        """Reads the reply to `upload`: the file's id."""
+        return WholeReply(self._family, read=_file_id)
+
+    def looked(self) -> Decoder[BatchLook | Problem]:
+        """Reads the reply to `create` and to `look`."""
+        return WholeReply(self._family, read=_look)
+
+    def listed(self) -> Decoder[BatchPage | Problem]:
+        """Reads the reply to `listing`."""
+        return WholeReply(self._family, read=_page)
+
+    def downloaded(self, write: Callable[[bytes], None]) -> Decoder[Problem | None]:
+        """Reads the reply to `content`: each piece of the file is given to `write`; None when it is whole."""
+        return _FileReply(WholeReply(self._family, read=lambda _head, _value: None), write)
+
+    # -- lines of result files
+
+    def read(self, line: bytes) -> BatchLine:
+        """A line of a result file. Never raises."""
+        try:
+            found = _decode_line(line)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            value = decode(line)
+            if isinstance(value, NotJson) or not is_object(value):
+                return BatchLine(key="")
+            response, error = value.get("response"), value.get("error")
+            found = _Line(
+                custom_id=_text(value.get("custom_id")),
+                response=_response(response) if is_object(response) else None,
+                error=msgspec.Raw(encode(error)) if error is not None else None,
+            )
+        return self._line(found)
+
+    def _line(self, found: "_Line") -> BatchLine:
+        reply, error = found.response, found.error
+        if reply is not None and reply.status_code and (body := _body(reply.body)):
+            return BatchLine(
+                key=found.custom_id, status=reply.status_code, body=body, request_id=reply.request_id or ""
+            )
+        fault = decode(bytes(error)) if error is not None else None
+        code = _text(fault.get("code")) if is_object(fault) else ""
+        if code in _EXPIRED:
+            return BatchLine(key=found.custom_id, unanswered=True)
+        status = (reply.status_code if reply is not None else 0) or _UNANSWERED_STATUS
+        head = ResponseHead(status=status, headers={"content-type": "application/json"}, received_at=0.0)
+        said: Json = {"error": fault if is_object(fault) else {"message": "the batch has no reply to this request"}}
+        return BatchLine(key=found.custom_id, problem=refusal(self._family, head, encode(said)))
+
+    def answer(self, item: Item, line: BatchLine, *, received_at: float) -> SendOutcome:
+        """What the reply in a line comes to, as the chat dialect reads it."""
+        if line.problem is not None:
+            return line.problem
+        headers = {"content-type": "application/json"}
+        if line.request_id:
+            headers["x-request-id"] = line.request_id
+        decoder = self._chat.decoder(item)
+        decoder.begin(ResponseHead(status=line.status, headers=headers, received_at=received_at))
+        decoder.feed(line.body)
+        outcome = decoder.end(Completed())
+        if isinstance(outcome, TaskAccepted):
+            return Problem(kind=ProblemKind.NOT_UNDERSTOOD, message="the batch's reply names a task and has no answer")
+        return outcome
+
+
+class _FileReply:
+    """A `Decoder` of a file; a refusal is read as one."""
+
+    def __init__(self, refused: WholeReply[None], write: Callable[[bytes], None]) -> None:
+        self._refused = refused
+        self._write = write
+        self._head: ResponseHead | None = None
+
+    def begin(self, head: ResponseHead) -> None:
+        self._head = head
+        self._refused.begin(head)
+
+    def feed(self, data: bytes) -> bool:
+        if self._head is not None and is_success(self._head):
+            self._write(data)
+            return False
+        return self._refused.feed(data)
+
+    def end(self, ending: Ending) -> Problem | None:
+        if self._head is None or not is_success(self._head):
+            return self._refused.end(ending)
+        if isinstance(ending, Interrupted):
+            return plain_problem(ProblemKind.DOWNLOAD_FAILED, ending.message, head=self._head)
+        return None
+
+
+class _Reply(msgspec.Struct):
+    status_code: int = 0
+    body: msgspec.Raw = msgspec.Raw(b"")
+    request_id: str | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    response: _Reply | None = None
+    error: msgspec.Raw | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None and bytes(self.error) == b"null":
+            self.error = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+
+
+def _response(value: dict[str, Json]) -> _Reply:
+    """The reply of a line that is not quite as it should be."""
+    status, body = value.get("status_code"), value.get("body")
+    try:
+        number = int(status) if isinstance(status, int | float | str) else 0
+    except ValueError:
+        number = 0
+    return _Reply(status_code=number, body=msgspec.Raw(encode(body)), request_id=_text(value.get("request_id")))
+
+
+def _body(raw: msgspec.Raw) -> bytes:
+    """The reply's bytes; some servers give them as a text that holds JSON. Empty where there is none."""
+    data = bytes(raw).strip()
+    if data.startswith(b'"'):
+        text = decode(data)
+        return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""
+    return b"" if data in {b"null", b"{}"} else data
+
+
+def _text(value: Json) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _not_understood(head: ResponseHead, what: str, value: Json) -> Problem:
+    said = message_in(value)
+    message = f"the reply names no {what}{f': {said}' if said else ''}"
+    return plain_problem(ProblemKind.NOT_UNDERSTOOD, message, head=head)
+
+
+def _file_id(head: ResponseHead, value: Json) -> str | Problem:
+    found = value.get("id") if is_object(value) else None
+    return found if isinstance(found, str) and found else _not_understood(head, "file", value)
+
+
+def _look(head: ResponseHead, value: Json) -> BatchLook | Problem:
+    return _look_of(value) or _not_understood(head, "batch", value)
+
+
+def _look_of(value: Json) -> BatchLook | None:
+    if not is_object(value):
+        return None
+    batch_id, word = _text(value.get("id")), _text(value.get("status"))
+    if not batch_id or not word:
+        return None
+    outputs = tuple((kind, found) for kind, name in _OUTPUTS if (found := _text(value.get(name))))
+    state = _STATES.get(word.lower(), "running")
+    codes, message = _errors(value.get("errors"))
+    metadata = value.get("metadata")
+    expires = value.get("expires_at")
+    said = f"{codes} {message}".lower()
+    return BatchLook(
+        batch_id=batch_id,
+        state="ended" if state == "failed" and outputs else state,
+        word=word,
+        key=_text(metadata.get(_KEY_FIELD)) if is_object(metadata) else "",
+        input_file=_text(value.get("input_file_id")),
+        outputs=outputs,
+        expires_at=float(expires) if isinstance(expires, int | float) and expires > 0 else None,
+        message=message,
+        too_much=state == "failed" and any(words in said for words in _TOO_MUCH),
+    )
+
+
+def _errors(value: Json) -> tuple[str, str]:
+    """(codes, messages) of why a batch failed."""
+    listed = value.get("data") if is_object(value) else value
+    faults = [fault for fault in listed if is_object(fault)] if isinstance(listed, list) else []
+    codes = " ".join(filter(None, (_text(fault.get("code")) for fault in faults)))
+    messages = dict.fromkeys(filter(None, (_text(fault.get("message")) for fault in faults[:20])))
+    return codes, "; ".join(messages) or codes
+
+
+def _page(head: ResponseHead, value: Json) -> BatchPage | Problem:
+    listed = value.get("data") if is_object(value) else None
+    if not is_object(value) or not isinstance(listed, list):
+        return _not_understood(head, "list of batches", value)
+    batches = tuple(look for entry in listed if (look := _look_of(entry)) is not None)
+    more = value.get("has_more") is True and bool(batches)
+    last = _text(value.get("last_id")) or (batches[-1].batch_id if batches else "")
+    return BatchPage(batches=batches, after=last if more else None)

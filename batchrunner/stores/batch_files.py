@@ -1,0 +1,149 @@
+"""`batches/` in a run's directory: the result files of batches, as the server sent them.
+
+They are whole and durable before any of their lines counts, so that a crash while they are read costs nothing but time.
+Refuses to follow links.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from batchrunner.core.remote_batch import ResultFile
+from batchrunner.stores.files import (
+    DISK,
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    Files,
+    broken,
+    open_beside,
+    write_all,
+    write_pieces,
+)
+
+BATCHES: Final = "batches"
+_STEP_BYTES: Final = 1 << 20
+
+
+class ResultFileWriter:
+    """Implements `core.ports.FileBeingWritten`."""
+
+    def __init__(self, folder: Path, name: str, *, files: Files) -> None:
+        self._files = files
+        self._path = folder / name
+        self._beside, self._descriptor = open_beside(files, folder, PRIVATE_FILE)
+        self._sha256 = sha256()
+        self._size_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<ResultFileWriter {self._path} {self._size_bytes} B>"
+
+    def write(self, data: bytes) -> None:
+        """See the port."""
+        try:
+            write_all(self._files, self._descriptor, data)
+        except OSError as error:
+            raise broken(self._path, error) from error
+        self._sha256.update(data)
+        self._size_bytes += len(data)
+
+    def finish(self) -> ResultFile:
+        """See the port."""
+        try:
+            self._files.fsync(self._descriptor)
+            self._files.close(self._descriptor)
+            self._files.rename(self._beside, self._path)
+            self._files.fsync_folder(self._path.parent)
+        except OSError as error:
+            raise broken(self._path, error) from error
+        return f"{BATCHES}/{self._path.name}", self._size_bytes, self._sha256.hexdigest()
+
+    def give_up(self) -> None:
+        """See the port."""
+        with suppress(OSError):  # a left-over is removed by the next run
+            self._files.close(self._descriptor)
+            self._files.unlink(self._beside)
+
+
+class BatchFolder:
+    """Implements `core.ports.BatchFiles`; the folder is made when it is first needed."""
+
+    def __init__(self, folder: Path, *, files: Files = DISK) -> None:
+        self._folder = folder
+        self._files = files
+
+    def __repr__(self) -> str:
+        return f"<BatchFolder {self._folder / BATCHES}>"
+
+    def begin(self, name: str) -> ResultFileWriter:
+        """See the port."""
+        try:
+            return ResultFileWriter(self._made(), name, files=self._files)
+        except OSError as error:
+            raise broken(self._folder / BATCHES / name, error) from error
+
+    def stands(self, file: ResultFile) -> bool:
+        """See the port."""
+        path, size_bytes, digest = file
+        found, length = sha256(), 0
+        for piece in self._pieces(path):
+            found.update(piece)
+            length += len(piece)
+        return length == size_bytes and found.hexdigest() == digest
+
+    def lines(self, path: str) -> Iterator[tuple[int, bytes]]:
+        """See the port."""
+        offset, rest = 0, b""
+        for piece in self._pieces(path):
+            first, *others = piece.split(b"\n")
+            rest += first
+            for other in others:
+                yield offset, rest
+                offset += len(rest) + 1
+                rest = other
+        if rest:
+            yield offset, rest
+
+    def line_at(self, path: str, offset: int, size_bytes: int) -> bytes:
+        """See the port."""
+        place = self._folder / path
+        try:
+            descriptor = self._files.open_read(place)
+            try:
+                return self._files.read_at(descriptor, size_bytes, offset)
+            finally:
+                self._files.close(descriptor)
+        except OSError as error:
+            raise broken(place, error) from error
+
+    def set_aside(self, name: str, lines: Iterable[bytes]) -> str:
+        """See the port."""
+        try:
+            write_pieces(self._files, self._made() / name, (b"%b\n" % line for line in lines), PRIVATE_FILE)
+        except OSError as error:
+            raise broken(self._folder / BATCHES / name, error) from error
+        return f"{BATCHES}/{name}"
+
+    def _made(self) -> Path:
+        folder = self._folder / BATCHES
+        if not self._files.exists(folder):
+            self._files.make_folder(folder, PRIVATE_FOLDER)
+            self._files.fsync_folder(self._folder)
+        return folder
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        """The whole file; nothing where there is none."""
+        place, offset = self._folder / path, 0
+        try:
+            if not self._files.exists(place):
+                return
+            descriptor = self._files.open_read(place)
+            try:
+                while piece := self._files.read_at(descriptor, _STEP_BYTES, offset):
+                    offset += len(piece)
+                    yield piece
+            finally:
+                self._files.close(descriptor)
+        except OSError as error:
+            raise broken(place, error) from error
