@@ -261,7 +261,7 @@ def test_memory_does_not_grow_with_the_answers(harness: RunHarness, to: str) -> 
     row = json.loads(path.read_bytes())
     row["output"]["text"] = "x" * 250_000
     peaks = []
-    for count in (30, 90):
+    for count in (60, 240):
         with path.open("wb") as file:
             for number in range(1, count + 1):
                 file.write(json.dumps({**row, "index": number, "id": f"i{number}", "key": f"{number:032x}"}).encode())
