@@ -65,6 +65,11 @@ class PreparedCheck:
     equals: Expression | None
     when: Expression | None
 
+    @property
+    def is_templated(self) -> bool:
+        """Whether its score depends on what a template makes of the row."""
+        return (self.expected or self.equals or self.when) is not None
+
 
 def prepared(
     checks: Sequence[Check], *, file: str | None = None
@@ -310,7 +315,8 @@ def _line_of(row: Mapping[str, Json], ready: Sequence[PreparedCheck], outside: "
     """The row's line of `scores.jsonl`; counts it in `scored`."""
     output = row.get("output")
     truncated = isinstance(output, dict) and output.get("truncated") is True
-    scores = [_score(prepared, row, outside) for prepared in ready]
+    values = _template_values(row) if any(prepared.is_templated for prepared in ready) else {}
+    scores = [_score(prepared, row, values, outside) for prepared in ready]
     verdict = passes([prepared.check for prepared in ready], scores, truncated=truncated)
     _count(scored, scores, verdict=verdict, truncated=truncated)
     line: dict[str, object] = {name: row.get(name) for name in ("id", "prompt_id", "index", "model", "key")}
@@ -355,9 +361,14 @@ def _count(scored: Scored, scores: Sequence[Score], *, verdict: bool | None, tru
                 counts.first_error = counts.first_error or score.reason
 
 
-def _score(prepared: PreparedCheck, row: Mapping[str, Json], outside: "_Outside") -> Score:
-    check, given = prepared.check, row.get("vars")
-    values = {**row_values(row), **(given if isinstance(given, dict) else {})}
+def _template_values(row: Mapping[str, Json]) -> dict[str, Json]:
+    """What the templates of checks can name; a column of the source comes before a field of the row."""
+    given = row.get("vars")
+    return {**row_values(row), **(given if isinstance(given, dict) else {})}
+
+
+def _score(prepared: PreparedCheck, row: Mapping[str, Json], values: Mapping[str, Json], outside: "_Outside") -> Score:
+    check = prepared.check
     try:
         if prepared.when is not None and not is_true(prepared.when.value(values)):
             return Score(verdict="none", reason="`when` does not hold")

@@ -184,14 +184,9 @@ def test_what_is_removed_while_a_run_works_ends_it_before_it_is_called_done(fiel
 
 def test_files_of_the_program_are_no_strays_and_others_are_named(fields: Fields) -> None:
     run = fields(CHAT)
-    for name in (
-        "thumbs/a.png",
-        "report/index.html",
-        "control/pause",
-        "judge/x/results.jsonl",
-        "batches/1",
-        "shards/l.json",
-    ):
+    shutil.copytree(run.folder, run.folder.parent / "judge" / "x")
+    (run.folder.parent / "judge").rename(run.folder / "judge")
+    for name in ("thumbs/a.png", "report/index.html", "control/pause", "batches/1", "shards/l.json"):
         path = run.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x", "utf-8")
