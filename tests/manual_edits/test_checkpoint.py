@@ -60,7 +60,7 @@ def resealed(path: Path, text: bytes) -> None:
     *lines, last = segment.read_bytes().splitlines()
     record = json.loads(last)
     record.pop("c")
-    record["checkpoint"] = [len(text), zlib.crc32(text), 1]
+    record["checkpoint"] = [len(text), zlib.crc32(text), checkpoint.FORMAT]
     body = json.dumps(record, separators=(",", ":")).encode()[:-1]
     segment.write_bytes(b"\n".join([*lines, body + b',"c":"%08x"}' % zlib.crc32(body), b""]))
     run = json.loads((path.parent.parent / "run.json").read_text())
@@ -104,7 +104,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "a link in its place": lambda path: _moved(path).symlink_to(path.with_suffix(".moved")),
     "nothing but brackets": lambda path: resealed(path, b"[" * 100_000 + b"\n"),
     "no line at all": lambda path: resealed(path, b"x" * 100),
-    "of a later format": lambda path: resealed(path, _head(format=2)(path.read_bytes())),
+    "of a later format": lambda path: resealed(path, _head(format=checkpoint.FORMAT + 1)(path.read_bytes())),
     "of another machine": lambda path: resealed(path, _head(byteorder="big")(path.read_bytes())),
     "of more items than there are": lambda path: resealed(path, _head(items=10**15)(path.read_bytes())),
     "of fewer items than there are": lambda path: resealed(path, _head(items=1)(path.read_bytes())),
@@ -147,7 +147,7 @@ def test_a_clean_end_leaves_one_checkpoint_which_close_names_and_which_knows_wha
     assert path.stat().st_mode & 0o777 == 0o600
     *_, last = read_ledger(run.folder / "ledger")
     assert isinstance(last.event, Close)
-    assert last.event.checkpoint == (path.stat().st_size, zlib.crc32(path.read_bytes()), 1)
+    assert last.event.checkpoint == (path.stat().st_size, zlib.crc32(path.read_bytes()), checkpoint.FORMAT)
     assert uses_it(run.folder)
     assert read(run.folder) == read_whole(run.folder, monkeypatch)
     assert run.verify().exit_status is ExitStatus.DONE

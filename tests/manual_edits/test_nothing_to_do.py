@@ -26,7 +26,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         return await run_planning_pass(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("batchrunner.wiring.run_planning_pass", counted)
+    monkeypatch.setattr("batchrunner.engine.planning.run_planning_pass", counted)
     return found
 
 

@@ -132,6 +132,28 @@ def test_rows_appear_as_they_come_and_are_the_rows_on_disk(browser: "Browser", f
         assert seen.complaints == []
 
 
+@pytest.mark.parametrize("files", ["empty", "absent"])
+def test_a_page_that_was_opened_before_the_first_answer_shows_it_when_it_comes(
+    browser: "Browser", folder: Path, files: str
+) -> None:
+    path, lines = folder / "results.jsonl", lines_of(folder)
+    for name in ("results.jsonl", "failures.jsonl"):
+        (folder / name).unlink()
+        if files == "empty":
+            (folder / name).touch()
+    with serving(folder) as address, tab(browser, address) as seen:
+        assert seen.rows() == 0
+        add(path, *lines[:3])
+        seen.until(lambda: seen.rows() == 3)
+        seen.until(lambda: seen.page.locator(".row .answer").count() > 0)
+        (folder / "gone").mkdir()
+        path.rename(folder / "gone" / path.name)  # and back to none
+        seen.until(lambda: seen.rows() == 0)
+        add(path, *lines)
+        seen.until(lambda: seen.rows() == len(lines))
+        assert seen.complaints == []
+
+
 def test_what_is_being_read_does_not_move_and_a_button_reports_how_many_are_new(
     browser: "Browser", folder: Path
 ) -> None:

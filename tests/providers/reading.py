@@ -7,6 +7,7 @@ from typing import TypeVar
 from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, ResponseHead
 from batchrunner.core.item import Item
 from batchrunner.core.job import DialectName, Json, PresetName, Provider, Turn
+from batchrunner.spec.task_tables import shipped_table
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ def provider(preset: PresetName = "modelscope", dialect: DialectName = "openai-c
         base_url=base_url or "http://127.0.0.1:8000/v1",
         key_env=(),
         auth="none",
+        task=shipped_table("bfl") if dialect == "task" else None,
     )
 
 

@@ -14,6 +14,7 @@ from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_images import OpenAiImages
+from batchrunner.providers.tasks import TableTasks
 from tests.providers.reading import item, provider
 
 CAT = InputPicture(name="cat.png", sha256="0" * 64, url="data:image/png;base64,AAAA")
@@ -168,6 +169,7 @@ def test_each_dialect_of_the_table_is_made_for_its_provider() -> None:
         "anthropic-messages": AnthropicMessages,
         "modelscope-images": ModelScopeImages,
         "openai-images": OpenAiImages,
+        "task": TableTasks,
     }
     assert isinstance(dialect_for(provider(dialect="modelscope-images")), ModelScopeImages)
 

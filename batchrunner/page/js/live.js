@@ -38,8 +38,9 @@
       if (column.length < told.rows) {
         const longer = new Int32Array(Math.max(told.rows, column.length * 2));
         longer.set(column);
-        columns.set(name, (column = longer));
+        column = longer;
       }
+      columns.set(name, column); // also while there are no rows
       column.set(part, from);
     });
     const renumbered = told.generation !== meta.generation;
