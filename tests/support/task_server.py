@@ -134,14 +134,17 @@ class _Handler(BaseHTTPRequestHandler):
             elif server.result_path and self._is(server.result_path, task):
                 self._check({})
                 self._tell(*self.state.result(task))
-            elif server.queue and self.path == "/queue":
-                self._tell(200, self.state.waiting())
             elif self.path.startswith((f"/files/{_quoted(task)}/", f"/view?filename={task}")):
                 self._file(task)
             else:
                 continue
             return
-        self._unknown()
+        if server.queue and self.path == "/queue":
+            self._tell(200, self.state.waiting())
+        elif server.queue and self.path.startswith(server.poll_path.partition("TASK")[0]):
+            self._tell(200, {})  # an order that a kill stopped on its way: the id was never heard of
+        else:
+            self._unknown()
 
     def _is(self, path: str, task: str) -> bool:
         """A slash in a query need not be quoted."""
