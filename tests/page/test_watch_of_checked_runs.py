@@ -24,9 +24,7 @@ def test_verdicts_are_shown_and_renewed_when_the_run_is_scored_again(tmp_path: P
     (tmp_path / "other.yaml").write_text("checks: [{contains: no answer has this}]\n", "utf-8")
 
     async def verdicts(client: Client) -> list[object]:
-        told = await client.rows()
-        _, body, _ = await client.get(f"c/0?g={told['generation']}")
-        return [json.loads(line.partition("\t")[2]).get("pass") for line in body.decode().split("\n")]
+        return [json.loads(line.partition("\t")[2]).get("pass") for line in await client.lines()]
 
     async def visit(client: Client) -> None:
         assert await verdicts(client) == [True, True]
