@@ -6,15 +6,13 @@ when it is called: `check` and `status` are called often and need few of them.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
+from typing import IO, TYPE_CHECKING, TypeVar, Unpack
 
-from batchrunner.core import VERSION
-from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
+from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import PRESETS, Job, Json, Source, has_judges
 from batchrunner.core.status import CheckResult, Report, Status
 from batchrunner.core.upstream import NO_UPSTREAM, Upstream
@@ -24,18 +22,13 @@ if TYPE_CHECKING:
     from batchrunner.core.exports import Exported, ExportKeys
     from batchrunner.core.part import PartOptions
     from batchrunner.core.plan import Plan, PointBalance
-    from batchrunner.core.ports import Downloads, Transport
     from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
     from batchrunner.core.status import Audit
-    from batchrunner.engine.run_schedule import LoopClock
-    from batchrunner.stores.lock import RunLock
+    from batchrunner.running import RunOptions
     from batchrunner.transport import Secret
 
 T = TypeVar("T")
 Counted = Callable[[int], None]
-Progress = Callable[[Callable[[], Status]], Awaitable[None]]
-_WHOLE: Final = frozenset({ExitStatus.DONE, ExitStatus.FAILED})
-"""Ends with nothing left to do: whatever stopped a lane on the way does not matter any more."""
 
 
 def load_job(path: str, *, overrides: Sequence[str] = (), simulate: bool = False, out: str | None = None) -> Job:
@@ -211,199 +204,27 @@ def rehearse(job: Job, **options: "Unpack[RehearsalOptions]") -> "Rehearsal":
     return rehearsal_of(job, options)
 
 
-class RunOptions(TypedDict, total=False):
-    """What `run` and `run_sync` take beyond the job.
-
-    limit: only the first so many items of the job, or of the part.
-    part: only a part of the job's items, see `PartOptions`. What is outside is neither sent nor moved.
-    retry_failed: give items that had failed a new generation of attempts.
-    resend_lost: pay again for done items whose row or picture is gone from the directory.
-    adopt_rows: continue although the ledger, or a part of it, is missing: items with a row count as done.
-    reformat: convert the pictures that are there to `output.format`; sends nothing.
-    resend_held: send items that are held because they may have been paid already.
-    judges: False leaves out the judges of the job's checks.
-    progress: started as a task with a function that returns the current status; cancelled at the end.
-    signals: SIGINT, SIGTERM and SIGHUP drain the run; SIGINT or SIGTERM after one of them cancels it. SIGHUP stays
-        ignored where it was ignored before (nohup).
-    say: for what a person should know at once; default: a line on stderr.
-    command: the shell command that continues the run, for `Status.next_command`.
-    command_elsewhere: the same with absolute paths, for those who ask from another folder.
-    clock: for runs in virtual time.
-    network: transports to use instead of the job's own, for rehearsals.
-    """
-
-    limit: int | None
-    part: "PartOptions"
-    retry_failed: bool
-    resend_held: bool
-    resend_lost: bool
-    adopt_rows: bool
-    reformat: bool
-    judges: bool
-    progress: Progress | None
-    signals: bool
-    say: Callable[[str], None] | None
-    command: str | None
-    command_elsewhere: str | None
-    clock: "LoopClock"
-    network: "tuple[Transport, Downloads] | None"
-
-
-async def run(job: Job, **options: Unpack[RunOptions]) -> Report:
+async def run(job: Job, **options: "Unpack[RunOptions]") -> Report:
     """Run a job, or continue it; see `RunOptions`. Its judges begin when its items have ended.
 
     Raises:
         JobMistakesError: a source, a key's variable that is not set, or a judge's file.
         LockHeldError, LedgerDamagedError, WrongDirectoryError, StoreBrokenError: nothing was sent.
     """
+    from batchrunner.running import run_alone
+
     if not has_judges(job) or options.get("reformat", False):
-        return await _run_alone(job, options)
+        return await run_alone(job, options)
     from batchrunner.page.report_file import with_page
     from batchrunner.report.judge_runs import judged
 
-    report = await judged(job, options, run_alone=_run_alone)
+    report = await judged(job, options, run_alone=run_alone)
     if not job.output.report:
         return report
     return replace(report, status=await with_page(Path(job.output.dir), report.status, options.get("say")))
 
 
-async def _run_alone(job: Job, options: RunOptions, lock: "RunLock | None" = None) -> Report:  # noqa: PLR0915 - a third of them are lazy imports
-    """As `run`, without judges. Takes `lock` and leaves it held; without one, has a lock of its own."""
-    from batchrunner.core.part import WHOLE, RunRequest
-    from batchrunner.engine.run_schedule import LoopClock
-    from batchrunner.engine.run_status import going_on, part_words, with_end
-    from batchrunner.providers import require_dialect
-    from batchrunner.report.attended import attended, harmless, or_remembered
-    from batchrunner.report.directory_status import failure_groups, new_format_notes, paused_report, score_notes
-    from batchrunner.report.notify import notifications, notified
-    from batchrunner.report.summary import balance_line, schedule_notes
-    from batchrunner.report.wording import skipped_words
-    from batchrunner.spec.settings import with_settings
-    from batchrunner.stores.control_folder import ControlFolder
-    from batchrunner.stores.lock import RunLock
-    from batchrunner.stores.preflight import lock_notes, requests_allowed
-    from batchrunner.stores.run_directory import digest_of_job, refuse_run_elsewhere, remember_end, take_directory
-    from batchrunner.stores.run_file import check_claim, make_run_folder
-    from batchrunner.stores.threads import Threads
-    from batchrunner.transport import read_keys
-    from batchrunner.transport.secrets import refuse_keys_in_job
-    from batchrunner.wiring import assemble, reformatted, run_to_end
-
-    speak = harmless(options.get("say"))
-    clock = options.get("clock") or LoopClock()
-    keys, missing = read_keys(job.provider.key_env, os.environ)
-    if missing and not keys and not options.get("reformat", False):
-        raise JobMistakesError(missing)
-    refuse_keys_in_job(job, keys)
-    require_dialect(job.provider)
-    upstream = await _upstream(job, finished=not options.get("reformat", False))
-    folder = Path(job.output.dir)
-    async with AsyncExitStack() as stack:
-        # the caller may have other tasks on the loop, and a disk may be slow
-        disk = Threads("run-files", count=1)
-        stack.callback(disk.close)
-        await disk.run(refuse_run_elsewhere, job)
-        before = await disk.run(
-            check_claim,
-            folder,
-            job_name=job.name,
-            simulated=job.simulated,
-            digest=await disk.run(digest_of_job, job),
-            adopt_rows=options.get("adopt_rows", False),
-        )
-        await disk.run(make_run_folder, folder)
-        if lock is None:
-            lock = RunLock(folder)
-            stack.push_async_callback(disk.run, lock.release)
-        await disk.run(lock.acquire)
-        control = ControlFolder(folder, resolve=partial(with_settings, job))
-        await disk.run(control.begin)
-        if control.state.paused and not options.get("reformat", False):
-            await disk.run(lock.release)
-            return await disk.run(paused_report, folder, options.get("command"))
-        job = with_settings(job, control.state.settings)
-        await disk.run(
-            take_directory,
-            folder,
-            job,
-            program=VERSION,
-            wall=clock.wall(),
-            command=options.get("command"),
-            command_elsewhere=options.get("command_elsewhere"),
-            adopt_rows=options.get("adopt_rows", False),
-        )
-        most_in_flight = requests_allowed(job, lanes=len(job.models) * max(1, len(keys)), say=speak)
-        formats = () if options.get("reformat") else await disk.run(new_format_notes, job, folder, before)
-        unset = (f"{m.problem}: requests with this key are not sent" for m in missing)
-        notes = (*lock_notes(lock, folder), *formats, *unset, *map(balance_line, await _balances(job, keys)))
-        for note in (*upstream.notes, *notes, *schedule_notes(job, wall=clock.wall())):
-            speak(note)
-        run_request = RunRequest(
-            limit=options.get("limit"),
-            retry_failed=options.get("retry_failed", False),
-            resend_held=options.get("resend_held", False),
-            reformat=options.get("reformat", False),
-            most_in_flight=most_in_flight,
-            resend_lost=options.get("resend_lost", False),
-            adopt_rows=options.get("adopt_rows", False),
-        )
-        assembling = assemble(
-            job,
-            stack,
-            clock=clock,
-            keys=keys,
-            folder=folder,
-            run_request=run_request,
-            part_options=options.get("part", WHOLE),
-            say=speak,
-            network=options.get("network"),
-            tries_disk=True,
-            upstream=upstream.rows,
-            control=control,
-        )
-        runner = await or_remembered(assembling, disk, folder, before)
-        stack.callback(control.close)
-        control.start(asyncio.get_running_loop())
-        attending = attended(
-            runner, progress=options.get("progress"), signals=options.get("signals", False), speak=speak
-        )
-        async with attending, notifications(job, runner.snapshot, speak):
-            exit_status, message = await (reformatted if run_request.reformat else run_to_end)(runner)
-        runner.state.segment_ended()  # requests that were cut off count from now on, not only for the next process
-        part_counts = runner.part_counts()
-        status = with_end(
-            replace(
-                runner.snapshot(),
-                failures=await disk.run(failure_groups, folder, runner.state),
-                notes=(
-                    *(mistake.problem for mistake in missing),
-                    *skipped_words(runner.found.skipped_rows, runner.found.skipped),
-                    *await disk.run(
-                        score_notes, job, folder, replace(runner.snapshot(), part=part_counts), exit_status
-                    ),
-                ),
-                part=part_counts,
-            ),
-            exit_status,
-            message=message if exit_status not in _WHOLE else None,
-            next_command=going_on(
-                part_counts or runner.snapshot().items,
-                options.get("command"),
-                paused_in=str(folder) if runner.control.state.paused else None,
-            ),
-        )
-        try:
-            await disk.run(remember_end, folder, status.message or part_words(part_counts), ended=status.state)
-        except Exception as error:  # noqa: BLE001 - what was paid for is recorded: this is for `status` alone
-            speak(f"could not save the outcome for `batchrunner status`: {error}")
-    if job.output.report:
-        from batchrunner.page.report_file import with_page
-
-        status = await with_page(folder, status, speak)
-    return Report(status=await notified(job, status, speak), exit_status=exit_status)
-
-
-def run_sync(job: Job, **options: Unpack[RunOptions]) -> Report:
+def run_sync(job: Job, **options: "Unpack[RunOptions]") -> Report:
     """`run` from ordinary code, on uvloop where it runs."""
     return on_a_fast_loop(run(job, **options))
 
@@ -475,25 +296,22 @@ def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
     return iter_results(Path(dir))
 
 
-# -- the pieces of a run
+# -- pieces of more than one command
 
 
-async def _upstream(job: Job, *, finished: bool = False, before: Sequence[Job] = ()) -> Upstream:
-    """The run that the job reads, looked at; `finished` refuses one with items left, `before` is as for `check`."""
+async def _upstream(job: Job, *, before: Sequence[Job] = ()) -> Upstream:
+    """The run that the job reads, looked at; `before` is as for `check`."""
     if not (isinstance(job.prompts, Source) and job.prompts.run):
         return NO_UPSTREAM
-    from batchrunner.report.upstream_run import look_upstream, require_finished
+    from batchrunner.report.upstream_run import look_upstream
 
-    found = await asyncio.to_thread(look_upstream, job, before=before)
-    if finished:
-        require_finished(job, found)
-    return found
+    return await asyncio.to_thread(look_upstream, job, before=before)
 
 
 async def _balances(job: Job, keys: "dict[str, Secret]") -> "tuple[PointBalance, ...]":
-    """As `assembly.ask_balances`, which is loaded for a job that wants to know."""
+    """As `network.ask_balances`, which is loaded for a job that wants to know."""
     if not job.provider.balance:
         return ()
-    from batchrunner.wiring import ask_balances
+    from batchrunner.network import ask_balances
 
     return await ask_balances(job, keys)

@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from batchrunner.core import VERSION
 from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake, StoreBrokenError
 from batchrunner.core.job import PRESETS, Job, has_judges
 from batchrunner.core.part import WHOLE, PartOptions, RunRequest
-from batchrunner.core.plan import PlanningPass, PointBalance, Totals
+from batchrunner.core.plan import PlanningPass, Totals
 from batchrunner.core.ports import Control, Downloads, Holding, Ports, TaskDialect, Transport
 from batchrunner.core.rehearsal_report import Rehearsal, RehearsalOptions
 from batchrunner.core.state import LedgerState
@@ -26,16 +26,15 @@ from batchrunner.engine import planning
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.engine.runner import Runner
 from batchrunner.engine.shutdown import Shutdown
+from batchrunner.network import network_of, open_network
 from batchrunner.prompts import JobItems, digest_of_items, items_of
 from batchrunner.providers import batches_for, dialect_for
-from batchrunner.providers.modelscope_images import BalanceReader, balance_origin, balance_request
 from batchrunner.report.directory_status import inspection_notes
 from batchrunner.report.selection import on_a_part
 from batchrunner.report.wording import skipped_words
 from batchrunner.stores.artifacts import AnswerFolder, Artifacts
 from batchrunner.stores.directory_watch import DirectoryWatch
-from batchrunner.stores.files import DISK, RESULTS, Files, InspectedFiles, size_marked, stands_as_marked
-from batchrunner.stores.inspection import Inspection, inspect
+from batchrunner.stores.files import DISK, Files, InspectedFiles
 from batchrunner.stores.ledger import LedgerWriter, segment_version
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import reformatted_events
@@ -52,12 +51,11 @@ from batchrunner.stores.run_directory import (
     windows_that_worked,
 )
 from batchrunner.stores.run_file import check_claim
+from batchrunner.stores.takeover import DirectoryState, look_over, remembered, take_over
 from batchrunner.stores.threads import Threads
 from batchrunner.stores.timezones import offset_of_zone
-from batchrunner.transport import Secret, is_private_host, read_keys
-from batchrunner.transport.memory_budget import MemoryBudget
-from batchrunner.transport.on_demand import NetworkOnDemand
-from batchrunner.transport.secrets import KeylessItems, mask, read_proxy_auth
+from batchrunner.transport import Secret, read_keys
+from batchrunner.transport.secrets import KeylessItems, mask
 
 
 async def assemble(
@@ -87,11 +85,11 @@ async def assemble(
     disk = Threads("assembly", count=1)
     stack.callback(disk.close)
     await disk.run(remove_leftovers, folder, files=files)
-    state = await _remembered(job, folder, disk, adopt_rows=run_request.adopt_rows, say=say, files=files)
+    state = await remembered(job, folder, disk, adopt_rows=run_request.adopt_rows, say=say, files=files)
     items = items_of(job, upstream)
     items.keeps = True
     results = ResultsFile(folder, files=files)
-    stock = await disk.run(_inspect, folder, state, results, files=files)
+    stock = await disk.run(look_over, folder, state, results, files=files)
     run_request = await on_a_part(job, items, run_request, part_options, state=state, results=results)
     found, digest = await _look_through(
         job, items, state, stock, run_request, keys=keys, disk=disk, files=files, control=control
@@ -99,14 +97,14 @@ async def assemble(
     for line in (*run_request.notes, *skipped_words(found.skipped_rows, found.skipped), *items.left_out):
         say(line)
     state.lost = set(found.lost)
-    realigned_length = await disk.run(_take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
+    realigned_length = await disk.run(take_over, stock, results, lost=bool(state.lost) and not run_request.resend_lost)
     if tries_disk:  # only now: it changes the folders' times, which show whether anything else did
         for note in await disk.run(try_disk, folder, job, files=files):
             say(note)
     await disk.run(results.look)
-    opening = partial(_open_network, job, stack, disk, clock=clock, keys=keys, say=say)
+    opening = partial(open_network, job, stack, disk, clock=clock, keys=keys, say=say)
     is_needed = bool(found.ahead or state.tasks or state.batches.open or run_request.changes_anything)
-    transport, downloads = network or await _network(opening, is_needed=is_needed)
+    transport, downloads = network or await network_of(opening, is_needed=is_needed)
     wall = clock.wall()
     artifacts = Artifacts(folder, files=files, refused=(shutdown := Shutdown()).disk_refused, say=say)
     watch = DirectoryWatch(
@@ -180,25 +178,11 @@ async def assemble(
     return runner
 
 
-async def _remembered(
-    job: Job, folder: Path, disk: Threads, *, adopt_rows: bool, say: Callable[[str], None], files: InspectedFiles
-) -> LedgerState:
-    """What the ledger says; see `replay`."""
-    messages: list[str] = []  # by the thread; `say` belongs to the loop
-    day_offset_s = PRESETS[job.provider.preset].day_offset_s
-    state = await disk.run(
-        replay, folder, day_offset_s=day_offset_s, say=messages.append, adopt_rows=adopt_rows, files=files
-    )
-    for line in messages:
-        say(line)
-    return state
-
-
 async def _look_through(
     job: Job,
     items: JobItems,
     state: LedgerState,
-    stock: "_DirectoryState",
+    stock: DirectoryState,
     run_request: RunRequest,
     *,
     keys: dict[str, Secret],
@@ -234,50 +218,6 @@ def _digest_of(job: Job) -> str:
     """See `Totals.digest`. Blocks."""
     made_of = digest_of_items(job)
     return "" if made_of is None else f"{digest_of_job(job)}{made_of}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _DirectoryState:
-    """How a run found its directory."""
-
-    found: Inspection | None = None
-    """None: as the last clean end left it."""
-    outputs: frozenset[str]
-    length: int = 0
-    """Of results.jsonl."""
-    realigned_length: int | None = None
-    """Set when that is not the length by which the ledger knows it: rows are put in order when the run ends."""
-    torn_bytes: int = 0
-
-
-def _take_over(stock: _DirectoryState, results: ResultsFile, *, lost: bool) -> int | None:
-    """Go on from what was found, while lost items wait or not; see `_DirectoryState.realigned_length`. Blocks."""
-    length = stock.realigned_length
-    if stock.found is not None:
-        results.take_over(stock.found, lost=lost)
-        if not lost and (stock.found.unreadable or stock.found.stale):
-            length = stock.length
-    return length
-
-
-def _inspect(folder: Path, state: LedgerState, results: ResultsFile, *, files: InspectedFiles) -> _DirectoryState:
-    """What was changed by the user or a crash; torn ends are repaired. Blocks. Raises StoreBrokenError."""
-    marked = state.marked
-    if marked is not None and stands_as_marked(files, folder, marked):
-        return _DirectoryState(outputs=frozenset(name for name, *_ in marked.folders))
-    recovered = results.recover(state.results_length, crashed=state.torn or not state.closed)
-    found = inspect(files, folder, state)
-    found.reshaped |= recovered.reshaped
-    realigned = recovered.realigned or found.by_hand
-    if marked is not None:
-        realigned = realigned or recovered.length != size_marked(marked, RESULTS)
-    return _DirectoryState(
-        found=found,
-        outputs=frozenset(found.outputs),
-        length=recovered.length,
-        realigned_length=recovered.length if realigned else None,
-        torn_bytes=recovered.torn_bytes,
-    )
 
 
 def _ports(
@@ -335,74 +275,6 @@ def _ports(
         batch_files=BatchFolder(folder, files=files) if batches is not None else None,
         control=control,
     )
-
-
-async def _network(
-    opening: Callable[[], Awaitable[tuple[Transport, Downloads]]], *, is_needed: bool
-) -> tuple[Transport, Downloads]:
-    """The network that this opens: now, or once it is needed after all."""
-    if is_needed:
-        return await opening()
-    on_demand = NetworkOnDemand(opening)
-    return on_demand, on_demand
-
-
-async def _open_network(
-    job: Job,
-    stack: AsyncExitStack,
-    disk: Threads,
-    *,
-    clock: LoopClock,
-    keys: dict[str, Secret],
-    say: Callable[[str], None],
-) -> tuple[Transport, Downloads]:
-    """The real sessions, or the simulated world in process."""
-    if job.provider.base_url.removesuffix("/v1") == PRESETS["simulator"].base_url.removesuffix("/v1"):
-        from batchrunner.simulator.in_process import simulated_network  # noqa: PLC0415 - for simulated runs only
-
-        return simulated_network(scenario=job.scenario, models=job.models, timeouts=job.timeouts, clock=clock)
-    from batchrunner.transport import ApiTransport, PictureDownloads  # noqa: PLC0415 - aiohttp, for real runs only
-
-    provider, memory_budget = job.provider, MemoryBudget()
-    proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
-    transport = await disk.run(  # reads certificates
-        ApiTransport,
-        provider,
-        timeouts=job.timeouts,
-        keys=keys,
-        wall=clock.wall,
-        memory_budget=memory_budget,
-        say=say,
-        proxy_auth=proxy_auth,
-    )
-    private = await is_private_host(provider.base_url)
-    downloads = await disk.run(
-        PictureDownloads,
-        timeouts=job.timeouts,
-        allow_private=private,
-        allow_http=private or provider.allow_http,
-        proxy=provider.proxy,
-        proxy_auth=proxy_auth,
-        ca_file=provider.ca_file,
-        hide=tuple(keys.values()),
-        memory_budget=memory_budget,
-    )
-    return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
-
-
-async def ask_balances(job: Job, keys: dict[str, Secret]) -> tuple[PointBalance, ...]:
-    """What each account has at ModelScope, when the job wants to know; a free question to a host of its own."""
-    if not job.provider.balance or not keys:
-        return ()
-    from batchrunner.transport import ApiTransport  # noqa: PLC0415 - as above
-
-    base_url = job.provider.base_url
-    provider = replace(job.provider, base_url=balance_origin(base_url), auth="bearer", headers={}, api_version=None)
-    proxy_auth = read_proxy_auth(provider.proxy_auth_env, os.environ) if provider.proxy_auth_env else None
-    async with ApiTransport(provider, timeouts=job.timeouts, keys=keys, proxy_auth=proxy_auth) as transport:
-        request = balance_request(base_url)
-        asked = [transport.exchange(request, BalanceReader(account), account=account) for account in keys]
-        return tuple(await asyncio.gather(*asked))
 
 
 def rehearsal_of(job: Job, options: RehearsalOptions) -> Rehearsal:

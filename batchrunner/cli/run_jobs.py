@@ -19,8 +19,8 @@ from batchrunner.core.part import WHOLE, PartOptions
 from batchrunner.core.status import Report
 
 if TYPE_CHECKING:
-    from batchrunner.api import RunOptions
     from batchrunner.cli.event_file import EventFile
+    from batchrunner.running import RunOptions
 
 PRECEDENCE: tuple[ExitStatus, ...] = (
     ExitStatus.INTERRUPTED,

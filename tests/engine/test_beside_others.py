@@ -19,6 +19,7 @@ from batchrunner.core.errors import LockHeldError
 from batchrunner.core.events import Parked
 from batchrunner.core.status import Report
 from batchrunner.providers.structured import SchemaCheck
+from batchrunner.stores import takeover
 from batchrunner.stores.files import Disk
 from batchrunner.stores.ledger_line import encode_line
 from batchrunner.stores.ledger_reader import read_ledger
@@ -133,14 +134,15 @@ def test_the_ledger_is_replayed_beside_the_loop_and_others_have_turns_meanwhile(
     (segment,) = (harness.out / "ledger").glob("*.jsonl")
     assert len(list(read_ledger(harness.out / "ledger"))) > 4, segment
     threads: list[int] = []
-    for name in ("replay", "remove_leftovers", "windows_that_worked", "digest_of_job", "remember_totals"):
-        whole = getattr(wiring, name)
+    names = ("remove_leftovers", "windows_that_worked", "digest_of_job", "remember_totals")
+    for module, name in ((takeover, "replay"), *((wiring, name) for name in names)):
+        whole = getattr(module, name)
 
         def noted(*given: Any, whole: Any = whole, **named: Any) -> Any:
             threads.append(threading.get_ident())
             return whole(*given, **named)
 
-        monkeypatch.setattr(wiring, name, noted)
+        monkeypatch.setattr(module, name, noted)
     job = job_of(tmp_path, chat(*prompts(4)))
     beside(lambda: api.run(job, say=lambda _: None))
     assert len(threads) >= 5

@@ -149,7 +149,7 @@ def test_a_run_that_nobody_touched_is_trusted_without_reading_its_rows(
     def read(*_: object) -> None:
         raise AssertionError("the rows were read")
 
-    monkeypatch.setattr("batchrunner.wiring.inspect", read)
+    monkeypatch.setattr("batchrunner.stores.takeover.inspect", read)
     monkeypatch.setattr("batchrunner.stores.ledger_replay.inspect", read)
     assert run.run().exit_status is ExitStatus.DONE
     assert run.status().items.done == 5
