@@ -26,7 +26,7 @@ from batchrunner.core.outcome import ProblemKind
 from batchrunner.core.ports import Clock, Ledger
 from batchrunner.core.remote_batch import RemoteBatch, ResultFile
 from batchrunner.core.state import LedgerState
-from batchrunner.engine.recorder import uncancellable
+from batchrunner.engine.pending_records import uncancellable
 
 _REASON_MAX: Final = 1000
 _IN_LINE: Final = 1024

@@ -26,7 +26,8 @@ from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import Downloads, Hold, PictureStore
 from batchrunner.core.row import Audio, KeptMedia, Missing, Picture, PictureOrigin
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.recorder import Recorder, uncancellable
+from batchrunner.engine.pending_records import uncancellable
+from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.task_poller import StillRunning, TaskEnd, TaskPoller
 from batchrunner.engine.verdict import Finished, GivenUp, TaskEnded, Verdict, Waiting

@@ -1,7 +1,8 @@
 """Records on their way to the disk: one small object for each, which the stores call back. No task waits for them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchrunner.core.errors import LifecycleError, StoreBrokenError
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SENDING: Final = ItemState.SENDING.value
+
+
+async def uncancellable(record: Awaitable[T]) -> T:
+    """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards.
+
+    A record that fails in that time raises what it raises: whoever waits must learn that an answer was not kept.
+    """
+    task = asyncio.ensure_future(record)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # one more Ctrl-C does not undo a record that is under way
+                await asyncio.wait([task])
+        task.result()
+        raise
 
 
 class PendingIntent:

@@ -12,7 +12,6 @@ from batchrunner.core.plan import HELD, PlanningCounter, PlanningPass, Totals, c
 from batchrunner.core.ports import Items
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.lanes import LaneSettings
-from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.run_status import left_words
 from batchrunner.engine.work_queue import WorkQueue
 
@@ -124,54 +123,7 @@ def totals_of(
     )
 
 
-# What an earlier process left: items that a person wants once more, and tasks whose items the job has no more.
-#
-# Those tasks are paid for, so they are followed and kept all the same.
-
-
-async def requeue(
-    items: Items,
-    recorder: Recorder,
-    *,
-    failed: bool,
-    held: bool,
-    lost: bool = False,
-    limit: int | None = None,
-    part: Collection[bytes] | None = None,
-) -> Counter[str]:
-    """Give failed, held and lost items, among the first `limit` and those in `part`, a new generation of attempts.
-
-    Durable when this returns: their rows leave failures.jsonl next, and no power loss may bring the failures back.
-
-    Returns:
-        How many of each model.
-
-    Raises:
-        JobMistakesError, StoreBrokenError: see `Items` and `Recorder`.
-    """
-    last: Item | None = None
-    models = Counter[str]()
-    async with aclosing(one_by_one(items.batches())) as stream:
-        async for item in stream:
-            if limit is not None and item.index > limit:
-                break
-            key = bytes.fromhex(item.key)
-            if part is not None and key not in part:
-                continue
-            if lost and key in recorder.state.lost:
-                await recorder.resend_lost(item.id, item.key)
-                models[item.model] += 1
-                continue
-            record = recorder.state.record(key)
-            is_held = record.item_state is ItemState.PENDING and record.doubtful
-            if (failed and record.item_state is ItemState.FAILED) or (held and is_held):
-                if last is not None:
-                    await recorder.requeued(last.id, last.key, synced=False)
-                last = item
-                models[item.model] += 1
-    if last is not None:
-        await recorder.requeued(last.id, last.key, synced=True)
-    return models
+# What an earlier process left: tasks whose items the job has no more are paid for, so they are followed and kept.
 
 
 def vanished_item(key: bytes, task: OpenTask) -> Item:

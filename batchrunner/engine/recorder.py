@@ -1,41 +1,33 @@
-"""Writes down what happened: artifact first, ledger second, state third. The only module that makes events.
+"""Writes down what happened to items: artifact first, ledger second, state third.
 
 Nothing is sent before its intent stands here, and terminal records are shielded from cancellation. Intents and answers,
 which every item has, wait in no task: the stores call back, a whole batch at a time, when they are written.
 """
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Final
 
-from batchrunner.core.control import Command, Reply
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.events import (
     Accepted,
-    Controlled,
-    Done,
     Event,
     Failed,
     Intent,
-    Lost,
     Parked,
     Ready,
     Refused,
-    Requeued,
     Resumed,
     Retry,
-    Rewritten,
     parts_of_urls,
     recorded_files,
     recorded_ids,
 )
-from batchrunner.core.lifecycle import ItemEvent, Park
+from batchrunner.core.lifecycle import Park
 from batchrunner.core.outcome import Answer, Problem, TaskAccepted, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
@@ -54,31 +46,14 @@ from batchrunner.core.row import (
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.pending_records import PendingAnswer, PendingIntent
+from batchrunner.engine.pending_records import PendingAnswer, PendingIntent, uncancellable
 from batchrunner.engine.work_queue import Condition, Work
 
-T = TypeVar("T")
-
-_MESSAGE_MAX = 2000
+MESSAGE_MAX: Final = 2000
+"""Characters of a message in a record."""
 _GROUPS_MAX = 50
 _MOST_LISTED_TASKS = 20
 _SECOND_MS = 1000
-
-
-async def uncancellable(record: Awaitable[T]) -> T:
-    """Let a terminal record finish even when its caller is cancelled meanwhile; the cancellation comes afterwards.
-
-    A record that fails in that time raises what it raises: whoever waits must learn that an answer was not kept.
-    """
-    task = asyncio.ensure_future(record)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):  # one more Ctrl-C does not undo a record that is under way
-                await asyncio.wait([task])
-        task.result()
-        raise
 
 
 def rfc3339(wall: float) -> str:
@@ -98,7 +73,7 @@ _second: list[int | str] = [-1, ""]
 
 @dataclass(slots=True, kw_only=True)
 class Recorder:
-    """Writes every state change of a run: the result row first, then the ledger event, then the state in memory."""
+    """Writes every state change of an item: the result row first, then the ledger event, then the state in memory."""
 
     ledger: Ledger
     results: Results
@@ -228,7 +203,7 @@ class Recorder:
                     wait=wait_s,
                     ambiguous=ambiguous,
                     held=held,
-                    message=problem.message[:_MESSAGE_MAX] if held else "",
+                    message=problem.message[:MESSAGE_MAX] if held else "",
                     task=task.task_id if held and task is not None else "",
                     input_tokens=problem.usage.input_tokens if problem.usage else None,
                     output_tokens=problem.usage.output_tokens if problem.usage else None,
@@ -405,7 +380,7 @@ class Recorder:
                 n=record.sends,
                 a=charged,
                 kind=problem.kind.value,
-                message=problem.message[:_MESSAGE_MAX],
+                message=problem.message[:MESSAGE_MAX],
                 request_id=problem.request_id,
                 ambiguous=ambiguous,
                 input_tokens=problem.usage.input_tokens if problem.usage else None,
@@ -414,7 +389,7 @@ class Recorder:
         )
         self._group(work, problem)
 
-    # -- lanes, people, files
+    # -- lanes
 
     async def parked(self, account: str, model: str, park: Park) -> None:
         """A lane stopped."""
@@ -423,44 +398,6 @@ class Recorder:
     async def resumed(self, account: str, model: str) -> None:
         """It goes on."""
         await self._write(Resumed(account=account, model=model))
-
-    async def requeued(self, item_id: str, key: str, *, synced: bool) -> None:
-        """A person asked for one more generation of attempts. `synced`: this, and all before it, is on the disk."""
-        event = Requeued(i=item_id, k=key)
-        await (self._commit(event) if synced else self._write(event))
-
-    async def resend_lost(self, item_id: str, key: str) -> None:
-        """A person pays again for an item whose answer is gone from the directory."""
-        await self._commit(Lost(i=item_id, k=key))
-
-    async def rewritten(self, *, length: int, labels: str) -> None:
-        """results.jsonl shows the present job."""
-        await self._commit(Rewritten(length=length, labels=labels))
-
-    async def controlled(self, command: Command, reply: Reply) -> None:
-        """A command of another process was followed. Durable when this returns."""
-        changed = {key: json.dumps(now) for key, (_, now) in reply.changed.items()}
-        await self._commit(
-            Controlled(
-                id=command.id,
-                action=command.action,
-                by=command.by,
-                message=reply.message[:_MESSAGE_MAX],
-                changed=changed,
-            )
-        )
-
-    async def adopted(self, events: Iterable[ItemEvent]) -> int:
-        """Whole rows were found whose records a crash, or a person, had taken; how many. Durable when this returns."""
-        count, last = 0, None
-        steps = iter(events)
-        while (event := await asyncio.to_thread(next, steps, None)) is not None:  # each reads its row from the disk
-            if last is not None:
-                await self._write(last)
-            count, last = count + isinstance(event, Done | Failed), event
-        if last is not None:
-            await self._commit(last)
-        return count
 
     # -- pieces
 

@@ -23,17 +23,17 @@ from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
 from batchrunner.engine.lane_policy import LanePolicy, LaneSet, restore_parks
 from batchrunner.engine.lanes import Lane, LaneSettings
+from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import (
     closed_queue,
     has_batches,
     lane_settings,
     one_by_one,
-    requeue,
     vanished_item,
     why_left,
 )
-from batchrunner.engine.recorder import Recorder, uncancellable
 from batchrunner.engine.run_control import RunControl
+from batchrunner.engine.run_recorder import RunRecorder, requeue
 from batchrunner.engine.run_schedule import RunSchedule
 from batchrunner.engine.run_status import RunEnd, lanes_of_run, left_words, status_of
 from batchrunner.engine.shutdown import Shutdown, first_of
@@ -65,7 +65,7 @@ class Runner:
     """Of rows that reached the disk although their process did not live to say so, or whose ledger is gone."""
     realigned_length: int | None = None
     """Set when results.jsonl is not the file of the ledger: a rewrite whose record was lost in a crash."""
-    recorder: Recorder = field(init=False)
+    recorder: RunRecorder = field(init=False)
     lanes: LaneSet = field(init=False)
     queues: dict[str, WorkQueue] = field(init=False)
     schedule: RunSchedule = field(init=False)
@@ -87,7 +87,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         ports, job = self.ports, self.job
-        self.recorder = Recorder(
+        self.recorder = RunRecorder(
             ledger=ports.ledger,
             results=ports.results,
             state=self.state,

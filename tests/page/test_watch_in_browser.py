@@ -19,7 +19,7 @@ import pytest
 from batchrunner.page.watch import WatchServer
 from tests.page.test_hostile import HOSTILE, hostile
 from tests.page.test_hostile import ROWS as HOSTILE_ROWS
-from tests.page.test_watch import add, ids_on_disk, lines_of, replace
+from tests.page.watching import add, ids_on_disk, lines_of, replace
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -7,7 +7,7 @@ from pathlib import Path
 import batchrunner
 from batchrunner.page.watch import WatchServer
 from tests.page.conftest import ran
-from tests.page.test_watch import Client, ids_on_disk, watched
+from tests.page.watching import Client, ids_on_disk, watched
 
 CHECKED = """
 name: checked
