@@ -162,11 +162,14 @@ def test_what_is_being_read_does_not_move_and_a_button_reports_how_many_are_new(
     path.write_bytes(b"".join(lines[:-37]))
     with serving(folder) as address, tab(browser, address) as seen:
         before = seen.rows()
-        seen.page.evaluate("document.querySelector('.scroller').scrollTop = 600")
+        scrolled_to_600 = "document.querySelector('.scroller').scrollTop === 600"
+        seen.until(
+            lambda: seen.page.evaluate(f"(document.querySelector('.scroller').scrollTop = 600, {scrolled_to_600})")
+        )
         add(path, *lines[-37:])
         seen.until(lambda: seen.text(".new-pill") == "37 new ▲")
         assert seen.rows() == before
-        assert seen.page.evaluate("document.querySelector('.scroller').scrollTop") == 600
+        assert seen.page.evaluate(scrolled_to_600)
         seen.page.click(".new-pill")
         seen.until(lambda: seen.rows() == before + 37)
         assert seen.text(".new-pill") == ""
