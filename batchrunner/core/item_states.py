@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from batchrunner.core.budget import Tally
-from batchrunner.core.events import Accepted, Batched, Close, Event, Named
+from batchrunner.core.error_policy import policy_named
+from batchrunner.core.events import Accepted, Batched, Close, Done, Event, Failed, Intent, Named, Refused, Retry
 from batchrunner.core.item_table import ItemTable
 from batchrunner.core.lifecycle import (
     ATTEMPTS,
@@ -20,6 +21,8 @@ from batchrunner.core.lifecycle import (
     ITEM_STATES,
     KNOWN,
     LASTING,
+    MODEL,
+    MODEL_MASK,
     SEEN,
     ItemEvent,
     ItemRecord,
@@ -33,6 +36,7 @@ from batchrunner.core.lifecycle import (
     record_of,
 )
 from batchrunner.core.outcome import HeldItem
+from batchrunner.core.pacing import DAY_S
 from batchrunner.core.remote_batch import BatchEvent, RemoteBatch, RemoteBatches
 
 _CLOCK_GRAIN_S: Final = 0.001
@@ -75,7 +79,7 @@ class Figures:
 
 
 class Memory:
-    """What is known of every item, every lane and of the whole. Only `see` and `take_unseen` change anything."""
+    """What is known of every item, every lane and of the whole, and the counting; `LedgerState` takes the events."""
 
     def __init__(self, *, day_offset_s: float = 0.0) -> None:  # noqa: PLR0915 - a line for each thing remembered
         self._day_offset_s = day_offset_s
@@ -274,6 +278,84 @@ class Memory:
         self.tallies[model] = Tally()
         self._models.append(self.tallies[model])
         return number
+
+    # -- counting
+
+    def _count_row(self, length: int, images: int, input_tokens: int | None, output_tokens: int | None) -> None:
+        if length > self.results_length:  # noqa: PLR1730 - a call of `max` is dear here
+            self.results_length = length
+        self.unsettled = True
+        self.images += images
+        if input_tokens is not None:
+            self.input_tokens = (self.input_tokens or 0) + input_tokens
+        if output_tokens is not None:
+            self.output_tokens = (self.output_tokens or 0) + output_tokens
+
+    def _tally(self, packed: int, event: ItemEvent) -> None:
+        """What an item's event says of the call that it ends; `packed` is the item as it was before."""
+        if isinstance(event, Done):
+            tally = self._models[packed >> MODEL & MODEL_MASK]
+            tally.done += 1
+            tally.pictures += event.images
+            tally.add_usage(event.input_tokens, event.output_tokens)
+        elif isinstance(event, Retry | Failed) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
+            tally = self._models[packed >> MODEL & MODEL_MASK]
+            tally.add_usage(event.input_tokens, event.output_tokens)
+            tally.without_work += (policy := policy_named(event.kind)) is not None and policy.no_work
+
+    def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
+        if isinstance(event, Intent):
+            self._count_send(event.model, event.account, at)
+        elif isinstance(event, Batched):  # no request of its own: limits a day do not count it
+            self.sends += 1
+            model = self.batches.of(event.b).model
+            self._models[self._numbers.get(model) or self._add_model(model)].calls += 1
+        elif isinstance(event, Refused):
+            self.refused += 1
+            self._models[packed >> MODEL & MODEL_MASK].calls -= 1
+
+    def _count_more(self, sent: tuple[str, str, float], times: int) -> int:
+        """Count so many further sends of a lane and day; 0, how many are still to be counted."""
+        if times:
+            self._count_send(*sent, times)
+        return 0
+
+    def _count_done(self, model: int, events: list[Done]) -> None:
+        """Answers of one model, by its number: as `ended_well` counts each."""
+        tally = self._models[model]
+        tally.done += len(events)
+        tally.pictures += (images := sum([event.images for event in events]))
+        reported = [event for event in events if event.input_tokens is not None or event.output_tokens is not None]
+        inputs = [event.input_tokens for event in reported if event.input_tokens is not None]
+        outputs = [event.output_tokens for event in reported if event.output_tokens is not None]
+        tally.measured += len(reported)
+        tally.input_tokens += (input_tokens := sum(inputs))
+        tally.output_tokens += (output_tokens := sum(outputs))
+        self._count_row(
+            max([event.length for event in events]),
+            images,
+            input_tokens if inputs else None,
+            output_tokens if outputs else None,
+        )
+        self.events += len(events)
+
+    def _count_send(self, model: str, account: str, at: float, times: int = 1) -> int:
+        """The model's number, as far as a word has room for it."""
+        self.sends += times
+        number = self._numbers.get(model)
+        if number is None:
+            number = self._add_model(model)
+        self._models[number].calls += times
+        day = int((at + self._day_offset_s) // DAY_S)
+        lane = account, model
+        counted_on, sends = self.days.get(lane, (day, 0))
+        self.days[lane] = day, (sends if counted_on == day else 0) + times
+        return min(number, MODEL_MASK)
+
+    def _store(self, number: int, packed: int) -> None:
+        self._counts[self.table.words[number] & ITEM_STATE] -= 1
+        self._counts[packed & ITEM_STATE] += 1
+        self.table.words[number] = packed
 
     # -- keeping it apart from the ledger
 

@@ -13,32 +13,31 @@ from batchrunner.core.job import PRESETS, Job
 from batchrunner.core.lifecycle import ITEM_STATE, KNOWN, Closed, ItemEvent, ItemState
 from batchrunner.core.pacing import day_of
 from batchrunner.core.part import RunRequest
-from batchrunner.core.plan import HELD, PlanningPass, Totals, count_items, count_part
+from batchrunner.core.plan import HELD, PlanningPass, Totals, count_part
 from batchrunner.core.ports import Ports
 from batchrunner.core.schedule import OffsetAt
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts, Status
 from batchrunner.engine.attempt import Attempts, Slot
 from batchrunner.engine.budget_guard import BudgetGuard
-from batchrunner.engine.image_tasks import ImageTasks, PictureSaver
-from batchrunner.engine.lane_policy import LanePolicy, LaneSet, restore_parks
+from batchrunner.engine.lane_policy import LaneSet, restore_parks
 from batchrunner.engine.lanes import Lane, LaneSettings
 from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.planning import (
     closed_queue,
     has_batches,
     lane_settings,
-    one_by_one,
     vanished_item,
     why_left,
 )
 from batchrunner.engine.run_control import RunControl
-from batchrunner.engine.run_recorder import RunRecorder, requeue
+from batchrunner.engine.run_parts import attempts_of, follower_of
+from batchrunner.engine.run_recorder import RunRecorder
 from batchrunner.engine.run_schedule import RunSchedule
 from batchrunner.engine.run_status import RunEnd, lanes_of_run, left_words, status_of
+from batchrunner.engine.settling import requeue_what_was_asked_for, settle
 from batchrunner.engine.shutdown import Shutdown, first_of
 from batchrunner.engine.task_poller import TaskPoller
-from batchrunner.engine.verdict import InternalFaults
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 _WORDS_KEPT: Final = 50
@@ -77,7 +76,7 @@ class Runner:
     """(account, model, why) -> open tasks that this process cannot ask for."""
     last_words: dict[tuple[str, str], int] = field(default_factory=dict)
     """(why, what the server said last) -> items that this run leaves unfinished so."""
-    _vanished_items_ended: bool = False
+    vanished_items_ended: bool = False
     _totals_unsaved: bool = False
     """The totals could not be saved once: that was reported."""
     requeued: Counter[str] = field(default_factory=Counter)
@@ -119,12 +118,12 @@ class Runner:
             asyncio.CancelledError: the end was asked for twice, or the grace is over.
         """
         await self.record_recovered()
-        await self._requeue()
+        await requeue_what_was_asked_for(self)
         await restore_parks(self.job, self.state, self.lanes, self.recorder, now=self.ports.clock.wall())
         await self.control.take_up()
         await self._remember(self.totals, sends_follow=True)
-        follower = self._follower()
-        attempts = self._attempts(follower)
+        follower = follower_of(self)
+        attempts = attempts_of(self, follower)
         if follower is not None:
             follower.key_refused = attempts.lane_policy.polls_refused
         beside = [
@@ -145,7 +144,7 @@ class Runner:
         await self.ports.confirm()
         if not self.shutdown.requests and _SOURCE not in self.left_open:
             try:
-                await self.settle()
+                await settle(self)
             except JobMistakesError as error:
                 self._source_changed(error)
         windows = {f"{lane.account} {lane.model}": lane.limit for lane in self.lanes}
@@ -213,7 +212,7 @@ class Runner:
             batches = self.ports.items.batches(frozenset({queue.model}))
             surveyed = self.found.per_model.get(queue.model, 0)
             try:
-                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed, part=self._part_keys)
+                await queue.read(batches, limit=self.run_request.limit, surveyed=surveyed, part=self.part_keys)
             except JobMistakesError as error:
                 self._source_changed(error)
             except Exception as error:  # noqa: BLE001 - a fault of ours here must not cut off what is in flight
@@ -224,7 +223,7 @@ class Runner:
                 )
         else:
             queue.nothing_to_read()
-        self._close_when_drained(queue)
+        self.close_when_drained(queue)
 
     def _source_changed(self, error: JobMistakesError) -> None:
         """Nothing more leaves, what is under way is awaited and recorded; a later run settles the result files."""
@@ -248,7 +247,7 @@ class Runner:
         for lane in self.lanes:
             lane.close(Closed(kind="budget", reason=reason, refused_account=False))
 
-    def _close_when_drained(self, queue: WorkQueue) -> None:
+    def close_when_drained(self, queue: WorkQueue) -> None:
         """Wake the drivers that wait for a slot, or for a parked lane, of a model with nothing left to do."""
         if queue.exhausted and queue.drained:
             for lane in self.lanes.of_model(queue.model):
@@ -264,57 +263,7 @@ class Runner:
         if follower is not None:
             follower.drain()
 
-    async def settle(self) -> None:
-        """Bring the result files in line with the present job: labels, shared rows, vanished items, failures.
-
-        Reads the whole source, whatever part of it the run was for, and only if something must change. Failures come
-        first: once `rewritten` is in the ledger, no later run has a reason to look at their labels again.
-        """
-        moved = bool(self.state.labels - {self.found.labels}) or self._vanished_items_ended
-        failures_stayed = 0
-        count = count_items(self.state, self.totals, now=self.ports.clock.wall()).failed
-        if moved or not await self.ports.results.failures_are_settled(count=count, is_failed=self._is_failed):
-            failures_stayed = await self._settle_failures()
-        shares = bool(self.found.shared) and self.state.unsettled
-        if moved or shares:
-            replaced = await self.ports.results.rewrite(
-                one_by_one(self.ports.items.batches()), is_done=lambda key: self.state.item_state(key) is ItemState.DONE
-            )
-            # rows outside of a part that stay wait for a run on the whole job, which looks at labels again
-            labels = "" if replaced.stayed or failures_stayed else self.found.labels
-            await self.recorder.rewritten(length=replaced.length, labels=labels)
-
-    async def _settle_failures(self) -> int:
-        """How many rows of earlier requests stay where they are."""
-        count = self.state.count(ItemState.FAILED)
-        items = one_by_one(self.ports.items.batches())
-        settled = await self.ports.results.settle_failures(items, is_failed=self._is_failed, count=count)
-        if settled.made:
-            rows = "1 missing row" if settled.made == 1 else f"{settled.made:,} missing rows"
-            self.say(f"failures.jsonl: restored {rows} from the ledger; nothing was sent")
-        return settled.stayed
-
-    def _is_failed(self, key: bytes) -> bool:
-        return self.state.item_state(key) is ItemState.FAILED
-
     # -- taking up what was left
-
-    async def _requeue(self) -> None:
-        run_request = self.run_request
-        failed = run_request.retry_failed and self.state.count(ItemState.FAILED)
-        held = run_request.resend_held and self.state.doubtful_count
-        lost = run_request.resend_lost and self.state.lost
-        if failed or held or lost:
-            self.requeued = await requeue(
-                self.ports.items,
-                self.recorder,
-                failed=run_request.retry_failed,
-                held=run_request.resend_held,
-                lost=run_request.resend_lost,
-                limit=run_request.limit,
-                part=self._part_keys,
-            )
-            await self._settle_failures()
 
     def _resume_tasks(self, attempts: Attempts, group: asyncio.TaskGroup) -> None:
         """Accepted tasks first: they are paid for. Those of items that the job has no more are followed, too."""
@@ -338,7 +287,7 @@ class Runner:
         task = self.state.tasks[work.key]
         wanted = not vanished and self._in_part(work.item) and task.account in self.ports.accounts
         await attempts.resume(work, lane, queue, task, wanted=wanted, may_ask=may_ask)
-        self._close_when_drained(queue)
+        self.close_when_drained(queue)
         if vanished:
             self.vanished_ended(work.key)
 
@@ -349,7 +298,7 @@ class Runner:
         changes = (ItemState.ACCEPTED.name, -1), (record.item_state.name, 1), (HELD, int(held))
         for name, more in changes:
             vanished[name] = vanished.get(name, 0) + more
-        self._vanished_items_ended = True
+        self.vanished_items_ended = True
 
     # -- how it stands, how it ended
 
@@ -407,11 +356,12 @@ class Runner:
 
     def _in_part(self, item: Item) -> bool:
         """Whether the run was asked for this item."""
-        limit, part = self.run_request.limit, self._part_keys
+        limit, part = self.run_request.limit, self.part_keys
         return (limit is None or item.index <= limit) and (part is None or bytes.fromhex(item.key) in part)
 
     @property
-    def _part_keys(self) -> frozenset[bytes] | None:
+    def part_keys(self) -> frozenset[bytes] | None:
+        """The items that the run is for; None where it is for all."""
         return self.run_request.part.keys if self.run_request.part is not None else None
 
     def part_counts(self) -> ItemCounts | None:
@@ -435,61 +385,6 @@ class Runner:
             window=self.totals.windows.get(f"{account} {model}"),
             most_in_flight=self.run_request.most_in_flight,
             has_tasks=self.ports.tasks is not None,
-        )
-
-    def _follower(self) -> TaskPoller | None:
-        if self.ports.tasks is None:
-            return None
-        return TaskPoller(
-            dialect=self.ports.tasks,
-            transport=self.ports.transport,
-            clock=self.ports.clock,
-            random_source=self.random_source,
-            poll_per_second=self.job.limits.poll_per_second or PRESETS[self.job.provider.preset].poll_per_second,
-            task_s=self.job.timeouts.task_s,
-            say=self.say,
-        )
-
-    def _attempts(self, follower: TaskPoller | None) -> Attempts:
-        preset = PRESETS[self.job.provider.preset]
-        saver = PictureSaver(
-            downloads=self.ports.downloads, store=self.ports.pictures, into=self.job.output.format, hold=self.ports.hold
-        )
-        image_tasks = ImageTasks(
-            job=self.job,
-            recorder=self.recorder,
-            tasks=follower,
-            saver=saver,
-            shutdown=self.shutdown,
-            random_source=self.random_source,
-        )
-        lane_policy = LanePolicy(
-            job=self.job,
-            lanes=self.lanes,
-            recorder=self.recorder,
-            clock=self.ports.clock,
-            shanghai=preset.day_offset_s != 0.0,
-            say=self.say,
-        )
-        internal_faults = InternalFaults(
-            recorder=self.recorder,
-            lane_policy=lane_policy,
-            note=self.ports.note_fault,
-            left_open=self.note_left_open,
-            pause=self.shutdown.pause,
-        )
-        return Attempts(
-            job=self.job,
-            ports=self.ports,
-            recorder=self.recorder,
-            lane_policy=lane_policy,
-            internal_faults=internal_faults,
-            image_tasks=image_tasks,
-            shutdown=self.shutdown,
-            budget_guard=self.budget_guard,
-            random_source=self.random_source,
-            left_open=self.note_left_open,
-            ended=self._close_when_drained,
         )
 
     def note_left_open(self, why: str, words: str) -> None:

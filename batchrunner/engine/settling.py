@@ -1,0 +1,80 @@
+"""Before a run's work, items that a person wants once more; after it, result files in line with the present job."""
+
+from typing import TYPE_CHECKING
+
+from batchrunner.core.lifecycle import ItemState
+from batchrunner.core.plan import count_items
+from batchrunner.engine.planning import one_by_one
+from batchrunner.engine.run_recorder import requeue
+
+if TYPE_CHECKING:
+    from batchrunner.engine.runner import Runner
+
+
+async def requeue_what_was_asked_for(runner: "Runner") -> None:
+    """Failed, held and lost items that the run was asked to send once more.
+
+    Raises:
+        JobMistakesError, StoreBrokenError: as `settle`.
+    """
+    run_request, state = runner.run_request, runner.state
+    failed = run_request.retry_failed and state.count(ItemState.FAILED)
+    held = run_request.resend_held and state.doubtful_count
+    lost = run_request.resend_lost and state.lost
+    if failed or held or lost:
+        runner.requeued = await requeue(
+            runner.ports.items,
+            runner.recorder,
+            failed=run_request.retry_failed,
+            held=run_request.resend_held,
+            lost=run_request.resend_lost,
+            limit=run_request.limit,
+            part=runner.part_keys,
+        )
+        await settle_failures(runner)
+
+
+async def settle(runner: "Runner") -> None:
+    """Bring the result files in line with the present job: labels, shared rows, vanished items, failures.
+
+    Reads the whole source, whatever part of it the run was for, and only if something must change. Failures come
+    first: once `rewritten` is in the ledger, no later run has a reason to look at their labels again.
+
+    Raises:
+        JobMistakesError, StoreBrokenError: the source cannot be read, or the files not written.
+    """
+    state, found, results = runner.state, runner.found, runner.ports.results
+    moved = bool(state.labels - {found.labels}) or runner.vanished_items_ended
+    failures_stayed = 0
+    count = count_items(state, runner.totals, now=runner.ports.clock.wall()).failed
+    if moved or not await results.failures_are_settled(count=count, is_failed=lambda key: _is_failed(runner, key)):
+        failures_stayed = await settle_failures(runner)
+    shares = bool(found.shared) and state.unsettled
+    if moved or shares:
+        replaced = await results.rewrite(
+            one_by_one(runner.ports.items.batches()), is_done=lambda key: state.item_state(key) is ItemState.DONE
+        )
+        # rows outside of a part that stay wait for a run on the whole job, which looks at labels again
+        labels = "" if replaced.stayed or failures_stayed else found.labels
+        await runner.recorder.rewritten(length=replaced.length, labels=labels)
+
+
+async def settle_failures(runner: "Runner") -> int:
+    """Write failures.jsonl anew by the ledger; how many rows of earlier requests stay where they are.
+
+    Raises:
+        JobMistakesError, StoreBrokenError: as `settle`.
+    """
+    count = runner.state.count(ItemState.FAILED)
+    items = one_by_one(runner.ports.items.batches())
+    settled = await runner.ports.results.settle_failures(
+        items, is_failed=lambda key: _is_failed(runner, key), count=count
+    )
+    if settled.made:
+        rows = "1 missing row" if settled.made == 1 else f"{settled.made:,} missing rows"
+        runner.say(f"failures.jsonl: restored {rows} from the ledger; nothing was sent")
+    return settled.stayed
+
+
+def _is_failed(runner: "Runner", key: bytes) -> bool:
+    return runner.state.item_state(key) is ItemState.FAILED
