@@ -17,7 +17,7 @@ from batchrunner.core import VERSION
 from batchrunner.core.events import Done, Intent
 from batchrunner.core.http import Completed, ResponseHead
 from batchrunner.core.outcome import Answer, Usage
-from batchrunner.core.row import Effort, chat_output, result_row
+from batchrunner.core.row import Effort, answer_output, result_row
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.planning import run_planning_pass, totals_of
 from batchrunner.engine.run_schedule import LoopClock
@@ -71,7 +71,9 @@ def make_finished(folder: Path) -> None:
         length = 0
         with (out / "results.jsonl").open("wb") as rows:
             async for item in items_of(job).stream():
-                row = result_row(item, chat_output(answer, path=None), usage=answer.usage, task_id=None, effort=effort)
+                row = result_row(
+                    item, answer_output(answer, path=None), usage=answer.usage, task_id=None, effort=effort
+                )
                 line = encode_row(row)
                 rows.write(line + b"\n")
                 length += len(line) + 1

@@ -38,6 +38,7 @@ def test_every_preset_and_every_problem_has_its_row() -> None:
 SHORT_WITH_REASON = {
     "core/upstream.py": "what prompts, stores, report and api say to each other about a run that is read",
     "exporters/tables.py": "the guard against formulas (threat 12), apart from the formats that need none",
+    "exporters/vector_files.py": "the one format of vectors alone; the others are tables or lines",
     "report/apprise_message.py": "a process of its own, which loads nothing of the program",
     "__main__.py": "the command's entry point",
     "spec/parts.py": "what the keys of a job and those of its checks are both made of",

@@ -20,8 +20,8 @@ from batchrunner.core.errors import ExitStatus, JobMistakesError, Mistake
 Kind = Literal["job", "run", "folder", "key", "shell", "none"]
 SHELLS: Final = ("bash", "zsh", "fish")
 FORMATS: Final = (
-    "jsonl", "csv", "parquet", "hf", "imagefolder", "captions", "messages", "sharegpt", "alpaca", "preference", "xlsx",
-    "sheet", "markdown", "openai-batch", "webdataset",
+    "jsonl", "csv", "parquet", "npy", "hf", "imagefolder", "captions", "messages", "sharegpt", "alpaca", "preference",
+    "xlsx", "sheet", "markdown", "openai-batch", "webdataset",
 )  # fmt: skip
 """Of `EXPORTERS`, which loads too much to be asked at the start of every command; a test compares the two."""
 _KINDS: Final[Mapping[str, Kind]] = {"JOB": "job", "DIR": "run", "FOLDER": "folder", "KEY": "key", "SHELL": "shell"}

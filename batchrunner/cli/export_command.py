@@ -23,7 +23,7 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="csv, xlsx, parquet, jsonl; hf, messages, sharegpt, alpaca, preference; imagefolder, captions, "
+        help="csv, xlsx, parquet, npy, jsonl; hf, messages, sharegpt, alpaca, preference; imagefolder, captions, "
         "webdataset, sheet; markdown or openai-batch.",
         show_default=False,
     ),

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 else:  # a recursive alias means nothing to those who read annotations when the program runs, like msgspec
     Json = Any
 
-Kind = Literal["chat", "image"]
+Kind = Literal["chat", "image", "embedding"]
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
-DialectName = Literal["openai-chat", "anthropic-messages", "modelscope-images", "openai-images", "task"]
+DialectName = Literal[
+    "openai-chat", "anthropic-messages", "modelscope-images", "openai-images", "task", "openai-embeddings"
+]
 AuthScheme = Literal["bearer", "x-api-key", "api-key", "none"]
 NotifyEvent = Literal["ended", "paused", "all_parked", "first_failure"]
 NOTIFY_EVENTS: tuple[NotifyEvent, ...] = get_args(NotifyEvent)
@@ -415,7 +417,7 @@ PRESETS: dict[PresetName, Preset] = {
         Preset(
             name="modelscope",
             base_url=f"{_MODELSCOPE}/v1",
-            dialects={"chat": "openai-chat", "image": "modelscope-images"},
+            dialects={"chat": "openai-chat", "image": "modelscope-images", "embedding": "openai-embeddings"},
             key_env="MODELSCOPE_API_KEY",
             auth="bearer",
             first_concurrency=1,
@@ -438,7 +440,7 @@ PRESETS: dict[PresetName, Preset] = {
         Preset(
             name="openai",
             base_url="https://api.openai.com/v1",
-            dialects={"chat": "openai-chat", "image": "openai-images"},
+            dialects={"chat": "openai-chat", "image": "openai-images", "embedding": "openai-embeddings"},
             key_env="OPENAI_API_KEY",
             auth="bearer",
             first_concurrency=4,
@@ -454,7 +456,7 @@ PRESETS: dict[PresetName, Preset] = {
         Preset(
             name="simulator",
             base_url="http://simulator.invalid/v1",
-            dialects={"chat": "openai-chat", "image": "modelscope-images"},
+            dialects={"chat": "openai-chat", "image": "modelscope-images", "embedding": "openai-embeddings"},
             key_env=None,
             auth="none",
             first_concurrency=16,

@@ -151,6 +151,8 @@ class Answer:
     """All of them where there is more than one; the answer itself is the first that is sound."""
     extras: dict[str, Json] = field(default_factory=dict)
     """What was paid for besides, under the server's own names: `logprobs`, `annotations`, `reasoning_details` …"""
+    embedding: tuple[float, ...] = ()
+    """The vector of a text, where that was asked for; never with a text."""
 
 
 class TaskAddresses(NamedTuple):

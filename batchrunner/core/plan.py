@@ -391,7 +391,7 @@ def cost_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally] |
     for model, to_send in ahead.items():
         tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, unreported=Usages())
         base = Usages(
-            input_tokens=estimate_tokens(to_send.chars) if job.kind == "chat" else 0,
+            input_tokens=estimate_tokens(to_send.chars) if job.kind != "image" else 0,
             pictures=to_send.answers if job.kind == "image" else 0,
         )
         least += tariff.amounts(base, calls=to_send.calls).money

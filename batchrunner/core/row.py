@@ -6,7 +6,7 @@ Optional fields are left out if they have their default; a field with `_always` 
 
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -98,6 +98,15 @@ class ChatOutput(_Part, kw_only=True):
     """What else came, under the server's own names; a row has these beside the other fields of `output`."""
 
 
+class EmbeddingOutput(_Part, kw_only=True):
+    """`output` of an embedding's row."""
+
+    embedding: tuple[float, ...]
+    dimensions: int
+    flags: tuple[str, ...] = ()
+    """What was odd: `usage_divided` (its tokens are its share of a request of several texts), `zero_vector`."""
+
+
 class ImageOutput(_Part, kw_only=True):
     """`output` of an image row."""
 
@@ -106,6 +115,9 @@ class ImageOutput(_Part, kw_only=True):
     """What was odd: `fewer_pictures`, `shared_task`, `more_tasks`."""
     other_tasks: tuple[str, ...] = ()
     """Ids of further tasks that the same order made and that were not followed."""
+
+
+AnyOutput: TypeAlias = ChatOutput | ImageOutput | EmbeddingOutput
 
 
 class Effort(_Part, kw_only=True):
@@ -140,7 +152,7 @@ class ResultRow(_Part, kw_only=True):
     """As sent; None where there was no system prompt."""
     vars: dict[str, Json]
     params: dict[str, Json]
-    output: ChatOutput | ImageOutput
+    output: AnyOutput
     task_id: str | None
     usage: Tokens | Usage | None
     attempts: int
@@ -204,8 +216,10 @@ def unchecked(pictures: tuple[Picture, ...]) -> tuple[str, ...]:
     return ("unchecked",) if any(picture.width is None for picture in pictures) else ()
 
 
-def chat_output(answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> ChatOutput:
-    """The contract's shape of a chat answer."""
+def answer_output(answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> "ChatOutput | EmbeddingOutput":
+    """The contract's shape of an answer: of a chat, or a vector."""
+    if answer.embedding:
+        return EmbeddingOutput(embedding=answer.embedding, dimensions=len(answer.embedding), flags=answer.flags)
     flags = answer.flags
     if media is not NO_MEDIA:
         flags = (*flags, *unchecked(media.images), *(("media_missing",) if media.missing else ()))
@@ -224,6 +238,13 @@ def chat_output(answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA
         choices=answer.choices,
         extras=answer.extras,
     )
+
+
+def files_of(output: AnyOutput) -> tuple[Picture | Audio, ...]:
+    """The pictures and sounds that a row names."""
+    if isinstance(output, ChatOutput):
+        return (*output.images, *output.audio)
+    return output.images if isinstance(output, ImageOutput) else ()
 
 
 def system_of(item: Item) -> str | None:
@@ -255,7 +276,12 @@ def _pictures(item: Item) -> tuple[ShownPicture, ...] | None:
 
 
 def result_row(
-    item: Item, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None, effort: Effort
+    item: Item,
+    output: AnyOutput,
+    *,
+    usage: Usage | None,
+    task_id: str | None,
+    effort: Effort,
 ) -> ResultRow:
     """The row of a succeeded item."""
     return ResultRow(

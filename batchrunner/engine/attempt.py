@@ -39,7 +39,7 @@ from batchrunner.core.outcome import Answer, Pictures, Problem, ProblemKind, Sen
 from batchrunner.core.pacing import backoff_s, estimate_tokens
 from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.rate_limiter import Ticket
-from batchrunner.core.row import chat_output
+from batchrunner.core.row import answer_output
 from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
@@ -303,7 +303,7 @@ class Attempts:
         try:
             self.recorder.keep(
                 work,
-                chat_output(with_adaptation_flags(outcome, work) if adapted else outcome, path=None),
+                answer_output(with_adaptation_flags(outcome, work) if adapted else outcome, path=None),
                 usage=outcome.usage,
                 task_id=None,
                 then=partial(self._recorded, work, lane, queue, text, hold),

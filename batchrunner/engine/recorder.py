@@ -32,14 +32,14 @@ from batchrunner.core.outcome import Answer, Problem, TaskAccepted, Usage
 from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
     NO_MEDIA,
-    Audio,
-    ChatOutput,
+    AnyOutput,
     Effort,
     ImageOutput,
     KeptMedia,
     Picture,
-    chat_output,
+    answer_output,
     failure_row,
+    files_of,
     result_row,
     unchecked,
 )
@@ -265,7 +265,7 @@ class Recorder:
     def keep(
         self,
         work: Work,
-        output: ChatOutput | ImageOutput,
+        output: AnyOutput,
         *,
         usage: Usage | None,
         task_id: str | None,
@@ -281,12 +281,9 @@ class Recorder:
         sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)
         kept = PendingAnswer(self, work, usage, then)
         kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
-        if isinstance(output, ImageOutput):
-            files: tuple[Picture | Audio, ...] = output.images
-        else:
-            files = (*output.images, *output.audio)
+        files = files_of(output)
         if files:
-            kept.images = len(output.images)
+            kept.images = sum(isinstance(file, Picture) for file in files)
             kept.files = recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files))
         if work.began is None or work.began_wall is None:
             started, seconds = self._time_of_task(work)
@@ -320,7 +317,7 @@ class Recorder:
 
     async def answered(self, work: Work, answer: Answer, *, path: str | None, media: KeptMedia = NO_MEDIA) -> None:
         """A chat answer, durable when this returns. The caller shields it, with the steps before it."""
-        await self._done(work, chat_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
+        await self._done(work, answer_output(answer, path=path, media=media), usage=answer.usage, task_id=None)
 
     async def pictured(
         self,
@@ -346,9 +343,7 @@ class Recorder:
         """The item failed for good."""
         await uncancellable(self._failed(work, problem, charged=charged, ambiguous=ambiguous))
 
-    async def _done(
-        self, work: Work, output: ChatOutput | ImageOutput, *, usage: Usage | None, task_id: str | None
-    ) -> None:
+    async def _done(self, work: Work, output: AnyOutput, *, usage: Usage | None, task_id: str | None) -> None:
         ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.keep(
             work,

@@ -12,12 +12,14 @@ from batchrunner.exporters.hub_dataset import hub_dataset
 from batchrunner.exporters.picture_folders import captions, imagefolder, webdataset, webdataset_shards
 from batchrunner.exporters.record_formats import json_lines, markdown, openai_batch
 from batchrunner.exporters.tables import comma_separated
+from batchrunner.exporters.vector_files import npy
 from batchrunner.exporters.workbook import workbook
 
 EXPORTERS: dict[str, ExportFormat] = {
     "jsonl": ExportFormat(write=json_lines, ending=".jsonl", is_text=True),
     "csv": ExportFormat(write=comma_separated, ending=".csv", is_text=True),
     "parquet": ExportFormat(write=parquet, ending=".parquet", needs="pyarrow"),
+    "npy": ExportFormat(write=npy, ending=".npy", counts_samples=True),
     "hf": ExportFormat(write_folder=hub_dataset, needs="pyarrow"),
     "imagefolder": ExportFormat(write_folder=imagefolder, counts_samples=True),
     "captions": ExportFormat(write_folder=captions, counts_samples=True),

@@ -1,13 +1,14 @@
 """`parquet`, and the shards of `hf`: the columns of a CSV file, typed; the only exporters that know pyarrow, an extra.
 
-A column holds one type: whole numbers, numbers, truth values, times, or text where they are mixed. `output.parsed` is a
+A column holds one type: whole numbers, numbers, truth values, times, or text where they are mixed. Vectors of one
+length are lists of that many 32-bit floats. `output.parsed` is a
 struct where the job's schema says so and every answer fits. Pictures are paths, `{bytes, path}`, or left out.
 """
 
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from batchrunner.core.exports import ExportRow, PicturesAs, Shapable
@@ -19,6 +20,7 @@ _GROUP_ROWS: Final = 2_000
 """A group of rows is written when it has so many, or so many bytes: memory does not grow with the run."""
 _PARSED: Final = "output.parsed"
 _PATHS: Final = "output.images"
+_VECTOR: Final = "output.embedding"
 _TIMES: Final = ("started_at", "failed_at")
 _ONE, _MANY = "image", "pictures"
 """The column of pictures, where no row has more than one and where some have."""
@@ -37,6 +39,7 @@ def layout_of(run: Shapable, *, pictures: PicturesAs) -> TableLayout:
     parsed = type_of_schema(run.job.get("schema"))
     keeps = {"parsed": parsed != "json", **dict.fromkeys(_TIMES, True)}
     most_pictures = 0
+    lengths = set[int]()
 
     def seen() -> Iterator[ExportRow]:
         nonlocal most_pictures
@@ -47,7 +50,8 @@ def layout_of(run: Shapable, *, pictures: PicturesAs) -> TableLayout:
                 value = row.fields.get(name)
                 keeps[name] = keeps[name] and (value is None or instant(value) is not None)
             most_pictures = max(most_pictures, len(mappings(output.get("images"))))
-            yield row
+            lengths.add(len(vector_of(row) or ()))
+            yield _without_vector(row)
 
     columns: dict[str, ArrowType] = {}
     for name, kind in columns_of(seen()).items():
@@ -59,7 +63,13 @@ def layout_of(run: Shapable, *, pictures: PicturesAs) -> TableLayout:
             columns[name] = kind
         elif pictures == "bytes":
             columns |= {_MANY: ("list", "picture")} if most_pictures > 1 else {_ONE: "picture"}
-    return TableLayout(columns=columns, pictures=pictures)
+    return TableLayout(columns=columns | _vector_column(lengths - {0}), pictures=pictures)
+
+
+def _vector_column(lengths: set[int]) -> dict[str, ArrowType]:
+    if not lengths:
+        return {}
+    return {_VECTOR: ("vector", lengths.pop()) if len(lengths) == 1 else ("list", "number")}
 
 
 class _Pieces(io.RawIOBase):
@@ -116,10 +126,13 @@ def _groups(run: Shapable, given: Iterable[ExportRow], layout: TableLayout) -> I
     group: dict[str, list[Any]] = {name: [] for name in layout.columns}
     rows = size_bytes = 0
     for row in given:
-        cells = cells_of(row)
+        cells = cells_of(_without_vector(row))
         for name, kind in layout.columns.items():
             if name == _PARSED and kind not in ("text", "json"):
                 group[name].append(stored(kind, mapping(row.fields.get("output")).get("parsed")))
+            elif name == _VECTOR and isinstance(kind, tuple):
+                vector = vector_of(row)
+                group[name].append(None if vector is None else stored(kind, list(vector)))
             elif name in (_ONE, _MANY) and layout.pictures == "bytes" and kind not in ("text", "json"):
                 pictures = list(_pictures(run, row))
                 size_bytes += sum(len(picture["bytes"]) for picture in pictures)
@@ -134,6 +147,25 @@ def _groups(run: Shapable, given: Iterable[ExportRow], layout: TableLayout) -> I
             rows = size_bytes = 0
     if rows:
         yield group
+
+
+def vector_of(row: ExportRow) -> list[float] | None:
+    """The numbers of an embedding; None where the row has none, or something else in their place."""
+    found = mapping(row.fields.get("output")).get("embedding")
+    if not isinstance(found, list) or not found or not _NUMBERS.issuperset(map(type, found)):
+        return None
+    return [float(number) for number in found if isinstance(number, int | float)]
+
+
+_NUMBERS: Final = frozenset({int, float})
+
+
+def _without_vector(row: ExportRow) -> ExportRow:
+    """The row with nothing in its place: as a cell of text, numbers by the thousand would be written for nothing."""
+    if vector_of(row) is None:
+        return row
+    output = {**mapping(row.fields.get("output")), "embedding": None}
+    return replace(row, fields={**row.fields, "output": output})
 
 
 def _pictures(run: Shapable, row: ExportRow) -> Iterator[dict[str, Any]]:

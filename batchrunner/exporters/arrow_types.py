@@ -1,8 +1,9 @@
 """Types of columns for Parquet: what a JSON Schema says of `parsed`, held against the values that are there.
 
-A type is a name (`text`, `integer`, `number`, `truth`, `time`, `picture`, `json`), `("list", type)` or
-`("struct", {name: type})`. Values of a part that the schema leaves open are kept as JSON text. A schema is believed
-only if every value of the run fits, so nothing that an answer holds gets lost; but a key that is missing reads as null.
+A type is a name (`text`, `integer`, `number`, `truth`, `time`, `picture`, `json`), `("list", type)`,
+`("struct", {name: type})` or `("vector", n)`: always n 32-bit floats. Values of a part that the schema leaves open are
+kept as JSON text. A schema is believed only if every value of the run fits, so nothing that an answer holds gets lost;
+but a key that is missing reads as null.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from batchrunner.core.job import Json
 from batchrunner.exporters.columns import INTEGERS, json_text
 
-ArrowType: TypeAlias = "str | tuple[str, ArrowType] | tuple[str, dict[str, ArrowType]]"
+ArrowType: TypeAlias = "str | tuple[str, ArrowType] | tuple[str, dict[str, ArrowType]] | tuple[str, int]"
 
 _SIMPLE: Final = {"string": "text", "integer": "integer", "number": "number", "boolean": "truth"}
 _DEPTH_MAX: Final = 20
@@ -72,6 +73,8 @@ def fits(kind: ArrowType, value: Json) -> bool:
             return isinstance(value, dict) and all(
                 name in inner and fits(inner[name], entry) for name, entry in value.items()
             )
+        if isinstance(inner, int):
+            return isinstance(value, list) and len(value) == inner
         return isinstance(value, list) and all(fits(inner, entry) for entry in value)
     if isinstance(value, bool):
         return kind == "truth"
@@ -92,6 +95,8 @@ def stored(kind: ArrowType, value: Json) -> Any:
             assert isinstance(value, dict), "it fits"
             return {name: stored(part, value.get(name)) for name, part in inner.items()}
         assert isinstance(value, list), "it fits"
+        if isinstance(inner, int):
+            return value
         return [stored(inner, entry) for entry in value]
     if kind == "json":
         return json_text(value)
@@ -119,6 +124,8 @@ def arrow_type(kind: ArrowType) -> Any:
         inner = kind[1]
         if isinstance(inner, dict):
             return arrow.struct([arrow.field(name, arrow_type(part)) for name, part in inner.items()])
+        if isinstance(inner, int):
+            return arrow.list_(arrow.float32(), inner)
         return arrow.list_(arrow_type(inner))
     simple = {
         "text": arrow.string(),
@@ -138,6 +145,8 @@ def hub_feature(kind: ArrowType) -> dict[str, Json]:
         inner = kind[1]
         if isinstance(inner, dict):
             return {name: hub_feature(part) for name, part in inner.items()}
+        if isinstance(inner, int):
+            return {"feature": {"dtype": "float32", "_type": "Value"}, "length": inner, "_type": "List"}
         return {"feature": hub_feature(inner), "_type": "List"}
     return {"_type": "Image"} if kind == "picture" else {"dtype": _HF_VALUES[kind], "_type": "Value"}
 
@@ -148,6 +157,8 @@ def card_feature(kind: ArrowType) -> dict[str, Json]:
         inner = kind[1]
         if isinstance(inner, dict):
             return {"struct": card_features(inner)}
+        if isinstance(inner, int):
+            return {"list": "float32", "length": inner}
         below = card_feature(inner)
         return {"list": below["dtype"] if set(below) == {"dtype"} else below}
     return {"dtype": "image" if kind == "picture" else _HF_VALUES[kind]}

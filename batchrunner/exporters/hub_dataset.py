@@ -24,6 +24,8 @@ _SHOWN_OF_THE_JOB: Final = (
 )
 _NOT_PRINTABLE: Final = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What YAML takes as an escape only, and line ends that not everybody takes for one."""
+_TASKS: Final = {"image": "text-to-image", "embedding": "feature-extraction"}
+"""What the hub calls what a kind of job makes, where that is not text."""
 _BACKTICKS: Final = re.compile("`+")
 
 
@@ -93,7 +95,7 @@ def _card(run: Shapable, layout: TableLayout, sizes: Sequence[_Size]) -> str:
     ]
     front: dict[str, Json] = {
         "pretty_name": " ".join(run.name.split()),
-        "task_categories": ["text-to-image" if run.job.get("kind") == "image" else "text-generation"],
+        "task_categories": [_TASKS.get(str(run.job.get("kind")), "text-generation")],
         "tags": ["synthetic", "batchrunner", *(["simulated"] if run.simulated else [])],
         "configs": [{"config_name": "default", "data_files": files}],
         "dataset_info": {"features": card_features(layout.columns), "splits": counts},

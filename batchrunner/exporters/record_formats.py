@@ -42,7 +42,10 @@ def _line(row: ExportRow) -> dict[str, Json]:
     head: dict[str, Json] = {"id": f"batch_req_{text(fields.get('key'))}", "custom_id": text(fields.get("id"))}
     if row.outcome == "failed":
         return head | _failure(mapping(fields.get("error")))
-    body = _pictures(fields) if "text" not in mapping(fields.get("output")) else _completion(fields)
+    output = mapping(fields.get("output"))
+    if "embedding" in output:
+        return head | _response(_OK, None, _embedded(fields, output["embedding"]))
+    body = _pictures(fields) if "text" not in output else _completion(fields)
     return head | _response(_OK, None, body)
 
 
@@ -100,6 +103,16 @@ def _usage(usage: dict[str, Json]) -> Json:
     if not isinstance(given, int) or not isinstance(got, int):
         return None
     return {"prompt_tokens": given, "completion_tokens": got, "total_tokens": given + got}
+
+
+def _embedded(fields: dict[str, Json], vector: Json) -> dict[str, Json]:
+    used = mapping(fields.get("usage")).get("input_tokens")
+    return {
+        "object": "list",
+        "model": text(fields.get("model")),
+        "data": [{"object": "embedding", "index": 0, "embedding": vector}],
+        "usage": {"prompt_tokens": used, "total_tokens": used} if isinstance(used, int) else None,
+    }
 
 
 def _pictures(fields: dict[str, Json]) -> dict[str, Json]:

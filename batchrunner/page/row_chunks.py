@@ -132,6 +132,9 @@ class RowChunks:
         fields = row.fields
         output = fields.pop("output", None)
         error = fields.pop("error", None)
+        if isinstance(output, dict) and isinstance(vector := output.get("embedding"), list):
+            output = {name: value for name, value in output.items() if name != "embedding"}
+            output["text"] = _shown_vector(vector)
         self._index(fields, output if isinstance(output, dict) else {}, error if isinstance(error, dict) else None)
         fields.pop(OWN_AXES, None)
         line = self._line(fields, output, error)
@@ -310,6 +313,15 @@ def _little(column: "array[int]") -> bytes:
         column = array("i", column)
         column.byteswap()
     return column.tobytes()
+
+
+def _shown_vector(vector: list[Json]) -> str:
+    """Its beginning: nobody reads a thousand numbers, and a page of them is a hundred times as large."""
+    first = ", ".join(f"{number:.4g}" for number in vector[:_NUMBERS_SHOWN] if isinstance(number, int | float))
+    return f"{len(vector):,} numbers: {first}{', …' if len(vector) > _NUMBERS_SHOWN else ''}"
+
+
+_NUMBERS_SHOWN: Final = 8
 
 
 def _cut(value: Json) -> Json:

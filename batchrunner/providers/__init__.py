@@ -38,6 +38,12 @@ def _openai_images(provider: Provider) -> "Dialect":
     return OpenAiImages(provider)
 
 
+def _openai_embeddings(provider: Provider) -> "Dialect":
+    from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
+
+    return OpenAiEmbeddings(provider)
+
+
 def _task(provider: Provider) -> "TaskDialect":
     """The server of a table. The simulator, and a rehearsal, have one kind of task for all of them: ModelScope's."""
     if provider.base_url == PRESETS["simulator"].base_url:
@@ -53,6 +59,7 @@ DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]
     "modelscope-images": _modelscope_images,
     "openai-images": _openai_images,
     "task": _task,
+    "openai-embeddings": _openai_embeddings,
 }
 """Each is loaded when a run first uses it; a job is checked without any."""
 

@@ -1,79 +1,19 @@
 """What is paid for, as a table: how each kind is checked and executed, and what mishaps do to it."""
 
-import base64
-import math
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from batchrunner.core.job import Json
 from batchrunner.simulator import chat_replies, messages_replies
-from batchrunner.simulator.answers import count_tokens
 from batchrunner.simulator.chat_replies import answer_chat, check_chat, light_chat, shell
 from batchrunner.simulator.drawing import check_image
+from batchrunner.simulator.embedding_replies import answer_embeddings, check_embeddings, contents_of
 from batchrunner.simulator.image_replies import answer_pictures, check_pictures, wants_pictures_at_once
 from batchrunner.simulator.messages_replies import answer_messages, check_messages
 from batchrunner.simulator.profiles import FaultRates
-from batchrunner.simulator.refusals import REFUSALS, Refusal, invalid
-from batchrunner.simulator.requests import Order, broken_off, whole
-from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script, as_text, digest_of, encode_json
+from batchrunner.simulator.refusals import REFUSALS, Refusal
+from batchrunner.simulator.requests import Order, broken_off
+from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
-
-# Embeddings as a server gives them: a unit vector for each text, the same for the same text.
-#
-# Refused without an explicit `encoding_format`, as ModelScope refuses it, and beyond 25 texts. Nothing in this program
-# asks for them yet; clients that are tried against the simulator do.
-
-_DIMENSIONS = 64
-_MOST_DIMENSIONS = 4096
-_MOST_TEXTS = 25
-_FORMATS = ("float", "base64")
-
-
-def check_embeddings(order: Order) -> Refusal | None:
-    """What a server rejects before it runs anything."""
-    texts, dimensions = _texts(order), order.body.get("dimensions", _DIMENSIONS)
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        return invalid("`input` must be a non-empty string or a list of them.")
-    if len(texts) > _MOST_TEXTS:
-        return invalid(f"batch size is invalid, it should not be larger than {_MOST_TEXTS}.")
-    if order.body.get("encoding_format") not in _FORMATS:
-        return invalid(f"`encoding_format` must be given: one of {', '.join(_FORMATS)}.")
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 1 <= dimensions <= _MOST_DIMENSIONS:
-        return invalid(f"`dimensions` must be an integer between 1 and {_MOST_DIMENSIONS}.")
-    return None
-
-
-def answer_embeddings(order: Order) -> Script:
-    """The vectors, as numbers or as the base64 of little-endian floats."""
-    texts, packed = [as_text(text) for text in _texts(order)], order.body["encoding_format"] == "base64"
-    found = [_vector(text, order) for text in texts]
-    listed: list[Json] = [
-        {"object": "embedding", "index": at, "embedding": _packed(vector) if packed else list(vector)}
-        for at, vector in enumerate(found)
-    ]
-    counted = sum(map(count_tokens, texts))
-    usage: Json = {"prompt_tokens": counted, "total_tokens": counted}
-    return whole(encode_json({"object": "list", "model": order.model, "data": listed, "usage": usage}), order)
-
-
-def _texts(order: Order) -> list[Json]:
-    said = order.body.get("input")
-    return said if isinstance(said, list) else [said]
-
-
-def _vector(text: str, order: Order) -> list[float]:
-    """32-bit floats of length one."""
-    dimensions = order.body.get("dimensions", _DIMENSIONS)
-    assert isinstance(dimensions, int)
-    seed = f"{order.random_source.seed}/{order.base_model}/{text}"
-    raw = [digest_of(f"{seed}/{at}", bits=32) / 2**31 - 1.0 for at in range(dimensions)]
-    length = math.sqrt(sum(part * part for part in raw)) or 1.0
-    return list(struct.unpack(f"<{dimensions}f", struct.pack(f"<{dimensions}f", *(part / length for part in raw))))
-
-
-def _packed(vector: list[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 @dataclass(slots=True)
@@ -105,6 +45,8 @@ class Generation:
     execute: Callable[[Order, SimulatedTasks], Verdict]
     spared: frozenset[str] = frozenset()
     """Mishaps that do not befall it."""
+    contents: Callable[[Order], Iterable[int]] = lambda order: (order.random_source.content,)
+    """What one call pays for, each counted by itself."""
 
 
 def _chat(order: Order, _tasks: SimulatedTasks) -> Verdict:
@@ -139,7 +81,9 @@ _NO_CHOICES = frozenset({"shell", "empty_choices"})
 
 GENERATIONS = {
     "chat": Generation(path="/v1/chat/completions", check=check_chat, execute=_chat),
-    "embedding": Generation(path="/v1/embeddings", check=check_embeddings, execute=_embedding, spared=_NO_CHOICES),
+    "embedding": Generation(
+        path="/v1/embeddings", check=check_embeddings, execute=_embedding, spared=_NO_CHOICES, contents=contents_of
+    ),
     "image": Generation(path="/v1/images/generations", check=_check_image, execute=_image, spared=_NO_CHOICES),
     "message": Generation(path="/v1/messages", check=check_messages, execute=_message, spared=_NO_CHOICES),
 }

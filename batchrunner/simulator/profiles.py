@@ -305,6 +305,7 @@ SETTINGS: Final[dict[str, _Setting]] = {
 
 _CHAT: Final = Latency(first_byte_s=1.0, chunk_s=0.8, refusal_s=0.1, spread=0.4)
 _AT_ONCE: Final = Latency(first_byte_s=0.5, task_s=20.0, download_s=0.6, refusal_s=0.1, spread=0.4)
+_VECTORS: Final = Latency(first_byte_s=0.3, refusal_s=0.1, spread=0.4)
 _TASKS: Final = replace(LIFELIKE, refusal_s=0.1)
 _SMALL: Final = Quota(account_per_day=2000, model_per_day=200)
 _FREE: Final = RateLimits(per_minute=60.0, burst=10.0, concurrent=2)
@@ -317,6 +318,9 @@ PROFILES: Final[dict[tuple[PresetName, Kind], Profile]] = {
     ("openai", "chat"): Profile(latency=_CHAT, limits=RateLimits(per_minute=500.0, hint=True), answer_tokens=400),
     ("openai", "image"): Profile(latency=_AT_ONCE, limits=RateLimits(per_minute=5.0, hint=True)),
     ("anthropic", "chat"): Profile(latency=_CHAT, limits=RateLimits(per_minute=50.0, hint=True), answer_tokens=400),
+    ("modelscope", "embedding"): Profile(latency=_VECTORS, limits=_FREE, quota=_SMALL),
+    ("openai", "embedding"): Profile(latency=_VECTORS, limits=RateLimits(per_minute=3000.0, hint=True)),
+    ("simulator", "embedding"): Profile(latency=_VECTORS),
     ("simulator", "chat"): Profile(latency=_CHAT),
     ("simulator", "image"): Profile(latency=_TASKS),
 }

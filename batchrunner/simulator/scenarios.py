@@ -13,7 +13,9 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.simulator.profiles import finite
 from batchrunner.simulator.requests import Chosen
 
-Group = Literal["chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download", "batch"]
+Group = Literal[
+    "chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download", "batch", "embedding"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,16 @@ SCENARIOS: dict[str, Scenario] = {
         _row("field", "body-stays-open", "a Content-Length that is too long, and a connection that stays open"),
         _row("field", "body-gemini", "answers in Gemini's native format"),
         _row("field", "body-echo-key", "the caller's key in the answer, in three encodings"),
+        _row("embedding", "emb-base64", "vectors as base64, whatever was asked for"),
+        _row("embedding", "emb-shuffled", "entries in reverse order (first n calls of the lane)", "n"),
+        _row("embedding", "emb-no-index", "entries without an index (first n calls of the lane)", "n"),
+        _row("embedding", "emb-missing", "no entry for the last text (first n calls of the lane)", "n"),
+        _row("embedding", "emb-twice", "two entries for the last text (first n calls of the lane)", "n"),
+        _row("embedding", "emb-extra", "an entry for a text that was not asked for (first n calls of the lane)", "n"),
+        _row("embedding", "emb-short", "one number too few for the last text (first n calls of the lane)", "n"),
+        _row("embedding", "emb-nan", "NaN in the vector of the last text (first n calls of the lane)", "n"),
+        _row("embedding", "emb-null", "null for the last text (first n calls of the lane)", "n"),
+        _row("embedding", "emb-too-long", "400 when a text has more than c characters", "c"),
         _row("message", "an-thinking", "a thinking block before the answer"),
         _row("message", "an-tool", "a tool call, even if no tools were offered"),
         _row("message", "an-refusal", "stop_reason refusal and no text"),

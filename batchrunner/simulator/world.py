@@ -216,7 +216,8 @@ class World:
             return self._noted(visit, kind, Verdict(script, f"refused {said.status}"))
         verdict = self._decide(GENERATIONS[kind], order)
         if verdict.paid:
-            self.log.count_paid(order.random_source.content)
+            for content in GENERATIONS[kind].contents(order):
+                self.log.count_paid(content)
         self.log.refused += verdict.script.status >= 400
         rates = self._rates(order, quiet=verdict.quiet)
         headers = {**rates, **verdict.script.headers, "x-request-id": order.request_id}

@@ -316,7 +316,9 @@ class JobSpec(Part):
         default=None,
         description="modelscope, modelscope-anthropic, openai, anthropic or simulator; or a mapping with more.",
     )
-    kind: Kind = Field(default="chat", description="What is asked for: `chat` answers or an `image`.")
+    kind: Kind = Field(
+        default="chat", description="What is asked for: `chat` answers, an `image`, or the `embedding` of each prompt."
+    )
     model: ModelId | None = Field(default=None, description="The model's id. Either this or `models`.")
     models: Annotated[list[ModelId], Field(min_length=1)] | None = Field(
         default=None, description="Several models: every prompt goes to each of them."

@@ -90,6 +90,7 @@ _KIND_OF: dict[DialectName, Kind] = {
     "modelscope-images": "image",
     "openai-images": "image",
     "task": "image",
+    "openai-embeddings": "embedding",
 }
 _OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")

@@ -138,9 +138,14 @@ _OWN_KEYS: dict[str, str] = {
     "prompt": "`prompts`",
     "messages": "`messages`",
     "stream": "`stream`",
+    "input": "`prompts`",
 }
 """Parameters that the program writes itself, and the key that is meant."""
-_OWN_PARAMS: dict[Kind, tuple[str, ...]] = {"chat": ("model", "messages", "stream"), "image": ("model", "prompt")}
+_OWN_PARAMS: dict[Kind, tuple[str, ...]] = {
+    "chat": ("model", "messages", "stream"),
+    "image": ("model", "prompt"),
+    "embedding": ("model", "input"),
+}
 
 
 def job_name(partial: PartialSpec) -> str:
@@ -244,6 +249,46 @@ def _chat_only(partial: PartialSpec) -> Iterator[SpecError]:
         yield SpecError(path=("stream",), problem="is for `kind: chat` only")
     if partial.spec.output.each:
         yield SpecError(path=("output", "each"), problem="is for `kind: chat` only")
+
+
+def _embedded(partial: PartialSpec) -> Iterator[SpecError]:
+    """What an embedding cannot be made of, and parameters that no server knows."""
+    if partial.kind != "embedding" or not partial.knows("kind"):
+        return
+    source = partial.spec.prompts
+    given: list[tuple[KeyPath, bool]] = [(("images",), bool(partial.spec.images))]
+    given += [(("prompts", place, "images"), bool(entry.images)) for place, entry in enumerate(partial.entries)]
+    if isinstance(source, SourceSpec):
+        given.append((("prompts", "images"), bool(source.images)))
+    for path, is_given in given:
+        if is_given:
+            yield SpecError(path=path, problem="is not for `kind: embedding`, which is made of the prompt's text")
+    if partial.spec.output.format is not None:
+        yield SpecError(path=("output", "format"), problem="is for `kind: image` only")
+    holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), partial.spec.params)]
+    holders += [(("prompts", place, "params"), entry.params) for place, entry in enumerate(partial.entries)]
+    holders += [
+        (("matrix", name), {name: value})
+        for name, values in partial.spec.matrix.items()
+        for value in (() if template_uses(partial, name) else values)
+    ]
+    for path, params in holders:
+        for name, value in params.items():
+            own = path if path[0] == "matrix" else (*path, name)
+            yield from _vector_param(partial, own, name, value)
+
+
+def _vector_param(partial: PartialSpec, path: KeyPath, name: str, value: Json) -> Iterator[SpecError]:
+    if path[0] == "params" and is_filled_later(partial, value):
+        return
+    if name == "encoding_format" and value not in _ENCODINGS:
+        yield SpecError(path=path, problem=f"cannot be {short(value)}", expected=" or ".join(_ENCODINGS))
+    if name == "dimensions" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        yield SpecError(path=path, problem=f"cannot be {short(value)}", expected="a whole number of at least 1")
+
+
+_ENCODINGS = ("float", "base64")
+"""How a vector may be written in a reply."""
 
 
 def _edited(partial: PartialSpec) -> Iterator[SpecError]:
@@ -429,6 +474,7 @@ RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     source_faults,
     _messages,
     _chat_only,
+    _embedded,
     _edited,
     _places_in_table,
     _local_pictures,

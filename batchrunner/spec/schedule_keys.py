@@ -239,7 +239,7 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
         path = ("budget", "prices", model)
         if not any(partial.given(*path, key) for key in PriceSpec.model_fields) and _is_whole(partial, *path):
             yield SpecError(path=path, problem="has no price", expected="input, output, picture or call")
-        elif partial.knows("kind") and partial.kind == "chat" and price.picture:
+        elif partial.knows("kind") and partial.kind != "image" and price.picture:
             yield SpecError(path=(*path, "picture"), problem="is for `kind: image` only")
     if budget.tokens is not None and partial.kind == "image" and partial.knows("kind"):
         hint = "limit calls, points or money"

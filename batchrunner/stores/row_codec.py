@@ -16,7 +16,7 @@ import msgspec
 
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Alternative, Usage
-from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, ResultRow, tokens_of
+from batchrunner.core.row import ChatOutput, FailureRow, ResultRow, tokens_of
 from batchrunner.core.text import BOM, repaired, without_lone_surrogates
 from batchrunner.stores.files import Files
 from batchrunner.stores.row_forms import FileLine, read_lines
@@ -321,7 +321,7 @@ def _shown(row: ResultRow | FailureRow) -> object:
         return row
     if isinstance(row.usage, Usage):
         row = msgspec.structs.replace(row, usage=tokens_of(row.usage))
-    if isinstance(row.output, ImageOutput) or not (row.output.extras or row.output.choices):
+    if not isinstance(row.output, ChatOutput) or not (row.output.extras or row.output.choices):
         return row
     shown, output = _fields(row), _fields(row.output)
     output.pop("extras", None)

@@ -43,6 +43,7 @@ REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
     "modelscope-images": 48 * _MB,
     "openai-images": 48 * _MB,
     "task": 48 * _MB,
+    "openai-embeddings": 48 * _MB,
 }
 """Most bytes of a reply, on the wire and decoded alike."""
 

@@ -242,6 +242,8 @@ def test_words_that_ask_for_a_change_ask_for_nothing_beside_another_status() -> 
         ("simulator", "modelscope-images", "simulator"),
         ("simulator", "anthropic-messages", "simulator"),
         ("simulator", "openai-images", "simulator"),
+        ("modelscope", "openai-embeddings", "modelscope"),
+        ("simulator", "openai-embeddings", "simulator"),
     ],
 )
 def test_an_address_of_ones_own_keeps_the_presets_family(

@@ -39,6 +39,7 @@ JOBS: Final = {
     "pictures": "provider: {preset: simulator, dialect: openai-images}\nmodel: gpt-image-1\nkind: image\n",
 }
 APART: Final = {
+    "vectors": "model: sim/vectors\nkind: embedding\nparams: {dimensions: 4}\n",
     "urls": "provider: {preset: simulator, dialect: openai-images}\nmodel: dall-e-3\nkind: image\n",
 }
 """Kinds with tests of their own: one more in `JOBS` would make every seed give another run."""

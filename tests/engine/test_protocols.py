@@ -16,6 +16,7 @@ DIALECTS = [
     ("chat", "anthropic-messages", "sim/chat"),
     ("image", "modelscope-images", "Qwen/Qwen-Image"),
     ("image", "openai-images", "dall-e-2"),
+    ("embedding", "openai-embeddings", "sim/vectors"),
 ]
 
 

@@ -17,7 +17,7 @@ from batchrunner.core.http import Completed, Decoder, Ending, Interrupted, Respo
 from batchrunner.core.job import DialectName, Json
 from batchrunner.core.outcome import Answer, FollowUp, Pending, Pictures, PictureUrl, Problem, TaskAccepted
 from batchrunner.core.ports import TaskDialect
-from batchrunner.core.row import Effort, chat_output, failure_row, result_row
+from batchrunner.core.row import Effort, answer_output, failure_row, result_row
 from batchrunner.core.sign import Family
 from batchrunner.providers import dialect_for
 from batchrunner.providers.error_bodies import refusal
@@ -80,7 +80,7 @@ def can_be_kept(outcome: Outcome) -> None:
     match outcome:
         case Answer():
             row = encode_row(
-                result_row(item(), chat_output(outcome, path=None), usage=outcome.usage, task_id=None, effort=EFFORT)
+                result_row(item(), answer_output(outcome, path=None), usage=outcome.usage, task_id=None, effort=EFFORT)
             )
             json.loads(row)
             assert b"\n" not in row
@@ -166,6 +166,13 @@ def submit_seeds() -> tuple[bytes, ...]:
 
 def picture_seeds() -> tuple[bytes, ...]:
     return replies_at("/v1/images/generations", model="gpt-image-1", body='{"size": "64x64", "n": 2}')
+
+
+def vector_seeds() -> tuple[bytes, ...]:
+    body = '{"input": ["a", "b"], "encoding_format": "%s", "dimensions": 3}'
+    return tuple(
+        seed for form in ("float", "base64") for seed in replies_at("/v1/embeddings", model="m", body=body % form)
+    )
 
 
 def poll_seeds() -> tuple[bytes, ...]:
@@ -312,6 +319,7 @@ TARGETS: tuple[Target, ...] = (
     Target("modelscope-images", reads(decoder_of("modelscope-images")), submit_seeds),
     Target("modelscope-images, poll", reads(poll_decoder), poll_seeds),
     Target("openai-images", reads(decoder_of("openai-images")), picture_seeds),
+    Target("openai-embeddings", reads(decoder_of("openai-embeddings")), vector_seeds),
     Target("error body", error_body, lambda: (*chat_seeds(), *messages_seeds())),
     Target("headers", headers, header_seeds),
     Target("content coding", coding, coding_seeds),

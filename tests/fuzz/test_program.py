@@ -23,6 +23,7 @@ JOBS = {
     "messages": "dialect: anthropic-messages|model: m\nparams: {max_tokens: 9}",
     "tasks": "dialect: modelscope-images|model: m\nkind: image",
     "pictures": "dialect: openai-images|model: m\nkind: image",
+    "vectors": "dialect: openai-embeddings|model: m\nkind: embedding",
     "structured": "dialect: openai-chat|model: m\nstream: false\nschema: {type: object, required: [a]}",
 }
 COMMON = """

@@ -273,6 +273,7 @@ DIGESTS: dict[str, str] = {
     "demo-images.yaml": "0af7c92c0fc229ac",
     "describe-pictures.yaml": "66c085441164d688",
     "edit-pictures.yaml": "5b0a998da7da1a3c",
+    "embed.yaml": "b63332cf01676c05",
     "evaluate-gsm8k.yaml": "c6588245c4ace3b6",
     "judge.yaml": "a1cf87b59dac4342",
     "local-server.yaml": "943d72ffc9c75039",

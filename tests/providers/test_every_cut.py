@@ -16,6 +16,7 @@ from batchrunner.core.outcome import Answer, Pending, Problem, ProblemKind
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_images import BalanceReader, ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
 from batchrunner.providers.openai_images import OpenAiImages
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.script import Call, Cut, Hang, Reset, Script
@@ -51,6 +52,8 @@ TASKS, AT_ONCE = (
     ModelScopeImages(provider("simulator", "modelscope-images")),
     OpenAiImages(provider("simulator", "openai-images")),
 )
+EMBEDDINGS = OpenAiEmbeddings(provider("simulator", "openai-embeddings"))
+TEXTS = [item("a cat"), item("Count 2 cats: é 猫 😀"), item("a dog")]
 SCHEMA: dict[str, Json] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 FORM: Json = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 FORCED: dict[str, Json] = {
@@ -118,6 +121,18 @@ DECODERS: dict[str, Decoded] = {
         path="/v1/images/generations",
         groups=("picture",),
         body={"prompt": PROMPT, "size": "16x16", "stream": True, "partial_images": 1},
+    ),
+    "an embedding": Decoded(
+        make=lambda: EMBEDDINGS.decoder(TEXTS[0]),
+        path="/v1/embeddings",
+        groups=("embedding", *SHARED),
+        body={"input": ["a cat"], "encoding_format": "float", "dimensions": 3},
+    ),
+    "embeddings": Decoded(
+        make=lambda: EMBEDDINGS.decoder_of_all(TEXTS),
+        path="/v1/embeddings",
+        groups=("embedding", *SHARED),
+        body={"input": [text.prompt for text in TEXTS], "encoding_format": "float", "dimensions": 3},
     ),
     "a balance": Decoded(
         make=lambda: BalanceReader("KEY"),

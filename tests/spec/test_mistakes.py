@@ -14,6 +14,7 @@ Mistakes = Callable[..., tuple[Mistake, ...]]
 
 CHAT = "provider: simulator\nmodel: m\nprompts: [a]\n"
 IMAGE = "provider: modelscope\nkind: image\nmodel: Qwen/Qwen-Image\nprompts: [a cat]\n"
+VECTORS = CHAT + "kind: embedding\n"
 BARE = "provider: simulator\nmodel: m\n"
 
 Expected = tuple[int | None, str | None, str, str | None]
@@ -66,6 +67,16 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
         (7, "output.each", "for `kind: chat` only", None)]),
     ("pictures at anthropic", CHAT.replace("simulator", "anthropic") + "kind: image",
      [(4, "kind", "is image, which anthropic does not have", None)]),
+    ("pictures and formats for vectors", VECTORS + "images: [a.png]\nmessages: [{role: user, content: c}]\n"
+     "output: {format: png}", [(5, "images", "made of the prompt's text", None),
+        (6, "messages", "for `kind: chat` only", None), (7, "output.format", "for `kind: image` only", None)]),
+    ("parameters of vectors", VECTORS + "params: {encoding_format: int8, dimensions: 0, input: a}", [
+        (5, "params.encoding_format", 'cannot be "int8"', None), (5, "params.dimensions", "cannot be 0", None),
+        (5, "params.input", "is reserved", "`prompts`")]),
+    ("a matrix of vectors", VECTORS + "matrix: {dimensions: [8, small]}",
+     [(5, "matrix.dimensions", 'cannot be "small"', None)]),
+    ("vectors at anthropic", VECTORS.replace("simulator", "anthropic"),
+     [(4, "kind", "is embedding, which anthropic does not have", None)]),
     ("dialect of the other kind", "provider: {preset: openai, dialect: openai-images}\nmodel: m\nprompts: [a]",
      [(1, "provider.dialect", "does not fit `kind: chat`", None)]),
     ("system twice", CHAT + "system: a\nmessages: [{role: system, content: b}, {role: user, content: c}]",

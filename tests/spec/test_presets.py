@@ -60,6 +60,17 @@ GOLDEN = [
     ("simulator", "chat", provider("simulator", "openai-chat", "http://simulator.invalid/v1")),
     ("simulator", "image", provider("simulator", "modelscope-images", "http://simulator.invalid/v1")),
     (
+        "modelscope",
+        "embedding",
+        provider("modelscope", "openai-embeddings", f"{MODELSCOPE}/v1", ("MODELSCOPE_API_KEY",), "bearer"),
+    ),
+    (
+        "openai",
+        "embedding",
+        provider("openai", "openai-embeddings", "https://api.openai.com/v1", ("OPENAI_API_KEY",), "bearer"),
+    ),
+    ("simulator", "embedding", provider("simulator", "openai-embeddings", "http://simulator.invalid/v1")),
+    (
         "{preset: simulator, dialect: anthropic-messages}",
         "chat",
         provider("simulator", "anthropic-messages", "http://simulator.invalid"),
