@@ -245,8 +245,9 @@ class Memory:
         return ((key, ITEM_STATES[packed & ITEM_STATE]) for key, packed in self.table.known())
 
     def timed_out(self, *, now: float, task_s: float) -> int:
-        """Accepted tasks whose deadline of `task_s` seconds has come."""
-        return sum(1 for task in self.tasks.values() if now - task.accepted_at >= task_s - _CLOCK_GRAIN_S)
+        """Accepted tasks whose deadline of `task_s` seconds has come, and of which no result is known."""
+        deadline_s = task_s - _CLOCK_GRAIN_S
+        return sum(task.has_timed_out(now=now, task_s=deadline_s) for task in self.tasks.values())
 
     def sent_today(self, account: str, model: str, *, day: int) -> int:
         """Sends of this lane on that day (days since 1970)."""

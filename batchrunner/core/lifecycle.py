@@ -92,6 +92,10 @@ class OpenTask:
     sought: bool = False
     """No clear answer said that the server has it."""
 
+    def has_timed_out(self, *, now: float, task_s: float) -> bool:
+        """Whether the server may still work on it although its deadline has come: no address of a result is known."""
+        return not self.urls and now - self.accepted_at >= task_s
+
     @classmethod
     def of(cls, event: Accepted, at: float) -> Self:
         """As it was accepted at wall clock `at`."""

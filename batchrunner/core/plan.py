@@ -472,7 +472,7 @@ def count_part(part: ChosenPart, state: LedgerState, *, hold: bool, now: float, 
             by["lost"] += 1
         elif state.waits_for_a_person(key, hold=hold) or ((batch := state.batch_of(key)) is not None and batch.held):
             by["held"] += 1
-        elif task is not None and now - task.accepted_at >= task_s:
+        elif task is not None and task.has_timed_out(now=now, task_s=task_s):
             by["timed_out"] += 1
         else:
             by[item_state.name.lower()] += 1

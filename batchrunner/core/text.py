@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from batchrunner.core.job import Json
 
+MASK = "***"
+"""What stands where a key stood."""
 BOM = codecs.BOM_UTF8
 """Of UTF-8. Editors put it before a file; it is never a part of its text."""
 MARKED_ENCODINGS = (

@@ -25,6 +25,7 @@ from batchrunner.core.outcome import (
 from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import Downloads, Hold, PictureStore
 from batchrunner.core.row import Audio, KeptMedia, Missing, Picture, PictureOrigin
+from batchrunner.core.text import MASK
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pending_records import uncancellable
 from batchrunner.engine.recorder import Recorder
@@ -164,7 +165,7 @@ class ImageTasks:
                 if isinstance(end, Problem) and task.urls:
                     break  # it was finished, and what the server says of it now is no reason to pay again
                 if isinstance(end, Problem):
-                    return TaskEnded(problem=_as_guessed(end) if task.guess else end)
+                    return TaskEnded(problem=_as_guessed(end) if task.guess or MASK in task.task_id else end)
                 found = end
                 missing = await self._keep(work, end, task)
                 if missing is None:
@@ -216,6 +217,8 @@ class ImageTasks:
             )
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
+        if any(MASK in url for url in task.urls):  # the address held the key: the file lies elsewhere
+            return False
         table = self.job.provider.task
         kept_for_s = _KEPT_FOR_S if table is None else table.result.keep_s or _KEPT_FOR_S
         return missing.status in _GONE and self.recorder.clock.wall() - task.accepted_at > kept_for_s

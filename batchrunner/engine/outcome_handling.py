@@ -6,20 +6,33 @@ problem. Here is waited for what must be: each step is a record that the next on
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.error_policy import POLICY, Then, is_ambiguous, is_held, may_try_again
 from batchrunner.core.errors import RowSetAsideError, StoreBrokenError
 from batchrunner.core.job import Job
-from batchrunner.core.outcome import Adaptation, Answer, Pictures, PictureUrl, Problem, ProblemKind, TaskAccepted
+from batchrunner.core.outcome import (
+    Adaptation,
+    Answer,
+    Pictures,
+    PictureUrl,
+    Problem,
+    ProblemKind,
+    TaskAccepted,
+    TaskAddresses,
+)
 from batchrunner.core.ports import Ports
 from batchrunner.core.row import NO_MEDIA
+from batchrunner.core.text import MASK
 from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.verdict import Again, Finished, GivenUp, TaskEnded, Unchanged, Verdict, Waiting
 from batchrunner.engine.work_queue import Work, WorkQueue
+
+if TYPE_CHECKING:
+    from batchrunner.core.task_table import TaskTable
 
 _SINGLED_OUT: Final = 3
 _FREE_HALVES: Final = 3
@@ -80,8 +93,10 @@ class OutcomeHandler:
             if isinstance(outcome, Pictures):
                 found = await self.image_tasks.keep_at_once(work, lane, outcome)
                 await self._succeeded(lane, queue)
+            elif (known := _without_masked(outcome, self.job.provider.task)) is None:
+                return await self._hold_masked(work, queue, outcome)
             else:
-                await self.recorder.accepted(work, lane, outcome)
+                await self.recorder.accepted(work, lane, known)
                 await self._taken(lane, queue)
             for parked in announced:
                 await self.lane_policy.record_park(parked)
@@ -98,6 +113,16 @@ class OutcomeHandler:
             raise
         finally:
             lane.task_ended()
+
+    async def _hold_masked(self, work: Work, queue: WorkQueue, task: TaskAccepted) -> Verdict:
+        """A task whose id or address held the API key: it cannot be written down, so nobody could ask for it."""
+        message = (
+            f"the server accepted the request, but its task cannot be polled: its id or address holds the API key, "
+            f"which is kept in no file ({task.task_id[:80]})"
+        )
+        problem = Problem(kind=ProblemKind.NOT_UNDERSTOOD, message=message)
+        before = self.recorder.state.record(work.key).attempts
+        return await self._charge(work, queue, problem, before=before, parked=False)
 
     async def _succeeded(self, lane: Lane, queue: WorkQueue) -> None:
         queue.model_works()
@@ -216,6 +241,19 @@ class OutcomeHandler:
             return GivenUp(problem=problem, charged=charged + 1, ambiguous=False)
         work.revision = replace(work.revision, adapted=work.revision.adapted | {wish})
         return Again(problem=problem, charged=charged)
+
+
+def _without_masked(task: TaskAccepted, table: "TaskTable | None") -> TaskAccepted | None:
+    """The task without addresses that held the API key; None if it cannot be asked for without what held it."""
+    poll, result = task.addresses
+    if MASK not in f"{task.task_id} {poll} {result}":
+        return task
+    if MASK in task.task_id or table is None:
+        return None
+    if (MASK in poll and table.poll.path is None) or (MASK in result and table.result.path is None):
+        return None
+    clean = TaskAddresses("" if MASK in poll else poll, "" if MASK in result else result)
+    return replace(task, addresses=clean)
 
 
 def _described(outcome: TaskAccepted | Pictures) -> str:

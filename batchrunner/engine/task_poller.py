@@ -311,7 +311,11 @@ class TaskPoller:
         if self._draining:
             _end(followed, StillRunning(why="draining"))
         elif now >= followed.deadline:
-            _end(followed, StillRunning(why="timed_out", message=followed.last_word))
+            # one that is said to be done, and has no result yet, is not at work any more
+            why: Literal["timed_out", "download_failed"] = (
+                "timed_out" if followed.empty_since is None else "download_failed"
+            )
+            _end(followed, StillRunning(why=why, message=followed.last_word))
         else:
             if now - followed.accepted >= _LATE_SHARE * self.task_s:
                 self._report_late(followed, now)

@@ -27,7 +27,7 @@ from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.report_file import RunOnPage, seconds_of
 from batchrunner.page.row_chunks import RowChunks, axes_of
 from batchrunner.page.run_facts import folders_of, hide_paths, price_function
-from batchrunner.report.audit import read_plain
+from batchrunner.report.audit_files import read_plain
 from batchrunner.report.directory_status import judge_folders, status_of_directory
 from batchrunner.stores.files import DISK, FAILURES, RESULTS, Look
 from batchrunner.stores.ledger_line import LEDGER

@@ -30,7 +30,7 @@ from batchrunner.core.status import PageWritten, Status
 from batchrunner.page.ledger_timeline import LedgerTimeline
 from batchrunner.page.row_chunks import RowChunks, as_text, axes_of
 from batchrunner.page.run_facts import folders_of, hide_paths, page_meta, price_function, taken_by
-from batchrunner.report.audit import read_plain
+from batchrunner.report.audit_files import read_plain
 from batchrunner.report.dataset_card import write_card
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
 from batchrunner.report.summary import items_line, usage_line

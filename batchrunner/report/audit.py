@@ -4,27 +4,22 @@ Four passes, each streaming: the ledger and the pictures it names, result rows, 
 directory. Changes nothing; the caller keeps writers out. Memory: two packed integers an item, eight bytes a file.
 """
 
-import hashlib
-import os
-import re
-from collections import deque
-from collections.abc import Container, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, get_args
 
 from batchrunner.core.errors import LedgerDamagedError, LedgerMissingError, NoRunError, UnreadableRunFileError
 from batchrunner.core.events import recorded_files
+from batchrunner.core.item import safe_stem
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Audit, AuditCounts, Finding, Level
-from batchrunner.report.audit_ledger import FindingList, LedgerAudit, Named, files_crc, path_mark
+from batchrunner.report.audit_files import PictureAudit, look_around, read_plain
+from batchrunner.report.audit_ledger import FindingList, LedgerAudit, files_crc, path_mark
 from batchrunner.report.directory_status import judge_folders
 from batchrunner.stores.batch_files import BatchFolder
 from batchrunner.stores.checkpoint import checkpoint_numbers, kept_state
-from batchrunner.stores.export_files import EXPORTS
 from batchrunner.stores.files import (
     DISK,
     FAILURES,
@@ -33,171 +28,14 @@ from batchrunner.stores.files import (
     SUPERSEDED_FAILURES,
     InspectedFiles,
     broken,
-    is_left_over,
 )
-from batchrunner.stores.ledger_line import CHECKPOINT_NAME, LEDGER, SEGMENT_NAME
+from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_reader import paid_again, read_ledger, reformatted_events
 from batchrunner.stores.ledger_replay import refuse_missing_ledger
-from batchrunner.stores.lock import LOCK, LOCK_FILE, Quiet
-from batchrunner.stores.results import FAILURES_TORN, TORN
+from batchrunner.stores.lock import Quiet
 from batchrunner.stores.row_codec import RowFacts, crc_of, facts_of, name_and_id_of, row_lines, trimmed
 from batchrunner.stores.row_forms import FileLine, form_at, read_lines
-from batchrunner.stores.run_directory import ERROR_LOG
 from batchrunner.stores.run_file import RUN_FILE, RunFile, read_run_file, run_file_of_ledger
-
-# The passes over files: the bytes of every picture, unexpected files, and permissions.
-#
-# Pictures are read one at a time for each thread. Refuses to follow links and to remove anything.
-
-_LEDGER_NAMES: Final = re.compile(rf"{SEGMENT_NAME.pattern}|{CHECKPOINT_NAME.pattern}")
-_CACHE: Final = "thumbs"
-"""Thumbnails are not synced, so a power loss may leave parts of them; any of them may be deleted."""
-OWN: Final = frozenset(
-    {
-        *(RUN_FILE, LOCK, LOCK_FILE, RESULTS, FAILURES, SUPERSEDED, SUPERSEDED_FAILURES, TORN, FAILURES_TORN),
-        *(ERROR_LOG, "README.md", "metadata.jsonl", "report.html", "scores.jsonl"),
-        *(f"{EXPORTS}/", "batches/", "control/", "judge/", "report/", "shards/", f"{_CACHE}/"),
-    }
-)
-"""What this program, in this version or a later one, puts at the top of a run's directory; a folder with its content.
-Pictures, answers and the ledger are known one by one."""
-PRIVATE: Final = (RUN_FILE, LOCK, LEDGER, ERROR_LOG)
-_DAMAGED: Final = ("images", "damaged")
-"""Received bytes that are not a valid picture, kept for inspection."""
-_OTHERS: Final = 0o077
-_AT_ONCE: Final = 4
-"""Pictures per thread that may wait for their turn."""
-_MISSING: Final = "file_missing"
-_WORDS_KEPT: Final = 100
-"""The most items whose messages are kept until it is known whether they are still in the job."""
-
-
-@dataclass(slots=True, kw_only=True)
-class PictureAudit:
-    """Looks at pictures in a few threads; `finish` waits for the last ones. A context manager."""
-
-    folder: Path
-    files: InspectedFiles
-    finding_list: FindingList
-    threads: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
-    pictures: int = 0
-    picture_bytes: int = 0
-    _pool: ThreadPoolExecutor = field(init=False)
-    _missing: dict[bytes, list[str]] = field(default_factory=dict)
-    _flying: "deque[tuple[str, bytes, Future[tuple[str, str] | None]]]" = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="audit")
-
-    def look_at(self, item_id: str, key: bytes, named: tuple[Named, ...]) -> None:
-        """Check the pictures of an item against what was recorded; what is wrong goes onto the sheet, in order.
-
-        Pictures that are not there wait for `report_missing`.
-        """
-        for picture in named:
-            self.pictures += 1
-            self.picture_bytes += picture[1]
-            self._flying.append((item_id, key, self._pool.submit(fault_of, self.files, self.folder, picture)))
-        while len(self._flying) > _AT_ONCE * self.threads:
-            self._on_checked()
-
-    def finish(self) -> None:
-        """Wait for those under way."""
-        while self._flying:
-            self._on_checked()
-        self._pool.shutdown()
-
-    def _on_checked(self) -> None:
-        item_id, key, flying = self._flying.popleft()
-        fault = flying.result()
-        if fault is None:
-            return
-        kind, words = fault
-        if kind != _MISSING:
-            self.finding_list.add(kind, f"{words} (item `{item_id}`)")
-        elif key in self._missing or len(self._missing) < _WORDS_KEPT:
-            self._missing.setdefault(key, []).append(f"{words} (item `{item_id}`)")
-        else:
-            self._missing[key] = [words]
-
-    def report_missing(self, *, set_aside: Container[bytes]) -> None:
-        """Pictures that are not there; of items in `set_aside`, which the job has no more, they are no damage."""
-        for key, words in self._missing.items():
-            for each in words:
-                self.finding_list.add("superseded_missing" if key in set_aside else _MISSING, each)
-
-
-def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, str] | None:
-    """(kind of finding, words) of what is wrong with a recorded picture; None when it is unchanged. Raises OSError."""
-    from batchrunner.stores.images import picture_fault  # noqa: PLC0415 - Pillow, for audits with pictures only
-
-    path, size_bytes, sha256 = picture
-    data = read_plain(files, folder, path, most_bytes=size_bytes + 1)
-    if data is None:
-        return "file_missing", path
-    if len(data) != size_bytes:
-        than = "more" if len(data) > size_bytes else "fewer"
-        return "file_changed", f"{path}: {than} than the recorded {size_bytes} bytes"
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return "file_changed", f"{path}: its sha256 differs"
-    fault = picture_fault(data)
-    return None if fault is None else ("picture_broken", f"{path}: {fault}")
-
-
-def read_plain(files: InspectedFiles, folder: Path, path: str, *, most_bytes: int) -> bytes | None:
-    """The first bytes of a plain file below the folder; None when there is none. Raises OSError."""
-    parts = PurePosixPath(path).parts
-    if not parts or PurePosixPath(path).is_absolute() or ".." in parts:
-        return None
-    here = folder
-    for part in parts[:-1]:
-        here /= part
-        step = files.look(here)
-        if step is None or step.kind != "folder":
-            return None
-    found = files.look(folder / path)
-    if found is None or found.kind != "file":
-        return None
-    descriptor = files.open_read(folder / path)
-    try:
-        return files.read_at(descriptor, most_bytes, 0)
-    finally:
-        files.close(descriptor)
-
-
-def look_around(folder: Path, *, files: InspectedFiles, finding_list: FindingList, named: set[int]) -> None:
-    """Report unexpected and partly written files, links, and private files that others can read. Raises OSError."""
-    for path in _walk(files, folder, PurePosixPath()):
-        found = files.look(folder / path)
-        name = path.as_posix()
-        if found is None:
-            continue
-        if found.kind == "other":
-            finding_list.add("not_plain", name)
-        if path.parts[0] in PRIVATE and found.mode & _OTHERS:
-            finding_list.add("mode_open", f"{name}: mode {found.mode:04o}")
-        if found.kind == "file" and not _is_own(path) and path_mark(name) not in named:
-            finding_list.add("leftover" if is_left_over(path.name) else "stray", name)
-
-
-def _is_own(path: PurePosixPath) -> bool:
-    if path.parts[: len(_DAMAGED)] == _DAMAGED or path.parts[0] == _CACHE:
-        return True
-    if len(path.parts) == 1:
-        return path.name in OWN
-    if f"{path.parts[0]}/" in OWN and not is_left_over(path.name):
-        return True
-    return path.parent == PurePosixPath(LEDGER) and _LEDGER_NAMES.fullmatch(path.name) is not None
-
-
-def _walk(files: InspectedFiles, folder: Path, below: PurePosixPath) -> Iterator[PurePosixPath]:
-    """Everything below the folder, a folder before what is in it."""
-    folders = set(files.folders(folder / below))
-    for name in sorted(files.names(folder / below)):
-        yield below / name
-        if name in folders:
-            yield from _walk(files, folder, below / name)
-
 
 # The audit's passes over files of rows: results.jsonl, superseded.jsonl and failures.jsonl against what was recorded.
 #
@@ -453,7 +291,8 @@ def audit(folder: Path, *, files: InspectedFiles = DISK) -> Audit:
         rows.missing(vanished=_vanished(run))
         pictures.report_missing(set_aside=rows.set_aside)
         rows.failure_rows()
-        look_around(folder, files=files, finding_list=finding_list, named=ledger.paths)
+        stems = frozenset(safe_stem(task.item_id) for task in ledger.state.tasks.values())
+        look_around(folder, files=files, finding_list=finding_list, named=ledger.paths, open_stems=stems)
     except OSError as error:
         raise broken(folder, error, sending=False) from error
     return Audit(

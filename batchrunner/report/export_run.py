@@ -32,7 +32,7 @@ from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.status import Status
 from batchrunner.exporters import EXPORTERS
-from batchrunner.report.audit import read_plain
+from batchrunner.report.audit_files import read_plain
 from batchrunner.report.directory_status import day_offset_of, status_of_directory
 from batchrunner.report.export_selection import Captions, Selection
 from batchrunner.report.wording import printable

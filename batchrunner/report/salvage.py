@@ -29,7 +29,8 @@ from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Salvaged
-from batchrunner.report.audit import audit, fault_of, read_plain, run_file_of
+from batchrunner.report.audit import audit, run_file_of
+from batchrunner.report.audit_files import fault_of, read_plain
 from batchrunner.report.audit_ledger import Named, Promises, files_crc
 from batchrunner.stores.files import (
     DISK,

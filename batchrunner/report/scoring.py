@@ -27,7 +27,7 @@ from batchrunner.prompts.job_items import JobItems
 from batchrunner.prompts.render import Expression, TemplateFault, Templates
 from batchrunner.prompts.row_condition import OF_SCORES, ROW_NAMES, is_true, row_values
 from batchrunner.providers.structured import Fits, SchemaCheck
-from batchrunner.report.audit import read_plain
+from batchrunner.report.audit_files import read_plain
 from batchrunner.report.check_process import CheckProcess, function_mistakes
 from batchrunner.report.judging import NOT_ANSWERED_YET, Verdicts, verdicts_of
 from batchrunner.report.wording import count

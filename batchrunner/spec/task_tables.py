@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.job import Json
-from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, header_problem, shows_secret
+from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, header_problem, hidden, shows_secret
 from batchrunner.spec.partial import PartialSpec, located
 from batchrunner.spec.pydantic_errors import meant
 from batchrunner.spec.reader import Reading, read_yaml
@@ -125,12 +125,16 @@ def _read_once(path: Path, shown: str, _stamp: tuple[int, ...]) -> FoundTable:
         )
     if faults or not isinstance(tree, dict):
         return FoundTable(faults=tuple(_placed(fault, reading, shown) for fault in faults))
-    from batchrunner.core.task_table import TaskTable, table_of  # noqa: PLC0415 - msgspec, for jobs with a table only
+    from batchrunner.core.task_table import TaskTable  # noqa: PLC0415 - msgspec, for jobs with a table only
+    from batchrunner.core.task_table_faults import table_of  # noqa: PLC0415 - msgspec, for jobs with a table only
 
     made = table_of(tree)
     wrong = () if isinstance(made, TaskTable) else made
     faults = [
-        *(SpecError(path=fault.path, problem=fault.problem) for fault in wrong),
+        *(
+            SpecError(path=fault.path, problem=hidden(fault.problem), expected=fault.expected, hint=fault.hint)
+            for fault in wrong
+        ),
         *_keys_within(tree, ()),
         *(_headers(made) if isinstance(made, TaskTable) else ()),
     ]
@@ -159,7 +163,8 @@ def _headers(table: "TaskTable") -> Iterator[SpecError]:
     for part, headers in (("submit", table.submit.headers), ("poll", table.poll.headers)):
         for name, value in headers.items():
             if (problem := header_problem(name, value)) is not None:
-                yield SpecError(path=(part, "headers", name), problem=problem)
+                hint = "the key belongs into `auth`" if "key" in problem else "leave it out, or write it otherwise"
+                yield SpecError(path=(part, "headers", name), problem=problem, hint=hint)
 
 
 def _placed(fault: SpecError, reading: Reading, shown: str) -> SpecError:

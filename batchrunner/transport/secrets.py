@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import AlikeItems, Item
 from batchrunner.core.job import Job
+from batchrunner.core.text import MASK
 
 if TYPE_CHECKING:
     from batchrunner.core.outcome import Answer
     from batchrunner.core.ports import Items
-
-MASK: Final = "***"
 
 # Shorter ones are placeholders like `EMPTY` or `none`: masking them would riddle innocent text.
 SHORTEST_MASKED: Final = 8

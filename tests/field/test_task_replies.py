@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.field.runs import Field
+from tests.field.runs import KEY, Field
 from tests.field.server import Reply, http, json_reply
 from tests.field.tasks import ACCEPTED, DONE, PNG, RUNNING, TaskCase, Tasks, check_task_case, image_job
 
@@ -70,6 +70,8 @@ SUBMITS = (
     held("an empty 202", http("", status=202), "HTTP 202"),
     held("an id of 600 characters", {"task_id": "9" * 600}),
     held("an id that walks", {"task_id": ".."}),
+    held("the key itself as the id", {"task_id": KEY}, "holds the API key"),
+    held("an id with the key in it", {"task_id": f"task-{KEY}-1"}, "holds the API key"),
     held("nothing but good news", {"success": True, "message": "submitted"}, "submitted"),
     held("a request's id", {"request_id": "r-1"}, "r-1"),
     held("an empty object", {}),

@@ -11,7 +11,7 @@ from batchrunner import api
 from batchrunner.core.errors import ExitStatus, LockHeldError, WrongDirectoryError
 from batchrunner.core.events import Done, Intent, Open, Refused
 from batchrunner.core.status import Audit
-from batchrunner.report.audit import fault_of
+from batchrunner.report.audit_files import fault_of
 from batchrunner.report.audit_ledger import KINDS, FindingList, LedgerAudit
 from batchrunner.report.wording import audit_words
 from batchrunner.stores.files import DISK
@@ -303,3 +303,16 @@ def test_a_picture_that_was_recorded_as_it_is_and_cannot_be_decoded_is_reported(
     assert fault[0] == "picture_broken"
     for outside in ("../x.png", "/etc/passwd", "images/../../x.png", ""):
         assert fault_of(DISK, out, (outside, 10, sha256)) == ("file_missing", outside)
+
+
+def test_pictures_of_an_item_that_is_not_done_yet_are_expected(tmp_path: Path) -> None:
+    harness = RunHarness(tmp_path, World())
+    harness.run(image("a boat", model="Qwen/Qwen-Image#dl-404"))
+    (name,) = {record["i"] for record in harness.events("accepted")}
+    folder = harness.out / "images"
+    folder.mkdir(exist_ok=True)
+    for stem in (f"{name}-1", f"{name}-0123abcd-2", "another-1"):
+        (folder / f"{stem}.png").write_bytes(b"half of them")
+    (finding,) = [found for found in api.verify(str(harness.out)).findings if found.kind == "stray"]
+    assert finding.count == 1
+    assert "another-1.png" in str(finding)

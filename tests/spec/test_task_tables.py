@@ -80,8 +80,8 @@ WRONG: dict[str, tuple[str, int | None, str, str]] = {
     "a part that is none": (TABLE + "retry: 3\n", 7, "retry", "is no key of a table"),
     "a part that is missing": (TABLE.replace("result: {urls: [file]}\n", ""), None, "result", "is missing"),
     "a missing key": (TABLE.replace(", id: [id]", ""), 3, "submit.id", "is missing"),
-    "a text for a list": (TABLE.replace("id: [id]", "id: id"), 3, "submit.id", "expected a list, got text"),
-    "no such state": (TABLE.replace("done:", "dun:"), 5, "states", "'dun'"),
+    "a text for a list": (TABLE.replace("id: [id]", "id: id"), 3, "submit.id", 'is "id"'),
+    "no such state": (TABLE.replace("done:", "dun:"), 5, "states.dun", "is no state of a task"),
     "a word with two meanings": (
         TABLE.replace("{done: [ready]}", "{done: [ready], failed: [Ready]}"),
         5,
@@ -89,12 +89,17 @@ WRONG: dict[str, tuple[str, int | None, str, str]] = {
         "also means `done`",
     ),
     "no word for the end": (TABLE.replace("done: [ready]", "failed: [bad]"), 5, "states", "needs words for `done`"),
-    "a hole that is none": (TABLE.replace("$prompt", "$promt"), 3, "submit.body", "`$promt` stands for nothing"),
-    "a hole in a path": (TABLE.replace("{id}", "{task}"), 4, "poll.path", "`{task}` stands for nothing"),
+    "a hole that is none": (
+        TABLE.replace("...: $params", "s: $parms"),
+        3,
+        "submit.body",
+        "`$parms` stands for nothing",
+    ),
+    "a hole in a path": (TABLE.replace("{id}", "{id}/{task}"), 4, "poll.path", "`{task}` stands for nothing"),
     "no place for a result": (TABLE.replace("urls: [file]", "message: [why]"), 6, "result", "needs `urls`"),
     "no way to ask": (TABLE.replace('path: "/tasks/{id}", ', ""), 4, "poll", "needs `path`"),
     "a root without a queue": (TABLE.replace("state: [", 'root: "{id}", state: ['), 4, "poll", "`root` and `queue`"),
-    "an address that is none": (TABLE.replace("https://api.example", "api.example"), 2, "base", "regex"),
+    "an address that is none": (TABLE.replace("https://api.example", "api.example"), 2, "base", 'is "api.example"'),
     "a key in it": (
         TABLE.replace("body: {", "body: {token: sk-abcdef0123456789abcdef01, "),
         3,
@@ -108,7 +113,59 @@ WRONG: dict[str, tuple[str, int | None, str, str]] = {
         "carries a key",
     ),
     "errors without a condition": (TABLE + "errors: [{kind: throttle}]\n", 7, "errors[0]", "needs `status`"),
-    "a kind that is none": (TABLE + "errors: [{status: 402, kind: money}]\n", 7, "errors[0].kind", "'money'"),
+    "a kind that is none": (TABLE + "errors: [{status: 402, kind: money}]\n", 7, "errors[0].kind", 'is "money"'),
+    "a poll that asks about no task": (TABLE.replace("/tasks/{id}", "/tasks"), 4, "poll.path", "same for every task"),
+    "a result of no task": (TABLE.replace("{urls", "{path: /results, urls"), 6, "result.path", "same for every task"),
+    "no word in the list for the end": (TABLE.replace("[ready]", "[]"), 5, "states.done", "is empty"),
+    "a blank word": (TABLE.replace("[ready]", "[ready, ' ']"), 5, "states.done[1]", 'is " "'),
+    "a word that YAML reads as another thing": (
+        TABLE.replace("[ready]", "[ready, no]"),
+        5,
+        "states.done[1]",
+        "is false",
+    ),
+    "flags none of which is the end": (
+        TABLE.replace("state: [status]", "flags: [{at: bad, value: true, state: failed}]").replace(
+            "states: {done: [ready]}", "errors: []"
+        ),
+        4,
+        "poll.flags",
+        "no flag with `state: done`",
+    ),
+    "words that are looked for nowhere": (
+        TABLE.replace("state: [status]", "flags: [{at: ok, value: true, state: done}]"),
+        5,
+        "states",
+        "needs `poll.state`",
+    ),
+    "no prompt": (TABLE.replace("prompt: $prompt, ", ""), 3, "submit.body", "has no `$prompt`"),
+    "one value for many": (TABLE.replace("...: $params", "...: $image"), 3, 'submit.body["..."]', "no entries"),
+    "a pointer with an empty key": (TABLE.replace("[id]", "[data..task_id]"), 3, "submit.id[0]", 'is "data..task_id"'),
+    "a pointer with two stars": (TABLE.replace("[file]", "['data.**.url']"), 6, "result.urls[0]", 'is "data.**.url"'),
+    "a pointer in JSONPath": (TABLE.replace("[file]", "['$.data[0].url']"), 6, "result.urls[0]", 'is "$.data[0].url"'),
+    "a JSON pointer": (TABLE.replace("[file]", "[/data/0/url]"), 6, "result.urls[0]", 'is "/data/0/url"'),
+    "a brace alone": (TABLE.replace("/order", "'/order/{'"), 3, "submit.path", "a brace that stands for nothing"),
+    "braces around nothing": (TABLE.replace("/order", "'/order/{}'"), 3, "submit.path", "`{}` stands for nothing"),
+    "two slashes": (TABLE.replace("/order", "//order"), 3, "submit.path", "no plain path"),
+    "a fragment": (TABLE.replace("/order", "'/order#1'"), 3, "submit.path", "no plain path"),
+    "a way up": (TABLE.replace("/order", "/v1/../order"), 3, "submit.path", "no plain path"),
+    "a base with a query": (TABLE.replace("api.example", "api.example?v=1"), 2, "base", "cannot stand before a path"),
+    "a base with a name in it": (TABLE.replace("api.example", "me@api.example"), 2, "base", "no address of a server"),
+    "a base with no port": (TABLE.replace("api.example", "api.example:x"), 2, "base", "no address"),
+    "a header that is not theirs": (TABLE + "auth: {header: Host}\n", 7, "auth.header", "sets itself"),
+    "a domain of numbers": (
+        TABLE.replace("id: [id]", "id: [id], poll_url: u, poll_hosts: [10.0.0.1]"),
+        3,
+        "submit.poll_hosts[0]",
+        'is "10.0.0.1"',
+    ),
+    "polls without end": (
+        TABLE.replace("[status]", "[status], per_second: 1e9"),
+        4,
+        "poll.per_second",
+        "is 1000000000",
+    ),
+    "a code that fits everything": (TABLE + "errors: [{kind: throttle, code: ''}]\n", 7, "errors[0].code", 'is ""'),
     "no YAML": (TABLE + "errors: [\n", 8, "", "not closed"),
     "no mapping": ("- a\n", 1, "", "is no table"),
     "nothing": ("", 1, "", "is no table"),
@@ -125,6 +182,46 @@ def test_a_mistake_in_a_table_is_named_with_its_file_line_and_key(
     ]
     assert problem in found[0].problem
     assert "sk-abcdef" not in str(found[0])
+    words = f"{found[0].problem} {found[0].expected}"
+    assert not [
+        bad for bad in ("regex", "`str`", "null`", "enum", "`int`", "Object", "ValidationError") if bad in words
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(WRONG.keys() - {"no YAML", "nothing", "no mapping"}))
+def test_a_mistake_in_a_table_says_what_is_expected_or_what_to_do(tmp_path: Path, name: str) -> None:
+    (found,) = mistakes(tmp_path, table=WRONG[name][0])
+    assert found.expected or found.hint or "needs" in found.problem
+
+
+def test_a_value_that_is_none_of_a_few_is_named_with_all_of_them(tmp_path: Path) -> None:
+    (found,) = mistakes(tmp_path, table=WRONG["a kind that is none"][0])
+    assert found.expected is not None
+    assert {"`billing`", "`throttle`", "`task_failed`"} <= set(found.expected.split(", "))
+
+
+def test_all_mistakes_of_one_part_are_named_at_once(tmp_path: Path) -> None:
+    states = """states:
+  dun: [ready]
+  failed: oops
+  gone: [1, lost, " "]
+"""
+    table = TABLE.replace("states: {done: [ready]}\n", states).replace("id: [id]", "id: [a..b, '**', ok]")
+    found = mistakes(tmp_path, table=table)
+    assert [(mistake.key, mistake.line) for mistake in found] == [
+        ("submit.id[0]", 3),
+        ("submit.id[1]", 3),
+        ("states.dun", 6),
+        ("states.failed", 7),
+        ("states.gone[0]", 8),
+        ("states.gone[2]", 8),
+    ]
+
+
+def test_one_reply_with_every_task_below_its_id_needs_no_id_in_its_path(tmp_path: Path) -> None:
+    rooted = 'path: /history, root: "{id}", queue: {path: /queue, ids: [ids]}, state: [status]'
+    table = TABLE.replace('path: "/tasks/{id}", state: [status]', rooted)
+    assert loaded(tmp_path, table=table).provider.task is not None
 
 
 def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:

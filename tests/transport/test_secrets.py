@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import pytest
 
+from batchrunner.core.text import MASK
 from batchrunner.transport import Secret, clean_key, mask, read_keys
-from batchrunner.transport.secrets import MASK, masked
+from batchrunner.transport.secrets import masked
 from tests.support.growth import assert_linear
 
 KEY = "ms-01234567-89ab-cdef"
