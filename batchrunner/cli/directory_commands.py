@@ -1,4 +1,4 @@
-"""The commands that take a run directory: `status`, `adopt`, `verify`, `report` and `watch`."""
+"""The commands that take a run directory: `status`, `adopt`, `cancel`, `verify`, `report` and `watch`."""
 
 import asyncio
 import sys
@@ -94,6 +94,38 @@ def adopt(*, folder: RunFolder, batch_id: BatchId, number: BatchNumber = None, a
         if adopted.next_command is not None:
             print_message(f"next: {adopted.next_command}")
     return ExitStatus.DONE
+
+
+# `batchrunner cancel DIR [BATCH…]`: an end to open batches.
+
+Batches = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[BATCH]...", help="Numbers or ids of batches; default: all that are open.", show_default=False
+    ),
+]
+
+
+def cancel(*, folder: RunFolder, batches: Batches = None, as_json: AsJson = False) -> ExitStatus:
+    r"""Cancel open batches at the provider.
+
+    \b
+    What a batch has finished by then is paid for, and the next run reads it; the items of
+    the rest are pending again. Refused while a run works on DIR:
+      batchrunner cancel outputs/night
+      batchrunner cancel outputs/night batch_68f1
+    """
+    from batchrunner.cancelling import cancel_batches  # noqa: PLC0415 - aiohttp, for this command only
+
+    ended = asyncio.run(cancel_batches(Path(folder), batches or ()))
+    if as_json:
+        emit(ended)
+    for each in ended.batches:
+        said = f"not cancelled: {each.problem}" if each.problem else f"cancelled ({each.state or 'accepted'})"
+        print_message(f"batch {each.batch} ({each.id}), {each.items:,} items of {each.model}: {said}")
+    if ended.next_command is not None:
+        print_message(f"next: {ended.next_command}   reads what they finished, and sends the rest again")
+    return ended.exit_status
 
 
 # `batchrunner verify DIR`: is everything that was recorded there, and as it was? Changes nothing in DIR.

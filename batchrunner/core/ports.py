@@ -117,8 +117,11 @@ class BatchDialect(Protocol):
     def look(self, batch_id: str) -> Request:
         """The GET that asks how a batch stands."""
 
+    def cancel(self, batch_id: str) -> Request:
+        """The POST that asks for a batch's end; free, and may be repeated. What it has finished stays paid for."""
+
     def looked(self) -> Decoder[BatchLook | Problem]:
-        """A fresh reader for the reply to `create` and to `look`."""
+        """A fresh reader for the reply to `create`, `look` and `cancel`."""
 
     def listing(self, after: str | None) -> Request:
         """The GET of a page of the account's batches."""

@@ -177,6 +177,11 @@ class OpenAiBatches:
         """The GET that asks how a batch stands."""
         return self._get(f"{self._batches}/{quote(batch_id, safe='')}")
 
+    def cancel(self, batch_id: str) -> Request:
+        """The POST that asks for a batch's end."""
+        url = f"{self._batches}/{quote(batch_id, safe='')}/cancel"
+        return Request(method="POST", url=url, headers={"accept": "application/json"})
+
     def listing(self, after: str | None) -> Request:
         """The GET of a page of the account's batches."""
         start = "" if after is None else f"&after={quote(after, safe='')}"
@@ -199,7 +204,7 @@ class OpenAiBatches:
         return WholeReply(self._family, read=_file_id)
 
     def looked(self) -> Decoder[BatchLook | Problem]:
-        """Reads the reply to `create` and to `look`."""
+        """Reads the reply to `create`, `look` and `cancel`."""
         return WholeReply(self._family, read=_look)
 
     def listed(self) -> Decoder[BatchPage | Problem]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchrunner.core.errors import NoRunError, UnreadableRunFileError, WrongDirectoryError
-from batchrunner.core.job import Json
+from batchrunner.core.job import AuthScheme, DialectName, Json, PresetName, Provider, Timeouts
 from batchrunner.stores.files import (
     DISK,
     PRIVATE_FILE,
@@ -179,6 +179,37 @@ def run_file_of_ledger(folder: Path, *, files: Files = DISK) -> RunFile | None:
         created="",
         job={},
     )
+
+
+class _Server(msgspec.Struct):
+    """What of a job's provider decides how its server is reached."""
+
+    preset: PresetName
+    dialect: DialectName
+    base_url: str
+    key_env: tuple[str, ...]
+    auth: AuthScheme
+    headers: dict[str, str] = {}
+    proxy: str | None = None
+    proxy_auth_env: str | None = None
+    api_version: str | None = None
+    allow_http: bool = False
+    ca_file: str | None = None
+    key_header: str = ""
+    key_prefix: str = ""
+
+
+def server_of(folder: Path, there: RunFile) -> tuple[Provider, Timeouts]:
+    """The server that the last run asked, without its task table; WrongDirectoryError when `run.json` does not say."""
+    try:
+        server = msgspec.convert(there.job.get("provider"), _Server)
+        timeouts = msgspec.convert(there.job.get("timeouts"), Timeouts)
+    except msgspec.ValidationError as error:
+        raise WrongDirectoryError(
+            f"{folder / RUN_FILE}: does not say which provider the run asked as this version writes it ({error}); the "
+            "next `batchrunner run` writes it anew"
+        ) from error
+    return Provider(**msgspec.structs.asdict(server)), timeouts
 
 
 def run_file_or_refuse(folder: Path, *, files: Files = DISK) -> RunFile:

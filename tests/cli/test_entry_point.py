@@ -27,6 +27,7 @@ COMMANDS = (
     "skip",
     "retry",
     "adopt",
+    "cancel",
     "verify",
     "export",
     "score",
