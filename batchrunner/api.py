@@ -112,7 +112,15 @@ async def plan(
     """
     from batchrunner.core.lifecycle import ItemState
     from batchrunner.core.pacing import estimate_tokens
-    from batchrunner.core.plan import Plan, answers_plan, cost_plan, count_items, count_superseded, points_plan
+    from batchrunner.core.plan import (
+        Plan,
+        answers_plan,
+        cost_plan,
+        count_items,
+        count_superseded,
+        points_plan,
+        requests_of,
+    )
     from batchrunner.engine.budget_guard import budget_so_far
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
     from batchrunner.engine.run_schedule import LoopClock
@@ -148,12 +156,13 @@ async def plan(
     )
     state.lost = set(found.lost)
     daily = job.limits.requests_per_day
+    requests = sum(requests_of(job, ahead.calls) for ahead in found.ahead.values()) if found.ahead else found.to_send
     keys, missing = read_keys(job.provider.key_env, os.environ)
     planned = Plan(
         job=job.name,
         dir=job.output.dir,
         items=count_items(state, totals_of(job, found, accounts=1), now=LoopClock().wall()),
-        to_send=found.to_send,
+        to_send=requests,
         to_poll=len(state.tasks),
         identical=sum(found.shared.values()),
         superseded=found.vanished[ItemState.DONE] if chosen is None else count_superseded(chosen, state),
@@ -161,7 +170,7 @@ async def plan(
         skipped=items.skipped,
         estimated_input_tokens=estimate_tokens(found.prompt_chars) if found.prompt_chars else 0,
         max_calls=found.to_send * job.retry.attempts,
-        quota_days=found.to_send / (daily * len(job.models) * max(1, len(job.provider.key_env))) if daily else None,
+        quota_days=requests / (daily * len(job.models) * max(1, len(job.provider.key_env))) if daily else None,
         notes=(
             *(chosen.notes if chosen is not None else ()),
             *(mistake.problem for mistake in missing),

@@ -363,6 +363,7 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "provider.balance": {"provider": {"preset": "modelscope"}},
     "provider.points_per_day": {"provider": {"preset": "modelscope"}},
     "provider.points_per_call": {"provider": {"preset": "modelscope"}, "model": "Qwen/Qwen-Image"},
+    "limits.inputs_per_request": {"kind": "embedding", "limits": {}},
     "budget.money": {"budget": {"prices": {"m": {"input": 1}}}},
     "budget.currency": {"budget": {"prices": {"m": {"input": 1}}}},
     "budget.prices.{}.picture": {"provider": "modelscope", "kind": "image"},

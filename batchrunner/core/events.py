@@ -62,6 +62,8 @@ class Intent(_Event, frozen=True, tag="intent"):
     a: int
     model: str
     account: str
+    w: bool = False
+    """It goes with the request of the intent before it, and is no request of its own."""
 
 
 class Named(_Event, frozen=True, tag="named"):
@@ -85,6 +87,8 @@ class Refused(_Event, frozen=True, tag="refused"):
     a: int
     kind: str
     wait: float | None = None
+    w: bool = False
+    """As of its intent."""
 
 
 class Accepted(_Event, frozen=True, tag="accepted"):

@@ -306,14 +306,14 @@ class Memory:
 
     def _count_sends(self, event: ItemEvent, at: float, packed: int) -> None:
         if isinstance(event, Intent):
-            self._count_send(event.model, event.account, at)
+            self._count_send(event.model, event.account, at, 0 if event.w else 1)
         elif isinstance(event, Batched):  # no request of its own: limits a day do not count it
             self.sends += 1
             model = self.batches.of(event.b).model
             self._models[self._numbers.get(model) or self._add_model(model)].calls += 1
         elif isinstance(event, Refused):
-            self.refused += 1
-            self._models[packed >> MODEL & MODEL_MASK].calls -= 1
+            self.refused += not event.w
+            self._models[packed >> MODEL & MODEL_MASK].calls -= not event.w
 
     def _count_more(self, sent: tuple[str, str, float], times: int) -> int:
         """Count so many further sends of a lane and day; 0, how many are still to be counted."""

@@ -187,6 +187,8 @@ class Limits:
     in_flight_tasks: int | None = None
     poll_per_second: float | None = None
     """Per account."""
+    inputs_per_request: int | None = None
+    """Texts of a request for embeddings; None for other jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +408,8 @@ class Preset:
     """What an account can claim a day by logging in: an assumption, the job's own figure wins."""
     points_per_call: float | None = None
     """The middle tier's price of a call: an assumption, too."""
+    inputs_per_request: int = 25
+    """Texts of a request for embeddings unless the job says otherwise: every server seen so far takes as many."""
 
 
 _SHANGHAI_S = 8 * 3600.0
@@ -444,6 +448,7 @@ PRESETS: dict[PresetName, Preset] = {
             key_env="OPENAI_API_KEY",
             auth="bearer",
             first_concurrency=4,
+            inputs_per_request=128,
         ),
         Preset(
             name="anthropic",

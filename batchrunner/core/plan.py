@@ -341,12 +341,19 @@ class PlanningCounter:
         )
 
 
+def requests_of(job: Job, calls: int) -> int:
+    """Requests for so many items of one model: of embeddings, each carries several."""
+    return -(-calls // (job.limits.inputs_per_request or 1))
+
+
 def points_plan(job: Job, ahead: dict[str, ToSend], *, accounts: int) -> PointsPlan | None:
     """Of these sends with that many keys; None where calls cost no points."""
     provider = job.provider
     if not provider.points_per_call:
         return None
-    needed = sum(to_send.calls * provider.points_per_call.get(model, 0.0) for model, to_send in ahead.items())
+    needed = sum(
+        requests_of(job, to_send.calls) * provider.points_per_call.get(model, 0.0) for model, to_send in ahead.items()
+    )
     per_day = provider.points_per_day * max(1, accounts) if provider.points_per_day else None
     return PointsPlan(
         needed=needed,
@@ -394,7 +401,7 @@ def cost_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally] |
             input_tokens=estimate_tokens(to_send.chars) if job.kind != "image" else 0,
             pictures=to_send.answers if job.kind == "image" else 0,
         )
-        least += tariff.amounts(base, calls=to_send.calls).money
+        least += tariff.amounts(base, calls=requests_of(job, to_send.calls)).money
         if job.kind == "chat":
             tokens, _ = _answer_tokens(to_send, (tallies or {}).get(model))
             answers += tariff.amounts(Usages(output_tokens=tokens), calls=0).money

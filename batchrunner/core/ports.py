@@ -16,6 +16,7 @@ from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Json, PictureFormat
 from batchrunner.core.outcome import (
     NO_ADDRESSES,
+    Answer,
     AudioBytes,
     PollOutcome,
     Problem,
@@ -81,6 +82,17 @@ class TaskDialect(Dialect, Protocol):
 
     def poll_decoder(self, task_id: str = "", addresses: TaskAddresses = NO_ADDRESSES) -> Decoder[PollOutcome]:
         """A fresh reader for its reply, which may be about another task than the one that was asked for."""
+
+
+@runtime_checkable
+class SharedDialect(Dialect, Protocol):
+    """A wire protocol whose POST may carry several items of one model with the same parameters."""
+
+    def encode_all(self, items: Sequence[Item]) -> Request:
+        """The paid POST of these items."""
+
+    def decoder_of_all(self, items: Sequence[Item]) -> Decoder[tuple[Answer | Problem, ...] | Problem]:
+        """A fresh reader for its reply: an outcome for each item in their order, or a problem of all of it."""
 
 
 class BatchDialect(Protocol):

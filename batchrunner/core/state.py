@@ -85,8 +85,10 @@ class LedgerState(Memory):
             raise wrong_step(Intent, item_id, ITEM_STATES[packed & ITEM_STATE])
         return (packed >> SENDS & SENDS_MAX) + 1, packed >> ATTEMPTS & BYTE
 
-    def sent(self, key: bytes, *, model: str, account: str, n: int, a: int, at: float, number: int = 0) -> None:
-        """The intent that `next_send` gave the numbers of stands in the ledger.
+    def sent(
+        self, key: bytes, *, model: str, account: str, n: int, a: int, at: float, number: int = 0, rides: bool = False
+    ) -> None:
+        """The intent that `next_send` gave the numbers of stands in the ledger. `rides`: no request of its own.
 
         Raises:
             LifecycleError: in a live process, the item is not pending.
@@ -95,7 +97,7 @@ class LedgerState(Memory):
         number = number or self.table.add(key)
         packed = words[number]
         if packed & ITEM_STATE or key in self._reasks or key in self._uncorrected:
-            self._step(key, Intent(i="", k=key.hex(), n=n, a=a, model=model, account=account), at)
+            self._step(key, Intent(i="", k=key.hex(), n=n, a=a, model=model, account=account, w=rides), at)
             return
         if not packed & KNOWN:
             packed |= KNOWN | FRESH if self.live else KNOWN
@@ -111,7 +113,7 @@ class LedgerState(Memory):
             | _SENDING
             | min(a, BYTE) << ATTEMPTS
             | min(n, SENDS_MAX) << SENDS
-            | self._count_send(model, account, at) << MODEL
+            | self._count_send(model, account, at, 0 if rides else 1) << MODEL
         )
         sending = self._sending
         sending[key] = number
@@ -195,9 +197,11 @@ class LedgerState(Memory):
             if isinstance(event, Intent):
                 a, n, number = event.a, event.n, next(numbers)
                 word = words[number]
-                if not usual or word & (ITEM_STATE | DOUBTFUL) or a > BYTE or n > SENDS_MAX:
+                if not usual or word & (ITEM_STATE | DOUBTFUL) or a > BYTE or n > SENDS_MAX or event.w:
                     more, day_ends = self._count_more(sent, more), -inf
-                    self.sent(key, model=event.model, account=event.account, n=n, a=a, at=at, number=number)
+                    self.sent(
+                        key, model=event.model, account=event.account, n=n, a=a, at=at, number=number, rides=event.w
+                    )
                     continue
                 if event.model == sent_model and event.account == sent_account and day_begins <= at < day_ends:
                     more += 1

@@ -20,23 +20,20 @@ attempts only. This is the only file that imports it.
 import asyncio
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
 from uuid import UUID
 
-from batchrunner.core.budget import Amounts
 from batchrunner.core.error_policy import POLICY, Then
 from batchrunner.core.errors import RowSetAsideError, StoreBrokenError
 from batchrunner.core.http import Decoder, Request
-from batchrunner.core.item import Item
 from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import OpenTask
-from batchrunner.core.outcome import Answer, Pictures, Problem, ProblemKind, SendOutcome, TaskAccepted
-from batchrunner.core.pacing import backoff_s, estimate_tokens
+from batchrunner.core.outcome import Answer, Pictures, Problem, SendOutcome, TaskAccepted
+from batchrunner.core.pacing import backoff_s
 from batchrunner.core.ports import GatedTransport, Ports
 from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.row import answer_output
@@ -44,15 +41,28 @@ from batchrunner.engine.budget_guard import BudgetGuard
 from batchrunner.engine.image_tasks import ImageTasks
 from batchrunner.engine.lane_policy import LanePolicy
 from batchrunner.engine.lanes import Lane
-from batchrunner.engine.outcome_handling import OutcomeHandler, size_of, with_adaptation_flags
+from batchrunner.engine.outcome_handling import NUMBER_BYTES, OutcomeHandler, size_of, with_adaptation_flags
 from batchrunner.engine.pending_records import Gated, PendingIntent, named, uncancellable
 from batchrunner.engine.recorder import Recorder
 from batchrunner.engine.shutdown import Shutdown, SteppedOutError
-from batchrunner.engine.verdict import IN_LINE, Again, Finished, GivenUp, InternalFaults, Unchanged, Verdict, Waiting
+from batchrunner.engine.verdict import (
+    IN_LINE,
+    Again,
+    Finished,
+    GivenUp,
+    InternalFaults,
+    Unchanged,
+    Verdict,
+    Waiting,
+    naming_path,
+    used_up,
+)
 from batchrunner.engine.work_queue import Work, WorkQueue
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+
+    from batchrunner.engine.shared_requests import SharedRequests
 
 
 @dataclass(slots=True)
@@ -82,8 +92,9 @@ class Attempts:
     ended: Callable[[WorkQueue], None]
     """Told whenever an item has left a queue whose source has nothing more."""
     outcome_handler: OutcomeHandler = field(init=False)
-    _gated: GatedTransport = field(init=False)
+    gated: GatedTransport = field(init=False)
     _names_tasks: bool = field(init=False)
+    _shared: "SharedRequests | None" = field(init=False, default=None)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
     """Failures that are recorded outside any slot."""
 
@@ -92,9 +103,7 @@ class Attempts:
         import tenacity  # noqa: F401, PLC0415 - as the docstring says
 
         transport = self.ports.transport
-        self._gated = (
-            cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else Gated(transport)
-        )
+        self.gated = cast("GatedTransport", transport) if getattr(transport, "takes_gates", False) else Gated(transport)
         self._names_tasks = getattr(self.ports.dialect, "names_tasks", False)
         self.outcome_handler = OutcomeHandler(
             job=self.job,
@@ -103,34 +112,47 @@ class Attempts:
             lane_policy=self.lane_policy,
             image_tasks=self.image_tasks,
         )
+        if (most := self.job.limits.inputs_per_request or 1) > 1:
+            from batchrunner.engine.shared_requests import shared_requests  # noqa: PLC0415 - of few jobs
+
+            self._shared = shared_requests(self, most)
 
     # -- what a slot does
 
-    async def process_items(self, slot: Slot, work: Work) -> None:
+    def company(self, work: Work, queue: WorkQueue) -> list[Work]:
+        """Further items of the queue that go with this one in its request."""
+        return self._shared.company(work, queue) if self._shared is not None else []
+
+    async def process_items(self, slot: Slot, work: Work, company: Sequence[Work] = ()) -> None:
         """Item after item, each from a slot in hand to its end or its return to the queue, while the slot is kept."""
         lane, queue = slot.lane, slot.queue
         while True:
-            verdict: Verdict | None = None
-            lane.enter()
-            work.retried = False  # of an item that came back after a retry: what it took of the budget is gone
-            try:
-                verdict = await self._send(work, slot)
-                if verdict is not IN_LINE:
-                    verdict = await self._conclude(work, slot, verdict)
-            except SteppedOutError:
-                queue.requeue(work)
-            except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
-                await self._fail(work, lane, queue, error)
-            finally:
-                if verdict is not IN_LINE:
-                    self._leave(work, lane, queue)
+            if self._shared is not None and company:
+                await self._shared.process([work, *company], slot)
+            else:
+                verdict: Verdict | None = None
+                lane.enter()
+                work.retried = False  # of an item that came back after a retry: what it took of the budget is gone
+                try:
+                    verdict = await self._send(work, slot)
+                    if verdict is not IN_LINE:
+                        verdict = await self.conclude(work, slot, verdict)
+                except SteppedOutError:
+                    queue.requeue(work)
+                except Exception as error:  # noqa: BLE001 - a fault of ours in one item's work is not the others'
+                    await self.fail(work, lane, queue, error)
+                finally:
+                    if verdict is not IN_LINE:
+                        self.leave(work, lane, queue)
             if slot.ticket is None:
                 return
-            following = queue.take()
+            following = queue.take() if self._shared is None or queue.is_filled else None
             if following is None:
                 lane.give_up(slot.ticket)
                 return
             work = following
+            if self._shared is not None:
+                company = self._shared.company(work, queue)
 
     async def resume(
         self, work: Work, lane: Lane, queue: WorkQueue, task: OpenTask, *, wanted: bool, may_ask: bool = True
@@ -152,20 +174,21 @@ class Attempts:
                 lane.task_ended()
             if isinstance(verdict, Again | Unchanged) and not wanted:
                 return  # the job has no such item any more, or not in this part: it must not be paid for again
-            verdict = await self._conclude(work, slot, verdict)
+            verdict = await self.conclude(work, slot, verdict)
         except SteppedOutError:
             queue.requeue(work)
         except Exception as error:  # noqa: BLE001 - as above
-            await self._fail(work, lane, queue, error)
+            await self.fail(work, lane, queue, error)
         finally:
             if verdict is not IN_LINE:
-                self._leave(work, lane, queue)
+                self.leave(work, lane, queue)
             if slot.ticket is not None:
                 lane.give_up(slot.ticket)
 
-    async def _conclude(self, work: Work, slot: Slot, verdict: Verdict) -> Verdict:
+    async def conclude(self, work: Work, slot: Slot, verdict: Verdict) -> Verdict:
+        """Try again, or record the end."""
         if isinstance(verdict, Again):
-            verdict = await self._persist(work, slot, verdict)
+            verdict = await self.persist(work, slot, verdict)
         match verdict:
             case Finished() | Again():
                 pass
@@ -177,7 +200,8 @@ class Attempts:
                 self.left_open(verdict.why, verdict.message)
         return verdict
 
-    def _leave(self, work: Work, lane: Lane, queue: WorkQueue) -> None:
+    def leave(self, work: Work, lane: Lane, queue: WorkQueue) -> None:
+        """It is in nobody's hands any more."""
         lane.leave()
         queue.release(work)
         if queue.exhausted:
@@ -203,12 +227,12 @@ class Attempts:
         try:
             charged = self.recorder.state.attempts(work.key, number=work.number)
             if slot.queue.rejected is not None or charged >= self.job.retry.attempts:
-                return GivenUp(problem=slot.queue.rejected or _used_up(charged), charged=charged, ambiguous=False)
+                return GivenUp(problem=slot.queue.rejected or used_up(charged), charged=charged, ambiguous=False)
             if lane.counts_tokens or self.budget_guard.counts:
-                tokens, set_aside = await self._admitted(item, lane, ticket)
+                tokens, set_aside = await self.budget_guard.admitted(item, lane, ticket)
             request, decoder, intended = self._intend(work, slot, ticket)
             try:
-                outcome = await self._gated.exchange(request, decoder, account=lane.account, gate=intended)
+                outcome = await self.gated.exchange(request, decoder, account=lane.account, gate=intended)
                 if not intended.decided:  # the connection was lost before: what follows is written after it
                     await intended.opened()
             except Exception as error:  # noqa: BLE001 - the request has left: its slot, its tokens and its price count
@@ -216,7 +240,7 @@ class Attempts:
             now = self.ports.clock.monotonic()
             lane.record_outcome(ticket, outcome, now=now)
             if isinstance(outcome, Problem):
-                outcome = _naming_path(outcome, request)
+                outcome = naming_path(request, outcome)
                 # A refusal acts on the lane before its slot is free: else the next item hits the same limit.
                 stands = await self.lane_policy.on_problem(lane, slot.queue, outcome)
             else:
@@ -295,16 +319,22 @@ class Attempts:
         queue.model_works()
         self.lane_policy.answered = True
         lane.record_success()
-        text, hold = outcome.text, None
-        size_bytes = sys.getsizeof(text) + sys.getsizeof(outcome.reasoning)
+        self.keep_in_line(work, slot, with_adaptation_flags(outcome, work) if adapted else outcome, now)
+        return (), True
+
+    def keep_in_line(self, work: Work, slot: Slot, answer: Answer, now: float) -> None:
+        """Queue the row of an ordinary answer; the item leaves once it is recorded. Raises as `_take`."""
+        lane, queue = slot.lane, slot.queue
+        text, hold = answer.text, None
+        size_bytes = sys.getsizeof(text) + sys.getsizeof(answer.reasoning) + NUMBER_BYTES * len(answer.embedding)
         if size_bytes >= self.ports.held_from_bytes:
             hold = self.ports.hold(size_bytes)
             hold.__enter__()
         try:
             self.recorder.keep(
                 work,
-                answer_output(with_adaptation_flags(outcome, work) if adapted else outcome, path=None),
-                usage=outcome.usage,
+                answer_output(answer, path=None),
+                usage=answer.usage,
                 task_id=None,
                 then=partial(self._recorded, work, lane, queue, text, hold),
                 now=now,
@@ -314,7 +344,6 @@ class Attempts:
                 hold.__exit__(None, None, None)
             self.recorder.last_resort(f"{work.item.id}: {text}")
             raise
-        return (), True
 
     def _recorded(  # noqa: PLR0917 - called by the stores, with what was put aside for it
         self,
@@ -331,7 +360,7 @@ class Attempts:
         if error is None:
             if work.retried:
                 lane.retry_ended(worked=True)
-            self._leave(work, lane, queue)
+            self.leave(work, lane, queue)
             return
         if isinstance(error, RowSetAsideError):
             self.recorder.say(f"could not save this answer in results.jsonl; superseded.jsonl has it: {work.item.id}")
@@ -339,13 +368,13 @@ class Attempts:
             self.recorder.last_resort(f"{work.item.id}: {text}")
         if isinstance(error, StoreBrokenError):
             self.shutdown.disk_refused(error)
-            self._leave(work, lane, queue)
+            self.leave(work, lane, queue)
         else:
             task = asyncio.ensure_future(self._fail_late(work, lane, queue, error))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 
-    async def _fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
+    async def fail(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
         """A disk that refused a record of one item stops sending; the answers to the others are still awaited."""
         try:
             await self.internal_faults.fail(work, lane, queue, error)
@@ -354,9 +383,9 @@ class Attempts:
 
     async def _fail_late(self, work: Work, lane: Lane, queue: WorkQueue, error: Exception) -> None:
         try:
-            await self._fail(work, lane, queue, error)
+            await self.fail(work, lane, queue, error)
         finally:
-            self._leave(work, lane, queue)
+            self.leave(work, lane, queue)
 
     async def settled(self) -> None:
         """Return when every queued answer is recorded, or its failure reported.
@@ -370,53 +399,16 @@ class Attempts:
         if self.shutdown.broken is not None:
             raise self.shutdown.broken
 
-    # -- what is waited for before a send
-
-    async def _admitted(self, item: Item, lane: Lane, ticket: Ticket) -> tuple[int, Amounts | None]:
-        """Tokens a minute and room in the budget, where the job limits them: what was taken of each.
-
-        Raises:
-            SteppedOutError: nothing may leave any more.
-        """
-        tokens = 0
-        if lane.counts_tokens:
-            tokens = estimate_tokens(sum(len(turn.content) for turn in item.turns))
-            await self._may_spend(lane, ticket, tokens)
-        if not self.budget_guard.counts:
-            return tokens, None
-        set_aside = self.budget_guard.reserve_now(item) or await self.budget_guard.reserve(item)
-        if set_aside is None:
-            raise SteppedOutError
-        return tokens, set_aside
-
-    async def _may_spend(self, lane: Lane, ticket: Ticket, tokens: int) -> None:
-        """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came.
-
-        Raises:
-            SteppedOutError: the run drains, or the lane stopped meanwhile. No tokens were taken.
-        """
-        if lane.tokens_wait_s(tokens) <= 0:
-            lane.take_tokens(tokens)
-            return
-        clock, pace = self.ports.clock, lane.pace
-        if pace is not None:
-            pace.take(clock.monotonic(), -1.0)
-        try:
-            while (
-                wait_s := max(lane.tokens_wait_s(tokens), pace.wait_s(clock.monotonic()) if pace is not None else 0.0)
-            ) > 0:
-                await self.shutdown.sleep(wait_s)
-                if not lane.still_usable(ticket):
-                    raise SteppedOutError
-        finally:
-            if pace is not None:
-                pace.take(clock.monotonic())
-        lane.take_tokens(tokens)
-
     # -- a second try
 
-    async def _persist(self, work: Work, slot: Slot, first: Again) -> Verdict:
-        """Try again until something else than `Again` comes. Raises SteppedOutError when the lane cannot continue."""
+    async def persist(
+        self, work: Work, slot: Slot, first: Again, *, send: Callable[[], Awaitable[Verdict]] | None = None
+    ) -> Verdict:
+        """Try again, by `send` if given, until something else than `Again` comes.
+
+        Raises:
+            SteppedOutError: the lane cannot continue.
+        """
         lane = slot.lane
         known: Verdict | None = first
         after_failure = True  # what uses the lane's budget of retries
@@ -424,17 +416,17 @@ class Attempts:
         async def go_on() -> Verdict:
             nonlocal known
             verdict, known = known, None  # tenacity's first call finds what the try before it led to
-            return verdict or await self._send(work, slot)
+            return verdict or await (self._send(work, slot) if send is None else send())
 
         def wait(state: "RetryCallState") -> float:
             nonlocal after_failure
-            problem = _verdict(state).problem
+            problem = _last_of(state).problem
             unhinted = POLICY[problem.kind].then is Then.RETRY and problem.wait_s is None
             after_failure = unhinted and problem.correction is None  # a re-ask follows a whole answer, no failure
             return self._wait_s(work, problem)
 
         def used_up(state: "RetryCallState") -> bool:
-            return _verdict(state).charged >= self.job.retry.attempts
+            return _last_of(state).charged >= self.job.retry.attempts
 
         async def step_aside(seconds: float) -> None:
             await self.shutdown.sleep(seconds, ends=lane.retries_at)
@@ -448,7 +440,7 @@ class Attempts:
                 raise SteppedOutError
 
         def give_up(state: "RetryCallState") -> Verdict:
-            last = _verdict(state)
+            last = _last_of(state)
             return GivenUp(problem=last.problem, charged=last.charged, ambiguous=False)
 
         from tenacity import AsyncRetrying, retry_if_result  # noqa: PLC0415 - plans and calm runs need none of it
@@ -475,22 +467,9 @@ class Attempts:
         return backoff_s(first_s=rule.first_wait_s, cap_s=cap_s, tries=tries, random_source=self.random_source.random())
 
 
-def _verdict(state: "RetryCallState") -> Again:
+def _last_of(state: "RetryCallState") -> Again:
+    """What tenacity's last call came to."""
     assert state.outcome is not None, "tenacity asks before the first call"
     verdict = state.outcome.result()
     assert isinstance(verdict, Again), "only `Again` is tried again"
     return verdict
-
-
-def _naming_path(problem: Problem, request: Request) -> Problem:
-    """With the path that was asked for, where the job's base URL may be what is wrong."""
-    if problem.look_at != "provider.base_url":
-        return problem
-    return replace(problem, message=f"{request.method} {urlsplit(request.url).path}: {problem.message}")
-
-
-def _used_up(charged: int) -> Problem:
-    return Problem(
-        kind=ProblemKind.RESET,
-        message=f"all {charged} attempts are used up; the process ended during the last one",
-    )

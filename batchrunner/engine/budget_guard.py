@@ -5,7 +5,7 @@ alone fits, the budget is spent: no send leaves any more, and what is in flight 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.budget import (
     Amounts,
@@ -26,20 +26,27 @@ from batchrunner.core.error_policy import POLICY
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Kind
 from batchrunner.core.outcome import Answer, Pictures, Problem, SendOutcome, TaskAccepted, Usage
+from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.ports import Clock
+from batchrunner.core.rate_limiter import Ticket
 from batchrunner.core.state import LedgerState
+from batchrunner.engine.shutdown import Shutdown, SteppedOutError
 from batchrunner.engine.work_queue import Condition
+
+if TYPE_CHECKING:
+    from batchrunner.engine.lanes import Lane
 
 _BYTES_PER_TOKEN: Final = 3
 """Of UTF-8: one token for a Chinese character, a little more than is true for English."""
 _ASSUMED_CHAT: Final = Usages(input_tokens=256.0, output_tokens=1024.0)
 _ASSUMED_PICTURE: Final = Usages(pictures=1.0)
+_ASSUMED: Final[dict[Kind, Usages]] = {"chat": _ASSUMED_CHAT, "embedding": Usages(input_tokens=256.0)}
 _NOTHING: Final = Amounts()
 
 
 def tariff(*, kind: Kind, price: Price, points_per_call: float) -> Tariff:
     """What calls of a model are counted as."""
-    unreported = _ASSUMED_CHAT if kind == "chat" else _ASSUMED_PICTURE
-    return Tariff(price=price, points_per_call=points_per_call, unreported=unreported)
+    return Tariff(price=price, points_per_call=points_per_call, unreported=_ASSUMED.get(kind, _ASSUMED_PICTURE))
 
 
 def spent_so_far(
@@ -69,7 +76,10 @@ class BudgetGuard:
     Both are for jobs with a budget (`counts`).
     """
 
-    def __init__(self, job: Job, state: LedgerState, *, on_spent: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: Job, state: LedgerState, *, on_spent: Callable[[str], None], clock: Clock, shutdown: Shutdown
+    ) -> None:
+        self._clock, self._shutdown = clock, shutdown
         budget, points = job.budget or Budget(prices={}), job.provider.points_per_call
         self.spent = spent_so_far(state.tallies, kind=job.kind, prices=budget.prices, points_per_call=points)
         self.set_aside = _NOTHING
@@ -121,11 +131,14 @@ class BudgetGuard:
         """Each limit and what is gone of it."""
         return tuple(budget_lines(self._budget, self.spent, self.set_aside))
 
-    def reserve_now(self, item: Item) -> Amounts | None:
-        """Set a send's estimate aside; None where `reserve` must be asked: it has to wait, or nothing may leave."""
+    def reserve_now(self, item: Item, *, rides: bool = False) -> Amounts | None:
+        """Set a send's estimate aside; None where `reserve` must be asked: it has to wait, or nothing may leave.
+
+        `rides`: it goes with the request of another item, and is no call of its own.
+        """
         if self._closed or not self._is_counted:
             return None
-        estimate = self._estimate(item)
+        estimate = self._estimate(item, calls=0.0 if rides else 1.0)
         if self._is_limited and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
             return None
         self._under_way += 1
@@ -157,6 +170,47 @@ class BudgetGuard:
         self.spent = self.spent.plus(self._real(item, estimate, outcome))
         self._changed.notify()
 
+    async def admitted(self, item: Item, lane: "Lane", ticket: Ticket) -> tuple[int, Amounts | None]:
+        """Tokens a minute and room in the budget, where the job limits them: what was taken of each.
+
+        Raises:
+            SteppedOutError: nothing may leave any more.
+        """
+        tokens = 0
+        if lane.counts_tokens:
+            tokens = estimate_tokens(sum(len(turn.content) for turn in item.turns))
+            await self.may_spend(lane, ticket, tokens)
+        if not self.counts:
+            return tokens, None
+        set_aside = self.reserve_now(item) or await self.reserve(item)
+        if set_aside is None:
+            raise SteppedOutError
+        return tokens, set_aside
+
+    async def may_spend(self, lane: "Lane", ticket: Ticket, tokens: int) -> None:
+        """Wait for tokens a minute. Requests a minute are then counted when the send leaves, not when its slot came.
+
+        Raises:
+            SteppedOutError: the run drains, or the lane stopped meanwhile. No tokens were taken.
+        """
+        if lane.tokens_wait_s(tokens) <= 0:
+            lane.take_tokens(tokens)
+            return
+        clock, pace = self._clock, lane.pace
+        if pace is not None:
+            pace.take(clock.monotonic(), -1.0)
+        try:
+            while (
+                wait_s := max(lane.tokens_wait_s(tokens), pace.wait_s(clock.monotonic()) if pace is not None else 0.0)
+            ) > 0:
+                await self._shutdown.sleep(wait_s)
+                if not lane.still_usable(ticket):
+                    raise SteppedOutError
+        finally:
+            if pace is not None:
+                pace.take(clock.monotonic())
+        lane.take_tokens(tokens)
+
     def close(self) -> None:
         """The run ends for another reason: wake all that wait here."""
         self._closed = True
@@ -174,7 +228,7 @@ class BudgetGuard:
         self.close()
         self._on_spent(self.spent_out)
 
-    def _estimate(self, item: Item) -> Amounts:
+    def _estimate(self, item: Item, *, calls: float = 1.0) -> Amounts:
         its = self._tariffs[item.model]
         times = answers_of(item.params)
         if its.unreported.pictures:
@@ -184,7 +238,8 @@ class BudgetGuard:
             Usages(
                 input_tokens=asked_bytes // _BYTES_PER_TOKEN + 1,
                 output_tokens=self._most_output(item, its) * times,
-            )
+            ),
+            calls=calls,
         )
 
     def _most_output(self, item: Item, its: Tariff) -> float:
@@ -197,12 +252,12 @@ class BudgetGuard:
         return max(self._longest.get(item.model, 0.0), mean.output_tokens)
 
     def _real(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> Amounts:
-        its = self._tariffs[item.model]
+        its, calls = self._tariffs[item.model], estimate.calls
         match outcome:
             case None:
                 return _NOTHING
             case Answer():
-                return self._amounts_of(item.model, its, outcome.usage) or estimate
+                return self._amounts_of(item.model, its, outcome.usage, calls) or estimate
             case TaskAccepted():
                 return estimate
             case Pictures():
@@ -216,16 +271,16 @@ class BudgetGuard:
             case Problem() if POLICY[outcome.kind].refusal and not outcome.under_way:
                 return _NOTHING
             case Problem() if POLICY[outcome.kind].no_work:
-                return its.amounts(Usages())
+                return its.amounts(Usages(), calls=calls)
             case Problem():
-                return self._amounts_of(item.model, its, outcome.usage) or estimate
+                return self._amounts_of(item.model, its, outcome.usage, calls) or estimate
 
-    def _amounts_of(self, model: str, its: Tariff, usage: Usage | None) -> Amounts | None:
+    def _amounts_of(self, model: str, its: Tariff, usage: Usage | None, calls: float) -> Amounts | None:
         if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
             return None
         output_tokens = float(usage.output_tokens or 0)
         self._longest[model] = max(self._longest.get(model, 0.0), output_tokens)
-        return its.amounts(Usages(input_tokens=usage.input_tokens or 0, output_tokens=output_tokens))
+        return its.amounts(Usages(input_tokens=usage.input_tokens or 0, output_tokens=output_tokens), calls=calls)
 
 
 def spent_message(line: BudgetLine, *, needs: float) -> str:

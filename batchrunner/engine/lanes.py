@@ -90,7 +90,7 @@ class Lane:
         self.parked_by_task = False
         """The park came of tasks' ends: only a task that succeeds ends it."""
         self._probe_followed = self._task_succeeded = self._draining = False
-        self._settings = settings
+        self._settings, self._each = settings, settings.limits.inputs_per_request or 1
         self._clock = clock
         self._pace = minute_bucket(per_minute) if (per_minute := settings.limits.requests_per_minute) else None
         self._retries = Bucket(rate_per_s=_RETRIES_PER_S, burst=_RETRIES_SAVED, level=_RETRIES_AT_FIRST)
@@ -271,10 +271,10 @@ class Lane:
                 return max(0.001, left_s)
             self.probing = True
         limiter, settings = self.limiter, self._settings
-        limit, tasks = limiter.limit, settings.in_flight_tasks
+        limit, tasks, each = limiter.limit, settings.in_flight_tasks, self._each
         if self.in_flight >= (1 if self.probing else limit) or (self.probing and self._probe_followed):
             return None
-        if fresh and self.alive >= _LEAST_ALIVE and self.alive >= max(_LEAST_ALIVE, 4 * limit) + (tasks or 0):
+        if fresh and self.alive >= _LEAST_ALIVE and self.alive >= max(_LEAST_ALIVE, 4 * limit) * each + (tasks or 0):
             return None
         if tasks is not None and self._tasks_are_full(tasks):
             return None

@@ -34,6 +34,8 @@ from batchrunner.engine.work_queue import Work, WorkQueue
 if TYPE_CHECKING:
     from batchrunner.core.task_table import TaskTable
 
+NUMBER_BYTES: Final = 32
+"""Of memory, with its place in the vector."""
 _SINGLED_OUT: Final = 3
 _FREE_HALVES: Final = 3
 _REJECTED_EARLY: Final = frozenset(
@@ -267,7 +269,7 @@ def _described(outcome: TaskAccepted | Pictures) -> str:
 
 def size_of(answer: Answer) -> int:
     """Bytes of memory that an answer takes, about."""
-    size_bytes = sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning)
+    size_bytes = sys.getsizeof(answer.text) + sys.getsizeof(answer.reasoning) + NUMBER_BYTES * len(answer.embedding)
     for found in (*answer.pictures, *answer.sounds):
         size_bytes += 0 if isinstance(found, PictureUrl) else len(found.data)
     return size_bytes

@@ -75,6 +75,7 @@ class PendingIntent:
                     a=event.a,
                     at=recorder.clock.wall(),
                     number=work.number,
+                    rides=event.w,
                 )
             except LifecycleError as wrong:
                 self._refused = wrong
@@ -83,6 +84,49 @@ class PendingIntent:
         self.decided = True
         if self._call is not None:
             self._call(self._refused, *self._args)
+
+    @property
+    def refused(self) -> Exception | None:
+        """Why the request must not leave, once that is decided."""
+        return self._refused
+
+    async def opened(self) -> None:
+        """See `opened`."""
+        await opened(self)
+
+
+class AllWritten:
+    """The gate of a request that several intents stand for: it opens once all of them are written."""
+
+    __slots__ = ("_args", "_call", "_refused", "_waiting")
+
+    def __init__(self, intents: list[PendingIntent]) -> None:
+        self._waiting = intents[::-1]
+        self._refused: Exception | None = None
+        self._call: Callable[..., None] | None = None
+        self._args: tuple[object, ...] = ()
+
+    @property
+    def decided(self) -> bool:
+        """See `PendingIntent`."""
+        return self._refused is not None or all(intent.decided for intent in self._waiting)
+
+    def __call__(self, call: Callable[..., None], /, *args: object) -> None:
+        """See `core.http.Gate`."""
+        self._call, self._args = call, args
+        self._go_on(self._refused)
+
+    def _go_on(self, refused: Exception | None) -> None:
+        while refused is None and self._waiting:
+            intent = self._waiting[-1]
+            if not intent.decided:
+                intent(self._go_on)
+                return
+            refused = intent.refused
+            self._waiting.pop()
+        self._refused = refused
+        if self._call is not None:
+            self._call(refused, *self._args)
 
     async def opened(self) -> None:
         """See `opened`."""

@@ -33,6 +33,8 @@ from batchrunner.core.ports import Clock, Ledger, Results
 from batchrunner.core.row import (
     NO_MEDIA,
     AnyOutput,
+    Audio,
+    ChatOutput,
     Effort,
     ImageOutput,
     KeptMedia,
@@ -131,7 +133,7 @@ class Recorder:
         """
         item = work.item
         n, a = self.state.next_send(work.key, item.id, number=work.number)
-        event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account)
+        event = Intent(i=item.id, k=item.key, n=n, a=a, model=lane.model, account=lane.account, w=work.rides)
         intended = PendingIntent(self, work, event)
         self.intents += 1
         self.open.add(item.key)
@@ -173,6 +175,7 @@ class Recorder:
                 a=record.attempts,
                 kind=problem.kind.value,
                 wait=wait_s,
+                w=work.rides,
             )
         )
 
@@ -281,7 +284,8 @@ class Recorder:
         sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)
         kept = PendingAnswer(self, work, usage, then)
         kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
-        files = files_of(output)
+        files: tuple[Picture | Audio, ...]
+        files = (*output.images, *output.audio) if isinstance(output, ChatOutput) else files_of(output)
         if files:
             kept.images = sum(isinstance(file, Picture) for file in files)
             kept.files = recorded_files(tuple((file.path, file.bytes, file.sha256) for file in files))

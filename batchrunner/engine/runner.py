@@ -99,12 +99,16 @@ class Runner:
             last_resort=lambda answer: self.say(f"could not save this answer to disk: {answer}"),
         )
         self.lanes = LaneSet(tuple(self.lane(account, model) for model in job.models for account in ports.accounts))
-        live_keys = set[bytes]()
-        self.queues = {model: WorkQueue(model, wanted=self.wanted, keys=live_keys) for model in job.models}
+        live_keys, together = set[bytes](), job.limits.inputs_per_request or 1
+        self.queues = {
+            model: WorkQueue(model, wanted=self.wanted, keys=live_keys, together=together) for model in job.models
+        }
         for lane in self.lanes:
             lane.on_stopped = self.queues[lane.model].notify
         self.schedule = RunSchedule(job=job, clock=ports.clock, shutdown=self.shutdown, offset_at=self.offset_at)
-        self.budget_guard = BudgetGuard(job, self.state, on_spent=self._close_lanes)
+        self.budget_guard = BudgetGuard(
+            job, self.state, on_spent=self._close_lanes, clock=ports.clock, shutdown=self.shutdown
+        )
         self.control = RunControl(runner=self)
 
     # -- the run
@@ -240,7 +244,7 @@ class Runner:
             if work is None:
                 lane.give_up(ticket)  # another lane was faster
                 continue
-            group.create_task(attempts.process_items(Slot(lane, queue, ticket), work))
+            group.create_task(attempts.process_items(Slot(lane, queue, ticket), work, attempts.company(work, queue)))
 
     def _close_lanes(self, reason: str) -> None:
         """The budget is spent: nothing leaves any more, what was accepted is followed to its end."""

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from batchrunner.core.errors import BatchrunnerError, LifecycleError
+from batchrunner.core.http import Request
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.outcome import Problem, ProblemKind
 from batchrunner.core.ports import NoteFault
@@ -64,6 +66,21 @@ class TaskEnded:
 
 
 Verdict: TypeAlias = Finished | Again | GivenUp | Unchanged | Waiting
+
+
+def naming_path(request: Request, problem: Problem) -> Problem:
+    """With the path that was asked for, where the job's base URL may be what is wrong."""
+    if problem.look_at != "provider.base_url":
+        return problem
+    return replace(problem, message=f"{request.method} {urlsplit(request.url).path}: {problem.message}")
+
+
+def used_up(charged: int) -> Problem:
+    """Of an item that has no attempt left before it is sent."""
+    return Problem(
+        kind=ProblemKind.RESET,
+        message=f"all {charged} attempts are used up; the process ended during the last one",
+    )
 
 
 # Faults of this program in one item's work: the item fails as `internal`, the traceback is kept, the others continue.

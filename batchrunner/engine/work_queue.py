@@ -78,6 +78,10 @@ class Work:
     """`WorkQueue.answers` when something else than the API last answered this item."""
     singled_out: int = 0
     """How often it was turned away so although others got through in between."""
+    alone: bool = False
+    """It shares no request any more: one that it was part of was refused, and its text may be why."""
+    rides: bool = False
+    """It goes with the request of another item."""
     retried: bool = False
     """Its last send was one more try after a failure, and took from the lane's budget of them."""
     began_wall: float | None = None
@@ -108,7 +112,7 @@ class WorkQueue:
     `wanted` gives the number of the item with this key in the state's table; 0 where it is not to be sent.
     """
 
-    def __init__(self, model: str, *, wanted: Callable[[bytes], int], keys: set[bytes]) -> None:
+    def __init__(self, model: str, *, wanted: Callable[[bytes], int], keys: set[bytes], together: int = 1) -> None:
         self.model = model
         self.exhausted = False
         """The source has nothing more for this run."""
@@ -130,6 +134,10 @@ class WorkQueue:
         self._active: dict[bytes, Work] = {}
         self._rejected_by: tuple[bytes, ProblemKind] | None = None
         self._rejected_by_task = False
+        self.together = together
+        """Items that a request may carry."""
+        self._rests = False
+        """The source waits for room."""
         self._changed = Condition()
         self._room = Condition()
 
@@ -189,9 +197,10 @@ class WorkQueue:
                     if key not in self._keys and (number := self._wanted(key)):
                         self._keys.add(key)
                         self._put_ahead(Work(item=item, key=key, number=number))
-                        most = min(max(READ_AHEAD, 2 * len(self._active)), READ_AHEAD_MOST)
+                        most = min(max(READ_AHEAD, 2 * self.together, 2 * len(self._active)), READ_AHEAD_MOST)
                         if len(self._ahead) >= most or self._ahead_bytes >= READ_AHEAD_BYTES:
-                            self._refill_at = most // 2
+                            self._refill_at, self._rests = most // 2, True
+                            self._changed.notify()
                             await self._room.until(self._has_capacity)
                 if limit is not None and batch[-1].index >= limit:
                     break
@@ -217,14 +226,17 @@ class WorkQueue:
         work.size_bytes = size_bytes
         self._ahead_bytes += size_bytes
         ahead.append(work)
-        if len(ahead) == 1:  # else whoever waits for one has been woken already
+        if len(ahead) in {1, self.together}:  # else whoever waits for one has been woken already
             self._changed.notify()
 
     # -- the lanes
 
     async def ready(self, *, stopped: Callable[[], bool]) -> bool:
         """Wait until there is an item to take; False when there never will be, or the lane that asks has stopped."""
-        await self._changed.until(lambda: bool(self._returned or self._ahead) or self.drained or stopped())
+        if self.together == 1:
+            await self._changed.until(lambda: bool(self._returned or self._ahead) or self.drained or stopped())
+        else:
+            await self._changed.until(lambda: (self.is_filled and self._has_some) or self.drained or stopped())
         return bool(self._returned or self._ahead) and not stopped()
 
     def take(self) -> Work | None:
@@ -234,12 +246,45 @@ class WorkQueue:
         elif self._ahead:
             work = self._ahead.popleft()
             self._ahead_bytes -= work.size_bytes
-            if len(self._ahead) <= self._refill_at:
-                self._room.notify()
+            self._taken()
         else:
             return None
         self._active[work.key] = work
         return work
+
+    def _taken(self) -> None:
+        if len(self._ahead) <= self._refill_at:
+            self._rests = self._rests and not self._has_capacity()
+            self._room.notify()
+
+    @property
+    def _has_some(self) -> bool:
+        return bool(self._returned or self._ahead)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether a request finds all the items that it may carry, or the source brings no more for now."""
+        return self.exhausted or self._rests or len(self._returned) + len(self._ahead) >= self.together
+
+    def take_company(self, first: Work, fits: Callable[[Work], bool]) -> list[Work]:
+        """Further items that may share a request with `first`, returned ones first; others keep their places."""
+        found: list[Work] = []
+        for waiting in (self._returned, self._ahead):
+            passed: list[Work] = []
+            while waiting:
+                work = waiting.popleft()
+                same = work.item.params is first.item.params or work.item.params == first.item.params
+                if same and not work.alone and fits(work):
+                    found.append(work)
+                    self._active[work.key] = work
+                    self._ahead_bytes -= work.size_bytes if waiting is self._ahead else 0
+                else:
+                    passed.append(work)
+                    if same and not work.alone:
+                        break
+            waiting.extendleft(reversed(passed))
+        self._taken()
+        return found
 
     def claim(self, work: Work) -> None:
         """An item that came another way (an accepted task of an earlier process) is in somebody's hands.

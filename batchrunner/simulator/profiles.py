@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import PRESETS, Job, Json, Kind, PresetName
 from batchrunner.core.pacing import day_of
-from batchrunner.core.plan import PlanningPass
+from batchrunner.core.plan import PlanningPass, requests_of
 from batchrunner.core.rehearsal_report import Forecast, LaneLoad, end_of
 from batchrunner.core.state import LedgerState
 from batchrunner.engine.run_status import shown_time
@@ -434,7 +434,7 @@ def forecast(job: Job, found: PlanningPass, state: LedgerState, *, now: float) -
     today = day_of(wall=now, offset_s=offset_s)
     lanes = [
         LaneLoad(
-            calls=-(-ahead.calls // len(accounts)),
+            calls=-(-requests_of(job, ahead.calls) // len(accounts)),
             call_s=_call_s(job, profile),
             at_once=_at_once(job, profile),
             per_minute=_smallest(job.limits.requests_per_minute, profile.limits.per_minute),

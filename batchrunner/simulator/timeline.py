@@ -38,6 +38,8 @@ class RehearsalTimeline:
     def take(self, event: Event) -> None:
         """It happens now."""
         kind = type(event)
+        if isinstance(event, Intent | Refused) and event.w:
+            return  # no call of its own
         self.totals[kind] += 1
         if (name := _COUNTED.get(kind)) is not None:
             hour = int((self.clock.wall() + self.offset_s) // _HOUR_S)

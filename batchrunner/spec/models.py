@@ -194,6 +194,9 @@ class LimitsSpec(Part):
     poll_per_second: Rate | None = Field(
         default=None, description="Polls of remote tasks per second, for each account."
     )
+    inputs_per_request: Annotated[int, Field(ge=1, le=2048)] | None = Field(
+        default=None, description="With `kind: embedding`: prompts that one request carries, at most."
+    )
 
 
 class RetrySpec(Part):

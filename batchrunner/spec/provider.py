@@ -160,6 +160,13 @@ def _assumes_points(partial: PartialSpec, choice: _Choice) -> bool:
     return choice.preset.points_per_call is not None and not (calls_priced and choice.own.points_per_day is not None)
 
 
+def preset_of(partial: PartialSpec) -> Preset:
+    """The preset of a draft without faults: of a simulated run the one that it stands for."""
+    choice = _choice(partial)
+    assert choice is not None, "the draft has no faults"
+    return choice.preset
+
+
 def is_simulated(partial: PartialSpec) -> bool:
     """True when nothing real will be asked."""
     own = _own(partial)

@@ -18,7 +18,7 @@ from batchrunner.spec.answer_schema import answer_schema
 from batchrunner.spec.check_keys import checks_of
 from batchrunner.spec.models import PromptSpec
 from batchrunner.spec.partial import PartialSpec, folder_of, former_folders, located, project_folder, results_folder
-from batchrunner.spec.provider import body_of_job, is_simulated, resolved_provider, table_of_job
+from batchrunner.spec.provider import body_of_job, is_simulated, preset_of, resolved_provider, table_of_job
 from batchrunner.spec.rules import SIMULATED_ENDING, job_name
 from batchrunner.spec.schedule_keys import (
     batch_of,
@@ -166,8 +166,15 @@ def limits_of(partial: PartialSpec) -> Limits:
         tokens_per_minute=limits.tokens_per_minute,
         requests_per_day=limits.requests_per_day,
         in_flight_tasks=limits.in_flight_tasks or (TASKS_IN_FLIGHT if table is not None else None),
+        inputs_per_request=_inputs_per_request(partial),
         poll_per_second=limits.poll_per_second or (table.poll.per_second if table is not None else None),
     )
+
+
+def _inputs_per_request(partial: PartialSpec) -> int | None:
+    if partial.kind != "embedding":
+        return None
+    return partial.spec.limits.inputs_per_request or preset_of(partial).inputs_per_request
 
 
 def _output(partial: PartialSpec, *, out: str | None) -> Output:

@@ -254,6 +254,8 @@ def _chat_only(partial: PartialSpec) -> Iterator[SpecError]:
 def _embedded(partial: PartialSpec) -> Iterator[SpecError]:
     """What an embedding cannot be made of, and parameters that no server knows."""
     if partial.kind != "embedding" or not partial.knows("kind"):
+        if partial.spec.limits.inputs_per_request is not None and partial.knows("kind"):
+            yield SpecError(path=("limits", "inputs_per_request"), problem="is for `kind: embedding` only")
         return
     source = partial.spec.prompts
     given: list[tuple[KeyPath, bool]] = [(("images",), bool(partial.spec.images))]

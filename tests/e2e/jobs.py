@@ -37,3 +37,19 @@ limits: {{concurrency: 64, in_flight_tasks: {in_flight}, poll_per_second: 400}}
 retry: {{attempts: 12}}
 """)
     return path
+
+
+def vector_job(folder: Path, base_url: str, *, together: int) -> Path:
+    """Write the job of `prompts.jsonl`, so many texts a request, into `outputs/vectors`."""
+    path = folder / "vectors.yaml"
+    path.write_text(f"""
+name: vectors
+provider: {{preset: openai, base_url: "{base_url}", api_key_env: {KEY_NAME}}}
+kind: embedding
+model: sim-vectors
+prompts: {{file: prompts.jsonl, id: "v{{{{ n }}}}"}}
+params: {{dimensions: 16}}
+limits: {{concurrency: 4, inputs_per_request: {together}}}
+retry: {{attempts: 12}}
+""")
+    return path

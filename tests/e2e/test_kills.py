@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.jobs import CHAT_FAULTS, IMAGE_FAULTS, chat_job, image_job
+from tests.e2e.jobs import CHAT_FAULTS, IMAGE_FAULTS, chat_job, image_job, vector_job
 from tests.e2e.judging import (
     Till,
     account_of,
@@ -26,6 +26,7 @@ from tests.e2e.judging import (
 )
 from tests.e2e.lives import kill_again_and_again, run
 from tests.e2e.runs import CANARY, no_byte_holds, simulator
+from tests.support.json_lines import json_lines
 from tests.support.torture import Tried, at_size
 
 pytestmark = pytest.mark.real
@@ -64,6 +65,33 @@ def test_answers_survive_kills_each_once_and_as_they_were_sent(tmp_path: Path, t
     assert stats["max_in_flight"] > 32
     assert (unchanged.status, sends_afterwards) == (0, stats["sends"])
     is_intact(out)
+    no_byte_holds(tmp_path, CANARY)
+
+
+def test_vectors_survive_kills_and_every_text_of_a_request_that_was_cut_is_told(tmp_path: Path, tried: Tried) -> None:
+    """Twenty texts a request: the server counts what it was paid for text by text."""
+    prompts = write_prompts(tmp_path / "prompts.jsonl", items=ANSWERS)
+    out = tmp_path / "outputs" / "vectors"
+    with simulator(tmp_path, "--auth", "--faults", CHAT_FAULTS, "--latency", "first=0.05,spread=0.9") as server:
+        job = vector_job(tmp_path, server.base_url, together=20)
+        kills = kill_again_and_again(
+            job, out, kills=KILLS, lines=2 * ANSWERS, seed=3, after_each=lambda: is_intact(out)
+        )
+        with run(job) as last:
+            ended = last.end()
+        stats = server.stats()
+    account = account_of(out, stats, items=ANSWERS)
+    tried("kills: vectors", kills.hit, lost=account.lost)
+    tried("kills: vectors: paid twice (lost: not told)", account.paid_twice, lost=account.silent)
+    assert ended.status == 0, ended.stderr
+    assert kills.hit == KILLS
+    nothing_is_wrong(account)
+    assert stats["paid"] - stats["paid_twice"] == ANSWERS, "every text was paid for"
+    rows = json_lines(out / "results.jsonl")
+    assert [row["prompt"] for row in sorted(rows, key=lambda row: int(row["index"]))] == prompts
+    assert len({tuple(row["output"]["embedding"]) for row in rows}) == ANSWERS
+    requests = sum(record["e"] == "intent" and "w" not in record for record in ledger_records(out))
+    assert stats["sends"] <= requests < ANSWERS // 2, "many texts went together"
     no_byte_holds(tmp_path, CANARY)
 
 

@@ -32,7 +32,8 @@ def test_a_spent_quota_parks_in_every_dialect_and_charges_no_attempt(
     tmp_path: Path, way: tuple[str, str, str], told: str, calls: int
 ) -> None:
     harness = RunHarness(tmp_path, world=World(scenario=f"{told.replace('_', '-')}:{calls}"))
-    report = harness.run(job(*way, more="on_quota: stop\nlimits: {concurrency: 1}"))
+    limits = "{concurrency: 1, inputs_per_request: 1}" if way[0] == "embedding" else "{concurrency: 1}"
+    report = harness.run(job(*way, more=f"on_quota: stop\nlimits: {limits}"))
     assert report.exit_status is ExitStatus.PAUSED
     assert {event["kind"] for event in harness.events("parked")} == {told}, "by its words, or by the headers before it"
     assert [row["attempts"] for row in harness.rows()] == [1] * calls

@@ -73,6 +73,8 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("parameters of vectors", VECTORS + "params: {encoding_format: int8, dimensions: 0, input: a}", [
         (5, "params.encoding_format", 'cannot be "int8"', None), (5, "params.dimensions", "cannot be 0", None),
         (5, "params.input", "is reserved", "`prompts`")]),
+    ("many inputs where one is sent", CHAT + "limits: {inputs_per_request: 3}",
+     [(4, "limits.inputs_per_request", "for `kind: embedding` only", None)]),
     ("a matrix of vectors", VECTORS + "matrix: {dimensions: [8, small]}",
      [(5, "matrix.dimensions", 'cannot be "small"', None)]),
     ("vectors at anthropic", VECTORS.replace("simulator", "anthropic"),

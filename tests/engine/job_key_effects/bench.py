@@ -160,3 +160,8 @@ def image(*prompts: object, **more: object) -> Tree:
     """An image job for the simulator."""
     size = {"size": "64x64"}
     return {**chat(*(prompts or ("a cat",))), "kind": "image", "model": "Qwen/Qwen-Image", "params": size, **more}
+
+
+def vectors(*prompts: object, **more: object) -> Tree:
+    """A job of embeddings for the simulator."""
+    return {**chat(*(prompts or ("a cat",))), "kind": "embedding", "params": {"dimensions": 4}, **more}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tests.engine.job_key_effects.bench import Bench, Effect, chat, image
+from tests.engine.job_key_effects.bench import Bench, Effect, chat, image, vectors
 from tests.engine.job_key_effects.schedule import MANY, ONE_BY_ONE, ended, hours, world
 
 
@@ -72,6 +72,13 @@ LIMITS: dict[str, Effect] = {
         was=False,
         now=True,
         world=lambda: world(task_s=10.0),
+    ),
+    "limits.inputs_per_request": Effect(
+        base=vectors(*MANY),
+        change={"limits.inputs_per_request": 3},
+        look=lambda bench: (ended(bench), bench.harness.stats.sends)[1],
+        was=1,
+        now=4,
     ),
     "retry": Effect(
         base=chat(),
