@@ -355,6 +355,7 @@ def test_the_example_jobs_name_a_schema_for_editors_that_is_todays() -> None:
 
 
 BESIDE: Final[dict[str, dict[str, Any]]] = {
+    "cache": {"provider": "anthropic"},
     "kind": {"provider": "modelscope"},
     "images": {"prompts": [{"prompt": "a", "vars": {"photo": "data/pictures/boat.png"}}]},
     "provider.api_version": {"provider": {"preset": "openai", "base_url": "https://a.openai.azure.com/openai"}},

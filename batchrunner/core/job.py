@@ -61,6 +61,8 @@ class Provider:
     """The header that carries the key where `auth` has no name for it; empty: as `auth` says."""
     key_prefix: str = ""
     """What stands before the key in that header."""
+    cache_system: bool = False
+    """Ask the server to keep what all requests begin with, where a dialect has words for that; no part of a key."""
 
 
 @dataclass(slots=True, unsafe_hash=True)

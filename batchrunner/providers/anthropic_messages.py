@@ -288,7 +288,8 @@ class AnthropicMessages:
         self._url = anthropic_url(provider, "messages")
         self._family = family_of(provider)
         self._checks = SchemaChecks()
-        self._bodies = KeptBody(self._url, body=_body, headers=_headers)
+        body = _body_to_cache if provider.cache_system else _body
+        self._bodies = KeptBody(self._url, body=body, headers=_headers)
 
     def __repr__(self) -> str:
         """Where it sends."""
@@ -330,6 +331,18 @@ def _body(item: Item, revision: Revision) -> dict[str, Json]:
         body["stream"] = True
     if "no_stream" in revision.adapted:
         body["stream"] = False
+    return body
+
+
+def _body_to_cache(item: Item, revision: Revision) -> dict[str, Json]:
+    """A body whose beginning, tools and then the system prompt, the server is asked to keep for the next requests."""
+    body = _body(item, revision)
+    mark: Json = {"type": "ephemeral"}
+    system, tools = body.get("system"), body.get("tools")
+    if isinstance(system, str) and system:
+        body["system"] = [{"type": "text", "text": system, "cache_control": mark}]
+    elif isinstance(tools, list) and tools and is_object(tools[-1]):
+        body["tools"] = [*tools[:-1], {**tools[-1], "cache_control": mark}]
     return body
 
 

@@ -412,6 +412,11 @@ class JobSpec(Part):
         default=None,
         description="Send items in batches through the provider's batch API, often at half the price. Default: no.",
     )
+    cache: Literal["system"] | None = Field(
+        default=None,
+        description="`system`: ask the server to keep the tools and the system prompt that every request begins with; "
+        "read again, they cost less. For Anthropic's dialect; servers of the others keep equal beginnings unasked.",
+    )
     notify: (
         Annotated[
             Annotated[Text, Tag("<text>")]

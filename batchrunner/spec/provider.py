@@ -139,6 +139,7 @@ def resolved_provider(partial: PartialSpec) -> Provider:
         points_per_call=points_of(partial) or {},
         points_assumed=_assumes_points(partial, choice),
         balance=choice.own.balance and not simulated,
+        cache_system=partial.spec.cache == "system",
     )
 
 
@@ -271,6 +272,7 @@ def provider_faults(partial: PartialSpec) -> Iterator[SpecError]:
     yield from _certificates(partial, own)
     yield from _in_process(partial, own)
     yield from _points(partial, own)
+    yield from _cache(partial)
     if partial.spec.scenario and partial.knows("provider") and not is_simulated(partial):
         yield SpecError(path=("scenario",), problem="is for the simulator only", hint="write `provider: simulator`")
 
@@ -415,6 +417,13 @@ def _in_process(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
             yield SpecError(
                 path=("provider", key), problem="has no effect on the simulator, which runs in this process"
             )
+
+
+def _cache(partial: PartialSpec) -> Iterator[SpecError]:
+    dialect = dialect_of(partial) if partial.knows("cache") and partial.spec.cache else "anthropic-messages"
+    if dialect not in {None, "anthropic-messages"}:
+        problem = f"is for Anthropic's dialect: with {dialect} a server keeps equal beginnings unasked, or not at all"
+        yield SpecError(path=("cache",), problem=problem, hint="remove it")
 
 
 def _points(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:

@@ -216,6 +216,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "deadline": 'deadline: "07:00"',
     "budget": "budget: {calls: 500}",
     "batch": "batch: {use: auto, max_wait: 24h}",
+    "cache": "cache: system",
     "batch.use": "use: always",
     "batch.max_items": "max_items: 5000",
     "batch.max_wait": "max_wait: 12h",

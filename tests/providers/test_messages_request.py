@@ -1,6 +1,7 @@
 """What a message looks like on the wire."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -180,3 +181,31 @@ def test_adaptations_change_what_they_name_and_nothing_else() -> None:
 
 def test_what_utf_8_cannot_hold_is_sent_as_escapes() -> None:
     assert sent(item("\ud83d"))["messages"] == [{"role": "user", "content": "\ud83d"}]
+
+
+CACHING = replace(ANTHROPIC, cache_system=True)
+
+
+@pytest.mark.parametrize("pictures", [(), (CAT,)])
+def test_the_shared_beginning_is_marked_for_the_servers_cache_whether_its_bytes_are_kept_or_not(
+    pictures: tuple[InputPicture, ...],
+) -> None:
+    tools: list[Json] = [{"name": "look", "input_schema": {"type": "object"}}]
+    params: dict[str, Json] = {"tools": tools}
+    dialect = AnthropicMessages(CACHING)
+    for text in ("one", "two", "three"):  # from the second on the frame is kept
+        turns = (Turn(role="system", content="Be brief."), Turn(role="user", content=text))
+        body = json.loads(dialect.encode(item(turns=turns, params=params, pictures=pictures), Revision()).body or b"")
+        assert body["system"] == [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+        assert body["tools"] == tools
+        assert text in json.dumps(body["messages"])
+        assert "cache_control" not in json.dumps(sent(item(turns=turns, params=params, pictures=pictures)))
+
+
+def test_without_a_system_prompt_the_last_tool_is_marked_and_without_tools_nothing() -> None:
+    tools: list[Json] = [{"name": name, "input_schema": {"type": "object"}} for name in ("look", "listen")]
+    dialect = AnthropicMessages(CACHING)
+    body = json.loads(dialect.encode(item(params={"tools": tools}), Revision()).body or b"")
+    assert [tool.get("cache_control") for tool in body["tools"]] == [None, {"type": "ephemeral"}]
+    assert tools[-1] == {"name": "listen", "input_schema": {"type": "object"}}, "the job's own stay as they are"
+    assert dialect.encode(item(), Revision()) == AnthropicMessages(ANTHROPIC).encode(item(), Revision())

@@ -1,11 +1,14 @@
 """What each preset becomes, and how a base URL is read whatever form was pasted."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from batchrunner.core.errors import Mistake
+from batchrunner.core.item import Item
 from batchrunner.core.job import DialectName, Job, Provider
+from batchrunner.prompts import items_of
 from batchrunner.spec.provider import is_loopback, normalised
 
 Load = Callable[..., Job]
@@ -192,3 +195,23 @@ def test_a_key_over_plain_http_to_another_machine_needs_permission(load: Load, m
     assert load(text, overrides=["provider.allow_http=true"]).provider.allow_http
     assert load(text.replace("10.0.0.5", "127.0.0.1")).provider.key_env == ("MY_KEY",)
     assert load(text.replace("  api_key_env: MY_KEY\n", "")).provider.key_env == ()
+
+
+def test_caching_the_shared_beginning_is_for_anthropics_dialect_and_changes_no_key(
+    load: Load, mistakes: Mistakes
+) -> None:
+    text = "provider: anthropic\nmodel: m\nsystem: Be brief.\nprompts: [a]\n"
+    plain, caching = load(text), load(f"{text}cache: system\n")
+    assert (plain.provider.cache_system, caching.provider.cache_system) == (False, True)
+    (one,), (other,) = (asyncio.run(_items(job)) for job in (plain, caching))
+    assert one.key == other.key
+    for preset in ("openai", "simulator"):
+        (found,) = mistakes(f"provider: {preset}\nmodel: m\nprompts: [a]\ncache: system\n")
+        assert (found.key, found.line) == ("cache", 4)
+        assert "Anthropic's dialect" in found.problem
+    (found,) = mistakes(f"{text}cache: everything\n")
+    assert found.key == "cache"
+
+
+async def _items(job: Job) -> list[Item]:
+    return [item async for batch in items_of(job).batches() for item in batch]

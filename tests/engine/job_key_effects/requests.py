@@ -101,6 +101,13 @@ ASKED: dict[str, Effect] = {
         was=OPENAI,
         now="http://127.0.0.1:9/v1/chat/completions",
     ),
+    "cache": Effect(
+        base={**paid(provider="anthropic"), "system": "Be brief."},
+        change={"cache": "system"},
+        look=lambda bench: bench.body()["system"],
+        was="Be brief.",
+        now=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+    ),
     "kind": Effect(
         base=paid(),
         change={"kind": "image"},
