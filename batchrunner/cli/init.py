@@ -29,7 +29,10 @@ def init(
     *,
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Directory for the new job.yaml.")] = ".",
     template: Annotated[
-        str, typer.Option("--template", metavar="NAME", help="chat, images, evaluate, dataset, judge or pipeline.")
+        str,
+        typer.Option(
+            "--template", metavar="NAME", help="chat, images, embeddings, evaluate, dataset, judge, pipeline."
+        ),
     ] = "chat",
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="A file of prompts; its columns are guessed.")

@@ -61,6 +61,7 @@ def _describe(schema: dict[str, Any]) -> None:
 TEMPLATES: Final[dict[str, str]] = {
     "chat": "questions to a chat model",
     "images": "pictures of prompts and a matrix",
+    "embeddings": "vectors of texts, many in one request",
     "evaluate": "questions to several models, with checks and a comparison",
     "dataset": "records that fit a schema, several for each combination of a matrix",
     "judge": "questions without one right answer, and a model that rates the answers",

@@ -32,7 +32,7 @@ def test_the_templates_are_listed_and_an_unknown_one_is_a_mistake(batchrunner: C
     assert [line.split()[0] for line in batchrunner("init", "--list").out.splitlines()] == list(TEMPLATES)
     assert batchrunner("init", "--list", "--json").json == {"templates": TEMPLATES}
     ran = batchrunner("init", "--template", "poem")
-    assert (ran.status, "one of chat, images, evaluate, dataset, judge, pipeline" in ran.err) == (2, True)
+    assert (ran.status, "one of chat, images, embeddings, evaluate, dataset, judge, pipeline" in ran.err) == (2, True)
 
 
 def test_no_schema_means_none(batchrunner: CommandLine) -> None:
