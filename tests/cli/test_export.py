@@ -54,7 +54,7 @@ def test_text_goes_to_stdout_when_asked_to(finished: CommandLine) -> None:
         (("--to", "csv", "--out", "-", "--json"), "cannot both use stdout"),
         (
             ("--to", "exel"),
-            "expected one of jsonl, csv, parquet, hf",
+            "expected one of jsonl, csv, parquet, npy, hf",
         ),
         (("--to", "csv", "--out", "talk.yaml"), "talk.yaml: already exists"),
         ((), "--to"),

@@ -13,6 +13,7 @@ from batchrunner.providers import DIALECTS, dialect_for
 from batchrunner.providers.anthropic_messages import AnthropicMessages
 from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
+from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
 from batchrunner.providers.openai_images import OpenAiImages
 from batchrunner.providers.tasks import TableTasks
 from tests.providers.reading import item, provider
@@ -170,6 +171,7 @@ def test_each_dialect_of_the_table_is_made_for_its_provider() -> None:
         "modelscope-images": ModelScopeImages,
         "openai-images": OpenAiImages,
         "task": TableTasks,
+        "openai-embeddings": OpenAiEmbeddings,
     }
     assert isinstance(dialect_for(provider(dialect="modelscope-images")), ModelScopeImages)
 
