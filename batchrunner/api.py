@@ -300,7 +300,7 @@ def export(dir: str, *, to: str, out: str | IO[bytes] | None = None, **options: 
 
 def results(dir: str) -> Iterator[dict[str, Json]]:  # noqa: A002 - as above
     """The rows of a run's `results.jsonl`."""
-    from batchrunner.stores.results import iter_results
+    from batchrunner.stores.row_codec import iter_results
 
     return iter_results(Path(dir))
 

@@ -13,7 +13,7 @@ from typing import Final
 from batchrunner.core.job import Json
 from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, broken, write_pieces, write_whole
 from batchrunner.stores.images import FOLDER
-from batchrunner.stores.results import iter_results
+from batchrunner.stores.row_codec import iter_results
 from batchrunner.stores.run_file import RunFile, run_file_or_refuse
 
 CARD: Final = "README.md"

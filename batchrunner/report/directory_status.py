@@ -45,8 +45,7 @@ from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_replay import inspect_directory, replay
 from batchrunner.stores.lock import holder_of
-from batchrunner.stores.results import iter_failures
-from batchrunner.stores.row_codec import UNREADABLE
+from batchrunner.stores.row_codec import UNREADABLE, iter_failures
 from batchrunner.stores.run_file import RUN_FILE, RunFile, run_file_or_refuse
 from batchrunner.stores.score_file import ScoreFile
 from batchrunner.stores.timezones import offset_of_zone

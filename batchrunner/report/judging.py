@@ -31,7 +31,7 @@ from batchrunner.report.directory_status import JUDGES
 from batchrunner.report.upstream_run import if_any_rows, rows_of
 from batchrunner.report.wording import printable
 from batchrunner.spec import load_job
-from batchrunner.stores.results import iter_failures, iter_results
+from batchrunner.stores.row_codec import iter_failures, iter_results
 from batchrunner.stores.run_file import read_run_file
 from batchrunner.stores.upstream_rows import ORDERS, PairRows
 from batchrunner.transport import read_keys

@@ -36,7 +36,7 @@ from batchrunner.spec.load import line_of
 from batchrunner.stores.export_files import RowOrder
 from batchrunner.stores.files import DISK, RESULTS, SHARED_FILE, write_all, write_pieces
 from batchrunner.stores.picture_checks import PictureLook, look_of
-from batchrunner.stores.results import rows_behind
+from batchrunner.stores.row_codec import rows_behind
 from batchrunner.stores.row_forms import lines_of
 from batchrunner.stores.score_file import SCORES, open_for_more
 

@@ -25,7 +25,8 @@ from batchrunner.prompts.render import TemplateFault
 from batchrunner.prompts.row_condition import RowCondition, row_values
 from batchrunner.report.wording import count, printable
 from batchrunner.stores.files import RESULTS
-from batchrunner.stores.results import ResultsFile, iter_failures, iter_results
+from batchrunner.stores.results import ResultsFile
+from batchrunner.stores.row_codec import iter_failures, iter_results
 from batchrunner.stores.run_file import run_file_or_refuse
 from batchrunner.stores.score_file import ScoreFile
 

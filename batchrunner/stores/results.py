@@ -8,13 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Final, cast
-
-import msgspec
+from typing import Final
 
 from batchrunner.core.errors import RowSetAsideError, StoreBrokenError
 from batchrunner.core.item import Item
-from batchrunner.core.job import Json
 from batchrunner.core.lifecycle import ItemState
 from batchrunner.core.ports import Kept, Place
 from batchrunner.core.row import FailureRow, ResultRow
@@ -38,7 +35,6 @@ from batchrunner.stores.files import (
 )
 from batchrunner.stores.inspection import Inspection
 from batchrunner.stores.row_codec import (
-    UNREADABLE,
     crc_of,
     encode_row,
     facts_of,
@@ -48,7 +44,7 @@ from batchrunner.stores.row_codec import (
     trimmed,
 )
 from batchrunner.stores.row_file import RewriteResult, Rewriting, RowIndex, in_order, index_rows, take_out_unreadable
-from batchrunner.stores.row_forms import FileLine, lines_of, put_right
+from batchrunner.stores.row_forms import FileLine, put_right
 from batchrunner.stores.threads import Threads
 
 TORN = "results.torn"
@@ -56,7 +52,6 @@ FAILURES_TORN = "failures.torn"
 _OTHERS = ((FAILURES, FAILURES_TORN), (SUPERSEDED, TORN), (SUPERSEDED_FAILURES, FAILURES_TORN))
 """Files that no length is recorded of, and where their torn ends go."""
 _ALL = (RESULTS, *(name for name, _ in _OTHERS))
-_decode_row: Final = msgspec.json.Decoder(dict[str, object]).decode
 _new_place: Final[Callable[[type[Place], tuple[str, int]], Place]] = tuple.__new__
 """What `Place(…)` comes to, without a step in Python: there is one for each row."""
 
@@ -441,48 +436,6 @@ class ResultsFile:
             return length - end
         finally:
             self._files.close(descriptor)
-
-
-def iter_results(folder: Path, *, files: Files = DISK) -> Iterator[dict[str, Json]]:
-    """The rows of a run's `results.jsonl`, one dict each, also while it is being written: a torn end is passed over.
-
-    Raises:
-        StoreBrokenError: the file cannot be read.
-    """
-    return _iter_rows(folder / RESULTS, files)
-
-
-def iter_failures(folder: Path, *, files: Files = DISK) -> Iterator[dict[str, Json]]:
-    """The same for `failures.jsonl`."""
-    return _iter_rows(folder / FAILURES, files)
-
-
-def rows_behind(descriptor: int, start: int, *, files: Files = DISK) -> Iterator[tuple[dict[str, Json] | None, int]]:
-    """The rows of an open file from an offset to its last whole line, each with the offset where it ends.
-
-    None for a line that is no row. Raises OSError.
-    """
-    for line in lines_of(files, descriptor, start=start):
-        if not line.whole:
-            return
-        try:
-            row = cast("dict[str, Json]", _decode_row(trimmed(line).text))
-        except UNREADABLE:
-            row = None
-        yield row, line.offset + len(line.text) + 1
-
-
-def _iter_rows(path: Path, files: Files) -> Iterator[dict[str, Json]]:
-    try:
-        for line in row_lines(files, path):
-            if line.whole:
-                try:
-                    row = cast("dict[str, Json]", _decode_row(line.text))
-                except UNREADABLE:
-                    continue
-                yield row
-    except OSError as error:
-        raise broken(path, error) from error
 
 
 def _end_of_last_line(files: Files, descriptor: int, length: int) -> int:

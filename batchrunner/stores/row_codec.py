@@ -10,16 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from batchrunner.core.item import Item
+from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Usage
 from batchrunner.core.row import ChatOutput, FailureRow, ResultRow, tokens_of
 from batchrunner.core.text import BOM, repaired, without_lone_surrogates
-from batchrunner.stores.files import Files
-from batchrunner.stores.row_forms import FileLine, read_lines
+from batchrunner.stores.files import DISK, FAILURES, RESULTS, Files, broken
+from batchrunner.stores.row_forms import FileLine, lines_of, read_lines
 
 # What decoding bytes of the disk can raise: msgspec's own errors, and two of Python's that it lets through.
 
@@ -30,6 +31,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _TOO_DEEP = "parsed_too_deep"
 
 _plain_encode = msgspec.json.Encoder().encode
+_decode_row = msgspec.json.Decoder(dict[str, object]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -368,3 +370,45 @@ def _encode_any(value: object) -> bytes:
     except UnicodeEncodeError:
         return _encode(repaired(msgspec.to_builtins(value)))
     return _one_line(line) if b"\xe2\x80" in line or b"\xc2\x85" in line else line
+
+
+def iter_results(folder: Path, *, files: Files = DISK) -> Iterator[dict[str, Json]]:
+    """The rows of a run's `results.jsonl`, one dict each, also while it is being written: a torn end is passed over.
+
+    Raises:
+        StoreBrokenError: the file cannot be read.
+    """
+    return _iter_rows(folder / RESULTS, files)
+
+
+def iter_failures(folder: Path, *, files: Files = DISK) -> Iterator[dict[str, Json]]:
+    """The same for `failures.jsonl`."""
+    return _iter_rows(folder / FAILURES, files)
+
+
+def rows_behind(descriptor: int, start: int, *, files: Files = DISK) -> Iterator[tuple[dict[str, Json] | None, int]]:
+    """The rows of an open file from an offset to its last whole line, each with the offset where it ends.
+
+    None for a line that is no row. Raises OSError.
+    """
+    for line in lines_of(files, descriptor, start=start):
+        if not line.whole:
+            return
+        try:
+            row = cast("dict[str, Json]", _decode_row(trimmed(line).text))
+        except UNREADABLE:
+            row = None
+        yield row, line.offset + len(line.text) + 1
+
+
+def _iter_rows(path: Path, files: Files) -> Iterator[dict[str, Json]]:
+    try:
+        for line in row_lines(files, path):
+            if line.whole:
+                try:
+                    row = cast("dict[str, Json]", _decode_row(line.text))
+                except UNREADABLE:
+                    continue
+                yield row
+    except OSError as error:
+        raise broken(path, error) from error

@@ -24,8 +24,8 @@ from batchrunner.report.wording import audit_words
 from batchrunner.stores.images import picture_fault, prepare
 from batchrunner.stores.ledger_replay import replay
 from batchrunner.stores.picture_formats import whole_fault, with_metadata
-from batchrunner.stores.results import ResultsFile, iter_results
-from batchrunner.stores.row_codec import Label, facts_of, name_and_id_of, relabelled, shared_copy
+from batchrunner.stores.results import ResultsFile
+from batchrunner.stores.row_codec import Label, facts_of, iter_results, name_and_id_of, relabelled, shared_copy
 from batchrunner.stores.run_file import read_run_file
 from tests.fuzz.target import Target
 from tests.support.engine import RunHarness, World, chat, image

@@ -17,8 +17,8 @@ from batchrunner.core.row import ChatOutput, FailureRow, ImageOutput, Picture, R
 from batchrunner.core.state import LedgerState
 from batchrunner.stores.files import Disk
 from batchrunner.stores.inspection import inspect
-from batchrunner.stores.results import Recovered, ResultsFile, iter_results
-from batchrunner.stores.row_codec import Label, encode_row, relabelled, shared_copy
+from batchrunner.stores.results import Recovered, ResultsFile
+from batchrunner.stores.row_codec import Label, encode_row, iter_results, relabelled, shared_copy
 
 
 def key_of(number: int) -> str:
