@@ -90,7 +90,7 @@ def _key_to_reset(given: str) -> str:
 def skip(
     *,
     folder: RunFolder,
-    lane: Annotated[str, typer.Option("--lane", metavar="MODEL", help="The model that gets no more requests.")],
+    lane: Annotated[list[str], typer.Option("--lane", metavar="MODEL", help="The model that gets no more requests.")],
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> ExitStatus:
@@ -101,7 +101,10 @@ def skip(
     next run sends to the model again:
       batchrunner skip outputs/cats --lane Qwen/Qwen3-8B
     """
-    return _send_command(folder, "skip", lane=lane, dry_run=dry_run, as_json=as_json)
+    if len(lane) > 1:  # typer would take the last one alone
+        problem = f"`skip` takes one --lane, and {len(lane)} were given: {', '.join(lane)}"
+        raise JobMistakesError((Mistake(problem=problem, hint="give the command once for each model"),))
+    return _send_command(folder, "skip", lane=lane[0], dry_run=dry_run, as_json=as_json)
 
 
 def retry(

@@ -8,7 +8,7 @@ from typing import NoReturn
 from batchrunner.core.job import Json
 from batchrunner.core.json_schema import SchemaFault, prepare
 from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, dotted, short
-from batchrunner.spec.partial import PartialSpec, located
+from batchrunner.spec.partial import PartialSpec, first_bytes, located
 from batchrunner.spec.reader import read_yaml
 
 MAX_SCHEMA_BYTES = 1024 * 1024
@@ -58,8 +58,7 @@ def _from_file(path: Path, *, shown: str) -> tuple[dict[str, Json] | None, list[
         return None, [SpecError(path=("schema",), problem=problem, expected=expected)]
 
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_SCHEMA_BYTES + 1)
+        raw = first_bytes(path, MAX_SCHEMA_BYTES + 1)
     except (OSError, ValueError) as error:
         return fault(f"the file {shown} cannot be read: {getattr(error, 'strerror', None) or error}")
     if len(raw) > MAX_SCHEMA_BYTES:

@@ -18,7 +18,7 @@ from batchrunner.spec.models import JobSpec, PromptSpec
 from batchrunner.spec.pydantic_errors import faults_of, path_of
 from batchrunner.spec.reader import Reading
 
-# Where the files that a job names lie, and where its results go, wherever the person stands. Opens none of them.
+# Where the files that a job names lie, and where its results go, wherever the person stands; and how one is read.
 #
 # A job file that is a link is the file that it leads to: the same job has the same sources and the same outputs under
 # every name, so that nothing is paid for twice.
@@ -40,6 +40,19 @@ def real_name(file: str) -> PurePath:
         return PurePath(file) if real == Path(file).absolute() else real
     except (OSError, ValueError):
         return PurePath(file)
+
+
+def first_bytes(path: Path, most: int) -> bytes:
+    """At most so many bytes of a file that the job names.
+
+    Raises:
+        OSError: also for what is no regular file: to open a pipe is to wait for somebody who writes into it.
+        ValueError: a name that no file can have.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "it is not a regular file")
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def project_folder(folder: PurePath) -> str:

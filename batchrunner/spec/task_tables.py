@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.job import Json
 from batchrunner.spec.job_errors import KeyPath, SpecError, decoded, header_problem, hidden, shows_secret
-from batchrunner.spec.partial import PartialSpec, located
+from batchrunner.spec.partial import PartialSpec, first_bytes, located
 from batchrunner.spec.pydantic_errors import meant
 from batchrunner.spec.reader import Reading, read_yaml
 
@@ -71,8 +71,7 @@ def found_body(partial: PartialSpec, name: str) -> FoundBody:
     """The JSON object in a file relative to the job file. Blocks; never raises."""
     shown = located(partial.folder, name)
     try:
-        with Path(shown).open("rb") as file:
-            raw = file.read(_MOST_BODY_BYTES + 1)
+        raw = first_bytes(Path(shown), _MOST_BODY_BYTES + 1)
     except (OSError, ValueError) as error:
         problem = f"names a file that cannot be read: {shown}: {getattr(error, 'strerror', None) or error}"
         return FoundBody(faults=(SpecError(path=BODY, problem=problem),))
@@ -109,8 +108,7 @@ def _read(path: Path, shown: str) -> FoundTable:
 def _read_once(path: Path, shown: str, _stamp: tuple[int, ...]) -> FoundTable:
     """As long as the file stays what it is: several rules of one job ask for its table."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw = first_bytes(path, _MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         problem = f"names a table that cannot be read: {shown}: {getattr(error, 'strerror', None) or error}"
         return FoundTable(faults=(SpecError(path=KEY, problem=problem),))

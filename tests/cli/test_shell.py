@@ -229,6 +229,10 @@ def test_a_dry_run_states_what_would_be_done_and_leaves_nothing(place: CommandLi
         (("retry", "outputs/cats", *(f"{'x' * 100_000}{number}" for number in range(11))), "in several commands"),
         (("pause", "nowhere"), "not a run directory"),
         (("skip", "outputs/cats"), "Missing option '--lane'"),
+        (
+            ("skip", "outputs/cats", "--lane", "sim/a", "--lane", "sim/b"),
+            "takes one --lane, and 2 were given: sim/a, sim/b",
+        ),
         (("retry", "outputs/cats"), "Missing argument"),
     ],
 )

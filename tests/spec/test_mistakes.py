@@ -1,5 +1,6 @@
 """Each bad job file gives exactly these mistakes: line, path of the key, what was wrong, what was probably meant."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,3 +238,24 @@ def test_encoding_and_delimiter_are_checked_before_the_file_is_read(  # noqa: PL
     (found,) = mistakes(f"provider: simulator\nmodel: m\nprompts: {{file: {name}, {keys}}}\n")
     assert found.key == key
     assert says in found.problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ("schema: pipe.json", "schema"),
+        ("kind: image\nprovider: {base_url: http://127.0.0.1:1, dialect: task, task: ./pipe.yaml}", "provider.task"),
+        ("kind: image\nprovider: {dialect: task, task: comfyui, body_file: pipe.json}", "provider.body_file"),
+    ],
+)
+def test_a_file_of_the_job_that_is_a_pipe_is_a_mistake_and_not_waited_for(
+    tmp_path: Path, keys: str, named: str
+) -> None:
+    for name in ("pipe.json", "pipe.yaml"):
+        os.mkfifo(tmp_path / name)
+    provider = "" if "provider" in keys else "provider: simulator\n"
+    (tmp_path / "job.yaml").write_text(f"name: job\n{provider}model: sim/a\nprompts: [one]\n{keys}\n", "utf-8")
+    with pytest.raises(JobMistakesError) as found:
+        load_job(str(tmp_path / "job.yaml"))
+    assert "it is not a regular file" in str(found.value)
+    assert named in str(found.value)
