@@ -70,6 +70,7 @@ async def open_network(
         ca_file=provider.ca_file,
         hide=tuple(keys.values()),
         memory_budget=memory_budget,
+        stream_cap_bytes=job.output.max_mb * 1_000_000,
     )
     return await stack.enter_async_context(transport), await stack.enter_async_context(downloads)
 

@@ -240,11 +240,13 @@ def _ports(
 ) -> Ports:
     from batchrunner.stores.batch_files import BatchFolder  # noqa: PLC0415 - as below
     from batchrunner.stores.images import PictureFiles, readers  # noqa: PLC0415 - for runs only
+    from batchrunner.stores.media import MediaFiles  # noqa: PLC0415 - as above
 
     pictures = PictureFiles(artifacts, thumbnails=folder if job.output.report else None, files=files)
     if job.kind == "image":
         readers()  # before the first order, not when its picture is there: the program may be replaced meanwhile
     stack.callback(pictures.close)
+    media = MediaFiles(artifacts)
 
     def hide_keys(text: str) -> str:
         return mask(text, keys.values())
@@ -264,6 +266,7 @@ def _ports(
         ledger=ledger,
         results=results,
         pictures=pictures,
+        media=media,
         each=AnswerFolder(artifacts, path_of=items.path_of) if job.output.each else None,
         accounts=tuple(keys) or ("",),
         remember=remember,

@@ -16,7 +16,7 @@ from batchrunner.core.outcome import ProblemKind
 from batchrunner.engine.run_schedule import LoopClock
 from batchrunner.providers import DIALECTS
 from batchrunner.simulator.in_process import simulated_network
-from batchrunner.spec.provider import _KIND_OF
+from batchrunner.spec.provider import _KINDS_OF
 from batchrunner.transport.api_transport import REPLY_CAP_BYTES
 from tests.conftest import SLOW
 from tools import counts, files_touched
@@ -25,7 +25,7 @@ HOME = Path(__file__).resolve().parents[1]
 HEAVY = ("aiohttp", "PIL", "pydantic", "jinja2")
 
 
-@pytest.mark.parametrize("table", [DIALECTS, _KIND_OF, REPLY_CAP_BYTES])
+@pytest.mark.parametrize("table", [DIALECTS, _KINDS_OF, REPLY_CAP_BYTES])
 def test_every_table_of_dialects_names_them_all(table: dict[str, object]) -> None:
     assert set(table) == set(get_args(DialectName))
 

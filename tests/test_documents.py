@@ -378,6 +378,7 @@ BESIDE: Final[dict[str, dict[str, Any]]] = {
     "notify.on": {"notify": {"command": "./send-mail.sh"}},
     "provider.task": {"provider": {"dialect": "task"}, "kind": "image"},
     "provider.body_file": {"provider": {"dialect": "task", "task": "comfyui"}, "kind": "image"},
+    "output.max_mb": {"provider": {"dialect": "task", "task": "luma"}, "kind": "media"},
 }
 """What an example needs beside it to be a part of a sound job."""
 PLACES: Final[dict[str, dict[str, Any]]] = {

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 else:  # a recursive alias means nothing to those who read annotations when the program runs, like msgspec
     Json = Any
 
-Kind = Literal["chat", "image", "embedding"]
+Kind = Literal["chat", "image", "embedding", "media"]
+TASK_KINDS: tuple[Kind, ...] = ("image", "media")
+"""Kinds whose answers are files, made by tasks that may cost much and end late."""
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
 DialectName = Literal[
     "openai-chat", "anthropic-messages", "modelscope-images", "openai-images", "task", "openai-embeddings"
@@ -248,6 +250,8 @@ class Output:
     name: str = "{{ id }}"
     each: str | None = None
     """Template of a path below `dir`: every answer also goes into a file of its own."""
+    max_mb: int = 500
+    """The most megabytes of one file, with `kind: media`."""
     report: bool = True
     """Write `report.html` at the end, and thumbnails of pictures as they come."""
 

@@ -9,7 +9,7 @@ from typing import Final
 from batchrunner.core.budget import Budget, BudgetLine, Price, Tally, Tariff, Usages, answers_of, output_limit
 from batchrunner.core.errors import Mistake
 from batchrunner.core.item import AlikeItems, Item
-from batchrunner.core.job import Job, Json
+from batchrunner.core.job import TASK_KINDS, Job, Json
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
 from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.part import ChosenPart
@@ -398,7 +398,7 @@ def cost_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally] |
     for model, to_send in ahead.items():
         tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, unreported=Usages())
         base = Usages(
-            input_tokens=estimate_tokens(to_send.chars) if job.kind != "image" else 0,
+            input_tokens=estimate_tokens(to_send.chars) if job.kind not in TASK_KINDS else 0,
             pictures=to_send.answers if job.kind == "image" else 0,
         )
         least += tariff.amounts(base, calls=requests_of(job, to_send.calls)).money

@@ -26,7 +26,7 @@ from batchrunner.core.outcome import (
 )
 from batchrunner.core.plan import Totals
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage, ResultFile
-from batchrunner.core.row import Audio, FailureRow, Picture, PictureOrigin, ResultRow
+from batchrunner.core.row import Audio, FailureRow, MediaFile, Picture, PictureOrigin, ResultRow
 
 T = TypeVar("T")
 Hold = Callable[[int], AbstractContextManager[object]]
@@ -233,6 +233,9 @@ class Downloads(Protocol):
     async def fetch(self, url: str) -> bytes | Problem:
         """The whole body, capped; a DOWNLOAD_FAILED problem otherwise."""
 
+    async def fetch_into(self, url: str, write: "Write") -> Problem | None:
+        """Pass the body on piece by piece; a DOWNLOAD_FAILED problem if it does not come whole, or is too large."""
+
 
 class Ledger(Protocol):
     """The memory. Raises StoreBrokenError from every call once the disk refused one.
@@ -342,6 +345,22 @@ class PictureStore(Protocol):
         """Save a audio whole under a safe name; durable when this returns."""
 
 
+Write: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Takes the next bytes of a file; raises StoreBrokenError."""
+Fill: TypeAlias = Callable[[Write], Awaitable[Problem | None]]
+"""Writes a whole file, or says why it is not whole."""
+
+
+class MediaStore(Protocol):
+    """Keeps files of any type that are too large for memory."""
+
+    async def save(self, fill: Fill, *, stem: str) -> MediaFile | Problem:
+        """Write what `fill` gives, whole under a safe name or not at all; durable when this returns.
+
+        A DOWNLOAD_FAILED problem when it is a page, words, or a file whose own format says that its end is missing.
+        """
+
+
 class AnswerFiles(Protocol):
     """`output.each`: every answer in a file of its own, too."""
 
@@ -401,6 +420,7 @@ class Ports:
     ledger: Ledger
     results: Results
     pictures: PictureStore
+    media: MediaStore
     each: AnswerFiles | None
     accounts: Sequence[str]
     """Names of the keys' variables; a single empty string where no key is needed."""

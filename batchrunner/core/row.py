@@ -15,6 +15,8 @@ from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ToolCall, Usage
 
 _SYSTEM_ROLES = ("system", "developer")
+UNKNOWN_FORMAT: Final = "BIN"
+"""Of files whose first bytes say nothing."""
 _always = msgspec.field(default_factory=type(None))
 """None by default, and not left out: the encoder leaves out defaults, and does not know what a factory would make."""
 
@@ -68,6 +70,19 @@ class Audio:
     transcript: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFile:
+    """A video, a sound or any other file on disk. `path` is relative to the run's directory, with `/`."""
+
+    path: str
+    sha256: str
+    type: str
+    """By its first bytes, such as `video/mp4`; `application/octet-stream` where they say nothing."""
+    format: str
+    """The same in one word, such as MP4; BIN where it is not known."""
+    bytes: int
+
+
 class Missing(_Part, kw_only=True):
     """A picture or a sound of an answer that could not be fetched: where it lies, or its damaged bytes, and why."""
 
@@ -117,7 +132,16 @@ class ImageOutput(_Part, kw_only=True):
     """Ids of further tasks that the same order made and that were not followed."""
 
 
-AnyOutput: TypeAlias = ChatOutput | ImageOutput | EmbeddingOutput
+class MediaOutput(_Part, kw_only=True):
+    """`output` of a media row."""
+
+    media: tuple[MediaFile, ...]
+    flags: tuple[str, ...] = ()
+    """As of `ImageOutput`, with `fewer_files`; `unchecked` where a file's type is not known."""
+    other_tasks: tuple[str, ...] = ()
+
+
+AnyOutput: TypeAlias = ChatOutput | ImageOutput | EmbeddingOutput | MediaOutput
 
 
 class Effort(_Part, kw_only=True):
@@ -240,8 +264,22 @@ def answer_output(answer: Answer, *, path: str | None, media: KeptMedia = NO_MED
     )
 
 
-def files_of(output: AnyOutput) -> tuple[Picture | Audio, ...]:
-    """The pictures and sounds that a row names."""
+def task_output(
+    files: "tuple[Picture | MediaFile, ...]", *, flags: tuple[str, ...], other_tasks: tuple[str, ...]
+) -> ImageOutput | MediaOutput:
+    """The contract's shape of what a task made: pictures, or files of any type."""
+    media = tuple(file for file in files if isinstance(file, MediaFile))
+    if media:
+        unknown = ("unchecked",) if any(file.format == UNKNOWN_FORMAT for file in media) else ()
+        return MediaOutput(media=media, flags=(*flags, *unknown), other_tasks=other_tasks)
+    pictures = tuple(file for file in files if isinstance(file, Picture))
+    return ImageOutput(images=pictures, flags=(*flags, *unchecked(pictures)), other_tasks=other_tasks)
+
+
+def files_of(output: AnyOutput) -> tuple[Picture | Audio | MediaFile, ...]:
+    """The pictures, sounds and other files that a row names."""
+    if isinstance(output, MediaOutput):
+        return output.media
     if isinstance(output, ChatOutput):
         return (*output.images, *output.audio)
     return output.images if isinstance(output, ImageOutput) else ()

@@ -23,8 +23,8 @@ from batchrunner.core.outcome import (
     TaskAccepted,
 )
 from batchrunner.core.pacing import backoff_s
-from batchrunner.core.ports import Downloads, Hold, PictureStore
-from batchrunner.core.row import Audio, KeptMedia, Missing, Picture, PictureOrigin
+from batchrunner.core.ports import Downloads, Hold, MediaStore, PictureStore, Write
+from batchrunner.core.row import Audio, KeptMedia, MediaFile, Missing, Picture, PictureOrigin
 from batchrunner.core.text import MASK
 from batchrunner.engine.lanes import Lane
 from batchrunner.engine.pending_records import uncancellable
@@ -51,21 +51,35 @@ class PictureSaver:
 
     downloads: Downloads
     store: PictureStore
+    media: MediaStore | None
+    """Where files of any type go, with `kind: media`; None for pictures."""
     into: PictureFormat | None
     hold: Hold
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
-    async def keep(self, work: Work, pictures: Pictures) -> tuple[Picture, ...] | Problem:
+    async def keep(self, work: Work, pictures: Pictures) -> tuple[Picture | MediaFile, ...] | Problem:
         """All of them, or the first problem. Pictures kept before it are written again, under the same names."""
-        kept = []
+        kept: list[Picture | MediaFile] = []
         for number, ref in enumerate(pictures.refs, start=1):
             stem = work.item.stem if len(pictures.refs) == 1 else f"{work.item.stem}-{number}"
             async with self._at_once:
-                picture = await self._keep_one(work, ref, stem)
-            if isinstance(picture, Problem):
-                return picture
-            kept.append(picture)
+                keeping = self._keep_one(work, ref, stem) if self.media is None else self._stream(self.media, ref, stem)
+                file = await keeping
+            if isinstance(file, Problem):
+                return file
+            kept.append(file)
         return tuple(kept)
+
+    async def _stream(self, media: MediaStore, ref: PictureUrl | PictureBytes, stem: str) -> MediaFile | Problem:
+        """From its address to the disk, never whole in memory."""
+
+        async def fill(write: Write) -> Problem | None:
+            if isinstance(ref, PictureUrl):
+                return await self.downloads.fetch_into(ref.url, write)
+            await write(ref.data)
+            return None
+
+        return await media.save(fill, stem=stem)
 
     async def keep_answer(self, work: Work, answer: Answer) -> KeptMedia:
         """The pictures and sounds of a chat answer. What cannot be fetched is reported; the text is kept."""
@@ -212,8 +226,9 @@ class ImageTasks:
         if count in _REPORTED_COUNTS:
             where = f" ({address})" if host not in missing.message else ""
             often = f", {count:,} times so far" if count > 1 else ""
+            what = "picture" if self.saver.media is None else "file"
             self.recorder.say(
-                f"picture not saved yet: {missing.message}{where}{often}; downloading it again (no new request)"
+                f"{what} not saved yet: {missing.message}{where}{often}; downloading it again (no new request)"
             )
 
     def _has_expired(self, task: OpenTask, missing: Problem) -> bool:
@@ -289,10 +304,11 @@ class ImageTasks:
         return Finished()
 
 
-def _flags_of(work: Work, kept: tuple[Picture, ...]) -> tuple[str, ...]:
-    """What a person should know of pictures that are kept: fewer came than were asked for."""
+def _flags_of(work: Work, kept: tuple[Picture | MediaFile, ...]) -> tuple[str, ...]:
+    """What a person should know of files that are kept: fewer came than were asked for."""
     wanted = next((asked for name in _NUMBERS if isinstance(asked := work.item.params.get(name), int)), 1)
-    return ("fewer_pictures",) if len(kept) < wanted else ()
+    fewer = "fewer_files" if kept and isinstance(kept[0], MediaFile) else "fewer_pictures"
+    return (fewer,) if len(kept) < wanted else ()
 
 
 def _as_guessed(problem: Problem) -> Problem:

@@ -36,14 +36,14 @@ from batchrunner.core.row import (
     Audio,
     ChatOutput,
     Effort,
-    ImageOutput,
     KeptMedia,
+    MediaFile,
     Picture,
     answer_output,
     failure_row,
     files_of,
     result_row,
-    unchecked,
+    task_output,
 )
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import FailureGroup
@@ -284,7 +284,7 @@ class Recorder:
         sends, attempts, ambiguous, fresh = self.state.effort(work.key, number=work.number)
         kept = PendingAnswer(self, work, usage, then)
         kept.sends, kept.attempts, kept.recovered = sends, attempts + 1, not fresh
-        files: tuple[Picture | Audio, ...]
+        files: tuple[Picture | Audio | MediaFile, ...]
         files = (*output.images, *output.audio) if isinstance(output, ChatOutput) else files_of(output)
         if files:
             kept.images = sum(isinstance(file, Picture) for file in files)
@@ -326,21 +326,20 @@ class Recorder:
     async def pictured(
         self,
         work: Work,
-        pictures: tuple[Picture, ...],
+        pictures: tuple[Picture | MediaFile, ...],
         *,
         usage: Usage | None,
         task_id: str | None,
         flags: tuple[str, ...] = (),
     ) -> None:
-        """Pictures that are on the disk: their row, then `done`."""
+        """Pictures, or other files, that are on the disk: their row, then `done`."""
         if work.key in self.state.shared_tasks:
             flags = (*flags, "shared_task")
-        flags = (*flags, *unchecked(pictures))
         task = self.state.tasks.get(work.key)
         others = task.others if task is not None else ()
         if others:
             flags = (*flags, "more_tasks")
-        output = ImageOutput(images=pictures, flags=flags, other_tasks=others)
+        output = task_output(pictures, flags=flags, other_tasks=others)
         await uncancellable(self._done(work, output, usage=usage, task_id=task_id))
 
     async def failed(self, work: Work, problem: Problem, *, charged: int, ambiguous: bool) -> None:

@@ -34,6 +34,7 @@ def attempts_of(runner: "Runner", follower: TaskPoller | None) -> Attempts:
     saver = PictureSaver(
         downloads=runner.ports.downloads,
         store=runner.ports.pictures,
+        media=runner.ports.media if runner.job.kind == "media" else None,
         into=runner.job.output.format,
         hold=runner.ports.hold,
     )

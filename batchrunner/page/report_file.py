@@ -357,12 +357,16 @@ def page_pieces(
         yield piece.encode()
 
 
+_MEDIA: Final = "media-src 'self'; "
+
+
 def policy(source: str = "", *, beside: bool = False, live: bool = False) -> str:
     """The page's Content-Security-Policy: its own script and style by their hashes, pictures beside it, no more."""
     scripts = " ".join(f"'{_hash(text)}'" for text in (source, joined_script()) if text)
     return (
         f"default-src 'none'; script-src {scripts}{f' {SELF}' if beside else ''}; style-src '{_hash(page_style())}'; "
-        f"img-src 'self' data: blob:; connect-src {SELF if live else NOWHERE}; base-uri 'none'; form-action 'none'"
+        f"img-src 'self' data: blob:; {'' if live else _MEDIA}connect-src {SELF if live else NOWHERE}; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from batchrunner.core.errors import Mistake
 from batchrunner.core.item import InputPicture
-from batchrunner.core.job import Job, Json, Turn
+from batchrunner.core.job import TASK_KINDS, Job, Json, Turn
 from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
 from batchrunner.core.text import has_surrogate
 from batchrunner.prompts.ids import ID_LIMIT_CHARS
@@ -49,7 +49,7 @@ class Filler:
         self._fixed_first: tuple[Turn, ...] | None = None
         """The turns before the prompt's own where they are the same for every row."""
         self._is_modelscope_picture = job.provider.dialect == "modelscope-images"
-        self._is_picture = job.kind == "image"
+        self._is_picture = job.kind in TASK_KINDS
         self._seen: tuple[dict[str, Json], int] | None = None
         self._seen_named: dict[str, Json] = {}
 

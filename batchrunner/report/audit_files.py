@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from batchrunner.report.audit_ledger import FindingList, Named, path_mark
+from batchrunner.stores.artifacts import sha256_of
 from batchrunner.stores.export_files import EXPORTS
 from batchrunner.stores.files import (
     FAILURES,
@@ -25,6 +26,7 @@ from batchrunner.stores.files import (
 )
 from batchrunner.stores.ledger_line import CHECKPOINT_NAME, LEDGER, SEGMENT_NAME
 from batchrunner.stores.lock import LOCK, LOCK_FILE
+from batchrunner.stores.media import FOLDER as MEDIA_FOLDER
 from batchrunner.stores.results import FAILURES_TORN, TORN
 from batchrunner.stores.run_directory import ERROR_LOG
 from batchrunner.stores.run_file import RUN_FILE
@@ -116,6 +118,8 @@ def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, 
     from batchrunner.stores.images import picture_fault  # noqa: PLC0415 - Pillow, for audits with pictures only
 
     path, size_bytes, sha256 = picture
+    if PurePosixPath(path).parts[:1] == (MEDIA_FOLDER,):
+        return _media_fault(files, folder, picture)
     data = read_plain(files, folder, path, most_bytes=size_bytes + 1)
     if data is None:
         return "file_missing", path
@@ -128,25 +132,42 @@ def fault_of(files: InspectedFiles, folder: Path, picture: Named) -> tuple[str, 
     return None if fault is None else ("picture_broken", f"{path}: {fault}")
 
 
+def _media_fault(files: InspectedFiles, folder: Path, file: Named) -> tuple[str, str] | None:
+    """The same of a file that may be too large for memory: it is read in pieces. Raises OSError."""
+    path, size_bytes, sha256 = file
+    if not _is_plain(files, folder, path):
+        return "file_missing", path
+    found = files.look(folder / path)
+    if found is None or found.size_bytes != size_bytes:
+        than = "more" if found is not None and found.size_bytes > size_bytes else "fewer"
+        return "file_changed", f"{path}: {than} than the recorded {size_bytes} bytes"
+    return None if sha256_of(files, folder / path) == sha256 else ("file_changed", f"{path}: its sha256 differs")
+
+
 def read_plain(files: InspectedFiles, folder: Path, path: str, *, most_bytes: int) -> bytes | None:
     """The first bytes of a plain file below the folder; None when there is none. Raises OSError."""
-    parts = PurePosixPath(path).parts
-    if not parts or PurePosixPath(path).is_absolute() or ".." in parts:
-        return None
-    here = folder
-    for part in parts[:-1]:
-        here /= part
-        step = files.look(here)
-        if step is None or step.kind != "folder":
-            return None
-    found = files.look(folder / path)
-    if found is None or found.kind != "file":
+    if not _is_plain(files, folder, path):
         return None
     descriptor = files.open_read(folder / path)
     try:
         return files.read_at(descriptor, most_bytes, 0)
     finally:
         files.close(descriptor)
+
+
+def _is_plain(files: InspectedFiles, folder: Path, path: str) -> bool:
+    """Whether a plain file lies there, below real folders only. Raises OSError."""
+    parts = PurePosixPath(path).parts
+    if not parts or PurePosixPath(path).is_absolute() or ".." in parts:
+        return False
+    here = folder
+    for part in parts[:-1]:
+        here /= part
+        step = files.look(here)
+        if step is None or step.kind != "folder":
+            return False
+    found = files.look(folder / path)
+    return found is not None and found.kind == "file"
 
 
 def look_around(
@@ -186,7 +207,7 @@ def _is_own(path: PurePosixPath) -> bool:
 
 def _awaits(path: PurePosixPath, open_stems: frozenset[str]) -> bool:
     """Whether a picture is one of an item whose other pictures are not there yet."""
-    stem = path.stem if path.parent == PurePosixPath(_IMAGES) else ""
+    stem = path.stem if path.parent.as_posix() in {_IMAGES, MEDIA_FOLDER} else ""
     for _ in range(_SUFFIXES):
         if stem in open_stems:
             return True

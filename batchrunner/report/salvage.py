@@ -30,8 +30,9 @@ from batchrunner.core.ports import Place
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Salvaged
 from batchrunner.report.audit import audit, run_file_of
-from batchrunner.report.audit_files import fault_of, read_plain
+from batchrunner.report.audit_files import fault_of
 from batchrunner.report.audit_ledger import Named, Promises, files_crc
+from batchrunner.stores.artifacts import pieces_of
 from batchrunner.stores.files import (
     DISK,
     FAILURES,
@@ -45,6 +46,7 @@ from batchrunner.stores.files import (
     broken,
     place_whole,
     write_all,
+    write_pieces,
 )
 from batchrunner.stores.ledger_line import LEDGER
 from batchrunner.stores.ledger_salvage import IntactLines, KeptRecord, LedgerRebuilder, SegmentCopy
@@ -194,10 +196,8 @@ class Salvage:
                 return False
         if any(fault_of(self.files, self.old, picture) is not None for picture in pictures):
             return False
-        for path, size_bytes, _ in pictures:
-            data = read_plain(self.files, self.old, path, most_bytes=size_bytes)
-            assert data is not None, "it was looked at just now"
-            self._put(path, data)
+        for path, _, _ in pictures:
+            self._copy(path)
             self._pictures += 1
         if key in self._promises.also:
             self._converted[key] = recorded_files(pictures)
@@ -331,14 +331,25 @@ class Salvage:
         packed = self._places.get(key)
         return None if packed is None else Place(crc=f"{packed & 0xFFFFFFFF:08x}", length=packed >> 32)
 
+    def _copy(self, path: str) -> None:
+        """A file that was looked at just now, piece by piece: a video may be larger than memory."""
+        descriptor = self.files.open_read(self.old / path)
+        try:
+            write_pieces(self.files, self._target(path), pieces_of(self.files, descriptor), SHARED_FILE)
+        finally:
+            self.files.close(descriptor)
+
     def _put(self, path: str, data: bytes) -> None:
+        place_whole(self.files, self._target(path), data, SHARED_FILE)
+
+    def _target(self, path: str) -> Path:
         target, here = self.new / path, self.new
         if target.parent not in self._folders:
             for part in PurePosixPath(path).parent.parts:
                 here /= part
                 self.files.make_folder(here, SHARED_FOLDER)
                 self._folders.update((here, here.parent))
-        place_whole(self.files, target, data, SHARED_FILE)
+        return target
 
 
 def _is_below(path: str) -> bool:

@@ -21,7 +21,7 @@ from batchrunner.core.http import (
 )
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.ports import Clock
+from batchrunner.core.ports import Clock, Write
 from batchrunner.simulator.profiles import INSTANT, Latency
 from batchrunner.simulator.scenarios import require_scenarios
 from batchrunner.simulator.script import Call, Cut, Delay, EarlyStep, Hang, Reset, Role, Script, Send
@@ -95,6 +95,14 @@ class SimulatedDownloads:
                 return await self._take(script, url)
             url = urljoin(url, script.headers.get("location", ""))
         return _download_problem(f"{url}: more than {MAX_REDIRECTS} redirects")
+
+    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+        """The same, passed on."""
+        fetched = await self.fetch(url)
+        if isinstance(fetched, Problem):
+            return fetched
+        await write(fetched)
+        return None
 
     async def _take(self, script: Script, url: str) -> bytes | Problem:
         collector = _Collector()

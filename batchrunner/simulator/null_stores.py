@@ -13,8 +13,8 @@ from batchrunner.core.events import Event
 from batchrunner.core.item import Item
 from batchrunner.core.job import PictureFormat
 from batchrunner.core.outcome import AudioBytes, Problem, ProblemKind
-from batchrunner.core.ports import Kept, Place
-from batchrunner.core.row import Audio, FailureRow, Picture, PictureOrigin, ResultRow
+from batchrunner.core.ports import Fill, Kept, Place
+from batchrunner.core.row import Audio, FailureRow, MediaFile, Picture, PictureOrigin, ResultRow
 
 PLACEHOLDER: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -125,3 +125,18 @@ class NullPictures:
     async def save_audio(self, audio: AudioBytes, *, stem: str) -> Audio:
         """A audio of no file."""
         return Audio(path=stem, sha256="", format="BIN", bytes=len(audio.data), transcript=audio.transcript)
+
+
+class NullMedia:
+    """`core.ports.MediaStore`: counts the bytes and keeps none."""
+
+    async def save(self, fill: Fill, *, stem: str) -> MediaFile | Problem:
+        """A file of no type, or why it did not come."""
+        length = 0
+
+        async def write(data: bytes) -> None:
+            nonlocal length
+            length += len(data)
+
+        problem = await fill(write)
+        return problem or MediaFile(path=stem, sha256="", type="image/png", format="PNG", bytes=length)

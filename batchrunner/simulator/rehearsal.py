@@ -19,7 +19,7 @@ from batchrunner.core.job import PRESETS, Job, Preset
 from batchrunner.core.outcome import Problem
 from batchrunner.core.pacing import day_of
 from batchrunner.core.part import RunRequest
-from batchrunner.core.ports import Downloads, Ports, TaskDialect
+from batchrunner.core.ports import Downloads, Ports, TaskDialect, Write
 from batchrunner.core.rehearsal_report import Rehearsal
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import Status, UsageCounts
@@ -35,6 +35,7 @@ from batchrunner.simulator.light_loop import LightLoop
 from batchrunner.simulator.null_stores import (
     PLACEHOLDER,
     NullLedger,
+    NullMedia,
     NullPictures,
     NullResults,
     paint_placeholder,
@@ -255,6 +256,7 @@ class _Stage:
             ledger=NullLedger(self.timeline.take if self.progress is None else self._take),
             results=NullResults(self.state.results_length),
             pictures=NullPictures(),
+            media=NullMedia(),
             each=None,
             accounts=job.provider.key_env or ("",),
             remember=lambda _: None,
@@ -336,6 +338,14 @@ class _Fetching:
             return await self.otherwise.fetch(url)
         await asyncio.sleep(self.seconds)
         return PLACEHOLDER
+
+    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+        """See `core.ports.Downloads`."""
+        fetched = await self.fetch(url)
+        if isinstance(fetched, Problem):
+            return fetched
+        await write(fetched)
+        return None
 
 
 def _with_simulated_paths(job: Job, *, in_one_piece: bool) -> Job:

@@ -219,7 +219,10 @@ class TimeoutsSpec(Part):
     task_s: Seconds = Field(
         default=600.0, description="For a remote image task, in seconds; the next run continues polling."
     )
-    download_s: Seconds = Field(default=120.0, description="For the download of a picture, in seconds.")
+    download_s: Seconds = Field(
+        default=120.0,
+        description="For the download of a picture, in seconds. With `kind: media`: 1800 by default.",
+    )
 
 
 class BatchSpec(Part):
@@ -272,6 +275,12 @@ class OutputSpec(Part):
     each: Text | None = Field(
         default=None, description='Also write every answer into a file of its own, for example "answers/{{ id }}.md".'
     )
+    max_mb: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="With `kind: media`: the most megabytes of a file. A larger one is not fetched.",
+    )
     report: bool = Field(
         default=True,
         description="Write the page report.html at the end of a run, and small pictures for it as pictures come.",
@@ -320,7 +329,9 @@ class JobSpec(Part):
         description="modelscope, modelscope-anthropic, openai, anthropic or simulator; or a mapping with more.",
     )
     kind: Kind = Field(
-        default="chat", description="What is asked for: `chat` answers, an `image`, or the `embedding` of each prompt."
+        default="chat",
+        description="What is asked for: `chat` answers, an `image`, `media` (a video, a sound or any other file), or "
+        "the `embedding` of each prompt.",
     )
     model: ModelId | None = Field(default=None, description="The model's id. Either this or `models`.")
     models: Annotated[list[ModelId], Field(min_length=1)] | None = Field(

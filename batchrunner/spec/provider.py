@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from batchrunner.core.job import PRESETS, AuthScheme, DialectName, Json, Kind, Preset, Provider
+from batchrunner.core.job import PRESETS, TASK_KINDS, AuthScheme, DialectName, Json, Kind, Preset, Provider
 from batchrunner.spec.job_errors import SpecError, header_problem, names_variable, shows_secret
 from batchrunner.spec.models import ProviderSpec
 from batchrunner.spec.partial import PartialSpec, is_there, located
@@ -84,13 +84,13 @@ def _split(url: str) -> SplitResult | None:
     return parts
 
 
-_KIND_OF: dict[DialectName, Kind] = {
-    "openai-chat": "chat",
-    "anthropic-messages": "chat",
-    "modelscope-images": "image",
-    "openai-images": "image",
-    "task": "image",
-    "openai-embeddings": "embedding",
+_KINDS_OF: dict[DialectName, tuple[Kind, ...]] = {
+    "openai-chat": ("chat",),
+    "anthropic-messages": ("chat",),
+    "modelscope-images": ("image",),
+    "openai-images": ("image",),
+    "task": TASK_KINDS,
+    "openai-embeddings": ("embedding",),
 }
 _OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,39}")
@@ -291,8 +291,8 @@ def _where(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
 def _dialect_fits(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
     if not all(partial.knows(*key) for key in (("kind",), ("provider", "preset"), ("provider", "dialect"))):
         return
-    if own.dialect is not None and _KIND_OF[own.dialect] != partial.kind:
-        fitting = " or ".join(name for name, kind in _KIND_OF.items() if kind == partial.kind)
+    if own.dialect is not None and partial.kind not in _KINDS_OF[own.dialect]:
+        fitting = " or ".join(name for name, kinds in _KINDS_OF.items() if partial.kind in kinds)
         problem = f"is {own.dialect}, which does not fit `kind: {partial.kind}`"
         yield SpecError(path=("provider", "dialect"), problem=problem, expected=fitting)
     if own.dialect is None and own.preset and partial.kind not in PRESETS[own.preset].dialects:

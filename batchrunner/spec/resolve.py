@@ -1,6 +1,7 @@
 """A draft without faults as a `Job`: defaults that depend on other keys are settled here, once."""
 
 from batchrunner.core.job import (
+    TASK_KINDS,
     Draw,
     Group,
     Job,
@@ -31,6 +32,8 @@ from batchrunner.spec.schedule_keys import (
 )
 from batchrunner.spec.source_keys import DrawChoice, DrawSpec, SourceSpec
 
+_MEDIA_DOWNLOAD_S = 1800.0
+
 
 def resolved(partial: PartialSpec, *, out: str | None) -> Job:
     """The job. `out` replaces the output folder as it is."""
@@ -56,9 +59,9 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         replicas=spec.replicas,
         limits=limits_of(partial),
         retry=RetryPolicy(attempts=spec.retry.attempts, max_wait_s=spec.retry.max_wait_s),
-        timeouts=Timeouts(**spec.timeouts.model_dump()),
+        timeouts=_timeouts(partial),
         output=_output(partial, out=out),
-        durability=spec.durability or ("full" if kind == "image" else "result"),
+        durability=spec.durability or ("full" if kind in TASK_KINDS else "result"),
         on_ambiguous=spec.on_ambiguous,
         on_quota=spec.on_quota,
         breaker=spec.breaker,
@@ -177,6 +180,14 @@ def _inputs_per_request(partial: PartialSpec) -> int | None:
     return partial.spec.limits.inputs_per_request or preset_of(partial).inputs_per_request
 
 
+def _timeouts(partial: PartialSpec) -> Timeouts:
+    """Large files take longer than pictures."""
+    given = partial.spec.timeouts.model_dump()
+    if partial.kind == "media" and not partial.given("timeouts", "download_s"):
+        given["download_s"] = _MEDIA_DOWNLOAD_S
+    return Timeouts(**given)
+
+
 def _output(partial: PartialSpec, *, out: str | None) -> Output:
     given = partial.spec.output
     folder, former = out, tuple[str, ...]()
@@ -186,5 +197,11 @@ def _output(partial: PartialSpec, *, out: str | None) -> Output:
         folder = results_folder(partial.folder, named)
         former = former_folders(partial.folder, named, but=folder)
     return Output(
-        dir=folder, former_dirs=former, format=given.format, name=given.name, each=given.each, report=given.report
+        dir=folder,
+        former_dirs=former,
+        format=given.format,
+        name=given.name,
+        each=given.each,
+        max_mb=given.max_mb,
+        report=given.report,
     )

@@ -144,6 +144,7 @@ _OWN_KEYS: dict[str, str] = {
 _OWN_PARAMS: dict[Kind, tuple[str, ...]] = {
     "chat": ("model", "messages", "stream"),
     "image": ("model", "prompt"),
+    "media": ("model", "prompt"),
     "embedding": ("model", "input"),
 }
 
@@ -240,15 +241,15 @@ def _messages(partial: PartialSpec) -> Iterator[SpecError]:
 
 
 def _chat_only(partial: PartialSpec) -> Iterator[SpecError]:
+    for name, kinds in (("format", ("image", "chat")), ("max_mb", ("media",))):
+        if partial.given("output", name) and partial.kind not in kinds and partial.knows("kind"):
+            yield SpecError(path=("output", name), problem=f"is for `kind: {kinds[0]}` only")
     if partial.kind == "chat" or not partial.knows("kind"):
         return
-    for key in _CHAT_ONLY:
-        if partial.given(key):
-            yield SpecError(path=(key,), problem="is for `kind: chat` only")
-    if partial.spec.stream:
-        yield SpecError(path=("stream",), problem="is for `kind: chat` only")
-    if partial.spec.output.each:
-        yield SpecError(path=("output", "each"), problem="is for `kind: chat` only")
+    given = [(key,) for key in _CHAT_ONLY if partial.given(key)]
+    given += [("stream",)] if partial.spec.stream else []
+    for path in (*given, *([("output", "each")] if partial.spec.output.each else [])):
+        yield SpecError(path=path, problem="is for `kind: chat` only")
 
 
 def _embedded(partial: PartialSpec) -> Iterator[SpecError]:
@@ -265,8 +266,6 @@ def _embedded(partial: PartialSpec) -> Iterator[SpecError]:
     for path, is_given in given:
         if is_given:
             yield SpecError(path=path, problem="is not for `kind: embedding`, which is made of the prompt's text")
-    if partial.spec.output.format is not None:
-        yield SpecError(path=("output", "format"), problem="is for `kind: image` only")
     holders: list[tuple[KeyPath, dict[str, Json]]] = [(("params",), partial.spec.params)]
     holders += [(("prompts", place, "params"), entry.params) for place, entry in enumerate(partial.entries)]
     holders += [

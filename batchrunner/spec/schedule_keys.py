@@ -13,7 +13,7 @@ from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from batchrunner.core.budget import Budget, Price
-from batchrunner.core.job import BatchPolicy, NotifyEvent
+from batchrunner.core.job import TASK_KINDS, BatchPolicy, NotifyEvent
 from batchrunner.core.schedule import AfterDuration, AtDate, AtTimeOfDay, Deadline, Window
 from batchrunner.spec.job_errors import SpecError, names_variable, short
 from batchrunner.spec.models import BudgetSpec, NotifySpec, PriceSpec
@@ -241,10 +241,10 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
             yield SpecError(path=path, problem="has no price", expected="input, output, picture or call")
         elif partial.knows("kind") and partial.kind != "image" and price.picture:
             yield SpecError(path=(*path, "picture"), problem="is for `kind: image` only")
-    if budget.tokens is not None and partial.kind == "image" and partial.knows("kind"):
+    if budget.tokens is not None and partial.kind in TASK_KINDS and partial.knows("kind"):
         hint = "limit calls, points or money"
         yield SpecError(
-            path=("budget", "tokens"), problem="is for `kind: chat` only: pictures are not counted in tokens", hint=hint
+            path=("budget", "tokens"), problem="is for `kind: chat` only: files are not counted in tokens", hint=hint
         )
     yield from _uncounted(partial, budget)
 

@@ -296,6 +296,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "retry.max_wait_s": "max_wait_s: 600",
     "output.dir": "dir: outputs/cats",
     "output.format": "format: png",
+    "output.max_mb": "max_mb: 2000",
     "output.name": 'name: "{{ id }}"',
     "output.each": 'each: "answers/{{ id }}.md"',
     "output.report": "report: false",

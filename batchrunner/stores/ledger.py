@@ -16,7 +16,7 @@ from batchrunner.core.events import (
     Event,
     Open,
 )
-from batchrunner.core.job import Job
+from batchrunner.core.job import TASK_KINDS, Job
 from batchrunner.core.ports import Clock
 from batchrunner.stores.appender import INLINE_BYTES, Appender, OnDurable
 from batchrunner.stores.files import DISK, PRIVATE_FILE, PRIVATE_FOLDER, Files, Marks, broken, make_durable, write_all
@@ -205,4 +205,4 @@ def segment_version(job: Job, *, resends: bool, batches: bool) -> int:
         return BATCH_VERSION
     if job.provider.task is not None and job.provider.task.submit.client_id is not None:
         return NAMED_VERSION
-    return STRICT_VERSION if resends or job.kind == "image" else FORMAT_VERSION
+    return STRICT_VERSION if resends or job.kind in TASK_KINDS else FORMAT_VERSION

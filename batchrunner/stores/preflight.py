@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from batchrunner.core.errors import StoreBrokenError
 from batchrunner.core.item import STEM_LIMIT_BYTES
-from batchrunner.core.job import Job
+from batchrunner.core.job import TASK_KINDS, Job
 from batchrunner.core.rate_limiter_tuning import CEILING
 from batchrunner.stores.artifacts import safe_path
 from batchrunner.stores.files import (
@@ -31,6 +31,7 @@ from batchrunner.stores.files import (
 from batchrunner.stores.lock import LOCK_FILE, RunLock
 
 IMAGES = "images"
+MEDIA = "media"
 _TRIED_BYTES = 4096
 _LONGEST_ENDING = 24
 _MOST_FOR_AUTO = 256
@@ -61,6 +62,8 @@ def try_disk(folder: Path, job: Job, *, files: InspectedFiles) -> tuple[str, ...
     places = [folder, *_answer_folders(folder, job)]
     if job.kind == "image" or files.exists(folder / IMAGES):
         places.append(folder / IMAGES)
+    if job.kind == "media":
+        places.append(folder / MEDIA)
     for place in places:
         _try_folder(files, folder, place)
     return () if syncs_folder(folder) else (_UNSYNCED.format(folder=folder),)
@@ -81,7 +84,7 @@ def places_for_requests(job: Job, *, lanes: int) -> int:
     limit = _raised_limit()
     if limit is None:
         return sys.maxsize
-    each = 2 if job.kind == "image" else 1  # a picture is fetched while the lane's next request is under way
+    each = 2 if job.kind in TASK_KINDS else 1  # a picture is fetched while the lane's next request is under way
     places = (limit - _open_now() - _KEPT_FREE) // (each * max(1, lanes))
     if places < 1:
         raise StoreBrokenError(

@@ -44,6 +44,7 @@ class _RowFile(msgspec.Struct):
 class _RowOutput(msgspec.Struct):
     images: tuple[_RowFile, ...] = ()
     audio: tuple[_RowFile, ...] = ()
+    media: tuple[_RowFile, ...] = ()
     text: str = ""
     path: str | None = None
 
@@ -68,12 +69,14 @@ class RowFacts(msgspec.Struct):
     def has_more(self) -> bool:
         """Whether it has files, or is the copy of another item's row."""
         output = self.output
-        return bool(output.images or output.audio) or output.path is not None or self.shared_with is not None
+        has_files = bool(output.images or output.audio or output.media)
+        return has_files or output.path is not None or self.shared_with is not None
 
     @property
     def files(self) -> tuple[tuple[str, int, str], ...]:
-        """(path, size in bytes, sha256) of each of its pictures and sounds."""
-        return tuple((file.path, file.bytes, file.sha256) for file in (*self.output.images, *self.output.audio))
+        """(path, size in bytes, sha256) of each of its pictures, sounds and other files."""
+        files = (*self.output.images, *self.output.audio, *self.output.media)
+        return tuple((file.path, file.bytes, file.sha256) for file in files)
 
 
 class FailureFacts(msgspec.Struct):

@@ -7,6 +7,7 @@ path. Threats 1, 3 and 4: see docs/reliability.md#threats.
 import re
 import socket
 from collections.abc import Collection
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,6 +16,7 @@ from yarl import URL
 
 from batchrunner.core.job import Timeouts
 from batchrunner.core.outcome import Problem, ProblemKind
+from batchrunner.core.ports import Write
 from batchrunner.transport.addresses import Reach, literal, looks_internal, reach
 from batchrunner.transport.coding import CodingError, unpacker
 from batchrunner.transport.deadlines import UNDER_WAY, Deadlines, TimeoutPolicy
@@ -43,6 +45,57 @@ _PRINTABLE = re.compile(r"[!-~]+")
 _SECONDS = re.compile(r"\d{1,6}")
 
 
+_STREAMED = b"."
+"""Stands for a body that was passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OneDownload:
+    """One download: its deadlines and cap, and where its bytes go."""
+
+    deadlines: Deadlines
+    cap_bytes: int
+    reservation: Reservation | None
+    """Of memory, for a body that is kept in it."""
+    taken: list[bytes]
+    """What came so far, before an end that may be none."""
+    write: Write | None = None
+    """Takes the bytes instead."""
+
+    async def take(self, plain: bytes) -> None:
+        if self.write is not None:
+            if plain:
+                await self.write(plain)
+                self.deadlines.pause()
+            return
+        self.taken.append(plain)
+        if self.reservation is not None:
+            await self.reservation.grow(len(plain), waiting=self.deadlines.pause)
+
+
+class _Clean:
+    """Takes keys out of a body that comes piece by piece: what may be a key's beginning waits for what follows."""
+
+    def __init__(self, hide: Collection[Secret], write: Write) -> None:
+        self._hide = hide
+        self._write = write
+        self._kept_back = max((len(form) for secret in hide for form in secret.coded), default=1) - 1
+        self._rest = b""
+
+    async def write(self, data: bytes) -> None:
+        """The next bytes. Raises StoreBrokenError."""
+        clean = masked(self._rest + data, self._hide)
+        end = len(clean) - self._kept_back
+        self._rest = clean[max(0, end) :]
+        if end > 0:
+            await self._write(clean[:end])
+
+    async def end(self) -> None:
+        """Nothing follows. Raises StoreBrokenError."""
+        if self._rest:
+            await self._write(self._rest)
+
+
 class PictureDownloads:
     """The `core.ports.Downloads`; an async context manager that owns its connections.
 
@@ -65,6 +118,7 @@ class PictureDownloads:
         proxy_auth: Secret | None = None,
         ca_file: str | None = None,
         cap_bytes: int = CAP_BYTES,
+        stream_cap_bytes: int = CAP_BYTES,
         hide: Collection[Secret] = (),
         memory_budget: MemoryBudget | None = None,
     ) -> None:
@@ -83,6 +137,7 @@ class PictureDownloads:
         self._proxy_auth = proxy_auth
         self._context = tls_context(ca_file)
         self._cap_bytes = cap_bytes
+        self._stream_cap_bytes = stream_cap_bytes
         self._hide = (*hide, *hidden_of(proxy_auth))
         self._memory_budget = memory_budget or MemoryBudget()
         self._short: dict[str, int] = {}
@@ -124,12 +179,37 @@ class PictureDownloads:
         taken: list[bytes] = []
         fetched: bytes | Problem | None = None
         with deadlines, self._memory_budget.reservation() as reservation:
-            fetched = await self._follow(self._session, url, deadlines, reservation, taken)
+            fetched = await self._follow(
+                self._session, url, _OneDownload(deadlines, self._cap_bytes, reservation, taken)
+            )
         if fetched is None:
             fetched = _problem(explain_late(deadlines, self._pace, _shown(_parsed(url))))
         if isinstance(fetched, Problem) and taken:
             fetched = self._whole_all_the_same(url, b"".join(taken)) or fetched
         return masked(fetched, self._hide)
+
+    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+        """Pass the whole body on piece by piece; a DOWNLOAD_FAILED problem if it does not come whole, or is too large.
+
+        Raises:
+            asyncio.CancelledError: the connection is closed.
+            StoreBrokenError: by `write`.
+        """
+        if self._session is None:
+            return _problem("the downloads are closed")
+        deadlines = Deadlines(self._pace)
+        UNDER_WAY.set(deadlines)
+        clean = _Clean(self._hide, write)
+        fetched: bytes | Problem | None = None
+        with deadlines:
+            fetching = _OneDownload(deadlines, self._stream_cap_bytes, None, [], clean.write)
+            fetched = await self._follow(self._session, url, fetching)
+        if fetched is None:
+            fetched = _problem(explain_late(deadlines, self._pace, _shown(_parsed(url))))
+        if isinstance(fetched, Problem):
+            return masked(fetched, self._hide)
+        await clean.end()
+        return None
 
     def _whole_all_the_same(self, url: str, data: bytes) -> bytes | None:
         """A picture that comes to its own end mark before the length that its server announced, twice alike."""
@@ -145,9 +225,7 @@ class PictureDownloads:
         self,
         session: aiohttp.ClientSession,
         url: str,
-        deadlines: Deadlines,
-        reservation: Reservation,
-        taken: list[bytes],
+        fetching: "_OneDownload",
     ) -> bytes | Problem:
         target = _parsed(url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -159,23 +237,16 @@ class PictureDownloads:
             except Exception as error:  # noqa: BLE001 - aiohttp, TLS, uvloop and the system raise without a common root
                 return _problem(explain(error, _shown(target)))
             try:
-                deadlines.head_came()
+                fetching.deadlines.head_came()
                 if response.status not in _REDIRECTS:
-                    return await self._take(response, target, deadlines, reservation, taken)
+                    return await self._take(response, target, fetching)
                 target = _joined(target, response.headers.get("Location", ""))
             finally:
                 if not response.closed:
                     response.close()
         return _problem(f"{_shown(_parsed(url))}: more than {MAX_REDIRECTS} redirects")
 
-    async def _take(
-        self,
-        response: aiohttp.ClientResponse,
-        target: URL,
-        deadlines: Deadlines,
-        reservation: Reservation,
-        taken: list[bytes],
-    ) -> bytes | Problem:
+    async def _take(self, response: aiohttp.ClientResponse, target: URL, fetching: "_OneDownload") -> bytes | Problem:
         shown = _shown(target)
         if response.status != _OK:
             return _problem(
@@ -184,36 +255,33 @@ class PictureDownloads:
                 wait_s=_wait_s(response.headers.get("Retry-After", "")),
             )
         try:
-            plain = await self._read(response, deadlines, reservation, taken)
+            plain = await self._read(response, fetching)
         except (aiohttp.ClientError, OSError, RuntimeError, CodingError) as error:
             return _problem(explain(error, shown), status=response.status)
         if plain is None:
-            return _problem(f"{shown} has more than {self._cap_bytes} bytes", status=response.status)
+            return _problem(f"{shown} has more than {fetching.cap_bytes} bytes", status=response.status)
         return plain or _problem(f"{shown} is empty", status=response.status)
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, deadlines: Deadlines, reservation: Reservation, taken: list[bytes]
-    ) -> bytes | None:
-        """The body to its end; None beyond the cap. `taken` holds what came before an end that is none."""
+    async def _read(self, response: aiohttp.ClientResponse, fetching: "_OneDownload") -> bytes | None:
+        """The body to its end, or `_STREAMED` for one that was passed on; None beyond the cap."""
         undo = unpacker(response.headers.get("Content-Encoding"))
-        content = response.content
-        if (response.content_length or 0) > self._cap_bytes:
+        content, cap_bytes, taken = response.content, fetching.cap_bytes, fetching.taken
+        if (response.content_length or 0) > cap_bytes:
             return None
         wire_bytes = plain_bytes = 0
         while not content.at_eof():
             coded = await content.readany()
             wire_bytes += len(coded)
-            deadlines.piece_came(len(coded))
+            fetching.deadlines.piece_came(len(coded))
             for plain in undo.feed(coded) if undo is not None else (coded,):
                 plain_bytes += len(plain)
-                if max(wire_bytes, plain_bytes) > self._cap_bytes:
+                if max(wire_bytes, plain_bytes) > cap_bytes:
                     taken.clear()
                     return None
-                taken.append(plain)
-                await reservation.grow(len(plain), waiting=deadlines.pause)
+                await fetching.take(plain)
         if undo is not None and wire_bytes and not undo.is_complete():
             raise CodingError("it ends in the middle of its compressed data")
-        whole = b"".join(taken)
+        whole = b"".join(taken) if fetching.write is None else _STREAMED * (plain_bytes > 0)
         taken.clear()
         return whole
 

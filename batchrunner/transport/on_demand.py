@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from batchrunner.core.http import Decoder, Request
 from batchrunner.core.outcome import Problem
-from batchrunner.core.ports import Downloads, Transport
+from batchrunner.core.ports import Downloads, Transport, Write
 
 T = TypeVar("T")
 
@@ -30,6 +30,11 @@ class NetworkOnDemand:
         """See `core.ports.Downloads`."""
         _, downloads = await self._network()
         return await downloads.fetch(url)
+
+    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+        """See `core.ports.Downloads`."""
+        _, downloads = await self._network()
+        return await downloads.fetch_into(url, write)
 
     async def _network(self) -> tuple[Transport, Downloads]:
         if self._opened is None:

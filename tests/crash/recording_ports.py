@@ -11,7 +11,7 @@ from batchrunner.core.events import Event
 from batchrunner.core.http import Decoder, Gate, Request
 from batchrunner.core.item import Item
 from batchrunner.core.outcome import Problem, ProblemKind
-from batchrunner.core.ports import Downloads, Kept, Ledger, Place, Replaced, Results, Transport
+from batchrunner.core.ports import Downloads, Kept, Ledger, Place, Replaced, Results, Transport, Write
 from batchrunner.core.row import FailureRow, ResultRow
 from batchrunner.transport.deadlines import passed
 from tests.crash.invariant_error import Violation
@@ -143,6 +143,12 @@ class RecordingPorts:
     async def fetch(self, url: str) -> bytes | Problem:
         await self._alive()
         found = await self.downloads.fetch(url)
+        await self._alive()
+        return found
+
+    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+        await self._alive()
+        found = await self.downloads.fetch_into(url, write)
         await self._alive()
         return found
 

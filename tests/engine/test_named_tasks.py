@@ -16,6 +16,7 @@ from batchrunner.core.events import NAMED_VERSION
 from batchrunner.core.http import Completed, Decoder, Interrupted, Request, ResponseHead
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Problem
+from batchrunner.core.ports import Write
 from batchrunner.core.status import Report
 from batchrunner.engine.run_schedule import LoopClock
 from tests.support.json_lines import json_lines
@@ -83,6 +84,10 @@ class Comfy:
 
     async def fetch(self, url: str) -> bytes | Problem:
         return png_of(url)
+
+    async def fetch_into(self, url: str, write: Write) -> Problem | None:
+        await write(png_of(url))
+        return None
 
 
 def _head(status: int) -> ResponseHead:

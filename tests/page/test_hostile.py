@@ -48,6 +48,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row |= {"error": {"class": text[:300], "message": text, "status": 400, "code": text, "request_id": text}}
             row |= {"failed_at": row["started_at"]}
             failed.append(row)
+        elif number % 8 == 6:
+            files = [
+                {"path": text, "sha256": "0" * 64, "type": kind, "format": text, "bytes": 1}
+                for kind in ("video/mp4", text)
+            ]
+            done.append({**row, "output": {"media": files, "flags": [text]}})
         elif number % 4 == 2:
             picture = {"path": text, "sha256": "0" * 64, "width": 8, "height": 8, "format": text, "bytes": 1}
             done.append({**row, "output": {**template["output"], "text": "", "images": [picture]}})

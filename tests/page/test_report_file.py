@@ -182,7 +182,7 @@ def test_many_rows_lie_in_scripts_beside_the_page_and_go_when_they_are_fewer(
     written = batchrunner.write_page(folder)
     assert written.chunk_files == 4  # of 800 rows
     assert sorted(path.name for path in (folder / "report").iterdir()) == [f"c000{n}.js" for n in range(4)]
-    assert policy_of(folder / "report.html").count("'self'") == 2  # scripts and pictures
+    assert policy_of(folder / "report.html").count("'self'") == 3  # scripts, pictures, videos and sounds
     assert batchrunner.verify(str(folder)).sound
     monkeypatch.undo()
     batchrunner.write_page(folder)
@@ -194,7 +194,7 @@ def test_the_policy_allows_the_pages_own_script_and_nothing_else(tmp_path: Path)
     policy = policy_of(page)
     assert re.sub(r"sha256-[\w+/=]+", "sha256-", policy) == (
         "default-src 'none'; script-src 'sha256-'; style-src 'sha256-'; img-src 'self' data: blob:; "
-        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+        "media-src 'self'; connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -273,6 +273,7 @@ DIGESTS: dict[str, str] = {
     "demo-images.yaml": "0af7c92c0fc229ac",
     "describe-pictures.yaml": "66c085441164d688",
     "edit-pictures.yaml": "5b0a998da7da1a3c",
+    "video.yaml": "c93122ca9554bbf7",
     "embed.yaml": "b63332cf01676c05",
     "evaluate-gsm8k.yaml": "c6588245c4ace3b6",
     "judge.yaml": "a1cf87b59dac4342",

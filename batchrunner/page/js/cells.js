@@ -15,7 +15,19 @@ export function answerOf(row) {
   const { text, tool_calls: calls, path } = row.output;
   if (text) return text;
   if (calls?.length) return calls.map((call) => `${call.name ?? "tool"}(${shown(call.arguments)})`).join("\n");
+  if (row.output.media?.length) return row.output.media.map((file) => `${file.format}, ${size(file.bytes)}: ${file.path}`).join("\n");
   return path ?? "";
+}
+
+export const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
+/** A video or a sound as the browser plays it, once it is asked to; null for what it does not play. */
+export function player(file) {
+  const kind = /^(video|audio)\/[\w.+-]+$/.exec(file.type)?.[1];
+  if (!kind || !source.file) return null;
+  const playing = el(kind, { class: "full", controls: true, preload: "none", src: source.file(file.path), "aria-label": file.path });
+  playing.addEventListener("error", () => playing.replaceWith(el("span", { class: "gone", text: `${file.path} is not there, or this browser cannot play it` })), { once: true });
+  return playing;
 }
 
 /** A thumbnail; where there is none, the picture itself. */

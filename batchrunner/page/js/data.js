@@ -58,6 +58,7 @@ function reportSource() {
     picture(path, sha) {
       return meta.thumbs?.[sha.slice(0, 16)] ? this.thumb(sha) : place(path);
     },
+    file: place,
     thumb(sha) {
       const within = meta.thumbs?.[sha.slice(0, 16)];
       return within ? `data:image/webp;base64,${within}` : place(`thumbs/${sha.slice(0, 2)}/${sha.slice(0, 16)}.webp`);

@@ -2,7 +2,7 @@
 
 import { add, clock, copy, el, plural, put, seconds, shown, whole } from "./dom.js";
 import { data, meta, source } from "./data.js";
-import { answerOf, badges, picturesOf, thumb } from "./cells.js";
+import { answerOf, badges, picturesOf, player, size, thumb } from "./cells.js";
 import { marks } from "./marks.js";
 import { flagWords } from "./query.js";
 
@@ -120,7 +120,8 @@ export class Item {
     } else {
       const unchecked = row.output.images ?? [];
       if (unchecked.length) parts.push(el("p", { class: "faint", text: `${unchecked.map((one) => one.path).join(", ")}: could not be checked and is not shown here` }));
-      parts.push(el("h3", { text: "Answer" }), el("pre", { class: "text", text: answerOf(row) || "empty answer" }));
+      const players = (row.output.media ?? []).map(player).filter(Boolean);
+      parts.push(el("h3", { text: "Answer" }), ...players.map((each) => el("div", { class: "frame" }, each)), el("pre", { class: "text", text: answerOf(row) || "empty answer" }));
     }
     const { output } = row;
     if (output?.reasoning) parts.push(folded(`Reasoning (${plural(output.reasoning.trim().split(/\s+/).length, "word")})`, output.reasoning));
@@ -148,6 +149,7 @@ export class Item {
     const started = row.started_at ?? row.failed_at;
     if (started) fact(row.error ? "Failed at" : "Started", clock(Date.parse(started) / 1000));
     for (const picture of row.output?.images ?? []) fact("Picture", `${picture.width ?? "?"} × ${picture.height ?? "?"} ${picture.format}, ${whole(picture.bytes / 1024)} kB`);
+    for (const file of row.output?.media ?? []) fact("File", `${file.path} (${file.type}, ${size(file.bytes)})`);
     fact("File", row.output?.images?.[0]?.path ?? row.output?.path);
     if (row.error) {
       fact("Status", row.error.status);

@@ -35,7 +35,7 @@ OURS = {"preset": "openai", "base_url": f"{BASE_URL}/v1", "api_key_env": ["VOCAB
 POINTS = {"preset": "modelscope", "base_url": f"{BASE_URL}/v1", "api_key_env": ["VOCABULARY_A"]}
 
 
-THEIR_TABLE = b"""{source: here, base: "https://api.example", submit: {path: /orders, body: {}, id: [id]},
+THEIR_TABLE = b"""{source: here, base: "https://api.example", submit: {path: /orders, body: {p: $prompt}, id: [id]},
 poll: {path: "/orders/{id}", state: [state]}, states: {done: [ready]}, result: {urls: [file]}}"""
 
 

@@ -307,6 +307,13 @@ ASKED: dict[str, Effect] = {
         was=True,
         now=False,
     ),
+    "output.max_mb": Effect(
+        base={**image(), "kind": "media", "provider": {"dialect": "task", "task": "luma", "preset": "simulator"}},
+        change={"output.max_mb": 7},
+        look=lambda bench: bench.job.output.max_mb,
+        was=500,
+        now=7,
+    ),
     "output.format": Effect(
         base=image(),
         change={"output.format": "webp"},
