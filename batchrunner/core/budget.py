@@ -197,5 +197,5 @@ def answers_of(params: Mapping[str, object]) -> int:
 
 def output_limit(params: Mapping[str, object]) -> int | None:
     """The most tokens that these parameters allow an answer; None when they set no limit."""
-    limits = (params.get(key) for key in ("max_tokens", "max_completion_tokens"))
+    limits = (params.get(key) for key in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
     return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)

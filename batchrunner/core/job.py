@@ -20,7 +20,13 @@ TASK_KINDS: tuple[Kind, ...] = ("image", "media")
 """Kinds whose answers are files, made by tasks that may cost much and end late."""
 PresetName = Literal["modelscope", "modelscope-anthropic", "openai", "anthropic", "simulator"]
 DialectName = Literal[
-    "openai-chat", "anthropic-messages", "modelscope-images", "openai-images", "task", "openai-embeddings"
+    "openai-chat",
+    "openai-responses",
+    "anthropic-messages",
+    "modelscope-images",
+    "openai-images",
+    "task",
+    "openai-embeddings",
 ]
 AuthScheme = Literal["bearer", "x-api-key", "api-key", "none"]
 NotifyEvent = Literal["ended", "paused", "all_parked", "first_failure"]

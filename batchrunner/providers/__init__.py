@@ -44,6 +44,12 @@ def _openai_embeddings(provider: Provider) -> "Dialect":
     return OpenAiEmbeddings(provider)
 
 
+def _openai_responses(provider: Provider) -> "Dialect":
+    from batchrunner.providers.openai_responses import OpenAiResponses
+
+    return OpenAiResponses(provider)
+
+
 def _task(provider: Provider) -> "TaskDialect":
     """The server of a table. The simulator, and a rehearsal, have one kind of task for all of them: ModelScope's."""
     if provider.base_url == PRESETS["simulator"].base_url:
@@ -55,6 +61,7 @@ def _task(provider: Provider) -> "TaskDialect":
 
 DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]] = {
     "openai-chat": _openai_chat,
+    "openai-responses": _openai_responses,
     "anthropic-messages": _anthropic_messages,
     "modelscope-images": _modelscope_images,
     "openai-images": _openai_images,

@@ -173,7 +173,7 @@ _FORCED_TOOLS = frozenset({"ok-tools", "sse-tool-no-index", "sse-tools-same-inde
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ChatReply:
+class ChatReply:
     """An answer before it is written down."""
 
     id: str
@@ -186,10 +186,12 @@ class _ChatReply:
     usage: Chunk
 
     def chunk(self, choice: Chunk) -> Chunk:
+        """A chunk of its stream."""
         choices: list[Json] = [{"index": 0, "delta": {}, "finish_reason": None, **choice}]
         return self._chunk(choices)
 
     def usage_chunk(self) -> Chunk:
+        """The chunk that counts."""
         return {**self._chunk([]), "usage": self.usage}
 
     def _chunk(self, choices: list[Json]) -> Chunk:
@@ -222,7 +224,7 @@ def shell(order: Order, *, choices: Json) -> Script:
 
 def answer_chat(order: Order) -> Script:
     """The answer, streamed when that was asked for."""
-    reply = _reply(order)
+    reply = reply_of(order)
     if order.body.get("stream") is not True or "sse-json-instead" in order.chosen:
         count = len(_chunks(reply, include_usage=True)) + 1 if order.latency.chunk_s else None  # `[DONE]` is the last
         return enveloped(whole(encode_json(_whole_body(reply)), order, pieces=count), order)
@@ -263,7 +265,8 @@ def _check_content(content: Json) -> Refusal | None:
     return None
 
 
-def _reply(order: Order) -> _ChatReply:
+def reply_of(order: Order) -> ChatReply:
+    """What the model says to a chat, before it is written down."""
     reasoning = _reasoning(order)
     calls = _tool_calls(order)
     text, finish_reason = ("", "tool_calls") if calls else _text(order)
@@ -274,7 +277,7 @@ def _reply(order: Order) -> _ChatReply:
     written = text + (reasoning or "") + "".join(as_text(as_object(call["function"])["arguments"]) for call in calls)
     asked, said = prompt_tokens(order.body), order.answer_tokens_of(count_tokens(written))
     name = f"{order.random_source.content:016x}"
-    return _ChatReply(
+    return ChatReply(
         id=f"chatcmpl-{name}-{order.nth}",
         created=_FIRST_DAY + order.random_source.content % 10_000_000,
         model=order.model,
@@ -332,7 +335,7 @@ _LOOKUP: Chunk = {
 """What `ok-tools` calls when the request brings no tools of its own."""
 
 
-def _whole_body(reply: _ChatReply) -> Chunk:
+def _whole_body(reply: ChatReply) -> Chunk:
     calls: Json = [{**call, "index": at} for at, call in enumerate(reply.calls)] if reply.calls else None
     message: Chunk = {
         "role": "assistant",
@@ -346,7 +349,7 @@ def _whole_body(reply: _ChatReply) -> Chunk:
     return {**head, "choices": [choice], "usage": reply.usage}
 
 
-def _chunks(reply: _ChatReply, *, include_usage: bool) -> list[Chunk]:
+def _chunks(reply: ChatReply, *, include_usage: bool) -> list[Chunk]:
     chunks = [reply.chunk({"delta": {"role": "assistant", "content": ""}})]
     chunks += [reply.chunk({"delta": {"reasoning_content": piece}}) for piece in _pieces(reply.reasoning or "")]
     chunks += [reply.chunk({"delta": {"content": piece}}) for piece in _pieces(reply.text)]

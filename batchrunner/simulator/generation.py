@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from batchrunner.simulator import chat_replies, messages_replies
+from batchrunner.simulator import chat_replies, messages_replies, responses_replies
 from batchrunner.simulator.chat_replies import answer_chat, check_chat, light_chat, shell
 from batchrunner.simulator.drawing import check_image
 from batchrunner.simulator.embedding_replies import answer_embeddings, check_embeddings, contents_of
@@ -12,6 +12,7 @@ from batchrunner.simulator.messages_replies import answer_messages, check_messag
 from batchrunner.simulator.profiles import FaultRates
 from batchrunner.simulator.refusals import REFUSALS, Refusal
 from batchrunner.simulator.requests import Order, broken_off
+from batchrunner.simulator.responses_replies import answer_responses, check_responses
 from batchrunner.simulator.script import SSE_TYPE, Cut, Hang, Reset, Script
 from batchrunner.simulator.simulated_tasks import SimulatedTasks
 
@@ -61,6 +62,11 @@ def _message(order: Order, _tasks: SimulatedTasks) -> Verdict:
     return Verdict(answer_messages(order), name, paid=True)
 
 
+def _response(order: Order, _tasks: SimulatedTasks) -> Verdict:
+    name = _BROKEN if responses_replies.misses_schema(order) else "answered"
+    return Verdict(answer_responses(order), name, paid=True)
+
+
 def _embedding(order: Order, _tasks: SimulatedTasks) -> Verdict:
     return Verdict(answer_embeddings(order), "embedded", paid=True)
 
@@ -86,6 +92,7 @@ GENERATIONS = {
     ),
     "image": Generation(path="/v1/images/generations", check=_check_image, execute=_image, spared=_NO_CHOICES),
     "message": Generation(path="/v1/messages", check=check_messages, execute=_message, spared=_NO_CHOICES),
+    "response": Generation(path="/v1/responses", check=check_responses, execute=_response, spared=_NO_CHOICES),
 }
 
 

@@ -4,7 +4,7 @@ The words are those that the chat endpoint would say to the same conversation. T
 that mean something here are honoured; the rest of them change nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -23,11 +23,13 @@ Event = dict[str, Json]
 """What stands in `data:`; its `type` is written as the event's name."""
 
 
-def stream_pieces(events: list[Event], *, scenarios: Sequence[str]) -> tuple[list[bytes], bool]:
+def stream_pieces(
+    events: list[Event], *, scenarios: Sequence[str], edits: Mapping[str, Callable[[list[Event]], list[Event]]]
+) -> tuple[list[bytes], bool]:
     """The stream's bytes, a piece for each event unless a framing says otherwise; True when the pieces are exact."""
     for name in scenarios:
-        if name in EDITS:
-            events = EDITS[name](events)
+        if name in edits:
+            events = edits[name](events)
     write = next((WRITINGS[name] for name in scenarios if name in WRITINGS), _plain)
     written = [write(event) for event in events]
     framing = next((FRAMINGS[name] for name in scenarios if name in FRAMINGS), None)
@@ -269,7 +271,7 @@ def answer_messages(order: Order) -> Script:
     if order.body.get("stream") is not True or "sse-json-instead" in order.chosen:
         script = whole(encode_json(_whole_body(reply)), order, pieces=len(_events(reply)))
         return enveloped(Script(headers={**script.headers, **headers}, steps=script.steps), order)
-    pieces, exact = stream_pieces(_events(reply), scenarios=tuple(order.chosen))
+    pieces, exact = stream_pieces(_events(reply), scenarios=tuple(order.chosen), edits=EDITS)
     script = Script(
         headers={"content-type": f"{SSE_TYPE}; charset=utf-8", "cache-control": "no-cache", **headers},
         steps=paced(pieces, order, exact=exact),

@@ -228,10 +228,11 @@ def content_before(account: str, body: Mapping[str, Json]) -> int | None:
 
     None when the conversation has only begun.
     """
-    turns = as_list(body.get("messages"))[:-1]
+    name = "messages" if "messages" in body else "input"
+    turns = as_list(body.get(name))[:-1]
     if turns and as_object(turns[-1]).get("role") == "assistant":
         turns.pop()
-    return content_of(account, {**body, "messages": turns}) if turns else None
+    return content_of(account, {**body, name: turns}) if turns else None
 
 
 # How the bytes of a reply are spread over time and over pieces, and how a reply breaks off in its middle.

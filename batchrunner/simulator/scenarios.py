@@ -14,7 +14,18 @@ from batchrunner.simulator.profiles import finite
 from batchrunner.simulator.requests import Chosen
 
 Group = Literal[
-    "chat", "refusal", "mishap", "stream", "field", "message", "image", "picture", "download", "batch", "embedding"
+    "chat",
+    "refusal",
+    "mishap",
+    "stream",
+    "field",
+    "message",
+    "response",
+    "image",
+    "picture",
+    "download",
+    "batch",
+    "embedding",
 ]
 
 
@@ -256,6 +267,16 @@ SCENARIOS: dict[str, Scenario] = {
             "message", "an-429-nohint", "429 spend limit reached, without Retry-After (first n calls of the lane)", "n"
         ),
         _row("message", "an-content-array-400", "400 when any content is a list"),
+        _row("response", "rs-tool", "a function call, even if no tools were offered"),
+        _row("response", "rs-refusal", "a part of type refusal instead of a text"),
+        _row("response", "rs-empty", "a completed response without any text"),
+        _row("response", "rs-failed", "status failed: server_error, after half of the answer"),
+        _row("response", "rs-failed-limit", "status failed: rate_limit_exceeded, before the answer"),
+        _row("response", "rs-no-end", "closed normally before response.completed"),
+        _row("response", "rs-bare-end", "response.completed without the output"),
+        _row("response", "rs-doubled", "every event twice"),
+        _row("response", "rs-unknown-event", "events of unknown types"),
+        _row("response", "rs-done", "[DONE] after the last event"),
         _row("image", "img-ok", "a normal task"),
         _row("image", "img-submit-says-succeed", "the submit reply already says SUCCEED"),
         _row("image", "img-id-number", "the task id is a JSON number"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # See docs/providers/README.md#presets-and-families.
 
 _ENDPOINTS = re.compile(
-    r"(/chat/completions|/images/(generations|edits)|/messages|/completions|/models|/embeddings|/tasks(/[^/]*)?)$"
+    r"(/chat/completions|/responses|/images/(generations|edits)|/messages|/completions|/models|/embeddings|/tasks(/[^/]*)?)$"
 )
 _MODELSCOPE_HOSTS = ("modelscope.cn", "modelscope.ai")
 
@@ -86,6 +86,7 @@ def _split(url: str) -> SplitResult | None:
 
 _KINDS_OF: dict[DialectName, tuple[Kind, ...]] = {
     "openai-chat": ("chat",),
+    "openai-responses": ("chat",),
     "anthropic-messages": ("chat",),
     "modelscope-images": ("image",),
     "openai-images": ("image",),
@@ -435,3 +436,25 @@ def _points(partial: PartialSpec, own: ProviderSpec) -> Iterator[SpecError]:
         if partial.models and model not in partial.models:
             path = ("provider", "points_per_call", model)
             yield SpecError(path=path, problem="is not a model of this job", hint=meant(model, partial.models))
+
+
+_CALLED_OTHERWISE = {
+    "max_tokens": "`max_output_tokens`",
+    "max_completion_tokens": "`max_output_tokens`",
+    "response_format": "`schema` of the job, or `text: {format: ...}`",
+    "reasoning_effort": "`reasoning: {effort: ...}`",
+}
+"""Parameters of chat completions, and what they are in Responses, which refuses them by these names."""
+
+
+def responses_faults(partial: PartialSpec) -> Iterator[SpecError]:
+    """What `openai-responses` would refuse for every item, or would answer later than anybody asks for it."""
+    if dialect_of(partial) != "openai-responses":
+        return
+    for name in partial.spec.params:
+        if name in _CALLED_OTHERWISE:
+            problem = "is a parameter of `openai-chat`, which `openai-responses` refuses"
+            yield SpecError(path=("params", name), problem=problem, hint=f"write {_CALLED_OTHERWISE[name]}")
+    if partial.spec.params.get("background") is True:
+        problem = "has the answer made later, and `openai-responses` does not follow it"
+        yield SpecError(path=("params", "background"), problem=problem, hint="remove it")

@@ -17,7 +17,7 @@ from batchrunner.spec.answer_schema import schema_faults
 from batchrunner.spec.check_keys import check_faults
 from batchrunner.spec.job_errors import KeyPath, SpecError, short
 from batchrunner.spec.partial import PartialSpec, folder_of, is_there, located, real_name
-from batchrunner.spec.provider import dialect_of, provider_faults, table_of_job
+from batchrunner.spec.provider import dialect_of, provider_faults, responses_faults, table_of_job
 from batchrunner.spec.schedule_keys import schedule_faults
 from batchrunner.spec.source_keys import SourceSpec
 from batchrunner.spec.source_rules import source_faults
@@ -487,6 +487,7 @@ RULES: tuple[Callable[[PartialSpec], Iterator[SpecError]], ...] = (
     schema_faults,
     _output,
     picture_faults,
+    responses_faults,
     schedule_faults,
     _checks,
 )

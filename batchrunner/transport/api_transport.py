@@ -39,6 +39,7 @@ _MB = 1_000_000
 # Pictures in a JSON answer are base64; it is in memory as bytes, as text and as pictures for a moment.
 REPLY_CAP_BYTES: Final[dict[DialectName, int]] = {
     "openai-chat": 48 * _MB,
+    "openai-responses": 48 * _MB,
     "anthropic-messages": 16 * _MB,
     "modelscope-images": 48 * _MB,
     "openai-images": 48 * _MB,

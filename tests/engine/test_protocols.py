@@ -14,6 +14,7 @@ from tests.support.engine import RunHarness, World, image
 DIALECTS = [
     ("chat", "openai-chat", "sim/chat"),
     ("chat", "anthropic-messages", "sim/chat"),
+    ("chat", "openai-responses", "sim/chat"),
     ("image", "modelscope-images", "Qwen/Qwen-Image"),
     ("image", "openai-images", "dall-e-2"),
     ("embedding", "openai-embeddings", "sim/vectors"),

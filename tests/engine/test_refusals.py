@@ -242,7 +242,7 @@ def test_an_overload_reported_in_the_middle_of_an_answer_may_have_been_paid_and_
 
 
 def test_every_dialect_reaches_the_simulator_in_process(harness: RunHarness) -> None:
-    for dialect in ("openai-chat", "anthropic-messages"):
+    for dialect in ("openai-chat", "openai-responses", "anthropic-messages"):
         provider = f"{{preset: simulator, dialect: {dialect}}}"
         report = harness.run(chat(f"one for {dialect}").replace("provider: simulator", f"provider: {provider}"))
         assert report.exit_status is ExitStatus.DONE

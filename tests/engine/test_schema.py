@@ -22,6 +22,8 @@ SCHEMA: dict[str, Any] = {
 WAYS = [
     pytest.param("openai-chat", "", id="chat"),
     pytest.param("openai-chat", "stream: false", id="chat-whole"),
+    pytest.param("openai-responses", "", id="responses"),
+    pytest.param("openai-responses", "stream: false", id="responses-whole"),
     pytest.param("anthropic-messages", "", id="messages"),
     pytest.param("anthropic-messages", "stream: false", id="messages-whole"),
 ]

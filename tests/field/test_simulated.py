@@ -70,7 +70,7 @@ def test_a_complete_answer_of_the_simulator_is_kept_and_paid_once(harness: RunHa
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])
-@pytest.mark.parametrize("dialect", ["openai-chat", "anthropic-messages"])
+@pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses", "anthropic-messages"])
 @pytest.mark.parametrize("scenario", ANY_ANSWER)
 def test_an_answer_is_kept_whatever_is_around_it(harness: RunHarness, scenario: str, dialect: str, stream: str) -> None:
     job = chat("one", "two", model=f"sim/chat#{scenario}", more=f"stream: {stream}")

@@ -159,6 +159,13 @@ def messages_seeds() -> tuple[bytes, ...]:
     )  # fmt: skip
 
 
+def responses_seeds() -> tuple[bytes, ...]:
+    return tuple(
+        seed for more in ('{"input": "hi", "stream": true}', '{"input": "hi"}')
+        for seed in replies_at("/v1/responses", model="Qwen/Qwen3-8B", body=more)
+    )  # fmt: skip
+
+
 def submit_seeds() -> tuple[bytes, ...]:
     headers = (("x-modelscope-async-mode", "true"),)
     return replies_at("/v1/images/generations", model="Qwen/Qwen-Image", body='{"size": "64x64"}', headers=headers)
@@ -316,6 +323,8 @@ TARGETS: tuple[Target, ...] = (
     Target("openai-chat, structured", reads(decoder_of("openai-chat", schema=BOOK)), structured_seeds),
     Target("anthropic-messages", reads(decoder_of("anthropic-messages")), messages_seeds),
     Target("anthropic-messages, structured", reads(decoder_of("anthropic-messages", schema=BOOK)), structured_seeds),
+    Target("openai-responses", reads(decoder_of("openai-responses")), responses_seeds),
+    Target("openai-responses, structured", reads(decoder_of("openai-responses", schema=BOOK)), structured_seeds),
     Target("modelscope-images", reads(decoder_of("modelscope-images")), submit_seeds),
     Target("modelscope-images, poll", reads(poll_decoder), poll_seeds),
     Target("openai-images", reads(decoder_of("openai-images")), picture_seeds),

@@ -20,6 +20,7 @@ ENDS = frozenset({0, 1, 3, 5})
 """Every end that a server can bring about: done, failed, paused, refused."""
 JOBS = {
     "chat": "dialect: openai-chat|model: m",
+    "responses": "dialect: openai-responses|model: m",
     "messages": "dialect: anthropic-messages|model: m\nparams: {max_tokens: 9}",
     "tasks": "dialect: modelscope-images|model: m\nkind: image",
     "pictures": "dialect: openai-images|model: m\nkind: image",

@@ -281,6 +281,7 @@ DIGESTS: dict[str, str] = {
     "modelscope-chat.yaml": "542e1bf1853defeb",
     "modelscope-images.yaml": "fe2f7cbdb82554e0",
     "openai-batch-file.yaml": "eb23bbbf25a86452",
+    "openai-responses.yaml": "86282f16a6aebeca",
     "openai-images.yaml": "839a2053601db566",
     "pictures-from-csv.yaml": "b8d5309878d4a98c",
     "qa-from-texts.yaml": "f298538742903286",

@@ -15,6 +15,7 @@ from batchrunner.providers.modelscope_images import ModelScopeImages
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
 from batchrunner.providers.openai_images import OpenAiImages
+from batchrunner.providers.openai_responses import OpenAiResponses
 from batchrunner.providers.tasks import TableTasks
 from tests.providers.reading import item, provider
 
@@ -167,6 +168,7 @@ def test_a_base_url_is_taken_as_it_stands_and_at_modelscope_with_or_without_v1(
 def test_each_dialect_of_the_table_is_made_for_its_provider() -> None:
     assert {name: type(dialect_for(provider("simulator", name))) for name in DIALECTS} == {
         "openai-chat": OpenAiChat,
+        "openai-responses": OpenAiResponses,
         "anthropic-messages": AnthropicMessages,
         "modelscope-images": ModelScopeImages,
         "openai-images": OpenAiImages,

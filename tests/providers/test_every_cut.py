@@ -18,6 +18,7 @@ from batchrunner.providers.modelscope_images import BalanceReader, ModelScopeIma
 from batchrunner.providers.openai_chat import OpenAiChat
 from batchrunner.providers.openai_embeddings import OpenAiEmbeddings
 from batchrunner.providers.openai_images import OpenAiImages
+from batchrunner.providers.openai_responses import OpenAiResponses
 from batchrunner.simulator.scenarios import SCENARIOS
 from batchrunner.simulator.script import Call, Cut, Hang, Reset, Script
 from batchrunner.simulator.world import World
@@ -34,6 +35,7 @@ JUNK = (
 )
 BLANKS = (b"", b"\n", b" \r\n\t ")
 SHARED = ("refusal", "mishap")
+ENDS = (b"data: [DONE]", b"event: message_stop", b"event: response.completed", b"event: response.incomplete")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Decoded:
 
 
 CHAT, MESSAGES = OpenAiChat(provider("simulator")), AnthropicMessages(provider("simulator", "anthropic-messages"))
+RESPONSES = OpenAiResponses(provider("simulator", "openai-responses"))
 TASKS, AT_ONCE = (
     ModelScopeImages(provider("simulator", "modelscope-images")),
     OpenAiImages(provider("simulator", "openai-images")),
@@ -100,6 +103,28 @@ DECODERS: dict[str, Decoded] = {
         path="/v1/messages",
         groups=("chat", "stream", "message", *SHARED),
         body={"messages": TURNS, "stream": True, "max_tokens": 500, **FORCED},
+    ),
+    "responses, streamed": Decoded(
+        make=lambda: RESPONSES.decoder(item()),
+        path="/v1/responses",
+        groups=("chat", "stream", "response", *SHARED),
+        body={"input": TURNS, "stream": True, "reasoning": {"summary": "auto"}},
+    ),
+    "responses, whole": Decoded(
+        make=lambda: RESPONSES.decoder(item()),
+        path="/v1/responses",
+        groups=("chat", "response", *SHARED),
+        body={"input": TURNS},
+    ),
+    "responses with a schema": Decoded(
+        make=lambda: RESPONSES.decoder(ASKED),
+        path="/v1/responses",
+        groups=("chat", "stream", "response", *SHARED),
+        body={
+            "input": TURNS,
+            "stream": True,
+            "text": {"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}},
+        },
     ),
     "a submit": Decoded(
         make=lambda: TASKS.decoder(item()),
@@ -197,7 +222,7 @@ def reply_of(script: Script) -> tuple[ResponseHead | None, bytes, Ending]:
 def has_ended(script: Script) -> bool:
     """Whether the stream says that nothing more comes."""
     ended = script.body.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
-    return script.whole and ended and (b"data: [DONE]" in script.body or b"event: message_stop" in script.body)
+    return script.whole and ended and any(end in script.body for end in ENDS)
 
 
 @pytest.mark.parametrize(("name", "scenario"), CASES)
@@ -297,6 +322,7 @@ def test_no_decoder_is_missing() -> None:
     assert {type(decoded.make()).__name__ for decoded in DECODERS.values()} == {
         "ChatDecoder",
         "MessagesDecoder",
+        "ResponsesDecoder",
         "WholeReply",
         "BalanceReader",
     }

@@ -13,7 +13,7 @@ from batchrunner.providers import dialect_for
 from batchrunner.providers.request_body import KeptBody
 from tests.providers.reading import item, provider
 
-NAMES: list[DialectName] = ["openai-chat", "anthropic-messages"]
+NAMES: list[DialectName] = ["openai-chat", "openai-responses", "anthropic-messages"]
 PARAMS: list[dict[str, Json]] = [{}, {"temperature": 1}, {"temperature": 1.0}, {"temperature": True}, {"stop": ["\0"]}]
 LEADS: list[tuple[Turn, ...]] = [
     (),

@@ -45,6 +45,7 @@ SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "modelscope-chat": lambda row: row["output"]["text"],
     "modelscope-images": lambda row: row["output"]["images"],
     "openai-batch-file": lambda row: row["id"].startswith("row-"),
+    "openai-responses": lambda row: row["output"]["reasoning"] and row["output"]["parsed"]["rivers"],
     "openai-images": lambda row: [picture["format"] for picture in row["output"]["images"]] == ["WEBP"] * 2,
     "pictures-from-csv": lambda row: len(row["images"]) == 2,
     "qa-from-texts": lambda row: row["output"]["parsed"]["items"][0]["question"],

@@ -20,6 +20,8 @@ BARE = "provider: simulator\nmodel: m\n"
 
 Expected = tuple[int | None, str | None, str, str | None]
 
+RESPONSES = "provider: {preset: openai, dialect: openai-responses}\nmodel: m\nprompts: [a]\n"
+
 TABLE: list[tuple[str, str, list[Expected]]] = [
     ("misspelt key", "provder: simulator\nmodel: m\nprompts: [a]",
      [(1, "provder", "is not a known key", "`provider`")]),
@@ -259,3 +261,26 @@ def test_a_file_of_the_job_that_is_a_pipe_is_a_mistake_and_not_waited_for(
         load_job(str(tmp_path / "job.yaml"))
     assert "it is not a regular file" in str(found.value)
     assert named in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "hint"),
+    [
+        ("max_tokens: 9", "max_tokens", "max_output_tokens"),
+        ("max_completion_tokens: 9", "max_completion_tokens", "max_output_tokens"),
+        ("response_format: {type: json_object}", "response_format", "schema"),
+        ("reasoning_effort: low", "reasoning_effort", "reasoning"),
+        ("background: true", "background", "remove"),
+    ],
+)
+def test_parameters_of_chat_are_refused_with_the_name_that_responses_have(
+    tmp_path: Path, given: str, key: str, hint: str
+) -> None:
+    (tmp_path / "job.yaml").write_text(f"{RESPONSES}params: {{{given}}}\n", encoding="utf-8")
+    with pytest.raises(JobMistakesError) as caught:
+        load_job(str(tmp_path / "job.yaml"))
+    (mistake,) = caught.value.mistakes
+    assert mistake.key == f"params.{key}"
+    assert hint in str(mistake)
+    (tmp_path / "job.yaml").write_text(RESPONSES + "params: {max_output_tokens: 9}\n", encoding="utf-8")
+    assert load_job(str(tmp_path / "job.yaml")).params == {"max_output_tokens": 9}
