@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from math import isfinite
-from typing import overload
+from typing import Literal, TypeAlias, overload
 
 from batchrunner.core.job import DialectName, Json, Turn
 
@@ -24,6 +24,22 @@ class InputPicture:
     """What is sent: a data URL for a local file, else the URL itself."""
     detail: str | None = None
     """How closely the model shall look, where a ready request says it and the dialect has a word for it."""
+
+
+FileKind: TypeAlias = Literal["pdf", "wav", "mp3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """A document or a sound given to a model."""
+
+    name: str
+    """The path or URL as the person wrote it; this is what rows show."""
+    kind: FileKind
+    sha256: str
+    """Hex digest of the bytes of a local file, or of the URL's text when it is passed on."""
+    url: str
+    """What is sent: a data URL for a local file, else the URL itself."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +65,7 @@ class Item:
     vars: dict[str, Json] = field(default_factory=dict)
     params: dict[str, Json] = field(default_factory=dict)
     pictures: tuple[InputPicture, ...] = ()
+    files: tuple[InputFile, ...] = ()
     schema: dict[str, Json] | None = None
     schema_sha256: str | None = None
     """Of `schema` as canonical JSON, hex; made once per job."""
@@ -62,6 +79,11 @@ class Item:
     """The job's `provider.body_file` with the item in its holes."""
     origin: dict[str, Json] | None = None
     """The item of another run that it is made of: `from` of its row."""
+
+    @property
+    def media_chars(self) -> int:
+        """Of pictures and files that stand in the request."""
+        return sum(len(one.url) for one in self.pictures) + sum(len(one.url) for one in self.files)
 
 
 class AlikeItems(Sequence[Item]):

@@ -322,6 +322,8 @@ class Job:
     breaker: int
     picture_folders: tuple[str, ...] = ()
     """Local pictures lie below `folder` or one of these: the project's folder, the source's own, `images_from`."""
+    files: tuple[str, ...] = ()
+    """Templates of local paths or URLs of documents and sound given to the model."""
     images_from: tuple[str, ...] = ()
     """Folders in which a relative name of a picture is looked for where `folder` has none."""
     simulated: bool

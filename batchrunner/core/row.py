@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from batchrunner.core.item import Item
+from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json
 from batchrunner.core.outcome import Alternative, Answer, Problem, ToolCall, Usage
 
@@ -158,7 +158,7 @@ class Effort(_Part, kw_only=True):
 
 
 class ShownPicture(_Part, kw_only=True):
-    """A picture that was given to a model, as rows show it."""
+    """A picture, a document or a sound that was given to a model, as rows show it."""
 
     name: str
     sha256: str
@@ -191,6 +191,8 @@ class ResultRow(_Part, kw_only=True):
     """Of the JSON Schema that the answer was asked to fit, as canonical JSON."""
     images: tuple[ShownPicture, ...] | None = None
     """Pictures given to the model."""
+    files: tuple[ShownPicture, ...] | None = None
+    """Documents and sound given to the model."""
     replica: int | None = None
     shared_with: str | None = None
     origin: dict[str, Json] | None = msgspec.field(name="from", default=None)
@@ -309,8 +311,8 @@ def _messages(item: Item) -> tuple[dict[str, str], ...] | None:
     return tuple({"role": t.role, "content": t.content} for t in item.turns) or None if item.shows_messages else None
 
 
-def _pictures(item: Item) -> tuple[ShownPicture, ...] | None:
-    return tuple(ShownPicture(name=p.name, sha256=p.sha256) for p in item.pictures) if item.pictures else None
+def _shown(given: tuple[InputPicture, ...] | tuple[InputFile, ...]) -> tuple[ShownPicture, ...]:
+    return tuple(ShownPicture(name=one.name, sha256=one.sha256) for one in given)
 
 
 def result_row(
@@ -342,7 +344,8 @@ def result_row(
         key=item.key,
         messages=_messages(item) if item.shows_messages else None,
         schema_sha256=item.schema_sha256,
-        images=_pictures(item) if item.pictures else None,
+        images=_shown(item.pictures) if item.pictures else None,
+        files=_shown(item.files) if item.files else None,
         replica=item.replica if item.replica > 1 else None,
         origin=item.origin,
     )

@@ -221,8 +221,8 @@ class WorkQueue:
         ahead, item, size_bytes = self._ahead, work.item, 0
         for turn in item.turns:
             size_bytes += len(turn.content)
-        for picture in item.pictures:  # pictures that are sent along stand in it whole
-            size_bytes += len(picture.url)
+        if item.pictures or item.files:  # what is sent along stands in it whole
+            size_bytes += item.media_chars
         work.size_bytes = size_bytes
         self._ahead_bytes += size_bytes
         ahead.append(work)

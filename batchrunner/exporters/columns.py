@@ -70,7 +70,7 @@ _ALWAYS: Final[dict[str, Kind]] = {
 _SPREAD: Final = ("vars", "params", "output", "usage", "error", "score", "verdict")
 _ORDER: Final = (
     *("id", "prompt_id", "index", "status", "model", "prompt", "system", "messages"),
-    *("schema_sha256", "images", "vars", "params"),
+    *("schema_sha256", "images", "files", "vars", "params"),
     *("replica", "shared_with", "output.text", "output.images", "output", "error", "pass", "score", "verdict", "usage"),
     *("task_id", "attempts", "ambiguous", "recovered", "started_at", "seconds", "failed_at"),
 )

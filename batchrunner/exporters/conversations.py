@@ -61,13 +61,13 @@ _Shape = Callable[[dict[str, Json], list[dict[str, Json]], dict[str, Json]], dic
 
 
 def messages(run: Shapable) -> Iterator[bytes]:
-    """`{"messages": […]}`, as OpenAI's API and most training libraries take it; `tools` and `images` beside it."""
-    return _lines(run, _messages, ("tools", "images"))
+    """`{"messages": […]}`, as OpenAI's API and most libraries take it; `tools`, `images`, `files` beside it."""
+    return _lines(run, _messages, ("tools", "images", "files"))
 
 
 def sharegpt(run: Shapable) -> Iterator[bytes]:
-    """`{"conversations": [{"from": …, "value": …}]}`; `tools`, as JSON text, and `images` beside it."""
-    return _lines(run, _sharegpt, ("tools", "images"))
+    """`{"conversations": [{"from": …, "value": …}]}`; `tools`, as JSON text, `images` and `files` beside it."""
+    return _lines(run, _sharegpt, ("tools", "images", "files"))
 
 
 def alpaca(run: Shapable) -> Iterator[bytes]:
@@ -95,7 +95,7 @@ def _lines(run: Shapable, shape: _Shape, optional: tuple[str, ...]) -> Iterator[
             run.wrote()
 
 
-_EMPTY: Final[dict[str, Json]] = {"tools": None, "images": [], "system": "", "history": []}
+_EMPTY: Final[dict[str, Json]] = {"tools": None, "images": [], "files": [], "system": "", "history": []}
 
 
 def _object(run: Shapable, row: ExportRow, shape: _Shape) -> dict[str, Json] | str:
@@ -110,12 +110,13 @@ def _messages(fields: dict[str, Json], sent: list[dict[str, Json]], said: dict[s
 
 
 def _shown_with(fields: dict[str, Json]) -> dict[str, Json]:
-    """Tools that the model had, and the names of pictures that it was shown."""
+    """Tools that the model had, and the names of pictures and files that it was shown."""
     beside: dict[str, Json] = {}
     if tools := mappings(mapping(fields.get("params")).get("tools")):
         beside["tools"] = list(tools)
-    if pictures := mappings(fields.get("images")):
-        beside["images"] = [text(picture.get("name")) for picture in pictures]
+    for name in ("images", "files"):
+        if given := mappings(fields.get(name)):
+            beside[name] = [text(one.get("name")) for one in given]
     return beside
 
 

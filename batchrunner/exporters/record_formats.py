@@ -174,7 +174,7 @@ def _facts(fields: dict[str, Json]) -> Iterator[tuple[str, str]]:
     yield "model", text(fields.get("model"))
     if params := mapping(fields.get("params")):
         yield "params", json_text(params)
-    for given in mappings(fields.get("images")):
+    for given in (*mappings(fields.get("images")), *mappings(fields.get("files"))):
         yield "shown to the model", text(given.get("name"))
     if mapping(fields.get("output")).get("truncated") is True:
         yield "finish reason", f"{text(mapping(fields.get('output')).get('finish_reason'))} (cut off)"

@@ -129,7 +129,8 @@ class Expansion:
         """None where prompts of this job can be more, or other, than one item each."""
         job, version = self._job, self._only_version
         templates = self._templates
-        if version is None or job.messages or templates.entries or templates.images or templates.body is not None:
+        shows = templates.images or templates.files
+        if version is None or job.messages or templates.entries or shows or templates.body is not None:
             return None
         return PlainItems(
             job,
@@ -157,12 +158,12 @@ class Expansion:
             for row in rows:
                 if row.number in repeated:
                     continue
-                waits = row.images or (row.asked is not None and row.asked.pictures)
+                waits = row.images or self._templates.files or (row.asked is not None and row.asked.has_media)
                 for item in await self._items_with_pictures(row) if waits else self._items_of(row):
                     if item is not None:
                         made.append(item)
-                    # Pictures are large: an item that has any waits for its turn alone.
-                    if self._index > self._batch_ends or (item is not None and item.pictures):
+                    # Pictures and files are large: an item that has any waits for its turn alone.
+                    if self._index > self._batch_ends or (item is not None and (item.pictures or item.files)):
                         await self._rest()
                         if made:
                             yield made
@@ -320,7 +321,7 @@ class Expansion:
         )
 
     def _key(self, version: "_Version", filled: Filled, body: Json = None) -> str:
-        if not filled.pictures and body is None:
+        if not (filled.pictures or filled.files) and body is None:
             turns = filled.turns
             return version.keys.key_with(version.params, turns) if version.own_params else version.keys.key(turns)
         return item_key(
@@ -328,7 +329,10 @@ class Expansion:
             model=version.model,
             turns=filled.turns,
             params=version.params,
-            pictures_sha256=[_picture_identity(picture) for picture in filled.pictures],
+            pictures_sha256=[
+                *(_picture_identity(picture) for picture in filled.pictures),
+                *(f"{file.kind}:{file.sha256}" for file in filled.files),
+            ],
             schema_digest=self._schema_digest if body is None else digest(body),  # pictures have no schema
             replica=version.replica,
         )
@@ -370,6 +374,7 @@ class Expansion:
             vars=filled.vars,
             params=version.params,
             pictures=filled.pictures,
+            files=filled.files,
             schema=self._schema,
             schema_sha256=self._schema_sha256,
             stream=self._stream,

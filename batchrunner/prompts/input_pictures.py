@@ -1,22 +1,25 @@
-"""Pictures given to a model: a local file becomes a data URL, a web address is passed on as it is.
+"""Pictures and files given to a model: a local one becomes a data URL, a web address is passed on as it is.
 
-A row is hostile: only whole regular files that begin like a picture leave this machine, from the folders that the job
-names (links are followed first), and no other kind of URL. Data
-URLs are taken from ready requests alone, where they are the only form of a picture.
+A row is hostile: only whole regular files that begin like a picture, a PDF or sound leave this machine, from the
+folders that the job names (links are followed first), and no other kind of URL.
+Data URLs are taken from ready requests alone, where they are the only form of a picture.
 """
 
 import asyncio
 import os
 import stat
 from base64 import b64decode, b64encode
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiofiles
 import aiofiles.os
 
-from batchrunner.core.item import InputPicture
+from batchrunner.core.input_files import BY_ADDRESS, FORMS, TAKEN, kind_of, not_taken
+from batchrunner.core.item import InputFile, InputPicture
 from batchrunner.core.job import Job
 
 PICTURE_LIMIT_BYTES = 20 * 1000 * 1000
@@ -32,8 +35,11 @@ _MAGIC: tuple[tuple[bytes, int, str], ...] = (
 )
 
 
+_Given = TypeVar("_Given")
+
+
 class BadPictureError(Exception):
-    """A picture cannot be given to a model."""
+    """A picture or file cannot be given to a model."""
 
     def __init__(self, problem: str, *, hint: str | None = None) -> None:
         super().__init__(problem)
@@ -41,7 +47,7 @@ class BadPictureError(Exception):
 
 
 class PictureCache:
-    """Reads the pictures of one pass, off the loop."""
+    """Reads the pictures and files of one pass, off the loop."""
 
     def __init__(self, job: Job) -> None:
         self._folder = Path(job.folder)
@@ -49,6 +55,8 @@ class PictureCache:
         self._named = (self._folder, *map(Path, job.picture_folders))
         self._allowed: tuple[str, ...] | None = None
         self._recent: dict[str, InputPicture] = {}
+        self._recent_files: dict[str, InputFile] = {}
+        self._dialect = job.provider.dialect
 
     def __repr__(self) -> str:
         return f"<PictureCache of {self._folder}, {len(self._recent)} pictures at hand>"
@@ -60,13 +68,15 @@ class PictureCache:
             BadPictureError: it is missing, too large, no picture, outside of the job's folders, or a URL of another
                 kind.
         """
-        known = self._recent.get(name)
-        if known is None:
-            known = await self._read(name)
-            if len(self._recent) >= _KEPT:
-                del self._recent[next(iter(self._recent))]
-            self._recent[name] = known
-        return known
+        return await _remembered(self._recent, name, self._read)
+
+    async def file(self, name: str) -> InputFile:
+        """As `picture`, for a document or a sound.
+
+        Raises:
+            BadPictureError: as `picture`; and where the dialect has no part for it.
+        """
+        return await _remembered(self._recent_files, name, self._read_file)
 
     async def given(self, url: str) -> InputPicture:
         """The picture of a ready request: a data URL, or an http(s) address that is passed on. No file is opened.
@@ -76,7 +86,19 @@ class PictureCache:
         """
         if url[:5].lower() != "data:":
             return _passed_on(url)
-        return await asyncio.to_thread(_unpacked, url)
+        found, described = await asyncio.to_thread(_unpacked, url)
+        media_type = _media_type(found)
+        if media_type is None:
+            raise BadPictureError(f"`{described}` is not a PNG, JPEG, WEBP or GIF")
+        digest, rewritten = await asyncio.to_thread(_hashed_and_coded, found, media_type)
+        return InputPicture(name=f"data:{media_type}", sha256=digest, url=rewritten)
+
+    async def given_file(self, url: str, name: str) -> InputFile:
+        """As `given`, for a document or a sound that its request may call by a name."""
+        if url[:5].lower() != "data:":
+            return self._file_by_address(url)
+        found, described = await asyncio.to_thread(_unpacked, url)
+        return await self._file_of(found, name or described)
 
     @staticmethod
     def is_passed_on(name: str) -> bool:
@@ -86,18 +108,46 @@ class PictureCache:
     async def _read(self, name: str) -> InputPicture:
         if self.is_passed_on(name):
             return _passed_on(name)
-        try:
-            found = await _content(Path(await asyncio.to_thread(self.located, name)))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise BadPictureError(f"the picture `{name}` cannot be read: {reason}") from error
+        found = await self._content_of(name, "picture")
         media_type = _media_type(found)
         if media_type is None:
             raise BadPictureError(f"`{name}` is not a PNG, JPEG, WEBP or GIF")
         digest, url = await asyncio.to_thread(_hashed_and_coded, found, media_type)
         return InputPicture(name=name, sha256=digest, url=url)
 
-    def located(self, name: str) -> str:
+    async def _read_file(self, name: str) -> InputFile:
+        if self.is_passed_on(name):
+            return self._file_by_address(name)
+        return await self._file_of(await self._content_of(name, "file"), name)
+
+    async def _content_of(self, name: str, what: str) -> bytes:
+        try:
+            return await _content(Path(await asyncio.to_thread(self.located, name, what)))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise BadPictureError(f"the {what} `{name}` cannot be read: {reason}") from error
+
+    async def _file_of(self, found: bytes, name: str) -> InputFile:
+        kind = kind_of(found)
+        if kind is None:
+            raise BadPictureError(f"`{name}` is not a {', '.join(form.words for form in FORMS.values())} file")
+        if (problem := not_taken(kind, self._dialect)) is not None:
+            raise BadPictureError(f"`{name}` {problem}")
+        digest, url = await asyncio.to_thread(_hashed_and_coded, found, FORMS[kind].media_type)
+        return InputFile(name=name, kind=kind, sha256=digest, url=url)
+
+    def _file_by_address(self, url: str) -> InputFile:
+        passed_on = _passed_on(url)
+        kind = BY_ADDRESS.get(self._dialect)
+        if kind is None:
+            taken = " as a local file" if self._dialect in TAKEN else ""
+            raise BadPictureError(
+                f"`{url[:80]}` is an address, and the dialect {self._dialect} takes no files by their address",
+                hint=f"give it{taken}: download it first" if taken else None,
+            )
+        return InputFile(name=url, kind=kind, sha256=passed_on.sha256, url=url)
+
+    def located(self, name: str, what: str = "picture") -> str:
         """The file itself, links followed. Blocks; raises BadPictureError, ValueError for what cannot name a file."""
         if self._allowed is None:
             self._allowed = tuple(os.path.realpath(folder) for folder in self._named)
@@ -107,7 +157,7 @@ class PictureCache:
         if not inside:
             shown = "" if found[0].endswith(name.lstrip("./")) else f" (it is {found[0][:200]})"
             raise BadPictureError(
-                f"the picture `{name[:200]}` is outside the folders that this job names{shown}",
+                f"the {what} `{name[:200]}` is outside the folders that this job names{shown}",
                 hint=f"move it below {self._allowed[-1] if len(self._allowed) == 1 else self._allowed[1]}, "
                 f"or name its folder in `images_from`",
             )
@@ -118,7 +168,18 @@ def _lies_below(real: str, folder: str) -> bool:
     return real.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _unpacked(url: str) -> InputPicture:
+async def _remembered(recent: dict[str, _Given], name: str, read: Callable[[str], Awaitable[_Given]]) -> _Given:
+    known = recent.get(name)
+    if known is None:
+        known = await read(name)
+        if len(recent) >= _KEPT:
+            del recent[next(iter(recent))]
+        recent[name] = known
+    return known
+
+
+def _unpacked(url: str) -> tuple[bytes, str]:
+    """The bytes of a data URL, and how it describes them."""
     described, comma, payload = url.partition(",")
     if not comma or not described.lower().endswith(";base64"):
         raise BadPictureError(f"`{url[:40]}…` is not a base64 data URL")
@@ -126,13 +187,9 @@ def _unpacked(url: str) -> InputPicture:
         found = b64decode(payload, validate=True)
     except ValueError as error:
         raise BadPictureError(f"`{described}` is not base64: {error}") from error
-    media_type = _media_type(found)
-    if media_type is None:
-        raise BadPictureError(f"`{described}` is not a PNG, JPEG, WEBP or GIF")
     if len(found) > PICTURE_LIMIT_BYTES:
         raise BadPictureError(f"`{described}` is larger than {PICTURE_LIMIT_BYTES // 1_000_000} MB")
-    digest, rewritten = _hashed_and_coded(found, media_type)
-    return InputPicture(name=f"data:{media_type}", sha256=digest, url=rewritten)
+    return found, described
 
 
 def _passed_on(url: str) -> InputPicture:

@@ -43,6 +43,7 @@ _FIELDS = (
     "system",
     "messages",
     "images",
+    "files",
     "images_from",
     "picture_folders",
     "schema",
@@ -104,7 +105,7 @@ def _files(job: Job) -> Iterator[Path]:
 
 
 def _pictures(job: Job) -> Iterator[str]:
-    yield from job.images
+    yield from (*job.images, *job.files)
     if isinstance(job.prompts, Source):
         yield from job.prompts.images or ()
     if isinstance(job.prompts, Listing):
@@ -223,7 +224,7 @@ def _size_of(items: Sequence[Item]) -> int:
     else:
         values = [item.vars for item in items]
         parts += [turn.content for item in items for turn in item.turns]
-        size += sum(len(picture.url) for item in items for picture in item.pictures)
+        size += sum(item.media_chars for item in items if item.pictures or item.files)
     for own in values:
         parts.append(own)
         parts += own.values()

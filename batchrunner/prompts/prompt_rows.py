@@ -290,7 +290,7 @@ class _SourceRows:
 
     def _prompts(self, rows: Sequence[SourceRow | BadRow], kind: SourceFormat) -> Prompts:
         is_plain = self._first is not None and not (
-            self._missing or kind.unshown or kind.path_column or self._templates.images
+            self._missing or kind.unshown or kind.path_column or self._templates.images or self._templates.files
         )
         plain = rows if is_plain and isinstance(rows, Stretch) else None
         return Prompts(partial(self._good, rows, kind), plain, kind.prompt_column)

@@ -31,7 +31,7 @@ ROW_NAMES: Final = frozenset(
         "attempts",
     }
     | {"ambiguous", "recovered", "started_at", "seconds", "key", "messages", "schema_sha256", "replica", "shared_with"}
-    | {"from", "image", "images", *_OF_THE_ANSWER, *OF_SCORES}
+    | {"from", "image", "images", "files", *_OF_THE_ANSWER, *OF_SCORES}
 )
 """What `row_values` has beside the columns of the row's own source."""
 

@@ -1,9 +1,11 @@
 """A prompt's templates filled with its values: the conversation, the pictures, and what rows show of it."""
 
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from batchrunner.core.errors import Mistake
-from batchrunner.core.item import InputPicture
+from batchrunner.core.item import InputFile, InputPicture
 from batchrunner.core.job import TASK_KINDS, Job, Json, Turn
 from batchrunner.core.picture_rules import params_mistakes, prompt_mistake
 from batchrunner.core.text import has_surrogate
@@ -11,12 +13,13 @@ from batchrunner.prompts.ids import ID_LIMIT_CHARS
 from batchrunner.prompts.input_pictures import BadPictureError, PictureCache
 from batchrunner.prompts.prompt_rows import PromptRow
 from batchrunner.prompts.render import TemplateFault
-from batchrunner.prompts.sources.base import AskedPicture, BatchRequest
+from batchrunner.prompts.sources.base import AskedFile, AskedPicture, BatchRequest
 from batchrunner.prompts.sources.openai_batch import CUSTOM_ID
 from batchrunner.prompts.templates import PROMPT, JobTemplates, NamedTemplate, named, unfillable
 from batchrunner.prompts.variants import ParamSlotFault, RowParams
 
 _SYSTEM_ROLES = ("system", "developer")
+_Given = TypeVar("_Given", InputFile, InputPicture)
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class Filled:
     pictures: tuple[InputPicture, ...]
     params: dict[str, Json]
     """The job's own, filled where they are templates."""
+    files: tuple[InputFile, ...] = ()
 
 
 class UnusableRowError(Exception):
@@ -66,12 +70,12 @@ class Filler:
         """
         shown = {**row.values, **variables} if variables else row.values
         filled = self._worded(row, shown, variables)
-        if row.images or (row.asked and row.asked.pictures):
-            filled.pictures = tuple(await self._pictures(row, self._named(row, shown)))
+        if row.images or self._templates.files or (row.asked and row.asked.has_media):
+            await self._add_media(filled, row, self._named(row, shown))
         return self._with_params(filled, row, shown)
 
     def fill_text(self, row: PromptRow, variables: dict[str, Json]) -> Filled:
-        """As `fill`, for a row without pictures, which need not wait for anything."""
+        """As `fill`, for a row without pictures and files, which need not wait for anything."""
         shown = {**row.values, **variables} if variables else row.values
         filled = self._worded(row, shown, variables)
         return filled if self._templates.params is None else self._with_params(filled, row, shown)
@@ -208,39 +212,65 @@ class Filler:
             return text
         return text if may_be_empty and not text else _required(row, text, key=keyed.key, may_be_blank=may_be_empty)
 
-    async def _pictures(self, row: PromptRow, values: dict[str, Json]) -> list[InputPicture]:
-        """All of them, or what is wrong with any of them."""
-        found: list[InputPicture | None] = []
+    async def _add_media(self, filled: Filled, row: PromptRow, values: dict[str, Json]) -> None:
+        """All pictures and files, or what is wrong with any of them."""
         wrong: list[Mistake] = []
-        asked = [self._asked_picture(row, picture) for picture in (row.asked.pictures if row.asked else ())]
-        for looking in (*asked, *(self._picture(row, keyed, values) for keyed in row.images)):
-            try:
-                found.append(await looking)
-            except UnusableRowError as error:
-                wrong.extend(error.mistakes)
+        cache, asked, files = self._picture_cache, row.asked, self._templates.files
+        pictures = [self._asked_picture(row, picture) for picture in (asked.pictures if asked else ())]
+        pictures += [self._given(row, keyed, values, cache.picture) for keyed in row.images]
+        filled.pictures = await _all_found(pictures, wrong)
+        documents = [self._asked_file(row, file) for file in (asked.files if asked else ())]
+        documents += [self._given(row, keyed, values, cache.file) for keyed in files]
+        filled.files = await _all_found(documents, wrong)
         if wrong:
             raise UnusableRowError(*wrong)
-        return [picture for picture in found if picture is not None]
 
-    async def _asked_picture(self, row: PromptRow, asked: AskedPicture) -> InputPicture:
+    async def _asked_picture(self, row: PromptRow, asked: AskedPicture) -> InputPicture | None:
         try:
             picture = await self._picture_cache.given(asked.url)
         except BadPictureError as error:
-            raise _unusable(row, str(error), key="body.messages") from error
+            raise _unusable(row, str(error), key="body.messages", hint=error.hint) from error
         return replace(picture, detail=asked.detail)
 
-    async def _picture(self, row: PromptRow, keyed: NamedTemplate, values: dict[str, Json]) -> InputPicture | None:
+    async def _asked_file(self, row: PromptRow, asked: AskedFile) -> InputFile | None:
+        try:
+            return await self._picture_cache.given_file(asked.url, asked.name)
+        except BadPictureError as error:
+            raise _unusable(row, str(error), key="body.messages", hint=error.hint) from error
+
+    async def _given(
+        self,
+        row: PromptRow,
+        keyed: NamedTemplate,
+        values: dict[str, Json],
+        read: Callable[[str], Awaitable[_Given]],
+    ) -> _Given | None:
         try:
             name = keyed.template.render(values).strip()
             if not name and row.origin is not None:  # a question about a picture is not sent without it
-                raise _unusable(row, "the item has no such picture", key=keyed.key)
-            return await self._picture_cache.picture(name) if name else None
+                what = "file" if keyed.key.startswith("files") else "picture"
+                raise _unusable(row, f"the item has no such {what}", key=keyed.key)
+            return await read(name) if name else None
         except BadPictureError as error:
             raise _unusable(row, str(error), key=keyed.key, hint=error.hint) from error
         except TemplateFault as fault:
             if fault.unknown is not None:
                 return None
             raise _unusable(row, fault.problem, key=keyed.key) from fault
+
+
+async def _all_found(looking: Iterable[Awaitable[_Given | None]], wrong: list[Mistake]) -> tuple[_Given, ...]:
+    """What is there; what is wrong with the others goes to `wrong`."""
+    found: list[_Given] = []
+    for one in looking:
+        try:
+            given = await one
+        except UnusableRowError as error:
+            wrong.extend(error.mistakes)
+        else:
+            if given is not None:
+                found.append(given)
+    return tuple(found)
 
 
 def _prompt_column(values: dict[str, Json]) -> str | None:

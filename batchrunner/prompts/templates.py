@@ -57,6 +57,7 @@ class JobTemplates:
     system: NamedTemplate | None
     messages: tuple[NamedTemplate, ...]
     images: tuple[NamedTemplate, ...]
+    files: tuple[NamedTemplate, ...]
     name: NamedTemplate | None
     """None when an artifact is called by its item's id, as by default."""
     each: NamedTemplate | None
@@ -83,7 +84,7 @@ class JobTemplates:
 
     def needs(self) -> dict[str, str]:
         """Names that the rows have to bring, each with the key of the first template that uses it."""
-        shared = (self.prompt, self.id, self.system, *self.messages, *self.images)
+        shared = (self.prompt, self.id, self.system, *self.messages, *self.images, *self.files)
         own = self.variables | {ROW} | ({PROMPT} if self.messages else frozenset())
         found: dict[str, str] = {}
         for keyed in shared:
@@ -109,12 +110,14 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
     images = compiler.images(
         source.images or () if source and own_images else job.images, "prompts.images" if own_images else "images"
     )
+    files = compiler.images(job.files, "files")
     entries = compiler.entries(job.prompts) if isinstance(job.prompts, Listing) else ()
     deciding = [
         prompt,
         system,
         *messages,
         *images,
+        *files,
         *(own for entry in entries for own in (entry.prompt, *entry.images)),
     ]
     params = compiler.params()
@@ -127,6 +130,7 @@ def templates_of(job: Job) -> tuple[JobTemplates, tuple[Mistake, ...]]:
         system=system,
         messages=messages,
         images=images,
+        files=files,
         name=None if name == _PLAIN_NAME else compiler.template(name, "output.name"),
         each=compiler.template(job.output.each, "output.each"),
         entries=entries,
@@ -261,7 +265,7 @@ class _Compiler:
         return Mistake(problem=problem, file=self._job.file, key=BODY_FILE)
 
     def images(self, texts: tuple[str, ...], key: str, *, line: int | None = None) -> tuple[NamedTemplate, ...]:
-        """Templates of pictures, which a row may leave out."""
+        """Templates of pictures or files, which a row may leave out."""
         found = (self.template(text, f"{key}[{n}]", line=line, optional=True) for n, text in enumerate(texts))
         return tuple(keyed for keyed in found if keyed)
 

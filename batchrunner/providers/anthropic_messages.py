@@ -12,7 +12,7 @@ import msgspec
 
 from batchrunner.core.classify import family_of
 from batchrunner.core.http import Decoder, Ending, Interrupted, Request, ResponseHead
-from batchrunner.core.item import InputPicture, Item
+from batchrunner.core.item import Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Answer, Problem, ProblemKind, Revision, SendOutcome
 from batchrunner.core.sign import Family
@@ -359,14 +359,14 @@ def _force_tool(body: dict[str, Json], tool: AnswerTool) -> None:
 
 
 def _messages(item: Item, revision: Revision) -> list[Json]:
-    """The turns without the system's; the pictures are in the last user turn; a correction comes last."""
+    """The turns without the system's; pictures and files are in the last user turn; a correction comes last."""
     turns = [turn for turn in item.turns if turn.role not in _SYSTEM_ROLES]
     last_user = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=None)
     is_ready = any(turn.raw is not None for turn in turns)  # its pictures stand in its messages
-    pictures = () if is_ready else item.pictures
-    messages = [_message(turn, pictures if place == last_user else ()) for place, turn in enumerate(turns)]
-    if last_user is None and item.pictures:
-        messages.append(_message(Turn(role="user", content=""), item.pictures))
+    shown = [] if is_ready else _shown(item)
+    messages = [_message(turn, shown if place == last_user else []) for place, turn in enumerate(turns)]
+    if last_user is None and (item.pictures or item.files):
+        messages.append(_message(Turn(role="user", content=""), _shown(item)))
     if revision.correction is not None:
         if revision.correction.said.strip():  # an empty turn is refused; two of the same role are not
             messages.append({"role": "assistant", "content": revision.correction.said})
@@ -374,19 +374,23 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
     return messages
 
 
-def _message(turn: Turn, pictures: tuple[InputPicture, ...]) -> Json:
-    """Pictures come before the text about them; a ready message stays as it stands."""
+def _shown(item: Item) -> list[Json]:
+    pictures: list[Json] = [{"type": "image", "source": _source(picture.url)} for picture in item.pictures]
+    return pictures + [{"type": "document", "source": _source(file.url)} for file in item.files]
+
+
+def _message(turn: Turn, shown: list[Json]) -> Json:
+    """Pictures and documents come before the text about them; a ready message stays as it stands."""
     if turn.raw is not None:
         return turn.raw
-    if not pictures:
+    if not shown:
         return {"role": turn.role, "content": turn.content}
-    shown: list[Json] = [{"type": "image", "source": _source(picture.url)} for picture in pictures]
     words: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []
     return {"role": turn.role, "content": shown + words}
 
 
 def _source(url: str) -> Json:
-    """A picture by its URL, or the media type and base64 of a data URL."""
+    """A picture or document by its URL, or the media type and base64 of a data URL."""
     if url[:5].lower() != "data:":
         return {"type": "url", "url": url}
     described, _, payload = url[5:].partition(",")

@@ -9,7 +9,7 @@ from typing import Final
 
 from batchrunner.core.classify import family_of
 from batchrunner.core.http import Decoder, Request
-from batchrunner.core.item import InputPicture, Item
+from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json, Provider, Turn
 from batchrunner.core.outcome import Revision, SendOutcome
 from batchrunner.providers.json_text import is_object
@@ -89,7 +89,7 @@ def _drop_thinking_switch(body: dict[str, Json]) -> None:
 
 
 def _messages(item: Item, revision: Revision) -> list[Json]:
-    """The turns; the pictures and a schema in words are in the last user turn; a correction comes last."""
+    """The turns; pictures, files and a schema in words are in the last user turn; a correction comes last."""
     words = _schema_in_words(item, revision)
     last_user = max((place for place, turn in enumerate(item.turns) if turn.role == "user"), default=None)
     is_ready = any(turn.raw is not None for turn in item.turns)  # its pictures stand in its messages
@@ -97,7 +97,7 @@ def _messages(item: Item, revision: Revision) -> list[Json]:
         _message(_with(turn, words), None if is_ready else item) if place == last_user else _message(turn, None)
         for place, turn in enumerate(item.turns)
     ]
-    if last_user is None and (item.pictures or words):
+    if last_user is None and (item.pictures or item.files or words):
         messages.append(_message(Turn(role="user", content=words), item))
     if revision.correction is not None:
         messages.append({"role": "assistant", "content": revision.correction.said})
@@ -122,12 +122,22 @@ def _with(turn: Turn, words: str) -> Turn:
 def _message(turn: Turn, pictured: Item | None) -> Json:
     if turn.raw is not None:
         return turn.raw
-    if pictured is None or not pictured.pictures:
+    if pictured is None or not (pictured.pictures or pictured.files):
         return {"role": turn.role, "content": turn.content}
     # before the text about them, as ModelScope's own example has it
     text: list[Json] = [{"type": "text", "text": turn.content}] if turn.content else []
     pictures: list[Json] = [{"type": "image_url", "image_url": _shown(picture)} for picture in pictured.pictures]
-    return {"role": turn.role, "content": pictures + text}
+    return {"role": turn.role, "content": pictures + [_attached(file) for file in pictured.files] + text}
+
+
+def _attached(file: InputFile) -> Json:
+    """A PDF as a data URL with a name, which is required; sound as bare base64 with its format."""
+    if file.kind == "pdf":
+        return {
+            "type": "file",
+            "file": {"filename": file.name.rpartition("/")[2] or "file.pdf", "file_data": file.url},
+        }
+    return {"type": "input_audio", "input_audio": {"data": file.url.partition(",")[2], "format": file.kind}}
 
 
 def _shown(picture: InputPicture) -> Json:

@@ -52,7 +52,7 @@ class KeptBody:
 
     def request(self, item: Item, revision: Revision) -> Request:
         """The POST of an item."""
-        if item.schema is None and not (item.pictures or revision.adapted or revision.correction):
+        if item.schema is None and not (item.pictures or item.files or revision.adapted or revision.correction):
             last = item.turns[-1] if item.turns else None
             if last is not None and last.role == "user" and last.raw is None:
                 frame = self._framed(item)

@@ -93,9 +93,15 @@ def prompt_tokens(body: Mapping[str, Json]) -> int:
     return sum(count_tokens(content_text(as_object(turn).get("content"))) + 3 for turn in turns) + 3
 
 
+_FILES = ("input_audio", "file", "document")
+
+
 def _part_text(part: Mapping[str, Json]) -> str:
     if part.get("type") == "text":
         return as_text(part.get("text"))
+    if part.get("type") in _FILES:
+        matter = json.dumps(part, sort_keys=True).encode()
+        return f"[file {hashlib.sha256(matter).hexdigest()[:8]}]"
     link = as_text(as_object(part.get("image_url")).get("url")) or as_text(as_object(part.get("source")).get("data"))
     return f"[picture {hashlib.sha256(link.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}]"
 

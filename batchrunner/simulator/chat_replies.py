@@ -166,7 +166,7 @@ ENVELOPES: dict[str, Envelope] = {
 
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_PART_TYPES = ("text", "image_url", "video_url", "video")
+_PART_TYPES = ("text", "image_url", "video_url", "video", "input_audio", "file")
 _FIRST_DAY = 1_760_000_000
 """`created` does not follow the clock: the same seed gives the same bytes."""
 _FORCED_TOOLS = frozenset({"ok-tools", "sse-tool-no-index", "sse-tools-same-index"})
@@ -262,7 +262,30 @@ def _check_content(content: Json) -> Refusal | None:
         url = as_text(as_object(as_object(part).get("image_url")).get("url"))
         if kind == "image_url" and not url.startswith(("http://", "https://", "data:image/")):
             return invalid("Failed to download multimodal content: the image URL is not valid.")
+        if (problem := _file_problem(as_object(part))) is not None:
+            return invalid(problem)
     return None
+
+
+def _file_problem(part: Chunk) -> str | None:
+    """What OpenAI refuses in a part with sound or a document."""
+    sound, file = as_object(part.get("input_audio")), as_object(part.get("file"))
+    if part.get("type") == "input_audio" and (
+        as_text(sound.get("format")) not in {"wav", "mp3"} or not _holds_bytes(as_text(sound.get("data")))
+    ):
+        return "Invalid value for input_audio: expected base64 `data` and a `format` of 'wav' or 'mp3'."
+    if part.get("type") == "file" and not as_text(file.get("file_id")):
+        packed = as_text(file.get("file_data")).removeprefix("data:application/pdf;base64,")
+        if not as_text(file.get("filename")) or not _holds_bytes(packed):
+            return "Missing required parameter: 'file.filename', or 'file.file_data' is no base64 data URL of a PDF."
+    return None
+
+
+def _holds_bytes(packed: str) -> bool:
+    try:
+        return bool(base64.b64decode(packed, validate=True))
+    except ValueError:
+        return False
 
 
 def reply_of(order: Order) -> ChatReply:

@@ -309,6 +309,8 @@ def _part_problem(part: dict[str, Json]) -> str | None:
     source = as_object(part.get("source"))
     if kind == "image" and not (as_text(source.get("data")) or as_text(source.get("url"))):
         return "messages: image source must have data or a url"
+    if kind == "document" and not (source.keys() & {"data", "url", "content", "file_id"}):
+        return "messages: document source must have data or a url"
     return None
 
 

@@ -258,7 +258,19 @@ def _partial(partial: PartialSpec, faults: Iterable[SpecError], *, out: str | No
 
 
 _NO_SOURCE = (("prompts", "file"), ("prompts", "run"))
-_DECIDE_PROMPTS = {"kind", "provider", "prompts", "matrix", "messages", "model", "models", "system", "images", "params"}
+_DECIDE_PROMPTS = {
+    "kind",
+    "provider",
+    "prompts",
+    "matrix",
+    "messages",
+    "model",
+    "models",
+    "system",
+    "images",
+    "files",
+    "params",
+}
 """Keys without which the prompts would be others: what is said of those would be guesses."""
 
 

@@ -358,6 +358,11 @@ class JobSpec(Part):
         default_factory=_no_pictures,
         description="Pictures shown to the model, or edited with `kind: image`: templates of local files or URLs.",
     )
+    files: list[Text] = Field(
+        default_factory=_no_pictures,
+        description="PDF documents and sound (WAV, MP3) given to a chat model: templates of local files, or URLs where "
+        "the dialect takes them.",
+    )
     images_from: (
         Annotated[
             Annotated[Text, Tag("<text>")] | Annotated[list[Text], Tag("<list>")],
@@ -366,8 +371,8 @@ class JobSpec(Part):
         | None
     ) = Field(
         default=None,
-        description="Folders from which local pictures may be sent, besides the project's and the source's own; "
-        "relative to the job file. Pictures with relative names are looked up in the job file's folder, then there.",
+        description="Folders from which local pictures and files may be sent, besides the project's and the source's "
+        "own; relative to the job file. Relative names are looked up in the job file's folder, then there.",
     )
     answer_schema: AnswerSchema | None = Field(
         default=None,

@@ -52,6 +52,7 @@ def resolved(partial: PartialSpec, *, out: str | None) -> Job:
         system=spec.system,
         messages=tuple(Turn(role=turn.role, content=turn.content) for turn in spec.messages or ()),
         images=tuple(spec.images),
+        files=tuple(spec.files),
         picture_folders=_picture_folders(partial),
         images_from=_images_from(partial),
         schema=answer_schema(partial),

@@ -48,7 +48,7 @@ def _templates(partial: PartialSpec) -> Iterator[str]:
         yield from entry.images or ()
     yield spec.system or ""
     yield from (turn.content for turn in spec.messages or ())
-    yield from spec.images
+    yield from (*spec.images, *spec.files)
     if isinstance(spec.prompts, SourceSpec):
         yield from texts_in(spec.params)
 
@@ -130,7 +130,7 @@ MAX_ITEMS = 10_000_000
 
 _FOLDER = re.compile(r"\w[\w .()+@=,~-]*")
 _MAX_NAME_BYTES = 100
-_CHAT_ONLY = ("system", "messages", "schema")
+_CHAT_ONLY = ("system", "messages", "schema", "files")
 _NO_FOLDERS = {".", "..", "/", "//"}
 _YAML_WORDS = {"yes", "no", "on", "off"}
 _OWN_KEYS: dict[str, str] = {

@@ -174,6 +174,7 @@ DEFAULTS: Final[dict[str, str]] = {
 
 NOTES: Final[dict[str, str]] = {
     "images": "A local file has at most 20 MB.",
+    "files": "A local file has at most 20 MB; its bytes decide what it is. An empty text gives no file.",
     "durability": "With `result` a power cut may hide a few requests; `status` says how many at most.",
     "params": "What batchrunner writes itself (`model`, `prompt`, `messages`, `stream`) is rejected here.",
     "batch": "See [batches](batches.md).",
@@ -200,6 +201,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "system": "system: Answer in one sentence.",
     "messages": 'messages: [{role: user, content: "{{ prompt }}"}]',
     "images": 'images: ["{{ photo }}"]',
+    "files": 'files: ["{{ paper }}"]',
     "images_from": "images_from: [data/pictures]",
     "schema": "schema: data/answer.schema.json",
     "stream": "stream: false",

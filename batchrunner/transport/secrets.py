@@ -331,7 +331,7 @@ def _texts_of(batch: Sequence[Item]) -> list[str]:
                 texts.append(turn.content)
                 others.append(turn.raw)
             roles.add(turn.role)
-        for part in (item.params, item.schema, item.pictures):
+        for part in (item.params, item.schema, item.pictures, item.files):
             if part and id(part) not in shared:
                 shared.add(id(part))
                 others.append(part)

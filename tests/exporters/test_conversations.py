@@ -160,3 +160,10 @@ def test_without_verdicts_there_is_no_pair() -> None:
     run = Rows([chat_row("a"), chat_row("b"), failed_row()])
     assert written("preference", run) == b""
     assert sorted(run.left_out.values()) == [1, 2]
+
+
+@pytest.mark.parametrize("shape", ["messages", "sharegpt"])
+def test_names_of_documents_and_sound_stand_beside_the_conversation_not_among_its_pictures(shape: str) -> None:
+    row = chat_row("a", files=[{"name": "a.pdf", "sha256": "0"}, {"name": "b.mp3", "sha256": "1"}])
+    (line,) = objects(shape, row)
+    assert (line["files"], "images" in line) == (["a.pdf", "b.mp3"], False)

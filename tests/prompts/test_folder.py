@@ -113,7 +113,7 @@ def test_a_file_of_another_kind_is_a_bad_row_and_not_a_question_without_its_pict
     photos = folder(tmp_path / "photos", {"a.png": PNG, "Thumbs.db": "x", "README": "x"})
     job = job_of(source(photos, template="what?"), folder=tmp_path, images=("{{ file }}",))
     first, second = mistakes(job)
-    assert str(first).startswith("photos/README: the file is neither text (.txt, .md) nor a picture (.png")
+    assert str(first).startswith("photos/README: the file is none of these: text (.txt, .md), a picture (.png")
     assert second.file == "photos/Thumbs.db"
     skipping = items_of(
         job_of(source(photos, template="what?", on_bad_row="skip"), folder=tmp_path, images=("{{ file }}",))

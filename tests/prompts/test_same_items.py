@@ -287,6 +287,7 @@ DIGESTS: dict[str, str] = {
     "qa-from-texts.yaml": "f298538742903286",
     "questions-from-csv.yaml": "1ee79614b4f7a6a5",
     "questions-from-parquet.yaml": "331c0268b98ecb3d",
+    "read-documents.yaml": "a08ee08963c173cf",
     "structured-answers.yaml": "f8bd3c7c618430bd",
     "comfyui.yaml": "1a4da591d4143723",
     "task-server.yaml": "28ab01671afb53a5",
@@ -300,7 +301,9 @@ def _shown(item: Item) -> str:
     pictures = [(picture.name, picture.sha256, picture.url, picture.detail) for picture in item.pictures]
     names = (item.id, item.prompt_id, item.index, item.key, item.model, item.stem, item.replica)
     rest = (item.prompt, item.schema, item.schema_sha256, item.stream, item.shows_messages)
-    return repr((names, turns, list(item.vars.items()), list(item.params.items()), pictures, rest))
+    files = [(file.name, file.sha256, file.url) for file in item.files]
+    more = (files,) if files else ()
+    return repr((names, turns, list(item.vars.items()), list(item.params.items()), pictures, rest, *more))
 
 
 def _mistakes_as_text(mistakes: tuple[Mistake, ...]) -> Iterator[str]:

@@ -13,8 +13,11 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from anthropic.types import ContentBlockParam
+from openai.types.chat import ChatCompletionContentPartParam
+from pydantic import TypeAdapter
 
-from batchrunner.core.item import InputPicture, Item
+from batchrunner.core.item import InputFile, InputPicture, Item
 from batchrunner.core.job import Json, Turn
 from batchrunner.core.outcome import Answer, Pictures, Revision
 from batchrunner.providers.anthropic_messages import AnthropicMessages
@@ -94,12 +97,22 @@ SHOWN = [
     {"type": "image_url", "image_url": {"url": LINK}},
     {"type": "text", "text": PROMPT},
 ]
+PAPER = InputFile(name="papers/a b.pdf", kind="pdf", sha256="0" * 64, url="data:application/pdf;base64,JVBERi0xLjcK")
+SPOKEN = InputFile(name="a.mp3", kind="mp3", sha256="0" * 64, url="data:audio/mpeg;base64,SUQzBA==")
+LINKED = InputFile(name="https://h.example/a.pdf", kind="pdf", sha256="0" * 64, url="https://h.example/a.pdf")
+GIVEN: list[dict[str, Any]] = [
+    {"type": "image_url", "image_url": {"url": LINK}},
+    {"type": "file", "file": {"filename": "a b.pdf", "file_data": PAPER.url}},
+    {"type": "input_audio", "input_audio": {"data": "SUQzBA==", "format": "mp3"}},
+    {"type": "text", "text": PROMPT},
+]
 FUNCTION: dict[str, Json] = {"name": "weather", "description": "The weather.", "parameters": WEATHER}
 TOOLS: Json = [{"type": "function", "function": FUNCTION}]
 CHATS: dict[str, Asked] = {
     "plain": asked({"messages": conversation()}),
     "not streamed": asked({"messages": conversation()}, stream=False),
     "pictures": asked({"messages": conversation(SHOWN)}, pictures=pictures(DATA_URL, LINK)),
+    "a document and sound": asked({"messages": conversation(GIVEN)}, pictures=pictures(LINK), files=(PAPER, SPOKEN)),
     "tools": asked(
         {"messages": conversation(), "tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
         params={"tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
@@ -168,11 +181,17 @@ BLOCKS = [
     {"type": "image", "source": {"type": "url", "url": LINK}},
     {"type": "text", "text": PROMPT},
 ]
+DOCUMENTS: list[dict[str, Any]] = [
+    {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0xLjcK"}},
+    {"type": "document", "source": {"type": "url", "url": LINKED.url}},
+    {"type": "text", "text": PROMPT},
+]
 TOOL: dict[str, Json] = {"name": "weather", "description": "The weather.", "input_schema": WEATHER}
 ANSWER_TOOL = {"name": "structured_answer", "description": "Gives the answer.", "input_schema": SCHEMA}
 MESSAGES: dict[str, Asked] = {
     "plain": asked({"messages": conversation(), "max_tokens": 4096}),
     "not streamed": asked({"messages": conversation(), "max_tokens": 4096}, stream=False),
+    "documents": asked({"messages": conversation(DOCUMENTS), "max_tokens": 4096}, files=(PAPER, LINKED)),
     "a system prompt": asked(
         {"messages": conversation(), "max_tokens": 300, "system": "Be brief."},
         turns=(Turn(role="system", content="Be brief."), Turn(role="user", content=PROMPT)),
@@ -308,3 +327,14 @@ def test_the_openai_sdk_gets_its_embeddings(form: Any) -> None:
     first, second = both(use)[0]
     assert first != second
     assert form == "base64" or len(first) == len(second) == 8
+
+
+# -- parts
+
+
+def test_parts_with_files_are_those_that_the_sdks_describe() -> None:
+    """The SDKs send any mapping: whether a part has what its type needs, their types say."""
+    for part in GIVEN:
+        TypeAdapter[Any](ChatCompletionContentPartParam).validate_python(part, strict=True)
+    for block in DOCUMENTS:
+        TypeAdapter[Any](ContentBlockParam).validate_python(block, strict=True)

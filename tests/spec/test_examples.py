@@ -51,6 +51,7 @@ SHOWS: dict[str, Callable[[dict[str, Any]], object]] = {
     "qa-from-texts": lambda row: row["output"]["parsed"]["items"][0]["question"],
     "questions-from-csv": lambda row: row["output"]["parsed"],
     "questions-from-parquet": lambda row: row["vars"]["level"],
+    "read-documents": lambda row: len(row["files"]) == 1 and row["files"][0]["name"].endswith(".pdf"),
     "structured-answers": lambda row: set(row["output"]["parsed"]) == {"answer", "confidence", "doubts"},
     "task-server": lambda row: row["output"]["images"] and row["params"]["seed"] in {1, 2},
     "texts-from-folder": lambda row: row["output"]["path"].startswith("titles/"),

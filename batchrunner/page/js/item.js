@@ -16,7 +16,7 @@ const EVENTS = {
   lost: "its answer was gone; paid for again on request",
 };
 const KNOWN_FIELDS = new Set(
-  "id prompt_id index model prompt system vars params output task_id usage attempts ambiguous recovered started_at seconds key messages schema_sha256 images replica shared_with error failed_at pass _scores _row _log".split(" "),
+  "id prompt_id index model prompt system vars params output task_id usage attempts ambiguous recovered started_at seconds key messages schema_sha256 images files replica shared_with error failed_at pass _scores _row _log".split(" "),
 );
 
 const PROMPT_FIRST_CHARS = 600;

@@ -22,6 +22,16 @@ class AskedPicture:
     detail: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedFile:
+    """A document or a sound of a ready request."""
+
+    url: str
+    """A data URL or an http(s) address, made of what stands in the file."""
+    name: str = ""
+    """As the request calls it; empty where it does not."""
+
+
 @dataclass(slots=True, kw_only=True)
 class BatchRequest:
     """A ready request: what a row asks for by itself, without the job's templates. Never changed: see `SourceRow`."""
@@ -38,6 +48,13 @@ class BatchRequest:
     pictures: tuple[AskedPicture, ...]
     """Of all turns. Where a turn has its `raw` message they are sent in it, else in the user's last turn."""
     params: dict[str, Json]
+    files: tuple[AskedFile, ...] = ()
+    """Of all turns; each is sent in its turn's `raw` message."""
+
+    @property
+    def has_media(self) -> bool:
+        """Whether anything but words has to be looked at."""
+        return bool(self.pictures or self.files)
 
 
 @dataclass(slots=True)

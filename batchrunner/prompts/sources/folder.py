@@ -1,7 +1,8 @@
 """A folder: a row for each file in it, in the order in which people count (`2.png` before `10.png`).
 
 Every row has `path` (relative to the folder), `name` (without its ending) and `suffix`; a text file has its `text` too,
-a picture its `file`, which `images` takes. Hidden files are nothing, and subfolders are not entered: what lies deeper
+a picture, a PDF and sound their `file`, which `images` or `files` takes.
+Hidden files are nothing, and subfolders are not entered: what lies deeper
 may be another kind of thing, and a row too many is paid for. A file of any other kind is a bad row, for a question
 about a picture must not be sent without the picture. Only names are kept in memory; texts are read one by one.
 """
@@ -30,9 +31,10 @@ from batchrunner.prompts.sources.text_files import decoded, encoding_of
 TEXT = "text"
 """The column with a text file's content."""
 FILE = "file"
-"""The column with a picture's path."""
+"""The column with the path of a picture, a document or a sound."""
 _TEXTS = (".txt", ".md")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_FILES = (".pdf", ".wav", ".mp3")
 _BOM = "\ufeff"
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -83,11 +85,12 @@ def _values(path: str, name: str, form: TextForm) -> dict[str, Json]:
     stem, suffix = (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")
     values: dict[str, Json] = {"path": name, "name": stem, "suffix": suffix}
     kind = suffix.lower()
-    if kind in _PICTURES:
+    if kind in _PICTURES or kind in _FILES:
         return {**values, FILE: name}
     if kind in _TEXTS:
         return {**values, TEXT: _text(f"{path}/{name}", form)}
-    raise BadRowError(f"the file is neither text ({', '.join(_TEXTS)}) nor a picture ({', '.join(_PICTURES)})")
+    known = f"text ({', '.join(_TEXTS)}), a picture ({', '.join(_PICTURES)}), a document or sound ({', '.join(_FILES)})"
+    raise BadRowError(f"the file is none of these: {known}")
 
 
 def _text(path: str, form: TextForm) -> str:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from batchrunner.core.job import DialectName, Json, Turn
 from batchrunner.prompts.sources.base import (
     PLAIN,
+    AskedFile,
     AskedPicture,
     BadRow,
     BadRowError,
@@ -29,18 +30,19 @@ from batchrunner.prompts.sources.text_files import read_json_lines
 # A message that is a text, or texts that are put together line by line, becomes a turn. One that is more (pictures
 # among
 # the words, calls of tools and what they gave, a name) becomes a turn with the message as it stands, and that is sent;
-# pictures are looked at all the same. Anything unknown to this program (sounds, files, marks for a cache) is
-# refused and named, never dropped.
+# pictures, documents and sound are looked at all the same. Anything unknown to this program (videos, marks for a
+# cache) is refused and named, never dropped.
 
 _DEFAULT_DETAIL = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """The turns, and all pictures in them."""
+    """The turns, and all pictures and files in them."""
 
     turns: tuple[Turn, ...]
     pictures: tuple[AskedPicture, ...] = ()
+    files: tuple[AskedFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class _Message:
     place: str
     turn: Turn
     pictures: tuple[AskedPicture, ...]
+    files: tuple[AskedFile, ...] = ()
     is_plain: bool
     """True for texts alone, and for texts followed by pictures."""
 
@@ -99,7 +102,9 @@ def of_messages(body: dict[str, Json]) -> Conversation:
         return found
     system = Turn(role="system", content=str(body.pop("system")))
     return Conversation(
-        turns=(system, *found.turns) if system.content.strip() else found.turns, pictures=found.pictures
+        turns=(system, *found.turns) if system.content.strip() else found.turns,
+        pictures=found.pictures,
+        files=found.files,
     )
 
 
@@ -139,7 +144,11 @@ def _conversation(body: dict[str, Json], grammar: "_Grammar") -> Conversation:
         else one.turn
         for one in said
     )
-    return Conversation(turns=tuple(turns), pictures=tuple(picture for one in said for picture in one.pictures))
+    return Conversation(
+        turns=tuple(turns),
+        pictures=tuple(picture for one in said for picture in one.pictures),
+        files=tuple(file for one in said for file in one.files),
+    )
 
 
 def _plain_turns(messages: list[Json], grammar: "_Grammar") -> tuple[Turn, ...] | None:
@@ -175,16 +184,21 @@ def _message(message: Json, place: str, grammar: "_Grammar") -> _Message:
     parts = [_part(part, f"{place}.content[{n}]", grammar) for n, part in enumerate(content)]
     texts = [part for part in parts if isinstance(part, str)]
     pictures = tuple(part for part in parts if isinstance(part, AskedPicture))
+    files = tuple(part for part in parts if isinstance(part, AskedFile))
     kinds = [isinstance(part, str) for part in parts]
-    is_plain = is_text and None not in parts and kinds == sorted(kinds, reverse=True)
+    is_plain = is_text and not files and None not in parts and kinds == sorted(kinds, reverse=True)
     raw = None if is_plain and not pictures else whole
     return _Message(
-        place=place, turn=Turn(role=role, content="\n".join(texts), raw=raw), pictures=pictures, is_plain=is_plain
+        place=place,
+        turn=Turn(role=role, content="\n".join(texts), raw=raw),
+        pictures=pictures,
+        files=files,
+        is_plain=is_plain,
     )
 
 
-def _part(part: Json, place: str, grammar: "_Grammar") -> str | AskedPicture | None:
-    """Its text, its picture, or None for a piece of a conversation with tools, which is sent as it stands."""
+def _part(part: Json, place: str, grammar: "_Grammar") -> str | AskedPicture | AskedFile | None:
+    """Its text, its picture or file, or None for a piece of a conversation with tools, which is sent as it stands."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in grammar.history_parts:
         return None
@@ -214,13 +228,37 @@ def _linked(part: Json, place: str) -> AskedPicture:
 
 
 def _sourced(part: Json, place: str) -> AskedPicture:
-    source = _only(part, place, known=("type", "source")).get("source")
+    return AskedPicture(url=_source_url(_only(part, place, known=("type", "source")).get("source"), place))
+
+
+def _document(part: Json, place: str) -> AskedFile:
+    given = _only(part, place, known=("type", "source", "title", "context", "citations"))
+    title = given.get("title")
+    return AskedFile(url=_source_url(given.get("source"), place), name=title if isinstance(title, str) else "")
+
+
+def _audio(part: Json, place: str) -> AskedFile:
+    sound = _only(part, place, known=("type", "input_audio")).get("input_audio")
+    given = _only(sound, f"{place}.input_audio", known=("data", "format"))
+    packed = _address(given.get("data"), f"{place}.input_audio.data")
+    return AskedFile(url=f"data:audio/{given.get('format')};base64,{packed}")
+
+
+def _file(part: Json, place: str) -> AskedFile:
+    file = _only(part, place, known=("type", "file")).get("file")
+    given = _only(file, f"{place}.file", known=("filename", "file_data"))
+    name = given.get("filename")
+    url = _address(given.get("file_data"), f"{place}.file.file_data")
+    return AskedFile(url=url, name=name if isinstance(name, str) else "")
+
+
+def _source_url(source: Json, place: str) -> str:
     given = _only(source, f"{place}.source", known=("type", "url", "media_type", "data"))
     if given.get("type") == "url":
-        return AskedPicture(url=_address(given.get("url"), f"{place}.source.url"))
+        return _address(given.get("url"), f"{place}.source.url")
     if given.get("type") == "base64":
         packed = _address(given.get("data"), f"{place}.source.data")
-        return AskedPicture(url=f"data:{given.get('media_type')};base64,{packed}")
+        return f"data:{given.get('media_type')};base64,{packed}"
     raise BadRowError(f"`{place}.source` is of the type {given.get('type')}; supported: base64, url")
 
 
@@ -240,10 +278,13 @@ def _only(value: Json, place: str, *, known: tuple[str, ...]) -> dict[str, Json]
     return given
 
 
-_PARTS: dict[str, Callable[[Json, str], str | AskedPicture]] = {
+_PARTS: dict[str, Callable[[Json, str], str | AskedPicture | AskedFile]] = {
     "text": _words,
     "image_url": _linked,
     "image": _sourced,
+    "input_audio": _audio,
+    "file": _file,
+    "document": _document,
 }
 _KNOWN_PARTS = ", ".join(_PARTS)
 
@@ -327,6 +368,7 @@ def _asked(line: dict[str, Json]) -> BatchRequest:
         model=None if body.get("model") is None else _text(body["model"], "body.model"),
         turns=said.turns,
         pictures=said.pictures,
+        files=said.files,
         params=params,
     )
 

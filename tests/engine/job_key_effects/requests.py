@@ -272,6 +272,14 @@ ASKED: dict[str, Effect] = {
         now=(["data:image/png;base64,"], ["red.png"]),
         files={"red.png": picture("red")},
     ),
+    "files": Effect(
+        base=chat({"prompt": "a", "vars": {"paper": "a.pdf"}}),
+        change={"files": ["{{ paper }}"]},
+        look=lambda bench: [file.name for file in bench.items[0].files],
+        was=[],
+        now=["a.pdf"],
+        files={"a.pdf": b"%PDF-1.7"},
+    ),
     "schema": Effect(
         base=chat(),
         change={"schema": SCHEMA},
