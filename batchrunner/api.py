@@ -112,20 +112,14 @@ async def plan(
     """
     from batchrunner.core.lifecycle import ItemState
     from batchrunner.core.pacing import estimate_tokens
-    from batchrunner.core.plan import (
-        Plan,
-        answers_plan,
-        cost_plan,
-        count_items,
-        count_superseded,
-        points_plan,
-        requests_of,
-    )
+    from batchrunner.core.plan import Plan, count_items, count_superseded, points_plan
+    from batchrunner.core.plan_costs import answers_plan, cost_plan, requests_of
     from batchrunner.engine.budget_guard import budget_so_far
     from batchrunner.engine.planning import left_notes, run_planning_pass, totals_of
     from batchrunner.engine.run_schedule import LoopClock
     from batchrunner.prompts import items_of
     from batchrunner.prompts.variants import literal_braces
+    from batchrunner.providers import has_batches
     from batchrunner.report.control_run import job_in_force
     from batchrunner.report.directory_status import format_notes, inspection_notes
     from batchrunner.report.selection import part_of
@@ -186,7 +180,7 @@ async def plan(
         ),
         points=points_plan(job, found.ahead, accounts=len(job.provider.key_env)),
         answers=answers_plan(job, found.ahead, state.tallies),
-        cost=cost_plan(job, found.ahead, state.tallies),
+        cost=cost_plan(job, found.ahead, state.tallies, has_batches=has_batches(job)),
         budget=budget_so_far(job, state),
         forecast=forecast(job, found, state, now=LoopClock().wall()),
         balances=await _balances(job, keys),

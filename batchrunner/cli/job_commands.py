@@ -129,6 +129,7 @@ def _print_result(checked: Checked) -> None:
 
 if TYPE_CHECKING:
     from batchrunner.core.plan import JudgePlan, Plan
+    from batchrunner.core.plan_costs import BatchCost, CostPlan
 
 _WIDTH = 22
 
@@ -216,10 +217,24 @@ def _price(found: "Plan") -> Iterator[tuple[str, str]]:
         most = f", at most {figure(cost.most)}" if cost.most is not None else ", no upper bound: max_tokens is not set"
         answers = f", about {figure(cost.expected)} with answers" if cost.expected is not None else ""
         yield "cost", f"{printable(cost.currency)} {figure(cost.least)} for input{answers}{most}"
+        if cost.batch is not None:
+            yield from _batch_rows(cost, cost.batch)
     for line in found.budget:
         yield "budget used", budget_line(line)
     for balance in found.balances:
         yield "balance", balance_line(balance)
+
+
+def _batch_rows(cost: "CostPlan", batch: "BatchCost") -> Iterator[tuple[str, str]]:
+    currency = printable(cost.currency)
+    if batch.used:
+        most = f", at most {figure(batch.most)}" if batch.most is not None else ""
+        answers = f", about {figure(batch.expected)} with answers" if batch.expected is not None else ""
+        yield "cost in batches", f"{currency} {figure(batch.least)} for input{answers}{most}"
+        return
+    expected = batch.least if batch.expected is None else batch.expected
+    saved = (cost.least if cost.expected is None else cost.expected) - expected
+    yield "cost in batches", f"about {currency} {figure(expected)}, {figure(saved)} less: `batch: {{use: auto}}`"
 
 
 def _judge_rows(judge: "JudgePlan") -> Iterator[tuple[str, str]]:

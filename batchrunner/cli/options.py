@@ -267,7 +267,7 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("validate", "lint", "verify-job", "test"), _CHECK),
     **dict.fromkeys(("start", "submit", "exec", "create", "send", "batch"), "use `batchrunner run JOB`"),
     **dict.fromkeys(("continue", "restart"), _GOES_ON),
-    **dict.fromkeys(("cancel", "kill", "abort", "terminate"), _STOP),
+    **dict.fromkeys(("kill", "abort", "terminate"), _STOP),
     **dict.fromkeys(("unpause", "start-again"), "`batchrunner resume DIR` lets a paused run go on"),
     **dict.fromkeys(("config-set", "update", "scale"), "`batchrunner set DIR limits.concurrency=2` changes a run"),
     **dict.fromkeys(("list", "ps", "logs", "log", "monitor", "progress", "info"), _STATUS),

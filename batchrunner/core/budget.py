@@ -5,7 +5,7 @@ and as a guess while there are none: a budget errs towards stopping too early.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 _MILLION: Final = 1_000_000.0
@@ -20,6 +20,18 @@ class Price:
     output_per_million: float = 0.0
     per_picture: float = 0.0
     per_call: float = 0.0
+    batch: float = 0.5
+    """What a call in a batch costs, as a share of this."""
+
+    def in_batches(self) -> "Price":
+        """Of the same call in a batch."""
+        return Price(
+            input_per_million=self.input_per_million * self.batch,
+            output_per_million=self.output_per_million * self.batch,
+            per_picture=self.per_picture * self.batch,
+            per_call=self.per_call * self.batch,
+            batch=1.0,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,14 @@ class Tally:
     input_tokens: int = 0
     output_tokens: int = 0
     pictures: int = 0
+    batched: "Tally | None" = None
+    """Of all these, what went in batches; None while nothing did."""
+
+    def in_batches(self) -> "Tally":
+        """What went in batches, to be counted."""
+        if self.batched is None:
+            self.batched = Tally()
+        return self.batched
 
     def add_usage(self, input_tokens: int | None, output_tokens: int | None) -> None:
         """A server reported what a call used."""
@@ -129,7 +149,15 @@ class Tariff:
             output_tokens=tally.output_tokens + unmeasured * mean.output_tokens,
             pictures=tally.pictures + unfinished * self.unreported.pictures,
         )
-        return self.amounts(used, calls=tally.calls)
+        spent = self.amounts(used, calls=tally.calls)
+        if tally.batched is None:
+            return spent
+        batched = replace(self, unreported=mean).spent(tally.batched)
+        return replace(spent, money=spent.money - batched.money * (1.0 - self.price.batch))
+
+    def in_batches(self) -> "Tariff":
+        """Of the same calls in batches."""
+        return replace(self, price=self.price.in_batches())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -292,15 +292,22 @@ class Memory:
         if output_tokens is not None:
             self.output_tokens = (self.output_tokens or 0) + output_tokens
 
-    def _tally(self, packed: int, event: ItemEvent) -> None:
+    def _tally(self, key: bytes, packed: int, event: ItemEvent) -> None:
         """What an item's event says of the call that it ends; `packed` is the item as it was before."""
+        tally = self._models[packed >> MODEL & MODEL_MASK]
+        self._tally_in(tally, packed, event)
+        if self.batches.known and self.batch_of(key) is not None:
+            batched = tally.in_batches()
+            batched.calls -= isinstance(event, Refused)
+            self._tally_in(batched, packed, event)
+
+    @staticmethod
+    def _tally_in(tally: Tally, packed: int, event: ItemEvent) -> None:
         if isinstance(event, Done):
-            tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.done += 1
             tally.pictures += event.images
             tally.add_usage(event.input_tokens, event.output_tokens)
         elif isinstance(event, Retry | Failed) and packed & ITEM_STATE in {S.SENDING, S.ACCEPTED}:
-            tally = self._models[packed >> MODEL & MODEL_MASK]
             tally.add_usage(event.input_tokens, event.output_tokens)
             tally.without_work += (policy := policy_named(event.kind)) is not None and policy.no_work
 
@@ -310,7 +317,9 @@ class Memory:
         elif isinstance(event, Batched):  # no request of its own: limits a day do not count it
             self.sends += 1
             model = self.batches.of(event.b).model
-            self._models[self._numbers.get(model) or self._add_model(model)].calls += 1
+            tally = self._models[self._numbers.get(model) or self._add_model(model)]
+            tally.calls += 1
+            tally.in_batches().calls += 1
         elif isinstance(event, Refused):
             self.refused += not event.w
             self._models[packed >> MODEL & MODEL_MASK].calls -= not event.w

@@ -1,18 +1,18 @@
 """What a run would do now: all items against the ledger, kept as counts and keys, never as items."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
-from batchrunner.core.budget import Budget, BudgetLine, Price, Tally, Tariff, Usages, answers_of, output_limit
+from batchrunner.core.budget import BudgetLine
 from batchrunner.core.errors import Mistake
 from batchrunner.core.item import AlikeItems, Item
-from batchrunner.core.job import TASK_KINDS, Job, Json
+from batchrunner.core.job import Job
 from batchrunner.core.lifecycle import DOUBTFUL, IN_JOB, ITEM_STATE, ITEM_STATES, KNOWN, ItemState
-from batchrunner.core.pacing import estimate_tokens
 from batchrunner.core.part import ChosenPart
+from batchrunner.core.plan_costs import AnswersPlan, CostPlan, ToSend, requests_of
 from batchrunner.core.rehearsal_report import Forecast
 from batchrunner.core.state import LedgerState
 from batchrunner.core.status import ItemCounts
@@ -44,77 +44,6 @@ class PointsPlan:
     """Days' worth of points; they do not refill by themselves, somebody has to claim them."""
     assumed: bool
     """True while the price of a call or the points of a day are the program's guess."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostPlan:
-    """What the sends of a run without trouble would cost in money, by the prices that the job gives."""
-
-    currency: str
-    least: float
-    """Calls, pictures and about what is sent."""
-    most: float | None
-    """With the longest answers that `max_tokens` allows; None when it does not limit them all."""
-    expected: float | None = None
-    """With answers as long as `AnswersPlan` takes them to be; None where no answers of text are sold."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswersPlan:
-    """How many tokens the answers of a run without trouble would have. An estimate, by what is known best."""
-
-    tokens: int
-    basis: tuple[str, ...]
-    """What it rests on: `measured` (the mean of this job's answers so far), `max_tokens` (the longest that they can
-    be), `guess` (500 an answer); several where models differ."""
-    per_answer: float
-
-
-@dataclass(slots=True, kw_only=True)
-class ToSend:
-    """What is still to be sent to one model."""
-
-    calls: int = 0
-    chars: int = 0
-    answers: int = 0
-    """Pictures or answers: a call may ask for several (`n`)."""
-    most_output_tokens: int = 0
-    unlimited: int = 0
-    """Calls whose answers have no limit."""
-    _params: dict[str, Json] | None = field(default=None, repr=False, compare=False)
-    """Of the last item: most often all have the same."""
-    _counts: tuple[int, int | None] = field(default=(1, None), repr=False, compare=False)
-    """Its answers, and their limit."""
-
-    def take(self, item: Item) -> None:
-        """One more item."""
-        for turn in item.turns:
-            self.chars += len(turn.content)
-        self._add_calls(item.params, 1)
-
-    def take_all(self, items: Sequence[Item]) -> None:
-        """As `take` of each."""
-        if isinstance(items, AlikeItems):
-            self.chars += sum(map(len, items.texts))
-            self.chars += len(items) * sum(len(turn.content) for turn in items.like.turns)
-            self._add_calls(items.like.params, len(items))
-            return
-        self.chars += sum([len(turn.content) for item in items for turn in item.turns])
-        params = items[0].params
-        if any([item.params is not params for item in items]):  # noqa: C419 - a generator takes longer
-            for item in items:
-                self._add_calls(item.params, 1)
-        else:
-            self._add_calls(params, len(items))
-
-    def _add_calls(self, params: dict[str, Json], calls: int) -> None:
-        if params is not self._params:
-            self._params, self._counts = params, (answers_of(params), output_limit(params))
-        answers, limit = self._counts
-        self.calls += calls
-        self.answers += calls * answers
-        self.most_output_tokens += calls * answers * (limit or 0)
-        self.unlimited += calls * (limit is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,11 +270,6 @@ class PlanningCounter:
         )
 
 
-def requests_of(job: Job, calls: int) -> int:
-    """Requests for so many items of one model: of embeddings, each carries several."""
-    return -(-calls // (job.limits.inputs_per_request or 1))
-
-
 def points_plan(job: Job, ahead: dict[str, ToSend], *, accounts: int) -> PointsPlan | None:
     """Of these sends with that many keys; None where calls cost no points."""
     provider = job.provider
@@ -361,62 +285,6 @@ def points_plan(job: Job, ahead: dict[str, ToSend], *, accounts: int) -> PointsP
         days=needed / per_day if per_day else None,
         assumed=provider.points_assumed,
     )
-
-
-GUESSED_ANSWER_TOKENS: Final = 500
-"""Of an answer that nothing limits and none of which has come yet."""
-
-
-def answers_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally]) -> AnswersPlan | None:
-    """Tokens of the answers to these sends: what answers took so far, else what limits them, else a guess."""
-    if job.kind != "chat" or not any(to_send.answers for to_send in ahead.values()):
-        return None
-    by_model = {model: _answer_tokens(to_send, tallies.get(model)) for model, to_send in ahead.items()}
-    tokens = round(sum(total for total, _ in by_model.values()))
-    return AnswersPlan(
-        tokens=tokens,
-        basis=tuple(sorted({basis for _, basis in by_model.values()})),
-        per_answer=round(tokens / sum(to_send.answers for to_send in ahead.values()), 1),
-    )
-
-
-def _answer_tokens(to_send: ToSend, tally: Tally | None) -> tuple[float, str]:
-    if tally is not None and tally.measured:
-        return to_send.calls * tally.output_tokens / tally.measured, "measured"
-    if not to_send.unlimited:
-        return float(to_send.most_output_tokens), "max_tokens"
-    limited = to_send.most_output_tokens
-    return float(limited + to_send.unlimited * GUESSED_ANSWER_TOKENS), "guess"
-
-
-def cost_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally] | None = None) -> CostPlan | None:
-    """Of these sends by the job's prices; None without prices. `tallies` are of what this job's answers took so far."""
-    budget = job.budget
-    if budget is None or not budget.prices:
-        return None
-    least, most, answers = 0.0, 0.0, 0.0
-    for model, to_send in ahead.items():
-        tariff = Tariff(price=budget.prices.get(model, Price()), points_per_call=0.0, unreported=Usages())
-        base = Usages(
-            input_tokens=estimate_tokens(to_send.chars) if job.kind not in TASK_KINDS else 0,
-            pictures=to_send.answers if job.kind == "image" else 0,
-        )
-        least += tariff.amounts(base, calls=requests_of(job, to_send.calls)).money
-        if job.kind == "chat":
-            tokens, _ = _answer_tokens(to_send, (tallies or {}).get(model))
-            answers += tariff.amounts(Usages(output_tokens=tokens), calls=0).money
-        most += tariff.amounts(Usages(output_tokens=to_send.most_output_tokens), calls=0).money
-    endless = any(to_send.unlimited and _sells_output(budget, model) for model, to_send in ahead.items())
-    return CostPlan(
-        currency=budget.currency or "money",
-        least=round(least, 6),
-        most=None if endless else round(least + most, 6),
-        expected=round(least + answers, 6) if answers else None,
-    )
-
-
-def _sells_output(budget: Budget, model: str) -> bool:
-    return budget.prices.get(model, Price()).output_per_million > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

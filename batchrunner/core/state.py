@@ -343,7 +343,7 @@ class LedgerState(Memory):
         self._count_sends(event, at, packed)
         if to is None:
             return
-        self._tally(packed, event)
+        self._tally(key, packed, event)
         packed = self._apply_to_item(key, self._asked_again(key, packed, event), event, at)
         task = self.tasks.get(key)
         if isinstance(event, Failed) and event.kind == ProblemKind.INTERNAL and task and (task.task_id or task.urls):

@@ -97,7 +97,7 @@ class Drafts:
         """Its items stay where they are."""
         for item in draft.items:
             if (estimate := self.set_aside.pop(bytes.fromhex(item.key), None)) is not None:
-                self.runner.budget_guard.commit(item, estimate, None)
+                self.runner.budget_guard.commit(item, estimate, None, in_batch=True)
 
     def _usable(self, model: str) -> bool:
         lanes = self.runner.lanes.of_model(model)
@@ -126,7 +126,7 @@ class Drafts:
         guard = self.runner.budget_guard
         if not guard.counts:
             return True
-        estimate = guard.reserve_now(item)
+        estimate = guard.reserve_now(item, in_batch=True)
         if estimate is not None:
             self.set_aside[bytes.fromhex(item.key)] = estimate
         return estimate is not None

@@ -226,7 +226,7 @@ class BatchResults:
     def _settle_budget(self, item: Item, key: bytes, outcome: SendOutcome | None) -> None:
         estimate = self.set_aside.pop(key, None)
         if estimate is not None:
-            self.budget_guard.commit(item, estimate, outcome)
+            self.budget_guard.commit(item, estimate, outcome, in_batch=True)
 
 
 def _key_of(line: BatchLine) -> bytes | None:

@@ -95,6 +95,7 @@ class BudgetGuard:
             )
             for model in job.models
         }
+        self._batch_tariffs = {model: its.in_batches() for model, its in self._tariffs.items()}
         self._tallies: dict[str, Tally] = state.tallies
         self._longest: dict[str, float] = {}
         self._on_spent = on_spent
@@ -131,14 +132,14 @@ class BudgetGuard:
         """Each limit and what is gone of it."""
         return tuple(budget_lines(self._budget, self.spent, self.set_aside))
 
-    def reserve_now(self, item: Item, *, rides: bool = False) -> Amounts | None:
+    def reserve_now(self, item: Item, *, rides: bool = False, in_batch: bool = False) -> Amounts | None:
         """Set a send's estimate aside; None where `reserve` must be asked: it has to wait, or nothing may leave.
 
         `rides`: it goes with the request of another item, and is no call of its own.
         """
         if self._closed or not self._is_counted:
             return None
-        estimate = self._estimate(item, calls=0.0 if rides else 1.0)
+        estimate = self._estimate(item, calls=0.0 if rides else 1.0, in_batch=in_batch)
         if self._is_limited and exceeded_by(self._budget, self.spent.plus(self.set_aside), estimate) is not None:
             return None
         self._under_way += 1
@@ -163,11 +164,11 @@ class BudgetGuard:
         self.set_aside = self.set_aside.plus(estimate)
         return estimate
 
-    def commit(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> None:
-        """The send has come to this; None: it never left."""
+    def commit(self, item: Item, estimate: Amounts, outcome: SendOutcome | None, *, in_batch: bool = False) -> None:
+        """The send has come to this; None: it never left. `in_batch` as it was reserved."""
         self._under_way -= 1
         self.set_aside = self.set_aside.plus(estimate, times=-1.0) if self._under_way else _NOTHING
-        self.spent = self.spent.plus(self._real(item, estimate, outcome))
+        self.spent = self.spent.plus(self._real(item, estimate, outcome, in_batch=in_batch))
         self._changed.notify()
 
     async def admitted(self, item: Item, lane: "Lane", ticket: Ticket) -> tuple[int, Amounts | None]:
@@ -228,8 +229,11 @@ class BudgetGuard:
         self.close()
         self._on_spent(self.spent_out)
 
-    def _estimate(self, item: Item, *, calls: float = 1.0) -> Amounts:
-        its = self._tariffs[item.model]
+    def _tariff(self, model: str, *, in_batch: bool) -> Tariff:
+        return (self._batch_tariffs if in_batch else self._tariffs)[model]
+
+    def _estimate(self, item: Item, *, calls: float = 1.0, in_batch: bool = False) -> Amounts:
+        its = self._tariff(item.model, in_batch=in_batch)
         times = answers_of(item.params)
         if its.unreported.pictures:
             return its.amounts(Usages(pictures=its.unreported.pictures * times))
@@ -251,8 +255,8 @@ class BudgetGuard:
         mean = tally.mean(its.unreported) if tally is not None else its.unreported
         return max(self._longest.get(item.model, 0.0), mean.output_tokens)
 
-    def _real(self, item: Item, estimate: Amounts, outcome: SendOutcome | None) -> Amounts:
-        its, calls = self._tariffs[item.model], estimate.calls
+    def _real(self, item: Item, estimate: Amounts, outcome: SendOutcome | None, *, in_batch: bool) -> Amounts:
+        its, calls = self._tariff(item.model, in_batch=in_batch), estimate.calls
         match outcome:
             case None:
                 return _NOTHING

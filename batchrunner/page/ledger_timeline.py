@@ -5,13 +5,14 @@ are doubled when they no longer suffice. Of items, only what was refused, tried 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from batchrunner.core.errors import BatchrunnerError
 from batchrunner.core.events import (
     Accepted,
+    Batched,
+    BatchIntent,
     Close,
     Done,
     Event,
@@ -40,7 +41,13 @@ OPEN_SHOWN: Final = 5_000
 _COUNTS: Final = ("sent", "done", "bad", "flying", "input", "output", "cost")
 Lane = tuple[str, str]
 """(account, model)."""
-PriceOf = Callable[[str, Done], float]
+
+
+class PriceOf(Protocol):
+    """What an answer of a model cost."""
+
+    def __call__(self, model: str, event: Done, *, in_batch: bool = False) -> float:
+        """`in_batch`: it came in a batch."""
 
 
 @dataclass(slots=True)
@@ -107,6 +114,9 @@ class LedgerTimeline:
     _steps: _Steps = field(default_factory=_Steps)
     _under_way: dict[str, tuple[Lane, str]] = field(default_factory=dict)
     """Key → (lane, id) of what was sent and has not ended."""
+    _batched: dict[str, Lane] = field(default_factory=dict)
+    """Key → lane of what is in a batch."""
+    _lanes_of_batches: dict[int, Lane] = field(default_factory=dict)
     _open: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     """Key → (id, state, why) of items that neither are done nor failed."""
     _logs: dict[str, list[Json]] = field(default_factory=dict)
@@ -181,6 +191,10 @@ class LedgerTimeline:
                 self._on_intent(event, at)
             case Done():
                 self._on_done(event, at)
+            case BatchIntent():
+                self._lanes_of_batches[event.b] = (event.account, event.model)
+            case Batched():
+                self._on_batched(event, at)
             case Open():
                 self._on_open(event, at)
             case Close():
@@ -223,6 +237,16 @@ class LedgerTimeline:
         if self._processes:
             self._processes[-1]["last"] = at
 
+    def _on_batched(self, event: Batched, at: float) -> None:
+        """Sent, and not in flight: it may wait for a day, whether a process lives or not."""
+        lane = self._lanes_of_batches.get(event.b, ("", ""))
+        step = self._steps.at(at)
+        self._steps.of(lane)["sent"][step] += 1
+        self._batched[event.k] = lane
+        self._open[event.k] = (event.i, "accepted", f"in batch number {event.b}")
+        if self._processes:
+            self._processes[-1]["last"] = at
+
     def _leave(self, key: str, at: float, end: str | None = None) -> None:
         """The item is no longer under way; it is counted in the sums `end` of its lane."""
         if (known := self._under_way.pop(key, None)) is not None:
@@ -231,36 +255,42 @@ class LedgerTimeline:
             sums["flying"][step] -= 1
             if end is not None:
                 sums[end][step] += 1
+        elif (lane := self._batched.pop(key, None)) is not None and end is not None:
+            step = self._steps.at(at)
+            self._steps.of(lane)[end][step] += 1
 
     def _on_done(self, event: Done, at: float) -> None:
         self._open.pop(event.k, None)
-        if (known := self._under_way.pop(event.k, None)) is None:
+        known, batched = self._under_way.pop(event.k, None), self._batched.pop(event.k, None)
+        lane = known[0] if known is not None else batched
+        if lane is None:
             return  # adopted, or a shared copy
         step = self._steps.at(at)  # as above
-        sums = self._steps.of(known[0])
-        sums["flying"][step] -= 1
+        sums = self._steps.of(lane)
+        sums["flying"][step] -= known is not None
         sums["done"][step] += 1
         sums["input"][step] += event.input_tokens or 0
         sums["output"][step] += event.output_tokens or 0
         if self.price_of is not None:
-            sums["cost"][step] += self.price_of(known[0][1], event)
+            sums["cost"][step] += self.price_of(lane[1], event, in_batch=known is None)
 
     def _on_item(self, event: Refused | Retry | Failed | Accepted | Ready | Requeued | Lost, at: float) -> None:
         kind, wait = None, None
+        item_id = event.i or self._open.get(event.k, ("", "", ""))[0]
         match event:
             case Accepted():
                 kind = event.task
-                self._open[event.k] = (event.i, "accepted", "a remote task is running")
+                self._open[event.k] = (item_id, "accepted", "a remote task is running")
             case Ready():
                 pass
             case Refused():
                 kind, wait = event.kind, event.wait
-                self._open[event.k] = (event.i, "waiting", kind)
+                self._open[event.k] = (item_id, "waiting", kind)
                 self._leave(event.k, at)
                 self._wait("refused", kind, wait)
             case Retry():
                 kind, wait = event.kind, event.wait
-                self._open[event.k] = (event.i, "held" if event.held else "waiting", event.message or kind)
+                self._open[event.k] = (item_id, "held" if event.held else "waiting", event.message or kind)
                 self._leave(event.k, at, "bad")
                 self._wait("tried again", kind, wait)
             case Failed():
@@ -268,7 +298,7 @@ class LedgerTimeline:
                 self._open.pop(event.k, None)
                 self._leave(event.k, at, "bad")
             case _:
-                self._open[event.k] = (event.i, "pending", "asked for again")
+                self._open[event.k] = (item_id, "pending", "asked for again")
         if self._entries < LOG_ENTRIES_MAX and self.started is not None:
             self._entries += 1
             name = str(event.__struct_config__.tag)

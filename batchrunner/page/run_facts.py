@@ -14,8 +14,9 @@ from batchrunner.core import VERSION
 from batchrunner.core.budget import Price
 from batchrunner.core.events import Done
 from batchrunner.core.job import Json
-from batchrunner.core.status import Status
-from batchrunner.report.summary import STATES, jsonable
+from batchrunner.core.status import BatchStatus, Status
+from batchrunner.page.ledger_timeline import PriceOf
+from batchrunner.report.summary import BATCH_WORDS, STATES, jsonable
 from batchrunner.stores.run_file import RunFile, run_around
 
 _LEFT_OUT: Final = frozenset(
@@ -24,6 +25,7 @@ _LEFT_OUT: Final = frozenset(
 """Keys of the job as resolved that hold paths, or what only its owner needs."""
 _PATH_KEYS: Final = frozenset({"dir", "ca_file", "shown", "proxy"})
 _ENTRIES_SHOWN: Final = 20
+_BATCHES_SHOWN: Final = 500
 _ANY_RUN: Final = "batchrunner run JOB"
 _PER: Final = 1_000_000.0
 
@@ -96,7 +98,7 @@ def _without_paths(value: Json, key: str = "") -> Json:
             return value
 
 
-def price_function(job: Mapping[str, Json]) -> tuple[Callable[[str, Done], float] | None, str]:
+def price_function(job: Mapping[str, Json]) -> tuple[PriceOf | None, str]:
     """(what an answer of a model cost, the currency) by the job's `budget.prices`; (None, "") without prices."""
     budget = job.get("budget")
     prices = budget.get("prices") if isinstance(budget, dict) else None
@@ -108,8 +110,10 @@ def price_function(job: Mapping[str, Json]) -> tuple[Callable[[str, Done], float
         if isinstance(price, dict)
     }
 
-    def cost(model: str, event: Done) -> float:
-        price = known.get(model)
+    batched = {model: price.in_batches() for model, price in known.items()}
+
+    def cost(model: str, event: Done, *, in_batch: bool = False) -> float:
+        price = (batched if in_batch else known).get(model)
         if price is None:
             return 0.0
         tokens = (event.input_tokens or 0) * price.input_per_million + (
@@ -141,6 +145,7 @@ def page_meta(
         "usage": told["usage"],
         "budget": told["budget"],
         "lanes": told["lanes"],
+        "batches": [_batch(batch, hide) for batch in status.batches[-_BATCHES_SHOWN:]],
         "waiting": told["waiting"],
         "unaccounted": status.unaccounted_max,
         "failures": [{**group, "message": hide(str(group.get("message")))} for group in _groups(told["failures"])],
@@ -153,6 +158,13 @@ def page_meta(
         "jobFile": None if run.job_path is None else PurePath(run.job_path).name,
         "definition": shown_job(run.job),
     }
+
+
+def _batch(batch: BatchStatus, hide: Callable[[str], str]) -> Json:
+    told = jsonable(batch)
+    assert isinstance(told, dict), "a batch becomes a mapping"
+    reason = None if batch.reason is None else hide(batch.reason)
+    return {**told, "stateWords": BATCH_WORDS[batch.state], "reason": reason}
 
 
 def _groups(value: Json) -> list[dict[str, Json]]:

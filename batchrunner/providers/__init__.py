@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from batchrunner.core.errors import JobMistakesError, Mistake
-from batchrunner.core.job import PRESETS, DialectName, Provider
+from batchrunner.core.job import PRESETS, DialectName, Job, Provider
 
 if TYPE_CHECKING:
     from batchrunner.core.ports import BatchDialect, Dialect, TaskDialect
@@ -71,6 +71,16 @@ DIALECTS: Final[dict[DialectName, "Callable[[Provider], Dialect | TaskDialect]"]
 """Each is loaded when a run first uses it; a job is checked without any."""
 
 
+def _openai_batches(provider: Provider, chat: "Dialect") -> "BatchDialect":
+    from batchrunner.providers.openai_batches import OpenAiBatches
+
+    return OpenAiBatches(provider, chat)
+
+
+BATCHES: Final[dict[DialectName, "Callable[[Provider, Dialect], BatchDialect]"]] = {"openai-chat": _openai_batches}
+"""The batches of a dialect, over what reads its answers."""
+
+
 def dialect_for(provider: Provider) -> "Dialect | TaskDialect":
     """The dialect of a provider. It is a `TaskDialect` when its POST may be accepted as a remote task.
 
@@ -83,11 +93,15 @@ def dialect_for(provider: Provider) -> "Dialect | TaskDialect":
 
 def batches_for(provider: Provider, chat: "Dialect") -> "BatchDialect | None":
     """The dialect of the provider's batches, over the one of its answers; None where there are none."""
-    if provider.dialect != "openai-chat":
-        return None
-    from batchrunner.providers.openai_batches import OpenAiBatches
+    made = BATCHES.get(provider.dialect)
+    return made(provider, chat) if made is not None else None
 
-    return OpenAiBatches(provider, chat)
+
+def has_batches(job: Job) -> bool:
+    """Whether the provider is known to have batches for this kind of job."""
+    from batchrunner.providers.batch_hosts import is_known
+
+    return job.kind == "chat" and is_known(job.provider)
 
 
 def require_dialect(provider: Provider) -> None:

@@ -1,12 +1,12 @@
 """The dialect of OpenAI's batches, with files: a file of requests is uploaded, ordered, and its results downloaded.
 
-OpenAI, Azure, Groq, Together, DashScope, SiliconFlow, Zhipu, Novita and others have the same routes; `HOSTS` has what
-differs. Each line of the file is a request of the chat dialect, each line of a result file a reply to one, which the
-chat dialect reads. See docs/batches.md.
+OpenAI, Azure, Groq, Together, DashScope, SiliconFlow, Zhipu, Novita and others have the same routes; `batch_hosts` has
+what differs. Each line of the file is a request of the chat dialect, each line of a result file a reply to one, which
+the chat dialect reads. See docs/batches.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Final, Literal, TypeVar
 from urllib.parse import quote, urlsplit
@@ -20,6 +20,7 @@ from batchrunner.core.job import Json, Provider
 from batchrunner.core.outcome import Problem, ProblemKind, Revision, SendOutcome, TaskAccepted
 from batchrunner.core.ports import Dialect
 from batchrunner.core.remote_batch import BatchLine, BatchLook, BatchPage
+from batchrunner.providers.batch_hosts import BatchHost, host_of, is_known
 from batchrunner.providers.error_bodies import message_in, plain_problem, refusal
 from batchrunner.providers.json_decoder import WholeReply, is_success
 from batchrunner.providers.json_text import NotJson, decode, encode, is_object
@@ -59,42 +60,9 @@ _UNANSWERED_STATUS: Final = 500
 """What a line without a reply and without a status is read as."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchHost:
-    """What differs from OpenAI's own batches."""
-
-    most_items: int = 50_000
-    most_bytes: int = 200_000_000
-    window: str | None = "24h"
-    """`completion_window`; None where the field does not exist."""
-    metadata: bool = True
-    """Whether metadata can be given. Without it a batch is found again by its input file."""
-
-
-HOSTS: Final[dict[str, BatchHost]] = {
-    "api.openai.com": BatchHost(),
-    "openai.azure.com": BatchHost(),
-    "api.groq.com": BatchHost(),
-    "api.together.xyz": BatchHost(metadata=False),
-    "api.together.ai": BatchHost(metadata=False),
-    "dashscope.aliyuncs.com": BatchHost(most_bytes=100_000_000),
-    "dashscope-intl.aliyuncs.com": BatchHost(most_bytes=100_000_000),
-    "api.siliconflow.cn": BatchHost(most_items=5_000),
-    "api.siliconflow.com": BatchHost(most_items=5_000),
-    "open.bigmodel.cn": BatchHost(window=None),
-    "api.z.ai": BatchHost(window=None),
-    "api.novita.ai": BatchHost(),
-}
-"""By the end of the host's name. Sources and dates: docs/batches.md."""
 _LIKE_OPENAI: Final = BatchHost()
 _MOST_BYTES: Final = 25_000_000
 """Of a file of requests: it is in memory while it is uploaded."""
-
-
-def host_of(provider: Provider) -> BatchHost | None:
-    """What is known of the provider's batches; None where nothing is."""
-    name = urlsplit(provider.base_url).hostname or ""
-    return next((host for end, host in HOSTS.items() if name == end or name.endswith(f".{end}")), None)
 
 
 class OpenAiBatches:
@@ -106,7 +74,7 @@ class OpenAiBatches:
         self._files = openai_url(provider, "files")
         self._batches = openai_url(provider, "batches")
         host = host_of(provider)
-        self._is_known = host is not None or provider.preset == "simulator"
+        self._is_known = is_known(provider)
         self._host = host or _LIKE_OPENAI
         self._endpoint = urlsplit(openai_url(provider, "chat/completions")).path
         if "/v1/" in self._endpoint:  # a gateway's own prefix is no part of the endpoint's name

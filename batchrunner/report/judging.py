@@ -22,7 +22,8 @@ from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.item import Item
 from batchrunner.core.job import Check, Job, Json, Source
 from batchrunner.core.pacing import estimate_tokens
-from batchrunner.core.plan import JudgePlan, Plan, ToSend, cost_plan
+from batchrunner.core.plan import JudgePlan, Plan
+from batchrunner.core.plan_costs import ToSend, cost_plan
 from batchrunner.core.upstream import DoneRow, RunRows
 from batchrunner.prompts import EMPTY_JOB, JobItems, items_of
 from batchrunner.prompts.row_condition import ROW_NAMES

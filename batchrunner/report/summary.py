@@ -216,6 +216,7 @@ _BATCH_STAGES: dict["BatchStage", str] = {
     "ended": "ended; results still to be read",
     "held": "awaiting your decision (`batchrunner adopt`, --resend-held)",
 }
+BATCH_WORDS: dict["BatchStage", str] = {**_BATCH_STAGES, "over": "results read", "dropped": "never ordered"}
 _MOST_BATCHES = 10
 
 

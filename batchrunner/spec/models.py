@@ -30,6 +30,9 @@ class PriceSpec(Part):
     output: Amount | None = Field(default=None, description="Price of a million tokens of output.")
     picture: Amount | None = Field(default=None, description="Price of a picture.")
     call: Amount | None = Field(default=None, description="Price of a call, whatever its outcome.")
+    batch: Amount | None = Field(
+        default=None, le=1, description="What a call in a batch costs, as a share of these prices. 0.5 if left out."
+    )
 
 
 class NotifySpec(Part):

@@ -122,6 +122,7 @@ def _price(given: PriceSpec) -> Price:
         output_per_million=given.output or 0.0,
         per_picture=given.picture or 0.0,
         per_call=given.call or 0.0,
+        **({} if given.batch is None else {"batch": given.batch}),
     )
 
 
@@ -237,7 +238,9 @@ def _budget_faults(partial: PartialSpec, budget: BudgetSpec) -> Iterator[SpecErr
         yield SpecError(path=("budget",), problem="has no limit", expected="calls, tokens, points or money")
     for model, price in budget.prices.items():
         path = ("budget", "prices", model)
-        if not any(partial.given(*path, key) for key in PriceSpec.model_fields) and _is_whole(partial, *path):
+        if not any(partial.given(*path, key) for key in PriceSpec.model_fields if key != "batch") and _is_whole(
+            partial, *path
+        ):
             yield SpecError(path=path, problem="has no price", expected="input, output, picture or call")
         elif partial.knows("kind") and partial.kind != "image" and price.picture:
             yield SpecError(path=(*path, "picture"), problem="is for `kind: image` only")

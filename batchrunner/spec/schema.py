@@ -312,6 +312,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "budget.prices.{}.output": "output: 2",
     "budget.prices.{}.picture": "picture: 0.1",
     "budget.prices.{}.call": "call: 0.01",
+    "budget.prices.{}.batch": "batch: 0.5",
     "checks": 'checks: [{contains: ["####"]}]',
     "checks.[].equals": 'equals: "Paris"',
     "checks.[].contains": 'contains: ["####"]',

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import PurePath
 
+from batchrunner.core.budget import Price
 from batchrunner.core.control import is_overridden
 from batchrunner.core.errors import JobMistakesError, Mistake
 from batchrunner.core.job import Job, Json
@@ -100,6 +101,7 @@ def _tree(job: Job) -> dict[str, Json]:
                 "input": price.input_per_million,
                 "output": price.output_per_million,
                 "call": price.per_call,
+                **({} if price.batch == Price().batch else {"batch": price.batch}),
                 **({"picture": price.per_picture} if job.kind == "image" else {}),
             }
             for model, price in job.budget.prices.items()

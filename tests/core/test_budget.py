@@ -117,3 +117,14 @@ def test_parameters_state_how_much_may_come_back() -> None:
 
 def test_figures_are_short_and_exact() -> None:
     assert [figure(x) for x in (1234567, 0.5, 20.0, 0.12345, 0)] == ["1,234,567", "0.5", "20", "0.1235", "0"]
+
+
+def test_calls_in_batches_cost_their_share_and_use_up_as_much() -> None:
+    tally = Tally(calls=4, done=4, measured=4, input_tokens=40, output_tokens=8)
+    tally.batched = Tally(calls=3, done=3, measured=3, input_tokens=30, output_tokens=6)
+    whole = CHAT.spent(Tally(calls=4, done=4, measured=4, input_tokens=40, output_tokens=8))
+    batched = CHAT.spent(Tally(calls=3, done=3, measured=3, input_tokens=30, output_tokens=6))
+    found = CHAT.spent(tally)
+    assert found.money == pytest.approx(whole.money - batched.money / 2)
+    assert (found.calls, found.tokens, found.points) == (whole.calls, whole.tokens, whole.points)
+    assert CHAT.in_batches().amounts(Usages(input_tokens=2), calls=2).money == pytest.approx(4)

@@ -11,16 +11,8 @@ from batchrunner.cli.job_commands import table
 from batchrunner.core.budget import Tally
 from batchrunner.core.item import Item
 from batchrunner.core.job import Job, Turn
-from batchrunner.core.plan import (
-    AnswersPlan,
-    CostPlan,
-    PlanningCounter,
-    PointsPlan,
-    ToSend,
-    answers_plan,
-    cost_plan,
-    points_plan,
-)
+from batchrunner.core.plan import PlanningCounter, PointsPlan, points_plan
+from batchrunner.core.plan_costs import AnswersPlan, BatchCost, CostPlan, ToSend, answers_plan, cost_plan
 from batchrunner.core.state import LedgerState
 from batchrunner.spec import load_job
 
@@ -100,6 +92,47 @@ def test_pictures_cost_by_their_number_and_a_job_without_prices_has_no_cost(tmp_
     priced = job(tmp_path, text + "budget: {prices: {Qwen/Qwen-Image: {picture: 0.5, input: 9}}}")
     assert cost_plan(priced, ahead) == CostPlan(currency="money", least=3.0, most=3.0)
     assert cost_plan(job(tmp_path, text), ahead) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "calls", "known", "expected"),
+    [
+        ("batch: {use: auto}", 20, False, BatchCost(used=True, least=50.0, most=60.0, expected=60.0)),
+        ("batch: {use: auto}", 19, False, BatchCost(used=True, least=100.0, most=120.0, expected=120.0)),
+        ("batch: {use: always}", 1, False, BatchCost(used=True, least=50.0, most=60.0, expected=60.0)),
+        ("", 20, True, BatchCost(used=False, least=50.0, most=60.0, expected=60.0)),
+        ("", 19, True, None),
+        ("", 20, False, None),
+    ],
+)
+def test_what_would_be_in_batches_costs_its_share_and_a_job_without_them_is_told_what_it_could_save(
+    tmp_path: Path, *, more: str, calls: int, known: bool, expected: BatchCost | None
+) -> None:
+    ahead = ToSend(calls=calls, chars=400, answers=calls, most_output_tokens=10)
+    found = cost_plan(job(tmp_path, f"{PRICED % 'output: 2000000'}\n{more}"), {"m": ahead}, has_batches=known)
+    assert found is not None
+    assert (found.least, found.most, found.batch) == (100.0, 120.0, expected)
+
+
+def test_the_share_of_a_batch_may_be_given(tmp_path: Path) -> None:
+    made = job(tmp_path, PRICED % "batch: 0.75" + "\nbatch: {use: auto}")
+    found = cost_plan(made, {"m": ToSend(calls=20, chars=400, answers=20)})
+    assert found is not None
+    assert found.batch == BatchCost(used=True, least=75.0, most=75.0)
+
+
+def test_plan_shows_both_prices_or_the_possible_saving(tmp_path: Path) -> None:
+    prompts = ", ".join(f"question {number}" for number in range(30))
+    text = f"name: n\nprovider: openai\nmodel: m\nprompts: [{prompts}]\n"
+    text += "budget: {currency: USD, prices: {m: {call: 2}}}"
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    shown = list(table(asyncio.run(plan(load_job(str(path))))))
+    assert "  cost in batches        about USD 30, 30 less: `batch: {use: auto}`" in shown
+    path.write_text(text + "\nbatch: {use: auto}")
+    shown = list(table(asyncio.run(plan(load_job(str(path))))))
+    assert "  cost                   USD 60 for input, at most 60" in shown
+    assert "  cost in batches        USD 30 for input, at most 30" in shown
 
 
 def estimate(tokens: int, per_answer: float, *basis: str) -> AnswersPlan:

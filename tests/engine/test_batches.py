@@ -376,6 +376,45 @@ def test_a_budget_is_kept_and_counts_items_in_batches(harness: RunHarness) -> No
     assert report.status.budget[0].spent == 30
 
 
+PRICES = "budget: {currency: USD, prices: {sim/chat: {input: 2, output: 8}}}"
+
+
+def test_plan_says_within_1_percent_what_1000_items_cost_one_by_one_and_in_batches(tmp_path: Path) -> None:
+    prompts = [f"{number} " + "word " * 480 for number in range(1000)]
+    whole = {False: "", True: "batch: {use: always, max_items: 400}\n"}
+    for in_batches, more in whole.items():
+        folder = tmp_path / str(in_batches)
+        folder.mkdir()
+        harness = RunHarness(folder)
+        text = chat(*prompts, model="sim/chat", more=f"{more}params: {{max_tokens: 20}}\n{PRICES}")
+        (folder / "job.yaml").write_text(text)
+        loaded = batchrunner.load_job(str(folder / "job.yaml"), simulate=True, out=str(harness.out))
+        planned = asyncio.run(batchrunner.plan(loaded)).cost
+        assert planned is not None
+        assert planned.batch is not None
+        promised = planned.batch.expected if in_batches else planned.expected
+        report = harness.run(text)
+        assert report.exit_status is ExitStatus.DONE
+        tokens = sum(row["usage"]["input_tokens"] * 2 + row["usage"]["output_tokens"] * 8 for row in harness.rows())
+        counted = tokens / 1e6 / (2.0 if in_batches else 1.0)
+        assert promised == pytest.approx(counted, rel=0.01)
+        assert report.status.budget[0].spent == pytest.approx(counted)
+        assert batchrunner.status(str(harness.out)).budget[0].spent == pytest.approx(counted)
+
+
+def test_a_budget_of_money_lets_twice_as_much_through_in_batches(harness: RunHarness) -> None:
+    report = harness.run(job(more="budget: {money: 40, prices: {sim/chat: {call: 2}}}"))
+    assert report.exit_status is ExitStatus.PAUSED
+    assert harness.stats.paid == 40
+    assert report.status.budget[0].spent == 40
+
+
+def test_what_a_batch_gives_back_costs_nothing_and_what_goes_on_one_by_one_costs_all_of_it(harness: RunHarness) -> None:
+    with_scenario(harness, "batch-expires:60")
+    report = harness.run(job(20, more="budget: {prices: {sim/chat: {call: 2}}}"))
+    assert report.status.budget[0].spent == 12 + 16
+
+
 def test_the_audit_knows_result_files(harness: RunHarness) -> None:
     harness.run(job(20))
     assert not batchrunner.verify(str(harness.out)).findings

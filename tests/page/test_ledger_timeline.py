@@ -5,7 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchrunner.core.events import Close, Done, Event, Failed, Intent, Open, Parked, Refused, Resumed, Retry
+from batchrunner.core.events import (
+    Batched,
+    BatchIntent,
+    Close,
+    Done,
+    Event,
+    Failed,
+    Intent,
+    Open,
+    Parked,
+    Refused,
+    Resumed,
+    Retry,
+)
 from batchrunner.page.ledger_timeline import STEPS_MAX, LedgerTimeline
 from batchrunner.stores.files import DISK
 from batchrunner.stores.ledger_line import encode_line, segment_path
@@ -45,6 +58,11 @@ class Written:
         return timeline
 
 
+def price(model: str, event: Done, *, in_batch: bool = False) -> float:
+    """A whole one a token of the answer, half of it in a batch."""
+    return (event.output_tokens or 0) * (0.5 if in_batch else 1.0)
+
+
 def lane_of(timeline: LedgerTimeline) -> dict[str, Any]:
     lanes: Any = timeline.plain()["lanes"]
     assert len(lanes) == 1
@@ -60,9 +78,25 @@ def test_what_was_sent_and_done_is_counted_in_steps(tmp_path: Path) -> None:
         (0.9, done(OTHER)),
         (1.0, Close(records=5)),
     ]
-    lane = lane_of(Written(tmp_path / "l").read(events, price_of=lambda _, event: event.output_tokens or 0))
+    lane = lane_of(Written(tmp_path / "l").read(events, price_of=price))
     assert (sum(lane["sent"]), sum(lane["done"]), sum(lane["flying"])) == (2, 2, 0)
     assert (sum(lane["input"]), sum(lane["output"]), sum(lane["cost"])) == (20, 10, 10)
+
+
+def test_items_in_batches_are_counted_at_their_price_whichever_process_reads_them(tmp_path: Path) -> None:
+    batch = BatchIntent(b=1, key="k", items=2, model="m", account="", origin="o", sha256="", bytes=1)
+    first: list[tuple[float, Event]] = [(0.0, opened()), (0.1, batch)]
+    first += [(0.2, Batched(i=f"id-{key[-1]}", k=key, n=1, a=0, b=1)) for key in (KEY, OTHER)]
+    second: list[tuple[float, Event]] = [
+        (9.0, opened(2)),
+        (9.1, done()),
+        (9.2, Refused(i="", k=OTHER, n=1, a=0, kind="batch_unanswered")),
+    ]
+    told = Written(tmp_path / "l").read([*first, (0.3, Close(records=4))], second)
+    assert told.open_items() == {"id-8": ["waiting", "batch_unanswered"]}
+    lane = lane_of(Written(tmp_path / "m").read(first, second, price_of=price))
+    assert (sum(lane["sent"]), sum(lane["done"]), sum(lane.get("flying", []))) == (2, 1, 0)
+    assert sum(lane["cost"]) == 2.5
 
 
 def test_a_long_run_has_no_more_steps_than_a_short_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import yaml
 import batchrunner
 from batchrunner.page.report_file import joined_script, page_style
 from tests.page.conftest import CHAT, ran
+from tests.support.engine import RunHarness, World, chat
 from tools.browser import PHONE, Seen, opened
 
 if TYPE_CHECKING:
@@ -33,6 +35,30 @@ def test_every_view_opens_from_disk_without_a_request_and_without_an_error(
         assert seen.requests == []
         assert seen.complaints == []
         assert seen.value("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_batches_stand_on_the_page_with_their_counts(browser: "Browser", tmp_path: Path) -> None:
+    """Some of a batch that expired go into another one; one that is still open is last, and shown first."""
+    harness = RunHarness(tmp_path, world=World(scenario="batch-expires:60"))
+    prompts = [f"question {number}" for number in range(40)]
+    job = chat(*prompts, more="batch: {use: always, max_items: 20, rest: wait}")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        status = pool.submit(harness.run, job).result().status
+    with opened(browser, harness.out / "report.html") as seen:
+        seen.view("#run")
+        rows = [row.split("\t") for row in seen.page.locator("table.batches tbody tr").all_inner_texts()]
+        assert seen.complaints == []
+    assert len(rows) > 3
+    assert rows == [
+        [
+            str(batch.id),
+            batch.model,
+            "results read",
+            *map(str, (batch.items, 0, batch.done, 0, batch.returned)),
+            "expired",
+        ]
+        for batch in reversed(status.batches)
+    ]
 
 
 def test_pictures_come_as_thumbnails_from_beside_the_page(browser: "Browser", pictures: Path) -> None:

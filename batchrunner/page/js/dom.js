@@ -71,6 +71,12 @@ export function clock(unix, withDay = true) {
 /** A member of an object that has names of strangers: none of those that every object has. */
 export const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 
+/** A table; numbers, and texts in an array, are figures. */
+export function plainTable(kind, heads, rows) {
+  const cell = (value) => (typeof value === "string" ? el("td", { text: value }) : el("td", { class: "figure", text: value.length ? value[0] : whole(value) }));
+  return el("table", { class: `plain-table ${kind}` }, el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col", text })))), el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell)))));
+}
+
 export function shown(value) {
   if (value === null || value === undefined) return "none";
   return typeof value === "string" ? value : JSON.stringify(value);

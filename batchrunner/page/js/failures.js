@@ -1,6 +1,6 @@
 // What failed, by cause: the server's words, an example, and the command that tries again. And the list of marks.
 
-import { copy, el, plural, put, whole } from "./dom.js";
+import { copy, el, plainTable, plural, put, whole } from "./dom.js";
 import { data, meta } from "./data.js";
 import { linkTo } from "./address.js";
 import { STATE_WORDS, answerOf, picturesOf, thumb } from "./cells.js";
@@ -43,13 +43,13 @@ export class Failures {
   unfinished() {
     const sent = Object.entries(meta.open);
     const rest = unanswered() - sent.length;
-    const entries = sent.slice(0, 200).map(([id, [state, why]]) => el("tr", {}, el("td", { class: "wrap", text: id }), el("td", { text: STATE_WORDS[state] ?? state }), el("td", { class: "wrap faint", text: why })));
+    const entries = sent.slice(0, 200).map(([id, [state, why]]) => [id, STATE_WORDS[state] ?? state, why]);
     const more = rest + Math.max(0, sent.length - 200);
     return [
       el("h2", { text: "Without an answer" }),
       el("p", { text: `${unansweredWords()}.${meta.state === "running" ? "" : " This goes on with them:"}` }),
       meta.state === "running" ? null : commandLine(meta.command),
-      entries.length ? el("table", { class: "plain-table unfinished" }, el("thead", {}, el("tr", {}, ["item", "state", "why"].map((name) => el("th", { scope: "col", text: name })))), el("tbody", {}, entries)) : null,
+      entries.length ? plainTable("unfinished", ["item", "state", "why"], entries) : null,
       entries.length && more > 0 ? el("p", { class: "faint", text: `and ${plural(more, "more item")}` }) : null,
     ];
   }

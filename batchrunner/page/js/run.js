@@ -1,6 +1,6 @@
 // How the run went: lanes over time, throughput, tokens, cost, seconds, waits, processes.
 
-import { clock, el, money, plural, put, seconds, short, shown, whole } from "./dom.js";
+import { clock, el, money, plainTable, plural, put, seconds, short, shown, whole } from "./dom.js";
 import { data, meta } from "./data.js";
 import { percentile } from "./query.js";
 import { bars, figure, histogram, line, spans, timeAxis } from "./charts.js";
@@ -22,6 +22,7 @@ export class Run {
       timeline.steps ? [this.lanes(timeline), this.throughput(timeline)] : el("p", { class: "state-note", text: "The ledger has nothing yet." }),
       this.durations(),
       this.waits(timeline),
+      this.batches(),
       this.processes(timeline),
       el("details", { class: "definition" }, el("summary", { text: `The job as it was resolved${meta.jobFile ? ` (${meta.jobFile})` : ""}` }), el("pre", { class: "text code", text: JSON.stringify(meta.definition, null, 2) })),
       el("p", { class: "faint small", text: `Run directory ${meta.folder} · first run ${meta.created} · page written ${meta.written} by batchrunner ${meta.program}` }),
@@ -31,9 +32,11 @@ export class Run {
   tiles() {
     const { items, sends, usage, timeline } = meta;
     const tile = (name, value, note, href) => {
-      const inside = [el("span", { class: "faint small", text: name }), el("b", { text: value }), note ? el("span", { class: "faint small", text: note }) : null];
+      const small = (text) => (text ? el("span", { class: "faint small", text }) : null);
+      const inside = [small(name), el("b", { text: value }), small(note)];
       return href ? el("a", { class: "tile", href }, inside) : el("div", { class: "tile" }, inside);
     };
+    const failures = linkTo({ view: "failures", q: "", filters: {}, rest: {} });
     const cost = sum(timeline.lanes.flatMap((lane) => lane.cost ?? []));
     const spent = meta.budget.find((entry) => entry.unit === "money");
     const took = timeline.processes.reduce((total, process) => total + ((process.to ?? timeline.end) - process.from), 0);
@@ -41,8 +44,8 @@ export class Run {
       "div",
       { class: "tiles" },
       tile("done", whole(items.done), `of ${whole(items.total)}`, linkTo({ view: "results", q: "", filters: { state: ["done"] }, rest: {} })),
-      items.failed ? tile("failed", whole(items.failed), null, linkTo({ view: "failures", q: "", filters: {}, rest: {} })) : null,
-      ...[["accepted", "remote tasks"], ["held", "held"], ["timed_out", "timed out"], ["lost", "lost"], ["pending", "still to send"]].filter(([name]) => items[name]).map(([name, words]) => tile(words, whole(items[name]), null, linkTo({ view: "failures", q: "", filters: {}, rest: {} }))),
+      items.failed ? tile("failed", whole(items.failed), null, failures) : null,
+      ...[["accepted", meta.batches.length ? "in batches" : "remote tasks"], ["held", "held"], ["timed_out", "timed out"], ["lost", "lost"], ["pending", "still to send"]].filter(([name]) => items[name]).map(([name, words]) => tile(words, whole(items[name]), null, failures)),
       tile("requests", whole(sends.total), sends.refused ? `${whole(sends.refused)} rejected, not billed` : null),
       sends.possible_duplicates ? tile("may be paid twice", whole(sends.possible_duplicates), "no clear reply came") : null,
       usage.images ? tile("pictures", whole(usage.images)) : null,
@@ -54,7 +57,7 @@ export class Run {
 
   notes() {
     const lines = [meta.message, ...meta.notes, meta.timeline.problem && `A part of the ledger could not be read: ${meta.timeline.problem}`].filter(Boolean);
-    for (const lane of meta.lanes) if (lane.state !== "open") lines.push(`${[lane.account, lane.model].filter(Boolean).join(" · ")} ${lane.state}${lane.until ? ` until ${lane.until}` : ""}${lane.reason ? `: ${lane.reason}` : ""}`);
+    for (const lane of meta.lanes) if (lane.state !== "open") lines.push(`${laneName(lane)} ${lane.state}${lane.until ? ` until ${lane.until}` : ""}${lane.reason ? `: ${lane.reason}` : ""}`);
     for (const group of meta.held) lines.push(`${whole(group.count)} held: ${group.message || group.kind}`);
     return lines.length ? el("ul", { class: "notes" }, lines.map((text) => el("li", { text }))) : null;
   }
@@ -80,7 +83,7 @@ export class Run {
         const end = park.to ?? park.until ?? to;
         list.push([park.from, end, /quota|budget|points/.test(park.kind) ? "quota" : "throttled", `${kindWords(park.kind)}: ${park.reason} (${seconds(end - park.from)})`]);
       }
-      const name = [lane.account, lane.model].filter(Boolean).join(" · ") || "lane";
+      const name = laneName(lane) || "lane";
       return el("div", { class: "lane" }, el("span", { class: "lane-name", text: name, title: name }), spans(list, from, to, `activity of ${name}`));
     });
     const processes = timeline.processes.map((process) => [process.from, process.to ?? to, process.clean === false ? "cut" : "process", `${clock(process.from)} to ${process.to ? clock(process.to) : "now"}${process.clean === false ? ", ended without a clean end" : ""}`]);
@@ -122,7 +125,7 @@ export class Run {
     const charts = shownModels.map(([values, model]) => {
       const { counts, width, most } = histogram(values);
       const { drawing } = bars([["done", counts]], `seconds of ${shown(meta.models[model])}`, 64);
-      const ends = el("div", { class: "time-axis faint small" }, el("span", { text: "0" }), el("span", { text: seconds(most / 2) }), el("span", { text: seconds(width * counts.length) }));
+      const ends = el("div", { class: "time-axis faint small" }, ["0", seconds(most / 2), seconds(width * counts.length)].map((text) => el("span", { text })));
       return figure(shown(meta.models[model]), `p50 ${seconds(percentile(values, 0.5))} · p95 ${seconds(percentile(values, 0.95))} · ${plural(values.length, "answer")}`, [drawing, ends]);
     });
     return [el("h2", { text: "Seconds of an item" }), el("div", { class: "chart-grid" }, charts)];
@@ -131,22 +134,25 @@ export class Run {
   waits(timeline) {
     if (!timeline.waits.length) return [el("h2", { text: "Waits" }), el("p", { class: "faint", text: "Nothing had to wait: no request was refused or tried again, and no lane paused." })];
     const span = timeline.end - timeline.start;
-    const rows = timeline.waits.toSorted((a, b) => b[2] - a[2] || b[3] - a[3]).map(([what, kind, number, waited]) =>
-      el("tr", {}, el("td", { text: kindWords(kind) }), el("td", { text: what }), el("td", { class: "figure", text: whole(number) }), el("td", { class: "figure", text: waited ? seconds(waited) : "–" }), el("td", { class: "faint", text: what === "lane waited" ? seconds(span) : "all sends together" })),
-    );
-    return [
-      el("h2", { text: "Waits" }),
-      el("table", { class: "plain-table" }, el("thead", {}, el("tr", {}, ["why", "what", "times", "waited", "of"].map((text) => el("th", { scope: "col", text })))), el("tbody", {}, rows)),
-    ];
+    const rows = timeline.waits.toSorted((a, b) => b[2] - a[2] || b[3] - a[3]).map(([what, kind, number, waited]) => [kindWords(kind), what, number, [waited ? seconds(waited) : "–"], what === "lane waited" ? seconds(span) : "all sends"]);
+    return [el("h2", { text: "Waits" }), plainTable("", ["why", "what", "times", "waited", "of"], rows)];
+  }
+
+  batches() {
+    if (!meta.batches.length) return null;
+    const rows = meta.batches.toReversed().map((b) => [b.id ?? `number ${b.number}`, b.model, b.stateWords, b.items, b.left, b.done, b.failed, b.returned, b.reason ?? (b.left && b.expires ? `expires ${b.expires}` : "")]);
+    return [el("h2", { text: "Batches" }), plainTable("batches", ["batch", "model", "stands", "items", "left", "done", "failed", "sent again", "why"], rows)];
   }
 
   processes(timeline) {
     if (timeline.processes.length < 2) return null;
-    const rows = timeline.processes.slice(-50).map((process) =>
-      el("tr", {}, el("td", { text: clock(process.from) }), el("td", { text: process.to ? clock(process.to) : "at work" }), el("td", { class: "figure", text: seconds((process.to ?? timeline.end) - process.from) }), el("td", { text: process.to === undefined ? "" : process.clean ? "ended well" : "killed, or the machine stopped" })),
-    );
-    return [el("h2", { text: "Processes" }), el("table", { class: "plain-table" }, el("thead", {}, el("tr", {}, ["began", "ended", "took", "how"].map((text) => el("th", { scope: "col", text })))), el("tbody", {}, rows))];
+    const rows = timeline.processes.slice(-50).map((process) => [clock(process.from), process.to ? clock(process.to) : "at work", [seconds((process.to ?? timeline.end) - process.from)], process.to === undefined ? "" : process.clean ? "ended well" : "killed"]);
+    return [el("h2", { text: "Processes" }), plainTable("", ["began", "ended", "took", "how"], rows)];
   }
+}
+
+function laneName(lane) {
+  return [lane.account, lane.model].filter(Boolean).join(" · ");
 }
 
 function sum(values) {

@@ -65,4 +65,11 @@ BATCHES: dict[str, Effect] = {
         now=(40, 2),
         world=lambda: world("batch-stuck"),
     ),
+    "budget.prices{}.batch": Effect(
+        base=chat("a", "b", batch=ALWAYS, budget={"prices": {"m/One": {"call": 1}}}),
+        change={"budget.prices.m/One.batch": 0.25},
+        look=lambda bench: bench.report.status.budget[0].spent,
+        was=1.0,
+        now=0.5,
+    ),
 }

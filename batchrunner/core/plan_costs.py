@@ -1,0 +1,186 @@
+"""What the sends of a run would cost: tokens of answers, and money, one by one and in batches. Arithmetic only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from batchrunner.core.budget import Price, Tally, Tariff, Usages, answers_of, output_limit
+from batchrunner.core.item import AlikeItems, Item
+from batchrunner.core.job import TASK_KINDS, Job, Json
+from batchrunner.core.pacing import estimate_tokens
+from batchrunner.core.remote_batch import WORTH_A_BATCH
+
+
+@dataclass(slots=True, kw_only=True)
+class ToSend:
+    """What is still to be sent to one model."""
+
+    calls: int = 0
+    chars: int = 0
+    answers: int = 0
+    """Pictures or answers: a call may ask for several (`n`)."""
+    most_output_tokens: int = 0
+    unlimited: int = 0
+    """Calls whose answers have no limit."""
+    _params: dict[str, Json] | None = field(default=None, repr=False, compare=False)
+    """Of the last item: most often all have the same."""
+    _counts: tuple[int, int | None] = field(default=(1, None), repr=False, compare=False)
+    """Its answers, and their limit."""
+
+    def take(self, item: Item) -> None:
+        """One more item."""
+        for turn in item.turns:
+            self.chars += len(turn.content)
+        self._add_calls(item.params, 1)
+
+    def take_all(self, items: Sequence[Item]) -> None:
+        """As `take` of each."""
+        if isinstance(items, AlikeItems):
+            self.chars += sum(map(len, items.texts))
+            self.chars += len(items) * sum(len(turn.content) for turn in items.like.turns)
+            self._add_calls(items.like.params, len(items))
+            return
+        self.chars += sum([len(turn.content) for item in items for turn in item.turns])
+        params = items[0].params
+        if any([item.params is not params for item in items]):  # noqa: C419 - a generator takes longer
+            for item in items:
+                self._add_calls(item.params, 1)
+        else:
+            self._add_calls(params, len(items))
+
+    def _add_calls(self, params: dict[str, Json], calls: int) -> None:
+        if params is not self._params:
+            self._params, self._counts = params, (answers_of(params), output_limit(params))
+        answers, limit = self._counts
+        self.calls += calls
+        self.answers += calls * answers
+        self.most_output_tokens += calls * answers * (limit or 0)
+        self.unlimited += calls * (limit is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersPlan:
+    """How many tokens the answers of a run without trouble would have. An estimate, by what is known best."""
+
+    tokens: int
+    basis: tuple[str, ...]
+    """What it rests on: `measured` (the mean of this job's answers so far), `max_tokens` (the longest that they can
+    be), `guess` (500 an answer); several where models differ."""
+    per_answer: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCost:
+    """What the same sends would cost in batches: models with too few items for one are counted at the full price."""
+
+    used: bool
+    """Whether the job uses batches; otherwise it is what it could save."""
+    least: float
+    most: float | None
+    expected: float | None = None
+    """These as in `CostPlan`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPlan:
+    """What the sends of a run without trouble would cost in money, by the prices that the job gives."""
+
+    currency: str
+    least: float
+    """Calls, pictures and about what is sent."""
+    most: float | None
+    """With the longest answers that `max_tokens` allows; None when it does not limit them all."""
+    expected: float | None = None
+    """With answers as long as `AnswersPlan` takes them to be; None where no answers of text are sold."""
+    batch: BatchCost | None = None
+    """None where the provider is not known to have batches, and the job uses none."""
+
+
+def requests_of(job: Job, calls: int) -> int:
+    """Requests for so many items of one model: of embeddings, each carries several."""
+    return -(-calls // (job.limits.inputs_per_request or 1))
+
+
+GUESSED_ANSWER_TOKENS: Final = 500
+"""Of an answer that nothing limits and none of which has come yet."""
+
+
+def answers_plan(job: Job, ahead: dict[str, ToSend], tallies: Mapping[str, Tally]) -> AnswersPlan | None:
+    """Tokens of the answers to these sends: what answers took so far, else what limits them, else a guess."""
+    if job.kind != "chat" or not any(to_send.answers for to_send in ahead.values()):
+        return None
+    by_model = {model: _answer_tokens(to_send, tallies.get(model)) for model, to_send in ahead.items()}
+    tokens = round(sum(total for total, _ in by_model.values()))
+    return AnswersPlan(
+        tokens=tokens,
+        basis=tuple(sorted({basis for _, basis in by_model.values()})),
+        per_answer=round(tokens / sum(to_send.answers for to_send in ahead.values()), 1),
+    )
+
+
+def _answer_tokens(to_send: ToSend, tally: Tally | None) -> tuple[float, str]:
+    if tally is not None and tally.measured:
+        return to_send.calls * tally.output_tokens / tally.measured, "measured"
+    if not to_send.unlimited:
+        return float(to_send.most_output_tokens), "max_tokens"
+    limited = to_send.most_output_tokens
+    return float(limited + to_send.unlimited * GUESSED_ANSWER_TOKENS), "guess"
+
+
+def cost_plan(
+    job: Job,
+    ahead: dict[str, ToSend],
+    tallies: Mapping[str, Tally] | None = None,
+    *,
+    has_batches: bool = False,
+) -> CostPlan | None:
+    """Of these sends by the job's prices; None without prices. `tallies` are of what this job's answers took so far.
+
+    `has_batches`: the provider is known to have some for this kind of job.
+    """
+    budget = job.budget
+    if budget is None or not budget.prices:
+        return None
+    uses = job.batch.use != "never"
+    online = _cost(job, budget.prices, ahead, tallies or {})
+    if not (uses or has_batches):
+        return online
+    prices = {
+        model: price.in_batches() if job.batch.use == "always" or _calls(ahead, model) >= WORTH_A_BATCH else price
+        for model, price in budget.prices.items()
+    }
+    batched = _cost(job, prices, ahead, tallies or {})
+    if not uses and batched == online:
+        return online
+    batch = BatchCost(used=uses, least=batched.least, most=batched.most, expected=batched.expected)
+    return replace(online, batch=batch)
+
+
+def _calls(ahead: Mapping[str, ToSend], model: str) -> int:
+    return ahead[model].calls if model in ahead else 0
+
+
+def _cost(job: Job, prices: Mapping[str, Price], ahead: Mapping[str, ToSend], tallies: Mapping[str, Tally]) -> CostPlan:
+    least, most, answers = 0.0, 0.0, 0.0
+    for model, to_send in ahead.items():
+        tariff = Tariff(price=prices.get(model, Price()), points_per_call=0.0, unreported=Usages())
+        base = Usages(
+            input_tokens=estimate_tokens(to_send.chars) if job.kind not in TASK_KINDS else 0,
+            pictures=to_send.answers if job.kind == "image" else 0,
+        )
+        least += tariff.amounts(base, calls=requests_of(job, to_send.calls)).money
+        if job.kind == "chat":
+            tokens, _ = _answer_tokens(to_send, tallies.get(model))
+            answers += tariff.amounts(Usages(output_tokens=tokens), calls=0).money
+        most += tariff.amounts(Usages(output_tokens=to_send.most_output_tokens), calls=0).money
+    endless = any(to_send.unlimited and _sells_output(prices, model) for model, to_send in ahead.items())
+    return CostPlan(
+        currency=(job.budget.currency if job.budget is not None else "") or "money",
+        least=round(least, 6),
+        most=None if endless else round(least + most, 6),
+        expected=round(least + answers, 6) if answers else None,
+    )
+
+
+def _sells_output(prices: Mapping[str, Price], model: str) -> bool:
+    return prices.get(model, Price()).output_per_million > 0
