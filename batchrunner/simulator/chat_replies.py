@@ -139,8 +139,9 @@ def _echo_key(script: Script, order: Order) -> Script:
 
 
 def _before_the_words(body: bytes, prefix: bytes) -> bytes:
-    """With these bytes at the beginning of the answer's text."""
-    return _WORDS.sub(lambda found: found[0] + prefix, body, count=1)
+    """With these bytes at the beginning of the answer's text, wherever a stream says the text again as a whole."""
+    says_it_again = body.startswith(b"event: response.")
+    return _WORDS.sub(lambda found: found[0] + prefix, body, count=0 if says_it_again else 1)
 
 
 _WORDS = re.compile(rb'"(?:content|text)":\s*"')
