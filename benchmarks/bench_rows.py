@@ -369,7 +369,7 @@ def _peers(bench: Bench) -> list[Figure]:
                 name="peers",
                 title="To the fastest durable peer",
                 values=fastest.values,
-                least=10.0,
+                least=25.0,
                 note=fastest.name.split(":", 1)[1],
             )
         )
