@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,26 @@ def _ended(run: "subprocess.Popen[bytes]") -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def ratio_of(work: Path, one: dict[str, Any], other: dict[str, Any], *, watched: bool) -> str:
-    """CPU of the first kind of run to the second: the median of alternating rounds, and their spread."""
+def ratio_of(
+    work: Path,
+    one: dict[str, Any],
+    other: dict[str, Any],
+    *,
+    watched: bool,
+    measure: Callable[..., float] = spent,
+    places: int = 3,
+) -> str:
+    """CPU, or `measure`, of the first kind of run to the second: the median of alternating rounds, and their spread."""
     ratios = []
     for turn in range(ROUNDS):
-        first, second = work / f"{turn}{watched}a", work / f"{turn}{watched}b"
+        first, second = (work / f"{measure.__name__}{turn}{watched}{side}" for side in "ab")
         if turn % 2:
-            base = spent(second, other)
-            ratios.append(spent(first, one, watched=watched) / base)
+            base = measure(second, other)
+            ratios.append(measure(first, one, watched=watched) / base)
         else:
-            told = spent(first, one, watched=watched)
-            ratios.append(told / spent(second, other))
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            told = measure(first, one, watched=watched)
+            ratios.append(told / measure(second, other))
+    return f"{statistics.median(ratios):.{places}f} ({min(ratios):.{places}f} to {max(ratios):.{places}f})"
 
 
 def thumbnail_ms(work: Path) -> float:
@@ -256,6 +264,11 @@ def rows() -> list[str]:
         on, off = chat(CHAT_ITEMS, report=True), chat(CHAT_ITEMS, report=False)
         row("chat up to the last `done`: CPU with the page on, to off", ratio_of(work, on, off, watched=False), "1.01")
         row("chat: CPU of the run with `watch` beside it, to without", ratio_of(work, on, on, watched=True), "")
+        row(
+            "chat: calls of functions in the run's process with `watch` beside it, to without",
+            ratio_of(work, on, on, watched=True, measure=calls, places=4),
+            "1.01",
+        )
         ratio = spans(work, watched=False)
         row(f"pictures at {FEW_PER_SECOND} a second: span with page and thumbnails, to without", f"{ratio:.3f}", "1.01")
         ratio = spans(work, watched=True)
