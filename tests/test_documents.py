@@ -391,6 +391,7 @@ PLACES: Final[dict[str, dict[str, Any]]] = {
     "prompts.draw.{}": {"prompts": {"count": 3, "draw": {"m": {"file": "data/questions.csv"}}}},
     "messages.[]": {"messages": [{"role": "user", "content": "{{ prompt }}"}]},
     "budget.prices.{}": {"budget": {"prices": {"m": {}}}},
+    "window.[]": {"window": [{"days": "mon"}]},
     "checks.[]": {"checks": [{}]},
     **{f"checks.[].{kind}": {"checks": [{kind: {}}]} for kind in ("json", "length", "within", "picture")},
     "checks.[].judge": {"checks": [{"judge": {"use": "judge.yaml"}}]},

@@ -36,6 +36,7 @@ HEADINGS: Final[dict[tuple[str, ...], str]] = {
     ("notify",): "notify",
     ("budget",): "budget",
     ("batch",): "batch",
+    ("window", "[]"): "window: an entry",
     ("budget", "prices", "{}"): "budget: prices of a model",
     ("checks", "[]"): "checks: an entry",
     ("checks", "[]", "json"): "checks: json",

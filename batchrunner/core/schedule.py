@@ -14,23 +14,43 @@ OffsetAt: TypeAlias = Callable[[float], float]
 _MINUTE_S: Final = 60.0
 _DAY_S: Final = 86_400.0
 _AHEAD_DAYS: Final = 4
-"""How far a window that opens every day is looked for: a day may be skipped, or a window fall into a skipped hour."""
+"""How far a time of day is looked for: a day may be skipped."""
+_WEEK_BACK: Final = -8
+_WEEKS_AHEAD: Final = 17
+"""Days around today in which openings are looked for: one may be almost a week long, and the only one of a week may
+fall into a skipped hour."""
+_EPOCH_WEEKDAY: Final = 3
+"""1970-01-01 was a Thursday."""
+
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+EVERY_DAY: Final = (0, 1, 2, 3, 4, 5, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The part of each day in which a run sends, in minutes after midnight; it may end on the next day."""
+    """Hours in which a run sends, in minutes after midnight; they may end on the day after they began.
+
+    With `others` it is all of them together: hours that touch or overlap are one opening.
+    """
 
     opens_minute: int
     closes_minute: int
     """Up to 1440, which is the midnight that ends the day."""
     shown: str
-    """As people read it: `22:00-07:00`."""
+    """As people read it and may write it: `22:00-07:00`, `mon-fri 22:00-07:00; sat,sun 00:00-24:00`."""
+    days: tuple[int, ...] = EVERY_DAY
+    """On which the hours begin; Monday is 0."""
+    others: "tuple[Window, ...]" = ()
+
+    @property
+    def parts(self) -> "tuple[Window, ...]":
+        """The hours of this one and of the others."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """A window on one day, as instants; open from the first until just before the second."""
+    """A time in which a window is open, as instants: from the first until just before the second."""
 
     opens_at: float
     closes_at: float
@@ -90,11 +110,29 @@ def _jump_between(low: float, high: float, offset_at: OffsetAt) -> float:
 def opening(window: Window, *, wall: float, offset_at: OffsetAt) -> Opening:
     """The opening that `wall` lies in, or else the next one."""
     today = (wall + offset_at(wall)) // _DAY_S
-    for day in range(-1, _AHEAD_DAYS):
-        found = _opening_on(window, (today + day) * _DAY_S, offset_at)
-        if found.opens_at < found.closes_at and wall < found.closes_at:
-            return found
-    raise AssertionError(f"the window {window.shown} never opens")  # no zone leaves out the same hour for days
+    # Openings of parts that touch are one, so that a run does not pause at a midnight between two of them.
+    found: Opening | None = None
+    for each in sorted(_openings(window, int(today), offset_at), key=lambda each: each.opens_at):
+        if found is None or each.opens_at > found.closes_at:
+            if found is not None and wall < found.closes_at:
+                return found
+            found = each
+        elif each.closes_at > found.closes_at:
+            found = Opening(opens_at=found.opens_at, closes_at=each.closes_at)
+    if found is None or wall >= found.closes_at:  # no zone leaves out the same hour for weeks
+        raise AssertionError(f"the window {window.shown} never opens")
+    return found
+
+
+def _openings(window: Window, today: int, offset_at: OffsetAt) -> list[Opening]:
+    """Of all parts on the days around `today`, which is counted from 1970."""
+    found = [
+        _opening_on(part, day * _DAY_S, offset_at)
+        for day in range(today + _WEEK_BACK, today + _WEEKS_AHEAD)
+        for part in window.parts
+        if (day + _EPOCH_WEEKDAY) % 7 in part.days
+    ]
+    return [each for each in found if each.opens_at < each.closes_at]
 
 
 def _opening_on(window: Window, midnight_s: float, offset_at: OffsetAt) -> Opening:

@@ -19,6 +19,7 @@ from batchrunner.spec.check_keys import (
 )
 from batchrunner.spec.parts import Amount, Count, ModelId, Params, Part, Rate, Seconds, Text, one_of
 from batchrunner.spec.source_keys import DrawSpec, GroupSpec, SampleSpec, SourceSpec
+from batchrunner.spec.window_keys import WindowKey, WindowSpec
 
 # The keys of a budget as types.
 
@@ -410,10 +411,10 @@ class JobSpec(Part):
     output: OutputSpec = Field(
         default_factory=OutputSpec, description="Where results are written, and how files are named."
     )
-    window: Text | None = Field(
+    window: WindowKey | None = Field(
         default=None,
-        description="The part of each day in which requests are sent, for example 22:00-07:00. A run waits for it, and "
-        "pauses at its end.",
+        description="The part of each day in which requests are sent, for example 22:00-07:00, or a list of such hours "
+        "with days of the week. A run waits for it, and pauses at its end.",
     )
     timezone: Text | None = Field(
         default=None,
@@ -473,6 +474,7 @@ PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("output",): OutputSpec,
     ("budget",): BudgetSpec,
     ("batch",): BatchSpec,
+    ("window", "[]"): WindowSpec,
     ("notify",): NotifySpec,
     ("budget", "prices", "{}"): PriceSpec,
     ("checks", "[]"): CheckSpec,

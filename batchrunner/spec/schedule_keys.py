@@ -19,11 +19,9 @@ from batchrunner.spec.job_errors import SpecError, names_variable, short
 from batchrunner.spec.models import BudgetSpec, NotifySpec, PriceSpec
 from batchrunner.spec.partial import PartialSpec
 from batchrunner.spec.provider import dialect_of, points_of
+from batchrunner.spec.window_keys import TIME, window_faults, window_from
 
-_MINUTES_A_DAY: Final = 24 * 60
-_TIME = r"([01]?\d|2[0-3]):([0-5]\d)"
-_WINDOW = re.compile(rf"{_TIME}\s*[-–]\s*(?:{_TIME}|(24):(00))")
-_TIME_OF_DAY = re.compile(_TIME)
+_TIME_OF_DAY = re.compile(TIME)
 _DURATION = re.compile(r"(?:(\d{1,3})\s*d)?\s*(?:(\d{1,4})\s*h)?\s*(?:(\d{1,5})\s*m(?:in)?)?\s*(?:(\d{1,6})\s*s)?")
 _UNIT_S: Final = (86_400.0, 3600.0, 60.0, 1.0)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
@@ -35,7 +33,7 @@ _SHELL_WORDS: Final = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>"
 
 def window_of(partial: PartialSpec) -> Window | None:
     """The window of a draft without faults."""
-    return _window(partial.spec.window) if partial.spec.window else None
+    return window_from(partial.spec.window)
 
 
 def deadline_of(partial: PartialSpec) -> Deadline | None:
@@ -126,18 +124,6 @@ def _price(given: PriceSpec) -> Price:
     )
 
 
-def _window(text: str) -> Window | None:
-    found = _WINDOW.fullmatch(text.strip())
-    if found is None:
-        return None
-    opens, closes = found.group(1, 2), found.group(3, 4) if found[3] else found.group(5, 6)
-    return Window(
-        opens_minute=_minute(*opens),
-        closes_minute=_minute(*closes),
-        shown=f"{opens[0]:0>2}:{opens[1]}-{closes[0]:0>2}:{closes[1]}",
-    )
-
-
 def _minute(hour: str, minute: str) -> int:
     return int(hour) * 60 + int(minute)
 
@@ -161,7 +147,7 @@ def _deadline(text: str) -> Deadline | None:
 
 def schedule_faults(partial: PartialSpec) -> Iterator[SpecError]:
     """Everything that is wrong with these keys beyond their types."""
-    yield from _window_faults(partial.spec.window)
+    yield from window_faults(partial.spec.window, is_whole=_is_whole(partial, "window"))
     yield from _zone_faults(partial.spec.timezone)
     if partial.spec.deadline is not None and _deadline(partial.spec.deadline) is None:
         yield SpecError(
@@ -173,19 +159,6 @@ def schedule_faults(partial: PartialSpec) -> Iterator[SpecError]:
     yield from _batch_faults(partial)
     if partial.spec.budget is not None:
         yield from _budget_faults(partial, partial.spec.budget)
-
-
-def _window_faults(text: str | None) -> Iterator[SpecError]:
-    if text is None:
-        return
-    window = _window(text)
-    if window is None:
-        yield SpecError(path=("window",), problem=f"is {short(text)}", expected="two times of day, like 22:00-07:00")
-    elif window.opens_minute == window.closes_minute:
-        problem, hint = "opens and closes at the same time", "leave it out to send at any time"
-        yield SpecError(path=("window",), problem=problem, hint=hint)
-    elif (window.opens_minute, window.closes_minute) == (0, _MINUTES_A_DAY):
-        yield SpecError(path=("window",), problem="is the whole day", hint="leave it out to send at any time")
 
 
 def _zone_faults(name: str | None) -> Iterator[SpecError]:

@@ -1,12 +1,14 @@
 """Windows and deadlines on calendars that jump: pure arithmetic, with the system's zones only as examples."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from batchrunner.core.schedule import (
+    EVERY_DAY,
     AfterDuration,
     AtDate,
     AtTimeOfDay,
@@ -155,3 +157,57 @@ def test_a_deadline_with_a_date_is_in_the_jobs_zone_unless_it_names_its_own() ->
     assert deadline_at(bare, began=0.0, offset_at=shanghai) == at("2026-11-23T07:00+08:00")
     assert deadline_at(own, began=0.0, offset_at=shanghai) == at("2026-11-23T07:00+00:00")
     assert deadline_at(AfterDuration(seconds=60.0, shown="1m"), began=5.0, offset_at=shanghai) == 65.0
+
+
+def week(*parts: tuple[tuple[int, ...], str, str]) -> Window:
+    made = [replace(window(opens, closes), days=days) for days, opens, closes in parts]
+    return replace(made[0], others=tuple(made[1:]))
+
+
+WORKDAYS, WEEKEND = (0, 1, 2, 3, 4), (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("now", "opens", "closes"),
+    [
+        ("2026-11-27T12:00", "2026-11-27T22:00", "2026-11-28T07:00"),  # a Friday: its hours end on Saturday
+        ("2026-11-28T06:59", "2026-11-27T22:00", "2026-11-28T07:00"),
+        ("2026-11-28T07:00", "2026-11-30T22:00", "2026-12-01T07:00"),
+        ("2026-11-30T03:00", "2026-11-30T22:00", "2026-12-01T07:00"),  # Sunday night is no night of a work day
+    ],
+)
+def test_hours_of_a_day_begin_on_it_and_may_end_on_the_next(now: str, opens: str, closes: str) -> None:
+    found = opening(week((WORKDAYS, "22:00", "07:00")), wall=calendar(now), offset_at=lambda _: 0.0)
+    assert (found.opens_at, found.closes_at) == (calendar(opens), calendar(closes))
+
+
+def test_hours_that_touch_or_overlap_are_one_opening() -> None:
+    nights = week((WORKDAYS, "22:00", "07:00"), (WEEKEND, "00:00", "24:00"), ((0,), "00:00", "05:00"))
+    found = opening(nights, wall=calendar("2026-11-29T12:00"), offset_at=lambda _: 0.0)
+    assert (found.opens_at, found.closes_at) == (calendar("2026-11-27T22:00"), calendar("2026-11-30T05:00"))
+    apart = opening(nights, wall=calendar("2026-11-30T05:00"), offset_at=lambda _: 0.0)
+    assert apart.opens_at == calendar("2026-11-30T22:00")
+
+
+def test_an_opening_of_almost_a_week_is_found_from_its_last_minute() -> None:
+    almost = week((EVERY_DAY[1:], "00:00", "24:00"), ((0,), "00:01", "24:00"))
+    found = opening(almost, wall=calendar("2026-12-06T23:59"), offset_at=lambda _: 0.0)
+    assert (found.opens_at, found.closes_at) == (calendar("2026-11-30T00:01"), calendar("2026-12-07T00:00"))
+
+
+def test_the_days_are_those_of_the_zone() -> None:
+    saturday = week(((5,), "00:00", "24:00"))
+    found = opening(saturday, wall=at("2026-11-27T17:00+00:00"), offset_at=lambda _: 8 * 3600.0)
+    assert (found.opens_at, found.closes_at) == (at("2026-11-28T00:00+08:00"), at("2026-11-29T00:00+08:00"))
+
+
+def test_the_only_hours_of_a_week_that_are_skipped_open_a_week_later() -> None:
+    sunday = week(((6,), "02:10", "02:40"))
+    found = opening(sunday, wall=at("2026-03-28T12:00+01:00"), offset_at=berlin)
+    assert found.opens_at == at("2026-04-05T02:10+02:00")
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25)])
+def test_a_whole_day_of_the_week_is_as_long_as_the_calendar_has_it(day: str, hours: int) -> None:
+    found = opening(week(((6,), "00:00", "24:00")), wall=at(f"{day}T12:00+01:00"), offset_at=berlin)
+    assert found.closes_at - found.opens_at == hours * 3600.0

@@ -402,7 +402,7 @@ def test_another_window_is_waited_for_no_longer(harness: RunHarness, hand: Hand)
     async def script(snapshot: Snapshot) -> None:
         await asyncio.sleep(30)
         assert snapshot().waiting is not None
-        hand.give("set", settings={"window": "00:00-23:59"})
+        hand.give("set", settings={"window": "mon-wed 00:00-23:59; thu-sun"})
 
     began = harness.began
     report = run(harness, chat(*MANY[:20], more=f'{SLOW}\nwindow: "03:00-04:00"\ntimezone: UTC'), script)

@@ -71,6 +71,19 @@ def test_a_run_stopped_at_its_windows_end_loses_and_repeats_nothing_the_next_win
     assert all(not CLOSES <= sent < CLOSES + 15 * 3600.0 for sent in intents(harness))
 
 
+def test_a_run_works_through_a_midnight_at_which_the_hours_of_two_days_touch(harness: RunHarness) -> None:
+    hours = "window: [{days: wed, hours: 22:00-24:00}, {days: thu-sun, hours: 00:00-07:00}]\ntimezone: Asia/Shanghai\n"
+    job = chat(*NINETY, more=hours + SLOWLY)
+    report = harness.run(job)
+    assert report.exit_status is ExitStatus.PAUSED
+    message = report.status.message or ""
+    assert "wed 22:00-24:00; thu-sun 00:00-07:00 (Asia/Shanghai) closed at 2026-11-19T07:00:00+08:00" in message
+    assert "opens again at 2026-11-20T00:00:00+08:00" in message
+    assert 50 <= len(harness.rows()) <= 55
+    assert harness.run(job).exit_status is ExitStatus.DONE
+    assert harness.stats.sends == len(harness.rows()) == 90
+
+
 def test_what_is_in_flight_when_the_window_closes_is_received_however_long_it_takes(tmp_path: Path) -> None:
     harness = RunHarness(tmp_path, World(latency=Latency(first_byte_s=100.0)), began=CLOSES - 30.0)
     report = harness.run(chat(*NINETY, more=WINDOW + "limits: {concurrency: 5}"))

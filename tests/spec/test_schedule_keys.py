@@ -86,6 +86,28 @@ def test_a_window_is_two_times_of_day(load: Load, written: str, shown: str, open
 
 
 @pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ('[{days: mon-fri, hours: "00:00-01:00"}]', "mon-fri 00:00-01:00"),
+        ("[{days: mon-fri, hours: 22:00-7:00}, {days: 'sat,sun'}]", "mon-fri 22:00-07:00; sat,sun 00:00-24:00"),
+        ("[{days: [Monday, wed-fri], hours: 1:00-2:00}]", "mon,wed-fri 01:00-02:00"),
+        ("[{days: fri-mon, hours: 1:00-2:00}]", "mon,fri-sun 01:00-02:00"),
+        ("[{days: mon-sun, hours: 1:00-2:00}, 3:00-4:00]", "01:00-02:00; 03:00-04:00"),
+        ("[{hours: 22:00-07:00}]", "22:00-07:00"),
+        ("mon-fri 22:00-7:00; sat,sun", "mon-fri 22:00-07:00; sat,sun 00:00-24:00"),
+        ("sat", "sat 00:00-24:00"),
+        ("Sat - Sun 8:00-9:00", "sat,sun 08:00-09:00"),
+    ],
+)
+def test_a_window_has_days_of_the_week_and_its_text_says_the_same(load: Load, written: str, shown: str) -> None:
+    window = load(CHAT + f"window: {written}").window
+    assert window is not None
+    assert window.shown == shown
+    assert load(CHAT + f'window: "{shown}"').window == window
+    jsonschema.Draft202012Validator(job_schema()).validate(yaml.safe_load(CHAT + f"window: {written}"))
+
+
+@pytest.mark.parametrize(
     ("written", "expected"),
     [
         ('"07:00"', AtTimeOfDay(minute=420, shown="07:00")),
@@ -146,7 +168,22 @@ def test_points_of_modelscope_are_assumed_until_the_job_states_them(load: Load) 
         ("window: 22:00-22:00", "window", "same time", "leave it out"),
         ("window: 00:00-24:00", "window", "the whole day", "leave it out"),
         ("window: 22:00", "window", "base-60 number", "quotes"),
-        ("window: [1, 2]", "window", "is [1, 2]", ""),
+        ("window: [1]", "window[0]", "as 1", ""),
+        ("window: {days: mon}", "window", "is", ""),
+        ("window: []", "window", "is empty", ""),
+        ("window: [{days: mon-fry}]", "window[0].days", 'is "mon-fry"', ""),
+        ("window: [{days: 'mon;tue'}]", "window[0].days", 'is "mon;tue"', ""),
+        ("window: [{days: []}]", "window[0].days", "is empty", ""),
+        ("window: [{days: 1-5}]", "window[0].days", 'is "1-5"', ""),
+        ("window: [{day: mon}]", "window[0].day", "not a known key", "`days`"),
+        ("window: [sat, {hours: 22:00-25:00}]", "window[1].hours", 'is "22:00-25:00"', ""),
+        ("window: [{days: mon, hours: 22:00}]", "window[0].hours", "base-60 number", "quotes"),
+        ("window: [{days: mon, hours: 22:00-22:00}]", "window[0].hours", "same time", "leave it out"),
+        ("window: [{days: mon-sun}]", "window", "the whole week", "leave it out"),
+        ("window: [mon-fri, {days: 'sat,sun'}]", "window", "the whole week", "leave it out"),
+        ("window: [0:00-12:00, 12:00-24:00]", "window", "the whole week", "leave it out"),
+        ("window: mon-fri 22:00-25:00", "window", 'is "mon-fri 22:00-25:00"', ""),
+        ("window: ';'", "window", "is", ""),
         ("timezone: Asia/Shangai", "timezone", "not a time zone", "`Asia/Shanghai`"),
         ("timezone: Asia", "timezone", "not a time zone", ""),
         ("timezone: ../../etc/passwd", "timezone", "not a time zone", ""),

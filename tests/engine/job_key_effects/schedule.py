@@ -125,6 +125,20 @@ NIGHT: dict[str, Effect] = {
         was=0,
         now=2,
     ),
+    "window[].days": Effect(
+        base=chat(timezone="Asia/Shanghai", window=[{"days": "mon-sun", "hours": "22:00-07:00"}]),
+        change={"window": [{"days": "thu", "hours": "22:00-07:00"}]},
+        look=first_sent,
+        was=2,
+        now=26,
+    ),
+    "window[].hours": Effect(
+        base=chat(timezone="Asia/Shanghai", window=[{"days": "wed,thu", "hours": "22:00-07:00"}]),
+        change={"window": [{"days": "wed,thu", "hours": "23:00-07:00"}]},
+        look=first_sent,
+        was=2,
+        now=3,
+    ),
     "timezone": Effect(base=chat(**WINDOW), change={"timezone": "UTC"}, look=first_sent, was=2, now=10),
     "deadline": Effect(
         base=chat(*MANY, limits={"requests_per_minute": 0.1, "concurrency": 1}),
