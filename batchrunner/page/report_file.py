@@ -79,8 +79,8 @@ SCRIPTS: Final = (
 _IMPORT: Final = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?=const |let |function |async |class )", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*(?:/\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
-_INDENT: Final = re.compile(r"^[ \t]+|\n(?=\n)", re.MULTILINE)
-"""Neither is wanted in a page; no text of the scripts goes over several lines."""
+_INDENT: Final = re.compile(r"^[ \t]+|\n(?=\n)|(?<=[;,{}()\]]) // [^\n]*$|(?<=[{,])\n", re.MULTILINE)
+"""None of it is wanted in a page: no text of the scripts goes over several lines, or has ` // ` behind a sign."""
 _STYLE_SPACE: Final = re.compile(r"\s*([{};,])\s*|(?<=[\w-]):\s+")
 """Where a style needs no space; `a :hover` does."""
 _CHUNK_FILE: Final = re.compile(r"c([0-9]{4,})\.js")
